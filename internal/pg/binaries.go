@@ -1,0 +1,141 @@
+package pg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrNoServer is returned by Start when neither the caller's directory nor any
+// of the usual places holds initdb and postgres. Its text says what to do.
+var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
+(looked at $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
+Any one of these helps:
+  install it       apt-get install postgresql    (macOS: brew install postgresql@17)
+  use containers   docker compose up
+  name a server    DATABASE_URL=postgres://USER:PASSWORD@HOST:5432/DATABASE`)
+
+// oldest is the first major version that will do; older ones are out of support.
+const oldest = 14
+
+// binaries are the server programs of one PostgreSQL installation.
+type binaries struct {
+	initdb, postgres string
+	major            int
+	version          string // as it names itself, for people
+}
+
+// candidates are the directories that may hold the programs, the likeliest
+// first. A directory that the caller named is the only one.
+func candidates(ctx context.Context, named string) []string {
+	if named != "" {
+		return []string{named}
+	}
+	var dirs []string
+	if path, err := exec.LookPath("postgres"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(path))
+		}
+	}
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
+	}
+	for _, pattern := range []string{
+		"/usr/lib/postgresql/*/bin", // Debian and its family
+		"/usr/pgsql-*/bin",          // the PostgreSQL project's RPMs
+		"/opt/homebrew/opt/postgresql@*/bin",
+		"/usr/local/opt/postgresql@*/bin",
+		"/Applications/Postgres.app/Contents/Versions/*/bin",
+	} {
+		found, _ := filepath.Glob(pattern)
+		slices.SortFunc(found, func(a, b string) int { return cmp.Compare(pathVersion(b), pathVersion(a)) })
+		dirs = append(dirs, found...)
+	}
+	return dirs
+}
+
+var digits = regexp.MustCompile(`\d+`)
+
+// pathVersion is the version in a path such as /usr/lib/postgresql/17/bin.
+func pathVersion(path string) int {
+	n, _ := strconv.Atoi(digits.FindString(path))
+	return n
+}
+
+// chooseBinaries returns the first programs in dirs that the place's account can
+// run and that fit the data it holds, if it holds any.
+func chooseBinaries(ctx context.Context, dirs []string, p place) (binaries, error) {
+	want, err := dataVersion(p.data())
+	if err != nil {
+		return binaries{}, err
+	}
+	var other []string // versions that do not fit the data
+	var errs []error
+	for _, dir := range dirs {
+		bin, err := examine(ctx, dir, p)
+		switch {
+		case err != nil:
+			if !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		case want != 0 && bin.major != want:
+			other = append(other, strconv.Itoa(bin.major))
+		case bin.major < oldest:
+			errs = append(errs, fmt.Errorf("PostgreSQL %d in %s is too old", bin.major, dir))
+		default:
+			return bin, nil
+		}
+	}
+	if len(other) > 0 {
+		return binaries{}, fmt.Errorf("the data in %s was written by PostgreSQL %d, and this machine has version %s: "+
+			"install PostgreSQL %[2]d beside it, or take the data over with pg_upgrade or pg_dump",
+			p.data(), want, strings.Join(slices.Compact(other), ", "))
+	}
+	return binaries{}, errors.Join(append(errs, ErrNoServer)...)
+}
+
+// dataVersion is the major version that made the data directory, 0 for none.
+func dataVersion(data string) (int, error) {
+	b, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0, fmt.Errorf("%s/PG_VERSION: %w", data, err)
+	}
+	return n, nil
+}
+
+var versionLine = regexp.MustCompile(`\(PostgreSQL\) ((\d+)\S*)`)
+
+func examine(ctx context.Context, dir string, p place) (binaries, error) {
+	bin := binaries{initdb: filepath.Join(dir, "initdb"), postgres: filepath.Join(dir, "postgres")}
+	for _, program := range []string{bin.initdb, bin.postgres} {
+		if _, err := os.Stat(program); err != nil {
+			return binaries{}, err
+		}
+	}
+	out, err := output(p.command(ctx, bin.postgres, "--version"))
+	if err != nil {
+		return binaries{}, fmt.Errorf("%s --version: %w", bin.postgres, err)
+	}
+	m := versionLine.FindStringSubmatch(string(out))
+	if m == nil {
+		return binaries{}, fmt.Errorf("%s --version: not PostgreSQL: %q", bin.postgres, out)
+	}
+	bin.version = m[1]
+	bin.major, err = strconv.Atoi(m[2])
+	return bin, err
+}

@@ -1,0 +1,477 @@
+package pg_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
+)
+
+// shared is the directory that the tests of one started cluster use in turn, for
+// making one takes seconds.
+var shared = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("/tmp", "colophon-test-")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o711)
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := shared(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// stopped returns the directory of a cluster that does not run.
+func stopped(t *testing.T) string {
+	t.Helper()
+	dir, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(dir, "postgres")
+	stop(t, start(t, dir))
+	free(t, dir)
+	return dir
+}
+
+// start starts the cluster and stops it when the test ends.
+func start(t *testing.T, dir string) *pg.Cluster {
+	t.Helper()
+	return startWith(t, dir, options())
+}
+
+func startWith(t *testing.T, dir string, opt pg.Options) *pg.Cluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := pg.Start(ctx, dir, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, c) })
+	return c
+}
+
+func durable() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN")} }
+
+// options are those of tests in which no committed row counts.
+func options() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN"), Disposable: true} }
+
+func stop(t *testing.T, c *pg.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := c.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func exec1(t *testing.T, c *pg.Cluster, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func query1(t *testing.T, c *pg.Cluster, sql string) (v string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if err := conn.QueryRow(t.Context(), sql).Scan(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// serverPID reads the process id of the server, 0 when there is none.
+func serverPID(dir string) int {
+	b, _ := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	line, _, _ := strings.Cut(string(b), "\n")
+	pid, _ := strconv.Atoi(line)
+	return pid
+}
+
+// free waits until no process of the server is left.
+func free(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.OpenFile(dir+".lock", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	deadline := time.After(30 * time.Second)
+	for syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		select {
+		case <-deadline:
+			t.Fatalf("the server in %s does not end", dir)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func TestDataOutlivesStopAndStart(t *testing.T) {
+	dir := stopped(t)
+	c := start(t, dir)
+	exec1(t, c, `DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 'as it was' AS v`)
+	stop(t, c)
+	select {
+	case <-c.Exited():
+	default:
+		t.Fatal("stopped, but Exited is open")
+	}
+	stop(t, c) // nothing the second time
+	free(t, dir)
+
+	c = startWith(t, dir, durable())
+	if v := query1(t, c, `SELECT v FROM kept`); v != "as it was" {
+		t.Fatalf("after the restart: %q", v)
+	}
+	// What makes it a safe place.
+	for setting, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
+		if got := query1(t, c, `SELECT current_setting('`+setting+`')`); got != want {
+			t.Errorf("%s = %q, want %q", setting, got, want)
+		}
+	}
+	for sub, want := range map[string]os.FileMode{"data": 0o700, "run": 0o700} {
+		if fi, err := os.Stat(filepath.Join(dir, sub)); err != nil || fi.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %o", sub, fi.Mode(), err, want)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(dir, "run", ".s.PGSQL.5432")); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("socket: %v, %v", fi, err)
+	}
+}
+
+func TestOnlyTheStarterStops(t *testing.T) {
+	dir := stopped(t)
+	first := start(t, dir)
+	second := start(t, dir)
+	if second.URL() != first.URL() {
+		t.Fatalf("%s and %s", first.URL(), second.URL())
+	}
+	if second.Exited() != nil {
+		t.Fatal("the second says that it started the server")
+	}
+	stop(t, second)
+	query1(t, first, `SELECT 'still there'`)
+}
+
+func TestManyStartsAtOnce(t *testing.T) {
+	dir := filepath.Join(pgtest.Dir(t), "postgres")
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		started int
+	)
+	for range 6 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			c, err := pg.Start(ctx, dir, options())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { stop(t, c) })
+			if c.Exited() != nil {
+				mu.Lock()
+				started++
+				mu.Unlock()
+			}
+			conn, err := pgx.Connect(ctx, c.URL())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close(ctx)
+		})
+	}
+	wg.Wait()
+	if started != 1 {
+		t.Fatalf("%d of 6 started a server", started)
+	}
+}
+
+// TestStartWaitsForAStop starts while another process's server is on its way
+// out, over and over: each start gets a server that works.
+func TestStartWaitsForAStop(t *testing.T) {
+	dir := stopped(t)
+	c := start(t, dir)
+	for range 5 {
+		if err := syscall.Kill(serverPID(dir), syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		next := start(t, dir)
+		if next.Exited() == nil { // it still answered: the old one, now ending
+			<-c.Exited()
+			next = start(t, dir)
+		}
+		query1(t, next, `SELECT 'works'`)
+		c = next
+	}
+}
+
+func TestRecoversFromAKill(t *testing.T) {
+	dir := stopped(t)
+	c := startWith(t, dir, durable())
+	exec1(t, c, `DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 'committed' AS v`)
+	if err := syscall.Kill(serverPID(dir), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Exited()
+	if serverPID(dir) == 0 {
+		t.Fatal("the killed server took its pid file along: the test tests nothing")
+	}
+	c = start(t, dir)
+	if v := query1(t, c, `SELECT v FROM kept`); v != "committed" {
+		t.Fatalf("after the crash: %q", v)
+	}
+}
+
+// TestPidOfAnotherProcess leaves a pid file that names a living process of the
+// server's account which is no server, as after a restart of the machine.
+func TestPidOfAnotherProcess(t *testing.T) {
+	dir := stopped(t)
+	c := start(t, dir)
+	if err := syscall.Kill(serverPID(dir), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Exited()
+
+	file := filepath.Join(dir, "data", "postmaster.pid")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleeper := exec.CommandContext(t.Context(), "sleep", "600")
+	fi, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		st := fi.Sys().(*syscall.Stat_t)
+		sleeper.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: st.Uid, Gid: st.Gid}}
+	}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() }()
+	_, rest, _ := bytes.Cut(b, []byte("\n"))
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n%s", sleeper.Process.Pid, rest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	query1(t, start(t, dir), `SELECT 'works'`)
+}
+
+func TestInterruptedInitdb(t *testing.T) {
+	dir := filepath.Join(pgtest.Dir(t), "postgres")
+	// The first start is cut off somewhere inside initdb.
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := pg.Start(ctx, dir, options())
+		done <- err
+	}()
+	for {
+		left, _ := filepath.Glob(filepath.Join(dir, "data.new-*", "base"))
+		if len(left) > 0 {
+			break
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("it ended before it was interrupted: %v", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatalf("interrupted: %v", err)
+	}
+	// And as if its process had been killed, with half a cluster left.
+	half := filepath.Join(dir, "data.new-123")
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(half, "PG_VERSION"), []byte("15\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	query1(t, start(t, dir), `SELECT 'works'`)
+	if left, _ := filepath.Glob(filepath.Join(dir, "data.new-*")); len(left) > 0 {
+		t.Fatalf("left behind: %v", left)
+	}
+}
+
+func TestLongPath(t *testing.T) {
+	short := stopped(t)
+	dir := filepath.Join(pgtest.Dir(t), strings.Repeat("long/", 40), "postgres")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o711), os.Rename(short, dir)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Rename(dir, short); err != nil {
+			t.Error(err)
+		}
+	})
+	var socket string
+	for range 2 {
+		c := start(t, dir)
+		query1(t, c, `SELECT 'works'`)
+		cfg, err := pgx.ParseConfig(start(t, dir).URL()) // one that finds it running
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket = cfg.Host
+		fi, err := os.Stat(socket)
+		if err != nil || fi.Mode() != os.ModeDir|0o700 {
+			t.Fatalf("socket directory %s: %v, %v", socket, fi, err)
+		}
+		stop(t, c)
+	}
+	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("%s is left: %v", socket, err)
+	}
+}
+
+func TestCancelledStart(t *testing.T) {
+	dir := stopped(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if c, err := pg.Start(ctx, dir, options()); !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v, %v", c, err)
+	}
+	free(t, dir)
+}
+
+// TestServerEndsWithItsParent starts a server in another process and kills that.
+func TestServerEndsWithItsParent(t *testing.T) {
+	if dir := os.Getenv("PG_TEST_PARENT"); dir != "" {
+		query1(t, start(t, dir), `SELECT 'works'`)
+		fmt.Println("started")
+		_, _ = io.Copy(io.Discard, os.Stdin) // until killed
+		return
+	}
+	dir := stopped(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestServerEndsWithItsParent$")
+	cmd.Env = append(os.Environ(), "PG_TEST_PARENT="+dir)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("started"))); err != nil {
+		t.Fatal(err)
+	}
+	found := start(t, dir)
+	if found.Exited() != nil {
+		t.Fatal("the other process's server was not found")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	free(t, dir)
+	if pid := serverPID(dir); pid != 0 {
+		t.Fatalf("the server %d was killed, not stopped", pid)
+	}
+}
+
+// TestRootOutOfReach puts the cluster where the server's account cannot get.
+func TestRootOutOfReach(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("an ordinary user's server runs as that user")
+	}
+	dir := filepath.Join(t.TempDir(), "postgres") // below a directory of mode 0700
+	var log bytes.Buffer
+	opt := options()
+	opt.Log = slog.New(slog.NewTextHandler(&log, nil))
+	c, err := pg.Start(t.Context(), dir, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, c, `CREATE TABLE kept AS SELECT 'elsewhere' AS v`)
+	elsewhere, err := os.Readlink(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(elsewhere) })
+	if !strings.Contains(log.String(), elsewhere) {
+		t.Errorf("the log does not say where it is: %s", &log)
+	}
+	stop(t, c)
+	c = start(t, dir)
+	if v := query1(t, c, `SELECT v FROM kept`); v != "elsewhere" {
+		t.Fatalf("after the restart: %q", v)
+	}
+	stop(t, c)
+
+	if err := os.RemoveAll(elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pg.Start(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), elsewhere) {
+		t.Fatalf("with the cluster gone: %v", err)
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	_, err := pg.Start(t.Context(), filepath.Join(t.TempDir(), "postgres"), pg.Options{Bin: t.TempDir()})
+	if !errors.Is(err, pg.ErrNoServer) {
+		t.Fatal(err)
+	}
+	for _, way := range []string{"apt-get install postgresql", "docker compose up", "DATABASE_URL="} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("the message does not say %q:\n%v", way, err)
+		}
+	}
+}
+
+func TestSomethingInTheWay(t *testing.T) {
+	dir := filepath.Join(pgtest.Dir(t), "postgres")
+	if err := os.MkdirAll(filepath.Join(dir, "data", "holiday-pictures"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pg.Start(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "not a cluster") {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "data", "holiday-pictures")); err != nil {
+		t.Fatal(err)
+	}
+}

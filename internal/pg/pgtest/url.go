@@ -1,0 +1,23 @@
+package pgtest
+
+import (
+	"net/url"
+	"strings"
+)
+
+// withDatabase returns the connection URL, or the keyword=value pairs, with
+// another database name.
+func withDatabase(databaseURL, name string) string {
+	if !strings.Contains(databaseURL, "://") {
+		return databaseURL + " dbname=" + name // the last one counts
+	}
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		return databaseURL // connecting says what is wrong with it
+	}
+	u.Path = "/" + name
+	q := u.Query()
+	q.Del("dbname")
+	u.RawQuery = q.Encode()
+	return u.String()
+}

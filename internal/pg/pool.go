@@ -1,0 +1,127 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Connect opens a pool to the server that databaseURL names (a URL or
+// keyword=value pairs, as libpq takes them) and returns when the server has
+// answered. A server that is starting, is full or refuses connections is tried
+// again until ctx ends; every other error is returned at once.
+//
+// With a role every connection acts as that role from its first statement on:
+// the service runs as one that can do little even when the URL is the owner's.
+// Connections opened from a copy of the pool's ConnConfig do the same.
+//
+// The size of the pool is the URL's pool_max_conns, else four connections a CPU
+// and never under ten.
+func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, error) {
+	cfg, err := parse(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(databaseURL, "pool_max_conns") {
+		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
+	}
+	cfg.MaxConnIdleTime = 5 * time.Minute
+	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
+	conn := cfg.ConnConfig
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
+		conn.ConnectTimeout = 10 * time.Second
+	}
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = "colophon"
+	}
+	if role != "" {
+		conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
+			_, err := c.Exec(ctx, "SET ROLE "+pgx.Identifier{role}.Sanitize()).ReadAll()
+			if err != nil {
+				return fmt.Errorf("act as role %s (migrations create it): %w", role, err)
+			}
+			return nil
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := pool.Ping(ctx)
+		if err == nil {
+			return pool, nil
+		}
+		if ctx.Err() == nil && transient(err) {
+			select {
+			case <-time.After(wait):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		pool.Close()
+		return nil, fmt.Errorf("connect to database %s on %s: %w", conn.Database, conn.Host, err)
+	}
+}
+
+var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
+	"(special characters in the password percent-encoded) nor keyword=value pairs")
+
+// parse reads the URL. Its errors name what is wrong but quote nothing of a URL
+// that cannot be taken apart, since any piece of it may be the password.
+func parse(databaseURL string) (*pgxpool.Config, error) {
+	isURL := strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://")
+	if isURL {
+		if _, err := url.Parse(databaseURL); err != nil {
+			return nil, errURL
+		}
+	}
+	cfg, err := pgxpool.ParseConfig(databaseURL)
+	if err == nil && strings.Contains(cfg.ConnConfig.Database, "@") {
+		return nil, errURL // a password with a slash in it: the rest of it became the path
+	}
+	if err == nil {
+		return cfg, nil
+	}
+	// The text of a ParseConfigError holds the whole URL, that of its cause one
+	// value at most.
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+		if cause := errors.Unwrap(err); cause != nil && isURL {
+			return nil, fmt.Errorf("database URL: %w", cause)
+		}
+		return nil, errURL
+	}
+	return nil, fmt.Errorf("database URL: %w", err)
+}
+
+// transient reports whether a connection may come about when it is tried again:
+// the server is starting or full, or nobody listens yet.
+func transient(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code == "57P03" || pgErr.Code == "53300" // cannot_connect_now, too_many_connections
+	}
+	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+		return true
+	}
+	if dnsErr, ok := errors.AsType[*net.DNSError](err); ok {
+		return dnsErr.IsTemporary
+	}
+	for _, e := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

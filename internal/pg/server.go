@@ -1,0 +1,138 @@
+package pg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// server is a postgres process that we started.
+type server struct {
+	cmd    *exec.Cmd
+	exited chan struct{}
+	err    error // how it ended; set before exited is closed
+}
+
+// settings of a small private server. What is not here is PostgreSQL's default
+// on purpose: fsync and full_page_writes on, wal_level replica (minimal would
+// save nothing for small transactions and rule out pg_basebackup),
+// shared_buffers as initdb found fit for the machine.
+func settings(socket string, disposable bool) []string {
+	s := []string{
+		"listen_addresses=",
+		"unix_socket_directories=" + socket,
+		"unix_socket_permissions=0700",
+		"port=" + port,
+		"max_connections=100",
+		"timezone=UTC",
+		"log_timezone=UTC",
+		// Short statements only: compiling them costs more than it saves.
+		"jit=off",
+		// The log says that something went wrong, and holds no row and no
+		// statement.
+		"log_error_verbosity=terse",
+		"log_min_error_statement=panic",
+		"log_checkpoints=off",
+	}
+	if disposable {
+		s = append(s, "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+	}
+	return s
+}
+
+// launch starts postgres itself, not pg_ctl: the server is our child, so that we
+// learn when it ends and it learns when we do. It inherits the lock.
+func (p place) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
+	if err := os.Rename(p.log(), p.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	log, err := os.OpenFile(p.log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+
+	args := []string{"-D", p.data()}
+	for _, s := range settings(socket, disposable) {
+		args = append(args, "-c", s)
+	}
+	// Not bound to the caller's ctx: Stop ends it.
+	cmd := p.command(context.Background(), bin.postgres, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{lock}
+	// A session of its own, or Ctrl-C in a terminal would stop the database
+	// before the service has drained.
+	cmd.SysProcAttr.Setsid = true
+	// SIGINT is postgres' fast shutdown: clients are cut off, the log is flushed.
+	dieWithParent(cmd.SysProcAttr, syscall.SIGINT)
+
+	s := &server{cmd: cmd, exited: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// The death signal comes when the thread that forked ends, which in Go
+		// may be long before the process: keep this one for as long as the
+		// server lives.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		s.err = cmd.Wait()
+		if s.err == nil {
+			s.err = errors.New("exit status 0")
+		}
+		close(s.exited)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start postgres: %w", err)
+	}
+	return s, nil
+}
+
+func (s *server) pid() int { return s.cmd.Process.Pid }
+
+// stop asks for a fast shutdown and, when ctx ends first, takes harder means.
+func (s *server) stop(ctx context.Context) error {
+	if s.signal(ctx, syscall.SIGINT) {
+		return nil
+	}
+	why := context.Cause(ctx)
+	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		done := s.signal(ctx, sig)
+		cancel()
+		if done {
+			break
+		}
+	}
+	return fmt.Errorf("private postgres did not stop in time and was killed, it recovers at the next start: %w", why)
+}
+
+// signal sends sig and reports whether the server ended before ctx did.
+func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
+	// An error means that the process is gone, and exited tells.
+	_ = s.cmd.Process.Signal(sig)
+	select {
+	case <-s.exited:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// output runs a short command. The thread is kept for the death signal's sake,
+// see launch.
+func output(cmd *exec.Cmd) ([]byte, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	out, err := cmd.CombinedOutput()
+	return bytes.TrimSpace(out), err
+}
