@@ -1,0 +1,50 @@
+package events_test
+
+import (
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"colophon/events"
+	"colophon/model"
+)
+
+// drawFact draws a fact that may follow in the job's stream.
+func drawFact(t *rapid.T, j events.Job) events.Fact {
+	text := rapid.StringN(0, 40, -1)
+	if j.Version == 0 {
+		return events.JobAccepted{
+			Prompt:       rapid.StringN(1, 40, -1).Draw(t, "prompt"),
+			Stop:         rapid.SliceOfN(rapid.StringN(1, 8, -1), 0, 2).Draw(t, "stop"),
+			Params:       model.Params{MaxTokens: rapid.IntRange(1, 200).Draw(t, "max"), Temperature: 0.8, TopP: 1, Seed: rapid.Uint64().Draw(t, "seed")},
+			PromptTokens: rapid.IntRange(1, 99).Draw(t, "prompt tokens"),
+			Model:        "m", Policy: "p",
+		}
+	}
+	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: "go"}
+	failed := events.JobFailed{Attempt: j.Attempts, Reason: "r", Final: rapid.Bool().Draw(t, "final")}
+	cancelled := events.JobCancelled{By: "owner"}
+	if j.State == events.Queued {
+		return rapid.SampledFrom([]events.Fact{started, started, started, failed, cancelled}).Draw(t, "fact")
+	}
+	tokens := rapid.SliceOfN(rapid.IntRange(0, 50_000), 1, 8).Draw(t, "tokens")
+	advanced := events.JobAdvanced{Tokens: tokens, Text: text.Draw(t, "text")}
+	completed := events.JobCompleted{FinishReason: "length", Usage: events.Usage{
+		PromptTokens: j.PromptTokens, CompletionTokens: len(j.Tokens), TotalTokens: j.PromptTokens + len(j.Tokens),
+	}}
+	return rapid.SampledFrom([]events.Fact{advanced, advanced, advanced, advanced, started, completed, failed, cancelled}).Draw(t, "fact")
+}
+
+// drawCourse draws the facts of a job, ended or not, and what they add up to.
+func drawCourse(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
+	j := events.Job{ID: id, Owner: owner}
+	var facts []events.Fact
+	for n := rapid.IntRange(1, 12).Draw(t, "events"); len(facts) < n && !j.State.Final(); {
+		f := drawFact(t, j)
+		after, err := j.Apply(events.Event{Stream: events.JobStream(id), Version: j.Version + 1, Owner: owner, Fact: f})
+		if err != nil {
+			t.Fatalf("a legal fact does not fold: %v", err)
+		}
+		j, facts = after, append(facts, f)
+	}
+	return j, facts
+}

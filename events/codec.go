@@ -1,0 +1,212 @@
+package events
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/vault"
+)
+
+// schema is the version of the stored form that encode writes. decode reads
+// this one and every earlier one.
+const schema = 1
+
+// ErrCorrupt occurs when stored bytes are not an event that this build or an
+// earlier one wrote.
+var ErrCorrupt = errors.New("the stored event is damaged")
+
+// stored is an event as its payload holds it: canonical JSON, which is compact,
+// with the members of every object in alphabetical order.
+type stored struct {
+	At      string          `json:"at"`
+	Fact    json.RawMessage `json:"fact"`
+	Owner   uuid.UUID       `json:"owner"`
+	Schema  int             `json:"schema"`
+	Stream  Stream          `json:"stream"`
+	Type    string          `json:"type"`
+	Version int             `json:"version"`
+}
+
+// timeFormat is RFC 3339 in UTC with exactly six decimals, Postgres's resolution.
+const timeFormat = "2006-01-02T15:04:05.000000Z"
+
+// encode returns the bytes to store for e; key is its owner's.
+func encode(e Event, key *vault.Key) ([]byte, error) {
+	fact, err := encodeFact(e, key)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", e.Fact.Type(), err)
+	}
+	return json.Marshal(stored{
+		At:      e.At.UTC().Format(timeFormat),
+		Fact:    fact,
+		Owner:   e.Owner,
+		Schema:  schema,
+		Stream:  e.Stream,
+		Type:    e.Fact.Type(),
+		Version: e.Version,
+	})
+}
+
+// encodeFact moves the fact's sealed members into one member "sealed".
+func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
+	members, err := toMembers(e.Fact)
+	if err != nil {
+		return nil, err
+	}
+	secret := map[string]json.RawMessage{}
+	for _, name := range e.Fact.sealed() {
+		if value, ok := members[name]; ok {
+			secret[name] = value
+			delete(members, name)
+		}
+	}
+	if len(secret) > 0 {
+		plain, err := json.Marshal(secret)
+		if err != nil {
+			return nil, err
+		}
+		sealed, err := json.Marshal(key.Seal(plain, place(e.Stream, e.Version)))
+		if err != nil {
+			return nil, err
+		}
+		members["sealed"] = sealed
+	}
+	return json.Marshal(members) // a map, so its members come out sorted
+}
+
+// toMembers returns the members of v's JSON object, nested objects canonical too.
+func toMembers(v any) (map[string]json.RawMessage, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err != nil {
+		return nil, err
+	}
+	for name, value := range members {
+		if value[0] != '{' {
+			continue
+		}
+		nested, err := toMembers(value)
+		if err != nil {
+			return nil, err
+		}
+		if members[name], err = json.Marshal(nested); err != nil {
+			return nil, err
+		}
+	}
+	return members, nil
+}
+
+// place binds a ciphertext to its event.
+func place(s Stream, version int) string { return fmt.Sprintf("event %s@%d", s, version) }
+
+// envelope reads a payload as far as that goes without a key.
+func envelope(payload []byte) (stored, time.Time, error) {
+	var s stored
+	if err := json.Unmarshal(payload, &s); err != nil {
+		return s, time.Time{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	at, err := time.Parse(timeFormat, s.At)
+	if err != nil {
+		return s, at, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if s.Schema < 1 || s.Schema > schema {
+		return s, at, fmt.Errorf("%w: %s@%d has schema %d, this build knows up to %d", ErrCorrupt, s.Stream, s.Version, s.Schema, schema)
+	}
+	return s, at, nil
+}
+
+// decode returns the event in payload. A nil key leaves what is sealed zero and
+// marks the event as erased.
+func decode(payload []byte, key *vault.Key) (Event, error) {
+	s, at, err := envelope(payload)
+	if err != nil {
+		return Event{}, err
+	}
+	e := Event{Stream: s.Stream, Version: s.Version, Owner: s.Owner, At: at}
+	raw, erased, err := openFact(s, key)
+	if err != nil {
+		return e, fmt.Errorf("open %s: %w", place(s.Stream, s.Version), err)
+	}
+	e.Erased = erased
+	if e.Fact, err = decodeFact(s.Type, raw); err != nil {
+		return e, fmt.Errorf("decode %s: %w", place(s.Stream, s.Version), err)
+	}
+	return e, nil
+}
+
+// openFact puts the members inside "sealed" back beside the others.
+func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(s.Fact, &members); err != nil {
+		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	box, ok := members["sealed"]
+	if !ok {
+		return s.Fact, false, nil
+	}
+	if key == nil {
+		return s.Fact, true, nil
+	}
+	var encoded string
+	if err := json.Unmarshal(box, &encoded); err != nil {
+		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	sealed, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	plain, err := key.Open(sealed, place(s.Stream, s.Version))
+	if err != nil {
+		return nil, false, err
+	}
+	delete(members, "sealed")
+	if err := json.Unmarshal(plain, &members); err != nil { // adds to the map
+		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	fact, err = json.Marshal(members)
+	return fact, false, err
+}
+
+func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
+	switch kind {
+	case JobAccepted{}.Type():
+		return as[JobAccepted](raw)
+	case JobStarted{}.Type():
+		return as[JobStarted](raw)
+	case JobAdvanced{}.Type():
+		return as[JobAdvanced](raw)
+	case JobCompleted{}.Type():
+		return as[JobCompleted](raw)
+	case JobFailed{}.Type():
+		return as[JobFailed](raw)
+	case JobCancelled{}.Type():
+		return as[JobCancelled](raw)
+	case AccountRegistered{}.Type():
+		return as[AccountRegistered](raw)
+	case AccountSignedIn{}.Type():
+		return as[AccountSignedIn](raw)
+	case AccountSignInFailed{}.Type():
+		return as[AccountSignInFailed](raw)
+	case AccountSignedOut{}.Type():
+		return as[AccountSignedOut](raw)
+	case AccountTokenReuseDetected{}.Type():
+		return as[AccountTokenReuseDetected](raw)
+	}
+	return nil, fmt.Errorf("%w: unknown type %q", ErrCorrupt, kind)
+}
+
+func as[F Fact](raw json.RawMessage) (Fact, error) {
+	var f F
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return f, nil
+}

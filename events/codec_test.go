@@ -1,0 +1,213 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"colophon/internal/vault"
+	"colophon/model"
+)
+
+var update = flag.Bool("update", false, "add facts that the golden file lacks")
+
+// Owner and key of the golden file.
+var (
+	goldenOwner  = uuid.MustParse("01a205f5-d3cb-7edf-b4b0-4999c136b1eb")
+	goldenMaster = bytes.Repeat([]byte{0x42}, vault.MasterKeySize)
+)
+
+// wrappedKey stands for the row of owner_keys in the golden file.
+type wrappedKey struct{ wrapped []byte }
+
+func (w *wrappedKey) Exec(_ context.Context, _ string, args ...any) (pgconn.CommandTag, error) {
+	w.wrapped = args[1].([]byte) // of the insert that creates a key
+	return pgconn.CommandTag{}, nil
+}
+
+func (w *wrappedKey) QueryRow(context.Context, string, ...any) pgx.Row { return w }
+
+func (w *wrappedKey) Scan(dest ...any) error {
+	*dest[0].(*[]byte) = w.wrapped
+	return nil
+}
+
+// everyFact has each type of fact once, with every member set.
+func everyFact() []Fact {
+	id := uuid.MustParse("01a205f5-d43a-7c96-8cd4-e7302cce0925")
+	return []Fact{
+		JobAccepted{
+			Prompt: "Hwæt <we> &c. \u2028 😀", Stop: []string{"\n\n", "end"}, PromptTokens: 9, Model: "gpt2", Policy: "seed/1",
+			Params: model.Params{MaxTokens: 41, Temperature: 0.7, TopK: 40, TopP: 0.95, Seed: 1<<53 - 1},
+		},
+		JobStarted{Attempt: 2, Worker: "w1", FromToken: 3, Weights: "sha256:00/f32", Kernel: "portable/1"},
+		JobAdvanced{Tokens: []int{0, 50256, 17}, Text: "a\x00\n\"é"},
+		JobCompleted{FinishReason: "stop", Usage: Usage{9, 3, 12}, Timings: Timings{1, 2, 3}},
+		JobFailed{Attempt: 3, Reason: "the model could not be run", Final: true},
+		JobCancelled{By: "owner", Reason: "no longer wanted"},
+		AccountRegistered{Username: "Ångström"},
+		AccountSignedIn{Session: id},
+		AccountSignInFailed{},
+		AccountTokenReuseDetected{Session: id},
+		AccountSignedOut{Session: id},
+	}
+}
+
+func sample(i int, f Fact) Event {
+	stream := JobStream(goldenOwner)
+	if strings.HasPrefix(f.Type(), "account.") {
+		stream = AccountStream(goldenOwner)
+	}
+	return Event{
+		Stream: stream, Version: i + 1, Owner: goldenOwner,
+		At: time.Date(2026, 11, 23, 1, 2, 3, 400_000, time.UTC), Fact: f,
+	}
+}
+
+// golden is a file of stored events that are read for ever.
+type golden struct {
+	WrappedKey []byte            `json:"wrapped_key"`
+	Payloads   map[string]string `json:"payloads"` // by type
+}
+
+const goldenFile = "testdata/stored.schema1.json"
+
+func readGolden(t testing.TB) (golden, *vault.Key) {
+	t.Helper()
+	var g golden
+	raw, err := os.ReadFile(goldenFile)
+	if err == nil {
+		err = json.Unmarshal(raw, &g)
+	}
+	v, err2 := vault.New(goldenMaster)
+	row := &wrappedKey{g.WrappedKey}
+	if errors.Is(err, os.ErrNotExist) && *update {
+		g.Payloads = map[string]string{}
+		err = v.Create(t.Context(), row, goldenOwner)
+		g.WrappedKey = row.wrapped
+	}
+	key, err3 := v.Key(t.Context(), row, goldenOwner)
+	if err := errors.Join(err, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	return g, key
+}
+
+// TestEveryStoredEventIsReadForEver reads events as the first release wrote
+// them. What is in the golden file is never replaced, only added to.
+func TestEveryStoredEventIsReadForEver(t *testing.T) {
+	g, key := readGolden(t)
+	for i, fact := range everyFact() {
+		want := sample(i, fact)
+		payload, ok := g.Payloads[fact.Type()]
+		if !ok && *update {
+			made, err := encode(want, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload = string(made)
+			g.Payloads[fact.Type()] = payload
+		}
+		got, err := decode([]byte(payload), key)
+		if err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%s: %v\n%s", fact.Type(), err, cmp.Diff(want, got))
+		}
+		// What is not sealed comes out the same to the byte.
+		if again, err := encode(got, key); len(fact.sealed()) == 0 && (err != nil || string(again) != payload) {
+			t.Errorf("%s is stored as\n%s, was\n%s, %v", fact.Type(), again, payload, err)
+		}
+	}
+	if *update {
+		raw, err := json.MarshalIndent(g, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(goldenFile, append(raw, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStoredBytesAreCanonical(t *testing.T) {
+	_, key := readGolden(t)
+	for i, fact := range everyFact() {
+		payload, err := encode(sample(i, fact), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v any
+		if err := json.Unmarshal(payload, &v); err != nil {
+			t.Fatal(err)
+		}
+		// encoding/json sorts the members of maps and adds no space.
+		canonical, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A float64 does not hold every seed: compare the shape, not the numbers.
+		if len(fact.sealed()) == 0 && !bytes.Equal(payload, canonical) {
+			t.Errorf("%s\n is not canonical:\n%s", payload, canonical)
+		}
+	}
+}
+
+func TestMovedOrDamagedEventsAreNotRead(t *testing.T) {
+	_, key := readGolden(t)
+	e := sample(0, everyFact()[0])
+	payload, err := encode(e, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() []byte{
+		"another version": func() []byte { return bytes.Replace(payload, []byte(`"version":1`), []byte(`"version":2`), 1) },
+		"another stream": func() []byte {
+			return bytes.Replace(payload, []byte("job/01a2"), []byte("job/01a3"), 1)
+		},
+		"another ciphertext": func() []byte { return bytes.Replace(payload, []byte(`"sealed":"`), []byte(`"sealed":"AAAA`), 1) },
+		"no base64":          func() []byte { return bytes.Replace(payload, []byte(`"sealed":"`), []byte(`"sealed":"!`), 1) },
+		"a later schema":     func() []byte { return bytes.Replace(payload, []byte(`"schema":1`), []byte(`"schema":2`), 1) },
+		"an unknown type":    func() []byte { return bytes.Replace(payload, []byte("job.accepted"), []byte("job.excepted"), 1) },
+		"half of it":         func() []byte { return payload[:len(payload)/2] },
+		"nothing":            func() []byte { return nil },
+	} {
+		changed := change()
+		if bytes.Equal(changed, payload) {
+			t.Fatalf("%s: nothing was changed in %s", name, payload)
+		}
+		if got, err := decode(changed, key); !errors.Is(err, ErrCorrupt) && !errors.Is(err, vault.ErrUnreadable) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	g, key := readGolden(f)
+	for _, payload := range g.Payloads {
+		f.Add([]byte(payload))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		e, err := decode(payload, key)
+		if err != nil {
+			return
+		}
+		again, err := encode(e, key)
+		if err != nil {
+			t.Fatalf("%s was read and cannot be stored: %v", payload, err)
+		}
+		back, err := decode(again, key)
+		if err != nil || !cmp.Equal(e, back) {
+			t.Fatalf("%v\n%s", err, cmp.Diff(e, back))
+		}
+	})
+}

@@ -1,0 +1,223 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Follow yields the events of a stream after a version as they come, in
+// batches. An empty batch says that nothing came for a beat. The sequence ends
+// with an error, ctx's among them, or when the caller stops; it does not end
+// with the job.
+func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.Duration) iter.Seq2[[]Event, error] {
+	return func(yield func([]Event, error) bool) {
+		// Subscribe, then read, then wait: what commits in between is either
+		// read or announced.
+		wake, unsubscribe := s.hub.subscribe(stream)
+		defer unsubscribe()
+		tick := time.NewTicker(beat)
+		defer tick.Stop()
+		for quiet := false; ; {
+			batch, err := s.Read(ctx, stream, after)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(batch) > 0 {
+				after = batch[len(batch)-1].Version
+				tick.Reset(beat)
+			}
+			if (len(batch) > 0 || quiet) && !yield(batch, nil) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				yield(nil, ctx.Err())
+				return
+			case <-wake:
+				quiet = false
+			case <-tick.C:
+				quiet = true
+			}
+		}
+	}
+}
+
+// hub wakes the followers of streams.
+type hub struct {
+	mu        sync.Mutex
+	followers map[Stream]map[chan struct{}]struct{}
+}
+
+// subscribe returns a channel that holds one wake-up at most, and its end.
+func (h *hub) subscribe(stream Stream) (<-chan struct{}, func()) {
+	wake := make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.followers == nil {
+		h.followers = map[Stream]map[chan struct{}]struct{}{}
+	}
+	if h.followers[stream] == nil {
+		h.followers[stream] = map[chan struct{}]struct{}{}
+	}
+	h.followers[stream][wake] = struct{}{}
+	return wake, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.followers[stream], wake)
+		if len(h.followers[stream]) == 0 {
+			delete(h.followers, stream)
+		}
+	}
+}
+
+func (h *hub) wake(stream Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for wake := range h.followers[stream] {
+		nudge(wake)
+	}
+}
+
+func (h *hub) wakeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, followers := range h.followers {
+		for wake := range followers {
+			nudge(wake)
+		}
+	}
+}
+
+func nudge(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// channel is the LISTEN/NOTIFY channel; its payloads are stream names.
+const channel = "colophon_events"
+
+// announceEvery is the least time between two announcements of a process:
+// appends that follow each other closely share one.
+const announceEvery = 25 * time.Millisecond
+
+// announcements collects the streams that have something new.
+type announcements struct {
+	mu      *sync.Mutex
+	pending map[Stream]struct{}
+	some    chan struct{} // holds one value while pending may not be empty
+}
+
+func newAnnouncements() announcements {
+	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, some: make(chan struct{}, 1)}
+}
+
+func (a *announcements) add(streams map[Stream]struct{}) {
+	if len(streams) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.Copy(a.pending, streams)
+	nudge(a.some)
+}
+
+func (a *announcements) take() []Stream {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	streams := slices.Collect(maps.Keys(a.pending))
+	clear(a.pending)
+	return streams
+}
+
+// Run announces what this process appends and hears what any process announces,
+// over one connection each way, until ctx is done. It reconnects by itself.
+// Call ready, if it is not nil, is called once announcements are heard.
+func (s *Store) Run(ctx context.Context, ready func()) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.announce(ctx) })
+	for wait := time.Duration(0); ctx.Err() == nil; {
+		err := s.listen(ctx, func() {
+			wait = 0
+			// What was announced while nobody listened is made up for.
+			s.hub.wakeAll()
+			if ready != nil {
+				ready()
+				ready = nil
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.WarnContext(ctx, "lost the connection that hears announcements; reconnecting", "err", err)
+		wait = min(max(2*wait, 50*time.Millisecond), 2*time.Second)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *Store) announce(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-s.news.some:
+		}
+		s.notify(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(announceEvery):
+		}
+	}
+	s.notify(ctx) // what was appended meanwhile
+}
+
+// notifyTimeout bounds one announcement.
+const notifyTimeout = 5 * time.Second
+
+// notify announces what is pending. It does so after ctx has ended too:
+// followers elsewhere should not wait a beat for a process's last words.
+func (s *Store) notify(ctx context.Context) {
+	streams := s.news.take()
+	if len(streams) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream) from unnest($2::text[]) as stream`, channel, streams)
+	if err != nil {
+		// Followers look for themselves at the next beat.
+		s.log.WarnContext(ctx, "could not announce events", "streams", len(streams), "err", err)
+	}
+}
+
+func (s *Store) listen(ctx context.Context, heard func()) error {
+	// Not from the pool: this connection is never given back.
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig.Copy())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
+		return err
+	}
+	heard()
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		s.hub.wake(Stream(n.Payload))
+	}
+}

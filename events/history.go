@@ -1,0 +1,186 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/vault"
+)
+
+// Record is a row of the history view: a job without its course.
+type Record struct {
+	Job              uuid.UUID
+	Owner            uuid.UUID
+	State            State
+	Model            string
+	Prompt           string
+	Text             string // empty until the job is final
+	PromptTokens     int
+	CompletionTokens int // 0 until the job is final
+	FinishReason     string
+	CreatedAt        time.Time
+	StartedAt        time.Time // zero if it never was
+	FinishedAt       time.Time // zero until the job is final
+	Erased           bool      // Prompt and Text are lost
+}
+
+// record is the projection: the row that a job makes.
+func record(j Job) Record {
+	r := Record{
+		Job:          j.ID,
+		Owner:        j.Owner,
+		State:        j.State,
+		Model:        j.Model,
+		Prompt:       j.Prompt,
+		PromptTokens: j.PromptTokens,
+		FinishReason: j.FinishReason,
+		CreatedAt:    j.AcceptedAt,
+		StartedAt:    j.StartedAt,
+		FinishedAt:   j.FinishedAt,
+		Erased:       j.Erased,
+	}
+	if j.State.Final() {
+		r.Text, r.CompletionTokens = j.Text, len(j.Tokens)
+		if j.State == Completed {
+			r.CompletionTokens = j.Usage.CompletionTokens
+		}
+	}
+	return r
+}
+
+// secrets is what a row holds as ciphertext.
+type secrets struct {
+	Prompt string `json:"prompt"`
+	Text   string `json:"text"`
+}
+
+// rowPlace binds a row's ciphertext to its job.
+func rowPlace(job uuid.UUID) string { return "history " + job.String() }
+
+// queueProjection brings the view from before to after. What a job generates
+// on the way changes nothing in it, so most appends project nothing.
+func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
+	if r := record(after); before.Version == 0 || r != record(before) {
+		return queueUpsert(batch, r, key)
+	}
+	return nil
+}
+
+// queueUpsert writes a row; with a nil key, one whose prompt and text are lost.
+func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
+	var sealed []byte
+	if key != nil && !r.Erased {
+		plain, err := json.Marshal(secrets{r.Prompt, r.Text})
+		if err != nil {
+			return err
+		}
+		sealed = key.Seal(plain, rowPlace(r.Job))
+	}
+	batch.Queue(`
+		insert into history (job, owner, state, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		on conflict (job) do update set
+			state = excluded.state, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
+			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed`,
+		r.Job, r.Owner, r.State, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
+		r.CreatedAt, nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed)
+	return nil
+}
+
+func nullTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// columns are those that scanRecord expects.
+const columns = `job, owner, state, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed`
+
+// row is a Record as it is stored.
+type row struct {
+	Record
+	sealed []byte
+}
+
+func scanRow(rows pgx.CollectableRow) (row, error) {
+	var r row
+	var started, finished *time.Time
+	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
+		&r.CreatedAt, &started, &finished, &r.sealed)
+	r.CreatedAt = r.CreatedAt.UTC()
+	if started != nil {
+		r.StartedAt = started.UTC()
+	}
+	if finished != nil {
+		r.FinishedAt = finished.UTC()
+	}
+	return r, err
+}
+
+// open returns the record with its prompt and text, as far as there is a key.
+func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
+	key, err := s.vault.Key(ctx, db, r.Owner)
+	if r.sealed == nil || errors.Is(err, vault.ErrErased) {
+		r.Erased = true
+		return r.Record, nil
+	}
+	if err != nil {
+		return r.Record, err
+	}
+	plain, err := key.Open(r.sealed, rowPlace(r.Job))
+	if err != nil {
+		return r.Record, err
+	}
+	var secret secrets
+	if err := json.Unmarshal(plain, &secret); err != nil {
+		return r.Record, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	r.Prompt, r.Text = secret.Prompt, secret.Text
+	return r.Record, nil
+}
+
+// History returns up to limit of the owner's completed jobs, newest first,
+// those accepted before the job that is given; the zero UUID starts at the newest.
+func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int) ([]Record, error) {
+	if before == (uuid.UUID{}) {
+		before = uuid.Max
+	}
+	rows, _ := s.pool.Query(ctx, `
+		select `+columns+` from history
+		where owner = $1 and state = 'completed' and job < $2
+		order by job desc limit $3`, owner, before, limit)
+	found, err := pgx.CollectRows(rows, scanRow)
+	if err != nil {
+		return nil, fmt.Errorf("read the history of %s: %w", owner, err)
+	}
+	records := make([]Record, len(found))
+	for i, r := range found {
+		if records[i], err = s.open(ctx, s.pool, r); err != nil {
+			return nil, fmt.Errorf("read the history of %s: %w", owner, err)
+		}
+	}
+	return records, nil
+}
+
+// queueShown is the furthest place in the queue that is counted.
+const queueShown = 10_000
+
+// QueuePosition returns how many queued jobs were accepted before this one,
+// plus one; counting stops at 10,000.
+func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
+	var n int
+	err := s.pool.QueryRow(ctx, `
+		select count(*) from (select 1 from history where state = 'queued' and job < $1 limit $2) as ahead`,
+		job, queueShown-1).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count the queue before %s: %w", job, err)
+	}
+	return n + 1, nil
+}

@@ -1,0 +1,136 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/model"
+)
+
+// State is where a job stands.
+type State string
+
+// The states of a job.
+const (
+	Queued    State = "queued"
+	Running   State = "running"
+	Completed State = "completed"
+	Failed    State = "failed"
+	Cancelled State = "cancelled"
+)
+
+// Final reports whether nothing more can happen to a job in this state.
+func (s State) Final() bool { return s == Completed || s == Failed || s == Cancelled }
+
+// ErrIllegal occurs when a fact cannot follow the events before it.
+var ErrIllegal = errors.New("the fact cannot follow")
+
+// Job is what the events of a job's stream add up to. The zero Job is the one
+// nothing has happened to yet.
+type Job struct {
+	ID      uuid.UUID
+	Owner   uuid.UUID
+	Version int
+	State   State
+	Erased  bool // the owner's key is gone: Prompt, Stop, Tokens and Text are lost
+
+	Prompt       string
+	PromptTokens int
+	Params       model.Params
+	Model        string
+	Policy       string
+
+	Attempts int    // how often a worker has started it
+	Weights  string // of the first start; later ones must have the same
+	Kernel   string // of the latest start
+	Tokens   []int  // generated so far
+	Text     string // what they stand for
+
+	FinishReason string // of a completed job: "stop" or "length"
+	Usage        Usage  // of a completed job
+	Timings      Timings
+	Reason       string // why it failed or was cancelled
+
+	AcceptedAt   time.Time
+	StartedAt    time.Time // of the first start
+	FirstTokenAt time.Time
+	FinishedAt   time.Time
+}
+
+// Apply returns the job after e, or ErrIllegal. It changes nothing that j refers to.
+func (j Job) Apply(e Event) (Job, error) {
+	if err := j.allows(e); err != nil {
+		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, err)
+	}
+	j.Version = e.Version
+	j.Erased = j.Erased || e.Erased
+	switch f := e.Fact.(type) {
+	case JobAccepted:
+		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
+		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
+		j.Params = f.Params
+		j.Params.Stop = f.Stop
+	case JobStarted:
+		if j.Attempts == 0 {
+			j.StartedAt, j.Weights = e.At, f.Weights
+		}
+		j.State, j.Kernel, j.Attempts = Running, f.Kernel, j.Attempts+1
+	case JobAdvanced:
+		if j.FirstTokenAt.IsZero() {
+			j.FirstTokenAt = e.At
+		}
+		j.Tokens = append(slices.Clip(j.Tokens), f.Tokens...)
+		j.Text += f.Text
+	case JobCompleted:
+		j.State, j.FinishedAt = Completed, e.At
+		j.FinishReason, j.Usage, j.Timings = f.FinishReason, f.Usage, f.Timings
+	case JobFailed:
+		j.Reason = f.Reason
+		j.State = Queued
+		if f.Final {
+			j.State, j.FinishedAt = Failed, e.At
+		}
+	case JobCancelled:
+		j.State, j.FinishedAt, j.Reason = Cancelled, e.At, f.Reason
+	}
+	return j, nil
+}
+
+// allows says whether e may come next.
+func (j Job) allows(e Event) error {
+	if e.Version != j.Version+1 || j.Version > 0 && (e.Stream != JobStream(j.ID) || e.Owner != j.Owner) {
+		return ErrIllegal
+	}
+	legal := false
+	switch f := e.Fact.(type) {
+	case JobAccepted:
+		legal = j.Version == 0
+	case JobStarted:
+		legal = (j.State == Queued || j.State == Running) &&
+			(f.FromToken == len(j.Tokens) || j.Erased) && (j.Weights == "" || j.Weights == f.Weights)
+	case JobAdvanced, JobCompleted:
+		legal = j.State == Running
+	case JobFailed, JobCancelled:
+		legal = j.State == Queued || j.State == Running
+	}
+	if !legal {
+		return ErrIllegal
+	}
+	return nil
+}
+
+// Fold applies events in order to the zero Job.
+func Fold(events []Event) (Job, error) {
+	var j Job
+	var err error
+	for _, e := range events {
+		if j, err = j.Apply(e); err != nil {
+			return j, err
+		}
+	}
+	return j, nil
+}

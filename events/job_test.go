@@ -1,0 +1,117 @@
+package events_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"colophon/events"
+)
+
+func TestAnyLegalCourseFolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		id, owner := uuid.Must(uuid.NewV7()), uuid.New()
+		j, facts := drawCourse(t, id, owner)
+		var text strings.Builder
+		var tokens []int
+		var all []events.Event
+		for i, f := range facts {
+			if f, ok := f.(events.JobAdvanced); ok {
+				text.WriteString(f.Text)
+				tokens = append(tokens, f.Tokens...)
+			}
+			all = append(all, events.Event{Stream: events.JobStream(id), Version: i + 1, Owner: owner, Fact: f})
+		}
+		if j.Text != text.String() || !slices.Equal(j.Tokens, tokens) || j.Version != len(facts) {
+			t.Fatalf("the fold lost something: %+v", j)
+		}
+		folded, err := events.Fold(all)
+		if err != nil || !cmp.Equal(folded, j) {
+			t.Fatalf("Fold differs from Apply: %v\n%s", err, cmp.Diff(j, folded))
+		}
+		// From any version on, the rest gives the same job.
+		cut := rapid.IntRange(0, len(all)).Draw(t, "cut")
+		part, err := events.Fold(all[:cut])
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := part
+		for _, e := range all[cut:] {
+			if part, err = part.Apply(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !cmp.Equal(part, j) {
+			t.Fatalf("resumed at %d: %s", cut, cmp.Diff(j, part))
+		}
+		if again, _ := events.Fold(all[:cut]); !cmp.Equal(kept, again) {
+			t.Fatalf("Apply changed the job it started from: %s", cmp.Diff(again, kept))
+		}
+	})
+}
+
+func TestIllegalFactsAreRefused(t *testing.T) {
+	id, owner := uuid.Must(uuid.NewV7()), uuid.New()
+	accepted := events.JobAccepted{Prompt: "p"}
+	started := events.JobStarted{Weights: "w"}
+	advanced := events.JobAdvanced{Tokens: []int{1}, Text: "x"}
+	completed := events.JobCompleted{FinishReason: "stop"}
+	cancelled := events.JobCancelled{By: "owner"}
+	failed := events.JobFailed{Final: true}
+	for _, c := range []struct {
+		name   string
+		before []events.Fact
+		fact   events.Fact
+	}{
+		{"nothing starts with a start", nil, started},
+		{"accepted twice", []events.Fact{accepted}, accepted},
+		{"advanced before it started", []events.Fact{accepted}, advanced},
+		{"completed before it started", []events.Fact{accepted}, completed},
+		{"advanced after completion", []events.Fact{accepted, started, completed}, advanced},
+		{"cancelled after completion", []events.Fact{accepted, started, completed}, cancelled},
+		{"completed after cancel", []events.Fact{accepted, started, cancelled}, completed},
+		{"started after final failure", []events.Fact{accepted, failed}, started},
+		{"started with other weights", []events.Fact{accepted, started}, events.JobStarted{Weights: "other"}},
+		{"started at the wrong token", []events.Fact{accepted, started, advanced}, started},
+		{"a fact of accounts", []events.Fact{accepted}, events.AccountSignedIn{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := events.Job{ID: id, Owner: owner}
+			next := func(f events.Fact) events.Event {
+				return events.Event{Stream: events.JobStream(id), Version: j.Version + 1, Owner: owner, Fact: f}
+			}
+			for _, f := range c.before {
+				var err error
+				if j, err = j.Apply(next(f)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			after, err := j.Apply(next(c.fact))
+			if !errors.Is(err, events.ErrIllegal) {
+				t.Fatalf("got %v, want ErrIllegal", err)
+			}
+			if !cmp.Equal(after, j) {
+				t.Fatal("a refused fact changed the job")
+			}
+		})
+	}
+	j, err := events.Job{ID: id, Owner: owner}.Apply(events.Event{Stream: events.JobStream(id), Version: 1, Owner: owner, Fact: accepted})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range map[string]events.Event{
+		"a gap":          {Stream: events.JobStream(id), Version: 3, Owner: owner, Fact: started},
+		"a repeat":       {Stream: events.JobStream(id), Version: 1, Owner: owner, Fact: started},
+		"another stream": {Stream: events.JobStream(owner), Version: 2, Owner: owner, Fact: started},
+		"another owner":  {Stream: events.JobStream(id), Version: 2, Owner: id, Fact: started},
+	} {
+		if _, err := j.Apply(e); !errors.Is(err, events.ErrIllegal) {
+			t.Errorf("%s: got %v, want ErrIllegal", name, err)
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
+
+	"colophon/internal/vault"
+)
+
+var (
+	// ErrConflict occurs when a stream has moved on since the caller last saw it.
+	ErrConflict = errors.New("the stream has moved on")
+
+	// ErrNotFound occurs when a stream has no events.
+	ErrNotFound = errors.New("no such stream")
+)
+
+// Store keeps events in Postgres. Use [NewStore], and keep [Store.Run] running
+// for as long as the store is used.
+type Store struct {
+	pool  *pgxpool.Pool
+	vault *vault.Vault
+	log   *slog.Logger
+
+	hub   hub
+	news  announcements
+	reads singleflight.Group
+}
+
+// NewStore returns a store over a migrated database.
+func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
+	return &Store{pool: pool, vault: v, log: log, news: newAnnouncements()}
+}
+
+// Tx is a database transaction that can append.
+type Tx struct {
+	pgx.Tx
+	store   *Store
+	touched map[Stream]struct{}
+}
+
+// Write runs fn in one transaction and, once that has committed, announces the
+// streams that fn appended to. An error of fn rolls everything back.
+func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
+	w := &Tx{store: s, touched: map[Stream]struct{}{}}
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		w.Tx = tx
+		return fn(w)
+	})
+	if err != nil {
+		return err
+	}
+	// Never inside the transaction: a commit with a NOTIFY pending holds a lock
+	// that is one for the whole database.
+	s.news.add(w.touched)
+	return nil
+}
+
+// AppendJob appends facts to the stream of a job of which the caller has seen
+// before, projects the history view, and returns the job after them. The first
+// fact of a new job follows Job{ID: …, Owner: …}. It returns ErrIllegal for a
+// fact that cannot follow and ErrConflict if the stream has moved on; after an
+// error the transaction can only be rolled back.
+func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
+	stream, after := JobStream(before.ID), before
+	events := make([]Event, len(facts))
+	for i, fact := range facts {
+		e := Event{Stream: stream, Version: before.Version + 1 + i, Owner: before.Owner, At: now(), Fact: fact}
+		var err error
+		if after, err = after.Apply(e); err != nil {
+			return before, err
+		}
+		events[i] = e
+	}
+	key, err := tx.store.vault.Key(ctx, tx, before.Owner)
+	if err != nil {
+		return before, err
+	}
+	var batch pgx.Batch
+	if err := queueInserts(&batch, events, key); err != nil {
+		return before, err
+	}
+	if err := queueProjection(&batch, before, after, key); err != nil {
+		return before, err
+	}
+	if err := tx.send(ctx, stream, &batch); err != nil {
+		return before, err
+	}
+	return after, nil
+}
+
+// AppendAccount appends facts to an account's stream, wherever that has got to:
+// what is said of an account does not depend on what was said before. The
+// account's data key is created with AccountRegistered.
+func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
+	stream := AccountStream(account)
+	// Appends to one account take turns, so that none of them is refused. The
+	// lock is a statement of its own: the next one must see what came before it.
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
+		return fmt.Errorf("wait for the end of %s: %w", stream, err)
+	}
+	var version int
+	if err := tx.QueryRow(ctx, `select coalesce(max(version), 0) from events where stream = $1`, stream).Scan(&version); err != nil {
+		return fmt.Errorf("find the end of %s: %w", stream, err)
+	}
+	events := make([]Event, len(facts))
+	for i, fact := range facts {
+		if _, ok := fact.(AccountRegistered); ok {
+			if err := tx.store.vault.Create(ctx, tx, account); err != nil {
+				return err
+			}
+		}
+		events[i] = Event{Stream: stream, Version: version + 1 + i, Owner: account, At: now(), Fact: fact}
+	}
+	key, err := tx.store.vault.Key(ctx, tx, account)
+	if err != nil {
+		return err
+	}
+	var batch pgx.Batch
+	if err := queueInserts(&batch, events, key); err != nil {
+		return err
+	}
+	return tx.send(ctx, stream, &batch)
+}
+
+func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
+	for _, e := range events {
+		payload, err := encode(e, key)
+		if err != nil {
+			return err
+		}
+		batch.Queue(`insert into events (stream, version, owner, type, at, payload) values ($1, $2, $3, $4, $5, $6)`,
+			e.Stream, e.Version, e.Owner, e.Fact.Type(), e.At, payload)
+	}
+	return nil
+}
+
+func (tx *Tx) send(ctx context.Context, stream Stream, batch *pgx.Batch) error {
+	err := tx.SendBatch(ctx, batch).Close()
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.ConstraintName == "events_pkey" {
+		return fmt.Errorf("append to %s: %w", stream, ErrConflict)
+	}
+	if err != nil {
+		return fmt.Errorf("append to %s: %w", stream, err)
+	}
+	tx.touched[stream] = struct{}{}
+	return nil
+}
+
+// now is the time of an event: what Postgres can hold, so that what is stored
+// and what is in memory are the same.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// Read returns the events of a stream after a version, in order; none if there
+// are none. Readers that ask for the same at the same time share one query.
+func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
+	shared := s.reads.DoChan(fmt.Sprintf("%s@%d", stream, after), func() (any, error) {
+		// The query belongs to all who wait for it: one that leaves does not end it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		return s.read(ctx, stream, after)
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-shared:
+		if r.Err != nil {
+			return nil, fmt.Errorf("read %s: %w", stream, r.Err)
+		}
+		return r.Val.([]Event), nil
+	}
+}
+
+// readTimeout bounds a query that its readers may all have left.
+const readTimeout = 10 * time.Second
+
+func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {
+	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version`, stream, after)
+	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return nil, err
+	}
+	return s.decodeAll(ctx, s.pool, payloads)
+}
+
+// decodeAll decodes payloads in order, with the keys of their owners as far as
+// those are still there.
+func (s *Store) decodeAll(ctx context.Context, db vault.DB, payloads [][]byte) ([]Event, error) {
+	events := make([]Event, 0, len(payloads))
+	for _, payload := range payloads {
+		envelope, _, err := envelope(payload)
+		if err != nil {
+			return nil, err
+		}
+		key, err := s.vault.Key(ctx, db, envelope.Owner)
+		if err != nil && !errors.Is(err, vault.ErrErased) {
+			return nil, err
+		}
+		e, err := decode(payload, key)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// Job returns the job as its events have made it, or ErrNotFound.
+func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
+	events, err := s.Read(ctx, JobStream(id), 0)
+	if err != nil {
+		return Job{}, err
+	}
+	if len(events) == 0 {
+		return Job{}, fmt.Errorf("%s: %w", JobStream(id), ErrNotFound)
+	}
+	return Fold(events)
+}

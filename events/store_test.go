@@ -1,0 +1,485 @@
+package events_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"pgregory.net/rapid"
+
+	"colophon/events"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// fixture is a running store with one owner.
+type fixture struct {
+	*events.Store
+	db    *pgtest.DB
+	vault *vault.Vault
+	owner uuid.UUID
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	db := pgtest.New(t, migrations.Up)
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{Store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler)), db: db, vault: v, owner: uuid.Must(uuid.NewV7())}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	ready := make(chan struct{})
+	wg.Go(func() { f.Run(ctx, func() { close(ready) }) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	<-ready
+	f.register(t, f.owner)
+	return f
+}
+
+func (f *fixture) register(t *testing.T, owner uuid.UUID) {
+	t.Helper()
+	err := f.Write(t.Context(), func(tx *events.Tx) error {
+		return tx.AppendAccount(t.Context(), owner, events.AccountRegistered{Username: "somebody"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put appends facts one transaction each and returns the job after them.
+func (f *fixture) put(ctx context.Context, j events.Job, facts ...events.Fact) (events.Job, error) {
+	for _, fact := range facts {
+		err := f.Write(ctx, func(tx *events.Tx) error {
+			after, err := tx.AppendJob(ctx, j, fact)
+			j = after
+			return err
+		})
+		if err != nil {
+			return j, err
+		}
+	}
+	return j, nil
+}
+
+func (f *fixture) newJob() events.Job {
+	return events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner}
+}
+
+// The course of a job that the tests below use.
+func course() []events.Fact {
+	return []events.Fact{
+		events.JobAccepted{Prompt: "the prompt is secret", Stop: []string{"secret stop"}, PromptTokens: 4, Model: "m", Policy: "p"},
+		events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"},
+		events.JobAdvanced{Tokens: []int{17, 4242}, Text: "the text is "},
+		events.JobAdvanced{Tokens: []int{99}, Text: "secret too"},
+		events.JobCompleted{FinishReason: "stop", Usage: events.Usage{PromptTokens: 4, CompletionTokens: 3, TotalTokens: 7}},
+	}
+}
+
+func TestWhatIsAppendedIsRead(t *testing.T) {
+	f := newFixture(t)
+	want, err := f.put(t.Context(), f.newJob(), course()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Job(t.Context(), want.ID)
+	if err != nil || !cmp.Equal(got, want) {
+		t.Fatalf("%v\n%s", err, cmp.Diff(want, got))
+	}
+	all, err := f.Read(t.Context(), events.JobStream(want.ID), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after := range len(all) + 1 {
+		tail, err := f.Read(t.Context(), events.JobStream(want.ID), after)
+		if err != nil || !cmp.Equal(tail, all[after:]) {
+			t.Fatalf("after %d: %v\n%s", after, err, cmp.Diff(all[after:], tail))
+		}
+	}
+	if _, err := f.Job(t.Context(), uuid.New()); !errors.Is(err, events.ErrNotFound) {
+		t.Fatalf("an unknown job: %v, want ErrNotFound", err)
+	}
+}
+
+func TestOnlyOneWriterWinsAVersion(t *testing.T) {
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writers = 8
+	errs := make(chan error, writers)
+	for i := range writers {
+		go func() {
+			_, err := f.put(t.Context(), j, events.JobStarted{Worker: fmt.Sprint(i), Weights: "x"})
+			errs <- err
+		}()
+	}
+	won := 0
+	for range writers {
+		switch err := <-errs; {
+		case err == nil:
+			won++
+		case !errors.Is(err, events.ErrConflict):
+			t.Errorf("got %v, want ErrConflict", err)
+		}
+	}
+	if won != 1 {
+		t.Fatalf("%d writers won the same version", won)
+	}
+}
+
+func TestAFailedWriteLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	j, boom := f.newJob(), errors.New("boom")
+	err := f.Write(t.Context(), func(tx *events.Tx) error {
+		if _, err := tx.AppendJob(t.Context(), j, course()[0]); err != nil {
+			return err
+		}
+		return boom
+	})
+	if !errors.Is(err, boom) {
+		t.Fatal(err)
+	}
+	if _, err := f.Job(t.Context(), j.ID); !errors.Is(err, events.ErrNotFound) {
+		t.Fatalf("events of a failed transaction: %v", err)
+	}
+	var rows int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from history`).Scan(&rows); err != nil || rows != 0 {
+		t.Fatalf("%d rows in the view, %v", rows, err)
+	}
+}
+
+func TestAccountEventsTakeTurns(t *testing.T) {
+	f := newFixture(t)
+	const appends = 20
+	errs := make(chan error, appends)
+	for range appends {
+		go func() {
+			errs <- f.Write(t.Context(), func(tx *events.Tx) error {
+				return tx.AppendAccount(t.Context(), f.owner, events.AccountSignInFailed{})
+			})
+		}()
+	}
+	for range appends {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	got, err := f.Read(t.Context(), events.AccountStream(f.owner), 0)
+	if err != nil || len(got) != appends+1 {
+		t.Fatalf("%d events, %v", len(got), err)
+	}
+	if got[0].Fact != (events.AccountRegistered{Username: "somebody"}) {
+		t.Fatalf("first event: %+v", got[0].Fact)
+	}
+}
+
+func TestTheLogCannotBeRewritten(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		`update events set payload = ''`,
+		`delete from events`,
+		`truncate events`,
+		`alter table events disable trigger append_only`,
+		`drop table events`,
+	} {
+		if _, err := f.db.App.Exec(t.Context(), sql); code(err) != "42501" { // insufficient_privilege
+			t.Errorf("the app role: %s: %v", sql, err)
+		}
+	}
+	for _, sql := range []string{`update events set payload = ''`, `delete from events`, `truncate events`} {
+		if _, err := f.db.Owner.Exec(t.Context(), sql); code(err) != "23001" { // restrict_violation, by the trigger
+			t.Errorf("the owner: %s: %v", sql, err)
+		}
+	}
+}
+
+func code(err error) string {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code
+	}
+	return ""
+}
+
+func TestNoSecretIsStoredInTheClear(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
+		t.Fatal(err)
+	}
+	rows, _ := f.db.Owner.Query(t.Context(), `
+		select convert_from(payload, 'UTF8') from events
+		union all select history::text || coalesce(encode(sealed, 'escape'), '') from history`)
+	stored, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stored) != len(course())+2 {
+		t.Fatalf("%d rows", len(stored))
+	}
+	for _, row := range stored {
+		for _, secret := range []string{"secret", "4242", "somebody"} {
+			if strings.Contains(row, secret) {
+				t.Errorf("%q stands in %s", secret, row)
+			}
+		}
+	}
+}
+
+func TestAnErasedOwnersEventsStillFold(t *testing.T) {
+	f := newFixture(t)
+	live, err := f.put(t.Context(), f.newJob(), course()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.vault.Erase(t.Context(), f.db.App, f.owner); err != nil {
+		t.Fatal(err)
+	}
+	j, err := f.Job(t.Context(), live.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !j.Erased || j.Prompt != "" || j.Text != "" || j.State != events.Completed || j.Usage != live.Usage {
+		t.Fatalf("after erasure: %+v", j)
+	}
+	if _, err := f.put(t.Context(), f.newJob(), course()[0]); !errors.Is(err, vault.ErrErased) {
+		t.Fatalf("a new job of an erased owner: %v, want ErrErased", err)
+	}
+	if n, err := f.RebuildHistory(t.Context(), nil); err != nil || n != 1 {
+		t.Fatalf("rebuilt %d rows, %v", n, err)
+	}
+	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
+		t.Fatalf("wrong rows: %v, %v", wrong, err)
+	}
+}
+
+func TestHistoryIsPagedNewestFirst(t *testing.T) {
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for range 5 {
+		j, err := f.put(t.Context(), f.newJob(), course()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append([]uuid.UUID{j.ID}, ids...)
+	}
+	if _, err := f.put(t.Context(), f.newJob(), course()[:3]...); err != nil { // not completed
+		t.Fatal(err)
+	}
+	other := uuid.Must(uuid.NewV7())
+	f.register(t, other)
+	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, course()...); err != nil {
+		t.Fatal(err)
+	}
+	var got []uuid.UUID
+	var last uuid.UUID
+	for {
+		page, err := f.History(t.Context(), f.owner, last, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, r := range page {
+			got, last = append(got, r.Job), r.Job
+			if r.Prompt != "the prompt is secret" || r.Text != "the text is secret too" || r.CompletionTokens != 3 {
+				t.Fatalf("record %+v", r)
+			}
+		}
+	}
+	if !cmp.Equal(got, ids) {
+		t.Fatal(cmp.Diff(ids, got))
+	}
+}
+
+// TestRebuiltViewIsTheLiveOne lets any jobs take any legal course and compares
+// the view that was projected on the way with one made from the log.
+func TestRebuiltViewIsTheLiveOne(t *testing.T) {
+	f := newFixture(t)
+	rows := func() map[uuid.UUID]string {
+		found := map[uuid.UUID]string{}
+		rows, _ := f.db.Owner.Query(t.Context(), `select job, (to_jsonb(history) - 'sealed')::text from history`)
+		var id uuid.UUID
+		var row string
+		if _, err := pgx.ForEachRow(rows, []any{&id, &row}, func() error { found[id] = row; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		id := uuid.Must(uuid.NewV7())
+		_, facts := drawCourse(rt, id, f.owner)
+		if _, err := f.put(t.Context(), events.Job{ID: id, Owner: f.owner}, facts...); err != nil {
+			rt.Fatal(err)
+		}
+	})
+	jobs, wrong, err := f.CheckHistory(t.Context())
+	if err != nil || len(wrong) > 0 || jobs == 0 {
+		t.Fatalf("of %d jobs these differ from their events: %v, %v", jobs, wrong, err)
+	}
+	live := rows()
+	n, err := f.RebuildHistory(t.Context(), nil)
+	if err != nil || n != jobs {
+		t.Fatalf("rebuilt %d of %d, %v", n, jobs, err)
+	}
+	if rebuilt := rows(); !cmp.Equal(live, rebuilt) {
+		t.Fatal(cmp.Diff(live, rebuilt))
+	}
+	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
+		t.Fatalf("after the rebuild: %v, %v", wrong, err)
+	}
+}
+
+func TestCheckFindsWhatIsWrong(t *testing.T) {
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for range 3 {
+		j, err := f.put(t.Context(), f.newJob(), course()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	stranger := uuid.Must(uuid.NewV7())
+	for _, change := range []struct {
+		sql  string
+		args []any
+	}{
+		{`update history set state = 'queued' where job = $1`, []any{ids[0]}},
+		{`delete from history where job = $1`, []any{ids[1]}},
+		{`insert into history select $1, owner, state, model, 0, 0, '', created_at, null, null, null from history where job = $2`, []any{stranger, ids[2]}},
+	} {
+		if _, err := f.db.Owner.Exec(t.Context(), change.sql, change.args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, wrong, err := f.CheckHistory(t.Context())
+	if want := []uuid.UUID{ids[0], ids[1], stranger}; err != nil || !cmp.Equal(wrong, want) {
+		t.Fatalf("%v\n%s", err, cmp.Diff(want, wrong))
+	}
+}
+
+func TestFollowersSeeEverythingOnceAndInOrder(t *testing.T) {
+	f := newFixture(t)
+	// A second process: its own store, its own connection.
+	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ready := make(chan struct{})
+	wg.Go(func() { elsewhere.Run(ctx, func() { close(ready) }) })
+	<-ready
+
+	j := f.newJob()
+	facts := course()
+	const followers = 20
+	results := make(chan error, followers)
+	for i := range followers {
+		store, after := f.Store, i%len(facts)
+		if i%2 == 0 {
+			store = elsewhere
+		}
+		go func() { results <- follow(ctx, store, j.ID, after, len(facts)) }()
+	}
+	if _, err := f.put(t.Context(), j, facts...); err != nil {
+		t.Fatal(err)
+	}
+	for range followers {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// follow reads a stream until a version and says what was out of order. Its
+// beat is far longer than the test may take, so that it hears announcements or
+// nothing.
+func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
+	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
+		if err != nil {
+			return fmt.Errorf("at version %d: %w", after, err)
+		}
+		for _, e := range batch {
+			if e.Version != after+1 {
+				return fmt.Errorf("version %d after %d", e.Version, after)
+			}
+			after = e.Version
+		}
+		if after == until {
+			return nil
+		}
+	}
+	return errors.New("the sequence ended by itself")
+}
+
+func TestFollowBeatsWhenNothingComes(t *testing.T) {
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	beats := 0
+	for batch, err := range f.Follow(ctx, events.JobStream(j.ID), j.Version, 5*time.Millisecond) {
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			break
+		}
+		if len(batch) != 0 {
+			t.Fatalf("unexpected events: %v", batch)
+		}
+		if beats++; beats == 3 {
+			cancel()
+		}
+	}
+	cancel()
+	if beats != 3 {
+		t.Fatalf("%d beats", beats)
+	}
+}
+
+func TestListeningSurvivesALostConnection(t *testing.T) {
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(course())) }()
+	var cut int
+	err = f.db.Owner.QueryRow(t.Context(), `
+		select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where datname = current_database() and query like 'listen %'`).Scan(&cut)
+	if err != nil || cut != 1 {
+		t.Fatalf("cut %d connections, %v", cut, err)
+	}
+	if _, err := f.put(t.Context(), j, course()[1:]...); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,121 @@
+package vault_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+func newVault(t *testing.T, fill byte) *vault.Vault {
+	t.Helper()
+	v, err := vault.New(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
+	db := pgtest.New(t, migrations.Up).App
+	v, one, other := newVault(t, 1), uuid.New(), uuid.New()
+	for _, owner := range []uuid.UUID{one, other} {
+		if err := v.Create(t.Context(), db, owner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := v.Key(t.Context(), db, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := key.Seal([]byte("secret"), "here")
+	if bytes.Contains(sealed, []byte("secret")) {
+		t.Fatal("the plain text stands in the ciphertext")
+	}
+	if bytes.Equal(sealed, key.Seal([]byte("secret"), "here")) {
+		t.Error("the same value gives the same ciphertext twice")
+	}
+	// A process that starts later opens it too.
+	again, err := newVault(t, 1).Key(t.Context(), db, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := again.Open(sealed, "here"); err != nil || string(plain) != "secret" {
+		t.Fatalf("%q, %v", plain, err)
+	}
+	stranger, err := v.Key(t.Context(), db, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Clone(sealed)
+	damaged[len(damaged)/2] ^= 1
+	for name, open := range map[string]func() ([]byte, error){
+		"another place":  func() ([]byte, error) { return key.Open(sealed, "there") },
+		"another owner":  func() ([]byte, error) { return stranger.Open(sealed, "here") },
+		"a flipped bit":  func() ([]byte, error) { return key.Open(damaged, "here") },
+		"a short one":    func() ([]byte, error) { return key.Open(sealed[:10], "here") },
+		"an empty one":   func() ([]byte, error) { return key.Open(nil, "here") },
+		"one cut at end": func() ([]byte, error) { return key.Open(sealed[:len(sealed)-1], "here") },
+	} {
+		if plain, err := open(); !errors.Is(err, vault.ErrUnreadable) {
+			t.Errorf("%s: %q, %v; want ErrUnreadable", name, plain, err)
+		}
+	}
+	if _, err := newVault(t, 2).Key(t.Context(), db, one); !errors.Is(err, vault.ErrUnreadable) {
+		t.Errorf("with another master key: %v, want ErrUnreadable", err)
+	}
+}
+
+func TestErasedKeysStayErased(t *testing.T) {
+	db := pgtest.New(t, migrations.Up).App
+	v, owner := newVault(t, 1), uuid.New()
+	if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, vault.ErrErased) {
+		t.Fatalf("a key that never was: %v, want ErrErased", err)
+	}
+	if err := v.Create(t.Context(), db, owner); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Key(t.Context(), db, owner); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := v.Erase(t.Context(), db, owner); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []*vault.Vault{v, newVault(t, 1)} {
+			if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, vault.ErrErased) {
+				t.Fatalf("after erasure: %v, want ErrErased", err)
+			}
+		}
+	}
+	if err := v.Create(t.Context(), db, owner); err == nil {
+		t.Error("an erased owner got a new key")
+	}
+}
+
+func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
+	v := newVault(t, 1)
+	wrapped := v.WrapSecret([]byte("secret"), "signing key 1")
+	if plain, err := v.UnwrapSecret(wrapped, "signing key 1"); err != nil || string(plain) != "secret" {
+		t.Fatalf("%q, %v", plain, err)
+	}
+	if _, err := v.UnwrapSecret(wrapped, "signing key 2"); !errors.Is(err, vault.ErrUnreadable) {
+		t.Errorf("for another purpose: %v, want ErrUnreadable", err)
+	}
+	if _, err := newVault(t, 2).UnwrapSecret(wrapped, "signing key 1"); !errors.Is(err, vault.ErrUnreadable) {
+		t.Errorf("with another master key: %v, want ErrUnreadable", err)
+	}
+}
+
+func TestMasterKeysHaveOneLength(t *testing.T) {
+	for _, n := range []int{0, 16, 31, 33} {
+		if _, err := vault.New(make([]byte, n)); err == nil {
+			t.Errorf("%d bytes make a vault", n)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+-- +goose Up
+
+-- The application connects as this role, or as a login role that is a member
+-- of it; it owns nothing and cannot rewrite the log.
+-- +goose StatementBegin
+do $$
+begin
+    create role colophon_app nologin;
+exception
+    -- Roles belong to the cluster: another database of it may have come first.
+    when duplicate_object or unique_violation then null;
+end
+$$;
+-- +goose StatementEnd
+grant colophon_app to current_user;
+
+-- One row is one fact, stored once and for ever. payload is the canonical JSON
+-- of the whole event, byte for byte as it will be hashed; the other columns
+-- repeat what queries need. (stream, version) fences writers that have missed
+-- something. position alone is not commit order: read across streams by
+-- (tx, position) up to pg_snapshot_xmin(pg_current_snapshot()).
+create table events (
+    stream   text        collate "C" not null check (stream ~ '^(job|account)/[0-9a-f-]{36}$'),
+    version  integer     not null check (version > 0),
+    owner    uuid        not null,
+    type     text        not null,
+    at       timestamptz not null,
+    payload  bytea       not null,
+    tx       xid8        not null default pg_current_xact_id(),
+    position bigint      generated always as identity,
+    primary key (stream, version)
+);
+create unique index events_in_commit_order on events (tx, position);
+create index events_of_owner on events (owner, tx, position);
+
+-- +goose StatementBegin
+create function refuse_change() returns trigger language plpgsql as $$
+begin
+    raise exception '% is append-only: % refused', tg_table_name, lower(tg_op)
+        using errcode = 'restrict_violation';
+end
+$$;
+-- +goose StatementEnd
+create trigger append_only before update or delete or truncate on events
+    for each statement execute function refuse_change();
+
+-- What the job events add up to, one row a job: a view that can be rebuilt.
+-- sealed is the prompt and, once the job is final, the text, as ciphertext.
+create table history (
+    job               uuid        primary key,
+    owner             uuid        not null,
+    state             text        not null check (state in ('queued', 'running', 'completed', 'failed', 'cancelled')),
+    model             text        not null,
+    prompt_tokens     integer     not null,
+    completion_tokens integer     not null,
+    finish_reason     text        not null,
+    created_at        timestamptz not null,
+    started_at        timestamptz,
+    finished_at       timestamptz,
+    sealed            bytea
+);
+-- Job ids are UUIDv7, so their order is the order of acceptance.
+create index history_newest_completed on history (owner, job desc) where state = 'completed';
+create index history_queued on history (job) where state = 'queued';
+
+-- Each owner's data key, wrapped by the master key. Erasing an owner empties
+-- the row and leaves it, so that the key is never made again.
+create table owner_keys (
+    owner      uuid        primary key,
+    wrapped    bytea,
+    created_at timestamptz not null default now(),
+    erased_at  timestamptz,
+    check ((wrapped is null) = (erased_at is not null))
+);
+
+grant select, insert on events to colophon_app;
+grant select, insert, update, delete on history to colophon_app;
+grant select, insert, update on owner_keys to colophon_app;
+
+-- +goose Down
+drop table owner_keys;
+drop table history;
+drop table events;
+drop function refuse_change;

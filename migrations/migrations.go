@@ -1,0 +1,122 @@
+// Package migrations brings a database to the schema this build needs: its own
+// tables through goose, then River's. [Up] may be run by any number of
+// processes at once and again at any time; they take turns under one advisory
+// lock, and a database that is up to date is left alone.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+)
+
+//go:embed *.sql
+var files embed.FS
+
+// RiverSchema is the Postgres schema that holds River's tables.
+const RiverSchema = "river"
+
+// AppRole is the least-privileged role that the service runs as.
+const AppRole = "colophon_app"
+
+// ErrBehind occurs when a database has not been migrated to this build.
+var ErrBehind = errors.New("the database is behind this version: run colophon migrate as its owner")
+
+// lockKey is the advisory lock under which migrations run: "colophon" in ASCII.
+const lockKey = 0x636f6c6f70686f6e
+
+// Up migrates the database. The pool's role must own the schema, or be able to
+// create in it, and be allowed to create roles.
+func Up(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to migrate: %w", err)
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
+		return fmt.Errorf("lock for migration: %w", err)
+	}
+	defer func() {
+		unlock := context.WithoutCancel(ctx)
+		if _, err := conn.Exec(unlock, `select pg_advisory_unlock($1)`, int64(lockKey)); err != nil {
+			_ = conn.Conn().Close(unlock) // the lock ends with its connection
+		}
+	}()
+	if err := upOwn(ctx, pool); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	if err := upRiver(ctx, pool); err != nil {
+		return fmt.Errorf("migrate river: %w", err)
+	}
+	return nil
+}
+
+// Check returns ErrBehind unless every migration of this build has been applied.
+// It needs no more than the application's role.
+func Check(ctx context.Context, pool *pgxpool.Pool) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	p, err := provider(db)
+	if err != nil {
+		return err
+	}
+	sources := p.ListSources()
+	var applied int64
+	err = pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from goose_db_version where is_applied`).Scan(&applied)
+	if err != nil {
+		return fmt.Errorf("look for migrations: %w", err)
+	}
+	if want := sources[len(sources)-1].Version; applied < want {
+		return fmt.Errorf("%w: at migration %d of %d", ErrBehind, applied, want)
+	}
+	return nil
+}
+
+func provider(db *sql.DB) (*goose.Provider, error) {
+	return goose.NewProvider(goose.DialectPostgres, db, files, goose.WithLogger(goose.NopLogger()))
+}
+
+func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	p, err := provider(db)
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// River's tables are granted whole: River deletes and updates its own rows.
+const grants = `
+grant select on goose_db_version to colophon_app;
+grant usage on schema river to colophon_app;
+grant select, insert, update, delete on all tables in schema river to colophon_app;
+grant usage on all sequences in schema river to colophon_app;`
+
+func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
+	if _, err := pool.Exec(ctx, `create schema if not exists `+RiverSchema); err != nil {
+		return err
+	}
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{
+		Schema: RiverSchema,
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+		return err
+	}
+	_, err = pool.Exec(ctx, grants)
+	return err
+}

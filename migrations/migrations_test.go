@@ -1,0 +1,89 @@
+package migrations_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
+)
+
+// schema lists every column of every table, with its type.
+func schema(t *testing.T, pool *pgxpool.Pool) []string {
+	t.Helper()
+	rows, _ := pool.Query(t.Context(), `
+		select table_schema || '.' || table_name || '.' || column_name || ' ' || data_type from information_schema.columns
+		where table_schema not in ('pg_catalog', 'information_schema') order by 1`)
+	columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return columns
+}
+
+func TestManyProcessesMigrateAtOnce(t *testing.T) {
+	url := pgtest.Empty(t)
+	pool, err := pg.Connect(t.Context(), url, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if err := migrations.Check(t.Context(), pool); err == nil {
+		t.Error("an empty database passes for one that is up to date")
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() {
+			own, err := pg.Connect(t.Context(), url, "")
+			if err == nil {
+				defer own.Close()
+				err = migrations.Up(t.Context(), own)
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	once := schema(t, pool)
+	if err := migrations.Up(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	if again := schema(t, pool); len(once) < 40 || len(again) != len(once) {
+		t.Errorf("%d columns, and after migrating again %d", len(once), len(again))
+	}
+	app, err := pg.Connect(t.Context(), url, migrations.AppRole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(app.Close)
+	if err := migrations.Check(t.Context(), app); err != nil {
+		t.Errorf("the application's role: %v", err)
+	}
+	if _, err := pool.Exec(t.Context(), `delete from goose_db_version where version_id > 1`); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Check(t.Context(), app); !errors.Is(err, migrations.ErrBehind) {
+		t.Errorf("a database that is behind: %v, want ErrBehind", err)
+	}
+}
+
+func TestMigratingStopsWithItsContext(t *testing.T) {
+	db := pgtest.New(t, migrations.Up)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := migrations.Up(ctx, db.Owner); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := migrations.Up(t.Context(), db.Owner); err != nil { // the lock was not kept
+		t.Error(err)
+	}
+}

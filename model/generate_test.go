@@ -1,0 +1,385 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// A fakeEngine has logits that are a hash of the tokens before them, and tokens
+// that stand for any bytes.
+type fakeEngine struct {
+	tokens  []string
+	eos     int
+	context int
+	fail    error // returned by Next at position failAt
+	failAt  int
+	open    int // sequences open now
+	steps   int // tokens computed
+}
+
+func (e *fakeEngine) Info() Info {
+	return Info{Name: "fake", Context: e.context, Vocab: len(e.tokens), EOS: e.eos}
+}
+
+func (e *fakeEngine) Encode(text string) []int { return nil }
+
+func (e *fakeEngine) Decode(ids []int) []byte {
+	var b []byte
+	for _, id := range ids {
+		b = append(b, e.tokens[id]...)
+	}
+	return b
+}
+
+func (e *fakeEngine) Open(ctx context.Context) (Sequence, error) {
+	e.open++
+	return &fakeSequence{engine: e}, nil
+}
+
+type fakeSequence struct {
+	engine *fakeEngine
+	tokens []int
+	closed bool
+}
+
+func (s *fakeSequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
+	s.tokens = append(s.tokens, tokens...)
+	s.engine.steps += len(tokens)
+	if len(s.tokens) > s.engine.context {
+		return nil, errors.New("context overrun")
+	}
+	if s.engine.fail != nil && len(s.tokens) >= s.engine.failAt {
+		return nil, s.engine.fail
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, s.tokens)
+	rnd := rand.New(rand.NewPCG(h.Sum64(), 1))
+	logits := make([]float32, len(s.engine.tokens))
+	for i := range logits {
+		logits[i] = float32(rnd.NormFloat64())
+	}
+	return logits, nil
+}
+
+func (s *fakeSequence) Close() {
+	if !s.closed {
+		s.engine.open--
+	}
+	s.closed = true
+}
+
+// generate collects the deltas of a run that must succeed.
+func generate(t interface{ Fatalf(string, ...any) }, e *fakeEngine, prompt, past []int, p Params) ([]Delta, Result) {
+	deltas := []Delta{}
+	r, err := Generate(context.Background(), e, prompt, past, p, func(d Delta) error {
+		deltas = append(deltas, d)
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("Generate: %v", err)
+	}
+	if e.open != 0 {
+		t.Fatalf("%d sequences left open", e.open)
+	}
+	return deltas, r
+}
+
+func join(deltas []Delta) (tokens []int, text string) {
+	for _, d := range deltas {
+		tokens = append(tokens, d.Tokens...)
+		text += d.Text
+	}
+	return tokens, text
+}
+
+// textByDefinition decodes tokens and ends them by feeding one character at a
+// time to the definition of a stop string. It returns how many tokens there
+// are up to the stop string.
+func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
+	for used = 0; used <= len(tokens); used++ {
+		b := e.Decode(tokens[:used])
+		if used < len(tokens) {
+			b = b[:complete(b)]
+		}
+		whole := Text(b)
+		for end := range len(whole) + 1 {
+			longest := -1
+			for _, s := range stops {
+				if strings.HasSuffix(whole[:end], s) {
+					longest = max(longest, len(s))
+				}
+			}
+			if longest >= 0 {
+				return whole[:end-longest], used, true
+			}
+		}
+	}
+	return Text(e.Decode(tokens)), len(tokens), false
+}
+
+// drawRun draws an engine with few, nasty tokens, and what to do with it.
+func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
+	piece := rapid.SampledFrom([]string{
+		"", "a", "b", "ab", "aa", "ba", "aab", " ", "\n", "中", "\xe4", "\xb8", "\xad", "\xe4\xb8", "\xb8\xad", "\xb8\xada",
+		"😀", "\xf0\x9f", "\x98", "\x80", "\xf0\x9f\x98", "\x98\x80b", "\xff", "\xc3", "\xa9", "é", "\ufffd", "\xed", "\xa0", "END", "EN", "D",
+	})
+	e := &fakeEngine{
+		tokens:  rapid.SliceOfN(piece, 2, 8).Draw(t, "tokens"),
+		context: 64,
+		eos:     -1,
+	}
+	if rapid.Bool().Draw(t, "has EOS") {
+		e.eos = 0
+	}
+	prompt := rapid.SliceOfN(rapid.IntRange(0, len(e.tokens)-1), 1, 4).Draw(t, "prompt")
+	stop := rapid.SampledFrom([]string{"ab", "aab", "aaa", "ba", "b", "中a", "中", "é中", "\ufffd", "\ufffd\ufffda", "END", "NDa", "aaaaaaaab", "a\nb", "aaba", "aabaa"})
+	return e, prompt, Params{
+		MaxTokens:   rapid.IntRange(1, 40).Draw(t, "max"),
+		Temperature: 3,
+		TopP:        1,
+		Seed:        rapid.Uint64().Draw(t, "seed"),
+		Stop:        rapid.SliceOfN(stop, 0, 3).Draw(t, "stop"),
+	}
+}
+
+func TestGenerateContinuesExactly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e, prompt, p := drawRun(t)
+		deltas, result := generate(t, e, prompt, nil, p)
+		tokens, text := join(deltas)
+
+		// The whole is what the definition says.
+		want, used, stopped := textByDefinition(e, tokens, p.Stop)
+		if text != want || used != len(tokens) {
+			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
+		}
+		if !utf8.ValidString(text) {
+			t.Fatalf("text %q is not UTF-8", text)
+		}
+		reason := FinishStop
+		if !stopped && len(tokens) == p.MaxTokens {
+			reason = FinishLength
+		}
+		if want := (Result{reason, len(prompt), len(tokens)}); result != want {
+			t.Fatalf("result %+v, want %+v", result, want)
+		}
+		if e.eos >= 0 && slices.Contains(tokens, e.eos) {
+			t.Fatalf("tokens %v contain the end-of-text token", tokens)
+		}
+
+		// Every delta is certain: it has tokens, and its text by itself.
+		for i, d := range deltas {
+			if len(d.Tokens) == 0 {
+				t.Fatalf("delta %d has no tokens", i)
+			}
+			if i < len(deltas)-1 && d.Text != Text(e.Decode(d.Tokens)) {
+				t.Fatalf("delta %d of %v has text %q", i, d.Tokens, d.Text)
+			}
+		}
+
+		// Interrupted between any two deltas, the rest is the same.
+		for i := range len(deltas) + 1 {
+			past, _ := join(deltas[:i])
+			rest, again := generate(t, e, prompt, past, p)
+			if diff := cmp.Diff(deltas[i:], rest); diff != "" || again != result {
+				t.Fatalf("continued after %d deltas: %+v, want %+v, %s", i, again, result, diff)
+			}
+		}
+	})
+}
+
+// No token is held back that could have been emitted: each boundary between
+// those that are held is inside a character or inside what may become a stop
+// string.
+func TestGenerateHoldsBackWhatItMust(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e, prompt, p := drawRun(t)
+		full, _ := generate(t, e, prompt, nil, p)
+		tokens, _ := join(full)
+		var emitted, held []int
+		o := newOutput(p.Stop)
+		for _, id := range tokens {
+			held = append(held, id)
+			if o.add(id, e.Decode([]int{id})) {
+				return
+			}
+			if d, ok := o.certain(); ok {
+				emitted = append(emitted, d.Tokens...)
+				held = held[len(d.Tokens):]
+			}
+			all := e.Decode(held)
+			whole := []byte(Text(all[:complete(all)]))
+			for n := 1; n <= len(held); n++ {
+				b := e.Decode(held[:n])
+				if complete(b) < len(b) {
+					continue
+				}
+				across := false
+				for from := range len(Text(b)) {
+					across = across || begins(p.Stop, whole[from:])
+				}
+				if !across {
+					t.Fatalf("after %v, %v are held, of which the first %d are certain", emitted, held, n)
+				}
+			}
+		}
+	})
+}
+
+// begins reports whether text is the beginning of a stop string.
+func begins(stops []string, text []byte) bool {
+	return slices.ContainsFunc(stops, func(s string) bool { return strings.HasPrefix(s, string(text)) })
+}
+
+func TestGenerateStopStrings(t *testing.T) {
+	for _, c := range []struct {
+		tokens []string // generated in this order
+		stop   []string
+		want   []string // texts of the deltas
+	}{
+		{[]string{"a", "b", "c"}, nil, []string{"a", "b", "c"}},
+		{[]string{"a", "b", "c"}, []string{"x"}, []string{"a", "b", "c"}},
+		{[]string{"one", " END", "more"}, []string{"END"}, []string{"one", " "}},
+		{[]string{"one E", "N", "D", "more"}, []string{"END"}, []string{"one "}},
+		{[]string{"E", "N", "x", "y"}, []string{"END"}, []string{"ENx", "y"}},
+		{[]string{"E", "E", "E", "N", "x"}, []string{"END"}, []string{"E", "E", "ENx"}},
+		{[]string{"E", "E", "E"}, []string{"END"}, []string{"E", "EE"}},
+		{[]string{"abc"}, []string{"c", "bc", "b"}, []string{"a"}},
+		{[]string{"abc"}, []string{"c", "bc"}, []string{"a"}},
+		{[]string{"abc"}, []string{"abc", "b"}, []string{"a"}},
+		{[]string{"END"}, []string{"END"}, []string{""}},
+		{[]string{"\xf0\x9f", "\x98\x80", "!"}, []string{"😀!"}, []string{""}},
+		{[]string{"\xf0\x9f", "\x98", "A"}, nil, []string{"\ufffdA"}},
+		{[]string{"A", "\xf0\x9f", "\x98"}, nil, []string{"A", "\ufffd"}},
+		{[]string{"A", "\xf0\x9f", "\x98"}, []string{"\ufffd"}, []string{"A", ""}},
+		{[]string{"\xff", "A"}, nil, []string{"\ufffd", "A"}},
+	} {
+		o := newOutput(c.stop)
+		got := []string{}
+		for i, s := range c.tokens {
+			if o.add(i, []byte(s)) {
+				break
+			}
+			if i == len(c.tokens)-1 {
+				break
+			}
+			if d, ok := o.certain(); ok {
+				got = append(got, d.Text)
+			}
+		}
+		if d, ok, _ := o.finish(); ok {
+			got = append(got, d.Text)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%q with stops %q: %q, want %q", c.tokens, c.stop, got, c.want)
+		}
+	}
+}
+
+func TestGenerateFinishesAtOnce(t *testing.T) {
+	e := &fakeEngine{tokens: []string{"a", "b", "\xf0\x9f"}, context: 20, eos: -1}
+	p := Params{MaxTokens: 3, Temperature: 1, TopP: 1, Stop: []string{"ab"}}
+	for _, c := range []struct {
+		past []int
+		want string
+	}{
+		{[]int{1, 1, 1}, FinishLength},
+		{[]int{1, 1, 1, 1}, FinishLength},
+		{[]int{1, 1, 2}, FinishLength},
+		{[]int{0, 1}, FinishStop},
+		{[]int{1, 0, 1}, FinishStop},
+	} {
+		deltas, r := generate(t, e, []int{0}, c.past, p)
+		if len(deltas) != 0 || r != (Result{c.want, 1, len(c.past)}) || e.steps != 0 {
+			t.Errorf("past %v: %v, %+v, %d tokens computed", c.past, deltas, r, e.steps)
+		}
+	}
+}
+
+func TestGenerateRefuses(t *testing.T) {
+	e := &fakeEngine{tokens: []string{"a", "b"}, context: 10, eos: -1}
+	p := Params{MaxTokens: 4, Temperature: 1, TopP: 1}
+	negative := p
+	negative.Temperature = -1
+	huge := p
+	huge.MaxTokens = math.MaxInt
+	for _, c := range []struct {
+		name         string
+		prompt, past []int
+		p            Params
+		want         error
+		message      string
+	}{
+		{"no prompt", nil, nil, p, ErrPrompt, ""},
+		{"bad parameters", []int{0}, nil, negative, ErrParams, "temperature"},
+		{"unknown token", []int{0, 2}, nil, p, ErrToken, "2"},
+		{"negative token", []int{-1}, nil, p, ErrToken, "-1"},
+		{"unknown token in the past", []int{0}, []int{7}, p, ErrToken, "7"},
+		{"no room", []int{0, 0, 0, 0, 0, 0, 0}, nil, p, ErrContext, "7 of the prompt and 4 to generate, the model has room for 10"},
+		{"no room at all", []int{0}, nil, huge, ErrContext, "room for 10"},
+	} {
+		_, err := Generate(t.Context(), e, c.prompt, c.past, c.p, func(Delta) error { return errors.New("emitted") })
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%s: %v, want %v with %q", c.name, err, c.want, c.message)
+		}
+	}
+	if deltas, _ := generate(t, e, []int{0, 0, 0, 0, 0, 0}, nil, p); len(deltas) != 4 {
+		t.Errorf("a full context gives %d deltas", len(deltas))
+	}
+}
+
+func TestGeneratePassesErrorsOn(t *testing.T) {
+	want := errors.New("no")
+	p := Params{MaxTokens: 5, Temperature: 1, TopP: 1}
+	newEngine := func() *fakeEngine { return &fakeEngine{tokens: []string{"a", "b"}, context: 10, eos: -1} }
+
+	e := newEngine()
+	calls := 0
+	_, err := Generate(t.Context(), e, []int{0}, nil, p, func(Delta) error { calls++; return want })
+	if err != want || calls != 1 || e.open != 0 {
+		t.Errorf("emit: %v after %d calls, %d open", err, calls, e.open)
+	}
+
+	e = newEngine()
+	p.MaxTokens = 1 // the only delta is the last one
+	if _, err = Generate(t.Context(), e, []int{0}, nil, p, func(Delta) error { return want }); err != want {
+		t.Errorf("emit of the last delta: %v", err)
+	}
+	p.MaxTokens = 5
+
+	e = newEngine()
+	e.fail, e.failAt = want, 3
+	if _, err = Generate(t.Context(), e, []int{0}, nil, p, func(Delta) error { return nil }); err != want || e.open != 0 {
+		t.Errorf("Next: %v, %d open", err, e.open)
+	}
+
+	e = newEngine()
+	ctx, cancel := context.WithCancel(t.Context())
+	calls = 0
+	_, err = Generate(ctx, e, []int{0}, nil, p, func(Delta) error { calls++; cancel(); return nil })
+	if !errors.Is(err, context.Canceled) || calls != 1 || e.steps != 1 {
+		t.Errorf("cancelled: %v after %d deltas, %d tokens", err, calls, e.steps)
+	}
+}
+
+func TestGenerateLeavesArgumentsAlone(t *testing.T) {
+	e := &fakeEngine{tokens: []string{"a", "b"}, context: 30, eos: -1}
+	prompt, past := make([]int, 2, 10), make([]int, 1, 10)
+	deltas, _ := generate(t, e, prompt, past, Params{MaxTokens: 6, Temperature: 1, TopP: 1})
+	before, _ := join(deltas)
+	generate(t, e, prompt, past, Params{MaxTokens: 6, Temperature: 1, TopP: 1, Seed: 9})
+	if after, _ := join(deltas); !slices.Equal(before, after) || slices.Max(prompt[:10]) > 0 || slices.Max(past[:10]) > 0 {
+		t.Errorf("prompt %v, past %v, deltas %v and %v", prompt[:10], past[:10], before, after)
+	}
+}

@@ -1,0 +1,418 @@
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"math"
+	"math/big"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// chooseByDefinition does what Sampler says, step by step, with a full sort and
+// integers of any size.
+func chooseByDefinition(logits []float32, p Params, index int) int {
+	ids := make([]int, len(logits))
+	for i := range ids {
+		ids[i] = i
+	}
+	slices.SortStableFunc(ids, func(a, b int) int {
+		switch {
+		case logits[a] > logits[b]:
+			return -1
+		case logits[a] < logits[b]:
+			return 1
+		}
+		return 0
+	})
+	if p.Temperature == 0 {
+		return ids[0]
+	}
+	if p.TopK > 0 && p.TopK < len(ids) {
+		ids = ids[:p.TopK]
+	}
+	most := float64(logits[ids[0]])
+	var weights []*big.Int
+	for _, id := range ids {
+		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
+		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
+	}
+	// reach returns how many weights it takes to get above, or to, a share of them.
+	reach := func(share *big.Int, above bool) int {
+		total := new(big.Int)
+		for _, w := range weights {
+			total.Add(total, w)
+		}
+		total.Mul(total, share)
+		sum := new(big.Int)
+		for i, w := range weights {
+			sum.Add(sum, w)
+			c := new(big.Int).Lsh(sum, 53).Cmp(total)
+			if sum.Sign() > 0 && (c > 0 || c == 0 && !above) {
+				return i + 1
+			}
+		}
+		panic("weights do not reach")
+	}
+	if p.TopP < 1 {
+		weights = weights[:reach(big.NewInt(int64(p.TopP*(1<<53))), false)]
+	}
+	in := append([]byte("colophon sampler v1\x00"), binary.BigEndian.AppendUint64(nil, p.Seed)...)
+	in = binary.BigEndian.AppendUint64(in, uint64(index))
+	sum := sha256.Sum256(in)
+	u := new(big.Int).SetBytes(sum[:7])
+	u.Rsh(u, 3)
+	return ids[reach(u, true)-1]
+}
+
+func TestSampleByDefinition(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 300).Draw(t, "tokens")
+		spread := rapid.SampledFrom([]float64{0, 0.01, 1, 5, 50, 1e30}).Draw(t, "spread")
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "logits"), 0))
+		logits := make([]float32, n)
+		for i := range logits {
+			logits[i] = float32(rnd.NormFloat64() * spread)
+			if rnd.IntN(4) == 0 {
+				logits[i] = logits[rnd.IntN(i+1)] // ties
+			}
+			if rnd.IntN(20) == 0 {
+				logits[i] = float32(math.Copysign(0, float64(rnd.IntN(2))-0.5))
+			}
+		}
+		p := Params{
+			MaxTokens:   1,
+			Temperature: rapid.SampledFrom([]float64{0, 5e-324, 0.01, 0.7, 1, 3, 1e300}).Draw(t, "temperature"),
+			TopK:        rapid.IntRange(0, n+2).Draw(t, "top_k"),
+			TopP:        rapid.OneOf(rapid.SampledFrom([]float64{0, 1e-300, 0.5, 1}), rapid.Float64Range(0, 1)).Draw(t, "top_p"),
+			Seed:        rapid.Uint64().Draw(t, "seed"),
+		}
+		s, err := NewSampler(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for index := range 3 {
+			got, err := s.Sample(logits, index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := chooseByDefinition(logits, p, index); got != want {
+				t.Fatalf("index %d: token %d, want %d", index, got, want)
+			}
+		}
+	})
+}
+
+// vocabulary returns logits shaped like a language model's: a few likely
+// tokens and a long tail.
+func vocabulary(seed uint64) []float32 {
+	rnd := rand.New(rand.NewPCG(seed, 50257))
+	logits := make([]float32, 50257)
+	for i := range logits {
+		logits[i] = float32(-100 + 2.5*rnd.NormFloat64())
+	}
+	for range 40 {
+		logits[rnd.IntN(len(logits))] += float32(5 + 2*rnd.NormFloat64())
+	}
+	return logits
+}
+
+func TestSampleByDefinitionOverVocabulary(t *testing.T) {
+	for i, p := range []Params{
+		{Temperature: 1, TopP: 1},
+		{Temperature: 1e9, TopP: 1},
+		{Temperature: 0.8, TopK: 40, TopP: 0.95},
+		{Temperature: 1, TopP: 0.9},
+		{Temperature: 2, TopK: 20000, TopP: 0.99},
+	} {
+		p.MaxTokens, p.Seed = 1, uint64(i)
+		s, err := NewSampler(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for index := range 2 {
+			logits := vocabulary(uint64(index))
+			got, err := s.Sample(logits, index)
+			if want := chooseByDefinition(logits, p, index); err != nil || got != want {
+				t.Errorf("%+v: token %d, %v, want %d", p, got, err, want)
+			}
+		}
+	}
+}
+
+// These values are the format: a change that changes one of them changes texts
+// that have been recorded.
+func TestSampleIsPinned(t *testing.T) {
+	for _, c := range []struct{ seed, index, want uint64 }{
+		{0, 0, 0x14b55c9b8ef86f}, {0, 1, 0xdcf217dd1eb13}, {1, 0, 0x1b9695b4021f62}, {math.MaxUint64, 1 << 40, 0x16a5e424188de7},
+	} {
+		if got := uniform(c.seed, c.index); got != c.want {
+			t.Errorf("uniform(%d, %d) = %#x, want %#x", c.seed, c.index, got, c.want)
+		}
+	}
+	var got [][]int
+	for _, p := range []Params{
+		{Temperature: 0, TopP: 1, Seed: 1},
+		{Temperature: 1, TopP: 1, Seed: 1},
+		{Temperature: 0.7, TopK: 40, TopP: 1, Seed: 2},
+		{Temperature: 1, TopP: 0.9, Seed: 3},
+		{Temperature: 1.5, TopK: 100, TopP: 0.5, Seed: 1 << 63},
+	} {
+		p.MaxTokens = 1
+		s, err := NewSampler(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := []int{}
+		for index := range 8 {
+			id, err := s.Sample(vocabulary(1), index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			row = append(row, id)
+		}
+		got = append(got, row)
+	}
+	want := [][]int{
+		{3175, 3175, 3175, 3175, 3175, 3175, 3175, 3175},
+		{18943, 42001, 15438, 30273, 29715, 12981, 26018, 24461},
+		{10494, 42001, 10494, 2723, 10494, 14914, 3175, 3175},
+		{3175, 12222, 44708, 8657, 47984, 40315, 16430, 3175},
+		{10494, 10494, 3950, 4488, 29715, 20003, 10494, 20824},
+	}
+	if !cmp.Equal(got, want) {
+		t.Errorf("tokens %v, want %v", got, want)
+	}
+}
+
+// The shares of the tokens over many indexes are those of the distribution:
+// Pearson's statistic stays below what one run in a million would exceed. The
+// seeds are fixed, so this cannot fail by chance.
+func TestSampleDistribution(t *testing.T) {
+	logits := []float32{2, 1, 1, 0, -1, 3, 0.5, -4, 2.5, -0.5}
+	for _, c := range []struct {
+		p     Params
+		limit float64
+	}{
+		{Params{Temperature: 1, TopP: 1, Seed: 7}, 45.08},
+		{Params{Temperature: 0.5, TopP: 1, Seed: 8}, 45.08},
+		{Params{Temperature: 2, TopK: 4, TopP: 1, Seed: 9}, 30.66},
+		{Params{Temperature: 1, TopP: 0.8, Seed: 10}, 30.66},
+	} {
+		c.p.MaxTokens = 1
+		order := []int{5, 8, 0, 1, 2, 6, 3, 9, 4, 7}
+		weight := func(id int) float64 { return math.Exp(float64(logits[id]) / c.p.Temperature) }
+		if c.p.TopK > 0 {
+			order = order[:c.p.TopK]
+		}
+		total := 0.0
+		for _, id := range order {
+			total += weight(id)
+		}
+		sum := 0.0
+		for i, id := range order {
+			if sum += weight(id); sum >= c.p.TopP*total {
+				order, total = order[:i+1], sum
+				break
+			}
+		}
+		s, err := NewSampler(c.p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const draws = 100_000
+		count := make([]float64, len(logits))
+		for index := range draws {
+			id, err := s.Sample(logits, index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count[id]++
+		}
+		statistic, seen := 0.0, 0.0
+		for _, id := range order {
+			want := draws * weight(id) / total
+			statistic += (count[id] - want) * (count[id] - want) / want
+			seen += count[id]
+		}
+		if seen != draws {
+			t.Errorf("%+v: tokens outside %v: %v", c.p, order, count)
+		}
+		if statistic > c.limit {
+			t.Errorf("%+v: statistic %.1f, counts %v", c.p, statistic, count)
+		}
+	}
+}
+
+// The sets that top_p leaves are exact at their edges.
+func TestTopPIsExact(t *testing.T) {
+	const third = (1 << 53) / 3 // rounded down
+	for _, c := range []struct {
+		topP float64
+		want int
+	}{{0, 1}, {1e-300, 1}, {float64(third) / (1 << 53), 1}, {float64(third+1) / (1 << 53), 2}, {2.0 / 3, 2}, {0.67, 3}, {1, 3}} {
+		s, err := NewSampler(Params{MaxTokens: 1, Temperature: 1, TopP: c.topP})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int]bool{}
+		for index := range 100 {
+			id, err := s.Sample([]float32{-50, 5, 5, 5}, index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[id] = true
+		}
+		if len(seen) != c.want || !seen[1] {
+			t.Errorf("top_p %g leaves %v, want %d", c.topP, seen, c.want)
+		}
+	}
+}
+
+func TestWeightsAreRounded(t *testing.T) {
+	s, err := NewSampler(Params{MaxTokens: 1, Temperature: 0.5, TopP: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The nearest integers to 2^43 times e^0, e^-30, e^-30.4, e^-30.6, e^-2, e^-200.
+	logits := []float32{3, 3 - 15, 3 - 15.2, 3 - 15.3, 3 - 1, 3 - 100}
+	s.takeAll(logits)
+	total := s.weigh(logits, 3)
+	var got []uint64
+	sum := uint64(0)
+	for _, it := range s.items {
+		got = append(got, it.weight)
+		sum += it.weight
+	}
+	want := []uint64{1 << 43, 1, 1, 0, 1190421740536, 0}
+	if !slices.Equal(got, want) || total != sum {
+		t.Errorf("weights %v with sum %d, want %v", got, total, want)
+	}
+}
+
+func TestUniformsOfSeedsDiffer(t *testing.T) {
+	seen := map[uint64]bool{}
+	for seed := range uint64(100) {
+		for index := range uint64(100) {
+			u := uniform(seed, index)
+			if u >= 1<<53 || seen[u] {
+				t.Fatalf("uniform(%d, %d) = %#x", seed, index, u)
+			}
+			seen[u] = true
+		}
+	}
+}
+
+func TestSampleRefusesLogits(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, p := range []Params{{Temperature: 0}, {Temperature: 1, TopP: 1}, {Temperature: 1, TopK: 1, TopP: 1}} {
+		p.MaxTokens = 1
+		s, err := NewSampler(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range [][]float32{nil, {}, {float32(math.NaN())}, {0, inf}, {-inf, 0}, {1, 2, float32(math.NaN())}, make([]float32, 1<<20+1)} {
+			if id, err := s.Sample(bad, 0); !errors.Is(err, ErrLogits) {
+				t.Errorf("%d logits: token %d, %v", len(bad), id, err)
+			}
+		}
+		if id, err := s.Sample([]float32{-math.MaxFloat32, math.MaxFloat32}, 0); id != 1 || err != nil {
+			t.Errorf("the largest logits: token %d, %v", id, err)
+		}
+	}
+}
+
+func TestParamsValidate(t *testing.T) {
+	good := Params{MaxTokens: 1, Temperature: 1, TopP: 1, Stop: []string{"\n", "中"}}
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Params){
+		"max_tokens":  func(p *Params) { p.MaxTokens = 0 },
+		"temperature": func(p *Params) { p.Temperature = -0.1 },
+		"top_k":       func(p *Params) { p.TopK = -1 },
+		"top_p":       func(p *Params) { p.TopP = 1.01 },
+		"stop":        func(p *Params) { p.Stop = []string{"a", ""} },
+	} {
+		p := good
+		change(&p)
+		if _, err := NewSampler(p); !errors.Is(err, ErrParams) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, x := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+		p, q := good, good
+		p.Temperature, q.TopP = x, x
+		if p.Validate() == nil || q.Validate() == nil {
+			t.Errorf("%g is accepted", x)
+		}
+	}
+	p := good
+	p.Stop = []string{"\xff"}
+	if !errors.Is(p.Validate(), ErrParams) {
+		t.Error("a stop string that is not UTF-8 is accepted")
+	}
+}
+
+func TestExpAgreesWithMath(t *testing.T) {
+	for x := -39.99; x <= 0; x += 0.00037 {
+		if got, want := exp(x), math.Exp(x); math.Abs(got-want) > 4e-16*want {
+			t.Fatalf("exp(%g) = %g, want %g", x, got, want)
+		}
+	}
+	if exp(0) != 1 || exp(-1e300) != 0 || exp(math.Inf(-1)) != 0 {
+		t.Error("wrong at the ends")
+	}
+}
+
+func samplerCases() map[string]Params {
+	return map[string]Params{
+		"greedy":      {MaxTokens: 1},
+		"all":         {MaxTokens: 1, Temperature: 1, TopP: 1},
+		"flat":        {MaxTokens: 1, Temperature: 1000, TopP: 1},
+		"top_k=40":    {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1},
+		"top_p=0.9":   {MaxTokens: 1, Temperature: 1, TopP: 0.9},
+		"top_k_top_p": {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 0.9},
+	}
+}
+
+func TestSampleDoesNotAllocate(t *testing.T) {
+	logits := vocabulary(1)
+	for name, p := range samplerCases() {
+		s, err := NewSampler(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index := 0
+		if n := testing.AllocsPerRun(5, func() {
+			if _, err := s.Sample(logits, index); err != nil {
+				t.Error(err)
+			}
+			index++
+		}); n != 0 {
+			t.Errorf("%s: %g allocations", name, n)
+		}
+	}
+}
+
+func BenchmarkSample(b *testing.B) {
+	logits := vocabulary(1)
+	for name, p := range samplerCases() {
+		b.Run(name, func(b *testing.B) {
+			s, err := NewSampler(p)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := 0; b.Loop(); i++ {
+				if _, err := s.Sample(logits, i); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
