@@ -1,0 +1,228 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
+	"github.com/lestrrat-go/jwx/v2/jwt"
+)
+
+const (
+	// maxAccessToken is the size in bytes beyond which an access token is not
+	// looked at; those of this service have some 500.
+	maxAccessToken = 8 << 10
+
+	// maxSkew is how far the clocks of two processes may be apart.
+	maxSkew = 5 * time.Second
+
+	// accessTokenType is the media type of RFC 9068.
+	accessTokenType = "at+jwt"
+)
+
+// Identity is whom an access token speaks for.
+type Identity struct {
+	Account uuid.UUID
+	Session uuid.UUID
+	Expires time.Time // when the access token does
+}
+
+// sign makes an access token.
+func (s *Service) sign(key jwk.Key, account, session uuid.UUID) (string, error) {
+	now := s.now()
+	token, err := jwt.NewBuilder().
+		Issuer(s.options.Issuer).
+		Audience([]string{s.options.Audience}).
+		Subject(account.String()).
+		JwtID(uuid.NewString()).
+		Claim("sid", session.String()).
+		IssuedAt(now).
+		NotBefore(now).
+		Expiration(now.Add(s.options.AccessTTL)).
+		Build()
+	if err != nil {
+		return "", fmt.Errorf("make an access token: %w", err)
+	}
+	token.Options().Enable(jwt.FlattenAudience)
+	headers := jws.NewHeaders()
+	if err := headers.Set(jws.TypeKey, accessTokenType); err != nil {
+		return "", fmt.Errorf("make an access token: %w", err)
+	}
+	signed, err := jwt.Sign(token, jwt.WithKey(jwa.EdDSA, key, jws.WithProtectedHeaders(headers)))
+	if err != nil {
+		return "", fmt.Errorf("sign an access token: %w", err)
+	}
+	return string(signed), nil
+}
+
+// Verify returns whom an access token speaks for, or ErrAccessToken. It accepts
+// exactly the form that this service issues, and looks at nothing in a token
+// before the signature except its size, its form and the id of the key.
+//
+// Only a key that this process has not seen yet makes it ask the database; an
+// error other than ErrAccessToken says that this was not possible.
+func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, error) {
+	kid, err := readHeader(accessToken)
+	if err != nil {
+		return Identity{}, fmt.Errorf("%w: %w", ErrAccessToken, err)
+	}
+	key, err := s.keys.lookup(ctx, kid)
+	if err != nil {
+		return Identity{}, err
+	}
+	payload, err := jws.Verify([]byte(accessToken), jws.WithKey(jwa.EdDSA, key), jws.WithCompact())
+	if err != nil {
+		return Identity{}, fmt.Errorf("%w: the signature is wrong", ErrAccessToken)
+	}
+	identity, err := s.readClaims(payload)
+	if err != nil {
+		return Identity{}, fmt.Errorf("%w: %w", ErrAccessToken, err)
+	}
+	return identity, nil
+}
+
+// The parser of the library is lenient where RFC 7515 lets it be, and JSON
+// decoding in Go where it should not be: repeated members, other cases of
+// their names, what follows the object. Nothing of that is in what sign makes,
+// so nothing of that is accepted.
+
+// readHeader checks the form of a token and returns its key's id.
+func readHeader(accessToken string) (kid string, err error) {
+	if len(accessToken) > maxAccessToken {
+		return "", errors.New("it is too long")
+	}
+	parts := bytes.Split([]byte(accessToken), []byte("."))
+	if len(parts) != 3 {
+		return "", errors.New("it does not have three parts")
+	}
+	var header []byte
+	for i, part := range parts {
+		// DecodeString skips line breaks.
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(string(part))
+		if err != nil || bytes.ContainsAny(part, "\r\n") {
+			return "", errors.New("it is not base64url")
+		}
+		if i == 0 {
+			header = raw
+		}
+	}
+	members, err := readObject(header)
+	if err != nil {
+		return "", fmt.Errorf("the header %w", err)
+	}
+	var alg, typ string
+	if err := members.read("alg", &alg); err != nil {
+		return "", err
+	}
+	if err := members.read("typ", &typ); err != nil {
+		return "", err
+	}
+	if err := members.read("kid", &kid); err != nil {
+		return "", err
+	}
+	// A fourth member could only ask for something that is not done here: jwk,
+	// jku, x5u and x5c bring a key, crit and b64 change the rules.
+	if alg != jwa.EdDSA.String() || typ != accessTokenType || len(members) != 3 {
+		return "", errors.New("the header is not one of this service")
+	}
+	return kid, nil
+}
+
+// readClaims checks the claims of a token whose signature is right.
+func (s *Service) readClaims(payload []byte) (Identity, error) {
+	members, err := readObject(payload)
+	if err != nil {
+		return Identity{}, fmt.Errorf("the payload %w", err)
+	}
+	var c struct {
+		iss, aud, sub, sid, jti string
+		iat, nbf, exp           int64
+	}
+	for name, dst := range map[string]any{
+		"iss": &c.iss, "aud": &c.aud, "sub": &c.sub, "sid": &c.sid, "jti": &c.jti,
+		"iat": &c.iat, "nbf": &c.nbf, "exp": &c.exp,
+	} {
+		if err := members.read(name, dst); err != nil {
+			return Identity{}, err
+		}
+	}
+	now, skew := s.now().Unix(), int64(maxSkew/time.Second)
+	account, badSub := uuid.Parse(c.sub)
+	session, badSid := uuid.Parse(c.sid)
+	switch {
+	case c.iss != s.options.Issuer:
+		return Identity{}, errors.New("another service issued it")
+	case c.aud != s.options.Audience:
+		return Identity{}, errors.New("it is for another service")
+	case now-skew >= c.exp:
+		return Identity{}, errors.New("it has expired")
+	case now+skew < c.nbf || now+skew < c.iat:
+		return Identity{}, errors.New("it is not valid yet")
+	case badSub != nil || account.String() != c.sub || account == nobody:
+		return Identity{}, errors.New("sub is not an account")
+	case badSid != nil || session.String() != c.sid:
+		return Identity{}, errors.New("sid is not a session")
+	case c.jti == "":
+		return Identity{}, errors.New("jti is empty")
+	}
+	return Identity{Account: account, Session: session, Expires: time.Unix(c.exp, 0).UTC()}, nil
+}
+
+// object is a JSON object with its members undecoded.
+type object map[string]json.RawMessage
+
+// readObject reads a JSON object in which no name appears twice and which
+// nothing follows.
+func readObject(raw []byte) (object, error) {
+	if !utf8.Valid(raw) {
+		return nil, errors.New("is not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("is not a JSON object")
+	}
+	members := object{}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, errors.New("is not JSON")
+		}
+		if _, ok := members[name.(string)]; ok {
+			return nil, errors.New("has a member twice")
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, errors.New("is not JSON")
+		}
+		members[name.(string)] = value
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, errors.New("is not JSON")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("is followed by something")
+	}
+	return members, nil
+}
+
+// read decodes a member, which must be there and not null.
+func (o object) read(name string, dst any) error {
+	raw, ok := o[name]
+	if !ok || string(raw) == "null" {
+		return fmt.Errorf("%s is missing", name)
+	}
+	if err := json.Unmarshal(raw, dst); err != nil {
+		return fmt.Errorf("%s has the wrong type", name)
+	}
+	return nil
+}

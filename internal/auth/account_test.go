@@ -1,0 +1,336 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/policy"
+)
+
+func TestRegister(t *testing.T) {
+	f := newFixture(t)
+	account, err := f.Register(t.Context(), "Isaac", "securepassword")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if account.Username != "Isaac" || account.ID.Version() != 7 || !account.CreatedAt.Equal(f.clock.Now().Truncate(time.Microsecond)) {
+		t.Errorf("registered %+v", account)
+	}
+	if diff := cmp.Diff([]events.Fact{events.AccountRegistered{Username: "Isaac"}}, f.facts(t, account.ID)); diff != "" {
+		t.Error(diff)
+	}
+	f.hash.create = func(string, *argon2id.Params) (string, error) {
+		t.Error("a password was hashed for nothing")
+		return "", nil
+	}
+	for _, variant := range []string{"Isaac", "isaac", "ISAAC", "Ｉｓａａｃ"} {
+		_, err := f.Register(t.Context(), variant, password)
+		wantError(t, err, ErrTaken)
+	}
+	for _, c := range []struct {
+		name, password string
+		err            error
+	}{
+		{"ab", password, policy.ErrUsernameLength},
+		{"a b", password, policy.ErrUsernameCharacters},
+		{"gottfried", "short", policy.ErrPasswordLength},
+		{"gottfried", "password123", policy.ErrPasswordCommon},
+		{"gottfried", "GOTTFRIED", policy.ErrPasswordUsername},
+	} {
+		_, err := f.Register(t.Context(), c.name, c.password)
+		wantError(t, err, c.err)
+	}
+	if n := f.count(t, `select count(*) from accounts where id <> $1`, nobody); n != 1 {
+		t.Errorf("%d accounts, want 1", n)
+	}
+}
+
+func TestRegisterRace(t *testing.T) {
+	f := newFixture(t)
+	var wg sync.WaitGroup
+	errs := make(chan error, 8)
+	for i := range cap(errs) {
+		wg.Go(func() {
+			_, err := f.Register(context.Background(), []string{"isaac", "ISAAC"}[i%2], password)
+			errs <- err
+		})
+	}
+	wg.Wait()
+	close(errs)
+	won := 0
+	for err := range errs {
+		if err == nil {
+			won++
+		} else {
+			wantError(t, err, ErrTaken)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d registrations of one name, want 1", won)
+	}
+	for _, table := range []string{"accounts", "owner_keys", "events"} { // one for the account, one for nobody
+		if n := f.count(t, `select count(*) from `+table); n != 2 {
+			t.Errorf("%d rows in %s, want 2", n, table)
+		}
+	}
+}
+
+// The name may be taken while the password is hashed.
+func TestRegisterLosesRace(t *testing.T) {
+	f := newFixture(t)
+	late := newHasher(cheapParams)
+	s := f.another(t, late)
+	late.create = func(password string, params *argon2id.Params) (string, error) {
+		f.mustRegister(t)
+		return argon2id.CreateHash(password, params)
+	}
+	before := f.count(t, `select count(*) from events`)
+	_, err := s.Register(t.Context(), strings.ToUpper(name), password)
+	wantError(t, err, ErrTaken)
+	if n := f.count(t, `select count(*) from events`); n != before+1 {
+		t.Errorf("%d events, want the one of the other registration", n-before)
+	}
+}
+
+func TestSignIn(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	tokens := f.mustSignIn(t)
+	identity := f.mustVerify(t, tokens.AccessToken)
+	if identity.Account != account.ID || tokens.ExpiresIn != DefaultAccessTTL {
+		t.Errorf("%+v, %+v", identity, tokens)
+	}
+	want := []events.Fact{events.AccountRegistered{Username: name}, events.AccountSignedIn{Session: identity.Session}}
+	if diff := cmp.Diff(want, f.facts(t, account.ID)); diff != "" {
+		t.Error(diff)
+	}
+	for _, c := range []struct{ name, password string }{
+		{"ISAAC", password},
+		{"Ｉｓａａｃ", password},
+		{name, "ｈypotheses non fingo"},
+	} {
+		if _, err := f.SignIn(t.Context(), c.name, c.password); err != nil {
+			t.Errorf("%q, %q: %v", c.name, c.password, err)
+		}
+	}
+}
+
+// What a failed sign-in does and answers does not depend on whether the name
+// exists: the same error, one hash with the same parameters, one event.
+func TestFailedSignInsAreAlike(t *testing.T) {
+	f := newFixture(t)
+	known := f.mustRegister(t)
+	disabled, err := f.Register(t.Context(), "gottfried", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec(t, `update accounts set disabled_at = now() where id = $1`, disabled.ID)
+
+	var checked, created int
+	var with []argon2id.Params
+	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+		checked++
+		match, params, err := argon2id.CheckHash(password, hash)
+		with = append(with, *params)
+		return match, params, err
+	}
+	f.hash.create = func(password string, params *argon2id.Params) (string, error) {
+		created++
+		return argon2id.CreateHash(password, params)
+	}
+	for _, c := range []struct {
+		what, name, password string
+		stream               uuid.UUID
+	}{
+		{"wrong password", name, "not " + password, known.ID},
+		{"password with something behind it", name, password + "x", known.ID},
+		{"empty password", name, "", known.ID},
+		{"password that is no text", name, "\xff", known.ID},
+		{"password that is too long", name, strings.Repeat("x", 1<<20), known.ID},
+		{"unknown name", "leonhard", password, nobody},
+		{"empty name", "", password, nobody},
+		{"impossible name", "a b", password, nobody},
+		{"NUL in the name", name + "\x00", password, nobody},
+		{"name that is no text", "\xff\xff\xff", password, nobody},
+		{"long name", strings.Repeat("x", 1<<20), password, nobody},
+		{"disabled account", "gottfried", password, disabled.ID},
+		{"disabled account, wrong password", "gottfried", "not " + password, disabled.ID},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			checked, created, with = 0, 0, nil
+			before, inAll := len(f.facts(t, c.stream)), f.count(t, `select count(*) from events`)
+			tokens, err := f.SignIn(t.Context(), c.name, c.password)
+			if !errors.Is(err, ErrCredentials) || err.Error() != ErrCredentials.Error() || tokens != (Tokens{}) {
+				t.Errorf("%+v, %v", tokens, err)
+			}
+			if checked != 1 || created != 0 || with[0] != cheapParams {
+				t.Errorf("%d hashes compared, %d made, with %+v", checked, created, with)
+			}
+			facts := f.facts(t, c.stream)
+			if len(facts) != before+1 || facts[before] != (events.AccountSignInFailed{}) {
+				t.Errorf("on record: %#v", facts)
+			}
+			if n := f.count(t, `select count(*) from events`); n != inAll+1 {
+				t.Errorf("%d events more, want 1", n-inAll)
+			}
+		})
+	}
+}
+
+// The measure of the same: the medians of known and unknown names, with the
+// parameters of production. What it guards against differs by a factor of ten.
+func TestUnknownNamesTakeAsLong(t *testing.T) {
+	f := newFixture(t)
+	f.Service = f.another(t, newHasher(productionParams))
+	f.mustRegister(t)
+	var took [2][]time.Duration
+	for round := range 12 {
+		for i := range took {
+			i ^= round / 2 & 1 // in changing order, for the collector may come every second time
+			start := time.Now()
+			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
+			took[i] = append(took[i], time.Since(start))
+			wantError(t, err, ErrCredentials)
+		}
+	}
+	for i := range took {
+		slices.Sort(took[i])
+	}
+	known, unknown := took[0][6], took[1][6]
+	ratio := float64(known) / float64(unknown)
+	t.Logf("median of 12: known name %v, unknown name %v, ratio %.3f", known, unknown, ratio)
+	if ratio < 0.5 || ratio > 2 {
+		t.Errorf("known name %v, unknown name %v", known, unknown)
+	}
+}
+
+// An account that changes while its password is hashed is looked at again.
+func TestSignInWhileTheAccountChanges(t *testing.T) {
+	other, err := argon2id.CreateHash("another "+password, &cheapParams)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := argon2id.CreateHash(password, &cheapParams)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what, sql string
+		arg       any
+		want      error
+	}{
+		{"password changed", `update accounts set password_hash = $1 where username <> ''`, other, ErrCredentials},
+		{"disabled", `update accounts set disabled_at = $1 where username <> ''`, time.Now(), ErrCredentials},
+		{"erased", `delete from accounts where username = $1`, name, ErrCredentials},
+		{"same password, hashed anew", `update accounts set password_hash = $1 where username <> ''`, same, nil},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			f := newFixture(t)
+			f.mustRegister(t)
+			first := true
+			f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+				if first {
+					first = false
+					f.exec(t, c.sql, c.arg)
+				}
+				return argon2id.CheckHash(password, hash)
+			}
+			_, err := f.SignIn(t.Context(), name, password)
+			wantError(t, err, c.want)
+			sessions := 0
+			if c.want == nil {
+				sessions = 1
+			}
+			if n := f.count(t, `select count(*) from sessions`); n != sessions {
+				t.Errorf("%d sessions, want %d", n, sessions)
+			}
+		})
+	}
+	t.Run("all the time", func(t *testing.T) {
+		f := newFixture(t)
+		f.mustRegister(t)
+		f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+			match, params, err := argon2id.CheckHash(password, hash)
+			another, _ := argon2id.CreateHash(password, &cheapParams)
+			f.exec(t, `update accounts set password_hash = $1 where username <> ''`, another)
+			return match, params, err
+		}
+		_, err := f.SignIn(t.Context(), name, password)
+		wantError(t, err, ErrBusy)
+	})
+}
+
+// A hash with the parameters of an earlier build is replaced at the first
+// sign-in, and nobody's at the start.
+func TestOutdatedHashesAreReplaced(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	params := cheapParams
+	params.Iterations = 2
+	h := newHasher(params)
+	hashed := 0
+	h.create = func(password string, params *argon2id.Params) (string, error) {
+		hashed++
+		return argon2id.CreateHash(password, params)
+	}
+	f.Service = f.another(t, h)
+	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%' and id = $1`, nobody); n != 1 || hashed != 1 {
+		t.Errorf("nobody's hash is not up to date (%d hashes made)", hashed)
+	}
+	_, err := f.SignIn(t.Context(), name, "not "+password)
+	wantError(t, err, ErrCredentials)
+	if hashed != 1 {
+		t.Error("a wrong password was hashed")
+	}
+	for range 2 {
+		f.mustSignIn(t)
+	}
+	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%'`); n != 2 || hashed != 2 {
+		t.Errorf("%d hashes are up to date after %d were made", n, hashed)
+	}
+	if facts := f.facts(t, nobody); len(facts) != 1 {
+		t.Errorf("on record of nobody: %#v", facts)
+	}
+}
+
+// A process that makes nobody's row while another one does finds it there.
+func TestNobodyRace(t *testing.T) {
+	f := newFixture(t)
+	f.exec(t, `delete from accounts`)
+	f.exec(t, `delete from owner_keys`)
+	h := newHasher(cheapParams)
+	h.create = func(password string, params *argon2id.Params) (string, error) {
+		f.another(t, newHasher(cheapParams))
+		return argon2id.CreateHash(password, params)
+	}
+	before := len(f.facts(t, nobody))
+	f.another(t, h)
+	if facts := f.facts(t, nobody); len(facts) != before+1 {
+		t.Errorf("on record: %#v", facts)
+	}
+}
+
+func TestSignInWithoutDatabase(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for what, err := range map[string]error{
+		"register": func() error { _, err := f.Register(ctx, "leonhard", password); return err }(),
+		"sign in":  func() error { _, err := f.SignIn(ctx, name, password); return err }(),
+	} {
+		if !errors.Is(err, context.Canceled) || errors.Is(err, ErrCredentials) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+// Package auth keeps accounts, their sessions and the access tokens that speak
+// for them. It is the only package that knows how access tokens are made.
+//
+// What a caller may rely on:
+//
+//   - Atomicity. What happens to an account and the event that says so are one
+//     transaction. No database connection is held while a password is hashed.
+//   - Secrecy. The database has Argon2id hashes of passwords, SHA-256 hashes of
+//     refresh tokens, and signing keys wrapped by the master key. No error text
+//     repeats a name, a password or a token.
+//   - Equal time. A sign-in under a name that no account has does what one with
+//     a wrong password does: the same queries, one hash with the same
+//     parameters, one event (on the stream of the zero account id, which stands
+//     for all such names).
+//   - Bounded work. At most half of the processors hash passwords at a time,
+//     whatever number of callers wait; a caller that would wait too long gets
+//     [ErrBusy]. [Service.Verify] needs no database except to learn of new keys.
+//   - Sessions. A refresh token is exchanged once. When it comes again later
+//     than [Grace] after that, it has been copied, so its session ends. Within
+//     Grace it is a client that lost the answer or asked twice, and gets another
+//     pair; both pairs live on. A session ends for good RefreshTTL after its
+//     sign-in. Access tokens of a session that has ended run out by themselves,
+//     at most AccessTTL later.
+//
+// A [Service] is safe for concurrent use, and any number of processes may have
+// one over the same database.
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+	"colophon/internal/vault"
+)
+
+var (
+	// ErrTaken occurs when a user name is registered that an account has, in
+	// whatever spelling.
+	ErrTaken = errors.New("the user name is taken")
+
+	// ErrCredentials occurs when a user name and a password do not belong
+	// together, or the account is disabled.
+	ErrCredentials = errors.New("the user name or the password is wrong")
+
+	// ErrRefreshToken occurs when a refresh token is unknown, was exchanged
+	// before, or belongs to a session that has ended.
+	ErrRefreshToken = errors.New("the refresh token is not valid")
+
+	// ErrAccessToken occurs when an access token is not one of this service's
+	// that is valid now. The text of the error has the reason, for the log.
+	ErrAccessToken = errors.New("the access token is not valid")
+
+	// ErrBusy occurs when so many passwords are being hashed that this one
+	// would have to wait too long. Trying again in a few seconds helps.
+	ErrBusy = errors.New("too many passwords are being checked at the moment")
+)
+
+// Defaults of Options.
+const (
+	DefaultAccessTTL  = 30 * time.Minute
+	DefaultRefreshTTL = 30 * 24 * time.Hour
+)
+
+// Options of a Service.
+type Options struct {
+	Issuer     string        // "iss" of the access tokens, usually the service's own URL
+	Audience   string        // "aud" of the access tokens
+	AccessTTL  time.Duration // how long an access token is valid; 0 means DefaultAccessTTL
+	RefreshTTL time.Duration // how long a session lasts; 0 means DefaultRefreshTTL
+}
+
+// Account is somebody who can sign in.
+type Account struct {
+	ID        uuid.UUID
+	Username  string // as registered
+	CreatedAt time.Time
+}
+
+// Service registers accounts, signs them in and recognises them. Use [New].
+type Service struct {
+	pool    *pgxpool.Pool
+	store   *events.Store
+	options Options
+	hash    *hasher
+	keys    *keyring
+	now     func() time.Time
+}
+
+// New returns a service over a migrated database, in which it makes what it
+// needs and does not find: the first signing key, and the row for unknown names.
+func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options) (*Service, error) {
+	return newService(ctx, pool, store, v, o, newHasher(productionParams), time.Now)
+}
+
+func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options, h *hasher, now func() time.Time) (*Service, error) {
+	if o.AccessTTL == 0 {
+		o.AccessTTL = DefaultAccessTTL
+	}
+	if o.RefreshTTL == 0 {
+		o.RefreshTTL = DefaultRefreshTTL
+	}
+	switch {
+	case o.Issuer == "" || o.Audience == "":
+		return nil, errors.New("access tokens need an issuer and an audience")
+	case o.AccessTTL < time.Second:
+		return nil, fmt.Errorf("access tokens would be valid for %v, want 1s or more", o.AccessTTL)
+	case o.RefreshTTL < o.AccessTTL:
+		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
+	}
+	s := &Service{pool: pool, store: store, options: o, hash: h, now: now}
+	s.keys = &keyring{pool: pool, vault: v, keep: keysFor + o.AccessTTL + maxSkew, now: now}
+	if err := s.keys.open(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.ensureNobody(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}

@@ -1,0 +1,246 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// cheapParams are for the tests that are not about hashing.
+var cheapParams = argon2id.Params{Memory: 64, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32}
+
+// clock is a clock that tests set.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // what Postgres can hold
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// fixture is a service over a database of its own, which it uses as the
+// application's role.
+type fixture struct {
+	*Service
+	db    *pgtest.DB
+	store *events.Store
+	vault *vault.Vault
+	clock *clock
+}
+
+var testOptions = Options{Issuer: "https://colophon.test", Audience: "colophon"}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := pgtest.New(t, migrations.Up)
+	f := &fixture{db: db, store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler)), vault: v, clock: newClock()}
+	f.Service = f.another(t, newHasher(cheapParams))
+	return f
+}
+
+// another returns a second service over the same database.
+func (f *fixture) another(t *testing.T, h *hasher) *Service {
+	t.Helper()
+	s, err := newService(t.Context(), f.db.App, f.store, f.vault, testOptions, h, f.clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// facts returns what is on record of an account.
+func (f *fixture) facts(t *testing.T, account uuid.UUID) []events.Fact {
+	t.Helper()
+	read, err := f.store.Read(t.Context(), events.AccountStream(account), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts := make([]events.Fact, len(read))
+	for i, e := range read {
+		facts[i] = e.Fact
+	}
+	return facts
+}
+
+const name, password = "isaac", "hypotheses non fingo"
+
+func (f *fixture) mustRegister(t *testing.T) Account {
+	t.Helper()
+	account, err := f.Register(t.Context(), name, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return account
+}
+
+func (f *fixture) mustSignIn(t *testing.T) Tokens {
+	t.Helper()
+	tokens, err := f.SignIn(t.Context(), name, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func (f *fixture) mustRefresh(t *testing.T, token string) Tokens {
+	t.Helper()
+	tokens, err := f.Refresh(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func (f *fixture) mustVerify(t *testing.T, token string) Identity {
+	t.Helper()
+	identity, err := f.Verify(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity
+}
+
+func (f *fixture) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	if _, err := f.db.Owner.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fixture) count(t *testing.T, sql string, args ...any) (n int) {
+	t.Helper()
+	if err := f.db.Owner.QueryRow(t.Context(), sql, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// wantError fails the test unless err is want.
+func wantError(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("error %v, want %v", err, want)
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no issuer":                   {Audience: "a"},
+		"no audience":                 {Issuer: "i"},
+		"access tokens for no time":   {Issuer: "i", Audience: "a", AccessTTL: time.Millisecond},
+		"access tokens for less":      {Issuer: "i", Audience: "a", AccessTTL: -time.Hour},
+		"sessions end before tokens":  {Issuer: "i", Audience: "a", RefreshTTL: time.Minute},
+		"sessions for less than none": {Issuer: "i", Audience: "a", RefreshTTL: -time.Hour},
+	} {
+		if _, err := New(t.Context(), nil, nil, nil, o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// The database has nothing that one could sign in with, and the log no hash.
+func TestSecretsAreNotStored(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	first := f.mustSignIn(t)
+	second := f.mustRefresh(t, first.RefreshToken)
+	f.clock.Advance(time.Minute)
+	_, err := f.Refresh(t.Context(), first.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	_, err = f.SignIn(t.Context(), name, "not "+password)
+	wantError(t, err, ErrCredentials)
+
+	dump := func(tables ...string) string {
+		var all strings.Builder
+		for _, table := range tables {
+			var text string
+			err := f.db.Owner.QueryRow(t.Context(), `select coalesce(string_agg(r::text, e'\n'), '') from `+table+` r`).Scan(&text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text == "" {
+				t.Errorf("%s is empty", table)
+			}
+			all.WriteString(text)
+		}
+		return all.String()
+	}
+	var private ed25519.PrivateKey
+	if err := f.keys.current.Load().signer.Raw(&private); err != nil {
+		t.Fatal(err)
+	}
+	log := dump("(select convert_from(payload, 'UTF8') from events)")
+	all := log + dump("accounts", "sessions", "refresh_tokens", "signing_keys")
+	for _, secret := range []string{password, first.RefreshToken, second.RefreshToken, first.AccessToken, second.AccessToken, string(private.Seed())} {
+		for _, form := range []string{secret, strings.TrimPrefix(secret, refreshPrefix), hex.EncodeToString([]byte(secret))} {
+			if strings.Contains(all, form) {
+				t.Errorf("the database has %q", form)
+			}
+		}
+	}
+	for _, word := range []string{"argon2id", name, "hash"} {
+		if strings.Contains(log, word) {
+			t.Errorf("the log has %q", word)
+		}
+	}
+}
+
+func TestErrorsRepeatNothing(t *testing.T) {
+	f := newFixture(t)
+	const canary = "canary-8b1f"
+	ctx := t.Context()
+	f.mustRegister(t)
+	closed, cancel := context.WithCancel(ctx)
+	cancel()
+	var errs []error
+	note := func(_ any, err error) {
+		if err == nil {
+			t.Error("no error")
+		}
+		errs = append(errs, err)
+	}
+	note(f.Register(ctx, canary+"<", password))
+	note(f.Register(ctx, name, canary+canary))
+	note(f.Register(ctx, canary+canary, canary+canary))
+	note(f.Register(closed, canary, canary+password))
+	note(f.SignIn(ctx, canary, canary))
+	note(f.SignIn(closed, canary, canary))
+	note(f.Refresh(ctx, canary))
+	note(f.Refresh(closed, refreshPrefix+strings.Repeat("a", 43)))
+	note(f.Verify(ctx, canary))
+	for _, err := range errs {
+		if strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "aaaaaaa") {
+			t.Errorf("%v", err)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package auth
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+)
+
+// offline is a service that knows one signing key and has no database. It asks
+// for newer keys never, because it has asked for them only just now.
+func offline(t testing.TB) *Service {
+	t.Helper()
+	private := ed25519.NewKeyFromSeed([]byte("the seed of the key that signs.."))
+	key, err := newKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	clock := &clock{now: now}
+	o := testOptions
+	o.AccessTTL = DefaultAccessTTL
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, last: now}}
+	s.keys.current.Store(&keySet{read: now, signer: key, verify: map[string]publicKey{key.KeyID(): {key: public}}})
+	return s
+}
+
+func privateKey(t testing.TB, s *Service) ed25519.PrivateKey {
+	t.Helper()
+	var private ed25519.PrivateKey
+	if err := s.keys.current.Load().signer.Raw(&private); err != nil {
+		t.Fatal(err)
+	}
+	return private
+}
+
+func publicJWK(t testing.TB, s *Service) jwk.Key {
+	t.Helper()
+	key, err := s.keys.current.Load().signer.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+type members = map[string]any
+
+// forger makes tokens by hand, by default good ones.
+type forger struct {
+	private ed25519.PrivateKey
+	kid     string
+	now     time.Time
+}
+
+func newForger(t testing.TB, s *Service) forger {
+	return forger{privateKey(t, s), s.keys.current.Load().signer.KeyID(), s.now()}
+}
+
+func (f forger) header() members {
+	return members{"alg": "EdDSA", "typ": "at+jwt", "kid": f.kid}
+}
+
+func (f forger) claims() members {
+	return members{
+		"iss": "https://colophon.test", "aud": "colophon", "jti": "an id",
+		"sub": "0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e5f", "sid": "0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e60",
+		"iat": f.now.Unix(), "nbf": f.now.Unix(), "exp": f.now.Unix() + 1800,
+	}
+}
+
+// raw signs a header and a payload as they are.
+func (f forger) raw(header, payload string) string {
+	input := b64(header) + "." + b64(payload)
+	return input + "." + b64(string(ed25519.Sign(f.private, []byte(input))))
+}
+
+// with signs a good token with some members replaced, or removed if they are absent.
+func (f forger) with(header, claims members) string {
+	return f.raw(encode(change(f.header(), header)), encode(change(f.claims(), claims)))
+}
+
+type absent struct{}
+
+func change(m, by members) members {
+	maps.Copy(m, by)
+	maps.DeleteFunc(m, func(_ string, value any) bool { return value == absent{} })
+	return m
+}
+
+func encode(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(raw)
+}
+
+func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+// The forger makes good tokens, or its bad ones would prove nothing.
+func TestForgerMakesGoodTokens(t *testing.T) {
+	s := offline(t)
+	f := newForger(t, s)
+	for _, token := range []string{f.with(nil, nil), f.with(nil, members{"role": []string{"unknown claims are ignored"}})} {
+		got, err := s.Verify(t.Context(), token)
+		want := Identity{
+			Account: uuid.MustParse("0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e5f"),
+			Session: uuid.MustParse("0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e60"),
+			Expires: f.now.Add(30 * time.Minute),
+		}
+		if err != nil || got != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package auth
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"colophon/internal/vault"
+)
+
+const (
+	// keysFor is how long a process goes by the keys that it has read: so
+	// long it may sign with, and accept, a key that another one has retired.
+	keysFor = time.Minute
+
+	// keysEvery is how often at most the keys are read, whatever tokens come.
+	keysEvery = time.Second
+
+	// keysTimeout bounds the reading, for which a request may be waiting.
+	keysTimeout = 2 * time.Second
+)
+
+// keyring has the signing keys of the database in memory.
+type keyring struct {
+	pool  *pgxpool.Pool
+	vault *vault.Vault
+	keep  time.Duration // how long after its retirement a key verifies
+	now   func() time.Time
+
+	current atomic.Pointer[keySet]
+
+	mu     sync.Mutex // held to read the keys
+	last   time.Time  // when they were last asked for
+	failed error      // what came of it
+}
+
+// keySet is the keys as they were read together. It does not change.
+type keySet struct {
+	read    time.Time
+	signer  jwk.Key              // private
+	verify  map[string]publicKey // by key id
+	encoded []byte               // the public keys as a JWK set
+}
+
+type publicKey struct {
+	key   jwk.Key
+	until time.Time // zero: not retired
+}
+
+// open reads the keys for the first time, and makes one if there is none.
+func (r *keyring) open(ctx context.Context) error {
+	set, err := r.load(ctx)
+	if err == nil && set.signer == nil {
+		if err = r.create(ctx); err == nil {
+			set, err = r.load(ctx)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if set.signer == nil {
+		return errors.New("the database has no signing key, and does not take one")
+	}
+	r.current.Store(set)
+	return nil
+}
+
+// fresh returns the keys, read not long ago if the database can be reached.
+func (r *keyring) fresh(ctx context.Context) *keySet {
+	set := r.current.Load()
+	if r.now().Sub(set.read) > keysFor && r.mu.TryLock() { // one reads, the others go on
+		defer r.mu.Unlock()
+		if newer, err := r.reload(ctx); err == nil {
+			return newer
+		}
+		// The known keys must do; the next try is keysEvery later.
+	}
+	return set
+}
+
+// lookup returns the public key with an id. It returns ErrAccessToken if there
+// is none, and another error if that could not be found out.
+func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
+	set := r.fresh(ctx)
+	if _, ok := set.verify[kid]; !ok {
+		var err error
+		if set, err = r.newer(ctx, set); err != nil {
+			return nil, err
+		}
+	}
+	k, ok := set.verify[kid]
+	if !ok || !k.until.IsZero() && !r.now().Before(k.until) {
+		return nil, fmt.Errorf("%w: the key is unknown or retired", ErrAccessToken)
+	}
+	return k.key, nil
+}
+
+// newer returns the keys after seen, which are the same ones if it was read
+// only just now.
+func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if set := r.current.Load(); set != seen {
+		return set, nil // somebody else had the same question
+	}
+	return r.reload(ctx)
+}
+
+// reload reads the keys, or gives the answer of only just now again. The caller
+// holds r.mu.
+func (r *keyring) reload(ctx context.Context) (*keySet, error) {
+	if r.now().Sub(r.last) < keysEvery {
+		return r.current.Load(), r.failed
+	}
+	r.last = r.now()
+	// What is read is for all: a client that leaves does not end it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysTimeout)
+	defer cancel()
+	set, err := r.load(ctx)
+	if r.failed = err; err != nil {
+		return nil, err
+	}
+	r.current.Store(set)
+	return set, nil
+}
+
+// create makes a signing key, unless there is one already that signs.
+func (r *keyring) create(ctx context.Context) error {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	key, err := newKey(private)
+	if err != nil {
+		return fmt.Errorf("make a signing key: %w", err)
+	}
+	_, err = r.pool.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at) values ($1, $2, $3) on conflict do nothing`,
+		key.KeyID(), r.vault.WrapSecret(private.Seed(), purpose(key.KeyID())), r.now())
+	if err != nil {
+		return fmt.Errorf("store a signing key: %w", err)
+	}
+	return nil
+}
+
+// purpose binds a wrapped key to its row.
+func purpose(kid string) string { return "signing key " + kid }
+
+// newKey returns a private key as a JWK, whose id is its RFC 7638 thumbprint.
+func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
+	key, err := jwk.FromRaw(private)
+	if err != nil {
+		return nil, err
+	}
+	sum, err := key.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	return key, errors.Join(
+		key.Set(jwk.KeyIDKey, base64.RawURLEncoding.EncodeToString(sum)),
+		key.Set(jwk.AlgorithmKey, jwa.EdDSA),
+		key.Set(jwk.KeyUsageKey, jwk.ForSignature),
+	)
+}
+
+// row is a signing key as it is stored.
+type row struct {
+	KID       string
+	Wrapped   []byte
+	RetiredAt *time.Time
+}
+
+// load reads the keys that sign or still verify.
+func (r *keyring) load(ctx context.Context) (*keySet, error) {
+	now := r.now()
+	rows, _ := r.pool.Query(ctx, `
+		select kid, wrapped, retired_at from signing_keys
+		where retired_at is null or retired_at > $1 order by created_at desc, kid`, now.Add(-r.keep))
+	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if err != nil {
+		return nil, fmt.Errorf("read the signing keys: %w", err)
+	}
+	set := &keySet{read: now, verify: map[string]publicKey{}}
+	public := jwk.NewSet()
+	for _, row := range stored {
+		private, err := r.unwrap(row)
+		if err != nil {
+			return nil, fmt.Errorf("signing key %q: %w", row.KID, err)
+		}
+		key, err := private.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("signing key %q: %w", row.KID, err)
+		}
+		if err := public.AddKey(key); err != nil {
+			return nil, fmt.Errorf("signing key %q: %w", row.KID, err)
+		}
+		verifier := publicKey{key: key}
+		if row.RetiredAt == nil {
+			set.signer = private
+		} else {
+			verifier.until = row.RetiredAt.Add(r.keep)
+		}
+		set.verify[row.KID] = verifier
+	}
+	if set.encoded, err = json.Marshal(public); err != nil {
+		return nil, fmt.Errorf("encode the public keys: %w", err)
+	}
+	return set, nil
+}
+
+// unwrap returns the private key of a row.
+func (r *keyring) unwrap(row row) (jwk.Key, error) {
+	seed, err := r.vault.UnwrapSecret(row.Wrapped, purpose(row.KID))
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("it has %d bytes, want %d", len(seed), ed25519.SeedSize)
+	}
+	key, err := newKey(ed25519.NewKeyFromSeed(seed))
+	if err != nil {
+		return nil, err
+	}
+	if key.KeyID() != row.KID {
+		return nil, errors.New("its id is not its thumbprint")
+	}
+	return key, nil
+}
+
+// JWKS returns the public keys that verify access tokens, as a JWK set (RFC
+// 7517): the one that signs and those retired not long ago.
+func (s *Service) JWKS(ctx context.Context) []byte {
+	return s.keys.fresh(ctx).encoded
+}

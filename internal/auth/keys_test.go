@@ -1,0 +1,284 @@
+package auth
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/vault"
+)
+
+// rotate retires the key that signs and makes another one, as another process would.
+func (f *fixture) rotate(t *testing.T) {
+	t.Helper()
+	f.exec(t, `update signing_keys set retired_at = $1 where retired_at is null`, f.clock.Now())
+	if err := f.keys.create(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fixture) jwks(t *testing.T) (kids []string) {
+	t.Helper()
+	raw := f.JWKS(t.Context())
+	var set struct{ Keys []map[string]string }
+	if err := json.Unmarshal(raw, &set); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range set.Keys {
+		if len(key) != 6 || key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["alg"] != "EdDSA" || key["use"] != "sig" {
+			t.Errorf("the set has %v", key)
+		}
+		if x, err := base64.RawURLEncoding.DecodeString(key["x"]); err != nil || len(x) != ed25519.PublicKeySize {
+			t.Errorf("the set has %v", key)
+		}
+		kids = append(kids, key["kid"])
+	}
+	return kids
+}
+
+// Processes that start at once over an empty database have the same key, and
+// one row for unknown names.
+func TestFirstStartRace(t *testing.T) {
+	f := newFixture(t)
+	f.exec(t, `delete from signing_keys`)
+	f.exec(t, `delete from accounts`)
+	f.exec(t, `delete from owner_keys`)
+	services := make([]*Service, 6)
+	var wg sync.WaitGroup
+	for i := range services {
+		wg.Go(func() {
+			s, err := newService(context.Background(), f.db.App, f.store, f.vault, testOptions, newHasher(cheapParams), f.clock.Now)
+			if err != nil {
+				t.Error(err)
+			}
+			services[i] = s
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	if err := services[0].keys.create(t.Context()); err != nil { // one that has not seen the others' key
+		t.Error(err)
+	}
+	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
+		t.Errorf("%d signing keys, want 1", n)
+	}
+	f.Service = services[0]
+	f.mustRegister(t)
+	token := f.mustSignIn(t).AccessToken
+	for _, s := range services {
+		if _, err := s.Verify(t.Context(), token); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestKeysSurviveRestart(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	tokens := f.mustSignIn(t)
+	before := string(f.JWKS(t.Context()))
+	f.Service = f.another(t, newHasher(cheapParams))
+	f.mustVerify(t, tokens.AccessToken)
+	f.mustRefresh(t, tokens.RefreshToken)
+	if after := string(f.JWKS(t.Context())); after != before {
+		t.Errorf("keys before %s, after %s", before, after)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	other := f.another(t, newHasher(cheapParams)) // another process
+	old := f.mustSignIn(t).AccessToken
+
+	f.clock.Advance(time.Minute)
+	f.rotate(t)
+	f.Service = f.another(t, newHasher(cheapParams))
+	renewed := f.mustSignIn(t).AccessToken
+	for _, token := range []string{old, renewed} {
+		// The other process learns of the new key by the token.
+		if _, err := other.Verify(t.Context(), token); err != nil {
+			t.Error(err)
+		}
+		f.mustVerify(t, token)
+	}
+	if kids := f.jwks(t); len(kids) != 2 || kids[0] == kids[1] {
+		t.Errorf("published keys: %q", kids)
+	}
+
+	// The old key goes when everything that it signed has expired, also where
+	// the keys cannot be read again.
+	f.exec(t, `revoke select on signing_keys from colophon_app`)
+	f.clock.Advance(keysFor + DefaultAccessTTL + maxSkew)
+	forger := forger{privateKeyOf(t, f, old), kidOf(t, old), f.clock.Now()}
+	if _, err := other.Verify(t.Context(), forger.with(nil, nil)); !errors.Is(err, ErrAccessToken) {
+		t.Errorf("a retired key is accepted: %v", err)
+	}
+	f.exec(t, `grant select on signing_keys to colophon_app`)
+	if kids := f.jwks(t); len(kids) != 1 || kids[0] == kidOf(t, old) {
+		t.Errorf("published keys: %q", kids)
+	}
+}
+
+func kidOf(t *testing.T, token string) string {
+	t.Helper()
+	kid, err := readHeader(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kid
+}
+
+// privateKeyOf returns the key that signed a token, from the database.
+func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
+	t.Helper()
+	kid := kidOf(t, token)
+	var wrapped []byte
+	if err := f.db.Owner.QueryRow(t.Context(), `select wrapped from signing_keys where kid = $1`, kid).Scan(&wrapped); err != nil {
+		t.Fatal(err)
+	}
+	seed, err := f.vault.UnwrapSecret(wrapped, purpose(kid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ed25519.NewKeyFromSeed(seed)
+}
+
+// A process that signs learns of the new key by itself.
+func TestSigningFollowsRotation(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	before := f.mustSignIn(t)
+	f.rotate(t)
+	f.clock.Advance(keysFor + time.Second)
+	after := f.mustRefresh(t, before.RefreshToken)
+	if kidOf(t, before.AccessToken) == kidOf(t, after.AccessToken) {
+		t.Error("the retired key signs")
+	}
+	f.mustVerify(t, before.AccessToken)
+	f.mustVerify(t, after.AccessToken)
+}
+
+// Tokens with unknown keys make the database work once a second at most, and
+// good tokens need no database.
+func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	token := f.mustSignIn(t).AccessToken
+	forger := newForger(t, f.Service)
+	acquired := func() int64 { return f.db.App.Stat().AcquireCount() }
+	before := acquired()
+	f.mustVerify(t, token)
+	if n := acquired() - before; n != 0 {
+		t.Errorf("%d connections for a good token", n)
+	}
+	for range 50 {
+		_, err := f.Verify(t.Context(), forger.with(members{"kid": uuid.NewString()}, nil))
+		wantError(t, err, ErrAccessToken)
+	}
+	if n := acquired() - before; n != 1 {
+		t.Errorf("%d connections for 50 unknown keys, want 1", n)
+	}
+	f.clock.Advance(keysEvery)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			_, err := f.Verify(context.Background(), forger.with(members{"kid": uuid.NewString()}, nil))
+			wantError(t, err, ErrAccessToken)
+		})
+	}
+	wg.Wait()
+	if n := acquired() - before; n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+
+	// A client that leaves at once does not leave the others without an answer.
+	f.rotate(t)
+	leaver := f.another(t, newHasher(cheapParams))
+	f.rotate(t)
+	f.Service = f.another(t, newHasher(cheapParams))
+	token = f.mustSignIn(t).AccessToken
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := leaver.Verify(gone, token); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without the database known keys are good, and unknown ones an error that does
+// not say the token is bad.
+func TestVerifyWithoutDatabase(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	token := f.mustSignIn(t).AccessToken
+	forger := newForger(t, f.Service)
+	f.exec(t, `revoke select on signing_keys from colophon_app`)
+	f.clock.Advance(keysFor + time.Second)
+	for range 2 {
+		f.mustVerify(t, token)
+		f.jwks(t)
+		f.mustSignIn(t)
+	}
+	for range 2 {
+		_, err := f.Verify(t.Context(), forger.with(members{"kid": "unknown"}, nil))
+		if err == nil || errors.Is(err, ErrAccessToken) {
+			t.Errorf("error %v, want that of the database", err)
+		}
+	}
+	f.exec(t, `grant select on signing_keys to colophon_app`)
+	f.clock.Advance(keysEvery)
+	_, err := f.Verify(t.Context(), forger.with(members{"kid": "unknown"}, nil))
+	wantError(t, err, ErrAccessToken)
+}
+
+// A key that was not wrapped by the master key for its row is not used.
+func TestTamperedKeysAreRefused(t *testing.T) {
+	f := newFixture(t)
+	other, err := vault.New([]byte(strings.Repeat("x", vault.MasterKeySize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(v *vault.Vault) error {
+		_, err := newService(t.Context(), f.db.App, f.store, v, testOptions, newHasher(cheapParams), f.clock.Now)
+		return err
+	}
+	if err := start(f.vault); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, start(other), vault.ErrUnreadable)
+
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := newKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, row := range map[string]struct {
+		kid     string
+		wrapped []byte
+	}{
+		"not wrapped":                {key.KeyID(), private.Seed()},
+		"wrapped by another key":     {key.KeyID(), other.WrapSecret(private.Seed(), purpose(key.KeyID()))},
+		"wrapped for something else": {key.KeyID(), f.vault.WrapSecret(private.Seed(), "another secret")},
+		"under another id":           {"other", f.vault.WrapSecret(private.Seed(), purpose("other"))},
+		"another length":             {"short", f.vault.WrapSecret(private.Seed()[1:], purpose("short"))},
+	} {
+		f.exec(t, `insert into signing_keys (kid, wrapped, created_at, retired_at) values ($1, $2, now(), $3)`, row.kid, row.wrapped, f.clock.Now())
+		if start(f.vault) == nil {
+			t.Errorf("%s: accepted", what)
+		}
+		f.exec(t, `delete from signing_keys where kid = $1`, row.kid)
+	}
+}

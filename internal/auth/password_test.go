@@ -1,0 +1,111 @@
+package auth
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+)
+
+// The parameters of production are what New uses.
+func TestProductionParams(t *testing.T) {
+	f := newFixture(t)
+	s, err := New(t.Context(), f.db.App, f.store, f.vault, testOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := s.Register(t.Context(), name, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hash string
+	if err := f.db.Owner.QueryRow(t.Context(), `select password_hash from accounts where id = $1`, account.ID).Scan(&hash); err != nil {
+		t.Fatal(err)
+	}
+	params, salt, key, err := argon2id.DecodeHash(hash)
+	if err != nil || !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") || len(salt) != 16 || len(key) != 32 {
+		t.Errorf("%+v, salt of %d bytes, key of %d: %v", params, len(salt), len(key), err)
+	}
+}
+
+// However many callers there are, half of the processors stay free, and no
+// database connection is held.
+func TestHashingIsBounded(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	var running, most atomic.Int32
+	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+		if n := running.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		defer running.Add(-1)
+		return argon2id.CheckHash(password, hash)
+	}
+	limit := max(1, runtime.GOMAXPROCS(0)/2)
+	if cap(f.hash.slots) != limit {
+		t.Errorf("%d hashes at once, want %d", cap(f.hash.slots), limit)
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := f.SignIn(t.Context(), name, password); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if int(most.Load()) > limit {
+		t.Errorf("%d hashes at once, want %d at most", most.Load(), limit)
+	}
+
+	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+		if n := f.db.App.Stat().AcquiredConns(); n != 0 {
+			t.Errorf("%d connections held while hashing", n)
+		}
+		return argon2id.CheckHash(password, hash)
+	}
+	f.mustSignIn(t)
+}
+
+func TestWaitingToHashEnds(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	access := f.mustSignIn(t).AccessToken
+	for range cap(f.hash.slots) {
+		f.hash.slots <- struct{}{} // as if passwords were being hashed
+	}
+	f.hash.wait = time.Millisecond
+	_, err := f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrBusy)
+	_, err = f.Register(t.Context(), "leonhard", password)
+	wantError(t, err, ErrBusy)
+
+	f.hash.wait = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(5*time.Millisecond, cancel)
+	_, err = f.hash.Hash(ctx, password)
+	wantError(t, err, context.Canceled)
+
+	f.mustVerify(t, access) // has nothing to wait for
+
+	done := make(chan error)
+	go func() { _, err := f.SignIn(context.Background(), name, password); done <- err }()
+	<-f.hash.slots // one has finished, so the waiting one goes on
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkHash(b *testing.B) {
+	h := newHasher(productionParams)
+	for b.Loop() {
+		if _, err := h.Hash(b.Context(), password); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+// Package policy holds the rules for text that comes from outside: prompts,
+// user names and passwords.
+//
+// Every rule is a pure function: no state, no clock, no input but its
+// arguments, safe for concurrent use. Text that breaks a rule is answered with
+// a [Refusal], whose message is a constant and so never repeats what was
+// submitted. [Version] names the rules and is recorded with every job.
+//
+// Characters are Unicode code points, as in JSON Schema's minLength and
+// maxLength.
+package policy
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
+)
+
+// Version names the rules of this build. It changes whenever the same text may
+// be judged differently.
+const Version = "seed/1"
+
+// Refusal is the error for text that breaks a rule. Refusals are comparable:
+// the ones that this package returns are its Err variables.
+type Refusal struct {
+	Field   string // what was refused: "prompt", "username" or "password"
+	Code    string // which rule it broke, for programs: lower case with underscores
+	Message string // which rule it broke and what to do, for people; never the text itself
+}
+
+// Error returns the message.
+func (r Refusal) Error() string { return r.Message }
+
+// damaged reports whether text is not what its sender can have meant: bytes
+// that are not UTF-8, or U+FFFD, which is what a decoder puts in place of such
+// bytes and of lone surrogates.
+func damaged(text string) bool {
+	return !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError)
+}
+
+// control reports whether r is a control character, NUL included.
+func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
+
+// stripped reports whether r is one of the characters that prompts lose and
+// user names must not have.
+func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
+
+// ignorable reports whether r normally shows nothing and stands for nothing,
+// such as a soft hyphen or a zero-width joiner (Unicode's default ignorable
+// code points, and the other format characters).
+func ignorable(r rune) bool {
+	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
+}
+
+// invisible reports whether r leaves no mark on paper.
+func invisible(r rune) bool {
+	const brailleBlank = '\u2800' // a symbol to Unicode, blank to the eye
+	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank
+}
+
+// fold returns the form in which texts are compared: without ignorable
+// characters, and the same for all compatibility and case variants (the
+// compatibility caseless match of the Unicode standard, definition D146).
+// Folding twice is folding once.
+func fold(text string) string {
+	prepare := func(r rune) rune {
+		switch {
+		case ignorable(r):
+			return -1
+		case unicode.Is(unicode.Cherokee, r): // which cases.Fold leaves out
+			return unicode.ToUpper(r)
+		}
+		return r
+	}
+	folder := cases.Fold() // has a state of its own
+	text = folder.String(norm.NFD.String(strings.Map(prepare, text)))
+	return norm.NFKC.String(folder.String(norm.NFKD.String(text)))
+}

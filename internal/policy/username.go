@@ -1,0 +1,41 @@
+package policy
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The length of a user name in characters.
+const (
+	MinUsername = 3
+	MaxUsername = 50
+)
+
+// What can be wrong with a user name.
+var (
+	ErrUsernameLength     = Refusal{"username", "username_length", "the user name must have 3 to 50 characters"}
+	ErrUsernameEncoding   = Refusal{"username", "username_encoding", "the user name is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
+	ErrUsernameCharacters = Refusal{"username", "username_characters", "the user name must not have white space, control or invisible characters, the characters < > { } ; or others that look like them"}
+)
+
+// Username returns a user name as it is to be shown, which is as submitted, and
+// the key that is the same for all of its compatibility and case variants: two
+// accounts must not have the same key. Otherwise it returns a Refusal.
+func Username(name string) (display, key string, err error) {
+	if damaged(name) {
+		return "", "", ErrUsernameEncoding
+	}
+	if n := utf8.RuneCountInString(name); n < MinUsername || n > MaxUsername {
+		return "", "", ErrUsernameLength
+	}
+	// The key is checked too: compatibility variants of these characters, and
+	// accents without a letter, turn into them or into white space. Unassigned
+	// and private characters are out because their keys could change with Unicode.
+	key = fold(name)
+	unfit := func(r rune) bool { return invisible(r) || stripped(r) || !unicode.IsGraphic(r) }
+	if strings.ContainsFunc(name, unfit) || strings.ContainsFunc(key, unfit) || key == "" {
+		return "", "", ErrUsernameCharacters
+	}
+	return name, key, nil
+}
