@@ -1,0 +1,101 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"colophon/model"
+)
+
+// engine is a model whose next token depends on those before it, and that can
+// be told to stop in the middle.
+type engine struct {
+	weights string
+	context int
+
+	mu    sync.Mutex
+	pause map[int]chan struct{} // by length of the sequence: wait for this, or for the context
+	fail  map[int]error         // by length of the sequence: once
+	calls int
+}
+
+func newEngine() *engine {
+	return &engine{weights: "w/f32", context: 1000, pause: map[int]chan struct{}{}, fail: map[int]error{}}
+}
+
+func (e *engine) Info() model.Info {
+	return model.Info{Name: "fake", Weights: e.weights, Kernel: "fake", Context: e.context, Vocab: 26, EOS: -1}
+}
+
+func (e *engine) Encode(text string) []int {
+	ids := make([]int, 0, len(text))
+	for _, b := range []byte(text) {
+		ids = append(ids, int(b)%26)
+	}
+	return ids
+}
+
+func (e *engine) Decode(ids []int) []byte {
+	text := make([]byte, 0, len(ids))
+	for _, id := range ids {
+		text = append(text, byte('a'+id))
+	}
+	return text
+}
+
+func (e *engine) Open(context.Context) (model.Sequence, error) { return &sequence{engine: e}, nil }
+
+type sequence struct {
+	engine *engine
+	tokens []int
+}
+
+func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
+	s.tokens = append(s.tokens, tokens...)
+	s.engine.mu.Lock()
+	s.engine.calls++
+	gate := s.engine.pause[len(s.tokens)]
+	err := s.engine.fail[len(s.tokens)]
+	delete(s.engine.fail, len(s.tokens))
+	s.engine.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	logits := make([]float32, 26)
+	state := uint32(2166136261)
+	for _, t := range s.tokens {
+		state = (state ^ uint32(t)) * 16777619
+	}
+	for i := range logits {
+		state = state*1664525 + 1013904223
+		logits[i] = float32(state>>16) / (1 << 14)
+	}
+	return logits, ctx.Err()
+}
+
+func (s *sequence) Close() {}
+
+var errBroken = errors.New("the engine is broken")
+
+// text returns what a job ends with that nothing disturbs.
+func (e *engine) text(prompt string, p model.Params) string {
+	var text string
+	undisturbed := newEngine()
+	_, err := model.Generate(context.Background(), undisturbed, undisturbed.Encode(prompt), nil, p, func(d model.Delta) error {
+		text += d.Text
+		return nil
+	})
+	if err != nil {
+		panic(fmt.Sprintf("undisturbed: %v", err))
+	}
+	return text
+}

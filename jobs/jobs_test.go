@@ -1,0 +1,413 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/policy"
+	"colophon/internal/vault"
+	"colophon/jobs"
+	"colophon/migrations"
+)
+
+// fixture is a queue with one owner, and no worker yet.
+type fixture struct {
+	t     *testing.T
+	db    *pgtest.DB
+	store *events.Store
+	queue *jobs.Queue
+	owner uuid.UUID
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	db := pgtest.New(t, migrations.Up)
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log), owner: uuid.Must(uuid.NewV7())}
+	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.store.Run(ctx, nil) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	err = f.store.Write(t.Context(), func(tx *events.Tx) error {
+		return tx.AppendAccount(t.Context(), f.owner, events.AccountRegistered{Username: "somebody"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// work starts a worker that is stopped with the test, or before.
+func (f *fixture) work(e *engine) (stop func()) {
+	f.t.Helper()
+	w, err := jobs.NewWorker(f.db.App, f.store, e, 8, slog.New(slog.DiscardHandler))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := w.Start(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := w.Stop(ctx); err != nil {
+			f.t.Errorf("stop the worker: %v", err)
+		}
+	})
+	f.t.Cleanup(stop)
+	return stop
+}
+
+func (f *fixture) submit(r jobs.Request) events.Job {
+	f.t.Helper()
+	j, err := f.queue.Submit(f.t.Context(), f.owner, r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return j
+}
+
+// until follows the job until it is as wanted.
+func (f *fixture) until(j events.Job, wanted func(events.Job) bool) events.Job {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	defer cancel()
+	for batch, err := range f.store.Follow(ctx, events.JobStream(j.ID), j.Version, time.Second) {
+		if err != nil {
+			f.t.Fatalf("job %+v: %v", j, err)
+		}
+		for _, e := range batch {
+			if j, err = j.Apply(e); err != nil {
+				f.t.Fatal(err)
+			}
+		}
+		if wanted(j) {
+			break
+		}
+	}
+	return j
+}
+
+func final(j events.Job) bool { return j.State.Final() }
+
+func tokens(n int) func(events.Job) bool {
+	return func(j events.Job) bool { return len(j.Tokens) >= n }
+}
+
+func (f *fixture) facts(j events.Job) []events.Fact {
+	f.t.Helper()
+	all, err := f.store.Read(f.t.Context(), events.JobStream(j.ID), 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	facts := make([]events.Fact, len(all))
+	for i, e := range all {
+		facts[i] = e.Fact
+	}
+	return facts
+}
+
+var request = jobs.Request{Prompt: "prompt", MaxNewTokens: 40, Temperature: 1, TopP: 1, Seed: new(uint64(11))}
+
+func TestAJobRunsFromAcceptedToCompleted(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	j := f.submit(request)
+	if j.State != events.Queued || j.Version != 1 || j.Params.Seed != 11 || j.PromptTokens != 6 {
+		t.Fatalf("submitted: %+v", j)
+	}
+	f.work(e)
+	j = f.until(j, final)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want || j.FinishReason != "length" {
+		t.Fatalf("%+v, want %q", j, want)
+	}
+	if j.Usage != (events.Usage{PromptTokens: 6, CompletionTokens: 40, TotalTokens: 46}) {
+		t.Errorf("usage %+v", j.Usage)
+	}
+	// The queue knows its part is done in the same transaction as the log.
+	var state, args string
+	err := f.db.Owner.QueryRow(t.Context(), `select state, args::text from river.river_job`).Scan(&state, &args)
+	if err != nil || state != "completed" {
+		t.Errorf("in the queue: %s, %v", state, err)
+	}
+	if want := `{"job": "` + j.ID.String() + `"}`; args != want {
+		t.Errorf("the queue carries %s, want %s", args, want)
+	}
+}
+
+// TestStoppedJobsEndWithTheSameText stops a worker while its jobs are at
+// different tokens and lets another one go on.
+func TestStoppedJobsEndWithTheSameText(t *testing.T) {
+	f, first := newFixture(t), newEngine()
+	gate := make(chan struct{}) // never opened: the worker is stopped here
+	var at []int
+	var running []events.Job
+	for i, k := range []int{0, 1, 7, 8, 9, 39} {
+		r := request
+		r.Prompt = strings.Repeat("p", 80*(i+1)) // so that the lengths tell the jobs apart
+		first.pause[len(r.Prompt)+k] = gate
+		at, running = append(at, k), append(running, f.submit(r))
+	}
+	stop := f.work(first)
+	for i, j := range running {
+		if at[i] == 0 {
+			f.until(j, func(j events.Job) bool { return j.State == events.Running })
+		} else {
+			f.until(j, tokens(min(at[i], 1)))
+		}
+	}
+	stop()
+	for i, j := range running {
+		now, err := f.store.Job(t.Context(), j.ID)
+		if err != nil || now.State.Final() || len(now.Tokens) > at[i] {
+			t.Fatalf("stopped at %d: %+v, %v", at[i], now, err)
+		}
+	}
+	f.work(newEngine())
+	for i, j := range running {
+		j = f.until(j, final)
+		if want := first.text(j.Prompt, j.Params); j.State != events.Completed || j.Text != want || len(j.Tokens) != 40 {
+			t.Errorf("stopped at %d: %s %q, want %q", at[i], j.State, j.Text, want)
+		}
+		if j.Attempts != 2 {
+			t.Errorf("stopped at %d: %d starts, want 2", at[i], j.Attempts)
+		}
+	}
+	var attempts int
+	if err := f.db.Owner.QueryRow(t.Context(), `select max(attempt) from river.river_job`).Scan(&attempts); err != nil || attempts != 1 {
+		t.Errorf("stopping burnt an attempt: %d, %v", attempts, err)
+	}
+}
+
+func TestAFailedAttemptIsContinued(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.fail[6+20] = errBroken
+	f.work(e)
+	j := f.until(f.submit(request), final)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
+		t.Fatalf("%s %q, want %q", j.State, j.Text, want)
+	}
+	var failed, started int
+	for _, fact := range f.facts(j) {
+		switch fact := fact.(type) {
+		case events.JobFailed:
+			failed++
+			if fact.Final || strings.Contains(fact.Reason, errBroken.Error()) {
+				t.Errorf("the log says %+v", fact)
+			}
+		case events.JobStarted:
+			if started++; started == 2 && fact.FromToken != 20 {
+				t.Errorf("the second attempt starts at token %d, want 20", fact.FromToken)
+			}
+		}
+	}
+	if failed != 1 || started != 2 {
+		t.Errorf("%d failures and %d starts", failed, started)
+	}
+}
+
+func TestTheLastAttemptFailsTheJob(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.fail[6+5] = errBroken
+	j := f.submit(request)
+	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set max_attempts = 1`); err != nil {
+		t.Fatal(err)
+	}
+	f.work(e)
+	if j = f.until(j, final); j.State != events.Failed || j.Reason == "" || len(j.Tokens) != 5 {
+		t.Fatalf("%+v", j)
+	}
+}
+
+func TestARequestThatCannotBeServedFailsAtOnce(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.context = 20 // smaller than the queue believes
+	f.work(e)
+	if j := f.until(f.submit(request), final); j.State != events.Failed || j.Attempts != 1 {
+		t.Fatalf("%+v", j)
+	}
+}
+
+func TestCancelStopsTheModel(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.pause[6+3] = make(chan struct{}) // never opened
+	f.work(e)
+	j := f.until(f.submit(request), tokens(1))
+	cancelled, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
+	if err != nil || cancelled.State != events.Cancelled {
+		t.Fatalf("%+v, %v", cancelled, err)
+	}
+	again, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
+	if err != nil || !cmp.Equal(again, cancelled) {
+		t.Fatalf("cancelled again: %v\n%s", err, cmp.Diff(cancelled, again))
+	}
+	// The worker is free for another job: nothing waits at the gate any more.
+	e.mu.Lock()
+	clear(e.pause)
+	e.mu.Unlock()
+	if j := f.until(f.submit(request), final); j.State != events.Completed {
+		t.Fatalf("after the cancelled one: %+v", j)
+	}
+	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.Version != cancelled.Version {
+		t.Errorf("something follows the cancel: %+v, %v", now, err)
+	}
+}
+
+func TestACancelledJobIsNeverStarted(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	j := f.submit(request)
+	if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+		t.Fatal(err)
+	}
+	f.work(e)
+	f.until(f.submit(request), final) // it was queued later, so the other one's turn is over
+	if got := f.facts(j); len(got) != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestAZombieIsFenced lets somebody else take up a job while its first worker
+// still believes that it is his.
+func TestAZombieIsFenced(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	gate := make(chan struct{})
+	e.pause[6+12] = gate
+	stop := f.work(e)
+	j := f.until(f.submit(request), tokens(8))
+	taken := events.JobStarted{Attempt: 2, Worker: "another", FromToken: len(j.Tokens), Weights: "w/f32"}
+	for {
+		err := f.store.Write(t.Context(), func(tx *events.Tx) error {
+			_, err := tx.AppendJob(t.Context(), j, taken)
+			return err
+		})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, events.ErrConflict) {
+			t.Fatal(err)
+		}
+		if j, err = f.store.Job(t.Context(), j.ID); err != nil { // a last batch came in between
+			t.Fatal(err)
+		}
+		taken.FromToken = len(j.Tokens)
+	}
+	close(gate)
+	f.until(f.submit(request), final)
+	stop()
+	facts := f.facts(j)
+	if last := facts[len(facts)-1]; !cmp.Equal(last, events.Fact(taken)) {
+		t.Errorf("the zombie still wrote: %+v", last)
+	}
+}
+
+func TestOtherWeightsDoNotContinueAJob(t *testing.T) {
+	f, first := newFixture(t), newEngine()
+	first.pause[6+9] = make(chan struct{}) // never opened
+	stop := f.work(first)
+	j := f.until(f.submit(request), tokens(8))
+	stop()
+	before := f.facts(j)
+	other := newEngine()
+	other.weights = "x/f32"
+	f.work(other)
+	f.putBack(j)
+	if after := f.facts(j); !cmp.Equal(after, before) {
+		t.Errorf("other weights changed the job:\n%s", cmp.Diff(before, after))
+	}
+}
+
+// putBack waits until a worker has given the job back to the queue for later,
+// and fails if that cost an attempt. The queue announces no such thing.
+func (f *fixture) putBack(j events.Job) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	defer cancel()
+	for look := time.NewTicker(10 * time.Millisecond); ; {
+		var attempt, snoozes int
+		err := f.db.Owner.QueryRow(ctx, `select attempt, coalesce((metadata->>'snoozes')::int, 0) from river.river_job where args->>'job' = $1`, j.ID.String()).Scan(&attempt, &snoozes)
+		if err != nil || attempt > 1 {
+			f.t.Fatalf("in the queue: attempt %d, %v", attempt, err)
+		}
+		if snoozes == 2 { // by the worker that was stopped, and by this one
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			f.t.Fatalf("in the queue: put back %d times", snoozes)
+		}
+	}
+}
+
+func TestARefusedRequestLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	with := func(change func(*jobs.Request)) jobs.Request {
+		r := request
+		change(&r)
+		return r
+	}
+	for name, r := range map[string]jobs.Request{
+		"an empty prompt":      with(func(r *jobs.Request) { r.Prompt = "" }),
+		"nothing left of it":   with(func(r *jobs.Request) { r.Prompt = " <>{}; " }),
+		"a refused word":       with(func(r *jobs.Request) { r.Prompt = "such violence" }),
+		"no room":              with(func(r *jobs.Request) { r.MaxNewTokens, r.MaxLength = 0, 6 }),
+		"too long a prompt":    with(func(r *jobs.Request) { r.Prompt = strings.Repeat("p", 501) }),
+		"characters not bytes": with(func(r *jobs.Request) { r.Prompt = strings.Repeat("é", 501) }),
+	} {
+		_, err := f.queue.Submit(t.Context(), f.owner, r)
+		_, refused := errors.AsType[policy.Refusal](err)
+		_, noRoom := errors.AsType[*jobs.NoRoomError](err)
+		if !refused && !noRoom {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := f.queue.Submit(t.Context(), uuid.New(), request); !errors.Is(err, vault.ErrErased) {
+		t.Errorf("an owner who is not there: %v", err)
+	}
+	var rows int
+	err := f.db.Owner.QueryRow(t.Context(), `
+		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from river.river_job)`).Scan(&rows)
+	if err != nil || rows != 0 {
+		t.Errorf("%d rows are left, %v", rows, err)
+	}
+}
+
+func TestRoomIsCountedInTokens(t *testing.T) {
+	f := newFixture(t)
+	for _, c := range []struct {
+		promptTokens, maxLength, maxNew, want int
+	}{
+		{6, 50, 0, 44},
+		{6, 50, 10, 10},
+		{49, 50, 0, 1},
+		{500, 10, 600, 500}, // what the context has left
+	} {
+		r := jobs.Request{Prompt: strings.Repeat("p", c.promptTokens), MaxLength: c.maxLength, MaxNewTokens: c.maxNew, TopP: 1}
+		if j := f.submit(r); j.Params.MaxTokens != c.want {
+			t.Errorf("%+v: %d tokens", c, j.Params.MaxTokens)
+		}
+	}
+	_, err := f.queue.Submit(t.Context(), f.owner, jobs.Request{Prompt: strings.Repeat("p", 60), MaxLength: 50, TopP: 1})
+	want := &jobs.NoRoomError{PromptTokens: 60, Limit: 50, LimitName: "max_length"}
+	if got, ok := errors.AsType[*jobs.NoRoomError](err); !ok || *got != *want || !strings.Contains(err.Error(), "60") || !strings.Contains(err.Error(), "50") {
+		t.Errorf("%v", err)
+	}
+}
