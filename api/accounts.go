@@ -1,0 +1,100 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"colophon/internal/auth"
+)
+
+type registerInput struct {
+	Body struct {
+		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space or any of <>{};. Upper and lower case are the same name."`
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind."`
+	}
+}
+
+type registerOutput struct {
+	Body struct {
+		ID       uuid.UUID `json:"id" format:"uuid"`
+		Username string    `json:"username"`
+	}
+}
+
+type tokenInput struct {
+	Body struct {
+		GrantType    string `json:"grant_type,omitempty" enum:"password,refresh_token" default:"password"`
+		Username     string `json:"username,omitempty" maxLength:"50" doc:"With grant_type password."`
+		Password     string `json:"password,omitempty" maxLength:"256" format:"password" doc:"With grant_type password."`
+		RefreshToken string `json:"refresh_token,omitempty" maxLength:"200" doc:"With grant_type refresh_token."`
+		Scope        string `json:"scope,omitempty" maxLength:"200" doc:"Accepted for OAuth2 clients that send it; there are no scopes."`
+		ClientID     string `json:"client_id,omitempty" maxLength:"200" doc:"Likewise."`
+		ClientSecret string `json:"client_secret,omitempty" maxLength:"200" doc:"Likewise."`
+	} `contentType:"application/x-www-form-urlencoded"`
+}
+
+type tokenOutput struct {
+	Body struct {
+		AccessToken  string `json:"access_token"`
+		TokenType    string `json:"token_type" enum:"bearer"`
+		ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires."`
+		RefreshToken string `json:"refresh_token" doc:"Good for one new pair of tokens."`
+	}
+}
+
+func (s *server) accounts() {
+	register(s, huma.Operation{
+		OperationID: "register", Method: http.MethodPost, Path: "/users", Tags: []string{"accounts"},
+		Summary:  "Create an account",
+		Metadata: limited("users"),
+		Errors:   []int{http.StatusConflict},
+	}, s.register)
+	register(s, huma.Operation{
+		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
+		Summary:     "Sign in, or refresh the access token",
+		Description: "OAuth2's form: a user name and a password, or a refresh token, for an access token that goes into the Authorization header of every other call.",
+		Metadata:    limited("token"),
+		Errors:      []int{http.StatusUnauthorized},
+	}, s.token)
+}
+
+func (s *server) register(ctx context.Context, in *registerInput) (*registerOutput, error) {
+	account, err := s.Auth.Register(ctx, in.Body.Username, in.Body.Password)
+	if err != nil {
+		return nil, err
+	}
+	out := &registerOutput{}
+	out.Body.ID, out.Body.Username = account.ID, account.Username
+	return out, nil
+}
+
+func (s *server) token(ctx context.Context, in *tokenInput) (*tokenOutput, error) {
+	b := in.Body
+	missing := func(field string) error {
+		return newProblem(http.StatusUnprocessableEntity, "invalid_request", field+" is required with grant_type "+b.GrantType).at("body." + field)
+	}
+	var tokens auth.Tokens
+	var err error
+	switch {
+	case b.GrantType == "refresh_token" && b.RefreshToken == "":
+		err = missing("refresh_token")
+	case b.GrantType == "refresh_token":
+		tokens, err = s.Auth.Refresh(ctx, b.RefreshToken)
+	case b.Username == "":
+		err = missing("username")
+	case b.Password == "":
+		err = missing("password")
+	default:
+		tokens, err = s.Auth.SignIn(ctx, b.Username, b.Password)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &tokenOutput{}
+	out.Body.AccessToken, out.Body.RefreshToken, out.Body.TokenType = tokens.AccessToken, tokens.RefreshToken, "bearer"
+	out.Body.ExpiresIn = int(tokens.ExpiresIn.Seconds())
+	return out, nil
+}

@@ -1,0 +1,144 @@
+// Package api is the service as HTTP clients see it. It is the only package
+// that knows HTTP and Huma.
+//
+// What a client may rely on: every error is an RFC 9457 problem with the request
+// id as instance and never repeats what was sent; a job answered with 202 is on
+// record and will be finished; the events of a job are numbered without gaps and
+// can be read again from any number on; what belongs to somebody else looks like
+// what does not exist. No database connection and no lock is held while a
+// request waits for the model.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"colophon/events"
+	"colophon/internal/auth"
+	"colophon/jobs"
+)
+
+// Options is what the API stands on.
+type Options struct {
+	Store  *events.Store
+	Queue  *jobs.Queue
+	Auth   *auth.Service
+	Ready  func(context.Context) error // nil while requests can be served
+	Limits Limits
+	Log    *slog.Logger
+}
+
+// maxBody is the largest request body, in bytes: a prompt of 500 characters of
+// four bytes, each escaped, and room for the rest.
+const maxBody = 64 << 10
+
+// bearer names the security scheme of access tokens.
+const bearer = "accessToken"
+
+type server struct {
+	Options
+	api huma.API
+}
+
+// New returns the handler of the whole API.
+func New(o Options) (http.Handler, error) {
+	s, mux, err := build(o)
+	if err != nil {
+		return nil, err
+	}
+	return s.guard(mux), nil
+}
+
+// Description returns the OpenAPI description of the API as YAML.
+func Description() ([]byte, error) {
+	s, _, err := build(Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	return s.api.OpenAPI().YAML()
+}
+
+func build(o Options) (*server, *http.ServeMux, error) {
+	mux := http.NewServeMux()
+	s := &server{Options: o, api: humago.New(mux, config())}
+	limits, err := newLimiters(o.Limits)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.api.UseMiddleware(s.accept, s.authenticate, s.limit(limits))
+	s.accounts()
+	s.jobs()
+	s.history()
+	s.health()
+	if err := s.docs(mux); err != nil {
+		return nil, nil, err
+	}
+	return s, mux, nil
+}
+
+func config() huma.Config {
+	c := huma.DefaultConfig("Colophon", "1.0.0")
+	c.Info.Description = "Text generation with GPT-2, in which every text has its history on record. " +
+		"Submit a job, then poll it, follow its events or wait for it."
+	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	c.DocsPath = ""     // Huma's pages load scripts from elsewhere; docs.go has our own
+	c.SchemasPath = ""  // no schemas one by one,
+	c.CreateHooks = nil // and no links to them in the responses
+	c.Formats = formats()
+	c.RejectUnknownQueryParameters = true
+	c.Transformers = []huma.Transformer{identify}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
+	}
+	c.Tags = []*huma.Tag{
+		{Name: "accounts", Description: "Who you are."},
+		{Name: "jobs", Description: "Texts being generated."},
+		{Name: "history", Description: "Texts that have been."},
+		{Name: "service", Description: "How the service is."},
+	}
+	return c
+}
+
+// identify puts the request's id into problems.
+func identify(ctx huma.Context, _ string, body any) (any, error) {
+	if p, ok := body.(*Problem); ok && p.Instance == "" {
+		p.Instance = instance(ctx.Context())
+	}
+	return body, nil
+}
+
+// register adds an operation whose handler's errors go through problemOf.
+func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.MaxBodyBytes = maxBody
+	op.BodyReadTimeout = 10 * time.Second
+	if op.Security != nil {
+		op.Errors = append(op.Errors, http.StatusUnauthorized)
+	}
+	if _, ok := op.Metadata[limitName]; ok {
+		op.Errors = append(op.Errors, http.StatusTooManyRequests)
+	}
+	input := reflect.TypeFor[I]()
+	if _, ok := input.FieldByName("Body"); ok {
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
+	if input.NumField() > 0 {
+		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	}
+	op.Errors = append(op.Errors, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handle(ctx, in)
+		if err != nil {
+			return nil, problemOf(ctx, s.Log, err)
+		}
+		return out, nil
+	})
+}
+
+// private is the security of operations that need an access token.
+func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// TestDescriptionIsCommitted keeps openapi/openapi.yaml, which people read in
+// the repository, what the code says.
+func TestDescriptionIsCommitted(t *testing.T) {
+	got, err := Description()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("../openapi/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("openapi/openapi.yaml is out of date: go run ./cmd/colophon openapi > openapi/openapi.yaml")
+	}
+}
+
+// TestEveryParameterIsBounded walks the description: whatever a client may send
+// has a largest value.
+func TestEveryParameterIsBounded(t *testing.T) {
+	s, _, err := build(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := s.api.OpenAPI().Components.Schemas
+	var check func(where string, schema *huma.Schema)
+	check = func(where string, schema *huma.Schema) {
+		for schema.Ref != "" {
+			schema = registry.SchemaFromRef(schema.Ref)
+		}
+		switch schema.Type {
+		case huma.TypeString:
+			if schema.MaxLength == nil && len(schema.Enum) == 0 && schema.Format == "" {
+				t.Errorf("%s: a string without maxLength", where)
+			}
+		case huma.TypeInteger, huma.TypeNumber:
+			if schema.Maximum == nil || schema.Minimum == nil && schema.ExclusiveMinimum == nil {
+				t.Errorf("%s: a number without minimum and maximum", where)
+			}
+		case huma.TypeArray:
+			if schema.MaxItems == nil {
+				t.Errorf("%s: an array without maxItems", where)
+			}
+			check(where+"[]", schema.Items)
+		case huma.TypeObject:
+			if schema.AdditionalProperties != false {
+				t.Errorf("%s: an object that takes members nobody knows", where)
+			}
+			for name, property := range schema.Properties {
+				check(where+"."+name, property)
+			}
+		}
+	}
+	operations := 0
+	for path, item := range s.api.OpenAPI().Paths {
+		for method, op := range map[string]*huma.Operation{http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodDelete: item.Delete} {
+			if op == nil {
+				continue
+			}
+			operations++
+			for _, p := range op.Parameters {
+				check(method+" "+path+" "+p.Name, p.Schema)
+			}
+			if op.RequestBody != nil {
+				for _, content := range op.RequestBody.Content {
+					check(method+" "+path+" body", content.Schema)
+				}
+			}
+			if open := len(op.Security) == 0; open != strings.Contains(" /users /token /healthz /readyz ", " "+path+" ") {
+				t.Errorf("%s %s: open to all: %v", method, path, open)
+			}
+		}
+	}
+	if operations < 10 {
+		t.Errorf("only %d operations", operations)
+	}
+}
+
+func TestNetworkOfAnAddress(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.7:1234":               "192.0.2.7",
+		"[2001:db8:1:2:3:4:5:6]:443":   "2001:db8:1:2::/64",
+		"[2001:db8:1:2::1]:443":        "2001:db8:1:2::/64",
+		"[::ffff:192.0.2.7]:443":       "192.0.2.7",
+		"[fe80::1%eth0]:443":           "fe80::/64",
+		"@":                            "@", // a unix socket
+		"[2001:db8:1:3:ffff::1]:65535": "2001:db8:1:3::/64",
+	} {
+		if got := network(remote); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
+		}
+	}
+}

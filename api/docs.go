@@ -1,0 +1,68 @@
+package api
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"colophon/openapi"
+	"colophon/web"
+)
+
+// pagePolicy lets a page use what its own server has, and nothing else.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// docs serves the pages and their files; the OpenAPI description that they show
+// is served by Huma at /openapi.json and /openapi.yaml.
+func (s *server) docs(mux *http.ServeMux) error {
+	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; require-trusted-types-for 'script'; trusted-types 'none'"))
+	mux.Handle("GET /docs", page(openapi.Page(), pagePolicy))
+	for prefix, tree := range map[string]fs.FS{"/assets/": web.Assets(), "/docs/assets/": openapi.Assets()} {
+		files, err := s.files(prefix, tree)
+		if err != nil {
+			return err
+		}
+		mux.Handle("GET "+prefix, files)
+	}
+	return nil
+}
+
+func page(html, policy string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", policy)
+		_, _ = w.Write([]byte(html)) // the client may have left
+	})
+}
+
+// files serves a tree of files, without listing its folders. A browser asks each
+// time whether a file is still the same: after an upgrade it must not run a new
+// page with old modules.
+func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
+	tags := map[string]string{}
+	err := fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(tree, name)
+		tags[name] = fmt.Sprintf(`"%x"`, sha256.Sum256(content))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the files of %s: %w", prefix, err)
+	}
+	files := http.StripPrefix(prefix, http.FileServerFS(tree))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tag, ok := tags[strings.TrimPrefix(r.URL.Path, prefix)]
+		if !ok {
+			s.answer(w, r, newProblem(http.StatusNotFound, "no_such_route", "there is no such file"))
+			return
+		}
+		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("ETag", tag)
+		files.ServeHTTP(w, r)
+	}), nil
+}

@@ -1,0 +1,200 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"colophon/internal/auth"
+)
+
+type contextKey int
+
+const (
+	requestKey contextKey = iota
+	identityKey
+)
+
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestKey).(string)
+	return id
+}
+
+// instance is the request's id as the URI that a problem wants.
+func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
+
+// caller returns who the request comes from; the operation must be private.
+func caller(ctx context.Context) auth.Identity {
+	id, _ := ctx.Value(identityKey).(auth.Identity)
+	return id
+}
+
+// strictest is the policy of responses that are no pages.
+const strictest = "default-src 'none'; frame-ancestors 'none'"
+
+// guard gives each request an id and each response its headers, answers for
+// unknown routes and panics, and writes the access log.
+func (s *server) guard(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := uuid.NewString()
+		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		h := w.Header()
+		h.Set("X-Request-Id", id)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+		h.Set("Content-Security-Policy", strictest)
+		h.Set("Cache-Control", "no-store")
+		rec := &recorder{ResponseWriter: w}
+		start := time.Now()
+		pattern := "unknown"
+		defer func() {
+			p := recover()
+			if err, ok := p.(error); p != nil && !(ok && errors.Is(err, http.ErrAbortHandler)) {
+				s.Log.ErrorContext(r.Context(), "a handler panicked", "request", id, "panic", p, "stack", string(debug.Stack()))
+				if rec.status == 0 {
+					s.answer(rec, r, newProblem(http.StatusInternalServerError, "internal",
+						"something went wrong on our side; the instance identifies this request in our log"))
+				}
+			}
+			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("request", id), slog.String("route", pattern),
+				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", time.Since(start)))
+		}()
+		handler, found := mux.Handler(r)
+		if found == "" {
+			s.answer(rec, r, unrouted(handler, r))
+			return
+		}
+		pattern = found
+		mux.ServeHTTP(rec, r)
+	})
+}
+
+// unrouted turns what the mux says of a request without a route into a problem.
+func unrouted(handler http.Handler, r *http.Request) *Problem {
+	said := &verdict{header: http.Header{}}
+	handler.ServeHTTP(said, r)
+	if said.status == http.StatusMethodNotAllowed {
+		allow := said.header.Get("Allow")
+		return newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "this path takes "+allow).with("Allow", allow)
+	}
+	return newProblem(http.StatusNotFound, "no_such_route", "there is nothing at this path: /docs lists what there is")
+}
+
+// verdict is a response of which only the head matters.
+type verdict struct {
+	header http.Header
+	status int
+}
+
+func (v *verdict) Header() http.Header         { return v.header }
+func (v *verdict) WriteHeader(status int)      { v.status = status }
+func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
+
+// answer writes a problem outside of Huma.
+func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
+	p.Instance = instance(r.Context())
+	maps.Copy(w.Header(), p.headers)
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	if err := huma.DefaultJSONFormat.Marshal(w, p); err != nil {
+		s.Log.DebugContext(r.Context(), "could not write a problem", "request", requestID(r.Context()), "err", err)
+	}
+}
+
+// recorder notes what was answered, for the access log.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 || w.status < 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController and Huma find the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// refuse answers an operation with a problem before its handler is reached.
+func (s *server) refuse(ctx huma.Context, p *Problem) {
+	for name, values := range p.headers {
+		for _, value := range values {
+			ctx.SetHeader(name, value)
+		}
+	}
+	p.Instance = instance(ctx.Context())
+	ctx.SetHeader("Content-Type", p.ContentType(""))
+	ctx.SetStatus(p.Status)
+	if err := huma.DefaultJSONFormat.Marshal(ctx.BodyWriter(), p); err != nil {
+		s.Log.DebugContext(ctx.Context(), "could not write a problem", "request", requestID(ctx.Context()), "err", err)
+	}
+}
+
+// accept refuses bodies of a media type that the operation does not document.
+func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
+	body := ctx.Operation().RequestBody
+	given := ctx.Header("Content-Type")
+	if body == nil || given == "" {
+		next(ctx)
+		return
+	}
+	media, _, err := mime.ParseMediaType(given)
+	if _, ok := body.Content[media]; err != nil || !ok {
+		wanted := make([]string, 0, 1)
+		for name := range body.Content {
+			wanted = append(wanted, name)
+		}
+		s.refuse(ctx, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body as "+strings.Join(wanted, " or ")))
+		return
+	}
+	next(ctx)
+}
+
+// authenticate lets only requests with a valid access token reach the
+// operations that are not open to all.
+func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	if len(ctx.Operation().Security) == 0 {
+		next(ctx)
+		return
+	}
+	scheme, accessToken, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || accessToken == "" {
+		s.refuse(ctx, unauthorized(false))
+		return
+	}
+	identity, err := s.Auth.Verify(ctx.Context(), strings.TrimLeft(accessToken, " "))
+	switch {
+	case errors.Is(err, auth.ErrAccessToken):
+		s.refuse(ctx, unauthorized(true))
+		return
+	case err != nil:
+		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))
+		return
+	}
+	next(huma.WithValue(ctx, identityKey, identity))
+}

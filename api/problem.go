@@ -1,0 +1,174 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"colophon/events"
+	"colophon/internal/auth"
+	"colophon/internal/policy"
+	"colophon/internal/vault"
+	"colophon/jobs"
+)
+
+// Problem is the body of every error response: an RFC 9457 problem, with a
+// member "error" besides, in which OpenAI's clients look for the message.
+type Problem struct {
+	Title    string   `json:"title" doc:"What kind of problem this is: the meaning of the status."`
+	Status   int      `json:"status" doc:"The HTTP status."`
+	Detail   string   `json:"detail,omitempty" doc:"What is wrong this time, and what to do about it."`
+	Instance string   `json:"instance,omitempty" format:"uri" doc:"The id of the request, as in the X-Request-Id header; the log knows it too."`
+	Errors   []Fault  `json:"errors,omitempty" doc:"The parts of the request that are at fault."`
+	Compat   ErrorObj `json:"error" doc:"The same in the form that OpenAI's clients read."`
+
+	headers http.Header
+}
+
+// Fault is one part of a request that is wrong. It never repeats what was sent.
+type Fault struct {
+	Message  string `json:"message" doc:"What is wrong."`
+	Location string `json:"location,omitempty" doc:"Where, such as body.prompt."`
+}
+
+// ErrorObj is a problem in OpenAI's form.
+type ErrorObj struct {
+	Message string  `json:"message"`
+	Type    string  `json:"type" doc:"invalid_request_error, authentication_error, rate_limit_error or server_error."`
+	Param   *string `json:"param" doc:"The member of the body that is at fault."`
+	Code    *string `json:"code" doc:"What went wrong, for programs."`
+}
+
+// Error makes a Problem an error.
+func (p *Problem) Error() string { return p.Detail }
+
+// GetStatus tells Huma the status.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// GetHeaders tells Huma the headers.
+func (p *Problem) GetHeaders() http.Header { return p.headers }
+
+// ContentType tells Huma the media type.
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+// newProblem returns a problem; code is for programs and may be empty.
+func newProblem(status int, code, detail string) *Problem {
+	p := &Problem{Title: http.StatusText(status), Status: status, Detail: detail}
+	p.Compat = ErrorObj{Message: detail, Type: "invalid_request_error"}
+	switch {
+	case status == http.StatusUnauthorized:
+		p.Compat.Type = "authentication_error"
+	case status == http.StatusTooManyRequests:
+		p.Compat.Type = "rate_limit_error"
+	case status >= 500:
+		p.Compat.Type = "server_error"
+	}
+	if code != "" {
+		p.Compat.Code = &code
+	}
+	return p
+}
+
+// at names the part of the request that is at fault.
+func (p *Problem) at(location string) *Problem {
+	p.Errors = append(p.Errors, Fault{Message: p.Detail, Location: location})
+	if p.Compat.Param == nil {
+		param := location
+		p.Compat.Param = &param
+	}
+	return p
+}
+
+// with sets a header of the response.
+func (p *Problem) with(name, value string) *Problem {
+	if p.headers == nil {
+		p.headers = http.Header{}
+	}
+	p.headers.Set(name, value)
+	return p
+}
+
+func (p *Problem) retryAfter(d time.Duration) *Problem {
+	return p.with("Retry-After", strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))))
+}
+
+// unauthorized is the answer to a request without a valid access token. It says
+// the same whatever is wrong with the token.
+func unauthorized(given bool) *Problem {
+	if !given {
+		return newProblem(http.StatusUnauthorized, "missing_access_token", "sign in first: send an access token from POST /token as Authorization: Bearer").
+			with("WWW-Authenticate", `Bearer realm="colophon"`)
+	}
+	return newProblem(http.StatusUnauthorized, "invalid_access_token", "the access token is not valid, or no longer: get a new one from POST /token").
+		with("WWW-Authenticate", `Bearer realm="colophon", error="invalid_token"`)
+}
+
+// problemOf is the one place that says what an error means to a client. What
+// it does not know is logged and not shown.
+func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p
+	}
+	if refusal, ok := errors.AsType[policy.Refusal](err); ok {
+		p := newProblem(http.StatusUnprocessableEntity, refusal.Code, refusal.Message)
+		return p.at("body." + refusal.Field)
+	}
+	if noRoom, ok := errors.AsType[*jobs.NoRoomError](err); ok {
+		return newProblem(http.StatusUnprocessableEntity, "no_room", noRoom.Error()+": shorten the prompt or allow more").at("body.prompt")
+	}
+	switch {
+	case errors.Is(err, events.ErrNotFound):
+		return newProblem(http.StatusNotFound, "not_found", "there is no such thing here, or it belongs to somebody else")
+	case errors.Is(err, auth.ErrTaken):
+		return newProblem(http.StatusConflict, "username_taken", "the user name is taken: choose another one").at("body.username")
+	case errors.Is(err, auth.ErrCredentials):
+		return newProblem(http.StatusUnauthorized, "invalid_credentials", "the user name or the password is wrong").
+			with("WWW-Authenticate", `Bearer realm="colophon"`)
+	case errors.Is(err, auth.ErrRefreshToken):
+		return newProblem(http.StatusUnauthorized, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again").
+			with("WWW-Authenticate", `Bearer realm="colophon"`)
+	case errors.Is(err, auth.ErrBusy):
+		return newProblem(http.StatusServiceUnavailable, "busy", "too many sign-ins at once: try again in a moment").retryAfter(time.Second)
+	case errors.Is(err, vault.ErrErased):
+		return unauthorized(true)
+	case ctx.Err() != nil:
+		// The client has left, or the server is stopping: nobody reads this.
+		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
+	}
+	log.ErrorContext(ctx, "a request failed", "request", requestID(ctx), "err", err)
+	return newProblem(http.StatusInternalServerError, "internal", "something went wrong on our side; the instance identifies this request in our log")
+}
+
+// humaProblem is what Huma's own errors become: validation, parsing, limits.
+// Huma's details carry the submitted values: those stay behind.
+func humaProblem(status int, message string, errs ...error) huma.StatusError {
+	if status >= 500 {
+		return newProblem(status, "internal", http.StatusText(status))
+	}
+	p := newProblem(status, "invalid_request", message)
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
+			p.Errors = append(p.Errors, Fault{Message: d.Message, Location: d.Location})
+		}
+	}
+	if len(p.Errors) > 0 {
+		first := p.Errors[0]
+		p.Detail = fmt.Sprintf("%s: %s", first.Location, first.Message)
+		p.Compat.Message, p.Compat.Param = p.Detail, &first.Location
+	}
+	return p
+}
+
+func init() {
+	// Huma makes its errors through this variable and has no other way to ask for one's own.
+	huma.NewError = humaProblem
+}

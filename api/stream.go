@@ -1,0 +1,198 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+// writeTimeout is how long a client may take to read what is sent to it.
+const writeTimeout = 10 * time.Second
+
+// EventBody is one event of a job as clients see it. Which of the members from
+// prompt on are there depends on the type.
+type EventBody struct {
+	Version int       `json:"version" minimum:"1" doc:"Place among the job's events, and the id of the SSE message."`
+	Type    string    `json:"type" enum:"job.accepted,job.started,job.advanced,job.completed,job.failed,job.cancelled"`
+	At      time.Time `json:"at"`
+
+	Prompt       string      `json:"prompt,omitempty" doc:"job.accepted"`
+	Stop         []string    `json:"stop,omitempty" doc:"job.accepted"`
+	Params       any         `json:"params,omitempty" doc:"job.accepted"`
+	PromptTokens int         `json:"prompt_tokens,omitempty" doc:"job.accepted"`
+	Model        string      `json:"model,omitempty" doc:"job.accepted"`
+	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the rules that the prompt passed."`
+	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
+	Worker       string      `json:"worker,omitempty" doc:"job.started"`
+	FromToken    int         `json:"from_token,omitempty" doc:"job.started: how many tokens were there already."`
+	Weights      string      `json:"weights,omitempty" doc:"job.started: digest of the weights."`
+	Kernel       string      `json:"kernel,omitempty" doc:"job.started: fingerprint of the arithmetic."`
+	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids."`
+	Text         string      `json:"text,omitempty" doc:"job.advanced: the text they complete."`
+	FinishReason string      `json:"finish_reason,omitempty" doc:"job.completed"`
+	Usage        *Usage      `json:"usage,omitempty" doc:"job.completed"`
+	Timings      *TimingBody `json:"timings,omitempty" doc:"job.completed"`
+	Reason       string      `json:"reason,omitempty" doc:"job.failed, job.cancelled"`
+	Final        bool        `json:"final,omitempty" doc:"job.failed: false if it will be tried again."`
+	By           string      `json:"by,omitempty" doc:"job.cancelled"`
+}
+
+// TimingBody says where the time of a job went.
+type TimingBody struct {
+	QueuedMS     int64 `json:"queued_ms" doc:"Milliseconds from accepted to started."`
+	FirstTokenMS int64 `json:"first_token_ms" doc:"Milliseconds from accepted to the first token."`
+	TotalMS      int64 `json:"total_ms" doc:"Milliseconds from accepted to completed."`
+}
+
+type eventsInput struct {
+	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
+	Accept      string    `header:"Accept" maxLength:"200" example:"text/event-stream" doc:"text/event-stream follows the job until it ends; anything else gets what there is as JSON."`
+	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does after a cut."`
+	After       int       `query:"after" minimum:"0" maximum:"2147483647" doc:"The same for clients that cannot set headers."`
+}
+
+type eventsOutput struct {
+	ContentType string `header:"Content-Type"`
+	Body        func(huma.Context)
+}
+
+func (s *server) stream() {
+	event := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[EventBody](), true, "EventBody")
+	op := huma.Operation{
+		OperationID: "job-events", Method: http.MethodGet, Path: "/jobs/{id}/events", Tags: []string{"jobs"},
+		Summary: "Read or follow the events of a job",
+		Description: "With Accept: text/event-stream, server-sent events: one message an event, with its version as id, its type as event, " +
+			"and a comment every ten seconds in between; the stream ends after the job's last event. Otherwise a JSON array of the events so far.",
+		Security: private(),
+		Errors:   []int{http.StatusNotFound},
+		Responses: map[string]*huma.Response{"200": {
+			Description: "The events after the one named.",
+			Content: map[string]*huma.MediaType{
+				"application/json":  {Schema: &huma.Schema{Type: huma.TypeArray, Items: event}},
+				"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString, Description: "Messages with id, event and data; data is an EventBody as JSON."}},
+			},
+		}},
+	}
+	register(s, op, s.events)
+}
+
+func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, error) {
+	job, err := s.own(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	after := max(in.After, in.LastEventID)
+	if accepts(in.Accept, "text/event-stream") {
+		return &eventsOutput{ContentType: "text/event-stream", Body: func(hctx huma.Context) {
+			_, w := humago.Unwrap(hctx)
+			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
+			if err := s.send(ctx, w, job, after); err != nil {
+				s.Log.DebugContext(ctx, "a stream ended early", "request", requestID(ctx), "err", err)
+			}
+		}}, nil
+	}
+	found, err := s.Store.Read(ctx, events.JobStream(job.ID), after)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]json.RawMessage, len(found))
+	for i, e := range found {
+		if list[i], err = eventBody(e); err != nil {
+			return nil, err
+		}
+	}
+	return &eventsOutput{ContentType: "application/json", Body: func(hctx huma.Context) {
+		hctx.SetStatus(http.StatusOK)
+		if err := huma.DefaultJSONFormat.Marshal(hctx.BodyWriter(), list); err != nil {
+			s.Log.DebugContext(ctx, "could not write events", "request", requestID(ctx), "err", err)
+		}
+	}}, nil
+}
+
+// send follows a job as server-sent events until it has ended or the client
+// has left. (huma/sse would need a Go type for each event and a fixed media
+// type for the operation.)
+func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
+	control := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	if job.State.Final() && after >= job.Version {
+		return nil
+	}
+	var buf bytes.Buffer
+	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, beat) {
+		if err != nil {
+			return err
+		}
+		buf.Reset()
+		final := false
+		for _, e := range batch {
+			data, err := eventBody(e)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&buf, "id: %d\nevent: %s\ndata: %s\n\n", e.Version, e.Fact.Type(), data)
+			final = final || ends(e.Fact)
+		}
+		if len(batch) == 0 {
+			buf.WriteString(": still here\n\n")
+		}
+		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := w.Write(buf.Bytes()); err != nil {
+			return err
+		}
+		if err := control.Flush(); err != nil {
+			return err
+		}
+		if final {
+			break
+		}
+	}
+	return nil
+}
+
+// ends reports whether a fact is the last of its job.
+func ends(f events.Fact) bool {
+	switch f := f.(type) {
+	case events.JobCompleted, events.JobCancelled:
+		return true
+	case events.JobFailed:
+		return f.Final
+	}
+	return false
+}
+
+// eventBody returns an event as the JSON that EventBody describes: version,
+// type and time, and the members of the fact beside them.
+func eventBody(e events.Event) (json.RawMessage, error) {
+	head, err := json.Marshal(struct {
+		Version int       `json:"version"`
+		Type    string    `json:"type"`
+		At      time.Time `json:"at"`
+	}{e.Version, e.Fact.Type(), e.At})
+	if err != nil {
+		return nil, err
+	}
+	fact, err := json.Marshal(e.Fact)
+	if err != nil {
+		return nil, err
+	}
+	if len(fact) == len("{}") {
+		return head, nil
+	}
+	return fmt.Appendf(head[:len(head)-1], ",%s", fact[1:]), nil
+}

@@ -1,0 +1,37 @@
+// Package openapi holds what makes the API readable for people: the page that
+// shows the OpenAPI description and the files that page needs.
+//
+// The page is written for a Content-Security-Policy without any unsafe-*
+// source:
+//
+//	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'
+//
+// It asks for nothing but /docs/assets/ (the files of [Assets]), /assets/favicon.svg
+// and /openapi.json, all from the server it came from. Swagger UI is vendored
+// unchanged; assets/swagger-ui/SHA256SUMS says which version, and a test holds
+// the files to it.
+package openapi
+
+import (
+	"embed"
+	"io/fs"
+)
+
+//go:embed docs.html
+var page string
+
+//go:embed assets
+var assets embed.FS
+
+// Page returns the HTML of the documentation page, to be served at /docs.
+func Page() string { return page }
+
+// Assets returns the files to be served below /docs/assets/, which never change
+// while the process runs.
+func Assets() fs.FS {
+	sub, err := fs.Sub(assets, "assets")
+	if err != nil {
+		panic(err) // the name is constant and valid
+	}
+	return sub
+}

@@ -1,0 +1,156 @@
+// The service's HTTP interface, as far as the page needs it.
+
+import { Problem } from "./problem.js";
+
+// Client speaks for one account at a time. Its access token and refresh token
+// live in this object and nowhere else: no storage that another page, a browser
+// extension or the next person at this computer could read. A reload forgets
+// them, and the price is signing in again.
+//
+// Every method throws a Problem when the service refuses or does not answer,
+// and the signal's own reason when it is aborted.
+export class Client {
+  #base;
+  #accessToken = "";
+  #refreshToken = "";
+  #renewal = null; // the renewal under way: a refresh token may be used only once
+  #onSignedOut;
+
+  username = ""; // "" when nobody is signed in
+
+  // onSignedOut is called when the service no longer accepts the session.
+  constructor(base, onSignedOut = () => {}) {
+    this.#base = base;
+    this.#onSignedOut = onSignedOut;
+  }
+
+  async register(username, password) {
+    await this.#send("/users", { method: "POST", json: { username, password } });
+  }
+
+  async signIn(username, password) {
+    this.#keep(await this.#token({ grant_type: "password", username, password }));
+    this.username = username;
+  }
+
+  signOut() {
+    this.#accessToken = this.#refreshToken = this.username = "";
+  }
+
+  // submit returns the new job and the path it is found at.
+  async submit(request) {
+    const response = await this.#signed("/jobs", { method: "POST", json: request });
+    const job = await response.json();
+    return { job, path: this.#local(response.headers.get("Location") ?? `/jobs/${job.id}`) };
+  }
+
+  async job(path) {
+    return (await this.#signed(path)).json();
+  }
+
+  async cancel(path) {
+    await this.#signed(`${path}/cancel`, { method: "POST" });
+  }
+
+  // events opens the stream of the job's events after a version; the caller reads the body.
+  async events(path, after, signal) {
+    const headers = { Accept: "text/event-stream" };
+    if (after > 0) headers["Last-Event-ID"] = String(after);
+    return (await this.#signed(`${path}/events`, { headers, signal })).body;
+  }
+
+  // history returns one page of finished jobs, newest first, and the path of the next, or "".
+  async history(path = "/history") {
+    const response = await this.#signed(path);
+    const next = linkTo("next", response.headers.get("Link"));
+    return { items: await response.json(), older: next && this.#local(next) };
+  }
+
+  // signed sends a request in the name of the account, renewing an access token that has run out.
+  async #signed(path, options = {}) {
+    const used = this.#accessToken;
+    const send = () =>
+      this.#send(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${this.#accessToken}` } });
+    try {
+      return await send();
+    } catch (err) {
+      if (!(err instanceof Problem) || err.status !== 401) throw err;
+      if (used === this.#accessToken) await this.#renew(err);
+      return send();
+    }
+  }
+
+  #renew(refused) {
+    if (!this.#refreshToken) {
+      this.#end();
+      throw refused;
+    }
+    const spent = this.#refreshToken;
+    this.#renewal ??= this.#token({ grant_type: "refresh_token", refresh_token: spent })
+      .then(
+        (answer) => {
+          if (this.#refreshToken === spent) this.#keep(answer); // nobody signed out meanwhile
+        },
+        (err) => {
+          if (err.temporary) throw err;
+          this.#end();
+          throw refused;
+        },
+      )
+      .finally(() => (this.#renewal = null));
+    return this.#renewal;
+  }
+
+  #end() {
+    this.signOut();
+    this.#onSignedOut();
+  }
+
+  #keep({ access_token, refresh_token }) {
+    this.#accessToken = access_token;
+    this.#refreshToken = refresh_token ?? "";
+  }
+
+  async #token(form) {
+    return (await this.#send("/token", { method: "POST", body: new URLSearchParams(form) })).json();
+  }
+
+  async #send(path, { json, headers, ...options }) {
+    if (json !== undefined) {
+      options.body = JSON.stringify(json);
+      headers = { ...headers, "Content-Type": "application/json" };
+    }
+    let response;
+    try {
+      response = await fetch(this.#base + path, { headers, cache: "no-store", credentials: "omit", ...options });
+    } catch {
+      options.signal?.throwIfAborted();
+      throw Problem.unreachable();
+    }
+    if (!response.ok) throw await Problem.from(response);
+    return response;
+  }
+
+  // local turns a reference in an answer into a path of this service: the
+  // access token is sent to no other.
+  #local(reference) {
+    const base = new URL(this.#base);
+    const url = new URL(reference, base);
+    if (url.origin !== base.origin) throw new Problem({ title: "Unexpected answer.", detail: "The service pointed to another host." });
+    return url.pathname + url.search;
+  }
+}
+
+const param = String.raw`;\s*([^\s=;,]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]+)))?\s*`;
+const params = new RegExp(param, "g");
+const links = new RegExp(String.raw`<([^>]*)>\s*((?:${param})*)`, "g");
+
+// linkTo returns the target of the first link with that relation in a Link
+// header (RFC 8288), or "".
+export function linkTo(relation, header) {
+  for (const [, target, tail] of (header ?? "").matchAll(links)) {
+    const rel = [...tail.matchAll(params)].find(([, name]) => name.toLowerCase() === "rel");
+    if (rel && (rel[2] ?? rel[3] ?? "").split(/\s+/).includes(relation)) return target;
+  }
+  return "";
+}

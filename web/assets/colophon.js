@@ -1,0 +1,107 @@
+// What a job's events say about how its text was made: no page, no network.
+
+// blank is the record of a job of which no event is known.
+export const blank = { state: "queued", attempts: 0, tokens: 0, events: [] };
+
+// fold returns the record after one more event.
+export function fold(record, event) {
+  const next = { ...record, events: [...record.events, event] };
+  switch (event.type) {
+    case "job.accepted": {
+      const { at: acceptedAt, prompt, prompt_tokens: promptTokens, params, stop, model } = event;
+      return { ...next, acceptedAt, prompt, promptTokens, params, stop, model };
+    }
+    case "job.started": {
+      const { weights, kernel } = event;
+      return { ...next, state: "running", attempts: record.attempts + 1, startedAt: record.startedAt ?? event.at, weights, kernel };
+    }
+    case "job.advanced":
+      return { ...next, tokens: record.tokens + (event.tokens?.length ?? 0) };
+    case "job.completed":
+      return { ...next, state: "completed", finishReason: event.finish_reason, finishedAt: event.at };
+    case "job.failed":
+      return event.final === false ? { ...next, state: "queued" } : { ...next, state: "failed", reason: event.reason, finishedAt: event.at };
+    case "job.cancelled":
+      return { ...next, state: "cancelled", reason: event.reason, finishedAt: event.at };
+    default: // of a later version of the service
+      return next;
+  }
+}
+
+// ended tells whether a record is that of a job to which nothing more happens.
+export const ended = ({ state }) => state !== "queued" && state !== "running";
+
+// request returns what to ask for to get the text of a record once more.
+export function request({ prompt, promptTokens, params }) {
+  const { max_tokens, temperature, top_k, top_p, seed } = params;
+  return { prompt, max_length: promptTokens + max_tokens, temperature, top_k, top_p, seed };
+}
+
+// sentence says by what, how fast and when the text of an ended job was made.
+export function sentence(record) {
+  const took = duration(record);
+  const date = new Date(record.finishedAt).toLocaleString(undefined, { dateStyle: "long", timeStyle: "short" });
+  if (!took) return `Given up before ${record.model} began, on ${date}.`;
+  switch (record.state) {
+    case "completed":
+      return `Written by ${record.model} in ${took}, on ${date}.`;
+    case "cancelled":
+      return `Begun by ${record.model} and cancelled after ${took}, on ${date}.`;
+    default:
+      return `Begun by ${record.model}, which failed after ${took}, on ${date}.`;
+  }
+}
+
+// lines returns the rest of the colophon as [term, value] pairs.
+export function lines(id, record) {
+  const params = record.params ?? {};
+  const settings = [
+    ["at most", params.max_tokens && count(params.max_tokens, "new token")],
+    ["temperature", params.temperature],
+    ["top-k", params.top_k],
+    ["top-p", params.top_p],
+    ["stop at", record.stop?.map((stop) => JSON.stringify(stop)).join(", ")],
+  ];
+  const versions = record.events.map(({ version }) => version);
+  return [
+    ["Seed", params.seed],
+    ["Settings", settings.filter(([, value]) => known(value)).map((pair) => pair.join("\u00a0")).join(" · ")],
+    ["Tokens", `${record.promptTokens} in the beginning, ${record.tokens} written${speed(record)}`],
+    ["Ended", ending(record)],
+    ["Attempts", record.attempts > 1 ? record.attempts : undefined],
+    ["Weights", record.weights],
+    ["Kernel", record.kernel],
+    ["Job", id],
+    ["Events", versions.length > 0 ? `${versions[0]} to ${versions.at(-1)}` : undefined],
+  ].filter(([, value]) => known(value)).map(([term, value]) => [term, String(value)]);
+}
+
+// since says how long after the job was accepted something happened.
+export const since = (record, at) => `+${((Date.parse(at) - Date.parse(record.acceptedAt)) / 1000).toFixed(2)} s`;
+
+// count is a number of things, in words that agree with it.
+export const count = (n, thing) => `${n} ${n === 1 ? thing : `${thing}s`}`;
+
+const known = (value) => value !== undefined && value !== null && value !== "";
+
+// seconds from the first start to the end; NaN for a job that never started.
+const seconds = ({ startedAt, finishedAt }) => (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000;
+
+function duration(record) {
+  const s = seconds(record);
+  if (!(s >= 0)) return "";
+  return s < 60 ? `${s.toFixed(s < 10 ? 2 : 1)} seconds` : `${count(Math.floor(s / 60), "minute")} and ${count(Math.floor(s % 60), "second")}`;
+}
+
+function speed(record) {
+  const s = seconds(record);
+  return s > 0 && record.tokens > 0 ? `, ${Number((record.tokens / s).toPrecision(2))} a second` : "";
+}
+
+function ending({ state, reason, finishReason }) {
+  if (state === "failed") return reason || "by a failure";
+  if (state === "cancelled") return reason || "by request";
+  if (finishReason === "length") return "at the length asked for";
+  if (finishReason === "stop") return "where the text came to its end";
+  return finishReason;
+}

@@ -1,0 +1,87 @@
+// The form in which a text begins.
+
+import { complain, find, hold, isReady, ready, show } from "./dom.js";
+
+const longest = 500; // characters, as the service counts them: code points
+
+export class Composer {
+  #form = find("composer");
+  #prompt = find("prompt");
+  #generate = find("generate");
+  #cancel = find("cancel");
+  #notice = find("composer-notice");
+  #settings = ["max_length", "temperature", "top_k", "top_p", "seed"].map(find);
+
+  // write is called with a request when the form is sent, cancel when the text
+  // being written is no longer wanted.
+  constructor(write, cancel) {
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (isReady(this.#generate)) write(this.#read());
+    });
+    this.#cancel.addEventListener("click", () => {
+      if (!isReady(this.#cancel)) return;
+      ready(this.#cancel, false);
+      cancel();
+    });
+    this.#prompt.addEventListener("input", () => this.#measure());
+    this.#prompt.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
+    });
+    for (const opening of this.#form.querySelectorAll(".opening")) {
+      opening.addEventListener("click", () => this.#begin(opening.textContent));
+    }
+    show(this.#form);
+    this.#measure();
+  }
+
+  // fill takes over a request.
+  fill(request) {
+    for (const input of this.#settings) input.value = request[input.name] ?? "";
+    find("seed").closest("details").open = true;
+    this.#begin(request.prompt);
+  }
+
+  // busy says that a text is being written; it can be cancelled when cancellable.
+  busy(yes, cancellable = false) {
+    ready(this.#generate, !yes);
+    ready(this.#cancel);
+    const lost = !cancellable && document.activeElement === this.#cancel;
+    show(this.#cancel, cancellable);
+    if (lost) this.#generate.focus();
+  }
+
+  // complain shows a problem; one that asks to wait holds the button for that long.
+  complain(problem) {
+    const fields = Object.fromEntries([this.#prompt, ...this.#settings].map((field) => [field.name, field]));
+    const seconds = complain(this.#notice, problem, fields);
+    if (isReady(this.#generate)) hold(this.#generate, seconds);
+    if (problem && this.#settings.some((field) => field.hasAttribute("aria-invalid"))) this.#form.querySelector("details").open = true;
+    ready(this.#cancel);
+  }
+
+  #begin(text) {
+    this.#prompt.value = text;
+    this.#measure();
+    this.#prompt.focus();
+    this.#prompt.setSelectionRange(text.length, text.length);
+  }
+
+  #measure() {
+    const length = [...this.#prompt.value].length;
+    const over = length > longest;
+    const count = find("count");
+    count.textContent = `${length} of ${longest}`;
+    count.classList.toggle("over", over);
+    this.#prompt.setCustomValidity(over ? `This is ${length - longest} characters too long.` : "");
+    this.#prompt.removeAttribute("aria-invalid");
+  }
+
+  #read() {
+    const request = { prompt: this.#prompt.value };
+    for (const input of this.#settings) {
+      if (input.value !== "") request[input.name] = input.valueAsNumber;
+    }
+    return request;
+  }
+}

@@ -1,0 +1,63 @@
+// Small help with the document. Text goes in as text: nothing here, or on this
+// page, turns a string into markup.
+
+// find returns the element with that id.
+export const find = (id) => document.getElementById(id);
+
+// make returns a new element: make("li", { className: "event" }, "text", child).
+export function make(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+// show makes an element visible or not.
+export const show = (element, visible = true) => (element.hidden = !visible);
+
+// ready says whether a button does anything. A button that is not ready keeps
+// the keyboard's focus, which a disabled one loses.
+export const ready = (button, yes = true) => (yes ? button.removeAttribute("aria-disabled") : button.setAttribute("aria-disabled", "true"));
+export const isReady = (button) => button.getAttribute("aria-disabled") !== "true";
+
+// complain shows a problem in a place made for it (role="alert"), and marks the
+// fields it is about. It returns the problem's wait in seconds.
+export function complain(place, problem, fields = {}) {
+  for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
+  if (!problem) {
+    place.replaceChildren();
+    return 0;
+  }
+  if (problem.name !== "Problem") {
+    console.error(problem);
+    problem = { title: "This page has a fault.", detail: "Reload it and try again.", errors: [], retryAfter: 0 };
+  }
+  const about = problem.errors.map(({ field, message }) => {
+    fields[field]?.setAttribute("aria-invalid", "true");
+    const label = fields[field]?.labels?.[0]?.textContent ?? field;
+    return make("li", {}, label ? `${label}: ${message}` : message);
+  });
+  const repeated = problem.errors.some(({ message }) => problem.detail.includes(message)); // the list below says it, and of what
+  const detail = problem.detail && !repeated ? ` ${sentence(problem.detail)}` : "";
+  const wait = problem.retryAfter > 0 && !/again/i.test(detail) ? ` Try again in ${problem.retryAfter} s.` : "";
+  place.replaceChildren(make("strong", {}, problem.title), make("span", {}, detail + wait));
+  if (about.length > 0) place.append(make("ul", {}, ...about));
+  return problem.retryAfter;
+}
+
+// sentence gives a text the capital and the full stop of a sentence.
+const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
+// hold keeps a button from being used for some seconds and counts them on it.
+export function hold(button, seconds) {
+  if (seconds <= 0) return;
+  const label = button.textContent;
+  const until = Date.now() + seconds * 1000;
+  ready(button, false);
+  const tick = () => {
+    const left = Math.ceil((until - Date.now()) / 1000);
+    button.textContent = left > 0 ? `Again in ${left} s` : label;
+    if (left > 0) setTimeout(tick, 250);
+    else ready(button);
+  };
+  tick();
+}

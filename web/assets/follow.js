@@ -1,0 +1,71 @@
+// Follows a job to its end over connections that may not last as long.
+
+import { Problem } from "./problem.js";
+import { read } from "./sse.js";
+
+const first = 500; // milliseconds before the first new attempt; doubled by each that fails
+const longest = 10_000;
+
+// follow yields the events of a job after a version, each once and in order,
+// and returns after the final one. open(after, signal) resolves to the body of
+// an event stream. A stream that breaks, ends early or stays silent (no byte,
+// not even a heartbeat, for that many milliseconds) is opened again from the
+// last version seen; onCut(milliseconds until then) tells of it.
+//
+// It throws what open throws when trying again cannot help, and the signal's
+// reason when it is aborted.
+export async function* follow(open, { signal, after = 0, silence = 30_000, onCut = () => {}, pause = sleep }) {
+  let version = after;
+  let failures = 0; // in a row
+  for (;;) {
+    let asked = 0;
+    const watch = new AbortController();
+    let timer;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => watch.abort(), silence);
+    };
+    try {
+      heard();
+      for await (const message of read(await open(version, AbortSignal.any([signal, watch.signal])), heard)) {
+        const event = JSON.parse(message.data);
+        if (event.version <= version) continue;
+        version = event.version;
+        failures = 0;
+        yield event;
+        if (isFinal(event)) return;
+      }
+    } catch (err) {
+      signal.throwIfAborted();
+      if (err instanceof SyntaxError || (err instanceof Problem && !err.temporary)) throw err;
+      asked = (err.retryAfter ?? 0) * 1000;
+    } finally {
+      clearTimeout(timer);
+      watch.abort();
+    }
+    const jitter = 0.75 + Math.random() / 2; // many pages must not all come back at once
+    const wait = Math.max(asked, Math.min(longest, first * 2 ** failures++) * jitter);
+    onCut(wait);
+    await pause(wait, signal);
+  }
+}
+
+// isFinal tells whether no event can come after this one.
+export function isFinal({ type, final }) {
+  return type === "job.completed" || type === "job.cancelled" || (type === "job.failed" && final !== false);
+}
+
+function sleep(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, milliseconds);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}

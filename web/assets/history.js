@@ -1,0 +1,91 @@
+// The list of finished texts, newest first.
+
+import { complain, find, isReady, make, ready, show } from "./dom.js";
+
+const excerpt = 160; // characters shown of each
+
+export class History {
+  #client;
+  #open;
+  #list = find("history-items");
+  #older = ""; // the path of the next page
+  #entries = new Map(); // by job id
+
+  // open is called with the id of a job whose text is wanted.
+  constructor(client, open) {
+    this.#client = client;
+    this.#open = open;
+    find("older").addEventListener("click", () => this.#more());
+  }
+
+  clear() {
+    this.#entries.clear();
+    this.#list.replaceChildren();
+    this.#older = "";
+    show(find("history"), false);
+    show(find("older"), false);
+  }
+
+  // refresh loads what is new, or the first page when nothing is loaded.
+  async refresh() {
+    const username = this.#client.username;
+    await this.#load("/history", (items, older) => {
+      if (this.#client.username !== username) return;
+      if (this.#entries.size === 0) this.#older = older;
+      this.#list.prepend(...this.#fresh(items));
+    });
+  }
+
+  // mark shows which text is on the sheet.
+  mark(id) {
+    for (const [each, button] of this.#entries) {
+      if (each === id) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+  }
+
+  async #more() {
+    if (!isReady(find("older"))) return;
+    ready(find("older"), false);
+    await this.#load(this.#older, (items, older) => {
+      const fresh = this.#fresh(items);
+      this.#older = older;
+      this.#list.append(...fresh);
+      fresh[0]?.firstChild.focus();
+    });
+    ready(find("older"));
+  }
+
+  async #load(path, add) {
+    let problem = null;
+    try {
+      const { items, older } = await this.#client.history(path);
+      add(items, older);
+    } catch (err) {
+      problem = err;
+    }
+    if (this.#client.username === "") return;
+    complain(find("history-notice"), problem);
+    show(find("history"));
+    show(find("history-empty"), this.#entries.size === 0 && !problem);
+    show(find("older"), this.#older !== "");
+  }
+
+  #fresh(items) {
+    return items.filter(({ id }) => !this.#entries.has(id)).map((item) => {
+      const button = make("button", { type: "button" }, ...summary(item));
+      button.addEventListener("click", () => this.#open(item.id));
+      this.#entries.set(item.id, button);
+      return make("li", {}, button);
+    });
+  }
+}
+
+function summary({ prompt, completion, model_name, created_at }) {
+  const rest = [...completion].slice(0, Math.max(0, excerpt - [...prompt].length)).join("");
+  const date = new Date(created_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  return [
+    make("span", { className: "excerpt" }, make("b", {}, prompt), rest),
+    make("span", { className: "when" }, make("time", { dateTime: created_at }, date), ` · ${model_name}`),
+  ];
+}

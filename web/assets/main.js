@@ -1,0 +1,107 @@
+// The page: what happens when, and in whose hands.
+
+import { Account } from "./account.js";
+import { Client } from "./api.js";
+import { Composer } from "./composer.js";
+import { find, show } from "./dom.js";
+import { follow } from "./follow.js";
+import { History } from "./history.js";
+import { Problem } from "./problem.js";
+import { Sheet } from "./sheet.js";
+
+const client = new Client(location.origin, () => {
+  leave();
+  account.ask(new Problem({ title: "Your session has ended.", detail: "Sign in again to go on." })).then(enter);
+});
+const account = new Account(client);
+const composer = new Composer(write, cancel);
+const sheet = new Sheet((request) => composer.fill(request));
+const history = new History(client, reopen);
+
+let current = null; // {path, following} of the job on the sheet
+
+find("sign").addEventListener("click", () => {
+  if (!client.username) return account.ask().then(enter);
+  client.signOut();
+  leave();
+});
+show(find("sign"));
+
+// enter shows what belongs to the account that has signed in, if one has.
+function enter(signedIn) {
+  if (!signedIn) return;
+  find("who").textContent = client.username;
+  show(find("who"));
+  find("sign").textContent = "Sign out";
+  history.refresh();
+}
+
+// leave takes what belongs to the account off the page.
+function leave() {
+  current?.following.abort();
+  current = null;
+  composer.busy(false);
+  composer.complain(null);
+  sheet.clear();
+  history.clear();
+  show(find("who"), false);
+  find("who").textContent = "";
+  find("sign").textContent = "Sign in";
+}
+
+async function write(request) {
+  if (!client.username) {
+    const signedIn = await account.ask();
+    enter(signedIn);
+    if (!signedIn) return;
+  }
+  composer.busy(true);
+  let submitted;
+  try {
+    submitted = await client.submit(request);
+  } catch (problem) {
+    composer.busy(false);
+    if (client.username) composer.complain(problem);
+    return;
+  }
+  composer.complain(null);
+  composer.busy(true, true);
+  if (await present(submitted.path, submitted.job)) history.refresh().then(() => history.mark(submitted.job.id));
+}
+
+async function cancel() {
+  try {
+    await client.cancel(current.path);
+  } catch (problem) {
+    composer.complain(problem);
+  }
+}
+
+function reopen(id) {
+  composer.busy(false);
+  return present(`/jobs/${encodeURIComponent(id)}`);
+}
+
+// present puts a job on the sheet and follows it to its end, unless another one
+// takes its place; it resolves to whether the end was reached. A job that is no
+// longer looked at goes on all the same: the history will have it.
+async function present(path, job) {
+  current?.following.abort();
+  const mine = { path, following: new AbortController() };
+  current = mine;
+  const { signal } = mine.following;
+  try {
+    job ??= await client.job(path);
+    signal.throwIfAborted();
+    sheet.begin(job);
+    history.mark(job.id);
+    const open = (after, signal) => client.events(path, after, signal);
+    for await (const event of follow(open, { signal, onCut: (wait) => sheet.interrupted(wait) })) sheet.apply(event);
+    return true;
+  } catch (problem) {
+    if (!signal.aborted) sheet.complain(problem);
+    return false;
+  } finally {
+    if (current === mine) composer.busy(false);
+  }
+}

@@ -1,0 +1,34 @@
+// Package web holds the playground: one page of HTML, CSS and JavaScript
+// modules that talks to the service as any other client does.
+//
+// There is no build step: what is in the tree is what is served. The page asks
+// for nothing from another host, stores nothing in the browser, and works under
+//
+//	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';
+//	base-uri 'none'; form-action 'none'; frame-ancestors 'none';
+//	require-trusted-types-for 'script'; trusted-types 'none'
+package web
+
+import (
+	"embed"
+	"io/fs"
+)
+
+//go:embed index.html
+var page string
+
+//go:embed assets
+var assets embed.FS
+
+// Page returns the HTML of the playground, to be served at /.
+func Page() string { return page }
+
+// Assets returns the files to be served below /assets/, which never change
+// while the process runs.
+func Assets() fs.FS {
+	sub, err := fs.Sub(assets, "assets")
+	if err != nil {
+		panic(err) // the name is constant and valid
+	}
+	return sub
+}

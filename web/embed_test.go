@@ -1,0 +1,123 @@
+package web_test
+
+import (
+	"io/fs"
+	"os/exec"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"colophon/web"
+)
+
+// What the page and its files name is there, belongs to this service, and
+// passes a policy without unsafe-*.
+func TestPageFitsItsPolicy(t *testing.T) {
+	texts := map[string]string{"index.html": web.Page()}
+	err := fs.WalkDir(web.Assets(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(web.Assets(), name)
+		texts["/assets/"+name] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|javascript:|<script[^>]*>[^<]`)
+	if m := inline.FindString(web.Page()); m != "" {
+		t.Errorf("the page contains %q", m)
+	}
+	// An address in a comment is not fetched; the namespace of SVG is a name.
+	comment := regexp.MustCompile(`(?m)^\s*//.*$`)
+	host := regexp.MustCompile(`(?i:https?://)[^\s"'<>)]+|["'(]//[a-z]|@import|url\(`)
+	sink := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|(local|session)Storage|indexedDB|document\.cookie`)
+	for name, text := range texts {
+		code := comment.ReplaceAllString(text, "")
+		for _, m := range host.FindAllString(code, -1) {
+			if m != "http://www.w3.org/2000/svg" {
+				t.Errorf("%s refers to %s", name, m)
+			}
+		}
+		if m := sink.FindString(code); m != "" {
+			t.Errorf("%s uses %s", name, m)
+		}
+	}
+
+	routes := []string{"/", "/docs", "/openapi.json"}
+	reference := regexp.MustCompile(`(?:src|href|from|action)[= ]"([^"]+)"`)
+	used := map[string]bool{}
+	for name, text := range texts {
+		for _, m := range reference.FindAllStringSubmatch(text, -1) {
+			target := m[1]
+			if strings.HasPrefix(target, "./") {
+				target = path.Join(path.Dir(name), target)
+			}
+			if _, ok := texts[target]; ok {
+				used[target] = true
+			} else if !slices.Contains(routes, target) {
+				t.Errorf("%s refers to %s, which is not there", name, target)
+			}
+		}
+	}
+	for name := range texts {
+		if name != "index.html" && !used[name] {
+			t.Errorf("%s is not used", name)
+		}
+	}
+}
+
+// Every element that a script looks for by its id is on the page, once.
+func TestScriptsFindTheirElements(t *testing.T) {
+	ids := map[string]int{}
+	for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
+		ids[m[1]]++
+	}
+	for id, n := range ids {
+		if n != 1 {
+			t.Errorf("%d elements have the id %s", n, id)
+		}
+	}
+	for _, m := range regexp.MustCompile(`\s(?:for|aria-labelledby|aria-describedby)="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
+		for id := range strings.FieldsSeq(m[1]) {
+			if ids[id] == 0 {
+				t.Errorf("the page refers to #%s, which is not on it", id)
+			}
+		}
+	}
+	scripts, err := fs.Glob(web.Assets(), "*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, script := range scripts {
+		code, err := fs.ReadFile(web.Assets(), script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`find\("([^"]+)"\)`).FindAllSubmatch(code, -1) {
+			if found++; ids[string(m[1])] == 0 {
+				t.Errorf("%s looks for #%s, which is not on the page", script, m[1])
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no script looks for an element")
+	}
+}
+
+// The modules without a page have tests of their own, in test/.
+func TestModules(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not installed; with it, these tests run too")
+	}
+	out, err := exec.CommandContext(t.Context(), node, "--test").CombinedOutput()
+	if err != nil {
+		t.Errorf("node --test: %v\n%s", err, out)
+	}
+}
