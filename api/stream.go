@@ -124,6 +124,8 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 // type for the operation.)
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
+	// The connection may serve further requests, which have no deadline.
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	w.WriteHeader(http.StatusOK)
 	if err := control.Flush(); err != nil {
 		return err

@@ -45,8 +45,8 @@ type Engine interface {
 	// is ordinary text.
 	Encode(text string) []int
 
-	// Decode returns the bytes that ids stand for; they may end in the middle
-	// of a UTF-8 character.
+	// Decode returns the bytes that ids stand for, one id after the other; they
+	// may end in the middle of a UTF-8 character.
 	Decode(ids []int) []byte
 
 	// Open starts an empty sequence. It waits, until ctx is done, when the

@@ -1,0 +1,271 @@
+package gpt2
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Checkpoint is an open pair of config.json and model.safetensors whose
+// tensors have been checked to be those of the config, no more and no less.
+// Their values are read when asked for, so that they need not be in memory
+// twice; the file must not be written to while the Checkpoint is open.
+// Its methods are safe for concurrent use, except Close.
+type Checkpoint struct {
+	Config Config
+
+	file    io.ReaderAt
+	size    int64
+	close   func() error
+	tensors map[string]tensor
+}
+
+// ReadCheckpoint opens config.json and model.safetensors. Tensor names may
+// have the prefix "transformer."; the causal-mask buffers that older files
+// carry are ignored; lm_head.weight may be there if it equals wte.weight.
+// Values may be F32, F16 or BF16.
+func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
+	config, err := ReadConfig(fsys)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fsys.Open("model.safetensors")
+	if err != nil {
+		return nil, fmt.Errorf("read model.safetensors: %w", err)
+	}
+	c := &Checkpoint{Config: config, close: f.Close}
+	if err := c.read(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read model.safetensors: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Checkpoint) read(f fs.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	c.size = info.Size()
+	var ok bool
+	if c.file, ok = f.(io.ReaderAt); !ok {
+		b, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		c.file, c.size = bytes.NewReader(b), int64(len(b))
+	}
+	tensors, err := readHeader(c.file, c.size)
+	if err != nil {
+		return err
+	}
+	c.tensors = make(map[string]tensor, len(tensors))
+	for _, t := range tensors {
+		name := strings.TrimPrefix(t.name, "transformer.")
+		if maskBuffer(name, c.Config.Layers) {
+			continue
+		}
+		if other, ok := c.tensors[name]; ok {
+			return fmt.Errorf("%q and %q are the same tensor", other.name, t.name)
+		}
+		c.tensors[name] = t
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	return c.checkTied()
+}
+
+// maskBuffer reports whether name is a buffer with the causal mask, or the
+// constant that masks, of a block below layers.
+func maskBuffer(name string, layers int) bool {
+	rest, ok := strings.CutPrefix(name, "h.")
+	if !ok {
+		return false
+	}
+	number, rest, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(number)
+	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
+}
+
+// check compares the tensors with those that the config asks for.
+func (c *Checkpoint) check() error {
+	var missing []string
+	want := map[string]bool{"lm_head.weight": true}
+	for name, shape := range c.Config.Tensors() {
+		want[name] = true
+		t, ok := c.tensors[name]
+		if !ok {
+			missing = append(missing, name)
+			continue
+		}
+		if err := t.is(shape); err != nil {
+			return err
+		}
+	}
+	if t, ok := c.tensors["lm_head.weight"]; ok {
+		if err := t.is([]int{c.Config.Vocab, c.Config.Embd}); err != nil {
+			return err
+		}
+	}
+	var extra []string
+	for name, t := range c.tensors {
+		if !want[name] {
+			extra = append(extra, short(t.name))
+		}
+	}
+	slices.Sort(extra)
+	switch {
+	case missing != nil && extra != nil:
+		return fmt.Errorf("tensors do not fit the config: missing %s; unknown %s", list(missing), list(extra))
+	case missing != nil:
+		return fmt.Errorf("tensors do not fit the config: missing %s", list(missing))
+	case extra != nil:
+		return fmt.Errorf("tensors do not fit the config: unknown %s", list(extra))
+	}
+	return nil
+}
+
+func (t tensor) is(shape []int) error {
+	if !slices.Equal(t.shape, shape) {
+		return fmt.Errorf("tensor %q has shape %v, the config asks for %v", t.name, t.shape, shape)
+	}
+	if t.dtype != "F32" && t.dtype != "F16" && t.dtype != "BF16" {
+		return fmt.Errorf("tensor %q is %s, want F32, F16 or BF16", t.name, t.dtype)
+	}
+	return nil
+}
+
+// list names the first few of many.
+func list(names []string) string {
+	const most = 5
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkTied makes sure that an output matrix, where there is one, is the
+// embedding matrix: a GPT-2 uses one for both.
+func (c *Checkpoint) checkTied() error {
+	if _, ok := c.tensors["lm_head.weight"]; !ok {
+		return nil
+	}
+	next, stop := iter.Pull2(c.rows("lm_head.weight"))
+	defer stop()
+	for row, err := range c.rows("wte.weight") {
+		if err != nil {
+			return err
+		}
+		head, err, _ := next()
+		if err != nil {
+			return err
+		}
+		for i, v := range row {
+			if math.Float32bits(v) != math.Float32bits(head[i]) {
+				return errors.New("lm_head.weight differs from wte.weight: an untied output matrix is not supported")
+			}
+		}
+	}
+	return nil
+}
+
+// Tensors yields the name and shape of every tensor of a network, in the order
+// of computation. Matrices are [inputs, outputs], except the embeddings
+// wte.weight [Vocab, Embd] and wpe.weight [Context, Embd].
+func (c Config) Tensors() iter.Seq2[string, []int] {
+	type entry struct {
+		name  string
+		shape []int
+	}
+	d := c.Embd
+	block := []entry{
+		{"ln_1.weight", []int{d}}, {"ln_1.bias", []int{d}},
+		{"attn.c_attn.weight", []int{d, 3 * d}}, {"attn.c_attn.bias", []int{3 * d}},
+		{"attn.c_proj.weight", []int{d, d}}, {"attn.c_proj.bias", []int{d}},
+		{"ln_2.weight", []int{d}}, {"ln_2.bias", []int{d}},
+		{"mlp.c_fc.weight", []int{d, c.Inner}}, {"mlp.c_fc.bias", []int{c.Inner}},
+		{"mlp.c_proj.weight", []int{c.Inner, d}}, {"mlp.c_proj.bias", []int{d}},
+	}
+	return func(yield func(string, []int) bool) {
+		if !yield("wte.weight", []int{c.Vocab, d}) || !yield("wpe.weight", []int{c.Context, d}) {
+			return
+		}
+		for l := range c.Layers {
+			for _, e := range block {
+				if !yield(fmt.Sprintf("h.%d.%s", l, e.name), e.shape) {
+					return
+				}
+			}
+		}
+		if yield("ln_f.weight", []int{d}) {
+			yield("ln_f.bias", []int{d})
+		}
+	}
+}
+
+// Tensor reads the values of one tensor, row-major, under its name without
+// "transformer.". The shape is the one in [Config.Tensors].
+func (c *Checkpoint) Tensor(name string) ([]float32, error) {
+	t, ok := c.tensors[name]
+	if !ok {
+		return nil, fmt.Errorf("no tensor %q", name)
+	}
+	values := make([]float32, 0, t.elements())
+	for row, err := range c.rows(name) {
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, row...)
+	}
+	return values, nil
+}
+
+// rows yields the rows of a tensor, each valid until the next.
+func (c *Checkpoint) rows(name string) iter.Seq2[[]float32, error] {
+	return func(yield func([]float32, error) bool) {
+		t := c.tensors[name]
+		if len(t.shape) == 0 || t.elements() == 0 {
+			return
+		}
+		row := make([]float32, t.shape[len(t.shape)-1])
+		raw := make([]byte, int64(len(row))*elementSize[t.dtype])
+		r := bufio.NewReaderSize(io.NewSectionReader(c.file, t.begin, t.end-t.begin), 1<<20)
+		for range t.elements() / int64(len(row)) {
+			if _, err := io.ReadFull(r, raw); err != nil {
+				yield(nil, fmt.Errorf("read tensor %q: %w", t.name, err))
+				return
+			}
+			decode(row, t.dtype, raw)
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Digest reads the whole of model.safetensors and returns its SHA-256 as
+// "sha256:<hex>".
+func (c *Checkpoint) Digest() (string, error) {
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, io.NewSectionReader(c.file, 0, c.size), make([]byte, 1<<20)); err != nil {
+		return "", fmt.Errorf("read model.safetensors: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// Close closes the file; no method may be called afterwards.
+func (c *Checkpoint) Close() error { return c.close() }

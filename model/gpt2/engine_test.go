@@ -1,0 +1,353 @@
+package gpt2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"colophon/model"
+	"colophon/model/kernel"
+)
+
+func randomEngine(t testing.TB, c Config, opts Options) *Engine {
+	t.Helper()
+	ck := randomCheckpoint(c, 1)
+	e, err := New(ck, nil, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	return e
+}
+
+func randomIDs(rnd *rand.Rand, n, vocab int) []int {
+	ids := make([]int, n)
+	for i := range ids {
+		ids[i] = rnd.IntN(vocab)
+	}
+	return ids
+}
+
+func TestInfo(t *testing.T) {
+	e := openEngine(t, tinyFiles("model.safetensors"), nil, Options{Name: "tiny"})
+	want := model.Info{
+		Name:    "tiny",
+		Weights: "sha256:" + fileDigest(t, "testdata/tiny/model.safetensors") + "/f32",
+		Kernel:  "portable/1", Context: 64, Vocab: 256, EOS: 255,
+	}
+	if e.Info() != want {
+		t.Errorf("%+v, want %+v", e.Info(), want)
+	}
+	if e.Encode("a") != nil || e.Decode([]int{1}) != nil {
+		t.Error("text without a tokenizer")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	tok := gpt2Files(t).tokenizer
+	ck := randomCheckpoint(smallShape(), 1)
+	if _, err := New(ck, tok, Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer has 50257 ids, the network only 37") {
+		t.Errorf("too many ids: %v", err)
+	}
+	if _, err := New(ck, nil, Options{Threads: -1}); err == nil {
+		t.Error("negative threads")
+	}
+	ck.file = randomValues{} // ends at once
+	if _, err := New(ck, nil, Options{}); err == nil {
+		t.Error("a file that ends early")
+	}
+}
+
+func TestNextRefuses(t *testing.T) {
+	e := randomEngine(t, smallShape(), Options{Threads: 2})
+	for _, c := range []struct {
+		tokens  []int
+		want    error
+		message string
+	}{
+		{nil, nil, "no tokens"},
+		{[]int{0, 37}, model.ErrToken, "37"},
+		{[]int{-1}, model.ErrToken, "-1"},
+		{make([]int, 151), model.ErrContext, "151 tokens, the model has room for 150"},
+	} {
+		s := openSequence(t, e)
+		_, err := s.Next(t.Context(), c.tokens...)
+		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%d tokens: %v", len(c.tokens), err)
+		}
+		if _, again := s.Next(t.Context(), 1); again != err {
+			t.Errorf("after an error: %v", again)
+		}
+	}
+	s := openSequence(t, e)
+	if _, err := s.Next(t.Context(), make([]int, 150)...); err != nil {
+		t.Errorf("a full context: %v", err)
+	}
+	if _, err := s.Next(t.Context(), 0); !errors.Is(err, model.ErrContext) {
+		t.Errorf("one more: %v", err)
+	}
+	s.Close()
+	s.Close()
+	s = openSequence(t, e)
+	s.Close()
+	if _, err := s.Next(t.Context(), 0); err == nil {
+		t.Error("Next after Close")
+	}
+}
+
+func TestOpenWaitsForRoom(t *testing.T) {
+	e := randomEngine(t, smallShape(), Options{Threads: 1, Sequences: 2})
+	a, b := openSequence(t, e), openSequence(t, e)
+	ctx, cancel := context.WithCancel(t.Context())
+	opened := make(chan error)
+	go func() {
+		_, err := e.Open(ctx)
+		opened <- err
+	}()
+	cancel()
+	if err := <-opened; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, err := e.Open(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled before: %v", err)
+	}
+	go func() {
+		s, err := e.Open(t.Context())
+		if err == nil {
+			defer s.Close()
+			_, err = s.Next(t.Context(), 1)
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("opened a third of two: %v", err)
+	default:
+	}
+	a.Close()
+	if err := <-opened; err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+	b.Close()
+	if len(e.slots) != 0 {
+		t.Errorf("%d slots in use", len(e.slots))
+	}
+}
+
+// Keys and values of a closed sequence are used again and never seen by the
+// next one; memory does not grow with the number of sequences.
+func TestPagesAreReused(t *testing.T) {
+	c := smallShape()
+	e := randomEngine(t, c, Options{Threads: 1, Sequences: 2})
+	ids := randomIDs(rand.New(rand.NewPCG(1, 2)), c.Context, c.Vocab)
+	want := alone(t, e, ids)
+	for range 3 {
+		if err := compare(e, ids, []int{70, len(ids)}, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if most := (c.Context + pageTokens - 1) / pageTokens; len(e.free) != most {
+		t.Errorf("%d pages, want %d", len(e.free), most)
+	}
+}
+
+// A cancelled call returns, gives back what it held, and leaves others alone.
+func TestNextIsCancelled(t *testing.T) {
+	c := smallShape()
+	e := randomEngine(t, c, Options{Threads: 2, Sequences: 4})
+	rnd := rand.New(rand.NewPCG(4, 4))
+	ids := randomIDs(rnd, 100, c.Vocab)
+	want := alone(t, e, ids)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := compare(e, ids, []int{1, 2, 3, 40, 41, 42, 100}, want); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	cancelled := 0
+	for range 300 {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := e.Open(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go cancel()
+		_, err = s.Next(ctx, randomIDs(rnd, 120, c.Vocab)...)
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			cancelled++
+			if _, again := s.Next(t.Context(), 1); again != err {
+				t.Fatalf("Next after cancellation: %v", again)
+			}
+		}
+		s.Close()
+	}
+	close(stop)
+	others.Wait()
+	if cancelled == 0 {
+		t.Error("no call was cancelled")
+	}
+	// Whatever was still being computed is back when all slots are free again.
+	for range cap(e.slots) {
+		openSequence(t, e)
+	}
+}
+
+// A sequence that is given up and closed while a step computes it gives back
+// what it holds after that step, and not before.
+func TestCloseDuringStep(t *testing.T) {
+	c := smallShape()
+	n, err := load(randomCheckpoint(c, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEngine(n, nil, Options{Sequences: 1})
+	pool := kernel.NewPool(1)
+	defer pool.Close()
+	f := newForward(n, pool, 1+promptTokens, 1)
+	opened, err := e.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened.(*sequence)
+	if err := s.submit(make([]int, 2*promptTokens)); err != nil {
+		t.Fatal(err)
+	}
+	e.plan(f)
+	e.withdraw(s)
+	s.Close()
+	if len(e.slots) != 1 || len(e.free) != 0 || len(e.queue) != 1 {
+		t.Errorf("during the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
+	}
+	f.run()
+	e.finish()
+	if len(e.slots) != 0 || len(e.free) != 1 || len(e.queue) != 0 {
+		t.Errorf("after the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
+	}
+}
+
+func TestCloseEngine(t *testing.T) {
+	c := smallShape()
+	ck := randomCheckpoint(c, 1)
+	e, err := New(ck, nil, Options{Threads: 2, Sequences: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls sync.WaitGroup
+	ready := make(chan struct{}, 3)
+	for range 3 {
+		calls.Go(func() {
+			s, err := e.Open(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			for n := 0; err == nil; n++ {
+				if n == 2 {
+					ready <- struct{}{}
+				}
+				if n%100 == 99 {
+					s.Close()
+					if s, err = e.Open(t.Context()); err != nil {
+						break
+					}
+				}
+				_, err = s.Next(t.Context(), n%c.Vocab)
+			}
+			if !errors.Is(err, ErrClosed) {
+				t.Errorf("in flight: %v", err)
+			}
+		})
+	}
+	for range 3 {
+		<-ready
+	}
+	e.Close()
+	e.Close()
+	calls.Wait()
+	if _, err := e.Open(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+// Every step has the next token of each sequence that needs one token, so a
+// long prompt cannot hold them up by more than promptTokens rows, and the
+// prompts are computed in the order in which they came.
+func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
+	c := smallShape()
+	n, err := load(randomCheckpoint(c, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEngine(n, nil, Options{Sequences: 8})
+	pool := kernel.NewPool(1)
+	defer pool.Close()
+	f := newForward(n, pool, 8+promptTokens, 8)
+	enqueue := func(tokens int) *sequence {
+		s := &sequence{engine: e, logits: make([]float32, c.Vocab), done: make(chan error, 1)}
+		if err := s.submit(make([]int, tokens)); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first, second := enqueue(2*promptTokens+3), enqueue(5)
+	var fed []string
+	for step := 0; len(e.queue) > 0; step++ {
+		singles := []*sequence{enqueue(1), enqueue(1)}
+		e.plan(f)
+		fed = append(fed, fmt.Sprintf("%d+%d", first.rows, second.rows))
+		if want := first.rows + second.rows + 2; len(f.rows) != want || first.rows+second.rows > promptTokens {
+			t.Errorf("step %d has %d rows", step, len(f.rows))
+		}
+		f.run()
+		e.finish()
+		for _, s := range singles {
+			select {
+			case err := <-s.done:
+				if err != nil {
+					t.Error(err)
+				}
+			default:
+				t.Errorf("step %d leaves out a sequence that needs one token", step)
+			}
+		}
+	}
+	want := []string{fmt.Sprintf("%d+0", promptTokens), fmt.Sprintf("%d+0", promptTokens), "3+5"}
+	if !slices.Equal(fed, want) {
+		t.Errorf("prompts are computed as %v, want %v", fed, want)
+	}
+}
+
+func TestDecodeDoesNotAllocate(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		e := randomEngine(t, smallShape(), Options{Threads: threads})
+		s := openSequence(t, e)
+		token := []int{1}
+		if n := testing.AllocsPerRun(pageTokens-10, func() {
+			if _, err := s.Next(t.Context(), token...); err != nil {
+				t.Error(err)
+			}
+		}); n != 0 {
+			t.Errorf("%d threads: %g allocations per token", threads, n)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+package gpt2
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+)
+
+const (
+	maxHeader      = 100_000_000 // the format's own limit
+	maxHeaderEntry = 1 << 12     // bytes of JSON that describe one tensor
+	maxTensors     = 1 << 16
+)
+
+// elementSize is the number of bytes of an element of each dtype of the format.
+var elementSize = map[string]int64{
+	"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
+	"F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}
+
+// tensor says where in a safetensors file one tensor is.
+type tensor struct {
+	name       string // as in the file
+	dtype      string
+	shape      []int
+	begin, end int64 // offsets in the file
+}
+
+func (t *tensor) elements() int64 { return (t.end - t.begin) / elementSize[t.dtype] }
+
+// readHeader reads the header of a safetensors file of size bytes and returns
+// its tensors in the order of their data.
+//
+// The format (github.com/huggingface/safetensors) is a little-endian uint64
+// with the length of a JSON object, that object, and the data. As in the
+// reference implementation, the tensors must cover the data exactly: no
+// overlap and no hole. Everything a tensor says about itself has been checked
+// against the size of the file when readHeader returns.
+func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
+	var length [8]byte
+	if size < int64(len(length)) {
+		return nil, fmt.Errorf("%d bytes are too few for a safetensors file", size)
+	}
+	if _, err := r.ReadAt(length[:], 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint64(length[:])
+	if n > maxHeader {
+		return nil, fmt.Errorf("header of %d bytes is longer than %d: not a safetensors file?", n, maxHeader)
+	}
+	data := 8 + int64(n)
+	if data > size {
+		return nil, fmt.Errorf("header of %d bytes does not fit the file of %d", n, size)
+	}
+	tensors, err := parseHeader(io.NewSectionReader(r, 8, int64(n)))
+	if err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	slices.SortFunc(tensors, func(a, b tensor) int {
+		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.end, b.end), cmp.Compare(a.name, b.name))
+	})
+	at := data
+	for i := range tensors {
+		t := &tensors[i]
+		if t.end > size-data {
+			return nil, fmt.Errorf("tensor %q ends at byte %d of %d bytes of data", t.name, t.end, size-data)
+		}
+		t.begin, t.end = t.begin+data, t.end+data
+		if t.begin < at {
+			return nil, fmt.Errorf("tensor %q overlaps %q", t.name, tensors[i-1].name)
+		}
+		if t.begin > at {
+			return nil, fmt.Errorf("%d bytes before tensor %q belong to no tensor", t.begin-at, t.name)
+		}
+		at = t.end
+	}
+	if at != size {
+		return nil, fmt.Errorf("%d bytes at the end belong to no tensor", size-at)
+	}
+	return tensors, nil
+}
+
+// parseHeader returns the tensors in a header, each checked by itself; their
+// offsets are those of the header, relative to the data.
+func parseHeader(r io.Reader) ([]tensor, error) {
+	d := json.NewDecoder(r)
+	if t, err := d.Token(); err != nil {
+		return nil, err
+	} else if t != json.Delim('{') {
+		return nil, errors.New("not a JSON object")
+	}
+	var tensors []tensor
+	seen := map[string]bool{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		name := key.(string) // the decoder lets nothing else be a key
+		if seen[name] {
+			return nil, fmt.Errorf("tensor %q is there twice", short(name))
+		}
+		if len(seen) == maxTensors {
+			return nil, fmt.Errorf("more than %d tensors", maxTensors)
+		}
+		seen[name] = true
+		var entry json.RawMessage
+		if err := d.Decode(&entry); err != nil {
+			return nil, err
+		}
+		if name == "__metadata__" {
+			continue
+		}
+		t, err := parseTensor(entry)
+		if err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", short(name), err)
+		}
+		t.name = name
+		tensors = append(tensors, t)
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return tensors, nil
+}
+
+func parseTensor(entry []byte) (tensor, error) {
+	if len(entry) > maxHeaderEntry {
+		return tensor{}, fmt.Errorf("described by %d bytes, more than %d", len(entry), maxHeaderEntry)
+	}
+	var e struct {
+		DType   string   `json:"dtype"`
+		Shape   []uint64 `json:"shape"`
+		Offsets []uint64 `json:"data_offsets"`
+	}
+	if err := json.Unmarshal(entry, &e); err != nil {
+		return tensor{}, err
+	}
+	size, ok := elementSize[e.DType]
+	if !ok {
+		return tensor{}, fmt.Errorf("unknown dtype %q", short(e.DType))
+	}
+	if e.Shape == nil {
+		return tensor{}, errors.New("shape is missing")
+	}
+	if len(e.Offsets) != 2 {
+		return tensor{}, fmt.Errorf("data_offsets has %d numbers, want 2", len(e.Offsets))
+	}
+	t := tensor{dtype: e.DType, shape: make([]int, len(e.Shape))}
+	bytes := uint64(size)
+	for i, n := range e.Shape {
+		if n > math.MaxInt {
+			return tensor{}, fmt.Errorf("shape %v is too large", e.Shape)
+		}
+		if n > 0 && bytes > math.MaxInt64/n {
+			return tensor{}, fmt.Errorf("shape %v is too large", e.Shape)
+		}
+		bytes *= n
+		t.shape[i] = int(n)
+	}
+	begin, end := e.Offsets[0], e.Offsets[1]
+	if begin > end || end > math.MaxInt64/2 {
+		return tensor{}, fmt.Errorf("data_offsets %v are not a range", e.Offsets)
+	}
+	if end-begin != bytes {
+		return tensor{}, fmt.Errorf("shape %v of %s needs %d bytes, data_offsets %v are %d", e.Shape, e.DType, bytes, e.Offsets, end-begin)
+	}
+	t.begin, t.end = int64(begin), int64(end)
+	return t, nil
+}
+
+// decode converts little-endian elements to float32: one for each dst.
+func decode(dst []float32, dtype string, src []byte) {
+	switch dtype {
+	case "F32":
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case "BF16":
+		for i := range dst {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case "F16":
+		for i := range dst {
+			dst[i] = float16(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	}
+}
+
+// float16 widens an IEEE 754 half; that is exact.
+func float16(h uint16) float32 {
+	sign, exp, frac := uint32(h>>15)<<31, uint32(h>>10&31), uint32(h&0x3ff)
+	switch exp {
+	case 0: // zero and subnormals: frac * 2^-24
+		return math.Float32frombits(math.Float32bits(float32(frac)/(1<<24)) | sign)
+	case 31: // infinities and NaNs
+		return math.Float32frombits(sign | 0xff<<23 | frac<<13)
+	}
+	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+}
+
+// short bounds what an error message repeats from a file.
+func short(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "..."
+	}
+	return s
+}

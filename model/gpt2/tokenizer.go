@@ -1,0 +1,208 @@
+package gpt2
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+const maxTokenizerFile = 64 << 20
+
+// A Tokenizer is a byte-level byte-pair encoding, as GPT-2 introduced it
+// (github.com/openai/gpt-2, encoder.py): text is cut into words by a fixed
+// pattern, and the bytes of a word are joined, pair by pair, in the order of a
+// list of merges. It is immutable and safe for concurrent use.
+//
+// Every text has an encoding and Decode(Encode(text)) == text, byte for byte:
+// bytes that are not UTF-8 count as symbols. Text that spells a special token,
+// such as "<|endoftext|>", is ordinary text.
+type Tokenizer struct {
+	texts  []string         // the bytes of each id
+	bytes  [256]int32       // the id of each single byte
+	merges map[uint64]merge // by pair of ids
+}
+
+// A merge replaces a pair of adjacent tokens; lower ranks go first.
+type merge struct{ rank, id int32 }
+
+func pair(left, right int32) uint64 { return uint64(uint32(left))<<32 | uint64(uint32(right)) }
+
+// ReadTokenizer reads vocab.json and merges.txt.
+func ReadTokenizer(fsys fs.FS) (*Tokenizer, error) {
+	vocab, err := readFile(fsys, "vocab.json", maxTokenizerFile)
+	if err != nil {
+		return nil, err
+	}
+	merges, err := readFile(fsys, "merges.txt", maxTokenizerFile)
+	if err != nil {
+		return nil, err
+	}
+	return parseTokenizer(vocab, merges)
+}
+
+func parseTokenizer(vocab, merges []byte) (*Tokenizer, error) {
+	ids, err := parseVocab(vocab)
+	if err != nil {
+		return nil, fmt.Errorf("read vocab.json: %w", err)
+	}
+	t := &Tokenizer{texts: make([]string, len(ids))}
+	toByte := make(map[rune]byte, 256)
+	for b, r := range alphabet() {
+		id, ok := ids[string(r)]
+		if !ok {
+			return nil, fmt.Errorf("read vocab.json: no token %q, which stands for the byte %#02x", string(r), b)
+		}
+		t.bytes[b] = id
+		toByte[r] = byte(b)
+	}
+	for s, id := range ids {
+		t.texts[id] = fromAlphabet(s, toByte)
+	}
+	if t.merges, err = parseMerges(merges, ids); err != nil {
+		return nil, fmt.Errorf("read merges.txt: %w", err)
+	}
+	return t, nil
+}
+
+// parseVocab reads a JSON object from token to id. The ids must be 0 to n-1.
+func parseVocab(b []byte) (map[string]int32, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil {
+		return nil, err
+	} else if t != json.Delim('{') {
+		return nil, errors.New("not a JSON object")
+	}
+	ids := map[string]int32{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		s := key.(string) // the decoder lets nothing else be a key
+		var id int32
+		if err := d.Decode(&id); err != nil {
+			return nil, fmt.Errorf("token %q: %w", short(s), err)
+		}
+		if _, ok := ids[s]; ok {
+			return nil, fmt.Errorf("token %q is there twice", short(s))
+		}
+		if s == "" {
+			return nil, errors.New("a token is empty")
+		}
+		if len(ids) == maxVocab {
+			return nil, fmt.Errorf("more than %d tokens", maxVocab)
+		}
+		ids[s] = id
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("something follows the JSON object")
+	}
+	taken := make([]string, len(ids))
+	for s, id := range ids {
+		if id < 0 || int(id) >= len(ids) {
+			return nil, fmt.Errorf("token %q has id %d, want 0 to %d", short(s), id, len(ids)-1)
+		}
+		if taken[id] != "" {
+			two := []string{short(taken[id]), short(s)}
+			slices.Sort(two)
+			return nil, fmt.Errorf("tokens %q have the same id %d", two, id)
+		}
+		taken[id] = s
+	}
+	return ids, nil
+}
+
+// parseMerges reads lines of two tokens with a space between them, best first.
+// The first line may be a version.
+func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
+	merges := make(map[uint64]merge, len(ids))
+	number := 0
+	for line := range strings.Lines(string(b)) {
+		number++
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" || number == 1 && strings.HasPrefix(line, "#version") {
+			continue
+		}
+		left, right, ok := strings.Cut(line, " ")
+		if !ok || left == "" || right == "" || strings.Contains(right, " ") {
+			return nil, fmt.Errorf("line %d: %q is not two tokens", number, short(line))
+		}
+		var id [3]int32
+		for i, s := range []string{left, right, left + right} {
+			if id[i], ok = ids[s]; !ok {
+				return nil, fmt.Errorf("line %d: token %q is not in vocab.json", number, short(s))
+			}
+		}
+		p := pair(id[0], id[1])
+		if _, ok := merges[p]; ok {
+			return nil, fmt.Errorf("line %d: %q is there twice", number, short(line))
+		}
+		merges[p] = merge{rank: int32(len(merges)), id: id[2]}
+	}
+	return merges, nil
+}
+
+// alphabet returns the character that stands for each byte in vocab.json and
+// merges.txt: itself where it is printable in Latin-1, else the next one from
+// U+0100 up.
+func alphabet() [256]rune {
+	var a [256]rune
+	next := rune(256)
+	for b := range a {
+		r := rune(b)
+		if r <= ' ' || r >= 0x7f && r <= 0xa0 || r == 0xad {
+			r, next = next, next+1
+		}
+		a[b] = r
+	}
+	return a
+}
+
+// fromAlphabet returns the bytes that a token stands for: its own where it is
+// not written in the alphabet, which only special tokens are not.
+func fromAlphabet(s string, toByte map[rune]byte) string {
+	b := make([]byte, 0, len(s))
+	for _, r := range s {
+		c, ok := toByte[r]
+		if !ok {
+			return s
+		}
+		b = append(b, c)
+	}
+	return string(b)
+}
+
+// Size returns the number of token ids.
+func (t *Tokenizer) Size() int { return len(t.texts) }
+
+// Encode returns the token ids of text.
+func (t *Tokenizer) Encode(text string) []int {
+	ids := make([]int, 0, len(text)/3+1)
+	var w word
+	for text != "" {
+		n := firstWord(text)
+		ids = w.encode(ids, t, text[:n])
+		text = text[n:]
+	}
+	return ids
+}
+
+// Decode returns the bytes that ids stand for, which may end in the middle of
+// a character. An id that is not in the vocabulary stands for nothing.
+func (t *Tokenizer) Decode(ids []int) []byte {
+	var b []byte
+	for _, id := range ids {
+		if id >= 0 && id < len(t.texts) {
+			b = append(b, t.texts[id]...)
+		}
+	}
+	return b
+}

@@ -1,0 +1,55 @@
+package kernel
+
+// MultiplyAdd adds x·panel to sums, where panel is [len(x), Width]: each sum
+// gets its products one after the other, in the order of x.
+func MultiplyAdd(sums *[Width]float32, x, panel []float32) {
+	// Four sums at a time stay in registers; a block of inputs at a time keeps
+	// that part of the panel in the first-level cache for the other sums.
+	const block = 64
+	panel = panel[:len(x)*Width]
+	for len(x) > 0 {
+		n := min(block, len(x))
+		xs, weights := x[:n], panel[:n*Width]
+		quarter((*[4]float32)(sums[0:]), xs, weights)
+		quarter((*[4]float32)(sums[4:]), xs, weights[4:])
+		quarter((*[4]float32)(sums[8:]), xs, weights[8:])
+		quarter((*[4]float32)(sums[12:]), xs, weights[12:])
+		x, panel = x[n:], panel[n*Width:]
+	}
+}
+
+// quarter does four of the sums, whose weights are the first of panel. The
+// conversions keep the compiler from fusing a product with its addition.
+func quarter(sums *[4]float32, x, panel []float32) {
+	const last = 3*Width + 4 // up to the last weight of four inputs
+	s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
+	for len(x) >= 4 && len(panel) >= last {
+		v, w := (*[4]float32)(x), (*[last]float32)(panel)
+		s0 += float32(v[0] * w[0])
+		s1 += float32(v[0] * w[1])
+		s2 += float32(v[0] * w[2])
+		s3 += float32(v[0] * w[3])
+		s0 += float32(v[1] * w[Width])
+		s1 += float32(v[1] * w[Width+1])
+		s2 += float32(v[1] * w[Width+2])
+		s3 += float32(v[1] * w[Width+3])
+		s0 += float32(v[2] * w[2*Width])
+		s1 += float32(v[2] * w[2*Width+1])
+		s2 += float32(v[2] * w[2*Width+2])
+		s3 += float32(v[2] * w[2*Width+3])
+		s0 += float32(v[3] * w[3*Width])
+		s1 += float32(v[3] * w[3*Width+1])
+		s2 += float32(v[3] * w[3*Width+2])
+		s3 += float32(v[3] * w[3*Width+3])
+		x = x[4:]
+		panel = panel[min(4*Width, len(panel)):]
+	}
+	for k, v := range x {
+		w := (*[4]float32)(panel[k*Width:])
+		s0 += float32(v * w[0])
+		s1 += float32(v * w[1])
+		s2 += float32(v * w[2])
+		s3 += float32(v * w[3])
+	}
+	sums[0], sums[1], sums[2], sums[3] = s0, s1, s2, s3
+}

@@ -1,0 +1,73 @@
+package kernel
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+func TestPoolCoversEveryIndexOnce(t *testing.T) {
+	for _, threads := range []int{-1, 0, 1, 2, 3, 8} {
+		p := NewPool(threads)
+		if p.Threads() != max(threads, 1) {
+			t.Errorf("%d threads asked for, got %d", threads, p.Threads())
+		}
+		inUse := make([]atomic.Bool, p.Threads())
+		for n := range 40 {
+			for chunk := 1; chunk < 12; chunk++ {
+				seen := make([]int, n)
+				p.Run(n, chunk, func(worker, lo, hi int) {
+					if inUse[worker].Swap(true) {
+						t.Errorf("worker %d runs twice at a time", worker)
+					}
+					for i := lo; i < hi; i++ {
+						seen[i]++ // a race if two workers get the same
+					}
+					inUse[worker].Store(false)
+				})
+				for i, times := range seen {
+					if times != 1 {
+						t.Fatalf("%d threads, %d in chunks of %d: index %d came %d times", threads, n, chunk, i, times)
+					}
+				}
+			}
+		}
+		p.Close()
+	}
+}
+
+func TestPoolWaitsForHelpers(t *testing.T) {
+	p := NewPool(2)
+	defer p.Close()
+	for range 100 {
+		var once sync.Once
+		started := make(chan struct{})
+		var begun, ended atomic.Int64
+		p.Run(2, 1, func(worker, lo, hi int) {
+			if worker == 0 {
+				<-started // so the other range is the helper's
+				return
+			}
+			begun.Add(1)
+			once.Do(func() { close(started) })
+			for range 50 {
+				runtime.Gosched()
+			}
+			ended.Add(1)
+		})
+		if ended.Load() != begun.Load() {
+			t.Fatal("Run returned before a helper had ended")
+		}
+	}
+}
+
+func TestPoolDoesNotAllocate(t *testing.T) {
+	p := NewPool(3)
+	defer p.Close()
+	var sum atomic.Int64
+	body := func(worker, lo, hi int) { sum.Add(int64(hi - lo)) }
+	if n := testing.AllocsPerRun(100, func() { p.Run(100, 3, body) }); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+}
