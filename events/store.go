@@ -71,6 +71,9 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 // fact that cannot follow and ErrConflict if the stream has moved on; after an
 // error the transaction can only be rolled back.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
+	if len(facts) == 0 {
+		return before, nil
+	}
 	stream, after := JobStream(before.ID), before
 	events := make([]Event, len(facts))
 	for i, fact := range facts {

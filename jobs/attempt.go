@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
@@ -28,14 +29,30 @@ const (
 	lastWords = 2 * time.Second
 )
 
-// errSuperseded ends an attempt whose job became final elsewhere.
-var errSuperseded = errors.New("the job is final")
+var (
+	// errSuperseded ends an attempt whose job became final elsewhere.
+	errSuperseded = errors.New("the job is final")
+
+	// errEngine says that it was the model that failed, and not the database.
+	errEngine = errors.New("the model could not be run")
+)
 
 // attempt is one worker's go at a job.
 type attempt struct {
 	*Worker
-	river *river.Job[generateArgs]
-	job   events.Job // as this attempt has last seen or made it
+	river   *river.Job[generateArgs]
+	job     events.Job         // as this attempt has last seen or made it
+	holder  uuid.UUID          // under which it has the lease
+	pending events.JobAdvanced // what has been generated and is not on record
+}
+
+// rest returns what is to be put on record of an attempt that ends early, so
+// that the next one need not generate it again.
+func (a *attempt) rest() []events.Fact {
+	if len(a.pending.Tokens) == 0 {
+		return nil
+	}
+	return []events.Fact{a.pending}
 }
 
 // append adds facts to the job's stream.
@@ -51,19 +68,12 @@ func (a *attempt) append(ctx context.Context, facts ...events.Fact) error {
 
 // run takes the job from where it stands to its end.
 func (a *attempt) run(ctx context.Context) error {
-	info := a.engine.Info()
-	err := a.append(ctx, events.JobStarted{
-		Attempt:   a.river.Attempt,
-		Worker:    a.name,
-		FromToken: len(a.job.Tokens),
-		Weights:   info.Weights,
-		Kernel:    info.Kernel,
-	})
-	if err != nil {
+	if err := a.start(ctx); err != nil {
 		return err
 	}
 	working, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	defer a.leases.hold(a.holder, stop)()
 	go a.watch(working, a.job, stop)
 	deltas := make(chan model.Delta, ahead)
 	ended := make(chan outcome, 1)
@@ -71,16 +81,19 @@ func (a *attempt) run(ctx context.Context) error {
 		defer close(deltas)
 		ended <- a.generate(working, job, deltas)
 	}(a.job)
-	rest, err := a.record(working, deltas)
+	err := a.record(working, deltas)
 	stop(err) // nothing more is wanted of the generator
 	out := <-ended
+	cause := context.Cause(working)
 	switch {
 	case err != nil:
 		return err
+	case errors.Is(cause, errSuperseded), errors.Is(cause, errLeaseLost):
+		return cause
 	case out.err != nil:
-		return a.interrupted(ctx, context.Cause(working), rest, out.err)
+		return fmt.Errorf("%w: %w", errEngine, out.err)
 	}
-	return a.complete(ctx, rest, out.result)
+	return a.complete(ctx, out.result)
 }
 
 // watch stops the attempt once the job is final by somebody else's doing.
@@ -126,10 +139,9 @@ func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- mo
 	return outcome{result, err}
 }
 
-// record appends deltas in batches as they come, and returns those that remain
+// record appends deltas in batches as they come, and leaves those that remain
 // when they end.
-func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) (events.JobAdvanced, error) {
-	var batch events.JobAdvanced
+func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 	due := time.NewTimer(0) // the first token does not wait
 	defer due.Stop()
 	for late := false; ; {
@@ -138,46 +150,29 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) (events
 			late = true
 		case d, ok := <-deltas:
 			if !ok {
-				return batch, nil
+				return nil
 			}
-			batch.Tokens = append(batch.Tokens, d.Tokens...)
-			batch.Text += d.Text
+			a.pending.Tokens = append(a.pending.Tokens, d.Tokens...)
+			a.pending.Text += d.Text
 		}
-		if len(batch.Tokens) < batchTokens && !(late && len(batch.Tokens) > 0) {
+		if n := len(a.pending.Tokens); n == 0 || n < batchTokens && !late {
 			continue
 		}
-		if err := a.append(ctx, batch); err != nil {
-			return batch, err
+		if err := a.append(ctx, a.pending); err != nil {
+			return err
 		}
-		batch, late = events.JobAdvanced{}, false
+		a.pending, late = events.JobAdvanced{}, false
 		due.Reset(batchEvery)
 	}
 }
 
-// interrupted puts the tokens that are there on record, so that the next
-// attempt need not generate them again.
-func (a *attempt) interrupted(ctx context.Context, cause error, rest events.JobAdvanced, err error) error {
-	if errors.Is(cause, errSuperseded) {
-		return cause
-	}
-	if len(rest.Tokens) > 0 {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-		defer cancel()
-		err = errors.Join(err, a.append(last, rest))
-	}
-	return err
-}
-
 // complete puts the rest of the text and the job's end on record, and takes the
 // job out of the queue, all in one transaction.
-func (a *attempt) complete(ctx context.Context, rest events.JobAdvanced, result model.Result) error {
+func (a *attempt) complete(ctx context.Context, result model.Result) error {
 	return a.store.Write(ctx, func(tx *events.Tx) error {
-		job := a.job
-		if len(rest.Tokens) > 0 {
-			var err error
-			if job, err = tx.AppendJob(ctx, job, rest); err != nil {
-				return err
-			}
+		job, err := tx.AppendJob(ctx, a.job, a.rest()...)
+		if err != nil {
+			return err
 		}
 		end := time.Now()
 		completed := events.JobCompleted{
@@ -195,8 +190,10 @@ func (a *attempt) complete(ctx context.Context, rest events.JobAdvanced, result 
 		if !job.FirstTokenAt.IsZero() {
 			completed.Timings.FirstTokenMS = job.FirstTokenAt.Sub(job.AcceptedAt).Milliseconds()
 		}
-		job, err := tx.AppendJob(ctx, job, completed)
-		if err != nil {
+		if job, err = tx.AppendJob(ctx, job, completed); err != nil {
+			return err
+		}
+		if err := dropLease(ctx, tx.Tx, job.ID, a.holder); err != nil {
 			return err
 		}
 		if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,18 +18,27 @@ import (
 	"colophon/model"
 )
 
-// Worker runs queued jobs on an engine until it is stopped.
+// Worker runs queued jobs on an engine until it is stopped, and queues those
+// again whose workers have died.
 type Worker struct {
+	pool   *pgxpool.Pool
 	store  *events.Store
 	engine model.Engine
 	river  *river.Client[pgx.Tx]
+	leases *leases
 	name   string
 	log    *slog.Logger
+
+	end   context.CancelFunc // of what runs beside River
+	ended sync.WaitGroup
 }
 
 // NewWorker returns a worker that runs up to slots jobs at once.
 func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slots int, log *slog.Logger) (*Worker, error) {
-	w := &Worker{store: store, engine: engine, name: uuid.NewString(), log: log}
+	w := &Worker{
+		pool: pool, store: store, engine: engine, name: uuid.NewString(), log: log,
+		leases: &leases{pool: pool, log: log, held: map[uuid.UUID]context.CancelCauseFunc{}},
+	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &generate{Worker: w})
 	var err error
@@ -51,24 +61,43 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slo
 
 // Start begins to work in the background.
 func (w *Worker) Start(ctx context.Context) error {
-	// River stops when its context ends, by cancelling the jobs: Stop decides when.
-	if err := w.river.Start(context.WithoutCancel(ctx)); err != nil {
+	// Not until ctx ends, but until Stop: jobs are to reach a token's end, and
+	// their leases are to be renewed until they have.
+	ctx = context.WithoutCancel(ctx)
+	if err := w.river.Start(ctx); err != nil {
 		return fmt.Errorf("start working: %w", err)
 	}
+	ctx, w.end = context.WithCancel(ctx)
+	w.ended.Go(func() { w.leases.run(ctx) })
+	w.ended.Go(func() {
+		every(ctx, sweepEvery, func() {
+			if err := w.sweep(ctx); err != nil && ctx.Err() == nil {
+				w.log.WarnContext(ctx, "could not look for expired leases", "err", err)
+			}
+		})
+	})
 	return nil
 }
 
 // Stop takes up no further job, lets those that run put what they have on
 // record and go back to the queue, and returns when they have or ctx is done.
 func (w *Worker) Stop(ctx context.Context) error {
-	if err := w.river.StopAndCancel(ctx); err != nil {
+	err := w.river.StopAndCancel(ctx)
+	w.end()
+	w.ended.Wait()
+	if err != nil {
 		return fmt.Errorf("stop working: %w", err)
 	}
 	return nil
 }
 
-// retryElsewhere is how long a job waits that this worker's engine must not continue.
-const retryElsewhere = 5 * time.Second
+const (
+	// retryElsewhere is how long a job waits that this worker's engine must not continue.
+	retryElsewhere = 5 * time.Second
+
+	// retryDatabase is how long a job waits whose attempt the database has broken off.
+	retryDatabase = time.Second
+)
 
 // generate is the River worker.
 type generate struct {
@@ -87,7 +116,8 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	case errors.Is(err, events.ErrNotFound):
 		return river.JobCancel(err)
 	case err != nil:
-		return err
+		g.log.WarnContext(ctx, "could not read a job; it will be taken up again", "job", rj.Args.Job, "err", err)
+		return river.JobSnooze(retryDatabase)
 	case job.State.Final():
 		return nil
 	case job.Erased:
@@ -99,34 +129,55 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 			"job", job.ID, "needs", job.Model, "needs_weights", job.Weights, "has", info.Name, "has_weights", info.Weights)
 		return river.JobSnooze(retryElsewhere)
 	}
-	a := &attempt{Worker: g.Worker, river: rj, job: job}
+	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New()}
 	return a.verdict(ctx, a.run(ctx))
 }
 
-// verdict puts the outcome of an attempt on record, as far as the attempt has
-// not done so itself, and says what River is to do.
+// verdict ends an attempt: it puts on record what run has not, gives the lease
+// back and says what River is to do.
 func (a *attempt) verdict(ctx context.Context, err error) error {
-	log := a.log.With("job", a.job.ID, "attempt", a.river.Attempt)
+	log := a.log.With("job", a.job.ID, "attempt", a.job.Attempts)
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, events.ErrConflict), errors.Is(err, errSuperseded):
+	case errors.Is(err, errLeased):
+		// Either that attempt ends the job, or its lease ends.
+		return river.JobSnooze(leaseFor)
+	case errors.Is(err, events.ErrConflict), errors.Is(err, errSuperseded), errors.Is(err, errLeaseLost):
 		// Somebody cancelled the job, or took it up; either way it is not ours.
 		log.InfoContext(ctx, "stopped: the job has moved on without this attempt")
+		if err := a.giveBack(ctx); err != nil {
+			log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
+		}
 		return nil
 	case ctx.Err() != nil:
 		// This worker is stopping: the job goes back, and the attempt does not count.
+		if err := a.giveBack(ctx, a.rest()...); err != nil {
+			log.WarnContext(ctx, "could not record the last tokens; they will be made again", "err", err)
+		}
 		return river.JobSnooze(0)
 	}
-	log.ErrorContext(ctx, "an attempt failed", "err", err)
-	// Trying again does not help a request that the model cannot serve.
-	hopeless := errors.Is(err, model.ErrParams) || errors.Is(err, model.ErrPrompt) || errors.Is(err, model.ErrToken) || errors.Is(err, model.ErrContext)
-	failed := events.JobFailed{Attempt: a.river.Attempt, Reason: "the model could not be run", Final: hopeless || a.river.Attempt >= a.river.MaxAttempts}
-	if hopeless {
-		failed.Reason = "the model cannot serve this request"
+	failed := events.JobFailed{Attempt: a.job.Attempts, Reason: errEngine.Error()}
+	switch {
+	case errors.Is(err, errCrashes):
+		failed.Reason, failed.Final = errCrashes.Error(), true
+	case errors.Is(err, model.ErrParams), errors.Is(err, model.ErrPrompt), errors.Is(err, model.ErrToken), errors.Is(err, model.ErrContext):
+		// Trying again does not help.
+		failed.Reason, failed.Final = "the model cannot serve this request", true
+	case errors.Is(err, errEngine):
+		failed.Final = a.river.Attempt >= a.river.MaxAttempts
+	default:
+		// The database did not do its part: that is not the job's fault, and
+		// says nothing of what is on record.
+		log.WarnContext(ctx, "an attempt was interrupted; the job will be taken up again", "err", err)
+		if err := a.giveBack(ctx); err != nil {
+			log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
+		}
+		return river.JobSnooze(retryDatabase)
 	}
-	if err2 := a.append(ctx, failed); err2 != nil {
-		log.ErrorContext(ctx, "could not record that an attempt failed", "err", err2)
+	log.ErrorContext(ctx, "an attempt failed", "err", err)
+	if err := a.giveBack(ctx, append(a.rest(), failed)...); err != nil {
+		log.ErrorContext(ctx, "could not record that an attempt failed", "err", err)
 	}
 	if failed.Final {
 		return river.JobCancel(err)

@@ -1,0 +1,117 @@
+package jobs_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+// orphan leaves a job as a worker does that was killed after some tokens: on
+// record as running, with a lease, and with its place in the queue taken.
+func (f *fixture) orphan(after, crashes int, lease string) events.Job {
+	f.t.Helper()
+	e := newEngine()
+	e.pause[6+after] = make(chan struct{}) // never opened
+	stop := f.work(e)
+	j := f.until(f.submit(request), tokens(min(after, 1)))
+	stop()
+	j, err := f.store.Job(f.t.Context(), j.ID)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, sql := range []string{
+		`update river.river_job set state = 'running', attempted_at = now(), attempt = 1`,
+		`insert into leases (job, holder, expires_at, tokens, crashes) values ($1, $2, now() + interval '` + lease + `', $3, $4)`,
+	} {
+		args := []any{j.ID, uuid.New(), len(j.Tokens), crashes}
+		if sql[0] == 'u' {
+			args = nil
+		}
+		if _, err := f.db.Owner.Exec(f.t.Context(), sql, args...); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	return j
+}
+
+func TestADeadWorkersJobIsTakenUp(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	j := f.orphan(12, 0, "-1 second")
+	had := len(j.Tokens)
+	f.work(e)
+	j = f.until(j, final)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
+		t.Fatalf("%s %q, want %q", j.State, j.Text, want)
+	}
+	facts := f.facts(j)
+	i := slices.IndexFunc(facts[3:], func(fact events.Fact) bool { return fact.Type() == events.JobStarted{}.Type() })
+	if i < 0 || facts[3+i].(events.JobStarted).FromToken != had {
+		t.Errorf("not taken up at token %d: %+v", had, facts)
+	}
+	var leases int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from leases`).Scan(&leases); err != nil || leases != 0 {
+		t.Errorf("%d leases are left, %v", leases, err)
+	}
+}
+
+func TestALivingWorkersJobIsLeftAlone(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	j := f.orphan(12, 0, "1 hour")
+	// Its place in the queue comes up again, as when River believes it lost.
+	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set state = 'available', attempt = 0, scheduled_at = now()`); err != nil {
+		t.Fatal(err)
+	}
+	f.work(e)
+	f.putBack(j)
+	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
+		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+func TestAJobThatKillsItsWorkersFails(t *testing.T) {
+	f := newFixture(t)
+	j := f.orphan(12, 5, "-1 second")
+	f.work(newEngine())
+	if j = f.until(j, final); j.State != events.Failed || j.Reason == "" {
+		t.Fatalf("%+v", j)
+	}
+}
+
+func TestAJobThatAdvancesMayGoOnCrashing(t *testing.T) {
+	f := newFixture(t)
+	j := f.orphan(12, 5, "-1 second")
+	if _, err := f.db.Owner.Exec(t.Context(), `update leases set tokens = tokens - 1`); err != nil {
+		t.Fatal(err)
+	}
+	f.work(newEngine())
+	if j = f.until(j, final); j.State != events.Completed {
+		t.Fatalf("%+v", j)
+	}
+}
+
+// TestALostLeaseStopsTheWorker takes the lease away from a worker that was
+// silent for too long, and lives.
+func TestALostLeaseStopsTheWorker(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.pause[6+12] = make(chan struct{}) // never opened
+	f.work(e)
+	j := f.until(f.submit(request), tokens(8))
+	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
+		t.Fatal(err)
+	}
+	// The worker loses it, and as the only one takes the job up again.
+	j = f.until(j, func(j events.Job) bool { return j.Attempts == 2 })
+	e.mu.Lock()
+	clear(e.pause)
+	e.mu.Unlock()
+	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
+		t.Fatal(err)
+	}
+	j = f.until(j, final)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
+		t.Fatalf("%s %q, want %q", j.State, j.Text, want)
+	}
+}
