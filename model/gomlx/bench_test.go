@@ -1,0 +1,36 @@
+package gomlx
+
+import (
+	"testing"
+
+	"colophon/model"
+	"colophon/model/gpt2"
+	"colophon/model/opticks"
+)
+
+// BenchmarkNext compares the engines by the time of one token of the model in
+// package opticks.
+func BenchmarkNext(b *testing.B) {
+	native, err := gpt2.Load(opticks.Files(), gpt2.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer native.Close()
+	for name, e := range map[string]model.Engine{"native": native, "gomlx": open(b, opticks.Files())} {
+		b.Run(name, func(b *testing.B) {
+			context := e.Info().Context
+			s := sequenceOf(b, e)
+			tokens := 0
+			for b.Loop() {
+				if tokens == context {
+					s, tokens = sequenceOf(b, e), 0
+				}
+				if _, err := s.Next(b.Context(), tokens); err != nil {
+					b.Fatal(err)
+				}
+				tokens++
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+		})
+	}
+}

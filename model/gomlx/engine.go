@@ -1,0 +1,228 @@
+// Package gomlx is GPT-2 as a GoMLX graph: the reference that the native
+// engine is tested against, and the trainer of the model in package opticks.
+//
+// The two share one graph, and nothing of its arithmetic is shared with the
+// native engine, so that a mistake in one shows as a difference to the other.
+// Package gpt2 is used for reading files and for the tokenizer only.
+//
+// An [Engine] keeps the promise of [model.Engine] to the bit on one machine,
+// by computing one token at a time whatever it is given, and one sequence at a
+// time whoever asks. It is meant to be right rather than fast: on the CPU it
+// is several times slower than the native engine. What it offers in return is
+// GoMLX's choice of backends: the same graph runs on XLA and its devices once
+// the backend that [New] opens is another one.
+package gomlx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"colophon/model"
+	"colophon/model/gpt2"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// An Engine runs a checkpoint in float32 on GoMLX's pure-Go backend. It is
+// safe for concurrent use; sequences take turns, token by token.
+type Engine struct {
+	config    gpt2.Config
+	info      model.Info
+	tokenizer *gpt2.Tokenizer
+	backend   compute.Backend
+	weights   []any // tensors
+	step      *graph.Exec
+	// turn holds one value when nobody computes. The backend of compute 0.1.2
+	// locks up when two computations run out of its workers at once.
+	turn chan struct{}
+}
+
+// New loads the weights of a checkpoint, under the name that Info is to give.
+func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*Engine, error) {
+	config := checkpoint.Config
+	digest, err := checkpoint.Digest()
+	if err != nil {
+		return nil, err
+	}
+	backend, err := gobackend.New("")
+	if err != nil {
+		return nil, fmt.Errorf("open GoMLX's Go backend: %w", err)
+	}
+	e := &Engine{
+		tokenizer: tokenizer,
+		config:    config,
+		info: model.Info{
+			Name: name, Weights: digest + "/f32", Kernel: "gomlx/" + backend.Name() + "/" + runtime.GOARCH,
+			Context: config.Context, Vocab: config.Vocab, EOS: config.EOS,
+		},
+		backend: backend,
+		turn:    make(chan struct{}, 1),
+	}
+	for tensorName, shape := range config.Tensors() {
+		values, err := checkpoint.Tensor(tensorName)
+		if err != nil {
+			return nil, err
+		}
+		tensor := tensors.FromFlatDataAndDimensions(values, shape...)
+		if err := tensor.MaterializeOnDevice(backend, true, 0); err != nil {
+			return nil, fmt.Errorf("load tensor %s: %w", tensorName, err)
+		}
+		e.weights = append(e.weights, tensor)
+	}
+	if e.step, err = graph.NewExec(backend, e.graph); err != nil {
+		return nil, fmt.Errorf("build the graph: %w", err)
+	}
+	e.turn <- struct{}{}
+	return e, nil
+}
+
+// graph takes a token and its position, each [1], the keys and values of every
+// layer, each [1, heads, context, head width], and the weights. It returns the
+// logits [1, vocab] and the keys and values with those of the token in their
+// place.
+func (e *Engine) graph(in []*graph.Node) []*graph.Node {
+	token, position, cache := in[0], in[1], in[2:2+2*e.config.Layers]
+	n := newNetwork(e.config, in[2+len(cache):])
+	out := make([]*graph.Node, 1+len(cache))
+	n.remember = func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node) {
+		keys = put(cache[2*layer], keys, position)
+		values = put(cache[2*layer+1], values, position)
+		out[1+2*layer], out[2+2*layer] = keys, values
+		return keys, values
+	}
+	out[0] = n.logits(n.hidden(graph.Reshape(token, 1, 1), position))
+	return out
+}
+
+// put returns the cache with row, [1, heads, 1, head width], at position. (The
+// Go backend has no DynamicUpdateSlice.)
+func put(cache, row, position *graph.Node) *graph.Node {
+	shape := cache.Shape()
+	here := graph.Equal(graph.Iota(cache.Graph(), shapes.Make(dtypes.Int32, shape.Dimensions...), 2),
+		graph.BroadcastToDims(graph.Reshape(position, 1, 1, 1, 1), shape.Dimensions...))
+	return graph.Where(here, graph.BroadcastToDims(row, shape.Dimensions...), cache)
+}
+
+// Info implements [model.Engine].
+func (e *Engine) Info() model.Info { return e.info }
+
+// Encode implements [model.Engine].
+func (e *Engine) Encode(text string) []int {
+	if e.tokenizer == nil {
+		return nil
+	}
+	return e.tokenizer.Encode(text)
+}
+
+// Decode implements [model.Engine].
+func (e *Engine) Decode(ids []int) []byte {
+	if e.tokenizer == nil {
+		return nil
+	}
+	return e.tokenizer.Decode(ids)
+}
+
+// Open implements [model.Engine]. There is always room for another sequence.
+func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := &sequence{engine: e}
+	for range 2 * e.config.Layers {
+		s.cache = append(s.cache, tensors.FromShape(shapes.Make(dtypes.Float32, 1, e.config.Heads, e.config.Context, e.config.HeadDim())))
+	}
+	return s, nil
+}
+
+// Close frees the weights. No method of the engine or of its sequences may be
+// called afterwards.
+func (e *Engine) Close() {
+	e.step.Finalize()
+	e.backend.Finalize()
+}
+
+type sequence struct {
+	engine *Engine
+	length int
+	cache  []*tensors.Tensor // keys and values of every layer; positions from length on are of no account
+	logits []float32
+	err    error
+}
+
+var errClosed = errors.New("the sequence is closed")
+
+// Next implements [model.Sequence].
+func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
+	if s.err == nil {
+		s.err = s.next(ctx, tokens)
+	}
+	return s.logits, s.err
+}
+
+func (s *sequence) next(ctx context.Context, tokens []int) error {
+	c := s.engine.config
+	s.logits = nil
+	if len(tokens) == 0 {
+		return errors.New("no tokens to compute")
+	}
+	if len(tokens) > c.Context-s.length {
+		return fmt.Errorf("%w: %d tokens, the model has room for %d", model.ErrContext, s.length+len(tokens), c.Context)
+	}
+	for _, id := range tokens {
+		if id < 0 || id >= c.Vocab {
+			return fmt.Errorf("%w: %d, the model has %d", model.ErrToken, id, c.Vocab)
+		}
+	}
+	for _, id := range tokens {
+		if err := s.append(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sequence) append(ctx context.Context, id int) error {
+	e := s.engine
+	select {
+	case <-e.turn:
+		defer func() { e.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	args := []any{[]int32{int32(id)}, []int32{int32(s.length)}}
+	for _, t := range s.cache {
+		args = append(args, t)
+	}
+	out, err := e.step.Call(append(args, e.weights...)...)
+	if err != nil {
+		return fmt.Errorf("compute token %d: %w", s.length, err)
+	}
+	s.free()
+	s.cache = out[1:]
+	s.length++
+	s.logits, err = tensors.CopyFlatData[float32](out[0])
+	return errors.Join(err, out[0].FinalizeAll())
+}
+
+// Close implements [model.Sequence].
+func (s *sequence) Close() {
+	s.free()
+	s.err, s.logits = errClosed, nil
+}
+
+func (s *sequence) free() {
+	for _, t := range s.cache {
+		t.MustFinalizeAll()
+	}
+	s.cache = nil
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const endOfText = "<|endoftext|>"
+
+// An encoding is a byte-level BPE vocabulary as GPT-2 has it: the 256 bytes in
+// byteOrder, the results of the merges in order, and the end-of-text token.
+type encoding struct {
+	tokens []string         // the bytes of each id
+	merges [][2]int         // the two ids that become id 256+i
+	ranks  map[[2]int]int   // a pair's place in merges
+	words  map[string][]int // ids of words met before
+}
+
+// split cuts text as GPT-2's pattern does:
+//
+//	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+func split(text string) []string {
+	var words []string
+	for text != "" {
+		n := wordLen(text)
+		words = append(words, text[:n])
+		text = text[n:]
+	}
+	return words
+}
+
+func wordLen(text string) int {
+	for _, suffix := range []string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"} {
+		if strings.HasPrefix(text, suffix) {
+			return len(suffix)
+		}
+	}
+	body := strings.TrimPrefix(text, " ")
+	first, _ := utf8.DecodeRuneInString(body)
+	for _, class := range []func(rune) bool{unicode.IsLetter, unicode.IsNumber, isOther} {
+		if body != "" && class(first) {
+			rest := strings.TrimLeftFunc(body, class)
+			return len(text) - len(rest)
+		}
+	}
+	// White space: all of it at the end of the text, else all but its last
+	// character, which belongs to the word that follows or stands alone.
+	space := len(text) - len(strings.TrimLeftFunc(text, unicode.IsSpace))
+	_, last := utf8.DecodeLastRuneInString(text[:space])
+	if space < len(text) && space > last {
+		space -= last
+	}
+	return space
+}
+
+func isOther(r rune) bool {
+	return !unicode.IsSpace(r) && !unicode.IsLetter(r) && !unicode.IsNumber(r)
+}
+
+// learn builds a vocabulary of size tokens: again and again it joins the pair
+// of tokens that stands most often side by side within a word; of equals, the
+// pair with the smaller bytes.
+func learn(text string, size int) (*encoding, error) {
+	e := &encoding{ranks: map[[2]int]int{}, words: map[string][]int{}}
+	for _, b := range byteOrder {
+		e.tokens = append(e.tokens, string([]byte{b}))
+	}
+	counts := map[string]int{}
+	for _, w := range split(text) {
+		counts[w]++
+	}
+	type word struct {
+		ids   []int
+		count int
+	}
+	var words []word
+	for w, n := range counts {
+		words = append(words, word{e.spell(w), n})
+	}
+	pairs := map[[2]int]int{}
+	for len(e.tokens) < size-1 {
+		clear(pairs)
+		for _, w := range words {
+			for i := range len(w.ids) - 1 {
+				pairs[[2]int{w.ids[i], w.ids[i+1]}] += w.count
+			}
+		}
+		if len(pairs) == 0 {
+			return nil, fmt.Errorf("learn %d tokens: the text has only %d", size, len(e.tokens)+1)
+		}
+		var best [2]int
+		for p, n := range pairs {
+			if n > pairs[best] || n == pairs[best] && cmp.Or(
+				strings.Compare(e.tokens[p[0]], e.tokens[best[0]]), strings.Compare(e.tokens[p[1]], e.tokens[best[1]])) < 0 {
+				best = p
+			}
+		}
+		id := len(e.tokens)
+		e.ranks[best] = len(e.merges)
+		e.merges = append(e.merges, best)
+		e.tokens = append(e.tokens, e.tokens[best[0]]+e.tokens[best[1]])
+		for i := range words {
+			words[i].ids = join(words[i].ids, best, id)
+		}
+	}
+	e.tokens = append(e.tokens, endOfText)
+	return e, nil
+}
+
+// join replaces every occurrence of pair in ids, from the left, in place.
+func join(ids []int, pair [2]int, id int) []int {
+	n := 0
+	for i := 0; i < len(ids); i++ {
+		if i+1 < len(ids) && ids[i] == pair[0] && ids[i+1] == pair[1] {
+			ids[n] = id
+			i++
+		} else {
+			ids[n] = ids[i]
+		}
+		n++
+	}
+	return ids[:n]
+}
+
+// spell returns the ids of the bytes of word.
+func (e *encoding) spell(word string) []int {
+	ids := make([]int, len(word))
+	for i := range len(word) {
+		ids[i] = slices.Index(byteOrder, word[i])
+	}
+	return ids
+}
+
+// eot returns the id of the end-of-text token.
+func (e *encoding) eot() int { return len(e.tokens) - 1 }
+
+// encode returns the token ids of one word of split.
+func (e *encoding) encode(word string) []int {
+	ids, ok := e.words[word]
+	if !ok {
+		ids = e.merge(word, nil, 0)
+		e.words[word] = ids
+	}
+	return ids
+}
+
+// merge joins the pair of the lowest rank until there is none. With p > 0 it
+// leaves each candidate out with probability p at each turn, which cuts the
+// same word in different ways (Provilkov et al., 2020, "BPE-Dropout").
+func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
+	ids := e.spell(word)
+	for {
+		best := len(e.merges)
+		for i := range len(ids) - 1 {
+			rank, ok := e.ranks[[2]int{ids[i], ids[i+1]}]
+			if ok && rank < best && (p == 0 || rng.Float64() >= p) {
+				best = rank
+			}
+		}
+		if best == len(e.merges) {
+			return ids
+		}
+		ids = join(ids, e.merges[best], 256+best)
+	}
+}
+
+// files returns the vocabulary as GPT-2's vocab.json and merges.txt.
+func (e *encoding) files() (vocab, merges []byte, err error) {
+	var list bytes.Buffer
+	list.WriteString("#version: 0.2\n")
+	for _, m := range e.merges {
+		fmt.Fprintf(&list, "%s %s\n", printable(e.tokens[m[0]]), printable(e.tokens[m[1]]))
+	}
+	ids := map[string]int{endOfText: e.eot()}
+	for id, t := range e.tokens[:e.eot()] {
+		ids[printable(t)] = id
+	}
+	vocab, err = json.Marshal(ids)
+	return vocab, list.Bytes(), err
+}
+
+// byteOrder is GPT-2's order of the byte tokens: first the bytes that are
+// printable characters of Latin-1, then the others.
+var byteOrder = func() []byte {
+	var visible, rest []byte
+	for b := range 256 {
+		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
+			visible = append(visible, byte(b))
+		} else {
+			rest = append(rest, byte(b))
+		}
+	}
+	return append(visible, rest...)
+}()
+
+// printable writes bytes with GPT-2's characters for them: a visible byte is
+// itself, the n-th of the others is U+0100+n.
+func printable(s string) string {
+	var out strings.Builder
+	for i := range len(s) {
+		r := rune(s[i])
+		if n := slices.Index(byteOrder, s[i]); n >= 188 {
+			r = rune(0x100 + n - 188)
+		}
+		out.WriteRune(r)
+	}
+	return out.String()
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"colophon/model/gpt2"
+
+	"pgregory.net/rapid"
+)
+
+const sample = "Phænomena of the Light, the Lights' Refractions; 2 deg. 0´. 7´´. try'd\nthe  Rays and the rays,\n\n we'll see it's so. "
+
+func tokenizer(t testing.TB, e *encoding) *gpt2.Tokenizer {
+	t.Helper()
+	vocab, merges, err := e.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokenizer, err := gpt2.ReadTokenizer(fstest.MapFS{"vocab.json": {Data: vocab}, "merges.txt": {Data: merges}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokenizer
+}
+
+func learned(t testing.TB) *encoding {
+	t.Helper()
+	e, err := learn(strings.Repeat(sample, 3), 290)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// The trainer's encoder gives the ids that the files say, and the text can be
+// had back from them, with merges left out or not.
+func TestEncode(t *testing.T) {
+	e := learned(t)
+	oracle := tokenizer(t, e)
+	if n := oracle.Size(); n != 290 || string(oracle.Decode([]int{289})) != endOfText {
+		t.Fatalf("%d tokens, the last of them %q", n, oracle.Decode([]int{289}))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOf(rapid.OneOf(
+			rapid.String(), rapid.SampledFrom(strings.SplitAfter(sample, " ")), rapid.StringOf(rapid.SampledFrom([]rune(" \n\t'sd1é\u00a0\u3000"))),
+		)).Draw(t, "text"), "")
+		rng := rand.New(rand.NewPCG(1, 2))
+		var ids, dropped []int
+		for _, w := range split(text) {
+			ids = append(ids, e.encode(w)...)
+			dropped = append(dropped, e.merge(w, rng, 0.5)...)
+		}
+		if want := oracle.Encode(text); !slices.Equal(ids, want) {
+			t.Fatalf("%q is %v, want %v", text, ids, want)
+		}
+		if got := string(oracle.Decode(dropped)); got != text {
+			t.Fatalf("%q with dropout is %q", text, got)
+		}
+	})
+}
+
+func TestLearn(t *testing.T) {
+	e := learned(t)
+	again := learned(t)
+	if !slices.Equal(e.merges, again.merges) {
+		t.Error("two runs learn different merges")
+	}
+	small, err := learn("ab ab ab ac", 259)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// " a" (3 times) goes before "ab" (3 times) because a space is the smaller byte.
+	if got := small.tokens[256:]; !slices.Equal(got, []string{" a", " ab", endOfText}) {
+		t.Errorf("learned %q", got)
+	}
+	if _, err := learn("ab", 300); err == nil {
+		t.Error("300 tokens out of two letters")
+	}
+}

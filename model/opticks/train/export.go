@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"colophon/model/gomlx"
+	"colophon/model/gpt2"
+)
+
+// halfLoss is how much more loss, in nats per token, is a fair price for
+// weights of half the size.
+const halfLoss = 0.002
+
+// export writes the model as a Hugging Face checkpoint into a directory, and
+// the held-out text, for the test of the model card, into testdata there.
+func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, sections []string) error {
+	weights := trainer.Weights()
+	exact, err := test.loss(trainer, weights)
+	if err != nil {
+		return err
+	}
+	halves := make([][]float32, len(weights))
+	for i, w := range weights {
+		for _, x := range w {
+			halves[i] = append(halves[i], widen(half(x)))
+		}
+	}
+	rounded, err := test.loss(trainer, halves)
+	if err != nil {
+		return err
+	}
+	dtype := "F16"
+	if !(rounded-exact < halfLoss) {
+		dtype = "F32"
+	}
+	fmt.Printf("step %d: held-out %.4f nats/token, %.4f bits/byte; in half precision %.4f and %.4f; written as %s\n",
+		trainer.Steps(), exact, test.bitsPerByte(exact), rounded, test.bitsPerByte(rounded), dtype)
+
+	vocab, merges, err := bpe.files()
+	if err != nil {
+		return fmt.Errorf("write vocab.json: %w", err)
+	}
+	shape, err := configJSON(bpe)
+	if err != nil {
+		return fmt.Errorf("write config.json: %w", err)
+	}
+	tensors, err := safetensors(config, weights, dtype)
+	if err != nil {
+		return fmt.Errorf("write model.safetensors: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "testdata"), 0o755); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{
+		"config.json": shape, "vocab.json": vocab, "merges.txt": merges, "model.safetensors": tensors,
+		filepath.Join("testdata", "heldout.txt"): []byte(strings.Join(sections, "\f")),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func configJSON(bpe *encoding) ([]byte, error) {
+	b, err := json.MarshalIndent(map[string]any{
+		"architectures": []string{"GPT2LMHeadModel"}, "model_type": "gpt2", "activation_function": "gelu_new",
+		"vocab_size": config.Vocab, "n_positions": config.Context, "n_ctx": config.Context, "n_embd": config.Embd,
+		"n_layer": config.Layers, "n_head": config.Heads, "n_inner": nil, "layer_norm_epsilon": 1e-5,
+		"embd_pdrop": recipe.Dropout, "resid_pdrop": recipe.Dropout, "attn_pdrop": 0.0,
+		"bos_token_id": bpe.eot(), "eos_token_id": bpe.eot(), "tie_word_embeddings": true,
+	}, "", "  ")
+	return append(b, '\n'), err
+}
+
+// safetensors returns a file as described at
+// https://github.com/huggingface/safetensors#format, with weights in the order
+// of config.Tensors as "F32" or "F16".
+func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte, error) {
+	type entry struct {
+		DType   string `json:"dtype"`
+		Shape   []int  `json:"shape"`
+		Offsets [2]int `json:"data_offsets"`
+	}
+	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
+	var data []byte
+	for name, shape := range config.Tensors() {
+		begin := len(data)
+		for _, x := range weights[0] {
+			if dtype == "F16" {
+				data = binary.LittleEndian.AppendUint16(data, half(x))
+			} else {
+				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(x))
+			}
+		}
+		header[name] = entry{dtype, shape, [2]int{begin, len(data)}}
+		weights = weights[1:]
+	}
+	text, err := json.Marshal(header)
+	if err != nil {
+		return nil, err
+	}
+	for len(text)%8 != 0 {
+		text = append(text, ' ')
+	}
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	return append(append(file, text...), data...), nil
+}
+
+// half rounds to the nearest IEEE 754 half, of two the even one. (The one in
+// GoMLX makes small numbers zero.)
+func half(x float32) uint16 {
+	bits := math.Float32bits(x)
+	sign := uint16(bits>>16) & 0x8000
+	size := bits &^ (1 << 31)
+	switch {
+	case size >= 0x477ff000: // 65520 and more, which a half cannot hold
+		return sign | 0x7c00
+	case size < 0x38800000: // less than the smallest normal half
+		return sign | uint16(math.RoundToEven(math.Ldexp(float64(math.Float32frombits(size)), 24)))
+	}
+	size += 0xfff + size>>13&1
+	return sign | uint16((size-0x38000000)>>13)
+}
+
+// widen returns the number that a finite half stands for.
+func widen(h uint16) float32 {
+	sign, exponent, mantissa := float64(1), int(h>>10&0x1f), float64(h&0x3ff)
+	if h&0x8000 != 0 {
+		sign = -1
+	}
+	if exponent == 0 {
+		return float32(math.Ldexp(sign*mantissa, -24))
+	}
+	return float32(math.Ldexp(sign*(1024+mantissa), exponent-25))
+}
