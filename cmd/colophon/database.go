@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+	"colophon/internal/pg"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// databaseFlags say where the data is.
+type databaseFlags struct {
+	Data        string    `default:"data" type:"path" help:"Directory of the keys and of the private Postgres ($COLOPHON_DATA)."`
+	DatabaseURL string    `var:"DATABASE_URL" help:"Postgres to use; without it a private one is started inside the data directory ($DATABASE_URL)."`
+	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" help:"Directory of initdb and postgres for the private Postgres ($PGBIN)."`
+	MasterKey   masterKey `help:"Key of the stored secrets, 32 bytes in base64; without it one is kept in the data directory ($COLOPHON_MASTER_KEY)."`
+}
+
+// startTimeout is how long a database may take until it answers.
+const startTimeout = time.Minute
+
+// database is a reachable Postgres.
+type database struct {
+	url     string
+	cluster *pg.Cluster // nil if it is not ours
+}
+
+// open finds or starts the database. Close it.
+func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, error) {
+	if f.DatabaseURL != "" {
+		return &database{url: f.DatabaseURL}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	cluster, err := pg.Start(ctx, filepath.Join(f.Data, "postgres"), pg.Options{Bin: f.PGBin, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("start the private Postgres: %w", err)
+	}
+	return &database{cluster.URL(), cluster}, nil
+}
+
+// exited is closed when a Postgres of ours has ended; it is nil if there is none.
+func (d *database) exited() <-chan struct{} {
+	if d.cluster == nil {
+		return nil
+	}
+	return d.cluster.Exited()
+}
+
+func (d *database) close(ctx context.Context) error {
+	if d.cluster == nil {
+		return nil
+	}
+	return d.cluster.Stop(ctx)
+}
+
+// migrate brings the schema up to date, as the owner.
+func (d *database) migrate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	pool, err := pg.Connect(ctx, d.url, "")
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	return migrations.Up(ctx, pool)
+}
+
+// connect returns a pool that acts as the application.
+func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return pg.Connect(ctx, d.url, migrations.AppRole)
+}
+
+// store returns the event store over the pool, with the master key's vault.
+func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Store, *vault.Vault, error) {
+	key := f.MasterKey
+	if key == nil {
+		var err error
+		if key, err = keptKey(filepath.Join(f.Data, "master.key")); err != nil {
+			return nil, nil, err
+		}
+	}
+	v, err := vault.New(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return events.NewStore(pool, v, log), v, nil
+}
+
+// masterKey is a master key, in base64 where people see it.
+type masterKey []byte
+
+// UnmarshalText reads base64.
+func (k *masterKey) UnmarshalText(text []byte) error {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != vault.MasterKeySize {
+		return fmt.Errorf("a master key is %d bytes in base64: `openssl rand -base64 %d` makes one", vault.MasterKeySize, vault.MasterKeySize)
+	}
+	*k = key
+	return nil
+}
+
+// keptKey returns the key in a file, which is made if there is none.
+func keptKey(path string) (masterKey, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = makeKey(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the master key: %w", err)
+	}
+	var key masterKey
+	if err := key.UnmarshalText(text); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+// makeKey writes a new key for its owner's eyes only. Of processes that make
+// one at the same time, all use the first.
+func makeKey(path string) ([]byte, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, err
+	}
+	key := make([]byte, vault.MasterKeySize)
+	_, _ = rand.Read(key) // never fails
+	text := []byte(base64.StdEncoding.EncodeToString(key) + "\n")
+	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(draft.Name())
+	_, err = draft.Write(text)
+	if err := errors.Join(err, draft.Sync(), draft.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(draft.Name(), path); errors.Is(err, fs.ErrExist) {
+		return os.ReadFile(path)
+	} else if err != nil {
+		return nil, err
+	}
+	return text, nil
+}

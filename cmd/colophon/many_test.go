@@ -1,0 +1,90 @@
+//go:build !race
+
+// Under the race detector the model is a hundred times slower, and 200 texts are
+// a matter of minutes; what runs at once here also does in the other tests.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestManyAtOnce sends 200 requests at once and looks at other pages meanwhile.
+func TestManyAtOnce(t *testing.T) {
+	s := up(t, dataDir(t), "--no-rate-limits")
+	c := newUser(t, s, "crowd")
+	const requests = 200
+	var wg sync.WaitGroup
+	states := make([]string, requests)
+	started := make(chan struct{})
+	for i := range requests {
+		wg.Go(func() {
+			<-started
+			a := c.do("POST", "/generate", `{"prompt":"The nature of light is","max_length":40}`, "Prefer", "wait=60")
+			var j job
+			if err := json.Unmarshal(a.body, &j); err != nil || a.status != 200 {
+				states[i] = fmt.Sprintf("%d %s", a.status, a.body)
+				return
+			}
+			states[i] = j.State
+		})
+	}
+	close(started)
+	busy := make(chan struct{})
+	go func() { wg.Wait(); close(busy) }()
+	looks := 0
+	for working := true; working; looks++ {
+		c.do("GET", "/healthz", "").must(t, 200)
+		c.do("GET", "/docs", "").must(t, 200)
+		select {
+		case <-busy:
+			working = false
+		default:
+		}
+	}
+	if looks < 10 {
+		t.Errorf("only %d looks at other pages while the model worked", looks)
+	}
+	for i, state := range states {
+		if state != "completed" {
+			t.Errorf("request %d: %s", i, state)
+		}
+	}
+	// First come, first served, as far as eight that run side by side can tell.
+	type text struct {
+		ID        string
+		StartedAt time.Time `json:"started_at"`
+	}
+	var history []text
+	for path := "/history?limit=100"; path != ""; {
+		var page []text
+		a := c.do("GET", path, "").must(t, 200)
+		a.into(t, &page)
+		history = append(history, page...)
+		path, _, _ = strings.Cut(strings.TrimPrefix(a.header.Get("Link"), "<"), ">")
+	}
+	if len(history) != requests {
+		t.Fatalf("%d texts in the history", len(history))
+	}
+	slices.Reverse(history) // now in the order of acceptance
+	byStart := slices.Clone(history)
+	slices.SortStableFunc(byStart, func(a, b text) int { return a.StartedAt.Compare(b.StartedAt) })
+	off := 0
+	for place, j := range byStart {
+		if accepted := slices.Index(history, j); accepted > place {
+			off += accepted - place
+		} else {
+			off += place - accepted
+		}
+	}
+	// One that is slow to commit is overtaken by many; all of them cannot be.
+	if off > requests*2*8 {
+		t.Errorf("on average a job started %d places away from where it was accepted", off/requests)
+	}
+}

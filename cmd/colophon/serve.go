@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/api"
+	"colophon/events"
+	"colophon/internal/auth"
+	"colophon/internal/vault"
+	"colophon/jobs"
+	"colophon/migrations"
+)
+
+// grace is how long a stopping process waits for what it is doing.
+const grace = 20 * time.Second
+
+type upCmd struct {
+	databaseFlags
+	modelFlags
+	listenFlags
+	workFlags
+}
+
+type apiCmd struct {
+	databaseFlags
+	modelFlags
+	listenFlags
+}
+
+type workerCmd struct {
+	databaseFlags
+	modelFlags
+	workFlags
+}
+
+type workFlags struct {
+	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
+}
+
+type listenFlags struct {
+	Listen       string `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
+	NoRateLimits bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
+	LimitUsers   rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
+	LimitToken   rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
+	LimitJobs    rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
+}
+
+// rate is a flag such as 5/1m.
+type rate struct{ api.Rate }
+
+// UnmarshalText reads NUMBER/DURATION.
+func (r *rate) UnmarshalText(text []byte) error {
+	var n uint64
+	var per string
+	if _, err := fmt.Sscanf(string(text), "%d/%s", &n, &per); err != nil || n == 0 {
+		return errors.New("a limit is a number of requests and a time, such as 5/1m")
+	}
+	d, err := time.ParseDuration(per)
+	if err != nil || d < time.Second {
+		return errors.New("the time of a limit is a second at least, such as 1m")
+	}
+	r.Rate = api.Rate{Requests: n, Per: d}
+	return nil
+}
+
+func (f *listenFlags) listen(ctx context.Context) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", f.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	return listener, nil
+}
+
+func (f *listenFlags) limits() api.Limits {
+	if f.NoRateLimits {
+		return api.Limits{}
+	}
+	return api.Limits{Users: f.LimitUsers.Rate, Token: f.LimitToken.Rate, Generate: f.LimitJobs.Rate, Jobs: f.LimitJobs.Rate}
+}
+
+// Run serves and works in one process.
+func (c *upCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.with(ctx, log, true, func(ctx context.Context, b *base) error {
+		listener, err := c.listen(ctx)
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+		engine, err := c.modelFlags.engine()
+		if err != nil {
+			return err
+		}
+		stop, err := b.work(ctx, engine, c.Slots)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
+		return b.serve(ctx, listener, m, c.limits(), t.out, true)
+	})
+}
+
+// Run serves HTTP only; it needs the model's tokenizer and not its weights.
+func (c *apiCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
+		listener, err := c.listen(ctx)
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+		m, err := c.modelFlags.describe()
+		if err != nil {
+			return err
+		}
+		return b.serve(ctx, listener, m, c.limits(), t.out, false)
+	})
+}
+
+// Run works until it is told to stop.
+func (c *workerCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
+		engine, err := c.modelFlags.engine()
+		if err != nil {
+			return err
+		}
+		stop, err := b.work(ctx, engine, c.Slots)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		fmt.Fprintf(t.out, "working with %s\n", engine.Info().Name)
+		<-ctx.Done()
+		return nil
+	})
+}
+
+type migrateCmd struct{ databaseFlags }
+
+// Run migrates and is done.
+func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (err error) {
+	db, err := c.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.close(context.WithoutCancel(ctx))) }()
+	if err := db.migrate(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(t.out, "the database is up to date")
+	return nil
+}
+
+// base is what every process of the service stands on.
+type base struct {
+	pool  *pgxpool.Pool
+	vault *vault.Vault
+	store *events.Store
+	log   *slog.Logger
+}
+
+// with opens the database, runs fn over it until it returns, and closes in the
+// opposite order. A private Postgres is always migrated, another one only if
+// migrate says so: who may do that there is its owner's to decide. fn's context
+// ends with ctx, or with a Postgres that is ours.
+func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, fn func(context.Context, *base) error) (err error) {
+	db, err := f.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		err = errors.Join(err, db.close(ctx))
+	}()
+	if migrate || db.cluster != nil {
+		if err := db.migrate(ctx); err != nil {
+			return err
+		}
+	}
+	pool, err := db.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Check(ctx, pool); err != nil {
+		return err
+	}
+	store, v, err := f.store(pool, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-db.exited():
+			stop(errDatabaseEnded)
+		case <-ctx.Done():
+		}
+	}()
+	// The store hears and announces until the last word of fn has been said.
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { store.Run(background, nil) })
+	if err := fn(ctx, &base{pool, v, store, log}); err != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
+		return cause
+	}
+	return nil
+}
+
+// errDatabaseEnded ends a process whose private Postgres has.
+var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
+
+// quiet is the log for River, which tells more than an operator wants to know.
+func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
+
+// atLeast is a handler that drops records below a level.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{h.Handler.WithAttrs(attrs), h.level}
+}
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{h.Handler.WithGroup(name), h.level}
+}
+
+// work starts a worker and returns what stops it.
+func (b *base) work(ctx context.Context, engine engine, slots int) (stop func(), err error) {
+	worker, err := jobs.NewWorker(b.pool, b.store, engine, slots, quiet(b.log))
+	if err != nil {
+		return nil, err
+	}
+	if err := worker.Start(ctx); err != nil {
+		return nil, err
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		if err := worker.Stop(ctx); err != nil {
+			b.log.Error("the worker did not stop in time; its jobs will be taken up again", "err", err)
+		}
+	}, nil
+}
+
+// serve answers HTTP until ctx is done.
+func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, limits api.Limits, out io.Writer, teach bool) error {
+	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
+	if err != nil {
+		return fmt.Errorf("open the accounts: %w", err)
+	}
+	queue, err := jobs.NewQueue(b.pool, b.store, m, quiet(b.log))
+	if err != nil {
+		return err
+	}
+	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Limits: limits, Log: b.log})
+	if err != nil {
+		return err
+	}
+	// Streams end with this context: Shutdown would wait for them.
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	srv := &http.Server{
+		Handler:           handler,
+		BaseContext:       func(net.Listener) context.Context { return streams },
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener) }()
+	url := "http://" + listener.Addr().String()
+	fmt.Fprintf(out, "ready %s\n", url)
+	if teach {
+		fmt.Fprintf(out, lesson, url)
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	endStreams()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := srv.Shutdown(last); err != nil {
+		return fmt.Errorf("stop serving: %w", err)
+	}
+	return nil
+}
+
+// lesson is what `up` prints to begin with.
+const lesson = `
+Open %[1]s in a browser, read %[1]s/docs, or paste this:
+
+  base=%[1]s
+  curl -s $base/users -H 'Content-Type: application/json' -d '{"username":"isaac","password":"opticks-1704"}'
+  access=$(curl -s $base/token -d username=isaac -d password=opticks-1704 | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  curl -s $base/generate -H "Authorization: Bearer $access" -H 'Content-Type: application/json' -d '{"prompt":"The nature of light"}'
+  curl -s $base/history -H "Authorization: Bearer $access"
+
+`
