@@ -21,9 +21,14 @@ import (
 	"colophon/migrations"
 )
 
+// dataFlags say where files are kept.
+type dataFlags struct {
+	Data string `default:"data" type:"path" help:"Directory of the keys, of the pulled models and of the private Postgres ($COLOPHON_DATA)."`
+}
+
 // databaseFlags say where the data is.
 type databaseFlags struct {
-	Data        string    `default:"data" type:"path" help:"Directory of the keys and of the private Postgres ($COLOPHON_DATA)."`
+	dataFlags
 	DatabaseURL string    `var:"DATABASE_URL" help:"Postgres to use; without it a private one is started inside the data directory ($DATABASE_URL)."`
 	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" help:"Directory of initdb and postgres for the private Postgres ($PGBIN)."`
 	MasterKey   masterKey `help:"Key of the stored secrets, 32 bytes in base64; without it one is kept in the data directory ($COLOPHON_MASTER_KEY)."`

@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"colophon/model/gpt2/hub"
 )
 
 func main() {
@@ -44,7 +46,7 @@ type cli struct {
 	Worker   workerCmd   `cmd:"" help:"Run queued jobs."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version's schema."`
 	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server."`
-	Model    modelCmd    `cmd:"" help:"Look into a model."`
+	Model    modelCmd    `cmd:"" help:"Pull, verify and look into models."`
 	History  historyCmd  `cmd:"" help:"Look after the history view."`
 	OpenAPI  openAPICmd  `cmd:"" name:"openapi" help:"Print the OpenAPI description of the API."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
@@ -81,6 +83,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return &usageError{err}
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.Bind(catalog(hub.Releases()))
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }

@@ -23,8 +23,9 @@ import (
 
 // modelFlags say which model to run, and on what.
 type modelFlags struct {
-	Model  string `default:"opticks" help:"The built-in model opticks, or a directory in the Hugging Face layout of GPT-2 ($COLOPHON_MODEL)."`
+	Model  string `default:"opticks" help:"The built-in model opticks, the name of a published one (gpt2), which is pulled if it is not there, or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
 	Engine string `default:"native" enum:"native,gomlx" help:"What computes: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
+	hubFlags
 }
 
 // builtIn is the name of the model inside the binary.
@@ -36,70 +37,81 @@ type engine interface {
 	Close()
 }
 
-// open returns the model's name and files.
-func (f *modelFlags) open() (string, fs.FS, error) {
+// source is where a model's files are.
+type source struct {
+	name    string // what people call it
+	from    string // what --model says
+	files   fs.FS
+	weights string // digest that the weights must have, if that is known
+}
+
+// find returns the model that --model names, and pulls it first if it is a
+// published one that is not there. A name that is known means that model in
+// every working directory: a directory of the same name is meant by ./name.
+func (f *modelFlags) find(ctx context.Context, l *library) (source, error) {
 	if f.Model == builtIn {
-		return builtIn, opticks.Files(), nil
+		return source{name: builtIn, from: builtIn, files: opticks.Files()}, nil
+	}
+	if r, ok := l.known.named(f.Model); ok {
+		files, err := l.get(ctx, r)
+		return source{name: r.Name, from: r.Name, files: files, weights: r.Weights()}, err
 	}
 	dir, err := filepath.Abs(f.Model)
 	if err != nil {
-		return "", nil, err
+		return source{}, err
 	}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return "", nil, &usageError{fmt.Errorf("--model: there is no directory %s; it is %q or a directory with config.json, model.safetensors, vocab.json and merges.txt", f.Model, builtIn)}
+		return source{}, &usageError{fmt.Errorf("--model: %q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", f.Model, l.known.names(builtIn))}
 	}
-	return filepath.Base(dir), os.DirFS(dir), nil
+	return source{name: filepath.Base(dir), from: f.Model, files: os.DirFS(dir)}, nil
 }
 
 // engine loads the model.
-func (f *modelFlags) engine() (engine, error) {
-	name, files, err := f.open()
+func (s source) engine(kind string) (engine, error) {
+	tokenizer, err := gpt2.ReadTokenizer(s.files)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("load model %s: %w", s.from, err)
 	}
-	tokenizer, err := gpt2.ReadTokenizer(files)
-	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", f.Model, err)
-	}
-	return f.load(name, files, tokenizer)
+	return s.load(kind, tokenizer)
 }
 
 // load loads the weights. Without a tokenizer the engine knows token ids only.
-func (f *modelFlags) load(name string, files fs.FS, tokenizer *gpt2.Tokenizer) (e engine, err error) {
-	checkpoint, err := gpt2.ReadCheckpoint(files)
+func (s source) load(kind string, tokenizer *gpt2.Tokenizer) (e engine, err error) {
+	checkpoint, err := gpt2.ReadCheckpoint(s.files)
 	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", f.Model, err)
+		return nil, fmt.Errorf("load model %s: %w", s.from, err)
 	}
 	defer checkpoint.Close()
-	if f.Engine == "gomlx" {
-		e, err = gomlx.New(name, checkpoint, tokenizer)
+	if kind == "gomlx" {
+		e, err = gomlx.New(s.name, checkpoint, tokenizer)
 	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: name})
+		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: s.name})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", f.Model, err)
+		return nil, fmt.Errorf("load model %s: %w", s.from, err)
+	}
+	if weights, _, _ := strings.Cut(e.Info().Weights, "/"); s.weights != "" && weights != s.weights {
+		e.Close()
+		return nil, fmt.Errorf("load model %s: the weights have the digest %s, the published ones %s: colophon model pull %s replaces them", s.from, weights, s.weights, s.name)
 	}
 	return e, nil
 }
 
 // describe reads what a process has to know of the model that does not run it.
-func (f *modelFlags) describe() (jobs.Model, error) {
-	name, files, err := f.open()
+func (s source) describe() (jobs.Model, error) {
+	config, err := gpt2.ReadConfig(s.files)
 	if err != nil {
-		return jobs.Model{}, err
+		return jobs.Model{}, fmt.Errorf("read model %s: %w", s.from, err)
 	}
-	config, err := gpt2.ReadConfig(files)
+	tokenizer, err := gpt2.ReadTokenizer(s.files)
 	if err != nil {
-		return jobs.Model{}, fmt.Errorf("read model %s: %w", f.Model, err)
+		return jobs.Model{}, fmt.Errorf("read model %s: %w", s.from, err)
 	}
-	tokenizer, err := gpt2.ReadTokenizer(files)
-	if err != nil {
-		return jobs.Model{}, fmt.Errorf("read model %s: %w", f.Model, err)
-	}
-	return jobs.Model{Name: name, Context: config.Context, Encode: tokenizer.Encode}, nil
+	return jobs.Model{Name: s.name, Context: config.Context, Encode: tokenizer.Encode}, nil
 }
 
 type generateCmd struct {
+	dataFlags
 	modelFlags
 	Prompt       string   `arg:"" help:"The text to continue."`
 	MaxNewTokens int      `default:"100" help:"Most tokens to generate."`
@@ -111,8 +123,12 @@ type generateCmd struct {
 }
 
 // Run writes the prompt and its continuation as it comes.
-func (c *generateCmd) Run(ctx context.Context, t *terminal) error {
-	e, err := c.engine()
+func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog) error {
+	source, err := c.find(ctx, c.library(c.Data, known, t))
+	if err != nil {
+		return err
+	}
+	e, err := source.engine(c.Engine)
 	if err != nil {
 		return err
 	}
@@ -138,11 +154,15 @@ func (c *generateCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 type modelCmd struct {
+	Pull     pullCmd     `cmd:"" help:"Fetch a published model, or what is missing of it."`
+	List     listCmd     `cmd:"" help:"List the models that are known by name, and check those that are there."`
+	Verify   verifyCmd   `cmd:"" help:"Read a model's files from end to end and say what is wrong with them."`
 	Tokenize tokenizeCmd `cmd:"" help:"Read text and print its token ids as a JSON array, or the reverse."`
 	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence as JSON."`
 }
 
 type tokenizeCmd struct {
+	dataFlags
 	modelFlags
 	Decode bool `help:"Read a JSON array of ids and print their text."`
 }
@@ -151,12 +171,12 @@ type tokenizeCmd struct {
 const maxStdin = 64 << 20
 
 // Run needs only vocab.json and merges.txt of the model.
-func (c *tokenizeCmd) Run(t *terminal) error {
-	_, files, err := c.open()
+func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog) error {
+	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
 	}
-	tokenizer, err := gpt2.ReadTokenizer(files)
+	tokenizer, err := gpt2.ReadTokenizer(source.files)
 	if err != nil {
 		return fmt.Errorf("read model %s: %w", c.Model, err)
 	}
@@ -188,13 +208,14 @@ func (c *tokenizeCmd) Run(t *terminal) error {
 }
 
 type logitsCmd struct {
+	dataFlags
 	modelFlags
 	IDs     string `name:"ids" required:"" placeholder:"1,2,3" help:"The token ids."`
 	Weights string `default:"f32" enum:"f32" help:"Type in which the weights are computed."`
 }
 
 // Run prints {"shape":[T,V],"logits":[[…],…]}. It needs no tokenizer.
-func (c *logitsCmd) Run(ctx context.Context, t *terminal) error {
+func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog) error {
 	var ids []int
 	for field := range strings.SplitSeq(c.IDs, ",") {
 		id, err := strconv.Atoi(strings.TrimSpace(field))
@@ -203,11 +224,11 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		ids = append(ids, id)
 	}
-	name, files, err := c.open()
+	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
 	}
-	e, err := c.load(name, files, nil)
+	e, err := source.load(c.Engine, nil)
 	if err != nil {
 		return err
 	}

@@ -90,14 +90,18 @@ func (f *listenFlags) limits() api.Limits {
 }
 
 // Run serves and works in one process.
-func (c *upCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	source, err := c.find(ctx, c.library(c.Data, known, t))
+	if err != nil {
+		return err
+	}
 	return c.with(ctx, log, true, func(ctx context.Context, b *base) error {
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
 		}
 		defer listener.Close()
-		engine, err := c.modelFlags.engine()
+		engine, err := source.engine(c.Engine)
 		if err != nil {
 			return err
 		}
@@ -112,25 +116,33 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 }
 
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
-func (c *apiCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	source, err := c.find(ctx, c.library(c.Data, known, t))
+	if err != nil {
+		return err
+	}
+	m, err := source.describe()
+	if err != nil {
+		return err
+	}
 	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
 		}
 		defer listener.Close()
-		m, err := c.modelFlags.describe()
-		if err != nil {
-			return err
-		}
 		return b.serve(ctx, listener, m, c.limits(), t.out, false)
 	})
 }
 
 // Run works until it is told to stop.
-func (c *workerCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	source, err := c.find(ctx, c.library(c.Data, known, t))
+	if err != nil {
+		return err
+	}
 	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
-		engine, err := c.modelFlags.engine()
+		engine, err := source.engine(c.Engine)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"colophon/model/gpt2"
+	"colophon/model/gpt2/hub"
+	"colophon/model/opticks"
+)
+
+// pocket is a published model for tests: the built-in one under another name,
+// on a hub of its own.
+type pocket struct {
+	known    catalog
+	url      string
+	requests atomic.Int64
+}
+
+func newPocket(t *testing.T) *pocket {
+	t.Helper()
+	r := hub.Release{Name: "pocket", Repo: "maker/pocket", Revision: "fedcba9876543210"}
+	var err error
+	if r.Config, err = gpt2.ReadConfig(opticks.Files()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range modelFiles {
+		f := hub.File{Name: name}
+		if name != "config.json" {
+			b, err := fs.ReadFile(opticks.Files(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := sha256.Sum256(b)
+			f.Size, f.SHA256 = int64(len(b)), hex.EncodeToString(sum[:])
+		}
+		r.Files = append(r.Files, f)
+	}
+	p := &pocket{known: catalog{r}}
+	files := http.StripPrefix("/maker/pocket/resolve/fedcba9876543210/", http.FileServerFS(opticks.Files()))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.requests.Add(1)
+		files.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	p.url = server.URL
+	return p
+}
+
+// flags name the model, and a directory for it.
+func (p *pocket) flags(models string) modelFlags {
+	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelsFlags{models}, p.url, ""}}
+}
+
+// streams are a terminal whose output can be read.
+type streams struct {
+	terminal
+	stdout, stderr bytes.Buffer
+}
+
+func newStreams() *streams {
+	s := &streams{}
+	s.terminal = terminal{strings.NewReader(""), &s.stdout, &s.stderr}
+	return s
+}
+
+func TestPullListVerify(t *testing.T) {
+	p := newPocket(t)
+	data := t.TempDir()
+	dir := filepath.Join(data, "models", "pocket")
+	list := func() string {
+		s := newStreams()
+		if err := (&listCmd{dataFlags{data}, modelsFlags{}}).Run(t.Context(), &s.terminal, p.known); err != nil {
+			t.Error(err)
+		}
+		return s.stdout.String()
+	}
+	verify := func() (string, error) {
+		s := newStreams()
+		err := (&verifyCmd{"pocket", dataFlags{data}, modelsFlags{}}).Run(t.Context(), &s.terminal, p.known)
+		return s.stdout.String(), err
+	}
+	pull := func() *streams {
+		s := newStreams()
+		c := pullCmd{"pocket", dataFlags{data}, hubFlags{HFEndpoint: p.url}}
+		if err := c.Run(t.Context(), &s.terminal, p.known); err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	if out := list(); !strings.Contains(out, "opticks  4.5 MB  -") || !strings.Contains(out, "not pulled") {
+		t.Errorf("before: %s", out)
+	}
+	if _, err := verify(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") {
+		t.Errorf("before: %v", err)
+	}
+	s := pull()
+	if got := s.stdout.String(); got != fmt.Sprintf("pocket is in %s, verified\n", dir) {
+		t.Errorf("pull says %q", got)
+	}
+	if lines := strings.Split(strings.TrimSpace(s.stderr.String()), "\n"); len(lines) < 5 || len(lines) > 20 || !strings.HasPrefix(lines[len(lines)-1], "pocket: 4.5 MB of 4.5 MB (100 %)") {
+		t.Errorf("progress %q", lines)
+	}
+	if out := list(); !strings.Contains(out, "fedcba987654  verified, in "+dir) {
+		t.Errorf("after: %s", out)
+	}
+	if out, err := verify(); err != nil || strings.Count(out, "as published") != 4 || !strings.Contains(out, "maker/pocket at revision fedcba9876543210") {
+		t.Errorf("after: %s, %v", out, err)
+	}
+	// Two things go wrong; both are named, and mended.
+	if err := errors.Join(os.Remove(filepath.Join(dir, "merges.txt")), flip(filepath.Join(dir, "model.safetensors"))); err != nil {
+		t.Fatal(err)
+	}
+	if out := list(); !strings.Contains(out, "damaged") {
+		t.Errorf("damaged: %s", out)
+	}
+	_, err := verify()
+	if err == nil || !strings.Contains(err.Error(), "merges.txt") || !strings.Contains(err.Error(), "model.safetensors has the SHA-256") || strings.Contains(err.Error(), "config.json") {
+		t.Errorf("damaged: %v", err)
+	}
+	before := p.requests.Load()
+	pull()
+	if n := p.requests.Load() - before; n != 2 {
+		t.Errorf("mending took %d requests", n)
+	}
+	if _, err := verify(); err != nil {
+		t.Error(err)
+	}
+}
+
+// flip changes a bit in the middle of a file.
+func flip(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	b[len(b)/2] ^= 1
+	return os.WriteFile(path, b, 0o644)
+}
+
+// TestKnownModelIsPulledFirst: what needs a model by name gets it, once.
+func TestKnownModelIsPulledFirst(t *testing.T) {
+	p := newPocket(t)
+	models := t.TempDir()
+	seed := uint64(7)
+	generate := func() (*streams, error) {
+		s := newStreams()
+		c := generateCmd{modelFlags: p.flags(models), Prompt: "The rays of light", MaxNewTokens: 20, Temperature: 0.8, TopK: 40, TopP: 1, Seed: &seed}
+		err := c.Run(t.Context(), &s.terminal, p.known)
+		return s, err
+	}
+	want, _, err := command(t, "", "generate", "--seed", "7", "--max-new-tokens", "20", "The rays of light")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		s, err := generate()
+		if err != nil || s.stdout.String() != want {
+			t.Fatalf("%q, %v, want %q", s.stdout.String(), err, want)
+		}
+		if pulled := strings.Contains(s.stderr.String(), "pulling it, 4.5 MB"); pulled != (i == 0) {
+			t.Errorf("generate number %d says %q", i, s.stderr.String())
+		}
+	}
+	if n := p.requests.Load(); n != 4 {
+		t.Errorf("%d requests", n)
+	}
+
+	// Weights that changed on the disk are not run.
+	dir := filepath.Join(models, "pocket")
+	if err := flip(filepath.Join(dir, "model.safetensors")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
+		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
+	}
+	// What is small or cut short is noticed before, and fetched again.
+	if err := errors.Join(flip(filepath.Join(dir, "vocab.json")), os.Truncate(filepath.Join(dir, "model.safetensors"), 1000)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := generate()
+	if err != nil || s.stdout.String() != want || !strings.Contains(s.stderr.String(), "damaged (vocab.json has the SHA-256") {
+		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
+	}
+
+	// A directory of the same name does not change what the name means.
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("pocket", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s, err = generate()
+	if err != nil || s.stdout.String() != want || !strings.Contains(s.stderr.String(), "./pocket") {
+		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
+	}
+	f := modelFlags{Model: "./pocket"}
+	if _, err := f.find(t.Context(), f.library("data", p.known, &s.terminal)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUpPullsFirst runs the service with a model that is not there.
+func TestUpPullsFirst(t *testing.T) {
+	p := newPocket(t)
+	data := dataDir(t)
+	url, _ := noEnvironment("DATABASE_URL")
+	bin, _ := noEnvironment("PGBIN")
+	r, w := io.Pipe()
+	s := newStreams()
+	s.out = w
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		c := upCmd{
+			databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
+			p.flags(""), listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2},
+		}
+		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
+		w.CloseWithError(io.EOF)
+		ended <- err
+	}()
+	var at string
+	if _, err := fmt.Fscanf(r, "ready %s\n", &at); err != nil {
+		t.Fatalf("%v, %v", err, <-ended)
+	}
+	go io.Copy(io.Discard, r)
+	c := newUser(t, &service{url: at, data: data}, "reader")
+	var text struct {
+		ModelName string `json:"model_name"`
+	}
+	c.do("POST", "/generate", `{"prompt":"Light","max_length":20}`).must(t, 200).into(t, &text)
+	if _, err := os.Stat(filepath.Join(data, "models", "pocket", "model.safetensors")); err != nil || text.ModelName != "pocket" {
+		t.Errorf("model %q, %v", text.ModelName, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPullFromTheCommandLine: what the environment says arrives.
+func TestPullFromTheCommandLine(t *testing.T) {
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+" "+r.Header.Get("Authorization"))
+		http.NotFound(w, r)
+	}))
+	defer server.Close()
+	env := map[string]string{"HF_ENDPOINT": server.URL + "/mirror", "HF_TOKEN": "hf_secret", "COLOPHON_MODELS": t.TempDir()}
+	for _, args := range [][]string{{"model", "pull", "gpt2"}, {"generate", "--model", "gpt2", "hi"}, {"up", "--model", "gpt2"}, {"api", "--model", "gpt2"}, {"worker", "--model", "gpt2"}} {
+		asked = nil
+		var out, errOut bytes.Buffer
+		err := run(t.Context(), args, func(name string) (string, bool) { v, ok := env[name]; return v, ok }, nil, &out, &errOut)
+		if err == nil || !strings.Contains(err.Error(), "404") {
+			t.Errorf("%q: %v", args, err)
+		}
+		const want = "/mirror/openai-community/gpt2/resolve/607a30d783dfa663caf39e06633721c8d4cfcd7e/config.json Bearer hf_secret"
+		if len(asked) != 1 || asked[0] != want {
+			t.Errorf("%q asked for %q", args, asked)
+		}
+		if said := out.String() + errOut.String() + fmt.Sprint(err); strings.Contains(said, "secret") {
+			t.Errorf("%q said %q", args, said)
+		}
+	}
+	if out, _, err := command(t, "", "model", "pull", "opticks"); err != nil || !strings.Contains(out, "built in") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "only gpt2") {
+		t.Errorf("%v", err)
+	} else if _, ok := errors.AsType[*usageError](err); !ok {
+		t.Errorf("%v is no usage error", err)
+	}
+	if out, _, err := command(t, "", "model", "list", "--models", t.TempDir()); err != nil || !strings.Contains(out, "gpt2     549.6 MB  607a30d783df  not pulled") {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+func TestVerifyDirectory(t *testing.T) {
+	out, _, err := command(t, "", "model", "verify", "opticks")
+	if err != nil || strings.Count(out, "sha256:") != 4 || !strings.Contains(out, "2048 token ids, context 256") {
+		t.Errorf("%s, %v", out, err)
+	}
+	// write copies the built-in model, with changes.
+	write := func(changes map[string]func([]byte) []byte) string {
+		dir := t.TempDir()
+		for _, name := range modelFiles {
+			b, err := fs.ReadFile(opticks.Files(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = bytes.Clone(b)
+			if change := changes[name]; change != nil {
+				if b = change(b); b == nil {
+					continue
+				}
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir
+	}
+	if out2, _, err := command(t, "", "model", "verify", write(nil)); err != nil || strings.Count(out2, "sha256:") != 4 || out2[:200] != out[:200] {
+		t.Errorf("%s, %v", out2, err)
+	}
+	type changes = map[string]func([]byte) []byte
+	gone := func([]byte) []byte { return nil }
+	for name, test := range map[string]struct {
+		changes changes
+		want    []string
+	}{
+		"nothing":    {changes{"config.json": gone, "vocab.json": gone, "merges.txt": gone, "model.safetensors": gone}, []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}},
+		"no merges":  {changes{"merges.txt": gone}, []string{"merges.txt"}},
+		"no network": {changes{"config.json": func([]byte) []byte { return []byte("{}") }}, []string{"config.json"}},
+		"cut, and merges of something else": {changes{
+			"model.safetensors": func(b []byte) []byte { return b[:len(b)-4] },
+			"merges.txt":        func([]byte) []byte { return []byte("x yz\n") },
+		}, []string{"model.safetensors", "merges.txt"}},
+		"not a number": {changes{"model.safetensors": func(b []byte) []byte {
+			copy(b[len(b)-4:], "\xff\xff\xff\xff")
+			return b
+		}}, []string{"NaN"}},
+	} {
+		_, _, err := command(t, "", "model", "verify", write(test.changes))
+		for _, want := range test.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v does not say %s", name, err, want)
+			}
+		}
+	}
+}
+
+func TestProgressOnATerminal(t *testing.T) {
+	var w bytes.Buffer
+	p := newProgress(&w, "pocket")
+	p.terminal = true
+	p.show(0, 0)
+	for _, done := range []int64{0, 10e6, 50e6, 5e6, 100e6} {
+		p.show(done, 100e6)
+		if done == 50e6 {
+			p.note("it begins again")
+		}
+	}
+	p.end()
+	if got := w.String(); !strings.Contains(got, "pocket") || !strings.Contains(got, "10%") || !strings.Contains(got, "100%") || !strings.Contains(got, "\rit begins again\n") || !strings.HasSuffix(got, "\n") {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,174 @@
+// Package hub fetches published models from the Hugging Face hub, or from a
+// server with the same layout, and knows by their digests that they are the
+// ones that were published.
+//
+// [Pull] makes a directory of models in which a model is either not there or
+// complete and checked. It continues where an earlier one was cut, at any byte,
+// whatever cut it; pulls of one model take turns, also between processes.
+// Nothing that a server says is trusted: no more is written than was published,
+// and what does not have the published digest is removed.
+package hub
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"colophon/model/gpt2"
+)
+
+// A Release is a model as it was published, once and for all.
+type Release struct {
+	Name     string      // what people call it, and its directory
+	Repo     string      // repository on the hub, such as "openai-community/gpt2"
+	Revision string      // commit in the repository
+	Config   gpt2.Config // what its config.json says
+	Files    []File      // in the order in which they are fetched
+}
+
+// A File is a file of a release.
+type File struct {
+	Name   string
+	Size   int64  // bytes; 0 if SHA256 is empty
+	SHA256 string // in hex; empty for config.json, which is known by what it says
+}
+
+const (
+	configFile  = "config.json"
+	weightsFile = "model.safetensors"
+
+	maxConfig = 1 << 20 // bytes of a config.json
+)
+
+// Releases returns the releases that are known by name. The small files come
+// first: they tell soon that a server is the wrong one.
+func Releases() []Release {
+	return []Release{{
+		Name:     "gpt2",
+		Repo:     "openai-community/gpt2",
+		Revision: "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+		Config:   gpt2.Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256},
+		Files: []File{
+			{Name: configFile},
+			{"vocab.json", 1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"},
+			{"merges.txt", 456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"},
+			{weightsFile, 548_105_171, "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"},
+		},
+	}}
+}
+
+// Size returns the number of bytes of the files of known size.
+func (r Release) Size() int64 {
+	var n int64
+	for _, f := range r.Files {
+		n += f.Size
+	}
+	return n
+}
+
+// Weights returns the digest of the weights as [gpt2.Checkpoint.Digest] does.
+func (r Release) Weights() string {
+	for _, f := range r.Files {
+		if f.Name == weightsFile {
+			return "sha256:" + f.SHA256
+		}
+	}
+	return ""
+}
+
+// Check reads all of a file and compares it with the published one. It returns
+// the digest of what is there, in hex, and in err what is wrong with it:
+// [fs.ErrNotExist] if there is no such file.
+func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, err error) {
+	in, err := open(fsys, f)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, &until{ctx, in}, make([]byte, 1<<20)); err != nil {
+		return "", fmt.Errorf("read %s: %w", f.Name, err)
+	}
+	digest = hex.EncodeToString(h.Sum(nil))
+	if f.SHA256 == "" {
+		return digest, r.checkConfig(fsys)
+	}
+	return digest, f.compare(digest)
+}
+
+// Present looks at a model and reads all but the weights, of which it looks at
+// the size. Who loads those compares their digest with [Release.Weights].
+func (r Release) Present(ctx context.Context, fsys fs.FS) error {
+	for _, f := range r.Files {
+		if f.Name != weightsFile {
+			if _, err := r.Check(ctx, fsys, f); err != nil {
+				return err
+			}
+			continue
+		}
+		in, err := open(fsys, f)
+		if err != nil {
+			return err
+		}
+		in.Close()
+	}
+	return nil
+}
+
+// open opens a regular file of the published size.
+func open(fsys fs.FS, f File) (fs.File, error) {
+	in, err := fsys.Open(f.Name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := in.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%s is not a regular file", f.Name)
+	case f.SHA256 == "" && info.Size() > maxConfig:
+		err = fmt.Errorf("%s has %d bytes, more than any config", f.Name, info.Size())
+	case f.SHA256 != "" && info.Size() != f.Size:
+		err = fmt.Errorf("%s has %d bytes, the published one %d", f.Name, info.Size(), f.Size)
+	}
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	return in, nil
+}
+
+func (f File) compare(digest string) error {
+	if digest != f.SHA256 {
+		return fmt.Errorf("%s has the SHA-256 %s, the published one %s", f.Name, digest, f.SHA256)
+	}
+	return nil
+}
+
+func (r Release) checkConfig(fsys fs.FS) error {
+	c, err := gpt2.ReadConfig(fsys)
+	if err != nil {
+		return err
+	}
+	if c != r.Config {
+		return errors.New("config.json describes another network than the published one")
+	}
+	return nil
+}
+
+// until reads until its context is done.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u *until) Read(p []byte) (int, error) {
+	if err := context.Cause(u.ctx); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}
