@@ -17,7 +17,8 @@ import (
 )
 
 var (
-	// ErrConflict occurs when a stream has moved on since the caller last saw it.
+	// ErrConflict occurs when a stream is not where the caller last saw it: it
+	// has moved on, or what the caller believes to be in it never was committed.
 	ErrConflict = errors.New("the stream has moved on")
 
 	// ErrNotFound occurs when a stream has no events.
@@ -69,7 +70,8 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 // before, projects the history view, and returns the job after them. The first
 // fact of a new job follows Job{ID: …, Owner: …}. It returns ErrIllegal for a
 // fact that cannot follow and ErrConflict if the stream has moved on; after an
-// error the transaction can only be rolled back.
+// error the transaction can only be rolled back. The job that it returns is not
+// on record before the transaction has committed.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -96,6 +98,23 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 		return before, err
 	}
 	if err := tx.send(ctx, stream, &batch); err != nil {
+		return before, err
+	}
+	return after, nil
+}
+
+// AppendJob appends facts in a transaction of their own, as Tx.AppendJob does,
+// and returns the job after them once that has committed. After an error it
+// returns the job before them: whether they are on record is then for the
+// stream to say.
+func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
+	after := before
+	err := s.Write(ctx, func(tx *Tx) error {
+		var err error
+		after, err = tx.AppendJob(ctx, before, facts...)
+		return err
+	})
+	if err != nil {
 		return before, err
 	}
 	return after, nil
@@ -149,7 +168,7 @@ func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
 
 func (tx *Tx) send(ctx context.Context, stream Stream, batch *pgx.Batch) error {
 	err := tx.SendBatch(ctx, batch).Close()
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.ConstraintName == "events_pkey" {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.ConstraintName == "events_pkey" || pg.ConstraintName == "events_have_no_gaps") {
 		return fmt.Errorf("append to %s: %w", stream, ErrConflict)
 	}
 	if err != nil {

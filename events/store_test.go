@@ -62,12 +62,8 @@ func (f *fixture) register(t *testing.T, owner uuid.UUID) {
 // put appends facts one transaction each and returns the job after them.
 func (f *fixture) put(ctx context.Context, j events.Job, facts ...events.Fact) (events.Job, error) {
 	for _, fact := range facts {
-		err := f.Write(ctx, func(tx *events.Tx) error {
-			after, err := tx.AppendJob(ctx, j, fact)
-			j = after
-			return err
-		})
-		if err != nil {
+		var err error
+		if j, err = f.AppendJob(ctx, j, fact); err != nil {
 			return j, err
 		}
 	}
@@ -139,6 +135,33 @@ func TestOnlyOneWriterWinsAVersion(t *testing.T) {
 	}
 	if won != 1 {
 		t.Fatalf("%d writers won the same version", won)
+	}
+}
+
+// A writer that believes in events that are not there, because their commit
+// failed without its knowing, must not leave a gap.
+func TestAGapIsRefused(t *testing.T) {
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), course()[:2]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rolledBack := errors.New("rolled back")
+	ahead := j
+	err = f.Write(t.Context(), func(tx *events.Tx) error {
+		if ahead, err = tx.AppendJob(t.Context(), j, course()[2]); err != nil {
+			return err
+		}
+		return rolledBack
+	})
+	if !errors.Is(err, rolledBack) || ahead.Version != j.Version+1 {
+		t.Fatalf("%v at version %d", err, ahead.Version)
+	}
+	if _, err := f.put(t.Context(), ahead, course()[3]); !errors.Is(err, events.ErrConflict) {
+		t.Fatalf("got %v, want ErrConflict", err)
+	}
+	if now, err := f.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
+		t.Fatalf("%+v, %v", now, err)
 	}
 }
 

@@ -56,14 +56,24 @@ func (a *attempt) rest() []events.Fact {
 }
 
 // append adds facts to the job's stream.
-func (a *attempt) append(ctx context.Context, facts ...events.Fact) error {
-	return a.store.Write(ctx, func(tx *events.Tx) error {
-		after, err := tx.AppendJob(ctx, a.job, facts...)
-		if err == nil {
-			a.job = after
-		}
+func (a *attempt) append(ctx context.Context, facts ...events.Fact) (err error) {
+	a.job, err = a.store.AppendJob(ctx, a.job, facts...)
+	return err
+}
+
+// write runs fn in one transaction; the job that fn returns is the attempt's
+// once that has committed, and not before.
+func (a *attempt) write(ctx context.Context, fn func(*events.Tx) (events.Job, error)) error {
+	var after events.Job
+	err := a.store.Write(ctx, func(tx *events.Tx) error {
+		var err error
+		after, err = fn(tx)
 		return err
 	})
+	if err == nil {
+		a.job = after
+	}
+	return err
 }
 
 // run takes the job from where it stands to its end.
@@ -169,37 +179,38 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 // complete puts the rest of the text and the job's end on record, and takes the
 // job out of the queue, all in one transaction.
 func (a *attempt) complete(ctx context.Context, result model.Result) error {
-	return a.store.Write(ctx, func(tx *events.Tx) error {
+	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		job, err := tx.AppendJob(ctx, a.job, a.rest()...)
 		if err != nil {
-			return err
+			return job, err
 		}
-		end := time.Now()
-		completed := events.JobCompleted{
-			FinishReason: result.FinishReason,
-			Usage: events.Usage{
-				PromptTokens:     job.PromptTokens,
-				CompletionTokens: len(job.Tokens),
-				TotalTokens:      job.PromptTokens + len(job.Tokens),
-			},
-			Timings: events.Timings{
-				QueuedMS: job.StartedAt.Sub(job.AcceptedAt).Milliseconds(),
-				TotalMS:  end.Sub(job.AcceptedAt).Milliseconds(),
-			},
-		}
-		if !job.FirstTokenAt.IsZero() {
-			completed.Timings.FirstTokenMS = job.FirstTokenAt.Sub(job.AcceptedAt).Milliseconds()
-		}
-		if job, err = tx.AppendJob(ctx, job, completed); err != nil {
-			return err
+		if job, err = tx.AppendJob(ctx, job, completed(job, result)); err != nil {
+			return job, err
 		}
 		if err := dropLease(ctx, tx.Tx, job.ID, a.holder); err != nil {
-			return err
+			return job, err
 		}
-		if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river); err != nil {
-			return err
-		}
-		a.job = job
-		return nil
+		_, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river)
+		return job, err
 	})
+}
+
+// completed is the end of a job whose tokens are all on record.
+func completed(job events.Job, result model.Result) events.JobCompleted {
+	c := events.JobCompleted{
+		FinishReason: result.FinishReason,
+		Usage: events.Usage{
+			PromptTokens:     job.PromptTokens,
+			CompletionTokens: len(job.Tokens),
+			TotalTokens:      job.PromptTokens + len(job.Tokens),
+		},
+		Timings: events.Timings{
+			QueuedMS: job.StartedAt.Sub(job.AcceptedAt).Milliseconds(),
+			TotalMS:  time.Since(job.AcceptedAt).Milliseconds(),
+		},
+	}
+	if !job.FirstTokenAt.IsZero() {
+		c.Timings.FirstTokenMS = job.FirstTokenAt.Sub(job.AcceptedAt).Milliseconds()
+	}
+	return c
 }

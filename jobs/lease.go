@@ -176,21 +176,17 @@ func every(ctx context.Context, pause time.Duration, fn func()) {
 // start takes the job's lease and puts the start on record.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
-	return a.store.Write(ctx, func(tx *events.Tx) error {
+	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		if err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens)); err != nil {
-			return err
+			return a.job, err
 		}
-		job, err := tx.AppendJob(ctx, a.job, events.JobStarted{
+		return tx.AppendJob(ctx, a.job, events.JobStarted{
 			Attempt:   a.job.Attempts + 1,
 			Worker:    a.name,
 			FromToken: len(a.job.Tokens),
 			Weights:   info.Weights,
 			Kernel:    info.Kernel,
 		})
-		if err == nil {
-			a.job = job
-		}
-		return err
 	})
 }
 
@@ -198,12 +194,11 @@ func (a *attempt) start(ctx context.Context) error {
 func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
-	return a.store.Write(ctx, func(tx *events.Tx) error {
+	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		job, err := tx.AppendJob(ctx, a.job, facts...)
 		if err != nil {
-			return err
+			return job, err
 		}
-		a.job = job
-		return dropLease(ctx, tx, a.job.ID, a.holder)
+		return job, dropLease(ctx, tx, job.ID, a.holder)
 	})
 }

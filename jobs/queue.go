@@ -166,14 +166,7 @@ func (q *Queue) Cancel(ctx context.Context, job events.Job, by events.JobCancell
 		if job.State.Final() {
 			return job, nil
 		}
-		err = q.store.Write(ctx, func(tx *events.Tx) error {
-			after, err := tx.AppendJob(ctx, job, by)
-			if err == nil {
-				job = after
-			}
-			return err
-		})
-		if err == nil {
+		if job, err = q.store.AppendJob(ctx, job, by); err == nil {
 			return job, nil
 		}
 		if !errors.Is(err, events.ErrConflict) {

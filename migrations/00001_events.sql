@@ -17,7 +17,8 @@ grant colophon_app to current_user;
 -- One row is one fact, stored once and for ever. payload is the canonical JSON
 -- of the whole event, byte for byte as it will be hashed; the other columns
 -- repeat what queries need. (stream, version) fences writers that have missed
--- something. position alone is not commit order: read across streams by
+-- something, and the reference to the event before fences those who believe in
+-- one that is not there: versions have no gaps. position alone is not commit order: read across streams by
 -- (tx, position) up to pg_snapshot_xmin(pg_current_snapshot()).
 create table events (
     stream   text        collate "C" not null check (stream ~ '^(job|account)/[0-9a-f-]{36}$'),
@@ -28,7 +29,9 @@ create table events (
     payload  bytea       not null,
     tx       xid8        not null default pg_current_xact_id(),
     position bigint      generated always as identity,
-    primary key (stream, version)
+    follows  integer     generated always as (nullif(version - 1, 0)) stored,
+    primary key (stream, version),
+    constraint events_have_no_gaps foreign key (stream, follows) references events (stream, version)
 );
 create unique index events_in_commit_order on events (tx, position);
 create index events_of_owner on events (owner, tx, position);
