@@ -1,0 +1,92 @@
+package gpt2
+
+import (
+	"bytes"
+	"io"
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// What is read does not depend on how: any piece is a piece of the whole.
+func TestRandomIsAFile(t *testing.T) {
+	ck := Random(smallShape(), 3)
+	whole := make([]byte, ck.size)
+	if n, err := ck.file.ReadAt(whole, 0); n != len(whole) || err != nil {
+		t.Fatalf("read %d of %d bytes: %v", n, len(whole), err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		at := rapid.Int64Range(0, ck.size+9).Draw(t, "at")
+		p := make([]byte, rapid.IntRange(0, 5000).Draw(t, "length"))
+		n, err := ck.file.ReadAt(p, at)
+		want := whole[min(at, ck.size):min(at+int64(len(p)), ck.size)]
+		if !bytes.Equal(p[:n], want) {
+			t.Fatalf("%d bytes at %d are not those of the whole", len(p), at)
+		}
+		if (err == io.EOF) != (n < len(p)) || err != nil && err != io.EOF {
+			t.Fatalf("%d of %d bytes at %d and %v", n, len(p), at, err)
+		}
+	})
+	again, other := make([]byte, ck.size), make([]byte, ck.size)
+	Random(smallShape(), 3).file.ReadAt(again, 0)
+	Random(smallShape(), 4).file.ReadAt(other, 0)
+	if !bytes.Equal(again, whole) || bytes.Equal(other, whole) {
+		t.Error("the seed does not decide the weights")
+	}
+}
+
+func TestRandomIsSpreadAsBeforeTraining(t *testing.T) {
+	ck := Random(Config{Vocab: 500, Context: 64, Embd: 64, Layers: 2, Heads: 4, Inner: 256, Epsilon: 1e-5, EOS: -1}, 1)
+	for name := range ck.Config.Tensors() {
+		values, err := ck.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mean, variance float64
+		for _, v := range values {
+			mean += float64(v) / float64(len(values))
+		}
+		for _, v := range values {
+			variance += (float64(v) - mean) * (float64(v) - mean) / float64(len(values))
+		}
+		want, within := 0.0, 6*0.02/math.Sqrt(float64(len(values)))
+		if isGain(name) {
+			want = 1
+		}
+		if d := math.Sqrt(variance); math.Abs(mean-want) > within || math.Abs(d-0.02) > within {
+			t.Errorf("%s: mean %g, deviation %g", name, mean, d)
+		}
+	}
+	e, err := New(ck, nil, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, v := range logitsOf(t, e, 1, 2, 3, 499) {
+		if !(math.Abs(float64(v)) < 10) {
+			t.Fatalf("a logit is %g", v)
+		}
+	}
+}
+
+func logitsOf(t *testing.T, e *Engine, tokens ...int) []float32 {
+	s, err := e.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	logits, err := s.Next(t.Context(), tokens...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logits
+}
+
+func BenchmarkRandom(b *testing.B) {
+	ck, p := Random(Published(), 1), make([]byte, 1<<20)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		ck.file.ReadAt(p, 3<<20)
+	}
+}
