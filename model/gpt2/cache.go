@@ -12,53 +12,55 @@ const pageTokens = 4 * kernel.Width
 //	       multiplied by a query
 //	values [HeadDim/Width rounded up, pageTokens, Width]: panels of Width
 //	       dimensions, to be multiplied by the weights of the tokens
+//
+// They are halves, except beside weights that are float32.
 type cache struct {
-	pages  []page
+	pages  []kernel.Panels
 	tokens int // how many have been computed
 }
 
-type page []float32
-
 // A layout says where in a page things are.
 type layout struct {
+	format         kernel.Format
 	heads, headDim int
 	valuePanels    int // panels of values per head
-	perHead        int // floats of one head of one layer
-	total          int // floats of a page
+	perHead        int // numbers of one head of one layer
+	total          int // numbers of a page
 }
 
-func newLayout(c Config) layout {
-	l := layout{heads: c.Heads, headDim: c.HeadDim()}
+func newLayout(c Config, f kernel.Format) layout {
+	l := layout{format: f, heads: c.Heads, headDim: c.HeadDim()}
 	l.valuePanels = (l.headDim + kernel.Width - 1) / kernel.Width
 	l.perHead = pageTokens*l.headDim + pageTokens*l.valuePanels*kernel.Width
 	l.total = c.Layers * c.Heads * l.perHead
 	return l
 }
 
-// keys returns the keys of a head of a layer in a page.
-func (l *layout) keys(p page, layer, head int) []float32 {
-	at := (layer*l.heads + head) * l.perHead
-	return p[at:][:pageTokens*l.headDim]
-}
+// newPage returns room for the keys and values of pageTokens tokens.
+func (l *layout) newPage() kernel.Panels { return kernel.NewPanels(l.format, l.total) }
 
-// panel returns the values of a panel of dimensions of a head of a layer.
-func (l *layout) panel(p page, layer, head, panel int) []float32 {
-	at := (layer*l.heads+head)*l.perHead + pageTokens*l.headDim + panel*pageTokens*kernel.Width
-	return p[at:][:pageTokens*kernel.Width]
-}
+// keys returns where the first panel of keys of a head of a layer is in a page.
+func (l *layout) keys(layer, head int) int { return (layer*l.heads + head) * l.perHead }
+
+// values returns where the first panel of values of a head of a layer is.
+func (l *layout) values(layer, head int) int { return l.keys(layer, head) + pageTokens*l.headDim }
+
+const (
+	keyPanels  = pageTokens / kernel.Width
+	valuePanel = pageTokens * kernel.Width // numbers in a panel of values
+)
 
 // store writes the key and the value of the token at a position, both
 // [heads, headDim].
 func (l *layout) store(c *cache, position, layer int, key, value []float32) {
 	p, at := c.pages[position/pageTokens], position%pageTokens
 	for head := range l.heads {
-		keys := l.keys(p, layer, head)[at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width:]
-		for d, v := range key[head*l.headDim:][:l.headDim] {
-			keys[d*kernel.Width] = v
-		}
+		own := key[head*l.headDim:][:l.headDim]
+		p.Set(l.keys(layer, head)+at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width, kernel.Width, own)
+		own = value[head*l.headDim:][:l.headDim]
 		for d := 0; d < l.headDim; d += kernel.Width {
 			n := min(kernel.Width, l.headDim-d)
-			copy(l.panel(p, layer, head, d/kernel.Width)[at*kernel.Width:], value[head*l.headDim+d:][:n])
+			p.Set(l.values(layer, head)+d/kernel.Width*valuePanel+at*kernel.Width, 1, own[d:d+n])
 		}
 	}
 }

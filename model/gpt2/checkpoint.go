@@ -1,7 +1,6 @@
 package gpt2
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
@@ -164,18 +163,19 @@ func (c *Checkpoint) checkTied() error {
 	if _, ok := c.tensors["lm_head.weight"]; !ok {
 		return nil
 	}
-	next, stop := iter.Pull2(c.rows("lm_head.weight"))
-	defer stop()
-	for row, err := range c.rows("wte.weight") {
+	const some = 64
+	var head, tokens buffer
+	for i := 0; i < c.Config.Vocab; i += some {
+		a, err := c.rows("lm_head.weight", i, min(i+some, c.Config.Vocab), &head)
 		if err != nil {
 			return err
 		}
-		head, err, _ := next()
+		b, err := c.rows("wte.weight", i, min(i+some, c.Config.Vocab), &tokens)
 		if err != nil {
 			return err
 		}
-		for i, v := range row {
-			if math.Float32bits(v) != math.Float32bits(head[i]) {
+		for i := range a {
+			if math.Float32bits(a[i]) != math.Float32bits(b[i]) {
 				return errors.New("lm_head.weight differs from wte.weight: an untied output matrix is not supported")
 			}
 		}
@@ -224,37 +224,50 @@ func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	if !ok {
 		return nil, fmt.Errorf("no tensor %q", name)
 	}
+	if t.elements() == 0 {
+		return nil, nil
+	}
+	length := t.rowLength()
 	values := make([]float32, 0, t.elements())
-	for row, err := range c.rows(name) {
+	var b buffer
+	for some := max(1, 1<<16/length); len(values) < cap(values); {
+		i := len(values) / length
+		rows, err := c.rows(name, i, min(i+some, cap(values)/length), &b)
 		if err != nil {
 			return nil, err
 		}
-		values = append(values, row...)
+		values = append(values, rows...)
 	}
 	return values, nil
 }
 
-// rows yields the rows of a tensor, each valid until the next.
-func (c *Checkpoint) rows(name string) iter.Seq2[[]float32, error] {
-	return func(yield func([]float32, error) bool) {
-		t := c.tensors[name]
-		if len(t.shape) == 0 || t.elements() == 0 {
-			return
-		}
-		row := make([]float32, t.shape[len(t.shape)-1])
-		raw := make([]byte, int64(len(row))*elementSize[t.dtype])
-		r := bufio.NewReaderSize(io.NewSectionReader(c.file, t.begin, t.end-t.begin), 1<<20)
-		for range t.elements() / int64(len(row)) {
-			if _, err := io.ReadFull(r, raw); err != nil {
-				yield(nil, fmt.Errorf("read tensor %q: %w", t.name, err))
-				return
-			}
-			decode(row, t.dtype, raw)
-			if !yield(row, nil) {
-				return
-			}
-		}
+// rowLength returns the number of elements in a row.
+func (t *tensor) rowLength() int { return t.shape[len(t.shape)-1] }
+
+// A buffer has what was read last.
+type buffer struct {
+	raw    []byte
+	values []float32
+}
+
+// rows reads rows lo up to hi of a tensor, which are valid until the buffer is
+// used again.
+func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error) {
+	t := c.tensors[name]
+	n, size := (hi-lo)*t.rowLength(), int(elementSize[t.dtype])
+	if len(b.values) < n {
+		b.values = make([]float32, n)
 	}
+	if len(b.raw) < n*size {
+		b.raw = make([]byte, n*size)
+	}
+	values, raw := b.values[:n], b.raw[:n*size]
+	at := t.begin + int64(lo)*int64(t.rowLength()*size)
+	if _, err := io.ReadFull(io.NewSectionReader(c.file, at, int64(len(raw))), raw); err != nil {
+		return nil, fmt.Errorf("read tensor %q: %w", t.name, err)
+	}
+	decode(values, t.dtype, raw)
+	return values, nil
 }
 
 // Digest reads the whole of model.safetensors and returns its SHA-256 as

@@ -19,11 +19,13 @@ import (
 // has been closed.
 var ErrClosed = errors.New("engine is closed")
 
-// Options are what the weights leave open. None of them changes a logit.
+// Options are what a checkpoint leaves open. Of them, Weights alone changes a
+// logit.
 type Options struct {
-	Name      string // for Info; "gpt2" if empty
-	Threads   int    // threads that compute; as many as Go uses if 0
-	Sequences int    // most sequences open at a time; 16 if 0
+	Name      string        // for Info; "gpt2" if empty
+	Weights   kernel.Format // how weights are kept and multiplied; halves if 0
+	Threads   int           // threads that compute; as many as Go uses if 0
+	Sequences int           // most sequences open at a time; 16 if 0
 }
 
 // An Engine runs a GPT-2 network. It implements [model.Engine].
@@ -49,7 +51,7 @@ type Engine struct {
 	mu     sync.Mutex
 	closed bool
 	queue  []*sequence // with tokens to compute, oldest first
-	free   []page
+	free   []kernel.Panels
 	step   uint64 // number of steps begun
 	due    int    // sequences that the last step finished and that have not come back
 }
@@ -97,14 +99,15 @@ func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 	var digestErr error
 	var reading sync.WaitGroup
 	reading.Go(func() { digest, digestErr = ck.Digest() })
-	n, err := load(ck)
+	threads := cmp.Or(opts.Threads, runtime.GOMAXPROCS(0))
+	n, err := load(ck, opts.Weights, threads)
 	reading.Wait()
 	if err := cmp.Or(err, digestErr); err != nil {
 		return nil, err
 	}
 	e := newEngine(n, tok, opts)
-	e.info.Weights = digest + "/f32"
-	go e.run(kernel.NewPool(cmp.Or(opts.Threads, runtime.GOMAXPROCS(0))))
+	e.info.Weights = digest + "/" + opts.Weights.String()
+	go e.run(kernel.NewPool(threads))
 	return e, nil
 }
 
@@ -112,7 +115,7 @@ func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
 	return &Engine{
 		info: model.Info{
 			Name:    cmp.Or(opts.Name, "gpt2"),
-			Kernel:  kernel.Fingerprint(),
+			Kernel:  kernel.Fingerprint(n.format),
 			Context: n.Context,
 			Vocab:   n.Vocab,
 			EOS:     n.EOS,
@@ -249,7 +252,7 @@ func (e *Engine) plan(f *forward) {
 		for i := range n {
 			position := s.cache.tokens + i
 			if position == len(s.cache.pages)*pageTokens {
-				s.cache.pages = append(s.cache.pages, e.page(f.layout.total))
+				s.cache.pages = append(s.cache.pages, e.page(&f.layout))
 			}
 			r := row{cache: &s.cache, position: position, token: s.tokens[s.fed+i]}
 			if s.fed+i == len(s.tokens)-1 {
@@ -261,13 +264,13 @@ func (e *Engine) plan(f *forward) {
 }
 
 // page returns a page, which may have anything in it.
-func (e *Engine) page(size int) page {
+func (e *Engine) page(l *layout) kernel.Panels {
 	if n := len(e.free); n > 0 {
 		p := e.free[n-1]
 		e.free = e.free[:n-1]
 		return p
 	}
-	return make(page, size)
+	return l.newPage()
 }
 
 // finish hands out the results of a step.

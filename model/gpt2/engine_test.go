@@ -25,6 +25,8 @@ func randomEngine(t testing.TB, c Config, opts Options) *Engine {
 	return e
 }
 
+func everyFormat() []kernel.Format { return []kernel.Format{kernel.F32, kernel.F16, kernel.Int8} }
+
 func randomIDs(rnd *rand.Rand, n, vocab int) []int {
 	ids := make([]int, n)
 	for i := range ids {
@@ -37,8 +39,8 @@ func TestInfo(t *testing.T) {
 	e := openEngine(t, tinyFiles("model.safetensors"), nil, Options{Name: "tiny"})
 	want := model.Info{
 		Name:    "tiny",
-		Weights: "sha256:" + fileDigest(t, "testdata/tiny/model.safetensors") + "/f32",
-		Kernel:  "portable/1", Context: 64, Vocab: 256, EOS: 255,
+		Weights: "sha256:" + fileDigest(t, "testdata/tiny/model.safetensors") + "/f16",
+		Kernel:  kernel.Fingerprint(kernel.F16), Context: 64, Vocab: 256, EOS: 255,
 	}
 	if e.Info() != want {
 		t.Errorf("%+v, want %+v", e.Info(), want)
@@ -60,6 +62,13 @@ func TestNewRefuses(t *testing.T) {
 	ck.file = randomValues{} // ends at once
 	if _, err := New(ck, nil, Options{}); err == nil {
 		t.Error("a file that ends early")
+	}
+	ck = randomCheckpoint(smallShape(), 1)
+	for i := range ck.file.(randomValues).parts {
+		ck.file.(randomValues).parts[i].scale *= 1e6
+	}
+	if _, err := New(ck, nil, Options{}); err == nil || !strings.Contains(err.Error(), `tensor "wte.weight": weight`) || !strings.Contains(err.Error(), "use f32") {
+		t.Errorf("weights too large for halves: %v", err)
 	}
 }
 
@@ -215,7 +224,7 @@ func TestNextIsCancelled(t *testing.T) {
 // what it holds after that step, and not before.
 func TestCloseDuringStep(t *testing.T) {
 	c := smallShape()
-	n, err := load(randomCheckpoint(c, 1))
+	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +303,7 @@ func TestCloseEngine(t *testing.T) {
 // prompts are computed in the order in which they came.
 func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	c := smallShape()
-	n, err := load(randomCheckpoint(c, 1))
+	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,8 +347,9 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 }
 
 func TestDecodeDoesNotAllocate(t *testing.T) {
-	for _, threads := range []int{1, 2} {
-		e := randomEngine(t, smallShape(), Options{Threads: threads})
+	for i := range 6 {
+		threads, weights := 1+i%2, everyFormat()[i/2]
+		e := randomEngine(t, smallShape(), Options{Threads: threads, Weights: weights})
 		s := openSequence(t, e)
 		token := []int{1}
 		if n := testing.AllocsPerRun(pageTokens-10, func() {
@@ -347,7 +357,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 				t.Error(err)
 			}
 		}); n != 0 {
-			t.Errorf("%d threads: %g allocations per token", threads, n)
+			t.Errorf("%d threads, %v: %g allocations per token", threads, weights, n)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"colophon/model"
+	"colophon/model/kernel"
 )
 
 // tinyModel is a directory with everything: the tiny network over single bytes.
@@ -99,7 +100,7 @@ func TestPublishedWeights(t *testing.T) {
 	if dir == "" {
 		t.Skip("COLOPHON_TEST_GPT2 does not name a directory with the published GPT-2 (config.json, model.safetensors, vocab.json, merges.txt)")
 	}
-	e, err := Load(os.DirFS(dir), Options{})
+	e, err := Load(os.DirFS(dir), Options{Weights: kernel.F32})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,9 +44,9 @@ type text struct {
 }
 
 // someTexts returns texts of many lengths, up to the whole context.
-func someTexts(t *testing.T, c Config) []text {
+func someTexts(t testing.TB, c Config, weights kernel.Format) []text {
 	t.Helper()
-	e := randomEngine(t, c, Options{Threads: 1})
+	e := randomEngine(t, c, Options{Threads: 1, Weights: weights})
 	rnd := rand.New(rand.NewPCG(150, 37))
 	var texts []text
 	for _, n := range []int{1, 2, 3, 5, 8, 11, 16, 17, 18, 23, 31, 40, 65, c.Context} {
@@ -60,31 +60,70 @@ func bitsEqual(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }
 
+// forEveryFormat runs a subtest for each format of weights.
+func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
+	for _, weights := range everyFormat() {
+		t.Run(weights.String(), func(t *testing.T) { f(t, weights) })
+	}
+}
+
 // Sequences that are computed at the same time, in any number, with any number
 // of threads and split in any way, have the logits that each has alone.
 func TestLogitsAreInvariant(t *testing.T) {
-	c := smallShape()
-	texts := someTexts(t, c)
-	var engines []*Engine
-	for _, threads := range []int{1, 2, 4} {
-		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16}))
+	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
+		engines, texts := invariance(t, weights)
+		rapid.Check(t, func(t *rapid.T) {
+			e := rapid.SampledFrom(engines).Draw(t, "threads")
+			sequences := rapid.IntRange(1, 16).Draw(t, "sequences")
+			if err := together(e, texts, sequences, rapid.Uint64().Draw(t, "seed")); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+// The same for whatever a fuzzer thinks of.
+func FuzzLogitsAreInvariant(f *testing.F) {
+	var engines [3][]*Engine
+	var texts [3][]text
+	for i, weights := range everyFormat() {
+		engines[i], texts[i] = invariance(f, weights)
 	}
-	rapid.Check(t, func(t *rapid.T) {
-		e := rapid.SampledFrom(engines).Draw(t, "threads")
-		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		var running sync.WaitGroup
-		failures := make([]error, rapid.IntRange(1, 16).Draw(t, "sequences"))
-		for i := range failures {
-			x := texts[rnd.IntN(len(texts))]
-			cuts := rnd.Perm(len(x.ids))[:rnd.IntN(len(x.ids))]
-			slices.Sort(cuts)
-			running.Go(func() { failures[i] = compare(e, x.ids, append(cuts, len(x.ids)), x.want) })
-		}
-		running.Wait()
-		if err := errors.Join(failures...); err != nil {
+	f.Add(uint8(0), uint8(0), uint8(3), uint64(1))
+	f.Add(uint8(1), uint8(1), uint8(8), uint64(2))
+	f.Add(uint8(2), uint8(2), uint8(16), uint64(3))
+	f.Fuzz(func(t *testing.T, weights, threads, sequences uint8, seed uint64) {
+		w := weights % 3
+		if err := together(engines[w][threads%3], texts[w], 1+int(sequences%16), seed); err != nil {
 			t.Fatal(err)
 		}
 	})
+}
+
+// invariance returns engines that differ in their threads and texts with what
+// each has alone.
+func invariance(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
+	c := smallShape()
+	var engines []*Engine
+	for _, threads := range []int{1, 2, 4} {
+		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights}))
+	}
+	return engines, someTexts(t, c, weights)
+}
+
+// together computes some texts at a time, each split in some way.
+func together(e *Engine, texts []text, sequences int, seed uint64) error {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	var running sync.WaitGroup
+	failures := make([]error, sequences)
+	for i := range failures {
+		x := texts[rnd.IntN(len(texts))]
+		cuts := rnd.Perm(len(x.ids))[:rnd.IntN(len(x.ids))]
+		slices.Sort(cuts)
+		running.Go(func() { failures[i] = compare(e, x.ids, append(cuts, len(x.ids)), x.want) })
+	}
+	running.Wait()
+	return errors.Join(failures...)
 }
 
 // compare computes ids up to each cut and compares the logits there.
@@ -114,9 +153,13 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 // The same for steps put together in ways that a scheduler need not think of,
 // on pages where every stale value is not a number.
 func TestForwardIsInvariant(t *testing.T) {
+	forEveryFormat(t, testForwardIsInvariant)
+}
+
+func testForwardIsInvariant(t *testing.T, weights kernel.Format) {
 	c := smallShape()
-	all := someTexts(t, c)
-	n, err := load(randomCheckpoint(c, 1))
+	all := someTexts(t, c, weights)
+	n, err := load(randomCheckpoint(c, 1), weights, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,10 +179,8 @@ func TestForwardIsInvariant(t *testing.T) {
 		for i := range texts {
 			texts[i].text = all[rnd.IntN(len(all))]
 			for range (len(texts[i].ids) + pageTokens - 1) / pageTokens {
-				p := make(page, f.layout.total)
-				for j := range p {
-					p[j] = float32(math.NaN())
-				}
+				p := f.layout.newPage()
+				p.Set(0, 1, slices.Repeat([]float32{float32(math.NaN())}, p.Len()))
 				texts[i].pages = append(texts[i].pages, p)
 			}
 		}
@@ -178,16 +219,24 @@ func TestForwardIsInvariant(t *testing.T) {
 // The arithmetic is what the fingerprint names: if this fails, the kernels
 // compute something else than they did and need a new fingerprint.
 func TestFingerprintIsOfTheseBits(t *testing.T) {
-	e := randomEngine(t, smallShape(), Options{Threads: 1})
-	h := sha256.New()
-	for _, logits := range alone(t, e, randomIDs(rand.New(rand.NewPCG(5, 5)), 150, 37)) {
-		if err := binary.Write(h, binary.LittleEndian, logits); err != nil {
-			t.Fatal(err)
+	want := map[string]string{
+		"portable/2 f32":  "dd5ed3f6f094f7d2f4f4c9aa419ef4e2d26eb053ebf75f714338983b010c9819",
+		"portable/2 f16":  "516a887492805914fd469aa6dfd414f54a1c01bf957454f367d99aa373803559",
+		"portable/2 int8": "021434d19268789a369e4eb06838c7bb007daf8bd4dbd1b49b2a6d0feea7f53e",
+		"avx2-fma/1 f32":  "5a72524ffa3b6676fb47e87ce636a1ce1318bb3b457b0e95cbce4215a1daf77e",
+		"avx2-fma/1 f16":  "d9bbec094cb549470e7e68a51ab362a216698918ff8932489734469622505dc1",
+	}
+	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
+		e := randomEngine(t, smallShape(), Options{Threads: 1, Weights: weights})
+		h := sha256.New()
+		for _, logits := range alone(t, e, randomIDs(rand.New(rand.NewPCG(5, 5)), 150, 37)) {
+			if err := binary.Write(h, binary.LittleEndian, logits); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	got := e.Info().Kernel + " " + hex.EncodeToString(h.Sum(nil))
-	const want = "portable/1 dd5ed3f6f094f7d2f4f4c9aa419ef4e2d26eb053ebf75f714338983b010c9819"
-	if got != want {
-		t.Errorf("logits are %s, want %s", got, want)
-	}
+		name := e.Info().Kernel + " " + weights.String()
+		if got := hex.EncodeToString(h.Sum(nil)); got != want[name] {
+			t.Errorf("logits of %s are %s, want %s", name, got, want[name])
+		}
+	})
 }

@@ -1,23 +1,58 @@
 package kernel
 
-// Width is the number of outputs in a panel.
-const Width = 16
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"runtime"
+	"unsafe"
+)
+
+const (
+	// Width is the number of outputs in a panel.
+	Width = 16
+
+	// Group is the number of inputs that share a scale in format Int8.
+	Group = 32
+)
 
 // A Matrix maps vectors of inputs to vectors of outputs: out = in·W + bias.
 //
 // The weights are packed in panels of [Width] outputs: panel p holds, for each
 // input k in order, the weights from k to outputs p*Width up to (p+1)*Width.
 // Outputs beyond the last have weight 0. A panel is read from start to end for
-// every row, and Width sums run side by side.
+// every tile of rows, and the sums of its outputs run side by side.
+//
+// In format Int8 a panel is a sequence of groups of [Group] inputs. A group
+// holds each pair of inputs by every output, and then the scales of the
+// outputs, which are the upper halves of float32.
 type Matrix struct {
+	format          Format
 	inputs, outputs int
-	panels, bias    []float32
+	bias            []float32
+
+	// One of these has the weights.
+	single []float32
+	half   []uint16
+	bytes  []byte
 }
 
+// groupBytes is the size of a group of a panel in format Int8.
+const groupBytes = Group*Width + 2*Width
+
 // NewMatrix returns a matrix of zeros.
-func NewMatrix(inputs, outputs int) *Matrix {
-	n := (outputs + Width - 1) / Width * Width
-	return &Matrix{inputs, outputs, make([]float32, n*inputs), make([]float32, n)}
+func NewMatrix(f Format, inputs, outputs int) *Matrix {
+	panels := (outputs + Width - 1) / Width
+	m := &Matrix{format: f, inputs: inputs, outputs: outputs, bias: make([]float32, panels*Width)}
+	switch n := panels * inputs * Width; f {
+	case F32:
+		m.single = unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(allocate(m, 4*n)))), n)
+	case F16:
+		m.half = unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(allocate(m, 2*n)))), n)
+	case Int8:
+		m.bytes = allocate(m, panels*m.groups()*groupBytes)
+	}
+	return m
 }
 
 // Inputs returns the number of inputs.
@@ -32,44 +67,194 @@ func (m *Matrix) Panels() int { return len(m.bias) / Width }
 // Stride returns Panels()*Width, the length of a row of results.
 func (m *Matrix) Stride() int { return len(m.bias) }
 
+// Bytes returns the size of the weights.
+func (m *Matrix) Bytes() int { return 4*len(m.single) + 2*len(m.half) + len(m.bytes) }
+
+func (m *Matrix) groups() int { return (m.inputs + Group - 1) / Group }
+
 // SetBias sets what is added to each output.
 func (m *Matrix) SetBias(bias []float32) { copy(m.bias[:m.outputs], bias) }
 
-// SetInput sets the weights from input k to every output.
-func (m *Matrix) SetInput(k int, weights []float32) {
-	for o := 0; o < m.outputs; o += Width {
-		copy(m.panels[o*m.inputs+k*Width:][:Width], weights[o:min(o+Width, m.outputs)])
+// A block has the weights from some inputs to the outputs of a panel.
+type block [Group][Width]float32
+
+// SetInputs sets the weights from input k on, a multiple of [Group]: weights
+// has a row of Outputs() for each input, a multiple of Group of them or up to
+// the last. It returns an error for a weight that the format does not have.
+func (m *Matrix) SetInputs(k int, weights []float32) error {
+	for ; len(weights) > 0; k += Group {
+		n := min(Group, len(weights)/m.outputs)
+		for p := range m.Panels() {
+			var b block
+			have := min(Width, m.outputs-p*Width)
+			for i := range n {
+				copy(b[i][:have], weights[i*m.outputs+p*Width:])
+			}
+			if err := m.set(p, k, n, &b); err != nil {
+				return err
+			}
+		}
+		weights = weights[n*m.outputs:]
+	}
+	return nil
+}
+
+// SetOutputs sets the weights to the outputs from o on, a multiple of [Width]:
+// weights has a row of Inputs() for each output, a multiple of Width of them or
+// up to the last. It returns an error for a weight that the format does not
+// have.
+func (m *Matrix) SetOutputs(o int, weights []float32) error {
+	for ; len(weights) > 0; o += Width {
+		have := min(Width, len(weights)/m.inputs)
+		for k := 0; k < m.inputs; k += Group {
+			var b block
+			n := min(Group, m.inputs-k)
+			for j := range have {
+				for i, w := range weights[j*m.inputs+k:][:n] {
+					b[i][j] = w
+				}
+			}
+			if err := m.set(o/Width, k, n, &b); err != nil {
+				return err
+			}
+		}
+		weights = weights[have*m.inputs:]
+	}
+	return nil
+}
+
+// set packs a block: the weights from n inputs from k on to the outputs of a panel.
+func (m *Matrix) set(panel, k, n int, b *block) error {
+	const greatest = 65504 // half
+	for _, row := range b[:n] {
+		for _, w := range row {
+			switch abs := math.Float32frombits(math.Float32bits(w) &^ (1 << 31)); {
+			case !(abs <= math.MaxFloat32):
+				return fmt.Errorf("weight %g is not a number to compute with", w)
+			case abs > greatest && m.format == F16:
+				return fmt.Errorf("weight %g is too large for f16: use f32", w)
+			}
+		}
+	}
+	switch m.format {
+	case F32:
+		for i, row := range b[:n] {
+			copy(m.single[(panel*m.inputs+k+i)*Width:], row[:])
+		}
+	case F16:
+		for i := range b[:n] {
+			narrowAll(m.half[(panel*m.inputs+k+i)*Width:], b[i][:])
+		}
+	case Int8:
+		quantizeBlock(m.group(panel, k/Group), b)
+	}
+	runtime.KeepAlive(m)
+	return nil
+}
+
+func (m *Matrix) group(panel, group int) []byte {
+	return m.bytes[(panel*m.groups()+group)*groupBytes:][:groupBytes]
+}
+
+// quantizeBlock packs a block as 8-bit multiples of a scale for each output,
+// the largest of which is at most 127.
+func quantizeBlock(g []byte, b *block) {
+	var most, inverse [Width]float32
+	for _, row := range b {
+		for o, w := range row {
+			most[o] = max(most[o], math.Float32frombits(math.Float32bits(w)&^(1<<31)))
+		}
+	}
+	for o, m := range most {
+		scale := upperHalf(m / 127)
+		binary.LittleEndian.PutUint16(g[Group*Width+2*o:], scale)
+		if m >= smallest {
+			inverse[o] = 1 / fromUpperHalf(scale)
+		}
+	}
+	for k := 0; k < Group; k += 2 {
+		pairs := (*[2 * Width]byte)(g[k*Width:])
+		for o, inv := range inverse {
+			pairs[2*o] = byte(round(b[k][o] * inv))
+			pairs[2*o+1] = byte(round(b[k+1][o] * inv))
+		}
 	}
 }
 
-// SetOutput sets the weights from every input to output o.
-func (m *Matrix) SetOutput(o int, weights []float32) {
-	column := m.panels[o/Width*Width*m.inputs+o%Width:]
-	for k, w := range weights[:m.inputs] {
-		column[k*Width] = w
-	}
+// weightScale returns the scale of an output of a panel in a group.
+func weightScale(group []byte, output int) float32 {
+	return fromUpperHalf(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
 }
 
 // Output copies the weights from every input to output o into dst.
 func (m *Matrix) Output(o int, dst []float32) {
-	column := m.panels[o/Width*Width*m.inputs+o%Width:]
-	for k := range dst[:m.inputs] {
-		dst[k] = column[k*Width]
+	dst = dst[:m.inputs]
+	panel, o := o/Width, o%Width
+	defer runtime.KeepAlive(m)
+	switch m.format {
+	case F32:
+		column := m.single[panel*Width*m.inputs+o:]
+		for k := range dst {
+			dst[k] = column[k*Width]
+		}
+	case F16:
+		column := m.half[panel*Width*m.inputs+o:]
+		for k := range dst {
+			dst[k] = widen(column[k*Width])
+		}
+	case Int8:
+		for k := range dst {
+			g := m.group(panel, k/Group)
+			dst[k] = float32(int8(g[k%Group/2*2*Width+2*o+k%2])) * weightScale(g, o)
+		}
 	}
 }
 
-// Multiply computes the outputs of panels lo up to hi for some rows: a row of
-// x starts every xStride elements and has Inputs() of them, a row of y has
-// Stride().
-func (m *Matrix) Multiply(y, x []float32, xStride, rows, lo, hi int) {
+// Multiply computes the outputs of panels lo up to hi for the first rows of in,
+// which has been prepared: a row of y has Stride() elements.
+func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
+	defer runtime.KeepAlive(m) // and so its weights
 	stride := len(m.bias)
-	for p := lo; p < hi; p++ {
-		panel := m.panels[p*Width*m.inputs:][:m.inputs*Width]
-		bias := (*[Width]float32)(m.bias[p*Width:])
-		for r := range rows {
-			sums := (*[Width]float32)(y[r*stride+p*Width:])
-			*sums = *bias
-			MultiplyAdd(sums, x[r*xStride:][:m.inputs], panel)
+	for r := range rows {
+		copy(y[r*stride+lo*Width:r*stride+hi*Width], m.bias[lo*Width:])
+	}
+	if m.format == Int8 {
+		size := m.groups() * groupBytes
+		for p := lo; p < hi; p++ {
+			multiplyBytes(y[p*Width:], stride, in.values, in.groups*Group, in.scales, in.groups, m.bytes[p*size:][:size], rows, in.groups)
 		}
+		return
+	}
+	size := m.inputs * Width
+	if rows <= maxTile {
+		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
+		return
+	}
+	// A part of a panel at a time stays in the first-level cache for all rows.
+	for p := lo; p < hi; p++ {
+		for k := 0; k < m.inputs; k += partInputs {
+			n := min(partInputs, m.inputs-k)
+			if m.format == F16 && rows > 2*maxTile {
+				var wide [partInputs * Width]float32
+				widenAll(wide[:n*Width], m.half[p*size+k*Width:])
+				multiplySingle(y[p*Width:], stride, in.Floats[k:], in.Stride, wide[:], 0, rows, 1, n, true)
+				continue
+			}
+			m.multiply(y[p*Width:], in.Floats[k:], in.Stride, p*size+k*Width, 1, rows, n)
+		}
+	}
+}
+
+const (
+	partInputs = 256
+	maxTile    = 6 // rows that are computed in one go
+)
+
+// multiply adds products with panels whose first weight is at some place.
+func (m *Matrix) multiply(y, x []float32, xStride, at, panels, rows, inputs int) {
+	if m.format == F32 {
+		multiplySingle(y, len(m.bias), x, xStride, m.single[at:], m.inputs*Width, rows, panels, inputs, true)
+	} else {
+		multiplyHalf(y, len(m.bias), x, xStride, m.half[at:], m.inputs*Width, rows, panels, inputs, true)
 	}
 }

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"math"
+	"math/big"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -28,73 +30,253 @@ func same(t interface{ Fatalf(string, ...any) }, got, want []float32) {
 	}
 }
 
+// fused returns a*b + c, rounded once.
+func fused(a, b, c float32) float32 {
+	product, c64 := float64(a)*float64(b), float64(c) // exact
+	sum := product + c64
+	// What sum lacks decides ties: rounded to odd, they are no ties.
+	back := sum - product
+	if lost := (product - (sum - back)) + (c64 - back); lost != 0 && math.Float64bits(sum)&1 == 0 {
+		sum = math.Nextafter(sum, math.Inf(int(math.Copysign(1, lost))))
+	}
+	return float32(sum)
+}
+
+func TestFused(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(2, 3))
+	pick := func() float32 { return float32(rnd.IntN(1<<24)) * float32(math.Ldexp(1, rnd.IntN(60)-30)) }
+	for range 100000 {
+		a, b, c := pick(), pick(), -pick()
+		if rnd.IntN(2) == 0 {
+			c = -float32(a*b) + pick()*0x1p-40
+		}
+		exact := new(big.Float).SetPrec(400).Mul(big.NewFloat(float64(a)), big.NewFloat(float64(b)))
+		want, _ := exact.Add(exact, big.NewFloat(float64(c))).Float32()
+		if got := fused(a, b, c); got != want {
+			t.Fatalf("%g*%g + %g = %g, want %g", a, b, c, got, want)
+		}
+	}
+}
+
 // A product is one chain of additions for each output, from its bias on, in the
 // order of the inputs, however many rows and panels are computed together.
 func TestMultiplyIsOneChain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		inputs := rapid.IntRange(1, 150).Draw(t, "inputs")
-		outputs := rapid.IntRange(1, 70).Draw(t, "outputs")
-		rows := rapid.IntRange(1, 5).Draw(t, "rows")
-		xStride := inputs + rapid.IntRange(0, 3).Draw(t, "padding")
+		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")
+		inputs := rapid.IntRange(1, 600).Draw(t, "inputs")
+		outputs := rapid.IntRange(1, 100).Draw(t, "outputs")
+		rows := rapid.IntRange(1, 20).Draw(t, "rows")
+		padding := rapid.IntRange(0, 3).Draw(t, "padding")
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		w, bias, x := random(rnd, inputs*outputs), random(rnd, outputs), random(rnd, rows*xStride)
+		w, bias := random(rnd, inputs*outputs), random(rnd, outputs)
 
-		byInput, byOutput := NewMatrix(inputs, outputs), NewMatrix(inputs, outputs)
+		byInput, byOutput := NewMatrix(format, inputs, outputs), NewMatrix(format, inputs, outputs)
 		byInput.SetBias(bias)
 		byOutput.SetBias(bias)
-		for k := range inputs {
-			byInput.SetInput(k, w[k*outputs:][:outputs])
+		for k := 0; k < inputs; {
+			n := min(Group*(1+rnd.IntN(3)), inputs-k)
+			if err := byInput.SetInputs(k, w[k*outputs:][:n*outputs]); err != nil {
+				t.Fatal(err)
+			}
+			k += n
 		}
-		column := make([]float32, inputs)
+		byColumn := make([]float32, len(w))
 		for o := range outputs {
 			for k := range inputs {
-				column[k] = w[k*outputs+o]
+				byColumn[o*inputs+k] = w[k*outputs+o]
 			}
-			byOutput.SetOutput(o, column)
-			back := make([]float32, inputs)
-			byInput.Output(o, back)
-			same(t, back, column)
 		}
-		same(t, byOutput.panels, byInput.panels)
+		for o := 0; o < outputs; {
+			n := min(Width*(1+rnd.IntN(2)), outputs-o)
+			if err := byOutput.SetOutputs(o, byColumn[o*inputs:][:n*inputs]); err != nil {
+				t.Fatal(err)
+			}
+			o += n
+		}
+		same(t, byOutput.single, byInput.single)
+		if !slices.Equal(byOutput.half, byInput.half) || !slices.Equal(byOutput.bytes, byInput.bytes) {
+			t.Fatalf("the same weights are packed differently")
+		}
+		for o := range outputs { // from now on the weights as they are kept
+			byInput.Output(o, byColumn[o*inputs:][:inputs])
+		}
 
 		m, stride := byInput, byInput.Stride()
 		if m.Inputs() != inputs || m.Outputs() != outputs || stride != m.Panels()*Width || stride < outputs || stride-outputs >= Width {
 			t.Fatalf("%d inputs, %d outputs, stride %d", m.Inputs(), m.Outputs(), stride)
 		}
-		y := make([]float32, rows*stride)
+		in := NewInput(format, rows, inputs, inputs+padding)
+		copy(in.Floats, random(rnd, len(in.Floats)))
+		in.Prepare(0, rows)
+		y := random(rnd, rows*stride)
 		at := rapid.IntRange(0, m.Panels()).Draw(t, "cut")
-		m.Multiply(y, x, xStride, rows, at, m.Panels())
-		m.Multiply(y, x, xStride, rows, 0, at)
+		m.Multiply(y, in, rows, at, m.Panels())
+		m.Multiply(y, in, rows, 0, at)
 		for r := range rows {
 			want := make([]float32, stride)
 			for o := range outputs {
-				want[o] = bias[o]
-				for k := range inputs {
-					want[o] += float32(x[r*xStride+k] * w[k*outputs+o])
-				}
+				want[o] = chain(m, in, r, o, bias[o], byColumn[o*inputs:][:inputs])
 			}
 			same(t, y[r*stride:][:stride], want)
 		}
 	})
 }
 
+// chain computes one output of a row by the definition.
+func chain(m *Matrix, in *Input, row, output int, sum float32, weights []float32) float32 {
+	x := in.Row(row)
+	if m.format != Int8 {
+		for k, w := range weights {
+			if accelerated {
+				sum = fused(x[k], w, sum)
+			} else {
+				sum += float32(x[k] * w)
+			}
+		}
+		return sum
+	}
+	for g := range in.groups {
+		scale := weightScale(m.group(output/Width, g), output%Width)
+		exact := 0.0
+		for k, w := range weights[g*Group : min((g+1)*Group, len(weights))] {
+			if scale > 0 {
+				exact += float64(in.values[(row*in.groups+g)*Group+k]) * float64(w) / float64(scale)
+			}
+		}
+		both := scale * in.scales[row*in.groups+g]
+		sum += float32(float32(math.Round(exact)) * both)
+	}
+	return sum
+}
+
+// The formats keep weights as exactly as they say.
+func TestFormats(t *testing.T) {
+	const inputs, outputs = 200, 40
+	rnd := rand.New(rand.NewPCG(8, 8))
+	w := random(rnd, inputs*outputs)
+	for i := range w {
+		w[i] *= float32(math.Exp2(float64(rnd.IntN(30)/29*-20 + i%outputs/8)))
+	}
+	clear(w[:outputs])
+	for _, f := range []Format{F32, F16, Int8} {
+		m := NewMatrix(f, inputs, outputs)
+		if err := m.SetInputs(0, w); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]float32, inputs)
+		for o := range outputs {
+			m.Output(o, got)
+			for k, v := range got {
+				want := w[k*outputs+o]
+				allowed := 0.0
+				switch f {
+				case F16:
+					allowed = max(math.Abs(float64(want))/2048, 0x1p-25)
+				case Int8: // half a step; a step is up to 1/128 more than 1/127 of the largest
+					for i := k / Group * Group; i < min(inputs, (k/Group+1)*Group); i++ {
+						allowed = max(allowed, math.Abs(float64(w[i*outputs+o]))/127*(1+1.0/128)/2*(1+1e-6))
+					}
+				}
+				if d := math.Abs(float64(v) - float64(want)); !(d <= allowed) {
+					t.Fatalf("%v: weight %g is kept as %g", f, want, v)
+				}
+			}
+		}
+		var back Format
+		if err := back.UnmarshalText([]byte(f.String())); err != nil || back != f {
+			t.Errorf("%v read back is %v, %v", f, back, err)
+		}
+	}
+	var f Format
+	if err := f.UnmarshalText([]byte("f64")); err == nil {
+		t.Error("no error for f64")
+	}
+}
+
+func TestWeightsThatAFormatDoesNotHave(t *testing.T) {
+	inf := float32(math.Inf(-1))
+	for _, c := range []struct {
+		w  float32
+		ok []Format
+	}{{65504, []Format{F32, F16, Int8}}, {-65505, []Format{F32, Int8}}, {inf, nil}, {inf - inf, nil}} {
+		for _, f := range []Format{F32, F16, Int8} {
+			w := make([]float32, 3)
+			w[1] = c.w
+			err := NewMatrix(f, 1, 3).SetInputs(0, w)
+			if again := NewMatrix(f, 3, 1).SetOutputs(0, w); (err == nil) != (again == nil) {
+				t.Errorf("%g in %v: %v, but %v", c.w, f, err, again)
+			}
+			if (err == nil) != slices.Contains(c.ok, f) {
+				t.Errorf("%g in %v: %v", c.w, f, err)
+			}
+		}
+	}
+}
+
+// Panels are multiplied in one chain too, without fusing.
+func TestPanels(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")
+		inputs := rapid.IntRange(0, 70).Draw(t, "inputs")
+		rows := rapid.IntRange(0, 14).Draw(t, "rows")
+		panels := rapid.IntRange(0, 9).Draw(t, "panels")
+		stride := inputs*Width + rapid.IntRange(0, 20).Draw(t, "gap")
+		at := rapid.IntRange(0, 20).Draw(t, "at")
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		p := NewPanels(format, at+panels*stride)
+		if p.Len() != at+panels*stride {
+			t.Fatalf("%d numbers", p.Len())
+		}
+		w := random(rnd, p.Len())
+		for start := range 3 {
+			var every []float32
+			for i := start; i < len(w); i += 3 {
+				every = append(every, w[i])
+			}
+			p.Set(start, 3, every)
+		}
+		if format != F32 {
+			for i := range w {
+				w[i] = widen(narrow(w[i]))
+			}
+		}
+		xStride, yStride := inputs+2, panels*Width+3
+		x, y := random(rnd, rows*xStride), random(rnd, rows*yStride)
+		want := slices.Clone(y)
+		for r := range rows {
+			for i := range panels * Width {
+				for k := range inputs {
+					want[r*yStride+i] += float32(x[r*xStride+k] * w[at+i/Width*stride+k*Width+i%Width])
+				}
+			}
+		}
+		p.MultiplyAdd(y, yStride, x, xStride, rows, inputs, at, stride, panels)
+		same(t, y, want)
+	})
+}
+
 func BenchmarkMultiply(b *testing.B) {
-	for _, s := range []struct {
-		name                  string
-		inputs, outputs, rows int
-	}{{"768x768", 768, 768, 1}, {"3072x768", 3072, 768, 1}, {"768x50257", 768, 50257, 1}, {"768x50257x8", 768, 50257, 8}} {
-		b.Run(s.name, func(b *testing.B) {
-			m := NewMatrix(s.inputs, s.outputs)
-			rnd := rand.New(rand.NewPCG(1, 1))
-			for i := range m.panels {
-				m.panels[i] = rnd.Float32()
-			}
-			x, y := random(rnd, s.rows*s.inputs), make([]float32, s.rows*m.Stride())
-			b.SetBytes(int64(4 * s.inputs * s.outputs))
-			for b.Loop() {
-				m.Multiply(y, x, s.inputs, s.rows, 0, m.Panels())
-			}
-			b.ReportMetric(2*float64(s.inputs*s.outputs*s.rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-		})
+	for _, f := range []Format{F32, F16, Int8} {
+		for _, s := range []struct {
+			name                  string
+			inputs, outputs, rows int
+		}{{"cached", 768, 64, 1}, {"1", 768, 50257, 1}, {"4", 768, 50257, 4}, {"8", 768, 50257, 8}, {"128", 768, 3072, 128}, {"128down", 3072, 768, 128}} {
+			b.Run(f.String()+"/"+s.name, func(b *testing.B) {
+				m := NewMatrix(f, s.inputs, s.outputs)
+				rnd := rand.New(rand.NewPCG(1, 1))
+				if err := m.SetOutputs(0, random(rnd, s.inputs*s.outputs)); err != nil {
+					b.Fatal(err)
+				}
+				in := NewInput(f, s.rows, s.inputs, s.inputs)
+				copy(in.Floats, random(rnd, len(in.Floats)))
+				in.Prepare(0, s.rows)
+				y := make([]float32, s.rows*m.Stride())
+				b.SetBytes(int64(m.Bytes()))
+				for b.Loop() {
+					m.Multiply(y, in, s.rows, 0, m.Panels())
+				}
+				b.ReportMetric(2*float64(s.inputs*s.outputs*s.rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
 	}
 }

@@ -1,8 +1,56 @@
 package kernel
 
-// MultiplyAdd adds x·panel to sums, where panel is [len(x), Width]: each sum
+// portableSingle is multiplySingle in Go.
+func portableSingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int) {
+	for p := range panels {
+		for r := range rows {
+			multiplyAdd((*[Width]float32)(y[r*yStride+p*Width:]), x[r*xStride:][:inputs], w[p*wStride:])
+		}
+	}
+}
+
+// portableHalf is multiplyHalf in Go.
+func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16, wStride, rows, panels, inputs int) {
+	const block = 64
+	var wide [block * Width]float32
+	for p := range panels {
+		for k := 0; k < inputs; k += block {
+			n := min(block, inputs-k)
+			for i, h := range w[p*wStride+k*Width:][:n*Width] {
+				wide[i] = widen(h)
+			}
+			for r := range rows {
+				multiplyAdd((*[Width]float32)(y[r*yStride+p*Width:]), x[r*xStride+k:][:n], wide[:])
+			}
+		}
+	}
+}
+
+// portableBytes is multiplyBytes in Go.
+func portableBytes(y []float32, yStride int, x []int16, xStride int, scales []float32, scaleStride int, w []byte, rows, groups int) {
+	for g := range groups {
+		weights := w[g*groupBytes:][:groupBytes]
+		for r := range rows {
+			var exact [Width]int32
+			for k := 0; k < Group; k += 2 {
+				x0, x1 := int32(x[r*xStride+g*Group+k]), int32(x[r*xStride+g*Group+k+1])
+				pairs := (*[2 * Width]byte)(weights[k*Width:])
+				for o := range exact {
+					exact[o] += x0*int32(int8(pairs[2*o])) + x1*int32(int8(pairs[2*o+1]))
+				}
+			}
+			sums, scale := (*[Width]float32)(y[r*yStride:]), scales[r*scaleStride+g]
+			for o := range sums {
+				both := weightScale(weights, o) * scale
+				sums[o] += float32(float32(exact[o]) * both)
+			}
+		}
+	}
+}
+
+// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]: each sum
 // gets its products one after the other, in the order of x.
-func MultiplyAdd(sums *[Width]float32, x, panel []float32) {
+func multiplyAdd(sums *[Width]float32, x, panel []float32) {
 	// Four sums at a time stay in registers; a block of inputs at a time keeps
 	// that part of the panel in the first-level cache for the other sums.
 	const block = 64

@@ -5,7 +5,7 @@ import "math"
 // Add adds each element of x to that of y.
 func Add(y, x []float32) {
 	x = x[:len(y)]
-	for i := range y {
+	for i := addSome(y, x); i < len(y); i++ {
 		y[i] += x[i]
 	}
 }
@@ -14,37 +14,28 @@ func Add(y, x []float32) {
 // times gain plus bias, element by element, where the variance is that of the
 // population. y may be x.
 func Normalize(y, x, gain, bias []float32, epsilon float32) {
-	mean := sum(x, 0, false) / float64(len(x))
-	variance := sum(x, mean, true) / float64(len(x))
+	var sums [8]float64
+	for i := sumSome(&sums, x, 0); i < len(x); i++ {
+		sums[i%8] += float64(x[i])
+	}
+	mean := total(&sums) / float64(len(x))
+	sums = [8]float64{}
+	for i := sumSquaresSome(&sums, x, mean); i < len(x); i++ {
+		d := float64(x[i]) - mean
+		sums[i%8] += float64(d * d)
+	}
+	variance := total(&sums) / float64(len(x))
 	scale := float32(1 / math.Sqrt(variance+float64(epsilon)))
 	y, gain, bias = y[:len(x)], gain[:len(x)], bias[:len(x)]
 	m := float32(mean)
-	for i, v := range x {
-		y[i] = float32(float32(float32(v-m)*scale)*gain[i]) + bias[i]
+	for i := normalizeSome(y, x, gain, bias, m, scale); i < len(x); i++ {
+		y[i] = float32(float32(float32(x[i]-m)*scale)*gain[i]) + bias[i]
 	}
 }
 
-// sum adds up the differences of x from a point, or their squares, in four
-// interleaved chains.
-func sum(x []float32, from float64, squares bool) float64 {
-	var s [4]float64
-	for ; len(x) >= 4; x = x[4:] {
-		for j, v := range x[:4] {
-			d := float64(v) - from
-			if squares {
-				d = float64(d * d)
-			}
-			s[j] += d
-		}
-	}
-	for j, v := range x {
-		d := float64(v) - from
-		if squares {
-			d = float64(d * d)
-		}
-		s[j] += d
-	}
-	return (s[0] + s[1]) + (s[2] + s[3])
+// total adds up eight chains of additions that had every eighth element each.
+func total(sums *[8]float64) float64 {
+	return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
 }
 
 // GELU replaces each element by x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the
@@ -54,7 +45,8 @@ func GELU(x []float32) {
 		a = -2 * 0.797884560802865355879892119868763737
 		b = a * 0.044715
 	)
-	for i, v := range x {
+	for i := geluSome(x); i < len(x); i++ {
+		v := x[i]
 		u := float32(v * (a + float32(b*float32(v*v))))
 		x[i] = v / (1 + exp(u))
 	}
@@ -62,23 +54,19 @@ func GELU(x []float32) {
 
 // Softmax replaces x by exp(x) over the sum of all exp(x).
 func Softmax(x []float32) {
-	if len(x) == 0 {
-		return
-	}
-	most := x[0]
-	for _, v := range x {
+	most := float32(math.Inf(-1))
+	for _, v := range x[mostSome(&most, x):] {
 		if v > most {
 			most = v
 		}
 	}
-	var total float64
-	for i, v := range x {
-		e := exp(v - most)
-		x[i] = e
-		total += float64(e)
+	var sums [8]float64
+	for i := expSome(&sums, x, most); i < len(x); i++ {
+		x[i] = exp(x[i] - most)
+		sums[i%8] += float64(x[i])
 	}
-	scale := float32(1 / total)
-	for i := range x {
+	scale := float32(1 / total(&sums))
+	for i := scaleSome(x, scale); i < len(x); i++ {
 		x[i] *= scale
 	}
 }
@@ -112,4 +100,51 @@ func exp(x float32) float32 {
 	p = float32(p*r) + 1
 	power := (math.Float32bits(shifted) - math.Float32bits(round) + 127) << 23
 	return p * math.Float32frombits(power)
+}
+
+// narrowAll rounds x to halves.
+func narrowAll(half []uint16, x []float32) {
+	for i := narrowSome(half, x); i < len(x); i++ {
+		half[i] = narrow(x[i])
+	}
+}
+
+// widenAll fills x with the first of half.
+func widenAll(x []float32, half []uint16) {
+	half = half[:len(x)]
+	for i := widenSome(x, half); i < len(x); i++ {
+		x[i] = widen(half[i])
+	}
+}
+
+// smallest is below what a group of numbers that are not all zero may be scaled
+// to when quantised: less counts as zero.
+const smallest = 0x1p-100
+
+// quantizeGroup writes x as multiples of what it returns, the largest of which
+// is 127. A number that is not finite makes that not finite.
+func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
+	var bits uint32 // so that one that is not a number is the largest
+	for _, v := range x {
+		bits = max(bits, math.Float32bits(v)&^(1<<31))
+	}
+	most := math.Float32frombits(bits)
+	if most < smallest {
+		*q = [Group]int16{}
+		return 0
+	}
+	inverse := 127 / most
+	for i, v := range x {
+		q[i] = round(v * inverse)
+	}
+	return most / 127
+}
+
+// round returns the nearest integer to x, ties to even, for x up to 127 from 0.
+func round(x float32) int16 {
+	if x != x {
+		return math.MinInt16 // as the assembly does
+	}
+	const round = 3 << 22 // adding it leaves no bits below 1
+	return int16(math.Float32bits(x+round) - math.Float32bits(round))
 }

@@ -1,0 +1,325 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// vector writes the functions over vectors, 8 elements at a time. They do what
+// the Go versions do in the same order, so that the bits are the same.
+func vector() {
+	add()
+	sums()
+	normalize()
+	most()
+	exps()
+	gelu()
+	quantize()
+	halves()
+}
+
+// A constants makes vectors of 8 times the same number, each once.
+type constants map[uint32]Mem
+
+func (c constants) bits(b uint32) Mem {
+	if m, ok := c[b]; ok {
+		return m
+	}
+	m := GLOBL(fmt.Sprintf("eight%08x", b), RODATA|NOPTR)
+	for i := range 8 {
+		DATA(4*i, U32(b))
+	}
+	c[b] = m
+	return m
+}
+
+func (c constants) float(v float64) Mem { return c.bits(math.Float32bits(float32(v))) }
+
+var eight = constants{}
+
+// loop repeats body n times, with pointers that advance by so many bytes.
+func loop(n GPVirtual, body func(), advance map[GPVirtual]int, order ...GPVirtual) {
+	Label("loop")
+	body()
+	for _, p := range order {
+		ADDQ(U32(uint64(advance[p])), p)
+	}
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+}
+
+func function(name, signature, doc string) {
+	TEXT(name, NOSPLIT, signature)
+	Pragma("noescape")
+	Doc(doc)
+}
+
+func ret() {
+	VZEROUPPER()
+	RET()
+}
+
+func add() {
+	function("addVector", "func(y, x *float32, eights int)", "addVector adds x to y. eights is at least 1 here and below.")
+	y, x, n := param("y"), param("x"), param("eights")
+	loop(n, func() {
+		v := YMM()
+		VMOVUPS(Mem{Base: y}, v)
+		VADDPS(Mem{Base: x}, v, v)
+		VMOVUPS(v, Mem{Base: y})
+	}, map[GPVirtual]int{y: 32, x: 32}, y, x)
+	ret()
+}
+
+// sums writes the two sums in float64 that a layer norm needs, each in eight
+// interleaved chains.
+func sums() {
+	for _, squares := range []bool{false, true} {
+		name, what := "sumVector", "differences"
+		if squares {
+			name, what = "sumSquaresVector", "squares of the differences"
+		}
+		function(name, "func(sums *[8]float64, x *float32, eights int, from float64)",
+			name+" adds to sums the "+what+" of x from a point.")
+		to, x, n := param("sums"), param("x"), param("eights")
+		from := YMM()
+		address, err := Param("from").Resolve()
+		if err != nil {
+			panic(err)
+		}
+		VBROADCASTSD(address.Addr, from)
+		chains := [2]VecVirtual{YMM(), YMM()}
+		for i, c := range chains {
+			VMOVUPD(Mem{Base: to, Disp: 32 * i}, c)
+		}
+		loop(n, func() {
+			for i, c := range chains {
+				d := YMM()
+				VCVTPS2PD(Mem{Base: x, Disp: 16 * i}, d)
+				VSUBPD(from, d, d)
+				if squares {
+					VMULPD(d, d, d)
+				}
+				VADDPD(d, c, c)
+			}
+		}, map[GPVirtual]int{x: 32}, x)
+		for i, c := range chains {
+			VMOVUPD(c, Mem{Base: to, Disp: 32 * i})
+		}
+		ret()
+	}
+}
+
+// everywhere loads a float32 parameter into all elements.
+func everywhere(name string) VecVirtual {
+	address, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	v := YMM()
+	VBROADCASTSS(address.Addr, v)
+	return v
+}
+
+func normalize() {
+	function("normalizeVector", "func(y, x, gain, bias *float32, eights int, mean, scale float32)",
+		"normalizeVector computes y = (x - mean) scale gain + bias.")
+	y, x, gain, bias, n := param("y"), param("x"), param("gain"), param("bias"), param("eights")
+	mean, scale := everywhere("mean"), everywhere("scale")
+	loop(n, func() {
+		v := YMM()
+		VMOVUPS(Mem{Base: x}, v)
+		VSUBPS(mean, v, v)
+		VMULPS(scale, v, v)
+		VMULPS(Mem{Base: gain}, v, v)
+		VADDPS(Mem{Base: bias}, v, v)
+		VMOVUPS(v, Mem{Base: y})
+	}, map[GPVirtual]int{y: 32, x: 32, gain: 32, bias: 32}, y, x, gain, bias)
+	ret()
+}
+
+func most() {
+	function("mostVector", "func(x *float32, eights int) float32",
+		"mostVector returns the largest element, where one that is not a number does not count.")
+	x, n := param("x"), param("eights")
+	m := YMM()
+	VMOVUPS(eight.bits(0xff800000), m) // minus infinity
+	loop(n, func() {
+		v := YMM()
+		VMOVUPS(Mem{Base: x}, v)
+		VMAXPS(m, v, m) // m if one is not a number
+	}, map[GPVirtual]int{x: 32}, x)
+	other := XMM()
+	VEXTRACTF128(U8(1), m, other)
+	VMAXPS(m.AsX(), other, other)
+	half := XMM()
+	VPERMILPS(U8(0b1110), other, half)
+	VMAXPS(other, half, half)
+	VPERMILPS(U8(1), half, other)
+	VMAXSS(half, other, other)
+	Store(other, ReturnIndex(0))
+	ret()
+}
+
+// exp replaces x by e**x, as exp does in Go.
+func exp(x VecVirtual) VecVirtual {
+	const (
+		ln2hi = 0.693359375
+		round = 3 << 22
+	)
+	none := YMM()
+	VCMPPS(U8(1), eight.float(-87), x, none) // x < -87
+	top := YMM()
+	VMOVUPS(eight.float(88), top)
+	VMINPS(x, top, x) // x if it is not a number
+	shifted, n, low, p := YMM(), YMM(), YMM(), YMM()
+	VMULPS(eight.float(math.Log2E), x, shifted)
+	VADDPS(eight.float(round), shifted, shifted)
+	VSUBPS(eight.float(round), shifted, n)
+	VMULPS(eight.float(math.Ln2-ln2hi), n, low)
+	VMULPS(eight.float(ln2hi), n, n)
+	VSUBPS(n, x, x)
+	VSUBPS(low, x, x)
+	VMOVUPS(eight.float(1.0/5040), p)
+	for _, c := range []float64{1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1, 1} {
+		VMULPS(x, p, p)
+		VADDPS(eight.float(c), p, p)
+	}
+	VPADDD(eight.bits(127-math.Float32bits(round)), shifted, shifted)
+	VPSLLD(U8(23), shifted, shifted)
+	VMULPS(shifted, p, p)
+	VANDNPS(p, none, p)
+	return p
+}
+
+func exps() {
+	function("expVector", "func(sums *[8]float64, x *float32, eights int, most float32)",
+		"expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same.")
+	to, x, n := param("sums"), param("x"), param("eights")
+	from := everywhere("most")
+	chains := [2]VecVirtual{YMM(), YMM()}
+	for i, c := range chains {
+		VMOVUPD(Mem{Base: to, Disp: 32 * i}, c)
+	}
+	loop(n, func() {
+		v := YMM()
+		VMOVUPS(Mem{Base: x}, v)
+		VSUBPS(from, v, v)
+		e := exp(v)
+		VMOVUPS(e, Mem{Base: x})
+		wide := YMM()
+		VCVTPS2PD(e.AsX(), wide)
+		VADDPD(wide, chains[0], chains[0])
+		VEXTRACTF128(U8(1), e, e.AsX())
+		VCVTPS2PD(e.AsX(), wide)
+		VADDPD(wide, chains[1], chains[1])
+	}, map[GPVirtual]int{x: 32}, x)
+	for i, c := range chains {
+		VMOVUPD(c, Mem{Base: to, Disp: 32 * i})
+	}
+	ret()
+
+	function("scaleVector", "func(x *float32, eights int, scale float32)", "scaleVector multiplies x by scale.")
+	x, n = param("x"), param("eights")
+	scale := everywhere("scale")
+	loop(n, func() {
+		v := YMM()
+		VMULPS(Mem{Base: x}, scale, v)
+		VMOVUPS(v, Mem{Base: x})
+	}, map[GPVirtual]int{x: 32}, x)
+	ret()
+}
+
+func gelu() {
+	const (
+		a = -2 * 0.797884560802865355879892119868763737
+		b = a * 0.044715
+	)
+	function("geluVector", "func(x *float32, eights int)", "geluVector replaces x by its GELU.")
+	x, n := param("x"), param("eights")
+	loop(n, func() {
+		v, u := YMM(), YMM()
+		VMOVUPS(Mem{Base: x}, v)
+		VMULPS(v, v, u)
+		VMULPS(eight.float(b), u, u)
+		VADDPS(eight.float(a), u, u)
+		VMULPS(u, v, u)
+		e := exp(u)
+		VADDPS(eight.float(1), e, e)
+		VDIVPS(e, v, v)
+		VMOVUPS(v, Mem{Base: x})
+	}, map[GPVirtual]int{x: 32}, x)
+	ret()
+}
+
+func quantize() {
+	function("quantizeVector", "func(q *int16, scales *float32, x *float32, groups int)",
+		"quantizeVector writes groups of 32 elements as multiples of a scale, the largest of which is 127.")
+	q, scales, x, n := param("q"), param("scales"), param("x"), param("groups")
+	loop(n, func() {
+		var v [4]VecVirtual
+		most, magnitude := YMM(), YMM()
+		for i := range v {
+			v[i] = YMM()
+			VMOVUPS(Mem{Base: x, Disp: 32 * i}, v[i])
+			if i == 0 {
+				VPAND(eight.bits(0x7fffffff), v[i], most)
+				continue
+			}
+			VPAND(eight.bits(0x7fffffff), v[i], magnitude)
+			VPMAXUD(magnitude, most, most) // as bits, so that one that is not a number is the largest
+		}
+		VPERM2I128(U8(1), most, most, magnitude)
+		VPMAXUD(magnitude, most, most)
+		VPSHUFD(U8(0b01001110), most, magnitude)
+		VPMAXUD(magnitude, most, most)
+		VPSHUFD(U8(0b10110001), most, magnitude)
+		VPMAXUD(magnitude, most, most)
+		enough, inverse := YMM(), YMM()
+		VCMPPS(U8(5), eight.bits(smallest), most, enough) // not less
+		VMOVUPS(eight.float(127), inverse)
+		VDIVPS(most, inverse, inverse)
+		VANDPS(enough, inverse, inverse)
+		VDIVPS(eight.float(127), most, most)
+		VANDPS(enough, most, most)
+		VMOVSS(most.AsX(), Mem{Base: scales})
+		for i := range v {
+			VMULPS(inverse, v[i], v[i])
+			VCVTPS2DQ(v[i], v[i])
+		}
+		for i := 0; i < len(v); i += 2 {
+			VPACKSSDW(v[i+1], v[i], v[i])
+			VPERMQ(U8(0b11011000), v[i], v[i])
+			VMOVDQU(v[i], Mem{Base: q, Disp: 16 * i})
+		}
+	}, map[GPVirtual]int{q: 64, scales: 4, x: 128}, q, scales, x)
+	ret()
+}
+
+// smallest is the bits of 2**-100, below which a group counts as zeros.
+const smallest = 27 << 23
+
+func halves() {
+	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector rounds to halves, to nearest even.")
+	half, x, n := param("half"), param("x"), param("eights")
+	loop(n, func() {
+		v := YMM()
+		VMOVUPS(Mem{Base: x}, v)
+		VCVTPS2PH(U8(0), v, Mem{Base: half})
+	}, map[GPVirtual]int{half: 16, x: 32}, half, x)
+	ret()
+
+	function("widenVector", "func(x *float32, half *uint16, eights int)", "widenVector widens halves.")
+	x, half, n = param("x"), param("half"), param("eights")
+	loop(n, func() {
+		v := YMM()
+		PREFETCHT0(Mem{Base: half, Disp: ahead})
+		VCVTPH2PS(Mem{Base: half}, v)
+		VMOVUPS(v, Mem{Base: x})
+	}, map[GPVirtual]int{half: 16, x: 32}, x, half)
+	ret()
+}
