@@ -13,13 +13,14 @@ import (
 func main() {
 	files := map[string]func(){
 		"cpu":      cpu,
+		"limits":   limits,
 		"multiply": multiply,
 		"vector":   vector,
 	}
 	flag.Parse()
 	write, ok := files[flag.Arg(0)]
 	if !ok {
-		log.Fatalf("usage: gen -out FILE -stubs FILE -pkg kernel cpu|multiply|vector")
+		log.Fatalf("usage: gen -out FILE -stubs FILE -pkg kernel cpu|limits|multiply|vector")
 	}
 	ConstraintExpr("amd64,!purego")
 	write()

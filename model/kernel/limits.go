@@ -1,0 +1,150 @@
+package kernel
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits are what a machine can do at most, per second.
+type Limits struct {
+	ReadGB   float64 // memory read, in 1e9 bytes
+	FMAGFLOP float64 // multiplications and additions of float32, in 1e9
+	Int8GOP  float64 // multiplications of int8 and additions of the products, in 1e9
+}
+
+// Max returns the higher ones of two measurements.
+func (l Limits) Max(m Limits) Limits {
+	return Limits{max(l.ReadGB, m.ReadGB), max(l.FMAGFLOP, m.FMAGFLOP), max(l.Int8GOP, m.Int8GOP)}
+}
+
+// Measure measures the limits of some threads, at least 1, that work at the
+// same time, with the instructions and the kind of memory that the kernels use on
+// this machine: where those are AVX2, one with wider ones could do more. Of many short runs
+// the fastest counts, so whatever else runs need only pause for a few of them.
+// It takes about 2 seconds and, meanwhile, 256 MiB.
+func Measure(threads int) Limits {
+	const size = 256 << 20 // next to nothing of it is still in a cache when it is read again
+	weights := new(Matrix)
+	weights.bytes = allocate(weights, size)
+	defer runtime.KeepAlive(weights)
+	for i := 0; i < size; i += 512 {
+		weights.bytes[i] = 1 // else all its pages would be the same one, of zeros
+	}
+	threads = max(threads, 1)
+	l := newLoops()
+	var next atomic.Uint64
+	return Limits{
+		ReadGB: rate(threads, func() int {
+			l.read(weights.bytes[next.Add(piece)%size:][:piece])
+			return piece
+		}),
+		FMAGFLOP: rate(threads, l.fma),
+		Int8GOP:  rate(threads, l.int8),
+	}
+}
+
+// loops keep a thread at one thing, for less than a millisecond a call.
+type loops struct {
+	read      func(p []byte) // all of p, whose length is piece
+	fma, int8 func() int     // and return the number of operations
+}
+
+// piece is how many bytes a thread reads at a time.
+const piece = 1 << 18
+
+// rate lets threads call f, over and over, and returns how much they got done
+// together in 1e9 per second, in the best of many runs.
+func rate(threads int, f func() int) float64 {
+	const run, runs = 5 * time.Millisecond, 700 * time.Millisecond
+	most := 0.0
+	for end := time.Now().Add(runs); time.Now().Before(end); {
+		var all sync.WaitGroup
+		var ready, done atomic.Int64
+		start := sync.OnceValue(time.Now)
+		for range threads {
+			all.Go(func() {
+				// A run begins when all are there, each on a processor of its own.
+				ready.Add(1)
+				for spin := 1; ready.Load() < int64(threads); spin++ {
+					if spin%100_000 == 0 {
+						runtime.Gosched() // there are fewer processors
+					}
+				}
+				n := 0
+				for begin := start(); time.Since(begin) < run; {
+					n += f()
+				}
+				done.Add(int64(n))
+			})
+		}
+		all.Wait()
+		most = max(most, float64(done.Load())/float64(time.Since(start()).Nanoseconds()))
+	}
+	return most
+}
+
+// portableLoops do in plain Go, number by number, what the portable kernels do.
+func portableLoops() loops {
+	const rounds = 1 << 14
+	return loops{
+		read: func(p []byte) { readPortably(p) },
+		fma: func() int {
+			multiplyPortably(rounds, 0.5)
+			return 16 * rounds
+		},
+		int8: func() int {
+			multiplyInt8Portably(rounds, 3)
+			return 16 * rounds
+		},
+	}
+}
+
+// readPortably touches every cache line, in four at a time.
+//
+//go:noinline
+func readPortably(p []byte) (sum byte) {
+	const line = 64
+	for ; len(p) >= 4*line; p = p[4*line:] {
+		sum += p[0] + p[line] + p[2*line] + p[3*line]
+	}
+	return sum
+}
+
+// multiplyPortably does 16 operations a round.
+//
+//go:noinline
+func multiplyPortably(rounds int, x float32) float32 {
+	var a, b, c, d, e, f, g, h float32
+	for range rounds {
+		a = float32(a*x) + x
+		b = float32(b*x) + x
+		c = float32(c*x) + x
+		d = float32(d*x) + x
+		e = float32(e*x) + x
+		f = float32(f*x) + x
+		g = float32(g*x) + x
+		h = float32(h*x) + x
+	}
+	return a + b + c + d + e + f + g + h
+}
+
+// multiplyInt8Portably does 16 operations a round.
+//
+//go:noinline
+func multiplyInt8Portably(rounds int, x int8) int32 {
+	var a, b, c, d, e, f, g, h int32
+	for i := range rounds {
+		y := int32(int8(i))
+		a += int32(x) * y
+		b += int32(x+1) * y
+		c += int32(x+2) * y
+		d += int32(x+3) * y
+		e += int32(x+4) * y
+		f += int32(x+5) * y
+		g += int32(x+6) * y
+		h += int32(x+7) * y
+	}
+	return a ^ b ^ c ^ d ^ e ^ f ^ g ^ h
+}

@@ -1,0 +1,23 @@
+//go:build amd64 && !purego
+
+package kernel
+
+//go:generate go -C gen run . -out ../limits_amd64.s -stubs ../limits_amd64.go -pkg kernel limits
+
+func newLoops() loops {
+	if !accelerated {
+		return portableLoops()
+	}
+	const rounds = 1 << 12
+	return loops{
+		read: func(p []byte) { readLoop(&p[0], len(p)/512) },
+		fma: func() int {
+			fmaLoop(rounds)
+			return 768 * rounds
+		},
+		int8: func() int {
+			int8Loop(rounds)
+			return 3072 * rounds
+		},
+	}
+}
