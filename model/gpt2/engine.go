@@ -31,9 +31,10 @@ type Options struct {
 // An Engine runs a GPT-2 network. It implements [model.Engine].
 //
 // One goroutine computes, a step at a time. A step has the next token of every
-// sequence that waits for the logits after one token, and up to promptTokens
-// tokens of those that wait with more, in the order in which they came. So a
-// long prompt slows the others down by a bounded amount. A call of Next whose
+// sequence that waits for the logits after one token, and tokens of those that
+// wait with more, in the order in which they came: so many that a step takes
+// less than three times as long as without them while other sequences run, and
+// promptTokens otherwise. A call of Next whose
 // context is done returns at once, and what it asked for leaves with the step
 // that is being computed.
 //
@@ -54,15 +55,16 @@ type Engine struct {
 	free   []kernel.Panels
 	step   uint64 // number of steps begun
 	due    int    // sequences that the last step finished and that have not come back
+	pace   pace
+
+	// The open sequences that have had logits: most likely they are sampled
+	// from and come back soon.
+	running int
 }
 
 var _ model.Engine = (*Engine)(nil)
 
 const (
-	// promptTokens is the most tokens of sequences with several that a step
-	// computes. More do not make the portable kernels faster.
-	promptTokens = 16
-
 	// A step waits for the sequences of the last one to come back, so that
 	// they stay together, for an eighth of what that took, but no longer than
 	// maxGather.
@@ -198,7 +200,7 @@ func (e *Engine) run(pool *kernel.Pool) {
 		start := time.Now()
 		f.run()
 		took = time.Since(start)
-		e.finish()
+		e.finish(took)
 	}
 }
 
@@ -241,7 +243,7 @@ func (e *Engine) plan(f *forward) {
 	e.step++
 	e.due = 0
 	f.rows = f.rows[:0]
-	budget := promptTokens
+	budget := e.pace.budget(e.running)
 	for _, s := range e.queue {
 		n := len(s.tokens) - s.fed
 		if n > 1 {
@@ -273,10 +275,19 @@ func (e *Engine) page(l *layout) kernel.Panels {
 	return l.newPage()
 }
 
-// finish hands out the results of a step.
-func (e *Engine) finish() {
+// finish hands out the results of a step that took some time.
+func (e *Engine) finish(took time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	singles, prompts := 0, 0
+	for _, s := range e.queue {
+		if len(s.tokens) == 1 {
+			singles += s.rows
+		} else {
+			prompts += s.rows
+		}
+	}
+	e.pace.observe(singles, prompts, took)
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {
 		s.cache.tokens += s.rows
 		s.fed += s.rows
@@ -291,6 +302,10 @@ func (e *Engine) finish() {
 		case stepped && s.fed == len(s.tokens):
 			s.finished = e.step
 			e.due++
+			if !s.running {
+				s.running = true
+				e.running++
+			}
 			s.done <- nil
 			return true
 		}
@@ -300,6 +315,9 @@ func (e *Engine) finish() {
 
 // release takes back what a sequence held.
 func (e *Engine) release(s *sequence) {
+	if s.running {
+		e.running--
+	}
 	e.free = append(e.free, s.cache.pages...)
 	s.cache.pages = nil
 	<-e.slots

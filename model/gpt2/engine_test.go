@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"colophon/model"
 	"colophon/model/kernel"
@@ -237,7 +238,7 @@ func TestCloseDuringStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := opened.(*sequence)
-	if err := s.submit(make([]int, 2*promptTokens)); err != nil {
+	if err := s.submit(make([]int, promptTokens+1)); err != nil {
 		t.Fatal(err)
 	}
 	e.plan(f)
@@ -247,8 +248,8 @@ func TestCloseDuringStep(t *testing.T) {
 		t.Errorf("during the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
 	}
 	f.run()
-	e.finish()
-	if len(e.slots) != 0 || len(e.free) != 1 || len(e.queue) != 0 {
+	e.finish(time.Millisecond)
+	if len(e.slots) != 0 || len(e.free) != 2 || len(e.queue) != 0 {
 		t.Errorf("after the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
 	}
 }
@@ -298,11 +299,11 @@ func TestCloseEngine(t *testing.T) {
 	}
 }
 
-// Every step has the next token of each sequence that needs one token, so a
-// long prompt cannot hold them up by more than promptTokens rows, and the
-// prompts are computed in the order in which they came.
+// Every step has the next token of each sequence that needs one token, and as
+// many of the prompts as the pace allows, in the order in which they came.
 func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	c := smallShape()
+	c.Context = 400
 	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -312,37 +313,65 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	defer pool.Close()
 	f := newForward(n, pool, 8+promptTokens, 8)
 	enqueue := func(tokens int) *sequence {
-		s := &sequence{engine: e, logits: make([]float32, c.Vocab), done: make(chan error, 1)}
-		if err := s.submit(make([]int, tokens)); err != nil {
+		s, err := e.Open(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
-		return s
+		if err := s.(*sequence).submit(make([]int, tokens)); err != nil {
+			t.Fatal(err)
+		}
+		return s.(*sequence)
 	}
-	first, second := enqueue(2*promptTokens+3), enqueue(5)
-	var fed []string
-	for step := 0; len(e.queue) > 0; step++ {
-		singles := []*sequence{enqueue(1), enqueue(1)}
+	step := func(took time.Duration) {
 		e.plan(f)
-		fed = append(fed, fmt.Sprintf("%d+%d", first.rows, second.rows))
-		if want := first.rows + second.rows + 2; len(f.rows) != want || first.rows+second.rows > promptTokens {
-			t.Errorf("step %d has %d rows", step, len(f.rows))
-		}
 		f.run()
-		e.finish()
-		for _, s := range singles {
-			select {
-			case err := <-s.done:
-				if err != nil {
-					t.Error(err)
-				}
-			default:
-				t.Errorf("step %d leaves out a sequence that needs one token", step)
+		e.finish(took)
+	}
+	again := func(s *sequence) {
+		select {
+		case err := <-s.done:
+			if err != nil {
+				t.Fatal(err)
 			}
+		default:
+			t.Fatal("a step left out a sequence that needed one token")
+		}
+		if err := s.submit([]int{1}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	want := []string{fmt.Sprintf("%d+0", promptTokens), fmt.Sprintf("%d+0", promptTokens), "3+5"}
-	if !slices.Equal(fed, want) {
-		t.Errorf("prompts are computed as %v, want %v", fed, want)
+
+	// With nothing beside them, prompts come in large pieces.
+	first, second := enqueue(promptTokens+8), enqueue(5)
+	step(128 * time.Millisecond)
+	if first.fed != promptTokens || second.fed != 0 {
+		t.Errorf("%d and %d tokens of prompts alone", first.fed, second.fed)
+	}
+	step(13 * time.Millisecond)
+	again(first)
+	again(second)
+	if e.running != 2 {
+		t.Errorf("%d sequences are running", e.running)
+	}
+	step(8 * time.Millisecond) // usual from now on
+
+	// Beside sequences that run, in pieces that take about as long as those,
+	// even when one of those is late.
+	third, fourth := enqueue(20), enqueue(3)
+	var fed []string
+	for range 3 {
+		again(first)
+		step(16 * time.Millisecond)
+		fed = append(fed, fmt.Sprintf("%d+%d", third.fed, fourth.fed))
+	}
+	if want := []string{"10+0", "20+0", "20+3"}; !slices.Equal(fed, want) {
+		t.Errorf("prompts are at %v, want %v", fed, want)
+	}
+	for _, s := range []*sequence{first, second, third, fourth} {
+		s.Close()
+	}
+	if e.running != 0 {
+		t.Errorf("%d sequences are running after all were closed", e.running)
 	}
 }
 

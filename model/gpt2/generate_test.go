@@ -53,6 +53,10 @@ func TestLoad(t *testing.T) {
 // Texts that are sampled beside each other, and interrupted after any delta,
 // are those that are sampled alone.
 func TestGenerateIsInvariant(t *testing.T) {
+	forEveryFormat(t, testGenerateIsInvariant)
+}
+
+func testGenerateIsInvariant(t *testing.T, weights kernel.Format) {
 	load := func(opts Options) *Engine {
 		e, err := Load(tinyModel(t), opts)
 		if err != nil {
@@ -61,7 +65,7 @@ func TestGenerateIsInvariant(t *testing.T) {
 		t.Cleanup(e.Close)
 		return e
 	}
-	one, many := load(Options{Threads: 1, Sequences: 1}), load(Options{Threads: 4, Sequences: 5})
+	one, many := load(Options{Threads: 1, Sequences: 1, Weights: weights}), load(Options{Threads: 4, Sequences: 5, Weights: weights})
 	run := func(e *Engine, past []int, seed uint64) ([]model.Delta, error) {
 		var deltas []model.Delta
 		p := model.Params{MaxTokens: 40, Temperature: 1.2, TopK: 60, TopP: 0.97, Seed: seed, Stop: []string{"zq", "éa", "\x01"}}

@@ -23,6 +23,7 @@ type sequence struct {
 	fed      int    // how many of them have been computed
 	rows     int    // how many of them are being computed
 	finished uint64 // the step that computed the last of them
+	running  bool   // it has had logits
 	gone     bool   // nobody waits for them any more
 	closed   bool
 }
