@@ -18,13 +18,15 @@ import (
 	"colophon/model"
 	"colophon/model/gomlx"
 	"colophon/model/gpt2"
+	"colophon/model/kernel"
 	"colophon/model/opticks"
 )
 
 // modelFlags say which model to run, and on what.
 type modelFlags struct {
-	Model  string `default:"opticks" help:"The built-in model opticks, the name of a published one (gpt2), which is pulled if it is not there, or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
-	Engine string `default:"native" enum:"native,gomlx" help:"What computes: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
+	Model   string        `default:"opticks" help:"The built-in model opticks, the name of a published one (gpt2), which is pulled if it is not there, or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
+	Engine  string        `default:"native" enum:"native,gomlx" help:"What computes: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
+	Weights kernel.Format `default:"f16" help:"How the native engine keeps the weights: f32, f16, which takes half the memory and time, or int8, a quarter ($COLOPHON_WEIGHTS)."`
 	hubFlags
 }
 
@@ -49,43 +51,49 @@ type source struct {
 // published one that is not there. A name that is known means that model in
 // every working directory: a directory of the same name is meant by ./name.
 func (f *modelFlags) find(ctx context.Context, l *library) (source, error) {
-	if f.Model == builtIn {
-		return source{name: builtIn, from: builtIn, files: opticks.Files()}, nil
-	}
 	if r, ok := l.known.named(f.Model); ok {
 		files, err := l.get(ctx, r)
 		return source{name: r.Name, from: r.Name, files: files, weights: r.Weights()}, err
 	}
-	dir, err := filepath.Abs(f.Model)
+	return local(f.Model, l.known.names(builtIn))
+}
+
+// local returns the model that is built in or in a directory; names are those
+// that would have been understood as well.
+func local(name, names string) (source, error) {
+	if name == builtIn {
+		return source{name: builtIn, from: builtIn, files: opticks.Files()}, nil
+	}
+	dir, err := filepath.Abs(name)
 	if err != nil {
 		return source{}, err
 	}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return source{}, &usageError{fmt.Errorf("--model: %q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", f.Model, l.known.names(builtIn))}
+		return source{}, &usageError{fmt.Errorf("--model: %q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", name, names)}
 	}
-	return source{name: filepath.Base(dir), from: f.Model, files: os.DirFS(dir)}, nil
+	return source{name: filepath.Base(dir), from: name, files: os.DirFS(dir)}, nil
 }
 
-// engine loads the model.
-func (s source) engine(kind string) (engine, error) {
+// engine loads the model for what the flags say.
+func (s source) engine(f *modelFlags) (engine, error) {
 	tokenizer, err := gpt2.ReadTokenizer(s.files)
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", s.from, err)
 	}
-	return s.load(kind, tokenizer)
+	return s.load(f, tokenizer)
 }
 
 // load loads the weights. Without a tokenizer the engine knows token ids only.
-func (s source) load(kind string, tokenizer *gpt2.Tokenizer) (e engine, err error) {
+func (s source) load(f *modelFlags, tokenizer *gpt2.Tokenizer) (e engine, err error) {
 	checkpoint, err := gpt2.ReadCheckpoint(s.files)
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", s.from, err)
 	}
 	defer checkpoint.Close()
-	if kind == "gomlx" {
+	if f.Engine == "gomlx" {
 		e, err = gomlx.New(s.name, checkpoint, tokenizer)
 	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: s.name})
+		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: s.name, Weights: f.Weights})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", s.from, err)
@@ -128,7 +136,7 @@ func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog) error
 	if err != nil {
 		return err
 	}
-	e, err := source.engine(c.Engine)
+	e, err := source.engine(&c.modelFlags)
 	if err != nil {
 		return err
 	}
@@ -210,8 +218,7 @@ func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog) error
 type logitsCmd struct {
 	dataFlags
 	modelFlags
-	IDs     string `name:"ids" required:"" placeholder:"1,2,3" help:"The token ids."`
-	Weights string `default:"f32" enum:"f32" help:"Type in which the weights are computed."`
+	IDs string `name:"ids" required:"" placeholder:"1,2,3" help:"The token ids."`
 }
 
 // Run prints {"shape":[T,V],"logits":[[…],…]}. It needs no tokenizer.
@@ -228,7 +235,7 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog) error {
 	if err != nil {
 		return err
 	}
-	e, err := source.load(c.Engine, nil)
+	e, err := source.load(&c.modelFlags, nil)
 	if err != nil {
 		return err
 	}

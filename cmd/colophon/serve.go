@@ -101,7 +101,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 			return err
 		}
 		defer listener.Close()
-		engine, err := source.engine(c.Engine)
+		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *sl
 		return err
 	}
 	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
-		engine, err := source.engine(c.Engine)
+		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ func TestLogits(t *testing.T) {
 	}
 	for _, c := range golden.Cases {
 		ids := strings.Trim(strings.ReplaceAll(fmt.Sprint(c.IDs), " ", ","), "[]")
-		out, _, err := command(t, "", "model", "logits", "--model", tiny, "--ids", ids)
+		out, _, err := command(t, "", "model", "logits", "--weights", "f32", "--model", tiny, "--ids", ids)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,6 +122,7 @@ func TestMistakesInTheArgumentsAreUsageErrors(t *testing.T) {
 		{"up", "--limit-jobs", "0/1m"},
 		{"up", "--limit-jobs", "5/1"},
 		{"up", "--engine", "steam"},
+		{"up", "--weights", "lead"},
 		{"--log-level", "loud", "up"},
 		{"generate"},
 		{"generate", "--model", filepath.Join(t.TempDir(), "nowhere"), "prompt"},

@@ -89,13 +89,13 @@ func rate(threads int, f func() int) float64 {
 func portableLoops() loops {
 	const rounds = 1 << 14
 	return loops{
-		read: func(p []byte) { readPortably(p) },
+		read: func(p []byte) { _ = readPortably(p) },
 		fma: func() int {
-			multiplyPortably(rounds, 0.5)
+			_ = multiplyPortably(rounds, 0.5)
 			return 16 * rounds
 		},
 		int8: func() int {
-			multiplyInt8Portably(rounds, 3)
+			_ = multiplyInt8Portably(rounds, 3)
 			return 16 * rounds
 		},
 	}

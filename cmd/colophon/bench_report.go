@@ -1,0 +1,273 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"colophon/model/gpt2"
+	"colophon/model/kernel"
+)
+
+// A benchReport is what bench engine prints. Times are in milliseconds.
+type benchReport struct {
+	Machine   benchMachine     `json:"machine"`
+	Model     benchModel       `json:"model"`
+	Rows      []benchRow       `json:"rows"`
+	Mixed     []benchMixed     `json:"mixed"`
+	Agreement []benchAgreement `json:"agreement"`
+	LeftOut   []string         `json:"left_out,omitempty"` // what there was no time for
+}
+
+type benchMachine struct {
+	CPU      string  `json:"cpu"`
+	Threads  int     `json:"threads"`
+	ReadGB   float64 `json:"read_gb_s"`
+	FMAGFLOP float64 `json:"fma_gflop_s"`
+	Int8GOP  float64 `json:"int8_gop_s"`
+	Go       string  `json:"go"`
+}
+
+type benchModel struct {
+	Name       string `json:"name"`
+	Parameters int    `json:"parameters"`
+}
+
+// A benchRow is one measurement. TokS are tokens of all streams together.
+type benchRow struct {
+	Phase        string  `json:"phase"` // decode or prefill
+	Weights      string  `json:"weights"`
+	Batch        int     `json:"batch"`  // streams
+	Prompt       int     `json:"prompt"` // tokens of each that are computed first, or all
+	Kernel       string  `json:"kernel"` // fingerprint of the arithmetic
+	TokS         float64 `json:"tok_s"`
+	Roofline     float64 `json:"roofline"`                 // share of what the machine's limits allow
+	RSSMB        float64 `json:"rss_mb"`                   // most memory up to here, in 1e6 bytes
+	StepMS       float64 `json:"step_ms,omitempty"`        // of decode: the median step
+	Context      int     `json:"context,omitempty"`        // of decode: tokens in a sequence then
+	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // of prefill: until the first token is sampled
+}
+
+// A benchMixed is what a long prompt does to streams that run.
+type benchMixed struct {
+	Weights   string  `json:"weights"`
+	Streams   int     `json:"streams"`
+	Prompt    int     `json:"prompt"`
+	StepMS    float64 `json:"step_ms"`         // the median before
+	LongestMS float64 `json:"longest_wait_ms"` // of any stream, while the prompt is computed
+	Ratio     float64 `json:"ratio"`           // of these two
+	PromptMS  float64 `json:"prompt_ms"`       // until the prompt is computed
+}
+
+// add adds what was measured of one engine.
+func (r *benchReport) add(run benchRun, c gpt2.Config, l kernel.Limits) {
+	for _, row := range run.Rows {
+		row.Weights, row.Kernel = run.Weights, run.Kernel
+		row.Roofline = row.TokS * floor(row, c, l)
+		r.Rows = append(r.Rows, row)
+	}
+	slices.SortStableFunc(r.Rows, func(a, b benchRow) int { return strings.Compare(a.Phase, b.Phase) })
+	if run.Mixed != nil {
+		r.Mixed = append(r.Mixed, *run.Mixed)
+	}
+	r.LeftOut = append(r.LeftOut, run.LeftOut...)
+}
+
+// floor returns the seconds that a token of a row takes at least: what a step
+// has to read, the weights once and the keys and values of every stream, over
+// the bandwidth, or if that is more what it has to compute over the peak. One
+// stream is held against the bandwidth alone and a prompt against the peak
+// alone.
+func floor(row benchRow, c gpt2.Config, l kernel.Limits) float64 {
+	d := float64(c.Embd)
+	layers := float64(c.Layers)
+	blocks := layers * (4*d*d + 2*d*float64(c.Inner)) // weights
+	output := d * float64(c.Vocab)
+	peak := l.FMAGFLOP
+	if row.Weights == "int8" {
+		peak = l.Int8GOP
+	}
+	if row.Phase == "prefill" {
+		n := float64(row.Prompt)
+		products := 2 * (blocks*n + output) // the last token's logits are the only ones
+		attention := 4 * layers * d * n * (n + 1) / 2
+		return (products/peak + attention/l.FMAGFLOP) / 1e9 / n
+	}
+	batch, context := float64(row.Batch), float64(row.Context)
+	weights := (blocks + output) * bytesPerWeight(row.Weights)
+	read := (weights + batch*2*layers*d*context*bytesPerValue(row.Weights)) / l.ReadGB
+	compute := batch * (2*(blocks+output)/peak + 4*layers*d*context/l.FMAGFLOP)
+	if row.Batch == 1 {
+		compute = 0
+	}
+	return max(read, compute) / 1e9 / batch
+}
+
+// bytesPerWeight leaves out the scales of int8.
+func bytesPerWeight(weights string) float64 {
+	switch weights {
+	case "int8":
+		return 1
+	case "f16":
+		return 2
+	}
+	return 4
+}
+
+// bytesPerValue is the size of a number in the keys and values.
+func bytesPerValue(weights string) float64 {
+	if weights == "f32" {
+		return 4
+	}
+	return 2
+}
+
+func parameters(c gpt2.Config) int {
+	sum := 0
+	for _, shape := range c.Tensors() {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		sum += n
+	}
+	return sum
+}
+
+// A table is rows of cells under a header.
+type table [][]string
+
+func (r *benchReport) decode() table {
+	t := table{{"weights", "streams", "context", "tok/s", "of the limit", "step ms", "peak MB"}}
+	for _, row := range r.Rows {
+		if row.Phase == "decode" {
+			t = append(t, []string{row.Weights, fmt.Sprint(row.Batch), fmt.Sprint(row.Context), digits(row.TokS),
+				percent(row.Roofline), digits(row.StepMS), memory(row.RSSMB)})
+		}
+	}
+	return t
+}
+
+func (r *benchReport) prefill() table {
+	t := table{{"weights", "prompt", "tok/s", "of the limit", "first token ms", "peak MB"}}
+	for _, row := range r.Rows {
+		if row.Phase == "prefill" {
+			t = append(t, []string{row.Weights, fmt.Sprint(row.Prompt), digits(row.TokS), percent(row.Roofline),
+				digits(row.FirstTokenMS), memory(row.RSSMB)})
+		}
+	}
+	return t
+}
+
+func (r *benchReport) mixed() table {
+	t := table{{"weights", "streams", "prompt", "usual step ms", "longest wait ms", "ratio", "prompt ms"}}
+	for _, m := range r.Mixed {
+		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS),
+			digits(m.LongestMS), digits(m.Ratio), digits(m.PromptMS)})
+	}
+	return t
+}
+
+func (r *benchReport) agreement() table {
+	t := table{{"weights", "tokens", "mean KL", "largest KL", "same first choice"}}
+	for _, a := range r.Agreement {
+		t = append(t, []string{a.Weights, fmt.Sprint(a.Tokens), fmt.Sprintf("%.2g", a.KL), fmt.Sprintf("%.2g", a.MostKL), percent(a.Top1)})
+	}
+	return t
+}
+
+// digits writes a number with about three digits.
+func digits(v float64) string {
+	places := 0
+	if v > 0 {
+		places = max(0, 2-int(math.Floor(math.Log10(v))))
+	}
+	return fmt.Sprintf("%.*f", min(places, 3), v)
+}
+
+func percent(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) }
+
+func memory(mb float64) string {
+	if mb == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", mb)
+}
+
+// A section is a table with what is said about it.
+type section struct {
+	title, about string
+	table        table
+}
+
+func (r *benchReport) sections() []section {
+	all := []section{
+		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values from memory at the measured bandwidth or, with several streams, computing at the measured peak, whichever takes longer; a weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
+		{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing at the measured peak: of float32 for f32 and f16, of int8 for int8.", r.prefill()},
+		{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came.", r.mixed()},
+		{"Agreement with f32", "The Kullback-Leibler divergence, in nats, of the distribution of the next token from that of f32 weights, and how often both have the same most likely token, along a text sampled with f32. Where the weights are random the distributions are nearly flat, and the first choice hangs on next to nothing.", r.agreement()},
+	}
+	return slices.DeleteFunc(all, func(s section) bool { return len(s.table) == 1 })
+}
+
+func (r *benchReport) kernels() []string {
+	var all []string
+	for _, row := range r.Rows {
+		all = append(all, row.Kernel)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func (r *benchReport) heading() []string {
+	m := r.Machine
+	return []string{
+		fmt.Sprintf("%s, %d threads, kernels %s, %s", m.CPU, m.Threads, strings.Join(r.kernels(), " "), m.Go),
+		fmt.Sprintf("limits measured in the same run: reads %s GB/s, computes %s GFLOP/s of float32 and %s GOP/s of int8",
+			digits(m.ReadGB), digits(m.FMAGFLOP), digits(m.Int8GOP)),
+		fmt.Sprintf("%s, %s million parameters", r.Model.Name, digits(float64(r.Model.Parameters)/1e6)),
+	}
+}
+
+// text prints the report for a terminal.
+func (r *benchReport) text(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, strings.Join(r.heading(), "\n"))
+	for _, s := range r.sections() {
+		fmt.Fprintf(w, "\n%s\n", s.title)
+		for _, cells := range s.table {
+			fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
+		}
+	}
+	if len(r.LeftOut) > 0 {
+		fmt.Fprintf(w, "\nThere was no time for\n  %s\n", strings.Join(r.LeftOut, "\n  "))
+	}
+	return w.Flush()
+}
+
+// markdown prints the report for people who were not there.
+func (r *benchReport) markdown(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# The engine, measured\n\nWritten by `colophon bench engine --markdown` on %s.\n\n", time.Now().UTC().Format(time.DateOnly))
+	for _, line := range r.heading() {
+		fmt.Fprintf(&b, "- %s\n", line)
+	}
+	for _, s := range r.sections() {
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.title, s.about)
+		for i, cells := range s.table {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+			if i == 0 {
+				fmt.Fprintf(&b, "|%s\n", strings.Repeat(" --: |", len(cells)))
+			}
+		}
+	}
+	if len(r.LeftOut) > 0 {
+		fmt.Fprintf(&b, "\nThere was no time for %s.\n", strings.Join(r.LeftOut, "; "))
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
