@@ -201,6 +201,15 @@ func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []fl
 	}
 }
 
+// blockErrors does what portableBlockErrors does.
+func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
+	if !accelerated {
+		portableBlockErrors(errors, b, factors)
+		return
+	}
+	blockErrorsVector(errors, (*[Group][Width]float32)(b), factors)
+}
+
 // Each of these does as many elements of its vectors as it likes, from the
 // first on, and returns how many.
 

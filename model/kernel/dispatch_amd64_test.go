@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -74,9 +75,12 @@ func TestAssemblyIsGo(t *testing.T) {
 		if n == 0 {
 			return
 		}
-		m, in := NewMatrix(Int8, n, outputs), NewInput(Int8, rows, n, n)
-		if err := m.SetInputs(0, random(rnd, n*outputs)); err != nil {
-			t.Fatal(err)
+		m, other, in := NewMatrix(Int8, n, outputs), NewMatrix(Int8, n, outputs), NewInput(Int8, rows, n, n)
+		w := random(rnd, n*outputs)
+		err := m.SetInputs(0, w)
+		portably(func() { err = errors.Join(err, other.SetInputs(0, w)) })
+		if err != nil || !slices.Equal(m.bytes, other.bytes) {
+			t.Fatalf("weights are packed differently in assembly and in Go: %v", err)
 		}
 		copy(in.Floats, anyFloats(rnd, n*rows))
 		y = make([]float32, rows*m.Stride())

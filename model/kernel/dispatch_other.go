@@ -23,6 +23,10 @@ func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []fl
 	portableBytes(y, yStride, x, xStride, scales, scaleStride, w, rows, groups)
 }
 
+func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
+	portableBlockErrors(errors, b, factors)
+}
+
 // Each of these does as many elements of its vectors as it likes, from the
 // first on, and returns how many.
 

@@ -49,6 +49,11 @@ func geluVector(x *float32, eights int)
 //go:noescape
 func quantizeVector(q *int16, scales *float32, x *float32, groups int)
 
+// blockErrorsVector does what blockErrors does.
+//
+//go:noescape
+func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)
+
 // narrowVector rounds to halves, to nearest even.
 //
 //go:noescape

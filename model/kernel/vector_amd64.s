@@ -501,6 +501,39 @@ DATA eight42fe0000<>+24(SB)/4, $0x42fe0000
 DATA eight42fe0000<>+28(SB)/4, $0x42fe0000
 GLOBL eight42fe0000<>(SB), RODATA|NOPTR, $32
 
+// func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)
+// Requires: AVX
+TEXT ·blockErrorsVector(SB), NOSPLIT, $0-24
+	MOVQ    errors+0(FP), AX
+	MOVQ    b+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    $0x00000020, BX
+	VXORPS  Y0, Y0, Y0
+	VMOVUPS (DX), Y1
+	VXORPS  Y2, Y2, Y2
+	VMOVUPS 32(DX), Y3
+
+loop:
+	VMULPS  (CX), Y1, Y4
+	VADDPS  eight4b400000<>+0(SB), Y4, Y5
+	VSUBPS  eight4b400000<>+0(SB), Y5, Y5
+	VSUBPS  Y5, Y4, Y4
+	VMULPS  Y4, Y4, Y4
+	VADDPS  Y4, Y0, Y0
+	VMULPS  32(CX), Y3, Y4
+	VADDPS  eight4b400000<>+0(SB), Y4, Y5
+	VSUBPS  eight4b400000<>+0(SB), Y5, Y5
+	VSUBPS  Y5, Y4, Y4
+	VMULPS  Y4, Y4, Y4
+	VADDPS  Y4, Y2, Y2
+	ADDQ    $0x00000040, CX
+	DECQ    BX
+	JNZ     loop
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y2, 32(AX)
+	VZEROUPPER
+	RET
+
 // func narrowVector(half *uint16, x *float32, eights int)
 // Requires: AVX, F16C
 TEXT ·narrowVector(SB), NOSPLIT, $0-24

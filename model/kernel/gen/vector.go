@@ -19,6 +19,7 @@ func vector() {
 	exps()
 	gelu()
 	quantize()
+	blockErrors()
 	halves()
 }
 
@@ -302,6 +303,35 @@ func quantize() {
 
 // smallest is the bits of 2**-100, below which a group counts as zeros.
 const smallest = 27 << 23
+
+func blockErrors() {
+	function("blockErrorsVector", "func(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)",
+		"blockErrorsVector does what blockErrors does.")
+	errors, b, inverse := param("errors"), param("b"), param("inverse")
+	n := GP64()
+	MOVQ(U32(group), n)
+	var sum, by [vectors]VecVirtual
+	for v := range vectors {
+		sum[v], by[v] = YMM(), YMM()
+		VXORPS(sum[v], sum[v], sum[v])
+		VMOVUPS(Mem{Base: inverse, Disp: 32 * v}, by[v])
+	}
+	loop(n, func() {
+		for v := range vectors {
+			x, nearest := YMM(), YMM()
+			VMULPS(Mem{Base: b, Disp: 32 * v}, by[v], x)
+			VADDPS(eight.float(3<<22), x, nearest)
+			VSUBPS(eight.float(3<<22), nearest, nearest)
+			VSUBPS(nearest, x, x)
+			VMULPS(x, x, x)
+			VADDPS(x, sum[v], sum[v])
+		}
+	}, map[GPVirtual]int{b: 4 * width}, b)
+	for v := range vectors {
+		VMOVUPS(sum[v], Mem{Base: errors, Disp: 32 * v})
+	}
+	ret()
+}
 
 func halves() {
 	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector rounds to halves, to nearest even.")
