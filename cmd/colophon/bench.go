@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"colophon/model/gpt2"
 	"colophon/model/kernel"
@@ -94,10 +95,14 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 	if err := ck.Close(); err != nil {
 		return err
 	}
-	fmt.Fprintln(t.err, "the machine's limits")
-	limits := kernel.Measure(c.threads())
+	// The limits are measured between the rest, as neither counts for much while
+	// something else takes the machine for a while.
+	var limits kernel.Limits
 	var runs []benchRun
 	for _, weights := range c.Weights {
+		if !c.Quick || len(runs) == 0 {
+			c.limits(t, &limits)
+		}
 		run, err := c.measure(ctx, t, weights)
 		if err != nil {
 			return err
@@ -108,8 +113,7 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 		if r.Agreement, err = c.agreement(ctx, t); err != nil {
 			return err
 		}
-		// Once more, for what else runs may have been at rest in the meantime.
-		limits = limits.Max(kernel.Measure(c.threads()))
+		c.limits(t, &limits)
 	}
 	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(), ReadGB: limits.ReadGB, FMAGFLOP: limits.FMAGFLOP, Int8GOP: limits.Int8GOP,
 		Go: fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)}
@@ -123,6 +127,13 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 		return r.markdown(t.out)
 	}
 	return r.text(t.out)
+}
+
+// limits measures the machine's limits, of which the highest count.
+func (c *benchEngineCmd) limits(t *terminal, l *kernel.Limits) {
+	m := kernel.Measure(c.threads())
+	*l = l.Max(m)
+	fmt.Fprintf(t.err, "limits: %.1f GB/s, %.0f GFLOP/s, %.0f GOP/s of int8\n", m.ReadGB, m.FMAGFLOP, m.Int8GOP)
 }
 
 // measure runs bench measure.
@@ -139,14 +150,52 @@ func (c *benchEngineCmd) measure(ctx context.Context, t *terminal, weights kerne
 		return run, err
 	}
 	defer in.Close()
+	begin := processors()
 	out, err := cmd.Output()
+	elsewhere := processors().minus(begin)
 	if err := errors.Join(ctx.Err(), err); err != nil {
 		return run, fmt.Errorf("measure %s weights: %w", weights, err)
 	}
 	if err := json.Unmarshal(out, &run); err != nil {
 		return run, fmt.Errorf("measure %s weights: %w", weights, err)
 	}
+	elsewhere.busy -= cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	run.Elsewhere = elsewhere.share()
 	return run, nil
+}
+
+// processorTime is what all processors have done together.
+type processorTime struct{ busy, all time.Duration }
+
+// processors returns it since the system started, or nothing where that does
+// not say.
+func processors() (t processorTime) {
+	stat, _ := os.ReadFile("/proc/stat") // Linux has it
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
+		const idle, wait, guest = 3, 4, 8
+		n, _ := strconv.ParseInt(field, 10, 64)
+		took := time.Duration(n) * (time.Second / 100)
+		if i >= guest { // which is part of user
+			break
+		}
+		t.all += took
+		if i != idle && i != wait {
+			t.busy += took
+		}
+	}
+	return t
+}
+
+func (t processorTime) minus(u processorTime) processorTime {
+	return processorTime{t.busy - u.busy, t.all - u.all}
+}
+
+func (t processorTime) share() float64 {
+	if t.all <= 0 {
+		return 0
+	}
+	return max(0, float64(t.busy)/float64(t.all))
 }
 
 // cpuName returns what the system calls the processor, as far as it says.

@@ -35,6 +35,10 @@ type benchRun struct {
 	Rows    []benchRow
 	Mixed   *benchMixed // nil if it was left out
 	LeftOut []string    // what there was no time for
+
+	// Elsewhere is the share of the processors that was taken meanwhile by
+	// what else ran on the machine.
+	Elsewhere float64 `json:"-"`
 }
 
 // Run measures.

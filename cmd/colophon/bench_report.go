@@ -30,6 +30,10 @@ type benchMachine struct {
 	FMAGFLOP float64 `json:"fma_gflop_s"`
 	Int8GOP  float64 `json:"int8_gop_s"`
 	Go       string  `json:"go"`
+
+	// Elsewhere is the share of the processors that was taken meanwhile by
+	// what else ran on the machine, at worst.
+	Elsewhere float64 `json:"elsewhere"`
 }
 
 type benchModel struct {
@@ -65,6 +69,7 @@ type benchMixed struct {
 
 // add adds what was measured of one engine.
 func (r *benchReport) add(run benchRun, c gpt2.Config, l kernel.Limits) {
+	r.Machine.Elsewhere = max(r.Machine.Elsewhere, run.Elsewhere)
 	for _, row := range run.Rows {
 		row.Weights, row.Kernel = run.Weights, run.Kernel
 		row.Roofline = row.TokS * floor(row, c, l)
@@ -225,12 +230,17 @@ func (r *benchReport) kernels() []string {
 
 func (r *benchReport) heading() []string {
 	m := r.Machine
-	return []string{
+	lines := []string{
 		fmt.Sprintf("%s, %d threads, kernels %s, %s", m.CPU, m.Threads, strings.Join(r.kernels(), " "), m.Go),
 		fmt.Sprintf("limits measured in the same run: reads %s GB/s, computes %s GFLOP/s of float32 and %s GOP/s of int8",
 			digits(m.ReadGB), digits(m.FMAGFLOP), digits(m.Int8GOP)),
 		fmt.Sprintf("%s, %s million parameters", r.Model.Name, digits(float64(r.Model.Parameters)/1e6)),
 	}
+	const disturbing = 0.05
+	if m.Elsewhere > disturbing {
+		lines = append(lines, fmt.Sprintf("other work took up to %s of the processors meanwhile: this is less than the engine can do", percent(m.Elsewhere)))
+	}
+	return lines
 }
 
 // text prints the report for a terminal.

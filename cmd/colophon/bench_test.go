@@ -169,6 +169,23 @@ func TestDivergence(t *testing.T) {
 	}
 }
 
+func TestProcessors(t *testing.T) {
+	begin := processors()
+	if begin.all == 0 {
+		t.Skip("this system does not say")
+	}
+	for start := time.Now(); time.Since(start) < 100*time.Millisecond; {
+		continue
+	}
+	took := processors().minus(begin)
+	if !(took.busy > 0 && took.busy <= took.all && took.share() > 0 && took.share() <= 1) {
+		t.Errorf("%+v", took)
+	}
+	if s := (processorTime{-1, 5}).share(); s != 0 {
+		t.Errorf("a share of %g", s)
+	}
+}
+
 func TestMedian(t *testing.T) {
 	if got := median([]time.Duration{5, 1, 9, 2, 3}); got != 3 {
 		t.Errorf("%d", got)
@@ -180,7 +197,7 @@ func TestBenchReportForPeople(t *testing.T) {
 		Machine: benchMachine{CPU: "A Processor", Threads: 2, ReadGB: 28.53, FMAGFLOP: 195.2, Int8GOP: 368, Go: "go1"},
 		Model:   benchModel{"gpt2", 124439808},
 	}
-	r.add(benchRun{Weights: "f16", Kernel: "portable/1", LeftOut: []string{"f16: 16 streams"}, Rows: []benchRow{
+	r.add(benchRun{Weights: "f16", Kernel: "portable/1", Elsewhere: 0.25, LeftOut: []string{"f16: 16 streams"}, Rows: []benchRow{
 		{Phase: "prefill", Batch: 1, Prompt: 128, TokS: 800, FirstTokenMS: 161.2, RSSMB: 400},
 		{Phase: "decode", Batch: 1, Prompt: 64, Context: 100, TokS: 100, StepMS: 10.04},
 	}}, gpt2.Published(), kernel.Limits{ReadGB: 28.53, FMAGFLOP: 195.2, Int8GOP: 368})
@@ -188,7 +205,7 @@ func TestBenchReportForPeople(t *testing.T) {
 	if err := errors.Join(r.text(&text), r.markdown(&markdown)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"A Processor, 2 threads", "28.5 GB/s", "195 GFLOP/s", "f16: 16 streams", "portable/1"} {
+	for _, want := range []string{"A Processor, 2 threads", "28.5 GB/s", "195 GFLOP/s", "f16: 16 streams", "portable/1", "took up to 25 %"} {
 		if !strings.Contains(text.String(), want) || !strings.Contains(markdown.String(), want) {
 			t.Errorf("%q is not in\n%s\nand\n%s", want, &text, &markdown)
 		}

@@ -52,12 +52,12 @@ type loops struct {
 }
 
 // piece is how many bytes a thread reads at a time.
-const piece = 1 << 18
+const piece = 1 << 20
 
 // rate lets threads call f, over and over, and returns how much they got done
 // together in 1e9 per second, in the best of many runs.
 func rate(threads int, f func() int) float64 {
-	const run, runs = 5 * time.Millisecond, 700 * time.Millisecond
+	const run, runs = 10 * time.Millisecond, 700 * time.Millisecond
 	most := 0.0
 	for end := time.Now().Add(runs); time.Now().Before(end); {
 		var all sync.WaitGroup
