@@ -285,14 +285,6 @@ func narrowSome(half []uint16, x []float32) int {
 	return 8 * n
 }
 
-func widenSome(x []float32, half []uint16) int {
-	n := eights(len(half))
-	if n > 0 {
-		widenVector(&x[:len(half)][0], &half[0], n)
-	}
-	return 8 * n
-}
-
 func quantizeSome(q []int16, scales, x []float32) int {
 	n := len(x) / Group
 	if !accelerated || n == 0 {

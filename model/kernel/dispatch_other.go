@@ -39,5 +39,4 @@ func expSome(sums *[8]float64, x []float32, most float32) int           { return
 func scaleSome(x []float32, scale float32) int                          { return 0 }
 func geluSome(x []float32) int                                          { return 0 }
 func narrowSome(half []uint16, x []float32) int                         { return 0 }
-func widenSome(x []float32, half []uint16) int                          { return 0 }
 func quantizeSome(q []int16, scales, x []float32) int                   { return 0 }

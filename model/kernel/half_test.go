@@ -7,12 +7,6 @@ import (
 
 // Every half widens to what IEEE 754 says and narrows back to itself.
 func TestWidenAndNarrow(t *testing.T) {
-	wide := make([]float32, 1<<16)
-	halves := make([]uint16, 1<<16)
-	for i := range halves {
-		halves[i] = uint16(i)
-	}
-	widenAll(wide, halves)
 	for h := range uint16(1<<16 - 1) {
 		x := widen(h)
 		fraction, exponent := float64(h&0x3ff), int(h>>10&31)
@@ -33,9 +27,6 @@ func TestWidenAndNarrow(t *testing.T) {
 		}
 		if float64(x) != want && !(x != x && want != want) || math.Signbit(float64(x)) != (h>>15 == 1) {
 			t.Fatalf("%04x widens to %g, want %g", h, x, want)
-		}
-		if math.Float32bits(wide[h]) != math.Float32bits(x) {
-			t.Fatalf("%04x widens to %g in a vector, %g alone", h, wide[h], x)
 		}
 		if back := narrow(x); back != h && back != h|0x200 {
 			t.Fatalf("%04x, %g, narrows to %04x", h, x, back)

@@ -265,12 +265,6 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	for p := lo; p < hi; p++ {
 		for k := 0; k < m.inputs; k += partInputs {
 			n := min(partInputs, m.inputs-k)
-			if m.format == F16 && rows > 2*maxTile {
-				var wide [partInputs * Width]float32
-				widenAll(wide[:n*Width], m.half[p*size+k*Width:])
-				multiplySingle(y[p*Width:], stride, in.Floats[k:], in.Stride, wide[:], 0, rows, 1, n, true)
-				continue
-			}
 			m.multiply(y[p*Width:], in.Floats[k:], in.Stride, p*size+k*Width, 1, rows, n)
 		}
 	}

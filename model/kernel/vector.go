@@ -109,14 +109,6 @@ func narrowAll(half []uint16, x []float32) {
 	}
 }
 
-// widenAll fills x with the first of half.
-func widenAll(x []float32, half []uint16) {
-	half = half[:len(x)]
-	for i := widenSome(x, half); i < len(x); i++ {
-		x[i] = widen(half[i])
-	}
-}
-
 // smallest is below what a group of numbers that are not all zero may be scaled
 // to when quantised: less counts as zero.
 const smallest = 0x1p-100

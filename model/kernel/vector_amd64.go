@@ -58,8 +58,3 @@ func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]flo
 //
 //go:noescape
 func narrowVector(half *uint16, x *float32, eights int)
-
-// widenVector widens halves.
-//
-//go:noescape
-func widenVector(x *float32, half *uint16, eights int)

@@ -550,21 +550,3 @@ loop:
 	JNZ       loop
 	VZEROUPPER
 	RET
-
-// func widenVector(x *float32, half *uint16, eights int)
-// Requires: AVX, F16C, MMX+
-TEXT ·widenVector(SB), NOSPLIT, $0-24
-	MOVQ x+0(FP), AX
-	MOVQ half+8(FP), CX
-	MOVQ eights+16(FP), DX
-
-loop:
-	PREFETCHT0 2048(CX)
-	VCVTPH2PS  (CX), Y0
-	VMOVUPS    Y0, (AX)
-	ADDQ       $0x00000020, AX
-	ADDQ       $0x00000010, CX
-	DECQ       DX
-	JNZ        loop
-	VZEROUPPER
-	RET

@@ -68,6 +68,27 @@ func (w walk) advance(bytes int) {
 
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
 
+// copy returns another walk from where this one is.
+func (w walk) copy() walk {
+	c := walk{first: GP64(), stride: w.stride}
+	MOVQ(w.first, c.first)
+	if w.fourth != nil {
+		c.fourth = GP64()
+		MOVQ(w.fourth, c.fourth)
+	}
+	return c
+}
+
+// skip goes some rows further.
+func (w walk) skip(rows int) {
+	for range rows {
+		ADDQ(w.stride, w.first)
+		if w.fourth != nil {
+			ADDQ(w.stride, w.fourth)
+		}
+	}
+}
+
 // elements turns a number of elements of 1<<shift bytes into bytes.
 func elements(r GPVirtual, shift int) GPVirtual {
 	SHLQ(U8(uint64(shift)), r)
@@ -147,14 +168,30 @@ func floats(rows, panels int, half, fused bool) {
 		}
 	}
 	const unroll = 4
+	fetch, ahead := w, ahead
+	var final GPVirtual
+	if panels > 1 {
+		// What follows the end of a panel is fetched already, as the start of
+		// the next one. For the final inputs, fetch the panels after these.
+		ahead /= 2
+		few := ahead / (width * size)
+		fetch, final = w.copy(), GP64()
+		MOVQ(inputs, final)
+		SUBQ(U32(uint64(few)), inputs)
+		zero := GP64()
+		XORQ(zero, zero)
+		TESTQ(inputs, inputs)
+		CMOVQLT(zero, inputs)
+		ANDQ(I32(-unroll), inputs)
+		SUBQ(inputs, final)
+	}
+	Label("again")
 	SUBQ(U32(unroll), inputs)
 	JLT(LabelRef("rest"))
 	Label("loop")
-	if rows <= 4 {
-		for p := range panels {
-			for at := 0; at < unroll*width*size; at += 64 {
-				PREFETCHT0(w.at(p, ahead+at))
-			}
+	for p := range panels {
+		for at := 0; at < unroll*width*size; at += 64 {
+			PREFETCHT0(fetch.at(p, ahead+at))
 		}
 	}
 	for k := range unroll {
@@ -162,9 +199,21 @@ func floats(rows, panels int, half, fused bool) {
 	}
 	x.advance(unroll * 4)
 	w.advance(unroll * width * size)
+	if panels > 1 {
+		fetch.advance(unroll * width * size)
+	}
 	SUBQ(U32(unroll), inputs)
 	JGE(LabelRef("loop"))
 	Label("rest")
+	if panels > 1 {
+		TESTQ(final, final)
+		JZ(LabelRef("end"))
+		MOVQ(final, inputs)
+		XORQ(final, final)
+		fetch.skip(panels - 1)
+		JMP(LabelRef("again"))
+		Label("end")
+	}
 	ADDQ(U32(unroll), inputs)
 	JZ(LabelRef("done"))
 	Label("last")
@@ -183,8 +232,9 @@ func floats(rows, panels int, half, fused bool) {
 	RET()
 }
 
-// ahead is how many bytes before they are needed weights are fetched.
-const ahead = 2048
+// ahead is how many bytes before they are needed weights are fetched. In the
+// time that the largest tiles take for less, memory does not answer.
+const ahead = 8192
 
 // The layout of a group of inputs in a panel of bytes: pairs of inputs by
 // outputs, and then the scales of the outputs, the upper halves of float32.
@@ -219,10 +269,8 @@ func bytes(rows int) {
 		}
 	}
 	Label("loop")
-	if rows <= 4 {
-		for at := 0; at < groupBytes; at += 64 {
-			PREFETCHT0(Mem{Base: w, Disp: ahead + at})
-		}
+	for at := 0; at < groupBytes; at += 64 {
+		PREFETCHT0(Mem{Base: w, Disp: ahead + at})
 	}
 	var exact [vectors][]VecVirtual
 	for v := range exact {

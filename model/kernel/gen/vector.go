@@ -342,14 +342,4 @@ func halves() {
 		VCVTPS2PH(U8(0), v, Mem{Base: half})
 	}, map[GPVirtual]int{half: 16, x: 32}, half, x)
 	ret()
-
-	function("widenVector", "func(x *float32, half *uint16, eights int)", "widenVector widens halves.")
-	x, half, n = param("x"), param("half"), param("eights")
-	loop(n, func() {
-		v := YMM()
-		PREFETCHT0(Mem{Base: half, Disp: ahead})
-		VCVTPH2PS(Mem{Base: half}, v)
-		VMOVUPS(v, Mem{Base: x})
-	}, map[GPVirtual]int{half: 16, x: 32}, x, half)
-	ret()
 }
