@@ -24,6 +24,19 @@ var accelerated = func() bool {
 	return b&avx2 != 0
 }()
 
+// vnni reports whether there is VPDPWSSD for 256 bits as well, in the encoding
+// of AVX-512.
+var vnni = accelerated && func() bool {
+	const (
+		avx512f, avx512vl = 1 << 16, 1 << 31 // leaf 7, ebx
+		avx512vnni        = 1 << 11          // leaf 7, ecx
+		registers         = 7 << 5           // XCR0: masks and zmm
+	)
+	saved, _ := xgetbv()
+	_, b, c, _ := cpuid(7, 0)
+	return saved&registers == registers && b&avx512f != 0 && b&avx512vl != 0 && c&avx512vnni != 0
+}()
+
 // multiplySingle adds the products of rows of x with panels of w, wStride
 // apart, to rows of y.
 func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int, fused bool) {
@@ -183,21 +196,46 @@ func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []fl
 	for done := 0; done < rows; {
 		r := tile(rows - done)
 		y, x, scales := &y[done*yStride], &x[done*xStride], &scales[done*scaleStride]
-		switch r {
-		case 1:
-			multiplyBytes1(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
-		case 2:
-			multiplyBytes2(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
-		case 3:
-			multiplyBytes3(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
-		case 4:
-			multiplyBytes4(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
-		case 5:
-			multiplyBytes5(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
-		case 6:
-			multiplyBytes6(y, yStride, x, xStride, scales, scaleStride, &w[0], groups)
+		if vnni {
+			bytesVNNI(y, yStride, x, xStride, scales, scaleStride, &w[0], r, groups)
+		} else {
+			bytes(y, yStride, x, xStride, scales, scaleStride, &w[0], r, groups)
 		}
 		done += r
+	}
+}
+
+func bytes(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, rows, groups int) {
+	switch rows {
+	case 1:
+		multiplyBytes1(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 2:
+		multiplyBytes2(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 3:
+		multiplyBytes3(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 4:
+		multiplyBytes4(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 5:
+		multiplyBytes5(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 6:
+		multiplyBytes6(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	}
+}
+
+func bytesVNNI(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, rows, groups int) {
+	switch rows {
+	case 1:
+		multiplyBytesVNNI1(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 2:
+		multiplyBytesVNNI2(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 3:
+		multiplyBytesVNNI3(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 4:
+		multiplyBytesVNNI4(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 5:
+		multiplyBytesVNNI5(y, yStride, x, xStride, scales, scaleStride, w, groups)
+	case 6:
+		multiplyBytesVNNI6(y, yStride, x, xStride, scales, scaleStride, w, groups)
 	}
 }
 

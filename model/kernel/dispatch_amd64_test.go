@@ -84,10 +84,14 @@ func TestAssemblyIsGo(t *testing.T) {
 		}
 		copy(in.Floats, anyFloats(rnd, n*rows))
 		y = make([]float32, rows*m.Stride())
-		check("Multiply", func(y []float32) {
+		multiply := func(y []float32) {
 			in.Prepare(0, rows)
 			m.Multiply(y, in, rows, 0, m.Panels())
-		})
+		}
+		check("Multiply", multiply)
+		defer func(before bool) { vnni = before }(vnni)
+		vnni = false
+		check("Multiply without VNNI", multiply)
 	})
 }
 

@@ -92,16 +92,34 @@ func multiplyHalf6x1(y *float32, yStride int, x *float32, xStride int, w *uint16
 func multiplyBytes1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
+func multiplyBytesVNNI1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
 func multiplyBytes2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesVNNI2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
 func multiplyBytes3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
+func multiplyBytesVNNI3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
 func multiplyBytes4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesVNNI4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
 func multiplyBytes5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
+func multiplyBytesVNNI5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
 func multiplyBytes6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesVNNI6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)

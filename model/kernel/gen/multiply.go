@@ -26,7 +26,8 @@ func multiply() {
 		}
 	}
 	for rows := 1; rows <= 6; rows++ {
-		bytes(rows)
+		bytes(rows, false)
+		bytes(rows, true)
 	}
 }
 
@@ -245,10 +246,15 @@ const (
 
 // bytes writes the product of quantised rows and panels. A product of two
 // numbers of up to 127, widened to 16 bits, is added to its neighbour by
-// VPMADDWD; all that is exact. The sum of a group is then scaled and added in
-// float32, each step rounded by itself.
-func bytes(rows int) {
-	TEXT(fmt.Sprintf("multiplyBytes%d", rows), NOSPLIT,
+// VPMADDWD; all that is exact. So is VPDPWSSD, which processors with VNNI have
+// and which adds to a sum as well. The sum of a group is then scaled and added
+// in float32, each step rounded by itself.
+func bytes(rows int, vnni bool) {
+	name := "multiplyBytes"
+	if vnni {
+		name += "VNNI"
+	}
+	TEXT(fmt.Sprintf("%s%d", name, rows), NOSPLIT,
 		"func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)")
 	Pragma("noescape")
 	y := newWalk(param("y"), elements(param("yStride"), 2), rows)
@@ -289,6 +295,10 @@ func bytes(rows int) {
 				if pair == 0 {
 					exact[v][r] = YMM()
 					VPMADDWD(weights[v], input, exact[v][r])
+					continue
+				}
+				if vnni {
+					VPDPWSSD(weights[v], input, exact[v][r])
 					continue
 				}
 				product := YMM()
