@@ -32,11 +32,10 @@ type Options struct {
 //
 // One goroutine computes, a step at a time. A step has the next token of every
 // sequence that waits for the logits after one token, and tokens of those that
-// wait with more, in the order in which they came: so many that a step takes
-// less than three times as long as without them while other sequences run, and
-// promptTokens otherwise. A call of Next whose
-// context is done returns at once, and what it asked for leaves with the step
-// that is being computed.
+// wait with more, in the order in which they came: while other sequences run,
+// so many that a step takes about twice as long as without them, and promptTokens
+// otherwise. A call of Next whose context is done returns at once, and what it
+// asked for leaves with the step that is being computed.
 //
 // Beyond the weights, memory is for the keys and values of the open sequences:
 // at most Sequences times Context tokens of them, kept for later sequences once

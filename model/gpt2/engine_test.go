@@ -364,7 +364,7 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 		step(16 * time.Millisecond)
 		fed = append(fed, fmt.Sprintf("%d+%d", third.fed, fourth.fed))
 	}
-	if want := []string{"10+0", "20+0", "20+3"}; !slices.Equal(fed, want) {
+	if want := []string{"8+0", "16+0", "20+3"}; !slices.Equal(fed, want) {
 		t.Errorf("prompts are at %v, want %v", fed, want)
 	}
 	for _, s := range []*sequence{first, second, third, fourth} {

@@ -12,9 +12,9 @@ const (
 )
 
 // A pace says how many tokens of prompts a step may have beside sequences that
-// get a token with every step, so that those do not stall: a step may take a bit
-// more than twice as long as without. It learns from the steps how long both
-// take, so it fits any machine, network and format of weights.
+// get a token with every step, so that those do not stall: a step may take about
+// twice as long as without. It learns from the steps how long both take, so it
+// fits any machine, network and format of weights.
 type pace struct {
 	single time.Duration // a step that has one token of each sequence
 	prompt time.Duration // what a token of a prompt adds to it
@@ -29,7 +29,7 @@ func (p *pace) budget(running int) int {
 	case p.single == 0 || p.prompt == 0:
 		return cautious
 	}
-	return int(min(max(p.single*5/4/p.prompt, 1), promptTokens))
+	return int(min(max(p.single/p.prompt, 1), promptTokens))
 }
 
 // observe learns from a step with so many rows of both kinds.

@@ -62,6 +62,27 @@ func TestPoolWaitsForHelpers(t *testing.T) {
 	}
 }
 
+// Helpers with nothing to do go to sleep, and wake up for the next loop.
+func TestPoolSleeps(t *testing.T) {
+	for _, threads := range []int{2, 5} {
+		p := NewPool(threads)
+		for range 20 {
+			for i := range p.helpers {
+				for !p.helpers[i].asleep.Load() {
+					runtime.Gosched()
+				}
+			}
+			var all sync.WaitGroup
+			all.Add(threads)
+			p.Run(threads, 1, func(worker, lo, hi int) {
+				all.Done()
+				all.Wait() // so every thread must come
+			})
+		}
+		p.Close()
+	}
+}
+
 func TestPoolDoesNotAllocate(t *testing.T) {
 	p := NewPool(3)
 	defer p.Close()

@@ -1,6 +1,9 @@
 // Command gen writes the assembly of package kernel. It is a module of its own
 // so that the tools it needs are not among what the product depends on. The
-// go:generate lines of package kernel run it: go generate ./model/kernel
+// go:generate lines of package kernel run it. That what it writes is what is
+// committed is checked by
+//
+//	go generate ./model/kernel && git diff --exit-code -- model/kernel
 package main
 
 import (
