@@ -5,6 +5,7 @@ import "fmt"
 // A Format says how the weights of a matrix are kept.
 type Format uint8
 
+// The formats, from the one that is used unless another is asked for.
 const (
 	F16  Format = iota // halves; inputs and sums are float32
 	F32                // float32
