@@ -174,7 +174,7 @@ func floats(rows, panels int, half, fused bool) {
 	if panels > 1 {
 		// What follows the end of a panel is fetched already, as the start of
 		// the next one. For the final inputs, fetch the panels after these.
-		ahead /= 2
+		ahead /= 4
 		few := ahead / (width * size)
 		fetch, final = w.copy(), GP64()
 		MOVQ(inputs, final)
