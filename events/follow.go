@@ -141,7 +141,7 @@ func (a *announcements) take() []Stream {
 
 // Run announces what this process appends and hears what any process announces,
 // over one connection each way, until ctx is done. It reconnects by itself.
-// Call ready, if it is not nil, is called once announcements are heard.
+// ready, if it is not nil, is called once announcements are heard.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

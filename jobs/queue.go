@@ -19,8 +19,8 @@ import (
 	"colophon/model"
 )
 
-// Schema is the Postgres schema of River's tables.
-const Schema = "river"
+// schema is the Postgres schema of River's tables; migrations make it.
+const schema = "river"
 
 // maxAttempts is how often a job is tried whose attempts fail.
 const maxAttempts = 3
@@ -77,7 +77,7 @@ type Queue struct {
 // NewQueue returns a queue for jobs that are to be run with the model.
 func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, log *slog.Logger) (*Queue, error) {
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
-		Schema: Schema,
+		Schema: schema,
 		Logger: log,
 		// How long a further insert may go unannounced to the workers: River's
 		// default of 100 ms is most of the time that a short job takes.

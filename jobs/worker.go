@@ -44,7 +44,7 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slo
 	var err error
 	w.river, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID:      w.name,
-		Schema:  Schema,
+		Schema:  schema,
 		Logger:  log,
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},

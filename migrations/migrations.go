@@ -22,8 +22,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// RiverSchema is the Postgres schema that holds River's tables.
-const RiverSchema = "river"
+// riverSchema is the Postgres schema that holds River's tables.
+const riverSchema = "river"
 
 // AppRole is the least-privileged role that the service runs as.
 const AppRole = "colophon_app"
@@ -104,11 +104,11 @@ grant select, insert, update, delete on all tables in schema river to colophon_a
 grant usage on all sequences in schema river to colophon_app;`
 
 func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
-	if _, err := pool.Exec(ctx, `create schema if not exists `+RiverSchema); err != nil {
+	if _, err := pool.Exec(ctx, `create schema if not exists `+riverSchema); err != nil {
 		return err
 	}
 	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{
-		Schema: RiverSchema,
+		Schema: riverSchema,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
