@@ -15,7 +15,7 @@ const pageTokens = 4 * kernel.Width
 //
 // They are halves, except beside weights that are float32.
 type cache struct {
-	pages  []kernel.Panels
+	pages  []*kernel.Panels
 	tokens int // how many have been computed
 }
 
@@ -37,7 +37,7 @@ func newLayout(c Config, f kernel.Format) layout {
 }
 
 // newPage returns room for the keys and values of pageTokens tokens.
-func (l *layout) newPage() kernel.Panels { return kernel.NewPanels(l.format, l.total) }
+func (l *layout) newPage() *kernel.Panels { return kernel.NewPanels(l.format, l.total) }
 
 // keys returns where the first panel of keys of a head of a layer is in a page.
 func (l *layout) keys(layer, head int) int { return (layer*l.heads + head) * l.perHead }

@@ -51,7 +51,7 @@ type Engine struct {
 	mu     sync.Mutex
 	closed bool
 	queue  []*sequence // with tokens to compute, oldest first
-	free   []kernel.Panels
+	free   []*kernel.Panels
 	step   uint64 // number of steps begun
 	due    int    // sequences that the last step finished and that have not come back
 	pace   pace
@@ -265,7 +265,7 @@ func (e *Engine) plan(f *forward) {
 }
 
 // page returns a page, which may have anything in it.
-func (e *Engine) page(l *layout) kernel.Panels {
+func (e *Engine) page(l *layout) *kernel.Panels {
 	if n := len(e.free); n > 0 {
 		p := e.free[n-1]
 		e.free = e.free[:n-1]

@@ -182,7 +182,7 @@ func TestGoldenHiddenStates(t *testing.T) {
 	pool := kernel.NewPool(1)
 	defer pool.Close()
 	f := newForward(n, pool, len(ids), len(ids))
-	c := &cache{pages: []kernel.Panels{f.layout.newPage()}}
+	c := &cache{pages: []*kernel.Panels{f.layout.newPage()}}
 	for i, id := range ids {
 		f.rows = append(f.rows, row{cache: c, position: i, token: id, logits: make([]float32, n.Vocab)})
 	}

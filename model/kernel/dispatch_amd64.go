@@ -24,18 +24,97 @@ var accelerated = func() bool {
 	return b&avx2 != 0
 }()
 
-// vnni reports whether there is VPDPWSSD for 256 bits as well, in the encoding
-// of AVX-512.
-var vnni = accelerated && func() bool {
+// wide reports whether the assembly with vectors of 16 is used as well: it
+// needs AVX-512 F, BW, VL and VNNI, and a system that saves the registers. It
+// gives the same bits.
+var wide = accelerated && func() bool {
 	const (
-		avx512f, avx512vl = 1 << 16, 1 << 31 // leaf 7, ebx
-		avx512vnni        = 1 << 11          // leaf 7, ecx
-		registers         = 7 << 5           // XCR0: masks and zmm
+		avx512 = 1<<16 | 1<<30 | 1<<31 // leaf 7, ebx: F, BW, VL
+		vnni   = 1 << 11               // leaf 7, ecx
+
+		registers = 7 << 5 // XCR0: masks and zmm
 	)
 	saved, _ := xgetbv()
 	_, b, c, _ := cpuid(7, 0)
-	return saved&registers == registers && b&avx512f != 0 && b&avx512vl != 0 && c&avx512vnni != 0
+	return saved&registers == registers && b&avx512 == avx512 && c&vnni != 0
 }()
+
+// maxTile returns the most rows that are computed in one go.
+func maxTile() int {
+	if wide {
+		return 12
+	}
+	return 6
+}
+
+// tile returns how many of some rows to do next: all tiles are about as large.
+func tile(rows, most int) int {
+	tiles := (rows + most - 1) / most
+	return (rows + tiles - 1) / tiles
+}
+
+// A floatTile adds the products of some rows with some panels of a type of
+// weights, which its name in the assembly tells.
+type floatTile[W float32 | uint16] func(y *float32, yStride int, x *float32, xStride int, w *W, wStride int, inputs int)
+
+// floatTiles are the tiles for a type of weights.
+type floatTiles[W float32 | uint16] struct {
+	one  [6]floatTile[W]  // of 1 panel, by rows less 1
+	four floatTile[W]     // of 1 row and 4 panels
+	wide [12]floatTile[W] // of as many panels as widePanels says, by rows less 1
+}
+
+// widePanels returns how many panels the wide tiles for some rows have.
+func widePanels(rows int) int {
+	if rows <= 4 {
+		return 4
+	}
+	return 2
+}
+
+// The tiles, by whether they fuse each product with its addition.
+var (
+	singleTiles = map[bool]*floatTiles[float32]{
+		true: {
+			one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
+				multiplySingleFused4x1, multiplySingleFused5x1, multiplySingleFused6x1},
+			four: multiplySingleFused1x4,
+			wide: [...]floatTile[float32]{multiplySingleFusedWide1x4, multiplySingleFusedWide2x4, multiplySingleFusedWide3x4,
+				multiplySingleFusedWide4x4, multiplySingleFusedWide5x2, multiplySingleFusedWide6x2,
+				multiplySingleFusedWide7x2, multiplySingleFusedWide8x2, multiplySingleFusedWide9x2,
+				multiplySingleFusedWide10x2, multiplySingleFusedWide11x2, multiplySingleFusedWide12x2},
+		},
+		false: {
+			one: [...]floatTile[float32]{multiplySingle1x1, multiplySingle2x1, multiplySingle3x1,
+				multiplySingle4x1, multiplySingle5x1, multiplySingle6x1},
+			four: multiplySingle1x4,
+			wide: [...]floatTile[float32]{multiplySingleWide1x4, multiplySingleWide2x4, multiplySingleWide3x4,
+				multiplySingleWide4x4, multiplySingleWide5x2, multiplySingleWide6x2,
+				multiplySingleWide7x2, multiplySingleWide8x2, multiplySingleWide9x2,
+				multiplySingleWide10x2, multiplySingleWide11x2, multiplySingleWide12x2},
+		},
+	}
+	halfTiles = map[bool]*floatTiles[uint16]{
+		true: {
+			one: [...]floatTile[uint16]{multiplyHalfFused1x1, multiplyHalfFused2x1, multiplyHalfFused3x1,
+				multiplyHalfFused4x1, multiplyHalfFused5x1, multiplyHalfFused6x1},
+			four: multiplyHalfFused1x4,
+			wide: [...]floatTile[uint16]{multiplyHalfFusedWide1x4, multiplyHalfFusedWide2x4, multiplyHalfFusedWide3x4,
+				multiplyHalfFusedWide4x4, multiplyHalfFusedWide5x2, multiplyHalfFusedWide6x2,
+				multiplyHalfFusedWide7x2, multiplyHalfFusedWide8x2, multiplyHalfFusedWide9x2,
+				multiplyHalfFusedWide10x2, multiplyHalfFusedWide11x2, multiplyHalfFusedWide12x2},
+		},
+		false: {
+			one: [...]floatTile[uint16]{multiplyHalf1x1, multiplyHalf2x1, multiplyHalf3x1,
+				multiplyHalf4x1, multiplyHalf5x1, multiplyHalf6x1},
+			four: multiplyHalf1x4,
+			wide: [...]floatTile[uint16]{multiplyHalfWide1x4, multiplyHalfWide2x4, multiplyHalfWide3x4,
+				multiplyHalfWide4x4, multiplyHalfWide5x2, multiplyHalfWide6x2,
+				multiplyHalfWide7x2, multiplyHalfWide8x2, multiplyHalfWide9x2,
+				multiplyHalfWide10x2, multiplyHalfWide11x2, multiplyHalfWide12x2},
+		},
+	}
+)
 
 // multiplySingle adds the products of rows of x with panels of w, wStride
 // apart, to rows of y.
@@ -44,73 +123,7 @@ func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []floa
 		portableSingle(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
-	if rows == 0 || panels == 0 || inputs == 0 {
-		return
-	}
-	_, _, _ = y[(rows-1)*yStride+panels*Width-1], x[(rows-1)*xStride+inputs-1], w[(panels-1)*wStride+inputs*Width-1]
-	for p := 0; p < panels; {
-		n := 1
-		if rows == 1 && panels-p >= 4 {
-			n = 4
-		}
-		w := &w[p*wStride]
-		for done := 0; done < rows; {
-			r := tile(rows - done)
-			y, x := &y[done*yStride+p*Width], &x[done*xStride]
-			switch {
-			case n == 4 && fused:
-				multiplySingleFused1x4(y, yStride, x, xStride, w, wStride, inputs)
-			case n == 4:
-				multiplySingle1x4(y, yStride, x, xStride, w, wStride, inputs)
-			case fused:
-				singleFused(y, yStride, x, xStride, w, inputs, r)
-			default:
-				single(y, yStride, x, xStride, w, inputs, r)
-			}
-			done += r
-		}
-		p += n
-	}
-}
-
-// tile returns how many of some rows to do next: all tiles are about as large.
-func tile(rows int) int {
-	tiles := (rows + maxTile - 1) / maxTile
-	return (rows + tiles - 1) / tiles
-}
-
-func singleFused(y *float32, yStride int, x *float32, xStride int, w *float32, inputs, rows int) {
-	switch rows {
-	case 1:
-		multiplySingleFused1x1(y, yStride, x, xStride, w, 0, inputs)
-	case 2:
-		multiplySingleFused2x1(y, yStride, x, xStride, w, 0, inputs)
-	case 3:
-		multiplySingleFused3x1(y, yStride, x, xStride, w, 0, inputs)
-	case 4:
-		multiplySingleFused4x1(y, yStride, x, xStride, w, 0, inputs)
-	case 5:
-		multiplySingleFused5x1(y, yStride, x, xStride, w, 0, inputs)
-	case 6:
-		multiplySingleFused6x1(y, yStride, x, xStride, w, 0, inputs)
-	}
-}
-
-func single(y *float32, yStride int, x *float32, xStride int, w *float32, inputs, rows int) {
-	switch rows {
-	case 1:
-		multiplySingle1x1(y, yStride, x, xStride, w, 0, inputs)
-	case 2:
-		multiplySingle2x1(y, yStride, x, xStride, w, 0, inputs)
-	case 3:
-		multiplySingle3x1(y, yStride, x, xStride, w, 0, inputs)
-	case 4:
-		multiplySingle4x1(y, yStride, x, xStride, w, 0, inputs)
-	case 5:
-		multiplySingle5x1(y, yStride, x, xStride, w, 0, inputs)
-	case 6:
-		multiplySingle6x1(y, yStride, x, xStride, w, 0, inputs)
-	}
+	singleTiles[fused].multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
 // multiplyHalf is multiplySingle for panels of halves.
@@ -119,68 +132,43 @@ func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 		portableHalf(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
+	halfTiles[fused].multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
+}
+
+func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride int, w []W, wStride, rows, panels, inputs int) {
 	if rows == 0 || panels == 0 || inputs == 0 {
 		return
 	}
 	_, _, _ = y[(rows-1)*yStride+panels*Width-1], x[(rows-1)*xStride+inputs-1], w[(panels-1)*wStride+inputs*Width-1]
 	for p := 0; p < panels; {
-		n := 1
-		if rows == 1 && panels-p >= 4 {
-			n = 4
+		n, most, tiles := 1, len(t.one), t.one[:]
+		switch left := panels - p; {
+		case wide && left >= widePanels(rows):
+			n, most, tiles = widePanels(rows), len(t.wide), t.wide[:]
+		case rows == 1 && left >= 4:
+			n, tiles = 4, []floatTile[W]{t.four}
 		}
-		w := &w[p*wStride]
 		for done := 0; done < rows; {
-			r := tile(rows - done)
-			y, x := &y[done*yStride+p*Width], &x[done*xStride]
-			switch {
-			case n == 4 && fused:
-				multiplyHalfFused1x4(y, yStride, x, xStride, w, wStride, inputs)
-			case n == 4:
-				multiplyHalf1x4(y, yStride, x, xStride, w, wStride, inputs)
-			case fused:
-				halfFused(y, yStride, x, xStride, w, inputs, r)
-			default:
-				half(y, yStride, x, xStride, w, inputs, r)
-			}
+			r := tile(rows-done, most)
+			tiles[r-1](&y[done*yStride+p*Width], yStride, &x[done*xStride], xStride, &w[p*wStride], wStride, inputs)
 			done += r
 		}
 		p += n
 	}
 }
 
-func halfFused(y *float32, yStride int, x *float32, xStride int, w *uint16, inputs, rows int) {
-	switch rows {
-	case 1:
-		multiplyHalfFused1x1(y, yStride, x, xStride, w, 0, inputs)
-	case 2:
-		multiplyHalfFused2x1(y, yStride, x, xStride, w, 0, inputs)
-	case 3:
-		multiplyHalfFused3x1(y, yStride, x, xStride, w, 0, inputs)
-	case 4:
-		multiplyHalfFused4x1(y, yStride, x, xStride, w, 0, inputs)
-	case 5:
-		multiplyHalfFused5x1(y, yStride, x, xStride, w, 0, inputs)
-	case 6:
-		multiplyHalfFused6x1(y, yStride, x, xStride, w, 0, inputs)
-	}
-}
+// A byteTile adds the products of some rows with a panel of bytes, which its
+// name in the assembly tells.
+type byteTile func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
-func half(y *float32, yStride int, x *float32, xStride int, w *uint16, inputs, rows int) {
-	switch rows {
-	case 1:
-		multiplyHalf1x1(y, yStride, x, xStride, w, 0, inputs)
-	case 2:
-		multiplyHalf2x1(y, yStride, x, xStride, w, 0, inputs)
-	case 3:
-		multiplyHalf3x1(y, yStride, x, xStride, w, 0, inputs)
-	case 4:
-		multiplyHalf4x1(y, yStride, x, xStride, w, 0, inputs)
-	case 5:
-		multiplyHalf5x1(y, yStride, x, xStride, w, 0, inputs)
-	case 6:
-		multiplyHalf6x1(y, yStride, x, xStride, w, 0, inputs)
-	}
-}
+// The tiles by rows less 1.
+var (
+	byteTiles = [...]byteTile{multiplyBytes1, multiplyBytes2, multiplyBytes3, multiplyBytes4, multiplyBytes5, multiplyBytes6}
+
+	wideByteTiles = [...]byteTile{multiplyBytesWide1, multiplyBytesWide2, multiplyBytesWide3, multiplyBytesWide4,
+		multiplyBytesWide5, multiplyBytesWide6, multiplyBytesWide7, multiplyBytesWide8, multiplyBytesWide9,
+		multiplyBytesWide10, multiplyBytesWide11, multiplyBytesWide12}
+)
 
 // multiplyBytes adds the products of quantised rows with a panel to rows of y.
 func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []float32, scaleStride int, w []byte, rows, groups int) {
@@ -193,49 +181,14 @@ func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []fl
 	}
 	_, _ = y[(rows-1)*yStride+Width-1], x[(rows-1)*xStride+groups*Group-1]
 	_, _ = scales[(rows-1)*scaleStride+groups-1], w[groups*groupBytes-1]
+	tiles := byteTiles[:]
+	if wide {
+		tiles = wideByteTiles[:]
+	}
 	for done := 0; done < rows; {
-		r := tile(rows - done)
-		y, x, scales := &y[done*yStride], &x[done*xStride], &scales[done*scaleStride]
-		if vnni {
-			bytesVNNI(y, yStride, x, xStride, scales, scaleStride, &w[0], r, groups)
-		} else {
-			bytes(y, yStride, x, xStride, scales, scaleStride, &w[0], r, groups)
-		}
+		r := tile(rows-done, len(tiles))
+		tiles[r-1](&y[done*yStride], yStride, &x[done*xStride], xStride, &scales[done*scaleStride], scaleStride, &w[0], groups)
 		done += r
-	}
-}
-
-func bytes(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, rows, groups int) {
-	switch rows {
-	case 1:
-		multiplyBytes1(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 2:
-		multiplyBytes2(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 3:
-		multiplyBytes3(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 4:
-		multiplyBytes4(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 5:
-		multiplyBytes5(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 6:
-		multiplyBytes6(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	}
-}
-
-func bytesVNNI(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, rows, groups int) {
-	switch rows {
-	case 1:
-		multiplyBytesVNNI1(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 2:
-		multiplyBytesVNNI2(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 3:
-		multiplyBytesVNNI3(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 4:
-		multiplyBytesVNNI4(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 5:
-		multiplyBytesVNNI5(y, yStride, x, xStride, scales, scaleStride, w, groups)
-	case 6:
-		multiplyBytesVNNI6(y, yStride, x, xStride, scales, scaleStride, w, groups)
 	}
 }
 

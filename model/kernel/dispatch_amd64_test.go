@@ -19,6 +19,13 @@ func portably(f func()) {
 	f()
 }
 
+// narrowly calls f without AVX-512.
+func narrowly(f func()) {
+	defer func(before bool) { wide = before }(wide)
+	wide = false
+	f()
+}
+
 // any returns numbers of all sizes, with some that are none.
 func anyFloats(rnd *rand.Rand, n int) []float32 {
 	x := random(rnd, n)
@@ -39,7 +46,7 @@ func anyFloats(rnd *rand.Rand, n int) []float32 {
 func sameOrNone(t *rapid.T, what string, got, want []float32) {
 	for i := range want {
 		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
-			t.Fatalf("%s: element %d of %d is %g in assembly, %g in Go", what, i, len(want), got[i], want[i])
+			t.Fatalf("%s: element %d of %d is %g, want %g", what, i, len(want), got[i], want[i])
 		}
 	}
 }
@@ -89,9 +96,39 @@ func TestAssemblyIsGo(t *testing.T) {
 			m.Multiply(y, in, rows, 0, m.Panels())
 		}
 		check("Multiply", multiply)
-		defer func(before bool) { vnni = before }(vnni)
-		vnni = false
-		check("Multiply without VNNI", multiply)
+		narrowly(func() { check("Multiply without AVX-512", multiply) })
+	})
+}
+
+// AVX-512 gives the bits of AVX2, fused or not.
+func TestWideIsNarrow(t *testing.T) {
+	if !wide {
+		t.Skip("this processor lacks AVX-512 with VNNI")
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		format := rapid.SampledFrom([]Format{F32, F16}).Draw(t, "format")
+		inputs := rapid.IntRange(1, 600).Draw(t, "inputs")
+		panels := rapid.IntRange(1, 9).Draw(t, "panels")
+		rows := rapid.IntRange(1, 40).Draw(t, "rows")
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		m, in := NewMatrix(format, inputs, panels*Width), NewInput(format, rows, inputs, inputs)
+		if err := m.SetInputs(0, random(rnd, inputs*panels*Width)); err != nil {
+			t.Fatal(err)
+		}
+		copy(in.Floats, anyFloats(rnd, len(in.Floats)))
+		y := random(rnd, rows*m.Stride())
+		p := NewPanels(format, panels*inputs*Width)
+		p.Set(0, 1, random(rnd, p.Len()))
+		check := func(what string, f func(y []float32)) {
+			got, want := slices.Clone(y), slices.Clone(y)
+			f(got)
+			narrowly(func() { f(want) })
+			sameOrNone(t, what, got, want)
+		}
+		check("Multiply", func(y []float32) { m.Multiply(y, in, rows, 0, panels) })
+		check("MultiplyAdd", func(y []float32) {
+			p.MultiplyAdd(y, m.Stride(), in.Floats, inputs, rows, inputs, 0, inputs*Width, panels)
+		})
 	})
 }
 

@@ -5,6 +5,9 @@ package kernel
 // accelerated reports whether the assembly is used.
 const accelerated = false
 
+// maxTile returns the most rows that are computed in one go.
+func maxTile() int { return 6 }
+
 // pause lets some time pass in a loop that waits for another thread.
 func pause() {
 	for range 50 {

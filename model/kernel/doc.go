@@ -11,8 +11,10 @@
 // the tag purego. Both do the same operations in the same order and give the
 // same bits, with one exception: the assembly for matrices of float32 and of
 // halves fuses each product with its addition. [Fingerprint] tells the two
-// apart. No function of package math whose last bit depends on the platform is
-// used.
+// apart. The products have a third version, for processors with AVX-512 and its
+// VNNI, which does what the one for AVX2 does on vectors of twice the length and
+// gives the same bits always. No function of package math whose last bit depends
+// on the platform is used.
 //
 // The functions are safe for concurrent use on different results, and none of
 // them allocates.

@@ -12,5 +12,11 @@ func readLoop(p *byte, rounds int)
 // fmaLoop does 768 operations of float32 a round.
 func fmaLoop(rounds int)
 
+// fmaLoopWide does 1536 operations of float32 a round.
+func fmaLoopWide(rounds int)
+
 // int8Loop does 3072 operations of int8 a round.
 func int8Loop(rounds int)
+
+// int8LoopWide does 6144 operations of int8 a round.
+func int8LoopWide(rounds int)

@@ -9,7 +9,7 @@ func newLoops() loops {
 		return portableLoops()
 	}
 	const rounds = 1 << 12
-	return loops{
+	l := loops{
 		read: func(p []byte) { readLoop(&p[0], len(p)/512) },
 		fma: func() int {
 			fmaLoop(rounds)
@@ -20,4 +20,15 @@ func newLoops() loops {
 			return 3072 * rounds
 		},
 	}
+	if wide {
+		l.fma = func() int {
+			fmaLoopWide(rounds)
+			return 1536 * rounds
+		}
+		l.int8 = func() int {
+			int8LoopWide(rounds)
+			return 6144 * rounds
+		}
+	}
+	return l
 }

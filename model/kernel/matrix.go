@@ -257,22 +257,23 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 		return
 	}
 	size := m.inputs * Width
-	if rows <= maxTile {
+	if rows <= maxTile() {
 		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
 		return
 	}
-	// A part of a panel at a time stays in the first-level cache for all rows.
-	for p := lo; p < hi; p++ {
+	// A part of some panels at a time stays in the first-level cache for all rows.
+	for p := lo; p < hi; p += partPanels {
+		panels := min(partPanels, hi-p)
 		for k := 0; k < m.inputs; k += partInputs {
 			n := min(partInputs, m.inputs-k)
-			m.multiply(y[p*Width:], in.Floats[k:], in.Stride, p*size+k*Width, 1, rows, n)
+			m.multiply(y[p*Width:], in.Floats[k:], in.Stride, p*size+k*Width, panels, rows, n)
 		}
 	}
 }
 
 const (
 	partInputs = 256
-	maxTile    = 6 // rows that are computed in one go
+	partPanels = 2
 )
 
 // multiply adds products with panels whose first weight is at some place.

@@ -5,11 +5,11 @@ import (
 	"syscall"
 )
 
-// allocate returns n zeros, which owner is about to refer to. Weights are for
-// the life of a program and a large part of its memory, so they are kept away
-// from the garbage collector, which would otherwise let as much garbage pile up;
-// and in large pages where there are some, which the processor finds faster.
-func allocate(owner *Matrix, n int) []byte {
+// allocate returns n zeros, which owner is about to refer to. Weights, and
+// keys and values, stay for long and are most of a program's memory, so they are
+// kept away from the garbage collector, which would otherwise let as much garbage
+// pile up; and in large pages where there are some, which the processor finds faster.
+func allocate[T any](owner *T, n int) []byte {
 	const worthwhile = 1 << 16
 	if n < worthwhile {
 		return make([]byte, n)

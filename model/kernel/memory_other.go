@@ -3,4 +3,4 @@
 package kernel
 
 // allocate returns n zeros, which owner is about to refer to.
-func allocate(owner *Matrix, n int) []byte { return make([]byte, n) }
+func allocate[T any](owner *T, n int) []byte { return make([]byte, n) }

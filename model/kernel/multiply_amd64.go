@@ -8,118 +8,280 @@ package kernel
 func multiplySingleFused1x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
 
 //go:noescape
-func multiplySingle1x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
 func multiplySingleFused1x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplySingle1x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused1x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf1x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
 func multiplySingleFused2x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
 
 //go:noescape
-func multiplySingle2x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused2x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf2x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
 func multiplySingleFused3x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplySingle3x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused3x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf3x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
 func multiplySingleFused4x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
 
 //go:noescape
-func multiplySingle4x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused4x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf4x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
 func multiplySingleFused5x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplySingle5x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalfFused5x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
-
-//go:noescape
-func multiplyHalf5x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
 func multiplySingleFused6x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
 
 //go:noescape
+func multiplySingleFusedWide1x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide2x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide3x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide4x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide5x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide6x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide7x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide8x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide9x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide10x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide11x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleFusedWide12x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle1x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle1x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle2x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle3x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle4x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingle5x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
 func multiplySingle6x1(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide1x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide2x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide3x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide4x4(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide5x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide6x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide7x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide8x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide9x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide10x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide11x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplySingleWide12x2(y *float32, yStride int, x *float32, xStride int, w *float32, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused1x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused2x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused3x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused4x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFused5x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
 func multiplyHalfFused6x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
+func multiplyHalfFusedWide1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide2x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide3x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide4x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide5x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide6x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide7x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide8x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide9x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide10x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide11x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfFusedWide12x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf1x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf2x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf3x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf4x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalf5x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
 func multiplyHalf6x1(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide1x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide2x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide3x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide4x4(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide5x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide6x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide7x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide8x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide9x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide10x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide11x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
+
+//go:noescape
+func multiplyHalfWide12x2(y *float32, yStride int, x *float32, xStride int, w *uint16, wStride int, inputs int)
 
 //go:noescape
 func multiplyBytes1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesVNNI1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
-
-//go:noescape
 func multiplyBytes2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
-
-//go:noescape
-func multiplyBytesVNNI2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
 func multiplyBytes3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesVNNI3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
-
-//go:noescape
 func multiplyBytes4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
-
-//go:noescape
-func multiplyBytesVNNI4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
 func multiplyBytes5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesVNNI5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
-
-//go:noescape
 func multiplyBytes6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesVNNI6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide7(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide8(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide9(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide10(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide11(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+
+//go:noescape
+func multiplyBytesWide12(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)

@@ -8,62 +8,82 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// The widths of a panel, in outputs and in vectors of 8.
-const (
-	width   = 16
-	vectors = width / 8
+// width is the number of outputs in a panel.
+const width = 16
+
+// A set is a set of instructions that products are written with.
+type set struct {
+	name     string // of the functions, after what they multiply
+	lanes    int    // float32 in a vector
+	register func() VecVirtual
+}
+
+var (
+	avx2   = set{"", 8, YMM}
+	avx512 = set{"Wide", 16, ZMM}
 )
+
+// vectors is how many vectors a panel has.
+func (s set) vectors() int { return width / s.lanes }
 
 // multiply writes the products of rows and panels.
 //
 // Each keeps the sums of a tile, some rows by some panels, in registers, and
 // adds to every one of them its products in the order of the inputs.
 func multiply() {
-	for _, t := range []struct{ rows, panels int }{{1, 4}, {1, 1}, {2, 1}, {3, 1}, {4, 1}, {5, 1}, {6, 1}} {
-		for _, half := range []bool{false, true} {
-			floats(t.rows, t.panels, half, true)
-			floats(t.rows, t.panels, half, false)
+	for _, half := range []bool{false, true} {
+		for _, fused := range []bool{true, false} {
+			floats(avx2, 1, 4, half, fused)
+			for rows := 1; rows <= 6; rows++ {
+				floats(avx2, rows, 1, half, fused)
+			}
+			// With the most registers that leave some for weights and inputs.
+			for rows := 1; rows <= 12; rows++ {
+				panels := 2
+				if rows <= 4 {
+					panels = 4
+				}
+				floats(avx512, rows, panels, half, fused)
+			}
 		}
 	}
 	for rows := 1; rows <= 6; rows++ {
-		bytes(rows, false)
-		bytes(rows, true)
+		bytes(rows)
+	}
+	for rows := 1; rows <= 12; rows++ {
+		bytesWide(rows)
 	}
 }
 
-// A walk goes through rows that are stride bytes apart. At most 6.
+// A walk goes through rows that are stride bytes apart.
 type walk struct {
-	first, fourth Register
-	stride        Register
+	third  []Register // the places of every third row
+	stride Register
 }
 
 func newWalk(first, stride GPVirtual, rows int) walk {
-	w := walk{first: first, stride: stride}
-	if rows > 3 {
-		fourth := GP64()
-		LEAQ(Mem{Base: first, Index: stride, Scale: 2}, fourth)
-		ADDQ(stride, fourth)
-		w.fourth = fourth
+	w := walk{third: []Register{first}, stride: stride}
+	for row := 3; row < rows; row += 3 {
+		next := GP64()
+		LEAQ(Mem{Base: w.third[len(w.third)-1], Index: stride, Scale: 2}, next)
+		ADDQ(stride, next)
+		w.third = append(w.third, next)
 	}
 	return w
 }
 
 // at returns the place offset bytes into a row.
 func (w walk) at(row, offset int) Mem {
-	m := Mem{Base: w.first, Disp: offset}
-	if row >= 3 {
-		m.Base, row = w.fourth, row-3
-	}
-	if row > 0 {
+	m := Mem{Base: w.third[row/3], Disp: offset}
+	if row %= 3; row > 0 {
 		m.Index, m.Scale = w.stride, uint8(row)
 	}
 	return m
 }
 
 func (w walk) advance(bytes int) {
-	ADDQ(U32(uint64(bytes)), w.first)
-	if w.fourth != nil {
-		ADDQ(U32(uint64(bytes)), w.fourth)
+	for _, r := range w.third {
+		ADDQ(U32(uint64(bytes)), r)
 	}
 }
 
@@ -71,11 +91,11 @@ func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual)
 
 // copy returns another walk from where this one is.
 func (w walk) copy() walk {
-	c := walk{first: GP64(), stride: w.stride}
-	MOVQ(w.first, c.first)
-	if w.fourth != nil {
-		c.fourth = GP64()
-		MOVQ(w.fourth, c.fourth)
+	c := walk{stride: w.stride}
+	for _, r := range w.third {
+		same := GP64()
+		MOVQ(r, same)
+		c.third = append(c.third, same)
 	}
 	return c
 }
@@ -83,9 +103,8 @@ func (w walk) copy() walk {
 // skip goes some rows further.
 func (w walk) skip(rows int) {
 	for range rows {
-		ADDQ(w.stride, w.first)
-		if w.fourth != nil {
-			ADDQ(w.stride, w.fourth)
+		for _, r := range w.third {
+			ADDQ(w.stride, r)
 		}
 	}
 }
@@ -96,8 +115,43 @@ func elements(r GPVirtual, shift int) GPVirtual {
 	return r
 }
 
+// A tile is vectors of sums, by row and by vector of a row.
+type tile [][]VecVirtual
+
+func (s set) tile(rows, vectors int) tile {
+	t := make(tile, rows)
+	for r := range t {
+		for range vectors {
+			t[r] = append(t[r], s.register())
+		}
+	}
+	return t
+}
+
+// each calls f for every vector with its place in y. It reads the parameters
+// every time, so that they take no registers in between.
+func (s set) each(t tile, f func(place Mem, sum VecVirtual)) {
+	y, stride := param("y"), elements(param("yStride"), 2)
+	for r, row := range t {
+		if r > 0 {
+			ADDQ(stride, y)
+		}
+		for v, sum := range row {
+			f(Mem{Base: y, Disp: 4 * s.lanes * v}, sum)
+		}
+	}
+}
+
+func (s set) load(t tile) {
+	s.each(t, func(place Mem, sum VecVirtual) { VMOVUPS(place, sum) })
+}
+
+func (s set) store(t tile) {
+	s.each(t, func(place Mem, sum VecVirtual) { VMOVUPS(sum, place) })
+}
+
 // floats writes the product of float32 rows and float32 or half panels.
-func floats(rows, panels int, half, fused bool) {
+func floats(s set, rows, panels int, half, fused bool) {
 	name, typ, size := "multiplySingle", "float32", 4
 	if half {
 		name, typ, size = "multiplyHalf", "uint16", 2
@@ -105,10 +159,11 @@ func floats(rows, panels int, half, fused bool) {
 	if fused {
 		name += "Fused"
 	}
-	TEXT(fmt.Sprintf("%s%dx%d", name, rows, panels), NOSPLIT,
+	TEXT(fmt.Sprintf("%s%s%dx%d", name, s.name, rows, panels), NOSPLIT,
 		fmt.Sprintf("func(y *float32, yStride int, x *float32, xStride int, w *%s, wStride int, inputs int)", typ))
 	Pragma("noescape")
-	y := newWalk(param("y"), elements(param("yStride"), 2), rows)
+	sums := s.tile(rows, panels*s.vectors())
+	s.load(sums)
 	x := newWalk(param("x"), elements(param("xStride"), 2), rows)
 	shift := 2
 	if half {
@@ -117,18 +172,10 @@ func floats(rows, panels int, half, fused bool) {
 	w := newWalk(param("w"), elements(param("wStride"), shift), panels)
 	inputs := param("inputs")
 
-	sums := make([][]VecVirtual, panels*vectors) // by vector of a panel, by row
-	for v := range sums {
-		sums[v] = make([]VecVirtual, rows)
-		for r := range sums[v] {
-			sums[v][r] = YMM()
-			VMOVUPS(y.at(r, v*32), sums[v][r])
-		}
-	}
 	one := func(k int) { // adds the products of input k from here
 		load := func(v int) VecVirtual {
-			weights := YMM()
-			at := w.at(v/vectors, (k*width+v%vectors*8)*size)
+			weights := s.register()
+			at := w.at(v/s.vectors(), (k*width+v%s.vectors()*s.lanes)*size)
 			if half {
 				VCVTPH2PS(at, weights)
 			} else {
@@ -141,30 +188,30 @@ func floats(rows, panels int, half, fused bool) {
 				VFMADD231PS(weights, input, sum)
 				return
 			}
-			product := YMM()
+			product := s.register()
 			VMULPS(weights, input, product)
 			VADDPS(product, sum, sum)
 		}
 		broadcast := func(r int) VecVirtual {
-			input := YMM()
+			input := s.register()
 			VBROADCASTSS(x.at(r, k*4), input)
 			return input
 		}
-		if rows == 1 {
+		if rows == 1 { // no weights are needed twice
 			input := broadcast(0)
-			for v := range sums {
-				add(load(v), input, sums[v][0])
+			for v, sum := range sums[0] {
+				add(load(v), input, sum)
 			}
 			return
 		}
-		var weights [vectors]VecVirtual
+		weights := make([]VecVirtual, len(sums[0]))
 		for v := range weights {
 			weights[v] = load(v)
 		}
-		for r := range rows {
+		for r, row := range sums {
 			input := broadcast(r)
-			for v := range weights {
-				add(weights[v], input, sums[v][r])
+			for v, sum := range row {
+				add(weights[v], input, sum)
 			}
 		}
 	}
@@ -174,7 +221,7 @@ func floats(rows, panels int, half, fused bool) {
 	if panels > 1 {
 		// What follows the end of a panel is fetched already, as the start of
 		// the next one. For the final inputs, fetch the panels after these.
-		ahead /= 4
+		ahead /= panels
 		few := ahead / (width * size)
 		fetch, final = w.copy(), GP64()
 		MOVQ(inputs, final)
@@ -224,11 +271,7 @@ func floats(rows, panels int, half, fused bool) {
 	DECQ(inputs)
 	JNZ(LabelRef("last"))
 	Label("done")
-	for v := range sums {
-		for r := range rows {
-			VMOVUPS(sums[v][r], y.at(r, v*32))
-		}
-	}
+	s.store(sums)
 	VZEROUPPER()
 	RET()
 }
@@ -246,80 +289,56 @@ const (
 
 // bytes writes the product of quantised rows and panels. A product of two
 // numbers of up to 127, widened to 16 bits, is added to its neighbour by
-// VPMADDWD; all that is exact. So is VPDPWSSD, which processors with VNNI have
-// and which adds to a sum as well. The sum of a group is then scaled and added
-// in float32, each step rounded by itself.
-func bytes(rows int, vnni bool) {
-	name := "multiplyBytes"
-	if vnni {
-		name += "VNNI"
-	}
-	TEXT(fmt.Sprintf("%s%d", name, rows), NOSPLIT,
-		"func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)")
-	Pragma("noescape")
-	y := newWalk(param("y"), elements(param("yStride"), 2), rows)
-	x := newWalk(param("x"), elements(param("xStride"), 1), rows)
-	scales := newWalk(param("scales"), elements(param("scaleStride"), 2), rows)
-	w := param("w")
-	groups := param("groups")
-
+// VPMADDWD; all that is exact. The sum of a group is then scaled and added in
+// float32, each step rounded by itself.
+func bytes(rows int) {
+	s, vectors := avx2, avx2.vectors()
+	x, scales, w, groups := bytesParams("multiplyBytes", rows)
 	inRegisters := rows <= 3
-	var sums [vectors][]VecVirtual
+	sums := s.tile(rows, vectors)
 	if inRegisters {
-		for v := range sums {
-			sums[v] = make([]VecVirtual, rows)
-			for r := range rows {
-				sums[v][r] = YMM()
-				VMOVUPS(y.at(r, v*32), sums[v][r])
-			}
-		}
+		s.load(sums)
+	}
+	var y walk
+	if !inRegisters {
+		y = newWalk(param("y"), elements(param("yStride"), 2), rows)
 	}
 	Label("loop")
-	for at := 0; at < groupBytes; at += 64 {
-		PREFETCHT0(Mem{Base: w, Disp: ahead + at})
-	}
-	var exact [vectors][]VecVirtual
-	for v := range exact {
-		exact[v] = make([]VecVirtual, rows)
-	}
+	fetchGroup(w)
+	exact := s.tile(rows, vectors)
 	for pair := range group / 2 {
-		var weights [vectors]VecVirtual
+		weights := make([]VecVirtual, vectors)
 		for v := range weights {
-			weights[v] = YMM()
+			weights[v] = s.register()
 			VPMOVSXBW(Mem{Base: w, Disp: pair*2*width + v*16}, weights[v])
 		}
-		for r := range rows {
-			input := YMM()
+		for r, row := range exact {
+			input := s.register()
 			VPBROADCASTD(x.at(r, pair*4), input)
-			for v := range weights {
+			for v, sum := range row {
 				if pair == 0 {
-					exact[v][r] = YMM()
-					VPMADDWD(weights[v], input, exact[v][r])
+					VPMADDWD(weights[v], input, sum)
 					continue
 				}
-				if vnni {
-					VPDPWSSD(weights[v], input, exact[v][r])
-					continue
-				}
-				product := YMM()
+				product := s.register()
 				VPMADDWD(weights[v], input, product)
-				VPADDD(product, exact[v][r], exact[v][r])
+				VPADDD(product, sum, sum)
 			}
 		}
 	}
 	for v := range vectors {
-		scale := YMM()
+		scale := s.register()
 		VPMOVZXWD(Mem{Base: w, Disp: group*width + v*16}, scale)
 		VPSLLD(U8(16), scale, scale)
 		for r := range rows {
-			both := YMM()
+			both := s.register()
 			VBROADCASTSS(scales.at(r, 0), both)
 			VMULPS(scale, both, both)
-			sum := exact[v][r]
+			sum := exact[r][v]
 			VCVTDQ2PS(sum, sum)
 			VMULPS(both, sum, sum)
 			if inRegisters {
-				VADDPS(sum, sums[v][r], sums[v][r])
+				VADDPS(sum, sums[r][v], sums[r][v])
 			} else {
 				VADDPS(y.at(r, v*32), sum, sum)
 				VMOVUPS(sum, y.at(r, v*32))
@@ -332,12 +351,65 @@ func bytes(rows int, vnni bool) {
 	DECQ(groups)
 	JNZ(LabelRef("loop"))
 	if inRegisters {
-		for v := range sums {
-			for r := range rows {
-				VMOVUPS(sums[v][r], y.at(r, v*32))
-			}
-		}
+		s.store(sums)
 	}
 	VZEROUPPER()
 	RET()
+}
+
+// bytesWide writes the same with VPDPWSSD, which adds to a sum what VPMADDWD
+// returns.
+func bytesWide(rows int) {
+	s := avx512
+	x, scales, w, groups := bytesParams("multiplyBytesWide", rows)
+	sums := s.tile(rows, 1)
+	s.load(sums)
+	Label("loop")
+	fetchGroup(w)
+	exact := s.tile(rows, 1)
+	for _, row := range exact {
+		VPXORD(row[0], row[0], row[0])
+	}
+	for pair := range group / 2 {
+		weights := s.register()
+		VPMOVSXBW(Mem{Base: w, Disp: pair * 2 * width}, weights)
+		for r, row := range exact {
+			VPDPWSSD_BCST(x.at(r, pair*4), weights, row[0])
+		}
+	}
+	scale := s.register()
+	VPMOVZXWD(Mem{Base: w, Disp: group * width}, scale)
+	VPSLLD(U8(16), scale, scale)
+	for r, row := range exact {
+		both := s.register()
+		VMULPS_BCST(scales.at(r, 0), scale, both)
+		VCVTDQ2PS(row[0], row[0])
+		VMULPS(both, row[0], row[0])
+		VADDPS(row[0], sums[r][0], sums[r][0])
+	}
+	x.advance(group * 2)
+	scales.advance(4)
+	ADDQ(U32(groupBytes), w)
+	DECQ(groups)
+	JNZ(LabelRef("loop"))
+	s.store(sums)
+	VZEROUPPER()
+	RET()
+}
+
+// bytesParams begins a function.
+func bytesParams(name string, rows int) (x, scales walk, w, groups GPVirtual) {
+	TEXT(fmt.Sprint(name, rows), NOSPLIT,
+		"func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)")
+	Pragma("noescape")
+	x = newWalk(param("x"), elements(param("xStride"), 1), rows)
+	scales = newWalk(param("scales"), elements(param("scaleStride"), 2), rows)
+	return x, scales, param("w"), param("groups")
+}
+
+// fetchGroup fetches a group of weights that is needed later.
+func fetchGroup(w GPVirtual) {
+	for at := 0; at < groupBytes; at += 64 {
+		PREFETCHT0(Mem{Base: w, Disp: ahead + at})
+	}
 }

@@ -307,6 +307,7 @@ const smallest = 27 << 23
 func blockErrors() {
 	function("blockErrorsVector", "func(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)",
 		"blockErrorsVector does what blockErrors does.")
+	const vectors = width / 8
 	errors, b, inverse := param("errors"), param("b"), param("inverse")
 	n := GP64()
 	MOVQ(U32(group), n)
