@@ -115,7 +115,7 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		c.limits(t, &limits)
 	}
-	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(), ReadGB: limits.ReadGB, FMAGFLOP: limits.FMAGFLOP, Int8GOP: limits.Int8GOP,
+	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(), FMAGFLOP: limits.FMAGFLOP, Int8GOP: limits.Int8GOP,
 		Go: fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)}
 	for _, run := range runs {
 		r.add(run, ck.Config, limits)
@@ -133,7 +133,7 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 func (c *benchEngineCmd) limits(t *terminal, l *kernel.Limits) {
 	m := kernel.Measure(c.threads())
 	*l = l.Max(m)
-	fmt.Fprintf(t.err, "limits: %.1f GB/s, %.0f GFLOP/s, %.0f GOP/s of int8\n", m.ReadGB, m.FMAGFLOP, m.Int8GOP)
+	fmt.Fprintf(t.err, "limits: %.0f GFLOP/s, %.0f GOP/s of int8\n", m.FMAGFLOP, m.Int8GOP)
 }
 
 // measure runs bench measure.

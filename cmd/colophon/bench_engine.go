@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"colophon/model"
+	"colophon/model/gpt2"
 	"colophon/model/kernel"
 )
 
@@ -56,6 +57,8 @@ func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer e.Close()
+	b.pool = kernel.NewPool(c.threads())
+	defer b.pool.Close()
 	b.engine, b.info, b.end = e, e.Info(), time.Now().Add(45*time.Second)
 	if c.Quick {
 		b.limit, b.steps, b.end = 700*time.Millisecond, 24, time.Now().Add(5*time.Second)
@@ -69,7 +72,8 @@ func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 
 // A bench measures an engine whose sequences are computed together.
 type bench struct {
-	engine  model.Engine
+	engine  *gpt2.Engine
+	pool    *kernel.Pool // as many threads as the engine has, to read its weights with
 	info    model.Info
 	weights string
 	err     io.Writer
@@ -228,10 +232,12 @@ func together(n int, f func(i int) error) error {
 }
 
 // decode measures a step of n streams. Its tokens are made up, as sampling is
-// the caller's work, and that in as many threads as there are callers.
+// the caller's work, and that in as many threads as there are callers. Every few
+// steps it measures how fast the weights are read: memory that is shared with
+// other machines is now half as fast and now twice.
 func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 	prompt := min(decodePrompt, b.info.Context/4)
-	const warm, least = 4, 4 // steps that are not counted, and that are anyway
+	const warm, few = 4, 8 // steps that are not counted, and between two readings
 	most := min(b.steps, b.info.Context-prompt-warm)
 	streams, closeAll, err := b.open(ctx, n, b.prompt(prompt))
 	if err != nil {
@@ -239,27 +245,49 @@ func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 	}
 	defer closeAll()
 	took := make([][]time.Duration, n)
-	err = together(n, func(i int) error {
-		for step, begin := 0, time.Now(); step < warm+most; step++ {
-			start := time.Now()
-			if step >= warm+least && start.Sub(begin) > b.limit {
-				break
+	steps := func(from, to int) error {
+		return together(n, func(i int) error {
+			for step := from; step < to; step++ {
+				start := time.Now()
+				if _, err := streams[i].Next(ctx, (i+step*104729)%b.info.Vocab); err != nil {
+					return err
+				}
+				if step >= warm {
+					took[i] = append(took[i], time.Since(start))
+				}
 			}
-			if _, err := streams[i].Next(ctx, (i+step*104729)%b.info.Vocab); err != nil {
-				return err
-			}
-			if step >= warm {
-				took[i] = append(took[i], time.Since(start))
-			}
-		}
-		return nil
-	})
-	if err != nil {
+			return nil
+		})
+	}
+	begin := time.Now()
+	if err := steps(0, warm); err != nil {
 		return benchRow{}, err
 	}
+	var read []float64 // 1e9 bytes per second
+	made := 0
+	for made < most && (made == 0 || time.Since(begin) < b.limit) {
+		start := time.Now()
+		next := min(made+few, most)
+		if err := steps(warm+made, warm+next); err != nil {
+			return benchRow{}, err
+		}
+		made = next
+		read = append(read, b.read(time.Since(start)/2))
+	}
+	slices.Sort(read)
 	step := median(slices.Concat(took...))
 	return benchRow{Phase: "decode", Batch: n, Prompt: prompt, TokS: float64(n) / step.Seconds(),
-		StepMS: milliseconds(step), Context: prompt + warm + len(took[0])/2}, nil
+		ReadGB: read[len(read)/2], StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
+}
+
+// read reads the weights, once at least and for a time, and returns how fast, in
+// 1e9 bytes per second.
+func (b *bench) read(atLeast time.Duration) float64 {
+	bytes, start := 0, time.Now()
+	for bytes == 0 || time.Since(start) < atLeast {
+		bytes += b.engine.ReadWeights(b.pool)
+	}
+	return float64(bytes) / float64(time.Since(start).Nanoseconds())
 }
 
 // mixed measures how long running streams wait for their next token while a
@@ -325,7 +353,7 @@ func (b *bench) mixed(ctx context.Context) (*benchMixed, error) {
 		}
 	}
 	m := &benchMixed{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
-		LongestMS: milliseconds(longest), PromptMS: milliseconds(end.Sub(start))}
+		UsualLongestMS: milliseconds(slices.Max(usual)), LongestMS: milliseconds(longest), PromptMS: milliseconds(end.Sub(start))}
 	m.Ratio = m.LongestMS / m.StepMS
 	b.say("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
 	return m, nil

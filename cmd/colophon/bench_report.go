@@ -51,6 +51,7 @@ type benchRow struct {
 	TokS         float64 `json:"tok_s"`
 	Roofline     float64 `json:"roofline"`                 // share of what the machine's limits allow
 	RSSMB        float64 `json:"rss_mb"`                   // most memory up to here, in 1e6 bytes
+	ReadGB       float64 `json:"read_gb_s,omitempty"`      // of decode: how fast the weights could be read meanwhile
 	StepMS       float64 `json:"step_ms,omitempty"`        // of decode: the median step
 	Context      int     `json:"context,omitempty"`        // of decode: tokens in a sequence then
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // of prefill: until the first token is sampled
@@ -65,6 +66,8 @@ type benchMixed struct {
 	LongestMS float64 `json:"longest_wait_ms"` // of any stream, while the prompt is computed
 	Ratio     float64 `json:"ratio"`           // of these two
 	PromptMS  float64 `json:"prompt_ms"`       // until the prompt is computed
+
+	UsualLongestMS float64 `json:"longest_usual_ms"` // of any stream before: what the machine does by itself
 }
 
 // add adds what was measured of one engine.
@@ -75,11 +78,27 @@ func (r *benchReport) add(run benchRun, c gpt2.Config, l kernel.Limits) {
 		row.Roofline = row.TokS * floor(row, c, l)
 		r.Rows = append(r.Rows, row)
 	}
+	r.Machine.ReadGB = medianRead(r.Rows)
 	slices.SortStableFunc(r.Rows, func(a, b benchRow) int { return strings.Compare(a.Phase, b.Phase) })
 	if run.Mixed != nil {
 		r.Mixed = append(r.Mixed, *run.Mixed)
 	}
 	r.LeftOut = append(r.LeftOut, run.LeftOut...)
+}
+
+// medianRead returns the median of how fast weights were read.
+func medianRead(rows []benchRow) float64 {
+	var all []float64
+	for _, row := range rows {
+		if row.ReadGB > 0 {
+			all = append(all, row.ReadGB)
+		}
+	}
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // floor returns the seconds that a token of a row takes at least: what a step
@@ -104,7 +123,7 @@ func floor(row benchRow, c gpt2.Config, l kernel.Limits) float64 {
 	}
 	batch, context := float64(row.Batch), float64(row.Context)
 	weights := (blocks + output) * bytesPerWeight(row.Weights)
-	read := (weights + batch*2*layers*d*context*bytesPerValue(row.Weights)) / l.ReadGB
+	read := (weights + batch*2*layers*d*context*bytesPerValue(row.Weights)) / row.ReadGB
 	compute := batch * (2*(blocks+output)/peak + 4*layers*d*context/l.FMAGFLOP)
 	if row.Batch == 1 {
 		compute = 0
@@ -147,10 +166,10 @@ func parameters(c gpt2.Config) int {
 type table [][]string
 
 func (r *benchReport) decode() table {
-	t := table{{"weights", "streams", "context", "tok/s", "of the limit", "step ms", "peak MB"}}
+	t := table{{"weights", "streams", "context", "tok/s", "GB/s read", "of the limit", "step ms", "peak MB"}}
 	for _, row := range r.Rows {
 		if row.Phase == "decode" {
-			t = append(t, []string{row.Weights, fmt.Sprint(row.Batch), fmt.Sprint(row.Context), digits(row.TokS),
+			t = append(t, []string{row.Weights, fmt.Sprint(row.Batch), fmt.Sprint(row.Context), digits(row.TokS), digits(row.ReadGB),
 				percent(row.Roofline), digits(row.StepMS), memory(row.RSSMB)})
 		}
 	}
@@ -169,9 +188,9 @@ func (r *benchReport) prefill() table {
 }
 
 func (r *benchReport) mixed() table {
-	t := table{{"weights", "streams", "prompt", "usual step ms", "longest wait ms", "ratio", "prompt ms"}}
+	t := table{{"weights", "streams", "prompt", "usual step ms", "longest of them", "longest wait ms", "ratio", "prompt ms"}}
 	for _, m := range r.Mixed {
-		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS),
+		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS), digits(m.UsualLongestMS),
 			digits(m.LongestMS), digits(m.Ratio), digits(m.PromptMS)})
 	}
 	return t
@@ -211,9 +230,9 @@ type section struct {
 
 func (r *benchReport) sections() []section {
 	all := []section{
-		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values from memory at the measured bandwidth or, with several streams, computing at the measured peak, whichever takes longer; a weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
+		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read, by loops that do nothing else, after every eighth step; or, with several streams, computing at the measured peak, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
 		{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing at the measured peak: of float32 for f32 and f16, of int8 for int8.", r.prefill()},
-		{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came.", r.mixed()},
+		{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came. The longest step before it came says what the rest of the machine did to a step meanwhile.", r.mixed()},
 		{"Agreement with f32", "The Kullback-Leibler divergence, in nats, of the distribution of the next token from that of f32 weights, and how often both have the same most likely token, along a text sampled with f32. Where the weights are random the distributions are nearly flat, and the first choice hangs on next to nothing.", r.agreement()},
 	}
 	return slices.DeleteFunc(all, func(s section) bool { return len(s.table) == 1 })
@@ -232,7 +251,7 @@ func (r *benchReport) heading() []string {
 	m := r.Machine
 	lines := []string{
 		fmt.Sprintf("%s, %d threads, kernels %s, %s", m.CPU, m.Threads, strings.Join(r.kernels(), " "), m.Go),
-		fmt.Sprintf("limits measured in the same run: reads %s GB/s, computes %s GFLOP/s of float32 and %s GOP/s of int8",
+		fmt.Sprintf("limits measured in the same run: reads %s GB/s (the median over the rows), computes %s GFLOP/s of float32 and %s GOP/s of int8",
 			digits(m.ReadGB), digits(m.FMAGFLOP), digits(m.Int8GOP)),
 		fmt.Sprintf("%s, %s million parameters", r.Model.Name, digits(float64(r.Model.Parameters)/1e6)),
 	}

@@ -62,10 +62,9 @@ func BenchmarkPrefill(b *testing.B) {
 }
 
 // bytes returns the size of the weights that computing one token reads.
-func (n *network) bytes() int64 {
-	size := n.tokens.Bytes()
-	for _, b := range n.blocks {
-		size += b.qkv.Bytes() + b.projection.Bytes() + b.up.Bytes() + b.down.Bytes()
+func (n *network) bytes() (size int64) {
+	for m := range n.matrices {
+		size += int64(m.Bytes())
 	}
-	return int64(size)
+	return size
 }

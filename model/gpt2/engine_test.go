@@ -390,3 +390,12 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestReadWeightsReadsAll(t *testing.T) {
+	e := randomEngine(t, smallShape(), Options{})
+	pool := kernel.NewPool(2)
+	defer pool.Close()
+	if got, want := int64(e.ReadWeights(pool)), e.network.bytes(); got != want || want == 0 {
+		t.Errorf("%d of %d bytes", got, want)
+	}
+}

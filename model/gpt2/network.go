@@ -52,6 +52,17 @@ func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	return n, l.run(threads)
 }
 
+// matrices yields the matrices in the order in which a step multiplies them.
+func (n *network) matrices(yield func(*kernel.Matrix) bool) {
+	for i := range n.blocks {
+		b := &n.blocks[i]
+		if !yield(b.qkv) || !yield(b.projection) || !yield(b.up) || !yield(b.down) {
+			return
+		}
+	}
+	yield(n.tokens)
+}
+
 // A loader has the pieces of work that loading is.
 type loader struct {
 	checkpoint *Checkpoint

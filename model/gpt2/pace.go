@@ -12,8 +12,8 @@ const (
 )
 
 // A pace says how many tokens of prompts a step may have beside sequences that
-// get a token with every step, so that those do not stall: a step may take about
-// twice as long as without. It learns from the steps how long both take, so it
+// get a token with every step, so that those do not stall: a step may take up to
+// twice as long as without, and a quarter of that room is left to chance. It learns from the steps how long both take, so it
 // fits any machine, network and format of weights.
 type pace struct {
 	single time.Duration // a step that has one token of each sequence
@@ -29,7 +29,7 @@ func (p *pace) budget(running int) int {
 	case p.single == 0 || p.prompt == 0:
 		return cautious
 	}
-	return int(min(max(p.single/p.prompt, 1), promptTokens))
+	return int(min(max(3*p.single/(4*p.prompt), 1), promptTokens))
 }
 
 // observe learns from a step with so many rows of both kinds.

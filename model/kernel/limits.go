@@ -5,54 +5,57 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
-// Limits are what a machine can do at most, per second.
+// Limits are what a machine computes at most, per second.
 type Limits struct {
-	ReadGB   float64 // memory read, in 1e9 bytes
 	FMAGFLOP float64 // multiplications and additions of float32, in 1e9
 	Int8GOP  float64 // multiplications of int8 and additions of the products, in 1e9
 }
 
 // Max returns the higher ones of two measurements.
 func (l Limits) Max(m Limits) Limits {
-	return Limits{max(l.ReadGB, m.ReadGB), max(l.FMAGFLOP, m.FMAGFLOP), max(l.Int8GOP, m.Int8GOP)}
+	return Limits{max(l.FMAGFLOP, m.FMAGFLOP), max(l.Int8GOP, m.Int8GOP)}
 }
 
 // Measure measures the limits of some threads, at least 1, that work at the
-// same time, with the instructions and the kind of memory that the kernels use on
-// this machine: where those are AVX2, one with wider ones could do more. Of many short runs
-// the fastest counts, so whatever else runs need only pause for a few of them.
-// It takes about 2 seconds and, meanwhile, 256 MiB.
+// same time, with the best instructions of the sets that the kernels use on this
+// machine. Of many short runs the fastest counts, so whatever else runs need
+// only pause for a few of them. It takes about a second and a half.
+//
+// How fast memory is read is not among them: it depends on what else uses the
+// memory at the moment, and is measured where and when it matters, with
+// [Matrix.Read].
 func Measure(threads int) Limits {
-	const size = 256 << 20 // next to nothing of it is still in a cache when it is read again
-	weights := new(Matrix)
-	weights.bytes = allocate(weights, size)
-	defer runtime.KeepAlive(weights)
-	for i := 0; i < size; i += 512 {
-		weights.bytes[i] = 1 // else all its pages would be the same one, of zeros
-	}
 	threads = max(threads, 1)
 	l := newLoops()
-	var next atomic.Uint64
-	return Limits{
-		ReadGB: rate(threads, func() int {
-			l.read(weights.bytes[next.Add(piece)%size:][:piece])
-			return piece
-		}),
-		FMAGFLOP: rate(threads, l.fma),
-		Int8GOP:  rate(threads, l.int8),
+	return Limits{FMAGFLOP: rate(threads, l.fma), Int8GOP: rate(threads, l.int8)}
+}
+
+// Read reads the weights of panels lo up to hi, as Multiply does, and nothing
+// else. It returns the number of bytes.
+func (m *Matrix) Read(lo, hi int) int {
+	defer runtime.KeepAlive(m)
+	var weights []byte
+	switch {
+	case m.single != nil:
+		weights = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(m.single))), 4*len(m.single))
+	case m.half != nil:
+		weights = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(m.half))), 2*len(m.half))
+	default:
+		weights = m.bytes
 	}
+	panel := len(weights) / m.Panels()
+	weights = weights[lo*panel : hi*panel]
+	readAll(weights)
+	return len(weights)
 }
 
 // loops keep a thread at one thing, for less than a millisecond a call.
 type loops struct {
-	read      func(p []byte) // all of p, whose length is piece
-	fma, int8 func() int     // and return the number of operations
+	fma, int8 func() int // return the number of operations
 }
-
-// piece is how many bytes a thread reads at a time.
-const piece = 1 << 20
 
 // rate lets threads call f, over and over, and returns how much they got done
 // together in 1e9 per second, in the best of many runs.
@@ -89,7 +92,6 @@ func rate(threads int, f func() int) float64 {
 func portableLoops() loops {
 	const rounds = 1 << 14
 	return loops{
-		read: func(p []byte) { _ = readPortably(p) },
 		fma: func() int {
 			_ = multiplyPortably(rounds, 0.5)
 			return 16 * rounds

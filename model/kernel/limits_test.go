@@ -12,7 +12,6 @@ func TestMeasure(t *testing.T) {
 	l := Measure(2)
 	t.Logf("%+v in %v", l, time.Since(start))
 	for name, c := range map[string]struct{ got, least float64 }{
-		"GB/s read":      {l.ReadGB, 0.1},
 		"GFLOP/s of FMA": {l.FMAGFLOP, 0.1},
 		"GOP/s of int8":  {l.Int8GOP, 0.1},
 	} {
@@ -22,11 +21,9 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// Every loop says how much it did, and what it reads may be the last piece.
+// Every loop says how much it did.
 func TestLoops(t *testing.T) {
 	for name, l := range map[string]loops{"here": newLoops(), "portable": portableLoops()} {
-		buffer := make([]byte, piece)
-		l.read(buffer)
 		for what, f := range map[string]func() int{"fma": l.fma, "int8": l.int8} {
 			start := time.Now()
 			if n := f(); n <= 0 {
@@ -47,8 +44,18 @@ func TestRateCountsAllThreads(t *testing.T) {
 }
 
 func TestMaxOfLimits(t *testing.T) {
-	a, b := Limits{1, 5, 3}, Limits{2, 4, 3}
-	if got := a.Max(b); got != (Limits{2, 5, 3}) || got != b.Max(a) {
+	a, b := Limits{5, 2}, Limits{4, 3}
+	if got := a.Max(b); got != (Limits{5, 3}) || got != b.Max(a) {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestReadReadsPanels(t *testing.T) {
+	for _, f := range []Format{F32, F16, Int8} {
+		const inputs, outputs = 70, 50
+		m := NewMatrix(f, inputs, outputs)
+		if first, rest := m.Read(0, 1), m.Read(1, m.Panels()); first*m.Panels() != m.Bytes() || first+rest != m.Bytes() {
+			t.Errorf("%v: %d and %d of %d bytes", f, first, rest, m.Bytes())
+		}
 	}
 }

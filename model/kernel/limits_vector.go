@@ -10,7 +10,6 @@ func newLoops() loops {
 	}
 	const rounds = 1 << 12
 	l := loops{
-		read: func(p []byte) { readLoop(&p[0], len(p)/512) },
 		fma: func() int {
 			fmaLoop(rounds)
 			return 768 * rounds
@@ -31,4 +30,13 @@ func newLoops() loops {
 		}
 	}
 	return l
+}
+
+// readAll reads p, but for the last few bytes.
+func readAll(p []byte) {
+	if !accelerated {
+		readPortably(p)
+	} else if n := len(p) / 512; n > 0 {
+		readLoop(&p[0], n)
+	}
 }

@@ -257,11 +257,12 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 		return
 	}
 	size := m.inputs * Width
-	if rows <= maxTile() {
+	if rows <= 2*maxTile() {
 		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
 		return
 	}
-	// A part of some panels at a time stays in the first-level cache for all rows.
+	// For more rows than two tiles, a part of some panels at a time stays in the
+	// first-level cache.
 	for p := lo; p < hi; p += partPanels {
 		panels := min(partPanels, hi-p)
 		for k := 0; k < m.inputs; k += partInputs {
