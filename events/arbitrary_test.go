@@ -18,6 +18,8 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 			Params:       model.Params{MaxTokens: rapid.IntRange(1, 200).Draw(t, "max"), Temperature: 0.8, TopP: 1, Seed: rapid.Uint64().Draw(t, "seed")},
 			PromptTokens: rapid.IntRange(1, 99).Draw(t, "prompt tokens"),
 			Model:        "m", Policy: "p",
+			Priority: rapid.IntRange(0, 4).Draw(t, "priority"),
+			Reserved: events.Reservation{Day: rapid.SampledFrom([]string{"2026-11-22", "2026-11-23"}).Draw(t, "day"), Tokens: rapid.IntRange(0, 99).Draw(t, "reserved")},
 		}
 	}
 	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: "go"}

@@ -56,7 +56,9 @@ type (
 		Params       model.Params `json:"params"`
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
-		Policy       string       `json:"policy"` // version of the rules that the prompt passed
+		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
+		Priority     int          `json:"priority,omitempty"` // in the queue: 1, which is first, to 4
+		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if its owner had no token budget
 	}
 
 	// JobStarted says that a worker has taken the job up, at the token after

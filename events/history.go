@@ -18,6 +18,7 @@ type Record struct {
 	Job              uuid.UUID
 	Owner            uuid.UUID
 	State            State
+	Priority         int // in the queue: 1, which is first, to 4
 	Model            string
 	Prompt           string
 	Text             string // empty until the job is final
@@ -36,6 +37,7 @@ func record(j Job) Record {
 		Job:          j.ID,
 		Owner:        j.Owner,
 		State:        j.State,
+		Priority:     j.Priority,
 		Model:        j.Model,
 		Prompt:       j.Prompt,
 		PromptTokens: j.PromptTokens,
@@ -83,12 +85,12 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 		sealed = key.Seal(plain, rowPlace(r.Job))
 	}
 	batch.Queue(`
-		insert into history (job, owner, state, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		on conflict (job) do update set
 			state = excluded.state, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed`,
-		r.Job, r.Owner, r.State, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
+		r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
 		r.CreatedAt, nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed)
 	return nil
 }
@@ -101,7 +103,7 @@ func nullTime(t time.Time) *time.Time {
 }
 
 // columns are those that scanRecord expects.
-const columns = `job, owner, state, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed`
 
 // row is a Record as it is stored.
 type row struct {
@@ -112,7 +114,7 @@ type row struct {
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
 	var started, finished *time.Time
-	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
+	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
 		&r.CreatedAt, &started, &finished, &r.sealed)
 	r.CreatedAt = r.CreatedAt.UTC()
 	if started != nil {
@@ -172,15 +174,32 @@ func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int)
 // queueShown is the furthest place in the queue that is counted.
 const queueShown = 10_000
 
-// QueuePosition returns how many queued jobs were accepted before this one,
-// plus one; counting stops at 10,000.
+// QueuePosition returns how many queued jobs are to be taken before this one,
+// plus one: those of a higher priority, and of the same those accepted before.
+// Jobs accepted later with a higher priority push it back, and one that goes
+// first because it has waited for long, or was begun before, may be nearer than
+// is said. Counting stops at 10,000.
 func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
-		select count(*) from (select 1 from history where state = 'queued' and job < $1 limit $2) as ahead`,
+		select count(*) from (
+			select from history
+			where state = 'queued' and (priority, job) < ((select priority from history where job = $1), $1)
+			limit $2) as ahead`,
 		job, queueShown-1).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the queue before %s: %w", job, err)
 	}
 	return n + 1, nil
+}
+
+// Queued returns how many jobs are queued, counting up to limit.
+func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
+	var n int
+	err := s.pool.QueryRow(ctx, `
+		select count(*) from (select from history where state = 'queued' limit $1) as queued`, limit).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count the queue: %w", err)
+	}
+	return n, nil
 }

@@ -43,6 +43,8 @@ type Job struct {
 	Params       model.Params
 	Model        string
 	Policy       string
+	Priority     int         // in the queue: 1, which is first, to 4
+	Reserved     Reservation // of its owner's token budget
 
 	Attempts int    // how often a worker has started it
 	Weights  string // of the first start; later ones must have the same
@@ -72,6 +74,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	case JobAccepted:
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
 		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
+		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of old have no priority: all were alike
 		j.Params = f.Params
 		j.Params.Stop = f.Stop
 	case JobStarted:

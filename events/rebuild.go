@@ -14,18 +14,20 @@ import (
 // rebuildBatch is how many jobs are folded at a time.
 const rebuildBatch = 500
 
-// RebuildHistory makes the history view anew from the events, in one
-// transaction, and returns the number of its rows. Readers see the old view
+// RebuildHistory makes the history view and the token budgets anew from the
+// events, in one transaction, and returns the number of jobs. Readers see the old view
 // until it is done; appends wait. progress, if it is not nil, is told the
 // number of jobs folded so far.
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
 	total := 0
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `lock table history in exclusive mode`); err != nil {
+		if _, err := tx.Exec(ctx, `lock table history, budgets in exclusive mode`); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `delete from history`); err != nil {
-			return err
+		for _, view := range []string{"history", "budgets"} {
+			if _, err := tx.Exec(ctx, `delete from `+view); err != nil {
+				return err
+			}
 		}
 		return s.foldAll(ctx, tx, func(jobs []Job) error {
 			var batch pgx.Batch
@@ -36,6 +38,7 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 					if key, err = s.vault.Key(ctx, tx, j.Owner); err != nil {
 						return err
 					}
+					queueSpending(&batch, Job{}, j) // an owner who has been erased spends nothing more
 				}
 				if err := queueUpsert(&batch, record(j), key); err != nil {
 					return err

@@ -67,7 +67,7 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 }
 
 // AppendJob appends facts to the stream of a job of which the caller has seen
-// before, projects the history view, and returns the job after them. The first
+// before, projects the history view and the owner's budget, and returns the job after them. The first
 // fact of a new job follows Job{ID: …, Owner: …}. It returns ErrIllegal for a
 // fact that cannot follow and ErrConflict if the stream has moved on; after an
 // error the transaction can only be rolled back. The job that it returns is not
@@ -97,6 +97,7 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 	if err := queueProjection(&batch, before, after, key); err != nil {
 		return before, err
 	}
+	queueSpending(&batch, before, after)
 	if err := tx.send(ctx, stream, &batch); err != nil {
 		return before, err
 	}

@@ -1,0 +1,176 @@
+package events_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
+
+	"colophon/events"
+)
+
+func (f *fixture) budgets(t *testing.T) map[string]int {
+	t.Helper()
+	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, f.owner)
+	spent := map[string]int{}
+	var day string
+	var tokens int
+	if _, err := pgx.ForEachRow(rows, []any{&day, &tokens}, func() error { spent[day] = tokens; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return spent
+}
+
+// TestBudgetsAreWhatTheJobsSpent puts any legal courses of jobs on record, with
+// reservations on two days.
+func TestBudgetsAreWhatTheJobsSpent(t *testing.T) {
+	f := newFixture(t)
+	want := map[string]int{}
+	rapid.Check(t, func(rt *rapid.T) {
+		id := uuid.Must(uuid.NewV7())
+		_, facts := drawCourse(rt, id, f.owner)
+		j, err := f.put(t.Context(), events.Job{ID: id, Owner: f.owner}, facts...)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if spent := j.Spent(); spent < 0 || spent > j.Reserved.Tokens {
+			rt.Fatalf("%d tokens spent of %d", spent, j.Reserved.Tokens)
+		} else if spent > 0 {
+			want[j.Reserved.Day] += spent
+		}
+	})
+	if got := f.budgets(t); !cmp.Equal(got, want) {
+		t.Fatal(cmp.Diff(want, got))
+	}
+	if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.budgets(t); !cmp.Equal(got, want) {
+		t.Fatalf("rebuilt: %s", cmp.Diff(want, got))
+	}
+}
+
+func TestAReservationIsSettledOnItsDayByWhateverEndsTheJob(t *testing.T) {
+	started := events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"}
+	advanced := events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "abc"}
+	for name, c := range map[string]struct {
+		facts []events.Fact
+		spent int
+	}{
+		"queued":                        {nil, 54},
+		"running":                       {[]events.Fact{started, advanced}, 54},
+		"crashed and taken up again":    {[]events.Fact{started, started}, 54},
+		"an attempt failed":             {[]events.Fact{started, events.JobFailed{Attempt: 1}}, 54},
+		"completed":                     {[]events.Fact{started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
+		"completed after a crash":       {[]events.Fact{started, started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
+		"failed":                        {[]events.Fact{started, advanced, events.JobFailed{Attempt: 1, Final: true}}, 7},
+		"cancelled before it started":   {[]events.Fact{events.JobCancelled{By: "owner"}}, 0},
+		"cancelled after it had":        {[]events.Fact{started, events.JobCancelled{By: "owner"}}, 4},
+		"failed before it ever started": {[]events.Fact{events.JobFailed{Final: true}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			accepted := course()[0].(events.JobAccepted)
+			accepted.Reserved = events.Reservation{Day: "2026-11-22", Tokens: 54}
+			j, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, c.facts...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]int{}
+			if c.spent > 0 {
+				want["2026-11-22"] = c.spent
+			}
+			if got := f.budgets(t); !cmp.Equal(got, want) {
+				t.Error(cmp.Diff(want, got))
+			}
+			// Who has missed the last fact ends the job once more.
+			stale := j
+			stale.State, stale.Version = events.Running, j.Version-1
+			if _, err := f.put(t.Context(), stale, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrConflict) {
+				t.Fatalf("a second end: %v", err)
+			}
+			if got := f.budgets(t); !cmp.Equal(got, want) {
+				t.Errorf("settled twice: %s", cmp.Diff(want, got))
+			}
+		})
+	}
+}
+
+func TestLoadIsTheOwnersAlone(t *testing.T) {
+	f := newFixture(t)
+	other := uuid.Must(uuid.NewV7())
+	f.register(t, other)
+	today := time.Now().UTC().Format(time.DateOnly)
+	accepted := course()[0].(events.JobAccepted)
+	for i, facts := range [][]events.Fact{nil, nil, course()[1:2], course()[1:]} {
+		accepted.Priority, accepted.Reserved = i+1, events.Reservation{Day: today, Tokens: 20}
+		if _, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, facts...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(owner uuid.UUID, limit int) events.Load {
+		t.Helper()
+		var l events.Load
+		err := f.Write(t.Context(), func(tx *events.Tx) (err error) {
+			l, err = tx.Load(t.Context(), owner, limit)
+			if alone, err := tx.LoadAlone(t.Context(), owner, limit); err != nil || alone != l {
+				t.Errorf("alone %+v, not so %+v, %v", alone, l, err)
+			}
+			return err
+		})
+		if err != nil || l.At.Location() != time.UTC || time.Since(l.At).Abs() > time.Hour {
+			t.Fatalf("%+v, %v", l, err)
+		}
+		l.At = time.Time{}
+		return l
+	}
+	if got, want := load(f.owner, 100), (events.Load{Outstanding: 3, Priority: 2, Spent: 67}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got, want := load(f.owner, 2), (events.Load{Outstanding: 2, Priority: 2, Spent: 67}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := load(other, 100); got != (events.Load{}) {
+		t.Errorf("an owner without jobs: %+v", got)
+	}
+}
+
+func TestQueuePositionIsTheOrderOfTheQueue(t *testing.T) {
+	f := newFixture(t)
+	accepted := course()[0].(events.JobAccepted)
+	var jobs []events.Job
+	for _, priority := range []int{4, 1, 3, 1, 0, 4} {
+		accepted.Priority = priority
+		j, err := f.put(t.Context(), f.newJob(), accepted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = append(jobs, j)
+	}
+	check := func(want ...int) {
+		t.Helper()
+		for i, j := range jobs {
+			if got, err := f.QueuePosition(t.Context(), j.ID); err != nil || want[i] != 0 && got != want[i] {
+				t.Errorf("job %d is at %d, want %d, %v", i, got, want[i], err)
+			}
+		}
+		if n, err := f.Queued(t.Context(), 100); err != nil || n != max(want[0], want[5]) {
+			t.Errorf("%d jobs are queued, %v", n, err)
+		}
+	}
+	check(5, 1, 4, 2, 3, 6)
+	if _, err := f.put(t.Context(), jobs[3], course()[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.put(t.Context(), jobs[2], events.JobCancelled{By: "owner"}); err != nil {
+		t.Fatal(err)
+	}
+	check(3, 1, 0, 0, 2, 4)
+	if n, err := f.Queued(t.Context(), 3); err != nil || n != 3 {
+		t.Errorf("counted to %d, want 3, %v", n, err)
+	}
+}

@@ -1,0 +1,25 @@
+-- +goose Up
+
+-- Queued jobs are taken in the order of (priority, job), 1 first.
+alter table history add column priority smallint not null default 1 check (priority between 1 and 4);
+drop index history_queued;
+create index history_queued on history (priority, job) where state = 'queued';
+create index history_outstanding on history (owner, job) where state in ('queued', 'running');
+
+-- What the jobs of an owner have reserved and used of their token budget, by
+-- the day (UTC) in which they were accepted. Derived from the events, like history.
+create table budgets (
+    owner  uuid   not null,
+    day    date   not null,
+    tokens bigint not null check (tokens >= 0),
+    primary key (owner, day)
+);
+
+grant select, insert, update, delete on budgets to colophon_app;
+
+-- +goose Down
+drop table budgets;
+drop index history_outstanding;
+drop index history_queued;
+create index history_queued on history (job) where state = 'queued';
+alter table history drop column priority;
