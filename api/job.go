@@ -20,7 +20,7 @@ type Job struct {
 	Usage         Usage      `json:"usage"`
 	FinishReason  string     `json:"finish_reason,omitempty" enum:"stop,length" doc:"Why a completed text ends: at a natural end or a stop string, or at the limit that was asked for."`
 	Reason        string     `json:"reason,omitempty" doc:"Why the job failed or was cancelled."`
-	QueuePosition int        `json:"queue_position,omitempty" minimum:"1" doc:"Of a queued job: 1 is next."`
+	QueuePosition int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"Of a queued job: 1 is next. Jobs of users who have fewer jobs outstanding go first, those accepted later too, so it may grow; at 10000 counting stops."`
 	Version       int        `json:"version,omitempty" minimum:"1" doc:"The number of the latest event."`
 	CreatedAt     time.Time  `json:"created_at"`
 	StartedAt     *time.Time `json:"started_at,omitempty"`

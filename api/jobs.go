@@ -57,6 +57,12 @@ type jobOutput struct {
 	Body              Job
 }
 
+// admission says, for both calls, what a job has to find room in.
+const admission = "A user may have so many jobs outstanding, the service so many queued, and where there is a token budget, " +
+	"the tokens of the prompt and the most that may follow are reserved of the user's day (UTC) until the job has ended; " +
+	"then usage.total_tokens counts, or nothing if the job never started. Above that the answer is 429 too_many_jobs or token_budget_spent, " +
+	"or 503 queue_full, with Retry-After, and nothing is on record. Jobs of users with fewer jobs outstanding go first."
+
 func (s *server) jobs() {
 	job := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Job](), true, "Job")
 	// Both calls give either answer, and Huma documents only the default one.
@@ -70,7 +76,7 @@ func (s *server) jobs() {
 	register(s, huma.Operation{
 		OperationID: "generate", Method: http.MethodPost, Path: "/generate", Tags: []string{"jobs"},
 		Summary:     "Generate a text and wait for it",
-		Description: "Waits 30 seconds, or as Prefer says, and answers 200 with the text. If it is not there by then, the answer is 202 and the job goes on.",
+		Description: "Waits 30 seconds, or as Prefer says, and answers 200 with the text. If it is not there by then, the answer is 202 and the job goes on. " + admission,
 		Security:    private(),
 		Metadata:    limited("generate"),
 		Responses:   either(),
@@ -82,7 +88,7 @@ func (s *server) jobs() {
 		OperationID: "submit-job", Method: http.MethodPost, Path: "/jobs", Tags: []string{"jobs"},
 		DefaultStatus: http.StatusAccepted,
 		Summary:       "Submit a job",
-		Description:   "Answers 202 as soon as the job is on record. Prefer: wait=N turns it into a call that waits.",
+		Description:   "Answers 202 as soon as the job is on record. Prefer: wait=N turns it into a call that waits. " + admission,
 		Security:      private(),
 		Metadata:      limited("jobs"),
 		Responses:     either(),

@@ -109,6 +109,9 @@ func unauthorized(given bool) *Problem {
 		with("WWW-Authenticate", `Bearer realm="colophon", error="invalid_token"`)
 }
 
+// jobsWait is after how long it is worth a try whether jobs have ended.
+const jobsWait = 5 * time.Second
+
 // problemOf is the one place that says what an error means to a client. What
 // it does not know is logged and not shown.
 func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
@@ -122,7 +125,19 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	if noRoom, ok := errors.AsType[*jobs.NoRoomError](err); ok {
 		return newProblem(http.StatusUnprocessableEntity, "no_room", noRoom.Error()+": shorten the prompt or allow more").at("body.prompt")
 	}
+	if outstanding, ok := errors.AsType[*jobs.OutstandingError](err); ok {
+		return newProblem(http.StatusTooManyRequests, "too_many_jobs", outstanding.Error()+": wait until one has ended, or cancel one").retryAfter(jobsWait)
+	}
+	if budget, ok := errors.AsType[*jobs.BudgetError](err); ok {
+		if budget.Needed > budget.Limit {
+			// No day is long enough for it, so there is nothing to wait for.
+			return newProblem(http.StatusUnprocessableEntity, "over_token_budget", budget.Error()+": shorten the prompt or ask for fewer tokens")
+		}
+		return newProblem(http.StatusTooManyRequests, "token_budget_spent", budget.Error()+": ask for fewer, or wait until midnight UTC").retryAfter(budget.Reset)
+	}
 	switch {
+	case errors.Is(err, jobs.ErrQueueFull):
+		return newProblem(http.StatusServiceUnavailable, "queue_full", "as many jobs are waiting as the service takes on: try again later").retryAfter(jobsWait)
 	case errors.Is(err, events.ErrNotFound):
 		return newProblem(http.StatusNotFound, "not_found", "there is no such thing here, or it belongs to somebody else")
 	case errors.Is(err, auth.ErrTaken):

@@ -32,6 +32,8 @@ type EventBody struct {
 	PromptTokens int         `json:"prompt_tokens,omitempty" doc:"job.accepted"`
 	Model        string      `json:"model,omitempty" doc:"job.accepted"`
 	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the rules that the prompt passed."`
+	Priority     int         `json:"priority,omitempty" minimum:"1" maximum:"4" doc:"job.accepted: the place in the queue, 1 first. The more jobs the owner had outstanding, the later."`
+	Reserved     *Reserved   `json:"reserved,omitempty" doc:"job.accepted: what was set aside of the owner's token budget, if there is one."`
 	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
 	Worker       string      `json:"worker,omitempty" doc:"job.started"`
 	FromToken    int         `json:"from_token,omitempty" doc:"job.started: how many tokens were there already."`
@@ -45,6 +47,12 @@ type EventBody struct {
 	Reason       string      `json:"reason,omitempty" doc:"job.failed, job.cancelled"`
 	Final        bool        `json:"final,omitempty" doc:"job.failed: false if it will be tried again."`
 	By           string      `json:"by,omitempty" doc:"job.cancelled"`
+}
+
+// Reserved is a part of a token budget.
+type Reserved struct {
+	Day    string `json:"day" format:"date" doc:"The day in UTC whose budget it is, whenever the job ends."`
+	Tokens int    `json:"tokens" doc:"Tokens of the prompt and the most that may follow. What is not used of them is given back when the job ends."`
 }
 
 // TimingBody says where the time of a job went.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"colophon/model"
 )
@@ -14,6 +15,7 @@ import (
 type engine struct {
 	weights string
 	context int
+	pace    time.Duration // of a step
 
 	mu    sync.Mutex
 	pause map[int]chan struct{} // by length of the sequence: wait for this, or for the context
@@ -60,6 +62,9 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	err := s.engine.fail[len(s.tokens)]
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
+	if s.engine.pace > 0 {
+		time.Sleep(s.engine.pace)
+	}
 	if gate != nil {
 		select {
 		case <-gate:

@@ -23,14 +23,16 @@ import (
 
 // fixture is a queue with one owner, and no worker yet.
 type fixture struct {
-	t     *testing.T
+	t     testing.TB
 	db    *pgtest.DB
 	store *events.Store
 	queue *jobs.Queue
 	owner uuid.UUID
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture { return newLimitedFixture(t, jobs.Limits{}) }
+
+func newLimitedFixture(t testing.TB, limits jobs.Limits) *fixture {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db := pgtest.New(t, migrations.Up)
@@ -38,28 +40,49 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log), owner: uuid.Must(uuid.NewV7())}
-	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log)}
+	f.queue = f.newQueue(limits)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.store.Run(ctx, nil) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	err = f.store.Write(t.Context(), func(tx *events.Tx) error {
-		return tx.AppendAccount(t.Context(), f.owner, events.AccountRegistered{Username: "somebody"})
+	f.owner = f.register()
+	return f
+}
+
+// register adds an owner.
+func (f *fixture) register() uuid.UUID {
+	f.t.Helper()
+	owner := uuid.Must(uuid.NewV7())
+	err := f.store.Write(f.t.Context(), func(tx *events.Tx) error {
+		return tx.AppendAccount(f.t.Context(), owner, events.AccountRegistered{Username: "somebody"})
 	})
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	return f
+	return owner
+}
+
+// newQueue returns a queue as another process has it.
+func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
+	f.t.Helper()
+	m := jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}
+	q, err := jobs.NewQueue(f.db.App, f.store, m, limits, slog.New(slog.DiscardHandler))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return q
 }
 
 // work starts a worker that is stopped with the test, or before.
 func (f *fixture) work(e *engine) (stop func()) {
 	f.t.Helper()
-	w, err := jobs.NewWorker(f.db.App, f.store, e, 8, slog.New(slog.DiscardHandler))
+	return f.workAt(e, 8)
+}
+
+func (f *fixture) workAt(e *engine, slots int) (stop func()) {
+	f.t.Helper()
+	w, err := jobs.NewWorker(f.db.App, f.store, e, slots, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}

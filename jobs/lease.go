@@ -191,12 +191,16 @@ func (a *attempt) start(ctx context.Context) error {
 }
 
 // giveBack puts facts on record and gives the lease back, also when ctx is done.
+// If the job is to be taken up again, it goes before those that were never begun.
 func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		job, err := tx.AppendJob(ctx, a.job, facts...)
 		if err != nil {
+			return job, err
+		}
+		if _, err := tx.Exec(ctx, `update river.river_job set priority = 1 where id = $1`, a.river.ID); err != nil {
 			return job, err
 		}
 		return job, dropLease(ctx, tx, job.ID, a.holder)

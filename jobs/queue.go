@@ -69,13 +69,17 @@ type Model struct {
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
 type Queue struct {
-	store *events.Store
-	river *river.Client[pgx.Tx]
-	model Model
+	store  *events.Store
+	river  *river.Client[pgx.Tx]
+	model  Model
+	limits Limits
+	turns  turns
+	depth  depth
 }
 
-// NewQueue returns a queue for jobs that are to be run with the model.
-func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, log *slog.Logger) (*Queue, error) {
+// NewQueue returns a queue for jobs that are to be run with the model, which
+// takes on as much as the limits allow.
+func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, limits Limits, log *slog.Logger) (*Queue, error) {
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Schema: schema,
 		Logger: log,
@@ -86,12 +90,17 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, log *slog.Logger
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
-	return &Queue{store: store, river: client, model: m}, nil
+	return &Queue{
+		store: store, river: client, model: m, limits: limits,
+		turns: turns{of: map[uuid.UUID]*turn{}},
+		depth: depth{limit: limits.Queued, count: store.Queued},
+	}, nil
 }
 
 // Submit accepts a job, or returns a policy.Refusal for a prompt against the
-// rules, a NoRoomError for one that is too long, or vault.ErrErased for an owner
-// that is no more.
+// rules, a NoRoomError for one that is too long, vault.ErrErased for an owner
+// that is no more, or, where a limit is reached, ErrQueueFull, an
+// OutstandingError or a BudgetError.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	prompt, err := policy.Prompt(r.Prompt)
 	if err != nil {
@@ -120,8 +129,19 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 		Model:        q.model.Name,
 		Policy:       policy.Version,
 	}
+	done, err := q.turns.wait(ctx, owner)
+	if err != nil {
+		return events.Job{}, err
+	}
+	defer done()
+	if err := q.depth.enter(ctx); err != nil {
+		return events.Job{}, err
+	}
 	var job events.Job
 	err = q.store.Write(ctx, func(tx *events.Tx) error {
+		if err := q.admit(ctx, tx, owner, &accepted); err != nil {
+			return err
+		}
 		// Not before the transaction has its connection: ids are to have the
 		// order in which jobs are accepted, whoever waits how long for one.
 		id, err := uuid.NewV7()
@@ -131,9 +151,13 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 		if job, err = tx.AppendJob(ctx, events.Job{ID: id, Owner: owner}, accepted); err != nil {
 			return err
 		}
-		_, err = q.river.InsertTx(ctx, tx.Tx, generateArgs{Job: id}, &river.InsertOpts{MaxAttempts: maxAttempts})
-		return err
+		_, err = q.river.InsertTx(ctx, tx.Tx, generateArgs{Job: id}, &river.InsertOpts{MaxAttempts: maxAttempts, Priority: accepted.Priority})
+		if err != nil {
+			return err
+		}
+		return q.confirm(ctx, tx, job)
 	})
+	q.depth.leave(err == nil)
 	if err != nil {
 		return events.Job{}, fmt.Errorf("submit a job: %w", err)
 	}

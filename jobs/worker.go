@@ -76,6 +76,13 @@ func (w *Worker) Start(ctx context.Context) error {
 			}
 		})
 	})
+	w.ended.Go(func() {
+		every(ctx, promoteEvery, func() {
+			if err := w.promote(ctx); err != nil && ctx.Err() == nil {
+				w.log.WarnContext(ctx, "could not look for owners who wait for long", "err", err)
+			}
+		})
+	})
 	return nil
 }
 

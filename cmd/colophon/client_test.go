@@ -28,12 +28,18 @@ type service struct {
 // up runs the command in this process until the test ends or stop is called.
 func up(t *testing.T, data string, flags ...string) *service {
 	t.Helper()
+	return serving(t, "up", data, flags...)
+}
+
+// serving does the same with another command that serves.
+func serving(t *testing.T, command, data string, flags ...string) *service {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	var log bytes.Buffer
 	ended := make(chan error, 1)
 	go func() {
-		args := append([]string{"up", "--listen", "127.0.0.1:0", "--data", data}, flags...)
+		args := append([]string{command, "--listen", "127.0.0.1:0", "--data", data}, flags...)
 		err := run(ctx, args, noEnvironment, strings.NewReader(""), w, &log)
 		w.CloseWithError(io.EOF)
 		ended <- err

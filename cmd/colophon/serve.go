@@ -53,6 +53,10 @@ type listenFlags struct {
 	LimitUsers   rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
 	LimitToken   rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
 	LimitJobs    rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
+
+	MaxOutstandingJobs uint32 `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
+	MaxQueuedJobs      uint32 `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
+	TokenBudget        uint32 `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 
 // rate is a flag such as 5/1m.
@@ -89,6 +93,10 @@ func (f *listenFlags) limits() api.Limits {
 	return api.Limits{Users: f.LimitUsers.Rate, Token: f.LimitToken.Rate, Generate: f.LimitJobs.Rate, Jobs: f.LimitJobs.Rate}
 }
 
+func (f *listenFlags) room() jobs.Limits {
+	return jobs.Limits{Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget)}
+}
+
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
 	source, err := c.find(ctx, c.library(c.Data, known, t))
@@ -111,7 +119,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		}
 		defer stop()
 		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, listener, m, c.limits(), t.out, true)
+		return b.serve(ctx, listener, m, &c.listenFlags, t.out, true)
 	})
 }
 
@@ -131,7 +139,7 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 			return err
 		}
 		defer listener.Close()
-		return b.serve(ctx, listener, m, c.limits(), t.out, false)
+		return b.serve(ctx, listener, m, &c.listenFlags, t.out, false)
 	})
 }
 
@@ -278,16 +286,16 @@ func (b *base) work(ctx context.Context, engine engine, slots int) (stop func(),
 }
 
 // serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, limits api.Limits, out io.Writer, teach bool) error {
+func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f *listenFlags, out io.Writer, teach bool) error {
 	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
 	if err != nil {
 		return fmt.Errorf("open the accounts: %w", err)
 	}
-	queue, err := jobs.NewQueue(b.pool, b.store, m, quiet(b.log))
+	queue, err := jobs.NewQueue(b.pool, b.store, m, f.room(), quiet(b.log))
 	if err != nil {
 		return err
 	}
-	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Limits: limits, Log: b.log})
+	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Limits: f.limits(), Log: b.log})
 	if err != nil {
 		return err
 	}

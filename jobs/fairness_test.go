@@ -1,0 +1,317 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/events"
+	"colophon/jobs"
+)
+
+var small = jobs.Request{Prompt: "prompt", MaxNewTokens: 10, Temperature: 1, TopP: 1, Seed: new(uint64(11))}
+
+func (f *fixture) submitFor(owner uuid.UUID, r jobs.Request) events.Job {
+	f.t.Helper()
+	j, err := f.queue.Submit(f.t.Context(), owner, r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return j
+}
+
+// TestAFloodLeavesOthersTheirTurn lets one owner submit 500 jobs to a worker
+// that runs one at a time, and another one use the service meanwhile.
+func TestAFloodLeavesOthersTheirTurn(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	e.pace = 4 * time.Millisecond
+	other := f.register()
+	f.workAt(e, 1)
+	const flood = 500
+	var last events.Job
+	for range flood {
+		last = f.submit(small)
+	}
+	if n, err := f.store.QueuePosition(t.Context(), last.ID); err != nil || n < flood/2 {
+		t.Fatalf("the last of the flood is at %d, %v", n, err)
+	}
+	const uses = 20
+	var waits, services []time.Duration
+	for range uses {
+		j := f.submitFor(other, small)
+		if n, err := f.store.QueuePosition(t.Context(), j.ID); err != nil || n != 1 {
+			t.Errorf("a job of the other's is at %d, %v", n, err)
+		}
+		j = f.until(j, final)
+		waits = append(waits, j.StartedAt.Sub(j.AcceptedAt))
+		services = append(services, j.FinishedAt.Sub(j.StartedAt))
+	}
+	if n, err := f.store.Queued(t.Context(), flood); err != nil || n < flood/2 {
+		t.Fatalf("there was no flood: %d jobs are left, %v", n, err)
+	}
+	slices.Sort(waits)
+	slices.Sort(services)
+	p95, service := waits[uses*95/100-1], services[uses/2]
+	t.Logf("p95 of the waits is %.2f service times of %v", float64(p95)/float64(service), service)
+	if p95 > 2*service {
+		t.Errorf("p95 of the waits is %v, a job takes %v", p95, service)
+	}
+}
+
+// TestJobsOfOneOwnerAreTakenInOrder submits while earlier jobs end, so that
+// the owner has fewer outstanding for a later job than for an earlier one.
+func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	var all []events.Job
+	for range 12 {
+		all = append(all, f.submit(small))
+	}
+	for _, j := range all[1:7] { // five are left: the next one alone would have priority 2
+		if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all = append(slices.Delete(all, 1, 7), f.submit(small))
+	f.workAt(e, 1)
+	var started []time.Time
+	for _, j := range all {
+		started = append(started, f.until(j, final).StartedAt)
+	}
+	if !slices.IsSortedFunc(started, time.Time.Compare) {
+		t.Errorf("started at %v", started)
+	}
+	// Once nothing is queued any longer, the owner is as good as any.
+	if j := f.submit(small); j.Priority != 1 {
+		t.Errorf("afterwards the priority is %d", j.Priority)
+	}
+}
+
+// order returns the owners of the jobs that wait, in the order in which River takes them.
+func (f *fixture) order() []uuid.UUID {
+	f.t.Helper()
+	rows, _ := f.db.Owner.Query(f.t.Context(), `
+		select h.owner from river.river_job r join history h on h.job = (r.args->>'job')::uuid
+		where r.state = 'available' and h.state = 'queued' order by r.priority, r.scheduled_at, r.id`)
+	owners, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return owners
+}
+
+// TestWhoGoesLastIsTakenAtLast looks at an owner whom others always go before.
+func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
+	f := newFixture(t)
+	a, b, c := f.owner, f.register(), f.register()
+	w, err := jobs.NewWorker(f.db.App, f.store, newEngine(), 1, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(why string, want ...uuid.UUID) {
+		t.Helper()
+		if err := jobs.Promote(w, t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.order(); !cmp.Equal(got, want) {
+			t.Errorf("%s: %v", why, cmp.Diff(want, got))
+		}
+	}
+	var all []events.Job
+	for range 4 {
+		all = append(all, f.submit(small))
+	}
+	// The first one runs, the others are left with priority 2.
+	running, err := f.store.AppendJob(t.Context(), all[0], events.JobStarted{Attempt: 1, Weights: "w/f32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.submitFor(b, small)
+	f.submitFor(c, small)
+	old := func() {
+		t.Helper()
+		if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set scheduled_at = scheduled_at - interval '1 minute'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old()
+	expect("one of a's is running", b, c, a, a, a)
+	if _, err := f.queue.Cancel(t.Context(), running, events.JobCancelled{By: "owner"}); err != nil {
+		t.Fatal(err)
+	}
+	d := f.register()
+	f.submitFor(d, small)
+	expect("a has waited", b, c, d, a, a, a)
+	e := f.register()
+	f.submitFor(e, small)
+	expect("one job is a's turn", b, c, d, a, e, a, a)
+	var first string
+	if err := f.db.Owner.QueryRow(t.Context(), `select args->>'job' from river.river_job where priority = 1 order by scheduled_at desc offset 1`).Scan(&first); err != nil || first != all[1].ID.String() {
+		t.Errorf("not a's oldest job is promoted: %s, %v", first, err)
+	}
+}
+
+func TestAJobThatWasBegunGoesFirst(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	for range 70 {
+		f.submit(small)
+	}
+	j := f.submit(request)
+	if j.Priority != 4 {
+		t.Fatalf("priority %d", j.Priority)
+	}
+	// It is taken up before the others, and put back.
+	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	e.pause[6+9] = make(chan struct{}) // never opened
+	stop := f.work(e)
+	f.until(j, tokens(8))
+	stop()
+	var priority int
+	if err := f.db.Owner.QueryRow(t.Context(), `select priority from river.river_job where args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
+		t.Errorf("priority %d, %v", priority, err)
+	}
+}
+
+// flood submits n jobs of each owner at once, through several queues as several
+// processes have them, and returns the errors.
+func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []error {
+	var wg sync.WaitGroup
+	errs := make([]error, n*len(owners))
+	for i := range errs {
+		wg.Go(func() {
+			_, errs[i] = queues[i%len(queues)].Submit(f.t.Context(), owners[i/n], small)
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
+	limits := jobs.Limits{Outstanding: 20}
+	f := newLimitedFixture(t, limits)
+	queues := []*jobs.Queue{f.queue, f.newQueue(limits)}
+	other := f.register()
+	accepted := 0
+	for i, err := range f.flood(60, queues, f.owner, other) {
+		switch refused, ok := errors.AsType[*jobs.OutstandingError](err); {
+		case err == nil:
+			accepted++
+		case !ok || refused.Limit != 20:
+			t.Errorf("job %d: %v", i, err)
+		}
+	}
+	if accepted != 2*20 {
+		t.Fatalf("%d jobs were accepted, want 20 of each owner", accepted)
+	}
+	var counted int
+	err := f.db.Owner.QueryRow(t.Context(), `select max(n) from (select count(*) as n from history group by owner) as counts`).Scan(&counted)
+	if err != nil || counted != 20 {
+		t.Fatalf("%d jobs of one owner, %v", counted, err)
+	}
+	// Room comes of jobs that end, by a cancel or by a worker.
+	rows, _ := f.db.Owner.Query(t.Context(), `select job from history where owner = $1 limit 3`, f.owner)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		j, err := f.store.Job(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	accepted = 0
+	for _, err := range f.flood(10, queues, f.owner) {
+		if err == nil {
+			accepted++
+		}
+	}
+	if accepted != len(ids) {
+		t.Errorf("%d jobs were accepted in the place of %d", accepted, len(ids))
+	}
+}
+
+func TestTheQueueIsNoDeeperThanTheLimit(t *testing.T) {
+	limits := jobs.Limits{Queued: 10}
+	f := newLimitedFixture(t, limits)
+	owners := []uuid.UUID{f.owner, f.register(), f.register(), f.register()}
+	var accepted int
+	for _, err := range f.flood(10, []*jobs.Queue{f.queue}, owners...) {
+		if err == nil {
+			accepted++
+		} else if !errors.Is(err, jobs.ErrQueueFull) {
+			t.Error(err)
+		}
+	}
+	if accepted != 10 {
+		t.Fatalf("%d jobs were accepted", accepted)
+	}
+	if _, err := f.newQueue(limits).Submit(t.Context(), f.owner, small); !errors.Is(err, jobs.ErrQueueFull) {
+		t.Fatalf("another process: %v", err)
+	}
+	f.work(newEngine())
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err := f.queue.Submit(t.Context(), f.owner, small)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, jobs.ErrQueueFull) || time.Now().After(deadline) {
+			t.Fatalf("after the queue has emptied: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond) // the queue is counted once a second
+	}
+}
+
+// TestAFloodLeavesOthersTheDatabase holds up all submits of one owner, of which
+// there are more than connections.
+func TestAFloodLeavesOthersTheDatabase(t *testing.T) {
+	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1000})
+	other := f.register()
+	ctx, cancel := context.WithCancel(t.Context())
+	held, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	defer func() { cancel(); close(release); wg.Wait() }()
+	wg.Go(func() {
+		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
+			_, err := tx.LoadAlone(context.Background(), f.owner, 1)
+			close(held)
+			<-release
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-held
+	var stuck atomic.Int32
+	for range 2 * f.db.App.Config().MaxConns {
+		stuck.Add(1)
+		wg.Go(func() {
+			defer stuck.Add(-1)
+			_, _ = f.queue.Submit(ctx, f.owner, small)
+		})
+	}
+	soon, end := context.WithTimeout(ctx, 20*time.Second)
+	defer end()
+	for range 5 {
+		if _, err := f.queue.Submit(soon, other, small); err != nil {
+			t.Fatalf("somebody else: %v", err)
+		}
+	}
+	if n := stuck.Load(); n != 2*f.db.App.Config().MaxConns {
+		t.Errorf("%d submits were held up", n)
+	}
+}
