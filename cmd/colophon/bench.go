@@ -18,6 +18,7 @@ import (
 
 type benchCmd struct {
 	Engine  benchEngineCmd  `cmd:"" help:"Measure the native engine, and the machine's own limits beside it."`
+	Service benchServiceCmd `cmd:"" help:"Measure the service, beside what its engine does alone."`
 	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one type of weights, for bench engine."`
 }
 

@@ -228,6 +228,26 @@ type section struct {
 	table        table
 }
 
+// writeSections writes what is buffered by w, for a tabwriter or as Markdown.
+func writeSections(w io.Writer, sections []section, markdown bool) {
+	for _, s := range sections {
+		if !markdown {
+			fmt.Fprintf(w, "\n%s\n", s.title)
+			for _, cells := range s.table {
+				fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
+			}
+			continue
+		}
+		fmt.Fprintf(w, "\n## %s\n\n%s\n\n", s.title, s.about)
+		for i, cells := range s.table {
+			fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+			if i == 0 {
+				fmt.Fprintf(w, "|%s\n", strings.Repeat(" --: |", len(cells)))
+			}
+		}
+	}
+}
+
 func (r *benchReport) sections() []section {
 	all := []section{
 		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read, by loops that do nothing else, after every eighth step; or, with several streams, computing at the measured peak, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
@@ -266,12 +286,7 @@ func (r *benchReport) heading() []string {
 func (r *benchReport) text(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, strings.Join(r.heading(), "\n"))
-	for _, s := range r.sections() {
-		fmt.Fprintf(w, "\n%s\n", s.title)
-		for _, cells := range s.table {
-			fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
-		}
-	}
+	writeSections(w, r.sections(), false)
 	if len(r.LeftOut) > 0 {
 		fmt.Fprintf(w, "\nThere was no time for\n  %s\n", strings.Join(r.LeftOut, "\n  "))
 	}
@@ -285,15 +300,7 @@ func (r *benchReport) markdown(out io.Writer) error {
 	for _, line := range r.heading() {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
-	for _, s := range r.sections() {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", s.title, s.about)
-		for i, cells := range s.table {
-			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
-			if i == 0 {
-				fmt.Fprintf(&b, "|%s\n", strings.Repeat(" --: |", len(cells)))
-			}
-		}
-	}
+	writeSections(&b, r.sections(), true)
 	if len(r.LeftOut) > 0 {
 		fmt.Fprintf(&b, "\nThere was no time for %s.\n", strings.Join(r.LeftOut, "; "))
 	}

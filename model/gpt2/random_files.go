@@ -1,0 +1,103 @@
+package gpt2
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// WriteRandom writes a model of the published shape into a directory: the
+// weights of [Random], and a tokenizer whose tokens are up to three characters
+// of ASCII, so that what is generated reads like nothing and is text.
+func WriteRandom(dir string, seed uint64) error {
+	ck := Random(Published(), seed)
+	vocab, merges := madeUpTokens(ck.Config.Vocab)
+	config, err := json.Marshal(map[string]any{
+		"model_type": "gpt2", "vocab_size": ck.Config.Vocab, "n_positions": ck.Config.Context, "n_embd": ck.Config.Embd,
+		"n_layer": ck.Config.Layers, "n_head": ck.Config.Heads, "layer_norm_epsilon": ck.Config.Epsilon, "eos_token_id": ck.Config.EOS,
+	})
+	if err != nil {
+		return err
+	}
+	ids, err := json.Marshal(vocab)
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"config.json": config, "vocab.json": ids, "merges.txt": []byte(merges)} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	f, err := os.Create(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(ck.write(f), f.Close()); err != nil {
+		return fmt.Errorf("write random weights: %w", err)
+	}
+	return nil
+}
+
+// write writes the tensors as a safetensors file.
+func (c *Checkpoint) write(w io.Writer) error {
+	header, at := map[string]any{}, int64(0)
+	for name, shape := range c.Config.Tensors() {
+		t := c.tensors[name]
+		n := t.end - t.begin
+		header[name] = map[string]any{"dtype": t.dtype, "shape": shape, "data_offsets": []int64{at, at + n}}
+		at += n
+	}
+	text, err := json.Marshal(header)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w, 1<<20)
+	// What cannot be written is said by Flush.
+	_, _ = out.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(text))))
+	_, _ = out.Write(text)
+	for name := range c.Config.Tensors() {
+		t := c.tensors[name]
+		if _, err := io.Copy(out, io.NewSectionReader(c.file, t.begin, t.end-t.begin)); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
+// madeUpTokens returns a vocabulary of n tokens, and its merges: the bytes,
+// pairs of printable characters, pairs with a third, and the end of a text.
+func madeUpTokens(n int) (ids map[string]int, merges string) {
+	letters := alphabet()
+	ids = make(map[string]int, n)
+	for _, r := range letters {
+		ids[string(r)] = len(ids)
+	}
+	var b strings.Builder
+	var pairs []string
+	add := func(left, right string) {
+		if len(ids) < n-1 {
+			ids[left+right] = len(ids)
+			fmt.Fprintf(&b, "%s %s\n", left, right)
+		}
+	}
+	printable := letters[' ' : '~'+1]
+	for _, l := range printable {
+		for _, r := range printable[1:] { // a space goes in front
+			add(string(l), string(r))
+			pairs = append(pairs, string(l)+string(r))
+		}
+	}
+	for _, pair := range pairs {
+		for _, r := range printable[1:] {
+			add(pair, string(r))
+		}
+	}
+	ids["<|endoftext|>"] = len(ids)
+	return ids, b.String()
+}
