@@ -177,7 +177,7 @@ func TestAJobThatWasBegunGoesFirst(t *testing.T) {
 	f.until(j, tokens(8))
 	stop()
 	var priority int
-	if err := f.db.Owner.QueryRow(t.Context(), `select priority from river.river_job where args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
+	if err := f.db.Owner.QueryRow(t.Context(), `select priority from river.river_job where state = 'available' and args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
 		t.Errorf("priority %d, %v", priority, err)
 	}
 }

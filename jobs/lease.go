@@ -12,22 +12,26 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
 )
 
 // River rescues the jobs of a dead worker after an hour. A lease says much
 // sooner that a worker is dead: each running job has one, renewed while the
-// worker lives, and every worker looks for expired ones and queues their jobs
-// again. A lease is a matter of speed only: who may write is decided by the
-// versions of the job's stream.
+// worker lives, and every worker looks for jobs that the queue calls running and
+// that have none, and queues them again. A lease is a matter of speed only: who
+// may write is decided by the versions of the job's stream.
 const (
-	// leaseFor is how long a worker may be silent before its jobs are others'.
-	leaseFor = 6 * time.Second
+	// leaseFor is how long a worker may be silent before its jobs are others':
+	// it outlives three renewals that are late or lost.
+	leaseFor = 3 * time.Second
 
-	renewEvery = 2 * time.Second
-	sweepEvery = time.Second
-	sweepBatch = 100 // jobs; another sweep is never far
+	renewEvery   = 750 * time.Millisecond
+	renewTimeout = time.Second // then the next try has another connection
+	sweepEvery   = 500 * time.Millisecond
+	sweepTimeout = 5 * time.Second
+	sweepBatch   = 100 // jobs; another sweep is never far
 
 	// maxCrashes is how many workers in a row a job may take down with it
 	// without a new token.
@@ -53,8 +57,8 @@ func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int
 		insert into leases as l (job, holder, expires_at, tokens) values ($1, $2, clock_timestamp() + $3, $4)
 		on conflict (job) do update set
 			holder = excluded.holder, expires_at = excluded.expires_at, tokens = excluded.tokens,
-			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + (l.holder is not null)::int end
-		where l.holder is null or l.expires_at < clock_timestamp()
+			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + 1 end
+		where l.expires_at < clock_timestamp()
 		returning crashes`, job, holder, leaseFor, tokens).Scan(&crashes)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -67,9 +71,9 @@ func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int
 	return nil
 }
 
-// dropLease removes a lease that is the holder's, or nobody's.
+// dropLease removes a lease, if it is still the holder's.
 func dropLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID) error {
-	if _, err := tx.Exec(ctx, `delete from leases where job = $1 and (holder = $2 or holder is null)`, job, holder); err != nil {
+	if _, err := tx.Exec(ctx, `delete from leases where job = $1 and holder = $2`, job, holder); err != nil {
 		return fmt.Errorf("give the lease of job %s back: %w", job, err)
 	}
 	return nil
@@ -118,7 +122,7 @@ func (l *leases) renew(ctx context.Context) error {
 	if len(mine) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, leaseFor)
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	rows, _ := l.pool.Query(ctx, `
 		update leases set expires_at = clock_timestamp() + $2 where holder = any($1) returning holder`, holders, leaseFor)
@@ -135,28 +139,68 @@ func (l *leases) renew(ctx context.Context) error {
 	return nil
 }
 
-// sweep queues the jobs again whose leases have expired.
+// sweep queues the jobs again that the queue calls running and that nobody has a
+// lease of: their workers have gone silent. Whether they were already at work
+// with a lease, not yet, or no longer makes no difference. Of jobs that have
+// ended meanwhile it removes what their workers have left.
 func (w *Worker) sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
 	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		// The place in the queue is closed and not used again: its worker may
+		// live after all, and speak about it. Of a silence that was Postgres's
+		// own, while it started, workers are not to blame.
 		rows, _ := tx.Query(ctx, `
-			update leases set holder = null, crashes = crashes + 1
-			where job in (
-				select job from leases where holder is not null and expires_at < clock_timestamp()
-				order by expires_at limit $1 for update skip locked)
-			returning job`, sweepBatch)
-		expired, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+			with orphans as (
+				update river.river_job set state = 'cancelled', finalized_at = clock_timestamp()
+				where id in (
+					select id from river.river_job
+					where state = 'running' and kind = $1 and attempted_at < clock_timestamp() - $2::interval
+						and pg_postmaster_start_time() < clock_timestamp() - $2::interval
+						and not exists (select from leases where job = (args->>'job')::uuid and expires_at > clock_timestamp())
+					order by id limit $3 for update skip locked)
+				returning (args->>'job')::uuid as job, attempt, max_attempts)
+			select job, attempt, max_attempts from orphans
+			where not exists (select from history where history.job = orphans.job and state not in ('queued', 'running'))`,
+			generateArgs{}.Kind(), leaseFor, sweepBatch)
+		orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[place])
 		if err != nil {
-			return err
+			return fmt.Errorf("look for jobs without a worker: %w", err)
 		}
-		for _, job := range expired {
-			w.log.WarnContext(ctx, "queue a job again whose worker has gone silent", "job", job)
-			// The place it had in the queue is still its dead worker's.
-			if _, err := w.river.InsertTx(ctx, tx, generateArgs{Job: job}, &river.InsertOpts{MaxAttempts: maxAttempts}); err != nil {
+		for _, p := range orphans {
+			w.log.WarnContext(ctx, "queue a job again whose worker has gone silent", "job", p.Job)
+			if err := w.requeue(ctx, tx, p); err != nil {
 				return err
 			}
 		}
+		_, err = tx.Exec(ctx, `
+			delete from leases where expires_at < clock_timestamp()
+				and exists (select from history where history.job = leases.job and state not in ('queued', 'running'))`)
+		if err != nil {
+			return fmt.Errorf("remove the leases of jobs that have ended: %w", err)
+		}
 		return nil
 	})
+}
+
+// place is a place in the queue that a job has had.
+type place struct {
+	Job         uuid.UUID
+	Attempt     int // 1 is the first
+	MaxAttempts int
+}
+
+// requeue gives a job another place in the queue, with the attempts that it had
+// left when it got the one that is closed. It goes before those that were never
+// begun.
+func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, was place) error {
+	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: was.Job}, &river.InsertOpts{
+		MaxAttempts: max(1, was.MaxAttempts-was.Attempt+1),
+	})
+	if err != nil {
+		return fmt.Errorf("queue job %s again: %w", was.Job, err)
+	}
+	return nil
 }
 
 // every calls fn again and again, with a pause in between, until ctx is done.
@@ -196,13 +240,34 @@ func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		job, err := tx.AppendJob(ctx, a.job, facts...)
+		if _, err := tx.Exec(ctx, `update river.river_job set priority = 1 where id = $1`, a.river.ID); err != nil {
+			return a.job, err
+		}
+		return a.drop(ctx, tx, facts)
+	})
+}
+
+// handOver does the same and, in the same transaction, exchanges the job's place
+// in the queue for one that any worker may take at once.
+func (a *attempt) handOver(ctx context.Context, facts ...events.Fact) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
+	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
+		job, err := a.drop(ctx, tx, facts)
 		if err != nil {
 			return job, err
 		}
-		if _, err := tx.Exec(ctx, `update river.river_job set priority = 1 where id = $1`, a.river.ID); err != nil {
+		if _, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river); err != nil {
 			return job, err
 		}
-		return job, dropLease(ctx, tx, job.ID, a.holder)
+		return job, a.requeue(ctx, tx, place{job.ID, a.river.Attempt, a.river.MaxAttempts})
 	})
+}
+
+func (a *attempt) drop(ctx context.Context, tx *events.Tx, facts []events.Fact) (events.Job, error) {
+	job, err := tx.AppendJob(ctx, a.job, facts...)
+	if err != nil {
+		return job, err
+	}
+	return job, dropLease(ctx, tx, job.ID, a.holder)
 }

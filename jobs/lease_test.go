@@ -1,8 +1,10 @@
 package jobs_test
 
 import (
+	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -23,7 +25,7 @@ func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 		f.t.Fatal(err)
 	}
 	for _, sql := range []string{
-		`update river.river_job set state = 'running', attempted_at = now(), attempt = 1`,
+		`update river.river_job set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 1 where state = 'available'`,
 		`insert into leases (job, holder, expires_at, tokens, crashes) values ($1, $2, now() + interval '` + lease + `', $3, $4)`,
 	} {
 		args := []any{j.ID, uuid.New(), len(j.Tokens), crashes}
@@ -57,11 +59,64 @@ func TestADeadWorkersJobIsTakenUp(t *testing.T) {
 	}
 }
 
+// TestAJobWhoseWorkerNeverStartedItIsTakenUp is about a worker that dies after
+// it has fetched a job and before it has a lease.
+func TestAJobWhoseWorkerNeverStartedItIsTakenUp(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	j := f.submit(request)
+	if _, err := f.db.Owner.Exec(t.Context(), `
+		update river.river_job set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 2, priority = 3`); err != nil {
+		t.Fatal(err)
+	}
+	f.work(e)
+	j = f.until(j, final)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
+		t.Fatalf("%s %q, want %q", j.State, j.Text, want)
+	}
+	var state string
+	var maxAttempts, priority int
+	if err := f.db.Owner.QueryRow(t.Context(), `select state from river.river_job order by id limit 1`).Scan(&state); err != nil || state != "cancelled" {
+		t.Errorf("the dead worker's place in the queue is %s, %v", state, err)
+	}
+	if err := f.db.Owner.QueryRow(t.Context(), `select max_attempts, priority from river.river_job order by id desc limit 1`).Scan(&maxAttempts, &priority); err != nil || maxAttempts != 2 || priority != 1 {
+		t.Errorf("queued again with %d attempts and priority %d, %v", maxAttempts, priority, err)
+	}
+}
+
+// TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath looks for what nobody
+// would come back for.
+func TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath(t *testing.T) {
+	f := newFixture(t)
+	j := f.orphan(12, 0, "-1 second")
+	if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+		t.Fatal(err)
+	}
+	f.work(newEngine())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for look := time.NewTicker(10 * time.Millisecond); ; {
+		var leases, waiting, all int
+		err := f.db.Owner.QueryRow(ctx, `
+			select (select count(*) from leases), count(*) filter (where finalized_at is null), count(*) from river.river_job`).Scan(&leases, &waiting, &all)
+		if err != nil || all != 2 {
+			t.Fatalf("%d places in the queue, want the stopped worker's and the dead one's, %v", all, err)
+		}
+		if leases == 0 && waiting == 0 {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			t.Fatalf("%d leases and %d places in the queue are left", leases, waiting)
+		}
+	}
+}
+
 func TestALivingWorkersJobIsLeftAlone(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
 	// Its place in the queue comes up again, as when River believes it lost.
-	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set state = 'available', attempt = 0, scheduled_at = now()`); err != nil {
+	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
@@ -98,20 +153,16 @@ func TestALostLeaseStopsTheWorker(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	e.pause[6+12] = make(chan struct{}) // never opened
 	f.work(e)
-	j := f.until(f.submit(request), tokens(8))
-	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
-		t.Fatal(err)
-	}
-	// The worker loses it, and as the only one takes the job up again.
-	j = f.until(j, func(j events.Job) bool { return j.Attempts == 2 })
+	j := f.until(f.submit(request), tokens(12))
 	e.mu.Lock()
-	clear(e.pause)
+	clear(e.pause) // of the next attempt; this one waits for ever
 	e.mu.Unlock()
 	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
 		t.Fatal(err)
 	}
+	// The worker loses it, and as the only one takes the job up again.
 	j = f.until(j, final)
-	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
-		t.Fatalf("%s %q, want %q", j.State, j.Text, want)
+	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want || j.Attempts != 2 {
+		t.Fatalf("%s %q after %d starts, want %q after 2", j.State, j.Text, j.Attempts, want)
 	}
 }

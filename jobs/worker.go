@@ -50,7 +50,10 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slo
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
 		// The least time between two fetches: with River's 100 ms, a job that
 		// has just missed one waits longer than it runs.
-		FetchCooldown:       10 * time.Millisecond,
+		FetchCooldown: 10 * time.Millisecond,
+		// Inserts that follow each other closely are announced once, and one that
+		// comes a little later than that is found by looking. River looks each second.
+		FetchPollInterval:   250 * time.Millisecond,
 		ReindexerIndexNames: []string{}, // reindexing needs ownership, which the app role has not
 	})
 	if err != nil {
@@ -58,6 +61,9 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slo
 	}
 	return w, nil
 }
+
+// Name is what the log of events calls this worker.
+func (w *Worker) Name() string { return w.name }
 
 // Start begins to work in the background.
 func (w *Worker) Start(ctx context.Context) error {
@@ -104,6 +110,10 @@ const (
 
 	// retryDatabase is how long a job waits whose attempt the database has broken off.
 	retryDatabase = time.Second
+
+	// retryLease is how often a database that does not answer is asked to take a
+	// lease back.
+	retryLease = 200 * time.Millisecond
 )
 
 // generate is the River worker.
@@ -156,13 +166,16 @@ func (a *attempt) verdict(ctx context.Context, err error) error {
 		if err := a.giveBack(ctx); err != nil {
 			log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
 		}
-		return nil
+		// Whoever has it may die as well: the place in the queue stays until
+		// somebody has seen the job's end.
+		return river.JobSnooze(leaseFor)
 	case ctx.Err() != nil:
 		// This worker is stopping: the job goes back, and the attempt does not count.
-		if err := a.giveBack(ctx, a.rest()...); err != nil {
+		if err := a.handOver(ctx, a.rest()...); err != nil {
 			log.WarnContext(ctx, "could not record the last tokens; they will be made again", "err", err)
+			return river.JobSnooze(0)
 		}
-		return river.JobSnooze(0)
+		return nil
 	}
 	failed := events.JobFailed{Attempt: a.job.Attempts, Reason: errEngine.Error()}
 	switch {
@@ -177,14 +190,22 @@ func (a *attempt) verdict(ctx context.Context, err error) error {
 		// The database did not do its part: that is not the job's fault, and
 		// says nothing of what is on record.
 		log.WarnContext(ctx, "an attempt was interrupted; the job will be taken up again", "err", err)
-		if err := a.giveBack(ctx); err != nil {
-			log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
+		// A lease that expires instead would count as a crash.
+		for err := a.giveBack(ctx); err != nil; err = a.giveBack(ctx) {
+			select {
+			case <-ctx.Done():
+				log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
+				return river.JobSnooze(0)
+			case <-time.After(retryLease):
+			}
 		}
 		return river.JobSnooze(retryDatabase)
 	}
 	log.ErrorContext(ctx, "an attempt failed", "err", err)
 	if err := a.giveBack(ctx, append(a.rest(), failed)...); err != nil {
+		// Then it has not, as far as anybody can tell.
 		log.ErrorContext(ctx, "could not record that an attempt failed", "err", err)
+		return river.JobSnooze(retryDatabase)
 	}
 	if failed.Final {
 		return river.JobCancel(err)
