@@ -13,6 +13,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/pg"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
@@ -155,6 +156,10 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	case ctx.Err() != nil:
 		// The client has left, or the server is stopping: nobody reads this.
 		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
+	}
+	if pg.Unavailable(err) {
+		log.WarnContext(ctx, "the database was not there for a request", "request", requestID(ctx), "err", err)
+		return newProblem(http.StatusServiceUnavailable, "unavailable", "the service cannot serve requests at the moment: try again").retryAfter(2 * time.Second)
 	}
 	log.ErrorContext(ctx, "a request failed", "request", requestID(ctx), "err", err)
 	return newProblem(http.StatusInternalServerError, "internal", "something went wrong on our side; the instance identifies this request in our log")

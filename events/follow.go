@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"maps"
 	"slices"
@@ -10,12 +9,15 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"colophon/internal/pg"
 )
 
 // Follow yields the events of a stream after a version as they come, in
 // batches. An empty batch says that nothing came for a beat. The sequence ends
 // with an error, ctx's among them, or when the caller stops; it does not end
-// with the job.
+// with the job, nor with the database: until that is back, nothing comes.
 func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
 		// Subscribe, then read, then wait: what commits in between is either
@@ -26,7 +28,12 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 		defer tick.Stop()
 		for quiet := false; ; {
 			batch, err := s.Read(ctx, stream, after)
-			if err != nil {
+			var again <-chan time.Time
+			switch {
+			case err == nil:
+			case ctx.Err() == nil && pg.Unavailable(err):
+				again = time.After(readAgain)
+			default:
 				yield(nil, err)
 				return
 			}
@@ -43,12 +50,17 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 				return
 			case <-wake:
 				quiet = false
+			case <-again:
+				quiet = false
 			case <-tick.C:
 				quiet = true
 			}
 		}
 	}
 }
+
+// readAgain is how long a follower waits after the database was not there.
+const readAgain = 500 * time.Millisecond
 
 // hub wakes the followers of streams.
 type hub struct {
@@ -184,7 +196,7 @@ func (s *Store) announce(ctx context.Context) {
 }
 
 // notifyTimeout bounds one announcement.
-const notifyTimeout = 5 * time.Second
+const notifyTimeout = 2 * time.Second
 
 // notify announces what is pending. It does so after ctx has ended too:
 // followers elsewhere should not wait a beat for a process's last words.
@@ -214,10 +226,36 @@ func (s *Store) listen(ctx context.Context, heard func()) error {
 	}
 	heard()
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		n, err := s.wait(ctx, conn)
 		if err != nil {
-			return errors.Join(err, ctx.Err())
+			return err
 		}
-		s.hub.wake(Stream(n.Payload))
+		if n != nil {
+			s.hub.wake(Stream(n.Payload))
+		}
 	}
+}
+
+const (
+	// listenCheck is for how long nothing may be heard until the server is asked
+	// whether it is still there, and checkTimeout how long it may take to answer:
+	// a connection that was cut without a word says nothing either.
+	listenCheck  = 5 * time.Second
+	checkTimeout = 2 * time.Second
+)
+
+// wait returns the next announcement, or nil if there was none for long.
+func (s *Store) wait(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	quiet, cancel := context.WithTimeout(ctx, listenCheck)
+	defer cancel()
+	n, err := conn.WaitForNotification(quiet)
+	if err == nil || quiet.Err() == nil || ctx.Err() != nil {
+		return n, err
+	}
+	check, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if err := conn.Ping(check); err != nil {
+		return nil, err
+	}
+	return n, nil
 }

@@ -50,8 +50,12 @@ type Tx struct {
 }
 
 // Write runs fn in one transaction and, once that has committed, announces the
-// streams that fn appended to. An error of fn rolls everything back.
+// streams that fn appended to. An error of fn rolls everything back. After an
+// error of the connection, or when it takes longer than ten seconds, it is open
+// whether that has committed.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
 	w := &Tx{store: s, touched: map[Stream]struct{}{}}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		w.Tx = tx
@@ -203,8 +207,12 @@ func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, er
 	}
 }
 
-// readTimeout bounds a query that its readers may all have left.
-const readTimeout = 10 * time.Second
+// readTimeout bounds a query that its readers may all have left, and writeTimeout
+// a transaction: a connection that was cut without a word says nothing for long.
+const (
+	readTimeout  = 10 * time.Second
+	writeTimeout = 10 * time.Second
+)
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version`, stream, after)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
 	"colophon/events"
@@ -504,5 +507,70 @@ func TestListeningSurvivesALostConnection(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// cutConn is a connection that can be cut without either side being told.
+type cutConn struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c cutConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	for err == nil && c.cut.Load() {
+		n, err = c.Conn.Read(b) // to the deadline
+	}
+	return n, err
+}
+
+func (c cutConn) Write(b []byte) (int, error) {
+	if c.cut.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// TestFollowersHearAgainAfterASilentCut cuts all connections of a store whose
+// followers never look for themselves.
+func TestFollowersHearAgainAfterASilentCut(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	config := f.db.App.Config()
+	var cut atomic.Pointer[atomic.Bool] // of the connections that there are now
+	cut.Store(new(atomic.Bool))
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		return cutConn{conn, cut.Load()}, err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { go pool.Close() }() // which waits long for those that are cut
+	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ready := make(chan struct{})
+	wg.Go(func() { far.Run(ctx, func() { close(ready) }) })
+	<-ready
+	facts := course()
+	j, err := f.put(ctx, f.newJob(), facts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for batch, err := range far.Follow(ctx, events.JobStream(j.ID), 0, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := batch[len(batch)-1].Version; last == 2 {
+			return
+		}
+		cut.Swap(new(atomic.Bool)).Store(true)
+		if j, err = f.put(ctx, j, facts[1]); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -38,6 +38,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
 	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
+	cfg.PingTimeout = 2 * time.Second // of a connection that has been idle: it may be cut
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
 	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
@@ -124,4 +125,22 @@ func transient(err error) bool {
 		}
 	}
 	return false
+}
+
+// Unavailable reports whether an error says that the server could not be reached
+// or asked: it is stopping, starting or full, has cut the connection or does not
+// answer in time. The same may work a little later; whether what was asked was
+// done all the same is not said.
+func Unavailable(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		// Class 08 is connection exceptions, 57P0x an operator's intervention.
+		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0")
+	}
+	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one as well
+		return true
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	return transient(err) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
 }
