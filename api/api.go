@@ -11,6 +11,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"reflect"
@@ -26,12 +27,13 @@ import (
 
 // Options is what the API stands on.
 type Options struct {
-	Store  *events.Store
-	Queue  *jobs.Queue
-	Auth   *auth.Service
-	Ready  func(context.Context) error // nil while requests can be served
-	Limits Limits
-	Log    *slog.Logger
+	Store    *events.Store
+	Queue    *jobs.Queue
+	Auth     *auth.Service
+	Ready    func(context.Context) error // nil while requests can be served
+	Stopping context.Context             // done when the service stops: nothing waits on, all else is answered
+	Limits   Limits
+	Log      *slog.Logger
 }
 
 // maxBody is the largest request body, in bytes: a prompt of 500 characters of
@@ -139,6 +141,17 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		return out, nil
 	})
 }
+
+// waiting returns a context for a request that waits for events: it ends, with
+// errStopping, when the service stops.
+func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.Stopping, func() { cancel(errStopping) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// errStopping ends what waits in a service that stops.
+var errStopping = errors.New("the service is stopping")
 
 // private is the security of operations that need an access token.
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }

@@ -139,11 +139,13 @@ func (s *server) submit(ctx context.Context, in *submitInput, wait time.Duration
 // await follows a job until it has ended or the wait is over, and returns it as
 // it then is.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
+	ctx, stop := s.waiting(ctx)
+	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), job.Version, beat) {
 		if ctx.Err() != nil {
-			return job, nil // the wait is over, or nobody waits any longer
+			return job, nil // the wait is over, or the service stops
 		}
 		if err != nil {
 			return job, err

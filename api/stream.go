@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"reflect"
 	"time"
@@ -16,8 +18,15 @@ import (
 	"colophon/events"
 )
 
-// writeTimeout is how long a client may take to read what is sent to it.
-const writeTimeout = 10 * time.Second
+const (
+	// writeTimeout is how long a client may take to read what is sent to it.
+	writeTimeout = 8 * time.Second
+
+	// retryMin and retrySpread say when a client is to come back whose stream
+	// ends because the service stops: not all at once.
+	retryMin    = 500 * time.Millisecond
+	retrySpread = time.Second
+)
 
 // EventBody is one event of a job as clients see it. Which of the members from
 // prompt on are there depends on the type.
@@ -80,7 +89,8 @@ func (s *server) stream() {
 		OperationID: "job-events", Method: http.MethodGet, Path: "/jobs/{id}/events", Tags: []string{"jobs"},
 		Summary: "Read or follow the events of a job",
 		Description: "With Accept: text/event-stream, server-sent events: one message an event, with its version as id, its type as event, " +
-			"and a comment every ten seconds in between; the stream ends after the job's last event. Otherwise a JSON array of the events so far.",
+			"and a comment every ten seconds in between; the stream ends after the job's last event. " +
+			"If the service stops before that, it says with retry how many milliseconds later to resume. Otherwise a JSON array of the events so far.",
 		Security: private(),
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
@@ -141,8 +151,23 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	if job.State.Final() && after >= job.Version {
 		return nil
 	}
+	ctx, cancel := s.waiting(ctx)
+	defer cancel()
+	write := func(b []byte) error {
+		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, beat) {
+		if errors.Is(context.Cause(ctx), errStopping) {
+			retry := retryMin + rand.N(retrySpread) //nolint:gosec // it spreads clients and hides nothing
+			return write(fmt.Appendf(nil, "retry: %d\n\n", retry.Milliseconds()))
+		}
 		if err != nil {
 			return err
 		}
@@ -159,13 +184,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 		if len(batch) == 0 {
 			buf.WriteString(": still here\n\n")
 		}
-		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return err
-		}
-		if _, err := w.Write(buf.Bytes()); err != nil {
-			return err
-		}
-		if err := control.Flush(); err != nil {
+		if err := write(buf.Bytes()); err != nil {
 			return err
 		}
 		if final {

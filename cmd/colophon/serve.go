@@ -21,26 +21,46 @@ import (
 	"colophon/migrations"
 )
 
-// grace is how long a stopping process waits for what it is doing.
-const grace = 20 * time.Second
-
 type upCmd struct {
 	databaseFlags
 	modelFlags
 	listenFlags
 	workFlags
+	stopFlags
 }
 
 type apiCmd struct {
 	databaseFlags
 	modelFlags
 	listenFlags
+	stopFlags
 }
 
 type workerCmd struct {
 	databaseFlags
 	modelFlags
 	workFlags
+	stopFlags
+}
+
+type stopFlags struct {
+	Grace grace `default:"20s" help:"How long a process that is told to stop may take to bring what it does to an end; told again, it stops at once ($COLOPHON_GRACE)."`
+}
+
+// grace is a flag: from a second to ten minutes.
+type grace struct{ time.Duration }
+
+// defaultGrace is the grace of commands that bring nothing to an end.
+var defaultGrace = grace{20 * time.Second}
+
+// UnmarshalText reads a duration.
+func (g *grace) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	if err != nil || d < time.Second || d > 10*time.Minute {
+		return errors.New("the grace is a time from 1s to 10m, such as 20s")
+	}
+	g.Duration = d
+	return nil
 }
 
 type workFlags struct {
@@ -78,7 +98,8 @@ func (r *rate) UnmarshalText(text []byte) error {
 }
 
 func (f *listenFlags) listen(ctx context.Context) (net.Listener, error) {
-	var config net.ListenConfig
+	config := net.ListenConfig{Control: control}
+	config.SetMultipathTCP(false) // it knows no TCP_USER_TIMEOUT
 	listener, err := config.Listen(ctx, "tcp", f.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
@@ -103,7 +124,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	if err != nil {
 		return err
 	}
-	return c.with(ctx, log, true, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
@@ -133,7 +154,7 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 	if err != nil {
 		return err
 	}
-	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
@@ -149,7 +170,7 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *sl
 	if err != nil {
 		return err
 	}
-	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
 		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
@@ -161,6 +182,7 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *sl
 		defer stop()
 		fmt.Fprintf(t.out, "working with %s\n", engine.Info().Name)
 		<-ctx.Done()
+		b.log.Info("stopping: no further job is taken up; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", c.Grace.Duration)
 		return nil
 	})
 }
@@ -187,19 +209,21 @@ type base struct {
 	vault *vault.Vault
 	store *events.Store
 	log   *slog.Logger
+	last  context.Context // ends when the time has passed that a stopping process has
+	grace grace
 }
 
 // with opens the database, runs fn over it until it returns, and closes in the
 // opposite order. A private Postgres is always migrated, another one only if
 // migrate says so: who may do that there is its owner's to decide. fn's context
-// ends with ctx, or with a Postgres that is ours.
-func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, fn func(context.Context, *base) error) (err error) {
+// ends with ctx, or with a Postgres that is ours; from then on it has the grace.
+func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		err = errors.Join(err, db.close(ctx))
 	}()
@@ -212,7 +236,17 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	last, over := context.WithCancel(context.WithoutCancel(ctx))
+	defer over()
+	defer func() {
+		// Who did not stop in time has a connection still; the process's end closes it.
+		closed := make(chan struct{})
+		go func() { pool.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-last.Done():
+		}
+	}()
 	if err := migrations.Check(ctx, pool); err != nil {
 		return err
 	}
@@ -229,13 +263,14 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		case <-ctx.Done():
 		}
 	}()
+	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
 	// The store hears and announces until the last word of fn has been said.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { store.Run(background, nil) })
-	if err := fn(ctx, &base{pool, v, store, log}); err != nil {
+	if err := fn(ctx, &base{pool, v, store, log, last, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
@@ -243,6 +278,9 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	}
 	return nil
 }
+
+// stopTimeout is how long a private Postgres may take to stop.
+const stopTimeout = 20 * time.Second
 
 // errDatabaseEnded ends a process whose private Postgres has.
 var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
@@ -276,12 +314,16 @@ func (b *base) work(ctx context.Context, engine engine, slots int) (stop func(),
 	if err := worker.Start(ctx); err != nil {
 		return nil, err
 	}
+	b.log.Info("working", "worker", worker.Name(), "model", engine.Info().Name, "slots", slots)
 	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		ctx, cancel := context.WithTimeout(b.last, b.grace.Duration)
 		defer cancel()
+		begin := time.Now()
 		if err := worker.Stop(ctx); err != nil {
 			b.log.Error("the worker did not stop in time; its jobs will be taken up again", "err", err)
+			return
 		}
+		b.log.Info("the worker has stopped; what it was doing is others' now", "took", time.Since(begin))
 	}, nil
 }
 
@@ -295,16 +337,13 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f
 	if err != nil {
 		return err
 	}
-	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Limits: f.limits(), Log: b.log})
+	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Limits: f.limits(), Log: b.log})
 	if err != nil {
 		return err
 	}
-	// Streams end with this context: Shutdown would wait for them.
-	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
-	defer endStreams()
 	srv := &http.Server{
 		Handler:           handler,
-		BaseContext:       func(net.Listener) context.Context { return streams },
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
@@ -322,11 +361,13 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	endStreams()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	b.log.Info("stopping: no further request is accepted; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", b.grace.Duration)
+	// A worker in this process stops after this, and needs time as well.
+	answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
 	defer cancel()
-	if err := srv.Shutdown(last); err != nil {
-		return fmt.Errorf("stop serving: %w", err)
+	if err := srv.Shutdown(answering); err != nil {
+		b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
+		_ = srv.Close()
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ type rebuildCmd struct {
 
 // Run rebuilds or checks the view.
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		if !c.Check {
 			n, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs folded\n", jobs) })
 			if err != nil {

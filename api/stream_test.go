@@ -1,0 +1,178 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// streamed is a server of one job's stream.
+type streamed struct {
+	store *events.Store
+	job   events.Job
+	url   string
+	ended chan string // who a stream has ended for
+	stop  context.CancelFunc
+}
+
+func newStreamed(t *testing.T) *streamed {
+	t.Helper()
+	db := pgtest.New(t, migrations.Up)
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	f := &streamed{store: events.NewStore(db.App, v, log), ended: make(chan string, 10)}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.store.Run(ctx, nil) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	owner := uuid.Must(uuid.NewV7())
+	err = f.store.Write(ctx, func(tx *events.Tx) error {
+		return tx.AppendAccount(ctx, owner, events.AccountRegistered{Username: "somebody"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.job = events.Job{ID: uuid.Must(uuid.NewV7()), Owner: owner}
+	f.put(t, events.JobAccepted{Prompt: "prompt", Model: "m"}, events.JobStarted{Attempt: 1, Worker: "w", Weights: "w/f32"})
+	stopping, stop := context.WithCancel(context.Background())
+	f.stop = stop
+	s := &server{Options: Options{Store: f.store, Stopping: stopping, Log: log}}
+	job := f.job
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = s.send(r.Context(), w, job, 0)
+		f.ended <- r.URL.Path
+	}))
+	t.Cleanup(srv.Close)
+	t.Cleanup(stop) // first
+	f.url = srv.URL
+	return f
+}
+
+func (f *streamed) put(t *testing.T, facts ...events.Fact) {
+	t.Helper()
+	for _, fact := range facts {
+		var err error
+		if f.job, err = f.store.AppendJob(context.Background(), f.job, fact); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// open asks for the stream.
+func (f *streamed) open(t *testing.T, path string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\n\r\n", path)
+	return conn
+}
+
+// TestAClientThatStopsReadingIsDropped streams to one client that reads all the
+// time, one that reads a little now and then, and one that stops.
+func TestAClientThatStopsReadingIsDropped(t *testing.T) {
+	t.Parallel()
+	f := newStreamed(t)
+	stalled := bufio.NewReader(f.open(t, "/stalled"))
+	if status, err := stalled.ReadString('\n'); err != nil || !strings.Contains(status, "200") {
+		t.Fatalf("%q, %v", status, err)
+	}
+	read := func(conn net.Conn, pause time.Duration) <-chan string {
+		lines := make(chan string, 1000)
+		go func() {
+			defer close(lines)
+			s := bufio.NewScanner(conn)
+			s.Buffer(nil, 1<<20)
+			for s.Scan() {
+				if kind, ok := strings.CutPrefix(s.Text(), "event: "); ok {
+					lines <- kind
+					time.Sleep(pause)
+				} else if strings.HasPrefix(s.Text(), ":") {
+					lines <- "beat"
+				}
+			}
+		}()
+		return lines
+	}
+	fast, slow := read(f.open(t, "/fast"), 0), read(f.open(t, "/slow"), 50*time.Millisecond)
+	const many = 120
+	text := strings.Repeat("x", 64<<10) // all of it is more than sockets hold
+	begin := time.Now()
+	for range many {
+		f.put(t, events.JobAdvanced{Tokens: []int{1}, Text: text})
+	}
+	hear := func(from <-chan string, wanted string, times int) {
+		t.Helper()
+		for range times {
+			for kind := range from {
+				if kind == wanted {
+					break
+				}
+			}
+		}
+	}
+	hear(fast, "job.advanced", many)
+	t.Logf("the fast one has all %s after the first event", time.Since(begin))
+	if took := time.Since(begin); took > writeTimeout {
+		t.Errorf("the fast one waited for the one that has stopped: %s", took)
+	}
+	if who := <-f.ended; who != "/stalled" {
+		t.Fatalf("the stream of %s ended first", who)
+	}
+	t.Logf("the one that stopped is gone %s after the first event", time.Since(begin))
+	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time
+		t.Errorf("the one that stopped is gone after %s", took)
+	}
+	hear(slow, "job.advanced", many)
+	hear(slow, "beat", 1)
+	hear(fast, "beat", 1)
+	f.put(t, events.JobCompleted{FinishReason: "stop"})
+	hear(slow, "job.completed", 1)
+	hear(fast, "job.completed", 1)
+}
+
+// TestAStreamEndsWithTheService looks at what a client is told, and that it can
+// still be told apart from the job's end.
+func TestAStreamEndsWithTheService(t *testing.T) {
+	t.Parallel()
+	f := newStreamed(t)
+	resp, err := http.Get(f.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var rest []string
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if lines.Text() == "event: job.started" {
+			f.stop()
+		}
+		rest = append(rest, lines.Text())
+	}
+	var ms int
+	if n := len(rest); n < 2 || rest[n-1] != "" {
+		t.Fatalf("the stream ended with %q", rest)
+	} else if _, err := fmt.Sscanf(rest[n-2], "retry: %d", &ms); err != nil || ms < 500 || ms >= 1500 {
+		t.Errorf("the stream ended with %q", rest[n-2])
+	}
+}

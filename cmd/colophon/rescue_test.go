@@ -1,0 +1,175 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestAKilledWorkersJobGoesOn kills the only worker that has a job, again and
+// again, and waits for the next token from another one. With
+// COLOPHON_TEST_KILLS it does so more often, and says how long that takes.
+func TestAKilledWorkersJobGoesOn(t *testing.T) {
+	t.Parallel()
+	kills := 2
+	if n, err := strconv.Atoi(os.Getenv("COLOPHON_TEST_KILLS")); err == nil {
+		kills = n
+	}
+	m := newMembers(t)
+	c := m.client(m.api(), "killer")
+	workers := []*process{m.worker(), m.worker()}
+	var took []time.Duration
+	for seed := 0; len(took) < kills; seed++ {
+		id := c.submit(long(seed)).ID
+		heard := c.watch(id)
+		first := next(t, heard, func(e told) bool { return e.Type == "job.started" })
+		next(t, heard, advanced)
+		holder := slices.IndexFunc(workers, func(p *process) bool { return p.worker == first.Worker })
+		killed := time.Now()
+		workers[holder].signal(syscall.SIGKILL)
+		<-workers[holder].ended
+		second := next(t, heard, func(e told) bool { return e.Type == "job.started" || e.Type == "job.completed" })
+		if second.Type == "job.completed" {
+			t.Logf("job %d was faster than the signal", seed)
+		} else {
+			took = append(took, next(t, heard, advanced).at.Sub(killed))
+			if second.Worker == first.Worker || second.FromToken == 0 {
+				t.Errorf("the job went on as %+v after %+v", second, first)
+			}
+		}
+		workers[holder] = m.worker()
+		got := c.end(id)
+		if want := c.end(c.submit(long(seed)).ID); got.State != "completed" || got.Completion != want.Completion {
+			t.Errorf("seed %d: %s %q, undisturbed %q", seed, got.State, got.Completion, want.Completion)
+		}
+	}
+	slices.Sort(took)
+	p := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
+	t.Logf("%d kills; from SIGKILL to the next token elsewhere: least %s, p50 %s, p99 %s, most %s", len(took), took[0], p(0.5), p(0.99), took[len(took)-1])
+	if most := took[len(took)-1]; most > 10*time.Second {
+		t.Errorf("it took %s until a job went on", most)
+	}
+}
+
+// TestAFrozenWorkerWritesNothing stops a worker for longer than its lease lasts,
+// and lets it go on when its job is another's.
+func TestAFrozenWorkerWritesNothing(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	c := m.client(m.api(), "freezer")
+	frozen := m.worker()
+	id := c.submit(long(1)).ID
+	heard := c.watch(id)
+	next(t, heard, advanced)
+	frozen.signal(syscall.SIGSTOP)
+	other := m.worker()
+	taken := next(t, heard, func(e told) bool { return e.Type == "job.started" })
+	if taken.Worker != other.worker {
+		t.Fatalf("taken up as %+v", taken)
+	}
+	frozen.signal(syscall.SIGCONT)
+	got := c.end(id)
+	if want := c.end(c.submit(long(1)).ID); got.State != "completed" || got.Completion != want.Completion {
+		t.Errorf("%s %q, undisturbed %q", got.State, got.Completion, want.Completion)
+	}
+	next(t, heard, func(e told) bool {
+		if e.Type == "job.started" {
+			t.Errorf("the job was started again: %+v", e)
+		}
+		return e.Type == "job.completed"
+	})
+	// It has found out, and works on.
+	other.signal(syscall.SIGTERM)
+	if status := other.exit(20 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	if j := c.end(c.submit(long(2)).ID); j.State != "completed" {
+		t.Errorf("afterwards: %+v", j)
+	}
+}
+
+// TestPostgresRestarts stops and crashes the Postgres under two API processes
+// and two workers while jobs run, and starts it again.
+func TestPostgresRestarts(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	apis := []*process{m.api(), m.api()}
+	workers := []*process{m.worker(), m.worker()}
+	one := m.client(apis[0], "restarter")
+	two := &client{t: t, url: apis[1].url, access: one.access}
+	bodies := make([]string, 4)
+	ids := make([]string, len(bodies))
+	heard := make([]<-chan told, len(bodies))
+	submit := func(round int) {
+		for i := range bodies {
+			bodies[i] = sized(100*round+i, 300)
+			ids[i] = one.submit(bodies[i]).ID
+			heard[i] = two.watch(ids[i]) // across the restart, and from another process
+		}
+	}
+	for round, down := range []func(){m.pg.stop, m.pg.crash} {
+		submit(round)
+		for _, h := range heard {
+			next(t, h, advanced)
+		}
+		down()
+		for _, c := range []*client{one, two} {
+			for _, request := range [][2]string{
+				{"GET", "/readyz"}, {"GET", "/jobs/" + ids[0]}, {"POST", "/jobs"}, {"GET", "/history"}, {"GET", "/jobs/" + ids[0] + "/events"},
+			} {
+				body := ""
+				if request[0] == "POST" {
+					body = long(0)
+				}
+				a := c.do(request[0], request[1], body)
+				a.refused(t, 503)
+				if seconds, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || seconds < 1 {
+					t.Errorf("%v: Retry-After %q", request, a.header.Get("Retry-After"))
+				}
+			}
+			c.do("GET", "/healthz", "").must(t, 200)
+		}
+		m.pg.start()
+		up := time.Now()
+		for i, h := range heard {
+			version := 0
+			text := []int{}
+			for e := range h {
+				if version != 0 && e.Version != version+1 {
+					t.Errorf("after version %d comes %d", version, e.Version)
+				}
+				version = e.Version
+				text = append(text, e.Tokens...)
+			}
+			got := two.end(ids[i])
+			if got.State != "completed" || got.Version != version || len(text) == 0 {
+				t.Errorf("%s at version %d, the stream ended at %d", got.State, got.Version, version)
+			}
+		}
+		t.Logf("all jobs were completed %s after Postgres was back", time.Since(up))
+		want := undisturbed(one, bodies...)
+		for i, id := range ids {
+			if got := one.end(id).Completion; got != want[bodies[i]] {
+				t.Errorf("%s: %q, undisturbed %q", bodies[i], got, want[bodies[i]])
+			}
+		}
+		for _, c := range []*client{one, two} {
+			c.do("GET", "/readyz", "").must(t, 200)
+		}
+	}
+	for _, p := range slices.Concat(apis, workers) {
+		if !p.running() {
+			t.Errorf("%v has ended", p.cmd.Args)
+		}
+	}
+	// Nothing that Postgres did counts against a job.
+	var listening, burnt int
+	m.query(`select count(*) from pg_stat_activity where query = 'listen colophon_events'`, &listening)
+	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &burnt)
+	if listening != 4 || burnt > 0 {
+		t.Errorf("%d connections listen for events in 4 processes; %d attempts are burnt", listening, burnt)
+	}
+}
