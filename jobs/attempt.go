@@ -55,9 +55,10 @@ func (a *attempt) rest() []events.Fact {
 	return []events.Fact{a.pending}
 }
 
-// append adds facts to the job's stream.
+// append adds facts to the job's stream. A transaction that was begun is not
+// broken off when ctx ends: nobody would know what has become of it.
 func (a *attempt) append(ctx context.Context, facts ...events.Fact) (err error) {
-	a.job, err = a.store.AppendJob(ctx, a.job, facts...)
+	a.job, err = a.store.AppendJob(context.WithoutCancel(ctx), a.job, facts...)
 	return err
 }
 
@@ -179,6 +180,7 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 // complete puts the rest of the text and the job's end on record, and takes the
 // job out of the queue, all in one transaction.
 func (a *attempt) complete(ctx context.Context, result model.Result) error {
+	ctx = context.WithoutCancel(ctx) // see append
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		job, err := tx.AppendJob(ctx, a.job, a.rest()...)
 		if err != nil {

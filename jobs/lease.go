@@ -220,6 +220,7 @@ func every(ctx context.Context, pause time.Duration, fn func()) {
 // start takes the job's lease and puts the start on record.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
+	ctx = context.WithoutCancel(ctx) // see append
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		if err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens)); err != nil {
 			return a.job, err

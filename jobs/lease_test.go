@@ -166,3 +166,26 @@ func TestALostLeaseStopsTheWorker(t *testing.T) {
 		t.Fatalf("%s %q after %d starts, want %q after 2", j.State, j.Text, j.Attempts, want)
 	}
 }
+
+// TestAStoppedWorkerLeavesNoLease stops workers while they write.
+func TestAStoppedWorkerLeavesNoLease(t *testing.T) {
+	f := newFixture(t)
+	r := request
+	r.MaxNewTokens = 900
+	for range 10 {
+		stop := f.work(newEngine())
+		var running []events.Job
+		for range 8 {
+			running = append(running, f.submit(r))
+		}
+		for _, j := range running {
+			f.until(j, tokens(1))
+		}
+		stop()
+		var leases, taken int
+		err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), count(*) from river.river_job where state = 'running'`).Scan(&leases, &taken)
+		if err != nil || leases > 0 || taken > 0 {
+			t.Fatalf("%d leases and %d places in the queue are left, %v", leases, taken, err)
+		}
+	}
+}
