@@ -1,3 +1,5 @@
+//go:build !race
+
 package main
 
 import (
@@ -120,47 +122,41 @@ func TestADrainedAPIAnswers(t *testing.T) {
 	}
 }
 
-// TestASecondSignalEndsAtOnce freezes Postgres, so that a worker cannot drain.
-func TestASecondSignalEndsAtOnce(t *testing.T) {
-	t.Parallel()
-	for name, second := range map[string]syscall.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT} {
-		t.Run(name, func(t *testing.T) {
-			m := newMembers(t)
-			c := m.client(m.api(), "impatient")
-			p := m.worker()
-			heard := c.watch(c.submit(sized(1, 900)).ID)
-			next(t, heard, advanced)
-			for _, pid := range m.pg.pids() {
-				_ = syscall.Kill(pid, syscall.SIGSTOP)
-				defer syscall.Kill(pid, syscall.SIGCONT)
-			}
-			p.signal(syscall.SIGTERM)
-			p.logged("stopping")
-			p.signal(second)
-			if status := p.exit(2 * time.Second); status == 0 {
-				t.Error("it ended as if all was done")
-			}
-		})
-	}
-}
-
-// TestTheGraceIsKept freezes Postgres for longer than a worker may take to stop.
-func TestTheGraceIsKept(t *testing.T) {
+// TestAWorkerThatCannotDrain freezes Postgres under workers that are told to stop.
+func TestAWorkerThatCannotDrain(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
-	c := m.client(m.api(), "patient")
-	p := start(t, m.env, "worker", "--grace", "2s")
-	heard := c.watch(c.submit(sized(1, 900)).ID)
-	next(t, heard, advanced)
+	c := m.client(m.api(), "impatient")
+	m.env = append(m.env, "COLOPHON_SLOTS=1")
+	terminated, interrupted := m.worker(), m.worker()
+	m.env = append(m.env, "COLOPHON_GRACE=3s")
+	patient := m.worker()
+	var heard []<-chan told
+	for seed := range 3 {
+		heard = append(heard, c.watch(c.submit(sized(seed, 900)).ID))
+	}
+	for _, h := range heard {
+		next(t, h, advanced)
+	}
 	for _, pid := range m.pg.pids() {
 		_ = syscall.Kill(pid, syscall.SIGSTOP)
 		defer syscall.Kill(pid, syscall.SIGCONT)
 	}
 	begin := time.Now()
-	p.signal(syscall.SIGTERM)
-	p.exit(20 * time.Second)
+	for _, p := range []*process{terminated, interrupted, patient} {
+		p.signal(syscall.SIGTERM)
+		p.logged("stopping")
+	}
+	terminated.signal(syscall.SIGTERM)
+	interrupted.signal(syscall.SIGINT)
+	for _, p := range []*process{terminated, interrupted} {
+		if status := p.exit(2 * time.Second); status == 0 {
+			t.Error("after a second signal it ended as if all was done")
+		}
+	}
+	patient.exit(20 * time.Second)
 	took := time.Since(begin)
-	t.Logf("%s from SIGTERM to the end, with a grace of 2s", took)
+	t.Logf("%s from SIGTERM to the end, with a grace of 3s", took)
 	if took > 12*time.Second {
 		t.Errorf("it took %s to end", took)
 	}

@@ -1,3 +1,8 @@
+//go:build !race
+
+// Under the race detector the model is a hundred times slower, in each of the
+// processes.
+
 package main
 
 import (
