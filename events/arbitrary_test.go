@@ -1,6 +1,8 @@
 package events_test
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
@@ -20,6 +22,7 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 			Model:        "m", Policy: "p",
 			Priority: rapid.IntRange(0, 4).Draw(t, "priority"),
 			Reserved: events.Reservation{Day: rapid.SampledFrom([]string{"2026-11-22", "2026-11-23"}).Draw(t, "day"), Tokens: rapid.IntRange(0, 99).Draw(t, "reserved")},
+			Deadline: rapid.SampledFrom([]time.Time{{}, time.Date(2026, 11, 23, 1, 2, 3, 400_000, time.UTC)}).Draw(t, "deadline"),
 		}
 	}
 	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: "go"}

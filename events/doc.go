@@ -12,6 +12,8 @@
 //     from any version on, whichever process appended it. Announcements travel
 //     by LISTEN/NOTIFY after the commit; one that is lost delays a reader by a
 //     beat and loses nothing.
+//   - Once. A stream that is opened under an [IdempotencyKey] is opened once,
+//     however often and from wherever the request comes in a day.
 //   - Secrecy. Prompts, texts and user names are stored only as ciphertext under
 //     their owner's key (package vault), in the log and in the view.
 //   - Legality. A [Job] is a pure fold of its events, and [Job.Apply] refuses a

@@ -59,6 +59,9 @@ type (
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // in the queue: 1, which is first, to 4
 		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if its owner had no token budget
+		// Deadline is when the job ends whatever it has come to, UTC, to the
+		// microsecond, by the database's clock. Jobs of the first release have none.
+		Deadline time.Time `json:"deadline,omitzero"`
 	}
 
 	// JobStarted says that a worker has taken the job up, at the token after
@@ -93,7 +96,7 @@ type (
 
 	// JobCancelled ends a job that nobody wants any longer.
 	JobCancelled struct {
-		By     string `json:"by"` // who asked: "owner" or "service"
+		By     string `json:"by"` // who ended it: "owner", or "service" for a deadline
 		Reason string `json:"reason,omitempty"`
 	}
 )

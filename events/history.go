@@ -26,6 +26,7 @@ type Record struct {
 	CompletionTokens int // 0 until the job is final
 	FinishReason     string
 	CreatedAt        time.Time
+	Deadline         time.Time // zero is none
 	StartedAt        time.Time // zero if it never was
 	FinishedAt       time.Time // zero until the job is final
 	Erased           bool      // Prompt and Text are lost
@@ -43,6 +44,7 @@ func record(j Job) Record {
 		PromptTokens: j.PromptTokens,
 		FinishReason: j.FinishReason,
 		CreatedAt:    j.AcceptedAt,
+		Deadline:     j.Deadline,
 		StartedAt:    j.StartedAt,
 		FinishedAt:   j.FinishedAt,
 		Erased:       j.Erased,
@@ -85,13 +87,13 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 		sealed = key.Seal(plain, rowPlace(r.Job))
 	}
 	batch.Queue(`
-		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		on conflict (job) do update set
 			state = excluded.state, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed`,
 		r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-		r.CreatedAt, nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed)
+		r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed)
 	return nil
 }
 
@@ -103,7 +105,7 @@ func nullTime(t time.Time) *time.Time {
 }
 
 // columns are those that scanRecord expects.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, started_at, finished_at, sealed`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed`
 
 // row is a Record as it is stored.
 type row struct {
@@ -113,10 +115,13 @@ type row struct {
 
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
-	var started, finished *time.Time
+	var deadline, started, finished *time.Time
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &started, &finished, &r.sealed)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed)
 	r.CreatedAt = r.CreatedAt.UTC()
+	if deadline != nil {
+		r.Deadline = deadline.UTC()
+	}
 	if started != nil {
 		r.StartedAt = started.UTC()
 	}
@@ -171,8 +176,8 @@ func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int)
 	return records, nil
 }
 
-// queueShown is the furthest place in the queue that is counted.
-const queueShown = 10_000
+// QueueShown is the furthest place in the queue that is counted.
+const QueueShown = 10_000
 
 // QueuePosition returns how many queued jobs are to be taken before this one,
 // plus one: those of a higher priority, and of the same those accepted before.
@@ -186,7 +191,7 @@ func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 			select from history
 			where state = 'queued' and (priority, job) < ((select priority from history where job = $1), $1)
 			limit $2) as ahead`,
-		job, queueShown-1).Scan(&n)
+		job, QueueShown-1).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the queue before %s: %w", job, err)
 	}
@@ -202,4 +207,21 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 		return 0, fmt.Errorf("count the queue: %w", err)
 	}
 	return n, nil
+}
+
+// Overdue returns up to limit jobs that are past their deadlines and have not
+// ended, in no particular order. Those that are running have had the time grace
+// besides, in which their workers should have ended them. Those of erased owners,
+// to which nothing can be added, are left out.
+func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
+	rows, _ := s.pool.Query(ctx, `
+		select job from history
+		where state in ('queued', 'running') and deadline < clock_timestamp() - case state when 'running' then $1::interval else '0' end
+			and not exists (select from owner_keys where owner = history.owner and erased_at is not null)
+		limit $2`, grace, limit)
+	jobs, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("look for jobs past their deadlines: %w", err)
+	}
+	return jobs, nil
 }

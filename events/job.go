@@ -58,6 +58,7 @@ type Job struct {
 	Reason       string // why it failed or was cancelled
 
 	AcceptedAt   time.Time
+	Deadline     time.Time // when it ends whatever it has come to; zero is never
 	StartedAt    time.Time // of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
@@ -75,7 +76,7 @@ func (j Job) Apply(e Event) (Job, error) {
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
 		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
 		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of old have no priority: all were alike
-		j.Params = f.Params
+		j.Params, j.Deadline = f.Params, f.Deadline
 		j.Params.Stop = f.Stop
 	case JobStarted:
 		if j.Attempts == 0 {

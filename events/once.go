@@ -1,0 +1,146 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"colophon/internal/vault"
+)
+
+var (
+	// ErrClaimed occurs when another request has opened a stream under the
+	// idempotency key; Opened says which.
+	ErrClaimed = errors.New("the idempotency key has been used")
+
+	// ErrInFlight occurs when another request under the idempotency key has been
+	// under way for so long that this one does not wait for it.
+	ErrInFlight = errors.New("a request with this idempotency key is under way")
+
+	// ErrKeyReused occurs when an idempotency key comes with another payload
+	// than the first time, or when what it opened has been erased.
+	ErrKeyReused = errors.New("the idempotency key was used for something else")
+)
+
+const (
+	// KeyTTL is how long an idempotency key is remembered, at least.
+	KeyTTL = 24 * time.Hour
+
+	// claimWait is how long a claim waits for another one of the same key that
+	// has not been committed.
+	claimWait = time.Second
+)
+
+// IdempotencyKey names a request that opens one stream however often it is sent.
+type IdempotencyKey struct {
+	Scope   string // whose request it is and where it goes: the same key elsewhere is another one
+	Key     string // as the client chose it
+	Payload []byte // what is asked for, without passwords
+}
+
+// hash is what the table knows the key by.
+func (k IdempotencyKey) hash() []byte {
+	h := sha256.New()
+	for _, part := range []string{k.Scope, k.Key} {
+		_ = binary.Write(h, binary.BigEndian, uint64(len(part)))
+		h.Write([]byte(part))
+	}
+	return h.Sum(nil)
+}
+
+func (k IdempotencyKey) fingerprint() []byte {
+	sum := sha256.Sum256(k.Payload)
+	return sum[:]
+}
+
+// place binds a sealed fingerprint to its key.
+func (k IdempotencyKey) place() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
+
+// Opened returns the stream that a request under the key has opened, ErrNotFound
+// if there is none, or ErrKeyReused.
+func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
+	var stream Stream
+	var owner uuid.UUID
+	var sealed []byte
+	err := s.pool.QueryRow(ctx, `select stream, owner, fingerprint from idempotency_keys where key_hash = $1`, k.hash()).
+		Scan(&stream, &owner, &sealed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for an idempotency key: %w", err)
+	}
+	key, err := s.vault.Key(ctx, s.pool, owner)
+	if errors.Is(err, vault.ErrErased) {
+		return "", ErrKeyReused
+	}
+	if err != nil {
+		return "", err
+	}
+	fingerprint, err := key.Open(sealed, k.place())
+	if err != nil {
+		return "", err
+	}
+	if !bytes.Equal(fingerprint, k.fingerprint()) {
+		return "", ErrKeyReused
+	}
+	return stream, nil
+}
+
+// Claim remembers that the request under the key opens the owner's stream, in
+// the transaction that does so: one of all that try at once succeeds. The others
+// wait for it to commit and get ErrClaimed, or do its work if it does not; when
+// that takes long, they get ErrInFlight. The owner must have a data key.
+func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stream Stream) error {
+	key, err := tx.store.vault.Key(ctx, tx, owner)
+	if err != nil {
+		return err
+	}
+	var batch pgx.Batch
+	batch.Queue(fmt.Sprintf(`set local lock_timeout = %d`, claimWait.Milliseconds()))
+	claimed := true
+	batch.Queue(`
+		insert into idempotency_keys (key_hash, owner, stream, fingerprint) values ($1, $2, $3, $4) on conflict do nothing`,
+		k.hash(), owner, stream, key.Seal(k.fingerprint(), k.place())).
+		Exec(func(tag pgconn.CommandTag) error { claimed = tag.RowsAffected() == 1; return nil })
+	batch.Queue(`set local lock_timeout to default`)
+	err = tx.SendBatch(ctx, &batch).Close()
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "55P03" { // lock_not_available
+		return ErrInFlight
+	}
+	if err != nil {
+		return fmt.Errorf("claim an idempotency key: %w", err)
+	}
+	if !claimed {
+		return ErrClaimed
+	}
+	return nil
+}
+
+// forgetBatch is how many keys are removed in one statement.
+const forgetBatch = 1000
+
+// ForgetKeys removes the idempotency keys that are older than KeyTTL. What they
+// opened stays; a request that is sent again opens another stream from then on.
+func (s *Store) ForgetKeys(ctx context.Context) error {
+	for {
+		tag, err := s.pool.Exec(ctx, `
+			delete from idempotency_keys where key_hash in (
+				select key_hash from idempotency_keys where created_at < clock_timestamp() - $1::interval order by created_at limit $2)`,
+			KeyTTL, forgetBatch)
+		if err != nil {
+			return fmt.Errorf("remove old idempotency keys: %w", err)
+		}
+		if tag.RowsAffected() < forgetBatch {
+			return nil
+		}
+	}
+}

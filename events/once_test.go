@@ -1,0 +1,199 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+func idempotencyKey() events.IdempotencyKey {
+	return events.IdempotencyKey{Scope: "somebody POST /jobs", Key: "k1", Payload: []byte(`{"prompt":"a secret"}`)}
+}
+
+// open opens a job's stream under the key.
+func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile func()) (events.Stream, error) {
+	j := f.newJob()
+	err := f.Write(ctx, func(tx *events.Tx) error {
+		if err := tx.Claim(ctx, k, f.owner, events.JobStream(j.ID)); err != nil {
+			return err
+		}
+		meanwhile()
+		_, err := tx.AppendJob(ctx, j, course()[0])
+		return err
+	})
+	return events.JobStream(j.ID), err
+}
+
+func nothing() {}
+
+func TestAKeyOpensOneStream(t *testing.T) {
+	f, k := newFixture(t), idempotencyKey()
+	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrNotFound) {
+		t.Fatalf("before: %v", err)
+	}
+	const requests = 20
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var opened []events.Stream
+	for range requests {
+		wg.Go(func() {
+			stream, err := f.open(t.Context(), k, nothing)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				opened = append(opened, stream)
+			case !errors.Is(err, events.ErrClaimed):
+				t.Errorf("at once: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(opened) != 1 {
+		t.Fatalf("%d streams were opened", len(opened))
+	}
+	if again, err := f.Opened(t.Context(), k); err != nil || again != opened[0] {
+		t.Errorf("opened %s, %v, want %s", again, err, opened[0])
+	}
+	var streams int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from events where type = 'job.accepted'`).Scan(&streams); err != nil || streams != 1 {
+		t.Errorf("%d streams in the log, %v", streams, err)
+	}
+	other := k
+	other.Payload = []byte(`{}`)
+	if _, err := f.Opened(t.Context(), other); !errors.Is(err, events.ErrKeyReused) {
+		t.Errorf("another payload: %v", err)
+	}
+	for name, change := range map[string]func(*events.IdempotencyKey){
+		"another scope":                  func(k *events.IdempotencyKey) { k.Scope = "somebody else POST /jobs" },
+		"another key":                    func(k *events.IdempotencyKey) { k.Key = "k2" },
+		"another border between the two": func(k *events.IdempotencyKey) { k.Scope, k.Key = k.Scope+"k", "1" },
+	} {
+		other := k
+		change(&other)
+		if _, err := f.Opened(t.Context(), other); !errors.Is(err, events.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestClaimsWaitForEachOther holds a transaction open that has claimed a key.
+func TestClaimsWaitForEachOther(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  error // of the transaction that came first; nil commits
+		late bool  // it ends after the other one has lost patience
+		want error // of the one that waits
+	}{
+		"until the first commits":  {nil, false, events.ErrClaimed},
+		"until the first gives up": {context.Canceled, false, nil},
+		"and not for ever":         {nil, true, events.ErrInFlight},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, k := newFixture(t), idempotencyKey()
+			claimed, end := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				err := f.Write(t.Context(), func(tx *events.Tx) error {
+					if err := tx.Claim(t.Context(), k, f.owner, events.JobStream(uuid.New())); err != nil {
+						return err
+					}
+					close(claimed)
+					<-end
+					return c.end
+				})
+				if !errors.Is(err, c.end) {
+					t.Errorf("the first: %v", err)
+				}
+			})
+			<-claimed
+			waited := make(chan error)
+			go func() {
+				_, err := f.open(t.Context(), k, nothing)
+				waited <- err
+			}()
+			if !c.late {
+				f.waiting(t)
+				close(end)
+			}
+			if err := <-waited; !errors.Is(err, c.want) {
+				t.Errorf("the second: %v, want %v", err, c.want)
+			}
+			if c.late {
+				close(end)
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// waiting returns once a connection waits for another one's transaction.
+func (f *fixture) waiting(t *testing.T) {
+	t.Helper()
+	for look := time.NewTicker(5 * time.Millisecond); ; {
+		var n int
+		err := f.db.Owner.QueryRow(t.Context(), `
+			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-t.Context().Done():
+			t.Fatal("nobody waits")
+		}
+	}
+}
+
+func TestAKeyIsForgottenAfterADay(t *testing.T) {
+	f, k := newFixture(t), idempotencyKey()
+	if _, err := f.open(t.Context(), k, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ForgetKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Opened(t.Context(), k); err != nil {
+		t.Fatalf("forgotten on the same day: %v", err)
+	}
+	var row string
+	if err := f.db.Owner.QueryRow(t.Context(), `select row_to_json(r)::text from idempotency_keys r`).Scan(&row); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{k.Key + `"`, "secret", "somebody"} {
+		if strings.Contains(row, secret) {
+			t.Errorf("%q is in the clear: %s", secret, row)
+		}
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `update idempotency_keys set created_at = created_at - interval '25 hours'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ForgetKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.open(t.Context(), k, nothing); err != nil {
+		t.Errorf("on the next day: %v", err)
+	}
+}
+
+func TestAKeyOfAnErasedOwner(t *testing.T) {
+	f, k := newFixture(t), idempotencyKey()
+	if _, err := f.open(t.Context(), k, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.vault.Erase(t.Context(), f.db.App, f.owner); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrKeyReused) {
+		t.Errorf("after the erasure: %v", err)
+	}
+}

@@ -1,0 +1,28 @@
+-- +goose Up
+
+-- One row is one request that was carried out and is not to be again when it is
+-- sent again: which stream it opened. key_hash is the SHA-256 of whose request
+-- it was, to where, and its Idempotency-Key; fingerprint is the SHA-256 of what
+-- was asked, sealed under the owner's key. Rows are removed after a day.
+create table idempotency_keys (
+    key_hash    bytea       primary key check (octet_length(key_hash) = 32),
+    owner       uuid        not null,
+    stream      text        collate "C" not null,
+    fingerprint bytea       not null,
+    created_at  timestamptz not null default now()
+);
+create index idempotency_keys_oldest on idempotency_keys (created_at);
+grant select, insert, delete on idempotency_keys to colophon_app;
+
+-- When a job ends whatever it has come to, by the database's clock; jobs from
+-- before there were deadlines have none.
+alter table history add column deadline timestamptz;
+create index history_deadlines on history (deadline) where state in ('queued', 'running');
+-- How long jobs have run lately, for estimates.
+create index history_finished on history (finished_at) where finished_at is not null;
+
+-- +goose Down
+drop index history_finished;
+drop index history_deadlines;
+alter table history drop column deadline;
+drop table idempotency_keys;
