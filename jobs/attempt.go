@@ -43,6 +43,7 @@ type attempt struct {
 	river   *river.Job[generateArgs]
 	job     events.Job         // as this attempt has last seen or made it
 	holder  uuid.UUID          // under which it has the lease
+	ends    time.Time          // the job's deadline by this process's clock, or zero
 	pending events.JobAdvanced // what has been generated and is not on record
 }
 
@@ -82,7 +83,12 @@ func (a *attempt) run(ctx context.Context) error {
 	if err := a.start(ctx); err != nil {
 		return err
 	}
-	working, stop := context.WithCancelCause(ctx)
+	inTime, done := ctx, func() {}
+	if !a.ends.IsZero() {
+		inTime, done = context.WithDeadlineCause(ctx, a.ends, errDeadline)
+	}
+	defer done()
+	working, stop := context.WithCancelCause(inTime)
 	defer stop(nil)
 	defer a.leases.hold(a.holder, stop)()
 	go a.watch(working, a.job, stop)
@@ -97,6 +103,8 @@ func (a *attempt) run(ctx context.Context) error {
 	out := <-ended
 	cause := context.Cause(working)
 	switch {
+	case errors.Is(cause, errDeadline) && (err != nil || out.err != nil):
+		return errDeadline
 	case err != nil:
 		return err
 	case errors.Is(cause, errSuperseded), errors.Is(cause, errLeaseLost):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"colophon/model"
@@ -15,7 +16,8 @@ import (
 type engine struct {
 	weights string
 	context int
-	pace    time.Duration // of a step
+	pace    time.Duration // how long a token takes
+	open    atomic.Int32  // sequences
 
 	mu    sync.Mutex
 	pause map[int]chan struct{} // by length of the sequence: wait for this, or for the context
@@ -47,7 +49,10 @@ func (e *engine) Decode(ids []int) []byte {
 	return text
 }
 
-func (e *engine) Open(context.Context) (model.Sequence, error) { return &sequence{engine: e}, nil }
+func (e *engine) Open(context.Context) (model.Sequence, error) {
+	e.open.Add(1)
+	return &sequence{engine: e}, nil
+}
 
 type sequence struct {
 	engine *engine
@@ -63,7 +68,7 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
 	if s.engine.pace > 0 {
-		time.Sleep(s.engine.pace)
+		time.Sleep(s.engine.pace) // whatever the context says, as a step in a batch
 	}
 	if gate != nil {
 		select {
@@ -87,7 +92,7 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	return logits, ctx.Err()
 }
 
-func (s *sequence) Close() {}
+func (s *sequence) Close() { s.engine.open.Add(-1) }
 
 var errBroken = errors.New("the engine is broken")
 

@@ -11,11 +11,14 @@ import (
 	"colophon/events"
 )
 
-// Limits says how much a queue takes on. The zero value of each is no limit.
+// Limits says how much a queue takes on. The zero value of each is no limit, but
+// that of JobTime is DefaultJobTime.
 type Limits struct {
 	Outstanding int // jobs of one owner that are queued or running
 	Queued      int // jobs of all owners that are queued
 	Tokens      int // of prompts and completions, for one owner and day (UTC)
+
+	JobTime time.Duration // from a job's acceptance to its end
 }
 
 // ErrQueueFull occurs when as many jobs are queued as may be.
@@ -42,13 +45,13 @@ func (e *BudgetError) Error() string {
 }
 
 // admit fills in what the load of its owner says of a job's priority and
-// reservation, or returns an OutstandingError or a BudgetError.
-func (q *Queue) admit(ctx context.Context, tx *events.Tx, owner uuid.UUID, job *events.JobAccepted) error {
+// reservation, and its deadline, or returns an OutstandingError or a BudgetError.
+func (q *Queue) admit(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
 	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
 		return err
 	}
-	job.Priority = priority(load)
+	job.Priority, job.Deadline = priority(load), load.At.Add(jobTime)
 	if q.limits.Tokens > 0 {
 		job.Reserved = events.Reservation{Day: load.At.Format(time.DateOnly), Tokens: job.PromptTokens + job.Params.MaxTokens}
 	}

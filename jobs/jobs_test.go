@@ -273,7 +273,7 @@ func TestCancelStopsTheModel(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	e.pause[6+3] = make(chan struct{}) // never opened
 	f.work(e)
-	j := f.until(f.submit(request), tokens(1))
+	j := f.until(f.submit(request), tokens(3)) // nothing is left to put on record, which would be refused
 	cancelled, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
 	if err != nil || cancelled.State != events.Cancelled {
 		t.Fatalf("%+v, %v", cancelled, err)
@@ -283,6 +283,7 @@ func TestCancelStopsTheModel(t *testing.T) {
 		t.Fatalf("cancelled again: %v\n%s", err, cmp.Diff(cancelled, again))
 	}
 	// The worker is free for another job: nothing waits at the gate any more.
+	f.idle(e)
 	e.mu.Lock()
 	clear(e.pause)
 	e.mu.Unlock()
@@ -291,6 +292,19 @@ func TestCancelStopsTheModel(t *testing.T) {
 	}
 	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.Version != cancelled.Version {
 		t.Errorf("something follows the cancel: %+v, %v", now, err)
+	}
+}
+
+// idle waits until nobody asks the model for anything.
+func (f *fixture) idle(e *engine) {
+	f.t.Helper()
+	giveUp := time.After(time.Minute)
+	for look := time.NewTicker(5 * time.Millisecond); e.open.Load() > 0; {
+		select {
+		case <-look.C:
+		case <-giveUp:
+			f.t.Fatal("the model is still being asked")
+		}
 	}
 }
 

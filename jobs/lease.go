@@ -50,25 +50,25 @@ var (
 )
 
 // takeLease takes the lease of a job that has got to some number of tokens for
-// the attempt holder, or returns errLeased or errCrashes.
-func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) error {
+// the attempt holder and returns the time; or it returns errLeased or errCrashes.
+func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) (now time.Time, err error) {
 	var crashes int
-	err := tx.QueryRow(ctx, `
+	err = tx.QueryRow(ctx, `
 		insert into leases as l (job, holder, expires_at, tokens) values ($1, $2, clock_timestamp() + $3, $4)
 		on conflict (job) do update set
 			holder = excluded.holder, expires_at = excluded.expires_at, tokens = excluded.tokens,
 			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + 1 end
 		where l.expires_at < clock_timestamp()
-		returning crashes`, job, holder, leaseFor, tokens).Scan(&crashes)
+		returning crashes, clock_timestamp()`, job, holder, leaseFor, tokens).Scan(&crashes, &now)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return errLeased
+		return now, errLeased
 	case err != nil:
-		return fmt.Errorf("take the lease of job %s: %w", job, err)
+		return now, fmt.Errorf("take the lease of job %s: %w", job, err)
 	case crashes >= maxCrashes:
-		return errCrashes
+		return now, errCrashes
 	}
-	return nil
+	return now, nil
 }
 
 // dropLease removes a lease, if it is still the holder's.
@@ -217,13 +217,22 @@ func every(ctx context.Context, pause time.Duration, fn func()) {
 	}
 }
 
-// start takes the job's lease and puts the start on record.
+// start takes the job's lease and puts the start on record; it returns
+// errDeadline if there is no time left for it.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
 	ctx = context.WithoutCancel(ctx) // see append
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		if err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens)); err != nil {
+		now, err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens))
+		if err != nil {
 			return a.job, err
+		}
+		if !a.job.Deadline.IsZero() {
+			left := a.job.Deadline.Sub(now)
+			if left <= 0 {
+				return a.job, errDeadline
+			}
+			a.ends = time.Now().Add(left)
 		}
 		return tx.AppendJob(ctx, a.job, events.JobStarted{
 			Attempt:   a.job.Attempts + 1,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,6 +59,9 @@ type Request struct {
 	TopP         float64
 	Seed         *uint64 // nil draws one
 	Stop         []string
+
+	CancelAfter time.Duration          // how long the job may take, if that is less than Limits.JobTime; 0 leaves it to that
+	Key         *events.IdempotencyKey // nil makes a job of each request
 }
 
 // Model is what a queue has to know of the model that its workers run.
@@ -69,17 +73,25 @@ type Model struct {
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
 type Queue struct {
+	pool   *pgxpool.Pool
 	store  *events.Store
 	river  *river.Client[pgx.Tx]
 	model  Model
 	limits Limits
 	turns  turns
 	depth  depth
+	log    *slog.Logger
+
+	mu   sync.Mutex
+	pace pace
 }
 
 // NewQueue returns a queue for jobs that are to be run with the model, which
 // takes on as much as the limits allow.
 func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, limits Limits, log *slog.Logger) (*Queue, error) {
+	if limits.JobTime == 0 {
+		limits.JobTime = DefaultJobTime
+	}
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Schema: schema,
 		Logger: log,
@@ -91,17 +103,58 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, limits Limits, l
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
 	return &Queue{
-		store: store, river: client, model: m, limits: limits,
+		pool: pool, store: store, river: client, model: m, limits: limits, log: log,
 		turns: turns{of: map[uuid.UUID]*turn{}},
 		depth: depth{limit: limits.Queued, count: store.Queued},
 	}, nil
 }
 
+// forgetEvery is how often old idempotency keys are looked for.
+const forgetEvery = time.Minute
+
+// Run looks after what the queue has accepted until ctx is done: jobs past their
+// deadlines that no worker has, and idempotency keys that are a day old.
+func (q *Queue) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, q.store, q.log) }) })
+	running.Go(func() {
+		every(ctx, forgetEvery, func() {
+			if err := q.store.ForgetKeys(ctx); err != nil && ctx.Err() == nil {
+				q.log.WarnContext(ctx, "could not forget old idempotency keys", "err", err)
+			}
+		})
+	})
+}
+
 // Submit accepts a job, or returns a policy.Refusal for a prompt against the
 // rules, a NoRoomError for one that is too long, vault.ErrErased for an owner
 // that is no more, or, where a limit is reached, ErrQueueFull, an
-// OutstandingError or a BudgetError.
+// OutstandingError or a BudgetError. A request under a key that has been used
+// returns the job that it made then, as it is now; or events.ErrKeyReused, or
+// events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
+	job, err := q.accept(ctx, owner, r)
+	if err != nil && r.Key != nil {
+		// Whatever is in the way of it now, the first time may have been another.
+		if first, err := q.accepted(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
+			return first, err
+		}
+	}
+	return job, err
+}
+
+// accepted returns the job that a request under the key has made.
+func (q *Queue) accepted(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
+	stream, err := q.store.Opened(ctx, key)
+	if err != nil {
+		return events.Job{}, err
+	}
+	return q.store.Job(ctx, stream.ID())
+}
+
+// accept makes a job.
+func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	prompt, err := policy.Prompt(r.Prompt)
 	if err != nil {
 		return events.Job{}, err
@@ -139,7 +192,7 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 	}
 	var job events.Job
 	err = q.store.Write(ctx, func(tx *events.Tx) error {
-		if err := q.admit(ctx, tx, owner, &accepted); err != nil {
+		if err := q.admit(ctx, tx, owner, q.jobTime(r), &accepted); err != nil {
 			return err
 		}
 		// Not before the transaction has its connection: ids are to have the
@@ -147,6 +200,11 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 		id, err := uuid.NewV7()
 		if err != nil {
 			return err
+		}
+		if r.Key != nil {
+			if err := tx.Claim(ctx, *r.Key, owner, events.JobStream(id)); err != nil {
+				return err
+			}
 		}
 		if job, err = tx.AppendJob(ctx, events.Job{ID: id, Owner: owner}, accepted); err != nil {
 			return err
@@ -164,6 +222,14 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 	return job, nil
 }
 
+// jobTime returns how long a job may take.
+func (q *Queue) jobTime(r Request) time.Duration {
+	if r.CancelAfter > 0 {
+		return min(r.CancelAfter, q.limits.JobTime)
+	}
+	return q.limits.JobTime
+}
+
 // room returns how many tokens may be generated.
 func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	inContext := q.model.Context - promptTokens
@@ -179,26 +245,8 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	return min(r.MaxLength-promptTokens, inContext), nil
 }
 
-// cancelTries is how often a cancel is tried against a job that keeps advancing.
-const cancelTries = 20
-
 // Cancel ends a job and returns it as it then is. A job that is final already
 // stays as it is.
 func (q *Queue) Cancel(ctx context.Context, job events.Job, by events.JobCancelled) (events.Job, error) {
-	var err error
-	for range cancelTries {
-		if job.State.Final() {
-			return job, nil
-		}
-		if job, err = q.store.AppendJob(ctx, job, by); err == nil {
-			return job, nil
-		}
-		if !errors.Is(err, events.ErrConflict) {
-			break
-		}
-		if job, err = q.store.Job(ctx, job.ID); err != nil {
-			break
-		}
-	}
-	return job, fmt.Errorf("cancel job %s: %w", job.ID, err)
+	return cancel(ctx, q.store, job, by)
 }

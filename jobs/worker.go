@@ -89,6 +89,7 @@ func (w *Worker) Start(ctx context.Context) error {
 			}
 		})
 	})
+	w.ended.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, w.store, w.log) }) })
 	return nil
 }
 
@@ -156,6 +157,11 @@ func (a *attempt) verdict(ctx context.Context, err error) error {
 	log := a.log.With("job", a.job.ID, "attempt", a.job.Attempts)
 	switch {
 	case err == nil:
+		return nil
+	case errors.Is(err, errDeadline):
+		if err := a.endOverdue(ctx); err != nil {
+			log.WarnContext(ctx, "could not end a job at its deadline; somebody will soon", "err", err)
+		}
 		return nil
 	case errors.Is(err, errLeased):
 		// Either that attempt ends the job, or its lease ends.

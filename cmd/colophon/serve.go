@@ -74,9 +74,10 @@ type listenFlags struct {
 	LimitToken   rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
 	LimitJobs    rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
 
-	MaxOutstandingJobs uint32 `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
-	MaxQueuedJobs      uint32 `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
-	TokenBudget        uint32 `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
+	MaxJobTime         jobTime `default:"10m" help:"Most time from a job's acceptance to its end; Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
+	MaxOutstandingJobs uint32  `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
+	MaxQueuedJobs      uint32  `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
+	TokenBudget        uint32  `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 
 // rate is a flag such as 5/1m.
@@ -94,6 +95,18 @@ func (r *rate) UnmarshalText(text []byte) error {
 		return errors.New("the time of a limit is a second at least, such as 1m")
 	}
 	r.Rate = api.Rate{Requests: n, Per: d}
+	return nil
+}
+
+// jobTime is a flag such as 10m.
+type jobTime struct{ time.Duration }
+
+// UnmarshalText reads a duration of a second to a day.
+func (t *jobTime) UnmarshalText(text []byte) (err error) {
+	t.Duration, err = time.ParseDuration(string(text))
+	if err != nil || t.Duration < time.Second || t.Duration > 24*time.Hour {
+		return errors.New("the time of a job is between 1s and 24h, such as 10m")
+	}
 	return nil
 }
 
@@ -115,7 +128,10 @@ func (f *listenFlags) limits() api.Limits {
 }
 
 func (f *listenFlags) room() jobs.Limits {
-	return jobs.Limits{Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget)}
+	return jobs.Limits{
+		Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget),
+		JobTime: f.MaxJobTime.Duration,
+	}
 }
 
 // Run serves and works in one process.
@@ -341,6 +357,11 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f
 	if err != nil {
 		return err
 	}
+	tending, rest := context.WithCancel(context.WithoutCancel(ctx))
+	var tended sync.WaitGroup
+	defer tended.Wait()
+	defer rest()
+	tended.Go(func() { queue.Run(tending) })
 	srv := &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },

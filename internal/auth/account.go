@@ -53,8 +53,69 @@ func (s *Service) ensureNobody(ctx context.Context) error {
 	return nil
 }
 
+// RegisterOnce makes an account like Register; a registration under a key that
+// has been used, with the same user name and password, returns the account that
+// it made then. It also returns events.ErrKeyReused and events.ErrInFlight.
+//
+// What is remembered of the request is its user name. Its password is compared
+// with the account's: a digest of it that is quick to compute would be quick to
+// guess, too.
+func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password string) (Account, error) {
+	key.Payload = []byte(username)
+	account, err := s.registered(ctx, key, password)
+	if !errors.Is(err, events.ErrNotFound) {
+		return account, err
+	}
+	account, err = s.register(ctx, &key, username, password)
+	if errors.Is(err, events.ErrClaimed) || errors.Is(err, ErrTaken) {
+		// By the same request, which came twice at the same time?
+		first, again := s.registered(ctx, key, password)
+		if !errors.Is(again, events.ErrNotFound) {
+			return first, again
+		}
+	}
+	return account, err
+}
+
+// registered returns the account that a registration under the key has made, if
+// the password is its own.
+func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password string) (Account, error) {
+	stream, err := s.store.Opened(ctx, key)
+	if err != nil {
+		return Account{}, err
+	}
+	account := Account{ID: stream.ID()}
+	var hash string
+	err = s.pool.QueryRow(ctx, `select username, password_hash, created_at from accounts where id = $1`, account.ID).
+		Scan(&account.Username, &hash, &account.CreatedAt)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Account{}, events.ErrKeyReused
+	}
+	if err != nil {
+		return Account{}, fmt.Errorf("look for the account of an idempotency key: %w", err)
+	}
+	account.CreatedAt = account.CreatedAt.UTC()
+	match, _, err := s.hash.Check(ctx, policy.NormalPassword(password), hash)
+	if err != nil {
+		return Account{}, err
+	}
+	if !match {
+		// Whoever knows the key can try passwords here as at a sign-in: so it
+		// is on record as there.
+		err := s.store.Write(ctx, func(tx *events.Tx) error {
+			return tx.AppendAccount(ctx, account.ID, events.AccountSignInFailed{})
+		})
+		return Account{}, errors.Join(events.ErrKeyReused, err)
+	}
+	return account, nil
+}
+
 // Register makes an account. It returns a policy.Refusal, ErrTaken or ErrBusy.
 func (s *Service) Register(ctx context.Context, username, password string) (Account, error) {
+	return s.register(ctx, nil, username, password)
+}
+
+func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, username, password string) (Account, error) {
 	display, key, err := policy.Username(username)
 	if err != nil {
 		return Account{}, err
@@ -88,7 +149,13 @@ func (s *Service) Register(ctx context.Context, username, password string) (Acco
 		if err != nil {
 			return err
 		}
-		return tx.AppendAccount(ctx, account.ID, events.AccountRegistered{Username: account.Username})
+		if err := tx.AppendAccount(ctx, account.ID, events.AccountRegistered{Username: account.Username}); err != nil {
+			return err
+		}
+		if once == nil {
+			return nil
+		}
+		return tx.Claim(ctx, *once, account.ID, events.AccountStream(account.ID))
 	})
 	if errors.Is(err, ErrTaken) {
 		return Account{}, ErrTaken

@@ -1,0 +1,91 @@
+package auth
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"colophon/events"
+)
+
+var onceKey = events.IdempotencyKey{Scope: "POST /users", Key: "k1"}
+
+func TestARegistrationUnderAKeyMakesOneAccount(t *testing.T) {
+	f := newFixture(t)
+	var wg sync.WaitGroup
+	accounts := make([]Account, 8)
+	for i := range accounts {
+		wg.Go(func() {
+			var err error
+			if accounts[i], err = f.RegisterOnce(t.Context(), onceKey, name, password); err != nil {
+				t.Errorf("at once: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	again, err := f.RegisterOnce(t.Context(), onceKey, name, password)
+	if err != nil {
+		t.Fatalf("later: %v", err)
+	}
+	for _, account := range accounts {
+		if !cmp.Equal(account, again) || account.Username != name {
+			t.Errorf("%+v and %+v", account, again)
+		}
+	}
+	if n := f.count(t, `select count(*) from accounts where username <> ''`); n != 1 {
+		t.Errorf("%d accounts", n)
+	}
+}
+
+// TestAKeyTellsNobodyElseAnything sends another one's key with what a stranger
+// does not know.
+func TestAKeyTellsNobodyElseAnything(t *testing.T) {
+	f := newFixture(t)
+	account, err := f.RegisterOnce(t.Context(), onceKey, name, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct{ name, password string }{
+		"another password":     {name, "another password"},
+		"another name":         {"gottfried", password},
+		"another spelling":     {"Isaac", password},
+		"a name that is none":  {"a<", password},
+		"a password too short": {name, "x"},
+	} {
+		got, err := f.RegisterOnce(t.Context(), onceKey, c.name, c.password)
+		if got != (Account{}) {
+			t.Errorf("%s: got %+v", what, got)
+		}
+		wantError(t, err, events.ErrKeyReused)
+	}
+	// Whoever tries passwords with it leaves a trace, as at a sign-in.
+	failed := 0
+	for _, fact := range f.facts(t, account.ID) {
+		if _, ok := fact.(events.AccountSignInFailed); ok {
+			failed++
+		}
+	}
+	if failed != 2 {
+		t.Errorf("%d failed sign-ins on record, want 2", failed)
+	}
+	if n := f.count(t, `select count(*) from accounts where username <> ''`); n != 1 {
+		t.Errorf("%d accounts", n)
+	}
+	// The same name under another key is taken, as it is without one.
+	other := onceKey
+	other.Key = "k2"
+	_, err = f.RegisterOnce(t.Context(), other, name, password)
+	wantError(t, err, ErrTaken)
+}
+
+// TestAKeyMayBeUsedAgainAfterARefusal corrects a request that was refused.
+func TestAKeyMayBeUsedAgainAfterARefusal(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.RegisterOnce(t.Context(), onceKey, name, "short"); err == nil {
+		t.Fatal("a short password is not refused")
+	}
+	if _, err := f.RegisterOnce(t.Context(), onceKey, name, password); err != nil {
+		t.Errorf("corrected: %v", err)
+	}
+}
