@@ -11,6 +11,7 @@ import (
 )
 
 type registerInput struct {
+	Idempotent
 	Body struct {
 		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space or any of <>{};. Upper and lower case are the same name."`
 		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind."`
@@ -62,7 +63,16 @@ func (s *server) accounts() {
 }
 
 func (s *server) register(ctx context.Context, in *registerInput) (*registerOutput, error) {
-	account, err := s.Auth.Register(ctx, in.Body.Username, in.Body.Password)
+	key, err := in.key("POST /users", nil) // the payload is auth's to say: it has a password in it
+	if err != nil {
+		return nil, err
+	}
+	var account auth.Account
+	if key == nil {
+		account, err = s.Auth.Register(ctx, in.Body.Username, in.Body.Password)
+	} else {
+		account, err = s.Auth.RegisterOnce(ctx, *key, in.Body.Username, in.Body.Password)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,22 +10,24 @@ import (
 
 // Job is a job as clients see it. In lists the course of the job is left out.
 type Job struct {
-	ID            uuid.UUID  `json:"id" format:"uuid"`
-	State         string     `json:"state" enum:"queued,running,completed,failed,cancelled"`
-	Prompt        string     `json:"prompt"`
-	GeneratedText string     `json:"generated_text" doc:"The prompt and what has been generated so far."`
-	Completion    string     `json:"completion" doc:"What has been generated so far."`
-	ModelName     string     `json:"model_name"`
-	Params        *Params    `json:"params,omitempty"`
-	Usage         Usage      `json:"usage"`
-	FinishReason  string     `json:"finish_reason,omitempty" enum:"stop,length" doc:"Why a completed text ends: at a natural end or a stop string, or at the limit that was asked for."`
-	Reason        string     `json:"reason,omitempty" doc:"Why the job failed or was cancelled."`
-	QueuePosition int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"Of a queued job: 1 is next. Jobs of users who have fewer jobs outstanding go first, those accepted later too, so it may grow; at 10000 counting stops."`
-	Version       int        `json:"version,omitempty" minimum:"1" doc:"The number of the latest event."`
-	CreatedAt     time.Time  `json:"created_at"`
-	StartedAt     *time.Time `json:"started_at,omitempty"`
-	FinishedAt    *time.Time `json:"finished_at,omitempty"`
-	Links         *JobLinks  `json:"links,omitempty"`
+	ID               uuid.UUID  `json:"id" format:"uuid"`
+	State            string     `json:"state" enum:"queued,running,completed,failed,cancelled"`
+	Prompt           string     `json:"prompt"`
+	GeneratedText    string     `json:"generated_text" doc:"The prompt and what has been generated so far."`
+	Completion       string     `json:"completion" doc:"What has been generated so far."`
+	ModelName        string     `json:"model_name"`
+	Params           *Params    `json:"params,omitempty"`
+	Usage            Usage      `json:"usage"`
+	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length" doc:"Why a completed text ends: at a natural end or a stop string, or at the limit that was asked for."`
+	Reason           string     `json:"reason,omitempty" doc:"Why the job failed or was cancelled."`
+	QueuePosition    int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"Of a queued job: 1 is next. Jobs of users who have fewer jobs outstanding go first, those accepted later too, so it may grow; at 10000 counting stops."`
+	EstimatedStartAt *time.Time `json:"estimated_start_at,omitempty" doc:"Of a queued job: when it will probably be started, as far as that can be told."`
+	Version          int        `json:"version,omitempty" minimum:"1" doc:"The number of the latest event."`
+	CreatedAt        time.Time  `json:"created_at"`
+	Deadline         *time.Time `json:"deadline,omitempty" doc:"When the job is cancelled if it has not ended by then."`
+	StartedAt        *time.Time `json:"started_at,omitempty"`
+	FinishedAt       *time.Time `json:"finished_at,omitempty"`
+	Links            *JobLinks  `json:"links,omitempty"`
 }
 
 // Params are the choices that, with the prompt and the weights, determine a text.
@@ -76,6 +78,7 @@ func jobBody(j events.Job) Job {
 		Reason:       j.Reason,
 		Version:      j.Version,
 		CreatedAt:    j.AcceptedAt,
+		Deadline:     optional(j.Deadline),
 		StartedAt:    optional(j.StartedAt),
 		FinishedAt:   optional(j.FinishedAt),
 		Links:        &JobLinks{Self: path, Events: path + "/events", Cancel: path + "/cancel"},

@@ -1,31 +1,62 @@
 package api
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
 
 func TestPrefer(t *testing.T) {
+	const unsaid = 30 * time.Second
 	for _, c := range []struct {
-		header  string
-		byself  time.Duration
-		wait    time.Duration
-		applied string
+		header string
+		want   preference
+		on200  string // what is said to have been applied, of an answer that has the text
+		on202  string // and of one that has not
 	}{
-		{"", 30 * time.Second, 30 * time.Second, ""},
-		{"respond-async", 30 * time.Second, 0, "respond-async"},
-		{"Respond-Async, wait=10", 30 * time.Second, 0, "respond-async"},
-		{"wait=10", 0, 10 * time.Second, "wait=10"},
-		{`wait="10"; x=y, foo`, 0, 10 * time.Second, "wait=10"},
-		{" WAIT = 0 ", 30 * time.Second, 0, "wait=0"},
-		{"wait=100000", 0, maxWait, "wait=60"},
-		{"wait=99999999999999999999", 7, 7, ""},
-		{"wait=-1", 7, 7, ""},
-		{"wait", 7, 7, ""},
-		{"handling=lenient", 7, 7, ""},
+		{"", preference{wait: unsaid}, "", ""},
+		{"respond-async", preference{async: true}, "", "respond-async"},
+		{"Respond-Async, wait=10", preference{10 * time.Second, true, true}, "wait=10", "respond-async, wait=10"},
+		{"wait=10, respond-async", preference{10 * time.Second, true, true}, "wait=10", "respond-async, wait=10"},
+		{"wait=10", preference{10 * time.Second, true, false}, "wait=10", "wait=10"},
+		{`wait="10"; x=y, foo`, preference{10 * time.Second, true, false}, "wait=10", "wait=10"},
+		{" WAIT = 0 ", preference{0, true, false}, "wait=0", "wait=0"},
+		{"wait=1, wait=2", preference{time.Second, true, false}, "wait=1", "wait=1"},
+		{"wait=100000", preference{maxWait, true, false}, "wait=60", "wait=60"},
+		{"wait=99999999999999999999", preference{wait: unsaid}, "", ""},
+		{"wait=-1", preference{wait: unsaid}, "", ""},
+		{"wait", preference{wait: unsaid}, "", ""},
+		{"handling=lenient", preference{wait: unsaid}, "", ""},
 	} {
-		if wait, applied := prefer(c.header, c.byself); wait != c.wait || applied != c.applied {
-			t.Errorf("%q: %v %q", c.header, wait, applied)
+		got := prefer(c.header, unsaid)
+		if got != c.want || got.applied(http.StatusOK) != c.on200 || got.applied(http.StatusAccepted) != c.on202 {
+			t.Errorf("%q: %+v, %q, %q", c.header, got, got.applied(http.StatusOK), got.applied(http.StatusAccepted))
+		}
+	}
+}
+
+func TestETagsMatch(t *testing.T) {
+	etag, err := etagOf(Job{State: "queued", QueuePosition: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other, err := etagOf(Job{State: "queued", QueuePosition: 1}); err != nil || other == etag {
+		t.Errorf("another place in the queue has the tag %s too, %v", other, err)
+	}
+	for header, want := range map[string]bool{
+		"":                          false,
+		etag:                        true,
+		"W/" + etag:                 true,
+		`"x", ` + etag + `,"y"`:     true,
+		"*":                         true,
+		`"x"`:                       false,
+		strings.Trim(etag, `"`):     false,
+		strings.ToLower(etag) + `"`: false,
+		etag[:5] + `"`:              false,
+	} {
+		if got := matches(header, etag); got != want {
+			t.Errorf("%q: %v", header, got)
 		}
 	}
 }

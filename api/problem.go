@@ -96,8 +96,11 @@ func (p *Problem) with(name, value string) *Problem {
 }
 
 func (p *Problem) retryAfter(d time.Duration) *Problem {
-	return p.with("Retry-After", strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))))
+	return p.with("Retry-After", seconds(d))
 }
+
+// seconds is a time as Retry-After wants it: whole seconds, one at least.
+func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
 // unauthorized is the answer to a request without a valid access token. It says
 // the same whatever is wrong with the token.
@@ -141,6 +144,12 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 		return newProblem(http.StatusServiceUnavailable, "queue_full", "as many jobs are waiting as the service takes on: try again later").retryAfter(jobsWait)
 	case errors.Is(err, events.ErrNotFound):
 		return newProblem(http.StatusNotFound, "not_found", "there is no such thing here, or it belongs to somebody else")
+	case errors.Is(err, events.ErrKeyReused):
+		return newProblem(http.StatusUnprocessableEntity, "idempotency_key_reused",
+			"this Idempotency-Key has been used with another request: send a new one, a UUID for example").at("header.Idempotency-Key")
+	case errors.Is(err, events.ErrInFlight):
+		return newProblem(http.StatusConflict, "idempotency_key_in_flight",
+			"a request with this Idempotency-Key is being accepted: send it again in a moment").retryAfter(time.Second)
 	case errors.Is(err, auth.ErrTaken):
 		return newProblem(http.StatusConflict, "username_taken", "the user name is taken: choose another one").at("body.username")
 	case errors.Is(err, auth.ErrCredentials):
@@ -153,8 +162,8 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 		return newProblem(http.StatusServiceUnavailable, "busy", "too many sign-ins at once: try again in a moment").retryAfter(time.Second)
 	case errors.Is(err, vault.ErrErased):
 		return unauthorized(true)
-	case ctx.Err() != nil:
-		// The client has left, or the server is stopping: nobody reads this.
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+		// The client has left, the server is stopping, or the database is slow.
 		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
 	}
 	if pg.Unavailable(err) {

@@ -43,6 +43,7 @@ type EventBody struct {
 	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the rules that the prompt passed."`
 	Priority     int         `json:"priority,omitempty" minimum:"1" maximum:"4" doc:"job.accepted: the place in the queue, 1 first. The more jobs the owner had outstanding, the later."`
 	Reserved     *Reserved   `json:"reserved,omitempty" doc:"job.accepted: what was set aside of the owner's token budget, if there is one."`
+	Deadline     *time.Time  `json:"deadline,omitempty" doc:"job.accepted: when the job is cancelled if it has not ended by then."`
 	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
 	Worker       string      `json:"worker,omitempty" doc:"job.started"`
 	FromToken    int         `json:"from_token,omitempty" doc:"job.started: how many tokens were there already."`
@@ -80,6 +81,7 @@ type eventsInput struct {
 
 type eventsOutput struct {
 	ContentType string `header:"Content-Type"`
+	Vary        string `header:"Vary" doc:"The headers that the answer depends on."`
 	Body        func(huma.Context)
 }
 
@@ -111,7 +113,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	}
 	after := max(in.After, in.LastEventID)
 	if accepts(in.Accept, "text/event-stream") {
-		return &eventsOutput{ContentType: "text/event-stream", Body: func(hctx huma.Context) {
+		return &eventsOutput{ContentType: "text/event-stream", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
 			_, w := humago.Unwrap(hctx)
 			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
 			if err := s.send(ctx, w, job, after); err != nil {
@@ -129,7 +131,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 			return nil, err
 		}
 	}
-	return &eventsOutput{ContentType: "application/json", Body: func(hctx huma.Context) {
+	return &eventsOutput{ContentType: "application/json", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
 		hctx.SetStatus(http.StatusOK)
 		if err := huma.DefaultJSONFormat.Marshal(hctx.BodyWriter(), list); err != nil {
 			s.Log.DebugContext(ctx, "could not write events", "request", requestID(ctx), "err", err)

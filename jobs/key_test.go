@@ -63,6 +63,19 @@ func TestARequestUnderAKeyMakesOneJob(t *testing.T) {
 	}
 }
 
+// TestAKeyIsGoodWhenNothingElseIs asks again for what there would be no room for now.
+func TestAKeyIsGoodWhenNothingElseIs(t *testing.T) {
+	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1})
+	first := f.submit(keyed(request, "a"))
+	_, err := f.queue.Submit(t.Context(), f.owner, request)
+	if _, ok := errors.AsType[*jobs.OutstandingError](err); !ok {
+		t.Fatalf("a second job: %v", err)
+	}
+	if again := f.submit(keyed(request, "a")); again.ID != first.ID {
+		t.Errorf("made %s beside %s", again.ID, first.ID)
+	}
+}
+
 func TestARefusalIsNotRemembered(t *testing.T) {
 	f := newFixture(t)
 	refused := keyed(request, "a")

@@ -433,7 +433,7 @@ func testNothingInTheClear(t *testing.T, s *service) {
 	c := newUser(t, s, "keeper")
 	const canary = "peacockfeather"
 	var j job
-	c.do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`).must(t, 200).into(t, &j)
+	c.do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).must(t, 200).into(t, &j)
 	words := strings.Fields(j.Completion)
 	secrets := []string{canary, strings.Join(words[:min(4, len(words))], " ")}
 
@@ -450,7 +450,7 @@ func testNothingInTheClear(t *testing.T, s *service) {
 	rows, _ := conn.Query(t.Context(), `
 		select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || !slices.Contains(tables, "river.river_job") || !slices.Contains(tables, "public.events") {
+	if err != nil || !slices.Contains(tables, "river.river_job") || !slices.Contains(tables, "public.events") || !slices.Contains(tables, "public.idempotency_keys") {
 		t.Fatalf("tables %v, %v", tables, err)
 	}
 	seen := 0

@@ -1,0 +1,31 @@
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// etagOf returns the entity tag of a resource: a digest of all that it shows.
+func etagOf(resource any) (string, error) {
+	shown, err := json.Marshal(resource)
+	if err != nil {
+		return "", fmt.Errorf("make an entity tag: %w", err)
+	}
+	sum := sha256.Sum256(shown)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, nil
+}
+
+// matches reports whether an If-None-Match header names the entity tag. Weak
+// tags count, as RFC 9110 wants.
+func matches(header, etag string) bool {
+	for tag := range strings.SplitSeq(header, ",") {
+		tag = strings.TrimSpace(tag)
+		if tag == "*" || strings.TrimPrefix(tag, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,83 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"colophon/events"
+)
+
+// maxKey is the longest idempotency key, in characters.
+const maxKey = 255
+
+// Idempotent is the part of an input that has an Idempotency-Key
+// (draft-ietf-httpapi-idempotency-key-header).
+type Idempotent struct {
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, 1 to 255 visible characters in double quotes (a bare token does as well); a UUID is a good one. Sent again under the same key within a day, the request is carried out once and answered as the first time, with the job as it is now. The same key with another request is a 422; with one that is still being accepted, a 409."`
+
+	sent []string // the header's lines
+}
+
+// Resolve notes what was sent: a key that is empty is not one that is missing.
+func (i *Idempotent) Resolve(ctx huma.Context) []error {
+	ctx.EachHeader(func(name, value string) {
+		if strings.EqualFold(name, "Idempotency-Key") {
+			i.sent = append(i.sent, value)
+		}
+	})
+	return nil
+}
+
+// key returns the key of a request of the scope with the payload, or nil if it
+// has none.
+func (i *Idempotent) key(scope string, payload []byte) (*events.IdempotencyKey, error) {
+	if len(i.sent) == 0 {
+		return nil, nil
+	}
+	key, ok := readKey(i.sent)
+	if !ok {
+		return nil, newProblem(http.StatusBadRequest, "invalid_idempotency_key",
+			`send one Idempotency-Key of 1 to 255 visible ASCII characters in double quotes, such as "8e03978e-40d5-43dd-bc93-6894a57f9324"`).
+			at("header.Idempotency-Key")
+	}
+	return &events.IdempotencyKey{Scope: scope, Key: key, Payload: payload}, nil
+}
+
+// readKey reads the lines of an Idempotency-Key header: a string of RFC 8941,
+// or, as many clients send it, the same without quotes.
+func readKey(lines []string) (key string, ok bool) {
+	if len(lines) != 1 {
+		return "", false
+	}
+	line := strings.Trim(lines[0], " \t")
+	if quoted, is := strings.CutPrefix(line, `"`); is {
+		key, ok = unquote(quoted)
+	} else {
+		key, ok = line, !strings.ContainsAny(line, " \t\",;\\")
+	}
+	for _, c := range []byte(key) {
+		ok = ok && ' ' <= c && c <= '~'
+	}
+	return key, ok && 1 <= len(key) && len(key) <= maxKey
+}
+
+// unquote returns the string before the quote that ends it, if that is the end
+// of the text.
+func unquote(text string) (string, bool) {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return b.String(), i == len(text)-1
+		case '\\':
+			i++
+			if i == len(text) || text[i] != '"' && text[i] != '\\' {
+				return "", false
+			}
+		}
+		b.WriteByte(text[i])
+	}
+	return "", false
+}

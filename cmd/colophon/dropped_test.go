@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/pg"
+)
+
+var (
+	drops    = flag.Int("drops", 300, "how many requests TestDroppedAnswers loses the answers of")
+	dropSeed = flag.Uint64("drops.seed", uint64(time.Now().UnixNano()), "seed of the moments at which it does")
+)
+
+// cut is when a connection is to break.
+type cut struct {
+	sending   int           // after so many bytes of the request, or never if it is negative
+	sent      time.Duration // so long after the request, likewise
+	answering int           // after so many bytes of the answer, likewise
+}
+
+var whole = cut{-1, -1, -1}
+
+// drawCut draws when the connection of an attempt breaks: now and then while the
+// request is on its way, mostly before, during or after the answer.
+func drawCut(r *rand.Rand) cut {
+	c := whole
+	switch r.IntN(5) {
+	case 0:
+		c.sending = r.IntN(500)
+	case 1, 2:
+		c.sent = time.Duration(r.Int64N(int64(20 * time.Millisecond)))
+	default:
+		c.answering = r.IntN(1000)
+	}
+	return c
+}
+
+// breaking is a connection that breaks.
+type breaking struct {
+	net.Conn
+	mu  sync.Mutex
+	cut cut
+}
+
+var errCut = errors.New("the connection was cut")
+
+// snap ends the connection with a reset, as a machine does that is gone.
+func (b *breaking) snap() error {
+	_ = b.Conn.(*net.TCPConn).SetLinger(0)
+	_ = b.Conn.Close()
+	return errCut
+}
+
+func (b *breaking) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	left, sent := b.cut.sending, b.cut.sent
+	b.cut.sending -= len(p)
+	b.mu.Unlock()
+	if left >= 0 && left < len(p) {
+		n, _ := b.Conn.Write(p[:left])
+		return n, b.snap()
+	}
+	n, err := b.Conn.Write(p)
+	if sent >= 0 {
+		time.AfterFunc(sent, func() { _ = b.snap() })
+	}
+	return n, err
+}
+
+func (b *breaking) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	left := b.cut.answering
+	b.mu.Unlock()
+	if left == 0 {
+		return 0, b.snap()
+	}
+	if left > 0 {
+		p = p[:min(len(p), left)]
+	}
+	n, err := b.Conn.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if left > 0 {
+		b.cut.answering -= n
+	}
+	return n, err
+}
+
+// attempt sends a request over a connection of its own, which breaks as said.
+func (c *client) attempt(ctx context.Context, path, body, key string, at cut) (answer, error) {
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &breaking{Conn: conn, cut: at}, nil
+		},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.access)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Idempotency-Key", key)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, got}, err
+}
+
+// TestDroppedAnswers sends requests whose connections break before, during and
+// after the answer, each at least once, and sends them again under the same key
+// until an answer arrives: each makes one job, or one account.
+func TestDroppedAnswers(t *testing.T) {
+	t.Logf("-drops.seed %d", *dropSeed)
+	s := up(t, dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "0", "--max-queued-jobs", "0")
+	c := newUser(t, s, "unlucky")
+	var sent, lost atomic.Int64
+	start := time.Now()
+	var mu sync.Mutex
+	jobs, accounts := map[string]bool{}, map[string]bool{}
+	numbers := make(chan int)
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for i := range numbers {
+				r := rand.New(rand.NewPCG(*dropSeed, uint64(i)))
+				path, body, all := "/jobs", fmt.Sprintf(`{"prompt":"Light %d","max_new_tokens":1}`, i), jobs
+				switch {
+				case i%50 == 0:
+					path, body, all = "/users", fmt.Sprintf(`{"username":"user-%d","password":%q}`, i, password), accounts
+				case i%3 == 0:
+					path = "/generate"
+				}
+				var first struct{ ID string }
+				for unanswered := 0; ; {
+					at := whole
+					if unanswered == 0 || r.IntN(3) == 0 {
+						at = drawCut(r)
+					}
+					sent.Add(1)
+					a, err := c.attempt(t.Context(), path, body, fmt.Sprintf(`"key-%d"`, i), at)
+					if err != nil {
+						unanswered++
+						lost.Add(1)
+						continue
+					}
+					if a.status == http.StatusConflict || a.status == http.StatusServiceUnavailable {
+						continue // in flight, or too many passwords at once
+					}
+					var got struct{ ID string }
+					if err := json.Unmarshal(a.body, &got); err != nil || a.status != 200 && a.status != 202 || got.ID == "" {
+						t.Errorf("%s %d: %d %s", path, i, a.status, a.body)
+						break
+					}
+					if first.ID != "" && got != first {
+						t.Errorf("%s %d made %s and %s", path, i, first.ID, got.ID)
+					}
+					if unanswered > 0 {
+						mu.Lock()
+						all[got.ID] = true
+						mu.Unlock()
+						break
+					}
+					first = got // it was faster than the cut: as if lost by the client
+				}
+			}
+		})
+	}
+	for i := range *drops {
+		numbers <- i
+	}
+	close(numbers)
+	wg.Wait()
+	elapsed := time.Since(start)
+
+	cluster, err := pg.Start(t.Context(), filepath.Join(s.data, "postgres"), pg.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Stop(context.WithoutCancel(t.Context()))
+	conn, err := pgx.Connect(t.Context(), cluster.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	var accepted, registered, queued int
+	err = conn.QueryRow(t.Context(), `
+		select (select count(*) from events where type = 'job.accepted'),
+			(select count(*) from accounts where username like 'user-%'),
+			(select count(distinct args->>'job') from river.river_job)`).Scan(&accepted, &registered, &queued)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := (*drops + 49) / 50
+	if n := *drops - users; accepted != n || len(jobs) != n || queued > n {
+		t.Errorf("%d requests made %d jobs, of which clients know %d", n, accepted, len(jobs))
+	}
+	if registered != users || len(accounts) != users {
+		t.Errorf("%d requests made %d accounts, of which clients know %d", users, registered, len(accounts))
+	}
+	t.Logf("%d requests, sent %d times in %v, %d of them without an answer: %d jobs and %d accounts",
+		*drops, sent.Load(), elapsed.Round(time.Millisecond), lost.Load(), accepted, registered)
+}
