@@ -39,7 +39,7 @@ func TestBenchService(t *testing.T) {
 		t.Errorf("calls %+v", r.Calls)
 	}
 	for _, c := range r.Calls {
-		if !(c.PerSecond > 0) || c.Busy != (c.TokS > 0) {
+		if !(c.P50MS > 0 && c.P99MS >= c.P50MS) || c.Busy != (c.TokS > 0) {
 			t.Errorf("call %+v", c)
 		}
 	}
