@@ -1,8 +1,3 @@
-//go:build !race
-
-// Under the race detector the model is a hundred times slower, in each of the
-// processes.
-
 package main
 
 import (
@@ -379,10 +374,10 @@ func next(t *testing.T, heard <-chan told, wanted func(told) bool) told {
 func advanced(e told) bool { return e.Type == "job.advanced" }
 
 // deepModel writes a model whose texts take seconds: the built-in one, with its
-// layers sixteen times over and room for longer texts.
+// layers many times over and room for longer texts.
 func deepModel(t *testing.T) string {
 	t.Helper()
-	const times, positions = 16, 1024
+	const times, positions = depth, 1024
 	files := opticks.Files()
 	dir := t.TempDir()
 	read := func(name string) []byte {

@@ -1,0 +1,5 @@
+//go:build race
+
+package main
+
+const depth = 4 // the race detector makes models slow enough
