@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -115,7 +116,8 @@ func nudge(wake chan struct{}) {
 	}
 }
 
-// channel is the LISTEN/NOTIFY channel; its payloads are stream names.
+// channel is the LISTEN/NOTIFY channel; its payloads are the name of a stream, a
+// space and the name of the store that appended to it.
 const channel = "colophon_events"
 
 // announceEvery is the least time between two announcements of a process:
@@ -207,7 +209,7 @@ func (s *Store) notify(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream) from unnest($2::text[]) as stream`, channel, streams)
+	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, streams, s.name)
 	if err != nil {
 		// Followers look for themselves at the next beat.
 		s.log.WarnContext(ctx, "could not announce events", "streams", len(streams), "err", err)
@@ -231,7 +233,9 @@ func (s *Store) listen(ctx context.Context, heard func()) error {
 			return err
 		}
 		if n != nil {
-			s.hub.wake(Stream(n.Payload))
+			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name { // which has woken its own
+			s.hub.wake(Stream(stream))
+		}
 		}
 	}
 }

@@ -34,12 +34,13 @@ type Store struct {
 
 	hub   hub
 	news  announcements
+	name  string // of this store among all that announce
 	reads singleflight.Group
 }
 
 // NewStore returns a store over a migrated database.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
-	return &Store{pool: pool, vault: v, log: log, news: newAnnouncements()}
+	return &Store{pool: pool, vault: v, log: log, news: newAnnouncements(), name: uuid.NewString()}
 }
 
 // Tx is a database transaction that can append.
@@ -66,6 +67,9 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	// Never inside the transaction: a commit with a NOTIFY pending holds a lock
 	// that is one for the whole database.
+	for stream := range w.touched {
+		s.hub.wake(stream) // the followers here need no announcement
+	}
 	s.news.add(w.touched)
 	return nil
 }

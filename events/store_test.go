@@ -436,6 +436,27 @@ func TestFollowersSeeEverythingOnceAndInOrder(t *testing.T) {
 	}
 }
 
+// Who follows where an event is appended needs no announcement.
+func TestFollowersHereNeedNoAnnouncement(t *testing.T) {
+	f := newFixture(t)
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // as its Run is not
+	j := f.newJob()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	facts := course()
+	done := make(chan error, 1)
+	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
+	for _, fact := range facts {
+		var err error
+		if j, err = silent.AppendJob(ctx, j, fact); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // follow reads a stream until a version and says what was out of order. Its
 // beat is far longer than the test may take, so that it hears announcements or
 // nothing.

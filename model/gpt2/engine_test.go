@@ -355,16 +355,16 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	}
 	step(8 * time.Millisecond) // usual from now on
 
-	// Beside sequences that run, in pieces that take about as long as those,
-	// even when one of those is late.
+	// Beside sequences that run, in pieces that take three quarters as long as
+	// those, even when one of those is late.
 	third, fourth := enqueue(20), enqueue(3)
 	var fed []string
-	for range 3 {
+	for range 4 {
 		again(first)
-		step(16 * time.Millisecond)
+		step(14 * time.Millisecond)
 		fed = append(fed, fmt.Sprintf("%d+%d", third.fed, fourth.fed))
 	}
-	if want := []string{"8+0", "16+0", "20+3"}; !slices.Equal(fed, want) {
+	if want := []string{"6+0", "12+0", "18+0", "20+3"}; !slices.Equal(fed, want) {
 		t.Errorf("prompts are at %v, want %v", fed, want)
 	}
 	for _, s := range []*sequence{first, second, third, fourth} {
