@@ -234,8 +234,8 @@ func (s *Store) listen(ctx context.Context, heard func()) error {
 		}
 		if n != nil {
 			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name { // which has woken its own
-			s.hub.wake(Stream(stream))
-		}
+				s.hub.wake(Stream(stream))
+			}
 		}
 	}
 }
