@@ -38,6 +38,11 @@ func newHead(c Config, l *layout) head {
 // keys.
 func (f *forward) attend(s *head, run run, number int) {
 	dim, stride := f.layout.headDim, f.blocks[f.layer].qkv.Stride()
+	if f.apart {
+		for r := range run.rows {
+			f.store(run.first+r, number)
+		}
+	}
 	first := &f.rows[run.first]
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	for r := range run.rows {

@@ -50,17 +50,12 @@ const (
 	valuePanel = pageTokens * kernel.Width // numbers in a panel of values
 )
 
-// store writes the key and the value of the token at a position, both
-// [heads, headDim].
-func (l *layout) store(c *cache, position, layer int, key, value []float32) {
+// store writes a head's key and value of the token at a position, both [headDim].
+func (l *layout) store(c *cache, position, layer, head int, key, value []float32) {
 	p, at := c.pages[position/pageTokens], position%pageTokens
-	for head := range l.heads {
-		own := key[head*l.headDim:][:l.headDim]
-		p.Set(l.keys(layer, head)+at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width, kernel.Width, own)
-		own = value[head*l.headDim:][:l.headDim]
-		for d := 0; d < l.headDim; d += kernel.Width {
-			n := min(kernel.Width, l.headDim-d)
-			p.Set(l.values(layer, head)+d/kernel.Width*valuePanel+at*kernel.Width, 1, own[d:d+n])
-		}
+	p.Set(l.keys(layer, head)+at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width, kernel.Width, key)
+	for d := 0; d < l.headDim; d += kernel.Width {
+		n := min(kernel.Width, l.headDim-d)
+		p.Set(l.values(layer, head)+d/kernel.Width*valuePanel+at*kernel.Width, 1, value[d:d+n])
 	}
 }

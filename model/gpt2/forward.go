@@ -26,6 +26,7 @@ type forward struct {
 	rows   []row
 	wanted []int // the rows whose logits are wanted
 	runs   []run
+	apart  bool // no two runs are of one sequence
 	layer  int
 	phase  phase
 
@@ -46,7 +47,7 @@ const (
 	embed          phase = iota // over rows
 	normAttention               // over rows
 	multiplyQKV                 // over panels
-	store                       // over rows
+	store                       // over rows, where a sequence has several runs
 	attend                      // over heads of runs
 	prepareAttend               // over rows
 	project                     // over panels
@@ -97,7 +98,7 @@ func (f *forward) run() {
 
 // start fills the residual stream.
 func (f *forward) start() {
-	f.runs = f.runs[:0]
+	f.runs, f.apart = f.runs[:0], true
 	for i, r := range f.rows {
 		if n := len(f.runs) - 1; n >= 0 && f.runs[n].rows < maxRun {
 			first := f.rows[f.runs[n].first]
@@ -105,6 +106,9 @@ func (f *forward) start() {
 				f.runs[n].rows++
 				continue
 			}
+		}
+		if i > 0 && f.rows[i-1].cache == r.cache {
+			f.apart = false
 		}
 		f.runs = append(f.runs, run{i, 1})
 	}
@@ -115,7 +119,9 @@ func (f *forward) block() {
 	b := &f.blocks[f.layer]
 	f.overRows(normAttention, len(f.rows))
 	f.overPanels(multiplyQKV, b.qkv)
-	f.overRows(store, len(f.rows))
+	if !f.apart { // or else attend does it: no other run waits for it
+		f.overRows(store, len(f.rows))
+	}
 	f.phase = attend
 	f.pool.Run(len(f.runs)*f.Heads, 1, f.body)
 	f.overRows(prepareAttend, len(f.rows))
@@ -166,8 +172,9 @@ func (f *forward) compute(worker, lo, hi int) {
 		b.qkv.Multiply(f.qkv, f.h, len(f.rows), lo, hi)
 	case store:
 		for i := lo; i < hi; i++ {
-			r, qkv := &f.rows[i], f.qkv[i*b.qkv.Stride():]
-			f.layout.store(r.cache, r.position, f.layer, qkv[f.Embd:][:f.Embd], qkv[2*f.Embd:][:f.Embd])
+			for head := range f.Heads {
+				f.store(i, head)
+			}
 		}
 	case attend:
 		for i := lo; i < hi; i++ {
@@ -210,6 +217,12 @@ func (f *forward) normalize(n *norm, lo, hi int) {
 		kernel.Normalize(f.h.Row(i), f.x[i*f.Embd:][:f.Embd], n.gain, n.bias, f.Epsilon)
 	}
 	f.h.Prepare(lo, hi)
+}
+
+// store puts one head's key and value of a row into the cache.
+func (f *forward) store(row, head int) {
+	r, dim, qkv := &f.rows[row], f.layout.headDim, f.qkv[row*f.blocks[f.layer].qkv.Stride():]
+	f.layout.store(r.cache, r.position, f.layer, head, qkv[f.Embd+head*dim:][:dim], qkv[2*f.Embd+head*dim:][:dim])
 }
 
 // add adds the outputs of some panels of m, in y, to the residual stream.
