@@ -272,6 +272,15 @@ func (c *Cluster) Exited() <-chan struct{} {
 	return c.server.exited
 }
 
+// PID is the process id of the server that this process started, of the latest
+// one if it has ended. For a server that another process started it is 0.
+func (c *Cluster) PID() int {
+	if c.server == nil {
+		return 0
+	}
+	return c.server.pid()
+}
+
 // Stop ends the server that Start started and waits for it: clients are
 // disconnected, everything committed is on disk. When ctx ends first the server
 // is killed, which loses nothing either but makes the next start recover. Stop

@@ -1,0 +1,136 @@
+package chaos
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+var wanted = text{Text: "one two three", Tokens: []int{1, 2, 3, 4, 5}, FinishReason: "length"}
+
+// recorded is a stream without a fault: two workers, of which the first was
+// killed and the second had an engine that failed once.
+func recorded() []event {
+	return []event{
+		{Version: 1, Type: "job.accepted", writer: "api-1.1"},
+		{Version: 2, Type: "job.started", Attempt: 1, writer: "worker-1.1"},
+		{Version: 3, Type: "job.advanced", Tokens: []int{1, 2}, Text: "one", writer: "worker-1.1"},
+		{Version: 4, Type: "job.started", Attempt: 2, FromToken: 2, writer: "worker-2.1"},
+		{Version: 5, Type: "job.failed", Attempt: 2, writer: "worker-2.1"},
+		{Version: 6, Type: "job.started", Attempt: 3, FromToken: 2, writer: "worker-2.1"},
+		{Version: 7, Type: "job.advanced", Tokens: []int{3, 4}, Text: " two", writer: "worker-2.1"},
+		{Version: 8, Type: "job.advanced", Tokens: []int{5}, Text: " three", writer: "worker-2.1"},
+		{Version: 9, Type: "job.completed", FinishReason: "length", writer: "worker-2.1"},
+	}
+}
+
+// watched is what a client saw of it that cut and resumed, and polled as well.
+func watched() observation {
+	return observation{job: "j", mode: "sse", events: recorded(), looks: polled().looks}
+}
+
+func polled() observation {
+	return observation{job: "j", mode: "poll", looks: []look{
+		{Version: 1, State: "queued"},
+		{Version: 3, State: "running", Completion: "one"},
+		{Version: 3, State: "running", Completion: "one"},
+		{Version: 5, State: "queued", Completion: "one"},
+		{Version: 9, State: "completed", Completion: "one two three", FinishReason: "length"},
+	}}
+}
+
+// found says which rules were broken.
+func found(violations []Violation) string {
+	var rules []string
+	for _, v := range violations {
+		rules = append(rules, v.String())
+	}
+	return strings.Join(rules, "\n")
+}
+
+func TestCheckersFindNothingWhereNothingIs(t *testing.T) {
+	if got := checkStream("j", recorded(), wanted); len(got) > 0 {
+		t.Errorf("on record:\n%s", found(got))
+	}
+	for _, o := range []observation{watched(), polled()} {
+		if got := checkClient(o, recorded(), wanted); len(got) > 0 {
+			t.Errorf("%s:\n%s", o.mode, found(got))
+		}
+	}
+}
+
+// renumber makes versions contiguous again after events were put in or taken out.
+func renumber(stream []event) []event {
+	for i := range stream {
+		stream[i].Version = i + 1
+	}
+	return stream
+}
+
+func TestTamperedStreamsAreFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		tamper func([]event) []event
+		rule   string
+	}{
+		"a gap":                      {func(s []event) []event { return slices.Delete(s, 4, 5) }, "versions are contiguous"},
+		"a version twice":            {func(s []event) []event { s[7].Version = 7; return s }, "versions are contiguous"},
+		"a lost event":               {func(s []event) []event { return renumber(slices.Delete(s, 6, 7)) }, "the text on record"},
+		"a lost token":               {func(s []event) []event { s[6].Tokens = []int{3}; return s }, "the tokens on record"},
+		"another token":              {func(s []event) []event { s[7].Tokens = []int{6}; return s }, "the tokens on record"},
+		"another text":               {func(s []event) []event { s[7].Text = " tree"; return s }, "the text on record"},
+		"tokens repeated":            {func(s []event) []event { return renumber(slices.Insert(s, 7, s[6])) }, "the tokens on record"},
+		"a start from the beginning": {func(s []event) []event { s[3].FromToken = 0; return s }, "goes on at the next token"},
+		"an attempt twice":           {func(s []event) []event { s[5].Attempt = 2; return s }, "attempts are counted"},
+		"a zombie":                   {func(s []event) []event { s[6].writer = "worker-1.1"; return s }, "only the latest attempt is heard"},
+		"a zombie's end":             {func(s []event) []event { s[8].writer = "worker-1.1"; return s }, "only the latest attempt is heard"},
+		"two ends":                   {func(s []event) []event { return renumber(append(s, s[8])) }, "a job ends once"},
+		"something after the end":    {func(s []event) []event { return renumber(append(s, s[7])) }, "nothing follows the end"},
+		"no end":                     {func(s []event) []event { return s[:8] }, "a job ends"},
+		"nothing":                    {func([]event) []event { return nil }, "a job ends"},
+		"another reason":             {func(s []event) []event { s[8].FinishReason = "stop"; return s }, "for the same reason"},
+		"a failure": {func(s []event) []event {
+			s[8] = event{Version: 9, Type: "job.failed", Final: true, writer: "worker-2.1"}
+			return s
+		}, "a job is completed"},
+		"a cancellation": {func(s []event) []event { s[8] = event{Version: 9, Type: "job.cancelled"}; return s }, "a job is completed"},
+		"accepted twice": {func(s []event) []event { return renumber(slices.Insert(s, 1, s[0])) }, "begins with job.accepted"},
+		"never started":  {func(s []event) []event { return renumber(slices.Delete(s, 1, 2)) }, "only a started job advances"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := found(checkStream("j", c.tamper(recorded()), wanted)); !strings.Contains(got, c.rule) {
+				t.Errorf("not found: %s; found:\n%s", c.rule, got)
+			}
+		})
+	}
+}
+
+func TestTamperedObservationsAreFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		from   observation
+		tamper func(*observation)
+		rule   string
+	}{
+		"a gap":                {watched(), func(o *observation) { o.events = slices.Delete(o.events, 4, 5) }, "sent every event"},
+		"a repeated piece":     {watched(), func(o *observation) { o.events = slices.Insert(o.events, 3, o.events[2]) }, "no event twice"},
+		"a reset":              {watched(), func(o *observation) { o.events = append(o.events[:6:6], o.events...) }, "never sent back"},
+		"a lost token":         {watched(), func(o *observation) { o.events[6].Tokens = []int{3} }, "the tokens of the pieces"},
+		"another text":         {watched(), func(o *observation) { o.events[6].Text = " too" }, "the text of the pieces"},
+		"other than on record": {watched(), func(o *observation) { o.events[6].Text, o.events[7].Text = " two three", "" }, "what is on record"},
+		"no end":               {watched(), func(o *observation) { o.events = o.events[:8] }, "sent the end"},
+		"a text that shrinks":  {polled(), func(o *observation) { o.looks[3].Completion = "" }, "a text only grows"},
+		"a text that changes":  {polled(), func(o *observation) { o.looks[4].Completion = "One two three" }, "a text only grows"},
+		"a lost end":           {polled(), func(o *observation) { o.looks[4].Completion = "one two" }, "that was polled"},
+		"a version back":       {polled(), func(o *observation) { o.looks[3].Version = 2 }, "a job never goes back"},
+		"an end that was none": {polled(), func(o *observation) { o.looks[1].State = "completed" }, "a job ends once"},
+		"never an end":         {polled(), func(o *observation) { o.looks = o.looks[:4] }, "a client sees the end"},
+		"another reason":       {polled(), func(o *observation) { o.looks[4].FinishReason = "stop" }, "for the same reason"},
+		"nothing":              {polled(), func(o *observation) { o.looks = nil }, "a client sees its job"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.tamper(&c.from)
+			if got := found(checkClient(c.from, recorded(), wanted)); !strings.Contains(got, c.rule) {
+				t.Errorf("not found: %s; found:\n%s", c.rule, got)
+			}
+		})
+	}
+}

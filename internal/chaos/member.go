@@ -1,0 +1,217 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// startWithin is how long a process may take until it is ready, the database
+// being back meanwhile.
+const startWithin = 90 * time.Second
+
+// member is one API or worker: a process at a time, which is replaced when it
+// has ended, and the networks around it.
+type member struct {
+	name     string // such as "worker-2"
+	word     string // what its first line begins with when it is ready
+	args     []string
+	env      []string
+	database *Proxy
+	clients  *Proxy // nil of a worker
+	log      io.WriteCloser
+	note     func(format string, args ...any) // of what a supervisor has to mend
+	violate  func(Violation)
+
+	mu      sync.Mutex
+	lives   int
+	running *process
+	stopped bool // by us
+}
+
+// newMember makes the networks and the log of a member.
+func newMember(ctx context.Context, name, word, logs string, args, env []string, socket string) (*member, error) {
+	m := &member{name: name, word: word, args: args, env: env}
+	var err error
+	if m.database, err = NewProxy(ctx); err != nil {
+		return nil, err
+	}
+	m.database.Serve("unix", socket)
+	if strings.HasPrefix(name, "api-") {
+		if m.clients, err = NewProxy(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.log, err = os.Create(filepath.Join(logs, name+".log"))
+	return m, err
+}
+
+// close ends the process, if there is one, and the networks.
+func (m *member) close() {
+	m.mu.Lock()
+	m.stopped = true
+	p := m.running
+	m.mu.Unlock()
+	if p != nil {
+		p.end(syscall.SIGKILL)
+	}
+	for _, proxy := range []*Proxy{m.database, m.clients} {
+		if proxy != nil {
+			proxy.Close()
+		}
+	}
+	if m.log != nil {
+		m.log.Close()
+	}
+}
+
+// writer names the process that runs now: it is how Postgres knows it.
+func (m *member) writer() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return fmt.Sprintf("%s.%d", m.name, m.lives)
+}
+
+// start starts a process and waits until it is ready. One that gives up because
+// the database is away is started again, as a supervisor would.
+func (m *member) start(ctx context.Context) error {
+	deadline := time.Now().Add(startWithin)
+	for {
+		err := m.try(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		m.note("%s ended before it was ready: %v", m.writer(), err)
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not start: %w", m.name, err)
+		}
+		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *member) try(ctx context.Context) error {
+	m.mu.Lock()
+	if m.stopped {
+		m.mu.Unlock()
+		return context.Canceled
+	}
+	m.lives++
+	writer := fmt.Sprintf("%s.%d", m.name, m.lives)
+	fmt.Fprintf(m.log, "--- %s\n", writer)
+	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Host: m.database.Addr(), Path: "/colophon"}
+	at.RawQuery = url.Values{"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"}}.Encode()
+	p, err := launch(m.args[0], m.args[1:], append([]string{"DATABASE_URL=" + at.String()}, m.env...), m.log, m.word)
+	m.running = p
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case said, ok := <-p.ready:
+		if !ok {
+			<-p.exited
+			return p.err
+		}
+		if m.clients != nil {
+			at, err := url.Parse(said)
+			if err != nil {
+				return err
+			}
+			m.clients.Serve("tcp", at.Host)
+		}
+		return nil
+	case <-time.After(startWithin):
+		p.end(syscall.SIGKILL)
+		return fmt.Errorf("not ready within %v", startWithin)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// alive returns the process, or nil if it has ended by itself, which none may.
+func (m *member) alive() *process {
+	m.mu.Lock()
+	p := m.running
+	m.mu.Unlock()
+	select {
+	case <-p.exited:
+		m.violate(Violation{Lost, "", "no process ends by itself", m.writer() + " running", fmt.Sprint(p.err)})
+		return nil
+	default:
+		return p
+	}
+}
+
+// strike does to the process what a blow says, and has it back in the end. It
+// calls hit once the blow has taken effect.
+func (m *member) strike(ctx context.Context, b blow, hit func()) error {
+	p := m.alive()
+	if p == nil {
+		hit()
+		return m.start(ctx)
+	}
+	switch b.act {
+	case freeze:
+		p.signal(syscall.SIGSTOP)
+		hit()
+		err := sleep(ctx, b.lasts)
+		p.signal(syscall.SIGCONT)
+		return err
+	case restart:
+		if !p.end(syscall.SIGTERM) {
+			m.violate(Violation{Stuck, "", "a process ends that is asked to", m.writer() + " gone", fmt.Sprintf("running after %v", endWithin)})
+			p.end(syscall.SIGKILL)
+		}
+		hit()
+	default:
+		p.end(syscall.SIGKILL)
+		hit()
+		if err := sleep(ctx, b.lasts); err != nil {
+			return err
+		}
+	}
+	return m.start(ctx)
+}
+
+// disturb does to a network what a blow says, and mends it in the end.
+func (p *Proxy) disturb(ctx context.Context, b blow, usual time.Duration, hit func()) error {
+	defer p.Mend()
+	switch b.act {
+	case cut:
+		p.Cut()
+		hit()
+		return nil
+	case slow:
+		p.Delay(usual + 150*time.Millisecond)
+		defer p.Delay(usual)
+	case deafen:
+		p.Swallow(answers)
+	default:
+		p.Swallow(requests, answers)
+	}
+	hit()
+	err := sleep(ctx, b.lasts)
+	if b.act == lose || b.act == deafen {
+		p.Cut()
+	}
+	return err
+}
+
+// sleep waits for a time, or for the end of ctx, which is its error.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,92 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"colophon/model"
+)
+
+// request is what a client asks for. Its seed is like no other request's.
+type request struct {
+	Prompt       string   `json:"prompt"`
+	MaxNewTokens int      `json:"max_new_tokens"`
+	Temperature  float64  `json:"temperature"`
+	TopK         int      `json:"top_k"`
+	TopP         float64  `json:"top_p"`
+	Seed         uint64   `json:"seed"`
+	Stop         []string `json:"stop,omitempty"`
+}
+
+// text is what a request ends with that nothing disturbs.
+type text struct {
+	Text         string
+	Tokens       []int
+	FinishReason string
+}
+
+// seedsPerRun keeps the requests of runs with different seeds apart.
+const seedsPerRun = 1_000_000
+
+// newRequests returns n requests that the seed decides.
+func newRequests(n int, seed uint64) []request {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	prompts := []string{
+		"The nature of light",
+		"Of Colours made by Reflexion",
+		"If a Ray of Light pass through a Prism, then",
+		"Qu. 31.",
+		"Ünïcode: Licht, φῶς, свет",
+		"光の性質について、",
+		"🌈 A rainbow 👩🏽‍🔬 is",
+		"a line\nand another one\n\tand a tab:",
+		strings.Repeat("And the Rays which differ in Refrangibility ", 8),
+	}
+	stops := []string{"Glass", "the Rays", "\n\n", ". ", "é", "zzz that nobody says"}
+	requests := make([]request, n)
+	for i := range requests {
+		r := request{
+			Prompt:       prompts[rng.IntN(len(prompts))],
+			MaxNewTokens: []int{1, 8, 9, 60, 120, 150, 180, 200, 220, 220}[rng.IntN(10)],
+			Temperature:  []float64{0, 0.5, 0.8, 1, 1.7}[rng.IntN(5)],
+			TopK:         []int{0, 1, 5, 40, 1000}[rng.IntN(5)],
+			TopP:         []float64{0.3, 0.9, 1, 1}[rng.IntN(4)],
+			Seed:         seed%seedsPerRun*seedsPerRun + uint64(i),
+		}
+		if i%3 == 0 { // like no other prompt
+			r.Prompt = fmt.Sprintf("%d. %s", i, r.Prompt)
+		}
+		for range rng.IntN(3) {
+			if rng.IntN(2) == 0 {
+				r.Stop = append(r.Stop, stops[rng.IntN(len(stops))])
+			}
+		}
+		requests[i] = r
+	}
+	return requests
+}
+
+// undisturbed generates what a request has to end with, in this process.
+func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
+	prompt := e.Encode(r.Prompt)
+	var t text
+	result, err := model.Generate(ctx, e, prompt, nil, model.Params{
+		MaxTokens:   min(r.MaxNewTokens, e.Info().Context-len(prompt)),
+		Temperature: r.Temperature,
+		TopK:        r.TopK,
+		TopP:        r.TopP,
+		Seed:        r.Seed,
+		Stop:        r.Stop,
+	}, func(d model.Delta) error {
+		t.Text += d.Text
+		t.Tokens = append(t.Tokens, d.Tokens...)
+		return nil
+	})
+	if err != nil {
+		return t, fmt.Errorf("generate undisturbed what seed %d asks for: %w", r.Seed, err)
+	}
+	t.FinishReason = result.FinishReason
+	return t, nil
+}

@@ -1,0 +1,278 @@
+package chaos
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"colophon/events"
+	"colophon/internal/vault"
+	"colophon/model"
+)
+
+// Options say what to run, and how hard to treat it. All of them must be set
+// but PGBin and Progress.
+type Options struct {
+	Program string       // the program whose commands migrate, api and worker are run
+	Engine  model.Engine // of the same model as the program's, for the undisturbed texts
+	Logs    string       // directory for the logs of all processes
+	PGBin   string       // directory of initdb and postgres, see pg.Options
+
+	Jobs    int           // to submit, over the whole time
+	Kills   int           // of processes; freezes, restarts and cuts are as many again and more
+	For     time.Duration // over which the blows are dealt
+	Workers int
+	APIs    int
+	Seed    uint64
+
+	Progress func(Status) // called about every second, by one goroutine
+}
+
+// Status is how far a run has come.
+type Status struct {
+	Stage    string // what it is doing
+	Elapsed  time.Duration
+	Jobs     int // to be submitted in all
+	Accepted int
+	Followed int            // seen to their end by their clients
+	Blows    int            // to be dealt in all
+	Dealt    map[string]int // by kind: kills, freezes, restarts, cuts
+}
+
+const (
+	// restWithin is how long all may take to come to rest once it is left alone.
+	restWithin = time.Minute
+
+	// usualDelay is how far Postgres is from the processes, one way. It is what
+	// makes jobs of a small model take seconds, as those of a large one do.
+	usualDelay = 10 * time.Millisecond
+
+	// usersPerRun is over how many accounts the jobs are spread.
+	usersPerRun = 8
+
+	slots = 8 // of each worker
+)
+
+// run is a run under way.
+type run struct {
+	Options
+	dir      string // of the database
+	key      string // master key, in base64
+	begin    time.Time
+	postgres *postgres
+	members  map[string]*member
+	users    []*user
+	http     *http.Transport
+	count    counters
+	ledger   ledger
+	planned  []blow
+
+	mu    sync.Mutex
+	stage string
+	seen  []observation
+	wrong []Violation // that were met under way
+}
+
+// Run makes one run and reports on it. An error says that there is no result,
+// because the run could not be made or ctx ended; that a promise was broken is
+// in the report.
+func Run(ctx context.Context, o Options) (_ *Report, err error) {
+	r := &run{Options: o, begin: time.Now(), members: map[string]*member{}, stage: "starting"}
+	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
+	// Whatever hangs, hangs no longer than this.
+	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+restWithin+time.Minute, errors.New("the run took too long"))
+	defer cancel()
+	if r.dir, err = os.MkdirTemp("/tmp", "colophon-chaos-"); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
+	if err := os.Chmod(r.dir, 0o711); err != nil { // Postgres runs as another account, of root
+		return nil, err
+	}
+	ended, reported := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(reported)
+		r.report(ended)
+	}()
+	defer func() { close(ended); <-reported }()
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.start(ctx); err != nil {
+		return nil, withCause(ctx, fmt.Errorf("start the service: %w", err))
+	}
+	r.enter("running")
+	if err := r.storm(ctx); err != nil {
+		return nil, withCause(ctx, err)
+	}
+	r.enter("checking")
+	report, err := r.check(ctx)
+	if err != nil {
+		return nil, withCause(ctx, err)
+	}
+	return report, nil
+}
+
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return errors.Join(cause, err)
+	}
+	return err
+}
+
+func (r *run) enter(stage string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stage = stage
+}
+
+// report tells how far the run has come until it has ended.
+func (r *run) report(ended <-chan struct{}) {
+	if r.Progress == nil {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		r.mu.Lock()
+		stage := r.stage
+		r.mu.Unlock()
+		r.Progress(Status{
+			Stage: stage, Elapsed: time.Since(r.begin), Jobs: r.Jobs, Blows: len(r.planned), Dealt: r.ledger.counts(),
+			Accepted: int(r.count.accepted.Load()), Followed: int(r.count.followed.Load()),
+		})
+	}
+}
+
+// violate keeps a violation that was met under way.
+func (r *run) violate(v Violation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wrong = append(r.wrong, v)
+}
+
+// note keeps what a supervisor had to mend.
+func (r *run) note(format string, args ...any) {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	r.ledger.notes = append(r.ledger.notes, time.Since(r.begin).Truncate(time.Millisecond).String()+" "+fmt.Sprintf(format, args...))
+}
+
+// start starts the database, the processes and the users.
+func (r *run) start(ctx context.Context) (err error) {
+	if err := os.MkdirAll(r.Logs, 0o755); err != nil {
+		return err
+	}
+	key := make([]byte, vault.MasterKeySize)
+	_, _ = rand.Read(key) // never fails
+	r.key = base64.StdEncoding.EncodeToString(key)
+	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin); err != nil {
+		return err
+	}
+	if err := r.migrate(ctx); err != nil {
+		return err
+	}
+	socket, err := r.postgres.socket()
+	if err != nil {
+		return err
+	}
+	env := []string{"COLOPHON_MASTER_KEY=" + r.key, "COLOPHON_DATA=" + r.dir}
+	for i := range r.APIs {
+		args := []string{r.Program, "api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
+		if err := r.join(ctx, fmt.Sprintf("api-%d", i+1), "ready ", args, env, socket); err != nil {
+			return err
+		}
+	}
+	for i := range r.Workers {
+		args := []string{r.Program, "worker", fmt.Sprintf("--slots=%d", slots)}
+		if err := r.join(ctx, fmt.Sprintf("worker-%d", i+1), "working ", args, env, socket); err != nil {
+			return err
+		}
+	}
+	var bases []string
+	for i := range r.APIs {
+		bases = append(bases, "http://"+r.members[fmt.Sprintf("api-%d", i+1)].clients.Addr())
+	}
+	r.http = &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
+	for i := range usersPerRun {
+		u := &user{name: fmt.Sprintf("user-%d", i+1), bases: bases, http: &http.Client{Transport: r.http}, count: &r.count}
+		if err := u.register(ctx); err != nil {
+			return err
+		}
+		r.users = append(r.users, u)
+	}
+	return nil
+}
+
+// migrate makes the schema, with the instruments in it.
+func (r *run) migrate(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, r.Program, "migrate")
+	cmd.Env = []string{"DATABASE_URL=" + r.postgres.cluster.URL()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("migrate: %w: %s", err, out)
+	}
+	if _, err := r.postgres.pool.Exec(ctx, instruments); err != nil {
+		return fmt.Errorf("put the instruments in: %w", err)
+	}
+	return nil
+}
+
+// join starts a member.
+func (r *run) join(ctx context.Context, name, word string, args, env []string, socket string) error {
+	m, err := newMember(ctx, name, word, r.Logs, args, env, socket)
+	r.members[name] = m
+	if err != nil {
+		return err
+	}
+	m.note, m.violate = r.note, r.violate
+	m.database.Delay(usualDelay)
+	return m.start(ctx)
+}
+
+// close ends everything that start started.
+func (r *run) close() error {
+	var wg sync.WaitGroup
+	for _, m := range r.members {
+		wg.Go(m.close)
+	}
+	wg.Wait()
+	if r.http != nil {
+		r.http.CloseIdleConnections()
+	}
+	if r.postgres == nil {
+		return nil
+	}
+	err := r.postgres.close()
+	// Its last two logs: each start begins a new one.
+	for _, name := range []string{"log.1", "log"} {
+		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // there may be only one
+		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))
+	}
+	return err
+}
+
+// open returns the store that the service writes to.
+func (r *run) open() (*events.Store, error) {
+	key, err := base64.StdEncoding.DecodeString(r.key)
+	if err != nil {
+		return nil, err
+	}
+	v, err := vault.New(key)
+	if err != nil {
+		return nil, err
+	}
+	return events.NewStore(r.postgres.pool, v, slog.New(slog.DiscardHandler)), nil
+}

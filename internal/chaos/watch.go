@@ -1,0 +1,186 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+)
+
+// instruments note, inside the database and its transactions, which process puts
+// an event on record and which one takes a lease, by the name under which its
+// connections are known.
+const instruments = `
+create schema chaos;
+create table chaos.writes (
+	stream text not null, version int not null, type text not null, writer text not null, at timestamptz not null
+);
+create table chaos.leases (job uuid not null, held bool not null, writer text not null, at timestamptz not null);
+create function chaos.wrote() returns trigger language plpgsql security definer as $$
+begin
+	insert into chaos.writes values (new.stream, new.version, new.type, current_setting('application_name'), clock_timestamp());
+	return null;
+end $$;
+create trigger chaos after insert on public.events for each row execute function chaos.wrote();
+create function chaos.leased() returns trigger language plpgsql security definer as $$
+begin
+	if tg_op = 'DELETE' then
+		insert into chaos.leases values (old.job, false, current_setting('application_name'), clock_timestamp());
+	elsif tg_op = 'INSERT' or new.holder is distinct from old.holder then
+		insert into chaos.leases values (new.job, new.holder is not null, current_setting('application_name'), clock_timestamp());
+	end if;
+	return null;
+end $$;
+create trigger chaos after insert or update or delete on public.leases for each row execute function chaos.leased();`
+
+// write says which process put an event on record, and when.
+type write struct {
+	stream  string
+	version int
+	kind    string
+	writer  string
+	at      time.Time
+}
+
+// hold says that a process took a job's lease, or that the lease ended.
+type hold struct {
+	job    uuid.UUID
+	held   bool
+	writer string
+	at     time.Time
+}
+
+// record is what the database has to say when all is over.
+type record struct {
+	streams  map[string][]event // by job id
+	seeds    map[string]uint64  // by job id
+	writes   map[string][]write // by job id, in the order of versions
+	holds    map[string][]hold  // by job id, in the order of time
+	leases   int                // still there
+	stuck    int                // places in the queue that are not done with
+	wrong    []uuid.UUID        // whose rows in it are not what their events say
+	finished map[string]bool    // by job id: in a final state
+	places   map[string]string  // by job id, of those that are not: where they stand in the queue
+}
+
+// unsettled returns the number of jobs that are not final, and of places in the
+// queue that are not done with.
+func unsettled(ctx context.Context, pool *pgxpool.Pool) (jobs, places int, err error) {
+	err = pool.QueryRow(ctx, `
+		select (select count(*) from history where state in ('queued', 'running')) + (select count(*) from leases),
+		(select count(*) from river.river_job where state not in ('completed', 'cancelled', 'discarded'))`).Scan(&jobs, &places)
+	if err != nil {
+		return 0, 0, fmt.Errorf("look whether all is done: %w", err)
+	}
+	return jobs, places, nil
+}
+
+// read reads all of it.
+func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
+	r := &record{
+		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},
+		holds: map[string][]hold{}, finished: map[string]bool{}, places: map[string]string{},
+	}
+	rows, _ := pool.Query(ctx, `select stream, version, type, writer, at from chaos.writes where stream like 'job/%' order by stream, version`)
+	writes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w write, err error) {
+		err = row.Scan(&w.stream, &w.version, &w.kind, &w.writer, &w.at)
+		return w, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read who wrote what: %w", err)
+	}
+	for _, w := range writes {
+		id := strings.TrimPrefix(w.stream, "job/")
+		r.writes[id] = append(r.writes[id], w)
+	}
+	rows, _ = pool.Query(ctx, `select job, held, writer, at from chaos.leases order by at`)
+	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h hold, err error) {
+		err = row.Scan(&h.job, &h.held, &h.writer, &h.at)
+		return h, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read who held what: %w", err)
+	}
+	for _, h := range holds {
+		r.holds[h.job.String()] = append(r.holds[h.job.String()], h)
+	}
+	rows, _ = pool.Query(ctx, `select stream from events where stream like 'job/%' and version = 1 order by stream`)
+	streams, err := pgx.CollectRows(rows, pgx.RowTo[events.Stream])
+	if err != nil {
+		return nil, fmt.Errorf("list the jobs: %w", err)
+	}
+	for _, stream := range streams {
+		if err := r.stream(ctx, store, stream); err != nil {
+			return nil, err
+		}
+	}
+	err = pool.QueryRow(ctx, `
+		select (select count(*) from leases),
+		(select count(*) from river.river_job where state not in ('completed', 'cancelled'))`).Scan(&r.leases, &r.stuck)
+	if err != nil {
+		return nil, fmt.Errorf("look for what is left: %w", err)
+	}
+	for id := range r.streams {
+		if r.finished[id] {
+			continue
+		}
+		if r.places[id], err = place(ctx, pool, id); err != nil {
+			return nil, err
+		}
+	}
+	_, r.wrong, err = store.CheckHistory(ctx)
+	return r, err
+}
+
+// place describes what the queue and the leases know of a job.
+func place(ctx context.Context, pool *pgxpool.Pool, id string) (string, error) {
+	rows, _ := pool.Query(ctx, `
+		select format('place %s %s, attempt %s of %s, scheduled %s', id, state, attempt, max_attempts, scheduled_at)
+		from river.river_job where args->>'job' = $1
+		union all
+		select format('lease of %s until %s, %s crashes', coalesce(holder::text, 'nobody'), expires_at, crashes)
+		from leases where job = $1::uuid`, id)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return "", fmt.Errorf("look for a job in the queue: %w", err)
+	}
+	return strings.Join(lines, "; "), nil
+}
+
+// stream reads the events of one job.
+func (r *record) stream(ctx context.Context, store *events.Store, stream events.Stream) error {
+	stored, err := store.Read(ctx, stream, 0)
+	if err != nil {
+		return err
+	}
+	id := stream.ID().String()
+	writers := map[int]string{}
+	for _, w := range r.writes[id] {
+		writers[w.version] = w.writer
+	}
+	for _, s := range stored {
+		// The members of facts have the names of those that clients are sent.
+		raw, err := json.Marshal(s.Fact)
+		if err != nil {
+			return err
+		}
+		var e event
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return err
+		}
+		e.Version, e.Type, e.writer = s.Version, s.Fact.Type(), writers[s.Version]
+		r.streams[id] = append(r.streams[id], e)
+		r.finished[id] = e.final()
+		if accepted, ok := s.Fact.(events.JobAccepted); ok {
+			r.seeds[id] = accepted.Params.Seed
+		}
+	}
+	return nil
+}
