@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +26,10 @@ import (
 //
 // With a role every connection acts as that role from its first statement on:
 // the service runs as one that can do little even when the URL is the owner's.
-// Connections opened from a copy of the pool's ConnConfig do the same.
+// The server then ends a connection that is silent for 3 seconds in the middle of
+// a transaction: a process that is frozen there, or cut off, would hold up all who
+// want what it has locked. Connections opened from a copy of the pool's
+// ConnConfig do the same.
 //
 // The size of the pool is the URL's pool_max_conns, else four connections a CPU
 // and never under ten.
@@ -49,7 +53,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 	}
 	if role != "" {
 		conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
-			_, err := c.Exec(ctx, "SET ROLE "+pgx.Identifier{role}.Sanitize()).ReadAll()
+			_, err := c.Exec(ctx, "SET idle_in_transaction_session_timeout = '3s'; SET ROLE "+pgx.Identifier{role}.Sanitize()).ReadAll()
 			if err != nil {
 				return fmt.Errorf("act as role %s (migrations create it): %w", role, err)
 			}
@@ -111,7 +115,8 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 // the server is starting or full, or nobody listens yet.
 func transient(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code == "57P03" || pgErr.Code == "53300" // cannot_connect_now, too_many_connections
+		// admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
+		return slices.Contains([]string{"57P01", "57P02", "57P03", "53300"}, pgErr.Code)
 	}
 	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
 		return true
@@ -133,8 +138,9 @@ func transient(err error) bool {
 // done all the same is not said.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Class 08 is connection exceptions, 57P0x an operator's intervention.
-		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0")
+		// Class 08 is connection exceptions, 57P0x an operator's intervention, and
+		// 25P03 the end of a connection that was silent in a transaction.
+		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") || pgErr.Code == "25P03"
 	}
 	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one as well
 		return true

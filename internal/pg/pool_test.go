@@ -39,6 +39,33 @@ func TestConnectRole(t *testing.T) {
 	}
 }
 
+// A process that is frozen in the middle of a transaction holds nobody up for
+// long.
+func TestASilentTransactionEnds(t *testing.T) {
+	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	silent, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Rollback(t.Context())
+	const lock = `select pg_advisory_xact_lock(1)`
+	if _, err := silent.Exec(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := pool.Exec(ctx, lock); err != nil {
+		t.Errorf("wait for what a silent transaction has locked: %v", err)
+	}
+	if _, err := silent.Exec(t.Context(), `select 1`); err == nil || !pg.Unavailable(err) {
+		t.Errorf("the silent transaction goes on: %v", err)
+	}
+}
+
 // TestConnectWaits speaks as a server that is starting, then lets the real one
 // answer.
 func TestConnectWaits(t *testing.T) {
