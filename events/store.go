@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/singleflight"
 
 	"colophon/internal/vault"
 )
@@ -35,7 +34,7 @@ type Store struct {
 	hub   hub
 	news  announcements
 	name  string // of this store among all that announce
-	reads singleflight.Group
+	reads sharing
 }
 
 // NewStore returns a store over a migrated database.
@@ -192,9 +191,10 @@ func (tx *Tx) send(ctx context.Context, stream Stream, batch *pgx.Batch) error {
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // Read returns the events of a stream after a version, in order; none if there
-// are none. Readers that ask for the same at the same time share one query.
+// are none. What was on record before the call is among them. Readers that ask
+// for the same share queries.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
-	shared := s.reads.DoChan(fmt.Sprintf("%s@%d", stream, after), func() (any, error) {
+	q := s.reads.ask(question{stream, after}, func() ([]Event, error) {
 		// The query belongs to all who wait for it: one that leaves does not end it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 		defer cancel()
@@ -203,11 +203,8 @@ func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, er
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case r := <-shared:
-		if r.Err != nil {
-			return nil, fmt.Errorf("read %s: %w", stream, r.Err)
-		}
-		return r.Val.([]Event), nil
+	case <-q.done:
+		return q.events, q.err
 	}
 }
 
