@@ -218,7 +218,9 @@ func (s *Store) notify(ctx context.Context) {
 
 func (s *Store) listen(ctx context.Context, heard func()) error {
 	// Not from the pool: this connection is never given back.
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig.Copy())
+	config := s.pool.Config().ConnConfig.Copy()
+	config.RuntimeParams["application_name"] += " listen" // so that pg_stat_activity tells it apart
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}

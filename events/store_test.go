@@ -519,7 +519,7 @@ func TestListeningSurvivesALostConnection(t *testing.T) {
 	var cut int
 	err = f.db.Owner.QueryRow(t.Context(), `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
-		where datname = current_database() and query like 'listen %'`).Scan(&cut)
+		where datname = current_database() and application_name like '% listen'`).Scan(&cut)
 	if err != nil || cut != 1 {
 		t.Fatalf("cut %d connections, %v", cut, err)
 	}

@@ -96,14 +96,8 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 	if err := ck.Close(); err != nil {
 		return err
 	}
-	// The limits are measured between the rest, as neither counts for much while
-	// something else takes the machine for a while.
-	var limits kernel.Limits
 	var runs []benchRun
 	for _, weights := range c.Weights {
-		if !c.Quick || len(runs) == 0 {
-			c.limits(t, &limits)
-		}
 		run, err := c.measure(ctx, t, weights)
 		if err != nil {
 			return err
@@ -114,12 +108,11 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 		if r.Agreement, err = c.agreement(ctx, t); err != nil {
 			return err
 		}
-		c.limits(t, &limits)
 	}
-	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(), FMAGFLOP: limits.FMAGFLOP, Int8GOP: limits.Int8GOP,
+	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(),
 		Go: fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)}
 	for _, run := range runs {
-		r.add(run, ck.Config, limits)
+		r.add(run, ck.Config)
 	}
 	switch {
 	case c.JSON:
@@ -128,13 +121,6 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 		return r.markdown(t.out)
 	}
 	return r.text(t.out)
-}
-
-// limits measures the machine's limits, of which the highest count.
-func (c *benchEngineCmd) limits(t *terminal, l *kernel.Limits) {
-	m := kernel.Measure(c.threads())
-	*l = l.Max(m)
-	fmt.Fprintf(t.err, "limits: %.0f GFLOP/s, %.0f GOP/s of int8\n", m.FMAGFLOP, m.Int8GOP)
 }
 
 // measure runs bench measure.

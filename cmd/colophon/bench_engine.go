@@ -169,6 +169,7 @@ func (b *bench) prefill(ctx context.Context, n int) (benchRow, error) {
 	}
 	prompt := b.prompt(n)
 	var logits, token []time.Duration
+	var limits []benchLimits
 	for begin := time.Now(); len(logits) == 0 || len(logits) < 9 && time.Since(begin) < b.limit; {
 		start := time.Now()
 		l, closeAll, err := b.open(ctx, 1, prompt)
@@ -182,12 +183,13 @@ func (b *bench) prefill(ctx context.Context, n int) (benchRow, error) {
 		if err != nil {
 			return benchRow{}, err
 		}
+		limits = append(limits, b.limits(logits[len(logits)-1]))
 	}
 	if len(logits) > 1 { // the first has also made room for the keys and values
 		logits, token = logits[1:], token[1:]
 	}
 	return benchRow{Phase: "prefill", Batch: 1, Prompt: n, TokS: float64(n) / median(logits).Seconds(),
-		FirstTokenMS: milliseconds(median(token))}, nil
+		FirstTokenMS: milliseconds(median(token)), benchLimits: medianLimits(limits)}, nil
 }
 
 // A stream is a sequence in use.
@@ -263,7 +265,7 @@ func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 	if err := steps(0, warm); err != nil {
 		return benchRow{}, err
 	}
-	var read []float64 // 1e9 bytes per second
+	var limits []benchLimits
 	made := 0
 	for made < most && (made == 0 || time.Since(begin) < b.limit) {
 		start := time.Now()
@@ -272,22 +274,24 @@ func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 			return benchRow{}, err
 		}
 		made = next
-		read = append(read, b.read(time.Since(start)/2))
+		limits = append(limits, b.limits(time.Since(start)))
 	}
-	slices.Sort(read)
 	step := median(slices.Concat(took...))
 	return benchRow{Phase: "decode", Batch: n, Prompt: prompt, TokS: float64(n) / step.Seconds(),
-		ReadGB: read[len(read)/2], StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
+		benchLimits: medianLimits(limits), StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
 }
 
-// read reads the weights, once at least and for a time, and returns how fast, in
-// 1e9 bytes per second.
-func (b *bench) read(atLeast time.Duration) float64 {
+// limits measures what the machine can do at this moment, for about as long as
+// what it is compared with took: memory and processors that are shared with other
+// machines are now half as fast and now twice.
+func (b *bench) limits(took time.Duration) benchLimits {
 	bytes, start := 0, time.Now()
-	for bytes == 0 || time.Since(start) < atLeast {
+	for bytes == 0 || time.Since(start) < took/2 {
 		bytes += b.engine.ReadWeights(b.pool)
 	}
-	return float64(bytes) / float64(time.Since(start).Nanoseconds())
+	read := float64(bytes) / float64(time.Since(start).Nanoseconds())
+	compute := kernel.Measure(b.pool.Threads(), max(took/4, 5*time.Millisecond))
+	return benchLimits{read, compute.FMAGFLOP, compute.Int8GOP}
 }
 
 // mixed measures how long running streams wait for their next token while a

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"colophon/model/gpt2"
-	"colophon/model/kernel"
 )
 
 // A benchReport is what bench engine prints. Times are in milliseconds.
@@ -24,16 +23,38 @@ type benchReport struct {
 }
 
 type benchMachine struct {
-	CPU      string  `json:"cpu"`
-	Threads  int     `json:"threads"`
-	ReadGB   float64 `json:"read_gb_s"`
-	FMAGFLOP float64 `json:"fma_gflop_s"`
-	Int8GOP  float64 `json:"int8_gop_s"`
-	Go       string  `json:"go"`
+	CPU         string `json:"cpu"`
+	Threads     int    `json:"threads"`
+	benchLimits        // the medians over the rows
+	Go          string `json:"go"`
 
 	// Elsewhere is the share of the processors that was taken meanwhile by
 	// what else ran on the machine, at worst.
 	Elsewhere float64 `json:"elsewhere"`
+}
+
+// benchLimits are what the machine could do at a moment.
+type benchLimits struct {
+	ReadGB   float64 `json:"read_gb_s"`   // of the weights, from memory
+	FMAGFLOP float64 `json:"fma_gflop_s"` // of float32
+	Int8GOP  float64 `json:"int8_gop_s"`
+}
+
+// medianLimits returns the median of each.
+func medianLimits(all []benchLimits) benchLimits {
+	middle := func(of func(benchLimits) float64) float64 {
+		var values []float64
+		for _, l := range all {
+			values = append(values, of(l))
+		}
+		slices.Sort(values)
+		return values[len(values)/2]
+	}
+	return benchLimits{
+		middle(func(l benchLimits) float64 { return l.ReadGB }),
+		middle(func(l benchLimits) float64 { return l.FMAGFLOP }),
+		middle(func(l benchLimits) float64 { return l.Int8GOP }),
+	}
 }
 
 type benchModel struct {
@@ -51,10 +72,10 @@ type benchRow struct {
 	TokS         float64 `json:"tok_s"`
 	Roofline     float64 `json:"roofline"`                 // share of what the machine's limits allow
 	RSSMB        float64 `json:"rss_mb"`                   // most memory up to here, in 1e6 bytes
-	ReadGB       float64 `json:"read_gb_s,omitempty"`      // of decode: how fast the weights could be read meanwhile
 	StepMS       float64 `json:"step_ms,omitempty"`        // of decode: the median step
 	Context      int     `json:"context,omitempty"`        // of decode: tokens in a sequence then
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // of prefill: until the first token is sampled
+	benchLimits          // measured in turns with the steps or the prompts
 }
 
 // A benchMixed is what a long prompt does to streams that run.
@@ -71,14 +92,18 @@ type benchMixed struct {
 }
 
 // add adds what was measured of one engine.
-func (r *benchReport) add(run benchRun, c gpt2.Config, l kernel.Limits) {
+func (r *benchReport) add(run benchRun, c gpt2.Config) {
 	r.Machine.Elsewhere = max(r.Machine.Elsewhere, run.Elsewhere)
 	for _, row := range run.Rows {
 		row.Weights, row.Kernel = run.Weights, run.Kernel
-		row.Roofline = row.TokS * floor(row, c, l)
+		row.Roofline = row.TokS * floor(row, c)
 		r.Rows = append(r.Rows, row)
 	}
-	r.Machine.ReadGB = medianRead(r.Rows)
+	var limits []benchLimits
+	for _, row := range r.Rows {
+		limits = append(limits, row.benchLimits)
+	}
+	r.Machine.benchLimits = medianLimits(limits)
 	slices.SortStableFunc(r.Rows, func(a, b benchRow) int { return strings.Compare(a.Phase, b.Phase) })
 	if run.Mixed != nil {
 		r.Mixed = append(r.Mixed, *run.Mixed)
@@ -86,45 +111,27 @@ func (r *benchReport) add(run benchRun, c gpt2.Config, l kernel.Limits) {
 	r.LeftOut = append(r.LeftOut, run.LeftOut...)
 }
 
-// medianRead returns the median of how fast weights were read.
-func medianRead(rows []benchRow) float64 {
-	var all []float64
-	for _, row := range rows {
-		if row.ReadGB > 0 {
-			all = append(all, row.ReadGB)
-		}
-	}
-	if len(all) == 0 {
-		return 0
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
 // floor returns the seconds that a token of a row takes at least: what a step
 // has to read, the weights once and the keys and values of every stream, over
 // the bandwidth, or if that is more what it has to compute over the peak. One
 // stream is held against the bandwidth alone and a prompt against the peak
 // alone.
-func floor(row benchRow, c gpt2.Config, l kernel.Limits) float64 {
+func floor(row benchRow, c gpt2.Config) float64 {
 	d := float64(c.Embd)
 	layers := float64(c.Layers)
 	blocks := layers * (4*d*d + 2*d*float64(c.Inner)) // weights
 	output := d * float64(c.Vocab)
-	peak := l.FMAGFLOP
-	if row.Weights == "int8" {
-		peak = l.Int8GOP
-	}
+	peak := peak(row)
 	if row.Phase == "prefill" {
 		n := float64(row.Prompt)
 		products := 2 * (blocks*n + output) // the last token's logits are the only ones
 		attention := 4 * layers * d * n * (n + 1) / 2
-		return (products/peak + attention/l.FMAGFLOP) / 1e9 / n
+		return (products/peak + attention/row.FMAGFLOP) / 1e9 / n
 	}
 	batch, context := float64(row.Batch), float64(row.Context)
 	weights := (blocks + output) * bytesPerWeight(row.Weights)
 	read := (weights + batch*2*layers*d*context*bytesPerValue(row.Weights)) / row.ReadGB
-	compute := batch * (2*(blocks+output)/peak + 4*layers*d*context/l.FMAGFLOP)
+	compute := batch * (2*(blocks+output)/peak + 4*layers*d*context/row.FMAGFLOP)
 	if row.Batch == 1 {
 		compute = 0
 	}
@@ -177,14 +184,22 @@ func (r *benchReport) decode() table {
 }
 
 func (r *benchReport) prefill() table {
-	t := table{{"weights", "prompt", "tok/s", "of the limit", "first token ms", "peak MB"}}
+	t := table{{"weights", "prompt", "tok/s", "G/s computed", "of the limit", "first token ms", "peak MB"}}
 	for _, row := range r.Rows {
 		if row.Phase == "prefill" {
-			t = append(t, []string{row.Weights, fmt.Sprint(row.Prompt), digits(row.TokS), percent(row.Roofline),
+			t = append(t, []string{row.Weights, fmt.Sprint(row.Prompt), digits(row.TokS), digits(peak(row)), percent(row.Roofline),
 				digits(row.FirstTokenMS), memory(row.RSSMB)})
 		}
 	}
 	return t
+}
+
+// peak returns the limit of computing that counts for a row, in 1e9 per second.
+func peak(row benchRow) float64 {
+	if row.Weights == "int8" {
+		return row.Int8GOP
+	}
+	return row.FMAGFLOP
 }
 
 func (r *benchReport) mixed() table {
@@ -250,8 +265,8 @@ func writeSections(w io.Writer, sections []section, markdown bool) {
 
 func (r *benchReport) sections() []section {
 	all := []section{
-		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read, by loops that do nothing else, after every eighth step; or, with several streams, computing at the measured peak, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
-		{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing at the measured peak: of float32 for f32 and f16, of int8 for int8.", r.prefill()},
+		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read after every eighth step, by loops that do nothing else; or, with several streams, computing as fast as loops did that do nothing else, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
+		{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing as fast as loops did after every prompt that do nothing else: with float32 for f32 and f16, with int8 for int8, with the densest instructions that the processor has.", r.prefill()},
 		{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came. The longest step before it came says what the rest of the machine did to a step meanwhile.", r.mixed()},
 		{"Agreement with f32", "The Kullback-Leibler divergence, in nats, of the distribution of the next token from that of f32 weights, and how often both have the same most likely token, along a text sampled with f32. Where the weights are random the distributions are nearly flat, and the first choice hangs on next to nothing.", r.agreement()},
 	}
@@ -271,7 +286,7 @@ func (r *benchReport) heading() []string {
 	m := r.Machine
 	lines := []string{
 		fmt.Sprintf("%s, %d threads, kernels %s, %s", m.CPU, m.Threads, strings.Join(r.kernels(), " "), m.Go),
-		fmt.Sprintf("limits measured in the same run: reads %s GB/s (the median over the rows), computes %s GFLOP/s of float32 and %s GOP/s of int8",
+		fmt.Sprintf("limits, measured in turns with the rows (medians): reads %s GB/s, computes %s GFLOP/s of float32 and %s GOP/s of int8",
 			digits(m.ReadGB), digits(m.FMAGFLOP), digits(m.Int8GOP)),
 		fmt.Sprintf("%s, %s million parameters", r.Model.Name, digits(float64(r.Model.Parameters)/1e6)),
 	}

@@ -67,7 +67,7 @@ func listeners(ctx context.Context, database string) (n int, err error) {
 		return 0, err
 	}
 	defer pool.Close()
-	err = pool.QueryRow(ctx, `select count(*) from pg_stat_activity where query ilike 'listen%events%' and pid <> pg_backend_pid()`).Scan(&n)
+	err = pool.QueryRow(ctx, `select count(*) from pg_stat_activity where application_name like '% listen'`).Scan(&n)
 	return n, err
 }
 

@@ -14,23 +14,15 @@ type Limits struct {
 	Int8GOP  float64 // multiplications of int8 and additions of the products, in 1e9
 }
 
-// Max returns the higher ones of two measurements.
-func (l Limits) Max(m Limits) Limits {
-	return Limits{max(l.FMAGFLOP, m.FMAGFLOP), max(l.Int8GOP, m.Int8GOP)}
-}
-
 // Measure measures the limits of some threads, at least 1, that work at the
 // same time, with the best instructions of the sets that the kernels use on this
-// machine. Of many short runs the fastest counts, so whatever else runs need
-// only pause for a few of them. It takes about a second and a half.
-//
-// How fast memory is read is not among them: it depends on what else uses the
-// memory at the moment, and is measured where and when it matters, with
-// [Matrix.Read].
-func Measure(threads int) Limits {
+// machine, for some time each. A machine that is shared with others does not
+// always do the same, and neither is memory always as fast, which [Matrix.Read]
+// is there to find out: measure where and when it matters.
+func Measure(threads int, lasts time.Duration) Limits {
 	threads = max(threads, 1)
 	l := newLoops()
-	return Limits{FMAGFLOP: rate(threads, l.fma), Int8GOP: rate(threads, l.int8)}
+	return Limits{FMAGFLOP: rate(threads, lasts, l.fma), Int8GOP: rate(threads, lasts, l.int8)}
 }
 
 // Read reads the weights of panels lo up to hi, as Multiply does, and nothing
@@ -57,35 +49,30 @@ type loops struct {
 	fma, int8 func() int // return the number of operations
 }
 
-// rate lets threads call f, over and over, and returns how much they got done
-// together in 1e9 per second, in the best of many runs.
-func rate(threads int, f func() int) float64 {
-	const run, runs = 10 * time.Millisecond, 700 * time.Millisecond
-	most := 0.0
-	for end := time.Now().Add(runs); time.Now().Before(end); {
-		var all sync.WaitGroup
-		var ready, done atomic.Int64
-		start := sync.OnceValue(time.Now)
-		for range threads {
-			all.Go(func() {
-				// A run begins when all are there, each on a processor of its own.
-				ready.Add(1)
-				for spin := 1; ready.Load() < int64(threads); spin++ {
-					if spin%100_000 == 0 {
-						runtime.Gosched() // there are fewer processors
-					}
+// rate lets threads call f, over and over for some time, and returns how much
+// they got done together in 1e9 per second.
+func rate(threads int, lasts time.Duration, f func() int) float64 {
+	var all sync.WaitGroup
+	var ready, done atomic.Int64
+	start := sync.OnceValue(time.Now)
+	for range threads {
+		all.Go(func() {
+			// It begins when all are there, each on a processor of its own.
+			ready.Add(1)
+			for spin := 1; ready.Load() < int64(threads); spin++ {
+				if spin%100_000 == 0 {
+					runtime.Gosched() // there are fewer processors
 				}
-				n := 0
-				for begin := start(); time.Since(begin) < run; {
-					n += f()
-				}
-				done.Add(int64(n))
-			})
-		}
-		all.Wait()
-		most = max(most, float64(done.Load())/float64(time.Since(start()).Nanoseconds()))
+			}
+			n := 0
+			for begin := start(); time.Since(begin) < lasts; {
+				n += f()
+			}
+			done.Add(int64(n))
+		})
 	}
-	return most
+	all.Wait()
+	return float64(done.Load()) / float64(time.Since(start()).Nanoseconds())
 }
 
 // portableLoops do in plain Go, number by number, what the portable kernels do.

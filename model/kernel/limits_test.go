@@ -9,7 +9,7 @@ import (
 // does more than these, and none does more than the others.
 func TestMeasure(t *testing.T) {
 	start := time.Now()
-	l := Measure(2)
+	l := Measure(2, 50*time.Millisecond)
 	t.Logf("%+v in %v", l, time.Since(start))
 	for name, c := range map[string]struct{ got, least float64 }{
 		"GFLOP/s of FMA": {l.FMAGFLOP, 0.1},
@@ -37,16 +37,9 @@ func TestLoops(t *testing.T) {
 func TestRateCountsAllThreads(t *testing.T) {
 	// Work that takes a time and not a processor is done by all at once.
 	wait := func() int { time.Sleep(time.Millisecond); return 1e6 }
-	one, four := rate(1, wait), rate(4, wait)
+	one, four := rate(1, 50*time.Millisecond, wait), rate(4, 50*time.Millisecond, wait)
 	if !(one > 0 && one <= 1 && four > 1.5*one && four <= 4) {
 		t.Errorf("%g by one thread, %g by four", one, four)
-	}
-}
-
-func TestMaxOfLimits(t *testing.T) {
-	a, b := Limits{5, 2}, Limits{4, 3}
-	if got := a.Max(b); got != (Limits{5, 3}) || got != b.Max(a) {
-		t.Errorf("%+v", got)
 	}
 }
 
