@@ -64,7 +64,7 @@ func (g *grace) UnmarshalText(text []byte) error {
 }
 
 type workFlags struct {
-	Slots int `default:"16" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
+	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
 }
 
 type listenFlags struct {
