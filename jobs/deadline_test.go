@@ -47,7 +47,7 @@ func TestAQueuedJobPastItsDeadlineNeverStarts(t *testing.T) {
 	if j.Deadline.IsZero() || j.Deadline.Sub(j.AcceptedAt) > time.Second {
 		t.Fatalf("deadline %v of a job accepted at %v", j.Deadline, j.AcceptedAt)
 	}
-	time.Sleep(2 * time.Millisecond)
+	time.Sleep(time.Until(j.Deadline) + time.Millisecond) // a moment that nothing announces
 	f.work(e)
 	j = f.until(j, final)
 	f.mustBeOverdue(j)
@@ -105,7 +105,7 @@ func TestOverdueJobsOfErasedOwnersBlockNobody(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update owner_keys set wrapped = null, erased_at = now()`); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * time.Millisecond)
+	time.Sleep(time.Until(lost.Deadline) + time.Millisecond) // a moment that nothing announces
 	if late, err := f.store.Overdue(t.Context(), 0, 10); err != nil || len(late) != 0 {
 		t.Errorf("job %s of an erased owner is to be ended: %v, %v", lost.ID, late, err)
 	}

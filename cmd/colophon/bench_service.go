@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -167,7 +168,7 @@ func (c *benchServiceCmd) serve(ctx context.Context, dir, database string) (*ben
 			return s, nil
 		}
 	}
-	return nil, fmt.Errorf("the service did not start: %w", s.stop())
+	return nil, errors.Join(errors.New("the service did not start"), s.stop())
 }
 
 // stop ends the service and returns an error, with the end of its log, unless
@@ -276,6 +277,7 @@ func (b *benchService) many(ctx context.Context, r *serviceReport) error {
 		started time.Time
 	}
 	texts := make([]text, b.burst)
+	var tokens atomic.Int64
 	begin := time.Now()
 	err := together(b.burst, func(i int) error {
 		id, err := b.client.submit(ctx, b.job(i, benchNewTokens))
@@ -287,6 +289,7 @@ func (b *benchService) many(ctx context.Context, r *serviceReport) error {
 			if e.Type == "job.started" {
 				texts[i].started = e.At
 			}
+			tokens.Add(int64(len(e.Tokens)))
 		})
 	})
 	if err != nil {
@@ -301,7 +304,7 @@ func (b *benchService) many(ctx context.Context, r *serviceReport) error {
 	}
 	accepted := slices.Sorted(slices.Values(ids())) // ids have the order of acceptance
 	slices.SortFunc(texts, func(a, b text) int { return a.started.Compare(b.started) })
-	r.Burst = serviceBurst{Requests: b.burst, Seconds: took.Seconds(), TokS: float64(b.burst*benchNewTokens) / took.Seconds()}
+	r.Burst = serviceBurst{Requests: b.burst, Seconds: took.Seconds(), TokS: float64(tokens.Load()) / took.Seconds()}
 	if r.Burst.OutOfOrder, err = outOfOrder(ids(), accepted); err != nil {
 		return err
 	}

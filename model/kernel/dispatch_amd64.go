@@ -72,47 +72,43 @@ func widePanels(rows int) int {
 	return 2
 }
 
-// The tiles, by whether they fuse each product with its addition.
+// The tiles that fuse each product with its addition, and those that do not.
 var (
-	singleTiles = map[bool]*floatTiles[float32]{
-		true: {
-			one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
-				multiplySingleFused4x1, multiplySingleFused5x1, multiplySingleFused6x1},
-			four: multiplySingleFused1x4,
-			wide: [...]floatTile[float32]{multiplySingleFusedWide1x4, multiplySingleFusedWide2x4, multiplySingleFusedWide3x4,
-				multiplySingleFusedWide4x4, multiplySingleFusedWide5x2, multiplySingleFusedWide6x2,
-				multiplySingleFusedWide7x2, multiplySingleFusedWide8x2, multiplySingleFusedWide9x2,
-				multiplySingleFusedWide10x2, multiplySingleFusedWide11x2, multiplySingleFusedWide12x2},
-		},
-		false: {
-			one: [...]floatTile[float32]{multiplySingle1x1, multiplySingle2x1, multiplySingle3x1,
-				multiplySingle4x1, multiplySingle5x1, multiplySingle6x1},
-			four: multiplySingle1x4,
-			wide: [...]floatTile[float32]{multiplySingleWide1x4, multiplySingleWide2x4, multiplySingleWide3x4,
-				multiplySingleWide4x4, multiplySingleWide5x2, multiplySingleWide6x2,
-				multiplySingleWide7x2, multiplySingleWide8x2, multiplySingleWide9x2,
-				multiplySingleWide10x2, multiplySingleWide11x2, multiplySingleWide12x2},
-		},
+	singleFusedTiles = floatTiles[float32]{
+		one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
+			multiplySingleFused4x1, multiplySingleFused5x1, multiplySingleFused6x1},
+		four: multiplySingleFused1x4,
+		wide: [...]floatTile[float32]{multiplySingleFusedWide1x4, multiplySingleFusedWide2x4, multiplySingleFusedWide3x4,
+			multiplySingleFusedWide4x4, multiplySingleFusedWide5x2, multiplySingleFusedWide6x2,
+			multiplySingleFusedWide7x2, multiplySingleFusedWide8x2, multiplySingleFusedWide9x2,
+			multiplySingleFusedWide10x2, multiplySingleFusedWide11x2, multiplySingleFusedWide12x2},
 	}
-	halfTiles = map[bool]*floatTiles[uint16]{
-		true: {
-			one: [...]floatTile[uint16]{multiplyHalfFused1x1, multiplyHalfFused2x1, multiplyHalfFused3x1,
-				multiplyHalfFused4x1, multiplyHalfFused5x1, multiplyHalfFused6x1},
-			four: multiplyHalfFused1x4,
-			wide: [...]floatTile[uint16]{multiplyHalfFusedWide1x4, multiplyHalfFusedWide2x4, multiplyHalfFusedWide3x4,
-				multiplyHalfFusedWide4x4, multiplyHalfFusedWide5x2, multiplyHalfFusedWide6x2,
-				multiplyHalfFusedWide7x2, multiplyHalfFusedWide8x2, multiplyHalfFusedWide9x2,
-				multiplyHalfFusedWide10x2, multiplyHalfFusedWide11x2, multiplyHalfFusedWide12x2},
-		},
-		false: {
-			one: [...]floatTile[uint16]{multiplyHalf1x1, multiplyHalf2x1, multiplyHalf3x1,
-				multiplyHalf4x1, multiplyHalf5x1, multiplyHalf6x1},
-			four: multiplyHalf1x4,
-			wide: [...]floatTile[uint16]{multiplyHalfWide1x4, multiplyHalfWide2x4, multiplyHalfWide3x4,
-				multiplyHalfWide4x4, multiplyHalfWide5x2, multiplyHalfWide6x2,
-				multiplyHalfWide7x2, multiplyHalfWide8x2, multiplyHalfWide9x2,
-				multiplyHalfWide10x2, multiplyHalfWide11x2, multiplyHalfWide12x2},
-		},
+	singleTiles = floatTiles[float32]{
+		one: [...]floatTile[float32]{multiplySingle1x1, multiplySingle2x1, multiplySingle3x1,
+			multiplySingle4x1, multiplySingle5x1, multiplySingle6x1},
+		four: multiplySingle1x4,
+		wide: [...]floatTile[float32]{multiplySingleWide1x4, multiplySingleWide2x4, multiplySingleWide3x4,
+			multiplySingleWide4x4, multiplySingleWide5x2, multiplySingleWide6x2,
+			multiplySingleWide7x2, multiplySingleWide8x2, multiplySingleWide9x2,
+			multiplySingleWide10x2, multiplySingleWide11x2, multiplySingleWide12x2},
+	}
+	halfFusedTiles = floatTiles[uint16]{
+		one: [...]floatTile[uint16]{multiplyHalfFused1x1, multiplyHalfFused2x1, multiplyHalfFused3x1,
+			multiplyHalfFused4x1, multiplyHalfFused5x1, multiplyHalfFused6x1},
+		four: multiplyHalfFused1x4,
+		wide: [...]floatTile[uint16]{multiplyHalfFusedWide1x4, multiplyHalfFusedWide2x4, multiplyHalfFusedWide3x4,
+			multiplyHalfFusedWide4x4, multiplyHalfFusedWide5x2, multiplyHalfFusedWide6x2,
+			multiplyHalfFusedWide7x2, multiplyHalfFusedWide8x2, multiplyHalfFusedWide9x2,
+			multiplyHalfFusedWide10x2, multiplyHalfFusedWide11x2, multiplyHalfFusedWide12x2},
+	}
+	halfTiles = floatTiles[uint16]{
+		one: [...]floatTile[uint16]{multiplyHalf1x1, multiplyHalf2x1, multiplyHalf3x1,
+			multiplyHalf4x1, multiplyHalf5x1, multiplyHalf6x1},
+		four: multiplyHalf1x4,
+		wide: [...]floatTile[uint16]{multiplyHalfWide1x4, multiplyHalfWide2x4, multiplyHalfWide3x4,
+			multiplyHalfWide4x4, multiplyHalfWide5x2, multiplyHalfWide6x2,
+			multiplyHalfWide7x2, multiplyHalfWide8x2, multiplyHalfWide9x2,
+			multiplyHalfWide10x2, multiplyHalfWide11x2, multiplyHalfWide12x2},
 	}
 )
 
@@ -123,7 +119,11 @@ func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []floa
 		portableSingle(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
-	singleTiles[fused].multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
+	tiles := &singleTiles
+	if fused {
+		tiles = &singleFusedTiles
+	}
+	tiles.multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
 // multiplyHalf is multiplySingle for panels of halves.
@@ -132,7 +132,11 @@ func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 		portableHalf(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
-	halfTiles[fused].multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
+	tiles := &halfTiles
+	if fused {
+		tiles = &halfFusedTiles
+	}
+	tiles.multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
 func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride int, w []W, wStride, rows, panels, inputs int) {

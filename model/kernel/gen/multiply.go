@@ -37,7 +37,7 @@ func multiply() {
 			for rows := 1; rows <= 6; rows++ {
 				floats(avx2, rows, 1, half, fused)
 			}
-			// With the most registers that leave some for weights and inputs.
+			// As many sums as leave registers for weights and inputs.
 			for rows := 1; rows <= 12; rows++ {
 				panels := 2
 				if rows <= 4 {
