@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"colophon/internal/pg"
@@ -121,32 +122,80 @@ func (b *benchService) calls(ctx context.Context, r *serviceReport) error {
 func (b *benchService) call(ctx context.Context, name string, do func(context.Context) error, busy bool) (serviceCall, error) {
 	const callers = 4
 	row := serviceCall{Call: name, Busy: busy}
-	var engine sync.WaitGroup
-	lasts := b.lasts / 3
-	var tokS float64
-	var failed error
+	var took latencies
+	measure := func() (err error) {
+		row.PerSecond, err = load{callers, b.lasts / 3}.run(ctx, func(ctx context.Context, _, _ int, count func(int)) error {
+			begin := time.Now()
+			err := do(ctx)
+			took.add(time.Since(begin))
+			count(1)
+			return err
+		})
+		return err
+	}
+	var err error
 	if busy {
-		engine.Go(func() {
-			tokS, failed = load{benchStreams, lasts}.run(ctx, func(ctx context.Context, _, call int, count func(int)) error {
+		row.TokS, err = b.beside(ctx, measure)
+	} else {
+		err = measure()
+	}
+	if err != nil {
+		return row, fmt.Errorf("with %d callers: %w", callers, err)
+	}
+	row.P50MS, row.P99MS = took.percentile(0.5), took.percentile(0.99)
+	return row, b.drained(ctx)
+}
+
+// beside calls do while the engine has all the work it can take, and returns
+// the tokens per second that it made from the first one, which do waits for, to
+// the first one after do.
+func (b *benchService) beside(ctx context.Context, do func() error) (float64, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var jobs, tokens atomic.Int64
+	var over atomic.Bool
+	came := make(chan struct{}, 1)
+	var streams sync.WaitGroup
+	for range benchStreams {
+		streams.Go(func() {
+			for !over.Load() && ctx.Err() == nil {
 				var ignored latencies
-				return b.generate(ctx, b.job(call, benchNewTokens), &ignored, count)
-			})
+				err := b.generate(ctx, b.job(int(jobs.Add(1)), benchNewTokens), &ignored, func(n int) {
+					if tokens.Add(int64(n)); n == 0 {
+						return
+					}
+					select {
+					case came <- struct{}{}:
+					default:
+					}
+				})
+				if err != nil {
+					stop(err)
+				}
+			}
 		})
 	}
-	var took latencies
-	perSecond, err := load{callers, lasts}.run(ctx, func(ctx context.Context, _, _ int, count func(int)) error {
-		begin := time.Now()
-		err := do(ctx)
-		took.add(time.Since(begin))
-		count(1)
-		return err
-	})
-	engine.Wait()
-	if err != nil || failed != nil {
-		return row, fmt.Errorf("with %d callers: %w", callers, cmp.Or(err, failed))
+	next := func() {
+		select {
+		case <-came:
+		case <-ctx.Done():
+		}
 	}
-	row.PerSecond, row.P50MS, row.P99MS, row.TokS = perSecond, took.percentile(0.5), took.percentile(0.99), tokS
-	return row, b.drained(ctx)
+	next()
+	begin, before := time.Now(), tokens.Load()
+	err := do()
+	select {
+	case <-came: // while do was at work
+	default:
+	}
+	next()
+	made, took := tokens.Load()-before, time.Since(begin)
+	over.Store(true)
+	streams.Wait()
+	if err := cmp.Or(err, context.Cause(ctx)); err != nil {
+		return 0, err
+	}
+	return float64(made) / took.Seconds(), nil
 }
 
 // drained waits until the queue is empty: a job that is accepted now is then
