@@ -23,15 +23,23 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 	return func(yield func([]Event, error) bool) {
 		// Subscribe, then read, then wait: what commits in between is either
 		// read or announced.
-		wake, unsubscribe := s.hub.subscribe(stream)
-		defer unsubscribe()
+		f := s.hub.subscribe(stream)
+		defer s.hub.unsubscribe(stream, f)
 		tick := time.NewTicker(beat)
 		defer tick.Stop()
-		for quiet := false; ; {
-			batch, err := s.Read(ctx, stream, after)
+		for ask, quiet := true, false; ; {
+			var batch []Event
+			var err error
+			known := false
+			if !ask {
+				batch, known = s.hub.fresh(stream, f, after)
+			}
+			if !known {
+				batch, err = s.Read(ctx, stream, after)
+			}
 			var again <-chan time.Time
-			switch {
-			case err == nil:
+			switch ask = err != nil; {
+			case !ask:
 			case ctx.Err() == nil && pg.Unavailable(err):
 				again = time.After(readAgain)
 			default:
@@ -45,16 +53,15 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 			if (len(batch) > 0 || quiet) && !yield(batch, nil) {
 				return
 			}
+			quiet = false
 			select {
 			case <-ctx.Done():
 				yield(nil, ctx.Err())
 				return
-			case <-wake:
-				quiet = false
+			case <-f.wake:
 			case <-again:
-				quiet = false
 			case <-tick.C:
-				quiet = true
+				ask, quiet = true, true // a lost wake-up costs no more than a beat
 			}
 		}
 	}
@@ -62,52 +69,6 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 
 // readAgain is how long a follower waits after the database was not there.
 const readAgain = 500 * time.Millisecond
-
-// hub wakes the followers of streams.
-type hub struct {
-	mu        sync.Mutex
-	followers map[Stream]map[chan struct{}]struct{}
-}
-
-// subscribe returns a channel that holds one wake-up at most, and its end.
-func (h *hub) subscribe(stream Stream) (<-chan struct{}, func()) {
-	wake := make(chan struct{}, 1)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.followers == nil {
-		h.followers = map[Stream]map[chan struct{}]struct{}{}
-	}
-	if h.followers[stream] == nil {
-		h.followers[stream] = map[chan struct{}]struct{}{}
-	}
-	h.followers[stream][wake] = struct{}{}
-	return wake, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.followers[stream], wake)
-		if len(h.followers[stream]) == 0 {
-			delete(h.followers, stream)
-		}
-	}
-}
-
-func (h *hub) wake(stream Stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for wake := range h.followers[stream] {
-		nudge(wake)
-	}
-}
-
-func (h *hub) wakeAll() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, followers := range h.followers {
-		for wake := range followers {
-			nudge(wake)
-		}
-	}
-}
 
 func nudge(wake chan struct{}) {
 	select {
@@ -135,13 +96,10 @@ func newAnnouncements() announcements {
 	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, some: make(chan struct{}, 1)}
 }
 
-func (a *announcements) add(streams map[Stream]struct{}) {
-	if len(streams) == 0 {
-		return
-	}
+func (a *announcements) add(stream Stream) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	maps.Copy(a.pending, streams)
+	a.pending[stream] = struct{}{}
 	nudge(a.some)
 }
 
@@ -164,7 +122,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 		err := s.listen(ctx, func() {
 			wait = 0
 			// What was announced while nobody listened is made up for.
-			s.hub.wakeAll()
+			s.hub.unheard()
 			if ready != nil {
 				ready()
 				ready = nil
@@ -236,7 +194,7 @@ func (s *Store) listen(ctx context.Context, heard func()) error {
 		}
 		if n != nil {
 			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name { // which has woken its own
-				s.hub.wake(Stream(stream))
+				s.hub.announced(Stream(stream))
 			}
 		}
 	}

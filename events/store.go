@@ -46,7 +46,7 @@ func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 type Tx struct {
 	pgx.Tx
 	store   *Store
-	touched map[Stream]struct{}
+	touched map[Stream][]Event
 }
 
 // Write runs fn in one transaction and, once that has committed, announces the
@@ -56,7 +56,7 @@ type Tx struct {
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	w := &Tx{store: s, touched: map[Stream]struct{}{}}
+	w := &Tx{store: s, touched: map[Stream][]Event{}}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		w.Tx = tx
 		return fn(w)
@@ -64,13 +64,18 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	// Never inside the transaction: a commit with a NOTIFY pending holds a lock
-	// that is one for the whole database.
-	for stream := range w.touched {
-		s.hub.wake(stream) // the followers here need no announcement
-	}
-	s.news.add(w.touched)
+	s.tell(w.touched)
 	return nil
+}
+
+// tell wakes the followers here and announces to the others what has been
+// appended. It is never called inside the transaction: a commit with a NOTIFY
+// pending holds a lock that is one for the whole database.
+func (s *Store) tell(appended map[Stream][]Event) {
+	for stream, events := range appended {
+		s.hub.appended(stream, events)
+		s.news.add(stream)
+	}
 }
 
 // AppendJob appends facts to the stream of a job of which the caller has seen
@@ -83,49 +88,68 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 	if len(facts) == 0 {
 		return before, nil
 	}
-	stream, after := JobStream(before.ID), before
-	events := make([]Event, len(facts))
-	for i, fact := range facts {
-		e := Event{Stream: stream, Version: before.Version + 1 + i, Owner: before.Owner, At: now(), Fact: fact}
-		var err error
-		if after, err = after.Apply(e); err != nil {
-			return before, err
-		}
-		events[i] = e
-	}
-	key, err := tx.store.vault.Key(ctx, tx, before.Owner)
+	change, err := tx.store.change(ctx, tx, before, facts)
 	if err != nil {
 		return before, err
 	}
-	var batch pgx.Batch
-	if err := queueInserts(&batch, events, key); err != nil {
+	if err := send(ctx, tx, JobStream(before.ID), &change.batch); err != nil {
 		return before, err
 	}
-	if err := queueProjection(&batch, before, after, key); err != nil {
-		return before, err
+	tx.touch(change.events)
+	return change.after, nil
+}
+
+// A change is what appending facts to a job's stream does.
+type change struct {
+	events []Event
+	after  Job
+	batch  pgx.Batch // the statements
+}
+
+func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
+	c := &change{after: before}
+	for i, fact := range facts {
+		e := Event{Stream: JobStream(before.ID), Version: before.Version + 1 + i, Owner: before.Owner, At: now(), Fact: fact}
+		var err error
+		if c.after, err = c.after.Apply(e); err != nil {
+			return nil, err
+		}
+		c.events = append(c.events, e)
 	}
-	queueSpending(&batch, before, after)
-	if err := tx.send(ctx, stream, &batch); err != nil {
-		return before, err
+	key, err := s.vault.Key(ctx, db, before.Owner)
+	if err != nil {
+		return nil, err
 	}
-	return after, nil
+	if err := queueInserts(&c.batch, c.events, key); err != nil {
+		return nil, err
+	}
+	if err := queueProjection(&c.batch, before, c.after, key); err != nil {
+		return nil, err
+	}
+	queueSpending(&c.batch, before, c.after)
+	return c, nil
 }
 
 // AppendJob appends facts in a transaction of their own, as Tx.AppendJob does,
 // and returns the job after them once that has committed. After an error it
 // returns the job before them: whether they are on record is then for the
-// stream to say.
+// stream to say. It takes one round trip.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
-	after := before
-	err := s.Write(ctx, func(tx *Tx) error {
-		var err error
-		after, err = tx.AppendJob(ctx, before, facts...)
-		return err
-	})
+	if len(facts) == 0 {
+		return before, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	change, err := s.change(ctx, s.pool, before, facts)
 	if err != nil {
 		return before, err
 	}
-	return after, nil
+	// A batch outside of a transaction is one.
+	if err := send(ctx, s.pool, JobStream(before.ID), &change.batch); err != nil {
+		return before, err
+	}
+	s.tell(map[Stream][]Event{JobStream(before.ID): change.events})
+	return change.after, nil
 }
 
 // AppendAccount appends facts to an account's stream, wherever that has got to:
@@ -159,7 +183,17 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	if err := queueInserts(&batch, events, key); err != nil {
 		return err
 	}
-	return tx.send(ctx, stream, &batch)
+	if err := send(ctx, tx, stream, &batch); err != nil {
+		return err
+	}
+	tx.touch(events)
+	return nil
+}
+
+// touch notes what has been appended to one stream.
+func (tx *Tx) touch(events []Event) {
+	stream := events[0].Stream
+	tx.touched[stream] = append(tx.touched[stream], events...)
 }
 
 func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
@@ -174,15 +208,17 @@ func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
 	return nil
 }
 
-func (tx *Tx) send(ctx context.Context, stream Stream, batch *pgx.Batch) error {
-	err := tx.SendBatch(ctx, batch).Close()
+// send runs the statements of a batch.
+func send(ctx context.Context, db interface {
+	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
+}, stream Stream, batch *pgx.Batch) error {
+	err := db.SendBatch(ctx, batch).Close()
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.ConstraintName == "events_pkey" || pg.ConstraintName == "events_have_no_gaps") {
 		return fmt.Errorf("append to %s: %w", stream, ErrConflict)
 	}
 	if err != nil {
 		return fmt.Errorf("append to %s: %w", stream, err)
 	}
-	tx.touched[stream] = struct{}{}
 	return nil
 }
 

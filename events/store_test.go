@@ -189,6 +189,32 @@ func TestAFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
+// AppendJob's own transaction is a batch without a begin and a commit.
+func TestAFailedAppendLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), course()[:2]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `alter table history add constraint full_up check (state <> 'completed')`); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the statements are prepared the second time
+		if after, err := f.AppendJob(t.Context(), j, course()[2:]...); err == nil || after.Version != j.Version {
+			t.Fatalf("version %d, %v", after.Version, err)
+		}
+		if all, err := f.Read(t.Context(), events.JobStream(j.ID), 0); err != nil || len(all) != j.Version {
+			t.Fatalf("%d events, want %d; %v", len(all), j.Version, err)
+		}
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `alter table history drop constraint full_up`); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := f.AppendJob(t.Context(), j, course()[2:]...); err != nil || after.State != events.Completed {
+		t.Fatalf("%s, %v", after.State, err)
+	}
+}
+
 func TestAccountEventsTakeTurns(t *testing.T) {
 	f := newFixture(t)
 	const appends = 20
@@ -454,6 +480,35 @@ func TestFollowersHereNeedNoAnnouncement(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Followers here get from memory what others read.
+func TestFollowersGetWhatIsStored(t *testing.T) {
+	f := newFixture(t)
+	j, facts := f.newJob(), course()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	j, err := f.AppendJob(ctx, j, facts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []events.Event
+	for batch, err := range f.Follow(ctx, events.JobStream(j.ID), 0, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, batch...)
+		if len(got) == len(facts) {
+			break
+		}
+		if j, err = f.AppendJob(ctx, j, facts[len(got)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored, err := f.Read(ctx, events.JobStream(j.ID), 0)
+	if err != nil || !cmp.Equal(got, stored) {
+		t.Errorf("%v\n%s", err, cmp.Diff(stored, got))
 	}
 }
 
