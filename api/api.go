@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"time"
 
@@ -34,6 +35,9 @@ type Options struct {
 	Stopping context.Context             // done when the service stops: nothing waits on, all else is answered
 	Limits   Limits
 	Log      *slog.Logger
+
+	// TrustedProxies are the networks whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 }
 
 // maxBody is the largest request body, in bytes: a prompt of 500 characters of
@@ -45,7 +49,8 @@ const bearer = "accessToken"
 
 type server struct {
 	Options
-	api huma.API
+	api     huma.API
+	counted map[string]bool // patterns of the mux that count their requests themselves
 }
 
 // New returns the handler of the whole API.
@@ -68,12 +73,8 @@ func Description() ([]byte, error) {
 
 func build(o Options) (*server, *http.ServeMux, error) {
 	mux := http.NewServeMux()
-	s := &server{Options: o, api: humago.New(mux, config())}
-	limits, err := newLimiters(o.Limits)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.api.UseMiddleware(s.accept, s.authenticate, s.limit(limits))
+	s := &server{Options: o, api: humago.New(mux, config()), counted: map[string]bool{}}
+	s.api.UseMiddleware(s.authenticate, s.limit, s.accept)
 	s.accounts()
 	s.jobs()
 	s.history()
@@ -95,6 +96,8 @@ func config() huma.Config {
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
+	c.OnAddOperation = append(c.OnAddOperation, documentHeaders)
+	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
 	}
@@ -122,9 +125,6 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if op.Security != nil {
 		op.Errors = append(op.Errors, http.StatusUnauthorized)
 	}
-	if _, ok := op.Metadata[limitName]; ok {
-		op.Errors = append(op.Errors, http.StatusTooManyRequests)
-	}
 	input := reflect.TypeFor[I]()
 	if _, ok := input.FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
@@ -132,7 +132,11 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if input.NumField() > 0 {
 		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
 	}
-	op.Errors = append(op.Errors, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	if name, ok := op.Metadata[limitName].(string); ok {
+		s.Limits.named(name) // panics now and not with the first request
+	}
+	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {

@@ -86,19 +86,3 @@ func TestEveryParameterIsBounded(t *testing.T) {
 		t.Errorf("only %d operations", operations)
 	}
 }
-
-func TestNetworkOfAnAddress(t *testing.T) {
-	for remote, want := range map[string]string{
-		"192.0.2.7:1234":               "192.0.2.7",
-		"[2001:db8:1:2:3:4:5:6]:443":   "2001:db8:1:2::/64",
-		"[2001:db8:1:2::1]:443":        "2001:db8:1:2::/64",
-		"[::ffff:192.0.2.7]:443":       "192.0.2.7",
-		"[fe80::1%eth0]:443":           "fe80::/64",
-		"@":                            "@", // a unix socket
-		"[2001:db8:1:3:ffff::1]:65535": "2001:db8:1:3::/64",
-	} {
-		if got := network(remote); got != want {
-			t.Errorf("%s: %s, want %s", remote, got, want)
-		}
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ type contextKey int
 const (
 	requestKey contextKey = iota
 	identityKey
+	networkKey
 )
 
 func requestID(ctx context.Context) string {
@@ -46,7 +48,8 @@ const strictest = "default-src 'none'; frame-ancestors 'none'"
 func (s *server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := uuid.NewString()
-		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		ctx := context.WithValue(r.Context(), requestKey, id)
+		r = r.WithContext(context.WithValue(ctx, networkKey, network(client(r, s.TrustedProxies))))
 		h := w.Header()
 		h.Set("X-Request-Id", id)
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -73,6 +76,15 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", time.Since(start)))
 		}()
 		handler, found := mux.Handler(r)
+		if !clean(r.URL.Path) {
+			found = "" // the mux would send the client to what it takes for the same
+		}
+		if !s.counted[found] {
+			if refused := s.take(r.Context(), rec.Header().Set, s.Limits.Anonymous, networkOf(r.Context())); refused != nil {
+				s.answer(rec, r, refused)
+				return
+			}
+		}
 		if found == "" {
 			s.answer(rec, r, unrouted(handler, r))
 			return
@@ -80,6 +92,15 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 		pattern = found
 		mux.ServeHTTP(rec, r)
 	})
+}
+
+// clean reports whether a path is the shortest one to where it leads.
+func clean(p string) bool {
+	shortest := path.Clean(p)
+	if strings.HasSuffix(p, "/") && shortest != "/" {
+		shortest += "/"
+	}
+	return p == shortest
 }
 
 // unrouted turns what the mux says of a request without a route into a problem.
@@ -175,6 +196,16 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
+// turnAway refuses a request without a valid access token: with 401, or with 429
+// if its network has had too many answers like that.
+func (s *server) turnAway(ctx huma.Context, given bool) {
+	p := s.take(ctx.Context(), ctx.SetHeader, s.Limits.Anonymous, networkOf(ctx.Context()))
+	if p == nil {
+		p = unauthorized(given)
+	}
+	s.refuse(ctx, p)
+}
+
 // authenticate lets only requests with a valid access token reach the
 // operations that are not open to all.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
@@ -184,13 +215,13 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	}
 	scheme, accessToken, _ := strings.Cut(ctx.Header("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || accessToken == "" {
-		s.refuse(ctx, unauthorized(false))
+		s.turnAway(ctx, false)
 		return
 	}
 	identity, err := s.Auth.Verify(ctx.Context(), strings.TrimLeft(accessToken, " "))
 	switch {
 	case errors.Is(err, auth.ErrAccessToken):
-		s.refuse(ctx, unauthorized(true))
+		s.turnAway(ctx, true)
 		return
 	case err != nil:
 		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))

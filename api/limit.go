@@ -1,120 +1,87 @@
 package api
 
 import (
+	"context"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	limiter "github.com/sethvargo/go-limiter"
-	"github.com/sethvargo/go-limiter/memorystore"
 
 	"colophon/internal/auth"
+	"colophon/internal/limit"
 )
 
-// Limits says how often a route may be called by one user, or by one address
-// where there is no user yet. The zero value of a rate is no limit.
+// Limits say how often a route may be called by one user, or from one network
+// where there is no user yet. A limit that is nil is none.
 type Limits struct {
-	Users    Rate // POST /users
-	Token    Rate // POST /token
-	Generate Rate // POST /generate
-	Jobs     Rate // POST /jobs
+	Users    *limit.Limit // POST /users
+	Token    *limit.Limit // POST /token
+	Generate *limit.Limit // POST /generate
+	Jobs     *limit.Limit // POST /jobs
+	Calls    *limit.Limit // all other calls together, of a user
+
+	// Anonymous is what a network has for everything that reaches no user:
+	// requests without a valid access token, pages, unknown routes.
+	Anonymous *limit.Limit
 }
 
-// Rate is a number of requests in fixed windows of time.
-type Rate struct {
-	Requests uint64
-	Per      time.Duration
+// named returns the limit that an operation names in its metadata; a name that
+// there is not is a mistake in the program.
+func (l *Limits) named(name string) *limit.Limit {
+	switch name {
+	case "users":
+		return l.Users
+	case "token":
+		return l.Token
+	case "generate":
+		return l.Generate
+	case "jobs":
+		return l.Jobs
+	}
+	panic("there is no limit " + name)
 }
 
 // limitName is the metadata under which an operation names its limit.
 const limitName = "limit"
 
-// limited returns the metadata of an operation with a limit.
+// limited returns the metadata of an operation with a limit of its own.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
 
-type limits map[string]struct {
-	rate  Rate
-	store limiter.Store
-}
-
-func newLimiters(l Limits) (limits, error) {
-	all := limits{}
-	for name, rate := range map[string]Rate{"users": l.Users, "token": l.Token, "generate": l.Generate, "jobs": l.Jobs} {
-		if rate.Requests == 0 {
-			continue
-		}
-		store, err := memorystore.New(&memorystore.Config{
-			Tokens:        rate.Requests,
-			Interval:      rate.Per,
-			SweepInterval: 10 * rate.Per,
-			SweepMinTTL:   10 * rate.Per,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("limit %s: %w", name, err)
-		}
-		entry := all[name]
-		entry.rate, entry.store = rate, store
-		all[name] = entry
-	}
-	return all, nil
-}
-
-// limit counts the requests of operations that have a limit and refuses those
-// above it.
-func (s *server) limit(all limits) func(huma.Context, func(huma.Context)) {
-	return func(ctx huma.Context, next func(huma.Context)) {
-		name, _ := ctx.Operation().Metadata[limitName].(string)
-		l, ok := all[name]
-		if !ok {
-			next(ctx)
-			return
-		}
-		tokens, remaining, reset, ok, err := l.store.Take(ctx.Context(), limitKey(ctx))
-		if err != nil {
-			s.refuse(ctx, problemOf(ctx.Context(), s.Log, fmt.Errorf("count a request: %w", err)))
-			return
-		}
-		wait := max(0, time.Until(time.Unix(0, int64(reset)))) // reset is Unix time in nanoseconds
-		seconds := strconv.Itoa(int((wait + time.Second - 1) / time.Second))
-		ctx.SetHeader("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", name, tokens, int(l.rate.Per.Seconds())))
-		ctx.SetHeader("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", name, remaining, seconds))
-		if !ok {
-			s.refuse(ctx, newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
-				fmt.Sprintf("%d requests in %.0f seconds are allowed here: try again in %s s", tokens, l.rate.Per.Seconds(), seconds)).retryAfter(wait))
-			return
-		}
-		next(ctx)
-	}
-}
-
-// limitKey is who is counted: the user, or the network that the request comes from.
-func limitKey(ctx huma.Context) string {
+// limit counts the requests of operations and refuses those that are too many.
+func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
+	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
 	if id, ok := ctx.Context().Value(identityKey).(auth.Identity); ok {
-		return "user " + id.Account.String()
+		key, counted = "user "+id.Account.String(), s.Limits.Calls
 	}
-	return "address " + network(ctx.RemoteAddr())
+	if name, ok := ctx.Operation().Metadata[limitName].(string); ok {
+		counted = s.Limits.named(name)
+	}
+	if refused := s.take(ctx.Context(), ctx.SetHeader, counted, key); refused != nil {
+		s.refuse(ctx, refused)
+		return
+	}
+	next(ctx)
 }
 
-// network returns the address without its port; of IPv6, the /64 that one
-// subscriber has to himself.
-func network(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
+// take counts a request, tells it in headers how much is left, and returns what
+// to refuse it with if it is one too many.
+func (s *server) take(ctx context.Context, set func(name, value string), l *limit.Limit, key string) *Problem {
+	if l == nil {
+		return nil
+	}
+	count, err := l.Take(ctx, key)
 	if err != nil {
-		host = remote
+		return problemOf(ctx, s.Log, err)
 	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
+	per := l.Rate().Per
+	reset := strconv.Itoa(int((count.Reset + time.Second - 1) / time.Second))
+	set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", l.Name(), count.Limit, int(per.Seconds())))
+	set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", l.Name(), count.Remaining, reset))
+	if count.OK {
+		return nil
 	}
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		if prefix, err := addr.Prefix(64); err == nil {
-			return prefix.String()
-		}
-	}
-	return addr.String()
+	return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
+		fmt.Sprintf("%d requests in %.0f seconds are allowed here: try again in %s s", count.Limit, per.Seconds(), reset)).retryAfter(count.Reset)
 }

@@ -35,11 +35,12 @@ type fixture struct {
 	url    string
 	owner  uuid.UUID
 	access string
+	api    api.Options        // what the API was made from
 	served chan struct{}      // holds one value for each request that has been served
 	stop   context.CancelFunc // tells the API that the service stops
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db := pgtest.New(t, migrations.Up)
@@ -60,7 +61,11 @@ func newFixture(t *testing.T) *fixture {
 	stopping, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	f.stop = stop
-	handler, err := api.New(api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Auth: accounts, Ready: db.App.Ping, Log: log})
+	f.api = api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Auth: accounts, Ready: db.App.Ping, Log: log}
+	for _, change := range with {
+		change(f)
+	}
+	handler, err := api.New(f.api)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"colophon/api"
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/limit"
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
@@ -24,7 +25,7 @@ import (
 type upCmd struct {
 	databaseFlags
 	modelFlags
-	listenFlags
+	listenFlags `embed:"" set:"rate_limits=memory"`
 	workFlags
 	stopFlags
 }
@@ -32,7 +33,7 @@ type upCmd struct {
 type apiCmd struct {
 	databaseFlags
 	modelFlags
-	listenFlags
+	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
 	stopFlags
 }
 
@@ -68,34 +69,21 @@ type workFlags struct {
 }
 
 type listenFlags struct {
-	Listen       string `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
-	NoRateLimits bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
-	LimitUsers   rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
-	LimitToken   rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
-	LimitJobs    rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
+	Listen         string         `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
+	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed; without them the peer is the client ($COLOPHON_TRUSTED_PROXIES)."`
+
+	RateLimits     string `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: in the memory of each process, or shared by all over one database ($COLOPHON_RATE_LIMITS)."`
+	NoRateLimits   bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
+	LimitUsers     rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
+	LimitToken     rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
+	LimitJobs      rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
+	LimitCalls     rate   `default:"1200/1m" help:"All other calls of a user together ($COLOPHON_LIMIT_CALLS)."`
+	LimitAnonymous rate   `default:"600/1m" help:"Requests per address that reach no user: pages, unknown routes, and what has no valid access token; each process counts them for itself ($COLOPHON_LIMIT_ANONYMOUS)."`
 
 	MaxJobTime         jobTime `default:"10m" help:"Most time from a job's acceptance to its end; Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
 	MaxOutstandingJobs uint32  `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
 	MaxQueuedJobs      uint32  `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
 	TokenBudget        uint32  `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
-}
-
-// rate is a flag such as 5/1m.
-type rate struct{ api.Rate }
-
-// UnmarshalText reads NUMBER/DURATION.
-func (r *rate) UnmarshalText(text []byte) error {
-	var n uint64
-	var per string
-	if _, err := fmt.Sscanf(string(text), "%d/%s", &n, &per); err != nil || n == 0 {
-		return errors.New("a limit is a number of requests and a time, such as 5/1m")
-	}
-	d, err := time.ParseDuration(per)
-	if err != nil || d < time.Second {
-		return errors.New("the time of a limit is a second at least, such as 1m")
-	}
-	r.Rate = api.Rate{Requests: n, Per: d}
-	return nil
 }
 
 // jobTime is a flag such as 10m.
@@ -118,13 +106,6 @@ func (f *listenFlags) listen(ctx context.Context) (net.Listener, error) {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
 	return listener, nil
-}
-
-func (f *listenFlags) limits() api.Limits {
-	if f.NoRateLimits {
-		return api.Limits{}
-	}
-	return api.Limits{Users: f.LimitUsers.Rate, Token: f.LimitToken.Rate, Generate: f.LimitJobs.Rate, Jobs: f.LimitJobs.Rate}
 }
 
 func (f *listenFlags) room() jobs.Limits {
@@ -353,7 +334,14 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f
 	if err != nil {
 		return err
 	}
-	handler, err := api.New(api.Options{Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Limits: f.limits(), Log: b.log})
+	limits, err := f.limits(b.pool)
+	if err != nil {
+		return err
+	}
+	handler, err := api.New(api.Options{
+		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
+		Limits: limits, TrustedProxies: f.trusted(),
+	})
 	if err != nil {
 		return err
 	}
@@ -362,6 +350,7 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f
 	defer tended.Wait()
 	defer rest()
 	tended.Go(func() { queue.Run(tending) })
+	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
 	srv := &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },

@@ -1,0 +1,264 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/api"
+	"colophon/internal/limit"
+	"colophon/internal/pg"
+	"colophon/migrations"
+)
+
+// inMemory returns limits, all of them of the same rate.
+func inMemory(t testing.TB, requests uint64) api.Limits {
+	t.Helper()
+	var l api.Limits
+	for name, at := range map[string]**limit.Limit{
+		"users": &l.Users, "token": &l.Token, "generate": &l.Generate, "jobs": &l.Jobs, "calls": &l.Calls, "anonymous": &l.Anonymous,
+	} {
+		var err error
+		if *at, err = limit.InMemory(name, limit.Rate{Requests: requests, Per: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+// operations lists what the description has, as "GET /jobs/{id}", and whether it
+// takes an access token.
+func (f *fixture) operations() map[string]bool {
+	f.t.Helper()
+	var description struct {
+		Paths map[string]map[string]json.RawMessage
+	}
+	f.do("GET", "/openapi.json", "").must(f.t, 200).into(f.t, &description)
+	private := map[string]bool{}
+	for path, item := range description.Paths {
+		for method, raw := range item {
+			var op struct{ Security []any }
+			if err := json.Unmarshal(raw, &op); err != nil {
+				f.t.Fatal(err)
+			}
+			private[strings.ToUpper(method)+" "+path] = len(op.Security) > 0
+		}
+	}
+	if len(private) < 9 {
+		f.t.Fatalf("only %d operations", len(private))
+	}
+	return private
+}
+
+// concrete fills in a path's parameters.
+func concrete(path string) string {
+	for strings.Contains(path, "{") {
+		before, rest, _ := strings.Cut(path, "{")
+		_, after, _ := strings.Cut(rest, "}")
+		path = before + uuid.NewString() + after
+	}
+	return path
+}
+
+// elsewhere are routes that are no operations, and requests that reach none.
+var elsewhere = []string{
+	"GET /", "GET /docs", "GET /openapi.json", "GET /openapi.yaml", "GET /assets/favicon.svg", "GET /assets/none", "GET /assets/",
+	"HEAD /", "HEAD /docs", "HEAD /assets/favicon.svg", "GET /nowhere", "DELETE /generate", "OPTIONS /jobs", "GET //", "GET /docs/", "POST /docs",
+	"GET /docs/assets/docs-init.js", "TRACE /", "PROPFIND /history", "GET /jobs/../history", "GET //history", "POST /./jobs", "GET /assets", "HEAD /nowhere",
+}
+
+// TestNothingIsUnlimited asks every route, with and without an access token, and
+// looks which limit has counted it.
+func TestNothingIsUnlimited(t *testing.T) {
+	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.t, 1000) })
+	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs"}
+	check := func(route, access, want string) {
+		t.Helper()
+		method, path, _ := strings.Cut(route, " ")
+		a := f.do(method, concrete(path), `{"prompt":17}`, "Authorization", access)
+		if got := a.header.Get("RateLimit-Policy"); got != fmt.Sprintf("%q;q=1000;w=3600", want) {
+			t.Errorf("%s: %d under the limit %s, want %s", route, a.status, got, want)
+		}
+		if got := a.header.Get("RateLimit"); !strings.HasPrefix(got, fmt.Sprintf("%q;r=", want)) {
+			t.Errorf("%s: RateLimit %q", route, got)
+		}
+	}
+	for route, private := range f.operations() {
+		stranger, user := "anonymous", "anonymous"
+		if private {
+			user = "calls"
+		}
+		if name := own[route]; name != "" {
+			user = name
+			if !private {
+				stranger = name
+			}
+		}
+		check(route, "", stranger)
+		check(route, "Bearer nonsense", stranger)
+		check(route, "Bearer "+f.access, user)
+	}
+	for _, route := range elsewhere {
+		check(route, "", "anonymous")
+		check(route, "Bearer "+f.access, "anonymous")
+	}
+}
+
+// TestTooManyRequests exhausts each kind of limit and looks who is refused.
+func TestTooManyRequests(t *testing.T) {
+	const most = 3
+	f := newFixture(t)
+	_, other := f.user("somebody-else")
+	f.api.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}
+	for name, k := range map[string]struct {
+		route, body, access string
+		byUser              bool
+	}{
+		"registering badly":       {route: "POST /users", body: `{}`},
+		"signing in badly":        {route: "POST /token", body: `{}`},
+		"no body":                 {route: "POST /users"},
+		"no access token":         {route: "GET /history"},
+		"a forged access token":   {route: "GET /history", access: "Bearer eyJhbGciOiJub25lIn0.e30."},
+		"a body and no token":     {route: "POST /generate", body: `{"prompt":17}`},
+		"unknown routes":          {route: "GET /nowhere"},
+		"pages":                   {route: "GET /docs"},
+		"health":                  {route: "GET /healthz"},
+		"the history":             {route: "GET /history", access: "Bearer " + f.access, byUser: true},
+		"jobs that are not there": {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.access, byUser: true},
+		"jobs":                    {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.access, byUser: true},
+		"bad jobs":                {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.access, byUser: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.api.Limits = inMemory(t, most)
+			handler, err := api.New(f.api)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := func(from, access string) *httptest.ResponseRecorder {
+				method, path, _ := strings.Cut(k.route, " ")
+				r := httptest.NewRequest(method, path, strings.NewReader(k.body))
+				r.RemoteAddr = "127.0.0.1:1"
+				r.Header.Set("X-Forwarded-For", "203.0.113.200, "+from+", 192.0.2.1")
+				if r.Header.Set("Content-Type", "application/json"); path == "/token" {
+					r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				}
+				if access != "" {
+					r.Header.Set("Authorization", access)
+				}
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, r)
+				return w
+			}
+			var first int
+			for i := range most {
+				w := ask("203.0.113.1", k.access)
+				if first = w.Code; w.Code == 429 {
+					t.Fatalf("request %d of %d: 429", i+1, most)
+				}
+			}
+			w := ask("203.0.113.1", k.access)
+			a := answer{w.Code, w.Header(), w.Body.Bytes()}
+			a.refused(t, 429, "rate_limit_exceeded")
+			if seconds, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || seconds < 60 || seconds > 3600 {
+				t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+			}
+			if again := ask("203.0.113.2", k.access).Code; (again == 429) != k.byUser || again != 429 && again != first {
+				t.Errorf("another address: %d", again)
+			}
+			if k.byUser {
+				if again := ask("203.0.113.1", "Bearer "+other).Code; again != first {
+					t.Errorf("another user: %d, the first one was told %d", again, first)
+				}
+			}
+		})
+	}
+}
+
+// TestTwoProcessesShareALimit has two APIs over one database.
+func TestTwoProcessesShareALimit(t *testing.T) {
+	const most, requests = 7, 40
+	f := newFixture(t)
+	var handlers []http.Handler
+	for range 2 {
+		pool, err := pg.Connect(t.Context(), f.db.URL, migrations.AppRole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		o := f.api
+		o.Limits.Jobs = limit.Shared(pool, "jobs", limit.Rate{Requests: most, Per: time.Hour})
+		handler, err := api.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		handlers = append(handlers, handler)
+	}
+	var wg sync.WaitGroup
+	var accepted, refused atomic.Int32
+	for i := range requests {
+		wg.Go(func() {
+			r := httptest.NewRequest("POST", "/jobs", strings.NewReader(`{"prompt":"hi"}`))
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Authorization", "Bearer "+f.access)
+			w := httptest.NewRecorder()
+			handlers[i%2].ServeHTTP(w, r)
+			switch w.Code {
+			case 202:
+				accepted.Add(1)
+			case 429:
+				refused.Add(1)
+			default:
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		})
+	}
+	wg.Wait()
+	if accepted.Load() != most || refused.Load() != requests-most {
+		t.Errorf("together they accepted %d and refused %d, want %d and %d", accepted.Load(), refused.Load(), most, requests-most)
+	}
+}
+
+// TestALimitThatCannotBeAsked has a database that nobody listens for.
+func TestALimitThatCannotBeAsked(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	f := newFixture(t, func(f *fixture) {
+		f.api.Limits.Jobs = limit.Shared(pool, "jobs", limit.Rate{Requests: 1, Per: time.Hour})
+	})
+	a := f.do("POST", "/jobs", `{"prompt":"hi"}`)
+	a.refused(t, 503, "unavailable")
+	if a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+}
+
+// BenchmarkLimit compares a cheap read with and without the limit in memory.
+func BenchmarkLimit(b *testing.B) {
+	for name, limits := range map[string]api.Limits{"none": {}, "memory": inMemory(b, 1<<40)} {
+		handler, err := api.New(api.Options{Limits: limits, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			r := httptest.NewRequest("GET", "/healthz", nil)
+			for b.Loop() {
+				handler.ServeHTTP(httptest.NewRecorder(), r)
+			}
+		})
+	}
+}

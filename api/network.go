@@ -1,0 +1,82 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// networkOf returns the network that the request comes from, which limits by
+// address count: an IPv4 address, or the /64 of an IPv6 one.
+func networkOf(ctx context.Context) string {
+	n, _ := ctx.Value(networkKey).(string)
+	return n
+}
+
+// client returns the address of who sent the request: the peer, or, if that is a
+// trusted proxy, the right-most hop of X-Forwarded-For that is none. What stands
+// further left was written by somebody who is not trusted, and is not looked at.
+// The header Forwarded is never believed: most proxies pass on the one that the
+// client has sent.
+func client(r *http.Request, trusted []netip.Prefix) string {
+	addr, err := parseHop(r.RemoteAddr)
+	if err != nil || !within(trusted, addr) {
+		return r.RemoteAddr
+	}
+	for lines := r.Header["X-Forwarded-For"]; len(lines) > 0; lines = lines[:len(lines)-1] {
+		rest := lines[len(lines)-1]
+		for more := true; more; {
+			var hop string
+			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
+				rest, hop = rest[:comma], rest[comma+1:]
+			} else {
+				hop, more = rest, false
+			}
+			next, err := parseHop(strings.TrimSpace(hop))
+			if err != nil {
+				return addr.String() // of the one who wrote that
+			}
+			if addr = next; !within(trusted, addr) {
+				return addr.String()
+			}
+		}
+	}
+	return addr.String() // a proxy asks on its own behalf
+}
+
+func within(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, n := range networks {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseHop reads an IP address, with or without a port.
+func parseHop(hop string) (netip.Addr, error) {
+	if host, _, err := net.SplitHostPort(hop); err == nil {
+		hop = host
+	} else if len(hop) > 1 && hop[0] == '[' && hop[len(hop)-1] == ']' {
+		hop = hop[1 : len(hop)-1]
+	}
+	addr, err := netip.ParseAddr(hop)
+	return addr.Unmap().WithZone(""), err
+}
+
+// network returns the address without its port; of IPv6, the /64 that one
+// subscriber has to himself.
+func network(remote string) string {
+	addr, err := parseHop(remote)
+	if err != nil {
+		return remote // a unix socket has no address
+	}
+	if addr.Is6() {
+		if prefix, err := addr.Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return addr.String()
+}

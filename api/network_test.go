@@ -1,0 +1,149 @@
+package api
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestNetworkOfAnAddress(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.7:1234":               "192.0.2.7",
+		"192.0.2.7":                    "192.0.2.7",
+		"[2001:db8:1:2:3:4:5:6]:443":   "2001:db8:1:2::/64",
+		"2001:db8:1:2:3:4:5:6":         "2001:db8:1:2::/64",
+		"[2001:db8:1:2::1]:443":        "2001:db8:1:2::/64",
+		"[2001:db8:1:2::1]":            "2001:db8:1:2::/64",
+		"[::ffff:192.0.2.7]:443":       "192.0.2.7",
+		"[fe80::1%eth0]:443":           "fe80::/64",
+		"@":                            "@", // a unix socket
+		"[2001:db8:1:3:ffff::1]:65535": "2001:db8:1:3::/64",
+	} {
+		if got := network(remote); got != want {
+			t.Errorf("%s: %s, want %s", remote, got, want)
+		}
+	}
+}
+
+var proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:ffff::/48")}
+
+func clientOf(remote string, forwarded ...string) string {
+	r := &http.Request{RemoteAddr: remote, Header: http.Header{}}
+	for _, line := range forwarded {
+		r.Header.Add("X-Forwarded-For", line)
+	}
+	return network(client(r, proxies))
+}
+
+func TestWhoIsBelieved(t *testing.T) {
+	for name, k := range map[string]struct {
+		want, remote string
+		forwarded    []string
+	}{
+		"nobody in between":             {"192.0.2.1", "192.0.2.1:1", nil},
+		"a stranger claims to forward":  {"192.0.2.1", "192.0.2.1:1", []string{"198.51.100.1"}},
+		"a proxy":                       {"198.51.100.1", "10.1.2.3:1", []string{"198.51.100.1"}},
+		"a proxy over IPv6":             {"198.51.100.1", "[2001:db8:ffff::1]:1", []string{"198.51.100.1"}},
+		"a proxy in IPv4 as IPv6":       {"198.51.100.1", "[::ffff:10.1.2.3]:1", []string{"198.51.100.1"}},
+		"the client lies to the proxy":  {"198.51.100.1", "10.1.2.3:1", []string{"203.0.113.9, 198.51.100.1"}},
+		"the client claims to be one":   {"198.51.100.1", "10.1.2.3:1", []string{"203.0.113.9, 10.9.9.9, 198.51.100.1"}},
+		"two proxies":                   {"198.51.100.1", "10.1.2.3:1", []string{"203.0.113.9,198.51.100.1,10.4.5.6"}},
+		"two headers":                   {"198.51.100.1", "10.1.2.3:1", []string{"203.0.113.9", "198.51.100.1,10.4.5.6"}},
+		"a proxy for itself":            {"10.1.2.3", "10.1.2.3:1", nil},
+		"only proxies":                  {"10.4.5.6", "10.1.2.3:1", []string{"10.4.5.6, 10.7.8.9"}},
+		"with a port":                   {"198.51.100.1", "10.1.2.3:1", []string{"198.51.100.1:443"}},
+		"IPv6":                          {"2001:db8:1:2::/64", "10.1.2.3:1", []string{"2001:db8:1:2::9"}},
+		"IPv6 with a port":              {"2001:db8:1:2::/64", "10.1.2.3:1", []string{"[2001:db8:1:2::9]:443"}},
+		"IPv6 in brackets":              {"2001:db8:1:2::/64", "10.1.2.3:1", []string{"[2001:db8:1:2::9]"}},
+		"empty":                         {"10.1.2.3", "10.1.2.3:1", []string{""}},
+		"a hop that is none":            {"10.1.2.3", "10.1.2.3:1", []string{"198.51.100.1, unknown"}},
+		"a hop that is none, further":   {"10.4.5.6", "10.1.2.3:1", []string{"_hidden, 10.4.5.6"}},
+		"garbage left of the client":    {"198.51.100.1", "10.1.2.3:1", []string{"\x00\xff,,,;;'--, 198.51.100.1"}},
+		"a socket is never a proxy":     {"@", "@", []string{"198.51.100.1"}},
+		"a zone does not make it other": {"fe80::/64", "10.1.2.3:1", []string{"fe80::1%eth0"}},
+	} {
+		if got := clientOf(k.remote, k.forwarded...); got != k.want {
+			t.Errorf("%s: %s, want %s", name, got, k.want)
+		}
+	}
+	r := &http.Request{RemoteAddr: "10.1.2.3:1", Header: http.Header{"Forwarded": {"for=198.51.100.1"}}}
+	if got := client(r, proxies); got != "10.1.2.3" {
+		t.Errorf("Forwarded made the client %s", got)
+	}
+}
+
+// TestTheRightMostStrangerIsTheClient compares with the rule as one would write
+// it down, and checks that what the client itself sends changes nothing.
+func TestTheRightMostStrangerIsTheClient(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		trusted := rapid.SampledFrom([]string{"10.0.0.1", "10.255.0.9", "2001:db8:ffff::7"})
+		strangers := rapid.SampledFrom([]string{"192.0.2.1", "198.51.100.200", "2001:db8:2::1", "11.0.0.1"})
+		garbage := rapid.SampledFrom([]string{"", "unknown", "10.0.0", "10.0.0.1/8", "1.2.3.4.5", "[10.0.0.1", "\x00", "::ffff:", "999.1.1.1"})
+		hops := rapid.SliceOfN(rapid.OneOf(trusted, trusted, strangers, garbage), 0, 8).Draw(t, "hops")
+		remote := trusted.Draw(t, "peer")
+		// The rule, from the right.
+		want := remote
+		for i := len(hops) - 1; i >= 0; i-- {
+			addr, err := netip.ParseAddr(hops[i])
+			if err != nil {
+				break
+			}
+			want = hops[i]
+			if !within(proxies, addr) {
+				break
+			}
+		}
+		var lines []string
+		for rest := hops; len(rest) > 0; {
+			n := rapid.IntRange(1, len(rest)).Draw(t, "in one line")
+			lines, rest = append(lines, strings.Join(rest[:n], rapid.SampledFrom([]string{",", ", ", " ,\t"}).Draw(t, "comma"))), rest[n:]
+		}
+		got := clientOf(netip.AddrPortFrom(netip.MustParseAddr(remote), 443).String(), lines...)
+		if got != network(want) {
+			t.Fatalf("%q from %s: %s, want %s", lines, remote, got, network(want))
+		}
+		if within(proxies, netip.MustParseAddr(want)) {
+			return
+		}
+		claims := rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "claims")
+		if again := clientOf(netip.AddrPortFrom(netip.MustParseAddr(remote), 443).String(), append(claims, lines...)...); again != got {
+			t.Fatalf("claims %q made %s of %s", claims, again, got)
+		}
+	})
+}
+
+func FuzzForwardedFor(f *testing.F) {
+	f.Add("10.1.2.3:1", "198.51.100.1, 10.4.5.6", "x")
+	f.Add("192.0.2.1:1", ",,,", "")
+	f.Add("@", "[::1]:80", "[")
+	f.Fuzz(func(t *testing.T, remote, line, claim string) {
+		got := clientOf(remote, line)
+		addr, err := parseHop(remote)
+		if err != nil || !within(proxies, addr) {
+			if got != network(remote) {
+				t.Fatalf("%q, who is no proxy, made itself %q by %q", remote, got, line)
+			}
+			return
+		}
+		at, err := netip.ParsePrefix(got)
+		if err != nil {
+			var one netip.Addr
+			if one, err = netip.ParseAddr(got); err != nil {
+				t.Fatalf("%q by %q is %q, which is no network", remote, line, got)
+			}
+			at = netip.PrefixFrom(one, one.BitLen())
+		}
+		if within(proxies, at.Addr()) {
+			return
+		}
+		if again := clientOf(remote, claim, line); again != got {
+			t.Fatalf("the claim %q made %q of %q", claim, again, got)
+		}
+		if again := clientOf(remote, claim+","+line); again != got {
+			t.Fatalf("the claim %q made %q of %q", claim, again, got)
+		}
+	})
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// TestTwoProcessesCountTogether floods two API processes over one database.
+func TestTwoProcessesCountTogether(t *testing.T) {
+	const most, requests = 7, 30
+	m := newMembers(t)
+	serve := func() *process {
+		return start(t, m.env, "api", "--listen", "127.0.0.1:0", "--limit-jobs", fmt.Sprintf("%d/1h", most), "--limit-anonymous", "3/1h")
+	}
+	first, second := serve(), serve()
+	c := m.client(first, "flooder")
+	var accepted atomic.Int32
+	var wg sync.WaitGroup
+	for i := range requests {
+		wg.Go(func() {
+			user := &client{t: t, url: []string{first.url, second.url}[i%2], access: c.access}
+			a := user.do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
+			if a.status == 202 {
+				accepted.Add(1)
+				return
+			}
+			a.refused(t, 429)
+		})
+	}
+	wg.Wait()
+	if n := accepted.Load(); n != most {
+		t.Errorf("two processes accepted %d jobs, want %d", n, most)
+	}
+	// What reaches no user is each process's own, and works without a database.
+	m.pg.stop()
+	for _, p := range []*process{first, second} {
+		stranger := &client{t: t, url: p.url}
+		for range 3 {
+			stranger.do("GET", "/healthz", "").must(t, 200)
+		}
+		stranger.do("GET", "/healthz", "").refused(t, 429)
+		a := (&client{t: t, url: p.url, access: c.access}).do("GET", "/history", "")
+		if a.refused(t, 503); a.header.Get("Retry-After") == "" {
+			t.Error("503 without Retry-After")
+		}
+	}
+}
+
+func TestReadTrustedProxies(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "10.1.2.3/8": "10.0.0.0/8", "192.0.2.1": "192.0.2.1/32", "2001:db8::/32": "2001:db8::/32",
+		"2001:db8::1": "2001:db8::1/128", "::ffff:192.0.2.1": "192.0.2.1/32",
+		"0.0.0.0/0": "", "::/0": "", "": "", "10.0.0.0/33": "", "localhost": "", "10.0.0": "", "10.0.0.0/8 ": "",
+	} {
+		var p trustedProxy
+		if err := p.UnmarshalText([]byte(text)); (err == nil) != (want != "") || err == nil && p.Masked() != netip.MustParsePrefix(want) {
+			t.Errorf("%q: %s, %v, want %q", text, p, err, want)
+		}
+	}
+}
+
+func TestReadRates(t *testing.T) {
+	for text, ok := range map[string]bool{"5/1m": true, "1/1s": true, "4294967295/24h": true, "0/1m": false, "5": false, "5/": false, "-1/1m": false, "5/1ms": false, "5/800h": false, "5/x": false} {
+		var r rate
+		if err := r.UnmarshalText([]byte(text)); (err == nil) != ok {
+			t.Errorf("%q: %+v, %v", text, r, err)
+		}
+	}
+}
