@@ -18,7 +18,7 @@ import (
 // generateBody is the request that /generate and /jobs share. What may be zero
 // is a pointer: Huma's defaults cannot tell zero from missing otherwise.
 type generateBody struct {
-	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The characters <>{}; are taken out."`
+	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The characters that the text policy removes, <>{}; unless the service has another, are taken out; a prompt with a word that it refuses is not accepted."`
 	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" default:"50" doc:"Most tokens of the prompt and its continuation together."`
 	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"Most tokens of the continuation alone; if it is given, max_length does not count."`
 	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the likeliest token."`

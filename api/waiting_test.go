@@ -21,6 +21,7 @@ import (
 	"colophon/events"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
+	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
@@ -50,7 +51,7 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	}
 	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log), served: make(chan struct{}, 1000)}
 	encode := func(text string) []int { return make([]int, len(text)) }
-	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: encode}, jobs.Limits{}, log)
+	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: encode}, policy.Default, jobs.Limits{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ func (f *fixture) register() uuid.UUID {
 func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	f.t.Helper()
 	m := jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}
-	q, err := jobs.NewQueue(f.db.App, f.store, m, limits, slog.New(slog.DiscardHandler))
+	q, err := jobs.NewQueue(f.db.App, f.store, m, policy.Default, limits, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}

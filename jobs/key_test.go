@@ -94,7 +94,7 @@ func TestTheOutlookOfJobs(t *testing.T) {
 	outlook := func(j events.Job) jobs.Outlook {
 		t.Helper()
 		// The pace is remembered: another queue looks anew.
-		q, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{}, jobs.Limits{}, slog.New(slog.DiscardHandler))
+		q, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{}, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

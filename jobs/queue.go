@@ -77,6 +77,7 @@ type Queue struct {
 	store  *events.Store
 	river  *river.Client[pgx.Tx]
 	model  Model
+	rules  func() *policy.Rules
 	limits Limits
 	turns  turns
 	depth  depth
@@ -86,9 +87,10 @@ type Queue struct {
 	pace pace
 }
 
-// NewQueue returns a queue for jobs that are to be run with the model, which
-// takes on as much as the limits allow.
-func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, limits Limits, log *slog.Logger) (*Queue, error) {
+// NewQueue returns a queue for jobs that are to be run with the model, whose
+// prompts keep the rules that are in force when they come, and which takes on as
+// much as the limits allow.
+func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *policy.Rules, limits Limits, log *slog.Logger) (*Queue, error) {
 	if limits.JobTime == 0 {
 		limits.JobTime = DefaultJobTime
 	}
@@ -103,7 +105,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, limits Limits, l
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
 	return &Queue{
-		pool: pool, store: store, river: client, model: m, limits: limits, log: log,
+		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
 		turns: turns{of: map[uuid.UUID]*turn{}},
 		depth: depth{limit: limits.Queued, count: store.Queued},
 	}, nil
@@ -155,7 +157,8 @@ func (q *Queue) accepted(ctx context.Context, key events.IdempotencyKey) (events
 
 // accept makes a job.
 func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
-	prompt, err := policy.Prompt(r.Prompt)
+	rules := q.rules()
+	prompt, err := rules.Prompt(r.Prompt)
 	if err != nil {
 		return events.Job{}, err
 	}
@@ -180,7 +183,7 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		},
 		PromptTokens: promptTokens,
 		Model:        q.model.Name,
-		Policy:       policy.Version,
+		Policy:       rules.Version(),
 	}
 	done, err := q.turns.wait(ctx, owner)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"colophon/events"
 	"colophon/internal/auth"
 	"colophon/internal/limit"
+	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
@@ -25,6 +26,7 @@ import (
 type upCmd struct {
 	databaseFlags
 	modelFlags
+	policyFlags
 	listenFlags `embed:"" set:"rate_limits=memory"`
 	workFlags
 	stopFlags
@@ -33,6 +35,7 @@ type upCmd struct {
 type apiCmd struct {
 	databaseFlags
 	modelFlags
+	policyFlags
 	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
 	stopFlags
 }
@@ -117,11 +120,16 @@ func (f *listenFlags) room() jobs.Limits {
 
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	rules, err := c.rules(log)
+	if err != nil {
+		return err
+	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
 	}
 	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
+		defer rules.watch(ctx, lookEvery)()
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
@@ -137,12 +145,16 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		}
 		defer stop()
 		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, listener, m, &c.listenFlags, t.out, true)
+		return b.serve(ctx, listener, m, rules.now, &c.listenFlags, t.out, true)
 	})
 }
 
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	rules, err := c.rules(log)
+	if err != nil {
+		return err
+	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
@@ -152,12 +164,13 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 		return err
 	}
 	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
+		defer rules.watch(ctx, lookEvery)()
 		listener, err := c.listen(ctx)
 		if err != nil {
 			return err
 		}
 		defer listener.Close()
-		return b.serve(ctx, listener, m, &c.listenFlags, t.out, false)
+		return b.serve(ctx, listener, m, rules.now, &c.listenFlags, t.out, false)
 	})
 }
 
@@ -325,12 +338,12 @@ func (b *base) work(ctx context.Context, engine engine, slots int) (stop func(),
 }
 
 // serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, f *listenFlags, out io.Writer, teach bool) error {
+func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
 	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
 	if err != nil {
 		return fmt.Errorf("open the accounts: %w", err)
 	}
-	queue, err := jobs.NewQueue(b.pool, b.store, m, f.room(), quiet(b.log))
+	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.room(), quiet(b.log))
 	if err != nil {
 		return err
 	}

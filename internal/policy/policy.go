@@ -1,10 +1,16 @@
-// Package policy holds the rules for text that comes from outside: prompts,
-// user names and passwords.
+// Package policy holds the rules for text: prompts, user names and passwords that
+// come from outside, and texts that are generated.
 //
-// Every rule is a pure function: no state, no clock, no input but its
-// arguments, safe for concurrent use. Text that breaks a rule is answered with
-// a [Refusal], whose message is a constant and so never repeats what was
-// submitted. [Version] names the rules and is recorded with every job.
+// Every rule is a pure function: no clock, no input but its arguments, safe for
+// concurrent use. Text that breaks a rule is answered with a [Refusal], whose
+// message is a constant and so never repeats what was submitted.
+//
+// [Rules] are the words that are refused, in prompts and in generated texts
+// alike, however they are spelt: in any case and font, with marks, with letters of
+// Cyrillic, Greek and other scripts and with digits and signs that look like
+// those of the word, with invisible characters in between, and spread out with
+// up to three characters between the letters. A word is what Unicode has between
+// word boundaries: "nonviolence" is another one than "violence".
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and
 // maxLength.
@@ -18,10 +24,6 @@ import (
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
 )
-
-// Version names the rules of this build. It changes whenever the same text may
-// be judged differently.
-const Version = "seed/1"
 
 // Refusal is the error for text that breaks a rule. Refusals are comparable:
 // the ones that this package returns are its Err variables.
@@ -44,8 +46,8 @@ func damaged(text string) bool {
 // control reports whether r is a control character, NUL included.
 func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
 
-// stripped reports whether r is one of the characters that prompts lose and
-// user names must not have.
+// stripped reports whether r is one of the characters that user names must not
+// have, which are those that prompts lose if nothing else is decided.
 func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
 
 // ignorable reports whether r normally shows nothing and stands for nothing,

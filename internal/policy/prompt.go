@@ -1,8 +1,8 @@
 package policy
 
 import (
+	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,50 +14,43 @@ var (
 	ErrPromptLength   = Refusal{"prompt", "prompt_length", "the prompt must have 1 to 500 characters"}
 	ErrPromptEncoding = Refusal{"prompt", "prompt_encoding", "the prompt is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
 	ErrPromptControl  = Refusal{"prompt", "prompt_control", "the prompt has a control character; only tab, line feed and carriage return are allowed"}
-	ErrPromptBlank    = Refusal{"prompt", "prompt_blank", "nothing is left of the prompt after the characters < > { } ; and white space are removed"}
+	ErrPromptBlank    = Refusal{"prompt", "prompt_blank", "nothing is left of the prompt after white space and the characters that are taken out, such as < > { } ;, are removed"}
 	ErrPromptWord     = Refusal{"prompt", "prompt_word", "the prompt has a word that is not allowed"}
 )
 
-// refusedWord reports whether a word of a folded prompt is not allowed.
-func refusedWord(word string) bool { return word == "hate" || word == "violence" }
-
-// betweenWords reports whether r cannot be a part of a refused word. The letters
-// of scripts that do without spaces are as good as a space (UAX #29 has a word
-// boundary there too).
-func betweenWords(r rune) bool {
-	return !unicode.In(r, unicode.L, unicode.M, unicode.N) ||
-		unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)
-}
-
-// Prompt returns the prompt without the characters <>{}; and otherwise as it
-// was, or a Refusal. What it returns passes again, unchanged.
-//
-// A word is a run of letters, marks and digits, whatever else is around it, and
-// is compared in its folded form: "Hate!", "_hate_" and "hate-speech" are
-// refused for the word in them, "whatever" and "nonviolence" have another.
-func Prompt(text string) (clean string, err error) {
+// Prompt returns the prompt without the characters that the rules remove and
+// otherwise as it was, or a Refusal. What it returns passes again, unchanged.
+func (r *Rules) Prompt(text string) (clean string, err error) {
 	if damaged(text) {
 		return "", ErrPromptEncoding
 	}
 	if n := utf8.RuneCountInString(text); n < 1 || n > MaxPrompt {
 		return "", ErrPromptLength
 	}
-	if strings.ContainsFunc(text, func(r rune) bool { return control(r) && r != '\t' && r != '\n' && r != '\r' }) {
+	if strings.ContainsFunc(text, func(c rune) bool { return control(c) && c != '\t' && c != '\n' && c != '\r' }) {
 		return "", ErrPromptControl
 	}
-	clean = strings.Map(func(r rune) rune {
-		if stripped(r) {
+	clean = strings.Map(func(c rune) rune {
+		if slices.Contains(r.removed, c) {
 			return -1
 		}
-		return r
+		return c
 	}, text)
-	if !strings.ContainsFunc(clean, func(r rune) bool { return !invisible(r) }) {
+	if !strings.ContainsFunc(clean, func(c rune) bool { return !invisible(c) }) {
 		return "", ErrPromptBlank
 	}
-	for word := range strings.FieldsFuncSeq(fold(clean), betweenWords) {
-		if refusedWord(word) {
-			return "", ErrPromptWord
-		}
+	if r.refuses(clean) {
+		return "", ErrPromptWord
 	}
 	return clean, nil
+}
+
+// refuses reports whether a text has a word that is refused.
+func (r *Rules) refuses(text string) bool {
+	s := scan{rules: r}
+	_, refused := s.read(text, 0)
+	if !refused {
+		_, refused = s.end()
+	}
+	return refused
 }

@@ -1,0 +1,116 @@
+//go:build ignore
+
+// Makes lookalikes.go from confusables.txt, the data file of Unicode Technical
+// Standard #39:
+//
+//	go run lookalikes_gen.go < confusables.txt > lookalikes.go
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"log"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// scripts are those whose letters are taken for Latin ones. Those that are
+// written from right to left, and the digits of others, are left out.
+var scripts = []*unicode.RangeTable{
+	unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Armenian, unicode.Coptic, unicode.Cherokee,
+	unicode.Lisu, unicode.Deseret, unicode.Canadian_Aboriginal, unicode.Common,
+}
+
+// more are lookalikes that the file has in other classes than the Latin
+// letters, or not at all: small capitals, letters that are like a letter of the
+// other case, turned ones, and those that are used for their looks alone.
+var more = map[byte]string{
+	'a': "ᴀɐΛΔʌ", 'b': "ʙвβ", 'c': "ɔ", 'd': "ᴅ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑", 'f': "ꜰ", 'g': "ɢ", 'h': "ʜнɥ", 'i': "ɪ",
+	'j': "ᴊ", 'k': "ᴋкκ", 'l': "ʟӏ", 'm': "ᴍмɯ", 'n': "ɴпиИπ", 'o': "ᴏ", 'p': "ᴘ", 'r': "ʀяЯɹ", 's': "ꜱ§", 't': "ᴛтτʇ",
+	'u': "µμцЦ", 'v': "ʌ", 'w': "ωшШ", 'x': "χ", 'y': "ʏλ", 'z': "ᴢ",
+}
+
+func main() {
+	table := map[byte]map[rune]bool{}
+	add := func(like byte, r rune) {
+		if table[like] == nil {
+			table[like] = map[rune]bool{}
+		}
+		table[like][r] = true
+	}
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		line, _, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "\ufeff"), "#")
+		fields := strings.Split(line, ";")
+		if len(fields) < 3 {
+			continue
+		}
+		from, to := decode(fields[0]), plain(decode(fields[1]))
+		r := []rune(from)[0]
+		// What decomposes is looked up in pieces.
+		if r >= unicode.MaxASCII && norm.NFKD.String(from) == from && unicode.In(r, scripts...) && !unicode.In(r, unicode.M) &&
+			len(to) == 1 && (to[0] >= 'a' && to[0] <= 'z' || to[0] >= '0' && to[0] <= '9') {
+			add(to[0], r)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		log.Fatal(err)
+	}
+	for like, runes := range more {
+		for _, r := range norm.NFKD.String(runes) {
+			add(like, r)
+		}
+	}
+	fmt.Print(`// Made by lookalikes_gen.go. DO NOT EDIT.
+
+package policy
+
+// lookalikes are characters that are taken for ASCII letters and digits. Most
+// are from confusables.txt of Unicode Technical Standard #39, Unicode 15.0,
+// © Unicode, Inc., used under the Unicode License V3 (unicode.org/license.txt);
+// the generator names those that are not. "l" stands for all that is like a
+// stroke: capital i, small l and the digit 1.
+var lookalikes = [...]struct {
+	like  byte
+	runes string
+}{
+`)
+	for like := range 128 {
+		runes := []rune{}
+		for r := range table[byte(like)] {
+			runes = append(runes, r)
+		}
+		slices.Sort(runes)
+		if len(runes) > 0 {
+			fmt.Printf("\t{'%c', %q},\n", like, string(runes))
+		}
+	}
+	fmt.Println("}")
+}
+
+func decode(hex string) string {
+	var s strings.Builder
+	for field := range strings.FieldsSeq(hex) {
+		r, err := strconv.ParseUint(field, 16, 32)
+		if err != nil {
+			log.Fatal(err)
+		}
+		s.WriteRune(rune(r))
+	}
+	return s.String()
+}
+
+// plain is text without marks and in lower case.
+func plain(text string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.M) {
+			return -1
+		}
+		return r
+	}, norm.NFKD.String(text)))
+}

@@ -1,0 +1,230 @@
+package policy
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// The limits of a file of rules.
+const (
+	MaxRulesSize = 64 << 10 // bytes
+	MaxWords     = 1000
+	MaxWord      = 64 // letters, after folding
+	MinWord      = 2
+	maxName      = 32 // characters
+)
+
+// method counts changes of this package after which the same rules may judge a
+// text differently.
+const method = 2
+
+//go:embed seed.policy
+var seed string
+
+// Rules are the words that no text may have and the characters that prompts
+// lose. They do not change, and are safe for concurrent use.
+type Rules struct {
+	name    string
+	version string
+	removed []rune
+	nodes   []node // the words as a tree by their letters; the first is the root
+}
+
+// node is a beginning of words.
+type node struct {
+	next  []edge
+	likes uint32 // of the letters of next: bit 0 is a
+	other bool   // next has others than Latin letters
+	word  bool   // a word ends here
+	alone bool   // its last letter is of a script without spaces
+}
+
+type edge struct {
+	letter rune
+	to     int32
+}
+
+// Default returns the rules that the service has without a file.
+func Default() *Rules {
+	r, err := Parse(seed)
+	if err != nil {
+		panic(err) // a test reads the file
+	}
+	return r
+}
+
+// Version names the rules: the name that their file gives them, and a digest of
+// all that decides what they refuse, the method of this build included. It is
+// recorded with every job.
+func (r *Rules) Version() string { return r.version }
+
+// Parse reads rules, one a line:
+//
+//	# a comment; empty lines are skipped
+//	name NAME      1 to 32 of a-z, 0-9, . _ and -; once
+//	word WORD      no text may have this word, of 2 to 64 letters and digits
+//	remove CHARS   prompts lose these characters, which white space may separate
+//
+// Case, accents and compatibility variants of words do not matter. An error
+// names the line.
+func Parse(file string) (*Rules, error) {
+	if len(file) > MaxRulesSize {
+		return nil, fmt.Errorf("the rules have %d bytes, the most is %d", len(file), MaxRulesSize)
+	}
+	r := &Rules{nodes: make([]node, 1)}
+	words := map[string]int{} // and the lines where they are
+	number := 0
+	for line := range strings.Lines(strings.TrimPrefix(file, "\ufeff")) {
+		number++
+		if err := r.line(strings.TrimSpace(line), number, words); err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+	}
+	if r.name == "" {
+		return nil, errors.New("there is no line with a name, such as: name house-rules")
+	}
+	slices.Sort(r.removed)
+	r.removed = slices.Compact(r.removed)
+	digest := sha256.New()
+	fmt.Fprintf(digest, "%d %s %s\n%q\n%q", method, unicode.Version, norm.Version, slices.Sorted(maps.Keys(words)), r.removed)
+	r.version = r.name + "/" + hex.EncodeToString(digest.Sum(nil)[:8])
+	return r, nil
+}
+
+func (r *Rules) line(line string, number int, words map[string]int) error {
+	if damaged(line) {
+		return errors.New("it is not UTF-8")
+	}
+	if line == "" || line[0] == '#' {
+		return nil
+	}
+	what, rest := line, ""
+	if i := strings.IndexFunc(line, unicode.IsSpace); i >= 0 {
+		what, rest = line[:i], strings.TrimSpace(line[i:])
+	}
+	switch what {
+	case "name":
+		return r.rename(rest)
+	case "word":
+		word, err := foldWord(rest)
+		if err != nil {
+			return err
+		}
+		if before, ok := words[string(word)]; ok {
+			return fmt.Errorf("the word is that of line %d again", before)
+		}
+		if len(words) == MaxWords {
+			return fmt.Errorf("this is one word more than %d", MaxWords)
+		}
+		words[string(word)] = number
+		r.add(word)
+		return nil
+	case "remove":
+		return r.remove(rest)
+	}
+	return errors.New("a line begins with name, word, remove or #")
+}
+
+func (r *Rules) rename(name string) error {
+	switch {
+	case r.name != "":
+		return errors.New("the rules have a name already")
+	case name == "" || len(name) > maxName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "":
+		return fmt.Errorf("a name has 1 to %d of the characters a-z, 0-9, dot, underscore and hyphen", maxName)
+	}
+	r.name = name
+	return nil
+}
+
+func (r *Rules) remove(characters string) error {
+	if characters == "" {
+		return errors.New("there is no character to remove")
+	}
+	for _, c := range characters {
+		switch {
+		case unicode.IsSpace(c):
+		case unicode.In(c, unicode.L, unicode.M, unicode.N):
+			return errors.New("letters, marks and digits cannot be removed: a word would become another")
+		default:
+			r.removed = append(r.removed, c)
+		}
+	}
+	return nil
+}
+
+// foldWord returns the letters of a word.
+func foldWord(word string) ([]rune, error) {
+	var folded []rune
+	proper, fits := 0, true
+	for _, c := range word {
+		letters(c, func(l letter) {
+			folded = append(folded, l.own)
+			fits = fits && l.kind != between
+			if l.proper {
+				proper++
+			}
+		})
+	}
+	switch {
+	case len(folded) < MinWord || len(folded) > MaxWord:
+		return nil, fmt.Errorf("a word has %d to %d letters", MinWord, MaxWord)
+	case !fits:
+		return nil, errors.New("a word has letters and digits only")
+	case proper < minProper:
+		return nil, fmt.Errorf("a word has %d letters that are no digits", minProper)
+	}
+	return folded, nil
+}
+
+// add puts a word into the tree.
+func (r *Rules) add(word []rune) {
+	at := int32(0)
+	for _, c := range word {
+		to := r.nodes[at].to(c)
+		if to == 0 {
+			to = int32(len(r.nodes)) // at most MaxWords * MaxWord
+			r.nodes = append(r.nodes, node{alone: c >= utf8.RuneSelf && betweenWords(c)})
+			n := &r.nodes[at]
+			n.next = append(n.next, edge{c, to})
+			if 'a' <= c && c <= 'z' {
+				n.likes |= bit(byte(c))
+			} else {
+				n.other = true
+			}
+		}
+		at = to
+	}
+	r.nodes[at].word = true
+}
+
+// to returns where a letter leads, or 0.
+func (n *node) to(letter rune) int32 {
+	for _, e := range n.next {
+		if e.letter == letter {
+			return e.to
+		}
+	}
+	return 0
+}
+
+// leads calls yield for each place that a letter, or what it is taken for, leads to.
+func (n *node) leads(l letter, yield func(to int32)) {
+	if n.likes&l.likes == 0 && !n.other {
+		return
+	}
+	for _, e := range n.next {
+		if e.letter == l.own || 'a' <= e.letter && e.letter <= 'z' && l.likes&bit(byte(e.letter)) != 0 {
+			yield(e.to)
+		}
+	}
+}

@@ -1,0 +1,140 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestParse(t *testing.T) {
+	words := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "word w%c%c%c\n", 'a'+i/676, 'a'+i/26%26, 'a'+i%26)
+		}
+		return b.String()
+	}
+	for _, c := range []struct{ name, file, err string }{
+		{"nothing but a name", "name x", ""},
+		{"all there is", "\ufeff# rules\r\n\r\n  name house-rules_2.0\r\n\tremove <> {}\r\nremove \\ #\r\nword Straße\nword mp3\nword 暴力\n", ""},
+		{"the most words", "name x\n" + words(MaxWords), ""},
+		{"the longest word", "name x\nword " + strings.Repeat("a", MaxWord), ""},
+		{"empty", "", "there is no line with a name, such as: name house-rules"},
+		{"without a name", "word sunset", "there is no line with a name"},
+		{"two names", "name x\nname y", "line 2: the rules have a name already"},
+		{"an empty name", "name", "line 1: a name has 1 to 32 of"},
+		{"a name in capitals", "name House", "line 1: a name has"},
+		{"a long name", "name " + strings.Repeat("x", 33), "line 1: a name has"},
+		{"another line", "name x\n\nwords sunset", "line 3: a line begins with name, word, remove or #"},
+		{"a space before", "name x\n nothing", "line 2: a line begins with"},
+		{"no word", "name x\nword", "line 2: a word has 2 to 64 letters"},
+		{"a short word", "name x\nword a", "line 2: a word has 2 to 64 letters"},
+		{"a long word", "name x\nword " + strings.Repeat("a", MaxWord+1), "line 2: a word has 2 to 64 letters"},
+		{"a word that is none", "name x\nword \u200b\u0301", "line 2: a word has 2 to 64 letters"},
+		{"two words", "name x\nword sun set", "line 2: a word has letters and digits only"},
+		{"a hyphen", "name x\nword sun-set", "line 2: a word has letters and digits only"},
+		{"a number", "name x\nword 455", "line 2: a word has 2 letters that are no digits"},
+		{"one letter and digits", "name x\nword a55", "line 2: a word has 2 letters that are no digits"},
+		{"the same word", "name x\nword sunset\nword SÜNSET", "line 3: the word is that of line 2 again"},
+		{"a word too many", "name x\n" + words(MaxWords+1), "line 1002: this is one word more than 1000"},
+		{"nothing to remove", "name x\nremove", "line 2: there is no character to remove"},
+		{"a letter to remove", "name x\nremove <a", "line 2: letters, marks and digits cannot be removed"},
+		{"not UTF-8", "name x\n# \xff", "line 2: it is not UTF-8"},
+		{"too long", strings.Repeat("\n", MaxRulesSize+1), "the rules have 65537 bytes, the most is 65536"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := Parse(c.file)
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.HasPrefix(err.Error(), c.err)) {
+				t.Errorf("%v, want %q", err, c.err)
+			}
+			if (r == nil) != (err != nil) {
+				t.Errorf("%v and %v", r, err)
+			}
+		})
+	}
+}
+
+// The version is that of what the rules do, not of how they are written.
+func TestVersion(t *testing.T) {
+	version := func(file string) string {
+		t.Helper()
+		r, err := Parse(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Version()
+	}
+	is := version("name x\nword sunset\nword moonrise\nremove <>")
+	for _, same := range []string{"name x\nremove ><>\nword MOONRISE\n# hm\nword sùnset\n", "remove < >\n\nname x\nword sunset\nword moonrise"} {
+		if got := version(same); got != is {
+			t.Errorf("%q is %s, want %s", same, got, is)
+		}
+	}
+	seen := map[string]bool{is: true}
+	for _, other := range []string{"name y\nword sunset\nword moonrise\nremove <>", "name x\nword sunset\nremove <>", "name x\nword sunset\nword moonrise\nremove <", "name x\nword sunsetmoonrise\nremove <>"} {
+		if got := version(other); seen[got] {
+			t.Errorf("%q is %s like another one", other, got)
+		}
+		seen[version(other)] = true
+	}
+	if v := Default().Version(); !strings.HasPrefix(v, "seed/") || len(v) != len("seed/")+16 {
+		t.Errorf("the rules of this build are %s", v)
+	}
+}
+
+func TestOwnWords(t *testing.T) {
+	r, err := Parse("name x\nword Straße\nword mp3\nword 暴力\nword ненависть\nword fail\nword sun\nword sunset\nword ass\nremove #")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"strasse": true, "STRAẞE": true, "Straßen": false,
+		"an mp3 file": true, "mp 3": true, "mpe": false, "mp33": false,
+		"这是暴力的": true, "暴 力": true, "暴徒力量": false,
+		"Ненависть!": true, "н е н а в и с т ь": true, "ненависти": false,
+		"FAIL": true, "fa1l": true, "fall": false, "falling": false,
+		"sun": true, "sunset": true, "suns": false, "sunsets": false, "s u n s e t": true, "sunflower": false,
+		"a55": false, "455": false, "as5": true, "@ss": true, "b@ss": false, "a$$": false, "a$$et": false, "as$": true, "assess": false,
+		"a # b": false, "": false,
+	} {
+		if got := r.refuses(text); got != want {
+			t.Errorf("%q: refused %v, want %v", text, got, want)
+		}
+	}
+	if clean, err := r.Prompt("# 1 <b>"); clean != " 1 <b>" || err != nil {
+		t.Errorf("%q, %v", clean, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, file := range []string{seed, "name x\nword ﬁsh\nremove <", "name x\r\nword \u200b", "word", "\ufeff", "name x\nword \xff", "name x\nword 暴力\nword ⓗⓘ"} {
+		f.Add(file, "some text with fish")
+	}
+	f.Fuzz(func(t *testing.T, file, text string) {
+		r, err := Parse(file)
+		if err != nil {
+			if r != nil || !utf8.ValidString(err.Error()) {
+				t.Fatalf("%v, %q", r, err)
+			}
+			return
+		}
+		again, err := Parse(file)
+		if err != nil || again.Version() != r.Version() {
+			t.Fatalf("%v, %v", again, err)
+		}
+		refused := r.refuses(text)
+		if refused != again.refuses(text) {
+			t.Fatalf("%q is refused and not", text)
+		}
+		// A word that is refused is so in any case, and with spaces around.
+		if refused && !r.refuses(" "+text+" ") {
+			t.Fatalf("%q is refused, and not between spaces", text)
+		}
+		for line := range strings.Lines(file) {
+			if word, ok := strings.CutPrefix(strings.TrimSpace(line), "word "); ok && !r.refuses(word) {
+				t.Fatalf("%q is a rule and passes", word)
+			}
+		}
+	})
+}
