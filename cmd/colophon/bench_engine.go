@@ -170,6 +170,7 @@ func (b *bench) prefill(ctx context.Context, n int) (benchRow, error) {
 	prompt := b.prompt(n)
 	var logits, token []time.Duration
 	var limits []benchLimits
+	times := b.engine.Times()
 	for begin := time.Now(); len(logits) == 0 || len(logits) < 9 && time.Since(begin) < b.limit; {
 		start := time.Now()
 		l, closeAll, err := b.open(ctx, 1, prompt)
@@ -185,11 +186,30 @@ func (b *bench) prefill(ctx context.Context, n int) (benchRow, error) {
 		}
 		limits = append(limits, b.limits(logits[len(logits)-1]))
 	}
+	went := b.went(times, logits, len(logits))
 	if len(logits) > 1 { // the first has also made room for the keys and values
 		logits, token = logits[1:], token[1:]
 	}
 	return benchRow{Phase: "prefill", Batch: 1, Prompt: n, TokS: float64(n) / median(logits).Seconds(),
-		FirstTokenMS: milliseconds(median(token)), benchLimits: medianLimits(limits)}, nil
+		FirstTokenMS: milliseconds(median(token)), benchLimits: medianLimits(limits), benchTimes: went}, nil
+}
+
+// went returns where, on average, the time of n things has gone since the engine
+// said times; waits are how long its callers waited for them.
+func (b *bench) went(times gpt2.Times, waits []time.Duration, n int) benchTimes {
+	now := b.engine.Times()
+	each := func(d time.Duration) float64 { return milliseconds(d) / float64(n) }
+	all := time.Duration(0)
+	for _, wait := range waits {
+		all += wait
+	}
+	t := benchTimes{
+		ProductsMS:  each(now.Products - times.Products),
+		AttentionMS: each(now.Attention - times.Attention),
+		RowsMS:      each(now.Rows - times.Rows),
+	}
+	t.BetweenMS = max(0, milliseconds(all)/float64(len(waits))-t.ProductsMS-t.AttentionMS-t.RowsMS)
+	return t
 }
 
 // A stream is a sequence in use.
@@ -265,6 +285,7 @@ func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 	if err := steps(0, warm); err != nil {
 		return benchRow{}, err
 	}
+	times := b.engine.Times()
 	var limits []benchLimits
 	made := 0
 	for made < most && (made == 0 || time.Since(begin) < b.limit) {
@@ -276,9 +297,11 @@ func (b *bench) decode(ctx context.Context, n int) (benchRow, error) {
 		made = next
 		limits = append(limits, b.limits(time.Since(start)))
 	}
-	step := median(slices.Concat(took...))
+	all := slices.Concat(took...)
+	went := b.went(times, all, b.engine.Times().Steps-times.Steps)
+	step := median(all)
 	return benchRow{Phase: "decode", Batch: n, Prompt: prompt, TokS: float64(n) / step.Seconds(),
-		benchLimits: medianLimits(limits), StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
+		benchLimits: medianLimits(limits), benchTimes: went, StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
 }
 
 // limits measures what the machine can do at this moment, for about as long as

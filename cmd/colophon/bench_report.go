@@ -76,6 +76,18 @@ type benchRow struct {
 	Context      int     `json:"context,omitempty"`        // of decode: tokens in a sequence then
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // of prefill: until the first token is sampled
 	benchLimits          // measured in turns with the steps or the prompts
+	benchTimes           // of a step, or of a prompt
+}
+
+// benchTimes are what parts of a step or of a prompt took, on average.
+type benchTimes struct {
+	ProductsMS  float64 `json:"products_ms"` // with the weights
+	AttentionMS float64 `json:"attention_ms"`
+	RowsMS      float64 `json:"rows_ms"`    // normalising and the like
+	BetweenMS   float64 `json:"between_ms"` // nothing computes: the caller's turn
+
+	// ProductsShare is how near the products come to the limit by themselves.
+	ProductsShare float64 `json:"products_share"`
 }
 
 // A benchMixed is what a long prompt does to streams that run.
@@ -97,6 +109,7 @@ func (r *benchReport) add(run benchRun, c gpt2.Config) {
 	for _, row := range run.Rows {
 		row.Weights, row.Kernel = run.Weights, run.Kernel
 		row.Roofline = row.TokS * floor(row, c)
+		row.ProductsShare = productsFloor(row, c) * 1e3 / row.ProductsMS
 		r.Rows = append(r.Rows, row)
 	}
 	var limits []benchLimits
@@ -111,31 +124,55 @@ func (r *benchReport) add(run benchRun, c gpt2.Config) {
 	r.LeftOut = append(r.LeftOut, run.LeftOut...)
 }
 
+// sizes returns the numbers of weights that a token is multiplied with: those of
+// all layers, and those to the vocabulary.
+func sizes(c gpt2.Config) (blocks, output float64) {
+	d := float64(c.Embd)
+	return float64(c.Layers) * (4*d*d + 2*d*float64(c.Inner)), d * float64(c.Vocab)
+}
+
 // floor returns the seconds that a token of a row takes at least: what a step
 // has to read, the weights once and the keys and values of every stream, over
 // the bandwidth, or if that is more what it has to compute over the peak. One
 // stream is held against the bandwidth alone and a prompt against the peak
 // alone.
 func floor(row benchRow, c gpt2.Config) float64 {
-	d := float64(c.Embd)
-	layers := float64(c.Layers)
-	blocks := layers * (4*d*d + 2*d*float64(c.Inner)) // weights
-	output := d * float64(c.Vocab)
-	peak := peak(row)
+	blocks, output := sizes(c)
+	values := float64(c.Layers * c.Embd) // of keys, and of values, a token
 	if row.Phase == "prefill" {
 		n := float64(row.Prompt)
-		products := 2 * (blocks*n + output) // the last token's logits are the only ones
-		attention := 4 * layers * d * n * (n + 1) / 2
-		return (products/peak + attention/row.FMAGFLOP) / 1e9 / n
+		return (prefillProducts(row, c) + 4*values*n*(n+1)/2/row.FMAGFLOP/1e9) / n
 	}
 	batch, context := float64(row.Batch), float64(row.Context)
 	weights := (blocks + output) * bytesPerWeight(row.Weights)
-	read := (weights + batch*2*layers*d*context*bytesPerValue(row.Weights)) / row.ReadGB
-	compute := batch * (2*(blocks+output)/peak + 4*layers*d*context/row.FMAGFLOP)
+	read := (weights + batch*2*values*context*bytesPerValue(row.Weights)) / row.ReadGB
+	compute := batch * (2*(blocks+output)/peak(row) + 4*values*context/row.FMAGFLOP)
 	if row.Batch == 1 {
 		compute = 0
 	}
 	return max(read, compute) / 1e9 / batch
+}
+
+// prefillProducts returns the seconds that a prompt's products with the weights
+// take at least. The last token's logits are the only ones.
+func prefillProducts(row benchRow, c gpt2.Config) float64 {
+	blocks, output := sizes(c)
+	return 2 * (blocks*float64(row.Prompt) + output) / peak(row) / 1e9
+}
+
+// productsFloor returns the seconds that the products of one stream's step, or
+// of a prompt, take at least. Those of a step read the scales of int8 as well.
+func productsFloor(row benchRow, c gpt2.Config) float64 {
+	if row.Phase == "prefill" {
+		return prefillProducts(row, c)
+	}
+	blocks, output := sizes(c)
+	perWeight := bytesPerWeight(row.Weights)
+	if row.Weights == "int8" {
+		const scale, group = 2, 32 // bytes, and the weights that share it
+		perWeight += scale / float64(group)
+	}
+	return (blocks + output) * perWeight / row.ReadGB / 1e9
 }
 
 // bytesPerWeight leaves out the scales of int8.
@@ -190,6 +227,25 @@ func (r *benchReport) prefill() table {
 			t = append(t, []string{row.Weights, fmt.Sprint(row.Prompt), digits(row.TokS), digits(peak(row)), percent(row.Roofline),
 				digits(row.FirstTokenMS), memory(row.RSSMB)})
 		}
+	}
+	return t
+}
+
+// where says what bounds one stream, and a prompt: where the time goes, and how
+// near the products with the weights are to the limit by themselves.
+func (r *benchReport) where() table {
+	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, of the limit"}}
+	for _, row := range r.Rows {
+		if row.Batch > 1 {
+			continue
+		}
+		what := "a step"
+		if row.Phase == "prefill" {
+			what = fmt.Sprintf("a prompt of %d", row.Prompt)
+		}
+		all := row.ProductsMS + row.AttentionMS + row.RowsMS + row.BetweenMS
+		t = append(t, []string{row.Weights, what, digits(all), percent(row.ProductsMS / all), percent(row.AttentionMS / all),
+			percent(row.RowsMS / all), percent(row.BetweenMS / all), percent(row.ProductsShare)})
 	}
 	return t
 }
@@ -267,6 +323,7 @@ func (r *benchReport) sections() []section {
 	all := []section{
 		{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read after every eighth step, by loops that do nothing else; or, with several streams, computing as fast as loops did that do nothing else, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
 		{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing as fast as loops did after every prompt that do nothing else: with float32 for f32 and f16, with int8 for int8, with the densest instructions that the processor has.", r.prefill()},
+		{"Where the time of one stream goes", "On average, of a step and of a prompt. Products are those with the weights, with biases, GELU and residual sums; rows is what is done to a token at a time, normalising above all; between is the caller's turn. Of the limit: the products by themselves, against reading the weights, scales included, or against computing. What they miss of the rest is time in which memory, or the multipliers, have less to do.", r.where()},
 		{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came. The longest step before it came says what the rest of the machine did to a step meanwhile.", r.mixed()},
 		{"Agreement with f32", "The Kullback-Leibler divergence, in nats, of the distribution of the next token from that of f32 weights, and how often both have the same most likely token, along a text sampled with f32. Where the weights are random the distributions are nearly flat, and the first choice hangs on next to nothing.", r.agreement()},
 	}

@@ -55,6 +55,7 @@ type Engine struct {
 	step   uint64 // number of steps begun
 	due    int    // sequences that the last step finished and that have not come back
 	pace   pace
+	times  Times
 
 	// The open sequences that have had logits: most likely they are sampled
 	// from and come back soon.
@@ -180,6 +181,13 @@ func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	return bytes
 }
 
+// Times returns where the time of all steps so far has gone.
+func (e *Engine) Times() Times {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.times
+}
+
 // Close ends the step that is being computed, makes every call of Next that
 // waits return [ErrClosed], and frees the threads.
 func (e *Engine) Close() {
@@ -211,7 +219,7 @@ func (e *Engine) run(pool *kernel.Pool) {
 		start := time.Now()
 		f.run()
 		took = time.Since(start)
-		e.finish(took)
+		e.finish(took, f.times)
 	}
 }
 
@@ -286,10 +294,12 @@ func (e *Engine) page(l *layout) *kernel.Panels {
 	return l.newPage()
 }
 
-// finish hands out the results of a step that took some time.
-func (e *Engine) finish(took time.Duration) {
+// finish hands out the results of a step that took some time; times are those of
+// all steps.
+func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.times = times
 	singles, prompts := 0, 0
 	for _, s := range e.queue {
 		if len(s.tokens) == 1 {

@@ -248,7 +248,7 @@ func TestCloseDuringStep(t *testing.T) {
 		t.Errorf("during the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
 	}
 	f.run()
-	e.finish(time.Millisecond)
+	e.finish(time.Millisecond, Times{})
 	if len(e.slots) != 0 || len(e.free) != 2 || len(e.queue) != 0 {
 		t.Errorf("after the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
 	}
@@ -325,7 +325,7 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	step := func(took time.Duration) {
 		e.plan(f)
 		f.run()
-		e.finish(took)
+		e.finish(took, Times{})
 	}
 	again := func(s *sequence) {
 		select {

@@ -2,6 +2,7 @@ package gpt2
 
 import (
 	"runtime"
+	"time"
 
 	"colophon/model/kernel"
 )
@@ -29,6 +30,8 @@ type forward struct {
 	apart  bool // no two runs are of one sequence
 	layer  int
 	phase  phase
+	lap    time.Time // when the last phase ended
+	times  Times
 
 	x      []float32     // [rows, Embd]: the residual stream
 	h      *kernel.Input // [rows, Embd]: normalised, or the outcome of attention
@@ -60,6 +63,15 @@ const (
 	handOut                     // over wanted rows
 )
 
+// Times says where the time of steps has gone. What one step computes serially
+// and what it leaves to all threads counts alike: how long it took.
+type Times struct {
+	Steps     int
+	Products  time.Duration // with the weights; biases, GELU and residual sums go along
+	Attention time.Duration // keys and values, stored ones and their use
+	Rows      time.Duration // embedding, normalising, quantising and handing out
+}
+
 // newForward prepares for at most rows rows at a time, wanted of them with logits.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
@@ -88,6 +100,8 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 // run computes f.rows: their keys and values go into the caches, whose pages
 // must be there, and the logits where they are wanted.
 func (f *forward) run() {
+	f.times.Steps++
+	f.lap = time.Now()
 	f.start()
 	for f.layer = range f.blocks {
 		f.block()
@@ -122,8 +136,7 @@ func (f *forward) block() {
 	if !f.apart { // or else attend does it: no other run waits for it
 		f.overRows(store, len(f.rows))
 	}
-	f.phase = attend
-	f.pool.Run(len(f.runs)*f.Heads, 1, f.body)
+	f.over(attend, len(f.runs)*f.Heads, 1)
 	f.overRows(prepareAttend, len(f.rows))
 	f.overPanels(project, b.projection)
 	f.overRows(normUp, len(f.rows))
@@ -144,16 +157,29 @@ func (f *forward) output() {
 	f.overRows(handOut, len(f.wanted))
 }
 
-func (f *forward) overRows(p phase, rows int) {
-	f.phase = p
-	f.pool.Run(rows, 4, f.body)
-}
+func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
 // overPanels splits panels into ranges that are multiples of four, which the
 // kernels like best, and short, so that no thread waits long for the last.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
+	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
+}
+
+// over computes a phase, in ranges of 0 to n-1.
+func (f *forward) over(p phase, n, chunk int) {
 	f.phase = p
-	f.pool.Run(m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16), f.body)
+	f.pool.Run(n, chunk, f.body)
+	now := time.Now()
+	took := now.Sub(f.lap)
+	f.lap = now
+	switch p {
+	case multiplyQKV, project, multiplyUp, multiplyDown, multiplyOutput:
+		f.times.Products += took
+	case store, attend:
+		f.times.Attention += took
+	default:
+		f.times.Rows += took
+	}
 }
 
 // compute does a range of a phase.
