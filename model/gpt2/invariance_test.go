@@ -220,9 +220,9 @@ func testForwardIsInvariant(t *testing.T, weights kernel.Format) {
 // compute something else than they did and need a new fingerprint.
 func TestFingerprintIsOfTheseBits(t *testing.T) {
 	want := map[string]string{
-		"portable/2 f32":  "dd5ed3f6f094f7d2f4f4c9aa419ef4e2d26eb053ebf75f714338983b010c9819",
-		"portable/2 f16":  "516a887492805914fd469aa6dfd414f54a1c01bf957454f367d99aa373803559",
-		"portable/2 int8": "d1cfc80d33491388c2ef907417de1063ee7389d4fbc9ebccc03aa2f355b54f24",
+		"portable/3 f32":  "dd5ed3f6f094f7d2f4f4c9aa419ef4e2d26eb053ebf75f714338983b010c9819",
+		"portable/3 f16":  "516a887492805914fd469aa6dfd414f54a1c01bf957454f367d99aa373803559",
+		"portable/3 int8": "d1cfc80d33491388c2ef907417de1063ee7389d4fbc9ebccc03aa2f355b54f24",
 		"avx2-fma/1 f32":  "5a72524ffa3b6676fb47e87ce636a1ce1318bb3b457b0e95cbce4215a1daf77e",
 		"avx2-fma/1 f16":  "d9bbec094cb549470e7e68a51ab362a216698918ff8932489734469622505dc1",
 	}

@@ -162,36 +162,42 @@ func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride 
 }
 
 // A byteTile adds the products of some rows with a panel of bytes, which its
-// name in the assembly tells.
-type byteTile func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+// name in the assembly tells; a wideByteTile takes inputs in groups.
+type (
+	byteTile     func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+	wideByteTile func(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
+)
 
 // The tiles by rows less 1.
 var (
 	byteTiles = [...]byteTile{multiplyBytes1, multiplyBytes2, multiplyBytes3, multiplyBytes4, multiplyBytes5, multiplyBytes6}
 
-	wideByteTiles = [...]byteTile{multiplyBytesWide1, multiplyBytesWide2, multiplyBytesWide3, multiplyBytesWide4,
+	wideByteTiles = [...]wideByteTile{multiplyBytesWide1, multiplyBytesWide2, multiplyBytesWide3, multiplyBytesWide4,
 		multiplyBytesWide5, multiplyBytesWide6, multiplyBytesWide7, multiplyBytesWide8, multiplyBytesWide9,
 		multiplyBytesWide10, multiplyBytesWide11, multiplyBytesWide12}
 )
 
 // multiplyBytes adds the products of quantised rows with a panel to rows of y.
-func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []float32, scaleStride int, w []byte, rows, groups int) {
+func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	if !accelerated {
-		portableBytes(y, yStride, x, xStride, scales, scaleStride, w, rows, groups)
+		portableBytes(y, yStride, in, w, rows)
 		return
 	}
-	if rows == 0 || groups == 0 {
+	if rows == 0 || in.groups == 0 {
 		return
 	}
-	_, _ = y[(rows-1)*yStride+Width-1], x[(rows-1)*xStride+groups*Group-1]
-	_, _ = scales[(rows-1)*scaleStride+groups-1], w[groups*groupBytes-1]
-	tiles := byteTiles[:]
-	if wide {
-		tiles = wideByteTiles[:]
-	}
+	_, _ = y[(rows-1)*yStride+Width-1], w[in.groups*groupBytes-1]
 	for done := 0; done < rows; {
-		r := tile(rows-done, len(tiles))
-		tiles[r-1](&y[done*yStride], yStride, &x[done*xStride], xStride, &scales[done*scaleStride], scaleStride, &w[0], groups)
+		at, y := done*in.groups, &y[done*yStride]
+		if wide {
+			r := tile(rows-done, len(wideByteTiles))
+			wideByteTiles[r-1](y, yStride, &in.wide[at:][:r*in.groups][0].values[0], in.groups, &w[0], in.groups)
+			done += r
+			continue
+		}
+		r := tile(rows-done, len(byteTiles))
+		byteTiles[r-1](y, yStride, &in.values[at*Group:][:r*in.groups*Group][0], in.groups*Group,
+			&in.scales[at:][:r*in.groups][0], in.groups, &w[0], in.groups)
 		done += r
 	}
 }
@@ -280,12 +286,18 @@ func narrowSome(half []uint16, x []float32) int {
 	return 8 * n
 }
 
-func quantizeSome(q []int16, scales, x []float32) int {
+func (in *Input) quantizeSome(row int) int {
+	x := in.Row(row)
 	n := len(x) / Group
 	if !accelerated || n == 0 {
 		return 0
 	}
-	quantizeVector(&q[:n*Group][0], &scales[:n][0], &x[0], n)
+	at := row * in.groups
+	if wide {
+		quantizeBytesVector(&in.wide[at:][:n][0].values[0], &x[0], n)
+	} else {
+		quantizeVector(&in.values[at*Group:][:n*Group][0], &in.scales[at:][:n][0], &x[0], n)
+	}
 	return n * Group
 }
 

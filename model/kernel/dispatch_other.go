@@ -22,8 +22,8 @@ func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 	portableHalf(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
-func multiplyBytes(y []float32, yStride int, x []int16, xStride int, scales []float32, scaleStride int, w []byte, rows, groups int) {
-	portableBytes(y, yStride, x, xStride, scales, scaleStride, w, rows, groups)
+func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
+	portableBytes(y, yStride, in, w, rows)
 }
 
 func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
@@ -42,4 +42,4 @@ func expSome(sums *[8]float64, x []float32, most float32) int           { return
 func scaleSome(x []float32, scale float32) int                          { return 0 }
 func geluSome(x []float32) int                                          { return 0 }
 func narrowSome(half []uint16, x []float32) int                         { return 0 }
-func quantizeSome(q []int16, scales, x []float32) int                   { return 0 }
+func (in *Input) quantizeSome(row int) int                              { return 0 }

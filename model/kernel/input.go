@@ -7,9 +7,20 @@ type Input struct {
 	Stride int
 
 	inputs int
-	groups int       // of Group inputs
-	values []int16   // [rows, groups, Group], at most 127 from 0, in format Int8
-	scales []float32 // [rows, groups], by which to multiply values
+	groups int // of Group inputs
+
+	// In format Int8: the inputs as multiples, at most 127, of a scale, and -128
+	// for what is not a number. With AVX-512 they are in wide.
+	values []int16      // [rows, groups, Group]
+	scales []float32    // [rows, groups]
+	wide   []inputGroup // [rows, groups]
+}
+
+// An inputGroup is a group of inputs as the assembly wants it.
+type inputGroup struct {
+	values [Group]byte // int8
+	scale  float32
+	offset int32 // -128 times the sum of values
 }
 
 // NewInput returns room for rows of some inputs of a matrix with a format.
@@ -17,8 +28,9 @@ func NewInput(f Format, rows, inputs, stride int) *Input {
 	in := &Input{Floats: make([]float32, rows*stride), Stride: stride, inputs: inputs}
 	if f == Int8 {
 		in.groups = (inputs + Group - 1) / Group
-		in.values = make([]int16, rows*in.groups*Group)
 		in.scales = make([]float32, rows*in.groups)
+		in.values = make([]int16, rows*in.groups*Group)
+		in.wide = make([]inputGroup, rows*in.groups)
 	}
 	return in
 }
@@ -32,17 +44,25 @@ func (in *Input) Prepare(lo, hi int) {
 		return
 	}
 	for r := lo; r < hi; r++ {
-		quantize(in.values[r*in.groups*Group:][:in.groups*Group], in.scales[r*in.groups:], in.Row(r))
+		in.quantize(r)
 	}
 }
 
-// quantize writes groups of x as multiples of a scale, the largest of which is
-// 127. The last group is filled up with zeros.
-func quantize(q []int16, scales, x []float32) {
-	done := quantizeSome(q, scales, x)
-	for ; done < len(x); done += Group {
+// quantize writes groups of a row as multiples of a scale, the largest of which
+// is 127. The last group is filled up with zeros.
+func (in *Input) quantize(row int) {
+	x := in.Row(row)
+	for done := in.quantizeSome(row); done < len(x); done += Group {
 		var group [Group]float32
 		copy(group[:], x[done:])
-		scales[done/Group] = quantizeGroup((*[Group]int16)(q[done:]), &group)
+		at := row*in.groups + done/Group
+		values := (*[Group]int16)(in.values[at*Group:])
+		in.scales[at] = quantizeGroup(values, &group)
+		wide := inputGroup{scale: in.scales[at]}
+		for i, v := range values {
+			wide.values[i] = byte(v)
+			wide.offset -= 128 * int32(v)
+		}
+		in.wide[at] = wide
 	}
 }

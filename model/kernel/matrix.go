@@ -24,7 +24,7 @@ const (
 // every tile of rows, and the sums of its outputs run side by side.
 //
 // In format Int8 a panel is a sequence of groups of [Group] inputs. A group
-// holds each pair of inputs by every output, and then the scales of the
+// holds each four of inputs by every output, and then the scales of the
 // outputs, which are the upper halves of float32.
 type Matrix struct {
 	format          Format
@@ -190,11 +190,10 @@ func quantizeBlock(g []byte, b *block) {
 	for o, s := range scales {
 		binary.LittleEndian.PutUint16(g[Group*Width+2*o:], s)
 	}
-	for k := 0; k < Group; k += 2 {
-		pairs := (*[2 * Width]byte)(g[k*Width:])
+	for k := range b {
+		fours := (*[4 * Width]byte)(g[k/4*4*Width:])
 		for o, inv := range inverse {
-			pairs[2*o] = byte(round(b[k][o] * inv))
-			pairs[2*o+1] = byte(round(b[k+1][o] * inv))
+			fours[4*o+k%4] = byte(round(b[k][o] * inv))
 		}
 	}
 }
@@ -236,7 +235,7 @@ func (m *Matrix) Output(o int, dst []float32) {
 	case Int8:
 		for k := range dst {
 			g := m.group(panel, k/Group)
-			dst[k] = float32(int8(g[k%Group/2*2*Width+2*o+k%2])) * weightScale(g, o)
+			dst[k] = float32(int8(g[k%Group/4*4*Width+4*o+k%4])) * weightScale(g, o)
 		}
 	}
 }
@@ -252,7 +251,7 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	if m.format == Int8 {
 		size := m.groups() * groupBytes
 		for p := lo; p < hi; p++ {
-			multiplyBytes(y[p*Width:], stride, in.values, in.groups*Group, in.scales, in.groups, m.bytes[p*size:][:size], rows, in.groups)
+			multiplyBytes(y[p*Width:], stride, in, m.bytes[p*size:][:size], rows)
 		}
 		return
 	}

@@ -137,13 +137,17 @@ func chain(m *Matrix, in *Input, row, output int, sum float32, weights []float32
 	}
 	for g := range in.groups {
 		scale := weightScale(m.group(output/Width, g), output%Width)
+		var group [Group]float32
+		var quantized [Group]int16
+		copy(group[:], x[g*Group:])
+		inputScale := quantizeGroup(&quantized, &group)
 		exact := 0.0
 		for k, w := range weights[g*Group : min((g+1)*Group, len(weights))] {
 			if scale > 0 {
-				exact += float64(in.values[(row*in.groups+g)*Group+k]) * float64(w) / float64(scale)
+				exact += float64(quantized[k]) * float64(w) / float64(scale)
 			}
 		}
-		both := scale * in.scales[row*in.groups+g]
+		both := scale * inputScale
 		sum += float32(float32(math.Round(exact)) * both)
 	}
 	return sum

@@ -251,37 +251,37 @@ func multiplyBytes5(y *float32, yStride int, x *int16, xStride int, scales *floa
 func multiplyBytes6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide1(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide1(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide2(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide2(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide3(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide3(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide4(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide4(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide5(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide5(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide6(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide6(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide7(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide7(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide8(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide8(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide9(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide9(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide10(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide10(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide11(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide11(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 
 //go:noescape
-func multiplyBytesWide12(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
+func multiplyBytesWide12(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)

@@ -27,19 +27,22 @@ func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 }
 
 // portableBytes is multiplyBytes in Go.
-func portableBytes(y []float32, yStride int, x []int16, xStride int, scales []float32, scaleStride int, w []byte, rows, groups int) {
-	for g := range groups {
+func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
+	for g := range in.groups {
 		weights := w[g*groupBytes:][:groupBytes]
 		for r := range rows {
+			at := r*in.groups + g
+			x := (*[Group]int16)(in.values[at*Group:])
 			var exact [Width]int32
-			for k := 0; k < Group; k += 2 {
-				x0, x1 := int32(x[r*xStride+g*Group+k]), int32(x[r*xStride+g*Group+k+1])
-				pairs := (*[2 * Width]byte)(weights[k*Width:])
+			for k := 0; k < Group; k += 4 {
+				x0, x1, x2, x3 := int32(x[k]), int32(x[k+1]), int32(x[k+2]), int32(x[k+3])
+				fours := (*[4 * Width]byte)(weights[k*Width:])
 				for o := range exact {
-					exact[o] += x0*int32(int8(pairs[2*o])) + x1*int32(int8(pairs[2*o+1]))
+					exact[o] += x0*int32(int8(fours[4*o])) + x1*int32(int8(fours[4*o+1])) +
+						x2*int32(int8(fours[4*o+2])) + x3*int32(int8(fours[4*o+3]))
 				}
 			}
-			sums, scale := (*[Width]float32)(y[r*yStride:]), scales[r*scaleStride+g]
+			sums, scale := (*[Width]float32)(y[r*yStride:]), in.scales[at]
 			for o := range sums {
 				both := weightScale(weights, o) * scale
 				sums[o] += float32(float32(exact[o]) * both)

@@ -135,7 +135,7 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 // round returns the nearest integer to x, ties to even, for x up to 127 from 0.
 func round(x float32) int16 {
 	if x != x {
-		return math.MinInt16 // as the assembly does
+		return -128 // as the assembly does
 	}
 	const round = 3 << 22 // adding it leaves no bits below 1
 	return int16(math.Float32bits(x+round) - math.Float32bits(round))

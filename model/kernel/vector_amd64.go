@@ -49,6 +49,11 @@ func geluVector(x *float32, eights int)
 //go:noescape
 func quantizeVector(q *int16, scales *float32, x *float32, groups int)
 
+// quantizeBytesVector writes groups of 32 elements as multiples of a scale, the largest of which is 127.
+//
+//go:noescape
+func quantizeBytesVector(q *byte, x *float32, groups int)
+
 // blockErrorsVector does what blockErrors does.
 //
 //go:noescape

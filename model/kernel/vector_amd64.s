@@ -420,20 +420,20 @@ GLOBL eightbfcc422a<>(SB), RODATA|NOPTR, $32
 // Requires: AVX, AVX2
 TEXT ·quantizeVector(SB), NOSPLIT, $0-32
 	MOVQ q+0(FP), AX
-	MOVQ scales+8(FP), CX
-	MOVQ x+16(FP), DX
-	MOVQ groups+24(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ groups+24(FP), DX
+	MOVQ scales+8(FP), BX
 
 loop:
-	VMOVUPS    (DX), Y2
+	VMOVUPS    (CX), Y2
 	VPAND      eight7fffffff<>+0(SB), Y2, Y0
-	VMOVUPS    32(DX), Y3
+	VMOVUPS    32(CX), Y3
 	VPAND      eight7fffffff<>+0(SB), Y3, Y1
 	VPMAXUD    Y1, Y0, Y0
-	VMOVUPS    64(DX), Y4
+	VMOVUPS    64(CX), Y4
 	VPAND      eight7fffffff<>+0(SB), Y4, Y1
 	VPMAXUD    Y1, Y0, Y0
-	VMOVUPS    96(DX), Y5
+	VMOVUPS    96(CX), Y5
 	VPAND      eight7fffffff<>+0(SB), Y5, Y1
 	VPMAXUD    Y1, Y0, Y0
 	VPERM2I128 $0x01, Y0, Y0, Y1
@@ -448,15 +448,19 @@ loop:
 	VANDPS     Y1, Y6, Y6
 	VDIVPS     eight42fe0000<>+0(SB), Y0, Y0
 	VANDPS     Y1, Y0, Y0
-	VMOVSS     X0, (CX)
+	VMOVSS     X0, (BX)
 	VMULPS     Y6, Y2, Y2
 	VCVTPS2DQ  Y2, Y2
+	VPMAXSD    eightffffff80<>+0(SB), Y2, Y2
 	VMULPS     Y6, Y3, Y3
 	VCVTPS2DQ  Y3, Y3
+	VPMAXSD    eightffffff80<>+0(SB), Y3, Y3
 	VMULPS     Y6, Y4, Y4
 	VCVTPS2DQ  Y4, Y4
+	VPMAXSD    eightffffff80<>+0(SB), Y4, Y4
 	VMULPS     Y6, Y5, Y5
 	VCVTPS2DQ  Y5, Y5
+	VPMAXSD    eightffffff80<>+0(SB), Y5, Y5
 	VPACKSSDW  Y3, Y2, Y2
 	VPERMQ     $0xd8, Y2, Y2
 	VMOVDQU    Y2, (AX)
@@ -464,9 +468,9 @@ loop:
 	VPERMQ     $0xd8, Y4, Y4
 	VMOVDQU    Y4, 32(AX)
 	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000004, CX
-	ADDQ       $0x00000080, DX
-	DECQ       BX
+	ADDQ       $0x00000080, CX
+	ADDQ       $0x00000004, BX
+	DECQ       DX
 	JNZ        loop
 	VZEROUPPER
 	RET
@@ -500,6 +504,96 @@ DATA eight42fe0000<>+20(SB)/4, $0x42fe0000
 DATA eight42fe0000<>+24(SB)/4, $0x42fe0000
 DATA eight42fe0000<>+28(SB)/4, $0x42fe0000
 GLOBL eight42fe0000<>(SB), RODATA|NOPTR, $32
+
+DATA eightffffff80<>+0(SB)/4, $0xffffff80
+DATA eightffffff80<>+4(SB)/4, $0xffffff80
+DATA eightffffff80<>+8(SB)/4, $0xffffff80
+DATA eightffffff80<>+12(SB)/4, $0xffffff80
+DATA eightffffff80<>+16(SB)/4, $0xffffff80
+DATA eightffffff80<>+20(SB)/4, $0xffffff80
+DATA eightffffff80<>+24(SB)/4, $0xffffff80
+DATA eightffffff80<>+28(SB)/4, $0xffffff80
+GLOBL eightffffff80<>(SB), RODATA|NOPTR, $32
+
+// func quantizeBytesVector(q *byte, x *float32, groups int)
+// Requires: AVX, AVX2
+TEXT ·quantizeBytesVector(SB), NOSPLIT, $0-24
+	MOVQ q+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ groups+16(FP), DX
+
+loop:
+	VMOVUPS    (CX), Y2
+	VPAND      eight7fffffff<>+0(SB), Y2, Y0
+	VMOVUPS    32(CX), Y3
+	VPAND      eight7fffffff<>+0(SB), Y3, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VMOVUPS    64(CX), Y4
+	VPAND      eight7fffffff<>+0(SB), Y4, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VMOVUPS    96(CX), Y5
+	VPAND      eight7fffffff<>+0(SB), Y5, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VPERM2I128 $0x01, Y0, Y0, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VPSHUFD    $0x4e, Y0, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VPSHUFD    $0xb1, Y0, Y1
+	VPMAXUD    Y1, Y0, Y0
+	VCMPPS     $0x05, eight0d800000<>+0(SB), Y0, Y1
+	VMOVUPS    eight42fe0000<>+0(SB), Y6
+	VDIVPS     Y0, Y6, Y6
+	VANDPS     Y1, Y6, Y6
+	VDIVPS     eight42fe0000<>+0(SB), Y0, Y0
+	VANDPS     Y1, Y0, Y0
+	VMOVSS     X0, 32(AX)
+	VMULPS     Y6, Y2, Y2
+	VCVTPS2DQ  Y2, Y2
+	VPMAXSD    eightffffff80<>+0(SB), Y2, Y2
+	VMULPS     Y6, Y3, Y3
+	VCVTPS2DQ  Y3, Y3
+	VPMAXSD    eightffffff80<>+0(SB), Y3, Y3
+	VMULPS     Y6, Y4, Y4
+	VCVTPS2DQ  Y4, Y4
+	VPMAXSD    eightffffff80<>+0(SB), Y4, Y4
+	VMULPS     Y6, Y5, Y5
+	VCVTPS2DQ  Y5, Y5
+	VPMAXSD    eightffffff80<>+0(SB), Y5, Y5
+	VPADDD     Y3, Y2, Y0
+	VPADDD     Y5, Y4, Y1
+	VPADDD     Y1, Y0, Y0
+	VPERM2I128 $0x01, Y0, Y0, Y1
+	VPADDD     Y1, Y0, Y0
+	VPSHUFD    $0x4e, Y0, Y1
+	VPADDD     Y1, Y0, Y0
+	VPSHUFD    $0xb1, Y0, Y1
+	VPADDD     Y1, Y0, Y0
+	VPSLLD     $0x07, Y0, Y0
+	VPXOR      Y1, Y1, Y1
+	VPSUBD     Y0, Y1, Y0
+	VMOVD      X0, 36(AX)
+	VPACKSSDW  Y3, Y2, Y2
+	VPACKSSDW  Y5, Y4, Y4
+	VPACKSSWB  Y4, Y2, Y2
+	VMOVDQU    packedFours<>+0(SB), Y0
+	VPERMD     Y2, Y0, Y2
+	VMOVDQU    Y2, (AX)
+	ADDQ       $0x00000028, AX
+	ADDQ       $0x00000080, CX
+	DECQ       DX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
+DATA packedFours<>+0(SB)/4, $0x00000000
+DATA packedFours<>+4(SB)/4, $0x00000004
+DATA packedFours<>+8(SB)/4, $0x00000001
+DATA packedFours<>+12(SB)/4, $0x00000005
+DATA packedFours<>+16(SB)/4, $0x00000002
+DATA packedFours<>+20(SB)/4, $0x00000006
+DATA packedFours<>+24(SB)/4, $0x00000003
+DATA packedFours<>+28(SB)/4, $0x00000007
+GLOBL packedFours<>(SB), RODATA|NOPTR, $32
 
 // func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)
 // Requires: AVX

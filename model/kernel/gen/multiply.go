@@ -280,12 +280,16 @@ func floats(s set, rows, panels int, half, fused bool) {
 // time that the largest tiles take for less, memory does not answer.
 const ahead = 8192
 
-// The layout of a group of inputs in a panel of bytes: pairs of inputs by
+// The layout of a group of inputs in a panel of bytes: fours of inputs by
 // outputs, and then the scales of the outputs, the upper halves of float32.
 const (
 	group      = 32
 	groupBytes = group*width + 2*width
 )
+
+// inputGroup is the size of a group of inputs in bytes: they come first, then
+// their scale as a float32, and then an int32, -128 times their sum.
+const inputGroup = group + 4 + 4
 
 // bytes writes the product of quantised rows and panels. A product of two
 // numbers of up to 127, widened to 16 bits, is added to its neighbour by
@@ -293,7 +297,12 @@ const (
 // float32, each step rounded by itself.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
-	x, scales, w, groups := bytesParams("multiplyBytes", rows)
+	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
+		"func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)")
+	Pragma("noescape")
+	x := newWalk(param("x"), elements(param("xStride"), 1), rows)
+	scales := newWalk(param("scales"), elements(param("scaleStride"), 2), rows)
+	w, groups := param("w"), param("groups")
 	inRegisters := rows <= 3
 	sums := s.tile(rows, vectors)
 	if inRegisters {
@@ -305,36 +314,39 @@ func bytes(rows int) {
 	}
 	Label("loop")
 	fetchGroup(w)
-	exact := s.tile(rows, vectors)
-	for pair := range group / 2 {
-		weights := make([]VecVirtual, vectors)
-		for v := range weights {
-			weights[v] = s.register()
-			VPMOVSXBW(Mem{Base: w, Disp: pair*2*width + v*16}, weights[v])
-		}
-		for r, row := range exact {
-			input := s.register()
-			VPBROADCASTD(x.at(r, pair*4), input)
-			for v, sum := range row {
-				if pair == 0 {
-					VPMADDWD(weights[v], input, sum)
-					continue
+	for v := range vectors {
+		// Each has two sums of four outputs, side by side.
+		exact := s.tile(rows, 2)
+		for four := range group / 4 {
+			var weights [2]VecVirtual
+			for half := range weights {
+				weights[half] = s.register()
+				VPMOVSXBW(Mem{Base: w, Disp: four*4*width + v*32 + half*16}, weights[half])
+			}
+			for r, row := range exact {
+				input := s.register()
+				VPBROADCASTQ(x.at(r, four*8), input)
+				for half, sum := range row {
+					if four == 0 {
+						VPMADDWD(weights[half], input, sum)
+						continue
+					}
+					product := s.register()
+					VPMADDWD(weights[half], input, product)
+					VPADDD(product, sum, sum)
 				}
-				product := s.register()
-				VPMADDWD(weights[v], input, product)
-				VPADDD(product, sum, sum)
 			}
 		}
-	}
-	for v := range vectors {
 		scale := s.register()
 		VPMOVZXWD(Mem{Base: w, Disp: group*width + v*16}, scale)
 		VPSLLD(U8(16), scale, scale)
 		for r := range rows {
+			sum := exact[r][0]
+			VPHADDD(exact[r][1], sum, sum)
+			VPERMQ(U8(0b11011000), sum, sum)
 			both := s.register()
 			VBROADCASTSS(scales.at(r, 0), both)
 			VMULPS(scale, both, both)
-			sum := exact[r][v]
 			VCVTDQ2PS(sum, sum)
 			VMULPS(both, sum, sum)
 			if inRegisters {
@@ -357,24 +369,34 @@ func bytes(rows int) {
 	RET()
 }
 
-// bytesWide writes the same with VPDPWSSD, which adds to a sum what VPMADDWD
-// returns.
+// bytesWide writes the same with VPDPBUSD, which multiplies numbers without a
+// sign with numbers that have one. So 128 is added to the weights, and what
+// that adds to the sums is taken off before: 128 times the sum of the inputs.
 func bytesWide(rows int) {
 	s := avx512
-	x, scales, w, groups := bytesParams("multiplyBytesWide", rows)
+	TEXT(fmt.Sprint("multiplyBytesWide", rows), NOSPLIT,
+		"func(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)")
+	Pragma("noescape")
+	stride := param("xStride")
+	IMUL3Q(U32(inputGroup), stride, stride)
+	x := newWalk(param("x"), stride, rows)
+	w, groups := param("w"), param("groups")
+	signs, bits := s.register(), GP32()
+	MOVL(U32(0x80808080), bits)
+	VPBROADCASTD(bits, signs)
 	sums := s.tile(rows, 1)
 	s.load(sums)
 	Label("loop")
 	fetchGroup(w)
 	exact := s.tile(rows, 1)
-	for _, row := range exact {
-		VPXORD(row[0], row[0], row[0])
+	for r, row := range exact {
+		VPBROADCASTD(x.at(r, group+4), row[0])
 	}
-	for pair := range group / 2 {
+	for four := range group / 4 {
 		weights := s.register()
-		VPMOVSXBW(Mem{Base: w, Disp: pair * 2 * width}, weights)
+		VPXORD(Mem{Base: w, Disp: four * 4 * width}, signs, weights)
 		for r, row := range exact {
-			VPDPWSSD_BCST(x.at(r, pair*4), weights, row[0])
+			VPDPBUSD_BCST(x.at(r, four*4), weights, row[0])
 		}
 	}
 	scale := s.register()
@@ -382,29 +404,18 @@ func bytesWide(rows int) {
 	VPSLLD(U8(16), scale, scale)
 	for r, row := range exact {
 		both := s.register()
-		VMULPS_BCST(scales.at(r, 0), scale, both)
+		VMULPS_BCST(x.at(r, group), scale, both)
 		VCVTDQ2PS(row[0], row[0])
 		VMULPS(both, row[0], row[0])
 		VADDPS(row[0], sums[r][0], sums[r][0])
 	}
-	x.advance(group * 2)
-	scales.advance(4)
+	x.advance(inputGroup)
 	ADDQ(U32(groupBytes), w)
 	DECQ(groups)
 	JNZ(LabelRef("loop"))
 	s.store(sums)
 	VZEROUPPER()
 	RET()
-}
-
-// bytesParams begins a function.
-func bytesParams(name string, rows int) (x, scales walk, w, groups GPVirtual) {
-	TEXT(fmt.Sprint(name, rows), NOSPLIT,
-		"func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)")
-	Pragma("noescape")
-	x = newWalk(param("x"), elements(param("xStride"), 1), rows)
-	scales = newWalk(param("scales"), elements(param("scaleStride"), 2), rows)
-	return x, scales, param("w"), param("groups")
 }
 
 // fetchGroup fetches a group of weights that is needed later.

@@ -18,7 +18,8 @@ func vector() {
 	most()
 	exps()
 	gelu()
-	quantize()
+	quantize(false)
+	quantize(true)
 	blockErrors()
 	halves()
 }
@@ -257,10 +258,21 @@ func gelu() {
 	ret()
 }
 
-func quantize() {
-	function("quantizeVector", "func(q *int16, scales *float32, x *float32, groups int)",
-		"quantizeVector writes groups of 32 elements as multiples of a scale, the largest of which is 127.")
-	q, scales, x, n := param("q"), param("scales"), param("x"), param("groups")
+func quantize(wide bool) {
+	name, signature := "quantizeVector", "func(q *int16, scales *float32, x *float32, groups int)"
+	if wide {
+		name, signature = "quantizeBytesVector", "func(q *byte, x *float32, groups int)"
+	}
+	function(name, signature, name+" writes groups of 32 elements as multiples of a scale, the largest of which is 127.")
+	q, x, n := param("q"), param("x"), param("groups")
+	advance, order := map[GPVirtual]int{q: inputGroup, x: 128}, []GPVirtual{q, x}
+	scale := Mem{Base: q, Disp: group}
+	if !wide {
+		scales := param("scales")
+		advance[q], advance[scales] = 2*group, 4
+		order = append(order, scales)
+		scale = Mem{Base: scales}
+	}
 	loop(n, func() {
 		var v [4]VecVirtual
 		most, magnitude := YMM(), YMM()
@@ -287,18 +299,61 @@ func quantize() {
 		VANDPS(enough, inverse, inverse)
 		VDIVPS(eight.float(127), most, most)
 		VANDPS(enough, most, most)
-		VMOVSS(most.AsX(), Mem{Base: scales})
+		VMOVSS(most.AsX(), scale)
 		for i := range v {
 			VMULPS(inverse, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
+			VPMAXSD(eight.bits(minus128), v[i], v[i]) // what stands for no number
+		}
+		if wide {
+			packBytes(v, q)
+			return
 		}
 		for i := 0; i < len(v); i += 2 {
 			VPACKSSDW(v[i+1], v[i], v[i])
 			VPERMQ(U8(0b11011000), v[i], v[i])
 			VMOVDQU(v[i], Mem{Base: q, Disp: 16 * i})
 		}
-	}, map[GPVirtual]int{q: 64, scales: 4, x: 128}, q, scales, x)
+	}, advance, order...)
 	ret()
+}
+
+// minus128 is what quantising makes of what is not a number.
+const minus128 = 0xffffff80
+
+// packBytes writes 32 numbers, and -128 times their sum.
+func packBytes(v [4]VecVirtual, q GPVirtual) {
+	sum, other := YMM(), YMM()
+	VPADDD(v[1], v[0], sum)
+	VPADDD(v[3], v[2], other)
+	VPADDD(other, sum, sum)
+	VPERM2I128(U8(1), sum, sum, other)
+	VPADDD(other, sum, sum)
+	VPSHUFD(U8(0b01001110), sum, other)
+	VPADDD(other, sum, sum)
+	VPSHUFD(U8(0b10110001), sum, other)
+	VPADDD(other, sum, sum)
+	VPSLLD(U8(7), sum, sum)
+	VPXOR(other, other, other)
+	VPSUBD(sum, other, sum)
+	VMOVD(sum.AsX(), Mem{Base: q, Disp: group + 4})
+	// Packing works in halves of the vectors, and so mixes up fours.
+	VPACKSSDW(v[1], v[0], v[0])
+	VPACKSSDW(v[3], v[2], v[2])
+	VPACKSSWB(v[2], v[0], v[0])
+	places := YMM()
+	VMOVDQU(packedFours(), places)
+	VPERMD(v[0], places, v[0])
+	VMOVDQU(v[0], Mem{Base: q})
+}
+
+// packedFours are the places of fours in order after two packings.
+func packedFours() Mem {
+	m := GLOBL("packedFours", RODATA|NOPTR)
+	for i, place := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
+		DATA(4*i, U32(place))
+	}
+	return m
 }
 
 // smallest is the bits of 2**-100, below which a group counts as zeros.
