@@ -18,7 +18,7 @@ type Job struct {
 	ModelName        string     `json:"model_name"`
 	Params           *Params    `json:"params,omitempty"`
 	Usage            Usage      `json:"usage"`
-	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length" doc:"Why a completed text ends: at a natural end or a stop string, or at the limit that was asked for."`
+	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"Why a completed text ends: at a natural end or a stop string (stop), at the limit that was asked for (length), or before a word that the text policy refuses (content_filter)."`
 	Reason           string     `json:"reason,omitempty" doc:"Why the job failed or was cancelled."`
 	QueuePosition    int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"Of a queued job: 1 is next. Jobs of users who have fewer jobs outstanding go first, those accepted later too, so it may grow; at 10000 counting stops."`
 	EstimatedStartAt *time.Time `json:"estimated_start_at,omitempty" doc:"Of a queued job: when it will probably be started, as far as that can be told."`

@@ -40,7 +40,7 @@ type EventBody struct {
 	Params       any         `json:"params,omitempty" doc:"job.accepted"`
 	PromptTokens int         `json:"prompt_tokens,omitempty" doc:"job.accepted"`
 	Model        string      `json:"model,omitempty" doc:"job.accepted"`
-	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the rules that the prompt passed."`
+	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the text policy that the prompt passed; job.started: of the one that the text is held to."`
 	Priority     int         `json:"priority,omitempty" minimum:"1" maximum:"4" doc:"job.accepted: the place in the queue, 1 first. The more jobs the owner had outstanding, the later."`
 	Reserved     *Reserved   `json:"reserved,omitempty" doc:"job.accepted: what was set aside of the owner's token budget, if there is one."`
 	Deadline     *time.Time  `json:"deadline,omitempty" doc:"job.accepted: when the job is cancelled if it has not ended by then."`
@@ -49,9 +49,9 @@ type EventBody struct {
 	FromToken    int         `json:"from_token,omitempty" doc:"job.started: how many tokens were there already."`
 	Weights      string      `json:"weights,omitempty" doc:"job.started: digest of the weights."`
 	Kernel       string      `json:"kernel,omitempty" doc:"job.started: fingerprint of the arithmetic."`
-	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids."`
+	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids; none if a text that is refused ends inside a token."`
 	Text         string      `json:"text,omitempty" doc:"job.advanced: the text they complete."`
-	FinishReason string      `json:"finish_reason,omitempty" doc:"job.completed"`
+	FinishReason string      `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"job.completed: why the text ends, as in a job."`
 	Usage        *Usage      `json:"usage,omitempty" doc:"job.completed"`
 	Timings      *TimingBody `json:"timings,omitempty" doc:"job.completed"`
 	Reason       string      `json:"reason,omitempty" doc:"job.failed, job.cancelled"`

@@ -72,6 +72,7 @@ type (
 		FromToken int    `json:"from_token"`
 		Weights   string `json:"weights"`
 		Kernel    string `json:"kernel"`
+		Policy    string `json:"policy,omitempty"` // version of the rules that the text is held to; none in the first release
 	}
 
 	// JobAdvanced adds tokens, and the text that they complete.

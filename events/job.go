@@ -52,7 +52,7 @@ type Job struct {
 	Tokens   []int  // generated so far
 	Text     string // what they stand for
 
-	FinishReason string // of a completed job: "stop" or "length"
+	FinishReason string // of a completed job: "stop", "length" or "content_filter"
 	Usage        Usage  // of a completed job
 	Timings      Timings
 	Reason       string // why it failed or was cancelled

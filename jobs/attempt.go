@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,6 +13,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/policy"
 	"colophon/model"
 )
 
@@ -44,6 +46,7 @@ type attempt struct {
 	job     events.Job         // as this attempt has last seen or made it
 	holder  uuid.UUID          // under which it has the lease
 	ends    time.Time          // the job's deadline by this process's clock, or zero
+	rules   *policy.Rules      // that its text is held to
 	pending events.JobAdvanced // what has been generated and is not on record
 }
 
@@ -112,7 +115,7 @@ func (a *attempt) run(ctx context.Context) error {
 	case out.err != nil:
 		return fmt.Errorf("%w: %w", errEngine, out.err)
 	}
-	return a.complete(ctx, out.result)
+	return a.complete(ctx, out)
 }
 
 // watch stops the attempt once the job is final by somebody else's doing.
@@ -135,8 +138,9 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 
 // outcome is how generating ended.
 type outcome struct {
-	result model.Result
-	err    error
+	finishReason string
+	last         model.Delta // of the text, after all other deltas
+	err          error
 }
 
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
@@ -146,16 +150,31 @@ func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- mo
 			out.err = errors.New("the engine panicked")
 		}
 	}()
-	prompt := a.engine.Encode(job.Prompt)
-	result, err := model.Generate(ctx, a.engine, prompt, job.Tokens, job.Params, func(d model.Delta) error {
-		select {
-		case deltas <- d:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+	held := newOutput(a.rules, a.engine, job)
+	if !held.refused {
+		var result model.Result
+		result, out.err = model.Generate(ctx, a.engine, a.engine.Encode(job.Prompt), job.Tokens, job.Params, func(d model.Delta) error {
+			d, any, err := held.add(d)
+			if !any {
+				return err
+			}
+			select {
+			case deltas <- d:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if out.err != nil && !errors.Is(out.err, errRefused) {
+			return out
 		}
-	})
-	return outcome{result, err}
+		out = outcome{finishReason: result.FinishReason}
+	}
+	var refused bool
+	if out.last, refused = held.end(); refused {
+		out.finishReason = model.FinishContentFilter
+	}
+	return out
 }
 
 // record appends deltas in batches as they come, and leaves those that remain
@@ -187,14 +206,21 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 
 // complete puts the rest of the text and the job's end on record, and takes the
 // job out of the queue, all in one transaction.
-func (a *attempt) complete(ctx context.Context, result model.Result) error {
+func (a *attempt) complete(ctx context.Context, out outcome) error {
 	ctx = context.WithoutCancel(ctx) // see append
+	rest := events.JobAdvanced{
+		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // [] and not null if there are none
+		Text:   a.pending.Text + out.last.Text,
+	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		job, err := tx.AppendJob(ctx, a.job, a.rest()...)
-		if err != nil {
-			return job, err
+		job := a.job
+		var err error
+		if len(rest.Tokens) > 0 || rest.Text != "" {
+			if job, err = tx.AppendJob(ctx, job, rest); err != nil {
+				return job, err
+			}
 		}
-		if job, err = tx.AppendJob(ctx, job, completed(job, result)); err != nil {
+		if job, err = tx.AppendJob(ctx, job, completed(job, out.finishReason)); err != nil {
 			return job, err
 		}
 		if err := dropLease(ctx, tx.Tx, job.ID, a.holder); err != nil {
@@ -206,9 +232,9 @@ func (a *attempt) complete(ctx context.Context, result model.Result) error {
 }
 
 // completed is the end of a job whose tokens are all on record.
-func completed(job events.Job, result model.Result) events.JobCompleted {
+func completed(job events.Job, finishReason string) events.JobCompleted {
 	c := events.JobCompleted{
-		FinishReason: result.FinishReason,
+		FinishReason: finishReason,
 		Usage: events.Usage{
 			PromptTokens:     job.PromptTokens,
 			CompletionTokens: len(job.Tokens),

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"colophon/events"
+	"colophon/internal/policy"
 	"colophon/jobs"
 )
 
@@ -113,7 +114,7 @@ func (f *fixture) order() []uuid.UUID {
 func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	f := newFixture(t)
 	a, b, c := f.owner, f.register(), f.register()
-	w, err := jobs.NewWorker(f.db.App, f.store, newEngine(), 1, slog.New(slog.DiscardHandler))
+	w, err := jobs.NewWorker(f.db.App, f.store, newEngine(), policy.Default, 1, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,7 +82,7 @@ func (f *fixture) work(e *engine) (stop func()) {
 
 func (f *fixture) workAt(e *engine, slots int) (stop func()) {
 	f.t.Helper()
-	w, err := jobs.NewWorker(f.db.App, f.store, e, slots, slog.New(slog.DiscardHandler))
+	w, err := jobs.NewWorker(f.db.App, f.store, e, policy.Default, slots, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}

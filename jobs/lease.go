@@ -240,6 +240,7 @@ func (a *attempt) start(ctx context.Context) error {
 			FromToken: len(a.job.Tokens),
 			Weights:   info.Weights,
 			Kernel:    info.Kernel,
+			Policy:    a.rules.Version(),
 		})
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/policy"
 	"colophon/model"
 )
 
@@ -24,6 +25,7 @@ type Worker struct {
 	pool   *pgxpool.Pool
 	store  *events.Store
 	engine model.Engine
+	rules  func() *policy.Rules
 	river  *river.Client[pgx.Tx]
 	leases *leases
 	name   string
@@ -33,10 +35,11 @@ type Worker struct {
 	ended sync.WaitGroup
 }
 
-// NewWorker returns a worker that runs up to slots jobs at once.
-func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, slots int, log *slog.Logger) (*Worker, error) {
+// NewWorker returns a worker that runs up to slots jobs at once, and holds their
+// texts to the rules that are in force when it takes them up.
+func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rules func() *policy.Rules, slots int, log *slog.Logger) (*Worker, error) {
 	w := &Worker{
-		pool: pool, store: store, engine: engine, name: uuid.NewString(), log: log,
+		pool: pool, store: store, engine: engine, rules: rules, name: uuid.NewString(), log: log,
 		leases: &leases{pool: pool, log: log, held: map[uuid.UUID]context.CancelCauseFunc{}},
 	}
 	workers := river.NewWorkers()
@@ -147,7 +150,7 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 			"job", job.ID, "needs", job.Model, "needs_weights", job.Weights, "has", info.Name, "has_weights", info.Weights)
 		return river.JobSnooze(retryElsewhere)
 	}
-	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New()}
+	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New(), rules: g.rules()}
 	return a.verdict(ctx, a.run(ctx))
 }
 

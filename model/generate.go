@@ -23,6 +23,10 @@ var (
 const (
 	FinishStop   = "stop"   // the end-of-text token, or a stop string
 	FinishLength = "length" // as many tokens as were asked for
+
+	// FinishContentFilter is not Generate's: who takes its deltas found that the
+	// text must not go on.
+	FinishContentFilter = "content_filter"
 )
 
 // A Delta is a piece of a generation: tokens, and the text that they add.

@@ -45,7 +45,7 @@ type cli struct {
 	API      apiCmd      `cmd:"" name:"api" help:"Serve HTTP; workers run elsewhere."`
 	Worker   workerCmd   `cmd:"" help:"Run queued jobs."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version's schema."`
-	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server."`
+	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server and without its text policy."`
 	Model    modelCmd    `cmd:"" help:"Pull, verify and look into models."`
 	History  historyCmd  `cmd:"" help:"Look after the history view."`
 	Bench    benchCmd    `cmd:"" help:"Measure how fast it is, beside what the machine can do."`

@@ -130,7 +130,8 @@ type generateCmd struct {
 	Stop         []string `sep:"none" help:"The text ends before this; may be given more than once."`
 }
 
-// Run writes the prompt and its continuation as it comes.
+// Run writes the prompt and its continuation as it comes. No text policy applies:
+// who has the weights has all that they can say.
 func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog) error {
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {

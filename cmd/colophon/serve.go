@@ -43,6 +43,7 @@ type apiCmd struct {
 type workerCmd struct {
 	databaseFlags
 	modelFlags
+	policyFlags
 	workFlags
 	stopFlags
 }
@@ -139,7 +140,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		if err != nil {
 			return err
 		}
-		stop, err := b.work(ctx, engine, c.Slots)
+		stop, err := b.work(ctx, engine, rules.now, c.Slots)
 		if err != nil {
 			return err
 		}
@@ -176,16 +177,21 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 
 // Run works until it is told to stop.
 func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	rules, err := c.rules(log)
+	if err != nil {
+		return err
+	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
 	}
 	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
+		defer rules.watch(ctx, lookEvery)()
 		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
 		}
-		stop, err := b.work(ctx, engine, c.Slots)
+		stop, err := b.work(ctx, engine, rules.now, c.Slots)
 		if err != nil {
 			return err
 		}
@@ -316,15 +322,15 @@ func (h atLeast) WithGroup(name string) slog.Handler {
 }
 
 // work starts a worker and returns what stops it.
-func (b *base) work(ctx context.Context, engine engine, slots int) (stop func(), err error) {
-	worker, err := jobs.NewWorker(b.pool, b.store, engine, slots, quiet(b.log))
+func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
+	worker, err := jobs.NewWorker(b.pool, b.store, engine, rules, slots, quiet(b.log))
 	if err != nil {
 		return nil, err
 	}
 	if err := worker.Start(ctx); err != nil {
 		return nil, err
 	}
-	b.log.Info("working", "worker", worker.Name(), "model", engine.Info().Name, "slots", slots)
+	b.log.Info("working", "worker", worker.Name(), "model", engine.Info().Name, "policy", rules().Version(), "slots", slots)
 	return func() {
 		ctx, cancel := context.WithTimeout(b.last, b.grace.Duration)
 		defer cancel()

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"colophon/internal/policy"
 	"colophon/model"
 )
 
@@ -88,5 +89,27 @@ func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
 		return t, fmt.Errorf("generate undisturbed what seed %d asks for: %w", r.Seed, err)
 	}
 	t.FinishReason = result.FinishReason
-	return t, nil
+	return t.held(e, policy.Default(), r.Prompt), nil
+}
+
+// held returns the text as far as the rules let it leave.
+func (t text) held(e model.Engine, rules *policy.Rules, prompt string) text {
+	judge := func(text string) (free int, refused bool) {
+		f := rules.Filter(prompt, "")
+		_, _ = f.Add(text)
+		return f.End()
+	}
+	free, refused := judge(t.Text)
+	if !refused {
+		return t
+	}
+	t.Text, t.FinishReason = t.Text[:free], model.FinishContentFilter
+	// The tokens tell no more than the text does.
+	for ; len(t.Tokens) > 0; t.Tokens = t.Tokens[:len(t.Tokens)-1] {
+		spelled := model.Text(e.Decode(t.Tokens))
+		if _, refused := judge(spelled); !refused && strings.HasPrefix(t.Text, spelled) {
+			break
+		}
+	}
+	return t
 }

@@ -26,21 +26,29 @@ func lines(corpus string) []string {
 	return list
 }
 
+// spelling is a word that is to be refused, and what stands next to it.
+type spelling struct{ before, word, after string }
+
 // obfuscated returns spellings of the seed's words: those that are written down,
-// and as many again that a seeded generator makes.
-func obfuscated(t testing.TB) []string {
+// and more that a seeded generator makes.
+func obfuscated(t testing.TB) []spelling {
 	t.Helper()
-	var list []string
+	var list []spelling
 	for _, line := range lines(written) {
 		text, err := strconv.Unquote(`"` + line + `"`)
 		if err != nil {
 			t.Fatalf("testdata/refused.txt: %s: %v", line, err)
 		}
-		list = append(list, text)
+		before, rest, marked := strings.Cut(text, "⟦")
+		word, after, _ := strings.Cut(rest, "⟧")
+		if !marked {
+			before, word = "", text
+		}
+		list = append(list, spelling{before, word, after})
 	}
 	rng := rand.New(rand.NewPCG(1704, 0))
 	for range 600 {
-		list = append(list, obfuscate(rng, []string{"hate", "violence"}[rng.IntN(2)]))
+		list = append(list, spelling{word: obfuscate(rng, []string{"hate", "violence"}[rng.IntN(2)])})
 	}
 	return list
 }
@@ -101,9 +109,9 @@ func obfuscate(rng *rand.Rand, word string) string {
 func TestObfuscationsAreRefused(t *testing.T) {
 	rules := Default()
 	list := obfuscated(t)
-	for _, word := range list {
+	for _, s := range list {
 		for _, form := range []string{"%s", "I %s it.", "so much %s, and whatever", "(%s)", "x\n%s\n"} {
-			text := fmt.Sprintf(form, word)
+			text := fmt.Sprintf(form, s.before+s.word+s.after)
 			if !rules.refuses(text) {
 				t.Errorf("passes: %q", text)
 			}

@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"slices"
+	"unicode/utf8"
+)
 
 const (
 	// maxGap is how many characters may stand between two letters of a word that
@@ -19,6 +22,10 @@ type scan struct {
 	inWord   bool     // the letter before is part of a word
 	threads  []thread // words that may be under way, by when they began
 	previous []thread // room for the next ones
+	known    [64]struct {
+		r rune
+		l letter
+	} // some of the characters that were looked up
 }
 
 // thread is the beginning of a word in the text.
@@ -35,8 +42,7 @@ type thread struct {
 // next reads the letter at a place in the text. If a word that is refused has
 // ended before it, next returns where that word begins, the first of several.
 func (s *scan) next(l letter, at int) (start int, refused bool) {
-	if len(s.threads) == 0 && (s.inWord && l.kind == inWord || s.rules.nodes[0].likes&l.likes == 0 && !s.rules.nodes[0].other) {
-		s.inWord = l.kind == inWord // nothing has begun, and nothing does
+	if s.idle(&l) {
 		return 0, false
 	}
 	before := s.threads
@@ -55,6 +61,16 @@ func (s *scan) next(l letter, at int) (start int, refused bool) {
 	s.previous = before
 	s.inWord = l.kind == inWord
 	return start, refused
+}
+
+// idle reads a letter if no word is under way and none begins with it.
+func (s *scan) idle(l *letter) bool {
+	root := &s.rules.nodes[0]
+	if len(s.threads) > 0 || !(s.inWord && l.kind == inWord) && (root.likes&l.likes != 0 || root.other) {
+		return false
+	}
+	s.inWord = l.kind == inWord
+	return true
 }
 
 // step goes on with a thread.
@@ -110,11 +126,26 @@ func (s *scan) end() (start int, refused bool) {
 // read reads text that begins at a place. It stops at a word that is refused.
 func (s *scan) read(text string, at int) (start int, refused bool) {
 	for i, r := range text {
-		letters(r, func(l letter) {
-			if !refused {
-				start, refused = s.next(l, at+i)
+		if r < utf8.RuneSelf {
+			if l := &ascii[r]; !s.idle(l) {
+				start, refused = s.next(*l, at+i)
 			}
-		})
+		} else if known := &s.known[r%rune(len(s.known))]; known.r == r {
+			start, refused = s.next(known.l, at+i)
+		} else {
+			n := 0
+			letters(r, func(l letter) {
+				if n++; n == 1 {
+					known.r, known.l = r, l
+				}
+				if !refused {
+					start, refused = s.next(l, at+i)
+				}
+			})
+			if n != 1 {
+				known.r = 0 // it is for single letters
+			}
+		}
 		if refused {
 			return start, true
 		}

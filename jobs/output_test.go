@@ -1,0 +1,244 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"colophon/events"
+	"colophon/internal/policy"
+	"colophon/model"
+)
+
+// script is an engine that says given tokens, one after the other, whatever it
+// is asked; then it ends the text.
+type script struct {
+	says  []int
+	steps int // so far
+}
+
+// vocabulary has tokens that are words, parts of words and parts of characters.
+var vocabulary = []string{
+	"", "hate", " hate", "h", "a", "t", "e", " ha", "te", " hat", "ful", "s", " what", "ever", "vio", "lence", " v", "iolence", " non", "gr", "ass h",
+	" ", "\n", ".", ", ", "-", "\u200b", "3", "@", " of", " the", "\xd0", "\xb0", "\xf0\x9f\x92", "\x94", "é", "ful hate", "x", "XSTOP", "STOP", "OP",
+}
+
+func (e *script) Info() model.Info {
+	return model.Info{Context: 1000, Vocab: len(vocabulary), EOS: 0}
+}
+func (e *script) Encode(string) []int { return []int{1} }
+func (e *script) Decode(ids []int) []byte {
+	var b []byte
+	for _, id := range ids {
+		b = append(b, vocabulary[id]...)
+	}
+	return b
+}
+func (e *script) Open(context.Context) (model.Sequence, error) { return &said{e, 0}, nil }
+
+type said struct {
+	*script
+	at int // how many tokens there are, the prompt's one included
+}
+
+func (s *said) Next(_ context.Context, tokens ...int) ([]float32, error) {
+	s.steps++
+	s.at += len(tokens)
+	logits := make([]float32, len(vocabulary))
+	if s.at-1 < len(s.says) {
+		logits[s.says[s.at-1]] = 1
+	} else {
+		logits[0] = 1
+	}
+	return logits, nil
+}
+func (s *said) Close() {}
+
+var errKilled = errors.New("killed")
+
+// attempt runs a job to its end, or until it has let go of some deltas and is
+// killed. It returns the job with what it has then.
+func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.Job, error) {
+	job.Tokens = slices.Clone(job.Tokens)
+	held := newOutput(rules, e, job)
+	if !held.refused {
+		result, err := model.Generate(context.Background(), e, e.Encode(""), job.Tokens, job.Params, func(d model.Delta) error {
+			d, any, err := held.add(d)
+			if !any {
+				return err
+			}
+			if kill == 0 {
+				return errKilled
+			}
+			kill--
+			job.Tokens = append(job.Tokens, d.Tokens...)
+			job.Text += d.Text
+			return nil
+		})
+		if err != nil && !errors.Is(err, errRefused) {
+			return job, err
+		}
+		job.FinishReason = result.FinishReason
+	}
+	if kill == 0 {
+		return job, errKilled // before the end is on record
+	}
+	last, refused := held.end()
+	job.Tokens = append(job.Tokens, last.Tokens...)
+	job.Text += last.Text
+	if refused {
+		job.FinishReason = model.FinishContentFilter
+	}
+	return job, nil
+}
+
+// refuses reports whether a text that is complete has a word against the rules.
+func refuses(rules *policy.Rules, prompt, text string) bool {
+	f := rules.Filter(prompt, "")
+	_, _ = f.Add(text)
+	_, refused := f.End()
+	return refused
+}
+
+// TestOutputIsTheSameWhereverItIsInterrupted kills a job again and again. It
+// ends with the tokens, the text and the reason of one that was not disturbed,
+// and at no time does its text, or do its tokens, have a word against the rules.
+func TestOutputIsTheSameWhereverItIsInterrupted(t *testing.T) {
+	rules := policy.Default()
+	ends := map[string]int{}
+	rapid.Check(t, func(t *rapid.T) {
+		e := &script{says: rapid.SliceOfN(rapid.IntRange(1, len(vocabulary)-1), 0, 25).Draw(t, "tokens")}
+		job := events.Job{
+			Prompt: rapid.SampledFrom([]string{"The prompt", "I h", "non", "w"}).Draw(t, "prompt"),
+			Params: model.Params{
+				MaxTokens: rapid.IntRange(1, 25).Draw(t, "most"), TopP: 1,
+				Stop: rapid.SliceOfN(rapid.SampledFrom([]string{"STOP", "hate", "ful", "ate", "vio", ". ", "of"}), 0, 2).Draw(t, "stop"),
+			},
+		}
+		check := func(what string, j events.Job) {
+			if spelled := model.Text(e.Decode(j.Tokens)); refuses(rules, job.Prompt, spelled) {
+				t.Fatalf("%s: the tokens spell %q", what, spelled)
+			}
+			if refuses(rules, job.Prompt, j.Text) {
+				t.Fatalf("%s: the text is %q", what, j.Text)
+			}
+		}
+		want, err := e.attempt(rules, job, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("undisturbed", want)
+		ends[want.FinishReason]++
+		// Without the rules: a text that keeps them is not touched.
+		var all string
+		result, err := model.Generate(t.Context(), e, e.Encode(""), nil, job.Params, func(d model.Delta) error { all += d.Text; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refuses(rules, job.Prompt, all) != (want.FinishReason == model.FinishContentFilter) {
+			t.Fatalf("%q ends with %s", all, want.FinishReason)
+		}
+		if !strings.HasPrefix(all, want.Text) || want.FinishReason != model.FinishContentFilter && (want.Text != all || want.FinishReason != result.FinishReason) {
+			t.Fatalf("%q, %s, has become %q, %s", all, result.FinishReason, want.Text, want.FinishReason)
+		}
+		got := job
+		for range 10 {
+			got, err = e.attempt(rules, got, rapid.IntRange(0, 4).Draw(t, "killed after"))
+			check("killed", got)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, errKilled) {
+				t.Fatal(err)
+			}
+		}
+		if err != nil {
+			if got, err = e.attempt(rules, got, -1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got.Text != want.Text || !slices.Equal(got.Tokens, want.Tokens) || got.FinishReason != want.FinishReason {
+			t.Fatalf("%q %v %s, undisturbed %q %v %s", got.Text, got.Tokens, got.FinishReason, want.Text, want.Tokens, want.FinishReason)
+		}
+	})
+	t.Log(ends)
+	for _, reason := range []string{model.FinishStop, model.FinishLength, model.FinishContentFilter} {
+		if ends[reason] == 0 {
+			t.Errorf("no text ended with %s: this test shows nothing of it", reason)
+		}
+	}
+}
+
+// ids returns the tokens of texts that are in the vocabulary.
+func ids(texts ...string) []int {
+	list := make([]int, len(texts))
+	for i, text := range texts {
+		list[i] = slices.Index(vocabulary, text)
+	}
+	return list
+}
+
+func TestOutputCutsBeforeTheWord(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		says   []int
+		stop   []string
+		tokens []int
+		text   string
+		finish string
+	}{
+		{"a word in one token", ids(" of", " hate", " the"), nil, ids(" of"), " of ", "content_filter"},
+		{"in two", ids(" of", " ha", "te", " the"), nil, ids(" of"), " of ", "content_filter"},
+		{"at the end", ids(" of", " ha", "te"), nil, ids(" of"), " of ", "content_filter"},
+		{"another word", ids(" of", " ha", "te", "s"), nil, ids(" of", " ha", "te", "s"), " of hates", "stop"},
+		{"what is held at the end", ids(" of", " ha"), nil, ids(" of", " ha"), " of ha", "stop"},
+		{"a token that begins with another word", ids("hate", "ful hate", "."), nil, nil, "hateful ", "content_filter"},
+		{"a letter in two tokens", ids(" ", "h", "\xd0", "\xb0", "te", " of"), nil, ids(" "), " ", "content_filter"},
+		{"the stop string is the word", ids(" of", " hate", " the"), []string{"hate"}, ids(" of"), " of ", "stop"},
+		{"the stop string makes the word", ids(" of", " ha", "te", "ful"), []string{"ful"}, ids(" of"), " of ", "content_filter"},
+		{"the stop string comes first", ids(" of", "STOP", " hate"), []string{"STOP"}, ids(" of", "STOP"), " of", "stop"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := &script{says: c.says}
+			job, err := e.attempt(policy.Default(), events.Job{Prompt: "x", Params: model.Params{MaxTokens: 20, TopP: 1, Stop: c.stop}}, -1)
+			if err != nil || job.Text != c.text || !slices.Equal(job.Tokens, c.tokens) || job.FinishReason != c.finish {
+				t.Errorf("%q %v %s, %v; want %q %v %s", job.Text, job.Tokens, job.FinishReason, err, c.text, c.tokens, c.finish)
+			}
+		})
+	}
+}
+
+// Compute stops with the token that decides.
+func TestOutputStopsComputing(t *testing.T) {
+	e := &script{says: append(ids(" of", " ha", "te", " the"), slices.Repeat(ids("x"), 100)...)}
+	if _, err := e.attempt(policy.Default(), events.Job{Params: model.Params{MaxTokens: 200, TopP: 1}}, -1); err != nil || e.steps != 4 {
+		t.Errorf("%d steps, %v; want 4", e.steps, err)
+	}
+	// Under rules that came later than the text, there is nothing to compute.
+	e.steps = 0
+	job, err := e.attempt(policy.Default(), events.Job{Text: " I hate it", Tokens: ids(" hate"), Params: model.Params{MaxTokens: 200, TopP: 1}}, -1)
+	if err != nil || e.steps != 0 || job.FinishReason != model.FinishContentFilter || job.Text != " I hate it" {
+		t.Errorf("%d steps, %+v, %v", e.steps, job, err)
+	}
+}
+
+// BenchmarkOutput is what holding back costs a token of ordinary text.
+func BenchmarkOutput(b *testing.B) {
+	e := &script{}
+	var deltas []model.Delta
+	for _, token := range ids(" of", " the", " what", "ever", ", ", " non", "gr", "é", "\n") {
+		deltas = append(deltas, model.Delta{Tokens: []int{token}, Text: vocabulary[token]})
+	}
+	o, i := newOutput(policy.Default(), e, events.Job{}), 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, any, err := o.add(deltas[i%len(deltas)]); !any || err != nil {
+			b.Fatal(any, err)
+		}
+		i++
+	}
+}
