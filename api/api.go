@@ -12,11 +12,11 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"reflect"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -38,6 +38,10 @@ type Options struct {
 
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
+
+	// CORSOrigins are the origins whose pages may use the API, such as
+	// https://example.com or https://*.example.com; see CheckOrigins.
+	CORSOrigins []string
 }
 
 // maxBody is the largest request body, in bytes: a prompt of 500 characters of
@@ -51,6 +55,7 @@ type server struct {
 	Options
 	api     huma.API
 	counted map[string]bool // patterns of the mux that count their requests themselves
+	origins origins
 }
 
 // New returns the handler of the whole API.
@@ -74,6 +79,10 @@ func Description() ([]byte, error) {
 func build(o Options) (*server, *http.ServeMux, error) {
 	mux := http.NewServeMux()
 	s := &server{Options: o, api: humago.New(mux, config()), counted: map[string]bool{}}
+	var err error
+	if s.origins, err = newOrigins(o.CORSOrigins); err != nil {
+		return nil, nil, fmt.Errorf("allow origins: %w", err)
+	}
 	s.api.UseMiddleware(s.authenticate, s.limit, s.accept)
 	s.accounts()
 	s.jobs()
@@ -121,7 +130,10 @@ func identify(ctx huma.Context, _ string, body any) (any, error) {
 // register adds an operation whose handler's errors go through problemOf.
 func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.MaxBodyBytes = maxBody
-	op.BodyReadTimeout = 10 * time.Second
+	op.BodyReadTimeout = bodyTimeout
+	if op.Method != http.MethodGet {
+		op.Errors = append(op.Errors, http.StatusForbidden)
+	}
 	if op.Security != nil {
 		op.Errors = append(op.Errors, http.StatusUnauthorized)
 	}

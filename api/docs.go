@@ -63,6 +63,9 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
+		// A part of a file is of no use, and the errors of ranges are not ours.
+		r = r.Clone(r.Context())
+		r.Header.Del("Range")
 		files.ServeHTTP(w, r)
 	}), nil
 }

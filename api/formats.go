@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"slices"
@@ -23,8 +25,9 @@ func formats() map[string]huma.Format {
 	}
 }
 
-// unmarshalJSON is json.Unmarshal for strings that arrive as they were meant:
-// encoding/json puts U+FFFD where the text is broken, and says nothing.
+// unmarshalJSON is json.Unmarshal for text that means one thing only and strings
+// that arrive as they were meant: encoding/json puts U+FFFD where the text is
+// broken, takes the last of members with one name, and says nothing.
 func unmarshalJSON(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("the body is not valid UTF-8")
@@ -32,11 +35,60 @@ func unmarshalJSON(data []byte, v any) error {
 	if loneSurrogate(data) {
 		return errors.New(`a \u escape names half of a surrogate pair, which is no character`)
 	}
+	if err := checkNesting(data); err != nil {
+		return err
+	}
 	err := json.Unmarshal(data, v)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return errors.New("the body is not valid JSON: the mistake is at byte " + strconv.FormatInt(syntax.Offset, 10))
 	}
 	return err
+}
+
+// maxDepth is how deep arrays and objects may stand in each other: far more than
+// any request needs.
+const maxDepth = 16
+
+// checkNesting refuses JSON that is nested too deep, and objects with two members
+// of one name, of which another reader may take the other one. What is no JSON at
+// all is not for it to say.
+func checkNesting(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // a number that is too large is somebody else's to refuse
+	type level struct {
+		names map[string]bool // nil in an array
+		named bool            // the next token is the value of the last name
+	}
+	var open []level
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return nil //nolint:nilerr // the end, or a mistake that json.Unmarshal will find too
+		}
+		if end := token == json.Delim('}') || token == json.Delim(']'); end {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open) - 1; n >= 0 && open[n].names != nil && !open[n].named {
+			name, _ := token.(string)
+			if open[n].names[name] {
+				return errors.New("an object names a member twice")
+			}
+			open[n].names[name], open[n].named = true, true
+			continue
+		} else if n >= 0 {
+			open[n].named = false
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{names: map[string]bool{}})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+		if len(open) > maxDepth {
+			return fmt.Errorf("arrays and objects stand more than %d deep in each other", maxDepth)
+		}
+	}
 }
 
 // loneSurrogate reports whether JSON text has an escape from D800 to DFFF that

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -83,4 +85,87 @@ func TestFormsBecomeObjects(t *testing.T) {
 			t.Errorf("%q: %s, %v; want %s", form, got, err, want)
 		}
 	}
+}
+
+func TestNestingIsChecked(t *testing.T) {
+	deep := func(n int, open, end string) string { return strings.Repeat(open, n) + "1" + strings.Repeat(end, n) }
+	for text, ok := range map[string]bool{
+		`{}`: true, `[]`: true, `1`: true, `"x"`: true, `null`: true, ``: true, // not for it to say
+		`{"a":1,"b":1}`:                          true,
+		`{"a":{"a":{"a":1}},"b":{"a":1}}`:        true,
+		`[{"a":1},{"a":1},{"b":[{"a":1}]}]`:      true,
+		`{"a":"b","b":"a"}`:                      true,
+		`{"a":["a","a"],"b":"a"}`:                true,
+		`{"a":1e400}`:                            true,
+		`{"a":1,"a":1}`:                          false,
+		`{"a":1,"A":1}`:                          true, // another name: a member that nobody knows
+		`{"a":1,"\u0061":2}`:                     false,
+		`{"a":{"b":1,"b":2}}`:                    false,
+		`{"a":{"b":1},"a":2}`:                    false,
+		`{"a":[1,2],"c":{},"a":2}`:               false,
+		`[{"a":1},{"b":1,"c":2,"b":3}]`:          false,
+		`{"":1,"":2}`:                            false,
+		deep(maxDepth, "[", "]"):                 true,
+		deep(maxDepth+1, "[", "]"):               false,
+		deep(maxDepth, `{"a":`, "}"):             true,
+		deep(maxDepth+1, `{"a":`, "}"):           false,
+		strings.Repeat("[", 60_000):              false,
+		strings.Repeat(`{"a":[`, 10_000):         false,
+		strings.Repeat("[],", 100) + "[]":        true,
+		`[` + strings.Repeat("[],", 100) + `[]]`: true,
+		`"` + strings.Repeat("[", 100) + `"`:     true,
+		`}`:                                      true, `]`: true, `{"a"}`: true, `{"a":1}}`: true, `[}`: true, `{1:2}`: true,
+	} {
+		if err := checkNesting([]byte(text)); (err == nil) != ok {
+			t.Errorf("%.60s: %v", text, err)
+		}
+	}
+}
+
+// FuzzJSON compares with encoding/json: what is accepted means the same there.
+func FuzzJSON(f *testing.F) {
+	for _, seed := range []string{`{"a":[1,{"b":"\ud83d\ude00"}]}`, `{"a":1,"a":2}`, `[[[[`, `"\ud800"`, `{"a":`, "\xff", `1 2`, `{"\u0061":1,"a":2}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var got, want any
+		if err := unmarshalJSON(data, &got); err != nil {
+			return
+		}
+		if err := json.Unmarshal(data, &want); err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q is %v, to others %v, %v", data, got, want, err)
+		}
+		// It has as many members as it names: none was dropped for another one.
+		names, d := 0, json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		for {
+			token, err := d.Token()
+			if err != nil {
+				break
+			}
+			if _, ok := token.(json.Delim); !ok {
+				names++ // and values
+			}
+		}
+		if n := scalars(got, 0); n != names {
+			t.Fatalf("%q: %d names and values of %d", data, n, names)
+		}
+	})
+}
+
+// scalars counts the names and the values that hold no others.
+func scalars(v any, n int) int {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, member := range v {
+			n = scalars(member, n+1)
+		}
+	case []any:
+		for _, element := range v {
+			n = scalars(element, n)
+		}
+	default:
+		n++
+	}
+	return n
 }

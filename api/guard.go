@@ -43,24 +43,38 @@ func caller(ctx context.Context) auth.Identity {
 // strictest is the policy of responses that are no pages.
 const strictest = "default-src 'none'; frame-ancestors 'none'"
 
+// secure is what every response says to browsers, whatever it is an answer to.
+func secure(h http.Header, overTLS bool) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+	h.Set("Content-Security-Policy", strictest)
+	h.Set("Cache-Control", "no-store")
+	if overTLS { // over plain HTTP anybody on the way could say it for us
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+}
+
 // guard gives each request an id and each response its headers, answers for
-// unknown routes and panics, and writes the access log.
+// unknown routes, other origins and panics, bounds how long a client may take,
+// and writes the access log.
 func (s *server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := uuid.NewString()
 		ctx := context.WithValue(r.Context(), requestKey, id)
 		r = r.WithContext(context.WithValue(ctx, networkKey, network(client(r, s.TrustedProxies))))
-		h := w.Header()
-		h.Set("X-Request-Id", id)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
-		h.Set("Content-Security-Policy", strictest)
-		h.Set("Cache-Control", "no-store")
-		rec := &recorder{ResponseWriter: w}
+		w.Header().Set("X-Request-Id", id)
+		secure(w.Header(), r.TLS != nil)
+		control := http.NewResponseController(w)
+		if r.Body != nil && r.Body != http.NoBody {
+			// A connection that has no deadlines, in a test, is no reason not to answer.
+			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+			r.Body = &timedBody{r.Body, control}
+		}
+		rec := &recorder{ResponseWriter: w, control: control, varies: s.origins.cors != nil}
 		start := time.Now()
 		pattern := "unknown"
 		defer func() {
@@ -79,18 +93,25 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 		if !clean(r.URL.Path) {
 			found = "" // the mux would send the client to what it takes for the same
 		}
+		preflight, foreign := s.origins.meet(rec.Header(), r)
 		if !s.counted[found] {
 			if refused := s.take(r.Context(), rec.Header().Set, s.Limits.Anonymous, networkOf(r.Context())); refused != nil {
 				s.answer(rec, r, refused)
 				return
 			}
 		}
-		if found == "" {
+		switch {
+		case preflight != 0:
+			pattern = "preflight"
+			rec.WriteHeader(preflight)
+		case foreign != nil:
+			s.answer(rec, r, foreign)
+		case found == "":
 			s.answer(rec, r, unrouted(handler, r))
-			return
+		default:
+			pattern = found
+			mux.ServeHTTP(rec, r)
 		}
-		pattern = found
-		mux.ServeHTTP(rec, r)
 	})
 }
 
@@ -134,32 +155,6 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
 		s.Log.DebugContext(r.Context(), "could not write a problem", "request", requestID(r.Context()), "err", err)
 	}
 }
-
-// recorder notes what was answered, for the access log.
-type recorder struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-}
-
-func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 || w.status < 200 {
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *recorder) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	n, err := w.ResponseWriter.Write(b)
-	w.bytes += int64(n)
-	return n, err
-}
-
-// Unwrap lets http.ResponseController and Huma find the connection.
-func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // refuse answers an operation with a problem before its handler is reached.
 func (s *server) refuse(ctx huma.Context, p *Problem) {

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,12 +87,12 @@ func TestTheRightMostStrangerIsTheClient(t *testing.T) {
 		remote := trusted.Draw(t, "peer")
 		// The rule, from the right.
 		want := remote
-		for i := len(hops) - 1; i >= 0; i-- {
-			addr, err := netip.ParseAddr(hops[i])
+		for _, hop := range slices.Backward(hops) {
+			addr, err := netip.ParseAddr(hop)
 			if err != nil {
 				break
 			}
-			want = hops[i]
+			want = hop
 			if !within(proxies, addr) {
 				break
 			}

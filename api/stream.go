@@ -144,10 +144,13 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 // type for the operation.)
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
-	// The connection may serve further requests, which have no deadline.
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	w.WriteHeader(http.StatusOK)
 	if err := control.Flush(); err != nil {
+		return err
+	}
+	// A deadline is for one write: over HTTP/2 one that passes while nothing is
+	// written ends the stream as well.
+	if err := control.SetWriteDeadline(time.Time{}); err != nil {
 		return err
 	}
 	if job.State.Final() && after >= job.Version {
@@ -162,7 +165,10 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
-		return control.Flush()
+		if err := control.Flush(); err != nil {
+			return err
+		}
+		return control.SetWriteDeadline(time.Time{})
 	}
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, beat) {

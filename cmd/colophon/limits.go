@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -84,4 +85,13 @@ func (f *listenFlags) trusted() []netip.Prefix {
 		networks[i] = p.Masked()
 	}
 	return networks
+}
+
+// corsOrigins is a flag such as https://a.example,https://b.example.
+type corsOrigins []string
+
+// UnmarshalText reads a list.
+func (o *corsOrigins) UnmarshalText(text []byte) error {
+	*o = strings.Split(string(text), ",")
+	return api.CheckOrigins(*o)
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -75,6 +74,7 @@ type workFlags struct {
 type listenFlags struct {
 	Listen         string         `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed; without them the peer is the client ($COLOPHON_TRUSTED_PROXIES)."`
+	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
 
 	RateLimits     string `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: in the memory of each process, or shared by all over one database ($COLOPHON_RATE_LIMITS)."`
 	NoRateLimits   bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
@@ -359,7 +359,7 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, r
 	}
 	handler, err := api.New(api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
-		Limits: limits, TrustedProxies: f.trusted(),
+		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins,
 	})
 	if err != nil {
 		return err
@@ -370,14 +370,7 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, r
 	defer rest()
 	tended.Go(func() { queue.Run(tending) })
 	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
-	srv := &http.Server{
-		Handler:           handler,
-		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
-	}
+	srv := newServer(ctx, handler, b.log)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(listener) }()
 	url := "http://" + listener.Addr().String()
