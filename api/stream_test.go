@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,7 +29,9 @@ type streamed struct {
 	job   events.Job
 	url   string
 	ended chan string // who a stream has ended for
-	stop  context.CancelFunc
+
+	handler http.Handler
+	stop    context.CancelFunc
 }
 
 func newStreamed(t *testing.T) *streamed {
@@ -57,10 +60,11 @@ func newStreamed(t *testing.T) *streamed {
 	f.stop = stop
 	s := &server{Options: Options{Store: f.store, Stopping: stopping, Log: log}}
 	job := f.job
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = s.send(r.Context(), w, job, 0)
 		f.ended <- r.URL.Path
-	}))
+	})
+	srv := httptest.NewServer(f.handler)
 	t.Cleanup(srv.Close)
 	t.Cleanup(stop) // first
 	f.url = srv.URL
@@ -78,7 +82,7 @@ func (f *streamed) put(t *testing.T, facts ...events.Fact) {
 }
 
 // open asks for the stream.
-func (f *streamed) open(t *testing.T, path string) net.Conn {
+func (f *streamed) open(t *testing.T, path string) io.Reader {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
 	if err != nil {
@@ -89,16 +93,51 @@ func (f *streamed) open(t *testing.T, path string) net.Conn {
 	return conn
 }
 
+// overTLS returns open for the protocol over TLS.
+func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io.Reader {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(f.handler)
+	srv.EnableHTTP2 = http2
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	t.Cleanup(f.stop)
+	return func(t *testing.T, path string) io.Reader {
+		t.Helper()
+		resp, err := srv.Client().Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		if http2 != (resp.ProtoMajor == 2) {
+			t.Fatalf("the protocol is %s", resp.Proto)
+		}
+		return resp.Body
+	}
+}
+
 // TestAClientThatStopsReadingIsDropped streams to one client that reads all the
 // time, one that reads a little now and then, and one that stops.
 func TestAClientThatStopsReadingIsDropped(t *testing.T) {
-	t.Parallel()
-	f := newStreamed(t)
-	stalled := bufio.NewReader(f.open(t, "/stalled"))
-	if status, err := stalled.ReadString('\n'); err != nil || !strings.Contains(status, "200") {
-		t.Fatalf("%q, %v", status, err)
+	for name, open := range map[string]func(*testing.T, *streamed) func(*testing.T, string) io.Reader{
+		"plain":  func(_ *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.open },
+		"TLS":    func(t *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.overTLS(t, false) },
+		"HTTP/2": func(t *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.overTLS(t, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newStreamed(t)
+			testDropped(t, f, open(t, f))
+		})
 	}
-	read := func(conn net.Conn, pause time.Duration) <-chan string {
+}
+
+func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Reader) {
+	// What the transport reads ahead of its user is little beside what is sent.
+	stalled := bufio.NewReaderSize(open(t, "/stalled"), 16)
+	if _, err := stalled.ReadByte(); err != nil {
+		t.Fatal(err)
+	}
+	read := func(conn io.Reader, pause time.Duration) <-chan string {
 		lines := make(chan string, 1000)
 		go func() {
 			defer close(lines)
@@ -115,7 +154,7 @@ func TestAClientThatStopsReadingIsDropped(t *testing.T) {
 		}()
 		return lines
 	}
-	fast, slow := read(f.open(t, "/fast"), 0), read(f.open(t, "/slow"), 50*time.Millisecond)
+	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 50*time.Millisecond)
 	const many = 120
 	text := strings.Repeat("x", 64<<10) // all of it is more than sockets hold
 	for range many {

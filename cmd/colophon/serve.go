@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
@@ -74,7 +73,8 @@ type workFlags struct {
 type listenFlags struct {
 	Listen         string         `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed; without them the peer is the client ($COLOPHON_TRUSTED_PROXIES)."`
-	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
+	tlsFlags       `embed:""`
+	CORSOrigins    corsOrigins `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
 
 	RateLimits     string `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: in the memory of each process, or shared by all over one database ($COLOPHON_RATE_LIMITS)."`
 	NoRateLimits   bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
@@ -102,16 +102,6 @@ func (t *jobTime) UnmarshalText(text []byte) (err error) {
 	return nil
 }
 
-func (f *listenFlags) listen(ctx context.Context) (net.Listener, error) {
-	config := net.ListenConfig{Control: control}
-	config.SetMultipathTCP(false) // it knows no TCP_USER_TIMEOUT
-	listener, err := config.Listen(ctx, "tcp", f.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
-	}
-	return listener, nil
-}
-
 func (f *listenFlags) room() jobs.Limits {
 	return jobs.Limits{
 		Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget),
@@ -125,17 +115,21 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	if err != nil {
 		return err
 	}
+	secured, err := c.secured(ctx, c.Data, log)
+	if err != nil {
+		return err
+	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
 		return err
 	}
 	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		listener, err := c.listen(ctx)
+		f, err := c.front(ctx, secured)
 		if err != nil {
 			return err
 		}
-		defer listener.Close()
+		defer f.close()
 		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
@@ -146,13 +140,17 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		}
 		defer stop()
 		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, listener, m, rules.now, &c.listenFlags, t.out, true)
+		return b.serve(ctx, f, m, rules.now, &c.listenFlags, t.out, true)
 	})
 }
 
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
 	rules, err := c.rules(log)
+	if err != nil {
+		return err
+	}
+	secured, err := c.secured(ctx, c.Data, log)
 	if err != nil {
 		return err
 	}
@@ -166,12 +164,12 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 	}
 	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		listener, err := c.listen(ctx)
+		f, err := c.front(ctx, secured)
 		if err != nil {
 			return err
 		}
-		defer listener.Close()
-		return b.serve(ctx, listener, m, rules.now, &c.listenFlags, t.out, false)
+		defer f.close()
+		return b.serve(ctx, f, m, rules.now, &c.listenFlags, t.out, false)
 	})
 }
 
@@ -344,7 +342,7 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 }
 
 // serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
+func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
 	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
 	if err != nil {
 		return fmt.Errorf("open the accounts: %w", err)
@@ -357,10 +355,11 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, r
 	if err != nil {
 		return err
 	}
-	handler, err := api.New(api.Options{
+	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins,
-	})
+	}
+	handler, err := api.New(o)
 	if err != nil {
 		return err
 	}
@@ -370,16 +369,21 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, r
 	defer rest()
 	tended.Go(func() { queue.Run(tending) })
 	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
-	srv := newServer(ctx, handler, b.log)
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener) }()
-	url := "http://" + listener.Addr().String()
-	fmt.Fprintf(out, "ready %s\n", url)
+	servers := newServers(ctx, b.log)
+	servers.add(handler, at.public, at.tls())
+	if at.redirect != nil {
+		redirect, err := api.NewRedirect(o, at.port(), at.secured.challenges)
+		if err != nil {
+			return err
+		}
+		servers.add(redirect, at.redirect, nil)
+	}
+	fmt.Fprintf(out, "ready %s\n", at.url())
 	if teach {
-		fmt.Fprintf(out, lesson, url)
+		fmt.Fprintf(out, lesson, at.url())
 	}
 	select {
-	case err := <-failed:
+	case err := <-servers.failed:
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
@@ -387,9 +391,8 @@ func (b *base) serve(ctx context.Context, listener net.Listener, m jobs.Model, r
 	// A worker in this process stops after this, and needs time as well.
 	answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
 	defer cancel()
-	if err := srv.Shutdown(answering); err != nil {
+	if err := servers.shutdown(answering); err != nil {
 		b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
-		_ = srv.Close()
 	}
 	return nil
 }

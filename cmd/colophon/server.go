@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -46,4 +50,111 @@ func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *htt
 			WriteByteTimeout:     10 * time.Second,
 		},
 	}
+}
+
+// servers are those of one process.
+type servers struct {
+	ctx    context.Context
+	log    *slog.Logger
+	all    []*http.Server
+	failed chan error // holds what has ended one of them
+}
+
+func newServers(ctx context.Context, log *slog.Logger) *servers {
+	return &servers{ctx: ctx, log: log, failed: make(chan error, 1)}
+}
+
+// add serves a listener, over TLS if there is a configuration for it.
+func (s *servers) add(handler http.Handler, listener net.Listener, config *tls.Config) {
+	srv := newServer(s.ctx, handler, s.log)
+	srv.TLSConfig = config
+	s.all = append(s.all, srv)
+	go func() {
+		var err error
+		if config == nil {
+			err = srv.Serve(listener)
+		} else {
+			err = srv.ServeTLS(listener, "", "")
+		}
+		select {
+		case s.failed <- err:
+		default: // the first one counts
+		}
+	}()
+}
+
+// shutdown lets the servers answer what they have until ctx is done, and then cuts
+// the rest.
+func (s *servers) shutdown(ctx context.Context) error {
+	errs := make([]error, len(s.all))
+	var wg sync.WaitGroup
+	for i, srv := range s.all {
+		wg.Go(func() {
+			if errs[i] = srv.Shutdown(ctx); errs[i] != nil {
+				_ = srv.Close()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// front is where clients reach the service.
+type front struct {
+	public   net.Listener
+	redirect net.Listener // nil if there is none
+	secured  *secured     // nil without TLS
+}
+
+// listen opens a listener whose connections end when a client takes nothing.
+func listen(ctx context.Context, flag, address string) (net.Listener, error) {
+	config := net.ListenConfig{Control: control}
+	config.SetMultipathTCP(false) // it knows no TCP_USER_TIMEOUT
+	listener, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return listener, nil
+}
+
+// front opens what the flags ask for. Close it.
+func (f *listenFlags) front(ctx context.Context, s *secured) (at *front, err error) {
+	at = &front{secured: s}
+	if at.public, err = listen(ctx, "--listen", f.Listen); err != nil {
+		return nil, err
+	}
+	if f.RedirectListen != "" {
+		if at.redirect, err = listen(ctx, "--redirect-listen", f.RedirectListen); err != nil {
+			at.close()
+			return nil, err
+		}
+	}
+	return at, nil
+}
+
+func (at *front) close() {
+	at.public.Close()
+	if at.redirect != nil {
+		at.redirect.Close()
+	}
+}
+
+func (at *front) tls() *tls.Config {
+	if at.secured == nil {
+		return nil
+	}
+	return at.secured.config
+}
+
+func (at *front) port() string {
+	_, port, _ := net.SplitHostPort(at.public.Addr().String())
+	return port
+}
+
+func (at *front) url() string {
+	scheme := "http"
+	if at.secured != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + at.public.Addr().String()
 }

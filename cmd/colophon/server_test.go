@@ -15,8 +15,7 @@ import (
 // listening serves with everything that the service has but its API.
 func listening(t *testing.T, handler http.HandlerFunc) (addr string) {
 	t.Helper()
-	f := listenFlags{Listen: "127.0.0.1:0"}
-	listener, err := f.listen(t.Context())
+	listener, err := listen(t.Context(), "--listen", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// authority signs certificates for 127.0.0.1.
+type authority struct {
+	t    *testing.T
+	dir  string
+	pool *x509.CertPool
+	n    int64
+}
+
+func newAuthority(t *testing.T) *authority {
+	return &authority{t: t, dir: t.TempDir(), pool: x509.NewCertPool()}
+}
+
+func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
+
+// issue writes a new certificate and its key, and returns its serial number.
+func (a *authority) issue(cert, key string) int64 {
+	a.t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.n++
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.pool.AddCert(parsed)
+	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: raw}} {
+		// As tools do it: the file is there whole or not at all.
+		if err := os.WriteFile(a.file(name)+".new", pem.EncodeToMemory(block), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+		if err := os.Rename(a.file(name)+".new", a.file(name)); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	return a.n
+}
+
+func (a *authority) client(config *tls.Config) *http.Client {
+	if config == nil {
+		config = &tls.Config{}
+	}
+	config.RootCAs = a.pool
+	return &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// TestTLS serves a whole service with a certificate, which is then replaced.
+func TestTLS(t *testing.T) {
+	a := newAuthority(t)
+	first := a.issue("cert.pem", "key.pem")
+	redirect, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := redirect.Addr().String()
+	redirect.Close()
+	s := up(t, dataDir(t), "--tls-cert", a.file("cert.pem"), "--tls-key", a.file("key.pem"), "--redirect-listen", plain)
+	addr, ok := strings.CutPrefix(s.url, "https://")
+	if !ok {
+		t.Fatalf("ready %s", s.url)
+	}
+	get := func(config *tls.Config) (*http.Response, error) {
+		resp, err := a.client(config).Get(s.url + "/healthz")
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return resp, err
+	}
+	resp, err := get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.ProtoMajor != 2 || resp.TLS.Version != tls.VersionTLS13 || resp.Header.Get("Strict-Transport-Security") == "" || resp.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
+		t.Errorf("%s, TLS %x, HSTS %q, certificate %d", resp.Proto, resp.TLS.Version, resp.Header.Get("Strict-Transport-Security"), resp.TLS.PeerCertificates[0].SerialNumber)
+	}
+	if resp, err := get(&tls.Config{MaxVersion: tls.VersionTLS12}); err != nil || resp.TLS.Version != tls.VersionTLS12 {
+		t.Errorf("TLS 1.2: %v", err)
+	}
+	for _, old := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
+		if _, err := get(&tls.Config{MinVersion: old, MaxVersion: old}); err == nil {
+			t.Errorf("TLS %x is spoken", old)
+		}
+	}
+	if _, err := get(&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}); err == nil {
+		t.Error("a weak cipher suite is spoken")
+	}
+	if got := said(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.0 400") {
+		t.Errorf("plain HTTP on the port of HTTPS: %q", got)
+	}
+	// A certificate that does not fit its key leaves the one before.
+	if err := os.WriteFile(a.file("cert.pem"), []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(lookAgain) // files are looked at once in that time
+	if resp, err := get(nil); err != nil || resp.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
+		t.Errorf("with a broken file: %v", err)
+	}
+	second := a.issue("cert.pem", "key.pem")
+	eventually(t, "the new certificate is used", func() bool {
+		resp, err := get(nil)
+		return err == nil && resp.TLS.PeerCertificates[0].SerialNumber.Int64() == second
+	})
+	// The other listener sends readers over, and refuses what carries secrets.
+	for _, k := range []struct {
+		method, path, body, access string
+		status                     int
+		location                   string
+	}{
+		{"GET", "/docs?x=1&y=%2F", "", "", 308, s.url + "/docs?x=1&y=%2F"},
+		{"HEAD", "/", "", "", 308, s.url + "/"},
+		{"GET", "/.well-known/acme-challenge/x", "", "", 308, s.url + "/.well-known/acme-challenge/x"},
+		{"GET", "/history", "", "Bearer x", 403, ""},
+		{"POST", "/token", "username=a&password=b", "", 403, ""},
+		{"GET", "//evil.example/", "", "", 404, ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), k.method, "http://"+plain+k.path, strings.NewReader(k.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.access != "" {
+			req.Header.Set("Authorization", k.access)
+		}
+		resp, err := a.client(nil).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Location"); resp.StatusCode != k.status || got != k.location {
+			t.Errorf("%s %s: %d to %q", k.method, k.path, resp.StatusCode, got)
+		}
+		if resp.Header.Get("Strict-Transport-Security") != "" || resp.Header.Get("X-Content-Type-Options") == "" {
+			t.Errorf("%s %s: %v", k.method, k.path, resp.Header)
+		}
+	}
+}
+
+func TestTLSFlags(t *testing.T) {
+	a := newAuthority(t)
+	a.issue("cert.pem", "key.pem")
+	a.issue("other.pem", "otherkey.pem")
+	cert, key := a.file("cert.pem"), a.file("key.pem")
+	log := slog.New(slog.DiscardHandler)
+	for name, k := range map[string]struct {
+		flags tlsFlags
+		ok    bool
+	}{
+		"nothing":              {tlsFlags{}, true},
+		"files":                {tlsFlags{TLSCert: cert, TLSKey: key}, true},
+		"files and a redirect": {tlsFlags{TLSCert: cert, TLSKey: key, RedirectListen: ":0"}, true},
+		"a certificate alone":  {tlsFlags{TLSCert: cert}, false},
+		"a key alone":          {tlsFlags{TLSKey: key}, false},
+		"two of each":          {tlsFlags{TLSCert: cert, TLSKey: key, ACMEDomain: []string{"a.example"}}, false},
+		"a redirect to what":   {tlsFlags{RedirectListen: ":0"}, false},
+		"a key of another one": {tlsFlags{TLSCert: cert, TLSKey: a.file("otherkey.pem")}, false},
+		"no file":              {tlsFlags{TLSCert: cert, TLSKey: a.file("none")}, false},
+		"a name":               {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
+	} {
+		_, err := k.flags.secured(t.Context(), t.TempDir(), log)
+		if _, usage := errors.AsType[*usageError](err); (err == nil) != k.ok || err != nil && !usage {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestACME goes as far as one gets without an authority: whose certificates are
+// asked for, where they are kept, and who answers challenges.
+func TestACME(t *testing.T) {
+	data := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s, err := (&tlsFlags{ACMEDomain: []string{"a.example", "b.example"}}).secured(ctx, data, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(s.config.NextProtos, " "); got != "h2 http/1.1 acme-tls/1" || s.config.MinVersion != tls.VersionTLS12 {
+		t.Errorf("protocols %s, TLS %x", got, s.config.MinVersion)
+	}
+	for _, name := range []string{"c.example", "x.a.example", "", "127.0.0.1"} {
+		if _, err := s.config.GetCertificate(&tls.ClientHelloInfo{ServerName: name}); err == nil {
+			t.Errorf("a certificate for %q", name)
+		}
+	}
+	// One that is in the directory is used.
+	a := newAuthority(t)
+	a.issue("cert.pem", "key.pem")
+	key, _ := os.ReadFile(a.file("key.pem"))
+	pair, err := tls.LoadX509KeyPair(a.file("cert.pem"), a.file("key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := *pair.Leaf
+	leaf.DNSNames, leaf.IPAddresses = []string{"a.example"}, nil
+	der, err := x509.CreateCertificate(rand.Reader, &leaf, &leaf, pair.Leaf.PublicKey, pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := append(bytes.ReplaceAll(key, []byte("PRIVATE KEY"), []byte("EC PRIVATE KEY")), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	if err := os.MkdirAll(filepath.Join(data, "acme"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "acme", "a.example"), kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hello := &tls.ClientHelloInfo{ServerName: "a.example", SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}, SupportedCurves: []tls.CurveID{tls.CurveP256}, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
+	if got, err := s.config.GetCertificate(hello); err != nil || !bytes.Equal(got.Certificate[0], der) {
+		t.Errorf("the certificate in the cache: %v", err)
+	}
+	if s.challenges == nil {
+		t.Fatal("nobody answers challenges")
+	}
+}
