@@ -369,26 +369,28 @@ func (b *bench) mixed(ctx context.Context) (*benchMixed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a long prompt beside streams: %w", err)
 	}
-	var usual []time.Duration
-	var longest time.Duration
+	var usual, beside []time.Duration
 	for _, s := range slices.Concat(took...) {
 		switch {
 		case s.end.Before(start):
 			usual = append(usual, s.end.Sub(s.start))
 		case s.start.Before(end):
-			longest = max(longest, s.end.Sub(s.start))
+			beside = append(beside, s.end.Sub(s.start))
 		}
 	}
 	m := &benchMixed{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
-		UsualLongestMS: milliseconds(slices.Max(usual)), LongestMS: milliseconds(longest), PromptMS: milliseconds(end.Sub(start))}
+		UsualLongestMS: milliseconds(slices.Max(usual)), MostMS: milliseconds(percentile(beside, 0.95)), LongestMS: milliseconds(slices.Max(beside)), PromptMS: milliseconds(end.Sub(start))}
 	m.Ratio = m.LongestMS / m.StepMS
 	b.say("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
 	return m, nil
 }
 
-func median(d []time.Duration) time.Duration {
+func median(d []time.Duration) time.Duration { return percentile(d, 0.5) }
+
+// percentile returns the time that a share of the others does not exceed.
+func percentile(d []time.Duration, share float64) time.Duration {
 	slices.Sort(d)
-	return d[len(d)/2]
+	return d[min(int(share*float64(len(d))), len(d)-1)]
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

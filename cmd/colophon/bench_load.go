@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,8 +68,7 @@ func (l *latencies) percentile(share float64) float64 {
 	if len(l.all) == 0 {
 		return 0
 	}
-	slices.Sort(l.all)
-	return milliseconds(l.all[min(int(share*float64(len(l.all))), len(l.all)-1)])
+	return milliseconds(percentile(l.all, share))
 }
 
 // outOfOrder returns how far, at most, one of some things that have an order

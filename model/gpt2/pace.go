@@ -13,8 +13,9 @@ const (
 
 // A pace says how many tokens of prompts a step may have beside sequences that
 // get a token with every step, so that those do not stall: a step may take up to
-// twice as long as without, and a quarter of that room is left to chance. It learns from the steps how long both take, so it
-// fits any machine, network and format of weights.
+// twice as long as without, and a quarter of that room is left to chance. It
+// learns from the steps how long both take, so it fits any machine, network and
+// format of weights.
 type pace struct {
 	single time.Duration // a step that has one token of each sequence
 	prompt time.Duration // what a token of a prompt adds to it
