@@ -85,6 +85,8 @@ func build(o Options) (*server, *http.ServeMux, error) {
 	}
 	s.api.UseMiddleware(s.authenticate, s.limit, s.accept)
 	s.accounts()
+	s.keys()
+	s.revocation()
 	s.jobs()
 	s.history()
 	s.health()
@@ -159,15 +161,21 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 }
 
 // waiting returns a context for a request that waits for events: it ends, with
-// errStopping, when the service stops.
+// errStopping, when the service stops, and with auth.ErrAccessToken when the
+// caller's session does.
 func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, forget := s.Auth.While(ctx, caller(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.Stopping, func() { cancel(errStopping) })
-	return ctx, func() { stop(); cancel(nil) }
+	return ctx, func() { stop(); cancel(nil); forget() }
 }
 
-// errStopping ends what waits in a service that stops.
-var errStopping = errors.New("the service is stopping")
+// errStopping ends what waits in a service that stops, and errExpired a stream
+// whose access token has expired.
+var (
+	errStopping = errors.New("the service is stopping")
+	errExpired  = errors.New("the access token has expired")
+)
 
 // private is the security of operations that need an access token.
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }

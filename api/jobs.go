@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/auth"
 	"colophon/jobs"
 )
 
@@ -176,7 +178,9 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 	}
 	status := http.StatusAccepted
 	if asked.wait > 0 {
-		job = s.await(ctx, job, asked.wait)
+		if job, err = s.await(ctx, job, asked.wait); err != nil {
+			return nil, err
+		}
 		if s.left(ctx) && !asked.async && request.Key == nil {
 			job = s.abandon(ctx, job)
 		}
@@ -230,10 +234,11 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 }
 
 // await follows a job until it has ended or the wait is over, and returns it as
-// it then is, as far as that is known: the job is on record, whatever happens here.
-func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) events.Job {
+// it then is, as far as that is known: the job is on record, whatever happens
+// here. Only a session that has ended is an error.
+func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
-		return job
+		return job, nil
 	}
 	waiting, stop := s.waiting(ctx)
 	defer stop()
@@ -252,7 +257,10 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 			break // the wait is over one way or another
 		}
 	}
-	return job
+	if cause := context.Cause(waiting); errors.Is(cause, auth.ErrAccessToken) {
+		return job, cause
+	}
+	return job, nil
 }
 
 // unknown notes that the future of a job could not be told: its client gets the

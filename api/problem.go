@@ -158,6 +158,8 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	case errors.Is(err, auth.ErrRefreshToken):
 		return newProblem(http.StatusUnauthorized, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again").
 			with("WWW-Authenticate", `Bearer realm="colophon"`)
+	case errors.Is(err, auth.ErrAccessToken):
+		return unauthorized(true)
 	case errors.Is(err, auth.ErrBusy):
 		return newProblem(http.StatusServiceUnavailable, "busy", "too many sign-ins at once: try again in a moment").retryAfter(time.Second)
 	case errors.Is(err, vault.ErrErased):

@@ -92,7 +92,9 @@ func (s *server) stream() {
 		Summary: "Read or follow the events of a job",
 		Description: "With Accept: text/event-stream, server-sent events: one message an event, with its version as id, its type as event, " +
 			"and a comment every ten seconds in between; the stream ends after the job's last event. " +
-			"If the service stops before that, it says with retry how many milliseconds later to resume. Otherwise a JSON array of the events so far.",
+			"If the service stops before that, or the access token expires, it says with retry how many milliseconds later to resume, with a valid access token. " +
+			"When the session has ended or the account has been disabled or erased, the stream ends within seconds. " +
+			"Without that media type, a JSON array of the events so far.",
 		Security: private(),
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
@@ -139,8 +141,9 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	}}, nil
 }
 
-// send follows a job as server-sent events until it has ended or the client
-// has left. (huma/sse would need a Go type for each event and a fixed media
+// send follows a job as server-sent events until it has ended, the client has
+// left, its session has ended or its access token expired: what it is good for
+// ends with it, and the client resumes with the next one. (huma/sse would need a Go type for each event and a fixed media
 // type for the operation.)
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
@@ -158,6 +161,8 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	}
 	ctx, cancel := s.waiting(ctx)
 	defer cancel()
+	ctx, expire := context.WithDeadlineCause(ctx, caller(ctx).Expires, errExpired)
+	defer expire()
 	write := func(b []byte) error {
 		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 			return err
@@ -172,7 +177,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	}
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, beat) {
-		if errors.Is(context.Cause(ctx), errStopping) {
+		if cause := context.Cause(ctx); errors.Is(cause, errStopping) || errors.Is(cause, errExpired) {
 			retry := retryMin + rand.N(retrySpread) //nolint:gosec // it spreads clients and hides nothing
 			return write(fmt.Appendf(nil, "retry: %d\n\n", retry.Milliseconds()))
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/migrations"
@@ -32,6 +33,8 @@ type streamed struct {
 
 	handler http.Handler
 	stop    context.CancelFunc
+
+	caller auth.Identity // of those who open it from now on
 }
 
 func newStreamed(t *testing.T) *streamed {
@@ -58,10 +61,15 @@ func newStreamed(t *testing.T) *streamed {
 	f.put(t, events.JobAccepted{Prompt: "prompt", Model: "m"}, events.JobStarted{Attempt: 1, Worker: "w", Weights: "w/f32"})
 	stopping, stop := context.WithCancel(context.Background())
 	f.stop = stop
-	s := &server{Options: Options{Store: f.store, Stopping: stopping, Log: log}}
+	accounts, err := auth.New(t.Context(), db.App, f.store, v, auth.Options{Issuer: "test", Audience: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{Options: Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log}}
 	job := f.job
+	f.caller = auth.Identity{Account: owner, Session: uuid.New(), Expires: time.Now().Add(time.Hour)}
 	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = s.send(r.Context(), w, job, 0)
+		_ = s.send(context.WithValue(r.Context(), identityKey, f.caller), w, job, 0)
 		f.ended <- r.URL.Path
 	})
 	srv := httptest.NewServer(f.handler)
@@ -196,6 +204,24 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 func TestAStreamEndsWithTheService(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
+	f.tellsToComeBack(t, f.stop)
+}
+
+// TestAStreamEndsWithItsAccessToken looks at the same where the access token
+// expires before the job has ended.
+func TestAStreamEndsWithItsAccessToken(t *testing.T) {
+	t.Parallel()
+	f := newStreamed(t)
+	f.caller.Expires = time.Now().Add(300 * time.Millisecond)
+	f.tellsToComeBack(t, func() {})
+	if now := time.Now(); now.Before(f.caller.Expires) {
+		t.Error("it has ended too early")
+	}
+}
+
+// tellsToComeBack reads a stream that ends before its job does.
+func (f *streamed) tellsToComeBack(t *testing.T, started func()) {
+	t.Helper()
 	resp, err := http.Get(f.url)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +230,7 @@ func TestAStreamEndsWithTheService(t *testing.T) {
 	var rest []string
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		if lines.Text() == "event: job.started" {
-			f.stop()
+			started()
 		}
 		rest = append(rest, lines.Text())
 	}

@@ -36,20 +36,22 @@ type fixture struct {
 	url    string
 	owner  uuid.UUID
 	access string
-	api    api.Options        // what the API was made from
+	api    api.Options // what the API was made from
+	log    logBuffer
 	served chan struct{}      // holds one value for each request that has been served
 	stop   context.CancelFunc // tells the API that the service stops
 }
 
 func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	f := &fixture{t: t, served: make(chan struct{}, 1000)}
+	log := slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db := pgtest.New(t, migrations.Up)
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log), served: make(chan struct{}, 1000)}
+	f.db, f.store = db, events.NewStore(db.App, v, log)
 	encode := func(text string) []int { return make([]int, len(text)) }
 	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: encode}, policy.Default, jobs.Limits{}, log)
 	if err != nil {
@@ -74,6 +76,7 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	var wg sync.WaitGroup
 	wg.Go(func() { f.store.Run(running, nil) })
 	wg.Go(func() { f.queue.Run(running) })
+	wg.Go(func() { accounts.Run(running, log) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() { f.served <- struct{}{} }()

@@ -199,6 +199,8 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 		return as[AccountSignedOut](raw)
 	case AccountTokenReuseDetected{}.Type():
 		return as[AccountTokenReuseDetected](raw)
+	case AccountKeyRotated{}.Type():
+		return as[AccountKeyRotated](raw)
 	}
 	return nil, fmt.Errorf("%w: unknown type %q", ErrCorrupt, kind)
 }

@@ -68,6 +68,7 @@ func everyFact() []Fact {
 			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
 			Deadline: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC),
 		},
+		AccountKeyRotated{Key: "an id", From: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC), Leaked: true},
 	}
 }
 

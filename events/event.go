@@ -141,6 +141,15 @@ type (
 	AccountTokenReuseDetected struct {
 		Session uuid.UUID `json:"session"`
 	}
+
+	// AccountKeyRotated says, on the stream of the zero account, that access
+	// tokens are signed with another key from a time on (UTC, to the
+	// microsecond); and, if Leaked, that those of earlier ones are refused.
+	AccountKeyRotated struct {
+		Key    string    `json:"key"` // its id
+		From   time.Time `json:"from"`
+		Leaked bool      `json:"leaked"`
+	}
 )
 
 func (JobAccepted) Type() string               { return "job.accepted" }
@@ -154,6 +163,7 @@ func (AccountSignedIn) Type() string           { return "account.signed_in" }
 func (AccountSignInFailed) Type() string       { return "account.sign_in_failed" }
 func (AccountSignedOut) Type() string          { return "account.signed_out" }
 func (AccountTokenReuseDetected) Type() string { return "account.token_reuse_detected" }
+func (AccountKeyRotated) Type() string         { return "account.key_rotated" }
 
 func (JobAccepted) sealed() []string               { return []string{"prompt", "stop"} }
 func (JobStarted) sealed() []string                { return nil }
@@ -166,3 +176,4 @@ func (AccountSignedIn) sealed() []string           { return nil }
 func (AccountSignInFailed) sealed() []string       { return nil }
 func (AccountSignedOut) sealed() []string          { return nil }
 func (AccountTokenReuseDetected) sealed() []string { return nil }
+func (AccountKeyRotated) sealed() []string         { return nil }

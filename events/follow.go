@@ -67,6 +67,13 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 	}
 }
 
+// Accounts returns a channel that holds a value when any process may have
+// appended to the stream of any account, and what ends that.
+func (s *Store) Accounts() (wake <-chan struct{}, end func()) {
+	f := s.hub.subscribe(anyAccount)
+	return f.wake, func() { s.hub.unsubscribe(anyAccount, f) }
+}
+
 // readAgain is how long a follower waits after the database was not there.
 const readAgain = 500 * time.Millisecond
 

@@ -2,6 +2,7 @@ package events
 
 import (
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -63,6 +64,7 @@ func (h *hub) unsubscribe(stream Stream, f *follower) {
 func (h *hub) appended(stream Stream, events []Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.account(stream)
 	s := h.streams[stream]
 	if s == nil {
 		return
@@ -85,7 +87,19 @@ func (h *hub) appended(stream Stream, events []Event) {
 func (h *hub) announced(stream Stream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.account(stream)
 	if s := h.streams[stream]; s != nil {
+		s.ask()
+	}
+}
+
+// anyAccount stands for the streams of all accounts.
+const anyAccount Stream = "account/"
+
+// account wakes the followers of all accounts if the stream is one of theirs.
+// The caller holds h.mu.
+func (h *hub) account(stream Stream) {
+	if s := h.streams[anyAccount]; s != nil && strings.HasPrefix(string(stream), string(anyAccount)) {
 		s.ask()
 	}
 }

@@ -48,6 +48,7 @@ type cli struct {
 	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server and without its text policy."`
 	Model    modelCmd    `cmd:"" help:"Pull, verify and look into models."`
 	History  historyCmd  `cmd:"" help:"Look after the history view."`
+	Keys     keysCmd     `cmd:"" help:"Look after the keys that sign access tokens."`
 	Bench    benchCmd    `cmd:"" help:"Measure how fast it is, beside what the machine can do."`
 	OpenAPI  openAPICmd  `cmd:"" name:"openapi" help:"Print the OpenAPI description of the API."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`

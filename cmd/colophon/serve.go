@@ -13,7 +13,6 @@ import (
 
 	"colophon/api"
 	"colophon/events"
-	"colophon/internal/auth"
 	"colophon/internal/limit"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
@@ -343,9 +342,9 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 
 // serve answers HTTP until ctx is done.
 func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
-	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
+	accounts, err := b.accounts(ctx)
 	if err != nil {
-		return fmt.Errorf("open the accounts: %w", err)
+		return err
 	}
 	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.room(), quiet(b.log))
 	if err != nil {
@@ -369,6 +368,7 @@ func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() 
 	defer rest()
 	tended.Go(func() { queue.Run(tending) })
 	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
+	tended.Go(func() { accounts.Run(tending, b.log) })
 	servers := newServers(ctx, b.log)
 	servers.add(handler, at.public, at.tls())
 	if at.redirect != nil {

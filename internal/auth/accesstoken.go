@@ -37,8 +37,8 @@ type Identity struct {
 	Expires time.Time // when the access token does
 }
 
-// sign makes an access token.
-func (s *Service) sign(key jwk.Key, account, session uuid.UUID) (string, error) {
+// sign makes an access token that is valid until expires.
+func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Time) (string, error) {
 	now := s.now()
 	token, err := jwt.NewBuilder().
 		Issuer(s.options.Issuer).
@@ -48,7 +48,7 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID) (string, error) 
 		Claim("sid", session.String()).
 		IssuedAt(now).
 		NotBefore(now).
-		Expiration(now.Add(s.options.AccessTTL)).
+		Expiration(expires).
 		Build()
 	if err != nil {
 		return "", fmt.Errorf("make an access token: %w", err)
@@ -69,8 +69,9 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID) (string, error) 
 // exactly the form that this service issues, and looks at nothing in a token
 // before the signature except its size, its form and the id of the key.
 //
-// Only a key that this process has not seen yet makes it ask the database; an
-// error other than ErrAccessToken says that this was not possible.
+// Only a key that this process has not seen yet makes it ask the database, or
+// that Run has not asked for long which sessions have ended; an error other than
+// ErrAccessToken says that this was not possible.
 func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, error) {
 	kid, err := readHeader(accessToken)
 	if err != nil {
@@ -87,6 +88,9 @@ func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, err
 	identity, err := s.readClaims(payload)
 	if err != nil {
 		return Identity{}, fmt.Errorf("%w: %w", ErrAccessToken, err)
+	}
+	if err := s.ended.check(ctx, identity.Session); err != nil {
+		return Identity{}, err
 	}
 	return identity, nil
 }

@@ -28,7 +28,7 @@ import (
 func TestAccessTokenHasWhatItShould(t *testing.T) {
 	s := offline(t)
 	account, session := uuid.New(), uuid.New()
-	token, err := s.sign(s.keys.current.Load().signer, account, session)
+	token, err := s.sign(s.keys.current.Load().signer(s.now()), account, session, s.now().Add(DefaultAccessTTL))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +97,7 @@ func TestAccessTokenTimes(t *testing.T) {
 
 // hostile returns tokens that must be refused, by what is wrong with them. Most
 // are signed with the service's own key: more than any attacker has.
-func hostile(t testing.TB, s *Service, url string) map[string]string {
-	f := newForger(t, s)
+func hostile(t testing.TB, f forger, url string) map[string]string {
 	good := f.with(nil, nil)
 	part := strings.Split(good, ".")
 	thief := f
@@ -164,7 +163,7 @@ func hostile(t testing.TB, s *Service, url string) map[string]string {
 		"HS256, public key":    hs256(public),
 		"HS256, PEM":           hs256(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
 		"HS256, DER":           hs256(der),
-		"HS256, JWK":           hs256([]byte(encode(publicJWK(t, s)))),
+		"HS256, JWK":           hs256([]byte(encode(publicJWK(t, f)))),
 		"HS256, empty":         hs256(nil),
 		"HS256, a default":     hs256([]byte("your-secret-key")),
 		"HS256, private seed":  hs256(f.private.Seed()),
@@ -315,7 +314,7 @@ func TestHostileAccessTokens(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called++ }))
 	defer server.Close()
 	s := offline(t)
-	for what, token := range hostile(t, s, server.URL) {
+	for what, token := range hostile(t, newForger(t, s), server.URL) {
 		t.Run(what, func(t *testing.T) {
 			identity, err := s.Verify(t.Context(), token)
 			if !errors.Is(err, ErrAccessToken) || identity != (Identity{}) {
@@ -334,7 +333,7 @@ func FuzzVerify(f *testing.F) {
 	s := offline(f)
 	good := newForger(f, s).with(nil, nil)
 	f.Add(good)
-	for _, token := range hostile(f, s, "http://127.0.0.1:1") {
+	for _, token := range hostile(f, newForger(f, s), "http://127.0.0.1:1") {
 		if len(token) < 4000 {
 			f.Add(token)
 		}
@@ -353,7 +352,7 @@ func FuzzVerifySigned(f *testing.F) {
 	s := offline(f)
 	forger := newForger(f, s)
 	f.Add(encode(forger.header()), encode(forger.claims()))
-	for _, token := range hostile(f, s, "http://127.0.0.1:1") {
+	for _, token := range hostile(f, newForger(f, s), "http://127.0.0.1:1") {
 		parts := strings.Split(token, ".")
 		if len(token) > 4000 || len(parts) != 3 {
 			continue

@@ -214,7 +214,7 @@ func (s *Service) signIn(ctx context.Context, key, password string) (Tokens, err
 			return Tokens{}, err
 		}
 	}
-	signer := s.keys.fresh(ctx).signer // not inside, where it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
 	var tokens Tokens
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
 		// Until the session is there, the password cannot be changed nor the

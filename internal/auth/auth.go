@@ -14,13 +14,26 @@
 //     for all such names).
 //   - Bounded work. At most half of the processors hash passwords at a time,
 //     whatever number of callers wait; a caller that would wait too long gets
-//     [ErrBusy]. [Service.Verify] needs no database except to learn of new keys.
+//     [ErrBusy]. [Service.Verify] does not ask the database while [Service.Run] runs.
 //   - Sessions. A refresh token is exchanged once. When it comes again later
 //     than [Grace] after that, it has been copied, so its session ends. Within
 //     Grace it is a client that lost the answer or asked twice, and gets another
 //     pair; both pairs live on. A session ends for good RefreshTTL after its
-//     sign-in. Access tokens of a session that has ended run out by themselves,
-//     at most AccessTTL later.
+//     sign-in, and no access token outlives that.
+//   - Endings. When a session ends earlier (revoked, signed out, its refresh
+//     token reused, its account disabled, erased or removed, by whatever writes
+//     the tables), Verify refuses its access tokens: at once in the process
+//     whose call ended it, and in every other one as soon as it hears of an
+//     event of the account (some 50 ms), or, if that announcement is lost, when
+//     it next asks, a second later. What [Service.While] has returned ends then
+//     too. This does not rest on clocks: each process asks for the transactions
+//     that it has not seen, and a late commit is not missed. A process that
+//     starts reads what may matter before it serves. One that cannot ask for ten
+//     seconds does not say of any access token that it is good: Verify returns
+//     an error that is not ErrAccessToken until the database answers again.
+//     What While has returned goes on meanwhile.
+//   - Keys. [Service.Rotate] may be called at any time, with any number of
+//     processes at work: no token is refused for it.
 //
 // A [Service] is safe for concurrent use, and any number of processes may have
 // one over the same database.
@@ -82,13 +95,15 @@ type Account struct {
 	CreatedAt time.Time
 }
 
-// Service registers accounts, signs them in and recognises them. Use [New].
+// Service registers accounts, signs them in and recognises them. Use [New], and
+// keep [Service.Run] running for as long as the service is used.
 type Service struct {
 	pool    *pgxpool.Pool
 	store   *events.Store
 	options Options
 	hash    *hasher
 	keys    *keyring
+	ended   *endings
 	now     func() time.Time
 }
 
@@ -114,8 +129,17 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
 	s := &Service{pool: pool, store: store, options: o, hash: h, now: now}
-	s.keys = &keyring{pool: pool, vault: v, keep: keysFor + o.AccessTTL + maxSkew, now: now}
+	// A key signs after its retirement where that is not known yet, and in
+	// transactions that have begun.
+	s.keys = &keyring{
+		pool: pool, vault: v, now: now,
+		known: keysFor, every: keysEvery, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
+	}
 	if err := s.keys.open(ctx); err != nil {
+		return nil, err
+	}
+	s.ended = newEndings(pool, o.AccessTTL, now)
+	if err := s.ended.look(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.ensureNobody(ctx); err != nil {

@@ -196,7 +196,7 @@ func TestSecretsAreNotStored(t *testing.T) {
 		return all.String()
 	}
 	var private ed25519.PrivateKey
-	if err := f.keys.current.Load().signer.Raw(&private); err != nil {
+	if err := f.keys.current.Load().signer(f.now()).Raw(&private); err != nil {
 		t.Fatal(err)
 	}
 	log := dump("(select convert_from(payload, 'UTF8') from events)")

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,24 +30,28 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, last: now}}
-	s.keys.current.Store(&keySet{read: now, signer: key, verify: map[string]publicKey{key.KeyID(): {key: public}}})
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, last: now, known: keysFor, every: keysEvery}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
+	s.ended.asked = now
+	s.keys.current.Store(&keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}})
 	return s
 }
 
 func privateKey(t testing.TB, s *Service) ed25519.PrivateKey {
 	t.Helper()
 	var private ed25519.PrivateKey
-	if err := s.keys.current.Load().signer.Raw(&private); err != nil {
+	if err := s.keys.current.Load().signer(s.now()).Raw(&private); err != nil {
 		t.Fatal(err)
 	}
 	return private
 }
 
-func publicJWK(t testing.TB, s *Service) jwk.Key {
+func publicJWK(t testing.TB, f forger) jwk.Key {
 	t.Helper()
-	key, err := s.keys.current.Load().signer.PublicKey()
+	key, err := newKey(f.private)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err = key.PublicKey(); err != nil {
 		t.Fatal(err)
 	}
 	return key
@@ -59,10 +64,14 @@ type forger struct {
 	private ed25519.PrivateKey
 	kid     string
 	now     time.Time
+	speaks  Identity // for whom the tokens speak
 }
 
 func newForger(t testing.TB, s *Service) forger {
-	return forger{privateKey(t, s), s.keys.current.Load().signer.KeyID(), s.now()}
+	return forger{
+		privateKey(t, s), s.keys.current.Load().signer(s.now()).KeyID(), s.now(),
+		Identity{Account: uuid.MustParse("0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e5f"), Session: uuid.MustParse("0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e60")},
+	}
 }
 
 func (f forger) header() members {
@@ -72,7 +81,7 @@ func (f forger) header() members {
 func (f forger) claims() members {
 	return members{
 		"iss": "https://colophon.test", "aud": "colophon", "jti": "an id",
-		"sub": "0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e5f", "sid": "0198c5a2-6b8e-7cc0-9d3e-0a1b2c3d4e60",
+		"sub": f.speaks.Account.String(), "sid": f.speaks.Session.String(),
 		"iat": f.now.Unix(), "nbf": f.now.Unix(), "exp": f.now.Unix() + 1800,
 	}
 }
@@ -121,4 +130,14 @@ func TestForgerMakesGoodTokens(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}
+}
+
+// claimsOf returns the payload of a token.
+func claimsOf(t testing.TB, token string) []byte {
+	t.Helper()
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,16 @@ import (
 )
 
 const (
-	// keysFor is how long a process goes by the keys that it has read: so
-	// long it may sign with, and accept, a key that another one has retired.
-	keysFor = time.Minute
+	// keysFor is how long a process goes by the keys that it has read; Run reads
+	// them anew at half of that.
+	keysFor = 10 * time.Second
+
+	// JWKSFor is how long others may go by what JWKS has told them.
+	JWKSFor = time.Minute
+
+	// keysAhead is how long a new key is published before it signs: everybody
+	// has read it by then, or may not go by what he has read before.
+	keysAhead = 2*keysFor + JWKSFor + 2*maxSkew + 30*time.Second
 
 	// keysEvery is how often at most the keys are read, whatever tokens come.
 	keysEvery = time.Second
@@ -37,6 +45,9 @@ const (
 type keyring struct {
 	pool  *pgxpool.Pool
 	vault *vault.Vault
+	known time.Duration // keysFor
+	every time.Duration // keysEvery
+	ahead time.Duration // keysAhead
 	keep  time.Duration // how long after its retirement a key verifies
 	now   func() time.Time
 
@@ -50,20 +61,39 @@ type keyring struct {
 // keySet is the keys as they were read together. It does not change.
 type keySet struct {
 	read    time.Time
-	signer  jwk.Key              // private
+	sign    []signingKey         // in the order in which they do
 	verify  map[string]publicKey // by key id
 	encoded []byte               // the public keys as a JWK set
 }
 
+type signingKey struct {
+	key   jwk.Key
+	until time.Time // when it retires; zero if that has not been decided
+}
+
 type publicKey struct {
 	key   jwk.Key
-	until time.Time // zero: not retired
+	until time.Time // zero: not to be retired
+}
+
+// over reports whether a time has come that may not have been set.
+func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
+
+// signer returns the key that signs at a time: the first that is not retired
+// then. Its successors are published, and wait.
+func (s *keySet) signer(now time.Time) jwk.Key {
+	for _, k := range s.sign {
+		if !over(k.until, now) {
+			return k.key
+		}
+	}
+	return nil
 }
 
 // open reads the keys for the first time, and makes one if there is none.
 func (r *keyring) open(ctx context.Context) error {
 	set, err := r.load(ctx)
-	if err == nil && set.signer == nil {
+	if err == nil && set.signer(r.now()) == nil {
 		if err = r.create(ctx); err == nil {
 			set, err = r.load(ctx)
 		}
@@ -71,7 +101,7 @@ func (r *keyring) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if set.signer == nil {
+	if set.signer(r.now()) == nil {
 		return errors.New("the database has no signing key, and does not take one")
 	}
 	r.current.Store(set)
@@ -79,9 +109,12 @@ func (r *keyring) open(ctx context.Context) error {
 }
 
 // fresh returns the keys, read not long ago if the database can be reached.
-func (r *keyring) fresh(ctx context.Context) *keySet {
+func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.known) }
+
+// within returns keys of a certain age at most, if the database can be reached.
+func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > keysFor && r.mu.TryLock() { // one reads, the others go on
+	if r.now().Sub(set.read) > age && r.mu.TryLock() { // one reads, the others go on
 		defer r.mu.Unlock()
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
@@ -102,7 +135,7 @@ func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 		}
 	}
 	k, ok := set.verify[kid]
-	if !ok || !k.until.IsZero() && !r.now().Before(k.until) {
+	if !ok || over(k.until, r.now()) {
 		return nil, fmt.Errorf("%w: the key is unknown or retired", ErrAccessToken)
 	}
 	return k.key, nil
@@ -122,7 +155,7 @@ func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 // reload reads the keys, or gives the answer of only just now again. The caller
 // holds r.mu.
 func (r *keyring) reload(ctx context.Context) (*keySet, error) {
-	if r.now().Sub(r.last) < keysEvery {
+	if r.now().Sub(r.last) < r.every {
 		return r.current.Load(), r.failed
 	}
 	r.last = r.now()
@@ -182,12 +215,12 @@ type row struct {
 	RetiredAt *time.Time
 }
 
-// load reads the keys that sign or still verify.
+// load reads the keys that will sign, sign or still verify, in that order.
 func (r *keyring) load(ctx context.Context) (*keySet, error) {
 	now := r.now()
 	rows, _ := r.pool.Query(ctx, `
 		select kid, wrapped, retired_at from signing_keys
-		where retired_at is null or retired_at > $1 order by created_at desc, kid`, now.Add(-r.keep))
+		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, now.Add(-r.keep))
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
 		return nil, fmt.Errorf("read the signing keys: %w", err)
@@ -206,14 +239,14 @@ func (r *keyring) load(ctx context.Context) (*keySet, error) {
 		if err := public.AddKey(key); err != nil {
 			return nil, fmt.Errorf("signing key %q: %w", row.KID, err)
 		}
-		verifier := publicKey{key: key}
-		if row.RetiredAt == nil {
-			set.signer = private
-		} else {
-			verifier.until = row.RetiredAt.Add(r.keep)
+		signer, verifier := signingKey{key: private}, publicKey{key: key}
+		if row.RetiredAt != nil {
+			signer.until, verifier.until = *row.RetiredAt, row.RetiredAt.Add(r.keep)
 		}
+		set.sign = append(set.sign, signer)
 		set.verify[row.KID] = verifier
 	}
+	slices.Reverse(set.sign)
 	if set.encoded, err = json.Marshal(public); err != nil {
 		return nil, fmt.Errorf("encode the public keys: %w", err)
 	}
@@ -240,7 +273,8 @@ func (r *keyring) unwrap(row row) (jwk.Key, error) {
 }
 
 // JWKS returns the public keys that verify access tokens, as a JWK set (RFC
-// 7517): the one that signs and those retired not long ago.
+// 7517): those that will sign, the one that does, and those retired not long
+// ago. It may be gone by for JWKSFor.
 func (s *Service) JWKS(ctx context.Context) []byte {
 	return s.keys.fresh(ctx).encoded
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,16 +14,19 @@ import (
 
 	"github.com/google/uuid"
 
+	"colophon/events"
 	"colophon/internal/vault"
 )
 
-// rotate retires the key that signs and makes another one, as another process would.
-func (f *fixture) rotate(t *testing.T) {
+// rotate makes another key sign, as another process would, and waits until it does.
+func (f *fixture) rotate(t *testing.T) Rotation {
 	t.Helper()
-	f.exec(t, `update signing_keys set retired_at = $1 where retired_at is null`, f.clock.Now())
-	if err := f.keys.create(t.Context()); err != nil {
+	r, err := f.another(t, newHasher(cheapParams)).Rotate(t.Context(), false)
+	if err != nil {
 		t.Fatal(err)
 	}
+	f.clock.Advance(r.From.Sub(f.clock.Now()))
+	return r
 }
 
 func (f *fixture) jwks(t *testing.T) (kids []string) {
@@ -99,34 +103,130 @@ func TestRotation(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams)) // another process
-	old := f.mustSignIn(t).AccessToken
+	before := f.mustSignIn(t)
+	old := before.AccessToken
 
-	f.clock.Advance(time.Minute)
-	f.rotate(t)
-	f.Service = f.another(t, newHasher(cheapParams))
-	renewed := f.mustSignIn(t).AccessToken
-	for _, token := range []string{old, renewed} {
-		// The other process learns of the new key by the token.
+	r, err := other.Rotate(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysFor+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
+		t.Errorf("it signs in %v; the last token of the key before expires %v later", ahead, r.Last.Sub(r.From))
+	}
+	facts := f.facts(t, nobody)
+	if facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From}) {
+		t.Errorf("on record: %#v", facts)
+	}
+	// It is published before it signs.
+	f.clock.Advance(keysFor + time.Second)
+	if kids := f.jwks(t); len(kids) != 2 || kids[0] != r.Key || kids[1] != kidOf(t, old) {
+		t.Errorf("published keys: %q", kids)
+	}
+	f.clock.Advance(r.From.Sub(f.clock.Now()) - time.Microsecond)
+	before = f.mustRefresh(t, before.RefreshToken)
+	if kidOf(t, before.AccessToken) != kidOf(t, old) {
+		t.Error("the new key signs too early")
+	}
+	f.clock.Advance(time.Microsecond)
+	renewed := f.mustRefresh(t, before.RefreshToken).AccessToken
+	if kidOf(t, renewed) != r.Key {
+		t.Error("the new key does not sign")
+	}
+	for _, token := range []string{old, before.AccessToken, renewed} {
 		if _, err := other.Verify(t.Context(), token); err != nil {
 			t.Error(err)
 		}
 		f.mustVerify(t, token)
 	}
-	if kids := f.jwks(t); len(kids) != 2 || kids[0] == kids[1] {
-		t.Errorf("published keys: %q", kids)
-	}
 
 	// The old key goes when everything that it signed has expired, also where
 	// the keys cannot be read again.
 	f.exec(t, `revoke select on signing_keys from colophon_app`)
-	f.clock.Advance(keysFor + DefaultAccessTTL + maxSkew)
-	forger := forger{privateKeyOf(t, f, old), kidOf(t, old), f.clock.Now()}
+	forger := newForger(t, f.Service)
+	forger.private, forger.kid = privateKeyOf(t, f, old), kidOf(t, old)
+	f.clock.Advance(r.Last.Sub(f.clock.Now()) - time.Microsecond)
+	forger.now = f.clock.Now()
+	f.mustVerify(t, forger.with(nil, nil))
+	f.clock.Advance(time.Microsecond)
 	if _, err := other.Verify(t.Context(), forger.with(nil, nil)); !errors.Is(err, ErrAccessToken) {
 		t.Errorf("a retired key is accepted: %v", err)
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)
-	if kids := f.jwks(t); len(kids) != 1 || kids[0] == kidOf(t, old) {
+	f.clock.Advance(keysEvery)
+	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
+	}
+	// The next rotation removes it.
+	f.clock.Advance(time.Second)
+	f.rotate(t)
+	if n := f.count(t, `select count(*) from signing_keys`); n != 2 {
+		t.Errorf("%d keys are stored, want 2", n)
+	}
+}
+
+// Rotations that come before the last one has taken effect do not take its time
+// from it, and at no time is there no key.
+func TestRotationsTakeTurns(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	tokens := f.mustSignIn(t)
+	var wg sync.WaitGroup
+	froms := make([]time.Time, 5)
+	for i := range froms {
+		wg.Go(func() {
+			r, err := f.Rotate(context.Background(), false)
+			if err != nil {
+				t.Error(err)
+			}
+			froms[i] = r.From
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(froms, time.Time.Compare)
+	seen := map[string]bool{}
+	for i, from := range froms {
+		if i > 0 && from.Sub(froms[i-1]) < time.Second {
+			t.Errorf("%v begins %v after the one before", from, from.Sub(froms[i-1]))
+		}
+		f.clock.Advance(from.Sub(f.clock.Now()) - time.Microsecond)
+		for range 2 {
+			tokens = f.mustRefresh(t, tokens.RefreshToken)
+			f.mustVerify(t, tokens.AccessToken)
+			seen[kidOf(t, tokens.AccessToken)] = true
+			f.clock.Advance(time.Microsecond)
+		}
+	}
+	if len(seen) != len(froms)+1 {
+		t.Errorf("%d keys have signed, want %d", len(seen), len(froms)+1)
+	}
+}
+
+func TestRotationOfLeakedKeys(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	other := f.another(t, newHasher(cheapParams))
+	tokens := f.mustSignIn(t)
+	if _, err := f.Rotate(t.Context(), false); err != nil { // one that waits has leaked as well
+		t.Fatal(err)
+	}
+	r, err := other.Rotate(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if facts := f.facts(t, nobody); facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From, Leaked: true}) {
+		t.Errorf("on record: %#v", facts)
+	}
+	f.clock.Advance(keysFor + time.Second)
+	for _, s := range []*Service{f.Service, other} {
+		_, err := s.Verify(t.Context(), tokens.AccessToken)
+		wantError(t, err, ErrAccessToken)
+	}
+	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients go on
+	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
+		t.Errorf("published keys: %q", kids)
+	}
+	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
+		t.Errorf("%d keys are stored, want 1", n)
 	}
 }
 

@@ -68,24 +68,25 @@ func (s *Service) begin(ctx context.Context, tx *events.Tx, signer jwk.Key, acco
 		id, account, now, now.Add(s.options.RefreshTTL)); err != nil {
 		return Tokens{}, err
 	}
-	tokens, err := s.issue(ctx, tx, signer, account, id)
+	tokens, err := s.issue(ctx, tx, signer, account, id, now.Add(s.options.RefreshTTL))
 	if err != nil {
 		return Tokens{}, err
 	}
 	return tokens, tx.AppendAccount(ctx, account, events.AccountSignedIn{Session: id})
 }
 
-// issue gives a session new tokens.
-func (s *Service) issue(ctx context.Context, tx *events.Tx, signer jwk.Key, account, session uuid.UUID) (Tokens, error) {
+// issue gives a session new tokens. Its access tokens do not outlive it.
+func (s *Service) issue(ctx context.Context, tx *events.Tx, signer jwk.Key, account, session uuid.UUID, end time.Time) (Tokens, error) {
 	text, hash := newRefreshToken()
 	if _, err := tx.Exec(ctx, `insert into refresh_tokens (hash, session) values ($1, $2)`, hash, session); err != nil {
 		return Tokens{}, err
 	}
-	access, err := s.sign(signer, account, session)
+	valid := min(s.options.AccessTTL, end.Sub(s.now()))
+	access, err := s.sign(signer, account, session, s.now().Add(valid))
 	if err != nil {
 		return Tokens{}, err
 	}
-	return Tokens{AccessToken: access, RefreshToken: text, ExpiresIn: s.options.AccessTTL}, nil
+	return Tokens{AccessToken: access, RefreshToken: text, ExpiresIn: valid}, nil
 }
 
 // presented is a refresh token that a client has shown, and its session.
@@ -93,6 +94,7 @@ type presented struct {
 	session   uuid.UUID
 	account   uuid.UUID
 	live      bool // the session has not ended, nor the account been disabled
+	expires   time.Time
 	exchanged *time.Time
 }
 
@@ -100,16 +102,33 @@ type presented struct {
 // present tokens of one session take turns. It returns ErrRefreshToken if there
 // is no such token.
 func (s *Service) present(ctx context.Context, tx *events.Tx, hash []byte) (presented, error) {
-	var p presented
-	err := tx.QueryRow(ctx, `
-		select s.id, s.account, s.revoked_at is null and s.expires_at > $2 and a.disabled_at is null
-		from sessions s join accounts a on a.id = s.account
-		where s.id = (select session from refresh_tokens where hash = $1)
-		for update of s`, hash, s.now()).Scan(&p.session, &p.account, &p.live)
-	if err == nil {
-		// A statement of its own: it must see what happened before the lock was had.
-		err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, hash).Scan(&p.exchanged)
+	var session uuid.UUID
+	err := tx.QueryRow(ctx, `select session from refresh_tokens where hash = $1`, hash).Scan(&session)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return presented{}, ErrRefreshToken
 	}
+	if err != nil {
+		return presented{}, err
+	}
+	p, err := s.hold(ctx, tx, session)
+	if err != nil {
+		return p, err
+	}
+	// A statement of its own: it must see what happened before the lock was had.
+	err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, hash).Scan(&p.exchanged)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return p, ErrRefreshToken
+	}
+	return p, err
+}
+
+// hold locks a session. It returns ErrRefreshToken if there is none.
+func (s *Service) hold(ctx context.Context, tx *events.Tx, session uuid.UUID) (presented, error) {
+	p := presented{session: session}
+	err := tx.QueryRow(ctx, `
+		select s.account, s.revoked_at is null and s.expires_at > $2 and a.disabled_at is null, s.expires_at
+		from sessions s join accounts a on a.id = s.account
+		where s.id = $1 for update of s`, session, s.now()).Scan(&p.account, &p.live, &p.expires)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, ErrRefreshToken
 	}
@@ -131,9 +150,9 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 	if !ok {
 		return Tokens{}, ErrRefreshToken
 	}
-	signer := s.keys.fresh(ctx).signer // not inside, where it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
 	var tokens Tokens
-	reused := false
+	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
 		p, err := s.present(ctx, tx, hash)
 		if err != nil {
@@ -143,7 +162,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 			return ErrRefreshToken
 		}
 		if p.exchanged != nil && s.now().Sub(*p.exchanged) > Grace {
-			reused = true // an error from here would undo the end of the session
+			reused, session = true, p.session // an error from here would undo the end of the session
 			return s.end(ctx, tx, p, events.AccountTokenReuseDetected{Session: p.session})
 		}
 		if p.exchanged == nil {
@@ -151,9 +170,12 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 				return err
 			}
 		}
-		tokens, err = s.issue(ctx, tx, signer, p.account, p.session)
+		tokens, err = s.issue(ctx, tx, signer, p.account, p.session, p.expires)
 		return err
 	})
+	if reused && err == nil {
+		s.ended.add(session)
+	}
 	if reused && err == nil || errors.Is(err, ErrRefreshToken) {
 		return Tokens{}, ErrRefreshToken
 	}
@@ -163,22 +185,42 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 	return tokens, nil
 }
 
-// Revoke ends the session of a refresh token, exchanged or not. A token that is
-// unknown or whose session has ended is not an error (RFC 7009, section 2.2).
-func (s *Service) Revoke(ctx context.Context, refreshToken string) error {
-	hash, ok := refreshHash(refreshToken)
+// Revoke ends the session of a refresh token, exchanged or not, or of an access
+// token. A token that is unknown, or that has expired, or whose session has
+// ended is not an error (RFC 7009, section 2.2).
+func (s *Service) Revoke(ctx context.Context, token string) error {
+	hash, ok := refreshHash(token)
+	var session uuid.UUID
 	if !ok {
-		return nil
+		id, err := s.Verify(ctx, token)
+		if errors.Is(err, ErrAccessToken) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		session = id.Session
 	}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		p, err := s.present(ctx, tx, hash)
+		var p presented
+		var err error
+		if ok {
+			p, err = s.present(ctx, tx, hash)
+		} else {
+			p, err = s.hold(ctx, tx, session)
+		}
+		session = p.session
 		if err != nil || !p.live {
 			return err
 		}
 		return s.end(ctx, tx, p, events.AccountSignedOut{Session: p.session})
 	})
-	if err != nil && !errors.Is(err, ErrRefreshToken) {
+	if errors.Is(err, ErrRefreshToken) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("end a session: %w", err)
 	}
+	s.ended.add(session)
 	return nil
 }

@@ -166,7 +166,7 @@ func TestRevoke(t *testing.T) {
 	first := f.mustSignIn(t)
 	session := f.mustVerify(t, first.AccessToken).Session
 	second := f.mustRefresh(t, first.RefreshToken)
-	for _, token := range []string{"", "garbage", refreshPrefix + strings.Repeat("A", 43), first.AccessToken} {
+	for _, token := range []string{"", "garbage", refreshPrefix + strings.Repeat("A", 43), first.AccessToken + "A"} {
 		if err := f.Revoke(t.Context(), token); err != nil || f.ended(t, session) {
 			t.Errorf("%q: %v", token, err)
 		}
@@ -190,6 +190,44 @@ func TestRevoke(t *testing.T) {
 	wantError(t, f.Revoke(ctx, second.RefreshToken), context.Canceled)
 	_, err := f.Refresh(ctx, second.RefreshToken)
 	wantError(t, err, context.Canceled)
+}
+
+// An access token ends its session as well, for all its tokens, unless it has
+// expired.
+func TestRevokeByAccessToken(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	first := f.mustSignIn(t)
+	session := f.mustVerify(t, first.AccessToken).Session
+	f.clock.Advance(DefaultAccessTTL + maxSkew)
+	if err := f.Revoke(t.Context(), first.AccessToken); err != nil || f.ended(t, session) {
+		t.Errorf("an expired one: %v", err)
+	}
+	second := f.mustRefresh(t, first.RefreshToken)
+	for range 2 {
+		if err := f.Revoke(t.Context(), second.AccessToken); err != nil || !f.ended(t, session) {
+			t.Errorf("session goes on: %v", err)
+		}
+	}
+	_, err := f.Refresh(t.Context(), second.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	facts := f.facts(t, account.ID)
+	if len(facts) != 3 || facts[2] != (events.AccountSignedOut{Session: session}) {
+		t.Errorf("on record: %#v", facts)
+	}
+}
+
+// No access token outlives its session.
+func TestAccessTokensEndWithTheSession(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	tokens := f.mustSignIn(t)
+	end := f.clock.Now().Add(DefaultRefreshTTL)
+	f.clock.Advance(DefaultRefreshTTL - 10*time.Minute)
+	tokens = f.mustRefresh(t, tokens.RefreshToken)
+	if id := f.mustVerify(t, tokens.AccessToken); tokens.ExpiresIn != 10*time.Minute || id.Expires != end.UTC().Truncate(time.Second) {
+		t.Errorf("%v, until %v", tokens.ExpiresIn, id.Expires)
+	}
 }
 
 // Sessions that have run out are cleared away by the next sign-in.

@@ -1,0 +1,332 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+// elsewhere returns a service over the same database as another process has it,
+// with a store of its own; both run until the test ends.
+func (f *fixture) elsewhere(t *testing.T, now func() time.Time) (*Service, *events.Store) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	store := events.NewStore(f.db.App, f.vault, log)
+	s, err := newService(t.Context(), f.db.App, store, f.vault, testOptions, newHasher(cheapParams), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	listens := make(chan struct{})
+	wg.Go(func() { store.Run(ctx, func() { close(listens) }) })
+	wg.Go(func() { s.Run(ctx, log) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	<-listens
+	return s, store
+}
+
+// refused waits until a service refuses an access token, and returns how long
+// that took.
+func refused(t *testing.T, s *Service, token string) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for look := time.NewTicker(time.Millisecond); ; <-look.C {
+		_, err := s.Verify(t.Context(), token)
+		if errors.Is(err, ErrAccessToken) {
+			return time.Since(begin)
+		}
+		if err != nil || time.Since(begin) > 20*time.Second {
+			t.Fatalf("still accepted after %v: %v", time.Since(begin), err)
+		}
+	}
+}
+
+func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
+	f := newFixture(t)
+	other, _ := f.elsewhere(t, f.clock.Now)
+	f.mustRegister(t)
+	bystander := f.mustSignIn(t)
+	for _, c := range []struct {
+		how    string
+		here   bool // this process does it itself
+		others bool // the account's other sessions end, too
+		end    func(*testing.T, Tokens, Identity)
+	}{
+		{"signed out", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
+			if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"signed out by access token", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
+			if err := f.Revoke(t.Context(), tokens.AccessToken); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"refresh token reused", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
+			f.mustRefresh(t, tokens.RefreshToken)
+			f.clock.Advance(Grace + time.Second)
+			_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+			wantError(t, err, ErrRefreshToken)
+		}},
+		// By whoever writes the tables, with no word to anybody.
+		{"revoked", false, false, func(t *testing.T, _ Tokens, id Identity) {
+			f.exec(t, `update sessions set revoked_at = $2 where id = $1`, id.Session, f.clock.Now())
+		}},
+		{"removed", false, false, func(t *testing.T, _ Tokens, id Identity) {
+			f.exec(t, `delete from sessions where id = $1`, id.Session)
+		}},
+		{"account disabled", false, true, func(t *testing.T, _ Tokens, id Identity) {
+			f.exec(t, `update accounts set disabled_at = now() where id = $1`, id.Account)
+		}},
+		{"account removed", false, true, func(t *testing.T, _ Tokens, id Identity) {
+			f.exec(t, `delete from accounts where id = $1`, id.Account)
+		}},
+	} {
+		t.Run(c.how, func(t *testing.T) {
+			user := strings.ReplaceAll(c.how, " ", "-")
+			if _, err := f.Register(t.Context(), user, password); err != nil {
+				t.Fatal(err)
+			}
+			var sessions [2]Tokens
+			for i := range sessions {
+				var err error
+				if sessions[i], err = f.SignIn(t.Context(), user, password); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ended, id := sessions[0], f.mustVerify(t, sessions[0].AccessToken)
+			waiting, stop := other.While(t.Context(), id)
+			defer stop()
+			if waiting.Err() != nil {
+				t.Fatal(context.Cause(waiting))
+			}
+			c.end(t, ended, id)
+			if c.here {
+				if _, err := f.Verify(t.Context(), ended.AccessToken); !errors.Is(err, ErrAccessToken) {
+					t.Errorf("still accepted where it was ended: %v", err)
+				}
+			}
+			t.Logf("refused elsewhere after %v", refused(t, other, ended.AccessToken))
+			wantError(t, context.Cause(waiting), ErrAccessToken)
+			_, err := other.Verify(t.Context(), sessions[1].AccessToken)
+			if errors.Is(err, ErrAccessToken) != c.others {
+				t.Errorf("another session of the account: %v", err)
+			}
+			if _, err := other.Verify(t.Context(), bystander.AccessToken); err != nil {
+				t.Errorf("somebody else: %v", err)
+			}
+			// A process that starts afterwards knows as well.
+			_, err = f.another(t, newHasher(cheapParams)).Verify(t.Context(), ended.AccessToken)
+			wantError(t, err, ErrAccessToken)
+		})
+	}
+}
+
+// Who hears of an ended session does not wait until it is time to ask.
+func TestEndedSessionsAreAnnounced(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	other, _ := f.elsewhere(t, f.clock.Now)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { f.store.Run(ctx, nil) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	begin := time.Now()
+	const sessions = 8
+	for range sessions {
+		tokens := f.mustSignIn(t)
+		if _, err := other.Verify(t.Context(), tokens.AccessToken); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("refused elsewhere after %v", refused(t, other, tokens.AccessToken))
+	}
+	// Who only asks every now and then finds one each time.
+	if took := time.Since(begin); took > (sessions-1)*lookEvery {
+		t.Errorf("%d sessions in %v", sessions, took)
+	}
+}
+
+// A disabled account that is enabled again has to sign in again.
+func TestEnabledAgain(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	before := f.mustSignIn(t)
+	f.exec(t, `update accounts set disabled_at = now() where username = $1`, name)
+	f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
+	if err := f.Service.ended.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.Verify(t.Context(), before.AccessToken)
+	wantError(t, err, ErrAccessToken)
+	_, err = f.Refresh(t.Context(), before.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	f.mustVerify(t, f.mustSignIn(t).AccessToken)
+}
+
+// A transaction that ends a session and commits after a later one has is not
+// missed by who has looked in between.
+func TestLateCommitsAreNotMissed(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	late, early := f.mustSignIn(t), f.mustSignIn(t)
+	const revoke = `update sessions set revoked_at = now() where id = $1`
+	tx, err := f.db.Owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), revoke, f.mustVerify(t, late.AccessToken).Session); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(t, revoke, f.mustVerify(t, early.AccessToken).Session)
+	look := func() {
+		t.Helper()
+		if err := f.Service.ended.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	look()
+	_, err = f.Verify(t.Context(), early.AccessToken)
+	wantError(t, err, ErrAccessToken)
+	f.mustVerify(t, late.AccessToken)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	_, err = f.Verify(t.Context(), late.AccessToken)
+	wantError(t, err, ErrAccessToken)
+
+	// A server that counts its transactions from elsewhere is asked anew.
+	another := f.mustSignIn(t)
+	f.Service.ended.horizon = 1 << 60
+	f.exec(t, revoke, f.mustVerify(t, another.AccessToken).Session)
+	look()
+	_, err = f.Verify(t.Context(), another.AccessToken)
+	wantError(t, err, ErrAccessToken)
+}
+
+func TestVerifyDoesNotAskTheDatabase(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	token, gone := f.mustSignIn(t).AccessToken, f.mustSignIn(t).AccessToken
+	if err := f.Revoke(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	before := f.db.App.Stat().AcquireCount()
+	for range 200 {
+		f.mustVerify(t, token)
+		_, err := f.Verify(t.Context(), gone)
+		wantError(t, err, ErrAccessToken)
+	}
+	if n := f.db.App.Stat().AcquireCount() - before; n != 0 {
+		t.Errorf("%d connections for 400 calls", n)
+	}
+}
+
+// Who cannot learn of ended sessions says of no access token that it is good,
+// nor that it is bad, and ends nothing that goes on.
+func TestVerifyWithoutNews(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	token, gone := f.mustSignIn(t).AccessToken, f.mustSignIn(t).AccessToken
+	waiting, stop := f.While(t.Context(), f.mustVerify(t, gone))
+	defer stop()
+	f.exec(t, `revoke select on ended_sessions from colophon_app`)
+	f.clock.Advance(lookStale)
+	f.mustVerify(t, token)
+	f.clock.Advance(time.Microsecond)
+	f.JWKS(t.Context()) // the keys are stale as well
+	before := f.db.App.Stat().AcquireCount()
+	for range 10 {
+		if _, err := f.Verify(t.Context(), token); err == nil || errors.Is(err, ErrAccessToken) {
+			t.Fatalf("error %v, want that of the database", err)
+		}
+	}
+	if n := f.db.App.Stat().AcquireCount() - before; n != 1 {
+		t.Errorf("asked %d times in vain within a second", n)
+	}
+	f.exec(t, `update sessions set revoked_at = now() where id = $1`, func() uuid.UUID {
+		id, err := f.readClaims(claimsOf(t, gone))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id.Session
+	}())
+	if waiting.Err() != nil {
+		t.Error("what goes on has ended")
+	}
+	f.exec(t, `grant select on ended_sessions to colophon_app`)
+	f.clock.Advance(lookAgain)
+	f.mustVerify(t, token)
+	_, err := f.Verify(t.Context(), gone)
+	wantError(t, err, ErrAccessToken)
+	wantError(t, context.Cause(waiting), ErrAccessToken)
+}
+
+// What has ended is forgotten when no access token of it can be valid.
+func TestEndedSessionsAreForgotten(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	tokens := f.mustSignIn(t)
+	id := f.mustVerify(t, tokens.AccessToken)
+	f.exec(t, `insert into ended_sessions (session, ended_at) values ($1, now() - interval '62 minutes 1 second'), ($2, now() - interval '61 minutes')`,
+		uuid.New(), uuid.New())
+	if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Advance(DefaultAccessTTL + 2*maxSkew)
+	if err := f.Service.ended.clean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.count(t, `select count(*) from ended_sessions`); n != 2 {
+		t.Errorf("%d rows, want 2", n)
+	}
+	if _, ok := f.Service.ended.until[id.Session]; !ok {
+		t.Error("forgotten too early")
+	}
+	f.clock.Advance(time.Minute)
+	if err := f.Service.ended.clean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.Service.ended.until); n != 0 {
+		t.Errorf("%d sessions are remembered", n)
+	}
+}
+
+func TestWhile(t *testing.T) {
+	s := offline(t)
+	id, other := Identity{Session: uuid.New()}, Identity{Session: uuid.New()}
+	a, stopA := s.While(t.Context(), id)
+	b, stopB := s.While(t.Context(), id)
+	c, stopC := s.While(t.Context(), other)
+	stopB()
+	if context.Cause(b) != context.Canceled {
+		t.Errorf("stopped: %v", context.Cause(b))
+	}
+	s.ended.add(id.Session)
+	wantError(t, context.Cause(a), ErrAccessToken)
+	if c.Err() != nil {
+		t.Error("another session has ended with it")
+	}
+	d, stopD := s.While(t.Context(), id)
+	wantError(t, context.Cause(d), ErrAccessToken)
+	for _, stop := range []func(){stopA, stopC, stopD} {
+		stop()
+	}
+	if n := len(s.ended.those); n != 0 {
+		t.Errorf("%d sessions are waited for", n)
+	}
+}

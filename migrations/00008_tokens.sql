@@ -1,0 +1,59 @@
+-- +goose Up
+
+-- One row is one session that ended before its time, however that came about:
+-- triggers write it, so that every process may learn from here, and from
+-- nowhere else, whose access tokens to refuse. tx is the transaction that ended
+-- the session: whoever has seen everything before the oldest transaction that
+-- was still running then asks for what came from there on, and misses none. A
+-- row is of use for as long as access tokens of the session have not expired.
+create table ended_sessions (
+    session  uuid        primary key,
+    ended_at timestamptz not null default clock_timestamp(),
+    tx       xid8        not null default pg_current_xact_id()
+);
+create index ended_sessions_news on ended_sessions (tx);
+create index ended_sessions_oldest on ended_sessions (ended_at);
+
+-- +goose StatementBegin
+create function note_ended_session() returns trigger language plpgsql as $$
+begin
+    insert into ended_sessions (session) values (old.id) on conflict do nothing;
+    return null;
+end
+$$;
+-- +goose StatementEnd
+create trigger revoked after update of revoked_at on sessions
+    for each row when (old.revoked_at is null and new.revoked_at is not null)
+    execute function note_ended_session();
+create trigger removed after delete on sessions
+    for each row when (old.revoked_at is null and old.expires_at > clock_timestamp())
+    execute function note_ended_session();
+
+-- Who disables an account (an erased one is disabled, too) ends its sessions,
+-- whether he thinks of it or not. A sign-in at the same time holds the account's
+-- row, and its session is here when this runs.
+-- +goose StatementBegin
+create function end_sessions_of_account() returns trigger language plpgsql as $$
+begin
+    update sessions set revoked_at = clock_timestamp() where account = new.id and revoked_at is null;
+    return null;
+end
+$$;
+-- +goose StatementEnd
+create trigger disabled after update of disabled_at on accounts
+    for each row when (old.disabled_at is null and new.disabled_at is not null)
+    execute function end_sessions_of_account();
+
+grant select, insert, delete on ended_sessions to colophon_app;
+
+-- Retired keys are removed when nothing that they signed is valid any longer.
+grant delete on signing_keys to colophon_app;
+
+-- +goose Down
+revoke delete on signing_keys from colophon_app;
+drop trigger disabled on accounts;
+drop function end_sessions_of_account;
+drop trigger removed on sessions;
+drop trigger revoked on sessions;
+drop function note_ended_session;
+drop table ended_sessions;
