@@ -88,6 +88,7 @@ func build(o Options) (*server, *http.ServeMux, error) {
 	s.keys()
 	s.revocation()
 	s.jobs()
+	s.tickets()
 	s.history()
 	s.health()
 	if err := s.docs(mux); err != nil {
@@ -110,7 +111,8 @@ func config() huma.Config {
 	c.OnAddOperation = append(c.OnAddOperation, documentHeaders)
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		bearer: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
+		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
+		ticketScheme: {Type: "apiKey", In: "query", Name: ticketParam, Description: "A ticket from POST /jobs/{id}/ticket, without an Authorization header and with Accept: text/event-stream."},
 	}
 	c.Tags = []*huma.Tag{
 		{Name: "accounts", Description: "Who you are."},

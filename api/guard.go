@@ -193,30 +193,42 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 
 // turnAway refuses a request without a valid access token: with 401, or with 429
 // if its network has had too many answers like that.
-func (s *server) turnAway(ctx huma.Context, given bool) {
-	p := s.take(ctx.Context(), ctx.SetHeader, s.Limits.Anonymous, networkOf(ctx.Context()))
-	if p == nil {
-		p = unauthorized(given)
+func (s *server) turnAway(ctx huma.Context, why *Problem) {
+	if p := s.take(ctx.Context(), ctx.SetHeader, s.Limits.Anonymous, networkOf(ctx.Context())); p != nil {
+		why = p
 	}
-	s.refuse(ctx, p)
+	s.refuse(ctx, why)
 }
 
-// authenticate lets only requests with a valid access token reach the
-// operations that are not open to all.
+// authenticate lets only requests with a valid access token, or a ticket where
+// that will do, reach the operations that are not open to all.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
 		return
 	}
-	scheme, accessToken, _ := strings.Cut(ctx.Header("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || accessToken == "" {
-		s.turnAway(ctx, false)
-		return
-	}
-	identity, err := s.Auth.Verify(ctx.Context(), strings.TrimLeft(accessToken, " "))
+	var identity auth.Identity
+	var err error
+	authorization := ctx.Header("Authorization")
+	scheme, accessToken, _ := strings.Cut(authorization, " ")
+	ticket, opens, ticketed := ticketOf(ctx)
+	ticketed = ticketed && authorization == "" // one or the other
 	switch {
+	case ticketed:
+		identity, err = s.Auth.Redeem(ctx.Context(), ticket, opens)
+	case !strings.EqualFold(scheme, "Bearer") || accessToken == "":
+		s.turnAway(ctx, unauthorized(false))
+		return
+	default:
+		identity, err = s.Auth.Verify(ctx.Context(), strings.TrimLeft(accessToken, " "))
+	}
+	switch {
+	case errors.Is(err, auth.ErrAccessToken) && ticketed:
+		s.turnAway(ctx, newProblem(http.StatusUnauthorized, "invalid_ticket", "the ticket is not valid, or no longer: get a new one from POST /jobs/{id}/ticket").
+			with("WWW-Authenticate", `Bearer realm="colophon"`))
+		return
 	case errors.Is(err, auth.ErrAccessToken):
-		s.turnAway(ctx, true)
+		s.turnAway(ctx, unauthorized(true))
 		return
 	case err != nil:
 		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))

@@ -77,6 +77,7 @@ type eventsInput struct {
 	Accept      string    `header:"Accept" maxLength:"200" example:"text/event-stream" doc:"text/event-stream follows the job until it ends; anything else gets what there is as JSON."`
 	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does after a cut."`
 	After       int       `query:"after" minimum:"0" maximum:"2147483647" doc:"The same for clients that cannot set headers."`
+	Ticket      string    `query:"ticket" maxLength:"100" doc:"From POST /jobs/{id}/ticket, for EventSource: in place of an Authorization header, and only with Accept: text/event-stream."`
 }
 
 type eventsOutput struct {
@@ -95,7 +96,7 @@ func (s *server) stream() {
 			"If the service stops before that, or the access token expires, it says with retry how many milliseconds later to resume, with a valid access token. " +
 			"When the session has ended or the account has been disabled or erased, the stream ends within seconds. " +
 			"Without that media type, a JSON array of the events so far.",
-		Security: private(),
+		Security: append(private(), map[string][]string{ticketScheme: {}}),
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The events after the one named.",

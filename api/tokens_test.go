@@ -1,7 +1,11 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -98,4 +102,121 @@ func TestSigningOut(t *testing.T) {
 	f.do("POST", "/revoke", `{"token":"x"}`).must(t, 415)
 	f.do("GET", "/revoke?token=x", "").must(t, 405)
 	f.do("GET", "/history", "").must(t, 200) // another session
+}
+
+// TestTickets follows a job as EventSource does.
+func TestTickets(t *testing.T) {
+	f := newFixture(t)
+	var j, other job
+	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &j)
+	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &other)
+	path := "/jobs/" + j.ID + "/events"
+	var issued []string
+	ticket := func() string {
+		t.Helper()
+		var got struct {
+			Ticket, URL string
+			ExpiresIn   int `json:"expires_in"`
+		}
+		f.do("POST", "/jobs/"+j.ID+"/ticket", "").must(t, 200).into(t, &got)
+		if got.URL != path+"?ticket="+got.Ticket || got.ExpiresIn != 30 {
+			t.Errorf("%+v", got)
+		}
+		issued = append(issued, got.Ticket)
+		return got.Ticket
+	}
+	source := func(path string, headers ...string) answer {
+		t.Helper()
+		return f.do("GET", path, "", append([]string{"Accept", "text/event-stream", "Authorization", ""}, headers...)...)
+	}
+
+	// One is good for one stream.
+	first := ticket()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", f.url+path+"?ticket="+first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	if id, err := lines.ReadString('\n'); err != nil || id != "id: 1\n" {
+		t.Fatalf("%q, %v", id, err)
+	}
+	source(path+"?ticket="+first).refused(t, 401, "invalid_ticket")
+	source(path+"?ticket="+first, "Last-Event-ID", "1").refused(t, 401, "invalid_ticket") // as EventSource comes back
+	f.do("POST", "/jobs/"+j.ID+"/cancel", "").must(t, 200)
+	rest, err := io.ReadAll(lines)
+	if err != nil || !strings.Contains(string(rest), "event: job.cancelled") {
+		t.Fatalf("%q, %v", rest, err)
+	}
+	// It resumes with another one.
+	if a := source(path+"?after=1&ticket="+ticket()).must(t, 200); !strings.HasPrefix(string(a.body), "id: 2\n") {
+		t.Errorf("%s", a.body)
+	}
+
+	// And for nothing else.
+	wrong := ticket()
+	source("/jobs/"+other.ID+"/events?ticket="+wrong).refused(t, 401, "invalid_ticket")
+	source(path+"?ticket="+wrong).refused(t, 401, "invalid_ticket") // it has been presented
+	for _, bad := range []string{"x", "cst_" + strings.Repeat("A", 43), strings.Repeat("A", 100)} {
+		source(path+"?ticket="+bad).refused(t, 401, "invalid_ticket")
+	}
+	unused := ticket()
+	f.do("GET", path+"?ticket="+unused, "", "Authorization", "").refused(t, 401, "missing_access_token") // not as JSON
+	source(path+"?ticket=").refused(t, 401, "missing_access_token")
+	for _, r := range [][2]string{{"GET", "/jobs/" + j.ID}, {"GET", "/history"}, {"POST", "/jobs/" + j.ID + "/cancel"}, {"POST", "/jobs/" + j.ID + "/ticket"}, {"POST", "/jobs"}} {
+		f.do(r[0], r[1]+"?ticket="+unused, prompt, "Accept", "text/event-stream", "Authorization", "").refused(t, 401, "missing_access_token")
+		f.do(r[0], r[1], prompt, "Authorization", "Bearer "+unused).refused(t, 401, "invalid_access_token")
+	}
+	source(path+"?ticket="+unused, "Authorization", "Bearer nonsense").refused(t, 401, "invalid_access_token") // one or the other
+	source(path+"?ticket="+unused).must(t, 200)
+
+	// Who may not read a job gets none for it.
+	own := f.access
+	_, f.access = f.user("somebody-else")
+	f.do("POST", "/jobs/"+j.ID+"/ticket", "").refused(t, 404, "not_found")
+	f.access = own
+	f.do("POST", "/jobs/00000000-0000-7000-8000-000000000000/ticket", "").refused(t, 404, "not_found")
+	f.do("POST", "/jobs/"+j.ID+"/ticket", "", "Authorization", "").refused(t, 401, "missing_access_token")
+
+	// It dies with its session.
+	mine := f.access
+	f.access, _ = f.signIn()
+	late := ticket()
+	f.do("POST", "/revoke", url.Values{"token": {f.access}}.Encode(), "Content-Type", form).must(t, 200)
+	source(path+"?ticket="+late).refused(t, 401, "invalid_ticket")
+	f.access = mine
+
+	log := f.log.String()
+	if !strings.Contains(log, "route=\"GET /jobs/{id}/events\"") {
+		t.Errorf("not the log: %.500s", log)
+	}
+	for _, secret := range append(issued, f.access, "?ticket", "ticket=") {
+		if strings.Contains(log, secret) {
+			t.Errorf("%.10s... is in the log", secret)
+		}
+	}
+	// The description says so.
+	raw := f.do("GET", "/openapi.json", "").must(t, 200)
+	var spec struct {
+		Paths map[string]map[string]struct {
+			Security []map[string][]string
+		}
+	}
+	if err := json.Unmarshal(raw.body, &spec); err != nil {
+		t.Fatal(err)
+	}
+	for path, operations := range spec.Paths {
+		for method, op := range operations {
+			for _, scheme := range op.Security {
+				if _, ok := scheme["ticket"]; ok != (path == "/jobs/{id}/events") && ok {
+					t.Errorf("%s %s takes tickets", method, path)
+				}
+			}
+		}
+	}
 }

@@ -44,13 +44,27 @@ create trigger disabled after update of disabled_at on accounts
     for each row when (old.disabled_at is null and new.disabled_at is not null)
     execute function end_sessions_of_account();
 
-grant select, insert, delete on ended_sessions to colophon_app;
+-- One row is one ticket that has not been used: the SHA-256 of its secret, the
+-- session that it speaks for, the one path that it opens, and until when the
+-- access token is valid that it was asked for with. Who takes it deletes it.
+create table tickets (
+    hash         bytea       primary key check (octet_length(hash) = 32),
+    session      uuid        not null references sessions on delete cascade,
+    path         text        not null,
+    expires_at   timestamptz not null,
+    access_until timestamptz not null
+);
+create index tickets_of_session on tickets (session, expires_at);
+create index tickets_oldest on tickets (expires_at);
+
+grant select, insert, delete on ended_sessions, tickets to colophon_app;
 
 -- Retired keys are removed when nothing that they signed is valid any longer.
 grant delete on signing_keys to colophon_app;
 
 -- +goose Down
 revoke delete on signing_keys from colophon_app;
+drop table tickets;
 drop trigger disabled on accounts;
 drop function end_sessions_of_account;
 drop trigger removed on sessions;

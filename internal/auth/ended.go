@@ -260,8 +260,10 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 			age = s.keys.every // it may have been a rotation
 		case <-tick.C:
 		case <-clean.C:
-			if err := s.ended.clean(ctx); err != nil && ctx.Err() == nil {
-				log.WarnContext(ctx, "could not clean up", "err", err)
+			for _, clean := range []func(context.Context) error{s.ended.clean, s.cleanTickets} {
+				if err := clean(ctx); err != nil && ctx.Err() == nil {
+					log.WarnContext(ctx, "could not clean up", "err", err)
+				}
 			}
 		}
 	}

@@ -1,0 +1,104 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"colophon/events"
+)
+
+const (
+	// TicketFor is how long a ticket may be used.
+	TicketFor = 30 * time.Second
+
+	// maxTickets is how many unused tickets a session may have; another one
+	// takes the place of the oldest.
+	maxTickets = 32
+
+	// ticketPrefix tells tickets from other secrets.
+	ticketPrefix = "cst_"
+)
+
+// hashTicket returns what the database has of a ticket.
+func hashTicket(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return sum[:]
+}
+
+// Ticket returns a secret that stands for the identity once, at one path, within
+// TicketFor. It is for clients that can set no headers. It returns
+// ErrAccessToken if the session has ended.
+func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
+	var secret [32]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
+	now := s.now()
+	err := s.store.Write(ctx, func(tx *events.Tx) error {
+		_, err := tx.Exec(ctx, `
+			delete from tickets where hash in (
+				select hash from tickets where session = $1 order by expires_at desc offset $2)`, id.Session, maxTickets-1)
+		if err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `
+			insert into tickets (hash, session, path, expires_at, access_until)
+			select $1, id, $3, $4, $5 from sessions where id = $2 and revoked_at is null`,
+			hashTicket(text), id.Session, path, now.Add(TicketFor), id.Expires)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = errSessionEnded
+		}
+		return err
+	})
+	if errors.Is(err, ErrAccessToken) {
+		return "", err
+	}
+	if err != nil {
+		return "", fmt.Errorf("make a ticket: %w", err)
+	}
+	return text, nil
+}
+
+// Redeem takes a ticket and returns whom it speaks for, or ErrAccessToken. At
+// whatever path it is presented, it cannot be again.
+func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, error) {
+	if len(ticket) != len(ticketPrefix)+43 || !strings.HasPrefix(ticket, ticketPrefix) {
+		return Identity{}, fmt.Errorf("%w: it is not a ticket", ErrAccessToken)
+	}
+	var id Identity
+	var opens string
+	var expires time.Time
+	var live bool
+	err := s.pool.QueryRow(ctx, `
+		delete from tickets t using sessions s where t.hash = $1 and s.id = t.session
+		returning s.account, s.id, s.revoked_at is null, t.path, t.expires_at, t.access_until`, hashTicket(ticket)).
+		Scan(&id.Account, &id.Session, &live, &opens, &expires, &id.Expires)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Identity{}, fmt.Errorf("%w: the ticket is unknown or has been used", ErrAccessToken)
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("take a ticket: %w", err)
+	}
+	if now := s.now(); !live || opens != path || !now.Before(expires) || !now.Before(id.Expires) {
+		return Identity{}, fmt.Errorf("%w: the ticket has expired or is for something else", ErrAccessToken)
+	}
+	id.Expires = id.Expires.UTC()
+	return id, nil
+}
+
+// cleanTickets removes tickets that have expired.
+func (s *Service) cleanTickets(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, `delete from tickets where expires_at <= $1`, s.now()); err != nil {
+		return fmt.Errorf("remove tickets that have expired: %w", err)
+	}
+	return nil
+}
