@@ -16,13 +16,16 @@ import (
 
 // elsewhere returns a service over the same database as another process has it,
 // with a store of its own; both run until the test ends.
-func (f *fixture) elsewhere(t *testing.T, now func() time.Time) (*Service, *events.Store) {
+func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Service)) (*Service, *events.Store) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	store := events.NewStore(f.db.App, f.vault, log)
 	s, err := newService(t.Context(), f.db.App, store, f.vault, testOptions, newHasher(cheapParams), now)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, with := range with {
+		with(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
