@@ -120,6 +120,7 @@ func TestPassword(t *testing.T) {
 		{"257 characters", strings.Repeat("𝄞♪", 128) + "x", "", policy.ErrPasswordLength},
 		{"empty", "", "", policy.ErrPasswordLength},
 		{"spaces count", "a b c d e", "a b c d e", nil},
+		{"what is shown as two characters", "👨\u200d👩\u200d👧\u200d👦👩\u200d👧\u200d👧", "👨\u200d👩\u200d👧\u200d👦👩\u200d👧\u200d👧", nil},
 		{"control characters", "tab\tand\x00nul", "tab\tand\x00nul", nil},
 		{"full width", "ｐｅｒｉｗｉｎｋｌｅ", "periwinkle", nil},
 		{"decomposed", "cafe\u0301 au lait", "café au lait", nil},
@@ -127,12 +128,19 @@ func TestPassword(t *testing.T) {
 		{"common", "password123", "", policy.ErrPasswordCommon},
 		{"common in another case", "PassWord123", "", policy.ErrPasswordCommon},
 		{"common in another width", "ｐａｓｓｗｏｒｄ１２３", "", policy.ErrPasswordCommon},
-		{"the service's name", "Colophon123", "", policy.ErrPasswordCommon},
+		{"the service's name", "Colophon123", "", policy.ErrPasswordService},
+		{"the service's name in what is long enough without", "my colophon, 1704", "my colophon, 1704", nil},
+		{"the service's name and what is guessed first", "colophonPassword1", "", policy.ErrPasswordService},
 		{"one character", "zzzzzzzzzzzz", "", policy.ErrPasswordCommon},
 		{"counting", "3456789:;<=", "", policy.ErrPasswordCommon},
 		{"the alphabet backwards", "zyxwvutsrq", "", policy.ErrPasswordCommon},
 		{"the user name", "isaac.newton", "", policy.ErrPasswordUsername},
 		{"the user name in another case", "Isaac.NEWTON", "", policy.ErrPasswordUsername},
+		{"the user name and a year", "isaac.newton1704", "", policy.ErrPasswordUsername},
+		{"the user name twice, in other forms", "ｉｓａａｃ.newton-ISAAC.newton", "", policy.ErrPasswordUsername},
+		{"the user name and what is guessed first", "isaac.newton12345678", "", policy.ErrPasswordUsername},
+		{"the user name and the service's name", "isaac.newton@colophon", "", policy.ErrPasswordUsername},
+		{"the user name in what is long enough without", "sir isaac.newton, knight", "sir isaac.newton, knight", nil},
 		{"not UTF-8", "periwinkle\xff", "", policy.ErrPasswordEncoding},
 		{"a lone surrogate", "periwinkle\ufffd", "", policy.ErrPasswordEncoding},
 	} {
@@ -177,6 +185,9 @@ func FuzzPassword(f *testing.F) {
 			return
 		}
 		if password == username || utf8.RuneCountInString(password) < policy.MinPassword || utf8.RuneCountInString(normal) < policy.MinPassword {
+			t.Fatalf("%q of %q passed", password, username)
+		}
+		if username != "" && strings.ReplaceAll(password, username, "") == "" {
 			t.Fatalf("%q of %q passed", password, username)
 		}
 		if again := policy.NormalPassword(normal); utf8.RuneCountInString(normal) <= policy.MaxPassword && again != normal {

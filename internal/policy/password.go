@@ -19,8 +19,12 @@ var (
 	ErrPasswordLength   = Refusal{"password", "password_length", "the password must have 8 to 256 characters"}
 	ErrPasswordEncoding = Refusal{"password", "password_encoding", "the password is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
 	ErrPasswordCommon   = Refusal{"password", "password_common", "the password is one of the first that anybody would guess; choose another"}
-	ErrPasswordUsername = Refusal{"password", "password_username", "the password must not be the user name"}
+	ErrPasswordUsername = Refusal{"password", "password_username", "the password is little more than the user name; choose another"}
+	ErrPasswordService  = Refusal{"password", "password_service", "the password is little more than the name of this service; choose another"}
 )
+
+// service is what this service is called, folded.
+const service = "colophon"
 
 // common has the passwords that guessing starts with, one folded password a
 // line. It leaves out what the other rules refuse.
@@ -28,9 +32,10 @@ var (
 //go:embed common.txt
 var common string
 
-// Password returns a new account's password in the form that is to be hashed,
-// or a Refusal. The rules are those of NIST SP 800-63B: a length, a list of what
-// is guessed first, and nothing about kinds of characters.
+// Password returns a password that somebody of the user name chooses, in the form
+// that is to be hashed, or a Refusal. The rules are those of NIST SP 800-63B: a
+// length, a list of what is guessed first, what follows from the user name and
+// the name of the service, and nothing about kinds of characters.
 func Password(password, username string) (normal string, err error) {
 	if damaged(password) {
 		return "", ErrPasswordEncoding
@@ -42,13 +47,29 @@ func Password(password, username string) (normal string, err error) {
 		return "", ErrPasswordLength
 	}
 	folded := fold(password)
-	if folded == fold(username) {
+	unnamed := without(folded, fold(username))
+	rest := without(unnamed, service)
+	switch thin := weak(rest) || rest != folded && utf8.RuneCountInString(rest) < MinPassword; {
+	case thin && unnamed != folded:
 		return "", ErrPasswordUsername
-	}
-	if monotonous(folded) || isCommon(folded) {
+	case thin && rest != unnamed:
+		return "", ErrPasswordService
+	case thin:
 		return "", ErrPasswordCommon
 	}
 	return normal, nil
+}
+
+// weak reports whether a folded password is guessed first.
+func weak(folded string) bool { return monotonous(folded) || isCommon(folded) }
+
+// without returns a folded password without a word that everybody knows of its
+// owner: what is left has to be a password by itself.
+func without(folded, word string) string {
+	if word == "" {
+		return folded
+	}
+	return strings.ReplaceAll(folded, word, "")
 }
 
 // NormalPassword returns the form of a password that is to be compared with the
