@@ -201,6 +201,18 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 		return as[AccountTokenReuseDetected](raw)
 	case AccountKeyRotated{}.Type():
 		return as[AccountKeyRotated](raw)
+	case AccountSignedOutEverywhere{}.Type():
+		return as[AccountSignedOutEverywhere](raw)
+	case AccountPasswordChanged{}.Type():
+		return as[AccountPasswordChanged](raw)
+	case AccountRoleChanged{}.Type():
+		return as[AccountRoleChanged](raw)
+	case AccountDisabled{}.Type():
+		return as[AccountDisabled](raw)
+	case AccountEnabled{}.Type():
+		return as[AccountEnabled](raw)
+	case AccountErased{}.Type():
+		return as[AccountErased](raw)
 	}
 	return nil, fmt.Errorf("%w: unknown type %q", ErrCorrupt, kind)
 }

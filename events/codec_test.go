@@ -69,6 +69,12 @@ func everyFact() []Fact {
 			Deadline: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC),
 		},
 		AccountKeyRotated{Key: "an id", From: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC), Leaked: true},
+		AccountSignedOutEverywhere{},
+		AccountPasswordChanged{Session: id},
+		AccountRoleChanged{Role: "admin", By: "command"},
+		AccountDisabled{By: id.String()},
+		AccountEnabled{By: id.String()},
+		AccountErased{},
 	}
 }
 

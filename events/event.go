@@ -150,30 +150,71 @@ type (
 		From   time.Time `json:"from"`
 		Leaked bool      `json:"leaked"`
 	}
+
+	// AccountSignedOutEverywhere says that all sessions were ended.
+	AccountSignedOutEverywhere struct{}
+
+	// AccountPasswordChanged says that the password is another one, and that
+	// all sessions were ended but the one in which it was changed.
+	AccountPasswordChanged struct {
+		Session uuid.UUID `json:"session"`
+	}
+
+	// AccountRoleChanged says what the account may do from now on.
+	AccountRoleChanged struct {
+		Role string `json:"role"`
+		By   string `json:"by"` // the id of an account, or "command" for the command line
+	}
+
+	// AccountDisabled says that nobody can sign in any longer, and that all
+	// sessions were ended.
+	AccountDisabled struct {
+		By string `json:"by"`
+	}
+
+	// AccountEnabled reverses AccountDisabled, except for the sessions.
+	AccountEnabled struct {
+		By string `json:"by"`
+	}
+
+	// AccountErased ends an account's stream: its owner wanted it so.
+	AccountErased struct{}
 )
 
-func (JobAccepted) Type() string               { return "job.accepted" }
-func (JobStarted) Type() string                { return "job.started" }
-func (JobAdvanced) Type() string               { return "job.advanced" }
-func (JobCompleted) Type() string              { return "job.completed" }
-func (JobFailed) Type() string                 { return "job.failed" }
-func (JobCancelled) Type() string              { return "job.cancelled" }
-func (AccountRegistered) Type() string         { return "account.registered" }
-func (AccountSignedIn) Type() string           { return "account.signed_in" }
-func (AccountSignInFailed) Type() string       { return "account.sign_in_failed" }
-func (AccountSignedOut) Type() string          { return "account.signed_out" }
-func (AccountTokenReuseDetected) Type() string { return "account.token_reuse_detected" }
-func (AccountKeyRotated) Type() string         { return "account.key_rotated" }
+func (JobAccepted) Type() string                { return "job.accepted" }
+func (JobStarted) Type() string                 { return "job.started" }
+func (JobAdvanced) Type() string                { return "job.advanced" }
+func (JobCompleted) Type() string               { return "job.completed" }
+func (JobFailed) Type() string                  { return "job.failed" }
+func (JobCancelled) Type() string               { return "job.cancelled" }
+func (AccountRegistered) Type() string          { return "account.registered" }
+func (AccountSignedIn) Type() string            { return "account.signed_in" }
+func (AccountSignInFailed) Type() string        { return "account.sign_in_failed" }
+func (AccountSignedOut) Type() string           { return "account.signed_out" }
+func (AccountTokenReuseDetected) Type() string  { return "account.token_reuse_detected" }
+func (AccountKeyRotated) Type() string          { return "account.key_rotated" }
+func (AccountSignedOutEverywhere) Type() string { return "account.signed_out_everywhere" }
+func (AccountPasswordChanged) Type() string     { return "account.password_changed" }
+func (AccountRoleChanged) Type() string         { return "account.role_changed" }
+func (AccountDisabled) Type() string            { return "account.disabled" }
+func (AccountEnabled) Type() string             { return "account.enabled" }
+func (AccountErased) Type() string              { return "account.erased" }
 
-func (JobAccepted) sealed() []string               { return []string{"prompt", "stop"} }
-func (JobStarted) sealed() []string                { return nil }
-func (JobAdvanced) sealed() []string               { return []string{"tokens", "text"} }
-func (JobCompleted) sealed() []string              { return nil }
-func (JobFailed) sealed() []string                 { return nil }
-func (JobCancelled) sealed() []string              { return nil }
-func (AccountRegistered) sealed() []string         { return []string{"username"} }
-func (AccountSignedIn) sealed() []string           { return nil }
-func (AccountSignInFailed) sealed() []string       { return nil }
-func (AccountSignedOut) sealed() []string          { return nil }
-func (AccountTokenReuseDetected) sealed() []string { return nil }
-func (AccountKeyRotated) sealed() []string         { return nil }
+func (JobAccepted) sealed() []string                { return []string{"prompt", "stop"} }
+func (JobStarted) sealed() []string                 { return nil }
+func (JobAdvanced) sealed() []string                { return []string{"tokens", "text"} }
+func (JobCompleted) sealed() []string               { return nil }
+func (JobFailed) sealed() []string                  { return nil }
+func (JobCancelled) sealed() []string               { return nil }
+func (AccountRegistered) sealed() []string          { return []string{"username"} }
+func (AccountSignedIn) sealed() []string            { return nil }
+func (AccountSignInFailed) sealed() []string        { return nil }
+func (AccountSignedOut) sealed() []string           { return nil }
+func (AccountTokenReuseDetected) sealed() []string  { return nil }
+func (AccountKeyRotated) sealed() []string          { return nil }
+func (AccountSignedOutEverywhere) sealed() []string { return nil }
+func (AccountPasswordChanged) sealed() []string     { return nil }
+func (AccountRoleChanged) sealed() []string         { return nil }
+func (AccountDisabled) sealed() []string            { return nil }
+func (AccountEnabled) sealed() []string             { return nil }
+func (AccountErased) sealed() []string              { return nil }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -155,6 +156,7 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 
 // History returns up to limit of the owner's completed jobs, newest first,
 // those accepted before the job that is given; the zero UUID starts at the newest.
+// Of an owner who has been erased there are none.
 func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int) ([]Record, error) {
 	if before == (uuid.UUID{}) {
 		before = uuid.Max
@@ -173,7 +175,7 @@ func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int)
 			return nil, fmt.Errorf("read the history of %s: %w", owner, err)
 		}
 	}
-	return records, nil
+	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased }), nil
 }
 
 // QueueShown is the furthest place in the queue that is counted.

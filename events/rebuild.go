@@ -70,7 +70,7 @@ func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, 
 				return err
 			}
 			for _, j := range batch {
-				if r, ok := found[j.ID]; !ok || r != record(j) {
+				if r, ok := found[j.ID]; !ok || readable(r) != readable(record(j)) {
 					wrong = append(wrong, j.ID)
 				}
 			}
@@ -90,6 +90,16 @@ func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, 
 		return 0, nil, fmt.Errorf("check the history view: %w", err)
 	}
 	return jobs, wrong, nil
+}
+
+// readable returns what can be known of a record from the events. How many
+// tokens a job had that was cancelled or failed is sealed with them, so that
+// of an erased one only the row still knows.
+func readable(r Record) Record {
+	if r.Erased && r.State != Completed {
+		r.CompletionTokens = 0
+	}
+	return r
 }
 
 func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUID]Record, error) {

@@ -81,7 +81,8 @@ func (s *Store) tell(appended map[Stream][]Event) {
 // AppendJob appends facts to the stream of a job of which the caller has seen
 // before, projects the history view and the owner's budget, and returns the job after them. The first
 // fact of a new job follows Job{ID: …, Owner: …}. It returns ErrIllegal for a
-// fact that cannot follow and ErrConflict if the stream has moved on; after an
+// fact that cannot follow, ErrConflict if the stream has moved on, and
+// vault.ErrErased for the first fact of an owner who is closed; after an
 // error the transaction can only be rolled back. The job that it returns is not
 // on record before the transaction has committed.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
@@ -119,6 +120,9 @@ func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fac
 	key, err := s.vault.Key(ctx, db, before.Owner)
 	if err != nil {
 		return nil, err
+	}
+	if before.Version == 0 {
+		queueAdmission(&c.batch, before.Owner)
 	}
 	if err := queueInserts(&c.batch, c.events, key); err != nil {
 		return nil, err
@@ -213,8 +217,13 @@ func send(ctx context.Context, db interface {
 	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
 }, stream Stream, batch *pgx.Batch) error {
 	err := db.SendBatch(ctx, batch).Close()
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.ConstraintName == "events_pkey" || pg.ConstraintName == "events_have_no_gaps") {
-		return fmt.Errorf("append to %s: %w", stream, ErrConflict)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case pg.ConstraintName == "events_pkey", pg.ConstraintName == "events_have_no_gaps":
+			err = ErrConflict
+		case pg.Code == codeClosed:
+			err = vault.ErrErased
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("append to %s: %w", stream, err)
@@ -242,6 +251,16 @@ func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, er
 	case <-q.done:
 		return q.events, q.err
 	}
+}
+
+// Page returns up to limit events of a stream after a version, in order.
+func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Event, error) {
+	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version limit $3`, stream, after, limit)
+	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", stream, err)
+	}
+	return s.decodeAll(ctx, s.pool, payloads)
 }
 
 // readTimeout bounds a query that its readers may all have left, and writeTimeout

@@ -115,11 +115,13 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 const forgetEvery = time.Minute
 
 // Run looks after what the queue has accepted until ctx is done: jobs past their
-// deadlines that no worker has, and idempotency keys that are a day old.
+// deadlines that no worker has, idempotency keys that are a day old, and owners
+// who are to be erased.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, q.store, q.log) }) })
+	running.Go(func() { every(ctx, eraseEvery, func() { q.eraseClosed(ctx) }) })
 	running.Go(func() {
 		every(ctx, forgetEvery, func() {
 			if err := q.store.ForgetKeys(ctx); err != nil && ctx.Err() == nil {

@@ -12,7 +12,11 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -51,6 +55,7 @@ type DB interface {
 // Vault hands out the owners' keys.
 type Vault struct {
 	master cipher.AEAD
+	mac    []byte // the key of digests, derived from the master key
 
 	mu   sync.Mutex
 	keys map[uuid.UUID]cached
@@ -70,7 +75,11 @@ func New(master []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{master: aead, keys: map[uuid.UUID]cached{}}, nil
+	mac, err := hkdf.Key(sha256.New, master, nil, "colophon digests", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	return &Vault{master: aead, mac: mac, keys: map[uuid.UUID]cached{}}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -128,6 +137,15 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
+// Close marks an owner who is to begin nothing new. His key goes on to seal and
+// open what he has begun, until it is erased.
+func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
+	if _, err := db.Exec(ctx, `update owner_keys set closed_at = now() where owner = $1 and closed_at is null`, owner); err != nil {
+		return fmt.Errorf("close owner %s: %w", owner, err)
+	}
+	return nil
+}
+
 // Erase forgets the owner's key: nothing sealed by it can be opened again,
 // in this process at once and in others within KeyTTL.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
@@ -154,6 +172,20 @@ func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
 		return nil, fmt.Errorf("unwrap %s (was the master key changed?): %w", purpose, ErrUnreadable)
 	}
 	return secret, nil
+}
+
+// Digest returns 32 bytes that stand for the parts, the same in all processes
+// with this master key. Who does not have it can neither tell them from others
+// nor try out what they stand for.
+func (v *Vault) Digest(purpose string, parts ...string) []byte {
+	h := hmac.New(sha256.New, v.mac)
+	for _, part := range append([]string{purpose}, parts...) {
+		var size [8]byte
+		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+		h.Write(size[:])
+		h.Write([]byte(part))
+	}
+	return h.Sum(nil)
 }
 
 // Key seals and opens one owner's values with AES-256-GCM under random nonces.

@@ -119,3 +119,30 @@ func TestMasterKeysHaveOneLength(t *testing.T) {
 		}
 	}
 }
+
+func TestDigests(t *testing.T) {
+	v := newVault(t, 7)
+	other, err := vault.New(bytes.Repeat([]byte{8}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for what, digest := range map[string][]byte{
+		"a, b":                   v.Digest("p", "a", "b"),
+		"ab":                     v.Digest("p", "ab"),
+		"ab and nothing":         v.Digest("p", "ab", ""),
+		"nothing and ab":         v.Digest("p", "", "ab"),
+		"nothing":                v.Digest("p"),
+		"another purpose":        v.Digest("q", "a", "b"),
+		"the purpose and a part": v.Digest("pa", "b"),
+		"another master key":     other.Digest("p", "a", "b"),
+	} {
+		if first, ok := seen[string(digest)]; ok || len(digest) != 32 {
+			t.Errorf("%s and %s: %x", what, first, digest)
+		}
+		seen[string(digest)] = what
+	}
+	if again := newVault(t, 7).Digest("p", "a", "b"); seen[string(again)] != "a, b" {
+		t.Error("the same is not the same in another process")
+	}
+}

@@ -1,0 +1,128 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/vault"
+	"colophon/jobs"
+)
+
+func (f *fixture) close(owner uuid.UUID) {
+	f.t.Helper()
+	if err := f.store.Write(f.t.Context(), func(tx *events.Tx) error { return tx.Close(f.t.Context(), owner) }); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// erased checks that nothing of an owner's jobs goes on or can be read.
+func (f *fixture) erased(all []events.Job) {
+	f.t.Helper()
+	for _, j := range all {
+		now, err := f.store.Job(f.t.Context(), j.ID)
+		if err != nil || now.State != events.Cancelled || !now.Erased || now.Prompt != "" || now.Text != "" || now.Reason != "the account was erased" {
+			f.t.Errorf("%+v, %v", now, err)
+		}
+	}
+	if n, wrong, err := f.store.CheckHistory(f.t.Context()); err != nil || len(wrong) > 0 {
+		f.t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
+	}
+}
+
+// TestErase erases an owner with jobs that run and jobs that wait.
+func TestErase(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	gate := make(chan struct{}) // at the fifth new token
+	e.pause[len(request.Prompt)+5] = gate
+	f.workAt(e, 2)
+	var all []events.Job
+	for range 5 {
+		all = append(all, f.submit(request))
+	}
+	f.until(all[0], tokens(1))
+	other := f.register()
+	kept, err := f.queue.Submit(t.Context(), other, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.close(f.owner)
+	if _, err := f.queue.Submit(t.Context(), f.owner, request); !errors.Is(err, vault.ErrErased) {
+		t.Errorf("submit: %v, want ErrErased", err)
+	}
+	for range 2 {
+		if err := f.queue.Erase(t.Context(), f.owner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.erased(all)
+	close(gate)
+	if now := f.until(kept, final); now.State != events.Completed {
+		t.Errorf("another owner's job: %+v", now)
+	}
+	f.idle(e)
+	f.erased(all)
+}
+
+// TestEraseGoesOn leaves an erasure after its first step, as a process does that dies.
+func TestEraseGoesOn(t *testing.T) {
+	f := newFixture(t)
+	all := []events.Job{f.submit(request), f.submit(request)}
+	f.close(f.owner)
+	jobs.EraseClosed(f.newQueue(jobs.Limits{}), t.Context())
+	f.erased(all)
+	if owners, err := f.store.Closed(t.Context(), 10); err != nil || len(owners) != 0 {
+		t.Errorf("left: %v, %v", owners, err)
+	}
+}
+
+// TestEraseWhileJobsAreSubmitted lets an owner submit until it is over.
+func TestEraseWhileJobsAreSubmitted(t *testing.T) {
+	f, e := newFixture(t), newEngine()
+	f.work(e)
+	var mu sync.Mutex
+	var all []events.Job
+	started := make(chan struct{}, 4)
+	var wg sync.WaitGroup
+	for range cap(started) {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				j, err := f.queue.Submit(context.Background(), f.owner, request)
+				if errors.Is(err, vault.ErrErased) {
+					return
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				all = append(all, j)
+				mu.Unlock()
+				if n == 0 {
+					started <- struct{}{}
+				}
+			}
+		})
+	}
+	for range cap(started) {
+		<-started
+	}
+	f.close(f.owner)
+	if err := f.queue.Erase(t.Context(), f.owner); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	for _, j := range all {
+		now, err := f.store.Job(t.Context(), j.ID)
+		if err != nil || !now.State.Final() || !now.Erased || now.Prompt != "" {
+			t.Errorf("%+v, %v", now, err)
+		}
+	}
+	if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || n != len(all) {
+		t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
+	}
+}
