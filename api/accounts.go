@@ -14,7 +14,7 @@ type registerInput struct {
 	Idempotent
 	Body struct {
 		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space or any of <>{};. Upper and lower case are the same name."`
-		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind."`
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind, and nothing that is guessed first: common passwords, little more than the user name or the name of this service."`
 	}
 }
 
@@ -55,11 +55,14 @@ func (s *server) accounts() {
 	}, s.register)
 	register(s, huma.Operation{
 		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
-		Summary:     "Sign in, or refresh the access token",
-		Description: "OAuth2's form: a user name and a password, or a refresh token, for an access token that goes into the Authorization header of every other call.",
-		Metadata:    limited("token"),
-		Errors:      []int{http.StatusUnauthorized},
+		Summary: "Sign in, or refresh the access token",
+		Description: "OAuth2's form: a user name and a password, or a refresh token, for an access token that goes into the Authorization header of every other call. " +
+			"After several wrong passwords for a name from one network, the next one from there has to wait: 429 too_many_wrong_passwords, with Retry-After. Nobody else has to.",
+		Metadata: limited("token"),
+		Errors:   []int{http.StatusUnauthorized},
 	}, s.token)
+	s.me()
+	s.users()
 }
 
 func (s *server) register(ctx context.Context, in *registerInput) (*registerOutput, error) {
@@ -71,7 +74,7 @@ func (s *server) register(ctx context.Context, in *registerInput) (*registerOutp
 	if key == nil {
 		account, err = s.Auth.Register(ctx, in.Body.Username, in.Body.Password)
 	} else {
-		account, err = s.Auth.RegisterOnce(ctx, *key, in.Body.Username, in.Body.Password)
+		account, err = s.Auth.RegisterOnce(ctx, *key, in.Body.Username, in.Body.Password, networkOf(ctx))
 	}
 	if err != nil {
 		return nil, err
@@ -98,7 +101,7 @@ func (s *server) token(ctx context.Context, in *tokenInput) (*tokenOutput, error
 	case b.Password == "":
 		err = missing("password")
 	default:
-		tokens, err = s.Auth.SignIn(ctx, b.Username, b.Password)
+		tokens, err = s.Auth.SignIn(ctx, b.Username, b.Password, networkOf(ctx))
 	}
 	if err != nil {
 		return nil, err

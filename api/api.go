@@ -83,7 +83,7 @@ func build(o Options) (*server, *http.ServeMux, error) {
 	if s.origins, err = newOrigins(o.CORSOrigins); err != nil {
 		return nil, nil, fmt.Errorf("allow origins: %w", err)
 	}
-	s.api.UseMiddleware(s.authenticate, s.limit, s.accept)
+	s.api.UseMiddleware(s.authenticate, s.limit, s.authorize, s.accept)
 	s.accounts()
 	s.keys()
 	s.revocation()
@@ -116,6 +116,7 @@ func config() huma.Config {
 	}
 	c.Tags = []*huma.Tag{
 		{Name: "accounts", Description: "Who you are."},
+		{Name: "administration", Description: "Who else there is, for accounts with a role."},
 		{Name: "jobs", Description: "Texts being generated."},
 		{Name: "history", Description: "Texts that have been."},
 		{Name: "service", Description: "How the service is."},
@@ -140,6 +141,10 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	}
 	if op.Security != nil {
 		op.Errors = append(op.Errors, http.StatusUnauthorized)
+	}
+	if roles := op.Metadata[rolesName]; roles != nil {
+		op.Extensions = map[string]any{"x-role": roles}
+		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
 	input := reflect.TypeFor[I]()
 	if _, ok := input.FieldByName("Body"); ok {

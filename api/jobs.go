@@ -303,10 +303,11 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*jobOutput, error) {
 	return &jobOutput{Status: http.StatusOK, Body: jobBody(job)}, nil
 }
 
-// own returns the caller's job. A job that is somebody else's is not found.
+// own returns the caller's job. A job that is somebody else's is not found, nor
+// one that was the caller's before he was erased.
 func (s *server) own(ctx context.Context, id uuid.UUID) (events.Job, error) {
 	job, err := s.Store.Job(ctx, id)
-	if err == nil && job.Owner != caller(ctx).Account {
+	if err == nil && (job.Owner != caller(ctx).Account || job.Erased) {
 		err = events.ErrNotFound
 	}
 	return job, err

@@ -83,7 +83,8 @@ var elsewhere = []string{
 // looks which limit has counted it.
 func TestNothingIsUnlimited(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.t, 1000) })
-	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs"}
+	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
+		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
 	check := func(route, access, want string) {
 		t.Helper()
 		method, path, _ := strings.Cut(route, " ")
@@ -106,9 +107,13 @@ func TestNothingIsUnlimited(t *testing.T) {
 				stranger = name
 			}
 		}
+		access := f.access
+		if route == "DELETE /users/me/sessions" {
+			_, access = f.user("who-leaves")
+		}
 		check(route, "", stranger)
 		check(route, "Bearer nonsense", stranger)
-		check(route, "Bearer "+f.access, user)
+		check(route, "Bearer "+access, user)
 	}
 	for _, route := range elsewhere {
 		check(route, "", "anonymous")

@@ -129,6 +129,10 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	if noRoom, ok := errors.AsType[*jobs.NoRoomError](err); ok {
 		return newProblem(http.StatusUnprocessableEntity, "no_room", noRoom.Error()+": shorten the prompt or allow more").at("body.prompt")
 	}
+	if throttled, ok := errors.AsType[*auth.ThrottledError](err); ok {
+		return newProblem(http.StatusTooManyRequests, "too_many_wrong_passwords",
+			"too many wrong passwords from your network: wait "+seconds(throttled.Wait)+" s").retryAfter(throttled.Wait)
+	}
 	if outstanding, ok := errors.AsType[*jobs.OutstandingError](err); ok {
 		return newProblem(http.StatusTooManyRequests, "too_many_jobs", outstanding.Error()+": wait until one has ended, or cancel one").retryAfter(jobsWait)
 	}
@@ -155,6 +159,17 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	case errors.Is(err, auth.ErrCredentials):
 		return newProblem(http.StatusUnauthorized, "invalid_credentials", "the user name or the password is wrong").
 			with("WWW-Authenticate", `Bearer realm="colophon"`)
+	case errors.Is(err, auth.ErrPassword):
+		// Not 401: the access token is good, and a new one would change nothing.
+		return newProblem(http.StatusForbidden, "wrong_password", "the current password is another one")
+	case errors.Is(err, auth.ErrForbidden):
+		return newProblem(http.StatusForbidden, "forbidden", "your account's role does not allow this")
+	case errors.Is(err, auth.ErrOneself):
+		return newProblem(http.StatusConflict, "own_account", "nobody can disable himself: ask another administrator")
+	case errors.Is(err, auth.ErrAccountErased):
+		return newProblem(http.StatusConflict, "account_erased", "the account has been erased, which is for good")
+	case errors.Is(err, auth.ErrAccessToken):
+		return unauthorized(true)
 	case errors.Is(err, auth.ErrRefreshToken):
 		return newProblem(http.StatusUnauthorized, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again").
 			with("WWW-Authenticate", `Bearer realm="colophon"`)

@@ -5,18 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
-
-	"colophon/internal/auth"
 )
-
-// accounts opens the accounts.
-func (b *base) accounts(ctx context.Context) (*auth.Service, error) {
-	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon"})
-	if err != nil {
-		return nil, fmt.Errorf("open the accounts: %w", err)
-	}
-	return accounts, nil
-}
 
 type keysCmd struct {
 	Rotate rotateCmd `cmd:"" help:"Sign access tokens with a new key; nobody notices."`
@@ -30,7 +19,7 @@ type rotateCmd struct {
 // Run rotates the key, whatever processes are at work.
 func (c *rotateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
-		accounts, err := b.accounts(ctx)
+		accounts, err := b.accounts(ctx, false)
 		if err != nil {
 			return err
 		}

@@ -47,6 +47,7 @@ type cli struct {
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version's schema."`
 	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server and without its text policy."`
 	Model    modelCmd    `cmd:"" help:"Pull, verify and look into models."`
+	User     userCmd     `cmd:"" help:"Make accounts, and say what they may do."`
 	History  historyCmd  `cmd:"" help:"Look after the history view."`
 	Keys     keysCmd     `cmd:"" help:"Look after the keys that sign access tokens."`
 	Bench    benchCmd    `cmd:"" help:"Measure how fast it is, beside what the machine can do."`

@@ -76,7 +76,7 @@ type listenFlags struct {
 	CORSOrigins    corsOrigins `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
 
 	RateLimits     string `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: in the memory of each process, or shared by all over one database ($COLOPHON_RATE_LIMITS)."`
-	NoRateLimits   bool   `help:"Count no requests ($COLOPHON_NO_RATE_LIMITS)."`
+	NoRateLimits   bool   `help:"Count no requests and no wrong passwords ($COLOPHON_NO_RATE_LIMITS)."`
 	LimitUsers     rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
 	LimitToken     rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
 	LimitJobs      rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
@@ -342,7 +342,7 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 
 // serve answers HTTP until ctx is done.
 func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
-	accounts, err := b.accounts(ctx)
+	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
 		return err
 	}

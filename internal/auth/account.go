@@ -60,16 +60,16 @@ func (s *Service) ensureNobody(ctx context.Context) error {
 // What is remembered of the request is its user name. Its password is compared
 // with the account's: a digest of it that is quick to compute would be quick to
 // guess, too.
-func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password string) (Account, error) {
+func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password, network string) (Account, error) {
 	key.Payload = []byte(username)
-	account, err := s.registered(ctx, key, password)
+	account, err := s.registered(ctx, key, password, network)
 	if !errors.Is(err, events.ErrNotFound) {
 		return account, err
 	}
-	account, err = s.register(ctx, &key, username, password)
+	account, err = s.register(ctx, &key, username, password, User)
 	if errors.Is(err, events.ErrClaimed) || errors.Is(err, ErrTaken) {
 		// By the same request, which came twice at the same time?
-		first, again := s.registered(ctx, key, password)
+		first, again := s.registered(ctx, key, password, network)
 		if !errors.Is(again, events.ErrNotFound) {
 			return first, again
 		}
@@ -79,43 +79,36 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 
 // registered returns the account that a registration under the key has made, if
 // the password is its own.
-func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password string) (Account, error) {
+func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password, network string) (Account, error) {
 	stream, err := s.store.Opened(ctx, key)
 	if err != nil {
 		return Account{}, err
 	}
-	account := Account{ID: stream.ID()}
-	var hash string
-	err = s.pool.QueryRow(ctx, `select username, password_hash, created_at from accounts where id = $1`, account.ID).
-		Scan(&account.Username, &hash, &account.CreatedAt)
-	if errors.Is(err, pgx.ErrNoRows) {
+	account, err := s.Account(ctx, stream.ID())
+	if errors.Is(err, events.ErrNotFound) {
 		return Account{}, events.ErrKeyReused
 	}
 	if err != nil {
-		return Account{}, fmt.Errorf("look for the account of an idempotency key: %w", err)
-	}
-	account.CreatedAt = account.CreatedAt.UTC()
-	match, _, err := s.hash.Check(ctx, policy.NormalPassword(password), hash)
-	if err != nil {
 		return Account{}, err
 	}
-	if !match {
-		// Whoever knows the key can try passwords here as at a sign-in: so it
-		// is on record as there.
-		err := s.store.Write(ctx, func(tx *events.Tx) error {
-			return tx.AppendAccount(ctx, account.ID, events.AccountSignInFailed{})
-		})
-		return Account{}, errors.Join(events.ErrKeyReused, err)
+	// Whoever knows the key can try passwords here as at a sign-in: so that is
+	// counted, and on record, as there.
+	_, err = s.prove(ctx, account.ID, password, network)
+	switch {
+	case errors.Is(err, ErrPassword), errors.Is(err, ErrAccessToken):
+		return Account{}, events.ErrKeyReused
+	case err != nil:
+		return Account{}, err
 	}
 	return account, nil
 }
 
 // Register makes an account. It returns a policy.Refusal, ErrTaken or ErrBusy.
 func (s *Service) Register(ctx context.Context, username, password string) (Account, error) {
-	return s.register(ctx, nil, username, password)
+	return s.register(ctx, nil, username, password, User)
 }
 
-func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, username, password string) (Account, error) {
+func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, username, password string, role Role) (Account, error) {
 	display, key, err := policy.Username(username)
 	if err != nil {
 		return Account{}, err
@@ -124,8 +117,10 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	if err != nil {
 		return Account{}, err
 	}
+	erased := s.erasedName(key)
 	var taken bool
-	if err := s.pool.QueryRow(ctx, `select exists (select from accounts where username_key = $1)`, key).Scan(&taken); err != nil {
+	err = s.pool.QueryRow(ctx, `select exists (select from accounts where username_key = $1 or erased_name = $2)`, key, erased).Scan(&taken)
+	if err != nil {
 		return Account{}, fmt.Errorf("look for the user name: %w", err)
 	}
 	if taken {
@@ -139,17 +134,29 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	if err != nil {
 		return Account{}, fmt.Errorf("make an account id: %w", err)
 	}
-	account := Account{ID: id, Username: display, CreatedAt: s.now().UTC().Truncate(time.Microsecond)}
+	account := Account{ID: id, Username: display, Role: role, CreatedAt: s.now().UTC().Truncate(time.Microsecond)}
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		_, err := tx.Exec(ctx, `insert into accounts (id, username, username_key, password_hash, created_at) values ($1, $2, $3, $4, $5)`,
-			account.ID, account.Username, key, hash, account.CreatedAt)
+		_, err := tx.Exec(ctx, `insert into accounts (id, username, username_key, password_hash, role, created_at) values ($1, $2, $3, $4, $5, $6)`,
+			account.ID, account.Username, key, hash, account.Role, account.CreatedAt)
 		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.ConstraintName == "accounts_username_key_key" {
 			return ErrTaken
 		}
 		if err != nil {
 			return err
 		}
-		if err := tx.AppendAccount(ctx, account.ID, events.AccountRegistered{Username: account.Username}); err != nil {
+		// Whoever had the name may have been erased meanwhile: the insert has
+		// waited for that, and this statement sees it.
+		if err := tx.QueryRow(ctx, `select exists (select from accounts where erased_name = $1)`, erased).Scan(&taken); err != nil {
+			return err
+		}
+		if taken {
+			return ErrTaken
+		}
+		facts := []events.Fact{events.AccountRegistered{Username: account.Username}}
+		if role != User {
+			facts = append(facts, events.AccountRoleChanged{Role: string(role), By: byCommand})
+		}
+		if err := tx.AppendAccount(ctx, account.ID, facts...); err != nil {
 			return err
 		}
 		if once == nil {
@@ -166,73 +173,32 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	return account, nil
 }
 
-// errMoved occurs when an account was changed while its password was hashed.
-var errMoved = errors.New("the account has changed meanwhile")
+// accountColumns are those that scanAccount expects.
+const accountColumns = `id, username, role, created_at, disabled_at, erased_at`
 
-// SignIn begins a session. It returns ErrCredentials or ErrBusy.
-func (s *Service) SignIn(ctx context.Context, username, password string) (Tokens, error) {
-	// What cannot be a name is one that no account has: it has nobody's key.
-	_, key, _ := policy.Username(username)
-	normal := policy.NormalPassword(password)
-	for range 3 {
-		tokens, err := s.signIn(ctx, key, normal)
-		if !errors.Is(err, errMoved) {
-			return tokens, err
-		}
+func scanAccount(row pgx.CollectableRow) (Account, error) {
+	var a Account
+	var disabled, erased *time.Time
+	err := row.Scan(&a.ID, &a.Username, &a.Role, &a.CreatedAt, &disabled, &erased)
+	a.CreatedAt = a.CreatedAt.UTC()
+	if disabled != nil {
+		a.DisabledAt = disabled.UTC()
 	}
-	return Tokens{}, ErrBusy
+	if erased != nil {
+		a.ErasedAt = erased.UTC()
+	}
+	return a, err
 }
 
-// signIn looks at an account, its password and, in a transaction, at the
-// account again.
-func (s *Service) signIn(ctx context.Context, key, password string) (Tokens, error) {
-	var account uuid.UUID
-	var hash string
-	var disabled bool
-	err := s.pool.QueryRow(ctx, `
-		select id, password_hash, disabled_at is not null from accounts
-		where username_key in ($1, '') order by username_key desc limit 1`, key).Scan(&account, &hash, &disabled)
+// Account returns an account, as it is now, or events.ErrNotFound.
+func (s *Service) Account(ctx context.Context, id uuid.UUID) (Account, error) {
+	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id = $1 and id <> $2`, id, nobody)
+	account, err := pgx.CollectExactlyOneRow(rows, scanAccount)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Account{}, fmt.Errorf("account %s: %w", id, events.ErrNotFound)
+	}
 	if err != nil {
-		return Tokens{}, fmt.Errorf("look for the user name: %w", err)
+		return Account{}, fmt.Errorf("read account %s: %w", id, err)
 	}
-	match, outdated, err := s.hash.Check(ctx, password, hash)
-	if err != nil {
-		return Tokens{}, err
-	}
-	if !match || disabled {
-		err := s.store.Write(ctx, func(tx *events.Tx) error {
-			return tx.AppendAccount(ctx, account, events.AccountSignInFailed{})
-		})
-		if err != nil {
-			return Tokens{}, fmt.Errorf("record a failed sign-in: %w", err)
-		}
-		return Tokens{}, ErrCredentials
-	}
-	current := hash
-	if outdated {
-		if current, err = s.hash.Hash(ctx, password); err != nil {
-			return Tokens{}, err
-		}
-	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
-	var tokens Tokens
-	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		// Until the session is there, the password cannot be changed nor the
-		// account disabled: whoever does that afterwards finds the session to end.
-		tag, err := tx.Exec(ctx, `
-			update accounts set password_hash = $3
-			where id = $1 and password_hash = $2 and disabled_at is null`, account, hash, current)
-		if err != nil {
-			return err
-		}
-		if tag.RowsAffected() == 0 {
-			return errMoved
-		}
-		tokens, err = s.begin(ctx, tx, signer, account)
-		return err
-	})
-	if err != nil {
-		return Tokens{}, fmt.Errorf("begin a session: %w", err)
-	}
-	return tokens, nil
+	return account, nil
 }

@@ -11,7 +11,11 @@
 //   - Equal time. A sign-in under a name that no account has does what one with
 //     a wrong password does: the same queries, one hash with the same
 //     parameters, one event (on the stream of the zero account id, which stands
-//     for all such names).
+//     for all such names), the same waiting after several.
+//   - Throttling. Wrong passwords make the next attempt from the same network
+//     wait ([ThrottledError]), in all processes, and that of nobody else: a
+//     network from which an account has been signed in to is never refused for
+//     what others did.
 //   - Bounded work. At most half of the processors hash passwords at a time,
 //     whatever number of callers wait; a caller that would wait too long gets
 //     [ErrBusy]. [Service.Verify] does not ask the database while [Service.Run] runs.
@@ -61,6 +65,19 @@ var (
 	// together, or the account is disabled.
 	ErrCredentials = errors.New("the user name or the password is wrong")
 
+	// ErrPassword occurs when somebody who is signed in has to give the password
+	// once more, and gives another one.
+	ErrPassword = errors.New("the password is wrong")
+
+	// ErrForbidden occurs when somebody's role does not allow what he asks for.
+	ErrForbidden = errors.New("the role does not allow this")
+
+	// ErrOneself occurs when an administrator would disable himself.
+	ErrOneself = errors.New("nobody can disable himself")
+
+	// ErrAccountErased occurs when an account is to be changed that has been erased.
+	ErrAccountErased = errors.New("the account has been erased")
+
 	// ErrRefreshToken occurs when a refresh token is unknown, was exchanged
 	// before, or belongs to a session that has ended.
 	ErrRefreshToken = errors.New("the refresh token is not valid")
@@ -86,13 +103,28 @@ type Options struct {
 	Audience   string        // "aud" of the access tokens
 	AccessTTL  time.Duration // how long an access token is valid; 0 means DefaultAccessTTL
 	RefreshTTL time.Duration // how long a session lasts; 0 means DefaultRefreshTTL
+
+	Unthrottled bool // count no wrong passwords, for measurements
 }
 
-// Account is somebody who can sign in.
+// Role is what an account may do besides what is its own.
+type Role string
+
+// The roles of an account.
+const (
+	User    Role = "user"    // nothing
+	Auditor Role = "auditor" // look at other accounts and what happened to them
+	Admin   Role = "admin"   // that, and disable and enable them
+)
+
+// Account is somebody who can sign in, or could once.
 type Account struct {
-	ID        uuid.UUID
-	Username  string // as registered
-	CreatedAt time.Time
+	ID         uuid.UUID
+	Username   string // as registered; empty once erased
+	Role       Role
+	CreatedAt  time.Time
+	DisabledAt time.Time // zero if the account is not disabled; erased ones are
+	ErasedAt   time.Time // zero if the account is not erased
 }
 
 // Service registers accounts, signs them in and recognises them. Use [New], and
@@ -100,8 +132,10 @@ type Account struct {
 type Service struct {
 	pool    *pgxpool.Pool
 	store   *events.Store
+	vault   *vault.Vault
 	options Options
 	hash    *hasher
+	paces   paces
 	keys    *keyring
 	ended   *endings
 	now     func() time.Time
@@ -128,7 +162,7 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	case o.RefreshTTL < o.AccessTTL:
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
-	s := &Service{pool: pool, store: store, options: o, hash: h, now: now}
+	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, paces: productionPaces, now: now}
 	// A key signs after its retirement where that is not known yet, and in
 	// transactions that have begun.
 	s.keys = &keyring{

@@ -260,7 +260,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 			age = s.keys.every // it may have been a rotation
 		case <-tick.C:
 		case <-clean.C:
-			for _, clean := range []func(context.Context) error{s.ended.clean, s.cleanTickets} {
+			for _, clean := range []func(context.Context) error{s.ended.clean, s.cleanTickets, s.collect} {
 				if err := clean(ctx); err != nil && ctx.Err() == nil {
 					log.WarnContext(ctx, "could not clean up", "err", err)
 				}

@@ -1,0 +1,135 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/auth"
+	"colophon/internal/policy"
+)
+
+// Account is an account as clients see it.
+type Account struct {
+	ID         uuid.UUID  `json:"id" format:"uuid"`
+	Username   string     `json:"username,omitempty" doc:"As registered. An account that has been erased has none."`
+	Role       string     `json:"role" enum:"user,auditor,admin" doc:"What the account may do besides what is its own: auditors look at other accounts, administrators disable and enable them too."`
+	CreatedAt  time.Time  `json:"created_at"`
+	DisabledAt *time.Time `json:"disabled_at,omitempty" doc:"Since when nobody can sign in, if that is so."`
+	ErasedAt   *time.Time `json:"erased_at,omitempty" doc:"When its owner had the account erased, if he has."`
+}
+
+func accountBody(a auth.Account) Account {
+	return Account{
+		ID: a.ID, Username: a.Username, Role: string(a.Role), CreatedAt: a.CreatedAt,
+		DisabledAt: optional(a.DisabledAt), ErasedAt: optional(a.ErasedAt),
+	}
+}
+
+type accountOutput struct{ Body Account }
+
+type passwordInput struct {
+	Body struct {
+		CurrentPassword string `json:"current_password" minLength:"1" maxLength:"256" format:"password"`
+		NewPassword     string `json:"new_password" minLength:"8" maxLength:"256" format:"password" doc:"Under the rules of a first one."`
+	}
+}
+
+type eraseInput struct {
+	Body struct {
+		Password string `json:"password" minLength:"1" maxLength:"256" format:"password" doc:"The account's, once more."`
+	}
+}
+
+// me has the operations on the caller's own account.
+func (s *server) me() {
+	register(s, huma.Operation{
+		OperationID: "me", Method: http.MethodGet, Path: "/users/me", Tags: []string{"accounts"},
+		Summary:  "Look at one's own account",
+		Security: private(),
+	}, s.look)
+	register(s, huma.Operation{
+		OperationID: "change-password", Method: http.MethodPut, Path: "/users/me/password", Tags: []string{"accounts"},
+		DefaultStatus: http.StatusNoContent,
+		Summary:       "Change the password",
+		Description:   "Ends all other sessions of the account. A wrong current password counts as a failed sign-in.",
+		Security:      private(),
+		Metadata:      limited("token"),
+		Errors:        []int{http.StatusForbidden},
+	}, s.changePassword)
+	register(s, huma.Operation{
+		OperationID: "sign-out-everywhere", Method: http.MethodDelete, Path: "/users/me/sessions", Tags: []string{"accounts"},
+		DefaultStatus: http.StatusNoContent,
+		Summary:       "Sign out everywhere",
+		Description:   "Ends all sessions of the account, this one too.",
+		Security:      private(),
+	}, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
+		return nil, s.Auth.SignOutEverywhere(ctx, caller(ctx).Account)
+	})
+	register(s, huma.Operation{
+		OperationID: "erase-account", Method: http.MethodDelete, Path: "/users/me", Tags: []string{"accounts"},
+		DefaultStatus: http.StatusNoContent,
+		Summary:       "Erase the account",
+		Description: "For good: nobody can sign in any longer, its jobs are cancelled, and the key is destroyed without which its prompts and texts cannot be read, " +
+			"at once or, should the service be interrupted in it, as soon as it is back. Nobody else can have the user name. " +
+			"A wrong password counts as a failed sign-in.",
+		Security: private(),
+		Metadata: limited("token"),
+		Errors:   []int{http.StatusForbidden},
+	}, s.erase)
+}
+
+func (s *server) look(ctx context.Context, _ *struct{}) (*accountOutput, error) {
+	account, err := s.account(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &accountOutput{accountBody(account)}, nil
+}
+
+// account returns the caller's account as it is now, or auth.ErrAccessToken.
+func (s *server) account(ctx context.Context) (auth.Account, error) {
+	account, err := s.Auth.Account(ctx, caller(ctx).Account)
+	if errors.Is(err, events.ErrNotFound) || err == nil && !account.DisabledAt.IsZero() {
+		return account, auth.ErrAccessToken
+	}
+	return account, err
+}
+
+func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct{}, error) {
+	err := s.Auth.ChangePassword(ctx, caller(ctx), in.Body.CurrentPassword, in.Body.NewPassword, networkOf(ctx))
+	if refusal, ok := errors.AsType[policy.Refusal](err); ok {
+		refusal.Field = "new_password"
+		return nil, refusal
+	}
+	if errors.Is(err, auth.ErrPassword) {
+		return nil, problemOf(ctx, s.Log, err).at("body.current_password")
+	}
+	return nil, err
+}
+
+// erase closes the caller's account and ends what it has left, whether or not
+// the client waits for that.
+func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
+	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
+	defer cancel()
+	err := s.Auth.Erase(undisturbed, caller(ctx), in.Body.Password, networkOf(ctx))
+	if errors.Is(err, auth.ErrPassword) {
+		return nil, problemOf(ctx, s.Log, err).at("body.password")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Queue.Erase(undisturbed, caller(ctx).Account); err != nil {
+		s.Log.WarnContext(ctx, "an account is closed and not yet erased; that goes on", "request", requestID(ctx), "err", err)
+	}
+	return nil, nil
+}
+
+// eraseTimeout is how long a request to erase may take.
+const eraseTimeout = 30 * time.Second

@@ -1,0 +1,167 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/auth"
+)
+
+// rolesName is the metadata under which an operation names the roles that it is
+// for; the description has them as x-role. Without, it is for everybody who may
+// call it at all.
+const rolesName = "roles"
+
+// only returns the metadata of an operation for some roles.
+func only(roles ...auth.Role) map[string]any { return map[string]any{rolesName: roles} }
+
+// authorize lets only callers with a role that the operation is for reach it.
+// The role is the one that the account has now, whatever it had when the access
+// token was made.
+func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
+	roles, ok := ctx.Operation().Metadata[rolesName].([]auth.Role)
+	if !ok {
+		next(ctx)
+		return
+	}
+	account, err := s.account(ctx.Context())
+	if err == nil && !slices.Contains(roles, account.Role) {
+		err = auth.ErrForbidden
+	}
+	if err != nil {
+		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))
+		return
+	}
+	next(ctx)
+}
+
+type usersInput struct {
+	After uuid.UUID `query:"after" format:"uuid" doc:"Only accounts made after this one; the Link header has it ready."`
+	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many accounts at the most."`
+}
+
+type usersOutput struct {
+	Link string `header:"Link" doc:"The next page, as rel=next (RFC 8288), if there may be one."`
+	Body []Account
+}
+
+type userInput struct {
+	ID uuid.UUID `path:"id" format:"uuid" doc:"The account's id."`
+}
+
+type userEventsInput struct {
+	ID    uuid.UUID `path:"id" format:"uuid" doc:"The account's id."`
+	After int       `query:"after" minimum:"0" maximum:"2147483647" doc:"Only events after this version; the Link header has it ready."`
+	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many events at the most."`
+}
+
+type userEventsOutput struct {
+	Link string `header:"Link" doc:"The next page, as rel=next (RFC 8288), if there may be one."`
+	Body []AccountEvent
+}
+
+// AccountEvent is one thing that happened to an account. Which of the members
+// from username on are there depends on the type.
+type AccountEvent struct {
+	Version int       `json:"version" minimum:"1" doc:"Place among the account's events."`
+	Type    string    `json:"type" example:"account.signed_in" doc:"account.registered, account.signed_in, account.sign_in_failed, account.signed_out, account.signed_out_everywhere, account.token_reuse_detected, account.password_changed, account.role_changed, account.disabled, account.enabled or account.erased."`
+	At      time.Time `json:"at"`
+
+	Username string     `json:"username,omitempty" doc:"account.registered, unless the account has been erased."`
+	Session  *uuid.UUID `json:"session,omitempty" format:"uuid" doc:"account.signed_in, account.signed_out, account.token_reuse_detected: the session. account.password_changed: the one that was not ended."`
+	Role     string     `json:"role,omitempty" doc:"account.role_changed: the role from then on."`
+	By       string     `json:"by,omitempty" doc:"account.role_changed, account.disabled, account.enabled: the id of the administrator's account, or command for the command line."`
+}
+
+// users has the operations on other people's accounts.
+func (s *server) users() {
+	register(s, huma.Operation{
+		OperationID: "list-users", Method: http.MethodGet, Path: "/users", Tags: []string{"administration"},
+		Summary:  "List the accounts in the order in which they were made",
+		Security: private(),
+		Metadata: only(auth.Auditor, auth.Admin),
+	}, s.listUsers)
+	register(s, huma.Operation{
+		OperationID: "user-events", Method: http.MethodGet, Path: "/users/{id}/events", Tags: []string{"administration"},
+		Summary:     "Read what happened to an account",
+		Description: "Sign-ins, failed ones, changes. Not its jobs, of which only its owner can read anything.",
+		Security:    private(),
+		Metadata:    only(auth.Auditor, auth.Admin),
+		Errors:      []int{http.StatusNotFound},
+	}, s.userEvents)
+	register(s, huma.Operation{
+		OperationID: "disable-user", Method: http.MethodPost, Path: "/users/{id}/disable", Tags: []string{"administration"},
+		Summary:     "Disable an account",
+		Description: "Ends its sessions, and nobody can sign in from then on. Its jobs go on. An account that is disabled stays as it is.",
+		Security:    private(),
+		Metadata:    only(auth.Admin),
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
+	}, func(ctx context.Context, in *userInput) (*accountOutput, error) {
+		account, err := s.Auth.Disable(ctx, caller(ctx).Account, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return &accountOutput{accountBody(account)}, nil
+	})
+	register(s, huma.Operation{
+		OperationID: "enable-user", Method: http.MethodPost, Path: "/users/{id}/enable", Tags: []string{"administration"},
+		Summary:     "Enable an account",
+		Description: "Whoever has its password can sign in again. An account that is enabled stays as it is; one that has been erased cannot be.",
+		Security:    private(),
+		Metadata:    only(auth.Admin),
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
+	}, func(ctx context.Context, in *userInput) (*accountOutput, error) {
+		account, err := s.Auth.Enable(ctx, caller(ctx).Account, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return &accountOutput{accountBody(account)}, nil
+	})
+}
+
+func (s *server) listUsers(ctx context.Context, in *usersInput) (*usersOutput, error) {
+	accounts, err := s.Auth.Accounts(ctx, in.After, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &usersOutput{Body: make([]Account, len(accounts))}
+	for i, a := range accounts {
+		out.Body[i] = accountBody(a)
+	}
+	if len(accounts) == in.Limit {
+		out.Link = fmt.Sprintf("</users?after=%s&limit=%d>; rel=\"next\"", accounts[len(accounts)-1].ID, in.Limit)
+	}
+	return out, nil
+}
+
+func (s *server) userEvents(ctx context.Context, in *userEventsInput) (*userEventsOutput, error) {
+	if _, err := s.Auth.Account(ctx, in.ID); err != nil {
+		return nil, err
+	}
+	found, err := s.Store.Page(ctx, events.AccountStream(in.ID), in.After, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &userEventsOutput{Body: make([]AccountEvent, len(found))}
+	for i, e := range found {
+		raw, err := eventBody(e)
+		if err == nil {
+			err = json.Unmarshal(raw, &out.Body[i])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("show an event of account %s: %w", in.ID, err)
+		}
+	}
+	if len(found) == in.Limit {
+		out.Link = fmt.Sprintf("</users/%s/events?after=%d&limit=%d>; rel=\"next\"", in.ID, found[len(found)-1].Version, in.Limit)
+	}
+	return out, nil
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/term"
+
+	"colophon/events"
+	"colophon/internal/auth"
+)
+
+// accounts opens the accounts; unthrottled, they count no wrong passwords.
+func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
+	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
+	if err != nil {
+		return nil, fmt.Errorf("open the accounts: %w", err)
+	}
+	return accounts, nil
+}
+
+type userCmd struct {
+	Create  userCreateCmd  `cmd:"" help:"Make an account; its password is read from the terminal, or a line of the standard input."`
+	List    userListCmd    `cmd:"" help:"List the accounts."`
+	Role    userRoleCmd    `cmd:"" help:"Say what an account may do."`
+	Disable userDisableCmd `cmd:"" help:"End an account's sessions, and let nobody sign in to it."`
+	Enable  userEnableCmd  `cmd:"" help:"Let an account that was disabled sign in again."`
+}
+
+// accountFlags are those of every command about accounts.
+type accountFlags struct{ databaseFlags }
+
+// with opens the accounts and runs fn over them.
+func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *auth.Service) error) error {
+	return f.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+		accounts, err := b.accounts(ctx, false)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, accounts)
+	})
+}
+
+// change runs change over the account of a name, and shows what has become of it.
+func (f *accountFlags) change(ctx context.Context, t *terminal, log *slog.Logger, name string, change func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
+	return f.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
+		account, err := accounts.Named(ctx, name)
+		if errors.Is(err, events.ErrNotFound) {
+			return errors.New("no account has this name: colophon user list shows them")
+		}
+		if err != nil {
+			return err
+		}
+		if account, err = change(ctx, accounts, account.ID); err != nil {
+			return err
+		}
+		return show(t.out, account)
+	})
+}
+
+type userCreateCmd struct {
+	accountFlags
+	Name string    `arg:"" help:"The user name."`
+	Role auth.Role `default:"user" enum:"user,auditor,admin" help:"What the account may do: user, auditor or admin ($COLOPHON_ROLE)."`
+}
+
+// Run makes an account.
+func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	password, err := readPassword(ctx, t)
+	if err != nil {
+		return err
+	}
+	return c.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
+		account, err := accounts.Create(ctx, c.Name, password, c.Role)
+		if errors.Is(err, auth.ErrTaken) {
+			return errors.New("the user name is taken: colophon user role changes what an account may do")
+		}
+		if err != nil {
+			return err
+		}
+		return show(t.out, account)
+	})
+}
+
+// maxPasswordLine is the longest line that is read for a password, in bytes.
+const maxPasswordLine = 4096
+
+// readPassword asks for a password, twice and without showing it, where there is
+// somebody to ask, and otherwise reads a line.
+func readPassword(ctx context.Context, t *terminal) (string, error) {
+	if file, ok := t.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		first, err := ask(ctx, t, int(file.Fd()), "Password: ")
+		if err != nil {
+			return "", err
+		}
+		again, err := ask(ctx, t, int(file.Fd()), "Again: ")
+		if err != nil {
+			return "", err
+		}
+		if first != again {
+			return "", errors.New("the two passwords differ: start again")
+		}
+		return first, nil
+	}
+	line, err := bufio.NewReaderSize(io.LimitReader(t.in, maxPasswordLine), maxPasswordLine).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+	if len(line) == 0 {
+		return "", errors.New("the standard input has no password: write it in one line")
+	}
+	return string(line), nil
+}
+
+// ask reads a line from a terminal that does not show it. When ctx ends, the
+// terminal is left as it was found.
+func ask(ctx context.Context, t *terminal, fd int, prompt string) (string, error) {
+	found, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("ask for the password: %w", err)
+	}
+	fmt.Fprint(t.err, prompt)
+	defer fmt.Fprintln(t.err)
+	type answer struct {
+		line []byte
+		err  error
+	}
+	given := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		given <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(fd, found))
+	case a := <-given:
+		if a.err != nil {
+			return "", fmt.Errorf("read the password: %w", a.err)
+		}
+		return string(a.line), nil
+	}
+}
+
+type userListCmd struct{ accountFlags }
+
+// listPage is how many accounts are read at a time.
+const listPage = 500
+
+// Run lists all accounts.
+func (c *userListCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
+		var last uuid.UUID
+		for {
+			page, err := accounts.Accounts(ctx, last, listPage)
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			if err := show(t.out, page...); err != nil {
+				return err
+			}
+			last = page[len(page)-1].ID
+		}
+	})
+}
+
+// show prints a line for each account.
+func show(out io.Writer, accounts ...auth.Account) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, a := range accounts {
+		state, name := "enabled", a.Username
+		switch {
+		case !a.ErasedAt.IsZero():
+			state, name = "erased", "-"
+		case !a.DisabledAt.IsZero():
+			state = "disabled"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.ID, name, a.Role, state, a.CreatedAt.Format(time.RFC3339))
+	}
+	return w.Flush()
+}
+
+type userRoleCmd struct {
+	accountFlags
+	Name string    `arg:"" help:"The user name."`
+	Role auth.Role `arg:"" enum:"user,auditor,admin" help:"user, auditor or admin."`
+}
+
+// Run changes a role.
+func (c *userRoleCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.SetRole(ctx, id, c.Role)
+	})
+}
+
+type userDisableCmd struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
+// Run disables an account.
+func (c *userDisableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.Disable(ctx, auth.CommandLine, id)
+	})
+}
+
+type userEnableCmd struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
+// Run enables an account.
+func (c *userEnableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.Enable(ctx, auth.CommandLine, id)
+	})
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestUsersFromTheCommandLine makes the first administrator and lets him do
+// something, while the service runs.
+func TestUsersFromTheCommandLine(t *testing.T) {
+	data := dataDir(t)
+	s := up(t, data, "--no-rate-limits")
+	user := func(stdin string, args ...string) (string, error) {
+		t.Helper()
+		out, log, err := command(t, stdin, append(append([]string{"user"}, args...), "--data", data)...)
+		if strings.Contains(out+log, password) {
+			t.Errorf("user %v shows the password", args)
+		}
+		return out, err
+	}
+	must := func(want string, stdin string, args ...string) {
+		t.Helper()
+		if out, err := user(stdin, args...); err != nil || !strings.Contains(out, want) {
+			t.Errorf("user %v: %s, %v; want %s", args, out, err, want)
+		}
+	}
+	refused := func(want string, stdin string, args ...string) {
+		t.Helper()
+		if out, err := user(stdin, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("user %v: %s, %v; want %s", args, out, err, want)
+		}
+	}
+	refused("no password", "", "create", "edmond")
+	refused("8 to 256", "short\n", "create", "edmond")
+	refused("white space", password+"\n", "create", "edmond halley")
+	refused("--role", password, "create", "edmond", "--role", "emperor")
+	must("admin", password+"\r\n", "create", "edmond", "--role", "admin")
+	refused("taken", password, "create", "EDMOND")
+	c := newUser(t, s, "isaac")
+	admin := signIn(t, s, "edmond")
+	admin.do("GET", "/users", "").must(t, 200)
+	c.do("GET", "/users", "").refused(t, 403)
+	must("auditor", "", "role", "Isaac", "auditor")
+	c.do("GET", "/users", "").must(t, 200)
+	must("disabled", "", "disable", "isaac")
+	c.form("/token", "username", "isaac", "password", password).refused(t, 401)
+	must("enabled", "", "enable", "isaac")
+	signIn(t, s, "isaac")
+	refused("no account", "", "disable", "leonhard")
+	refused("auditor", "", "role", "isaac", "emperor")
+	out, err := user("", "list")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if err != nil || len(lines) != 2 || !strings.Contains(lines[0], "edmond") || !strings.Contains(lines[0], "admin") || !strings.Contains(lines[1], "isaac") {
+		t.Errorf("%s, %v", out, err)
+	}
+	admin.do("DELETE", "/users/me", `{"password":"`+password+`"}`).must(t, 204)
+	if out, err := user("", "list"); err != nil || strings.Contains(out, "edmond") || !strings.Contains(out, "erased") {
+		t.Errorf("%s, %v", out, err)
+	}
+	refused("taken", password, "create", "edmond")
+	if out, _, err := command(t, "", "history", "rebuild", "--check", "--data", data); err != nil {
+		t.Errorf("%s, %v", out, err)
+	}
+}

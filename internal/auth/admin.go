@@ -1,0 +1,158 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/events"
+	"colophon/internal/policy"
+)
+
+// CommandLine stands in place of an account's id for whoever runs the program:
+// he may do all that an administrator may.
+var CommandLine uuid.UUID
+
+// byCommand is what the record calls him.
+const byCommand = "command"
+
+func actor(by uuid.UUID) string {
+	if by == CommandLine {
+		return byCommand
+	}
+	return by.String()
+}
+
+// Accounts returns up to limit accounts in the order in which they were made,
+// those made after the one that is given; the zero UUID starts at the first.
+func (s *Service) Accounts(ctx context.Context, after uuid.UUID, limit int) ([]Account, error) {
+	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id > $1 and id <> $2 order by id limit $3`, after, nobody, limit)
+	accounts, err := pgx.CollectRows(rows, scanAccount)
+	if err != nil {
+		return nil, fmt.Errorf("list the accounts: %w", err)
+	}
+	return accounts, nil
+}
+
+// Named returns the account of a user name, in whatever spelling, or
+// events.ErrNotFound.
+func (s *Service) Named(ctx context.Context, username string) (Account, error) {
+	_, key, err := policy.Username(username)
+	if err != nil {
+		return Account{}, err
+	}
+	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where username_key = $1`, key)
+	account, err := pgx.CollectExactlyOneRow(rows, scanAccount)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Account{}, events.ErrNotFound
+	}
+	if err != nil {
+		return Account{}, fmt.Errorf("look for the user name: %w", err)
+	}
+	return account, nil
+}
+
+// Create makes an account with a role, as only the command line may. It returns
+// what Register returns.
+func (s *Service) Create(ctx context.Context, username, password string, role Role) (Account, error) {
+	return s.register(ctx, nil, username, password, role)
+}
+
+// Disable ends the sessions of an account, and nobody can sign in to it from
+// then on; its jobs go on. An account that is disabled stays as it is. It
+// returns events.ErrNotFound, ErrOneself, or ErrForbidden if by is no
+// administrator.
+func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
+	if by == id {
+		return Account{}, ErrOneself
+	}
+	var ended []uuid.UUID
+	account, err := s.administer(ctx, by, id, func(tx *events.Tx, a *Account) (err error) {
+		if !a.DisabledAt.IsZero() {
+			return nil
+		}
+		if ended, err = s.endAll(ctx, tx, id, uuid.Nil); err != nil {
+			return err
+		}
+		a.DisabledAt = s.now().UTC()
+		if _, err := tx.Exec(ctx, `update accounts set disabled_at = $2 where id = $1`, id, a.DisabledAt); err != nil {
+			return err
+		}
+		return tx.AppendAccount(ctx, id, events.AccountDisabled{By: actor(by)})
+	})
+	if err == nil {
+		s.ended.add(ended...)
+	}
+	return account, err
+}
+
+// Enable reverses Disable, but for the sessions. It returns events.ErrNotFound,
+// ErrAccountErased, or ErrForbidden if by is no administrator.
+func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error) {
+	return s.administer(ctx, by, id, func(tx *events.Tx, a *Account) error {
+		switch {
+		case !a.ErasedAt.IsZero():
+			return ErrAccountErased
+		case a.DisabledAt.IsZero():
+			return nil
+		}
+		a.DisabledAt = a.ErasedAt // none
+		if _, err := tx.Exec(ctx, `update accounts set disabled_at = null where id = $1`, id); err != nil {
+			return err
+		}
+		return tx.AppendAccount(ctx, id, events.AccountEnabled{By: actor(by)})
+	})
+}
+
+// SetRole gives an account a role, as only the command line may. It returns
+// events.ErrNotFound or ErrAccountErased.
+func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account, error) {
+	return s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) error {
+		switch {
+		case !a.ErasedAt.IsZero():
+			return ErrAccountErased
+		case a.Role == role:
+			return nil
+		}
+		a.Role = role
+		if _, err := tx.Exec(ctx, `update accounts set role = $2 where id = $1`, id, role); err != nil {
+			return err
+		}
+		return tx.AppendAccount(ctx, id, events.AccountRoleChanged{Role: string(role), By: byCommand})
+	})
+}
+
+// administer changes an account in a transaction in which nothing else changes
+// it, nor takes his role from who does that: of two administrators who disable
+// each other at the same time, one is left.
+func (s *Service) administer(ctx context.Context, by, id uuid.UUID, change func(*events.Tx, *Account) error) (Account, error) {
+	var account Account
+	err := s.store.Write(ctx, func(tx *events.Tx) error {
+		rows, _ := tx.Query(ctx, `select `+accountColumns+` from accounts where id in ($1, $2) and id <> $3 order by id for update`, by, id, nobody)
+		found, err := pgx.CollectRows(rows, scanAccount)
+		if err != nil {
+			return err
+		}
+		is := func(id uuid.UUID) func(Account) bool { return func(a Account) bool { return a.ID == id } }
+		if by != CommandLine {
+			admin := slices.IndexFunc(found, is(by))
+			if admin < 0 || found[admin].Role != Admin || !found[admin].DisabledAt.IsZero() {
+				return ErrForbidden
+			}
+		}
+		target := slices.IndexFunc(found, is(id))
+		if target < 0 {
+			return events.ErrNotFound
+		}
+		account = found[target]
+		return change(tx, &account)
+	})
+	if err != nil {
+		return Account{}, fmt.Errorf("change account %s: %w", id, err)
+	}
+	return account, nil
+}

@@ -1,0 +1,157 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+func (f *fixture) mustCreate(t *testing.T, username string, role Role) Account {
+	t.Helper()
+	account, err := f.Create(t.Context(), username, password, role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return account
+}
+
+func TestDisableAndEnable(t *testing.T) {
+	f := newFixture(t)
+	account, admin, auditor := f.mustRegister(t), f.mustCreate(t, "edmond", Admin), f.mustCreate(t, "samuel", Auditor)
+	tokens := f.mustSignIn(t)
+	change := func(what string, fn func(ctx context.Context, by, id uuid.UUID) (Account, error), by, id uuid.UUID, disabled bool, want error) {
+		t.Helper()
+		got, err := fn(t.Context(), by, id)
+		wantError(t, err, want)
+		if err == nil && (got.ID != id || got.DisabledAt.IsZero() == disabled) {
+			t.Errorf("%s: %+v", what, got)
+		}
+		if now, err := f.Account(t.Context(), account.ID); err != nil || now.DisabledAt.IsZero() == disabled {
+			t.Errorf("%s: %+v, %v", what, now, err)
+		}
+	}
+	change("by a user", f.Disable, auditor.ID, account.ID, false, ErrForbidden)
+	change("by nobody", f.Disable, uuid.New(), account.ID, false, ErrForbidden)
+	change("oneself", f.Disable, admin.ID, admin.ID, false, ErrOneself)
+	change("who is not there", f.Disable, admin.ID, uuid.New(), false, events.ErrNotFound)
+	change("nobody", f.Disable, admin.ID, nobody, false, events.ErrNotFound)
+	change("disable", f.Disable, admin.ID, account.ID, true, nil)
+	change("disable again", f.Disable, admin.ID, account.ID, true, nil)
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	_, err = f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrCredentials)
+	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)
+	change("enable", f.Enable, admin.ID, account.ID, false, nil)
+	change("enable again", f.Enable, admin.ID, account.ID, false, nil)
+	_, err = f.Refresh(t.Context(), tokens.RefreshToken) // the session stays ended
+	wantError(t, err, ErrRefreshToken)
+	f.mustSignIn(t)
+	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {
+		t.Fatal(err)
+	}
+	change("by one who is disabled", f.Disable, admin.ID, account.ID, false, ErrForbidden)
+	var got []events.Fact
+	for _, fact := range f.facts(t, account.ID) {
+		switch fact.(type) {
+		case events.AccountDisabled, events.AccountEnabled:
+			got = append(got, fact)
+		}
+	}
+	want := []events.Fact{events.AccountDisabled{By: admin.ID.String()}, events.AccountEnabled{By: admin.ID.String()}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	f := newFixture(t)
+	account, admin := f.mustRegister(t), f.mustCreate(t, "edmond", Admin)
+	if account.Role != User || admin.Role != Admin {
+		t.Errorf("%+v, %+v", account, admin)
+	}
+	for range 2 {
+		if got, err := f.SetRole(t.Context(), account.ID, Auditor); err != nil || got.Role != Auditor {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	_, err := f.SetRole(t.Context(), uuid.New(), Admin)
+	wantError(t, err, events.ErrNotFound)
+	_, err = f.SetRole(t.Context(), account.ID, "emperor")
+	if err == nil {
+		t.Error("there is no such role")
+	}
+	for _, c := range []struct {
+		id   uuid.UUID
+		want []events.Fact
+	}{
+		{account.ID, []events.Fact{events.AccountRegistered{Username: name}, events.AccountRoleChanged{Role: "auditor", By: "command"}}},
+		{admin.ID, []events.Fact{events.AccountRegistered{Username: "edmond"}, events.AccountRoleChanged{Role: "admin", By: "command"}}},
+	} {
+		if diff := cmp.Diff(c.want, f.facts(t, c.id)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if got, err := f.Named(t.Context(), "EDMOND"); err != nil || got != admin {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, none := range []string{"leonhard", ""} {
+		if got, err := f.Named(t.Context(), none); err == nil {
+			t.Errorf("%q is %+v", none, got)
+		}
+	}
+}
+
+// Of administrators who disable each other at the same time, one is left.
+func TestAdministratorsWhoDisableEachOther(t *testing.T) {
+	f := newFixture(t)
+	a, b := f.mustCreate(t, "isaac", Admin), f.mustCreate(t, "robert", Admin)
+	for range 5 {
+		var wg sync.WaitGroup
+		errs := make([]error, 2)
+		wg.Go(func() { _, errs[0] = f.Disable(t.Context(), a.ID, b.ID) })
+		wg.Go(func() { _, errs[1] = f.Disable(t.Context(), b.ID, a.ID) })
+		wg.Wait()
+		if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), ErrForbidden) {
+			t.Fatalf("%v", errs)
+		}
+		for _, id := range []uuid.UUID{a.ID, b.ID} {
+			if _, err := f.Enable(t.Context(), CommandLine, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestAccountsArePaged(t *testing.T) {
+	f := newFixture(t)
+	want := []Account{f.mustRegister(t)}
+	for i := range 4 {
+		want = append(want, f.mustCreate(t, fmt.Sprint("user-", i), []Role{User, Auditor, Admin, User}[i]))
+	}
+	for size := range 6 {
+		var got []Account
+		var last uuid.UUID
+		for {
+			page, err := f.Accounts(t.Context(), last, size+1)
+			if err != nil || len(page) > size+1 {
+				t.Fatalf("%d accounts, %v", len(page), err)
+			}
+			if len(page) == 0 {
+				break
+			}
+			got, last = append(got, page...), page[len(page)-1].ID
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pages of %d: %s", size+1, cmp.Diff(want, got))
+		}
+	}
+}

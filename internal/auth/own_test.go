@@ -1,0 +1,240 @@
+package auth
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/alexedwards/argon2id"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/policy"
+)
+
+const next = "hypotheses fingo"
+
+func TestChangePassword(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	here, there, elsewhere := f.mustSignIn(t), f.mustSignIn(t), f.mustSignIn(t)
+	id := f.mustVerify(t, here.AccessToken)
+	change := func(current, next string) error {
+		t.Helper()
+		return f.ChangePassword(t.Context(), id, current, next, "home")
+	}
+	wantError(t, change("not "+password, next), ErrPassword)
+	before := len(f.facts(t, account.ID))
+	for range 2 * productionPaces.pair.free { // which is nobody's failure
+		wantError(t, change(password, "short"), policy.ErrPasswordLength)
+	}
+	wantError(t, change(password, strings.ToUpper(name)+"1"), policy.ErrPasswordLength)
+	wantError(t, change(password, strings.ToUpper(name)+"1234"), policy.ErrPasswordUsername)
+	if n := len(f.facts(t, account.ID)); n != before {
+		t.Errorf("%d events of changes that were refused", n-before)
+	}
+	if err := change("ｈypotheses non fingo", next); err != nil { // another form of the same
+		t.Fatal(err)
+	}
+	if facts := f.facts(t, account.ID); facts[before] != (events.AccountPasswordChanged{Session: id.Session}) || len(facts) != before+1 {
+		t.Errorf("on record: %#v", facts[before:])
+	}
+	for _, other := range []Tokens{there, elsewhere} {
+		_, err := f.Refresh(t.Context(), other.RefreshToken)
+		wantError(t, err, ErrRefreshToken)
+	}
+	f.mustRefresh(t, here.RefreshToken)
+	_, err := f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrCredentials)
+	if _, err := f.SignIn(t.Context(), name, next); err != nil {
+		t.Error(err)
+	}
+	f.exec(t, `update accounts set disabled_at = now() where id = $1`, account.ID)
+	wantError(t, change(next, password), ErrAccessToken)
+	wantError(t, f.ChangePassword(t.Context(), Identity{Account: uuid.New()}, next, password, "home"), ErrAccessToken)
+	wantError(t, f.ChangePassword(t.Context(), Identity{}, next, password, "home"), ErrAccessToken)
+}
+
+// Of two changes at once, one is made; the other one's password is no longer right.
+func TestChangesAtOnce(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	var wg sync.WaitGroup
+	errs, ids := make([]error, 4), make([]Identity, 4)
+	for i := range ids {
+		ids[i] = f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	}
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = f.ChangePassword(t.Context(), ids[i], password, strings.Repeat(next, i+1), f.network())
+		})
+	}
+	wg.Wait()
+	changed := 0
+	for i, err := range errs {
+		if err == nil {
+			changed++
+			if _, err := f.SignIn(t.Context(), name, strings.Repeat(next, i+1)); err != nil {
+				t.Errorf("the new password: %v", err)
+			}
+		} else if !errors.Is(err, ErrPassword) && !errors.Is(err, ErrBusy) {
+			t.Error(err)
+		}
+	}
+	if changed != 1 {
+		t.Errorf("%d changes, want 1", changed)
+	}
+	if n := f.count(t, `select count(*) from sessions where account = $1 and revoked_at is null`, account.ID); n != 2 {
+		t.Errorf("%d sessions, want the one of the change and the one after it", n)
+	}
+}
+
+func TestSignOutEverywhere(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	all := []Tokens{f.mustSignIn(t), f.mustSignIn(t)}
+	other, err := f.Register(t.Context(), "gottfried", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := f.SignIn(t.Context(), "gottfried", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.SignOutEverywhere(t.Context(), account.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tokens := range all {
+		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+		wantError(t, err, ErrRefreshToken)
+	}
+	f.mustRefresh(t, others.RefreshToken)
+	f.mustSignIn(t)
+	out := events.Fact(events.AccountSignedOutEverywhere{})
+	if !slices.Contains(f.facts(t, account.ID), out) || slices.Contains(f.facts(t, other.ID), out) {
+		t.Errorf("on record: %#v", f.facts(t, account.ID))
+	}
+}
+
+func TestErase(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	here, there := f.mustSignIn(t), f.mustSignIn(t)
+	id := f.mustVerify(t, here.AccessToken)
+	wantError(t, f.Erase(t.Context(), id, "not "+password, "home"), ErrPassword)
+	if err := f.Erase(t.Context(), id, password, "home"); err != nil {
+		t.Fatal(err)
+	}
+	facts := f.facts(t, account.ID)
+	if facts[len(facts)-1] != (events.AccountErased{}) {
+		t.Errorf("on record: %#v", facts)
+	}
+	if owners, err := f.store.Closed(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{account.ID}) {
+		t.Errorf("closed: %v, %v", owners, err)
+	}
+	for _, tokens := range []Tokens{here, there} {
+		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+		wantError(t, err, ErrRefreshToken)
+		if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
+			t.Error(err)
+		}
+	}
+	// Whether or not the key is gone as well.
+	for range 2 {
+		strangers, before := len(f.facts(t, nobody)), len(f.facts(t, account.ID))
+		_, err := f.SignIn(t.Context(), name, password)
+		wantError(t, err, ErrCredentials)
+		if len(f.facts(t, nobody)) != strangers+1 {
+			t.Error("a name that has been erased is not one that there is not")
+		}
+		for _, again := range []string{name, strings.ToUpper(name)} {
+			_, err := f.Register(t.Context(), again, next)
+			wantError(t, err, ErrTaken)
+		}
+		wantError(t, f.Erase(t.Context(), id, password, "home"), ErrAccessToken)
+		wantError(t, f.ChangePassword(t.Context(), id, password, next, "home"), ErrAccessToken)
+		_, err = f.Enable(t.Context(), CommandLine, account.ID)
+		wantError(t, err, ErrAccountErased)
+		_, err = f.SetRole(t.Context(), account.ID, Admin)
+		wantError(t, err, ErrAccountErased)
+		if _, err := f.Disable(t.Context(), CommandLine, account.ID); err != nil {
+			t.Error(err)
+		}
+		if n := len(f.facts(t, account.ID)); n != before {
+			t.Errorf("%d events after the end", n-before)
+		}
+		if err := f.store.Erase(t.Context(), account.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := f.Account(t.Context(), account.ID); err != nil || got.Username != "" || got.ErasedAt.IsZero() || got.DisabledAt.IsZero() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, table := range []string{"accounts", "known_networks", "sign_in_failures", "sessions"} {
+		if n := f.count(t, `select count(*) from `+table+` r where r::text like '%`+name+`%' or r::text like '%argon2id%' and r::text like '%`+account.ID.String()+`%'`); n != 0 {
+			t.Errorf("%s has the name or the hash still", table)
+		}
+	}
+}
+
+// However often an account is erased at once, it is erased once; and who signs
+// in meanwhile has no session afterwards.
+func TestErasuresAtOnce(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			err := f.Erase(t.Context(), id, password, f.network())
+			if err != nil && !errors.Is(err, ErrAccessToken) && !errors.Is(err, ErrBusy) {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	erased := 0
+	for _, fact := range f.facts(t, account.ID) {
+		if fact == (events.AccountErased{}) {
+			erased++
+		}
+	}
+	if erased != 1 {
+		t.Errorf("erased %d times", erased)
+	}
+	if n := f.count(t, `select count(*) from sessions where revoked_at is null`); n != 0 {
+		t.Errorf("%d sessions go on", n)
+	}
+}
+
+// A name does not become free while its account is being erased.
+func TestRegisterWhileTheNameIsErased(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	late := newHasher(cheapParams)
+	s := f.another(t, late)
+	// The name is not taken when it is looked for, and erased when it is inserted.
+	f.exec(t, `update accounts set username_key = 'another' where id = $1`, id.Account)
+	late.create = func(given string, params *argon2id.Params) (string, error) {
+		f.exec(t, `update accounts set username_key = $2 where id = $1`, id.Account, name)
+		if err := f.Erase(t.Context(), id, password, "home"); err != nil {
+			t.Error(err)
+		}
+		return argon2id.CreateHash(given, params)
+	}
+	_, err := s.Register(t.Context(), name, next)
+	wantError(t, err, ErrTaken)
+	if n := f.count(t, `select count(*) from accounts where username_key = $1`, name); n != 0 {
+		t.Error("somebody else has the name")
+	}
+}

@@ -1,0 +1,318 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+	"github.com/google/uuid"
+
+	"colophon/events"
+)
+
+// from tries a password from a network.
+func (f *fixture) from(t *testing.T, network, username, password string) error {
+	t.Helper()
+	_, err := f.Service.SignIn(t.Context(), username, password, network)
+	return err
+}
+
+// newSlowFixture returns one where the first wait is so long that it is not over
+// on the slowest machine before it is looked for.
+func newSlowFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := newFixture(t)
+	f.Service.paces.pair.first = time.Minute
+	return f
+}
+
+// throttled fails the test unless err is a ThrottledError that says to wait some
+// time, or up to half a minute less: the database's clock goes on.
+func throttled(t *testing.T, what string, err error, want time.Duration) {
+	t.Helper()
+	e, ok := errors.AsType[*ThrottledError](err)
+	if !ok {
+		t.Fatalf("%s: %v, want a ThrottledError", what, err)
+	}
+	if e.Wait > want || e.Wait < want-30*time.Second || e.Wait <= 0 {
+		t.Errorf("%s: wait %v, want %v", what, e.Wait, want)
+	}
+}
+
+// age makes all failures older than they are.
+func (f *fixture) age(t *testing.T, d time.Duration) {
+	t.Helper()
+	f.exec(t, `update sign_in_failures set at = at - $1::interval, began_at = began_at - $1::interval`, d)
+}
+
+func (f *fixture) countHashes() *atomic.Int32 {
+	n := new(atomic.Int32)
+	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+		n.Add(1)
+		return argon2id.CheckHash(password, hash)
+	}
+	return n
+}
+
+// Who guesses waits longer and longer, whether there is such an account or not,
+// and is the only one to.
+func TestWhoGuessesWaits(t *testing.T) {
+	f := newSlowFixture(t)
+	account := f.mustRegister(t)
+	hashes := f.countHashes()
+	for _, c := range []struct {
+		name   string
+		stream uuid.UUID
+	}{{name, account.ID}, {"leonhard", nobody}, {"a b", nobody}} {
+		hashes.Store(0)
+		before := len(f.facts(t, c.stream))
+		for range productionPaces.pair.free {
+			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
+		}
+		throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), time.Minute)
+		throttled(t, c.name+" and the right password", f.from(t, "mallory's", c.name, password), time.Minute)
+		if n := hashes.Load(); int(n) != productionPaces.pair.free {
+			t.Errorf("%s: %d hashes for %d attempts that are not throttled", c.name, n, productionPaces.pair.free)
+		}
+		if n := len(f.facts(t, c.stream)) - before; n != productionPaces.pair.free {
+			t.Errorf("%s: %d events, want %d", c.name, n, productionPaces.pair.free)
+		}
+		for _, want := range []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
+			f.age(t, want)
+			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
+			throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), want)
+		}
+	}
+	if err := f.from(t, "the owner's", name, password); err != nil {
+		t.Errorf("the owner is refused for what others did: %v", err)
+	}
+	f.age(t, 15*time.Minute)
+	if err := f.from(t, "mallory's", name, password); err != nil {
+		t.Errorf("after the wait: %v", err)
+	}
+	// The right password makes up for the wrong ones.
+	for range productionPaces.pair.free {
+		wantError(t, f.from(t, "mallory's", name, "not "+password), ErrCredentials)
+	}
+}
+
+func TestHowLongToWait(t *testing.T) {
+	f := newFixture(t)
+	p := productionPaces.pair
+	for failures, want := range map[int]time.Duration{
+		0:           0,
+		p.free - 1:  0,
+		p.free:      time.Second,
+		p.free + 1:  2 * time.Second,
+		p.free + 9:  512 * time.Second,
+		p.free + 10: 15 * time.Minute,
+		1<<31 - 1:   15 * time.Minute,
+	} {
+		var got time.Duration
+		if err := f.db.App.QueryRow(t.Context(), `select sign_in_wait($1, $2, $3, $4)`, failures, p.free, p.first, p.most).Scan(&got); err != nil || got != want {
+			t.Errorf("after %d failures: %v, %v; want %v", failures, got, err, want)
+		}
+	}
+}
+
+// What was wrong a day ago does not count.
+func TestFailuresCountForADay(t *testing.T) {
+	f := newSlowFixture(t)
+	for range productionPaces.pair.free {
+		wantError(t, f.from(t, "n", name, password), ErrCredentials)
+	}
+	f.age(t, time.Minute)
+	wantError(t, f.from(t, "n", name, password), ErrCredentials)
+	throttled(t, "on that day", f.from(t, "n", name, password), 2*time.Minute)
+	f.age(t, failuresFor)
+	for range productionPaces.pair.free {
+		wantError(t, f.from(t, "n", name, password), ErrCredentials)
+	}
+	throttled(t, "on the next one", f.from(t, "n", name, password), time.Minute)
+}
+
+// Nobody can keep an owner out of his account from where he has signed in
+// before, whatever he does elsewhere or from there under other names.
+func TestOthersCannotLockAnOwnerOut(t *testing.T) {
+	f := newSlowFixture(t)
+	f.mustRegister(t)
+	signIn := func(what, network string) {
+		t.Helper()
+		if err := f.from(t, network, name, password); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	signIn("for the first time", "home")
+
+	// Many networks try his name.
+	wantError(t, f.from(t, "1.1.1.1", name, "guess"), ErrCredentials)
+	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), besiegedAfter-1)
+	wantError(t, f.from(t, "1.1.1.2", name, "guess"), ErrCredentials)
+	wantError(t, f.from(t, "1.1.1.3", name, "guess"), ErrCredentials)
+	throttled(t, "a second guess from one of very many", f.from(t, "1.1.1.3", name, "guess"), time.Minute)
+	signIn("from home, while many guess", "home")
+	signIn("from elsewhere, while many guess", "hotel")
+	for range productionPaces.pair.free { // his own mistakes are as many as always
+		wantError(t, f.from(t, "home", name, "mistake"), ErrCredentials)
+	}
+	throttled(t, "his own mistakes", f.from(t, "home", name, password), time.Minute)
+	f.age(t, time.Minute)
+	signIn("after them", "home")
+
+	// Somebody at home tries many names.
+	wantError(t, f.from(t, "home", "leonhard", "guess"), ErrCredentials)
+	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionPaces.network.free+20)
+	throttled(t, "one who has tried many names", f.from(t, "home", "gottfried", "guess"), time.Minute)
+	signIn("from home, where one has tried many names", "home")
+	f.age(t, time.Minute)
+	wantError(t, f.from(t, "home", "gottfried", "guess"), ErrCredentials)
+}
+
+// Attempts at the same time, in several processes, are not more than in a row.
+func TestManyGuessesAtOnce(t *testing.T) {
+	f := newSlowFixture(t)
+	f.mustRegister(t)
+	hashes := f.countHashes()
+	other := f.another(t, newHasher(cheapParams))
+	other.hash.check, other.paces = f.hash.check, f.Service.paces
+	var wg sync.WaitGroup
+	var wrong, refused atomic.Int32
+	for i := range 60 {
+		wg.Go(func() {
+			s := []*Service{f.Service, other}[i%2]
+			_, err := s.SignIn(t.Context(), name, "not "+password, "mallory's")
+			if _, ok := errors.AsType[*ThrottledError](err); ok {
+				refused.Add(1)
+			} else if errors.Is(err, ErrCredentials) {
+				wrong.Add(1)
+			} else {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := int(wrong.Load()); n != productionPaces.pair.free || int(hashes.Load()) != n || int(refused.Load()) != 60-n {
+		t.Errorf("%d wrong, %d hashes, %d refused", n, hashes.Load(), refused.Load())
+	}
+}
+
+func TestBusyIsNoFailure(t *testing.T) {
+	f := newSlowFixture(t)
+	f.mustRegister(t)
+	for range cap(f.hash.slots) {
+		f.hash.slots <- struct{}{} // as if passwords were being hashed
+	}
+	f.hash.wait = time.Millisecond
+	for range 2 * productionPaces.pair.free {
+		wantError(t, f.from(t, "n", name, password), ErrBusy)
+	}
+	if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != 0 {
+		t.Errorf("%d failures", n)
+	}
+}
+
+// Passwords that are tried elsewhere count like those of a sign-in.
+func TestEveryDoorIsThrottled(t *testing.T) {
+	for door, try := range map[string]func(*fixture, *testing.T, Identity) error{
+		"a registration sent again": func(f *fixture, t *testing.T, _ Identity) error {
+			_, err := f.Service.RegisterOnce(t.Context(), onceKey, name, "not "+password, "mallory's")
+			if errors.Is(err, events.ErrKeyReused) {
+				err = nil
+			}
+			return err
+		},
+		"a change of the password": func(f *fixture, t *testing.T, id Identity) error {
+			err := f.ChangePassword(t.Context(), id, "not "+password, "another "+password, "mallory's")
+			if errors.Is(err, ErrPassword) {
+				err = nil
+			}
+			return err
+		},
+		"an erasure": func(f *fixture, t *testing.T, id Identity) error {
+			err := f.Erase(t.Context(), id, "not "+password, "mallory's")
+			if errors.Is(err, ErrPassword) {
+				err = nil
+			}
+			return err
+		},
+	} {
+		t.Run(door, func(t *testing.T) {
+			f := newSlowFixture(t)
+			account, err := f.RegisterOnce(t.Context(), onceKey, name, password)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+			hashes := f.countHashes()
+			for range productionPaces.pair.free {
+				if err := try(f, t, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			throttled(t, door, try(f, t, id), time.Minute)
+			throttled(t, "a sign-in", f.from(t, "mallory's", name, password), time.Minute)
+			if n := int(hashes.Load()); n != productionPaces.pair.free {
+				t.Errorf("%d hashes", n)
+			}
+			failed := 0
+			for _, fact := range f.facts(t, account.ID) {
+				if fact == (events.AccountSignInFailed{}) {
+					failed++
+				}
+			}
+			if failed != productionPaces.pair.free {
+				t.Errorf("%d failures on record, want %d", failed, productionPaces.pair.free)
+			}
+		})
+	}
+}
+
+func TestUnthrottled(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	f.Service.options.Unthrottled = true
+	for range productionPaces.pair.free + 5 {
+		wantError(t, f.from(t, "n", name, "not "+password), ErrCredentials)
+	}
+	if err := f.from(t, "n", name, password); err != nil {
+		t.Error(err)
+	}
+	if n := f.count(t, `select (select count(*) from sign_in_failures) + (select count(*) from known_networks)`); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+func TestOldFailuresAreCollected(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	rows := func() [2]int {
+		return [2]int{f.count(t, `select count(*) from sign_in_failures`), f.count(t, `select count(*) from known_networks`)}
+	}
+	for i := range 3 {
+		wantError(t, f.from(t, fmt.Sprint(i), name, "guess"), ErrCredentials)
+	}
+	if err := f.from(t, "home", name, password); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		failures, networks time.Duration // to make them older
+		want               [2]int
+	}{
+		{0, 0, [2]int{7, 1}}, // three pairs, three networks, one name
+		{failuresFor - time.Minute, knownFor - time.Hour, [2]int{7, 1}},
+		{time.Minute, time.Hour, [2]int{0, 0}},
+	} {
+		f.age(t, c.failures)
+		f.exec(t, `update known_networks set at = at - $1::interval`, c.networks)
+		if err := f.collect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := rows(); got != c.want {
+			t.Errorf("%v rows, want %v", got, c.want)
+		}
+	}
+}
