@@ -75,6 +75,7 @@ func everyFact() []Fact {
 		AccountDisabled{By: id.String()},
 		AccountEnabled{By: id.String()},
 		AccountErased{},
+		JobStarted{Attempt: 1, Worker: "w1", Weights: "sha256:00/f32", Kernel: "portable/1", Policy: "seed/8db963d8593545e5"},
 	}
 }
 
@@ -93,6 +94,9 @@ func sample(i int, f Fact) Event {
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
+	}
+	if s, ok := f.(JobStarted); ok && s.Policy != "" {
+		return f.Type() + " with a policy"
 	}
 	return f.Type()
 }
