@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -42,6 +43,9 @@ type Options struct {
 	// CORSOrigins are the origins whose pages may use the API, such as
 	// https://example.com or https://*.example.com; see CheckOrigins.
 	CORSOrigins []string
+
+	// Observe, if there is one, is told of every request that has been answered.
+	Observe func(route string, status int, took time.Duration)
 }
 
 // maxBody is the largest request body, in bytes: a prompt of 500 characters of

@@ -86,8 +86,12 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 						"something went wrong on our side; the instance identifies this request in our log"))
 				}
 			}
+			took := time.Since(start)
+			if s.Observe != nil {
+				s.Observe(pattern, rec.status, took)
+			}
 			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("request", id), slog.String("route", pattern),
-				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", time.Since(start)))
+				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took))
 		}()
 		handler, found := mux.Handler(r)
 		if !clean(r.URL.Path) {

@@ -27,6 +27,10 @@ var (
 // Store keeps events in Postgres. Use [NewStore], and keep [Store.Run] running
 // for as long as the store is used.
 type Store struct {
+	// Appended, if it is set before the store is used, is called with every event
+	// that this process has put on record, after the commit. It must not block.
+	Appended func(Event)
+
 	pool  *pgxpool.Pool
 	vault *vault.Vault
 	log   *slog.Logger
@@ -73,6 +77,11 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 // pending holds a lock that is one for the whole database.
 func (s *Store) tell(appended map[Stream][]Event) {
 	for stream, events := range appended {
+		if s.Appended != nil {
+			for _, e := range events {
+				s.Appended(e)
+			}
+		}
 		s.hub.appended(stream, events)
 		s.news.add(stream)
 	}

@@ -28,6 +28,8 @@ type modelFlags struct {
 	Engine  string        `default:"native" enum:"native,gomlx" help:"What computes: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
 	Weights kernel.Format `default:"f16" help:"How the native engine keeps the weights: f32, f16, which takes half the memory and time, or int8, a quarter ($COLOPHON_WEIGHTS)."`
 	hubFlags
+
+	WeightsDigest digest `placeholder:"sha256:HEX" help:"Digest that the weights of a directory must have ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
 // builtIn is the name of the model inside the binary.
@@ -55,7 +57,9 @@ func (f *modelFlags) find(ctx context.Context, l *library) (source, error) {
 		files, err := l.get(ctx, r)
 		return source{name: r.Name, from: r.Name, files: files, weights: r.Weights()}, err
 	}
-	return local(f.Model, l.known.names(builtIn))
+	found, err := local(f.Model, l.known.names(builtIn))
+	found.weights = string(f.WeightsDigest)
+	return found, err
 }
 
 // local returns the model that is built in or in a directory; names are those
@@ -100,7 +104,7 @@ func (s source) load(f *modelFlags, tokenizer *gpt2.Tokenizer) (e engine, err er
 	}
 	if weights, _, _ := strings.Cut(e.Info().Weights, "/"); s.weights != "" && weights != s.weights {
 		e.Close()
-		return nil, fmt.Errorf("load model %s: the weights have the digest %s, the published ones %s: colophon model pull %s replaces them", s.from, weights, s.weights, s.name)
+		return nil, fmt.Errorf("load model %s: the weights have the digest %s and not %s (of a published model, colophon model pull %s replaces them)", s.from, weights, s.weights, s.name)
 	}
 	return e, nil
 }

@@ -227,7 +227,7 @@ func TestUpPullsFirst(t *testing.T) {
 	go func() {
 		c := upCmd{
 			databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
-			p.flags(""), policyFlags{}, listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2}, stopFlags{defaultGrace},
+			p.flags(""), policyFlags{}, listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 		}
 		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)

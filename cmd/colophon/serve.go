@@ -14,6 +14,7 @@ import (
 	"colophon/api"
 	"colophon/events"
 	"colophon/internal/limit"
+	"colophon/internal/metrics"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
@@ -26,7 +27,9 @@ type upCmd struct {
 	policyFlags
 	listenFlags `embed:"" set:"rate_limits=memory"`
 	workFlags
+	adminFlags
 	stopFlags
+	productionFlags
 }
 
 type apiCmd struct {
@@ -34,7 +37,9 @@ type apiCmd struct {
 	modelFlags
 	policyFlags
 	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
+	adminFlags
 	stopFlags
+	productionFlags
 }
 
 type workerCmd struct {
@@ -42,7 +47,9 @@ type workerCmd struct {
 	modelFlags
 	policyFlags
 	workFlags
+	adminFlags
 	stopFlags
+	productionFlags
 }
 
 type stopFlags struct {
@@ -108,8 +115,19 @@ func (f *listenFlags) room() jobs.Limits {
 	}
 }
 
+// check finds fault with the flags before anything has started.
+func (c *upCmd) check(known catalog) error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
+}
+
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	if err := c.check(known); err != nil {
+		return err
+	}
 	rules, err := c.rules(log)
 	if err != nil {
 		return err
@@ -129,6 +147,10 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 			return err
 		}
 		defer f.close()
+		servers, err := b.admin(ctx, &c.adminFlags)
+		if err != nil {
+			return err
+		}
 		engine, err := source.engine(&c.modelFlags)
 		if err != nil {
 			return err
@@ -139,12 +161,23 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		}
 		defer stop()
 		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, f, m, rules.now, &c.listenFlags, t.out, true)
+		return b.serve(ctx, servers, f, m, rules.now, &c.listenFlags, t.out, true)
 	})
+}
+
+// check finds fault with the flags before anything has started.
+func (c *apiCmd) check() error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
 }
 
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	rules, err := c.rules(log)
 	if err != nil {
 		return err
@@ -168,12 +201,27 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 			return err
 		}
 		defer f.close()
-		return b.serve(ctx, f, m, rules.now, &c.listenFlags, t.out, false)
+		servers, err := b.admin(ctx, &c.adminFlags)
+		if err != nil {
+			return err
+		}
+		return b.serve(ctx, servers, f, m, rules.now, &c.listenFlags, t.out, false)
 	})
+}
+
+// check finds fault with the flags before anything has started.
+func (c *workerCmd) check(known catalog) error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
 }
 
 // Run works until it is told to stop.
 func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
+	if err := c.check(known); err != nil {
+		return err
+	}
 	rules, err := c.rules(log)
 	if err != nil {
 		return err
@@ -193,8 +241,17 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *sl
 			return err
 		}
 		defer stop()
+		servers, err := b.admin(ctx, &c.adminFlags)
+		if err != nil {
+			return err
+		}
+		defer servers.close()
 		fmt.Fprintf(t.out, "working with %s\n", engine.Info().Name)
-		<-ctx.Done()
+		select {
+		case err := <-servers.failed:
+			return fmt.Errorf("serve: %w", err)
+		case <-ctx.Done():
+		}
 		b.log.Info("stopping: no further job is taken up; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", c.Grace.Duration)
 		return nil
 	})
@@ -218,12 +275,13 @@ func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (er
 
 // base is what every process of the service stands on.
 type base struct {
-	pool  *pgxpool.Pool
-	vault *vault.Vault
-	store *events.Store
-	log   *slog.Logger
-	last  context.Context // ends when the time has passed that a stopping process has
-	grace grace
+	pool    *pgxpool.Pool
+	vault   *vault.Vault
+	store   *events.Store
+	metrics *metrics.Metrics
+	log     *slog.Logger
+	last    context.Context // ends when the time has passed that a stopping process has
+	grace   grace
 }
 
 // with opens the database, runs fn over it until it returns, and closes in the
@@ -267,6 +325,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	if err != nil {
 		return err
 	}
+	counted := metrics.New(pool)
+	store.Appended = counted.Appended
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go func() {
@@ -283,7 +343,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { store.Run(background, nil) })
-	if err := fn(ctx, &base{pool, v, store, log, last, g}); err != nil {
+	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
@@ -341,7 +401,7 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 }
 
 // serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
+func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
 		return err
@@ -356,7 +416,7 @@ func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() 
 	}
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
-		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins,
+		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
 	}
 	handler, err := api.New(o)
 	if err != nil {
@@ -369,7 +429,6 @@ func (b *base) serve(ctx context.Context, at *front, m jobs.Model, rules func() 
 	tended.Go(func() { queue.Run(tending) })
 	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
 	tended.Go(func() { accounts.Run(tending, b.log) })
-	servers := newServers(ctx, b.log)
 	servers.add(handler, at.public, at.tls())
 	if at.redirect != nil {
 		redirect, err := api.NewRedirect(o, at.port(), at.secured.challenges)

@@ -99,6 +99,13 @@ func (s *servers) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// close cuts what there is.
+func (s *servers) close() {
+	for _, srv := range s.all {
+		_ = srv.Close()
+	}
+}
+
 // front is where clients reach the service.
 type front struct {
 	public   net.Listener

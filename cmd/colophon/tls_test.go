@@ -101,22 +101,25 @@ func TestTLS(t *testing.T) {
 	if !ok {
 		t.Fatalf("ready %s", s.url)
 	}
-	get := func(config *tls.Config) (*http.Response, error) {
+	type met struct {
+		proto  int
+		tls    uint16
+		hsts   string
+		serial int64
+	}
+	get := func(config *tls.Config) (met, error) {
 		resp, err := a.client(config).Get(s.url + "/healthz")
-		if err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
+		if err != nil {
+			return met{}, err
 		}
-		return resp, err
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return met{resp.ProtoMajor, resp.TLS.Version, resp.Header.Get("Strict-Transport-Security"), resp.TLS.PeerCertificates[0].SerialNumber.Int64()}, nil
 	}
-	resp, err := get(nil)
-	if err != nil {
-		t.Fatal(err)
+	if got, err := get(nil); err != nil || got != (met{2, tls.VersionTLS13, "max-age=31536000", first}) {
+		t.Errorf("%+v, %v", got, err)
 	}
-	if resp.ProtoMajor != 2 || resp.TLS.Version != tls.VersionTLS13 || resp.Header.Get("Strict-Transport-Security") == "" || resp.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
-		t.Errorf("%s, TLS %x, HSTS %q, certificate %d", resp.Proto, resp.TLS.Version, resp.Header.Get("Strict-Transport-Security"), resp.TLS.PeerCertificates[0].SerialNumber)
-	}
-	if resp, err := get(&tls.Config{MaxVersion: tls.VersionTLS12}); err != nil || resp.TLS.Version != tls.VersionTLS12 {
+	if got, err := get(&tls.Config{MaxVersion: tls.VersionTLS12}); err != nil || got.tls != tls.VersionTLS12 {
 		t.Errorf("TLS 1.2: %v", err)
 	}
 	for _, old := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
@@ -135,13 +138,13 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(lookAgain) // files are looked at once in that time
-	if resp, err := get(nil); err != nil || resp.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
-		t.Errorf("with a broken file: %v", err)
+	if got, err := get(nil); err != nil || got.serial != first {
+		t.Errorf("with a broken file: %+v, %v", got, err)
 	}
 	second := a.issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
-		resp, err := get(nil)
-		return err == nil && resp.TLS.PeerCertificates[0].SerialNumber.Int64() == second
+		got, err := get(nil)
+		return err == nil && got.serial == second
 	})
 	// The other listener sends readers over, and refuses what carries secrets.
 	for _, k := range []struct {

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// free returns an address that nobody listens on.
+func free(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// TestAdmin looks at the metrics of a service that has done something, and for
+// nothing of that on the public listener.
+func TestAdmin(t *testing.T) {
+	at := free(t)
+	s := up(t, dataDir(t), "--no-rate-limits", "--admin-listen", at)
+	c := newUser(t, s, "canaryname")
+	var j job
+	c.do("POST", "/generate", `{"prompt":"canaryprompt","max_length":40}`).must(t, 200).into(t, &j)
+	c.do("GET", "/canarypath", "").refused(t, 404)
+	get := func(path, host string) (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+at+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if host != "" {
+			req.Host = host
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	status, all := get("/metrics", "")
+	if status != 200 {
+		t.Fatalf("%d %s", status, all)
+	}
+	for _, want := range []string{
+		`colophon_http_request_duration_seconds_count{route="POST /generate",status="200"} 1`,
+		`colophon_http_request_duration_seconds_count{route="unknown",status="404"} 1`,
+		`colophon_events_total{type="job.accepted"} 1`,
+		`colophon_events_total{type="job.completed"} 1`,
+		`colophon_events_total{type="account.registered"} 2`, // the one that stands for unknown names
+		fmt.Sprintf(`colophon_tokens_total %d`, j.Usage.CompletionTokens),
+		`colophon_jobs{state="queued"} 0`,
+		`colophon_jobs{state="running"} 0`,
+		`colophon_database_up 1`,
+		`colophon_database_connections{state="idle"} `,
+		"go_goroutines ",
+	} {
+		if !strings.Contains(all, "\n"+want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if strings.Contains(all, "canary") {
+		t.Error("what somebody sent is in the metrics")
+	}
+	for path, want := range map[string]int{"/debug/pprof/": 200, "/debug/pprof/goroutine?debug=1": 200, "/debug/pprof/cmdline": 404, "/": 404, "/history": 404} {
+		if status, _ := get(path, ""); status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+	}
+	// A page under a name that has been made to mean this machine.
+	for host, want := range map[string]int{"evil.example": 403, "evil.example:80": 403, "localhost": 200, "localhost:9": 200, "127.0.0.1": 200, "[::1]:9": 200, "127.0.0.1.evil.example": 403} {
+		if status, _ := get("/metrics", host); status != want {
+			t.Errorf("Host %s: %d, want %d", host, status, want)
+		}
+	}
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/vars", "/riverui"} {
+		c.do("GET", path, "").refused(t, 404)
+	}
+}
+
+func TestAdminListensHere(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"": true, "127.0.0.1:0": true, "127.9.9.9:0": true, "[::1]:0": true, "localhost:0": true, "[::ffff:127.0.0.1]:0": true,
+		":9000": false, "0.0.0.0:9000": false, "[::]:9000": false, "192.0.2.1:9000": false, "localhost.evil.example:1": false, "9000": false,
+	} {
+		err := (&adminFlags{AdminListen: address}).check()
+		if _, usage := errors.AsType[*usageError](err); (err == nil) != ok || !ok && !usage {
+			t.Errorf("%q: %v", address, err)
+		}
+		if err := (&adminFlags{AdminListen: address, AdminRemote: true}).check(); err != nil {
+			t.Errorf("%q with --admin-remote: %v", address, err)
+		}
+	}
+}

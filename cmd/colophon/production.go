@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"colophon/internal/pg"
+)
+
+type productionFlags struct {
+	Production bool `help:"Refuse to start with settings that are for trying it out; each of them is named ($COLOPHON_PRODUCTION)."`
+}
+
+// refuse returns, with --production, an error that names every fault at once.
+func (f *productionFlags) refuse(faults ...[]string) error {
+	all := slices.Concat(faults...)
+	if !f.Production || len(all) == 0 {
+		return nil
+	}
+	return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(all, "\n  ") + "\n")}
+}
+
+func (f *databaseFlags) faults() (faults []string) {
+	switch {
+	case f.MasterKey == nil:
+		faults = append(faults, "--master-key: a key that is kept beside the data protects nothing from who has the data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from where secrets are kept")
+	case guessable(f.MasterKey):
+		faults = append(faults, "--master-key: the key is not random: `openssl rand -base64 32` makes one that is")
+	}
+	if f.DatabaseURL == "" {
+		return append(faults, "--database-url: a private Postgres has no backup and no second machine: set DATABASE_URL")
+	}
+	weak, err := pg.Weaknesses(f.DatabaseURL)
+	if err != nil {
+		weak = []string{err.Error()}
+	}
+	for _, w := range weak {
+		faults = append(faults, "--database-url: "+w)
+	}
+	return faults
+}
+
+// guessable reports whether a key is one that no random source makes in a
+// lifetime: few different bytes, a sequence, or text.
+func guessable(key []byte) bool {
+	different, text, steps := map[byte]bool{}, true, map[byte]bool{}
+	for i, b := range key {
+		different[b] = true
+		text = text && b >= ' ' && b < 0x7f
+		if i > 0 {
+			steps[b-key[i-1]] = true
+		}
+	}
+	return len(different) < len(key)/2 || len(steps) < len(key)/2 || text
+}
+
+func (f *modelFlags) faults(known catalog) []string {
+	_, published := known.named(f.Model)
+	if published || f.Model == builtIn || f.WeightsDigest != "" {
+		return nil
+	}
+	return []string{"--model: nothing says which weights the directory has to have: set --weights-digest (`colophon model verify` prints it)"}
+}
+
+func (f *listenFlags) faults() (faults []string) {
+	if slices.Contains(f.CORSOrigins, "*") {
+		faults = append(faults, "--cors-origins: * lets every page use the API: list the origins that may")
+	}
+	if f.NoRateLimits {
+		faults = append(faults, "--no-rate-limits: requests have to be counted")
+	}
+	if f.TLSCert == "" && len(f.ACMEDomain) == 0 && len(f.TrustedProxies) == 0 && !loopback(f.Listen) {
+		faults = append(faults, "--listen: plain HTTP on an address that other machines reach: set --tls-cert and --tls-key, or --acme-domain, or --trusted-proxies if a proxy in front of it speaks TLS")
+	}
+	return faults
+}
+
+func (f *adminFlags) faults() []string {
+	if f.AdminListen == "" || loopback(f.AdminListen) {
+		return nil
+	}
+	return []string{"--admin-listen: other machines can read this process's memory: use 127.0.0.1"}
+}
+
+// digest is a flag such as sha256:248d….
+type digest string
+
+// UnmarshalText reads a digest.
+func (d *digest) UnmarshalText(text []byte) error {
+	name, ok := strings.CutPrefix(string(text), "sha256:")
+	if raw, err := hex.DecodeString(name); !ok || err != nil || len(raw) != 32 {
+		return fmt.Errorf("a digest is sha256: and 64 digits of hexadecimal")
+	}
+	*d = digest("sha256:" + strings.ToLower(name))
+	return nil
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// TestProduction starts each command with one thing wrong, and with everything.
+func TestProduction(t *testing.T) {
+	t.Parallel()
+	encode := base64.StdEncoding.EncodeToString
+	random := make([]byte, 32)
+	_, _ = rand.Read(random)
+	sequence := make([]byte, 32)
+	for i := range sequence {
+		sequence[i] = byte(i)
+	}
+	a := newAuthority(t)
+	a.issue("cert.pem", "key.pem")
+	pinned := "sha256:" + strings.Repeat("0a", 32)
+	good := map[string]string{
+		"COLOPHON_PRODUCTION": "true",
+		"COLOPHON_MASTER_KEY": encode(random),
+		"DATABASE_URL":        "postgres://colophon:qF9x2mZ7@127.0.0.1:1/colophon?connect_timeout=1",
+		"COLOPHON_DATA":       t.TempDir(),
+	}
+	const serving, working = "api up", "up worker"
+	for name, k := range map[string]struct {
+		env      map[string]string
+		commands string
+		names    string // the setting that is refused; empty if nothing is
+	}{
+		"all is well":                    {nil, "api up worker", ""},
+		"not in production":              {map[string]string{"COLOPHON_PRODUCTION": "false", "COLOPHON_NO_RATE_LIMITS": "true", "COLOPHON_MASTER_KEY": ""}, "api up", ""},
+		"a key beside the data":          {map[string]string{"COLOPHON_MASTER_KEY": ""}, "api up worker", "--master-key"},
+		"a key of zeros":                 {map[string]string{"COLOPHON_MASTER_KEY": encode(make([]byte, 32))}, "api up worker", "--master-key"},
+		"a key of text":                  {map[string]string{"COLOPHON_MASTER_KEY": encode([]byte("a key that somebody thought up!!"))}, "api up worker", "--master-key"},
+		"a key that counts":              {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},
+		"a key that repeats":             {map[string]string{"COLOPHON_MASTER_KEY": encode(bytes.Repeat([]byte{0xde, 0xad, 0xbe, 0xef}, 8))}, "api up worker", "--master-key"},
+		"a private Postgres":             {map[string]string{"DATABASE_URL": ""}, "api up worker", "--database-url"},
+		"sslmode=disable":                {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-url"},
+		"a password of the example":      {map[string]string{"DATABASE_URL": "postgres://colophon:colophon@127.0.0.1:1/c"}, "api up worker", "--database-url"},
+		"weights of nobody knows where":  {map[string]string{"COLOPHON_MODEL": "./mine"}, working, "--model"},
+		"pinned weights":                 {map[string]string{"COLOPHON_MODEL": "./mine", "COLOPHON_WEIGHTS_DIGEST": pinned}, "api up worker", ""},
+		"every origin":                   {map[string]string{"COLOPHON_CORS_ORIGINS": "*"}, serving, "--cors-origins"},
+		"one origin":                     {map[string]string{"COLOPHON_CORS_ORIGINS": "https://a.example"}, serving, ""},
+		"no limits":                      {map[string]string{"COLOPHON_NO_RATE_LIMITS": "true"}, serving, "--no-rate-limits"},
+		"plain HTTP for all":             {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0"}, serving, "--listen"},
+		"plain HTTP for all, by default": {map[string]string{"COLOPHON_LISTEN": ":0"}, serving, "--listen"},
+		"plain HTTP behind a proxy":      {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0", "COLOPHON_TRUSTED_PROXIES": "10.0.0.0/8"}, serving, ""},
+		"TLS for all":                    {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_TLS_CERT": a.file("cert.pem"), "COLOPHON_TLS_KEY": a.file("key.pem")}, serving, ""},
+		"ACME for all":                   {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_ACME_DOMAIN": "a.example"}, serving, ""},
+		"an admin listener for all":      {map[string]string{"COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true"}, "api up worker", "--admin-listen"},
+		"an admin listener":              {map[string]string{"COLOPHON_ADMIN_LISTEN": "127.0.0.1:0"}, "api up worker", ""},
+		"everything": {map[string]string{
+			"COLOPHON_MASTER_KEY": "", "DATABASE_URL": "", "COLOPHON_MODEL": "./mine", "COLOPHON_CORS_ORIGINS": "*", "COLOPHON_NO_RATE_LIMITS": "true",
+			"COLOPHON_LISTEN": ":0", "COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true",
+		}, "up", "--master-key --database-url --model --cors-origins --no-rate-limits --listen --admin-listen"},
+	} {
+		for command := range strings.FieldsSeq(k.commands) {
+			env := maps.Clone(good)
+			maps.Copy(env, k.env)
+			var faults []string
+			refused := func(c *cli) error {
+				switch command {
+				case "up":
+					return c.Up.check(nil)
+				case "api":
+					return c.API.check()
+				}
+				return c.Worker.check(nil)
+			}
+			c, err := parsed(env, command)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", name, command, err)
+			}
+			err = refused(c)
+			if _, usage := errors.AsType[*usageError](err); err != nil && !usage {
+				t.Errorf("%s, %s: %v would not end with status 2", name, command, err)
+			}
+			if err != nil {
+				for line := range strings.Lines(err.Error()) {
+					if setting, _, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && strings.HasPrefix(setting, "--") {
+						faults = append(faults, setting)
+					}
+				}
+			}
+			if !slices.Equal(faults, strings.Fields(k.names)) {
+				t.Errorf("%s, %s: refused for %v, want %v: %v", name, command, faults, k.names, err)
+			}
+			if err != nil && (strings.Contains(err.Error(), "qF9x2mZ7") || strings.Contains(err.Error(), env["COLOPHON_MASTER_KEY"]) && env["COLOPHON_MASTER_KEY"] != "") {
+				t.Errorf("%s: a secret in %v", name, err)
+			}
+		}
+	}
+	// As it is for an operator.
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
+	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
+		t.Errorf("%v, %s", err, out.String())
+	}
+}
+
+// parsed returns the command line as it is with an environment.
+func parsed(env map[string]string, command string) (*cli, error) {
+	var c cli
+	parser, err := kong.New(&c, kong.Resolvers(environment(func(name string) (string, bool) { v, ok := env[name]; return v, ok })))
+	if err != nil {
+		return nil, err
+	}
+	_, err = parser.Parse([]string{command})
+	return &c, err
+}
+
+func TestGuessableKeys(t *testing.T) {
+	for range 10_000 {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key)
+		if guessable(key) {
+			t.Fatalf("%x passes for a bad one", key)
+		}
+	}
+}
+
+func TestReadDigests(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"sha256:" + strings.Repeat("0a", 32): true, "sha256:" + strings.Repeat("0A", 32): true,
+		"": false, "sha256:": false, strings.Repeat("0a", 32): false, "sha256:" + strings.Repeat("0a", 31): false, "sha256:" + strings.Repeat("0g", 32): false, "md5:" + strings.Repeat("0a", 32): false,
+	} {
+		var d digest
+		if err := d.UnmarshalText([]byte(text)); (err == nil) != ok || ok && d != digest("sha256:"+strings.Repeat("0a", 32)) {
+			t.Errorf("%q: %s, %v", text, d, err)
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package metrics
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+)
+
+// TestWithoutADatabase counts what the process knows by itself.
+func TestWithoutADatabase(t *testing.T) {
+	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	m := New(pool)
+	m.Request("GET /jobs/{id}", 200, 30*time.Millisecond)
+	m.Request("GET /jobs/{id}", 503, time.Millisecond)
+	m.Appended(events.Event{Fact: events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "canary"}})
+	m.Appended(events.Event{Fact: events.JobCompleted{}})
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	all := w.Body.String()
+	for _, want := range []string{
+		"colophon_database_up 0\n", "colophon_tokens_total 3\n", `colophon_events_total{type="job.advanced"} 1` + "\n",
+		`colophon_http_request_duration_seconds_bucket{route="GET /jobs/{id}",status="200",le="0.025"} 0` + "\n",
+		`colophon_http_request_duration_seconds_bucket{route="GET /jobs/{id}",status="200",le="0.05"} 1` + "\n",
+		`colophon_http_request_duration_seconds_count{route="GET /jobs/{id}",status="503"} 1` + "\n",
+		"colophon_database_connections_max ",
+	} {
+		if !strings.Contains(all, "\n"+want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if w.Code != 200 || strings.Contains(all, "canary") || strings.Contains(all, `colophon_jobs{`) {
+		t.Errorf("%d: %s", w.Code, all)
+	}
+}
