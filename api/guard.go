@@ -65,7 +65,7 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := uuid.NewString()
 		ctx := context.WithValue(r.Context(), requestKey, id)
-		r = r.WithContext(context.WithValue(ctx, networkKey, network(client(r, s.TrustedProxies))))
+		r = r.WithContext(context.WithValue(ctx, networkKey, Network(client(r, s.TrustedProxies))))
 		w.Header().Set("X-Request-Id", id)
 		secure(w.Header(), r.TLS != nil)
 		control := http.NewResponseController(w)

@@ -66,9 +66,9 @@ func parseHop(hop string) (netip.Addr, error) {
 	return addr.Unmap().WithZone(""), err
 }
 
-// network returns the address without its port; of IPv6, the /64 that one
-// subscriber has to himself.
-func network(remote string) string {
+// Network returns what limits count for an address, with or without a port: the
+// address, or of IPv6 the /64 that one subscriber has to himself.
+func Network(remote string) string {
 	addr, err := parseHop(remote)
 	if err != nil {
 		return remote // a unix socket has no address

@@ -23,7 +23,7 @@ func TestNetworkOfAnAddress(t *testing.T) {
 		"@":                            "@", // a unix socket
 		"[2001:db8:1:3:ffff::1]:65535": "2001:db8:1:3::/64",
 	} {
-		if got := network(remote); got != want {
+		if got := Network(remote); got != want {
 			t.Errorf("%s: %s, want %s", remote, got, want)
 		}
 	}
@@ -36,7 +36,7 @@ func clientOf(remote string, forwarded ...string) string {
 	for _, line := range forwarded {
 		r.Header.Add("X-Forwarded-For", line)
 	}
-	return network(client(r, proxies))
+	return Network(client(r, proxies))
 }
 
 func TestWhoIsBelieved(t *testing.T) {
@@ -103,8 +103,8 @@ func TestTheRightMostStrangerIsTheClient(t *testing.T) {
 			lines, rest = append(lines, strings.Join(rest[:n], rapid.SampledFrom([]string{",", ", ", " ,\t"}).Draw(t, "comma"))), rest[n:]
 		}
 		got := clientOf(netip.AddrPortFrom(netip.MustParseAddr(remote), 443).String(), lines...)
-		if got != network(want) {
-			t.Fatalf("%q from %s: %s, want %s", lines, remote, got, network(want))
+		if got != Network(want) {
+			t.Fatalf("%q from %s: %s, want %s", lines, remote, got, Network(want))
 		}
 		if within(proxies, netip.MustParseAddr(want)) {
 			return
@@ -124,7 +124,7 @@ func FuzzForwardedFor(f *testing.F) {
 		got := clientOf(remote, line)
 		addr, err := parseHop(remote)
 		if err != nil || !within(proxies, addr) {
-			if got != network(remote) {
+			if got != Network(remote) {
 				t.Fatalf("%q, who is no proxy, made itself %q by %q", remote, got, line)
 			}
 			return

@@ -79,6 +79,7 @@ type workFlags struct {
 type listenFlags struct {
 	Listen         string         `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed; without them the peer is the client ($COLOPHON_TRUSTED_PROXIES)."`
+	MaxConnections uint16         `default:"10000" help:"Connections at once; one address may have a quarter of them, unless it is a trusted proxy. 0 is no limit ($COLOPHON_MAX_CONNECTIONS)."`
 	tlsFlags       `embed:""`
 	CORSOrigins    corsOrigins `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
 
@@ -142,7 +143,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	}
 	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		f, err := c.front(ctx, secured)
+		f, err := c.front(ctx, secured, log)
 		if err != nil {
 			return err
 		}
@@ -196,7 +197,7 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 	}
 	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		f, err := c.front(ctx, secured)
+		f, err := c.front(ctx, secured, log)
 		if err != nil {
 			return err
 		}

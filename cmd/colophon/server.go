@@ -45,6 +45,7 @@ func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *htt
 		// its connection and with it all of its streams.
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 100,
+			MaxReadFrameSize:     16 << 10, // the protocol's own; net/http would take a megabyte
 			SendPingTimeout:      15 * time.Second,
 			PingTimeout:          10 * time.Second,
 			WriteByteTimeout:     10 * time.Second,
@@ -125,7 +126,7 @@ func listen(ctx context.Context, flag, address string) (net.Listener, error) {
 }
 
 // front opens what the flags ask for. Close it.
-func (f *listenFlags) front(ctx context.Context, s *secured) (at *front, err error) {
+func (f *listenFlags) front(ctx context.Context, s *secured, log *slog.Logger) (at *front, err error) {
 	at = &front{secured: s}
 	if at.public, err = listen(ctx, "--listen", f.Listen); err != nil {
 		return nil, err
@@ -134,6 +135,12 @@ func (f *listenFlags) front(ctx context.Context, s *secured) (at *front, err err
 		if at.redirect, err = listen(ctx, "--redirect-listen", f.RedirectListen); err != nil {
 			at.close()
 			return nil, err
+		}
+	}
+	if f.MaxConnections > 0 {
+		at.public = newCrowd(at.public, int(f.MaxConnections), f.trusted(), log)
+		if at.redirect != nil {
+			at.redirect = newCrowd(at.redirect, int(f.MaxConnections), f.trusted(), log)
 		}
 	}
 	return at, nil
