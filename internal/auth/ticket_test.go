@@ -45,7 +45,6 @@ func TestTicket(t *testing.T) {
 		"its access token is valid": {func(t *testing.T, id Identity) { f.exec(t, `update tickets set access_until = $1`, id.Expires) }, "/here", true},
 	} {
 		t.Run(what, func(t *testing.T) {
-			f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
 			ticket, id := f.mustTicket(t)
 			c.meanwhile(t, id)
 			got, err := other.Redeem(t.Context(), ticket, c.path)
@@ -54,6 +53,7 @@ func TestTicket(t *testing.T) {
 			}
 			_, err = f.Redeem(t.Context(), ticket, "/here")
 			wantError(t, err, ErrAccessToken) // it has been presented
+			f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
 		})
 	}
 	ticket, _ := f.mustTicket(t)
