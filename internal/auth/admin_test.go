@@ -47,6 +47,8 @@ func TestDisableAndEnable(t *testing.T) {
 	change("disable again", f.Disable, admin.ID, account.ID, true, nil)
 	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
+	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+	wantError(t, err, ErrAccessToken)
 	_, err = f.SignIn(t.Context(), name, password)
 	wantError(t, err, ErrCredentials)
 	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)

@@ -44,7 +44,10 @@ func TestChangePassword(t *testing.T) {
 	for _, other := range []Tokens{there, elsewhere} {
 		_, err := f.Refresh(t.Context(), other.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
+		_, err = f.Verify(t.Context(), other.AccessToken) // at once
+		wantError(t, err, ErrAccessToken)
 	}
+	f.mustVerify(t, here.AccessToken)
 	f.mustRefresh(t, here.RefreshToken)
 	_, err := f.SignIn(t.Context(), name, password)
 	wantError(t, err, ErrCredentials)
@@ -111,7 +114,10 @@ func TestSignOutEverywhere(t *testing.T) {
 	for _, tokens := range all {
 		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
+		_, err = f.Verify(t.Context(), tokens.AccessToken)
+		wantError(t, err, ErrAccessToken)
 	}
+	f.mustVerify(t, others.AccessToken)
 	f.mustRefresh(t, others.RefreshToken)
 	f.mustSignIn(t)
 	out := events.Fact(events.AccountSignedOutEverywhere{})
@@ -139,6 +145,8 @@ func TestErase(t *testing.T) {
 	for _, tokens := range []Tokens{here, there} {
 		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
+		_, err = f.Verify(t.Context(), tokens.AccessToken)
+		wantError(t, err, ErrAccessToken)
 		if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
 			t.Error(err)
 		}
