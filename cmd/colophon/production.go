@@ -23,6 +23,30 @@ func (f *productionFlags) refuse(faults ...[]string) error {
 	return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(all, "\n  ") + "\n")}
 }
 
+// check finds fault with the flags before anything has started.
+func (c *upCmd) check(known catalog) error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
+}
+
+// check finds fault with the flags before anything has started.
+func (c *apiCmd) check() error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
+}
+
+// check finds fault with the flags before anything has started.
+func (c *workerCmd) check(known catalog) error {
+	if err := c.adminFlags.check(); err != nil {
+		return err
+	}
+	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
+}
+
 func (f *databaseFlags) faults() (faults []string) {
 	switch {
 	case f.MasterKey == nil:

@@ -116,14 +116,6 @@ func (f *listenFlags) room() jobs.Limits {
 	}
 }
 
-// check finds fault with the flags before anything has started.
-func (c *upCmd) check(known catalog) error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
-}
-
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
 	if err := c.check(known); err != nil {
@@ -166,14 +158,6 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	})
 }
 
-// check finds fault with the flags before anything has started.
-func (c *apiCmd) check() error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.refuse(c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
-}
-
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
 	if err := c.check(); err != nil {
@@ -208,14 +192,6 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 		}
 		return b.serve(ctx, servers, f, m, rules.now, &c.listenFlags, t.out, false)
 	})
-}
-
-// check finds fault with the flags before anything has started.
-func (c *workerCmd) check(known catalog) error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
 }
 
 // Run works until it is told to stop.
