@@ -100,14 +100,14 @@ func (t text) held(e model.Engine, rules *policy.Rules, prompt string) text {
 		return f.End()
 	}
 	free, refused := judge(t.Text)
-	if !refused {
-		return t
+	if refused {
+		t.Text, t.FinishReason = t.Text[:free], model.FinishContentFilter
 	}
-	t.Text, t.FinishReason = t.Text[:free], model.FinishContentFilter
-	// The tokens tell no more than the text does.
+	// The tokens tell no word that the text does not, nor more of a text that is
+	// refused; those of a stop string may.
 	for ; len(t.Tokens) > 0; t.Tokens = t.Tokens[:len(t.Tokens)-1] {
 		spelled := model.Text(e.Decode(t.Tokens))
-		if _, refused := judge(spelled); !refused && strings.HasPrefix(t.Text, spelled) {
+		if _, told := judge(spelled); !told && (!refused || strings.HasPrefix(t.Text, spelled)) {
 			break
 		}
 	}
