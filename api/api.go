@@ -68,7 +68,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.guard(mux), nil
+	return s.guard(mux.ServeMux), nil
 }
 
 // Description returns the OpenAPI description of the API as YAML.
@@ -80,14 +80,29 @@ func Description() ([]byte, error) {
 	return s.api.OpenAPI().YAML()
 }
 
-func build(o Options) (*server, *http.ServeMux, error) {
-	mux := http.NewServeMux()
+// routes is a mux that can say what has been registered.
+type routes struct {
+	*http.ServeMux
+	patterns []string
+}
+
+func (r *routes) Handle(pattern string, handler http.Handler) {
+	r.patterns = append(r.patterns, pattern)
+	r.ServeMux.Handle(pattern, handler)
+}
+
+func (r *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *http.Request)) {
+	r.Handle(pattern, http.HandlerFunc(handler))
+}
+
+func build(o Options) (*server, *routes, error) {
+	mux := &routes{ServeMux: http.NewServeMux()}
 	s := &server{Options: o, api: humago.New(mux, config()), counted: map[string]bool{}}
 	var err error
 	if s.origins, err = newOrigins(o.CORSOrigins); err != nil {
 		return nil, nil, fmt.Errorf("allow origins: %w", err)
 	}
-	s.api.UseMiddleware(s.authenticate, s.limit, s.authorize, s.accept)
+	s.api.UseMiddleware(s.authenticate, s.limit, s.authorize, s.accept, s.exact)
 	s.accounts()
 	s.keys()
 	s.revocation()
@@ -112,7 +127,7 @@ func config() huma.Config {
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
-	c.OnAddOperation = append(c.OnAddOperation, documentHeaders)
+	c.OnAddOperation = append(c.OnAddOperation, documentHeaders, strict)
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
@@ -150,14 +165,11 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Extensions = map[string]any{"x-role": roles}
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
-	input := reflect.TypeFor[I]()
-	if _, ok := input.FieldByName("Body"); ok {
+	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	if input.NumField() > 0 {
-		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
-	}
-	op.Errors = append(op.Errors, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	// 422: no operation takes a query that it does not know.
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	if name, ok := op.Metadata[limitName].(string); ok {
 		s.Limits.named(name) // panics now and not with the first request
 	}

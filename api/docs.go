@@ -17,7 +17,7 @@ const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img
 
 // docs serves the pages and their files; the OpenAPI description that they show
 // is served by Huma at /openapi.json and /openapi.yaml.
-func (s *server) docs(mux *http.ServeMux) error {
+func (s *server) docs(mux *routes) error {
 	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; require-trusted-types-for 'script'; trusted-types 'none'"))
 	mux.Handle("GET /docs", page(openapi.Page(), pagePolicy))
 	for prefix, tree := range map[string]fs.FS{"/assets/": web.Assets(), "/docs/assets/": openapi.Assets()} {

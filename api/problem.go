@@ -217,4 +217,6 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 func init() {
 	// Huma makes its errors through this variable and has no other way to ask for one's own.
 	huma.NewError = humaProblem
+	// Otherwise MAX_LENGTH would be read as max_length, without its bounds.
+	huma.ValidateStrictCasing = true
 }

@@ -100,6 +100,9 @@ func (s *server) stream() {
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The events after the one named.",
+			Headers: map[string]*huma.Param{"X-Accel-Buffering": {
+				Description: "no, with a stream: a proxy is not to hold events back.", Schema: &huma.Schema{Type: huma.TypeString},
+			}},
 			Content: map[string]*huma.MediaType{
 				"application/json":  {Schema: &huma.Schema{Type: huma.TypeArray, Items: event}},
 				"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString, Description: "Messages with id, event and data; data is an EventBody as JSON."}},

@@ -1,0 +1,62 @@
+package api
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// TestEveryRouteIsDescribed holds the mux against the description: what answers
+// is in one of them, or here, with the reason why not.
+//
+// security: ASVS 13.4.5, API9:2023
+func TestEveryRouteIsDescribed(t *testing.T) {
+	s, mux, err := build(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := map[string]string{
+		"GET /{$}":              "the playground: a page, no operation",
+		"GET /docs":             "the documentation's page",
+		"GET /assets/":          "files of the playground",
+		"GET /docs/assets/":     "files of the documentation",
+		"GET /openapi.json":     "the description itself",
+		"GET /openapi.yaml":     "likewise",
+		"GET /openapi-3.0.json": "likewise, for older readers",
+		"GET /openapi-3.0.yaml": "likewise",
+	}
+	described := map[string]bool{}
+	for path, item := range s.api.OpenAPI().Paths {
+		for method, op := range map[string]*huma.Operation{
+			"GET": item.Get, "PUT": item.Put, "POST": item.Post, "DELETE": item.Delete,
+			"OPTIONS": item.Options, "HEAD": item.Head, "PATCH": item.Patch, "TRACE": item.Trace,
+		} {
+			if op != nil {
+				described[method+" "+path] = true
+			}
+		}
+	}
+	if len(described) < 10 {
+		t.Errorf("only %d operations are described", len(described))
+	}
+	for _, pattern := range mux.patterns {
+		if method, path, _ := strings.Cut(pattern, " "); method == "" || path == "" {
+			t.Errorf("%q takes any method", pattern)
+		}
+		if described[pattern] == (elsewhere[pattern] != "") {
+			t.Errorf("%s: described %v, and listed here as %q", pattern, described[pattern], elsewhere[pattern])
+		}
+	}
+	for pattern := range described {
+		if !slices.Contains(mux.patterns, pattern) {
+			t.Errorf("%s is described, and nothing answers", pattern)
+		}
+	}
+	for pattern := range elsewhere {
+		if !slices.Contains(mux.patterns, pattern) {
+			t.Errorf("%s is listed here, and nothing answers", pattern)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// uuidForm is how ids are written; Huma and uuid.Parse know other ways as well,
+// and two spellings of one id are one too many.
+const uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+
+// strict makes the description of an operation and what Huma accepts the same:
+// ids in parameters have one form, none is empty in a query, and a member that is not required may be null.
+func strict(oapi *huma.OpenAPI, op *huma.Operation) {
+	for _, p := range op.Parameters {
+		if p.Schema == nil {
+			continue
+		}
+		if p.Schema.Format == "uuid" {
+			p.Schema.Pattern, p.Schema.PatternDescription = uuidForm, "8-4-4-4-12 hexadecimal digits"
+		} else if p.In == "query" && p.Schema.Type == huma.TypeString && p.Schema.MinLength == nil {
+			p.Schema.MinLength = new(1)
+		}
+		p.Schema.PrecomputeMessages()
+	}
+	if op.RequestBody == nil {
+		return
+	}
+	for media, content := range op.RequestBody.Content {
+		body := content.Schema
+		if media != "application/json" || body == nil {
+			continue // a form has no null
+		}
+		if body.Ref != "" {
+			body = oapi.Components.Schemas.SchemaFromRef(body.Ref)
+		}
+		required := map[string]bool{}
+		for _, name := range body.Required {
+			required[name] = true
+		}
+		for name, member := range body.Properties {
+			if !required[name] && member.Ref == "" && len(member.Enum) == 0 {
+				member.Nullable = true
+			}
+		}
+	}
+}
+
+// integerForm is how integers are written, as in JSON: strconv takes +1 and 01 as well.
+var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
+
+// exact refuses parameters that Huma passes over: those of a query that cannot be
+// read, that are given twice, without a value, or in a form of Go's own.
+func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
+	at := ctx.URL()
+	query, err := url.ParseQuery(at.RawQuery)
+	if err != nil {
+		s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", "the query of the URL is not well-formed"))
+		return
+	}
+	headers := map[string][]string{}
+	ctx.EachHeader(func(name, value string) { headers[name] = append(headers[name], value) })
+	for _, p := range ctx.Operation().Parameters {
+		var given []string
+		switch p.In {
+		case "query":
+			given = query[p.Name]
+		case "header":
+			if p.Schema.Type != huma.TypeString { // texts may be lists, and go on in another line
+				given = headers[http.CanonicalHeaderKey(p.Name)]
+			}
+		}
+		where := p.In + "." + p.Name
+		switch {
+		case len(given) > 1 || len(given) == 1 && given[0] == "":
+			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": give one value, or leave it out").at(where))
+			return
+		case len(given) == 1 && p.Schema.Type == huma.TypeInteger && !integerForm.MatchString(given[0]):
+			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected an integer in decimal digits").at(where))
+			return
+		}
+	}
+	next(ctx)
+}
