@@ -105,6 +105,10 @@ type Options struct {
 	RefreshTTL time.Duration // how long a session lasts; 0 means DefaultRefreshTTL
 
 	Unthrottled bool // count no wrong passwords, for measurements
+
+	// HashMemory is how many KiB the hash of a password takes, in one pass;
+	// 0 means what is safe, and anything else is for tests of other things.
+	HashMemory uint32
 }
 
 // Role is what an account may do besides what is its own.
@@ -144,7 +148,11 @@ type Service struct {
 // New returns a service over a migrated database, in which it makes what it
 // needs and does not find: the first signing key, and the row for unknown names.
 func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options) (*Service, error) {
-	return newService(ctx, pool, store, v, o, newHasher(productionParams), time.Now)
+	params := productionParams
+	if o.HashMemory > 0 {
+		params.Memory, params.Iterations = o.HashMemory, 1
+	}
+	return newService(ctx, pool, store, v, o, newHasher(params), time.Now)
 }
 
 func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options, h *hasher, now func() time.Time) (*Service, error) {

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/model"
+)
+
+// FuzzNesting counts the members of JSON texts in two ways: colons outside of
+// strings, and what is left of them when each name is there once.
+//
+// security: ASVS 1.5.3
+func FuzzNesting(f *testing.F) {
+	for _, seed := range []string{`{"a":1,"a":2}`, `{"a":{"b":[{"c":1}]},"b":":"}`, `[{"a":"\":"},{"a":1}]`, `{"\u0061":1,"a":1}`, strings.Repeat("[", 40) + strings.Repeat("]", 40)} {
+		f.Add([]byte(seed))
+	}
+	var members func(v any) (n, depth int)
+	members = func(v any) (n, depth int) {
+		var inside []any
+		switch v := v.(type) {
+		case map[string]any:
+			n = len(v)
+			for _, e := range v {
+				inside = append(inside, e)
+			}
+		case []any:
+			inside = v
+		default:
+			return 0, 0
+		}
+		for _, e := range inside {
+			more, deep := members(e)
+			n, depth = n+more, max(depth, deep)
+		}
+		return n, depth + 1
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		err := checkNesting(data)
+		var v any
+		var compact bytes.Buffer
+		if !utf8.Valid(data) || loneSurrogate(data) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
+			return // refused for that
+		}
+		colons, inside := 0, false
+		for i, text := 0, compact.Bytes(); i < len(text); i++ {
+			switch {
+			case inside && text[i] == '\\':
+				i++
+			case text[i] == '"':
+				inside = !inside
+			case text[i] == ':' && !inside:
+				colons++
+			}
+		}
+		// What a member held that is replaced may have been the deepest.
+		n, depth := members(v)
+		if twice := colons != n; (err != nil) != (twice || depth > maxDepth) {
+			t.Fatalf("%q: %v, with %d colons, %d members, %d deep", data, err, colons, n, depth)
+		}
+	})
+}
+
+// FuzzGenerateBody looks for requests that pass Huma's checks with values that
+// the description does not allow.
+//
+// security: ASVS 1.4.2, ASVS 15.3.3
+func FuzzGenerateBody(f *testing.F) {
+	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"PROMPT":"a","max_length":1e2}`} {
+		f.Add([]byte(seed))
+	}
+	s, _, err := build(Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	check := checker(s, "/jobs")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var v any
+		var b generateBody
+		if unmarshalJSON(data, &v) != nil || !check(v) || unmarshalJSON(data, &b) != nil {
+			return
+		}
+		n := utf8.RuneCountInString(b.Prompt)
+		outside := func(v *float64, low, high float64) bool { return v != nil && !(*v >= low && *v <= high) }
+		if n < 1 || n > 500 || b.MaxLength != 0 && (b.MaxLength < 10 || b.MaxLength > 200) || b.MaxNewTokens < 0 || b.MaxNewTokens > 1024 ||
+			outside(b.Temperature, 0, 2) || b.TopK != nil && (*b.TopK < 0 || *b.TopK > 1000) || b.TopP < 0 || b.TopP > 1 || b.Seed != nil && *b.Seed > 1<<53-1 || len(b.Stop) > 4 {
+			t.Fatalf("%q passed as %+v", data, b)
+		}
+		for _, stop := range b.Stop {
+			if n := utf8.RuneCountInString(stop); n < 1 || n > 32 {
+				t.Fatalf("%q passed with the stop text %q", data, stop)
+			}
+		}
+	})
+}
+
+// FuzzForm holds what is made of forms against what net/url reads in them.
+func FuzzForm(f *testing.F) {
+	for _, seed := range []string{"a=1&b=2", "a=%00&%C3%A9=+", "a=1&a=2", "a;b", "grant_type=password&username=x&password=%26%3D"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got := map[string]string{}
+		if unmarshalForm(data, &got) != nil {
+			return
+		}
+		want, err := url.ParseQuery(string(data))
+		if err != nil || len(want) != len(got) {
+			t.Fatalf("%q was read as %v, want %v, %v", data, got, want, err)
+		}
+		for name, value := range want {
+			if len(value) != 1 || got[name] != value[0] {
+				t.Fatalf("%q was read as %v, want %v", data, got, want)
+			}
+		}
+	})
+}
+
+// FuzzID looks for cursors and other ids with more than one spelling.
+func FuzzID(f *testing.F) {
+	for _, seed := range []string{"018f0000-0000-7000-8000-000000000000", "{018f0000-0000-7000-8000-000000000000}", "urn:uuid:018f0000-0000-7000-8000-000000000000", "018F0000-0000-7000-8000-00000000000A"} {
+		f.Add(seed)
+	}
+	form := regexp.MustCompile(uuidForm)
+	f.Fuzz(func(t *testing.T, text string) {
+		if !form.MatchString(text) {
+			return
+		}
+		id, err := uuid.Parse(text)
+		if err != nil || id.String() != strings.ToLower(text) {
+			t.Fatalf("%q was read as %s, %v", text, id, err)
+		}
+	})
+}
+
+// FuzzEventBody looks for events that a line of a stream cannot carry, or that
+// arrive as others than they were.
+//
+// security: ASVS 1.2.1, ASVS 1.2.3, LLM05:2025
+func FuzzEventBody(f *testing.F) {
+	f.Add("a\nb", "\r\n\r\nevent: x", "\u2028", uint64(1))
+	f.Add("\xff", "\x00", "\"}", uint64(1<<63))
+	f.Fuzz(func(t *testing.T, text, stop, reason string, seed uint64) {
+		for _, fact := range []events.Fact{
+			events.JobAccepted{Prompt: text, Stop: []string{stop}, Params: model.Params{Seed: seed, TopP: 1}, Model: reason},
+			events.JobAdvanced{Tokens: []int{1}, Text: text},
+			events.JobCancelled{By: "owner", Reason: reason},
+			events.JobFailed{Attempt: 1, Reason: stop},
+		} {
+			data, err := eventBody(events.Event{Version: 1, At: time.Unix(1, 0).UTC(), Fact: fact})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.ContainsAny(data, "\r\n\x00") || !utf8.Valid(data) {
+				t.Fatalf("%q does not fit a line", data)
+			}
+			var got EventBody
+			d := json.NewDecoder(bytes.NewReader(data))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&got); err != nil {
+				t.Fatalf("%q: %v", data, err)
+			}
+			if !utf8.ValidString(text) || !utf8.ValidString(stop) || !utf8.ValidString(reason) {
+				continue // the service has only texts that are
+			}
+			if diff := cmp.Diff(text, got.Prompt+got.Text); diff != "" && got.Prompt+got.Text != "" {
+				t.Fatal(diff)
+			}
+			if got.Reason != "" && got.Reason != reason && got.Reason != stop {
+				t.Fatalf("the reason became %q", got.Reason)
+			}
+		}
+	})
+}
+
+// checker returns what Huma checks of the body of a path's POST.
+func checker(s *server, path string) func(v any) bool {
+	registry := s.api.OpenAPI().Components.Schemas
+	schema := s.api.OpenAPI().Paths[path].Post.RequestBody.Content["application/json"].Schema
+	return func(v any) bool {
+		res := &huma.ValidateResult{}
+		huma.Validate(registry, schema, huma.NewPathBuffer(nil, 0), huma.ModeWriteToServer, v, res)
+		return len(res.Errors) == 0
+	}
+}

@@ -1,0 +1,346 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/pg"
+	"colophon/model/opticks"
+)
+
+// canaries are secrets that nobody else has, by what they are.
+type canaries map[string]string
+
+// forms are the ways in which a secret may stand in a text.
+func forms(secret string) map[string]string {
+	quoted := strconv.QuoteToASCII(secret)
+	asJSON, _ := json.Marshal(secret)
+	all := map[string]string{
+		"plain":           secret,
+		"hex":             hex.EncodeToString([]byte(secret)),
+		"HEX":             strings.ToUpper(hex.EncodeToString([]byte(secret))),
+		"in a query":      url.QueryEscape(secret),
+		"in a path":       url.PathEscape(secret),
+		"quoted by Go":    quoted[1 : len(quoted)-1],
+		"escaped in JSON": string(asJSON[1 : len(asJSON)-1]),
+	}
+	// Base64 of something longer has one of three forms of what is in it: all
+	// but the characters at its ends, which are its neighbours' as well.
+	for shift := range 3 {
+		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
+			text := encoding.EncodeToString(append(make([]byte, shift), secret...))
+			all[name+" "+strconv.Itoa(shift)] = text[(shift*8+5)/6 : len(text)-2]
+		}
+	}
+	return all
+}
+
+// in returns which of the canaries stand in a text, and how.
+func (c canaries) in(text []byte) (found []string) {
+	for what, secret := range c {
+		for form, written := range forms(secret) {
+			if bytes.Contains(text, []byte(written)) {
+				found = append(found, what+", "+form)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// inHex are the bytes of a row, which Postgres writes as \x and hexadecimal digits.
+var inHex = regexp.MustCompile(`\\x((?:[0-9a-f]{2})+)`)
+
+// rows returns everything in a database: each row as a text, with its bytes as they are.
+func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
+	t.Helper()
+	found, _ := conn.Query(t.Context(), `
+		select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`)
+	tables, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][][]byte{}
+	for _, table := range tables {
+		found, _ := conn.Query(t.Context(), `select r::text from `+table+` r`)
+		texts, err := pgx.CollectRows(found, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range texts {
+			row := []byte(text)
+			for _, m := range inHex.FindAllStringSubmatch(text, -1) {
+				raw, _ := hex.DecodeString(m[1])
+				row = append(append(row, ' '), raw...)
+			}
+			all[table] = append(all[table], row)
+		}
+	}
+	return all
+}
+
+// brokenModel is the built-in model with weights so large that no sum of theirs
+// is a number: it loads, and cannot be run.
+func brokenModel(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range modelFiles {
+		b, err := fs.ReadFile(opticks.Files(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "model.safetensors" {
+			b = enormous(t, b)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func enormous(t *testing.T, weights []byte) []byte {
+	t.Helper()
+	type tensor struct {
+		DType   string `json:"dtype"`
+		Shape   []int  `json:"shape"`
+		Offsets [2]int `json:"data_offsets"`
+	}
+	var header map[string]json.RawMessage
+	if err := json.Unmarshal(weights[8:8+binary.LittleEndian.Uint64(weights)], &header); err != nil {
+		t.Fatal(err)
+	}
+	delete(header, "__metadata__")
+	tensors, size := map[string]tensor{}, 0
+	for name, raw := range header {
+		x := tensor{}
+		if err := json.Unmarshal(raw, &x); err != nil {
+			t.Fatal(err)
+		}
+		n := 4
+		for _, side := range x.Shape {
+			n *= side
+		}
+		x.DType, x.Offsets, size = "F32", [2]int{size, size + n}, size+n
+		tensors[name] = x
+	}
+	head, err := json.Marshal(tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
+	large := binary.LittleEndian.AppendUint32(nil, math.Float32bits(math.MaxFloat32))
+	return append(append(file, head...), bytes.Repeat(large, size/4)...)
+}
+
+// TestCanariesStayInside runs the whole service with a password, tokens and a
+// prompt that nobody else has, lets things go right and wrong with them, and
+// looks for them in all that is written down meanwhile.
+//
+// security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
+func TestCanariesStayInside(t *testing.T) {
+	t.Parallel()
+	data := dataDir(t)
+	secrets := canaries{
+		"the password":          "Zürich quetzal/feather+0x5eed",
+		"the wrong password":    "Genève marabou/feather+0x5eed",
+		"the next password":     "Aarau cassowary/feather=0x5eed",
+		"the prompt":            "a peacock's äther & plume",
+		"a prompt refused":      "an ibis' äther\u0000& plume",
+		"a stop text":           "puffin? ünd",
+		"a text in a path":      "toucan ä/b",
+		"a text in a query":     "hoopoe ä&b",
+		"a text in a header":    "kookaburra=b/c",
+		"half a JSON text":      "flamingö \"c",
+		"a token nobody gave":   "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
+		"an access token's sig": "shoebill-shoebill-shoebill",
+	}
+	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug"}
+	quoted := func(what string) string { b, _ := json.Marshal(secrets[what]); return string(b) }
+	p := start(t, nil, flags...)
+	c := &client{t: t, url: p.url}
+	var log bytes.Buffer
+	keep := func(p *process) {
+		p.signal(syscall.SIGTERM)
+		p.exit(time.Minute)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		log.Write(p.log.Bytes())
+	}
+
+	// Accounts: right, wrong, and what is no account at all.
+	c.do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).must(t, 200)
+	c.do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).must(t, 409)
+	c.do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).must(t, 422)
+	c.do("POST", "/users", `{"username":"canary2","password":`+quoted("half a JSON text")[1:]).must(t, 400)
+	c.form("/token", "username", "canary", "password", secrets["the wrong password"]).must(t, 401)
+	c.form("/token", "username", "no such user", "password", secrets["the wrong password"]).must(t, 401)
+	c.form("/token", "grant_type", "refresh_token", "refresh_token", secrets["a token nobody gave"]).must(t, 401)
+	var first, second struct {
+		Access  string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+	}
+	c.form("/token", "username", "canary", "password", secrets["the password"]).must(t, 200).into(t, &first)
+	c.form("/token", "grant_type", "refresh_token", "refresh_token", first.Refresh).must(t, 200).into(t, &second)
+	for what, token := range map[string]string{"first": first.Access, "second": second.Access} {
+		parts := strings.Split(token, ".")
+		secrets["the "+what+" access token"], secrets["the "+what+" access token's signature"] = token, parts[2]
+	}
+	secrets["the first refresh token"], secrets["the second refresh token"] = first.Refresh, second.Refresh
+	c.access = strings.Join([]string{"x", "y", secrets["an access token's sig"]}, ".")
+	c.do("GET", "/history", "").must(t, 401)
+	c.access = second.Access
+
+	// Jobs: one that ends, one that is cancelled, one that its client leaves, and
+	// all that is refused.
+	var ended job
+	c.do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).must(t, 200).into(t, &ended)
+	words := strings.Fields(ended.Completion)
+	secrets["the text"] = strings.Join(words[:min(5, len(words))], " ")
+	c.follow(ended.ID, "", 0)
+	cancelled := c.submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
+	c.do("POST", "/jobs/"+cancelled.ID+"/cancel", "").must(t, 200)
+	c.do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").must(t, 202)
+	ctx, leave := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	leaving := &client{t: t, url: c.url, access: c.access}
+	leaving.leave(ctx, `{"prompt":`+quoted("the prompt")+`,"max_new_tokens":200}`)
+	leave()
+	c.do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).must(t, 422)
+	c.do("POST", "/generate", `{"prompt":`+quoted("half a JSON text")).must(t, 400)
+	c.do("POST", "/generate", `{"prompt":"a","`+secrets["a text in a header"]+`":1}`).must(t, 422)
+	c.do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", secrets["a text in a header"]).must(t, 422)
+	c.do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").must(t, 422)
+	c.do("GET", "/"+url.PathEscape(secrets["a text in a path"]), "").must(t, 404)
+	c.do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").must(t, 422)
+	keep(p)
+
+	// The same data with a model that cannot be run.
+	p = start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
+	c.url = p.url
+	c.form("/token", "username", "canary", "password", secrets["the password"]).must(t, 200)
+	broken := c.submit(`{"prompt":` + quoted("the prompt") + `}`)
+	failed := c.follow(broken.ID, "", 3)
+	if last := failed[len(failed)-1]; last.event != "job.failed" {
+		t.Errorf("the broken model's job: %+v", failed)
+	}
+	c.do("POST", "/jobs/"+broken.ID+"/cancel", "").must(t, 200)
+	keep(p)
+
+	cluster, err := pg.Start(t.Context(), filepath.Join(data, "postgres"), pg.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Stop(context.WithoutCancel(t.Context()))
+	conn, err := pgx.Connect(t.Context(), cluster.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+
+	// What is found where nothing is planted, and that something would be.
+	seen := 0
+	for table, texts := range rows(t, conn) {
+		for _, text := range texts {
+			seen++
+			if found := secrets.in(text); found != nil {
+				t.Errorf("%s has %v: %.300q", table, found, text)
+			}
+		}
+	}
+	if seen < 40 {
+		t.Errorf("only %d rows in all tables", seen)
+	}
+	if found := secrets.in(log.Bytes()); found != nil || log.Len() < 2000 {
+		t.Errorf("%d bytes of log have %v:\n%s", log.Len(), found, log.Bytes())
+	}
+	files := 0
+	err = filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			if entry != nil && entry.Name() == "data" && strings.HasSuffix(filepath.Dir(path), "postgres") {
+				return fs.SkipDir // whose rows have been read, and are there in pages as well
+			}
+			return err
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		files++
+		b, err := os.ReadFile(path)
+		if found := secrets.in(b); found != nil {
+			t.Errorf("%s has %v", path, found)
+		}
+		return err
+	})
+	if err != nil || files < 2 {
+		t.Errorf("%d files beside the database, %v", files, err)
+	}
+	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
+
+	for what, secret := range secrets {
+		plant := fmt.Sprintf(`create table planted as select '{}'::jsonb || jsonb_build_object('x', $$%s$$::text) as doc, '\x%x'::bytea as raw`,
+			strings.ReplaceAll(secret, "\x00", ""), secret)
+		if _, err := conn.Exec(t.Context(), plant); err != nil {
+			t.Fatal(err)
+		}
+		if found := secrets.in(rows(t, conn)["public.planted"][0]); len(found) == 0 {
+			t.Errorf("%s is not found in a table", what)
+		}
+		if _, err := conn.Exec(t.Context(), `drop table planted`); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// leave asks for a text and is gone before it comes.
+func (c *client) leave(ctx context.Context, body string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/generate", strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+c.access)
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		resp.Body.Close()
+	}
+}
+
+// TestCanariesWouldBeFound plants secrets in all their forms between other text.
+func TestCanariesWouldBeFound(t *testing.T) {
+	secrets := canaries{"a": "Zürich quetzal/feather+0x5eed", "b": "plain-but-long-enough"}
+	for what, secret := range secrets {
+		for _, around := range []string{"", "x", "xy", "xyz", "\x00\x01"} {
+			raw := around + secret + around
+			for form, text := range map[string]string{
+				"plain": raw, "hex": hex.EncodeToString([]byte(raw)), "base64": base64.StdEncoding.EncodeToString([]byte(raw)), "base64url": base64.URLEncoding.EncodeToString([]byte(raw)),
+				"query": url.QueryEscape(raw), "path": url.PathEscape(raw), "Go": strconv.Quote(raw), "ASCII": strconv.QuoteToASCII(raw),
+			} {
+				if !slices.ContainsFunc(secrets.in([]byte("some text "+text+" more text")), func(f string) bool { return strings.HasPrefix(f, what+",") }) {
+					t.Errorf("%q as %s is not found", raw, form)
+				}
+			}
+		}
+	}
+	if found := secrets.in([]byte("Zurich quetzal, and plain text but long enough")); found != nil {
+		t.Errorf("found %v where nothing is", found)
+	}
+}

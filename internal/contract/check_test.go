@@ -1,0 +1,207 @@
+package contract
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	verrors "github.com/pb33f/libopenapi-validator/errors"
+	"github.com/pb33f/libopenapi-validator/helpers"
+)
+
+// findings are the ways in which the service does not keep to its description.
+type findings struct {
+	mu    sync.Mutex
+	count map[string]int
+	first map[string][]string // a few of each
+}
+
+// kinds of findings, each of which is to be counted as none.
+const (
+	ownFault     = "answers of 500 and above"
+	undocumented = "undocumented statuses"
+	mismatch     = "schema mismatches"
+	unnamed      = "undocumented headers"
+	accepted     = "invalid inputs accepted"
+	letIn        = "requests without an access token let in"
+	refused      = "valid inputs refused for their form"
+	unguarded    = "answers without their headers"
+	leaked       = "secrets in errors"
+	crossed      = "somebody else's things reached"
+	panicked     = "panics"
+)
+
+var kinds = []string{ownFault, undocumented, mismatch, unnamed, accepted, letIn, refused, unguarded, leaked, crossed, panicked}
+
+func (f *findings) add(kind, format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.count == nil {
+		f.count, f.first = map[string]int{}, map[string][]string{}
+	}
+	if f.count[kind]++; len(f.first[kind]) < 6 {
+		f.first[kind] = append(f.first[kind], fmt.Sprintf(format, args...))
+	}
+}
+
+// always are the headers of every answer, whatever it is.
+var always = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
+	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
+
+// judge holds an answer against the description.
+func (f *findings) judge(g *generator, r *request, sent *http.Request, a answer) {
+	say := func(kind, format string, args ...any) {
+		f.add(kind, "%s\n    answered %d %s: %s", r, a.status, limited(string(a.body)), fmt.Sprintf(format, args...))
+	}
+	for _, name := range always {
+		if a.header.Get(name) == "" {
+			say(unguarded, "no %s", name)
+		}
+	}
+	if a.status >= 400 {
+		for _, secret := range []string{g.who.password, g.who.access, g.who.refresh} {
+			if bytes.Contains(a.body, []byte(secret)) {
+				say(leaked, "a secret comes back")
+			}
+		}
+		if why := problem(a); why != "" {
+			say(mismatch, "%s", why)
+		}
+	}
+	if a.status >= 500 {
+		say(ownFault, "")
+	}
+	if r.stray {
+		if a.status != 404 && a.status != 405 && a.status != 401 && a.status != 422 {
+			// A method or a path too many may be that of another operation.
+			if !g.doc.has(sent) {
+				say(undocumented, "to a request that nobody answers")
+			}
+		}
+		return
+	}
+	if r.guest && a.status != 401 {
+		say(letIn, "")
+	}
+	if a.status/100 == 2 {
+		if r.invalid {
+			say(accepted, "")
+		} else if ok, errs := g.doc.check.ValidateHttpRequestSync(again(sent, r)); !ok {
+			say(accepted, "%s", summary(errs))
+		}
+	}
+	if r.valid && (a.status == 405 || a.status == 413 || a.status == 415 || a.code() == "invalid_request" && !strings.Contains(string(a.body), "is required with")) {
+		say(refused, "")
+	}
+	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), a.response()); !ok {
+		kind := mismatch
+		for _, err := range errs {
+			if err.ValidationSubType == helpers.ResponseBodyResponseCode {
+				kind = undocumented
+			}
+		}
+		say(kind, "%s", summary(errs))
+	}
+	if described, ok := r.op.Responses[strconv.Itoa(a.status)]; ok {
+		for name := range a.header {
+			same := func(known string) bool { return strings.EqualFold(known, name) }
+			if name != "Content-Type" && !slices.ContainsFunc(always, same) && !slices.ContainsFunc(sortedKeys(described.Headers), same) {
+				say(unnamed, "%s", name)
+			}
+		}
+	}
+	if a.status == 200 && strings.HasPrefix(a.header.Get("Content-Type"), "text/event-stream") {
+		if why := g.doc.checkStream(sent, r, a); why != "" {
+			say(mismatch, "%s", why)
+		}
+	}
+}
+
+// again is the request with its body to be read once more.
+func again(sent *http.Request, r *request) *http.Request {
+	out := sent.Clone(sent.Context())
+	out.Body = io.NopCloser(bytes.NewReader(r.content()))
+	return out
+}
+
+func summary(errs []*verrors.ValidationError) string {
+	var all []string
+	for _, err := range errs {
+		all = append(all, limited(err.Error()))
+	}
+	return strings.Join(all, "; ")
+}
+
+// problem says what is wrong with an error response.
+func problem(a answer) string {
+	var p struct {
+		Title, Detail, Instance string
+		Status                  int
+		Error                   struct{ Message, Type string }
+	}
+	if media := a.header.Get("Content-Type"); media != "application/problem+json" {
+		return "an error comes as " + media
+	}
+	if err := json.Unmarshal(a.body, &p); err != nil {
+		return err.Error()
+	}
+	if p.Status != a.status || p.Title == "" || p.Detail == "" || p.Error.Message == "" || p.Error.Type == "" || p.Instance != "urn:uuid:"+a.header.Get("X-Request-Id") {
+		return "half a problem"
+	}
+	if a.status == 401 && a.header.Get("WWW-Authenticate") == "" {
+		return "401 without WWW-Authenticate"
+	}
+	if a.status == 429 && a.header.Get("Retry-After") == "" {
+		return "429 without Retry-After"
+	}
+	if a.status == 405 && a.header.Get("Allow") == "" {
+		return "405 without Allow"
+	}
+	return ""
+}
+
+// has reports whether the document has an operation for a request.
+func (d *document) has(sent *http.Request) bool {
+	at := strings.Split(sent.URL.EscapedPath(), "/")
+	for _, op := range d.operations {
+		path := strings.Split(op.path, "/")
+		same := len(path) == len(at) && (op.method == sent.Method || op.method == "GET" && sent.Method == "HEAD")
+		for i := range path {
+			same = same && (path[i] == at[i] || strings.HasPrefix(path[i], "{"))
+		}
+		if same {
+			return true
+		}
+	}
+	return false
+}
+
+// checkStream holds the events of a stream against the schema that the document
+// has for them as a list.
+func (d *document) checkStream(sent *http.Request, r *request, a answer) string {
+	var events []string
+	for block := range strings.SplitSeq(string(a.body), "\n\n") {
+		for line := range strings.Lines(block) {
+			line = strings.TrimSuffix(line, "\n")
+			field, value, ok := strings.Cut(line, ":")
+			switch {
+			case field == "data":
+				events = append(events, strings.TrimPrefix(value, " "))
+			case !ok || field != "" && field != "id" && field != "event" && field != "retry":
+				return fmt.Sprintf("the line %q", line)
+			}
+		}
+	}
+	list := answer{a.status, a.header.Clone(), []byte("[" + strings.Join(events, ",") + "]")}
+	list.header.Set("Content-Type", "application/json")
+	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), list.response()); !ok {
+		return summary(errs)
+	}
+	return ""
+}

@@ -1,0 +1,157 @@
+package contract
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/config"
+	"github.com/pb33f/libopenapi-validator/content"
+)
+
+// document is as much of an OpenAPI document as requests are made from.
+type document struct {
+	operations []*operation // in a fixed order
+	schemas    map[string]*schema
+	check      validator.Validator
+}
+
+type operation struct {
+	method, path string
+
+	OperationID string
+	Parameters  []parameter
+	RequestBody *struct {
+		Required bool
+		Content  map[string]struct{ Schema *schema }
+	}
+	Responses map[string]struct {
+		Headers map[string]any
+		Content map[string]struct{ Schema *schema }
+	}
+	Security []map[string][]string
+	Roles    []string `json:"x-role"` // if it is not for everybody
+}
+
+type parameter struct {
+	Name, In string
+	Required bool
+	Schema   *schema
+}
+
+type schema struct {
+	Ref                                string `json:"$ref"`
+	Type                               types
+	Format, Pattern                    string
+	Enum, Examples                     []any
+	Minimum, Maximum                   *float64
+	ExclusiveMinimum, ExclusiveMaximum *float64
+	MinLength, MaxLength               *int
+	MinItems, MaxItems                 *int
+	Items                              *schema
+	Properties                         map[string]*schema
+	Required                           []string
+	AdditionalProperties               any
+}
+
+// types is one type or several.
+type types []string
+
+func (t *types) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*t = types{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(t))
+}
+
+func (s *schema) is(kind string) bool { return slices.Contains(s.Type, kind) }
+
+var methods = []string{"get", "post", "put", "patch", "delete"}
+
+// describe reads the document that the service serves.
+func (s *service) describe() *document {
+	s.t.Helper()
+	raw := s.send(nil, "GET", "/openapi.json", "").must(s.t, 200)
+	var d struct {
+		Paths      map[string]map[string]json.RawMessage
+		Components struct{ Schemas map[string]*schema }
+	}
+	raw.into(s.t, &d)
+	doc := &document{schemas: d.Components.Schemas}
+	for path, item := range d.Paths {
+		for method, body := range item {
+			if !slices.Contains(methods, method) {
+				s.t.Errorf("%s %s is not a method that is looked at here", method, path)
+				continue
+			}
+			op := &operation{method: strings.ToUpper(method), path: path}
+			if err := json.Unmarshal(body, op); err != nil {
+				s.t.Fatal(err)
+			}
+			doc.operations = append(doc.operations, op)
+		}
+	}
+	slices.SortFunc(doc.operations, func(a, b *operation) int { return strings.Compare(a.String(), b.String()) })
+	parsed, err := libopenapi.NewDocument(raw.body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	check, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithBodyDecoder("application/x-www-form-urlencoded", content.DecoderFunc(form)))
+	if len(errs) > 0 {
+		s.t.Fatal(errs)
+	}
+	doc.check = check
+	return doc
+}
+
+// form decodes a form for the validator, whose own decoder takes characters for
+// wrong that were escaped.
+func form(in *content.DecodeInput) (any, error) {
+	raw, err := io.ReadAll(in.Body)
+	if err != nil {
+		return nil, err
+	}
+	values, err := url.ParseQuery(string(raw))
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]any{}
+	for name, value := range values {
+		if len(value) > 1 {
+			return nil, fmt.Errorf("%s is there %d times", name, len(value))
+		}
+		fields[name] = value[0]
+	}
+	return fields, nil
+}
+
+func (op *operation) String() string { return op.path + " " + op.method }
+
+// private reports whether the operation needs an access token.
+func (op *operation) private() bool { return len(op.Security) > 0 }
+
+// resolve returns what a schema refers to.
+func (d *document) resolve(s *schema) *schema {
+	for s.Ref != "" {
+		s = d.schemas[strings.TrimPrefix(s.Ref, "#/components/schemas/")]
+	}
+	return s
+}
+
+// TestTheDescriptionIsOpenAPI holds the document against the standard's schema.
+func TestTheDescriptionIsOpenAPI(t *testing.T) {
+	doc := newService(t, open).describe()
+	if ok, errs := doc.check.ValidateDocument(); !ok {
+		for _, err := range errs {
+			t.Errorf("%v", err)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package contract
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// request is one that is to be sent, with what is known of it.
+type request struct {
+	op   *operation
+	kind string // "valid", or what was done to it
+
+	valid   bool // the document allows it in every respect
+	invalid bool // it does not, so that it must not be carried out
+	guest   bool // it has no valid access token where one is needed
+	stray   bool // no operation is there to answer it
+
+	method string
+	path   []string // the segments, as they are to be read
+	query  [][2]string
+	more   string // what follows in the query as it is
+	header [][2]string
+	media  string
+	body   any    // of JSON and of forms
+	raw    []byte // instead of body, if not nil
+}
+
+// compose makes a request for an operation that the document allows.
+func (g *generator) compose(op *operation) *request {
+	r := &request{op: op, kind: "valid", valid: true, method: op.method}
+	values := map[string]string{}
+	for _, p := range op.Parameters {
+		if !p.Required && !g.chance(0.4) {
+			continue
+		}
+		value := plain(g.valid(p.Schema, p.Name))
+		switch p.In {
+		case "path":
+			values[p.Name] = value
+		case "query":
+			r.query = append(r.query, [2]string{p.Name, value})
+		case "header":
+			if p.Name == "Accept" && g.chance(0.7) {
+				value = "application/json"
+			}
+			r.header = append(r.header, [2]string{p.Name, visible(value)})
+		}
+	}
+	for segment := range strings.SplitSeq(strings.TrimPrefix(op.path, "/"), "/") {
+		if name, ok := strings.CutPrefix(segment, "{"); ok {
+			segment = values[strings.TrimSuffix(name, "}")]
+		}
+		r.path = append(r.path, segment)
+	}
+	if op.RequestBody != nil {
+		kinds := sortedKeys(op.RequestBody.Content)
+		r.media = kinds[g.IntN(len(kinds))]
+		r.body = g.valid(op.RequestBody.Content[r.media].Schema, "body")
+		r.valid = len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is no body
+	}
+	if op.private() {
+		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.who.access})
+	}
+	return r
+}
+
+// plain is a value as it stands in a URL, a header or a form.
+func plain(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case verbatim:
+		return string(v)
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			parts[i] = plain(e)
+		}
+		return strings.Join(parts, ",")
+	}
+	return encode(v)
+}
+
+// visible makes a text fit for a header: servers refuse the rest before any
+// handler sees it, and readers take away what is around it.
+func visible(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '~'
+		}
+		return r
+	}, text))
+}
+
+// content is the body as it is sent.
+func (r *request) content() []byte {
+	switch {
+	case r.raw != nil:
+		return r.raw
+	case r.body == nil:
+		return nil
+	case r.media == "application/x-www-form-urlencoded":
+		var fields []string
+		o, _ := r.body.(object)
+		for _, m := range o {
+			fields = append(fields, url.QueryEscape(m.name)+"="+url.QueryEscape(plain(m.value)))
+		}
+		return []byte(strings.Join(fields, "&"))
+	}
+	return []byte(encode(r.body))
+}
+
+// http returns the request for a handler, or nil if no server would hand it on.
+func (r *request) http() *http.Request {
+	var target strings.Builder
+	for _, segment := range r.path {
+		target.WriteString("/" + url.PathEscape(segment))
+	}
+	if target.Len() == 0 {
+		target.WriteByte('/')
+	}
+	for i, q := range r.query {
+		target.WriteByte("?&"[min(i, 1)])
+		target.WriteString(url.QueryEscape(q[0]) + "=" + url.QueryEscape(q[1]))
+	}
+	if r.more != "" {
+		target.WriteString("?&"[min(len(r.query), 1):][:1] + r.more)
+	}
+	at, err := url.ParseRequestURI(target.String())
+	if err != nil {
+		return nil
+	}
+	body := r.content()
+	out := &http.Request{
+		Method: r.method, URL: at, RequestURI: target.String(), Host: "service.test", RemoteAddr: "192.0.2.1:1234",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+	}
+	if len(body) == 0 {
+		out.Body = http.NoBody
+	}
+	for _, h := range r.header {
+		out.Header.Add(h[0], h[1])
+	}
+	if r.media != "" {
+		out.Header.Set("Content-Type", r.media)
+	}
+	return out
+}
+
+// String is what one needs to send the request again.
+func (r *request) String() string {
+	headers := slices.Clone(r.header)
+	for i, h := range headers {
+		if h[0] == "Authorization" && !r.guest {
+			headers[i][1] = "Bearer ..."
+		}
+	}
+	return fmt.Sprintf("%s: %s /%s %q %s %q %s %s", r.kind, r.method, strings.Join(r.path, "/"), r.query, r.more, headers, r.media, limited(strconv.QuoteToASCII(string(r.content()))))
+}
+
+func limited(text string) string {
+	if len(text) > 2000 {
+		return text[:2000] + "..."
+	}
+	return text
+}

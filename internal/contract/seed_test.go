@@ -1,0 +1,344 @@
+package contract
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestSeed is what the service that this one began from did when it was run for
+// real. Each test is named after that, and holds ours to the opposite.
+func TestSeed(t *testing.T) {
+	s := newService(t, open)
+	for name, test := range map[string]func(*testing.T, *service){
+		"FreezesAtSixteenGenerations":         seedFreezes,
+		"Answers500WithInternalMessages":      seedFails,
+		"RefusesWordsThatOnlyLookBad":         seedRefusesHarmlessWords,
+		"GeneratesFromAnEmptyPrompt":          seedGeneratesFromNothing,
+		"BelievesATokenUnderItsDefaultSecret": seedBelievesForgeries,
+		"ComparesTheFirst72BytesOfAPassword":  seedCutsPasswords,
+		"ReflectsAnyOriginWithCredentials":    seedReflectsOrigins,
+		"LetsAUserNameForgeALineOfTheLog":     seedLogsNames,
+		"TakesBlankAndCaseVariantNames":       seedTakesAnyName,
+		"ListsEverythingAtOnce":               seedDoesNotPage,
+		"SaysTimesWithoutAZone":               seedSaysTimesWithoutAZone,
+		"PromisesTLSOverPlainHTTP":            seedSendsHSTS,
+		"TakesABodyOf20MB":                    seedTakesLargeBodies,
+		"LoadsItsPagesFromElsewhere":          seedLoadsFromElsewhere,
+		"TellsWhoHasAnAccountBySigningIn":     seedTellsNames,
+		"AllowsInlineScripts":                 seedAllowsInline,
+	} {
+		t.Run(name, func(t *testing.T) {
+			was := s.t
+			s.t = t
+			defer func() { s.t = was }()
+			test(t, s)
+		})
+	}
+	s.quiet()
+}
+
+// The seed held a database connection for as long as a text took: with sixteen
+// of them it never answered anything again.
+//
+// security: ASVS 15.2.2, API4:2023, LLM10:2025
+func seedFreezes(t *testing.T, s *service) {
+	p := s.join("many-at-once")
+	s.engine.held.Store(true)
+	defer s.engine.held.Store(false)
+	var waiting sync.WaitGroup
+	const many = 48
+	for range many {
+		waiting.Go(func() {
+			if a := s.send(p, "POST", "/generate", `{"prompt":"light"}`, "Prefer", "wait=30"); a.status != 409 {
+				t.Errorf("a job that was cancelled: %d %s", a.status, a.body)
+			}
+		})
+	}
+	var ids []string
+	for deadline := time.Now().Add(time.Minute); len(ids) < many; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d jobs are on record", len(ids), many)
+		}
+		rows, err := s.db.Owner.Query(t.Context(), `select job::text from history where owner = $1`, p.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ids = ids[:0]; rows.Next(); {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+	}
+	begin := time.Now()
+	for _, path := range []string{"/docs", "/openapi.json", "/healthz", "/readyz"} {
+		s.send(nil, "GET", path, "").must(t, 200)
+	}
+	s.send(p, "GET", "/history", "").must(t, 200)
+	s.join("meanwhile")
+	if took := time.Since(begin); took > 20*time.Second { // milliseconds; the seed took 70 s for the first
+		t.Errorf("other requests took %s", took)
+	}
+	for _, id := range ids {
+		s.send(p, "POST", "/jobs/"+id+"/cancel", "").must(t, 200)
+	}
+	waiting.Wait()
+}
+
+// security: ASVS 16.5.1, API8:2023
+func seedFails(t *testing.T, s *service) {
+	p := s.join("clumsy")
+	long := strings.Repeat("light ", 80)
+	for what, c := range map[string]struct {
+		method, path, body string
+		status             int
+	}{
+		"a prompt longer than max_length": {"POST", "/generate", `{"prompt":"` + long + `","max_length":10}`, 422},
+		"NUL in a prompt":                 {"POST", "/generate", `{"prompt":"a\u0000b"}`, 422},
+		"NUL in a user name":              {"POST", "/users", `{"username":"a\u0000bc","password":"a long sentence"}`, 422},
+		"NUL in a password":               {"POST", "/users", `{"username":"nul-password","password":"a long\u0000sentence"}`, 0},
+		"a lone surrogate in a prompt":    {"POST", "/generate", `{"prompt":"a\ud800b"}`, 400},
+		"a lone surrogate in a name":      {"POST", "/users", `{"username":"ab\udfffc","password":"a long sentence"}`, 400},
+		"a lone surrogate in a password":  {"POST", "/users", `{"username":"surrogate","password":"a long \ud83d sentence"}`, 400},
+		"an over-long password":           {"POST", "/users", `{"username":"long-password","password":"` + strings.Repeat("p", 5000) + `"}`, 422},
+	} {
+		a := s.send(p, c.method, c.path, c.body)
+		if c.status != 0 && a.status != c.status || a.status >= 500 {
+			t.Errorf("%s: %d %s", what, a.status, a.body)
+		}
+		if a.status >= 400 && problem(a) != "" {
+			t.Errorf("%s: %s: %s", what, problem(a), a.body)
+		}
+		for _, internal := range []string{"SQL", "pgx", "panic", "goroutine", ".go:", "bcrypt", "argon2", "sqlalchemy", "Traceback", "ERROR:"} {
+			if strings.Contains(string(a.body), internal) {
+				t.Errorf("%s: the answer says %s: %s", what, internal, a.body)
+			}
+		}
+	}
+	a := s.send(nil, "POST", "/token", url.Values{"username": {"clumsy"}, "password": {strings.Repeat("p", 5000)}}.Encode(), "Content-Type", "application/x-www-form-urlencoded")
+	if a.status != 422 {
+		t.Errorf("signing in with an over-long password: %d %s", a.status, a.body)
+	}
+}
+
+func seedRefusesHarmlessWords(t *testing.T, s *service) {
+	p := s.join("harmless")
+	for _, prompt := range []string{"whatever", "the chateau", "nonviolence", "Chateaubriand, whatever the weather", "hateless"} {
+		s.send(p, "POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).must(t, 200)
+	}
+	for _, prompt := range []string{"hate", "Violence!"} {
+		s.send(p, "POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).must(t, 422)
+	}
+}
+
+func seedGeneratesFromNothing(t *testing.T, s *service) {
+	p := s.join("nothing")
+	for _, prompt := range []string{"<>{};", " <>{}; ", "", "\\u200b<>"} {
+		a := s.send(p, "POST", "/generate", `{"prompt":"`+prompt+`"}`).must(t, 422)
+		if problem(a) != "" {
+			t.Errorf("%q: %s", prompt, a.body)
+		}
+	}
+	var texts []any
+	if s.send(p, "GET", "/history", "").must(t, 200).into(t, &texts); len(texts) != 0 {
+		t.Errorf("%d texts were made of nothing", len(texts))
+	}
+}
+
+// seedBelievesForgeries signs what the seed's tutorial signs, with the secrets
+// that its code and others' examples have as defaults.
+//
+// security: ASVS 6.3.2, ASVS 9.1.1, API2:2023
+func seedBelievesForgeries(t *testing.T, s *service) {
+	p := s.join("forged")
+	encoded := base64.RawURLEncoding.EncodeToString
+	for _, secret := range []string{"your-secret-key", "secret", "changeme", "supersecret", "your_secret_key_here", "dev", ""} {
+		for _, subject := range []string{p.name, p.id} {
+			claims := fmt.Sprintf(`{"sub":%q,"exp":%d,"iss":"test","aud":"test"}`, subject, time.Now().AddDate(10, 0, 0).Unix())
+			input := encoded([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encoded([]byte(claims))
+			mac := hmac.New(sha256.New, []byte(secret))
+			mac.Write([]byte(input))
+			forged := &person{access: input + "." + encoded(mac.Sum(nil))}
+			if a := s.send(forged, "GET", "/history", ""); a.status != 401 || a.code() != "invalid_access_token" {
+				t.Errorf("a token under %q: %d %s", secret, a.status, a.body)
+			}
+		}
+	}
+}
+
+// security: ASVS 6.2.8, ASVS 6.2.9
+func seedCutsPasswords(t *testing.T, s *service) {
+	head := strings.Repeat("0123456789ab", 6) // 72 bytes
+	s.send(nil, "POST", "/users", `{"username":"long-password-2","password":"`+head+`-this"}`).must(t, 200)
+	for suffix, want := range map[string]int{"-this": 200, "-that": 401, "": 401, "-this-": 401} {
+		form := url.Values{"username": {"long-password-2"}, "password": {head + suffix}}
+		if a := s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded"); a.status != want {
+			t.Errorf("with the suffix %q: %d", suffix, a.status)
+		}
+	}
+}
+
+// security: ASVS 3.4.2, ASVS 3.5.2
+func seedReflectsOrigins(t *testing.T, s *service) {
+	p := s.join("elsewhere")
+	for _, origin := range []string{"https://evil.example", "null", s.url + ".evil.example", "http://localhost:3000"} {
+		for _, method := range []string{"GET", "OPTIONS"} {
+			a := s.send(p, method, "/history", "", "Origin", origin, "Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "authorization")
+			for name := range a.header {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("%s from %s: %s: %s", method, origin, name, a.header.Get(name))
+				}
+			}
+		}
+	}
+}
+
+// security: ASVS 16.4.1
+func seedLogsNames(t *testing.T, s *service) {
+	const forged = "level=ERROR msg=forged-line"
+	for _, c := range []string{"\\n", "\\r\\n", "\\u2028", "\\u0085", "\\u001b[2K"} {
+		s.send(nil, "POST", "/users", `{"username":"someone`+c+forged+`","password":"a long sentence"}`).must(t, 422)
+	}
+	form := url.Values{"username": {"someone\n" + forged}, "password": {"a long sentence"}}
+	s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded").must(t, 401)
+	s.send(nil, "GET", "/jobs/%0a"+url.PathEscape(forged), "").must(t, 401)
+	s.send(nil, "GET", "/%0a"+url.PathEscape(forged), "").must(t, 404)
+	if strings.Contains(s.log.String(), "forged-line") {
+		t.Errorf("the log has\n%s", s.log)
+	}
+}
+
+func seedTakesAnyName(t *testing.T, s *service) {
+	s.join("Case-Variant")
+	for name, want := range map[string]int{"case-variant": 409, "CASE-VARIANT": 409, "Ｃase-Variant": 409, "    ": 422, "\u3000\u3000\u3000": 422, "\u200b\u200b\u200b": 422, "a b c": 422} {
+		if a := s.send(nil, "POST", "/users", fmt.Sprintf(`{"username":"%s","password":"a long sentence"}`, name)); a.status != want {
+			t.Errorf("%q: %d, want %d", name, a.status, want)
+		}
+	}
+}
+
+func seedDoesNotPage(t *testing.T, s *service) {
+	p := s.join("reader")
+	want := map[string]bool{}
+	for range 7 {
+		var j struct{ ID string }
+		s.send(p, "POST", "/generate", `{"prompt":"light","max_length":20}`).must(t, 200).into(t, &j)
+		want[j.ID] = true
+	}
+	next := regexp.MustCompile(`<(/[^>]+)>; rel="next"`)
+	pages := 0
+	for path := "/history?limit=3"; path != ""; pages++ {
+		a := s.send(p, "GET", path, "").must(t, 200)
+		var texts []struct{ ID string }
+		if a.into(t, &texts); len(texts) > 3 {
+			t.Errorf("a page of %d", len(texts))
+		}
+		for _, text := range texts {
+			if !want[text.ID] {
+				t.Errorf("%s is there twice, or not to be there", text.ID)
+			}
+			delete(want, text.ID)
+		}
+		path = ""
+		if m := next.FindStringSubmatch(a.header.Get("Link")); m != nil {
+			path = m[1]
+		}
+	}
+	if len(want) > 0 || pages != 3 {
+		t.Errorf("%d texts are on none of %d pages", len(want), pages)
+	}
+	s.send(p, "GET", "/history?limit=1000000", "").must(t, 422)
+}
+
+func seedSaysTimesWithoutAZone(t *testing.T, s *service) {
+	p := s.join("on-time")
+	var j map[string]any
+	s.send(p, "POST", "/generate", `{"prompt":"light"}`).must(t, 200).into(t, &j)
+	for _, name := range []string{"created_at", "started_at", "finished_at", "deadline"} {
+		text, _ := j[name].(string)
+		if at, err := time.Parse(time.RFC3339, text); err != nil || at.IsZero() || !strings.HasSuffix(text, "Z") {
+			t.Errorf("%s is %q", name, text)
+		}
+	}
+}
+
+// security: ASVS 3.4.1
+func seedSendsHSTS(t *testing.T, s *service) {
+	for _, path := range []string{"/", "/docs", "/healthz", "/history", "/nowhere"} {
+		for _, proto := range []string{"", "https"} { // who says so is not believed
+			if h := s.send(nil, "GET", path, "", "X-Forwarded-Proto", proto).header.Get("Strict-Transport-Security"); h != "" {
+				t.Errorf("%s: %s over plain HTTP", path, h)
+			}
+		}
+	}
+}
+
+// security: API4:2023
+func seedTakesLargeBodies(t *testing.T, s *service) {
+	p := s.join("verbose")
+	large := `{"prompt":"` + strings.Repeat("light ", 20<<20/6) + `"}`
+	for _, path := range []string{"/generate", "/jobs", "/users"} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", s.url+path, strings.NewReader(large))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer "+p.access)
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			continue // the connection was closed before all of it was sent
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 413 {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+}
+
+// security: ASVS 3.6.1
+func seedLoadsFromElsewhere(t *testing.T, s *service) {
+	foreign := regexp.MustCompile(`(?i)(src|href|action)\s*=\s*["']?\s*(https?:)?//`)
+	for _, path := range []string{"/", "/docs"} {
+		page := s.send(nil, "GET", path, "").must(t, 200)
+		if m := foreign.Find(page.body); m != nil {
+			t.Errorf("%s has %s", path, m)
+		}
+		if !strings.Contains(string(page.body), `rel="icon"`) {
+			t.Errorf("%s has no icon of its own: browsers ask for one", path)
+		}
+	}
+}
+
+// security: ASVS 6.3.8
+func seedTellsNames(t *testing.T, s *service) {
+	s.join("well-known")
+	var shapes []string
+	for _, name := range []string{"well-known", "no-such-user"} {
+		form := url.Values{"username": {name}, "password": {"not the password"}}
+		shapes = append(shapes, s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded", "Connection", "close").must(t, 401).shape())
+	}
+	date := regexp.MustCompile(`Date: [^\n]*\n`)
+	if date.ReplaceAllString(shapes[0], "") != date.ReplaceAllString(shapes[1], "") {
+		t.Errorf("a known name looks like\n%s\nand an unknown one like\n%s", shapes[0], shapes[1])
+	}
+}
+
+// security: ASVS 3.4.3, ASVS 3.4.6
+func seedAllowsInline(t *testing.T, s *service) {
+	for _, path := range []string{"/", "/docs", "/openapi.json", "/history", "/nowhere", "/assets/favicon.svg"} {
+		policy := s.send(nil, "GET", path, "").header.Get("Content-Security-Policy")
+		if strings.Contains(policy, "unsafe-") || strings.Contains(policy, "*") || strings.Contains(policy, "http") || !strings.Contains(policy, "default-src 'none'") {
+			t.Errorf("%s: the policy is %q", path, policy)
+		}
+	}
+}

@@ -1,0 +1,228 @@
+package contract
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+)
+
+// object is a JSON object in which a name can appear twice.
+type object []member
+
+type member struct {
+	name  string
+	value any // string, int64, float64, bool, nil, []any, object or verbatim
+}
+
+// verbatim is text that stands for itself, JSON or not.
+type verbatim string
+
+func (o object) at(name string) int {
+	return slices.IndexFunc(o, func(m member) bool { return m.name == name })
+}
+
+func (o object) with(name string, value any) object {
+	o = slices.Clone(o)
+	if i := o.at(name); i >= 0 {
+		o[i].value = value
+		return o
+	}
+	return append(o, member{name, value})
+}
+
+func (o object) without(name string) object {
+	return slices.DeleteFunc(slices.Clone(o), func(m member) bool { return m.name == name })
+}
+
+// encode writes a value as JSON.
+func encode(v any) string {
+	switch v := v.(type) {
+	case verbatim:
+		return string(v)
+	case object:
+		parts := make([]string, len(v))
+		for i, m := range v {
+			parts[i] = encode(m.name) + ":" + encode(m.value)
+		}
+		return "{" + strings.Join(parts, ",") + "}"
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			parts[i] = encode(e)
+		}
+		return "[" + strings.Join(parts, ",") + "]"
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("%#v: %v", v, err)) // the generator made it
+	}
+	return string(b)
+}
+
+// generator makes requests from a document. It belongs to one goroutine.
+type generator struct {
+	*rand.Rand
+	doc *document
+	who *person  // who asks
+	own []string // ids of what is the person's
+	far []string // ids of what is somebody else's, and of accounts
+}
+
+func (g *generator) chance(p float64) bool { return g.Float64() < p }
+
+func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
+
+// valid draws a value that the schema takes; name is what it is called.
+func (g *generator) valid(s *schema, name string) any {
+	s = g.doc.resolve(s)
+	switch {
+	case s.is("null") && g.chance(0.1):
+		return nil
+	case len(s.Enum) > 0:
+		return pick(g, s.Enum...)
+	case s.is("object"):
+		var o object
+		for _, property := range sortedKeys(s.Properties) {
+			if slices.Contains(s.Required, property) || g.chance(0.4) {
+				o = append(o, member{property, g.valid(s.Properties[property], property)})
+			}
+		}
+		g.Shuffle(len(o), func(i, j int) { o[i], o[j] = o[j], o[i] })
+		return o
+	case s.is("array"):
+		list := make([]any, between(g, s.MinItems, s.MaxItems, 0, 5))
+		for i := range list {
+			list[i] = g.valid(s.Items, name)
+		}
+		return list
+	case s.is("integer"):
+		low, high := bounds(s)
+		return pick(g, int64(low), int64(high), int64(low)+g.Int64N(int64(min(high-low, 1<<53))+1))
+	case s.is("number"):
+		low, high := bounds(s)
+		if s.ExclusiveMinimum != nil {
+			low = math.Nextafter(low, high)
+		}
+		if s.ExclusiveMaximum != nil {
+			high = math.Nextafter(high, low)
+		}
+		return pick(g, low, high, min(high, low+g.Float64()*(high-low)))
+	case s.is("boolean"):
+		return g.chance(0.5)
+	case s.is("string"):
+		return g.text(s, name)
+	}
+	panic(fmt.Sprintf("%s: no value is known for a schema of type %q", name, s.Type))
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// between draws a length.
+func between(g *generator, least, most *int, low, high int) int {
+	if least != nil {
+		low = *least
+	}
+	if most != nil {
+		high = *most
+	}
+	return low + g.IntN(max(0, high-low)+1)
+}
+
+// bounds of a number; those of an integer are taken.
+func bounds(s *schema) (low, high float64) {
+	low, high = -1<<53, 1<<53
+	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
+		if p != nil {
+			low = max(low, *p)
+		}
+	}
+	for _, p := range []*float64{s.Maximum, s.ExclusiveMaximum} {
+		if p != nil {
+			high = min(high, *p)
+		}
+	}
+	return low, high
+}
+
+// text draws a string. What has a meaning that no schema tells, because it has
+// to be somebody's own, is mostly what it should be.
+func (g *generator) text(s *schema, name string) string {
+	lower := strings.ToLower(name)
+	fits := func(text string) bool { n := len([]rune(text)); return s.MaxLength == nil || n <= *s.MaxLength }
+	switch {
+	case s.Format == "uuid":
+		return g.anyID()
+	case s.Format == "date-time":
+		return time.Now().Add(time.Duration(g.Int64N(int64(48*time.Hour))) - 24*time.Hour).UTC().Format(time.RFC3339Nano)
+	case s.Format == "date":
+		return time.Now().AddDate(0, 0, g.IntN(9)-4).UTC().Format(time.DateOnly)
+	case s.Pattern != "":
+		return rapid.StringMatching(s.Pattern).Example(g.IntN(1 << 30))
+	case strings.Contains(lower, "username") && g.chance(0.5):
+		return g.who.name
+	case strings.Contains(lower, "username"):
+		return "user-" + strconv.FormatUint(g.Uint64(), 36)
+	case strings.Contains(lower, "new_password"): // those that are taken become everybody's
+		return g.who.password
+	case strings.Contains(lower, "password") && g.chance(0.7):
+		return g.who.password
+	case strings.Contains(lower, "refresh_token") && g.chance(0.5), lower == "token" && g.chance(0.3):
+		if fits(g.who.refresh) {
+			return g.who.refresh
+		}
+	case lower == "token" && g.chance(0.2) && fits(g.who.access):
+		return g.who.access
+	case lower == "idempotency-key" && g.chance(0.8):
+		return strconv.Quote(uuid.NewString())
+	case len(s.Examples) > 0 && g.chance(0.3):
+		return s.Examples[0].(string)
+	}
+	n := between(g, s.MinLength, s.MaxLength, 0, 40)
+	if g.chance(0.6) {
+		n = between(g, s.MinLength, nil, 0, min(n, 30))
+	}
+	return g.characters(n)
+}
+
+// characters draws a text of n characters.
+func (g *generator) characters(n int) string {
+	alphabet := pick(g,
+		"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'0123456789",
+		"äßé\u0301ǅﬁ\u200b\u200d\u00ad\u2028\ufeff中文한글עבריתالعربية😀👩\u200d🚀\U0001d4bb\U000e0041",
+		"<>{};&\"'\\/%$\t\n\r-=+@|`")
+	runes := []rune(alphabet)
+	if g.chance(0.7) {
+		runes = []rune("abcdefghijklmnopqrstuvwxyz abcdefghijklmnopqrstuvwxyz ")
+	}
+	var b strings.Builder
+	for range n {
+		b.WriteRune(runes[g.IntN(len(runes))])
+	}
+	return b.String()
+}
+
+// anyID draws an id of something of the person's, of somebody else's, or of nothing.
+func (g *generator) anyID() string {
+	switch {
+	case len(g.own) > 0 && g.chance(0.6):
+		return pick(g, g.own...)
+	case len(g.far) > 0 && g.chance(0.5):
+		return pick(g, g.far...)
+	}
+	return uuid.NewString()
+}
