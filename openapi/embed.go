@@ -15,6 +15,7 @@ package openapi
 import (
 	"embed"
 	"io/fs"
+	"regexp"
 )
 
 //go:embed docs.html
@@ -34,4 +35,17 @@ func Assets() fs.FS {
 		panic(err) // the name is constant and valid
 	}
 	return sub
+}
+
+// vendored is how SHA256SUMS names the package that its files come from.
+var vendored = regexp.MustCompile(`npm (\S+)@([^\s,]+)`)
+
+// Vendored returns the name and version of the npm package whose files are here.
+func Vendored() (name, version string) {
+	sums, err := assets.ReadFile("assets/swagger-ui/SHA256SUMS")
+	m := vendored.FindSubmatch(sums)
+	if err != nil || m == nil {
+		panic("SHA256SUMS does not say where its files are from") // it is embedded, and a test reads it
+	}
+	return string(m[1]), string(m[2])
 }

@@ -21,10 +21,16 @@ func (openAPICmd) Run(t *terminal) error {
 	return err
 }
 
-type versionCmd struct{}
+type versionCmd struct {
+	SBOM bool `name:"sbom" help:"Print what the program was made of, as CycloneDX."`
+}
 
 // Run prints what the build knows of itself.
-func (versionCmd) Run(t *terminal) error {
+func (c versionCmd) Run(t *terminal) error {
+	if c.SBOM {
+		info, _ := debug.ReadBuildInfo()
+		return writeBOM(t.out, info)
+	}
 	version, revision := "unknown", "unknown revision"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
