@@ -12,6 +12,8 @@ import (
 
 // TestDescriptionIsCommitted keeps openapi/openapi.yaml, which people read in
 // the repository, what the code says.
+//
+// security: ASVS 2.1.1, API9:2023
 func TestDescriptionIsCommitted(t *testing.T) {
 	got, err := Description()
 	if err != nil {
@@ -28,6 +30,8 @@ func TestDescriptionIsCommitted(t *testing.T) {
 
 // TestEveryParameterIsBounded walks the description: whatever a client may send
 // has a largest value.
+//
+// security: ASVS 2.1.1, ASVS 2.2.1, API4:2023, LLM10:2025
 func TestEveryParameterIsBounded(t *testing.T) {
 	s, _, err := build(Options{})
 	if err != nil {

@@ -65,6 +65,8 @@ func checkHeaders(t *testing.T, what string, h http.Header, overTLS bool) {
 
 // TestEveryAnswerIsSecured asks for every route and for every kind of error, over
 // plain HTTP and over TLS.
+//
+// security: ASVS 3.2.1, ASVS 3.4.3, ASVS 3.4.4, ASVS 3.4.5, ASVS 3.4.6, ASVS 14.2.2, ASVS 14.3.2, API8:2023
 func TestEveryAnswerIsSecured(t *testing.T) {
 	var ready atomic.Pointer[func() error]
 	f := newFixture(t, func(f *fixture) {
@@ -190,6 +192,8 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 }
 
 // TestOtherOrigins looks what browsers are told for pages of other origins.
+//
+// security: ASVS 3.4.2, ASVS 3.5.1, ASVS 3.5.2
 func TestOtherOrigins(t *testing.T) {
 	f := newFixture(t)
 	for name, k := range map[string]struct {
@@ -336,6 +340,8 @@ func TestAStreamOverHTTP2(t *testing.T) {
 
 // TestBodiesThatTakeTooLong sends bodies one byte at a time, to routes that read
 // them and routes that do not, and looks when the connection is given up.
+//
+// security: API4:2023
 func TestBodiesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

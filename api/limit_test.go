@@ -81,6 +81,8 @@ var elsewhere = []string{
 
 // TestNothingIsUnlimited asks every route, with and without an access token, and
 // looks which limit has counted it.
+//
+// security: ASVS 2.4.1, API4:2023, API6:2023
 func TestNothingIsUnlimited(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.t, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
@@ -122,6 +124,8 @@ func TestNothingIsUnlimited(t *testing.T) {
 }
 
 // TestTooManyRequests exhausts each kind of limit and looks who is refused.
+//
+// security: ASVS 2.4.1, ASVS 6.3.1
 func TestTooManyRequests(t *testing.T) {
 	const most = 3
 	f := newFixture(t)
@@ -192,6 +196,8 @@ func TestTooManyRequests(t *testing.T) {
 }
 
 // TestTwoProcessesShareALimit has two APIs over one database.
+//
+// security: ASVS 2.4.1
 func TestTwoProcessesShareALimit(t *testing.T) {
 	const most, requests = 7, 40
 	f := newFixture(t)
@@ -236,6 +242,8 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 }
 
 // TestALimitThatCannotBeAsked has a database that nobody listens for.
+//
+// security: ASVS 16.5.3
 func TestALimitThatCannotBeAsked(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {

@@ -39,6 +39,7 @@ func clientOf(remote string, forwarded ...string) string {
 	return Network(client(r, proxies))
 }
 
+// security: ASVS 4.1.3, ASVS 15.3.4
 func TestWhoIsBelieved(t *testing.T) {
 	for name, k := range map[string]struct {
 		want, remote string

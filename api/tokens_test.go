@@ -68,6 +68,7 @@ func TestPublishedKeys(t *testing.T) {
 	}
 }
 
+// security: ASVS 7.4.1, ASVS 10.4.9
 func TestSigningOut(t *testing.T) {
 	f := newFixture(t)
 	revoke := func(values url.Values) answer {
@@ -105,6 +106,8 @@ func TestSigningOut(t *testing.T) {
 }
 
 // TestTickets follows a job as EventSource does.
+//
+// security: ASVS 14.2.1
 func TestTickets(t *testing.T) {
 	f := newFixture(t)
 	var j, other job

@@ -59,6 +59,8 @@ type account struct {
 }
 
 // TestWhoMayDoWhat asks with every role, and with a role that changes meanwhile.
+//
+// security: ASVS 8.2.1, ASVS 8.2.3, API5:2023
 func TestWhoMayDoWhat(t *testing.T) {
 	f := newFixture(t)
 	accounts := f.accounts()
@@ -118,6 +120,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 }
 
 // TestTheDescriptionNamesRoles keeps what is said of an operation what is asked of its callers.
+//
+// security: ASVS 8.1.1
 func TestTheDescriptionNamesRoles(t *testing.T) {
 	f := newFixture(t)
 	var description struct {
@@ -150,6 +154,7 @@ func TestTheDescriptionNamesRoles(t *testing.T) {
 	}
 }
 
+// security: ASVS 7.4.2, ASVS 7.4.5, ASVS 8.3.2
 func TestDisablingOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	id, access := f.user("the-admin")
@@ -230,6 +235,7 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 	auditor.do("GET", "/users/"+f.owner.String()+"/events?after=-1", "").must(t, 422)
 }
 
+// security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3
 func TestChangingThePasswordOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	const path = "/users/me/password"
@@ -275,6 +281,8 @@ func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 }
 
 // TestAnErasedAccountIsGone looks for what is left, with an access token of before.
+//
+// security: ASVS 7.4.2
 func TestAnErasedAccountIsGone(t *testing.T) {
 	f := newFixture(t)
 	var first, keyed job
@@ -334,6 +342,8 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 }
 
 // TestGuessingOverHTTP guesses at a name that there is and at one that there is not.
+//
+// security: ASVS 6.3.1, API2:2023, API6:2023
 func TestGuessingOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	var refused []string

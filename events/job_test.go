@@ -55,6 +55,7 @@ func TestAnyLegalCourseFolds(t *testing.T) {
 	})
 }
 
+// security: ASVS 2.3.1
 func TestIllegalFactsAreRefused(t *testing.T) {
 	id, owner := uuid.Must(uuid.NewV7()), uuid.New()
 	accepted := events.JobAccepted{Prompt: "p"}

@@ -168,6 +168,7 @@ func TestAGapIsRefused(t *testing.T) {
 	}
 }
 
+// security: ASVS 2.3.3
 func TestAFailedWriteLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	j, boom := f.newJob(), errors.New("boom")
@@ -240,6 +241,7 @@ func TestAccountEventsTakeTurns(t *testing.T) {
 	}
 }
 
+// security: ASVS 13.2.2, ASVS 16.4.2
 func TestTheLogCannotBeRewritten(t *testing.T) {
 	f := newFixture(t)
 	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
@@ -270,6 +272,7 @@ func code(err error) string {
 	return ""
 }
 
+// security: ASVS 11.3.2, LLM02:2025
 func TestNoSecretIsStoredInTheClear(t *testing.T) {
 	f := newFixture(t)
 	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {

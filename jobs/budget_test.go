@@ -227,6 +227,8 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 // TestTheBudgetIsLinearizable lets clients of two processes reserve, settle,
 // cancel and look at once, while one transaction in ten dies after it has
 // changed the budget.
+//
+// security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
 func TestTheBudgetIsLinearizable(t *testing.T) {
 	const limit = 2000
 	limits := jobs.Limits{Tokens: limit}

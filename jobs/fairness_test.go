@@ -198,6 +198,7 @@ func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []erro
 	return errs
 }
 
+// security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
 func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
 	limits := jobs.Limits{Outstanding: 20}
 	f := newLimitedFixture(t, limits)

@@ -15,6 +15,8 @@ import (
 
 // The vendored files are the ones that were reviewed: each is in SHA256SUMS
 // with its digest, and nothing else lies beside them.
+//
+// security: ASVS 15.2.4
 func TestVendoredFilesAreUnchanged(t *testing.T) {
 	dir, err := fs.Sub(openapi.Assets(), "swagger-ui")
 	if err != nil {
@@ -63,6 +65,8 @@ func TestVendoredFilesAreUnchanged(t *testing.T) {
 
 // The page loads only what is served with it, and has nothing in it that a
 // policy without unsafe-* would block.
+//
+// security: ASVS 3.6.1
 func TestPageFitsItsPolicy(t *testing.T) {
 	page := openapi.Page()
 	if !strings.Contains(page, "Swagger UI") {

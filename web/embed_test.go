@@ -14,6 +14,8 @@ import (
 
 // What the page and its files name is there, belongs to this service, and
 // passes a policy without unsafe-*.
+//
+// security: ASVS 1.3.2, ASVS 3.2.2, ASVS 3.6.1, ASVS 14.3.3, LLM05:2025
 func TestPageFitsItsPolicy(t *testing.T) {
 	texts := map[string]string{"index.html": web.Page()}
 	err := fs.WalkDir(web.Assets(), ".", func(name string, entry fs.DirEntry, err error) error {
@@ -107,6 +109,36 @@ func TestScriptsFindTheirElements(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no script looks for an element")
+	}
+}
+
+// A password can be pasted, is not shown, and is known as one to whoever keeps
+// passwords.
+//
+// security: ASVS 6.2.6, ASVS 6.2.7
+func TestPasswordFields(t *testing.T) {
+	found := 0
+	for _, field := range regexp.MustCompile(`<input[^>]*>`).FindAllString(web.Page(), -1) {
+		if !strings.Contains(field, "password") {
+			continue
+		}
+		found++
+		if !strings.Contains(field, `type="password"`) || !regexp.MustCompile(`autocomplete="(current|new)-password"`).MatchString(field) {
+			t.Errorf("%s", field)
+		}
+	}
+	if found == 0 {
+		t.Error("there is no field for a password")
+	}
+	scripts, err := fs.Glob(web.Assets(), "*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, script := range scripts {
+		code, err := fs.ReadFile(web.Assets(), script)
+		if m := regexp.MustCompile(`["']paste["']|onpaste`).Find(code); err != nil || m != nil {
+			t.Errorf("%s does something with %s, %v", script, m, err)
+		}
 	}
 }
 

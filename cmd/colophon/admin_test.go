@@ -89,6 +89,7 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// security: ASVS 13.4.5
 func TestAdminListensHere(t *testing.T) {
 	for address, ok := range map[string]bool{
 		"": true, "127.0.0.1:0": true, "127.9.9.9:0": true, "[::1]:0": true, "localhost:0": true, "[::ffff:127.0.0.1]:0": true,

@@ -160,13 +160,13 @@ func enormous(t *testing.T, weights []byte) []byte {
 // security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
 func TestCanariesStayInside(t *testing.T) {
 	t.Parallel()
-	data := dataDir(t)
+	data, admin := dataDir(t), free(t)
 	secrets := canaries{
 		"the password":          "Zürich quetzal/feather+0x5eed",
 		"the wrong password":    "Genève marabou/feather+0x5eed",
 		"the next password":     "Aarau cassowary/feather=0x5eed",
-		"the prompt":            "a peacock's äther & plume",
-		"a prompt refused":      "an ibis' äther\u0000& plume",
+		"the prompt":            "a peacock's öre & plume",
+		"a prompt refused":      "an ibis' öre\u0000& plume",
 		"a stop text":           "puffin? ünd",
 		"a text in a path":      "toucan ä/b",
 		"a text in a query":     "hoopoe ä&b",
@@ -175,12 +175,14 @@ func TestCanariesStayInside(t *testing.T) {
 		"a token nobody gave":   "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
 		"an access token's sig": "shoebill-shoebill-shoebill",
 	}
-	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug"}
+	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug", "--admin-listen", admin}
 	quoted := func(what string) string { b, _ := json.Marshal(secrets[what]); return string(b) }
 	p := start(t, nil, flags...)
 	c := &client{t: t, url: p.url}
 	var log bytes.Buffer
 	keep := func(p *process) {
+		metrics := (&client{t: t, url: "http://" + admin}).do("GET", "/metrics", "").must(t, 200)
+		log.Write(metrics.body)
 		p.signal(syscall.SIGTERM)
 		p.exit(time.Minute)
 		p.mu.Lock()
@@ -294,7 +296,7 @@ func TestCanariesStayInside(t *testing.T) {
 	if err != nil || files < 2 {
 		t.Errorf("%d files beside the database, %v", files, err)
 	}
-	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
+	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and metrics, and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
 
 	for what, secret := range secrets {
 		plant := fmt.Sprintf(`create table planted as select '{}'::jsonb || jsonb_build_object('x', $$%s$$::text) as doc, '\x%x'::bytea as raw`,

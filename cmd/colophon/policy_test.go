@@ -119,6 +119,8 @@ func TestAPolicyFileIsReadAgain(t *testing.T) {
 
 // TestTheTextPolicyHoldsOnBothSides runs a service under rules that no text of
 // the built-in model keeps for long.
+//
+// security: LLM05:2025
 func TestTheTextPolicyHoldsOnBothSides(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	if err := os.WriteFile(file, []byte("name house\nword the\nword and\nword of\nremove ~\n"), 0o600); err != nil {

@@ -14,6 +14,8 @@ import (
 )
 
 // TestProduction starts each command with one thing wrong, and with everything.
+//
+// security: API8:2023, ASVS 6.3.2
 func TestProduction(t *testing.T) {
 	t.Parallel()
 	encode := base64.StdEncoding.EncodeToString

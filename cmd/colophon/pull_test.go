@@ -78,6 +78,7 @@ func newStreams() *streams {
 	return s
 }
 
+// security: LLM03:2025, API10:2023
 func TestPullListVerify(t *testing.T) {
 	p := newPocket(t)
 	data := t.TempDir()

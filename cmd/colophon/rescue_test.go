@@ -93,6 +93,8 @@ func TestAFrozenWorkerWritesNothing(t *testing.T) {
 
 // TestPostgresRestarts stops and crashes the Postgres under two API processes
 // and two workers while jobs run, and starts it again.
+//
+// security: ASVS 16.5.2
 func TestPostgresRestarts(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)

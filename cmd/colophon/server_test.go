@@ -51,6 +51,8 @@ func said(t *testing.T, addr, request string) string {
 // TestWhatNeverReachesTheHandler lists the answers that net/http gives by itself:
 // they can carry no header of ours. They are short, of a fixed text, end the
 // connection, and repeat nothing of the request.
+//
+// security: ASVS 16.5.1
 func TestWhatNeverReachesTheHandler(t *testing.T) {
 	addr := listening(t, func(w http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s %s reached the handler", r.Method, r.URL)
@@ -95,6 +97,8 @@ func TestOptionsOfTheServer(t *testing.T) {
 }
 
 // TestSlowClients looks when connections are given up whose clients take their time.
+//
+// security: API4:2023
 func TestSlowClients(t *testing.T) {
 	addr := listening(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, 20<<20))

@@ -87,6 +87,8 @@ func (a *authority) client(config *tls.Config) *http.Client {
 }
 
 // TestTLS serves a whole service with a certificate, which is then replaced.
+//
+// security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1
 func TestTLS(t *testing.T) {
 	a := newAuthority(t)
 	first := a.issue("cert.pem", "key.pem")

@@ -82,6 +82,8 @@ func testUnauthorized(t *testing.T, s *service) {
 }
 
 // The third.
+//
+// security: ASVS 3.6.1
 func testDocs(t *testing.T, s *service) {
 	c := &client{t: t, url: s.url}
 	docs := c.do("GET", "/docs", "").must(t, 200)
@@ -381,6 +383,7 @@ func testAccounts(t *testing.T, s *service) {
 	}
 }
 
+// security: ASVS 4.1.4, ASVS 13.4.3, ASVS 13.4.4
 func testUnknownRoutes(t *testing.T, s *service) {
 	c := &client{t: t, url: s.url}
 	c.do("GET", "/nowhere", "").refused(t, 404)
@@ -402,6 +405,8 @@ func testUnknownRoutes(t *testing.T, s *service) {
 }
 
 // testHashing signs in many times at once and calls other routes meanwhile.
+//
+// security: ASVS 15.2.2
 func testHashing(t *testing.T, s *service) {
 	c := newUser(t, s, "hasher")
 	var wg sync.WaitGroup
@@ -429,6 +434,8 @@ func testHashing(t *testing.T, s *service) {
 }
 
 // testNothingInTheClear looks for a prompt and a text in every table that there is.
+//
+// security: ASVS 11.3.2
 func testNothingInTheClear(t *testing.T, s *service) {
 	c := newUser(t, s, "keeper")
 	const canary = "peacockfeather"

@@ -25,6 +25,7 @@ import (
 	"github.com/google/uuid"
 )
 
+// security: ASVS 9.2.3
 func TestAccessTokenHasWhatItShould(t *testing.T) {
 	s := offline(t)
 	account, session := uuid.New(), uuid.New()
@@ -71,6 +72,7 @@ func TestAccessTokenHasWhatItShould(t *testing.T) {
 	}
 }
 
+// security: ASVS 9.2.1
 func TestAccessTokenTimes(t *testing.T) {
 	s := offline(t)
 	f := newForger(t, s)
@@ -309,6 +311,7 @@ func es256(t testing.TB, input string) string {
 	return input + "." + b64(string(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)))
 }
 
+// security: ASVS 7.2.1, ASVS 9.1.1, ASVS 9.1.2, ASVS 9.1.3, ASVS 9.2.2, ASVS 9.2.3, API2:2023
 func TestHostileAccessTokens(t *testing.T) {
 	called := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called++ }))

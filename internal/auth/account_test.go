@@ -103,6 +103,7 @@ func TestRegisterLosesRace(t *testing.T) {
 	}
 }
 
+// security: ASVS 7.2.2, ASVS 7.2.4
 func TestSignIn(t *testing.T) {
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -128,6 +129,8 @@ func TestSignIn(t *testing.T) {
 
 // What a failed sign-in does and answers does not depend on whether the name
 // exists: the same error, one hash with the same parameters, one event.
+//
+// security: ASVS 6.3.8, ASVS 16.3.1
 func TestFailedSignInsAreAlike(t *testing.T) {
 	f := newFixture(t)
 	known := f.mustRegister(t)
@@ -193,6 +196,8 @@ var tries = flag.Int("tries", 12, "how often TestUnknownNamesTakeAsLong tries ea
 // The measure of the same: the medians of known and unknown names, with the
 // parameters of production. What it guards against differs by a factor of ten;
 // of many tries, the medians are within five hundredths.
+//
+// security: ASVS 6.3.8
 func TestUnknownNamesTakeAsLong(t *testing.T) {
 	f := newFixture(t)
 	f.Service = f.another(t, newHasher(productionParams))

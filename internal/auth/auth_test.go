@@ -187,6 +187,8 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 // The database has nothing that one could sign in with, and the log no hash.
+//
+// security: ASVS 16.2.5
 func TestSecretsAreNotStored(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)
@@ -233,6 +235,7 @@ func TestSecretsAreNotStored(t *testing.T) {
 	}
 }
 
+// security: ASVS 16.5.1
 func TestErrorsRepeatNothing(t *testing.T) {
 	f := newFixture(t)
 	const canary = "canary-8b1f"

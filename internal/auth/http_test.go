@@ -129,6 +129,8 @@ func (b *logBuffer) String() string {
 }
 
 // TestHostileAccessTokensOverHTTP sends what an attacker may to the whole API.
+//
+// security: ASVS 9.1.2, ASVS 9.1.3, API2:2023
 func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	f := auth.NewFixture(t)
 	f.MustRegister(t)
@@ -419,6 +421,8 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 
 // TestAStreamEndsWithItsSession ends sessions at one process while streams and
 // waiting requests of theirs are open at another.
+//
+// security: ASVS 7.4.1, ASVS 8.3.2
 func TestAStreamEndsWithItsSession(t *testing.T) {
 	f := auth.NewFixture(t)
 	f.MustRegister(t)

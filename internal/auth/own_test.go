@@ -94,6 +94,7 @@ func TestChangesAtOnce(t *testing.T) {
 	}
 }
 
+// security: ASVS 7.4.1
 func TestSignOutEverywhere(t *testing.T) {
 	f := newFixture(t)
 	account := f.mustRegister(t)

@@ -13,6 +13,8 @@ import (
 )
 
 // The parameters of production are what New uses.
+//
+// security: ASVS 11.4.2
 func TestProductionParams(t *testing.T) {
 	f := newFixture(t)
 	s, err := New(t.Context(), f.db.App, f.store, f.vault, testOptions)
@@ -35,6 +37,8 @@ func TestProductionParams(t *testing.T) {
 
 // However many callers there are, half of the processors stay free, and no
 // database connection is held.
+//
+// security: ASVS 15.2.2, API4:2023
 func TestHashingIsBounded(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)

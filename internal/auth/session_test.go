@@ -70,6 +70,7 @@ func TestGraceIsNotProlonged(t *testing.T) {
 	wantError(t, err, ErrRefreshToken)
 }
 
+// security: ASVS 10.4.5
 func TestReuseEndsTheSession(t *testing.T) {
 	for _, generations := range []int{1, 2, 10} {
 		f := newFixture(t)
@@ -137,6 +138,7 @@ func TestRefreshRace(t *testing.T) {
 	}
 }
 
+// security: ASVS 7.3.2, ASVS 10.4.8
 func TestSessionsEnd(t *testing.T) {
 	for what, end := range map[string]func(*testing.T, *fixture){
 		"in time":          func(t *testing.T, f *fixture) { f.clock.Advance(DefaultRefreshTTL) },
@@ -277,6 +279,7 @@ func TestRefreshTokensOfAnotherForm(t *testing.T) {
 	f.mustRefresh(t, good)
 }
 
+// security: ASVS 7.2.3
 func FuzzRefreshToken(f *testing.F) {
 	good, _ := newRefreshToken()
 	f.Add(good)

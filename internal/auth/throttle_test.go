@@ -137,6 +137,8 @@ func TestFailuresCountForADay(t *testing.T) {
 
 // Nobody can keep an owner out of his account from where he has signed in
 // before, whatever he does elsewhere or from there under other names.
+//
+// security: ASVS 6.3.1
 func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	f := newSlowFixture(t)
 	f.mustRegister(t)

@@ -99,7 +99,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a answer)
 	if r.valid && (a.status == 405 || a.status == 413 || a.status == 415 || a.code() == "invalid_request" && !strings.Contains(string(a.body), "is required with")) {
 		say(refused, "")
 	}
-	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), a.response()); !ok {
+	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), a.response()); !ok { //nolint:bodyclose // made of bytes
 		kind := mismatch
 		for _, err := range errs {
 			if err.ValidationSubType == helpers.ResponseBodyResponseCode {
@@ -200,7 +200,7 @@ func (d *document) checkStream(sent *http.Request, r *request, a answer) string 
 	}
 	list := answer{a.status, a.header.Clone(), []byte("[" + strings.Join(events, ",") + "]")}
 	list.header.Set("Content-Type", "application/json")
-	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), list.response()); !ok {
+	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), list.response()); !ok { //nolint:bodyclose // made of bytes
 		return summary(errs)
 	}
 	return ""

@@ -415,6 +415,8 @@ func TestServerEndsWithItsParent(t *testing.T) {
 }
 
 // TestRootOutOfReach puts the cluster where the server's account cannot get.
+//
+// security: ASVS 13.2.2
 func TestRootOutOfReach(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an ordinary user's server runs as that user")

@@ -105,6 +105,7 @@ func FuzzUsername(f *testing.F) {
 	})
 }
 
+// security: ASVS 6.2.1, ASVS 6.2.5, ASVS 6.2.9, ASVS 6.2.11
 func TestPassword(t *testing.T) {
 	for _, c := range []struct {
 		name, in, want string

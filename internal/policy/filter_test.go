@@ -128,6 +128,8 @@ func TestFilterSaysTheSameOfAnySplit(t *testing.T) {
 
 // TestNothingOfObfuscationsLeaves has each spelling of the corpus come out of a
 // model, in any pieces.
+//
+// security: LLM05:2025
 func TestNothingOfObfuscationsLeaves(t *testing.T) {
 	rules := Default()
 	rng := rand.New(rand.NewPCG(1704, 1))

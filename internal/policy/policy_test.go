@@ -65,6 +65,7 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	}
 }
 
+// security: ASVS 6.2.4
 func TestCommonPasswordsAreReachable(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(common, "\n"), "\n")
 	if len(lines) < 500 {

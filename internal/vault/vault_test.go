@@ -21,6 +21,7 @@ func newVault(t *testing.T, fill byte) *vault.Vault {
 	return v
 }
 
+// security: ASVS 11.3.1, ASVS 11.3.2, ASVS 11.3.3
 func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
 	db := pgtest.New(t, migrations.Up).App
 	v, one, other := newVault(t, 1), uuid.New(), uuid.New()

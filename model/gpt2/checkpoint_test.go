@@ -350,6 +350,8 @@ func FuzzConfig(f *testing.F) {
 }
 
 // Whatever is accepted can be run.
+//
+// security: ASVS 1.4.2, LLM04:2025
 func FuzzSafetensors(f *testing.F) {
 	f.Add(edit(func(map[string]*fileTensor) {}))
 	f.Add(edit(func(m map[string]*fileTensor) { m["wte.weight"].name = "transformer.wte.weight" }))
