@@ -382,7 +382,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 					signed <- auth.KID(t, now.AccessToken)
 					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.RefreshToken}}.Encode()
 					_ = json.Unmarshal([]byte(ask(ctx, "POST", "/token", refresh, "")), &now)
-					time.Sleep(10 * time.Millisecond) // tests run beside
+					time.Sleep(20 * time.Millisecond) // tests run beside
 				}
 			}
 		})
