@@ -9,16 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"colophon/api"
-	"colophon/events"
 	"colophon/internal/limit"
-	"colophon/internal/metrics"
 	"colophon/internal/policy"
-	"colophon/internal/vault"
 	"colophon/jobs"
-	"colophon/migrations"
 )
 
 type upCmd struct {
@@ -250,118 +244,16 @@ func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (er
 	return nil
 }
 
-// base is what every process of the service stands on.
-type base struct {
-	pool    *pgxpool.Pool
-	vault   *vault.Vault
-	store   *events.Store
-	metrics *metrics.Metrics
-	log     *slog.Logger
-	last    context.Context // ends when the time has passed that a stopping process has
-	grace   grace
-}
-
-// with opens the database, runs fn over it until it returns, and closes in the
-// opposite order. A private Postgres is always migrated, another one only if
-// migrate says so: who may do that there is its owner's to decide. fn's context
-// ends with ctx, or with a Postgres that is ours; from then on it has the grace.
-func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
-	db, err := f.open(ctx, log)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		err = errors.Join(err, db.close(ctx))
-	}()
-	if migrate || db.cluster != nil {
-		if err := db.migrate(ctx); err != nil {
-			return err
-		}
-	}
-	pool, err := db.connect(ctx)
-	if err != nil {
-		return err
-	}
-	last, over := context.WithCancel(context.WithoutCancel(ctx))
-	defer over()
-	defer func() {
-		// Who did not stop in time has a connection still; the process's end closes it.
-		closed := make(chan struct{})
-		go func() { pool.Close(); close(closed) }()
-		select {
-		case <-closed:
-		case <-last.Done():
-		}
-	}()
-	if err := migrations.Check(ctx, pool); err != nil {
-		return err
-	}
-	store, v, err := f.store(pool, log)
-	if err != nil {
-		return err
-	}
-	counted := metrics.New(pool)
-	store.Appended = counted.Appended
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	go func() {
-		select {
-		case <-db.exited():
-			stop(errDatabaseEnded)
-		case <-ctx.Done():
-		}
-	}()
-	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
-	// The store hears and announces until the last word of fn has been said.
-	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	running.Go(func() { store.Run(background, nil) })
-	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
-		return err
-	}
-	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
-		return cause
-	}
-	return nil
-}
-
-// stopTimeout is how long a private Postgres may take to stop.
-const stopTimeout = 20 * time.Second
-
-// errDatabaseEnded ends a process whose private Postgres has.
-var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
-
-// quiet is the log for River, which tells more than an operator wants to know.
-func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
-
-// atLeast is a handler that drops records below a level.
-type atLeast struct {
-	slog.Handler
-	level slog.Level
-}
-
-func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= h.level && h.Handler.Enabled(ctx, level)
-}
-
-func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return atLeast{h.Handler.WithAttrs(attrs), h.level}
-}
-func (h atLeast) WithGroup(name string) slog.Handler {
-	return atLeast{h.Handler.WithGroup(name), h.level}
-}
-
 // work starts a worker and returns what stops it.
 func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
-	worker, err := jobs.NewWorker(b.pool, b.store, engine, rules, slots, quiet(b.log))
+	var worker *jobs.Worker
+	err = patiently(ctx, b.log, func() (err error) {
+		if worker, err = jobs.NewWorker(b.pool, b.store, engine, rules, slots, quiet(b.log)); err != nil {
+			return err
+		}
+		return worker.Start(ctx)
+	})
 	if err != nil {
-		return nil, err
-	}
-	if err := worker.Start(ctx); err != nil {
 		return nil, err
 	}
 	b.log.Info("working", "worker", worker.Name(), "model", engine.Info().Name, "policy", rules().Version(), "slots", slots)

@@ -21,7 +21,11 @@ import (
 
 // accounts opens the accounts; unthrottled, they count no wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
-	accounts, err := auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
+	var accounts *auth.Service
+	err := patiently(ctx, b.log, func() (err error) {
+		accounts, err = auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open the accounts: %w", err)
 	}

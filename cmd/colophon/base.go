@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+	"colophon/internal/metrics"
+	"colophon/internal/pg"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// base is what every process of the service stands on.
+type base struct {
+	pool    *pgxpool.Pool
+	vault   *vault.Vault
+	store   *events.Store
+	metrics *metrics.Metrics
+	log     *slog.Logger
+	last    context.Context // ends when the time has passed that a stopping process has
+	grace   grace
+}
+
+// with opens the database, runs fn over it until it returns, and closes in the
+// opposite order. A private Postgres is always migrated, another one only if
+// migrate says so: who may do that there is its owner's to decide. fn's context
+// ends with ctx, or with a Postgres that is ours; from then on it has the grace.
+func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
+	db, err := f.open(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		err = errors.Join(err, db.close(ctx))
+	}()
+	if migrate || db.cluster != nil {
+		if err := db.migrate(ctx); err != nil {
+			return err
+		}
+	}
+	pool, err := db.connect(ctx)
+	if err != nil {
+		return err
+	}
+	last, over := context.WithCancel(context.WithoutCancel(ctx))
+	defer over()
+	defer func() {
+		// Who did not stop in time has a connection still; the process's end closes it.
+		closed := make(chan struct{})
+		go func() { pool.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-last.Done():
+		}
+	}()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-db.exited():
+			stop(errDatabaseEnded)
+		case <-ctx.Done():
+		}
+	}()
+	if err := patiently(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
+		return err
+	}
+	store, v, err := f.store(pool, log)
+	if err != nil {
+		return err
+	}
+	counted := metrics.New(pool)
+	store.Appended = counted.Appended
+	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
+	// The store hears and announces until the last word of fn has been said.
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { store.Run(background, nil) })
+	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
+		return cause
+	}
+	return nil
+}
+
+// askAgain is how long a process that starts waits before it asks a database
+// again that was not there.
+const askAgain = 500 * time.Millisecond
+
+// patiently does what a process needs of the database to start. One that restarts
+// meanwhile is waited for, until ctx is done, as it is later.
+func patiently(ctx context.Context, log *slog.Logger, fn func() error) error {
+	for {
+		err := fn()
+		if err == nil || ctx.Err() != nil || !pg.Unavailable(err) {
+			return err
+		}
+		log.WarnContext(ctx, "the database has gone away while the process starts; asking again", "err", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
+}
+
+// stopTimeout is how long a private Postgres may take to stop.
+const stopTimeout = 20 * time.Second
+
+// errDatabaseEnded ends a process whose private Postgres has.
+var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
+
+// quiet is the log for River, which tells more than an operator wants to know.
+func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
+
+// atLeast is a handler that drops records below a level.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{h.Handler.WithAttrs(attrs), h.level}
+}
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{h.Handler.WithGroup(name), h.level}
+}
