@@ -62,13 +62,13 @@ func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
 	switch {
 	case !strings.Contains(op.path, "{"):
-		s.engine.held.Store(false)
+		s.engine.release()
 		return []target{{what: "nothing in particular"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
-		s.engine.held.Store(false)
+		s.engine.release()
 		ended := s.submit(owner, `{"prompt":"`+canary+`","max_length":20}`)
 		s.send(owner, "GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").must(s.t, 200) // until it has ended
-		s.engine.held.Store(true)
+		s.engine.hold()
 		id := func(text string) map[string]string { return map[string]string{"id": text} }
 		return []target{
 			{"a job that has ended", id(ended), true},
@@ -187,7 +187,7 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 		}
 	}
 	t.Logf("%d cells, %d operations", cells, len(doc.operations))
-	s.engine.held.Store(false)
+	s.engine.release()
 	s.quiet()
 }
 

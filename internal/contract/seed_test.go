@@ -52,8 +52,8 @@ func TestSeed(t *testing.T) {
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
 func seedFreezes(t *testing.T, s *service) {
 	p := s.join("many-at-once")
-	s.engine.held.Store(true)
-	defer s.engine.held.Store(false)
+	s.engine.hold()
+	defer s.engine.release()
 	var waiting sync.WaitGroup
 	const many = 48
 	for range many {
