@@ -20,8 +20,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	ctx := untilSignal()
 	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	if err == nil {
 		return
@@ -31,6 +30,21 @@ func main() {
 		os.Exit(2)
 	}
 	os.Exit(1)
+}
+
+// untilSignal returns a context that is done when the process is told to stop. Told
+// again, however soon, the process ends at once.
+func untilSignal() context.Context {
+	ctx, stop := context.WithCancelCause(context.Background())
+	told := make(chan os.Signal, 2)
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		stop(fmt.Errorf("%s signal received", <-told))
+		again := <-told
+		number, _ := again.(syscall.Signal)
+		os.Exit(128 + int(number)) // as a shell reports who died of it
+	}()
+	return ctx
 }
 
 // usageError is a mistake in the arguments or the environment.
