@@ -485,7 +485,11 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 				}
 				waits <- a
 			}()
+			patience := time.Now().Add(time.Minute)
 			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until it waits as well
+				if time.Now().After(patience) {
+					t.Fatal("the waiting request has made no job")
+				}
 				if err := f.DB().Owner.QueryRow(t.Context(), `select count(*) from history where created_at >= (select created_at from history where job = $1)`, job.ID).Scan(&n); err != nil {
 					t.Fatal(err)
 				}

@@ -3,7 +3,6 @@ package contract
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 
 	"colophon/model"
 )
@@ -11,9 +10,8 @@ import (
 // engine writes short texts at once, or while it is held none: what a token is
 // does not matter here.
 type engine struct {
-	mu      sync.Mutex
-	gate    chan struct{} // nil, or open while the engine is held
-	running atomic.Int32  // sequences that wait because of that
+	mu   sync.Mutex
+	gate chan struct{} // nil, or open while the engine is held
 }
 
 // hold makes sequences wait until release, and release lets them go on: those that
@@ -43,8 +41,6 @@ func (e *engine) wait(ctx context.Context) error {
 	if gate == nil {
 		return ctx.Err()
 	}
-	e.running.Add(1)
-	defer e.running.Add(-1)
 	select {
 	case <-gate:
 		return nil
