@@ -10,7 +10,7 @@ import (
 // TestFindingsAreFound shows answers that are wrong to who judges them: a judge
 // who finds nothing in these would find nothing at all.
 func TestFindingsAreFound(t *testing.T) {
-	s := newService(t, open)
+	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("somebody")}
 	id := s.submit(g.who, `{"prompt":"light"}`)

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"colophon/api"
 	"colophon/internal/auth"
 )
 
@@ -22,9 +21,6 @@ var (
 	requests = flag.Int("requests", 2000, "requests that TestContract sends")
 	seed     = flag.Uint64("seed", 1, "the seed of what they are")
 )
-
-// open are limits that count nothing.
-var open = api.Limits{}
 
 const (
 	callers  = 6
@@ -52,7 +48,7 @@ type campaign struct {
 //
 // security: ASVS 2.2.1, ASVS 2.2.2, ASVS 4.1.1, ASVS 15.3.1, ASVS 15.3.5, API3:2023, API8:2023
 func TestContract(t *testing.T) {
-	c := &campaign{service: newService(t, open), sent: map[string]map[int]int{}, asked: map[string]int{}}
+	c := &campaign{service: newService(t), sent: map[string]map[int]int{}, asked: map[string]int{}}
 	c.doc = c.describe()
 	c.left.Store(int64(*requests))
 	begin := time.Now()

@@ -27,7 +27,7 @@ var unauthenticated = map[string]string{
 //
 // security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023
 func TestOpenToAllIsWhatIsListed(t *testing.T) {
-	s := newService(t, open)
+	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("somebody")}
 	found := map[string]bool{}
@@ -108,7 +108,7 @@ func (a answer) shape() string {
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
 func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
-	s := newService(t, open)
+	s := newService(t)
 	doc := s.describe()
 	rng := rand.New(rand.NewPCG(1, 2))
 	admin := s.promote(s.join("the-admin"), auth.Admin)

@@ -17,7 +17,7 @@ import (
 // TestSeed is what the service that this one began from did when it was run for
 // real. Each test is named after that, and holds ours to the opposite.
 func TestSeed(t *testing.T) {
-	s := newService(t, open)
+	s := newService(t)
 	for name, test := range map[string]func(*testing.T, *service){
 		"FreezesAtSixteenGenerations":         seedFreezes,
 		"Answers500WithInternalMessages":      seedFails,
@@ -35,6 +35,13 @@ func TestSeed(t *testing.T) {
 		"LoadsItsPagesFromElsewhere":          seedLoadsFromElsewhere,
 		"TellsWhoHasAnAccountBySigningIn":     seedTellsNames,
 		"AllowsInlineScripts":                 seedAllowsInline,
+		"PassesWordsInDisguise":               seedPassesDisguises,
+		"GeneratesForClientsThatHaveLeft":     seedGeneratesForNobody,
+		"TakesLongerForNamesThatItKnows":      seedTakesLongerForNames,
+		"AnswersNobodyWhileItHashes":          seedHashesAlone,
+		"CountsOnlyWhatSucceeds":              seedCountsOnlySuccess,
+		"BelievesXForwardedFor":               seedBelievesForwarding,
+		"RefusesWithoutSayingUntilWhen":       seedSaysNoRetryAfter,
 	} {
 		t.Run(name, func(t *testing.T) {
 			was := s.t
@@ -63,23 +70,7 @@ func seedFreezes(t *testing.T, s *service) {
 			}
 		})
 	}
-	var ids []string
-	for deadline := time.Now().Add(time.Minute); len(ids) < many; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d jobs are on record", len(ids), many)
-		}
-		rows, err := s.db.Owner.Query(t.Context(), `select job::text from history where owner = $1`, p.id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for ids = ids[:0]; rows.Next(); {
-			var id string
-			if err := rows.Scan(&id); err != nil {
-				t.Fatal(err)
-			}
-			ids = append(ids, id)
-		}
-	}
+	ids := s.jobsOf(p, many, "queued", "running")
 	begin := time.Now()
 	for _, path := range []string{"/docs", "/openapi.json", "/healthz", "/readyz"} {
 		s.send(nil, "GET", path, "").must(t, 200)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"colophon/api"
 	"colophon/events"
@@ -26,13 +27,18 @@ import (
 	"colophon/migrations"
 )
 
+// slots is how many jobs the worker runs at once.
+const slots = 16
+
 // service is the whole of it in this process: the real handler over a real
 // Postgres, and a worker with an engine that takes no time.
 type service struct {
 	t       *testing.T
 	db      *pgtest.DB
 	store   *events.Store
+	vault   *vault.Vault
 	auth    *auth.Service
+	options api.Options
 	handler http.Handler
 	url     string // for those who need a connection
 	log     *logged
@@ -58,32 +64,25 @@ func (l *logged) String() string {
 	return l.all.String()
 }
 
-func newService(t *testing.T, limits api.Limits) *service {
+// newService starts a service that counts nothing and hashes cheaply.
+func newService(t *testing.T) *service {
 	t.Helper()
 	s := &service{t: t, db: pgtest.New(t, migrations.Up), log: &logged{}, engine: &engine{}}
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
-	if err != nil {
+	var err error
+	if s.vault, err = vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)); err != nil {
 		t.Fatal(err)
 	}
-	s.store = events.NewStore(s.db.App, v, log)
+	s.store = events.NewStore(s.db.App, s.vault, log)
 	m := jobs.Model{Name: s.engine.Info().Name, Context: s.engine.Info().Context, Encode: s.engine.Encode}
 	queue, err := jobs.NewQueue(s.db.App, s.store, m, policy.Default, jobs.Limits{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.auth, err = auth.New(t.Context(), s.db.App, s.store, v, auth.Options{Issuer: "test", Audience: "test", HashMemory: 64, Unthrottled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.auth = s.accounts(64)
 	stopping, stop := context.WithCancel(context.Background())
-	s.handler, err = api.New(api.Options{
-		Stopping: stopping, Store: s.store, Queue: queue, Auth: s.auth, Ready: s.db.App.Ping, Limits: limits, Log: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	worker, err := jobs.NewWorker(s.db.App, s.store, s.engine, policy.Default, 16, log)
+	s.options = api.Options{Stopping: stopping, Store: s.store, Queue: queue, Auth: s.auth, Ready: s.db.App.Ping, Log: log}
+	worker, err := jobs.NewWorker(s.db.App, s.store, s.engine, policy.Default, slots, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,10 +103,38 @@ func newService(t *testing.T, limits api.Limits) *service {
 		}
 	})
 	t.Cleanup(stop)
-	server := httptest.NewServer(s.handler)
-	t.Cleanup(server.Close)
-	s.url = server.URL
+	s.listen()
 	return s
+}
+
+// accounts are those of the database, by hashes of so many KiB.
+func (s *service) accounts(hashMemory uint32) *auth.Service {
+	s.t.Helper()
+	a, err := auth.New(s.t.Context(), s.db.App, s.store, s.vault, auth.Options{Issuer: "test", Audience: "test", HashMemory: hashMemory, Unthrottled: true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+func (s *service) listen() {
+	s.t.Helper()
+	var err error
+	if s.handler, err = api.New(s.options); err != nil {
+		s.t.Fatal(err)
+	}
+	server := httptest.NewServer(s.handler)
+	s.t.Cleanup(server.Close)
+	s.url = server.URL
+}
+
+// another is the same service behind an API with other options.
+func (s *service) another(change func(*api.Options)) *service {
+	s.t.Helper()
+	other := *s
+	change(&other.options)
+	other.listen()
+	return &other
 }
 
 // answer is a response that has been read.
@@ -237,6 +264,28 @@ func (s *service) submit(as *person, body string) (id string) {
 		s.t.Fatalf("the job's id is %q", j.ID)
 	}
 	return j.ID
+}
+
+// jobsOf returns the ids of somebody's jobs as soon as so many are in one of the
+// states.
+func (s *service) jobsOf(p *person, many int, states ...string) []string {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		rows, err := s.db.Owner.Query(s.t.Context(), `select job::text from history where owner = $1 and state = any($2)`, p.id, states)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if len(ids) == many {
+			return ids
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d of %d jobs are %s", len(ids), many, strings.Join(states, " or "))
+		}
+	}
 }
 
 // quiet fails the test if anything went wrong on the service's side.
