@@ -76,9 +76,9 @@ type AccountEvent struct {
 	At      time.Time `json:"at"`
 
 	Username string     `json:"username,omitempty" doc:"account.registered, unless the account has been erased."`
-	Session  *uuid.UUID `json:"session,omitempty" format:"uuid" doc:"account.signed_in, account.signed_out, account.token_reuse_detected: the session. account.password_changed: the one that was not ended."`
+	Session  *uuid.UUID `json:"session,omitempty" format:"uuid" doc:"account.signed_in, account.signed_out, account.token_reuse_detected: the session. account.password_changed: the one that was not ended, if the owner changed it."`
 	Role     string     `json:"role,omitempty" doc:"account.role_changed: the role from then on."`
-	By       string     `json:"by,omitempty" doc:"account.role_changed, account.disabled, account.enabled: the id of the administrator's account, or command for the command line."`
+	By       string     `json:"by,omitempty" doc:"account.role_changed, account.disabled, account.enabled, and account.signed_out_everywhere, account.password_changed and account.erased unless it was the owner: the id of the administrator's account, or command for the command line."`
 }
 
 // users has the operations on other people's accounts.

@@ -76,6 +76,9 @@ func everyFact() []Fact {
 		AccountEnabled{By: id.String()},
 		AccountErased{},
 		JobStarted{Attempt: 1, Worker: "w1", Weights: "sha256:00/f32", Kernel: "portable/1", Policy: "seed/8db963d8593545e5"},
+		AccountPasswordChanged{By: "command"},
+		AccountSignedOutEverywhere{By: "command"},
+		AccountErased{By: "command"},
 	}
 }
 
@@ -97,6 +100,10 @@ func form(f Fact) string {
 	}
 	if s, ok := f.(JobStarted); ok && s.Policy != "" {
 		return f.Type() + " with a policy"
+	}
+	switch f {
+	case AccountPasswordChanged{By: "command"}, AccountSignedOutEverywhere{By: "command"}, AccountErased{By: "command"}:
+		return f.Type() + " by command"
 	}
 	return f.Type()
 }

@@ -152,12 +152,16 @@ type (
 	}
 
 	// AccountSignedOutEverywhere says that all sessions were ended.
-	AccountSignedOutEverywhere struct{}
+	AccountSignedOutEverywhere struct {
+		By string `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
+	}
 
 	// AccountPasswordChanged says that the password is another one, and that
-	// all sessions were ended but the one in which it was changed.
+	// all sessions were ended: but the one in which its owner changed it, if it
+	// was not somebody else who did.
 	AccountPasswordChanged struct {
-		Session uuid.UUID `json:"session"`
+		Session uuid.UUID `json:"session,omitzero"`
+		By      string    `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
 	}
 
 	// AccountRoleChanged says what the account may do from now on.
@@ -177,8 +181,11 @@ type (
 		By string `json:"by"`
 	}
 
-	// AccountErased ends an account's stream: its owner wanted it so.
-	AccountErased struct{}
+	// AccountErased ends an account's stream: its owner wanted it so, and did it
+	// himself or had it done.
+	AccountErased struct {
+		By string `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
+	}
 )
 
 func (JobAccepted) Type() string                { return "job.accepted" }

@@ -33,11 +33,14 @@ func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, e
 }
 
 type userCmd struct {
-	Create  userCreateCmd  `cmd:"" help:"Make an account; its password is read from the terminal, or a line of the standard input."`
-	List    userListCmd    `cmd:"" help:"List the accounts."`
-	Role    userRoleCmd    `cmd:"" help:"Say what an account may do."`
-	Disable userDisableCmd `cmd:"" help:"End an account's sessions, and let nobody sign in to it."`
-	Enable  userEnableCmd  `cmd:"" help:"Let an account that was disabled sign in again."`
+	Create   userCreateCmd   `cmd:"" help:"Make an account; its password is read from the terminal, or a line of the standard input."`
+	List     userListCmd     `cmd:"" help:"List the accounts."`
+	Role     userRoleCmd     `cmd:"" help:"Say what an account may do."`
+	Password userPasswordCmd `cmd:"" help:"Give an account another password, read as for create, and end its sessions."`
+	SignOut  userSignOutCmd  `cmd:"" help:"End an account's sessions."`
+	Disable  userDisableCmd  `cmd:"" help:"End an account's sessions, and let nobody sign in to it."`
+	Enable   userEnableCmd   `cmd:"" help:"Let an account that was disabled sign in again."`
+	Erase    userEraseCmd    `cmd:"" help:"Close an account for good and destroy all that it wrote; the name has to be given once more, on the terminal or in a line of the standard input."`
 }
 
 // accountFlags are those of every command about accounts.
@@ -95,18 +98,18 @@ func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) 
 	})
 }
 
-// maxPasswordLine is the longest line that is read for a password, in bytes.
-const maxPasswordLine = 4096
+// maxLine is the longest line that is read, in bytes.
+const maxLine = 4096
 
 // readPassword asks for a password, twice and without showing it, where there is
 // somebody to ask, and otherwise reads a line.
 func readPassword(ctx context.Context, t *terminal) (string, error) {
-	if file, ok := t.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		first, err := ask(ctx, t, int(file.Fd()), "Password: ")
+	if fd, there := terminalOf(t.in); there {
+		first, err := ask(ctx, t, fd, "Password: ")
 		if err != nil {
 			return "", err
 		}
-		again, err := ask(ctx, t, int(file.Fd()), "Again: ")
+		again, err := ask(ctx, t, fd, "Again: ")
 		if err != nil {
 			return "", err
 		}
@@ -115,15 +118,54 @@ func readPassword(ctx context.Context, t *terminal) (string, error) {
 		}
 		return first, nil
 	}
-	line, err := bufio.NewReaderSize(io.LimitReader(t.in, maxPasswordLine), maxPasswordLine).ReadBytes('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	line, err := readLine(ctx, t.in)
+	if err != nil {
 		return "", fmt.Errorf("read the password: %w", err)
 	}
-	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-	if len(line) == 0 {
+	if line == "" {
 		return "", errors.New("the standard input has no password: write it in one line")
 	}
-	return string(line), nil
+	return line, nil
+}
+
+// terminalOf says whether in is a terminal, and which.
+func terminalOf(in io.Reader) (fd int, there bool) {
+	file, ok := in.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	fd = int(file.Fd())
+	return fd, term.IsTerminal(fd)
+}
+
+// readLine reads a line without its end; at the end of the input it is empty.
+func readLine(ctx context.Context, in io.Reader) (string, error) {
+	line, err := interruptibly(ctx, func() ([]byte, error) {
+		return bufio.NewReaderSize(io.LimitReader(in, maxLine), maxLine).ReadBytes('\n')
+	})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))), nil
+}
+
+// interruptibly returns what read does, or when ctx ends, which a read does not.
+func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type answer struct {
+		line []byte
+		err  error
+	}
+	given := make(chan answer, 1)
+	go func() {
+		line, err := read()
+		given <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case a := <-given:
+		return a.line, a.err
+	}
 }
 
 // ask reads a line from a terminal that does not show it. When ctx ends, the
@@ -135,24 +177,14 @@ func ask(ctx context.Context, t *terminal, fd int, prompt string) (string, error
 	}
 	fmt.Fprint(t.err, prompt)
 	defer fmt.Fprintln(t.err)
-	type answer struct {
-		line []byte
-		err  error
-	}
-	given := make(chan answer, 1)
-	go func() {
-		line, err := term.ReadPassword(fd)
-		given <- answer{line, err}
-	}()
-	select {
-	case <-ctx.Done():
+	line, err := interruptibly(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if ctx.Err() != nil {
 		return "", errors.Join(ctx.Err(), term.Restore(fd, found))
-	case a := <-given:
-		if a.err != nil {
-			return "", fmt.Errorf("read the password: %w", a.err)
-		}
-		return string(a.line), nil
 	}
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	return string(line), nil
 }
 
 type userListCmd struct{ accountFlags }
@@ -227,5 +259,55 @@ type userEnableCmd struct {
 func (c *userEnableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.Enable(ctx, auth.CommandLine, id)
+	})
+}
+
+type userPasswordCmd struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
+// Run changes a password.
+func (c *userPasswordCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	password, err := readPassword(ctx, t)
+	if err != nil {
+		return err
+	}
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.SetPassword(ctx, id, password)
+	})
+}
+
+type userSignOutCmd struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
+// Run ends all sessions of an account.
+func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.EndSessions(ctx, id)
+	})
+}
+
+type userEraseCmd struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
+// Run erases an account, if it is meant.
+func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	if _, there := terminalOf(t.in); there {
+		fmt.Fprintf(t.err, "This destroys everything that %s wrote, for good. The name once more: ", c.Name)
+	}
+	again, err := readLine(ctx, t.in)
+	if err != nil {
+		return fmt.Errorf("read the name: %w", err)
+	}
+	if again != c.Name {
+		return errors.New("the name has to be given once more, on the terminal or in a line of the standard input, and was not: nothing has been erased")
+	}
+	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+		return accounts.EraseAccount(ctx, id)
 	})
 }

@@ -48,11 +48,26 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 	signIn(t, s, "isaac")
 	refused("no account", "", "disable", "leonhard")
 	refused("auditor", "", "role", "isaac", "emperor")
+	ended := func() bool { return c.do("GET", "/users", "").status == 401 } // in a second or two
+	must("isaac", "", "sign-out", "isaac")
+	eventually(t, "the session ends", ended)
+	c = signIn(t, s, "isaac")
+	refused("8 to 256", "short", "password", "isaac")
+	must("isaac", "another "+password, "password", "Isaac")
+	eventually(t, "the session ends", ended)
+	c.form("/token", "username", "isaac", "password", password).refused(t, 401)
+	c.form("/token", "username", "isaac", "password", "another "+password).must(t, 200)
 	out, err := user("", "list")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if err != nil || len(lines) != 2 || !strings.Contains(lines[0], "edmond") || !strings.Contains(lines[0], "admin") || !strings.Contains(lines[1], "isaac") {
 		t.Errorf("%s, %v", out, err)
 	}
+	refused("once more", "", "erase", "isaac")
+	refused("once more", "edmond\n", "erase", "isaac")
+	c.form("/token", "username", "isaac", "password", "another "+password).must(t, 200)
+	must("erased", "isaac\n", "erase", "isaac")
+	refused("no account", "isaac", "erase", "isaac")
+	c.form("/token", "username", "isaac", "password", "another "+password).refused(t, 401)
 	admin.do("DELETE", "/users/me", `{"password":"`+password+`"}`).must(t, 204)
 	if out, err := user("", "list"); err != nil || strings.Contains(out, "edmond") || !strings.Contains(out, "erased") {
 		t.Errorf("%s, %v", out, err)

@@ -126,6 +126,78 @@ func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account
 	})
 }
 
+// SetPassword gives an account another password, for an owner who has forgotten
+// it, and ends all of its sessions. Only the command line may. It returns a
+// policy.Refusal, ErrBusy, events.ErrNotFound or ErrAccountErased.
+func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string) (Account, error) {
+	account, err := s.Account(ctx, id)
+	if err != nil {
+		return Account{}, err
+	}
+	if !account.ErasedAt.IsZero() {
+		return Account{}, ErrAccountErased
+	}
+	normal, err := policy.Password(password, account.Username)
+	if err != nil {
+		return Account{}, err
+	}
+	hash, err := s.hash.Hash(ctx, normal)
+	if err != nil {
+		return Account{}, err
+	}
+	return s.command(ctx, id, func(tx *events.Tx, _ *Account) ([]uuid.UUID, error) {
+		if _, err := tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, id, hash); err != nil {
+			return nil, err
+		}
+		if err := tx.AppendAccount(ctx, id, events.AccountPasswordChanged{By: byCommand}); err != nil {
+			return nil, err
+		}
+		return s.endAll(ctx, tx, id, uuid.Nil)
+	})
+}
+
+// EndSessions ends all sessions of an account. Only the command line may. It
+// returns events.ErrNotFound or ErrAccountErased.
+func (s *Service) EndSessions(ctx context.Context, id uuid.UUID) (Account, error) {
+	return s.command(ctx, id, func(tx *events.Tx, _ *Account) ([]uuid.UUID, error) {
+		if err := tx.AppendAccount(ctx, id, events.AccountSignedOutEverywhere{By: byCommand}); err != nil {
+			return nil, err
+		}
+		return s.endAll(ctx, tx, id, uuid.Nil)
+	})
+}
+
+// EraseAccount does for an account's owner what Erase does. Only the command
+// line may. It returns events.ErrNotFound or ErrAccountErased.
+func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, error) {
+	return s.command(ctx, id, func(tx *events.Tx, a *Account) ([]uuid.UUID, error) {
+		var key string
+		if err := tx.QueryRow(ctx, `select username_key from accounts where id = $1`, id).Scan(&key); err != nil {
+			return nil, err
+		}
+		a.ErasedAt = s.now().UTC()
+		a.Username, a.Role, a.DisabledAt = "", User, a.ErasedAt
+		return s.erase(ctx, tx, id, key, events.AccountErased{By: byCommand})
+	})
+}
+
+// command changes an account that has not been erased, as the command line, and
+// ends the sessions that change returns.
+func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events.Tx, *Account) ([]uuid.UUID, error)) (Account, error) {
+	var ended []uuid.UUID
+	account, err := s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) (err error) {
+		if !a.ErasedAt.IsZero() {
+			return ErrAccountErased
+		}
+		ended, err = change(tx, a)
+		return err
+	})
+	if err == nil {
+		s.ended.add(ended...)
+	}
+	return account, err
+}
+
 // administer changes an account in a transaction in which nothing else changes
 // it, nor takes his role from who does that: of two administrators who disable
 // each other at the same time, one is left.

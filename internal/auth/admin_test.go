@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/policy"
 )
 
 func (f *fixture) mustCreate(t *testing.T, username string, role Role) Account {
@@ -71,6 +73,85 @@ func TestDisableAndEnable(t *testing.T) {
 	want := []events.Fact{events.AccountDisabled{By: admin.ID.String()}, events.AccountEnabled{By: admin.ID.String()}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestSetPassword(t *testing.T) {
+	f := newFixture(t)
+	account, tokens := f.mustRegister(t), f.mustSignIn(t)
+	before := len(f.facts(t, account.ID))
+	for bad, want := range map[string]error{"short": policy.ErrPasswordLength, strings.ToUpper(name) + "1234": policy.ErrPasswordUsername} {
+		_, err := f.SetPassword(t.Context(), account.ID, bad)
+		wantError(t, err, want)
+	}
+	f.mustVerify(t, tokens.AccessToken)
+	if got, err := f.SetPassword(t.Context(), account.ID, next); err != nil || got.ID != account.ID {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if facts := f.facts(t, account.ID); len(facts) != before+1 || facts[before] != (events.AccountPasswordChanged{By: "command"}) {
+		t.Errorf("on record: %#v", facts[before:])
+	}
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+	wantError(t, err, ErrAccessToken)
+	_, err = f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrCredentials)
+	if _, err := f.SignIn(t.Context(), name, next); err != nil {
+		t.Error(err)
+	}
+	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+		_, err = f.SetPassword(t.Context(), id, next)
+		wantError(t, err, events.ErrNotFound)
+	}
+}
+
+func TestEndSessions(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	for _, tokens := range []Tokens{f.mustSignIn(t), f.mustSignIn(t)} {
+		if got, err := f.EndSessions(t.Context(), account.ID); err != nil || got.ID != account.ID {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+		wantError(t, err, ErrRefreshToken)
+		_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+		wantError(t, err, ErrAccessToken)
+	}
+	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountSignedOutEverywhere{By: "command"}) {
+		t.Errorf("on record: %#v", facts)
+	}
+	f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	_, err := f.EndSessions(t.Context(), nobody)
+	wantError(t, err, events.ErrNotFound)
+}
+
+func TestEraseAccount(t *testing.T) {
+	f := newFixture(t)
+	account, tokens := f.mustRegister(t), f.mustSignIn(t)
+	got, err := f.EraseAccount(t.Context(), account.ID)
+	if now, err2 := f.Account(t.Context(), account.ID); err != nil || err2 != nil || got.ErasedAt.IsZero() || got.Username != "" || cmp.Diff(got, now) != "" {
+		t.Fatalf("%+v, %v; then %+v, %v", got, err, now, err2)
+	}
+	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountErased{By: "command"}) {
+		t.Errorf("on record: %#v", facts)
+	}
+	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+	wantError(t, err, ErrAccessToken)
+	_, err = f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrCredentials)
+	_, err = f.Register(t.Context(), name, password)
+	wantError(t, err, ErrTaken)
+	_, err = f.EraseAccount(t.Context(), account.ID)
+	wantError(t, err, ErrAccountErased)
+	_, err = f.SetPassword(t.Context(), account.ID, next)
+	wantError(t, err, ErrAccountErased)
+	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+		_, err = f.EraseAccount(t.Context(), id)
+		wantError(t, err, events.ErrNotFound)
+	}
+	if n := f.count(t, `select count(*) from owner_keys where owner = $1 and closed_at is not null`, account.ID); n != 1 {
+		t.Errorf("%d keys are to be destroyed", n)
 	}
 }
 

@@ -136,31 +136,39 @@ func (s *Service) Erase(ctx context.Context, caller Identity, password, network 
 		return err
 	}
 	var ended []uuid.UUID
-	err = s.proven(ctx, p, func(tx *events.Tx) error {
-		if ended, err = s.endAll(ctx, tx, p.account, uuid.Nil); err != nil {
-			return err
-		}
-		// A key has no spaces, so that this one is nobody's.
-		_, err := tx.Exec(ctx, `
-			update accounts set username = '', username_key = 'erased ' || id, erased_name = $2, password_hash = '',
-				role = $3, disabled_at = $4, erased_at = $4
-			where id = $1`, p.account, s.erasedName(p.key), User, s.now())
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `delete from known_networks where account = $1`, p.account); err != nil {
-			return err
-		}
-		if err := tx.AppendAccount(ctx, p.account, events.AccountErased{}); err != nil {
-			return err
-		}
-		return tx.Close(ctx, p.account)
+	err = s.proven(ctx, p, func(tx *events.Tx) (err error) {
+		ended, err = s.erase(ctx, tx, p.account, p.key, events.AccountErased{})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("erase an account: %w", err)
 	}
 	s.ended.add(ended...)
 	return nil
+}
+
+// erase leaves of an account, whose row is locked, what Erase says, and returns
+// the sessions that end with it.
+func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key string, fact events.AccountErased) ([]uuid.UUID, error) {
+	ended, err := s.endAll(ctx, tx, id, uuid.Nil)
+	if err != nil {
+		return nil, err
+	}
+	// A key has no spaces, so that this one is nobody's.
+	_, err = tx.Exec(ctx, `
+		update accounts set username = '', username_key = 'erased ' || id, erased_name = $2, password_hash = '',
+			role = $3, disabled_at = $4, erased_at = $4
+		where id = $1`, id, s.erasedName(key), User, s.now())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, `delete from known_networks where account = $1`, id); err != nil {
+		return nil, err
+	}
+	if err := tx.AppendAccount(ctx, id, fact); err != nil {
+		return nil, err
+	}
+	return ended, tx.Close(ctx, id)
 }
 
 // erasedName is what remains of the name of an account that has been erased.
