@@ -9,18 +9,16 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/crypto/acme/autocert"
 )
 
 type tlsFlags struct {
 	TLSCert        string   `name:"tls-cert" type:"path" placeholder:"FILE" help:"Certificate and its chain in PEM: serve HTTPS. It is read again when it changes ($COLOPHON_TLS_CERT)."`
 	TLSKey         string   `name:"tls-key" type:"path" placeholder:"FILE" help:"Its private key in PEM ($COLOPHON_TLS_KEY)."`
 	ACMEDomain     []string `name:"acme-domain" placeholder:"NAME" help:"Get certificates for these names from Let's Encrypt, whose terms are thereby accepted; it must reach port 443 of them here, or port 80 with --redirect-listen ($COLOPHON_ACME_DOMAIN)."`
+	ACMEDirectory  string   `name:"acme-directory" placeholder:"URL" help:"Get them from another authority that speaks ACME; it has to be one whose terms are accepted, too ($COLOPHON_ACME_DIRECTORY)."`
 	RedirectListen string   `placeholder:"ADDRESS" help:"Address and port on which plain HTTP is sent to HTTPS, such as :80 ($COLOPHON_REDIRECT_LISTEN)."`
 }
 
@@ -31,13 +29,13 @@ type secured struct {
 }
 
 // errTLS says which flags do not go together.
-var errTLS = errors.New("--tls-cert and --tls-key belong together, --acme-domain stands in their place, and --redirect-listen needs one of them")
+var errTLS = errors.New("--tls-cert and --tls-key belong together, --acme-domain stands in their place, --acme-directory belongs to it, and --redirect-listen needs a certificate")
 
 // secured returns nil if TLS is not asked for. Files are looked after until ctx
 // is done.
 func (f *tlsFlags) secured(ctx context.Context, data string, log *slog.Logger) (*secured, error) {
-	files, acme := f.TLSCert != "", len(f.ACMEDomain) > 0
-	if files != (f.TLSKey != "") || files && acme || f.RedirectListen != "" && !files && !acme {
+	files, byACME := f.TLSCert != "", len(f.ACMEDomain) > 0
+	if files != (f.TLSKey != "") || files && byACME || f.RedirectListen != "" && !files && !byACME || f.ACMEDirectory != "" && !byACME {
 		return nil, &usageError{errTLS}
 	}
 	switch {
@@ -48,15 +46,8 @@ func (f *tlsFlags) secured(ctx context.Context, data string, log *slog.Logger) (
 		}
 		c.hearHangups(ctx)
 		return &secured{config: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}}, nil
-	case acme:
-		manager := &autocert.Manager{
-			Prompt:     autocert.AcceptTOS,
-			Cache:      autocert.DirCache(filepath.Join(data, "acme")),
-			HostPolicy: autocert.HostWhitelist(f.ACMEDomain...),
-		}
-		config := manager.TLSConfig()
-		config.MinVersion = tls.VersionTLS12
-		return &secured{config, manager.HTTPHandler(http.NotFoundHandler())}, nil
+	case byACME:
+		return f.byACME(data, log)
 	}
 	return nil, nil
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -202,58 +200,16 @@ func TestTLSFlags(t *testing.T) {
 		"a key of another one": {tlsFlags{TLSCert: cert, TLSKey: a.file("otherkey.pem")}, false},
 		"no file":              {tlsFlags{TLSCert: cert, TLSKey: a.file("none")}, false},
 		"a name":               {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
+		"another authority":    {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://acme.example/directory"}, true},
+		"one here":             {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://localhost:14000/dir"}, true},
+		"one in the clear":     {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://acme.example/directory"}, false},
+		"one that is no URL":   {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "acme.example"}, false},
+		"one with a password":  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://a:b@acme.example/"}, false},
+		"an authority alone":   {tlsFlags{ACMEDirectory: "https://acme.example/directory"}, false},
 	} {
 		_, err := k.flags.secured(t.Context(), t.TempDir(), log)
 		if _, usage := errors.AsType[*usageError](err); (err == nil) != k.ok || err != nil && !usage {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-// TestACME goes as far as one gets without an authority: whose certificates are
-// asked for, where they are kept, and who answers challenges.
-func TestACME(t *testing.T) {
-	data := t.TempDir()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	s, err := (&tlsFlags{ACMEDomain: []string{"a.example", "b.example"}}).secured(ctx, data, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(s.config.NextProtos, " "); got != "h2 http/1.1 acme-tls/1" || s.config.MinVersion != tls.VersionTLS12 {
-		t.Errorf("protocols %s, TLS %x", got, s.config.MinVersion)
-	}
-	for _, name := range []string{"c.example", "x.a.example", "", "127.0.0.1"} {
-		if _, err := s.config.GetCertificate(&tls.ClientHelloInfo{ServerName: name}); err == nil {
-			t.Errorf("a certificate for %q", name)
-		}
-	}
-	// One that is in the directory is used.
-	a := newAuthority(t)
-	a.issue("cert.pem", "key.pem")
-	key, _ := os.ReadFile(a.file("key.pem"))
-	pair, err := tls.LoadX509KeyPair(a.file("cert.pem"), a.file("key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := *pair.Leaf
-	leaf.DNSNames, leaf.IPAddresses = []string{"a.example"}, nil
-	der, err := x509.CreateCertificate(rand.Reader, &leaf, &leaf, pair.Leaf.PublicKey, pair.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := append(bytes.ReplaceAll(key, []byte("PRIVATE KEY"), []byte("EC PRIVATE KEY")), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	if err := os.MkdirAll(filepath.Join(data, "acme"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(data, "acme", "a.example"), kept, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	hello := &tls.ClientHelloInfo{ServerName: "a.example", SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}, SupportedCurves: []tls.CurveID{tls.CurveP256}, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
-	if got, err := s.config.GetCertificate(hello); err != nil || !bytes.Equal(got.Certificate[0], der) {
-		t.Errorf("the certificate in the cache: %v", err)
-	}
-	if s.challenges == nil {
-		t.Fatal("nobody answers challenges")
 	}
 }
