@@ -33,8 +33,12 @@ export class Client {
     this.username = username;
   }
 
-  signOut() {
-    this.#accessToken = this.#refreshToken = this.username = "";
+  // signOut forgets the tokens at once, and asks the service to end the session: if
+  // that cannot be reached, they are forgotten all the same.
+  async signOut() {
+    const token = this.#refreshToken;
+    this.#forget();
+    if (token) await this.#send("/revoke", { method: "POST", body: new URLSearchParams({ token }), keepalive: true }).catch(() => {});
   }
 
   // submit returns the new job and the path it is found at.
@@ -102,8 +106,12 @@ export class Client {
   }
 
   #end() {
-    this.signOut();
+    this.#forget();
     this.#onSignedOut();
+  }
+
+  #forget() {
+    this.#accessToken = this.#refreshToken = this.username = "";
   }
 
   #keep({ access_token, refresh_token }) {

@@ -42,6 +42,12 @@ export class Composer {
     this.#begin(request.prompt);
   }
 
+  // clear forgets what was being written.
+  clear() {
+    this.#form.reset();
+    this.#measure();
+  }
+
   // busy says that a text is being written; it can be cancelled when cancellable.
   busy(yes, cancellable = false) {
     ready(this.#generate, !yes);

@@ -24,6 +24,7 @@ find("sign").addEventListener("click", () => {
   if (!client.username) return account.ask().then(enter);
   client.signOut();
   leave();
+  composer.clear(); // unlike a session that ends, after which its owner goes on
 });
 show(find("sign"));
 

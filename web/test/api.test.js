@@ -71,6 +71,22 @@ test("a renewal that the service is too busy for does not end the session", asyn
   assert.equal(client.username, "reader");
 });
 
+test("signing out ends the session, and forgets it even if that fails", async (t) => {
+  const seen = [];
+  const origin = await serve(t, (request, response, body) => {
+    seen.push(`${request.url} ${body}`);
+    if (request.url === "/revoke") return json(response, 503, {});
+    json(response, 200, { access_token: "a", refresh_token: "r" });
+  });
+  const client = new Client(origin);
+  await client.signOut(); // nobody has signed in
+  await client.signIn("reader", "securepassword");
+  const gone = client.signOut();
+  assert.equal(client.username, ""); // at once
+  await gone;
+  assert.deepEqual(seen.slice(1), ["/revoke token=r"]);
+});
+
 test("who signs out during a renewal stays signed out", async (t) => {
   let renewal;
   const asked = new Promise((resolve) => (renewal = resolve));

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// browser is a real one, which tells what pages ask for and what they complain of.
+type browser struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu         sync.Mutex
+	requests   []string
+	complaints []string
+}
+
+func newBrowser(t *testing.T) *browser {
+	t.Helper()
+	var exe string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			exe = found
+			break
+		}
+	}
+	if exe == "" {
+		t.Skip("there is no Chromium here: install Debian's chromium to try the pages in a browser")
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(exe),
+		chromedp.NoSandbox, // which wants more of a container than it has; the only pages are our own
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.WindowSize(1000, 1400),
+	)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	b := &browser{t: t, ctx: ctx}
+	if err := chromedp.Listen(ctx, b.hear); err != nil {
+		t.Fatal(err)
+	}
+	_, err := chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	_, err2 := chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *browser) hear(event any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		b.requests = append(b.requests, e.Request.URL)
+	case *runtime.EventExceptionThrown:
+		b.complaints = append(b.complaints, fmt.Sprintf("%+v", e.ExceptionDetails))
+	case *log.EventEntryAdded:
+		if e.Entry.Level == log.EntryLevelError || e.Entry.Source == log.EntrySourceSecurity {
+			b.complaints = append(b.complaints, fmt.Sprint(e.Entry.Source, ": ", e.Entry.Text, " ", e.Entry.URL))
+		}
+	}
+}
+
+// heard returns what pages have complained of since it was last called.
+func (b *browser) heard() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	heard := b.complaints
+	b.complaints = nil
+	return heard
+}
+
+func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	read(b, what, chromedp.Steps(steps...))
+}
+
+// read does something that has a result.
+func read[T any](b *browser, what string, action chromedp.Action[T]) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	result, err := chromedp.Run(ctx, action)
+	if err != nil {
+		b.show("failed")
+		b.t.Fatalf("%s: %v; heard %q", what, err, b.heard())
+	}
+	return result
+}
+
+// show keeps a picture of the page where $COLOPHON_TEST_PICTURES says, for somebody
+// to look at.
+func (b *browser) show(name string) {
+	b.t.Helper()
+	dir := os.Getenv("COLOPHON_TEST_PICTURES")
+	if dir == "" {
+		return
+	}
+	picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o600)
+	}
+	if err != nil {
+		b.t.Errorf("a picture of %s: %v", name, err)
+	}
+}
+
+// TestThePagesInABrowser does on the page what a newcomer does, under the policy
+// that the service sends, and then what an attacker would.
+//
+// security: ASVS 3.4.3, ASVS 3.6.1, ASVS 14.3.1, LLM05:2025
+func TestThePagesInABrowser(t *testing.T) {
+	b := newBrowser(t)
+	s := up(t, dataDir(t), "--no-rate-limits")
+	const ( // selectors
+		sign, who                    = chromedp.CSS("#sign"), chromedp.CSS("#who")
+		username, secret             = chromedp.CSS("#username"), chromedp.CSS("#password")
+		register                     = chromedp.CSS("#account button[value=register]")
+		prompt, generate, notice     = chromedp.CSS("#prompt"), chromedp.CSS("#generate"), chromedp.CSS("#composer-notice")
+		text, colophon, texts, calls = chromedp.CSS("#sheet .text"), chromedp.CSS("#colophon"), chromedp.CSS("#history-items li"), chromedp.CSS(".swagger-ui .opblock")
+	)
+	b.do("sign up",
+		chromedp.Navigate(s.url),
+		chromedp.Click(sign, chromedp.NodeVisible),
+		chromedp.SendKeys(username, "isaac", chromedp.NodeVisible),
+		chromedp.SendKeys(secret, password),
+		chromedp.Click(register),
+		chromedp.WaitVisible(who),
+	)
+	b.do("write",
+		chromedp.SendKeys(prompt, "The Rays of Light"),
+		chromedp.Click(generate),
+		chromedp.WaitVisible(colophon),
+		chromedp.WaitVisible(texts),
+	)
+	b.show("text")
+	written, name := read(b, "read the text", chromedp.Text(text)), read(b, "read the name", chromedp.Text(who))
+	var history []job
+	signIn(t, s, "isaac").do("GET", "/history", "").must(t, 200).into(t, &history)
+	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
+		t.Errorf("%s is shown %q; on record is %+v", name, written, history)
+	}
+	if heard := b.heard(); len(heard) > 0 {
+		t.Errorf("the page complains: %q", heard)
+	}
+
+	b.do("be refused",
+		chromedp.SetValue(prompt, "so much h4te"),
+		chromedp.Click(generate),
+		chromedp.Poll[chromedp.Void](`document.querySelector("#composer-notice").textContent !== ""`),
+	)
+	b.show("refusal")
+	if refusal := read(b, "read the refusal", chromedp.Text(notice)); !strings.Contains(refusal, "word that is not allowed") {
+		t.Errorf("the refusal is %q", refusal)
+	}
+	b.heard() // that there was a 422
+
+	// What gets into the page by a mistake does nothing.
+	read(b, "inject", chromedp.Evaluate[bool](`new Promise((resolve) => {
+		const make = (name) => document.body.appendChild(document.createElement(name));
+		const attempts = [
+			() => document.body.insertAdjacentHTML("beforeend", '<img src="data:," onerror="window.ran = true">'),
+			() => make("img").setAttribute("onerror", "window.ran = true"),
+			() => { make("img").src = "https://elsewhere.invalid/x.png"; },
+			() => { make("script").text = "window.ran = true"; },
+			() => { make("script").src = "https://elsewhere.invalid/x.js"; },
+			() => { make("style").textContent = "body { display: none }"; },
+			() => { make("iframe").src = "https://elsewhere.invalid/"; },
+			() => fetch("https://elsewhere.invalid/").catch(() => {}),
+		];
+		let blocked = 0;
+		document.addEventListener("securitypolicyviolation", () => { if (++blocked === attempts.length) resolve(true); });
+		for (const attempt of attempts) try { attempt(); } catch { }
+	})`, chromedp.EvalAwaitPromise))
+	if heard, ran := b.heard(), read(b, "look", chromedp.Evaluate[bool](`window.ran === true`)); ran || len(heard) < 8 {
+		t.Errorf("ran: %v; heard %q", ran, heard)
+	}
+
+	b.do("sign out", chromedp.Click(sign), chromedp.WaitNotVisible(who))
+	eventually(t, "the session is ended", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return slices.Contains(b.requests, s.url+"/revoke")
+	})
+	if kept := read(b, "count", chromedp.Evaluate[int](`localStorage.length + sessionStorage.length + document.cookie.length +
+		document.querySelector("#prompt").value.length + document.querySelectorAll("#history-items li").length`)); kept != 0 {
+		t.Errorf("%d things are kept after a sign-out", kept)
+	}
+	b.heard()
+
+	b.do("read the documentation", chromedp.Navigate(s.url+"/docs"), chromedp.WaitVisible(calls))
+	b.show("docs")
+	if heard := b.heard(); len(heard) > 0 {
+		t.Errorf("the documentation complains: %q", heard)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, url := range b.requests {
+		if !strings.HasPrefix(url, s.url+"/") && !strings.HasPrefix(url, "data:") && !strings.HasPrefix(url, "https://elsewhere.invalid/") {
+			t.Errorf("asked for %s", url)
+		}
+	}
+}
