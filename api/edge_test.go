@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/api"
+	"colophon/internal/apitest"
 )
 
 // everyAnswer is what every response has to say, whatever it answers.
@@ -74,7 +74,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 		f.api.CORSOrigins = []string{"https://allowed.example"}
 	})
 	const bearer = "Authorization"
-	access := "Bearer " + f.access
+	access := "Bearer " + f.Access
 	type request struct {
 		route, body string
 		headers     []string
@@ -82,8 +82,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 	}
 	fine, broken, panics := func() error { return nil }, func() error { return errors.New("no database") }, func() error { panic("at the handler") }
 	ready.Store(&fine)
-	var id struct{ ID string }
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &id)
+	id := f.Submit(prompt)
 	requests := []request{
 		{"GET /history", "", []string{bearer, access}, 200},
 		{"GET /history", "", nil, 401},
@@ -94,14 +93,14 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 		{"OPTIONS /history", "", nil, 405},
 		{"OPTIONS /jobs", "", []string{"Origin", "https://allowed.example", "Access-Control-Request-Method", "POST"}, 204},
 		{"OPTIONS /jobs", "", []string{"Origin", "https://other.example", "Access-Control-Request-Method", "POST"}, 403},
-		{"POST /jobs", prompt, []string{bearer, access, "Content-Type", "application/json", "Sec-Fetch-Site", "cross-site"}, 403},
-		{"POST /users", `{"username":"Somebody","password":"a long sentence"}`, []string{"Content-Type", "application/json"}, 409},
-		{"POST /users", `{`, []string{"Content-Type", "application/json"}, 400},
-		{"POST /users", `{}`, []string{"Content-Type", "application/json"}, 422},
+		{"POST /jobs", prompt, []string{bearer, access, "Sec-Fetch-Site", "cross-site"}, 403},
+		{"POST /users", `{"username":"Somebody","password":"a long sentence"}`, nil, 409},
+		{"POST /users", `{`, nil, 400},
+		{"POST /users", `{}`, nil, 422},
 		{"POST /users", `<x/>`, []string{"Content-Type", "text/xml"}, 415},
-		{"POST /users", `{"username":"` + strings.Repeat("x", 1<<17), []string{"Content-Type", "application/json"}, 413},
-		{"GET /jobs/" + id.ID + "/events", "", []string{bearer, access}, 200},
-		{"GET /jobs/" + id.ID + "/events", "", []string{bearer, access, "Accept", "text/event-stream"}, 200},
+		{"POST /users", `{"username":"` + strings.Repeat("x", 1<<17), nil, 413},
+		{"GET /jobs/" + id + "/events", "", []string{bearer, access}, 200},
+		{"GET /jobs/" + id + "/events", "", []string{bearer, access, "Accept", "text/event-stream"}, 200},
 		{"GET /readyz", "", nil, 200},
 		{"BREW /jobs", "", nil, 405},
 	}
@@ -118,7 +117,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 	}
 	for _, over := range []string{"http", "https"} {
 		t.Run(over, func(t *testing.T) {
-			serve := func(o api.Options) (url string, c *http.Client) {
+			serve := func(o api.Options) apitest.Client {
 				handler, err := api.New(o)
 				if err != nil {
 					t.Fatal(err)
@@ -131,25 +130,16 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 					srv.Start()
 				}
 				t.Cleanup(srv.Close)
-				c = srv.Client()
-				c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-				return srv.URL, c
+				return apitest.Client{URL: srv.URL, Transport: srv.Client().Transport}
 			}
-			url, c := serve(f.api)
+			c := serve(f.api)
 			seen := map[int]int{}
-			ask := func(url string, r request) {
+			ask := func(c apitest.Client, r request) {
 				t.Helper()
 				method, path, _ := strings.Cut(r.route, " ")
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel() // a stream as well
-				req, err := http.NewRequestWithContext(ctx, method, url+path, strings.NewReader(r.body))
-				if err != nil {
-					t.Fatal(err)
-				}
-				for i := 0; i < len(r.headers); i += 2 {
-					req.Header.Set(r.headers[i], r.headers[i+1])
-				}
-				resp, err := c.Do(req)
+				resp, err := c.Open(ctx, method, path, r.body, r.headers...)
 				if err != nil {
 					t.Fatalf("%s: %v", r.route, err)
 				}
@@ -165,23 +155,23 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				}
 			}
 			for _, r := range requests {
-				ask(url, r)
+				ask(c, r)
 			}
 			ready.Store(&broken)
-			ask(url, request{"GET /readyz", "", nil, 503})
+			ask(c, request{"GET /readyz", "", nil, 503})
 			ready.Store(&panics)
-			ask(url, request{"GET /readyz", "", nil, 500})
+			ask(c, request{"GET /readyz", "", nil, 500})
 			ready.Store(&fine)
 			limited := f.api
 			limited.Limits = inMemory(t, 1)
-			limitedURL, _ := serve(limited)
-			ask(limitedURL, request{"GET /nowhere", "", nil, 404})
-			ask(limitedURL, request{"GET /nowhere", "", nil, 429})
-			ask(limitedURL, request{"GET /docs", "", nil, 429})
-			tag := f.do("GET", "/assets/favicon.svg", "").header.Get("ETag")
-			ask(url, request{"GET /assets/favicon.svg", "", []string{"If-None-Match", tag}, 304})
-			ask(url, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=0-3"}, 200})
-			ask(url, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=999999-"}, 200})
+			l := serve(limited)
+			ask(l, request{"GET /nowhere", "", nil, 404})
+			ask(l, request{"GET /nowhere", "", nil, 429})
+			ask(l, request{"GET /docs", "", nil, 429})
+			tag := f.Do("GET", "/assets/favicon.svg", "").Header.Get("ETag")
+			ask(c, request{"GET /assets/favicon.svg", "", []string{"If-None-Match", tag}, 304})
+			ask(c, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=0-3"}, 200})
+			ask(c, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=999999-"}, 200})
 			for _, status := range []int{200, 204, 304, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503} {
 				if seen[status] == 0 {
 					t.Errorf("no answer was %d: %v", status, seen)
@@ -259,7 +249,7 @@ func TestOtherOrigins(t *testing.T) {
 				}
 				return w
 			}
-			w := ask(k.method, "Content-Type", "application/json", "Authorization", "Bearer "+f.access)
+			w := ask(k.method, "Content-Type", "application/json", "Authorization", "Bearer "+f.Access)
 			if got := w.Header().Get("Access-Control-Allow-Origin"); w.Code != k.status || got != k.sayAllow {
 				t.Errorf("%d and Access-Control-Allow-Origin %q, want %d and %q", w.Code, got, k.status, k.sayAllow)
 			}
@@ -308,15 +298,9 @@ func TestAStreamOverHTTP2(t *testing.T) {
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
-	var j job
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &j)
-	req, err := http.NewRequestWithContext(t.Context(), "GET", srv.URL+"/jobs/"+j.ID+"/events", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+f.access)
-	req.Header.Set("Accept", "text/event-stream")
-	resp, err := srv.Client().Do(req)
+	id := f.Submit(prompt)
+	c := apitest.Client{URL: srv.URL, Access: f.Access, Transport: srv.Client().Transport}
+	resp, err := c.Open(t.Context(), "GET", "/jobs/"+id+"/events", "", "Accept", "text/event-stream")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,17 +308,19 @@ func TestAStreamOverHTTP2(t *testing.T) {
 	if resp.ProtoMajor != 2 || resp.TLS.NegotiatedProtocol != "h2" || resp.TLS.Version < tls.VersionTLS12 {
 		t.Fatalf("%s over %x", resp.Proto, resp.TLS.Version)
 	}
-	lines := bufio.NewScanner(resp.Body)
 	beats := 0
-	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), ":") {
+	for m, err := range apitest.Messages(resp.Body) {
+		if err != nil {
+			t.Error(err)
+		}
+		if m == (apitest.Message{}) {
 			if beats++; beats == 1 { // ten seconds of silence have passed
-				f.do("POST", "/jobs/"+j.ID+"/cancel", "").must(t, 200)
+				f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 			}
 		}
 	}
-	if err := lines.Err(); err != nil || beats == 0 {
-		t.Errorf("the stream ended after %d beats: %v", beats, err)
+	if beats == 0 {
+		t.Error("the stream ended without a heartbeat")
 	}
 }
 
@@ -348,7 +334,7 @@ func TestBodiesThatTakeTooLong(t *testing.T) {
 	for _, route := range []string{"POST /users", "POST /nowhere", "GET /history", "GET /docs"} {
 		t.Run(route, func(t *testing.T) {
 			t.Parallel()
-			conn := dial(t, f.url)
+			conn := dial(t, f.URL)
 			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{", route)
 			begin := time.Now()
 			go func() { // as slowly as it gets away with

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/api"
+	"colophon/internal/apitest"
 	"colophon/internal/limit"
 	"colophon/internal/pg"
 	"colophon/migrations"
@@ -41,23 +42,23 @@ func inMemory(t testing.TB, requests uint64) api.Limits {
 // operations lists what the description has, as "GET /jobs/{id}", and whether it
 // takes an access token.
 func (f *fixture) operations() map[string]bool {
-	f.t.Helper()
+	f.T.Helper()
 	var description struct {
 		Paths map[string]map[string]json.RawMessage
 	}
-	f.do("GET", "/openapi.json", "").must(f.t, 200).into(f.t, &description)
+	f.Do("GET", "/openapi.json", "").Must(f.T, 200).Into(f.T, &description)
 	private := map[string]bool{}
 	for path, item := range description.Paths {
 		for method, raw := range item {
 			var op struct{ Security []any }
 			if err := json.Unmarshal(raw, &op); err != nil {
-				f.t.Fatal(err)
+				f.T.Fatal(err)
 			}
 			private[strings.ToUpper(method)+" "+path] = len(op.Security) > 0
 		}
 	}
 	if len(private) < 9 {
-		f.t.Fatalf("only %d operations", len(private))
+		f.T.Fatalf("only %d operations", len(private))
 	}
 	return private
 }
@@ -84,17 +85,17 @@ var elsewhere = []string{
 //
 // security: ASVS 2.4.1, API4:2023, API6:2023
 func TestNothingIsUnlimited(t *testing.T) {
-	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.t, 1000) })
+	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
 		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
 	check := func(route, access, want string) {
 		t.Helper()
 		method, path, _ := strings.Cut(route, " ")
-		a := f.do(method, concrete(path), `{"prompt":17}`, "Authorization", access)
-		if got := a.header.Get("RateLimit-Policy"); got != fmt.Sprintf("%q;q=1000;w=3600", want) {
-			t.Errorf("%s: %d under the limit %s, want %s", route, a.status, got, want)
+		a := f.Do(method, concrete(path), `{"prompt":17}`, "Authorization", access)
+		if got := a.Header.Get("RateLimit-Policy"); got != fmt.Sprintf("%q;q=1000;w=3600", want) {
+			t.Errorf("%s: %d under the limit %s, want %s", route, a.Status, got, want)
 		}
-		if got := a.header.Get("RateLimit"); !strings.HasPrefix(got, fmt.Sprintf("%q;r=", want)) {
+		if got := a.Header.Get("RateLimit"); !strings.HasPrefix(got, fmt.Sprintf("%q;r=", want)) {
 			t.Errorf("%s: RateLimit %q", route, got)
 		}
 	}
@@ -109,7 +110,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 				stranger = name
 			}
 		}
-		access := f.access
+		access := f.Access
 		if route == "DELETE /users/me/sessions" {
 			_, access = f.user("who-leaves")
 		}
@@ -119,7 +120,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 	}
 	for _, route := range elsewhere {
 		check(route, "", "anonymous")
-		check(route, "Bearer "+f.access, "anonymous")
+		check(route, "Bearer "+f.Access, "anonymous")
 	}
 }
 
@@ -144,10 +145,10 @@ func TestTooManyRequests(t *testing.T) {
 		"unknown routes":          {route: "GET /nowhere"},
 		"pages":                   {route: "GET /docs"},
 		"health":                  {route: "GET /healthz"},
-		"the history":             {route: "GET /history", access: "Bearer " + f.access, byUser: true},
-		"jobs that are not there": {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.access, byUser: true},
-		"jobs":                    {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.access, byUser: true},
-		"bad jobs":                {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.access, byUser: true},
+		"the history":             {route: "GET /history", access: "Bearer " + f.Access, byUser: true},
+		"jobs that are not there": {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.Access, byUser: true},
+		"jobs":                    {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.Access, byUser: true},
+		"bad jobs":                {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.Access, byUser: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.api.Limits = inMemory(t, most)
@@ -178,10 +179,10 @@ func TestTooManyRequests(t *testing.T) {
 				}
 			}
 			w := ask("203.0.113.1", k.access)
-			a := answer{w.Code, w.Header(), w.Body.Bytes()}
-			a.refused(t, 429, "rate_limit_exceeded")
-			if seconds, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || seconds < 60 || seconds > 3600 {
-				t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+			a := apitest.Answer{Status: w.Code, Header: w.Header(), Body: w.Body.Bytes()}
+			a.Refused(t, 429, "rate_limit_exceeded")
+			if seconds, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || seconds < 60 || seconds > 3600 {
+				t.Errorf("Retry-After %q", a.Header.Get("Retry-After"))
 			}
 			if again := ask("203.0.113.2", k.access).Code; (again == 429) != k.byUser || again != 429 && again != first {
 				t.Errorf("another address: %d", again)
@@ -222,7 +223,7 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 		wg.Go(func() {
 			r := httptest.NewRequest("POST", "/jobs", strings.NewReader(`{"prompt":"hi"}`))
 			r.Header.Set("Content-Type", "application/json")
-			r.Header.Set("Authorization", "Bearer "+f.access)
+			r.Header.Set("Authorization", "Bearer "+f.Access)
 			w := httptest.NewRecorder()
 			handlers[i%2].ServeHTTP(w, r)
 			switch w.Code {
@@ -253,9 +254,9 @@ func TestALimitThatCannotBeAsked(t *testing.T) {
 	f := newFixture(t, func(f *fixture) {
 		f.api.Limits.Jobs = limit.Shared(pool, "jobs", limit.Rate{Requests: 1, Per: time.Hour})
 	})
-	a := f.do("POST", "/jobs", `{"prompt":"hi"}`)
-	a.refused(t, 503, "unavailable")
-	if a.header.Get("Retry-After") == "" {
+	a := f.Do("POST", "/jobs", `{"prompt":"hi"}`)
+	a.Refused(t, 503, "unavailable")
+	if a.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
@@ -227,17 +229,16 @@ func (f *streamed) tellsToComeBack(t *testing.T, started func()) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var rest []string
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if lines.Text() == "event: job.started" {
+	var last apitest.Message
+	for m, err := range apitest.Messages(resp.Body) {
+		if last = m; err != nil {
+			t.Fatal(err)
+		}
+		if m.Event == "job.started" {
 			started()
 		}
-		rest = append(rest, lines.Text())
 	}
-	var ms int
-	if n := len(rest); n < 2 || rest[n-1] != "" {
-		t.Fatalf("the stream ended with %q", rest)
-	} else if _, err := fmt.Sscanf(rest[n-2], "retry: %d", &ms); err != nil || ms < 500 || ms >= 1500 {
-		t.Errorf("the stream ended with %q", rest[n-2])
+	if ms, err := strconv.Atoi(last.Retry); err != nil || ms < 500 || ms >= 1500 {
+		t.Errorf("the stream ended with %+v", last)
 	}
 }

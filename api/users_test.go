@@ -13,41 +13,14 @@ import (
 
 	"colophon/api"
 	"colophon/events"
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
-	"colophon/internal/vault"
 )
 
-// accounts returns the accounts as the command line has them.
-func (f *fixture) accounts() *auth.Service {
-	f.t.Helper()
-	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	accounts, err := auth.New(f.t.Context(), f.db.App, f.store, v, auth.Options{Issuer: "test", Audience: "test"})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return accounts
-}
-
-// token signs in.
-func (f *fixture) token(name, password string) answer {
-	f.t.Helper()
-	return f.do("POST", "/token", "username="+name+"&password="+strings.ReplaceAll(password, " ", "+"), "Content-Type", "application/x-www-form-urlencoded")
-}
-
-// caller makes requests with an access token of its own, or none.
-type caller struct {
-	*fixture
-	access string
-}
-
-func (f *fixture) with(access string) caller { return caller{f, access} }
-
-func (c caller) do(method, path, body string) answer {
-	c.t.Helper()
-	return c.fixture.do(method, path, body, "Authorization", "Bearer "+c.access)
+// token asks for tokens.
+func (f *fixture) token(name, password string) apitest.Answer {
+	f.T.Helper()
+	return f.Form("/token", "username", name, "password", password)
 }
 
 type account struct {
@@ -64,7 +37,7 @@ type account struct {
 func TestWhoMayDoWhat(t *testing.T) {
 	f := newFixture(t)
 	accounts := f.accounts()
-	access := map[auth.Role]string{auth.User: f.access}
+	access := map[auth.Role]string{auth.User: f.Access}
 	ids := map[auth.Role]uuid.UUID{auth.User: f.owner}
 	for _, role := range []auth.Role{auth.Auditor, auth.Admin} {
 		ids[role], access[role] = f.user("the-" + string(role))
@@ -85,38 +58,39 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"POST", "/users/" + uuid.NewString() + "/enable", []auth.Role{auth.Admin}},
 		{"GET", "/users/me", []auth.Role{auth.User, auth.Auditor, auth.Admin}},
 	} {
-		f.with("").do(c.method, c.path, "").must(t, 401)
+		f.As("").Do(c.method, c.path, "").Must(t, 401)
+		f.Do(c.method, c.path, "", "Authorization", "Bearer ").Must(t, 401)
 		for role, token := range access {
 			may := false
 			for _, r := range c.may {
 				may = may || r == role
 			}
-			a := f.with(token).do(c.method, c.path, "")
+			a := f.As(token).Do(c.method, c.path, "")
 			if !may {
-				a.refused(t, 403, "forbidden")
-			} else if a.status != 200 && a.status != 404 {
-				t.Errorf("%s: %s %s: %d %s", role, c.method, c.path, a.status, a.body)
+				a.Refused(t, 403, "forbidden")
+			} else if a.Status != 200 && a.Status != 404 {
+				t.Errorf("%s: %s %s: %d %s", role, c.method, c.path, a.Status, a.Body)
 			}
 		}
 	}
 	for role, token := range access {
 		var me account
-		f.with(token).do("GET", "/users/me", "").must(t, 200).into(t, &me)
+		f.As(token).Do("GET", "/users/me", "").Must(t, 200).Into(t, &me)
 		if me.ID != ids[role] || me.Role != string(role) || me.Username == "" || me.DisabledAt != nil {
 			t.Errorf("%s: %+v", role, me)
 		}
 	}
-	admin := f.with(access[auth.Admin])
-	admin.do("POST", "/users/"+ids[auth.Admin].String()+"/disable", "").refused(t, 409, "own_account")
+	admin := f.As(access[auth.Admin])
+	admin.Do("POST", "/users/"+ids[auth.Admin].String()+"/disable", "").Refused(t, 409, "own_account")
 	if _, err := accounts.SetRole(t.Context(), ids[auth.Admin], auth.User); err != nil {
 		t.Fatal(err)
 	}
-	admin.do("POST", "/users/"+other.String()+"/disable", "").refused(t, 403, "forbidden")
+	admin.Do("POST", "/users/"+other.String()+"/disable", "").Refused(t, 403, "forbidden")
 	if _, err := accounts.Disable(t.Context(), auth.CommandLine, ids[auth.Auditor]); err != nil {
 		t.Fatal(err)
 	}
-	f.with(access[auth.Auditor]).do("GET", "/users", "").must(t, 401)
-	f.with(access[auth.Auditor]).do("GET", "/users/me", "").must(t, 401)
+	f.As(access[auth.Auditor]).Do("GET", "/users", "").Must(t, 401)
+	f.As(access[auth.Auditor]).Do("GET", "/users/me", "").Must(t, 401)
 }
 
 // TestTheDescriptionNamesRoles keeps what is said of an operation what is asked of its callers.
@@ -130,7 +104,7 @@ func TestTheDescriptionNamesRoles(t *testing.T) {
 			Responses map[string]any
 		}
 	}
-	f.do("GET", "/openapi.json", "").must(t, 200).into(t, &description)
+	f.Do("GET", "/openapi.json", "").Must(t, 200).Into(t, &description)
 	got := map[string]string{}
 	for path, item := range description.Paths {
 		for method, op := range item {
@@ -161,26 +135,26 @@ func TestDisablingOverHTTP(t *testing.T) {
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Admin); err != nil {
 		t.Fatal(err)
 	}
-	admin := f.with(access)
+	admin := f.As(access)
 	path := "/users/" + f.owner.String()
 	for range 2 {
 		var a account
-		admin.do("POST", path+"/disable", "").must(t, 200).into(t, &a)
+		admin.Do("POST", path+"/disable", "").Must(t, 200).Into(t, &a)
 		if a.ID != f.owner || a.DisabledAt == nil {
 			t.Errorf("%+v", a)
 		}
-		f.token("somebody", "a long sentence").refused(t, 401, "invalid_credentials")
+		f.token("somebody", "a long sentence").Refused(t, 401, "invalid_credentials")
 	}
 	var a account
-	admin.do("POST", path+"/enable", "").must(t, 200).into(t, &a)
+	admin.Do("POST", path+"/enable", "").Must(t, 200).Into(t, &a)
 	if a.DisabledAt != nil {
 		t.Errorf("%+v", a)
 	}
-	f.token("somebody", "a long sentence").must(t, 200)
-	admin.do("POST", "/users/"+uuid.NewString()+"/disable", "").refused(t, 404, "not_found")
-	admin.do("POST", "/users/"+uuid.Nil.String()+"/disable", "").refused(t, 404, "not_found")
-	admin.do("GET", "/users/"+uuid.Nil.String()+"/events", "").refused(t, 404, "not_found")
-	admin.do("POST", "/users/somebody/disable", "").must(t, 422)
+	f.token("somebody", "a long sentence").Must(t, 200)
+	admin.Do("POST", "/users/"+uuid.NewString()+"/disable", "").Refused(t, 404, "not_found")
+	admin.Do("POST", "/users/"+uuid.Nil.String()+"/disable", "").Refused(t, 404, "not_found")
+	admin.Do("GET", "/users/"+uuid.Nil.String()+"/events", "").Refused(t, 404, "not_found")
+	admin.Do("POST", "/users/somebody/disable", "").Must(t, 422)
 }
 
 // TestPagesOfAccountsAndTheirEvents follows the links.
@@ -191,20 +165,20 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.user("a-third")
-	f.do("POST", "/jobs", `{"prompt":"a peacock's feather"}`).must(t, 202)
-	f.token("somebody", "a long guess").must(t, 401)
-	auditor := f.with(access)
+	f.Do("POST", "/jobs", `{"prompt":"a peacock's feather"}`).Must(t, 202)
+	f.token("somebody", "a long guess").Must(t, 401)
+	auditor := f.As(access)
 	pages := func(path string) []byte {
 		t.Helper()
 		var all []json.RawMessage
 		for n := 0; path != "" && n < 10; n++ {
-			a := auditor.do("GET", path, "").must(t, 200)
+			a := auditor.Do("GET", path, "").Must(t, 200)
 			var page []json.RawMessage
-			a.into(t, &page)
+			a.Into(t, &page)
 			all = append(all, page...)
-			path, _, _ = strings.Cut(strings.TrimPrefix(a.header.Get("Link"), "<"), ">")
-			if bytes.Contains(a.body, []byte("peacock")) {
-				t.Errorf("the auditor reads %s", a.body)
+			path, _, _ = strings.Cut(strings.TrimPrefix(a.Header.Get("Link"), "<"), ">")
+			if bytes.Contains(a.Body, []byte("peacock")) {
+				t.Errorf("the auditor reads %s", a.Body)
 			}
 		}
 		raw, err := json.Marshal(all)
@@ -214,12 +188,12 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 		return raw
 	}
 	var accounts []account
-	answer{body: pages("/users?limit=2")}.into(t, &accounts)
+	apitest.Answer{Body: pages("/users?limit=2")}.Into(t, &accounts)
 	if len(accounts) != 3 || accounts[0].Username != "somebody" || accounts[1].Role != "auditor" || accounts[2].Username != "a-third" {
 		t.Errorf("%+v", accounts)
 	}
 	var happened []api.AccountEvent
-	answer{body: pages("/users/" + f.owner.String() + "/events?limit=1")}.into(t, &happened)
+	apitest.Answer{Body: pages("/users/" + f.owner.String() + "/events?limit=1")}.Into(t, &happened)
 	got := ""
 	for i, e := range happened {
 		got += " " + e.Type
@@ -230,16 +204,16 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 	if got != " account.registered account.signed_in account.sign_in_failed" || happened[0].Username != "somebody" || happened[1].Session == nil {
 		t.Errorf("%+v", happened)
 	}
-	auditor.do("GET", "/users?limit=101", "").must(t, 422)
-	auditor.do("GET", "/users?after=x", "").must(t, 422)
-	auditor.do("GET", "/users/"+f.owner.String()+"/events?after=-1", "").must(t, 422)
+	auditor.Do("GET", "/users?limit=101", "").Must(t, 422)
+	auditor.Do("GET", "/users?after=x", "").Must(t, 422)
+	auditor.Do("GET", "/users/"+f.owner.String()+"/events?after=-1", "").Must(t, 422)
 }
 
 // security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3
 func TestChangingThePasswordOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	const path = "/users/me/password"
-	f.with("").do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).must(t, 401)
+	f.As("").Do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).Must(t, 401)
 	for body, want := range map[string]struct {
 		status      int
 		code, where string
@@ -252,32 +226,28 @@ func TestChangingThePasswordOverHTTP(t *testing.T) {
 		`{"new_password":"another sentence"}`:                                   {422, "invalid_request", "body"},
 		`{"password":"a long sentence","new_password":"another sentence"}`:      {422, "invalid_request", "body"},
 	} {
-		a := f.do("PUT", path, body)
-		a.refused(t, want.status, want.code)
+		a := f.Do("PUT", path, body)
+		a.Refused(t, want.status, want.code)
 		var p struct {
 			Errors []struct{ Location string }
 		}
-		if a.into(t, &p); len(p.Errors) == 0 || p.Errors[0].Location != want.where || bytes.Contains(a.body, []byte("sentence")) {
-			t.Errorf("%s: %s, want %s", body, a.body, want.where)
+		if a.Into(t, &p); len(p.Errors) == 0 || p.Errors[0].Location != want.where || bytes.Contains(a.Body, []byte("sentence")) {
+			t.Errorf("%s: %s, want %s", body, a.Body, want.where)
 		}
 	}
-	if a := f.do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).must(t, 204); len(a.body) != 0 {
-		t.Errorf("%s", a.body)
+	if a := f.Do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).Must(t, 204); len(a.Body) != 0 {
+		t.Errorf("%s", a.Body)
 	}
-	f.token("somebody", "a long sentence").must(t, 401)
-	f.token("somebody", "another sentence").must(t, 200)
+	f.token("somebody", "a long sentence").Must(t, 401)
+	f.token("somebody", "another sentence").Must(t, 200)
 }
 
 func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 	f := newFixture(t)
-	var tokens struct {
-		RefreshToken string `json:"refresh_token"`
-	}
-	f.token("somebody", "a long sentence").must(t, 200).into(t, &tokens)
-	f.do("DELETE", "/users/me/sessions", "").must(t, 204)
-	f.do("POST", "/token", "grant_type=refresh_token&refresh_token="+tokens.RefreshToken, "Content-Type", "application/x-www-form-urlencoded").
-		refused(t, 401, "invalid_refresh_token")
-	f.token("somebody", "a long sentence").must(t, 200)
+	tokens := f.SignIn("somebody", "a long sentence")
+	f.Do("DELETE", "/users/me/sessions", "").Must(t, 204)
+	f.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh).Refused(t, 401, "invalid_refresh_token")
+	f.token("somebody", "a long sentence").Must(t, 200)
 }
 
 // TestAnErasedAccountIsGone looks for what is left, with an access token of before.
@@ -285,16 +255,16 @@ func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 // security: ASVS 7.4.2
 func TestAnErasedAccountIsGone(t *testing.T) {
 	f := newFixture(t)
-	var first, keyed job
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &first)
-	f.do("POST", "/jobs", prompt, "Idempotency-Key", "k").must(t, 202).into(t, &keyed)
-	f.do("DELETE", "/users/me", `{"password":"a long guess"}`).refused(t, 403, "wrong_password")
-	f.do("DELETE", "/users/me", `{}`).must(t, 422)
-	f.do("DELETE", "/users/me", "").must(t, 400)
-	f.do("GET", "/jobs/"+first.ID, "").must(t, 200)
-	f.do("DELETE", "/users/me", `{"password":"a long sentence"}`).must(t, 204)
+	first := f.Submit(prompt)
+	var keyed job
+	f.Do("POST", "/jobs", prompt, "Idempotency-Key", "k").Must(t, 202).Into(t, &keyed)
+	f.Do("DELETE", "/users/me", `{"password":"a long guess"}`).Refused(t, 403, "wrong_password")
+	f.Do("DELETE", "/users/me", `{}`).Must(t, 422)
+	f.Do("DELETE", "/users/me", "").Must(t, 400)
+	f.Do("GET", "/jobs/"+first, "").Must(t, 200)
+	f.Do("DELETE", "/users/me", `{"password":"a long sentence"}`).Must(t, 204)
 
-	for _, id := range []string{first.ID, keyed.ID} {
+	for _, id := range []string{first, keyed.ID} {
 		j, err := f.store.Job(t.Context(), uuid.MustParse(id))
 		if err != nil || j.State != events.Cancelled || !j.Erased || j.Prompt != "" {
 			t.Errorf("%+v, %v", j, err)
@@ -304,22 +274,22 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 	if err := f.db.Owner.QueryRow(t.Context(), `select wrapped from owner_keys where owner = $1`, f.owner).Scan(&key); err != nil || key != nil {
 		t.Errorf("the key is there still: %v", err)
 	}
-	for _, path := range []string{"/users/me", "/jobs/" + first.ID, "/jobs/" + first.ID + "/events", "/history"} {
-		f.do("GET", path, "").refused(t, 401, "invalid_access_token")
+	for _, path := range []string{"/users/me", "/jobs/" + first, "/jobs/" + first + "/events", "/history"} {
+		f.Do("GET", path, "").Refused(t, 401, "invalid_access_token")
 	}
 	for _, headers := range [][]string{nil, {"Idempotency-Key", "new"}, {"Idempotency-Key", "k"}} {
-		f.do("POST", "/jobs", prompt, headers...).refused(t, 401, "invalid_access_token")
+		f.Do("POST", "/jobs", prompt, headers...).Refused(t, 401, "invalid_access_token")
 	}
 	for _, c := range []struct{ method, path, body string }{
-		{"POST", "/jobs/" + first.ID + "/cancel", ""},
+		{"POST", "/jobs/" + first + "/cancel", ""},
 		{"PUT", "/users/me/password", `{"current_password":"a long sentence","new_password":"another sentence"}`},
 		{"DELETE", "/users/me", `{"password":"a long sentence"}`},
 		{"DELETE", "/users/me/sessions", ""},
 	} {
-		f.do(c.method, c.path, c.body).refused(t, 401, "invalid_access_token")
+		f.Do(c.method, c.path, c.body).Refused(t, 401, "invalid_access_token")
 	}
-	f.token("somebody", "a long sentence").refused(t, 401, "invalid_credentials")
-	f.do("POST", "/users", `{"username":"SOMEBODY","password":"another sentence"}`).refused(t, 409, "username_taken")
+	f.token("somebody", "a long sentence").Refused(t, 401, "invalid_credentials")
+	f.Do("POST", "/users", `{"username":"SOMEBODY","password":"another sentence"}`).Refused(t, 409, "username_taken")
 	if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || n != 2 {
 		t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
 	}
@@ -327,18 +297,18 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Admin); err != nil {
 		t.Fatal(err)
 	}
-	admin := f.with(access)
+	admin := f.As(access)
 	var all []account
-	admin.do("GET", "/users", "").must(t, 200).into(t, &all)
+	admin.Do("GET", "/users", "").Must(t, 200).Into(t, &all)
 	if len(all) != 2 || all[0].ID != f.owner || all[0].Username != "" || all[0].ErasedAt == nil {
 		t.Errorf("%+v", all)
 	}
 	var happened []api.AccountEvent
-	admin.do("GET", "/users/"+f.owner.String()+"/events", "").must(t, 200).into(t, &happened)
+	admin.Do("GET", "/users/"+f.owner.String()+"/events", "").Must(t, 200).Into(t, &happened)
 	if len(happened) < 3 || happened[0].Username != "" || happened[len(happened)-1].Type != "account.erased" {
 		t.Errorf("%+v", happened)
 	}
-	admin.do("POST", "/users/"+f.owner.String()+"/enable", "").refused(t, 409, "account_erased")
+	admin.Do("POST", "/users/"+f.owner.String()+"/enable", "").Refused(t, 409, "account_erased")
 }
 
 // TestGuessingOverHTTP guesses at a name that there is and at one that there is not.
@@ -351,19 +321,19 @@ func TestGuessingOverHTTP(t *testing.T) {
 		guesses := 0
 		a := f.token(name, "a long guess")
 		// The first waits are short, and over on a slow machine before the next guess.
-		for ; a.status == http.StatusUnauthorized && guesses < 20; guesses++ {
-			a.refused(t, 401, "invalid_credentials")
+		for ; a.Status == http.StatusUnauthorized && guesses < 20; guesses++ {
+			a.Refused(t, 401, "invalid_credentials")
 			a = f.token(name, "a long guess")
 		}
 		if guesses < 10 {
 			t.Errorf("%s: refused after %d guesses", name, guesses)
 		}
-		a.refused(t, http.StatusTooManyRequests, "too_many_wrong_passwords")
-		if after, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || after < 1 || after > 900 {
-			t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+		a.Refused(t, http.StatusTooManyRequests, "too_many_wrong_passwords")
+		if after, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || after < 1 || after > 900 {
+			t.Errorf("Retry-After %q", a.Header.Get("Retry-After"))
 		}
 		var p struct{ Title, Detail string }
-		a.into(t, &p)
+		a.Into(t, &p)
 		refused = append(refused, p.Title+strings.TrimRight(p.Detail, "0123456789 s"))
 	}
 	if refused[0] != refused[1] {

@@ -3,8 +3,6 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,6 +17,7 @@ import (
 
 	"colophon/api"
 	"colophon/events"
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/policy"
@@ -29,38 +28,35 @@ import (
 
 // fixture is an API with one user and no worker, so that jobs wait.
 type fixture struct {
-	t      *testing.T
-	db     *pgtest.DB
-	store  *events.Store
-	queue  *jobs.Queue
-	url    string
-	owner  uuid.UUID
-	access string
-	api    api.Options // what the API was made from
-	log    logBuffer
-	served chan struct{}      // holds one value for each request that has been served
-	stop   context.CancelFunc // tells the API that the service stops
+	apitest.Client // of the user
+	db             *pgtest.DB
+	store          *events.Store
+	vault          *vault.Vault
+	queue          *jobs.Queue
+	owner          uuid.UUID
+	api            api.Options // what the API was made from
+	log            apitest.Log
+	served         chan struct{}      // holds one value for each request that has been served
+	stop           context.CancelFunc // tells the API that the service stops
 }
 
 func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	t.Helper()
-	f := &fixture{t: t, served: make(chan struct{}, 1000)}
+	f := &fixture{served: make(chan struct{}, 1000)}
+	f.Client = apitest.Client{T: t, Transport: patient{&http.Transport{DisableKeepAlives: true}, f.served}}
 	log := slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db := pgtest.New(t, migrations.Up)
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.db, f.store = db, events.NewStore(db.App, v, log)
+	f.db, f.vault, f.store = db, v, events.NewStore(db.App, v, log)
 	encode := func(text string) []int { return make([]int, len(text)) }
 	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: encode}, policy.Default, jobs.Limits{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	accounts, err := auth.New(t.Context(), db.App, f.store, v, auth.Options{Issuer: "test", Audience: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	accounts := f.accounts()
 	stopping, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	f.stop = stop
@@ -84,106 +80,71 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	}))
 	server.Start()
 	t.Cleanup(server.Close)
-	f.url = server.URL
-	f.owner, f.access = f.user("somebody")
+	f.URL = server.URL
+	f.owner, f.Access = f.user("somebody")
 	return f
+}
+
+// accounts returns the accounts as another process has them.
+func (f *fixture) accounts() *auth.Service {
+	f.T.Helper()
+	accounts, err := auth.New(f.T.Context(), f.db.App, f.store, f.vault, auth.Options{Issuer: "test", Audience: "test"})
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	return accounts
 }
 
 // user registers a user and signs in.
 func (f *fixture) user(name string) (id uuid.UUID, access string) {
-	f.t.Helper()
-	var account struct{ ID uuid.UUID }
-	f.do("POST", "/users", fmt.Sprintf(`{"username":%q,"password":"a long sentence"}`, name)).must(f.t, 200).into(f.t, &account)
-	var tokens struct {
-		AccessToken string `json:"access_token"`
-	}
-	f.do("POST", "/token", "username="+name+"&password=a+long+sentence", "Content-Type", "application/x-www-form-urlencoded").must(f.t, 200).into(f.t, &tokens)
-	return account.ID, tokens.AccessToken
+	f.T.Helper()
+	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
+// patient has requests end only when they have been served to the end.
+type patient struct {
+	*http.Transport
+	served chan struct{}
 }
 
-func (a answer) must(t *testing.T, status int) answer {
-	t.Helper()
-	if a.status != status {
-		t.Fatalf("status %d, want %d: %s", a.status, status, a.body)
+func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.Transport.RoundTrip(r)
+	if err == nil {
+		resp.Body = patientBody{resp.Body, p.served}
 	}
-	return a
+	return resp, err
 }
 
-func (a answer) into(t *testing.T, v any) {
-	t.Helper()
-	if err := json.Unmarshal(a.body, v); err != nil {
-		t.Fatalf("%v in %s", err, a.body)
-	}
+type patientBody struct {
+	io.ReadCloser
+	served chan struct{}
 }
 
-// refused checks that the answer is a problem with the code.
-func (a answer) refused(t *testing.T, status int, code string) {
-	t.Helper()
-	var p struct {
-		Detail string
-		Error  struct{ Code *string }
-	}
-	a.must(t, status).into(t, &p)
-	if p.Detail == "" || p.Error.Code == nil || *p.Error.Code != code {
-		t.Errorf("want a problem %s: %s", code, a.body)
-	}
-}
-
-func (f *fixture) send(ctx context.Context, method, path, body string, headers ...string) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, f.url+path, strings.NewReader(body))
-	if err != nil {
-		return answer{}, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+f.access)
-	for i := 0; i < len(headers); i += 2 {
-		req.Header[headers[i]] = append(req.Header[headers[i]][:0:0], headers[i+1])
-	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	<-f.served
-	return answer{resp.StatusCode, resp.Header, got}, err
-}
-
-func (f *fixture) do(method, path, body string, headers ...string) answer {
-	f.t.Helper()
-	a, err := f.send(f.t.Context(), method, path, body, headers...)
-	if err != nil {
-		f.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return a
+func (b patientBody) Close() error {
+	defer func() { <-b.served }()
+	return b.ReadCloser.Close()
 }
 
 // newest returns the job that was accepted last, once there are n of them.
 func (f *fixture) newest(n int) events.Job {
-	f.t.Helper()
+	f.T.Helper()
 	for look := time.NewTicker(5 * time.Millisecond); ; {
 		var count int
 		var id *uuid.UUID
-		if err := f.db.Owner.QueryRow(f.t.Context(), `select count(*), max(job::text)::uuid from history`).Scan(&count, &id); err != nil {
-			f.t.Fatal(err)
+		if err := f.db.Owner.QueryRow(f.T.Context(), `select count(*), max(job::text)::uuid from history`).Scan(&count, &id); err != nil {
+			f.T.Fatal(err)
 		}
 		if count == n {
-			job, err := f.store.Job(f.t.Context(), *id)
+			job, err := f.store.Job(f.T.Context(), *id)
 			if err != nil {
-				f.t.Fatal(err)
+				f.T.Fatal(err)
 			}
 			return job
 		}
 		select {
 		case <-look.C:
-		case <-f.t.Context().Done():
-			f.t.Fatalf("%d jobs, want %d", count, n)
+		case <-f.T.Context().Done():
+			f.T.Fatalf("%d jobs, want %d", count, n)
 		}
 	}
 }
@@ -215,7 +176,7 @@ func TestWhoLeavesAndWhatBecomesOfTheJob(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		gone := make(chan error)
 		go func() {
-			_, err := f.send(ctx, "POST", c.path, prompt, c.headers...)
+			_, err := f.Send(ctx, "POST", c.path, prompt, c.headers...)
 			gone <- err
 		}()
 		j := f.newest(i + 1)
@@ -247,28 +208,28 @@ func TestAnAnswered202IsFinished(t *testing.T) {
 		{"/generate", "wait=1", "wait=1"},
 		{"/jobs", "respond-async, wait=1", "respond-async, wait=1"},
 	} {
-		a := f.do("POST", c.path, prompt, "Prefer", c.prefer).must(t, 202)
+		a := f.Do("POST", c.path, prompt, "Prefer", c.prefer).Must(t, 202)
 		j := f.newest(i + 1)
-		if j.State != events.Queued || a.header.Get("Location") != "/jobs/"+j.ID.String() {
-			t.Errorf("%s %q: the job is %s, at %q", c.path, c.prefer, j.State, a.header.Get("Location"))
+		if j.State != events.Queued || a.Header.Get("Location") != "/jobs/"+j.ID.String() {
+			t.Errorf("%s %q: the job is %s, at %q", c.path, c.prefer, j.State, a.Header.Get("Location"))
 		}
-		if got := a.header.Get("Preference-Applied"); got != c.applied {
+		if got := a.Header.Get("Preference-Applied"); got != c.applied {
 			t.Errorf("%s %q: Preference-Applied %q, want %q", c.path, c.prefer, got, c.applied)
 		}
-		if after, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
-			t.Errorf("%s %q: Retry-After %q", c.path, c.prefer, a.header.Get("Retry-After"))
+		if after, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
+			t.Errorf("%s %q: Retry-After %q", c.path, c.prefer, a.Header.Get("Retry-After"))
 		}
-		if a.header.Get("Vary") != "Prefer" || a.header.Get("Cache-Control") != "no-store" {
-			t.Errorf("%s %q: headers %v", c.path, c.prefer, a.header)
+		if a.Header.Get("Vary") != "Prefer" || a.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s %q: headers %v", c.path, c.prefer, a.Header)
 		}
 	}
 }
 
 func TestAServerThatStopsEndsNoJob(t *testing.T) {
 	f := newFixture(t)
-	answered := make(chan answer)
+	answered := make(chan apitest.Answer)
 	go func() {
-		a, err := f.send(t.Context(), "POST", "/generate", prompt)
+		a, err := f.Send(t.Context(), "POST", "/generate", prompt)
 		if err != nil {
 			t.Errorf("not answered: %v", err)
 		}
@@ -276,77 +237,77 @@ func TestAServerThatStopsEndsNoJob(t *testing.T) {
 	}()
 	j := f.newest(1)
 	f.stop()
-	a := (<-answered).must(t, 202)
-	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.State != events.Queued || a.header.Get("Location") != "/jobs/"+j.ID.String() {
-		t.Errorf("%s at %q, %v", now.State, a.header.Get("Location"), err)
+	a := (<-answered).Must(t, 202)
+	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.State != events.Queued || a.Header.Get("Location") != "/jobs/"+j.ID.String() {
+		t.Errorf("%s at %q, %v", now.State, a.Header.Get("Location"), err)
 	}
 }
 
 func TestPollingForWhatHasNotChanged(t *testing.T) {
 	f := newFixture(t)
-	var first, second job
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &first)
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &second)
+	first := f.Submit(prompt)
+	var second job
+	f.Do("POST", "/jobs", prompt).Must(t, 202).Into(t, &second)
 	path := "/jobs/" + second.ID
-	a := f.do("GET", path, "").must(t, 200)
-	a.into(t, &second)
-	etag := a.header.Get("ETag")
-	if second.QueuePosition != 2 || etag == "" || a.header.Get("Retry-After") != "1" || a.header.Get("Cache-Control") != "private, no-cache" || a.header.Get("Vary") != "Authorization" {
-		t.Fatalf("%+v, %v", second, a.header)
+	a := f.Do("GET", path, "").Must(t, 200)
+	a.Into(t, &second)
+	etag := a.Header.Get("ETag")
+	if second.QueuePosition != 2 || etag == "" || a.Header.Get("Retry-After") != "1" || a.Header.Get("Cache-Control") != "private, no-cache" || a.Header.Get("Vary") != "Authorization" {
+		t.Fatalf("%+v, %v", second, a.Header)
 	}
-	a = f.do("GET", path, "", "If-None-Match", `"other", W/`+etag).must(t, 304)
-	if len(a.body) != 0 || a.header.Get("ETag") != etag || a.header.Get("Retry-After") == "" || a.header.Get("Cache-Control") != "private, no-cache" || a.header.Get("Vary") != "Authorization" {
-		t.Errorf("%q, %v", a.body, a.header)
+	a = f.Do("GET", path, "", "If-None-Match", `"other", W/`+etag).Must(t, 304)
+	if len(a.Body) != 0 || a.Header.Get("ETag") != etag || a.Header.Get("Retry-After") == "" || a.Header.Get("Cache-Control") != "private, no-cache" || a.Header.Get("Vary") != "Authorization" {
+		t.Errorf("%q, %v", a.Body, a.Header)
 	}
-	f.do("POST", "/jobs/"+first.ID+"/cancel", "").must(t, 200) // not an event of the job that is looked at
-	a = f.do("GET", path, "", "If-None-Match", etag).must(t, 200)
-	if a.into(t, &second); second.QueuePosition != 1 {
+	f.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200) // not an event of the job that is looked at
+	a = f.Do("GET", path, "", "If-None-Match", etag).Must(t, 200)
+	if a.Into(t, &second); second.QueuePosition != 1 {
 		t.Errorf("place %d", second.QueuePosition)
 	}
-	a = f.do("POST", path+"/cancel", "").must(t, 200)
-	a = f.do("GET", path, "", "If-None-Match", a.header.Get("ETag")).must(t, 200)
-	if a.header.Get("Retry-After") != "" {
-		t.Errorf("Retry-After %s of a job that has ended", a.header.Get("Retry-After"))
+	a = f.Do("POST", path+"/cancel", "").Must(t, 200)
+	a = f.Do("GET", path, "", "If-None-Match", a.Header.Get("ETag")).Must(t, 200)
+	if a.Header.Get("Retry-After") != "" {
+		t.Errorf("Retry-After %s of a job that has ended", a.Header.Get("Retry-After"))
 	}
-	f.do("GET", path, "", "If-None-Match", a.header.Get("ETag")).must(t, 304)
+	f.Do("GET", path, "", "If-None-Match", a.Header.Get("ETag")).Must(t, 304)
 }
 
 func TestAKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	f := newFixture(t)
 	key := []string{"Idempotency-Key", `"first"`}
-	a := f.do("POST", "/jobs", prompt, key...).must(t, 202)
+	a := f.Do("POST", "/jobs", prompt, key...).Must(t, 202)
 	var j, again job
-	a.into(t, &j)
-	f.do("POST", "/jobs", ` { "max_length" : 50, "prompt": "The nature of light"}`, "Idempotency-Key", "first").must(t, 202).into(t, &again)
+	a.Into(t, &j)
+	f.Do("POST", "/jobs", ` { "max_length" : 50, "prompt": "The nature of light"}`, "Idempotency-Key", "first").Must(t, 202).Into(t, &again)
 	if again.ID != j.ID {
 		t.Errorf("the same request, written otherwise, made %s beside %s", again.ID, j.ID)
 	}
-	f.do("POST", "/jobs/"+j.ID+"/cancel", "").must(t, 200)
-	b := f.do("POST", "/jobs", prompt, key...).must(t, 202)
-	b.into(t, &again)
-	if again.ID != j.ID || again.State != "cancelled" || b.header.Get("Location") != a.header.Get("Location") {
-		t.Errorf("%s: %+v", b.header.Get("Location"), again)
+	f.Do("POST", "/jobs/"+j.ID+"/cancel", "").Must(t, 200)
+	b := f.Do("POST", "/jobs", prompt, key...).Must(t, 202)
+	b.Into(t, &again)
+	if again.ID != j.ID || again.State != "cancelled" || b.Header.Get("Location") != a.Header.Get("Location") {
+		t.Errorf("%s: %+v", b.Header.Get("Location"), again)
 	}
-	f.do("POST", "/jobs", `{"prompt":"The nature of darkness"}`, key...).refused(t, 422, "idempotency_key_reused")
-	f.do("POST", "/jobs", prompt, "Idempotency-Key", "first", "Cancel-After", "9").refused(t, 422, "idempotency_key_reused")
-	f.do("POST", "/jobs", `{"prompt":"such violence"}`, "Idempotency-Key", "second").must(t, 422)
-	f.do("POST", "/jobs", prompt, "Idempotency-Key", "second").must(t, 202).into(t, &again)
+	f.Do("POST", "/jobs", `{"prompt":"The nature of darkness"}`, key...).Refused(t, 422, "idempotency_key_reused")
+	f.Do("POST", "/jobs", prompt, "Idempotency-Key", "first", "Cancel-After", "9").Refused(t, 422, "idempotency_key_reused")
+	f.Do("POST", "/jobs", `{"prompt":"such violence"}`, "Idempotency-Key", "second").Must(t, 422)
+	f.Do("POST", "/jobs", prompt, "Idempotency-Key", "second").Must(t, 202).Into(t, &again)
 	if again.ID == j.ID {
 		t.Error("another key gave the same job")
 	}
 	// A key belongs to a user and a route.
-	f.do("POST", "/generate", prompt, "Idempotency-Key", "first", "Prefer", "wait=0").must(t, 202).into(t, &again)
+	f.Do("POST", "/generate", prompt, "Idempotency-Key", "first", "Prefer", "wait=0").Must(t, 202).Into(t, &again)
 	if again.ID == j.ID {
 		t.Error("the key of another route gave the same job")
 	}
-	_, f.access = f.user("somebody-else")
-	f.do("POST", "/jobs", prompt, key...).must(t, 202).into(t, &again)
+	_, f.Access = f.user("somebody-else")
+	f.Do("POST", "/jobs", prompt, key...).Must(t, 202).Into(t, &again)
 	if again.ID == j.ID {
 		t.Error("somebody else's key gave the same job")
 	}
 	for _, bad := range []string{"", `""`, `"half`, "two words", strings.Repeat("k", 256), "caf\xc3\xa9"} {
-		f.do("POST", "/jobs", prompt, "Idempotency-Key", bad).refused(t, 400, "invalid_idempotency_key")
-		f.do("POST", "/users", `{"username":"nobody","password":"a long sentence"}`, "Idempotency-Key", bad).refused(t, 400, "invalid_idempotency_key")
+		f.Do("POST", "/jobs", prompt, "Idempotency-Key", bad).Refused(t, 400, "invalid_idempotency_key")
+		f.Do("POST", "/users", `{"username":"nobody","password":"a long sentence"}`, "Idempotency-Key", bad).Refused(t, 400, "invalid_idempotency_key")
 	}
 }
 
@@ -359,9 +320,9 @@ func TestAKeyInFlight(t *testing.T) {
 			if err := tx.Claim(t.Context(), k, f.owner, events.JobStream(uuid.New())); err != nil {
 				return err
 			}
-			a := f.do("POST", path, prompt, "Idempotency-Key", "k")
-			a.refused(t, 409, "idempotency_key_in_flight")
-			if a.header.Get("Retry-After") == "" {
+			a := f.Do("POST", path, prompt, "Idempotency-Key", "k")
+			a.Refused(t, 409, "idempotency_key_in_flight")
+			if a.Header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
 			}
 			return context.Canceled
@@ -369,7 +330,7 @@ func TestAKeyInFlight(t *testing.T) {
 		if err != context.Canceled {
 			t.Fatal(err)
 		}
-		f.do("POST", path, prompt, "Idempotency-Key", "k", "Prefer", "wait=0").must(t, 202)
+		f.Do("POST", path, prompt, "Idempotency-Key", "k", "Prefer", "wait=0").Must(t, 202)
 	}
 }
 
@@ -379,54 +340,54 @@ func TestASecondGenerateJoinsTheFirst(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
-			a, err := f.send(t.Context(), "POST", "/generate", prompt, "Idempotency-Key", "k")
-			if err != nil || a.status != 409 || !strings.Contains(string(a.body), "job_cancelled") {
-				t.Errorf("%d %s, %v", a.status, a.body, err)
+			a, err := f.Send(t.Context(), "POST", "/generate", prompt, "Idempotency-Key", "k")
+			if err != nil || a.Status != 409 || !strings.Contains(string(a.Body), "job_cancelled") {
+				t.Errorf("%d %s, %v", a.Status, a.Body, err)
 			}
 		})
 	}
 	j := f.newest(1)
-	f.do("POST", "/jobs/"+j.ID.String()+"/cancel", "").must(t, 200)
+	f.Do("POST", "/jobs/"+j.ID.String()+"/cancel", "").Must(t, 200)
 	wg.Wait()
 	f.newest(1)
 }
 
 func TestRegisteringTwiceUnderAKey(t *testing.T) {
 	f := newFixture(t)
-	f.access = ""
+	f.Access = ""
 	const body = `{"username":"isaac","password":"hypotheses non fingo"}`
-	first := f.do("POST", "/users", body, "Idempotency-Key", "k").must(t, 200)
-	again := f.do("POST", "/users", body, "Idempotency-Key", `"k"`).must(t, 200)
-	if !bytes.Equal(first.body, again.body) {
-		t.Errorf("%s and then %s", first.body, again.body)
+	first := f.Do("POST", "/users", body, "Idempotency-Key", "k").Must(t, 200)
+	again := f.Do("POST", "/users", body, "Idempotency-Key", `"k"`).Must(t, 200)
+	if !bytes.Equal(first.Body, again.Body) {
+		t.Errorf("%s and then %s", first.Body, again.Body)
 	}
 	for _, other := range []string{`{"username":"isaac","password":"another password"}`, `{"username":"gottfried","password":"hypotheses non fingo"}`} {
-		f.do("POST", "/users", other, "Idempotency-Key", "k").refused(t, 422, "idempotency_key_reused")
+		f.Do("POST", "/users", other, "Idempotency-Key", "k").Refused(t, 422, "idempotency_key_reused")
 	}
-	f.do("POST", "/users", body, "Idempotency-Key", "k2").refused(t, 409, "username_taken")
+	f.Do("POST", "/users", body, "Idempotency-Key", "k2").Refused(t, 409, "username_taken")
 }
 
 func TestCancelAfter(t *testing.T) {
 	f := newFixture(t)
 	for header, want := range map[string]time.Duration{"1": time.Second, "60": time.Minute, "86400": 10 * time.Minute} {
 		var j job
-		f.do("POST", "/jobs", prompt, "Cancel-After", header).must(t, 202).into(t, &j)
+		f.Do("POST", "/jobs", prompt, "Cancel-After", header).Must(t, 202).Into(t, &j)
 		if got := j.Deadline.Sub(j.CreatedAt); got > want || got < want-time.Minute {
 			t.Errorf("Cancel-After %s: %v, want %v", header, got, want)
 		}
 	}
 	var j job
-	f.do("POST", "/jobs", prompt).must(t, 202).into(t, &j)
+	f.Do("POST", "/jobs", prompt).Must(t, 202).Into(t, &j)
 	if got := j.Deadline.Sub(j.CreatedAt); got > 10*time.Minute || got < 9*time.Minute {
 		t.Errorf("without a header: %v", got)
 	}
 	for _, bad := range []string{"0", "-1", "86401", "soon", "1.5", "99999999999999999999"} {
-		f.do("POST", "/jobs", prompt, "Cancel-After", bad).must(t, 422)
+		f.Do("POST", "/jobs", prompt, "Cancel-After", bad).Must(t, 422)
 	}
 	// Nobody works, and who waits is told.
-	a := f.do("POST", "/generate", prompt, "Cancel-After", "1")
-	a.refused(t, 409, "job_cancelled")
-	if !strings.Contains(string(a.body), "deadline") {
-		t.Errorf("%s", a.body)
+	a := f.Do("POST", "/generate", prompt, "Cancel-After", "1")
+	a.Refused(t, 409, "job_cancelled")
+	if !strings.Contains(string(a.Body), "deadline") {
+		t.Errorf("%s", a.Body)
 	}
 }

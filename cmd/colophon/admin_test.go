@@ -28,8 +28,8 @@ func TestAdmin(t *testing.T) {
 	s := up(t, dataDir(t), "--no-rate-limits", "--admin-listen", at)
 	c := newUser(t, s, "canaryname")
 	var j job
-	c.do("POST", "/generate", `{"prompt":"canaryprompt","max_length":40}`).must(t, 200).into(t, &j)
-	c.do("GET", "/canarypath", "").refused(t, 404)
+	c.Do("POST", "/generate", `{"prompt":"canaryprompt","max_length":40}`).Must(t, 200).Into(t, &j)
+	c.Do("GET", "/canarypath", "").Refused(t, 404, "no_such_route")
 	get := func(path, host string) (int, string) {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+at+path, nil)
 		if err != nil {
@@ -85,7 +85,7 @@ func TestAdmin(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/vars", "/riverui"} {
-		c.do("GET", path, "").refused(t, 404)
+		c.Do("GET", path, "").Refused(t, 404, "no_such_route")
 	}
 }
 

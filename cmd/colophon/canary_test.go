@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -24,7 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/internal/pg"
+	"colophon/internal/apitest"
 	"colophon/model/opticks"
 )
 
@@ -178,11 +177,11 @@ func TestCanariesStayInside(t *testing.T) {
 	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug", "--admin-listen", admin}
 	quoted := func(what string) string { b, _ := json.Marshal(secrets[what]); return string(b) }
 	p := start(t, nil, flags...)
-	c := &client{t: t, url: p.url}
+	c := anyone(t, p.url)
 	var log bytes.Buffer
 	keep := func(p *process) {
-		metrics := (&client{t: t, url: "http://" + admin}).do("GET", "/metrics", "").must(t, 200)
-		log.Write(metrics.body)
+		metrics := anyone(t, "http://"+admin).Do("GET", "/metrics", "").Must(t, 200)
+		log.Write(metrics.Body)
 		p.signal(syscall.SIGTERM)
 		p.exit(time.Minute)
 		p.mu.Lock()
@@ -191,73 +190,60 @@ func TestCanariesStayInside(t *testing.T) {
 	}
 
 	// Accounts: right, wrong, and what is no account at all.
-	c.do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).must(t, 200)
-	c.do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).must(t, 409)
-	c.do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).must(t, 422)
-	c.do("POST", "/users", `{"username":"canary2","password":`+quoted("half a JSON text")[1:]).must(t, 400)
-	c.form("/token", "username", "canary", "password", secrets["the wrong password"]).must(t, 401)
-	c.form("/token", "username", "no such user", "password", secrets["the wrong password"]).must(t, 401)
-	c.form("/token", "grant_type", "refresh_token", "refresh_token", secrets["a token nobody gave"]).must(t, 401)
-	var first, second struct {
-		Access  string `json:"access_token"`
-		Refresh string `json:"refresh_token"`
-	}
-	c.form("/token", "username", "canary", "password", secrets["the password"]).must(t, 200).into(t, &first)
-	c.form("/token", "grant_type", "refresh_token", "refresh_token", first.Refresh).must(t, 200).into(t, &second)
+	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).Must(t, 200)
+	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).Must(t, 409)
+	c.Do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).Must(t, 422)
+	c.Do("POST", "/users", `{"username":"canary2","password":`+quoted("half a JSON text")[1:]).Must(t, 400)
+	c.Form("/token", "username", "canary", "password", secrets["the wrong password"]).Must(t, 401)
+	c.Form("/token", "username", "no such user", "password", secrets["the wrong password"]).Must(t, 401)
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", secrets["a token nobody gave"]).Must(t, 401)
+	first := c.SignIn("canary", secrets["the password"])
+	var second apitest.Tokens
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", first.Refresh).Must(t, 200).Into(t, &second)
 	for what, token := range map[string]string{"first": first.Access, "second": second.Access} {
 		parts := strings.Split(token, ".")
 		secrets["the "+what+" access token"], secrets["the "+what+" access token's signature"] = token, parts[2]
 	}
 	secrets["the first refresh token"], secrets["the second refresh token"] = first.Refresh, second.Refresh
-	c.access = strings.Join([]string{"x", "y", secrets["an access token's sig"]}, ".")
-	c.do("GET", "/history", "").must(t, 401)
-	c.access = second.Access
+	c.Access = strings.Join([]string{"x", "y", secrets["an access token's sig"]}, ".")
+	c.Do("GET", "/history", "").Must(t, 401)
+	c.Access = second.Access
 
 	// Jobs: one that ends, one that is cancelled, one that its client leaves, and
 	// all that is refused.
 	var ended job
-	c.do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).must(t, 200).into(t, &ended)
+	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
 	words := strings.Fields(ended.Completion)
 	secrets["the text"] = strings.Join(words[:min(5, len(words))], " ")
 	c.follow(ended.ID, "", 0)
-	cancelled := c.submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
-	c.do("POST", "/jobs/"+cancelled.ID+"/cancel", "").must(t, 200)
-	c.do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").must(t, 202)
-	ctx, leave := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	leaving := &client{t: t, url: c.url, access: c.access}
-	leaving.leave(ctx, `{"prompt":`+quoted("the prompt")+`,"max_new_tokens":200}`)
+	cancelled := c.Submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
+	c.Do("POST", "/jobs/"+cancelled+"/cancel", "").Must(t, 200)
+	c.Do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").Must(t, 202)
+	ctx, leave := context.WithTimeout(t.Context(), 30*time.Millisecond) // before there is a text
+	_, _ = c.Send(ctx, "POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_new_tokens":200}`)
 	leave()
-	c.do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).must(t, 422)
-	c.do("POST", "/generate", `{"prompt":`+quoted("half a JSON text")).must(t, 400)
-	c.do("POST", "/generate", `{"prompt":"a","`+secrets["a text in a header"]+`":1}`).must(t, 422)
-	c.do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", secrets["a text in a header"]).must(t, 422)
-	c.do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").must(t, 422)
-	c.do("GET", "/"+url.PathEscape(secrets["a text in a path"]), "").must(t, 404)
-	c.do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").must(t, 422)
+	c.Do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).Must(t, 422)
+	c.Do("POST", "/generate", `{"prompt":`+quoted("half a JSON text")).Must(t, 400)
+	c.Do("POST", "/generate", `{"prompt":"a","`+secrets["a text in a header"]+`":1}`).Must(t, 422)
+	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", secrets["a text in a header"]).Must(t, 422)
+	c.Do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 422)
+	c.Do("GET", "/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 404)
+	c.Do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").Must(t, 422)
 	keep(p)
 
 	// The same data with a model that cannot be run.
 	p = start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
-	c.url = p.url
-	c.form("/token", "username", "canary", "password", secrets["the password"]).must(t, 200)
-	broken := c.submit(`{"prompt":` + quoted("the prompt") + `}`)
-	failed := c.follow(broken.ID, "", 3)
-	if last := failed[len(failed)-1]; last.event != "job.failed" {
+	c.URL = p.url
+	c.SignIn("canary", secrets["the password"])
+	broken := c.Submit(`{"prompt":` + quoted("the prompt") + `}`)
+	failed := c.follow(broken, "", 3)
+	if last := failed[len(failed)-1]; last.Event != "job.failed" {
 		t.Errorf("the broken model's job: %+v", failed)
 	}
-	c.do("POST", "/jobs/"+broken.ID+"/cancel", "").must(t, 200)
+	c.Do("POST", "/jobs/"+broken+"/cancel", "").Must(t, 200)
 	keep(p)
 
-	cluster, err := pg.Start(t.Context(), filepath.Join(data, "postgres"), pg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Stop(context.WithoutCancel(t.Context()))
-	conn, err := pgx.Connect(t.Context(), cluster.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
+	conn := openDatabase(t, data)
 
 	// What is found where nothing is planted, and that something would be.
 	seen := 0
@@ -276,7 +262,7 @@ func TestCanariesStayInside(t *testing.T) {
 		t.Errorf("%d bytes of log have %v:\n%s", log.Len(), found, log.Bytes())
 	}
 	files := 0
-	err = filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			if entry != nil && entry.Name() == "data" && strings.HasSuffix(filepath.Dir(path), "postgres") {
 				return fs.SkipDir // whose rows have been read, and are there in pages as well
@@ -310,19 +296,6 @@ func TestCanariesStayInside(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), `drop table planted`); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// leave asks for a text and is gone before it comes.
-func (c *client) leave(ctx context.Context, body string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+"/generate", strings.NewReader(body))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+c.access)
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		resp.Body.Close()
 	}
 }
 

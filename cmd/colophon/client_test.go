@@ -4,17 +4,18 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/apitest"
+	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
 )
 
@@ -74,99 +75,10 @@ func noEnvironment(name string) (string, bool) {
 }
 
 // client is one user's view of a service.
-type client struct {
-	t      *testing.T
-	url    string
-	access string // access token, if signed in
-}
+type client struct{ apitest.Client }
 
-// answer is a response that has been read.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
-// do sends a request with a JSON body, or none.
-func (c *client) do(method, path, body string, headers ...string) answer {
-	c.t.Helper()
-	if body != "" {
-		headers = append([]string{"Content-Type", "application/json"}, headers...)
-	}
-	resp := c.open(c.t.Context(), method, path, body, headers...)
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return answer{resp.StatusCode, resp.Header, got}
-}
-
-// open sends a request and leaves the body to be read.
-func (c *client) open(ctx context.Context, method, path, body string, headers ...string) *http.Response {
-	c.t.Helper()
-	req, err := http.NewRequestWithContext(ctx, method, c.url+path, strings.NewReader(body))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if c.access != "" {
-		req.Header.Set("Authorization", "Bearer "+c.access)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return resp
-}
-
-// must fails the test unless the answer has the status.
-func (a answer) must(t *testing.T, status int) answer {
-	t.Helper()
-	if a.status != status {
-		t.Fatalf("status %d, want %d: %s", a.status, status, a.body)
-	}
-	return a
-}
-
-// into decodes the answer.
-func (a answer) into(t *testing.T, v any) {
-	t.Helper()
-	if err := json.Unmarshal(a.body, v); err != nil {
-		t.Fatalf("%v in %s", err, a.body)
-	}
-}
-
-// problem is what errors look like.
-type problem struct {
-	Title, Detail, Instance string
-	Status                  int
-	Errors                  []struct{ Message, Location string }
-	Error                   struct {
-		Message, Type string
-		Param, Code   *string
-	}
-}
-
-// refused checks that the answer is a problem of the status and returns it.
-func (a answer) refused(t *testing.T, status int) problem {
-	t.Helper()
-	a.must(t, status)
-	if media := a.header.Get("Content-Type"); media != "application/problem+json" {
-		t.Errorf("a problem comes as %q", media)
-	}
-	var p problem
-	a.into(t, &p)
-	if p.Status != status || p.Title == "" || p.Detail == "" || p.Error.Message != p.Detail || p.Error.Type == "" {
-		t.Errorf("half a problem: %s", a.body)
-	}
-	if p.Instance != "urn:uuid:"+a.header.Get("X-Request-Id") {
-		t.Errorf("instance %q of request %q", p.Instance, a.header.Get("X-Request-Id"))
-	}
-	return p
-}
+// anyone is nobody's view of one.
+func anyone(t *testing.T, url string) client { return client{apitest.Client{T: t, URL: url}} }
 
 // job is the job resource, as far as the tests look at it.
 type job struct {
@@ -187,97 +99,59 @@ type job struct {
 const password = "securepassword"
 
 // newUser registers a user and signs in.
-func newUser(t *testing.T, s *service, name string) *client {
+func newUser(t *testing.T, s *service, name string) client {
 	t.Helper()
-	c := &client{t: t, url: s.url}
-	c.do("POST", "/users", fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)).must(t, 200)
+	anyone(t, s.url).Register(name, password)
 	return signIn(t, s, name)
 }
 
-func signIn(t *testing.T, s *service, name string) *client {
+func signIn(t *testing.T, s *service, name string) client {
 	t.Helper()
-	c := &client{t: t, url: s.url}
-	var tokens struct {
-		AccessToken string `json:"access_token"`
-		TokenType   string `json:"token_type"`
-	}
-	c.form("/token", "username", name, "password", password).must(t, 200).into(t, &tokens)
-	if tokens.TokenType != "bearer" || tokens.AccessToken == "" {
-		t.Fatalf("tokens %+v", tokens)
-	}
-	c.access = tokens.AccessToken
+	c := anyone(t, s.url)
+	c.Access = c.SignIn(name, password).Access
 	return c
-}
-
-// form posts a form.
-func (c *client) form(path string, fields ...string) answer {
-	c.t.Helper()
-	values := url.Values{}
-	for i := 0; i < len(fields); i += 2 {
-		values.Set(fields[i], fields[i+1])
-	}
-	return c.do("POST", path, values.Encode(), "Content-Type", "application/x-www-form-urlencoded")
-}
-
-// message is one server-sent event.
-type message struct {
-	id, event, data string
 }
 
 // follow reads up to limit messages of a job's stream after a version, all of
 // them if limit is 0.
-func (c *client) follow(id, last string, limit int) []message {
-	c.t.Helper()
-	ctx, cut := context.WithTimeout(c.t.Context(), time.Minute)
+func (c client) follow(id, last string, limit int) []apitest.Message {
+	c.T.Helper()
+	ctx, cut := context.WithTimeout(c.T.Context(), time.Minute)
 	defer cut()
-	headers := []string{"Accept", "text/event-stream"}
+	var headers []string
 	if last != "" {
-		headers = append(headers, "Last-Event-ID", last)
+		headers = []string{"Last-Event-ID", last}
 	}
-	resp := c.open(ctx, "GET", "/jobs/"+id+"/events", "", headers...)
-	defer resp.Body.Close()
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
-		c.t.Fatalf("stream: %d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
-	}
-	var messages []message
-	var m message
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		field, value, _ := strings.Cut(lines.Text(), ": ")
-		switch field {
-		case "id":
-			m.id = value
-		case "event":
-			m.event = value
-		case "data":
-			m.data = value
-		case "":
-			if m == (message{}) {
-				continue // the end of a comment
-			}
-			messages, m = append(messages, m), message{}
-			if len(messages) == limit {
-				return messages
-			}
+	messages := []apitest.Message{}
+	for m, err := range c.Stream(ctx, "/jobs/"+id+"/events", headers...) {
+		if err != nil {
+			c.T.Fatalf("stream: %v", err)
 		}
-	}
-	if err := lines.Err(); err != nil {
-		c.t.Fatalf("stream: %v", err)
+		if m == (apitest.Message{}) {
+			continue
+		}
+		if messages = append(messages, m); len(messages) == limit {
+			break
+		}
 	}
 	return messages
 }
 
-// submit queues a job and returns it.
-func (c *client) submit(body string) job {
-	c.t.Helper()
-	a := c.do("POST", "/jobs", body).must(c.t, 202)
-	var j job
-	a.into(c.t, &j)
-	if at := a.header.Get("Location"); at != "/jobs/"+j.ID {
-		c.t.Fatalf("Location %q of job %s", at, j.ID)
+// openDatabase connects to the private Postgres of a data directory, as its owner.
+func openDatabase(t *testing.T, data string) *pgx.Conn {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	cluster, err := pg.Start(ctx, filepath.Join(data, "postgres"), pg.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return j
+	t.Cleanup(func() { cluster.Stop(ctx) })
+	conn, err := pgx.Connect(ctx, cluster.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(ctx) })
+	return conn
 }
 
 // dataDir returns a data directory that a test may run the service over.

@@ -1,15 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"colophon/internal/apitest"
 )
 
 // TestADrainedWorkersJobsGoOnAtOnce stops one of two workers by SIGTERM while it
@@ -23,7 +23,7 @@ func TestADrainedWorkersJobsGoOnAtOnce(t *testing.T) {
 	var ids []string
 	var heard []<-chan told
 	for _, body := range bodies {
-		ids = append(ids, c.submit(body).ID)
+		ids = append(ids, c.Submit(body))
 		heard = append(heard, c.watch(ids[len(ids)-1]))
 	}
 	for _, h := range heard {
@@ -72,15 +72,21 @@ func TestADrainedAPIAnswers(t *testing.T) {
 	m := newMembers(t)
 	p := m.api()
 	c := m.client(p, "waiter")
-	j := c.submit(long(1))
-	stream := c.open(t.Context(), "GET", "/jobs/"+j.ID+"/events", "", "Accept", "text/event-stream")
-	defer stream.Body.Close()
-	lines := bufio.NewScanner(stream.Body)
-	for lines.Scan() && lines.Text() != "event: job.accepted" {
-		continue
+	id := c.Submit(long(1))
+	stream := c.Stream(t.Context(), "/jobs/"+id+"/events")
+	for m := range stream {
+		if m.Event == "job.accepted" {
+			break
+		}
 	}
-	waited := make(chan answer, 1)
-	go func() { waited <- c.do("POST", "/generate", long(2)) }()
+	waited := make(chan apitest.Answer, 1)
+	go func() {
+		a, err := c.Send(t.Context(), "POST", "/generate", long(2))
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- a
+	}()
 	other := m.client(m.api(), "looker")
 	eventually(t, "the second job is on record", func() bool {
 		var n int
@@ -90,19 +96,18 @@ func TestADrainedAPIAnswers(t *testing.T) {
 	begin := time.Now()
 	p.signal(syscall.SIGTERM)
 	a := <-waited
-	a.must(t, 202)
-	if at := a.header.Get("Location"); !strings.HasPrefix(at, "/jobs/") {
+	a.Must(t, 202)
+	if at := a.Header.Get("Location"); !strings.HasPrefix(at, "/jobs/") {
 		t.Errorf("Location %q", at)
 	}
-	var rest []string
-	for lines.Scan() {
-		rest = append(rest, lines.Text())
+	var last apitest.Message
+	for m, err := range stream {
+		if last = m; err != nil {
+			t.Errorf("the stream was cut: %v", err)
+		}
 	}
-	if err := lines.Err(); err != nil {
-		t.Errorf("the stream was cut: %v", err)
-	}
-	if !slices.ContainsFunc(rest, func(line string) bool { return strings.HasPrefix(line, "retry: ") }) {
-		t.Errorf("the stream ended with %q", rest)
+	if last.Retry == "" {
+		t.Errorf("the stream ended with %+v", last)
 	}
 	if status := p.exit(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
@@ -113,9 +118,9 @@ func TestADrainedAPIAnswers(t *testing.T) {
 		t.Error("somebody still listens")
 	}
 	// The client resumes elsewhere.
-	c.url = other.url
+	c.URL = other.URL
 	m.worker()
-	if whole := c.follow(j.ID, "1", 0); whole[0].id != "2" || whole[len(whole)-1].event != "job.completed" {
+	if whole := c.follow(id, "1", 0); whole[0].ID != "2" || whole[len(whole)-1].Event != "job.completed" {
 		t.Errorf("resumed with %+v", whole)
 	}
 }
@@ -131,7 +136,7 @@ func TestAWorkerThatCannotDrain(t *testing.T) {
 	patient := m.worker()
 	var heard []<-chan told
 	for seed := range 3 {
-		heard = append(heard, c.watch(c.submit(sized(seed, 900)).ID))
+		heard = append(heard, c.watch(c.Submit(sized(seed, 900))))
 	}
 	for _, h := range heard {
 		next(t, h, advanced)
@@ -171,7 +176,7 @@ func TestAClientThatTakesNothingIsGone(t *testing.T) {
 	p := m.api()
 	c := m.client(p, "sleeper")
 	worker := m.worker()
-	id := c.submit(long(1)).ID
+	id := c.Submit(long(1))
 	heard := c.watch(id)
 	for range 20 {
 		next(t, heard, advanced)
@@ -186,7 +191,7 @@ func TestAClientThatTakesNothingIsGone(t *testing.T) {
 	}
 	defer conn.Close()
 	begin := time.Now()
-	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.access)
+	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
 	p.logged(`route="GET /jobs/{id}/events"`)
 	t.Logf("gone after %s", time.Since(begin))
 	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time

@@ -6,20 +6,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"colophon/internal/pg"
+	"colophon/internal/apitest"
 )
 
 var (
@@ -103,8 +98,8 @@ func (b *breaking) Read(p []byte) (int, error) {
 }
 
 // attempt sends a request over a connection of its own, which breaks as said.
-func (c *client) attempt(ctx context.Context, path, body, key string, at cut) (answer, error) {
-	transport := &http.Transport{
+func (c client) attempt(ctx context.Context, path, body, key string, at cut) (apitest.Answer, error) {
+	c.Transport = &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
@@ -114,20 +109,7 @@ func (c *client) attempt(ctx context.Context, path, body, key string, at cut) (a
 			return &breaking{Conn: conn, cut: at}, nil
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url+path, strings.NewReader(body))
-	if err != nil {
-		return answer{}, err
-	}
-	req.Header.Set("Authorization", "Bearer "+c.access)
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", key)
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, got}, err
+	return c.Send(ctx, "POST", path, body, "Idempotency-Key", key)
 }
 
 // TestDroppedAnswers sends requests whose connections break before, during and
@@ -167,12 +149,12 @@ func TestDroppedAnswers(t *testing.T) {
 						lost.Add(1)
 						continue
 					}
-					if a.status == http.StatusConflict || a.status == http.StatusServiceUnavailable {
+					if a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable {
 						continue // in flight, or too many passwords at once
 					}
 					var got struct{ ID string }
-					if err := json.Unmarshal(a.body, &got); err != nil || a.status != 200 && a.status != 202 || got.ID == "" {
-						t.Errorf("%s %d: %d %s", path, i, a.status, a.body)
+					if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != 200 && a.Status != 202 || got.ID == "" {
+						t.Errorf("%s %d: %d %s", path, i, a.Status, a.Body)
 						break
 					}
 					if first.ID != "" && got != first {
@@ -196,18 +178,9 @@ func TestDroppedAnswers(t *testing.T) {
 	wg.Wait()
 	elapsed := time.Since(start)
 
-	cluster, err := pg.Start(t.Context(), filepath.Join(s.data, "postgres"), pg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Stop(context.WithoutCancel(t.Context()))
-	conn, err := pgx.Connect(t.Context(), cluster.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
+	conn := openDatabase(t, s.data)
 	var accepted, registered, queued int
-	err = conn.QueryRow(t.Context(), `
+	err := conn.QueryRow(t.Context(), `
 		select (select count(*) from events where type = 'job.accepted'),
 			(select count(*) from accounts where username like 'user-%'),
 			(select count(distinct args->>'job') from river.river_job)`).Scan(&accepted, &registered, &queued)

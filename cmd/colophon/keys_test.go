@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"regexp"
 	"testing"
 
@@ -15,9 +14,7 @@ func TestKeysRotate(t *testing.T) {
 	kids := func() (kids []string) {
 		t.Helper()
 		var set struct{ Keys []struct{ KID string } }
-		if a := c.do("GET", "/.well-known/jwks.json", ""); a.status != 200 || json.Unmarshal(a.body, &set) != nil {
-			t.Fatalf("%d %s", a.status, a.body)
-		}
+		c.Do("GET", "/.well-known/jwks.json", "").Must(t, 200).Into(t, &set)
 		for _, key := range set.Keys {
 			kids = append(kids, key.KID)
 		}
@@ -32,14 +29,12 @@ func TestKeysRotate(t *testing.T) {
 	if found == nil || len(before) != 1 || found[1] == before[0] {
 		t.Fatalf("%q after %q", out, before)
 	}
-	if a := c.do("GET", "/history", ""); a.status != 200 {
-		t.Errorf("%d %s", a.status, a.body)
-	}
+	c.Do("GET", "/history", "").Must(t, 200)
 	out, _, err = command(t, "", "keys", "rotate", "--leaked", "--data", s.data)
 	if err != nil || !regexp.MustCompile(`^key \S{43} signs; `).MatchString(out) {
 		t.Fatalf("%q, %v", out, err)
 	}
-	eventually(t, "the leaked keys are refused", func() bool { return c.do("GET", "/history", "").status == 401 })
+	eventually(t, "the leaked keys are refused", func() bool { return c.Do("GET", "/history", "").Status == 401 })
 	if now := kids(); len(now) != 1 || now[0] == before[0] || now[0] == found[1] {
 		t.Errorf("published: %q", now)
 	}

@@ -26,10 +26,10 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range requests {
 		wg.Go(func() {
 			<-started
-			a := c.do("POST", "/generate", `{"prompt":"The nature of light is","max_length":40}`, "Prefer", "wait=60")
+			a, err := c.Send(t.Context(), "POST", "/generate", `{"prompt":"The nature of light is","max_length":40}`, "Prefer", "wait=60")
 			var j job
-			if err := json.Unmarshal(a.body, &j); err != nil || a.status != 200 {
-				states[i] = fmt.Sprintf("%d %s", a.status, a.body)
+			if err != nil || a.Status != 200 || json.Unmarshal(a.Body, &j) != nil {
+				states[i] = fmt.Sprintf("%d %s %v", a.Status, a.Body, err)
 				return
 			}
 			states[i] = j.State
@@ -40,8 +40,8 @@ func TestManyAtOnce(t *testing.T) {
 	go func() { wg.Wait(); close(busy) }()
 	looks := 0
 	for working := true; working; looks++ {
-		c.do("GET", "/healthz", "").must(t, 200)
-		c.do("GET", "/docs", "").must(t, 200)
+		c.Do("GET", "/healthz", "").Must(t, 200)
+		c.Do("GET", "/docs", "").Must(t, 200)
 		select {
 		case <-busy:
 			working = false
@@ -64,10 +64,10 @@ func TestManyAtOnce(t *testing.T) {
 	var history []text
 	for path := "/history?limit=100"; path != ""; {
 		var page []text
-		a := c.do("GET", path, "").must(t, 200)
-		a.into(t, &page)
+		a := c.Do("GET", path, "").Must(t, 200)
+		a.Into(t, &page)
 		history = append(history, page...)
-		path, _, _ = strings.Cut(strings.TrimPrefix(a.header.Get("Link"), "<"), ">")
+		path, _, _ = strings.Cut(strings.TrimPrefix(a.Header.Get("Link"), "<"), ">")
 	}
 	if len(history) != requests {
 		t.Fatalf("%d texts in the history", len(history))

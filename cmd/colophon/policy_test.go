@@ -130,20 +130,18 @@ func TestTheTextPolicyHoldsOnBothSides(t *testing.T) {
 	c := newUser(t, s, "isaac")
 	for _, prompt := range []string{"The light", "t.h.e light", "ｔｈｅ light", "t~he"} {
 		body, _ := json.Marshal(map[string]string{"prompt": prompt})
-		if p := c.do("POST", "/generate", string(body)).refused(t, 422); p.Error.Code == nil || *p.Error.Code != "prompt_word" {
-			t.Errorf("%q: %+v", prompt, p)
-		}
+		c.Do("POST", "/generate", string(body)).Refused(t, 422, "prompt_word")
 	}
 	refused := regexp.MustCompile(`(?i)\b(the|and|of)\b`)
 	ended := 0
 	for seed := range 5 {
 		body := fmt.Sprintf(`{"prompt":"Light","max_new_tokens":60,"seed":%d}`, seed)
-		first := c.do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).must(t, 200)
-		again := c.do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).must(t, 200)
+		first := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
+		again := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
 		var j job
-		first.into(t, &j)
-		if !bytes.Equal(first.body, again.body) {
-			t.Errorf("%s, and again %s", first.body, again.body)
+		first.Into(t, &j)
+		if !bytes.Equal(first.Body, again.Body) {
+			t.Errorf("%s, and again %s", first.Body, again.Body)
 		}
 		if j.FinishReason == "content_filter" {
 			ended++
@@ -154,7 +152,7 @@ func TestTheTextPolicyHoldsOnBothSides(t *testing.T) {
 				Text         string
 				FinishReason string `json:"finish_reason"`
 			}
-			if err := json.Unmarshal([]byte(m.data), &e); err != nil {
+			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
 				t.Fatal(err)
 			}
 			heard += e.Text
@@ -171,7 +169,7 @@ func TestTheTextPolicyHoldsOnBothSides(t *testing.T) {
 		t.Error("no text came to a word that is refused: this test shows nothing")
 	}
 	var history []job
-	c.do("GET", "/history", "").must(t, 200).into(t, &history)
+	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	shown := 0
 	for _, j := range history {
 		if j.FinishReason == "content_filter" {

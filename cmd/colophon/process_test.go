@@ -274,7 +274,7 @@ func (m *members) api() *process {
 func (m *members) worker() *process { return start(m.t, m.env, "worker") }
 
 // client registers a user and signs in.
-func (m *members) client(p *process, name string) *client {
+func (m *members) client(p *process, name string) client {
 	return newUser(m.t, &service{url: p.url}, name)
 }
 
@@ -286,12 +286,12 @@ func sized(seed, tokens int) string {
 }
 
 // undisturbed returns the texts of jobs that nothing happens to.
-func undisturbed(c *client, bodies ...string) map[string]string {
-	c.t.Helper()
+func undisturbed(c client, bodies ...string) map[string]string {
+	c.T.Helper()
 	texts := map[string]string{}
 	ids := map[string]string{}
 	for _, body := range bodies {
-		ids[body] = c.submit(body).ID
+		ids[body] = c.Submit(body)
 	}
 	for body, id := range ids {
 		texts[body] = c.end(id).Completion
@@ -300,21 +300,21 @@ func undisturbed(c *client, bodies ...string) map[string]string {
 }
 
 // end polls a job until it has ended, whatever happens to the service meanwhile.
-func (c *client) end(id string) job {
-	c.t.Helper()
+func (c client) end(id string) job {
+	c.T.Helper()
 	var j job
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		a := c.do("GET", "/jobs/"+id, "")
-		if a.status == 503 {
+		a := c.Do("GET", "/jobs/"+id, "")
+		if a.Status == 503 {
 			continue
 		}
-		a.must(c.t, 200).into(c.t, &j)
+		a.Must(c.T, 200).Into(c.T, &j)
 		switch j.State {
 		case "completed", "failed", "cancelled":
 			return j
 		}
 	}
-	c.t.Fatalf("job %s is still %s", id, j.State)
+	c.T.Fatalf("job %s is still %s", id, j.State)
 	return j
 }
 
@@ -330,23 +330,20 @@ type told struct {
 }
 
 // watch follows a job to its end and sends what it hears.
-func (c *client) watch(id string) <-chan told {
+func (c client) watch(id string) <-chan told {
 	heard := make(chan told, 1000)
-	ctx := c.t.Context()
-	resp := c.open(ctx, "GET", "/jobs/"+id+"/events", "", "Accept", "text/event-stream") //nolint:bodyclose // closed where it is read
+	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
 	go func() {
 		defer close(heard)
-		defer resp.Body.Close()
-		lines := bufio.NewScanner(resp.Body)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
-				e := told{at: time.Now()}
-				if err := json.Unmarshal([]byte(data), &e); err != nil {
-					c.t.Errorf("event %q: %v", data, err)
-				}
-				heard <- e
+		for m, err := range stream {
+			if err != nil || m.Data == "" {
+				continue // what is waited for does not come
 			}
+			e := told{at: time.Now()}
+			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
+				c.T.Errorf("event %q: %v", m.Data, err)
+			}
+			heard <- e
 		}
 	}()
 	return heard

@@ -243,7 +243,7 @@ func TestUpPullsFirst(t *testing.T) {
 	var text struct {
 		ModelName string `json:"model_name"`
 	}
-	c.do("POST", "/generate", `{"prompt":"Light","max_length":20}`).must(t, 200).into(t, &text)
+	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200).Into(t, &text)
 	if _, err := os.Stat(filepath.Join(data, "models", "pocket", "model.safetensors")); err != nil || text.ModelName != "pocket" {
 		t.Errorf("model %q, %v", text.ModelName, err)
 	}

@@ -23,7 +23,7 @@ func TestAKilledWorkersJobGoesOn(t *testing.T) {
 	workers := []*process{m.worker(), m.worker()}
 	var took []time.Duration
 	for seed := 0; len(took) < kills; seed++ {
-		id := c.submit(long(seed)).ID
+		id := c.Submit(long(seed))
 		heard := c.watch(id)
 		first := next(t, heard, func(e told) bool { return e.Type == "job.started" })
 		next(t, heard, advanced)
@@ -42,7 +42,7 @@ func TestAKilledWorkersJobGoesOn(t *testing.T) {
 		}
 		workers[holder] = m.worker()
 		got := c.end(id)
-		if want := c.end(c.submit(long(seed)).ID); got.State != "completed" || got.Completion != want.Completion {
+		if want := c.end(c.Submit(long(seed))); got.State != "completed" || got.Completion != want.Completion {
 			t.Errorf("seed %d: %s %q, undisturbed %q", seed, got.State, got.Completion, want.Completion)
 		}
 	}
@@ -61,7 +61,7 @@ func TestAFrozenWorkerWritesNothing(t *testing.T) {
 	m := newMembers(t)
 	c := m.client(m.api(), "freezer")
 	frozen := m.worker()
-	id := c.submit(long(1)).ID
+	id := c.Submit(long(1))
 	heard := c.watch(id)
 	next(t, heard, advanced)
 	frozen.signal(syscall.SIGSTOP)
@@ -72,7 +72,7 @@ func TestAFrozenWorkerWritesNothing(t *testing.T) {
 	}
 	frozen.signal(syscall.SIGCONT)
 	got := c.end(id)
-	if want := c.end(c.submit(long(1)).ID); got.State != "completed" || got.Completion != want.Completion {
+	if want := c.end(c.Submit(long(1))); got.State != "completed" || got.Completion != want.Completion {
 		t.Errorf("%s %q, undisturbed %q", got.State, got.Completion, want.Completion)
 	}
 	next(t, heard, func(e told) bool {
@@ -86,7 +86,7 @@ func TestAFrozenWorkerWritesNothing(t *testing.T) {
 	if status := other.exit(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	if j := c.end(c.submit(long(2)).ID); j.State != "completed" {
+	if j := c.end(c.Submit(long(2))); j.State != "completed" {
 		t.Errorf("afterwards: %+v", j)
 	}
 }
@@ -101,14 +101,15 @@ func TestPostgresRestarts(t *testing.T) {
 	apis := []*process{m.api(), m.api()}
 	workers := []*process{m.worker(), m.worker()}
 	one := m.client(apis[0], "restarter")
-	two := &client{t: t, url: apis[1].url, access: one.access}
+	two := one
+	two.URL = apis[1].url
 	bodies := make([]string, 4)
 	ids := make([]string, len(bodies))
 	heard := make([]<-chan told, len(bodies))
 	submit := func(round int) {
 		for i := range bodies {
 			bodies[i] = sized(100*round+i, 300)
-			ids[i] = one.submit(bodies[i]).ID
+			ids[i] = one.Submit(bodies[i])
 			heard[i] = two.watch(ids[i]) // across the restart, and from another process
 		}
 	}
@@ -118,7 +119,7 @@ func TestPostgresRestarts(t *testing.T) {
 			next(t, h, advanced)
 		}
 		down()
-		for _, c := range []*client{one, two} {
+		for _, c := range []client{one, two} {
 			for _, request := range [][2]string{
 				{"GET", "/readyz"}, {"GET", "/jobs/" + ids[0]}, {"POST", "/jobs"}, {"GET", "/history"}, {"GET", "/jobs/" + ids[0] + "/events"},
 			} {
@@ -126,13 +127,13 @@ func TestPostgresRestarts(t *testing.T) {
 				if request[0] == "POST" {
 					body = long(0)
 				}
-				a := c.do(request[0], request[1], body)
-				a.refused(t, 503)
-				if seconds, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || seconds < 1 {
-					t.Errorf("%v: Retry-After %q", request, a.header.Get("Retry-After"))
+				a := c.Do(request[0], request[1], body)
+				a.Refused(t, 503, "")
+				if seconds, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || seconds < 1 {
+					t.Errorf("%v: Retry-After %q", request, a.Header.Get("Retry-After"))
 				}
 			}
-			c.do("GET", "/healthz", "").must(t, 200)
+			c.Do("GET", "/healthz", "").Must(t, 200)
 		}
 		m.pg.start()
 		up := time.Now()
@@ -158,8 +159,8 @@ func TestPostgresRestarts(t *testing.T) {
 				t.Errorf("%s: %q, undisturbed %q", bodies[i], got, want[bodies[i]])
 			}
 		}
-		for _, c := range []*client{one, two} {
-			c.do("GET", "/readyz", "").must(t, 200)
+		for _, c := range []client{one, two} {
+			c.Do("GET", "/readyz", "").Must(t, 200)
 		}
 	}
 	for _, p := range slices.Concat(apis, workers) {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"colophon/internal/apitest"
 )
 
 // TestTwoProcessesCountTogether floods two API processes over one database.
@@ -21,13 +23,13 @@ func TestTwoProcessesCountTogether(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range requests {
 		wg.Go(func() {
-			user := &client{t: t, url: []string{first.url, second.url}[i%2], access: c.access}
-			a := user.do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
-			if a.status == 202 {
+			user := apitest.Client{T: apitest.Beside(t), URL: []string{first.url, second.url}[i%2], Access: c.Access}
+			a := user.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
+			if a.Status == 202 {
 				accepted.Add(1)
 				return
 			}
-			a.refused(t, 429)
+			a.Refused(user.T, 429, "rate_limit_exceeded")
 		})
 	}
 	wg.Wait()
@@ -37,15 +39,12 @@ func TestTwoProcessesCountTogether(t *testing.T) {
 	// What reaches no user is each process's own, and works without a database.
 	m.pg.stop()
 	for _, p := range []*process{first, second} {
-		stranger := &client{t: t, url: p.url}
+		stranger := anyone(t, p.url)
 		for range 3 {
-			stranger.do("GET", "/healthz", "").must(t, 200)
+			stranger.Do("GET", "/healthz", "").Must(t, 200)
 		}
-		stranger.do("GET", "/healthz", "").refused(t, 429)
-		a := (&client{t: t, url: p.url, access: c.access}).do("GET", "/history", "")
-		if a.refused(t, 503); a.header.Get("Retry-After") == "" {
-			t.Error("503 without Retry-After")
-		}
+		stranger.Do("GET", "/healthz", "").Refused(t, 429, "rate_limit_exceeded")
+		stranger.As(c.Access).Do("GET", "/history", "").Refused(t, 503, "unavailable")
 	}
 }
 

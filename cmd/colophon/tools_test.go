@@ -147,7 +147,7 @@ func TestRebuildFromTheCommandLine(t *testing.T) {
 	}
 	s := up(t, data)
 	c := newUser(t, s, "rebuilder")
-	c.do("POST", "/generate", `{"prompt":"Light","max_length":20}`).must(t, 200)
+	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
 	// While the service runs, its Postgres is used.
 	for _, args := range [][]string{{"--check"}, {}, {"--check"}} {
 		out, _, err := command(t, "", append([]string{"history", "rebuild", "--data", data}, args...)...)
@@ -156,7 +156,7 @@ func TestRebuildFromTheCommandLine(t *testing.T) {
 		}
 	}
 	var history []job
-	c.do("GET", "/history", "").must(t, 200).into(t, &history)
+	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || history[0].Prompt != "Light" {
 		t.Errorf("after the rebuild: %+v", history)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,7 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/internal/pg"
+	"colophon/internal/apitest"
 )
 
 // TestService runs one service and looks at it from outside.
@@ -49,7 +48,7 @@ func testSeed(t *testing.T, s *service) {
 		ModelName     string `json:"model_name"`
 		CreatedAt     string `json:"created_at"`
 	}
-	c.do("POST", "/generate", `{"prompt":"Once upon a time","max_length":50}`).must(t, 200).into(t, &text)
+	c.Do("POST", "/generate", `{"prompt":"Once upon a time","max_length":50}`).Must(t, 200).Into(t, &text)
 	if !strings.HasPrefix(text.GeneratedText, "Once upon a time") || len(text.GeneratedText) == len("Once upon a time") {
 		t.Errorf("generated %q", text.GeneratedText)
 	}
@@ -57,7 +56,7 @@ func testSeed(t *testing.T, s *service) {
 		t.Errorf("%+v", text)
 	}
 	var history []job
-	c.do("GET", "/history", "").must(t, 200).into(t, &history)
+	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || history[0].ID != text.ID || history[0].GeneratedText != text.GeneratedText || history[0].Prompt != "Once upon a time" {
 		t.Errorf("history %+v", history)
 	}
@@ -65,15 +64,15 @@ func testSeed(t *testing.T, s *service) {
 
 // The second.
 func testUnauthorized(t *testing.T, s *service) {
-	stranger := &client{t: t, url: s.url}
-	forged := &client{t: t, url: s.url, access: "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."}
+	stranger := anyone(t, s.url)
+	forged := stranger.As("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
 	for _, route := range []string{"POST /generate", "POST /jobs", "GET /history", "GET /jobs/018f0000-0000-7000-8000-000000000000", "GET /jobs/x/events", "POST /jobs/x/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
-		for _, c := range []*client{stranger, forged} {
-			a := c.do(method, path, `{"prompt":"hi"}`)
-			a.refused(t, 401)
-			if !strings.HasPrefix(a.header.Get("WWW-Authenticate"), "Bearer") {
-				t.Errorf("%s: WWW-Authenticate %q", route, a.header.Get("WWW-Authenticate"))
+		for _, c := range []apitest.Client{stranger.Client, forged} {
+			a := c.Do(method, path, `{"prompt":"hi"}`)
+			a.Refused(t, 401, "")
+			if !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer") {
+				t.Errorf("%s: WWW-Authenticate %q", route, a.Header.Get("WWW-Authenticate"))
 			}
 		}
 	}
@@ -83,20 +82,20 @@ func testUnauthorized(t *testing.T, s *service) {
 //
 // security: ASVS 3.6.1
 func testDocs(t *testing.T, s *service) {
-	c := &client{t: t, url: s.url}
-	docs := c.do("GET", "/docs", "").must(t, 200)
-	if !bytes.Contains(docs.body, []byte("Swagger UI")) {
+	c := anyone(t, s.url)
+	docs := c.Do("GET", "/docs", "").Must(t, 200)
+	if !bytes.Contains(docs.Body, []byte("Swagger UI")) {
 		t.Error("/docs does not say Swagger UI")
 	}
 	for _, path := range []string{"/", "/docs"} {
-		page := c.do("GET", path, "").must(t, 200)
-		if policy := page.header.Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "default-src 'none'") {
+		page := c.Do("GET", path, "").Must(t, 200)
+		if policy := page.Header.Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("%s: policy %q", path, policy)
 		}
 		// Everything the page names is here.
-		for quoted := range strings.SplitSeq(string(page.body), `"`) {
+		for quoted := range strings.SplitSeq(string(page.Body), `"`) {
 			if strings.HasPrefix(quoted, "/") && !strings.ContainsAny(quoted, " {") {
-				c.do("GET", quoted, "").must(t, 200)
+				c.Do("GET", quoted, "").Must(t, 200)
 			}
 			if strings.HasPrefix(quoted, "http") || strings.HasPrefix(quoted, "//") {
 				t.Errorf("%s names %s", path, quoted)
@@ -107,23 +106,23 @@ func testDocs(t *testing.T, s *service) {
 		OpenAPI string
 		Paths   map[string]any
 	}
-	c.do("GET", "/openapi.json", "").must(t, 200).into(t, &description)
+	c.Do("GET", "/openapi.json", "").Must(t, 200).Into(t, &description)
 	if !strings.HasPrefix(description.OpenAPI, "3.1") || description.Paths["/generate"] == nil {
 		t.Errorf("openapi.json: %+v", description)
 	}
-	c.do("GET", "/openapi.yaml", "").must(t, 200)
-	tag := c.do("GET", "/assets/favicon.svg", "").must(t, 200).header.Get("ETag")
-	c.do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).must(t, 304)
-	c.do("GET", "/healthz", "").must(t, 200)
-	c.do("GET", "/readyz", "").must(t, 200)
+	c.Do("GET", "/openapi.yaml", "").Must(t, 200)
+	tag := c.Do("GET", "/assets/favicon.svg", "").Must(t, 200).Header.Get("ETag")
+	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
+	c.Do("GET", "/healthz", "").Must(t, 200)
+	c.Do("GET", "/readyz", "").Must(t, 200)
 }
 
 // testResume cuts a stream at every boundary between two events and resumes it.
 func testResume(t *testing.T, s *service) {
 	c := newUser(t, s, "resumer")
-	j := c.submit(`{"prompt":"The rays of light","max_length":120,"seed":7}`)
-	whole := c.follow(j.ID, "", 0)
-	if n := len(whole); n < 4 || whole[0].event != "job.accepted" || whole[1].event != "job.started" || whole[n-1].event != "job.completed" {
+	id := c.Submit(`{"prompt":"The rays of light","max_length":120,"seed":7}`)
+	whole := c.follow(id, "", 0)
+	if n := len(whole); n < 4 || whole[0].Event != "job.accepted" || whole[1].Event != "job.started" || whole[n-1].Event != "job.completed" {
 		t.Fatalf("messages %+v", whole)
 	}
 	var text strings.Builder
@@ -134,36 +133,36 @@ func testResume(t *testing.T, s *service) {
 			At      time.Time
 			Text    string
 		}
-		if err := json.Unmarshal([]byte(m.data), &e); err != nil {
+		if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
 			t.Fatal(err)
 		}
-		if m.id != strconv.Itoa(i+1) || e.Version != i+1 || e.Type != m.event || e.At.IsZero() {
+		if m.ID != strconv.Itoa(i+1) || e.Version != i+1 || e.Type != m.Event || e.At.IsZero() {
 			t.Errorf("message %d: %+v", i+1, m)
 		}
 		text.WriteString(e.Text)
 	}
 	for cut := range len(whole) {
-		first := []message{}
+		first := []apitest.Message{}
 		last := ""
 		if cut > 0 {
-			first = c.follow(j.ID, "", cut)
-			last = first[cut-1].id
+			first = c.follow(id, "", cut)
+			last = first[cut-1].ID
 		}
-		if got := append(first, c.follow(j.ID, last, 0)...); !slices.Equal(got, whole) {
+		if got := append(first, c.follow(id, last, 0)...); !slices.Equal(got, whole) {
 			t.Errorf("cut at %d: %+v", cut, got)
 		}
 	}
 	// After the last event there is nothing, and the stream ends at once.
-	if rest := c.follow(j.ID, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
+	if rest := c.follow(id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
 		t.Errorf("after the end: %+v", rest)
 	}
 	var list []json.RawMessage
-	c.do("GET", "/jobs/"+j.ID+"/events?after=1", "").must(t, 200).into(t, &list)
-	if len(list) != len(whole)-1 || string(list[0]) != whole[1].data {
+	c.Do("GET", "/jobs/"+id+"/events?after=1", "").Must(t, 200).Into(t, &list)
+	if len(list) != len(whole)-1 || string(list[0]) != whole[1].Data {
 		t.Errorf("as JSON: %s", list)
 	}
 	var done job
-	c.do("GET", "/jobs/"+j.ID, "").must(t, 200).into(t, &done)
+	c.Do("GET", "/jobs/"+id, "").Must(t, 200).Into(t, &done)
 	if done.Completion != text.String() || done.State != "completed" || done.Version != len(whole) {
 		t.Errorf("the job %+v is not what was streamed: %q", done, text.String())
 	}
@@ -171,12 +170,12 @@ func testResume(t *testing.T, s *service) {
 
 func testPollAndWait(t *testing.T, s *service) {
 	c := newUser(t, s, "poller")
-	a := c.do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").must(t, 200)
-	if got := a.header.Get("Preference-Applied"); got != "wait=20" {
+	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").Must(t, 200)
+	if got := a.Header.Get("Preference-Applied"); got != "wait=20" {
 		t.Errorf("Preference-Applied %q", got)
 	}
-	a = c.do("POST", "/generate", `{"prompt":"Light","max_length":30}`, "Prefer", "respond-async").must(t, 202)
-	if got := a.header.Get("Preference-Applied"); got != "respond-async" {
+	a = c.Do("POST", "/generate", `{"prompt":"Light","max_length":30}`, "Prefer", "respond-async").Must(t, 202)
+	if got := a.Header.Get("Preference-Applied"); got != "respond-async" {
 		t.Errorf("Preference-Applied %q", got)
 	}
 	var j job
@@ -184,9 +183,9 @@ func testPollAndWait(t *testing.T, s *service) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still %+v", j)
 		}
-		a = c.do("GET", a.header.Get("Location"), "").must(t, 200)
-		a.into(t, &j)
-		a.header.Set("Location", "/jobs/"+j.ID)
+		a = c.Do("GET", a.Header.Get("Location"), "").Must(t, 200)
+		a.Into(t, &j)
+		a.Header.Set("Location", "/jobs/"+j.ID)
 	}
 	if j.Usage.TotalTokens > 30 || j.Usage.CompletionTokens == 0 || j.GeneratedText != j.Prompt+j.Completion {
 		t.Errorf("job %+v", j)
@@ -195,18 +194,18 @@ func testPollAndWait(t *testing.T, s *service) {
 
 func testCancel(t *testing.T, s *service) {
 	c := newUser(t, s, "canceller")
-	j := c.submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
+	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
 	var first, second job
-	c.do("POST", "/jobs/"+j.ID+"/cancel", "").must(t, 200).into(t, &first)
+	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
 	if first.State != "cancelled" && first.State != "completed" { // it may have been faster
 		t.Fatalf("after cancel: %+v", first)
 	}
-	c.do("POST", "/jobs/"+j.ID+"/cancel", "").must(t, 200).into(t, &second)
+	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &second)
 	if first.Version != second.Version {
 		t.Errorf("cancelling again changed version %d to %d", first.Version, second.Version)
 	}
-	messages := c.follow(j.ID, "", 0)
-	if last := messages[len(messages)-1]; last.event != "job."+first.State {
+	messages := c.follow(id, "", 0)
+	if last := messages[len(messages)-1]; last.Event != "job."+first.State {
 		t.Errorf("the stream ends with %+v", last)
 	}
 }
@@ -216,7 +215,7 @@ func testSameSeed(t *testing.T, s *service) {
 	var texts []string
 	for _, seed := range []int{5, 5, 6} {
 		var j job
-		c.do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"seed":%d}`, seed)).must(t, 200).into(t, &j)
+		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
 	if texts[0] != texts[1] || texts[0] == texts[2] {
@@ -226,7 +225,7 @@ func testSameSeed(t *testing.T, s *service) {
 	texts = nil
 	for _, seed := range []int{5, 6} {
 		var j job
-		c.do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"temperature":0,"top_k":0,"seed":%d}`, seed)).must(t, 200).into(t, &j)
+		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"temperature":0,"top_k":0,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
 	if texts[0] != texts[1] {
@@ -276,11 +275,11 @@ func testBadInput(t *testing.T, s *service) {
 	} {
 		for _, path := range []string{"/generate", "/jobs"} {
 			t.Run(name+path, func(t *testing.T) {
-				a := c.do("POST", path, k.body)
+				a := c.Do("POST", path, k.body)
 				if k.status == 0 { // either says that it is not right
-					k.status = min(max(a.status, 400), 422)
+					k.status = min(max(a.Status, 400), 422)
 				}
-				p := a.refused(t, k.status)
+				p := a.Refused(t, k.status, "")
 				if !strings.Contains(p.Detail, k.says) {
 					t.Errorf("detail %q does not say %q", p.Detail, k.says)
 				}
@@ -294,47 +293,46 @@ func testBadInput(t *testing.T, s *service) {
 		"characters taken out":        `{"prompt":"<b>light</b>;","max_length":40}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := c.do("POST", "/generate", body)
-			if a.status == 422 && strings.Contains(string(a.body), "no_room") {
+			a := c.Do("POST", "/generate", body)
+			if a.Status == 422 && strings.Contains(string(a.Body), "no_room") {
 				return // the built-in vocabulary spends more tokens on these than its context has
 			}
-			a.must(t, 200)
+			a.Must(t, 200)
 		})
 	}
-	a := c.do("POST", "/generate", `prompt=hi`, "Content-Type", "text/plain")
-	a.refused(t, 415)
-	c.do("POST", "/generate", "").refused(t, 400)
-	c.do("GET", "/history?limit=0", "").refused(t, 422)
-	c.do("GET", "/history?limit=101", "").refused(t, 422)
-	c.do("GET", "/history?before=x", "").refused(t, 422)
-	c.do("GET", "/history?page=2", "").refused(t, 422)
-	c.do("GET", "/jobs/nonsense", "").refused(t, 422)
-	c.do("GET", "/jobs/018f0000-0000-7000-8000-000000000000", "").refused(t, 404)
-	c.do("GET", "/jobs/018f0000-0000-7000-8000-000000000000/events", "", "Last-Event-ID", "-1").refused(t, 422)
+	c.Do("POST", "/generate", `prompt=hi`, "Content-Type", "text/plain").Refused(t, 415, "unsupported_media_type")
+	c.Do("POST", "/generate", "").Refused(t, 400, "invalid_request")
+	c.Do("GET", "/history?limit=0", "").Refused(t, 422, "invalid_request")
+	c.Do("GET", "/history?limit=101", "").Refused(t, 422, "invalid_request")
+	c.Do("GET", "/history?before=x", "").Refused(t, 422, "invalid_request")
+	c.Do("GET", "/history?page=2", "").Refused(t, 422, "invalid_request")
+	c.Do("GET", "/jobs/nonsense", "").Refused(t, 422, "invalid_request")
+	c.Do("GET", "/jobs/018f0000-0000-7000-8000-000000000000", "").Refused(t, 404, "not_found")
+	c.Do("GET", "/jobs/018f0000-0000-7000-8000-000000000000/events", "", "Last-Event-ID", "-1").Refused(t, 422, "invalid_request")
 }
 
 func testOtherPeoplesJobs(t *testing.T, s *service) {
 	one, other := newUser(t, s, "owner-one"), newUser(t, s, "owner-two")
-	j := one.submit(`{"prompt":"Light","max_length":20}`)
-	for _, route := range []string{"GET /jobs/" + j.ID, "GET /jobs/" + j.ID + "/events", "POST /jobs/" + j.ID + "/cancel"} {
+	id := one.Submit(`{"prompt":"Light","max_length":20}`)
+	for _, route := range []string{"GET /jobs/" + id, "GET /jobs/" + id + "/events", "POST /jobs/" + id + "/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
-		there := other.do(method, path, "").refused(t, 404)
-		nowhere := other.do(method, strings.Replace(path, j.ID, "018f0000-0000-7000-8000-000000000000", 1), "").refused(t, 404)
+		there := other.Do(method, path, "").Refused(t, 404, "not_found")
+		nowhere := other.Do(method, strings.Replace(path, id, "018f0000-0000-7000-8000-000000000000", 1), "").Refused(t, 404, "not_found")
 		if there.Detail != nowhere.Detail {
 			t.Errorf("%s tells somebody else's job from none", route)
 		}
 	}
 	var history []job
-	other.do("GET", "/history", "").must(t, 200).into(t, &history)
+	other.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 0 {
 		t.Errorf("somebody else's history: %+v", history)
 	}
 }
 
 func testAccounts(t *testing.T, s *service) {
-	c := &client{t: t, url: s.url}
+	c := anyone(t, s.url)
 	newUser(t, s, "Ångström")
-	c.do("POST", "/users", `{"username":"ångström","password":"another one"}`).refused(t, 409)
+	c.Do("POST", "/users", `{"username":"ångström","password":"another one"}`).Refused(t, 409, "username_taken")
 	const secret = "hunter2-canary"
 	for name, body := range map[string]string{
 		"a short password":         `{"username":"somebody","password":"hunter2"}`,
@@ -346,54 +344,50 @@ func testAccounts(t *testing.T, s *service) {
 		"a password of wrong type": `{"username":"somebody","password":["` + secret + `"]}`,
 		"a password too long":      `{"username":"somebody","password":"` + secret + strings.Repeat("x", 300) + `"}`,
 	} {
-		a := c.do("POST", "/users", body)
-		a.refused(t, 422)
-		if bytes.Contains(a.body, []byte("hunter2")) {
-			t.Errorf("%s: the password comes back: %s", name, a.body)
+		a := c.Do("POST", "/users", body)
+		a.Refused(t, 422, "")
+		if bytes.Contains(a.Body, []byte("hunter2")) {
+			t.Errorf("%s: the password comes back: %s", name, a.Body)
 		}
 	}
-	a := c.do("POST", "/users", `{"username":"x","password":"`+secret)
-	a.refused(t, 400)
-	if bytes.Contains(a.body, []byte(secret)) {
-		t.Errorf("broken JSON comes back: %s", a.body)
+	a := c.Do("POST", "/users", `{"username":"x","password":"`+secret)
+	a.Refused(t, 400, "invalid_request")
+	if bytes.Contains(a.Body, []byte(secret)) {
+		t.Errorf("broken JSON comes back: %s", a.Body)
 	}
-	wrong := c.form("/token", "username", "Ångström", "password", "wrong password").refused(t, 401)
-	nobody := c.form("/token", "username", "no such user", "password", "wrong password").refused(t, 401)
+	wrong := c.Form("/token", "username", "Ångström", "password", "wrong password").Refused(t, 401, "invalid_credentials")
+	nobody := c.Form("/token", "username", "no such user", "password", "wrong password").Refused(t, 401, "invalid_credentials")
 	if wrong.Detail != nobody.Detail {
 		t.Error("sign-in tells known names from unknown ones")
 	}
-	c.form("/token", "username", "Ångström").refused(t, 422)
-	c.form("/token", "grant_type", "magic").refused(t, 422)
-	c.form("/token", "grant_type", "refresh_token", "refresh_token", "crt_x").refused(t, 401)
-	var tokens, next struct {
-		AccessToken  string `json:"access_token"`
-		RefreshToken string `json:"refresh_token"`
-		ExpiresIn    int    `json:"expires_in"`
-	}
-	c.form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", password).must(t, 200).into(t, &tokens)
-	if tokens.ExpiresIn < 60 || tokens.RefreshToken == "" {
+	c.Form("/token", "username", "Ångström").Refused(t, 422, "invalid_request")
+	c.Form("/token", "grant_type", "magic").Refused(t, 422, "invalid_request")
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", "crt_x").Refused(t, 401, "invalid_refresh_token")
+	var tokens, next apitest.Tokens
+	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", password).Must(t, 200).Into(t, &tokens)
+	if tokens.ExpiresIn < 60 || tokens.Refresh == "" {
 		t.Errorf("tokens expire in %d s", tokens.ExpiresIn)
 	}
-	c.form("/token", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).must(t, 200).into(t, &next)
-	(&client{t: t, url: s.url, access: next.AccessToken}).do("GET", "/history", "").must(t, 200)
-	if next.RefreshToken == tokens.RefreshToken {
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh).Must(t, 200).Into(t, &next)
+	c.As(next.Access).Do("GET", "/history", "").Must(t, 200)
+	if next.Refresh == tokens.Refresh {
 		t.Error("the refresh token was not rotated")
 	}
 }
 
 // security: ASVS 4.1.4, ASVS 13.4.3, ASVS 13.4.4
 func testUnknownRoutes(t *testing.T, s *service) {
-	c := &client{t: t, url: s.url}
-	c.do("GET", "/nowhere", "").refused(t, 404)
-	c.do("GET", "/assets/", "").refused(t, 404)
-	c.do("GET", "/assets/nothing.js", "").refused(t, 404)
-	a := c.do("DELETE", "/generate", "")
-	a.refused(t, 405)
-	if a.header.Get("Allow") != "POST" {
-		t.Errorf("Allow %q", a.header.Get("Allow"))
+	c := anyone(t, s.url)
+	c.Do("GET", "/nowhere", "").Refused(t, 404, "no_such_route")
+	c.Do("GET", "/assets/", "").Refused(t, 404, "no_such_route")
+	c.Do("GET", "/assets/nothing.js", "").Refused(t, 404, "no_such_route")
+	a := c.Do("DELETE", "/generate", "")
+	a.Refused(t, 405, "method_not_allowed")
+	if a.Header.Get("Allow") != "POST" {
+		t.Errorf("Allow %q", a.Header.Get("Allow"))
 	}
 	for _, path := range []string{"/", "/docs", "/nowhere", "/healthz", "/history", "/assets/favicon.svg"} {
-		h := c.do("GET", path, "").header
+		h := c.Do("GET", path, "").Header
 		for _, name := range []string{"X-Request-Id", "Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cache-Control"} {
 			if h.Get(name) == "" {
 				t.Errorf("%s has no %s", path, name)
@@ -409,20 +403,11 @@ func testNothingInTheClear(t *testing.T, s *service) {
 	c := newUser(t, s, "keeper")
 	const canary = "peacockfeather"
 	var j job
-	c.do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).must(t, 200).into(t, &j)
+	c.Do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).Must(t, 200).Into(t, &j)
 	words := strings.Fields(j.Completion)
 	secrets := []string{canary, strings.Join(words[:min(4, len(words))], " ")}
 
-	cluster, err := pg.Start(t.Context(), filepath.Join(s.data, "postgres"), pg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Stop(context.WithoutCancel(t.Context()))
-	conn, err := pgx.Connect(t.Context(), cluster.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
+	conn := openDatabase(t, s.data)
 	rows, _ := conn.Query(t.Context(), `
 		select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -456,8 +441,8 @@ func TestRestart(t *testing.T) {
 	s := up(t, data)
 	c := newUser(t, s, "returning")
 	var before, after []job
-	c.do("POST", "/generate", `{"prompt":"Light","max_length":20}`).must(t, 200)
-	c.do("GET", "/history", "").must(t, 200).into(t, &before)
+	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
+	c.Do("GET", "/history", "").Must(t, 200).Into(t, &before)
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -467,8 +452,7 @@ func TestRestart(t *testing.T) {
 		}
 	}
 	s = up(t, data)
-	old := &client{t: t, url: s.url, access: c.access}
-	old.do("GET", "/history", "").must(t, 200).into(t, &after)
+	anyone(t, s.url).As(c.Access).Do("GET", "/history", "").Must(t, 200).Into(t, &after)
 	if len(before) != 1 || !slices.Equal(before, after) {
 		t.Errorf("history before %+v and after %+v", before, after)
 	}
@@ -476,17 +460,17 @@ func TestRestart(t *testing.T) {
 	// These limits are on by default.
 	allowed := 0
 	for range 10 {
-		a := c.do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
-		if a.status == http.StatusAccepted {
+		a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
+		if a.Status == http.StatusAccepted {
 			allowed++
 			continue
 		}
-		a.refused(t, 429)
-		if wait, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || wait < 1 || wait > 60 {
-			t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+		a.Refused(t, 429, "rate_limit_exceeded")
+		if wait, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || wait < 1 || wait > 60 {
+			t.Errorf("Retry-After %q", a.Header.Get("Retry-After"))
 		}
-		if a.header.Get("RateLimit") == "" || a.header.Get("RateLimit-Policy") != `"jobs";q=5;w=60` {
-			t.Errorf("headers %v", a.header)
+		if a.Header.Get("RateLimit") == "" || a.Header.Get("RateLimit-Policy") != `"jobs";q=5;w=60` {
+			t.Errorf("headers %v", a.Header)
 		}
 	}
 	if allowed != 5 {

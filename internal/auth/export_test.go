@@ -50,4 +50,4 @@ func (f forger) Now() time.Time                     { return f.now }
 
 func Hostile(t *testing.T, f Forger, url string) map[string]string { return hostile(t, f, url) }
 
-func KID(t *testing.T, token string) string { return kidOf(t, token) }
+func KID(t testing.TB, token string) string { return kidOf(t, token) }

@@ -1,7 +1,6 @@
 package auth_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 
 	"colophon/api"
 	"colophon/events"
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/policy"
 	"colophon/jobs"
@@ -48,41 +48,24 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 	return server.URL
 }
 
-// client is what the tests call with; its transport is not the one that a
-// library would use by itself.
-func newClient(t *testing.T) *http.Client {
+// newClient returns a client whose transport is not the one that a library would
+// use by itself.
+func newClient(t *testing.T, url string) apitest.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
+	return apitest.Client{T: t, URL: url, Transport: transport}
 }
 
-type answer struct {
-	status int
-	header http.Header
-	body   string
-}
-
-func call(t testing.TB, c *http.Client, method, url, body, authorization string) (answer, error) {
-	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		return answer{}, err
+// call sends JSON or a form, with an Authorization header as it is given.
+func call(c apitest.Client, method, path, body, authorization string) (apitest.Answer, error) {
+	var headers []string
+	if body != "" && !strings.HasPrefix(body, "{") {
+		headers = append(headers, "Content-Type", apitest.FormType)
 	}
 	if authorization != "" {
-		req.Header["Authorization"] = []string{authorization}
+		headers = append(headers, "Authorization", authorization)
 	}
-	switch {
-	case strings.HasPrefix(body, "{"):
-		req.Header.Set("Content-Type", "application/json")
-	case body != "":
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, string(got)}, err
+	return c.Send(c.T.Context(), method, path, body, headers...)
 }
 
 // sendable reports whether HTTP carries a text in a header as it is.
@@ -110,42 +93,23 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// logBuffer is a log that may be written from many sides.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // TestHostileAccessTokensOverHTTP sends what an attacker may to the whole API.
 //
 // security: ASVS 9.1.2, ASVS 9.1.3, API2:2023
 func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	f := auth.NewFixture(t)
 	f.MustRegister(t)
-	var log logBuffer
+	var log apitest.Log
 	s, store := f.Process(t, false)
-	base := serve(t, f, s, store, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	client := newClient(t)
+	client := newClient(t, serve(t, f, s, store, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	trap(t)
 	called := 0
 	bait := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called++ }))
 	defer bait.Close()
 
-	ask := func(t *testing.T, method, path, body, authorization string) answer {
+	ask := func(t *testing.T, method, path, body, authorization string) apitest.Answer {
 		t.Helper()
-		a, err := call(t, client, method, base+path, body, authorization)
+		a, err := call(client, method, path, body, authorization)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,8 +125,8 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	}
 	good := func(t *testing.T, authorization string) {
 		t.Helper()
-		if a := ask(t, "GET", "/history", "", authorization); a.status != http.StatusOK {
-			t.Errorf("a good one is refused: %s", a.body)
+		if a := ask(t, "GET", "/history", "", authorization); a.Status != http.StatusOK {
+			t.Errorf("a good one is refused: %s", a.Body)
 		}
 	}
 	// refused checks that the answer says nothing of what is wrong.
@@ -173,10 +137,10 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		t.Helper()
 		for _, r := range []struct{ method, path, body string }{{"GET", "/history", ""}, {"POST", "/jobs", `{"prompt":"The nature of light"}`}} {
 			a := ask(t, r.method, r.path, r.body, "Bearer "+token)
-			if want := fmt.Sprintf(want, a.header.Get("X-Request-Id")); a.status != http.StatusUnauthorized || strings.TrimSpace(a.body) != want {
-				t.Errorf("%s %s: %d\n%s, want\n%s", r.method, r.path, a.status, a.body, want)
+			if want := fmt.Sprintf(want, a.Header.Get("X-Request-Id")); a.Status != http.StatusUnauthorized || strings.TrimSpace(string(a.Body)) != want {
+				t.Errorf("%s %s: %d\n%s, want\n%s", r.method, r.path, a.Status, a.Body, want)
 			}
-			if got := a.header.Get("WWW-Authenticate"); got != `Bearer realm="colophon", error="invalid_token"` {
+			if got := a.Header.Get("WWW-Authenticate"); got != `Bearer realm="colophon", error="invalid_token"` {
 				t.Errorf("WWW-Authenticate: %s", got)
 			}
 		}
@@ -222,8 +186,8 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		t.Run("forged/"+what, func(t *testing.T) {
 			refused(t, token)
 			if len(token) <= 8<<10 { // who cannot sign in with it cannot sign out with it either
-				if a := ask(t, "POST", "/revoke", url.Values{"token": {token}}.Encode(), ""); a.status != http.StatusOK || a.body != "" {
-					t.Errorf("revoke: %d %s", a.status, a.body)
+				if a := ask(t, "POST", "/revoke", url.Values{"token": {token}}.Encode(), ""); a.Status != http.StatusOK || len(a.Body) > 0 {
+					t.Errorf("revoke: %d %s", a.Status, a.Body)
 				}
 			}
 		})
@@ -241,9 +205,7 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 			if token == "access_token" {
 				values = url.Values{"token": {tokens.AccessToken}, "token_type_hint": {token}}
 			}
-			if a := ask(t, "POST", "/revoke", values.Encode(), ""); a.status != http.StatusOK {
-				t.Error(a.body)
-			}
+			ask(t, "POST", "/revoke", values.Encode(), "").Must(t, http.StatusOK)
 		}
 	}
 	for i, c := range []struct {
@@ -255,31 +217,21 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		{"revoked itself", false, revoke("access_token")},
 		{"refresh token reused", false, func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
 			refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tokens.RefreshToken}}.Encode()
-			if a := ask(t, "POST", "/token", refresh, ""); a.status != http.StatusOK {
-				t.Error(a.body)
-			}
+			ask(t, "POST", "/token", refresh, "").Must(t, http.StatusOK)
 			f.Advance(auth.Grace + time.Second)
-			if a := ask(t, "POST", "/token", refresh, ""); a.status != http.StatusUnauthorized {
-				t.Error(a.body)
-			}
+			ask(t, "POST", "/token", refresh, "").Must(t, http.StatusUnauthorized)
 		}},
 		{"signed out everywhere", false, func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
-			if a := ask(t, "DELETE", "/users/me/sessions", "", "Bearer "+tokens.AccessToken); a.status != http.StatusNoContent {
-				t.Error(a.body)
-			}
+			ask(t, "DELETE", "/users/me/sessions", "", "Bearer "+tokens.AccessToken).Must(t, http.StatusNoContent)
 		}},
 		{"password changed in another session", false, func(t *testing.T, user string, _ auth.Tokens, _ auth.Identity) {
 			other := signIn(t, user)
 			body := fmt.Sprintf(`{"current_password":%q,"new_password":"another long sentence"}`, auth.Password)
-			if a := ask(t, "PUT", "/users/me/password", body, "Bearer "+other.AccessToken); a.status != http.StatusNoContent {
-				t.Error(a.body)
-			}
+			ask(t, "PUT", "/users/me/password", body, "Bearer "+other.AccessToken).Must(t, http.StatusNoContent)
 			good(t, "Bearer "+other.AccessToken)
 		}},
 		{"erased", false, func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
-			if a := ask(t, "DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, auth.Password), "Bearer "+tokens.AccessToken); a.status != http.StatusNoContent {
-				t.Error(a.body)
-			}
+			ask(t, "DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, auth.Password), "Bearer "+tokens.AccessToken).Must(t, http.StatusNoContent)
 		}},
 		{"disabled", true, func(t *testing.T, _ string, _ auth.Tokens, id auth.Identity) {
 			f.Exec(t, `update accounts set disabled_at = now() where id = $1`, id.Account)
@@ -313,7 +265,7 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 			}
 			c.end(t, user, tokens, id)
 			for begin := time.Now(); c.soon && time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
-				if a := ask(t, "GET", "/history", "", "Bearer "+tokens.AccessToken); a.status != http.StatusOK {
+				if a := ask(t, "GET", "/history", "", "Bearer "+tokens.AccessToken); a.Status != http.StatusOK {
 					break
 				}
 			}
@@ -341,26 +293,21 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	f := auth.NewFixture(t)
 	f.MustRegister(t)
 	log := slog.New(slog.DiscardHandler)
-	var bases [2]string
+	var clients [2]apitest.Client
 	var services [2]*auth.Service
-	for i := range bases {
+	for i := range clients {
 		s, store := f.Process(t, true)
-		services[i], bases[i] = s, serve(t, f, s, store, log)
+		services[i], clients[i] = s, newClient(t, serve(t, f, s, store, log))
 	}
-	client := newClient(t)
 	var requests, failures atomic.Int64
-	ask := func(ctx context.Context, method, path, body, authorization string) string {
-		a, err := call(t, client, method, bases[rand.IntN(len(bases))]+path, body, authorization)
+	ask := func(ctx context.Context, method, path, body, authorization string) []byte {
+		a, err := call(clients[rand.IntN(len(clients))], method, path, body, authorization)
 		requests.Add(1)
-		if ctx.Err() == nil && (err != nil || a.status != http.StatusOK) {
+		if ctx.Err() == nil && (err != nil || a.Status != http.StatusOK) {
 			failures.Add(1)
-			t.Errorf("%s %s: %d %s %v", method, path, a.status, a.body, err)
+			t.Errorf("%s %s: %d %s %v", method, path, a.Status, a.Body, err)
 		}
-		return a.body
-	}
-	type pair struct {
-		AccessToken  string `json:"access_token"`
-		RefreshToken string `json:"refresh_token"`
+		return a.Body
 	}
 	ctx, done := context.WithCancel(t.Context())
 	defer done()
@@ -369,19 +316,19 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				var now pair
-				_ = json.Unmarshal([]byte(ask(ctx, "POST", "/token", url.Values{"username": {auth.Name}, "password": {auth.Password}}.Encode(), "")), &now)
+				var now apitest.Tokens
+				_ = json.Unmarshal(ask(ctx, "POST", "/token", url.Values{"username": {auth.Name}, "password": {auth.Password}}.Encode(), ""), &now)
 				for range 5 {
 					for range 3 {
-						ask(ctx, "GET", "/history", "", "Bearer "+now.AccessToken)
+						ask(ctx, "GET", "/history", "", "Bearer "+now.Access)
 					}
 					ask(ctx, "GET", "/.well-known/jwks.json", "", "")
-					if ctx.Err() != nil || now.AccessToken == "" {
+					if ctx.Err() != nil || now.Access == "" {
 						return
 					}
-					signed <- auth.KID(t, now.AccessToken)
-					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.RefreshToken}}.Encode()
-					_ = json.Unmarshal([]byte(ask(ctx, "POST", "/token", refresh, "")), &now)
+					signed <- auth.KID(apitest.Beside(t), now.Access)
+					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.Refresh}}.Encode()
+					_ = json.Unmarshal(ask(ctx, "POST", "/token", refresh, ""), &now)
 					time.Sleep(20 * time.Millisecond) // tests run beside
 				}
 			}
@@ -428,28 +375,18 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 	f.MustRegister(t)
 	log := slog.New(slog.DiscardHandler)
 	s, store := f.Process(t, true)
-	here := serve(t, f, s, store, log)
+	here := newClient(t, serve(t, f, s, store, log))
 	s, store = f.Process(t, true)
-	there := serve(t, f, s, store, log)
-	client := newClient(t)
-	for what, end := range map[string]func(user string, tokens auth.Tokens) error{
-		"signed-out": func(_ string, tokens auth.Tokens) error {
-			a, err := call(t, client, "POST", here+"/revoke", url.Values{"token": {tokens.RefreshToken}}.Encode(), "")
-			if err == nil && a.status != http.StatusOK {
-				t.Errorf("revoke: %d %s", a.status, a.body)
-			}
-			return err
+	there := newClient(t, serve(t, f, s, store, log))
+	for what, end := range map[string]func(t *testing.T, user string, tokens auth.Tokens){
+		"signed-out": func(t *testing.T, _ string, tokens auth.Tokens) {
+			here.Form("/revoke", "token", tokens.RefreshToken).Must(t, http.StatusOK)
 		},
-		"disabled": func(user string, _ auth.Tokens) error {
-			_, err := f.DB().Owner.Exec(t.Context(), `update accounts set disabled_at = now() where username = $1`, user)
-			return err
+		"disabled": func(t *testing.T, user string, _ auth.Tokens) {
+			f.Exec(t, `update accounts set disabled_at = now() where username = $1`, user)
 		},
-		"erased": func(_ string, tokens auth.Tokens) error {
-			a, err := call(t, client, "DELETE", here+"/users/me", fmt.Sprintf(`{"password":%q}`, auth.Password), "Bearer "+tokens.AccessToken)
-			if err == nil && a.status != http.StatusNoContent {
-				t.Errorf("erase: %d %s", a.status, a.body)
-			}
-			return err
+		"erased": func(t *testing.T, _ string, tokens auth.Tokens) {
+			here.As(tokens.AccessToken).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, auth.Password)).Must(t, http.StatusNoContent)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -460,26 +397,14 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bearer := "Bearer " + tokens.AccessToken
-			var job struct{ ID string }
-			a, err := call(t, client, "POST", there+"/jobs", `{"prompt":"The nature of light"}`, bearer)
-			if err != nil || json.Unmarshal([]byte(a.body), &job) != nil || job.ID == "" {
-				t.Fatalf("%s, %v", a.body, err)
-			}
-			req, err := http.NewRequestWithContext(t.Context(), "GET", there+"/jobs/"+job.ID+"/events", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header.Set("Authorization", bearer)
-			req.Header.Set("Accept", "text/event-stream")
-			stream, err := client.Do(req)
-			if err != nil || stream.StatusCode != http.StatusOK {
-				t.Fatal(err)
-			}
-			defer stream.Body.Close()
-			waits := make(chan answer, 1)
+			user := there.As(tokens.AccessToken)
+			user.T = t
+			const body = `{"prompt":"The nature of light"}`
+			job := user.Submit(body)
+			stream := user.Stream(t.Context(), "/jobs/"+job+"/events")
+			waits := make(chan apitest.Answer, 1)
 			go func() {
-				a, err := call(t, client, "POST", there+"/generate", `{"prompt":"The nature of light"}`, bearer)
+				a, err := user.Send(t.Context(), "POST", "/generate", body)
 				if err != nil {
 					t.Error(err)
 				}
@@ -490,21 +415,24 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 				if time.Now().After(patience) {
 					t.Fatal("the waiting request has made no job")
 				}
-				if err := f.DB().Owner.QueryRow(t.Context(), `select count(*) from history where created_at >= (select created_at from history where job = $1)`, job.ID).Scan(&n); err != nil {
+				if err := f.DB().Owner.QueryRow(t.Context(), `select count(*) from history where created_at >= (select created_at from history where job = $1)`, job).Scan(&n); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := end(what, tokens); err != nil {
-				t.Fatal(err)
-			}
+			end(t, what, tokens)
 			begin := time.Now()
-			text, err := io.ReadAll(stream.Body)
-			if err != nil || !strings.Contains(string(text), "event: job.accepted") || strings.Contains(string(text), "retry:") {
-				t.Errorf("%q, %v", text, err)
+			accepted := false
+			for m, err := range stream {
+				if accepted = accepted || m.Event == "job.accepted"; err != nil || m.Retry != "" {
+					t.Errorf("%+v, %v", m, err)
+				}
+			}
+			if !accepted {
+				t.Error("the stream was empty")
 			}
 			// With the account, its jobs end; which of the two comes first is open.
-			if a := <-waits; !strings.Contains(a.body, "invalid_access_token") && (what != "erased" || !strings.Contains(a.body, "job_cancelled")) {
-				t.Errorf("who waits is answered %d %s", a.status, a.body)
+			if a := <-waits; a.Code() != "invalid_access_token" && (what != "erased" || a.Code() != "job_cancelled") {
+				t.Errorf("who waits is answered %d %s", a.Status, a.Body)
 			}
 			took := time.Since(begin)
 			t.Logf("both are over after %v", took)

@@ -230,7 +230,7 @@ func TestRotationOfLeakedKeys(t *testing.T) {
 	}
 }
 
-func kidOf(t *testing.T, token string) string {
+func kidOf(t testing.TB, token string) string {
 	t.Helper()
 	kid, err := readHeader(token)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"colophon/internal/apitest"
 )
 
 // TestFindingsAreFound shows answers that are wrong to who judges them: a judge
@@ -13,7 +15,7 @@ func TestFindingsAreFound(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("somebody")}
-	id := s.submit(g.who, `{"prompt":"light"}`)
+	id := s.as(g.who).Submit(`{"prompt":"light"}`)
 	g.own = []string{id}
 	find := func(name string) *operation {
 		for _, op := range doc.operations {
@@ -33,31 +35,34 @@ func TestFindingsAreFound(t *testing.T) {
 		h.Set(name, value)
 		return h
 	}
+	answer := func(status int, header http.Header, body string) apitest.Answer {
+		return apitest.Answer{Status: status, Header: header, Body: []byte(body)}
+	}
 	right := s.serve(valid(g, find("get-job"), id).http())
 	for _, c := range []struct {
 		what, want string
 		change     func(*request)
-		answer     answer
+		answer     apitest.Answer
 	}{
 		{"what is right", "", nil, right},
-		{"a fault of its own", ownFault, nil, answer{500, with("Content-Type", "application/problem+json"), []byte(`{}`)}},
-		{"an undocumented status", undocumented, nil, answer{418, header, []byte(`{}`)}},
-		{"a redirect", undocumented, nil, answer{307, header, nil}},
-		{"a member missing", mismatch, nil, answer{200, header, []byte(`{"id":"` + id + `"}`)}},
-		{"a member too many", mismatch, nil, answer{200, header, []byte(strings.Replace(string(right.body), "{", `{"owner":1,`, 1))}},
-		{"a state that there is not", mismatch, nil, answer{200, header, []byte(strings.Replace(string(right.body), `"state":"`, `"state":"un`, 1))}},
-		{"another media type", mismatch, nil, answer{200, with("Content-Type", "text/html"), right.body}},
-		{"an error that is no problem", mismatch, nil, answer{404, header, []byte(`{"error":"no"}`)}},
+		{"a fault of its own", ownFault, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
+		{"an undocumented status", undocumented, nil, answer(418, header, `{}`)},
+		{"a redirect", undocumented, nil, answer(307, header, "")},
+		{"a member missing", mismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},
+		{"a member too many", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), "{", `{"owner":1,`, 1))},
+		{"a state that there is not", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), `"state":"`, `"state":"un`, 1))},
+		{"another media type", mismatch, nil, answer(200, with("Content-Type", "text/html"), string(right.Body))},
+		{"an error that is no problem", mismatch, nil, answer(404, header, `{"error":"no"}`)},
 		{"a wrong event", mismatch, func(r *request) { r.op = find("job-events"); r.path = append(r.path, "events") },
-			answer{200, with("Content-Type", "text/event-stream"), []byte("id: 1\ndata: {\"version\":0}\n\n")}},
+			answer(200, with("Content-Type", "text/event-stream"), "id: 1\ndata: {\"version\":0}\n\n")},
 		{"what is invalid let through", accepted, func(r *request) { r.invalid = true }, right},
 		{"what the validator calls invalid let through", accepted, func(r *request) { r.path[1] = "x" }, right},
 		{"no access token", letIn, func(r *request) { r.guest = true }, right},
 		{"a valid request refused", refused, func(r *request) { r.valid = true },
-			answer{422, with("Content-Type", "application/problem+json"), []byte(`{"error":{"code":"invalid_request"}}`)}},
-		{"a header too many", unnamed, nil, answer{200, with("X-Powered-By", "light"), right.body}},
-		{"a header missing", unguarded, nil, answer{200, with("Content-Security-Policy", ""), right.body}},
-		{"a password that comes back", leaked, nil, answer{422, with("Content-Type", "application/problem+json"), []byte(`{"detail":"` + g.who.password + `"}`)}},
+			answer(422, with("Content-Type", "application/problem+json"), `{"error":{"code":"invalid_request"}}`)},
+		{"a header too many", unnamed, nil, answer(200, with("X-Powered-By", "light"), string(right.Body))},
+		{"a header missing", unguarded, nil, answer(200, with("Content-Security-Policy", ""), string(right.Body))},
+		{"a password that comes back", leaked, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"`+g.who.password+`"}`)},
 	} {
 		var f findings
 		r := valid(g, find("get-job"), id)

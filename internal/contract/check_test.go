@@ -2,7 +2,6 @@ package contract
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 
 	verrors "github.com/pb33f/libopenapi-validator/errors"
 	"github.com/pb33f/libopenapi-validator/helpers"
+
+	"colophon/internal/apitest"
 )
 
 // findings are the ways in which the service does not keep to its description.
@@ -55,30 +56,30 @@ var always = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options
 	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
 
 // judge holds an answer against the description.
-func (f *findings) judge(g *generator, r *request, sent *http.Request, a answer) {
+func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest.Answer) {
 	say := func(kind, format string, args ...any) {
-		f.add(kind, "%s\n    answered %d %s: %s", r, a.status, limited(string(a.body)), fmt.Sprintf(format, args...))
+		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, limited(string(a.Body)), fmt.Sprintf(format, args...))
 	}
 	for _, name := range always {
-		if a.header.Get(name) == "" {
+		if a.Header.Get(name) == "" {
 			say(unguarded, "no %s", name)
 		}
 	}
-	if a.status >= 400 {
+	if a.Status >= 400 {
 		for _, secret := range []string{g.who.password, g.who.access, g.who.refresh} {
-			if bytes.Contains(a.body, []byte(secret)) {
+			if bytes.Contains(a.Body, []byte(secret)) {
 				say(leaked, "a secret comes back")
 			}
 		}
-		if why := problem(a); why != "" {
-			say(mismatch, "%s", why)
+		if _, err := a.Problem(); err != nil {
+			say(mismatch, "%v", err)
 		}
 	}
-	if a.status >= 500 {
+	if a.Status >= 500 {
 		say(ownFault, "")
 	}
 	if r.stray {
-		if a.status != 404 && a.status != 405 && a.status != 401 && a.status != 422 {
+		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 {
 			// A method or a path too many may be that of another operation.
 			if !g.doc.has(sent) {
 				say(undocumented, "to a request that nobody answers")
@@ -86,20 +87,20 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a answer)
 		}
 		return
 	}
-	if r.guest && a.status != 401 {
+	if r.guest && a.Status != 401 {
 		say(letIn, "")
 	}
-	if a.status/100 == 2 {
+	if a.Status/100 == 2 {
 		if r.invalid {
 			say(accepted, "")
 		} else if ok, errs := g.doc.check.ValidateHttpRequestSync(again(sent, r)); !ok {
 			say(accepted, "%s", summary(errs))
 		}
 	}
-	if r.valid && (a.status == 405 || a.status == 413 || a.status == 415 || a.code() == "invalid_request" && !strings.Contains(string(a.body), "is required with")) {
+	if r.valid && (a.Status == 405 || a.Status == 413 || a.Status == 415 || a.Code() == "invalid_request" && !strings.Contains(string(a.Body), "is required with")) {
 		say(refused, "")
 	}
-	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), a.response()); !ok { //nolint:bodyclose // made of bytes
+	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), response(a)); !ok { //nolint:bodyclose // made of bytes
 		kind := mismatch
 		for _, err := range errs {
 			if err.ValidationSubType == helpers.ResponseBodyResponseCode {
@@ -108,15 +109,15 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a answer)
 		}
 		say(kind, "%s", summary(errs))
 	}
-	if described, ok := r.op.Responses[strconv.Itoa(a.status)]; ok {
-		for name := range a.header {
+	if described, ok := r.op.Responses[strconv.Itoa(a.Status)]; ok {
+		for name := range a.Header {
 			same := func(known string) bool { return strings.EqualFold(known, name) }
 			if name != "Content-Type" && !slices.ContainsFunc(always, same) && !slices.ContainsFunc(sortedKeys(described.Headers), same) {
 				say(unnamed, "%s", name)
 			}
 		}
 	}
-	if a.status == 200 && strings.HasPrefix(a.header.Get("Content-Type"), "text/event-stream") {
+	if a.Status == 200 && strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream") {
 		if why := g.doc.checkStream(sent, r, a); why != "" {
 			say(mismatch, "%s", why)
 		}
@@ -138,32 +139,9 @@ func summary(errs []*verrors.ValidationError) string {
 	return strings.Join(all, "; ")
 }
 
-// problem says what is wrong with an error response.
-func problem(a answer) string {
-	var p struct {
-		Title, Detail, Instance string
-		Status                  int
-		Error                   struct{ Message, Type string }
-	}
-	if media := a.header.Get("Content-Type"); media != "application/problem+json" {
-		return "an error comes as " + media
-	}
-	if err := json.Unmarshal(a.body, &p); err != nil {
-		return err.Error()
-	}
-	if p.Status != a.status || p.Title == "" || p.Detail == "" || p.Error.Message == "" || p.Error.Type == "" || p.Instance != "urn:uuid:"+a.header.Get("X-Request-Id") {
-		return "half a problem"
-	}
-	if a.status == 401 && a.header.Get("WWW-Authenticate") == "" {
-		return "401 without WWW-Authenticate"
-	}
-	if a.status == 429 && a.header.Get("Retry-After") == "" {
-		return "429 without Retry-After"
-	}
-	if a.status == 405 && a.header.Get("Allow") == "" {
-		return "405 without Allow"
-	}
-	return ""
+// response is an answer as the validator wants it.
+func response(a apitest.Answer) *http.Response {
+	return &http.Response{StatusCode: a.Status, Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body))}
 }
 
 // has reports whether the document has an operation for a request.
@@ -184,23 +162,19 @@ func (d *document) has(sent *http.Request) bool {
 
 // checkStream holds the events of a stream against the schema that the document
 // has for them as a list.
-func (d *document) checkStream(sent *http.Request, r *request, a answer) string {
+func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer) string {
 	var events []string
-	for block := range strings.SplitSeq(string(a.body), "\n\n") {
-		for line := range strings.Lines(block) {
-			line = strings.TrimSuffix(line, "\n")
-			field, value, ok := strings.Cut(line, ":")
-			switch {
-			case field == "data":
-				events = append(events, strings.TrimPrefix(value, " "))
-			case !ok || field != "" && field != "id" && field != "event" && field != "retry":
-				return fmt.Sprintf("the line %q", line)
-			}
+	for m, err := range apitest.Messages(bytes.NewReader(a.Body)) {
+		if err != nil {
+			return err.Error()
+		}
+		if m.Data != "" {
+			events = append(events, m.Data)
 		}
 	}
-	list := answer{a.status, a.header.Clone(), []byte("[" + strings.Join(events, ",") + "]")}
-	list.header.Set("Content-Type", "application/json")
-	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), list.response()); !ok { //nolint:bodyclose // made of bytes
+	list := apitest.Answer{Status: a.Status, Header: a.Header.Clone(), Body: []byte("[" + strings.Join(events, ",") + "]")}
+	list.Header.Set("Content-Type", "application/json")
+	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), response(list)); !ok { //nolint:bodyclose // made of bytes
 		return summary(errs)
 	}
 	return ""

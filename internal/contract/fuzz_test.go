@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 )
 
@@ -48,16 +49,18 @@ type campaign struct {
 //
 // security: ASVS 2.2.1, ASVS 2.2.2, ASVS 4.1.1, ASVS 15.3.1, ASVS 15.3.5, API3:2023, API8:2023
 func TestContract(t *testing.T) {
-	c := &campaign{service: newService(t), sent: map[string]map[int]int{}, asked: map[string]int{}}
-	c.doc = c.describe()
+	s := newService(t)
+	beside := *s
+	beside.t = apitest.Beside(t)
+	c := &campaign{service: &beside, doc: s.describe(), sent: map[string]map[int]int{}, asked: map[string]int{}}
 	c.left.Store(int64(*requests))
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for i := range callers {
 		g := &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc}
-		g.who = c.join("caller-" + strconv.Itoa(i))
+		g.who = s.join("caller-" + strconv.Itoa(i))
 		if i < 2 { // those who look at others' accounts, and change them
-			c.promote(g.who, []auth.Role{auth.Admin, auth.Auditor}[i])
+			s.promote(g.who, []auth.Role{auth.Admin, auth.Auditor}[i])
 		}
 		wg.Go(func() {
 			for c.left.Load() > 0 {
@@ -125,10 +128,10 @@ func (c *campaign) one(g *generator) {
 }
 
 // send sends a request, judges the answer and learns from it.
-func (c *campaign) send(g *generator, r *request) answer {
+func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	out := r.http()
 	if out == nil {
-		return answer{}
+		return apitest.Answer{}
 	}
 	wait := patience
 	if strings.Contains(out.Header.Get("Accept"), "text/event-stream") {
@@ -143,7 +146,7 @@ func (c *campaign) send(g *generator, r *request) answer {
 	if c.sent[r.kind] == nil {
 		c.sent[r.kind] = map[int]int{}
 	}
-	c.sent[r.kind][a.status]++
+	c.sent[r.kind][a.Status]++
 	c.asked[r.op.String()]++
 	c.mu.Unlock()
 	c.findings.judge(g, r, out, a)
@@ -152,9 +155,9 @@ func (c *campaign) send(g *generator, r *request) answer {
 }
 
 // learn keeps what later requests can be about.
-func (c *campaign) learn(g *generator, r *request, a answer) {
+func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	const keep = 50
-	if r.op.private() && !r.guest && a.status == 401 { // a request has ended the session or the account
+	if r.op.private() && !r.guest && a.Status == 401 { // a request has ended the session or the account
 		c.mu.Lock()
 		c.renewed++
 		name := fmt.Sprintf("caller-%d-%d", *seed, c.renewed)
@@ -166,7 +169,7 @@ func (c *campaign) learn(g *generator, r *request, a answer) {
 		}
 	}
 	var j struct{ ID, State string }
-	if a.status/100 != 2 || json.Unmarshal(a.body, &j) != nil || j.ID == "" || j.ID == g.who.id {
+	if a.Status/100 != 2 || json.Unmarshal(a.Body, &j) != nil || j.ID == "" || j.ID == g.who.id {
 		return
 	}
 	c.mu.Lock()
@@ -193,7 +196,7 @@ func (c *campaign) story(g *generator) {
 	n := c.renewed
 	c.mu.Unlock()
 	owner, other := c.join(fmt.Sprintf("owner-%d-%d", *seed, n)), c.join(fmt.Sprintf("other-%d-%d", *seed, n))
-	id := c.submit(owner, `{"prompt":"a story","max_length":20}`)
+	id := c.as(owner).Submit(`{"prompt":"a story","max_length":20}`)
 	var about []*operation
 	for _, op := range c.doc.operations {
 		if strings.HasPrefix(op.path, "/jobs/{") {
@@ -218,9 +221,9 @@ func (c *campaign) story(g *generator) {
 		if teller.who != as {
 			return // the account is used up
 		}
-		if got := strconv.Itoa(a.status); want != "" && got != want {
-			c.findings.add(crossed, "%s\n    answered %d to somebody else: %.500s", r, a.status, a.body)
-		} else if want == "" && a.status == 404 {
+		if got := strconv.Itoa(a.Status); want != "" && got != want {
+			c.findings.add(crossed, "%s\n    answered %d to somebody else: %.500s", r, a.Status, a.Body)
+		} else if want == "" && a.Status == 404 {
 			c.findings.add(crossed, "%s\n    answered 404 to its owner", r)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 )
 
@@ -39,8 +40,8 @@ func TestOpenToAllIsWhatIsListed(t *testing.T) {
 		r := g.compose(op)
 		r.header = slices.DeleteFunc(r.header, func(h [2]string) bool { return h[0] == "Authorization" })
 		a := s.serve(r.http())
-		if op.private() != (a.status == 401 && a.code() == "missing_access_token") {
-			t.Errorf("%s is described as private: %v, and answers %d %s to nobody", op, op.private(), a.status, a.code())
+		if op.private() != (a.Status == 401 && a.Code() == "missing_access_token") {
+			t.Errorf("%s is described as private: %v, and answers %d %s to nobody", op, op.private(), a.Status, a.Code())
 		}
 	}
 	for op := range unauthenticated {
@@ -66,13 +67,13 @@ func (s *service) targets(owner *person, op *operation) []target {
 		return []target{{what: "nothing in particular"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
 		s.engine.release()
-		ended := s.submit(owner, `{"prompt":"`+canary+`","max_length":20}`)
-		s.send(owner, "GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").must(s.t, 200) // until it has ended
+		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
+		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // until it has ended
 		s.engine.hold()
 		id := func(text string) map[string]string { return map[string]string{"id": text} }
 		return []target{
 			{"a job that has ended", id(ended), true},
-			{"a job that runs", id(s.submit(owner, `{"prompt":"`+canary+`"}`)), true},
+			{"a job that runs", id(s.as(owner).Submit(`{"prompt":"` + canary + `"}`)), true},
 			{"a job of nobody", id(uuid.Must(uuid.NewV7()).String()), false},
 			{"the id of an account", id(owner.id), false},
 		}
@@ -93,14 +94,14 @@ const canary = "peacockfeather"
 var anyUUID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
 // shape is an answer without what differs between any two.
-func (a answer) shape() string {
+func shape(a apitest.Answer) string {
 	var b strings.Builder
-	for _, name := range sortedKeys(a.header) {
+	for _, name := range sortedKeys(a.Header) {
 		if name != "X-Request-Id" && !strings.HasPrefix(name, "Ratelimit") {
-			b.WriteString(name + ": " + strings.Join(a.header[name], ", ") + "\n")
+			b.WriteString(name + ": " + strings.Join(a.Header[name], ", ") + "\n")
 		}
 	}
-	return b.String() + anyUUID.ReplaceAllString(string(a.body), "ID")
+	return b.String() + anyUUID.ReplaceAllString(string(a.Body), "ID")
 }
 
 // TestNobodyReachesWhatIsNotTheirs is the matrix of who does what to what: every
@@ -117,8 +118,8 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 		join := func(name string) *person { return s.join(fmt.Sprintf("%s-%d", name, n)) } // some operations end them
 		owner, other := join("owner"), join("other")
 		left, gone := join("disabled"), join("erased")
-		s.send(admin, "POST", "/users/"+left.id+"/disable", "").must(t, 200)
-		s.send(gone, "DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, gone.password)).must(t, 204)
+		s.as(admin).Do("POST", "/users/"+left.id+"/disable", "").Must(t, 200)
+		s.as(gone).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, gone.password)).Must(t, 204)
 		for _, who := range []struct {
 			what   string
 			person *person
@@ -162,14 +163,14 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 				cells++
 				cell := op.String() + " by " + who.what + " to " + about.what
 				switch {
-				case op.private() && (a.status == 401) == who.known:
-					t.Errorf("%s: %d %s", cell, a.status, a.body)
-				case op.Roles != nil && who.known && (a.status == 403) == allowed:
-					t.Errorf("%s: %d %s", cell, a.status, a.body)
-				case about.owned && who.known && (a.status == 404) == (who.person == owner):
-					t.Errorf("%s: %d", cell, a.status)
+				case op.private() && (a.Status == 401) == who.known:
+					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
+				case op.Roles != nil && who.known && (a.Status == 403) == allowed:
+					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
+				case about.owned && who.known && (a.Status == 404) == (who.person == owner):
+					t.Errorf("%s: %d", cell, a.Status)
 				}
-				if who.person != owner && strings.Contains(string(a.body), canary) {
+				if who.person != owner && strings.Contains(string(a.Body), canary) {
 					t.Errorf("%s: the owner's text comes back", cell)
 				}
 				if about.ids == nil || who.person == owner || op.Roles != nil && allowed {
@@ -179,9 +180,9 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 					t.Errorf("%s: %d events were added to the owner's jobs", cell, after-before)
 				}
 				if nowhere == "" {
-					nowhere = a.shape()
-				} else if a.shape() != nowhere {
-					t.Errorf("%s: looks like\n%s\nand what does not exist like\n%s", cell, a.shape(), nowhere)
+					nowhere = shape(a)
+				} else if shape(a) != nowhere {
+					t.Errorf("%s: looks like\n%s\nand what does not exist like\n%s", cell, shape(a), nowhere)
 				}
 			}
 		}

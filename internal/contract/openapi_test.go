@@ -79,12 +79,12 @@ var methods = []string{"get", "post", "put", "patch", "delete"}
 // describe reads the document that the service serves.
 func (s *service) describe() *document {
 	s.t.Helper()
-	raw := s.send(nil, "GET", "/openapi.json", "").must(s.t, 200)
+	raw := s.as(nil).Do("GET", "/openapi.json", "").Must(s.t, 200)
 	var d struct {
 		Paths      map[string]map[string]json.RawMessage
 		Components struct{ Schemas map[string]*schema }
 	}
-	raw.into(s.t, &d)
+	raw.Into(s.t, &d)
 	doc := &document{schemas: d.Components.Schemas}
 	for path, item := range d.Paths {
 		for method, body := range item {
@@ -100,7 +100,7 @@ func (s *service) describe() *document {
 		}
 	}
 	slices.SortFunc(doc.operations, func(a, b *operation) int { return strings.Compare(a.String(), b.String()) })
-	parsed, err := libopenapi.NewDocument(raw.body)
+	parsed, err := libopenapi.NewDocument(raw.Body)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -1,11 +1,8 @@
 package contract
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,19 +11,18 @@ import (
 	"time"
 
 	"colophon/api"
+	"colophon/internal/apitest"
 	"colophon/internal/limit"
 )
-
-const formType = "application/x-www-form-urlencoded"
 
 func seedPassesDisguises(t *testing.T, s *service) {
 	p := s.join("disguised")
 	for _, word := range []string{
 		"v1olence", "h ate", "h\u0430te", "H\u0410TE", "h@te", "ha\u200bte", "h.a.t.e", "ｈａｔｅ", "h\u0430\u0442\u0435", "𝐡𝐚𝐭𝐞", "vіolencе", "v-i-o-l-e-n-c-e",
 	} {
-		a := s.send(p, "POST", "/generate", fmt.Sprintf(`{"prompt":"so much %s here"}`, word))
-		if a.status != 422 || a.code() != "prompt_word" {
-			t.Errorf("%q: %d %s", word, a.status, a.body)
+		a := s.as(p).Do("POST", "/generate", fmt.Sprintf(`{"prompt":"so much %s here"}`, word))
+		if a.Status != 422 || a.Code() != "prompt_word" {
+			t.Errorf("%q: %d %s", word, a.Status, a.Body)
 		}
 	}
 }
@@ -44,14 +40,7 @@ func seedGeneratesForNobody(t *testing.T, s *service) {
 	defer leave()
 	for range slots {
 		left.Go(func() {
-			r, err := http.NewRequestWithContext(leaving, "POST", s.url+"/generate", strings.NewReader(`{"prompt":"light"}`))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			r.Header.Set("Content-Type", "application/json")
-			r.Header.Set("Authorization", "Bearer "+p.access)
-			if resp, err := http.DefaultTransport.RoundTrip(r); err == nil {
+			if resp, err := s.as(p).Open(leaving, "POST", "/generate", `{"prompt":"light"}`); err == nil {
 				resp.Body.Close()
 				t.Errorf("a text that cannot be written: %s", resp.Status)
 			}
@@ -65,25 +54,16 @@ func seedGeneratesForNobody(t *testing.T, s *service) {
 	// Nothing computes for them any more: there is room for somebody who stays,
 	// while the engine still waits.
 	stays := s.join("who-stays")
-	id := s.submit(stays, `{"prompt":"light"}`)
-	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/jobs/"+id+"/events", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Accept", "text/event-stream")
-	r.Header.Set("Authorization", "Bearer "+stays.access)
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
+	id := s.as(stays).Submit(`{"prompt":"light"}`)
 	var seen []string
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, is := strings.CutPrefix(lines.Text(), "event: ")
-		if !is {
+	for m, err := range s.as(stays).Stream(t.Context(), "/jobs/"+id+"/events") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Event == "" {
 			continue
 		}
-		if seen = append(seen, name); name == "job.started" {
+		if seen = append(seen, m.Event); m.Event == "job.started" {
 			s.engine.release()
 		}
 	}
@@ -104,7 +84,7 @@ func seedTakesLongerForNames(t *testing.T, s *service) {
 	for range 9 {
 		for i, name := range []string{"well-known-2", "no-such-user-2"} {
 			begin := time.Now()
-			s.send(nil, "POST", "/token", url.Values{"username": {name}, "password": {"not the password"}}.Encode(), "Content-Type", formType).must(t, 401)
+			s.as(nil).Form("/token", "username", name, "password", "not the password").Must(t, 401)
 			took[i] = append(took[i], time.Since(begin))
 		}
 	}
@@ -123,8 +103,11 @@ func seedHashesAlone(t *testing.T, s *service) {
 	signIns := make(chan int, many)
 	for i := range many {
 		go func() {
-			name := fmt.Sprint("stranger-", i)
-			signIns <- s.send(nil, "POST", "/token", url.Values{"username": {name}, "password": {"wrong password"}}.Encode(), "Content-Type", formType).status
+			a, err := s.as(nil).Send(t.Context(), "POST", "/token", fmt.Sprintf("username=stranger-%d&password=wrong+password", i), "Content-Type", apitest.FormType)
+			if err != nil {
+				t.Error(err)
+			}
+			signIns <- a.Status
 		}()
 	}
 	meanwhile := 0
@@ -135,7 +118,7 @@ func seedHashesAlone(t *testing.T, s *service) {
 				t.Errorf("a sign-in: %d", status)
 			}
 		default:
-			s.send(p, "GET", "/history", "").must(t, 200)
+			s.as(p).Do("GET", "/history", "").Must(t, 200)
 			meanwhile++
 		}
 	}
@@ -177,7 +160,7 @@ func seedCountsOnlySuccess(t *testing.T, s *service) {
 		headers      []string
 	}{
 		"no access token":       {nil, "GET", "/history", "", 401, nil},
-		"a wrong password":      {nil, "POST", "/token", "username=persistent&password=not+the+password", 401, []string{"Content-Type", formType}},
+		"a wrong password":      {nil, "POST", "/token", "username=persistent&password=not+the+password", 401, []string{"Content-Type", apitest.FormType}},
 		"a short password":      {nil, "POST", "/users", `{"username":"short-password","password":"short"}`, 422, nil},
 		"a prompt of no text":   {p, "POST", "/generate", `{"prompt":""}`, 422, nil},
 		"a prompt that is none": {p, "POST", "/jobs", `{"prompt":17}`, 422, nil},
@@ -185,10 +168,10 @@ func seedCountsOnlySuccess(t *testing.T, s *service) {
 	} {
 		limited := s.limited()
 		for range most {
-			limited.send(c.as, c.method, c.path, c.body, c.headers...).must(t, c.status)
+			limited.as(c.as).Do(c.method, c.path, c.body, c.headers...).Must(t, c.status)
 		}
-		if a := limited.send(c.as, c.method, c.path, c.body, c.headers...); a.status != 429 {
-			t.Errorf("%s, once more than is allowed: %d %s", what, a.status, a.body)
+		if a := limited.as(c.as).Do(c.method, c.path, c.body, c.headers...); a.Status != 429 {
+			t.Errorf("%s, once more than is allowed: %d %s", what, a.Status, a.Body)
 		}
 	}
 }
@@ -202,9 +185,9 @@ func seedBelievesForwarding(t *testing.T, s *service) {
 			if header == "Forwarded" {
 				address = "for=" + address
 			}
-			a := limited.send(nil, "GET", "/history", "", header, address)
-			if want := map[bool]int{true: 429, false: 401}[i == most]; a.status != want {
-				t.Errorf("%s: request %d of %d: %d", header, i+1, most, a.status)
+			a := limited.as(nil).Do("GET", "/history", "", header, address)
+			if want := map[bool]int{true: 429, false: 401}[i == most]; a.Status != want {
+				t.Errorf("%s: request %d of %d: %d", header, i+1, most, a.Status)
 			}
 		}
 	}
@@ -214,16 +197,14 @@ func seedBelievesForwarding(t *testing.T, s *service) {
 func seedSaysNoRetryAfter(t *testing.T, s *service) {
 	limited := s.limited()
 	for range most {
-		limited.send(nil, "GET", "/nowhere", "").must(t, 404)
+		limited.as(nil).Do("GET", "/nowhere", "").Must(t, 404)
 	}
-	a := limited.send(nil, "GET", "/nowhere", "").must(t, 429)
-	if wait, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || wait < 1 || wait > 3600 {
-		t.Errorf("Retry-After: %q", a.header.Get("Retry-After"))
+	a := limited.as(nil).Do("GET", "/nowhere", "")
+	a.Refused(t, 429, "rate_limit_exceeded")
+	if wait, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || wait < 1 || wait > 3600 {
+		t.Errorf("Retry-After: %q", a.Header.Get("Retry-After"))
 	}
-	if !strings.Contains(a.header.Get("RateLimit"), "r=0") {
-		t.Errorf("RateLimit: %q", a.header.Get("RateLimit"))
-	}
-	if problem(a) != "" || a.code() != "rate_limit_exceeded" {
-		t.Errorf("%s: %s", problem(a), a.body)
+	if !strings.Contains(a.Header.Get("RateLimit"), "r=0") {
+		t.Errorf("RateLimit: %q", a.Header.Get("RateLimit"))
 	}
 }

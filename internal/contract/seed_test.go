@@ -5,13 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"colophon/internal/apitest"
 )
 
 // TestSeed is what the service that this one began from did when it was run for
@@ -62,26 +63,26 @@ func seedFreezes(t *testing.T, s *service) {
 	s.engine.hold()
 	defer s.engine.release()
 	var waiting sync.WaitGroup
+	crowd := s.as(p)
+	crowd.T = apitest.Beside(t)
 	const many = 48
 	for range many {
 		waiting.Go(func() {
-			if a := s.send(p, "POST", "/generate", `{"prompt":"light"}`, "Prefer", "wait=30"); a.status != 409 {
-				t.Errorf("a job that was cancelled: %d %s", a.status, a.body)
-			}
+			crowd.Do("POST", "/generate", `{"prompt":"light"}`, "Prefer", "wait=30").Refused(crowd.T, 409, "job_cancelled")
 		})
 	}
 	ids := s.jobsOf(p, many, "queued", "running")
 	begin := time.Now()
 	for _, path := range []string{"/docs", "/openapi.json", "/healthz", "/readyz"} {
-		s.send(nil, "GET", path, "").must(t, 200)
+		s.as(nil).Do("GET", path, "").Must(t, 200)
 	}
-	s.send(p, "GET", "/history", "").must(t, 200)
+	s.as(p).Do("GET", "/history", "").Must(t, 200)
 	s.join("meanwhile")
 	if took := time.Since(begin); took > 20*time.Second { // milliseconds; the seed took 70 s for the first
 		t.Errorf("other requests took %s", took)
 	}
 	for _, id := range ids {
-		s.send(p, "POST", "/jobs/"+id+"/cancel", "").must(t, 200)
+		s.as(p).Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	}
 	waiting.Wait()
 }
@@ -103,45 +104,42 @@ func seedFails(t *testing.T, s *service) {
 		"a lone surrogate in a password":  {"POST", "/users", `{"username":"surrogate","password":"a long \ud83d sentence"}`, 400},
 		"an over-long password":           {"POST", "/users", `{"username":"long-password","password":"` + strings.Repeat("p", 5000) + `"}`, 422},
 	} {
-		a := s.send(p, c.method, c.path, c.body)
-		if c.status != 0 && a.status != c.status || a.status >= 500 {
-			t.Errorf("%s: %d %s", what, a.status, a.body)
+		a := s.as(p).Do(c.method, c.path, c.body)
+		if c.status != 0 && a.Status != c.status || a.Status >= 500 {
+			t.Errorf("%s: %d %s", what, a.Status, a.Body)
 		}
-		if a.status >= 400 && problem(a) != "" {
-			t.Errorf("%s: %s: %s", what, problem(a), a.body)
+		if a.Status >= 400 {
+			a.Refused(t, a.Status, "")
 		}
 		for _, internal := range []string{"SQL", "pgx", "panic", "goroutine", ".go:", "bcrypt", "argon2", "sqlalchemy", "Traceback", "ERROR:"} {
-			if strings.Contains(string(a.body), internal) {
-				t.Errorf("%s: the answer says %s: %s", what, internal, a.body)
+			if strings.Contains(string(a.Body), internal) {
+				t.Errorf("%s: the answer says %s: %s", what, internal, a.Body)
 			}
 		}
 	}
-	a := s.send(nil, "POST", "/token", url.Values{"username": {"clumsy"}, "password": {strings.Repeat("p", 5000)}}.Encode(), "Content-Type", "application/x-www-form-urlencoded")
-	if a.status != 422 {
-		t.Errorf("signing in with an over-long password: %d %s", a.status, a.body)
+	a := s.as(nil).Form("/token", "username", "clumsy", "password", strings.Repeat("p", 5000))
+	if a.Status != 422 {
+		t.Errorf("signing in with an over-long password: %d %s", a.Status, a.Body)
 	}
 }
 
 func seedRefusesHarmlessWords(t *testing.T, s *service) {
 	p := s.join("harmless")
 	for _, prompt := range []string{"whatever", "the chateau", "nonviolence", "Chateaubriand, whatever the weather", "hateless"} {
-		s.send(p, "POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).must(t, 200)
+		s.as(p).Do("POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).Must(t, 200)
 	}
 	for _, prompt := range []string{"hate", "Violence!"} {
-		s.send(p, "POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).must(t, 422)
+		s.as(p).Do("POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).Must(t, 422)
 	}
 }
 
 func seedGeneratesFromNothing(t *testing.T, s *service) {
 	p := s.join("nothing")
 	for _, prompt := range []string{"<>{};", " <>{}; ", "", "\\u200b<>"} {
-		a := s.send(p, "POST", "/generate", `{"prompt":"`+prompt+`"}`).must(t, 422)
-		if problem(a) != "" {
-			t.Errorf("%q: %s", prompt, a.body)
-		}
+		s.as(p).Do("POST", "/generate", `{"prompt":"`+prompt+`"}`).Refused(t, 422, "")
 	}
 	var texts []any
-	if s.send(p, "GET", "/history", "").must(t, 200).into(t, &texts); len(texts) != 0 {
+	if s.as(p).Do("GET", "/history", "").Must(t, 200).Into(t, &texts); len(texts) != 0 {
 		t.Errorf("%d texts were made of nothing", len(texts))
 	}
 }
@@ -160,8 +158,8 @@ func seedBelievesForgeries(t *testing.T, s *service) {
 			mac := hmac.New(sha256.New, []byte(secret))
 			mac.Write([]byte(input))
 			forged := &person{access: input + "." + encoded(mac.Sum(nil))}
-			if a := s.send(forged, "GET", "/history", ""); a.status != 401 || a.code() != "invalid_access_token" {
-				t.Errorf("a token under %q: %d %s", secret, a.status, a.body)
+			if a := s.as(forged).Do("GET", "/history", ""); a.Status != 401 || a.Code() != "invalid_access_token" {
+				t.Errorf("a token under %q: %d %s", secret, a.Status, a.Body)
 			}
 		}
 	}
@@ -170,11 +168,10 @@ func seedBelievesForgeries(t *testing.T, s *service) {
 // security: ASVS 6.2.8, ASVS 6.2.9
 func seedCutsPasswords(t *testing.T, s *service) {
 	head := strings.Repeat("0123456789ab", 6) // 72 bytes
-	s.send(nil, "POST", "/users", `{"username":"long-password-2","password":"`+head+`-this"}`).must(t, 200)
+	s.as(nil).Do("POST", "/users", `{"username":"long-password-2","password":"`+head+`-this"}`).Must(t, 200)
 	for suffix, want := range map[string]int{"-this": 200, "-that": 401, "": 401, "-this-": 401} {
-		form := url.Values{"username": {"long-password-2"}, "password": {head + suffix}}
-		if a := s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded"); a.status != want {
-			t.Errorf("with the suffix %q: %d", suffix, a.status)
+		if a := s.as(nil).Form("/token", "username", "long-password-2", "password", head+suffix); a.Status != want {
+			t.Errorf("with the suffix %q: %d", suffix, a.Status)
 		}
 	}
 }
@@ -184,10 +181,10 @@ func seedReflectsOrigins(t *testing.T, s *service) {
 	p := s.join("elsewhere")
 	for _, origin := range []string{"https://evil.example", "null", s.url + ".evil.example", "http://localhost:3000"} {
 		for _, method := range []string{"GET", "OPTIONS"} {
-			a := s.send(p, method, "/history", "", "Origin", origin, "Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "authorization")
-			for name := range a.header {
+			a := s.as(p).Do(method, "/history", "", "Origin", origin, "Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "authorization")
+			for name := range a.Header {
 				if strings.HasPrefix(name, "Access-Control-") {
-					t.Errorf("%s from %s: %s: %s", method, origin, name, a.header.Get(name))
+					t.Errorf("%s from %s: %s: %s", method, origin, name, a.Header.Get(name))
 				}
 			}
 		}
@@ -198,12 +195,11 @@ func seedReflectsOrigins(t *testing.T, s *service) {
 func seedLogsNames(t *testing.T, s *service) {
 	const forged = "level=ERROR msg=forged-line"
 	for _, c := range []string{"\\n", "\\r\\n", "\\u2028", "\\u0085", "\\u001b[2K"} {
-		s.send(nil, "POST", "/users", `{"username":"someone`+c+forged+`","password":"a long sentence"}`).must(t, 422)
+		s.as(nil).Do("POST", "/users", `{"username":"someone`+c+forged+`","password":"a long sentence"}`).Must(t, 422)
 	}
-	form := url.Values{"username": {"someone\n" + forged}, "password": {"a long sentence"}}
-	s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded").must(t, 401)
-	s.send(nil, "GET", "/jobs/%0a"+url.PathEscape(forged), "").must(t, 401)
-	s.send(nil, "GET", "/%0a"+url.PathEscape(forged), "").must(t, 404)
+	s.as(nil).Form("/token", "username", "someone\n"+forged, "password", "a long sentence").Must(t, 401)
+	s.as(nil).Do("GET", "/jobs/%0a"+url.PathEscape(forged), "").Must(t, 401)
+	s.as(nil).Do("GET", "/%0a"+url.PathEscape(forged), "").Must(t, 404)
 	if strings.Contains(s.log.String(), "forged-line") {
 		t.Errorf("the log has\n%s", s.log)
 	}
@@ -212,8 +208,8 @@ func seedLogsNames(t *testing.T, s *service) {
 func seedTakesAnyName(t *testing.T, s *service) {
 	s.join("Case-Variant")
 	for name, want := range map[string]int{"case-variant": 409, "CASE-VARIANT": 409, "Ｃase-Variant": 409, "    ": 422, "\u3000\u3000\u3000": 422, "\u200b\u200b\u200b": 422, "a b c": 422} {
-		if a := s.send(nil, "POST", "/users", fmt.Sprintf(`{"username":"%s","password":"a long sentence"}`, name)); a.status != want {
-			t.Errorf("%q: %d, want %d", name, a.status, want)
+		if a := s.as(nil).Do("POST", "/users", fmt.Sprintf(`{"username":"%s","password":"a long sentence"}`, name)); a.Status != want {
+			t.Errorf("%q: %d, want %d", name, a.Status, want)
 		}
 	}
 }
@@ -223,15 +219,15 @@ func seedDoesNotPage(t *testing.T, s *service) {
 	want := map[string]bool{}
 	for range 7 {
 		var j struct{ ID string }
-		s.send(p, "POST", "/generate", `{"prompt":"light","max_length":20}`).must(t, 200).into(t, &j)
+		s.as(p).Do("POST", "/generate", `{"prompt":"light","max_length":20}`).Must(t, 200).Into(t, &j)
 		want[j.ID] = true
 	}
 	next := regexp.MustCompile(`<(/[^>]+)>; rel="next"`)
 	pages := 0
 	for path := "/history?limit=3"; path != ""; pages++ {
-		a := s.send(p, "GET", path, "").must(t, 200)
+		a := s.as(p).Do("GET", path, "").Must(t, 200)
 		var texts []struct{ ID string }
-		if a.into(t, &texts); len(texts) > 3 {
+		if a.Into(t, &texts); len(texts) > 3 {
 			t.Errorf("a page of %d", len(texts))
 		}
 		for _, text := range texts {
@@ -241,20 +237,20 @@ func seedDoesNotPage(t *testing.T, s *service) {
 			delete(want, text.ID)
 		}
 		path = ""
-		if m := next.FindStringSubmatch(a.header.Get("Link")); m != nil {
+		if m := next.FindStringSubmatch(a.Header.Get("Link")); m != nil {
 			path = m[1]
 		}
 	}
 	if len(want) > 0 || pages != 3 {
 		t.Errorf("%d texts are on none of %d pages", len(want), pages)
 	}
-	s.send(p, "GET", "/history?limit=1000000", "").must(t, 422)
+	s.as(p).Do("GET", "/history?limit=1000000", "").Must(t, 422)
 }
 
 func seedSaysTimesWithoutAZone(t *testing.T, s *service) {
 	p := s.join("on-time")
 	var j map[string]any
-	s.send(p, "POST", "/generate", `{"prompt":"light"}`).must(t, 200).into(t, &j)
+	s.as(p).Do("POST", "/generate", `{"prompt":"light"}`).Must(t, 200).Into(t, &j)
 	for _, name := range []string{"created_at", "started_at", "finished_at", "deadline"} {
 		text, _ := j[name].(string)
 		if at, err := time.Parse(time.RFC3339, text); err != nil || at.IsZero() || !strings.HasSuffix(text, "Z") {
@@ -267,7 +263,7 @@ func seedSaysTimesWithoutAZone(t *testing.T, s *service) {
 func seedSendsHSTS(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/healthz", "/history", "/nowhere"} {
 		for _, proto := range []string{"", "https"} { // who says so is not believed
-			if h := s.send(nil, "GET", path, "", "X-Forwarded-Proto", proto).header.Get("Strict-Transport-Security"); h != "" {
+			if h := s.as(nil).Do("GET", path, "", "X-Forwarded-Proto", proto).Header.Get("Strict-Transport-Security"); h != "" {
 				t.Errorf("%s: %s over plain HTTP", path, h)
 			}
 		}
@@ -279,13 +275,7 @@ func seedTakesLargeBodies(t *testing.T, s *service) {
 	p := s.join("verbose")
 	large := `{"prompt":"` + strings.Repeat("light ", 20<<20/6) + `"}`
 	for _, path := range []string{"/generate", "/jobs", "/users"} {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", s.url+path, strings.NewReader(large))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Authorization", "Bearer "+p.access)
-		resp, err := http.DefaultTransport.RoundTrip(r)
+		resp, err := s.as(p).Open(t.Context(), "POST", path, large)
 		if err != nil {
 			continue // the connection was closed before all of it was sent
 		}
@@ -300,11 +290,11 @@ func seedTakesLargeBodies(t *testing.T, s *service) {
 func seedLoadsFromElsewhere(t *testing.T, s *service) {
 	foreign := regexp.MustCompile(`(?i)(src|href|action)\s*=\s*["']?\s*(https?:)?//`)
 	for _, path := range []string{"/", "/docs"} {
-		page := s.send(nil, "GET", path, "").must(t, 200)
-		if m := foreign.Find(page.body); m != nil {
+		page := s.as(nil).Do("GET", path, "").Must(t, 200)
+		if m := foreign.Find(page.Body); m != nil {
 			t.Errorf("%s has %s", path, m)
 		}
-		if !strings.Contains(string(page.body), `rel="icon"`) {
+		if !strings.Contains(string(page.Body), `rel="icon"`) {
 			t.Errorf("%s has no icon of its own: browsers ask for one", path)
 		}
 	}
@@ -316,7 +306,7 @@ func seedTellsNames(t *testing.T, s *service) {
 	var shapes []string
 	for _, name := range []string{"well-known", "no-such-user"} {
 		form := url.Values{"username": {name}, "password": {"not the password"}}
-		shapes = append(shapes, s.send(nil, "POST", "/token", form.Encode(), "Content-Type", "application/x-www-form-urlencoded", "Connection", "close").must(t, 401).shape())
+		shapes = append(shapes, shape(s.as(nil).Do("POST", "/token", form.Encode(), "Content-Type", apitest.FormType, "Connection", "close").Must(t, 401)))
 	}
 	date := regexp.MustCompile(`Date: [^\n]*\n`)
 	if date.ReplaceAllString(shapes[0], "") != date.ReplaceAllString(shapes[1], "") {
@@ -327,7 +317,7 @@ func seedTellsNames(t *testing.T, s *service) {
 // security: ASVS 3.4.3, ASVS 3.4.6
 func seedAllowsInline(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/openapi.json", "/history", "/nowhere", "/assets/favicon.svg"} {
-		policy := s.send(nil, "GET", path, "").header.Get("Content-Security-Policy")
+		policy := s.as(nil).Do("GET", path, "").Header.Get("Content-Security-Policy")
 		if strings.Contains(policy, "unsafe-") || strings.Contains(policy, "*") || strings.Contains(policy, "http") || !strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("%s: the policy is %q", path, policy)
 		}

@@ -3,9 +3,6 @@ package contract
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +16,7 @@ import (
 
 	"colophon/api"
 	"colophon/events"
+	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/policy"
@@ -33,7 +31,7 @@ const slots = 16
 // service is the whole of it in this process: the real handler over a real
 // Postgres, and a worker with an engine that takes no time.
 type service struct {
-	t       *testing.T
+	t       testing.TB
 	db      *pgtest.DB
 	store   *events.Store
 	vault   *vault.Vault
@@ -41,33 +39,15 @@ type service struct {
 	options api.Options
 	handler http.Handler
 	url     string // for those who need a connection
-	log     *logged
+	log     *apitest.Log
 	engine  *engine
 	victims int // accounts that others have been let loose on
-}
-
-// logged is what was logged.
-type logged struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.String()
 }
 
 // newService starts a service that counts nothing and hashes cheaply.
 func newService(t *testing.T) *service {
 	t.Helper()
-	s := &service{t: t, db: pgtest.New(t, migrations.Up), log: &logged{}, engine: &engine{}}
+	s := &service{t: t, db: pgtest.New(t, migrations.Up), log: &apitest.Log{}, engine: &engine{}}
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
 	if s.vault, err = vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)); err != nil {
@@ -137,42 +117,6 @@ func (s *service) another(change func(*api.Options)) *service {
 	return &other
 }
 
-// answer is a response that has been read.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
-// response is the answer as the validator wants it.
-func (a answer) response() *http.Response {
-	return &http.Response{StatusCode: a.status, Header: a.header, Body: io.NopCloser(bytes.NewReader(a.body))}
-}
-
-func (a answer) must(t *testing.T, status int) answer {
-	t.Helper()
-	if a.status != status {
-		t.Fatalf("status %d, want %d: %.500s", a.status, status, a.body)
-	}
-	return a
-}
-
-func (a answer) into(t *testing.T, v any) {
-	t.Helper()
-	if err := json.Unmarshal(a.body, v); err != nil {
-		t.Fatalf("%v in %.500s", err, a.body)
-	}
-}
-
-// code is what a problem says to programs.
-func (a answer) code() string {
-	var p struct{ Error struct{ Code string } }
-	if json.Unmarshal(a.body, &p) != nil {
-		return ""
-	}
-	return p.Error.Code
-}
-
 // writer keeps what a handler writes, and has the deadlines of a connection.
 type writer struct{ *httptest.ResponseRecorder }
 
@@ -180,11 +124,11 @@ func (writer) SetReadDeadline(time.Time) error  { return nil }
 func (writer) SetWriteDeadline(time.Time) error { return nil }
 
 // serve hands a request to the handler without a connection in between.
-func (s *service) serve(r *http.Request) answer {
+func (s *service) serve(r *http.Request) apitest.Answer {
 	w := writer{httptest.NewRecorder()}
 	s.handler.ServeHTTP(w, r)
 	resp := w.Result()
-	return answer{resp.StatusCode, resp.Header, w.Body.Bytes()}
+	return apitest.Answer{Status: resp.StatusCode, Header: resp.Header, Body: w.Body.Bytes()}
 }
 
 // person is somebody with an account.
@@ -199,22 +143,10 @@ type person struct {
 func (s *service) join(name string) *person {
 	s.t.Helper()
 	p := &person{name: name, password: "a long sentence of " + name[:3]}
-	var account struct{ ID string }
-	s.send(nil, "POST", "/users", fmt.Sprintf(`{"username":%q,"password":%q}`, p.name, p.password)).must(s.t, 200).into(s.t, &account)
-	p.id = account.ID
-	s.signIn(p)
-	return p
-}
-
-func (s *service) signIn(p *person) {
-	s.t.Helper()
-	form := "username=" + p.name + "&password=" + strings.ReplaceAll(p.password, " ", "+")
-	var tokens struct {
-		Access  string `json:"access_token"`
-		Refresh string `json:"refresh_token"`
-	}
-	s.send(nil, "POST", "/token", form, "Content-Type", "application/x-www-form-urlencoded").must(s.t, 200).into(s.t, &tokens)
+	p.id = s.as(nil).Register(p.name, p.password).String()
+	tokens := s.as(nil).SignIn(p.name, p.password)
 	p.access, p.refresh = tokens.Access, tokens.Refresh
+	return p
 }
 
 // promote gives somebody a role, as the command line does.
@@ -227,43 +159,13 @@ func (s *service) promote(p *person, role auth.Role) *person {
 	return p
 }
 
-// send sends a request over a connection, as somebody or as nobody.
-func (s *service) send(as *person, method, path, body string, headers ...string) answer {
-	s.t.Helper()
-	r, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
+// as is a client of somebody, or of nobody, over a connection.
+func (s *service) as(p *person) apitest.Client {
+	c := apitest.Client{T: s.t, URL: s.url}
+	if p != nil {
+		c.Access = p.access
 	}
-	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	if as != nil {
-		r.Header.Set("Authorization", "Bearer "+as.access)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return answer{resp.StatusCode, resp.Header, got}
-}
-
-// submit puts a job on record.
-func (s *service) submit(as *person, body string) (id string) {
-	s.t.Helper()
-	var j struct{ ID string }
-	s.send(as, "POST", "/jobs", body).must(s.t, 202).into(s.t, &j)
-	if uuid.Validate(j.ID) != nil {
-		s.t.Fatalf("the job's id is %q", j.ID)
-	}
-	return j.ID
+	return c
 }
 
 // jobsOf returns the ids of somebody's jobs as soon as so many are in one of the
