@@ -154,7 +154,7 @@ func TestThePagesInABrowser(t *testing.T) {
 	b.show("text")
 	written, name := read(b, "read the text", chromedp.Text(text)), read(b, "read the name", chromedp.Text(who))
 	var history []job
-	signIn(t, s, "isaac").do("GET", "/history", "").must(t, 200).into(t, &history)
+	signIn(t, s, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
 		t.Errorf("%s is shown %q; on record is %+v", name, written, history)
 	}
