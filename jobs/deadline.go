@@ -39,15 +39,16 @@ func endOverdue(ctx context.Context, store *events.Store, log *slog.Logger) {
 	// Others look as well: in an order of its own each finds some to end.
 	rand.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
 	for _, id := range late {
-		var job events.Job
-		if job, err = store.Job(ctx, id); err == nil {
-			_, err = cancel(ctx, store, job, overdue())
+		job, errJob := store.Job(ctx, id)
+		if errJob == nil {
+			_, errJob = cancel(ctx, store, job, overdue())
 		}
-		if err != nil {
-			break
+		err = errors.Join(err, errJob) // one that cannot be ended is not in the others' way
+		if ctx.Err() != nil {
+			return
 		}
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		log.WarnContext(ctx, "could not end jobs that are past their deadlines", "err", err)
 	}
 }
@@ -70,6 +71,7 @@ const cancelTries = 20
 // stays as it is.
 func cancel(ctx context.Context, store *events.Store, job events.Job, by events.JobCancelled) (events.Job, error) {
 	var err error
+	id := job.ID
 	for range cancelTries {
 		if job.State.Final() {
 			return job, nil
@@ -80,9 +82,9 @@ func cancel(ctx context.Context, store *events.Store, job events.Job, by events.
 		if !errors.Is(err, events.ErrConflict) {
 			break
 		}
-		if job, err = store.Job(ctx, job.ID); err != nil {
+		if job, err = store.Job(ctx, id); err != nil {
 			break
 		}
 	}
-	return job, fmt.Errorf("cancel job %s: %w", job.ID, err)
+	return job, fmt.Errorf("cancel job %s: %w", id, err)
 }

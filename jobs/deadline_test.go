@@ -111,6 +111,24 @@ func TestOverdueJobsOfErasedOwnersBlockNobody(t *testing.T) {
 	}
 }
 
+// TestAnOverdueJobThatCannotBeReadBlocksNobody has jobs whose owner's key is not
+// what it was.
+func TestAnOverdueJobThatCannotBeReadBlocksNobody(t *testing.T) {
+	f := newFixture(t)
+	broken, other := f.register(), f.register()
+	for range 8 {
+		f.submitFor(broken, within(time.Millisecond))
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `update owner_keys set wrapped = '\x00' where owner = $1`, broken); err != nil {
+		t.Fatal(err)
+	}
+	f.store = f.newStore() // which has not seen the key
+	f.queue = f.newQueue(jobs.Limits{})
+	j := f.submitFor(other, within(time.Millisecond))
+	f.tend()
+	f.mustBeOverdue(f.until(j, final))
+}
+
 func TestTheDeadlineIsTheLeastOfTwo(t *testing.T) {
 	f := newFixture(t)
 	for given, want := range map[time.Duration]time.Duration{

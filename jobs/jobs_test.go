@@ -34,20 +34,26 @@ func newFixture(t testing.TB) *fixture { return newLimitedFixture(t, jobs.Limits
 
 func newLimitedFixture(t testing.TB, limits jobs.Limits) *fixture {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	db := pgtest.New(t, migrations.Up)
-	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{t: t, db: db, store: events.NewStore(db.App, v, log)}
+	f := &fixture{t: t, db: pgtest.New(t, migrations.Up)}
+	f.store = f.newStore()
 	f.queue = f.newQueue(limits)
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { f.store.Run(ctx, nil) })
-	t.Cleanup(func() { cancel(); wg.Wait() })
 	f.owner = f.register()
 	return f
+}
+
+// newStore returns a store as another process has it.
+func (f *fixture) newStore() *events.Store {
+	f.t.Helper()
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	store := events.NewStore(f.db.App, v, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { store.Run(ctx, nil) })
+	f.t.Cleanup(func() { cancel(); wg.Wait() })
+	return store
 }
 
 // register adds an owner.

@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -78,6 +80,17 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	if want := sources[len(sources)-1].Version; applied < want {
 		return fmt.Errorf("%w: at migration %d of %d", ErrBehind, applied, want)
 	}
+	m, err := river(pool)
+	if err != nil {
+		return err
+	}
+	valid, err := m.Validate(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("look for migrations of river: %w", err)
+	}
+	if !valid.OK {
+		return fmt.Errorf("%w: river: %s", ErrBehind, strings.Join(valid.Messages, ", "))
+	}
 	return nil
 }
 
@@ -107,10 +120,7 @@ func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
 	if _, err := pool.Exec(ctx, `create schema if not exists `+riverSchema); err != nil {
 		return err
 	}
-	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{
-		Schema: riverSchema,
-		Logger: slog.New(slog.DiscardHandler),
-	})
+	m, err := river(pool)
 	if err != nil {
 		return err
 	}
@@ -119,4 +129,8 @@ func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 	_, err = pool.Exec(ctx, grants)
 	return err
+}
+
+func river(pool *pgxpool.Pool) (*rivermigrate.Migrator[pgx.Tx], error) {
+	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: riverSchema, Logger: slog.New(slog.DiscardHandler)})
 }

@@ -68,11 +68,19 @@ func TestManyProcessesMigrateAtOnce(t *testing.T) {
 	if err := migrations.Check(t.Context(), app); err != nil {
 		t.Errorf("the application's role: %v", err)
 	}
-	if _, err := pool.Exec(t.Context(), `delete from goose_db_version where version_id > 1`); err != nil {
-		t.Fatal(err)
-	}
-	if err := migrations.Check(t.Context(), app); !errors.Is(err, migrations.ErrBehind) {
-		t.Errorf("a database that is behind: %v, want ErrBehind", err)
+	for _, behind := range []struct{ undo, redo string }{
+		{`delete from river.river_migration where version = 6`, `insert into river.river_migration (line, version) values ('main', 6)`},
+		{`delete from goose_db_version where version_id > 1`, ``},
+	} {
+		if _, err := pool.Exec(t.Context(), behind.undo); err != nil {
+			t.Fatal(err)
+		}
+		if err := migrations.Check(t.Context(), app); !errors.Is(err, migrations.ErrBehind) {
+			t.Errorf("%s: %v, want ErrBehind", behind.undo, err)
+		}
+		if _, err := pool.Exec(t.Context(), behind.redo); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -14,37 +15,43 @@ type productionFlags struct {
 	Production bool `help:"Refuse to start with settings that are for trying it out; each of them is named ($COLOPHON_PRODUCTION)."`
 }
 
-// refuse returns, with --production, an error that names every fault at once.
-func (f *productionFlags) refuse(faults ...[]string) error {
+// judge returns, with --production, an error that names every fault at once; without
+// it, it warns of them if other machines reach the service.
+func (f *productionFlags) judge(log *slog.Logger, reached bool, faults ...[]string) error {
 	all := slices.Concat(faults...)
-	if !f.Production || len(all) == 0 {
-		return nil
+	switch {
+	case f.Production && len(all) > 0:
+		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(all, "\n  ") + "\n")}
+	case reached:
+		for _, fault := range all {
+			log.Warn("other machines reach this service, and --production would refuse to start it", "fault", fault)
+		}
 	}
-	return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(all, "\n  ") + "\n")}
+	return nil
 }
 
 // check finds fault with the flags before anything has started.
-func (c *upCmd) check(known catalog) error {
+func (c *upCmd) check(known catalog, log *slog.Logger) error {
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
-	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
+	return c.judge(log, !loopback(c.Listen), c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
 }
 
 // check finds fault with the flags before anything has started.
-func (c *apiCmd) check() error {
+func (c *apiCmd) check(log *slog.Logger) error {
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
-	return c.refuse(c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
+	return c.judge(log, !loopback(c.Listen), c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
 }
 
 // check finds fault with the flags before anything has started.
-func (c *workerCmd) check(known catalog) error {
+func (c *workerCmd) check(known catalog, log *slog.Logger) error {
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
-	return c.refuse(c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
+	return c.judge(log, false, c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
 }
 
 func (f *databaseFlags) faults() (faults []string) {

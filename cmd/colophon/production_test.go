@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -31,10 +32,11 @@ func TestProduction(t *testing.T) {
 	good := map[string]string{
 		"COLOPHON_PRODUCTION": "true",
 		"COLOPHON_MASTER_KEY": encode(random),
-		"DATABASE_URL":        "postgres://colophon:qF9x2mZ7@127.0.0.1:1/colophon?connect_timeout=1",
+		"DATABASE_URL":        "postgres://colophon:qF9x2mZ7tW4k@127.0.0.1:1/colophon?connect_timeout=1",
 		"COLOPHON_DATA":       t.TempDir(),
 	}
 	const serving, working = "api up", "up worker"
+	log := slog.New(slog.DiscardHandler)
 	for name, k := range map[string]struct {
 		env      map[string]string
 		commands string
@@ -48,8 +50,9 @@ func TestProduction(t *testing.T) {
 		"a key that counts":              {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},
 		"a key that repeats":             {map[string]string{"COLOPHON_MASTER_KEY": encode(bytes.Repeat([]byte{0xde, 0xad, 0xbe, 0xef}, 8))}, "api up worker", "--master-key"},
 		"a private Postgres":             {map[string]string{"DATABASE_URL": ""}, "api up worker", "--database-url"},
-		"sslmode=disable":                {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-url"},
+		"sslmode=disable":                {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7tW4k@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-url"},
 		"a password of the example":      {map[string]string{"DATABASE_URL": "postgres://colophon:colophon@127.0.0.1:1/c"}, "api up worker", "--database-url"},
+		"a short password":               {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7tW4@127.0.0.1:1/c"}, "api up worker", "--database-url"},
 		"weights of nobody knows where":  {map[string]string{"COLOPHON_MODEL": "./mine"}, working, "--model"},
 		"pinned weights":                 {map[string]string{"COLOPHON_MODEL": "./mine", "COLOPHON_WEIGHTS_DIGEST": pinned}, "api up worker", ""},
 		"every origin":                   {map[string]string{"COLOPHON_CORS_ORIGINS": "*"}, serving, "--cors-origins"},
@@ -74,11 +77,11 @@ func TestProduction(t *testing.T) {
 			refused := func(c *cli) error {
 				switch command {
 				case "up":
-					return c.Up.check(nil)
+					return c.Up.check(nil, log)
 				case "api":
-					return c.API.check()
+					return c.API.check(log)
 				}
-				return c.Worker.check(nil)
+				return c.Worker.check(nil, log)
 			}
 			c, err := parsed(env, command)
 			if err != nil {
@@ -98,7 +101,7 @@ func TestProduction(t *testing.T) {
 			if !slices.Equal(faults, strings.Fields(k.names)) {
 				t.Errorf("%s, %s: refused for %v, want %v: %v", name, command, faults, k.names, err)
 			}
-			if err != nil && (strings.Contains(err.Error(), "qF9x2mZ7") || strings.Contains(err.Error(), env["COLOPHON_MASTER_KEY"]) && env["COLOPHON_MASTER_KEY"] != "") {
+			if err != nil && (strings.Contains(err.Error(), "qF9x2mZ7tW4k") || strings.Contains(err.Error(), env["COLOPHON_MASTER_KEY"]) && env["COLOPHON_MASTER_KEY"] != "") {
 				t.Errorf("%s: a secret in %v", name, err)
 			}
 		}
@@ -108,6 +111,29 @@ func TestProduction(t *testing.T) {
 	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
 	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
 		t.Errorf("%v, %s", err, out.String())
+	}
+}
+
+// TestWhatOthersReachIsWarnedOf is the same without --production.
+func TestWhatOthersReachIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {
+		for _, command := range []string{"up", "api"} {
+			c, err := parsed(map[string]string{"COLOPHON_LISTEN": listen, "COLOPHON_NO_RATE_LIMITS": "true", "COLOPHON_CORS_ORIGINS": "*"}, command)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			log := slog.New(slog.NewTextHandler(&out, nil))
+			if command == "up" {
+				err = c.Up.check(nil, log)
+			} else {
+				err = c.API.check(log)
+			}
+			if got := strings.Count(out.String(), "level=WARN"); err != nil || got != want {
+				t.Errorf("%s on %s: %d warnings, want %d, and %v:\n%s", command, listen, got, want, err, &out)
+			}
+		}
 	}
 }
 

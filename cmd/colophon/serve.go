@@ -112,7 +112,7 @@ func (f *listenFlags) room() jobs.Limits {
 
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(known); err != nil {
+	if err := c.check(known, log); err != nil {
 		return err
 	}
 	rules, err := c.rules(log)
@@ -154,7 +154,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 
 // Run serves HTTP only; it needs the model's tokenizer and not its weights.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(); err != nil {
+	if err := c.check(log); err != nil {
 		return err
 	}
 	rules, err := c.rules(log)
@@ -190,7 +190,7 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 
 // Run works until it is told to stop.
 func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(known); err != nil {
+	if err := c.check(known, log); err != nil {
 		return err
 	}
 	rules, err := c.rules(log)

@@ -5,11 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Weaknesses says what is wrong with a database URL that is not for trying things
 // out: connections to other machines that may be in the clear, and passwords that
-// anybody would try. Nothing of the password is in what it returns.
+// somebody would find by trying. Nothing of the password is in what it returns.
 func Weaknesses(databaseURL string) (weak []string, err error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
@@ -33,11 +35,25 @@ func Weaknesses(databaseURL string) (weak []string, err error) {
 			weak = append(weak, fmt.Sprintf("the connection to %s may be in the clear: add sslmode=verify-full, or require", host))
 		}
 	}
-	guessed := []string{conn.User, conn.Database, "postgres", "password", "secret", "changeme", "colophon", "admin"}
-	if network && slices.ContainsFunc(guessed, func(s string) bool { return s != "" && strings.EqualFold(s, conn.Password) }) {
+	certified := conn.TLSConfig != nil && (len(conn.TLSConfig.Certificates) > 0 || conn.TLSConfig.GetClientCertificate != nil)
+	switch {
+	case !network || conn.Password == "" && certified:
+	case conn.Password == "":
+		weak = append(weak, "there is no password, and no client certificate")
+	case slices.ContainsFunc(guessed(conn), func(s string) bool { return s != "" && strings.EqualFold(s, conn.Password) }):
 		weak = append(weak, "the password is one that anybody tries first")
+	case len(conn.Password) < shortest:
+		weak = append(weak, fmt.Sprintf("the password is shorter than %d characters", shortest))
 	}
 	return weak, nil
+}
+
+// shortest is how many bytes a password needs that is not to be found by trying.
+const shortest = 12
+
+// guessed are the passwords that are tried first.
+func guessed(conn *pgx.ConnConfig) []string {
+	return []string{conn.User, conn.Database, "postgres", "password", "secret", "changeme", "colophon", "admin"}
 }
 
 func socket(host string) bool { return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") }

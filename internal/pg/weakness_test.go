@@ -8,7 +8,8 @@ import (
 func TestWeaknesses(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	t.Setenv("PGPASSWORD", "")
-	const good = "qF9x2mZ7"
+	t.Setenv("PGPASSFILE", t.TempDir()) // which has none
+	const good = "qF9x2mZ7tW4k"
 	for url, want := range map[string]string{
 		"postgres://u:" + good + "@db.example/c?sslmode=verify-full":                  "",
 		"postgres://u:" + good + "@db.example/c?sslmode=require":                      "",
@@ -23,6 +24,10 @@ func TestWeaknesses(t *testing.T) {
 		"postgres://u:" + good + "@127.0.0.1,db.example/c?sslmode=disable":            "clear",
 		"postgres:///c?host=/run/postgresql&user=u":                                   "",
 		"postgres:///c?host=/run/postgresql&user=u&password=u":                        "",
+		"postgres://u@127.0.0.1/c":                                                    "password",
+		"postgres://u:qF9x2mZ7tW4@127.0.0.1/c":                                        "password",
+		"postgres://u@db.example/c?sslmode=require":                                   "password",
+		"postgres:///c?host=/run/postgresql":                                          "",
 		"postgres://colophon:colophon@127.0.0.1/c":                                    "password",
 		"postgres://u:Postgres@127.0.0.1/c":                                           "password",
 		"postgres://u:u@db.example/c?sslmode=disable":                                 "clear password",
