@@ -36,8 +36,7 @@ func (f *tlsFlags) byACME(data string, log *slog.Logger) (*secured, error) {
 		Cache:      autocert.DirCache(filepath.Join(data, "acme")),
 		HostPolicy: withoutPort(autocert.HostWhitelist(f.ACMEDomain...)),
 	}
-	config := manager.TLSConfig()
-	config.MinVersion = tls.VersionTLS12
+	config := strict(manager.TLSConfig())
 	config.GetCertificate = complaining(config.GetCertificate, f.ACMEDomain, log)
 	return &secured{config, manager.HTTPHandler(http.NotFoundHandler())}, nil
 }

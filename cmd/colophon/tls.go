@@ -45,11 +45,23 @@ func (f *tlsFlags) secured(ctx context.Context, data string, log *slog.Logger) (
 			return nil, &usageError{fmt.Errorf("--tls-cert, --tls-key: %w", err)}
 		}
 		c.hearHangups(ctx)
-		return &secured{config: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}}, nil
+		return &secured{config: strict(&tls.Config{GetCertificate: c.get})}, nil
 	case byACME:
 		return f.byACME(data, log)
 	}
 	return nil, nil
+}
+
+// strict leaves of TLS 1.2 the suites that authenticate what they encrypt, with
+// forward secrecy; all suites of 1.3 do.
+func strict(config *tls.Config) *tls.Config {
+	config.MinVersion = tls.VersionTLS12
+	config.CipherSuites = []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
+	return config
 }
 
 // certificate is the one in two files, as they now are.
