@@ -19,6 +19,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ const (
 	// MasterKeySize is the length of a master key in bytes.
 	MasterKeySize = 32
 
-	maxCached = 10_000 // keys; 100 bytes each or so
+	maxCached = 10_000 // keys; some 1 KB each
 )
 
 var (
@@ -58,11 +59,12 @@ type Vault struct {
 	mac    []byte // the key of digests, derived from the master key
 
 	mu   sync.Mutex
-	keys map[uuid.UUID]cached
+	keys map[uuid.UUID]*cached
 }
 
+// cached is a key that was read, or destroyed, less than KeyTTL ago.
 type cached struct {
-	key     *Key
+	key     *Key // nil: it is gone, whatever somebody reads who began before
 	expires time.Time
 }
 
@@ -79,7 +81,7 @@ func New(master []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{master: aead, mac: mac, keys: map[uuid.UUID]cached{}}, nil
+	return &Vault{master: aead, mac: mac, keys: map[uuid.UUID]*cached{}}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -106,10 +108,10 @@ func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	now := time.Now()
 	v.mu.Lock()
-	c, ok := v.keys[owner]
+	c := v.cached(owner)
 	v.mu.Unlock()
-	if ok && now.Before(c.expires) {
-		return c.key, nil
+	if c != nil {
+		return c.get(owner)
 	}
 	var wrapped []byte
 	err := db.QueryRow(ctx, `select wrapped from owner_keys where owner = $1`, owner).Scan(&wrapped)
@@ -127,14 +129,46 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := &Key{aead}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.keys) >= maxCached {
-		clear(v.keys)
+	if c := v.cached(owner); c != nil { // by somebody else, or destroyed
+		return c.get(owner)
 	}
-	v.keys[owner] = cached{key, now.Add(KeyTTL)}
+	if len(v.keys) >= maxCached {
+		maps.DeleteFunc(v.keys, func(_ uuid.UUID, c *cached) bool { return c.key != nil })
+	}
+	key := &Key{aead}
+	v.remember(owner, key, now.Add(KeyTTL))
 	return key, nil
+}
+
+// cached returns what is known of an owner's key, or nil. The caller holds v.mu.
+func (v *Vault) cached(owner uuid.UUID) *cached {
+	if c, ok := v.keys[owner]; ok && time.Now().Before(c.expires) {
+		return c
+	}
+	return nil
+}
+
+func (c *cached) get(owner uuid.UUID) (*Key, error) {
+	if c.key == nil {
+		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
+	}
+	return c.key, nil
+}
+
+// remember keeps a key, or that there is none, until it expires and no longer.
+// The caller holds v.mu.
+func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
+	c := &cached{key, expires}
+	v.keys[owner] = c
+	time.AfterFunc(time.Until(expires), func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.keys[owner] == c {
+			delete(v.keys, owner)
+		}
+	})
 }
 
 // Close marks an owner who is to begin nothing new. His key goes on to seal and
@@ -147,7 +181,8 @@ func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
 }
 
 // Erase forgets the owner's key: nothing sealed by it can be opened again,
-// in this process at once and in others within KeyTTL.
+// in this process at once and in others within KeyTTL. A transaction in which it
+// is called has to commit.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
@@ -155,7 +190,9 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.keys, owner)
+	// Who has read the row before puts nothing into its place: what he has read
+	// expires no later.
+	v.remember(owner, nil, time.Now().Add(KeyTTL))
 	return nil
 }
 

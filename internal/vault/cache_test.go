@@ -1,0 +1,149 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// table is owner_keys with every owner in it. before is called between the
+// reading of a row and its arrival.
+type table struct {
+	wrapped []byte
+	before  func()
+	reads   int
+}
+
+func (db *table) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
+	db.wrapped = nil
+	return pgconn.CommandTag{}, nil
+}
+
+func (db *table) QueryRow(context.Context, string, ...any) pgx.Row {
+	db.reads++
+	return found(func(dst *[]byte) {
+		*dst = db.wrapped
+		if db.before != nil {
+			db.before()
+		}
+	})
+}
+
+type found func(dst *[]byte)
+
+func (f found) Scan(dst ...any) error { f(dst[0].(*[]byte)); return nil }
+
+func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
+	t.Helper()
+	v, err := New(bytes.Repeat([]byte{1}, MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
+}
+
+func (v *Vault) cachedKeys() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.keys)
+}
+
+// A key that was read before its owner was erased does not come back after it.
+func TestAnErasureIsNotUndoneByALateReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		owner := uuid.New()
+		for _, late := range []time.Duration{0, KeyTTL / 2, KeyTTL, 2 * KeyTTL} {
+			v, db := newTable(t, owner)
+			erased := make(chan struct{})
+			db.before = func() { <-erased; time.Sleep(late) }
+			read := make(chan error)
+			go func() {
+				_, err := v.Key(t.Context(), db, owner)
+				read <- err
+			}()
+			synctest.Wait()
+			if err := v.Erase(t.Context(), db, owner); err != nil {
+				t.Fatal(err)
+			}
+			close(erased)
+			if err := <-read; late < KeyTTL && !errors.Is(err, ErrErased) {
+				t.Errorf("a reader who is %v late: %v", late, err)
+			}
+			db.before = nil
+			for range 3 {
+				if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, ErrErased) {
+					t.Errorf("after a reader who is %v late: %v", late, err)
+				}
+				time.Sleep(KeyTTL / 2)
+			}
+		}
+	})
+}
+
+// Nothing is in memory for longer than it may be used.
+func TestKeysLeaveMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		owner := uuid.New()
+		v, db := newTable(t, owner)
+		for i := range 2 { // again, after it has left
+			for range 3 {
+				if _, err := v.Key(t.Context(), db, owner); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := v.cachedKeys(); n != 1 || db.reads != i+1 {
+				t.Errorf("%d keys, read %d times", n, db.reads)
+			}
+			time.Sleep(KeyTTL)
+			synctest.Wait()
+			if n := v.cachedKeys(); n != 0 {
+				t.Errorf("%d keys are left", n)
+			}
+		}
+		if err := v.Erase(t.Context(), db, owner); err != nil {
+			t.Fatal(err)
+		}
+		if n := v.cachedKeys(); n != 1 {
+			t.Errorf("%d tombstones", n)
+		}
+		time.Sleep(KeyTTL)
+		synctest.Wait()
+		if n := v.cachedKeys(); n != 0 {
+			t.Errorf("%d tombstones are left", n)
+		}
+	})
+}
+
+// However many owners there are, so many keys are in memory, and no tombstone
+// makes room for them.
+func TestTheCacheIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		erased, owner := uuid.New(), uuid.New()
+		v, db := newTable(t, owner)
+		if err := v.Erase(t.Context(), &table{}, erased); err != nil {
+			t.Fatal(err)
+		}
+		for range maxCached {
+			v.mu.Lock()
+			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
+			v.mu.Unlock()
+		}
+		if _, err := v.Key(t.Context(), db, owner); err != nil {
+			t.Fatal(err)
+		}
+		if n := v.cachedKeys(); n != 2 {
+			t.Errorf("%d keys", n)
+		}
+		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
+			t.Errorf("an erased owner: %v", err)
+		}
+		time.Sleep(KeyTTL) // or the timers would outlive the test
+	})
+}
