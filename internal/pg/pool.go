@@ -133,14 +133,16 @@ func transient(err error) bool {
 }
 
 // Unavailable reports whether an error says that the server could not be reached
-// or asked: it is stopping, starting or full, has cut the connection or does not
-// answer in time. The same may work a little later; whether what was asked was
+// or asked: it is stopping, starting or full, has cut the connection, does not
+// answer in time, or has ended a transaction for the sake of another. The same may work a little later; whether what was asked was
 // done all the same is not said.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Class 08 is connection exceptions, 57P0x an operator's intervention, and
-		// 25P03 the end of a connection that was silent in a transaction.
-		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") || pgErr.Code == "25P03"
+		// Class 08 is connection exceptions, 57P0x an operator's intervention, 25P03
+		// the end of a connection that was silent in a transaction, and 40001 and
+		// 40P01 a transaction that could not be brought in line with another.
+		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
+			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}
 	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one as well
 		return true
