@@ -57,7 +57,8 @@ func (s *server) accounts() {
 		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
 		Summary: "Sign in, or refresh the access token",
 		Description: "OAuth2's form: a user name and a password, or a refresh token, for an access token that goes into the Authorization header of every other call. " +
-			"After several wrong passwords for a name from one network, the next one from there has to wait: 429 too_many_wrong_passwords, with Retry-After. Nobody else has to.",
+			"After several wrong passwords for a name from one network, the next one from there has to wait: 429 too_many_wrong_passwords, with Retry-After. Nobody else has to. " +
+			"An account has 100 sessions at most; a further sign-in ends the oldest.",
 		Metadata: limited("token"),
 		Errors:   []int{http.StatusUnauthorized},
 	}, s.token)

@@ -131,7 +131,8 @@ type (
 	// AccountSignInFailed says that the password was wrong.
 	AccountSignInFailed struct{}
 
-	// AccountSignedOut says that the session was ended by whoever had it.
+	// AccountSignedOut says that the session was ended by whoever had it, or made
+	// room for another one.
 	AccountSignedOut struct {
 		Session uuid.UUID `json:"session"`
 	}

@@ -127,7 +127,7 @@ func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account
 }
 
 // SetPassword gives an account another password, for an owner who has forgotten
-// it, and ends all of its sessions. Only the command line may. It returns a
+// it, ends all of its sessions and forgets the networks that it is used from. Only the command line may. It returns a
 // policy.Refusal, ErrBusy, events.ErrNotFound or ErrAccountErased.
 func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string) (Account, error) {
 	account, err := s.Account(ctx, id)
@@ -149,10 +149,14 @@ func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string
 		if _, err := tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, id, hash); err != nil {
 			return nil, err
 		}
-		if err := tx.AppendAccount(ctx, id, events.AccountPasswordChanged{By: byCommand}); err != nil {
+		ended, err := s.endAll(ctx, tx, id, uuid.Nil)
+		if err != nil {
 			return nil, err
 		}
-		return s.endAll(ctx, tx, id, uuid.Nil)
+		if err := s.unknow(ctx, tx, id, attempt{}); err != nil {
+			return nil, err
+		}
+		return ended, tx.AppendAccount(ctx, id, events.AccountPasswordChanged{By: byCommand})
 	})
 }
 
@@ -160,10 +164,11 @@ func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string
 // returns events.ErrNotFound or ErrAccountErased.
 func (s *Service) EndSessions(ctx context.Context, id uuid.UUID) (Account, error) {
 	return s.command(ctx, id, func(tx *events.Tx, _ *Account) ([]uuid.UUID, error) {
-		if err := tx.AppendAccount(ctx, id, events.AccountSignedOutEverywhere{By: byCommand}); err != nil {
+		ended, err := s.endAll(ctx, tx, id, uuid.Nil)
+		if err != nil {
 			return nil, err
 		}
-		return s.endAll(ctx, tx, id, uuid.Nil)
+		return ended, tx.AppendAccount(ctx, id, events.AccountSignedOutEverywhere{By: byCommand})
 	})
 }
 

@@ -126,9 +126,55 @@ func TestEndSessions(t *testing.T) {
 	wantError(t, err, events.ErrNotFound)
 }
 
+// Whatever ends sessions of an account at the same time, none of it is in the
+// way of another.
+func TestSessionsAreEndedAtOnce(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	for _, all := range []func() error{
+		func() error { _, err := f.EndSessions(t.Context(), account.ID); return err },
+		func() error { _, err := f.SetPassword(t.Context(), account.ID, password); return err },
+		func() error { return f.SignOutEverywhere(t.Context(), account.ID) },
+	} {
+		for range 4 {
+			var tokens [8]Tokens
+			for i := range tokens {
+				tokens[i] = f.mustSignIn(t)
+			}
+			var wg sync.WaitGroup
+			for _, tokens := range tokens {
+				wg.Go(func() {
+					if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			for range 2 {
+				wg.Go(func() {
+					if err := all(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Go(func() { // which the password may have been changed under
+				if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
+					t.Error(err)
+				}
+			})
+			wg.Wait()
+			if t.Failed() {
+				return
+			}
+		}
+	}
+}
+
 func TestEraseAccount(t *testing.T) {
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)
+	if n := f.knownNetworks(t, account.ID); n != 1 {
+		t.Fatalf("%d networks are known", n)
+	}
 	got, err := f.EraseAccount(t.Context(), account.ID)
 	if now, err2 := f.Account(t.Context(), account.ID); err != nil || err2 != nil || got.ErasedAt.IsZero() || got.Username != "" || cmp.Diff(got, now) != "" {
 		t.Fatalf("%+v, %v; then %+v, %v", got, err, now, err2)
@@ -149,6 +195,9 @@ func TestEraseAccount(t *testing.T) {
 	for _, id := range []uuid.UUID{nobody, uuid.New()} {
 		_, err = f.EraseAccount(t.Context(), id)
 		wantError(t, err, events.ErrNotFound)
+	}
+	if n := f.knownNetworks(t, account.ID); n != 0 {
+		t.Errorf("%d networks are known still", n)
 	}
 	if n := f.count(t, `select count(*) from owner_keys where owner = $1 and closed_at is not null`, account.ID); n != 1 {
 		t.Errorf("%d keys are to be destroyed", n)

@@ -22,10 +22,11 @@
 //   - Sessions. A refresh token is exchanged once. When it comes again later
 //     than [Grace] after that, it has been copied, so its session ends. Within
 //     Grace it is a client that lost the answer or asked twice, and gets another
-//     pair; both pairs live on. A session ends for good RefreshTTL after its
+//     pair; both pairs live on. An account has 100 sessions at most: another
+//     sign-in ends the oldest. A session ends for good RefreshTTL after its
 //     sign-in, and no access token outlives that.
-//   - Endings. When a session ends earlier (revoked, signed out, its refresh
-//     token reused, its account disabled, erased or removed, by whatever writes
+//   - Endings. When a session ends earlier (revoked, signed out, its place
+//     needed, its refresh token reused, its account disabled, erased or removed, by whatever writes
 //     the tables), Verify refuses its access tokens: at once in the process
 //     whose call ended it, and in every other one as soon as it hears of an
 //     event of the account (some 50 ms), or, if that announcement is lost, when
@@ -34,7 +35,9 @@
 //     that it has not seen, and a late commit is not missed. A process that
 //     starts reads what may matter before it serves. One that cannot ask for ten
 //     seconds does not say of any access token that it is good: Verify returns
-//     an error that is not ErrAccessToken until the database answers again.
+//     an error that is not ErrAccessToken until the database answers again. One
+//     caller asks meanwhile, for two seconds at the most, and the others wait
+//     for what he learns.
 //     What While has returned goes on meanwhile.
 //   - Keys. [Service.Rotate] may be called at any time, with any number of
 //     processes at work: no token is refused for it.
@@ -176,6 +179,7 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
 		known: keysFor, every: keysEvery, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
+		reading: asking{now: now},
 	}
 	if err := s.keys.open(ctx); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,12 +61,18 @@ type fixture struct {
 
 var testOptions = Options{Issuer: "https://colophon.test", Audience: "colophon"}
 
-func newFixture(t *testing.T) *fixture {
+func newVault(t testing.TB, fill byte) *vault.Vault {
 	t.Helper()
-	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	v, err := vault.New(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return v
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	v := newVault(t, 7)
 	db := pgtest.New(t, migrations.Up)
 	f := &fixture{db: db, store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler)), vault: v, clock: newClock()}
 	f.Service = f.another(t, newHasher(cheapParams))
@@ -250,6 +257,7 @@ func TestErrorsRepeatNothing(t *testing.T) {
 		}
 		errs = append(errs, err)
 	}
+	aaaa, _ := f.newRefreshToken(uuid.UUID(slices.Repeat([]byte{0x69, 0xa6, 0x9a}, 6)[:16])) // "aaaa..." in base64
 	note(f.Register(ctx, canary+"<", password))
 	note(f.Register(ctx, name, canary+canary))
 	note(f.Register(ctx, canary+canary, canary+canary))
@@ -257,7 +265,8 @@ func TestErrorsRepeatNothing(t *testing.T) {
 	note(f.SignIn(ctx, canary, canary))
 	note(f.SignIn(closed, canary, canary))
 	note(f.Refresh(ctx, canary))
-	note(f.Refresh(closed, refreshPrefix+strings.Repeat("a", 43)))
+	note(f.Refresh(closed, strings.Repeat("a", 90)))
+	note(f.Refresh(closed, aaaa))
 	note(f.Verify(ctx, canary))
 	for _, err := range errs {
 		if strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "aaaaaaa") {

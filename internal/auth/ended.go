@@ -26,11 +26,8 @@ const (
 	// refuses to say anything if there is no answer.
 	lookStale = 10 * time.Second
 
-	// lookAgain is how often at most Verify asks in vain.
+	// lookAgain is how long after it asked in vain Verify asks again.
 	lookAgain = time.Second
-
-	// cleanEvery is how often Run removes what is of no use any longer.
-	cleanEvery = time.Minute
 )
 
 // errSessionEnded is why an access token of such a session is refused.
@@ -44,10 +41,8 @@ type endings struct {
 	keep time.Duration // how long an ended session is kept here
 	now  func() time.Time
 
-	asking  sync.Mutex // held to ask
-	horizon int64      // the oldest transaction that may not have been seen yet; 0 at first
-	tried   time.Time
-	failed  error // what came of it
+	asking  asking
+	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; for who asks
 
 	mu    sync.RWMutex
 	asked time.Time                                           // when the answer was had that counts
@@ -59,27 +54,24 @@ func newEndings(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Tim
 	return &endings{
 		// From the end of a session, its last access token was signed, by a
 		// transaction that had begun then, at the most a few seconds later.
-		pool: pool, keep: accessTTL + time.Minute, now: now,
+		pool: pool, keep: accessTTL + time.Minute, now: now, asking: asking{now: now},
 		until: map[uuid.UUID]time.Time{}, those: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
 	}
 }
 
 // look asks the database which sessions have ended since it was last asked.
 func (e *endings) look(ctx context.Context) error {
-	e.asking.Lock()
-	defer e.asking.Unlock()
-	return e.ask(ctx)
+	return e.asking.anew(ctx, func() error { return e.ask(ctx) })
 }
 
-// ask is look for who holds e.asking.
+// ask is look for whose turn it is.
 func (e *endings) ask(ctx context.Context) error {
 	// What is learned is for all: a client that leaves does not end it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
-	e.tried = e.now()
-	began := e.tried
+	began := e.now()
 	horizon, sessions, err := e.news(ctx)
-	if e.failed = err; err != nil {
+	if err != nil {
 		return err
 	}
 	e.horizon = horizon
@@ -172,14 +164,9 @@ func (e *endings) check(ctx context.Context, session uuid.UUID) error {
 	return nil
 }
 
-// renew asks for who has found the answer stale, unless somebody just has.
+// renew asks for who has found the answer stale, unless somebody does or just has.
 func (e *endings) renew(ctx context.Context) error {
-	e.asking.Lock()
-	defer e.asking.Unlock()
-	if e.now().Sub(e.tried) < lookAgain {
-		return e.failed
-	}
-	return e.ask(ctx)
+	return e.asking.share(ctx, lookAgain, func() error { return e.ask(ctx) })
 }
 
 // while registers what is to be cancelled when a session ends, and returns what
@@ -205,19 +192,12 @@ func (e *endings) while(session uuid.UUID, cancel context.CancelCauseFunc) (forg
 	}
 }
 
-// clean forgets, here and in the database, what is of no use any longer. The
-// database keeps it for twice as long: a process that starts may need it.
-func (e *endings) clean(ctx context.Context) error {
+// forget forgets the sessions that ended so long ago that it does not matter.
+func (e *endings) forget() {
 	now := e.now()
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	maps.DeleteFunc(e.until, func(_ uuid.UUID, until time.Time) bool { return now.After(until) })
-	e.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	if _, err := e.pool.Exec(ctx, `delete from ended_sessions where ended_at < now() - $1::interval`, 2*e.keep); err != nil {
-		return fmt.Errorf("remove sessions that ended long ago: %w", err)
-	}
-	return nil
 }
 
 // While returns a context that ends with ctx or with the identity's session; in
@@ -233,9 +213,11 @@ func (s *Service) While(ctx context.Context, id Identity) (context.Context, cont
 func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	wake, unsubscribe := s.store.Accounts()
 	defer unsubscribe()
-	tick, clean := time.NewTicker(lookEvery), time.NewTicker(cleanEvery)
+	var collecting sync.WaitGroup
+	defer collecting.Wait()
+	collecting.Go(func() { s.collectAll(ctx, log) })
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	defer clean.Stop()
 	failing := false
 	for age := s.keys.known / 2; ; {
 		err := s.ended.look(ctx)
@@ -259,12 +241,6 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 		case <-wake:
 			age = s.keys.every // it may have been a rotation
 		case <-tick.C:
-		case <-clean.C:
-			for _, clean := range []func(context.Context) error{s.ended.clean, s.cleanTickets, s.collect} {
-				if err := clean(ctx); err != nil && ctx.Err() == nil {
-					log.WarnContext(ctx, "could not clean up", "err", err)
-				}
-			}
 		}
 	}
 }

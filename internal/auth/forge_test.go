@@ -30,7 +30,7 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, last: now, known: keysFor, every: keysEvery}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, reading: asking{now: clock.Now, ended: now}, known: keysFor, every: keysEvery}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
 	s.ended.asked = now
 	s.keys.current.Store(&keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}})
 	return s

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,10 +51,7 @@ type keyring struct {
 	now   func() time.Time
 
 	current atomic.Pointer[keySet]
-
-	mu     sync.Mutex // held to read the keys
-	last   time.Time  // when they were last asked for
-	failed error      // what came of it
+	reading asking
 }
 
 // keySet is the keys as they were read together. It does not change.
@@ -114,8 +110,7 @@ func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.kn
 // within returns keys of a certain age at most, if the database can be reached.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && r.mu.TryLock() { // one reads, the others go on
-		defer r.mu.Unlock()
+	if r.now().Sub(set.read) > age && !r.reading.busy() { // one reads, the others go on
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
@@ -144,30 +139,28 @@ func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 // newer returns the keys after seen, which are the same ones if it was read
 // only just now.
 func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if set := r.current.Load(); set != seen {
 		return set, nil // somebody else had the same question
 	}
 	return r.reload(ctx)
 }
 
-// reload reads the keys, or gives the answer of only just now again. The caller
-// holds r.mu.
+// reload reads the keys, or gives the answer of only just now again.
 func (r *keyring) reload(ctx context.Context) (*keySet, error) {
-	if r.now().Sub(r.last) < r.every {
-		return r.current.Load(), r.failed
-	}
-	r.last = r.now()
-	// What is read is for all: a client that leaves does not end it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysTimeout)
-	defer cancel()
-	set, err := r.load(ctx)
-	if r.failed = err; err != nil {
+	err := r.reading.share(ctx, r.every, func() error {
+		// What is read is for all: a client that leaves does not end it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysTimeout)
+		defer cancel()
+		set, err := r.load(ctx)
+		if err == nil {
+			r.current.Store(set)
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	r.current.Store(set)
-	return set, nil
+	return r.current.Load(), nil
 }
 
 // create makes a signing key, unless there is one already that signs.

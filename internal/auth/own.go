@@ -38,15 +38,17 @@ func (s *Service) prove(ctx context.Context, account uuid.UUID, password, networ
 	if p.attempt, err = s.attempt(ctx, p.key, network); err != nil {
 		return p, err
 	}
-	_, err = s.check(ctx, account, p.attempt, policy.NormalPassword(password), p.hash, false)
+	_, err = s.check(ctx, account, &p.attempt, policy.NormalPassword(password), p.hash, false)
 	if errors.Is(err, ErrCredentials) {
 		return p, ErrPassword
 	}
-	if err != nil {
-		return p, err
+	if err == nil {
+		if err = s.succeeded(ctx, s.pool, p.attempt); err != nil {
+			err = fmt.Errorf("forget failed sign-ins: %w", err)
+		}
 	}
-	if err := s.succeeded(ctx, s.pool, p.attempt); err != nil {
-		return p, fmt.Errorf("forget failed sign-ins: %w", err)
+	if err != nil {
+		return p, errors.Join(err, s.undecided(ctx, p.attempt))
 	}
 	return p, nil
 }
@@ -71,7 +73,8 @@ func (s *Service) proven(ctx context.Context, p proof, fn func(*events.Tx) error
 }
 
 // ChangePassword gives the caller's account another password and ends all of its
-// sessions but the caller's. It returns a policy.Refusal, and what prove returns.
+// sessions but the caller's; whoever came from elsewhere comes from an unknown
+// network again. It returns a policy.Refusal, and what prove returns.
 func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, next, network string) error {
 	p, err := s.prove(ctx, caller.Account, current, network)
 	if err != nil {
@@ -93,6 +96,9 @@ func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, 
 		if ended, err = s.endAll(ctx, tx, p.account, caller.Session); err != nil {
 			return err
 		}
+		if err := s.unknow(ctx, tx, p.account, p.attempt); err != nil {
+			return err
+		}
 		return tx.AppendAccount(ctx, p.account, events.AccountPasswordChanged{Session: caller.Session})
 	})
 	if err != nil {
@@ -106,6 +112,11 @@ func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, 
 func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) error {
 	var ended []uuid.UUID
 	err := s.store.Write(ctx, func(tx *events.Tx) (err error) {
+		// Nobody else ends several sessions of the account meanwhile, or each
+		// could wait for the other.
+		if _, err := tx.Exec(ctx, `select from accounts where id = $1 for no key update`, account); err != nil {
+			return err
+		}
 		if ended, err = s.endAll(ctx, tx, account, uuid.Nil); err != nil {
 			return err
 		}
@@ -119,7 +130,9 @@ func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) erro
 }
 
 // endAll ends the sessions of an account, except for one, and returns them: once
-// that has committed, it is to be noted here, and others will hear of it.
+// that has committed, it is to be noted here, and others will hear of it. The
+// caller has the account's row, and appends to its stream afterwards: whoever
+// locks more than one of these locks the row, sessions, the stream in this order.
 func (s *Service) endAll(ctx context.Context, tx *events.Tx, account, except uuid.UUID) ([]uuid.UUID, error) {
 	rows, _ := tx.Query(ctx, `update sessions set revoked_at = $3 where account = $1 and id <> $2 and revoked_at is null returning id`, account, except, s.now())
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
@@ -162,7 +175,7 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	if err != nil {
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, `delete from known_networks where account = $1`, id); err != nil {
+	if err := s.unknow(ctx, tx, id, attempt{}); err != nil {
 		return nil, err
 	}
 	if err := tx.AppendAccount(ctx, id, fact); err != nil {

@@ -1,11 +1,13 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alexedwards/argon2id"
 	"github.com/google/uuid"
@@ -58,6 +60,57 @@ func TestChangePassword(t *testing.T) {
 	wantError(t, change(next, password), ErrAccessToken)
 	wantError(t, f.ChangePassword(t.Context(), Identity{Account: uuid.New()}, next, password, "home"), ErrAccessToken)
 	wantError(t, f.ChangePassword(t.Context(), Identity{}, next, password, "home"), ErrAccessToken)
+}
+
+func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
+	t.Helper()
+	return f.count(t, `select count(*) from known_networks where account = $1`, account)
+}
+
+// Whoever has used the account from elsewhere is nobody in particular there when
+// the password has changed.
+func TestNetworksAreForgottenWithThePassword(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	other, err := f.Register(t.Context(), "gottfried", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"home", "mallory's"} {
+		for _, username := range []string{name, "gottfried"} {
+			if err := f.from(t, network, username, password); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	known := func(network string) bool {
+		t.Helper()
+		a, err := f.attempt(t.Context(), name, network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.known
+	}
+	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	wantError(t, f.ChangePassword(t.Context(), id, "not "+password, next, "home"), ErrPassword)
+	if !known("home") || !known("mallory's") {
+		t.Error("forgotten for a wrong password")
+	}
+	if err := f.ChangePassword(t.Context(), id, password, next, "home"); err != nil {
+		t.Fatal(err)
+	}
+	if !known("home") || known("mallory's") {
+		t.Errorf("the owner's known: %v, another known: %v", known("home"), known("mallory's"))
+	}
+	if _, err := f.SetPassword(t.Context(), account.ID, password); err != nil {
+		t.Fatal(err)
+	}
+	if known("home") {
+		t.Error("after a reset the network is known still")
+	}
+	if n := f.knownNetworks(t, other.ID); n != 2 {
+		t.Errorf("%d networks of somebody else are known, want 2", n)
+	}
 }
 
 // Of two changes at once, one is made; the other one's password is no longer right.
@@ -127,11 +180,49 @@ func TestSignOutEverywhere(t *testing.T) {
 	}
 }
 
+// Who signs out everywhere locks the sessions in no other's way, in whatever
+// order that one locks them.
+func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	first := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	f.clock.Advance(time.Second)
+	second := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	tx, err := f.db.Owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	lock := func(sql string, id uuid.UUID) {
+		t.Helper()
+		if _, err := tx.Exec(t.Context(), sql, id); err != nil {
+			t.Error(err)
+		}
+	}
+	lock(`select from accounts where id = $1 for update`, account.ID)
+	lock(`update sessions set revoked_at = now() where id = $1`, second.Session)
+	out := make(chan error)
+	go func() { out <- f.SignOutEverywhere(t.Context(), account.ID) }()
+	for f.count(t, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	lock(`update sessions set revoked_at = now() where id = $1`, first.Session)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-out; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestErase(t *testing.T) {
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	here, there := f.mustSignIn(t), f.mustSignIn(t)
 	id := f.mustVerify(t, here.AccessToken)
+	if n := f.knownNetworks(t, account.ID); n != 2 {
+		t.Fatalf("%d networks are known", n)
+	}
 	wantError(t, f.Erase(t.Context(), id, "not "+password, "home"), ErrPassword)
 	if err := f.Erase(t.Context(), id, password, "home"); err != nil {
 		t.Fatal(err)
@@ -182,6 +273,9 @@ func TestErase(t *testing.T) {
 	}
 	if got, err := f.Account(t.Context(), account.ID); err != nil || got.Username != "" || got.ErasedAt.IsZero() || got.DisabledAt.IsZero() {
 		t.Errorf("%+v, %v", got, err)
+	}
+	if n := f.knownNetworks(t, account.ID); n != 0 {
+		t.Errorf("%d networks are known still", n)
 	}
 	for _, table := range []string{"accounts", "known_networks", "sign_in_failures", "sessions"} {
 		if n := f.count(t, `select count(*) from `+table+` r where r::text like '%`+name+`%' or r::text like '%argon2id%' and r::text like '%`+account.ID.String()+`%'`); n != 0 {

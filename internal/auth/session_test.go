@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"slices"
 	"strings"
@@ -72,15 +73,19 @@ func TestGraceIsNotProlonged(t *testing.T) {
 
 // security: ASVS 10.4.5
 func TestReuseEndsTheSession(t *testing.T) {
-	for _, generations := range []int{1, 2, 10} {
+	for _, c := range []struct {
+		generations int
+		every       time.Duration // 0: all of them are stored when the first one comes again; else it is not
+	}{{1, 0}, {10, 0}, {1, time.Hour}, {10, time.Hour}} {
 		f := newFixture(t)
 		account := f.mustRegister(t)
 		bystander := f.mustSignIn(t)
 		first := f.mustSignIn(t)
 		session := f.mustVerify(t, first.AccessToken).Session
 		latest := first
-		for range generations {
+		for range c.generations {
 			latest = f.mustRefresh(t, latest.RefreshToken)
+			f.clock.Advance(c.every)
 		}
 		f.clock.Advance(Grace + time.Second)
 		for range 3 {
@@ -232,28 +237,167 @@ func TestAccessTokensEndWithTheSession(t *testing.T) {
 	}
 }
 
-// Sessions that have run out are cleared away by the next sign-in.
-func TestSessionsAreClearedAway(t *testing.T) {
+// What has been exchanged is known for that without being stored.
+func TestFewRefreshTokensAreStored(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)
-	old := f.mustSignIn(t)
-	f.mustRefresh(t, old.RefreshToken)
-	f.clock.Advance(DefaultRefreshTTL / 2)
-	f.mustSignIn(t)
-	f.clock.Advance(DefaultRefreshTTL/2 + time.Second)
-	f.mustSignIn(t)
-	if s, r := f.count(t, `select count(*) from sessions`), f.count(t, `select count(*) from refresh_tokens`); s != 2 || r != 2 {
-		t.Errorf("%d sessions with %d refresh tokens, want 2 and 2", s, r)
+	first := f.mustSignIn(t)
+	session, latest := f.mustVerify(t, first.AccessToken).Session, first
+	stored := func() int { return f.count(t, `select count(*) from refresh_tokens where session = $1`, session) }
+	for range 5 {
+		latest = f.mustRefresh(t, latest.RefreshToken)
+		f.clock.Advance(Grace + time.Microsecond)
 	}
-	_, err := f.Refresh(t.Context(), old.RefreshToken)
+	if n := stored(); n != 2 {
+		t.Errorf("%d tokens are stored, want the latest and the one before", n)
+	}
+	// A client that asks again and again within Grace gets pairs that all live
+	// on, up to a number; the oldest of more are taken for stolen.
+	f.exec(t, `
+		insert into refresh_tokens (hash, session, issued_at)
+		select sha256(n::text::bytea), $1, $2::timestamptz - interval '1 hour' from generate_series(1, $3::integer) n`,
+		session, f.clock.Now(), maxRefreshTokens-3)
+	for range 5 {
+		next := f.mustRefresh(t, latest.RefreshToken)
+		f.clock.Advance(time.Microsecond)
+		f.mustRefresh(t, next.RefreshToken)
+		f.clock.Advance(time.Microsecond)
+	}
+	if n := stored(); n != maxRefreshTokens {
+		t.Errorf("%d tokens are stored, want %d", n, maxRefreshTokens)
+	}
+	// Whose session it is can be told of one that is forgotten, too.
+	if err := f.Revoke(t.Context(), first.RefreshToken); err != nil || !f.ended(t, session) {
+		t.Errorf("the session goes on: %v", err)
+	}
+}
+
+// A sign-in beyond the most that an account may have ends its oldest session,
+// everywhere.
+func TestAnAccountHasSoManySessions(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	other := f.another(t, newHasher(cheapParams))
+	first := f.mustSignIn(t)
+	id := f.mustVerify(t, first.AccessToken)
+	waiting, stop := f.While(t.Context(), id)
+	defer stop()
+	f.clock.Advance(time.Second)
+	second := f.mustSignIn(t)
+	f.clock.Advance(time.Second)
+	live := func() int {
+		return f.count(t, `select count(*) from sessions where account = $1 and revoked_at is null`, account.ID)
+	}
+	f.exec(t, `
+		insert into sessions (id, account, created_at, expires_at, revoked_at)
+		select gen_random_uuid(), $1, $2, $3::timestamptz, case when n > $4 then $2::timestamptz end from generate_series(1, $4 + 10) n`,
+		account.ID, f.clock.Now(), f.clock.Now().Add(DefaultRefreshTTL), maxSessions-3)
+	f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	if f.mustVerify(t, first.AccessToken); live() != maxSessions {
+		t.Fatalf("%d live sessions", live())
+	}
+	latest := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	if n := live(); n != maxSessions {
+		t.Errorf("%d live sessions, want %d", n, maxSessions)
+	}
+	_, err := f.Verify(t.Context(), first.AccessToken) // at once
+	wantError(t, err, ErrAccessToken)
+	wantError(t, context.Cause(waiting), ErrAccessToken)
+	_, err = f.Refresh(t.Context(), first.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	if err := other.ended.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = other.Verify(t.Context(), first.AccessToken)
+	wantError(t, err, ErrAccessToken)
+	f.mustRefresh(t, second.RefreshToken)
+	facts := f.facts(t, account.ID)
+	want := []events.Fact{events.AccountSignedOut{Session: id.Session}, events.AccountSignedIn{Session: latest.Session}}
+	if len(facts) != 6 || !slices.Equal(facts[4:], want) {
+		t.Errorf("on record: %#v", facts)
+	}
+}
+
+// Sessions go when no access token speaks for them any longer, with all that
+// hangs on them, many at a time and without waiting for anybody.
+func TestSessionsAreCollected(t *testing.T) {
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	keep := f.Service.ended.keep
+	old := f.mustSignIn(t)
+	ends := f.clock.Now().Add(DefaultRefreshTTL)
+	f.mustRefresh(t, old.RefreshToken)
+	signedOut := f.mustSignIn(t)
+	f.clock.Advance(DefaultRefreshTTL / 2)
+	f.mustSignIn(t) // goes on
+	if err := f.Revoke(t.Context(), signedOut.RefreshToken); err != nil {
+		t.Fatal(err)
+	}
+	collect := func(what string, sessions int) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := f.collect(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n := f.count(t, `select count(*) from sessions`); n != sessions {
+			t.Errorf("%s: %d sessions, want %d", what, n, sessions)
+		}
+	}
+	f.clock.Advance(keep - time.Microsecond)
+	collect("when the tokens of the one that was signed out expire", 3)
+	f.clock.Advance(time.Microsecond)
+	collect("after that", 2)
+	_, err := f.Refresh(t.Context(), signedOut.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	if err := f.Revoke(t.Context(), signedOut.RefreshToken); err != nil {
+		t.Error(err)
+	}
+	f.clock.Advance(ends.Add(keep).Sub(f.clock.Now()) - time.Microsecond)
+	collect("when the tokens of the oldest one expire", 2)
+	f.clock.Advance(time.Microsecond)
+	f.exec(t, `
+		insert into sessions (id, account, created_at, expires_at)
+		select gen_random_uuid(), $1, $2, $2 from generate_series(1, $3::integer)`, account.ID, ends, 2*collectBatch+1)
+	tx, err := f.db.Owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `select from sessions order by id limit 1 for update`); err != nil {
+		t.Fatal(err)
+	}
+	held := f.count(t, `select count(*) from sessions where expires_at <= $1`, f.clock.Now().Add(-keep))
+	if held != 2*collectBatch+2 {
+		t.Fatalf("%d sessions have run out", held)
+	}
+	collect("while somebody has locked one", 2)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	collect("when nobody has", 1)
+	if n := f.count(t, `select count(*) from refresh_tokens`); n != 1 {
+		t.Errorf("%d refresh tokens, want 1", n)
+	}
+	_, err = f.Refresh(t.Context(), old.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
 }
 
 func TestRefreshTokensOfAnotherForm(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)
-	good := f.mustSignIn(t).RefreshToken
+	tokens := f.mustSignIn(t)
+	good := tokens.RefreshToken
 	last := good[len(good)-1]
+	altered := func(at int) string {
+		raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(good, refreshPrefix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[at] ^= 1
+		return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw)
+	}
+	foreign, _ := (&Service{vault: newVault(t, 8)}).newRefreshToken(f.mustVerify(t, tokens.AccessToken).Session)
 	for what, token := range map[string]string{
 		"empty":                  "",
 		"prefix alone":           refreshPrefix,
@@ -268,26 +412,37 @@ func TestRefreshTokensOfAnotherForm(t *testing.T) {
 		"space":                  " " + good,
 		"other spelling of bits": good[:len(good)-1] + string(last+1), // differs in bits that stand for nothing
 		"NUL":                    good[:len(good)-1] + "\x00",
-		"other token":            refreshPrefix + strings.Repeat("A", 43),
+		"other token":            refreshPrefix + strings.Repeat("A", len(good)-len(refreshPrefix)),
+		"another session":        altered(0),
+		"another secret":         altered(refreshSize - refreshMACSize - 1),
+		"another MAC":            altered(refreshSize - 1),
+		"of another master key":  foreign,
 		"1 MB":                   refreshPrefix + strings.Repeat("A", 1<<20),
 	} {
 		_, err := f.Refresh(t.Context(), token)
 		if !errors.Is(err, ErrRefreshToken) {
 			t.Errorf("%s: %v", what, err)
 		}
+		if err := f.Revoke(t.Context(), token); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
-	f.mustRefresh(t, good)
+	f.mustRefresh(t, good) // none of them was a reuse, nor has ended anything
 }
 
 // security: ASVS 7.2.3
 func FuzzRefreshToken(f *testing.F) {
-	good, _ := newRefreshToken()
+	s := &Service{vault: newVault(f, 7)}
+	session := uuid.New()
+	good, of := s.newRefreshToken(session)
+	if t, ok := s.readRefreshToken(good); !ok || t.session != session || !slices.Equal(t.hash, of.hash) || len(t.hash) != 32 {
+		f.Fatalf("%q: %+v, %v", good, t, ok)
+	}
 	f.Add(good)
 	f.Add(refreshPrefix)
 	f.Fuzz(func(t *testing.T, text string) {
-		hash, ok := refreshHash(text)
-		if ok != (len(hash) == 32) || ok && (len(text) != 47 || strings.ContainsAny(text, "=\r\n ")) {
-			t.Fatalf("%q: %x, %v", text, hash, ok)
+		if read, ok := s.readRefreshToken(text); ok != (text == good) {
+			t.Fatalf("%q: %+v, %v", text, read, ok) // it would be a forgery
 		}
 	})
 }

@@ -25,18 +25,24 @@ func (s *Service) SignIn(ctx context.Context, username, password, network string
 	if err != nil {
 		return Tokens{}, err
 	}
+	tokens, err := Tokens{}, errMoved
 	for range 3 {
-		tokens, err := s.signIn(ctx, key, normal, a)
-		if !errors.Is(err, errMoved) {
-			return tokens, err
+		if tokens, err = s.signIn(ctx, key, normal, &a); !errors.Is(err, errMoved) {
+			break
 		}
 	}
-	return Tokens{}, ErrBusy
+	if errors.Is(err, errMoved) {
+		err = ErrBusy
+	}
+	if err != nil {
+		return Tokens{}, errors.Join(err, s.undecided(ctx, a))
+	}
+	return tokens, nil
 }
 
 // signIn looks at an account, its password and, in a transaction, at the
 // account again.
-func (s *Service) signIn(ctx context.Context, key, password string, a attempt) (Tokens, error) {
+func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) (Tokens, error) {
 	var account uuid.UUID
 	var hash string
 	var disabled bool
@@ -58,6 +64,7 @@ func (s *Service) signIn(ctx context.Context, key, password string, a attempt) (
 	}
 	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
 	var tokens Tokens
+	var ended []uuid.UUID
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
 		// Until the session is there, the password cannot be changed nor the
 		// account disabled: whoever does that afterwards finds the session to end.
@@ -70,33 +77,34 @@ func (s *Service) signIn(ctx context.Context, key, password string, a attempt) (
 		if tag.RowsAffected() == 0 {
 			return errMoved
 		}
-		if err := errors.Join(s.succeeded(ctx, tx, a), s.know(ctx, tx, a, account)); err != nil {
+		if err := errors.Join(s.succeeded(ctx, tx, *a), s.know(ctx, tx, *a, account)); err != nil {
 			return err
 		}
-		tokens, err = s.begin(ctx, tx, signer, account)
+		tokens, ended, err = s.begin(ctx, tx, signer, account)
 		return err
 	})
 	if err != nil {
 		return Tokens{}, fmt.Errorf("begin a session: %w", err)
 	}
+	s.ended.add(ended...)
 	return tokens, nil
 }
 
 // check compares a password with an account's hash. If it is wrong, or would be
-// of no use, that is counted and on record, and ErrCredentials returned.
-func (s *Service) check(ctx context.Context, account uuid.UUID, a attempt, password, hash string, disabled bool) (outdated bool, err error) {
+// of no use, that is counted and on record, whether or not the client has waited
+// for it, and ErrCredentials returned.
+func (s *Service) check(ctx context.Context, account uuid.UUID, a *attempt, password, hash string, disabled bool) (outdated bool, err error) {
 	match, outdated, err := s.hash.Check(ctx, password, hash)
-	if errors.Is(err, ErrBusy) {
-		return false, errors.Join(err, s.undecided(ctx, a))
-	}
 	if err != nil {
 		return false, err
 	}
 	if match && !disabled {
 		return outdated, nil
 	}
+	a.wrong = true
+	ctx = context.WithoutCancel(ctx)
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		if err := s.failed(ctx, tx, a); err != nil {
+		if err := s.failed(ctx, tx, *a); err != nil {
 			return err
 		}
 		return tx.AppendAccount(ctx, account, events.AccountSignInFailed{})

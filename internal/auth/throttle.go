@@ -29,8 +29,6 @@ const (
 	// besiegedAfter is how many failures of unknown networks make a name one that
 	// is being guessed at from everywhere.
 	besiegedAfter = 100
-
-	collectBatch = 1000 // rows in one statement
 )
 
 // pace says how attempts that follow failures are slowed down.
@@ -69,6 +67,7 @@ type attempt struct {
 	network []byte
 	name    []byte
 	known   bool // the account has been signed in to from there
+	wrong   bool // the password has been looked at
 }
 
 // attempt lets somebody try a password under the key of a name, or returns a
@@ -166,35 +165,21 @@ func (s *Service) know(ctx context.Context, tx *events.Tx, a attempt, account uu
 	return err
 }
 
-// undecided takes an attempt back whose password was not looked at.
-func (s *Service) undecided(ctx context.Context, a attempt) error {
-	if a.pair == nil {
-		return nil
-	}
-	_, err := s.pool.Exec(ctx, `update sign_in_failures set failures = failures - 1 where key = $1 and failures > 0`, a.pair)
+// unknow forgets from which networks an account has been signed in to, but for
+// that of an attempt.
+func (s *Service) unknow(ctx context.Context, tx *events.Tx, account uuid.UUID, but attempt) error {
+	_, err := tx.Exec(ctx, `delete from known_networks where account = $1 and key is distinct from $2`, account, but.pair)
 	return err
 }
 
-// collect removes what is too old to count.
-func (s *Service) collect(ctx context.Context) error {
-	for _, old := range []struct {
-		sql string
-		age time.Duration
-	}{
-		{`delete from sign_in_failures where key in (
-			select key from sign_in_failures where began_at < clock_timestamp() - $1::interval order by began_at limit $2)`, failuresFor},
-		{`delete from known_networks where key in (
-			select key from known_networks where at < clock_timestamp() - $1::interval order by at limit $2)`, knownFor},
-	} {
-		for {
-			tag, err := s.pool.Exec(ctx, old.sql, old.age, collectBatch)
-			if err != nil {
-				return fmt.Errorf("collect old sign-ins: %w", err)
-			}
-			if tag.RowsAffected() < collectBatch {
-				break
-			}
-		}
+// undecided takes an attempt back, unless its password was wrong: it was not
+// looked at, or nothing came of it. The client may have left.
+func (s *Service) undecided(ctx context.Context, a attempt) error {
+	if a.pair == nil || a.wrong {
+		return nil
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `update sign_in_failures set failures = failures - 1 where key = $1 and failures > 0`, a.pair)
+	return err
 }

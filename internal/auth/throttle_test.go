@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -214,6 +215,88 @@ func TestBusyIsNoFailure(t *testing.T) {
 	}
 	if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != 0 {
 		t.Errorf("%d failures", n)
+	}
+}
+
+// What was not found to be wrong is no failure, whatever came in between.
+func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
+	failing := errors.New("no answer")
+	hashFails := func(f *fixture, _ *testing.T, _ context.CancelFunc) {
+		f.hash.check = func(string, string) (bool, *argon2id.Params, error) { return false, nil, failing }
+	}
+	type door = func(*fixture, context.Context, Identity, string) error
+	signIn := func(f *fixture, ctx context.Context, _ Identity, password string) error {
+		_, err := f.Service.SignIn(ctx, name, password, "n")
+		return err
+	}
+	change := func(f *fixture, ctx context.Context, id Identity, password string) error {
+		return f.ChangePassword(ctx, id, password, next, "n")
+	}
+	leaves := func(f *fixture, t *testing.T, leave context.CancelFunc) {
+		slots := make(chan struct{}, 1) // one that is taken
+		slots <- struct{}{}
+		f.hash.slots, f.hash.wait = slots, time.Minute
+		go func() { // until the attempt is counted
+			for look := time.NewTicker(time.Millisecond); ; <-look.C {
+				var n int
+				if err := f.db.Owner.QueryRow(context.Background(), `select count(*) from sign_in_failures`).Scan(&n); err != nil || n > 0 {
+					leave()
+					return
+				}
+			}
+		}()
+	}
+	for what, c := range map[string]struct {
+		try      door
+		meddle   func(*fixture, *testing.T, context.CancelFunc)
+		password string
+		failures int
+	}{
+		"the client leaves while it waits":          {signIn, leaves, password, 0},
+		"the client leaves a change while it waits": {change, leaves, password, 0},
+		"the hash cannot be read":                   {signIn, hashFails, password, 0},
+		"the hash cannot be read for a change":      {change, hashFails, password, 0},
+		"the right password, and no session comes of it": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+			f.exec(t, `revoke insert on sessions from colophon_app`)
+		}, password, 0},
+		"the right password, and the count stays": {change, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+			f.exec(t, `revoke delete on sign_in_failures from colophon_app`)
+		}, password, 0},
+		"the account cannot be looked for": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+			f.exec(t, `revoke select on accounts from colophon_app`)
+		}, password, 0},
+		"the account changes all the time": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+			f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+				match, params, err := argon2id.CheckHash(password, hash)
+				rehash, err2 := argon2id.CreateHash(password, &cheapParams)
+				f.exec(t, `update accounts set password_hash = $2 where username_key = $1`, name, rehash)
+				return match, params, errors.Join(err, err2)
+			}
+		}, password, 0},
+		"a wrong password that cannot be put on record": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+			f.exec(t, `revoke insert on events from colophon_app`)
+		}, "not " + password, 1},
+		"a wrong password of a client that leaves": {signIn, func(f *fixture, t *testing.T, leave context.CancelFunc) {
+			f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
+				leave()
+				return argon2id.CheckHash(password, hash)
+			}
+		}, "not " + password, 3}, // of the pair, the network, the name
+	} {
+		t.Run(what, func(t *testing.T) {
+			f := newFixture(t)
+			f.mustRegister(t)
+			id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			c.meddle(f, t, leave)
+			if err := c.try(f, ctx, id, c.password); err == nil {
+				t.Error("it went well")
+			}
+			if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != c.failures {
+				t.Errorf("%d failures, want %d", n, c.failures)
+			}
+		})
 	}
 }
 

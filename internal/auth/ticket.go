@@ -92,13 +92,3 @@ func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, er
 	id.Expires = id.Expires.UTC()
 	return id, nil
 }
-
-// cleanTickets removes tickets that have expired.
-func (s *Service) cleanTickets(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	if _, err := s.pool.Exec(ctx, `delete from tickets where expires_at <= $1`, s.now()); err != nil {
-		return fmt.Errorf("remove tickets that have expired: %w", err)
-	}
-	return nil
-}

@@ -119,7 +119,7 @@ func TestTicketsAreFewAndSecret(t *testing.T) {
 	_, err := f.Redeem(t.Context(), ticket, "/here")
 	wantError(t, err, ErrAccessToken) // the oldest had to go
 	f.clock.Advance(TicketFor - time.Millisecond)
-	if err := f.cleanTickets(t.Context()); err != nil {
+	if err := f.collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count(t, `select count(*) from tickets`); n != 1 {
