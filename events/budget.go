@@ -92,3 +92,21 @@ func scanLoad(owner uuid.UUID, row pgx.Row) (l Load, err error) {
 	l.At = l.At.UTC()
 	return l, nil
 }
+
+// budgetsFor is for how many days after theirs budgets are kept, for people who
+// look at them: only that of the day counts.
+const budgetsFor = 7
+
+// ForgetBudgets removes the budgets of days that are long over. A rebuild brings
+// them back, until the next time.
+func (s *Store) ForgetBudgets(ctx context.Context) error {
+	err := s.forget(ctx, `
+		delete from budgets where (owner, day) in (
+			select owner, day from budgets where day < (now() at time zone 'UTC')::date - $1::integer
+			order by day limit $2 for update skip locked)`,
+		budgetsFor)
+	if err != nil {
+		return fmt.Errorf("remove old budgets: %w", err)
+	}
+	return nil
+}

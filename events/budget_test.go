@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -97,6 +98,52 @@ func TestAReservationIsSettledOnItsDayByWhateverEndsTheJob(t *testing.T) {
 				t.Errorf("settled twice: %s", cmp.Diff(want, got))
 			}
 		})
+	}
+}
+
+const budgetsFor = 7
+
+// Of the days that are over some are kept, and of the others nothing.
+func TestOldBudgetsAreForgotten(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.db.Owner.Exec(t.Context(), `
+		insert into budgets (owner, day, tokens) select $1, (now() at time zone 'UTC')::date - n, n + 1 from generate_series(0, 3000) n`, f.owner); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := f.db.Owner.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // a job of that day ends
+		t.Fatal(err)
+	}
+	for _, want := range []int{budgetsFor + 2, budgetsFor + 1} { // with today
+		if err := f.ForgetBudgets(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(f.budgets(t)); got != want {
+			t.Errorf("%d days are kept, want %d", got, want)
+		}
+		if err := tx.Rollback(t.Context()); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+			t.Fatal(err)
+		}
+	}
+	// The end of a job whose day is forgotten is put on record all the same.
+	accepted := course()[0].(events.JobAccepted)
+	accepted.Reserved = events.Reservation{Day: "2020-01-01", Tokens: 54}
+	j, err := f.put(t.Context(), f.newJob(), accepted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ForgetBudgets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.put(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+		t.Error(err)
+	}
+	if got := len(f.budgets(t)); got != budgetsFor+1 {
+		t.Errorf("%d days, want %d", got, budgetsFor+1)
 	}
 }
 

@@ -125,22 +125,29 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 	return nil
 }
 
-// forgetBatch is how many keys are removed in one statement.
-const forgetBatch = 1000
-
 // ForgetKeys removes the idempotency keys that are older than KeyTTL. What they
 // opened stays; a request that is sent again opens another stream from then on.
 func (s *Store) ForgetKeys(ctx context.Context) error {
+	err := s.forget(ctx, `
+		delete from idempotency_keys where key_hash in (
+			select key_hash from idempotency_keys where created_at < clock_timestamp() - $1::interval order by created_at limit $2)`,
+		KeyTTL)
+	if err != nil {
+		return fmt.Errorf("remove old idempotency keys: %w", err)
+	}
+	return nil
+}
+
+// forgetBatch is how many rows are removed in one statement.
+const forgetBatch = 1000
+
+// forget removes rows with a statement that takes what makes them old, and how
+// many to remove at most.
+func (s *Store) forget(ctx context.Context, statement string, old any) error {
 	for {
-		tag, err := s.pool.Exec(ctx, `
-			delete from idempotency_keys where key_hash in (
-				select key_hash from idempotency_keys where created_at < clock_timestamp() - $1::interval order by created_at limit $2)`,
-			KeyTTL, forgetBatch)
-		if err != nil {
-			return fmt.Errorf("remove old idempotency keys: %w", err)
-		}
-		if tag.RowsAffected() < forgetBatch {
-			return nil
+		tag, err := s.pool.Exec(ctx, statement, old, forgetBatch)
+		if err != nil || tag.RowsAffected() < forgetBatch {
+			return err
 		}
 	}
 }

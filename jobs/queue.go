@@ -111,12 +111,12 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	}, nil
 }
 
-// forgetEvery is how often old idempotency keys are looked for.
+// forgetEvery is how often old idempotency keys and budgets are looked for.
 const forgetEvery = time.Minute
 
 // Run looks after what the queue has accepted until ctx is done: jobs past their
-// deadlines that no worker has, idempotency keys that are a day old, and owners
-// who are to be erased.
+// deadlines that no worker has, idempotency keys that are a day old, budgets of
+// days that are over, and owners who are to be erased.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -124,8 +124,9 @@ func (q *Queue) Run(ctx context.Context) {
 	running.Go(func() { every(ctx, eraseEvery, func() { q.eraseClosed(ctx) }) })
 	running.Go(func() {
 		every(ctx, forgetEvery, func() {
-			if err := q.store.ForgetKeys(ctx); err != nil && ctx.Err() == nil {
-				q.log.WarnContext(ctx, "could not forget old idempotency keys", "err", err)
+			err := errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
+			if err != nil && ctx.Err() == nil {
+				q.log.WarnContext(ctx, "could not remove what is too old to count", "err", err)
 			}
 		})
 	})
