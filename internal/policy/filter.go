@@ -27,8 +27,8 @@ func (r *Rules) Filter(prompt, left string) *Filter {
 			f.scan.next(l, i-len(prompt)) // what is wrong with a prompt has been said elsewhere
 		})
 	}
-	f.scan.threads = slices.DeleteFunc(f.scan.threads, f.scan.over)
-	f.scan.inWord = false
+	f.scan.threads = slices.DeleteFunc(f.scan.threads, func(t thread) bool { return f.scan.over(&t) })
+	f.scan.last = between
 	f.Add(left)
 	f.free, f.ends = len(left), nil
 	return f
@@ -36,7 +36,7 @@ func (r *Rules) Filter(prompt, left string) *Filter {
 
 // Add adds a piece, of whole characters, and returns how many bytes of the text
 // may leave: up to the end of a piece, or, if the text is refused now, up to the
-// word that it is refused for. Nothing may follow then.
+// word or the character that it is refused for. Nothing may follow then.
 func (f *Filter) Add(piece string) (free int, refused bool) {
 	if f.refused {
 		return f.free, true

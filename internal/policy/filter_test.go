@@ -87,7 +87,7 @@ func cut(text string, length func() int) (pieces []string) {
 // bits are what texts are made of that come close to words that are refused.
 var bits = []string{
 	"hate", "violence", "h", "a", "t", "e", "ha", "te", "hat", "vio", "lence", "H", "𝒉", "а", "@", "3", "!", "1", "ful", "s", "what",
-	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",
+	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "를", "\u202e", "aa", "卂", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",
 }
 
 // rich draws texts made of bits.
@@ -170,6 +170,11 @@ func TestFilterKnowsThePrompt(t *testing.T) {
 		{"", "hateful hate", "hateful ", true},
 		{"", "hate", "", true},
 		{"", "a hat", "a hat", false},
+		{"", "to the left \u202eetah", "to the left ", true},
+		{"", "\u202d", "", true},
+		{"", "a hat\u202ee", "a hat", true},
+		{"", "so hate\u202ee", "so ", true},
+		{"so h", "ate\u202e", "", true},
 	} {
 		free, refused := whole(Default(), c.prompt, c.text)
 		if c.text[:free] != c.left || refused != c.refused {

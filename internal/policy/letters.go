@@ -15,6 +15,7 @@ type letter struct {
 	likes  uint32 // the Latin letters that it is, or is taken for: bit 0 is a
 	kind   kind
 	proper bool // a letter, and not a digit or a sign that is taken for one
+	sign   bool // counts as a sign where it is taken for another letter
 }
 
 // kind is how a character behaves at the end of a word.
@@ -23,6 +24,7 @@ type kind uint8
 const (
 	between kind = iota // cannot be part of a word, or only as a sign that is taken for a letter
 	inWord              // letters, digits
+	foreign             // letters that no word with Latin ones has: a word may end between the two
 	alone               // letters of scripts that do without spaces: any number of them may be a word (UAX #29)
 )
 
@@ -33,6 +35,11 @@ func (l letter) punctuation() bool {
 		return true
 	}
 	return false
+}
+
+// like reports whether l is, or is taken for, a letter of the Latin alphabet.
+func (l *letter) like(letter rune) bool {
+	return 'a' <= letter && letter <= 'z' && l.likes&bit(byte(letter)) != 0
 }
 
 // ascii holds the letters of the ASCII characters.
@@ -62,9 +69,19 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
+// everyday are lookalikes that ordinary texts of their scripts are full of: they
+// are letters there, and signs where they are taken for Latin ones.
+const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
+
+// sign marks everyday characters in likeness.
+const sign = 1 << 31
+
 // likeness holds, for each character of lookalikes, the letters it is taken for.
 var likeness = func() map[rune]uint32 {
 	table := map[rune]uint32{'€': bit('e'), '£': bit('l'), '¡': bit('i') | bit('l')}
+	for _, r := range everyday {
+		table[r] = sign
+	}
 	for _, l := range lookalikes {
 		for _, r := range l.runes {
 			table[r] |= ascii[l.like].likes
@@ -123,17 +140,35 @@ func nothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorable(r) }
 // letterOf returns the letter of a character that does not decompose.
 func letterOf(r rune) letter {
 	own := unicode.ToLower(unicode.ToUpper(r)) // one sigma
-	l := letter{own: own, likes: likeness[r] | likeness[unicode.ToLower(r)], proper: unicode.IsLetter(r)}
+	likes := likeness[r] | likeness[own] | likeness[unicode.ToLower(r)]
+	if !unlikeCapital(own) {
+		likes |= likeness[unicode.ToUpper(r)]
+	}
+	l := letter{own: own, likes: likes &^ sign, proper: unicode.IsLetter(r), sign: likes&sign != 0}
 	switch {
 	case betweenWords(r):
 		l.kind = between
 		if l.proper || unicode.Is(unicode.N, r) {
 			l.kind = alone
 		}
+	case l.proper && foreignScript(r):
+		l.kind = foreign
 	default:
 		l.kind = inWord
 	}
 	return l
+}
+
+// unlikeCapital reports whether a small Greek letter looks like another Latin
+// letter than its capital, or like none.
+func unlikeCapital(r rune) bool { return r == 'δ' || r == 'λ' || r == 'ξ' || r == 'σ' }
+
+// foreignScript reports whether r is of a script that has words with nothing
+// between them and Latin ones ("나는chat를"), and letters that nobody takes for
+// Latin ones.
+func foreignScript(r rune) bool {
+	return unicode.In(r, unicode.Hangul, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya,
+		unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Arabic, unicode.Hebrew)
 }
 
 // betweenWords reports whether a word may end before or after r, whatever else

@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Makes lookalikes.go from confusables.txt, the data file of Unicode Technical
-// Standard #39:
+// Standard #39, and from the names of Latin letters:
 //
 //	go run lookalikes_gen.go < confusables.txt > lookalikes.go
 package main
@@ -11,12 +11,14 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
+	"golang.org/x/text/unicode/runenames"
 )
 
 // scripts are those whose letters are taken for Latin ones. Those that are
@@ -28,12 +30,17 @@ var scripts = []*unicode.RangeTable{
 
 // more are lookalikes that the file has in other classes than the Latin
 // letters, or not at all: small capitals, letters that are like a letter of the
-// other case, turned ones, and those that are used for their looks alone.
+// other case, turned ones, and those that are used for their looks alone, as by
+// the sites that write a text in signs of Cherokee, Thai, Yi or Chinese.
 var more = map[byte]string{
-	'a': "ᴀɐΛΔʌ", 'b': "ʙвβ", 'c': "ɔ", 'd': "ᴅ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑", 'f': "ꜰ", 'g': "ɢ", 'h': "ʜнɥ", 'i': "ɪ",
-	'j': "ᴊ", 'k': "ᴋкκ", 'l': "ʟӏ", 'm': "ᴍмɯ", 'n': "ɴпиИπ", 'o': "ᴏ", 'p': "ᴘ", 'r': "ʀяЯɹ", 's': "ꜱ§", 't': "ᴛтτʇ",
-	'u': "µμцЦ", 'v': "ʌ", 'w': "ωшШ", 'x': "χ", 'y': "ʏλ", 'z': "ᴢ",
+	'a': "ᴀɐΛΔʌⲁ₳ᗩค卂ꍏ", 'b': "ʙвβ฿๒乃ꌃ", 'c': "ɔ₵ᑕ匚ꉓ⊂", 'd': "ᴅ∂๔ꀸ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑ⲉ乇ꍟ", 'f': "ꜰ₣千ꎇ", 'g': "ɢ₲ꁅ",
+	'h': "ʜнɥђɧ卄ꃅ", 'i': "ɪเ丨ꀤ", 'j': "ᴊꀭ", 'k': "ᴋкκꀘ", 'l': "ʟӏㄥ꒒", 'm': "ᴍмɯ₥๓爪ꂵ", 'n': "ɴпиИπ₦ภᑎ几ꈤ",
+	'o': "ᴏ○◯●◎⊙⚪⭕〇๏ㄖꂦ", 'p': "ᴘ₱卩ꉣ", 'q': "ꆰ", 'r': "ʀяЯɹ尺ꋪ", 's': "ꜱ§₴รᔕ丂ꌗ", 't': "ᴛтτʇɬՇԵㄒ꓄", 'u': "µμцЦยㄩꀎ",
+	'v': "ʌ√ꃴ", 'w': "ωшШฬᗯ山ꅏ", 'x': "χӾ乂ꊼ", 'y': "ʏλㄚꌩ", 'z': "ᴢᘔ乙ꁴ",
 }
+
+// variant is the name of a Latin letter that has more to it, or a form of its own.
+var variant = regexp.MustCompile(`^LATIN (?:CAPITAL |SMALL )?LETTER (?:SMALL CAPITAL |DOTLESS |BARRED |INSULAR |SCRIPT |BLACKLETTER )?([A-Z])(?: WITH .*)?$`)
 
 func main() {
 	table := map[byte]map[rune]bool{}
@@ -61,6 +68,11 @@ func main() {
 	if err := lines.Err(); err != nil {
 		log.Fatal(err)
 	}
+	for r := rune(unicode.MaxASCII + 1); r <= unicode.MaxRune; r++ {
+		if m := variant.FindStringSubmatch(runenames.Name(r)); m != nil && unicode.Is(unicode.Latin, r) && norm.NFKD.String(string(r)) == string(r) {
+			add(m[1][0]|' ', r)
+		}
+	}
 	for like, runes := range more {
 		for _, r := range norm.NFKD.String(runes) {
 			add(like, r)
@@ -72,8 +84,8 @@ package policy
 
 // lookalikes are characters that are taken for ASCII letters and digits. Most
 // are from confusables.txt of Unicode Technical Standard #39, Unicode 15.0,
-// © Unicode, Inc., used under the Unicode License V3 (unicode.org/license.txt);
-// the generator names those that are not. "l" stands for all that is like a
+// © Unicode, Inc., used under the Unicode License V3 (unicode.org/license.txt),
+// or have the letter in their name; the generator has those that are neither. "l" stands for all that is like a
 // stroke: capital i, small l and the digit 1.
 var lookalikes = [...]struct {
 	like  byte

@@ -8,9 +8,12 @@
 // [Rules] are the words that are refused, in prompts and in generated texts
 // alike, however they are spelt: in any case and font, with marks, with letters of
 // Cyrillic, Greek and other scripts and with digits and signs that look like
-// those of the word, with invisible characters in between, and spread out with
-// up to three characters between the letters. A word is what Unicode has between
-// word boundaries: "nonviolence" is another one than "violence".
+// those of the word, with letters that repeat, with invisible characters in
+// between, and spread out with up to three characters between the letters. A word
+// is what Unicode has between word boundaries, and what stands beside letters of
+// a script that is not taken for Latin: "nonviolence" is another one than
+// "violence". Words of fewer than seven letters are looked for with more care, as
+// those of a sentence have their letters by chance: "ha-te" is one, "hat 3" none.
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and
 // maxLength.
@@ -45,6 +48,10 @@ func damaged(text string) bool {
 
 // control reports whether r is a control character, NUL included.
 func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
+
+// override reports whether r makes the letters after it run in one direction,
+// whatever they are: then a text is not read as it is spelt.
+func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 
 // stripped reports whether r is one of the characters that user names must not
 // have, which are those that prompts lose if nothing else is decided.

@@ -13,7 +13,7 @@ const MaxPrompt = 500
 var (
 	ErrPromptLength   = Refusal{"prompt", "prompt_length", "the prompt must have 1 to 500 characters"}
 	ErrPromptEncoding = Refusal{"prompt", "prompt_encoding", "the prompt is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
-	ErrPromptControl  = Refusal{"prompt", "prompt_control", "the prompt has a control character; only tab, line feed and carriage return are allowed"}
+	ErrPromptControl  = Refusal{"prompt", "prompt_control", "the prompt has a control character or one that overrides the direction of text; only tab, line feed and carriage return are allowed"}
 	ErrPromptBlank    = Refusal{"prompt", "prompt_blank", "nothing is left of the prompt after white space and the characters that are taken out, such as < > { } ;, are removed"}
 	ErrPromptWord     = Refusal{"prompt", "prompt_word", "the prompt has a word that is not allowed"}
 )
@@ -27,7 +27,7 @@ func (r *Rules) Prompt(text string) (clean string, err error) {
 	if n := utf8.RuneCountInString(text); n < 1 || n > MaxPrompt {
 		return "", ErrPromptLength
 	}
-	if strings.ContainsFunc(text, func(c rune) bool { return control(c) && c != '\t' && c != '\n' && c != '\r' }) {
+	if strings.ContainsFunc(text, func(c rune) bool { return control(c) && c != '\t' && c != '\n' && c != '\r' || override(c) }) {
 		return "", ErrPromptControl
 	}
 	clean = strings.Map(func(c rune) rune {

@@ -26,7 +26,7 @@ const (
 
 // method counts changes of this package after which the same rules may judge a
 // text differently.
-const method = 2
+const method = 3
 
 //go:embed seed.policy
 var seed string
@@ -42,11 +42,15 @@ type Rules struct {
 
 // node is a beginning of words.
 type node struct {
-	next  []edge
-	likes uint32 // of the letters of next: bit 0 is a
-	other bool   // next has others than Latin letters
-	word  bool   // a word ends here
-	alone bool   // its last letter is of a script without spaces
+	next   []edge
+	likes  uint32 // of the letters of next: bit 0 is a
+	letter rune   // the last
+	depth  uint8  // letters
+	other  bool   // next has others than Latin letters
+	word   bool   // a word ends here
+	alone  bool   // its last letter is of a script without spaces
+	short  bool   // a short word begins like this, or is this
+	long   bool   // a long one
 }
 
 type edge struct {
@@ -193,7 +197,7 @@ func (r *Rules) add(word []rune) {
 		to := r.nodes[at].to(c)
 		if to == 0 {
 			to = int32(len(r.nodes)) // at most MaxWords * MaxWord
-			r.nodes = append(r.nodes, node{alone: c >= utf8.RuneSelf && betweenWords(c)})
+			r.nodes = append(r.nodes, node{letter: c, depth: r.nodes[at].depth + 1, alone: c >= utf8.RuneSelf && betweenWords(c)})
 			n := &r.nodes[at]
 			n.next = append(n.next, edge{c, to})
 			if 'a' <= c && c <= 'z' {
@@ -203,6 +207,8 @@ func (r *Rules) add(word []rune) {
 			}
 		}
 		at = to
+		n := &r.nodes[at]
+		n.short, n.long = n.short || len(word) < longWord, n.long || len(word) >= longWord
 	}
 	r.nodes[at].word = true
 }
@@ -217,14 +223,15 @@ func (n *node) to(letter rune) int32 {
 	return 0
 }
 
-// leads calls yield for each place that a letter, or what it is taken for, leads to.
-func (n *node) leads(l letter, yield func(to int32)) {
+// leads calls yield for each place that a letter leads to, as itself or as what
+// it is taken for.
+func (n *node) leads(l *letter, yield func(to int32, own bool)) {
 	if n.likes&l.likes == 0 && !n.other {
 		return
 	}
 	for _, e := range n.next {
-		if e.letter == l.own || 'a' <= e.letter && e.letter <= 'z' && l.likes&bit(byte(e.letter)) != 0 {
-			yield(e.to)
+		if own := e.letter == l.own; own || l.like(e.letter) {
+			yield(e.to, own)
 		}
 	}
 }

@@ -90,11 +90,14 @@ func TestOwnWords(t *testing.T) {
 	}
 	for text, want := range map[string]bool{
 		"strasse": true, "STRAẞE": true, "Straßen": false,
-		"an mp3 file": true, "mp 3": true, "mpe": false, "mp33": false,
+		"an mp3 file": true, "mp-3": true, "m p 3": true, "the mp 3 times": false, "mpe": false, "mp33": false,
 		"这是暴力的": true, "暴 力": true, "暴徒力量": false,
 		"Ненависть!": true, "н е н а в и с т ь": true, "ненависти": false,
 		"FAIL": true, "fa1l": true, "fall": false, "falling": false,
 		"sun": true, "sunset": true, "suns": false, "sunsets": false, "s u n s e t": true, "sunflower": false,
+		"suun": false, "suuun": true, "sunn": false, "sunnn": true, "sunsett": true, "suunsett": true, "sunnset": false,
+		"ass of": true, "as": false, "failll": true, "f4ilure": false,
+		"나는mp3를": true, "暴力이": true,
 		"a55": false, "455": false, "as5": true, "@ss": true, "b@ss": false, "a$$": false, "a$$et": false, "as$": true, "assess": false,
 		"a # b": false, "": false,
 	} {
@@ -104,6 +107,24 @@ func TestOwnWords(t *testing.T) {
 	}
 	if clean, err := r.Prompt("# 1 <b>"); clean != " 1 <b>" || err != nil {
 		t.Errorf("%q, %v", clean, err)
+	}
+}
+
+// What is lenient with the letters of a word is strict enough with sentences.
+func TestWordsInPieces(t *testing.T) {
+	r, err := Parse("name x\nword sunset\nword moonrise\nword later")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"The sun set at six.": false, "sun-set": true, "sun-\nset": true, "sun\nset": false, "s unset": true, "s un set": false, "sun–set": true,
+		"suns et": false, "suns-et": true, "sunse-7": false, "sunse7": true, "5un-5et": true, "s u n s e 7": true,
+		"moon rise": true, "moon, rise": true, "moon.\nRise": true, "moo n r 1 5 3": true, "moon    rise": false,
+		"the latter": false, "laterr": true, "lattter": true, "laatter": true, "llater": true, "mooonrise": true, "moonnrise": true,
+	} {
+		if got := r.refuses(text); got != want {
+			t.Errorf("%q: refused %v, want %v", text, got, want)
+		}
 	}
 }
 
