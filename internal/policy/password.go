@@ -27,7 +27,9 @@ var (
 const service = "colophon"
 
 // common has the passwords that guessing starts with, one folded password a
-// line. It leaves out what the other rules refuse.
+// line: of the most frequent ones in zxcvbn 4.4.2, which is under the licence of
+// common.LICENSE, the first 3,000 that are long enough, and others. common_gen.go
+// has put them together.
 //
 //go:embed common.txt
 var common string

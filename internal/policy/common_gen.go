@@ -1,0 +1,38 @@
+//go:build ignore
+
+// Adds the first 3,000 passwords of a list, the most frequent first, one a line,
+// to those of common.txt, if the length rule allows them:
+//
+//	npm pack zxcvbn@4.4.2 && tar xzf zxcvbn-4.4.2.tgz
+//	node -p 'require("./package/lib/frequency_lists").passwords.join("\n")' | go run ./internal/policy/common_gen.go internal/policy/common.txt
+package main
+
+import (
+	"bufio"
+	"log"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+func main() {
+	file := os.Args[1]
+	before, err := os.ReadFile(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	all := strings.Fields(string(before))
+	n := 0
+	// The list is ASCII, of which lower case is the folded form.
+	for lines := bufio.NewScanner(os.Stdin); n < 3000 && lines.Scan(); {
+		if password := strings.ToLower(lines.Text()); utf8.RuneCountInString(password) >= 8 {
+			all = append(all, password)
+			n++
+		}
+	}
+	slices.Sort(all)
+	if err := os.WriteFile(file, []byte(strings.Join(slices.Compact(all), "\n")+"\n"), 0o644); err != nil {
+		log.Fatal(err)
+	}
+}
