@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -126,7 +127,9 @@ func escapedUnit(data []byte) (unit uint64, ok bool) {
 	return unit, err == nil
 }
 
-// unmarshalForm reads a form as an object whose members are strings.
+// unmarshalForm reads a form as an object whose members are strings. Forms are
+// OAuth2's, whose parameters are in lower case; nobody knows the others, and
+// encoding/json would take Username for username.
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))
 	if err != nil {
@@ -140,7 +143,9 @@ func unmarshalForm(data []byte, v any) error {
 		if !utf8.ValidString(name) || slices.ContainsFunc(value, func(s string) bool { return !utf8.ValidString(s) }) {
 			return errors.New("the form is not valid UTF-8")
 		}
-		object[name] = value[0]
+		if !strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf || 'A' <= r && r <= 'Z' }) {
+			object[name] = value[0]
+		}
 	}
 	raw, err := json.Marshal(object)
 	if err != nil {

@@ -62,16 +62,19 @@ func FuzzUnmarshalJSON(f *testing.F) {
 
 func TestFormsBecomeObjects(t *testing.T) {
 	for form, want := range map[string]string{
-		"":                    `{}`,
-		"a=1&b=x+y%20z":       `{"a":"1","b":"x y z"}`,
-		"a=%26%3D":            `{"a":"\u0026="}`,
-		"username=%C3%A5&b=":  `{"b":"","username":"å"}`,
-		"a=1&a=2":             "",
-		"a=%zz":               "",
-		"a=%ff":               "",
-		"%ff=a":               "",
-		"a=1;b=2":             "",
-		"password=" + "p%00w": `{"password":"p\u0000w"}`,
+		"":                      `{}`,
+		"a=1&b=x+y%20z":         `{"a":"1","b":"x y z"}`,
+		"a=%26%3D":              `{"a":"\u0026="}`,
+		"username=%C3%A5&b=":    `{"b":"","username":"å"}`,
+		"a=1&a=2":               "",
+		"a=%zz":                 "",
+		"a=%ff":                 "",
+		"%ff=a":                 "",
+		"a=1;b=2":               "",
+		"Username=x&b=1":        `{"b":"1"}`, // nobody's, and not to be taken for username
+		"paſſword=x":            `{}`,
+		"Username=x&Username=y": "",
+		"password=" + "p%00w":   `{"password":"p\u0000w"}`,
 	} {
 		var v map[string]string
 		err := unmarshalForm([]byte(form), &v)

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"regexp"
 	"strings"
@@ -116,6 +117,8 @@ func FuzzForm(f *testing.F) {
 			return
 		}
 		want, err := url.ParseQuery(string(data))
+		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // what encoding/json takes for no other name
+		maps.DeleteFunc(want, func(name string, _ []string) bool { return !lower.MatchString(name) })
 		if err != nil || len(want) != len(got) {
 			t.Fatalf("%q was read as %v, want %v, %v", data, got, want, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/google/uuid"
 
 	"colophon/internal/auth"
@@ -179,7 +180,14 @@ func (s *server) refuse(ctx huma.Context, p *Problem) {
 func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	body := ctx.Operation().RequestBody
 	given := ctx.Header("Content-Type")
-	if body == nil || given == "" {
+	if body == nil {
+		next(ctx)
+		return
+	}
+	if given == "" {
+		if r, _ := humago.Unwrap(ctx); body.Content[formType] != nil {
+			r.Header.Set("Content-Type", formType) // Huma would read JSON
+		}
 		next(ctx)
 		return
 	}

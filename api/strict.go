@@ -31,11 +31,17 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	}
 	for media, content := range op.RequestBody.Content {
 		body := content.Schema
-		if media != "application/json" || body == nil {
-			continue // a form has no null
+		if body == nil {
+			continue
 		}
 		if body.Ref != "" {
 			body = oapi.Components.Schemas.SchemaFromRef(body.Ref)
+		}
+		if media == formType {
+			body.AdditionalProperties = true // as OAuth2 wants; see unmarshalForm
+		}
+		if media != "application/json" {
+			continue // a form has no null
 		}
 		required := map[string]bool{}
 		for _, name := range body.Required {

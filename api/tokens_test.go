@@ -69,6 +69,23 @@ func TestSigningOut(t *testing.T) {
 	f.Do("GET", "/history", "").Must(t, 200) // another session
 }
 
+// TestFormsTakeWhatNobodyKnows sends to OAuth2's endpoints what is not
+// recognised there, which RFC 6749 (3.2) wants to be ignored.
+func TestFormsTakeWhatNobodyKnows(t *testing.T) {
+	f := newFixture(t)
+	var tokens apitest.Tokens
+	f.Form("/token", "username", "somebody", "password", "a long sentence", "Username", "nobody", "resource", "https://a.example", "", "x").
+		Must(t, 200).Into(t, &tokens)
+	f.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh, "audience", "a", "GRANT_TYPE", "password").Must(t, 200).Into(t, &tokens)
+	f.Form("/token", "Username", "somebody", "password", "a long sentence").Refused(t, 422, "invalid_request")
+	f.Form("/token", "username", "somebody", "password", "a long sentence", "username", "somebody").Refused(t, 400, "invalid_request")
+	f.Form("/revoke", "token", tokens.Refresh, "extra", "1", "Token", "x").Must(t, 200)
+	f.As(tokens.Access).Do("GET", "/history", "").Refused(t, 401, "invalid_access_token")
+	// Without a media type a body is what the operation takes, and no JSON.
+	f.Do("POST", "/token", "username=somebody&password=a+long+sentence", "Content-Type", "").Must(t, 200)
+	f.Do("POST", "/token", `{"username":"somebody","password":"a long sentence"}`, "Content-Type", "").Refused(t, 422, "invalid_request")
+}
+
 // TestTickets follows a job as EventSource does.
 //
 // security: ASVS 14.2.1

@@ -156,7 +156,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			return false
 		}
 		text := r.content()
-		r.raw = append(slices.Clone(text), pick(g, "&a=%zz", "&%", "&a=%f", ";a=b", "&username=a&username=b", "&a=%ff", "&%ff=a", "&extra=1", "&grant_type=magic", "&=x")...)
+		r.raw = append(slices.Clone(text), pick(g, "&a=%zz", "&%", "&a=%f", ";a=b", "&username=a&username=b", "&a=%ff", "&%ff=a", "&extra=1&extra=1")...)
 		r.invalid = true
 		return true
 	},
