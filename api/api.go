@@ -40,6 +40,10 @@ type Options struct {
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 
+	// MaxStreams is how many event streams may be open at once for one account, and
+	// MaxAllStreams for all together; 0 is no limit.
+	MaxStreams, MaxAllStreams int
+
 	// CORSOrigins are the origins whose pages may use the API, such as
 	// https://example.com or https://*.example.com; see CheckOrigins.
 	CORSOrigins []string
@@ -60,6 +64,7 @@ type server struct {
 	api     huma.API
 	counted map[string]bool // patterns of the mux that count their requests themselves
 	origins origins
+	streams streams
 }
 
 // New returns the handler of the whole API.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -95,6 +96,7 @@ func (s *server) stream() {
 			"and a comment every ten seconds in between; the stream ends after the job's last event. " +
 			"If the service stops before that, or the access token expires, it says with retry how many milliseconds later to resume, with a valid access token. " +
 			"When the session has ended or the account has been disabled or erased, the stream ends within seconds. " +
+			"An account may have so many streams open at once, and the service: above that the answer is 429 too_many_streams or 503 streams_full, with Retry-After. " +
 			"Without that media type, a JSON array of the events so far.",
 		Security: append(private(), map[string][]string{ticketScheme: {}}),
 		Errors:   []int{http.StatusNotFound},
@@ -117,11 +119,22 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	if err != nil {
 		return nil, err
 	}
-	after := max(in.After, in.LastEventID)
+	// A version that there is not yet would have the stream wait for it beyond the
+	// job's end.
+	after := min(max(in.After, in.LastEventID), job.Version)
 	if accepts(in.Accept, "text/event-stream") {
 		return &eventsOutput{ContentType: "text/event-stream", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
 			_, w := humago.Unwrap(hctx)
 			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
+			if hctx.Method() == http.MethodHead {
+				hctx.SetStatus(http.StatusOK)
+				return
+			}
+			if refused := s.streams.enter(job.Owner, s.MaxStreams, s.MaxAllStreams); refused != nil {
+				s.refuse(hctx, refused)
+				return
+			}
+			defer s.streams.leave(job.Owner)
 			if err := s.send(ctx, w, job, after); err != nil {
 				s.Log.DebugContext(ctx, "a stream ended early", "request", requestID(ctx), "err", err)
 			}
@@ -143,6 +156,41 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 			s.Log.DebugContext(ctx, "could not write events", "request", requestID(ctx), "err", err)
 		}
 	}}, nil
+}
+
+// streams counts those that are open.
+type streams struct {
+	mu  sync.Mutex
+	of  map[uuid.UUID]int // by account
+	all int
+}
+
+// enter counts one more, unless that is one too many. Who entered has to leave.
+func (s *streams) enter(account uuid.UUID, most, mostOfAll int) *Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case most > 0 && s.of[account] >= most:
+		return newProblem(http.StatusTooManyRequests, "too_many_streams",
+			fmt.Sprintf("your account follows %d jobs at once already, as many as it may: wait until one has ended, or close a stream", most)).retryAfter(jobsWait)
+	case mostOfAll > 0 && s.all >= mostOfAll:
+		return newProblem(http.StatusServiceUnavailable, "streams_full", "as many streams are open as the service has room for: try again later").retryAfter(jobsWait)
+	}
+	if s.of == nil {
+		s.of = map[uuid.UUID]int{}
+	}
+	s.of[account]++
+	s.all++
+	return nil
+}
+
+func (s *streams) leave(account uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.of[account]--; s.of[account] == 0 {
+		delete(s.of, account)
+	}
 }
 
 // send follows a job as server-sent events until it has ended, the client has

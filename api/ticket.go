@@ -61,7 +61,8 @@ func eventsPath(job uuid.UUID) string { return jobPath(job) + "/events" }
 // ticketOf returns the ticket that a request for an operation that takes
 // tickets has, and the path that it has to be for.
 func ticketOf(ctx huma.Context) (ticket, path string, ok bool) {
-	if ticket = ctx.Query(ticketParam); ticket == "" || !accepts(ctx.Header("Accept"), "text/event-stream") {
+	// What asks for a head alone opens no stream.
+	if ticket = ctx.Query(ticketParam); ticket == "" || ctx.Method() == http.MethodHead || !accepts(ctx.Header("Accept"), "text/event-stream") {
 		return "", "", false
 	}
 	for _, scheme := range ctx.Operation().Security {

@@ -150,7 +150,7 @@ func (c *benchServiceCmd) serve(ctx context.Context, dir, database string) (*ben
 	s := &benchServer{log: log.Name()}
 	// Not ctx, which would kill it: stop lets it end as any other.
 	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), self, "up", "--model", c.Model, "--weights", c.Weights.String(),
-		"--listen", "127.0.0.1:0", "--no-rate-limits", "--data", filepath.Join(dir, "data"))
+		"--listen", "127.0.0.1:0", "--no-rate-limits", "--max-streams", "0", "--data", filepath.Join(dir, "data"))
 	s.cmd.Env = append(os.Environ(), "DATABASE_URL="+database)
 	s.cmd.Stderr = log
 	out, err := s.cmd.StdoutPipe()

@@ -10,7 +10,7 @@ import (
 
 // TestWhatIsTooMuchIsRefused asks a service without a worker, where jobs stay queued.
 func TestWhatIsTooMuchIsRefused(t *testing.T) {
-	s := serving(t, "api", dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250")
+	s := serving(t, "api", dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
 	c := newUser(t, s, "flooder")
 	refused := func(a apitest.Answer, status int, code string, most int) apitest.Problem {
 		t.Helper()
@@ -24,6 +24,10 @@ func TestWhatIsTooMuchIsRefused(t *testing.T) {
 	const body = `{"prompt":"The nature of light","max_new_tokens":50}`
 	first := c.Submit(body)
 	c.Submit(body)
+	for range c.Stream(t.Context(), "/jobs/"+first+"/events") {
+		break // and leave it open
+	}
+	refused(c.Do("GET", "/jobs/"+first+"/events", "", "Accept", "text/event-stream"), 429, "too_many_streams", 60)
 	refused(c.Do("POST", "/jobs", body), 429, "too_many_jobs", 60)
 	refused(c.Do("POST", "/generate", body), 429, "too_many_jobs", 60)
 	c.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200)

@@ -88,6 +88,7 @@ type listenFlags struct {
 	MaxJobTime         jobTime `default:"10m" help:"Most time from a job's acceptance to its end; Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
 	MaxOutstandingJobs uint32  `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
 	MaxQueuedJobs      uint32  `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
+	MaxStreams         uint16  `default:"64" help:"Event streams that one user may have open at once at this process; 0 is no limit ($COLOPHON_MAX_STREAMS)."`
 	TokenBudget        uint32  `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 
@@ -286,6 +287,7 @@ func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Mo
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
+		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams,
 	}
 	handler, err := api.New(o)
 	if err != nil {

@@ -27,6 +27,10 @@ const (
 
 	// maxHeader bounds the head of a request, in bytes; above it net/http answers 431.
 	maxHeader = 32 << 10
+
+	// maxAllStreams bounds the event streams of a process, some 35 kB each: over
+	// HTTP/2 there are many to a connection.
+	maxAllStreams = 10_000
 )
 
 // newServer returns a server with bounds on what a client may take of it.
