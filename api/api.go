@@ -40,6 +40,11 @@ type Options struct {
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 
+	// Local makes the API answer only to an address or localhost as Host: where just
+	// this machine reaches it, no page elsewhere may either, by having its own name
+	// mean this machine.
+	Local bool
+
 	// MaxStreams is how many event streams may be open at once for one account, and
 	// MaxAllStreams for all together; 0 is no limit.
 	MaxStreams, MaxAllStreams int
@@ -173,8 +178,8 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	// 422: no operation takes a query that it does not know.
-	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	// 421: see Options.Local. 422: no operation takes a query that it does not know.
+	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	if name, ok := op.Metadata[limitName].(string); ok {
 		s.Limits.named(name) // panics now and not with the first request
 	}

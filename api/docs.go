@@ -63,9 +63,12 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
-		// A part of a file is of no use, and the errors of ranges are not ours.
+		// A part of a file is of no use, and the errors of ranges and of conditions are
+		// not ours; If-None-Match has none.
 		r = r.Clone(r.Context())
-		r.Header.Del("Range")
+		for _, name := range []string{"Range", "If-Range", "If-Match", "If-Modified-Since", "If-Unmodified-Since"} {
+			r.Header.Del(name)
+		}
 		files.ServeHTTP(w, r)
 	}), nil
 }

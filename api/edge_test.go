@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +30,22 @@ var everyAnswer = map[string]string{
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=()",
 }
 
-func checkHeaders(t *testing.T, what string, h http.Header, overTLS bool) {
+// caching says who may keep an answer to a request: nobody, but for these.
+func caching(path string, status int) string {
+	_, job := strings.CutPrefix(path, "/jobs/")
+	switch {
+	case status != 200 && status != 304:
+	case strings.HasPrefix(path, "/assets/") || strings.HasPrefix(path, "/docs/assets/"):
+		return "no-cache"
+	case path == "/.well-known/jwks.json":
+		return "public, max-age=60"
+	case job && strings.Count(path, "/") == 2:
+		return "private, no-cache"
+	}
+	return "no-store"
+}
+
+func checkHeaders(t *testing.T, what string, h http.Header, caching string, overTLS bool) {
 	t.Helper()
 	for name, want := range everyAnswer {
 		if got := h.Values(name); len(got) != 1 || got[0] != want {
@@ -46,8 +60,8 @@ func checkHeaders(t *testing.T, what string, h http.Header, overTLS bool) {
 		strings.Contains(policy[0], "unsafe") || strings.Contains(policy[0], "*") || strings.Contains(policy[0], "http") {
 		t.Errorf("%s: Content-Security-Policy %q", what, policy)
 	}
-	if h.Get("Cache-Control") == "" {
-		t.Errorf("%s: no Cache-Control", what)
+	if got := h.Values("Cache-Control"); len(got) != 1 || got[0] != caching {
+		t.Errorf("%s: Cache-Control %q, want %q", what, got, caching)
 	}
 	want := ""
 	if overTLS {
@@ -68,9 +82,7 @@ func checkHeaders(t *testing.T, what string, h http.Header, overTLS bool) {
 //
 // security: ASVS 3.2.1, ASVS 3.4.3, ASVS 3.4.4, ASVS 3.4.5, ASVS 3.4.6, ASVS 14.2.2, ASVS 14.3.2, API8:2023
 func TestEveryAnswerIsSecured(t *testing.T) {
-	var ready atomic.Pointer[func() error]
 	f := newFixture(t, func(f *fixture) {
-		f.api.Ready = func(context.Context) error { return (*ready.Load())() }
 		f.api.CORSOrigins = []string{"https://allowed.example"}
 	})
 	const bearer = "Authorization"
@@ -80,8 +92,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 		headers     []string
 		status      int // 0 is any
 	}
-	fine, broken, panics := func() error { return nil }, func() error { return errors.New("no database") }, func() error { panic("at the handler") }
-	ready.Store(&fine)
+	broken, panics := func() error { return errors.New("no database") }, func() error { panic("at the handler") }
 	id := f.Submit(prompt)
 	requests := []request{
 		{"GET /history", "", []string{bearer, access}, 200},
@@ -99,6 +110,10 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 		{"POST /users", `{}`, nil, 422},
 		{"POST /users", `<x/>`, []string{"Content-Type", "text/xml"}, 415},
 		{"POST /users", `{"username":"` + strings.Repeat("x", 1<<17), nil, 413},
+		{"GET /jobs/" + id, "", []string{bearer, access}, 200},
+		{"GET /jobs/" + id, "", []string{bearer, access, "If-None-Match", "*"}, 304},
+		{"GET /.well-known/jwks.json", "", nil, 200},
+		{"GET /.well-known/jwks.json", "", []string{"If-None-Match", "*"}, 304},
 		{"GET /jobs/" + id + "/events", "", []string{bearer, access}, 200},
 		{"GET /jobs/" + id + "/events", "", []string{bearer, access, "Accept", "text/event-stream"}, 200},
 		{"GET /readyz", "", nil, 200},
@@ -133,7 +148,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				return apitest.Client{URL: srv.URL, Transport: srv.Client().Transport}
 			}
 			c := serve(f.api)
-			seen := map[int]int{}
+			seen, kept := map[int]int{}, map[string]bool{}
 			ask := func(c apitest.Client, r request) {
 				t.Helper()
 				method, path, _ := strings.Cut(r.route, " ")
@@ -146,7 +161,10 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				defer resp.Body.Close()
 				seen[resp.StatusCode]++
 				what := fmt.Sprintf("%s %v: %d", r.route, r.headers, resp.StatusCode)
-				checkHeaders(t, what, resp.Header, over == "https")
+				if path, _, _ = strings.Cut(path, "?"); resp.StatusCode == 200 || resp.StatusCode == 304 {
+					kept[path] = true
+				}
+				checkHeaders(t, what, resp.Header, caching(path, resp.StatusCode), over == "https")
 				if r.status != 0 && resp.StatusCode != r.status {
 					t.Errorf("%s, want %d", what, r.status)
 				}
@@ -157,11 +175,15 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 			for _, r := range requests {
 				ask(c, r)
 			}
-			ready.Store(&broken)
-			ask(c, request{"GET /readyz", "", nil, 503})
-			ready.Store(&panics)
-			ask(c, request{"GET /readyz", "", nil, 500})
-			ready.Store(&fine)
+			for status, ready := range map[int]func() error{503: broken, 500: panics} {
+				o := f.api
+				o.Ready = func(context.Context) error { return ready() }
+				ask(serve(o), request{"GET /readyz", "", nil, status})
+			}
+			local := f.api
+			local.Local = true
+			ask(serve(local), request{"GET /docs", "", nil, 200})
+			ask(serve(local), request{"GET /docs", "", []string{"Host", "rebound.example"}, 421})
 			limited := f.api
 			limited.Limits = inMemory(t, 1)
 			l := serve(limited)
@@ -172,9 +194,16 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 			ask(c, request{"GET /assets/favicon.svg", "", []string{"If-None-Match", tag}, 304})
 			ask(c, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=0-3"}, 200})
 			ask(c, request{"GET /assets/favicon.svg", "", []string{"Range", "bytes=999999-"}, 200})
-			for _, status := range []int{200, 204, 304, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503} {
+			ask(c, request{"GET /assets/favicon.svg", "", []string{"If-Match", `"another"`}, 200})
+			ask(c, request{"GET /assets/favicon.svg", "", []string{"If-Unmodified-Since", "Mon, 02 Jan 2006 15:04:05 GMT"}, 200})
+			for _, status := range []int{200, 204, 304, 400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 500, 503} {
 				if seen[status] == 0 {
 					t.Errorf("no answer was %d: %v", status, seen)
+				}
+			}
+			for _, path := range []string{"/", "/docs", "/openapi.json", "/assets/favicon.svg", "/docs/assets/docs-init.js", "/.well-known/jwks.json", "/jobs/" + id, "/jobs/" + id + "/events", "/history"} {
+				if !kept[path] {
+					t.Errorf("%s was not looked at", path)
 				}
 			}
 		})

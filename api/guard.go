@@ -80,9 +80,11 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 		pattern := "unknown"
 		defer func() {
 			p := recover()
-			if err, ok := p.(error); p != nil && !(ok && errors.Is(err, http.ErrAbortHandler)) {
+			err, _ := p.(error)
+			abort := errors.Is(err, http.ErrAbortHandler)
+			if p != nil && !abort {
 				s.Log.ErrorContext(r.Context(), "a handler panicked", "request", id, "panic", p, "stack", string(debug.Stack()))
-				if rec.status == 0 {
+				if abort = rec.status >= http.StatusOK; !abort {
 					s.answer(rec, r, newProblem(http.StatusInternalServerError, "internal",
 						"something went wrong on our side; the instance identifies this request in our log"))
 				}
@@ -93,13 +95,22 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 			}
 			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("request", id), slog.String("route", pattern),
 				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took))
+			if abort {
+				panic(http.ErrAbortHandler) // what has begun must not look complete
+			}
 		}()
 		handler, found := mux.Handler(r)
 		if !clean(r.URL.Path) {
-			found = "" // the mux would send the client to what it takes for the same
+			// The mux would send the client to what it takes for the same, or let an
+			// operation have it.
+			handler, found = http.NotFoundHandler(), ""
 		}
 		preflight, foreign := s.origins.meet(rec.Header(), r)
-		if !s.counted[found] {
+		if s.Local && !IsLocal(r.Host) {
+			preflight, foreign = 0, newProblem(http.StatusMisdirectedRequest, "misdirected",
+				"ask for this service by its address or as localhost; a proxy that passes other names on has to be among the trusted ones")
+		}
+		if !s.counted[found] || foreign != nil {
 			if refused := s.take(r.Context(), rec.Header().Set, s.Limits.Anonymous, networkOf(r.Context())); refused != nil {
 				s.answer(rec, r, refused)
 				return

@@ -55,6 +55,17 @@ func within(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
+// IsLocal reports whether a Host header has an address or localhost. A page whose
+// own name means this machine to a browser, because whoever owns the name says so,
+// asks under that name.
+func IsLocal(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
 // parseHop reads an IP address, with or without a port.
 func parseHop(hop string) (netip.Addr, error) {
 	if host, _, err := net.SplitHostPort(hop); err == nil {

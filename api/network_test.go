@@ -29,6 +29,18 @@ func TestNetworkOfAnAddress(t *testing.T) {
 	}
 }
 
+func TestWhichHostsAreLocal(t *testing.T) {
+	for host, want := range map[string]bool{
+		"127.0.0.1": true, "127.0.0.1:8000": true, "[::1]": true, "[::1]:8000": true, "localhost": true, "LOCALHOST:8000": true, "192.0.2.1": true,
+		"": false, "rebound.example": false, "rebound.example:8000": false, "127.0.0.1.rebound.example": false, "localhost.rebound.example": false,
+		"127.0.0.1:8000:8000": false, "1": false, "0x7f.1": false,
+	} {
+		if got := IsLocal(host); got != want {
+			t.Errorf("%q: %v", host, got)
+		}
+	}
+}
+
 var proxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:ffff::/48")}
 
 func clientOf(remote string, forwarded ...string) string {

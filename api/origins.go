@@ -11,7 +11,9 @@ import (
 // their visitors' browsers. None may unless it is on the list. Browsers add no
 // credentials of their own to a request, since there are no cookies; so this
 // keeps pages from using the service at all, from within networks that only
-// their visitors reach, and not from acting as somebody else.
+// their visitors reach, and not from acting as somebody else. A page whose own
+// name means the service's address is of the service's origin to a browser: for
+// that see Options.Local, and TLS, under which the name would need a certificate.
 type origins struct {
 	cors  *cors.Middleware // nil if no origin is on the list
 	cross *http.CrossOriginProtection

@@ -173,14 +173,14 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	case errors.Is(err, auth.ErrRefreshToken):
 		return newProblem(http.StatusUnauthorized, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again").
 			with("WWW-Authenticate", `Bearer realm="colophon"`)
-	case errors.Is(err, auth.ErrAccessToken):
-		return unauthorized(true)
 	case errors.Is(err, auth.ErrBusy):
 		return newProblem(http.StatusServiceUnavailable, "busy", "too many sign-ins at once: try again in a moment").retryAfter(time.Second)
 	case errors.Is(err, vault.ErrErased):
 		return unauthorized(true)
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
-		// The client has left, the server is stopping, or the database is slow.
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		if ctx.Err() == nil { // the client is still there
+			log.WarnContext(ctx, "a request was interrupted", "request", requestID(ctx), "err", err)
+		}
 		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
 	}
 	if pg.Unavailable(err) {

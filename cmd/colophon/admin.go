@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"colophon/api"
 	"colophon/internal/metrics"
 )
 
@@ -71,19 +72,10 @@ func adminHandler(m *metrics.Metrics) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		// A page that makes its own name mean 127.0.0.1 must not read this.
-		if !named(r.Host) {
+		if !api.IsLocal(r.Host) {
 			http.Error(w, "ask for this by address or as localhost", http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
-}
-
-// named reports whether a Host header has an address or localhost.
-func named(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil || strings.EqualFold(host, "localhost")
 }

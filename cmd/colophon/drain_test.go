@@ -191,7 +191,7 @@ func TestAClientThatTakesNothingIsGone(t *testing.T) {
 	}
 	defer conn.Close()
 	begin := time.Now()
-	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
+	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
 	p.logged(`route="GET /jobs/{id}/events"`)
 	t.Logf("gone after %s", time.Since(begin))
 	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time

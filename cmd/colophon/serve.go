@@ -287,7 +287,7 @@ func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Mo
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
-		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams,
+		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: at.local(f.trusted()),
 	}
 	handler, err := api.New(o)
 	if err != nil {

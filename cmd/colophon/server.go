@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -167,6 +168,12 @@ func (at *front) tls() *tls.Config {
 func (at *front) port() string {
 	_, port, _ := net.SplitHostPort(at.public.Addr().String())
 	return port
+}
+
+// local reports whether only this machine reaches the service, with no proxy in
+// front of it; over TLS no other name than the certificate's does.
+func (at *front) local(proxies []netip.Prefix) bool {
+	return at.secured == nil && len(proxies) == 0 && loopback(at.public.Addr().String())
 }
 
 func (at *front) url() string {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -85,6 +86,32 @@ func TestWhatNeverReachesTheHandler(t *testing.T) {
 				t.Errorf("%q", got)
 			}
 		})
+	}
+}
+
+// TestWhoIsLocal looks which listeners answer only to this machine's names.
+func TestWhoIsLocal(t *testing.T) {
+	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	for name, k := range map[string]struct {
+		address string
+		secured *secured
+		proxies []netip.Prefix
+		local   bool
+	}{
+		"loopback":            {"127.0.0.1:0", nil, nil, true},
+		"localhost":           {"localhost:0", nil, nil, true},
+		"every address":       {"0.0.0.0:0", nil, nil, false},
+		"with a certificate":  {"127.0.0.1:0", &secured{}, nil, false},
+		"with a proxy before": {"127.0.0.1:0", nil, proxies, false},
+	} {
+		listener, err := listen(t.Context(), "--listen", k.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		if got := (&front{public: newCrowd(listener, 1, nil, slog.New(slog.DiscardHandler)), secured: k.secured}).local(k.proxies); got != k.local {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

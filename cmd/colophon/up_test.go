@@ -115,6 +115,8 @@ func testDocs(t *testing.T, s *service) {
 	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
 	c.Do("GET", "/healthz", "").Must(t, 200)
 	c.Do("GET", "/readyz", "").Must(t, 200)
+	// A page that has its own name mean this machine is no page of ours.
+	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
 // testResume cuts a stream at every boundary between two events and resumes it.

@@ -63,6 +63,7 @@ func (c Client) Open(ctx context.Context, method, path, body string, headers ...
 	for header := range slices.Chunk(headers, 2) {
 		req.Header.Set(header[0], header[1])
 	}
+	req.Host = cmp.Or(req.Header.Get("Host"), req.Host) // where net/http looks for it
 	return cmp.Or(c.Transport, http.DefaultTransport).RoundTrip(req)
 }
 
