@@ -70,6 +70,7 @@ type server struct {
 	counted map[string]bool // patterns of the mux that count their requests themselves
 	origins origins
 	streams streams
+	looked  readiness
 }
 
 // New returns the handler of the whole API.
@@ -179,8 +180,11 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	// 421: see Options.Local. 422: no operation takes a query that it does not know.
-	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable)
-	if name, ok := op.Metadata[limitName].(string); ok {
+	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	if op.Metadata[limitName] != uncounted {
+		op.Errors = append(op.Errors, http.StatusTooManyRequests)
+	}
+	if name, ok := op.Metadata[limitName].(string); ok && name != uncounted {
 		s.Limits.named(name) // panics now and not with the first request
 	}
 	s.counted[op.Method+" "+op.Path] = true

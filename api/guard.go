@@ -25,6 +25,7 @@ const (
 	requestKey contextKey = iota
 	identityKey
 	networkKey
+	countedKey // the request has been counted
 )
 
 func requestID(ctx context.Context) string {
@@ -238,6 +239,13 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	ticketed = ticketed && authorization == "" // one or the other
 	switch {
 	case ticketed:
+		// Whether it is good or not, it costs a statement: one that the network has to
+		// have left.
+		if refused := s.take(ctx.Context(), ctx.SetHeader, s.Limits.Anonymous, networkOf(ctx.Context())); refused != nil {
+			s.refuse(ctx, refused)
+			return
+		}
+		ctx = huma.WithValue(ctx, countedKey, true)
 		identity, err = s.Auth.Redeem(ctx.Context(), ticket, opens)
 	case !strings.EqualFold(scheme, "Bearer") || accessToken == "":
 		s.turnAway(ctx, unauthorized(false))
@@ -247,7 +255,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	}
 	switch {
 	case errors.Is(err, auth.ErrAccessToken) && ticketed:
-		s.turnAway(ctx, newProblem(http.StatusUnauthorized, "invalid_ticket", "the ticket is not valid, or no longer: get a new one from POST /jobs/{id}/ticket").
+		s.refuse(ctx, newProblem(http.StatusUnauthorized, "invalid_ticket", "the ticket is not valid, or no longer: get a new one from POST /jobs/{id}/ticket").
 			with("WWW-Authenticate", `Bearer realm="colophon"`))
 		return
 	case errors.Is(err, auth.ErrAccessToken):

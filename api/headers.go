@@ -19,7 +19,10 @@ func commonHeaders() map[string]*huma.Header {
 // documentHeaders adds them to the responses of an operation.
 func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
 	for status, response := range op.Responses {
-		names := []string{"X-Request-Id", "RateLimit-Policy", "RateLimit"}
+		names := []string{"X-Request-Id"}
+		if op.Metadata[limitName] != uncounted || status == "421" { // which is said before it is looked what was asked
+			names = append(names, "RateLimit-Policy", "RateLimit")
+		}
 		switch status {
 		case "401":
 			names = append(names, "WWW-Authenticate")

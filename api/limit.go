@@ -1,13 +1,19 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"mime"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"colophon/internal/auth"
 	"colophon/internal/limit"
@@ -22,8 +28,9 @@ type Limits struct {
 	Jobs     *limit.Limit // POST /jobs
 	Calls    *limit.Limit // all other calls together, of a user
 
-	// Anonymous is what a network has for everything that reaches no user:
-	// requests without a valid access token, pages, unknown routes.
+	// Anonymous is what a network has for everything that is not known to be a
+	// user's before it is counted: requests without a valid access token, with a
+	// ticket or a refresh token, pages, unknown routes.
 	Anonymous *limit.Limit
 }
 
@@ -43,8 +50,9 @@ func (l *Limits) named(name string) *limit.Limit {
 	panic("there is no limit " + name)
 }
 
-// limitName is the metadata under which an operation names its limit.
-const limitName = "limit"
+// limitName is the metadata under which an operation names its limit, and
+// uncounted the name that stands for none: it has to cost nothing.
+const limitName, uncounted = "limit", "none"
 
 // limited returns the metadata of an operation with a limit of its own.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
@@ -52,10 +60,17 @@ func limited(name string) map[string]any { return map[string]any{limitName: name
 // limit counts the requests of operations and refuses those that are too many.
 func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
-	if id, ok := ctx.Context().Value(identityKey).(auth.Identity); ok {
+	id, known := ctx.Context().Value(identityKey).(auth.Identity)
+	if known {
 		key, counted = "user "+id.Account.String(), s.Limits.Calls
 	}
-	if name, ok := ctx.Operation().Metadata[limitName].(string); ok {
+	switch name, ok := ctx.Operation().Metadata[limitName].(string); {
+	case name == uncounted || ctx.Context().Value(countedKey) != nil:
+		next(ctx)
+		return
+	case name == "token" && !known && refreshes(ctx):
+		// Who refreshes guesses nothing, and others behind his address may.
+	case ok:
 		counted = s.Limits.named(name)
 	}
 	if refused := s.take(ctx.Context(), ctx.SetHeader, counted, key); refused != nil {
@@ -64,6 +79,31 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	}
 	next(ctx)
 }
+
+// refreshes reports whether a request for an access token has a refresh token in
+// place of a password. It has to look into the body, and puts it back.
+func refreshes(ctx huma.Context) bool {
+	r, _ := humago.Unwrap(ctx)
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != formType {
+		return false
+	}
+	begin, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	rest := io.Reader(r.Body)
+	if err != nil {
+		rest = failed{err}
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(begin), rest), r.Body}
+	form, malformed := url.ParseQuery(string(begin))
+	return err == nil && malformed == nil && slices.Equal(form["grant_type"], []string{"refresh_token"})
+}
+
+// failed is what is left of a body that could not be read.
+type failed struct{ err error }
+
+func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
 // take counts a request, tells it in headers how much is left, and returns what
 // to refuse it with if it is one too many.

@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -88,10 +90,22 @@ func TestNothingIsUnlimited(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
 		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
-	check := func(route, access, want string) {
+	// Whoever keeps processes alive asks these, from wherever, and they cost nothing.
+	uncounted := map[string]bool{"GET /healthz": true, "GET /readyz": true}
+	check := func(route, access, want string, headers ...string) {
 		t.Helper()
 		method, path, _ := strings.Cut(route, " ")
-		a := f.Do(method, concrete(path), `{"prompt":17}`, "Authorization", access)
+		body := `{"prompt":17}`
+		if len(headers) > 0 {
+			body = headers[0]
+		}
+		a := f.Do(method, concrete(path), body, append([]string{"Authorization", access}, headers[min(1, len(headers)):]...)...)
+		if want == "" {
+			if a.Header.Get("RateLimit-Policy") != "" || a.Header.Get("RateLimit") != "" {
+				t.Errorf("%s: %v", route, a.Header)
+			}
+			return
+		}
 		if got := a.Header.Get("RateLimit-Policy"); got != fmt.Sprintf("%q;q=1000;w=3600", want) {
 			t.Errorf("%s: %d under the limit %s, want %s", route, a.Status, got, want)
 		}
@@ -101,6 +115,11 @@ func TestNothingIsUnlimited(t *testing.T) {
 	}
 	for route, private := range f.operations() {
 		stranger, user := "anonymous", "anonymous"
+		if uncounted[route] {
+			stranger, user = "", ""
+			check(strings.Replace(route, "GET", "HEAD", 1), "", "")
+			check(strings.Replace(route, "GET", "POST", 1), "", "anonymous")
+		}
 		if private {
 			user = "calls"
 		}
@@ -121,6 +140,121 @@ func TestNothingIsUnlimited(t *testing.T) {
 	for _, route := range elsewhere {
 		check(route, "", "anonymous")
 		check(route, "Bearer "+f.Access, "anonymous")
+	}
+	for route := range f.operations() { // a page of another origin
+		if method, _, _ := strings.Cut(route, " "); method != "GET" {
+			check(route, "", "anonymous", "", "Sec-Fetch-Site", "cross-site")
+			check(route, "Bearer "+f.Access, "anonymous", "", "Sec-Fetch-Site", "cross-site")
+		}
+	}
+	const form = "Content-Type"
+	for body, want := range map[string]string{
+		"grant_type=refresh_token&refresh_token=x":                            "anonymous",
+		"refresh_token=x&grant_type=refresh_token":                            "anonymous",
+		"grant_type=password&refresh_token=x&username=u":                      "token",
+		"grant_type=password&grant_type=refresh_token&username=u&password=pp": "token",
+		"GRANT_TYPE=refresh_token&username=u&password=pp":                     "token",
+		"x=%zz&grant_type=refresh_token&username=u&password=pp":               "token",
+		"grant_type=refresh_token;username=u":                                 "token",
+		"username=u&password=pp":                                              "token",
+		"":                                                                    "token",
+	} {
+		check("POST /token", "", want, body, form, apitest.FormType)
+	}
+	// It is JSON to one reader and a form to the other.
+	const both = `{"username":"u","password":"pp","scope":"&grant_type=refresh_token&"}`
+	check("POST /token", "", "token", both, form, "application/json")
+	check("POST /token", "", "token", both, form, "")
+	job := f.Submit(prompt)
+	var ticket struct{ URL string }
+	f.Do("POST", "/jobs/"+job+"/ticket", "").Must(t, 200).Into(t, &ticket)
+	f.Do("POST", "/jobs/"+job+"/cancel", "").Must(t, 200)
+	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream")
+	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // used
+}
+
+// TestWrongSignInsStopNoRefresh has people behind one address of whom one does
+// not know his password.
+func TestWrongSignInsStopNoRefresh(t *testing.T) {
+	f := newFixture(t)
+	tokens := f.SignIn("somebody", "a long sentence")
+	c := f.another(t, func(o *api.Options) {
+		o.Limits = inMemory(t, 1000)
+		var err error
+		if o.Limits.Token, err = limit.InMemory("token", limit.Rate{Requests: 2, Per: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for range 2 {
+		c.Form("/token", "username", "nobody", "password", "wrong password").Refused(t, 401, "invalid_credentials")
+	}
+	c.Form("/token", "username", "somebody", "password", "a long sentence").Refused(t, 429, "rate_limit_exceeded")
+	for range 5 {
+		c.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh).Must(t, 200).Into(t, &tokens)
+	}
+}
+
+// TestAFloodOfTicketsCostsNoStatement takes the table of tickets away, so that
+// every statement on it is a 500.
+//
+// security: API4:2023
+func TestAFloodOfTicketsCostsNoStatement(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.db.Owner.Exec(t.Context(), `alter table tickets rename to taken_away`); err != nil {
+		t.Fatal(err)
+	}
+	c := f.another(t, func(o *api.Options) { o.Limits = inMemory(t, 2) }).As("")
+	path := "/jobs/" + uuid.NewString() + "/events?ticket=cst_" + strings.Repeat("A", 43)
+	for range 2 {
+		c.Do("GET", path, "", "Accept", "text/event-stream").Refused(t, 500, "internal")
+	}
+	for range 3 {
+		c.Do("GET", path, "", "Accept", "text/event-stream").Refused(t, 429, "rate_limit_exceeded")
+	}
+}
+
+// TestProbes asks whether a process lives and is ready from an address that has
+// used up its limit, and counts what that costs.
+func TestProbes(t *testing.T) {
+	f := newFixture(t)
+	var looks atomic.Int32
+	var broken atomic.Bool
+	c := f.another(t, func(o *api.Options) {
+		o.Limits = inMemory(t, 1)
+		o.Ready = func(context.Context) error {
+			looks.Add(1)
+			if broken.Load() {
+				return errors.New("no database")
+			}
+			return nil
+		}
+	})
+	c.Do("GET", "/docs", "")
+	c.Do("GET", "/docs", "").Refused(t, 429, "")
+	begin := time.Now()
+	const probes = 50
+	var wg sync.WaitGroup
+	for range probes {
+		wg.Go(func() {
+			c := c
+			c.T = apitest.Beside(t)
+			c.Do("GET", "/healthz", "").Must(c.T, 200)
+			c.Do("GET", "/readyz", "").Must(c.T, 200)
+		})
+	}
+	wg.Wait()
+	if most := int32(time.Since(begin)/time.Second) + 1; looks.Load() > most {
+		t.Errorf("%d probes looked %d times at the database, want %d at the most", probes, looks.Load(), most)
+	}
+	// What has changed shows.
+	for _, now := range []bool{true, false} {
+		broken.Store(now)
+		for want := map[bool]int{true: 503, false: 200}[now]; c.Do("GET", "/readyz", "").Status != want; {
+			if time.Since(begin) > time.Minute {
+				t.Fatalf("broken %v, and /readyz does not say so", now)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 }
 
@@ -144,7 +278,6 @@ func TestTooManyRequests(t *testing.T) {
 		"a body and no token":     {route: "POST /generate", body: `{"prompt":17}`},
 		"unknown routes":          {route: "GET /nowhere"},
 		"pages":                   {route: "GET /docs"},
-		"health":                  {route: "GET /healthz"},
 		"the history":             {route: "GET /history", access: "Bearer " + f.Access, byUser: true},
 		"jobs that are not there": {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.Access, byUser: true},
 		"jobs":                    {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.Access, byUser: true},
@@ -269,7 +402,7 @@ func BenchmarkLimit(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(name, func(b *testing.B) {
-			r := httptest.NewRequest("GET", "/healthz", nil)
+			r := httptest.NewRequest("GET", "/docs", nil)
 			for b.Loop() {
 				handler.ServeHTTP(httptest.NewRecorder(), r)
 			}

@@ -30,7 +30,8 @@ func (s *server) tickets() {
 			"once, within 30 seconds, at whichever replica; the stream then lasts as long as one that the access token had opened. " +
 			"EventSource tries the same URL again after a cut, which the service answers with 401, and it gives up with an error event: " +
 			"then get another ticket and open its url with &after= and the lastEventId of the last message. " +
-			"A session has 32 unused tickets at most; another one takes the place of the oldest.",
+			"A session has 32 unused tickets at most; another one takes the place of the oldest. " +
+			"Presenting one counts under the anonymous limit of the address.",
 		Security: private(),
 		Errors:   []int{http.StatusNotFound},
 	}, s.ticket)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,16 +19,16 @@ type rate struct{ limit.Rate }
 
 // UnmarshalText reads NUMBER/DURATION.
 func (r *rate) UnmarshalText(text []byte) error {
-	var n uint32
-	var per string
-	if _, err := fmt.Sscanf(string(text), "%d/%s", &n, &per); err != nil || n == 0 {
+	number, per, _ := strings.Cut(string(text), "/")
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n == 0 || per == "" {
 		return errors.New("a limit is a number of requests and a time, such as 5/1m")
 	}
 	d, err := time.ParseDuration(per)
 	if err != nil || d < time.Second || d > 31*24*time.Hour {
 		return errors.New("the time of a limit is between a second and 31 days, such as 1m")
 	}
-	r.Rate = limit.Rate{Requests: uint64(n), Per: d}
+	r.Rate = limit.Rate{Requests: n, Per: d}
 	return nil
 }
 
@@ -69,6 +70,12 @@ func (p *trustedProxy) UnmarshalText(text []byte) error {
 		p.Prefix, err = addr.Unmap().Prefix(addr.Unmap().BitLen())
 	} else {
 		p.Prefix, err = netip.ParsePrefix(string(text))
+	}
+	if err == nil && p.Addr().Is4In6() { // as addresses are compared
+		p.Prefix = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		if p.Bits() < 0 {
+			return fmt.Errorf("%q is no network of IPv4: write it as 10.0.0.0/8", text)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%q is neither a network, such as 10.0.0.0/8, nor an address", text)

@@ -127,6 +127,9 @@ func TestPostgresRestarts(t *testing.T) {
 				if request[0] == "POST" {
 					body = long(0)
 				}
+				if request[1] == "/readyz" { // what the database has answered holds for a second
+					eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
+				}
 				a := c.Do(request[0], request[1], body)
 				a.Refused(t, 503, "")
 				if seconds, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || seconds < 1 {

@@ -41,9 +41,9 @@ func TestTwoProcessesCountTogether(t *testing.T) {
 	for _, p := range []*process{first, second} {
 		stranger := anyone(t, p.url)
 		for range 3 {
-			stranger.Do("GET", "/healthz", "").Must(t, 200)
+			stranger.Do("GET", "/docs", "").Must(t, 200)
 		}
-		stranger.Do("GET", "/healthz", "").Refused(t, 429, "rate_limit_exceeded")
+		stranger.Do("GET", "/docs", "").Refused(t, 429, "rate_limit_exceeded")
 		stranger.As(c.Access).Do("GET", "/history", "").Refused(t, 503, "unavailable")
 	}
 }
@@ -51,7 +51,8 @@ func TestTwoProcessesCountTogether(t *testing.T) {
 func TestReadTrustedProxies(t *testing.T) {
 	for text, want := range map[string]string{
 		"10.0.0.0/8": "10.0.0.0/8", "10.1.2.3/8": "10.0.0.0/8", "192.0.2.1": "192.0.2.1/32", "2001:db8::/32": "2001:db8::/32",
-		"2001:db8::1": "2001:db8::1/128", "::ffff:192.0.2.1": "192.0.2.1/32",
+		"2001:db8::1": "2001:db8::1/128", "::ffff:192.0.2.1": "192.0.2.1/32", "::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:192.0.2.1/128": "192.0.2.1/32",
+		"::ffff:0.0.0.0/96": "", "::ffff:10.0.0.0/95": "", "::ffff:10.0.0.0/8": "",
 		"0.0.0.0/0": "", "::/0": "", "": "", "10.0.0.0/33": "", "localhost": "", "10.0.0": "", "10.0.0.0/8 ": "",
 	} {
 		var p trustedProxy
@@ -62,7 +63,8 @@ func TestReadTrustedProxies(t *testing.T) {
 }
 
 func TestReadRates(t *testing.T) {
-	for text, ok := range map[string]bool{"5/1m": true, "1/1s": true, "4294967295/24h": true, "0/1m": false, "5": false, "5/": false, "-1/1m": false, "5/1ms": false, "5/800h": false, "5/x": false} {
+	for text, ok := range map[string]bool{"5/1m": true, "1/1s": true, "4294967295/24h": true, "0/1m": false, "5": false, "5/": false, "-1/1m": false, "5/1ms": false, "5/800h": false, "5/x": false,
+		"5/1m x": false, "5/1m ": false, " 5/1m": false, "5 /1m": false, "+5/1m": false, "5/1m/1m": false, "4294967296/1m": false, "0x5/1m": false} {
 		var r rate
 		if err := r.UnmarshalText([]byte(text)); (err == nil) != ok {
 			t.Errorf("%q: %+v, %v", text, r, err)
