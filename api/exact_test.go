@@ -8,7 +8,7 @@ import (
 // TestWhatTheDescriptionDoesNotAllowIsRefused sends what Huma by itself takes:
 // other spellings of names, ids and numbers, and parameters that say nothing.
 //
-// security: ASVS 15.3.3, ASVS 15.3.7, API3:2023
+// security: ASVS 15.3.3, ASVS 15.3.7, API3:2023, ASVS 1.5.2
 func TestWhatTheDescriptionDoesNotAllowIsRefused(t *testing.T) {
 	f := newFixture(t)
 	job := f.Submit(prompt)

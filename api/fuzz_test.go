@@ -76,7 +76,7 @@ func FuzzNesting(f *testing.F) {
 // FuzzGenerateBody looks for requests that pass Huma's checks with values that
 // the description does not allow.
 //
-// security: ASVS 1.4.2, ASVS 15.3.3
+// security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {
 	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"PROMPT":"a","max_length":1e2}`} {
 		f.Add([]byte(seed))
@@ -107,6 +107,8 @@ func FuzzGenerateBody(f *testing.F) {
 }
 
 // FuzzForm holds what is made of forms against what net/url reads in them.
+//
+// security: ASVS 1.1.1
 func FuzzForm(f *testing.F) {
 	for _, seed := range []string{"a=1&b=2", "a=%00&%C3%A9=+", "a=1&a=2", "a;b", "grant_type=password&username=x&password=%26%3D"} {
 		f.Add([]byte(seed))
@@ -131,6 +133,8 @@ func FuzzForm(f *testing.F) {
 }
 
 // FuzzID looks for cursors and other ids with more than one spelling.
+//
+// security: ASVS 1.1.1
 func FuzzID(f *testing.F) {
 	for _, seed := range []string{"018f0000-0000-7000-8000-000000000000", "{018f0000-0000-7000-8000-000000000000}", "urn:uuid:018f0000-0000-7000-8000-000000000000", "018F0000-0000-7000-8000-00000000000A"} {
 		f.Add(seed)

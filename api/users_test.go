@@ -209,7 +209,7 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 	auditor.Do("GET", "/users/"+f.owner.String()+"/events?after=-1", "").Must(t, 422)
 }
 
-// security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3
+// security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3, ASVS 7.5.1
 func TestChangingThePasswordOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	const path = "/users/me/password"
@@ -242,6 +242,7 @@ func TestChangingThePasswordOverHTTP(t *testing.T) {
 	f.token("somebody", "another sentence").Must(t, 200)
 }
 
+// security: ASVS 7.5.2
 func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 	f := newFixture(t)
 	tokens := f.SignIn("somebody", "a long sentence")
@@ -252,7 +253,7 @@ func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 
 // TestAnErasedAccountIsGone looks for what is left, with an access token of before.
 //
-// security: ASVS 7.4.2
+// security: ASVS 7.4.2, ASVS 7.5.1
 func TestAnErasedAccountIsGone(t *testing.T) {
 	f := newFixture(t)
 	first := f.Submit(prompt)

@@ -28,6 +28,7 @@ func (f *fixture) spent() (tokens int) {
 	return tokens
 }
 
+// security: ASVS 2.3.2
 func TestTheBudgetIsReservedAndSettled(t *testing.T) {
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
 	first := f.submit(request) // 6 tokens, and up to 40

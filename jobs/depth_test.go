@@ -12,6 +12,8 @@ import (
 
 // TestDepthNeverExceedsItsLimit submits, queues, gives up and takes up in any
 // order, in one process and in several.
+//
+// security: ASVS 2.3.2
 func TestDepthNeverExceedsItsLimit(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 6).Draw(rt, "limit")

@@ -198,7 +198,7 @@ func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []erro
 	return errs
 }
 
-// security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
+// security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025, ASVS 2.3.2
 func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
 	limits := jobs.Limits{Outstanding: 20}
 	f := newLimitedFixture(t, limits)

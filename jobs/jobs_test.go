@@ -440,6 +440,7 @@ func TestARefusedRequestLeavesNothing(t *testing.T) {
 	}
 }
 
+// security: ASVS 2.2.3
 func TestRoomIsCountedInTokens(t *testing.T) {
 	f := newFixture(t)
 	for _, c := range []struct {

@@ -23,6 +23,8 @@ func free(t *testing.T) string {
 
 // TestAdmin looks at the metrics of a service that has done something, and for
 // nothing of that on the public listener.
+//
+// security: ASVS 13.4.2
 func TestAdmin(t *testing.T) {
 	at := free(t)
 	s := up(t, dataDir(t), "--no-rate-limits", "--admin-listen", at)

@@ -16,7 +16,7 @@ import (
 
 // TestProduction starts each command with one thing wrong, and with everything.
 //
-// security: API8:2023, ASVS 6.3.2
+// security: API8:2023, ASVS 6.3.2, ASVS 12.3.1, ASVS 13.2.3
 func TestProduction(t *testing.T) {
 	t.Parallel()
 	encode := base64.StdEncoding.EncodeToString

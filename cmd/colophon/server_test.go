@@ -53,7 +53,7 @@ func said(t *testing.T, addr, request string) string {
 // they can carry no header of ours. They are short, of a fixed text, end the
 // connection, and repeat nothing of the request.
 //
-// security: ASVS 16.5.1
+// security: ASVS 16.5.1, ASVS 4.2.1
 func TestWhatNeverReachesTheHandler(t *testing.T) {
 	addr := listening(t, func(w http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s %s reached the handler", r.Method, r.URL)

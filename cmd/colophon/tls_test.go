@@ -86,7 +86,7 @@ func (a *authority) client(config *tls.Config) *http.Client {
 
 // TestTLS serves a whole service with a certificate, which is then replaced.
 //
-// security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1
+// security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
 func TestTLS(t *testing.T) {
 	a := newAuthority(t)
 	first := a.issue("cert.pem", "key.pem")

@@ -76,6 +76,7 @@ func TestDisableAndEnable(t *testing.T) {
 	}
 }
 
+// security: ASVS 6.4.3
 func TestSetPassword(t *testing.T) {
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)

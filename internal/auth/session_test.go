@@ -430,7 +430,8 @@ func TestRefreshTokensOfAnotherForm(t *testing.T) {
 	f.mustRefresh(t, good) // none of them was a reuse, nor has ended anything
 }
 
-// security: ASVS 7.2.3
+// FuzzRefreshToken looks for texts that are read as a refresh token and have not
+// the form of one.
 func FuzzRefreshToken(f *testing.F) {
 	s := &Service{vault: newVault(f, 7)}
 	session := uuid.New()

@@ -301,6 +301,8 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 }
 
 // Passwords that are tried elsewhere count like those of a sign-in.
+//
+// security: ASVS 6.3.4
 func TestEveryDoorIsThrottled(t *testing.T) {
 	for door, try := range map[string]func(*fixture, *testing.T, Identity) error{
 		"a registration sent again": func(f *fixture, t *testing.T, _ Identity) error {

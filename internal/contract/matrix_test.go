@@ -26,7 +26,7 @@ var unauthenticated = map[string]string{
 
 // TestOpenToAllIsWhatIsListed asks every operation without an access token.
 //
-// security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023
+// security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023, ASVS 6.3.4
 func TestOpenToAllIsWhatIsListed(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()

@@ -8,10 +8,12 @@ import (
 const head = `# What shows that the service is closed by default
 
 Written by ` + "`go run ./internal/evidence`" + ` from comments above the tests; a test fails when this page is not what they say.
-The requirements are those of the OWASP Application Security Verification Standard 5.0.0 (all of level 1, and of the
-higher levels what fits a service of this kind), the OWASP API Security Top 10 of 2023 and the OWASP Top 10 for LLM
-Applications of 2025. They are named by their ids and said in our own words: what counts is the standard's text. A test
-shows that something held in the cases that it tries, and no more than that.
+The requirements are those of the OWASP Application Security Verification Standard 5.0.0 (all 70 of level 1, and of
+the higher levels what fits a service of this kind), the OWASP API Security Top 10 of 2023 and the OWASP Top 10 for LLM
+Applications of 2025. They are named by their ids and said in our own words: what counts is the standard's text. What is
+not met, or not wholly, says so, and may have tests of what is. A requirement of a higher level that is not here
+is about something that is not here, or nobody has looked whether it is met. A test shows that something held in the
+cases that it tries, and no more than that.
 
 `
 

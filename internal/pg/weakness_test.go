@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// security: ASVS 12.3.1, ASVS 13.2.3
 func TestWeaknesses(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	t.Setenv("PGPASSWORD", "")

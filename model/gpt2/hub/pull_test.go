@@ -429,6 +429,8 @@ func TestCutsDoNotCountWhileBytesCome(t *testing.T) {
 }
 
 // TestTokenStaysAtHome: the access token goes to the endpoint and nowhere else.
+//
+// security: ASVS 15.3.2
 func TestTokenStaysAtHome(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		h.answers = []http.HandlerFunc{

@@ -1,0 +1,61 @@
+package api_test
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"colophon/internal/apitest"
+)
+
+// line returns the line of the log with a message and the id of a request.
+func (f *fixture) line(message string, a apitest.Answer) string {
+	f.T.Helper()
+	for line := range strings.Lines(f.log.String()) {
+		if strings.Contains(line, " msg="+message+" ") && strings.Contains(line, " request="+a.Header.Get("X-Request-Id")) {
+			return line
+		}
+	}
+	f.T.Errorf("the log has no %s of request %s", message, a.Header.Get("X-Request-Id"))
+	return ""
+}
+
+// Every request has a line in the log, under the id that its client knows: when,
+// what, and what became of it. Those that are refused have one too, and what went
+// wrong on our side has another that says what.
+//
+// security: ASVS 16.2.1, ASVS 16.2.2, ASVS 16.3.2, ASVS 16.3.4
+func TestEveryRequestIsInTheLog(t *testing.T) {
+	f := newFixture(t)
+	for _, k := range []struct {
+		method, path, as string
+		route            string
+		status           int
+	}{
+		{"GET", "/history", f.Access, `"GET /history"`, 200},
+		{"GET", "/history", "", `"GET /history"`, 401},
+		{"GET", "/history", "forged", `"GET /history"`, 401},
+		{"GET", "/users", f.Access, `"GET /users"`, 403},
+		{"GET", "/jobs/00000000-0000-7000-8000-000000000000", f.Access, `"GET /jobs/{id}"`, 404},
+		{"GET", "/nowhere", "", "unknown", 404},
+		{"POST", "/jobs", f.Access, `"POST /jobs"`, 400},
+	} {
+		line := f.line("request", f.As(k.as).Do(k.method, k.path, "").Must(t, k.status))
+		if want := fmt.Sprintf(" route=%s status=%d ", k.route, k.status); !strings.Contains(line, want) || !strings.Contains(line, " took=") || !strings.Contains(line, " level=INFO ") {
+			t.Errorf("%q has not %q", line, want)
+		}
+		at, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if when, err := time.Parse(time.RFC3339Nano, at); err != nil || time.Since(when).Abs() > time.Hour || !regexp.MustCompile(`(Z|[+-]\d\d:\d\d)$`).MatchString(at) {
+			t.Errorf("the time is %q", at)
+		}
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `alter table history rename to nowhere`); err != nil {
+		t.Fatal(err)
+	}
+	line := f.line(`"a request failed"`, f.Do("GET", "/history", "").Must(t, 500))
+	if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, `relation \"history\" does not exist`) {
+		t.Errorf("%q", line)
+	}
+}

@@ -1,0 +1,103 @@
+package auth
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The owner of a service can look up how guessing is slowed down, and how long
+// sessions last: the runbook has the numbers that the code has.
+//
+// security: ASVS 6.1.1, ASVS 7.1.1, ASVS 7.1.2
+func TestTheRunbookHasTheNumbers(t *testing.T) {
+	text, err := os.ReadFile("../../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(d time.Duration) string {
+		switch {
+		case d%(24*time.Hour) == 0:
+			return fmt.Sprintf("%d days", d/(24*time.Hour))
+		case d%time.Minute == 0:
+			return fmt.Sprintf("%d min", d/time.Minute)
+		}
+		return fmt.Sprintf("%d s", d/time.Second)
+	}
+	row := func(p pace) string {
+		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.first), in(p.most))
+	}
+	p := productionPaces
+	for what, want := range map[string]string{
+		"under a name, from a network":      "from one network " + row(p.pair),
+		"under a name that many guess at":   fmt.Sprintf("after %d from networks that are not known for it %s", besiegedAfter, row(p.besieged)),
+		"from a network, under many names":  "under names that it is not known for " + row(p.network),
+		"how long failures count":           fmt.Sprintf("count for %d hours", failuresFor/time.Hour),
+		"how long a network is known":       fmt.Sprintf("known for %s", in(knownFor)),
+		"how long an access token is valid": "access token is valid for " + in(DefaultAccessTTL),
+		"how long a session lasts":          fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
+		"how many sessions there may be":    "any number of sessions",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
+			t.Errorf("%s: the runbook does not say %q", what, want)
+		}
+	}
+}
+
+// In the refresh tokens of one session, 256 bits and more are each set in about
+// half, and do not follow from their neighbours; no two tokens are alike. (What
+// is the same in all of them, or counts, is not so many.)
+//
+// security: ASVS 7.2.3
+func TestRefreshTokensAreRandom(t *testing.T) {
+	const (
+		many = 400
+		far  = many/2 - 10*6 // six standard deviations from a half
+	)
+	f := newFixture(t)
+	f.mustRegister(t)
+	token := f.mustSignIn(t).RefreshToken
+	var set, changes []int
+	seen := map[string]bool{}
+	for range many {
+		token = f.mustRefresh(t, token).RefreshToken
+		raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, refreshPrefix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[string(raw)] = true
+		if set == nil {
+			set, changes = make([]int, 8*len(raw)), make([]int, 8*len(raw))
+		}
+		bit := func(i int) int { return int(raw[i/8]>>(i%8)) & 1 }
+		for i := range set {
+			set[i] += bit(i)
+			changes[i] += bit(i) ^ bit((i+1)%len(set))
+		}
+	}
+	if len(seen) != many {
+		t.Errorf("%d of %d tokens are different", len(seen), many)
+	}
+	random := 0
+	for i := range set {
+		if min(set[i], many-set[i], changes[i], many-changes[i]) > far {
+			random++
+		}
+	}
+	if random < 256-1 { // one may be that far from a half once in a million runs
+		t.Errorf("%d bits of %d are random", random, len(set))
+	}
+}
+
+// A password is good until its owner changes it, however old.
+//
+// security: ASVS 6.2.10
+func TestPasswordsDoNotExpire(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(t)
+	f.clock.Advance(20 * 365 * 24 * time.Hour)
+	f.mustSignIn(t)
+}
