@@ -110,3 +110,28 @@ func TestFollowersNeedNoDatabase(t *testing.T) {
 		t.Error("what is no longer kept is said to be known")
 	}
 }
+
+// What does not follow what was appended here has followers look at once, and
+// not when somebody announces what lies in between, or at the next beat.
+func TestFollowersAskForWhatDoesNotFollow(t *testing.T) {
+	const stream = Stream("job/1")
+	put := func(h *hub, version int) { h.appended(stream, []Event{{Stream: stream, Version: version}}) }
+	for what, next := range map[string]int{"others append as well": 4, "two commits come in the other order": 3, "what has been seen comes again": 1} {
+		var h hub
+		f := h.subscribe(stream)
+		put(&h, 1)
+		<-f.wake
+		if batch, known := h.fresh(stream, f, 0); !known || len(batch) != 1 {
+			t.Fatalf("%s: %v, known %t", what, batch, known)
+		}
+		put(&h, next)
+		select {
+		case <-f.wake:
+		default:
+			t.Errorf("%s: the follower sleeps on", what)
+		}
+		if batch, known := h.fresh(stream, f, 1); known {
+			t.Errorf("%s: %v is said to be all there is", what, batch)
+		}
+	}
+}
