@@ -1,23 +1,35 @@
 package api
 
-import "github.com/danielgtaylor/huma/v2"
+import (
+	"maps"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+)
 
 // commonHeaders describe the headers that answers of all operations may have.
 func commonHeaders() map[string]*huma.Header {
-	header := func(doc, example string) *huma.Header {
-		return &huma.Header{Description: doc, Schema: &huma.Schema{Type: huma.TypeString}, Example: example}
+	header := func(doc, example, form string, required bool) *huma.Header {
+		return &huma.Header{Description: doc, Required: required, Schema: &huma.Schema{Type: huma.TypeString, Pattern: form}, Example: example}
 	}
 	return map[string]*huma.Header{
-		"X-Request-Id":     header("The id of the request; the log knows it too.", "0f3b8c1e-5a51-4d1e-9d51-6d3f7c1f2a44"),
-		"RateLimit-Policy": header("The limit that the request was counted against: its name, requests, and seconds of its window.", `"jobs";q=5;w=60`),
-		"RateLimit":        header("What is left of it: requests, and seconds until the next window.", `"jobs";r=4;t=60`),
-		"Retry-After":      header("Seconds after which to try again.", "2"),
-		"WWW-Authenticate": header("How to authenticate (RFC 6750).", `Bearer realm="colophon"`),
+		"X-Request-Id":     header("The id of the request; the log knows it too.", "0f3b8c1e-5a51-4d1e-9d51-6d3f7c1f2a44", uuidForm, true),
+		"RateLimit-Policy": header("The limit that the request was counted against: its name, requests, and seconds of its window.", `"jobs";q=5;w=60`, `^"[a-z]+";q=[0-9]+;w=[0-9]+$`, false),
+		"RateLimit":        header("What is left of it: requests, and seconds until the next window.", `"jobs";r=4;t=60`, `^"[a-z]+";r=[0-9]+;t=[0-9]+$`, false),
+		"Retry-After":      header("Seconds after which to try again.", "2", secondsForm, true),
+		"WWW-Authenticate": header("How to authenticate (RFC 6750).", `Bearer realm="colophon"`, "^Bearer ", true),
 	}
 }
 
-// documentHeaders adds them to the responses of an operation.
+// secondsForm is how Retry-After says when.
+const secondsForm = "^[1-9][0-9]*$"
+
+// documentHeaders adds them to the responses of an operation, and says of its own
+// which are always there.
 func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
+	if same := op.Responses["304"]; same != nil { // it has the headers of the answer that it stands for
+		same.Headers = maps.Clone(op.Responses["200"].Headers)
+	}
 	for status, response := range op.Responses {
 		names := []string{"X-Request-Id"}
 		if op.Metadata[limitName] != uncounted || status == "421" { // which is said before it is looked what was asked
@@ -26,11 +38,19 @@ func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
 		switch status {
 		case "401":
 			names = append(names, "WWW-Authenticate")
-		case "409", "429", "503":
+		case "429", "503":
 			names = append(names, "Retry-After")
 		}
 		if response.Headers == nil {
 			response.Headers = map[string]*huma.Header{}
+		}
+		for name, h := range response.Headers {
+			h.Required = slices.Contains([]string{"ETag", "Cache-Control", "Vary"}, name) || name == "Location" && status == "202"
+		}
+		if status == "409" && slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "Idempotency-Key" }) {
+			response.Headers["Retry-After"] = &huma.Header{
+				Description: "With idempotency_key_in_flight: seconds after which to try again.", Schema: &huma.Schema{Type: huma.TypeString, Pattern: secondsForm},
+			}
 		}
 		for _, name := range names {
 			if response.Headers[name] == nil {

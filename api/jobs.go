@@ -84,6 +84,10 @@ type jobOutput struct {
 	Body              Job
 }
 
+type cancelOutput struct {
+	Body Job
+}
+
 type lookOutput struct {
 	Status       int
 	RetryAfter   string `header:"Retry-After" doc:"Of a job that has not ended: seconds after which to look again."`
@@ -292,7 +296,7 @@ func (s *server) job(ctx context.Context, in *lookInput) (*lookOutput, error) {
 	return out, nil
 }
 
-func (s *server) cancel(ctx context.Context, in *jobInput) (*jobOutput, error) {
+func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error) {
 	job, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -300,7 +304,7 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*jobOutput, error) {
 	if job, err = s.Queue.Cancel(ctx, job, events.JobCancelled{By: "owner"}); err != nil {
 		return nil, err
 	}
-	return &jobOutput{Status: http.StatusOK, Body: jobBody(job)}, nil
+	return &cancelOutput{Body: jobBody(job)}, nil
 }
 
 // own returns the caller's job. A job that is somebody else's is not found, nor

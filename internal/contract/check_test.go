@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,8 @@ import (
 
 // findings are the ways in which the service does not keep to its description.
 type findings struct {
+	limited bool // any request may be one too many
+
 	mu    sync.Mutex
 	count map[string]int
 	first map[string][]string // a few of each
@@ -29,16 +32,17 @@ const (
 	undocumented = "undocumented statuses"
 	mismatch     = "schema mismatches"
 	unnamed      = "undocumented headers"
+	absent       = "described headers that are missing, or of another form"
 	accepted     = "invalid inputs accepted"
 	letIn        = "requests without an access token let in"
-	refused      = "valid inputs refused for their form"
+	refused      = "valid inputs refused for what no valid input is"
 	unguarded    = "answers without their headers"
 	leaked       = "secrets in errors"
 	crossed      = "somebody else's things reached"
 	panicked     = "panics"
 )
 
-var kinds = []string{ownFault, undocumented, mismatch, unnamed, accepted, letIn, refused, unguarded, leaked, crossed, panicked}
+var kinds = []string{ownFault, undocumented, mismatch, unnamed, absent, accepted, letIn, refused, unguarded, leaked, crossed, panicked}
 
 func (f *findings) add(kind, format string, args ...any) {
 	f.mu.Lock()
@@ -54,6 +58,45 @@ func (f *findings) add(kind, format string, args ...any) {
 // always are the headers of every answer, whatever it is.
 var always = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
 	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
+
+// uncounted are those whose requests may have no limit.
+var uncounted = map[string]bool{"/healthz": true, "/readyz": true}
+
+// tooMany is the code of the problem that a request has met its limit.
+const tooMany = "rate_limit_exceeded"
+
+// refusals are the codes with which requests may be refused that the description
+// allows, by operation: for what it cannot say. Besides, a request that is about
+// something by its id may not find it, one with an access token may find that it
+// has ended, and one for a role may be refused to others.
+var refusals = map[string][]string{
+	"register":        {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
+	"get-token":       {"invalid_credentials", "invalid_refresh_token"},
+	"change-password": {"wrong_password", "password_common"},
+	"erase-account":   {"wrong_password"},
+	"disable-user":    {"own_account", "account_erased"},
+	"enable-user":     {"account_erased"},
+	"generate":        {"no_room", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled"},
+	"submit-job":      {"no_room", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled"},
+}
+
+// mayRefuse reports whether that may be the answer to a valid request.
+func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
+	switch code := a.Code(); code {
+	case tooMany:
+		return f.limited
+	case "not_found":
+		return strings.Contains(r.op.path, "{")
+	case "invalid_access_token":
+		return r.op.private()
+	case "forbidden":
+		return r.op.Roles != nil && !slices.Contains(r.op.Roles, string(g.who.role))
+	case "invalid_request":
+		return r.op.OperationID == "get-token" && strings.Contains(string(a.Body), "is required with")
+	default:
+		return slices.Contains(refusals[r.op.OperationID], code)
+	}
+}
 
 // judge holds an answer against the description.
 func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest.Answer) {
@@ -79,7 +122,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 		say(ownFault, "")
 	}
 	if r.stray {
-		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 {
+		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.limited) {
 			// A method or a path too many may be that of another operation.
 			if !g.doc.has(sent) {
 				say(undocumented, "to a request that nobody answers")
@@ -87,7 +130,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 		}
 		return
 	}
-	if r.guest && a.Status != 401 {
+	if r.guest && a.Status != 401 && !(a.Status == 429 && f.limited) {
 		say(letIn, "")
 	}
 	if a.Status/100 == 2 {
@@ -97,7 +140,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 			say(accepted, "%s", summary(errs))
 		}
 	}
-	if r.valid && (a.Status == 405 || a.Status == 413 || a.Status == 415 || a.Code() == "invalid_request" && !strings.Contains(string(a.Body), "is required with")) {
+	if r.valid && a.Status >= 400 && a.Status < 500 && !f.mayRefuse(g, r, a) {
 		say(refused, "")
 	}
 	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), response(a)); !ok { //nolint:bodyclose // made of bytes
@@ -110,6 +153,13 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 		say(kind, "%s", summary(errs))
 	}
 	if described, ok := r.op.Responses[strconv.Itoa(a.Status)]; ok {
+		for name, want := range described.Headers {
+			got, sent := a.Header[http.CanonicalHeaderKey(name)]
+			due := want.Required || f.limited && strings.HasPrefix(name, "RateLimit") && !uncounted[r.op.path]
+			if sent && !regexp.MustCompile(want.Schema.Pattern).MatchString(got[0]) || !sent && due {
+				say(absent, "%s: %q", name, got)
+			}
+		}
 		for name := range a.Header {
 			same := func(known string) bool { return strings.EqualFold(known, name) }
 			if name != "Content-Type" && !slices.ContainsFunc(always, same) && !slices.ContainsFunc(sortedKeys(described.Headers), same) {

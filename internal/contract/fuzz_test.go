@@ -16,6 +16,7 @@ import (
 
 	"colophon/internal/apitest"
 	"colophon/internal/auth"
+	"colophon/internal/limit"
 )
 
 var (
@@ -33,15 +34,17 @@ const (
 type campaign struct {
 	*service
 	doc      *document
+	requests int
 	findings findings
 
 	left    atomic.Int64
 	mu      sync.Mutex
 	sent    map[string]map[int]int // by kind and status
-	asked   map[string]int         // by operation
-	renewed int                    // accounts that were used up
-	shared  []string               // ids of everybody's jobs
-	joined  []string               // ids of accounts that nobody needs
+	tried   coverage
+	unsent  int      // requests that no client could send
+	renewed int      // accounts that were used up
+	shared  []string // ids of everybody's jobs
+	joined  []string // ids of accounts that nobody needs
 }
 
 // TestContract sends requests that the document allows, requests that it does
@@ -52,8 +55,35 @@ func TestContract(t *testing.T) {
 	s := newService(t)
 	beside := *s
 	beside.t = apitest.Beside(t)
-	c := &campaign{service: &beside, doc: s.describe(), sent: map[string]map[int]int{}, asked: map[string]int{}}
-	c.left.Store(int64(*requests))
+	c := newCampaign(&beside, s.describe(), *requests)
+	c.run(s, 0.05)
+}
+
+// TestContractOfLimits sends more than the service takes, and holds those answers
+// against the document too, with what each says of its limit.
+//
+// security: ASVS 2.4.1
+func TestContractOfLimits(t *testing.T) {
+	s := newService(t)
+	limited := s.limitedTo(limit.Rate{Requests: 10, Per: time.Second})
+	limited.t, limited.url = apitest.Beside(t), s.url // who joins is not counted
+	c := newCampaign(limited, s.describe(), 400)
+	c.findings.limited = true
+	c.run(s, 0)
+	if n := c.sent["valid"][429]; n == 0 || c.sent["valid"][200] == 0 {
+		t.Errorf("%d valid requests are too many, and %d not", n, c.sent["valid"][200])
+	}
+}
+
+func newCampaign(s *service, doc *document, requests int) *campaign {
+	c := &campaign{service: s, doc: doc, requests: requests, sent: map[string]map[int]int{}, tried: coverage{}}
+	c.left.Store(int64(requests))
+	return c
+}
+
+// run has callers, whom the service of the test's own goroutine knows, send what
+// is left to send; some of it in stories.
+func (c *campaign) run(s *service, stories float64) {
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for i := range callers {
@@ -64,7 +94,7 @@ func TestContract(t *testing.T) {
 		}
 		wg.Go(func() {
 			for c.left.Load() > 0 {
-				if g.chance(0.05) {
+				if g.chance(stories) {
 					c.story(g)
 				} else {
 					c.one(g)
@@ -95,13 +125,14 @@ func (c *campaign) report(took time.Duration) {
 		total += n
 		lines = append(lines, fmt.Sprintf("%-18s %7d  %s", kind, n, strings.Join(statuses, ", ")))
 	}
-	for _, op := range c.doc.operations {
-		if c.asked[op.String()] == 0 && *requests >= 1000 {
-			c.t.Errorf("%s was never asked", op)
-		}
+	c.t.Logf("%d requests with seed %d to %d operations in %.0f s, by %d accounts; %d others could not be sent\n%s",
+		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.renewed, c.unsent, strings.Join(lines, "\n"))
+	g := &generator{Rand: rand.New(rand.NewPCG(*seed, callers)), doc: c.doc, who: &person{name: "nobody", access: "no.access.token", refresh: "crt_none"}}
+	apply, untried := c.tried.missing(g)
+	c.t.Logf("%d of %d pairs of operations, parts of them and what is done to them were tried", apply-len(untried), apply)
+	if c.requests >= thorough && len(untried) > 0 {
+		c.t.Errorf("never tried:\n%s", strings.Join(untried, "\n"))
 	}
-	c.t.Logf("%d requests with seed %d to %d operations in %.0f s, by %d accounts\n%s",
-		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.renewed, strings.Join(lines, "\n"))
 	for _, kind := range kinds {
 		c.t.Logf("%6d %s", c.findings.count[kind], kind)
 		if c.findings.count[kind] > 0 {
@@ -131,6 +162,9 @@ func (c *campaign) one(g *generator) {
 func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	out := r.http()
 	if out == nil {
+		c.mu.Lock()
+		c.unsent++
+		c.mu.Unlock()
 		return apitest.Answer{}
 	}
 	wait := patience
@@ -147,9 +181,14 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 		c.sent[r.kind] = map[int]int{}
 	}
 	c.sent[r.kind][a.Status]++
-	c.asked[r.op.String()]++
+	c.tried.add(r)
 	c.mu.Unlock()
 	c.findings.judge(g, r, out, a)
+	if r.valid && a.Status == 401 && r.op.private() {
+		if _, err := c.auth.Verify(ctx, g.who.access); err == nil {
+			c.findings.add(refused, "%s\n    answered 401 to a valid access token", r)
+		}
+	}
 	c.learn(g, r, a)
 	return a
 }
@@ -157,6 +196,9 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 // learn keeps what later requests can be about.
 func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	const keep = 50
+	if tag := a.Header.Get("ETag"); tag != "" {
+		g.etag = tag
+	}
 	if r.op.private() && !r.guest && a.Status == 401 { // a request has ended the session or the account
 		c.mu.Lock()
 		c.renewed++

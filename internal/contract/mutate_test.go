@@ -52,8 +52,9 @@ var mutations = map[string]func(*generator, *request) bool{
 		if s == nil || len(s.Required) == 0 {
 			return false
 		}
-		r.body = r.body.(object).without(pick(g, s.Required...))
-		r.invalid = true
+		name := pick(g, s.Required...)
+		r.body = r.body.(object).without(name)
+		r.part, r.invalid = "body."+name, true
 		return true
 	},
 	"extra": func(g *generator, r *request) bool {
@@ -77,7 +78,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		}
 		again := pick(g, o...)
 		r.body = slices.Insert(slices.Clone(o), g.IntN(len(o)+1), member{again.name, g.valid(s.Properties[again.name], again.name)})
-		r.invalid = true
+		r.part, r.invalid = "body."+again.name, true
 		return true
 	},
 	"NUL": func(g *generator, r *request) bool {
@@ -167,20 +168,57 @@ var mutations = map[string]func(*generator, *request) bool{
 				known = append(known, p.Name)
 			}
 		}
-		if g.chance(0.3) {
-			name := pick(g, append(known, "page")...)
-			r.more = pick(g, name+"=1;"+name+"=2", name+"=%zz", "%", name+"=1&"+name+"=1", name, "&&", name+"==", name+"=5%00")
-			r.invalid = strings.ContainsAny(r.more, ";%")
-			return true
-		}
 		if len(known) > 0 && g.chance(0.5) {
 			name := pick(g, known...)
-			r.query = slices.DeleteFunc(slices.Clone(r.query), func(q [2]string) bool { return q[0] == name })
-			r.query = append(r.query, [2]string{name, pick(g, "", " ", "x", "-1", "1.0", "1e1", "0x1", "+5", "１", "99999999999999999999", "\x00")})
+			r.part = "query." + name
+			r.query = append(r.without(name), [2]string{name, pick(g, "", " ", "x", "-1", "1.0", "1e1", "0x1", "+5", "１", "99999999999999999999", "\x00")})
+			return true
+		}
+		if g.chance(0.5) {
+			name := pick(g, append(known, "page")...)
+			r.more = pick(g, name+"=1;"+name+"=2", name+"=%zz", "%", name+"=1&"+name+"=1", name, "&&", name+"==", name+"=5%00")
+			r.invalid = strings.ContainsAny(r.more, ";%") || strings.Count(r.more, name+"=1") == 2
 			return true
 		}
 		r.query = append(r.query, [2]string{pick(g, append(known, "page", "", "a[b]", "limit ", "Limit", "\xff", "__proto__")...) + pick(g, "x", "", "[]"), pick(g, "", "1", "\x00", "-1", "1e3", " 5", "0x5", "99999999999999999999", strings.Repeat("9", 3000), "1;2", "\xff", "a,b")})
 		return true // the validator says whether it is right
+	},
+	"given twice": func(g *generator, r *request) bool {
+		var known []parameter
+		for _, p := range r.op.Parameters {
+			if p.In == "query" {
+				known = append(known, p)
+			}
+		}
+		if len(known) == 0 {
+			return false
+		}
+		p := pick(g, known...)
+		again := [2]string{p.Name, plain(g.valid(p.Schema, p.Name))} // what is right once
+		r.query = append(r.without(p.Name), again, again)
+		r.part, r.invalid = "query."+p.Name, true
+		return true
+	},
+	"another spelling": func(g *generator, r *request) bool {
+		var known []parameter
+		for _, p := range r.op.Parameters {
+			if g.doc.resolve(p.Schema).Format == "uuid" {
+				known = append(known, p)
+			}
+		}
+		if len(known) == 0 {
+			return false
+		}
+		p := pick(g, known...)
+		id := pick(g, spellings(g.anyID())...)
+		if p.In == "query" {
+			r.query = append(r.without(p.Name), [2]string{p.Name, id})
+		} else {
+			r.path = slices.Clone(r.path)
+			r.path[slices.Index(strings.Split(strings.TrimPrefix(r.op.path, "/"), "/"), "{"+p.Name+"}")] = id
+		}
+		r.part, r.invalid = p.In+"."+p.Name, true
+		return true
 	},
 	"header": func(g *generator, r *request) bool {
 		var known []parameter
@@ -199,6 +237,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		}
 		value := pick(g, "", "x", "-1", "1.5", "+1", "1e1", "99999999999999999999", "0x5", "1,2", "\xff\xfe", "\"", strings.Repeat("a", 20000), "=;,")
 		r.header = append(r.header, [2]string{p.Name, value})
+		r.part = "header." + p.Name
 		r.invalid = s.is("integer") || s.MaxLength != nil && *s.MaxLength < len(value)
 		return true
 	},
@@ -209,8 +248,8 @@ var mutations = map[string]func(*generator, *request) bool{
 			}
 			id := r.path[i]
 			r.path = slices.Clone(r.path)
-			r.path[i] = pick(g, "x", "0", "\x00", "%", "..;", "a/b", "..", "*", "'", `"`, id+"\x00", id+" ", " "+id, id[:len(id)-1], id+"0", "{"+id+"}", "urn:uuid:"+id, strings.ReplaceAll(id, "-", ""), strings.Repeat("a", 5000), "\xff", "-1")
-			r.invalid = true
+			r.path[i] = pick(g, "x", "0", "\x00", "%", "..;", "a/b", "..", "*", "'", `"`, id[:len(id)-1], id+"0", strings.Repeat("a", 5000), "\xff", "-1")
+			r.part, r.invalid = "path."+strings.Trim(segment, "{}"), true
 			return true
 		}
 		return false
@@ -247,6 +286,12 @@ var mutations = map[string]func(*generator, *request) bool{
 	},
 }
 
+// spellings are other ways to write an id, each of which readers of ids take
+// somewhere.
+func spellings(id string) []string {
+	return []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + "\x00", id + " ", " " + id}
+}
+
 // nothing is what a mutation returns that has nothing to do to a value.
 var nothing = &struct{ int }{}
 
@@ -278,11 +323,12 @@ func (g *generator) spoil(r *request, value func(*schema) any) bool {
 		return false
 	}
 	r.body = r.body.(object).with(name, v)
-	r.invalid = true
+	r.part, r.invalid = "body."+name, true
 	return true
 }
 
-// disturb puts something else in the place of a text of the body.
+// disturb puts something else in the place of a text of the body, or of one in a
+// list of it.
 func (g *generator) disturb(r *request, change func(text string) any) bool {
 	s := g.bodySchema(r)
 	if s == nil {
@@ -290,7 +336,7 @@ func (g *generator) disturb(r *request, change func(text string) any) bool {
 	}
 	var texts []string
 	for _, name := range sortedKeys(s.Properties) {
-		if g.doc.resolve(s.Properties[name]).is("string") {
+		if p := g.doc.resolve(s.Properties[name]); p.is("string") || p.is("array") && g.doc.resolve(p.Items).is("string") {
 			texts = append(texts, name)
 		}
 	}
@@ -298,8 +344,18 @@ func (g *generator) disturb(r *request, change func(text string) any) bool {
 		return false
 	}
 	name := pick(g, texts...)
-	text, _ := g.valid(s.Properties[name], name).(string)
-	r.body = r.body.(object).with(name, change(text))
+	property := g.doc.resolve(s.Properties[name])
+	list := property.is("array")
+	if list {
+		property = g.doc.resolve(property.Items)
+	}
+	text, _ := g.valid(property, name).(string)
+	v := change(text)
+	if list {
+		v = []any{v}
+	}
+	r.body = r.body.(object).with(name, v)
+	r.part = "body." + name
 	return true
 }
 

@@ -32,11 +32,18 @@ type operation struct {
 		Content  map[string]struct{ Schema *schema }
 	}
 	Responses map[string]struct {
-		Headers map[string]any
+		Headers map[string]*headerOf
 		Content map[string]struct{ Schema *schema }
 	}
 	Security []map[string][]string
 	Roles    []string `json:"x-role"` // if it is not for everybody
+}
+
+// headerOf is what a response's header is to be.
+type headerOf struct {
+	Ref      string `json:"$ref"`
+	Required bool
+	Schema   struct{ Pattern string }
 }
 
 type parameter struct {
@@ -82,7 +89,10 @@ func (s *service) describe() *document {
 	raw := s.as(nil).Do("GET", "/openapi.json", "").Must(s.t, 200)
 	var d struct {
 		Paths      map[string]map[string]json.RawMessage
-		Components struct{ Schemas map[string]*schema }
+		Components struct {
+			Schemas map[string]*schema
+			Headers map[string]*headerOf
+		}
 	}
 	raw.Into(s.t, &d)
 	doc := &document{schemas: d.Components.Schemas}
@@ -95,6 +105,13 @@ func (s *service) describe() *document {
 			op := &operation{method: strings.ToUpper(method), path: path}
 			if err := json.Unmarshal(body, op); err != nil {
 				s.t.Fatal(err)
+			}
+			for _, response := range op.Responses {
+				for name, h := range response.Headers {
+					if h.Ref != "" {
+						response.Headers[name] = d.Components.Headers[strings.TrimPrefix(h.Ref, "#/components/headers/")]
+					}
+				}
 			}
 			doc.operations = append(doc.operations, op)
 		}
@@ -137,6 +154,18 @@ func (op *operation) String() string { return op.path + " " + op.method }
 
 // private reports whether the operation needs an access token.
 func (op *operation) private() bool { return len(op.Security) > 0 }
+
+// operation returns the operation with an id.
+func (d *document) operation(t *testing.T, id string) *operation {
+	t.Helper()
+	for _, op := range d.operations {
+		if op.OperationID == id {
+			return op
+		}
+	}
+	t.Fatalf("there is no operation %s", id)
+	return nil
+}
 
 // resolve returns what a schema refers to.
 func (d *document) resolve(s *schema) *schema {

@@ -15,6 +15,7 @@ import (
 type request struct {
 	op   *operation
 	kind string // "valid", or what was done to it
+	part string // what it was done to, such as body.prompt, if that is a part that the document names
 
 	valid   bool // the document allows it in every respect
 	invalid bool // it does not, so that it must not be carried out
@@ -68,6 +69,11 @@ func (g *generator) compose(op *operation) *request {
 		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.who.access})
 	}
 	return r
+}
+
+// without returns the query without a parameter.
+func (r *request) without(name string) [][2]string {
+	return slices.DeleteFunc(slices.Clone(r.query), func(q [2]string) bool { return q[0] == name })
 }
 
 // plain is a value as it stands in a URL, a header or a form.

@@ -130,8 +130,10 @@ func seedHashesAlone(t *testing.T, s *service) {
 // most is how many requests the limited service takes in an hour.
 const most = 4
 
-// limited is the service with one rate for everything.
-func (s *service) limited() *service {
+func (s *service) limited() *service { return s.limitedTo(limit.Rate{Requests: most, Per: time.Hour}) }
+
+// limitedTo is the service with one rate for everything.
+func (s *service) limitedTo(rate limit.Rate) *service {
 	s.t.Helper()
 	return s.another(func(o *api.Options) {
 		for name, at := range map[string]**limit.Limit{
@@ -139,7 +141,7 @@ func (s *service) limited() *service {
 			"jobs": &o.Limits.Jobs, "calls": &o.Limits.Calls, "anonymous": &o.Limits.Anonymous,
 		} {
 			var err error
-			if *at, err = limit.InMemory(name, limit.Rate{Requests: most, Per: time.Hour}); err != nil {
+			if *at, err = limit.InMemory(name, rate); err != nil {
 				s.t.Fatal(err)
 			}
 		}

@@ -74,6 +74,8 @@ type generator struct {
 	who *person  // who asks
 	own []string // ids of what is the person's
 	far []string // ids of what is somebody else's, and of accounts
+
+	etag string // of the latest answer that had one
 }
 
 func (g *generator) chance(p float64) bool { return g.Float64() < p }
@@ -187,6 +189,8 @@ func (g *generator) text(s *schema, name string) string {
 		}
 	case lower == "token" && g.chance(0.2) && fits(g.who.access):
 		return g.who.access
+	case lower == "if-none-match" && g.chance(0.3):
+		return pick(g, "*", g.etag)
 	case lower == "idempotency-key" && g.chance(0.8):
 		return strconv.Quote(uuid.NewString())
 	case len(s.Examples) > 0 && g.chance(0.3):
