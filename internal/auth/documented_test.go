@@ -39,7 +39,7 @@ func TestTheRunbookHasTheNumbers(t *testing.T) {
 		"how long a network is known":       fmt.Sprintf("known for %s", in(knownFor)),
 		"how long an access token is valid": "access token is valid for " + in(DefaultAccessTTL),
 		"how long a session lasts":          fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
-		"how many sessions there may be":    "any number of sessions",
+		"how many sessions there may be":    fmt.Sprintf("have %d sessions", maxSessions),
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
 			t.Errorf("%s: the runbook does not say %q", what, want)
