@@ -28,9 +28,17 @@ const (
 	countedKey // the request has been counted
 )
 
+// request is what the log says of one.
+type request struct {
+	id      string
+	account uuid.UUID // whose it is, once that is known
+}
+
 func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey).(string)
-	return id
+	if r, ok := ctx.Value(requestKey).(*request); ok {
+		return r.id
+	}
+	return ""
 }
 
 // instance is the request's id as the URI that a problem wants.
@@ -66,7 +74,8 @@ func secure(h http.Header, overTLS bool) {
 func (s *server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := uuid.NewString()
-		ctx := context.WithValue(r.Context(), requestKey, id)
+		about := &request{id: id}
+		ctx := context.WithValue(r.Context(), requestKey, about)
 		r = r.WithContext(context.WithValue(ctx, networkKey, Network(client(r, s.TrustedProxies))))
 		w.Header().Set("X-Request-Id", id)
 		secure(w.Header(), r.TLS != nil)
@@ -94,8 +103,16 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 			if s.Observe != nil {
 				s.Observe(pattern, rec.status, took)
 			}
-			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("request", id), slog.String("route", pattern),
-				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took))
+			attrs := []slog.Attr{slog.String("request", id), slog.String("route", pattern),
+				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took)}
+			if about.account != uuid.Nil {
+				attrs = append(attrs, slog.String("account", about.account.String()))
+			}
+			switch rec.status {
+			case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest, http.StatusTooManyRequests:
+				attrs = append(attrs, slog.String("network", networkOf(r.Context()))) // for who looks into attacks, or stops them
+			}
+			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 			if abort {
 				panic(http.ErrAbortHandler) // what has begun must not look complete
 			}
@@ -264,6 +281,9 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	case err != nil:
 		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))
 		return
+	}
+	if about, ok := ctx.Context().Value(requestKey).(*request); ok {
+		about.account = identity.Account
 	}
 	next(huma.WithValue(ctx, identityKey, identity))
 }

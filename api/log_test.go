@@ -23,7 +23,7 @@ func (f *fixture) line(message string, a apitest.Answer) string {
 }
 
 // Every request has a line in the log, under the id that its client knows: when,
-// what, and what became of it. Those that are refused have one too, and what went
+// what, whose, and what became of it. Those that are refused have one too, and what went
 // wrong on our side has another that says what.
 //
 // security: ASVS 16.2.1, ASVS 16.2.2, ASVS 16.3.2, ASVS 16.3.4
@@ -33,18 +33,25 @@ func TestEveryRequestIsInTheLog(t *testing.T) {
 		method, path, as string
 		route            string
 		status           int
+		known            bool // whose it is
 	}{
-		{"GET", "/history", f.Access, `"GET /history"`, 200},
-		{"GET", "/history", "", `"GET /history"`, 401},
-		{"GET", "/history", "forged", `"GET /history"`, 401},
-		{"GET", "/users", f.Access, `"GET /users"`, 403},
-		{"GET", "/jobs/00000000-0000-7000-8000-000000000000", f.Access, `"GET /jobs/{id}"`, 404},
-		{"GET", "/nowhere", "", "unknown", 404},
-		{"POST", "/jobs", f.Access, `"POST /jobs"`, 400},
+		{"GET", "/history", f.Access, `"GET /history"`, 200, true},
+		{"GET", "/history", "", `"GET /history"`, 401, false},
+		{"GET", "/history", "forged", `"GET /history"`, 401, false},
+		{"GET", "/users", f.Access, `"GET /users"`, 403, true},
+		{"GET", "/jobs/00000000-0000-7000-8000-000000000000", f.Access, `"GET /jobs/{id}"`, 404, true},
+		{"GET", "/nowhere", "", "unknown", 404, false},
+		{"POST", "/jobs", f.Access, `"POST /jobs"`, 400, true},
 	} {
 		line := f.line("request", f.As(k.as).Do(k.method, k.path, "").Must(t, k.status))
 		if want := fmt.Sprintf(" route=%s status=%d ", k.route, k.status); !strings.Contains(line, want) || !strings.Contains(line, " took=") || !strings.Contains(line, " level=INFO ") {
 			t.Errorf("%q has not %q", line, want)
+		}
+		if strings.Contains(line, " account="+f.owner.String()) != k.known || strings.Contains(line, " account=") != k.known {
+			t.Errorf("%q does not say whose it is, or does", line)
+		}
+		if refused := k.status == 401 || k.status == 403; strings.Contains(line, " network=127.0.0.1") != refused || strings.Contains(line, " network=") != refused {
+			t.Errorf("%q does not say where a refused request came from, or does of another", line)
 		}
 		at, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
 		if when, err := time.Parse(time.RFC3339Nano, at); err != nil || time.Since(when).Abs() > time.Hour || !regexp.MustCompile(`(Z|[+-]\d\d:\d\d)$`).MatchString(at) {
