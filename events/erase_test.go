@@ -55,7 +55,8 @@ func TestAClosedOwnerBeginsNothing(t *testing.T) {
 // Once an owner is closed, all jobs that get on record are among the outstanding.
 func TestCloseWhileJobsAreBegun(t *testing.T) {
 	f := newFixture(t)
-	begun := make(chan uuid.UUID, 1000)
+	var mu sync.Mutex
+	var begun []uuid.UUID // as many as there is time for
 	started := make(chan struct{}, 8)
 	var wg sync.WaitGroup
 	for range cap(started) {
@@ -69,7 +70,9 @@ func TestCloseWhileJobsAreBegun(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				begun <- j.ID
+				mu.Lock()
+				begun = append(begun, j.ID)
+				mu.Unlock()
 				if n == 0 {
 					started <- struct{}{}
 				}
@@ -80,21 +83,18 @@ func TestCloseWhileJobsAreBegun(t *testing.T) {
 		<-started
 	}
 	f.mustClose(t)
-	outstanding, err := f.Outstanding(t.Context(), f.owner, cap(begun))
+	outstanding, err := f.Outstanding(t.Context(), f.owner, 1_000_000)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wg.Wait()
-	close(begun)
-	n := 0
-	for id := range begun {
-		n++
+	for _, id := range begun {
 		if !slices.Contains(outstanding, id) {
 			t.Errorf("job %s was begun after the end", id)
 		}
 	}
-	if n != len(outstanding) {
-		t.Errorf("%d jobs begun, %d outstanding", n, len(outstanding))
+	if len(begun) != len(outstanding) {
+		t.Errorf("%d jobs begun, %d outstanding", len(begun), len(outstanding))
 	}
 }
 
