@@ -80,7 +80,10 @@ func TestADatabaseThatHangs(t *testing.T) {
 	begin := time.Now()
 	var waiting sync.WaitGroup
 	waiting.Go(func() { ask(t.Context(), 25) })
-	for !s.keys.reading.busy() || !s.ended.asking.busy() {
+	for !s.keys.reading.busy() || !s.ended.asking.busy() { // which nothing announces
+		if time.Since(begin) > time.Minute {
+			t.Fatal("nobody is asking")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	leave()

@@ -203,7 +203,11 @@ func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	lock(`update sessions set revoked_at = now() where id = $1`, second.Session)
 	out := make(chan error)
 	go func() { out <- f.SignOutEverywhere(t.Context(), account.ID) }()
+	begin := time.Now()
 	for f.count(t, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 0 {
+		if time.Since(begin) > time.Minute {
+			t.Fatal("nobody waits for the locks")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	lock(`update sessions set revoked_at = now() where id = $1`, first.Session)
