@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/api"
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // everyAnswer is what every response has to say, whatever it answers.

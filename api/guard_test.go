@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // guarded serves a mux behind the guard.

@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/api"
-	"colophon/internal/apitest"
 	"colophon/internal/limit"
+	"colophon/test/apitest"
 )
 
 // another serves the same accounts and jobs with other options, to the same user.

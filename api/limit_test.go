@@ -20,10 +20,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/api"
-	"colophon/internal/apitest"
 	"colophon/internal/limit"
 	"colophon/internal/pg"
 	"colophon/migrations"
+	"colophon/test/apitest"
 )
 
 // inMemory returns limits, all of them of the same rate.

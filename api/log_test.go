@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // line returns the line of the log with a message and the id of a request.

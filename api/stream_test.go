@@ -19,11 +19,11 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/migrations"
+	"colophon/test/apitest"
 )
 
 // streamed is a server of one job's stream.

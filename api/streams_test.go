@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"colophon/api"
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // streaming opens a stream, reads its first message, and returns what closes it.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 func TestPublishedKeys(t *testing.T) {

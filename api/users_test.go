@@ -13,8 +13,8 @@ import (
 
 	"colophon/api"
 	"colophon/events"
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
+	"colophon/test/apitest"
 )
 
 // token asks for tokens.

@@ -17,13 +17,13 @@ import (
 
 	"colophon/api"
 	"colophon/events"
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
+	"colophon/test/apitest"
 )
 
 // fixture is an API with one user and no worker, so that jobs wait.

@@ -23,8 +23,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/internal/apitest"
 	"colophon/model/opticks"
+	"colophon/test/apitest"
 )
 
 // canaries are secrets that nobody else has, by what they are.

@@ -14,7 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"colophon/internal/chaos"
+	"colophon/test/chaos"
 )
 
 // extras are the commands that a build tag adds.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"colophon/internal/chaos"
+	"colophon/test/chaos"
 )
 
 // chaosVerdict is what was promised and came of it.

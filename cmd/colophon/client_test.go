@@ -14,9 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/internal/apitest"
 	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
+	"colophon/test/apitest"
 )
 
 // service is a running `colophon up`.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // TestADrainedWorkersJobsGoOnAtOnce stops one of two workers by SIGTERM while it

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 var (

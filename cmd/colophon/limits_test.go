@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // TestWhatIsTooMuchIsRefused asks a service without a worker, where jobs stay queued.

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // TestTwoProcessesCountTogether floods two API processes over one database.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // TestService runs one service and looks at it from outside.

@@ -21,10 +21,10 @@ import (
 
 	"colophon/api"
 	"colophon/events"
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/policy"
 	"colophon/jobs"
+	"colophon/test/apitest"
 )
 
 // serve runs the whole API over a service and its store, as one process would.

@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
+	"colophon/test/apitest"
 )
 
 // unauthenticated are the operations that are open to all, and why.

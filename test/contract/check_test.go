@@ -14,7 +14,7 @@ import (
 	verrors "github.com/pb33f/libopenapi-validator/errors"
 	"github.com/pb33f/libopenapi-validator/helpers"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // findings are the ways in which the service does not keep to its description.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/apitest"
+	"colophon/test/apitest"
 )
 
 // TestSeed is what the service that this one began from did when it was run for

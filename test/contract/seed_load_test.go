@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"colophon/api"
-	"colophon/internal/apitest"
 	"colophon/internal/limit"
+	"colophon/test/apitest"
 )
 
 func seedPassesDisguises(t *testing.T, s *service) {

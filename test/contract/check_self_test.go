@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"colophon/internal/apitest"
 	"colophon/internal/limit"
+	"colophon/test/apitest"
 )
 
 // TestFindingsAreFound shows answers that are wrong to who judges them: a judge

@@ -19,7 +19,7 @@ func TestReportIsWhatTheTestsSay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Error("docs/reports/security.md is out of date: go run ./internal/evidence > docs/reports/security.md")
+		t.Error("docs/reports/security.md is out of date: go run ./tools/evidence > docs/reports/security.md")
 	}
 }
 

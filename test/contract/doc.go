@@ -10,7 +10,7 @@
 //
 // The long run is
 //
-//	go test ./internal/contract -run TestContract -requests 200000 -seed 1 -v
+//	go test ./test/contract -run TestContract -requests 200000 -seed 1 -v
 //
 // and fails, from 20,000 requests on, if there is an operation, or a part of one,
 // that was not tried with everything that can be done to it.

@@ -25,7 +25,7 @@ var put = map[string]string{
 	"internal/auth/ended.go query":                                                        "one of two constants",
 	"internal/auth/collect.go sql":                                                        "put together from the constants above it",
 	"events/once.go statement":                                                            "constants of its callers, in the same package",
-	"internal/chaos/postgres.go `select pid from pg_stat_activity where ` + which":        "constants, in a program for tests",
+	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":            "constants, in a program for tests",
 	"internal/limit/store.go sql":                                                         "constants of its callers, in the same file",
 	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":            "a quoted name of the program's own: statements that define take no parameters",
 	"internal/pg/pool.go \"SET idle_in_transaction_session_timeout = '3s'; SET ROLE \" + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: SET takes no parameters",

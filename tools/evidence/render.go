@@ -7,7 +7,7 @@ import (
 
 const head = `# What shows that the service is closed by default
 
-Written by ` + "`go run ./internal/evidence`" + ` from comments above the tests; a test fails when this page is not what they say.
+Written by ` + "`go run ./tools/evidence`" + ` from comments above the tests; a test fails when this page is not what they say.
 The requirements are those of the OWASP Application Security Verification Standard 5.0.0 (all 70 of level 1, and of
 the higher levels what fits a service of this kind), the OWASP API Security Top 10 of 2023 and the OWASP Top 10 for LLM
 Applications of 2025. They are named by their ids and said in our own words: what counts is the standard's text. What is

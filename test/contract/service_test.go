@@ -16,13 +16,13 @@ import (
 
 	"colophon/api"
 	"colophon/events"
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
+	"colophon/test/apitest"
 )
 
 // slots is how many jobs the worker runs at once.

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/apitest"
 	"colophon/internal/auth"
 	"colophon/internal/limit"
+	"colophon/test/apitest"
 )
 
 var (
