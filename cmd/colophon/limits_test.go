@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -8,10 +9,12 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestWhatIsTooMuchIsRefused asks a service without a worker, where jobs stay queued.
-func TestWhatIsTooMuchIsRefused(t *testing.T) {
-	s := serving(t, "api", dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
-	c := newUser(t, s, "flooder")
+// TestRequestsOverTheLimitsAreRefused calls a service without a worker, where jobs
+// stay queued.
+func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := serving(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
+	c := newUser(t, s.url, "flooder")
 	refused := func(a apitest.Answer, status int, code string, most int) apitest.Problem {
 		t.Helper()
 		p := a.Refused(t, status, code)
@@ -36,11 +39,35 @@ func TestWhatIsTooMuchIsRefused(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	refused(c.Do("POST", "/jobs", `{"prompt":"The nature of light","max_new_tokens":1000}`), 422, "over_token_budget", 0)
-	other := newUser(t, s, "other")
-	for range 2 { // the second one may find the one that was cancelled still counted
+	other := newUser(t, s.url, "other")
+	for range 2 { // the cancelled job may still count for the second one
 		if a := other.Do("POST", "/jobs", body); a.Status != 503 {
 			a.Must(t, 202)
 		}
 	}
 	refused(other.Do("POST", "/jobs", body), 503, "queue_full", 60)
+}
+
+func TestTrustedProxyIsANetworkOrAnAddress(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "10.1.2.3/8": "10.0.0.0/8", "192.0.2.1": "192.0.2.1/32", "2001:db8::/32": "2001:db8::/32",
+		"2001:db8::1": "2001:db8::1/128", "::ffff:192.0.2.1": "192.0.2.1/32", "::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:192.0.2.1/128": "192.0.2.1/32",
+		"::ffff:0.0.0.0/96": "", "::ffff:10.0.0.0/95": "", "::ffff:10.0.0.0/8": "",
+		"0.0.0.0/0": "", "::/0": "", "": "", "10.0.0.0/33": "", "localhost": "", "10.0.0": "", "10.0.0.0/8 ": "",
+	} {
+		var p trustedProxy
+		if err := p.UnmarshalText([]byte(text)); (err == nil) != (want != "") || err == nil && p.Masked() != netip.MustParsePrefix(want) {
+			t.Errorf("%q: %s, %v, want %q", text, p, err, want)
+		}
+	}
+}
+
+func TestRateIsACountAndATime(t *testing.T) {
+	for text, ok := range map[string]bool{"5/1m": true, "1/1s": true, "4294967295/24h": true, "0/1m": false, "5": false, "5/": false, "-1/1m": false, "5/1ms": false, "5/800h": false, "5/x": false,
+		"5/1m x": false, "5/1m ": false, " 5/1m": false, "5 /1m": false, "+5/1m": false, "5/1m/1m": false, "4294967296/1m": false, "0x5/1m": false} {
+		var r rate
+		if err := r.UnmarshalText([]byte(text)); (err == nil) != ok {
+			t.Errorf("%q: %+v, %v", text, r, err)
+		}
+	}
 }

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
 	"colophon/model/gpt2"
 	"colophon/model/gpt2/hub"
 	"colophon/model/opticks"
@@ -215,10 +217,10 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 
 // TestUpPullsFirst runs the service with a model that is not there.
 func TestUpPullsFirst(t *testing.T) {
+	t.Parallel()
 	p := newPocket(t)
-	data := dataDir(t)
-	url, _ := noEnvironment("DATABASE_URL")
-	bin, _ := noEnvironment("PGBIN")
+	data := t.TempDir()
+	url := pgtest.New(t, migrations.Up).URL
 	r, w := io.Pipe()
 	s := newStreams()
 	s.out = w
@@ -227,7 +229,7 @@ func TestUpPullsFirst(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		c := upCmd{
-			databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
+			databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
 			p.flags(""), policyFlags{}, listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 		}
 		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
@@ -239,7 +241,7 @@ func TestUpPullsFirst(t *testing.T) {
 		t.Fatalf("%v, %v", err, <-ended)
 	}
 	go io.Copy(io.Discard, r)
-	c := newUser(t, &service{url: at, data: data}, "reader")
+	c := newUser(t, at, "reader")
 	var text struct {
 		ModelName string `json:"model_name"`
 	}

@@ -96,7 +96,7 @@ func TestTLS(t *testing.T) {
 	}
 	plain := redirect.Addr().String()
 	redirect.Close()
-	s := up(t, dataDir(t), "--tls-cert", a.file("cert.pem"), "--tls-key", a.file("key.pem"), "--redirect-listen", plain)
+	s := up(t, "--tls-cert", a.file("cert.pem"), "--tls-key", a.file("key.pem"), "--redirect-listen", plain)
 	addr, ok := strings.CutPrefix(s.url, "https://")
 	if !ok {
 		t.Fatalf("ready %s", s.url)
