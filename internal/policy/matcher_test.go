@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// BenchmarkHostilePrompts has prompts in which as many words as can be are under
-// way all the time, with rules of a thousand English words and with rules of a
-// thousand words that are all taken for one another.
+// BenchmarkHostilePrompts matches prompts that keep as many states as possible
+// alive, with rules of a thousand English words and with rules of a thousand words
+// that are all taken for one another.
 func BenchmarkHostilePrompts(b *testing.B) {
 	var english, alike strings.Builder
 	seen := map[string]bool{}
@@ -30,9 +30,9 @@ func BenchmarkHostilePrompts(b *testing.B) {
 			text := string([]rune(strings.Repeat(text, MaxPrompt))[:MaxPrompt])
 			b.Run(name+"/"+text[:12], func(b *testing.B) {
 				for b.Loop() {
-					s := scan{rules: rules}
-					for i, r := range text { // on and on, refused or not
-						letters(r, func(l letter) { _, _ = s.next(l, i) })
+					m := matcher{rules: rules}
+					for i, r := range text { // past refusals too
+						letters(r, func(l letter) { _, _ = m.next(l, i) })
 					}
 				}
 			})
