@@ -96,7 +96,7 @@ func check(d *jsontext.Decoder, depth int) error {
 		}
 		switch n := d.StackDepth(); {
 		case n > depth:
-			return &Error{Reason: ErrTooDeep, Offset: d.InputOffset()}
+			return &Error{Reason: fmt.Errorf("%w: more than %d", ErrTooDeep, depth), Offset: d.InputOffset()}
 		case n == 0:
 			return readEnd(d)
 		}

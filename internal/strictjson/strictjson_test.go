@@ -141,7 +141,7 @@ func FuzzCheck(f *testing.F) {
 		}
 		members, objectErr := read(string(text))
 		isObject := bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{"))
-		if tooDeep := ok && e.Reason == ErrTooDeep; !tooDeep && (objectErr == nil) != (err == nil && isObject) {
+		if tooDeep := errors.Is(err, ErrTooDeep); !tooDeep && (objectErr == nil) != (err == nil && isObject) {
 			t.Fatalf("%q: Object says %v, Check says %v", text, objectErr, err)
 		}
 		if objectErr == nil {
