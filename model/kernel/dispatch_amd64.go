@@ -278,7 +278,7 @@ func geluSome(x []float32) int {
 	return 8 * n
 }
 
-func narrowSome(half []uint16, x []float32) int {
+func encodeFloat16Some(half []uint16, x []float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		narrowVector(&half[:len(x)][0], &x[0], n)

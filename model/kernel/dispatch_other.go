@@ -41,5 +41,5 @@ func mostSome(most *float32, x []float32) int                           { return
 func expSome(sums *[8]float64, x []float32, most float32) int           { return 0 }
 func scaleSome(x []float32, scale float32) int                          { return 0 }
 func geluSome(x []float32) int                                          { return 0 }
-func narrowSome(half []uint16, x []float32) int                         { return 0 }
+func encodeFloat16Some(half []uint16, x []float32) int                  { return 0 }
 func (in *Input) quantizeSome(row int) int                              { return 0 }

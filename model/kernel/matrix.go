@@ -143,7 +143,7 @@ func (m *Matrix) set(panel, k, n int, b *block) error {
 		}
 	case F16:
 		for i := range b[:n] {
-			narrowAll(m.half[(panel*m.inputs+k+i)*Width:], b[i][:])
+			encodeFloat16(m.half[(panel*m.inputs+k+i)*Width:], b[i][:])
 		}
 	case Int8:
 		quantizeBlock(m.group(panel, k/Group), b)
@@ -175,13 +175,13 @@ func quantizeBlock(g []byte, b *block) {
 		var inv, errors [Width]float32
 		for o, m := range most {
 			if m >= smallest {
-				inv[o] = 1 / fromUpperHalf(upperHalf(m/127.49)+c) // 127.49 rounds to 127
+				inv[o] = 1 / BFloat16frombits(bfloat16Above(m/127.49)+c) // 127.49 rounds to 127
 			}
 		}
 		blockErrors(&errors, b, &inv)
 		for o, e := range errors {
-			scale := upperHalf(most[o]/127.49) + c
-			step := fromUpperHalf(scale)
+			scale := bfloat16Above(most[o]/127.49) + c
+			step := BFloat16frombits(scale)
 			if e = float32(e*step) * step; e < best[o] || c == 0 {
 				best[o], inverse[o], scales[o] = e, inv[o], scale
 			}
@@ -213,7 +213,7 @@ func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float
 
 // weightScale returns the scale of an output of a panel in a group.
 func weightScale(group []byte, output int) float32 {
-	return fromUpperHalf(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
+	return BFloat16frombits(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
 }
 
 // Output copies the weights from every input to output o into dst.
@@ -230,7 +230,7 @@ func (m *Matrix) Output(o int, dst []float32) {
 	case F16:
 		column := m.half[panel*Width*m.inputs+o:]
 		for k := range dst {
-			dst[k] = widen(column[k*Width])
+			dst[k] = Float16frombits(column[k*Width])
 		}
 	case Int8:
 		for k := range dst {

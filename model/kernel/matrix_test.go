@@ -241,7 +241,7 @@ func TestPanels(t *testing.T) {
 		}
 		if format != F32 {
 			for i := range w {
-				w[i] = widen(narrow(w[i]))
+				w[i] = Float16frombits(Float16bits(w[i]))
 			}
 		}
 		xStride, yStride := inputs+2, panels*Width+3

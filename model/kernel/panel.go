@@ -17,7 +17,7 @@ func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 		for k := 0; k < inputs; k += block {
 			n := min(block, inputs-k)
 			for i, h := range w[p*wStride+k*Width:][:n*Width] {
-				wide[i] = widen(h)
+				wide[i] = Float16frombits(h)
 			}
 			for r := range rows {
 				multiplyAdd((*[Width]float32)(y[r*yStride+p*Width:]), x[r*xStride+k:][:n], wide[:])

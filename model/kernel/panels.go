@@ -38,7 +38,7 @@ func (p *Panels) Set(at, step int, x []float32) {
 	var half [64]uint16
 	for len(x) > 0 {
 		n := min(len(half), len(x))
-		narrowAll(half[:], x[:n])
+		encodeFloat16(half[:], x[:n])
 		for i, h := range half[:n] {
 			p.half[at+i*step] = h
 		}

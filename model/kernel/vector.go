@@ -102,10 +102,10 @@ func exp(x float32) float32 {
 	return p * math.Float32frombits(power)
 }
 
-// narrowAll rounds x to halves.
-func narrowAll(half []uint16, x []float32) {
-	for i := narrowSome(half, x); i < len(x); i++ {
-		half[i] = narrow(x[i])
+// encodeFloat16 writes x to half, rounded as Float16bits does.
+func encodeFloat16(half []uint16, x []float32) {
+	for i := encodeFloat16Some(half, x); i < len(x); i++ {
+		half[i] = Float16bits(x[i])
 	}
 }
 

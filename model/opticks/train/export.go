@@ -11,6 +11,7 @@ import (
 
 	"colophon/model/gomlx"
 	"colophon/model/gpt2"
+	"colophon/model/kernel"
 )
 
 // halfLoss is how much more loss, in nats per token, is a fair price for
@@ -28,7 +29,7 @@ func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, se
 	halves := make([][]float32, len(weights))
 	for i, w := range weights {
 		for _, x := range w {
-			halves[i] = append(halves[i], widen(half(x)))
+			halves[i] = append(halves[i], kernel.Float16frombits(kernel.Float16bits(x)))
 		}
 	}
 	rounded, err := test.loss(trainer, halves)
@@ -94,7 +95,7 @@ func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte,
 		begin := len(data)
 		for _, x := range weights[0] {
 			if dtype == "F16" {
-				data = binary.LittleEndian.AppendUint16(data, half(x))
+				data = binary.LittleEndian.AppendUint16(data, kernel.Float16bits(x))
 			} else {
 				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(x))
 			}
@@ -111,32 +112,4 @@ func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte,
 	}
 	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
 	return append(append(file, text...), data...), nil
-}
-
-// half rounds to the nearest IEEE 754 half, of two the even one. (The one in
-// GoMLX makes small numbers zero.)
-func half(x float32) uint16 {
-	bits := math.Float32bits(x)
-	sign := uint16(bits>>16) & 0x8000
-	size := bits &^ (1 << 31)
-	switch {
-	case size >= 0x477ff000: // 65520 and more, which a half cannot hold
-		return sign | 0x7c00
-	case size < 0x38800000: // less than the smallest normal half
-		return sign | uint16(math.RoundToEven(math.Ldexp(float64(math.Float32frombits(size)), 24)))
-	}
-	size += 0xfff + size>>13&1
-	return sign | uint16((size-0x38000000)>>13)
-}
-
-// widen returns the number that a finite half stands for.
-func widen(h uint16) float32 {
-	sign, exponent, mantissa := float64(1), int(h>>10&0x1f), float64(h&0x3ff)
-	if h&0x8000 != 0 {
-		sign = -1
-	}
-	if exponent == 0 {
-		return float32(math.Ldexp(sign*mantissa, -24))
-	}
-	return float32(math.Ldexp(sign*(1024+mantissa), exponent-25))
 }
