@@ -282,7 +282,7 @@ func TestReadHeaderRefuses(t *testing.T) {
 	}{
 		{"empty", nil, "0 bytes are too few"},
 		{"seven bytes", make([]byte, 7), "7 bytes are too few"},
-		{"no header", make([]byte, 8), "header: EOF"},
+		{"no header", make([]byte, 8), "header: unexpected EOF"},
 		{"huge header", []byte("GGUF\x03\x00\x00\x00"), "longer than 100000000: not a safetensors file?"},
 		{"header beyond the end", file(`{}`, 0)[:9], "header of 2 bytes does not fit the file of 9"},
 		{"an array", file(`[]`, 0), "not a JSON object"},

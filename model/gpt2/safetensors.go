@@ -9,6 +9,8 @@ import (
 	"io"
 	"math"
 	"slices"
+
+	"colophon/internal/strictjson"
 )
 
 const (
@@ -88,48 +90,33 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 // parseHeader returns the tensors in a header, each checked by itself; their
 // offsets are those of the header, relative to the data.
 func parseHeader(r io.Reader) ([]tensor, error) {
-	d := json.NewDecoder(r)
-	if t, err := d.Token(); err != nil {
-		return nil, err
-	} else if t != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
 	var tensors []tensor
-	seen := map[string]bool{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		name := key.(string) // the decoder lets nothing else be a key
-		if seen[name] {
-			return nil, fmt.Errorf("tensor %q is there twice", short(name))
-		}
-		if len(seen) == maxTensors {
-			return nil, fmt.Errorf("more than %d tensors", maxTensors)
-		}
-		seen[name] = true
-		var entry json.RawMessage
-		if err := d.Decode(&entry); err != nil {
-			return nil, err
+	members := 0
+	err := strictjson.Object(r, func(name string, value []byte) error {
+		if members++; members > maxTensors {
+			return fmt.Errorf("more than %d tensors", maxTensors)
 		}
 		if name == "__metadata__" {
-			continue
+			return nil
 		}
-		t, err := parseTensor(entry)
+		t, err := parseTensor(value)
 		if err != nil {
-			return nil, fmt.Errorf("tensor %q: %w", short(name), err)
+			return fmt.Errorf("tensor %q: %w", short(name), err)
 		}
 		t.name = name
 		tensors = append(tensors, t)
+		return nil
+	})
+	return tensors, jsonError("tensor", err)
+}
+
+// jsonError adds to an error of strictjson the repeated name, if that is what is
+// wrong. It is the name of a kind of thing.
+func jsonError(kind string, err error) error {
+	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
+		return fmt.Errorf("%s %q is there twice: %w", kind, short(e.Name), err)
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return tensors, nil
+	return err
 }
 
 func parseTensor(entry []byte) (tensor, error) {

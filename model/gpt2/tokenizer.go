@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
+
+	"colophon/internal/strictjson"
 )
 
 const maxTokenizerFile = 64 << 20
@@ -71,39 +72,23 @@ func parseTokenizer(vocab, merges []byte) (*Tokenizer, error) {
 
 // parseVocab reads a JSON object from token to id. The ids must be 0 to n-1.
 func parseVocab(b []byte) (map[string]int32, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil {
-		return nil, err
-	} else if t != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
 	ids := map[string]int32{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		s := key.(string) // the decoder lets nothing else be a key
+	err := strictjson.Object(bytes.NewReader(b), func(s string, value []byte) error {
 		var id int32
-		if err := d.Decode(&id); err != nil {
-			return nil, fmt.Errorf("token %q: %w", short(s), err)
-		}
-		if _, ok := ids[s]; ok {
-			return nil, fmt.Errorf("token %q is there twice", short(s))
+		if err := json.Unmarshal(value, &id); err != nil {
+			return fmt.Errorf("token %q: %w", short(s), err)
 		}
 		if s == "" {
-			return nil, errors.New("a token is empty")
+			return errors.New("a token is empty")
 		}
 		if len(ids) == maxVocab {
-			return nil, fmt.Errorf("more than %d tokens", maxVocab)
+			return fmt.Errorf("more than %d tokens", maxVocab)
 		}
 		ids[s] = id
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
+		return nil
+	})
+	if err != nil {
+		return nil, jsonError("token", err)
 	}
 	taken := make([]string, len(ids))
 	for s, id := range ids {
