@@ -1,10 +1,9 @@
 package main
 
 import (
-	"encoding/binary"
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,36 +79,18 @@ func configJSON(bpe *encoding) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// safetensors returns a file as described at
-// https://github.com/huggingface/safetensors#format, with weights in the order
-// of config.Tensors as "F32" or "F16".
+// safetensors returns a safetensors file of weights, which are in the order of
+// config.Tensors, stored as "F32" or "F16".
 func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte, error) {
-	type entry struct {
-		DType   string `json:"dtype"`
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
-	var data []byte
+	var tensors []gpt2.Tensor
 	for name, shape := range config.Tensors() {
-		begin := len(data)
-		for _, x := range weights[0] {
-			if dtype == "F16" {
-				data = binary.LittleEndian.AppendUint16(data, kernel.Float16bits(x))
-			} else {
-				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(x))
-			}
+		t, err := gpt2.NewTensor(name, dtype, shape, weights[0])
+		if err != nil {
+			return nil, err
 		}
-		header[name] = entry{dtype, shape, [2]int{begin, len(data)}}
-		weights = weights[1:]
+		tensors, weights = append(tensors, t), weights[1:]
 	}
-	text, err := json.Marshal(header)
-	if err != nil {
-		return nil, err
-	}
-	for len(text)%8 != 0 {
-		text = append(text, ' ')
-	}
-	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
-	return append(append(file, text...), data...), nil
+	var file bytes.Buffer
+	err := gpt2.WriteSafetensors(&file, tensors)
+	return file.Bytes(), err
 }
