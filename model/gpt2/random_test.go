@@ -1,8 +1,8 @@
 package gpt2
 
 import (
+	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"io"
 	"math"
 	"strings"
@@ -73,18 +73,15 @@ func (r randomValues) ReadAt(p []byte, off int64) (int, error) {
 
 // writeSafetensors returns a file with tensors in the order given.
 func writeSafetensors(tensors []fileTensor) []byte {
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
-	var data []byte
+	var out []Tensor
 	for _, t := range tensors {
-		header[t.name] = map[string]any{"dtype": t.dtype, "shape": t.shape, "data_offsets": []int{len(data), len(data) + len(t.data)}}
-		data = append(data, t.data...)
+		out = append(out, Tensor{t.name, t.dtype, t.shape, bytes.NewReader(t.data)})
 	}
-	h, err := json.Marshal(header)
-	if err != nil {
+	var b bytes.Buffer
+	if err := WriteSafetensors(&b, out); err != nil {
 		panic(err)
 	}
-	b := binary.LittleEndian.AppendUint64(nil, uint64(len(h)))
-	return append(append(b, h...), data...)
+	return b.Bytes()
 }
 
 type fileTensor struct {
