@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -10,33 +10,35 @@ import (
 	"colophon/model/kernel"
 )
 
-// A benchAgreement says how close the distributions of the next token are to
-// those with f32 weights.
-type benchAgreement struct {
+// An agreementRow compares the distributions of the next token with those of f32
+// weights.
+type agreementRow struct {
 	Weights string  `json:"weights"`
 	Tokens  int     `json:"tokens"`
 	KL      float64 `json:"kl"`     // mean Kullback-Leibler divergence from f32, in nats
-	MostKL  float64 `json:"max_kl"` // the largest
-	Top1    float64 `json:"top1"`   // share of the tokens whose likeliest successor is the same
+	MostKL  float64 `json:"max_kl"` // the largest divergence
+	Top1    float64 `json:"top1"`   // share of the tokens with the same likeliest successor
 }
 
-// agreementTokens is the length of the text along which they are compared.
+// agreementTokens is the length of the text along which distributions are
+// compared.
 const agreementTokens = 64
 
-// agreement compares the types of weights with f32 along a text that f32 writes.
-func (c *benchEngineCmd) agreement(ctx context.Context, t *terminal) ([]benchAgreement, error) {
-	others := slices.DeleteFunc(slices.Clone(c.Weights), func(f kernel.Format) bool { return f == kernel.F32 })
+// agreement compares the types of weights with f32, along a text sampled with
+// f32.
+func (o Options) agreement(ctx context.Context, weights []kernel.Format) ([]agreementRow, error) {
+	others := slices.DeleteFunc(slices.Clone(weights), func(f kernel.Format) bool { return f == kernel.F32 })
 	if len(others) == 0 {
-		return []benchAgreement{}, nil
+		return []agreementRow{}, nil
 	}
-	fmt.Fprintln(t.err, "agreement with f32")
-	text, want, err := c.write(ctx)
+	fmt.Fprintln(o.Progress, "agreement with f32")
+	text, want, err := o.write(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("agreement with f32: %w", err)
 	}
-	var all []benchAgreement
-	for _, weights := range others {
-		a, err := c.compare(ctx, weights, text, want)
+	var all []agreementRow
+	for _, format := range others {
+		a, err := o.compare(ctx, format, text, want)
 		if err != nil {
 			return nil, fmt.Errorf("agreement with f32: %w", err)
 		}
@@ -46,12 +48,12 @@ func (c *benchEngineCmd) agreement(ctx context.Context, t *terminal) ([]benchAgr
 }
 
 // write samples a text with f32 weights and returns the logits after each token.
-func (c *benchEngineCmd) write(ctx context.Context) (text []int, logits [][]float32, err error) {
+func (o Options) write(ctx context.Context) (text []int, logits [][]float32, err error) {
 	sampler, err := model.NewSampler(model.Params{MaxTokens: agreementTokens, Temperature: 1, TopP: 1})
 	if err != nil {
 		return nil, nil, err
 	}
-	err = c.sequence(ctx, kernel.F32, func(info model.Info, s model.Sequence) error {
+	err = o.sequence(ctx, kernel.F32, func(info model.Info, s model.Sequence) error {
 		next := max(info.EOS, 0)
 		for i := range min(agreementTokens, info.Context) {
 			l, err := s.Next(ctx, next)
@@ -69,9 +71,9 @@ func (c *benchEngineCmd) write(ctx context.Context) (text []int, logits [][]floa
 }
 
 // compare compares the logits after each token of a text.
-func (c *benchEngineCmd) compare(ctx context.Context, weights kernel.Format, text []int, want [][]float32) (benchAgreement, error) {
-	a := benchAgreement{Weights: weights.String(), Tokens: len(text)}
-	err := c.sequence(ctx, weights, func(_ model.Info, s model.Sequence) error {
+func (o Options) compare(ctx context.Context, weights kernel.Format, text []int, want [][]float32) (agreementRow, error) {
+	a := agreementRow{Weights: weights.String(), Tokens: len(text)}
+	err := o.sequence(ctx, weights, func(_ model.Info, s model.Sequence) error {
 		same := 0
 		for i, token := range text {
 			got, err := s.Next(ctx, token)
@@ -91,9 +93,9 @@ func (c *benchEngineCmd) compare(ctx context.Context, weights kernel.Format, tex
 	return a, err
 }
 
-// sequence calls f with an empty sequence of an engine of its own.
-func (c *benchEngineCmd) sequence(ctx context.Context, weights kernel.Format, f func(model.Info, model.Sequence) error) error {
-	e, err := c.engine(weights)
+// sequence calls f with an empty sequence of a new engine, and then closes both.
+func (o Options) sequence(ctx context.Context, weights kernel.Format, f func(model.Info, model.Sequence) error) error {
+	e, err := o.engine(weights)
 	if err != nil {
 		return err
 	}
@@ -115,10 +117,10 @@ func divergence(p, q []float32) float64 {
 		lp := float64(p[i]) - logP
 		kl += math.Exp(lp) * (lp - (float64(q[i]) - logQ))
 	}
-	return max(kl, 0) // what is below is rounding
+	return max(kl, 0) // a negative sum is rounding
 }
 
-// logSum returns the logarithm of the sum of the exponentials.
+// logSum returns the logarithm of the sum of the exponentials of x.
 func logSum(x []float32) float64 {
 	most, sum := float64(slices.Max(x)), 0.0
 	for _, v := range x {
