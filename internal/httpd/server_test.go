@@ -1,4 +1,4 @@
-package main
+package httpd
 
 import (
 	"fmt"
@@ -6,24 +6,23 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
 
-// listening serves with everything that the service has but its API.
-func listening(t *testing.T, handler http.HandlerFunc) (addr string) {
+// serve serves a handler on loopback until the test ends.
+func serve(t *testing.T, o ListenOptions, handler http.HandlerFunc) *Listener {
 	t.Helper()
-	listener, err := listen(t.Context(), "--listen", "127.0.0.1:0")
+	listener, err := Listen(t.Context(), "127.0.0.1:0", o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := newServer(t.Context(), handler, slog.New(slog.DiscardHandler))
-	go srv.Serve(listener)
-	t.Cleanup(func() { srv.Close() })
-	return listener.Addr().String()
+	servers := NewServers(t.Context(), slog.New(slog.DiscardHandler))
+	servers.Serve(listener, handler)
+	t.Cleanup(servers.Close)
+	return listener
 }
 
 func connect(t *testing.T, addr string) net.Conn {
@@ -36,9 +35,9 @@ func connect(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// said sends what a client of HTTP would not and returns the answer, once the
-// server has closed the connection.
-func said(t *testing.T, addr, request string) string {
+// exchange sends bytes that no HTTP client would send. It returns the response once
+// the server has closed the connection.
+func exchange(t *testing.T, addr, request string) string {
 	t.Helper()
 	conn := connect(t, addr)
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
@@ -49,15 +48,15 @@ func said(t *testing.T, addr, request string) string {
 	return string(got)
 }
 
-// TestWhatNeverReachesTheHandler lists the answers that net/http gives by itself:
-// they can carry no header of ours. They are short, of a fixed text, end the
+// TestWhatNeverReachesTheHandler lists the responses that net/http gives by itself,
+// which carry no header of ours. They are short and of a fixed text, end the
 // connection, and repeat nothing of the request.
 //
 // security: ASVS 16.5.1, ASVS 4.2.1
 func TestWhatNeverReachesTheHandler(t *testing.T) {
-	addr := listening(t, func(w http.ResponseWriter, r *http.Request) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s %s reached the handler", r.Method, r.URL)
-	})
+	}).Addr().String()
 	const canary = "canary"
 	for name, k := range map[string]struct{ request, status string }{
 		"no request":        {canary + "\r\n\r\n", "400"},
@@ -77,7 +76,7 @@ func TestWhatNeverReachesTheHandler(t *testing.T) {
 		"TLS where is none": {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + canary + "\r\n\r\n", "400"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := said(t, addr, k.request)
+			got := exchange(t, addr, k.request)
 			head, body, _ := strings.Cut(got, "\r\n\r\n")
 			if !strings.HasPrefix(head, "HTTP/1.1 "+k.status) || !strings.Contains(head, "Connection: close") {
 				t.Errorf("%q, want %s", got, k.status)
@@ -89,47 +88,21 @@ func TestWhatNeverReachesTheHandler(t *testing.T) {
 	}
 }
 
-// TestWhoIsLocal looks which listeners answer only to this machine's names.
-func TestWhoIsLocal(t *testing.T) {
-	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
-	for name, k := range map[string]struct {
-		address string
-		secured *secured
-		proxies []netip.Prefix
-		local   bool
-	}{
-		"loopback":            {"127.0.0.1:0", nil, nil, true},
-		"localhost":           {"localhost:0", nil, nil, true},
-		"every address":       {"0.0.0.0:0", nil, nil, false},
-		"with a certificate":  {"127.0.0.1:0", &secured{}, nil, false},
-		"with a proxy before": {"127.0.0.1:0", nil, proxies, false},
-	} {
-		listener, err := listen(t.Context(), "--listen", k.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		if got := (&front{public: newCrowd(listener, 1, nil, slog.New(slog.DiscardHandler)), secured: k.secured}).local(k.proxies); got != k.local {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
-// TestOptionsOfTheServer asks for what net/http would answer by itself.
-func TestOptionsOfTheServer(t *testing.T) {
-	addr := listening(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
-	if got := said(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
+// net/http would answer OPTIONS * by itself.
+func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()
+	if got := exchange(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
 		t.Errorf("%q", got)
 	}
 }
 
-// TestSlowClients looks when connections are given up whose clients take their time.
+// TestSlowClients measures when the server gives up connections of slow clients.
 //
 // security: API4:2023
 func TestSlowClients(t *testing.T) {
-	addr := listening(t, func(w http.ResponseWriter, _ *http.Request) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, 20<<20))
-	})
+	}).Addr().String()
 	for name, client := range map[string]func(net.Conn){
 		"says nothing": func(net.Conn) {},
 		"a byte of the head at a time": func(conn net.Conn) {
