@@ -123,7 +123,7 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 		return p
 	}
 	if refusal, ok := errors.AsType[policy.Refusal](err); ok {
-		p := newProblem(http.StatusUnprocessableEntity, refusal.Code, refusal.Message)
+		p := newProblem(http.StatusUnprocessableEntity, refusal.Rule, refusal.Message)
 		return p.at("body." + refusal.Field)
 	}
 	if noRoom, ok := errors.AsType[*jobs.NoRoomError](err); ok {

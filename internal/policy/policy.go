@@ -32,9 +32,12 @@ import (
 // the ones that this package returns are its Err variables.
 type Refusal struct {
 	Field   string // what was refused: "prompt", "username" or "password"
-	Code    string // which rule it broke, for programs: lower case with underscores
+	Rule    string // which rule it broke, for programs: lower case with underscores
 	Message string // which rule it broke and what to do, for people; never the text itself
 }
+
+// Code returns the rule.
+func (r Refusal) Code() string { return r.Rule }
 
 // Error returns the message.
 func (r Refusal) Error() string { return r.Message }
