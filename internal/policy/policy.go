@@ -33,9 +33,12 @@ import (
 // this package returns only its Err variables.
 type Refusal struct {
 	Field   string // the refused field: "prompt", "username" or "password"
-	Code    string // the broken rule, for programs: lower case with underscores
+	Rule    string // the broken rule, for programs: lower case with underscores
 	Message string // the broken rule and what to do, for people; never the text itself
 }
+
+// Code returns the rule.
+func (r Refusal) Code() string { return r.Rule }
 
 // Error returns the message.
 func (r Refusal) Error() string { return r.Message }
