@@ -11,7 +11,7 @@ import (
 // which SetBytes shows as the share of the memory bandwidth that it uses.
 func BenchmarkDecode(b *testing.B) {
 	for _, weights := range everyFormat() {
-		e := randomEngine(b, gpt2Shape, Options{Weights: weights})
+		e := randomEngine(b, Published(), Options{Weights: weights})
 		for _, batch := range []int{1, 4, 8, 16} {
 			b.Run(fmt.Sprintf("%v/batch=%d", weights, batch), func(b *testing.B) {
 				b.SetBytes(e.network.bytes())
@@ -22,7 +22,7 @@ func BenchmarkDecode(b *testing.B) {
 						defer s.Close()
 						token := []int{i}
 						for n := range b.N {
-							if n%gpt2Shape.Context == gpt2Shape.Context-1 {
+							if n%Published().Context == Published().Context-1 {
 								s.Close()
 								s = openSequence(b, e)
 							}
@@ -31,7 +31,7 @@ func BenchmarkDecode(b *testing.B) {
 								b.Error(err)
 								return
 							}
-							token[0] = int(uint32(logits[0]*1000)) % gpt2Shape.Vocab
+							token[0] = int(uint32(logits[0]*1000)) % Published().Vocab
 						}
 					})
 				}
@@ -44,7 +44,7 @@ func BenchmarkDecode(b *testing.B) {
 
 func BenchmarkPrefill(b *testing.B) {
 	for _, weights := range everyFormat() {
-		e := randomEngine(b, gpt2Shape, Options{Weights: weights})
+		e := randomEngine(b, Published(), Options{Weights: weights})
 		for _, n := range []int{128, 512} {
 			b.Run(fmt.Sprintf("%v/%d", weights, n), func(b *testing.B) {
 				ids := make([]int, n)
