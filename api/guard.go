@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/internal/auth"
+	"colophon/internal/network"
 )
 
 type contextKey int
@@ -76,7 +77,7 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 		id := uuid.NewString()
 		about := &request{id: id}
 		ctx := context.WithValue(r.Context(), requestKey, about)
-		r = r.WithContext(context.WithValue(ctx, networkKey, Network(client(r, s.TrustedProxies))))
+		r = r.WithContext(context.WithValue(ctx, networkKey, network.Of(client(r, s.TrustedProxies))))
 		w.Header().Set("X-Request-Id", id)
 		secure(w.Header(), r.TLS != nil)
 		control := http.NewResponseController(w)
@@ -124,7 +125,7 @@ func (s *server) guard(mux *http.ServeMux) http.Handler {
 			handler, found = http.NotFoundHandler(), ""
 		}
 		preflight, foreign := s.origins.meet(rec.Header(), r)
-		if s.Local && !IsLocal(r.Host) {
+		if s.Local && !network.IsLiteral(r.Host) {
 			preflight, foreign = 0, newProblem(http.StatusMisdirectedRequest, "misdirected",
 				"ask for this service by its address or as localhost; a proxy that passes other names on has to be among the trusted ones")
 		}

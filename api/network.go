@@ -2,10 +2,11 @@ package api
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"colophon/internal/network"
 )
 
 // networkOf returns the network that the request comes from, which limits by
@@ -21,8 +22,8 @@ func networkOf(ctx context.Context) string {
 // The header Forwarded is never believed: most proxies pass on the one that the
 // client has sent.
 func client(r *http.Request, trusted []netip.Prefix) string {
-	addr, err := parseHop(r.RemoteAddr)
-	if err != nil || !within(trusted, addr) {
+	addr, err := network.ParseAddr(r.RemoteAddr)
+	if err != nil || !network.Contains(trusted, addr) {
 		return r.RemoteAddr
 	}
 	for lines := r.Header["X-Forwarded-For"]; len(lines) > 0; lines = lines[:len(lines)-1] {
@@ -34,60 +35,14 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 			} else {
 				hop, more = rest, false
 			}
-			next, err := parseHop(strings.TrimSpace(hop))
+			next, err := network.ParseAddr(strings.TrimSpace(hop))
 			if err != nil {
 				return addr.String() // of the one who wrote that
 			}
-			if addr = next; !within(trusted, addr) {
+			if addr = next; !network.Contains(trusted, addr) {
 				return addr.String()
 			}
 		}
 	}
 	return addr.String() // a proxy asks on its own behalf
-}
-
-func within(networks []netip.Prefix, addr netip.Addr) bool {
-	for _, n := range networks {
-		if n.Contains(addr) {
-			return true
-		}
-	}
-	return false
-}
-
-// IsLocal reports whether a Host header has an address or localhost. A page whose
-// own name means this machine to a browser, because whoever owns the name says so,
-// asks under that name.
-func IsLocal(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil || strings.EqualFold(host, "localhost")
-}
-
-// parseHop reads an IP address, with or without a port.
-func parseHop(hop string) (netip.Addr, error) {
-	if host, _, err := net.SplitHostPort(hop); err == nil {
-		hop = host
-	} else if len(hop) > 1 && hop[0] == '[' && hop[len(hop)-1] == ']' {
-		hop = hop[1 : len(hop)-1]
-	}
-	addr, err := netip.ParseAddr(hop)
-	return addr.Unmap().WithZone(""), err
-}
-
-// Network returns what limits count for an address, with or without a port: the
-// address, or of IPv6 the /64 that one subscriber has to himself.
-func Network(remote string) string {
-	addr, err := parseHop(remote)
-	if err != nil {
-		return remote // a unix socket has no address
-	}
-	if addr.Is6() {
-		if prefix, err := addr.Prefix(64); err == nil {
-			return prefix.String()
-		}
-	}
-	return addr.String()
 }

@@ -3,11 +3,8 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"io"
 	stdlog "log"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,10 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/letsencrypt/pebble/v2/ca"
 	"github.com/letsencrypt/pebble/v2/db"
@@ -68,9 +62,9 @@ func port(t *testing.T, address string) int {
 	return n
 }
 
-// TestACME gets certificates from an authority, with both kinds of challenges: a
-// name is where the service speaks HTTPS, the other one is where only its plain
-// listener is.
+// TestACME gets certificates from an authority, with both kinds of challenges: one
+// name resolves to the listener of HTTPS, the other one to the address that has only
+// the plain listener.
 //
 // security: ASVS 12.2.2
 func TestACME(t *testing.T) {
@@ -78,10 +72,10 @@ func TestACME(t *testing.T) {
 	var authority atomic.Pointer[http.Handler]
 	directory := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*authority.Load()).ServeHTTP(w, r) }))
 	defer directory.Close()
-	roots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: directory.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	// Clients of this process trust the directory, as they would with SSL_CERT_FILE.
+	machine := http.DefaultTransport
+	http.DefaultTransport = directory.Client().Transport
+	t.Cleanup(func() { http.DefaultTransport = machine })
 	free, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
@@ -89,12 +83,11 @@ func TestACME(t *testing.T) {
 	plain := free.Addr().String()
 	free.Close()
 	data := dataDir(t)
-	args := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
-	env := []string{"SSL_CERT_FILE=" + roots} // as for any authority that the machine does not know
-	p := start(t, env, args...)
-	address, ok := strings.CutPrefix(p.url, "https://")
+	flags := []string{"--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
+	s := up(t, data, flags...)
+	address, ok := strings.CutPrefix(s.url, "https://")
 	if !ok {
-		t.Fatalf("ready %s", p.url)
+		t.Fatalf("ready %s", s.url)
 	}
 
 	log := stdlog.New(io.Discard, "", 0)
@@ -139,38 +132,15 @@ func TestACME(t *testing.T) {
 		}
 	}
 
-	// The next process needs no authority for what is kept.
-	p.signal(syscall.SIGTERM)
-	if status := p.exit(time.Minute); status != 0 {
-		t.Fatalf("stopped with status %d", status)
+	// The next service needs no authority for the certificates that are kept.
+	if err := s.stop(); err != nil {
+		t.Fatalf("stop: %v", err)
 	}
 	directory.Close()
-	p = start(t, env, args...)
+	s = up(t, data, flags...)
 	for name, serial := range serials {
-		if got, err := meet(strings.TrimPrefix(p.url, "https://"), name); err != nil || got != serial {
-			t.Errorf("%s in the next process: %s, want %s: %v", name, got, serial, err)
+		if got, err := meet(strings.TrimPrefix(s.url, "https://"), name); err != nil || got != serial {
+			t.Errorf("%s in the next service: %s, want %s: %v", name, got, serial, err)
 		}
 	}
-}
-
-func TestANameWithoutACertificateIsInTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out strings.Builder
-		get := complaining(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("the authority is away") },
-			[]string{"here.example"}, slog.New(slog.NewTextHandler(&out, nil)))
-		for i, want := range []int{1, 1, 2, 2} {
-			for _, name := range []string{"here.example", "elsewhere.example", ""} {
-				if _, err := get(&tls.ClientHelloInfo{ServerName: name}); err == nil {
-					t.Errorf("a certificate for %q", name)
-				}
-			}
-			if n := strings.Count(out.String(), "the authority is away"); n != want {
-				t.Errorf("round %d: %d lines, want %d:\n%s", i, n, want, &out)
-			}
-			time.Sleep(complainEvery/2 + 1)
-		}
-		if strings.Contains(out.String(), "elsewhere") {
-			t.Errorf("who connects can write to the log:\n%s", &out)
-		}
-	})
 }
