@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"colophon/model/modeltest"
 )
 
 // BenchmarkDecode computes a token of each of some sequences at a time, on a
@@ -17,14 +19,14 @@ func BenchmarkDecode(b *testing.B) {
 				b.SetBytes(e.network.bytes())
 				var all sync.WaitGroup
 				for i := range batch {
-					s := openSequence(b, e)
+					s := modeltest.Open(b, e)
 					all.Go(func() {
 						defer s.Close()
 						token := []int{i}
 						for n := range b.N {
 							if n%Published().Context == Published().Context-1 {
 								s.Close()
-								s = openSequence(b, e)
+								s = modeltest.Open(b, e)
 							}
 							logits, err := s.Next(b.Context(), token...)
 							if err != nil {
@@ -49,7 +51,7 @@ func BenchmarkPrefill(b *testing.B) {
 			b.Run(fmt.Sprintf("%v/%d", weights, n), func(b *testing.B) {
 				ids := make([]int, n)
 				for b.Loop() {
-					s := openSequence(b, e)
+					s := modeltest.Open(b, e)
 					if _, err := s.Next(b.Context(), ids...); err != nil {
 						b.Fatal(err)
 					}
