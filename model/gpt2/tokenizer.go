@@ -21,7 +21,8 @@ const maxTokenizerFile = 64 << 20
 //
 // Every text has an encoding and Decode(Encode(text)) == text, byte for byte:
 // bytes that are not UTF-8 count as symbols. Text that spells a special token,
-// such as "<|endoftext|>", is ordinary text.
+// such as "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens: it
+// encodes and decodes nothing.
 type Tokenizer struct {
 	texts  []string         // the bytes of each id
 	bytes  [256]int32       // the id of each single byte
@@ -166,10 +167,18 @@ func fromAlphabet(s string, toByte map[rune]byte) string {
 }
 
 // Size returns the number of token ids.
-func (t *Tokenizer) Size() int { return len(t.texts) }
+func (t *Tokenizer) Size() int {
+	if t == nil {
+		return 0
+	}
+	return len(t.texts)
+}
 
 // Encode returns the token ids of text.
 func (t *Tokenizer) Encode(text string) []int {
+	if t == nil {
+		return nil
+	}
 	ids := make([]int, 0, len(text)/3+1)
 	var w word
 	for text != "" {
@@ -185,7 +194,7 @@ func (t *Tokenizer) Encode(text string) []int {
 func (t *Tokenizer) Decode(ids []int) []byte {
 	var b []byte
 	for _, id := range ids {
-		if id >= 0 && id < len(t.texts) {
+		if id >= 0 && id < t.Size() {
 			b = append(b, t.texts[id]...)
 		}
 	}
