@@ -55,7 +55,7 @@ func (c *Checkpoint) write(w io.Writer) error {
 // madeUpTokens returns a vocabulary of n tokens, and its merges: the bytes,
 // pairs of printable characters, pairs with a third, and the end of a text.
 func madeUpTokens(n int) (ids map[string]int, merges string) {
-	letters := alphabet()
+	letters := ByteAlphabet()
 	ids = make(map[string]int, n)
 	for _, r := range letters {
 		ids[string(r)] = len(ids)

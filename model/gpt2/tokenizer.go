@@ -54,7 +54,7 @@ func parseTokenizer(vocab, merges []byte) (*Tokenizer, error) {
 	}
 	t := &Tokenizer{texts: make([]string, len(ids))}
 	toByte := make(map[rune]byte, 256)
-	for b, r := range alphabet() {
+	for b, r := range ByteAlphabet() {
 		id, ok := ids[string(r)]
 		if !ok {
 			return nil, fmt.Errorf("read vocab.json: no token %q, which stands for the byte %#02x", string(r), b)
@@ -136,10 +136,11 @@ func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 	return merges, nil
 }
 
-// alphabet returns the character that stands for each byte in vocab.json and
-// merges.txt: itself where it is printable in Latin-1, else the next one from
-// U+0100 up.
-func alphabet() [256]rune {
+// ByteAlphabet returns the character that stands for each byte in vocab.json and
+// merges.txt (github.com/openai/gpt-2, encoder.py, bytes_to_unicode). A byte that
+// is a printable character of Latin-1 stands for itself; the others get the
+// characters from U+0100 up, in order.
+func ByteAlphabet() [256]rune {
 	var a [256]rune
 	next := rune(256)
 	for b := range a {
@@ -181,10 +182,8 @@ func (t *Tokenizer) Encode(text string) []int {
 	}
 	ids := make([]int, 0, len(text)/3+1)
 	var w word
-	for text != "" {
-		n := firstWord(text)
-		ids = w.encode(ids, t, text[:n])
-		text = text[n:]
+	for s := range Words(text) {
+		ids = w.encode(ids, t, s)
 	}
 	return ids
 }

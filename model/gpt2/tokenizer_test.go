@@ -166,7 +166,7 @@ func TestTokenizerMergesByDefinition(t *testing.T) {
 // byteVocab returns a vocabulary of the 256 bytes and the given tokens.
 func byteVocab(more ...string) string {
 	var b strings.Builder
-	for i, r := range alphabet() {
+	for i, r := range ByteAlphabet() {
 		fmt.Fprintf(&b, "%s%s:%d", []string{"{", ","}[min(i, 1)], asciiJSON(string(r)), i)
 	}
 	for i, s := range more {
