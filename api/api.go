@@ -24,6 +24,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/flight"
 	"colophon/jobs"
 )
 
@@ -70,7 +71,8 @@ type server struct {
 	counted map[string]bool // patterns of the mux that count their requests themselves
 	origins origins
 	streams streams
-	looked  readiness
+
+	readiness flight.Group[struct{}]
 }
 
 // New returns the handler of the whole API.
@@ -108,7 +110,10 @@ func (r *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *h
 
 func build(o Options) (*server, *routes, error) {
 	mux := &routes{ServeMux: http.NewServeMux()}
-	s := &server{Options: o, api: humago.New(mux, config()), counted: map[string]bool{}}
+	s := &server{
+		Options: o, api: humago.New(mux, config()), counted: map[string]bool{},
+		readiness: flight.Group[struct{}]{Timeout: readyTimeout, Keep: readyFor},
+	}
 	var err error
 	if s.origins, err = newOrigins(o.CORSOrigins); err != nil {
 		return nil, nil, fmt.Errorf("allow origins: %w", err)
