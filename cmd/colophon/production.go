@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"colophon/internal/network"
 	"colophon/internal/pg"
 )
 
@@ -35,7 +36,7 @@ func (c *upCmd) check(known catalog, log *slog.Logger) error {
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
-	return c.judge(log, !loopback(c.Listen), c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
+	return c.judge(log, !network.IsLoopback(c.Listen), c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
 }
 
 // check finds fault with the flags before anything has started.
@@ -43,7 +44,7 @@ func (c *apiCmd) check(log *slog.Logger) error {
 	if err := c.adminFlags.check(); err != nil {
 		return err
 	}
-	return c.judge(log, !loopback(c.Listen), c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
+	return c.judge(log, !network.IsLoopback(c.Listen), c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
 }
 
 // check finds fault with the flags before anything has started.
@@ -103,14 +104,14 @@ func (f *listenFlags) faults() (faults []string) {
 	if f.NoRateLimits {
 		faults = append(faults, "--no-rate-limits: requests have to be counted")
 	}
-	if f.TLSCert == "" && len(f.ACMEDomain) == 0 && len(f.TrustedProxies) == 0 && !loopback(f.Listen) {
+	if f.TLSCert == "" && len(f.ACMEDomain) == 0 && len(f.TrustedProxies) == 0 && !network.IsLoopback(f.Listen) {
 		faults = append(faults, "--listen: plain HTTP on an address that other machines reach: set --tls-cert and --tls-key, or --acme-domain, or --trusted-proxies if a proxy in front of it speaks TLS")
 	}
 	return faults
 }
 
 func (f *adminFlags) faults() []string {
-	if f.AdminListen == "" || loopback(f.AdminListen) {
+	if f.AdminListen == "" || network.IsLoopback(f.AdminListen) {
 		return nil
 	}
 	return []string{"--admin-listen: other machines can read this process's memory: use 127.0.0.1"}

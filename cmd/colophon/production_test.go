@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"colophon/internal/httpd/httpdtest"
 )
 
 // TestProduction starts each command with one thing wrong, and with everything.
@@ -26,8 +28,8 @@ func TestProduction(t *testing.T) {
 	for i := range sequence {
 		sequence[i] = byte(i)
 	}
-	a := newAuthority(t)
-	a.issue("cert.pem", "key.pem")
+	a := httpdtest.NewAuthority(t)
+	a.Issue("cert.pem", "key.pem")
 	pinned := "sha256:" + strings.Repeat("0a", 32)
 	good := map[string]string{
 		"COLOPHON_PRODUCTION": "true",
@@ -61,7 +63,7 @@ func TestProduction(t *testing.T) {
 		"plain HTTP for all":             {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0"}, serving, "--listen"},
 		"plain HTTP for all, by default": {map[string]string{"COLOPHON_LISTEN": ":0"}, serving, "--listen"},
 		"plain HTTP behind a proxy":      {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0", "COLOPHON_TRUSTED_PROXIES": "10.0.0.0/8"}, serving, ""},
-		"TLS for all":                    {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_TLS_CERT": a.file("cert.pem"), "COLOPHON_TLS_KEY": a.file("key.pem")}, serving, ""},
+		"TLS for all":                    {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_TLS_CERT": a.File("cert.pem"), "COLOPHON_TLS_KEY": a.File("key.pem")}, serving, ""},
 		"ACME for all":                   {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_ACME_DOMAIN": "a.example"}, serving, ""},
 		"an admin listener for all":      {map[string]string{"COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true"}, "api up worker", "--admin-listen"},
 		"an admin listener":              {map[string]string{"COLOPHON_ADMIN_LISTEN": "127.0.0.1:0"}, "api up worker", ""},

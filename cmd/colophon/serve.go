@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"colophon/api"
+	"colophon/internal/httpd"
 	"colophon/internal/limit"
 	"colophon/internal/policy"
 	"colophon/jobs"
@@ -70,47 +75,6 @@ type workFlags struct {
 	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
 }
 
-type listenFlags struct {
-	Listen         string         `default:"127.0.0.1:8000" help:"Address and port to serve ($COLOPHON_LISTEN)."`
-	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of proxies whose X-Forwarded-For is believed; without them the peer is the client ($COLOPHON_TRUSTED_PROXIES)."`
-	MaxConnections uint16         `default:"10000" help:"Connections at once; one address may have a quarter of them, unless it is a trusted proxy. 0 is no limit ($COLOPHON_MAX_CONNECTIONS)."`
-	tlsFlags       `embed:""`
-	CORSOrigins    corsOrigins `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the API in a browser, such as https://example.com or https://*.example.com; * is all. Without it no other page may ($COLOPHON_CORS_ORIGINS)."`
-
-	RateLimits     string `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: in the memory of each process, or shared by all over one database ($COLOPHON_RATE_LIMITS)."`
-	NoRateLimits   bool   `help:"Count no requests and no wrong passwords ($COLOPHON_NO_RATE_LIMITS)."`
-	LimitUsers     rate   `default:"5/1m" help:"Registrations per address ($COLOPHON_LIMIT_USERS)."`
-	LimitToken     rate   `default:"10/1m" help:"Sign-ins per address ($COLOPHON_LIMIT_TOKEN)."`
-	LimitJobs      rate   `default:"5/1m" help:"Calls of POST /generate and of POST /jobs per user ($COLOPHON_LIMIT_JOBS)."`
-	LimitCalls     rate   `default:"1200/1m" help:"All other calls of a user together ($COLOPHON_LIMIT_CALLS)."`
-	LimitAnonymous rate   `default:"600/1m" help:"Requests per address that reach no user: pages, unknown routes, and what has no valid access token; each process counts them for itself ($COLOPHON_LIMIT_ANONYMOUS)."`
-
-	MaxJobTime         jobTime `default:"10m" help:"Most time from a job's acceptance to its end; Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
-	MaxOutstandingJobs uint32  `default:"1000" help:"Jobs of one user that may be queued or running; 0 is no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
-	MaxQueuedJobs      uint32  `default:"10000" help:"Jobs of all users that may be queued; 0 is no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
-	MaxStreams         uint16  `default:"64" help:"Event streams that one user may have open at once at this process; 0 is no limit ($COLOPHON_MAX_STREAMS)."`
-	TokenBudget        uint32  `default:"0" help:"Tokens of prompts and completions per user and day (UTC); 0 is no limit ($COLOPHON_TOKEN_BUDGET)."`
-}
-
-// jobTime is a flag such as 10m.
-type jobTime struct{ time.Duration }
-
-// UnmarshalText reads a duration of a second to a day.
-func (t *jobTime) UnmarshalText(text []byte) (err error) {
-	t.Duration, err = time.ParseDuration(string(text))
-	if err != nil || t.Duration < time.Second || t.Duration > 24*time.Hour {
-		return errors.New("the time of a job is between 1s and 24h, such as 10m")
-	}
-	return nil
-}
-
-func (f *listenFlags) room() jobs.Limits {
-	return jobs.Limits{
-		Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget),
-		JobTime: f.MaxJobTime.Duration,
-	}
-}
-
 // Run serves and works in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
 	if err := c.check(known, log); err != nil {
@@ -120,9 +84,12 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	if err != nil {
 		return err
 	}
-	secured, err := c.secured(ctx, c.Data, log)
+	secured, err := c.settings(c.Data, log)
 	if err != nil {
 		return err
+	}
+	if secured.reload != nil {
+		defer onHangup(ctx, secured.reload)()
 	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
@@ -130,13 +97,13 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 	}
 	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		f, err := c.front(ctx, secured, log)
+		f, err := c.listen(ctx, secured.config, log)
 		if err != nil {
 			return err
 		}
 		defer f.close()
-		servers, err := b.admin(ctx, &c.adminFlags)
-		if err != nil {
+		servers := httpd.NewServers(ctx, log)
+		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
 			return err
 		}
 		engine, err := source.engine(&c.modelFlags)
@@ -149,7 +116,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.L
 		}
 		defer stop()
 		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, servers, f, m, rules.now, &c.listenFlags, t.out, true)
+		return b.serve(ctx, servers, f, secured.challenges, m, rules.now, &c.listenFlags, t.out, true)
 	})
 }
 
@@ -162,9 +129,12 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 	if err != nil {
 		return err
 	}
-	secured, err := c.secured(ctx, c.Data, log)
+	secured, err := c.settings(c.Data, log)
 	if err != nil {
 		return err
+	}
+	if secured.reload != nil {
+		defer onHangup(ctx, secured.reload)()
 	}
 	source, err := c.find(ctx, c.library(c.Data, known, t))
 	if err != nil {
@@ -176,16 +146,16 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.
 	}
 	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
 		defer rules.watch(ctx, lookEvery)()
-		f, err := c.front(ctx, secured, log)
+		f, err := c.listen(ctx, secured.config, log)
 		if err != nil {
 			return err
 		}
 		defer f.close()
-		servers, err := b.admin(ctx, &c.adminFlags)
-		if err != nil {
+		servers := httpd.NewServers(ctx, log)
+		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
 			return err
 		}
-		return b.serve(ctx, servers, f, m, rules.now, &c.listenFlags, t.out, false)
+		return b.serve(ctx, servers, f, secured.challenges, m, rules.now, &c.listenFlags, t.out, false)
 	})
 }
 
@@ -213,20 +183,41 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *sl
 			return err
 		}
 		defer stop()
-		servers, err := b.admin(ctx, &c.adminFlags)
-		if err != nil {
+		servers := httpd.NewServers(ctx, log)
+		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
 			return err
 		}
-		defer servers.close()
+		defer servers.Close()
 		fmt.Fprintf(t.out, "working with %s\n", engine.Info().Name)
 		select {
-		case err := <-servers.failed:
+		case err := <-servers.Failed():
 			return fmt.Errorf("serve: %w", err)
 		case <-ctx.Done():
 		}
 		b.log.Info("stopping: no further job is taken up; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", c.Grace.Duration)
 		return nil
 	})
+}
+
+// onHangup calls fn on each SIGHUP, which otherwise ends the process, until ctx is done
+// or stop is called.
+func onHangup(ctx context.Context, fn func()) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	var running sync.WaitGroup
+	running.Go(func() {
+		defer signal.Stop(hangup)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+				fn()
+			}
+		}
+	})
+	return func() { cancel(); running.Wait() }
 }
 
 type migrateCmd struct{ databaseFlags }
@@ -271,12 +262,12 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 }
 
 // serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
+func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
 		return err
 	}
-	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.room(), quiet(b.log))
+	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.capacity(), quiet(b.log))
 	if err != nil {
 		return err
 	}
@@ -287,7 +278,7 @@ func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Mo
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
-		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: at.local(f.trusted()),
+		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: at.public.IsLocal(),
 	}
 	handler, err := api.New(o)
 	if err != nil {
@@ -300,20 +291,20 @@ func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Mo
 	tended.Go(func() { queue.Run(tending) })
 	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
 	tended.Go(func() { accounts.Run(tending, b.log) })
-	servers.add(handler, at.public, at.tls())
+	servers.Serve(at.public, handler)
 	if at.redirect != nil {
-		redirect, err := api.NewRedirect(o, at.port(), at.secured.challenges)
+		redirect, err := api.NewRedirect(o, at.public.Port(), challenges)
 		if err != nil {
 			return err
 		}
-		servers.add(redirect, at.redirect, nil)
+		servers.Serve(at.redirect, redirect)
 	}
-	fmt.Fprintf(out, "ready %s\n", at.url())
+	fmt.Fprintf(out, "ready %s\n", at.public.URL())
 	if teach {
-		fmt.Fprintf(out, lesson, at.url())
+		fmt.Fprintf(out, lesson, at.public.URL())
 	}
 	select {
-	case err := <-servers.failed:
+	case err := <-servers.Failed():
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
@@ -321,7 +312,7 @@ func (b *base) serve(ctx context.Context, servers *servers, at *front, m jobs.Mo
 	// A worker in this process stops after this, and needs time as well.
 	answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
 	defer cancel()
-	if err := servers.shutdown(answering); err != nil {
+	if err := servers.Shutdown(answering); err != nil {
 		b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
 	}
 	return nil

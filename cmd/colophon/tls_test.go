@@ -1,104 +1,32 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"colophon/internal/httpd/httpdtest"
 )
-
-// authority signs certificates for 127.0.0.1.
-type authority struct {
-	t    *testing.T
-	dir  string
-	pool *x509.CertPool
-	n    int64
-}
-
-func newAuthority(t *testing.T) *authority {
-	return &authority{t: t, dir: t.TempDir(), pool: x509.NewCertPool()}
-}
-
-func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
-
-// issue writes a new certificate and its key, and returns its serial number.
-func (a *authority) issue(cert, key string) int64 {
-	a.t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.n++
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.pool.AddCert(parsed)
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: raw}} {
-		// As tools do it: the file is there whole or not at all.
-		if err := os.WriteFile(a.file(name)+".new", pem.EncodeToMemory(block), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-		if err := os.Rename(a.file(name)+".new", a.file(name)); err != nil {
-			a.t.Fatal(err)
-		}
-	}
-	return a.n
-}
-
-func (a *authority) client(config *tls.Config) *http.Client {
-	if config == nil {
-		config = &tls.Config{}
-	}
-	config.RootCAs = a.pool
-	return &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
 
 // TestTLS serves a whole service with a certificate, which is then replaced.
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
 func TestTLS(t *testing.T) {
-	a := newAuthority(t)
-	first := a.issue("cert.pem", "key.pem")
+	a := httpdtest.NewAuthority(t)
+	first := a.Issue("cert.pem", "key.pem")
 	redirect, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	plain := redirect.Addr().String()
 	redirect.Close()
-	s := up(t, "--tls-cert", a.file("cert.pem"), "--tls-key", a.file("key.pem"), "--redirect-listen", plain)
-	addr, ok := strings.CutPrefix(s.url, "https://")
-	if !ok {
+	s := up(t, "--tls-cert", a.File("cert.pem"), "--tls-key", a.File("key.pem"), "--redirect-listen", plain)
+	if !strings.HasPrefix(s.url, "https://") {
 		t.Fatalf("ready %s", s.url)
 	}
 	type met struct {
@@ -108,7 +36,7 @@ func TestTLS(t *testing.T) {
 		serial int64
 	}
 	get := func(config *tls.Config) (met, error) {
-		resp, err := a.client(config).Get(s.url + "/healthz")
+		resp, err := a.Client(config).Get(s.url + "/healthz")
 		if err != nil {
 			return met{}, err
 		}
@@ -131,18 +59,8 @@ func TestTLS(t *testing.T) {
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}}); err == nil {
 		t.Error("a weak cipher suite is spoken")
 	}
-	if got := said(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.0 400") {
-		t.Errorf("plain HTTP on the port of HTTPS: %q", got)
-	}
-	// A certificate that does not fit its key leaves the one before.
-	if err := os.WriteFile(a.file("cert.pem"), []byte("no certificate"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(lookAgain) // files are looked at once in that time
-	if got, err := get(nil); err != nil || got.serial != first {
-		t.Errorf("with a broken file: %+v, %v", got, err)
-	}
-	second := a.issue("cert.pem", "key.pem")
+	// The files are read again when they change.
+	second := a.Issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
 		got, err := get(nil)
 		return err == nil && got.serial == second
@@ -167,7 +85,7 @@ func TestTLS(t *testing.T) {
 		if k.access != "" {
 			req.Header.Set("Authorization", k.access)
 		}
-		resp, err := a.client(nil).Do(req)
+		resp, err := a.Client(nil).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,10 +100,10 @@ func TestTLS(t *testing.T) {
 }
 
 func TestTLSFlags(t *testing.T) {
-	a := newAuthority(t)
-	a.issue("cert.pem", "key.pem")
-	a.issue("other.pem", "otherkey.pem")
-	cert, key := a.file("cert.pem"), a.file("key.pem")
+	a := httpdtest.NewAuthority(t)
+	a.Issue("cert.pem", "key.pem")
+	a.Issue("other.pem", "otherkey.pem")
+	cert, key := a.File("cert.pem"), a.File("key.pem")
 	log := slog.New(slog.DiscardHandler)
 	for name, k := range map[string]struct {
 		flags tlsFlags
@@ -198,8 +116,8 @@ func TestTLSFlags(t *testing.T) {
 		"a key alone":          {tlsFlags{TLSKey: key}, false},
 		"two of each":          {tlsFlags{TLSCert: cert, TLSKey: key, ACMEDomain: []string{"a.example"}}, false},
 		"a redirect to what":   {tlsFlags{RedirectListen: ":0"}, false},
-		"a key of another one": {tlsFlags{TLSCert: cert, TLSKey: a.file("otherkey.pem")}, false},
-		"no file":              {tlsFlags{TLSCert: cert, TLSKey: a.file("none")}, false},
+		"a key of another one": {tlsFlags{TLSCert: cert, TLSKey: a.File("otherkey.pem")}, false},
+		"no file":              {tlsFlags{TLSCert: cert, TLSKey: a.File("none")}, false},
 		"a name":               {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
 		"another authority":    {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://acme.example/directory"}, true},
 		"one here":             {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://localhost:14000/dir"}, true},
@@ -208,7 +126,7 @@ func TestTLSFlags(t *testing.T) {
 		"one with a password":  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://a:b@acme.example/"}, false},
 		"an authority alone":   {tlsFlags{ACMEDirectory: "https://acme.example/directory"}, false},
 	} {
-		_, err := k.flags.secured(t.Context(), t.TempDir(), log)
+		_, err := k.flags.settings(t.TempDir(), log)
 		if _, usage := errors.AsType[*usageError](err); (err == nil) != k.ok || err != nil && !usage {
 			t.Errorf("%s: %v", name, err)
 		}

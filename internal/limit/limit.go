@@ -10,7 +10,10 @@ package limit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,6 +25,22 @@ import (
 type Rate struct {
 	Requests uint64
 	Per      time.Duration
+}
+
+// UnmarshalText reads NUMBER/DURATION, such as 5/1m. The number is at least one, and
+// the duration is between a second and 31 days.
+func (r *Rate) UnmarshalText(text []byte) error {
+	number, per, _ := strings.Cut(string(text), "/")
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n == 0 || per == "" {
+		return errors.New("a limit is a number of requests and a time, such as 5/1m")
+	}
+	d, err := time.ParseDuration(per)
+	if err != nil || d < time.Second || d > 31*24*time.Hour {
+		return errors.New("the time of a limit is between a second and 31 days, such as 1m")
+	}
+	*r = Rate{Requests: n, Per: d}
+	return nil
 }
 
 // Limit is a rate that holds for each key on its own.

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "syscall"
-
-// control leaves a listening socket as it is.
-func control(string, string, syscall.RawConn) error { return nil }

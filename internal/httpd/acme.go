@@ -1,0 +1,98 @@
+package httpd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// ACMEOptions say which certificates an authority is asked for.
+type ACMEOptions struct {
+	Domains   []string     // the names; other names get no certificate
+	Directory string       // URL of the authority; empty is Let's Encrypt
+	Cache     string       // directory of the keys and certificates
+	Log       *slog.Logger // told at most once a minute why a name has no certificate
+}
+
+// ErrDirectory occurs when others could answer in the place of an ACME directory.
+var ErrDirectory = errors.New("the directory must be an https:// URL, or http:// on loopback")
+
+// ACME returns a TLS configuration that gets certificates when handshakes ask for
+// them, and renews them. It accepts the authority's terms. The handler answers the
+// authority's challenges over plain HTTP.
+func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
+	directory := o.Directory
+	if directory == "" {
+		directory = autocert.DefaultACMEDirectory
+	}
+	if !isTrustworthy(directory) {
+		return nil, nil, ErrDirectory
+	}
+	manager := &autocert.Manager{
+		Client:     &acme.Client{DirectoryURL: directory},
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(o.Cache),
+		HostPolicy: withoutPort(autocert.HostWhitelist(o.Domains...)),
+	}
+	config := strict(manager.TLSConfig())
+	config.GetCertificate = logMissing(config.GetCertificate, o.Domains, o.Log)
+	return config, manager.HTTPHandler(http.NotFoundHandler()), nil
+}
+
+// withoutPort applies a policy to the values of Host headers, too.
+func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
+	return func(ctx context.Context, host string) error {
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		return policy(ctx, host)
+	}
+}
+
+// isTrustworthy reports whether nobody between here and a URL can answer in its place.
+func isTrustworthy(directory string) bool {
+	u, err := url.Parse(directory)
+	if err != nil || u.Host == "" || u.User != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	loopback := u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	return u.Scheme == "https" || u.Scheme == "http" && loopback
+}
+
+// missingEvery is the least time between two log lines about a name without a
+// certificate. Anybody who connects can cause them.
+const missingEvery = time.Minute
+
+type getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// logMissing logs why one of the names has no certificate. The client learns only
+// that the handshake failed.
+func logMissing(get getCertificate, names []string, log *slog.Logger) getCertificate {
+	var mu sync.Mutex
+	last := map[string]time.Time{}
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		certificate, err := get(hello)
+		if err == nil || !slices.Contains(names, hello.ServerName) {
+			return certificate, err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last[hello.ServerName]) >= missingEvery {
+			last[hello.ServerName] = time.Now()
+			log.Error("there is no certificate for a name", "name", hello.ServerName, "err", err)
+		}
+		return nil, err
+	}
+}

@@ -1,0 +1,33 @@
+package httpd
+
+import (
+	"net/http"
+	"net/http/pprof"
+
+	"colophon/internal/network"
+)
+
+// Admin returns the handler of a listener for operators: /metrics, which metrics
+// answers, and /debug/pprof/. It answers only to an address or localhost as Host, so
+// that no page can read it under a name that points here.
+func Admin(metrics http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound) // flags may hold secrets
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if !network.IsLiteral(r.Host) {
+			http.Error(w, "ask for this by address or as localhost", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}

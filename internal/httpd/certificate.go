@@ -1,0 +1,105 @@
+package httpd
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// Certificate is a certificate and its key in two files, as they are now. It is safe
+// for concurrent use.
+type Certificate struct {
+	cert, key string
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	checked time.Time
+	read    [2]stamp // of the files when they were last read, whether they were good or not
+	now     *tls.Certificate
+}
+
+// LoadCertificate reads a certificate and its chain, and the private key, in PEM.
+// Handshakes check the files at most once a second and use what they hold then. Files
+// that do not fit each other leave the certificate before in use.
+func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{cert: cert, key: key, log: log}
+	if err := c.load(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// TLSConfig returns a configuration that serves the certificate.
+func (c *Certificate) TLSConfig() *tls.Config {
+	return strict(&tls.Config{GetCertificate: c.get})
+}
+
+// Reload makes the next handshake read the files, whether they have changed or not.
+func (c *Certificate) Reload() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checked, c.read = time.Time{}, [2]stamp{}
+}
+
+// strict removes from TLS 1.2 the suites without forward secrecy or authenticated
+// encryption. All suites of TLS 1.3 have both.
+func strict(config *tls.Config) *tls.Config {
+	config.MinVersion = tls.VersionTLS12
+	config.CipherSuites = []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
+	return config
+}
+
+// stamp tells a file from the one that it replaced.
+type stamp struct {
+	changed time.Time
+	size    int64
+}
+
+// checkEvery is how often handshakes check the files.
+const checkEvery = time.Second
+
+// get returns the certificate for a handshake.
+func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.checked) < checkEvery {
+		return c.now, nil
+	}
+	c.checked = time.Now()
+	if c.stamps() == c.read {
+		return c.now, nil
+	}
+	if err := c.load(); err != nil {
+		// One file may be replaced before the other: later handshakes try again.
+		c.log.Warn("the certificate has changed and cannot be used; the one before stays", "err", err)
+	} else {
+		c.log.Info("the certificate has changed")
+	}
+	return c.now, nil
+}
+
+func (c *Certificate) stamps() (now [2]stamp) {
+	for i, name := range []string{c.cert, c.key} {
+		if info, err := os.Stat(name); err == nil {
+			now[i] = stamp{info.ModTime(), info.Size()}
+		}
+	}
+	return now
+}
+
+// load reads the files. The caller holds c.mu, or is the only one to know c.
+func (c *Certificate) load() error {
+	c.read = c.stamps() // before, so that a change meanwhile is not missed
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return err
+	}
+	c.now = &pair
+	return nil
+}

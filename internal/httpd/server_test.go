@@ -1,0 +1,146 @@
+package httpd
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// serve serves a handler on loopback until the test ends.
+func serve(t *testing.T, o ListenOptions, handler http.HandlerFunc) *Listener {
+	t.Helper()
+	listener, err := Listen(t.Context(), "127.0.0.1:0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := NewServers(t.Context(), slog.New(slog.DiscardHandler))
+	servers.Serve(listener, handler)
+	t.Cleanup(servers.Close)
+	return listener
+}
+
+func connect(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// exchange sends bytes that no HTTP client would send. It returns the response once
+// the server has closed the connection.
+func exchange(t *testing.T, addr, request string) string {
+	t.Helper()
+	conn := connect(t, addr)
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := io.ReadAll(conn) // a reset after the answer is as good as an end
+	return string(got)
+}
+
+// TestWhatNeverReachesTheHandler lists the responses that net/http gives by itself,
+// which carry no header of ours. They are short and of a fixed text, end the
+// connection, and repeat nothing of the request.
+//
+// security: ASVS 16.5.1, ASVS 4.2.1
+func TestWhatNeverReachesTheHandler(t *testing.T) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s reached the handler", r.Method, r.URL)
+	}).Addr().String()
+	const canary = "canary"
+	for name, k := range map[string]struct{ request, status string }{
+		"no request":        {canary + "\r\n\r\n", "400"},
+		"no host":           {"GET /" + canary + " HTTP/1.1\r\n\r\n", "400"},
+		"two hosts":         {"GET / HTTP/1.1\r\nHost: " + canary + "\r\nHost: b\r\n\r\n", "400"},
+		"a header's name":   {"GET / HTTP/1.1\r\nHost: a\r\n" + canary + " x: 1\r\n\r\n", "400"},
+		"a NUL":             {"GET / HTTP/1.1\r\nHost: a\r\nX: " + canary + "\x00\r\n\r\n", "400"},
+		"a bad path":        {"GET /%zz" + canary + " HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
+		"two lengths":       {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n" + canary, "400"},
+		"a negative length": {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n" + canary, "400"},
+		"an encoding":       {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: " + canary + "\r\n\r\n", "501"},
+		"a version":         {"GET / HTTP/3.7\r\nHost: a\r\n\r\n", "505"},
+		"an expectation":    {"POST / HTTP/1.1\r\nHost: a\r\nExpect: " + canary + "\r\nContent-Length: 1\r\n\r\n1", "417"},
+		"a long header":     {"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat(canary, 10_000) + "\r\n\r\n", "431"},
+		"many headers":      {"GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat(canary+": 1\r\n", 6_000) + "\r\n", "431"},
+		"a long line":       {"GET /" + strings.Repeat(canary, 10_000) + " HTTP/1.1\r\nHost: a\r\n\r\n", "431"},
+		"TLS where is none": {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + canary + "\r\n\r\n", "400"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := exchange(t, addr, k.request)
+			head, body, _ := strings.Cut(got, "\r\n\r\n")
+			if !strings.HasPrefix(head, "HTTP/1.1 "+k.status) || !strings.Contains(head, "Connection: close") {
+				t.Errorf("%q, want %s", got, k.status)
+			}
+			if len(body) > 100 || strings.Contains(got, canary) || strings.Contains(got, "<") {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
+// net/http would answer OPTIONS * by itself.
+func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()
+	if got := exchange(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestSlowClients measures when the server gives up connections of slow clients.
+//
+// security: API4:2023
+func TestSlowClients(t *testing.T) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(make([]byte, 20<<20))
+	}).Addr().String()
+	for name, client := range map[string]func(net.Conn){
+		"says nothing": func(net.Conn) {},
+		"a byte of the head at a time": func(conn net.Conn) {
+			for _, b := range []byte("GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 1000)) {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+		},
+		"takes nothing of the answer": func(conn net.Conn) {
+			if runtime.GOOS != "linux" {
+				return // elsewhere the deadline of the answer has to do; without a request that of the head
+			}
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			for { // until the connection is gone
+				if _, err := conn.Write([]byte("x")); err != nil {
+					return
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := connect(t, addr)
+			begin := time.Now()
+			client(conn)
+			_ = conn.SetReadDeadline(begin.Add(50 * time.Second))
+			_, err := io.Copy(io.Discard, conn)
+			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+				t.Error("the connection is still there")
+			}
+			if took := time.Since(begin); took > 40*time.Second { // 10, on a machine that has time
+				t.Errorf("given up after %s", took)
+			} else {
+				t.Logf("given up after %s", took.Round(time.Second))
+			}
+		})
+	}
+}

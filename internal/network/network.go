@@ -1,0 +1,104 @@
+// Package network answers questions about addresses: which network a limit counts,
+// which networks are trusted, and who reaches a listener.
+//
+// It reads text and opens no socket. All functions are pure and safe for concurrent
+// use. An IPv4 address is the same whether it is written as IPv4 or as IPv6, and the
+// zone of an IPv6 address is ignored.
+package network
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// ParseAddr reads an IP address, with or without a port, and with or without
+// brackets.
+func ParseAddr(text string) (netip.Addr, error) {
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	} else if len(text) > 1 && text[0] == '[' && text[len(text)-1] == ']' {
+		text = text[1 : len(text)-1]
+	}
+	addr, err := netip.ParseAddr(text)
+	return addr.Unmap().WithZone(""), err
+}
+
+// ParsePrefix reads a network such as 10.0.0.0/8, or an address, which is a network
+// of its own. It refuses networks that hold every address. The bits after the prefix
+// are zero in the result.
+func ParsePrefix(text string) (netip.Prefix, error) {
+	addr, err := netip.ParseAddr(text)
+	var p netip.Prefix
+	if err == nil {
+		p, err = addr.Unmap().Prefix(addr.Unmap().BitLen())
+	} else {
+		p, err = netip.ParsePrefix(text)
+	}
+	if err == nil && p.Addr().Is4In6() { // Contains compares IPv4 with IPv4 only
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		if p.Bits() < 0 {
+			return netip.Prefix{}, fmt.Errorf("%q is no network of IPv4: write it as 10.0.0.0/8", text)
+		}
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is neither a network, such as 10.0.0.0/8, nor an address", text)
+	}
+	if p.Bits() == 0 {
+		return netip.Prefix{}, fmt.Errorf("%s is everybody, who could then claim to be anybody", text)
+	}
+	return p.Masked(), nil
+}
+
+// Contains reports whether one of the networks holds the address, which is one that
+// [ParseAddr] returned.
+func Contains(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, n := range networks {
+		if n.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Of returns the network that limits count for an address, with or without a port:
+// an IPv4 address itself, and for IPv6 the /64, which one subscriber has alone. The
+// peer of a unix socket has no address and is returned as it is.
+func Of(remote string) string {
+	addr, err := ParseAddr(remote)
+	if err != nil {
+		return remote
+	}
+	if addr.Is6() {
+		if prefix, err := addr.Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return addr.String()
+}
+
+// IsLiteral reports whether a Host header holds an address or localhost, and no name
+// that its owner can point at this machine. A browser page whose own name was
+// pointed here sends that name.
+func IsLiteral(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil || strings.EqualFold(host, "localhost")
+}
+
+// IsLoopback reports whether only this machine reaches a listener on an address and
+// port. The only name it accepts is localhost.
+func IsLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
