@@ -2,8 +2,9 @@
 // come from outside, and texts that are generated.
 //
 // Every rule is a pure function: no clock, no input but its arguments, safe for
-// concurrent use. Text that breaks a rule is answered with a [Refusal], whose
-// message is a constant and so never repeats what was submitted.
+// concurrent use. Only [Watcher] reads a file and has a clock. Text that breaks a
+// rule is answered with a [Refusal], whose message is a constant and so never repeats
+// what was submitted.
 //
 // [Rules] are the words that are refused, in prompts and in generated texts
 // alike, however they are spelt: in any case and font, with marks, with letters of
