@@ -12,6 +12,7 @@ import (
 	"colophon/events"
 	"colophon/internal/metrics"
 	"colophon/internal/pg"
+	"colophon/internal/retry"
 	"colophon/internal/vault"
 	"colophon/migrations"
 )
@@ -70,7 +71,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		case <-ctx.Done():
 		}
 	}()
-	if err := patiently(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
+	if err := retryUntilAvailable(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
 		return err
 	}
 	store, v, err := f.store(pool, log)
@@ -95,25 +96,19 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	return nil
 }
 
-// askAgain is how long a process that starts waits before it asks a database
-// again that was not there.
-const askAgain = 500 * time.Millisecond
+// retryAvailable is the wait before the next try while the database is unavailable.
+const retryAvailable = 500 * time.Millisecond
 
-// patiently does what a process needs of the database to start. One that restarts
-// meanwhile is waited for, until ctx is done, as it is later.
-func patiently(ctx context.Context, log *slog.Logger, fn func() error) error {
-	for {
-		err := fn()
-		if err == nil || ctx.Err() != nil || !pg.Unavailable(err) {
-			return err
+// retryUntilAvailable calls fn again while the database is unavailable, until ctx is
+// done. A starting process waits in this way for a database that restarts.
+func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error) error {
+	return retry.Do(ctx, fn, func(err error) (time.Duration, bool) {
+		if !pg.Unavailable(err) {
+			return 0, false
 		}
-		log.WarnContext(ctx, "the database has gone away while the process starts; asking again", "err", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(askAgain):
-		}
-	}
+		log.WarnContext(ctx, "database unavailable at the start, retrying", "err", err)
+		return retryAvailable, true
+	})
 }
 
 // stopTimeout is how long a private Postgres may take to stop.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"colophon/model/catalog"
 	"colophon/model/gpt2"
 	"colophon/model/kernel"
 )
@@ -51,15 +52,15 @@ func (f *benchFlags) checkpoint() (string, *gpt2.Checkpoint, error) {
 	if f.Model == "" {
 		return "random weights in the shape of GPT-2 124M", gpt2.Random(gpt2.Published(), 1), nil
 	}
-	source, err := local(f.Model, builtIn)
+	source, err := catalog.Find(f.Model)
 	if err != nil {
-		return "", nil, err
+		return "", nil, asUsage(err)
 	}
-	ck, err := gpt2.ReadCheckpoint(source.files)
+	ck, err := gpt2.ReadCheckpoint(source.Files)
 	if err != nil {
 		return "", nil, fmt.Errorf("load model %s: %w", f.Model, err)
 	}
-	return source.name, ck, nil
+	return source.Name, ck, nil
 }
 
 // engine starts an engine for token ids.

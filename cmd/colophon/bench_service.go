@@ -20,6 +20,7 @@ import (
 
 	"colophon/internal/pg"
 	"colophon/model"
+	"colophon/model/catalog"
 	"colophon/model/gpt2"
 	"colophon/model/kernel"
 )
@@ -76,11 +77,11 @@ func (c *benchServiceCmd) Run(ctx context.Context, t *terminal) (err error) {
 			return err
 		}
 	}
-	source, err := local(c.Model, builtIn)
+	source, err := catalog.Find(c.Model)
 	if err != nil {
-		return err
+		return asUsage(err)
 	}
-	engine, err := gpt2.Load(source.files, gpt2.Options{Weights: c.Weights, Sequences: benchStreams})
+	engine, err := gpt2.Load(source.Files, gpt2.Options{Weights: c.Weights, Sequences: benchStreams})
 	if err != nil {
 		return fmt.Errorf("load model %s: %w", c.Model, err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func TestBenchService(t *testing.T) {
-	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", builtIn, "--json")
+	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", "opticks", "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)
 	}

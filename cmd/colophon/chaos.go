@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"colophon/model/catalog"
 	"colophon/test/chaos"
 )
 
@@ -61,7 +62,7 @@ func (c *chaosCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return fmt.Errorf("find this program to start it again: %w", err)
 	}
-	source, err := local(builtIn, builtIn)
+	source, err := catalog.Find(catalog.BuiltIn)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (c *chaosCmd) Run(ctx context.Context, t *terminal) error {
 	if err := flags.Weights.UnmarshalText([]byte("f16")); err != nil { // as the workers' default
 		return err
 	}
-	engine, err := source.engine(&flags)
+	engine, err := source.Load(flags.loading())
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"colophon/model/catalog"
 	"colophon/model/gpt2/hub"
 )
 
@@ -101,7 +102,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return &usageError{err}
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.Bind(catalog(hub.Releases()))
+	parsed.Bind(catalog.Releases(hub.Releases()))
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }

@@ -69,3 +69,5 @@ func (p *progress) end() {
 		fmt.Fprintln(p.w)
 	}
 }
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

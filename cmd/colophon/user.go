@@ -18,7 +18,7 @@ import (
 // accounts opens the accounts; unthrottled, they count no wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
-	err := patiently(ctx, b.log, func() (err error) {
+	err := retryUntilAvailable(ctx, b.log, func() (err error) {
 		accounts, err = auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
 		return err
 	})
