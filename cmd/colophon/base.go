@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,14 +23,14 @@ type base struct {
 	store   *events.Store
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	last    context.Context // ends when the time has passed that a stopping process has
+	last    context.Context // ends when the grace of a stopping process has passed
 	grace   grace
 }
 
-// with opens the database, runs fn over it until it returns, and closes in the
-// opposite order. A private Postgres is always migrated, another one only if
-// migrate says so: who may do that there is its owner's to decide. fn's context
-// ends with ctx, or with a Postgres that is ours; from then on it has the grace.
+// with opens the database, runs fn over it until fn returns, and closes everything in
+// the opposite order. It migrates a private Postgres always, and another one only with
+// migrate, because that is its owner's decision. fn's context ends with ctx, or when a
+// private Postgres ends; from then on fn has the grace.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
@@ -54,7 +53,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	last, over := context.WithCancel(context.WithoutCancel(ctx))
 	defer over()
 	defer func() {
-		// Who did not stop in time has a connection still; the process's end closes it.
+		// What did not stop in time still holds a connection, which ends with the process.
 		closed := make(chan struct{})
 		go func() { pool.Close(); close(closed) }()
 		select {
@@ -81,12 +80,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	counted := metrics.New(pool)
 	store.Appended = counted.Appended
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
-	// The store hears and announces until the last word of fn has been said.
-	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	running.Go(func() { store.Run(background, nil) })
+	// The store announces events until fn has appended its last one.
+	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
 	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
 		return err
 	}
@@ -114,10 +109,10 @@ func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error)
 // stopTimeout is how long a private Postgres may take to stop.
 const stopTimeout = 20 * time.Second
 
-// errDatabaseEnded ends a process whose private Postgres has.
+// errDatabaseEnded ends a process whose private Postgres has ended.
 var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
 
-// quiet is the log for River, which tells more than an operator wants to know.
+// quiet returns the log for River without what only River's authors need.
 func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
 
 // atLeast is a handler that drops records below a level.

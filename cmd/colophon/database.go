@@ -29,13 +29,13 @@ type databaseFlags struct {
 	MasterKey   masterKey `help:"Key of the stored secrets, 32 bytes in base64; without it one is kept in the data directory ($COLOPHON_MASTER_KEY)."`
 }
 
-// startTimeout is how long a database may take until it answers.
+// startTimeout bounds the time until a database answers.
 const startTimeout = time.Minute
 
 // database is a reachable Postgres.
 type database struct {
 	url     string
-	cluster *pg.Cluster // nil if it is not ours
+	cluster *pg.Cluster // the private one; nil with DATABASE_URL
 }
 
 // open finds or starts the database. Close it.
@@ -52,7 +52,7 @@ func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, 
 	return &database{cluster.URL(), cluster}, nil
 }
 
-// exited is closed when a Postgres of ours has ended; it is nil if there is none.
+// exited is closed when a private Postgres has ended. It is nil without one.
 func (d *database) exited() <-chan struct{} {
 	if d.cluster == nil {
 		return nil

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"colophon/internal/console"
 	"colophon/jobs"
 	"colophon/model"
 	"colophon/model/catalog"
@@ -64,21 +65,21 @@ type hubFlags struct {
 }
 
 // pulling returns how to pull, with progress shown on p.
-func (f *hubFlags) pulling(p *progress) hub.Options {
+func (f *hubFlags) pulling(p *console.Progress) hub.Options {
 	return hub.Options{
 		Endpoint:  f.HFEndpoint,
 		Token:     f.HFToken,
 		Transport: http.DefaultTransport.(*http.Transport).Clone(),
-		Progress:  p.show,
-		Note:      p.note,
+		Progress:  p.Show,
+		Note:      p.Note,
 	}
 }
 
 // find returns the model that --model names, and pulls it first if it is a published
 // one that is not there.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
-	p := newProgress(t.err, f.Model)
-	defer p.end()
+	p := console.NewProgress(t.err, f.Model)
+	defer p.End()
 	found, err := catalog.Library{Releases: known, Dir: f.dir(data), Hub: f.pulling(p)}.Find(ctx, f.Model)
 	if found.Digest == "" {
 		found.Digest = string(f.WeightsDigest)
@@ -115,9 +116,9 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	if !ok {
 		return &usageError{fmt.Errorf("there is no model %q to pull, only %s; others are run from a directory, with --model DIR", c.Name, known.Names())}
 	}
-	p := newProgress(t.err, r.Name)
+	p := console.NewProgress(t.err, r.Name)
 	err := hub.Pull(ctx, c.dir(c.Data), r, c.pulling(p))
-	p.end()
+	p.End()
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	}
 	out := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "NAME\tSIZE\tREVISION\tSTATE")
-	fmt.Fprintf(out, "%s\t%s\t-\tbuilt in\n", catalog.BuiltIn, megabytes(size))
+	fmt.Fprintf(out, "%s\t%s\t-\tbuilt in\n", catalog.BuiltIn, console.Megabytes(size))
 	for _, r := range known {
 		dir := r.Dir(c.dir(c.Data))
 		state := "verified, in " + dir
@@ -151,7 +152,7 @@ func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s\t%s\t%.12s\t%s\n", r.Name, megabytes(r.Size()), r.Revision, state)
+		fmt.Fprintf(out, "%s\t%s\t%.12s\t%s\n", r.Name, console.Megabytes(r.Size()), r.Revision, state)
 	}
 	return out.Flush()
 }

@@ -348,20 +348,3 @@ func TestVerifyDirectory(t *testing.T) {
 		}
 	}
 }
-
-func TestProgressOnATerminal(t *testing.T) {
-	var w bytes.Buffer
-	p := newProgress(&w, "pocket")
-	p.terminal = true
-	p.show(0, 0)
-	for _, done := range []int64{0, 10e6, 50e6, 5e6, 100e6} {
-		p.show(done, 100e6)
-		if done == 50e6 {
-			p.note("it begins again")
-		}
-	}
-	p.end()
-	if got := w.String(); !strings.Contains(got, "pocket") || !strings.Contains(got, "10%") || !strings.Contains(got, "100%") || !strings.Contains(got, "\rit begins again\n") || !strings.HasSuffix(got, "\n") {
-		t.Errorf("%q", got)
-	}
-}

@@ -18,7 +18,9 @@ type productionFlags struct {
 	Production bool `help:"Refuse to start with settings that are for trying it out; each of them is named ($COLOPHON_PRODUCTION)."`
 }
 
-// check finds fault with the flags of a process before anything has started.
+// check refuses insecure flags before anything has started. With --production its
+// error names every fault; without it, it warns of them if other machines reach the
+// service.
 func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) error {
 	if err := f.adminFlags.check(); err != nil {
 		return err
