@@ -42,6 +42,24 @@ const work = ".pull"
 // Dir returns the directory of a release in a directory of models.
 func (r Release) Dir(models string) string { return filepath.Join(models, r.Name) }
 
+// Ensure pulls a release unless it is [Release.Present] in a directory of models. It
+// notes why it pulls.
+func Ensure(ctx context.Context, models string, r Release, o Options) error {
+	dir := r.Dir(models)
+	err := r.Present(ctx, os.DirFS(dir))
+	if err == nil {
+		return nil
+	}
+	if o.Note != nil {
+		why := "is not in " + dir
+		if !errors.Is(err, fs.ErrNotExist) {
+			why = fmt.Sprintf("in %s is damaged (%v)", dir, err)
+		}
+		o.Note(fmt.Sprintf("the model %s %s: pulling it, %.1f MB", r.Name, why, float64(r.Size())/1e6))
+	}
+	return Pull(ctx, models, r, o)
+}
+
 // Pull makes sure that a release is complete in a directory of models, which is
 // made if there is none. What is there already is read and not fetched again;
 // a damaged file of a model that is there is replaced by a good one. It waits

@@ -100,6 +100,17 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	return digest, f.compare(digest)
 }
 
+// Verify reads all files and returns the error of the first one that is not as it was
+// published.
+func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
+	for _, f := range r.Files {
+		if _, err := r.Check(ctx, fsys, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Present looks at a model and reads all but the weights, of which it looks at
 // the size. Who loads those compares their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
