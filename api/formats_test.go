@@ -3,34 +3,39 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"colophon/internal/strictjson"
 )
 
-func TestLoneSurrogatesAreFound(t *testing.T) {
-	for text, lone := range map[string]bool{
-		`"plain"`:                    false,
-		`"\u0041"`:                   false,
-		`"\ud83d\ude00"`:             false,
-		`"\ud83d\ude00\ud83d\ude00"`: false,
-		`"\\ud800"`:                  false, // a backslash and five letters
-		`"\\\\ud800"`:                false,
-		`"\ud800"`:                   true,
-		`"\\\ud800"`:                 true,
-		`"\uDC00"`:                   true,
-		`"\ud800x"`:                  true,
-		`"\ud800\n"`:                 true,
-		`"\ud800\u0041"`:             true,
-		`"\ud800\ud800"`:             true,
-		`"\udc00\ud800"`:             true,
-		`"\ud800`:                    true,
-		`"\u`:                        false, // not JSON, which is for others to say
-		`"\`:                         false,
+func TestLoneSurrogatesAreRefused(t *testing.T) {
+	for text, want := range map[string]error{
+		`"plain"`:                    nil,
+		`"\u0041"`:                   nil,
+		`"\ud83d\ude00"`:             nil,
+		`"\ud83d\ude00\ud83d\ude00"`: nil,
+		`"\\ud800"`:                  nil, // a backslash and five letters
+		`"\\\\ud800"`:                nil,
+		`"\ud800"`:                   strictjson.ErrSurrogate,
+		`"\\\ud800"`:                 strictjson.ErrSurrogate,
+		`"\uDC00"`:                   strictjson.ErrSurrogate,
+		`"\ud800x"`:                  strictjson.ErrSurrogate,
+		`"\ud800\n"`:                 strictjson.ErrSurrogate,
+		`"\ud800\u0041"`:             strictjson.ErrSurrogate,
+		`"\ud800\ud800"`:             strictjson.ErrSurrogate,
+		`"\udc00\ud800"`:             strictjson.ErrSurrogate,
+		`"\ud800`:                    io.ErrUnexpectedEOF,
+		`"\u`:                        io.ErrUnexpectedEOF,
+		`"\`:                         io.ErrUnexpectedEOF,
 	} {
-		if got := loneSurrogate([]byte(text)); got != lone {
-			t.Errorf("%s: %v", text, got)
+		var v any
+		if err := unmarshalJSON([]byte(text), &v); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", text, err, want)
 		}
 	}
 }
@@ -92,35 +97,36 @@ func TestFormsBecomeObjects(t *testing.T) {
 
 func TestNestingIsChecked(t *testing.T) {
 	deep := func(n int, open, end string) string { return strings.Repeat(open, n) + "1" + strings.Repeat(end, n) }
-	for text, ok := range map[string]bool{
-		`{}`: true, `[]`: true, `1`: true, `"x"`: true, `null`: true, ``: true, // not for it to say
-		`{"a":1,"b":1}`:                          true,
-		`{"a":{"a":{"a":1}},"b":{"a":1}}`:        true,
-		`[{"a":1},{"a":1},{"b":[{"a":1}]}]`:      true,
-		`{"a":"b","b":"a"}`:                      true,
-		`{"a":["a","a"],"b":"a"}`:                true,
-		`{"a":1e400}`:                            true,
-		`{"a":1,"a":1}`:                          false,
-		`{"a":1,"A":1}`:                          true, // another name: a member that nobody knows
-		`{"a":1,"\u0061":2}`:                     false,
-		`{"a":{"b":1,"b":2}}`:                    false,
-		`{"a":{"b":1},"a":2}`:                    false,
-		`{"a":[1,2],"c":{},"a":2}`:               false,
-		`[{"a":1},{"b":1,"c":2,"b":3}]`:          false,
-		`{"":1,"":2}`:                            false,
-		deep(maxDepth, "[", "]"):                 true,
-		deep(maxDepth+1, "[", "]"):               false,
-		deep(maxDepth, `{"a":`, "}"):             true,
-		deep(maxDepth+1, `{"a":`, "}"):           false,
-		strings.Repeat("[", 60_000):              false,
-		strings.Repeat(`{"a":[`, 10_000):         false,
-		strings.Repeat("[],", 100) + "[]":        true,
-		`[` + strings.Repeat("[],", 100) + `[]]`: true,
-		`"` + strings.Repeat("[", 100) + `"`:     true,
-		`}`:                                      true, `]`: true, `{"a"}`: true, `{"a":1}}`: true, `[}`: true, `{1:2}`: true,
+	for text, want := range map[string]error{
+		`{}`: nil, `[]`: nil, `1`: nil, `"x"`: nil, `null`: nil, ``: io.ErrUnexpectedEOF,
+		`{"a":1,"b":1}`:                          nil,
+		`{"a":{"a":{"a":1}},"b":{"a":1}}`:        nil,
+		`[{"a":1},{"a":1},{"b":[{"a":1}]}]`:      nil,
+		`{"a":"b","b":"a"}`:                      nil,
+		`{"a":["a","a"],"b":"a"}`:                nil,
+		`{"a":1e400}`:                            nil,
+		`{"a":1,"a":1}`:                          strictjson.ErrDuplicateName,
+		`{"a":1,"A":1}`:                          nil, // another name: a member that nobody knows
+		`{"a":1,"\u0061":2}`:                     strictjson.ErrDuplicateName,
+		`{"a":{"b":1,"b":2}}`:                    strictjson.ErrDuplicateName,
+		`{"a":{"b":1},"a":2}`:                    strictjson.ErrDuplicateName,
+		`{"a":[1,2],"c":{},"a":2}`:               strictjson.ErrDuplicateName,
+		`[{"a":1},{"b":1,"c":2,"b":3}]`:          strictjson.ErrDuplicateName,
+		`{"":1,"":2}`:                            strictjson.ErrDuplicateName,
+		deep(maxDepth, "[", "]"):                 nil,
+		deep(maxDepth+1, "[", "]"):               strictjson.ErrTooDeep,
+		deep(maxDepth, `{"a":`, "}"):             nil,
+		deep(maxDepth+1, `{"a":`, "}"):           strictjson.ErrTooDeep,
+		strings.Repeat("[", 60_000):              strictjson.ErrTooDeep,
+		strings.Repeat(`{"a":[`, 10_000):         strictjson.ErrTooDeep,
+		strings.Repeat("[],", 100) + "[]":        strictjson.ErrTrailing,
+		`[` + strings.Repeat("[],", 100) + `[]]`: nil,
+		`"` + strings.Repeat("[", 100) + `"`:     nil,
+		`}`:                                      strictjson.ErrSyntax, `]`: strictjson.ErrSyntax, `{"a"}`: strictjson.ErrSyntax, `{"a":1}}`: strictjson.ErrTrailing, `[}`: strictjson.ErrSyntax, `{1:2}`: strictjson.ErrSyntax,
 	} {
-		if err := checkNesting([]byte(text)); (err == nil) != ok {
-			t.Errorf("%.60s: %v", text, err)
+		var raw json.RawMessage // whose numbers may be too large for float64
+		if err := unmarshalJSON([]byte(text), &raw); !errors.Is(err, want) {
+			t.Errorf("%.60s: %v, want %v", text, err, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/url"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/strictjson"
 	"colophon/model"
 )
 
@@ -48,10 +50,10 @@ func FuzzNesting(f *testing.F) {
 		return n, depth + 1
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		err := checkNesting(data)
+		err := strictjson.Check(data, maxDepth)
 		var v any
 		var compact bytes.Buffer
-		if !utf8.Valid(data) || loneSurrogate(data) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
+		if !utf8.Valid(data) || errors.Is(err, strictjson.ErrSurrogate) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
 			return // refused for that
 		}
 		colons, inside := 0, false

@@ -12,16 +12,16 @@ import (
 	"colophon/internal/vault"
 )
 
-// schema is the version of the stored form that encode writes. decode reads
-// this one and every earlier one.
+// schema is the version of the stored form that encode writes. decode reads it and
+// every earlier one.
 const schema = 1
 
-// ErrCorrupt occurs when stored bytes are not an event that this build or an
-// earlier one wrote.
+// ErrCorrupt occurs when stored bytes are not an event of this build or an earlier
+// one.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
-// stored is an event as its payload holds it: canonical JSON, which is compact,
-// with the members of every object in alphabetical order.
+// stored is the form of an event in its payload: canonical JSON, which is compact
+// and has the members of every object in alphabetical order.
 type stored struct {
 	At      string          `json:"at"`
 	Fact    json.RawMessage `json:"fact"`
@@ -35,7 +35,7 @@ type stored struct {
 // timeFormat is RFC 3339 in UTC with exactly six decimals, Postgres's resolution.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-// encode returns the bytes to store for e; key is its owner's.
+// encode returns the bytes to store for e. key is its owner's.
 func encode(e Event, key *vault.Key) ([]byte, error) {
 	fact, err := encodeFact(e, key)
 	if err != nil {
@@ -70,7 +70,7 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		sealed, err := json.Marshal(key.Seal(plain, place(e.Stream, e.Version)))
+		sealed, err := json.Marshal(key.Seal(plain, aad(e.Stream, e.Version)))
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +79,8 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 	return json.Marshal(members) // a map, so its members come out sorted
 }
 
-// toMembers returns the members of v's JSON object, nested objects canonical too.
+// toMembers returns the members of v's JSON object, with nested objects canonical
+// too.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -104,10 +105,10 @@ func toMembers(v any) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// place binds a ciphertext to its event.
-func place(s Stream, version int) string { return fmt.Sprintf("event %s@%d", s, version) }
+// aad returns the associated data that binds a ciphertext to its event.
+func aad(s Stream, version int) string { return fmt.Sprintf("event %s@%d", s, version) }
 
-// envelope reads a payload as far as that goes without a key.
+// envelope reads the parts of a payload that need no key.
 func envelope(payload []byte) (stored, time.Time, error) {
 	var s stored
 	if err := json.Unmarshal(payload, &s); err != nil {
@@ -123,8 +124,8 @@ func envelope(payload []byte) (stored, time.Time, error) {
 	return s, at, nil
 }
 
-// decode returns the event in payload. A nil key leaves what is sealed zero and
-// marks the event as erased.
+// decode returns the event in payload. With a nil key, it leaves the sealed members
+// zero and marks the event as erased.
 func decode(payload []byte, key *vault.Key) (Event, error) {
 	s, at, err := envelope(payload)
 	if err != nil {
@@ -133,11 +134,11 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 	e := Event{Stream: s.Stream, Version: s.Version, Owner: s.Owner, At: at}
 	raw, erased, err := openFact(s, key)
 	if err != nil {
-		return e, fmt.Errorf("open %s: %w", place(s.Stream, s.Version), err)
+		return e, fmt.Errorf("open %s: %w", aad(s.Stream, s.Version), err)
 	}
 	e.Erased = erased
 	if e.Fact, err = decodeFact(s.Type, raw); err != nil {
-		return e, fmt.Errorf("decode %s: %w", place(s.Stream, s.Version), err)
+		return e, fmt.Errorf("decode %s: %w", aad(s.Stream, s.Version), err)
 	}
 	return e, nil
 }
@@ -163,7 +164,7 @@ func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err 
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	plain, err := key.Open(sealed, place(s.Stream, s.Version))
+	plain, err := key.Open(sealed, aad(s.Stream, s.Version))
 	if err != nil {
 		return nil, false, err
 	}

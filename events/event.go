@@ -18,7 +18,7 @@ func JobStream(id uuid.UUID) Stream { return Stream("job/" + id.String()) }
 // AccountStream returns the stream of an account.
 func AccountStream(id uuid.UUID) Stream { return Stream("account/" + id.String()) }
 
-// ID returns the id behind the stream's kind, or the zero UUID if there is none.
+// ID returns the id after the stream's kind, or the zero UUID if there is none.
 func (s Stream) ID() uuid.UUID {
 	_, id, _ := strings.Cut(string(s), "/")
 	u, err := uuid.Parse(id)
@@ -31,9 +31,9 @@ func (s Stream) ID() uuid.UUID {
 // Event is a stored fact.
 type Event struct {
 	Stream  Stream
-	Version int       // place in the stream, from 1
-	Owner   uuid.UUID // whose key seals it
-	At      time.Time // UTC, to the microsecond, by the clock of the process that appended it
+	Version int       // position in the stream, from 1
+	Owner   uuid.UUID // their key seals it
+	At      time.Time // UTC, to the microsecond, by the clock of the appending process
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
@@ -49,39 +49,39 @@ type Fact interface {
 
 // The facts of a job's stream.
 type (
-	// JobAccepted opens a job's stream with all that determines its text.
+	// JobAccepted opens a job's stream with everything that determines its text.
 	JobAccepted struct {
 		Prompt       string       `json:"prompt"`
-		Stop         []string     `json:"stop,omitempty"` // Params.Stop, apart from the others because it is the owner's text
+		Stop         []string     `json:"stop,omitempty"` // Params.Stop, kept apart because it is the owner's text
 		Params       model.Params `json:"params"`
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // in the queue: 1, which is first, to 4
 		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if its owner had no token budget
-		// Deadline is when the job ends whatever it has come to, UTC, to the
+		// Deadline is the time at which the job ends in any case, UTC, to the
 		// microsecond, by the database's clock. Jobs of the first release have none.
 		Deadline time.Time `json:"deadline,omitzero"`
 	}
 
-	// JobStarted says that a worker has taken the job up, at the token after
-	// those already there.
+	// JobStarted records that a worker has started the job, or resumed it after
+	// FromToken tokens.
 	JobStarted struct {
 		Attempt   int    `json:"attempt"`
 		Worker    string `json:"worker"`
 		FromToken int    `json:"from_token"`
 		Weights   string `json:"weights"`
 		Kernel    string `json:"kernel"`
-		Policy    string `json:"policy,omitempty"` // version of the rules that the text is held to; none in the first release
+		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text; none in the first release
 	}
 
-	// JobAdvanced adds tokens, and the text that they complete.
+	// JobAdvanced adds tokens and the text that they complete.
 	JobAdvanced struct {
 		Tokens []int  `json:"tokens"`
 		Text   string `json:"text"`
 	}
 
-	// JobCompleted ends a job that has its text.
+	// JobCompleted ends a job whose text is complete.
 	JobCompleted struct {
 		FinishReason string  `json:"finish_reason"`
 		Usage        Usage   `json:"usage"`
@@ -95,9 +95,9 @@ type (
 		Final   bool   `json:"final"`
 	}
 
-	// JobCancelled ends a job that nobody wants any longer.
+	// JobCancelled ends a job before its text is complete.
 	JobCancelled struct {
-		By     string `json:"by"` // who ended it: "owner", or "service" for a deadline
+		By     string `json:"by"` // "owner", or "service" for a deadline
 		Reason string `json:"reason,omitempty"`
 	}
 )
@@ -109,7 +109,7 @@ type Usage struct {
 	TotalTokens      int `json:"total_tokens"`
 }
 
-// Timings says where the time of a job went, in milliseconds.
+// Timings are durations of a job in milliseconds.
 type Timings struct {
 	QueuedMS     int64 `json:"queued_ms"`      // from accepted to the first start
 	FirstTokenMS int64 `json:"first_token_ms"` // from accepted to the first token on record
@@ -123,55 +123,54 @@ type (
 		Username string `json:"username"`
 	}
 
-	// AccountSignedIn says that the password was right.
+	// AccountSignedIn records a sign-in with the right password.
 	AccountSignedIn struct {
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountSignInFailed says that the password was wrong.
+	// AccountSignInFailed records a wrong password.
 	AccountSignInFailed struct{}
 
-	// AccountSignedOut says that the session was ended by whoever had it, or made
-	// room for another one.
+	// AccountSignedOut records that a client ended the session, or that a newer
+	// session replaced it.
 	AccountSignedOut struct {
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountTokenReuseDetected says that a refresh token was presented a
-	// second time, and that its session was ended for it.
+	// AccountTokenReuseDetected records that a refresh token was presented a second
+	// time and that its session was ended for it.
 	AccountTokenReuseDetected struct {
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountKeyRotated says, on the stream of the zero account, that access
-	// tokens are signed with another key from a time on (UTC, to the
-	// microsecond); and, if Leaked, that those of earlier ones are refused.
+	// AccountKeyRotated records, on the stream of the zero account, that another key
+	// signs access tokens from a time on (UTC, to the microsecond). If Leaked, access
+	// tokens of earlier keys are refused.
 	AccountKeyRotated struct {
 		Key    string    `json:"key"` // its id
 		From   time.Time `json:"from"`
 		Leaked bool      `json:"leaked"`
 	}
 
-	// AccountSignedOutEverywhere says that all sessions were ended.
+	// AccountSignedOutEverywhere records that all sessions were ended.
 	AccountSignedOutEverywhere struct {
-		By string `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
+		By string `json:"by,omitempty"` // "command" for the command line, empty for the owner
 	}
 
-	// AccountPasswordChanged says that the password is another one, and that
-	// all sessions were ended: but the one in which its owner changed it, if it
-	// was not somebody else who did.
+	// AccountPasswordChanged records a new password. All sessions were ended, except
+	// the Session in which the owner changed it.
 	AccountPasswordChanged struct {
 		Session uuid.UUID `json:"session,omitzero"`
-		By      string    `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
+		By      string    `json:"by,omitempty"` // "command" for the command line, empty for the owner
 	}
 
-	// AccountRoleChanged says what the account may do from now on.
+	// AccountRoleChanged records the account's new role.
 	AccountRoleChanged struct {
 		Role string `json:"role"`
 		By   string `json:"by"` // the id of an account, or "command" for the command line
 	}
 
-	// AccountDisabled says that nobody can sign in any longer, and that all
+	// AccountDisabled records that the account can no longer sign in and that all
 	// sessions were ended.
 	AccountDisabled struct {
 		By string `json:"by"`
@@ -182,10 +181,9 @@ type (
 		By string `json:"by"`
 	}
 
-	// AccountErased ends an account's stream: its owner wanted it so, and did it
-	// himself or had it done.
+	// AccountErased ends an account's stream, at its owner's request.
 	AccountErased struct {
-		By string `json:"by,omitempty"` // "command" for the command line, or nobody but the owner
+		By string `json:"by,omitempty"` // "command" for the command line, empty for the owner
 	}
 )
 

@@ -14,7 +14,7 @@ import (
 	"colophon/internal/vault"
 )
 
-// Record is a row of the history view: a job without its course.
+// Record is a row of the history view: a job without its events.
 type Record struct {
 	Job              uuid.UUID
 	Owner            uuid.UUID
@@ -28,12 +28,12 @@ type Record struct {
 	FinishReason     string
 	CreatedAt        time.Time
 	Deadline         time.Time // zero is none
-	StartedAt        time.Time // zero if it never was
+	StartedAt        time.Time // zero if it never started
 	FinishedAt       time.Time // zero until the job is final
 	Erased           bool      // Prompt and Text are lost
 }
 
-// record is the projection: the row that a job makes.
+// record is the projection: it returns the row of a job.
 func record(j Job) Record {
 	r := Record{
 		Job:          j.ID,
@@ -59,17 +59,17 @@ func record(j Job) Record {
 	return r
 }
 
-// secrets is what a row holds as ciphertext.
+// secrets are the members of a row that are stored as ciphertext.
 type secrets struct {
 	Prompt string `json:"prompt"`
 	Text   string `json:"text"`
 }
 
-// rowPlace binds a row's ciphertext to its job.
-func rowPlace(job uuid.UUID) string { return "history " + job.String() }
+// rowAAD returns the associated data that binds a row's ciphertext to its job.
+func rowAAD(job uuid.UUID) string { return "history " + job.String() }
 
-// queueProjection brings the view from before to after. What a job generates
-// on the way changes nothing in it, so most appends project nothing.
+// queueProjection brings the view from before to after. Generated tokens do not
+// change the view, so most appends project nothing.
 func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
 	if r := record(after); before.Version == 0 || r != record(before) {
 		return queueUpsert(batch, r, key)
@@ -77,7 +77,7 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 	return nil
 }
 
-// queueUpsert writes a row; with a nil key, one whose prompt and text are lost.
+// queueUpsert writes a row. With a nil key, the row's prompt and text are lost.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 	var sealed []byte
 	if key != nil && !r.Erased {
@@ -85,7 +85,7 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 		if err != nil {
 			return err
 		}
-		sealed = key.Seal(plain, rowPlace(r.Job))
+		sealed = key.Seal(plain, rowAAD(r.Job))
 	}
 	batch.Queue(`
 		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed)
@@ -105,10 +105,10 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
-// columns are those that scanRecord expects.
+// columns are the columns that scanRow expects.
 const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed`
 
-// row is a Record as it is stored.
+// row is the stored form of a Record.
 type row struct {
 	Record
 	sealed []byte
@@ -132,7 +132,8 @@ func scanRow(rows pgx.CollectableRow) (row, error) {
 	return r, err
 }
 
-// open returns the record with its prompt and text, as far as there is a key.
+// open returns the record with its prompt and text, or marks it as erased if the
+// owner's key is gone.
 func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	key, err := s.vault.Key(ctx, db, r.Owner)
 	if r.sealed == nil || errors.Is(err, vault.ErrErased) {
@@ -142,7 +143,7 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	if err != nil {
 		return r.Record, err
 	}
-	plain, err := key.Open(r.sealed, rowPlace(r.Job))
+	plain, err := key.Open(r.sealed, rowAAD(r.Job))
 	if err != nil {
 		return r.Record, err
 	}
@@ -154,9 +155,9 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	return r.Record, nil
 }
 
-// History returns up to limit of the owner's completed jobs, newest first,
-// those accepted before the job that is given; the zero UUID starts at the newest.
-// Of an owner who has been erased there are none.
+// History returns up to limit of the owner's completed jobs, newest first, of those
+// accepted before the given job. The zero UUID starts at the newest. An erased
+// owner has none.
 func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int) ([]Record, error) {
 	if before == (uuid.UUID{}) {
 		before = uuid.Max
@@ -178,14 +179,13 @@ func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int)
 	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased }), nil
 }
 
-// QueueShown is the furthest place in the queue that is counted.
+// QueueShown is the highest queue position that is counted.
 const QueueShown = 10_000
 
-// QueuePosition returns how many queued jobs are to be taken before this one,
-// plus one: those of a higher priority, and of the same those accepted before.
-// Jobs accepted later with a higher priority push it back, and one that goes
-// first because it has waited for long, or was begun before, may be nearer than
-// is said. Counting stops at 10,000.
+// QueuePosition returns the number of queued jobs before this one, plus one: those
+// of a higher priority, and those of the same priority accepted before. Later jobs
+// of a higher priority push it back. A job that was aged or handed back may run
+// earlier than its position says. Counting stops at 10,000.
 func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
@@ -200,7 +200,7 @@ func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	return n + 1, nil
 }
 
-// Queued returns how many jobs are queued, counting up to limit.
+// Queued returns the number of queued jobs, counted up to limit.
 func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
@@ -212,9 +212,9 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 }
 
 // Overdue returns up to limit jobs that are past their deadlines and have not
-// ended, in no particular order. Those that are running have had the time grace
-// besides, in which their workers should have ended them. Those of erased owners,
-// to which nothing can be added, are left out.
+// ended, in no particular order. Running jobs get the additional time grace, in
+// which their workers should have ended them. Jobs of erased owners are left out,
+// because nothing can be appended to them.
 func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
 	rows, _ := s.pool.Query(ctx, `
 		select job from history
@@ -223,7 +223,7 @@ func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]
 		limit $2`, grace, limit)
 	jobs, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
-		return nil, fmt.Errorf("look for jobs past their deadlines: %w", err)
+		return nil, fmt.Errorf("find jobs past their deadlines: %w", err)
 	}
 	return jobs, nil
 }

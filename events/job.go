@@ -11,7 +11,7 @@ import (
 	"colophon/model"
 )
 
-// State is where a job stands.
+// State is the state of a job.
 type State string
 
 // The states of a job.
@@ -29,8 +29,7 @@ func (s State) Final() bool { return s == Completed || s == Failed || s == Cance
 // ErrIllegal occurs when a fact cannot follow the events before it.
 var ErrIllegal = errors.New("the fact cannot follow")
 
-// Job is what the events of a job's stream add up to. The zero Job is the one
-// nothing has happened to yet.
+// Job is the fold of the events of a job's stream. The zero Job has no events.
 type Job struct {
 	ID      uuid.UUID
 	Owner   uuid.UUID
@@ -46,25 +45,25 @@ type Job struct {
 	Priority     int         // in the queue: 1, which is first, to 4
 	Reserved     Reservation // of its owner's token budget
 
-	Attempts int    // how often a worker has started it
+	Attempts int    // number of starts
 	Weights  string // of the first start; later ones must have the same
 	Kernel   string // of the latest start
 	Tokens   []int  // generated so far
-	Text     string // what they stand for
+	Text     string // the text of Tokens
 
 	FinishReason string // of a completed job: "stop", "length" or "content_filter"
 	Usage        Usage  // of a completed job
 	Timings      Timings
-	Reason       string // why it failed or was cancelled
+	Reason       string // of a failed or cancelled job
 
 	AcceptedAt   time.Time
-	Deadline     time.Time // when it ends whatever it has come to; zero is never
+	Deadline     time.Time // the time at which it ends in any case; zero is none
 	StartedAt    time.Time // of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
 }
 
-// Apply returns the job after e, or ErrIllegal. It changes nothing that j refers to.
+// Apply returns the job after e, or ErrIllegal. It does not modify j's slices.
 func (j Job) Apply(e Event) (Job, error) {
 	if err := j.allows(e); err != nil {
 		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, err)
@@ -75,7 +74,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	case JobAccepted:
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
 		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
-		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of old have no priority: all were alike
+		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // the first events have no priority: all jobs were equal
 		j.Params, j.Deadline = f.Params, f.Deadline
 		j.Params.Stop = f.Stop
 	case JobStarted:
@@ -104,7 +103,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	return j, nil
 }
 
-// allows says whether e may come next.
+// allows returns ErrIllegal unless e may come next.
 func (j Job) allows(e Event) error {
 	if e.Version != j.Version+1 || j.Version > 0 && (e.Stream != JobStream(j.ID) || e.Owner != j.Owner) {
 		return ErrIllegal

@@ -11,12 +11,12 @@ import (
 	"colophon/internal/vault"
 )
 
-// rebuildBatch is how many jobs are folded at a time.
+// rebuildBatch is the number of jobs folded at a time.
 const rebuildBatch = 500
 
-// RebuildHistory makes the history view and the token budgets anew from the
-// events, in one transaction, and returns the number of jobs. Readers see the old view
-// until it is done; appends wait. progress, if it is not nil, is told the
+// RebuildHistory rebuilds the history view and the token budgets from the events,
+// in one transaction, and returns the number of jobs. Readers see the old view
+// until it commits; appends wait. progress, if it is not nil, is called with the
 // number of jobs folded so far.
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
 	total := 0
@@ -38,7 +38,7 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 					if key, err = s.vault.Key(ctx, tx, j.Owner); err != nil {
 						return err
 					}
-					queueSpending(&batch, Job{}, j) // an owner who has been erased spends nothing more
+					queueSpending(&batch, Job{}, j) // an erased owner spends nothing more
 				}
 				if err := queueUpsert(&batch, record(j), key); err != nil {
 					return err
@@ -58,8 +58,8 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 }
 
 // CheckHistory compares the history view with the events, in one snapshot and
-// without a lock, and returns the jobs whose rows differ, are missing or should
-// not be there.
+// without a lock. It returns the jobs whose rows differ, are missing or should not
+// exist.
 func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
@@ -92,9 +92,9 @@ func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, 
 	return jobs, wrong, nil
 }
 
-// readable returns what can be known of a record from the events. How many
-// tokens a job had that was cancelled or failed is sealed with them, so that
-// of an erased one only the row still knows.
+// readable returns the part of a record that the events can still show. The number
+// of tokens of a cancelled or failed job is sealed with them, so after an erasure
+// only the row has it.
 func readable(r Record) Record {
 	if r.Erased && r.State != Completed {
 		r.CompletionTokens = 0
@@ -121,8 +121,8 @@ func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUI
 	return records, nil
 }
 
-// foldAll folds every job of the log and hands them over in batches, in the
-// order of their ids.
+// foldAll folds every job of the log and passes them to fn in batches, in the order
+// of their ids.
 func (s *Store) foldAll(ctx context.Context, tx pgx.Tx, fn func([]Job) error) error {
 	for last := Stream("job/"); ; {
 		rows, _ := tx.Query(ctx, `

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"colophon/internal/errcode"
 	"colophon/internal/vault"
 )
 
@@ -21,7 +22,7 @@ var (
 	ErrConflict = errors.New("the stream has moved on")
 
 	// ErrNotFound occurs when a stream has no events.
-	ErrNotFound = errors.New("no such stream")
+	ErrNotFound = errcode.New("not_found", "no such stream")
 )
 
 // Store keeps events in Postgres. Use [NewStore], and keep [Store.Run] running

@@ -45,6 +45,9 @@ type NoRoomError struct {
 	LimitName    string // "max_length" or "the model's context"
 }
 
+// Code returns the error's code.
+func (*NoRoomError) Code() string { return "no_room" }
+
 func (e *NoRoomError) Error() string {
 	return fmt.Sprintf("the prompt has %d tokens, which leaves no room under %s of %d tokens", e.PromptTokens, e.LimitName, e.Limit)
 }

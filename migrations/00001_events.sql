@@ -1,13 +1,13 @@
 -- +goose Up
 
 -- The application connects as this role, or as a login role that is a member
--- of it; it owns nothing and cannot rewrite the log.
+-- of it. The role owns nothing and cannot rewrite the log.
 -- +goose StatementBegin
 do $$
 begin
     create role colophon_app nologin;
 exception
-    -- Roles belong to the cluster: another database of it may have come first.
+    -- Roles belong to the cluster: another database of it may have created this one.
     when duplicate_object or unique_violation then null;
 end
 $$;
@@ -15,11 +15,12 @@ $$;
 grant colophon_app to current_user;
 
 -- One row is one fact, stored once and for ever. payload is the canonical JSON
--- of the whole event, byte for byte as it will be hashed; the other columns
--- repeat what queries need. (stream, version) fences writers that have missed
--- something, and the reference to the event before fences those who believe in
--- one that is not there: versions have no gaps. position alone is not commit order: read across streams by
--- (tx, position) up to pg_snapshot_xmin(pg_current_snapshot()).
+-- of the whole event, in the exact bytes that will be hashed. The other columns
+-- repeat the values that queries need. (stream, version) fences writers that
+-- have missed an event. The reference to the previous event fences writers that
+-- have seen one that was never committed, so versions have no gaps. position
+-- alone is not commit order: read across streams by (tx, position) up to
+-- pg_snapshot_xmin(pg_current_snapshot()).
 create table events (
     stream   text        collate "C" not null check (stream ~ '^(job|account)/[0-9a-f-]{36}$'),
     version  integer     not null check (version > 0),
@@ -47,7 +48,7 @@ $$;
 create trigger append_only before update or delete or truncate on events
     for each statement execute function refuse_change();
 
--- What the job events add up to, one row a job: a view that can be rebuilt.
+-- The fold of the job events, one row per job: a view that can be rebuilt.
 -- sealed is the prompt and, once the job is final, the text, as ciphertext.
 create table history (
     job               uuid        primary key,
@@ -67,7 +68,7 @@ create index history_newest_completed on history (owner, job desc) where state =
 create index history_queued on history (job) where state = 'queued';
 
 -- Each owner's data key, wrapped by the master key. Erasing an owner empties
--- the row and leaves it, so that the key is never made again.
+-- the row and keeps it, so that the key is never made again.
 create table owner_keys (
     owner      uuid        primary key,
     wrapped    bytea,

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one account that can sign in. What happened to it is in its event
--- stream; the password's hash is only here. username_key is the same for all
--- spellings of one name. The row with the zero id and an empty key stands for
--- every name that no account has.
+-- One row is one account that can sign in. Its history is in its event stream;
+-- the password's hash is only here. username_key is the same for all spellings
+-- of one name. The row with the zero id and an empty key stands for every name
+-- without an account.
 create table accounts (
     id            uuid        primary key,
     username      text        not null,
@@ -13,7 +13,7 @@ create table accounts (
     disabled_at   timestamptz
 );
 
--- One row is one sign-in and all the access tokens that came of it.
+-- One row is one sign-in and all the access tokens that it gave.
 create table sessions (
     id         uuid        primary key,
     account    uuid        not null references accounts on delete cascade,
@@ -23,7 +23,7 @@ create table sessions (
 );
 create index sessions_of_account on sessions (account, expires_at);
 
--- The SHA-256 of every refresh token a session has had, so that one which was
+-- The SHA-256 of every refresh token that a session has had, so that a token
 -- exchanged long ago is still recognised. Changed only under a lock on the session.
 create table refresh_tokens (
     hash         bytea       primary key check (octet_length(hash) = 32),
@@ -33,9 +33,9 @@ create table refresh_tokens (
 create index refresh_tokens_of_session on refresh_tokens (session);
 
 -- Ed25519 keys that sign access tokens. kid is the RFC 7638 thumbprint of the
--- public key; wrapped is the private key's seed under the master key, and the
--- public key is derived from it, so that who can only write here cannot add a
--- key of his own. One key signs; retired ones verify until what they signed has expired.
+-- public key. wrapped is the private key's seed under the master key, and the
+-- public key is derived from it, so write access to this table adds no key. One
+-- key signs; retired keys verify until their last signature has expired.
 create table signing_keys (
     kid        text        primary key,
     wrapped    bytea       not null,

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one job that somebody is running, or was when his worker died.
--- holder is the attempt that has it; a lease that is not renewed until
--- expires_at may be taken by another. crashes counts the leases that ended so
--- since the job last had a new token. Times are the database's.
+-- One row is one job that a worker is running, or was running when it died.
+-- holder is the attempt that has it. Another attempt may take a lease that is
+-- not renewed by expires_at. crashes counts the leases that expired this way
+-- since the job's last new token. Times are the database's.
 create table leases (
     job        uuid        primary key,
     holder     uuid,

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one request that was carried out and is not to be again when it is
--- sent again: which stream it opened. key_hash is the SHA-256 of whose request
--- it was, to where, and its Idempotency-Key; fingerprint is the SHA-256 of what
--- was asked, sealed under the owner's key. Rows are removed after a day.
+-- One row is one request that was carried out and must not be carried out again
+-- when it is sent again: it names the stream that the request opened. key_hash is
+-- the SHA-256 of the caller, the route and the Idempotency-Key. fingerprint is the
+-- SHA-256 of the request, sealed under the owner's key. Rows are removed after a day.
 create table idempotency_keys (
     key_hash    bytea       primary key check (octet_length(key_hash) = 32),
     owner       uuid        not null,
@@ -14,11 +14,11 @@ create table idempotency_keys (
 create index idempotency_keys_oldest on idempotency_keys (created_at);
 grant select, insert, delete on idempotency_keys to colophon_app;
 
--- When a job ends whatever it has come to, by the database's clock; jobs from
--- before there were deadlines have none.
+-- The time, by the database's clock, at which a job ends in any case. Jobs from
+-- before deadlines existed have none.
 alter table history add column deadline timestamptz;
 create index history_deadlines on history (deadline) where state in ('queued', 'running');
--- How long jobs have run lately, for estimates.
+-- Recent run times of jobs, for estimates.
 create index history_finished on history (finished_at) where finished_at is not null;
 
 -- +goose Down

@@ -6,8 +6,8 @@ drop index history_queued;
 create index history_queued on history (priority, job) where state = 'queued';
 create index history_outstanding on history (owner, job) where state in ('queued', 'running');
 
--- What the jobs of an owner have reserved and used of their token budget, by
--- the day (UTC) in which they were accepted. Derived from the events, like history.
+-- The tokens that an owner's jobs have reserved and used of their budget, by the
+-- day (UTC) of acceptance. Derived from the events, like history.
 create table budgets (
     owner  uuid   not null,
     day    date   not null,

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- A lease has a holder, always: one that has expired without being given back is
--- left until somebody takes it, or the job has ended. Nothing looks for expired
--- leases any more, but for jobs without a living one; and a renewal that changes
--- no index is cheap.
+-- A lease always has a holder. A lease that expired without being given back
+-- stays until another attempt takes it or the job has ended. Sweepers look for
+-- jobs without a valid lease and no longer for expired leases. A renewal that
+-- changes no index is cheap.
 drop index leases_expired;
 delete from leases where holder is null;
 alter table leases alter holder set not null;

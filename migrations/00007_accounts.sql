@@ -1,21 +1,20 @@
 -- +goose Up
 
--- What an account may do besides its own things, and whether its owner has had
--- it erased. What is left of an erased one is a row without a name, and a keyed
--- digest of the name that nobody else is to have.
+-- The role of an account, and whether its owner has had it erased. An erased
+-- account is a row without a name, and a keyed digest of the name, which stays taken.
 alter table accounts
     add column role text not null default 'user' check (role in ('user', 'auditor', 'admin')),
     add column erased_at timestamptz,
     add column erased_name bytea unique check (octet_length(erased_name) = 32),
     add check (erased_at is null or disabled_at is not null);
 
--- An owner who is closed begins nothing new. His key is destroyed as soon as
--- what he has begun has ended.
+-- An owner who is closed starts nothing new. Their key is destroyed as soon as
+-- everything they started has ended.
 alter table owner_keys add column closed_at timestamptz;
 create index owner_keys_closed on owner_keys (owner) where closed_at is not null and wrapped is not null;
 
--- Fails for an owner who is closed, and keeps one who is not from being closed
--- until the end of the transaction.
+-- Fails for a closed owner, and keeps an open one from being closed until the
+-- end of the transaction.
 -- +goose StatementBegin
 create function admit(who uuid) returns void language plpgsql as $$
 begin
@@ -27,10 +26,9 @@ end
 $$;
 -- +goose StatementEnd
 
--- Attempts to sign in that are not known to have succeeded, for a day from the
--- first on. key is a digest under the master key: of a name and a network, of a
--- network, or of a name. Neither of them can be had from here, nor what somebody
--- has typed in place of a name.
+-- Sign-in attempts that are not known to have succeeded, for a day from the first
+-- on. key is a digest under the master key: of a name and a network, of a network,
+-- or of a name. The digests reveal neither, nor what was typed as a name.
 create table sign_in_failures (
     key      bytea       primary key check (octet_length(key) = 32),
     failures integer     not null,
@@ -39,8 +37,8 @@ create table sign_in_failures (
 );
 create index sign_in_failures_oldest on sign_in_failures (began_at);
 
--- From which networks an account has been signed in to: key is the digest of
--- both. Other people's failures do not count there.
+-- The networks from which an account has been signed in to: key is the digest of
+-- both. Failures of others do not count there.
 create table known_networks (
     key     bytea       primary key check (octet_length(key) = 32),
     account uuid        not null references accounts on delete cascade,
@@ -49,9 +47,9 @@ create table known_networks (
 create index known_networks_of_account on known_networks (account);
 create index known_networks_oldest on known_networks (at);
 
--- How long after the latest of so many failures the next attempt has to wait:
--- not at all as long as they are fewer than free, then first, and twice as long
--- after each further one, until it is most.
+-- The wait before the next attempt, after the latest of so many failures: none
+-- while they are fewer than free, then first, and twice as long after each
+-- further one, up to most.
 -- +goose StatementBegin
 create function sign_in_wait(failures integer, free integer, first interval, most interval)
 returns interval language sql immutable as $$

@@ -1,11 +1,11 @@
 -- +goose Up
 
--- One row is one session that ended before its time, however that came about:
--- triggers write it, so that every process may learn from here, and from
--- nowhere else, whose access tokens to refuse. tx is the transaction that ended
--- the session: whoever has seen everything before the oldest transaction that
--- was still running then asks for what came from there on, and misses none. A
--- row is of use for as long as access tokens of the session have not expired.
+-- One row is one session that ended before its time, for whatever reason.
+-- Triggers write it, so that every process learns from this table alone which
+-- access tokens to refuse. tx is the transaction that ended the session. A
+-- process that has read everything before the oldest transaction then running
+-- reads from that one on next time, and misses none. A row matters for as long
+-- as access tokens of the session have not expired.
 create table ended_sessions (
     session  uuid        primary key,
     ended_at timestamptz not null default clock_timestamp(),
@@ -29,8 +29,8 @@ create trigger removed after delete on sessions
     for each row when (old.revoked_at is null and old.expires_at > clock_timestamp())
     execute function note_ended_session();
 
--- Who disables an account (an erased one is disabled, too) ends its sessions,
--- whether he thinks of it or not. A sign-in at the same time holds the account's
+-- Disabling an account ends its sessions, whether or not the statement says so
+-- (an erased account is disabled too). A concurrent sign-in holds the account's
 -- row, and its session is here when this runs.
 -- +goose StatementBegin
 create function end_sessions_of_account() returns trigger language plpgsql as $$
@@ -44,9 +44,9 @@ create trigger disabled after update of disabled_at on accounts
     for each row when (old.disabled_at is null and new.disabled_at is not null)
     execute function end_sessions_of_account();
 
--- One row is one ticket that has not been used: the SHA-256 of its secret, the
--- session that it speaks for, the one path that it opens, and until when the
--- access token is valid that it was asked for with. Who takes it deletes it.
+-- One row is one unused ticket: the SHA-256 of its secret, its session, the one
+-- path that it opens, and the expiry of the access token that requested it.
+-- Redeeming a ticket deletes it.
 create table tickets (
     hash         bytea       primary key check (octet_length(hash) = 32),
     session      uuid        not null references sessions on delete cascade,
@@ -59,7 +59,7 @@ create index tickets_oldest on tickets (expires_at);
 
 grant select, insert, delete on ended_sessions, tickets to colophon_app;
 
--- Retired keys are removed when nothing that they signed is valid any longer.
+-- Retired keys are removed when none of their signatures is valid any longer.
 grant delete on signing_keys to colophon_app;
 
 -- +goose Down

@@ -1,8 +1,8 @@
 -- +goose Up
 
--- An account has 100 live sessions at most: a sign-in beyond that ends the
--- oldest, so that ending all of them is a small matter. Sessions that have ended
--- or run out are removed a while later.
+-- An account has at most 100 live sessions. A further sign-in ends the oldest,
+-- so ending all of them stays cheap. Sessions that have ended or expired are
+-- removed a while later.
 update sessions set revoked_at = clock_timestamp() where id in (
     select id from (
         select id, row_number() over (partition by account order by expires_at desc, id desc) as place
@@ -12,10 +12,10 @@ create index sessions_live on sessions (account, expires_at, id) where revoked_a
 create index sessions_oldest on sessions (expires_at);
 create index sessions_ended on sessions (revoked_at) where revoked_at is not null;
 
--- A refresh token says by itself, under a MAC, to which session it belongs. So
--- of those of a session only the ones are here that may still be exchanged, and
--- one that is not here is known for one that was. Those given out before say
--- nothing: whoever has one signs in again.
+-- A refresh token names its session itself, under a MAC. So the table keeps only
+-- the tokens of a session that may still be exchanged, and a missing one is known
+-- to have been exchanged. Tokens issued before this migration name no session:
+-- their holders sign in again.
 delete from refresh_tokens;
 alter table refresh_tokens add column issued_at timestamptz not null;
 

@@ -134,10 +134,8 @@ func check(info Info, prompt, past []int, p Params) error {
 		return ErrPrompt
 	}
 	for _, tokens := range [][]int{prompt, past} {
-		for _, t := range tokens {
-			if t < 0 || t >= info.Vocab {
-				return fmt.Errorf("%w: %d, the model has %d", ErrToken, t, info.Vocab)
-			}
+		if err := info.checkVocab(tokens); err != nil {
+			return err
 		}
 	}
 	if len(prompt) > info.Context-min(p.MaxTokens, info.Context) {

@@ -10,7 +10,11 @@
 // belongs to one goroutine at a time.
 package model
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+)
 
 // Params decide, together with the prompt and the weights, every token of a text.
 type Params struct {
@@ -31,6 +35,28 @@ type Info struct {
 	Context int    `json:"context"` // most tokens in a sequence, prompt included
 	Vocab   int    `json:"vocab"`   // number of token ids
 	EOS     int    `json:"eos"`     // the id that ends a text, or -1
+}
+
+// CheckTokens returns the error that [Sequence.Next] owes for tokens that are to
+// follow a sequence of the given length: it wraps [ErrToken] for an id that the
+// engine does not have, or [ErrContext] for more tokens than fit.
+func (i Info) CheckTokens(length int, tokens []int) error {
+	switch {
+	case len(tokens) == 0:
+		return errors.New("no tokens to compute")
+	case len(tokens) > i.Context-length:
+		return fmt.Errorf("%w: %d tokens, the model has room for %d", ErrContext, length+len(tokens), i.Context)
+	}
+	return i.checkVocab(tokens)
+}
+
+func (i Info) checkVocab(tokens []int) error {
+	for _, t := range tokens {
+		if t < 0 || t >= i.Vocab {
+			return fmt.Errorf("%w: %d, the model has %d", ErrToken, t, i.Vocab)
+		}
+	}
+	return nil
 }
 
 // An Engine computes what may come next in token sequences.
@@ -57,8 +83,9 @@ type Engine interface {
 // A Sequence is a row of tokens that grows at its end.
 type Sequence interface {
 	// Next appends tokens and returns the logits, one per token id, of the
-	// token that follows them. The slice is valid until the next call. After
-	// an error the sequence can only be closed.
+	// token that follows them. The slice is valid until the next call.
+	// [Info.CheckTokens] says which tokens are refused. After an error, every
+	// later call returns that error.
 	Next(ctx context.Context, tokens ...int) ([]float32, error)
 
 	// Close frees what the sequence holds. It is safe to call twice.

@@ -3,17 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
-	"strings"
-	"time"
 
+	"colophon/internal/bench"
 	"colophon/model/catalog"
-	"colophon/model/gpt2"
 	"colophon/model/kernel"
 )
 
@@ -23,7 +20,7 @@ type benchCmd struct {
 	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one type of weights, for bench engine."`
 }
 
-// benchFlags say what to measure.
+// benchFlags say which engine to measure, and how long.
 type benchFlags struct {
 	Model   string `help:"The built-in model opticks, or a directory in the Hugging Face layout of GPT-2; without it, random weights in the shape of the published one ($COLOPHON_MODEL)."`
 	Threads int    `help:"Threads that compute; without it, one for each processor ($COLOPHON_THREADS)."`
@@ -40,159 +37,116 @@ func (f *benchFlags) Validate() error {
 	return nil
 }
 
-func (f *benchFlags) threads() int {
-	if f.Threads == 0 {
-		return runtime.GOMAXPROCS(0)
-	}
-	return f.Threads
+func (f *benchFlags) options(t *terminal) (bench.Options, error) {
+	m, err := benchModel(f.Model)
+	return bench.Options{Model: m, Threads: f.Threads, Quick: f.Quick, Progress: t.err}, err
 }
 
-// checkpoint opens the weights, and says what they are.
-func (f *benchFlags) checkpoint() (string, *gpt2.Checkpoint, error) {
-	if f.Model == "" {
-		return "random weights in the shape of GPT-2 124M", gpt2.Random(gpt2.Published(), 1), nil
+// benchModel returns the model that --model names. Without a name, the zero
+// Model means random weights.
+func benchModel(name string) (bench.Model, error) {
+	if name == "" {
+		return bench.Model{}, nil
 	}
-	source, err := catalog.Find(f.Model)
-	if err != nil {
-		return "", nil, asUsage(err)
-	}
-	ck, err := gpt2.ReadCheckpoint(source.Files)
-	if err != nil {
-		return "", nil, fmt.Errorf("load model %s: %w", f.Model, err)
-	}
-	return source.Name, ck, nil
+	m, err := catalog.Find(name)
+	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, asUsage(err)
 }
 
-// engine starts an engine for token ids.
-func (f *benchFlags) engine(weights kernel.Format) (*gpt2.Engine, error) {
-	_, ck, err := f.checkpoint()
-	if err != nil {
-		return nil, err
+// reportFlags say how to print a report.
+type reportFlags struct {
+	JSON     bool `name:"json" xor:"format" help:"Print JSON."`
+	Markdown bool `xor:"format" help:"Print Markdown."`
+}
+
+func (f *reportFlags) print(out io.Writer, r interface{ Document() bench.Document }) error {
+	switch {
+	case f.JSON:
+		return json.NewEncoder(out).Encode(r)
+	case f.Markdown:
+		return r.Document().Markdown(out)
 	}
-	defer ck.Close()
-	e, err := gpt2.New(ck, nil, gpt2.Options{Threads: f.threads(), Sequences: mostStreams, Weights: weights})
-	if err != nil {
-		return nil, fmt.Errorf("load %s weights: %w", weights, err)
-	}
-	return e, nil
+	return r.Document().Text(out)
 }
 
 type benchEngineCmd struct {
 	benchFlags
-	Weights  []kernel.Format `default:"f32,f16,int8" help:"Types of weights to measure: f32, f16 and int8 ($COLOPHON_WEIGHTS)."`
-	JSON     bool            `name:"json" xor:"format" help:"Print JSON."`
-	Markdown bool            `xor:"format" help:"Print Markdown."`
+	Weights []kernel.Format `default:"f32,f16,int8" help:"Types of weights to measure: f32, f16 and int8 ($COLOPHON_WEIGHTS)."`
+	reportFlags
 }
 
-// Run prints the report; what is under way goes to standard error.
-//
-// Each type of weights gets a process of its own, so that the peak of its
-// memory is that of nothing else.
+// Run prints the report on standard output, and its progress on standard error.
 func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
-	name, ck, err := c.checkpoint()
+	o, err := c.options(t)
 	if err != nil {
 		return err
 	}
-	r := benchReport{Model: benchModel{name, parameters(ck.Config)}, Rows: []benchRow{}, Mixed: []benchMixed{}, Agreement: []benchAgreement{}}
-	if err := ck.Close(); err != nil {
+	self, err := executable()
+	if err != nil {
 		return err
 	}
-	var runs []benchRun
-	for _, weights := range c.Weights {
-		run, err := c.measure(ctx, t, weights)
-		if err != nil {
-			return err
-		}
-		runs = append(runs, run)
+	r, err := bench.Engine(ctx, o, c.Weights, func(ctx context.Context, weights kernel.Format) *exec.Cmd {
+		return exec.CommandContext(ctx, self, "bench", "measure", "--weights="+weights.String(), "--model="+c.Model,
+			"--threads="+strconv.Itoa(c.Threads), "--quick="+strconv.FormatBool(c.Quick))
+	})
+	if err != nil {
+		return err
 	}
-	if !c.Quick {
-		if r.Agreement, err = c.agreement(ctx, t); err != nil {
-			return err
-		}
-	}
-	r.Machine = benchMachine{CPU: cpuName(), Threads: c.threads(),
-		Go: fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)}
-	for _, run := range runs {
-		r.add(run, ck.Config)
-	}
-	switch {
-	case c.JSON:
-		return json.NewEncoder(t.out).Encode(r)
-	case c.Markdown:
-		return r.markdown(t.out)
-	}
-	return r.text(t.out)
+	return c.print(t.out, r)
 }
 
-// measure runs bench measure.
-func (c *benchEngineCmd) measure(ctx context.Context, t *terminal, weights kernel.Format) (run benchRun, err error) {
+// benchMeasureCmd is the process that bench engine starts for each type of
+// weights.
+type benchMeasureCmd struct {
+	benchFlags
+	Weights kernel.Format `required:""`
+}
+
+// Run prints the result as bench engine reads it. It stops when standard input
+// ends.
+func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
+	o, err := c.options(t)
+	if err != nil {
+		return err
+	}
+	return bench.Measure(ctx, o, c.Weights, t.in, t.out)
+}
+
+type benchServiceCmd struct {
+	Model   string        `help:"The built-in model opticks, or a directory in the Hugging Face layout of GPT-2; without it, random weights in the shape of the published one ($COLOPHON_MODEL)."`
+	Weights kernel.Format `default:"f16" help:"How the engine keeps the weights: f32, f16 or int8 ($COLOPHON_WEIGHTS)."`
+	PGBin   string        `name:"pg-bin" var:"PGBIN" type:"path" help:"Directory of initdb and postgres ($PGBIN)."`
+	Quick   bool          `help:"Shorter runs, for a first look ($COLOPHON_QUICK)."`
+	reportFlags
+}
+
+// Run prints the report on standard output, and its progress on standard error.
+func (c *benchServiceCmd) Run(ctx context.Context, t *terminal) error {
+	m, err := benchModel(c.Model)
+	if err != nil {
+		return err
+	}
+	self, err := executable()
+	if err != nil {
+		return err
+	}
+	o := bench.ServiceOptions{Model: m, Weights: c.Weights, Quick: c.Quick, PGBin: c.PGBin, Progress: t.err}
+	r, err := bench.Service(ctx, o, func(ctx context.Context, s bench.Setup) *exec.Cmd {
+		up := exec.CommandContext(ctx, self, "up", "--model", s.Model, "--weights", c.Weights.String(),
+			"--listen", "127.0.0.1:0", "--no-rate-limits", "--max-streams", "0", "--data", s.Data)
+		up.Env = append(os.Environ(), "DATABASE_URL="+s.Database)
+		return up
+	})
+	if err != nil {
+		return err
+	}
+	return c.print(t.out, r)
+}
+
+// executable returns this program, to start it again.
+func executable() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return run, fmt.Errorf("find this program to start it again: %w", err)
+		return "", fmt.Errorf("find this program to start it again: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, self, "bench", "measure", "--weights="+weights.String(), "--model="+c.Model,
-		"--threads="+strconv.Itoa(c.threads()), "--quick="+strconv.FormatBool(c.Quick))
-	cmd.Stderr = t.err
-	in, err := cmd.StdinPipe() // closed when this process ends, whatever ends it
-	if err != nil {
-		return run, err
-	}
-	defer in.Close()
-	begin := processors()
-	out, err := cmd.Output()
-	elsewhere := processors().minus(begin)
-	if err := errors.Join(ctx.Err(), err); err != nil {
-		return run, fmt.Errorf("measure %s weights: %w", weights, err)
-	}
-	if err := json.Unmarshal(out, &run); err != nil {
-		return run, fmt.Errorf("measure %s weights: %w", weights, err)
-	}
-	elsewhere.busy -= cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	run.Elsewhere = elsewhere.share()
-	return run, nil
-}
-
-// processorTime is what all processors have done together.
-type processorTime struct{ busy, all time.Duration }
-
-// processors returns it since the system started, or nothing where that does
-// not say.
-func processors() (t processorTime) {
-	stat, _ := os.ReadFile("/proc/stat") // Linux has it
-	line, _, _ := strings.Cut(string(stat), "\n")
-	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
-		const idle, wait, guest = 3, 4, 8
-		n, _ := strconv.ParseInt(field, 10, 64)
-		took := time.Duration(n) * (time.Second / 100)
-		if i >= guest { // which is part of user
-			break
-		}
-		t.all += took
-		if i != idle && i != wait {
-			t.busy += took
-		}
-	}
-	return t
-}
-
-func (t processorTime) minus(u processorTime) processorTime {
-	return processorTime{t.busy - u.busy, t.all - u.all}
-}
-
-func (t processorTime) share() float64 {
-	if t.all <= 0 {
-		return 0
-	}
-	return max(0, float64(t.busy)/float64(t.all))
-}
-
-// cpuName returns what the system calls the processor, as far as it says.
-func cpuName() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // Linux has it
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
+	return self, nil
 }

@@ -5,18 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"colophon/model/gpt2"
+	"colophon/internal/bench"
 )
 
-// The benchmarks start this program again, which is the test then.
+// The benchmarks start this program again. In a test, the program is the test
+// binary.
 func init() {
 	if len(os.Args) > 1 && (os.Args[1] == "bench" || os.Args[1] == "up") {
 		main()
@@ -26,7 +25,7 @@ func init() {
 
 var tinyModel = filepath.Join("..", "..", "model", "gpt2", "testdata", "tiny")
 
-func TestBenchEngine(t *testing.T) {
+func TestBenchEngineReportsEveryRow(t *testing.T) {
 	out, progress, err := command(t, "", "bench", "engine", "--model", tinyModel, "--threads", "2", "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)
@@ -84,7 +83,7 @@ func TestBenchEngine(t *testing.T) {
 	}
 }
 
-func TestBenchEngineRefuses(t *testing.T) {
+func TestBenchEngineRefusesWrongFlags(t *testing.T) {
 	for _, args := range [][]string{
 		{"--model", "no/such/directory"},
 		{"--threads", "-1"},
@@ -99,7 +98,7 @@ func TestBenchEngineRefuses(t *testing.T) {
 	}
 }
 
-// onWrite calls itself when something is written.
+// An onWrite is a writer that calls itself with what is written.
 type onWrite func(p string)
 
 func (f onWrite) Write(p []byte) (int, error) {
@@ -107,11 +106,11 @@ func (f onWrite) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestBenchEngineEndsWhenTold(t *testing.T) {
+func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := onWrite(func(p string) {
-		if strings.Contains(p, "load") { // the other process is at work
+		if strings.Contains(p, "load") { // the child has started
 			cancel()
 		}
 	})
@@ -122,103 +121,52 @@ func TestBenchEngineEndsWhenTold(t *testing.T) {
 	}
 }
 
-// What bench engine starts does not outlive it.
-func TestBenchMeasureEndsWithItsInput(t *testing.T) {
+// Standard input ends with bench engine, so the child does not outlive it.
+func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {
 		t.Errorf("%v and %q", err, out)
 	}
 }
 
-// The limits of the published shape, worked out by hand: 123.5 million weights
-// are read for a token, and 84.9 million multiplied for one of a prompt.
-func TestFloor(t *testing.T) {
-	limits := benchLimits{ReadGB: 28.5, FMAGFLOP: 195, Int8GOP: 368}
-	for _, c := range []struct {
-		row  benchRow
-		want float64 // tokens per second
-	}{
-		{benchRow{Phase: "decode", Weights: "f32", Batch: 1}, 57.7},
-		{benchRow{Phase: "decode", Weights: "f16", Batch: 1}, 115.4},
-		{benchRow{Phase: "decode", Weights: "int8", Batch: 1}, 230.7},
-		{benchRow{Phase: "decode", Weights: "f32", Batch: 1, Context: 1000}, 50.2}, // 74 MB of keys and values
-		{benchRow{Phase: "decode", Weights: "f32", Batch: 4}, 230.7},
-		{benchRow{Phase: "decode", Weights: "f16", Batch: 16}, 789.3}, // 195 / 0.247
-		{benchRow{Phase: "prefill", Weights: "f16", Prompt: 128}, 1127},
-		{benchRow{Phase: "prefill", Weights: "int8", Prompt: 128}, 2102},
-	} {
-		c.row.benchLimits = limits
-		got := 1 / floor(c.row, gpt2.Published())
-		if math.Abs(got/c.want-1) > 0.01 {
-			t.Errorf("%+v: %g tokens/s, want %g", c.row, got, c.want)
+func TestBenchServiceReportsEveryLoad(t *testing.T) {
+	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", "opticks", "--json")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, progress)
+	}
+	var r bench.ServiceReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	var callers []int
+	for _, row := range r.Rows {
+		callers = append(callers, row.Callers)
+		if !(row.TokS > 0 && row.Share > 0 && row.FirstP50MS > 0 && row.FirstP99MS >= row.FirstP50MS && row.Jobs > 0) {
+			t.Errorf("row %+v", row)
 		}
 	}
-	if n := parameters(gpt2.Published()); n != 124439808 {
-		t.Errorf("%d parameters", n)
+	if !slices.Equal(callers, []int{8, 16, 8, 16}) || len(r.Alone) != 2 {
+		t.Errorf("rows for %v callers, the engine alone %v", callers, r.Alone)
 	}
-}
-
-func TestDivergence(t *testing.T) {
-	// (3/4, 1/4) from (1/2, 1/2)
-	even, uneven := []float32{7, 7}, []float32{float32(math.Log(3)), 0}
-	if got, want := divergence(uneven, even), 0.75*math.Log(1.5)+0.25*math.Log(0.5); math.Abs(got-want) > 1e-6 {
-		t.Errorf("%g, want %g", got, want)
+	if b := r.Burst; b.Requests != 40 || !(b.TokS > 0) || b.OutOfOrder >= b.Requests {
+		t.Errorf("burst %+v", b)
 	}
-	if got := divergence(uneven, []float32{float32(math.Log(3)) + 80, 80}); !(got >= 0 && got < 1e-6) {
-		t.Errorf("%g between equals", got)
+	if w := r.Watch; w.Clients != 100 || w.Jobs != 8 || w.Messages == 0 || w.Listening != 1 || w.P99MS < w.P50MS {
+		t.Errorf("watch %+v", w)
 	}
-}
-
-func TestProcessors(t *testing.T) {
-	begin := processors()
-	if begin.all == 0 {
-		t.Skip("this system does not say")
+	if len(r.Calls) != 8 {
+		t.Errorf("calls %+v", r.Calls)
 	}
-	for start := time.Now(); time.Since(start) < 100*time.Millisecond; {
-		continue
+	for _, c := range r.Calls {
+		if !(c.P50MS > 0 && c.P99MS >= c.P50MS) || c.Busy != (c.TokS > 0) {
+			t.Errorf("call %+v", c)
+		}
 	}
-	took := processors().minus(begin)
-	if !(took.busy > 0 && took.busy <= took.all && took.share() > 0 && took.share() <= 1) {
-		t.Errorf("%+v", took)
-	}
-	if s := (processorTime{-1, 5}).share(); s != 0 {
-		t.Errorf("a share of %g", s)
-	}
-}
-
-func TestMedian(t *testing.T) {
-	if got := median([]time.Duration{5, 1, 9, 2, 3}); got != 3 {
-		t.Errorf("%d", got)
-	}
-}
-
-func TestBenchReportForPeople(t *testing.T) {
-	limits := benchLimits{28.53, 195.2, 368}
-	r := benchReport{
-		Machine: benchMachine{CPU: "A Processor", Threads: 2, Go: "go1"},
-		Model:   benchModel{"gpt2", 124439808},
-	}
-	r.add(benchRun{Weights: "f16", Kernel: "portable/1", Elsewhere: 0.25, LeftOut: []string{"f16: 16 streams"}, Rows: []benchRow{
-		{Phase: "prefill", Batch: 1, Prompt: 128, TokS: 800, FirstTokenMS: 161.2, RSSMB: 400, benchLimits: limits},
-		{Phase: "decode", Batch: 1, Prompt: 64, Context: 100, TokS: 100, StepMS: 10.04, benchLimits: limits},
-	}}, gpt2.Published())
 	var text, markdown strings.Builder
-	if err := errors.Join(r.text(&text), r.markdown(&markdown)); err != nil {
-		t.Fatal(err)
+	if err := r.Document().Text(&text); err != nil || !strings.Contains(text.String(), "POST /token") {
+		t.Errorf("%v\n%s", err, &text)
 	}
-	for _, want := range []string{"A Processor, 2 threads", "28.5 GB/s", "195 GFLOP/s", "f16: 16 streams", "portable/1", "took up to 25 %"} {
-		if !strings.Contains(text.String(), want) || !strings.Contains(markdown.String(), want) {
-			t.Errorf("%q is not in\n%s\nand\n%s", want, &text, &markdown)
-		}
-	}
-	for _, want := range []string{"| f16 | 1 | 100 | 100 | 28.5 | 88 % | 10.0 | - |", "| f16 | 128 | 800 | 195 | 71 % | 161 | 400 |"} {
-		if !strings.Contains(markdown.String(), want) {
-			t.Errorf("%q is not in\n%s", want, &markdown)
-		}
-	}
-	for _, not := range []string{"Agreement", "beside"} {
-		if strings.Contains(markdown.String(), not) {
-			t.Errorf("there is a section without rows:\n%s", &markdown)
-		}
+	if err := r.Document().Markdown(&markdown); err != nil || !strings.Contains(markdown.String(), "| POST /token | busy |") {
+		t.Errorf("%v\n%s", err, &markdown)
 	}
 }

@@ -68,7 +68,6 @@ type cli struct {
 	Bench    benchCmd    `cmd:"" help:"Measure how fast it is, beside what the machine can do."`
 	OpenAPI  openAPICmd  `cmd:"" name:"openapi" help:"Print the OpenAPI description of the API."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
-	Extras   extras      `embed:""`
 
 	LogLevel slog.Level `default:"info" help:"Least level to log: debug, info, warn or error ($COLOPHON_LOG_LEVEL)."`
 }

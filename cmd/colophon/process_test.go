@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +25,7 @@ import (
 
 	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
+	"colophon/model/gpt2"
 	"colophon/model/opticks"
 )
 
@@ -403,51 +404,42 @@ func deepModel(t *testing.T) string {
 	write("vocab.json", read("vocab.json"))
 	write("merges.txt", read("merges.txt"))
 
-	type tensor struct {
-		DType   string `json:"dtype"`
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	weights := read("model.safetensors")
-	size := binary.LittleEndian.Uint64(weights)
-	var header map[string]json.RawMessage
-	if err := json.Unmarshal(weights[8:8+size], &header); err != nil {
-		t.Fatal(err)
-	}
-	delete(header, "__metadata__")
-	out, data := map[string]tensor{}, []byte{}
-	add := func(name string, like tensor, b []byte) {
-		like.Offsets = [2]int{len(data), len(data) + len(b)}
-		out[name], data = like, append(data, b...)
-	}
-	for name, raw := range header {
-		var x tensor
-		if err := json.Unmarshal(raw, &x); err != nil {
-			t.Fatal(err)
-		}
-		b := weights[8+size:][x.Offsets[0]:x.Offsets[1]]
-		prefix, rest, _ := strings.Cut(name, "h.")
-		var layer int
-		switch _, err := fmt.Sscanf(rest, "%d.", &layer); {
-		case strings.HasSuffix(name, "wpe.weight"):
-			more := positions / x.Shape[0]
-			x.Shape[0] = positions
-			add(name, x, bytes.Repeat(b, more))
-		case err == nil:
-			_, rest, _ = strings.Cut(rest, ".")
-			for i := range times {
-				add(fmt.Sprintf("%sh.%d.%s", prefix, i*layers+layer, rest), x, b)
-			}
-		default:
-			add(name, x, b)
-		}
-	}
-	head, err := json.Marshal(out)
+	ck, err := gpt2.ReadCheckpoint(files)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
-	write("model.safetensors", append(append(file, head...), data...))
+	defer ck.Close()
+	deep := ck.Config
+	deep.Layers, deep.Context = times*layers, positions
+	var tensors []gpt2.Tensor
+	for name, shape := range deep.Tensors() {
+		from := name
+		if rest, ok := strings.CutPrefix(name, "h."); ok {
+			number, rest, _ := strings.Cut(rest, ".")
+			layer, err := strconv.Atoi(number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from = fmt.Sprintf("h.%d.%s", layer%layers, rest)
+		}
+		values, err := ck.Tensor(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "wpe.weight" {
+			values = slices.Repeat(values, positions/ck.Config.Context)
+		}
+		x, err := gpt2.NewTensor(name, "F16", shape, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tensors = append(tensors, x)
+	}
+	var file bytes.Buffer
+	if err := gpt2.WriteSafetensors(&file, tensors); err != nil {
+		t.Fatal(err)
+	}
+	write("model.safetensors", file.Bytes())
 	return dir
 }
 

@@ -7,15 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 	"github.com/lestrrat-go/jwx/v2/jwt"
+
+	"colophon/internal/strictjson"
 )
 
 const (
@@ -95,10 +95,9 @@ func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, err
 	return identity, nil
 }
 
-// The parser of the library is lenient where RFC 7515 lets it be, and JSON
-// decoding in Go where it should not be: repeated members, other cases of
-// their names, what follows the object. Nothing of that is in what sign makes,
-// so nothing of that is accepted.
+// The library's parser is lenient where RFC 7515 allows it, and encoding/json is
+// lenient about repeated members, the case of names and text after the object.
+// Tokens made by sign have none of that, so none of it is accepted.
 
 // readHeader checks the form of a token and returns its key's id.
 func readHeader(accessToken string) (kid string, err error) {
@@ -122,7 +121,7 @@ func readHeader(accessToken string) (kid string, err error) {
 	}
 	members, err := readObject(header)
 	if err != nil {
-		return "", fmt.Errorf("the header %w", err)
+		return "", fmt.Errorf("the header: %w", err)
 	}
 	var alg, typ string
 	if err := members.read("alg", &alg); err != nil {
@@ -146,7 +145,7 @@ func readHeader(accessToken string) (kid string, err error) {
 func (s *Service) readClaims(payload []byte) (Identity, error) {
 	members, err := readObject(payload)
 	if err != nil {
-		return Identity{}, fmt.Errorf("the payload %w", err)
+		return Identity{}, fmt.Errorf("the payload: %w", err)
 	}
 	var c struct {
 		iss, aud, sub, sid, jti string
@@ -185,38 +184,13 @@ func (s *Service) readClaims(payload []byte) (Identity, error) {
 // object is a JSON object with its members undecoded.
 type object map[string]json.RawMessage
 
-// readObject reads a JSON object in which no name appears twice and which
-// nothing follows.
+// readObject reads a strict JSON object.
 func readObject(raw []byte) (object, error) {
-	if !utf8.Valid(raw) {
-		return nil, errors.New("is not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("is not a JSON object")
-	}
 	members := object{}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, errors.New("is not JSON")
-		}
-		if _, ok := members[name.(string)]; ok {
-			return nil, errors.New("has a member twice")
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return nil, errors.New("is not JSON")
-		}
-		members[name.(string)] = value
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, errors.New("is not JSON")
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("is followed by something")
-	}
-	return members, nil
+	return members, strictjson.Object(bytes.NewReader(raw), func(name string, value []byte) error {
+		members[name] = bytes.Clone(value)
+		return nil
+	})
 }
 
 // read decodes a member, which must be there and not null.

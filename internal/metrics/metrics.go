@@ -1,8 +1,8 @@
-// Package metrics counts what a process does, in Prometheus's form.
+// Package metrics counts a process's requests, events and tokens for Prometheus.
 //
-// No label has a value that somebody outside chose: routes are patterns, types are
-// those of facts. Nothing of a prompt, a text, a user or an address is counted by.
-// All of it is safe for concurrent use.
+// Labels never carry prompts, texts, users or addresses, nor any other value that
+// a client chooses: routes are patterns and types are those of facts. Everything
+// is safe for concurrent use.
 package metrics
 
 import (
@@ -20,7 +20,7 @@ import (
 	"colophon/events"
 )
 
-// Metrics are those of one process.
+// Metrics holds the metrics of one process.
 type Metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
@@ -28,22 +28,22 @@ type Metrics struct {
 	tokens   prometheus.Counter
 }
 
-// New returns metrics, all of them at zero; the pool is the process's own.
+// New returns metrics that start at zero, over the process's own pool.
 func New(pool *pgxpool.Pool) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "colophon_http_request_duration_seconds",
-			Help:    "Requests by route and status, and how long they took; of a stream, how long it lasted.",
+			Help:    "Duration of requests by route and status; for a stream, its whole duration.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, []string{"route", "status"}),
 		appended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "colophon_events_total",
-			Help: "Events that this process has put on record, by type.",
+			Help: "Events appended by this process, by type.",
 		}, []string{"type"}),
 		tokens: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "colophon_tokens_total",
-			Help: "Model tokens that this process has generated and put on record.",
+			Help: "Model tokens generated and recorded by this process.",
 		}),
 	}
 	m.registry.MustRegister(m.requests, m.appended, m.tokens, collectors.NewGoCollector(),
@@ -56,7 +56,7 @@ func (m *Metrics) Request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// Appended counts an event that has been put on record.
+// Appended counts an appended event.
 func (m *Metrics) Appended(e events.Event) {
 	m.appended.WithLabelValues(e.Fact.Type()).Inc()
 	if advanced, ok := e.Fact.(events.JobAdvanced); ok {
@@ -64,22 +64,22 @@ func (m *Metrics) Appended(e events.Event) {
 	}
 }
 
-// Handler answers with all of them. What the database has to be asked for is
-// missing while it does not answer.
+// Handler serves all metrics. Those that need a query are missing while the
+// database does not answer.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
-// database collects what the database knows, and how the pool of connections to it is.
+// database collects the figures of the database and of the connection pool.
 type database struct{ pool *pgxpool.Pool }
 
 var (
 	up          = prometheus.NewDesc("colophon_database_up", "Whether the database has answered this scrape.", nil, nil)
 	outstanding = prometheus.NewDesc("colophon_jobs", "Jobs of the whole service that have not ended, by state; queued is the queue's depth.", []string{"state"}, nil)
 	connections = prometheus.NewDesc("colophon_database_connections", "Connections of this process's pool, by state.", []string{"state"}, nil)
-	most        = prometheus.NewDesc("colophon_database_connections_max", "Most connections of this process's pool.", nil, nil)
-	waits       = prometheus.NewDesc("colophon_database_waits_total", "Times that something waited for a connection.", nil, nil)
-	waited      = prometheus.NewDesc("colophon_database_wait_seconds_total", "How long in all.", nil, nil)
+	most        = prometheus.NewDesc("colophon_database_connections_max", "Limit of connections of this process's pool.", nil, nil)
+	waits       = prometheus.NewDesc("colophon_database_waits_total", "Number of waits for a connection.", nil, nil)
+	waited      = prometheus.NewDesc("colophon_database_wait_seconds_total", "Total duration of waits for a connection.", nil, nil)
 )
 
 // Describe sends what Collect may send.
@@ -92,7 +92,7 @@ func (d database) Describe(all chan<- *prometheus.Desc) {
 // scrapeTimeout is how long the database may take to answer.
 const scrapeTimeout = 2 * time.Second
 
-// Collect sends what is so now.
+// Collect sends the current values.
 func (d database) Collect(all chan<- prometheus.Metric) {
 	stat := d.pool.Stat()
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
@@ -116,8 +116,8 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")
 }
 
-// jobs counts the jobs that have not ended; what has ended is in no index that
-// this reads.
+// jobs counts the jobs that have not ended. The index that it reads holds no
+// ended job.
 func (d database) jobs(ctx context.Context) (queued, running int, err error) {
 	err = d.pool.QueryRow(ctx, `
 		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')

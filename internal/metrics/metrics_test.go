@@ -11,8 +11,8 @@ import (
 	"colophon/events"
 )
 
-// TestWithoutADatabase counts what the process knows by itself.
-func TestWithoutADatabase(t *testing.T) {
+// The metrics of the process itself need no database.
+func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {
 		t.Fatal(err)

@@ -14,27 +14,27 @@ import (
 	"strings"
 )
 
-// ErrNoServer is returned by Start when neither the caller's directory nor any
-// of the usual places holds initdb and postgres. Its text says what to do.
+// ErrNoServer occurs when neither the caller's directory nor any of the usual
+// directories holds initdb and postgres. Its text says what to do.
 var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
-(looked at $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
+(searched $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:
   install it       apt-get install postgresql    (macOS: brew install postgresql@17)
   use containers   docker compose up
   name a server    DATABASE_URL=postgres://USER:PASSWORD@HOST:5432/DATABASE`)
 
-// oldest is the first major version that will do; older ones are out of support.
+// oldest is the oldest supported major version.
 const oldest = 14
 
 // binaries are the server programs of one PostgreSQL installation.
 type binaries struct {
 	initdb, postgres string
 	major            int
-	version          string // as it names itself, for people
+	version          string // in the program's own words, for people
 }
 
-// candidates are the directories that may hold the programs, the likeliest
-// first. A directory that the caller named is the only one.
+// candidates returns the directories that may hold the programs, the likeliest
+// first. If the caller named a directory, it is the only one.
 func candidates(ctx context.Context, named string) []string {
 	if named != "" {
 		return []string{named}
@@ -64,23 +64,23 @@ func candidates(ctx context.Context, named string) []string {
 
 var digits = regexp.MustCompile(`\d+`)
 
-// pathVersion is the version in a path such as /usr/lib/postgresql/17/bin.
+// pathVersion returns the version in a path such as /usr/lib/postgresql/17/bin.
 func pathVersion(path string) int {
 	n, _ := strconv.Atoi(digits.FindString(path))
 	return n
 }
 
-// chooseBinaries returns the first programs in dirs that the place's account can
-// run and that fit the data it holds, if it holds any.
-func chooseBinaries(ctx context.Context, dirs []string, p place) (binaries, error) {
-	want, err := dataVersion(p.data())
+// chooseBinaries returns the first programs in dirs that the directory's account
+// can run and that match its data, if there is any.
+func chooseBinaries(ctx context.Context, dirs []string, d directory) (binaries, error) {
+	want, err := dataVersion(d.data())
 	if err != nil {
 		return binaries{}, err
 	}
-	var other []string // versions that do not fit the data
+	var other []string // versions that do not match the data
 	var errs []error
 	for _, dir := range dirs {
-		bin, err := examine(ctx, dir, p)
+		bin, err := examine(ctx, dir, d)
 		switch {
 		case err != nil:
 			if !errors.Is(err, os.ErrNotExist) {
@@ -96,13 +96,14 @@ func chooseBinaries(ctx context.Context, dirs []string, p place) (binaries, erro
 	}
 	if len(other) > 0 {
 		return binaries{}, fmt.Errorf("the data in %s was written by PostgreSQL %d, and this machine has version %s: "+
-			"install PostgreSQL %[2]d beside it, or take the data over with pg_upgrade or pg_dump",
-			p.data(), want, strings.Join(slices.Compact(other), ", "))
+			"install PostgreSQL %[2]d beside it, or convert the data with pg_upgrade or pg_dump",
+			d.data(), want, strings.Join(slices.Compact(other), ", "))
 	}
 	return binaries{}, errors.Join(append(errs, ErrNoServer)...)
 }
 
-// dataVersion is the major version that made the data directory, 0 for none.
+// dataVersion returns the major version that wrote the data directory, 0 if there
+// is no data.
 func dataVersion(data string) (int, error) {
 	b, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -120,14 +121,14 @@ func dataVersion(data string) (int, error) {
 
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) ((\d+)\S*)`)
 
-func examine(ctx context.Context, dir string, p place) (binaries, error) {
+func examine(ctx context.Context, dir string, d directory) (binaries, error) {
 	bin := binaries{initdb: filepath.Join(dir, "initdb"), postgres: filepath.Join(dir, "postgres")}
 	for _, program := range []string{bin.initdb, bin.postgres} {
 		if _, err := os.Stat(program); err != nil {
 			return binaries{}, err
 		}
 	}
-	out, err := output(p.command(ctx, bin.postgres, "--version"))
+	out, err := output(d.command(ctx, bin.postgres, "--version"))
 	if err != nil {
 		return binaries{}, fmt.Errorf("%s --version: %w", bin.postgres, err)
 	}

@@ -24,17 +24,18 @@ const (
 	database = "colophon"
 	port     = "5432" // names the socket file; nothing listens on the network
 
-	// poll is how often a state that has no event to wait for is looked at again:
-	// a lock that another process holds, a server that is starting.
+	// poll is the interval between checks of a state without an event to wait for:
+	// a lock of another process, a server that is starting.
 	poll = 20 * time.Millisecond
 )
 
-// Options are what a caller of Start may choose.
+// Options are the choices of a caller of Start.
 type Options struct {
-	// Bin is the directory that holds initdb and postgres. Empty: the usual
-	// places are searched, see ErrNoServer.
+	// Bin is the directory that holds initdb and postgres. If it is empty, Start
+	// searches the usual directories; see ErrNoServer.
 	Bin string
-	// Log is told what was started, found running or put elsewhere. Nil: nobody.
+	// Log gets a record of each server that was started, found running or moved
+	// elsewhere. Nil discards them.
 	Log *slog.Logger
 	// Disposable trades durability for speed: a crash of the machine may lose
 	// the whole cluster. For tests.
@@ -43,22 +44,22 @@ type Options struct {
 
 // Cluster is a running private PostgreSQL server.
 type Cluster struct {
-	place  place
+	dir    directory
 	socket string  // directory of the socket
 	server *server // nil when another process started it
 }
 
-// Start returns the private server whose files are in dir, which is created
-// when it is missing: it uses the one that runs there already or starts one,
-// and waits until it answers. A server that is still starting, recovering or
-// stopping is waited for, as long as ctx allows. ErrNoServer is returned when
-// this machine has no PostgreSQL to start.
+// Start returns the private server whose files are in dir, which Start creates if
+// it is missing. It uses a server that runs there already or starts one, and waits
+// until the server answers. It also waits, as long as ctx allows, for a server
+// that is starting, recovering or stopping. Start returns ErrNoServer if this
+// machine has no PostgreSQL to start.
 //
 // PostgreSQL refuses to run as root. For root it therefore runs as the owner of
-// an existing cluster, else as the account postgres, else as nobody. Where that
-// account cannot reach dir the cluster is put below /var/lib/colophon (or
-// /var/tmp) and dir becomes a symbolic link to it, so that removing or moving
-// dir does what it says.
+// an existing cluster, else as the account postgres, else as nobody. If that
+// account cannot reach dir, Start puts the cluster below /var/lib/colophon (or
+// /var/tmp) and makes dir a symbolic link to it, so that removing or moving dir
+// still works.
 func Start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -76,7 +77,7 @@ func Start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 
 func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	slow := time.AfterFunc(5*time.Second, func() {
-		opt.Log.Info("waiting for the private postgres; after a crash it recovers first", "dir", dir)
+		opt.Log.Info("waiting for the private postgres, which recovers first after a crash", "dir", dir)
 	})
 	defer slow.Stop()
 
@@ -91,7 +92,7 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 		opt.Log.Info("private postgres found running", "dir", dir)
 		return running, nil
 	}
-	// The server inherits the lock; this copy only covers the way there.
+	// The server inherits the lock. This copy holds it until then.
 	defer lock.Close()
 
 	bin, pl, err := prepare(ctx, dir, opt)
@@ -112,12 +113,12 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{place: pl, socket: socket, server: srv}
+	c := &Cluster{dir: pl, socket: socket, server: srv}
 	if err = c.ready(ctx); err == nil {
 		err = c.ensureDatabase(ctx)
 	}
 	if err != nil {
-		// ctx may be what ended the wait, and the server must not outlive it.
+		// ctx may have ended the wait, and the server must not outlive it.
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		return nil, errors.Join(err, c.Stop(stop))
@@ -126,24 +127,24 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	return c, nil
 }
 
-// prepare finds the programs and the place, which depend on each other: the
-// place says which major version wrote the data and which account may read it,
-// the programs tell whether that account gets there.
-func prepare(ctx context.Context, dir string, opt Options) (binaries, place, error) {
+// prepare finds the programs and the directory, which depend on each other. The
+// directory tells which major version wrote the data and which account may read
+// it. The programs tell whether that account can reach the directory.
+func prepare(ctx context.Context, dir string, opt Options) (binaries, directory, error) {
 	pl, err := locate(dir)
 	if err != nil {
-		return binaries{}, place{}, err
+		return binaries{}, directory{}, err
 	}
 	bin, err := chooseBinaries(ctx, candidates(ctx, opt.Bin), pl)
 	if err != nil {
-		return binaries{}, place{}, err
+		return binaries{}, directory{}, err
 	}
 	moved, err := pl.settle(ctx, dir, bin)
 	if err != nil {
-		return binaries{}, place{}, err
+		return binaries{}, directory{}, err
 	}
 	if moved {
-		opt.Log.Warn("the account that runs postgres cannot reach the data directory; its cluster is elsewhere",
+		opt.Log.Warn("cluster moved: the account that runs postgres cannot reach the data directory",
 			"link", dir, "cluster", pl.dir)
 	}
 	return bin, pl, nil
@@ -152,10 +153,10 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, place, err
 // acquire takes the lock of dir, or returns the cluster that runs there.
 //
 // The lock is a flock on <dir>.lock. Start holds it while it prepares, then the
-// server and all its backends inherit it, so that it is free exactly when no
-// process can be writing to the data directory: this holds for a recycled
-// process id, for a zombie, and across containers that share the directory,
-// where postmaster.pid says nothing.
+// server and all its backends inherit it. So the lock is free exactly when no
+// process can be writing to the data directory. This holds for a recycled process
+// id, for a zombie, and across containers that share the directory, where
+// postmaster.pid proves nothing.
 func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), dirMode()); err != nil {
 		return nil, nil, err
@@ -176,8 +177,8 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 			lock.Close()
 			return nil, nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 		}
-		// With the lock free a server can still be there: one that somebody
-		// started by hand. If it answers it is as good as ours.
+		// A server can run although the lock is free, if it was started by hand. If it
+		// answers, it serves as well as ours.
 		pl, err := locate(dir)
 		var at pidfile
 		if err == nil {
@@ -186,7 +187,7 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 		switch {
 		case err == nil:
 			lock.Close()
-			return nil, &Cluster{place: pl, socket: at.socket}, nil
+			return nil, &Cluster{dir: pl, socket: at.socket}, nil
 		case refused(err):
 			lock.Close()
 			return nil, nil, err
@@ -196,7 +197,7 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 		select {
 		case <-ctx.Done():
 			lock.Close()
-			return nil, nil, fmt.Errorf("a server or another start holds %s: %w (it answers: %w)", lock.Name(), context.Cause(ctx), err)
+			return nil, nil, fmt.Errorf("wait for %s, which a server or another start holds: %w (last answer: %w)", lock.Name(), context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
@@ -207,7 +208,7 @@ func (c *Cluster) ready(ctx context.Context) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
-		at, err := probe(ctx, c.place.data())
+		at, err := probe(ctx, c.dir.data())
 		if err == nil && at.pid == c.server.pid() {
 			break
 		}
@@ -216,7 +217,7 @@ func (c *Cluster) ready(ctx context.Context) error {
 		}
 		select {
 		case <-c.server.exited:
-			return fmt.Errorf("the server ended at start (%w):\n%s", c.server.err, c.place.logTail())
+			return fmt.Errorf("the server exited at start (%w):\n%s", c.server.err, c.dir.logTail())
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the server: %w (last: %w)", context.Cause(ctx), err)
 		case <-tick.C:
@@ -225,8 +226,8 @@ func (c *Cluster) ready(ctx context.Context) error {
 	return nil
 }
 
-// ensureDatabase creates the service's database unless it is there. Every start
-// does it, because the one that started the server may not have got that far.
+// ensureDatabase creates the service's database unless it exists. Every start does
+// this, because the process that started the server may have died before.
 func (c *Cluster) ensureDatabase(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, c.url("postgres"))
 	if err != nil {
@@ -241,7 +242,7 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 		return nil
 	}
 	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize())
-	// Two at once: the loser is told by a check or by the index.
+	// Of two at once, the second fails at a check or at the index.
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42P04" || pgErr.Code == "23505") {
 		return nil
 	}
@@ -251,8 +252,8 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 	return nil
 }
 
-// URL is the connection URL of the service's database, as its owner. It holds
-// no secret: the socket's directory is what keeps others out.
+// URL returns the connection URL of the service's database, as its owner. It holds
+// no secret: the permissions of the socket's directory keep others out.
 func (c *Cluster) URL() string { return c.url(database) }
 
 func (c *Cluster) url(database string) string { return socketURL(c.socket, database) }
@@ -263,8 +264,9 @@ func socketURL(socket, database string) string {
 	return u.String()
 }
 
-// Exited is closed when the server that this process started has ended, by Stop
-// or by itself. For a server that another process started it is nil.
+// Exited returns a channel that is closed when the server that this process
+// started has ended, by Stop or by itself. For a server that another process
+// started the channel is nil.
 func (c *Cluster) Exited() <-chan struct{} {
 	if c.server == nil {
 		return nil
@@ -272,8 +274,8 @@ func (c *Cluster) Exited() <-chan struct{} {
 	return c.server.exited
 }
 
-// PID is the process id of the server that this process started, of the latest
-// one if it has ended. For a server that another process started it is 0.
+// PID returns the process id of the server that this process started, also after
+// it has ended. For a server that another process started it returns 0.
 func (c *Cluster) PID() int {
 	if c.server == nil {
 		return 0
@@ -282,24 +284,23 @@ func (c *Cluster) PID() int {
 }
 
 // Stop ends the server that Start started and waits for it: clients are
-// disconnected, everything committed is on disk. When ctx ends first the server
-// is killed, which loses nothing either but makes the next start recover. Stop
-// does nothing for a server that another process started, and nothing the
-// second time.
+// disconnected, and everything committed is on disk. If ctx ends first, Stop kills
+// the server, which loses nothing but makes the next start recover. Stop does
+// nothing for a server that another process started, and nothing the second time.
 func (c *Cluster) Stop(ctx context.Context) error {
 	if c.server == nil {
 		return nil
 	}
 	err := c.server.stop(ctx)
-	if filepath.Dir(c.socket) != c.place.dir {
+	if filepath.Dir(c.socket) != c.dir.dir {
 		os.Remove(c.socket) // in /tmp, and empty now
 	}
 	return err
 }
 
-// logTail is the end of the server's log, for an error message.
-func (p place) logTail() string {
-	f, err := os.Open(p.log())
+// logTail returns the end of the server's log, for an error message.
+func (d directory) logTail() string {
+	f, err := os.Open(d.log())
 	if err != nil {
 		return err.Error()
 	}

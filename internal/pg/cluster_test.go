@@ -23,8 +23,8 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// shared is the directory that the tests of one started cluster use in turn, for
-// making one takes seconds.
+// shared is the directory of a cluster that tests use one after another, because
+// creating a cluster takes seconds.
 var shared = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "colophon-test-")
 	if err != nil {
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// stopped returns the directory of a cluster that does not run.
+// stopped returns the directory of a stopped cluster.
 func stopped(t *testing.T) string {
 	t.Helper()
 	dir, err := shared()
@@ -74,7 +74,7 @@ func startWith(t *testing.T, dir string, opt pg.Options) *pg.Cluster {
 
 func durable() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN")} }
 
-// options are those of tests in which no committed row counts.
+// options are for tests that need no durability.
 func options() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN"), Disposable: true} }
 
 func stop(t *testing.T, c *pg.Cluster) {
@@ -154,7 +154,7 @@ func TestDataOutlivesStopAndStart(t *testing.T) {
 	if v := query1(t, c, `SELECT v FROM kept`); v != "as it was" {
 		t.Fatalf("after the restart: %q", v)
 	}
-	// What makes it a safe place.
+	// The permissions that keep others out.
 	for setting, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
 		if got := query1(t, c, `SELECT current_setting('`+setting+`')`); got != want {
 			t.Errorf("%s = %q, want %q", setting, got, want)
@@ -184,7 +184,7 @@ func TestOnlyTheStarterStops(t *testing.T) {
 	query1(t, first, `SELECT 'still there'`)
 }
 
-func TestManyStartsAtOnce(t *testing.T) {
+func TestConcurrentStartsShareOneServer(t *testing.T) {
 	dir := filepath.Join(pgtest.Dir(t), "postgres")
 	var (
 		wg      sync.WaitGroup
@@ -220,9 +220,9 @@ func TestManyStartsAtOnce(t *testing.T) {
 	}
 }
 
-// TestStartWaitsForAStop starts while another process's server is on its way
-// out, over and over: each start gets a server that works.
-func TestStartWaitsForAStop(t *testing.T) {
+// TestStartWaitsForAStoppingServer starts again and again while another process's
+// server stops: each start gets a working server.
+func TestStartWaitsForAStoppingServer(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)
 	for range 5 {
@@ -239,7 +239,7 @@ func TestStartWaitsForAStop(t *testing.T) {
 	}
 }
 
-func TestRecoversFromAKill(t *testing.T) {
+func TestStartRecoversAKilledServer(t *testing.T) {
 	dir := stopped(t)
 	c := startWith(t, dir, durable())
 	exec1(t, c, `DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 'committed' AS v`)
@@ -256,9 +256,9 @@ func TestRecoversFromAKill(t *testing.T) {
 	}
 }
 
-// TestPidOfAnotherProcess leaves a pid file that names a living process of the
-// server's account which is no server, as after a restart of the machine.
-func TestPidOfAnotherProcess(t *testing.T) {
+// A pid file may name a living process of the server's account that is not a
+// server, as after a restart of the machine.
+func TestStartIgnoresThePIDOfAnotherProcess(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)
 	if err := syscall.Kill(serverPID(dir), syscall.SIGKILL); err != nil {
@@ -292,9 +292,9 @@ func TestPidOfAnotherProcess(t *testing.T) {
 	query1(t, start(t, dir), `SELECT 'works'`)
 }
 
-func TestInterruptedInitdb(t *testing.T) {
+func TestInterruptedInitdbIsStartedAgain(t *testing.T) {
 	dir := filepath.Join(pgtest.Dir(t), "postgres")
-	// The first start is cut off somewhere inside initdb.
+	// The first start is cancelled somewhere inside initdb.
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
@@ -316,7 +316,7 @@ func TestInterruptedInitdb(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("interrupted: %v", err)
 	}
-	// And as if its process had been killed, with half a cluster left.
+	// The same as if its process had been killed, with half a cluster left.
 	half := filepath.Join(dir, "data.new-123")
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)
@@ -331,7 +331,7 @@ func TestInterruptedInitdb(t *testing.T) {
 	}
 }
 
-func TestLongPath(t *testing.T) {
+func TestLongPathGetsASocketInTmp(t *testing.T) {
 	short := stopped(t)
 	dir := filepath.Join(pgtest.Dir(t), strings.Repeat("long/", 40), "postgres")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o711), os.Rename(short, dir)); err != nil {
@@ -362,7 +362,7 @@ func TestLongPath(t *testing.T) {
 	}
 }
 
-func TestCancelledStart(t *testing.T) {
+func TestCancelledStartLeavesNoServer(t *testing.T) {
 	dir := stopped(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -372,7 +372,8 @@ func TestCancelledStart(t *testing.T) {
 	free(t, dir)
 }
 
-// TestServerEndsWithItsParent starts a server in another process and kills that.
+// TestServerEndsWithItsParent starts a server in another process and kills that
+// process.
 func TestServerEndsWithItsParent(t *testing.T) {
 	if dir := os.Getenv("PG_TEST_PARENT"); dir != "" {
 		query1(t, start(t, dir), `SELECT 'works'`)
@@ -414,10 +415,11 @@ func TestServerEndsWithItsParent(t *testing.T) {
 	}
 }
 
-// TestRootOutOfReach puts the cluster where the server's account cannot get.
+// TestClusterMovesWhereItsAccountCanReachIt starts a cluster as root in a directory
+// that the server's account cannot reach.
 //
 // security: ASVS 13.2.2
-func TestRootOutOfReach(t *testing.T) {
+func TestClusterMovesWhereItsAccountCanReachIt(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an ordinary user's server runs as that user")
 	}
@@ -453,7 +455,7 @@ func TestRootOutOfReach(t *testing.T) {
 	}
 }
 
-func TestNoServer(t *testing.T) {
+func TestMissingProgramsAreExplained(t *testing.T) {
 	_, err := pg.Start(t.Context(), filepath.Join(t.TempDir(), "postgres"), pg.Options{Bin: t.TempDir()})
 	if !errors.Is(err, pg.ErrNoServer) {
 		t.Fatal(err)
@@ -465,7 +467,7 @@ func TestNoServer(t *testing.T) {
 	}
 }
 
-func TestSomethingInTheWay(t *testing.T) {
+func TestStartDeletesNothingThatIsNotACluster(t *testing.T) {
 	dir := filepath.Join(pgtest.Dir(t), "postgres")
 	if err := os.MkdirAll(filepath.Join(dir, "data", "holiday-pictures"), 0o711); err != nil {
 		t.Fatal(err)

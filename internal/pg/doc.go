@@ -1,17 +1,17 @@
-// Package pg reaches PostgreSQL: Connect opens a pool to a server that somebody
-// names, and Start runs a private server for those who named none.
+// Package pg reaches PostgreSQL: Connect opens a pool to a named server, and Start
+// runs a private server where none is named.
 //
-// What a caller may rely on:
+// Callers may rely on these properties:
 //
 //   - Start may be called by any number of processes at once for one directory.
-//     One of them starts the server, all others get the one that runs. Only the
-//     one that started it stops it.
+//     One of them starts the server, and all others get the running one. Only the
+//     process that started it stops it.
 //   - The private server listens on a unix socket in a directory of mode 0700
-//     and on no network address; it ends when the process that started it ends,
-//     however that happens (Linux), and what was committed survives.
-//   - A directory is either a complete cluster or none: an interrupted first
-//     start is begun again by the next one.
+//     and on no network address. On Linux it ends when the process that started it
+//     ends, however that happens, and committed data survives.
+//   - A directory is either a complete cluster or none: the next start begins an
+//     interrupted first start again.
 //   - Nothing in this package writes a password into an error or a log.
 //
-// All functions may be called from several goroutines.
+// All functions are safe for concurrent use.
 package pg

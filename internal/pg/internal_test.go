@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// fakeServer makes a directory of programs that say they are some version.
+// fakeServer creates a directory of programs that claim to be some version.
 func fakeServer(t *testing.T, version string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,7 +23,7 @@ func fakeServer(t *testing.T, version string) string {
 	return dir
 }
 
-func TestChooseBinaries(t *testing.T) {
+func TestChooseBinariesMatchesTheData(t *testing.T) {
 	v13, v15, v17, v18 := fakeServer(t, "13.20"), fakeServer(t, "15.13 (Debian 15.13-0+deb12u1)"), fakeServer(t, "17.5"), fakeServer(t, "18beta1")
 	liar := fakeServer(t, "")
 	for _, c := range []struct {
@@ -43,7 +43,7 @@ func TestChooseBinaries(t *testing.T) {
 		{"none", "", nil, "", ErrNoServer.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := place{dir: t.TempDir()}
+			p := directory{dir: t.TempDir()}
 			if c.data != "" {
 				if err := os.Mkdir(p.data(), 0o700); err != nil {
 					t.Fatal(err)
@@ -77,7 +77,7 @@ func FuzzParsePidfile(f *testing.F) {
 	})
 }
 
-func TestParsePidfile(t *testing.T) {
+func TestParsePidfileToleratesAStartingServer(t *testing.T) {
 	got, err := parsePidfile("4711\n/d/data\n1700000000\n5432\n/d/run\n\n  12345   6\nready   \n")
 	if err != nil || got != (pidfile{4711, "/d/run", "ready"}) {
 		t.Fatalf("%+v, %v", got, err)
@@ -87,9 +87,10 @@ func TestParsePidfile(t *testing.T) {
 	}
 }
 
-// TestSocketDirTaken has another account sit on the name that a long path gets.
-func TestSocketDirTaken(t *testing.T) {
-	p := place{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
+// TestForeignSocketDirIsNotUsed has another account own the directory that a long
+// path's socket would get.
+func TestForeignSocketDirIsNotUsed(t *testing.T) {
+	p := directory{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
 	usual, err := p.socketDir()
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +117,7 @@ func TestSocketDirTaken(t *testing.T) {
 	}
 }
 
-func TestServerAccount(t *testing.T) {
+func TestServerAccountIsTheFirstThatExists(t *testing.T) {
 	if _, err := serverAccount("no-such-account", "nor-this"); err == nil || !strings.Contains(err.Error(), "ordinary user") {
 		t.Fatal(err)
 	}
@@ -129,9 +130,9 @@ func TestServerAccount(t *testing.T) {
 	}
 }
 
-// TestCommandIsBare checks what a server program of ours starts with: none of our
-// environment and, as root, the account's groups alone.
-func TestCommandIsBare(t *testing.T) {
+// A server program starts without our environment and, as root, with the account's
+// groups alone.
+func TestCommandInheritsNothing(t *testing.T) {
 	t.Setenv("COLOPHON_MASTER_KEY", "secret")
 	p, err := locate(t.TempDir())
 	if err != nil {

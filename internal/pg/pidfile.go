@@ -14,10 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pidfile is what a running server says about itself in postmaster.pid, one
-// value a line: process id, data directory, start time, port, socket directory,
-// listen address, shared memory, status. A server that is starting has written
-// only the first lines.
+// pidfile is the content of a running server's postmaster.pid, one value per line:
+// process id, data directory, start time, port, socket directory, listen address,
+// shared memory, status. A starting server has written only the first lines.
 type pidfile struct {
 	pid    int
 	socket string // directory
@@ -25,8 +24,8 @@ type pidfile struct {
 }
 
 func readPidfile(data string) (pidfile, error) {
-	// In root's hands a file below the server account's directory: no link may
-	// lead out of it.
+	// Root reads a file below the server account's directory, so no link may lead
+	// out of it.
 	f, err := os.OpenInRoot(data, "postmaster.pid")
 	if err != nil {
 		return pidfile{}, err
@@ -49,8 +48,8 @@ func parsePidfile(s string) (pidfile, error) {
 	return pidfile{pid: pid, socket: strings.TrimSpace(line[4]), status: strings.TrimSpace(line[7])}, nil
 }
 
-// probe says which server answers for the data directory. Its error tells why
-// none does; it is a refused one when no waiting will help.
+// probe returns the server that answers for the data directory, or an error that
+// says why none does. refused reports whether waiting is useless.
 func probe(ctx context.Context, data string) (pidfile, error) {
 	at, err := readPidfile(data)
 	if err != nil {
@@ -68,18 +67,18 @@ func probe(ctx context.Context, data string) (pidfile, error) {
 	return at, conn.Close(ctx)
 }
 
-// refused reports whether the server answered with a no that stands.
+// refused reports whether the server answered with a permanent error.
 func refused(err error) bool {
 	_, answered := errors.AsType[*pgconn.PgError](err)
 	return answered && !transient(err)
 }
 
-// disownPidfile prepares the file that a killed server left for the next one.
-// PostgreSQL refuses to start when the process of that id exists, which after a
-// restart of a container or of the machine is often some other process, or a
-// zombie. We hold the lock, so it is not a server of ours. The id of its own
-// parent is one that PostgreSQL overlooks, while it still examines the shared
-// memory named in the file, as it would not if the file were removed.
+// disownPidfile prepares a killed server's file for the next server. PostgreSQL
+// refuses to start when a process with the file's id exists. After a restart of a
+// container or of the machine that is often another process, or a zombie. We hold
+// the lock, so it is not a server of ours. PostgreSQL ignores the id of its own
+// parent, so disownPidfile writes that. If it removed the file instead, PostgreSQL
+// would not check the shared memory that the file names.
 func disownPidfile(data string) error {
 	root, err := os.OpenRoot(data)
 	if err != nil {

@@ -22,19 +22,18 @@ import (
 )
 
 // Connect opens a pool to the server that databaseURL names (a URL or
-// keyword=value pairs, as libpq takes them) and returns when the server has
-// answered. A server that is starting, is full or refuses connections is tried
-// again until ctx ends; every other error is returned at once.
+// keyword=value pairs, as in libpq) and returns when the server has answered. If
+// the server is starting, is full or refuses connections, Connect tries again
+// until ctx ends. It returns every other error at once.
 //
-// With a role every connection acts as that role from its first statement on:
-// the service runs as one that can do little even when the URL is the owner's.
-// The server then ends a connection that is silent for 3 seconds in the middle of
-// a transaction: a process that is frozen there, or cut off, would hold up all who
-// want what it has locked. Connections opened from a copy of the pool's
-// ConnConfig do the same.
+// With a role, every connection acts as that role from its first statement on, so
+// the service has few rights even when the URL is the owner's. The server then
+// ends a connection that is idle for 3 seconds inside a transaction: a frozen or
+// cut-off process would otherwise hold its locks. Connections opened from a copy
+// of the pool's ConnConfig do the same.
 //
-// The size of the pool is the URL's pool_max_conns, else four connections a CPU
-// and never under ten.
+// The size of the pool is the URL's pool_max_conns, or four connections per CPU
+// and at least ten.
 func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
@@ -44,7 +43,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
 	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
-	cfg.PingTimeout = 2 * time.Second // of a connection that has been idle: it may be cut
+	cfg.PingTimeout = 2 * time.Second // for a connection that has been idle and may be cut
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
 	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
@@ -78,8 +77,8 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
 	"(special characters in the password percent-encoded) nor keyword=value pairs")
 
-// parse reads the URL. Its errors name what is wrong but quote nothing of a URL
-// that cannot be taken apart, since any piece of it may be the password.
+// parse reads the URL. Its errors name the mistake but quote nothing of a URL that
+// cannot be parsed, because any part of it may be the password.
 func parse(databaseURL string) (*pgxpool.Config, error) {
 	isURL := strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://")
 	if isURL {
@@ -89,13 +88,13 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	}
 	cfg, err := pgxpool.ParseConfig(databaseURL)
 	if err == nil && strings.Contains(cfg.ConnConfig.Database, "@") {
-		return nil, errURL // a password with a slash in it: the rest of it became the path
+		return nil, errURL // a password with a slash, whose rest became the path
 	}
 	if err == nil {
 		return cfg, nil
 	}
-	// The text of a ParseConfigError holds the whole URL, that of its cause one
-	// value at most.
+	// The text of a ParseConfigError holds the whole URL. The text of its cause holds
+	// at most one value.
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		if cause := errors.Unwrap(err); cause != nil && isURL {
 			return nil, fmt.Errorf("database URL: %w", cause)
@@ -105,8 +104,8 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	return nil, fmt.Errorf("database URL: %w", err)
 }
 
-// transient reports whether a connection may come about when it is tried again:
-// the server is starting or full, or nobody listens yet.
+// transient reports whether a new attempt to connect may succeed: the server is
+// starting or full, or does not listen yet.
 func transient(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
@@ -126,19 +125,19 @@ func transient(err error) bool {
 	return false
 }
 
-// Unavailable reports whether an error says that the server could not be reached
-// or asked: it is stopping, starting or full, has cut the connection, does not
-// answer in time, or has ended a transaction for the sake of another. The same may work a little later; whether what was asked was
-// done all the same is not said.
+// Unavailable reports whether an error says that the server was unavailable: it is
+// stopping, starting or full, has cut the connection, does not answer in time, or
+// has aborted a transaction in favour of another. A retry may succeed. The failed
+// statement may have been carried out all the same.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// Class 08 is connection exceptions, 57P0x an operator's intervention, 25P03
-		// the end of a connection that was silent in a transaction, and 40001 and
-		// 40P01 a transaction that could not be brought in line with another.
+		// the end of a connection that was idle in a transaction, and 40001 and 40P01
+		// a serialization failure and a deadlock.
 		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
 			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}
-	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one as well
+	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one too
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {

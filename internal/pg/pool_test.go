@@ -18,7 +18,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-func TestConnectRole(t *testing.T) {
+func TestConnectActsAsTheRole(t *testing.T) {
 	url := pgtest.Empty(t)
 	pool, err := pg.Connect(t.Context(), url, "pg_monitor")
 	if err != nil {
@@ -39,9 +39,8 @@ func TestConnectRole(t *testing.T) {
 	}
 }
 
-// A process that is frozen in the middle of a transaction holds nobody up for
-// long.
-func TestASilentTransactionEnds(t *testing.T) {
+// A process that is frozen inside a transaction does not keep its locks for long.
+func TestIdleTransactionEnds(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")
 	if err != nil {
 		t.Fatal(err)
@@ -66,9 +65,9 @@ func TestASilentTransactionEnds(t *testing.T) {
 	}
 }
 
-// TestConnectWaits speaks as a server that is starting, then lets the real one
-// answer.
-func TestConnectWaits(t *testing.T) {
+// TestConnectWaitsForAStartingServer answers as a starting server, then lets the
+// real one answer.
+func TestConnectWaitsForAStartingServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +141,7 @@ func TestConnectGivesUpWithTheContext(t *testing.T) {
 	}
 }
 
-func TestErrorsHoldNoPassword(t *testing.T) {
+func TestErrorsDoNotContainThePassword(t *testing.T) {
 	const secret = "hunter2"
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -176,7 +175,7 @@ func TestErrorsHoldNoPassword(t *testing.T) {
 	}
 }
 
-func TestUnavailable(t *testing.T) {
+func TestUnavailableClassifiesErrors(t *testing.T) {
 	cut, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
 	if err != nil {
 		t.Fatal(err)

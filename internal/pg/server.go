@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// server is a postgres process that we started.
+// server is a postgres process that this process started.
 type server struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error // how it ended; set before exited is closed
 }
 
-// settings of a small private server. What is not here is PostgreSQL's default
-// on purpose: fsync and full_page_writes on, wal_level replica (minimal would
-// save nothing for small transactions and rule out pg_basebackup),
-// shared_buffers as initdb found fit for the machine.
+// settings returns the settings of a small private server. The others keep
+// PostgreSQL's defaults on purpose: fsync and full_page_writes on, wal_level
+// replica (minimal would save nothing for small transactions and rule out
+// pg_basebackup), shared_buffers as initdb chose for the machine.
 func settings(socket string, disposable bool) []string {
 	s := []string{
 		"listen_addresses=",
@@ -32,10 +32,9 @@ func settings(socket string, disposable bool) []string {
 		"max_connections=100",
 		"timezone=UTC",
 		"log_timezone=UTC",
-		// Short statements only: compiling them costs more than it saves.
+		// All statements are short: compiling them costs more than it saves.
 		"jit=off",
-		// The log says that something went wrong, and holds no row and no
-		// statement.
+		// The log names errors, and holds no row and no statement.
 		"log_error_verbosity=terse",
 		"log_min_error_statement=panic",
 		"log_checkpoints=off",
@@ -46,38 +45,38 @@ func settings(socket string, disposable bool) []string {
 	return s
 }
 
-// launch starts postgres itself, not pg_ctl: the server is our child, so that we
-// learn when it ends and it learns when we do. It inherits the lock.
-func (p place) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
-	if err := os.Rename(p.log(), p.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+// launch starts postgres itself, not pg_ctl. The server is our child, so each of
+// the two notices when the other ends. It inherits the lock.
+func (d directory) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
+	if err := os.Rename(d.log(), d.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	log, err := os.OpenFile(p.log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	log, err := os.OpenFile(d.log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 
-	args := []string{"-D", p.data()}
+	args := []string{"-D", d.data()}
 	for _, s := range settings(socket, disposable) {
 		args = append(args, "-c", s)
 	}
 	// Not bound to the caller's ctx: Stop ends it.
-	cmd := p.command(context.Background(), bin.postgres, args...)
+	cmd := d.command(context.Background(), bin.postgres, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}
 	// A session of its own, or Ctrl-C in a terminal would stop the database
 	// before the service has drained.
 	cmd.SysProcAttr.Setsid = true
-	// SIGINT is postgres' fast shutdown: clients are cut off, the log is flushed.
+	// SIGINT is postgres' fast shutdown: it disconnects clients and flushes the log.
 	dieWithParent(cmd.SysProcAttr, syscall.SIGINT)
 
 	s := &server{cmd: cmd, exited: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
-		// The death signal comes when the thread that forked ends, which in Go
-		// may be long before the process: keep this one for as long as the
-		// server lives.
+		// The kernel sends the death signal when the forking thread ends, which in Go
+		// may be long before the process ends. So this thread stays until the server
+		// has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -99,7 +98,7 @@ func (p place) launch(bin binaries, socket string, lock *os.File, disposable boo
 
 func (s *server) pid() int { return s.cmd.Process.Pid }
 
-// stop asks for a fast shutdown and, when ctx ends first, takes harder means.
+// stop asks for a fast shutdown. If ctx ends first, it kills the server.
 func (s *server) stop(ctx context.Context) error {
 	if s.signal(ctx, syscall.SIGINT) {
 		return nil
@@ -113,7 +112,7 @@ func (s *server) stop(ctx context.Context) error {
 			break
 		}
 	}
-	return fmt.Errorf("private postgres did not stop in time and was killed, it recovers at the next start: %w", why)
+	return fmt.Errorf("stop the private postgres in time (it was killed and recovers at the next start): %w", why)
 }
 
 // signal sends sig and reports whether the server ended before ctx did.
@@ -128,8 +127,8 @@ func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
 	}
 }
 
-// output runs a short command. The thread is kept for the death signal's sake,
-// see launch.
+// output runs a short command. It keeps the thread for the death signal; see
+// launch.
 func output(cmd *exec.Cmd) ([]byte, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Weaknesses says what is wrong with a database URL that is not for trying things
-// out: connections to other machines that may be in the clear, and passwords that
-// somebody would find by trying. Nothing of the password is in what it returns.
+// Weaknesses returns the faults of a database URL for production use: connections
+// to other machines that may be in the clear, and passwords that are easily
+// guessed. Its results contain nothing of the password.
 func Weaknesses(databaseURL string) (weak []string, err error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
@@ -39,19 +39,19 @@ func Weaknesses(databaseURL string) (weak []string, err error) {
 	switch {
 	case !network || conn.Password == "" && certified:
 	case conn.Password == "":
-		weak = append(weak, "there is no password, and no client certificate")
+		weak = append(weak, "there is neither a password nor a client certificate")
 	case slices.ContainsFunc(guessed(conn), func(s string) bool { return s != "" && strings.EqualFold(s, conn.Password) }):
-		weak = append(weak, "the password is one that anybody tries first")
+		weak = append(weak, "the password is easily guessed")
 	case len(conn.Password) < shortest:
 		weak = append(weak, fmt.Sprintf("the password is shorter than %d characters", shortest))
 	}
 	return weak, nil
 }
 
-// shortest is how many bytes a password needs that is not to be found by trying.
+// shortest is the least length, in bytes, of a password that is not easily guessed.
 const shortest = 12
 
-// guessed are the passwords that are tried first.
+// guessed returns the passwords that attackers try first.
 func guessed(conn *pgx.ConnConfig) []string {
 	return []string{conn.User, conn.Database, "postgres", "password", "secret", "changeme", "colophon", "admin"}
 }

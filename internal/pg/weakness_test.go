@@ -6,7 +6,7 @@ import (
 )
 
 // security: ASVS 12.3.1, ASVS 13.2.3
-func TestWeaknesses(t *testing.T) {
+func TestWeaknessesAreNamed(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	t.Setenv("PGPASSWORD", "")
 	t.Setenv("PGPASSFILE", t.TempDir()) // which has none

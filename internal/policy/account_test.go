@@ -12,7 +12,7 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestUsername(t *testing.T) {
+func TestUsernameAcceptsAndRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, in, key string
 		err           error
@@ -89,8 +89,8 @@ func FuzzUsername(f *testing.F) {
 		if len(key) == 0 || len(key) > 2500 { // an index entry has room for 2,700 bytes
 			t.Fatalf("%q: a key of %d bytes", name, len(key))
 		}
-		// Other spellings of the name have its key, as far as they are names.
-		// Changing the case of text that is not normalised can change more.
+		// Valid spellings of the name have the same key. Changing the case of text
+		// that is not normalised can change more than case.
 		nfd := norm.NFD.String(name)
 		for _, variant := range []string{nfd, norm.NFC.String(name), norm.NFKD.String(name), strings.ToUpper(nfd), strings.ToLower(nfd)} {
 			if strings.EqualFold(variant, nfd) || norm.NFKD.String(variant) == norm.NFKD.String(name) {
@@ -106,7 +106,7 @@ func FuzzUsername(f *testing.F) {
 }
 
 // security: ASVS 6.2.1, ASVS 6.2.5, ASVS 6.2.9, ASVS 6.2.11
-func TestPassword(t *testing.T) {
+func TestPasswordAcceptsAndRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, in, want string
 		err            error
@@ -154,8 +154,8 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-// Nothing of a password is cut off or folded together.
-func TestPasswordsThatDifferStayDifferent(t *testing.T) {
+// Password neither truncates nor folds.
+func TestDifferentPasswordsStayDifferent(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 16)
 	for _, pair := range [][2]string{
 		{long[:255] + "x", long[:255] + "y"},

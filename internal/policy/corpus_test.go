@@ -19,7 +19,7 @@ var written string
 //go:embed testdata/passes.txt
 var passes string
 
-// lines returns the lines of a corpus that are no comments.
+// lines returns the lines of a corpus that are not comments.
 func lines(corpus string) []string {
 	var list []string
 	for line := range strings.SplitSeq(strings.TrimSuffix(corpus, "\n"), "\n") {
@@ -44,11 +44,11 @@ func unquoted(t testing.TB, corpus string) []string {
 	return list
 }
 
-// spelling is a word that is to be refused, and what stands next to it.
+// spelling is a spelling of a refused word, with its neighbours.
 type spelling struct{ before, word, after string }
 
-// obfuscated returns spellings of the seed's words: those that are written down,
-// and more that a seeded generator makes.
+// obfuscated returns spellings of the built-in rules' words: those of the corpus,
+// and more from a seeded generator.
 func obfuscated(t testing.TB) []spelling {
 	t.Helper()
 	var list []spelling
@@ -67,7 +67,7 @@ func obfuscated(t testing.TB) []spelling {
 	return list
 }
 
-// disguises are what each letter may be replaced with.
+// disguises are the replacements of each letter.
 var disguises = map[rune][]string{
 	'h': {"H", "ｈ", "Ｈ", "𝒉", "𝗛", "ⓗ", "һ", "Н", "Η", "ʜ", "ḧ", "ɦ", "Ⱨ", "ђ", "ᕼ"},
 	'a': {"A", "ａ", "Ａ", "𝒂", "𝗔", "ⓐ", "а", "А", "α", "Α", "ᴀ", "á", "ⱥ", "₳", "ᗩ", "@", "4"},
@@ -81,9 +81,9 @@ var disguises = map[rune][]string{
 	'c': {"C", "ｃ", "Ｃ", "𝒄", "𝗖", "ⓒ", "с", "С", "ᴄ", "ç", "(", "¢"},
 }
 
-// obfuscate returns another spelling of a word: letters replaced, of which two
-// stay letters, and characters put between them. Short words are not in pieces
-// as those of sentences are, which testdata/passes.txt has.
+// obfuscate returns another spelling of a word. It replaces letters, keeping two
+// real ones, and inserts characters between them. It does not split short words
+// as sentences do; testdata/passes.txt has those spellings.
 func obfuscate(rng *rand.Rand, word string) string {
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	style := rng.IntN(4)
@@ -131,7 +131,7 @@ func obfuscate(rng *rand.Rand, word string) string {
 	return b.String()
 }
 
-// TestObfuscationsAreRefused has each spelling alone and in sentences, as a prompt.
+// TestObfuscationsAreRefused submits each spelling alone and in sentences.
 func TestObfuscationsAreRefused(t *testing.T) {
 	rules := Default()
 	list := obfuscated(t)
@@ -149,7 +149,8 @@ func TestObfuscationsAreRefused(t *testing.T) {
 	t.Logf("%d spellings, in 5 places each", len(list))
 }
 
-// What ADR 25 says is not found is not: a spelling that is has to move to the others.
+// The spellings that ADR 25 says pass do pass. One that is found has to move to
+// the refused ones.
 func TestKnownSpellingsPass(t *testing.T) {
 	rules := Default()
 	for _, text := range unquoted(t, passes) {

@@ -10,15 +10,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// whole returns how much of a text leaves, which comes in one piece.
+// whole returns how much of a text is emitted when it arrives in one piece.
 func whole(r *Rules, prompt, text string) (free int, refused bool) {
 	f := r.Filter(prompt, "")
 	_, _ = f.Add(text)
 	return f.End()
 }
 
-// passed runs a text that comes in pieces through filters: when resume says so,
-// what has not left is forgotten and made again. It returns what has left in the end.
+// passed runs a text in pieces through filters and returns the emitted text. When
+// resume returns true, it drops the text that was held back and generates it again.
 func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, pieces []string, resume func() bool) (left string, refused bool) {
 	f := r.Filter(prompt, "")
 	var free int
@@ -84,7 +84,7 @@ func cut(text string, length func() int) (pieces []string) {
 	return pieces
 }
 
-// bits are what texts are made of that come close to words that are refused.
+// bits are parts of texts that come close to refused words.
 var bits = []string{
 	"hate", "violence", "h", "a", "t", "e", "ha", "te", "hat", "vio", "lence", "H", "𝒉", "а", "@", "3", "!", "1", "ful", "s", "what",
 	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "를", "\u202e", "aa", "卂", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",
@@ -95,9 +95,9 @@ func rich() *rapid.Generator[string] {
 	return rapid.Map(rapid.SliceOfN(rapid.SampledFrom(bits), 0, 30), func(parts []string) string { return strings.Join(parts, "") })
 }
 
-// TestFilterSaysTheSameOfAnySplit has texts come in any pieces, with any
-// interruptions: the same bytes leave, and never a word that is refused.
-func TestFilterSaysTheSameOfAnySplit(t *testing.T) {
+// Whatever the pieces and interruptions, the same bytes are emitted and never a
+// refused word.
+func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 	own, err := Parse("name x\nword hate\nword hatewhat\nword violence\nword 我我\nword te\nword hs")
 	if err != nil {
 		t.Fatal(err)
@@ -126,11 +126,11 @@ func TestFilterSaysTheSameOfAnySplit(t *testing.T) {
 	})
 }
 
-// TestNothingOfObfuscationsLeaves has each spelling of the corpus come out of a
-// model, in any pieces.
+// TestNoObfuscationLeaves filters generated texts with each spelling of the corpus,
+// in random pieces.
 //
 // security: LLM05:2025
-func TestNothingOfObfuscationsLeaves(t *testing.T) {
+func TestNoObfuscationLeaves(t *testing.T) {
 	rules := Default()
 	rng := rand.New(rand.NewPCG(1704, 1))
 	list := obfuscated(t)
@@ -152,7 +152,7 @@ func TestNothingOfObfuscationsLeaves(t *testing.T) {
 }
 
 // A word may begin in the prompt and end in the text.
-func TestFilterKnowsThePrompt(t *testing.T) {
+func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	for _, c := range []struct {
 		prompt, text, left string
 		refused            bool
@@ -183,8 +183,8 @@ func TestFilterKnowsThePrompt(t *testing.T) {
 	}
 }
 
-// What has left under other rules cannot be taken back, and nothing follows it.
-func TestFilterUnderRulesThatCameLater(t *testing.T) {
+// Text emitted under earlier rules cannot be taken back. Nothing follows it.
+func TestFilterStopsTextEmittedUnderEarlierRules(t *testing.T) {
 	f := Default().Filter("", "I hate it")
 	if free, refused := f.Add(" so"); free != len("I hate it") || !refused {
 		t.Errorf("%d bytes, refused %v", free, refused)
@@ -199,8 +199,8 @@ func TestFilterUnderRulesThatCameLater(t *testing.T) {
 	}
 }
 
-// TestFilterHoldsNoMoreThanItMust counts what of ordinary text is held back.
-func TestFilterHoldsNoMoreThanItMust(t *testing.T) {
+// TestFilterHoldsBackLittle counts the words of ordinary text that are held back.
+func TestFilterHoldsBackLittle(t *testing.T) {
 	f := Default().Filter("", "")
 	pieces, held, longest, length, since := 0, 0, 0, 0, 0
 	for _, sentence := range lines(benign)[200:] {

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// letter is what a character stands for to the word rules. It is found for each
-// character by itself: compatibility variants are decomposed, case is folded,
-// and marks and ignorable characters are nothing.
+// letter is the meaning of a character to the word rules. It depends on the
+// character alone: compatibility variants are decomposed, case is folded, and
+// marks and ignorable characters have none.
 type letter struct {
 	own    rune   // itself, in lower case
 	likes  uint32 // the Latin letters that it is, or is taken for: bit 0 is a
@@ -18,17 +18,18 @@ type letter struct {
 	sign   bool // counts as a sign where it is taken for another letter
 }
 
-// kind is how a character behaves at the end of a word.
+// kind is a character's behaviour at a word boundary.
 type kind uint8
 
 const (
-	between kind = iota // cannot be part of a word, or only as a sign that is taken for a letter
+	between kind = iota // part of a word only as a sign that is taken for a letter
 	inWord              // letters, digits
-	foreign             // letters that no word with Latin ones has: a word may end between the two
-	alone               // letters of scripts that do without spaces: any number of them may be a word (UAX #29)
+	foreign             // letters that never share a word with Latin ones: a boundary lies between the two
+	alone               // letters of scripts without spaces: any number of them may be a word (UAX #29)
 )
 
-// punctuation is what comes between words of a sentence, if white space follows.
+// punctuation reports whether l, followed by white space, separates words of a
+// sentence.
 func (l letter) punctuation() bool {
 	switch l.own {
 	case ',', '.', ';', ':', '!', '?':
@@ -55,7 +56,7 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 			table[c].kind = inWord
 		}
 	}
-	table['I'].likes |= bit('l') // which it looks like
+	table['I'].likes |= bit('l') // a capital i looks like it
 	for c, letters := range map[byte]string{
 		'0': "o", '1': "il", '2': "z", '3': "e", '4': "a", '5': "s", '6': "bg", '7': "t", '8': "b", '9': "g",
 		'@': "a", '$': "s", '!': "il", '|': "il", '+': "t", '(': "c",
@@ -69,8 +70,8 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
-// everyday are lookalikes that ordinary texts of their scripts are full of: they
-// are letters there, and signs where they are taken for Latin ones.
+// everyday are lookalikes that are frequent in ordinary texts of their scripts.
+// They are letters there, and signs where they are taken for Latin ones.
 const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
 
 // sign marks everyday characters in likeness.
@@ -93,7 +94,7 @@ var likeness = func() map[rune]uint32 {
 	return table
 }()
 
-// letters calls yield with what r stands for, in order: nothing, one letter, or
+// letters calls yield with the letters that r stands for, in order: none, one, or
 // those of a ligature.
 func letters(r rune, yield func(letter)) {
 	switch {
@@ -134,7 +135,7 @@ func letters(r rune, yield func(letter)) {
 	}
 }
 
-// nothing reports whether a character, which is not of ASCII, does not count.
+// nothing reports whether a character outside ASCII stands for no letter.
 func nothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorable(r) }
 
 // letterOf returns the letter of a character that does not decompose.
@@ -163,16 +164,15 @@ func letterOf(r rune) letter {
 // letter than its capital, or like none.
 func unlikeCapital(r rune) bool { return r == 'δ' || r == 'λ' || r == 'ξ' || r == 'σ' }
 
-// foreignScript reports whether r is of a script that has words with nothing
-// between them and Latin ones ("나는chat를"), and letters that nobody takes for
-// Latin ones.
+// foreignScript reports whether r is of a script whose words stand directly beside
+// Latin ones ("나는chat를") and whose letters are not taken for Latin ones.
 func foreignScript(r rune) bool {
 	return unicode.In(r, unicode.Hangul, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya,
 		unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Arabic, unicode.Hebrew)
 }
 
-// betweenWords reports whether a word may end before or after r, whatever else
-// is there.
+// betweenWords reports whether a word may end before or after r, regardless of its
+// other neighbour.
 func betweenWords(r rune) bool {
 	return !unicode.In(r, unicode.L, unicode.M, unicode.N) ||
 		unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)

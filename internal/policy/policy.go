@@ -1,20 +1,21 @@
-// Package policy holds the rules for text: prompts, user names and passwords that
-// come from outside, and texts that are generated.
+// Package policy holds the rules for submitted prompts, user names and passwords,
+// and for generated texts.
 //
 // Every rule is a pure function: no clock, no input but its arguments, safe for
 // concurrent use. Only [Watcher] reads a file and has a clock. Text that breaks a
-// rule is answered with a [Refusal], whose message is a constant and so never repeats
-// what was submitted.
+// rule gives a [Refusal], whose message is a constant and so never repeats the
+// submitted text.
 //
-// [Rules] are the words that are refused, in prompts and in generated texts
-// alike, however they are spelt: in any case and font, with marks, with letters of
-// Cyrillic, Greek and other scripts and with digits and signs that look like
-// those of the word, with letters that repeat, with invisible characters in
-// between, and spread out with up to three characters between the letters. A word
-// is what Unicode has between word boundaries, and what stands beside letters of
-// a script that is not taken for Latin: "nonviolence" is another one than
-// "violence". Words of fewer than seven letters are looked for with more care, as
-// those of a sentence have their letters by chance: "ha-te" is one, "hat 3" none.
+// [Rules] are the refused words, in prompts and in generated texts alike, in many
+// spellings: in any case and font, with marks, with letters of Cyrillic, Greek and
+// other scripts and with digits and signs that look like the word's letters, with
+// repeated letters, with invisible characters in between, and spread out with up
+// to three characters between the letters. A word ends at Unicode's word
+// boundaries, and beside letters of a script that is not taken for Latin:
+// "nonviolence" is another word than "violence". Words of fewer than seven letters
+// must meet more conditions, because the words of a sentence contain their letters
+// by chance: "ha-te" matches, "hat 3" does not. The decision record 0025 lists the
+// spellings that pass.
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and
 // maxLength.
@@ -30,19 +31,21 @@ import (
 )
 
 // Refusal is the error for text that breaks a rule. Refusals are comparable:
-// the ones that this package returns are its Err variables.
+// this package returns only its Err variables.
 type Refusal struct {
-	Field   string // what was refused: "prompt", "username" or "password"
-	Code    string // which rule it broke, for programs: lower case with underscores
-	Message string // which rule it broke and what to do, for people; never the text itself
+	Field   string // the refused field: "prompt", "username" or "password"
+	Rule    string // the broken rule, for programs: lower case with underscores
+	Message string // the broken rule and what to do, for people; never the text itself
 }
+
+// Code returns the rule.
+func (r Refusal) Code() string { return r.Rule }
 
 // Error returns the message.
 func (r Refusal) Error() string { return r.Message }
 
-// damaged reports whether text is not what its sender can have meant: bytes
-// that are not UTF-8, or U+FFFD, which is what a decoder puts in place of such
-// bytes and of lone surrogates.
+// damaged reports whether text has bytes that are not UTF-8, or U+FFFD, with which
+// a decoder replaces such bytes and lone surrogates.
 func damaged(text string) bool {
 	return !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError)
 }
@@ -50,17 +53,17 @@ func damaged(text string) bool {
 // control reports whether r is a control character, NUL included.
 func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
 
-// override reports whether r makes the letters after it run in one direction,
-// whatever they are: then a text is not read as it is spelt.
+// override reports whether r overrides the direction of the letters after it, so
+// that people read another text than the spelling.
 func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 
-// stripped reports whether r is one of the characters that user names must not
-// have, which are those that prompts lose if nothing else is decided.
+// stripped reports whether r is a character that user names must not have. The
+// built-in rules remove the same characters from prompts.
 func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
 
-// ignorable reports whether r normally shows nothing and stands for nothing,
-// such as a soft hyphen or a zero-width joiner (Unicode's default ignorable
-// code points, and the other format characters).
+// ignorable reports whether r normally shows nothing, such as a soft hyphen or a
+// zero-width joiner (Unicode's default ignorable code points, and the other format
+// characters).
 func ignorable(r rune) bool {
 	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
@@ -71,10 +74,9 @@ func invisible(r rune) bool {
 	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank
 }
 
-// fold returns the form in which texts are compared: without ignorable
-// characters, and the same for all compatibility and case variants (the
-// compatibility caseless match of the Unicode standard, definition D146).
-// Folding twice is folding once.
+// fold returns the form in which texts are compared: without ignorable characters,
+// and the same for all compatibility and case variants (the compatibility caseless
+// match of the Unicode standard, definition D146). It is idempotent.
 func fold(text string) string {
 	prepare := func(r rune) rune {
 		switch {
@@ -85,7 +87,7 @@ func fold(text string) string {
 		}
 		return r
 	}
-	folder := cases.Fold() // has a state of its own
+	folder := cases.Fold() // stateful, so one per call
 	text = folder.String(norm.NFD.String(strings.Map(prepare, text)))
 	return norm.NFKC.String(folder.String(norm.NFKD.String(text)))
 }

@@ -10,13 +10,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// texts draws strings that are rich in what the rules look at.
+// texts draws strings that are rich in the characters that the rules treat specially.
 func texts() *rapid.Generator[string] {
 	special := []rune("hateHATEviolenceVIOLENCE<>{}; \t\n\r\x00\x7f\u0085\u00a0\u00ad\u0301\u0345\u200b\u200d\u2028\u2800\u3164\ufdfa\ufe0f\ufeff\uff1c\uff28ﬁİıſßẞΣςǅ\u1e9eᾳK\ufffd_-'!123аеV")
 	return rapid.StringOf(rapid.OneOf(rapid.SampledFrom(special), rapid.Rune()))
 }
 
-func TestFoldTwiceIsFoldOnce(t *testing.T) {
+func TestFoldIsIdempotent(t *testing.T) {
 	for r := range unicode.MaxRune + 1 {
 		if 0xac00 < r && r < 0xd7a0 || unicode.Is(unicode.Unified_Ideograph, r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Co, unicode.Cs}, r) || !unicode.IsGraphic(r) && !unicode.IsControl(r) {
 			continue // nothing happens to these one by one
@@ -41,7 +41,7 @@ func TestCaseVariantsFoldAlike(t *testing.T) {
 	}
 }
 
-// A refusal is told apart by errors.Is and read by errors.AsType, also when wrapped.
+// errors.Is tells refusals apart and errors.AsType reads them, also when wrapped.
 func TestRefusalsAreDistinct(t *testing.T) {
 	all := []Refusal{
 		ErrPromptLength, ErrPromptEncoding, ErrPromptControl, ErrPromptBlank, ErrPromptWord,
@@ -50,22 +50,22 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	}
 	codes := map[string]bool{}
 	for _, r := range all {
-		if codes[r.Code] || !strings.HasPrefix(r.Code, r.Field+"_") || r.Message == "" {
+		if codes[r.Rule] || !strings.HasPrefix(r.Rule, r.Field+"_") || r.Message == "" {
 			t.Errorf("%+v: the code is taken or unlike the field", r)
 		}
-		codes[r.Code] = true
+		codes[r.Rule] = true
 		if got, ok := errors.AsType[Refusal](error(r)); !ok || got != r {
-			t.Errorf("%s does not come out as it went in", r.Code)
+			t.Errorf("%s does not come out as it went in", r.Rule)
 		}
 		for _, other := range all {
 			if errors.Is(r, other) != (r == other) {
-				t.Errorf("errors.Is(%s, %s) is wrong", r.Code, other.Code)
+				t.Errorf("errors.Is(%s, %s) is wrong", r.Rule, other.Rule)
 			}
 		}
 	}
 }
 
-// BenchmarkPassword has one that is looked for in the whole list.
+// BenchmarkPassword checks a password that needs a search of the whole list.
 func BenchmarkPassword(b *testing.B) {
 	for b.Loop() {
 		if _, err := Password("securepassword", "somebody"); err != nil {
@@ -96,7 +96,7 @@ func TestCommonPasswordsAreReachable(t *testing.T) {
 	}
 }
 
-func TestNormalPasswordIsWhatPasswordReturned(t *testing.T) {
+func TestNormalPasswordEqualsPasswordsResult(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		password := texts().Draw(t, "password")
 		normal, err := Password(password, "somebody")

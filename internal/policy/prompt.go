@@ -9,17 +9,17 @@ import (
 // MaxPrompt is the length of the longest prompt in characters, as submitted.
 const MaxPrompt = 500
 
-// What can be wrong with a prompt.
+// The refusals of Rules.Prompt.
 var (
 	ErrPromptLength   = Refusal{"prompt", "prompt_length", "the prompt must have 1 to 500 characters"}
 	ErrPromptEncoding = Refusal{"prompt", "prompt_encoding", "the prompt is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
 	ErrPromptControl  = Refusal{"prompt", "prompt_control", "the prompt has a control character or one that overrides the direction of text; only tab, line feed and carriage return are allowed"}
-	ErrPromptBlank    = Refusal{"prompt", "prompt_blank", "nothing is left of the prompt after white space and the characters that are taken out, such as < > { } ;, are removed"}
+	ErrPromptBlank    = Refusal{"prompt", "prompt_blank", "the prompt is empty without white space and the removed characters, such as < > { } ;"}
 	ErrPromptWord     = Refusal{"prompt", "prompt_word", "the prompt has a word that is not allowed"}
 )
 
 // Prompt returns the prompt without the characters that the rules remove and
-// otherwise as it was, or a Refusal. What it returns passes again, unchanged.
+// otherwise unchanged, or a Refusal. It is idempotent.
 func (r *Rules) Prompt(text string) (clean string, err error) {
 	if damaged(text) {
 		return "", ErrPromptEncoding
@@ -45,12 +45,12 @@ func (r *Rules) Prompt(text string) (clean string, err error) {
 	return clean, nil
 }
 
-// refuses reports whether a text has a word that is refused.
+// refuses reports whether a text has a refused word.
 func (r *Rules) refuses(text string) bool {
-	s := scan{rules: r}
-	_, refused := s.read(text, 0)
+	m := matcher{rules: r}
+	_, refused := m.read(text, 0)
 	if !refused {
-		_, refused = s.end()
+		_, refused = m.end()
 	}
 	return refused
 }

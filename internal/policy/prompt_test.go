@@ -11,7 +11,7 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestPrompt(t *testing.T) {
+func TestPromptAcceptsAndRefuses(t *testing.T) {
 	rules := policy.Default()
 	for _, c := range []struct {
 		name, in, want string

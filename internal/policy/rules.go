@@ -15,7 +15,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// The limits of a file of rules.
+// The limits of a rules file.
 const (
 	MaxRulesSize = 64 << 10 // bytes
 	MaxWords     = 1000
@@ -24,15 +24,15 @@ const (
 	maxName      = 32 // characters
 )
 
-// method counts changes of this package after which the same rules may judge a
-// text differently.
+// method counts the changes of this package that may change the result of the
+// same rules for the same text.
 const method = 3
 
 //go:embed seed.policy
 var seed string
 
-// Rules are the words that no text may have and the characters that prompts
-// lose. They do not change, and are safe for concurrent use.
+// Rules are the refused words and the characters that are removed from prompts.
+// They are immutable and safe for concurrent use.
 type Rules struct {
 	name    string
 	version string
@@ -40,17 +40,17 @@ type Rules struct {
 	nodes   []node // the words as a tree by their letters; the first is the root
 }
 
-// node is a beginning of words.
+// node is a prefix of words.
 type node struct {
 	next   []edge
-	likes  uint32 // of the letters of next: bit 0 is a
-	letter rune   // the last
+	likes  uint32 // the Latin letters of next: bit 0 is a
+	letter rune   // the last letter
 	depth  uint8  // letters
-	other  bool   // next has others than Latin letters
+	other  bool   // next has letters that are not Latin
 	word   bool   // a word ends here
-	alone  bool   // its last letter is of a script without spaces
-	short  bool   // a short word begins like this, or is this
-	long   bool   // a long one
+	alone  bool   // the last letter is of a script without spaces
+	short  bool   // a short word has this prefix
+	long   bool   // a long word has this prefix
 }
 
 type edge struct {
@@ -58,7 +58,7 @@ type edge struct {
 	to     int32
 }
 
-// Default returns the rules that the service has without a file.
+// Default returns the built-in rules.
 func Default() *Rules {
 	r, err := Parse(seed)
 	if err != nil {
@@ -67,26 +67,26 @@ func Default() *Rules {
 	return r
 }
 
-// Version names the rules: the name that their file gives them, and a digest of
-// all that decides what they refuse, the method of this build included. It is
-// recorded with every job.
+// Version identifies the rules: the name in their file and a digest of everything
+// that decides their results, the method of this build included. Every job
+// records it.
 func (r *Rules) Version() string { return r.version }
 
-// Parse reads rules, one a line:
+// Parse reads rules, one per line:
 //
 //	# a comment; empty lines are skipped
 //	name NAME      1 to 32 of a-z, 0-9, . _ and -; once
-//	word WORD      no text may have this word, of 2 to 64 letters and digits
-//	remove CHARS   prompts lose these characters, which white space may separate
+//	word WORD      refuse this word of 2 to 64 letters and digits
+//	remove CHARS   remove these characters from prompts; white space may separate them
 //
-// Case, accents and compatibility variants of words do not matter. An error
-// names the line.
+// Case, accents and compatibility variants of words do not matter. An error names
+// the line.
 func Parse(file string) (*Rules, error) {
 	if len(file) > MaxRulesSize {
-		return nil, fmt.Errorf("the rules have %d bytes, the most is %d", len(file), MaxRulesSize)
+		return nil, fmt.Errorf("the rules have %d bytes, more than the limit of %d", len(file), MaxRulesSize)
 	}
 	r := &Rules{nodes: make([]node, 1)}
-	words := map[string]int{} // and the lines where they are
+	words := map[string]int{} // to their lines
 	number := 0
 	for line := range strings.Lines(strings.TrimPrefix(file, "\ufeff")) {
 		number++
@@ -95,7 +95,7 @@ func Parse(file string) (*Rules, error) {
 		}
 	}
 	if r.name == "" {
-		return nil, errors.New("there is no line with a name, such as: name house-rules")
+		return nil, errors.New("the name is missing: add a line such as: name house-rules")
 	}
 	slices.Sort(r.removed)
 	r.removed = slices.Compact(r.removed)
@@ -107,7 +107,7 @@ func Parse(file string) (*Rules, error) {
 
 func (r *Rules) line(line string, number int, words map[string]int) error {
 	if damaged(line) {
-		return errors.New("it is not UTF-8")
+		return errors.New("not valid UTF-8")
 	}
 	if line == "" || line[0] == '#' {
 		return nil
@@ -125,10 +125,10 @@ func (r *Rules) line(line string, number int, words map[string]int) error {
 			return err
 		}
 		if before, ok := words[string(word)]; ok {
-			return fmt.Errorf("the word is that of line %d again", before)
+			return fmt.Errorf("the word repeats line %d", before)
 		}
 		if len(words) == MaxWords {
-			return fmt.Errorf("this is one word more than %d", MaxWords)
+			return fmt.Errorf("more than %d words", MaxWords)
 		}
 		words[string(word)] = number
 		r.add(word)
@@ -136,13 +136,13 @@ func (r *Rules) line(line string, number int, words map[string]int) error {
 	case "remove":
 		return r.remove(rest)
 	}
-	return errors.New("a line begins with name, word, remove or #")
+	return errors.New("a line must begin with name, word, remove or #")
 }
 
 func (r *Rules) rename(name string) error {
 	switch {
 	case r.name != "":
-		return errors.New("the rules have a name already")
+		return errors.New("the rules already have a name")
 	case name == "" || len(name) > maxName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "":
 		return fmt.Errorf("a name has 1 to %d of the characters a-z, 0-9, dot, underscore and hyphen", maxName)
 	}
@@ -152,7 +152,7 @@ func (r *Rules) rename(name string) error {
 
 func (r *Rules) remove(characters string) error {
 	if characters == "" {
-		return errors.New("there is no character to remove")
+		return errors.New("remove needs at least one character")
 	}
 	for _, c := range characters {
 		switch {
@@ -166,7 +166,7 @@ func (r *Rules) remove(characters string) error {
 	return nil
 }
 
-// foldWord returns the letters of a word.
+// foldWord returns the letters of a word, in the form of the tree.
 func foldWord(word string) ([]rune, error) {
 	var folded []rune
 	proper, fits := 0, true
@@ -183,9 +183,9 @@ func foldWord(word string) ([]rune, error) {
 	case len(folded) < MinWord || len(folded) > MaxWord:
 		return nil, fmt.Errorf("a word has %d to %d letters", MinWord, MaxWord)
 	case !fits:
-		return nil, errors.New("a word has letters and digits only")
+		return nil, errors.New("a word may only have letters and digits")
 	case proper < minProper:
-		return nil, fmt.Errorf("a word has %d letters that are no digits", minProper)
+		return nil, fmt.Errorf("a word needs %d letters that are not digits", minProper)
 	}
 	return folded, nil
 }
@@ -194,7 +194,7 @@ func foldWord(word string) ([]rune, error) {
 func (r *Rules) add(word []rune) {
 	at := int32(0)
 	for _, c := range word {
-		to := r.nodes[at].to(c)
+		to := r.nodes[at].child(c)
 		if to == 0 {
 			to = int32(len(r.nodes)) // at most MaxWords * MaxWord
 			r.nodes = append(r.nodes, node{letter: c, depth: r.nodes[at].depth + 1, alone: c >= utf8.RuneSelf && betweenWords(c)})
@@ -213,8 +213,8 @@ func (r *Rules) add(word []rune) {
 	r.nodes[at].word = true
 }
 
-// to returns where a letter leads, or 0.
-func (n *node) to(letter rune) int32 {
+// child returns the node after a letter, or 0.
+func (n *node) child(letter rune) int32 {
 	for _, e := range n.next {
 		if e.letter == letter {
 			return e.to
@@ -223,9 +223,9 @@ func (n *node) to(letter rune) int32 {
 	return 0
 }
 
-// leads calls yield for each place that a letter leads to, as itself or as what
-// it is taken for.
-func (n *node) leads(l *letter, yield func(to int32, own bool)) {
+// children calls yield for each node that a letter leads to, as itself (own) or
+// as a letter that it is taken for.
+func (n *node) children(l *letter, yield func(child int32, own bool)) {
 	if n.likes&l.likes == 0 && !n.other {
 		return
 	}

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestParse(t *testing.T) {
+func TestParseNamesTheLine(t *testing.T) {
 	words := func(n int) string {
 		var b strings.Builder
 		for i := range n {
@@ -20,28 +20,28 @@ func TestParse(t *testing.T) {
 		{"all there is", "\ufeff# rules\r\n\r\n  name house-rules_2.0\r\n\tremove <> {}\r\nremove \\ #\r\nword Straße\nword mp3\nword 暴力\n", ""},
 		{"the most words", "name x\n" + words(MaxWords), ""},
 		{"the longest word", "name x\nword " + strings.Repeat("a", MaxWord), ""},
-		{"empty", "", "there is no line with a name, such as: name house-rules"},
-		{"without a name", "word sunset", "there is no line with a name"},
-		{"two names", "name x\nname y", "line 2: the rules have a name already"},
+		{"empty", "", "the name is missing: add a line such as: name house-rules"},
+		{"without a name", "word sunset", "the name is missing"},
+		{"two names", "name x\nname y", "line 2: the rules already have a name"},
 		{"an empty name", "name", "line 1: a name has 1 to 32 of"},
 		{"a name in capitals", "name House", "line 1: a name has"},
 		{"a long name", "name " + strings.Repeat("x", 33), "line 1: a name has"},
-		{"another line", "name x\n\nwords sunset", "line 3: a line begins with name, word, remove or #"},
-		{"a space before", "name x\n nothing", "line 2: a line begins with"},
+		{"another line", "name x\n\nwords sunset", "line 3: a line must begin with name, word, remove or #"},
+		{"a space before", "name x\n nothing", "line 2: a line must begin with"},
 		{"no word", "name x\nword", "line 2: a word has 2 to 64 letters"},
 		{"a short word", "name x\nword a", "line 2: a word has 2 to 64 letters"},
 		{"a long word", "name x\nword " + strings.Repeat("a", MaxWord+1), "line 2: a word has 2 to 64 letters"},
 		{"a word that is none", "name x\nword \u200b\u0301", "line 2: a word has 2 to 64 letters"},
-		{"two words", "name x\nword sun set", "line 2: a word has letters and digits only"},
-		{"a hyphen", "name x\nword sun-set", "line 2: a word has letters and digits only"},
-		{"a number", "name x\nword 455", "line 2: a word has 2 letters that are no digits"},
-		{"one letter and digits", "name x\nword a55", "line 2: a word has 2 letters that are no digits"},
-		{"the same word", "name x\nword sunset\nword SÜNSET", "line 3: the word is that of line 2 again"},
-		{"a word too many", "name x\n" + words(MaxWords+1), "line 1002: this is one word more than 1000"},
-		{"nothing to remove", "name x\nremove", "line 2: there is no character to remove"},
+		{"two words", "name x\nword sun set", "line 2: a word may only have letters and digits"},
+		{"a hyphen", "name x\nword sun-set", "line 2: a word may only have letters and digits"},
+		{"a number", "name x\nword 455", "line 2: a word needs 2 letters that are not digits"},
+		{"one letter and digits", "name x\nword a55", "line 2: a word needs 2 letters that are not digits"},
+		{"the same word", "name x\nword sunset\nword SÜNSET", "line 3: the word repeats line 2"},
+		{"a word too many", "name x\n" + words(MaxWords+1), "line 1002: more than 1000 words"},
+		{"nothing to remove", "name x\nremove", "line 2: remove needs at least one character"},
 		{"a letter to remove", "name x\nremove <a", "line 2: letters, marks and digits cannot be removed"},
-		{"not UTF-8", "name x\n# \xff", "line 2: it is not UTF-8"},
-		{"too long", strings.Repeat("\n", MaxRulesSize+1), "the rules have 65537 bytes, the most is 65536"},
+		{"not UTF-8", "name x\n# \xff", "line 2: not valid UTF-8"},
+		{"too long", strings.Repeat("\n", MaxRulesSize+1), "the rules have 65537 bytes, more than the limit of 65536"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, err := Parse(c.file)
@@ -55,8 +55,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// The version is that of what the rules do, not of how they are written.
-func TestVersion(t *testing.T) {
+// The version depends on the effect of the rules, not on their wording.
+func TestVersionNamesTheEffect(t *testing.T) {
 	version := func(file string) string {
 		t.Helper()
 		r, err := Parse(file)
@@ -83,7 +83,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-func TestOwnWords(t *testing.T) {
+func TestOwnWordsAreRefused(t *testing.T) {
 	r, err := Parse("name x\nword Straße\nword mp3\nword 暴力\nword ненависть\nword fail\nword sun\nword sunset\nword ass\nremove #")
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +110,8 @@ func TestOwnWords(t *testing.T) {
 	}
 }
 
-// What is lenient with the letters of a word is strict enough with sentences.
-func TestWordsInPieces(t *testing.T) {
+// Lenience with the letters of a word must not refuse ordinary sentences.
+func TestShortWordsInPieces(t *testing.T) {
 	r, err := Parse("name x\nword sunset\nword moonrise\nword later")
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func FuzzParse(f *testing.F) {
 		if refused != again.refuses(text) {
 			t.Fatalf("%q is refused and not", text)
 		}
-		// A word that is refused is so in any case, and with spaces around.
+		// A refused word is refused in any case, and with spaces around it.
 		if refused && !r.refuses(" "+text+" ") {
 			t.Fatalf("%q is refused, and not between spaces", text)
 		}

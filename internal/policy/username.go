@@ -12,16 +12,16 @@ const (
 	MaxUsername = 50
 )
 
-// What can be wrong with a user name.
+// The refusals of Username.
 var (
 	ErrUsernameLength     = Refusal{"username", "username_length", "the user name must have 3 to 50 characters"}
 	ErrUsernameEncoding   = Refusal{"username", "username_encoding", "the user name is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
-	ErrUsernameCharacters = Refusal{"username", "username_characters", "the user name must not have white space, control or invisible characters, the characters < > { } ; or others that look like them"}
+	ErrUsernameCharacters = Refusal{"username", "username_characters", "the user name must not have white space, control or invisible characters, the characters < > { } ; or their lookalikes"}
 )
 
-// Username returns a user name as it is to be shown, which is as submitted, and
-// the key that is the same for all of its compatibility and case variants: two
-// accounts must not have the same key. Otherwise it returns a Refusal.
+// Username returns the display form of a user name, which is the submitted one,
+// and the key that is the same for all of its compatibility and case variants, or
+// a Refusal. Two accounts must not have the same key.
 func Username(name string) (display, key string, err error) {
 	if damaged(name) {
 		return "", "", ErrUsernameEncoding

@@ -5,6 +5,7 @@ import (
 
 	"colophon/model"
 	"colophon/model/gpt2"
+	"colophon/model/modeltest"
 	"colophon/model/opticks"
 )
 
@@ -19,11 +20,11 @@ func BenchmarkNext(b *testing.B) {
 	for name, e := range map[string]model.Engine{"native": native, "gomlx": open(b, opticks.Files())} {
 		b.Run(name, func(b *testing.B) {
 			context := e.Info().Context
-			s := sequenceOf(b, e)
+			s := modeltest.Open(b, e)
 			tokens := 0
 			for b.Loop() {
 				if tokens == context {
-					s, tokens = sequenceOf(b, e), 0
+					s, tokens = modeltest.Open(b, e), 0
 				}
 				if _, err := s.Next(b.Context(), tokens); err != nil {
 					b.Fatal(err)

@@ -114,20 +114,10 @@ func put(cache, row, position *graph.Node) *graph.Node {
 func (e *Engine) Info() model.Info { return e.info }
 
 // Encode implements [model.Engine].
-func (e *Engine) Encode(text string) []int {
-	if e.tokenizer == nil {
-		return nil
-	}
-	return e.tokenizer.Encode(text)
-}
+func (e *Engine) Encode(text string) []int { return e.tokenizer.Encode(text) }
 
 // Decode implements [model.Engine].
-func (e *Engine) Decode(ids []int) []byte {
-	if e.tokenizer == nil {
-		return nil
-	}
-	return e.tokenizer.Decode(ids)
-}
+func (e *Engine) Decode(ids []int) []byte { return e.tokenizer.Decode(ids) }
 
 // Open implements [model.Engine]. There is always room for another sequence.
 func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
@@ -156,7 +146,7 @@ type sequence struct {
 	err    error
 }
 
-var errClosed = errors.New("the sequence is closed")
+var errClosed = errors.New("sequence is closed")
 
 // Next implements [model.Sequence].
 func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
@@ -167,18 +157,9 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 }
 
 func (s *sequence) next(ctx context.Context, tokens []int) error {
-	c := s.engine.config
 	s.logits = nil
-	if len(tokens) == 0 {
-		return errors.New("no tokens to compute")
-	}
-	if len(tokens) > c.Context-s.length {
-		return fmt.Errorf("%w: %d tokens, the model has room for %d", model.ErrContext, s.length+len(tokens), c.Context)
-	}
-	for _, id := range tokens {
-		if id < 0 || id >= c.Vocab {
-			return fmt.Errorf("%w: %d, the model has %d", model.ErrToken, id, c.Vocab)
-		}
+	if err := s.engine.info.CheckTokens(s.length, tokens); err != nil {
+		return err
 	}
 	for _, id := range tokens {
 		if err := s.append(ctx, id); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"colophon/model/modeltest"
 )
 
 // BenchmarkDecode computes a token of each of some sequences at a time, on a
@@ -11,27 +13,27 @@ import (
 // which SetBytes shows as the share of the memory bandwidth that it uses.
 func BenchmarkDecode(b *testing.B) {
 	for _, weights := range everyFormat() {
-		e := randomEngine(b, gpt2Shape, Options{Weights: weights})
+		e := randomEngine(b, Published(), Options{Weights: weights})
 		for _, batch := range []int{1, 4, 8, 16} {
 			b.Run(fmt.Sprintf("%v/batch=%d", weights, batch), func(b *testing.B) {
 				b.SetBytes(e.network.bytes())
 				var all sync.WaitGroup
 				for i := range batch {
-					s := openSequence(b, e)
+					s := modeltest.Open(b, e)
 					all.Go(func() {
 						defer s.Close()
 						token := []int{i}
 						for n := range b.N {
-							if n%gpt2Shape.Context == gpt2Shape.Context-1 {
+							if n%Published().Context == Published().Context-1 {
 								s.Close()
-								s = openSequence(b, e)
+								s = modeltest.Open(b, e)
 							}
 							logits, err := s.Next(b.Context(), token...)
 							if err != nil {
 								b.Error(err)
 								return
 							}
-							token[0] = int(uint32(logits[0]*1000)) % gpt2Shape.Vocab
+							token[0] = int(uint32(logits[0]*1000)) % Published().Vocab
 						}
 					})
 				}
@@ -44,12 +46,12 @@ func BenchmarkDecode(b *testing.B) {
 
 func BenchmarkPrefill(b *testing.B) {
 	for _, weights := range everyFormat() {
-		e := randomEngine(b, gpt2Shape, Options{Weights: weights})
+		e := randomEngine(b, Published(), Options{Weights: weights})
 		for _, n := range []int{128, 512} {
 			b.Run(fmt.Sprintf("%v/%d", weights, n), func(b *testing.B) {
 				ids := make([]int, n)
 				for b.Loop() {
-					s := openSequence(b, e)
+					s := modeltest.Open(b, e)
 					if _, err := s.Next(b.Context(), ids...); err != nil {
 						b.Fatal(err)
 					}

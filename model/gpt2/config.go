@@ -6,11 +6,22 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 )
 
+// Config is the shape of a GPT-2 network.
+type Config struct {
+	Vocab   int     // number of token ids
+	Context int     // largest number of tokens in a sequence
+	Embd    int     // width of the residual stream
+	Layers  int     // number of blocks
+	Heads   int     // attention heads in a block, each Embd/Heads wide
+	Inner   int     // width of the feed-forward layer
+	Epsilon float32 // added to the variance in layer norms
+	EOS     int     // id of the token that ends a text, or -1
+}
+
 // Upper bounds of what a config.json may ask for. The largest published GPT-2
-// (1.5 billion parameters) has 48 layers of 25 heads, 1600 wide.
+// (1.5 billion parameters) has 48 layers of 25 heads and a width of 1600.
 const (
 	maxVocab     = 1 << 20
 	maxPositions = 1 << 16
@@ -20,24 +31,12 @@ const (
 	maxHeads     = 256
 )
 
-// Config is the shape of a GPT-2 network.
-type Config struct {
-	Vocab   int     // number of token ids
-	Context int     // most tokens in a sequence
-	Embd    int     // width of the residual stream
-	Layers  int     // number of blocks
-	Heads   int     // attention heads per block, each Embd/Heads wide
-	Inner   int     // width of the feed-forward layer
-	Epsilon float32 // added to the variance in layer norm
-	EOS     int     // id of the token that ends a text, or -1
-}
-
-// HeadDim returns the width of one attention head.
+// HeadDim returns the width of an attention head.
 func (c Config) HeadDim() int { return c.Embd / c.Heads }
 
 // ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel.
-// Settings that would change the arithmetic in a way this package does not
-// compute are errors; those that only matter for training are ignored.
+// Settings that change the arithmetic in a way that this package does not
+// implement are errors. Settings that only matter for training are ignored.
 func ReadConfig(fsys fs.FS) (Config, error) {
 	b, err := readFile(fsys, "config.json", 1<<20)
 	if err != nil {
@@ -50,32 +49,55 @@ func ReadConfig(fsys fs.FS) (Config, error) {
 	return c, nil
 }
 
+// configFile has the members of config.json that matter here; a pointer is nil
+// if the member is absent or null.
+type configFile struct {
+	ModelType *string `json:"model_type"`
+
+	Vocab     *int     `json:"vocab_size"`
+	Positions *int     `json:"n_positions"`
+	Embd      *int     `json:"n_embd"`
+	Layers    *int     `json:"n_layer"`
+	Heads     *int     `json:"n_head"`
+	Inner     *int     `json:"n_inner"`
+	Epsilon   *float64 `json:"layer_norm_epsilon"`
+
+	EOS json.RawMessage `json:"eos_token_id"`
+
+	Activation   *string          `json:"activation_function"`
+	ScaleWeights *bool            `json:"scale_attn_weights"`
+	ScaleByLayer *bool            `json:"scale_attn_by_inverse_layer_idx"`
+	CrossAttn    *bool            `json:"add_cross_attention"`
+	Tied         *bool            `json:"tie_word_embeddings"`
+	Quantization json.RawMessage  `json:"quantization_config"`
+	PrunedHeads  map[string][]any `json:"pruned_heads"`
+}
+
 func parseConfig(b []byte) (Config, error) {
-	var f struct {
-		ModelType    *string          `json:"model_type"`
-		Vocab        *int             `json:"vocab_size"`
-		Positions    *int             `json:"n_positions"`
-		Embd         *int             `json:"n_embd"`
-		Layers       *int             `json:"n_layer"`
-		Heads        *int             `json:"n_head"`
-		Inner        *int             `json:"n_inner"`
-		Epsilon      *float64         `json:"layer_norm_epsilon"`
-		Activation   *string          `json:"activation_function"`
-		EOS          json.RawMessage  `json:"eos_token_id"`
-		ScaleWeights *bool            `json:"scale_attn_weights"`
-		ScaleByLayer *bool            `json:"scale_attn_by_inverse_layer_idx"`
-		CrossAttn    *bool            `json:"add_cross_attention"`
-		Tied         *bool            `json:"tie_word_embeddings"`
-		Quantization json.RawMessage  `json:"quantization_config"`
-		PrunedHeads  map[string][]any `json:"pruned_heads"`
-	}
+	var f configFile
 	if err := json.Unmarshal(b, &f); err != nil {
 		return Config{}, err
 	}
 	if f.ModelType != nil && *f.ModelType != "gpt2" {
 		return Config{}, fmt.Errorf("model_type is %q, want \"gpt2\"", *f.ModelType)
 	}
-	c := Config{Epsilon: 1e-5, EOS: -1}
+	c, err := f.shape()
+	if err != nil {
+		return Config{}, err
+	}
+	if err := f.checkSupported(); err != nil {
+		return Config{}, err
+	}
+	if c.EOS, err = parseEOS(f.EOS, c.Vocab); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// shape returns the checked sizes, with the defaults of Hugging Face's
+// GPT2Config for n_inner and layer_norm_epsilon. The others have none here.
+func (f *configFile) shape() (Config, error) {
+	var c Config
 	for _, n := range []struct {
 		name string
 		from *int
@@ -88,11 +110,11 @@ func parseConfig(b []byte) (Config, error) {
 		{"n_layer", f.Layers, &c.Layers, maxLayers},
 		{"n_head", f.Heads, &c.Heads, maxHeads},
 	} {
-		switch {
-		case n.from == nil:
+		if n.from == nil {
 			return Config{}, fmt.Errorf("%s is missing", n.name)
-		case *n.from < 1 || *n.from > n.most:
-			return Config{}, fmt.Errorf("%s is %d, want 1 to %d", n.name, *n.from, n.most)
+		}
+		if err := checkSize(n.name, *n.from, n.most); err != nil {
+			return Config{}, err
 		}
 		*n.to = *n.from
 	}
@@ -101,23 +123,36 @@ func parseConfig(b []byte) (Config, error) {
 	}
 	c.Inner = 4 * c.Embd
 	if f.Inner != nil {
-		if *f.Inner < 1 || *f.Inner > maxInner {
-			return Config{}, fmt.Errorf("n_inner is %d, want 1 to %d", *f.Inner, maxInner)
+		if err := checkSize("n_inner", *f.Inner, maxInner); err != nil {
+			return Config{}, err
 		}
 		c.Inner = *f.Inner
 	}
+	c.Epsilon = 1e-5
 	if f.Epsilon != nil {
-		if e := float32(*f.Epsilon); !(e > 0 && e < 1) {
+		if c.Epsilon = float32(*f.Epsilon); !(c.Epsilon > 0 && c.Epsilon < 1) {
 			return Config{}, fmt.Errorf("layer_norm_epsilon is %g, want more than 0 and less than 1", *f.Epsilon)
 		}
-		c.Epsilon = float32(*f.Epsilon)
 	}
-	if f.Activation != nil && *f.Activation != "gelu_new" && *f.Activation != "gelu_pytorch_tanh" {
-		return Config{}, fmt.Errorf("activation_function %q is not supported, only \"gelu_new\" and \"gelu_pytorch_tanh\"", *f.Activation)
+	return c, nil
+}
+
+func checkSize(name string, n, most int) error {
+	if n < 1 || n > most {
+		return fmt.Errorf("%s is %d, want 1 to %d", name, n, most)
+	}
+	return nil
+}
+
+// checkSupported returns an error if the file asks for arithmetic that this
+// package does not implement.
+func (f *configFile) checkSupported() error {
+	if a := f.Activation; a != nil && *a != "gelu_new" && *a != "gelu_pytorch_tanh" {
+		return fmt.Errorf("activation_function %q is not supported, only \"gelu_new\" and \"gelu_pytorch_tanh\"", *a)
 	}
 	for _, s := range []struct {
 		name string
-		set  *bool
+		got  *bool
 		want bool
 	}{
 		{"scale_attn_weights", f.ScaleWeights, true},
@@ -125,36 +160,40 @@ func parseConfig(b []byte) (Config, error) {
 		{"add_cross_attention", f.CrossAttn, false},
 		{"tie_word_embeddings", f.Tied, true},
 	} {
-		if s.set != nil && *s.set != s.want {
-			return Config{}, fmt.Errorf("%s %t is not supported", s.name, *s.set)
+		if s.got != nil && *s.got != s.want {
+			return fmt.Errorf("%s %t is not supported", s.name, *s.got)
 		}
 	}
-	if set(f.Quantization) {
-		return Config{}, errors.New("quantization_config is not supported: convert the weights to float32, float16 or bfloat16")
+	if isSet(f.Quantization) {
+		return errors.New("quantization_config is not supported: convert the weights to float32, float16 or bfloat16")
 	}
 	if len(f.PrunedHeads) > 0 {
-		return Config{}, errors.New("pruned_heads is not supported")
+		return errors.New("pruned_heads is not supported")
 	}
-	if set(f.EOS) {
-		ids := make([]int, 1)
-		if err := json.Unmarshal(f.EOS, &ids[0]); err != nil {
-			if err := json.Unmarshal(f.EOS, &ids); err != nil {
-				return Config{}, errors.New("eos_token_id is neither a token id nor a list of them")
-			}
-		}
-		if len(ids) != 1 {
-			return Config{}, fmt.Errorf("eos_token_id has %d ids, only one is supported", len(ids))
-		}
-		if ids[0] < 0 || ids[0] >= c.Vocab {
-			return Config{}, fmt.Errorf("eos_token_id %d is not below vocab_size %d", ids[0], c.Vocab)
-		}
-		c.EOS = ids[0]
-	}
-	return c, nil
+	return nil
 }
 
-// set reports whether a JSON member is there and not null.
-func set(m json.RawMessage) bool { return len(m) > 0 && string(m) != "null" }
+// parseEOS returns the id in eos_token_id, which is a number or a list of one,
+// or -1 if the member is absent or null.
+func parseEOS(member json.RawMessage, vocab int) (int, error) {
+	if !isSet(member) {
+		return -1, nil
+	}
+	ids := make([]int, 1)
+	if json.Unmarshal(member, &ids[0]) != nil && json.Unmarshal(member, &ids) != nil {
+		return 0, errors.New("eos_token_id is neither a token id nor a list of them")
+	}
+	if len(ids) != 1 {
+		return 0, fmt.Errorf("eos_token_id has %d ids, only one is supported", len(ids))
+	}
+	if ids[0] < 0 || ids[0] >= vocab {
+		return 0, fmt.Errorf("eos_token_id %d is not below vocab_size %d", ids[0], vocab)
+	}
+	return ids[0], nil
+}
+
+// isSet reports whether a JSON member is present and not null.
+func isSet(member json.RawMessage) bool { return len(member) > 0 && string(member) != "null" }
 
 // readFile reads a whole file of at most limit bytes.
 func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
@@ -163,7 +202,7 @@ func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, min(limit, math.MaxInt64-1)+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}

@@ -91,7 +91,7 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 // checkpoint, whose others then stand for no text. It may be nil for work on
 // token ids alone; Encode and Decode then return nothing.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
-	if tok != nil && tok.Size() > ck.Config.Vocab {
+	if tok.Size() > ck.Config.Vocab {
 		return nil, fmt.Errorf("tokenizer has %d ids, the network only %d", tok.Size(), ck.Config.Vocab)
 	}
 	if opts.Threads < 0 || opts.Sequences < 0 {
@@ -134,20 +134,10 @@ func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
 func (e *Engine) Info() model.Info { return e.info }
 
 // Encode implements [model.Engine].
-func (e *Engine) Encode(text string) []int {
-	if e.tokenizer == nil {
-		return nil
-	}
-	return e.tokenizer.Encode(text)
-}
+func (e *Engine) Encode(text string) []int { return e.tokenizer.Encode(text) }
 
 // Decode implements [model.Engine].
-func (e *Engine) Decode(ids []int) []byte {
-	if e.tokenizer == nil {
-		return nil
-	}
-	return e.tokenizer.Decode(ids)
-}
+func (e *Engine) Decode(ids []int) []byte { return e.tokenizer.Decode(ids) }
 
 // Open implements [model.Engine]. Those who wait are served in order.
 func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {

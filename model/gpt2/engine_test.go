@@ -13,6 +13,7 @@ import (
 
 	"colophon/model"
 	"colophon/model/kernel"
+	"colophon/model/modeltest"
 )
 
 func randomEngine(t testing.TB, c Config, opts Options) *Engine {
@@ -60,59 +61,22 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := New(ck, nil, Options{Threads: -1}); err == nil {
 		t.Error("negative threads")
 	}
-	ck.file = randomValues{} // ends at once
+	ck.file = computedFile{} // ends at once
 	if _, err := New(ck, nil, Options{}); err == nil {
 		t.Error("a file that ends early")
 	}
-	ck = randomCheckpoint(smallShape(), 1)
-	for i := range ck.file.(randomValues).parts {
-		ck.file.(randomValues).parts[i].scale *= 1e6
-	}
-	if _, err := New(ck, nil, Options{}); err == nil || !strings.Contains(err.Error(), `tensor "wte.weight": weight`) || !strings.Contains(err.Error(), "use f32") {
+	if _, err := New(scaledCheckpoint(smallShape(), 1, 1e6), nil, Options{}); err == nil || !strings.Contains(err.Error(), `tensor "wte.weight": weight`) || !strings.Contains(err.Error(), "use f32") {
 		t.Errorf("weights too large for halves: %v", err)
 	}
 }
 
 func TestNextRefuses(t *testing.T) {
-	e := randomEngine(t, smallShape(), Options{Threads: 2})
-	for _, c := range []struct {
-		tokens  []int
-		want    error
-		message string
-	}{
-		{nil, nil, "no tokens"},
-		{[]int{0, 37}, model.ErrToken, "37"},
-		{[]int{-1}, model.ErrToken, "-1"},
-		{make([]int, 151), model.ErrContext, "151 tokens, the model has room for 150"},
-	} {
-		s := openSequence(t, e)
-		_, err := s.Next(t.Context(), c.tokens...)
-		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.message) {
-			t.Errorf("%d tokens: %v", len(c.tokens), err)
-		}
-		if _, again := s.Next(t.Context(), 1); again != err {
-			t.Errorf("after an error: %v", again)
-		}
-	}
-	s := openSequence(t, e)
-	if _, err := s.Next(t.Context(), make([]int, 150)...); err != nil {
-		t.Errorf("a full context: %v", err)
-	}
-	if _, err := s.Next(t.Context(), 0); !errors.Is(err, model.ErrContext) {
-		t.Errorf("one more: %v", err)
-	}
-	s.Close()
-	s.Close()
-	s = openSequence(t, e)
-	s.Close()
-	if _, err := s.Next(t.Context(), 0); err == nil {
-		t.Error("Next after Close")
-	}
+	modeltest.TestRefusals(t, randomEngine(t, smallShape(), Options{Threads: 2}))
 }
 
 func TestOpenWaitsForRoom(t *testing.T) {
 	e := randomEngine(t, smallShape(), Options{Threads: 1, Sequences: 2})
-	a, b := openSequence(t, e), openSequence(t, e)
+	a, b := modeltest.Open(t, e), modeltest.Open(t, e)
 	ctx, cancel := context.WithCancel(t.Context())
 	opened := make(chan error)
 	go func() {
@@ -217,7 +181,7 @@ func TestNextIsCancelled(t *testing.T) {
 	}
 	// Whatever was still being computed is back when all slots are free again.
 	for range cap(e.slots) {
-		openSequence(t, e)
+		modeltest.Open(t, e)
 	}
 }
 
@@ -379,7 +343,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	for i := range 6 {
 		threads, weights := 1+i%2, everyFormat()[i/2]
 		e := randomEngine(t, smallShape(), Options{Threads: threads, Weights: weights})
-		s := openSequence(t, e)
+		s := modeltest.Open(t, e)
 		token := []int{1}
 		if n := testing.AllocsPerRun(pageTokens-10, func() {
 			if _, err := s.Next(t.Context(), token...); err != nil {

@@ -35,7 +35,7 @@ var loadPublished = sync.OnceValues(func() (*published, error) {
 		return nil, err
 	}
 	const n = 50256 // without <|endoftext|>
-	letters := alphabet()
+	letters := ByteAlphabet()
 	spell := func(s string) string {
 		var b strings.Builder
 		for _, c := range []byte(s) {

@@ -13,14 +13,54 @@ func Published() Config {
 	return Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256}
 }
 
-// Random returns a checkpoint of made-up weights, in float32, that takes no
-// memory: a value is computed when it is read, from the seed and its place
-// alone. The weights are spread as those of a GPT-2 before its training, about
-// 0 with a standard deviation of 0.02, and the gains of the layer norms so
-// about 1; what the network computes from them is finite and means nothing.
+// Random returns a checkpoint of pseudo-random F32 weights, which depend on the
+// seed alone. It takes no memory: weights are computed when they are read. They
+// are distributed like those of an untrained GPT-2, with mean 0 and standard
+// deviation 0.02; the gains of the layer norms have mean 1. So the logits are
+// finite, and meaningless.
 func Random(c Config, seed uint64) *Checkpoint {
+	return computedCheckpoint(c, func(name string, _ []int) func(uint64) float32 {
+		var mean float32
+		if isGain(name) {
+			mean = 1
+		}
+		return func(i uint64) float32 { return mean + deviation(seed, i) }
+	})
+}
+
+// isGain reports whether a tensor is the gain of a layer norm.
+func isGain(name string) bool {
+	return strings.HasSuffix(name, "weight") && (strings.HasPrefix(name, "ln_f.") || strings.Contains(name, ".ln_"))
+}
+
+// deviation returns the pseudo-random number of element i, with mean 0 and
+// standard deviation 0.02. It is a sum of four uniform ones, which is close to
+// normal.
+func deviation(seed, i uint64) float32 {
+	z := splitMix64(seed, i+1)
+	const (
+		mean  = 2 * 0xffff
+		scale = 0.02 / 37837.227 // 0x10000 times the square root of 4/12
+	)
+	sum := z&0xffff + z>>16&0xffff + z>>32&0xffff + z>>48
+	return float32(int(sum)-mean) * scale
+}
+
+// splitMix64 returns output n, from 1, of the generator SplitMix64 (Steele, Lea
+// and Flood, 2014).
+func splitMix64(seed, n uint64) uint64 {
+	z := seed + n*0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// computedCheckpoint returns a checkpoint of F32 values that are computed when
+// they are read. values returns the function for a tensor, which computes the
+// element with index i, counted over all tensors.
+func computedCheckpoint(c Config, values func(name string, shape []int) func(i uint64) float32) *Checkpoint {
 	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, close: func() error { return nil }}
-	values := madeUp{seed: seed}
+	var file computedFile
 	for name, shape := range c.Tensors() {
 		n := int64(4)
 		for _, d := range shape {
@@ -28,38 +68,27 @@ func Random(c Config, seed uint64) *Checkpoint {
 		}
 		t := tensor{name: name, dtype: "F32", shape: shape, begin: ck.size, end: ck.size + n}
 		ck.tensors[name], ck.size = t, t.end
-		run := madeUpRun{end: t.end}
-		if isGain(name) {
-			run.mean = 1
-		}
-		values.runs = append(values.runs, run)
+		file = append(file, computedRange{t.end, values(name, shape)})
 	}
-	ck.file = values
+	ck.file = file
 	return ck
 }
 
-func isGain(name string) bool {
-	return strings.HasSuffix(name, "weight") && (strings.HasPrefix(name, "ln_f.") || strings.Contains(name, ".ln_"))
-}
+// computedFile is a file of little-endian float32 that are computed when they
+// are read. The ranges are in order and cover the file.
+type computedFile []computedRange
 
-// madeUp is a file of random values.
-type madeUp struct {
-	seed uint64
-	runs []madeUpRun // by end; together they cover the file
-}
-
-// A madeUpRun is a part of the file with the same mean.
-type madeUpRun struct {
-	end  int64
-	mean float32
+type computedRange struct {
+	end   int64 // offset in the file
+	value func(i uint64) float32
 }
 
 // ReadAt implements [io.ReaderAt].
-func (m madeUp) ReadAt(p []byte, off int64) (int, error) {
+func (f computedFile) ReadAt(p []byte, off int64) (int, error) {
 	n := 0
-	for i := sort.Search(len(m.runs), func(i int) bool { return m.runs[i].end > off }); i < len(m.runs) && n < len(p); i++ {
+	for i := sort.Search(len(f), func(i int) bool { return f[i].end > off }); i < len(f) && n < len(p); i++ {
 		at := off + int64(n)
-		n += m.runs[i].fill(p[n:min(int64(len(p)), m.runs[i].end-off)], at, m.seed)
+		n += f[i].fill(p[n:min(int64(len(p)), f[i].end-off)], at)
 	}
 	if n < len(p) {
 		return n, io.EOF
@@ -67,36 +96,20 @@ func (m madeUp) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// fill makes up the bytes of p, which are at off in the file.
-func (r madeUpRun) fill(p []byte, off int64, seed uint64) int {
-	place, skip, n := uint64(off/4), int(off%4), 0
+// fill computes the bytes of p, which begin at off in the file.
+func (r computedRange) fill(p []byte, off int64) int {
+	i, skip, n := uint64(off/4), int(off%4), 0
 	if skip == 0 {
 		for ; len(p)-n >= 4; n += 4 {
-			binary.LittleEndian.PutUint32(p[n:], math.Float32bits(r.mean+deviation(seed, place)))
-			place++
+			binary.LittleEndian.PutUint32(p[n:], math.Float32bits(r.value(i)))
+			i++
 		}
 	}
 	for n < len(p) {
 		var b [4]byte
-		binary.LittleEndian.PutUint32(b[:], math.Float32bits(r.mean+deviation(seed, place)))
+		binary.LittleEndian.PutUint32(b[:], math.Float32bits(r.value(i)))
 		n += copy(p[n:], b[skip:])
-		place, skip = place+1, 0
+		i, skip = i+1, 0
 	}
 	return n
-}
-
-// deviation returns the random number of a place, of mean 0 and standard
-// deviation 0.02: a sum of four uniform ones, which is close to normal. Their
-// bits are from SplitMix64 (Steele, Lea and Flood, 2014).
-func deviation(seed, place uint64) float32 {
-	z := seed + (place+1)*0x9e3779b97f4a7c15
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	z ^= z >> 31
-	const (
-		mean  = 2 * 0xffff
-		scale = 0.02 / 37837.227 // 0x10000 times the root of 4/12
-	)
-	sum := z&0xffff + z>>16&0xffff + z>>32&0xffff + z>>48
-	return float32(int(sum)-mean) * scale
 }

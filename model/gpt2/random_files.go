@@ -1,8 +1,6 @@
 package gpt2
 
 import (
-	"bufio"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,34 +44,18 @@ func WriteRandom(dir string, seed uint64) error {
 
 // write writes the tensors as a safetensors file.
 func (c *Checkpoint) write(w io.Writer) error {
-	header, at := map[string]any{}, int64(0)
+	var tensors []Tensor
 	for name, shape := range c.Config.Tensors() {
 		t := c.tensors[name]
-		n := t.end - t.begin
-		header[name] = map[string]any{"dtype": t.dtype, "shape": shape, "data_offsets": []int64{at, at + n}}
-		at += n
+		tensors = append(tensors, Tensor{name, t.dtype, shape, io.NewSectionReader(c.file, t.begin, t.end-t.begin)})
 	}
-	text, err := json.Marshal(header)
-	if err != nil {
-		return err
-	}
-	out := bufio.NewWriterSize(w, 1<<20)
-	// What cannot be written is said by Flush.
-	_, _ = out.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(text))))
-	_, _ = out.Write(text)
-	for name := range c.Config.Tensors() {
-		t := c.tensors[name]
-		if _, err := io.Copy(out, io.NewSectionReader(c.file, t.begin, t.end-t.begin)); err != nil {
-			return err
-		}
-	}
-	return out.Flush()
+	return WriteSafetensors(w, tensors)
 }
 
 // madeUpTokens returns a vocabulary of n tokens, and its merges: the bytes,
 // pairs of printable characters, pairs with a third, and the end of a text.
 func madeUpTokens(n int) (ids map[string]int, merges string) {
-	letters := alphabet()
+	letters := ByteAlphabet()
 	ids = make(map[string]int, n)
 	for _, r := range letters {
 		ids[string(r)] = len(ids)

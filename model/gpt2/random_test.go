@@ -1,125 +1,92 @@
 package gpt2
 
 import (
-	"encoding/binary"
-	"encoding/json"
+	"bytes"
 	"io"
 	"math"
-	"strings"
-	"testing/fstest"
+	"testing"
+
+	"pgregory.net/rapid"
 )
 
-// gpt2Shape is the shape of the published model with 124 million parameters.
-var gpt2Shape = Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256}
-
-// randomCheckpoint returns a checkpoint whose values are made up, the same ones
-// for the same seed, when they are read.
-func randomCheckpoint(c Config, seed uint64) *Checkpoint {
-	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, close: func() error { return nil }}
-	values := randomValues{seed: seed}
-	for name, shape := range c.Tensors() {
-		n := int64(4)
-		for _, d := range shape {
-			n *= int64(d)
-		}
-		t := tensor{name: name, dtype: "F32", shape: shape, begin: ck.size, end: ck.size + n}
-		ck.tensors[name] = t
-		ck.size = t.end
-		// Gains are about 1; the larger a matrix, the smaller its weights.
-		part := randomPart{end: t.end, scale: 0.2}
-		switch {
-		case strings.HasPrefix(name, "ln_f.w"), strings.Contains(name, ".ln_") && strings.HasSuffix(name, "weight"):
-			part.mean = 1
-		case len(shape) == 2:
-			part.scale = 2 / math.Sqrt(float64(c.Embd))
-		}
-		values.parts = append(values.parts, part)
+// What is read does not depend on how: any piece is a piece of the whole.
+func TestRandomIsAFile(t *testing.T) {
+	ck := Random(smallShape(), 3)
+	whole := make([]byte, ck.size)
+	if n, err := ck.file.ReadAt(whole, 0); n != len(whole) || err != nil {
+		t.Fatalf("read %d of %d bytes: %v", n, len(whole), err)
 	}
-	ck.file = values
-	return ck
-}
-
-type randomValues struct {
-	seed  uint64
-	parts []randomPart // by end
-}
-
-type randomPart struct {
-	end         int64
-	mean, scale float64
-}
-
-// ReadAt makes up whole float32 values.
-func (r randomValues) ReadAt(p []byte, off int64) (int, error) {
-	n, part := 0, 0
-	for ; n+4 <= len(p); n += 4 {
-		at := off + int64(n)
-		for part < len(r.parts) && r.parts[part].end <= at {
-			part++
+	rapid.Check(t, func(t *rapid.T) {
+		at := rapid.Int64Range(0, ck.size+9).Draw(t, "at")
+		p := make([]byte, rapid.IntRange(0, 5000).Draw(t, "length"))
+		n, err := ck.file.ReadAt(p, at)
+		want := whole[min(at, ck.size):min(at+int64(len(p)), ck.size)]
+		if !bytes.Equal(p[:n], want) {
+			t.Fatalf("%d bytes at %d are not those of the whole", len(p), at)
 		}
-		if part == len(r.parts) {
-			return n, io.EOF
+		if (err == io.EOF) != (n < len(p)) || err != nil && err != io.EOF {
+			t.Fatalf("%d of %d bytes at %d and %v", n, len(p), at, err)
 		}
-		// SplitMix64.
-		z := r.seed + uint64(at/4)*0x9e3779b97f4a7c15
-		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-		z = (z ^ z>>27) * 0x94d049bb133111eb
-		u := float64((z^z>>31)>>11)/(1<<53)*2 - 1
-		v := float32(r.parts[part].mean + float64(r.parts[part].scale*u))
-		binary.LittleEndian.PutUint32(p[n:], math.Float32bits(v))
+	})
+	again, other := make([]byte, ck.size), make([]byte, ck.size)
+	Random(smallShape(), 3).file.ReadAt(again, 0)
+	Random(smallShape(), 4).file.ReadAt(other, 0)
+	if !bytes.Equal(again, whole) || bytes.Equal(other, whole) {
+		t.Error("the seed does not decide the weights")
 	}
-	return n, nil
 }
 
-// writeSafetensors returns a file with tensors in the order given.
-func writeSafetensors(tensors []fileTensor) []byte {
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
-	var data []byte
-	for _, t := range tensors {
-		header[t.name] = map[string]any{"dtype": t.dtype, "shape": t.shape, "data_offsets": []int{len(data), len(data) + len(t.data)}}
-		data = append(data, t.data...)
+func TestRandomIsSpreadAsBeforeTraining(t *testing.T) {
+	ck := Random(Config{Vocab: 500, Context: 64, Embd: 64, Layers: 2, Heads: 4, Inner: 256, Epsilon: 1e-5, EOS: -1}, 1)
+	for name := range ck.Config.Tensors() {
+		values, err := ck.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mean, variance float64
+		for _, v := range values {
+			mean += float64(v) / float64(len(values))
+		}
+		for _, v := range values {
+			variance += (float64(v) - mean) * (float64(v) - mean) / float64(len(values))
+		}
+		want, within := 0.0, 6*0.02/math.Sqrt(float64(len(values)))
+		if isGain(name) {
+			want = 1
+		}
+		if d := math.Sqrt(variance); math.Abs(mean-want) > within || math.Abs(d-0.02) > within {
+			t.Errorf("%s: mean %g, deviation %g", name, mean, d)
+		}
 	}
-	h, err := json.Marshal(header)
+	e, err := New(ck, nil, Options{})
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
-	b := binary.LittleEndian.AppendUint64(nil, uint64(len(h)))
-	return append(append(b, h...), data...)
-}
-
-type fileTensor struct {
-	name, dtype string
-	shape       []int
-	data        []byte
-}
-
-// smallConfig is the config.json of a network that fits anywhere, whose sizes
-// are not multiples of anything.
-const smallConfig = `{"model_type":"gpt2","vocab_size":37,"n_positions":150,"n_embd":27,"n_layer":2,"n_head":3,"n_inner":50,"eos_token_id":36}`
-
-func smallShape() Config {
-	c, err := parseConfig([]byte(smallConfig))
-	if err != nil {
-		panic(err)
-	}
-	return c
-}
-
-// smallTensors returns the tensors of a random network with smallConfig.
-func smallTensors() []fileTensor {
-	var ts []fileTensor
-	ck := randomCheckpoint(smallShape(), 1)
-	for name, shape := range ck.Config.Tensors() {
-		t := ck.tensors[name]
-		data := make([]byte, t.end-t.begin)
-		if _, err := ck.file.ReadAt(data, t.begin); err != nil {
-			panic(err)
+	defer e.Close()
+	for _, v := range logitsOf(t, e, 1, 2, 3, 499) {
+		if !(math.Abs(float64(v)) < 10) {
+			t.Fatalf("a logit is %g", v)
 		}
-		ts = append(ts, fileTensor{name, "F32", shape, data})
 	}
-	return ts
 }
 
-func smallFiles(weights []byte) fstest.MapFS {
-	return fstest.MapFS{"config.json": {Data: []byte(smallConfig)}, "model.safetensors": {Data: weights}}
+func logitsOf(t *testing.T, e *Engine, tokens ...int) []float32 {
+	s, err := e.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	logits, err := s.Next(t.Context(), tokens...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logits
+}
+
+func BenchmarkRandom(b *testing.B) {
+	ck, p := Random(Published(), 1), make([]byte, 1<<20)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		ck.file.ReadAt(p, 3<<20)
+	}
 }

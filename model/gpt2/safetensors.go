@@ -9,6 +9,9 @@ import (
 	"io"
 	"math"
 	"slices"
+
+	"colophon/internal/strictjson"
+	"colophon/model/kernel"
 )
 
 const (
@@ -88,48 +91,33 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 // parseHeader returns the tensors in a header, each checked by itself; their
 // offsets are those of the header, relative to the data.
 func parseHeader(r io.Reader) ([]tensor, error) {
-	d := json.NewDecoder(r)
-	if t, err := d.Token(); err != nil {
-		return nil, err
-	} else if t != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
 	var tensors []tensor
-	seen := map[string]bool{}
-	for d.More() {
-		key, err := d.Token()
+	members := 0
+	err := strictjson.Object(r, func(name string, value []byte) error {
+		if members++; members > maxTensors {
+			return fmt.Errorf("more than %d tensors", maxTensors)
+		}
+		if name == metadata {
+			return nil
+		}
+		t, err := parseTensor(value)
 		if err != nil {
-			return nil, err
-		}
-		name := key.(string) // the decoder lets nothing else be a key
-		if seen[name] {
-			return nil, fmt.Errorf("tensor %q is there twice", short(name))
-		}
-		if len(seen) == maxTensors {
-			return nil, fmt.Errorf("more than %d tensors", maxTensors)
-		}
-		seen[name] = true
-		var entry json.RawMessage
-		if err := d.Decode(&entry); err != nil {
-			return nil, err
-		}
-		if name == "__metadata__" {
-			continue
-		}
-		t, err := parseTensor(entry)
-		if err != nil {
-			return nil, fmt.Errorf("tensor %q: %w", short(name), err)
+			return fmt.Errorf("tensor %q: %w", short(name), err)
 		}
 		t.name = name
 		tensors = append(tensors, t)
+		return nil
+	})
+	return tensors, jsonError("tensor", err)
+}
+
+// jsonError adds to an error of strictjson the repeated name, if that is what is
+// wrong. It is the name of a kind of thing.
+func jsonError(kind string, err error) error {
+	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
+		return fmt.Errorf("%s %q is there twice: %w", kind, short(e.Name), err)
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return tensors, nil
+	return err
 }
 
 func parseTensor(entry []byte) (tensor, error) {
@@ -144,37 +132,45 @@ func parseTensor(entry []byte) (tensor, error) {
 	if err := json.Unmarshal(entry, &e); err != nil {
 		return tensor{}, err
 	}
-	size, ok := elementSize[e.DType]
-	if !ok {
-		return tensor{}, fmt.Errorf("unknown dtype %q", short(e.DType))
-	}
 	if e.Shape == nil {
 		return tensor{}, errors.New("shape is missing")
 	}
 	if len(e.Offsets) != 2 {
 		return tensor{}, fmt.Errorf("data_offsets has %d numbers, want 2", len(e.Offsets))
 	}
-	t := tensor{dtype: e.DType, shape: make([]int, len(e.Shape))}
-	bytes := uint64(size)
-	for i, n := range e.Shape {
-		if n > math.MaxInt {
-			return tensor{}, fmt.Errorf("shape %v is too large", e.Shape)
-		}
-		if n > 0 && bytes > math.MaxInt64/n {
-			return tensor{}, fmt.Errorf("shape %v is too large", e.Shape)
-		}
-		bytes *= n
-		t.shape[i] = int(n)
+	bytes, err := byteSize(e.DType, e.Shape)
+	if err != nil {
+		return tensor{}, err
 	}
 	begin, end := e.Offsets[0], e.Offsets[1]
 	if begin > end || end > math.MaxInt64/2 {
 		return tensor{}, fmt.Errorf("data_offsets %v are not a range", e.Offsets)
 	}
-	if end-begin != bytes {
+	if end-begin != uint64(bytes) {
 		return tensor{}, fmt.Errorf("shape %v of %s needs %d bytes, data_offsets %v are %d", e.Shape, e.DType, bytes, e.Offsets, end-begin)
 	}
-	t.begin, t.end = int64(begin), int64(end)
+	t := tensor{dtype: e.DType, shape: make([]int, len(e.Shape)), begin: int64(begin), end: int64(end)}
+	for i, n := range e.Shape {
+		t.shape[i] = int(n)
+	}
 	return t, nil
+}
+
+// byteSize returns the size of the data of a tensor. It returns an error if the
+// dtype is unknown, or the size or a dimension does not fit its type.
+func byteSize(dtype string, shape []uint64) (int64, error) {
+	element, ok := elementSize[dtype]
+	if !ok {
+		return 0, fmt.Errorf("unknown dtype %q", short(dtype))
+	}
+	size := uint64(element)
+	for _, n := range shape {
+		if n > math.MaxInt || n > 0 && size > math.MaxInt64/n {
+			return 0, fmt.Errorf("shape %v is too large", shape)
+		}
+		size *= n
+	}
+	return int64(size), nil
 }
 
 // decode converts little-endian elements to float32: one for each dst.
@@ -186,25 +182,13 @@ func decode(dst []float32, dtype string, src []byte) {
 		}
 	case "BF16":
 		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+			dst[i] = kernel.BFloat16frombits(binary.LittleEndian.Uint16(src[2*i:]))
 		}
 	case "F16":
 		for i := range dst {
-			dst[i] = float16(binary.LittleEndian.Uint16(src[2*i:]))
+			dst[i] = kernel.Float16frombits(binary.LittleEndian.Uint16(src[2*i:]))
 		}
 	}
-}
-
-// float16 widens an IEEE 754 half; that is exact.
-func float16(h uint16) float32 {
-	sign, exp, frac := uint32(h>>15)<<31, uint32(h>>10&31), uint32(h&0x3ff)
-	switch exp {
-	case 0: // zero and subnormals: frac * 2^-24
-		return math.Float32frombits(math.Float32bits(float32(frac)/(1<<24)) | sign)
-	case 31: // infinities and NaNs
-		return math.Float32frombits(sign | 0xff<<23 | frac<<13)
-	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
 }
 
 // short bounds what an error message repeats from a file.

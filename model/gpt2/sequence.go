@@ -3,10 +3,7 @@ package gpt2
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-
-	"colophon/model"
 )
 
 // A sequence implements [model.Sequence]. What the computing goroutine shares
@@ -58,23 +55,16 @@ func (s *sequence) next(ctx context.Context, tokens []int) error {
 // submit puts tokens into the queue.
 func (s *sequence) submit(tokens []int) error {
 	e := s.engine
-	if len(tokens) == 0 {
-		return errors.New("no tokens to compute")
-	}
-	for _, t := range tokens {
-		if t < 0 || t >= e.info.Vocab {
-			return fmt.Errorf("%w: %d, the model has %d", model.ErrToken, t, e.info.Vocab)
-		}
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch have := s.cache.tokens; {
+	switch {
 	case s.closed:
 		return errors.New("sequence is closed")
 	case e.closed:
 		return ErrClosed
-	case len(tokens) > e.info.Context-have:
-		return fmt.Errorf("%w: %d tokens, the model has room for %d", model.ErrContext, have+len(tokens), e.info.Context)
+	}
+	if err := e.info.CheckTokens(s.cache.tokens, tokens); err != nil {
+		return err
 	}
 	s.tokens, s.fed = append(s.tokens[:0], tokens...), 0
 	e.queue = append(e.queue, s)

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
+
+	"colophon/internal/strictjson"
 )
 
 const maxTokenizerFile = 64 << 20
@@ -20,7 +21,8 @@ const maxTokenizerFile = 64 << 20
 //
 // Every text has an encoding and Decode(Encode(text)) == text, byte for byte:
 // bytes that are not UTF-8 count as symbols. Text that spells a special token,
-// such as "<|endoftext|>", is ordinary text.
+// such as "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens: it
+// encodes and decodes nothing.
 type Tokenizer struct {
 	texts  []string         // the bytes of each id
 	bytes  [256]int32       // the id of each single byte
@@ -52,7 +54,7 @@ func parseTokenizer(vocab, merges []byte) (*Tokenizer, error) {
 	}
 	t := &Tokenizer{texts: make([]string, len(ids))}
 	toByte := make(map[rune]byte, 256)
-	for b, r := range alphabet() {
+	for b, r := range ByteAlphabet() {
 		id, ok := ids[string(r)]
 		if !ok {
 			return nil, fmt.Errorf("read vocab.json: no token %q, which stands for the byte %#02x", string(r), b)
@@ -71,39 +73,23 @@ func parseTokenizer(vocab, merges []byte) (*Tokenizer, error) {
 
 // parseVocab reads a JSON object from token to id. The ids must be 0 to n-1.
 func parseVocab(b []byte) (map[string]int32, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil {
-		return nil, err
-	} else if t != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
 	ids := map[string]int32{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		s := key.(string) // the decoder lets nothing else be a key
+	err := strictjson.Object(bytes.NewReader(b), func(s string, value []byte) error {
 		var id int32
-		if err := d.Decode(&id); err != nil {
-			return nil, fmt.Errorf("token %q: %w", short(s), err)
-		}
-		if _, ok := ids[s]; ok {
-			return nil, fmt.Errorf("token %q is there twice", short(s))
+		if err := json.Unmarshal(value, &id); err != nil {
+			return fmt.Errorf("token %q: %w", short(s), err)
 		}
 		if s == "" {
-			return nil, errors.New("a token is empty")
+			return errors.New("a token is empty")
 		}
 		if len(ids) == maxVocab {
-			return nil, fmt.Errorf("more than %d tokens", maxVocab)
+			return fmt.Errorf("more than %d tokens", maxVocab)
 		}
 		ids[s] = id
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON object")
+		return nil
+	})
+	if err != nil {
+		return nil, jsonError("token", err)
 	}
 	taken := make([]string, len(ids))
 	for s, id := range ids {
@@ -150,10 +136,11 @@ func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 	return merges, nil
 }
 
-// alphabet returns the character that stands for each byte in vocab.json and
-// merges.txt: itself where it is printable in Latin-1, else the next one from
-// U+0100 up.
-func alphabet() [256]rune {
+// ByteAlphabet returns the character that stands for each byte in vocab.json and
+// merges.txt (github.com/openai/gpt-2, encoder.py, bytes_to_unicode). A byte that
+// is a printable character of Latin-1 stands for itself; the others get the
+// characters from U+0100 up, in order.
+func ByteAlphabet() [256]rune {
 	var a [256]rune
 	next := rune(256)
 	for b := range a {
@@ -181,16 +168,22 @@ func fromAlphabet(s string, toByte map[rune]byte) string {
 }
 
 // Size returns the number of token ids.
-func (t *Tokenizer) Size() int { return len(t.texts) }
+func (t *Tokenizer) Size() int {
+	if t == nil {
+		return 0
+	}
+	return len(t.texts)
+}
 
 // Encode returns the token ids of text.
 func (t *Tokenizer) Encode(text string) []int {
+	if t == nil {
+		return nil
+	}
 	ids := make([]int, 0, len(text)/3+1)
 	var w word
-	for text != "" {
-		n := firstWord(text)
-		ids = w.encode(ids, t, text[:n])
-		text = text[n:]
+	for s := range Words(text) {
+		ids = w.encode(ids, t, s)
 	}
 	return ids
 }
@@ -200,7 +193,7 @@ func (t *Tokenizer) Encode(text string) []int {
 func (t *Tokenizer) Decode(ids []int) []byte {
 	var b []byte
 	for _, id := range ids {
-		if id >= 0 && id < len(t.texts) {
+		if id >= 0 && id < t.Size() {
 			b = append(b, t.texts[id]...)
 		}
 	}

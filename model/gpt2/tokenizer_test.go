@@ -166,7 +166,7 @@ func TestTokenizerMergesByDefinition(t *testing.T) {
 // byteVocab returns a vocabulary of the 256 bytes and the given tokens.
 func byteVocab(more ...string) string {
 	var b strings.Builder
-	for i, r := range alphabet() {
+	for i, r := range ByteAlphabet() {
 		fmt.Fprintf(&b, "%s%s:%d", []string{"{", ","}[min(i, 1)], asciiJSON(string(r)), i)
 	}
 	for i, s := range more {
@@ -178,9 +178,9 @@ func byteVocab(more ...string) string {
 func TestReadTokenizerRefuses(t *testing.T) {
 	good := byteVocab("ab", "abc", "<|endoftext|>", "中")
 	for _, c := range []struct{ name, vocab, merges, want string }{
-		{"empty vocab", "", "", "vocab.json: EOF"},
+		{"empty vocab", "", "", "vocab.json: unexpected EOF"},
 		{"not an object", "[]", "", "not a JSON object"},
-		{"cut", good[:len(good)-1], "", "vocab.json: EOF"},
+		{"cut", good[:len(good)-1], "", "vocab.json: unexpected EOF"},
 		{"more follows", good + "{}", "", "something follows"},
 		{"no bytes", `{"a":0}`, "", `no token "Ā", which stands for the byte 0x00`},
 		{"one byte less", strings.Replace(good, `"a":`, `"aa":`, 1), "", `no token "a"`},

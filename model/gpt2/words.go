@@ -1,17 +1,32 @@
 package gpt2
 
 import (
+	"iter"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// firstWord returns the length of the first match of GPT-2's pattern in a text
-// that is not empty:
+// Words yields the words of a text, which a tokenizer encodes one by one. Joined
+// together they are the text. They are the matches of GPT-2's pattern
+// (github.com/openai/gpt-2, encoder.py):
 //
 //	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //
-// where \s is Unicode White_Space.
+// where \s is Unicode White_Space. A byte that is not UTF-8 counts as a symbol.
+func Words(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for text := text; text != ""; {
+			n := firstWord(text)
+			if !yield(text[:n]) {
+				return
+			}
+			text = text[n:]
+		}
+	}
+}
+
+// firstWord returns the length of the first word of a text that is not empty.
 func firstWord(s string) int {
 	if s[0] == '\'' {
 		for _, c := range [...]string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"} {

@@ -7,8 +7,8 @@ package kernel
 // cpuid runs CPUID.
 func cpuid(leaf uint32, sub uint32) (eax uint32, ebx uint32, ecx uint32, edx uint32)
 
-// xgetbv reads XCR0, which says what registers the system saves.
+// xgetbv reads XCR0, the registers that the operating system saves.
 func xgetbv() (eax uint32, edx uint32)
 
-// pause lets time pass in a loop that waits for another thread.
+// pause passes some time in a loop that waits for another thread.
 func pause()

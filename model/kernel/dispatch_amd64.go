@@ -2,9 +2,9 @@
 
 package kernel
 
-// accelerated reports whether the assembly is used: it needs AVX2, FMA and
-// F16C, and a system that saves the registers.
-var accelerated = func() bool {
+// useAVX2 reports whether the assembly is used. It needs AVX2, FMA and F16C,
+// and an operating system that saves the registers. Tests switch it off.
+var useAVX2 = func() bool {
 	const (
 		fma, osxsave, avx, f16c = 1 << 12, 1 << 27, 1 << 28, 1 << 29 // leaf 1, ecx
 		avx2                    = 1 << 5                             // leaf 7, ebx
@@ -24,10 +24,10 @@ var accelerated = func() bool {
 	return b&avx2 != 0
 }()
 
-// wide reports whether the assembly with vectors of 16 is used as well: it
-// needs AVX-512 F, BW, VL and VNNI, and a system that saves the registers. It
-// gives the same bits.
-var wide = accelerated && func() bool {
+// useAVX512 reports whether the AVX-512 assembly is used as well, whose names
+// have Wide in them. It needs AVX-512 F, BW, VL and VNNI, and an operating
+// system that saves the registers. It gives the same bits. Tests switch it off.
+var useAVX512 = useAVX2 && func() bool {
 	const (
 		avx512 = 1<<16 | 1<<30 | 1<<31 // leaf 7, ebx: F, BW, VL
 		vnni   = 1 << 11               // leaf 7, ecx
@@ -39,32 +39,33 @@ var wide = accelerated && func() bool {
 	return saved&registers == registers && b&avx512 == avx512 && c&vnni != 0
 }()
 
-// maxTile returns the most rows that are computed in one go.
+// maxTile returns the largest number of rows of a tile.
 func maxTile() int {
-	if wide {
+	if useAVX512 {
 		return 12
 	}
 	return 6
 }
 
-// tile returns how many of some rows to do next: all tiles are about as large.
+// tile returns how many of rows to compute next, at most most, such that all
+// tiles are about equally large.
 func tile(rows, most int) int {
 	tiles := (rows + most - 1) / most
 	return (rows + tiles - 1) / tiles
 }
 
-// A floatTile adds the products of some rows with some panels of a type of
-// weights, which its name in the assembly tells.
+// A floatTile adds the products of rows with panels of float32 or binary16
+// weights. The name of its assembly says how many: <rows>x<panels>.
 type floatTile[W float32 | uint16] func(y *float32, yStride int, x *float32, xStride int, w *W, wStride int, inputs int)
 
-// floatTiles are the tiles for a type of weights.
+// floatTiles are the tiles for one type of weights.
 type floatTiles[W float32 | uint16] struct {
-	one  [6]floatTile[W]  // of 1 panel, by rows less 1
-	four floatTile[W]     // of 1 row and 4 panels
-	wide [12]floatTile[W] // of as many panels as widePanels says, by rows less 1
+	one  [6]floatTile[W]  // 1 panel; index i has i+1 rows
+	four floatTile[W]     // 4 panels, 1 row
+	wide [12]floatTile[W] // AVX-512: widePanels(rows) panels; index i has i+1 rows
 }
 
-// widePanels returns how many panels the wide tiles for some rows have.
+// widePanels returns the number of panels of the AVX-512 tile for rows.
 func widePanels(rows int) int {
 	if rows <= 4 {
 		return 4
@@ -72,7 +73,7 @@ func widePanels(rows int) int {
 	return 2
 }
 
-// The tiles that fuse each product with its addition, and those that do not.
+// The tiles by type of weights; the fused ones fuse products with additions.
 var (
 	singleFusedTiles = floatTiles[float32]{
 		one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
@@ -112,10 +113,11 @@ var (
 	}
 )
 
-// multiplySingle adds the products of rows of x with panels of w, wStride
-// apart, to rows of y.
+// multiplySingle adds the products of rows of x [rows, inputs] with panels of w
+// [panels, inputs, Width] to rows of y [rows, panels*Width]. The strides are
+// elements from one row, or panel, to the next.
 func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int, fused bool) {
-	if !accelerated {
+	if !useAVX2 {
 		portableSingle(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
@@ -126,9 +128,9 @@ func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []floa
 	tiles.multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
-// multiplyHalf is multiplySingle for panels of halves.
+// multiplyHalf is multiplySingle for binary16 weights.
 func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16, wStride, rows, panels, inputs int, fused bool) {
-	if !accelerated {
+	if !useAVX2 {
 		portableHalf(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 		return
 	}
@@ -139,6 +141,7 @@ func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 	tiles.multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
+// multiply splits rows and panels into tiles.
 func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride int, w []W, wStride, rows, panels, inputs int) {
 	if rows == 0 || panels == 0 || inputs == 0 {
 		return
@@ -147,7 +150,7 @@ func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride 
 	for p := 0; p < panels; {
 		n, most, tiles := 1, len(t.one), t.one[:]
 		switch left := panels - p; {
-		case wide && left >= widePanels(rows):
+		case useAVX512 && left >= widePanels(rows):
 			n, most, tiles = widePanels(rows), len(t.wide), t.wide[:]
 		case rows == 1 && left >= 4:
 			n, tiles = 4, []floatTile[W]{t.four}
@@ -161,14 +164,14 @@ func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride 
 	}
 }
 
-// A byteTile adds the products of some rows with a panel of bytes, which its
-// name in the assembly tells; a wideByteTile takes inputs in groups.
+// A byteTile adds the products of quantised rows with an Int8 panel. A
+// wideByteTile, for AVX-512, reads the rows as packed groups.
 type (
 	byteTile     func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 	wideByteTile func(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 )
 
-// The tiles by rows less 1.
+// The tiles; index i has i+1 rows.
 var (
 	byteTiles = [...]byteTile{multiplyBytes1, multiplyBytes2, multiplyBytes3, multiplyBytes4, multiplyBytes5, multiplyBytes6}
 
@@ -177,9 +180,10 @@ var (
 		multiplyBytesWide10, multiplyBytesWide11, multiplyBytesWide12}
 )
 
-// multiplyBytes adds the products of quantised rows with a panel to rows of y.
+// multiplyBytes adds the products of the first rows of in with one Int8 panel
+// to rows of y.
 func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
-	if !accelerated {
+	if !useAVX2 {
 		portableBytes(y, yStride, in, w, rows)
 		return
 	}
@@ -189,9 +193,9 @@ func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	_, _ = y[(rows-1)*yStride+Width-1], w[in.groups*groupBytes-1]
 	for done := 0; done < rows; {
 		at, y := done*in.groups, &y[done*yStride]
-		if wide {
+		if useAVX512 {
 			r := tile(rows-done, len(wideByteTiles))
-			wideByteTiles[r-1](y, yStride, &in.wide[at:][:r*in.groups][0].values[0], in.groups, &w[0], in.groups)
+			wideByteTiles[r-1](y, yStride, &in.packed[at:][:r*in.groups][0].values[0], in.groups, &w[0], in.groups)
 			done += r
 			continue
 		}
@@ -202,19 +206,19 @@ func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// blockErrors does what portableBlockErrors does.
+// blockErrors is portableBlockErrors, in assembly if possible.
 func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
-	if !accelerated {
+	if !useAVX2 {
 		portableBlockErrors(errors, b, factors)
 		return
 	}
 	blockErrorsVector(errors, (*[Group][Width]float32)(b), factors)
 }
 
-// Each of these does as many elements of its vectors as it likes, from the
-// first on, and returns how many.
+// Each of these processes a prefix of its vectors in assembly and returns its
+// length; portable Go does the rest.
 
-func addSome(y, x []float32) int {
+func addPrefix(y, x []float32) int {
 	n := eights(len(y))
 	if n > 0 {
 		addVector(&y[0], &x[:len(y)][0], n)
@@ -222,7 +226,7 @@ func addSome(y, x []float32) int {
 	return 8 * n
 }
 
-func sumSome(sums *[8]float64, x []float32, from float64) int {
+func sumPrefix(sums *[8]float64, x []float32, from float64) int {
 	n := eights(len(x))
 	if n > 0 {
 		sumVector(sums, &x[0], n, from)
@@ -230,7 +234,7 @@ func sumSome(sums *[8]float64, x []float32, from float64) int {
 	return 8 * n
 }
 
-func sumSquaresSome(sums *[8]float64, x []float32, from float64) int {
+func sumSquaresPrefix(sums *[8]float64, x []float32, from float64) int {
 	n := eights(len(x))
 	if n > 0 {
 		sumSquaresVector(sums, &x[0], n, from)
@@ -238,7 +242,7 @@ func sumSquaresSome(sums *[8]float64, x []float32, from float64) int {
 	return 8 * n
 }
 
-func normalizeSome(y, x, gain, bias []float32, mean, scale float32) int {
+func normalizePrefix(y, x, gain, bias []float32, mean, scale float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		normalizeVector(&y[:len(x)][0], &x[0], &gain[:len(x)][0], &bias[:len(x)][0], n, mean, scale)
@@ -246,7 +250,7 @@ func normalizeSome(y, x, gain, bias []float32, mean, scale float32) int {
 	return 8 * n
 }
 
-func mostSome(most *float32, x []float32) int {
+func mostPrefix(most *float32, x []float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		*most = mostVector(&x[0], n)
@@ -254,7 +258,7 @@ func mostSome(most *float32, x []float32) int {
 	return 8 * n
 }
 
-func expSome(sums *[8]float64, x []float32, most float32) int {
+func expPrefix(sums *[8]float64, x []float32, most float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		expVector(sums, &x[0], n, most)
@@ -262,7 +266,7 @@ func expSome(sums *[8]float64, x []float32, most float32) int {
 	return 8 * n
 }
 
-func scaleSome(x []float32, scale float32) int {
+func scalePrefix(x []float32, scale float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		scaleVector(&x[0], n, scale)
@@ -270,7 +274,7 @@ func scaleSome(x []float32, scale float32) int {
 	return 8 * n
 }
 
-func geluSome(x []float32) int {
+func geluPrefix(x []float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		geluVector(&x[0], n)
@@ -278,7 +282,7 @@ func geluSome(x []float32) int {
 	return 8 * n
 }
 
-func narrowSome(half []uint16, x []float32) int {
+func encodeFloat16Prefix(half []uint16, x []float32) int {
 	n := eights(len(x))
 	if n > 0 {
 		narrowVector(&half[:len(x)][0], &x[0], n)
@@ -286,24 +290,24 @@ func narrowSome(half []uint16, x []float32) int {
 	return 8 * n
 }
 
-func (in *Input) quantizeSome(row int) int {
+func (in *Input) quantizePrefix(row int) int {
 	x := in.Row(row)
 	n := len(x) / Group
-	if !accelerated || n == 0 {
+	if !useAVX2 || n == 0 {
 		return 0
 	}
 	at := row * in.groups
-	if wide {
-		quantizeBytesVector(&in.wide[at:][:n][0].values[0], &x[0], n)
+	if useAVX512 {
+		quantizeBytesVector(&in.packed[at:][:n][0].values[0], &x[0], n)
 	} else {
 		quantizeVector(&in.values[at*Group:][:n*Group][0], &in.scales[at:][:n][0], &x[0], n)
 	}
 	return n * Group
 }
 
-// eights returns how many times 8 of n elements the assembly does.
+// eights returns how many vectors of 8 the assembly processes of n elements.
 func eights(n int) int {
-	if !accelerated {
+	if !useAVX2 {
 		return 0
 	}
 	return n / 8

@@ -12,21 +12,21 @@ import (
 	"pgregory.net/rapid"
 )
 
-// portably calls f without the assembly.
-func portably(f func()) {
-	defer func(before bool) { accelerated = before }(accelerated)
-	accelerated = false
+// withoutAssembly calls f with the portable Go versions in use.
+func withoutAssembly(f func()) {
+	defer func(before bool) { useAVX2 = before }(useAVX2)
+	useAVX2 = false
 	f()
 }
 
-// narrowly calls f without AVX-512.
-func narrowly(f func()) {
-	defer func(before bool) { wide = before }(wide)
-	wide = false
+// withoutAVX512 calls f with the AVX2 versions in use.
+func withoutAVX512(f func()) {
+	defer func(before bool) { useAVX512 = before }(useAVX512)
+	useAVX512 = false
 	f()
 }
 
-// any returns numbers of all sizes, with some that are none.
+// anyFloats returns n numbers of all magnitudes, infinities and NaNs included.
 func anyFloats(rnd *rand.Rand, n int) []float32 {
 	x := random(rnd, n)
 	for i := range x {
@@ -42,8 +42,8 @@ func anyFloats(rnd *rand.Rand, n int) []float32 {
 	return x
 }
 
-// sameOrNone is same, but that any NaN is as good as any other.
-func sameOrNone(t *rapid.T, what string, got, want []float32) {
+// sameBitsOrNaN is sameBits, except that all NaNs are equal.
+func sameBitsOrNaN(t *rapid.T, what string, got, want []float32) {
 	for i := range want {
 		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
 			t.Fatalf("%s: element %d of %d is %g, want %g", what, i, len(want), got[i], want[i])
@@ -51,9 +51,9 @@ func sameOrNone(t *rapid.T, what string, got, want []float32) {
 	}
 }
 
-// Assembly and Go give the same bits, except where products are fused.
-func TestAssemblyIsGo(t *testing.T) {
-	if !accelerated {
+// Where products are not fused, assembly and portable Go give the same bits.
+func TestAssemblyGivesTheBitsOfPortableGo(t *testing.T) {
+	if !useAVX2 {
 		t.Skip("this processor lacks AVX2, FMA or F16C")
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -66,8 +66,8 @@ func TestAssemblyIsGo(t *testing.T) {
 		check := func(what string, f func(y []float32)) {
 			got, want := slices.Clone(y), slices.Clone(y)
 			f(got)
-			portably(func() { f(want) })
-			sameOrNone(t, what, got, want)
+			withoutAssembly(func() { f(want) })
+			sameBitsOrNaN(t, what, got, want)
 		}
 		check("Add", func(y []float32) { Add(y, x) })
 		check("Normalize", func(y []float32) {
@@ -85,9 +85,9 @@ func TestAssemblyIsGo(t *testing.T) {
 		m, other, in := NewMatrix(Int8, n, outputs), NewMatrix(Int8, n, outputs), NewInput(Int8, rows, n, n)
 		w := random(rnd, n*outputs)
 		err := m.SetInputs(0, w)
-		portably(func() { err = errors.Join(err, other.SetInputs(0, w)) })
+		withoutAssembly(func() { err = errors.Join(err, other.SetInputs(0, w)) })
 		if err != nil || !slices.Equal(m.bytes, other.bytes) {
-			t.Fatalf("weights are packed differently in assembly and in Go: %v", err)
+			t.Fatalf("assembly and portable Go pack weights differently: %v", err)
 		}
 		copy(in.Floats, anyFloats(rnd, n*rows))
 		y = make([]float32, rows*m.Stride())
@@ -96,13 +96,12 @@ func TestAssemblyIsGo(t *testing.T) {
 			m.Multiply(y, in, rows, 0, m.Panels())
 		}
 		check("Multiply", multiply)
-		narrowly(func() { check("Multiply without AVX-512", multiply) })
+		withoutAVX512(func() { check("Multiply without AVX-512", multiply) })
 	})
 }
 
-// AVX-512 gives the bits of AVX2, fused or not.
-func TestWideIsNarrow(t *testing.T) {
-	if !wide {
+func TestAVX512GivesTheBitsOfAVX2(t *testing.T) {
+	if !useAVX512 {
 		t.Skip("this processor lacks AVX-512 with VNNI")
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -122,8 +121,8 @@ func TestWideIsNarrow(t *testing.T) {
 		check := func(what string, f func(y []float32)) {
 			got, want := slices.Clone(y), slices.Clone(y)
 			f(got)
-			narrowly(func() { f(want) })
-			sameOrNone(t, what, got, want)
+			withoutAVX512(func() { f(want) })
+			sameBitsOrNaN(t, what, got, want)
 		}
 		check("Multiply", func(y []float32) { m.Multiply(y, in, rows, 0, panels) })
 		check("MultiplyAdd", func(y []float32) {
@@ -132,9 +131,8 @@ func TestWideIsNarrow(t *testing.T) {
 	})
 }
 
-// Fusing changes no more than the last bits.
-func TestFusedIsCloseToGo(t *testing.T) {
-	if !accelerated {
+func TestFusedProductsAreCloseToPortableOnes(t *testing.T) {
+	if !useAVX2 {
 		t.Skip("this processor lacks AVX2, FMA or F16C")
 	}
 	const inputs, outputs, rows = 768, 64, 3
@@ -147,9 +145,9 @@ func TestFusedIsCloseToGo(t *testing.T) {
 		copy(in.Floats, random(rnd, len(in.Floats)))
 		got, want := make([]float32, rows*outputs), make([]float32, rows*outputs)
 		m.Multiply(got, in, rows, 0, m.Panels())
-		portably(func() { m.Multiply(want, in, rows, 0, m.Panels()) })
+		withoutAssembly(func() { m.Multiply(want, in, rows, 0, m.Panels()) })
 		for i := range got {
-			// The sums wander to about 28, the square root of inputs.
+			// The sums reach about 28, the square root of inputs.
 			if d := math.Abs(float64(got[i]) - float64(want[i])); !(d < 1e-4) {
 				t.Errorf("%v: %g and %g", f, got[i], want[i])
 			}

@@ -2,13 +2,13 @@
 
 package kernel
 
-// accelerated reports whether the assembly is used.
-const accelerated = false
+// useAVX2 reports whether the assembly is used.
+const useAVX2 = false
 
-// maxTile returns the most rows that are computed in one go.
+// maxTile returns the largest number of rows of a tile.
 func maxTile() int { return 6 }
 
-// pause lets some time pass in a loop that waits for another thread.
+// pause passes some time in a loop that waits for another thread.
 func pause() {
 	for range 50 {
 	}
@@ -30,16 +30,16 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	portableBlockErrors(errors, b, factors)
 }
 
-// Each of these does as many elements of its vectors as it likes, from the
-// first on, and returns how many.
+// Each of these would process a prefix of its vectors in assembly and return
+// its length.
 
-func addSome(y, x []float32) int                                        { return 0 }
-func sumSome(sums *[8]float64, x []float32, from float64) int           { return 0 }
-func sumSquaresSome(sums *[8]float64, x []float32, from float64) int    { return 0 }
-func normalizeSome(y, x, gain, bias []float32, mean, scale float32) int { return 0 }
-func mostSome(most *float32, x []float32) int                           { return 0 }
-func expSome(sums *[8]float64, x []float32, most float32) int           { return 0 }
-func scaleSome(x []float32, scale float32) int                          { return 0 }
-func geluSome(x []float32) int                                          { return 0 }
-func narrowSome(half []uint16, x []float32) int                         { return 0 }
-func (in *Input) quantizeSome(row int) int                              { return 0 }
+func addPrefix(y, x []float32) int                                        { return 0 }
+func sumPrefix(sums *[8]float64, x []float32, from float64) int           { return 0 }
+func sumSquaresPrefix(sums *[8]float64, x []float32, from float64) int    { return 0 }
+func normalizePrefix(y, x, gain, bias []float32, mean, scale float32) int { return 0 }
+func mostPrefix(most *float32, x []float32) int                           { return 0 }
+func expPrefix(sums *[8]float64, x []float32, most float32) int           { return 0 }
+func scalePrefix(x []float32, scale float32) int                          { return 0 }
+func geluPrefix(x []float32) int                                          { return 0 }
+func encodeFloat16Prefix(half []uint16, x []float32) int                  { return 0 }
+func (in *Input) quantizePrefix(row int) int                              { return 0 }

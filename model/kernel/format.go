@@ -2,14 +2,14 @@ package kernel
 
 import "fmt"
 
-// A Format says how the weights of a matrix are kept.
+// A Format says how the weights of a matrix are stored and multiplied.
 type Format uint8
 
-// The formats, from the one that is used unless another is asked for.
+// The formats of weights. The zero value, F16, is the default.
 const (
-	F16  Format = iota // halves; inputs and sums are float32
-	F32                // float32
-	Int8               // 8 bits, with a scale for every 32 inputs of an output; inputs likewise
+	F16  Format = iota // IEEE 754 binary16; inputs and sums are float32
+	F32                // float32 throughout
+	Int8               // int8 with one scale for every Group inputs of an output; inputs are quantised alike
 )
 
 var formats = [...]string{F16: "f16", F32: "f32", Int8: "int8"}
@@ -17,7 +17,7 @@ var formats = [...]string{F16: "f16", F32: "f32", Int8: "int8"}
 // String returns "f16", "f32" or "int8".
 func (f Format) String() string { return formats[f] }
 
-// UnmarshalText sets f to what String would return text for.
+// UnmarshalText accepts what String returns.
 func (f *Format) UnmarshalText(text []byte) error {
 	for i, name := range formats {
 		if name == string(text) {

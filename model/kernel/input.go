@@ -1,44 +1,48 @@
 package kernel
 
-// An Input has rows of inputs of a matrix. Who fills it writes to Floats, where
-// row r starts at r*Stride, and then calls Prepare.
+// An Input holds rows of inputs for [Matrix.Multiply]. Write the values to
+// Floats, where row r begins at r*Stride, and then call Prepare.
 type Input struct {
-	Floats []float32
-	Stride int
+	Floats []float32 // [rows, Stride]
+	Stride int       // elements from one row to the next
 
 	inputs int
-	groups int // of Group inputs
+	groups int // groups of Group inputs in a row
 
-	// In format Int8: the inputs as multiples, at most 127, of a scale, and -128
-	// for what is not a number. With AVX-512 they are in wide.
-	values []int16      // [rows, groups, Group]
-	scales []float32    // [rows, groups]
-	wide   []inputGroup // [rows, groups]
+	// Quantised rows, for format Int8 only. An input is an integer of at most
+	// 127 in size, times the scale of its group; -128 stands for NaN. AVX-512
+	// reads packed; the other versions read values and scales.
+	values []int16       // [rows, groups, Group]
+	scales []float32     // [rows, groups]
+	packed []packedGroup // [rows, groups]
 }
 
-// An inputGroup is a group of inputs as the assembly wants it.
-type inputGroup struct {
+// A packedGroup is a group of quantised inputs in the layout of the AVX-512
+// assembly; gen/multiply.go has the same offsets.
+type packedGroup struct {
 	values [Group]byte // int8
 	scale  float32
 	offset int32 // -128 times the sum of values
 }
 
-// NewInput returns room for rows of some inputs of a matrix with a format.
+// NewInput returns an Input for rows of inputs of a matrix in format f. The
+// stride must be at least inputs.
 func NewInput(f Format, rows, inputs, stride int) *Input {
 	in := &Input{Floats: make([]float32, rows*stride), Stride: stride, inputs: inputs}
 	if f == Int8 {
 		in.groups = (inputs + Group - 1) / Group
 		in.scales = make([]float32, rows*in.groups)
 		in.values = make([]int16, rows*in.groups*Group)
-		in.wide = make([]inputGroup, rows*in.groups)
+		in.packed = make([]packedGroup, rows*in.groups)
 	}
 	return in
 }
 
-// Row returns the inputs of a row.
+// Row returns the inputs of row r.
 func (in *Input) Row(r int) []float32 { return in.Floats[r*in.Stride:][:in.inputs] }
 
-// Prepare makes rows lo up to hi ready to be multiplied.
+// Prepare makes rows lo up to hi ready for Multiply: it quantises them if the
+// format is Int8.
 func (in *Input) Prepare(lo, hi int) {
 	if in.values == nil {
 		return
@@ -48,21 +52,21 @@ func (in *Input) Prepare(lo, hi int) {
 	}
 }
 
-// quantize writes groups of a row as multiples of a scale, the largest of which
-// is 127. The last group is filled up with zeros.
+// quantize writes the groups of a row as integers and scales, such that the
+// largest integer is 127 in size. The last group is padded with zeros.
 func (in *Input) quantize(row int) {
 	x := in.Row(row)
-	for done := in.quantizeSome(row); done < len(x); done += Group {
+	for done := in.quantizePrefix(row); done < len(x); done += Group {
 		var group [Group]float32
 		copy(group[:], x[done:])
 		at := row*in.groups + done/Group
 		values := (*[Group]int16)(in.values[at*Group:])
 		in.scales[at] = quantizeGroup(values, &group)
-		wide := inputGroup{scale: in.scales[at]}
+		packed := packedGroup{scale: in.scales[at]}
 		for i, v := range values {
-			wide.values[i] = byte(v)
-			wide.offset -= 128 * int32(v)
+			packed.values[i] = byte(v)
+			packed.offset -= 128 * int32(v)
 		}
-		in.wide[at] = wide
+		in.packed[at] = packed
 	}
 }

@@ -8,25 +8,25 @@ import (
 	"unsafe"
 )
 
-// Limits are what a machine computes at most, per second.
+// Limits are the peak rates of some threads, for a roofline model.
 type Limits struct {
-	FMAGFLOP float64 // multiplications and additions of float32, in 1e9
-	Int8GOP  float64 // multiplications of int8 and additions of the products, in 1e9
+	FMAGFLOP float64 // float32 operations in fused multiply-adds, 1e9 per second
+	Int8GOP  float64 // int8 multiplications and additions of their products, 1e9 per second
 }
 
-// Measure measures the limits of some threads, at least 1, that work at the
-// same time, with the best instructions of the sets that the kernels use on this
-// machine, for some time each. A machine that is shared with others does not
-// always do the same, and neither is memory always as fast, which [Matrix.Read]
-// is there to find out: measure where and when it matters.
+// Measure runs threads in parallel, at least one, and returns the rates that
+// they reach together. It uses the best instructions among those that the
+// kernels use on this machine, and takes the duration lasts for each rate.
+// Shared machines vary from minute to minute, so measure close to what the
+// limits are compared with. [Matrix.Read] measures memory bandwidth.
 func Measure(threads int, lasts time.Duration) Limits {
 	threads = max(threads, 1)
 	l := newLoops()
 	return Limits{FMAGFLOP: rate(threads, lasts, l.fma), Int8GOP: rate(threads, lasts, l.int8)}
 }
 
-// Read reads the weights of panels lo up to hi, as Multiply does, and nothing
-// else. It returns the number of bytes.
+// Read reads the weights of panels lo up to hi in the order of Multiply, and
+// computes nothing. It returns the number of bytes.
 func (m *Matrix) Read(lo, hi int) int {
 	defer runtime.KeepAlive(m)
 	var weights []byte
@@ -44,24 +44,24 @@ func (m *Matrix) Read(lo, hi int) int {
 	return len(weights)
 }
 
-// loops keep a thread at one thing, for less than a millisecond a call.
+// loops exercise one execution unit each, for less than a millisecond a call.
 type loops struct {
 	fma, int8 func() int // return the number of operations
 }
 
-// rate lets threads call f, over and over for some time, and returns how much
-// they got done together in 1e9 per second.
+// rate runs threads that call f repeatedly for the duration lasts. It returns
+// the sum of f's results in 1e9 per second.
 func rate(threads int, lasts time.Duration, f func() int) float64 {
 	var all sync.WaitGroup
 	var ready, done atomic.Int64
 	start := sync.OnceValue(time.Now)
 	for range threads {
 		all.Go(func() {
-			// It begins when all are there, each on a processor of its own.
+			// Begin when every thread runs, each on a processor of its own.
 			ready.Add(1)
 			for spin := 1; ready.Load() < int64(threads); spin++ {
 				if spin%100_000 == 0 {
-					runtime.Gosched() // there are fewer processors
+					runtime.Gosched() // for machines with fewer processors
 				}
 			}
 			n := 0
@@ -75,7 +75,7 @@ func rate(threads int, lasts time.Duration, f func() int) float64 {
 	return float64(done.Load()) / float64(time.Since(start()).Nanoseconds())
 }
 
-// portableLoops do in plain Go, number by number, what the portable kernels do.
+// portableLoops use the scalar operations of the portable kernels.
 func portableLoops() loops {
 	const rounds = 1 << 14
 	return loops{
@@ -90,7 +90,7 @@ func portableLoops() loops {
 	}
 }
 
-// readPortably touches every cache line, in four at a time.
+// readPortably reads one byte of every cache line, four lines at a time.
 //
 //go:noinline
 func readPortably(p []byte) (sum byte) {
@@ -101,7 +101,7 @@ func readPortably(p []byte) (sum byte) {
 	return sum
 }
 
-// multiplyPortably does 16 operations a round.
+// multiplyPortably does 16 float32 operations a round.
 //
 //go:noinline
 func multiplyPortably(rounds int, x float32) float32 {
@@ -119,7 +119,7 @@ func multiplyPortably(rounds int, x float32) float32 {
 	return a + b + c + d + e + f + g + h
 }
 
-// multiplyInt8Portably does 16 operations a round.
+// multiplyInt8Portably does 16 int8 operations a round.
 //
 //go:noinline
 func multiplyInt8Portably(rounds int, x int8) int32 {

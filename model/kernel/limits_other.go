@@ -4,5 +4,5 @@ package kernel
 
 func newLoops() loops { return portableLoops() }
 
-// readAll reads p, but for the last few bytes.
+// readAll reads p, except for the last few bytes.
 func readAll(p []byte) { readPortably(p) }

@@ -5,7 +5,7 @@ package kernel
 //go:generate go -C gen run . -out ../limits_amd64.s -stubs ../limits_amd64.go -pkg kernel limits
 
 func newLoops() loops {
-	if !accelerated {
+	if !useAVX2 {
 		return portableLoops()
 	}
 	const rounds = 1 << 12
@@ -19,7 +19,7 @@ func newLoops() loops {
 			return 3072 * rounds
 		},
 	}
-	if wide {
+	if useAVX512 {
 		l.fma = func() int {
 			fmaLoopWide(rounds)
 			return 1536 * rounds
@@ -32,9 +32,9 @@ func newLoops() loops {
 	return l
 }
 
-// readAll reads p, but for the last few bytes.
+// readAll reads p, except for the last few bytes.
 func readAll(p []byte) {
-	if !accelerated {
+	if !useAVX2 {
 		readPortably(p)
 	} else if n := len(p) / 512; n > 0 {
 		readLoop(&p[0], n)

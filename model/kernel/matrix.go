@@ -17,30 +17,31 @@ const (
 )
 
 // A Matrix maps vectors of inputs to vectors of outputs: out = in·W + bias.
+// Methods that only read it are safe for concurrent use.
 //
-// The weights are packed in panels of [Width] outputs: panel p holds, for each
-// input k in order, the weights from k to outputs p*Width up to (p+1)*Width.
-// Outputs beyond the last have weight 0. A panel is read from start to end for
-// every tile of rows, and the sums of its outputs run side by side.
+// The weights are packed into panels of [Width] outputs. Panel p holds, for each
+// input k in order, the weights from k to the outputs p*Width up to (p+1)*Width.
+// The last panel is padded with zero weights. A product reads a panel from start
+// to end for every tile of rows and keeps the sums of its outputs in registers.
 //
-// In format Int8 a panel is a sequence of groups of [Group] inputs. A group
-// holds each four of inputs by every output, and then the scales of the
-// outputs, which are the upper halves of float32.
+// In format Int8 a panel is a sequence of groups of [Group] inputs. A group has
+// the weights as [Group/4][Width][4]int8, so that four inputs of an output are
+// adjacent, and then a bfloat16 scale for each output.
 type Matrix struct {
 	format          Format
 	inputs, outputs int
 	bias            []float32
 
-	// One of these has the weights.
-	single []float32
-	half   []uint16
-	bytes  []byte
+	// The weights, in the slice of the format; the others are nil.
+	single []float32 // F32
+	half   []uint16  // F16
+	bytes  []byte    // Int8: groups
 }
 
-// groupBytes is the size of a group of a panel in format Int8.
+// groupBytes is the size of a group in format Int8.
 const groupBytes = Group*Width + 2*Width
 
-// NewMatrix returns a matrix of zeros.
+// NewMatrix returns a matrix whose weights and bias are zero.
 func NewMatrix(f Format, inputs, outputs int) *Matrix {
 	panels := (outputs + Width - 1) / Width
 	m := &Matrix{format: f, inputs: inputs, outputs: outputs, bias: make([]float32, panels*Width)}
@@ -64,23 +65,24 @@ func (m *Matrix) Outputs() int { return m.outputs }
 // Panels returns the number of panels.
 func (m *Matrix) Panels() int { return len(m.bias) / Width }
 
-// Stride returns Panels()*Width, the length of a row of results.
+// Stride returns Panels()*Width, the length of a row of outputs with padding.
 func (m *Matrix) Stride() int { return len(m.bias) }
 
-// Bytes returns the size of the weights.
+// Bytes returns the size of the packed weights in bytes.
 func (m *Matrix) Bytes() int { return 4*len(m.single) + 2*len(m.half) + len(m.bytes) }
 
 func (m *Matrix) groups() int { return (m.inputs + Group - 1) / Group }
 
-// SetBias sets what is added to each output.
+// SetBias sets the bias, one element for each output.
 func (m *Matrix) SetBias(bias []float32) { copy(m.bias[:m.outputs], bias) }
 
-// A block has the weights from some inputs to the outputs of a panel.
+// A block is the weights from Group inputs to the outputs of one panel.
 type block [Group][Width]float32
 
-// SetInputs sets the weights from input k on, a multiple of [Group]: weights
-// has a row of Outputs() for each input, a multiple of Group of them or up to
-// the last. It returns an error for a weight that the format does not have.
+// SetInputs packs weights [inputs, Outputs()], the rows of inputs from k on. k
+// must be a multiple of [Group], and so must the number of rows unless they
+// reach the last input. SetInputs returns an error for a weight that is not
+// finite or exceeds the range of the format.
 func (m *Matrix) SetInputs(k int, weights []float32) error {
 	for ; len(weights) > 0; k += Group {
 		n := min(Group, len(weights)/m.outputs)
@@ -99,10 +101,9 @@ func (m *Matrix) SetInputs(k int, weights []float32) error {
 	return nil
 }
 
-// SetOutputs sets the weights to the outputs from o on, a multiple of [Width]:
-// weights has a row of Inputs() for each output, a multiple of Width of them or
-// up to the last. It returns an error for a weight that the format does not
-// have.
+// SetOutputs packs weights [outputs, Inputs()], the columns of outputs from o
+// on. o must be a multiple of [Width], and so must the number of outputs unless
+// they reach the last one. Errors are those of SetInputs.
 func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	for ; len(weights) > 0; o += Width {
 		have := min(Width, len(weights)/m.inputs)
@@ -123,15 +124,15 @@ func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	return nil
 }
 
-// set packs a block: the weights from n inputs from k on to the outputs of a panel.
+// set packs a block into a panel: the weights of n inputs from k on.
 func (m *Matrix) set(panel, k, n int, b *block) error {
-	const greatest = 65504 // half
+	const maxFloat16 = 65504
 	for _, row := range b[:n] {
 		for _, w := range row {
 			switch abs := math.Float32frombits(math.Float32bits(w) &^ (1 << 31)); {
 			case !(abs <= math.MaxFloat32):
-				return fmt.Errorf("weight %g is not a number to compute with", w)
-			case abs > greatest && m.format == F16:
+				return fmt.Errorf("weight %g is not finite", w)
+			case abs > maxFloat16 && m.format == F16:
 				return fmt.Errorf("weight %g is too large for f16: use f32", w)
 			}
 		}
@@ -143,7 +144,7 @@ func (m *Matrix) set(panel, k, n int, b *block) error {
 		}
 	case F16:
 		for i := range b[:n] {
-			narrowAll(m.half[(panel*m.inputs+k+i)*Width:], b[i][:])
+			encodeFloat16(m.half[(panel*m.inputs+k+i)*Width:], b[i][:])
 		}
 	case Int8:
 		quantizeBlock(m.group(panel, k/Group), b)
@@ -156,9 +157,9 @@ func (m *Matrix) group(panel, group int) []byte {
 	return m.bytes[(panel*m.groups()+group)*groupBytes:][:groupBytes]
 }
 
-// quantizeBlock packs a block as multiples, of at most 127, of a scale for each
-// output. Of the smallest few scales that do, it takes the one with the smallest
-// squared error: that is a tenth to a fifth less than with the very smallest.
+// quantizeBlock packs a block as integers of at most 127 in size, times a scale
+// for each output. Of the few smallest scales that suffice, it takes the one
+// with the smallest squared error: 10 to 20 % less than with the very smallest.
 func quantizeBlock(g []byte, b *block) {
 	const candidates = 5
 	var most, inverse, best [Width]float32
@@ -174,14 +175,14 @@ func quantizeBlock(g []byte, b *block) {
 	for c := range uint16(candidates) {
 		var inv, errors [Width]float32
 		for o, m := range most {
-			if m >= smallest {
-				inv[o] = 1 / fromUpperHalf(upperHalf(m/127.49)+c) // 127.49 rounds to 127
+			if m >= minScaled {
+				inv[o] = 1 / BFloat16frombits(bfloat16Above(m/127.49)+c) // 127.49 rounds to 127
 			}
 		}
 		blockErrors(&errors, b, &inv)
 		for o, e := range errors {
-			scale := upperHalf(most[o]/127.49) + c
-			step := fromUpperHalf(scale)
+			scale := bfloat16Above(most[o]/127.49) + c
+			step := BFloat16frombits(scale)
 			if e = float32(e*step) * step; e < best[o] || c == 0 {
 				best[o], inverse[o], scales[o] = e, inv[o], scale
 			}
@@ -198,10 +199,10 @@ func quantizeBlock(g []byte, b *block) {
 	}
 }
 
-// portableBlockErrors returns for every output the sum of the squares of what
-// rounding its weights, times a factor, to integers loses.
+// portableBlockErrors adds to errors, for every output, the squared error of
+// rounding its weights times a factor to integers.
 func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
-	const round = 3 << 22 // adding it leaves no bits below 1
+	const round = 3 << 22 // adding it rounds to an integer
 	for _, row := range b {
 		for o, w := range row {
 			x := float32(w * factors[o])
@@ -211,12 +212,13 @@ func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float
 	}
 }
 
-// weightScale returns the scale of an output of a panel in a group.
+// weightScale returns the scale of an output in a group.
 func weightScale(group []byte, output int) float32 {
-	return fromUpperHalf(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
+	return BFloat16frombits(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
 }
 
-// Output copies the weights from every input to output o into dst.
+// Output writes the weights of output o, dequantised, to dst: one for each
+// input.
 func (m *Matrix) Output(o int, dst []float32) {
 	dst = dst[:m.inputs]
 	panel, o := o/Width, o%Width
@@ -230,7 +232,7 @@ func (m *Matrix) Output(o int, dst []float32) {
 	case F16:
 		column := m.half[panel*Width*m.inputs+o:]
 		for k := range dst {
-			dst[k] = widen(column[k*Width])
+			dst[k] = Float16frombits(column[k*Width])
 		}
 	case Int8:
 		for k := range dst {
@@ -241,9 +243,10 @@ func (m *Matrix) Output(o int, dst []float32) {
 }
 
 // Multiply computes the outputs of panels lo up to hi for the first rows of in,
-// which has been prepared: a row of y has Stride() elements.
+// which must have been prepared. It writes them to the same columns of y, whose
+// rows are Stride() long.
 func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
-	defer runtime.KeepAlive(m) // and so its weights
+	defer runtime.KeepAlive(m) // keeps the weights mapped
 	stride := len(m.bias)
 	for r := range rows {
 		copy(y[r*stride+lo*Width:r*stride+hi*Width], m.bias[lo*Width:])
@@ -260,8 +263,8 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
 		return
 	}
-	// For more rows than two tiles, a part of some panels at a time stays in the
-	// first-level cache.
+	// For many rows, go through the panels in parts that stay in the first-level
+	// cache for all rows.
 	for p := lo; p < hi; p += partPanels {
 		panels := min(partPanels, hi-p)
 		for k := 0; k < m.inputs; k += partInputs {
@@ -271,12 +274,14 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	}
 }
 
+// The size of a part of panels that stays in the first-level cache.
 const (
 	partInputs = 256
 	partPanels = 2
 )
 
-// multiply adds products with panels whose first weight is at some place.
+// multiply adds products of rows of x with panels to rows of y, fusing where
+// the assembly does. The first weight is at index at.
 func (m *Matrix) multiply(y, x []float32, xStride, at, panels, rows, inputs int) {
 	if m.format == F32 {
 		multiplySingle(y, len(m.bias), x, xStride, m.single[at:], m.inputs*Width, rows, panels, inputs, true)

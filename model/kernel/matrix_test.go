@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
+// random returns n numbers with a standard normal distribution.
 func random(rnd *rand.Rand, n int) []float32 {
 	x := make([]float32, n)
 	for i := range x {
@@ -18,8 +19,8 @@ func random(rnd *rand.Rand, n int) []float32 {
 	return x
 }
 
-// same fails unless two vectors have the same bits.
-func same(t interface{ Fatalf(string, ...any) }, got, want []float32) {
+// sameBits fails unless two vectors have the same bits.
+func sameBits(t interface{ Fatalf(string, ...any) }, got, want []float32) {
 	if len(got) != len(want) {
 		t.Fatalf("%d values, want %d", len(got), len(want))
 	}
@@ -30,11 +31,11 @@ func same(t interface{ Fatalf(string, ...any) }, got, want []float32) {
 	}
 }
 
-// fused returns a*b + c, rounded once.
+// fused returns a*b + c, rounded once, as a fused multiply-add does.
 func fused(a, b, c float32) float32 {
 	product, c64 := float64(a)*float64(b), float64(c) // exact
 	sum := product + c64
-	// What sum lacks decides ties: rounded to odd, they are no ties.
+	// Rounding the float64 sum to odd keeps the second rounding correct.
 	back := sum - product
 	if lost := (product - (sum - back)) + (c64 - back); lost != 0 && math.Float64bits(sum)&1 == 0 {
 		sum = math.Nextafter(sum, math.Inf(int(math.Copysign(1, lost))))
@@ -42,7 +43,7 @@ func fused(a, b, c float32) float32 {
 	return float32(sum)
 }
 
-func TestFused(t *testing.T) {
+func TestFusedRoundsOnce(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(2, 3))
 	pick := func() float32 { return float32(rnd.IntN(1<<24)) * float32(math.Ldexp(1, rnd.IntN(60)-30)) }
 	for range 100000 {
@@ -58,9 +59,10 @@ func TestFused(t *testing.T) {
 	}
 }
 
-// A product is one chain of additions for each output, from its bias on, in the
-// order of the inputs, however many rows and panels are computed together.
-func TestMultiplyIsOneChain(t *testing.T) {
+// Every output is one chain of additions, from its bias on, in the order of the
+// inputs, for any number of rows and panels computed together. Packing by input
+// and by output gives the same matrix.
+func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")
 		inputs := rapid.IntRange(1, 600).Draw(t, "inputs")
@@ -93,11 +95,11 @@ func TestMultiplyIsOneChain(t *testing.T) {
 			}
 			o += n
 		}
-		same(t, byOutput.single, byInput.single)
+		sameBits(t, byOutput.single, byInput.single)
 		if !slices.Equal(byOutput.half, byInput.half) || !slices.Equal(byOutput.bytes, byInput.bytes) {
-			t.Fatalf("the same weights are packed differently")
+			t.Fatalf("SetInputs and SetOutputs pack the same weights differently")
 		}
-		for o := range outputs { // from now on the weights as they are kept
+		for o := range outputs { // from here on, the weights as stored
 			byInput.Output(o, byColumn[o*inputs:][:inputs])
 		}
 
@@ -117,17 +119,17 @@ func TestMultiplyIsOneChain(t *testing.T) {
 			for o := range outputs {
 				want[o] = chain(m, in, r, o, bias[o], byColumn[o*inputs:][:inputs])
 			}
-			same(t, y[r*stride:][:stride], want)
+			sameBits(t, y[r*stride:][:stride], want)
 		}
 	})
 }
 
-// chain computes one output of a row by the definition.
+// chain computes one output of a row, term by term.
 func chain(m *Matrix, in *Input, row, output int, sum float32, weights []float32) float32 {
 	x := in.Row(row)
 	if m.format != Int8 {
 		for k, w := range weights {
-			if accelerated {
+			if useAVX2 {
 				sum = fused(x[k], w, sum)
 			} else {
 				sum += float32(x[k] * w)
@@ -153,8 +155,7 @@ func chain(m *Matrix, in *Input, row, output int, sum float32, weights []float32
 	return sum
 }
 
-// The formats keep weights as exactly as they say.
-func TestFormats(t *testing.T) {
+func TestFormatsKeepWeightsWithinTheirPrecision(t *testing.T) {
 	const inputs, outputs = 200, 40
 	rnd := rand.New(rand.NewPCG(8, 8))
 	w := random(rnd, inputs*outputs)
@@ -176,28 +177,28 @@ func TestFormats(t *testing.T) {
 				switch f {
 				case F16:
 					allowed = max(math.Abs(float64(want))/2048, 0x1p-25)
-				case Int8: // half a step; a step is up to 5/128 more than 1/127 of the largest
+				case Int8: // half a step; a step is at most 1/127 of the largest weight plus 5/128 of that
 					for i := k / Group * Group; i < min(inputs, (k/Group+1)*Group); i++ {
 						allowed = max(allowed, math.Abs(float64(w[i*outputs+o]))/127*(1+5.0/128)/2*(1+1e-6))
 					}
 				}
 				if d := math.Abs(float64(v) - float64(want)); !(d <= allowed) {
-					t.Fatalf("%v: weight %g is kept as %g", f, want, v)
+					t.Fatalf("%v: weight %g is stored as %g, allowed error %g", f, want, v, allowed)
 				}
 			}
 		}
 		var back Format
 		if err := back.UnmarshalText([]byte(f.String())); err != nil || back != f {
-			t.Errorf("%v read back is %v, %v", f, back, err)
+			t.Errorf("UnmarshalText(%q) gives %v, %v", f, back, err)
 		}
 	}
 	var f Format
 	if err := f.UnmarshalText([]byte("f64")); err == nil {
-		t.Error("no error for f64")
+		t.Error("UnmarshalText accepts f64")
 	}
 }
 
-func TestWeightsThatAFormatDoesNotHave(t *testing.T) {
+func TestSetRefusesWeightsOutsideTheFormat(t *testing.T) {
 	inf := float32(math.Inf(-1))
 	for _, c := range []struct {
 		w  float32
@@ -208,17 +209,17 @@ func TestWeightsThatAFormatDoesNotHave(t *testing.T) {
 			w[1] = c.w
 			err := NewMatrix(f, 1, 3).SetInputs(0, w)
 			if again := NewMatrix(f, 3, 1).SetOutputs(0, w); (err == nil) != (again == nil) {
-				t.Errorf("%g in %v: %v, but %v", c.w, f, err, again)
+				t.Errorf("%g as %v: SetInputs gives %v, SetOutputs %v", c.w, f, err, again)
 			}
 			if (err == nil) != slices.Contains(c.ok, f) {
-				t.Errorf("%g in %v: %v", c.w, f, err)
+				t.Errorf("%g as %v: %v", c.w, f, err)
 			}
 		}
 	}
 }
 
-// Panels are multiplied in one chain too, without fusing.
-func TestPanels(t *testing.T) {
+// Products with Panels are chains in the order of the inputs too, never fused.
+func TestPanelsMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")
 		inputs := rapid.IntRange(0, 70).Draw(t, "inputs")
@@ -241,7 +242,7 @@ func TestPanels(t *testing.T) {
 		}
 		if format != F32 {
 			for i := range w {
-				w[i] = widen(narrow(w[i]))
+				w[i] = Float16frombits(Float16bits(w[i]))
 			}
 		}
 		xStride, yStride := inputs+2, panels*Width+3
@@ -255,16 +256,20 @@ func TestPanels(t *testing.T) {
 			}
 		}
 		p.MultiplyAdd(y, yStride, x, xStride, rows, inputs, at, stride, panels)
-		same(t, y, want)
+		sameBits(t, y, want)
 	})
 }
 
+// BenchmarkMultiply multiplies with matrices of the shapes of GPT-2 124M.
 func BenchmarkMultiply(b *testing.B) {
 	for _, f := range []Format{F32, F16, Int8} {
 		for _, s := range []struct {
 			name                  string
 			inputs, outputs, rows int
-		}{{"cached", 768, 64, 1}, {"1", 768, 50257, 1}, {"4", 768, 50257, 4}, {"8", 768, 50257, 8}, {"128", 768, 3072, 128}, {"128down", 3072, 768, 128}} {
+		}{
+			{"cached/rows=1", 768, 64, 1}, {"output/rows=1", 768, 50257, 1}, {"output/rows=4", 768, 50257, 4}, {"output/rows=8", 768, 50257, 8},
+			{"up/rows=128", 768, 3072, 128}, {"down/rows=128", 3072, 768, 128},
+		} {
 			b.Run(f.String()+"/"+s.name, func(b *testing.B) {
 				m := NewMatrix(f, s.inputs, s.outputs)
 				rnd := rand.New(rand.NewPCG(1, 1))

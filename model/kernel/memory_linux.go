@@ -5,10 +5,11 @@ import (
 	"syscall"
 )
 
-// allocate returns n zeros, which owner is about to refer to. Weights, and
-// keys and values, stay for long and are most of a program's memory, so they are
-// kept away from the garbage collector, which would otherwise let as much garbage
-// pile up; and in large pages where there are some, which the processor finds faster.
+// allocate returns n zero bytes that live as long as owner, which must keep the
+// slice. Large blocks come from mmap. The garbage collector does not count
+// them: weights, keys and values are most of a program's memory, and counting
+// them would let as much garbage pile up. Huge pages, where available, save the
+// processor address translation.
 func allocate[T any](owner *T, n int) []byte {
 	const worthwhile = 1 << 16
 	if n < worthwhile {
@@ -18,7 +19,7 @@ func allocate[T any](owner *T, n int) []byte {
 	if err != nil {
 		return make([]byte, n)
 	}
-	_ = syscall.Madvise(b, syscall.MADV_HUGEPAGE) // a wish
+	_ = syscall.Madvise(b, syscall.MADV_HUGEPAGE) // only a hint
 	runtime.AddCleanup(owner, func(b []byte) { _ = syscall.Munmap(b) }, b)
 	return b
 }

@@ -2,5 +2,5 @@
 
 package kernel
 
-// allocate returns n zeros, which owner is about to refer to.
+// allocate returns n zero bytes that live as long as owner.
 func allocate[T any](owner *T, n int) []byte { return make([]byte, n) }

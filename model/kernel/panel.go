@@ -1,6 +1,6 @@
 package kernel
 
-// portableSingle is multiplySingle in Go.
+// portableSingle is multiplySingle in portable Go.
 func portableSingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int) {
 	for p := range panels {
 		for r := range rows {
@@ -9,24 +9,25 @@ func portableSingle(y []float32, yStride int, x []float32, xStride int, w []floa
 	}
 }
 
-// portableHalf is multiplyHalf in Go.
+// portableHalf is multiplyHalf in portable Go. It decodes a block of a panel
+// once for all rows.
 func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16, wStride, rows, panels, inputs int) {
 	const block = 64
-	var wide [block * Width]float32
+	var decoded [block * Width]float32
 	for p := range panels {
 		for k := 0; k < inputs; k += block {
 			n := min(block, inputs-k)
 			for i, h := range w[p*wStride+k*Width:][:n*Width] {
-				wide[i] = widen(h)
+				decoded[i] = Float16frombits(h)
 			}
 			for r := range rows {
-				multiplyAdd((*[Width]float32)(y[r*yStride+p*Width:]), x[r*xStride+k:][:n], wide[:])
+				multiplyAdd((*[Width]float32)(y[r*yStride+p*Width:]), x[r*xStride+k:][:n], decoded[:])
 			}
 		}
 	}
 }
 
-// portableBytes is multiplyBytes in Go.
+// portableBytes is multiplyBytes in portable Go.
 func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	for g := range in.groups {
 		weights := w[g*groupBytes:][:groupBytes]
@@ -51,11 +52,11 @@ func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]: each sum
-// gets its products one after the other, in the order of x.
+// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. Every sum
+// adds its products one by one, in the order of x.
 func multiplyAdd(sums *[Width]float32, x, panel []float32) {
-	// Four sums at a time stay in registers; a block of inputs at a time keeps
-	// that part of the panel in the first-level cache for the other sums.
+	// Four sums fit into registers. Going block by block keeps the block in the
+	// first-level cache for the other three quarters of the sums.
 	const block = 64
 	panel = panel[:len(x)*Width]
 	for len(x) > 0 {
@@ -69,10 +70,10 @@ func multiplyAdd(sums *[Width]float32, x, panel []float32) {
 	}
 }
 
-// quarter does four of the sums, whose weights are the first of panel. The
-// conversions keep the compiler from fusing a product with its addition.
+// quarter computes four of the sums; their weights come first in every row of
+// panel. The conversions keep the compiler from fusing products with additions.
 func quarter(sums *[4]float32, x, panel []float32) {
-	const last = 3*Width + 4 // up to the last weight of four inputs
+	const last = 3*Width + 4 // end of the weights of four inputs
 	s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
 	for len(x) >= 4 && len(panel) >= last {
 		v, w := (*[4]float32)(x), (*[last]float32)(panel)

@@ -5,14 +5,14 @@ import (
 	"unsafe"
 )
 
-// Panels has numbers that come one by one, such as keys and values, laid out as
-// the panels of a matrix are: [Width] numbers for each of some inputs.
+// Panels stores numbers that arrive one by one, such as attention keys and
+// values, in the panel layout of a [Matrix]: [Width] numbers for each input.
 type Panels struct {
-	single []float32
+	single []float32 // one of the two is nil
 	half   []uint16
 }
 
-// NewPanels returns n zeros, kept as halves if the format is not F32.
+// NewPanels returns n zeros: float32 if f is F32, else binary16.
 func NewPanels(f Format, n int) *Panels {
 	p := new(Panels)
 	if f == F32 {
@@ -23,10 +23,10 @@ func NewPanels(f Format, n int) *Panels {
 	return p
 }
 
-// Len returns the number of numbers.
+// Len returns how many numbers p stores.
 func (p *Panels) Len() int { return len(p.single) + len(p.half) }
 
-// Set writes x to places at, at+step, at+2*step and so on.
+// Set writes the elements of x to the indexes at, at+step, at+2*step and so on.
 func (p *Panels) Set(at, step int, x []float32) {
 	defer runtime.KeepAlive(p)
 	if p.single != nil {
@@ -38,7 +38,7 @@ func (p *Panels) Set(at, step int, x []float32) {
 	var half [64]uint16
 	for len(x) > 0 {
 		n := min(len(half), len(x))
-		narrowAll(half[:], x[:n])
+		encodeFloat16(half[:], x[:n])
 		for i, h := range half[:n] {
 			p.half[at+i*step] = h
 		}
@@ -46,9 +46,9 @@ func (p *Panels) Set(at, step int, x []float32) {
 	}
 }
 
-// MultiplyAdd adds the products of rows of x with some panels to rows of y. The
-// first panel starts at a place, the others stride apart, and each has as many
-// inputs as a row of x: y[r, panel, o] += x[r, k] panel[k, o] for k in order.
+// MultiplyAdd adds products of rows of x with panels to rows of y, without
+// fusing: y[r, panel, o] += x[r, k] * panel[k, o], for k in order. The first
+// panel begins at index at, and the panels are stride numbers apart.
 func (p *Panels) MultiplyAdd(y []float32, yStride int, x []float32, xStride, rows, inputs, at, stride, panels int) {
 	defer runtime.KeepAlive(p)
 	if p.single != nil {

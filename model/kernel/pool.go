@@ -7,50 +7,50 @@ import (
 
 // A Pool runs loops on several threads. One goroutine at a time may use it.
 //
-// A loop is over before its threads could be woken up and put to sleep again,
-// so a helper that has nothing to do looks out for the next loop for some
-// microseconds before it sleeps. Run waits for those alone that have begun a
-// range, so a helper that the system does not run at the moment holds up
-// nothing.
+// A loop takes less time than waking a thread, so an idle helper spins for some
+// microseconds before it parks. Run waits only for helpers that have taken a
+// range: a helper that the system has not scheduled delays nothing.
 type Pool struct {
-	spins   int // how long to look out
+	spins   int // polls before a thread parks
 	helpers []helper
 
-	// Which loop runs, in the upper half, and how many of its ranges nobody
-	// has taken. A range is taken by counting it down, after which the fields
-	// below stay as they are until the range is done.
-	_    cacheLine
-	open atomic.Uint64
-	_    cacheLine
-	left atomic.Int64 // ranges that are not done
-	_    cacheLine
+	// state has the number of the current loop in its upper 32 bits and, in its
+	// lower ones, how many ranges are left to take. A thread takes a range by
+	// counting it down. The fields of the loop then stay as they are until that
+	// range is done.
+	_       cacheLine
+	state   atomic.Uint64
+	_       cacheLine
+	pending atomic.Int64 // ranges that are not done
+	_       cacheLine
 
-	ranges, n, chunk int
+	ranges, n, chunk int // the current loop
 	body             func(worker, lo, hi int)
 
-	asleep atomic.Bool   // Run waits for done
-	done   chan struct{} // holds one when left may be 0
+	parked atomic.Bool   // Run waits for done
+	done   chan struct{} // holds one value when pending may be 0
 }
 
 type helper struct {
-	asleep atomic.Bool
-	wake   chan struct{} // holds one when there is a loop, or is closed
+	parked atomic.Bool
+	wake   chan struct{} // holds one value when there is a loop; closed by Close
 	_      cacheLine
 }
 
-// A cacheLine keeps what different threads write to apart.
+// A cacheLine is padding: it keeps fields that different threads write on
+// different cache lines.
 type cacheLine [64]byte
 
-// lookOut is how often to look before going to sleep. A look takes from a
-// hundredth to a tenth of a microsecond.
-const lookOut = 2000
+// spinRounds is how often an idle thread polls before it parks. A poll takes 10
+// to 100 nanoseconds.
+const spinRounds = 2000
 
-// NewPool returns a pool of some threads, at least 1: the one that calls Run
-// and as many helpers as are missing, which live until Close.
+// NewPool returns a pool of at least one thread: the one that calls Run, and
+// helpers for the others. Close ends the helpers.
 func NewPool(threads int) *Pool {
 	p := &Pool{helpers: make([]helper, max(threads, 1)-1), done: make(chan struct{}, 1)}
-	if threads <= runtime.GOMAXPROCS(0) { // or else looking out keeps others from running
-		p.spins = lookOut
+	if threads <= runtime.GOMAXPROCS(0) { // otherwise a spinning thread keeps another from running
+		p.spins = spinRounds
 	}
 	for i := range p.helpers {
 		p.helpers[i].wake = make(chan struct{}, 1)
@@ -59,12 +59,13 @@ func NewPool(threads int) *Pool {
 	return p
 }
 
-// Threads returns the number of threads, which bounds the worker numbers.
+// Threads returns the number of threads. Worker numbers are below it.
 func (p *Pool) Threads() int { return len(p.helpers) + 1 }
 
-// Run calls body with ranges that cover 0 to n-1, chunk long but for the last,
-// and returns when all are done. Calls with different worker numbers run at
-// the same time. Which worker gets a range is not fixed.
+// Run splits 0 to n-1 into ranges of chunk elements, the last one shorter,
+// calls body for each, and returns when all calls have returned. Calls with
+// different worker numbers run in parallel; which worker gets which range is
+// not defined. Run does not allocate.
 func (p *Pool) Run(n, chunk int, body func(worker, lo, hi int)) {
 	if len(p.helpers) == 0 || n <= chunk {
 		if n > 0 {
@@ -74,58 +75,58 @@ func (p *Pool) Run(n, chunk int, body func(worker, lo, hi int)) {
 	}
 	p.ranges = (n + chunk - 1) / chunk
 	p.n, p.chunk, p.body = n, chunk, body
-	p.left.Store(int64(p.ranges))
-	loop := p.open.Load()>>32 + 1
-	p.open.Store(loop<<32 | uint64(p.ranges))
+	p.pending.Store(int64(p.ranges))
+	loop := p.state.Load()>>32 + 1
+	p.state.Store(loop<<32 | uint64(p.ranges))
 	for i := range min(len(p.helpers), p.ranges-1) {
-		if h := &p.helpers[i]; h.asleep.CompareAndSwap(true, false) {
+		if h := &p.helpers[i]; h.parked.CompareAndSwap(true, false) {
 			h.wake <- struct{}{}
 		}
 	}
 	p.work(0)
-	for spins := 0; p.left.Load() > 0; spins++ {
+	for spins := 0; p.pending.Load() > 0; spins++ {
 		if spins < p.spins {
 			pause()
 			continue
 		}
-		p.asleep.Store(true)
-		if p.left.Load() == 0 && p.asleep.CompareAndSwap(true, false) {
+		p.parked.Store(true)
+		if p.pending.Load() == 0 && p.parked.CompareAndSwap(true, false) {
 			break
 		}
 		<-p.done
 	}
 }
 
-// work takes ranges of the loop that runs until none is left.
+// work takes ranges of the current loop until none is left.
 func (p *Pool) work(worker int) {
 	for {
-		open := p.open.Load()
-		if uint32(open) == 0 {
+		state := p.state.Load()
+		if uint32(state) == 0 {
 			return
 		}
-		if !p.open.CompareAndSwap(open, open-1) {
+		if !p.state.CompareAndSwap(state, state-1) {
 			continue
 		}
-		lo := (p.ranges - int(uint32(open))) * p.chunk
+		lo := (p.ranges - int(uint32(state))) * p.chunk
 		p.body(worker, lo, min(lo+p.chunk, p.n))
-		if p.left.Add(-1) == 0 && p.asleep.CompareAndSwap(true, false) {
+		if p.pending.Add(-1) == 0 && p.parked.CompareAndSwap(true, false) {
 			p.done <- struct{}{}
 		}
 	}
 }
 
-// help is what a helper does.
+// help works on every loop until Close: it spins, then parks, between loops.
 func (p *Pool) help(i int) {
 	h := &p.helpers[i]
 	for {
 		p.work(i + 1)
-		for spins := 0; uint32(p.open.Load()) == 0; spins++ {
+		for spins := 0; uint32(p.state.Load()) == 0; spins++ {
 			if spins < p.spins {
 				pause()
 				continue
 			}
-			h.asleep.Store(true)
-			if uint32(p.open.Load()) != 0 && h.asleep.CompareAndSwap(true, false) {
+			h.parked.Store(true)
+			if uint32(p.state.Load()) != 0 && h.parked.CompareAndSwap(true, false) {
 				break
 			}
 			if _, ok := <-h.wake; !ok {
@@ -136,7 +137,7 @@ func (p *Pool) help(i int) {
 	}
 }
 
-// Close ends the helpers. The pool may not be used afterwards.
+// Close ends the helpers. The pool must not be used afterwards.
 func (p *Pool) Close() {
 	for i := range p.helpers {
 		close(p.helpers[i].wake)

@@ -7,11 +7,11 @@ import (
 	"testing"
 )
 
-func TestPoolCoversEveryIndexOnce(t *testing.T) {
+func TestRunCoversEveryIndexOnce(t *testing.T) {
 	for _, threads := range []int{-1, 0, 1, 2, 3, 8} {
 		p := NewPool(threads)
 		if p.Threads() != max(threads, 1) {
-			t.Errorf("%d threads asked for, got %d", threads, p.Threads())
+			t.Errorf("NewPool(%d) has %d threads", threads, p.Threads())
 		}
 		inUse := make([]atomic.Bool, p.Threads())
 		for n := range 40 {
@@ -19,16 +19,16 @@ func TestPoolCoversEveryIndexOnce(t *testing.T) {
 				seen := make([]int, n)
 				p.Run(n, chunk, func(worker, lo, hi int) {
 					if inUse[worker].Swap(true) {
-						t.Errorf("worker %d runs twice at a time", worker)
+						t.Errorf("worker %d runs two ranges at once", worker)
 					}
 					for i := lo; i < hi; i++ {
-						seen[i]++ // a race if two workers get the same
+						seen[i]++ // a data race if two workers get the same index
 					}
 					inUse[worker].Store(false)
 				})
 				for i, times := range seen {
 					if times != 1 {
-						t.Fatalf("%d threads, %d in chunks of %d: index %d came %d times", threads, n, chunk, i, times)
+						t.Fatalf("%d threads, %d elements in chunks of %d: index %d came %d times", threads, n, chunk, i, times)
 					}
 				}
 			}
@@ -37,7 +37,7 @@ func TestPoolCoversEveryIndexOnce(t *testing.T) {
 	}
 }
 
-func TestPoolWaitsForHelpers(t *testing.T) {
+func TestRunWaitsForHelpers(t *testing.T) {
 	p := NewPool(2)
 	defer p.Close()
 	for range 100 {
@@ -46,7 +46,7 @@ func TestPoolWaitsForHelpers(t *testing.T) {
 		var begun, ended atomic.Int64
 		p.Run(2, 1, func(worker, lo, hi int) {
 			if worker == 0 {
-				<-started // so the other range is the helper's
+				<-started // so a helper takes the other range
 				return
 			}
 			begun.Add(1)
@@ -57,18 +57,17 @@ func TestPoolWaitsForHelpers(t *testing.T) {
 			ended.Add(1)
 		})
 		if ended.Load() != begun.Load() {
-			t.Fatal("Run returned before a helper had ended")
+			t.Fatal("Run returned before a helper was done")
 		}
 	}
 }
 
-// Helpers with nothing to do go to sleep, and wake up for the next loop.
-func TestPoolSleeps(t *testing.T) {
+func TestParkedHelpersWakeForTheNextLoop(t *testing.T) {
 	for _, threads := range []int{2, 5} {
 		p := NewPool(threads)
 		for range 20 {
 			for i := range p.helpers {
-				for !p.helpers[i].asleep.Load() {
+				for !p.helpers[i].parked.Load() {
 					runtime.Gosched()
 				}
 			}
@@ -76,14 +75,14 @@ func TestPoolSleeps(t *testing.T) {
 			all.Add(threads)
 			p.Run(threads, 1, func(worker, lo, hi int) {
 				all.Done()
-				all.Wait() // so every thread must come
+				all.Wait() // until every thread has a range
 			})
 		}
 		p.Close()
 	}
 }
 
-func TestPoolDoesNotAllocate(t *testing.T) {
+func TestRunDoesNotAllocate(t *testing.T) {
 	p := NewPool(3)
 	defer p.Close()
 	var sum atomic.Int64

@@ -4,32 +4,32 @@
 
 package kernel
 
-// addVector adds x to y. eights is at least 1 here and below.
+// addVector adds x to y. Here and below, eights is the length in vectors of 8, at least 1.
 //
 //go:noescape
 func addVector(y *float32, x *float32, eights int)
 
-// sumVector adds to sums the differences of x from a point.
+// sumVector adds the differences of x and from to sums, every eighth to the same one.
 //
 //go:noescape
 func sumVector(sums *[8]float64, x *float32, eights int, from float64)
 
-// sumSquaresVector adds to sums the squares of the differences of x from a point.
+// sumSquaresVector adds the squares of the differences of x and from to sums, every eighth to the same one.
 //
 //go:noescape
 func sumSquaresVector(sums *[8]float64, x *float32, eights int, from float64)
 
-// normalizeVector computes y = (x - mean) scale gain + bias.
+// normalizeVector computes y = (x - mean) * scale * gain + bias.
 //
 //go:noescape
 func normalizeVector(y *float32, x *float32, gain *float32, bias *float32, eights int, mean float32, scale float32)
 
-// mostVector returns the largest element, where one that is not a number does not count.
+// mostVector returns the largest element, ignoring NaNs.
 //
 //go:noescape
 func mostVector(x *float32, eights int) float32
 
-// expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same.
+// expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same one.
 //
 //go:noescape
 func expVector(sums *[8]float64, x *float32, eights int, most float32)
@@ -39,27 +39,27 @@ func expVector(sums *[8]float64, x *float32, eights int, most float32)
 //go:noescape
 func scaleVector(x *float32, eights int, scale float32)
 
-// geluVector replaces x by its GELU.
+// geluVector replaces x by GELU(x).
 //
 //go:noescape
 func geluVector(x *float32, eights int)
 
-// quantizeVector writes groups of 32 elements as multiples of a scale, the largest of which is 127.
+// quantizeVector quantises groups of 32 elements, such that the largest integer is 127 in size.
 //
 //go:noescape
 func quantizeVector(q *int16, scales *float32, x *float32, groups int)
 
-// quantizeBytesVector writes groups of 32 elements as multiples of a scale, the largest of which is 127.
+// quantizeBytesVector quantises groups of 32 elements, such that the largest integer is 127 in size.
 //
 //go:noescape
 func quantizeBytesVector(q *byte, x *float32, groups int)
 
-// blockErrorsVector does what blockErrors does.
+// blockErrorsVector adds to errors, for every output, the squared error of rounding its weights times inverse to integers.
 //
 //go:noescape
 func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)
 
-// narrowVector rounds to halves, to nearest even.
+// narrowVector rounds x to binary16, to nearest even.
 //
 //go:noescape
 func narrowVector(half *uint16, x *float32, eights int)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestExp(t *testing.T) {
+func TestExpIsAccurate(t *testing.T) {
 	for x := float32(-86.99); x < 88; x += 0.00371 {
 		got, want := float64(exp(x)), math.Exp(float64(x))
 		if d := math.Abs(got-want) / want; !(d < 2.5e-7) {
@@ -24,7 +24,7 @@ func TestExp(t *testing.T) {
 	}
 }
 
-func TestGELU(t *testing.T) {
+func TestGELUFollowsItsDefinition(t *testing.T) {
 	var x []float32
 	for v := float32(-12); v < 12; v += 0.00193 {
 		x = append(x, v)
@@ -42,11 +42,11 @@ func TestGELU(t *testing.T) {
 	edge := []float32{0, big, -big, 1e13, -1e13}
 	GELU(edge)
 	if edge[0] != 0 || edge[1] != big || edge[3] != 1e13 || math.Abs(float64(edge[2])) > 2 || math.Abs(float64(edge[4])) > 1e-20 {
-		t.Errorf("at the edges: %g", edge)
+		t.Errorf("GELU of 0, ±3e38 and ±1e13: %g", edge)
 	}
 }
 
-func TestSoftmax(t *testing.T) {
+func TestSoftmaxFollowsItsDefinition(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 7))
 	for n := range 300 {
 		x := random(rnd, n)
@@ -64,7 +64,7 @@ func TestSoftmax(t *testing.T) {
 		}
 		Softmax(x)
 		for i := range x {
-			// The difference from the largest is rounded, by up to 1e-5 here.
+			// Rounding the distance from the largest costs up to 1e-5 here.
 			if d := math.Abs(float64(x[i]) - want[i]/total); !(d <= 1e-5*want[i]/total+1e-37) {
 				t.Fatalf("%d of %d: %g, want %g", i, n, x[i], want[i]/total)
 			}
@@ -72,12 +72,12 @@ func TestSoftmax(t *testing.T) {
 	}
 }
 
-func TestNormalize(t *testing.T) {
+func TestNormalizeFollowsItsDefinition(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(9, 9))
 	for n := 1; n < 200; n++ {
 		x, gain, bias := random(rnd, n), random(rnd, n), random(rnd, n)
 		for i := range x {
-			x[i] = 3*x[i] + 40 // far from its mean of 0
+			x[i] = 3*x[i] + 40 // a mean far from 0
 		}
 		const epsilon = 1e-5
 		var mean, variance float64
@@ -96,14 +96,14 @@ func TestNormalize(t *testing.T) {
 			}
 		}
 		Normalize(x, x, gain, bias, epsilon)
-		same(t, x, y)
+		sameBits(t, x, y)
 	}
 }
 
-func TestAdd(t *testing.T) {
+func TestAddIgnoresExtraElements(t *testing.T) {
 	y := []float32{1, 2, 3}
 	Add(y, []float32{10, 20, 30, 40})
-	same(t, y, []float32{11, 22, 33})
+	sameBits(t, y, []float32{11, 22, 33})
 }
 
 func BenchmarkGELU(b *testing.B) {

@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"context"
@@ -9,19 +9,24 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"colophon/test/program"
 )
 
 // startWithin is how long a process may take until it is ready, the database
 // being back meanwhile.
 const startWithin = 90 * time.Second
 
+// endWithin is how long a process may take to end after SIGTERM: its grace period,
+// and some time for a machine that has much to do.
+const endWithin = 30 * time.Second
+
 // member is one API or worker: a process at a time, which is replaced when it
 // has ended, and the networks around it.
 type member struct {
 	name     string // such as "worker-2"
-	word     string // what its first line begins with when it is ready
+	path     string // of the program
 	args     []string
 	env      []string
 	database *Proxy
@@ -32,13 +37,13 @@ type member struct {
 
 	mu      sync.Mutex
 	lives   int
-	running *process
+	running *program.Process
 	stopped bool // by us
 }
 
 // newMember makes the networks and the log of a member.
-func newMember(ctx context.Context, name, word, logs string, args, env []string, socket string) (*member, error) {
-	m := &member{name: name, word: word, args: args, env: env}
+func newMember(ctx context.Context, name, path, logs string, args, env []string, socket string) (*member, error) {
+	m := &member{name: name, path: path, args: args, env: env}
 	var err error
 	if m.database, err = NewProxy(ctx); err != nil {
 		return nil, err
@@ -60,7 +65,7 @@ func (m *member) close() {
 	p := m.running
 	m.mu.Unlock()
 	if p != nil {
-		p.end(syscall.SIGKILL)
+		p.Kill()
 	}
 	for _, proxy := range []*Proxy{m.database, m.clients} {
 		if proxy != nil {
@@ -88,7 +93,7 @@ func (m *member) start(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		m.note("%s ended before it was ready: %v", m.writer(), err)
+		m.note("%s: %v", m.writer(), err)
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s does not start: %w", m.name, err)
 		}
@@ -109,42 +114,40 @@ func (m *member) try(ctx context.Context) error {
 	fmt.Fprintf(m.log, "--- %s\n", writer)
 	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Host: m.database.Addr(), Path: "/colophon"}
 	at.RawQuery = url.Values{"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"}}.Encode()
-	p, err := launch(m.args[0], m.args[1:], append([]string{"DATABASE_URL=" + at.String()}, m.env...), m.log, m.word)
+	p, err := program.Start(m.log, append([]string{"DATABASE_URL=" + at.String()}, m.env...), m.path, m.args...)
 	m.running = p
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	select {
-	case said, ok := <-p.ready:
-		if !ok {
-			<-p.exited
-			return p.err
+	waiting, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	said, err := p.Ready(waiting)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		if m.clients != nil {
-			at, err := url.Parse(said)
-			if err != nil {
-				return err
-			}
-			m.clients.Serve("tcp", at.Host)
-		}
-		return nil
-	case <-time.After(startWithin):
-		p.end(syscall.SIGKILL)
-		return fmt.Errorf("not ready within %v", startWithin)
-	case <-ctx.Done():
-		return ctx.Err()
+		p.Kill()
+		return err
 	}
+	if m.clients != nil {
+		at, err := url.Parse(said)
+		if err != nil {
+			return err
+		}
+		m.clients.Serve("tcp", at.Host)
+	}
+	return nil
 }
 
 // alive returns the process, or nil if it has ended by itself, which none may.
-func (m *member) alive() *process {
+func (m *member) alive() *program.Process {
 	m.mu.Lock()
 	p := m.running
 	m.mu.Unlock()
 	select {
-	case <-p.exited:
-		m.violate(Violation{Lost, "", "no process ends by itself", m.writer() + " running", fmt.Sprint(p.err)})
+	case <-p.Exited():
+		m.violate(Violation{Lost, "", "no process ends by itself", m.writer() + " running", fmt.Sprint(p.Err())})
 		return nil
 	default:
 		return p
@@ -161,19 +164,19 @@ func (m *member) strike(ctx context.Context, b blow, hit func()) error {
 	}
 	switch b.act {
 	case freeze:
-		p.signal(syscall.SIGSTOP)
+		p.Freeze()
 		hit()
 		err := sleep(ctx, b.lasts)
-		p.signal(syscall.SIGCONT)
+		p.Thaw()
 		return err
 	case restart:
-		if !p.end(syscall.SIGTERM) {
+		if !p.Stop(endWithin) {
 			m.violate(Violation{Stuck, "", "a process ends that is asked to", m.writer() + " gone", fmt.Sprintf("running after %v", endWithin)})
-			p.end(syscall.SIGKILL)
+			p.Kill()
 		}
 		hit()
 	default:
-		p.end(syscall.SIGKILL)
+		p.Kill()
 		hit()
 		if err := sleep(ctx, b.lasts); err != nil {
 			return err

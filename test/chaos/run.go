@@ -1,4 +1,4 @@
-package chaos
+package main
 
 import (
 	"context"
@@ -20,9 +20,9 @@ import (
 	"colophon/model"
 )
 
-// Options say what to run, and how hard to treat it. All of them must be set
-// but PGBin and Progress.
-type Options struct {
+// options say what to run, and how hard to treat it. All of them must be set but
+// PGBin and Progress.
+type options struct {
 	Program string       // the program whose commands migrate, api and worker are run
 	Engine  model.Engine // of the same model as the program's, for the undisturbed texts
 	Logs    string       // directory for the logs of all processes
@@ -35,11 +35,11 @@ type Options struct {
 	APIs    int
 	Seed    uint64
 
-	Progress func(Status) // called about every second, by one goroutine
+	Progress func(status) // called about every second, by one goroutine
 }
 
-// Status is how far a run has come.
-type Status struct {
+// status is how far a run has come.
+type status struct {
 	Stage    string // what it is doing
 	Elapsed  time.Duration
 	Jobs     int // to be submitted in all
@@ -65,7 +65,7 @@ const (
 
 // run is a run under way.
 type run struct {
-	Options
+	options
 	dir      string // of the database
 	key      string // master key, in base64
 	begin    time.Time
@@ -83,11 +83,11 @@ type run struct {
 	wrong []Violation // that were met under way
 }
 
-// Run makes one run and reports on it. An error says that there is no result,
-// because the run could not be made or ctx ended; that a promise was broken is
-// in the report.
-func Run(ctx context.Context, o Options) (_ *Report, err error) {
-	r := &run{Options: o, begin: time.Now(), members: map[string]*member{}, stage: "starting"}
+// perform makes one run and reports on it. An error says that there is no result,
+// because the run could not be made or ctx ended. Broken promises are in the
+// report.
+func perform(ctx context.Context, o options) (_ *Report, err error) {
+	r := &run{options: o, begin: time.Now(), members: map[string]*member{}, stage: "starting"}
 	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
 	// Whatever hangs, hangs no longer than this.
 	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+restWithin+time.Minute, errors.New("the run took too long"))
@@ -150,7 +150,7 @@ func (r *run) report(ended <-chan struct{}) {
 		r.mu.Lock()
 		stage := r.stage
 		r.mu.Unlock()
-		r.Progress(Status{
+		r.Progress(status{
 			Stage: stage, Elapsed: time.Since(r.begin), Jobs: r.Jobs, Blows: len(r.planned), Dealt: r.ledger.counts(),
 			Accepted: int(r.count.accepted.Load()), Followed: int(r.count.followed.Load()),
 		})
@@ -191,14 +191,14 @@ func (r *run) start(ctx context.Context) (err error) {
 	}
 	env := []string{"COLOPHON_MASTER_KEY=" + r.key, "COLOPHON_DATA=" + r.dir}
 	for i := range r.APIs {
-		args := []string{r.Program, "api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
-		if err := r.join(ctx, fmt.Sprintf("api-%d", i+1), "ready ", args, env, socket); err != nil {
+		args := []string{"api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
+		if err := r.join(ctx, fmt.Sprintf("api-%d", i+1), args, env, socket); err != nil {
 			return err
 		}
 	}
 	for i := range r.Workers {
-		args := []string{r.Program, "worker", fmt.Sprintf("--slots=%d", slots)}
-		if err := r.join(ctx, fmt.Sprintf("worker-%d", i+1), "working ", args, env, socket); err != nil {
+		args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
+		if err := r.join(ctx, fmt.Sprintf("worker-%d", i+1), args, env, socket); err != nil {
 			return err
 		}
 	}
@@ -231,8 +231,8 @@ func (r *run) migrate(ctx context.Context) error {
 }
 
 // join starts a member.
-func (r *run) join(ctx context.Context, name, word string, args, env []string, socket string) error {
-	m, err := newMember(ctx, name, word, r.Logs, args, env, socket)
+func (r *run) join(ctx context.Context, name string, args, env []string, socket string) error {
+	m, err := newMember(ctx, name, r.Program, r.Logs, args, env, socket)
 	r.members[name] = m
 	if err != nil {
 		return err

@@ -1,14 +1,14 @@
-// Command evidence writes docs/reports/security.md: which test shows which
-// requirement of three public lists.
+// Command evidence writes docs/reports/security.md, which names the tests that show
+// each requirement of three public lists.
 //
-// A test says what it shows in a comment directly above it,
+// A test names the requirements it shows in a comment directly above it,
 //
 //	// security: ASVS 6.2.1, API2:2023
 //
-// as does a step of .ci/run, behind #security: instead. What the requirements are, and
-// why one does not apply or is not met, is in requirements.txt. A requirement
-// that is neither shown nor excused is an error, and so is an id that nobody
-// knows: whoever removes a test has to say what becomes of its rows.
+// and so does a step of .ci/run, with #security: instead. requirements.txt lists the
+// requirements, and the reason where one does not apply or is not met. A requirement
+// without a test or a reason is an error, and so is an unknown id. So a change that
+// removes a test has to say what becomes of its rows.
 package main
 
 import (
@@ -36,8 +36,8 @@ func main() {
 	fmt.Print(text)
 }
 
-// requirements are lines of an id, its level, what it wants in our own words, and
-// the excuse if no test shows it, with bars between them.
+// requirements has a line for each requirement: its id, its level, its content in
+// our own words, and the reason if no test shows it, separated by bars.
 //
 //go:embed requirements.txt
 var requirements string
@@ -47,13 +47,13 @@ type requirement struct {
 	shown                    []evidence
 }
 
-// evidence is a test or a step that shows something.
+// evidence is a test or a step that shows requirements.
 type evidence struct {
 	name, file string
 	ids        []string
 }
 
-// The excuses. Only with the first may there be tests as well.
+// The kinds of reasons. Only requirements with the first may also have tests.
 const (
 	otherwise = "otherwise: "
 	notMet    = "not met: "
@@ -85,14 +85,14 @@ func read(text string) ([]*requirement, error) {
 		}
 		fields := strings.SplitN(lines.Text(), "|", 4)
 		if len(fields) != 4 {
-			return nil, fmt.Errorf("requirements.txt: %q has not four fields", lines.Text())
+			return nil, fmt.Errorf("requirements.txt: %q does not have four fields", lines.Text())
 		}
 		for i, f := range fields {
 			fields[i] = strings.TrimSpace(f)
 		}
 		r := &requirement{id: fields[0], level: fields[1], wants: fields[2], excuse: fields[3]}
 		if known[r.id] {
-			return nil, fmt.Errorf("requirements.txt: %s is there twice", r.id)
+			return nil, fmt.Errorf("requirements.txt: %s appears twice", r.id)
 		}
 		known[r.id] = true
 		if r.excuse != "" && !strings.HasPrefix(r.excuse, otherwise) && !strings.HasPrefix(r.excuse, notMet) && !strings.HasPrefix(r.excuse, notHere) {
@@ -122,7 +122,7 @@ func match(all []*requirement, shown []evidence) error {
 	for _, r := range all {
 		switch {
 		case r.excuse == "" && len(r.shown) == 0:
-			errs = append(errs, fmt.Errorf("requirements.txt: no test shows %s (%s), and nothing says why", r.id, r.wants))
+			errs = append(errs, fmt.Errorf("requirements.txt: no test shows %s (%s), and no reason is given", r.id, r.wants))
 		case strings.HasPrefix(r.excuse, notHere) && len(r.shown) > 0:
 			errs = append(errs, fmt.Errorf("requirements.txt: %s does not apply, and %s shows it", r.id, r.shown[0].name))
 		}
@@ -169,7 +169,7 @@ func named(found []evidence, file string) []evidence {
 	return found
 }
 
-// tagged is how a line of a comment begins that says what a test shows.
+// tagged is the prefix of a comment line that names the requirements of a test.
 const tagged = "// security:"
 
 // inTests finds tags above functions that take a *testing.T or the like.

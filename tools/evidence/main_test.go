@@ -63,7 +63,7 @@ func TestAllOfLevel1IsThere(t *testing.T) {
 	}
 }
 
-func TestWhatIsMissingIsFound(t *testing.T) {
+func TestMissingEvidenceIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {
 		t.Helper()

@@ -5,19 +5,19 @@ import (
 	"strings"
 )
 
-const head = `# What shows that the service is closed by default
+const head = `# Evidence of security
 
-Written by ` + "`go run ./tools/evidence`" + ` from comments above the tests; a test fails when this page is not what they say.
-The requirements are those of the OWASP Application Security Verification Standard 5.0.0 (all 70 of level 1, and of
-the higher levels what fits a service of this kind), the OWASP API Security Top 10 of 2023 and the OWASP Top 10 for LLM
-Applications of 2025. They are named by their ids and said in our own words: what counts is the standard's text. What is
-not met, or not wholly, says so, and may have tests of what is. A requirement of a higher level that is not here
-is about something that is not here, or nobody has looked whether it is met. A test shows that something held in the
-cases that it tries, and no more than that.
+` + "`go run ./tools/evidence`" + ` writes this page from comments above the tests, and a test fails when the two disagree. The
+requirements are those of the OWASP Application Security Verification Standard 5.0.0 (all 70 of level 1, and those of
+the higher levels that fit a service of this kind), the OWASP API Security Top 10 of 2023 and the OWASP Top 10 for LLM
+Applications of 2025. Ids name them, and the short texts are our own words: the standard's text counts. A requirement
+that is not met, or only in part, says so, and may have tests of the met part. A higher-level requirement that is
+missing here does not apply or has not been examined. A test shows that a property held in the cases it tries, and no
+more than that.
 
 `
 
-// lists are the headings of the report, by what the ids of their rows begin with.
+// lists are the headings of the report, by the prefixes and suffixes of their ids.
 var lists = []struct{ prefix, suffix, title string }{
 	{"ASVS ", "", "OWASP ASVS 5.0.0"},
 	{"API", ":2023", "OWASP API Security Top 10, 2023"},
@@ -40,7 +40,7 @@ func render(all []*requirement, tests int) string {
 			byTests++
 		}
 	}
-	fmt.Fprintf(&b, "%d requirements are shown by %d tests and steps, %d otherwise; %d are not met, or not wholly; %d are about things that are not here.\n",
+	fmt.Fprintf(&b, "%d requirements are shown by %d tests and steps, %d otherwise; %d are not met, or only in part; %d do not apply.\n",
 		byTests, tests, elsewhere, unmet, absent)
 	for _, list := range lists {
 		fmt.Fprintf(&b, "\n## %s\n\n| | level | in short | shown by |\n|---|---|---|---|\n", list.title)
@@ -66,7 +66,7 @@ func render(all []*requirement, tests int) string {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", id, r.level, r.wants, strings.Join(by, ", "))
 		}
 		if rest.Len() > 0 {
-			fmt.Fprintf(&b, "\nWhat does not apply:\n\n| | level | in short | because |\n|---|---|---|---|\n%s", rest.String())
+			fmt.Fprintf(&b, "\nRequirements that do not apply:\n\n| | level | in short | because |\n|---|---|---|---|\n%s", rest.String())
 		}
 	}
 	return b.String()

@@ -1,4 +1,4 @@
-// The dialog in which somebody signs in or creates an account.
+// The dialog in which users sign in or create an account.
 
 import { complain, find, hold, isReady, ready } from "./dom.js";
 
@@ -22,8 +22,8 @@ export class Account {
     find("account-close").addEventListener("click", () => this.#dialog.close());
   }
 
-  // ask resolves to whether somebody is signed in when the dialog closes. A
-  // problem says why it opened.
+  // ask resolves to whether the user is signed in when the dialog closes. The
+  // given problem says why it opened.
   ask(problem = null) {
     this.#complain(problem);
     this.#dialog.showModal();

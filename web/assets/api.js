@@ -16,7 +16,7 @@ export class Client {
   #renewal = null; // the renewal under way: a refresh token may be used only once
   #onSignedOut;
 
-  username = ""; // "" when nobody is signed in
+  username = ""; // "" when no user is signed in
 
   // onSignedOut is called when the service no longer accepts the session.
   constructor(base, onSignedOut = () => {}) {
@@ -33,15 +33,15 @@ export class Client {
     this.username = username;
   }
 
-  // signOut forgets the tokens at once, and asks the service to end the session: if
-  // that cannot be reached, they are forgotten all the same.
+  // signOut drops the tokens at once and asks the service to end the session. It
+  // drops them even when the service cannot be reached.
   async signOut() {
     const token = this.#refreshToken;
     this.#forget();
     if (token) await this.#send("/revoke", { method: "POST", body: new URLSearchParams({ token }), keepalive: true }).catch(() => {});
   }
 
-  // submit returns the new job and the path it is found at.
+  // submit returns the new job and its path.
   async submit(request) {
     const response = await this.#signed("/jobs", { method: "POST", json: request });
     const job = await response.json();
@@ -70,7 +70,7 @@ export class Client {
     return { items: await response.json(), older: next && this.#local(next) };
   }
 
-  // signed sends a request in the name of the account, renewing an access token that has run out.
+  // signed sends a request as the account and renews an expired access token first.
   async #signed(path, options = {}) {
     const used = this.#accessToken;
     const send = () =>
@@ -93,7 +93,7 @@ export class Client {
     this.#renewal ??= this.#token({ grant_type: "refresh_token", refresh_token: spent })
       .then(
         (answer) => {
-          if (this.#refreshToken === spent) this.#keep(answer); // nobody signed out meanwhile
+          if (this.#refreshToken === spent) this.#keep(answer); // still signed in
         },
         (err) => {
           if (err.temporary) throw err;
@@ -139,8 +139,8 @@ export class Client {
     return response;
   }
 
-  // local turns a reference in an answer into a path of this service: the
-  // access token is sent to no other.
+  // local turns a reference in an answer into a path of this service, because the
+  // access token must not reach another host.
   #local(reference) {
     const base = new URL(this.#base);
     const url = new URL(reference, base);

@@ -1,6 +1,6 @@
-// What a job's events say about how its text was made: no page, no network.
+// The fold of a job's events into the record of its text: no page, no network.
 
-// blank is the record of a job of which no event is known.
+// blank is the record of a job without a known event.
 export const blank = { state: "queued", attempts: 0, tokens: 0, events: [] };
 
 // fold returns the record after one more event.
@@ -28,16 +28,16 @@ export function fold(record, event) {
   }
 }
 
-// ended tells whether a record is that of a job to which nothing more happens.
+// ended reports whether the record's job has had its final event.
 export const ended = ({ state }) => state !== "queued" && state !== "running";
 
-// request returns what to ask for to get the text of a record once more.
+// request returns the request that generates the text of a record again.
 export function request({ prompt, promptTokens, params }) {
   const { max_tokens, temperature, top_k, top_p, seed } = params;
   return { prompt, max_length: promptTokens + max_tokens, temperature, top_k, top_p, seed };
 }
 
-// sentence says by what, how fast and when the text of an ended job was made.
+// sentence names the model, the speed and the time of an ended job's text.
 export function sentence(record) {
   const took = duration(record);
   const date = new Date(record.finishedAt).toLocaleString(undefined, { dateStyle: "long", timeStyle: "short" });
@@ -76,10 +76,10 @@ export function lines(id, record) {
   ].filter(([, value]) => known(value)).map(([term, value]) => [term, String(value)]);
 }
 
-// since says how long after the job was accepted something happened.
+// since returns the time between the job's acceptance and an event.
 export const since = (record, at) => `+${((Date.parse(at) - Date.parse(record.acceptedAt)) / 1000).toFixed(2)} s`;
 
-// count is a number of things, in words that agree with it.
+// count returns a number with its noun, singular or plural.
 export const count = (n, thing) => `${n} ${n === 1 ? thing : `${thing}s`}`;
 
 const known = (value) => value !== undefined && value !== null && value !== "";

@@ -1,4 +1,4 @@
-// The form in which a text begins.
+// The form in which users enter a prompt.
 
 import { complain, find, hold, isReady, ready, show } from "./dom.js";
 
@@ -12,8 +12,8 @@ export class Composer {
   #notice = find("composer-notice");
   #settings = ["max_length", "temperature", "top_k", "top_p", "seed"].map(find);
 
-  // write is called with a request when the form is sent, cancel when the text
-  // being written is no longer wanted.
+  // write is called with a request when the form is sent, cancel when the user
+  // cancels the running text.
   constructor(write, cancel) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -42,13 +42,13 @@ export class Composer {
     this.#begin(request.prompt);
   }
 
-  // clear forgets what was being written.
+  // clear empties the form.
   clear() {
     this.#form.reset();
     this.#measure();
   }
 
-  // busy says that a text is being written; it can be cancelled when cancellable.
+  // busy marks a text as running; users can cancel it when cancellable is true.
   busy(yes, cancellable = false) {
     ready(this.#generate, !yes);
     ready(this.#cancel);

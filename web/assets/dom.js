@@ -1,4 +1,4 @@
-// Small help with the document. Text goes in as text: nothing here, or on this
+// Helpers for the document. Text goes in as text: nothing here, or on this
 // page, turns a string into markup.
 
 // find returns the element with that id.
@@ -14,13 +14,13 @@ export function make(name, properties = {}, ...children) {
 // show makes an element visible or not.
 export const show = (element, visible = true) => (element.hidden = !visible);
 
-// ready says whether a button does anything. A button that is not ready keeps
+// ready sets whether a button acts. A button that is not ready keeps
 // the keyboard's focus, which a disabled one loses.
 export const ready = (button, yes = true) => (yes ? button.removeAttribute("aria-disabled") : button.setAttribute("aria-disabled", "true"));
 export const isReady = (button) => button.getAttribute("aria-disabled") !== "true";
 
-// complain shows a problem in a place made for it (role="alert"), and marks the
-// fields it is about. It returns the problem's wait in seconds.
+// complain shows a problem in an element with role="alert" and marks the fields
+// at fault. It returns the problem's wait in seconds.
 export function complain(place, problem, fields = {}) {
   for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
   if (!problem) {
@@ -36,7 +36,7 @@ export function complain(place, problem, fields = {}) {
     const label = fields[field]?.labels?.[0]?.textContent ?? field;
     return make("li", {}, label ? `${label}: ${message}` : message);
   });
-  const repeated = problem.errors.some(({ message }) => problem.detail.includes(message)); // the list below says it, and of what
+  const repeated = problem.errors.some(({ message }) => problem.detail.includes(message)); // the list below repeats it with its field
   const detail = problem.detail && !repeated ? ` ${sentence(problem.detail)}` : "";
   const wait = problem.retryAfter > 0 && !/again/i.test(detail) ? ` Try again in ${problem.retryAfter} s.` : "";
   place.replaceChildren(make("strong", {}, problem.title), make("span", {}, detail + wait));
@@ -47,7 +47,7 @@ export function complain(place, problem, fields = {}) {
 // sentence gives a text the capital and the full stop of a sentence.
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
-// hold keeps a button from being used for some seconds and counts them on it.
+// hold disables a button for some seconds and shows the remaining ones on it.
 export function hold(button, seconds) {
   if (seconds <= 0) return;
   const label = button.textContent;

@@ -1,4 +1,4 @@
-// Follows a job to its end over connections that may not last as long.
+// Follows a job to its end, over as many connections as it takes.
 
 import { Problem } from "./problem.js";
 import { read } from "./sse.js";
@@ -12,8 +12,8 @@ const longest = 10_000;
 // not even a heartbeat, for that many milliseconds) is opened again from the
 // last version seen; onCut(milliseconds until then) tells of it.
 //
-// It throws what open throws when trying again cannot help, and the signal's
-// reason when it is aborted.
+// It throws the errors of open that a retry cannot fix, and the signal's reason
+// when it is aborted.
 export async function* follow(open, { signal, after = 0, silence = 30_000, onCut = () => {}, pause = sleep }) {
   let version = after;
   let failures = 0; // in a row
@@ -50,7 +50,7 @@ export async function* follow(open, { signal, after = 0, silence = 30_000, onCut
   }
 }
 
-// isFinal tells whether no event can come after this one.
+// isFinal reports whether this is the last event of its job.
 export function isFinal({ type, final }) {
   return type === "job.completed" || type === "job.cancelled" || (type === "job.failed" && final !== false);
 }

@@ -26,7 +26,7 @@ export class History {
     show(find("older"), false);
   }
 
-  // refresh loads what is new, or the first page when nothing is loaded.
+  // refresh loads the new texts, or the first page when none is loaded.
   async refresh() {
     const username = this.#client.username;
     await this.#load("/history", (items, older) => {

@@ -1,4 +1,4 @@
-// The page: what happens when, and in whose hands.
+// The page: wires the form, the sheet, the history and the account together.
 
 import { Account } from "./account.js";
 import { Client } from "./api.js";
@@ -28,7 +28,7 @@ find("sign").addEventListener("click", () => {
 });
 show(find("sign"));
 
-// enter shows what belongs to the account that has signed in, if one has.
+// enter shows the account's name and texts after a sign-in.
 function enter(signedIn) {
   if (!signedIn) return;
   find("who").textContent = client.username;
@@ -37,7 +37,7 @@ function enter(signedIn) {
   history.refresh();
 }
 
-// leave takes what belongs to the account off the page.
+// leave removes the account's data from the page.
 function leave() {
   current?.following.abort();
   current = null;
@@ -84,8 +84,8 @@ function reopen(id) {
 }
 
 // present puts a job on the sheet and follows it to its end, unless another one
-// takes its place; it resolves to whether the end was reached. A job that is no
-// longer looked at goes on all the same: the history will have it.
+// takes its place; it resolves to whether the end was reached. A job that
+// is no longer shown continues, and its text appears in the history.
 async function present(path, job) {
   current?.following.abort();
   const mine = { path, following: new AbortController() };

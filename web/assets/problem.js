@@ -1,5 +1,5 @@
-// What went wrong, in the words of the service (RFC 9457 problem details) or,
-// where it has none, in ours.
+// A failure, in the words of the service (RFC 9457 problem details), or in the
+// page's own words where the service gave none.
 
 // A title that is only the name of the status says little to most people.
 const plain = {
@@ -29,18 +29,18 @@ export class Problem extends Error {
     this.retryAfter = retryAfter; // seconds; 0 when the service did not say
   }
 
-  // temporary problems may be gone when the same request is sent again.
+  // temporary reports whether a retry of the same request may succeed.
   get temporary() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 
-  // from reads the answer to a request that was refused.
+  // from reads the problem from a refused request's answer.
   static async from(response) {
     let body = {};
     try {
       body = (await response.json()) ?? {};
     } catch {
-      // Something between us and the service answered, in its own format.
+      // A proxy answered, in its own format.
     }
     return new Problem({
       status: response.status,

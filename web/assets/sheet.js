@@ -10,12 +10,12 @@ export class Sheet {
   #status = find("status");
   #continuation = find("continuation");
 
-  // again is called with the request that gives the text on the sheet once more.
+  // again is called with the request that generates the sheet's text again.
   constructor(again) {
     find("again").addEventListener("click", () => again(request(this.#record)));
   }
 
-  // begin clears the sheet for a job of which no event is known yet.
+  // begin clears the sheet for a new job.
   begin(job) {
     this.#job = job;
     this.#record = blank;
@@ -39,7 +39,7 @@ export class Sheet {
     find("colophon-events").replaceChildren();
   }
 
-  // apply adds what an event says.
+  // apply adds an event to the sheet.
   apply(event) {
     this.#record = fold(this.#record, event);
     // One span for each: a screen reader announces what was added, not the whole text again.
@@ -53,7 +53,7 @@ export class Sheet {
     this.#say(`The connection was lost, trying again${wait < 1500 ? "" : ` in ${Math.round(wait / 1000)} s`}`, "interrupted");
   }
 
-  // complain says why the job cannot be followed.
+  // complain shows why the job cannot be followed.
   complain(problem) {
     show(this.#root);
     complain(find("sheet-notice"), problem);
@@ -93,7 +93,7 @@ export class Sheet {
   }
 }
 
-// fact is the part of an event that is worth a few words.
+// fact returns the part of an event that the list shows.
 function fact({ type, tokens, attempt, finish_reason, reason }) {
   switch (type) {
     case "job.started":

@@ -45,7 +45,7 @@ export class Parser {
       case "data":
         this.#data = this.#data === null ? value : this.#data + "\n" + value;
         break;
-      default: // a comment (empty field name), or a field we have no use for
+      default: // a comment (empty field name) or an unused field
     }
     return null;
   }

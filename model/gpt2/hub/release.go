@@ -51,7 +51,7 @@ func Releases() []Release {
 		Name:     "gpt2",
 		Repo:     "openai-community/gpt2",
 		Revision: "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-		Config:   gpt2.Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256},
+		Config:   gpt2.Published(),
 		Files: []File{
 			{Name: configFile},
 			{"vocab.json", 1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"},

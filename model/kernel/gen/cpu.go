@@ -5,8 +5,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// cpu writes what tells which instructions there are, and the one that tells
-// the processor that a loop waits.
+// cpu writes the functions that detect instruction sets, and the one that tells
+// the processor that a loop spins.
 func cpu() {
 	TEXT("cpuid", NOSPLIT, "func(leaf, sub uint32) (eax, ebx, ecx, edx uint32)")
 	Doc("cpuid runs CPUID.")
@@ -20,7 +20,7 @@ func cpu() {
 	RET()
 
 	TEXT("xgetbv", NOSPLIT, "func() (eax, edx uint32)")
-	Doc("xgetbv reads XCR0, which says what registers the system saves.")
+	Doc("xgetbv reads XCR0, the registers that the operating system saves.")
 	XORL(ECX, ECX)
 	XGETBV()
 	Store(EAX, Return("eax"))
@@ -28,7 +28,7 @@ func cpu() {
 	RET()
 
 	TEXT("pause", NOSPLIT, "func()")
-	Doc("pause lets time pass in a loop that waits for another thread.")
+	Doc("pause passes some time in a loop that waits for another thread.")
 	PAUSE()
 	RET()
 }

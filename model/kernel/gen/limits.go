@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// limits writes what the limits of a machine are measured with: loops that do
-// nothing but read, or multiply and add. Nobody wants their results.
+// limits writes the loops that measure peak rates. They only read, or only
+// multiply and add; their results are discarded.
 func limits() {
 	readLoop()
 	fmaLoop(avx2)
@@ -19,21 +19,22 @@ func limits() {
 	int8LoopWide()
 }
 
-// chains is the number of sums under way at a time: two units, up to five
-// cycles until a sum can be added to again, and some to spare.
+// chains is the number of independent sums: enough for two execution units with
+// a latency of up to five cycles, and two more.
 const chains = 12
 
+// zeros returns n vectors of zeros.
 func (s set) zeros(n int) []VecVirtual {
 	v := make([]VecVirtual, n)
 	for i := range v {
 		v[i] = s.register()
-		low := v[i].AsX() // clears the rest as well
+		low := v[i].AsX() // clears the upper bits too
 		VPXOR(low, low, low)
 	}
 	return v
 }
 
-// readLoop reads and prefetches as the products do.
+// readLoop reads and prefetches in the pattern of the products.
 func readLoop() {
 	const size = 512
 	function("readLoop", "func(p *byte, rounds int)", "readLoop reads 512 bytes a round.")
@@ -51,14 +52,14 @@ func readLoop() {
 	ret()
 }
 
-// fmaLoop has 4*chains fused multiply-adds a round, each of them two operations
-// with every element.
+// fmaLoop has 4*chains fused multiply-adds a round, each two operations for
+// every element.
 func fmaLoop(s set) {
 	TEXT("fmaLoop"+s.name, NOSPLIT, "func(rounds int)")
 	Doc(fmt.Sprintf("fmaLoop%s does %d operations of float32 a round.", s.name, 4*chains*2*s.lanes))
 	n := param("rounds")
 	sums := s.zeros(chains)
-	half := s.register() // each sum is halved and gets a half, and so stays below 1
+	half := s.register() // sum = sum/2 + 1/2 stays below 1
 	bits := GP32()
 	MOVL(U32(math.Float32bits(0.5)), bits)
 	low := half.AsX()
@@ -74,8 +75,8 @@ func fmaLoop(s set) {
 	ret()
 }
 
-// int8Loop has 4*chains times the fewest AVX2 instructions that add products
-// of 32 pairs of int8 to sums wide enough for many: 64 operations.
+// int8Loop has, 4*chains times a round, the fewest AVX2 instructions that add
+// the products of 32 pairs of int8 to int32 sums: 64 operations.
 func int8Loop() {
 	TEXT("int8Loop", NOSPLIT, "func(rounds int)")
 	Doc("int8Loop does 3072 operations of int8 a round.")
@@ -98,8 +99,8 @@ func int8Loop() {
 	ret()
 }
 
-// int8LoopWide has 4*chains instructions that add 4 products of int8 to each of
-// 16 sums: 128 operations.
+// int8LoopWide has 4*chains instructions a round, each of which adds 4 products
+// of int8 to 16 sums: 128 operations.
 func int8LoopWide() {
 	TEXT("int8LoopWide", NOSPLIT, "func(rounds int)")
 	Doc("int8LoopWide does 6144 operations of int8 a round.")

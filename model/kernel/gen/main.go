@@ -1,7 +1,7 @@
-// Command gen writes the assembly of package kernel. It is a module of its own
-// so that the tools it needs are not among what the product depends on. The
-// go:generate lines of package kernel run it. That what it writes is what is
-// committed is checked by
+// Command gen writes the assembly of package kernel with avo. The go:generate
+// lines of package kernel run it. It is a module of its own, so that avo is not
+// a dependency of the product. This checks that the committed files are
+// current:
 //
 //	go generate ./model/kernel && git diff --exit-code -- model/kernel
 package main

@@ -8,12 +8,12 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// width is the number of outputs in a panel.
+// width is the number of outputs in a panel: kernel.Width.
 const width = 16
 
-// A set is a set of instructions that products are written with.
+// A set is an instruction set.
 type set struct {
-	name     string // of the functions, after what they multiply
+	name     string // in the names of functions
 	lanes    int    // float32 in a vector
 	register func() VecVirtual
 }
@@ -23,13 +23,12 @@ var (
 	avx512 = set{"Wide", 16, ZMM}
 )
 
-// vectors is how many vectors a panel has.
+// vectors returns the number of vectors across a panel.
 func (s set) vectors() int { return width / s.lanes }
 
-// multiply writes the products of rows and panels.
-//
-// Each keeps the sums of a tile, some rows by some panels, in registers, and
-// adds to every one of them its products in the order of the inputs.
+// multiply writes the products of rows with panels. Each function computes one
+// tile, some rows by some panels. It keeps the sums of the tile in registers
+// and adds to each its products in the order of the inputs.
 func multiply() {
 	for _, half := range []bool{false, true} {
 		for _, fused := range []bool{true, false} {
@@ -37,7 +36,7 @@ func multiply() {
 			for rows := 1; rows <= 6; rows++ {
 				floats(avx2, rows, 1, half, fused)
 			}
-			// As many sums as leave registers for weights and inputs.
+			// The most sums that leave registers for weights and inputs.
 			for rows := 1; rows <= 12; rows++ {
 				panels := 2
 				if rows <= 4 {
@@ -55,12 +54,14 @@ func multiply() {
 	}
 }
 
-// A walk goes through rows that are stride bytes apart.
+// A walk holds the addresses of rows that are stride bytes apart. An addressing
+// mode reaches two rows beyond a register, so every third row has one.
 type walk struct {
-	third  []Register // the places of every third row
+	third  []Register // addresses of rows 0, 3, 6 and so on
 	stride Register
 }
 
+// newWalk returns a walk over rows, the first at address first.
 func newWalk(first, stride GPVirtual, rows int) walk {
 	w := walk{third: []Register{first}, stride: stride}
 	for row := 3; row < rows; row += 3 {
@@ -72,7 +73,7 @@ func newWalk(first, stride GPVirtual, rows int) walk {
 	return w
 }
 
-// at returns the place offset bytes into a row.
+// at returns the operand offset bytes into a row.
 func (w walk) at(row, offset int) Mem {
 	m := Mem{Base: w.third[row/3], Disp: offset}
 	if row %= 3; row > 0 {
@@ -81,15 +82,17 @@ func (w walk) at(row, offset int) Mem {
 	return m
 }
 
+// advance moves the walk along its rows.
 func (w walk) advance(bytes int) {
 	for _, r := range w.third {
 		ADDQ(U32(uint64(bytes)), r)
 	}
 }
 
+// param loads a parameter of 64 bits.
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
 
-// copy returns another walk from where this one is.
+// copy returns a walk of its own at the same addresses.
 func (w walk) copy() walk {
 	c := walk{stride: w.stride}
 	for _, r := range w.third {
@@ -100,7 +103,7 @@ func (w walk) copy() walk {
 	return c
 }
 
-// skip goes some rows further.
+// skip moves the walk down by some rows.
 func (w walk) skip(rows int) {
 	for range rows {
 		for _, r := range w.third {
@@ -109,15 +112,16 @@ func (w walk) skip(rows int) {
 	}
 }
 
-// elements turns a number of elements of 1<<shift bytes into bytes.
+// elements converts a number of elements of 1<<shift bytes to bytes.
 func elements(r GPVirtual, shift int) GPVirtual {
 	SHLQ(U8(uint64(shift)), r)
 	return r
 }
 
-// A tile is vectors of sums, by row and by vector of a row.
+// A tile holds the sums: a row of vectors for each row.
 type tile [][]VecVirtual
 
+// tile allocates the registers of a tile.
 func (s set) tile(rows, vectors int) tile {
 	t := make(tile, rows)
 	for r := range t {
@@ -128,9 +132,9 @@ func (s set) tile(rows, vectors int) tile {
 	return t
 }
 
-// each calls f for every vector with its place in y. It reads the parameters
-// every time, so that they take no registers in between.
-func (s set) each(t tile, f func(place Mem, sum VecVirtual)) {
+// each calls f for every vector with its operand in y. It loads the parameters
+// anew each time, so that they occupy no registers in between.
+func (s set) each(t tile, f func(at Mem, sum VecVirtual)) {
 	y, stride := param("y"), elements(param("yStride"), 2)
 	for r, row := range t {
 		if r > 0 {
@@ -143,14 +147,14 @@ func (s set) each(t tile, f func(place Mem, sum VecVirtual)) {
 }
 
 func (s set) load(t tile) {
-	s.each(t, func(place Mem, sum VecVirtual) { VMOVUPS(place, sum) })
+	s.each(t, func(at Mem, sum VecVirtual) { VMOVUPS(at, sum) })
 }
 
 func (s set) store(t tile) {
-	s.each(t, func(place Mem, sum VecVirtual) { VMOVUPS(sum, place) })
+	s.each(t, func(at Mem, sum VecVirtual) { VMOVUPS(sum, at) })
 }
 
-// floats writes the product of float32 rows and float32 or half panels.
+// floats writes the product of float32 rows with float32 or binary16 panels.
 func floats(s set, rows, panels int, half, fused bool) {
 	name, typ, size := "multiplySingle", "float32", 4
 	if half {
@@ -172,7 +176,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 	w := newWalk(param("w"), elements(param("wStride"), shift), panels)
 	inputs := param("inputs")
 
-	one := func(k int) { // adds the products of input k from here
+	one := func(k int) { // adds the products of the input k ahead
 		load := func(v int) VecVirtual {
 			weights := s.register()
 			at := w.at(v/s.vectors(), (k*width+v%s.vectors()*s.lanes)*size)
@@ -197,7 +201,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 			VBROADCASTSS(x.at(r, k*4), input)
 			return input
 		}
-		if rows == 1 { // no weights are needed twice
+		if rows == 1 { // weights are used once: do not keep them
 			input := broadcast(0)
 			for v, sum := range sums[0] {
 				add(load(v), input, sum)
@@ -219,8 +223,9 @@ func floats(s set, rows, panels int, half, fused bool) {
 	fetch, ahead := w, ahead
 	var final GPVirtual
 	if panels > 1 {
-		// What follows the end of a panel is fetched already, as the start of
-		// the next one. For the final inputs, fetch the panels after these.
+		// Prefetching beyond the end of a panel would fetch the start of the
+		// next one, which is here already. So for the final inputs, prefetch
+		// the panels after these.
 		ahead /= panels
 		few := ahead / (width * size)
 		fetch, final = w.copy(), GP64()
@@ -276,25 +281,26 @@ func floats(s set, rows, panels int, half, fused bool) {
 	RET()
 }
 
-// ahead is how many bytes before they are needed weights are fetched. In the
-// time that the largest tiles take for less, memory does not answer.
+// ahead is the prefetch distance in bytes. The largest tiles get through less
+// before memory answers.
 const ahead = 8192
 
-// The layout of a group of inputs in a panel of bytes: fours of inputs by
-// outputs, and then the scales of the outputs, the upper halves of float32.
+// The layout of a group of an Int8 panel: [group/4][width][4]int8, and then a
+// bfloat16 scale for each output. See kernel.Matrix.
 const (
 	group      = 32
 	groupBytes = group*width + 2*width
 )
 
-// inputGroup is the size of a group of inputs in bytes: they come first, then
-// their scale as a float32, and then an int32, -128 times their sum.
+// inputGroup is the size in bytes of a packed group of inputs: the int8 inputs,
+// their float32 scale, and an int32, -128 times their sum. See
+// kernel.packedGroup.
 const inputGroup = group + 4 + 4
 
-// bytes writes the product of quantised rows and panels. A product of two
-// numbers of up to 127, widened to 16 bits, is added to its neighbour by
-// VPMADDWD; all that is exact. The sum of a group is then scaled and added in
-// float32, each step rounded by itself.
+// bytes writes the product of quantised rows with an Int8 panel for AVX2. It
+// widens int8 to 16 bits and adds pairs of products with VPMADDWD, which is
+// exact. The sum of a group is then scaled and added in float32, each step
+// rounded by itself.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
 	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
@@ -315,7 +321,7 @@ func bytes(rows int) {
 	Label("loop")
 	fetchGroup(w)
 	for v := range vectors {
-		// Each has two sums of four outputs, side by side.
+		// Each vector has two adjacent sums for each of four outputs.
 		exact := s.tile(rows, 2)
 		for four := range group / 4 {
 			var weights [2]VecVirtual
@@ -369,9 +375,9 @@ func bytes(rows int) {
 	RET()
 }
 
-// bytesWide writes the same with VPDPBUSD, which multiplies numbers without a
-// sign with numbers that have one. So 128 is added to the weights, and what
-// that adds to the sums is taken off before: 128 times the sum of the inputs.
+// bytesWide writes the same for AVX-512 with VPDPBUSD, which multiplies unsigned
+// with signed bytes. So it adds 128 to the weights, and starts the sums at -128
+// times the sum of the inputs.
 func bytesWide(rows int) {
 	s := avx512
 	TEXT(fmt.Sprint("multiplyBytesWide", rows), NOSPLIT,
@@ -418,7 +424,7 @@ func bytesWide(rows int) {
 	RET()
 }
 
-// fetchGroup fetches a group of weights that is needed later.
+// fetchGroup prefetches a group of weights.
 func fetchGroup(w GPVirtual) {
 	for at := 0; at < groupBytes; at += 64 {
 		PREFETCHT0(Mem{Base: w, Disp: ahead + at})

@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// vector writes the functions over vectors, 8 elements at a time. They do what
-// the Go versions do in the same order, so that the bits are the same.
+// vector writes the functions over vectors, 8 elements at a time. They run the
+// operations of the Go versions in the same order, so the bits are the same.
 func vector() {
 	add()
 	sums()
@@ -24,7 +24,7 @@ func vector() {
 	halves()
 }
 
-// A constants makes vectors of 8 times the same number, each once.
+// constants are read-only vectors of 8 equal elements, by their bits.
 type constants map[uint32]Mem
 
 func (c constants) bits(b uint32) Mem {
@@ -43,7 +43,8 @@ func (c constants) float(v float64) Mem { return c.bits(math.Float32bits(float32
 
 var eight = constants{}
 
-// loop repeats body n times, with pointers that advance by so many bytes.
+// loop writes body n times and moves the pointers in order by the bytes in
+// advance after each.
 func loop(n GPVirtual, body func(), advance map[GPVirtual]int, order ...GPVirtual) {
 	Label("loop")
 	body()
@@ -66,7 +67,7 @@ func ret() {
 }
 
 func add() {
-	function("addVector", "func(y, x *float32, eights int)", "addVector adds x to y. eights is at least 1 here and below.")
+	function("addVector", "func(y, x *float32, eights int)", "addVector adds x to y. Here and below, eights is the length in vectors of 8, at least 1.")
 	y, x, n := param("y"), param("x"), param("eights")
 	loop(n, func() {
 		v := YMM()
@@ -77,8 +78,8 @@ func add() {
 	ret()
 }
 
-// sums writes the two sums in float64 that a layer norm needs, each in eight
-// interleaved chains.
+// sums writes the two float64 sums of a layer norm, each as eight interleaved
+// partial sums.
 func sums() {
 	for _, squares := range []bool{false, true} {
 		name, what := "sumVector", "differences"
@@ -86,7 +87,7 @@ func sums() {
 			name, what = "sumSquaresVector", "squares of the differences"
 		}
 		function(name, "func(sums *[8]float64, x *float32, eights int, from float64)",
-			name+" adds to sums the "+what+" of x from a point.")
+			name+" adds the "+what+" of x and from to sums, every eighth to the same one.")
 		to, x, n := param("sums"), param("x"), param("eights")
 		from := YMM()
 		address, err := Param("from").Resolve()
@@ -116,8 +117,8 @@ func sums() {
 	}
 }
 
-// everywhere loads a float32 parameter into all elements.
-func everywhere(name string) VecVirtual {
+// broadcast loads a float32 parameter into all elements.
+func broadcast(name string) VecVirtual {
 	address, err := Param(name).Resolve()
 	if err != nil {
 		panic(err)
@@ -129,9 +130,9 @@ func everywhere(name string) VecVirtual {
 
 func normalize() {
 	function("normalizeVector", "func(y, x, gain, bias *float32, eights int, mean, scale float32)",
-		"normalizeVector computes y = (x - mean) scale gain + bias.")
+		"normalizeVector computes y = (x - mean) * scale * gain + bias.")
 	y, x, gain, bias, n := param("y"), param("x"), param("gain"), param("bias"), param("eights")
-	mean, scale := everywhere("mean"), everywhere("scale")
+	mean, scale := broadcast("mean"), broadcast("scale")
 	loop(n, func() {
 		v := YMM()
 		VMOVUPS(Mem{Base: x}, v)
@@ -146,14 +147,14 @@ func normalize() {
 
 func most() {
 	function("mostVector", "func(x *float32, eights int) float32",
-		"mostVector returns the largest element, where one that is not a number does not count.")
+		"mostVector returns the largest element, ignoring NaNs.")
 	x, n := param("x"), param("eights")
 	m := YMM()
 	VMOVUPS(eight.bits(0xff800000), m) // minus infinity
 	loop(n, func() {
 		v := YMM()
 		VMOVUPS(Mem{Base: x}, v)
-		VMAXPS(m, v, m) // m if one is not a number
+		VMAXPS(m, v, m) // m if either is NaN
 	}, map[GPVirtual]int{x: 32}, x)
 	other := XMM()
 	VEXTRACTF128(U8(1), m, other)
@@ -167,7 +168,7 @@ func most() {
 	ret()
 }
 
-// exp replaces x by e**x, as exp does in Go.
+// exp returns e**x, computed like kernel.exp.
 func exp(x VecVirtual) VecVirtual {
 	const (
 		ln2hi = 0.693359375
@@ -177,7 +178,7 @@ func exp(x VecVirtual) VecVirtual {
 	VCMPPS(U8(1), eight.float(-87), x, none) // x < -87
 	top := YMM()
 	VMOVUPS(eight.float(88), top)
-	VMINPS(x, top, x) // x if it is not a number
+	VMINPS(x, top, x) // x if it is NaN
 	shifted, n, low, p := YMM(), YMM(), YMM(), YMM()
 	VMULPS(eight.float(math.Log2E), x, shifted)
 	VADDPS(eight.float(round), shifted, shifted)
@@ -200,9 +201,9 @@ func exp(x VecVirtual) VecVirtual {
 
 func exps() {
 	function("expVector", "func(sums *[8]float64, x *float32, eights int, most float32)",
-		"expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same.")
+		"expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same one.")
 	to, x, n := param("sums"), param("x"), param("eights")
-	from := everywhere("most")
+	from := broadcast("most")
 	chains := [2]VecVirtual{YMM(), YMM()}
 	for i, c := range chains {
 		VMOVUPD(Mem{Base: to, Disp: 32 * i}, c)
@@ -227,7 +228,7 @@ func exps() {
 
 	function("scaleVector", "func(x *float32, eights int, scale float32)", "scaleVector multiplies x by scale.")
 	x, n = param("x"), param("eights")
-	scale := everywhere("scale")
+	scale := broadcast("scale")
 	loop(n, func() {
 		v := YMM()
 		VMULPS(Mem{Base: x}, scale, v)
@@ -241,7 +242,7 @@ func gelu() {
 		a = -2 * 0.797884560802865355879892119868763737
 		b = a * 0.044715
 	)
-	function("geluVector", "func(x *float32, eights int)", "geluVector replaces x by its GELU.")
+	function("geluVector", "func(x *float32, eights int)", "geluVector replaces x by GELU(x).")
 	x, n := param("x"), param("eights")
 	loop(n, func() {
 		v, u := YMM(), YMM()
@@ -263,7 +264,7 @@ func quantize(wide bool) {
 	if wide {
 		name, signature = "quantizeBytesVector", "func(q *byte, x *float32, groups int)"
 	}
-	function(name, signature, name+" writes groups of 32 elements as multiples of a scale, the largest of which is 127.")
+	function(name, signature, name+" quantises groups of 32 elements, such that the largest integer is 127 in size.")
 	q, x, n := param("q"), param("x"), param("groups")
 	advance, order := map[GPVirtual]int{q: inputGroup, x: 128}, []GPVirtual{q, x}
 	scale := Mem{Base: q, Disp: group}
@@ -284,7 +285,7 @@ func quantize(wide bool) {
 				continue
 			}
 			VPAND(eight.bits(0x7fffffff), v[i], magnitude)
-			VPMAXUD(magnitude, most, most) // as bits, so that one that is not a number is the largest
+			VPMAXUD(magnitude, most, most) // compared as integers, a NaN is the largest
 		}
 		VPERM2I128(U8(1), most, most, magnitude)
 		VPMAXUD(magnitude, most, most)
@@ -292,18 +293,18 @@ func quantize(wide bool) {
 		VPMAXUD(magnitude, most, most)
 		VPSHUFD(U8(0b10110001), most, magnitude)
 		VPMAXUD(magnitude, most, most)
-		enough, inverse := YMM(), YMM()
-		VCMPPS(U8(5), eight.bits(smallest), most, enough) // not less
+		scaled, inverse := YMM(), YMM()
+		VCMPPS(U8(5), eight.bits(minScaled), most, scaled) // not less
 		VMOVUPS(eight.float(127), inverse)
 		VDIVPS(most, inverse, inverse)
-		VANDPS(enough, inverse, inverse)
+		VANDPS(scaled, inverse, inverse)
 		VDIVPS(eight.float(127), most, most)
-		VANDPS(enough, most, most)
+		VANDPS(scaled, most, most)
 		VMOVSS(most.AsX(), scale)
 		for i := range v {
 			VMULPS(inverse, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
-			VPMAXSD(eight.bits(minus128), v[i], v[i]) // what stands for no number
+			VPMAXSD(eight.bits(minus128), v[i], v[i]) // for NaN
 		}
 		if wide {
 			packBytes(v, q)
@@ -318,10 +319,10 @@ func quantize(wide bool) {
 	ret()
 }
 
-// minus128 is what quantising makes of what is not a number.
+// minus128 is the integer that stands for NaN.
 const minus128 = 0xffffff80
 
-// packBytes writes 32 numbers, and -128 times their sum.
+// packBytes writes 32 integers as int8, and -128 times their sum.
 func packBytes(v [4]VecVirtual, q GPVirtual) {
 	sum, other := YMM(), YMM()
 	VPADDD(v[1], v[0], sum)
@@ -337,31 +338,31 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VPXOR(other, other, other)
 	VPSUBD(sum, other, sum)
 	VMOVD(sum.AsX(), Mem{Base: q, Disp: group + 4})
-	// Packing works in halves of the vectors, and so mixes up fours.
+	// Packing works within 128-bit lanes; VPERMD restores the order.
 	VPACKSSDW(v[1], v[0], v[0])
 	VPACKSSDW(v[3], v[2], v[2])
 	VPACKSSWB(v[2], v[0], v[0])
-	places := YMM()
-	VMOVDQU(packedFours(), places)
-	VPERMD(v[0], places, v[0])
+	order := YMM()
+	VMOVDQU(packedFours(), order)
+	VPERMD(v[0], order, v[0])
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours are the places of fours in order after two packings.
+// packedFours is where two packings have moved each four bytes.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
-	for i, place := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
-		DATA(4*i, U32(place))
+	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
+		DATA(4*i, U32(at))
 	}
 	return m
 }
 
-// smallest is the bits of 2**-100, below which a group counts as zeros.
-const smallest = 27 << 23
+// minScaled is the bits of 2**-100: kernel.minScaled.
+const minScaled = 27 << 23
 
 func blockErrors() {
 	function("blockErrorsVector", "func(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)",
-		"blockErrorsVector does what blockErrors does.")
+		"blockErrorsVector adds to errors, for every output, the squared error of rounding its weights times inverse to integers.")
 	const vectors = width / 8
 	errors, b, inverse := param("errors"), param("b"), param("inverse")
 	n := GP64()
@@ -390,7 +391,7 @@ func blockErrors() {
 }
 
 func halves() {
-	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector rounds to halves, to nearest even.")
+	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector rounds x to binary16, to nearest even.")
 	half, x, n := param("half"), param("x"), param("eights")
 	loop(n, func() {
 		v := YMM()

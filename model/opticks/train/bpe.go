@@ -8,8 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"colophon/model/gpt2"
 )
 
 const endOfText = "<|endoftext|>"
@@ -23,47 +23,6 @@ type encoding struct {
 	words  map[string][]int // ids of words met before
 }
 
-// split cuts text as GPT-2's pattern does:
-//
-//	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-func split(text string) []string {
-	var words []string
-	for text != "" {
-		n := wordLen(text)
-		words = append(words, text[:n])
-		text = text[n:]
-	}
-	return words
-}
-
-func wordLen(text string) int {
-	for _, suffix := range []string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"} {
-		if strings.HasPrefix(text, suffix) {
-			return len(suffix)
-		}
-	}
-	body := strings.TrimPrefix(text, " ")
-	first, _ := utf8.DecodeRuneInString(body)
-	for _, class := range []func(rune) bool{unicode.IsLetter, unicode.IsNumber, isOther} {
-		if body != "" && class(first) {
-			rest := strings.TrimLeftFunc(body, class)
-			return len(text) - len(rest)
-		}
-	}
-	// White space: all of it at the end of the text, else all but its last
-	// character, which belongs to the word that follows or stands alone.
-	space := len(text) - len(strings.TrimLeftFunc(text, unicode.IsSpace))
-	_, last := utf8.DecodeLastRuneInString(text[:space])
-	if space < len(text) && space > last {
-		space -= last
-	}
-	return space
-}
-
-func isOther(r rune) bool {
-	return !unicode.IsSpace(r) && !unicode.IsLetter(r) && !unicode.IsNumber(r)
-}
-
 // learn builds a vocabulary of size tokens: again and again it joins the pair
 // of tokens that stands most often side by side within a word; of equals, the
 // pair with the smaller bytes.
@@ -73,7 +32,7 @@ func learn(text string, size int) (*encoding, error) {
 		e.tokens = append(e.tokens, string([]byte{b}))
 	}
 	counts := map[string]int{}
-	for _, w := range split(text) {
+	for w := range gpt2.Words(text) {
 		counts[w]++
 	}
 	type word struct {
@@ -186,30 +145,24 @@ func (e *encoding) files() (vocab, merges []byte, err error) {
 	return vocab, list.Bytes(), err
 }
 
-// byteOrder is GPT-2's order of the byte tokens: first the bytes that are
-// printable characters of Latin-1, then the others.
+// byteOrder is GPT-2's order of the byte tokens: by the characters that stand
+// for them.
 var byteOrder = func() []byte {
-	var visible, rest []byte
-	for b := range 256 {
-		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
-			visible = append(visible, byte(b))
-		} else {
-			rest = append(rest, byte(b))
-		}
+	alphabet := gpt2.ByteAlphabet()
+	order := make([]byte, len(alphabet))
+	for b := range order {
+		order[b] = byte(b)
 	}
-	return append(visible, rest...)
+	slices.SortFunc(order, func(a, b byte) int { return cmp.Compare(alphabet[a], alphabet[b]) })
+	return order
 }()
 
-// printable writes bytes with GPT-2's characters for them: a visible byte is
-// itself, the n-th of the others is U+0100+n.
+// printable writes bytes as the characters that stand for them.
 func printable(s string) string {
+	alphabet := gpt2.ByteAlphabet()
 	var out strings.Builder
 	for i := range len(s) {
-		r := rune(s[i])
-		if n := slices.Index(byteOrder, s[i]); n >= 188 {
-			r = rune(0x100 + n - 188)
-		}
-		out.WriteRune(r)
+		out.WriteRune(alphabet[s[i]])
 	}
 	return out.String()
 }

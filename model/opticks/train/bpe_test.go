@@ -50,7 +50,7 @@ func TestEncode(t *testing.T) {
 		)).Draw(t, "text"), "")
 		rng := rand.New(rand.NewPCG(1, 2))
 		var ids, dropped []int
-		for _, w := range split(text) {
+		for w := range gpt2.Words(text) {
 			ids = append(ids, e.encode(w)...)
 			dropped = append(dropped, e.merge(w, rng, 0.5)...)
 		}

@@ -1,16 +1,16 @@
 package main
 
 import (
-	"encoding/binary"
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"colophon/model/gomlx"
 	"colophon/model/gpt2"
+	"colophon/model/kernel"
 )
 
 // halfLoss is how much more loss, in nats per token, is a fair price for
@@ -28,7 +28,7 @@ func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, se
 	halves := make([][]float32, len(weights))
 	for i, w := range weights {
 		for _, x := range w {
-			halves[i] = append(halves[i], widen(half(x)))
+			halves[i] = append(halves[i], kernel.Float16frombits(kernel.Float16bits(x)))
 		}
 	}
 	rounded, err := test.loss(trainer, halves)
@@ -79,64 +79,18 @@ func configJSON(bpe *encoding) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// safetensors returns a file as described at
-// https://github.com/huggingface/safetensors#format, with weights in the order
-// of config.Tensors as "F32" or "F16".
+// safetensors returns a safetensors file of weights, which are in the order of
+// config.Tensors, stored as "F32" or "F16".
 func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte, error) {
-	type entry struct {
-		DType   string `json:"dtype"`
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	header := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
-	var data []byte
+	var tensors []gpt2.Tensor
 	for name, shape := range config.Tensors() {
-		begin := len(data)
-		for _, x := range weights[0] {
-			if dtype == "F16" {
-				data = binary.LittleEndian.AppendUint16(data, half(x))
-			} else {
-				data = binary.LittleEndian.AppendUint32(data, math.Float32bits(x))
-			}
+		t, err := gpt2.NewTensor(name, dtype, shape, weights[0])
+		if err != nil {
+			return nil, err
 		}
-		header[name] = entry{dtype, shape, [2]int{begin, len(data)}}
-		weights = weights[1:]
+		tensors, weights = append(tensors, t), weights[1:]
 	}
-	text, err := json.Marshal(header)
-	if err != nil {
-		return nil, err
-	}
-	for len(text)%8 != 0 {
-		text = append(text, ' ')
-	}
-	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
-	return append(append(file, text...), data...), nil
-}
-
-// half rounds to the nearest IEEE 754 half, of two the even one. (The one in
-// GoMLX makes small numbers zero.)
-func half(x float32) uint16 {
-	bits := math.Float32bits(x)
-	sign := uint16(bits>>16) & 0x8000
-	size := bits &^ (1 << 31)
-	switch {
-	case size >= 0x477ff000: // 65520 and more, which a half cannot hold
-		return sign | 0x7c00
-	case size < 0x38800000: // less than the smallest normal half
-		return sign | uint16(math.RoundToEven(math.Ldexp(float64(math.Float32frombits(size)), 24)))
-	}
-	size += 0xfff + size>>13&1
-	return sign | uint16((size-0x38000000)>>13)
-}
-
-// widen returns the number that a finite half stands for.
-func widen(h uint16) float32 {
-	sign, exponent, mantissa := float64(1), int(h>>10&0x1f), float64(h&0x3ff)
-	if h&0x8000 != 0 {
-		sign = -1
-	}
-	if exponent == 0 {
-		return float32(math.Ldexp(sign*mantissa, -24))
-	}
-	return float32(math.Ldexp(sign*(1024+mantissa), exponent-25))
+	var file bytes.Buffer
+	err := gpt2.WriteSafetensors(&file, tensors)
+	return file.Bytes(), err
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"colophon/model/gomlx"
+	"colophon/model/gpt2"
 )
 
 // rows draws the rows of training batches from the text.
@@ -17,7 +19,7 @@ type rows struct {
 func newRows(bpe *encoding, sections []string) *rows {
 	r := &rows{bpe: bpe, words: []string{""}}
 	for _, section := range sections {
-		r.words = append(append(r.words, split(section)...), "")
+		r.words = append(slices.AppendSeq(r.words, gpt2.Words(section)), "")
 	}
 	for _, w := range r.words {
 		r.tokens += len(r.ids(w, nil))
@@ -67,7 +69,7 @@ type heldOut struct {
 func newHeldOut(bpe *encoding, sections []string) *heldOut {
 	ids := []int{bpe.eot()}
 	for _, section := range sections {
-		for _, w := range split(section) {
+		for w := range gpt2.Words(section) {
 			ids = append(ids, bpe.encode(w)...)
 		}
 		ids = append(ids, bpe.eot())

@@ -1,0 +1,237 @@
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Client calls the service as one user, or as nobody before SignIn. It is safe
+// for concurrent use.
+type Client struct {
+	base    func() string
+	http    http.Client
+	tries   int
+	timeout time.Duration // of one try
+	silence time.Duration // of a stream
+
+	mu      sync.Mutex
+	session session
+	renewal *renewal // under way, or nil
+}
+
+// Options change what a Client does. The zero value is a good one.
+type Options struct {
+	// Transport sends the requests. It is [http.DefaultTransport] if it is nil.
+	Transport http.RoundTripper
+
+	// Base returns the base URL for the next try of a call, in place of the one
+	// given to New. It spreads calls over several replicas of the service: a try
+	// that fails at one is made again at another.
+	Base func() string
+
+	// Tokens are those of an earlier session of the user.
+	Tokens Tokens
+
+	// Tries is how often a call is tried at most, 5 times if it is 0. With 1, no
+	// call is tried again.
+	Tries int
+
+	// Timeout bounds one try of a call, 30 s if it is 0. The time that the
+	// service is asked to wait for a text comes on top.
+	Timeout time.Duration
+}
+
+// defaultTimeout bounds one try of a call unless the options say otherwise.
+const defaultTimeout = 30 * time.Second
+
+// New returns a client of the service at a base URL, such as
+// https://colophon.example. It sends nothing. It returns an error if the URL is
+// not an absolute http or https URL.
+func New(baseURL string, o Options) (*Client, error) {
+	base, err := url.Parse(baseURL)
+	if err != nil {
+		return nil, fmt.Errorf("read the base URL: %w", err)
+	}
+	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.Fragment != "" {
+		return nil, fmt.Errorf("the base URL %q is not of the form https://host", base.Redacted())
+	}
+	c := &Client{
+		base:    o.Base,
+		tries:   cmp.Or(o.Tries, defaultTries),
+		timeout: cmp.Or(o.Timeout, defaultTimeout),
+		silence: streamSilence,
+		session: session{tokens: o.Tokens},
+	}
+	if c.base == nil {
+		c.base = func() string { return baseURL }
+	}
+	c.http.Transport = o.Transport
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c, nil
+}
+
+// A Request is one call of the API.
+type Request struct {
+	Method string // GET if it is ""
+	Path   string // below the base URL, such as /jobs, with its query
+	Header http.Header
+	Body   []byte // JSON unless Header has another Content-Type
+
+	// Wait is how long the service is asked to wait for a text (Prefer: wait), in
+	// whole seconds. It is added to the timeout of a try.
+	Wait time.Duration
+
+	anonymous bool // without an access token
+}
+
+func (r *Request) method() string { return cmp.Or(r.Method, http.MethodGet) }
+
+// A Response is an answer that has been read.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Do calls the API and returns the answer, whose Status is 2xx or 304. An error
+// answer is a [*Problem].
+//
+// Do adds the access token, which it renews when the service refuses it, and
+// gives every POST an Idempotency-Key unless it has one. It tries again, with the
+// same key, after an error of the connection, a timeout of one try, the statuses
+// 408, 429 and 5xx, and a 409 that says that the first try is still under way.
+// It waits at least as long as Retry-After says; a problem that asks for more
+// than a minute is returned at once. It stops when ctx ends.
+func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
+	call := *r
+	if r.method() == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
+		call.Header = r.Header.Clone()
+		call.setHeader("Idempotency-Key", `"`+rand.Text()+`"`)
+	}
+	for t := (tries{most: c.tries}); ; {
+		resp, err := c.try(ctx, &call)
+		if err == nil {
+			return resp, nil
+		}
+		if err := t.again(ctx, err); err != nil {
+			return nil, failed(r, err)
+		}
+	}
+}
+
+// call is Do for an answer in JSON.
+func (c *Client) call(ctx context.Context, r *Request, v any) (*Response, error) {
+	resp, err := c.Do(ctx, r)
+	if err != nil || resp.Status == http.StatusNotModified {
+		return resp, err
+	}
+	if err := json.Unmarshal(resp.Body, v); err != nil {
+		return nil, failed(r, fmt.Errorf("%w: %w", ErrProtocol, err))
+	}
+	return resp, nil
+}
+
+// try makes one try of a call.
+func (c *Client) try(ctx context.Context, r *Request) (*Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout+r.Wait)
+	defer cancel()
+	resp, err := c.open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrProtocol, maxAnswer)
+	}
+	return &Response{resp.StatusCode, resp.Header, body}, nil
+}
+
+// maxAnswer bounds the body of an answer, in bytes.
+const maxAnswer = 64 << 20
+
+// open sends a request once, and once more with a new access token if the one
+// it had is refused. It leaves the body of the answer to be read and closed.
+func (c *Client) open(ctx context.Context, r *Request) (*http.Response, error) {
+	if r.anonymous {
+		return c.send(ctx, r, "")
+	}
+	access, err := c.access(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.send(ctx, r, access)
+	if p, ok := errors.AsType[*Problem](err); !ok || p.Status != http.StatusUnauthorized || access == "" {
+		return resp, err
+	}
+	renewed, renewErr := c.renew(ctx, access)
+	if renewErr != nil {
+		return nil, renewErr
+	}
+	if renewed == access { // there is nothing to renew it with
+		return nil, err
+	}
+	return c.send(ctx, r, renewed)
+}
+
+// send sends a request once.
+func (c *Client) send(ctx context.Context, r *Request, access string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method(), strings.TrimSuffix(c.base(), "/")+r.Path, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	if r.Header != nil {
+		req.Header = r.Header.Clone()
+	}
+	if r.Body != nil && req.Header.Get("Content-Type") == "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if access != "" {
+		req.Header.Set("Authorization", "Bearer "+access)
+	}
+	if r.Wait > 0 {
+		req.Header.Set("Prefer", "wait="+seconds(r.Wait))
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 || resp.StatusCode == http.StatusNotModified {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < 400 {
+		return nil, fmt.Errorf("%w: %s to %q", ErrProtocol, resp.Status, resp.Header.Get("Location"))
+	}
+	return nil, readProblem(resp.StatusCode, resp.Header, resp.Body)
+}
+
+// seconds is a duration in whole seconds, rounded up.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+func (r *Request) setHeader(name, value string) {
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	r.Header.Set(name, value)
+}
+
+// failed says which request an error is about.
+func failed(r *Request, err error) error { return fmt.Errorf("%s %s: %w", r.method(), r.Path, err) }

@@ -1,0 +1,246 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestNew(t *testing.T) {
+	for _, good := range []string{"http://127.0.0.1:8000", "https://colophon.example", "https://colophon.example/under/"} {
+		if _, err := New(good, Options{}); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "colophon.example", "ftp://colophon.example", "http://", "http://a b", "https://colophon.example?x=1", "https://colophon.example/#x"} {
+		if c, err := New(bad, Options{}); err == nil {
+			t.Errorf("%q: %+v", bad, c)
+		}
+	}
+	if _, err := New("ftp://isaac:secret@colophon.example", Options{}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTryAgain answers the first try in every way that a second one may better.
+func TestTryAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		first http.HandlerFunc
+		after time.Duration // at least; at most twice as long and a little
+	}{
+		"connection":     {abort, firstPause / 2},
+		"half an answer": {half, firstPause / 2},
+		"408":            {problem(408, "timeout"), firstPause / 2},
+		"429":            {problem(429, "too_many_requests", "Retry-After", "7"), 7 * time.Second},
+		"429, a minute":  {problem(429, "too_many_requests", "Retry-After", "60"), time.Minute},
+		"in flight":      {problem(409, codeKeyInFlight, "Retry-After", "1"), time.Second},
+		"500":            {problem(500, "internal"), firstPause / 2},
+		"503":            {problem(503, "unavailable", "Retry-After", "2"), 2 * time.Second},
+		"a proxy's 502":  {status(502, "<html>"), firstPause / 2},
+		"silence":        {hang, 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newService(t)
+				var bodies []string
+				read := func(next http.HandlerFunc) http.HandlerFunc {
+					return func(w http.ResponseWriter, r *http.Request) {
+						body, _ := io.ReadAll(r.Body)
+						bodies = append(bodies, string(body))
+						next(w, r)
+					}
+				}
+				s.answers("POST /jobs", read(test.first), read(status(202, `{"id":"j"}`, "X-Last", "yes")))
+				begin := time.Now()
+				resp, err := s.client(Options{Timeout: 4 * time.Second}).Do(t.Context(), &Request{Method: "POST", Path: "/jobs", Body: []byte(`{"prompt":"p"}`)})
+				if err != nil || resp.Status != 202 || string(resp.Body) != `{"id":"j"}` || resp.Header.Get("X-Last") != "yes" {
+					t.Fatalf("%+v, %v", resp, err)
+				}
+				if took := time.Since(begin); took < test.after || took > test.after+firstPause {
+					t.Errorf("it took %s", took)
+				}
+				if !slices.Equal(bodies, []string{`{"prompt":"p"}`, `{"prompt":"p"}`}) {
+					t.Errorf("bodies %q", bodies)
+				}
+				seen := s.requests()
+				first, second := seen[0].Header.Get("Idempotency-Key"), seen[1].Header.Get("Idempotency-Key")
+				if len(seen) != 2 || first != second || len(first) < 20 {
+					t.Errorf("%d requests with the keys %q, %q", len(seen), first, second)
+				}
+				if media := seen[1].Header.Get("Content-Type"); media != "application/json" {
+					t.Errorf("Content-Type %q", media)
+				}
+			})
+		})
+	}
+}
+
+// half breaks off in the middle of an answer.
+func half(w http.ResponseWriter, _ *http.Request) {
+	io.WriteString(w, `{"id":`)
+	panic(http.ErrAbortHandler)
+}
+
+// hang never answers.
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// TestFinalAnswers answers in ways that no further try would change.
+func TestFinalAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		want   error // ErrProtocol, or a problem
+		code   string
+	}{
+		"400":                {problem(400, "invalid_request"), nil, "invalid_request"},
+		"401":                {problem(401, "missing_access_token"), nil, "missing_access_token"},
+		"404":                {problem(404, "not_found"), nil, "not_found"},
+		"409":                {problem(409, "username_taken"), nil, "username_taken"},
+		"a cancelled job":    {problem(409, CodeJobCancelled), nil, CodeJobCancelled},
+		"a failed job":       {problem(500, CodeJobFailed), nil, CodeJobFailed},
+		"422":                {problem(422, "no_room"), nil, "no_room"},
+		"429 until midnight": {problem(429, "token_budget_spent", "Retry-After", "61"), nil, "token_budget_spent"},
+		"a redirect":         {status(308, "", "Location", "https://elsewhere.example/"), ErrProtocol, ""},
+		"too much":           {func(w http.ResponseWriter, _ *http.Request) { io.CopyN(w, zeros{}, maxAnswer+1) }, ErrProtocol, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t)
+			s.answers("/", test.answer)
+			_, err := s.client(Options{}).Do(t.Context(), &Request{Path: "/x"})
+			p, _ := errors.AsType[*Problem](err)
+			if test.want != nil && !errors.Is(err, test.want) || test.want == nil && (p == nil || p.Code != test.code) {
+				t.Errorf("%v", err)
+			}
+			if n := len(s.requests()); n != 1 || !strings.HasPrefix(err.Error(), "GET /x: ") {
+				t.Errorf("%d requests: %v", n, err)
+			}
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+func TestTriesAreBounded(t *testing.T) {
+	for _, test := range []struct{ tries, want int }{{0, 5}, {1, 1}, {2, 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newService(t)
+			s.answers("/", problem(503, "unavailable"))
+			_, err := s.client(Options{Tries: test.tries}).Do(t.Context(), &Request{Path: "/x"})
+			if p, ok := errors.AsType[*Problem](err); !ok || p.Code != "unavailable" || len(s.requests()) != test.want {
+				t.Errorf("%d requests: %v", len(s.requests()), err)
+			}
+		})
+	}
+}
+
+// TestPauseGrows measures the pauses of many tries.
+func TestPauseGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		var at []time.Time
+		s.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			at = append(at, time.Now())
+			abort(w, r)
+		})
+		s.client(Options{Tries: 20}).Do(t.Context(), &Request{Path: "/x"})
+		for i := range len(at) - 1 {
+			want := min(lastPause, firstPause<<i)
+			if got := at[i+1].Sub(at[i]); got < want/2 || got > want {
+				t.Errorf("pause %d is %s, want %s at most", i+1, got, want)
+			}
+		}
+		if len(at) != 20 {
+			t.Errorf("%d tries", len(at))
+		}
+	})
+}
+
+// TestContextEndsTries cancels calls while they wait for an answer and for the
+// next try.
+func TestContextEndsTries(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"an answer":    hang,
+		"the next try": problem(503, "unavailable", "Retry-After", "60"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newService(t)
+				s.answers("/", answer)
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				begin := time.Now()
+				_, err := s.client(Options{}).Do(ctx, &Request{Path: "/x"})
+				if !errors.Is(err, context.Canceled) || time.Since(begin) != time.Second || len(s.requests()) != 1 {
+					t.Errorf("after %s and %d requests: %v", time.Since(begin), len(s.requests()), err)
+				}
+			})
+		})
+	}
+}
+
+// TestNoTimeForTheNextTry has a deadline before Retry-After: the problem is
+// returned at once.
+func TestNoTimeForTheNextTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("/", problem(429, "too_many_requests", "Retry-After", "10"))
+		ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
+		defer cancel()
+		begin := time.Now()
+		_, err := s.client(Options{}).Do(ctx, &Request{Path: "/x"})
+		if p, ok := errors.AsType[*Problem](err); !ok || p.RetryAfter != 10*time.Second || !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 0 {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+	})
+}
+
+// TestBaseIsPickedForEachTry has two replicas, one of which is down.
+func TestBaseIsPickedForEachTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("down.example/", abort)
+		s.answers("up.example/under/x", text("here"))
+		bases := []string{"http://down.example", "https://up.example/under/"}
+		next := 0
+		c := s.client(Options{Base: func() string { next++; return bases[(next-1)%2] }})
+		resp, err := c.Do(t.Context(), &Request{Path: "/x"})
+		if err != nil || string(resp.Body) != "here" {
+			t.Errorf("%+v, %v", resp, err)
+		}
+		c.base = func() string { return ":" }
+		if _, err := c.Do(t.Context(), &Request{Path: "/x"}); !errors.Is(err, errInvalid) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestRequestsAreNotChanged sends a request that has a key and headers of its own.
+func TestRequestsAreNotChanged(t *testing.T) {
+	s := newService(t)
+	s.answers("POST /x", text("{}"))
+	c := s.over(Options{Tokens: Tokens{Access: "a"}})
+	r := &Request{Method: "POST", Path: "/x", Header: http.Header{"Content-Type": {"text/plain"}, "Idempotency-Key": {`"mine"`}}, Body: []byte("x"), Wait: 1500 * time.Millisecond}
+	if _, err := c.Do(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	got := s.requests()[0].Header
+	for name, want := range map[string]string{"Content-Type": "text/plain", "Idempotency-Key": `"mine"`, "Authorization": "Bearer a", "Prefer": "wait=2"} {
+		if got.Get(name) != want {
+			t.Errorf("%s %q, want %q", name, got.Get(name), want)
+		}
+	}
+	if len(r.Header) != 2 {
+		t.Errorf("the caller's headers are %v", r.Header)
+	}
+	r = &Request{Method: "POST", Path: "/x"}
+	if _, err := c.Do(t.Context(), r); err != nil || r.Header != nil || s.requests()[1].Header.Get("Idempotency-Key") == "" {
+		t.Errorf("%v, %v", r.Header, err)
+	}
+}

@@ -1,0 +1,194 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"mime"
+	"strconv"
+	"time"
+)
+
+// streamSilence is how long a stream may be silent before the client connects
+// anew. The service sends a heartbeat every ten seconds.
+const streamSilence = 15 * time.Second
+
+// Events returns the events of a job after a version, as far as there are any
+// yet. Version 0 is before the first.
+func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
+	r := &Request{Path: jobPath(id) + "/events?after=" + strconv.Itoa(after)}
+	var events []Event
+	if _, err := c.call(ctx, r, &events); err != nil {
+		return nil, err
+	}
+	for i, e := range events {
+		if e.Version != after+1+i {
+			return nil, failed(r, outOfOrder(e.Version, after+i))
+		}
+	}
+	return events, nil
+}
+
+func outOfOrder(version, after int) error {
+	return fmt.Errorf("%w: event %d follows event %d", ErrProtocol, version, after)
+}
+
+// Follow yields the events of a job after a version as they arrive, each once
+// and in order, to the last one of the job. Version 0 is before the first.
+//
+// Follow connects again, behind the last event that it has yielded, whenever the
+// stream breaks off, is silent for 15 s, or the service asks for that. An error
+// ends it: of ctx, of an answer that no further try would change, or after as many
+// connections in a row as Options.Tries allows that bring nothing.
+func (c *Client) Follow(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		f := follower{c, id, after, tries{most: c.tries}}
+		for {
+			pause, err := f.connect(ctx, yield)
+			if errors.Is(err, errDone) {
+				return
+			}
+			if err != nil {
+				err = f.tries.again(ctx, err)
+			} else {
+				err = sleep(ctx, pause)
+			}
+			if err != nil {
+				yield(Event{}, failed(f.request(), err))
+				return
+			}
+		}
+	}
+}
+
+// follower is where a Follow is in its stream.
+type follower struct {
+	client *Client
+	job    string
+	last   int // version of the last event
+	tries  tries
+}
+
+var (
+	// errDone ends a Follow whose caller has seen all events or enough of them.
+	errDone = errors.New("done")
+
+	// errSilent ends a connection that has brought nothing for too long.
+	errSilent = errors.New("the stream is silent")
+
+	// errCut is the end of a connection before the job's last event.
+	errCut = errors.New("the stream ended before the job")
+)
+
+func (f *follower) request() *Request {
+	r := &Request{Path: jobPath(f.job) + "/events"}
+	r.setHeader("Accept", "text/event-stream")
+	if f.last > 0 {
+		r.setHeader("Last-Event-ID", strconv.Itoa(f.last))
+	}
+	return r
+}
+
+// connect yields the events that one connection brings. It returns errDone when
+// there is nothing more to yield, no error when the service asked to connect
+// again after a pause, and otherwise why the connection ended.
+func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (pause time.Duration, err error) {
+	c := f.client
+	ctx, hangUp := context.WithCancelCause(ctx)
+	defer hangUp(nil)
+	quiet := time.AfterFunc(c.timeout, func() { hangUp(errSilent) })
+	defer quiet.Stop()
+	resp, err := c.open(ctx, f.request())
+	if err != nil {
+		return 0, f.cause(ctx, err)
+	}
+	defer resp.Body.Close()
+	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media != "text/event-stream" {
+		return 0, fmt.Errorf("%w: a stream as %q", ErrProtocol, resp.Header.Get("Content-Type"))
+	}
+	var last Message
+	empty := true
+	for m, err := range Messages(impatient{resp.Body, quiet, c.silence}) {
+		if err != nil {
+			return 0, f.cause(ctx, err)
+		}
+		last, empty, f.tries.failed = m, false, 0
+		if m.Data == "" {
+			continue
+		}
+		e, err := f.event(m)
+		if err != nil {
+			return 0, err
+		}
+		f.last = e.Version
+		if !yield(e, nil) || e.Ends() {
+			return 0, errDone
+		}
+	}
+	if ms, err := strconv.Atoi(last.Retry); err == nil {
+		return min(time.Duration(ms)*time.Millisecond, longestRetryAfter), nil
+	}
+	if empty {
+		return 0, f.over(ctx)
+	}
+	return 0, errCut
+}
+
+// cause returns why a connection ended: not that ctx was cancelled, but why.
+func (f *follower) cause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+		return cause
+	}
+	if errors.Is(err, errMessageTooLong) {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return err
+}
+
+// event reads the event of a message, which must be the next one.
+func (f *follower) event(m Message) (e Event, err error) {
+	if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
+		return e, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if m.ID != strconv.Itoa(e.Version) {
+		return e, fmt.Errorf("%w: event %d has the id %q", ErrProtocol, e.Version, m.ID)
+	}
+	if e.Version != f.last+1 {
+		return e, outOfOrder(e.Version, f.last)
+	}
+	return e, nil
+}
+
+// over tells a stream of a job whose last event the caller has seen from one
+// that was cut before it brought anything: both are empty.
+func (f *follower) over(ctx context.Context) error {
+	resp, err := f.client.try(ctx, &Request{Path: jobPath(f.job)})
+	if err != nil {
+		return err
+	}
+	var job Job
+	if err := json.Unmarshal(resp.Body, &job); err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if job.State.Final() && job.Version <= f.last {
+		return errDone
+	}
+	return errCut
+}
+
+// impatient reads from a stream, and gives each read only so much time. Time that
+// the caller spends on an event does not count.
+type impatient struct {
+	io.Reader
+	quiet   *time.Timer
+	silence time.Duration
+}
+
+func (r impatient) Read(b []byte) (int, error) {
+	r.quiet.Reset(r.silence)
+	defer r.quiet.Stop()
+	return r.Reader.Read(b)
+}

@@ -1,0 +1,369 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// course is all events of a job.
+var course = []string{
+	`{"version":1,"type":"job.accepted","at":"2026-11-23T03:03:29Z","prompt":"light","params":{"max_tokens":2,"temperature":0.8,"top_k":40,"top_p":1,"seed":7}}`,
+	`{"version":2,"type":"job.started","at":"2026-11-23T03:03:29Z","attempt":1,"worker":"w","from_token":0}`,
+	`{"version":3,"type":"job.advanced","at":"2026-11-23T03:03:29Z","tokens":[305,840],"text":" φῶς"}`,
+	`{"version":4,"type":"job.completed","at":"2026-11-23T03:03:29Z","finish_reason":"length","usage":{"total_tokens":3},"timings":{"total_ms":9}}`,
+}
+
+// stream returns the messages of the course from an event on.
+func stream(after int) string {
+	var b strings.Builder
+	for i, data := range course[after:] {
+		_, kind, _ := strings.Cut(data, `"type":"`)
+		kind, _, _ = strings.Cut(kind, `"`)
+		fmt.Fprintf(&b, ": still here\n\nid: %d\nevent: %s\ndata: %s\n\n", after+i+1, kind, data)
+	}
+	return b.String()
+}
+
+// resumes returns after which event a request wants a stream.
+func resumes(t *testing.T, r *http.Request) int {
+	after := 0
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		var err error
+		if after, err = strconv.Atoi(last); err != nil || after == 0 {
+			t.Errorf("Last-Event-ID %q", last)
+		}
+	}
+	if accept := r.Header.Get("Accept"); accept != "text/event-stream" {
+		t.Errorf("Accept %q", accept)
+	}
+	return after
+}
+
+// sse answers with a stream.
+func sse(stream string) http.HandlerFunc { return text(stream, "Content-Type", "text/event-stream") }
+
+// follow collects the versions that a client sees.
+func follow(ctx context.Context, c *Client, after int) (versions []int, err error) {
+	for e, err := range c.Follow(ctx, "j", after) {
+		if err != nil {
+			return versions, err
+		}
+		versions = append(versions, e.Version)
+	}
+	return versions, nil
+}
+
+func TestFollow(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) { sse(stream(resumes(t, r)))(w, r) })
+	s.answers("GET /jobs/j", text(`{"id":"j","state":"completed","version":4}`))
+	c := s.over(Options{})
+	var all []Event
+	for e, err := range c.Follow(t.Context(), "j", 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, e)
+	}
+	if len(all) != 4 || all[0].Params.Seed != 7 || all[2].Text != " φῶς" || !slices.Equal(all[2].Tokens, []int{305, 840}) || all[3].Usage.TotalTokens != 3 || all[3].At.Year() != 2026 {
+		t.Errorf("%+v", all)
+	}
+	if job, err := c.Wait(t.Context(), "j"); err != nil || job.State != Completed {
+		t.Errorf("%+v, %v", job, err)
+	}
+	// The caller stops, goes on behind that, and asks once more at the end.
+	for e, err := range c.Follow(t.Context(), "j", 0) {
+		if e.Version == 2 || err != nil {
+			break
+		}
+	}
+	for after, want := range map[int][]int{2: {3, 4}, 3: {4}, 4: nil} {
+		if got, err := follow(t.Context(), c, after); err != nil || !slices.Equal(got, want) {
+			t.Errorf("after %d: %v, %v", after, got, err)
+		}
+	}
+}
+
+// TestFollowThroughCuts ends the first connection after each byte of the stream,
+// in order and broken off: the caller sees every event once.
+func TestFollowThroughCuts(t *testing.T) {
+	whole := stream(0)
+	for name, end := range map[string]func(){"ended": func() {}, "broken": func() { panic(http.ErrAbortHandler) }} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for cut := range len(whole) {
+					s := newService(t)
+					connections := 0
+					s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+						rest := stream(resumes(t, r))
+						if connections++; connections > 1 {
+							sse(rest)(w, r)
+							return
+						}
+						sse(whole[:cut])(w, r)
+						end()
+					})
+					s.answers("GET /jobs/j", text(`{"id":"j","state":"running","version":1}`))
+					got, err := follow(t.Context(), s.client(Options{}), 0)
+					if err != nil || !slices.Equal(got, []int{1, 2, 3, 4}) || connections != 2 {
+						t.Errorf("cut at %d: %v, %v over %d connections", cut, got, err, connections)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestFollowOverTheNetwork breaks every connection after some of the stream.
+func TestFollowOverTheNetwork(t *testing.T) {
+	s := newService(t)
+	connections := 0
+	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+		rest := stream(resumes(t, r))
+		connections++
+		sse(rest[:min(len(rest), 211)])(w, r)
+		http.NewResponseController(w).Flush()
+		if len(rest) > 211 {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	got, err := follow(t.Context(), s.over(Options{}), 0)
+	if err != nil || !slices.Equal(got, []int{1, 2, 3, 4}) || connections < 3 {
+		t.Errorf("%v, %v over %d connections", got, err, connections)
+	}
+}
+
+// TestFollowComesBack meets everything that a stream may end with before the job
+// does, and measures after which time the client is back.
+func TestFollowComesBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		first http.HandlerFunc
+		after time.Duration
+	}{
+		"a retry field":         {sse("retry: 1250\n\n"), 1250 * time.Millisecond},
+		"a retry of an hour":    {sse("retry: 3600000\n\n"), time.Minute},
+		"a retry without end":   {sse("retry: 99999999999999999999\n\n"), firstPause / 2},
+		"a retry of nothing":    {sse("retry: 0\n\n"), 0},
+		"429":                   {problem(429, "too_many_streams", "Retry-After", "5"), 5 * time.Second},
+		"503":                   {problem(503, "streams_full", "Retry-After", "5"), 5 * time.Second},
+		"no connection":         {abort, firstPause / 2},
+		"silence at the start":  {hang, 30 * time.Second},
+		"silence in the stream": {func(w http.ResponseWriter, r *http.Request) { sse(": x\n\n")(w, r); hang(w, r) }, streamSilence},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newService(t)
+				s.answers("GET /jobs/j/events", test.first, sse(stream(0)))
+				begin := time.Now()
+				got, err := follow(t.Context(), s.client(Options{}), 0)
+				if err != nil || !slices.Equal(got, []int{1, 2, 3, 4}) {
+					t.Errorf("%v, %v", got, err)
+				}
+				if took := time.Since(begin); took < test.after || took > test.after+firstPause {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
+}
+
+// TestHeartbeats keeps a silent stream open for an hour, as the service does.
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+			sse("")(w, r)
+			for range 360 {
+				time.Sleep(10 * time.Second)
+				io.WriteString(w, ": still here\n\n")
+			}
+			io.WriteString(w, stream(0))
+		})
+		got, err := follow(t.Context(), s.client(Options{Tries: 1}), 0)
+		if err != nil || len(got) != 4 || len(s.requests()) != 1 {
+			t.Errorf("%v, %v over %d connections", got, err, len(s.requests()))
+		}
+	})
+}
+
+// TestSlowCaller takes longer for an event than a stream may be silent.
+func TestSlowCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("GET /jobs/j/events", sse(stream(0)))
+		for _, err := range s.client(Options{Tries: 1}).Follow(t.Context(), "j", 0) {
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(2 * streamSilence)
+		}
+		if n := len(s.requests()); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// TestFollowRenewsItsToken has the access token expire during the stream.
+func TestFollowRenewsItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("POST /token", text(`{"access_token":"new","refresh_token":"r"}`))
+		s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+			switch after := resumes(t, r); {
+			case after == 0:
+				sse(strings.TrimSuffix(stream(0), stream(2))+"retry: 500\n\n")(w, r)
+			case r.Header.Get("Authorization") == "Bearer old":
+				problem(401, "invalid_access_token")(w, r)
+			default:
+				sse(stream(after))(w, r)
+			}
+		})
+		got, err := follow(t.Context(), s.client(Options{Tokens: Tokens{"old", "r"}}), 0)
+		if err != nil || !slices.Equal(got, []int{1, 2, 3, 4}) {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+}
+
+// TestFollowGivesUp meets what no further connection would change.
+func TestFollowGivesUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		code   string // of a problem, "" for ErrProtocol
+		seen   int    // events before
+	}{
+		"404":                  {problem(404, "not_found"), "not_found", 0},
+		"JSON":                 {text("[]", "Content-Type", "application/json"), "", 0},
+		"a redirect":           {status(307, ""), "", 0},
+		"no JSON":              {sse("id: 1\ndata: x\n\n"), "", 0},
+		"another id":           {sse("id: 2\ndata: {\"version\":1}\n\n"), "", 0},
+		"no id":                {sse("data: {\"version\":1}\n\n"), "", 0},
+		"an event is missing":  {sse("id: 1\ndata: {\"version\":1}\n\nid: 3\ndata: {\"version\":3}\n\n"), "", 1},
+		"an event comes twice": {sse("id: 1\ndata: {\"version\":1}\n\nid: 1\ndata: {\"version\":1}\n\n"), "", 1},
+		"a line without end":   {sse("data: " + strings.Repeat("x", maxMessage)), "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t)
+			s.answers("GET /jobs/j/events", test.answer)
+			got, err := follow(t.Context(), s.client(Options{}), 0)
+			if test.code != "" && code(err) != test.code || test.code == "" && !errors.Is(err, ErrProtocol) || len(got) != test.seen || len(s.requests()) != 1 {
+				t.Errorf("%v, %v after %d requests", got, err, len(s.requests()))
+			}
+		})
+	}
+}
+
+// TestFollowIsBounded counts connections that bring nothing; those that bring
+// something begin the count anew.
+func TestFollowIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("GET /jobs/j/events", abort, sse(": x\n\n"), sse(""), abort, abort, abort, sse(stream(0)))
+		s.answers("GET /jobs/j", text(`{"id":"j","state":"queued","version":1}`))
+		_, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
+		if err == nil || len(s.requests()) != 7 { // one asks for the job
+			t.Errorf("%v after %d requests", err, len(s.requests()))
+		}
+		got, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
+		if err != nil || len(got) != 4 {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+}
+
+// TestContextEndsFollow cancels the context in the stream and in the pause after it.
+func TestContextEndsFollow(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"the stream": func(w http.ResponseWriter, r *http.Request) { sse(": x\n\n")(w, r); hang(w, r) },
+		"a pause":    sse("retry: 9000\n\n"),
+		"an error":   problem(503, "streams_full", "Retry-After", "5"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newService(t)
+				s.answers("GET /jobs/j/events", answer)
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				begin := time.Now()
+				if _, err := follow(ctx, s.client(Options{}), 0); !errors.Is(err, context.Canceled) || time.Since(begin) != time.Second {
+					t.Errorf("after %s: %v", time.Since(begin), err)
+				}
+				if _, err := s.client(Options{}).Wait(ctx, "j"); !errors.Is(err, context.Canceled) {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestEmptyStreams are those of a job whose events the caller has, and those
+// that were cut: the client asks for the job.
+func TestEmptyStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, job := range []http.HandlerFunc{abort, problem(503, "unavailable"), text(`{"id":"j","state":"running","version":2}`), text(`{"id":"j","state":"completed","version":4}`)} {
+			s := newService(t)
+			s.answers("GET /jobs/j/events", sse(""), sse(stream(2)))
+			s.answers("GET /jobs/j", job)
+			if got, err := follow(t.Context(), s.client(Options{}), 2); err != nil || !slices.Equal(got, []int{3, 4}) {
+				t.Errorf("%v, %v", got, err)
+			}
+		}
+		s := newService(t)
+		s.answers("GET /jobs/j/events", sse(""))
+		s.answers("GET /jobs/j", text(`{"id":"j","state":"completed","version":4}`))
+		if got, err := follow(t.Context(), s.client(Options{}), 4); err != nil || got != nil || len(s.requests()) != 2 {
+			t.Errorf("%v, %v", got, err)
+		}
+		s = newService(t)
+		s.answers("GET /jobs/j/events", sse(""))
+		s.answers("GET /jobs/j", text("x"))
+		if _, err := follow(t.Context(), s.client(Options{}), 4); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestEvents(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+		after, _ := strconv.Atoi(r.URL.Query().Get("after"))
+		text("["+strings.Join(course[after:], ",")+"]")(w, r)
+	})
+	c := s.over(Options{})
+	for after := range len(course) + 1 {
+		events, err := c.Events(t.Context(), "j", after)
+		var versions []int
+		for _, e := range events {
+			versions = append(versions, e.Version)
+		}
+		if err != nil || !reflect.DeepEqual(versions, []int{1, 2, 3, 4}[after:]) && after < 4 {
+			t.Errorf("after %d: %v, %v", after, versions, err)
+		}
+	}
+	s = newService(t)
+	s.answers("/", text(`[{"version":1},{"version":3}]`))
+	if _, err := s.client(Options{}).Events(t.Context(), "j", 0); !errors.Is(err, ErrProtocol) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	for kind, want := range map[string]bool{JobAccepted: false, JobStarted: false, JobAdvanced: false, JobCompleted: true, JobCancelled: true, JobFailed: false} {
+		if got := (&Event{Type: kind}).Ends(); got != want {
+			t.Errorf("%s: %v", kind, got)
+		}
+	}
+	if !(&Event{Type: JobFailed, Final: true}).Ends() {
+		t.Error("a final failure ends nothing")
+	}
+}

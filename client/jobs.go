@@ -1,0 +1,206 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// A JobRequest asks for a text. What is zero or nil is left to the service.
+type JobRequest struct {
+	Prompt       string   `json:"prompt"`
+	MaxLength    int      `json:"max_length,omitempty"`     // most tokens of prompt and completion together, 50 if it is 0
+	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // most tokens of the completion; MaxLength then does not count
+	Temperature  *float64 `json:"temperature,omitempty"`    // 0 takes the likeliest token, 0.8 if it is nil
+	TopK         *int     `json:"top_k,omitempty"`          // choose among so many tokens, 0 is all, 40 if it is nil
+	TopP         float64  `json:"top_p,omitempty"`          // choose among the tokens that make up this share of the probability, 1 if it is 0
+	Seed         *uint64  `json:"seed,omitempty"`           // the same seed gives the same text again; drawn if it is nil
+	Stop         []string `json:"stop,omitempty"`           // the text ends before the first of these
+
+	// Key is the Idempotency-Key: requests with the same key make one job, also
+	// those of another process, for a day. Each call makes one if it is "".
+	Key string `json:"-"`
+
+	// Wait is how long the service waits for the text before it answers, in whole
+	// seconds, 60 at most.
+	Wait time.Duration `json:"-"`
+
+	// CancelAfter is how long the job may take before the service cancels it, in
+	// whole seconds. The service has a limit of its own.
+	CancelAfter time.Duration `json:"-"`
+}
+
+// generateWait is how long one request of Generate waits.
+const generateWait = 30 * time.Second
+
+// Generate asks for a text and returns the completed job, however long that
+// takes. A job that ends otherwise is a [*Problem] with the code [CodeJobFailed]
+// or [CodeJobCancelled]. The job goes on when ctx ends: Generate with the same
+// Key returns it later.
+func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
+	r.Key = cmp.Or(r.Key, rand.Text())
+	r.Wait = cmp.Or(r.Wait, generateWait)
+	for {
+		begin := time.Now()
+		job, err := c.post(ctx, "/generate", &r)
+		if err != nil || job.State.Final() {
+			return job, err
+		}
+		// A service that stops answers before the wait is over.
+		if err := sleep(ctx, min(job.RetryAfter, r.Wait-time.Since(begin))); err != nil {
+			return nil, fmt.Errorf("wait for job %s: %w", job.ID, err)
+		}
+	}
+}
+
+// Submit asks for a text and returns the job as soon as it is on record. With
+// Wait it returns the job when it is completed or the time is over; a job that
+// ends otherwise is then a [*Problem] with the code [CodeJobFailed] or
+// [CodeJobCancelled].
+func (c *Client) Submit(ctx context.Context, r JobRequest) (*Job, error) {
+	return c.post(ctx, "/jobs", &r)
+}
+
+func (c *Client) post(ctx context.Context, path string, r *JobRequest) (*Job, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode the request: %w", err)
+	}
+	request := &Request{Method: http.MethodPost, Path: path, Body: body, Wait: r.Wait}
+	if r.Key != "" {
+		key, err := quoteKey(r.Key)
+		if err != nil {
+			return nil, err
+		}
+		request.setHeader("Idempotency-Key", key)
+	}
+	if r.CancelAfter > 0 {
+		request.setHeader("Cancel-After", seconds(r.CancelAfter))
+	}
+	return c.job(ctx, request)
+}
+
+// quoteKey returns an idempotency key as the header wants it, a string of RFC 8941.
+func quoteKey(key string) (string, error) {
+	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return "", fmt.Errorf("the idempotency key %q is not 1 to 255 visible ASCII characters", key)
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`, nil
+}
+
+// job calls the API for an answer that is a job.
+func (c *Client) job(ctx context.Context, r *Request) (*Job, error) {
+	job := &Job{}
+	if _, err := c.update(ctx, r, job); err != nil {
+		return nil, err
+	}
+	return job, nil
+}
+
+// update calls the API for a job and reports whether it is another one than job.
+func (c *Client) update(ctx context.Context, r *Request, job *Job) (changed bool, err error) {
+	latest := &Job{}
+	resp, err := c.call(ctx, r, latest)
+	switch {
+	case err != nil:
+		return false, err
+	case resp.Status == http.StatusNotModified:
+		job.note(resp)
+		return false, nil
+	case latest.ID == "":
+		return false, failed(r, fmt.Errorf("%w: a job without an id", ErrProtocol))
+	}
+	latest.note(resp)
+	*job = *latest
+	return true, nil
+}
+
+// note keeps what the headers of an answer say about the job.
+func (j *Job) note(resp *Response) {
+	j.ETag = resp.Header.Get("ETag")
+	j.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+}
+
+func jobPath(id string) string { return "/jobs/" + url.PathEscape(id) }
+
+// Job returns a job as it is now.
+func (c *Client) Job(ctx context.Context, id string) (*Job, error) {
+	return c.job(ctx, &Request{Path: jobPath(id)})
+}
+
+// Poll asks once whether a job has changed since it was got with Job or Poll,
+// and brings it up to date. A Job that has only an ID counts as changed. RetryAfter
+// of the job says when it is worth asking again.
+func (c *Client) Poll(ctx context.Context, job *Job) (changed bool, err error) {
+	r := &Request{Path: jobPath(job.ID)}
+	if job.ETag != "" {
+		r.setHeader("If-None-Match", job.ETag)
+	}
+	return c.update(ctx, r, job)
+}
+
+// Wait follows a job until it has ended, whichever way, and returns it.
+func (c *Client) Wait(ctx context.Context, id string) (*Job, error) {
+	for _, err := range c.Follow(ctx, id, 0) {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c.Job(ctx, id)
+}
+
+// Cancel ends a job that has not ended, and returns it as it then is. It changes
+// nothing about a job that has ended.
+func (c *Client) Cancel(ctx context.Context, id string) (*Job, error) {
+	return c.job(ctx, &Request{Method: http.MethodPost, Path: jobPath(id) + "/cancel"})
+}
+
+// History yields the user's completed jobs, the newest first. It asks for further
+// pages as they are needed. An error ends it.
+func (c *Client) History(ctx context.Context) iter.Seq2[*Job, error] {
+	return func(yield func(*Job, error) bool) {
+		for r := (&Request{Path: "/history"}); r != nil; {
+			var page []*Job
+			resp, err := c.call(ctx, r, &page)
+			if err == nil {
+				r, err = nextPage(r, resp.Header)
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, job := range page {
+				if !yield(job, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// nextPage returns the request for the page that an answer links to with
+// rel=next (RFC 8288), or nil if there is none.
+func nextPage(r *Request, header http.Header) (*Request, error) {
+	for _, line := range header.Values("Link") {
+		for link := range strings.SplitSeq(line, ",") {
+			target, params, _ := strings.Cut(link, ";")
+			if rel := strings.ReplaceAll(strings.TrimSpace(params), " ", ""); rel != `rel="next"` && rel != "rel=next" {
+				continue
+			}
+			target = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(target), "<"), ">")
+			next, err := url.Parse(target)
+			if err != nil || next.Scheme != "" || next.Host != "" || !strings.HasPrefix(next.Path, "/") || target == r.Path {
+				return nil, failed(r, fmt.Errorf("%w: the link %q", ErrProtocol, target))
+			}
+			return &Request{Path: target}, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,208 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestSubmit(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("POST /jobs", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if want := `{"prompt":"p","max_new_tokens":8,"temperature":0,"top_k":0,"top_p":0.9,"seed":0,"stop":["x"]}`; string(body) != want {
+			t.Errorf("body %s", body)
+		}
+		for name, want := range map[string]string{"Idempotency-Key": `"a \"key\" \\"`, "Prefer": "wait=20", "Cancel-After": "91"} {
+			if got := r.Header.Get(name); got != want {
+				t.Errorf("%s %q, want %q", name, got, want)
+			}
+		}
+		status(202, `{"id":"j","state":"queued","queue_position":3,"unknown":"member"}`, "Retry-After", "4")(w, r)
+	})
+	job, err := s.over(Options{}).Submit(t.Context(), JobRequest{
+		Prompt: "p", MaxNewTokens: 8, Temperature: new(0.0), TopK: new(0), TopP: 0.9, Seed: new(uint64(0)), Stop: []string{"x"},
+		Key: `a "key" \`, Wait: 20 * time.Second, CancelAfter: 90500 * time.Millisecond,
+	})
+	if err != nil || job.ID != "j" || job.State != Queued || job.QueuePosition != 3 || job.RetryAfter != 4*time.Second || job.State.Final() {
+		t.Errorf("%+v, %v", job, err)
+	}
+}
+
+func TestBadKeys(t *testing.T) {
+	s := newService(t)
+	for _, key := range []string{"ü", "a\nb", strings.Repeat("x", 256)} {
+		if _, err := s.client(Options{}).Submit(t.Context(), JobRequest{Prompt: "p", Key: key}); err == nil || len(s.requests()) != 0 {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+	if _, err := s.client(Options{}).Submit(t.Context(), JobRequest{Prompt: "p", TopP: inf()}); err == nil {
+		t.Error("a request that is no JSON was sent")
+	}
+}
+
+func inf() float64 { zero := 0.0; return 1 / zero }
+
+// TestGenerate answers that the text takes longer, and breaks the connection in
+// between: the client comes back with the same key.
+func TestGenerate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		waits := func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(30 * time.Second)
+			status(202, `{"id":"j","state":"running"}`, "Retry-After", "10")(w, r)
+		}
+		s.answers("POST /generate", waits, abort,
+			status(202, `{"id":"j","state":"running"}`, "Retry-After", "2"), // it stops
+			text(`{"id":"j","state":"completed","generated_text":"light and so on"}`))
+		begin := time.Now()
+		job, err := s.client(Options{}).Generate(t.Context(), JobRequest{Prompt: "light"})
+		if err != nil || job.GeneratedText != "light and so on" {
+			t.Fatalf("%+v, %v", job, err)
+		}
+		if took := time.Since(begin); took < 32*time.Second || took > 33*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		keys := map[string]bool{}
+		for _, r := range s.requests() {
+			keys[r.Header.Get("Idempotency-Key")] = true
+			if got := r.Header.Get("Prefer"); got != "wait=30" {
+				t.Errorf("Prefer %q", got)
+			}
+		}
+		if len(keys) != 1 || len(s.requests()) != 4 {
+			t.Errorf("%d requests with the keys %v", len(s.requests()), keys)
+		}
+	})
+}
+
+func TestGenerateIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("POST /generate", status(202, `{"id":"j","state":"running"}`, "Retry-After", "9"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if job, err := s.client(Options{}).Generate(ctx, JobRequest{Prompt: "light"}); job != nil || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%+v, %v", job, err)
+		}
+	})
+	s := newService(t)
+	s.answers("POST /generate", problem(409, CodeJobCancelled))
+	if _, err := s.client(Options{}).Generate(t.Context(), JobRequest{Prompt: "light"}); code(err) != CodeJobCancelled {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPoll(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("GET /jobs/j", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("If-None-Match") == `"1"` {
+			status(304, "", "ETag", `"1"`, "Retry-After", "5")(w, r)
+			return
+		}
+		text(`{"id":"j","state":"running","version":2}`, "ETag", `"1"`, "Retry-After", "3")(w, r)
+	})
+	c := s.over(Options{})
+	job := &Job{ID: "j", ETag: `"0"`}
+	changed, err := c.Poll(t.Context(), job)
+	if err != nil || !changed || job.Version != 2 || job.ETag != `"1"` || job.RetryAfter != 3*time.Second {
+		t.Errorf("%v, %v, %+v", changed, err, job)
+	}
+	changed, err = c.Poll(t.Context(), job)
+	if err != nil || changed || job.Version != 2 || job.RetryAfter != 5*time.Second {
+		t.Errorf("%v, %v, %+v", changed, err, job)
+	}
+	if job, err = c.Job(t.Context(), "j"); err != nil || job.ETag != `"1"` {
+		t.Errorf("%+v, %v", job, err)
+	}
+	if _, err := c.Poll(t.Context(), &Job{ID: "../x"}); code(err) != "" && !errors.Is(err, ErrProtocol) {
+		t.Errorf("%v", err)
+	}
+	if at := s.requests()[3].URL.EscapedPath(); at != "/jobs/..%2Fx" {
+		t.Errorf("path %s", at)
+	}
+}
+
+func TestBadJobs(t *testing.T) {
+	for _, body := range []string{"", "<html>", "{}", "[]", `{"id":1}`} {
+		s := newService(t)
+		s.answers("/", text(body))
+		c := s.client(Options{})
+		_, err := c.Job(t.Context(), "j")
+		_, cancelErr := c.Cancel(t.Context(), "j")
+		_, pollErr := c.Poll(t.Context(), &Job{ID: "j"})
+		for _, err := range []error{err, cancelErr, pollErr} {
+			if !errors.Is(err, ErrProtocol) {
+				t.Errorf("%q: %v", body, err)
+			}
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	s := newService(t)
+	s.answers("POST /jobs/j/cancel", text(`{"id":"j","state":"cancelled","reason":"r"}`))
+	job, err := s.over(Options{}).Cancel(t.Context(), "j")
+	if err != nil || job.State != Cancelled || !job.State.Final() {
+		t.Errorf("%+v, %v", job, err)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("GET /history", problem(503, "unavailable"), func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.RawQuery {
+			case "":
+				text(`[{"id":"5"},{"id":"4"}]`, "Link", `</users>; rel="up", </history?before=4&limit=2>; rel="next"`)(w, r)
+			case "before=4&limit=2":
+				text(`[{"id":"3"},{"id":"2"}]`, "Link", `</history?before=2&limit=2>;rel=next`)(w, r)
+			case "before=2&limit=2":
+				text(`[]`)(w, r)
+			}
+		})
+		c := s.client(Options{})
+		var ids []string
+		for job, err := range c.History(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, job.ID)
+		}
+		if !slices.Equal(ids, []string{"5", "4", "3", "2"}) {
+			t.Errorf("%q", ids)
+		}
+		asked := len(s.requests())
+		for range c.History(t.Context()) {
+			break
+		}
+		if len(s.requests()) != asked+1 {
+			t.Error("more was asked for than needed")
+		}
+	})
+}
+
+// TestBadPages has pages and links that the client must not follow: the access
+// token goes to the service alone.
+func TestBadPages(t *testing.T) {
+	for _, link := range []string{"https://elsewhere.example/history", "//elsewhere.example/history", "history", "", "/history", "http://a b", "/%zz"} {
+		s := newService(t)
+		s.answers("/", text(`[{"id":"1"}]`, "Link", fmt.Sprintf(`<%s>; rel="next"`, link)))
+		n := 0
+		for _, err := range s.client(Options{}).History(t.Context()) {
+			if n++; !errors.Is(err, ErrProtocol) {
+				t.Errorf("%q: %v", link, err)
+			}
+		}
+		if n != 1 || len(s.requests()) != 1 {
+			t.Errorf("%q: %d requests", link, len(s.requests()))
+		}
+	}
+}

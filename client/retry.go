@@ -1,0 +1,109 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+)
+
+const (
+	// defaultTries is how often a call is tried unless the options say otherwise.
+	defaultTries = 5
+
+	// The pause before the second try is firstPause; it doubles with each further
+	// one, up to lastPause. The half of each is random, so that clients do not
+	// come back all at once.
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+
+	// longestRetryAfter is the longest Retry-After that a call waits for.
+	longestRetryAfter = time.Minute
+)
+
+// ErrProtocol is wrapped by the error of a call whose answer the API does not
+// allow: a body that does not decode, an event out of order, a redirect. Such a
+// call is not tried again.
+var ErrProtocol = errors.New("unexpected answer")
+
+// errInvalid is wrapped by errors about calls that cannot be sent.
+var errInvalid = errors.New("invalid call")
+
+// tries counts the tries of one call.
+type tries struct {
+	most   int
+	failed int // in a row
+}
+
+// again waits until the next try is due and returns nil. It returns an error
+// if err is final, if no try is left, or if ctx ends before the next try.
+func (t *tries) again(ctx context.Context, err error) error {
+	t.failed++
+	if ctxErr := ctx.Err(); ctxErr != nil {
+		return because(ctxErr, err)
+	}
+	after, ok := retryable(err)
+	if !ok || t.failed >= t.most {
+		return err
+	}
+	pause := max(after, backoff(t.failed))
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause {
+		return fmt.Errorf("%w; %w", err, errNoTime)
+	}
+	if ctxErr := sleep(ctx, pause); ctxErr != nil {
+		return because(ctxErr, err)
+	}
+	return nil
+}
+
+// because adds to an error that ctx has ended, if it does not say so.
+func because(ctxErr, err error) error {
+	if errors.Is(err, ctxErr) {
+		return err
+	}
+	return fmt.Errorf("%w after %w", ctxErr, err)
+}
+
+// errNoTime says why a call did not wait for the next try.
+var errNoTime = fmt.Errorf("the next try would be too late: %w", context.DeadlineExceeded)
+
+// retryable reports whether the same request may do better later, and how long
+// the service asks to wait before.
+func retryable(err error) (after time.Duration, ok bool) {
+	if errors.Is(err, ErrProtocol) || errors.Is(err, errInvalid) {
+		return 0, false
+	}
+	p, ok := errors.AsType[*Problem](err)
+	if !ok {
+		return 0, true // the connection failed
+	}
+	switch {
+	case p.Code == CodeJobFailed:
+		ok = false
+	case p.Status == http.StatusConflict:
+		ok = p.Code == codeKeyInFlight
+	default:
+		ok = p.Status >= 500 || p.Status == http.StatusTooManyRequests || p.Status == http.StatusRequestTimeout
+	}
+	return p.RetryAfter, ok && p.RetryAfter <= longestRetryAfter
+}
+
+// backoff returns the pause after so many tries that failed.
+func backoff(failed int) time.Duration {
+	pause := min(lastPause, firstPause<<min(failed-1, 10))
+	return pause/2 + rand.N(pause/2) //nolint:gosec // it spreads clients and hides nothing
+}
+
+// sleep pauses. It returns an error if ctx ends first.
+func sleep(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,162 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// An Account is a user of the service.
+type Account struct {
+	ID       string `json:"id"`
+	Username string `json:"username"`
+}
+
+// Tokens are what a session is continued with. They are secrets.
+type Tokens struct {
+	Access  string `json:"access_token"`
+	Refresh string `json:"refresh_token"`
+}
+
+// Register makes an account. It does not sign in to it.
+func (c *Client) Register(ctx context.Context, username, password string) (*Account, error) {
+	body, err := json.Marshal(map[string]string{"username": username, "password": password})
+	if err != nil {
+		return nil, fmt.Errorf("encode the account: %w", err)
+	}
+	account := &Account{}
+	if _, err := c.call(ctx, &Request{Method: http.MethodPost, Path: "/users", Body: body, anonymous: true}, account); err != nil {
+		return nil, err
+	}
+	return account, nil
+}
+
+// SignIn makes the client's further calls those of a user. The client keeps the
+// password, to sign in again by itself when the session has ended. After an
+// error the client remains who it was.
+func (c *Client) SignIn(ctx context.Context, username, password string) error {
+	tokens, err := askTokens(func(r *Request) (*Response, error) { return c.Do(ctx, r) }, signIn(username, password))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = session{username, password, tokens}
+	return nil
+}
+
+// Tokens returns the tokens of the session. They change whenever the client
+// renews them: save them after the last call, to continue with
+// Options.Tokens another time.
+func (c *Client) Tokens() Tokens {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session.tokens
+}
+
+// session is what a client has to show who it is. It is zero for nobody.
+type session struct {
+	username, password string // "" if only tokens were given
+	tokens             Tokens
+}
+
+// renewable reports whether there is something to get new tokens with.
+func (s session) renewable() bool { return s.tokens.Refresh != "" || s.password != "" }
+
+// A renewal is a request for new tokens, which all calls that need them share.
+type renewal struct {
+	done chan struct{} // closed at its end
+	err  error
+}
+
+// access returns the access token to send, which it gets first if there is none
+// yet, and "" for nobody.
+func (c *Client) access(ctx context.Context) (string, error) {
+	if access := c.Tokens().Access; access != "" {
+		return access, nil
+	}
+	return c.renew(ctx, "")
+}
+
+// renew returns an access token in place of one that was refused: the one that
+// another call has got meanwhile, or a new one. It returns the old one if there
+// is nothing to get a new one with. Calls that need one at the same time share
+// one request. That request outlives their contexts: a refresh token whose
+// answer is lost may be good for no other.
+func (c *Client) renew(ctx context.Context, refused string) (string, error) {
+	c.mu.Lock()
+	if c.session.tokens.Access != refused || !c.session.renewable() {
+		defer c.mu.Unlock()
+		return c.session.tokens.Access, nil
+	}
+	r := c.renewal
+	if r == nil {
+		r = &renewal{done: make(chan struct{})}
+		c.renewal = r
+		go c.run(context.WithoutCancel(ctx), r, c.session)
+	}
+	c.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-r.done:
+		return c.Tokens().Access, r.err
+	}
+}
+
+// run gets new tokens for a session, in one try for each way. The calls that
+// wait for it are the ones that try again.
+func (c *Client) run(ctx context.Context, r *renewal, of session) {
+	tokens, err := c.newTokens(ctx, of)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && c.session == of { // nobody has signed in meanwhile
+		c.session.tokens = tokens
+	}
+	r.err, c.renewal = err, nil
+	close(r.done)
+}
+
+// newTokens presents the refresh token of a session and, if it is refused or
+// missing, the password.
+func (c *Client) newTokens(ctx context.Context, of session) (tokens Tokens, err error) {
+	once := func(r *Request) (*Response, error) {
+		resp, err := c.try(ctx, r)
+		if err != nil {
+			return nil, failed(r, err)
+		}
+		return resp, nil
+	}
+	if of.tokens.Refresh != "" {
+		tokens, err = askTokens(once, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {of.tokens.Refresh}})
+		p, ok := errors.AsType[*Problem](err)
+		if refused := ok && (p.Status == http.StatusUnauthorized || p.Status == http.StatusBadRequest); !refused || of.password == "" {
+			return tokens, err
+		}
+	}
+	return askTokens(once, signIn(of.username, of.password))
+}
+
+func signIn(username, password string) url.Values {
+	return url.Values{"grant_type": {"password"}, "username": {username}, "password": {password}}
+}
+
+// askTokens sends OAuth2's form and reads the tokens.
+func askTokens(send func(*Request) (*Response, error), form url.Values) (tokens Tokens, err error) {
+	r := &Request{Method: http.MethodPost, Path: "/token", Body: []byte(form.Encode()), anonymous: true}
+	r.setHeader("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := send(r)
+	if err != nil {
+		return tokens, err
+	}
+	if err := json.Unmarshal(resp.Body, &tokens); err != nil {
+		return tokens, failed(r, fmt.Errorf("%w: %w", ErrProtocol, err))
+	}
+	if tokens.Access == "" {
+		return tokens, failed(r, fmt.Errorf("%w: no access token", ErrProtocol))
+	}
+	return tokens, nil
+}

@@ -1,0 +1,262 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// sessions answers for accounts and tokens: the n-th pair that it gives out is
+// a<n> and r<n>, and only the latest of each is valid.
+type sessions struct {
+	*service
+	mu      sync.Mutex
+	n       int
+	refused int // requests with another access token
+}
+
+func newSessions(t *testing.T) *sessions {
+	s := &sessions{service: newService(t)}
+	s.HandleFunc("POST /users", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if string(body) != `{"password":"opticks-1704","username":"isaac"}` || r.Header.Get("Authorization") != "" {
+			t.Errorf("registers with %s and %v", body, r.Header)
+		}
+		text(`{"id":"u","username":"isaac"}`)(w, r)
+	})
+	s.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		latest := fmt.Sprintf("r%d", s.n)
+		switch {
+		case r.Header.Get("Authorization") != "":
+			t.Errorf("a request for tokens with %v", r.Header)
+		case r.FormValue("grant_type") == "refresh_token" && r.FormValue("refresh_token") != latest:
+			problem(401, "invalid_refresh_token")(w, r)
+		case r.FormValue("grant_type") == "password" && r.FormValue("username")+r.FormValue("password") != "isaacopticks-1704":
+			problem(401, "invalid_credentials")(w, r)
+		default:
+			s.n++
+			fmt.Fprintf(w, `{"access_token":"a%d","refresh_token":"r%d","token_type":"bearer","expires_in":900}`, s.n, s.n)
+		}
+	})
+	s.HandleFunc("GET /x", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.Header.Get("Authorization") != fmt.Sprintf("Bearer a%d", s.n) {
+			s.refused++
+			problem(401, "invalid_access_token")(w, r)
+		}
+	})
+	return s
+}
+
+// expire makes all tokens invalid.
+func (s *sessions) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n += 100
+}
+
+// expireAccess makes the access tokens invalid, but not the refresh token.
+func (s *sessions) expireAccess(c *Client) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session.tokens.Access = "expired"
+}
+
+func code(err error) string {
+	p, ok := errors.AsType[*Problem](err)
+	if !ok {
+		return fmt.Sprint(err)
+	}
+	return p.Code
+}
+
+func (s *sessions) get(c *Client) error {
+	_, err := c.Do(s.t.Context(), &Request{Path: "/x"})
+	return err
+}
+
+func TestSession(t *testing.T) {
+	s := newSessions(t)
+	c := s.over(Options{})
+	if got := code(s.get(c)); got != "invalid_access_token" {
+		t.Errorf("nobody: %s", got)
+	}
+	account, err := c.Register(t.Context(), "isaac", "opticks-1704")
+	if err != nil || *account != (Account{"u", "isaac"}) {
+		t.Errorf("%+v, %v", account, err)
+	}
+	if got := code(c.SignIn(t.Context(), "isaac", "wrong")); got != "invalid_credentials" || c.Tokens() != (Tokens{}) {
+		t.Errorf("a wrong password: %s, and %+v", got, c.Tokens())
+	}
+	if err := c.SignIn(t.Context(), "isaac", "opticks-1704"); err != nil || c.Tokens() != (Tokens{"a1", "r1"}) {
+		t.Fatalf("%v, %+v", err, c.Tokens())
+	}
+	if err := s.get(c); err != nil {
+		t.Error(err)
+	}
+	// The access token expires: it is refreshed.
+	s.expireAccess(c)
+	if err := s.get(c); err != nil || c.Tokens() != (Tokens{"a2", "r2"}) {
+		t.Errorf("%v, %+v", err, c.Tokens())
+	}
+	// The session ends: the client signs in again.
+	s.expire()
+	if err := s.get(c); err != nil || c.Tokens() != (Tokens{"a103", "r103"}) {
+		t.Errorf("%v, %+v", err, c.Tokens())
+	}
+	// A wrong password changes nothing.
+	if got := code(c.SignIn(t.Context(), "isaac", "wrong")); got != "invalid_credentials" || c.Tokens().Access != "a103" {
+		t.Errorf("a wrong password: %s, and %+v", got, c.Tokens())
+	}
+}
+
+// TestTokensOfAnEarlierSession continues with a refresh token alone, and ends
+// with it: there is no password to sign in with.
+func TestTokensOfAnEarlierSession(t *testing.T) {
+	s := newSessions(t)
+	s.n = 7
+	c := s.client(Options{Tokens: Tokens{Refresh: "r7"}})
+	if err := s.get(c); err != nil || c.Tokens() != (Tokens{"a8", "r8"}) {
+		t.Errorf("%v, %+v", err, c.Tokens())
+	}
+	if s.refused != 0 {
+		t.Errorf("%d requests without an access token", s.refused)
+	}
+	s.expire()
+	if err := s.get(c); code(err) != "invalid_refresh_token" || !strings.HasPrefix(err.Error(), "GET /x: POST /token: 401 ") {
+		t.Errorf("%v", err)
+	}
+	// An access token alone is good for as long as it is.
+	c = s.client(Options{Tokens: Tokens{Access: "a108"}})
+	if err := s.get(c); err != nil {
+		t.Error(err)
+	}
+	s.expire()
+	if got := code(s.get(c)); got != "invalid_access_token" {
+		t.Error(got)
+	}
+}
+
+// TestOneRenewal has many calls find out at once that the access token has
+// expired: they share one request for another.
+func TestOneRenewal(t *testing.T) {
+	s := newSessions(t)
+	c := s.over(Options{})
+	if err := c.SignIn(t.Context(), "isaac", "opticks-1704"); err != nil {
+		t.Fatal(err)
+	}
+	s.expireAccess(c)
+	var calls sync.WaitGroup
+	for range 50 {
+		calls.Go(func() {
+			if err := s.get(c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
+	if s.n != 2 {
+		t.Errorf("%d pairs of tokens, want 2", s.n)
+	}
+}
+
+// TestRenewalOutlivesItsCaller cancels the call that began a renewal: the new
+// tokens are not lost, and another call that waits for them gets them.
+func TestRenewalOutlivesItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			text(`{"access_token":"a","refresh_token":"r"}`)(w, r)
+		})
+		s.answers("GET /x", text(""))
+		c := s.client(Options{Tokens: Tokens{Refresh: "old"}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		other := make(chan error)
+		go func() {
+			time.Sleep(time.Second / 4)
+			_, err := c.Do(t.Context(), &Request{Path: "/x"})
+			other <- err
+		}()
+		if _, err := c.Do(ctx, &Request{Path: "/x"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		if err := <-other; err != nil || len(s.requests()) != 2 || c.Tokens() != (Tokens{"a", "r"}) {
+			t.Errorf("%v after %d requests, %+v", err, len(s.requests()), c.Tokens())
+		}
+	})
+}
+
+// TestRenewalIsTriedAgain loses the answer of a renewal: the calls that wait for
+// it try again, with the same refresh token.
+func TestRenewalIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("POST /token", abort, problem(503, "busy", "Retry-After", "1"), text(`{"access_token":"a","refresh_token":"r"}`))
+		s.answers("GET /x", text(""))
+		c := s.client(Options{Tokens: Tokens{Refresh: "old"}})
+		if _, err := c.Do(t.Context(), &Request{Path: "/x"}); err != nil || c.Tokens() != (Tokens{"a", "r"}) {
+			t.Errorf("%v, %+v", err, c.Tokens())
+		}
+	})
+}
+
+// TestSignInDuringRenewal signs in as another user while the tokens of the first
+// are renewed: the client is the second user.
+func TestSignInDuringRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("grant_type") == "refresh_token" {
+				time.Sleep(time.Second)
+			}
+			fmt.Fprintf(w, `{"access_token":"a of %s","refresh_token":"r"}`, r.FormValue("username"))
+		})
+		s.answers("GET /x", text(""))
+		c := s.client(Options{Tokens: Tokens{Refresh: "old"}})
+		done := make(chan error)
+		go func() {
+			_, err := c.Do(t.Context(), &Request{Path: "/x"})
+			done <- err
+		}()
+		synctest.Wait()
+		if err := c.SignIn(t.Context(), "isaac", "opticks-1704"); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil || c.Tokens().Access != "a of isaac" {
+			t.Errorf("%v, %+v", err, c.Tokens())
+		}
+	})
+}
+
+func TestBadTokens(t *testing.T) {
+	for _, body := range []string{"", "<html>", "{}", `{"access_token":1}`} {
+		s := newService(t)
+		s.answers("POST /token", text(body))
+		if err := s.client(Options{}).SignIn(t.Context(), "isaac", "opticks-1704"); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%q: %v", body, err)
+		}
+	}
+}
+
+// TestRefusedTwice is refused with the new access token as well: that is final.
+func TestRefusedTwice(t *testing.T) {
+	s := newService(t)
+	s.answers("POST /token", text(`{"access_token":"a","refresh_token":"r"}`))
+	s.answers("GET /x", problem(401, "invalid_access_token"))
+	c := s.client(Options{Tokens: Tokens{"old", "old"}})
+	if _, err := c.Do(t.Context(), &Request{Path: "/x"}); code(err) != "invalid_access_token" || len(s.requests()) != 3 {
+		t.Errorf("%v after %d requests", err, len(s.requests()))
+	}
+}

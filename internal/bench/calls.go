@@ -1,0 +1,131 @@
+package bench
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// calls measures calls that need no model, beside an idle engine and beside a
+// busy one.
+func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
+	read := func(method, path string, body any) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := b.client.do(ctx, method, path, body)
+			return err
+		}
+	}
+	tiny := b.job(1, 1)
+	tiny.Prompt = "a"
+	calls := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{fmt.Sprintf("GET /history, %d records", historyRecords), read("GET", "/history?limit="+strconv.Itoa(historyRecords), nil)},
+		{"GET /docs", read("GET", "/docs", nil)},
+		{"POST /token", read("POST", "/token", url.Values{"username": {b.client.name}, "password": {b.client.password}})},
+		{"POST /jobs", read("POST", "/jobs", tiny)},
+	}
+	for _, busy := range []bool{false, true} {
+		for _, call := range calls {
+			row, err := b.call(ctx, call.name, call.do, busy)
+			if err != nil {
+				return fmt.Errorf("%s: %w", call.name, err)
+			}
+			r.Calls = append(r.Calls, row)
+			fmt.Fprintf(b.progress, "%s, busy: %t: %.0f a second, %.0f ms (99 %%)\n", row.Call, busy, row.PerSecond, row.P99MS)
+		}
+	}
+	return nil
+}
+
+// call measures one of these calls.
+func (b *serviceBench) call(ctx context.Context, name string, do func(context.Context) error, busy bool) (serviceCall, error) {
+	const callers = 4
+	row := serviceCall{Call: name, Busy: busy}
+	var took latencies
+	measure := func() (err error) {
+		row.PerSecond, err = load{callers, b.lasts / 3}.run(ctx, func(ctx context.Context, _, _ int, count func(int)) error {
+			begin := time.Now()
+			err := do(ctx)
+			took.add(time.Since(begin))
+			count(1)
+			return err
+		})
+		return err
+	}
+	var err error
+	if busy {
+		row.TokS, err = b.beside(ctx, measure)
+	} else {
+		err = measure()
+	}
+	if err != nil {
+		return row, fmt.Errorf("with %d callers: %w", callers, err)
+	}
+	row.P50MS, row.P99MS = took.percentile(0.5), took.percentile(0.99)
+	return row, b.drained(ctx)
+}
+
+// beside calls do while the engine is fully busy, and returns its tokens per
+// second. The time begins with a token, for which do waits, and ends with the
+// first token after do.
+func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var jobs, tokens atomic.Int64
+	var over atomic.Bool
+	came := make(chan struct{}, 1)
+	var streams sync.WaitGroup
+	for range engineStreams {
+		streams.Go(func() {
+			for !over.Load() && ctx.Err() == nil {
+				var ignored latencies
+				err := b.generate(ctx, b.job(int(jobs.Add(1)), newTokens), &ignored, func(n int) {
+					if tokens.Add(int64(n)); n == 0 {
+						return
+					}
+					select {
+					case came <- struct{}{}:
+					default:
+					}
+				})
+				if err != nil {
+					stop(err)
+				}
+			}
+		})
+	}
+	next := func() {
+		select {
+		case <-came:
+		case <-ctx.Done():
+		}
+	}
+	next()
+	begin, before := time.Now(), tokens.Load()
+	err := do()
+	select {
+	case <-came: // a token from the time of do
+	default:
+	}
+	next()
+	made, took := tokens.Load()-before, time.Since(begin)
+	over.Store(true)
+	streams.Wait()
+	if err := cmp.Or(err, context.Cause(ctx)); err != nil {
+		return 0, err
+	}
+	return float64(made) / took.Seconds(), nil
+}
+
+// drained waits until the queue is empty, by waiting for a new job.
+func (b *serviceBench) drained(ctx context.Context) error {
+	var ignored latencies
+	return b.generate(ctx, b.job(1, 1), &ignored, func(int) {})
+}

@@ -1,0 +1,74 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestLoadIgnoresLateResults(t *testing.T) {
+	calls := 0
+	perSecond, err := load{1, 50 * time.Millisecond}.run(t.Context(), func(_ context.Context, _, call int, count func(int)) error {
+		count(3)
+		for start := time.Now(); call == 1 && time.Since(start) < 60*time.Millisecond; {
+			continue
+		}
+		count(100) // too late
+		calls++
+		return nil
+	})
+	if err != nil || calls != 1 || perSecond != 60 {
+		t.Errorf("%d calls, %g per second, %v", calls, perSecond, err)
+	}
+}
+
+func TestErrorEndsTheLoad(t *testing.T) {
+	broken := errors.New("broken")
+	start := time.Now()
+	_, err := load{4, time.Hour}.run(t.Context(), func(ctx context.Context, caller, _ int, _ func(int)) error {
+		if caller == 2 {
+			return broken
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if !errors.Is(err, broken) || time.Since(start) > time.Minute {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPercentileIsTheTimeThatAShareDoesNotExceed(t *testing.T) {
+	var l latencies
+	if got := l.percentile(0.5); got != 0 {
+		t.Errorf("%g of nothing", got)
+	}
+	for i := range 100 {
+		l.add(time.Duration(100-i) * time.Millisecond)
+	}
+	if p50, p99, most := l.percentile(0.5), l.percentile(0.99), l.percentile(1); p50 != 51 || p99 != 100 || most != 100 {
+		t.Errorf("%g, %g and %g", p50, p99, most)
+	}
+}
+
+func TestOutOfOrderIsTheLargestDistance(t *testing.T) {
+	want := []string{"a", "b", "c", "d"}
+	for _, c := range []struct {
+		got  string
+		want int
+	}{{"abcd", 0}, {"bacd", 1}, {"dabc", 3}} {
+		if n, err := outOfOrder(strings.Split(c.got, ""), want); n != c.want || err != nil {
+			t.Errorf("%s: %d, %v", c.got, n, err)
+		}
+	}
+	if _, err := outOfOrder([]string{"x"}, want); err == nil {
+		t.Error("an unknown string has a position")
+	}
+}
+
+func TestMedianIsTheMiddleTime(t *testing.T) {
+	if got := median([]time.Duration{5, 1, 9, 2, 3}); got != 3 {
+		t.Errorf("%d", got)
+	}
+}

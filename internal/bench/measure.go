@@ -1,0 +1,155 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"colophon/model"
+	"colophon/model/gpt2"
+	"colophon/model/kernel"
+)
+
+// An engineRun is what Measure reports of one engine, in the order of measuring.
+type engineRun struct {
+	Weights string
+	Kernel  string // the fingerprint of the arithmetic
+	Rows    []engineRow
+	Mixed   *mixedRow // nil if it was left out
+	LeftOut []string  // rows for which no time was left
+
+	// Elsewhere is the share of the processors that other processes of the
+	// machine took meanwhile.
+	Elsewhere float64 `json:"-"`
+}
+
+// measureApart runs a command that calls Measure, and returns its result.
+func measureApart(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) {
+	cmd.Stderr = progress
+	in, err := cmd.StdinPipe() // the system closes it when this process ends
+	if err != nil {
+		return run, err
+	}
+	defer in.Close()
+	begin := processors()
+	out, err := cmd.Output()
+	elsewhere := processors().minus(begin)
+	if err != nil {
+		return run, err
+	}
+	if err := json.Unmarshal(out, &run); err != nil {
+		return run, err
+	}
+	elsewhere.busy -= cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	run.Elsewhere = elsewhere.share()
+	return run, nil
+}
+
+// Measure measures one engine and writes the result to out, for Engine. It stops
+// when in ends, because the process that called Engine is gone then.
+func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancel()
+	}()
+	b := &engineBench{weights: weights.String(), progress: o.Progress, limit: 3 * time.Second, steps: 128}
+	b.say("load")
+	e, err := o.engine(weights)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	b.pool = kernel.NewPool(o.threads())
+	defer b.pool.Close()
+	b.engine, b.info, b.end = e, e.Info(), time.Now().Add(45*time.Second)
+	if o.Quick {
+		b.limit, b.steps, b.end = 700*time.Millisecond, 24, time.Now().Add(5*time.Second)
+	}
+	run, err := b.run(ctx, o.Quick)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(run)
+}
+
+// An engineBench measures an engine whose sequences are computed together.
+type engineBench struct {
+	engine   *gpt2.Engine
+	pool     *kernel.Pool // has the engine's number of threads, and reads its weights
+	info     model.Info
+	weights  string
+	progress io.Writer
+	limit    time.Duration // approximate time for a row
+	steps    int           // most steps of decoding in a row
+	end      time.Time     // no row begins after it
+}
+
+func (b *engineBench) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, "%s: %s\n", b.weights, fmt.Sprintf(format, args...))
+}
+
+// maxStreams is the most sequences at a time.
+const maxStreams = 16
+
+// minContext is the least room for tokens that a model must have.
+const minContext = 32
+
+// run measures one stream first, so that its peak memory includes no other row.
+func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
+	run := engineRun{Weights: b.weights, Kernel: b.info.Kernel}
+	room := b.info.Context
+	if room < minContext {
+		return run, fmt.Errorf("the model has room for %d tokens, too few to measure anything: want at least %d", room, minContext)
+	}
+	type row struct {
+		what    string
+		n       int
+		measure func(context.Context, int) (engineRow, error)
+	}
+	rows := []row{{"a prompt of %d", min(128, room), b.prefill}, {"%d stream", 1, b.decode}}
+	if !quick && room > 128 {
+		rows = append(rows, row{"a prompt of %d", min(512, room), b.prefill})
+	}
+	if !quick {
+		rows = append(rows, row{"%d streams", 4, b.decode})
+	}
+	rows = append(rows, row{"%d streams", 8, b.decode})
+	if !quick {
+		rows = append(rows, row{"%d streams", maxStreams, b.decode})
+	}
+	for _, r := range rows {
+		what := fmt.Sprintf(r.what, r.n)
+		if b.late(&run, what) {
+			continue
+		}
+		row, err := r.measure(ctx, r.n)
+		if err != nil {
+			return run, fmt.Errorf("%s: %w", what, err)
+		}
+		row.RSSMB = memoryOf(os.Getpid(), peakMemory)
+		run.Rows = append(run.Rows, row)
+		b.say("%s: %.1f tokens/s", what, row.TokS)
+	}
+	if quick || b.late(&run, "a long prompt beside streams") {
+		return run, nil
+	}
+	var err error
+	run.Mixed, err = b.mixed(ctx)
+	return run, err
+}
+
+// late reports and records that no time is left for a row.
+func (b *engineBench) late(run *engineRun, what string) bool {
+	late := time.Now().After(b.end)
+	if late {
+		run.LeftOut = append(run.LeftOut, b.weights+": "+what)
+		b.say("%s: no time left", what)
+	}
+	return late
+}

@@ -1,0 +1,260 @@
+package policy
+
+import "unicode/utf8"
+
+const (
+	// maxGap is the most characters between two letters of a spread-out word;
+	// marks and ignorable characters do not count.
+	maxGap = 3
+
+	// minProper is the least number of real letters in a word, as opposed to
+	// digits and signs that are taken for letters: 455 is a number.
+	minProper = 2
+
+	// longWord is the length in letters from which a word does not occur by chance
+	// where the words of a sentence meet.
+	longWord = 7
+)
+
+// matcher finds refused words in a text that arrives letter by letter. Its state
+// depends on the letters alone, and not on the pieces in which they arrive. It is
+// a nondeterministic automaton over the tree of words: each state is one way to
+// read the latest characters as the beginning of a word.
+type matcher struct {
+	rules  *Rules
+	last   kind           // of the previous letter
+	states []state        // by their start in the text
+	spare  []state        // storage for the next states
+	seen   map[state]bool // the states without their starts, when there are many
+	cache  [64]struct {
+		r rune
+		l letter
+	} // recently looked up characters that stand for one letter
+}
+
+// state is a possible beginning of a word in the text.
+type state struct {
+	start    int   // position in the text
+	node     int32 // the part of a word that has been read
+	gap      uint8 // characters after the last letter
+	proper   uint8 // real letters, up to minProper
+	run      uint8 // repetitions of the last letter in a row, up to 3
+	pairs    uint8 // earlier letters after the first that came twice, up to 2
+	joined   bool  // two letters stand side by side
+	piece    bool  // the last two letters do
+	signs    bool  // only digits and signs follow the last gap
+	hyphen   bool  // the gap begins with a hyphen
+	stop     bool  // the previous character is punctuation
+	broken   bool  // punctuation and white space came between letters
+	wordlike bool  // its pieces are words by themselves: only a long word can match
+}
+
+// next reads the letter at a position in the text. If a refused word has ended
+// before it, next returns the start of the first such word.
+func (m *matcher) next(l letter, at int) (start int, refused bool) {
+	if m.idle(&l) {
+		return 0, false
+	}
+	before := m.states
+	m.states = m.spare[:0]
+	clear(m.seen)
+	for i := range before {
+		t := &before[i]
+		if !refused && m.complete(t) && (m.boundary(l.kind) || m.rules.nodes[t.node].alone) {
+			start, refused = t.start, true
+		}
+	}
+	for i := range before {
+		m.step(&before[i], &l)
+	}
+	if m.begins(l.kind) {
+		m.step(&state{start: at}, &l)
+	}
+	m.spare = before
+	m.last = l.kind
+	return start, refused
+}
+
+// idle reads a letter and returns true if there is no state and no word begins
+// with the letter.
+func (m *matcher) idle(l *letter) bool {
+	root := &m.rules.nodes[0]
+	if len(m.states) > 0 || (root.likes&l.likes != 0 || root.other) && m.begins(l.kind) {
+		return false
+	}
+	m.last = l.kind
+	return true
+}
+
+// boundary reports whether a word may end before a letter of a kind.
+func (m *matcher) boundary(next kind) bool {
+	return next == between || next == alone || next == foreign && m.last == inWord || next == inWord && m.last == foreign
+}
+
+// begins reports whether a word may begin with a letter of a kind.
+func (m *matcher) begins(kind kind) bool {
+	return m.last == between || m.last == alone || kind == alone || kind != between && kind != m.last
+}
+
+// step adds the states that follow t on a letter: as the next letter of the word,
+// as a repetition of the last one, or as a part of the gap.
+func (m *matcher) step(t *state, l *letter) {
+	n := &m.rules.nodes[t.node]
+	n.children(l, func(child int32, own bool) {
+		u := *t
+		u.node, u.gap, u.run, u.stop, u.hyphen = child, 0, 1, false, false
+		u.piece = t.node != 0 && t.gap == 0
+		u.joined = t.joined || u.piece
+		if t.run == 2 && n.depth > 1 {
+			u.pairs = min(t.pairs+1, 2)
+		}
+		letter := l.proper && (own || !l.sign)
+		if letter {
+			u.proper = min(t.proper+1, minProper)
+		}
+		u.signs = !letter && !own && (t.signs || t.gap > 0)
+		m.add(u)
+	})
+	if t.node == 0 {
+		return
+	}
+	if t.gap == 0 && l.proper && (l.own == n.letter || l.like(n.letter)) {
+		u := *t
+		u.run, u.piece = min(t.run+1, 3), true
+		m.add(u)
+	}
+	if l.kind != between || t.gap == maxGap {
+		return
+	}
+	u := *t
+	u.gap++
+	u.hyphen = t.hyphen || t.gap == 0 && (l.own == '-' || l.own == '\u2010')
+	if space(l.own) {
+		u.broken = t.broken || t.stop
+		u.wordlike = t.wordlike || t.piece && !u.hyphen
+	}
+	u.stop = l.punctuation()
+	m.add(u)
+}
+
+// add adds a state, unless it cannot become a word or an earlier state is equal
+// but for its start. A short spread-out word matches if all of its letters stand
+// apart, or if no piece of two letters or more is before white space and no
+// punctuation of a sentence comes between. "h, a, t, e", "h ate" and "ha-te"
+// match; "ha te", "a hat, e.g." and "hat 3" do not.
+func (m *matcher) add(t state) {
+	n := &m.rules.nodes[t.node]
+	notShort := t.wordlike || t.joined && t.broken
+	switch {
+	case notShort && !n.long:
+		return
+	case notShort || !n.short: // the other members no longer matter
+		t = state{start: t.start, node: t.node, gap: t.gap, proper: t.proper, wordlike: true}
+	}
+	if !m.duplicate(t) {
+		m.states = append(m.states, t)
+	}
+}
+
+// duplicate reports whether an earlier state equals t but for its start.
+func (m *matcher) duplicate(t state) bool {
+	const few = 32 // up to here comparing with each state is fastest
+	if len(m.states) < few {
+		for i := range m.states {
+			u := &m.states[i]
+			if u.node == t.node && u.gap == t.gap {
+				if t.start = u.start; t == *u {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	if len(m.seen) == 0 {
+		if m.seen == nil {
+			m.seen = map[state]bool{}
+		}
+		for _, u := range m.states {
+			u.start = 0
+			m.seen[u] = true
+		}
+	}
+	t.start = 0
+	if m.seen[t] {
+		return true
+	}
+	m.seen[t] = true
+	return false
+}
+
+// complete reports whether a state is a refused word if the word ends here.
+func (m *matcher) complete(t *state) bool {
+	n := &m.rules.nodes[t.node]
+	if !n.word || t.gap != 0 || t.proper != minProper {
+		return false
+	}
+	return n.depth >= longWord || !t.wordlike && !(t.joined && t.signs) && !t.doubled(n)
+}
+
+// doubled reports whether a doubled letter makes a short word another word, as in
+// "latter". Three in a row do not, and neither do two pairs, the first letter, or
+// the last of four or more.
+func (t *state) doubled(n *node) bool {
+	last := t.run == 2 && n.depth > 1
+	switch t.pairs {
+	case 0:
+		return last && n.depth < 4
+	case 1:
+		return !last
+	}
+	return false
+}
+
+// end returns the start of the first word that is refused if the text ends here.
+func (m *matcher) end() (start int, refused bool) {
+	for i := range m.states {
+		if t := &m.states[i]; m.complete(t) {
+			return t.start, true
+		}
+	}
+	return 0, false
+}
+
+// read reads text that begins at a position. It stops at a refused word, and at a
+// character that overrides the direction of text.
+func (m *matcher) read(text string, at int) (start int, refused bool) {
+	for i, r := range text {
+		if r < utf8.RuneSelf {
+			if l := &ascii[r]; !m.idle(l) {
+				start, refused = m.next(*l, at+i)
+			}
+		} else if override(r) {
+			if start, refused = m.end(); !refused {
+				start, refused = at+i, true
+			}
+		} else if cached := &m.cache[r%rune(len(m.cache))]; cached.r == r {
+			start, refused = m.next(cached.l, at+i)
+		} else {
+			n := 0
+			letters(r, func(l letter) {
+				if n++; n == 1 {
+					cached.r, cached.l = r, l
+				}
+				if !refused {
+					start, refused = m.next(l, at+i)
+				}
+			})
+			if n != 1 {
+				cached.r = 0 // the cache holds single letters only
+			}
+		}
+		if refused {
+			return start, true
+		}
+	}
+	return 0, false
+}
+
+func space(r rune) bool {
+	return r == ' ' || '\t' <= r && r <= '\r' || r == 0x2028 || r == 0x2029 || r == 0x1680
+}

@@ -1,0 +1,152 @@
+// Package strictjson reads JSON from untrusted parties: requests, access tokens
+// and the files of a model.
+//
+// The text must be one JSON value in UTF-8, with nothing after it. No object may
+// name a member twice, since another reader may take the other value. A \u escape
+// must not be half of a surrogate pair, since Go's decoder replaces it silently.
+// The text of an error never repeats the input.
+package strictjson
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// An Error has one of these as its Reason, or io.ErrUnexpectedEOF.
+var (
+	ErrSyntax        = errors.New("syntax error")
+	ErrNotObject     = errors.New("not a JSON object")
+	ErrEncoding      = errors.New("invalid UTF-8")
+	ErrSurrogate     = errors.New(`half of a surrogate pair as a \u escape`)
+	ErrDuplicateName = errors.New("an object with two members of one name")
+	ErrTrailing      = errors.New("something follows the JSON value")
+	ErrTooDeep       = errors.New("arrays and objects nested too deep")
+)
+
+// An Error says what is wrong with JSON text and where.
+type Error struct {
+	Reason error
+	Offset int64  // in bytes, from the start of the text
+	Name   string // the repeated name, if the outermost object repeats it
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%v at byte %d", e.Reason, e.Offset) }
+
+func (e *Error) Unwrap() error { return e.Reason }
+
+// Object reads one JSON object and calls member for each of its members, in the
+// order of the text. It returns the first error of member as it is, errors of r
+// wrapped, and an *Error if the text is wrong. By then, member may have been
+// called for the members before the mistake. The value is valid during the call.
+func Object(r io.Reader, member func(name string, value []byte) error) error {
+	d := jsontext.NewDecoder(r)
+	start, err := d.ReadToken()
+	if err != nil {
+		return readError(d, err)
+	}
+	if start.Kind() != '{' {
+		return &Error{Reason: ErrNotObject}
+	}
+	for d.PeekKind() != '}' {
+		token, err := d.ReadToken()
+		if err != nil {
+			return readError(d, err)
+		}
+		name := token.String() // token is valid until the next call
+		value, err := d.ReadValue()
+		if err != nil {
+			return readError(d, err)
+		}
+		if err := member(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return readError(d, err)
+	}
+	return readEnd(d)
+}
+
+// Check returns an *Error unless data is one JSON value whose arrays and objects
+// are nested at most depth deep.
+func Check(data []byte, depth int) error {
+	if !utf8.Valid(data) {
+		return &Error{Reason: ErrEncoding, Offset: int64(validUTF8(data))}
+	}
+	err := check(jsontext.NewDecoder(bytes.NewReader(data)), depth)
+	// Only a lone surrogate is an error of syntax to jsontext and none to
+	// encoding/json.
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrSyntax && json.Valid(data) {
+		e.Reason = ErrSurrogate
+	}
+	return err
+}
+
+func check(d *jsontext.Decoder, depth int) error {
+	for {
+		_, err := d.ReadToken()
+		if err != nil {
+			return readError(d, err)
+		}
+		switch n := d.StackDepth(); {
+		case n > depth:
+			return &Error{Reason: fmt.Errorf("%w: more than %d", ErrTooDeep, depth), Offset: d.InputOffset()}
+		case n == 0:
+			return readEnd(d)
+		}
+	}
+}
+
+// readEnd returns an error unless the text ends after a complete value.
+func readEnd(d *jsontext.Decoder) error {
+	offset := d.InputOffset()
+	_, err := d.ReadToken()
+	if err == io.EOF {
+		return nil
+	}
+	if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok || err == nil {
+		return &Error{Reason: ErrTrailing, Offset: offset}
+	}
+	return readError(d, err)
+}
+
+// readError returns the error of Object or Check for one of jsontext.
+func readError(d *jsontext.Decoder, err error) error {
+	if err == io.EOF { // before the value
+		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
+	}
+	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)
+	if !ok {
+		return fmt.Errorf("read JSON: %w", err)
+	}
+	e := &Error{Reason: ErrSyntax, Offset: syntactic.ByteOffset}
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		e.Reason = ErrDuplicateName
+		if name := syntactic.JSONPointer; name.Parent() == "" {
+			e.Name = name.LastToken()
+		}
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		e.Reason = io.ErrUnexpectedEOF
+	}
+	return e
+}
+
+// validUTF8 returns the number of bytes before the first that are not UTF-8.
+func validUTF8(data []byte) int {
+	n := 0
+	for n < len(data) {
+		r, size := utf8.DecodeRune(data[n:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		n += size
+	}
+	return n
+}
