@@ -24,6 +24,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/flight"
 	"colophon/jobs"
 )
 
@@ -69,7 +70,8 @@ type server struct {
 	counted map[string]bool // patterns of the mux that count their requests themselves
 	origins origins
 	streams streams
-	looked  readiness
+
+	readiness flight.Group[struct{}]
 }
 
 // newServer returns a server without operations.
@@ -81,7 +83,10 @@ func newServer(o Options) (*server, error) {
 	if o.timeouts == (timeouts{}) {
 		o.timeouts = productionTimeouts
 	}
-	return &server{Options: o, origins: origins, counted: map[string]bool{}}, nil
+	return &server{
+		Options: o, origins: origins, counted: map[string]bool{},
+		readiness: flight.Group[struct{}]{Timeout: readyTimeout, Keep: readyFor},
+	}, nil
 }
 
 // New returns the handler of the whole API.

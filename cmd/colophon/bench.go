@@ -49,7 +49,10 @@ func benchModel(name string) (bench.Model, error) {
 		return bench.Model{}, nil
 	}
 	m, err := catalog.Find(name)
-	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, asUsage(err)
+	if err != nil {
+		return bench.Model{}, asUsage(err)
+	}
+	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, nil
 }
 
 // reportFlags say how to print a report.

@@ -57,6 +57,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/errcode"
+	"colophon/internal/flight"
 	"colophon/internal/vault"
 )
 
@@ -179,8 +180,8 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	// transactions that have begun.
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
-		known: keysFor, every: keysEvery, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
-		reading: asking{now: now},
+		known: keysFor, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
+		reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: now},
 	}
 	if err := s.keys.open(ctx); err != nil {
 		return nil, err
