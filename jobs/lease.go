@@ -15,6 +15,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/periodic"
 )
 
 // River rescues the jobs of a dead worker after an hour. A lease says much
@@ -100,14 +101,10 @@ func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release f
 	}
 }
 
-// run renews until ctx is done. A database that does not answer is asked again:
-// attempts go on meanwhile, and find out when they write.
+// run renews until ctx is done, and tries again after an error: attempts go on
+// meanwhile, and notice a lost lease when they write.
 func (l *leases) run(ctx context.Context) {
-	every(ctx, renewEvery, func() {
-		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
-			l.log.WarnContext(ctx, "could not renew the leases of running jobs", "err", err)
-		}
-	})
+	periodic.Run(ctx, renewEvery, l.log, "could not renew the leases of running jobs", l.renew)
 }
 
 func (l *leases) renew(ctx context.Context) error {
@@ -201,20 +198,6 @@ func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, was place) error {
 		return fmt.Errorf("queue job %s again: %w", was.Job, err)
 	}
 	return nil
-}
-
-// every calls fn again and again, with a pause in between, until ctx is done.
-func every(ctx context.Context, pause time.Duration, fn func()) {
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			fn()
-		}
-	}
 }
 
 // start takes the job's lease and puts the start on record; it returns

@@ -18,6 +18,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/flight"
+	"colophon/internal/periodic"
 	"colophon/internal/policy"
 	"colophon/model"
 )
@@ -126,14 +127,13 @@ const forgetEvery = time.Minute
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, q.store, q.log) }) })
-	running.Go(func() { every(ctx, eraseEvery, func() { q.eraseClosed(ctx) }) })
+	running.Go(func() { runEndOverdue(ctx, q.store, q.log) })
 	running.Go(func() {
-		every(ctx, forgetEvery, func() {
-			err := errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
-			if err != nil && ctx.Err() == nil {
-				q.log.WarnContext(ctx, "could not remove what is too old to count", "err", err)
-			}
+		periodic.Run(ctx, eraseEvery, q.log, "could not erase what a closed account has left; it is tried again", q.eraseClosed)
+	})
+	running.Go(func() {
+		periodic.Run(ctx, forgetEvery, q.log, "could not remove what is too old to count", func(ctx context.Context) error {
+			return errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
 		})
 	})
 }
