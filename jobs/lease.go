@@ -16,6 +16,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/periodic"
+	"colophon/migrations"
 )
 
 // River rescues the jobs of a dead worker after an hour. A lease says much
@@ -149,9 +150,9 @@ func (w *Worker) sweep(ctx context.Context) error {
 		// own, while it started, workers are not to blame.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
-				update river.river_job set state = 'cancelled', finalized_at = clock_timestamp()
+				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
 				where id in (
-					select id from river.river_job
+					select id from `+migrations.RiverJobs+`
 					where state = 'running' and kind = $1 and attempted_at < clock_timestamp() - $2::interval
 						and pg_postmaster_start_time() < clock_timestamp() - $2::interval
 						and not exists (select from leases where job = (args->>'job')::uuid and expires_at > clock_timestamp())
@@ -234,7 +235,7 @@ func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		if _, err := tx.Exec(ctx, `update river.river_job set priority = 1 where id = $1`, a.river.ID); err != nil {
+		if _, err := tx.Exec(ctx, `update `+migrations.RiverJobs+` set priority = 1 where id = $1`, a.river.ID); err != nil {
 			return a.job, err
 		}
 		return a.drop(ctx, tx, facts)

@@ -20,11 +20,9 @@ import (
 	"colophon/internal/flight"
 	"colophon/internal/periodic"
 	"colophon/internal/policy"
+	"colophon/migrations"
 	"colophon/model"
 )
-
-// schema is the Postgres schema of River's tables; migrations make it.
-const schema = "river"
 
 // maxAttempts is how often a job is tried whose attempts fail.
 const maxAttempts = 3
@@ -101,7 +99,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 		limits.JobTime = DefaultJobTime
 	}
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
-		Schema: schema,
+		Schema: migrations.RiverSchema,
 		Logger: log,
 		// How long a further insert may go unannounced to the workers: River's
 		// default of 100 ms is most of the time that a short job takes.

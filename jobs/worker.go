@@ -18,6 +18,7 @@ import (
 	"colophon/internal/periodic"
 	"colophon/internal/policy"
 	"colophon/internal/retry"
+	"colophon/migrations"
 	"colophon/model"
 )
 
@@ -49,7 +50,7 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 	var err error
 	w.river, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID:      w.name,
-		Schema:  schema,
+		Schema:  migrations.RiverSchema,
 		Logger:  log,
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
