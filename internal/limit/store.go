@@ -27,7 +27,7 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // what needs no second question
+	refused map[string]refusal // the keys that need no query
 }
 
 var _ limiter.Store = (*Store)(nil)
