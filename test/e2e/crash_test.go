@@ -110,7 +110,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 	one := newUser(t, apis[0].URL, "restarter")
 	two := one
 	two.URL = apis[1].URL
-	bodies := []string{sized(0, 300), sized(1, 300), sized(2, 300), sized(3, 300)}
+	bodies := []string{sized(0, 200), sized(1, 200), sized(2, 200), sized(3, 200)}
 	ids := make([]string, len(bodies))
 	watched := make([]<-chan event, len(bodies))
 	var want map[string]string
