@@ -32,8 +32,8 @@ type Options struct {
 // One goroutine computes step by step. A step has the next token of every
 // sequence that waits for the logits after one token. It also has tokens of the
 // prompts that wait, oldest first: beside decoding sequences so many that the
-// step takes less than twice as long as without them, and up to maxPromptTokens
-// otherwise. A call of Next whose context is done returns at once; its tokens
+// step takes less than twice as long as without them, and up to 128 otherwise.
+// A call of Next whose context is done returns at once; its tokens
 // leave the queue after the current step.
 //
 // Beyond the weights, memory goes to the keys and values of open sequences: at
