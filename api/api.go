@@ -24,6 +24,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/flight"
 	"colophon/jobs"
 )
 
@@ -55,14 +56,13 @@ type Options struct {
 
 	// Observe, if there is one, is told of every request that has been answered.
 	Observe func(route string, status int, took time.Duration)
+
+	timeouts timeouts // the production ones, if zero
 }
 
 // maxBody is the largest request body, in bytes: a prompt of 500 characters of
 // four bytes, each escaped, and room for the rest.
 const maxBody = 64 << 10
-
-// bearer names the security scheme of access tokens.
-const bearer = "accessToken"
 
 type server struct {
 	Options
@@ -70,7 +70,23 @@ type server struct {
 	counted map[string]bool // patterns of the mux that count their requests themselves
 	origins origins
 	streams streams
-	looked  readiness
+
+	readiness flight.Group[struct{}]
+}
+
+// newServer returns a server without operations.
+func newServer(o Options) (*server, error) {
+	origins, err := newOrigins(o.CORSOrigins)
+	if err != nil {
+		return nil, fmt.Errorf("allow origins: %w", err)
+	}
+	if o.timeouts == (timeouts{}) {
+		o.timeouts = productionTimeouts
+	}
+	return &server{
+		Options: o, origins: origins, counted: map[string]bool{},
+		readiness: flight.Group[struct{}]{Timeout: readyTimeout, Keep: readyFor},
+	}, nil
 }
 
 // New returns the handler of the whole API.
@@ -79,7 +95,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.guard(mux.ServeMux), nil
+	return s.handler(mux.ServeMux), nil
 }
 
 // Description returns the OpenAPI description of the API as YAML.
@@ -107,13 +123,13 @@ func (r *routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *h
 }
 
 func build(o Options) (*server, *routes, error) {
-	mux := &routes{ServeMux: http.NewServeMux()}
-	s := &server{Options: o, api: humago.New(mux, config()), counted: map[string]bool{}}
-	var err error
-	if s.origins, err = newOrigins(o.CORSOrigins); err != nil {
-		return nil, nil, fmt.Errorf("allow origins: %w", err)
+	s, err := newServer(o)
+	if err != nil {
+		return nil, nil, err
 	}
-	s.api.UseMiddleware(s.authenticate, s.limit, s.authorize, s.accept, s.exact)
+	mux := &routes{ServeMux: http.NewServeMux()}
+	s.api = humago.New(mux, config())
+	s.api.UseMiddleware(s.operationMiddlewares()...)
 	s.accounts()
 	s.keys()
 	s.revocation()
@@ -165,7 +181,7 @@ func identify(ctx huma.Context, _ string, body any) (any, error) {
 // register adds an operation whose handler's errors go through problemOf.
 func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.MaxBodyBytes = maxBody
-	op.BodyReadTimeout = bodyTimeout
+	op.BodyReadTimeout = s.timeouts.body
 	if op.Method != http.MethodGet {
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
@@ -191,7 +207,7 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {
-			return nil, problemOf(ctx, s.Log, err)
+			return nil, s.problemOf(ctx, err)
 		}
 		return out, nil
 	})
@@ -213,6 +229,3 @@ var (
 	errStopping = errors.New("the service is stopping")
 	errExpired  = errors.New("the access token has expired")
 )
-
-// private is the security of operations that need an access token.
-func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }

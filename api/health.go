@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -43,38 +42,24 @@ func (s *server) health() {
 }
 
 const (
-	// readyTimeout is how long the database may take to answer: who asks whether
-	// this process is ready has little patience.
+	// readyTimeout is how long the database may take to answer: probes of
+	// readiness do not wait long.
 	readyTimeout = 2 * time.Second
 
-	// readyFor is how long its answer holds, for whoever asks.
+	// readyFor is how long its answer holds, for all probes.
 	readyFor = time.Second
 )
-
-// readiness is what the database has answered.
-type readiness struct {
-	mu    sync.Mutex // held while it is asked
-	until time.Time
-	ok    bool
-}
 
 // ready reports whether requests can be served.
 func (s *server) ready(ctx context.Context) bool {
 	if s.Stopping.Err() != nil {
 		return false
 	}
-	s.looked.mu.Lock()
-	defer s.looked.mu.Unlock()
-	if time.Now().Before(s.looked.until) {
-		return s.looked.ok
-	}
-	// Others will be told the same: it is not to hang on this client's patience.
-	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
-	defer cancel()
-	err := s.Ready(asking)
-	if err != nil {
-		s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
-	}
-	s.looked.ok, s.looked.until = err == nil, time.Now().Add(readyFor)
-	return s.looked.ok
+	_, err := s.readiness.Do(ctx, "readiness", func(ctx context.Context) (none struct{}, err error) {
+		if err = s.Ready(ctx); err != nil {
+			s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
+		}
+		return none, err
+	})
+	return err == nil
 }

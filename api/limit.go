@@ -57,6 +57,24 @@ const limitName, uncounted = "limit", "none"
 // limited returns the metadata of an operation with a limit of its own.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
 
+// turnAway refuses a request that belongs to no user: with the problem, or with 429
+// if its network has sent too many such requests.
+func (s *server) turnAway(w http.ResponseWriter, r *http.Request, p *Problem) {
+	if s.countAnonymous(w, r) {
+		s.answer(w, r, p)
+	}
+}
+
+// countAnonymous counts a request against its network's limit and reports whether
+// it may go on. Otherwise it has been answered.
+func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
+	refused := s.take(r.Context(), w.Header(), s.Limits.Anonymous, networkOf(r.Context()))
+	if refused != nil {
+		s.answer(w, r, refused)
+	}
+	return refused == nil
+}
+
 // limit counts the requests of operations and refuses those that are too many.
 func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
@@ -65,7 +83,7 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 		key, counted = "user "+id.Account.String(), s.Limits.Calls
 	}
 	switch name, ok := ctx.Operation().Metadata[limitName].(string); {
-	case name == uncounted || ctx.Context().Value(countedKey) != nil:
+	case name == uncounted || requestOf(ctx.Context()).counted:
 		next(ctx)
 		return
 	case name == "token" && !known && refreshes(ctx):
@@ -73,8 +91,9 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	case ok:
 		counted = s.Limits.named(name)
 	}
-	if refused := s.take(ctx.Context(), ctx.SetHeader, counted, key); refused != nil {
-		s.refuse(ctx, refused)
+	r, w := humago.Unwrap(ctx)
+	if refused := s.take(ctx.Context(), w.Header(), counted, key); refused != nil {
+		s.answer(w, r, refused)
 		return
 	}
 	next(ctx)
@@ -107,18 +126,18 @@ func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
 // take counts a request, tells it in headers how much is left, and returns what
 // to refuse it with if it is one too many.
-func (s *server) take(ctx context.Context, set func(name, value string), l *limit.Limit, key string) *Problem {
+func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key string) *Problem {
 	if l == nil {
 		return nil
 	}
 	count, err := l.Take(ctx, key)
 	if err != nil {
-		return problemOf(ctx, s.Log, err)
+		return s.problemOf(ctx, err)
 	}
 	per := l.Rate().Per
 	reset := strconv.Itoa(int((count.Reset + time.Second - 1) / time.Second))
-	set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", l.Name(), count.Limit, int(per.Seconds())))
-	set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", l.Name(), count.Remaining, reset))
+	h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", l.Name(), count.Limit, int(per.Seconds())))
+	h.Set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", l.Name(), count.Remaining, reset))
 	if count.OK {
 		return nil
 	}

@@ -61,7 +61,7 @@ func TestEveryRequestIsInTheLog(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history rename to nowhere`); err != nil {
 		t.Fatal(err)
 	}
-	line := f.line(`"a request failed"`, f.Do("GET", "/history", "").Must(t, 500))
+	line := f.line(`"request failed"`, f.Do("GET", "/history", "").Must(t, 500))
 	if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, `relation \"history\" does not exist`) {
 		t.Errorf("%q", line)
 	}

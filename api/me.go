@@ -11,7 +11,6 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
-	"colophon/internal/policy"
 )
 
 // Account is an account as clients see it.
@@ -103,14 +102,17 @@ func (s *server) account(ctx context.Context) (auth.Account, error) {
 
 func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct{}, error) {
 	err := s.Auth.ChangePassword(ctx, caller(ctx), in.Body.CurrentPassword, in.Body.NewPassword, networkOf(ctx))
-	if refusal, ok := errors.AsType[policy.Refusal](err); ok {
-		refusal.Field = "new_password"
-		return nil, refusal
+	if err == nil {
+		return nil, nil
 	}
-	if errors.Is(err, auth.ErrPassword) {
-		return nil, problemOf(ctx, s.Log, err).at("body.current_password")
+	p := s.problemOf(ctx, err)
+	switch {
+	case errors.Is(err, auth.ErrPassword):
+		p.at("body.current_password")
+	case len(p.Errors) == 1 && p.Errors[0].Location == "body.password": // a rule that the new one breaks
+		p.at("body.new_password")
 	}
-	return nil, err
+	return nil, p
 }
 
 // erase closes the caller's account and ends what it has left, whether or not
@@ -120,7 +122,7 @@ func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 	defer cancel()
 	err := s.Auth.Erase(undisturbed, caller(ctx), in.Body.Password, networkOf(ctx))
 	if errors.Is(err, auth.ErrPassword) {
-		return nil, problemOf(ctx, s.Log, err).at("body.password")
+		return nil, s.problemOf(ctx, err).at("body.password")
 	}
 	if err != nil {
 		return nil, err

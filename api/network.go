@@ -1,20 +1,12 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"net/netip"
 	"strings"
 
 	"colophon/internal/network"
 )
-
-// networkOf returns the network that the request comes from, which limits by
-// address count: an IPv4 address, or the /64 of an IPv6 one.
-func networkOf(ctx context.Context) string {
-	n, _ := ctx.Value(networkKey).(string)
-	return n
-}
 
 // client returns the address of who sent the request: the peer, or, if that is a
 // trusted proxy, the right-most hop of X-Forwarded-For that is none. What stands
@@ -45,4 +37,20 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 		}
 	}
 	return addr.String() // a proxy asks on its own behalf
+}
+
+// localHost refuses requests under a name that is not this machine's, if the
+// service is local; see Options.Local.
+func (s *server) localHost(next http.Handler) http.Handler {
+	if !s.Local {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !network.IsLiteral(r.Host) {
+			s.turnAway(w, r, newProblem(http.StatusMisdirectedRequest, "misdirected",
+				"ask for this service by its address or as localhost; a proxy that passes other names on has to be among the trusted ones"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }

@@ -48,12 +48,46 @@ func CheckOrigins(allowed []string) error {
 	return err
 }
 
+// cors adds to every answer what browsers have to know about other origins.
+// Whether the request may be made is left to crossOrigin.
+func (s *server) cors(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		about := requestOf(r.Context())
+		about.preflight, about.foreign = s.origins.meet(w.Header(), r)
+		if s.origins.cors != nil {
+			h := w.Header()
+			w = &starting{ResponseWriter: w, start: func() {
+				if !slices.Contains(h["Vary"], "Origin") { // an operation has set its own
+					h.Add("Vary", "Origin")
+				}
+			}}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// crossOrigin answers preflights, and refuses what a page of another origin may
+// not send.
+func (s *server) crossOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch about := requestOf(r.Context()); {
+		case about.foreign != nil:
+			s.turnAway(w, r, about.foreign)
+		case about.preflight == 0:
+			next.ServeHTTP(w, r)
+		case s.countAnonymous(w, r):
+			about.route = "preflight"
+			w.WriteHeader(about.preflight)
+		}
+	})
+}
+
 // meet adds to the headers of an answer what a browser has to know. If the request
 // is a preflight that succeeds it returns the status to answer with, and a problem
 // if the request may not be made from where it comes.
 func (o origins) meet(h http.Header, r *http.Request) (preflight int, refused *Problem) {
 	if o.cors != nil {
-		said, actual := &verdict{header: h}, false
+		said, actual := &result{header: h}, false
 		o.cors.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { actual = true })).ServeHTTP(said, r)
 		switch {
 		case !actual && said.status < 300:

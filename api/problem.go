@@ -1,22 +1,15 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-
-	"colophon/events"
-	"colophon/internal/auth"
-	"colophon/internal/pg"
-	"colophon/internal/policy"
-	"colophon/internal/vault"
-	"colophon/jobs"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 // Problem is the body of every error response: an RFC 9457 problem, with a
@@ -76,13 +69,10 @@ func newProblem(status int, code, detail string) *Problem {
 	return p
 }
 
-// at names the part of the request that is at fault.
+// at names the one part of the request that is at fault.
 func (p *Problem) at(location string) *Problem {
-	p.Errors = append(p.Errors, Fault{Message: p.Detail, Location: location})
-	if p.Compat.Param == nil {
-		param := location
-		p.Compat.Param = &param
-	}
+	p.Errors = []Fault{{Message: p.Detail, Location: location}}
+	p.Compat.Param = &location
 	return p
 }
 
@@ -102,93 +92,21 @@ func (p *Problem) retryAfter(d time.Duration) *Problem {
 // seconds is a time as Retry-After wants it: whole seconds, one at least.
 func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
-// unauthorized is the answer to a request without a valid access token. It says
-// the same whatever is wrong with the token.
-func unauthorized(given bool) *Problem {
-	if !given {
-		return newProblem(http.StatusUnauthorized, "missing_access_token", "sign in first: send an access token from POST /token as Authorization: Bearer").
-			with("WWW-Authenticate", `Bearer realm="colophon"`)
+// answer writes a problem.
+func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
+	p.Instance = instance(r.Context())
+	maps.Copy(w.Header(), p.headers)
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	if err := huma.DefaultJSONFormat.Marshal(w, p); err != nil {
+		s.Log.DebugContext(r.Context(), "problem not written", "request", requestID(r.Context()), "err", err)
 	}
-	return newProblem(http.StatusUnauthorized, "invalid_access_token", "the access token is not valid, or no longer: get a new one from POST /token").
-		with("WWW-Authenticate", `Bearer realm="colophon", error="invalid_token"`)
 }
 
-// jobsWait is after how long it is worth a try whether jobs have ended.
-const jobsWait = 5 * time.Second
-
-// problemOf is the one place that says what an error means to a client. What
-// it does not know is logged and not shown.
-func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
-	if p, ok := errors.AsType[*Problem](err); ok {
-		return p
-	}
-	if refusal, ok := errors.AsType[policy.Refusal](err); ok {
-		p := newProblem(http.StatusUnprocessableEntity, refusal.Code, refusal.Message)
-		return p.at("body." + refusal.Field)
-	}
-	if noRoom, ok := errors.AsType[*jobs.NoRoomError](err); ok {
-		return newProblem(http.StatusUnprocessableEntity, "no_room", noRoom.Error()+": shorten the prompt or allow more").at("body.prompt")
-	}
-	if throttled, ok := errors.AsType[*auth.ThrottledError](err); ok {
-		return newProblem(http.StatusTooManyRequests, "too_many_wrong_passwords",
-			"too many wrong passwords from your network: wait "+seconds(throttled.Wait)+" s").retryAfter(throttled.Wait)
-	}
-	if outstanding, ok := errors.AsType[*jobs.OutstandingError](err); ok {
-		return newProblem(http.StatusTooManyRequests, "too_many_jobs", outstanding.Error()+": wait until one has ended, or cancel one").retryAfter(jobsWait)
-	}
-	if budget, ok := errors.AsType[*jobs.BudgetError](err); ok {
-		if budget.Needed > budget.Limit {
-			// No day is long enough for it, so there is nothing to wait for.
-			return newProblem(http.StatusUnprocessableEntity, "over_token_budget", budget.Error()+": shorten the prompt or ask for fewer tokens")
-		}
-		return newProblem(http.StatusTooManyRequests, "token_budget_spent", budget.Error()+": ask for fewer, or wait until midnight UTC").retryAfter(budget.Reset)
-	}
-	switch {
-	case errors.Is(err, jobs.ErrQueueFull):
-		return newProblem(http.StatusServiceUnavailable, "queue_full", "as many jobs are waiting as the service takes on: try again later").retryAfter(jobsWait)
-	case errors.Is(err, events.ErrNotFound):
-		return newProblem(http.StatusNotFound, "not_found", "there is no such thing here, or it belongs to somebody else")
-	case errors.Is(err, events.ErrKeyReused):
-		return newProblem(http.StatusUnprocessableEntity, "idempotency_key_reused",
-			"this Idempotency-Key has been used with another request: send a new one, a UUID for example").at("header.Idempotency-Key")
-	case errors.Is(err, events.ErrInFlight):
-		return newProblem(http.StatusConflict, "idempotency_key_in_flight",
-			"a request with this Idempotency-Key is being accepted: send it again in a moment").retryAfter(time.Second)
-	case errors.Is(err, auth.ErrTaken):
-		return newProblem(http.StatusConflict, "username_taken", "the user name is taken: choose another one").at("body.username")
-	case errors.Is(err, auth.ErrCredentials):
-		return newProblem(http.StatusUnauthorized, "invalid_credentials", "the user name or the password is wrong").
-			with("WWW-Authenticate", `Bearer realm="colophon"`)
-	case errors.Is(err, auth.ErrPassword):
-		// Not 401: the access token is good, and a new one would change nothing.
-		return newProblem(http.StatusForbidden, "wrong_password", "the current password is another one")
-	case errors.Is(err, auth.ErrForbidden):
-		return newProblem(http.StatusForbidden, "forbidden", "your account's role does not allow this")
-	case errors.Is(err, auth.ErrOneself):
-		return newProblem(http.StatusConflict, "own_account", "nobody can disable himself: ask another administrator")
-	case errors.Is(err, auth.ErrAccountErased):
-		return newProblem(http.StatusConflict, "account_erased", "the account has been erased, which is for good")
-	case errors.Is(err, auth.ErrAccessToken):
-		return unauthorized(true)
-	case errors.Is(err, auth.ErrRefreshToken):
-		return newProblem(http.StatusUnauthorized, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again").
-			with("WWW-Authenticate", `Bearer realm="colophon"`)
-	case errors.Is(err, auth.ErrBusy):
-		return newProblem(http.StatusServiceUnavailable, "busy", "too many sign-ins at once: try again in a moment").retryAfter(time.Second)
-	case errors.Is(err, vault.ErrErased):
-		return unauthorized(true)
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		if ctx.Err() == nil { // the client is still there
-			log.WarnContext(ctx, "a request was interrupted", "request", requestID(ctx), "err", err)
-		}
-		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
-	}
-	if pg.Unavailable(err) {
-		log.WarnContext(ctx, "the database was not there for a request", "request", requestID(ctx), "err", err)
-		return newProblem(http.StatusServiceUnavailable, "unavailable", "the service cannot serve requests at the moment: try again").retryAfter(2 * time.Second)
-	}
-	log.ErrorContext(ctx, "a request failed", "request", requestID(ctx), "err", err)
-	return newProblem(http.StatusInternalServerError, "internal", "something went wrong on our side; the instance identifies this request in our log")
+// refuse answers a request with a problem in place of its operation.
+func (s *server) refuse(ctx huma.Context, p *Problem) {
+	r, w := humago.Unwrap(ctx)
+	s.answer(w, r, p)
 }
 
 // humaProblem is what Huma's own errors become: validation, parsing, limits.

@@ -12,11 +12,10 @@ import (
 // has already sent over plain HTTP what should not have been. challenges, if it is
 // not nil, answers for /.well-known/acme-challenge/.
 func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler, error) {
-	origins, err := newOrigins(o.CORSOrigins)
+	s, err := newServer(o)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Options: o, origins: origins}
 	mux := http.NewServeMux()
 	if challenges != nil {
 		mux.Handle("GET /.well-known/acme-challenge/", challenges)
@@ -40,7 +39,7 @@ func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler,
 		w.Header().Set("Location", to.String())
 		w.WriteHeader(http.StatusPermanentRedirect)
 	})
-	return s.guard(mux), nil
+	return s.handler(mux), nil
 }
 
 // nameOf returns the name or the address that a Host header has, without a port.

@@ -20,9 +20,6 @@ import (
 )
 
 const (
-	// writeTimeout is how long a client may take to read what is sent to it.
-	writeTimeout = 8 * time.Second
-
 	// retryMin and retrySpread say when a client is to come back whose stream
 	// ends because the service stops: not all at once.
 	retryMin    = 500 * time.Millisecond
@@ -216,7 +213,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	ctx, expire := context.WithDeadlineCause(ctx, caller(ctx).Expires, errExpired)
 	defer expire()
 	write := func(b []byte) error {
-		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		if err := control.SetWriteDeadline(time.Now().Add(s.timeouts.write)); err != nil {
 			return err
 		}
 		if _, err := w.Write(b); err != nil {
@@ -228,7 +225,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 		return control.SetWriteDeadline(time.Time{})
 	}
 	var buf bytes.Buffer
-	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, beat) {
+	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, s.timeouts.beat) {
 		if cause := context.Cause(ctx); errors.Is(cause, errStopping) || errors.Is(cause, errExpired) {
 			retry := retryMin + rand.N(retrySpread) //nolint:gosec // it spreads clients and hides nothing
 			return write(fmt.Appendf(nil, "retry: %d\n\n", retry.Milliseconds()))

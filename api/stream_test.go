@@ -67,7 +67,10 @@ func newStreamed(t *testing.T) *streamed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{Options: Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log}}
+	s, err := newServer(Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	job := f.job
 	f.caller = auth.Identity{Account: owner, Session: uuid.New(), Expires: time.Now().Add(time.Hour)}
 	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -183,7 +186,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 	}
 	hear(fast, "job.advanced", many)
 	t.Logf("the fast one has all %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > writeTimeout {
+	if took := time.Since(begin); took > productionTimeouts.write {
 		t.Errorf("the fast one waited for the one that has stopped: %s", took)
 	}
 	if who := <-f.ended; who != "/stalled" {

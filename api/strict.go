@@ -1,11 +1,14 @@
 package api
 
 import (
+	"mime"
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 // uuidForm is how ids are written; Huma and uuid.Parse know other ways as well,
@@ -53,6 +56,33 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 			}
 		}
 	}
+}
+
+// accept refuses bodies of a media type that the operation does not document.
+func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
+	body := ctx.Operation().RequestBody
+	given := ctx.Header("Content-Type")
+	if body == nil {
+		next(ctx)
+		return
+	}
+	if given == "" {
+		if r, _ := humago.Unwrap(ctx); body.Content[formType] != nil {
+			r.Header.Set("Content-Type", formType) // Huma would read JSON
+		}
+		next(ctx)
+		return
+	}
+	media, _, err := mime.ParseMediaType(given)
+	if _, ok := body.Content[media]; err != nil || !ok {
+		wanted := make([]string, 0, 1)
+		for name := range body.Content {
+			wanted = append(wanted, name)
+		}
+		s.refuse(ctx, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body as "+strings.Join(wanted, " or ")))
+		return
+	}
+	next(ctx)
 }
 
 // integerForm is how integers are written, as in JSON: strconv takes +1 and 01 as well.

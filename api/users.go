@@ -37,7 +37,7 @@ func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 		err = auth.ErrForbidden
 	}
 	if err != nil {
-		s.refuse(ctx, problemOf(ctx.Context(), s.Log, err))
+		s.refuse(ctx, s.problemOf(ctx.Context(), err))
 		return
 	}
 	next(ctx)

@@ -109,14 +109,17 @@ type Response struct {
 // answer is a [*Problem].
 //
 // Do adds the access token, which it renews when the service refuses it, and
-// gives every POST an Idempotency-Key unless it has one. It tries again, with the
-// same key, after an error of the connection, a timeout of one try, the statuses
-// 408, 429 and 5xx, and a 409 that says that the first try is still under way.
-// It waits at least as long as Retry-After says; a problem that asks for more
-// than a minute is returned at once. It stops when ctx ends.
+// gives every POST an Idempotency-Key, unless the request has one. A POST that is
+// neither tried again (Options.Tries is 1) nor waits for a text has no use for a
+// key, and gets none.
+//
+// Do tries again, with the same key, after an error of the connection, a timeout
+// of one try, the statuses 408, 429 and 5xx, and a 409 that says that the first
+// try is still under way. It waits at least as long as Retry-After says; a problem
+// that asks for more than a minute is returned at once. It stops when ctx ends.
 func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	call := *r
-	if r.method() == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
+	if (c.tries > 1 || r.Wait > 0) && r.method() == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
 		call.Header = r.Header.Clone()
 		call.setHeader("Idempotency-Key", `"`+rand.Text()+`"`)
 	}

@@ -162,6 +162,26 @@ func TestPauseGrows(t *testing.T) {
 	})
 }
 
+// TestSingleTryNeedsNoKey makes a POST that is not tried again, for which a key
+// would only cost the service a row. A job whose client leaves while it waits goes
+// on only under a key.
+func TestSingleTryNeedsNoKey(t *testing.T) {
+	s := newService(t)
+	s.answers("POST /jobs", text(`{"id":"j"}`))
+	c := s.client(Options{Tries: 1})
+	for _, wait := range []time.Duration{0, time.Second} {
+		if _, err := c.Do(t.Context(), &Request{Method: "POST", Path: "/jobs", Wait: wait}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if key, ok := s.requests()[0].Header["Idempotency-Key"]; ok {
+		t.Errorf("the key %q", key)
+	}
+	if s.requests()[1].Header.Get("Idempotency-Key") == "" {
+		t.Error("no key for a POST that waits")
+	}
+}
+
 // TestContextEndsTries cancels calls while they wait for an answer and for the
 // next try.
 func TestContextEndsTries(t *testing.T) {

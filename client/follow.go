@@ -16,6 +16,13 @@ import (
 // anew. The service sends a heartbeat every ten seconds.
 const streamSilence = 15 * time.Second
 
+// streamEnd and maxStreamEnd bound how long and for how many bytes the client
+// waits for the end of a stream after the job's last event.
+const (
+	streamEnd    = time.Second
+	maxStreamEnd = 4 << 10
+)
+
 // Events returns the events of a job after a version, as far as there are any
 // yet. Version 0 is before the first.
 func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
@@ -124,7 +131,13 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 			return 0, err
 		}
 		f.last = e.Version
-		if !yield(e, nil) || e.Ends() {
+		if !yield(e, nil) {
+			return 0, errDone
+		}
+		if e.Ends() {
+			// The transport uses a connection again if its answer was read to the end.
+			quiet.Reset(streamEnd)
+			_, _ = io.CopyN(io.Discard, resp.Body, maxStreamEnd)
 			return 0, errDone
 		}
 	}

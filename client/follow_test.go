@@ -196,6 +196,52 @@ func TestHeartbeats(t *testing.T) {
 	})
 }
 
+// TestFollowedStreamsShareAConnection ends each stream only after the caller has
+// the last event.
+func TestFollowedStreamsShareAConnection(t *testing.T) {
+	s := newService(t)
+	seen := make(chan struct{})
+	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+		sse(stream(0))(w, r)
+		w.(http.Flusher).Flush()
+		<-seen
+	})
+	c := s.over(Options{})
+	for range 3 {
+		for e, err := range c.Follow(t.Context(), "j", 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Ends() {
+				seen <- struct{}{}
+			}
+		}
+	}
+	connections := map[string]bool{}
+	for _, r := range s.requests() {
+		connections[r.RemoteAddr] = true
+	}
+	if len(connections) != 1 {
+		t.Errorf("%d connections for 3 streams, want 1", len(connections))
+	}
+}
+
+// TestEndlessStream keeps the stream open after the job's last event.
+func TestEndlessStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
+			sse(stream(0))(w, r)
+			<-r.Context().Done()
+		})
+		begin := time.Now()
+		got, err := follow(t.Context(), s.client(Options{}), 0)
+		if err != nil || len(got) != 4 || time.Since(begin) > streamEnd {
+			t.Errorf("%v, %v after %s", got, err, time.Since(begin))
+		}
+	})
+}
+
 // TestSlowCaller takes longer for an event than a stream may be silent.
 func TestSlowCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

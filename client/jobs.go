@@ -25,7 +25,8 @@ type JobRequest struct {
 	Stop         []string `json:"stop,omitempty"`           // the text ends before the first of these
 
 	// Key is the Idempotency-Key: requests with the same key make one job, also
-	// those of another process, for a day. Each call makes one if it is "".
+	// those of another process, for a day. If it is "", a call makes one unless
+	// it is neither tried again nor waits.
 	Key string `json:"-"`
 
 	// Wait is how long the service waits for the text before it answers, in whole

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"colophon/internal/pg"
+	"colophon/internal/retry"
 )
 
 // Follow yields the events of a stream after a version as they come, in
@@ -125,9 +126,10 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.announce(ctx) })
-	for wait := time.Duration(0); ctx.Err() == nil; {
-		err := s.listen(ctx, func() {
-			wait = 0
+	wait := retry.Backoff{First: 50 * time.Millisecond, Max: 2 * time.Second}
+	listen := func() error {
+		return s.listen(ctx, func() {
+			wait.Reset()
 			// What was announced while nobody listened is made up for.
 			s.hub.unheard()
 			if ready != nil {
@@ -135,16 +137,11 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 				ready = nil
 			}
 		})
-		if ctx.Err() != nil {
-			return
-		}
-		s.log.WarnContext(ctx, "lost the connection that hears announcements; reconnecting", "err", err)
-		wait = min(max(2*wait, 50*time.Millisecond), 2*time.Second)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
 	}
+	_ = retry.Do(ctx, listen, func(err error) (time.Duration, bool) {
+		s.log.WarnContext(ctx, "lost the connection that hears announcements; reconnecting", "err", err)
+		return wait.Next(), true
+	})
 }
 
 func (s *Store) announce(ctx context.Context) {

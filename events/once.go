@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"colophon/internal/errcode"
 	"colophon/internal/vault"
 )
 
@@ -23,11 +24,11 @@ var (
 
 	// ErrInFlight occurs when another request under the idempotency key has been
 	// under way for so long that this one does not wait for it.
-	ErrInFlight = errors.New("a request with this idempotency key is under way")
+	ErrInFlight = errcode.New("idempotency_key_in_flight", "a request with this idempotency key is under way")
 
 	// ErrKeyReused occurs when an idempotency key comes with another payload
 	// than the first time, or when what it opened has been erased.
-	ErrKeyReused = errors.New("the idempotency key was used for something else")
+	ErrKeyReused = errcode.New("idempotency_key_reused", "the idempotency key was used for something else")
 )
 
 const (

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"colophon/internal/errcode"
+	"colophon/internal/flight"
 	"colophon/internal/vault"
 )
 
@@ -21,7 +23,7 @@ var (
 	ErrConflict = errors.New("the stream has moved on")
 
 	// ErrNotFound occurs when a stream has no events.
-	ErrNotFound = errors.New("no such stream")
+	ErrNotFound = errcode.New("not_found", "no such stream")
 )
 
 // Store keeps events in Postgres. Use [NewStore], and keep [Store.Run] running
@@ -37,13 +39,16 @@ type Store struct {
 
 	hub   hub
 	news  announcements
-	name  string // of this store among all that announce
-	reads sharing
+	name  string                // of this store among all that announce
+	reads flight.Group[[]Event] // by stream and version
 }
 
 // NewStore returns a store over a migrated database.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
-	return &Store{pool: pool, vault: v, log: log, news: newAnnouncements(), name: uuid.NewString()}
+	return &Store{
+		pool: pool, vault: v, log: log, news: newAnnouncements(), name: uuid.NewString(),
+		reads: flight.Group[[]Event]{Timeout: readTimeout},
+	}
 }
 
 // Tx is a database transaction that can append.
@@ -245,21 +250,16 @@ func send(ctx context.Context, db interface {
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // Read returns the events of a stream after a version, in order; none if there
-// are none. What was on record before the call is among them. Readers that ask
-// for the same share queries.
+// are none. The events committed before the call are among them. Concurrent
+// readers of the same stream after the same version share one query.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
-	q := s.reads.ask(question{stream, after}, func() ([]Event, error) {
-		// The query belongs to all who wait for it: one that leaves does not end it.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		return s.read(ctx, stream, after)
+	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
+		events, err := s.read(ctx, stream, after)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", stream, err)
+		}
+		return events, nil
 	})
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-q.done:
-		return q.events, q.err
-	}
 }
 
 // Page returns up to limit events of a stream after a version, in order.

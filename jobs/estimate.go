@@ -20,19 +20,25 @@ const (
 	// paceTTL is how long a pace is good for.
 	paceTTL = time.Second
 
+	// paceTimeout bounds the query for it.
+	paceTimeout = 10 * time.Second
+
 	// The pace comes of so many of the last jobs that have ended, in no longer
 	// than this.
 	paceJobs   = 50
 	paceWithin = time.Hour
 )
 
-// pace returns the pace of the queue, a second old at the most.
+// currentPace returns the pace of the queue, a second old at the most. Concurrent
+// callers share one query.
 func (q *Queue) currentPace(ctx context.Context) (pace, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if time.Since(q.pace.at) < paceTTL {
-		return q.pace, nil
+	if p := q.pace.Load(); p != nil && time.Since(p.at) < paceTTL {
+		return *p, nil
 	}
+	return q.paces.Do(ctx, "pace", q.readPace)
+}
+
+func (q *Queue) readPace(ctx context.Context) (pace, error) {
 	p := pace{at: time.Now()}
 	var seconds float64
 	err := q.pool.QueryRow(ctx, `
@@ -48,7 +54,7 @@ func (q *Queue) currentPace(ctx context.Context) (pace, error) {
 		return pace{}, fmt.Errorf("look how fast the queue moves: %w", err)
 	}
 	p.service = time.Duration(seconds * float64(time.Second))
-	q.pace = p
+	q.pace.Store(&p)
 	return p, nil
 }
 

@@ -2,13 +2,13 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/internal/errcode"
 )
 
 // Limits says how much a queue takes on. The zero value of each is no limit, but
@@ -22,10 +22,13 @@ type Limits struct {
 }
 
 // ErrQueueFull occurs when as many jobs are queued as may be.
-var ErrQueueFull = errors.New("the queue is full")
+var ErrQueueFull = errcode.New("queue_full", "the queue is full")
 
 // OutstandingError occurs when an owner has as many jobs outstanding as one may have.
 type OutstandingError struct{ Limit int }
+
+// Code returns the error's code.
+func (*OutstandingError) Code() string { return "too_many_jobs" }
 
 func (e *OutstandingError) Error() string {
 	return fmt.Sprintf("%d jobs are queued or running, which is as many as one user may have", e.Limit)
@@ -38,6 +41,23 @@ type BudgetError struct {
 	Left   int           // of them, in tokens
 	Needed int           // tokens of the prompt and the most that may follow
 	Reset  time.Duration // until the next day
+}
+
+// Code returns the error's code: it tells jobs that fit no day's budget from those
+// that fit another day's.
+func (e *BudgetError) Code() string {
+	if e.Needed > e.Limit {
+		return "over_token_budget"
+	}
+	return "token_budget_spent"
+}
+
+// RetryAfter returns the time until the next budget, or 0 if no budget would do.
+func (e *BudgetError) RetryAfter() time.Duration {
+	if e.Needed > e.Limit {
+		return 0
+	}
+	return e.Reset
 }
 
 func (e *BudgetError) Error() string {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +17,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/flight"
 	"colophon/internal/policy"
 	"colophon/model"
 )
@@ -44,6 +46,9 @@ type NoRoomError struct {
 	Limit        int
 	LimitName    string // "max_length" or "the model's context"
 }
+
+// Code returns the error's code.
+func (*NoRoomError) Code() string { return "no_room" }
 
 func (e *NoRoomError) Error() string {
 	return fmt.Sprintf("the prompt has %d tokens, which leaves no room under %s of %d tokens", e.PromptTokens, e.LimitName, e.Limit)
@@ -83,8 +88,8 @@ type Queue struct {
 	depth  depth
 	log    *slog.Logger
 
-	mu   sync.Mutex
-	pace pace
+	pace  atomic.Pointer[pace] // the latest
+	paces flight.Group[pace]
 }
 
 // NewQueue returns a queue for jobs that are to be run with the model, whose
@@ -108,6 +113,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
 		turns: turns{of: map[uuid.UUID]*turn{}},
 		depth: depth{limit: limits.Queued, count: store.Queued},
+		paces: flight.Group[pace]{Timeout: paceTimeout},
 	}, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/policy"
+	"colophon/internal/retry"
 	"colophon/model"
 )
 
@@ -200,13 +201,10 @@ func (a *attempt) verdict(ctx context.Context, err error) error {
 		// says nothing of what is on record.
 		log.WarnContext(ctx, "an attempt was interrupted; the job will be taken up again", "err", err)
 		// A lease that expires instead would count as a crash.
-		for err := a.giveBack(ctx); err != nil; err = a.giveBack(ctx) {
-			select {
-			case <-ctx.Done():
-				log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
-				return river.JobSnooze(0)
-			case <-time.After(retryLease):
-			}
+		err := retry.Do(ctx, func() error { return a.giveBack(ctx) }, func(error) (time.Duration, bool) { return retryLease, true })
+		if err != nil {
+			log.WarnContext(ctx, "could not give the lease back; it will expire", "err", err)
+			return river.JobSnooze(0)
 		}
 		return river.JobSnooze(retryDatabase)
 	}

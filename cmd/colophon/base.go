@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,6 +11,7 @@ import (
 	"colophon/events"
 	"colophon/internal/metrics"
 	"colophon/internal/pg"
+	"colophon/internal/retry"
 	"colophon/internal/vault"
 	"colophon/migrations"
 )
@@ -23,14 +23,14 @@ type base struct {
 	store   *events.Store
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	last    context.Context // ends when the time has passed that a stopping process has
+	last    context.Context // ends when the grace of a stopping process has passed
 	grace   grace
 }
 
-// with opens the database, runs fn over it until it returns, and closes in the
-// opposite order. A private Postgres is always migrated, another one only if
-// migrate says so: who may do that there is its owner's to decide. fn's context
-// ends with ctx, or with a Postgres that is ours; from then on it has the grace.
+// with opens the database, runs fn over it until fn returns, and closes everything in
+// the opposite order. It migrates a private Postgres always, and another one only with
+// migrate, because that is its owner's decision. fn's context ends with ctx, or when a
+// private Postgres ends; from then on fn has the grace.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
@@ -53,7 +53,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	last, over := context.WithCancel(context.WithoutCancel(ctx))
 	defer over()
 	defer func() {
-		// Who did not stop in time has a connection still; the process's end closes it.
+		// What did not stop in time still holds a connection, which ends with the process.
 		closed := make(chan struct{})
 		go func() { pool.Close(); close(closed) }()
 		select {
@@ -70,7 +70,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		case <-ctx.Done():
 		}
 	}()
-	if err := patiently(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
+	if err := retryUntilAvailable(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
 		return err
 	}
 	store, v, err := f.store(pool, log)
@@ -80,12 +80,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	counted := metrics.New(pool)
 	store.Appended = counted.Appended
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
-	// The store hears and announces until the last word of fn has been said.
-	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	running.Go(func() { store.Run(background, nil) })
+	// The store announces events until fn has appended its last one.
+	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
 	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
 		return err
 	}
@@ -95,34 +91,28 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	return nil
 }
 
-// askAgain is how long a process that starts waits before it asks a database
-// again that was not there.
-const askAgain = 500 * time.Millisecond
+// retryAvailable is the wait before the next try while the database is unavailable.
+const retryAvailable = 500 * time.Millisecond
 
-// patiently does what a process needs of the database to start. One that restarts
-// meanwhile is waited for, until ctx is done, as it is later.
-func patiently(ctx context.Context, log *slog.Logger, fn func() error) error {
-	for {
-		err := fn()
-		if err == nil || ctx.Err() != nil || !pg.Unavailable(err) {
-			return err
+// retryUntilAvailable calls fn again while the database is unavailable, until ctx is
+// done. A starting process waits in this way for a database that restarts.
+func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error) error {
+	return retry.Do(ctx, fn, func(err error) (time.Duration, bool) {
+		if !pg.Unavailable(err) {
+			return 0, false
 		}
-		log.WarnContext(ctx, "the database has gone away while the process starts; asking again", "err", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(askAgain):
-		}
-	}
+		log.WarnContext(ctx, "database unavailable at the start, retrying", "err", err)
+		return retryAvailable, true
+	})
 }
 
 // stopTimeout is how long a private Postgres may take to stop.
 const stopTimeout = 20 * time.Second
 
-// errDatabaseEnded ends a process whose private Postgres has.
+// errDatabaseEnded ends a process whose private Postgres has ended.
 var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
 
-// quiet is the log for River, which tells more than an operator wants to know.
+// quiet returns the log for River without what only River's authors need.
 func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
 
 // atLeast is a handler that drops records below a level.

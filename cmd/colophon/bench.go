@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"colophon/internal/bench"
+	"colophon/model/catalog"
 	"colophon/model/kernel"
 )
 
@@ -47,8 +48,11 @@ func benchModel(name string) (bench.Model, error) {
 	if name == "" {
 		return bench.Model{}, nil
 	}
-	m, err := local(name, builtIn)
-	return bench.Model{Name: m.name, From: m.from, Files: m.files}, err
+	m, err := catalog.Find(name)
+	if err != nil {
+		return bench.Model{}, asUsage(err)
+	}
+	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, nil
 }
 
 // reportFlags say how to print a report.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"colophon/internal/bench"
+	"colophon/model/catalog"
 )
 
 // The benchmarks start this program again. In a test, the program is the test
@@ -130,7 +131,7 @@ func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 }
 
 func TestBenchServiceReportsEveryLoad(t *testing.T) {
-	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", builtIn, "--json")
+	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", catalog.BuiltIn, "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/model/catalog"
 	"colophon/model/opticks"
 	"colophon/test/apitest"
 )
@@ -103,7 +104,7 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 func brokenModel(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range modelFiles {
+	for _, name := range catalog.Files() {
 		b, err := fs.ReadFile(opticks.Files(), name)
 		if err != nil {
 			t.Fatal(err)

@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -34,13 +29,13 @@ type databaseFlags struct {
 	MasterKey   masterKey `help:"Key of the stored secrets, 32 bytes in base64; without it one is kept in the data directory ($COLOPHON_MASTER_KEY)."`
 }
 
-// startTimeout is how long a database may take until it answers.
+// startTimeout bounds the time until a database answers.
 const startTimeout = time.Minute
 
 // database is a reachable Postgres.
 type database struct {
 	url     string
-	cluster *pg.Cluster // nil if it is not ours
+	cluster *pg.Cluster // the private one; nil with DATABASE_URL
 }
 
 // open finds or starts the database. Close it.
@@ -57,7 +52,7 @@ func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, 
 	return &database{cluster.URL(), cluster}, nil
 }
 
-// exited is closed when a Postgres of ours has ended; it is nil if there is none.
+// exited is closed when a private Postgres has ended. It is nil without one.
 func (d *database) exited() <-chan struct{} {
 	if d.cluster == nil {
 		return nil
@@ -96,7 +91,7 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 	key := f.MasterKey
 	if key == nil {
 		var err error
-		if key, err = keptKey(filepath.Join(f.Data, "master.key")); err != nil {
+		if key, err = vault.MasterKeyFile(filepath.Join(f.Data, "master.key")); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -107,57 +102,27 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 	return events.NewStore(pool, v, log), v, nil
 }
 
-// masterKey is a master key, in base64 where people see it.
+// masterKey is a flag: 32 bytes in base64.
 type masterKey []byte
 
 // UnmarshalText reads base64.
-func (k *masterKey) UnmarshalText(text []byte) error {
-	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != vault.MasterKeySize {
-		return fmt.Errorf("a master key is %d bytes in base64: `openssl rand -base64 %d` makes one", vault.MasterKeySize, vault.MasterKeySize)
+func (k *masterKey) UnmarshalText(text []byte) (err error) {
+	*k, err = vault.ParseMasterKey(string(text))
+	return err
+}
+
+type migrateCmd struct{ databaseFlags }
+
+// Run migrates and is done.
+func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (err error) {
+	db, err := c.open(ctx, log)
+	if err != nil {
+		return err
 	}
-	*k = key
+	defer func() { err = errors.Join(err, db.close(context.WithoutCancel(ctx))) }()
+	if err := db.migrate(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(t.out, "the database is up to date")
 	return nil
-}
-
-// keptKey returns the key in a file, which is made if there is none.
-func keptKey(path string) (masterKey, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = makeKey(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the master key: %w", err)
-	}
-	var key masterKey
-	if err := key.UnmarshalText(text); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return key, nil
-}
-
-// makeKey writes a new key for its owner's eyes only. Of processes that make
-// one at the same time, all use the first.
-func makeKey(path string) ([]byte, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, err
-	}
-	key := make([]byte, vault.MasterKeySize)
-	_, _ = rand.Read(key) // never fails
-	text := []byte(base64.StdEncoding.EncodeToString(key) + "\n")
-	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(draft.Name())
-	_, err = draft.Write(text)
-	if err := errors.Join(err, draft.Sync(), draft.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(draft.Name(), path); errors.Is(err, fs.ErrExist) {
-		return os.ReadFile(path)
-	} else if err != nil {
-		return nil, err
-	}
-	return text, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"colophon/model/catalog"
 	"colophon/model/gpt2/hub"
 )
 
@@ -32,8 +33,8 @@ func main() {
 	os.Exit(1)
 }
 
-// untilSignal returns a context that is done when the process is told to stop. Told
-// again, however soon, the process ends at once.
+// untilSignal returns a context that is done at the first SIGINT or SIGTERM. The second
+// one, however soon, ends the process at once.
 func untilSignal() context.Context {
 	ctx, stop := context.WithCancelCause(context.Background())
 	told := make(chan os.Signal, 2)
@@ -77,8 +78,9 @@ type terminal struct {
 	out, err io.Writer
 }
 
-// run parses the arguments and runs the command that they name, until it is
-// done or ctx is.
+// run parses the arguments and runs the command that they name until it returns, which
+// a serving command does when ctx is done. It reads nothing of the process but its
+// arguments.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
@@ -100,7 +102,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return &usageError{err}
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.Bind(catalog(hub.Releases()))
+	parsed.Bind(catalog.Releases(hub.Releases()))
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }

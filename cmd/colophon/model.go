@@ -9,18 +9,30 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 
+	"colophon/internal/console"
 	"colophon/jobs"
 	"colophon/model"
-	"colophon/model/gomlx"
+	"colophon/model/catalog"
 	"colophon/model/gpt2"
+	"colophon/model/gpt2/hub"
 	"colophon/model/kernel"
 	"colophon/model/opticks"
 )
+
+type modelCmd struct {
+	Pull     pullCmd     `cmd:"" help:"Fetch a published model, or what is missing of it."`
+	List     listCmd     `cmd:"" help:"List the models that are known by name, and check those that are there."`
+	Verify   verifyCmd   `cmd:"" help:"Read a model's files from end to end and say what is wrong with them."`
+	Tokenize tokenizeCmd `cmd:"" help:"Read text and print its token ids as a JSON array, or the reverse."`
+	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence as JSON."`
+}
 
 // modelFlags say which model to run, and on what.
 type modelFlags struct {
@@ -32,146 +44,179 @@ type modelFlags struct {
 	WeightsDigest digest `placeholder:"sha256:HEX" help:"Digest that the weights of a directory must have ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
-// builtIn is the name of the model inside the binary.
-const builtIn = "opticks"
-
-// engine is a model.Engine that is ours to close.
-type engine interface {
-	model.Engine
-	Close()
+// modelsFlags say where pulled models are.
+type modelsFlags struct {
+	Models string `type:"path" placeholder:"DIR" help:"Directory of pulled models; without it, models inside the data directory ($COLOPHON_MODELS)."`
 }
 
-// source is where a model's files are.
-type source struct {
-	name    string // what people call it
-	from    string // what --model says
-	files   fs.FS
-	weights string // digest that the weights must have, if that is known
+func (f *modelsFlags) dir(data string) string {
+	if f.Models != "" {
+		return f.Models
+	}
+	return filepath.Join(data, "models")
 }
 
-// find returns the model that --model names, and pulls it first if it is a
-// published one that is not there. A name that is known means that model in
-// every working directory: a directory of the same name is meant by ./name.
-func (f *modelFlags) find(ctx context.Context, l *library) (source, error) {
-	if r, ok := l.known.named(f.Model); ok {
-		files, err := l.get(ctx, r)
-		return source{name: r.Name, from: r.Name, files: files, weights: r.Weights()}, err
-	}
-	found, err := local(f.Model, l.known.names(builtIn))
-	found.weights = string(f.WeightsDigest)
-	return found, err
+// hubFlags say where models are pulled from, and to. Proxies are those that
+// HTTPS_PROXY, HTTP_PROXY and NO_PROXY name.
+type hubFlags struct {
+	modelsFlags
+	HFEndpoint string `name:"hf-endpoint" var:"HF_ENDPOINT" default:"https://huggingface.co" placeholder:"URL" help:"Hub to pull models from ($HF_ENDPOINT)."`
+	HFToken    string `name:"hf-token" var:"HF_TOKEN" placeholder:"TOKEN" help:"Access token for the hub, if it wants one ($HF_TOKEN)."`
 }
 
-// local returns the model that is built in or in a directory; names are those
-// that would have been understood as well.
-func local(name, names string) (source, error) {
-	if name == builtIn {
-		return source{name: builtIn, from: builtIn, files: opticks.Files()}, nil
+// pulling returns how to pull, with progress shown on p.
+func (f *hubFlags) pulling(p *console.Progress) hub.Options {
+	return hub.Options{
+		Endpoint:  f.HFEndpoint,
+		Token:     f.HFToken,
+		Transport: http.DefaultTransport.(*http.Transport).Clone(),
+		Progress:  p.Show,
+		Note:      p.Note,
 	}
-	dir, err := filepath.Abs(name)
-	if err != nil {
-		return source{}, err
-	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return source{}, &usageError{fmt.Errorf("--model: %q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", name, names)}
-	}
-	return source{name: filepath.Base(dir), from: name, files: os.DirFS(dir)}, nil
 }
 
-// engine loads the model for what the flags say.
-func (s source) engine(f *modelFlags) (engine, error) {
-	tokenizer, err := gpt2.ReadTokenizer(s.files)
-	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", s.from, err)
+// find returns the model that --model names, and pulls it first if it is a published
+// one that is not there.
+func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
+	p := console.NewProgress(t.err, f.Model)
+	defer p.End()
+	found, err := catalog.Library{Releases: known, Dir: f.dir(data), Hub: f.pulling(p)}.Find(ctx, f.Model)
+	if found.Digest == "" {
+		found.Digest = string(f.WeightsDigest)
 	}
-	return s.load(f, tokenizer)
+	return found, asUsage(err)
 }
 
-// load loads the weights. Without a tokenizer the engine knows token ids only.
-func (s source) load(f *modelFlags, tokenizer *gpt2.Tokenizer) (e engine, err error) {
-	checkpoint, err := gpt2.ReadCheckpoint(s.files)
-	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", s.from, err)
+// asUsage makes a mistake in --model a mistake in the arguments.
+func asUsage(err error) error {
+	if _, ok := errors.AsType[*catalog.NotFoundError](err); ok {
+		return &usageError{fmt.Errorf("--model: %w", err)}
 	}
-	defer checkpoint.Close()
-	if f.Engine == "gomlx" {
-		e, err = gomlx.New(s.name, checkpoint, tokenizer)
-	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: s.name, Weights: f.Weights})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load model %s: %w", s.from, err)
-	}
-	if weights, _, _ := strings.Cut(e.Info().Weights, "/"); s.weights != "" && weights != s.weights {
-		e.Close()
-		return nil, fmt.Errorf("load model %s: the weights have the digest %s and not %s (of a published model, colophon model pull %s replaces them)", s.from, weights, s.weights, s.name)
-	}
-	return e, nil
-}
-
-// describe reads what a process has to know of the model that does not run it.
-func (s source) describe() (jobs.Model, error) {
-	config, err := gpt2.ReadConfig(s.files)
-	if err != nil {
-		return jobs.Model{}, fmt.Errorf("read model %s: %w", s.from, err)
-	}
-	tokenizer, err := gpt2.ReadTokenizer(s.files)
-	if err != nil {
-		return jobs.Model{}, fmt.Errorf("read model %s: %w", s.from, err)
-	}
-	return jobs.Model{Name: s.name, Context: config.Context, Encode: tokenizer.Encode}, nil
-}
-
-type generateCmd struct {
-	dataFlags
-	modelFlags
-	Prompt       string   `arg:"" help:"The text to continue."`
-	MaxNewTokens int      `default:"100" help:"Most tokens to generate."`
-	Temperature  float64  `default:"0.8" help:"0 always takes the likeliest token."`
-	TopK         int      `name:"top-k" default:"40" help:"Choose among so many of the likeliest tokens; 0 is all."`
-	TopP         float64  `name:"top-p" default:"1" help:"Choose among the likeliest tokens that make up this share of the probability."`
-	Seed         *uint64  `help:"The same seed gives the same text again; without it one is drawn."`
-	Stop         []string `sep:"none" help:"The text ends before this; may be given more than once."`
-}
-
-// Run writes the prompt and its continuation as it comes. No text policy applies:
-// who has the weights has all that they can say.
-func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog) error {
-	source, err := c.find(ctx, c.library(c.Data, known, t))
-	if err != nil {
-		return err
-	}
-	e, err := source.engine(&c.modelFlags)
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	seed := rand.Uint64N(jobs.MaxSeed + 1)
-	if c.Seed != nil {
-		seed = *c.Seed
-	}
-	p := model.Params{MaxTokens: c.MaxNewTokens, Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, Seed: seed, Stop: c.Stop}
-	if _, err := io.WriteString(t.out, c.Prompt); err != nil {
-		return err
-	}
-	result, err := model.Generate(ctx, e, e.Encode(c.Prompt), nil, p, func(d model.Delta) error {
-		_, err := io.WriteString(t.out, d.Text)
-		return err
-	})
-	fmt.Fprintln(t.out)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(t.err, "\n%s, seed %d, %d tokens, %s\n", e.Info().Name, seed, result.CompletionTokens, result.FinishReason)
 	return err
 }
 
-type modelCmd struct {
-	Pull     pullCmd     `cmd:"" help:"Fetch a published model, or what is missing of it."`
-	List     listCmd     `cmd:"" help:"List the models that are known by name, and check those that are there."`
-	Verify   verifyCmd   `cmd:"" help:"Read a model's files from end to end and say what is wrong with them."`
-	Tokenize tokenizeCmd `cmd:"" help:"Read text and print its token ids as a JSON array, or the reverse."`
-	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence as JSON."`
+// loading returns how to load the model.
+func (f *modelFlags) loading() catalog.LoadOptions {
+	return catalog.LoadOptions{GoMLX: f.Engine == "gomlx", Weights: f.Weights}
+}
+
+type pullCmd struct {
+	Name string `arg:"" help:"Name of the model, such as gpt2."`
+	dataFlags
+	hubFlags
+}
+
+// Run pulls one model.
+func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
+	if c.Name == catalog.BuiltIn {
+		_, err := fmt.Fprintf(t.out, "%s is built in: there is nothing to pull\n", c.Name)
+		return err
+	}
+	r, ok := known.Named(c.Name)
+	if !ok {
+		return &usageError{fmt.Errorf("there is no model %q to pull, only %s; others are run from a directory, with --model DIR", c.Name, known.Names())}
+	}
+	p := console.NewProgress(t.err, r.Name)
+	err := hub.Pull(ctx, c.dir(c.Data), r, c.pulling(p))
+	p.End()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(t.out, "%s is in %s, verified\n", r.Name, r.Dir(c.dir(c.Data)))
+	return err
+}
+
+type listCmd struct {
+	dataFlags
+	modelsFlags
+}
+
+// Run lists the models. It reads all files of those that have been pulled before it
+// calls them verified.
+func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
+	size, err := catalog.Size(opticks.Files())
+	if err != nil {
+		return err
+	}
+	out := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(out, "NAME\tSIZE\tREVISION\tSTATE")
+	fmt.Fprintf(out, "%s\t%s\t-\tbuilt in\n", catalog.BuiltIn, console.Megabytes(size))
+	for _, r := range known {
+		dir := r.Dir(c.dir(c.Data))
+		state := "verified, in " + dir
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			state = "not pulled"
+		} else if err := r.Verify(ctx, os.DirFS(dir)); err != nil {
+			state = fmt.Sprintf("damaged, in %s: %v", dir, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s\t%s\t%.12s\t%s\n", r.Name, console.Megabytes(r.Size()), r.Revision, state)
+	}
+	return out.Flush()
+}
+
+type verifyCmd struct {
+	Model string `arg:"" help:"Name of a model, or a directory, as with --model."`
+	dataFlags
+	modelsFlags
+}
+
+// Run compares a published model with what was published. For another model it
+// prints the digests, and finds out whether it can be loaded.
+func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
+	if r, ok := known.Named(c.Model); ok {
+		return verifyRelease(ctx, t.out, r, c.dir(c.Data))
+	}
+	found, err := catalog.Library{Releases: known}.Find(ctx, c.Model)
+	if err != nil {
+		return asUsage(err)
+	}
+	var wrong []error
+	for _, name := range catalog.Files() {
+		size, digest, err := catalog.DigestOf(found.Files, name)
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		fmt.Fprintf(t.out, "%-17s  sha256:%s  %d bytes\n", name, digest, size)
+	}
+	err = errors.Join(wrong...)
+	if err == nil {
+		var config gpt2.Config
+		if config, err = found.Verify(ctx); err == nil {
+			_, err := fmt.Fprintf(t.out, "%s can be loaded: %d layers of %d heads, %d wide, %d token ids, context %d\n",
+				found.Name, config.Layers, config.Heads, config.Embd, config.Vocab, config.Context)
+			return err
+		}
+	}
+	return fmt.Errorf("%s cannot be loaded: %w", c.Model, err)
+}
+
+// verifyRelease prints a line for each file of a release.
+func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
+	dir := r.Dir(models)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not in %s: colophon model pull %[1]s fetches it", r.Name, dir)
+	}
+	var wrong []error
+	for _, f := range r.Files {
+		digest, err := r.Check(ctx, os.DirFS(dir), f)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		fmt.Fprintf(out, "%-17s  sha256:%s  as published\n", f.Name, digest)
+	}
+	if wrong != nil {
+		return fmt.Errorf("%s in %s is not as it was published (colophon model pull %[1]s replaces what is wrong): %[3]w", r.Name, dir, errors.Join(wrong...))
+	}
+	_, err := fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
+	return err
 }
 
 type tokenizeCmd struct {
@@ -184,12 +229,12 @@ type tokenizeCmd struct {
 const maxStdin = 64 << 20
 
 // Run needs only vocab.json and merges.txt of the model.
-func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog) error {
-	source, err := c.find(ctx, c.library(c.Data, known, t))
+func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
+	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {
 		return err
 	}
-	tokenizer, err := gpt2.ReadTokenizer(source.files)
+	tokenizer, err := gpt2.ReadTokenizer(source.Files)
 	if err != nil {
 		return fmt.Errorf("read model %s: %w", c.Model, err)
 	}
@@ -227,7 +272,7 @@ type logitsCmd struct {
 }
 
 // Run prints {"shape":[T,V],"logits":[[…],…]}. It needs no tokenizer.
-func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog) error {
+func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	var ids []int
 	for field := range strings.SplitSeq(c.IDs, ",") {
 		id, err := strconv.Atoi(strings.TrimSpace(field))
@@ -236,11 +281,11 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog) error {
 		}
 		ids = append(ids, id)
 	}
-	source, err := c.find(ctx, c.library(c.Data, known, t))
+	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {
 		return err
 	}
-	e, err := source.load(&c.modelFlags, nil)
+	e, err := source.LoadWeights(c.loading())
 	if err != nil {
 		return err
 	}
@@ -267,5 +312,49 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog) error {
 		out.Write(row)
 	}
 	out.WriteString("]}\n")
-	return errors.Join(out.Flush())
+	return out.Flush()
+}
+
+type generateCmd struct {
+	dataFlags
+	modelFlags
+	Prompt       string   `arg:"" help:"The text to continue."`
+	MaxNewTokens int      `default:"100" help:"Most tokens to generate."`
+	Temperature  float64  `default:"0.8" help:"0 always takes the likeliest token."`
+	TopK         int      `name:"top-k" default:"40" help:"Choose among so many of the likeliest tokens; 0 is all."`
+	TopP         float64  `name:"top-p" default:"1" help:"Choose among the likeliest tokens that make up this share of the probability."`
+	Seed         *uint64  `help:"The same seed gives the same text again; without it one is drawn."`
+	Stop         []string `sep:"none" help:"The text ends before this; may be given more than once."`
+}
+
+// Run writes the prompt and its continuation as it comes. No text policy applies:
+// whoever has the weights has all that they can say.
+func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
+	source, err := c.find(ctx, c.Data, known, t)
+	if err != nil {
+		return err
+	}
+	e, err := source.Load(c.loading())
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	seed := rand.Uint64N(jobs.MaxSeed + 1)
+	if c.Seed != nil {
+		seed = *c.Seed
+	}
+	p := model.Params{MaxTokens: c.MaxNewTokens, Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, Seed: seed, Stop: c.Stop}
+	if _, err := io.WriteString(t.out, c.Prompt); err != nil {
+		return err
+	}
+	result, err := model.Generate(ctx, e, e.Encode(c.Prompt), nil, p, func(d model.Delta) error {
+		_, err := io.WriteString(t.out, d.Text)
+		return err
+	})
+	fmt.Fprintln(t.out)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(t.err, "\n%s, seed %d, %d tokens, %s\n", e.Info().Name, seed, result.CompletionTokens, result.FinishReason)
+	return err
 }

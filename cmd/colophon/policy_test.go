@@ -17,34 +17,21 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestPolicyFlag(t *testing.T) {
-	dir := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
-	builtIn, err := (&policyFlags{}).rules(log)
-	if err != nil || builtIn.now().Version() != policy.Default().Version() {
-		t.Errorf("without a file: %v, %v", builtIn, err)
+func TestBrokenPolicyIsAUsageError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(file, []byte("name x\nword\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "rules")
-	for _, c := range []struct{ text, message string }{
-		{"name x\nword\n", "--policy: " + file + ": line 2: a word has 2 to 64 letters"},
-		{"word sunset\n", "the name is missing"},
-		{strings.Repeat("#\n", policy.MaxRulesSize), "the most is 65536"},
-	} {
-		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
-			t.Fatal(err)
+	for _, args := range [][]string{{"up"}, {"api"}, {"worker"}} {
+		_, _, err := command(t, "", append(args, "--policy", file)...)
+		if _, ok := errors.AsType[*usageError](err); !ok || !strings.Contains(err.Error(), "--policy: "+file+": line 2: a word has 2 to 64 letters") {
+			t.Errorf("%s: %v", args[0], err)
 		}
-		_, err := (&policyFlags{Policy: file}).rules(log)
-		if _, ok := errors.AsType[*usageError](err); !ok || !strings.Contains(err.Error(), c.message) {
-			t.Errorf("%.20q: %v, want %q", c.text, err, c.message)
-		}
-	}
-	if _, err := (&policyFlags{Policy: filepath.Join(dir, "nowhere")}).rules(log); err == nil {
-		t.Error("a file that is not there is no error")
 	}
 }
 
-// TestAPolicyFileIsReadAgain changes a file under a process that watches it.
-func TestAPolicyFileIsReadAgain(t *testing.T) {
+// TestHangupReloads sends this process a SIGHUP, as to one that serves.
+func TestHangupReloads(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
 		t.Helper()
@@ -52,69 +39,25 @@ func TestAPolicyFileIsReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("name one\nword sunset\n")
-	var said bytes.Buffer
-	r, err := (&policyFlags{Policy: file}).rules(slog.New(slog.NewTextHandler(&said, nil)))
+	write("name one\n")
+	rules, err := policy.NewWatcher(file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := func() string { n, _, _ := strings.Cut(r.now().Version(), "/"); return n }
-	ctx := t.Context()
-	pass := func() { r.reread(ctx, false) }
-
-	pass()
-	write("name two\nword sunrise\n")
-	pass()
-	if name() != "one" {
-		t.Error("a file that may be being written is in force")
-	}
-	pass()
-	if name() != "two" || !strings.Contains(said.String(), "read again") {
-		t.Errorf("%s is in force: %s", name(), said.String())
-	}
-
-	said.Reset()
-	write("name three\nword\n")
-	for range 5 {
-		pass()
-	}
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 || !strings.Contains(said.String(), "line 2") || !strings.Contains(said.String(), "level=ERROR") {
-		t.Errorf("a broken file: %s is in force, %s", name(), said.String())
-	}
-	said.Reset()
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	pass()
-	pass()
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 {
-		t.Errorf("without the file: %s is in force, %s", name(), said.String())
-	}
-	write("name four\n")
-	r.reread(ctx, true)
-	if name() != "four" {
-		t.Errorf("told to read it at once: %s is in force", name())
-	}
-
-	// The same by itself, in time and with the signal.
-	await := func(want, why string) {
-		t.Helper()
-		for begin := time.Now(); name() != want; time.Sleep(time.Millisecond) {
-			if time.Since(begin) > 10*time.Second {
-				t.Fatalf("%s: %s is in force", why, name())
-			}
-		}
-	}
-	stop := r.watch(ctx, time.Millisecond)
-	write("name five\n")
-	await("five", "with time")
-	stop()
-	defer r.watch(ctx, time.Hour)()
-	write("name six\n")
+	certificate := make(chan struct{}, 1)
+	defer (&policyFlags{Policy: file}).onHangup(t.Context(), rules, func() { certificate <- struct{}{} })()
+	write("name two\n")
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	await("six", "after SIGHUP")
+	select {
+	case <-certificate: // which comes after the rules
+	case <-time.After(10 * time.Second):
+		t.Fatal("SIGHUP was not heard")
+	}
+	if now := rules.Rules().Version(); !strings.HasPrefix(now, "two/") {
+		t.Errorf("%s is in force", now)
+	}
 }
 
 // TestTheTextPolicyHoldsOnBothSides runs a service under rules that no text of

@@ -10,56 +10,47 @@ import (
 
 	"colophon/internal/network"
 	"colophon/internal/pg"
+	"colophon/internal/vault"
+	"colophon/model/catalog"
 )
 
 type productionFlags struct {
 	Production bool `help:"Refuse to start with settings that are for trying it out; each of them is named ($COLOPHON_PRODUCTION)."`
 }
 
-// judge returns, with --production, an error that names every fault at once; without
-// it, it warns of them if other machines reach the service.
-func (f *productionFlags) judge(log *slog.Logger, reached bool, faults ...[]string) error {
-	all := slices.Concat(faults...)
-	switch {
-	case f.Production && len(all) > 0:
-		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(all, "\n  ") + "\n")}
-	case reached:
-		for _, fault := range all {
+// check refuses insecure flags before anything has started. With --production its
+// error names every fault; without it, it warns of them if other machines reach the
+// service.
+func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) error {
+	if err := f.adminFlags.check(); err != nil {
+		return err
+	}
+	faults := f.databaseFlags.faults()
+	if r.work != nil {
+		faults = append(faults, f.modelFlags.faults(known)...)
+	}
+	reached := false
+	if r.listen != nil {
+		faults = append(faults, r.listen.faults()...)
+		reached = !network.IsLoopback(r.listen.Listen)
+	}
+	faults = append(faults, f.adminFlags.faults()...)
+	if f.Production && len(faults) > 0 {
+		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(faults, "\n  ") + "\n")}
+	}
+	if reached {
+		for _, fault := range faults {
 			log.Warn("other machines reach this service, and --production would refuse to start it", "fault", fault)
 		}
 	}
 	return nil
 }
 
-// check finds fault with the flags before anything has started.
-func (c *upCmd) check(known catalog, log *slog.Logger) error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.judge(log, !network.IsLoopback(c.Listen), c.databaseFlags.faults(), c.modelFlags.faults(known), c.listenFlags.faults(), c.adminFlags.faults())
-}
-
-// check finds fault with the flags before anything has started.
-func (c *apiCmd) check(log *slog.Logger) error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.judge(log, !network.IsLoopback(c.Listen), c.databaseFlags.faults(), c.listenFlags.faults(), c.adminFlags.faults())
-}
-
-// check finds fault with the flags before anything has started.
-func (c *workerCmd) check(known catalog, log *slog.Logger) error {
-	if err := c.adminFlags.check(); err != nil {
-		return err
-	}
-	return c.judge(log, false, c.databaseFlags.faults(), c.modelFlags.faults(known), c.adminFlags.faults())
-}
-
 func (f *databaseFlags) faults() (faults []string) {
 	switch {
 	case f.MasterKey == nil:
 		faults = append(faults, "--master-key: a key that is kept beside the data protects nothing from who has the data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from where secrets are kept")
-	case guessable(f.MasterKey):
+	case vault.IsGuessable(f.MasterKey):
 		faults = append(faults, "--master-key: the key is not random: `openssl rand -base64 32` makes one that is")
 	}
 	if f.DatabaseURL == "" {
@@ -75,23 +66,9 @@ func (f *databaseFlags) faults() (faults []string) {
 	return faults
 }
 
-// guessable reports whether a key is one that no random source makes in a
-// lifetime: few different bytes, a sequence, or text.
-func guessable(key []byte) bool {
-	different, text, steps := map[byte]bool{}, true, map[byte]bool{}
-	for i, b := range key {
-		different[b] = true
-		text = text && b >= ' ' && b < 0x7f
-		if i > 0 {
-			steps[b-key[i-1]] = true
-		}
-	}
-	return len(different) < len(key)/2 || len(steps) < len(key)/2 || text
-}
-
-func (f *modelFlags) faults(known catalog) []string {
-	_, published := known.named(f.Model)
-	if published || f.Model == builtIn || f.WeightsDigest != "" {
+func (f *modelFlags) faults(known catalog.Releases) []string {
+	_, published := known.Named(f.Model)
+	if published || f.Model == catalog.BuiltIn || f.WeightsDigest != "" {
 		return nil
 	}
 	return []string{"--model: nothing says which weights the directory has to have: set --weights-digest (`colophon model verify` prints it)"}

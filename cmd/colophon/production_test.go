@@ -79,11 +79,11 @@ func TestProduction(t *testing.T) {
 			refused := func(c *cli) error {
 				switch command {
 				case "up":
-					return c.Up.check(nil, log)
+					return c.Up.check(c.Up.roles(), nil, log)
 				case "api":
-					return c.API.check(log)
+					return c.API.check(c.API.roles(), nil, log)
 				}
-				return c.Worker.check(nil, log)
+				return c.Worker.check(c.Worker.roles(), nil, log)
 			}
 			c, err := parsed(env, command)
 			if err != nil {
@@ -128,9 +128,9 @@ func TestWhatOthersReachIsWarnedOf(t *testing.T) {
 			var out strings.Builder
 			log := slog.New(slog.NewTextHandler(&out, nil))
 			if command == "up" {
-				err = c.Up.check(nil, log)
+				err = c.Up.check(c.Up.roles(), nil, log)
 			} else {
-				err = c.API.check(log)
+				err = c.API.check(c.API.roles(), nil, log)
 			}
 			if got := strings.Count(out.String(), "level=WARN"); err != nil || got != want {
 				t.Errorf("%s on %s: %d warnings, want %d, and %v:\n%s", command, listen, got, want, err, &out)
@@ -148,16 +148,6 @@ func parsed(env map[string]string, command string) (*cli, error) {
 	}
 	_, err = parser.Parse([]string{command})
 	return &c, err
-}
-
-func TestGuessableKeys(t *testing.T) {
-	for range 10_000 {
-		key := make([]byte, 32)
-		_, _ = rand.Read(key)
-		if guessable(key) {
-			t.Fatalf("%x passes for a bad one", key)
-		}
-	}
 }
 
 func TestReadDigests(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+
+	"colophon/internal/sbom"
 )
 
 // TestBillOfMaterials holds the program's bill against what it is linked from.
@@ -17,11 +19,16 @@ func TestBillOfMaterials(t *testing.T) {
 	if err := run(t.Context(), []string{"version", "--sbom"}, noEnvironment, strings.NewReader(""), &out, &out); err != nil {
 		t.Fatal(err)
 	}
-	var b bom
+	var b struct {
+		Format     string `json:"bomFormat"`
+		Spec       string `json:"specVersion"`
+		Version    int
+		Components []sbom.Component
+	}
 	if err := json.Unmarshal(out.Bytes(), &b); err != nil || b.Format != "CycloneDX" || b.Spec != "1.6" || b.Version != 1 {
 		t.Fatalf("%v in %.300s", err, out.String())
 	}
-	listed := map[string]component{}
+	listed := map[string]sbom.Component{}
 	for _, c := range b.Components {
 		if c.Name == "" || c.Version == "" || !regexp.MustCompile(`^pkg:(golang|npm)/\S+@\S+$`).MatchString(c.PURL) || listed[c.Name].Name != "" {
 			t.Errorf("component %+v", c)
@@ -45,7 +52,7 @@ func TestBillOfMaterials(t *testing.T) {
 			t.Errorf("%s is not listed", name)
 		}
 	}
-	if err := writeBOM(&out, nil); err == nil {
+	if err := sbom.Write(&out, nil); err == nil {
 		t.Error("a program that knows nothing of itself has a bill")
 	}
 }

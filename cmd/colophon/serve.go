@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -18,41 +17,46 @@ import (
 	"colophon/internal/limit"
 	"colophon/internal/policy"
 	"colophon/jobs"
+	"colophon/model"
+	"colophon/model/catalog"
 )
 
 type upCmd struct {
-	databaseFlags
-	modelFlags
-	policyFlags
+	processFlags
 	listenFlags `embed:"" set:"rate_limits=memory"`
 	workFlags
-	adminFlags
-	stopFlags
-	productionFlags
 }
 
 type apiCmd struct {
+	processFlags
+	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
+}
+
+type workerCmd struct {
+	processFlags
+	workFlags
+}
+
+// processFlags are those of every process of the service.
+type processFlags struct {
 	databaseFlags
 	modelFlags
 	policyFlags
-	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
 	adminFlags
 	stopFlags
 	productionFlags
 }
 
-type workerCmd struct {
-	databaseFlags
-	modelFlags
-	policyFlags
-	workFlags
-	adminFlags
-	stopFlags
-	productionFlags
+type policyFlags struct {
+	Policy string `placeholder:"FILE" help:"Text policy to use instead of the built-in one: lines of name NAME, word WORD, remove CHARACTERS and # comments. It is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
 }
 
 type stopFlags struct {
 	Grace grace `default:"20s" help:"How long a process that is told to stop may take to bring what it does to an end; told again, it stops at once ($COLOPHON_GRACE)."`
+}
+
+type workFlags struct {
+	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
 }
 
 // grace is a flag: from a second to ten minutes.
@@ -71,176 +75,171 @@ func (g *grace) UnmarshalText(text []byte) error {
 	return nil
 }
 
-type workFlags struct {
-	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
+// roles are what a process of the service does.
+type roles struct {
+	listen *listenFlags // nil: it serves no HTTP
+	work   *workFlags   // nil: it runs no jobs
 }
+
+// alone reports whether the process is the whole service.
+func (r roles) alone() bool { return r.listen != nil && r.work != nil }
+
+func (c *upCmd) roles() roles     { return roles{&c.listenFlags, &c.workFlags} }
+func (c *apiCmd) roles() roles    { return roles{listen: &c.listenFlags} }
+func (c *workerCmd) roles() roles { return roles{work: &c.workFlags} }
 
 // Run serves and works in one process.
-func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(known, log); err != nil {
-		return err
-	}
-	rules, err := c.rules(log)
-	if err != nil {
-		return err
-	}
-	secured, err := c.settings(c.Data, log)
-	if err != nil {
-		return err
-	}
-	if secured.reload != nil {
-		defer onHangup(ctx, secured.reload)()
-	}
-	source, err := c.find(ctx, c.library(c.Data, known, t))
-	if err != nil {
-		return err
-	}
-	return c.with(ctx, log, true, c.Grace, func(ctx context.Context, b *base) error {
-		defer rules.watch(ctx, lookEvery)()
-		f, err := c.listen(ctx, secured.config, log)
-		if err != nil {
-			return err
-		}
-		defer f.close()
-		servers := httpd.NewServers(ctx, log)
-		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
-			return err
-		}
-		engine, err := source.engine(&c.modelFlags)
-		if err != nil {
-			return err
-		}
-		stop, err := b.work(ctx, engine, rules.now, c.Slots)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		m := jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
-		return b.serve(ctx, servers, f, secured.challenges, m, rules.now, &c.listenFlags, t.out, true)
-	})
+func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
+	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// Run serves HTTP only; it needs the model's tokenizer and not its weights.
-func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(log); err != nil {
-		return err
-	}
-	rules, err := c.rules(log)
-	if err != nil {
-		return err
-	}
-	secured, err := c.settings(c.Data, log)
-	if err != nil {
-		return err
-	}
-	if secured.reload != nil {
-		defer onHangup(ctx, secured.reload)()
-	}
-	source, err := c.find(ctx, c.library(c.Data, known, t))
-	if err != nil {
-		return err
-	}
-	m, err := source.describe()
-	if err != nil {
-		return err
-	}
-	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
-		defer rules.watch(ctx, lookEvery)()
-		f, err := c.listen(ctx, secured.config, log)
-		if err != nil {
-			return err
-		}
-		defer f.close()
-		servers := httpd.NewServers(ctx, log)
-		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
-			return err
-		}
-		return b.serve(ctx, servers, f, secured.challenges, m, rules.now, &c.listenFlags, t.out, false)
-	})
+// Run serves HTTP.
+func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
+	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// Run works until it is told to stop.
-func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog, log *slog.Logger) error {
-	if err := c.check(known, log); err != nil {
+// Run works on jobs.
+func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
+	return c.run(ctx, c.roles(), t, known, log)
+}
+
+// run does what the roles say until ctx is done or a server fails.
+//
+// It checks everything that needs no database first. Then it starts, in this order: the
+// database, the policy's watcher, the listeners, the worker, HTTP. Clients that come
+// while the weights load wait in the listener's backlog. It stops in the opposite
+// order: HTTP has half of the grace, and the worker what is left of it.
+func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
+	if err := f.check(r, known, log); err != nil {
 		return err
 	}
-	rules, err := c.rules(log)
+	rules, err := policy.NewWatcher(f.Policy, log)
+	if err != nil {
+		return &usageError{fmt.Errorf("--policy: %w", err)}
+	}
+	var secured tlsSettings
+	if r.listen != nil {
+		if secured, err = r.listen.settings(f.Data, log); err != nil {
+			return err
+		}
+	}
+	defer f.onHangup(ctx, rules, secured.reload)()
+	source, err := f.find(ctx, f.Data, known, t)
 	if err != nil {
 		return err
 	}
-	source, err := c.find(ctx, c.library(c.Data, known, t))
-	if err != nil {
-		return err
+	var m jobs.Model
+	if r.work == nil {
+		// Without the weights, which take time and memory.
+		tokenizer, window, err := source.Tokenizer()
+		if err != nil {
+			return err
+		}
+		m = jobs.Model{Name: source.Name, Context: window, Encode: tokenizer.Encode}
 	}
-	return c.with(ctx, log, false, c.Grace, func(ctx context.Context, b *base) error {
-		defer rules.watch(ctx, lookEvery)()
-		engine, err := source.engine(&c.modelFlags)
-		if err != nil {
-			return err
+	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
+		defer background(ctx, rules.Run)()
+		var at *endpoints
+		if r.listen != nil {
+			var err error
+			if at, err = r.listen.listen(ctx, secured.config, log); err != nil {
+				return err
+			}
+			defer at.close()
 		}
-		stop, err := b.work(ctx, engine, rules.now, c.Slots)
-		if err != nil {
-			return err
-		}
-		defer stop()
 		servers := httpd.NewServers(ctx, log)
-		if err := c.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
-			return err
-		}
 		defer servers.Close()
-		fmt.Fprintf(t.out, "working with %s\n", engine.Info().Name)
-		select {
-		case err := <-servers.Failed():
-			return fmt.Errorf("serve: %w", err)
-		case <-ctx.Done():
+		if err := f.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
+			return err
 		}
-		b.log.Info("stopping: no further job is taken up; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", c.Grace.Duration)
+		if r.work != nil {
+			engine, err := source.Load(f.loading())
+			if err != nil {
+				return err
+			}
+			stop, err := b.work(ctx, engine, rules.Rules, r.work.Slots)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			m = jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
+		}
+		if r.listen == nil {
+			fmt.Fprintf(t.out, "working with %s\n", m.Name)
+			return b.await(ctx, servers, "stopping: no further job is taken up; a second signal ends the process at once")
+		}
+		stop, err := b.serve(ctx, servers, at, secured.challenges, m, rules.Rules, r.listen)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		fmt.Fprintf(t.out, "ready %s\n", at.public.URL())
+		if r.alone() {
+			fmt.Fprintf(t.out, lesson, at.public.URL())
+		}
+		if err := b.await(ctx, servers, "stopping: no further request is accepted; a second signal ends the process at once"); err != nil {
+			return err
+		}
+		answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
+		defer cancel()
+		if err := servers.Shutdown(answering); err != nil {
+			b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
+		}
 		return nil
 	})
 }
 
-// onHangup calls fn on each SIGHUP, which otherwise ends the process, until ctx is done
-// or stop is called.
-func onHangup(ctx context.Context, fn func()) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+// onHangup makes SIGHUP reload the files that can be, instead of ending the process,
+// until ctx is done or stop is called. Without such files SIGHUP ends the process.
+func (f *policyFlags) onHangup(ctx context.Context, rules *policy.Watcher, certificate func()) (stop func()) {
+	if f.Policy == "" && certificate == nil {
+		return func() {}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	var running sync.WaitGroup
-	running.Go(func() {
+	return background(ctx, func(ctx context.Context) {
 		defer signal.Stop(hangup)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-hangup:
-				fn()
+				rules.Reload(ctx)
+				if certificate != nil {
+					certificate()
+				}
 			}
 		}
 	})
+}
+
+// background runs functions until ctx is done or stop is called, which waits for them.
+func background(ctx context.Context, fns ...func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	for _, fn := range fns {
+		running.Go(func() { fn(ctx) })
+	}
 	return func() { cancel(); running.Wait() }
 }
 
-type migrateCmd struct{ databaseFlags }
-
-// Run migrates and is done.
-func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (err error) {
-	db, err := c.open(ctx, log)
-	if err != nil {
-		return err
+// await returns an error when a server fails. When ctx is done it logs the text and
+// returns nil.
+func (b *base) await(ctx context.Context, servers *httpd.Servers, stopping string) error {
+	select {
+	case err := <-servers.Failed():
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+		b.log.Info(stopping, "cause", context.Cause(ctx), "grace", b.grace.Duration)
+		return nil
 	}
-	defer func() { err = errors.Join(err, db.close(context.WithoutCancel(ctx))) }()
-	if err := db.migrate(ctx); err != nil {
-		return err
-	}
-	fmt.Fprintln(t.out, "the database is up to date")
-	return nil
 }
 
-// work starts a worker and returns what stops it.
-func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
+// work starts a worker. stop waits until it has handed its jobs over.
+func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
-	err = patiently(ctx, b.log, func() (err error) {
-		if worker, err = jobs.NewWorker(b.pool, b.store, engine, rules, slots, quiet(b.log)); err != nil {
+	err = retryUntilAvailable(ctx, b.log, func() (err error) {
+		if worker, err = jobs.NewWorker(b.pool, b.store, e, rules, slots, quiet(b.log)); err != nil {
 			return err
 		}
 		return worker.Start(ctx)
@@ -248,7 +247,7 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 	if err != nil {
 		return nil, err
 	}
-	b.log.Info("working", "worker", worker.Name(), "model", engine.Info().Name, "policy", rules().Version(), "slots", slots)
+	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", slots)
 	return func() {
 		ctx, cancel := context.WithTimeout(b.last, b.grace.Duration)
 		defer cancel()
@@ -261,19 +260,20 @@ func (b *base) work(ctx context.Context, engine engine, rules func() *policy.Rul
 	}, nil
 }
 
-// serve answers HTTP until ctx is done.
-func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags, out io.Writer, teach bool) error {
+// serve starts to answer HTTP. stop ends what serving needs in the background; it is
+// called after the servers are shut down.
+func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.capacity(), quiet(b.log))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	limits, err := f.limits(b.pool)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
@@ -282,40 +282,25 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints,
 	}
 	handler, err := api.New(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tending, rest := context.WithCancel(context.WithoutCancel(ctx))
-	var tended sync.WaitGroup
-	defer tended.Wait()
-	defer rest()
-	tended.Go(func() { queue.Run(tending) })
-	tended.Go(func() { limit.Collect(tending, b.pool, b.log) })
-	tended.Go(func() { accounts.Run(tending, b.log) })
-	servers.Serve(at.public, handler)
+	var redirect http.Handler
 	if at.redirect != nil {
-		redirect, err := api.NewRedirect(o, at.public.Port(), challenges)
-		if err != nil {
-			return err
+		if redirect, err = api.NewRedirect(o, at.public.Port(), challenges); err != nil {
+			return nil, err
 		}
+	}
+	// These go on while the last requests are answered.
+	stop = background(context.WithoutCancel(ctx),
+		func(ctx context.Context) { queue.Run(ctx) },
+		func(ctx context.Context) { limit.Collect(ctx, b.pool, b.log) },
+		func(ctx context.Context) { accounts.Run(ctx, b.log) },
+	)
+	servers.Serve(at.public, handler)
+	if redirect != nil {
 		servers.Serve(at.redirect, redirect)
 	}
-	fmt.Fprintf(out, "ready %s\n", at.public.URL())
-	if teach {
-		fmt.Fprintf(out, lesson, at.public.URL())
-	}
-	select {
-	case err := <-servers.Failed():
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	b.log.Info("stopping: no further request is accepted; a second signal ends the process at once", "cause", context.Cause(ctx), "grace", b.grace.Duration)
-	// A worker in this process stops after this, and needs time as well.
-	answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
-	defer cancel()
-	if err := servers.Shutdown(answering); err != nil {
-		b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
-	}
-	return nil
+	return stop, nil
 }
 
 // lesson is what `up` prints to begin with.

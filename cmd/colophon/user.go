@@ -13,12 +13,13 @@ import (
 
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/console"
 )
 
 // accounts opens the accounts; unthrottled, they count no wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
-	err := patiently(ctx, b.log, func() (err error) {
+	err := retryUntilAvailable(ctx, b.log, func() (err error) {
 		accounts, err = auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
 		return err
 	})
@@ -42,6 +43,12 @@ type userCmd struct {
 // accountFlags are those of every command about accounts.
 type accountFlags struct{ databaseFlags }
 
+// accountFlag names the account that a command is about.
+type accountFlag struct {
+	accountFlags
+	Name string `arg:"" help:"The user name."`
+}
+
 // with opens the accounts and runs fn over them.
 func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *auth.Service) error) error {
 	return f.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
@@ -53,17 +60,17 @@ func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(conte
 	})
 }
 
-// change runs change over the account of a name, and shows what has become of it.
-func (f *accountFlags) change(ctx context.Context, t *terminal, log *slog.Logger, name string, change func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
+// change runs fn on the named account, and shows the account after it.
+func (f *accountFlag) change(ctx context.Context, t *terminal, log *slog.Logger, fn func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
 	return f.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
-		account, err := accounts.Named(ctx, name)
+		account, err := accounts.Named(ctx, f.Name)
 		if errors.Is(err, events.ErrNotFound) {
 			return errors.New("no account has this name: colophon user list shows them")
 		}
 		if err != nil {
 			return err
 		}
-		if account, err = change(ctx, accounts, account.ID); err != nil {
+		if account, err = fn(ctx, accounts, account.ID); err != nil {
 			return err
 		}
 		return show(t.out, account)
@@ -71,14 +78,13 @@ func (f *accountFlags) change(ctx context.Context, t *terminal, log *slog.Logger
 }
 
 type userCreateCmd struct {
-	accountFlags
-	Name string    `arg:"" help:"The user name."`
+	accountFlag
 	Role auth.Role `default:"user" enum:"user,auditor,admin" help:"What the account may do: user, auditor or admin ($COLOPHON_ROLE)."`
 }
 
 // Run makes an account.
 func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	password, err := readPassword(ctx, t)
+	password, err := console.ReadPassword(ctx, t.in, t.err)
 	if err != nil {
 		return err
 	}
@@ -133,88 +139,72 @@ func show(out io.Writer, accounts ...auth.Account) error {
 }
 
 type userRoleCmd struct {
-	accountFlags
-	Name string    `arg:"" help:"The user name."`
+	accountFlag
 	Role auth.Role `arg:"" enum:"user,auditor,admin" help:"user, auditor or admin."`
 }
 
 // Run changes a role.
 func (c *userRoleCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.SetRole(ctx, id, c.Role)
 	})
 }
 
-type userDisableCmd struct {
-	accountFlags
-	Name string `arg:"" help:"The user name."`
-}
+type userDisableCmd struct{ accountFlag }
 
 // Run disables an account.
 func (c *userDisableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.Disable(ctx, auth.CommandLine, id)
 	})
 }
 
-type userEnableCmd struct {
-	accountFlags
-	Name string `arg:"" help:"The user name."`
-}
+type userEnableCmd struct{ accountFlag }
 
 // Run enables an account.
 func (c *userEnableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.Enable(ctx, auth.CommandLine, id)
 	})
 }
 
-type userPasswordCmd struct {
-	accountFlags
-	Name string `arg:"" help:"The user name."`
-}
+type userPasswordCmd struct{ accountFlag }
 
 // Run changes a password.
 func (c *userPasswordCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	password, err := readPassword(ctx, t)
+	password, err := console.ReadPassword(ctx, t.in, t.err)
 	if err != nil {
 		return err
 	}
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.SetPassword(ctx, id, password)
 	})
 }
 
-type userSignOutCmd struct {
-	accountFlags
-	Name string `arg:"" help:"The user name."`
-}
+type userSignOutCmd struct{ accountFlag }
 
 // Run ends all sessions of an account.
 func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.EndSessions(ctx, id)
 	})
 }
 
-type userEraseCmd struct {
-	accountFlags
-	Name string `arg:"" help:"The user name."`
-}
+type userEraseCmd struct{ accountFlag }
 
 // Run erases an account, if it is meant.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	if _, there := terminalOf(t.in); there {
+	if console.IsTerminal(t.in) {
 		fmt.Fprintf(t.err, "This destroys everything that %s wrote, for good. The name once more: ", c.Name)
 	}
-	again, err := readLine(ctx, t.in)
+	again, err := console.ReadLine(ctx, t.in)
 	if err != nil {
 		return fmt.Errorf("read the name: %w", err)
 	}
 	if again != c.Name {
 		return errors.New("the name has to be given once more, on the terminal or in a line of the standard input, and was not: nothing has been erased")
 	}
-	return c.change(ctx, t, log, c.Name, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
+	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.EraseAccount(ctx, id)
 	})
 }

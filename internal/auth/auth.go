@@ -56,42 +56,44 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
+	"colophon/internal/errcode"
+	"colophon/internal/flight"
 	"colophon/internal/vault"
 )
 
 var (
 	// ErrTaken occurs when a user name is registered that an account has, in
 	// whatever spelling.
-	ErrTaken = errors.New("the user name is taken")
+	ErrTaken = errcode.New("username_taken", "the user name is taken")
 
 	// ErrCredentials occurs when a user name and a password do not belong
 	// together, or the account is disabled.
-	ErrCredentials = errors.New("the user name or the password is wrong")
+	ErrCredentials = errcode.New("invalid_credentials", "the user name or the password is wrong")
 
 	// ErrPassword occurs when somebody who is signed in has to give the password
 	// once more, and gives another one.
-	ErrPassword = errors.New("the password is wrong")
+	ErrPassword = errcode.New("wrong_password", "the password is wrong")
 
-	// ErrForbidden occurs when somebody's role does not allow what he asks for.
-	ErrForbidden = errors.New("the role does not allow this")
+	// ErrForbidden occurs when an account's role does not allow what it asks for.
+	ErrForbidden = errcode.New("forbidden", "the role does not allow this")
 
-	// ErrOneself occurs when an administrator would disable himself.
-	ErrOneself = errors.New("nobody can disable himself")
+	// ErrOneself occurs when administrators try to disable their own account.
+	ErrOneself = errcode.New("own_account", "an account cannot disable itself")
 
 	// ErrAccountErased occurs when an account is to be changed that has been erased.
-	ErrAccountErased = errors.New("the account has been erased")
+	ErrAccountErased = errcode.New("account_erased", "the account has been erased")
 
 	// ErrRefreshToken occurs when a refresh token is unknown, was exchanged
 	// before, or belongs to a session that has ended.
-	ErrRefreshToken = errors.New("the refresh token is not valid")
+	ErrRefreshToken = errcode.New("invalid_refresh_token", "the refresh token is not valid")
 
 	// ErrAccessToken occurs when an access token is not one of this service's
 	// that is valid now. The text of the error has the reason, for the log.
-	ErrAccessToken = errors.New("the access token is not valid")
+	ErrAccessToken = errcode.New("invalid_access_token", "the access token is not valid")
 
 	// ErrBusy occurs when so many passwords are being hashed that this one
 	// would have to wait too long. Trying again in a few seconds helps.
-	ErrBusy = errors.New("too many passwords are being checked at the moment")
+	ErrBusy = errcode.New("busy", "too many passwords are being checked at the moment")
 )
 
 // Defaults of Options.
@@ -178,8 +180,8 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	// transactions that have begun.
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
-		known: keysFor, every: keysEvery, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
-		reading: asking{now: now},
+		known: keysFor, ahead: keysAhead, keep: o.AccessTTL + 2*keysFor + 2*maxSkew,
+		reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: now},
 	}
 	if err := s.keys.open(ctx); err != nil {
 		return nil, err

@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/internal/flight"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 	lookEvery = time.Second
 	lookApart = 50 * time.Millisecond
 
-	// lookTimeout bounds the asking, for which a request may be waiting.
+	// lookTimeout bounds a query, for which a request may be waiting.
 	lookTimeout = 2 * time.Second
 
 	// lookStale is how old the answer may be until Verify asks itself, and
@@ -41,8 +43,8 @@ type endings struct {
 	keep time.Duration // how long an ended session is kept here
 	now  func() time.Time
 
-	asking  asking
-	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; for who asks
+	queries flight.Group[struct{}]
+	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; the query's own
 
 	mu    sync.RWMutex
 	asked time.Time                                           // when the answer was had that counts
@@ -54,32 +56,34 @@ func newEndings(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Tim
 	return &endings{
 		// From the end of a session, its last access token was signed, by a
 		// transaction that had begun then, at the most a few seconds later.
-		pool: pool, keep: accessTTL + time.Minute, now: now, asking: asking{now: now},
-		until: map[uuid.UUID]time.Time{}, those: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
+		pool: pool, keep: accessTTL + time.Minute, now: now,
+		queries: flight.Group[struct{}]{Timeout: lookTimeout, Keep: lookAgain, Now: now},
+		until:   map[uuid.UUID]time.Time{}, those: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
 	}
 }
 
+// endedQuery is the only key of endings.queries.
+const endedQuery = "ended sessions"
+
 // look asks the database which sessions have ended since it was last asked.
 func (e *endings) look(ctx context.Context) error {
-	return e.asking.anew(ctx, func() error { return e.ask(ctx) })
+	_, err := e.queries.DoFresh(ctx, endedQuery, e.query)
+	return err
 }
 
-// ask is look for whose turn it is.
-func (e *endings) ask(ctx context.Context) error {
-	// What is learned is for all: a client that leaves does not end it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
-	defer cancel()
+// query is look for all who wait for the answer.
+func (e *endings) query(ctx context.Context) (none struct{}, err error) {
 	began := e.now()
 	horizon, sessions, err := e.news(ctx)
 	if err != nil {
-		return err
+		return none, err
 	}
 	e.horizon = horizon
 	e.add(sessions...)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked = began
-	return nil
+	return none, nil
 }
 
 const (
@@ -164,9 +168,11 @@ func (e *endings) check(ctx context.Context, session uuid.UUID) error {
 	return nil
 }
 
-// renew asks for who has found the answer stale, unless somebody does or just has.
+// renew is look for a request that found the answer stale: it shares the running
+// query, or the result of one that has just ended.
 func (e *endings) renew(ctx context.Context) error {
-	return e.asking.share(ctx, lookAgain, func() error { return e.ask(ctx) })
+	_, err := e.queries.Do(ctx, endedQuery, e.query)
+	return err
 }
 
 // while registers what is to be cancelled when a session ends, and returns what
@@ -239,7 +245,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case <-wake:
-			age = s.keys.every // it may have been a rotation
+			age = s.keys.reads.Keep // it may have been a rotation
 		case <-tick.C:
 		}
 	}

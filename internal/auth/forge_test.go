@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
@@ -11,10 +12,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"colophon/internal/flight"
 )
 
-// offline is a service that knows one signing key and has no database. It asks
-// for newer keys never, because it has asked for them only just now.
+// offline returns a service that knows one signing key and has no database. It
+// never reads newer keys, because it has just read them.
 func offline(t testing.TB) *Service {
 	t.Helper()
 	private := ed25519.NewKeyFromSeed([]byte("the seed of the key that signs.."))
@@ -30,9 +33,13 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, reading: asking{now: clock.Now, ended: now}, known: keysFor, every: keysEvery}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, known: keysFor, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: clock.Now}}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
 	s.ended.asked = now
-	s.keys.current.Store(&keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}})
+	set := &keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}}
+	s.keys.current.Store(set)
+	if _, err := s.keys.reads.Do(t.Context(), keysRead, func(context.Context) (*keySet, error) { return set, nil }); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 

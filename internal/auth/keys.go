@@ -18,6 +18,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
+	"colophon/internal/flight"
 	"colophon/internal/vault"
 )
 
@@ -45,13 +46,12 @@ type keyring struct {
 	pool  *pgxpool.Pool
 	vault *vault.Vault
 	known time.Duration // keysFor
-	every time.Duration // keysEvery
 	ahead time.Duration // keysAhead
 	keep  time.Duration // how long after its retirement a key verifies
 	now   func() time.Time
 
 	current atomic.Pointer[keySet]
-	reading asking
+	reads   flight.Group[*keySet] // keeps a result for keysEvery
 }
 
 // keySet is the keys as they were read together. It does not change.
@@ -110,7 +110,7 @@ func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.kn
 // within returns keys of a certain age at most, if the database can be reached.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && !r.reading.busy() { // one reads, the others go on
+	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads, the others go on
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
@@ -140,27 +140,23 @@ func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 // only just now.
 func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 	if set := r.current.Load(); set != seen {
-		return set, nil // somebody else had the same question
+		return set, nil // another request has read them
 	}
 	return r.reload(ctx)
 }
 
-// reload reads the keys, or gives the answer of only just now again.
+// keysRead is the only key of keyring.reads.
+const keysRead = "signing keys"
+
+// reload reads the keys, or returns those that were read less than keysEvery ago.
 func (r *keyring) reload(ctx context.Context) (*keySet, error) {
-	err := r.reading.share(ctx, r.every, func() error {
-		// What is read is for all: a client that leaves does not end it.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysTimeout)
-		defer cancel()
+	return r.reads.Do(ctx, keysRead, func(ctx context.Context) (*keySet, error) {
 		set, err := r.load(ctx)
 		if err == nil {
 			r.current.Store(set)
 		}
-		return err
+		return set, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return r.current.Load(), nil
 }
 
 // create makes a signing key, unless there is one already that signs.

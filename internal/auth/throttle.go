@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,8 +57,14 @@ type ThrottledError struct {
 	Wait time.Duration // until the next attempt may succeed
 }
 
+// Code returns the error's code.
+func (*ThrottledError) Code() string { return "too_many_wrong_passwords" }
+
+// RetryAfter returns how long to wait.
+func (e *ThrottledError) RetryAfter() time.Duration { return e.Wait }
+
 func (e *ThrottledError) Error() string {
-	return fmt.Sprintf("too many wrong passwords; the next one is looked at in %v", e.Wait.Round(time.Second))
+	return fmt.Sprintf("too many wrong passwords from your network: wait %.0f s", max(1, math.Ceil(e.Wait.Seconds())))
 }
 
 // attempt is a password that is tried under a name from a network, as the

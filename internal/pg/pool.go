@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/internal/retry"
 )
 
 // Connect opens a pool to the server that databaseURL names (a URL or
@@ -63,21 +65,13 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := pool.Ping(ctx)
-		if err == nil {
-			return pool, nil
-		}
-		if ctx.Err() == nil && transient(err) {
-			select {
-			case <-time.After(wait):
-				continue
-			case <-ctx.Done():
-			}
-		}
+	wait := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
+	err = retry.Do(ctx, func() error { return pool.Ping(ctx) }, func(err error) (time.Duration, bool) { return wait.Next(), transient(err) })
+	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("connect to database %s on %s: %w", conn.Database, conn.Host, err)
 	}
+	return pool, nil
 }
 
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +

@@ -2,8 +2,9 @@
 // and for generated texts.
 //
 // Every rule is a pure function: no clock, no input but its arguments, safe for
-// concurrent use. Text that breaks a rule gives a [Refusal], whose message is a
-// constant and so never repeats the submitted text.
+// concurrent use. Only [Watcher] reads a file and has a clock. Text that breaks a
+// rule gives a [Refusal], whose message is a constant and so never repeats the
+// submitted text.
 //
 // [Rules] are the refused words, in prompts and in generated texts alike, in many
 // spellings: in any case and font, with marks, with letters of Cyrillic, Greek and
@@ -33,9 +34,12 @@ import (
 // this package returns only its Err variables.
 type Refusal struct {
 	Field   string // the refused field: "prompt", "username" or "password"
-	Code    string // the broken rule, for programs: lower case with underscores
+	Rule    string // the broken rule, for programs: lower case with underscores
 	Message string // the broken rule and what to do, for people; never the text itself
 }
+
+// Code returns the rule.
+func (r Refusal) Code() string { return r.Rule }
 
 // Error returns the message.
 func (r Refusal) Error() string { return r.Message }

@@ -50,16 +50,16 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	}
 	codes := map[string]bool{}
 	for _, r := range all {
-		if codes[r.Code] || !strings.HasPrefix(r.Code, r.Field+"_") || r.Message == "" {
+		if codes[r.Rule] || !strings.HasPrefix(r.Rule, r.Field+"_") || r.Message == "" {
 			t.Errorf("%+v: the code is taken or unlike the field", r)
 		}
-		codes[r.Code] = true
+		codes[r.Rule] = true
 		if got, ok := errors.AsType[Refusal](error(r)); !ok || got != r {
-			t.Errorf("%s does not come out as it went in", r.Code)
+			t.Errorf("%s does not come out as it went in", r.Rule)
 		}
 		for _, other := range all {
 			if errors.Is(r, other) != (r == other) {
-				t.Errorf("errors.Is(%s, %s) is wrong", r.Code, other.Code)
+				t.Errorf("errors.Is(%s, %s) is wrong", r.Rule, other.Rule)
 			}
 		}
 	}

@@ -26,6 +26,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"colophon/internal/errcode"
 )
 
 const (
@@ -40,7 +42,7 @@ const (
 
 var (
 	// ErrErased occurs when a key is asked for whose owner has been erased, or never was.
-	ErrErased = errors.New("the owner's key is gone")
+	ErrErased = errcode.New("owner_erased", "the owner's key is gone")
 
 	// ErrUnreadable occurs when a ciphertext was not made by this key for this
 	// purpose, or has been altered.

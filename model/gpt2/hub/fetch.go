@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"colophon/internal/retry"
 )
 
 const (
@@ -70,42 +72,45 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 		return err
 	}
 	best, failures := d.received, 0
-	for {
-		err := d.request(ctx)
-		if err == nil {
-			if err = d.verify(); err == nil {
-				return d.diskError(part.Sync())
-			}
+	backoff := retry.Backoff{First: firstWait, Max: maxWait}
+	gaveUp := false
+	request := func() error {
+		if err := d.request(ctx); err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if f, ok := errors.AsType[*permanent](err); ok {
-			return fmt.Errorf("fetch %s: %w", d.Name, f.error)
+		return d.verify()
+	}
+	err = retry.Do(ctx, request, func(err error) (time.Duration, bool) {
+		if _, ok := errors.AsType[*permanent](err); ok {
+			return 0, false
 		}
 		if failures++; d.received > best {
 			best, failures = d.received, 1
+			backoff.Reset()
 		}
-		if failures == maxFailures {
-			return fmt.Errorf("fetch %s: %d requests without progress; the partial file is kept, so try again later: %w", d.Name, failures, err)
+		if gaveUp = failures == maxFailures; gaveUp {
+			return 0, false
 		}
-		wait := backoff(failures)
+		wait := backoff.Next()
+		wait -= rand.N(wait / 2)
 		if u, ok := errors.AsType[*unavailable](err); ok {
 			wait = min(max(wait, u.retryAfter), maxWait)
 		}
 		note(fmt.Sprintf("%s: %v; trying again in %v", d.Name, err, wait.Round(time.Second/10)))
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait):
-		}
+		return wait, true
+	})
+	switch {
+	case err == nil:
+		return d.diskError(part.Sync())
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case gaveUp:
+		return fmt.Errorf("fetch %s: %d requests without progress; the partial file is kept, so try again later: %w", d.Name, failures, err)
 	}
-}
-
-// backoff returns how long to wait after a number of failures.
-func backoff(failures int) time.Duration {
-	wait := min(firstWait<<(failures-1), maxWait)
-	return wait - rand.N(wait/2)
+	if p, ok := errors.AsType[*permanent](err); ok {
+		err = p.error
+	}
+	return fmt.Errorf("fetch %s: %w", d.Name, err)
 }
 
 // resume reads the partial file that an earlier fetch left.

@@ -43,6 +43,24 @@ const stagingDir = ".pull"
 // Dir returns the directory of a release in a directory of models.
 func (r Release) Dir(models string) string { return filepath.Join(models, r.Name) }
 
+// Ensure pulls a release unless it is [Release.Present] in a directory of models,
+// and notes why it pulls.
+func Ensure(ctx context.Context, models string, r Release, o Options) error {
+	dir := r.Dir(models)
+	err := r.Present(ctx, os.DirFS(dir))
+	if err == nil {
+		return nil
+	}
+	if o.Note != nil {
+		why := "is not in " + dir
+		if !errors.Is(err, fs.ErrNotExist) {
+			why = fmt.Sprintf("in %s is damaged (%v)", dir, err)
+		}
+		o.Note(fmt.Sprintf("the model %s %s: pulling it, %.1f MB", r.Name, why, float64(r.Size())/1e6))
+	}
+	return Pull(ctx, models, r, o)
+}
+
 // Pull completes a release in a directory of models, which it creates if
 // necessary. Complete files are checked and not fetched again; damaged ones are
 // replaced. Pull waits for other pulls of the same release, also of other

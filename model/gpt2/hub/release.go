@@ -99,6 +99,17 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	return digest, f.compare(digest)
 }
 
+// Verify reads all files and returns the error of the first one that differs from
+// what was published.
+func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
+	for _, f := range r.Files {
+		if _, err := r.Check(ctx, fsys, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Present checks all files of a model, but of the weights only the size. The
 // caller that loads the weights compares their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-func TestAProcessThatStartsWaitsForTheDatabase(t *testing.T) {
+func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 	stopping, broken := &pgconn.PgError{Code: "57P01"}, errors.New("broken")
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
@@ -20,21 +20,21 @@ func TestAProcessThatStartsWaitsForTheDatabase(t *testing.T) {
 			took time.Duration
 		}{
 			{[]error{nil}, nil, 0},
-			{[]error{stopping, stopping, nil}, nil, 2 * askAgain},
+			{[]error{stopping, stopping, nil}, nil, 2 * retryAvailable},
 			{[]error{broken}, broken, 0},
-			{[]error{stopping, broken}, broken, askAgain},
+			{[]error{stopping, broken}, broken, retryAvailable},
 		} {
 			start := time.Now()
 			var calls int
-			err := patiently(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.say[calls-1] })
+			err := retryUntilAvailable(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.say[calls-1] })
 			if !errors.Is(err, c.want) || calls != len(c.say) || time.Since(start) != c.took {
 				t.Errorf("%v: %v after %d calls and %v", c.say, err, calls, time.Since(start))
 			}
 		}
-		// Whoever stops it need not wait for the database.
-		ctx, cancel := context.WithTimeout(t.Context(), 3*askAgain/2)
+		// A process that is told to stop does not wait for the database.
+		ctx, cancel := context.WithTimeout(t.Context(), 3*retryAvailable/2)
 		defer cancel()
-		if err := patiently(ctx, slog.New(slog.DiscardHandler), func() error { return stopping }); !errors.Is(err, stopping) {
+		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return stopping }); !errors.Is(err, stopping) {
 			t.Error(err)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"colophon/model/catalog"
 	"colophon/model/gpt2"
 	"colophon/model/gpt2/hub"
 	"colophon/model/opticks"
@@ -26,7 +27,7 @@ import (
 // pocket is a published model for tests: the built-in one under another name,
 // on a hub of its own.
 type pocket struct {
-	known    catalog
+	known    catalog.Releases
 	url      string
 	requests atomic.Int64
 }
@@ -38,7 +39,7 @@ func newPocket(t *testing.T) *pocket {
 	if r.Config, err = gpt2.ReadConfig(opticks.Files()); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range modelFiles {
+	for _, name := range catalog.Files() {
 		f := hub.File{Name: name}
 		if name != "config.json" {
 			b, err := fs.ReadFile(opticks.Files(), name)
@@ -50,7 +51,7 @@ func newPocket(t *testing.T) *pocket {
 		}
 		r.Files = append(r.Files, f)
 	}
-	p := &pocket{known: catalog{r}}
+	p := &pocket{known: catalog.Releases{r}}
 	files := http.StripPrefix("/maker/pocket/resolve/fedcba9876543210/", http.FileServerFS(opticks.Files()))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.requests.Add(1)
@@ -208,7 +209,7 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
 	}
 	f := modelFlags{Model: "./pocket"}
-	if _, err := f.find(t.Context(), f.library("data", p.known, &s.terminal)); err != nil {
+	if _, err := f.find(t.Context(), "data", p.known, &s.terminal); err != nil {
 		t.Error(err)
 	}
 }
@@ -227,8 +228,11 @@ func TestUpPullsFirst(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		c := upCmd{
-			databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
-			p.flags(""), policyFlags{}, listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
+			processFlags{
+				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
+				p.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
+			},
+			listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2},
 		}
 		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)
@@ -298,7 +302,7 @@ func TestVerifyDirectory(t *testing.T) {
 	// write copies the built-in model, with changes.
 	write := func(changes map[string]func([]byte) []byte) string {
 		dir := t.TempDir()
-		for _, name := range modelFiles {
+		for _, name := range catalog.Files() {
 			b, err := fs.ReadFile(opticks.Files(), name)
 			if err != nil {
 				t.Fatal(err)
@@ -342,22 +346,5 @@ func TestVerifyDirectory(t *testing.T) {
 				t.Errorf("%s: %v does not say %s", name, err, want)
 			}
 		}
-	}
-}
-
-func TestProgressOnATerminal(t *testing.T) {
-	var w bytes.Buffer
-	p := newProgress(&w, "pocket")
-	p.terminal = true
-	p.show(0, 0)
-	for _, done := range []int64{0, 10e6, 50e6, 5e6, 100e6} {
-		p.show(done, 100e6)
-		if done == 50e6 {
-			p.note("it begins again")
-		}
-	}
-	p.end()
-	if got := w.String(); !strings.Contains(got, "pocket") || !strings.Contains(got, "10%") || !strings.Contains(got, "100%") || !strings.Contains(got, "\rit begins again\n") || !strings.HasSuffix(got, "\n") {
-		t.Errorf("%q", got)
 	}
 }

@@ -1,0 +1,84 @@
+package api
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// accessLog logs each request that has been answered, and counts it with Observe.
+func (s *server) accessLog(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin, rec := time.Now(), &recorder{ResponseWriter: w}
+		defer func() { // a handler that aborts its answer gets here as well
+			took, about := time.Since(begin), requestOf(r.Context())
+			if s.Observe != nil {
+				s.Observe(about.route, rec.status, took)
+			}
+			attrs := []slog.Attr{slog.String("request", about.id), slog.String("route", about.route),
+				slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took)}
+			if about.account != uuid.Nil {
+				attrs = append(attrs, slog.String("account", about.account.String()))
+			}
+			switch rec.status {
+			case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest, http.StatusTooManyRequests:
+				attrs = append(attrs, slog.String("network", about.network)) // for those who investigate attacks or block them
+			}
+			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// recorder notes the status and the size of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status < http.StatusOK { // none yet, or one that only informs
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status < http.StatusOK {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController and Huma find the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// recoverPanics answers with a problem when a handler panics. An answer that has
+// started is aborted instead, so that no client takes half of it for all of it.
+func (s *server) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, _ := p.(error); !errors.Is(err, http.ErrAbortHandler) {
+				s.Log.ErrorContext(r.Context(), "handler panicked", "request", requestID(r.Context()), "panic", p, "stack", string(debug.Stack()))
+				if rec.status < http.StatusOK {
+					s.answer(rec, r, internalError())
+					return
+				}
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}

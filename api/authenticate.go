@@ -1,0 +1,67 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"colophon/internal/auth"
+)
+
+// bearer names the security scheme of access tokens.
+const bearer = "accessToken"
+
+// challenge is the WWW-Authenticate header of a request without an access token.
+const challenge = `Bearer realm="colophon"`
+
+// private is the security of operations that need an access token.
+func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
+
+// authenticate passes requests for private operations on only with a valid access
+// token, or with a ticket where the operation takes one.
+func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	if len(ctx.Operation().Security) == 0 {
+		next(ctx)
+		return
+	}
+	r, w := humago.Unwrap(ctx)
+	about := requestOf(ctx.Context())
+	var identity auth.Identity
+	var err error
+	authorization := ctx.Header("Authorization")
+	scheme, accessToken, _ := strings.Cut(authorization, " ")
+	ticket, opens, ticketed := ticketOf(ctx)
+	ticketed = ticketed && authorization == "" // one or the other
+	switch {
+	case ticketed:
+		// Valid or not, a ticket costs a statement, so it is counted before.
+		if !s.countAnonymous(w, r) {
+			return
+		}
+		about.counted = true
+		identity, err = s.Auth.Redeem(ctx.Context(), ticket, opens)
+	case !strings.EqualFold(scheme, "Bearer") || accessToken == "":
+		s.turnAway(w, r, newProblem(http.StatusUnauthorized, "missing_access_token",
+			"sign in first: send an access token from POST /token as Authorization: Bearer").with("WWW-Authenticate", challenge))
+		return
+	default:
+		identity, err = s.Auth.Verify(ctx.Context(), strings.TrimLeft(accessToken, " "))
+	}
+	switch {
+	case errors.Is(err, auth.ErrAccessToken) && ticketed:
+		s.answer(w, r, newProblem(http.StatusUnauthorized, "invalid_ticket",
+			"the ticket is not valid, or no longer: get a new one from POST /jobs/{id}/ticket").with("WWW-Authenticate", challenge))
+		return
+	case errors.Is(err, auth.ErrAccessToken):
+		s.turnAway(w, r, s.problemOf(ctx.Context(), err))
+		return
+	case err != nil:
+		s.answer(w, r, s.problemOf(ctx.Context(), err))
+		return
+	}
+	about.account = identity.Account
+	next(huma.WithValue(ctx, identityKey, identity))
+}

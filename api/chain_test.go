@@ -1,0 +1,79 @@
+package api
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"colophon/test/apitest"
+)
+
+// chained serves a mux behind the middlewares.
+func chained(t *testing.T, log *apitest.Log, mux *http.ServeMux) *httptest.Server {
+	t.Helper()
+	s, err := newServer(Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(s.handler(mux))
+	srv.EnableHTTP2 = true
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// TestAPanicInAnAnswerCutsIt looks that nobody takes half an answer for a whole
+// one, over both protocols.
+func TestAPanicInAnAnswerCutsIt(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		for name, fail := range map[string]any{"a mistake": "canary", "an end that was meant": http.ErrAbortHandler} {
+			t.Run(fmt.Sprint(name, ", HTTP/2: ", h2), func(t *testing.T) {
+				var log apitest.Log
+				mux := http.NewServeMux()
+				mux.HandleFunc("GET /half", func(w http.ResponseWriter, _ *http.Request) {
+					_, _ = io.WriteString(w, "half of it")
+					_ = http.NewResponseController(w).Flush()
+					panic(fail)
+				})
+				srv := chained(t, &log, mux)
+				client := srv.Client()
+				client.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+				if !h2 {
+					client.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"http/1.1"}
+				}
+				resp, err := client.Get(srv.URL + "/half")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err == nil || resp.StatusCode != 200 || (resp.ProtoMajor == 2) != h2 {
+					t.Errorf("%s %s: %q and then %v", resp.Proto, resp.Status, got, err)
+				}
+				srv.Close() // everything is in the log
+				if lines := log.String(); !strings.Contains(lines, `route="GET /half" status=200`) || strings.Contains(lines, "canary") != (fail == "canary") {
+					t.Errorf("%s", lines)
+				}
+			})
+		}
+	}
+}
+
+// TestUncleanPathsReachNoHandler asks for paths that lead somewhere else than
+// they look.
+func TestUncleanPathsReachNoHandler(t *testing.T) {
+	var log apitest.Log
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s reached the handler", r.URL) })
+	mux.HandleFunc("GET /jobs/{id}", func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s reached the handler", r.URL) })
+	srv := chained(t, &log, mux)
+	c := apitest.Client{T: t, URL: srv.URL, Transport: srv.Client().Transport}
+	for _, path := range []string{"/jobs/%2e%2e", "/jobs/..", "/jobs/%2e", "/jobs//x", "//jobs", "/jobs/x/%2e%2e/y"} {
+		c.Do("GET", path, "").Refused(t, 404, "no_such_route")
+	}
+}

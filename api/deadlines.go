@@ -1,0 +1,84 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// timeouts say how long the service waits for a client, and a client for a sign of
+// life.
+type timeouts struct {
+	body   time.Duration // for a client to send the body of a request
+	answer time.Duration // for it to read an answer that is not a stream; one that reads nothing is dropped sooner
+	write  time.Duration // for it to read one write of a stream
+	beat   time.Duration // until a silent stream shows that it is alive
+}
+
+var productionTimeouts = timeouts{
+	body:   10 * time.Second,
+	answer: time.Minute,
+	write:  8 * time.Second,
+	beat:   beat,
+}
+
+// deadlines bounds how long a client may take to send its request and to read the
+// answer. The time in between, while a handler waits, is not bounded.
+func (s *server) deadlines(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// An error here means that the connection has no deadlines, as in a test. The
+		// request is served all the same.
+		control := http.NewResponseController(w)
+		if r.Body != nil && r.Body != http.NoBody {
+			_ = control.SetReadDeadline(time.Now().Add(s.timeouts.body))
+			r.Body = &timedBody{r.Body, control}
+		}
+		next.ServeHTTP(&starting{ResponseWriter: w, start: func() {
+			_ = control.SetWriteDeadline(time.Now().Add(s.timeouts.answer))
+		}}, r)
+	})
+}
+
+// timedBody is a body that has a deadline until it has been read to its end. The
+// connection then has none until its next request.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.control.SetReadDeadline(time.Time{}) // see deadlines
+	}
+	return n, err
+}
+
+// starting is a ResponseWriter that calls start once, right before the answer
+// starts.
+type starting struct {
+	http.ResponseWriter
+	start   func()
+	started bool
+}
+
+func (w *starting) begin(status int) {
+	if !w.started && status >= http.StatusOK { // below, a status only informs
+		w.started = true
+		w.start()
+	}
+}
+
+func (w *starting) WriteHeader(status int) {
+	w.begin(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *starting) Write(b []byte) (int, error) {
+	w.begin(http.StatusOK)
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController and Huma find the connection.
+func (w *starting) Unwrap() http.ResponseWriter { return w.ResponseWriter }

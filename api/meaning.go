@@ -1,0 +1,146 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"colophon/internal/pg"
+)
+
+// coded is an error that clients may know about. The packages that return such
+// errors choose the codes, which are part of the API. The text of a coded error has
+// no secret and no cause; those are in the errors that wrap it.
+type coded interface {
+	error
+	Code() string
+}
+
+// temporary is a coded error that knows how long it lasts.
+type temporary interface {
+	RetryAfter() time.Duration
+}
+
+// meaning is what clients are told about a coded error.
+type meaning struct {
+	status    int
+	detail    string        // in place of the error's own text
+	advice    string        // added to the error's own text
+	at        string        // the part of the request that is at fault
+	wait      time.Duration // for Retry-After, at least
+	challenge string        // for WWW-Authenticate
+	as        string        // another code, of which clients must not tell this one apart
+}
+
+// jobsWait is the Retry-After of a limit that ends with the end of some job.
+const jobsWait = 5 * time.Second
+
+// meanings has a row for each code.
+var meanings = map[string]meaning{
+	"account_erased":      {status: http.StatusConflict, detail: "the account has been erased, which is final"},
+	"forbidden":           {status: http.StatusForbidden, detail: "your account's role does not allow this"},
+	"invalid_credentials": {status: http.StatusUnauthorized, challenge: challenge},
+	"own_account":         {status: http.StatusConflict, advice: "ask another administrator"},
+	"username_taken":      {status: http.StatusConflict, advice: "choose another one", at: "body.username"},
+	// The access token is valid, and a new one would change nothing: so this is not 401.
+	"wrong_password": {status: http.StatusForbidden, detail: "the current password is wrong"},
+
+	"busy":                     {status: http.StatusServiceUnavailable, detail: "too many sign-ins at once: try again in a moment", wait: time.Second},
+	"too_many_wrong_passwords": {status: http.StatusTooManyRequests, wait: time.Second},
+	"invalid_access_token": {status: http.StatusUnauthorized, detail: "the access token is not valid, or no longer: get a new one from POST /token",
+		challenge: challenge + `, error="invalid_token"`},
+	"invalid_refresh_token": {status: http.StatusUnauthorized, detail: "the refresh token is not valid, or no longer: sign in again",
+		challenge: challenge},
+	"owner_erased": {as: "invalid_access_token"},
+
+	"not_found": {status: http.StatusNotFound, detail: "there is nothing here, or it belongs to another account"},
+	"idempotency_key_reused": {status: http.StatusUnprocessableEntity, at: "header.Idempotency-Key",
+		detail: "this Idempotency-Key was used with another request: send a new one, such as a UUID"},
+	"idempotency_key_in_flight": {status: http.StatusConflict, wait: time.Second,
+		detail: "a request with this Idempotency-Key is being accepted: send it again in a moment"},
+
+	"no_room":            {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or allow more", at: "body.prompt"},
+	"over_token_budget":  {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or ask for fewer tokens"},
+	"queue_full":         {status: http.StatusServiceUnavailable, advice: "try again later", wait: jobsWait},
+	"token_budget_spent": {status: http.StatusTooManyRequests, advice: "ask for fewer, or wait until midnight UTC"},
+	"too_many_jobs":      {status: http.StatusTooManyRequests, advice: "wait until one has ended, or cancel one", wait: jobsWait},
+
+	"password_common":     {status: http.StatusUnprocessableEntity, at: "body.password"},
+	"password_encoding":   {status: http.StatusUnprocessableEntity, at: "body.password"},
+	"password_length":     {status: http.StatusUnprocessableEntity, at: "body.password"},
+	"password_service":    {status: http.StatusUnprocessableEntity, at: "body.password"},
+	"password_username":   {status: http.StatusUnprocessableEntity, at: "body.password"},
+	"prompt_blank":        {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"prompt_control":      {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"prompt_encoding":     {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"prompt_length":       {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"prompt_word":         {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"username_characters": {status: http.StatusUnprocessableEntity, at: "body.username"},
+	"username_encoding":   {status: http.StatusUnprocessableEntity, at: "body.username"},
+	"username_length":     {status: http.StatusUnprocessableEntity, at: "body.username"},
+}
+
+// explain turns a coded error into a problem, if the table has its code.
+func explain(err coded) (p *Problem, ok bool) {
+	code := err.Code()
+	if as := meanings[code].as; as != "" {
+		code = as
+	}
+	m, ok := meanings[code]
+	if !ok {
+		return nil, false
+	}
+	detail := m.detail
+	if detail == "" {
+		detail = err.Error()
+	}
+	if m.advice != "" {
+		detail += ": " + m.advice
+	}
+	p = newProblem(m.status, code, detail)
+	if m.at != "" {
+		p.at(m.at)
+	}
+	wait := m.wait
+	if t, ok := err.(temporary); ok {
+		wait = max(wait, t.RetryAfter())
+	}
+	if wait > 0 {
+		p.retryAfter(wait)
+	}
+	if m.challenge != "" {
+		p.with("WWW-Authenticate", m.challenge)
+	}
+	return p, true
+}
+
+// problemOf is the one place that says what an error means to a client. Errors
+// that it does not know are logged and not shown.
+func (s *server) problemOf(ctx context.Context, err error) *Problem {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p
+	}
+	if known, ok := errors.AsType[coded](err); ok {
+		if p, ok := explain(known); ok {
+			return p
+		}
+	}
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		if ctx.Err() == nil { // the client is still there
+			s.Log.WarnContext(ctx, "request interrupted", "request", requestID(ctx), "err", err)
+		}
+		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
+	case pg.Unavailable(err):
+		s.Log.WarnContext(ctx, "database unavailable", "request", requestID(ctx), "err", err)
+		return newProblem(http.StatusServiceUnavailable, "unavailable", "the service cannot serve requests at the moment: try again").retryAfter(2 * time.Second)
+	}
+	s.Log.ErrorContext(ctx, "request failed", "request", requestID(ctx), "err", err)
+	return internalError()
+}
+
+// internalError is the answer to a fault of the service.
+func internalError() *Problem {
+	return newProblem(http.StatusInternalServerError, "internal", "something went wrong on our side; the instance identifies this request in our log")
+}

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/auth"
+	"colophon/internal/network"
+)
+
+type contextKey int
+
+const (
+	requestKey contextKey = iota
+	identityKey
+)
+
+// request is what the service knows about a request: the middlewares fill it in on
+// the way, and the access log shows most of it.
+type request struct {
+	id      string
+	network string    // the client's, as limits count it
+	route   string    // the pattern that matches, "preflight" or "unknown"
+	account uuid.UUID // the caller's, once authenticated
+	counted bool      // against a limit, ahead of the limit of its operation
+
+	preflight int      // the status of a preflight that succeeds, otherwise 0
+	foreign   *Problem // why the request's origin may not send it, if so
+}
+
+// identifyRequest gives each request an id, which the answer, problems and log
+// lines repeat, and finds out which network it comes from.
+func (s *server) identifyRequest(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		about := &request{id: uuid.NewString(), network: network.Of(client(r, s.TrustedProxies)), route: "unknown"}
+		w.Header().Set("X-Request-Id", about.id)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestKey, about)))
+	})
+}
+
+// requestOf returns what is known about the context's request.
+func requestOf(ctx context.Context) *request {
+	if about, ok := ctx.Value(requestKey).(*request); ok {
+		return about
+	}
+	return &request{}
+}
+
+func requestID(ctx context.Context) string { return requestOf(ctx).id }
+
+// networkOf returns the network that the request comes from, as limits count it:
+// an IPv4 address, or the /64 of an IPv6 address.
+func networkOf(ctx context.Context) string { return requestOf(ctx).network }
+
+// instance returns the request's id as the URI that a problem needs.
+func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
+
+// caller returns who sent the request. The operation must be private.
+func caller(ctx context.Context) auth.Identity {
+	id, _ := ctx.Value(identityKey).(auth.Identity)
+	return id
+}

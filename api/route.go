@@ -1,0 +1,72 @@
+package api
+
+import (
+	"net/http"
+	"path"
+	"strings"
+)
+
+// route passes a request to the handler of its pattern. Operations count their
+// requests themselves. Pages, files and what no pattern matches are counted here.
+func (s *server) route(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler, pattern := mux.Handler(r)
+		if pattern == "" {
+			s.turnAway(w, r, unrouted(handler, r))
+			return
+		}
+		if !s.counted[pattern] && !s.countAnonymous(w, r) {
+			return
+		}
+		requestOf(r.Context()).route = pattern
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would
+// redirect the client to the path that it takes for the same, or pass the request
+// to an operation with such a segment as its parameter.
+func (s *server) canonicalPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !canonical(r.URL.Path) {
+			s.turnAway(w, r, noSuchRoute())
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// canonical reports whether a path is the shortest spelling of itself.
+func canonical(p string) bool {
+	shortest := path.Clean(p)
+	if strings.HasSuffix(p, "/") && shortest != "/" {
+		shortest += "/"
+	}
+	return p == shortest
+}
+
+func noSuchRoute() *Problem {
+	return newProblem(http.StatusNotFound, "no_such_route", "nothing is at this path: /docs lists the routes")
+}
+
+// unrouted turns the mux's answer to a request that no pattern matches into a
+// problem.
+func unrouted(handler http.Handler, r *http.Request) *Problem {
+	said := &result{header: http.Header{}}
+	handler.ServeHTTP(said, r)
+	if said.status == http.StatusMethodNotAllowed {
+		allow := said.header.Get("Allow")
+		return newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "this path takes "+allow).with("Allow", allow)
+	}
+	return noSuchRoute()
+}
+
+// result is an answer of which only the head matters.
+type result struct {
+	header http.Header
+	status int
+}
+
+func (a *result) Header() http.Header         { return a.header }
+func (a *result) WriteHeader(status int)      { a.status = status }
+func (a *result) Write(b []byte) (int, error) { return len(b), nil }

@@ -1,0 +1,75 @@
+package console
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+)
+
+// Progress shows how many bytes of something are there: as a bar on a terminal, and
+// elsewhere as a line every 10 % or 5 seconds. It is for one goroutine.
+type Progress struct {
+	w        io.Writer
+	name     string
+	terminal bool
+
+	bar    *progressbar.ProgressBar // nil until the first byte is shown
+	logged time.Time                // when the last line was written,
+	tenth  int64                    // and at which tenth
+}
+
+// NewProgress returns a progress that shows nothing yet.
+func NewProgress(w io.Writer, name string) *Progress {
+	p := &Progress{w: w, name: name, logged: time.Now()}
+	if f, ok := w.(*os.File); ok {
+		info, err := f.Stat()
+		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return p
+}
+
+// Show shows that done of total bytes are there.
+func (p *Progress) Show(done, total int64) {
+	if total == 0 {
+		return
+	}
+	if p.terminal {
+		if p.bar == nil {
+			p.bar = progressbar.NewOptions64(total,
+				progressbar.OptionSetWriter(p.w),
+				progressbar.OptionSetDescription(p.name),
+				progressbar.OptionShowBytes(true),
+				progressbar.OptionFullWidth(),
+				progressbar.OptionThrottle(100*time.Millisecond),
+			)
+		}
+		_ = p.bar.Set64(done) // only a picture
+		return
+	}
+	tenth := done * 10 / total
+	if now := time.Now(); tenth > p.tenth || now.Sub(p.logged) >= 5*time.Second {
+		p.logged, p.tenth = now, tenth
+		fmt.Fprintf(p.w, "%s: %s of %s (%d %%)\n", p.name, Megabytes(done), Megabytes(total), done*100/total)
+	}
+}
+
+// Note writes a line of text, above the bar if there is one.
+func (p *Progress) Note(text string) {
+	if p.bar != nil {
+		_ = p.bar.Clear()
+	}
+	fmt.Fprintln(p.w, text)
+}
+
+// End leaves the line of the bar.
+func (p *Progress) End() {
+	if p.bar != nil {
+		fmt.Fprintln(p.w)
+	}
+}
+
+// Megabytes writes a number of bytes as 1.2 MB.
+func Megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

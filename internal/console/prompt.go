@@ -1,0 +1,113 @@
+// Package console talks to the person at a terminal: it asks for passwords and lines,
+// and shows how far something has come. It works in the same way over pipes, with less
+// to see. Only this package knows x/term and the progress bar.
+package console
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// maxLine is the longest line that is read, in bytes.
+const maxLine = 4096
+
+// IsTerminal reports whether a person can answer on in.
+func IsTerminal(in io.Reader) bool {
+	_, ok := terminalOf(in)
+	return ok
+}
+
+// ReadPassword asks for a password on a terminal, twice and without showing it. From
+// anything else it reads a line. When ctx ends, it returns ctx's error and leaves the
+// terminal as it was.
+func ReadPassword(ctx context.Context, in io.Reader, out io.Writer) (string, error) {
+	if fd, ok := terminalOf(in); ok {
+		first, err := ask(ctx, fd, out, "Password: ")
+		if err != nil {
+			return "", err
+		}
+		again, err := ask(ctx, fd, out, "Again: ")
+		if err != nil {
+			return "", err
+		}
+		if first != again {
+			return "", errors.New("the two passwords differ: start again")
+		}
+		return first, nil
+	}
+	line, err := ReadLine(ctx, in)
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	if line == "" {
+		return "", errors.New("the standard input has no password: write it in one line")
+	}
+	return line, nil
+}
+
+// ReadLine reads a line of at most 4096 bytes without its end. At the end of the input
+// it returns an empty line. When ctx ends first, it returns ctx's error.
+func ReadLine(ctx context.Context, in io.Reader) (string, error) {
+	line, err := interruptibly(ctx, func() ([]byte, error) {
+		return bufio.NewReaderSize(io.LimitReader(in, maxLine), maxLine).ReadBytes('\n')
+	})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))), nil
+}
+
+// terminalOf returns the file descriptor of in if that is a terminal.
+func terminalOf(in io.Reader) (fd int, ok bool) {
+	file, ok := in.(*os.File)
+	if !ok {
+		return 0, false
+	}
+	fd = int(file.Fd())
+	return fd, term.IsTerminal(fd)
+}
+
+// interruptibly returns what read returns, or ctx's error when ctx ends first. The read
+// goes on in the background then.
+func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		line []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := read()
+		done <- result{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-done:
+		return r.line, r.err
+	}
+}
+
+// ask reads a line from a terminal that does not show it.
+func ask(ctx context.Context, fd int, out io.Writer, prompt string) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("ask for the password: %w", err)
+	}
+	fmt.Fprint(out, prompt)
+	defer fmt.Fprintln(out)
+	line, err := interruptibly(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if ctx.Err() != nil {
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	return string(line), nil
+}

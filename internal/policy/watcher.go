@@ -1,0 +1,121 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pollEvery is how often a watcher checks its file.
+const pollEvery = 2 * time.Second
+
+// Watcher keeps the rules of a file in force while the file changes. It is safe for
+// concurrent use.
+type Watcher struct {
+	file    string // empty for the built-in rules
+	log     *slog.Logger
+	inForce atomic.Pointer[Rules]
+
+	mu     sync.Mutex
+	text   string // the file's text when it was last read, good or bad
+	broken string // the error that was last logged, empty after good rules
+}
+
+// NewWatcher reads the rules of a file. Without a file the built-in rules are in
+// force, and nothing changes them. An error names the file, and the line of a mistake.
+func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
+	w := &Watcher{file: file, log: log}
+	if file == "" {
+		w.inForce.Store(Default())
+		return w, nil
+	}
+	var err error
+	if w.text, err = w.read(); err == nil {
+		err = w.adopt(w.text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Rules returns the rules in force.
+func (w *Watcher) Rules() *Rules { return w.inForce.Load() }
+
+// Run checks the file every two seconds until ctx is done. Rules that have changed
+// come into force when two checks have found the same text, because the file may still
+// be being written. Rules that cannot be read leave the rules before in force, which
+// is logged.
+func (w *Watcher) Run(ctx context.Context) {
+	if w.file == "" {
+		return
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			w.reload(ctx, false)
+		}
+	}
+}
+
+// Reload reads the file at once, as when its writer says that it is complete.
+func (w *Watcher) Reload(ctx context.Context) {
+	if w.file != "" {
+		w.reload(ctx, true)
+	}
+}
+
+// reload reads the file and puts its rules in force. If its text is not known to be
+// complete, it must be what the last check found.
+func (w *Watcher) reload(ctx context.Context, complete bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text, err := w.read()
+	if !complete && err == nil && text != w.text {
+		w.text = text
+		return
+	}
+	before := w.Rules().Version()
+	if err == nil {
+		w.text = text
+		err = w.adopt(text)
+	}
+	switch now := w.Rules().Version(); {
+	case err != nil && (complete || err.Error() != w.broken):
+		w.broken = err.Error()
+		w.log.ErrorContext(ctx, "THE POLICY FILE IS BROKEN: the rules before it stay in force", "file", w.file, "policy", before, "err", err)
+	case err == nil && (complete || w.broken != "" || before != now):
+		w.broken = ""
+		w.log.InfoContext(ctx, "the policy file was read again", "file", w.file, "policy", now, "before", before)
+	}
+}
+
+// read returns the file's text, or as much of it as shows that it is too long.
+func (w *Watcher) read() (string, error) {
+	file, err := os.Open(w.file)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, MaxRulesSize+1))
+	return string(text), err
+}
+
+// adopt puts all rules of a text in force, or none.
+func (w *Watcher) adopt(text string) error {
+	rules, err := Parse(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.file, err)
+	}
+	w.inForce.Store(rules)
+	return nil
+}

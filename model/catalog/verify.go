@@ -1,0 +1,75 @@
+package catalog
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+
+	"colophon/model/gpt2"
+)
+
+// DigestOf reads a file of a model and returns its size and its SHA-256 in hex.
+func DigestOf(files fs.FS, name string) (size int64, digest string, err error) {
+	f, err := files.Open(name)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if size, err = io.CopyBuffer(h, f, make([]byte, 1<<20)); err != nil {
+		return 0, "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return size, fmt.Sprintf("%x", h.Sum(nil)), nil
+}
+
+// Size returns the number of bytes of a model's files.
+func Size(files fs.FS) (int64, error) {
+	var size int64
+	for _, name := range Files() {
+		info, err := fs.Stat(files, name)
+		if err != nil {
+			return 0, err
+		}
+		size += info.Size()
+	}
+	return size, nil
+}
+
+// Verify reads a model as an engine does, and every weight. It returns the shape of
+// the network, and everything that is wrong as one error.
+func (m Model) Verify(ctx context.Context) (gpt2.Config, error) {
+	var wrong []error
+	tokenizer, err := gpt2.ReadTokenizer(m.Files)
+	if err != nil {
+		wrong = append(wrong, err)
+	}
+	checkpoint, err := gpt2.ReadCheckpoint(m.Files)
+	if err != nil {
+		return gpt2.Config{}, errors.Join(append(wrong, err)...)
+	}
+	defer checkpoint.Close()
+	config := checkpoint.Config
+	if tokenizer != nil && tokenizer.Size() > config.Vocab {
+		wrong = append(wrong, fmt.Errorf("vocab.json has %d tokens, config.json only %d", tokenizer.Size(), config.Vocab))
+	}
+	for name := range config.Tensors() {
+		if err := ctx.Err(); err != nil {
+			return config, errors.Join(append(wrong, err)...)
+		}
+		values, err := checkpoint.Tensor(name)
+		if err != nil {
+			return config, errors.Join(append(wrong, fmt.Errorf("read model.safetensors: %w", err))...)
+		}
+		for i, v := range values {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				wrong = append(wrong, fmt.Errorf("model.safetensors: value %d of tensor %q is %v", i, name, v))
+				break
+			}
+		}
+	}
+	return config, errors.Join(wrong...)
+}
