@@ -166,7 +166,7 @@ func (c *Client) try(ctx context.Context, r *Request) (*Response, error) {
 }
 
 // maxAnswer bounds the body of an answer, in bytes.
-const maxAnswer = 64 << 20
+const maxAnswer = 16 << 20
 
 // open sends a request once, and once more with a new access token if the one
 // it had is refused. It leaves the body of the answer to be read and closed.

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
+	"colophon/migrations"
 )
 
 // notifications looks at every statement of a pool for those that announce.
@@ -104,7 +105,7 @@ func TestNothingIsAnnouncedInsideATransaction(t *testing.T) {
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
 		select p.oid::regprocedure::text from pg_proc p join pg_namespace s on s.oid = p.pronamespace
-		where p.prosrc ilike '%notify%' and s.nspname not in ('pg_catalog', 'information_schema', 'river')`)
+		where p.prosrc ilike '%notify%' and s.nspname not in ('pg_catalog', 'information_schema', '`+migrations.RiverSchema+`')`)
 	if announce, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(announce) > 0 {
 		t.Errorf("functions that announce: %q, %v", announce, err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/pg"
 )
 
 // Reservation is what is set aside for a job of its owner's token budget for a day.
@@ -100,7 +102,7 @@ const budgetsFor = 7
 // ForgetBudgets removes the budgets of days that are long over. A rebuild brings
 // them back, until the next time.
 func (s *Store) ForgetBudgets(ctx context.Context) error {
-	err := s.forget(ctx, `
+	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from budgets where (owner, day) in (
 			select owner, day from budgets where day < (now() at time zone 'UTC')::date - $1::integer
 			order by day limit $2 for update skip locked)`,

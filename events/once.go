@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"colophon/internal/errcode"
+	"colophon/internal/pg"
 	"colophon/internal/vault"
 )
 
@@ -114,7 +115,7 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 		Exec(func(tag pgconn.CommandTag) error { claimed = tag.RowsAffected() == 1; return nil })
 	batch.Queue(`set local lock_timeout to default`)
 	err = tx.SendBatch(ctx, &batch).Close()
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "55P03" { // lock_not_available
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "55P03" { // lock_not_available
 		return ErrInFlight
 	}
 	if err != nil {
@@ -129,7 +130,7 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 // ForgetKeys removes the idempotency keys that are older than KeyTTL. What they
 // opened stays; a request that is sent again opens another stream from then on.
 func (s *Store) ForgetKeys(ctx context.Context) error {
-	err := s.forget(ctx, `
+	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from idempotency_keys where key_hash in (
 			select key_hash from idempotency_keys where created_at < clock_timestamp() - $1::interval order by created_at limit $2)`,
 		KeyTTL)
@@ -139,16 +140,7 @@ func (s *Store) ForgetKeys(ctx context.Context) error {
 	return nil
 }
 
-// forgetBatch is how many rows are removed in one statement.
-const forgetBatch = 1000
-
-// forget removes rows with a statement that takes what makes them old, and how
-// many to remove at most.
-func (s *Store) forget(ctx context.Context, statement string, old any) error {
-	for {
-		tag, err := s.pool.Exec(ctx, statement, old, forgetBatch)
-		if err != nil || tag.RowsAffected() < forgetBatch {
-			return err
-		}
-	}
-}
+const (
+	forgetBatch   = 1000 // rows in one statement
+	forgetTimeout = 10 * time.Second
+)

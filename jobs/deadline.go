@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"colophon/events"
+	"colophon/internal/periodic"
 )
 
 // A job ends at its deadline, whatever it has come to. The worker that runs it
@@ -33,24 +34,28 @@ func overdue() events.JobCancelled {
 	return events.JobCancelled{By: "service", Reason: "the deadline has passed"}
 }
 
-// endOverdue ends jobs that are past their deadlines.
-func endOverdue(ctx context.Context, store *events.Store, log *slog.Logger) {
+// runEndOverdue ends jobs that are past their deadlines until ctx is done.
+func runEndOverdue(ctx context.Context, store *events.Store, log *slog.Logger) {
+	periodic.Run(ctx, overdueEvery, log, "could not end jobs that are past their deadlines", func(ctx context.Context) error {
+		return endOverdue(ctx, store)
+	})
+}
+
+func endOverdue(ctx context.Context, store *events.Store) error {
 	late, err := store.Overdue(ctx, overdueGrace, sweepBatch)
-	// Others look as well: in an order of its own each finds some to end.
+	// Other processes end them too: in an order of its own each finds some to end.
 	rand.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
 	for _, id := range late {
 		job, errJob := store.Job(ctx, id)
 		if errJob == nil {
 			_, errJob = cancel(ctx, store, job, overdue())
 		}
-		err = errors.Join(err, errJob) // one that cannot be ended is not in the others' way
+		err = errors.Join(err, errJob) // a job that cannot be ended does not hold up the others
 		if ctx.Err() != nil {
-			return
+			break
 		}
 	}
-	if err != nil {
-		log.WarnContext(ctx, "could not end jobs that are past their deadlines", "err", err)
-	}
+	return err
 }
 
 // endOverdue ends the attempt's job, with what it has come to.

@@ -8,6 +8,7 @@ import (
 
 	"colophon/events"
 	"colophon/jobs"
+	"colophon/migrations"
 )
 
 // within is the request with so much time for it.
@@ -75,7 +76,7 @@ func TestARunningJobEndsAtItsDeadline(t *testing.T) {
 		t.Fatalf("the next job: %+v", j)
 	}
 	var leases, attempts int
-	err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), (select max(attempt) from river.river_job)`).Scan(&leases, &attempts)
+	err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), (select max(attempt) from `+migrations.RiverJobs+`)`).Scan(&leases, &attempts)
 	if err != nil || leases != 0 || attempts != 1 {
 		t.Errorf("%d leases are left, attempt %d, %v", leases, attempts, err)
 	}

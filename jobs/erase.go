@@ -43,13 +43,11 @@ func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	}
 }
 
-// eraseClosed erases the owners who are closed and have not been.
-func (q *Queue) eraseClosed(ctx context.Context) {
+// eraseClosed erases the owners who are closed and not erased.
+func (q *Queue) eraseClosed(ctx context.Context) error {
 	owners, err := q.store.Closed(ctx, eraseBatch)
 	for _, owner := range owners {
 		err = errors.Join(err, q.Erase(ctx, owner))
 	}
-	if err != nil && ctx.Err() == nil {
-		q.log.WarnContext(ctx, "could not erase what a closed account has left; it is tried again", "err", err)
-	}
+	return err
 }

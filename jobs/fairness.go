@@ -9,6 +9,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/errcode"
+	"colophon/migrations"
 )
 
 // Limits says how much a queue takes on. The zero value of each is no limit, but
@@ -141,11 +142,11 @@ func (w *Worker) promote(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `
 		with waiting as (
 			select r.id, r.priority, r.scheduled_at, h.owner
-			from river.river_job r join history h on h.job = (r.args->>'job')::uuid
+			from `+migrations.RiverJobs+` r join history h on h.job = (r.args->>'job')::uuid
 			where r.state = 'available' and h.state = 'queued' and (
-				select min(priority) < max(priority) from river.river_job where state = 'available' and queue = 'default')
+				select min(priority) < max(priority) from `+migrations.RiverJobs+` where state = 'available' and queue = 'default')
 		)
-		update river.river_job set priority = 1, scheduled_at = clock_timestamp()
+		update `+migrations.RiverJobs+` set priority = 1, scheduled_at = clock_timestamp()
 		where state = 'available' and priority > 1 and id in (
 			select distinct on (owner) id from waiting w
 			where priority > 1 and scheduled_at < clock_timestamp() - $1::interval

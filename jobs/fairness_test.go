@@ -17,6 +17,7 @@ import (
 	"colophon/events"
 	"colophon/internal/policy"
 	"colophon/jobs"
+	"colophon/migrations"
 )
 
 var small = jobs.Request{Prompt: "prompt", MaxNewTokens: 10, Temperature: 1, TopP: 1, Seed: new(uint64(11))}
@@ -101,7 +102,7 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 func (f *fixture) order() []uuid.UUID {
 	f.t.Helper()
 	rows, _ := f.db.Owner.Query(f.t.Context(), `
-		select h.owner from river.river_job r join history h on h.job = (r.args->>'job')::uuid
+		select h.owner from `+migrations.RiverJobs+` r join history h on h.job = (r.args->>'job')::uuid
 		where r.state = 'available' and h.state = 'queued' order by r.priority, r.scheduled_at, r.id`)
 	owners, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
@@ -140,7 +141,7 @@ func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	f.submitFor(c, small)
 	old := func() {
 		t.Helper()
-		if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set scheduled_at = scheduled_at - interval '1 minute'`); err != nil {
+		if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = scheduled_at - interval '1 minute'`); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -156,7 +157,7 @@ func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	f.submitFor(e, small)
 	expect("one job is a's turn", b, c, d, a, e, a, a)
 	var first string
-	if err := f.db.Owner.QueryRow(t.Context(), `select args->>'job' from river.river_job where priority = 1 order by scheduled_at desc offset 1`).Scan(&first); err != nil || first != all[1].ID.String() {
+	if err := f.db.Owner.QueryRow(t.Context(), `select args->>'job' from `+migrations.RiverJobs+` where priority = 1 order by scheduled_at desc offset 1`).Scan(&first); err != nil || first != all[1].ID.String() {
 		t.Errorf("not a's oldest job is promoted: %s, %v", first, err)
 	}
 }
@@ -171,7 +172,7 @@ func TestAJobThatWasBegunGoesFirst(t *testing.T) {
 		t.Fatalf("priority %d", j.Priority)
 	}
 	// It is taken up before the others, and put back.
-	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
+	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
 		t.Fatal(err)
 	}
 	e.pause[6+9] = make(chan struct{}) // never opened
@@ -179,7 +180,7 @@ func TestAJobThatWasBegunGoesFirst(t *testing.T) {
 	f.until(j, tokens(8))
 	stop()
 	var priority int
-	if err := f.db.Owner.QueryRow(t.Context(), `select priority from river.river_job where state = 'available' and args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
+	if err := f.db.Owner.QueryRow(t.Context(), `select priority from `+migrations.RiverJobs+` where state = 'available' and args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
 		t.Errorf("priority %d, %v", priority, err)
 	}
 }

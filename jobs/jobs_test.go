@@ -173,7 +173,7 @@ func TestAJobRunsFromAcceptedToCompleted(t *testing.T) {
 	}
 	// The queue knows its part is done in the same transaction as the log.
 	var state, args string
-	err := f.db.Owner.QueryRow(t.Context(), `select state, args::text from river.river_job`).Scan(&state, &args)
+	err := f.db.Owner.QueryRow(t.Context(), `select state, args::text from `+migrations.RiverJobs).Scan(&state, &args)
 	if err != nil || state != "completed" {
 		t.Errorf("in the queue: %s, %v", state, err)
 	}
@@ -221,7 +221,7 @@ func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 		}
 	}
 	var attempts int
-	if err := f.db.Owner.QueryRow(t.Context(), `select max(attempt) from river.river_job`).Scan(&attempts); err != nil || attempts != 1 {
+	if err := f.db.Owner.QueryRow(t.Context(), `select max(attempt) from `+migrations.RiverJobs).Scan(&attempts); err != nil || attempts != 1 {
 		t.Errorf("stopping burnt an attempt: %d, %v", attempts, err)
 	}
 }
@@ -257,7 +257,7 @@ func TestTheLastAttemptFailsTheJob(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	e.fail[6+5] = errBroken
 	j := f.submit(request)
-	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set max_attempts = 1`); err != nil {
+	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set max_attempts = 1`); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
@@ -392,7 +392,7 @@ func (f *fixture) putBack(j events.Job) {
 	defer cancel()
 	for look := time.NewTicker(10 * time.Millisecond); ; {
 		var attempt, snoozes int
-		err := f.db.Owner.QueryRow(ctx, `select attempt, coalesce((metadata->>'snoozes')::int, 0) from river.river_job where args->>'job' = $1 and state <> 'completed'`, j.ID.String()).Scan(&attempt, &snoozes)
+		err := f.db.Owner.QueryRow(ctx, `select attempt, coalesce((metadata->>'snoozes')::int, 0) from `+migrations.RiverJobs+` where args->>'job' = $1 and state <> 'completed'`, j.ID.String()).Scan(&attempt, &snoozes)
 		if err != nil || attempt > 1 {
 			f.t.Fatalf("in the queue: attempt %d, %v", attempt, err)
 		}
@@ -434,7 +434,7 @@ func TestARefusedRequestLeavesNothing(t *testing.T) {
 	}
 	var rows int
 	err := f.db.Owner.QueryRow(t.Context(), `
-		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from river.river_job)`).Scan(&rows)
+		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from `+migrations.RiverJobs+`)`).Scan(&rows)
 	if err != nil || rows != 0 {
 		t.Errorf("%d rows are left, %v", rows, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"colophon/events"
 	"colophon/internal/policy"
 	"colophon/jobs"
+	"colophon/migrations"
 )
 
 func keyed(r jobs.Request, payload string) jobs.Request {
@@ -21,7 +22,7 @@ func keyed(r jobs.Request, payload string) jobs.Request {
 
 func (f *fixture) inQueue() (n int) {
 	f.t.Helper()
-	if err := f.db.Owner.QueryRow(f.t.Context(), `select count(*) from river.river_job`).Scan(&n); err != nil {
+	if err := f.db.Owner.QueryRow(f.t.Context(), `select count(*) from `+migrations.RiverJobs).Scan(&n); err != nil {
 		f.t.Fatal(err)
 	}
 	return n

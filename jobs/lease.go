@@ -15,6 +15,8 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/periodic"
+	"colophon/migrations"
 )
 
 // River rescues the jobs of a dead worker after an hour. A lease says much
@@ -100,14 +102,10 @@ func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release f
 	}
 }
 
-// run renews until ctx is done. A database that does not answer is asked again:
-// attempts go on meanwhile, and find out when they write.
+// run renews until ctx is done, and tries again after an error: attempts go on
+// meanwhile, and notice a lost lease when they write.
 func (l *leases) run(ctx context.Context) {
-	every(ctx, renewEvery, func() {
-		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
-			l.log.WarnContext(ctx, "could not renew the leases of running jobs", "err", err)
-		}
-	})
+	periodic.Run(ctx, renewEvery, l.log, "could not renew the leases of running jobs", l.renew)
 }
 
 func (l *leases) renew(ctx context.Context) error {
@@ -152,9 +150,9 @@ func (w *Worker) sweep(ctx context.Context) error {
 		// own, while it started, workers are not to blame.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
-				update river.river_job set state = 'cancelled', finalized_at = clock_timestamp()
+				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
 				where id in (
-					select id from river.river_job
+					select id from `+migrations.RiverJobs+`
 					where state = 'running' and kind = $1 and attempted_at < clock_timestamp() - $2::interval
 						and pg_postmaster_start_time() < clock_timestamp() - $2::interval
 						and not exists (select from leases where job = (args->>'job')::uuid and expires_at > clock_timestamp())
@@ -203,20 +201,6 @@ func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, was place) error {
 	return nil
 }
 
-// every calls fn again and again, with a pause in between, until ctx is done.
-func every(ctx context.Context, pause time.Duration, fn func()) {
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			fn()
-		}
-	}
-}
-
 // start takes the job's lease and puts the start on record; it returns
 // errDeadline if there is no time left for it.
 func (a *attempt) start(ctx context.Context) error {
@@ -251,7 +235,7 @@ func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		if _, err := tx.Exec(ctx, `update river.river_job set priority = 1 where id = $1`, a.river.ID); err != nil {
+		if _, err := tx.Exec(ctx, `update `+migrations.RiverJobs+` set priority = 1 where id = $1`, a.river.ID); err != nil {
 			return a.job, err
 		}
 		return a.drop(ctx, tx, facts)

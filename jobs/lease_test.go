@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/migrations"
 )
 
 // orphan leaves a job as a worker does that was killed after some tokens: on
@@ -25,7 +26,7 @@ func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 		f.t.Fatal(err)
 	}
 	for _, sql := range []string{
-		`update river.river_job set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 1 where state = 'available'`,
+		`update ` + migrations.RiverJobs + ` set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 1 where state = 'available'`,
 		`insert into leases (job, holder, expires_at, tokens, crashes) values ($1, $2, now() + interval '` + lease + `', $3, $4)`,
 	} {
 		args := []any{j.ID, uuid.New(), len(j.Tokens), crashes}
@@ -65,7 +66,7 @@ func TestAJobWhoseWorkerNeverStartedItIsTakenUp(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	j := f.submit(request)
 	if _, err := f.db.Owner.Exec(t.Context(), `
-		update river.river_job set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 2, priority = 3`); err != nil {
+		update `+migrations.RiverJobs+` set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 2, priority = 3`); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
@@ -75,10 +76,10 @@ func TestAJobWhoseWorkerNeverStartedItIsTakenUp(t *testing.T) {
 	}
 	var state string
 	var maxAttempts, priority int
-	if err := f.db.Owner.QueryRow(t.Context(), `select state from river.river_job order by id limit 1`).Scan(&state); err != nil || state != "cancelled" {
+	if err := f.db.Owner.QueryRow(t.Context(), `select state from `+migrations.RiverJobs+` order by id limit 1`).Scan(&state); err != nil || state != "cancelled" {
 		t.Errorf("the dead worker's place in the queue is %s, %v", state, err)
 	}
-	if err := f.db.Owner.QueryRow(t.Context(), `select max_attempts, priority from river.river_job order by id desc limit 1`).Scan(&maxAttempts, &priority); err != nil || maxAttempts != 2 || priority != 1 {
+	if err := f.db.Owner.QueryRow(t.Context(), `select max_attempts, priority from `+migrations.RiverJobs+` order by id desc limit 1`).Scan(&maxAttempts, &priority); err != nil || maxAttempts != 2 || priority != 1 {
 		t.Errorf("queued again with %d attempts and priority %d, %v", maxAttempts, priority, err)
 	}
 }
@@ -97,7 +98,7 @@ func TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath(t *testing.T) {
 	for look := time.NewTicker(10 * time.Millisecond); ; {
 		var leases, waiting, all int
 		err := f.db.Owner.QueryRow(ctx, `
-			select (select count(*) from leases), count(*) filter (where finalized_at is null), count(*) from river.river_job`).Scan(&leases, &waiting, &all)
+			select (select count(*) from leases), count(*) filter (where finalized_at is null), count(*) from `+migrations.RiverJobs).Scan(&leases, &waiting, &all)
 		if err != nil || all != 2 {
 			t.Fatalf("%d places in the queue, want the stopped worker's and the dead one's, %v", all, err)
 		}
@@ -116,7 +117,7 @@ func TestALivingWorkersJobIsLeftAlone(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
 	// Its place in the queue comes up again, as when River believes it lost.
-	if _, err := f.db.Owner.Exec(t.Context(), `update river.river_job set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
+	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
@@ -183,7 +184,7 @@ func TestAStoppedWorkerLeavesNoLease(t *testing.T) {
 		}
 		stop()
 		var leases, taken int
-		err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), count(*) from river.river_job where state = 'running'`).Scan(&leases, &taken)
+		err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), count(*) from `+migrations.RiverJobs+` where state = 'running'`).Scan(&leases, &taken)
 		if err != nil || leases > 0 || taken > 0 {
 			t.Fatalf("%d leases and %d places in the queue are left, %v", leases, taken, err)
 		}

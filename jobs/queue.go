@@ -18,12 +18,11 @@ import (
 
 	"colophon/events"
 	"colophon/internal/flight"
+	"colophon/internal/periodic"
 	"colophon/internal/policy"
+	"colophon/migrations"
 	"colophon/model"
 )
-
-// schema is the Postgres schema of River's tables; migrations make it.
-const schema = "river"
 
 // maxAttempts is how often a job is tried whose attempts fail.
 const maxAttempts = 3
@@ -100,7 +99,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 		limits.JobTime = DefaultJobTime
 	}
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
-		Schema: schema,
+		Schema: migrations.RiverSchema,
 		Logger: log,
 		// How long a further insert may go unannounced to the workers: River's
 		// default of 100 ms is most of the time that a short job takes.
@@ -126,14 +125,13 @@ const forgetEvery = time.Minute
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, q.store, q.log) }) })
-	running.Go(func() { every(ctx, eraseEvery, func() { q.eraseClosed(ctx) }) })
+	running.Go(func() { runEndOverdue(ctx, q.store, q.log) })
 	running.Go(func() {
-		every(ctx, forgetEvery, func() {
-			err := errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
-			if err != nil && ctx.Err() == nil {
-				q.log.WarnContext(ctx, "could not remove what is too old to count", "err", err)
-			}
+		periodic.Run(ctx, eraseEvery, q.log, "could not erase what a closed account has left; it is tried again", q.eraseClosed)
+	})
+	running.Go(func() {
+		periodic.Run(ctx, forgetEvery, q.log, "could not remove what is too old to count", func(ctx context.Context) error {
+			return errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
 		})
 	})
 }

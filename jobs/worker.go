@@ -15,8 +15,10 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
+	"colophon/internal/periodic"
 	"colophon/internal/policy"
 	"colophon/internal/retry"
+	"colophon/migrations"
 	"colophon/model"
 )
 
@@ -48,7 +50,7 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 	var err error
 	w.river, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID:      w.name,
-		Schema:  schema,
+		Schema:  migrations.RiverSchema,
 		Logger:  log,
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
@@ -79,21 +81,11 @@ func (w *Worker) Start(ctx context.Context) error {
 	}
 	ctx, w.end = context.WithCancel(ctx)
 	w.ended.Go(func() { w.leases.run(ctx) })
+	w.ended.Go(func() { periodic.Run(ctx, sweepEvery, w.log, "could not look for expired leases", w.sweep) })
 	w.ended.Go(func() {
-		every(ctx, sweepEvery, func() {
-			if err := w.sweep(ctx); err != nil && ctx.Err() == nil {
-				w.log.WarnContext(ctx, "could not look for expired leases", "err", err)
-			}
-		})
+		periodic.Run(ctx, promoteEvery, w.log, "could not look for owners who wait for long", w.promote)
 	})
-	w.ended.Go(func() {
-		every(ctx, promoteEvery, func() {
-			if err := w.promote(ctx); err != nil && ctx.Err() == nil {
-				w.log.WarnContext(ctx, "could not look for owners who wait for long", "err", err)
-			}
-		})
-	})
-	w.ended.Go(func() { every(ctx, overdueEvery, func() { endOverdue(ctx, w.store, w.log) }) })
+	w.ended.Go(func() { runEndOverdue(ctx, w.store, w.log) })
 	return nil
 }
 

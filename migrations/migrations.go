@@ -24,8 +24,15 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// riverSchema is the Postgres schema that holds River's tables.
-const riverSchema = "river"
+// The names of River's tables. They live here, since migrations create the schema
+// and use no other package of the program. A new value needs a migration.
+const (
+	// RiverSchema is the Postgres schema that holds River's tables.
+	RiverSchema = "river"
+
+	// RiverJobs is River's table of jobs, for use in SQL.
+	RiverJobs = RiverSchema + ".river_job"
+)
 
 // AppRole is the least-privileged role that the service runs as.
 const AppRole = "colophon_app"
@@ -111,13 +118,13 @@ func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
 
 // River's tables are granted whole: River deletes and updates its own rows.
 const grants = `
-grant select on goose_db_version to colophon_app;
-grant usage on schema river to colophon_app;
-grant select, insert, update, delete on all tables in schema river to colophon_app;
-grant usage on all sequences in schema river to colophon_app;`
+grant select on goose_db_version to ` + AppRole + `;
+grant usage on schema ` + RiverSchema + ` to ` + AppRole + `;
+grant select, insert, update, delete on all tables in schema ` + RiverSchema + ` to ` + AppRole + `;
+grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;`
 
 func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
-	if _, err := pool.Exec(ctx, `create schema if not exists `+riverSchema); err != nil {
+	if _, err := pool.Exec(ctx, `create schema if not exists `+RiverSchema); err != nil {
 		return err
 	}
 	m, err := river(pool)
@@ -132,5 +139,5 @@ func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 func river(pool *pgxpool.Pool) (*rivermigrate.Migrator[pgx.Tx], error) {
-	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: riverSchema, Logger: slog.New(slog.DiscardHandler)})
+	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: RiverSchema, Logger: slog.New(slog.DiscardHandler)})
 }

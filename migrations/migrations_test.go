@@ -69,7 +69,7 @@ func TestManyProcessesMigrateAtOnce(t *testing.T) {
 		t.Errorf("the application's role: %v", err)
 	}
 	for _, behind := range []struct{ undo, redo string }{
-		{`delete from river.river_migration where version = 6`, `insert into river.river_migration (line, version) values ('main', 6)`},
+		{`delete from ` + migrations.RiverSchema + `.river_migration where version = 6`, `insert into ` + migrations.RiverSchema + `.river_migration (line, version) values ('main', 6)`},
 		{`delete from goose_db_version where version_id > 1`, ``},
 	} {
 		if _, err := pool.Exec(t.Context(), behind.undo); err != nil {

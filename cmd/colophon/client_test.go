@@ -2,45 +2,47 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
 	"colophon/test/apitest"
 )
 
-// service is a running `colophon up`.
+// service is a running `colophon up` or `colophon api`.
 type service struct {
 	url  string
-	data string
-	stop func() error // as SIGTERM would
+	data []string // flags for other commands over the same data
 }
 
-// up runs the command in this process until the test ends or stop is called.
-func up(t *testing.T, data string, flags ...string) *service {
+// ownDatabase returns the flags of a database and a data directory of a test's own.
+func ownDatabase(t *testing.T) []string {
 	t.Helper()
-	return serving(t, "up", data, flags...)
+	return []string{"--database-url", pgtest.New(t, migrations.Up).URL, "--data", t.TempDir()}
+}
+
+// up runs the command in this process until the test ends.
+func up(t *testing.T, flags ...string) *service {
+	t.Helper()
+	return serving(t, "up", flags...)
 }
 
 // serving does the same with another command that serves.
-func serving(t *testing.T, command, data string, flags ...string) *service {
+func serving(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
+	s := &service{data: ownDatabase(t)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	var log bytes.Buffer
+	var log apitest.Log
 	ended := make(chan error, 1)
 	go func() {
-		args := append([]string{command, "--listen", "127.0.0.1:0", "--data", data}, flags...)
+		args := append(append([]string{command, "--listen", "127.0.0.1:0"}, s.data...), flags...)
 		err := run(ctx, args, noEnvironment, strings.NewReader(""), w, &log)
 		w.CloseWithError(io.EOF)
 		ended <- err
@@ -58,15 +60,15 @@ func serving(t *testing.T, command, data string, flags ...string) *service {
 	for lines.Scan() {
 		if at, ok := strings.CutPrefix(lines.Text(), "ready "); ok {
 			go io.Copy(io.Discard, r)
-			return &service{url: at, data: data, stop: stop}
+			s.url = at
+			return s
 		}
 	}
 	t.Fatalf("the service did not start: %v", stop())
 	return nil
 }
 
-// noEnvironment hides the test's own environment, but for a database to use
-// where there is no Postgres to start.
+// noEnvironment hides the test's own environment, except where Postgres is.
 func noEnvironment(name string) (string, bool) {
 	if name == "DATABASE_URL" || name == "PGBIN" {
 		return os.LookupEnv(name)
@@ -74,88 +76,27 @@ func noEnvironment(name string) (string, bool) {
 	return "", false
 }
 
-// client is one user's view of a service.
-type client struct{ apitest.Client }
-
-// anyone is nobody's view of one.
-func anyone(t *testing.T, url string) client { return client{apitest.Client{T: t, URL: url}} }
-
-// job is the job resource, as far as the tests look at it.
-type job struct {
-	ID, State, Prompt, Completion, Reason string
-	GeneratedText                         string `json:"generated_text"`
-	ModelName                             string `json:"model_name"`
-	FinishReason                          string `json:"finish_reason"`
-	CreatedAt                             string `json:"created_at"`
-	Version                               int
-	Usage                                 struct {
-		PromptTokens     int `json:"prompt_tokens"`
-		CompletionTokens int `json:"completion_tokens"`
-		TotalTokens      int `json:"total_tokens"`
-	}
-	Params struct{ Seed uint64 }
-}
-
 const password = "securepassword"
 
-// newUser registers a user and signs in.
-func newUser(t *testing.T, s *service, name string) client {
+// newUser registers a user at a service and signs in.
+func newUser(t *testing.T, url, name string) apitest.Client {
 	t.Helper()
-	anyone(t, s.url).Register(name, password)
-	return signIn(t, s, name)
+	apitest.Client{T: t, URL: url}.Register(name, password)
+	return signIn(t, url, name)
 }
 
-func signIn(t *testing.T, s *service, name string) client {
+func signIn(t *testing.T, url, name string) apitest.Client {
 	t.Helper()
-	c := anyone(t, s.url)
-	c.Access = c.SignIn(name, password).Access
-	return c
+	c := apitest.Client{T: t, URL: url}
+	return c.As(c.SignIn(name, password).Access)
 }
 
-// follow reads up to limit messages of a job's stream after a version, all of
-// them if limit is 0.
-func (c client) follow(id, last string, limit int) []apitest.Message {
-	c.T.Helper()
-	ctx, cut := context.WithTimeout(c.T.Context(), time.Minute)
-	defer cut()
-	var headers []string
-	if last != "" {
-		headers = []string{"Last-Event-ID", last}
-	}
-	messages := []apitest.Message{}
-	for m, err := range c.Stream(ctx, "/jobs/"+id+"/events", headers...) {
-		if err != nil {
-			c.T.Fatalf("stream: %v", err)
-		}
-		if m == (apitest.Message{}) {
-			continue
-		}
-		if messages = append(messages, m); len(messages) == limit {
-			break
+// eventually polls for a condition that no event announces.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never happened: %s", what)
 		}
 	}
-	return messages
-}
-
-// openDatabase connects to the private Postgres of a data directory, as its owner.
-func openDatabase(t *testing.T, data string) *pgx.Conn {
-	t.Helper()
-	ctx := context.WithoutCancel(t.Context())
-	cluster, err := pg.Start(ctx, filepath.Join(data, "postgres"), pg.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cluster.Stop(ctx) })
-	conn, err := pgx.Connect(ctx, cluster.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(ctx) })
-	return conn
-}
-
-// dataDir returns a data directory that a test may run the service over.
-func dataDir(t *testing.T) string {
-	t.Helper()
-	return pgtest.Dir(t)
 }

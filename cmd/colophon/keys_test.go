@@ -3,14 +3,14 @@ package main
 import (
 	"regexp"
 	"testing"
-
-	"colophon/internal/pg/pgtest"
 )
 
-// TestKeysRotate runs the command beside a service, which goes on.
-func TestKeysRotate(t *testing.T) {
-	s := up(t, pgtest.Dir(t))
-	c := newUser(t, s, "somebody")
+// TestKeysRotateWhileTheServiceRuns rotates the keys twice, once as if they had
+// leaked.
+func TestKeysRotateWhileTheServiceRuns(t *testing.T) {
+	t.Parallel()
+	s := up(t)
+	c := newUser(t, s.url, "somebody")
 	kids := func() (kids []string) {
 		t.Helper()
 		var set struct{ Keys []struct{ KID string } }
@@ -21,7 +21,7 @@ func TestKeysRotate(t *testing.T) {
 		return kids
 	}
 	before := kids()
-	out, _, err := command(t, "", "keys", "rotate", "--data", s.data)
+	out, _, err := command(t, "", append([]string{"keys", "rotate"}, s.data...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func TestKeysRotate(t *testing.T) {
 		t.Fatalf("%q after %q", out, before)
 	}
 	c.Do("GET", "/history", "").Must(t, 200)
-	out, _, err = command(t, "", "keys", "rotate", "--leaked", "--data", s.data)
+	out, _, err = command(t, "", append([]string{"keys", "rotate", "--leaked"}, s.data...)...)
 	if err != nil || !regexp.MustCompile(`^key \S{43} signs; `).MatchString(out) {
 		t.Fatalf("%q, %v", out, err)
 	}

@@ -8,10 +8,12 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestWhatIsTooMuchIsRefused asks a service without a worker, where jobs stay queued.
-func TestWhatIsTooMuchIsRefused(t *testing.T) {
-	s := serving(t, "api", dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
-	c := newUser(t, s, "flooder")
+// TestRequestsOverTheLimitsAreRefused calls a service without a worker, where jobs
+// stay queued.
+func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := serving(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
+	c := newUser(t, s.url, "flooder")
 	refused := func(a apitest.Answer, status int, code string, most int) apitest.Problem {
 		t.Helper()
 		p := a.Refused(t, status, code)
@@ -36,8 +38,8 @@ func TestWhatIsTooMuchIsRefused(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	refused(c.Do("POST", "/jobs", `{"prompt":"The nature of light","max_new_tokens":1000}`), 422, "over_token_budget", 0)
-	other := newUser(t, s, "other")
-	for range 2 { // the second one may find the one that was cancelled still counted
+	other := newUser(t, s.url, "other")
+	for range 2 { // the cancelled job may still count for the second one
 		if a := other.Do("POST", "/jobs", body); a.Status != 503 {
 			a.Must(t, 202)
 		}

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
 	"colophon/model/catalog"
 	"colophon/model/gpt2"
 	"colophon/model/gpt2/hub"
@@ -216,10 +218,10 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 
 // TestUpPullsFirst runs the service with a model that is not there.
 func TestUpPullsFirst(t *testing.T) {
+	t.Parallel()
 	p := newPocket(t)
-	data := dataDir(t)
-	url, _ := noEnvironment("DATABASE_URL")
-	bin, _ := noEnvironment("PGBIN")
+	data := t.TempDir()
+	url := pgtest.New(t, migrations.Up).URL
 	r, w := io.Pipe()
 	s := newStreams()
 	s.out = w
@@ -229,7 +231,7 @@ func TestUpPullsFirst(t *testing.T) {
 	go func() {
 		c := upCmd{
 			processFlags{
-				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url, PGBin: bin},
+				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
 				p.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
 			listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2},
@@ -243,7 +245,7 @@ func TestUpPullsFirst(t *testing.T) {
 		t.Fatalf("%v, %v", err, <-ended)
 	}
 	go io.Copy(io.Discard, r)
-	c := newUser(t, &service{url: at, data: data}, "reader")
+	c := newUser(t, at, "reader")
 	var text struct {
 		ModelName string `json:"model_name"`
 	}

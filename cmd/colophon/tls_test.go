@@ -25,7 +25,7 @@ func TestTLS(t *testing.T) {
 	}
 	plain := redirect.Addr().String()
 	redirect.Close()
-	s := up(t, dataDir(t), "--tls-cert", a.File("cert.pem"), "--tls-key", a.File("key.pem"), "--redirect-listen", plain)
+	s := up(t, "--tls-cert", a.File("cert.pem"), "--tls-key", a.File("key.pem"), "--redirect-listen", plain)
 	if !strings.HasPrefix(s.url, "https://") {
 		t.Fatalf("ready %s", s.url)
 	}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -141,21 +142,20 @@ func TestMistakesInTheArgumentsAreUsageErrors(t *testing.T) {
 }
 
 func TestRebuildFromTheCommandLine(t *testing.T) {
-	data := dataDir(t)
-	if out, _, err := command(t, "", "migrate", "--data", data); err != nil || !strings.Contains(out, "up to date") {
+	t.Parallel()
+	s := up(t)
+	if out, _, err := command(t, "", append([]string{"migrate"}, s.data...)...); err != nil || !strings.Contains(out, "up to date") {
 		t.Fatalf("%s, %v", out, err)
 	}
-	s := up(t, data)
-	c := newUser(t, s, "rebuilder")
+	c := newUser(t, s.url, "rebuilder")
 	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
-	// While the service runs, its Postgres is used.
 	for _, args := range [][]string{{"--check"}, {}, {"--check"}} {
-		out, _, err := command(t, "", append([]string{"history", "rebuild", "--data", data}, args...)...)
+		out, _, err := command(t, "", slices.Concat([]string{"history", "rebuild"}, s.data, args)...)
 		if err != nil || !strings.Contains(out, "1") {
 			t.Errorf("rebuild %v: %s, %v", args, out, err)
 		}
 	}
-	var history []job
+	var history []struct{ Prompt string }
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || history[0].Prompt != "Light" {
 		t.Errorf("after the rebuild: %+v", history)

@@ -1,18 +1,19 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestUsersFromTheCommandLine makes the first administrator and lets him do
-// something, while the service runs.
+// TestUsersFromTheCommandLine makes the first administrator and the other changes of
+// accounts while the service runs.
 func TestUsersFromTheCommandLine(t *testing.T) {
-	data := dataDir(t)
-	s := up(t, data, "--no-rate-limits")
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
 	user := func(stdin string, args ...string) (string, error) {
 		t.Helper()
-		out, log, err := command(t, stdin, append(append([]string{"user"}, args...), "--data", data)...)
+		out, log, err := command(t, stdin, slices.Concat([]string{"user"}, args, s.data)...)
 		if strings.Contains(out+log, password) {
 			t.Errorf("user %v shows the password", args)
 		}
@@ -36,8 +37,8 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 	refused("--role", password, "create", "edmond", "--role", "emperor")
 	must("admin", password+"\r\n", "create", "edmond", "--role", "admin")
 	refused("taken", password, "create", "EDMOND")
-	c := newUser(t, s, "isaac")
-	admin := signIn(t, s, "edmond")
+	c := newUser(t, s.url, "isaac")
+	admin := signIn(t, s.url, "edmond")
 	admin.Do("GET", "/users", "").Must(t, 200)
 	c.Do("GET", "/users", "").Refused(t, 403, "forbidden")
 	must("auditor", "", "role", "Isaac", "auditor")
@@ -45,13 +46,13 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 	must("disabled", "", "disable", "isaac")
 	c.Form("/token", "username", "isaac", "password", password).Refused(t, 401, "invalid_credentials")
 	must("enabled", "", "enable", "isaac")
-	signIn(t, s, "isaac")
+	signIn(t, s.url, "isaac")
 	refused("no account", "", "disable", "leonhard")
 	refused("auditor", "", "role", "isaac", "emperor")
 	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // in a second or two
 	must("isaac", "", "sign-out", "isaac")
 	eventually(t, "the session ends", ended)
-	c = signIn(t, s, "isaac")
+	c = signIn(t, s.url, "isaac")
 	refused("8 to 256", "short", "password", "isaac")
 	must("isaac", "another "+password, "password", "Isaac")
 	eventually(t, "the session ends", ended)
@@ -73,7 +74,7 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 		t.Errorf("%s, %v", out, err)
 	}
 	refused("taken", password, "create", "edmond")
-	if out, _, err := command(t, "", "history", "rebuild", "--check", "--data", data); err != nil {
+	if out, _, err := command(t, "", append([]string{"history", "rebuild", "--check"}, s.data...)...); err != nil {
 		t.Errorf("%s, %v", out, err)
 	}
 }

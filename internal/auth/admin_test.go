@@ -47,16 +47,11 @@ func TestDisableAndEnable(t *testing.T) {
 	change("nobody", f.Disable, admin.ID, nobody, false, events.ErrNotFound)
 	change("disable", f.Disable, admin.ID, account.ID, true, nil)
 	change("disable again", f.Disable, admin.ID, account.ID, true, nil)
-	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
-	wantError(t, err, ErrRefreshToken)
-	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
-	wantError(t, err, ErrAccessToken)
-	_, err = f.SignIn(t.Context(), name, password)
-	wantError(t, err, ErrCredentials)
+	f.mustBeLockedOut(t, tokens)
 	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)
 	change("enable", f.Enable, admin.ID, account.ID, false, nil)
 	change("enable again", f.Enable, admin.ID, account.ID, false, nil)
-	_, err = f.Refresh(t.Context(), tokens.RefreshToken) // the session stays ended
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session stays ended
 	wantError(t, err, ErrRefreshToken)
 	f.mustSignIn(t)
 	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {
@@ -92,17 +87,12 @@ func TestSetPassword(t *testing.T) {
 	if facts := f.facts(t, account.ID); len(facts) != before+1 || facts[before] != (events.AccountPasswordChanged{By: "command"}) {
 		t.Errorf("on record: %#v", facts[before:])
 	}
-	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
-	wantError(t, err, ErrRefreshToken)
-	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
-	wantError(t, err, ErrAccessToken)
-	_, err = f.SignIn(t.Context(), name, password)
-	wantError(t, err, ErrCredentials)
+	f.mustBeLockedOut(t, tokens)
 	if _, err := f.SignIn(t.Context(), name, next); err != nil {
 		t.Error(err)
 	}
 	for _, id := range []uuid.UUID{nobody, uuid.New()} {
-		_, err = f.SetPassword(t.Context(), id, next)
+		_, err := f.SetPassword(t.Context(), id, next)
 		wantError(t, err, events.ErrNotFound)
 	}
 }

@@ -155,6 +155,18 @@ func (f *fixture) mustVerify(t *testing.T, token string) Identity {
 	return identity
 }
 
+// mustBeLockedOut expects that neither the tokens nor the password are accepted,
+// and that the access token is refused at once.
+func (f *fixture) mustBeLockedOut(t *testing.T, tokens Tokens) {
+	t.Helper()
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	_, err = f.Verify(t.Context(), tokens.AccessToken)
+	wantError(t, err, ErrAccessToken)
+	_, err = f.SignIn(t.Context(), name, password)
+	wantError(t, err, ErrCredentials)
+}
+
 func (f *fixture) exec(t *testing.T, sql string, args ...any) {
 	t.Helper()
 	if _, err := f.db.Owner.Exec(t.Context(), sql, args...); err != nil {

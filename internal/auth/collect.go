@@ -4,39 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
+
+	"colophon/internal/pg"
 )
 
 const (
-	// collectEvery is how often Run removes what is of no use any longer.
+	// collectEvery is how often Run removes what has expired.
 	collectEvery = time.Minute
 
 	collectBatch   = 1000 // rows in one statement
 	collectTimeout = 10 * time.Second
 )
 
-// collectAll collects until ctx is done.
-func (s *Service) collectAll(ctx context.Context, log *slog.Logger) {
-	tick := time.NewTicker(collectEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			s.ended.forget()
-			if err := s.collect(ctx); err != nil && ctx.Err() == nil {
-				log.WarnContext(ctx, "could not clean up", "err", err)
-			}
-		}
-	}
-}
-
-// collect removes from the database what is of no use any longer, a batch at a
-// time. It does not wait for rows that others lock together with further ones, or
-// they could wait for each other.
+// collect removes expired rows from the database, and ended sessions from memory.
+// It skips rows that others lock together with further ones, or they could wait
+// for each other.
 func (s *Service) collect(ctx context.Context) error {
+	s.ended.forget()
 	const (
 		age  = `clock_timestamp() - $1::interval` // by the clock by which the rows were written
 		skip = `for update skip locked`
@@ -61,23 +46,9 @@ func (s *Service) collect(ctx context.Context) error {
 			delete from %[1]s where %[2]s in (
 				select %[2]s from %[1]s where %[3]s <= %[4]s order by %[3]s limit $2 %[5]s)`,
 			old.table, old.key, old.since, old.before, old.lock)
-		if err := s.collectFrom(ctx, sql, old.arg); err != nil {
+		if _, err := pg.DeleteBatches(ctx, s.pool, collectBatch, collectTimeout, sql, old.arg); err != nil {
 			errs = append(errs, fmt.Errorf("collect %s: %w", old.table, err))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (s *Service) collectFrom(ctx context.Context, sql string, arg any) error {
-	for {
-		batch, cancel := context.WithTimeout(ctx, collectTimeout)
-		tag, err := s.pool.Exec(batch, sql, arg, collectBatch)
-		cancel()
-		if err != nil {
-			return err
-		}
-		if tag.RowsAffected() < collectBatch {
-			return nil
-		}
-	}
 }

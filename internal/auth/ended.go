@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/internal/flight"
+	"colophon/internal/periodic"
 )
 
 const (
@@ -221,7 +222,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	defer unsubscribe()
 	var collecting sync.WaitGroup
 	defer collecting.Wait()
-	collecting.Go(func() { s.collectAll(ctx, log) })
+	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "could not clean up", s.collect) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	failing := false

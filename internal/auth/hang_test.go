@@ -82,7 +82,7 @@ func TestADatabaseThatHangs(t *testing.T) {
 	waiting.Go(func() { ask(t.Context(), 25) })
 	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // which nothing announces
 		if time.Since(begin) > time.Minute {
-			t.Fatal("nobody is asking")
+			t.Fatal("no query is under way")
 		}
 		time.Sleep(time.Millisecond)
 	}

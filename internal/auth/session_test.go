@@ -16,7 +16,7 @@ import (
 	"colophon/events"
 )
 
-// ended reports whether the session of a token has ended, by asking the database.
+// ended reports whether the session of a token has ended, as the database has it.
 func (f *fixture) ended(t *testing.T, session uuid.UUID) bool {
 	t.Helper()
 	return f.count(t, `select count(*) from sessions where id = $1 and revoked_at is not null`, session) == 1

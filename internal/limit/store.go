@@ -13,6 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	limiter "github.com/sethvargo/go-limiter"
+
+	"colophon/internal/periodic"
+	"colophon/internal/pg"
 )
 
 // Store is go-limiter's store over Postgres: what the memory store does, for all
@@ -24,7 +27,7 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // what needs no second question
+	refused map[string]refusal // the keys that need no query
 }
 
 var _ limiter.Store = (*Store)(nil)
@@ -184,38 +187,24 @@ const (
 	collectBatch = 10_000
 )
 
-// Collect removes, until ctx is done, what is left of windows that ended ten
-// minutes ago or earlier. Any number of processes may do so.
+// Collect removes, until ctx is done, the windows that ended ten minutes ago or
+// earlier. Any number of processes may do so.
 func Collect(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	tick := time.NewTicker(collectEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if _, err := collect(ctx, pool); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "could not remove old counts of requests", "err", err)
-		}
-	}
+	periodic.Run(ctx, collectEvery, log, "could not remove old counts of requests", func(ctx context.Context) error {
+		_, err := collect(ctx, pool)
+		return err
+	})
 }
 
-// collect returns how many it has removed.
+// collect returns how many windows it has removed.
 func collect(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
-	for {
-		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-		// What others are counting on or removing is left to them.
-		tag, err := pool.Exec(ctx, `
-			delete from rate_limits where ctid = any(array(
-			    select ctid from rate_limits where ends_at < statement_timestamp() - interval '10 minutes'
-			    limit $1 for update skip locked))`, collectBatch)
-		cancel()
-		if err != nil {
-			return removed, fmt.Errorf("remove old counts of requests: %w", err)
-		}
-		if removed += tag.RowsAffected(); tag.RowsAffected() < collectBatch {
-			return removed, nil
-		}
+	// It skips rows that others count on or remove.
+	removed, err = pg.DeleteBatches(ctx, pool, collectBatch, statementTimeout, `
+		delete from rate_limits where ctid = any(array(
+		    select ctid from rate_limits where ends_at < statement_timestamp() - interval '10 minutes'
+		    limit $1 for update skip locked))`)
+	if err != nil {
+		return removed, fmt.Errorf("remove old counts of requests: %w", err)
 	}
+	return removed, nil
 }

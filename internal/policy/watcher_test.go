@@ -22,7 +22,7 @@ func TestNewWatcher(t *testing.T) {
 	file := filepath.Join(dir, "rules")
 	for _, c := range []struct{ text, message string }{
 		{"name x\nword\n", file + ": line 2: a word has 2 to 64 letters"},
-		{"word sunset\n", "there is no line with a name"},
+		{"word sunset\n", "the name is missing"},
 		{strings.Repeat("#\n", MaxRulesSize), "the most is 65536"},
 	} {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {

@@ -49,10 +49,11 @@ func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
 }
 
+// cachedKeys counts the keys and the tombstones.
 func (v *Vault) cachedKeys() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return len(v.keys)
+	return v.keys.Len() + len(v.erased)
 }
 
 // A key that was read before its owner was erased does not come back after it.
@@ -121,8 +122,8 @@ func TestKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// However many owners there are, so many keys are in memory, and no tombstone
-// makes room for them.
+// The cache holds the maxCached keys that were used last, and beside them the
+// tombstone of every erasure.
 func TestTheCacheIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		erased, owner := uuid.New(), uuid.New()
@@ -130,20 +131,32 @@ func TestTheCacheIsBounded(t *testing.T) {
 		if err := v.Erase(t.Context(), &table{}, erased); err != nil {
 			t.Fatal(err)
 		}
-		for range maxCached {
-			v.mu.Lock()
-			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
-			v.mu.Unlock()
-		}
 		if _, err := v.Key(t.Context(), db, owner); err != nil {
 			t.Fatal(err)
 		}
-		if n := v.cachedKeys(); n != 2 {
-			t.Errorf("%d keys", n)
+		for i := range 2 * maxCached {
+			v.mu.Lock()
+			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
+			v.mu.Unlock()
+			if i == maxCached/2 { // the key is used, and outlives the half of the others that are older
+				if _, err := v.Key(t.Context(), db, owner); err != nil || db.reads != 1 {
+					t.Errorf("read %d times, %v", db.reads, err)
+				}
+			}
+			if _, kept := v.keys.Peek(owner); kept != (i <= maxCached/2+maxCached-1) {
+				t.Fatalf("after %d other keys the key is kept: %v", i+1, kept)
+			}
+		}
+		if n := v.cachedKeys(); n != maxCached+1 {
+			t.Errorf("%d keys and tombstones, want %d", n, maxCached+1)
 		}
 		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
 			t.Errorf("an erased owner: %v", err)
 		}
-		time.Sleep(KeyTTL) // or the timers would outlive the test
+		time.Sleep(KeyTTL) // else the timers outlive the test
+		synctest.Wait()
+		if n := v.cachedKeys(); n != 0 {
+			t.Errorf("%d keys and tombstones are left", n)
+		}
 	})
 }

@@ -19,11 +19,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -41,7 +41,7 @@ const (
 )
 
 var (
-	// ErrErased occurs when a key is asked for whose owner has been erased, or never was.
+	// ErrErased occurs when the owner of a key has been erased, or never was.
 	ErrErased = errcode.New("owner_erased", "the owner's key is gone")
 
 	// ErrUnreadable occurs when a ciphertext was not made by this key for this
@@ -61,13 +61,19 @@ type Vault struct {
 	mac    []byte // the key of digests, derived from the master key
 
 	mu   sync.Mutex
-	keys map[uuid.UUID]*cached
+	keys *simplelru.LRU[uuid.UUID, cached]
+
+	// erased has the tombstones: the owners erased less than KeyTTL ago and when
+	// that is over. A key that a reader brings meanwhile may have been read before
+	// the erasure.
+	erased map[uuid.UUID]time.Time
 }
 
-// cached is a key that was read, or destroyed, less than KeyTTL ago.
+// cached is a key that was read less than KeyTTL ago. Its timer removes it.
 type cached struct {
-	key     *Key // nil: it is gone, whatever somebody reads who began before
+	key     *Key
 	expires time.Time
+	timer   *time.Timer
 }
 
 // New returns a vault whose data keys are wrapped by master, which has MasterKeySize bytes.
@@ -83,7 +89,11 @@ func New(master []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{master: aead, mac: mac, keys: map[uuid.UUID]*cached{}}, nil
+	keys, err := simplelru.NewLRU(maxCached, func(_ uuid.UUID, c cached) { c.timer.Stop() })
+	if err != nil {
+		return nil, err
+	}
+	return &Vault{master: aead, mac: mac, keys: keys, erased: map[uuid.UUID]time.Time{}}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -108,15 +118,15 @@ func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 
 // Key returns the owner's key, or ErrErased.
 func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
-	now := time.Now()
+	expires := time.Now().Add(KeyTTL)
 	v.mu.Lock()
-	c := v.cached(owner)
+	key, err := v.cached(owner)
 	v.mu.Unlock()
-	if c != nil {
-		return c.get(owner)
+	if key != nil || err != nil {
+		return key, err
 	}
 	var wrapped []byte
-	err := db.QueryRow(ctx, `select wrapped from owner_keys where owner = $1`, owner).Scan(&wrapped)
+	err = db.QueryRow(ctx, `select wrapped from owner_keys where owner = $1`, owner).Scan(&wrapped)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && wrapped == nil:
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
@@ -133,44 +143,37 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if c := v.cached(owner); c != nil { // by somebody else, or destroyed
-		return c.get(owner)
+	if key, err := v.cached(owner); key != nil || err != nil { // read by another caller meanwhile, or erased
+		return key, err
 	}
-	if len(v.keys) >= maxCached {
-		maps.DeleteFunc(v.keys, func(_ uuid.UUID, c *cached) bool { return c.key != nil })
-	}
-	key := &Key{aead}
-	v.remember(owner, key, now.Add(KeyTTL))
+	key = &Key{aead}
+	v.remember(owner, key, expires)
 	return key, nil
 }
 
-// cached returns what is known of an owner's key, or nil. The caller holds v.mu.
-func (v *Vault) cached(owner uuid.UUID) *cached {
-	if c, ok := v.keys[owner]; ok && time.Now().Before(c.expires) {
-		return c
-	}
-	return nil
-}
-
-func (c *cached) get(owner uuid.UUID) (*Key, error) {
-	if c.key == nil {
+// cached returns the owner's key, ErrErased, or neither if the database has to be
+// read. The caller holds v.mu.
+func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
+	now := time.Now()
+	if now.Before(v.erased[owner]) {
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
 	}
-	return c.key, nil
+	if c, ok := v.keys.Get(owner); ok && now.Before(c.expires) {
+		return c.key, nil
+	}
+	return nil, nil
 }
 
-// remember keeps a key, or that there is none, until it expires and no longer.
-// The caller holds v.mu.
+// remember caches a key until it expires. The caller holds v.mu.
 func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
-	c := &cached{key, expires}
-	v.keys[owner] = c
-	time.AfterFunc(time.Until(expires), func() {
+	v.keys.Remove(owner)
+	v.keys.Add(owner, cached{key, expires, time.AfterFunc(time.Until(expires), func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if v.keys[owner] == c {
-			delete(v.keys, owner)
+		if c, ok := v.keys.Peek(owner); ok && c.key == key {
+			v.keys.Remove(owner)
 		}
-	})
+	})})
 }
 
 // Close marks an owner who is to begin nothing new. His key goes on to seal and
@@ -192,9 +195,16 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	// Who has read the row before puts nothing into its place: what he has read
-	// expires no later.
-	v.remember(owner, nil, time.Now().Add(KeyTTL))
+	v.keys.Remove(owner)
+	// A key that was read before expires no later than this.
+	v.erased[owner] = time.Now().Add(KeyTTL)
+	time.AfterFunc(KeyTTL, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if !time.Now().Before(v.erased[owner]) { // not erased again meanwhile
+			delete(v.erased, owner)
+		}
+	})
 	return nil
 }
 

@@ -11,7 +11,6 @@
 package apitest
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -28,6 +27,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"colophon/client"
 )
 
 // FormType is the media type of forms.
@@ -152,38 +153,43 @@ func (c Client) Stream(ctx context.Context, path string, headers ...string) iter
 }
 
 // A Message is one server-sent event. One that is empty is a heartbeat.
-type Message struct {
-	ID, Event, Data, Retry string
-}
+type Message = client.Message
 
-// Messages reads server-sent events as they come. To range over them again goes
-// on behind the last one. The last one comes with an error if the stream breaks
-// off, or has a line that does not belong there.
+// Messages reads server-sent events as they come, with the client's reader. To
+// range over them again goes on behind the last one. The last one comes with an
+// error if the stream breaks off, or if the service wrote it in another form
+// than its own: id, event, data and retry, each at most once, or a comment.
 func Messages(r io.Reader) iter.Seq2[Message, error] {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20)
+	var sent bytes.Buffer // and not yet read as messages
+	messages := client.Messages(io.TeeReader(r, &sent))
 	return func(yield func(Message, error) bool) {
-		var m Message
-		for lines.Scan() {
-			if lines.Text() == "" {
-				if !yield(m, nil) {
-					return
-				}
-				m = Message{}
-				continue
+		for m, err := range messages {
+			if err == nil {
+				err = written(m, &sent)
 			}
-			name, value, ok := strings.Cut(lines.Text(), ":")
-			field := map[string]*string{"id": &m.ID, "event": &m.Event, "data": &m.Data, "retry": &m.Retry, "": new(string)}[name]
-			if !ok || field == nil || *field != "" {
-				yield(m, fmt.Errorf("the line %q", lines.Text()))
+			if !yield(m, err) || err != nil {
 				return
 			}
-			*field = strings.TrimPrefix(value, " ")
-		}
-		if err := lines.Err(); err != nil || m != (Message{}) {
-			yield(m, cmp.Or(err, io.ErrUnexpectedEOF))
 		}
 	}
+}
+
+// written takes one message out of what was sent, and returns an error unless it
+// is as the service writes it. The client's reader, like a browser, ignores what
+// it does not know.
+func written(m Message, sent *bytes.Buffer) error {
+	text, _, _ := strings.Cut(sent.String(), "\n\n")
+	sent.Next(len(text) + len("\n\n"))
+	var want []string
+	for _, field := range [][2]string{{"id", m.ID}, {"event", m.Event}, {"data", m.Data}, {"retry", m.Retry}} {
+		if field[1] != "" {
+			want = append(want, field[0]+": "+field[1])
+		}
+	}
+	if comment := m == (Message{}) && strings.HasPrefix(text, ":") && !strings.Contains(text, "\n"); comment || text == strings.Join(want, "\n") {
+		return nil
+	}
+	return fmt.Errorf("the message %q", text)
 }
 
 // An Answer is a response that has been read.

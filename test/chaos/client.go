@@ -1,177 +1,103 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
-	"sync"
 	"time"
+
+	"colophon/client"
 )
 
-// patience is how long a client waits for an answer that is due at once.
-const patience = 6 * time.Second
+const (
+	// patience is how long a client waits for an answer that is due at once.
+	patience = 6 * time.Second
+
+	// tries is how often a client tries a call: to the end of the run.
+	tries = 1 << 30
+
+	password = "chaos-and-old-night"
+)
 
 // user is an account whose jobs clients submit and follow. It is safe for
 // concurrent use.
 type user struct {
-	name  string
-	bases []string // of all API processes
-	http  *http.Client
+	*client.Client
 	count *counters
-
-	mu     sync.Mutex
-	access string // access token; empty: sign in first
 }
 
-const password = "chaos-and-old-night"
-
-// errAnswer is an answer that no client should get, whatever happens to the
-// service.
-var errAnswer = errors.New("an answer that should not be")
-
-// answer is a response that has been read.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
+// newUser registers a user and signs in. The calls go to all API processes in
+// turn; which one is up is found out by calling.
+func newUser(ctx context.Context, name string, bases []string, transport http.RoundTripper, count *counters) (*user, error) {
+	c, err := client.New(bases[0], client.Options{
+		Transport: meter{transport, count},
+		Base:      func() string { return bases[rand.IntN(len(bases))] },
+		Tries:     tries,
+		Timeout:   patience,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Register(ctx, name, password); err != nil {
+		return nil, err
+	}
+	return &user{c, count}, c.SignIn(ctx, name, password)
 }
 
-// base is the way to some API process; which one is up is found out by asking.
-func (u *user) base() string { return u.bases[rand.IntN(len(u.bases))] }
+// meter is a transport that counts what clients meet.
+type meter struct {
+	http.RoundTripper
+	count *counters
+}
 
-// send sends a request to some API process and reads the answer.
-func (u *user) send(ctx context.Context, within time.Duration, method, path, media string, body []byte, headers ...string) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, u.base()+path, bytes.NewReader(body))
+// RoundTrip makes one try of a call.
+func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := m.RoundTripper.RoundTrip(r)
+	submits := r.Method == http.MethodPost && r.URL.Path == "/jobs"
 	if err != nil {
-		return answer{}, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", media)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := u.http.Do(req)
-	if err != nil {
-		u.count.broken.Add(1)
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		u.count.broken.Add(1)
-		return answer{}, err
+		m.count.broken.Add(1)
+		if submits {
+			m.count.resubmitted.Add(1)
+		}
+		return nil, err
 	}
 	if resp.StatusCode >= 500 {
-		u.count.refused(resp.StatusCode)
+		m.count.refused(resp.StatusCode)
 	}
-	return answer{resp.StatusCode, resp.Header, got}, nil
-}
-
-// persist calls try until it says that it is done, with pauses in between.
-func persist(ctx context.Context, try func() (done bool, pause time.Duration, err error)) error {
-	for {
-		done, pause, err := try()
-		if done || err != nil {
-			return err
-		}
-		if err := sleep(ctx, max(pause, 50*time.Millisecond+rand.N(250*time.Millisecond))); err != nil {
-			return err
-		}
+	again := resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout
+	if submits && again {
+		m.count.resubmitted.Add(1)
 	}
-}
-
-// pause is how long an answer asks to wait.
-func (a answer) pause() time.Duration {
-	seconds, _ := strconv.Atoi(a.header.Get("Retry-After"))
-	return min(time.Duration(seconds)*time.Second, 5*time.Second)
-}
-
-// later reports whether an answer means that the same request may do better later.
-func (a answer) later() bool {
-	return a.status >= 500 || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
-}
-
-func (a answer) unexpected(what string) error {
-	return fmt.Errorf("%w: %s was answered %d %s", errAnswer, what, a.status, quote(string(a.body)))
-}
-
-// register makes the account.
-func (u *user) register(ctx context.Context) error {
-	body := fmt.Appendf(nil, `{"username":%q,"password":%q}`, u.name, password)
-	return persist(ctx, func() (bool, time.Duration, error) {
-		a, err := u.send(ctx, patience, "POST", "/users", "application/json", body)
-		switch {
-		case err != nil:
-			return false, 0, ctx.Err()
-		case a.later():
-			return false, a.pause(), nil
-		case a.status == http.StatusOK, a.status == http.StatusConflict: // by an answer that was lost
-			return true, 0, nil
-		}
-		return false, 0, a.unexpected("POST /users")
-	})
-}
-
-// token returns an access token, a new one if the last one was old.
-func (u *user) token(ctx context.Context, old string) (string, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.access != old {
-		return u.access, nil
+	if r.Header.Get("Last-Event-ID") != "" && resp.StatusCode == http.StatusOK {
+		m.count.resumed.Add(1)
 	}
-	form := url.Values{"username": {u.name}, "password": {password}}.Encode()
-	err := persist(ctx, func() (bool, time.Duration, error) {
-		a, err := u.send(ctx, patience, "POST", "/token", "application/x-www-form-urlencoded", []byte(form))
-		switch {
-		case err != nil:
-			return false, 0, ctx.Err()
-		case a.later():
-			return false, a.pause(), nil
-		}
-		var given struct {
-			AccessToken string `json:"access_token"`
-		}
-		if json.Unmarshal(a.body, &given) != nil || given.AccessToken == "" {
-			return false, 0, a.unexpected("POST /token")
-		}
-		u.access = given.AccessToken
-		return true, 0, nil
-	})
-	return u.access, err
-}
-
-// ask sends a request as the user, with an access token that is valid.
-func (u *user) ask(ctx context.Context, within time.Duration, method, path string, body []byte, headers ...string) (answer, error) {
-	access, err := u.token(ctx, "")
-	for {
-		if err != nil {
-			return answer{}, err
-		}
-		a, err := u.send(ctx, within, method, path, "application/json", body, append(headers, "Authorization", "Bearer "+access)...)
-		if err != nil || a.status != http.StatusUnauthorized {
-			return a, err
-		}
-		if access, err = u.token(ctx, access); err != nil {
-			return answer{}, err
-		}
+	if r.Header.Get("Accept") != "text/event-stream" { // clients cut streams themselves
+		resp.Body = &answer{resp.Body, func() {
+			m.count.broken.Add(1)
+			if submits {
+				m.count.resubmitted.Add(1)
+			}
+		}}
 	}
+	return resp, nil
 }
 
-// resource is the job resource, as far as clients look at it.
-type resource struct {
-	ID string
-	look
+// answer is the body of an answer. It calls broken if it breaks off.
+type answer struct {
+	io.ReadCloser
+	broken func()
+}
+
+func (a *answer) Read(b []byte) (int, error) {
+	n, err := a.ReadCloser.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		a.broken()
+	}
+	return n, err
 }
 
 // The ways of following a job.
@@ -181,18 +107,20 @@ var modes = []string{"poll", "pieces", "sse", "sse", "wait"}
 // returns what it has seen, also when ctx ends first.
 func (u *user) do(ctx context.Context, key string, n int, r request) (observation, error) {
 	o := observation{request: n, mode: modes[n%len(modes)]}
-	if err := u.submit(ctx, &o, key, r); err != nil {
+	job, err := u.submit(ctx, o.mode, key, r)
+	if err != nil {
 		return o, err
 	}
+	o.job = job.ID
+	o.see(job)
 	u.count.accepted.Add(1)
-	var err error
 	switch o.mode {
 	case "sse":
 		err = u.follow(ctx, &o)
 	case "pieces":
 		err = u.collect(ctx, &o)
 	default:
-		err = u.poll(ctx, &o)
+		err = u.poll(ctx, &o, job)
 	}
 	if err == nil {
 		u.count.followed.Add(1)
@@ -200,93 +128,90 @@ func (u *user) do(ctx context.Context, key string, n int, r request) (observatio
 	return o, err
 }
 
-// submit submits a request until it is accepted. A waiting client waits as long
-// as it may, for the text.
-func (u *user) submit(ctx context.Context, o *observation, key string, r request) error {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return err
+// submit submits a request. A waiting client waits for the text as long as it may.
+func (u *user) submit(ctx context.Context, mode, key string, r request) (*client.Job, error) {
+	submit := client.JobRequest{
+		Prompt: r.Prompt, MaxNewTokens: r.MaxNewTokens, Stop: r.Stop,
+		Temperature: &r.Temperature, TopK: &r.TopK, TopP: r.TopP, Seed: &r.Seed,
+		Key: key,
 	}
-	within, headers := patience, []string{"Idempotency-Key", `"` + key + `"`}
-	if o.mode == "wait" {
+	if mode == "wait" {
 		const longest = 5
-		seconds := 1 + rand.IntN(longest)
-		within += time.Duration(seconds) * time.Second
-		headers = append(headers, "Prefer", fmt.Sprintf("wait=%d", seconds))
+		submit.Wait = time.Duration(1+rand.IntN(longest)) * time.Second
 	}
-	return persist(ctx, func() (bool, time.Duration, error) {
-		a, err := u.ask(ctx, within, "POST", "/jobs", body, headers...)
-		switch {
-		case err != nil:
-			u.count.resubmitted.Add(1)
-			return false, 0, ctx.Err()
-		case a.later():
-			u.count.resubmitted.Add(1)
-			return false, a.pause(), nil
-		case a.status == http.StatusConflict:
-			return false, a.pause(), nil // an earlier call with the key is under way
-		case a.status != http.StatusOK && a.status != http.StatusAccepted:
-			return false, 0, a.unexpected("POST /jobs")
-		}
-		var job resource
-		if json.Unmarshal(a.body, &job) != nil || job.ID == "" {
-			return false, 0, a.unexpected("POST /jobs")
-		}
-		o.job = job.ID
-		o.looks = append(o.looks, job.look)
-		return true, 0, nil
-	})
+	return u.Submit(ctx, submit)
 }
 
-// poll looks at the job until it has ended.
-func (u *user) poll(ctx context.Context, o *observation) error {
-	if over(o.looks[0].State) {
-		return nil
+// poll polls the job until it has ended.
+func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error {
+	for !job.State.Final() {
+		if err := sleep(ctx, pause()); err != nil {
+			return err
+		}
+		changed, err := u.Poll(ctx, job)
+		if err != nil {
+			return fmt.Errorf("poll a job that was accepted: %w", err)
+		}
+		if changed {
+			o.see(job)
+		}
 	}
-	etag := ""
-	return persist(ctx, func() (bool, time.Duration, error) {
-		var headers []string
-		if etag != "" {
-			headers = []string{"If-None-Match", etag}
-		}
-		a, err := u.ask(ctx, patience, "GET", "/jobs/"+o.job, nil, headers...)
-		switch {
-		case err != nil:
-			return false, 0, ctx.Err()
-		case a.later(), a.status == http.StatusNotModified:
-			return false, 0, nil
-		case a.status != http.StatusOK:
-			return false, 0, a.unexpected("GET of a job that was accepted")
-		}
-		var job resource
-		if err := json.Unmarshal(a.body, &job); err != nil {
-			return false, 0, a.unexpected("GET of a job that was accepted")
-		}
-		etag = a.header.Get("ETag")
-		o.looks = append(o.looks, job.look)
-		return over(job.State), 0, nil
-	})
+	return nil
 }
 
 // collect reads the events that are new until the last one.
 func (u *user) collect(ctx context.Context, o *observation) error {
-	return persist(ctx, func() (bool, time.Duration, error) {
-		path := fmt.Sprintf("/jobs/%s/events?after=%d", o.job, o.last())
-		a, err := u.ask(ctx, patience, "GET", path, nil)
-		switch {
-		case err != nil:
-			return false, 0, ctx.Err()
-		case a.later():
-			return false, 0, nil
-		case a.status != http.StatusOK:
-			return false, 0, a.unexpected("GET of the events of a job that was accepted")
+	for {
+		more, err := u.Events(ctx, o.job, o.last())
+		if err != nil {
+			return fmt.Errorf("read the events of a job that was accepted: %w", err)
 		}
-		var more []event
-		if err := json.Unmarshal(a.body, &more); err != nil {
-			return false, 0, a.unexpected("GET of the events of a job that was accepted")
+		for _, e := range more {
+			o.hear(e)
 		}
-		o.events = append(o.events, more...)
-		return o.ended(), 0, nil
+		if o.ended() {
+			return nil
+		}
+		if err := sleep(ctx, pause()); err != nil {
+			return err
+		}
+	}
+}
+
+// follow reads the job's stream to its last event. Now and then it cuts the
+// connection itself.
+func (u *user) follow(ctx context.Context, o *observation) error {
+	for !o.ended() {
+		most := -1 // events
+		if rand.IntN(3) == 0 {
+			most = 1 + rand.IntN(6)
+		}
+		for e, err := range u.Follow(ctx, o.job, o.last()) {
+			if err != nil {
+				return fmt.Errorf("follow a job that was accepted: %w", err)
+			}
+			o.hear(e)
+			if most--; most == 0 {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// pause is how long a client waits between two calls.
+func pause() time.Duration { return 50*time.Millisecond + rand.N(250*time.Millisecond) }
+
+// see keeps a job resource as the client was given it.
+func (o *observation) see(j *client.Job) {
+	o.looks = append(o.looks, look{j.Version, string(j.State), j.Completion, j.FinishReason})
+}
+
+// hear keeps an event that the client was sent.
+func (o *observation) hear(e client.Event) {
+	o.events = append(o.events, event{
+		Version: e.Version, Type: e.Type, Attempt: e.Attempt, FromToken: e.FromToken,
+		Tokens: e.Tokens, Text: e.Text, FinishReason: e.FinishReason, Final: e.Final,
 	})
 }
 

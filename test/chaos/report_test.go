@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -133,37 +132,5 @@ func TestDistribution(t *testing.T) {
 	}
 	if got := distribution("x", nil); got != (Distribution{What: "x"}) {
 		t.Errorf("of nothing: %+v", got)
-	}
-}
-
-func FuzzMessages(f *testing.F) {
-	f.Add("retry: 1000\n\n: still here\n\nid: 1\nevent: job.accepted\ndata: {\"version\":1,\"type\":\"job.accepted\"}\n\nid: 2\ndata: {\"version\":2}\n", 0)
-	f.Add("id: 2\ndata: {\"version\":1}\n\n", 1)
-	f.Fuzz(func(t *testing.T, stream string, cut int) {
-		var whole, parts []event
-		if err := messages(strings.NewReader(stream), func(e event) bool { whole = append(whole, e); return true }); err != nil {
-			return
-		}
-		// What comes before a cut is the beginning of what comes without one.
-		if cut = min(max(cut, 0), len(stream)); cut < len(stream) {
-			_ = messages(strings.NewReader(stream[:cut]), func(e event) bool { parts = append(parts, e); return true })
-		}
-		if len(parts) > len(whole) || fmt.Sprint(parts) != fmt.Sprint(whole[:len(parts)]) {
-			t.Errorf("%v, cut at %d: %v", whole, cut, parts)
-		}
-	})
-}
-
-func TestMessagesDropsWhatIsUnfinished(t *testing.T) {
-	var got []event
-	stream := "retry: 1000\n\n: still here\n\nid: 1\nevent: job.accepted\ndata: {\"version\":1,\"type\":\"job.accepted\"}\n\nid: 2\ndata: {\"version\":2}\n"
-	if err := messages(strings.NewReader(stream), func(e event) bool { got = append(got, e); return true }); err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != 1 || got[0].Version != 1 || got[0].Type != "job.accepted" {
-		t.Errorf("%+v", got)
-	}
-	if err := messages(strings.NewReader("id: 2\ndata: {\"version\":1}\n\n"), func(event) bool { return true }); err == nil {
-		t.Error("an id that is not the version was taken")
 	}
 }

@@ -12,13 +12,13 @@ import (
 
 // request is what a client asks for. Its seed is like no other request's.
 type request struct {
-	Prompt       string   `json:"prompt"`
-	MaxNewTokens int      `json:"max_new_tokens"`
-	Temperature  float64  `json:"temperature"`
-	TopK         int      `json:"top_k"`
-	TopP         float64  `json:"top_p"`
-	Seed         uint64   `json:"seed"`
-	Stop         []string `json:"stop,omitempty"`
+	Prompt       string
+	MaxNewTokens int
+	Temperature  float64
+	TopK         int
+	TopP         float64
+	Seed         uint64
+	Stop         []string
 }
 
 // text is what a request ends with that nothing disturbs.

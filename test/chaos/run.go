@@ -208,8 +208,8 @@ func (r *run) start(ctx context.Context) (err error) {
 	}
 	r.http = &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
 	for i := range usersPerRun {
-		u := &user{name: fmt.Sprintf("user-%d", i+1), bases: bases, http: &http.Client{Transport: r.http}, count: &r.count}
-		if err := u.register(ctx); err != nil {
+		u, err := newUser(ctx, fmt.Sprintf("user-%d", i+1), bases, r.http, &r.count)
+		if err != nil {
 			return err
 		}
 		r.users = append(r.users, u)

@@ -1,15 +1,14 @@
-package main
+package e2e
 
 import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"math"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -17,21 +16,20 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"colophon/model/catalog"
-	"colophon/model/opticks"
+	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
+	"colophon/test/program/programtest"
 )
 
-// canaries are secrets that nobody else has, by what they are.
+// canaries are secrets that stand nowhere else, by what they are.
 type canaries map[string]string
 
-// forms are the ways in which a secret may stand in a text.
+// forms returns the ways to write a secret.
 func forms(secret string) map[string]string {
 	quoted := strconv.QuoteToASCII(secret)
 	asJSON, _ := json.Marshal(secret)
@@ -44,8 +42,8 @@ func forms(secret string) map[string]string {
 		"quoted by Go":    quoted[1 : len(quoted)-1],
 		"escaped in JSON": string(asJSON[1 : len(asJSON)-1]),
 	}
-	// Base64 of something longer has one of three forms of what is in it: all
-	// but the characters at its ends, which are its neighbours' as well.
+	// Base64 of a longer text has one of three forms of the secret in it. The
+	// characters at the ends also depend on the neighbours.
 	for shift := range 3 {
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
 			text := encoding.EncodeToString(append(make([]byte, shift), secret...))
@@ -55,7 +53,7 @@ func forms(secret string) map[string]string {
 	return all
 }
 
-// in returns which of the canaries stand in a text, and how.
+// in returns which of the canaries stand in a text, and in which form.
 func (c canaries) in(text []byte) (found []string) {
 	for what, secret := range c {
 		for form, written := range forms(secret) {
@@ -68,10 +66,10 @@ func (c canaries) in(text []byte) (found []string) {
 	return found
 }
 
-// inHex are the bytes of a row, which Postgres writes as \x and hexadecimal digits.
+// inHex finds the bytes in a row, which Postgres writes as \x and hexadecimal digits.
 var inHex = regexp.MustCompile(`\\x((?:[0-9a-f]{2})+)`)
 
-// rows returns everything in a database: each row as a text, with its bytes as they are.
+// rows returns every row of every table as a text, followed by its raw bytes.
 func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	t.Helper()
 	found, _ := conn.Query(t.Context(), `
@@ -99,68 +97,25 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	return all
 }
 
-// brokenModel is the built-in model with weights so large that no sum of theirs
-// is a number: it loads, and cannot be run.
-func brokenModel(t *testing.T) string {
+// freeAddress returns an address that is not listened on.
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	for _, name := range catalog.Files() {
-		b, err := fs.ReadFile(opticks.Files(), name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if name == "model.safetensors" {
-			b = enormous(t, b)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-func enormous(t *testing.T, weights []byte) []byte {
-	t.Helper()
-	type tensor struct {
-		DType   string `json:"dtype"`
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	var header map[string]json.RawMessage
-	if err := json.Unmarshal(weights[8:8+binary.LittleEndian.Uint64(weights)], &header); err != nil {
-		t.Fatal(err)
-	}
-	delete(header, "__metadata__")
-	tensors, size := map[string]tensor{}, 0
-	for name, raw := range header {
-		x := tensor{}
-		if err := json.Unmarshal(raw, &x); err != nil {
-			t.Fatal(err)
-		}
-		n := 4
-		for _, side := range x.Shape {
-			n *= side
-		}
-		x.DType, x.Offsets, size = "F32", [2]int{size, size + n}, size+n
-		tensors[name] = x
-	}
-	head, err := json.Marshal(tensors)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
-	large := binary.LittleEndian.AppendUint32(nil, math.Float32bits(math.MaxFloat32))
-	return append(append(file, head...), bytes.Repeat(large, size/4)...)
+	defer listener.Close()
+	return listener.Addr().String()
 }
 
-// TestCanariesStayInside runs the whole service with a password, tokens and a
-// prompt that nobody else has, lets things go right and wrong with them, and
-// looks for them in all that is written down meanwhile.
+// TestSecretsStandNowhere runs the whole service with a password, tokens and a
+// prompt that stand nowhere else. It uses them rightly and wrongly, and searches
+// the database, the logs, the metrics and the files for them.
 //
 // security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
-func TestCanariesStayInside(t *testing.T) {
+func TestSecretsStandNowhere(t *testing.T) {
 	t.Parallel()
-	data, admin := dataDir(t), free(t)
+	data, admin := pgtest.Dir(t), freeAddress(t)
 	secrets := canaries{
 		"the password":          "Zürich quetzal/feather+0x5eed",
 		"the wrong password":    "Genève marabou/feather+0x5eed",
@@ -172,32 +127,29 @@ func TestCanariesStayInside(t *testing.T) {
 		"a text in a query":     "hoopoe ä&b",
 		"a text in a header":    "kookaburra=b/c",
 		"half a JSON text":      "flamingö \"c",
-		"a token nobody gave":   "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
+		"an unknown token":      "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
 		"an access token's sig": "shoebill-shoebill-shoebill",
 	}
 	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug", "--admin-listen", admin}
 	quoted := func(what string) string { b, _ := json.Marshal(secrets[what]); return string(b) }
-	p := start(t, nil, flags...)
-	c := anyone(t, p.url)
+	p := programtest.Start(t, nil, flags...)
+	c := anonymous(t, p.URL)
 	var log bytes.Buffer
-	keep := func(p *process) {
-		metrics := anyone(t, "http://"+admin).Do("GET", "/metrics", "").Must(t, 200)
+	keep := func(p *programtest.Process) {
+		metrics := anonymous(t, "http://"+admin).Do("GET", "/metrics", "").Must(t, 200)
 		log.Write(metrics.Body)
-		p.signal(syscall.SIGTERM)
-		p.exit(time.Minute)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		log.Write(p.log.Bytes())
+		p.Stop()
+		log.WriteString(p.Log())
 	}
 
-	// Accounts: right, wrong, and what is no account at all.
+	// Accounts: right, wrong and missing.
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).Must(t, 200)
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).Must(t, 409)
 	c.Do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).Must(t, 422)
 	c.Do("POST", "/users", `{"username":"canary2","password":`+quoted("half a JSON text")[1:]).Must(t, 400)
 	c.Form("/token", "username", "canary", "password", secrets["the wrong password"]).Must(t, 401)
 	c.Form("/token", "username", "no such user", "password", secrets["the wrong password"]).Must(t, 401)
-	c.Form("/token", "grant_type", "refresh_token", "refresh_token", secrets["a token nobody gave"]).Must(t, 401)
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", secrets["an unknown token"]).Must(t, 401)
 	first := c.SignIn("canary", secrets["the password"])
 	var second apitest.Tokens
 	c.Form("/token", "grant_type", "refresh_token", "refresh_token", first.Refresh).Must(t, 200).Into(t, &second)
@@ -211,7 +163,7 @@ func TestCanariesStayInside(t *testing.T) {
 	c.Access = second.Access
 
 	// Jobs: one that ends, one that is cancelled, one that its client leaves, and
-	// all that is refused.
+	// refused ones.
 	var ended job
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
 	words := strings.Fields(ended.Completion)
@@ -233,8 +185,8 @@ func TestCanariesStayInside(t *testing.T) {
 	keep(p)
 
 	// The same data with a model that cannot be run.
-	p = start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
-	c.URL = p.url
+	p = programtest.Start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
+	c.URL = p.URL
 	c.SignIn("canary", secrets["the password"])
 	broken := c.Submit(`{"prompt":` + quoted("the prompt") + `}`)
 	failed := c.follow(broken, "", 3)
@@ -244,9 +196,12 @@ func TestCanariesStayInside(t *testing.T) {
 	c.Do("POST", "/jobs/"+broken+"/cancel", "").Must(t, 200)
 	keep(p)
 
-	conn := openDatabase(t, data)
+	conn, err := pgx.Connect(t.Context(), pgtest.OpenServer(t, filepath.Join(data, "postgres")).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
 
-	// What is found where nothing is planted, and that something would be.
 	seen := 0
 	for table, texts := range rows(t, conn) {
 		for _, text := range texts {
@@ -263,10 +218,10 @@ func TestCanariesStayInside(t *testing.T) {
 		t.Errorf("%d bytes of log have %v:\n%s", log.Len(), found, log.Bytes())
 	}
 	files := 0
-	err := filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			if entry != nil && entry.Name() == "data" && strings.HasSuffix(filepath.Dir(path), "postgres") {
-				return fs.SkipDir // whose rows have been read, and are there in pages as well
+				return fs.SkipDir // its rows have been read
 			}
 			return err
 		}
@@ -285,6 +240,7 @@ func TestCanariesStayInside(t *testing.T) {
 	}
 	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and metrics, and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
 
+	// A secret that stood in a table would be found.
 	for what, secret := range secrets {
 		plant := fmt.Sprintf(`create table planted as select '{}'::jsonb || jsonb_build_object('x', $$%s$$::text) as doc, '\x%x'::bytea as raw`,
 			strings.ReplaceAll(secret, "\x00", ""), secret)
@@ -300,8 +256,9 @@ func TestCanariesStayInside(t *testing.T) {
 	}
 }
 
-// TestCanariesWouldBeFound plants secrets in all their forms between other text.
-func TestCanariesWouldBeFound(t *testing.T) {
+// TestPlantedSecretsAreFound plants secrets in all their forms between other text.
+func TestPlantedSecretsAreFound(t *testing.T) {
+	t.Parallel()
 	secrets := canaries{"a": "Zürich quetzal/feather+0x5eed", "b": "plain-but-long-enough"}
 	for what, secret := range secrets {
 		for _, around := range []string{"", "x", "xy", "xyz", "\x00\x01"} {
@@ -317,6 +274,6 @@ func TestCanariesWouldBeFound(t *testing.T) {
 		}
 	}
 	if found := secrets.in([]byte("Zurich quetzal, and plain text but long enough")); found != nil {
-		t.Errorf("found %v where nothing is", found)
+		t.Errorf("found %v where there is none", found)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"os"
@@ -7,35 +7,36 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"colophon/test/program/programtest"
 )
 
-// TestAKilledWorkersJobGoesOn kills the only worker that has a job, again and
-// again, and waits for the next token from another one. With
-// COLOPHON_TEST_KILLS it does so more often, and says how long that takes.
-func TestAKilledWorkersJobGoesOn(t *testing.T) {
+// TestJobOfAKilledWorkerGoesOn kills the worker that has a job, again and again,
+// and waits for the next token from another one. COLOPHON_TEST_KILLS is how often;
+// the log says how long it took.
+func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
 	t.Parallel()
 	kills := 2
 	if n, err := strconv.Atoi(os.Getenv("COLOPHON_TEST_KILLS")); err == nil {
 		kills = n
 	}
 	m := newMembers(t)
-	c := m.client(m.api(), "killer")
-	workers := []*process{m.worker(), m.worker()}
+	c := newUser(t, m.api("--no-rate-limits").URL, "killer")
+	workers := []*programtest.Process{m.worker(), m.worker()}
 	var took []time.Duration
 	for seed := 0; len(took) < kills; seed++ {
 		id := c.Submit(long(seed))
-		heard := c.watch(id)
-		first := next(t, heard, func(e told) bool { return e.Type == "job.started" })
-		next(t, heard, advanced)
-		holder := slices.IndexFunc(workers, func(p *process) bool { return p.worker == first.Worker })
+		events := c.watch(id)
+		first := next(t, events, started)
+		next(t, events, advanced)
+		holder := slices.IndexFunc(workers, func(p *programtest.Process) bool { return p.Worker == first.Worker })
 		killed := time.Now()
-		workers[holder].signal(syscall.SIGKILL)
-		<-workers[holder].ended
-		second := next(t, heard, func(e told) bool { return e.Type == "job.started" || e.Type == "job.completed" })
+		workers[holder].Kill()
+		second := next(t, events, func(e event) bool { return started(e) || e.Type == "job.completed" })
 		if second.Type == "job.completed" {
 			t.Logf("job %d was faster than the signal", seed)
 		} else {
-			took = append(took, next(t, heard, advanced).at.Sub(killed))
+			took = append(took, next(t, events, advanced).at.Sub(killed))
 			if second.Worker == first.Worker || second.FromToken == 0 {
 				t.Errorf("the job went on as %+v after %+v", second, first)
 			}
@@ -54,36 +55,36 @@ func TestAKilledWorkersJobGoesOn(t *testing.T) {
 	}
 }
 
-// TestAFrozenWorkerWritesNothing stops a worker for longer than its lease lasts,
-// and lets it go on when its job is another's.
-func TestAFrozenWorkerWritesNothing(t *testing.T) {
+// TestFrozenWorkerWritesNothing freezes a worker for longer than its lease lasts,
+// and lets it go on when another one has its job.
+func TestFrozenWorkerWritesNothing(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
-	c := m.client(m.api(), "freezer")
+	c := newUser(t, m.api("--no-rate-limits").URL, "freezer")
 	frozen := m.worker()
 	id := c.Submit(long(1))
-	heard := c.watch(id)
-	next(t, heard, advanced)
-	frozen.signal(syscall.SIGSTOP)
+	events := c.watch(id)
+	next(t, events, advanced)
+	frozen.Freeze()
 	other := m.worker()
-	taken := next(t, heard, func(e told) bool { return e.Type == "job.started" })
-	if taken.Worker != other.worker {
+	taken := next(t, events, started)
+	if taken.Worker != other.Worker {
 		t.Fatalf("taken up as %+v", taken)
 	}
-	frozen.signal(syscall.SIGCONT)
+	frozen.Thaw()
 	got := c.end(id)
 	if want := c.end(c.Submit(long(1))); got.State != "completed" || got.Completion != want.Completion {
 		t.Errorf("%s %q, undisturbed %q", got.State, got.Completion, want.Completion)
 	}
-	next(t, heard, func(e told) bool {
-		if e.Type == "job.started" {
+	next(t, events, func(e event) bool {
+		if started(e) {
 			t.Errorf("the job was started again: %+v", e)
 		}
 		return e.Type == "job.completed"
 	})
-	// It has found out, and works on.
-	other.signal(syscall.SIGTERM)
-	if status := other.exit(20 * time.Second); status != 0 {
+	// The thawed worker has noticed, and takes up further jobs.
+	other.Signal(syscall.SIGTERM)
+	if status := other.Exit(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 	if j := c.end(c.Submit(long(2))); j.State != "completed" {
@@ -91,32 +92,33 @@ func TestAFrozenWorkerWritesNothing(t *testing.T) {
 	}
 }
 
-// TestPostgresRestarts stops and crashes the Postgres under two API processes
-// and two workers while jobs run, and starts it again.
+// TestServiceOutlivesARestartOfPostgres stops and crashes the Postgres under two
+// API processes and two workers while jobs run, and starts it again.
 //
 // security: ASVS 16.5.2
-func TestPostgresRestarts(t *testing.T) {
+func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 	t.Parallel()
-	m := newMembers(t)
-	apis := []*process{m.api(), m.api()}
-	workers := []*process{m.worker(), m.worker()}
-	one := m.client(apis[0], "restarter")
+	server := newServer(t)
+	m := membersOver(t, server.URL())
+	apis := []*programtest.Process{m.api("--no-rate-limits"), m.api("--no-rate-limits")}
+	workers := []*programtest.Process{m.worker(), m.worker()}
+	one := newUser(t, apis[0].URL, "restarter")
 	two := one
-	two.URL = apis[1].url
+	two.URL = apis[1].URL
 	bodies := make([]string, 4)
 	ids := make([]string, len(bodies))
-	heard := make([]<-chan told, len(bodies))
+	watched := make([]<-chan event, len(bodies))
 	submit := func(round int) {
 		for i := range bodies {
 			bodies[i] = sized(100*round+i, 300)
 			ids[i] = one.Submit(bodies[i])
-			heard[i] = two.watch(ids[i]) // across the restart, and from another process
+			watched[i] = two.watch(ids[i]) // across the restart, and from another process
 		}
 	}
-	for round, down := range []func(){m.pg.stop, m.pg.crash} {
+	for round, down := range []func(){server.Stop, server.Crash} {
 		submit(round)
-		for _, h := range heard {
-			next(t, h, advanced)
+		for _, events := range watched {
+			next(t, events, advanced)
 		}
 		down()
 		for _, c := range []client{one, two} {
@@ -127,7 +129,7 @@ func TestPostgresRestarts(t *testing.T) {
 				if request[0] == "POST" {
 					body = long(0)
 				}
-				if request[1] == "/readyz" { // what the database has answered holds for a second
+				if request[1] == "/readyz" { // the answer of the database is kept for a second
 					eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
 				}
 				a := c.Do(request[0], request[1], body)
@@ -138,12 +140,12 @@ func TestPostgresRestarts(t *testing.T) {
 			}
 			c.Do("GET", "/healthz", "").Must(t, 200)
 		}
-		m.pg.start()
-		up := time.Now()
-		for i, h := range heard {
+		server.Start()
+		back := time.Now()
+		for i, events := range watched {
 			version := 0
 			text := []int{}
-			for e := range h {
+			for e := range events {
 				if version != 0 && e.Version != version+1 {
 					t.Errorf("after version %d comes %d", version, e.Version)
 				}
@@ -155,7 +157,7 @@ func TestPostgresRestarts(t *testing.T) {
 				t.Errorf("%s at version %d, the stream ended at %d", got.State, got.Version, version)
 			}
 		}
-		t.Logf("all jobs were completed %s after Postgres was back", time.Since(up))
+		t.Logf("all jobs were completed %s after Postgres was back", time.Since(back))
 		want := undisturbed(one, bodies...)
 		for i, id := range ids {
 			if got := one.end(id).Completion; got != want[bodies[i]] {
@@ -167,11 +169,11 @@ func TestPostgresRestarts(t *testing.T) {
 		}
 	}
 	for _, p := range slices.Concat(apis, workers) {
-		if !p.running() {
-			t.Errorf("%v has ended", p.cmd.Args)
+		if !p.Running() {
+			t.Errorf("%s has ended", p)
 		}
 	}
-	// Nothing that Postgres did counts against a job.
+	// The outages of Postgres count against no job.
 	var listening, burnt int
 	m.query(`select count(*) from pg_stat_activity where application_name like '% listen'`, &listening)
 	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &burnt)

@@ -1,9 +1,9 @@
 //go:build !race
 
-// Under the race detector the model is a hundred times slower, and 200 texts are
-// a matter of minutes; what runs at once here also does in the other tests.
+// Under the race detector the model is a hundred times slower, and 200 texts take
+// minutes. The other tests run the same code at once.
 
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -15,10 +15,12 @@ import (
 	"time"
 )
 
-// TestManyAtOnce sends 200 requests at once and looks at other pages meanwhile.
-func TestManyAtOnce(t *testing.T) {
-	s := up(t, dataDir(t), "--no-rate-limits")
-	c := newUser(t, s, "crowd")
+// TestRequestsAtOnceAreServedInOrder sends 200 requests at once and reads other
+// pages meanwhile.
+func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "many")
 	const requests = 200
 	var wg sync.WaitGroup
 	states := make([]string, requests)
@@ -38,8 +40,8 @@ func TestManyAtOnce(t *testing.T) {
 	close(started)
 	busy := make(chan struct{})
 	go func() { wg.Wait(); close(busy) }()
-	looks := 0
-	for working := true; working; looks++ {
+	reads := 0
+	for working := true; working; reads++ {
 		c.Do("GET", "/healthz", "").Must(t, 200)
 		c.Do("GET", "/docs", "").Must(t, 200)
 		select {
@@ -48,15 +50,15 @@ func TestManyAtOnce(t *testing.T) {
 		default:
 		}
 	}
-	if looks < 10 {
-		t.Errorf("only %d looks at other pages while the model worked", looks)
+	if reads < 10 {
+		t.Errorf("only %d reads of other pages while the model worked", reads)
 	}
 	for i, state := range states {
 		if state != "completed" {
 			t.Errorf("request %d: %s", i, state)
 		}
 	}
-	// First come, first served, as far as eight that run side by side can tell.
+	// First come, first served, as far as eight jobs side by side can show.
 	type text struct {
 		ID        string
 		StartedAt time.Time `json:"started_at"`
@@ -83,7 +85,7 @@ func TestManyAtOnce(t *testing.T) {
 			off += place - accepted
 		}
 	}
-	// One that is slow to commit is overtaken by many; all of them cannot be.
+	// A job that is slow to commit is overtaken by many. All of them cannot be.
 	if off > requests*2*8 {
 		t.Errorf("on average a job started %d places away from where it was accepted", off/requests)
 	}

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"context"
@@ -20,14 +20,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// browser is a real one, which tells what pages ask for and what they complain of.
+// browser is a real browser, which records what pages request and which errors they
+// report.
 type browser struct {
 	t   *testing.T
 	ctx context.Context
 
-	mu         sync.Mutex
-	requests   []string
-	complaints []string
+	mu       sync.Mutex
+	requests []string
+	errors   []string
 }
 
 func newBrowser(t *testing.T) *browser {
@@ -40,11 +41,11 @@ func newBrowser(t *testing.T) *browser {
 		}
 	}
 	if exe == "" {
-		t.Skip("there is no Chromium here: install Debian's chromium to try the pages in a browser")
+		t.Skip("Chromium is missing: install Debian's chromium to try the pages in a browser")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(exe),
-		chromedp.NoSandbox, // which wants more of a container than it has; the only pages are our own
+		chromedp.NoSandbox, // a sandbox wants more than a container has; the pages are our own
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.WindowSize(1000, 1400),
 	)
@@ -53,7 +54,7 @@ func newBrowser(t *testing.T) *browser {
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	b := &browser{t: t, ctx: ctx}
-	if err := chromedp.Listen(ctx, b.hear); err != nil {
+	if err := chromedp.Listen(ctx, b.listen); err != nil {
 		t.Fatal(err)
 	}
 	_, err := chromedp.Call(ctx, log.Enable, cdp.Empty{})
@@ -64,28 +65,28 @@ func newBrowser(t *testing.T) *browser {
 	return b
 }
 
-func (b *browser) hear(event any) {
+func (b *browser) listen(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch e := event.(type) {
 	case *network.EventRequestWillBeSent:
 		b.requests = append(b.requests, e.Request.URL)
 	case *runtime.EventExceptionThrown:
-		b.complaints = append(b.complaints, fmt.Sprintf("%+v", e.ExceptionDetails))
+		b.errors = append(b.errors, fmt.Sprintf("%+v", e.ExceptionDetails))
 	case *log.EventEntryAdded:
 		if e.Entry.Level == log.EntryLevelError || e.Entry.Source == log.EntrySourceSecurity {
-			b.complaints = append(b.complaints, fmt.Sprint(e.Entry.Source, ": ", e.Entry.Text, " ", e.Entry.URL))
+			b.errors = append(b.errors, fmt.Sprint(e.Entry.Source, ": ", e.Entry.Text, " ", e.Entry.URL))
 		}
 	}
 }
 
-// heard returns what pages have complained of since it was last called.
-func (b *browser) heard() []string {
+// reported returns the errors of the pages since the last call.
+func (b *browser) reported() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	heard := b.complaints
-	b.complaints = nil
-	return heard
+	reported := b.errors
+	b.errors = nil
+	return reported
 }
 
 func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
@@ -93,7 +94,7 @@ func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	read(b, what, chromedp.Steps(steps...))
 }
 
-// read does something that has a result.
+// read carries out an action that has a result.
 func read[T any](b *browser, what string, action chromedp.Action[T]) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
@@ -101,13 +102,12 @@ func read[T any](b *browser, what string, action chromedp.Action[T]) T {
 	result, err := chromedp.Run(ctx, action)
 	if err != nil {
 		b.show("failed")
-		b.t.Fatalf("%s: %v; heard %q", what, err, b.heard())
+		b.t.Fatalf("%s: %v; reported %q", what, err, b.reported())
 	}
 	return result
 }
 
-// show keeps a picture of the page where $COLOPHON_TEST_PICTURES says, for somebody
-// to look at.
+// show keeps a picture of the page in the directory $COLOPHON_TEST_PICTURES.
 func (b *browser) show(name string) {
 	b.t.Helper()
 	dir := os.Getenv("COLOPHON_TEST_PICTURES")
@@ -123,13 +123,14 @@ func (b *browser) show(name string) {
 	}
 }
 
-// TestThePagesInABrowser does on the page what a newcomer does, under the policy
-// that the service sends, and then what an attacker would.
+// TestPagesWorkInABrowserAndRunNothingInjected does on the page what a newcomer
+// does, under the policy that the service sends, and then what an attacker would.
 //
 // security: ASVS 3.4.3, ASVS 3.6.1, ASVS 14.3.1, LLM05:2025
-func TestThePagesInABrowser(t *testing.T) {
+func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t)
-	s := up(t, dataDir(t), "--no-rate-limits")
+	s := up(t, "--no-rate-limits")
 	const ( // selectors
 		sign, who                    = chromedp.CSS("#sign"), chromedp.CSS("#who")
 		username, secret             = chromedp.CSS("#username"), chromedp.CSS("#password")
@@ -138,7 +139,7 @@ func TestThePagesInABrowser(t *testing.T) {
 		text, colophon, texts, calls = chromedp.CSS("#sheet .text"), chromedp.CSS("#colophon"), chromedp.CSS("#history-items li"), chromedp.CSS(".swagger-ui .opblock")
 	)
 	b.do("sign up",
-		chromedp.Navigate(s.url),
+		chromedp.Navigate(s.URL),
 		chromedp.Click(sign, chromedp.NodeVisible),
 		chromedp.SendKeys(username, "isaac", chromedp.NodeVisible),
 		chromedp.SendKeys(secret, password),
@@ -154,12 +155,12 @@ func TestThePagesInABrowser(t *testing.T) {
 	b.show("text")
 	written, name := read(b, "read the text", chromedp.Text(text)), read(b, "read the name", chromedp.Text(who))
 	var history []job
-	signIn(t, s, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
+	signIn(t, s.URL, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
 		t.Errorf("%s is shown %q; on record is %+v", name, written, history)
 	}
-	if heard := b.heard(); len(heard) > 0 {
-		t.Errorf("the page complains: %q", heard)
+	if errors := b.reported(); len(errors) > 0 {
+		t.Errorf("the page reports %q", errors)
 	}
 
 	b.do("be refused",
@@ -171,9 +172,9 @@ func TestThePagesInABrowser(t *testing.T) {
 	if refusal := read(b, "read the refusal", chromedp.Text(notice)); !strings.Contains(refusal, "word that is not allowed") {
 		t.Errorf("the refusal is %q", refusal)
 	}
-	b.heard() // that there was a 422
+	b.reported() // the 422
 
-	// What gets into the page by a mistake does nothing.
+	// Injected elements run nothing and load nothing.
 	read(b, "inject", chromedp.Evaluate[bool](`new Promise((resolve) => {
 		const make = (name) => document.body.appendChild(document.createElement(name));
 		const attempts = [
@@ -190,31 +191,31 @@ func TestThePagesInABrowser(t *testing.T) {
 		document.addEventListener("securitypolicyviolation", () => { if (++blocked === attempts.length) resolve(true); });
 		for (const attempt of attempts) try { attempt(); } catch { }
 	})`, chromedp.EvalAwaitPromise))
-	if heard, ran := b.heard(), read(b, "look", chromedp.Evaluate[bool](`window.ran === true`)); ran || len(heard) < 8 {
-		t.Errorf("ran: %v; heard %q", ran, heard)
+	if errors, ran := b.reported(), read(b, "look", chromedp.Evaluate[bool](`window.ran === true`)); ran || len(errors) < 8 {
+		t.Errorf("ran: %v; reported %q", ran, errors)
 	}
 
 	b.do("sign out", chromedp.Click(sign), chromedp.WaitNotVisible(who))
 	eventually(t, "the session is ended", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return slices.Contains(b.requests, s.url+"/revoke")
+		return slices.Contains(b.requests, s.URL+"/revoke")
 	})
 	if kept := read(b, "count", chromedp.Evaluate[int](`localStorage.length + sessionStorage.length + document.cookie.length +
 		document.querySelector("#prompt").value.length + document.querySelectorAll("#history-items li").length`)); kept != 0 {
 		t.Errorf("%d things are kept after a sign-out", kept)
 	}
-	b.heard()
+	b.reported()
 
-	b.do("read the documentation", chromedp.Navigate(s.url+"/docs"), chromedp.WaitVisible(calls))
+	b.do("read the documentation", chromedp.Navigate(s.URL+"/docs"), chromedp.WaitVisible(calls))
 	b.show("docs")
-	if heard := b.heard(); len(heard) > 0 {
-		t.Errorf("the documentation complains: %q", heard)
+	if errors := b.reported(); len(errors) > 0 {
+		t.Errorf("the documentation reports %q", errors)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, url := range b.requests {
-		if !strings.HasPrefix(url, s.url+"/") && !strings.HasPrefix(url, "data:") && !strings.HasPrefix(url, "https://elsewhere.invalid/") {
+		if !strings.HasPrefix(url, s.URL+"/") && !strings.HasPrefix(url, "data:") && !strings.HasPrefix(url, "https://elsewhere.invalid/") {
 			t.Errorf("asked for %s", url)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -15,33 +15,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
+	"colophon/test/program/programtest"
 )
 
-// TestService runs one service and looks at it from outside.
-func TestService(t *testing.T) {
-	s := up(t, dataDir(t), "--no-rate-limits")
-	for name, test := range map[string]func(*testing.T, *service){
-		"RegisterTokenGenerateHistory": testSeed,
-		"WithoutAnAccessToken":         testUnauthorized,
-		"Docs":                         testDocs,
-		"Resume":                       testResume,
-		"PollAndWait":                  testPollAndWait,
-		"Cancel":                       testCancel,
-		"BadInput":                     testBadInput,
-		"OtherPeoplesJobs":             testOtherPeoplesJobs,
-		"Accounts":                     testAccounts,
-		"UnknownRoutes":                testUnknownRoutes,
-		"NothingInTheClear":            testNothingInTheClear,
-		"SameSeedSameText":             testSameSeed,
-	} {
-		t.Run(name, func(t *testing.T) { test(t, s) })
-	}
-}
+// The first three tests are those that the tutorial's service came with.
 
-// The first of the three tests that the tutorial's service came with.
-func testSeed(t *testing.T, s *service) {
-	c := newUser(t, s, "testuser")
+func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "testuser")
 	var text struct {
 		ID            string `json:"id"`
 		GeneratedText string `json:"generated_text"`
@@ -62,9 +46,10 @@ func testSeed(t *testing.T, s *service) {
 	}
 }
 
-// The second.
-func testUnauthorized(t *testing.T, s *service) {
-	stranger := anyone(t, s.url)
+func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	stranger := anonymous(t, s.URL)
 	forged := stranger.As("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
 	for _, route := range []string{"POST /generate", "POST /jobs", "GET /history", "GET /jobs/018f0000-0000-7000-8000-000000000000", "GET /jobs/x/events", "POST /jobs/x/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
@@ -78,11 +63,13 @@ func testUnauthorized(t *testing.T, s *service) {
 	}
 }
 
-// The third.
+// TestPagesNameNothingElsewhere reads the pages and all that they name.
 //
 // security: ASVS 3.6.1
-func testDocs(t *testing.T, s *service) {
-	c := anyone(t, s.url)
+func TestPagesNameNothingElsewhere(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := anonymous(t, s.URL)
 	docs := c.Do("GET", "/docs", "").Must(t, 200)
 	if !bytes.Contains(docs.Body, []byte("Swagger UI")) {
 		t.Error("/docs does not say Swagger UI")
@@ -115,13 +102,15 @@ func testDocs(t *testing.T, s *service) {
 	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
 	c.Do("GET", "/healthz", "").Must(t, 200)
 	c.Do("GET", "/readyz", "").Must(t, 200)
-	// A page that has its own name mean this machine is no page of ours.
+	// A page whose own name resolves to this machine is not the service's.
 	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
-// testResume cuts a stream at every boundary between two events and resumes it.
-func testResume(t *testing.T, s *service) {
-	c := newUser(t, s, "resumer")
+// TestStreamResumesAtEveryEvent cuts a stream at every boundary between two events and resumes it.
+func TestStreamResumesAtEveryEvent(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "resumer")
 	id := c.Submit(`{"prompt":"The rays of light","max_length":120,"seed":7}`)
 	whole := c.follow(id, "", 0)
 	if n := len(whole); n < 4 || whole[0].Event != "job.accepted" || whole[1].Event != "job.started" || whole[n-1].Event != "job.completed" {
@@ -170,8 +159,10 @@ func testResume(t *testing.T, s *service) {
 	}
 }
 
-func testPollAndWait(t *testing.T, s *service) {
-	c := newUser(t, s, "poller")
+func TestJobIsPolledAndWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "poller")
 	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").Must(t, 200)
 	if got := a.Header.Get("Preference-Applied"); got != "wait=20" {
 		t.Errorf("Preference-Applied %q", got)
@@ -194,8 +185,10 @@ func testPollAndWait(t *testing.T, s *service) {
 	}
 }
 
-func testCancel(t *testing.T, s *service) {
-	c := newUser(t, s, "canceller")
+func TestCancelIsIdempotent(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "canceller")
 	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
 	var first, second job
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
@@ -212,8 +205,10 @@ func testCancel(t *testing.T, s *service) {
 	}
 }
 
-func testSameSeed(t *testing.T, s *service) {
-	c := newUser(t, s, "repeater")
+func TestSameSeedGivesTheSameText(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "repeater")
 	var texts []string
 	for _, seed := range []int{5, 5, 6} {
 		var j job
@@ -235,13 +230,15 @@ func testSameSeed(t *testing.T, s *service) {
 	}
 }
 
-func testBadInput(t *testing.T, s *service) {
-	c := newUser(t, s, "clumsy")
+func TestBadInputIsRefused(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "clumsy")
 	long := strings.Repeat("light ", 83) // 498 characters
 	for name, k := range map[string]struct {
 		body   string
 		status int
-		says   string // in the detail
+		detail string // a part of it
 	}{
 		"empty prompt":             {`{"prompt":""}`, 422, "prompt"},
 		"501 characters":           {`{"prompt":"` + strings.Repeat("é", 501) + `"}`, 422, "500"},
@@ -282,8 +279,8 @@ func testBadInput(t *testing.T, s *service) {
 					k.status = min(max(a.Status, 400), 422)
 				}
 				p := a.Refused(t, k.status, "")
-				if !strings.Contains(p.Detail, k.says) {
-					t.Errorf("detail %q does not say %q", p.Detail, k.says)
+				if !strings.Contains(p.Detail, k.detail) {
+					t.Errorf("detail %q does not say %q", p.Detail, k.detail)
 				}
 			})
 		}
@@ -292,7 +289,7 @@ func testBadInput(t *testing.T, s *service) {
 		"500 characters of two bytes": `{"prompt":"` + strings.Repeat("é", 500) + `","max_new_tokens":1}`,
 		"500 characters of four":      `{"prompt":"` + strings.Repeat(`\ud83d\ude00`, 30) + `","max_length":200}`,
 		"words that only look bad":    `{"prompt":"whatever, nonviolence","max_length":40}`,
-		"characters taken out":        `{"prompt":"<b>light</b>;","max_length":40}`,
+		"removed characters":          `{"prompt":"<b>light</b>;","max_length":40}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := c.Do("POST", "/generate", body)
@@ -313,27 +310,31 @@ func testBadInput(t *testing.T, s *service) {
 	c.Do("GET", "/jobs/018f0000-0000-7000-8000-000000000000/events", "", "Last-Event-ID", "-1").Refused(t, 422, "invalid_request")
 }
 
-func testOtherPeoplesJobs(t *testing.T, s *service) {
-	one, other := newUser(t, s, "owner-one"), newUser(t, s, "owner-two")
+func TestJobsOfOthersAreNotFound(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	one, other := newUser(t, s.URL, "owner-one"), newUser(t, s.URL, "owner-two")
 	id := one.Submit(`{"prompt":"Light","max_length":20}`)
 	for _, route := range []string{"GET /jobs/" + id, "GET /jobs/" + id + "/events", "POST /jobs/" + id + "/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
 		there := other.Do(method, path, "").Refused(t, 404, "not_found")
 		nowhere := other.Do(method, strings.Replace(path, id, "018f0000-0000-7000-8000-000000000000", 1), "").Refused(t, 404, "not_found")
 		if there.Detail != nowhere.Detail {
-			t.Errorf("%s tells somebody else's job from none", route)
+			t.Errorf("%s tells a job of another user from none", route)
 		}
 	}
 	var history []job
 	other.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 0 {
-		t.Errorf("somebody else's history: %+v", history)
+		t.Errorf("the history of another user: %+v", history)
 	}
 }
 
-func testAccounts(t *testing.T, s *service) {
-	c := anyone(t, s.url)
-	newUser(t, s, "Ångström")
+func TestAccountsKeepTheirSecrets(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := anonymous(t, s.URL)
+	newUser(t, s.URL, "Ångström")
 	c.Do("POST", "/users", `{"username":"ångström","password":"another one"}`).Refused(t, 409, "username_taken")
 	const secret = "hunter2-canary"
 	for name, body := range map[string]string{
@@ -378,8 +379,10 @@ func testAccounts(t *testing.T, s *service) {
 }
 
 // security: ASVS 4.1.4, ASVS 13.4.3, ASVS 13.4.4
-func testUnknownRoutes(t *testing.T, s *service) {
-	c := anyone(t, s.url)
+func TestUnknownRoutesAreProblems(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := anonymous(t, s.URL)
 	c.Do("GET", "/nowhere", "").Refused(t, 404, "no_such_route")
 	c.Do("GET", "/assets/", "").Refused(t, 404, "no_such_route")
 	c.Do("GET", "/assets/nothing.js", "").Refused(t, 404, "no_such_route")
@@ -398,19 +401,21 @@ func testUnknownRoutes(t *testing.T, s *service) {
 	}
 }
 
-// testNothingInTheClear looks for a prompt and a text in every table that there is.
+// TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and a
+// text.
 //
 // security: ASVS 11.3.2
-func testNothingInTheClear(t *testing.T, s *service) {
-	c := newUser(t, s, "keeper")
+func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
+	t.Parallel()
+	s := up(t, "--no-rate-limits")
+	c := newUser(t, s.URL, "keeper")
 	const canary = "peacockfeather"
 	var j job
 	c.Do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).Must(t, 200).Into(t, &j)
 	words := strings.Fields(j.Completion)
 	secrets := []string{canary, strings.Join(words[:min(4, len(words))], " ")}
 
-	conn := openDatabase(t, s.data)
-	rows, _ := conn.Query(t.Context(), `
+	rows, _ := s.db.Owner.Query(t.Context(), `
 		select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil || !slices.Contains(tables, "river.river_job") || !slices.Contains(tables, "public.events") || !slices.Contains(tables, "public.idempotency_keys") {
@@ -418,7 +423,7 @@ func testNothingInTheClear(t *testing.T, s *service) {
 	}
 	seen := 0
 	for _, table := range tables {
-		rows, _ := conn.Query(t.Context(), `select row_to_json(r)::text from `+table+` r`)
+		rows, _ := s.db.Owner.Query(t.Context(), `select row_to_json(r)::text from `+table+` r`)
 		all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			t.Fatal(err)
@@ -437,29 +442,36 @@ func testNothingInTheClear(t *testing.T, s *service) {
 	}
 }
 
-// TestRestart stops the service and starts it again over the same data.
-func TestRestart(t *testing.T) {
-	data := dataDir(t)
-	s := up(t, data)
-	c := newUser(t, s, "returning")
+// TestPrivatePostgresKeepsTheDataOverARestart stops the service and starts it again
+// over the same data directory.
+func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
+	t.Parallel()
+	data := pgtest.Dir(t)
+	start := func() *programtest.Process {
+		return programtest.Start(t, nil, "up", "--listen", "127.0.0.1:0", "--data", data)
+	}
+	s := start()
+	c := newUser(t, s.URL, "returning")
 	var before, after []job
 	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &before)
-	if err := s.stop(); err != nil {
-		t.Fatal(err)
+	s.Stop()
+	if info, err := os.Stat(filepath.Join(data, "master.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("master.key: %v, %v", info, err)
 	}
-	for _, name := range []string{"master.key"} {
-		if info, err := os.Stat(filepath.Join(data, name)); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v", name, info, err)
-		}
-	}
-	s = up(t, data)
-	anyone(t, s.url).As(c.Access).Do("GET", "/history", "").Must(t, 200).Into(t, &after)
+	s = start()
+	t.Cleanup(s.Stop)
+	anonymous(t, s.URL).As(c.Access).Do("GET", "/history", "").Must(t, 200).Into(t, &after)
 	if len(before) != 1 || !slices.Equal(before, after) {
 		t.Errorf("history before %+v and after %+v", before, after)
 	}
-	c = signIn(t, s, "returning")
-	// These limits are on by default.
+	signIn(t, s.URL, "returning")
+}
+
+func TestJobsAreRateLimitedByDefault(t *testing.T) {
+	t.Parallel()
+	s := up(t)
+	c := newUser(t, s.URL, "hasty")
 	allowed := 0
 	for range 10 {
 		a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"context"
@@ -18,11 +18,11 @@ import (
 )
 
 var (
-	drops    = flag.Int("drops", 300, "how many requests TestDroppedAnswers loses the answers of")
+	drops    = flag.Int("drops", 300, "how many requests TestRequestSentAgainIsCarriedOutOnce loses the answers of")
 	dropSeed = flag.Uint64("drops.seed", uint64(time.Now().UnixNano()), "seed of the moments at which it does")
 )
 
-// cut is when a connection is to break.
+// cut says when a connection breaks.
 type cut struct {
 	sending   int           // after so many bytes of the request, or never if it is negative
 	sent      time.Duration // so long after the request, likewise
@@ -31,8 +31,8 @@ type cut struct {
 
 var whole = cut{-1, -1, -1}
 
-// drawCut draws when the connection of an attempt breaks: now and then while the
-// request is on its way, mostly before, during or after the answer.
+// drawCut draws when a connection breaks: now and then while the request is on its
+// way, mostly before, during or after the answer.
 func drawCut(r *rand.Rand) cut {
 	c := whole
 	switch r.IntN(5) {
@@ -46,7 +46,7 @@ func drawCut(r *rand.Rand) cut {
 	return c
 }
 
-// breaking is a connection that breaks.
+// breaking is a connection that breaks by itself.
 type breaking struct {
 	net.Conn
 	mu  sync.Mutex
@@ -55,7 +55,7 @@ type breaking struct {
 
 var errCut = errors.New("the connection was cut")
 
-// snap ends the connection with a reset, as a machine does that is gone.
+// snap resets the connection, as the loss of a machine does.
 func (b *breaking) snap() error {
 	_ = b.Conn.(*net.TCPConn).SetLinger(0)
 	_ = b.Conn.Close()
@@ -97,8 +97,8 @@ func (b *breaking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// attempt sends a request over a connection of its own, which breaks as said.
-func (c client) attempt(ctx context.Context, path, body, key string, at cut) (apitest.Answer, error) {
+// try sends a request over a connection of its own, which breaks at the cut.
+func (c client) try(ctx context.Context, path, body, key string, at cut) (apitest.Answer, error) {
 	c.Transport = &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -112,13 +112,14 @@ func (c client) attempt(ctx context.Context, path, body, key string, at cut) (ap
 	return c.Send(ctx, "POST", path, body, "Idempotency-Key", key)
 }
 
-// TestDroppedAnswers sends requests whose connections break before, during and
-// after the answer, each at least once, and sends them again under the same key
-// until an answer arrives: each makes one job, or one account.
-func TestDroppedAnswers(t *testing.T) {
+// TestRequestSentAgainIsCarriedOutOnce sends requests whose connections break
+// before, during and after the answer, each at least once. It sends them again
+// under the same key until an answer arrives. Each makes one job, or one account.
+func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
+	t.Parallel()
 	t.Logf("-drops.seed %d", *dropSeed)
-	s := up(t, dataDir(t), "--no-rate-limits", "--max-outstanding-jobs", "0", "--max-queued-jobs", "0")
-	c := newUser(t, s, "unlucky")
+	s := up(t, "--no-rate-limits", "--max-outstanding-jobs", "0", "--max-queued-jobs", "0")
+	c := newUser(t, s.URL, "unlucky")
 	var sent, lost atomic.Int64
 	start := time.Now()
 	var mu sync.Mutex
@@ -143,14 +144,14 @@ func TestDroppedAnswers(t *testing.T) {
 						at = drawCut(r)
 					}
 					sent.Add(1)
-					a, err := c.attempt(t.Context(), path, body, fmt.Sprintf(`"key-%d"`, i), at)
+					a, err := c.try(t.Context(), path, body, fmt.Sprintf(`"key-%d"`, i), at)
 					if err != nil {
 						unanswered++
 						lost.Add(1)
 						continue
 					}
 					if a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable {
-						continue // in flight, or too many passwords at once
+						continue // under way, or too many passwords at once
 					}
 					var got struct{ ID string }
 					if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != 200 && a.Status != 202 || got.ID == "" {
@@ -166,7 +167,7 @@ func TestDroppedAnswers(t *testing.T) {
 						mu.Unlock()
 						break
 					}
-					first = got // it was faster than the cut: as if lost by the client
+					first = got // the answer was faster than the cut: the client drops it
 				}
 			}
 		})
@@ -178,9 +179,8 @@ func TestDroppedAnswers(t *testing.T) {
 	wg.Wait()
 	elapsed := time.Since(start)
 
-	conn := openDatabase(t, s.data)
 	var accepted, registered, queued int
-	err := conn.QueryRow(t.Context(), `
+	err := s.db.Owner.QueryRow(t.Context(), `
 		select (select count(*) from events where type = 'job.accepted'),
 			(select count(*) from accounts where username like 'user-%'),
 			(select count(distinct args->>'job') from river.river_job)`).Scan(&accepted, &registered, &queued)

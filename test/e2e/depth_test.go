@@ -1,5 +1,5 @@
 //go:build !race
 
-package main
+package e2e
 
 const depth = 16 // times the layers of the built-in model

@@ -1,8 +1,9 @@
-package main
+package e2e
 
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"io"
 	stdlog "log"
 	"net"
@@ -20,9 +21,11 @@ import (
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
+
+	"colophon/test/program/programtest"
 )
 
-// names resolves names to what they are said to be, and returns where it listens.
+// names starts a DNS server with the addresses of names, and returns its address.
 func names(t *testing.T, addresses map[string]string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -62,32 +65,36 @@ func port(t *testing.T, address string) int {
 	return n
 }
 
-// TestACME gets certificates from an authority, with both kinds of challenges: one
-// name resolves to the listener of HTTPS, the other one to the address that has only
-// the plain listener.
+// TestCertificatesComeFromAnACMEAuthority gets certificates with both kinds of
+// challenges: one name leads to the HTTPS listener, the other one only to the plain
+// listener.
 //
 // security: ASVS 12.2.2
-func TestACME(t *testing.T) {
-	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
+	t.Parallel()
 	var authority atomic.Pointer[http.Handler]
 	directory := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*authority.Load()).ServeHTTP(w, r) }))
 	defer directory.Close()
-	// Clients of this process trust the directory, as they would with SSL_CERT_FILE.
-	machine := http.DefaultTransport
-	http.DefaultTransport = directory.Client().Transport
-	t.Cleanup(func() { http.DefaultTransport = machine })
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: directory.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	free, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	plain := free.Addr().String()
 	free.Close()
-	data := dataDir(t)
-	flags := []string{"--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
-	s := up(t, data, flags...)
-	address, ok := strings.CutPrefix(s.url, "https://")
+	data := t.TempDir()
+	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
+	settings := []string{
+		"DATABASE_URL=" + programtest.Database(t).URL, "COLOPHON_DATA=" + data,
+		"SSL_CERT_FILE=" + roots, // as for any authority that the machine does not know
+	}
+	p := programtest.Start(t, settings, args...)
+	address, ok := strings.CutPrefix(p.URL, "https://")
 	if !ok {
-		t.Fatalf("ready %s", s.url)
+		t.Fatalf("ready %s", p.URL)
 	}
 
 	log := stdlog.New(io.Discard, "", 0)
@@ -112,8 +119,8 @@ func TestACME(t *testing.T) {
 	}
 	serials := map[string]string{}
 	for _, name := range []string{"here.example", "there.example"} {
-		// The authority may take longer than a handshake may: the certificate is there
-		// for the next one.
+		// The authority may take longer than a handshake may. The next handshake then
+		// finds the certificate.
 		eventually(t, "there is a certificate for "+name, func() bool {
 			serial, err := meet(address, name)
 			serials[name] = serial
@@ -132,15 +139,13 @@ func TestACME(t *testing.T) {
 		}
 	}
 
-	// The next service needs no authority for the certificates that are kept.
-	if err := s.stop(); err != nil {
-		t.Fatalf("stop: %v", err)
-	}
+	// The next process needs no authority for the certificates that are kept.
+	p.Stop()
 	directory.Close()
-	s = up(t, data, flags...)
+	p = programtest.Start(t, settings, args...)
 	for name, serial := range serials {
-		if got, err := meet(strings.TrimPrefix(s.url, "https://"), name); err != nil || got != serial {
-			t.Errorf("%s in the next service: %s, want %s: %v", name, got, serial, err)
+		if got, err := meet(strings.TrimPrefix(p.URL, "https://"), name); err != nil || got != serial {
+			t.Errorf("%s in the next process: %s, want %s: %v", name, got, serial, err)
 		}
 	}
 }

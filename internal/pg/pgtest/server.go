@@ -1,0 +1,104 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"colophon/internal/pg"
+)
+
+// Server is a PostgreSQL server of a test's own, which the test may stop, crash
+// and freeze. It is durable: a crash loses nothing that was committed. It is not
+// safe for concurrent use.
+type Server struct {
+	t       testing.TB
+	dir     string
+	cluster *pg.Cluster
+}
+
+// NewServer starts an empty server, which ends with the test.
+func NewServer(t testing.TB) *Server {
+	t.Helper()
+	return OpenServer(t, filepath.Join(Dir(t), "postgres"))
+}
+
+// OpenServer starts the server whose files are in dir, as the program does with
+// the private one in its data directory. It ends with the test.
+func OpenServer(t testing.TB, dir string) *Server {
+	t.Helper()
+	s := &Server{t: t, dir: dir}
+	s.Start()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// URL returns the connection URL of the server's database, as its owner.
+func (s *Server) URL() string { return s.cluster.URL() }
+
+// Start starts the server again after Stop or Crash.
+func (s *Server) Start() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var err error
+	if s.cluster, err = pg.Start(ctx, s.dir, pg.Options{Bin: os.Getenv("PGBIN")}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Stop disconnects every client and stops the server in order.
+func (s *Server) Stop() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := s.cluster.Stop(ctx); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// Crash ends the server at once. The next start recovers.
+func (s *Server) Crash() {
+	s.t.Helper()
+	_ = syscall.Kill(s.cluster.PID(), syscall.SIGQUIT)
+	<-s.cluster.Exited()
+}
+
+// Freeze stops all processes of the server where they are. The returned function
+// lets them go on; the test's end does too.
+func (s *Server) Freeze() (thaw func()) {
+	s.t.Helper()
+	pids := s.processes()
+	all := func(signal syscall.Signal) {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, signal) // it may have ended
+		}
+	}
+	all(syscall.SIGSTOP)
+	thaw = func() { all(syscall.SIGCONT) }
+	s.t.Cleanup(thaw)
+	return thaw
+}
+
+// processes returns the ids of the server's processes, its own first.
+func (s *Server) processes() []int {
+	s.t.Helper()
+	first := s.cluster.PID()
+	pids := []int{first}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first, first))
+	if err != nil {
+		s.t.Skipf("only Linux lists a server's processes: %v", err)
+	}
+	for field := range strings.FieldsSeq(string(children)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

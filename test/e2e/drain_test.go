@@ -1,0 +1,198 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"colophon/test/apitest"
+	"colophon/test/program/programtest"
+)
+
+// TestDrainedWorkerHandsItsJobsOver stops one of two workers by SIGTERM while it
+// has jobs. The other one has them before a lease could have expired.
+func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	c := newUser(t, m.api("--no-rate-limits").URL, "drainer")
+	first := m.worker()
+	bodies := []string{sized(1, 300), sized(2, 300), sized(3, 300)}
+	var ids []string
+	var watched []<-chan event
+	for _, body := range bodies {
+		ids = append(ids, c.Submit(body))
+		watched = append(watched, c.watch(ids[len(ids)-1]))
+	}
+	for _, events := range watched {
+		next(t, events, advanced)
+	}
+	second := m.worker()
+	begin := time.Now()
+	first.Signal(syscall.SIGTERM)
+	for _, events := range watched {
+		again := next(t, events, started)
+		took := next(t, events, advanced).at.Sub(begin)
+		t.Logf("%s from SIGTERM to the next token elsewhere", took)
+		if again.Worker != second.Worker || again.FromToken == 0 || took > 3*time.Second {
+			t.Errorf("%s after SIGTERM the job goes on as %+v", took, again)
+		}
+	}
+	if status := first.Exit(20 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	t.Logf("%s from SIGTERM to the worker's end at most", time.Since(begin))
+	var got []string
+	for _, id := range ids {
+		j := c.end(id)
+		if j.State != "completed" {
+			t.Errorf("%+v", j)
+		}
+		got = append(got, j.Completion)
+	}
+	want := undisturbed(c, bodies...)
+	for i, body := range bodies {
+		if got[i] != want[body] {
+			t.Errorf("%s: %q, undisturbed %q", body, got[i], want[body])
+		}
+	}
+	var burnt, leases int
+	m.query(`select (select count(*) from river.river_job where attempt > 1 or max_attempts < 3), (select count(*) from leases)`, &burnt, &leases)
+	if burnt > 0 || leases > 0 {
+		t.Errorf("%d attempts are burnt, %d leases are left", burnt, leases)
+	}
+}
+
+// TestDrainedAPIAnswersWaitingClients stops an API process by SIGTERM while clients
+// wait for a text and follow a job that no worker has taken up.
+func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	p := m.api("--no-rate-limits")
+	c := newUser(t, p.URL, "waiter")
+	id := c.Submit(long(1))
+	stream := c.Stream(t.Context(), "/jobs/"+id+"/events")
+	for m := range stream {
+		if m.Event == "job.accepted" {
+			break
+		}
+	}
+	waited := make(chan apitest.Answer, 1)
+	go func() {
+		a, err := c.Send(t.Context(), "POST", "/generate", long(2))
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- a
+	}()
+	other := newUser(t, m.api("--no-rate-limits").URL, "looker")
+	eventually(t, "the second job is on record", func() bool {
+		var n int
+		m.query(`select count(*) from history`, &n)
+		return n == 2
+	})
+	begin := time.Now()
+	p.Signal(syscall.SIGTERM)
+	a := <-waited
+	a.Must(t, 202)
+	if at := a.Header.Get("Location"); !strings.HasPrefix(at, "/jobs/") {
+		t.Errorf("Location %q", at)
+	}
+	var last apitest.Message
+	for m, err := range stream {
+		if last = m; err != nil {
+			t.Errorf("the stream was cut: %v", err)
+		}
+	}
+	if last.Retry == "" {
+		t.Errorf("the stream ended with %+v", last)
+	}
+	if status := p.Exit(20 * time.Second); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	t.Logf("%s from SIGTERM to the end", time.Since(begin))
+	if conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://")); err == nil {
+		conn.Close()
+		t.Error("the address is still listened on")
+	}
+	// The client resumes elsewhere.
+	c.URL = other.URL
+	m.worker()
+	if whole := c.follow(id, "1", 0); whole[0].ID != "2" || whole[len(whole)-1].Event != "job.completed" {
+		t.Errorf("resumed with %+v", whole)
+	}
+}
+
+// TestSecondSignalEndsAWorkerThatCannotDrain freezes Postgres under workers that
+// are told to stop. Without a second signal, the grace period ends them.
+func TestSecondSignalEndsAWorkerThatCannotDrain(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	m := membersOver(t, server.URL())
+	c := newUser(t, m.api("--no-rate-limits").URL, "impatient")
+	terminated, interrupted := m.worker("--slots=1"), m.worker("--slots=1")
+	patient := m.worker("--slots=1", "--grace=3s")
+	var watched []<-chan event
+	for seed := range 3 {
+		watched = append(watched, c.watch(c.Submit(sized(seed, 900))))
+	}
+	for _, events := range watched {
+		next(t, events, advanced)
+	}
+	defer server.Freeze()()
+	begin := time.Now()
+	for _, p := range []*programtest.Process{terminated, interrupted, patient} {
+		p.Signal(syscall.SIGTERM)
+		p.Await("stopping")
+	}
+	terminated.Signal(syscall.SIGTERM)
+	interrupted.Signal(syscall.SIGINT)
+	for _, p := range []*programtest.Process{terminated, interrupted} {
+		if status := p.Exit(2 * time.Second); status == 0 {
+			t.Error("after a second signal it ended with status 0")
+		}
+	}
+	patient.Exit(20 * time.Second)
+	took := time.Since(begin)
+	t.Logf("%s from SIGTERM to the end, with a grace of 3s", took)
+	if took > 12*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+}
+
+// TestStreamOfAClientThatReadsNothingIsClosed freezes the worker after the first
+// events. The service then has next to nothing to write to the client.
+func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells how long a peer has read nothing")
+	}
+	m := newMembers(t)
+	p := m.api("--no-rate-limits")
+	c := newUser(t, p.URL, "sleeper")
+	worker := m.worker()
+	id := c.Submit(long(1))
+	events := c.watch(id)
+	for range 20 {
+		next(t, events, advanced)
+	}
+	worker.Freeze()
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) }) // the least there is
+	}}
+	conn, err := dialer.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	begin := time.Now()
+	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
+	p.Await(`route="GET /jobs/{id}/events"`)
+	t.Logf("closed after %s", time.Since(begin))
+	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time
+		t.Errorf("it is closed after %s", took)
+	}
+}

@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"colophon/test/apitest"
+	"colophon/test/program/programtest"
+)
+
+// TestProcessesCountRequestsTogether floods two API processes over one database.
+func TestProcessesCountRequestsTogether(t *testing.T) {
+	t.Parallel()
+	const most, requests = 7, 30
+	server := newServer(t)
+	m := &members{t, server.URL(), []string{"DATABASE_URL=" + server.URL(), "COLOPHON_DATA=" + t.TempDir()}}
+	limits := []string{"--limit-jobs", fmt.Sprintf("%d/1h", most), "--limit-anonymous", "3/1h"}
+	first, second := m.api(limits...), m.api(limits...)
+	c := newUser(t, first.URL, "flooder")
+	var accepted atomic.Int32
+	var wg sync.WaitGroup
+	for i := range requests {
+		wg.Go(func() {
+			user := apitest.Client{T: apitest.Beside(t), URL: []string{first.URL, second.URL}[i%2], Access: c.Access}
+			a := user.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)
+			if a.Status == 202 {
+				accepted.Add(1)
+				return
+			}
+			a.Refused(user.T, 429, "rate_limit_exceeded")
+		})
+	}
+	wg.Wait()
+	if n := accepted.Load(); n != most {
+		t.Errorf("two processes accepted %d jobs, want %d", n, most)
+	}
+	// Each process counts anonymous requests for itself, also without a database.
+	server.Stop()
+	for _, p := range []*programtest.Process{first, second} {
+		stranger := anonymous(t, p.URL)
+		for range 3 {
+			stranger.Do("GET", "/docs", "").Must(t, 200)
+		}
+		stranger.Do("GET", "/docs", "").Refused(t, 429, "rate_limit_exceeded")
+		stranger.As(c.Access).Do("GET", "/history", "").Refused(t, 503, "unavailable")
+	}
+}

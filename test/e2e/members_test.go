@@ -1,0 +1,161 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/pg/pgtest"
+	"colophon/test/program/programtest"
+)
+
+// members are the processes of one service over one database.
+type members struct {
+	t        *testing.T
+	url      string // of the database, as its owner
+	settings []string
+}
+
+// newMembers prepares a service with a model that takes its time.
+func newMembers(t *testing.T) *members {
+	t.Helper()
+	return membersOver(t, programtest.Database(t).URL)
+}
+
+// membersOver does the same over an up-to-date database.
+func membersOver(t *testing.T, url string) *members {
+	t.Helper()
+	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t)}
+	return &members{t, url, settings}
+}
+
+// newServer starts a Postgres that the test may stop, with an up-to-date database.
+func newServer(t *testing.T) *pgtest.Server {
+	t.Helper()
+	server := pgtest.NewServer(t)
+	if _, log, code := programtest.Run(t, []string{"DATABASE_URL=" + server.URL()}, "", "migrate"); code != 0 {
+		t.Fatalf("migrate: exit status %d\n%s", code, log)
+	}
+	return server
+}
+
+// query asks Postgres, as its owner.
+func (m *members) query(sql string, results ...any) {
+	m.t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, m.url)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if err := conn.QueryRow(ctx, sql).Scan(results...); err != nil {
+		m.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (m *members) api(flags ...string) *programtest.Process {
+	return programtest.Start(m.t, m.settings, append([]string{"api", "--listen", "127.0.0.1:0"}, flags...)...)
+}
+
+func (m *members) worker(flags ...string) *programtest.Process {
+	return programtest.Start(m.t, m.settings, append([]string{"worker"}, flags...)...)
+}
+
+// long is the request of a job that takes at least a second.
+func long(seed int) string { return sized(seed, 500) }
+
+// sized is the request of a job of so many tokens.
+func sized(seed, tokens int) string {
+	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
+}
+
+// undisturbed runs jobs that nothing disturbs and returns their texts.
+func undisturbed(c client, bodies ...string) map[string]string {
+	c.T.Helper()
+	texts := map[string]string{}
+	ids := map[string]string{}
+	for _, body := range bodies {
+		ids[body] = c.Submit(body)
+	}
+	for body, id := range ids {
+		texts[body] = c.end(id).Completion
+	}
+	return texts
+}
+
+// end polls a job until it has ended, whatever happens to the service meanwhile.
+func (c client) end(id string) job {
+	c.T.Helper()
+	var j job
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		a := c.Do("GET", "/jobs/"+id, "")
+		if a.Status == 503 {
+			continue
+		}
+		a.Must(c.T, 200).Into(c.T, &j)
+		switch j.State {
+		case "completed", "failed", "cancelled":
+			return j
+		}
+	}
+	c.T.Fatalf("job %s is still %s", id, j.State)
+	return j
+}
+
+// event is an event of a job, as far as the tests look at it.
+type event struct {
+	Version   int
+	Type      string
+	Worker    string
+	FromToken int `json:"from_token"`
+	Attempt   int
+	Tokens    []int
+	at        time.Time // when it was read
+}
+
+// watch follows a job to its end and sends its events.
+func (c client) watch(id string) <-chan event {
+	events := make(chan event, 1000)
+	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
+	go func() {
+		defer close(events)
+		for m, err := range stream {
+			if err != nil || m.Data == "" {
+				continue // the test misses the event that it waits for
+			}
+			e := event{at: time.Now()}
+			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
+				c.T.Errorf("event %q: %v", m.Data, err)
+			}
+			events <- e
+		}
+	}()
+	return events
+}
+
+// next returns the next event that is wanted.
+func next(t *testing.T, events <-chan event, wanted func(event) bool) event {
+	t.Helper()
+	timeout := time.After(programtest.Patience)
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatal("the stream ended before the event")
+			}
+			if wanted(e) {
+				return e
+			}
+		case <-timeout:
+			t.Fatal("the event never came")
+		}
+	}
+}
+
+func started(e event) bool { return e.Type == "job.started" }
+
+func advanced(e event) bool { return e.Type == "job.advanced" }
