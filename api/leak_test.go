@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -14,24 +13,7 @@ import (
 
 	"colophon/api"
 	"colophon/internal/limit"
-	"colophon/test/apitest"
 )
-
-// another serves the same accounts and jobs with other options, to the same user.
-func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Client {
-	t.Helper()
-	o := f.api
-	change(&o)
-	handler, err := api.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewUnstartedServer(handler)
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	return apitest.Client{T: t, URL: srv.URL, Access: f.Access, Transport: srv.Client().Transport}
-}
 
 // TestInternalsStayInTheLog makes requests fail in each way that is a fault of
 // ours, with a canary in the cause, and holds the whole answer against what it may
@@ -39,6 +21,7 @@ func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Clien
 //
 // security: ASVS 16.5.1, API8:2023
 func TestInternalsStayInTheLog(t *testing.T) {
+	t.Parallel()
 	const canary = "canary-of-the-cause"
 	dead, err := pgxpool.New(t.Context(), "postgres://"+canary+"@127.0.0.1:1/"+canary)
 	if err != nil {

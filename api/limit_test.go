@@ -87,6 +87,7 @@ var elsewhere = []string{
 //
 // security: ASVS 2.4.1, API4:2023, API6:2023
 func TestNothingIsUnlimited(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
 		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
@@ -176,6 +177,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 // TestWrongSignInsStopNoRefresh has people behind one address of whom one does
 // not know his password.
 func TestWrongSignInsStopNoRefresh(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	tokens := f.SignIn("somebody", "a long sentence")
 	c := f.another(t, func(o *api.Options) {
@@ -199,6 +201,7 @@ func TestWrongSignInsStopNoRefresh(t *testing.T) {
 //
 // security: API4:2023
 func TestAFloodOfTicketsCostsNoStatement(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table tickets rename to taken_away`); err != nil {
 		t.Fatal(err)
@@ -216,6 +219,7 @@ func TestAFloodOfTicketsCostsNoStatement(t *testing.T) {
 // TestProbes asks whether a process lives and is ready from an address that has
 // used up its limit, and counts what that costs.
 func TestProbes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var looks atomic.Int32
 	var broken atomic.Bool
@@ -262,6 +266,7 @@ func TestProbes(t *testing.T) {
 //
 // security: ASVS 2.4.1, ASVS 6.3.1
 func TestTooManyRequests(t *testing.T) {
+	t.Parallel()
 	const most = 3
 	f := newFixture(t)
 	_, other := f.user("somebody-else")
@@ -284,8 +289,9 @@ func TestTooManyRequests(t *testing.T) {
 		"bad jobs":                {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.Access, byUser: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.api.Limits = inMemory(t, most)
-			handler, err := api.New(f.api)
+			o := f.api
+			o.Limits = inMemory(t, most)
+			handler, err := api.New(o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -333,6 +339,7 @@ func TestTooManyRequests(t *testing.T) {
 //
 // security: ASVS 2.4.1
 func TestTwoProcessesShareALimit(t *testing.T) {
+	t.Parallel()
 	const most, requests = 7, 40
 	f := newFixture(t)
 	var handlers []http.Handler
@@ -379,6 +386,7 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 //
 // security: ASVS 16.5.3
 func TestALimitThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ func (f *fixture) line(message string, a apitest.Answer) string {
 //
 // security: ASVS 16.2.1, ASVS 16.2.2, ASVS 16.3.2, ASVS 16.3.4
 func TestEveryRequestIsInTheLog(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	for _, k := range []struct {
 		method, path, as string

@@ -20,6 +20,7 @@ import (
 //
 // security: ASVS 2.4.1, ASVS 3.4.2, ASVS 16.2.1
 func TestRefusalsKeepTheirOrder(t *testing.T) {
+	t.Parallel()
 	const allowed, foreign = "https://allowed.example", "https://foreign.example"
 	f := newFixture(t)
 	type observed struct {

@@ -26,6 +26,10 @@ import (
 	"colophon/test/apitest"
 )
 
+// quick are timeouts in the proportions of the production ones: a client that reads
+// slowly takes less than a write may take, and a silence takes more.
+var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
+
 // streamed is a server of one job's stream.
 type streamed struct {
 	store *events.Store
@@ -67,7 +71,7 @@ func newStreamed(t *testing.T) *streamed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServer(Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log})
+	s, err := newServer(Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log, timeouts: quick})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +135,7 @@ func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io
 // TestAClientThatStopsReadingIsDropped streams to one client that reads all the
 // time, one that reads a little now and then, and one that stops.
 func TestAClientThatStopsReadingIsDropped(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(*testing.T, *streamed) func(*testing.T, string) io.Reader{
 		"plain":  func(_ *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.open },
 		"TLS":    func(t *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.overTLS(t, false) },
@@ -167,7 +172,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 		}()
 		return lines
 	}
-	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 50*time.Millisecond)
+	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 12*time.Millisecond)
 	const many = 120
 	text := strings.Repeat("x", 64<<10) // all of it is more than sockets hold
 	for range many {
@@ -186,14 +191,14 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 	}
 	hear(fast, "job.advanced", many)
 	t.Logf("the fast one has all %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > productionTimeouts.write {
+	if took := time.Since(begin); took > quick.write {
 		t.Errorf("the fast one waited for the one that has stopped: %s", took)
 	}
 	if who := <-f.ended; who != "/stalled" {
 		t.Fatalf("the stream of %s ended first", who)
 	}
 	t.Logf("the one that stopped is gone %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time
+	if took := time.Since(begin); took > 10*time.Second { // 3, on a machine that has time
 		t.Errorf("the one that stopped is gone after %s", took)
 	}
 	hear(slow, "job.advanced", many)

@@ -27,6 +27,7 @@ func streaming(t *testing.T, c apitest.Client, id string) context.CancelFunc {
 //
 // security: API4:2023
 func TestStreamsAreBounded(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.Submit(prompt)
 	c := f.another(t, func(o *api.Options) { o.MaxStreams, o.MaxAllStreams = 2, 3 })
@@ -81,6 +82,7 @@ func TestStreamsAreBounded(t *testing.T) {
 
 // TestHeadOfAStream asks for the head alone, which ends at once and spends no ticket.
 func TestHeadOfAStream(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.Submit(prompt)
 	path := "/jobs/" + id + "/events"
@@ -110,6 +112,7 @@ func TestHeadOfAStream(t *testing.T) {
 // TestAStreamFromBeyondTheEnd resumes after versions that there are not yet: the
 // stream ends with the job all the same.
 func TestAStreamFromBeyondTheEnd(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	for what, from := range map[string]func(string) (string, []string){
 		"after":         func(path string) (string, []string) { return path + "?after=1000", nil },

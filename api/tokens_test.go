@@ -11,6 +11,7 @@ import (
 )
 
 func TestPublishedKeys(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.Access = ""
 	a := f.Do("GET", "/.well-known/jwks.json", "").Must(t, 200)
@@ -35,6 +36,7 @@ func TestPublishedKeys(t *testing.T) {
 
 // security: ASVS 7.4.1, ASVS 10.4.9
 func TestSigningOut(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	revoke := func(values url.Values) apitest.Answer {
 		t.Helper()
@@ -72,6 +74,7 @@ func TestSigningOut(t *testing.T) {
 // TestFormsTakeWhatNobodyKnows sends to OAuth2's endpoints what is not
 // recognised there, which RFC 6749 (3.2) wants to be ignored.
 func TestFormsTakeWhatNobodyKnows(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var tokens apitest.Tokens
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "Username", "nobody", "resource", "https://a.example", "", "x").
@@ -90,6 +93,7 @@ func TestFormsTakeWhatNobodyKnows(t *testing.T) {
 //
 // security: ASVS 14.2.1
 func TestTickets(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, other := f.Submit(prompt), f.Submit(prompt)
 	path := "/jobs/" + id + "/events"

@@ -35,6 +35,7 @@ type account struct {
 //
 // security: ASVS 8.2.1, ASVS 8.2.3, API5:2023
 func TestWhoMayDoWhat(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	accounts := f.accounts()
 	access := map[auth.Role]string{auth.User: f.Access}
@@ -97,6 +98,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 //
 // security: ASVS 8.1.1
 func TestTheDescriptionNamesRoles(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var description struct {
 		Paths map[string]map[string]struct {
@@ -130,6 +132,7 @@ func TestTheDescriptionNamesRoles(t *testing.T) {
 
 // security: ASVS 7.4.2, ASVS 7.4.5, ASVS 8.3.2
 func TestDisablingOverHTTP(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, access := f.user("the-admin")
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Admin); err != nil {
@@ -159,6 +162,7 @@ func TestDisablingOverHTTP(t *testing.T) {
 
 // TestPagesOfAccountsAndTheirEvents follows the links.
 func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, access := f.user("the-auditor")
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Auditor); err != nil {
@@ -211,6 +215,7 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 
 // security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3, ASVS 7.5.1
 func TestChangingThePasswordOverHTTP(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const path = "/users/me/password"
 	f.As("").Do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).Must(t, 401)
@@ -244,6 +249,7 @@ func TestChangingThePasswordOverHTTP(t *testing.T) {
 
 // security: ASVS 7.5.2
 func TestSigningOutEverywhereOverHTTP(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	tokens := f.SignIn("somebody", "a long sentence")
 	f.Do("DELETE", "/users/me/sessions", "").Must(t, 204)
@@ -255,6 +261,7 @@ func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 //
 // security: ASVS 7.4.2, ASVS 7.5.1
 func TestAnErasedAccountIsGone(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	first := f.Submit(prompt)
 	var keyed job
@@ -316,6 +323,7 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 //
 // security: ASVS 6.3.1, API2:2023, API6:2023
 func TestGuessingOverHTTP(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var refused []string
 	for _, name := range []string{"somebody", "nobody-at-all"} {

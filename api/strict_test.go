@@ -10,6 +10,7 @@ import (
 //
 // security: ASVS 15.3.3, ASVS 15.3.7, API3:2023, ASVS 1.5.2
 func TestWhatTheDescriptionDoesNotAllowIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	job := f.Submit(prompt)
 	for _, body := range []string{
