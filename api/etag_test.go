@@ -11,7 +11,7 @@ func TestETagsMatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if other, err := etagOf(Job{State: "queued", QueuePosition: 1}); err != nil || other == etag {
-		t.Errorf("another place in the queue has the tag %s too, %v", other, err)
+		t.Errorf("another position in the queue has the tag %s too, %v", other, err)
 	}
 	for header, want := range map[string]bool{
 		"":                          false,

@@ -24,7 +24,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// fixture is an API with one user and no worker, so that jobs wait.
+// fixture is an API with one user and no worker, so that jobs stay queued.
 type fixture struct {
 	apitest.Client // of the user
 	db             *pgtest.DB
@@ -34,7 +34,7 @@ type fixture struct {
 	owner          uuid.UUID
 	api            api.Options // what the API was made from
 	log            apitest.Log
-	served         chan struct{}      // holds one value for each request that has been served
+	served         chan struct{}      // has one value for each request that has been served
 	stop           context.CancelFunc // tells the API that the service stops
 }
 
@@ -83,7 +83,7 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	return f
 }
 
-// accounts returns the accounts as another process has them.
+// accounts returns the account service of another process.
 func (f *fixture) accounts() *auth.Service {
 	f.T.Helper()
 	accounts, err := auth.New(f.T.Context(), f.db.App, f.store, f.vault, auth.Options{Issuer: "test", Audience: "test", HashMemory: 64})
@@ -99,7 +99,7 @@ func (f *fixture) user(name string) (id uuid.UUID, access string) {
 	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-// patient has requests end only when they have been served to the end.
+// patient ends a request only after the handler has returned.
 type patient struct {
 	*http.Transport
 	served chan struct{}
@@ -123,7 +123,7 @@ func (b patientBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// newest returns the job that was accepted last, once there are n of them.
+// newest returns the latest job, once there are n jobs.
 func (f *fixture) newest(n int) events.Job {
 	f.T.Helper()
 	for look := time.NewTicker(5 * time.Millisecond); ; {
@@ -156,7 +156,7 @@ type job struct {
 	Deadline          time.Time
 }
 
-// another serves the same accounts and jobs with other options, to the same user.
+// another serves the same accounts and jobs with other options, for the same user.
 func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Client {
 	t.Helper()
 	o := f.api

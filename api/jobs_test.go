@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestPollingForWhatHasNotChanged(t *testing.T) {
+func TestUnchangedJobIsAnsweredWith304(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	first := f.Submit(prompt)
@@ -23,20 +23,20 @@ func TestPollingForWhatHasNotChanged(t *testing.T) {
 	if len(a.Body) != 0 || a.Header.Get("ETag") != etag || a.Header.Get("Retry-After") == "" || a.Header.Get("Cache-Control") != "private, no-cache" || a.Header.Get("Vary") != "Authorization" {
 		t.Errorf("%q, %v", a.Body, a.Header)
 	}
-	f.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200) // not an event of the job that is looked at
+	f.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200) // no event of the polled job, but it moves up
 	a = f.Do("GET", path, "", "If-None-Match", etag).Must(t, 200)
 	if a.Into(t, &second); second.QueuePosition != 1 {
-		t.Errorf("place %d", second.QueuePosition)
+		t.Errorf("queue position %d", second.QueuePosition)
 	}
 	a = f.Do("POST", path+"/cancel", "").Must(t, 200)
 	a = f.Do("GET", path, "", "If-None-Match", a.Header.Get("ETag")).Must(t, 200)
 	if a.Header.Get("Retry-After") != "" {
-		t.Errorf("Retry-After %s of a job that has ended", a.Header.Get("Retry-After"))
+		t.Errorf("an ended job has Retry-After %s", a.Header.Get("Retry-After"))
 	}
 	f.Do("GET", path, "", "If-None-Match", a.Header.Get("ETag")).Must(t, 304)
 }
 
-func TestCancelAfter(t *testing.T) {
+func TestCancelAfterSetsTheDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for header, want := range map[string]time.Duration{"1": time.Second, "60": time.Minute, "86400": 10 * time.Minute} {
@@ -54,7 +54,7 @@ func TestCancelAfter(t *testing.T) {
 	for _, bad := range []string{"0", "-1", "86401", "soon", "1.5", "99999999999999999999"} {
 		f.Do("POST", "/jobs", prompt, "Cancel-After", bad).Must(t, 422)
 	}
-	// Nobody works, and who waits is told.
+	// There is no worker, and the client that waits learns of the deadline.
 	a := f.Do("POST", "/generate", prompt, "Cancel-After", "1")
 	a.Refused(t, 409, "job_cancelled")
 	if !strings.Contains(string(a.Body), "deadline") {

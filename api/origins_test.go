@@ -9,10 +9,11 @@ import (
 	"colophon/api"
 )
 
-// TestOtherOrigins looks what browsers are told for pages of other origins.
+// TestOnlyListedOriginsAreAllowed checks what browsers are told about pages of other
+// origins.
 //
 // security: ASVS 3.4.2, ASVS 3.5.1, ASVS 3.5.2
-func TestOtherOrigins(t *testing.T) {
+func TestOnlyListedOriginsAreAllowed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, k := range map[string]struct {
@@ -26,8 +27,8 @@ func TestOtherOrigins(t *testing.T) {
 		"no browser":                         {nil, "", "", "POST", 202, ""},
 		"a page of our own":                  {nil, "http://example.com", "same-origin", "POST", 202, ""},
 		"a page of our own, an old browser":  {nil, "http://example.com", "", "POST", 202, ""},
-		"nobody is on the list":              {nil, "https://a.example", "cross-site", "POST", 403, ""},
-		"nobody, an old browser":             {nil, "https://a.example", "", "POST", 403, ""},
+		"an empty list":                      {nil, "https://a.example", "cross-site", "POST", 403, ""},
+		"an empty list, an old browser":      {nil, "https://a.example", "", "POST", 403, ""},
 		"a page of the same site":            {nil, "http://other.example.com", "same-site", "POST", 403, ""},
 		"a page that hides its origin":       {nil, "null", "cross-site", "POST", 403, ""},
 		"a read by another page":             {nil, "https://a.example", "cross-site", "GET", 200, ""},
@@ -96,12 +97,12 @@ func TestOtherOrigins(t *testing.T) {
 				return
 			}
 			if w := ask("OPTIONS", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-anything"); w.Code != 403 {
-				t.Errorf("preflight of a header that is not on the list: %d", w.Code)
+				t.Errorf("preflight of an unlisted header: %d", w.Code)
 			}
 			if w := ask("OPTIONS", "Access-Control-Request-Method", "PATCH"); w.Code != 403 {
-				t.Errorf("preflight of a method that is not on the list: %d", w.Code)
+				t.Errorf("preflight of an unlisted method: %d", w.Code)
 			}
-			// Errors can be read as well.
+			// Pages can read errors too.
 			w = ask("GET")
 			if exposed := strings.ToLower(w.Header().Get("Access-Control-Expose-Headers")); w.Code != 401 || !strings.Contains(exposed, "retry-after") || !strings.Contains(exposed, "location") {
 				t.Errorf("%d exposes %q", w.Code, exposed)
@@ -110,7 +111,7 @@ func TestOtherOrigins(t *testing.T) {
 	}
 	for _, bad := range []string{"", "null", "a.example", "https://", "https://*", "https://*.com", "https://a.example/", "https://a.example:443", "https://é.example", "https://a.*"} {
 		if err := api.CheckOrigins([]string{bad}); err == nil {
-			t.Errorf("%q passes for an origin", bad)
+			t.Errorf("%q is accepted as an origin", bad)
 		}
 	}
 }

@@ -11,8 +11,8 @@ func TestPrefer(t *testing.T) {
 	for _, c := range []struct {
 		header string
 		want   preference
-		on200  string // what is said to have been applied, of an answer that has the text
-		on202  string // and of one that has not
+		on200  string // the preferences applied by an answer with the text
+		on202  string // and by one without
 	}{
 		{"", preference{wait: unsaid}, "", ""},
 		{"respond-async", preference{async: true}, "", "respond-async"},

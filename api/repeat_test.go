@@ -12,7 +12,7 @@ import (
 	"colophon/events"
 )
 
-func TestAKeyGivesTheFirstAnswerAgain(t *testing.T) {
+func TestSameKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	key := []string{"Idempotency-Key", `"first"`}
@@ -21,7 +21,7 @@ func TestAKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	a.Into(t, &j)
 	f.Do("POST", "/jobs", ` { "max_length" : 50, "prompt": "The nature of light"}`, "Idempotency-Key", "first").Must(t, 202).Into(t, &again)
 	if again.ID != j.ID {
-		t.Errorf("the same request, written otherwise, made %s beside %s", again.ID, j.ID)
+		t.Errorf("the same request in another spelling made %s beside %s", again.ID, j.ID)
 	}
 	f.Do("POST", "/jobs/"+j.ID+"/cancel", "").Must(t, 200)
 	b := f.Do("POST", "/jobs", prompt, key...).Must(t, 202)
@@ -44,7 +44,7 @@ func TestAKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	_, f.Access = f.user("somebody-else")
 	f.Do("POST", "/jobs", prompt, key...).Must(t, 202).Into(t, &again)
 	if again.ID == j.ID {
-		t.Error("somebody else's key gave the same job")
+		t.Error("the key of another account gave the same job")
 	}
 	for _, bad := range []string{"", `""`, `"half`, "two words", strings.Repeat("k", 256), "caf\xc3\xa9"} {
 		f.Do("POST", "/jobs", prompt, "Idempotency-Key", bad).Refused(t, 400, "invalid_idempotency_key")
@@ -52,8 +52,8 @@ func TestAKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	}
 }
 
-// TestAKeyInFlight holds the transaction open in which the first request is accepted.
-func TestAKeyInFlight(t *testing.T) {
+// TestKeyInFlightIsAConflict holds the transaction of the first request open.
+func TestKeyInFlightIsAConflict(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, path := range []string{"/jobs", "/generate"} {
@@ -76,8 +76,8 @@ func TestAKeyInFlight(t *testing.T) {
 	}
 }
 
-// TestASecondGenerateJoinsTheFirst sends the same request while it is being waited for.
-func TestASecondGenerateJoinsTheFirst(t *testing.T) {
+// TestSecondGenerateJoinsTheFirst sends the same request while the first one waits.
+func TestSecondGenerateJoinsTheFirst(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var wg sync.WaitGroup
@@ -95,7 +95,7 @@ func TestASecondGenerateJoinsTheFirst(t *testing.T) {
 	f.newest(1)
 }
 
-func TestRegisteringTwiceUnderAKey(t *testing.T) {
+func TestRegistrationIsRepeatableUnderAKey(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.Access = ""

@@ -15,7 +15,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// everyAnswer is what every response has to say, whatever it answers.
+// everyAnswer lists headers that every answer has.
 var everyAnswer = map[string]string{
 	"X-Content-Type-Options":       "nosniff",
 	"X-Frame-Options":              "DENY",
@@ -25,7 +25,7 @@ var everyAnswer = map[string]string{
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=()",
 }
 
-// caching says who may keep an answer to a request: nobody, but for these.
+// caching returns the Cache-Control that an answer should have.
 func caching(path string, status int) string {
 	_, job := strings.CutPrefix(path, "/jobs/")
 	switch {
@@ -72,8 +72,8 @@ func checkHeaders(t *testing.T, what string, h http.Header, caching string, over
 	}
 }
 
-// TestEveryAnswerIsSecured asks for every route and for every kind of error, over
-// plain HTTP and over TLS.
+// TestEveryAnswerIsSecured requests every route and every kind of error, over plain
+// HTTP and over TLS.
 //
 // security: ASVS 3.2.1, ASVS 3.4.3, ASVS 3.4.4, ASVS 3.4.5, ASVS 3.4.6, ASVS 14.2.2, ASVS 14.3.2, API8:2023
 func TestEveryAnswerIsSecured(t *testing.T) {
@@ -86,9 +86,8 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 	type request struct {
 		route, body string
 		headers     []string
-		status      int // 0 is any
+		status      int // 0 means any
 	}
-	broken, panics := func() error { return errors.New("no database") }, func() error { panic("at the handler") }
 	id := f.Submit(prompt)
 	requests := []request{
 		{"GET /history", "", []string{bearer, access}, 200},
@@ -149,7 +148,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				t.Helper()
 				method, path, _ := strings.Cut(r.route, " ")
 				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel() // a stream as well
+				defer cancel() // ends streams too
 				resp, err := c.Open(ctx, method, path, r.body, r.headers...)
 				if err != nil {
 					t.Fatalf("%s: %v", r.route, err)
@@ -165,17 +164,18 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 					t.Errorf("%s, want %d", what, r.status)
 				}
 				if media := resp.Header.Get("Content-Type"); resp.StatusCode >= 400 && media != "application/problem+json" {
-					t.Errorf("%s: an error as %q", what, media)
+					t.Errorf("%s: an error has the media type %q", what, media)
 				}
 			}
 			for _, r := range requests {
 				ask(c, r)
 			}
-			for status, ready := range map[int]func() error{503: broken, 500: panics} {
-				o := f.api
-				o.Ready = func(context.Context) error { return ready() }
-				ask(serve(o), request{"GET /readyz", "", nil, status})
-			}
+			broken := f.api
+			broken.Ready = func(context.Context) error { return errors.New("no database") }
+			ask(serve(broken), request{"GET /readyz", "", nil, 503})
+			panics := f.api
+			panics.Store = nil
+			ask(serve(panics), request{"GET /history", "", []string{bearer, access}, 500})
 			local := f.api
 			local.Local = true
 			ask(serve(local), request{"GET /docs", "", nil, 200})
@@ -199,7 +199,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 			}
 			for _, path := range []string{"/", "/docs", "/openapi.json", "/assets/favicon.svg", "/docs/assets/docs-init.js", "/.well-known/jwks.json", "/jobs/" + id, "/jobs/" + id + "/events", "/history"} {
 				if !kept[path] {
-					t.Errorf("%s was not looked at", path)
+					t.Errorf("%s was not requested", path)
 				}
 			}
 		})

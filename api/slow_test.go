@@ -14,8 +14,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestAStreamOverHTTP2 holds a stream open for longer than any deadline of a write.
-func TestAStreamOverHTTP2(t *testing.T) {
+// TestSilentStreamOutlivesWriteDeadlines keeps a stream over HTTP/2 silent for longer
+// than any deadline of a write.
+func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture) {
 		f.api.Timeouts(time.Minute, time.Second, time.Second, 1500*time.Millisecond)
@@ -54,11 +55,11 @@ func TestAStreamOverHTTP2(t *testing.T) {
 	}
 }
 
-// TestBodiesThatTakeTooLong sends bodies one byte at a time, to routes that read
-// them and routes that do not, and looks when the connection is given up.
+// TestSlowBodiesAreGivenUp sends bodies one byte at a time, to routes that read them
+// and to routes that do not, until the service closes the connection.
 //
 // security: API4:2023
-func TestBodiesThatTakeTooLong(t *testing.T) {
+func TestSlowBodiesAreGivenUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture) { f.api.Timeouts(time.Second, time.Minute, time.Minute, time.Minute) })
 	for _, route := range []string{"POST /users", "POST /nowhere", "GET /history", "GET /docs"} {
@@ -67,7 +68,7 @@ func TestBodiesThatTakeTooLong(t *testing.T) {
 			conn := dial(t, f.URL)
 			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{", route)
 			begin := time.Now()
-			go func() { // as slowly as it gets away with
+			go func() {
 				for {
 					if _, err := conn.Write([]byte(" ")); err != nil {
 						return

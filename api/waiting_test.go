@@ -9,8 +9,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestWhoLeavesAndWhatBecomesOfTheJob breaks off requests that wait.
-func TestWhoLeavesAndWhatBecomesOfTheJob(t *testing.T) {
+// TestLeavingClientCancelsItsJob breaks off requests that wait, unless the client can
+// come back for the job.
+func TestLeavingClientCancelsItsJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for i, c := range []struct {
@@ -47,8 +48,8 @@ func TestWhoLeavesAndWhatBecomesOfTheJob(t *testing.T) {
 	}
 }
 
-// TestAnAnswered202IsFinished leaves after the answer, as every client does.
-func TestAnAnswered202IsFinished(t *testing.T) {
+// TestAcceptedJobGoesOn disconnects after the answer, as every client does.
+func TestAcceptedJobGoesOn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for i, c := range []struct {
@@ -78,7 +79,7 @@ func TestAnAnswered202IsFinished(t *testing.T) {
 	}
 }
 
-func TestAServerThatStopsEndsNoJob(t *testing.T) {
+func TestStoppingServiceCancelsNoJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	answered := make(chan apitest.Answer)
