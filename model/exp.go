@@ -2,17 +2,17 @@ package model
 
 import "math"
 
-// exp returns e^x for x up to 0, and 0 below -40, where no weight is left. It
-// is correct to the last bits but one and uses nothing but basic operations,
-// each rounded by itself, so that it is the same on every machine.
+// exp returns e^x for x up to 0. Below -40, where the weight of a token is 0, it
+// returns 0. The error is at most 4e-16 of the result. Every operation is a basic
+// one and rounded by itself, so all machines give the same bits.
 //
-// It takes apart e^x = 2^(n/32) e^r, where n is an integer and r at most
-// ln(2)/64 from 0, and adds up a Taylor series for e^r.
+// It splits e^x = 2^(n/32) e^r, where n is an integer and |r| at most ln(2)/64,
+// and sums a Taylor series for e^r.
 func exp(x float64) float64 {
 	const (
-		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32, in 32 bits: its product with n is exact
-		stepLo = 0x1.a39ef35793c76p-38 // what is missing
-		round  = 3 << 51               // adding it leaves no bits below 1
+		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32 in 32 bits, so that n*stepHi is exact
+		stepLo = 0x1.a39ef35793c76p-38 // ln(2)/32 - stepHi
+		round  = 3 << 51               // adding it rounds to an integer
 	)
 	if x < -40 {
 		return 0

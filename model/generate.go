@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// ErrContext is returned when more tokens are asked for than fit the
-	// context of the engine.
+	// ErrContext is returned for more tokens than the context of the engine has
+	// room for.
 	ErrContext = errors.New("too many tokens for the context")
 
 	// ErrToken is returned for a token id that the engine does not have.
@@ -21,15 +21,15 @@ var (
 
 // The reasons why a generation finished.
 const (
-	FinishStop   = "stop"   // the end-of-text token, or a stop string
-	FinishLength = "length" // as many tokens as were asked for
+	FinishStop   = "stop"   // the end-of-text token or a stop string
+	FinishLength = "length" // MaxTokens were generated
 
-	// FinishContentFilter is not Generate's: who takes its deltas found that the
-	// text must not go on.
+	// FinishContentFilter is for callers of Generate that end a text because of
+	// its content. Generate never returns it.
 	FinishContentFilter = "content_filter"
 )
 
-// A Delta is a piece of a generation: tokens, and the text that they add.
+// A Delta is a piece of a generation: tokens and the text that they add.
 type Delta struct {
 	Tokens []int
 	Text   string
@@ -39,30 +39,28 @@ type Delta struct {
 type Result struct {
 	FinishReason     string
 	PromptTokens     int
-	CompletionTokens int // those of all deltas, with the ones of the past
+	CompletionTokens int // generated tokens, the past included
 }
 
-// Generate continues a prompt, passing what it generates to emit piece by piece.
+// Generate continues a prompt and passes the continuation to emit, delta by delta.
 //
-// It ends when p.MaxTokens tokens have been generated, or with the end-of-text
-// token of the engine, which is neither among the tokens nor in the text, or
-// when the text contains one of p.Stop. Of several stop strings, the one whose
-// end comes first counts, and of several that end there, the longest; the text
-// then ends before it, while the tokens include those that spell it.
+// It ends after p.MaxTokens tokens, at the end-of-text token of the engine, or when
+// the text contains one of p.Stop. The end-of-text token is in neither tokens nor
+// text. Of several stop strings, the one that ends first counts, and the longest
+// of those that end there. The text then ends before the stop string; the tokens
+// include those that spell it.
 //
-// The tokens of all deltas, decoded by [Text] up to a stop string, are the text
-// of all deltas. A delta is emitted as soon as its text is certain: it ends
-// between two tokens where a character ends and no stop string can have begun.
-// Only the last delta may end elsewhere. Its slice of tokens is emit's to keep.
+// The text of all deltas is [Text] of their decoded tokens, up to a stop string. A
+// delta is emitted as soon as its text is certain: it ends between two tokens,
+// where a character ends and no stop string can have begun. Only the last delta may
+// end elsewhere. emit may keep the slice of tokens.
 //
-// A generation that was interrupted is continued by passing the tokens of the
-// deltas emitted so far as past. What is then emitted is exactly what an
-// uninterrupted generation would have emitted after them.
+// To continue an interrupted generation, pass the tokens emitted so far as past.
+// Generate then emits exactly what it would have emitted after them.
 //
-// Errors wrap [ErrParams], [ErrPrompt], [ErrToken] or [ErrContext] if what was
-// asked for is at fault; otherwise they come from ctx, from the engine or from
-// emit, and what has been emitted can be continued. The engine's Decode must
-// give the bytes of its ids one after the other.
+// An error wraps [ErrParams], [ErrPrompt], [ErrToken] or [ErrContext] if an
+// argument is invalid. Otherwise it comes from ctx, the engine or emit, and the
+// generation can be continued.
 func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit func(Delta) error) (Result, error) {
 	result := Result{PromptTokens: len(prompt), CompletionTokens: len(past)}
 	sampler, err := NewSampler(p)
@@ -73,8 +71,8 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	if err := check(info, prompt, past, p); err != nil {
 		return result, err
 	}
-	out := newOutput(p.Stop)
-	if out.resume(e.Decode(past), len(past) >= p.MaxTokens) {
+	held := newHoldback(p.Stop)
+	if held.resume(e.Decode(past), len(past) >= p.MaxTokens) {
 		result.FinishReason = FinishStop
 		return result, nil
 	}
@@ -107,19 +105,19 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 		next = append(next[:0], token)
 		result.CompletionTokens++
 		switch {
-		case out.add(token, e.Decode(next)):
+		case held.add(token, e.Decode(next)):
 			result.FinishReason = FinishStop
 		case result.CompletionTokens == p.MaxTokens:
 			result.FinishReason = FinishLength
 		default:
-			if d, ok := out.certain(); ok {
+			if d, ok := held.certain(); ok {
 				if err := emit(d); err != nil {
 					return result, err
 				}
 			}
 		}
 	}
-	d, ok, found := out.finish()
+	d, ok, found := held.finish()
 	if found {
 		result.FinishReason = FinishStop
 	}
@@ -129,6 +127,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	return result, err
 }
 
+// check returns an error for a prompt or past that an engine cannot continue.
 func check(info Info, prompt, past []int, p Params) error {
 	if len(prompt) == 0 {
 		return ErrPrompt

@@ -16,8 +16,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A fakeEngine has logits that are a hash of the tokens before them, and tokens
-// that stand for any bytes.
+// A fakeEngine has logits that are a function of the tokens before them, and
+// tokens of any bytes.
 type fakeEngine struct {
 	tokens  []string
 	eos     int
@@ -103,9 +103,8 @@ func join(deltas []Delta) (tokens []int, text string) {
 	return tokens, text
 }
 
-// textByDefinition decodes tokens and ends them by feeding one character at a
-// time to the definition of a stop string. It returns how many tokens there
-// are up to the stop string.
+// textByDefinition decodes tokens and applies the definition of a stop string after
+// every byte. It returns the text, and how many tokens it takes.
 func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
 	for used = 0; used <= len(tokens); used++ {
 		b := e.Decode(tokens[:used])
@@ -128,7 +127,8 @@ func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string,
 	return Text(e.Decode(tokens)), len(tokens), false
 }
 
-// drawRun draws an engine with few, nasty tokens, and what to do with it.
+// drawRun draws an engine with few tokens, many of them parts of characters, and
+// arguments of Generate.
 func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
 	piece := rapid.SampledFrom([]string{
 		"", "a", "b", "ab", "aa", "ba", "aab", " ", "\n", "中", "\xe4", "\xb8", "\xad", "\xe4\xb8", "\xb8\xad", "\xb8\xada",
@@ -159,7 +159,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 		deltas, result := generate(t, e, prompt, nil, p)
 		tokens, text := join(deltas)
 
-		// The whole is what the definition says.
+		// The text is the one by definition.
 		want, used, stopped := textByDefinition(e, tokens, p.Stop)
 		if text != want || used != len(tokens) {
 			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
@@ -178,7 +178,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			t.Fatalf("tokens %v contain the end-of-text token", tokens)
 		}
 
-		// Every delta is certain: it has tokens, and its text by itself.
+		// Every delta has tokens, and its text depends on these alone.
 		for i, d := range deltas {
 			if len(d.Tokens) == 0 {
 				t.Fatalf("delta %d has no tokens", i)
@@ -188,7 +188,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			}
 		}
 
-		// Interrupted between any two deltas, the rest is the same.
+		// Continued after any delta, the rest is the same.
 		for i := range len(deltas) + 1 {
 			past, _ := join(deltas[:i])
 			rest, again := generate(t, e, prompt, past, p)
@@ -199,95 +199,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 	})
 }
 
-// No token is held back that could have been emitted: each boundary between
-// those that are held is inside a character or inside what may become a stop
-// string.
-func TestGenerateHoldsBackWhatItMust(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		e, prompt, p := drawRun(t)
-		full, _ := generate(t, e, prompt, nil, p)
-		tokens, _ := join(full)
-		var emitted, held []int
-		o := newOutput(p.Stop)
-		for _, id := range tokens {
-			held = append(held, id)
-			if o.add(id, e.Decode([]int{id})) {
-				return
-			}
-			if d, ok := o.certain(); ok {
-				emitted = append(emitted, d.Tokens...)
-				held = held[len(d.Tokens):]
-			}
-			all := e.Decode(held)
-			whole := []byte(Text(all[:complete(all)]))
-			for n := 1; n <= len(held); n++ {
-				b := e.Decode(held[:n])
-				if complete(b) < len(b) {
-					continue
-				}
-				across := false
-				for from := range len(Text(b)) {
-					across = across || begins(p.Stop, whole[from:])
-				}
-				if !across {
-					t.Fatalf("after %v, %v are held, of which the first %d are certain", emitted, held, n)
-				}
-			}
-		}
-	})
-}
-
-// begins reports whether text is the beginning of a stop string.
-func begins(stops []string, text []byte) bool {
-	return slices.ContainsFunc(stops, func(s string) bool { return strings.HasPrefix(s, string(text)) })
-}
-
-func TestGenerateStopStrings(t *testing.T) {
-	for _, c := range []struct {
-		tokens []string // generated in this order
-		stop   []string
-		want   []string // texts of the deltas
-	}{
-		{[]string{"a", "b", "c"}, nil, []string{"a", "b", "c"}},
-		{[]string{"a", "b", "c"}, []string{"x"}, []string{"a", "b", "c"}},
-		{[]string{"one", " END", "more"}, []string{"END"}, []string{"one", " "}},
-		{[]string{"one E", "N", "D", "more"}, []string{"END"}, []string{"one "}},
-		{[]string{"E", "N", "x", "y"}, []string{"END"}, []string{"ENx", "y"}},
-		{[]string{"E", "E", "E", "N", "x"}, []string{"END"}, []string{"E", "E", "ENx"}},
-		{[]string{"E", "E", "E"}, []string{"END"}, []string{"E", "EE"}},
-		{[]string{"abc"}, []string{"c", "bc", "b"}, []string{"a"}},
-		{[]string{"abc"}, []string{"c", "bc"}, []string{"a"}},
-		{[]string{"abc"}, []string{"abc", "b"}, []string{"a"}},
-		{[]string{"END"}, []string{"END"}, []string{""}},
-		{[]string{"\xf0\x9f", "\x98\x80", "!"}, []string{"😀!"}, []string{""}},
-		{[]string{"\xf0\x9f", "\x98", "A"}, nil, []string{"\ufffdA"}},
-		{[]string{"A", "\xf0\x9f", "\x98"}, nil, []string{"A", "\ufffd"}},
-		{[]string{"A", "\xf0\x9f", "\x98"}, []string{"\ufffd"}, []string{"A", ""}},
-		{[]string{"\xff", "A"}, nil, []string{"\ufffd", "A"}},
-	} {
-		o := newOutput(c.stop)
-		got := []string{}
-		for i, s := range c.tokens {
-			if o.add(i, []byte(s)) {
-				break
-			}
-			if i == len(c.tokens)-1 {
-				break
-			}
-			if d, ok := o.certain(); ok {
-				got = append(got, d.Text)
-			}
-		}
-		if d, ok, _ := o.finish(); ok {
-			got = append(got, d.Text)
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%q with stops %q: %q, want %q", c.tokens, c.stop, got, c.want)
-		}
-	}
-}
-
-func TestGenerateFinishesAtOnce(t *testing.T) {
+func TestGenerateComputesNothingForAFinishedText(t *testing.T) {
 	e := &fakeEngine{tokens: []string{"a", "b", "\xf0\x9f"}, context: 20, eos: -1}
 	p := Params{MaxTokens: 3, Temperature: 1, TopP: 1, Stop: []string{"ab"}}
 	for _, c := range []struct {
@@ -307,7 +219,7 @@ func TestGenerateFinishesAtOnce(t *testing.T) {
 	}
 }
 
-func TestGenerateRefuses(t *testing.T) {
+func TestGenerateRefusesInvalidArguments(t *testing.T) {
 	e := &fakeEngine{tokens: []string{"a", "b"}, context: 10, eos: -1}
 	p := Params{MaxTokens: 4, Temperature: 1, TopP: 1}
 	negative := p
@@ -339,7 +251,7 @@ func TestGenerateRefuses(t *testing.T) {
 	}
 }
 
-func TestGeneratePassesErrorsOn(t *testing.T) {
+func TestGenerateReturnsErrorsOfEngineAndEmit(t *testing.T) {
 	want := errors.New("no")
 	p := Params{MaxTokens: 5, Temperature: 1, TopP: 1}
 	newEngine := func() *fakeEngine { return &fakeEngine{tokens: []string{"a", "b"}, context: 10, eos: -1} }
@@ -373,7 +285,7 @@ func TestGeneratePassesErrorsOn(t *testing.T) {
 	}
 }
 
-func TestGenerateLeavesArgumentsAlone(t *testing.T) {
+func TestGenerateDoesNotChangeItsArguments(t *testing.T) {
 	e := &fakeEngine{tokens: []string{"a", "b"}, context: 30, eos: -1}
 	prompt, past := make([]int, 2, 10), make([]int, 1, 10)
 	deltas, _ := generate(t, e, prompt, past, Params{MaxTokens: 6, Temperature: 1, TopP: 1})

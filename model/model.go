@@ -1,13 +1,12 @@
-// Package model says what a text generator is and turns one into text.
+// Package model defines text-generation engines and generates text with them.
 //
-// An [Engine] maps token sequences to logits; [Generate] samples from them.
-// Everything a text depends on is in the prompt, the [Params] and the engine's
-// [Info]: there is no hidden randomness, so the same inputs give the same text,
-// and a text that was interrupted can be continued from the tokens it already
-// has without changing one of those that follow.
+// An [Engine] maps token sequences to logits, and [Generate] samples from them. A
+// text depends on the prompt, the [Params] and what the engine's [Info] names, and
+// on nothing else. So the same inputs give the same text, and a text that was
+// interrupted continues from its tokens exactly as it would have.
 //
-// The package has no state. An Engine is safe for concurrent use; a [Sequence]
-// belongs to one goroutine at a time.
+// The package has no state. An Engine is safe for concurrent use. One goroutine at
+// a time may use a [Sequence].
 package model
 
 import (
@@ -16,30 +15,30 @@ import (
 	"fmt"
 )
 
-// Params decide, together with the prompt and the weights, every token of a text.
+// Params are the sampling parameters of a text. [Params.Validate] says which are
+// valid.
 type Params struct {
-	MaxTokens   int      `json:"max_tokens"`  // most tokens to generate, at least 1
+	MaxTokens   int      `json:"max_tokens"`  // largest number of tokens to generate, at least 1
 	Temperature float64  `json:"temperature"` // 0 always takes the likeliest token
 	TopK        int      `json:"top_k"`       // sample from the k likeliest tokens; 0 means all
 	TopP        float64  `json:"top_p"`       // sample from the likeliest tokens that add up to p; 1 means all
-	Seed        uint64   `json:"seed"`        // selects one of the possible texts
-	Stop        []string `json:"-"`           // the text ends before the first of these; not in JSON because it is the user's text
+	Seed        uint64   `json:"seed"`        // of the random numbers
+	Stop        []string `json:"-"`           // the text ends before the first of these; the user's text, so not in JSON
 }
 
-// Info identifies an engine closely enough to tell whether another one would
-// give the same bytes.
+// Info identifies an engine. Two engines with equal Info give the same bytes.
 type Info struct {
-	Name    string `json:"name"`    // what people call the model, such as "gpt2"
-	Weights string `json:"weights"` // digest of the weights and the type they are computed in, such as "sha256:248d…/f32"
-	Kernel  string `json:"kernel"`  // fingerprint of the arithmetic, such as "go/amd64"
-	Context int    `json:"context"` // most tokens in a sequence, prompt included
+	Name    string `json:"name"`    // of the model, such as "gpt2"
+	Weights string `json:"weights"` // digest of the weights and their format, such as "sha256:248d…/f32"
+	Kernel  string `json:"kernel"`  // fingerprint of the arithmetic, such as "avx2-fma/1"
+	Context int    `json:"context"` // largest number of tokens in a sequence, prompt included
 	Vocab   int    `json:"vocab"`   // number of token ids
 	EOS     int    `json:"eos"`     // the id that ends a text, or -1
 }
 
-// CheckTokens returns the error that [Sequence.Next] owes for tokens that are to
-// follow a sequence of the given length: it wraps [ErrToken] for an id that the
-// engine does not have, or [ErrContext] for more tokens than fit.
+// CheckTokens returns the error of [Sequence.Next] for tokens that follow a
+// sequence of the given length. It wraps [ErrToken] for an unknown id, and
+// [ErrContext] if the tokens do not fit. No tokens are an error too.
 func (i Info) CheckTokens(length int, tokens []int) error {
 	switch {
 	case len(tokens) == 0:
@@ -59,35 +58,34 @@ func (i Info) checkVocab(tokens []int) error {
 	return nil
 }
 
-// An Engine computes what may come next in token sequences.
+// An Engine computes the logits of token sequences. It is safe for concurrent use.
 //
-// The logits of a sequence depend on its tokens alone: not on how they were
-// split between calls of Next, and not on what other sequences are computed at
-// the same time.
+// The logits of a sequence depend on its tokens alone, to the bit: not on how they
+// were split between calls of Next, and not on other sequences.
 type Engine interface {
 	Info() Info
 
-	// Encode returns the token ids of text. Text that spells a special token
-	// is ordinary text.
+	// Encode returns the token ids of text. Text that spells a special token is
+	// ordinary text.
 	Encode(text string) []int
 
-	// Decode returns the bytes that ids stand for, one id after the other; they
-	// may end in the middle of a UTF-8 character.
+	// Decode returns the bytes of ids, one id after the other. They may end in
+	// the middle of a UTF-8 character.
 	Decode(ids []int) []byte
 
-	// Open starts an empty sequence. It waits, until ctx is done, when the
-	// engine has no room for another one.
+	// Open starts an empty sequence. If the engine has no room for another one,
+	// Open waits until it has or ctx is done.
 	Open(ctx context.Context) (Sequence, error)
 }
 
-// A Sequence is a row of tokens that grows at its end.
+// A Sequence is a growing list of tokens.
 type Sequence interface {
-	// Next appends tokens and returns the logits, one per token id, of the
-	// token that follows them. The slice is valid until the next call.
+	// Next appends tokens and returns the logits, one for each token id, of the
+	// token that follows. The slice is valid until the next call.
 	// [Info.CheckTokens] says which tokens are refused. After an error, every
 	// later call returns that error.
 	Next(ctx context.Context, tokens ...int) ([]float32, error)
 
-	// Close frees what the sequence holds. It is safe to call twice.
+	// Close frees the sequence. It is safe to call twice.
 	Close()
 }

@@ -12,19 +12,19 @@ import (
 )
 
 var (
-	// ErrParams is returned when Params are not what their fields say.
+	// ErrParams is returned for invalid Params.
 	ErrParams = errors.New("invalid parameters")
 
-	// ErrLogits is returned when an engine's logits are not all finite numbers.
+	// ErrLogits is returned for logits that are not all finite, or too many.
 	ErrLogits = errors.New("unusable logits")
 )
 
-// maxTokens is the most token ids that can be told apart: their weights must
-// not add up to 2^64.
-const maxTokens = 1 << 20
+// maxVocab is the largest number of token ids: their weights must add up to less
+// than 2^64.
+const maxVocab = 1 << 20
 
-// Validate returns an error that wraps [ErrParams] and names the first field
-// that is not what it should be.
+// Validate returns an error that wraps [ErrParams] and names the first invalid
+// field.
 func (p Params) Validate() error {
 	switch {
 	case p.MaxTokens < 1:
@@ -44,34 +44,34 @@ func (p Params) Validate() error {
 	return nil
 }
 
-// A Sampler chooses tokens. It keeps scratch space, so one goroutine at a time
-// may use it, but no state: what it chooses depends on its parameters, the
-// logits and the index alone.
+// A Sampler chooses tokens. Its choice depends on its parameters, the logits and
+// the index alone. One goroutine at a time may use it, because it has scratch
+// space.
 //
-// The choice is made in exact arithmetic, but for the exponential, so that it
-// can be repeated in any language:
+// The arithmetic is exact except for the exponential, so any language can repeat
+// it:
 //
-//  1. Tokens are ordered by logit, highest first, and then by id, lowest first.
-//     With temperature 0 the first one is the choice.
-//  2. If top_k is not 0, the first top_k stay.
-//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), where
-//     l is its logit, m the highest one and t the temperature, in float64. Let
-//     W be the sum of the weights.
-//  4. The fewest tokens stay, in order, whose weights add up to at least
-//     P*W/2^53, where P is the integer part of 2^53 * top_p, and to at least 1.
-//     Let W now be that sum.
-//  5. Let U be the first 53 bits of SHA-256 of the 18 letters and one zero byte
-//     "colophon sampler v1\x00", the seed and the index of the token among those
-//     generated, from 0, both as big-endian 64-bit integers. The choice is the
-//     first token, in order, with which the weights add up to more than U*W/2^53.
+//  1. Order the tokens by logit, highest first, and then by id, lowest first. With
+//     temperature 0, choose the first.
+//  2. If top_k is not 0, keep the first top_k.
+//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), where l
+//     is its logit, m the highest one and t the temperature, in float64. Let W be
+//     the sum of the weights.
+//  4. Keep the fewest tokens, in order, whose weights add up to at least P*W/2^53,
+//     where P is the integer part of 2^53 * top_p, and to at least 1. Let W now be
+//     that sum.
+//  5. Let U be the first 53 bits of SHA-256 of "colophon sampler v1\x00", the seed
+//     and the index of the token among the generated ones, from 0. Seed and index
+//     are big-endian 64-bit integers. Choose the first token, in order, at which
+//     the weights add up to more than U*W/2^53.
 type Sampler struct {
-	params Params
-	items  []item
+	params     Params
+	candidates []candidate
 }
 
-// An item is a token that may be chosen.
-type item struct {
-	key    uint64 // ascending in the order of tokens; the low half is the id
+// A candidate is a token that may be chosen.
+type candidate struct {
+	key    uint64 // ascending in the order of tokens; the low 32 bits are the id
 	weight uint64
 }
 
@@ -83,37 +83,38 @@ func NewSampler(p Params) (*Sampler, error) {
 	return &Sampler{params: p}, nil
 }
 
-// Sample chooses the token with an index among those generated, by the logits
-// of all tokens.
+// Sample chooses the generated token with the given index, from 0, by the logits
+// of all token ids. The error wraps [ErrLogits].
 func (s *Sampler) Sample(logits []float32, index int) (int, error) {
-	first, err := likeliest(logits)
+	first, err := argmax(logits)
 	if err != nil || s.params.Temperature == 0 {
 		return first, err
 	}
 	if k := s.params.TopK; k > 0 && k < len(logits) {
-		s.takeFirst(logits, k)
+		s.keepTopK(logits, k)
 	} else {
-		s.takeAll(logits)
+		s.keepAll(logits)
 	}
 	total := s.weigh(logits, float64(logits[first]))
-	items := s.items
+	kept := s.candidates
 	if p := s.params.TopP; p < 1 {
 		need := scale(uint64(p*(1<<53)), total, true)
 		var n int
-		n, total = cut(items, max(need, 1))
-		items = items[:n]
+		n, total = selectFirst(kept, max(need, 1))
+		kept = kept[:n]
 	}
-	n, _ := cut(items, scale(uniform(s.params.Seed, uint64(index)), total, false)+1)
-	return int(uint32(items[n-1].key)), nil
+	n, _ := selectFirst(kept, scale(uniform(s.params.Seed, uint64(index)), total, false)+1)
+	return int(uint32(kept[n-1].key)), nil
 }
 
-// likeliest returns the first token in order, and checks that all logits are finite.
-func likeliest(logits []float32) (int, error) {
-	if n := len(logits); n == 0 || n > maxTokens {
-		return 0, fmt.Errorf("%w: there are %d", ErrLogits, n)
+// argmax returns the first token in order. The error wraps [ErrLogits] if a logit
+// is not finite.
+func argmax(logits []float32) (int, error) {
+	if n := len(logits); n == 0 || n > maxVocab {
+		return 0, fmt.Errorf("%w: %d, want 1 to %d", ErrLogits, n, maxVocab)
 	}
 	first, most := 0, logits[0]
-	var zero float32 // as long as every logit is finite
+	var zero float32 // becomes NaN if a logit is not finite
 	for i, l := range logits {
 		zero += l - l
 		if l > most {
@@ -122,12 +123,12 @@ func likeliest(logits []float32) (int, error) {
 	}
 	if zero != 0 {
 		i := slices.IndexFunc(logits, func(l float32) bool { return l-l != 0 })
-		return 0, fmt.Errorf("%w: that of token %d is %g", ErrLogits, i, logits[i])
+		return 0, fmt.Errorf("%w: token %d has %g", ErrLogits, i, logits[i])
 	}
 	return first, nil
 }
 
-// uniform returns 53 random bits that are a function of the seed and the index.
+// uniform returns 53 pseudo-random bits, a function of the seed and the index.
 func uniform(seed, index uint64) uint64 {
 	const name = "colophon sampler v1\x00"
 	var b [len(name) + 16]byte
@@ -138,7 +139,7 @@ func uniform(seed, index uint64) uint64 {
 	return binary.BigEndian.Uint64(sum[:]) >> 11
 }
 
-// scale returns part/2^53 of total, rounded up or down.
+// scale returns part*total/2^53, rounded up or down.
 func scale(part, total uint64, up bool) uint64 {
 	hi, lo := bits.Mul64(part, total)
 	if up {
@@ -149,11 +150,11 @@ func scale(part, total uint64, up bool) uint64 {
 	return hi<<11 | lo>>53
 }
 
-// key returns a number that is lower the earlier a token is in order.
+// key returns a number that is lower, the earlier the token is in order.
 func key(logit float32, id int) uint64 {
 	b := math.Float32bits(logit)
 	switch {
-	case logit == 0: // -0 is no lower than 0
+	case logit == 0: // -0 equals 0
 		b = 1 << 31
 	case b>>31 == 0:
 		b |= 1 << 31
@@ -163,34 +164,37 @@ func key(logit float32, id int) uint64 {
 	return uint64(^b)<<32 | uint64(uint32(id))
 }
 
-func (s *Sampler) takeAll(logits []float32) {
-	s.items = slices.Grow(s.items[:0], len(logits))[:len(logits)]
+// keepAll makes all tokens candidates.
+func (s *Sampler) keepAll(logits []float32) {
+	s.candidates = slices.Grow(s.candidates[:0], len(logits))[:len(logits)]
 	for i, l := range logits {
-		s.items[i].key = key(l, i)
+		s.candidates[i].key = key(l, i)
 	}
 }
 
-// takeFirst takes the first k tokens in order, by a heap with the last on top.
-func (s *Sampler) takeFirst(logits []float32, k int) {
-	h := slices.Grow(s.items[:0], k)
+// keepTopK makes the first k tokens in order candidates. It keeps them in a heap
+// with the last of them on top.
+func (s *Sampler) keepTopK(logits []float32, k int) {
+	h := slices.Grow(s.candidates[:0], k)
 	for i, l := range logits[:k] {
-		h = append(h, item{key: key(l, i)})
+		h = append(h, candidate{key: key(l, i)})
 	}
 	for i := k/2 - 1; i >= 0; i-- {
 		sink(h, i)
 	}
 	lowest := logits[uint32(h[0].key)]
 	for i, l := range logits[k:] {
-		if l > lowest { // an equal one has a higher id than those taken
+		if l > lowest { // an equal logit has a higher id than those in the heap
 			h[0].key = key(l, k+i)
 			sink(h, 0)
 			lowest = logits[uint32(h[0].key)]
 		}
 	}
-	s.items = h
+	s.candidates = h
 }
 
-func sink(h []item, i int) {
+// sink restores the heap below element i.
+func sink(h []candidate, i int) {
 	for {
 		last := i
 		for c := 2*i + 1; c <= 2*i+2 && c < len(h); c++ {
@@ -206,26 +210,26 @@ func sink(h []item, i int) {
 	}
 }
 
-// weigh sets the weights of the items and returns their sum. It cannot
-// overflow, see maxTokens.
+// weigh sets the weights of the candidates and returns their sum, which cannot
+// overflow: see maxVocab.
 func (s *Sampler) weigh(logits []float32, most float64) uint64 {
 	var total uint64
-	for i := range s.items {
-		it := &s.items[i]
-		x := (float64(logits[uint32(it.key)]) - most) / s.params.Temperature
-		it.weight = uint64(float64(exp(x)*(1<<43)) + 0.5)
-		total += it.weight
+	for i := range s.candidates {
+		c := &s.candidates[i]
+		x := (float64(logits[uint32(c.key)]) - most) / s.params.Temperature
+		c.weight = uint64(float64(exp(x)*(1<<43)) + 0.5)
+		total += c.weight
 	}
 	return total
 }
 
-// cut reorders items so that the first n, by order, are at the front, with the
-// last of them at n-1, where n is the fewest whose weights add up to at least
-// need. It returns n and that sum. All weights together must reach need.
-func cut(items []item, need uint64) (n int, sum uint64) {
-	lo, hi := 0, len(items) // the last of the n is in items[lo:hi]
+// selectFirst returns the smallest n such that the weights of the first n
+// candidates, in order, add up to at least need, and that sum. It moves these n to
+// the front, and the last of them to n-1. All weights together must reach need.
+func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
+	lo, hi := 0, len(c) // the last of the n is in c[lo:hi]
 	for tries := 0; hi-lo > 12 && tries < 40; tries++ {
-		m, weight := partition(items[lo:hi])
+		m, weight := partition(c[lo:hi])
 		m += lo
 		if sum+weight >= need {
 			hi = m
@@ -233,27 +237,27 @@ func cut(items []item, need uint64) (n int, sum uint64) {
 			lo, sum = m, sum+weight
 		}
 	}
-	slices.SortFunc(items[lo:hi], func(a, b item) int {
+	slices.SortFunc(c[lo:hi], func(a, b candidate) int {
 		if a.key < b.key {
 			return -1
 		}
 		return 1
 	})
 	for n = lo; sum < need; n++ {
-		sum += items[n].weight
+		sum += c[n].weight
 	}
 	return n, sum
 }
 
-// partition moves the earlier of some items to the front and returns how many
-// they are, which is neither none nor all, and the sum of their weights.
-func partition(items []item) (n int, weight uint64) {
-	a, b, c := items[0].key, items[len(items)/2].key, items[len(items)-1].key
-	pivot := max(min(a, b), min(max(a, b), c)) // the middle one
-	for i := range items {
-		if items[i].key < pivot {
-			weight += items[i].weight
-			items[n], items[i] = items[i], items[n]
+// partition moves the candidates before a pivot to the front. It returns their
+// number, which is neither 0 nor all, and the sum of their weights.
+func partition(c []candidate) (n int, weight uint64) {
+	x, y, z := c[0].key, c[len(c)/2].key, c[len(c)-1].key
+	pivot := max(min(x, y), min(max(x, y), z)) // the median
+	for i := range c {
+		if c[i].key < pivot {
+			weight += c[i].weight
+			c[n], c[i] = c[i], c[n]
 			n++
 		}
 	}

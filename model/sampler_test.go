@@ -14,8 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// chooseByDefinition does what Sampler says, step by step, with a full sort and
-// integers of any size.
+// chooseByDefinition follows the steps in the comment of Sampler, with a full sort
+// and integers of any size.
 func chooseByDefinition(logits []float32, p Params, index int) int {
 	ids := make([]int, len(logits))
 	for i := range ids {
@@ -42,7 +42,7 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
 		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
 	}
-	// reach returns how many weights it takes to get above, or to, a share of them.
+	// reach returns how many weights it takes to exceed, or reach, a share of all.
 	reach := func(share *big.Int, above bool) int {
 		total := new(big.Int)
 		for _, w := range weights {
@@ -70,7 +70,7 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 	return ids[reach(u, true)-1]
 }
 
-func TestSampleByDefinition(t *testing.T) {
+func TestSampleFollowsItsDefinition(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 300).Draw(t, "tokens")
 		spread := rapid.SampledFrom([]float64{0, 0.01, 1, 5, 50, 1e30}).Draw(t, "spread")
@@ -108,8 +108,8 @@ func TestSampleByDefinition(t *testing.T) {
 	})
 }
 
-// vocabulary returns logits shaped like a language model's: a few likely
-// tokens and a long tail.
+// vocabulary returns logits distributed like those of a language model: a few
+// likely tokens and a long tail.
 func vocabulary(seed uint64) []float32 {
 	rnd := rand.New(rand.NewPCG(seed, 50257))
 	logits := make([]float32, 50257)
@@ -122,7 +122,7 @@ func vocabulary(seed uint64) []float32 {
 	return logits
 }
 
-func TestSampleByDefinitionOverVocabulary(t *testing.T) {
+func TestSampleFollowsItsDefinitionOverAVocabulary(t *testing.T) {
 	for i, p := range []Params{
 		{Temperature: 1, TopP: 1},
 		{Temperature: 1e9, TopP: 1},
@@ -145,9 +145,8 @@ func TestSampleByDefinitionOverVocabulary(t *testing.T) {
 	}
 }
 
-// These values are the format: a change that changes one of them changes texts
-// that have been recorded.
-func TestSampleIsPinned(t *testing.T) {
+// These values must never change: recorded texts depend on them.
+func TestSampledTokensArePinned(t *testing.T) {
 	for _, c := range []struct{ seed, index, want uint64 }{
 		{0, 0, 0x14b55c9b8ef86f}, {0, 1, 0xdcf217dd1eb13}, {1, 0, 0x1b9695b4021f62}, {math.MaxUint64, 1 << 40, 0x16a5e424188de7},
 	} {
@@ -190,10 +189,10 @@ func TestSampleIsPinned(t *testing.T) {
 	}
 }
 
-// The shares of the tokens over many indexes are those of the distribution:
-// Pearson's statistic stays below what one run in a million would exceed. The
-// seeds are fixed, so this cannot fail by chance.
-func TestSampleDistribution(t *testing.T) {
+// Over many indexes, the frequencies of the tokens are those of the distribution.
+// Pearson's statistic stays below the quantile for one in a million. The seeds are
+// fixed, so this cannot fail by chance.
+func TestSampleHasTheDistributionOfTheLogits(t *testing.T) {
 	logits := []float32{2, 1, 1, 0, -1, 3, 0.5, -4, 2.5, -0.5}
 	for _, c := range []struct {
 		p     Params
@@ -249,8 +248,7 @@ func TestSampleDistribution(t *testing.T) {
 	}
 }
 
-// The sets that top_p leaves are exact at their edges.
-func TestTopPIsExact(t *testing.T) {
+func TestTopPIsExactAtItsEdges(t *testing.T) {
 	const third = (1 << 53) / 3 // rounded down
 	for _, c := range []struct {
 		topP float64
@@ -269,25 +267,25 @@ func TestTopPIsExact(t *testing.T) {
 			seen[id] = true
 		}
 		if len(seen) != c.want || !seen[1] {
-			t.Errorf("top_p %g leaves %v, want %d", c.topP, seen, c.want)
+			t.Errorf("top_p %g keeps %v, want %d tokens", c.topP, seen, c.want)
 		}
 	}
 }
 
-func TestWeightsAreRounded(t *testing.T) {
+func TestWeightsAreRoundedToNearest(t *testing.T) {
 	s, err := NewSampler(Params{MaxTokens: 1, Temperature: 0.5, TopP: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The nearest integers to 2^43 times e^0, e^-30, e^-30.4, e^-30.6, e^-2, e^-200.
 	logits := []float32{3, 3 - 15, 3 - 15.2, 3 - 15.3, 3 - 1, 3 - 100}
-	s.takeAll(logits)
+	s.keepAll(logits)
 	total := s.weigh(logits, 3)
 	var got []uint64
 	sum := uint64(0)
-	for _, it := range s.items {
-		got = append(got, it.weight)
-		sum += it.weight
+	for _, c := range s.candidates {
+		got = append(got, c.weight)
+		sum += c.weight
 	}
 	want := []uint64{1 << 43, 1, 1, 0, 1190421740536, 0}
 	if !slices.Equal(got, want) || total != sum {
@@ -295,7 +293,7 @@ func TestWeightsAreRounded(t *testing.T) {
 	}
 }
 
-func TestUniformsOfSeedsDiffer(t *testing.T) {
+func TestUniformsDifferBySeedAndIndex(t *testing.T) {
 	seen := map[uint64]bool{}
 	for seed := range uint64(100) {
 		for index := range uint64(100) {
@@ -308,7 +306,7 @@ func TestUniformsOfSeedsDiffer(t *testing.T) {
 	}
 }
 
-func TestSampleRefusesLogits(t *testing.T) {
+func TestSampleRefusesUnusableLogits(t *testing.T) {
 	inf := float32(math.Inf(1))
 	for _, p := range []Params{{Temperature: 0}, {Temperature: 1, TopP: 1}, {Temperature: 1, TopK: 1, TopP: 1}} {
 		p.MaxTokens = 1
@@ -327,7 +325,7 @@ func TestSampleRefusesLogits(t *testing.T) {
 	}
 }
 
-func TestParamsValidate(t *testing.T) {
+func TestParamsAreValidated(t *testing.T) {
 	good := Params{MaxTokens: 1, Temperature: 1, TopP: 1, Stop: []string{"\n", "中"}}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
@@ -349,13 +347,13 @@ func TestParamsValidate(t *testing.T) {
 		p, q := good, good
 		p.Temperature, q.TopP = x, x
 		if p.Validate() == nil || q.Validate() == nil {
-			t.Errorf("%g is accepted", x)
+			t.Errorf("Validate accepts %g", x)
 		}
 	}
 	p := good
 	p.Stop = []string{"\xff"}
 	if !errors.Is(p.Validate(), ErrParams) {
-		t.Error("a stop string that is not UTF-8 is accepted")
+		t.Error("Validate accepts a stop string that is not UTF-8")
 	}
 }
 
@@ -366,7 +364,7 @@ func TestExpAgreesWithMath(t *testing.T) {
 		}
 	}
 	if exp(0) != 1 || exp(-1e300) != 0 || exp(math.Inf(-1)) != 0 {
-		t.Error("wrong at the ends")
+		t.Error("exp is wrong at 0, -1e300 or -Inf")
 	}
 }
 

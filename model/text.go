@@ -7,7 +7,8 @@ import (
 
 // Text returns b as UTF-8 text. Bytes that are not part of a character become
 // U+FFFD, one for each maximal subpart of a character, as Unicode (chapter 3,
-// "U+FFFD Substitution of Maximal Subparts") and WHATWG's Encoding recommend.
+// "U+FFFD Substitution of Maximal Subparts") recommends and WHATWG's Encoding
+// requires.
 func Text(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)
@@ -25,8 +26,8 @@ func Text(b []byte) string {
 	return s.String()
 }
 
-// subpart returns the length of the longest beginning of b that could be the
-// beginning of a character, or 1.
+// subpart returns the length of the longest prefix of b that is a prefix of a
+// character, or 1.
 func subpart(b []byte) int {
 	n := 1
 	for n < len(b) && !utf8.FullRune(b[:n+1]) {
@@ -35,8 +36,7 @@ func subpart(b []byte) int {
 	return n
 }
 
-// complete returns the length of b without the beginning of a character that
-// its end may be.
+// complete returns the length of b without an incomplete character at its end.
 func complete(b []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
 		if at := len(b) - n; utf8.RuneStart(b[at]) {

@@ -1,8 +1,8 @@
-// Package catalog finds models by the names that people give them, and loads them.
+// Package catalog finds models by name and loads them.
 //
-// A name is that of the built-in model, of a published one, or a directory in the
-// Hugging Face layout of GPT-2. A name that is known means that model in every working
-// directory: a directory of the same name is meant by ./name.
+// A name is that of the embedded model, that of a published model, or the path of a
+// directory in the Hugging Face layout of GPT-2. A known name means that model in every
+// working directory; ./name means a directory of the same name.
 package catalog
 
 import (
@@ -21,18 +21,18 @@ import (
 	"colophon/model/opticks"
 )
 
-// BuiltIn is the name of the model inside the program.
+// BuiltIn is the name of the embedded model.
 const BuiltIn = "opticks"
 
-// Files are the names of the files that a model consists of.
+// Files returns the names of the files of a model.
 func Files() []string {
 	return []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}
 }
 
-// Releases are the published models that are known by name.
+// Releases are the published models with a name.
 type Releases []hub.Release
 
-// Named returns the release of a name.
+// Named returns the release with a name, or false.
 func (r Releases) Named(name string) (hub.Release, bool) {
 	for _, one := range r {
 		if one.Name == name {
@@ -42,7 +42,7 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 	return hub.Release{}, false
 }
 
-// Names lists the names of all releases, after those given.
+// Names returns a list of the given names and those of all releases.
 func (r Releases) Names(more ...string) string {
 	for _, one := range r {
 		more = append(more, one.Name)
@@ -52,40 +52,40 @@ func (r Releases) Names(more ...string) string {
 
 // Model is a model whose files have been found.
 type Model struct {
-	Name   string // what people call it
-	From   string // the name under which it was found
+	Name   string // of the model
+	From   string // the name or path by which it was found
 	Files  fs.FS
-	Digest string // that the weights must have, such as sha256:248d…; empty allows any
+	Digest string // required of the weights, such as sha256:248d…; "" allows any
 }
 
-// NotFoundError occurs when a name means no model.
+// NotFoundError is the error for a name that means no model.
 type NotFoundError struct {
 	Name  string
 	Known string // the names that are known
 }
 
-// Error says what a name can be.
+// Error lists what a name can be.
 func (e *NotFoundError) Error() string {
 	return fmt.Sprintf("%q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
 }
 
-// Library is a directory of published models, and where to pull them from.
+// Library is a directory of published models and the hub to pull them from.
 type Library struct {
 	Releases Releases
-	Dir      string // of the models that have been pulled
+	Dir      string // of the pulled models
 	Hub      hub.Options
 }
 
-// Find returns the model of a name. It pulls a published model first if that is not
-// there or damaged. Only the digest of its weights is left for [Model.Load] to compare.
-// An unknown name is a [NotFoundError].
+// Find returns the model with a name. It pulls a published model that is absent or
+// damaged. It does not check the digest of the weights; [Model.Load] does. The error
+// for an unknown name is a [NotFoundError].
 func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	r, ok := l.Releases.Named(name)
 	if !ok {
 		return find(name, l.Releases.Names(BuiltIn))
 	}
 	if info, err := os.Stat(r.Name); err == nil && info.IsDir() && l.Hub.Note != nil {
-		l.Hub.Note(fmt.Sprintf("%s is the published model, not the directory here: that is ./%[1]s", r.Name))
+		l.Hub.Note(fmt.Sprintf("%s is the published model; the directory here is ./%[1]s", r.Name))
 	}
 	if err := hub.Ensure(ctx, l.Dir, r, l.Hub); err != nil {
 		return Model{}, err
@@ -93,8 +93,8 @@ func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	return Model{Name: r.Name, From: r.Name, Files: os.DirFS(r.Dir(l.Dir)), Digest: r.Weights()}, nil
 }
 
-// Find returns the built-in model or that of a directory. An unknown name is a
-// [NotFoundError].
+// Find returns the embedded model or the one in a directory. The error for an unknown
+// name is a [NotFoundError].
 func Find(name string) (Model, error) { return find(name, BuiltIn) }
 
 func find(name, known string) (Model, error) {
@@ -111,19 +111,20 @@ func find(name, known string) (Model, error) {
 	return Model{Name: filepath.Base(dir), From: name, Files: os.DirFS(dir)}, nil
 }
 
-// Engine is a [model.Engine] for its owner to close.
+// Engine is a [model.Engine] that its owner closes.
 type Engine interface {
 	model.Engine
 	Close()
 }
 
-// LoadOptions say what runs a model.
+// LoadOptions choose the engine of a model.
 type LoadOptions struct {
-	GoMLX   bool          // run it on the reference instead of the native engine
-	Weights kernel.Format // how the native engine keeps the weights
+	GoMLX   bool          // the reference instead of the native engine
+	Weights kernel.Format // how the native engine stores the weights
 }
 
-// Load reads the tokenizer and the weights.
+// Load starts an engine with the tokenizer and the weights. It returns an error if the
+// weights do not have the required digest.
 func (m Model) Load(o LoadOptions) (Engine, error) {
 	tokenizer, err := gpt2.ReadTokenizer(m.Files)
 	if err != nil {
@@ -132,7 +133,7 @@ func (m Model) Load(o LoadOptions) (Engine, error) {
 	return m.load(o, tokenizer)
 }
 
-// LoadWeights reads the weights only: the engine knows token ids and no text.
+// LoadWeights is Load without the tokenizer: the engine has token ids but no text.
 func (m Model) LoadWeights(o LoadOptions) (Engine, error) { return m.load(o, nil) }
 
 func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err error) {
@@ -151,12 +152,12 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	}
 	if digest, _, _ := strings.Cut(e.Info().Weights, "/"); m.Digest != "" && digest != m.Digest {
 		e.Close()
-		return nil, fmt.Errorf("load model %s: the weights have the digest %s and not %s (of a published model, colophon model pull %s replaces them)", m.From, digest, m.Digest, m.Name)
+		return nil, fmt.Errorf("load model %s: the weights have the digest %s, want %s (colophon model pull %s replaces the weights of a published model)", m.From, digest, m.Digest, m.Name)
 	}
 	return e, nil
 }
 
-// Tokenizer reads the tokenizer and the context size, which need no weights.
+// Tokenizer reads the tokenizer and the context size, without the weights.
 func (m Model) Tokenizer() (t *gpt2.Tokenizer, context int, err error) {
 	config, err := gpt2.ReadConfig(m.Files)
 	if err != nil {

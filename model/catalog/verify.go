@@ -26,7 +26,7 @@ func DigestOf(files fs.FS, name string) (size int64, digest string, err error) {
 	return size, fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
-// Size returns the number of bytes of a model's files.
+// Size returns the size in bytes of a model's files.
 func Size(files fs.FS) (int64, error) {
 	var size int64
 	for _, name := range Files() {
@@ -39,37 +39,37 @@ func Size(files fs.FS) (int64, error) {
 	return size, nil
 }
 
-// Verify reads a model as an engine does, and every weight. It returns the shape of
-// the network, and everything that is wrong as one error.
+// Verify reads a whole model as an engine does and checks that every weight is finite.
+// It returns the shape of the network, and one error with all problems.
 func (m Model) Verify(ctx context.Context) (gpt2.Config, error) {
-	var wrong []error
+	var problems []error
 	tokenizer, err := gpt2.ReadTokenizer(m.Files)
 	if err != nil {
-		wrong = append(wrong, err)
+		problems = append(problems, err)
 	}
 	checkpoint, err := gpt2.ReadCheckpoint(m.Files)
 	if err != nil {
-		return gpt2.Config{}, errors.Join(append(wrong, err)...)
+		return gpt2.Config{}, errors.Join(append(problems, err)...)
 	}
 	defer checkpoint.Close()
 	config := checkpoint.Config
 	if tokenizer != nil && tokenizer.Size() > config.Vocab {
-		wrong = append(wrong, fmt.Errorf("vocab.json has %d tokens, config.json only %d", tokenizer.Size(), config.Vocab))
+		problems = append(problems, fmt.Errorf("vocab.json has %d tokens, config.json has %d", tokenizer.Size(), config.Vocab))
 	}
 	for name := range config.Tensors() {
 		if err := ctx.Err(); err != nil {
-			return config, errors.Join(append(wrong, err)...)
+			return config, errors.Join(append(problems, err)...)
 		}
 		values, err := checkpoint.Tensor(name)
 		if err != nil {
-			return config, errors.Join(append(wrong, fmt.Errorf("read model.safetensors: %w", err))...)
+			return config, errors.Join(append(problems, fmt.Errorf("read model.safetensors: %w", err))...)
 		}
 		for i, v := range values {
 			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-				wrong = append(wrong, fmt.Errorf("model.safetensors: value %d of tensor %q is %v", i, name, v))
+				problems = append(problems, fmt.Errorf("model.safetensors: value %d of tensor %q is %v", i, name, v))
 				break
 			}
 		}
 	}
-	return config, errors.Join(wrong...)
+	return config, errors.Join(problems...)
 }

@@ -9,8 +9,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// BenchmarkNext compares the engines by the time of one token of the model in
-// package opticks.
+// BenchmarkNext compares the engines by the time for one token of the embedded
+// model.
 func BenchmarkNext(b *testing.B) {
 	native, err := gpt2.Load(opticks.Files(), gpt2.Options{})
 	if err != nil {

@@ -1,16 +1,14 @@
-// Package gomlx is GPT-2 as a GoMLX graph: the reference that the native
-// engine is tested against, and the trainer of the model in package opticks.
+// Package gomlx implements GPT-2 as a GoMLX graph. It is the reference for tests
+// of the native engine, and the trainer of the model in package opticks.
 //
-// The two share one graph, and nothing of its arithmetic is shared with the
-// native engine, so that a mistake in one shows as a difference to the other.
-// Package gpt2 is used for reading files and for the tokenizer only.
+// Inference and training share one graph. It shares no arithmetic with the native
+// engine, so a mistake in one shows as a difference from the other. Package gpt2
+// only reads files and tokenises here.
 //
-// An [Engine] keeps the promise of [model.Engine] to the bit on one machine,
-// by computing one token at a time whatever it is given, and one sequence at a
-// time whoever asks. It is meant to be right rather than fast: on the CPU it
-// is several times slower than the native engine. What it offers in return is
-// GoMLX's choice of backends: the same graph runs on XLA and its devices once
-// the backend that [New] opens is another one.
+// An [Engine] keeps the promise of [model.Engine] to the bit on one machine: it
+// computes one token of one sequence at a time. It aims to be right rather than
+// fast; on the CPU it is several times slower than the native engine. The same
+// graph runs on XLA and its devices if [New] opens another backend of GoMLX.
 package gomlx
 
 import (
@@ -30,21 +28,22 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// An Engine runs a checkpoint in float32 on GoMLX's pure-Go backend. It is
-// safe for concurrent use; sequences take turns, token by token.
+// An Engine runs a checkpoint in float32 on GoMLX's pure-Go backend. It is safe
+// for concurrent use; sequences alternate token by token.
 type Engine struct {
 	config    gpt2.Config
 	info      model.Info
 	tokenizer *gpt2.Tokenizer
 	backend   compute.Backend
-	weights   []any // tensors
+	weights   []any // *tensors.Tensor, as arguments of step
 	step      *graph.Exec
-	// turn holds one value when nobody computes. The backend of compute 0.1.2
-	// locks up when two computations run out of its workers at once.
-	turn chan struct{}
+	// computing holds one value during a computation. The backend of compute 0.1.2
+	// deadlocks when two computations run out of its workers at once.
+	computing chan struct{}
 }
 
-// New loads the weights of a checkpoint, under the name that Info is to give.
+// New returns an engine with the weights of a checkpoint, which may be closed
+// then. Info gives the name. A nil tokenizer encodes and decodes nothing.
 func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*Engine, error) {
 	config := checkpoint.Config
 	digest, err := checkpoint.Digest()
@@ -62,8 +61,8 @@ func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*
 			Name: name, Weights: digest + "/f32", Kernel: "gomlx/" + backend.Name() + "/" + runtime.GOARCH,
 			Context: config.Context, Vocab: config.Vocab, EOS: config.EOS,
 		},
-		backend: backend,
-		turn:    make(chan struct{}, 1),
+		backend:   backend,
+		computing: make(chan struct{}, 1),
 	}
 	for tensorName, shape := range config.Tensors() {
 		values, err := checkpoint.Tensor(tensorName)
@@ -79,19 +78,17 @@ func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*
 	if e.step, err = graph.NewExec(backend, e.graph); err != nil {
 		return nil, fmt.Errorf("build the graph: %w", err)
 	}
-	e.turn <- struct{}{}
 	return e, nil
 }
 
-// graph takes a token and its position, each [1], the keys and values of every
-// layer, each [1, heads, context, head width], and the weights. It returns the
-// logits [1, vocab] and the keys and values with those of the token in their
-// place.
+// graph takes a token and its position, each [1]; the keys and values of every
+// layer, each [1, heads, context, head width]; and the weights. It returns the
+// logits [1, vocab], and the keys and values with those of the token stored.
 func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	token, position, cache := in[0], in[1], in[2:2+2*e.config.Layers]
 	n := newNetwork(e.config, in[2+len(cache):])
 	out := make([]*graph.Node, 1+len(cache))
-	n.remember = func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node) {
+	n.storeKV = func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node) {
 		keys = put(cache[2*layer], keys, position)
 		values = put(cache[2*layer+1], values, position)
 		out[1+2*layer], out[2+2*layer] = keys, values
@@ -101,8 +98,8 @@ func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	return out
 }
 
-// put returns the cache with row, [1, heads, 1, head width], at position. (The
-// Go backend has no DynamicUpdateSlice.)
+// put returns the cache with row, [1, heads, 1, head width], stored at position.
+// The Go backend has no DynamicUpdateSlice.
 func put(cache, row, position *graph.Node) *graph.Node {
 	shape := cache.Shape()
 	here := graph.Equal(graph.Iota(cache.Graph(), shapes.Make(dtypes.Int32, shape.Dimensions...), 2),
@@ -131,19 +128,20 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	return s, nil
 }
 
-// Close frees the weights. No method of the engine or of its sequences may be
-// called afterwards.
+// Close frees the weights. No method of the engine or its sequences may be called
+// afterwards.
 func (e *Engine) Close() {
 	e.step.Finalize()
 	e.backend.Finalize()
 }
 
+// A sequence implements [model.Sequence].
 type sequence struct {
 	engine *Engine
 	length int
-	cache  []*tensors.Tensor // keys and values of every layer; positions from length on are of no account
+	cache  []*tensors.Tensor // keys and values of every layer; undefined from position length on
 	logits []float32
-	err    error
+	err    error // the first error of Next, which is final
 }
 
 var errClosed = errors.New("sequence is closed")
@@ -169,11 +167,12 @@ func (s *sequence) next(ctx context.Context, tokens []int) error {
 	return nil
 }
 
+// append computes one token.
 func (s *sequence) append(ctx context.Context, id int) error {
 	e := s.engine
 	select {
-	case <-e.turn:
-		defer func() { e.turn <- struct{}{} }()
+	case e.computing <- struct{}{}:
+		defer func() { <-e.computing }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -201,6 +200,7 @@ func (s *sequence) Close() {
 	s.err, s.logits = errClosed, nil
 }
 
+// free frees the cache.
 func (s *sequence) free() {
 	for _, t := range s.cache {
 		t.MustFinalizeAll()

@@ -35,14 +35,14 @@ func open(t testing.TB, fsys fs.FS) *Engine {
 	return e
 }
 
-// The golden vectors were computed by Hugging Face's GPT-2.
-func TestGolden(t *testing.T) {
+// Hugging Face's GPT-2 computed the golden vectors.
+func TestGoldenVectors(t *testing.T) {
 	modeltest.TestGolden(t, open(t, tiny), modeltest.Cases(t, tiny), tolerance, true)
 }
 
-// The logits have the same bits however the tokens are split between calls and
-// whatever other sequences do in between.
-func TestSplit(t *testing.T) {
+// The logits have the same bits for any split of the tokens, beside any other
+// sequences.
+func TestLogitsAreInvariant(t *testing.T) {
 	e := open(t, tiny)
 	rapid.Check(t, func(t *rapid.T) {
 		ids := rapid.SliceOfN(rapid.IntRange(0, e.info.Vocab-1), 1, 12).Draw(t, "ids")
@@ -79,15 +79,15 @@ func openIn(t *rapid.T, e model.Engine) model.Sequence {
 	return s
 }
 
-// The engine and the native one, which have no arithmetic in common, agree, as
-// far as the native one's weights are the same.
-func TestNative(t *testing.T) {
+// This engine and the native one share no arithmetic. They agree as closely as the
+// format of the native engine's weights allows.
+func TestAgreesWithTheNativeEngine(t *testing.T) {
 	for weights, tolerance := range map[kernel.Format]float64{kernel.F32: tolerance, kernel.F16: 0.02, kernel.Int8: 0.5} {
-		t.Run(weights.String(), func(t *testing.T) { testNative(t, weights, tolerance) })
+		t.Run(weights.String(), func(t *testing.T) { testAgrees(t, weights, tolerance) })
 	}
 }
 
-func testNative(t *testing.T, weights kernel.Format, tolerance float64) {
+func testAgrees(t *testing.T, weights kernel.Format, tolerance float64) {
 	checkpoint, err := gpt2.ReadCheckpoint(tiny)
 	if err != nil {
 		t.Fatal(err)
@@ -125,8 +125,7 @@ func testNative(t *testing.T, weights kernel.Format, tolerance float64) {
 	t.Logf("largest difference of a logit: %.2g", most)
 }
 
-// Sequences on several goroutines get the logits they would get alone.
-func TestConcurrent(t *testing.T) {
+func TestConcurrentSequencesHaveTheGoldenLogits(t *testing.T) {
 	e := open(t, tiny)
 	cases := modeltest.Cases(t, tiny)
 	done := make(chan error)

@@ -11,21 +11,20 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// A network builds the GPT-2 graph. Training and inference use the same code;
-// they differ in the two hooks.
+// A network builds the GPT-2 graph, for training and for inference. They differ
+// in two hooks.
 type network struct {
 	gpt2.Config
 	weights map[string]*graph.Node
-	// dropout is applied to the embeddings and to what each half of a block
-	// adds to the residual stream; nil leaves them alone.
+	// dropout, if not nil, is applied to the embeddings and to the output of each
+	// half of a block.
 	dropout func(*graph.Node) *graph.Node
-	// remember takes a layer's new keys and values, each [batch, head, position,
-	// head width], and returns all that the queries may look at; nil returns
-	// its arguments.
-	remember func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node)
+	// storeKV, if not nil, takes a layer's new keys and values, each [batch, head,
+	// position, head width], and returns all that the queries may attend to.
+	storeKV func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node)
 }
 
-// newNetwork takes the weights in the order of config.Tensors.
+// newNetwork returns a network with weights in the order of config.Tensors.
 func newNetwork(config gpt2.Config, weights []*graph.Node) *network {
 	n := &network{Config: config, weights: map[string]*graph.Node{}}
 	for name := range config.Tensors() {
@@ -34,8 +33,8 @@ func newNetwork(config gpt2.Config, weights []*graph.Node) *network {
 	return n
 }
 
-// hidden returns the normalised output of the last block, [batch*length, width],
-// for tokens [batch, length] at positions positions [length].
+// hidden returns the output of the final layer norm, [batch*length, width], for
+// tokens [batch, length] at the given positions, [length].
 func (n *network) hidden(tokens, positions *graph.Node) *graph.Node {
 	batch, length := tokens.Shape().Dimensions[0], tokens.Shape().Dimensions[1]
 	x := graph.Gather(n.weights["wte.weight"], graph.InsertAxes(tokens, -1))
@@ -55,6 +54,7 @@ func (n *network) logits(hidden *graph.Node) *graph.Node {
 	return matMul(hidden, n.weights["wte.weight"], 1)
 }
 
+// attention returns the attention output of a block for x [batch*length, width].
 func (n *network) attention(layer int, x, positions *graph.Node, batch int) *graph.Node {
 	block := fmt.Sprintf("h.%d.attn.", layer)
 	length, headDim := x.Shape().Dimensions[0]/batch, n.HeadDim()
@@ -64,8 +64,8 @@ func (n *network) attention(layer int, x, positions *graph.Node, batch int) *gra
 		return graph.TransposeAllAxes(graph.Reshape(y, batch, length, n.Heads, headDim), 0, 2, 1, 3)
 	}
 	queries, keys, values := heads(0), heads(1), heads(2)
-	if n.remember != nil {
-		keys, values = n.remember(layer, keys, values)
+	if n.storeKV != nil {
+		keys, values = n.storeKV(layer, keys, values)
 	}
 	queries = graph.MulScalar(queries, 1/math.Sqrt(float64(headDim)))
 	scores := graph.DotGeneral(queries, []int{3}, []int{0, 1}, keys, []int{3}, []int{0, 1})
@@ -74,8 +74,8 @@ func (n *network) attention(layer int, x, positions *graph.Node, batch int) *gra
 	return n.linear(block+"c_proj", graph.Reshape(graph.TransposeAllAxes(y, 0, 2, 1, 3), batch*length, n.Embd))
 }
 
-// causal is true where a query, at its position, may look at a key, whose
-// position is its index.
+// causal returns the causal mask in the shape of the scores. It is true where the
+// index of a key is at most the position of the query.
 func causal(positions *graph.Node, scores shapes.Shape) *graph.Node {
 	queries, keys := scores.Dimensions[2], scores.Dimensions[3]
 	index := graph.Iota(positions.Graph(), shapes.Make(positions.DType(), queries, keys), 1)
@@ -83,14 +83,15 @@ func causal(positions *graph.Node, scores shapes.Shape) *graph.Node {
 	return graph.BroadcastToDims(graph.InsertAxes(mask, 0, 0), scores.Dimensions...)
 }
 
+// linear returns x·weight + bias.
 func (n *network) linear(name string, x *graph.Node) *graph.Node {
 	return graph.Add(matMul(x, n.weights[name+".weight"], 0), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
 // matMul multiplies x [rows, in] by w, which is [in, out] if axis is 0 and
-// [out, in] if it is 1. The gradient of w is written out because GoMLX would
-// transpose both x and the gradient of the product; one is enough, and the
-// narrower will do.
+// [out, in] if axis is 1. It defines the gradient of w itself: GoMLX would
+// transpose both x and the gradient of the product, and transposing the narrower
+// one is enough.
 func matMul(x, w *graph.Node, axis int) *graph.Node {
 	var gradient *graph.Node
 	w = graph.IdentityWithCustomGradient(w, func(_, _ *graph.Node) *graph.Node {
@@ -104,21 +105,22 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 		}
 		return product
 	})
-	// The product's gradient is known before that of w is asked for.
+	// GoMLX computes the gradient of the product before that of w.
 	return graph.IdentityWithCustomGradient(graph.DotGeneral(x, []int{1}, nil, w, []int{axis}, nil), func(_, v *graph.Node) *graph.Node {
 		gradient = v
 		return v
 	})
 }
 
-// gelu is the tanh approximation that GPT-2 was trained with. (GoMLX's own
-// raises to a power for the cube, which is slow.)
+// gelu is the tanh approximation that GPT-2 was trained with. GoMLX's own
+// computes the cube as a power, which is slow.
 func gelu(x *graph.Node) *graph.Node {
 	cube := graph.Mul(x, graph.Mul(x, x))
 	t := graph.Tanh(graph.MulScalar(graph.Add(x, graph.MulScalar(cube, 0.044715)), math.Sqrt(2/math.Pi)))
 	return graph.Mul(x, graph.MulScalar(graph.AddScalar(t, 1), 0.5))
 }
 
+// layerNorm normalises x with the parameters of that name.
 func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	centred := graph.Sub(x, graph.ReduceAndKeep(x, graph.ReduceMean, -1))
 	variance := graph.ReduceAndKeep(graph.Mul(centred, centred), graph.ReduceMean, -1)
@@ -127,6 +129,7 @@ func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	return graph.Add(graph.Mul(graph.Mul(centred, scale), graph.InsertAxes(n.weights[name+".weight"], 0)), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
+// drop applies dropout, if there is any.
 func (n *network) drop(x *graph.Node) *graph.Node {
 	if n.dropout == nil {
 		return x

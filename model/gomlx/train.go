@@ -21,33 +21,33 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// Recipe holds the hyper-parameters of a training run.
+// Recipe has the hyper-parameters of a training run.
 type Recipe struct {
-	Steps       int     // steps of the whole run
-	WarmUp      int     // steps at the beginning over which the learning rate rises
-	CoolDown    int     // steps at the end over which it falls to zero
-	Period      int     // steps over which it falls along a cosine to LastRate
+	Steps       int     // length of the run
+	WarmUp      int     // steps at the beginning in which the learning rate rises linearly
+	CoolDown    int     // steps at the end in which it falls linearly to zero
+	Period      int     // steps in which it falls along a cosine to LastRate
 	Rate        float64 // highest learning rate
-	LastRate    float64 // the share of Rate that the cosine falls to
-	Beta1       float64 // AdamW's decay of the mean gradient
-	Beta2       float64 // AdamW's decay of the mean squared gradient
-	WeightDecay float64 // AdamW's, on matrices and embeddings only
+	LastRate    float64 // end of the cosine, as a share of Rate
+	Beta1       float64 // AdamW: decay of the mean gradient
+	Beta2       float64 // AdamW: decay of the mean squared gradient
+	WeightDecay float64 // AdamW: on matrices and embeddings only
 	Clip        float64 // largest norm of the gradient
-	Dropout     float64 // see network
-	Average     float64 // decay of the moving average of the weights
-	Seed        uint64  // selects initial weights and dropout
+	Dropout     float64 // probability; on embeddings and on the output of each half block
+	Average     float64 // decay of the moving average of the weights, a step
+	Seed        uint64  // of initial weights and dropout
 }
 
-// A Trainer trains a GPT-2 from scratch. It is for one goroutine.
+// A Trainer trains a GPT-2 from scratch. One goroutine at a time may use it.
 type Trainer struct {
-	config gpt2.Config
-	recipe Recipe
-	state  state
-	parts  [2]part
-	loss   *graph.Exec
+	config   gpt2.Config
+	recipe   Recipe
+	state    state
+	replicas [2]replica
+	loss     *graph.Exec
 }
 
-// state is what a checkpoint holds.
+// state is the content of a checkpoint.
 type state struct {
 	Step    int         // steps done
 	Weights [][]float32 // in the order of gpt2.Config.Tensors
@@ -56,18 +56,18 @@ type state struct {
 	Square  [][]float32 // AdamW's mean squared gradient
 }
 
-// A part computes the gradients of one half of a batch, on its own backend:
-// GoMLX runs most operations on one core, so two halves at once are faster than
-// the whole in one piece. (One backend for both would lock up: in compute 0.1.2
-// two matrix products that run out of workers wait for each other.)
-type part struct {
+// A replica computes the gradients of one half of a batch. GoMLX runs most
+// operations on one core, so two halves in parallel are faster than the whole.
+// Each has its own backend: in compute 0.1.2, two matrix products that run out of
+// the workers of one backend deadlock.
+type replica struct {
 	backend compute.Backend
 	step    *graph.Exec
 }
 
-// NewTrainer returns a trainer with fresh weights: normal with deviation 0.02
-// (0.01 for positions; divided by sqrt(2*layers) where a block adds to the
-// residual stream), as in GPT-2.
+// NewTrainer returns a trainer with the initial weights of GPT-2: normal with
+// standard deviation 0.02, or 0.01 for positions, divided by sqrt(2*layers) where
+// a block adds to the residual stream. Close frees the backends.
 func NewTrainer(config gpt2.Config, recipe Recipe) (*Trainer, error) {
 	t := &Trainer{config: config, recipe: recipe}
 	rng := rand.New(rand.NewPCG(recipe.Seed, 0))
@@ -82,23 +82,24 @@ func NewTrainer(config gpt2.Config, recipe Recipe) (*Trainer, error) {
 		t.state.Mean = append(t.state.Mean, make([]float32, len(w)))
 		t.state.Square = append(t.state.Square, make([]float32, len(w)))
 	}
-	for i := range t.parts {
+	for i := range t.replicas {
 		backend, err := gobackend.New("ops_sequential")
 		if err != nil {
 			return nil, fmt.Errorf("open GoMLX's Go backend: %w", err)
 		}
-		t.parts[i].backend = backend
-		if t.parts[i].step, err = graph.NewExec(backend, t.stepGraph); err != nil {
+		t.replicas[i].backend = backend
+		if t.replicas[i].step, err = graph.NewExec(backend, t.stepGraph); err != nil {
 			return nil, fmt.Errorf("build the training step: %w", err)
 		}
 	}
 	var err error
-	if t.loss, err = graph.NewExec(t.parts[0].backend, t.lossGraph); err != nil {
+	if t.loss, err = graph.NewExec(t.replicas[0].backend, t.lossGraph); err != nil {
 		return nil, fmt.Errorf("build the loss: %w", err)
 	}
 	return t, nil
 }
 
+// elements returns the number of elements of a shape.
 func elements(shape []int) int {
 	n := 1
 	for _, d := range shape {
@@ -107,6 +108,7 @@ func elements(shape []int) int {
 	return n
 }
 
+// initial returns the distribution of the initial weights of a tensor.
 func initial(name string, rank, layers int) (mean, deviation float64) {
 	switch {
 	case rank == 1 && strings.HasSuffix(name, ".weight"):
@@ -122,8 +124,8 @@ func initial(name string, rank, layers int) (mean, deviation float64) {
 	}
 }
 
-// stepGraph takes tokens, targets, a random state and the weights; it returns
-// the loss and its gradients.
+// stepGraph takes tokens, targets, a random state and the weights. It returns the
+// loss and its gradients.
 func (t *Trainer) stepGraph(in []*graph.Node) []*graph.Node {
 	random := in[2]
 	n := newNetwork(t.config, in[3:])
@@ -139,15 +141,15 @@ func (t *Trainer) stepGraph(in []*graph.Node) []*graph.Node {
 	return append([]*graph.Node{loss}, graph.Gradient(seed, in[3:]...)...)
 }
 
+// lossGraph takes tokens, targets and the weights. It returns the loss.
 func (t *Trainer) lossGraph(in []*graph.Node) []*graph.Node {
 	loss, _ := newNetwork(t.config, in[2:]).crossEntropy(in[0], in[1])
 	return []*graph.Node{loss}
 }
 
-// crossEntropy returns the mean loss in nats and a node that has the loss's
-// gradient, though not its value. Going by the closed form, softmax minus
-// target, saves two thirds of the passes over the logits that differentiating
-// the loss step by step would make.
+// crossEntropy returns the mean loss in nats, and a node with the gradient of the
+// loss but not its value. The gradient has the closed form softmax minus target,
+// which saves two thirds of the passes over the logits.
 func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.Node) {
 	g := tokens.Graph()
 	logits := n.logits(n.hidden(tokens, graph.Iota(g, shapes.Make(dtypes.Int32, tokens.Shape().Dimensions[1]), 0)))
@@ -163,9 +165,9 @@ func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.N
 	return loss, seed
 }
 
-// Step does one step of AdamW (Loshchilov and Hutter, 2019) on an even number
-// of rows of equal length, tokens and what follows each, and returns their loss
-// in nats per token before the step.
+// Step makes one step of AdamW (Loshchilov and Hutter, 2019) and returns the loss
+// before it in nats per token. tokens has an even number of rows of equal length;
+// targets has the token that follows each.
 func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	var (
 		losses    [2]float64
@@ -199,13 +201,13 @@ func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	return loss, nil
 }
 
-// gradients returns the loss of some rows and its gradients.
-func (t *Trainer) gradients(part int, tokens, targets [][]int32) (float64, [][]float32, error) {
-	random, err := graph.RNGStateFromSeed(int64(t.recipe.Seed<<32) + int64(2*t.state.Step+part))
+// gradients returns the loss of some rows, and its gradients, from a replica.
+func (t *Trainer) gradients(replica int, tokens, targets [][]int32) (float64, [][]float32, error) {
+	random, err := graph.RNGStateFromSeed(int64(t.recipe.Seed<<32) + int64(2*t.state.Step+replica))
 	if err != nil {
 		return 0, nil, fmt.Errorf("seed dropout: %w", err)
 	}
-	out, err := t.run(t.parts[part].step, t.state.Weights, tokens, targets, random)
+	out, err := t.run(t.replicas[replica].step, t.state.Weights, tokens, targets, random)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -220,9 +222,8 @@ func (t *Trainer) gradients(part int, tokens, targets [][]int32) (float64, [][]f
 	return float64(list[0][0]), list[1:], nil
 }
 
-// rate is the learning rate of the next step. Where the cool-down begins does
-// not change what comes before it, so how long a run shall be can be decided
-// while it runs.
+// rate returns the learning rate of the next step. Before the cool-down it does
+// not depend on Steps, so the length of a run can be decided while it runs.
 func (t *Trainer) rate() float64 {
 	r, step := t.recipe, float64(t.state.Step)
 	warm := min(1, (step+1)/float64(r.WarmUp))
@@ -231,6 +232,7 @@ func (t *Trainer) rate() float64 {
 	return r.Rate * warm * cool * (r.LastRate + (1-r.LastRate)*cosine)
 }
 
+// update applies AdamW to the weights and updates their average.
 func (t *Trainer) update(gradients [][]float32) {
 	r, s := t.recipe, &t.state
 	var norm float64
@@ -244,7 +246,7 @@ func (t *Trainer) update(gradients [][]float32) {
 	b1, b2 := float32(r.Beta1), float32(r.Beta2)
 	unbias1 := float32(rate / (1 - math.Pow(r.Beta1, float64(s.Step+1))))
 	unbias2 := float32(1 / (1 - math.Pow(r.Beta2, float64(s.Step+1))))
-	// The average starts as the weights themselves and grows older with the run.
+	// The decay of the average rises from 0, so early weights are soon forgotten.
 	average := float32(math.Min(r.Average, float64(s.Step)/float64(s.Step+10)))
 	i := 0
 	for _, shape := range t.config.Tensors() {
@@ -265,8 +267,8 @@ func (t *Trainer) update(gradients [][]float32) {
 	s.Step++
 }
 
-// Loss returns the mean loss in nats per token of weights, in the order of
-// gpt2.Config.Tensors, on rows of equal length, without dropout.
+// Loss returns the mean loss in nats per token on rows of equal length, without
+// dropout, for weights in the order of gpt2.Config.Tensors.
 func (t *Trainer) Loss(weights [][]float32, tokens, targets [][]int32) (float64, error) {
 	out, err := t.run(t.loss, weights, tokens, targets)
 	if err != nil {
@@ -275,6 +277,7 @@ func (t *Trainer) Loss(weights [][]float32, tokens, targets [][]int32) (float64,
 	return float64(tensors.ToScalar[float32](out[0])), out[0].FinalizeAll()
 }
 
+// run calls a graph with tokens, targets, more arguments and the weights.
 func (t *Trainer) run(exec *graph.Exec, weights [][]float32, tokens, targets [][]int32, more ...any) ([]*tensors.Tensor, error) {
 	args := append([]any{tokens, targets}, more...)
 	for _, shape := range t.config.Tensors() {
@@ -286,7 +289,7 @@ func (t *Trainer) run(exec *graph.Exec, weights [][]float32, tokens, targets [][
 
 // Close frees the backends.
 func (t *Trainer) Close() {
-	for _, p := range t.parts {
+	for _, p := range t.replicas {
 		p.backend.Finalize()
 	}
 }
@@ -294,11 +297,11 @@ func (t *Trainer) Close() {
 // Steps returns the number of steps done.
 func (t *Trainer) Steps() int { return t.state.Step }
 
-// Weights returns the averaged weights in the order of gpt2.Config.Tensors. They
-// change with the next step.
+// Weights returns the averaged weights in the order of gpt2.Config.Tensors. The
+// next step changes them.
 func (t *Trainer) Weights() [][]float32 { return t.state.Average }
 
-// Save writes all that Load needs to go on as if there had been no break.
+// Save writes a checkpoint, from which Load continues the run.
 func (t *Trainer) Save(w io.Writer) error {
 	if err := gob.NewEncoder(w).Encode(&t.state); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
@@ -306,7 +309,8 @@ func (t *Trainer) Save(w io.Writer) error {
 	return nil
 }
 
-// Load goes back to what Save wrote, which must be of a model of the same size.
+// Load restores a checkpoint of Save, which must be of a model of the same shape.
+// After an error, the trainer is unchanged.
 func (t *Trainer) Load(r io.Reader) error {
 	var s state
 	if err := gob.NewDecoder(r).Decode(&s); err != nil {

@@ -28,7 +28,7 @@ func trainer(t *testing.T, config gpt2.Config, recipe Recipe) *Trainer {
 	return tr
 }
 
-// rows returns a batch of counting: each token is the one before plus one.
+// rows returns a batch in which each token is the previous one plus one.
 func rows(config gpt2.Config, step int) (tokens, targets [][]int32) {
 	rng := rand.New(rand.NewPCG(3, uint64(step)))
 	for range 4 {
@@ -42,7 +42,7 @@ func rows(config gpt2.Config, step int) (tokens, targets [][]int32) {
 	return tokens, targets
 }
 
-func TestTrainerLearns(t *testing.T) {
+func TestTrainerLearnsToCount(t *testing.T) {
 	recipe := quick
 	recipe.Dropout = 0.05
 	tr := trainer(t, small, recipe)
@@ -69,13 +69,13 @@ func TestTrainerLearns(t *testing.T) {
 	}
 }
 
-func TestRate(t *testing.T) {
+func TestRateWarmsUpAndCoolsDown(t *testing.T) {
 	tr := &Trainer{recipe: Recipe{Steps: 80, WarmUp: 10, CoolDown: 20, Period: 100, Rate: 2, LastRate: 0.1}}
 	for step, want := range map[int]float64{
 		0:  0.2,                                 // a tenth, at the top of the cosine
 		50: 2 * 0.55,                            // half-way down
 		60: 2 * (0.1 + 0.9*0.5*(1-0.309016994)), // the last step before the cool-down
-		70: (0.1 + 0.9*0.5*(1-0.587785252)),     // half of it is over
+		70: (0.1 + 0.9*0.5*(1-0.587785252)),     // halfway through the cool-down
 		80: 0,
 	} {
 		tr.state.Step = step
@@ -85,10 +85,10 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// The gradients, some of which are written out, are those of the loss.
-func TestGradients(t *testing.T) {
+// Some gradients are defined by hand. All are those of the loss.
+func TestGradientsAreThoseOfTheLoss(t *testing.T) {
 	tr := trainer(t, small, quick)
-	// Weights large enough for every part of the network to matter.
+	// Make the weights so large that every part of the network matters.
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, w := range tr.state.Weights {
 		for i := range w {
@@ -138,8 +138,7 @@ func TestGradients(t *testing.T) {
 	}
 }
 
-// A run with a break goes as one without.
-func TestTrainerResumes(t *testing.T) {
+func TestAResumedRunHasTheSameLosses(t *testing.T) {
 	recipe := quick
 	recipe.Dropout = 0.2
 	run := func(tr *Trainer, steps int) (losses []float64) {
@@ -174,7 +173,7 @@ func TestTrainerResumes(t *testing.T) {
 	}
 }
 
-func TestLoadRefuses(t *testing.T) {
+func TestLoadRefusesOtherCheckpoints(t *testing.T) {
 	var saved bytes.Buffer
 	if err := trainer(t, small, quick).Save(&saved); err != nil {
 		t.Fatal(err)
@@ -189,7 +188,7 @@ func TestLoadRefuses(t *testing.T) {
 	}{
 		"other width": {wider, saved.String()},
 		"other depth": {deeper, saved.String()},
-		"cut":         {small, saved.String()[:saved.Len()/2]},
+		"truncated":   {small, saved.String()[:saved.Len()/2]},
 		"empty":       {small, ""},
 	} {
 		err := trainer(t, c.config, quick).Load(strings.NewReader(c.file))

@@ -48,7 +48,7 @@ func BenchmarkPrefill(b *testing.B) {
 	for _, weights := range everyFormat() {
 		e := randomEngine(b, Published(), Options{Weights: weights})
 		for _, n := range []int{128, 512} {
-			b.Run(fmt.Sprintf("%v/%d", weights, n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%v/prompt=%d", weights, n), func(b *testing.B) {
 				ids := make([]int, n)
 				for b.Loop() {
 					s := modeltest.Open(b, e)

@@ -1,26 +1,25 @@
 package gpt2
 
-// A word is scratch space for encoding one word of a text.
+// A word is scratch space for encoding one word.
 //
 // The parts of the word are a linked list over the positions of its bytes, and
-// the pairs that could be merged a heap, so that a word of n bytes takes
-// O(n log n) steps, however long it is.
+// the possible merges are a heap. So a word of n bytes takes O(n log n) time.
 type word struct {
-	id         []int32 // the token that starts at a byte; -1 where none does
-	prev, next []int32 // the neighbouring parts; -1 and the length at the ends
+	id         []int32 // the token that begins at a byte, or -1
+	prev, next []int32 // the neighbouring parts; -1 and len(word) at the ends
 	heap       []candidate
 }
 
-// A candidate is a merge of the parts at two positions that were neighbours
-// when it was found; it is void if either has changed since.
+// A candidate is a merge of two adjacent parts. It is stale if either part has
+// changed since it was found.
 type candidate struct {
-	rank, at    int32
-	left, right int32 // the ids that were there
-	id          int32 // the id that replaces them
+	rank, at    int32 // at is the position of the left part
+	left, right int32 // the ids of the parts when it was found
+	id          int32 // the id of the merged part
 }
 
-// encode appends the ids of s. Of all pairs of neighbours that have a merge,
-// the one with the lowest rank is merged first, the leftmost of several.
+// encode appends the ids of s. It merges adjacent parts in the order of rank, and
+// from left to right for equal ranks.
 func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	n := int32(len(s))
 	w.id, w.prev, w.next, w.heap = w.id[:0], w.prev[:0], w.next[:0], w.heap[:0]
@@ -55,7 +54,8 @@ func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	return ids
 }
 
-// find adds the merge of the parts at position at and after it, if there is one.
+// find adds the merge of the part at a position with the next one, if there is
+// one.
 func (w *word) find(t *Tokenizer, at int32) {
 	left, right := w.id[at], w.id[w.next[at]]
 	if m, ok := t.merges[pair(left, right)]; ok {
@@ -63,6 +63,7 @@ func (w *word) find(t *Tokenizer, at int32) {
 	}
 }
 
+// before reports whether c is merged before d.
 func (c candidate) before(d candidate) bool {
 	return c.rank < d.rank || c.rank == d.rank && c.at < d.at
 }

@@ -15,24 +15,23 @@ import (
 	"strings"
 )
 
-// A Checkpoint is an open pair of config.json and model.safetensors whose
-// tensors have been checked to be those of the config, no more and no less.
-// Their values are read when asked for, so that they need not be in memory
-// twice; the file must not be written to while the Checkpoint is open.
-// Its methods are safe for concurrent use, except Close.
+// A Checkpoint is an open config.json and model.safetensors. Its tensors are
+// exactly those of the config. Values are read on demand, so that they need not
+// be in memory twice; the file must not change while the Checkpoint is open. The
+// methods are safe for concurrent use, except Close.
 type Checkpoint struct {
 	Config Config
 
 	file    io.ReaderAt
 	size    int64
 	close   func() error
-	tensors map[string]tensor
+	tensors map[string]tensor // by name without "transformer."
 }
 
-// ReadCheckpoint opens config.json and model.safetensors. Tensor names may
-// have the prefix "transformer."; the causal-mask buffers that older files
-// carry are ignored; lm_head.weight may be there if it equals wte.weight.
-// Values may be F32, F16 or BF16.
+// ReadCheckpoint opens config.json and model.safetensors and checks that they
+// fit. Tensors may be F32, F16 or BF16 and have names with the prefix
+// "transformer.". The causal-mask buffers of older files are ignored. An
+// lm_head.weight is accepted if it equals wte.weight.
 func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	config, err := ReadConfig(fsys)
 	if err != nil {
@@ -50,6 +49,7 @@ func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	return c, nil
 }
 
+// read reads the header and checks the tensors.
 func (c *Checkpoint) read(f fs.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -74,7 +74,7 @@ func (c *Checkpoint) read(f fs.File) error {
 	c.tensors = make(map[string]tensor, len(tensors))
 	for _, t := range tensors {
 		name := strings.TrimPrefix(t.name, "transformer.")
-		if maskBuffer(name, c.Config.Layers) {
+		if isMaskBuffer(name, c.Config.Layers) {
 			continue
 		}
 		if other, ok := c.tensors[name]; ok {
@@ -88,9 +88,9 @@ func (c *Checkpoint) read(f fs.File) error {
 	return c.checkTied()
 }
 
-// maskBuffer reports whether name is a buffer with the causal mask, or the
-// constant that masks, of a block below layers.
-func maskBuffer(name string, layers int) bool {
+// isMaskBuffer reports whether name is the causal mask, or the value for masked
+// scores, of a block below layers.
+func isMaskBuffer(name string, layers int) bool {
 	rest, ok := strings.CutPrefix(name, "h.")
 	if !ok {
 		return false
@@ -100,7 +100,8 @@ func maskBuffer(name string, layers int) bool {
 	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
 }
 
-// check compares the tensors with those that the config asks for.
+// check returns an error unless the tensors are those of the config, and perhaps
+// lm_head.weight.
 func (c *Checkpoint) check() error {
 	var missing []string
 	want := map[string]bool{"lm_head.weight": true}
@@ -111,12 +112,12 @@ func (c *Checkpoint) check() error {
 			missing = append(missing, name)
 			continue
 		}
-		if err := t.is(shape); err != nil {
+		if err := t.check(shape); err != nil {
 			return err
 		}
 	}
 	if t, ok := c.tensors["lm_head.weight"]; ok {
-		if err := t.is([]int{c.Config.Vocab, c.Config.Embd}); err != nil {
+		if err := t.check([]int{c.Config.Vocab, c.Config.Embd}); err != nil {
 			return err
 		}
 	}
@@ -138,7 +139,9 @@ func (c *Checkpoint) check() error {
 	return nil
 }
 
-func (t tensor) is(shape []int) error {
+// check returns an error unless the tensor has a shape and is of a type to
+// compute with.
+func (t tensor) check(shape []int) error {
 	if !slices.Equal(t.shape, shape) {
 		return fmt.Errorf("tensor %q has shape %v, the config asks for %v", t.name, t.shape, shape)
 	}
@@ -148,7 +151,7 @@ func (t tensor) is(shape []int) error {
 	return nil
 }
 
-// list names the first few of many.
+// list joins names; of many it has the first few and a count.
 func list(names []string) string {
 	const most = 5
 	if len(names) > most {
@@ -157,8 +160,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// checkTied makes sure that an output matrix, where there is one, is the
-// embedding matrix: a GPT-2 uses one for both.
+// checkTied returns an error if lm_head.weight is present and differs from
+// wte.weight: GPT-2 uses one matrix for both.
 func (c *Checkpoint) checkTied() error {
 	if _, ok := c.tensors["lm_head.weight"]; !ok {
 		return nil
@@ -183,9 +186,9 @@ func (c *Checkpoint) checkTied() error {
 	return nil
 }
 
-// Tensors yields the name and shape of every tensor of a network, in the order
-// of computation. Matrices are [inputs, outputs], except the embeddings
-// wte.weight [Vocab, Embd] and wpe.weight [Context, Embd].
+// Tensors yields the name and shape of every tensor of a network in the order of
+// the forward pass. Matrices are [inputs, outputs]; the embeddings are wte.weight
+// [Vocab, Embd] and wpe.weight [Context, Embd].
 func (c Config) Tensors() iter.Seq2[string, []int] {
 	type entry struct {
 		name  string
@@ -217,8 +220,8 @@ func (c Config) Tensors() iter.Seq2[string, []int] {
 	}
 }
 
-// Tensor reads the values of one tensor, row-major, under its name without
-// "transformer.". The shape is the one in [Config.Tensors].
+// Tensor reads the values of a tensor in row-major order. The name is one of
+// [Config.Tensors], which also gives the shape.
 func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	t, ok := c.tensors[name]
 	if !ok {
@@ -241,17 +244,17 @@ func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	return values, nil
 }
 
-// rowLength returns the number of elements in a row.
+// rowLength returns the last dimension.
 func (t *tensor) rowLength() int { return t.shape[len(t.shape)-1] }
 
-// A buffer has what was read last.
+// A buffer is memory for rows that is used again.
 type buffer struct {
 	raw    []byte
 	values []float32
 }
 
-// rows reads rows lo up to hi of a tensor, which are valid until the buffer is
-// used again.
+// rows reads rows lo up to hi of a tensor. The result is valid until the buffer
+// is used again.
 func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error) {
 	t := c.tensors[name]
 	n, size := (hi-lo)*t.rowLength(), int(elementSize[t.dtype])
@@ -270,7 +273,7 @@ func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error)
 	return values, nil
 }
 
-// Digest reads the whole of model.safetensors and returns its SHA-256 as
+// Digest reads all of model.safetensors and returns its SHA-256 as
 // "sha256:<hex>".
 func (c *Checkpoint) Digest() (string, error) {
 	h := sha256.New()
@@ -280,5 +283,5 @@ func (c *Checkpoint) Digest() (string, error) {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Close closes the file; no method may be called afterwards.
+// Close closes the file. No method may be called afterwards.
 func (c *Checkpoint) Close() error { return c.close() }

@@ -15,64 +15,56 @@ import (
 	"colophon/model/kernel"
 )
 
-// ErrClosed is returned by an Engine, and by the sequences it opened, once it
-// has been closed.
+// ErrClosed is returned by a closed Engine and by its sequences.
 var ErrClosed = errors.New("engine is closed")
 
-// Options are what a checkpoint leaves open. Of them, Weights alone changes a
-// logit.
+// Options configure an Engine. Only Weights changes the logits.
 type Options struct {
-	Name      string        // for Info; "gpt2" if empty
-	Weights   kernel.Format // how weights are kept and multiplied; halves if 0
-	Threads   int           // threads that compute; as many as Go uses if 0
-	Sequences int           // most sequences open at a time; 16 if 0
+	Name      string        // for Info; "" is "gpt2"
+	Weights   kernel.Format // how weights are stored and multiplied; 0 is F16
+	Threads   int           // 0 is GOMAXPROCS
+	Sequences int           // largest number of open sequences; 0 is 16
 }
 
-// An Engine runs a GPT-2 network. It implements [model.Engine].
+// An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
+// batching.
 //
-// One goroutine computes, a step at a time. A step has the next token of every
-// sequence that waits for the logits after one token, and tokens of those that
-// wait with more, in the order in which they came: while other sequences run,
-// so many that a step takes not quite twice as long as without them, and promptTokens
-// otherwise. A call of Next whose context is done returns at once, and what it
-// asked for leaves with the step that is being computed.
+// One goroutine computes step by step. A step has the next token of every
+// sequence that waits for the logits after one token. It also has tokens of the
+// prompts that wait, oldest first: beside decoding sequences so many that the
+// step takes less than twice as long as without them, and up to 128 otherwise.
+// A call of Next whose context is done returns at once; its tokens
+// leave the queue after the current step.
 //
-// Beyond the weights, memory is for the keys and values of the open sequences:
-// at most Sequences times Context tokens of them, kept for later sequences once
-// allocated.
+// Beyond the weights, memory goes to the keys and values of open sequences: at
+// most Sequences times Context tokens. Later sequences reuse it.
 type Engine struct {
 	info      model.Info
 	network   *network
-	tokenizer *Tokenizer
-	slots     chan struct{} // holds one for each open sequence
-	wake      chan struct{} // holds one when the queue may have changed
-	stopped   chan struct{} // closed when nothing computes any more
+	tokenizer *Tokenizer    // may be nil
+	slots     chan struct{} // holds one value for each open sequence
+	wake      chan struct{} // holds one value when the queue may have changed
+	stopped   chan struct{} // closed when the computing goroutine has ended
 
-	mu     sync.Mutex
-	closed bool
-	queue  []*sequence // with tokens to compute, oldest first
-	free   []*kernel.Panels
-	step   uint64 // number of steps begun
-	due    int    // sequences that the last step finished and that have not come back
-	pace   pace
-	times  Times
-
-	// The open sequences that have had logits: most likely they are sampled
-	// from and come back soon.
-	running int
+	mu       sync.Mutex
+	closed   bool
+	queue    []*sequence      // those with tokens to compute, oldest first
+	free     []*kernel.Panels // pages for reuse
+	step     uint64           // number of steps begun
+	decoding int              // open sequences that have had logits
+	expected int              // sequences that the last step finished and that have not returned
+	budget   stepBudget
+	times    Times
 }
 
 var _ model.Engine = (*Engine)(nil)
 
-const (
-	// A step waits for the sequences of the last one to come back, so that
-	// they stay together, for an eighth of what that took, but no longer than
-	// maxGather.
-	maxGather = 3 * time.Millisecond
-)
+// maxGather bounds how long a step waits for the sequences of the last one to
+// return, so that they stay together.
+const maxGather = 3 * time.Millisecond
 
-// Load reads a directory with config.json, model.safetensors, vocab.json and
-// merges.txt and starts an engine.
+// Load reads config.json, model.safetensors, vocab.json and merges.txt and
+// starts an engine. Close ends it.
 func Load(fsys fs.FS, opts Options) (*Engine, error) {
 	tok, err := ReadTokenizer(fsys)
 	if err != nil {
@@ -86,16 +78,16 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 	return New(ck, tok, opts)
 }
 
-// New starts an engine with the weights of a checkpoint, which it does not
-// need any more when it returns. The tokenizer may have fewer ids than the
-// checkpoint, whose others then stand for no text. It may be nil for work on
-// token ids alone; Encode and Decode then return nothing.
+// New starts an engine with the weights of a checkpoint, which may be closed when
+// New returns. The tokenizer may have fewer ids than the checkpoint; the others
+// then stand for no text. With a nil tokenizer, the engine works on token ids
+// alone. Close ends the engine.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 	if tok.Size() > ck.Config.Vocab {
-		return nil, fmt.Errorf("tokenizer has %d ids, the network only %d", tok.Size(), ck.Config.Vocab)
+		return nil, fmt.Errorf("tokenizer has %d ids, the network has %d", tok.Size(), ck.Config.Vocab)
 	}
 	if opts.Threads < 0 || opts.Sequences < 0 {
-		return nil, fmt.Errorf("%d threads and %d sequences: neither may be negative", opts.Threads, opts.Sequences)
+		return nil, fmt.Errorf("%d threads and %d sequences: want 0 or more of each", opts.Threads, opts.Sequences)
 	}
 	var digest string
 	var digestErr error
@@ -139,7 +131,7 @@ func (e *Engine) Encode(text string) []int { return e.tokenizer.Encode(text) }
 // Decode implements [model.Engine].
 func (e *Engine) Decode(ids []int) []byte { return e.tokenizer.Decode(ids) }
 
-// Open implements [model.Engine]. Those who wait are served in order.
+// Open implements [model.Engine]. Waiting callers are served in order.
 func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -159,8 +151,8 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	}
 }
 
-// ReadWeights reads all weights on the threads of a pool, as a step reads them
-// for one sequence, and computes nothing: no step is faster. It returns the
+// ReadWeights reads all weights on the threads of a pool in the order of a step
+// for one sequence, and computes nothing, so no step is faster. It returns the
 // number of bytes.
 func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	bytes := 0
@@ -171,15 +163,15 @@ func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	return bytes
 }
 
-// Times returns where the time of all steps so far has gone.
+// Times returns the time that all steps so far have spent.
 func (e *Engine) Times() Times {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.times
 }
 
-// Close ends the step that is being computed, makes every call of Next that
-// waits return [ErrClosed], and frees the threads.
+// Close waits for the current step, makes every waiting call of Next return
+// [ErrClosed], and frees the threads. It is safe to call twice.
 func (e *Engine) Close() {
 	e.mu.Lock()
 	e.closed = true
@@ -188,7 +180,7 @@ func (e *Engine) Close() {
 	<-e.stopped
 }
 
-// signal tells the computing goroutine that the queue may have changed.
+// signal wakes the computing goroutine, because the queue may have changed.
 func (e *Engine) signal() {
 	select {
 	case e.wake <- struct{}{}:
@@ -200,11 +192,11 @@ func (e *Engine) signal() {
 func (e *Engine) run(pool *kernel.Pool) {
 	defer close(e.stopped)
 	defer pool.Close()
-	f := newForward(e.network, pool, cap(e.slots)+promptTokens, cap(e.slots))
+	f := newForward(e.network, pool, cap(e.slots)+maxPromptTokens, cap(e.slots))
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var took time.Duration
-	for e.gather(timer, min(took/8, maxGather)) {
+	for e.gather(timer, min(took/8, maxGather)) { // waits an eighth of a step
 		e.plan(f)
 		start := time.Now()
 		f.run()
@@ -213,14 +205,13 @@ func (e *Engine) run(pool *kernel.Pool) {
 	}
 }
 
-// gather waits until there is something to compute, and then for at most
-// patience for the sequences that are due. It returns false when the engine is
-// closed.
-func (e *Engine) gather(timer *time.Timer, patience time.Duration) bool {
+// gather waits until there is something to compute, and then up to atMost for
+// the sequences that are expected. It returns false when the engine is closed.
+func (e *Engine) gather(timer *time.Timer, atMost time.Duration) bool {
 	var timeout <-chan time.Time // nil until there is something to compute
 	for {
 		e.mu.Lock()
-		closed, waiting, due := e.closed, len(e.queue), e.due
+		closed, waiting, expected := e.closed, len(e.queue), e.expected
 		if closed {
 			for _, s := range e.queue {
 				s.done <- ErrClosed
@@ -231,10 +222,10 @@ func (e *Engine) gather(timer *time.Timer, patience time.Duration) bool {
 		switch {
 		case closed:
 			return false
-		case waiting > 0 && (due == 0 || patience <= 0):
+		case waiting > 0 && (expected == 0 || atMost <= 0):
 			return true
 		case waiting > 0 && timeout == nil:
-			timer.Reset(patience)
+			timer.Reset(atMost)
 			timeout = timer.C
 		}
 		select {
@@ -245,28 +236,28 @@ func (e *Engine) gather(timer *time.Timer, patience time.Duration) bool {
 	}
 }
 
-// plan chooses the rows of the next step.
+// plan chooses the tokens of the next step and gives them pages.
 func (e *Engine) plan(f *forward) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.step++
-	e.due = 0
+	e.expected = 0
 	f.rows = f.rows[:0]
-	budget := e.pace.budget(e.running)
+	budget := e.budget.tokens(e.decoding)
 	for _, s := range e.queue {
-		n := len(s.tokens) - s.fed
+		n := len(s.tokens) - s.computed
 		if n > 1 {
 			n = min(n, budget)
 			budget -= n
 		}
-		s.rows = n
+		s.inStep = n
 		for i := range n {
 			position := s.cache.tokens + i
 			if position == len(s.cache.pages)*pageTokens {
 				s.cache.pages = append(s.cache.pages, e.page(&f.layout))
 			}
-			r := row{cache: &s.cache, position: position, token: s.tokens[s.fed+i]}
-			if s.fed+i == len(s.tokens)-1 {
+			r := row{cache: &s.cache, position: position, token: s.tokens[s.computed+i]}
+			if s.computed+i == len(s.tokens)-1 {
 				r.logits = s.logits
 			}
 			f.rows = append(f.rows, r)
@@ -274,7 +265,7 @@ func (e *Engine) plan(f *forward) {
 	}
 }
 
-// page returns a page, which may have anything in it.
+// page returns a page with undefined contents. The mutex must be held.
 func (e *Engine) page(l *layout) *kernel.Panels {
 	if n := len(e.free); n > 0 {
 		p := e.free[n-1]
@@ -284,38 +275,38 @@ func (e *Engine) page(l *layout) *kernel.Panels {
 	return l.newPage()
 }
 
-// finish hands out the results of a step that took some time; times are those of
-// all steps.
+// finish ends a step: it updates the sequences and wakes the callers that have
+// their logits. times are those of all steps.
 func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.times = times
-	singles, prompts := 0, 0
+	decoded, prompt := 0, 0
 	for _, s := range e.queue {
 		if len(s.tokens) == 1 {
-			singles += s.rows
+			decoded += s.inStep
 		} else {
-			prompts += s.rows
+			prompt += s.inStep
 		}
 	}
-	e.pace.observe(singles, prompts, took)
+	e.budget.observe(decoded, prompt, took)
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {
-		s.cache.tokens += s.rows
-		s.fed += s.rows
-		stepped := s.rows > 0
-		s.rows = 0
+		s.cache.tokens += s.inStep
+		s.computed += s.inStep
+		stepped := s.inStep > 0
+		s.inStep = 0
 		switch {
-		case s.gone:
+		case s.abandoned:
 			if s.closed {
 				e.release(s)
 			}
 			return true
-		case stepped && s.fed == len(s.tokens):
-			s.finished = e.step
-			e.due++
-			if !s.running {
-				s.running = true
-				e.running++
+		case stepped && s.computed == len(s.tokens):
+			s.finishedStep = e.step
+			e.expected++
+			if !s.decoding {
+				s.decoding = true
+				e.decoding++
 			}
 			s.done <- nil
 			return true
@@ -324,10 +315,11 @@ func (e *Engine) finish(took time.Duration, times Times) {
 	})
 }
 
-// release takes back what a sequence held.
+// release takes back the pages and the slot of a closed sequence. The mutex must
+// be held.
 func (e *Engine) release(s *sequence) {
-	if s.running {
-		e.running--
+	if s.decoding {
+		e.decoding--
 	}
 	e.free = append(e.free, s.cache.pages...)
 	s.cache.pages = nil

@@ -16,6 +16,7 @@ import (
 	"colophon/model/modeltest"
 )
 
+// randomEngine returns an engine with the weights of randomCheckpoint.
 func randomEngine(t testing.TB, c Config, opts Options) *Engine {
 	t.Helper()
 	ck := randomCheckpoint(c, 1)
@@ -37,7 +38,7 @@ func randomIDs(rnd *rand.Rand, n, vocab int) []int {
 	return ids
 }
 
-func TestInfo(t *testing.T) {
+func TestInfoNamesWeightsAndKernel(t *testing.T) {
 	e := openEngine(t, tinyFiles("model.safetensors"), nil, Options{Name: "tiny"})
 	want := model.Info{
 		Name:    "tiny",
@@ -48,25 +49,25 @@ func TestInfo(t *testing.T) {
 		t.Errorf("%+v, want %+v", e.Info(), want)
 	}
 	if e.Encode("a") != nil || e.Decode([]int{1}) != nil {
-		t.Error("text without a tokenizer")
+		t.Error("Encode and Decode work without a tokenizer")
 	}
 }
 
 func TestNewRefuses(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	ck := randomCheckpoint(smallShape(), 1)
-	if _, err := New(ck, tok, Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer has 50257 ids, the network only 37") {
-		t.Errorf("too many ids: %v", err)
+	if _, err := New(ck, tok, Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer has 50257 ids, the network has 37") {
+		t.Errorf("a tokenizer with more ids: %v", err)
 	}
 	if _, err := New(ck, nil, Options{Threads: -1}); err == nil {
-		t.Error("negative threads")
+		t.Error("New accepts negative threads")
 	}
 	ck.file = computedFile{} // ends at once
 	if _, err := New(ck, nil, Options{}); err == nil {
-		t.Error("a file that ends early")
+		t.Error("New accepts a file that ends early")
 	}
 	if _, err := New(scaledCheckpoint(smallShape(), 1, 1e6), nil, Options{}); err == nil || !strings.Contains(err.Error(), `tensor "wte.weight": weight`) || !strings.Contains(err.Error(), "use f32") {
-		t.Errorf("weights too large for halves: %v", err)
+		t.Errorf("weights too large for f16: %v", err)
 	}
 }
 
@@ -100,7 +101,7 @@ func TestOpenWaitsForRoom(t *testing.T) {
 	}()
 	select {
 	case err := <-opened:
-		t.Fatalf("opened a third of two: %v", err)
+		t.Fatalf("Open does not wait for a third of two sequences: %v", err)
 	default:
 	}
 	a.Close()
@@ -113,8 +114,8 @@ func TestOpenWaitsForRoom(t *testing.T) {
 	}
 }
 
-// Keys and values of a closed sequence are used again and never seen by the
-// next one; memory does not grow with the number of sequences.
+// Sequences reuse the pages of closed ones and never see their contents. Memory
+// does not grow with the number of sequences.
 func TestPagesAreReused(t *testing.T) {
 	c := smallShape()
 	e := randomEngine(t, c, Options{Threads: 1, Sequences: 2})
@@ -132,8 +133,9 @@ func TestPagesAreReused(t *testing.T) {
 	}
 }
 
-// A cancelled call returns, gives back what it held, and leaves others alone.
-func TestNextIsCancelled(t *testing.T) {
+// A cancelled call returns and frees its pages and slot. Other sequences do not
+// notice.
+func TestNextCanBeCancelled(t *testing.T) {
 	c := smallShape()
 	e := randomEngine(t, c, Options{Threads: 2, Sequences: 4})
 	rnd := rand.New(rand.NewPCG(4, 4))
@@ -179,15 +181,16 @@ func TestNextIsCancelled(t *testing.T) {
 	if cancelled == 0 {
 		t.Error("no call was cancelled")
 	}
-	// Whatever was still being computed is back when all slots are free again.
+	// Steps that were under way have released their sequences once all slots are
+	// free.
 	for range cap(e.slots) {
 		modeltest.Open(t, e)
 	}
 }
 
-// A sequence that is given up and closed while a step computes it gives back
-// what it holds after that step, and not before.
-func TestCloseDuringStep(t *testing.T) {
+// A sequence that is abandoned and closed during a step releases its pages and
+// slot after that step, not before.
+func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 	c := smallShape()
 	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
 	if err != nil {
@@ -196,17 +199,17 @@ func TestCloseDuringStep(t *testing.T) {
 	e := newEngine(n, nil, Options{Sequences: 1})
 	pool := kernel.NewPool(1)
 	defer pool.Close()
-	f := newForward(n, pool, 1+promptTokens, 1)
+	f := newForward(n, pool, 1+maxPromptTokens, 1)
 	opened, err := e.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := opened.(*sequence)
-	if err := s.submit(make([]int, promptTokens+1)); err != nil {
+	if err := s.submit(make([]int, maxPromptTokens+1)); err != nil {
 		t.Fatal(err)
 	}
 	e.plan(f)
-	e.withdraw(s)
+	s.abandon()
 	s.Close()
 	if len(e.slots) != 1 || len(e.free) != 0 || len(e.queue) != 1 {
 		t.Errorf("during the step: %d slots in use, %d pages free, %d queued", len(e.slots), len(e.free), len(e.queue))
@@ -218,7 +221,7 @@ func TestCloseDuringStep(t *testing.T) {
 	}
 }
 
-func TestCloseEngine(t *testing.T) {
+func TestCloseEndsCallsInFlight(t *testing.T) {
 	c := smallShape()
 	ck := randomCheckpoint(c, 1)
 	e, err := New(ck, nil, Options{Threads: 2, Sequences: 3})
@@ -263,9 +266,9 @@ func TestCloseEngine(t *testing.T) {
 	}
 }
 
-// Every step has the next token of each sequence that needs one token, and as
-// many of the prompts as the pace allows, in the order in which they came.
-func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
+// Every step has the next token of each decoding sequence, and as many prompt
+// tokens as the step budget allows, oldest prompt first.
+func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	c := smallShape()
 	c.Context = 400
 	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
@@ -275,7 +278,7 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 	e := newEngine(n, nil, Options{Sequences: 8})
 	pool := kernel.NewPool(1)
 	defer pool.Close()
-	f := newForward(n, pool, 8+promptTokens, 8)
+	f := newForward(n, pool, 8+maxPromptTokens, 8)
 	enqueue := func(tokens int) *sequence {
 		s, err := e.Open(t.Context())
 		if err != nil {
@@ -298,48 +301,48 @@ func TestPlanMixesPromptsAndSingleTokens(t *testing.T) {
 				t.Fatal(err)
 			}
 		default:
-			t.Fatal("a step left out a sequence that needed one token")
+			t.Fatal("a step left out a decoding sequence")
 		}
 		if err := s.submit([]int{1}); err != nil {
 			t.Fatal(err)
 		}
 	}
 
-	// With nothing beside them, prompts come in large pieces.
-	first, second := enqueue(promptTokens+8), enqueue(5)
+	// With nothing beside them, prompts are computed in large chunks.
+	first, second := enqueue(maxPromptTokens+8), enqueue(5)
 	step(128 * time.Millisecond)
-	if first.fed != promptTokens || second.fed != 0 {
-		t.Errorf("%d and %d tokens of prompts alone", first.fed, second.fed)
+	if first.computed != maxPromptTokens || second.computed != 0 {
+		t.Errorf("a step without decoding computed %d and %d prompt tokens", first.computed, second.computed)
 	}
 	step(13 * time.Millisecond)
 	again(first)
 	again(second)
-	if e.running != 2 {
-		t.Errorf("%d sequences are running", e.running)
+	if e.decoding != 2 {
+		t.Errorf("%d sequences are decoding, want 2", e.decoding)
 	}
 	step(8 * time.Millisecond) // usual from now on
 
-	// Beside sequences that run, in pieces that take three quarters as long as
-	// those, even when one of those is late.
+	// Beside decoding sequences, chunks take three quarters as long as a decoding
+	// step, even if one of the sequences is late.
 	third, fourth := enqueue(20), enqueue(3)
-	var fed []string
+	var computed []string
 	for range 4 {
 		again(first)
 		step(14 * time.Millisecond)
-		fed = append(fed, fmt.Sprintf("%d+%d", third.fed, fourth.fed))
+		computed = append(computed, fmt.Sprintf("%d+%d", third.computed, fourth.computed))
 	}
-	if want := []string{"6+0", "12+0", "18+0", "20+3"}; !slices.Equal(fed, want) {
-		t.Errorf("prompts are at %v, want %v", fed, want)
+	if want := []string{"6+0", "12+0", "18+0", "20+3"}; !slices.Equal(computed, want) {
+		t.Errorf("prompts are at %v, want %v", computed, want)
 	}
 	for _, s := range []*sequence{first, second, third, fourth} {
 		s.Close()
 	}
-	if e.running != 0 {
-		t.Errorf("%d sequences are running after all were closed", e.running)
+	if e.decoding != 0 {
+		t.Errorf("%d sequences are decoding after all were closed", e.decoding)
 	}
 }
 
-func TestDecodeDoesNotAllocate(t *testing.T) {
+func TestDecodingDoesNotAllocate(t *testing.T) {
 	for i := range 6 {
 		threads, weights := 1+i%2, everyFormat()[i/2]
 		e := randomEngine(t, smallShape(), Options{Threads: threads, Weights: weights})
@@ -355,11 +358,11 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestReadWeightsReadsAll(t *testing.T) {
+func TestReadWeightsReadsAllBytes(t *testing.T) {
 	e := randomEngine(t, smallShape(), Options{})
 	pool := kernel.NewPool(2)
 	defer pool.Close()
 	if got, want := int64(e.ReadWeights(pool)), e.network.bytes(); got != want || want == 0 {
-		t.Errorf("%d of %d bytes", got, want)
+		t.Errorf("read %d of %d bytes", got, want)
 	}
 }

@@ -12,46 +12,46 @@ type row struct {
 	cache    *cache
 	position int
 	token    int
-	logits   []float32 // [Vocab], where the logits go, or nil
+	logits   []float32 // [Vocab], the destination of its logits, or nil
 }
 
-// A forward computes rows of any sequences together. A row sees the rows of
-// its own sequence before it, in the cache or among those it comes with; what
-// is computed for it depends on those alone.
+// A forward is a forward pass over rows of any sequences together. A row attends
+// to the earlier positions of its sequence, whether they are in the cache or
+// among the rows, and depends on nothing else.
 type forward struct {
 	*network
 	layout layout
 	pool   *kernel.Pool
-	body   func(worker, lo, hi int) // compute, as a value made once
+	body   func(worker, lo, hi int) // the method compute, bound once
 
-	rows   []row
-	wanted []int // the rows whose logits are wanted
-	runs   []run
-	apart  bool // no two runs are of one sequence
-	layer  int
-	phase  phase
-	lap    time.Time // when the last phase ended
-	times  Times
+	rows        []row
+	wanted      []int // indexes of the rows that want logits
+	spans       []span
+	oneSpanEach bool // no sequence has two spans
+	layer       int
+	phase       phase
+	phaseEnd    time.Time // of the last phase
+	times       Times
 
 	x      []float32     // [rows, Embd]: the residual stream
-	h      *kernel.Input // [rows, Embd]: normalised, or the outcome of attention
+	h      *kernel.Input // [rows, Embd]: output of a layer norm or of attention
 	qkv    []float32     // [rows, stride of qkv]
 	up     *kernel.Input // [rows, Inner], with the stride of up
-	y      []float32     // [rows, stride of projection and down]: what is added to x
-	logits []float32     // [wanted, stride of tokens]
-	heads  []head        // by worker
+	y      []float32     // [rows, stride of projection and down]: output of a half block
+	logits []float32     // [wanted, stride of embedding]
+	heads  []head        // scratch space, by worker
 }
 
-// A phase is a part of the computation whose results are independent of each
-// other.
+// A phase is a part of the forward pass whose results do not depend on each
+// other, so that threads compute them in parallel.
 type phase int
 
 const (
 	embed          phase = iota // over rows
 	normAttention               // over rows
 	multiplyQKV                 // over panels
-	store                       // over rows, where a sequence has several runs
-	attend                      // over heads of runs
+	store                       // over rows, where a sequence has several spans
+	attend                      // over heads of spans
 	prepareAttend               // over rows
 	project                     // over panels
 	normUp                      // over rows
@@ -60,19 +60,19 @@ const (
 	multiplyDown                // over panels
 	normOutput                  // over wanted rows
 	multiplyOutput              // over panels
-	handOut                     // over wanted rows
+	copyLogits                  // over wanted rows
 )
 
-// Times says where the time of steps has gone. What one step computes serially
-// and what it leaves to all threads counts alike: how long it took.
+// Times is the wall-clock time of steps, by part of the forward pass.
 type Times struct {
-	Steps     int
-	Products  time.Duration // with the weights; biases, GELU and residual sums go along
-	Attention time.Duration // keys and values, stored ones and their use
-	Rows      time.Duration // embedding, normalising, quantising and handing out
+	Steps     int           // number of steps
+	Products  time.Duration // products with weights; also biases, GELU and residual additions
+	Attention time.Duration // storing keys and values, and attention
+	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward prepares for at most rows rows at a time, wanted of them with logits.
+// newForward allocates for at most rows rows, of which at most wanted want
+// logits.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{
@@ -81,13 +81,13 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 		pool:    pool,
 		rows:    make([]row, 0, rows),
 		wanted:  make([]int, 0, rows),
-		runs:    make([]run, 0, rows),
+		spans:   make([]span, 0, rows),
 		x:       make([]float32, rows*n.Embd),
 		h:       kernel.NewInput(n.format, rows, n.Embd, n.Embd),
 		qkv:     make([]float32, rows*b.qkv.Stride()),
 		up:      kernel.NewInput(n.format, rows, n.Inner, b.up.Stride()),
 		y:       make([]float32, rows*b.down.Stride()),
-		logits:  make([]float32, wanted*n.tokens.Stride()),
+		logits:  make([]float32, wanted*n.embedding.Stride()),
 		heads:   make([]head, pool.Threads()),
 	}
 	for i := range f.heads {
@@ -97,46 +97,48 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	return f
 }
 
-// run computes f.rows: their keys and values go into the caches, whose pages
-// must be there, and the logits where they are wanted.
+// run computes f.rows. It stores their keys and values in the caches, which must
+// have the pages, and writes the logits that are wanted.
 func (f *forward) run() {
 	f.times.Steps++
-	f.lap = time.Now()
+	f.phaseEnd = time.Now()
 	f.start()
 	for f.layer = range f.blocks {
 		f.block()
-		runtime.Gosched() // a step is long for whoever waits for this thread
+		runtime.Gosched() // other goroutines should not wait for a whole step
 	}
 	f.output()
 }
 
-// start fills the residual stream.
+// start divides the rows into spans and fills the residual stream with the sums
+// of token and position embeddings.
 func (f *forward) start() {
-	f.runs, f.apart = f.runs[:0], true
+	f.spans, f.oneSpanEach = f.spans[:0], true
 	for i, r := range f.rows {
-		if n := len(f.runs) - 1; n >= 0 && f.runs[n].rows < maxRun {
-			first := f.rows[f.runs[n].first]
-			if first.cache == r.cache && first.position+f.runs[n].rows == r.position {
-				f.runs[n].rows++
+		if n := len(f.spans) - 1; n >= 0 && f.spans[n].rows < maxSpan {
+			first := f.rows[f.spans[n].first]
+			if first.cache == r.cache && first.position+f.spans[n].rows == r.position {
+				f.spans[n].rows++
 				continue
 			}
 		}
 		if i > 0 && f.rows[i-1].cache == r.cache {
-			f.apart = false
+			f.oneSpanEach = false
 		}
-		f.runs = append(f.runs, run{i, 1})
+		f.spans = append(f.spans, span{i, 1})
 	}
 	f.overRows(embed, len(f.rows))
 }
 
+// block adds the output of block f.layer to the residual stream.
 func (f *forward) block() {
 	b := &f.blocks[f.layer]
 	f.overRows(normAttention, len(f.rows))
 	f.overPanels(multiplyQKV, b.qkv)
-	if !f.apart { // or else attend does it: no other run waits for it
+	if !f.oneSpanEach { // otherwise attend stores: no other span reads that
 		f.overRows(store, len(f.rows))
 	}
-	f.over(attend, len(f.runs)*f.Heads, 1)
+	f.over(attend, len(f.spans)*f.Heads, 1)
 	f.overRows(prepareAttend, len(f.rows))
 	f.overPanels(project, b.projection)
 	f.overRows(normUp, len(f.rows))
@@ -145,6 +147,7 @@ func (f *forward) block() {
 	f.overPanels(multiplyDown, b.down)
 }
 
+// output computes the logits of the rows that want them.
 func (f *forward) output() {
 	f.wanted = f.wanted[:0]
 	for i, r := range f.rows {
@@ -153,25 +156,27 @@ func (f *forward) output() {
 		}
 	}
 	f.overRows(normOutput, len(f.wanted))
-	f.overPanels(multiplyOutput, f.tokens)
-	f.overRows(handOut, len(f.wanted))
+	f.overPanels(multiplyOutput, f.embedding)
+	f.overRows(copyLogits, len(f.wanted))
 }
 
+// overRows computes a phase over rows, four at a time.
 func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
-// overPanels splits panels into ranges that are multiples of four, which the
-// kernels like best, and short, so that no thread waits long for the last.
+// overPanels computes a phase over the panels of m. The ranges are multiples of
+// four panels, which suit the kernels, and short, so that the threads finish at
+// about the same time.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
 	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
 }
 
-// over computes a phase, in ranges of 0 to n-1.
+// over computes a phase over 0 to n-1 in ranges of chunk, and adds up its time.
 func (f *forward) over(p phase, n, chunk int) {
 	f.phase = p
 	f.pool.Run(n, chunk, f.body)
 	now := time.Now()
-	took := now.Sub(f.lap)
-	f.lap = now
+	took := now.Sub(f.phaseEnd)
+	f.phaseEnd = now
 	switch p {
 	case multiplyQKV, project, multiplyUp, multiplyDown, multiplyOutput:
 		f.times.Products += took
@@ -182,18 +187,18 @@ func (f *forward) over(p phase, n, chunk int) {
 	}
 }
 
-// compute does a range of a phase.
+// compute computes a range of the current phase.
 func (f *forward) compute(worker, lo, hi int) {
 	b := &f.blocks[f.layer]
 	switch f.phase {
 	case embed:
 		for i := lo; i < hi; i++ {
 			x, r := f.x[i*f.Embd:][:f.Embd], &f.rows[i]
-			f.tokens.Output(r.token, x)
+			f.embedding.Output(r.token, x)
 			kernel.Add(x, f.positions[r.position*f.Embd:][:f.Embd])
 		}
 	case normAttention:
-		f.normalize(&b.attention, lo, hi)
+		f.normalize(&b.attentionNorm, lo, hi)
 	case multiplyQKV:
 		b.qkv.Multiply(f.qkv, f.h, len(f.rows), lo, hi)
 	case store:
@@ -204,7 +209,7 @@ func (f *forward) compute(worker, lo, hi int) {
 		}
 	case attend:
 		for i := lo; i < hi; i++ {
-			f.attend(&f.heads[worker], f.runs[i/f.Heads], i%f.Heads)
+			f.attend(&f.heads[worker], f.spans[i/f.Heads], i%f.Heads)
 		}
 	case prepareAttend:
 		f.h.Prepare(lo, hi)
@@ -212,7 +217,7 @@ func (f *forward) compute(worker, lo, hi int) {
 		b.projection.Multiply(f.y, f.h, len(f.rows), lo, hi)
 		f.add(b.projection, lo, hi)
 	case normUp:
-		f.normalize(&b.feedForward, lo, hi)
+		f.normalize(&b.feedForwardNorm, lo, hi)
 	case multiplyUp:
 		b.up.Multiply(f.up.Floats, f.h, len(f.rows), lo, hi)
 		for i := range f.rows {
@@ -226,18 +231,19 @@ func (f *forward) compute(worker, lo, hi int) {
 	case normOutput:
 		for i := lo; i < hi; i++ {
 			x := f.x[f.wanted[i]*f.Embd:][:f.Embd]
-			kernel.Normalize(f.h.Row(i), x, f.final.gain, f.final.bias, f.Epsilon)
+			kernel.Normalize(f.h.Row(i), x, f.finalNorm.gain, f.finalNorm.bias, f.Epsilon)
 		}
 		f.h.Prepare(lo, hi)
 	case multiplyOutput:
-		f.tokens.Multiply(f.logits, f.h, len(f.wanted), lo, hi)
-	case handOut:
+		f.embedding.Multiply(f.logits, f.h, len(f.wanted), lo, hi)
+	case copyLogits:
 		for i := lo; i < hi; i++ {
-			copy(f.rows[f.wanted[i]].logits, f.logits[i*f.tokens.Stride():][:f.Vocab])
+			copy(f.rows[f.wanted[i]].logits, f.logits[i*f.embedding.Stride():][:f.Vocab])
 		}
 	}
 }
 
+// normalize writes the layer norm of rows lo up to hi to h.
 func (f *forward) normalize(n *norm, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		kernel.Normalize(f.h.Row(i), f.x[i*f.Embd:][:f.Embd], n.gain, n.bias, f.Epsilon)
@@ -245,13 +251,13 @@ func (f *forward) normalize(n *norm, lo, hi int) {
 	f.h.Prepare(lo, hi)
 }
 
-// store puts one head's key and value of a row into the cache.
+// store stores the key and value of one head of a row in the cache.
 func (f *forward) store(row, head int) {
 	r, dim, qkv := &f.rows[row], f.layout.headDim, f.qkv[row*f.blocks[f.layer].qkv.Stride():]
 	f.layout.store(r.cache, r.position, f.layer, head, qkv[f.Embd+head*dim:][:dim], qkv[2*f.Embd+head*dim:][:dim])
 }
 
-// add adds the outputs of some panels of m, in y, to the residual stream.
+// add adds panels lo up to hi of the outputs of m, in y, to the residual stream.
 func (f *forward) add(m *kernel.Matrix, lo, hi int) {
 	lo, hi = lo*kernel.Width, min(hi*kernel.Width, m.Outputs())
 	for i := range f.rows {

@@ -15,7 +15,7 @@ import (
 	"colophon/model/kernel"
 )
 
-// tinyModel is a directory with everything: the tiny network over single bytes.
+// tinyModel returns a complete model: the tiny network with one token a byte.
 func tinyModel(t testing.TB) fs.FS {
 	t.Helper()
 	m := fstest.MapFS{
@@ -32,7 +32,7 @@ func tinyModel(t testing.TB) fs.FS {
 	return m
 }
 
-func TestLoad(t *testing.T) {
+func TestLoadNeedsFourFiles(t *testing.T) {
 	e, err := Load(tinyModel(t), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +50,8 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// Texts that are sampled beside each other, and interrupted after any delta,
-// are those that are sampled alone.
+// A text that is sampled beside others, or interrupted after any delta and
+// continued, is the text that is sampled alone.
 func TestGenerateIsInvariant(t *testing.T) {
 	forEveryFormat(t, testGenerateIsInvariant)
 }
@@ -98,8 +98,8 @@ func testGenerateIsInvariant(t *testing.T, weights kernel.Format) {
 	running.Wait()
 }
 
-// The published weights are 548 MB, so they are not part of this repository.
-func TestPublishedWeights(t *testing.T) {
+// The published weights have 548 MB and are not part of this repository.
+func TestPublishedWeightsContinueAsPublished(t *testing.T) {
 	dir := os.Getenv("COLOPHON_TEST_GPT2")
 	if dir == "" {
 		t.Skip("COLOPHON_TEST_GPT2 does not name a directory with the published GPT-2 (config.json, model.safetensors, vocab.json, merges.txt)")

@@ -9,17 +9,17 @@ import (
 	"colophon/model/modeltest"
 )
 
-// The vectors in testdata were computed by Hugging Face's GPT2LMHeadModel in
-// float32 on seeded random weights.
+// Hugging Face's GPT2LMHeadModel computed the golden vectors in testdata, in
+// float32 and with seeded random weights.
 
 var tiny = os.DirFS("testdata/tiny")
 
-// tinyFiles returns testdata/tiny with model.safetensors replaced by a file.
+// tinyFiles returns testdata/tiny with one of its files as model.safetensors.
 func tinyFiles(weights string) fs.FS {
 	return renamed{tiny, "model.safetensors", weights}
 }
 
-// renamed is a file system with one name changed.
+// renamed opens file under the name name.
 type renamed struct {
 	fs.FS
 	name, file string
@@ -47,7 +47,7 @@ func openEngine(t testing.TB, fsys fs.FS, tok *Tokenizer, opts Options) *Engine 
 	return e
 }
 
-const tolerance = 1e-4 // of float32
+const tolerance = 1e-4 // between float32 implementations
 
 func TestGoldenLogitsAndGreedy(t *testing.T) {
 	for _, run := range []struct {

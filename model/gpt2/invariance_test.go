@@ -18,8 +18,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// alone returns the logits after every token of a text, computed one token at
-// a time, with nothing beside it and one thread.
+// alone returns the logits after every token of a text, computed token by token
+// with no other sequence.
 func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]float32 {
 	s, err := e.Open(context.Background())
 	if err != nil {
@@ -37,13 +37,14 @@ func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]floa
 	return all
 }
 
-// A text has the logits after each of its tokens, computed by alone.
+// A text has ids and the logits after each of them, computed by alone.
 type text struct {
 	ids  []int
 	want [][]float32
 }
 
-// someTexts returns texts of many lengths, up to the whole context.
+// someTexts returns texts of many lengths, up to the whole context, computed by
+// one thread.
 func someTexts(t testing.TB, c Config, weights kernel.Format) []text {
 	t.Helper()
 	e := randomEngine(t, c, Options{Threads: 1, Weights: weights})
@@ -67,8 +68,8 @@ func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
 	}
 }
 
-// Sequences that are computed at the same time, in any number, with any number
-// of threads and split in any way, have the logits that each has alone.
+// The logits of a sequence have the same bits alone and beside any others, with
+// any number of threads, and for any split of the tokens.
 func TestLogitsAreInvariant(t *testing.T) {
 	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
 		engines, texts := invariance(t, weights)
@@ -82,7 +83,7 @@ func TestLogitsAreInvariant(t *testing.T) {
 	})
 }
 
-// The same for whatever a fuzzer thinks of.
+// FuzzLogitsAreInvariant is TestLogitsAreInvariant with inputs of the fuzzer.
 func FuzzLogitsAreInvariant(f *testing.F) {
 	var engines [3][]*Engine
 	var texts [3][]text
@@ -100,8 +101,7 @@ func FuzzLogitsAreInvariant(f *testing.F) {
 	})
 }
 
-// invariance returns engines that differ in their threads and texts with what
-// each has alone.
+// invariance returns engines with different numbers of threads, and texts.
 func invariance(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	c := smallShape()
 	var engines []*Engine
@@ -111,7 +111,7 @@ func invariance(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	return engines, someTexts(t, c, weights)
 }
 
-// together computes some texts at a time, each split in some way.
+// together computes some texts at the same time, each split at random.
 func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var running sync.WaitGroup
@@ -143,15 +143,15 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 			return err
 		}
 		if !bitsEqual(logits, want[cut-1]) {
-			return fmt.Errorf("logits after %d tokens, cut at %v, are not the same bits", cut, cuts)
+			return fmt.Errorf("logits after %d tokens, cut at %v, have other bits", cut, cuts)
 		}
 		at = cut
 	}
 	return nil
 }
 
-// The same for steps put together in ways that a scheduler need not think of,
-// on pages where every stale value is not a number.
+// Steps of any composition give the same bits, also those that the engine would
+// not plan. Pages are full of NaNs at first, to catch reads of stale values.
 func TestForwardIsInvariant(t *testing.T) {
 	forEveryFormat(t, testForwardIsInvariant)
 }
@@ -209,16 +209,16 @@ func testForwardIsInvariant(t *testing.T, weights kernel.Format) {
 			f.run()
 			for _, r := range results {
 				if !bitsEqual(f.rows[r.row].logits, r.want) {
-					t.Fatalf("row %d of %d: not the same bits", r.row, len(f.rows))
+					t.Fatalf("row %d of %d has other bits", r.row, len(f.rows))
 				}
 			}
 		}
 	})
 }
 
-// The arithmetic is what the fingerprint names: if this fails, the kernels
-// compute something else than they did and need a new fingerprint.
-func TestFingerprintIsOfTheseBits(t *testing.T) {
+// If this fails, the kernels compute other bits than before and need a new
+// fingerprint.
+func TestFingerprintNamesTheseBits(t *testing.T) {
 	want := map[string]string{
 		"portable/3 f32":  "dd5ed3f6f094f7d2f4f4c9aa419ef4e2d26eb053ebf75f714338983b010c9819",
 		"portable/3 f16":  "516a887492805914fd469aa6dfd414f54a1c01bf957454f367d99aa373803559",

@@ -9,46 +9,48 @@ import (
 	"colophon/model/kernel"
 )
 
-// A network is the weights of a GPT-2, packed for the kernels.
+// A network has the weights of a GPT-2, packed for the kernels.
 type network struct {
 	Config
 	format    kernel.Format
-	tokens    *kernel.Matrix // Embd to Vocab: the output layer, and by column the embedding
-	positions []float32      // [Context, Embd]
+	embedding *kernel.Matrix // Embd to Vocab: the output layer; column t is the embedding of token t
+	positions []float32      // [Context, Embd]: the position embeddings
 	blocks    []block
-	final     norm
+	finalNorm norm
 }
 
+// A block is one transformer block.
 type block struct {
-	attention   norm
-	qkv         *kernel.Matrix // Embd to 3*Embd: query, key and value, each [Heads, HeadDim]
-	projection  *kernel.Matrix // Embd to Embd
-	feedForward norm
-	up          *kernel.Matrix // Embd to Inner
-	down        *kernel.Matrix // Inner to Embd
+	attentionNorm   norm
+	qkv             *kernel.Matrix // Embd to 3*Embd: query, key and value, each [Heads, HeadDim]
+	projection      *kernel.Matrix // Embd to Embd
+	feedForwardNorm norm
+	up              *kernel.Matrix // Embd to Inner
+	down            *kernel.Matrix // Inner to Embd
 }
 
+// A norm has the parameters of a layer norm.
 type norm struct{ gain, bias []float32 }
 
-// load packs the weights on some threads, a piece at a time, so that they are
-// in memory once.
+// load reads and packs the weights on some threads. It reads a few rows at a
+// time, so the weights are in memory only once.
 func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	n := &network{Config: c.Config, format: f, blocks: make([]block, c.Config.Layers)}
 	l := loader{checkpoint: c}
-	n.tokens = kernel.NewMatrix(f, n.Embd, n.Vocab)
-	l.rows("wte.weight", n.Vocab, 1024, n.tokens.SetOutputs)
+	n.embedding = kernel.NewMatrix(f, n.Embd, n.Vocab)
+	l.rows("wte.weight", n.Vocab, 1024, n.embedding.SetOutputs)
 	l.vector("wpe.weight", &n.positions)
 	for i := range n.blocks {
 		b := &n.blocks[i]
-		l.norm(i, "ln_1", &b.attention)
+		l.norm(i, "ln_1", &b.attentionNorm)
 		b.qkv = l.matrix(f, i, "attn.c_attn", n.Embd, 3*n.Embd)
 		b.projection = l.matrix(f, i, "attn.c_proj", n.Embd, n.Embd)
-		l.norm(i, "ln_2", &b.feedForward)
+		l.norm(i, "ln_2", &b.feedForwardNorm)
 		b.up = l.matrix(f, i, "mlp.c_fc", n.Embd, n.Inner)
 		b.down = l.matrix(f, i, "mlp.c_proj", n.Inner, n.Embd)
 	}
-	l.vector("ln_f.weight", &n.final.gain)
-	l.vector("ln_f.bias", &n.final.bias)
+	l.vector("ln_f.weight", &n.finalNorm.gain)
+	l.vector("ln_f.bias", &n.finalNorm.bias)
 	return n, l.run(threads)
 }
 
@@ -60,19 +62,19 @@ func (n *network) matrices(yield func(*kernel.Matrix) bool) {
 			return
 		}
 	}
-	yield(n.tokens)
+	yield(n.embedding)
 }
 
-// A loader has the pieces of work that loading is.
+// A loader collects tasks that read and pack parts of a checkpoint.
 type loader struct {
 	checkpoint *Checkpoint
-	pieces     []func(*buffer) error
+	tasks      []func(*buffer) error
 }
 
-// run does all the work. Of several errors it returns the first in the order
-// of the pieces, with which it stops.
+// run runs the tasks in parallel and stops at an error. Of several errors it
+// returns that of the earliest task.
 func (l *loader) run(threads int) error {
-	errs := make([]error, len(l.pieces))
+	errs := make([]error, len(l.tasks))
 	var next atomic.Int64
 	var failed atomic.Bool
 	var running sync.WaitGroup
@@ -81,10 +83,10 @@ func (l *loader) run(threads int) error {
 			var b buffer
 			for !failed.Load() {
 				i := int(next.Add(1)) - 1
-				if i >= len(l.pieces) {
+				if i >= len(l.tasks) {
 					return
 				}
-				if errs[i] = l.pieces[i](&b); errs[i] != nil {
+				if errs[i] = l.tasks[i](&b); errs[i] != nil {
 					failed.Store(true)
 				}
 			}
@@ -94,12 +96,12 @@ func (l *loader) run(threads int) error {
 	return cmp.Or(errs...)
 }
 
-// rows passes the rows of a matrix to set, some at a time. Every step of them
-// is a piece of work.
+// rows adds tasks that pass the rows of a matrix to set, some at a time. Each
+// task has step rows.
 func (l *loader) rows(name string, rows, step int, set func(i int, rows []float32) error) {
-	const some = 2 * kernel.Group // a multiple of what matrices want, as step is
+	const some = 2 * kernel.Group // like step, a multiple of Group and Width
 	for begin := 0; begin < rows; begin += step {
-		l.pieces = append(l.pieces, func(b *buffer) error {
+		l.tasks = append(l.tasks, func(b *buffer) error {
 			end := min(begin+step, rows)
 			for i := begin; i < end; i += some {
 				values, err := l.checkpoint.rows(name, i, min(i+some, end), b)
@@ -115,23 +117,26 @@ func (l *loader) rows(name string, rows, step int, set func(i int, rows []float3
 	}
 }
 
+// vector adds a task that reads a tensor.
 func (l *loader) vector(name string, to *[]float32) {
-	l.pieces = append(l.pieces, func(*buffer) (err error) {
+	l.tasks = append(l.tasks, func(*buffer) (err error) {
 		*to, err = l.checkpoint.Tensor(name)
 		return err
 	})
 }
 
+// norm adds tasks that read a layer norm of a block.
 func (l *loader) norm(layer int, name string, to *norm) {
 	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), &to.gain)
 	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), &to.bias)
 }
 
+// matrix adds tasks that read and pack a matrix of a block and its bias.
 func (l *loader) matrix(f kernel.Format, layer int, name string, inputs, outputs int) *kernel.Matrix {
 	m := kernel.NewMatrix(f, inputs, outputs)
 	l.rows(fmt.Sprintf("h.%d.%s.weight", layer, name), inputs, inputs, m.SetInputs)
 	bias := fmt.Sprintf("h.%d.%s.bias", layer, name)
-	l.pieces = append(l.pieces, func(*buffer) error {
+	l.tasks = append(l.tasks, func(*buffer) error {
 		v, err := l.checkpoint.Tensor(bias)
 		if err == nil {
 			m.SetBias(v)

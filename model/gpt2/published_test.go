@@ -15,9 +15,9 @@ import (
 	"github.com/tiktoken-go/tokenizer"
 )
 
-// The published vocab.json and merges.txt are 1.5 MB. The tests rebuild them
-// from the tables of tiktoken-go, which hold the same encoding, and know by
-// their digests that they are the same bytes.
+// The published vocab.json and merges.txt have 1.5 MB. The tests rebuild them
+// from the tables of tiktoken-go, which has the same encoding, and compare the
+// digests with the published ones.
 const (
 	vocabDigest  = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 	mergesDigest = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
@@ -43,7 +43,7 @@ var loadPublished = sync.OnceValues(func() (*published, error) {
 		}
 		return b.String()
 	}
-	// A token was made by the last merge that the merges before it leave to do.
+	// A token comes from the merge that the earlier merges leave.
 	known := map[string]int{}
 	var vocab, merges bytes.Buffer
 	merges.WriteString("#version: 0.2\n")
@@ -87,7 +87,7 @@ func gpt2Files(t testing.TB) *published {
 	return p
 }
 
-// lastMerge joins the bytes of s by the tokens known so far until two are left.
+// lastMerge merges the bytes of s into known tokens until two are left.
 func lastMerge(s string, known map[string]int) (left, right string) {
 	parts := strings.Split(s, "")
 	if len(parts) != len(s) {

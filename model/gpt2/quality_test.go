@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// A reference is a GPT-2 in float64, written as plainly as can be. With a
-// quantised one, every product has both sides rounded to 8 bits in groups of 32
-// inputs, as many programs do.
+// A reference is a plain GPT-2 in float64. If it is quantised, both sides of
+// every product are rounded to 8 bits in groups of 32 inputs, much like the format
+// Q8_0 of llama.cpp.
 type reference struct {
 	Config
 	quantised bool
@@ -99,7 +99,7 @@ func (r *reference) normalize(name string, x []float64) []float64 {
 	return y
 }
 
-// logits returns those after every token.
+// logits returns the logits after every token.
 func (r *reference) logits(ids []int) [][]float64 {
 	d, dim := r.Embd, r.HeadDim()
 	keys, values := make([][][]float64, r.Layers), make([][][]float64, r.Layers)
@@ -149,8 +149,8 @@ func (r *reference) logits(ids []int) [][]float64 {
 	return all
 }
 
-// divergence returns the Kullback-Leibler divergence, in nats, of what logits q
-// say from what p say, and whether both find the same token likeliest.
+// divergence returns the Kullback-Leibler divergence in nats of the distribution
+// of logits q from that of p, and whether both have the same likeliest token.
 func divergence(p, q []float64) (kl float64, agree bool) {
 	probabilities := func(logits []float64) []float64 {
 		most, total := slices.Max(logits), 0.0
@@ -170,10 +170,10 @@ func divergence(p, q []float64) (kl float64, agree bool) {
 	return kl, slices.Index(p, slices.Max(p)) == slices.Index(q, slices.Max(q))
 }
 
-// Halves and 8 bits say nearly what the exact weights say, and 8 bits say it
-// at least about as well as the usual way to round to groups of 32 does when
-// everything else is exact.
-func TestQuality(t *testing.T) {
+// The distributions of f16 and int8 are close to the exact one. That of int8 is
+// about as close as the reference that rounds to groups of 32 and computes
+// everything else exactly.
+func TestQuantisedDistributionsAreClose(t *testing.T) {
 	tiny, err := ReadCheckpoint(tinyFiles("model.safetensors"))
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestQuality(t *testing.T) {
 				defer e.Close()
 				engines[i] = e
 			}
-			var kl [4]float64 // of the engines and the rounded reference
+			var kl [4]float64 // of three engines and the rounded reference
 			var agree [4]int
 			positions := 0
 			rnd := rand.New(rand.NewPCG(11, 12))
@@ -225,7 +225,7 @@ func TestQuality(t *testing.T) {
 				}
 				positions += len(ids)
 			}
-			for i, name := range []string{"f32", "f16", "int8", "reference of 8 bits"} {
+			for i, name := range []string{"f32", "f16", "int8", "8-bit reference"} {
 				kl[i] /= float64(positions)
 				t.Logf("%-20s KL %.3g, the same likeliest token at %.2f%% of %d", name, kl[i], 100*float64(agree[i])/float64(positions), positions)
 			}

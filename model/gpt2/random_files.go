@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// WriteRandom writes a model of the published shape into a directory: the
-// weights of [Random], and a tokenizer whose tokens are up to three characters
-// of ASCII, so that what is generated reads like nothing and is text.
+// WriteRandom writes a model of the published shape into a directory, 500 MB in
+// four files: the weights of [Random], and a vocabulary of up to three ASCII
+// characters a token, so that generated texts are meaningless but readable.
 func WriteRandom(dir string, seed uint64) error {
 	ck := Random(Published(), seed)
-	vocab, merges := madeUpTokens(ck.Config.Vocab)
+	vocab, merges := syntheticVocabulary(ck.Config.Vocab)
 	config, err := json.Marshal(map[string]any{
 		"model_type": "gpt2", "vocab_size": ck.Config.Vocab, "n_positions": ck.Config.Context, "n_embd": ck.Config.Embd,
 		"n_layer": ck.Config.Layers, "n_head": ck.Config.Heads, "layer_norm_epsilon": ck.Config.Epsilon, "eos_token_id": ck.Config.EOS,
@@ -37,12 +37,12 @@ func WriteRandom(dir string, seed uint64) error {
 		return err
 	}
 	if err := errors.Join(ck.write(f), f.Close()); err != nil {
-		return fmt.Errorf("write random weights: %w", err)
+		return fmt.Errorf("write model.safetensors: %w", err)
 	}
 	return nil
 }
 
-// write writes the tensors as a safetensors file.
+// write writes the tensors as a safetensors file to w.
 func (c *Checkpoint) write(w io.Writer) error {
 	var tensors []Tensor
 	for name, shape := range c.Config.Tensors() {
@@ -52,9 +52,9 @@ func (c *Checkpoint) write(w io.Writer) error {
 	return WriteSafetensors(w, tensors)
 }
 
-// madeUpTokens returns a vocabulary of n tokens, and its merges: the bytes,
-// pairs of printable characters, pairs with a third, and the end of a text.
-func madeUpTokens(n int) (ids map[string]int, merges string) {
+// syntheticVocabulary returns a vocabulary of n tokens and its merges: the bytes,
+// pairs and triples of printable characters, and the end-of-text token.
+func syntheticVocabulary(n int) (ids map[string]int, merges string) {
 	letters := ByteAlphabet()
 	ids = make(map[string]int, n)
 	for _, r := range letters {
@@ -70,7 +70,7 @@ func madeUpTokens(n int) (ids map[string]int, merges string) {
 	}
 	printable := letters[' ' : '~'+1]
 	for _, l := range printable {
-		for _, r := range printable[1:] { // a space goes in front
+		for _, r := range printable[1:] { // a space only comes first
 			add(string(l), string(r))
 			pairs = append(pairs, string(l)+string(r))
 		}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestWrittenRandomIsRead(t *testing.T) {
+func TestWrittenRandomWeightsAreReadBack(t *testing.T) {
 	var file bytes.Buffer
 	ck := Random(smallShape(), 5)
 	if err := ck.write(&file); err != nil {
@@ -25,9 +25,9 @@ func TestWrittenRandomIsRead(t *testing.T) {
 	}
 }
 
-func TestMadeUpTokensAreText(t *testing.T) {
+func TestSyntheticVocabularyIsReadableText(t *testing.T) {
 	const n = 50257
-	ids, merges := madeUpTokens(n)
+	ids, merges := syntheticVocabulary(n)
 	vocab, err := json.Marshal(ids)
 	if err != nil {
 		t.Fatal(err)

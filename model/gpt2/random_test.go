@@ -9,8 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// What is read does not depend on how: any piece is a piece of the whole.
-func TestRandomIsAFile(t *testing.T) {
+func TestRandomReadsTheSameBytesInAnyPieces(t *testing.T) {
 	ck := Random(smallShape(), 3)
 	whole := make([]byte, ck.size)
 	if n, err := ck.file.ReadAt(whole, 0); n != len(whole) || err != nil {
@@ -22,7 +21,7 @@ func TestRandomIsAFile(t *testing.T) {
 		n, err := ck.file.ReadAt(p, at)
 		want := whole[min(at, ck.size):min(at+int64(len(p)), ck.size)]
 		if !bytes.Equal(p[:n], want) {
-			t.Fatalf("%d bytes at %d are not those of the whole", len(p), at)
+			t.Fatalf("%d bytes at %d differ from the whole", len(p), at)
 		}
 		if (err == io.EOF) != (n < len(p)) || err != nil && err != io.EOF {
 			t.Fatalf("%d of %d bytes at %d and %v", n, len(p), at, err)
@@ -32,11 +31,11 @@ func TestRandomIsAFile(t *testing.T) {
 	Random(smallShape(), 3).file.ReadAt(again, 0)
 	Random(smallShape(), 4).file.ReadAt(other, 0)
 	if !bytes.Equal(again, whole) || bytes.Equal(other, whole) {
-		t.Error("the seed does not decide the weights")
+		t.Error("the weights do not depend on the seed alone")
 	}
 }
 
-func TestRandomIsSpreadAsBeforeTraining(t *testing.T) {
+func TestRandomHasTheDistributionOfUntrainedWeights(t *testing.T) {
 	ck := Random(Config{Vocab: 500, Context: 64, Embd: 64, Layers: 2, Heads: 4, Inner: 256, Epsilon: 1e-5, EOS: -1}, 1)
 	for name := range ck.Config.Tensors() {
 		values, err := ck.Tensor(name)

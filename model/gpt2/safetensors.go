@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	maxHeader      = 100_000_000 // the format's own limit
+	maxHeader      = 100_000_000 // bytes; the limit of the reference implementation
 	maxHeaderEntry = 1 << 12     // bytes of JSON that describe one tensor
 	maxTensors     = 1 << 16
 )
 
-// elementSize is the number of bytes of an element of each dtype of the format.
+// elementSize is the size in bytes of an element of each dtype.
 var elementSize = map[string]int64{
 	"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
 	"F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }
 
-// tensor says where in a safetensors file one tensor is.
+// A tensor is the entry of a tensor in the header of a safetensors file.
 type tensor struct {
 	name       string // as in the file
 	dtype      string
@@ -37,13 +37,12 @@ type tensor struct {
 func (t *tensor) elements() int64 { return (t.end - t.begin) / elementSize[t.dtype] }
 
 // readHeader reads the header of a safetensors file of size bytes and returns
-// its tensors in the order of their data.
+// the tensors in the order of their data. All their numbers have been checked
+// against each other and against the size of the file.
 //
-// The format (github.com/huggingface/safetensors) is a little-endian uint64
-// with the length of a JSON object, that object, and the data. As in the
-// reference implementation, the tensors must cover the data exactly: no
-// overlap and no hole. Everything a tensor says about itself has been checked
-// against the size of the file when readHeader returns.
+// A file (github.com/huggingface/safetensors) is a little-endian uint64, the
+// length of a JSON object, then that object, then the data. The tensors must
+// cover the data without overlap or gap, as the reference implementation asks.
 func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	var length [8]byte
 	if size < int64(len(length)) {
@@ -88,8 +87,8 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	return tensors, nil
 }
 
-// parseHeader returns the tensors in a header, each checked by itself; their
-// offsets are those of the header, relative to the data.
+// parseHeader returns the tensors of a header, each checked by itself. Their
+// offsets are relative to the data, as in the header.
 func parseHeader(r io.Reader) ([]tensor, error) {
 	var tensors []tensor
 	members := 0
@@ -111,15 +110,16 @@ func parseHeader(r io.Reader) ([]tensor, error) {
 	return tensors, jsonError("tensor", err)
 }
 
-// jsonError adds to an error of strictjson the repeated name, if that is what is
-// wrong. It is the name of a kind of thing.
+// jsonError adds the name to an error of strictjson about a repeated one. kind
+// says what has the name.
 func jsonError(kind string, err error) error {
 	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
-		return fmt.Errorf("%s %q is there twice: %w", kind, short(e.Name), err)
+		return fmt.Errorf("%s %q is repeated: %w", kind, short(e.Name), err)
 	}
 	return err
 }
 
+// parseTensor reads the entry of one tensor, without its name.
 func parseTensor(entry []byte) (tensor, error) {
 	if len(entry) > maxHeaderEntry {
 		return tensor{}, fmt.Errorf("described by %d bytes, more than %d", len(entry), maxHeaderEntry)
@@ -173,7 +173,7 @@ func byteSize(dtype string, shape []uint64) (int64, error) {
 	return int64(size), nil
 }
 
-// decode converts little-endian elements to float32: one for each dst.
+// decode converts little-endian elements of src to float32, as many as dst has.
 func decode(dst []float32, dtype string, src []byte) {
 	switch dtype {
 	case "F32":
@@ -191,7 +191,7 @@ func decode(dst []float32, dtype string, src []byte) {
 	}
 }
 
-// short bounds what an error message repeats from a file.
+// short cuts a string from a file to a length fit for error messages.
 func short(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "..."

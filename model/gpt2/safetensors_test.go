@@ -17,6 +17,74 @@ import (
 	"colophon/model/opticks"
 )
 
+// file returns a file with the given header and zeros as data.
+func file(header string, data int) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
+	return append(append(b, header...), make([]byte, data)...)
+}
+
+func TestReadHeaderRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		file []byte
+		want string
+	}{
+		{"empty", nil, "0 bytes are too few"},
+		{"seven bytes", make([]byte, 7), "7 bytes are too few"},
+		{"no header", make([]byte, 8), "header: unexpected EOF"},
+		{"huge header", []byte("GGUF\x03\x00\x00\x00"), "longer than 100000000: not a safetensors file?"},
+		{"header beyond the end", file(`{}`, 0)[:9], "header of 2 bytes does not fit the file of 9"},
+		{"an array", file(`[]`, 0), "not a JSON object"},
+		{"truncated", file(`{"a":{"dtype":"F32"`, 0), "EOF"},
+		{"two objects", file(`{}{}`, 0), "something follows"},
+		{"no shape", file(`{"a":{"dtype":"F32","data_offsets":[0,4]}}`, 4), `tensor "a": shape is missing`},
+		{"no offsets", file(`{"a":{"dtype":"F32","shape":[1]}}`, 4), `data_offsets has 0 numbers`},
+		{"three offsets", file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}}`, 4), `data_offsets has 3 numbers`},
+		{"backwards", file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}`, 4), "are not a range"},
+		{"negative", file(`{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}`, 4), `tensor "a"`},
+		{"fraction", file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4.5]}}`, 4), `tensor "a"`},
+		{"not a tensor", file(`{"a":1}`, 4), `tensor "a"`},
+		{"too short", file(`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}`, 4), "needs 8 bytes"},
+		{"overflow", file(`{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}`, 0), "is too large"},
+		{"overflow to the size", file(`{"a":{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,0]}}`, 0), "is too large"},
+		{"overflow by zero", file(`{"a":{"dtype":"F32","shape":[0,18446744073709551615],"data_offsets":[0,0]}}`, 0), "is too large"},
+		{"offset overflow", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551614,18446744073709551615]}}`, 1), "are not a range"},
+		{"beyond the end", file(`{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}`, 8), "ends at byte 9 of 8"},
+		{"hole at the start", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2), `1 bytes before tensor "a"`},
+		{"hole between", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}`, 4), `2 bytes before tensor "b"`},
+		{"hole at the end", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, 3), "2 bytes at the end"},
+		{"overlap", file(`{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}`, 3), `"b" overlaps "a"`},
+		{"same range", file(`{"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}`, 2), `"b" overlaps "a"`},
+		{"same name", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2), `"a" is repeated`},
+		{"long entry", file(`{"a":{"dtype":"U8","shape":[1`+strings.Repeat(",1", 3000)+`],"data_offsets":[0,1]}}`, 1), "described by 60"},
+		{"long name", file(`{"`+strings.Repeat("n", 5000)+`":{}}`, 1), strings.Repeat("n", 80) + "..."},
+	} {
+		_, err := readHeader(bytes.NewReader(c.file), int64(len(c.file)))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+		if err != nil && len(err.Error()) > 400 {
+			t.Errorf("%s: message of %d bytes", c.name, len(err.Error()))
+		}
+	}
+	good := file(`{"__metadata__":{"a":"b"},"empty":{"dtype":"F64","shape":[0,3],"data_offsets":[1,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}   `, 1)
+	if ts, err := readHeader(bytes.NewReader(good), int64(len(good))); err != nil || len(ts) != 2 {
+		t.Errorf("%v, %v", ts, err)
+	}
+}
+
+func TestDecode(t *testing.T) {
+	got := make([]float32, 3)
+	decode(got, "BF16", []byte{0x80, 0x3f, 0x49, 0x40, 0x00, 0x80})
+	if got[0] != 1 || got[1] != 3.140625 || got[2] != 0 || !math.Signbit(float64(got[2])) {
+		t.Errorf("bfloat16: %g", got)
+	}
+	decode(got, "F16", []byte{0x00, 0x3c, 0x01, 0x00, 0x00, 0xc0})
+	if got[0] != 1 || got[1] != 1.0/(1<<24) || got[2] != -2 {
+		t.Errorf("float16: %g", got)
+	}
+}
+
 func TestWrittenTensorsAreReadBack(t *testing.T) {
 	dtypes := slices.Sorted(maps.Keys(elementSize))
 	rapid.Check(t, func(t *rapid.T) {

@@ -6,23 +6,23 @@ import (
 	"slices"
 )
 
-// A sequence implements [model.Sequence]. What the computing goroutine shares
-// with the caller's is guarded by the engine's mutex; the logits belong to the
-// one from Next to done and to the other from done to Next.
+// A sequence implements [model.Sequence]. The engine's mutex guards the fields
+// that the computing goroutine shares with the caller's. The logits are written
+// by the former between submit and done, and read by the latter otherwise.
 type sequence struct {
 	engine *Engine
 	logits []float32
-	done   chan error // the outcome of Next
-	err    error      // why Next may not be called any more
+	done   chan error // receives the result of Next
+	err    error      // the first error of Next, which is final
 
-	cache    cache
-	tokens   []int  // those of the last call of Next
-	fed      int    // how many of them have been computed
-	rows     int    // how many of them are being computed
-	finished uint64 // the step that computed the last of them
-	running  bool   // it has had logits
-	gone     bool   // nobody waits for them any more
-	closed   bool
+	cache        cache
+	tokens       []int  // of the last call of Next
+	computed     int    // how many of tokens are in the cache
+	inStep       int    // how many of tokens the current step computes
+	finishedStep uint64 // the step that computed the last of tokens
+	decoding     bool   // has had logits
+	abandoned    bool   // the caller does not wait any more
+	closed       bool
 }
 
 // Next implements [model.Sequence].
@@ -47,12 +47,12 @@ func (s *sequence) next(ctx context.Context, tokens []int) error {
 	case err := <-s.done:
 		return err
 	case <-ctx.Done():
-		s.engine.withdraw(s)
+		s.abandon()
 		return ctx.Err()
 	}
 }
 
-// submit puts tokens into the queue.
+// submit queues the sequence with tokens to compute.
 func (s *sequence) submit(tokens []int) error {
 	e := s.engine
 	e.mu.Lock()
@@ -66,34 +66,37 @@ func (s *sequence) submit(tokens []int) error {
 	if err := e.info.CheckTokens(s.cache.tokens, tokens); err != nil {
 		return err
 	}
-	s.tokens, s.fed = append(s.tokens[:0], tokens...), 0
+	s.tokens, s.computed = append(s.tokens[:0], tokens...), 0
 	e.queue = append(e.queue, s)
-	e.back(s)
+	s.returned()
 	return nil
 }
 
-// back counts a sequence that the last step finished as no longer due, and
-// wakes the computing goroutine.
-func (e *Engine) back(s *sequence) {
-	if s.finished > 0 && s.finished == e.step {
-		e.due--
-		s.finished = 0
+// returned tells the computing goroutine that it need not expect the sequence
+// any more. The engine's mutex must be held.
+func (s *sequence) returned() {
+	e := s.engine
+	if s.finishedStep > 0 && s.finishedStep == e.step {
+		e.expected--
+		s.finishedStep = 0
 	}
 	e.signal()
 }
 
-// withdraw gives up on the tokens in the queue. A step that has some of them is
-// not disturbed: finish then does the rest.
-func (e *Engine) withdraw(s *sequence) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.drop(s)
+// abandon gives up on the tokens that are queued. If the current step computes
+// some of them, the step goes on and finish does the rest.
+func (s *sequence) abandon() {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	s.unqueue()
 }
 
-func (e *Engine) drop(s *sequence) {
-	s.gone = true
-	if s.rows == 0 {
-		e.queue = slices.DeleteFunc(e.queue, func(q *sequence) bool { return q == s })
+// unqueue marks the sequence as abandoned and removes it from the queue, unless
+// the current step computes it. The engine's mutex must be held.
+func (s *sequence) unqueue() {
+	s.abandoned = true
+	if s.inStep == 0 {
+		s.engine.queue = slices.DeleteFunc(s.engine.queue, func(q *sequence) bool { return q == s })
 	}
 }
 
@@ -106,9 +109,9 @@ func (s *sequence) Close() {
 		return
 	}
 	s.closed = true
-	e.drop(s)
-	e.back(s)
-	if s.rows == 0 {
+	s.unqueue()
+	s.returned()
+	if s.inStep == 0 {
 		e.release(s)
 	}
 }

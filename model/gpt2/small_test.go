@@ -47,8 +47,8 @@ type fileTensor struct {
 	data        []byte
 }
 
-// smallConfig is the config.json of a network that fits anywhere, whose sizes
-// are not multiples of anything.
+// smallConfig is the config.json of a small network, whose sizes are multiples of
+// no size of the kernels.
 const smallConfig = `{"model_type":"gpt2","vocab_size":37,"n_positions":150,"n_embd":27,"n_layer":2,"n_head":3,"n_inner":50,"eos_token_id":36}`
 
 func smallShape() Config {

@@ -12,26 +12,29 @@ import (
 	"colophon/internal/strictjson"
 )
 
+// maxTokenizerFile is the largest size in bytes of vocab.json and merges.txt.
 const maxTokenizerFile = 64 << 20
 
-// A Tokenizer is a byte-level byte-pair encoding, as GPT-2 introduced it
-// (github.com/openai/gpt-2, encoder.py): text is cut into words by a fixed
-// pattern, and the bytes of a word are joined, pair by pair, in the order of a
-// list of merges. It is immutable and safe for concurrent use.
+// A Tokenizer is the byte-level byte-pair encoding of GPT-2
+// (github.com/openai/gpt-2, encoder.py). It cuts text into [Words] and merges
+// the bytes of a word, pair by pair, in the order of a list of merges. It is
+// immutable and safe for concurrent use.
 //
-// Every text has an encoding and Decode(Encode(text)) == text, byte for byte:
-// bytes that are not UTF-8 count as symbols. Text that spells a special token,
+// Every text has an encoding, UTF-8 or not, and Decode(Encode(text)) is text,
+// byte for byte. Text that spells a special token,
 // such as "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens: it
 // encodes and decodes nothing.
 type Tokenizer struct {
 	texts  []string         // the bytes of each id
-	bytes  [256]int32       // the id of each single byte
+	bytes  [256]int32       // the id of each byte
 	merges map[uint64]merge // by pair of ids
 }
 
-// A merge replaces a pair of adjacent tokens; lower ranks go first.
+// A merge replaces a pair of adjacent tokens by the token id. Lower ranks go
+// first.
 type merge struct{ rank, id int32 }
 
+// pair returns the key of a pair of ids in Tokenizer.merges.
 func pair(left, right int32) uint64 { return uint64(uint32(left))<<32 | uint64(uint32(right)) }
 
 // ReadTokenizer reads vocab.json and merges.txt.
@@ -106,8 +109,8 @@ func parseVocab(b []byte) (map[string]int32, error) {
 	return ids, nil
 }
 
-// parseMerges reads lines of two tokens with a space between them, best first.
-// The first line may be a version.
+// parseMerges reads lines of two tokens with a space between them, in the order
+// of rank. The first line may be a version.
 func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 	merges := make(map[uint64]merge, len(ids))
 	number := 0
@@ -129,7 +132,7 @@ func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 		}
 		p := pair(id[0], id[1])
 		if _, ok := merges[p]; ok {
-			return nil, fmt.Errorf("line %d: %q is there twice", number, short(line))
+			return nil, fmt.Errorf("line %d: %q is repeated", number, short(line))
 		}
 		merges[p] = merge{rank: int32(len(merges)), id: id[2]}
 	}
@@ -153,8 +156,8 @@ func ByteAlphabet() [256]rune {
 	return a
 }
 
-// fromAlphabet returns the bytes that a token stands for: its own where it is
-// not written in the alphabet, which only special tokens are not.
+// fromAlphabet returns the bytes of a token that is written in ByteAlphabet. The
+// text of a special token, which is not, is returned as it is.
 func fromAlphabet(s string, toByte map[rune]byte) string {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {
@@ -188,8 +191,8 @@ func (t *Tokenizer) Encode(text string) []int {
 	return ids
 }
 
-// Decode returns the bytes that ids stand for, which may end in the middle of
-// a character. An id that is not in the vocabulary stands for nothing.
+// Decode returns the bytes of ids, one after the other. They may end in the
+// middle of a character. An id that is not in the vocabulary has no bytes.
 func (t *Tokenizer) Decode(ids []int) []byte {
 	var b []byte
 	for _, id := range ids {

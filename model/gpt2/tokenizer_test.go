@@ -75,7 +75,7 @@ func TestTokenizerAgreesWithOracle(t *testing.T) {
 	}
 }
 
-// randomText returns up to 40 pieces of the kinds that the pattern tells apart.
+// randomText returns up to 40 pieces of the classes that the pattern tells apart.
 func randomText(rnd *rand.Rand) string {
 	spaces := []string{" ", " ", " ", "\n", "\t", "\r\n", "\v", "\f", "\u0085", "\u00a0", "\u1680", "\u2003", "\u2028", "\u2029", "\u205f", "\u3000"}
 	words := []string{"the", "The", "dog", "quick", "antidisestablishment", "NASA", "camelCase", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", "''", "don't", "I'll"}
@@ -113,9 +113,9 @@ func randomText(rnd *rand.Rand) string {
 	return b.String()
 }
 
-// A word is encoded in about the time of its length: were it the square, these
-// would take minutes.
-func TestTokenizerLongWord(t *testing.T) {
+// Encoding takes O(n log n) time for a word of n bytes; with O(n²) this would
+// take minutes.
+func TestTokenizerEncodesLongWordsFast(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	for _, unit := range []string{"a", "ab", "the", "中", "=", "\n", " "} {
 		text := strings.Repeat(unit, 50_000/len(unit))
@@ -126,8 +126,8 @@ func TestTokenizerLongWord(t *testing.T) {
 	}
 }
 
-// The heap must merge what the definition merges, which looks at all pairs
-// every time.
+// The heap merges what the definition merges, which compares all pairs for each
+// merge.
 func TestTokenizerMergesByDefinition(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	rnd := rand.New(rand.NewPCG(3, 1))
@@ -163,7 +163,7 @@ func TestTokenizerMergesByDefinition(t *testing.T) {
 	}
 }
 
-// byteVocab returns a vocabulary of the 256 bytes and the given tokens.
+// byteVocab returns a vocab.json of the 256 bytes and the given tokens.
 func byteVocab(more ...string) string {
 	var b strings.Builder
 	for i, r := range ByteAlphabet() {
@@ -180,11 +180,11 @@ func TestReadTokenizerRefuses(t *testing.T) {
 	for _, c := range []struct{ name, vocab, merges, want string }{
 		{"empty vocab", "", "", "vocab.json: unexpected EOF"},
 		{"not an object", "[]", "", "not a JSON object"},
-		{"cut", good[:len(good)-1], "", "vocab.json: unexpected EOF"},
+		{"truncated", good[:len(good)-1], "", "vocab.json: unexpected EOF"},
 		{"more follows", good + "{}", "", "something follows"},
 		{"no bytes", `{"a":0}`, "", `no token "Ā", which stands for the byte 0x00`},
 		{"one byte less", strings.Replace(good, `"a":`, `"aa":`, 1), "", `no token "a"`},
-		{"twice", strings.Replace(good, `"ab":256`, `"a":256`, 1), "", `token "a" is there twice`},
+		{"repeated token", strings.Replace(good, `"ab":256`, `"a":256`, 1), "", `token "a" is repeated`},
 		{"same id", strings.Replace(good, `"ab":256`, `"ab":255`, 1), "", "have the same id 255"},
 		{"gap", strings.Replace(good, `"ab":256`, `"ab":260`, 1), "", `token "ab" has id 260, want 0 to 259`},
 		{"negative", strings.Replace(good, `"ab":256`, `"ab":-1`, 1), "", `has id -1`},
@@ -197,7 +197,7 @@ func TestReadTokenizerRefuses(t *testing.T) {
 		{"no left", good, " b\n", "not two tokens"},
 		{"unknown part", good, "a bc\n", `line 1: token "bc" is not in vocab.json`},
 		{"unknown result", good, "a c\n", `token "ac" is not in vocab.json`},
-		{"merge twice", good, "a b\na b\n", `line 2: "a b" is there twice`},
+		{"merge twice", good, "a b\na b\n", `line 2: "a b" is repeated`},
 		{"later version line", good, "a b\n#version: 0.2\n", `line 2: token "#version:" is not in`},
 	} {
 		_, err := ReadTokenizer(fstest.MapFS{"vocab.json": {Data: []byte(c.vocab)}, "merges.txt": {Data: []byte(c.merges)}})

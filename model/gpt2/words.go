@@ -54,8 +54,8 @@ func firstWord(s string) int {
 	return end
 }
 
-// firstSpaces matches \s+(?!\S)|\s+ : a run of white space, without its last
-// character if something follows and that leaves anything.
+// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word
+// follows, the last character of white space belongs to it, unless that is all.
 func firstSpaces(s string) int {
 	end, last := 0, 0
 	for end < len(s) {
@@ -71,6 +71,7 @@ func firstSpaces(s string) int {
 	return end
 }
 
+// A kind is a class of characters in the pattern.
 type kind int
 
 const (
@@ -81,7 +82,7 @@ const (
 )
 
 // kindAt classifies the first character of s and returns its length in bytes.
-// A byte that does not start a character is a symbol.
+// A byte that does not begin a character is a symbol.
 func kindAt(s string) (kind, int) {
 	if c := s[0]; c < utf8.RuneSelf {
 		switch {

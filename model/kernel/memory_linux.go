@@ -6,10 +6,10 @@ import (
 )
 
 // allocate returns n zero bytes that live as long as owner, which must keep the
-// slice. Large blocks come from mmap. The garbage collector does not count
-// them: weights, keys and values are most of a program's memory, and counting
-// them would let as much garbage pile up. Huge pages, where available, save the
-// processor address translation.
+// slice. Large blocks come from mmap, so the garbage collector does not count
+// them. Weights, keys and values are most of a program's memory; counting them
+// would let garbage grow to the same size. Huge pages make address translation
+// cheaper.
 func allocate[T any](owner *T, n int) []byte {
 	const worthwhile = 1 << 16
 	if n < worthwhile {

@@ -173,7 +173,7 @@ func TestRefusals(t *testing.T, e model.Engine) {
 		if err == nil || c.want != nil && !errors.Is(err, c.want) || err.Error() != c.message || logits != nil {
 			t.Errorf("%s: error %v with %d logits, want %v, %q", c.name, err, len(logits), c.want, c.message)
 		}
-		if logits, again := s.Next(t.Context(), 7); again != err || logits != nil {
+		if logits, again := s.Next(t.Context(), 7); !errors.Is(again, err) || again.Error() != err.Error() || logits != nil {
 			t.Errorf("%s: after the error: %v with %d logits", c.name, again, len(logits))
 		}
 		s.Close()

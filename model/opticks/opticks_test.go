@@ -17,6 +17,7 @@ import (
 	"colophon/model/gpt2"
 )
 
+// card returns MODEL_CARD.md.
 func card(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("MODEL_CARD.md")
@@ -26,8 +27,7 @@ func card(t *testing.T) string {
 	return string(b)
 }
 
-// The card gives the sha256 of every embedded file, and of no other.
-func TestCardHashes(t *testing.T) {
+func TestModelCardHasTheDigestsOfAllFiles(t *testing.T) {
 	want := map[string]string{}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z.]+)` \\|.*\\| `([0-9a-f]{64})` \\|$").FindAllStringSubmatch(card(t), -1) {
 		want[m[1]] = m[2]
@@ -51,8 +51,8 @@ func TestCardHashes(t *testing.T) {
 	}
 }
 
-// The loss on held-out text is the one that the card gives.
-func TestCardLoss(t *testing.T) {
+// The card gives the loss on the held-out text.
+func TestModelCardHasTheMeasuredLoss(t *testing.T) {
 	m := regexp.MustCompile(`\*\*([0-9.]+) nats per token, ([0-9.]+) bits per byte\*\*`).FindStringSubmatch(card(t))
 	if m == nil {
 		t.Fatal("the card does not give the loss")
@@ -105,7 +105,8 @@ func TestCardLoss(t *testing.T) {
 	}
 }
 
-// loss returns the nats of all tokens of a row but the first.
+// loss returns the sum of the losses, in nats, of all tokens of a row but the
+// first.
 func loss(t *testing.T, e model.Engine, row []int) (float64, error) {
 	s, err := e.Open(t.Context())
 	if err != nil {

@@ -23,44 +23,44 @@ import (
 )
 
 const (
-	// stallTimeout is how long an attempt may wait for another byte.
+	// stallTimeout is how long a request may wait for the next byte.
 	stallTimeout = 30 * time.Second
 
-	// maxFailures is how many attempts in a row may bring nothing new.
+	// maxFailures is how many requests in a row may fail without progress.
 	maxFailures = 6
 
-	// An attempt waits for firstWait after the first failure, and twice as long
-	// after each, or as long as the server says, but never beyond maxWait; up to
-	// half of it less, so that many clients do not come back at once.
+	// The wait before another request is firstWait after the first failure and
+	// doubles with each. It is as long as the server asks, if that is longer, but
+	// at most maxWait. Jitter shortens it by up to half, so that clients spread.
 	firstWait = 500 * time.Millisecond
 	maxWait   = time.Minute
 )
 
-// final is an error that another attempt would only meet again.
-type final struct{ error }
+// permanent is an error that another request would meet again.
+type permanent struct{ error }
 
-func (f *final) Unwrap() error { return f.error }
+func (p *permanent) Unwrap() error { return p.error }
 
-// busy is the answer of a server that cannot now.
-type busy struct {
+// unavailable is a response that asks the client to come back later.
+type unavailable struct {
 	error
-	wait time.Duration // that it asks for, or 0
+	retryAfter time.Duration // 0 if the server does not say
 }
 
-// download is a file on its way to the disk.
+// download is the state of one file while it is fetched.
 type download struct {
 	source
-	part     *os.File // at its end
+	part     *os.File // positioned at its end
 	hash     hash.Hash
-	have     int64  // bytes in part and hash
-	joined   bool   // they came with more than one answer
-	etag     string // of the answer that they came with, if it is good for If-Range
+	received int64  // bytes in part and hash
+	pieces   bool   // they came in more than one response
+	etag     string // of the response they came in, if fit for If-Range
 	progress func(int64)
 }
 
-// fetch makes sure that a file at path has all bytes of a source and, if that is
-// known, its digest. It continues what is there if the digest will tell whether
-// that belongs to it.
+// fetch completes the file at path from a source. If the digest is known, fetch
+// resumes a partial file and checks the digest, which shows that the pieces belong
+// together. Otherwise it fetches the whole file.
 func fetch(ctx context.Context, from source, path string, progress func(int64), note func(string)) (err error) {
 	part, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -71,21 +71,21 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 	if err := d.resume(ctx); err != nil {
 		return err
 	}
-	best, failures := d.have, 0
+	best, failures := d.received, 0
 	backoff := retry.Backoff{First: firstWait, Max: maxWait}
-	attempt := func() error {
-		if err := d.attempt(ctx); err != nil {
+	gaveUp := false
+	request := func() error {
+		if err := d.request(ctx); err != nil {
 			return err
 		}
 		return d.verify()
 	}
-	gaveUp := false
-	err = retry.Do(ctx, attempt, func(err error) (time.Duration, bool) {
-		if _, ok := errors.AsType[*final](err); ok {
+	err = retry.Do(ctx, request, func(err error) (time.Duration, bool) {
+		if _, ok := errors.AsType[*permanent](err); ok {
 			return 0, false
 		}
-		if failures++; d.have > best {
-			best, failures = d.have, 1
+		if failures++; d.received > best {
+			best, failures = d.received, 1
 			backoff.Reset()
 		}
 		if gaveUp = failures == maxFailures; gaveUp {
@@ -93,27 +93,27 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 		}
 		wait := backoff.Next()
 		wait -= rand.N(wait / 2)
-		if b, ok := errors.AsType[*busy](err); ok {
-			wait = min(max(wait, b.wait), maxWait)
+		if u, ok := errors.AsType[*unavailable](err); ok {
+			wait = min(max(wait, u.retryAfter), maxWait)
 		}
 		note(fmt.Sprintf("%s: %v; trying again in %v", d.Name, err, wait.Round(time.Second/10)))
 		return wait, true
 	})
 	switch {
 	case err == nil:
-		return d.disk(part.Sync())
+		return d.diskError(part.Sync())
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case gaveUp:
-		return fmt.Errorf("fetch %s: gave up after %d attempts that brought nothing new; what came before is kept, so try again later: %w", d.Name, failures, err)
+		return fmt.Errorf("fetch %s: %d requests without progress; the partial file is kept, so try again later: %w", d.Name, failures, err)
 	}
-	if f, ok := errors.AsType[*final](err); ok {
-		err = f.error
+	if p, ok := errors.AsType[*permanent](err); ok {
+		err = p.error
 	}
 	return fmt.Errorf("fetch %s: %w", d.Name, err)
 }
 
-// resume takes up what an earlier fetch left.
+// resume reads the partial file that an earlier fetch left.
 func (d *download) resume(ctx context.Context) error {
 	info, err := d.part.Stat()
 	if err != nil {
@@ -122,30 +122,30 @@ func (d *download) resume(ctx context.Context) error {
 	if d.SHA256 == "" || info.Size() > d.Size {
 		return d.restart()
 	}
-	d.have, err = io.CopyBuffer(d.hash, &until{ctx, io.LimitReader(d.part, info.Size())}, make([]byte, 1<<20))
-	d.joined = d.have > 0
-	d.progress(d.have)
+	d.received, err = io.CopyBuffer(d.hash, &contextReader{ctx, io.LimitReader(d.part, info.Size())}, make([]byte, 1<<20))
+	d.pieces = d.received > 0
+	d.progress(d.received)
 	return err
 }
 
-// restart forgets what came.
+// restart empties the partial file.
 func (d *download) restart() error {
 	d.hash.Reset()
-	d.have, d.joined, d.etag = 0, false, ""
+	d.received, d.pieces, d.etag = 0, false, ""
 	d.progress(0)
 	if info, err := d.part.Stat(); err != nil || info.Size() > 0 {
 		if err := errors.Join(err, d.part.Truncate(0)); err != nil {
-			return &final{err}
+			return &permanent{err}
 		}
 	}
 	if _, err := d.part.Seek(0, io.SeekStart); err != nil {
-		return &final{err}
+		return &permanent{err}
 	}
 	return nil
 }
 
-// verify compares the digest of a file that has all its bytes. What came in
-// pieces gets another chance in one.
+// verify compares the digest of a complete file. If it came in pieces and differs,
+// the file is fetched again in one piece.
 func (d *download) verify() error {
 	if d.SHA256 == "" {
 		return nil
@@ -154,27 +154,27 @@ func (d *download) verify() error {
 	if err == nil {
 		return nil
 	}
-	if d.joined {
-		return cmp.Or(d.restart(), errors.New("the pieces do not make the published file, so it is fetched in one"))
+	if d.pieces {
+		return cmp.Or(d.restart(), errors.New("the pieces are not the published file; fetching it in one piece"))
 	}
 	return d.refuse(err)
 }
 
-// refuse removes what came.
+// refuse removes the partial file and returns a permanent error.
 func (d *download) refuse(err error) error {
-	return &final{fmt.Errorf("%s sent another file than the published one, which was removed: %w", d.base.Host, errors.Join(err, os.Remove(d.part.Name())))}
+	return &permanent{fmt.Errorf("%s sent a file that is not the published one; it was removed: %w", d.base.Host, errors.Join(err, os.Remove(d.part.Name())))}
 }
 
-// errStalled ends an attempt.
+// errStalled is why a request was cancelled.
 var errStalled = fmt.Errorf("no byte for %v", stallTimeout)
 
-// attempt asks for the rest of the file, or all of it, and takes what comes.
-// It returns nil once there is nothing more to ask for.
-func (d *download) attempt(ctx context.Context) error {
-	if d.have > 0 && d.have == d.Size {
+// request asks for the rest of the file, or all of it, and receives the response.
+// It returns nil when the file has all its bytes.
+func (d *download) request(ctx context.Context) error {
+	if d.received > 0 && d.received == d.Size {
 		return nil
 	}
-	if d.SHA256 == "" { // nothing would tell whether the pieces belong together
+	if d.SHA256 == "" { // without a digest, pieces might not belong together
 		if err := d.restart(); err != nil {
 			return err
 		}
@@ -185,33 +185,33 @@ func (d *download) attempt(ctx context.Context) error {
 	defer stall.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
 	if err != nil {
-		return &final{err}
+		return &permanent{err}
 	}
 	req.Header.Set("User-Agent", "colophon")
 	req.Header.Set("Accept-Encoding", "identity") // offsets are those of the file
 	if d.token != "" {
 		req.Header.Set("Authorization", "Bearer "+d.token)
 	}
-	if d.have > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
+	if d.received > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.received))
 		if d.etag != "" {
 			req.Header.Set("If-Range", d.etag)
 		}
 	}
 	resp, err := d.client.Do(req)
 	if err != nil {
-		return network(ctx, err)
+		return networkError(ctx, err)
 	}
 	defer resp.Body.Close()
-	if err := d.begin(resp); err != nil {
+	if err := d.checkResponse(resp); err != nil {
 		return err
 	}
-	return d.take(ctx, resp.Body, stall)
+	return d.receive(ctx, resp.Body, stall)
 }
 
-// network returns what went wrong on the way. The URL is not part of it: that of
-// a redirect may be a secret.
-func network(ctx context.Context, err error) error {
+// networkError returns the cause of a failed request without the URL: after a
+// redirect, the URL may be a secret.
+func networkError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
@@ -219,69 +219,70 @@ func network(ctx context.Context, err error) error {
 		err = e.Err
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &final{err}
+		return &permanent{err}
 	}
 	return err
 }
 
-// begin looks at the head of an answer and gets ready for its body.
-func (d *download) begin(resp *http.Response) error {
+// checkResponse checks status and headers, and restarts the partial file unless
+// the body continues it.
+func (d *download) checkResponse(resp *http.Response) error {
 	host := resp.Request.URL.Host
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK:
 		if media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); media == "text/html" {
-			return &final{fmt.Errorf("%s answers with a web page: does a proxy or a network want you to sign in?", host)}
+			return &permanent{fmt.Errorf("%s answers with a web page: does a proxy or network ask you to sign in?", host)}
 		}
-		if err := d.length(host, resp.ContentLength); err != nil {
+		if err := d.checkLength(host, resp.ContentLength); err != nil {
 			return err
 		}
-		if d.have > 0 { // ranges are not served here, or this is another file now
+		if d.received > 0 { // ranges are not served, or the file has changed
 			if err := d.restart(); err != nil {
 				return err
 			}
 		}
-	case code == http.StatusPartialContent && d.have > 0:
+	case code == http.StatusPartialContent && d.received > 0:
 		first, last, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
-		if !ok || first != d.have || last >= d.Size {
-			return cmp.Or(d.restart(), errors.New("the answer is another part than the one asked for"))
+		if !ok || first != d.received || last >= d.Size {
+			return cmp.Or(d.restart(), errors.New("the response is not the range asked for"))
 		}
-		if err := d.length(host, total); err != nil {
+		if err := d.checkLength(host, total); err != nil {
 			return err
 		}
-		d.joined = true
-	case code == http.StatusRequestedRangeNotSatisfiable && d.have > 0:
-		return cmp.Or(d.restart(), errors.New("there is no such part"))
+		d.pieces = true
+	case code == http.StatusRequestedRangeNotSatisfiable && d.received > 0:
+		return cmp.Or(d.restart(), errors.New("the range asked for does not exist"))
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		if d.token == "" {
-			return &final{fmt.Errorf("%s answers %s: if the model asks for an account, set HF_TOKEN to an access token of yours", host, status(code))}
+			return &permanent{fmt.Errorf("%s answers %s: if the model requires an account, set HF_TOKEN to your access token", host, status(code))}
 		}
-		return &final{fmt.Errorf("%s answers %s: the access token in HF_TOKEN may not read %s", host, status(code), d.Name)}
+		return &permanent{fmt.Errorf("%s answers %s: the access token in HF_TOKEN may not read %s", host, status(code), d.Name)}
 	case code == http.StatusNotFound || code == http.StatusGone:
-		return &final{fmt.Errorf("%s answers %s: it does not have the file; is HF_ENDPOINT right?", host, status(code))}
+		return &permanent{fmt.Errorf("%s answers %s: the file does not exist there; is HF_ENDPOINT right?", host, status(code))}
 	case code == http.StatusRequestTimeout || code == http.StatusTooEarly || code == http.StatusTooManyRequests || code >= 500:
-		return &busy{fmt.Errorf("%s answers %s", host, status(code)), retryAfter(resp.Header.Get("Retry-After"))}
+		return &unavailable{fmt.Errorf("%s answers %s", host, status(code)), parseRetryAfter(resp.Header.Get("Retry-After"))}
 	default:
-		return &final{fmt.Errorf("%s answers %s, which is no answer to a download", host, status(code))}
+		return &permanent{fmt.Errorf("%s answers %s, which is unexpected for a download", host, status(code))}
 	}
-	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // not a weak one
+	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // a strong one
 		d.etag = tag
 	}
 	return nil
 }
 
-// length checks the length of the whole file, which is negative if not known.
-func (d *download) length(host string, n int64) error {
+// checkLength checks the length of the whole file, which is negative if unknown.
+func (d *download) checkLength(host string, n int64) error {
 	switch {
 	case d.SHA256 == "" && n > maxConfig:
-		return &final{fmt.Errorf("%s has a file of %d bytes, more than any config", host, n)}
+		return &permanent{fmt.Errorf("%s has a file of %d bytes, too large for a config", host, n)}
 	case d.SHA256 != "" && n >= 0 && n != d.Size:
-		return &final{fmt.Errorf("%s has a file of %d bytes, the published one has %d", host, n, d.Size)}
+		return &permanent{fmt.Errorf("%s has a file of %d bytes, the published one has %d", host, n, d.Size)}
 	}
 	return nil
 }
 
-// take appends a body to the part.
-func (d *download) take(ctx context.Context, body io.Reader, stall *time.Timer) error {
+// receive appends a response body to the partial file.
+func (d *download) receive(ctx context.Context, body io.Reader, stall *time.Timer) error {
 	most := d.Size
 	if d.SHA256 == "" {
 		most = maxConfig
@@ -291,50 +292,51 @@ func (d *download) take(ctx context.Context, body io.Reader, stall *time.Timer) 
 		stall.Reset(stallTimeout)
 		n, err := body.Read(b)
 		stall.Stop()
-		if int64(n) > most-d.have {
+		if int64(n) > most-d.received {
 			return d.refuse(fmt.Errorf("%s is longer than %d bytes", d.Name, most))
 		}
 		if n > 0 {
 			n, err := d.part.Write(b[:n])
 			d.hash.Write(b[:n])
-			d.have += int64(n)
-			d.progress(d.have)
+			d.received += int64(n)
+			d.progress(d.received)
 			if err != nil {
-				return &final{d.disk(err)}
+				return &permanent{d.diskError(err)}
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return network(ctx, err)
+			return networkError(ctx, err)
 		}
 	}
-	if d.have < d.Size {
-		return fmt.Errorf("the answer ended after %d of %d bytes", d.have, d.Size)
+	if d.received < d.Size {
+		return fmt.Errorf("the response ended after %d of %d bytes", d.received, d.Size)
 	}
 	return nil
 }
 
-// disk says what to do when there is no more room. It returns other errors, and
-// none, as they are.
-func (d *download) disk(err error) error {
+// diskError adds advice to errors for lack of space. It returns other errors, and
+// nil, unchanged.
+func (d *download) diskError(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("the disk is full: %d of %d bytes are there and are kept; make room, or choose another directory for models, and try again (%w)", d.have, d.Size, err)
+		return fmt.Errorf("the disk is full: %d of %d bytes are kept; free some space or choose another directory for models, then try again (%w)", d.received, d.Size, err)
 	case errors.Is(err, syscall.EFBIG):
-		return fmt.Errorf("a file of %d bytes is more than the file system or a limit of this process (ulimit -f) allows: choose another directory for models (%w)", d.Size, err)
+		return fmt.Errorf("a file of %d bytes exceeds what the file system or the limit of this process (ulimit -f) allows: choose another directory for models (%w)", d.Size, err)
 	}
 	return err
 }
 
+// status returns a status code with its text.
 func status(code int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
 }
 
-// retryAfter reads the header of that name: seconds, or a date. It is 0 if that
-// says nothing.
-func retryAfter(s string) time.Duration {
+// parseRetryAfter reads a Retry-After header, in seconds or as a date. It returns
+// 0 if the header has neither.
+func parseRetryAfter(s string) time.Duration {
 	if n, err := strconv.ParseUint(s, 10, 16); err == nil {
 		return time.Duration(n) * time.Second
 	}
@@ -344,7 +346,7 @@ func retryAfter(s string) time.Duration {
 	return 0
 }
 
-// parseContentRange reads "bytes first-last/total", RFC 9110 section 14.4. The
+// parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). The
 // total is -1 if it is "*".
 func parseContentRange(s string) (first, last, total int64, ok bool) {
 	s, isBytes := strings.CutPrefix(s, "bytes ")

@@ -21,8 +21,8 @@ import (
 	"colophon/model/gpt2"
 )
 
-// fakeHub serves a release from memory, over connections that are memory too,
-// so that a test in a bubble of package synctest waits for no clock.
+// fakeHub serves a release from memory over in-memory connections, so that tests
+// run in a synctest bubble.
 type fakeHub struct {
 	release Release
 	files   fstest.MapFS
@@ -31,14 +31,14 @@ type fakeHub struct {
 
 	mu       sync.Mutex
 	requests []*http.Request
-	// answers are called in order, one for each request for the weights, and
-	// those of config for the config; everything else is served as it should be.
+	// Handlers for the next requests for the weights and for config.json, in
+	// order. All other requests are served by good.
 	answers, config []http.HandlerFunc
 }
 
 const base = "/maker/tiny/resolve/0123456789abcdef/"
 
-// newHub starts a server of a release with the given weights.
+// newHub starts a server for a release with the given weights.
 func newHub(t *testing.T, weights []byte) *fakeHub {
 	t.Helper()
 	config, err := os.ReadFile("../testdata/tiny/config.json")
@@ -69,8 +69,7 @@ func newHub(t *testing.T, weights []byte) *fakeHub {
 	return h
 }
 
-// bubble runs a test with a server in a bubble where time passes when nothing
-// else happens.
+// bubble runs a test with a server in a synctest bubble.
 func bubble(t *testing.T, weights []byte, test func(t *testing.T, h *fakeHub)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newHub(t, weights)) })
@@ -81,7 +80,7 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Accept, Close and Addr make the server listen.
+// Accept, Close and Addr implement net.Listener.
 func (h *fakeHub) Accept() (net.Conn, error) {
 	select {
 	case c := <-h.conns:
@@ -93,7 +92,7 @@ func (h *fakeHub) Accept() (net.Conn, error) {
 func (h *fakeHub) Close() error   { close(h.closed); return nil }
 func (h *fakeHub) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
 
-// dial connects to the server, whatever the address.
+// dial connects to the server for any address.
 func (h *fakeHub) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {
@@ -125,7 +124,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-// good answers as the hub does.
+// good answers like the hub.
 func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
 	file, ok := h.files[strings.TrimPrefix(r.URL.Path, base)]
 	if !ok {
@@ -136,27 +135,28 @@ func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
 	serve(w, r, file.Data)
 }
 
+// serve answers with b as the hub serves a file.
 func serve(w http.ResponseWriter, r *http.Request, b []byte) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(b)))
 }
 
-// asked returns the ranges that were asked of the weights, or "all".
-func (h *fakeHub) asked() []string {
+// ranges returns the range of each request for the weights, or "all".
+func (h *fakeHub) ranges() []string {
 	var ranges []string
 	for _, r := range h.requests {
 		if strings.HasSuffix(r.URL.Path, "model.safetensors") {
-			ask := "all"
+			asked := "all"
 			if from, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
-				ask = from
+				asked = from
 			}
-			ranges = append(ranges, ask)
+			ranges = append(ranges, asked)
 		}
 	}
 	return ranges
 }
 
-// cut answers with the first n bytes of the body and closes the connection.
+// cut sends the first n bytes of the body and closes the connection.
 func cut(n int, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { answer(&cutter{w, n}, r) }
 }
@@ -176,7 +176,7 @@ func (c *cutter) Write(b []byte) (int, error) {
 	panic(http.ErrAbortHandler)
 }
 
-// stall answers with n bytes and says no more.
+// stall sends n bytes of the body and then nothing.
 func stall(n int, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -188,6 +188,7 @@ func stall(n int, answer http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// code answers with a status code and header fields.
 func code(code int, header ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(header); i += 2 {
@@ -197,7 +198,7 @@ func code(code int, header ...string) http.HandlerFunc {
 	}
 }
 
-// body answers with bytes and without a length.
+// body sends bytes without a Content-Length.
 func body(b []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
@@ -206,8 +207,9 @@ func body(b []byte) http.HandlerFunc {
 	}
 }
 
-// whole fails unless the model is there, complete, and nothing else is.
-func (h *fakeHub) whole(models string) error {
+// complete returns an error unless the model is complete and no partial file is
+// left.
+func (h *fakeHub) complete(models string) error {
 	for name, f := range h.files {
 		got, err := os.ReadFile(filepath.Join(models, "tiny", name))
 		if err != nil || string(got) != string(f.Data) {
@@ -222,17 +224,17 @@ func (h *fakeHub) whole(models string) error {
 		return err
 	})
 	if err != nil || left != nil {
-		return fmt.Errorf("left behind: %q, %v", left, err)
+		return fmt.Errorf("files left: %q, %v", left, err)
 	}
 	return nil
 }
 
-// part is where the weights are while they come.
+// part returns the path of the partial file of the weights.
 func (h *fakeHub) part(models string) string {
 	return filepath.Join(models, ".pull", "tiny@0123456789abcdef", "model.safetensors.part")
 }
 
-// leave writes a part as an earlier pull may have left it.
+// leave writes a partial file that an earlier pull may have left.
 func (h *fakeHub) leave(t *testing.T, models string, b []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(h.part(models)), 0o755); err != nil {
@@ -243,7 +245,7 @@ func (h *fakeHub) leave(t *testing.T, models string, b []byte) {
 	}
 }
 
-// numbers returns n bytes that differ from their neighbours.
+// numbers returns n bytes, each different from its neighbours.
 func numbers(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

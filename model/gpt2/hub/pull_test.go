@@ -21,7 +21,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestPull(t *testing.T) {
+func TestPullLeavesACompleteModel(t *testing.T) {
 	weights, err := os.ReadFile("../testdata/tiny/model.safetensors")
 	if err != nil {
 		t.Fatal(err)
@@ -37,17 +37,17 @@ func TestPull(t *testing.T) {
 			last, total = done, of
 		}
 		o.Note = func(text string) { t.Errorf("note %q", text) }
-		// Nobody sees the model before it is complete.
+		// The model does not exist before it is complete.
 		h.answers = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 			if _, err := os.Stat(h.release.Dir(models)); !os.IsNotExist(err) {
-				t.Errorf("there is a directory: %v", err)
+				t.Errorf("the model's directory exists too early: %v", err)
 			}
 			h.good(w, r)
 		}}
 		if err := Pull(t.Context(), models, h.release, o); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.whole(models); err != nil {
+		if err := h.complete(models); err != nil {
 			t.Error(err)
 		}
 		if total != h.release.Size() || last != total {
@@ -58,20 +58,20 @@ func TestPull(t *testing.T) {
 		}
 		for _, r := range h.requests {
 			if r.Header.Get("Accept-Encoding") != "identity" {
-				t.Errorf("%s may come compressed, and then offsets mean something else", r.URL.Path)
+				t.Errorf("%s: Accept-Encoding allows compression, which breaks ranges", r.URL.Path)
 			}
 		}
 		n := len(h.requests)
 		last = 0
 		if err := Pull(t.Context(), models, h.release, o); err != nil || n != 4 || len(h.requests) != n {
-			t.Errorf("again: %v, %d and then %d requests", err, n, len(h.requests)-n)
+			t.Errorf("a second pull: %v, %d requests after %d", err, len(h.requests)-n, n)
 		}
 	})
 }
 
-// TestCutAtEveryByte cuts the answer before its head, and after every byte of
-// its body; in the same pull, the rest is asked for and nothing twice.
-func TestCutAtEveryByte(t *testing.T) {
+// The response is cut before its header and after every byte of its body. The
+// same pull requests the rest, and nothing twice.
+func TestPullResumesAtEveryByte(t *testing.T) {
 	weights := numbers(120)
 	for at := -1; at < len(weights); at++ {
 		bubble(t, weights, func(t *testing.T, h *fakeHub) {
@@ -80,15 +80,15 @@ func TestCutAtEveryByte(t *testing.T) {
 				h.answers[0] = func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 			}
 			models := t.TempDir()
-			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 				t.Fatalf("cut after %d bytes: %v", at, err)
 			}
 			want := []string{"all", fmt.Sprintf("%d-", at)}
 			if at <= 0 {
 				want[1] = "all"
 			}
-			if got := h.asked(); !slices.Equal(got, want) {
-				t.Errorf("cut after %d bytes: asked for %q", at, got)
+			if got := h.ranges(); !slices.Equal(got, want) {
+				t.Errorf("cut after %d bytes: requested %q", at, got)
 			}
 			if tag := h.requests[len(h.requests)-1].Header.Get("If-Range"); at > 0 && tag != `"`+digest(weights)+`"` {
 				t.Errorf("If-Range %q", tag)
@@ -97,9 +97,8 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 }
 
-// TestPartOfAnyLength continues what a killed process left: of the file, and of
-// something else.
-func TestPartOfAnyLength(t *testing.T) {
+// A killed process left a partial file of any length, of this file or another.
+func TestPullResumesAPartialFileOfAnyLength(t *testing.T) {
 	weights := numbers(60)
 	for n := range len(weights) + 10 {
 		for _, foreign := range []bool{false, true} {
@@ -110,7 +109,7 @@ func TestPartOfAnyLength(t *testing.T) {
 					part[n-1] ^= 1
 				}
 				h.leave(t, models, part)
-				if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+				if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 					t.Fatalf("part of %d bytes, foreign %t: %v", n, foreign, err)
 				}
 				want := []string{fmt.Sprintf("%d-", n), "all"}
@@ -124,16 +123,16 @@ func TestPartOfAnyLength(t *testing.T) {
 				case !foreign:
 					want = want[:1]
 				}
-				if got := h.asked(); !slices.Equal(got, want) {
-					t.Errorf("part of %d bytes, foreign %t: asked for %q, want %q", n, foreign, got, want)
+				if got := h.ranges(); !slices.Equal(got, want) {
+					t.Errorf("part of %d bytes, foreign %t: requested %q, want %q", n, foreign, got, want)
 				}
 			})
 		}
 	}
 }
 
-// TestPullSurvivesFaults: whatever happens on the way, in whatever order, the
-// model is either not there or complete, and pulling again gets there in the end.
+// After any faults in any order, the model is either absent or complete, and
+// pulling again completes it.
 func TestPullSurvivesFaults(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		weights := rapid.SliceOfN(rapid.Byte(), 1, 400).Draw(rt, "weights")
@@ -141,7 +140,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 		type step struct {
 			fault string
 			at    int
-			stops bool // the process is stopped after this request
+			stops bool // the pull is cancelled after this request
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{
@@ -178,7 +177,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 						}
 						h.good(w, r)
 					}
-				case "other file": // of the same size, and then the right one again
+				case "other file": // of the same size
 					answer = cut(s.at, func(w http.ResponseWriter, r *http.Request) {
 						w.Header().Set("ETag", `"other"`)
 						serve(w, r, other)
@@ -208,15 +207,15 @@ func TestPullSurvivesFaults(t *testing.T) {
 					break
 				}
 				if _, err := os.Stat(h.release.Dir(models)); !os.IsNotExist(err) {
-					problem = fmt.Errorf("half a model: %v", err)
+					problem = fmt.Errorf("an incomplete model exists: %v", err)
 					return
 				}
 				if n == len(steps) {
-					problem = fmt.Errorf("the last of %d pulls: %v", n+1, err)
+					problem = fmt.Errorf("pull %d: %v", n+1, err)
 					return
 				}
 			}
-			problem = h.whole(models)
+			problem = h.complete(models)
 		})
 		if problem != nil {
 			rt.Fatal(problem)
@@ -224,56 +223,56 @@ func TestPullSurvivesFaults(t *testing.T) {
 	})
 }
 
-func TestChangedETag(t *testing.T) {
+func TestAChangedETagFetchesTheWholeFile(t *testing.T) {
 	weights := numbers(100)
 	bubble(t, weights, func(t *testing.T, h *fakeHub) {
 		h.answers = []http.HandlerFunc{cut(60, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("ETag", `"of before"`)
+			w.Header().Set("ETag", `"old"`)
 			serve(w, r, make([]byte, 100))
 		})}
 		models := t.TempDir()
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
 		// The second answer is the whole file, because If-Range does not match.
-		if got := h.asked(); !slices.Equal(got, []string{"all", "60-"}) {
-			t.Errorf("asked for %q", got)
+		if got := h.ranges(); !slices.Equal(got, []string{"all", "60-"}) {
+			t.Errorf("requested %q", got)
 		}
 	})
 }
 
-// TestWeakETag: a weak one does not tell whether two answers have the same bytes.
-func TestWeakETag(t *testing.T) {
+// A weak ETag does not promise the same bytes.
+func TestAWeakETagIsNotUsedForIfRange(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		h.answers = []http.HandlerFunc{cut(60, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("ETag", `W/"weak"`)
 			serve(w, r, numbers(100))
 		})}
 		models := t.TempDir()
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
 		last := h.requests[len(h.requests)-1]
-		if got := h.asked(); !slices.Equal(got, []string{"all", "60-"}) || last.Header.Get("If-Range") != "" {
-			t.Errorf("asked for %q, If-Range %q", got, last.Header.Get("If-Range"))
+		if got := h.ranges(); !slices.Equal(got, []string{"all", "60-"}) || last.Header.Get("If-Range") != "" {
+			t.Errorf("requested %q, If-Range %q", got, last.Header.Get("If-Range"))
 		}
 	})
 }
 
-// TestRefusals: what another attempt would not change is said at once.
-func TestRefusals(t *testing.T) {
+// Errors that another request would meet again are reported at once.
+func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	weights := numbers(100)
 	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<!DOCTYPE html><p>Sign in") }
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
 		token  string
-		part   int // bytes that are there before, and must be after
-		gone   bool
+		part   int  // size of the partial file before and after
+		gone   bool // the partial file is removed
 		want   string
 	}{
-		"not found":       {answer: code(404), part: 10, want: "404 Not Found: it does not have the file"},
-		"who asks":        {answer: code(401), want: "set HF_TOKEN"},
-		"not for you":     {answer: code(403), token: "hf_secret", want: "HF_TOKEN may not read model.safetensors"},
+		"not found":       {answer: code(404), part: 10, want: "404 Not Found: the file does not exist there"},
+		"no token":        {answer: code(401), want: "set HF_TOKEN"},
+		"forbidden":       {answer: code(403), token: "hf_secret", want: "HF_TOKEN may not read model.safetensors"},
 		"teapot":          {answer: code(418), want: "418 I'm a teapot"},
 		"no redirection":  {answer: code(302), want: "302"},
 		"circle":          {answer: code(302, "Location", "/x/model.safetensors"), want: "redirects"},
@@ -299,23 +298,23 @@ func TestRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "pull tiny: fetch model.safetensors: ") {
 				t.Errorf("%s: %v", name, err)
 			} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "http://") {
-				t.Errorf("%s: says too much: %v", name, err)
+				t.Errorf("%s: the error has a secret or a URL: %v", name, err)
 			}
 			left, err := os.ReadFile(h.part(models))
 			if test.gone != errors.Is(err, os.ErrNotExist) || string(left) != string(weights[:test.part]) {
 				t.Errorf("%s: left %d bytes, %v", name, len(left), err)
 			}
-			// With a server that is right again, all is well.
+			// A server without the fault completes the model.
 			h.answers = nil
 			o.Note = nil
-			if err := errors.Join(Pull(t.Context(), models, h.release, o), h.whole(models)); err != nil {
+			if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
 				t.Errorf("%s, afterwards: %v", name, err)
 			}
 		})
 	}
 }
 
-func TestConfigIsKnownByWhatItSays(t *testing.T) {
+func TestConfigIsVerifiedByItsContent(t *testing.T) {
 	for name, bad := range map[string]string{
 		"another network": `{"model_type":"gpt2","vocab_size":37,"n_positions":150,"n_embd":27,"n_layer":2,"n_head":3}`,
 		"no network":      `{}`,
@@ -329,22 +328,21 @@ func TestConfigIsKnownByWhatItSays(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			h.files["config.json"].Data = good
-			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 				t.Errorf("%s, afterwards: %v", name, err)
 			}
 		})
 	}
 }
 
-// TestConfigIsNotPieced: no digest would tell whether pieces of a config belong
-// together, so it comes in one.
-func TestConfigIsNotPieced(t *testing.T) {
+// Without a digest, nothing shows whether pieces of a config belong together.
+func TestConfigIsFetchedInOnePiece(t *testing.T) {
 	bubble(t, numbers(10), func(t *testing.T, h *fakeHub) {
 		h.config = []http.HandlerFunc{cut(20, func(w http.ResponseWriter, r *http.Request) {
 			serve(w, r, bytes.Repeat([]byte(" "), len(h.files["config.json"].Data)))
 		})}
 		models := t.TempDir()
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
 		if len(h.requests) != 5 || h.requests[1].Header.Get("Range") != "" {
@@ -353,28 +351,28 @@ func TestConfigIsNotPieced(t *testing.T) {
 	})
 }
 
-func TestRetries(t *testing.T) {
+func TestTemporaryErrorsAreRetried(t *testing.T) {
 	weights := numbers(100)
 	for name, test := range map[string]struct {
 		answers []http.HandlerFunc
 		ok      bool
 		least   time.Duration
 		most    time.Duration
-		want    string // in the error, or in the first note
+		want    string // in the error or the first note
 	}{
-		"500 and then well": {slices.Repeat([]http.HandlerFunc{code(500)}, 5), true, 7 * time.Second, 16 * time.Second, "500 Internal Server Error"},
-		"500 for ever":      {slices.Repeat([]http.HandlerFunc{code(503)}, 50), false, 7 * time.Second, 16 * time.Second, "gave up after 6 attempts"},
-		"asked to wait":     {[]http.HandlerFunc{code(429, "Retry-After", "20")}, true, 20 * time.Second, 20 * time.Second, "trying again in 20s"},
-		"to wait too long":  {[]http.HandlerFunc{code(503, "Retry-After", "7200")}, true, maxWait, maxWait, "503"},
-		"stall":             {[]http.HandlerFunc{stall(10, nil), stall(50, nil)}, true, 60 * time.Second, 62 * time.Second, "no byte for 30s"},
-		"silence":           {[]http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}, true, 30 * time.Second, 31 * time.Second, "no byte for 30s"},
-		"416":               {[]http.HandlerFunc{cut(50, nil), code(416)}, true, 0, 2 * time.Second, "unexpected EOF"},
-		"wrong range":       {[]http.HandlerFunc{cut(50, nil), code(206, "Content-Range", "bytes 40-99/100")}, true, 0, 2 * time.Second, "unexpected EOF"},
-		"ends early":        {[]http.HandlerFunc{body(weights[:30])}, true, 0, time.Second, "ended after 30 of 100 bytes"},
+		"500, then good": {slices.Repeat([]http.HandlerFunc{code(500)}, 5), true, 7 * time.Second, 16 * time.Second, "500 Internal Server Error"},
+		"always 503":     {slices.Repeat([]http.HandlerFunc{code(503)}, 50), false, 7 * time.Second, 16 * time.Second, "6 requests without progress"},
+		"asked to wait":  {[]http.HandlerFunc{code(429, "Retry-After", "20")}, true, 20 * time.Second, 20 * time.Second, "trying again in 20s"},
+		"asked too long": {[]http.HandlerFunc{code(503, "Retry-After", "7200")}, true, maxWait, maxWait, "503"},
+		"stall":          {[]http.HandlerFunc{stall(10, nil), stall(50, nil)}, true, 60 * time.Second, 62 * time.Second, "no byte for 30s"},
+		"silence":        {[]http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}, true, 30 * time.Second, 31 * time.Second, "no byte for 30s"},
+		"416":            {[]http.HandlerFunc{cut(50, nil), code(416)}, true, 0, 2 * time.Second, "unexpected EOF"},
+		"wrong range":    {[]http.HandlerFunc{cut(50, nil), code(206, "Content-Range", "bytes 40-99/100")}, true, 0, 2 * time.Second, "unexpected EOF"},
+		"ends early":     {[]http.HandlerFunc{body(weights[:30])}, true, 0, time.Second, "ended after 30 of 100 bytes"},
 	} {
 		bubble(t, weights, func(t *testing.T, h *fakeHub) {
 			h.answers = test.answers
-			for i, answer := range test.answers { // those that need the server itself
+			for i, answer := range test.answers { // handlers that need h
 				switch name {
 				case "stall":
 					h.answers[i] = stall([]int{10, 50}[i], h.good)
@@ -396,13 +394,13 @@ func TestRetries(t *testing.T) {
 			if took < test.least || took > test.most {
 				t.Errorf("%s: took %v", name, took)
 			}
-			if name == "416" || name == "wrong range" { // what is there may be wrong
-				if got := h.asked(); !slices.Equal(got, []string{"all", "50-", "all"}) {
-					t.Errorf("%s: asked for %q", name, got)
+			if name == "416" || name == "wrong range" { // the partial file may be wrong
+				if got := h.ranges(); !slices.Equal(got, []string{"all", "50-", "all"}) {
+					t.Errorf("%s: requested %q", name, got)
 				}
 			}
 			if test.ok {
-				if err := errors.Join(err, h.whole(models)); err != nil || len(notes) == 0 || !strings.Contains(notes[0], test.want) {
+				if err := errors.Join(err, h.complete(models)); err != nil || len(notes) == 0 || !strings.Contains(notes[0], test.want) {
 					t.Errorf("%s: %v, notes %q", name, err, notes)
 				}
 			} else if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -412,26 +410,24 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// TestCutsDoNotCountWhileBytesCome: an unsteady line gets there.
-func TestCutsDoNotCountWhileBytesCome(t *testing.T) {
+// Cut connections do not count as failures while there is progress.
+func TestCutsWithProgressAreNotFailures(t *testing.T) {
 	bubble(t, numbers(50), func(t *testing.T, h *fakeHub) {
 		for range 60 {
 			h.answers = append(h.answers, cut(1, h.good))
 		}
 		models := t.TempDir()
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(h.asked()); n != 50 {
+		if n := len(h.ranges()); n != 50 {
 			t.Errorf("%d requests", n)
 		}
 	})
 }
 
-// TestTokenStaysAtHome: the access token goes to the endpoint and nowhere else.
-//
 // security: ASVS 15.3.2
-func TestTokenStaysAtHome(t *testing.T) {
+func TestAccessTokenIsSentOnlyToTheEndpoint(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		h.answers = []http.HandlerFunc{
 			code(307, "Location", "/elsewhere/model.safetensors"),
@@ -445,7 +441,7 @@ func TestTokenStaysAtHome(t *testing.T) {
 		var notes []string
 		o.Note = func(text string) { notes = append(notes, text) }
 		models := t.TempDir()
-		if err := errors.Join(Pull(t.Context(), models, h.release, o), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
 		for _, r := range h.requests {
@@ -457,7 +453,7 @@ func TestTokenStaysAtHome(t *testing.T) {
 				t.Errorf("%s%s got %q", r.Host, r.URL.Path, got)
 			}
 			if from := r.Header.Get("Referer"); from != "" {
-				t.Errorf("%s was told of %q", r.Host, from)
+				t.Errorf("%s got the Referer %q", r.Host, from)
 			}
 		}
 		if all := strings.Join(notes, "\n"); len(notes) != 2 || strings.Contains(all, "secret") || strings.Contains(all, "s3cret") {
@@ -466,7 +462,7 @@ func TestTokenStaysAtHome(t *testing.T) {
 	})
 }
 
-func TestTLS(t *testing.T) {
+func TestTLSIsVerifiedAndNotDowngraded(t *testing.T) {
 	weights := numbers(1000)
 	h := newHub(t, weights)
 	plain := httptest.NewServer(h)
@@ -483,7 +479,7 @@ func TestTLS(t *testing.T) {
 	defer secure.Close()
 	models := t.TempDir()
 
-	// A certificate that nobody signed does not get better.
+	// An unknown certificate is a permanent error.
 	o := Options{Endpoint: secure.URL, Transport: http.DefaultTransport.(*http.Transport).Clone()}
 	o.Note = func(text string) { t.Errorf("note %q", text) }
 	if err := Pull(t.Context(), models, h.release, o); err == nil || !strings.Contains(err.Error(), "certificate") {
@@ -493,7 +489,7 @@ func TestTLS(t *testing.T) {
 	if err := Pull(t.Context(), models, h.release, o); err == nil || !strings.Contains(err.Error(), "by http") {
 		t.Errorf("redirect to http: %v", err)
 	}
-	// The other way round is fine, and so is a path in the endpoint.
+	// A redirect from http to https is fine, and so is a path in the endpoint.
 	mirror := httptest.NewServer(http.StripPrefix("/mirror", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "merges.txt") {
 			h.ServeHTTP(w, r)
@@ -503,12 +499,12 @@ func TestTLS(t *testing.T) {
 	})))
 	defer mirror.Close()
 	o.Endpoint = mirror.URL + "/mirror/"
-	if err := errors.Join(Pull(t.Context(), models, h.release, o), h.whole(models)); err != nil {
+	if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestEndpoint(t *testing.T) {
+func TestEndpointMustBeABaseURL(t *testing.T) {
 	for _, bad := range []string{"", "huggingface.co", "ftp://hub.test", "https://", "https://user:s3cret@hub.test", "https://hub.test?x=1", "https://hub.test#x", "https://s3cret:%zz", "\x00"} {
 		models := filepath.Join(t.TempDir(), "models")
 		err := Pull(t.Context(), models, Release{Name: "tiny"}, Options{Endpoint: bad})
@@ -516,13 +512,13 @@ func TestEndpoint(t *testing.T) {
 			t.Errorf("%q: %v", bad, err)
 		}
 		if _, err := os.Stat(models); !os.IsNotExist(err) {
-			t.Errorf("%q: there is a directory", bad)
+			t.Errorf("%q: Pull created a directory", bad)
 		}
 	}
 }
 
-// TestDiskFull writes to the device that is always full.
-func TestDiskFull(t *testing.T) {
+// The partial file is a link to a device that is always full.
+func TestAFullDiskIsAPermanentError(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Skip("this system has no /dev/full")
 	}
@@ -534,25 +530,25 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := Pull(t.Context(), models, h.release, h.options())
-		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "the disk is full: 0 of 100 bytes are there") {
+		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "the disk is full: 0 of 100 bytes are kept") {
 			t.Errorf("%v", err)
 		}
-		if n := len(h.asked()); n != 1 {
-			t.Errorf("%d attempts", n)
+		if n := len(h.ranges()); n != 1 {
+			t.Errorf("%d requests", n)
 		}
 		if err := os.Remove(h.part(models)); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
-			t.Errorf("with room: %v", err)
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
+			t.Errorf("with space: %v", err)
 		}
 	})
 }
 
-func TestPullsTakeTurns(t *testing.T) {
+func TestPullsOfOneModelExcludeEachOther(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		models := t.TempDir()
-		h.answers = []http.HandlerFunc{stall(50, h.good)} // so that the others come in between
+		h.answers = []http.HandlerFunc{stall(50, h.good)} // so that the others begin in between
 		var waits sync.Map
 		var pulls sync.WaitGroup
 		for i := range 4 {
@@ -563,7 +559,7 @@ func TestPullsTakeTurns(t *testing.T) {
 						waits.Store(i, true)
 					}
 				}
-				if err := errors.Join(Pull(t.Context(), models, h.release, o), h.whole(models)); err != nil {
+				if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -577,7 +573,7 @@ func TestPullsTakeTurns(t *testing.T) {
 	})
 }
 
-func TestStopped(t *testing.T) {
+func TestACancelledPullKeepsPartialFiles(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		models := t.TempDir()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -594,8 +590,8 @@ func TestStopped(t *testing.T) {
 		if b, err := os.ReadFile(h.part(models)); err != nil || string(b) != string(numbers(30)) {
 			t.Errorf("left %d bytes, %v", len(b), err)
 		}
-		// A stopped pull does not wait for its turn either.
-		unlock, err := lock(t.Context(), filepath.Join(models, work, "tiny.lock"), nil)
+		// Cancelling also ends the wait for the lock.
+		unlock, err := lock(t.Context(), filepath.Join(models, stagingDir, "tiny.lock"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -605,24 +601,23 @@ func TestStopped(t *testing.T) {
 			t.Errorf("waiting: %v", err)
 		}
 		unlock()
-		if err := errors.Join(Pull(t.Context(), models, h.release, o), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
 			t.Error(err)
 		}
-		if got := h.asked(); !slices.Equal(got, []string{"all", "30-"}) {
-			t.Errorf("asked for %q", got)
+		if got := h.ranges(); !slices.Equal(got, []string{"all", "30-"}) {
+			t.Errorf("requested %q", got)
 		}
 	})
 }
 
-// TestRepair replaces what is damaged and leaves the rest.
-func TestRepair(t *testing.T) {
+func TestPullReplacesDamagedFilesOnly(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		models := t.TempDir()
-		old := filepath.Join(models, work, "tiny@older", "model.safetensors.part")
+		old := filepath.Join(models, stagingDir, "tiny@older", "model.safetensors.part")
 		if err := errors.Join(os.MkdirAll(filepath.Dir(old), 0o755), os.WriteFile(old, []byte("old"), 0o644)); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+		if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 			t.Fatal(err)
 		}
 		dir := h.release.Dir(models)
@@ -645,12 +640,12 @@ func TestRepair(t *testing.T) {
 					t.Errorf("with a damaged %s, %s: %v", name, f.Name, err)
 				}
 			}
-			// Who only looks does not read the weights.
+			// Present does not read the weights.
 			if err := h.release.Present(t.Context(), os.DirFS(dir)); (err == nil) != (name == "model.safetensors") {
 				t.Errorf("with a damaged %s: present: %v", name, err)
 			}
 			h.requests = nil
-			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.whole(models)); err != nil {
+			if err := errors.Join(Pull(t.Context(), models, h.release, h.options()), h.complete(models)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			if len(h.requests) != 1 {
@@ -658,12 +653,12 @@ func TestRepair(t *testing.T) {
 			}
 		}
 		if b, err := os.ReadFile(own); err != nil || string(b) != "mine" {
-			t.Errorf("a file of somebody's: %q, %v", b, err)
+			t.Errorf("a file of the user: %q, %v", b, err)
 		}
 	})
 }
 
-func TestReleases(t *testing.T) {
+func TestReleasesArePinned(t *testing.T) {
 	names := map[string]bool{}
 	for _, r := range Releases() {
 		if names[r.Name] {

@@ -1,12 +1,10 @@
-// Package hub fetches published models from the Hugging Face hub, or from a
-// server with the same layout, and knows by their digests that they are the
-// ones that were published.
+// Package hub fetches published models from the Hugging Face hub, or a server
+// with the same layout, and verifies them by their SHA-256 digests.
 //
-// [Pull] makes a directory of models in which a model is either not there or
-// complete and checked. It continues where an earlier one was cut, at any byte,
-// whatever cut it; pulls of one model take turns, also between processes.
-// Nothing that a server says is trusted: no more is written than was published,
-// and what does not have the published digest is removed.
+// [Pull] leaves a model either absent or complete and verified. It resumes an
+// interrupted pull at the byte where that ended, whatever the reason. Pulls of one
+// model exclude each other, also between processes. Servers are not trusted: Pull
+// never writes more than was published, and removes data with another digest.
 package hub
 
 import (
@@ -21,12 +19,12 @@ import (
 	"colophon/model/gpt2"
 )
 
-// A Release is a model as it was published, once and for all.
+// A Release identifies the files of a published model.
 type Release struct {
-	Name     string      // what people call it, and its directory
+	Name     string      // as users call it; also its directory
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
 	Revision string      // commit in the repository
-	Config   gpt2.Config // what its config.json says
+	Config   gpt2.Config // what config.json must say
 	Files    []File      // in the order in which they are fetched
 }
 
@@ -34,7 +32,7 @@ type Release struct {
 type File struct {
 	Name   string
 	Size   int64  // bytes; 0 if SHA256 is empty
-	SHA256 string // in hex; empty for config.json, which is known by what it says
+	SHA256 string // in hex; empty for config.json, which is compared with Release.Config
 }
 
 const (
@@ -44,8 +42,8 @@ const (
 	maxConfig = 1 << 20 // bytes of a config.json
 )
 
-// Releases returns the releases that are known by name. The small files come
-// first: they tell soon that a server is the wrong one.
+// Releases returns the releases with a name. Their small files come first, so a
+// wrong server is noticed early.
 func Releases() []Release {
 	return []Release{{
 		Name:     "gpt2",
@@ -61,7 +59,7 @@ func Releases() []Release {
 	}}
 }
 
-// Size returns the number of bytes of the files of known size.
+// Size returns the size in bytes of all files of known size.
 func (r Release) Size() int64 {
 	var n int64
 	for _, f := range r.Files {
@@ -70,7 +68,8 @@ func (r Release) Size() int64 {
 	return n
 }
 
-// Weights returns the digest of the weights as [gpt2.Checkpoint.Digest] does.
+// Weights returns the digest of the weights in the form of
+// [gpt2.Checkpoint.Digest].
 func (r Release) Weights() string {
 	for _, f := range r.Files {
 		if f.Name == weightsFile {
@@ -80,8 +79,8 @@ func (r Release) Weights() string {
 	return ""
 }
 
-// Check reads all of a file and compares it with the published one. It returns
-// the digest of what is there, in hex, and in err what is wrong with it:
+// Check reads a whole file and compares it with the published one. It returns the
+// file's SHA-256 in hex, and an error if the file differs. The error wraps
 // [fs.ErrNotExist] if there is no such file.
 func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, err error) {
 	in, err := open(fsys, f)
@@ -90,7 +89,7 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	}
 	defer in.Close()
 	h := sha256.New()
-	if _, err := io.CopyBuffer(h, &until{ctx, in}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(h, &contextReader{ctx, in}, make([]byte, 1<<20)); err != nil {
 		return "", fmt.Errorf("read %s: %w", f.Name, err)
 	}
 	digest = hex.EncodeToString(h.Sum(nil))
@@ -100,8 +99,8 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	return digest, f.compare(digest)
 }
 
-// Verify reads all files and returns the error of the first one that is not as it was
-// published.
+// Verify reads all files and returns the error of the first one that differs from
+// what was published.
 func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if _, err := r.Check(ctx, fsys, f); err != nil {
@@ -111,8 +110,8 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// Present looks at a model and reads all but the weights, of which it looks at
-// the size. Who loads those compares their digest with [Release.Weights].
+// Present checks all files of a model, but of the weights only the size. The
+// caller that loads the weights compares their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if f.Name != weightsFile {
@@ -142,7 +141,7 @@ func open(fsys fs.FS, f File) (fs.File, error) {
 	case !info.Mode().IsRegular():
 		err = fmt.Errorf("%s is not a regular file", f.Name)
 	case f.SHA256 == "" && info.Size() > maxConfig:
-		err = fmt.Errorf("%s has %d bytes, more than any config", f.Name, info.Size())
+		err = fmt.Errorf("%s has %d bytes, too large for a config", f.Name, info.Size())
 	case f.SHA256 != "" && info.Size() != f.Size:
 		err = fmt.Errorf("%s has %d bytes, the published one %d", f.Name, info.Size(), f.Size)
 	}
@@ -153,6 +152,7 @@ func open(fsys fs.FS, f File) (fs.File, error) {
 	return in, nil
 }
 
+// compare returns an error unless digest is the published one.
 func (f File) compare(digest string) error {
 	if digest != f.SHA256 {
 		return fmt.Errorf("%s has the SHA-256 %s, the published one %s", f.Name, digest, f.SHA256)
@@ -160,24 +160,25 @@ func (f File) compare(digest string) error {
 	return nil
 }
 
+// checkConfig returns an error unless config.json says what was published.
 func (r Release) checkConfig(fsys fs.FS) error {
 	c, err := gpt2.ReadConfig(fsys)
 	if err != nil {
 		return err
 	}
 	if c != r.Config {
-		return errors.New("config.json describes another network than the published one")
+		return errors.New("config.json describes a network that is not the published one")
 	}
 	return nil
 }
 
-// until reads until its context is done.
-type until struct {
+// contextReader reads until its context is done.
+type contextReader struct {
 	ctx context.Context
 	r   io.Reader
 }
 
-func (u *until) Read(p []byte) (int, error) {
+func (u *contextReader) Read(p []byte) (int, error) {
 	if err := context.Cause(u.ctx); err != nil {
 		return 0, err
 	}

@@ -12,20 +12,21 @@ import (
 	"colophon/model/gpt2"
 )
 
+// endOfText is GPT-2's special token at the end of a text.
 const endOfText = "<|endoftext|>"
 
-// An encoding is a byte-level BPE vocabulary as GPT-2 has it: the 256 bytes in
-// byteOrder, the results of the merges in order, and the end-of-text token.
+// An encoding is a byte-level BPE vocabulary in the order of GPT-2: the 256 bytes
+// in byteOrder, the merged tokens in the order of the merges, and endOfText.
 type encoding struct {
 	tokens []string         // the bytes of each id
-	merges [][2]int         // the two ids that become id 256+i
-	ranks  map[[2]int]int   // a pair's place in merges
-	words  map[string][]int // ids of words met before
+	merges [][2]int         // the pair of ids that becomes id 256+i
+	ranks  map[[2]int]int   // index of a pair in merges
+	words  map[string][]int // ids of words encoded before
 }
 
-// learn builds a vocabulary of size tokens: again and again it joins the pair
-// of tokens that stands most often side by side within a word; of equals, the
-// pair with the smaller bytes.
+// learn builds a vocabulary of size tokens. Repeatedly it merges the pair of tokens
+// that is most often adjacent within a word; of equally frequent pairs, the one
+// with the smaller bytes.
 func learn(text string, size int) (*encoding, error) {
 	e := &encoding{ranks: map[[2]int]int{}, words: map[string][]int{}}
 	for _, b := range byteOrder {
@@ -66,15 +67,15 @@ func learn(text string, size int) (*encoding, error) {
 		e.merges = append(e.merges, best)
 		e.tokens = append(e.tokens, e.tokens[best[0]]+e.tokens[best[1]])
 		for i := range words {
-			words[i].ids = join(words[i].ids, best, id)
+			words[i].ids = replacePair(words[i].ids, best, id)
 		}
 	}
 	e.tokens = append(e.tokens, endOfText)
 	return e, nil
 }
 
-// join replaces every occurrence of pair in ids, from the left, in place.
-func join(ids []int, pair [2]int, id int) []int {
+// replacePair replaces every occurrence of a pair by id, from the left, in place.
+func replacePair(ids []int, pair [2]int, id int) []int {
 	n := 0
 	for i := 0; i < len(ids); i++ {
 		if i+1 < len(ids) && ids[i] == pair[0] && ids[i+1] == pair[1] {
@@ -88,7 +89,7 @@ func join(ids []int, pair [2]int, id int) []int {
 	return ids[:n]
 }
 
-// spell returns the ids of the bytes of word.
+// spell returns the ids of the bytes of a word.
 func (e *encoding) spell(word string) []int {
 	ids := make([]int, len(word))
 	for i := range len(word) {
@@ -100,7 +101,7 @@ func (e *encoding) spell(word string) []int {
 // eot returns the id of the end-of-text token.
 func (e *encoding) eot() int { return len(e.tokens) - 1 }
 
-// encode returns the token ids of one word of split.
+// encode returns the token ids of one of gpt2.Words.
 func (e *encoding) encode(word string) []int {
 	ids, ok := e.words[word]
 	if !ok {
@@ -110,9 +111,9 @@ func (e *encoding) encode(word string) []int {
 	return ids
 }
 
-// merge joins the pair of the lowest rank until there is none. With p > 0 it
-// leaves each candidate out with probability p at each turn, which cuts the
-// same word in different ways (Provilkov et al., 2020, "BPE-Dropout").
+// merge merges the pair of the lowest rank until there is none. With p > 0, each
+// candidate is dropped with probability p each time, so the same word is encoded in
+// different ways (Provilkov et al., 2020, "BPE-Dropout").
 func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
 	ids := e.spell(word)
 	for {
@@ -126,11 +127,11 @@ func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
 		if best == len(e.merges) {
 			return ids
 		}
-		ids = join(ids, e.merges[best], 256+best)
+		ids = replacePair(ids, e.merges[best], 256+best)
 	}
 }
 
-// files returns the vocabulary as GPT-2's vocab.json and merges.txt.
+// files returns vocab.json and merges.txt.
 func (e *encoding) files() (vocab, merges []byte, err error) {
 	var list bytes.Buffer
 	list.WriteString("#version: 0.2\n")
@@ -145,7 +146,7 @@ func (e *encoding) files() (vocab, merges []byte, err error) {
 	return vocab, list.Bytes(), err
 }
 
-// byteOrder is GPT-2's order of the byte tokens: by the characters that stand
+// byteOrder is GPT-2's order of the byte tokens: that of the characters that stand
 // for them.
 var byteOrder = func() []byte {
 	alphabet := gpt2.ByteAlphabet()

@@ -36,9 +36,9 @@ func learned(t testing.TB) *encoding {
 	return e
 }
 
-// The trainer's encoder gives the ids that the files say, and the text can be
-// had back from them, with merges left out or not.
-func TestEncode(t *testing.T) {
+// The encoder gives the ids of a Tokenizer with the same files. With BPE-dropout,
+// the ids still decode to the text.
+func TestEncodeAgreesWithTheTokenizer(t *testing.T) {
 	e := learned(t)
 	oracle := tokenizer(t, e)
 	if n := oracle.Size(); n != 290 || string(oracle.Decode([]int{289})) != endOfText {
@@ -63,11 +63,11 @@ func TestEncode(t *testing.T) {
 	})
 }
 
-func TestLearn(t *testing.T) {
+func TestLearnMergesTheMostFrequentPairs(t *testing.T) {
 	e := learned(t)
 	again := learned(t)
 	if !slices.Equal(e.merges, again.merges) {
-		t.Error("two runs learn different merges")
+		t.Error("two calls learn different merges")
 	}
 	small, err := learn("ab ab ab ac", 259)
 	if err != nil {
@@ -78,6 +78,6 @@ func TestLearn(t *testing.T) {
 		t.Errorf("learned %q", got)
 	}
 	if _, err := learn("ab", 300); err == nil {
-		t.Error("300 tokens out of two letters")
+		t.Error("learn makes 300 tokens of two letters")
 	}
 }

@@ -16,14 +16,14 @@ var (
 	blankLines = regexp.MustCompile(`\n{2,}`)
 )
 
-// paragraphs returns Newton's text from the transcription in Go's source tree,
-// a paragraph or heading each, on one line. It leaves out what comes before the
-// text itself, illustrations, tables, footnotes (which are the editor's) and
-// the transcriber's marks for italics and Greek letters.
+// paragraphs returns Newton's text from the transcription in Go's source tree: a
+// paragraph or heading each, on one line. It omits the front matter, illustrations,
+// tables, the editor's footnotes, and the transcriber's marks for italics and Greek
+// letters.
 func paragraphs(transcription string) ([]string, error) {
 	start := strings.Index(transcription, firstLine)
 	if start < 0 {
-		return nil, fmt.Errorf("the text does not have the line %q: this is not the Opticks of Go's source tree", firstLine)
+		return nil, fmt.Errorf("find %q: this is not the Opticks of Go's source tree", firstLine)
 	}
 	text := sidenote.ReplaceAllString(transcription[start:], "")
 	var list []string
@@ -40,12 +40,12 @@ func paragraphs(transcription string) ([]string, error) {
 	return list, nil
 }
 
-// divide sets one stretch in sixteen of the text aside, which is never trained
-// on: the ninth of each sixteen runs of paragraphs of at least 3,000 bytes.
-// A run that follows another of its kind in the text is part of the same
-// section; paragraphs end in a line feed.
+// divide splits the text into sections for training and held-out sections. A run
+// is consecutive paragraphs of at least 3,000 bytes together; of each sixteen runs
+// the ninth is held out. Adjacent runs of the same kind form one section. Every
+// paragraph ends in a line feed.
 func divide(paragraphs []string) (training, heldOut []string) {
-	const run, period, place = 3000, 16, 8
+	const run, period, before = 3000, 16, 8
 	var section strings.Builder
 	flush := func(to *[]string) {
 		if section.Len() > 0 {
@@ -62,9 +62,9 @@ func divide(paragraphs []string) (training, heldOut []string) {
 		size = 0
 		number++
 		switch number % period {
-		case place: // the next run is held out
+		case before: // the next run is held out
 			flush(&training)
-		case place + 1:
+		case before + 1:
 			flush(&heldOut)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-const transcription = `Produced by somebody.
+const transcription = `Produced by volunteers.
 
 _Advertisement_
 
@@ -39,7 +39,7 @@ FOOTNOTES:
 
 The End.`
 
-func TestParagraphs(t *testing.T) {
+func TestParagraphsAreNewtonsTextOnly(t *testing.T) {
 	got, err := paragraphs(transcription)
 	if err != nil {
 		t.Fatal(err)
@@ -54,13 +54,11 @@ func TestParagraphs(t *testing.T) {
 		t.Errorf("paragraphs are %q, want %q", got, want)
 	}
 	if _, err := paragraphs("Something else."); err == nil {
-		t.Error("any text passes for the Opticks")
+		t.Error("paragraphs accepts any text")
 	}
 }
 
-// Every paragraph is in one of the two parts, in order, and one run in sixteen
-// is held out.
-func TestDivide(t *testing.T) {
+func TestDivideHoldsOutOneRunInSixteen(t *testing.T) {
 	var list []string
 	for i := range 1000 {
 		list = append(list, fmt.Sprintf("%04d %s", i, strings.Repeat("x", 995)))
@@ -72,7 +70,7 @@ func TestDivide(t *testing.T) {
 	all := append(slices.Clone(training), heldOut...)
 	slices.Sort(all)
 	if got := strings.Join(all, ""); got != strings.Join(list, "\n")+"\n" {
-		t.Error("the sections are not the text")
+		t.Error("the sections together are not the text")
 	}
 	share := float64(len(strings.Join(heldOut, ""))) / float64(len(strings.Join(all, "")))
 	if math.Abs(share-1./16) > 0.01 {
@@ -80,7 +78,7 @@ func TestDivide(t *testing.T) {
 	}
 }
 
-func TestRows(t *testing.T) {
+func TestRowsAreReproducible(t *testing.T) {
 	sections := []string{strings.Repeat(sample, 20), strings.Repeat("Of Colours. ", 200)}
 	e := learned(t)
 	r := newRows(e, sections)
@@ -95,13 +93,17 @@ func TestRows(t *testing.T) {
 			t.Errorf("row %d: the targets are not the tokens that follow", i)
 		}
 		if !slices.Equal(tokens[i], again[i]) {
-			t.Errorf("row %d: two draws of the same step differ", i)
+			t.Errorf("row %d: two batches of the same step differ", i)
 		}
 	}
 	if slices.EqualFunc(tokens, other, slices.Equal[[]int32]) {
 		t.Error("two steps have the same rows")
 	}
+}
 
+func TestHeldOutRowsCoverTheText(t *testing.T) {
+	sections := []string{strings.Repeat(sample, 20), strings.Repeat("Of Colours. ", 200)}
+	e := learned(t)
 	h := newHeldOut(e, sections)
 	var text strings.Builder
 	for _, row := range h.targets {

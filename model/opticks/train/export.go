@@ -13,12 +13,12 @@ import (
 	"colophon/model/kernel"
 )
 
-// halfLoss is how much more loss, in nats per token, is a fair price for
-// weights of half the size.
-const halfLoss = 0.002
+// maxRoundingLoss is the largest increase of the loss, in nats per token, at which
+// the weights are stored in half precision.
+const maxRoundingLoss = 0.002
 
-// export writes the model as a Hugging Face checkpoint into a directory, and
-// the held-out text, for the test of the model card, into testdata there.
+// export writes the files of the model into a directory, and the held-out text,
+// which the test of the model card reads, into its testdata.
 func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, sections []string) error {
 	weights := trainer.Weights()
 	exact, err := test.loss(trainer, weights)
@@ -36,7 +36,7 @@ func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, se
 		return err
 	}
 	dtype := "F16"
-	if !(rounded-exact < halfLoss) {
+	if !(rounded-exact < maxRoundingLoss) {
 		dtype = "F32"
 	}
 	fmt.Printf("step %d: held-out %.4f nats/token, %.4f bits/byte; in half precision %.4f and %.4f; written as %s\n",
@@ -68,6 +68,7 @@ func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, se
 	return nil
 }
 
+// configJSON returns config.json.
 func configJSON(bpe *encoding) ([]byte, error) {
 	b, err := json.MarshalIndent(map[string]any{
 		"architectures": []string{"GPT2LMHeadModel"}, "model_type": "gpt2", "activation_function": "gelu_new",

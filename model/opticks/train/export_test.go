@@ -8,7 +8,7 @@ import (
 	"colophon/model/gpt2"
 )
 
-func TestSafetensors(t *testing.T) {
+func TestExportedWeightsAreReadBack(t *testing.T) {
 	shape := gpt2.Config{Vocab: 3, Context: 2, Embd: 4, Layers: 2, Heads: 2, Inner: 16, Epsilon: 1e-5, EOS: 2}
 	var weights [][]float32
 	next := 0

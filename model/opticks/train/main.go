@@ -1,12 +1,11 @@
-// Command train makes the model of package opticks: it reads Newton's Opticks
-// from Go's source tree, learns a vocabulary, trains a small GPT-2 with GoMLX
-// and writes the files of a Hugging Face checkpoint.
+// Command train makes the model of package opticks. It reads Newton's Opticks from
+// Go's source tree, learns a vocabulary, trains a small GPT-2 with GoMLX and writes
+// the files of a Hugging Face checkpoint.
 //
 //	GOEXPERIMENT=simd go run ./model/opticks/train -out model/opticks
 //
-// Without the experiment it does the same several times slower. A run that was
-// interrupted goes on from its last checkpoint; two runs, or one with a break,
-// differ in rounding at most.
+// Without the experiment it is several times slower. An interrupted run resumes at
+// its last checkpoint. Two runs, interrupted or not, differ only by rounding.
 package main
 
 import (
@@ -27,12 +26,12 @@ import (
 	"colophon/model/gpt2"
 )
 
-// The recipe is part of the command, so that the command alone says how the
-// model was made.
+// The recipe is part of the command, so the command alone says how the model was
+// made.
 const (
 	batch      = 8   // rows of Context tokens in a step
-	bpeDropout = 0.1 // on every other row, until the cool-down
-	evalEvery  = 100 // steps between checkpoints and losses on held-out text
+	bpeDropout = 0.1 // probability; on every other row, until the cool-down
+	evalEvery  = 100 // steps between checkpoints and evaluations on held-out text
 )
 
 var config = gpt2.Config{Vocab: 2048, Context: 256, Embd: 192, Layers: 4, Heads: 3, Inner: 768, Epsilon: 1e-5, EOS: 2047}
@@ -45,8 +44,8 @@ var recipe = gomlx.Recipe{
 
 func main() {
 	out := flag.String("out", "model/opticks", "`directory` for the model's files")
-	work := flag.String("checkpoints", filepath.Join(os.TempDir(), "opticks"), "`directory` for checkpoints; an interrupted run goes on from there")
-	stop := flag.Bool("export", false, "write the model's files from the best weights so far and train no more")
+	work := flag.String("checkpoints", filepath.Join(os.TempDir(), "opticks"), "`directory` for checkpoints, from which an interrupted run resumes")
+	stop := flag.Bool("export", false, "write the model's files from the best weights so far, without more training")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
@@ -56,6 +55,7 @@ func main() {
 	}
 }
 
+// run trains and exports, or with stop only exports.
 func run(ctx context.Context, out, work string, stop bool) error {
 	training, sections, err := corpus(ctx)
 	if err != nil {
@@ -80,7 +80,7 @@ func run(ctx context.Context, out, work string, stop bool) error {
 		}
 	}
 	if ctx.Err() != nil {
-		fmt.Printf("interrupted at step %d: the same command goes on from there\n", trainer.Steps())
+		fmt.Printf("interrupted at step %d; the same command resumes there\n", trainer.Steps())
 		return nil
 	}
 	if err := load(trainer, best); err != nil {
@@ -89,8 +89,8 @@ func run(ctx context.Context, out, work string, stop bool) error {
 	return export(out, trainer, bpe, test, sections)
 }
 
-// train runs the recipe to its end, or until ctx is done, and leaves the
-// weights with the lowest loss on held-out text in the file best.
+// train runs the recipe to its end or until ctx is done. It saves the weights with
+// the lowest loss on held-out text in the file best.
 func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOut, work, best string) error {
 	checkpoint, lowest := filepath.Join(work, "checkpoint"), math.Inf(1)
 	if err := load(trainer, best); err == nil {
@@ -116,9 +116,9 @@ func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOu
 		step := trainer.Steps()
 		mean += (loss - mean) / min(50, float64(step-first))
 		if step%10 == 0 {
-			pace := time.Since(started) / time.Duration(step-first)
+			perStep := time.Since(started) / time.Duration(step-first)
 			fmt.Printf("step %d/%d  loss %.4f  %.0f tokens/s  %v left\n", step, recipe.Steps, mean,
-				batch*float64(config.Context)/pace.Seconds(), (pace * time.Duration(recipe.Steps-step)).Round(time.Second))
+				batch*float64(config.Context)/perStep.Seconds(), (perStep * time.Duration(recipe.Steps-step)).Round(time.Second))
 		}
 		if step%evalEvery != 0 && step != recipe.Steps {
 			continue
@@ -141,7 +141,7 @@ func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOu
 	return save(trainer, checkpoint)
 }
 
-// corpus reads the Opticks from the source tree of the Go that is on the path.
+// corpus reads the Opticks from the source tree of the go command in PATH.
 func corpus(ctx context.Context) (training, heldOut []string, err error) {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
@@ -159,6 +159,7 @@ func corpus(ctx context.Context) (training, heldOut []string, err error) {
 	return training, heldOut, nil
 }
 
+// load restores the trainer from a checkpoint file.
 func load(t *gomlx.Trainer, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -168,8 +169,8 @@ func load(t *gomlx.Trainer, name string) error {
 	return t.Load(f)
 }
 
-// save writes the checkpoint beside name and moves it there, so that a crash
-// leaves the last one whole.
+// save writes a checkpoint to a temporary file and renames it to name, so a crash
+// leaves the previous one intact.
 func save(t *gomlx.Trainer, name string) error {
 	f, err := os.Create(name + ".part")
 	if err != nil {

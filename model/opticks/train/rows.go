@@ -12,8 +12,8 @@ import (
 // rows draws the rows of training batches from the text.
 type rows struct {
 	bpe    *encoding
-	words  []string // of all sections; "" stands before, between and after them
-	tokens int
+	words  []string // of all sections; "" marks the end of a text, also at the start
+	tokens int      // in all words
 }
 
 func newRows(bpe *encoding, sections []string) *rows {
@@ -27,6 +27,7 @@ func newRows(bpe *encoding, sections []string) *rows {
 	return r
 }
 
+// ids returns the token ids of a word, with BPE-dropout if dropout is not nil.
 func (r *rows) ids(word string, dropout *rand.Rand) []int {
 	switch {
 	case word == "":
@@ -38,8 +39,8 @@ func (r *rows) ids(word string, dropout *rand.Rand) []int {
 	}
 }
 
-// batch returns the tokens of a step and those that follow them. They depend on
-// the seed and the step alone.
+// batch returns the tokens of a step and the targets, the tokens that follow. They
+// depend on the seed and the step alone.
 func (r *rows) batch(step int) (tokens, targets [][]int32) {
 	rng := rand.New(rand.NewPCG(recipe.Seed, uint64(step)+1))
 	for row := range batch {
@@ -59,11 +60,11 @@ func (r *rows) batch(step int) (tokens, targets [][]int32) {
 	return tokens, targets
 }
 
-// A heldOut is the text that is not trained on, cut into rows of the context's
-// length; a rest is left out.
+// A heldOut is the text that is not trained on, in rows of the length of the
+// context. An incomplete last row is omitted.
 type heldOut struct {
 	tokens, targets [][]int32
-	bytes           int // that the targets stand for
+	bytes           int // of the text of the targets
 }
 
 func newHeldOut(bpe *encoding, sections []string) *heldOut {
@@ -88,10 +89,10 @@ func newHeldOut(bpe *encoding, sections []string) *heldOut {
 	return h
 }
 
-// size returns the number of tokens.
+// size returns the number of targets.
 func (h *heldOut) size() int { return len(h.tokens) * config.Context }
 
-// loss returns the mean in nats per token for some weights.
+// loss returns the mean loss of some weights in nats per token.
 func (h *heldOut) loss(trainer *gomlx.Trainer, weights [][]float32) (float64, error) {
 	total := 0.0
 	for i := range h.tokens {
@@ -104,6 +105,7 @@ func (h *heldOut) loss(trainer *gomlx.Trainer, weights [][]float32) (float64, er
 	return total / float64(len(h.tokens)), nil
 }
 
+// bitsPerByte converts a loss in nats per token.
 func (h *heldOut) bitsPerByte(nats float64) float64 {
 	return nats / math.Ln2 * float64(h.size()) / float64(h.bytes)
 }

@@ -1,0 +1,124 @@
+package model
+
+import (
+	"bytes"
+	"slices"
+)
+
+// A holdback turns tokens into deltas. It holds tokens back until their text is
+// certain: until it ends with whole characters and no stop string can begin in
+// it.
+type holdback struct {
+	stops   [][]byte
+	pending []pending // tokens that have not been emitted
+	text    []byte    // of the pending tokens, in whole characters
+	tail    []byte    // after text: the first bytes of a character
+}
+
+// A pending token, and the boundary after it.
+type pending struct {
+	token int
+	end   int  // length of text before the boundary
+	whole bool // a character ends at the boundary
+}
+
+func newHoldback(stops []string) *holdback {
+	h := &holdback{}
+	for _, s := range stops {
+		h.stops = append(h.stops, []byte(s))
+	}
+	return h
+}
+
+// resume continues after tokens with the given bytes, and reports whether their
+// text contains a stop string. last says that no token follows.
+func (h *holdback) resume(past []byte, last bool) bool {
+	n := complete(past)
+	if last {
+		n = len(past)
+	}
+	h.tail = append(h.tail, past[n:]...)
+	_, found := h.findStop([]byte(Text(past[:n])))
+	return found
+}
+
+// add adds a token with its bytes. It reports whether the text contains a stop
+// string, and then ends the text before it.
+func (h *holdback) add(token int, b []byte) bool {
+	h.tail = append(h.tail, b...)
+	n := complete(h.tail)
+	h.text = append(h.text, Text(h.tail[:n])...)
+	h.tail = slices.Delete(h.tail, 0, n)
+	h.pending = append(h.pending, pending{token, len(h.text), len(h.tail) == 0})
+	return h.truncate()
+}
+
+// truncate ends the text before a stop string, if it contains one.
+func (h *holdback) truncate() bool {
+	start, found := h.findStop(h.text)
+	if found {
+		h.text, h.tail = h.text[:start], nil
+	}
+	return found
+}
+
+// findStop returns the start of the stop string that ends first in text, or of
+// the longest if several end there.
+func (h *holdback) findStop(text []byte) (start int, found bool) {
+	end := 0
+	for _, s := range h.stops {
+		i := bytes.Index(text, s)
+		if i >= 0 && (!found || i+len(s) < end || i+len(s) == end && i < start) {
+			start, end, found = i, i+len(s), true
+		}
+	}
+	return start, found
+}
+
+// certain removes and returns the tokens whose text is certain: those before the
+// last boundary that no stop string can still span. It returns false if there
+// are none.
+func (h *holdback) certain() (Delta, bool) {
+	begun := len(h.text) // start of the first stop string that may have begun
+	for _, s := range h.stops {
+		for n := min(len(s)-1, len(h.text)); n > len(h.text)-begun; n-- {
+			if bytes.HasSuffix(h.text, s[:n]) {
+				begun = len(h.text) - n
+			}
+		}
+	}
+	n := len(h.pending)
+	for n > 0 && !(h.pending[n-1].whole && h.pending[n-1].end <= begun) {
+		n--
+	}
+	if n == 0 {
+		return Delta{}, false
+	}
+	return h.take(n, h.pending[n-1].end), true
+}
+
+// finish removes and returns all pending tokens; ok is false if there are none.
+// found reports whether the text of the last bytes completes a stop string.
+func (h *holdback) finish() (d Delta, ok, found bool) {
+	h.text = append(h.text, Text(h.tail)...)
+	h.tail = nil
+	found = h.truncate()
+	if len(h.pending) == 0 {
+		return Delta{}, false, found
+	}
+	return h.take(len(h.pending), len(h.text)), true, found
+}
+
+// take removes and returns the first n tokens and the text up to end.
+func (h *holdback) take(n, end int) Delta {
+	d := Delta{Tokens: make([]int, n), Text: string(h.text[:end])}
+	for i, p := range h.pending[:n] {
+		d.Tokens[i] = p.token
+	}
+	h.pending = slices.Delete(h.pending, 0, n)
+	h.text = slices.Delete(h.text, 0, end)
+	for i := range h.pending {
+		h.pending[i].end -= end
+	}
+	return d
+}
