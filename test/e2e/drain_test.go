@@ -129,6 +129,7 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 // TestSecondSignalEndsAWorkerThatCannotDrain freezes Postgres under workers that
 // are told to stop. Without a second signal, the grace period ends them.
 func TestSecondSignalEndsAWorkerThatCannotDrain(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	server := newServer(t)
 	m := membersOver(t, server.URL())
@@ -166,6 +167,7 @@ func TestSecondSignalEndsAWorkerThatCannotDrain(t *testing.T) {
 // TestStreamOfAClientThatReadsNothingIsClosed freezes the worker after the first
 // events. The service then has next to nothing to write to the client.
 func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells how long a peer has read nothing")

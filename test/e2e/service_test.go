@@ -17,6 +17,14 @@ func TestMain(m *testing.M) {
 	programtest.Main(m)
 }
 
+// slow skips a test of five seconds and more with -short.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
+}
+
 // opticks are the files of the built-in model.
 var opticks = os.DirFS("../../model/opticks")
 

@@ -15,6 +15,7 @@ import (
 // and waits for the next token from another one. COLOPHON_TEST_KILLS is how often;
 // the log says how long it took.
 func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	kills := 2
 	if n, err := strconv.Atoi(os.Getenv("COLOPHON_TEST_KILLS")); err == nil {
@@ -59,6 +60,7 @@ func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
 // TestFrozenWorkerWritesNothing freezes a worker for longer than its lease lasts,
 // and lets it go on when another one has its job.
 func TestFrozenWorkerWritesNothing(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	m := newMembers(t)
 	c := newUser(t, m.api("--no-rate-limits").URL, "freezer")
@@ -99,6 +101,7 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 //
 // security: ASVS 16.5.2
 func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	server := newServer(t)
 	m := membersOver(t, server.URL())
@@ -107,7 +110,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 	one := newUser(t, apis[0].URL, "restarter")
 	two := one
 	two.URL = apis[1].URL
-	bodies := []string{sized(0, 300), sized(1, 300), sized(2, 300), sized(3, 300)}
+	bodies := []string{sized(0, 200), sized(1, 200), sized(2, 200), sized(3, 200)}
 	ids := make([]string, len(bodies))
 	watched := make([]<-chan event, len(bodies))
 	var want map[string]string
