@@ -13,8 +13,8 @@ import (
 type registerInput struct {
 	Idempotent
 	Body struct {
-		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space or any of <>{};. Upper and lower case are the same name."`
-		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind, and nothing that is guessed first: common passwords, little more than the user name or the name of this service."`
+		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space and without <>{};. Upper and lower case are the same name."`
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind. Common passwords are refused, and so is little more than the user name or the name of this service."`
 	}
 }
 
@@ -31,9 +31,9 @@ type tokenInput struct {
 		Username     string `json:"username,omitempty" maxLength:"50" doc:"With grant_type password."`
 		Password     string `json:"password,omitempty" maxLength:"256" format:"password" doc:"With grant_type password."`
 		RefreshToken string `json:"refresh_token,omitempty" maxLength:"200" doc:"With grant_type refresh_token."`
-		Scope        string `json:"scope,omitempty" maxLength:"200" doc:"Accepted for OAuth2 clients that send it; there are no scopes."`
-		ClientID     string `json:"client_id,omitempty" maxLength:"200" doc:"Likewise."`
-		ClientSecret string `json:"client_secret,omitempty" maxLength:"200" doc:"Likewise."`
+		Scope        string `json:"scope,omitempty" maxLength:"200" doc:"Ignored: there are no scopes. OAuth2 clients may send it."`
+		ClientID     string `json:"client_id,omitempty" maxLength:"200" doc:"Ignored. OAuth2 clients may send it."`
+		ClientSecret string `json:"client_secret,omitempty" maxLength:"200" doc:"Ignored. OAuth2 clients may send it."`
 	} `contentType:"application/x-www-form-urlencoded"`
 }
 
@@ -42,7 +42,7 @@ type tokenOutput struct {
 		AccessToken  string `json:"access_token"`
 		TokenType    string `json:"token_type" enum:"bearer"`
 		ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires."`
-		RefreshToken string `json:"refresh_token" doc:"Good for one new pair of tokens."`
+		RefreshToken string `json:"refresh_token" doc:"Can be exchanged once, for a new pair of tokens."`
 	}
 }
 
@@ -56,9 +56,9 @@ func (s *server) accounts() {
 	register(s, huma.Operation{
 		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
 		Summary: "Sign in, or refresh the access token",
-		Description: "OAuth2's form: a user name and a password, or a refresh token, for an access token that goes into the Authorization header of every other call. " +
-			"After several wrong passwords for a name from one network, the next one from there has to wait: 429 too_many_wrong_passwords, with Retry-After. Nobody else has to. " +
-			"An account has 100 sessions at most; a further sign-in ends the oldest.",
+		Description: "Exchanges a user name and a password, or a refresh token, for an access token, as an OAuth2 form. Other calls take the access token in their Authorization header. " +
+			"After several wrong passwords for a name from one network, further sign-ins to that name from that network have to wait: 429 too_many_wrong_passwords, with Retry-After. Other networks do not have to wait. " +
+			"An account has at most 100 sessions; a further sign-in ends the oldest.",
 		Metadata: limited("token"),
 		Errors:   []int{http.StatusUnauthorized},
 	}, s.token)
@@ -67,7 +67,7 @@ func (s *server) accounts() {
 }
 
 func (s *server) register(ctx context.Context, in *registerInput) (*registerOutput, error) {
-	key, err := in.key("POST /users", nil) // the payload is auth's to say: it has a password in it
+	key, err := in.key("POST /users", nil) // auth sets the payload, because it contains a password
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,16 @@
-// Package api is the service as HTTP clients see it. It is the only package
+// Package api serves jobs, events and accounts over HTTP. It is the only package
 // that knows HTTP and Huma.
 //
-// What a client may rely on: every error is an RFC 9457 problem with the request
-// id as instance and never repeats what was sent; a job answered with 202 is on
-// record and will be finished; the events of a job are numbered without gaps and
-// can be read again from any number on; what belongs to somebody else looks like
-// what does not exist. No database connection and no lock is held while a
-// request waits for the model.
+// Clients may rely on the following:
+//
+//   - Every error is an RFC 9457 problem. Its instance is the request's id, and it
+//     never repeats what the client sent.
+//   - A job that was answered with 202 is on record and will be finished.
+//   - The events of a job are numbered without gaps, and can be read again from any
+//     number on.
+//   - A resource of another account looks like one that does not exist.
+//
+// No database connection and no lock is held while a request waits for the model.
 package api
 
 import (
@@ -28,46 +32,46 @@ import (
 	"colophon/jobs"
 )
 
-// Options is what the API stands on.
+// Options are what New needs and what the operator decides.
 type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
 	Auth     *auth.Service
-	Ready    func(context.Context) error // nil while requests can be served
-	Stopping context.Context             // done when the service stops: nothing waits on, all else is answered
+	Ready    func(context.Context) error // returns nil while requests can be served
+	Stopping context.Context             // is done when the service stops: waiting requests are then answered
 	Limits   Limits
 	Log      *slog.Logger
 
-	// TrustedProxies are the networks whose X-Forwarded-For is believed.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For counts.
 	TrustedProxies []netip.Prefix
 
-	// Local makes the API answer only to an address or localhost as Host: where just
-	// this machine reaches it, no page elsewhere may either, by having its own name
-	// mean this machine.
+	// Local makes the API refuse a Host that is neither an address nor localhost. It
+	// is for a service that only this machine can reach: a page elsewhere could reach
+	// it too, by making its own name resolve to this machine.
 	Local bool
 
-	// MaxStreams is how many event streams may be open at once for one account, and
-	// MaxAllStreams for all together; 0 is no limit.
+	// MaxStreams is how many event streams one account may have open at once, and
+	// MaxAllStreams how many all accounts together; 0 means no limit.
 	MaxStreams, MaxAllStreams int
 
 	// CORSOrigins are the origins whose pages may use the API, such as
 	// https://example.com or https://*.example.com; see CheckOrigins.
 	CORSOrigins []string
 
-	// Observe, if there is one, is told of every request that has been answered.
+	// Observe, unless nil, is called with every request that has been answered.
 	Observe func(route string, status int, took time.Duration)
 
-	timeouts timeouts // the production ones, if zero
+	timeouts timeouts // zero means productionTimeouts
 }
 
-// maxBody is the largest request body, in bytes: a prompt of 500 characters of
-// four bytes, each escaped, and room for the rest.
+// maxBody is the largest request body in bytes. It holds a prompt of 500 characters
+// of four bytes each, all of them escaped, and the other members.
 const maxBody = 64 << 10
 
 type server struct {
 	Options
 	api     huma.API
-	counted map[string]bool // patterns of the mux that count their requests themselves
+	counted map[string]bool // patterns of operations, which count their requests themselves
 	origins origins
 	streams streams
 
@@ -107,7 +111,7 @@ func Description() ([]byte, error) {
 	return s.api.OpenAPI().YAML()
 }
 
-// routes is a mux that can say what has been registered.
+// routes is a mux that lists its patterns.
 type routes struct {
 	*http.ServeMux
 	patterns []string
@@ -145,12 +149,12 @@ func build(o Options) (*server, *routes, error) {
 
 func config() huma.Config {
 	c := huma.DefaultConfig("Colophon", "1.0.0")
-	c.Info.Description = "Text generation with GPT-2, in which every text has its history on record. " +
+	c.Info.Description = "Text generation with GPT-2. The history of every text is on record. " +
 		"Submit a job, then poll it, follow its events or wait for it."
 	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
-	c.DocsPath = ""     // Huma's pages load scripts from elsewhere; docs.go has our own
-	c.SchemasPath = ""  // no schemas one by one,
-	c.CreateHooks = nil // and no links to them in the responses
+	c.DocsPath = ""     // Huma's pages load scripts from other hosts; docs.go serves our own
+	c.SchemasPath = ""  // no routes for single schemas,
+	c.CreateHooks = nil // and no links to them in answers
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
@@ -158,19 +162,19 @@ func config() huma.Config {
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
-		ticketScheme: {Type: "apiKey", In: "query", Name: ticketParam, Description: "A ticket from POST /jobs/{id}/ticket, without an Authorization header and with Accept: text/event-stream."},
+		ticketScheme: {Type: "apiKey", In: "query", Name: ticketParam, Description: "A ticket from POST /jobs/{id}/ticket. Send it without an Authorization header and with Accept: text/event-stream."},
 	}
 	c.Tags = []*huma.Tag{
-		{Name: "accounts", Description: "Who you are."},
-		{Name: "administration", Description: "Who else there is, for accounts with a role."},
-		{Name: "jobs", Description: "Texts being generated."},
-		{Name: "history", Description: "Texts that have been."},
-		{Name: "service", Description: "How the service is."},
+		{Name: "accounts", Description: "Your account and its sessions."},
+		{Name: "administration", Description: "Other accounts, for auditors and administrators."},
+		{Name: "jobs", Description: "Texts to generate, and their events."},
+		{Name: "history", Description: "Completed texts."},
+		{Name: "service", Description: "The state of the service."},
 	}
 	return c
 }
 
-// identify puts the request's id into problems.
+// identify sets the instance of Huma's own problems to the request's id.
 func identify(ctx huma.Context, _ string, body any) (any, error) {
 	if p, ok := body.(*Problem); ok && p.Instance == "" {
 		p.Instance = instance(ctx.Context())
@@ -178,7 +182,8 @@ func identify(ctx huma.Context, _ string, body any) (any, error) {
 	return body, nil
 }
 
-// register adds an operation whose handler's errors go through problemOf.
+// register adds an operation with the limits, error responses and metadata that all
+// operations share. Its handler's errors become problems through problemOf.
 func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.MaxBodyBytes = maxBody
 	op.BodyReadTimeout = s.timeouts.body
@@ -195,13 +200,13 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	// 421: see Options.Local. 422: no operation takes a query that it does not know.
+	// 421: see Options.Local. 422: every operation refuses unknown query parameters.
 	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	if op.Metadata[limitName] != uncounted {
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
 	if name, ok := op.Metadata[limitName].(string); ok && name != uncounted {
-		s.Limits.named(name) // panics now and not with the first request
+		s.Limits.named(name) // panics here, before the first request would
 	}
 	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
@@ -213,9 +218,9 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	})
 }
 
-// waiting returns a context for a request that waits for events: it ends, with
-// errStopping, when the service stops, and with auth.ErrAccessToken when the
-// caller's session does.
+// waiting returns a context for a request that waits for events. It ends with
+// errStopping when the service stops, and with auth.ErrAccessToken when the caller's
+// session ends.
 func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, forget := s.Auth.While(ctx, caller(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -223,8 +228,8 @@ func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, func() { stop(); cancel(nil); forget() }
 }
 
-// errStopping ends what waits in a service that stops, and errExpired a stream
-// whose access token has expired.
+// errStopping is why a wait or a stream ends when the service stops, and errExpired
+// why a stream ends when its access token expires.
 var (
 	errStopping = errors.New("the service is stopping")
 	errExpired  = errors.New("the access token has expired")

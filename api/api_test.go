@@ -10,8 +10,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// TestDescriptionIsCommitted keeps openapi/openapi.yaml, which people read in
-// the repository, what the code says.
+// TestDescriptionIsCommitted compares openapi/openapi.yaml, which people read in the
+// repository, with the code.
 //
 // security: ASVS 2.1.1, API9:2023
 func TestDescriptionIsCommitted(t *testing.T) {
@@ -28,8 +28,8 @@ func TestDescriptionIsCommitted(t *testing.T) {
 	}
 }
 
-// TestEveryParameterIsBounded walks the description: whatever a client may send
-// has a largest value.
+// TestEveryParameterIsBounded walks the description: every value that a client may
+// send has an upper bound.
 //
 // security: ASVS 2.1.1, ASVS 2.2.1, API4:2023, LLM10:2025
 func TestEveryParameterIsBounded(t *testing.T) {
@@ -39,7 +39,7 @@ func TestEveryParameterIsBounded(t *testing.T) {
 	}
 	registry := s.api.OpenAPI().Components.Schemas
 	var check func(where string, schema *huma.Schema)
-	lenient := false // it takes members that nobody knows, as OAuth2 wants of forms
+	lenient := false // forms accept unknown members, as OAuth2 requires
 	check = func(where string, schema *huma.Schema) {
 		for schema.Ref != "" {
 			schema = registry.SchemaFromRef(schema.Ref)
@@ -60,7 +60,7 @@ func TestEveryParameterIsBounded(t *testing.T) {
 			check(where+"[]", schema.Items)
 		case huma.TypeObject:
 			if schema.AdditionalProperties != lenient {
-				t.Errorf("%s: an object that takes members nobody knows: %v, want %v", where, schema.AdditionalProperties, lenient)
+				t.Errorf("%s: an object that accepts unknown members: %v, want %v", where, schema.AdditionalProperties, lenient)
 			}
 			for name, property := range schema.Properties {
 				check(where+"."+name, property)
@@ -85,7 +85,7 @@ func TestEveryParameterIsBounded(t *testing.T) {
 				lenient = false
 			}
 			if open := len(op.Security) == 0; open != strings.Contains(",POST /users,POST /token,POST /revoke,GET /.well-known/jwks.json,GET /healthz,GET /readyz,", ","+method+" "+path+",") {
-				t.Errorf("%s %s: open to all: %v", method, path, open)
+				t.Errorf("%s %s: open to everyone: %v", method, path, open)
 			}
 		}
 	}

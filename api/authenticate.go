@@ -14,14 +14,15 @@ import (
 // bearer names the security scheme of access tokens.
 const bearer = "accessToken"
 
-// challenge is the WWW-Authenticate header of a request without an access token.
+// challenge is the WWW-Authenticate header of an answer to a request without an access
+// token.
 const challenge = `Bearer realm="colophon"`
 
 // private is the security of operations that need an access token.
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
-// authenticate passes requests for private operations on only with a valid access
-// token, or with a ticket where the operation takes one.
+// authenticate refuses requests for private operations without a valid access token,
+// or without a valid ticket where the operation takes one.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
@@ -53,7 +54,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	switch {
 	case errors.Is(err, auth.ErrAccessToken) && ticketed:
 		s.answer(w, r, newProblem(http.StatusUnauthorized, "invalid_ticket",
-			"the ticket is not valid, or no longer: get a new one from POST /jobs/{id}/ticket").with("WWW-Authenticate", challenge))
+			"the ticket is invalid, used or expired: get a new one from POST /jobs/{id}/ticket").with("WWW-Authenticate", challenge))
 		return
 	case errors.Is(err, auth.ErrAccessToken):
 		s.turnAway(w, r, s.problemOf(ctx.Context(), err))

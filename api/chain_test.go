@@ -27,11 +27,11 @@ func chained(t *testing.T, log *apitest.Log, mux *http.ServeMux) *httptest.Serve
 	return srv
 }
 
-// TestAPanicInAnAnswerCutsIt looks that nobody takes half an answer for a whole
+// TestPanicAbortsAStartedAnswer checks that no client takes half an answer for a whole
 // one, over both protocols.
-func TestAPanicInAnAnswerCutsIt(t *testing.T) {
+func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
-		for name, fail := range map[string]any{"a mistake": "canary", "an end that was meant": http.ErrAbortHandler} {
+		for name, fail := range map[string]any{"a fault": "canary", "a deliberate abort": http.ErrAbortHandler} {
 			t.Run(fmt.Sprint(name, ", HTTP/2: ", h2), func(t *testing.T) {
 				var log apitest.Log
 				mux := http.NewServeMux()
@@ -64,8 +64,36 @@ func TestAPanicInAnAnswerCutsIt(t *testing.T) {
 	}
 }
 
-// TestUncleanPathsReachNoHandler asks for paths that lead somewhere else than
-// they look.
+// TestPanicIsAnsweredWithAProblem panics with a canary before the answer starts. The
+// log has the canary, and the answer has nothing of it.
+//
+// security: ASVS 16.5.1, API8:2023
+func TestPanicIsAnsweredWithAProblem(t *testing.T) {
+	var log apitest.Log
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /panics", func(w http.ResponseWriter, _ *http.Request) { panic("canary") })
+	srv := chained(t, &log, mux)
+	a := apitest.Client{T: t, URL: srv.URL, Transport: srv.Client().Transport}.Do("GET", "/panics", "")
+	a.Refused(t, 500, "internal")
+	const detail = "something went wrong on our side; the instance identifies this request in our log"
+	id := a.Header.Get("X-Request-Id")
+	want := fmt.Sprintf(`{"title":"Internal Server Error","status":500,"detail":%q,"instance":"urn:uuid:%s","error":{"message":%q,"type":"server_error","param":null,"code":"internal"}}`+"\n", detail, id, detail)
+	if string(a.Body) != want || strings.Contains(fmt.Sprint(a.Header), "canary") {
+		t.Errorf("%v %s, want %s", a.Header, a.Body, want)
+	}
+	srv.Close() // everything is in the log
+	told := 0
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, id) && (strings.Contains(line, "canary") || strings.Contains(line, `route="GET /panics" status=500`)) {
+			told++
+		}
+	}
+	if told != 2 {
+		t.Errorf("the log lacks the request or the panic: %s", log.String())
+	}
+}
+
+// TestUncleanPathsReachNoHandler sends paths that lead elsewhere than they appear to.
 func TestUncleanPathsReachNoHandler(t *testing.T) {
 	var log apitest.Log
 	mux := http.NewServeMux()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// timed is a response whose deadlines can be looked at.
+// timed is a ResponseWriter that records its deadlines.
 type timed struct {
 	*httptest.ResponseRecorder
 	deadlines []time.Time
@@ -18,8 +18,8 @@ func (w *timed) SetWriteDeadline(at time.Time) error {
 	return nil
 }
 
-// TestAnswersHaveADeadline looks at when it is set: not while the handler waits.
-func TestAnswersHaveADeadline(t *testing.T) {
+// TestDeadlineStartsWithTheAnswer checks that there is none while the handler waits.
+func TestDeadlineStartsWithTheAnswer(t *testing.T) {
 	w := &timed{ResponseRecorder: httptest.NewRecorder()}
 	s, err := newServer(Options{})
 	if err != nil {

@@ -11,12 +11,12 @@ import (
 	"colophon/web"
 )
 
-// pagePolicy lets a page use what its own server has, and nothing else.
+// pagePolicy lets a page load from its own server only.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// docs serves the pages and their files; the OpenAPI description that they show
-// is served by Huma at /openapi.json and /openapi.yaml.
+// docs serves the pages and their files. Huma serves the OpenAPI description that
+// they show, at /openapi.json and /openapi.yaml.
 func (s *server) docs(mux *routes) error {
 	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; require-trusted-types-for 'script'; trusted-types 'none'"))
 	mux.Handle("GET /docs", page(openapi.Page(), pagePolicy))
@@ -38,9 +38,9 @@ func page(html, policy string) http.Handler {
 	})
 }
 
-// files serves a tree of files, without listing its folders. A browser asks each
-// time whether a file is still the same: after an upgrade it must not run a new
-// page with old modules.
+// files serves a tree of files without listing its directories. Browsers have to
+// revalidate a file at each use: after an upgrade, a new page must not run with old
+// modules.
 func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 	tags := map[string]string{}
 	err := fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -58,13 +58,13 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tag, ok := tags[strings.TrimPrefix(r.URL.Path, prefix)]
 		if !ok {
-			s.answer(w, r, newProblem(http.StatusNotFound, "no_such_route", "there is no such file"))
+			s.answer(w, r, newProblem(http.StatusNotFound, "no_such_route", "no file is at this path"))
 			return
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
-		// A part of a file is of no use, and the errors of ranges and of conditions are
-		// not ours; If-None-Match has none.
+		// Ranges are not supported, and their errors and those of conditions would not be
+		// problems. If-None-Match has no errors.
 		r = r.Clone(r.Context())
 		for _, name := range []string{"Range", "If-Range", "If-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 			r.Header.Del(name)

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// etagOf returns the entity tag of a resource: a digest of all that it shows.
+// etagOf returns the entity tag of a resource: a digest of its JSON.
 func etagOf(resource any) (string, error) {
 	shown, err := json.Marshal(resource)
 	if err != nil {
@@ -18,8 +18,8 @@ func etagOf(resource any) (string, error) {
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, nil
 }
 
-// matches reports whether an If-None-Match header names the entity tag. Weak
-// tags count, as RFC 9110 wants.
+// matches reports whether an If-None-Match header names the entity tag. Weak tags
+// match too (RFC 9110, 13.1.2).
 func matches(header, etag string) bool {
 	for tag := range strings.SplitSeq(header, ",") {
 		tag = strings.TrimSpace(tag)

@@ -40,7 +40,7 @@ func unmarshalJSON(data []byte, v any) error {
 }
 
 // unmarshalForm reads a form as an object whose members are strings. Forms are
-// OAuth2's, whose parameters are in lower case; nobody knows the others, and
+// OAuth2's, whose parameters are in lower case. Other names are left out, because
 // encoding/json would take Username for username.
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))

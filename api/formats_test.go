@@ -40,8 +40,8 @@ func TestLoneSurrogatesAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshalJSON looks for JSON strings that would reach the service other
-// than they were sent.
+// FuzzUnmarshalJSON searches for JSON strings that would change on their way to the
+// service.
 func FuzzUnmarshalJSON(f *testing.F) {
 	for _, seed := range []string{`"a"`, `{"a":"\ud83d\ude00"}`, `"\ud800"`, "\"\xff\"", `{"a":1} x`, `["\\ud800"]`} {
 		f.Add([]byte(seed))

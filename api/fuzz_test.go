@@ -75,8 +75,8 @@ func FuzzNesting(f *testing.F) {
 	})
 }
 
-// FuzzGenerateBody looks for requests that pass Huma's checks with values that
-// the description does not allow.
+// FuzzGenerateBody searches for requests that pass Huma's checks with values that the
+// description does not allow.
 //
 // security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {
@@ -108,7 +108,7 @@ func FuzzGenerateBody(f *testing.F) {
 	})
 }
 
-// FuzzForm holds what is made of forms against what net/url reads in them.
+// FuzzForm compares how forms are read with how net/url reads them.
 //
 // security: ASVS 1.1.1
 func FuzzForm(f *testing.F) {
@@ -121,7 +121,7 @@ func FuzzForm(f *testing.F) {
 			return
 		}
 		want, err := url.ParseQuery(string(data))
-		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // what encoding/json takes for no other name
+		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // names that encoding/json does not fold
 		maps.DeleteFunc(want, func(name string, _ []string) bool { return !lower.MatchString(name) })
 		if err != nil || len(want) != len(got) {
 			t.Fatalf("%q was read as %v, want %v, %v", data, got, want, err)
@@ -134,7 +134,7 @@ func FuzzForm(f *testing.F) {
 	})
 }
 
-// FuzzID looks for cursors and other ids with more than one spelling.
+// FuzzID searches for cursors and other ids with more than one spelling.
 //
 // security: ASVS 1.1.1
 func FuzzID(f *testing.F) {
@@ -153,8 +153,8 @@ func FuzzID(f *testing.F) {
 	})
 }
 
-// FuzzEventBody looks for events that a line of a stream cannot carry, or that
-// arrive as others than they were.
+// FuzzEventBody searches for events that a line of a stream cannot carry, or that a
+// client reads differently.
 //
 // security: ASVS 1.2.1, ASVS 1.2.3, LLM05:2025
 func FuzzEventBody(f *testing.F) {
@@ -172,7 +172,7 @@ func FuzzEventBody(f *testing.F) {
 				t.Fatal(err)
 			}
 			if bytes.ContainsAny(data, "\r\n\x00") || !utf8.Valid(data) {
-				t.Fatalf("%q does not fit a line", data)
+				t.Fatalf("%q does not fit on a line", data)
 			}
 			var got EventBody
 			d := json.NewDecoder(bytes.NewReader(data))
@@ -181,7 +181,7 @@ func FuzzEventBody(f *testing.F) {
 				t.Fatalf("%q: %v", data, err)
 			}
 			if !utf8.ValidString(text) || !utf8.ValidString(stop) || !utf8.ValidString(reason) {
-				continue // the service has only texts that are
+				continue // all texts of the service are valid
 			}
 			if diff := cmp.Diff(text, got.Prompt+got.Text); diff != "" && got.Prompt+got.Text != "" {
 				t.Fatal(diff)
@@ -193,7 +193,7 @@ func FuzzEventBody(f *testing.F) {
 	})
 }
 
-// checker returns what Huma checks of the body of a path's POST.
+// checker returns Huma's check of the body of a path's POST.
 func checker(s *server, path string) func(v any) bool {
 	registry := s.api.OpenAPI().Components.Schemas
 	schema := s.api.OpenAPI().Paths[path].Post.RequestBody.Content["application/json"].Schema

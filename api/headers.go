@@ -7,32 +7,32 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// commonHeaders describe the headers that answers of all operations may have.
+// commonHeaders describes the headers that answers of all operations may have.
 func commonHeaders() map[string]*huma.Header {
 	header := func(doc, example, form string, required bool) *huma.Header {
 		return &huma.Header{Description: doc, Required: required, Schema: &huma.Schema{Type: huma.TypeString, Pattern: form}, Example: example}
 	}
 	return map[string]*huma.Header{
-		"X-Request-Id":     header("The id of the request; the log knows it too.", "0f3b8c1e-5a51-4d1e-9d51-6d3f7c1f2a44", uuidForm, true),
-		"RateLimit-Policy": header("The limit that the request was counted against: its name, requests, and seconds of its window.", `"jobs";q=5;w=60`, `^"[a-z]+";q=[0-9]+;w=[0-9]+$`, false),
-		"RateLimit":        header("What is left of it: requests, and seconds until the next window.", `"jobs";r=4;t=60`, `^"[a-z]+";r=[0-9]+;t=[0-9]+$`, false),
+		"X-Request-Id":     header("The id of the request. The service's log has it too.", "0f3b8c1e-5a51-4d1e-9d51-6d3f7c1f2a44", uuidForm, true),
+		"RateLimit-Policy": header("The limit that counted the request: its name, its requests, and its window in seconds.", `"jobs";q=5;w=60`, `^"[a-z]+";q=[0-9]+;w=[0-9]+$`, false),
+		"RateLimit":        header("What is left of the limit: requests, and seconds until the next window.", `"jobs";r=4;t=60`, `^"[a-z]+";r=[0-9]+;t=[0-9]+$`, false),
 		"Retry-After":      header("Seconds after which to try again.", "2", secondsForm, true),
 		"WWW-Authenticate": header("How to authenticate (RFC 6750).", `Bearer realm="colophon"`, "^Bearer ", true),
 	}
 }
 
-// secondsForm is how Retry-After says when.
+// secondsForm is the pattern of Retry-After.
 const secondsForm = "^[1-9][0-9]*$"
 
-// documentHeaders adds them to the responses of an operation, and says of its own
-// which are always there.
+// documentHeaders adds the common headers to the responses of an operation, and marks
+// which of the operation's own headers are always present.
 func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
-	if same := op.Responses["304"]; same != nil { // it has the headers of the answer that it stands for
+	if same := op.Responses["304"]; same != nil { // it has the headers of the 200 that it replaces
 		same.Headers = maps.Clone(op.Responses["200"].Headers)
 	}
 	for status, response := range op.Responses {
 		names := []string{"X-Request-Id"}
-		if op.Metadata[limitName] != uncounted || status == "421" { // which is said before it is looked what was asked
+		if op.Metadata[limitName] != uncounted || status == "421" { // 421 is given before the operation is known
 			names = append(names, "RateLimit-Policy", "RateLimit")
 		}
 		switch status {

@@ -15,11 +15,11 @@ type healthOutput struct {
 }
 
 func (s *server) health() {
-	// Whoever keeps processes alive may ask from an address that others flood from.
+	// No limit: the probes of an orchestrator may share an address with a flood.
 	register(s, huma.Operation{
 		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Tags: []string{"service"},
-		Summary:     "Whether the process is alive",
-		Description: "Under no limit.",
+		Summary:     "Check that the process is alive",
+		Description: "Not limited.",
 		Metadata:    limited(uncounted),
 	}, func(context.Context, *struct{}) (*healthOutput, error) {
 		out := &healthOutput{}
@@ -28,8 +28,8 @@ func (s *server) health() {
 	})
 	register(s, huma.Operation{
 		OperationID: "readyz", Method: http.MethodGet, Path: "/readyz", Tags: []string{"service"},
-		Summary:     "Whether requests can be served now",
-		Description: "503 while the database does not answer, and from the moment on that the service is told to stop. Under no limit: the database is asked once a second at the most.",
+		Summary:     "Check that requests can be served",
+		Description: "503 while the database does not answer, and once the service has been told to stop. Not limited: the database is queried at most once a second.",
 		Metadata:    limited(uncounted),
 	}, func(ctx context.Context, _ *struct{}) (*healthOutput, error) {
 		if !s.ready(ctx) {
@@ -56,10 +56,10 @@ func (s *server) ready(ctx context.Context) bool {
 		return false
 	}
 	_, err := s.readiness.Do(ctx, "readiness", func(ctx context.Context) (none struct{}, err error) {
-		if err = s.Ready(ctx); err != nil {
-			s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
-		}
-		return none, err
+		return none, s.Ready(ctx)
 	})
+	if err != nil && ctx.Err() == nil { // the client is still there
+		s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
+	}
 	return err == nil
 }

@@ -10,19 +10,19 @@ import (
 )
 
 type historyInput struct {
-	Before uuid.UUID `query:"before" format:"uuid" doc:"Only texts accepted before this job; the Link header has it ready."`
-	Limit  int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many texts at the most."`
+	Before uuid.UUID `query:"before" format:"uuid" doc:"Only texts that were accepted before this job. The Link header of a page has the value for the next one."`
+	Limit  int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"The largest number of texts in the answer."`
 }
 
 type historyOutput struct {
-	Link string `header:"Link" doc:"The next page, as rel=next (RFC 8288), if there may be one."`
+	Link string `header:"Link" doc:"The next page as rel=next (RFC 8288), if this page is full."`
 	Body []Job
 }
 
 func (s *server) history() {
 	register(s, huma.Operation{
 		OperationID: "history", Method: http.MethodGet, Path: "/history", Tags: []string{"history"},
-		Summary:  "List one's own completed texts, newest first",
+		Summary:  "List your completed texts, newest first",
 		Security: private(),
 	}, s.list)
 }

@@ -12,15 +12,15 @@ import (
 // maxKey is the longest idempotency key, in characters.
 const maxKey = 255
 
-// Idempotent is the part of an input that has an Idempotency-Key
+// Idempotent is the part of an input that reads the Idempotency-Key header
 // (draft-ietf-httpapi-idempotency-key-header).
 type Idempotent struct {
-	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, 1 to 255 visible characters in double quotes (a bare token does as well); a UUID is a good one. Sent again under the same key within a day, the request is carried out once and answered as the first time, with the job as it is now. The same key with another request is a 422; with one that is still being accepted, a 409."`
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, such as a UUID: 1 to 255 visible characters in double quotes, or a bare token. A request that is sent again under the same key within a day is carried out once. The answer is that of the first time, with the job as it is now. The same key with another request is answered with 422, and with a request that is still being accepted with 409."`
 
 	sent []string // the header's lines
 }
 
-// Resolve notes what was sent: a key that is empty is not one that is missing.
+// Resolve keeps the lines of the header: an empty key differs from a missing one.
 func (i *Idempotent) Resolve(ctx huma.Context) []error {
 	ctx.EachHeader(func(name, value string) {
 		if strings.EqualFold(name, "Idempotency-Key") {
@@ -30,8 +30,8 @@ func (i *Idempotent) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// key returns the key of a request of the scope with the payload, or nil if it
-// has none.
+// key returns the request's key with its scope and payload, or nil if the request has
+// none.
 func (i *Idempotent) key(scope string, payload []byte) (*events.IdempotencyKey, error) {
 	if len(i.sent) == 0 {
 		return nil, nil
@@ -45,8 +45,8 @@ func (i *Idempotent) key(scope string, payload []byte) (*events.IdempotencyKey, 
 	return &events.IdempotencyKey{Scope: scope, Key: key, Payload: payload}, nil
 }
 
-// readKey reads the lines of an Idempotency-Key header: a string of RFC 8941,
-// or, as many clients send it, the same without quotes.
+// readKey reads the lines of an Idempotency-Key header: an RFC 8941 string, or the
+// same without quotes, as many clients send it.
 func readKey(lines []string) (key string, ok bool) {
 	if len(lines) != 1 {
 		return "", false
@@ -63,8 +63,8 @@ func readKey(lines []string) (key string, ok bool) {
 	return key, ok && 1 <= len(key) && len(key) <= maxKey
 }
 
-// unquote returns the string before the quote that ends it, if that is the end
-// of the text.
+// unquote returns the RFC 8941 string that begins text, without its opening quote.
+// Nothing may follow the closing quote.
 func unquote(text string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {

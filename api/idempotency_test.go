@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestReadKey(t *testing.T) {
+func TestReadKeyAcceptsStringsAndTokens(t *testing.T) {
 	long := strings.Repeat("k", 255)
 	for line, want := range map[string]string{
 		`"8e03978e-40d5-43dd-bc93-6894a57f9324"`: "8e03978e-40d5-43dd-bc93-6894a57f9324",
@@ -43,7 +43,7 @@ func TestReadKey(t *testing.T) {
 	}
 	for _, lines := range [][]string{nil, {"a", "a"}, {`"a"`, `"b"`}} {
 		if _, ok := readKey(lines); ok {
-			t.Errorf("%q is taken for a key", lines)
+			t.Errorf("%q is accepted as a key", lines)
 		}
 	}
 }

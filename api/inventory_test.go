@@ -8,8 +8,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// TestEveryRouteIsDescribed holds the mux against the description: what answers
-// is in one of them, or here, with the reason why not.
+// TestEveryRouteIsDescribed compares the mux with the description: every route is in
+// both, or listed here with the reason.
 //
 // security: ASVS 13.4.5, API9:2023
 func TestEveryRouteIsDescribed(t *testing.T) {
@@ -18,14 +18,14 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := map[string]string{
-		"GET /{$}":              "the playground: a page, no operation",
-		"GET /docs":             "the documentation's page",
+		"GET /{$}":              "the playground: a page, not an operation",
+		"GET /docs":             "the page of the documentation",
 		"GET /assets/":          "files of the playground",
 		"GET /docs/assets/":     "files of the documentation",
 		"GET /openapi.json":     "the description itself",
-		"GET /openapi.yaml":     "likewise",
-		"GET /openapi-3.0.json": "likewise, for older readers",
-		"GET /openapi-3.0.yaml": "likewise",
+		"GET /openapi.yaml":     "the description itself",
+		"GET /openapi-3.0.json": "the description for older readers",
+		"GET /openapi-3.0.yaml": "the description for older readers",
 	}
 	described := map[string]bool{}
 	for path, item := range s.api.OpenAPI().Paths {
@@ -43,7 +43,7 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	for _, pattern := range mux.patterns {
 		if method, path, _ := strings.Cut(pattern, " "); method == "" || path == "" {
-			t.Errorf("%q takes any method", pattern)
+			t.Errorf("%q accepts any method", pattern)
 		}
 		if described[pattern] == (elsewhere[pattern] != "") {
 			t.Errorf("%s: described %v, and listed here as %q", pattern, described[pattern], elsewhere[pattern])
@@ -51,12 +51,12 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	for pattern := range described {
 		if !slices.Contains(mux.patterns, pattern) {
-			t.Errorf("%s is described, and nothing answers", pattern)
+			t.Errorf("%s is described, but not routed", pattern)
 		}
 	}
 	for pattern := range elsewhere {
 		if !slices.Contains(mux.patterns, pattern) {
-			t.Errorf("%s is listed here, and nothing answers", pattern)
+			t.Errorf("%s is listed here, but not routed", pattern)
 		}
 	}
 }

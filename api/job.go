@@ -8,31 +8,32 @@ import (
 	"colophon/events"
 )
 
-// Job is a job as clients see it. In lists the course of the job is left out.
+// Job is a job as clients see it. Lists leave out its params, deadline, version and
+// links.
 type Job struct {
 	ID               uuid.UUID  `json:"id" format:"uuid"`
 	State            string     `json:"state" enum:"queued,running,completed,failed,cancelled"`
 	Prompt           string     `json:"prompt"`
-	GeneratedText    string     `json:"generated_text" doc:"The prompt and what has been generated so far."`
-	Completion       string     `json:"completion" doc:"What has been generated so far."`
+	GeneratedText    string     `json:"generated_text" doc:"The prompt, followed by the text generated so far."`
+	Completion       string     `json:"completion" doc:"The text generated so far."`
 	ModelName        string     `json:"model_name"`
 	Params           *Params    `json:"params,omitempty"`
 	Usage            Usage      `json:"usage"`
-	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"Why a completed text ends: at a natural end or a stop string (stop), at the limit that was asked for (length), or before a word that the text policy refuses (content_filter)."`
+	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"Why a completed text ends: at a natural end or a stop string (stop), at the requested length (length), or before a word that the text policy refuses (content_filter)."`
 	Reason           string     `json:"reason,omitempty" doc:"Why the job failed or was cancelled."`
-	QueuePosition    int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"Of a queued job: 1 is next. Jobs of users who have fewer jobs outstanding go first, those accepted later too, so it may grow; at 10000 counting stops."`
-	EstimatedStartAt *time.Time `json:"estimated_start_at,omitempty" doc:"Of a queued job: when it will probably be started, as far as that can be told."`
+	QueuePosition    int        `json:"queue_position,omitempty" minimum:"1" maximum:"10000" doc:"The position of a queued job; 1 is next. It may grow, because jobs of users with fewer outstanding jobs go first, even if they were accepted later. Counting stops at 10000."`
+	EstimatedStartAt *time.Time `json:"estimated_start_at,omitempty" doc:"When a queued job will probably start. Missing if there is no estimate."`
 	Version          int        `json:"version,omitempty" minimum:"1" doc:"The number of the latest event."`
 	CreatedAt        time.Time  `json:"created_at"`
-	Deadline         *time.Time `json:"deadline,omitempty" doc:"When the job is cancelled if it has not ended by then."`
+	Deadline         *time.Time `json:"deadline,omitempty" doc:"When the job is cancelled unless it has ended."`
 	StartedAt        *time.Time `json:"started_at,omitempty"`
 	FinishedAt       *time.Time `json:"finished_at,omitempty"`
 	Links            *JobLinks  `json:"links,omitempty"`
 }
 
-// Params are the choices that, with the prompt and the weights, determine a text.
+// Params determine a text, together with its prompt and the weights.
 type Params struct {
-	MaxTokens   int      `json:"max_tokens" doc:"Most tokens to generate."`
+	MaxTokens   int      `json:"max_tokens" doc:"The largest number of tokens to generate."`
 	Temperature float64  `json:"temperature"`
 	TopK        int      `json:"top_k"`
 	TopP        float64  `json:"top_p"`
@@ -47,7 +48,7 @@ type Usage struct {
 	TotalTokens      int `json:"total_tokens"`
 }
 
-// JobLinks is where to go from a job.
+// JobLinks are the paths of a job.
 type JobLinks struct {
 	Self   string `json:"self"`
 	Events string `json:"events"`

@@ -17,17 +17,17 @@ import (
 	"colophon/jobs"
 )
 
-// generateBody is the request that /generate and /jobs share. What may be zero
-// is a pointer: Huma's defaults cannot tell zero from missing otherwise.
+// generateBody is the request body of /generate and /jobs. Members that may be zero
+// are pointers, because Huma's defaults could not tell zero from missing otherwise.
 type generateBody struct {
-	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The characters that the text policy removes, <>{}; unless the service has another, are taken out; a prompt with a word that it refuses is not accepted."`
-	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" default:"50" doc:"Most tokens of the prompt and its continuation together."`
-	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"Most tokens of the continuation alone; if it is given, max_length does not count."`
-	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the likeliest token."`
-	TopK         *int     `json:"top_k,omitempty" minimum:"0" maximum:"1000" default:"40" doc:"Choose among so many of the likeliest tokens; 0 is all."`
-	TopP         float64  `json:"top_p,omitempty" exclusiveMinimum:"0" maximum:"1" default:"1" doc:"Choose among the likeliest tokens that make up this share of the probability."`
-	Seed         *uint64  `json:"seed,omitempty" minimum:"0" maximum:"9007199254740991" doc:"The same seed gives the same text again. If it is missing, one is drawn."`
-	Stop         []string `json:"stop,omitempty" maxItems:"4" minLength:"1" maxLength:"32" doc:"The text ends before the first of these, of 1 to 32 characters."`
+	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; or others if the operator has chosen them, and refuses a prompt with a forbidden word."`
+	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" default:"50" doc:"The largest number of tokens of the prompt and the continuation together."`
+	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"The largest number of tokens of the continuation alone. With it, max_length is ignored."`
+	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the most likely token."`
+	TopK         *int     `json:"top_k,omitempty" minimum:"0" maximum:"1000" default:"40" doc:"Choose among this number of the most likely tokens; 0 means all."`
+	TopP         float64  `json:"top_p,omitempty" exclusiveMinimum:"0" maximum:"1" default:"1" doc:"Choose among the most likely tokens whose probabilities add up to this share."`
+	Seed         *uint64  `json:"seed,omitempty" minimum:"0" maximum:"9007199254740991" doc:"The same seed gives the same text again. Without one, the service draws one."`
+	Stop         []string `json:"stop,omitempty" maxItems:"4" minLength:"1" maxLength:"32" doc:"The text ends before the first of these strings. Each has 1 to 32 characters."`
 }
 
 func (b *generateBody) request() jobs.Request {
@@ -45,13 +45,13 @@ func (b *generateBody) request() jobs.Request {
 
 type submitInput struct {
 	Idempotent
-	Prefer      string `header:"Prefer" maxLength:"100" example:"wait=10" doc:"RFC 7240: wait=N waits up to N seconds for the text, 60 at most; respond-async does not wait, and with wait=N answers 202 after that. A client that leaves while it waits ends its job, unless it has said respond-async or sent an Idempotency-Key."`
-	CancelAfter int    `header:"Cancel-After" minimum:"1" maximum:"86400" doc:"Seconds after which the job is cancelled if it has not ended, whether it runs or not; the service has a limit of its own, which holds if it is less or nothing is sent. The job's deadline says which."`
+	Prefer      string `header:"Prefer" maxLength:"100" example:"wait=10" doc:"RFC 7240. wait=N waits up to N seconds for the text, at most 60. respond-async does not wait; together with wait=N it answers 202 after the wait. A client that disconnects while it waits cancels its job, unless it sent respond-async or an Idempotency-Key."`
+	CancelAfter int    `header:"Cancel-After" minimum:"1" maximum:"86400" doc:"Seconds after which the job is cancelled unless it has ended, whether it runs or not. The service has a limit of its own, which applies if it is shorter or if the header is missing. The job's deadline is the result."`
 	Body        generateBody
 }
 
-// key returns the request's key. What counts as the payload is what is asked
-// for, and not how it is written.
+// key returns the request's key. Its payload is the decoded request, so that the
+// spelling of the JSON does not matter.
 func (in *submitInput) key(ctx context.Context, path string) (*events.IdempotencyKey, error) {
 	if len(in.sent) == 0 {
 		return nil, nil
@@ -61,7 +61,7 @@ func (in *submitInput) key(ctx context.Context, path string) (*events.Idempotenc
 		Body        generateBody
 	}{in.CancelAfter, in.Body})
 	if err != nil {
-		return nil, fmt.Errorf("write down the request: %w", err)
+		return nil, fmt.Errorf("encode the request: %w", err)
 	}
 	return in.Idempotent.key(caller(ctx).Account.String()+" POST "+path, payload)
 }
@@ -70,17 +70,17 @@ type jobInput struct {
 	ID uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
 }
 
-type lookInput struct {
+type getJobInput struct {
 	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
-	IfNoneMatch string    `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has: if nothing has changed since, the answer is 304."`
+	IfNoneMatch string    `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
 }
 
 type jobOutput struct {
 	Status            int
-	Location          string `header:"Location" doc:"Of a job that has not ended: where to look for it."`
-	PreferenceApplied string `header:"Preference-Applied" doc:"The preferences that were followed, if any were sent."`
-	RetryAfter        string `header:"Retry-After" doc:"Of a job that has not ended: seconds after which to look again."`
-	Vary              string `header:"Vary" doc:"The headers that the answer depends on."`
+	Location          string `header:"Location" doc:"The path of the job, unless it has ended."`
+	PreferenceApplied string `header:"Preference-Applied" doc:"The preferences of the request that were followed."`
+	RetryAfter        string `header:"Retry-After" doc:"Seconds after which to poll again, unless the job has ended."`
+	Vary              string `header:"Vary" doc:"The request headers that the answer depends on."`
 	Body              Job
 }
 
@@ -88,37 +88,37 @@ type cancelOutput struct {
 	Body Job
 }
 
-type lookOutput struct {
+type getJobOutput struct {
 	Status       int
-	RetryAfter   string `header:"Retry-After" doc:"Of a job that has not ended: seconds after which to look again."`
-	ETag         string `header:"ETag" doc:"Changes when anything in the answer does."`
-	CacheControl string `header:"Cache-Control" doc:"A client may keep the answer for itself, and has to ask each time whether it still holds."`
-	Vary         string `header:"Vary" doc:"The headers that the answer depends on."`
+	RetryAfter   string `header:"Retry-After" doc:"Seconds after which to poll again, unless the job has ended."`
+	ETag         string `header:"ETag" doc:"Changes when the answer does."`
+	CacheControl string `header:"Cache-Control" doc:"The client may keep the answer, and has to revalidate it at each use."`
+	Vary         string `header:"Vary" doc:"The request headers that the answer depends on."`
 	Body         Job
 }
 
-// admission says, for both calls, what a job has to find room in.
-const admission = "A user may have so many jobs outstanding, the service so many queued, and where there is a token budget, " +
-	"the tokens of the prompt and the most that may follow are reserved of the user's day (UTC) until the job has ended; " +
-	"then usage.total_tokens counts, or nothing if the job never started. Above that the answer is 429 too_many_jobs or token_budget_spent, " +
-	"or 503 queue_full, with Retry-After, and nothing is on record. Jobs of users with fewer jobs outstanding go first."
+// admission describes, for both calls, the limits that a new job has to meet.
+const admission = "The number of outstanding jobs of a user and the number of queued jobs are limited. If there is a token budget, " +
+	"the tokens of the prompt and of the longest continuation are reserved from the user's budget of the day (UTC) until the job ends; " +
+	"then usage.total_tokens counts, or nothing if the job never started. Beyond these limits the answer is 429 too_many_jobs or token_budget_spent, " +
+	"or 503 queue_full, with Retry-After, and no job is created. Jobs of users with fewer outstanding jobs go first."
 
 func (s *server) jobs() {
 	job := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Job](), true, "Job")
 	header := func(doc string) *huma.Param {
 		return &huma.Header{Description: doc, Schema: &huma.Schema{Type: huma.TypeString}}
 	}
-	applied, vary := header("The preferences that were followed, if any were sent."), header("The headers that the answer depends on.")
-	// Both calls give either answer, and Huma documents only the default one.
+	applied, vary := header("The preferences of the request that were followed."), header("The request headers that the answer depends on.")
+	// Both calls may give either answer. Huma by itself documents the default one only.
 	either := func() map[string]*huma.Response {
 		content := map[string]*huma.MediaType{"application/json": {Schema: job}}
 		return map[string]*huma.Response{
-			"200": {Description: "The job has ended, with its text.", Content: content, Headers: map[string]*huma.Param{
+			"200": {Description: "The job has completed, and the answer has its text.", Content: content, Headers: map[string]*huma.Param{
 				"Preference-Applied": applied, "Vary": vary,
 			}},
-			"202": {Description: "The job is on record and goes on; Location is where to look for it.", Content: content, Headers: map[string]*huma.Param{
-				"Location":           header("Where to look for the job."),
-				"Retry-After":        header("Seconds after which to look."),
+			"202": {Description: "The job is on record and goes on. Location is its path.", Content: content, Headers: map[string]*huma.Param{
+				"Location":           header("The path of the job."),
+				"Retry-After":        header("Seconds after which to poll the job."),
 				"Preference-Applied": applied, "Vary": vary,
 			}},
 		}
@@ -126,8 +126,8 @@ func (s *server) jobs() {
 	register(s, huma.Operation{
 		OperationID: "generate", Method: http.MethodPost, Path: "/generate", Tags: []string{"jobs"},
 		Summary: "Generate a text and wait for it",
-		Description: "Waits 30 seconds, or as Prefer says, and answers 200 with the text. If it is not there by then, the answer is 202 and the job goes on. " +
-			"A client that leaves before the answer ends its job, unless it has sent an Idempotency-Key, with which it can come back for it. " + admission,
+		Description: "Waits 30 seconds, or as long as Prefer says, and answers 200 with the text. If the job has not ended by then, the answer is 202 and the job goes on. " +
+			"A client that disconnects before the answer cancels its job, unless it sent an Idempotency-Key: with the same key it can come back for the text. " + admission,
 		Security:  private(),
 		Metadata:  limited("generate"),
 		Responses: either(),
@@ -139,7 +139,7 @@ func (s *server) jobs() {
 		OperationID: "submit-job", Method: http.MethodPost, Path: "/jobs", Tags: []string{"jobs"},
 		DefaultStatus: http.StatusAccepted,
 		Summary:       "Submit a job",
-		Description:   "Answers 202 as soon as the job is on record. Prefer: wait=N turns it into a call that waits. " + admission,
+		Description:   "Answers 202 as soon as the job is on record. With Prefer: wait=N, the call waits for the text. " + admission,
 		Security:      private(),
 		Metadata:      limited("jobs"),
 		Responses:     either(),
@@ -149,8 +149,8 @@ func (s *server) jobs() {
 	})
 	register(s, huma.Operation{
 		OperationID: "get-job", Method: http.MethodGet, Path: "/jobs/{id}", Tags: []string{"jobs"},
-		Summary:     "Look at a job",
-		Description: "Retry-After says when it is worth looking again. With the ETag of the last answer as If-None-Match, an answer that would be the same is an empty 304.",
+		Summary:     "Get a job",
+		Description: "Retry-After says when to poll again. With the ETag of the last answer as If-None-Match, an unchanged job is answered with an empty 304.",
 		Security:    private(),
 		Responses:   map[string]*huma.Response{"304": {Description: "Nothing has changed."}},
 		Errors:      []int{http.StatusNotFound},
@@ -158,18 +158,19 @@ func (s *server) jobs() {
 	register(s, huma.Operation{
 		OperationID: "cancel-job", Method: http.MethodPost, Path: "/jobs/{id}/cancel", Tags: []string{"jobs"},
 		Summary:     "Cancel a job",
-		Description: "Ends a job that has not ended, and answers with the job as it then is. Cancelling again changes nothing.",
+		Description: "Cancels the job unless it has ended, and answers with the job. Cancelling again changes nothing.",
 		Security:    private(),
 		Errors:      []int{http.StatusNotFound},
 	}, s.cancel)
 	s.stream()
 }
 
-// acceptTimeout is how long a job may take to get on record.
+// acceptTimeout bounds how long it takes to put a job on record, or to cancel it for
+// a client that has left.
 const acceptTimeout = 15 * time.Second
 
 func (s *server) submit(ctx context.Context, in *submitInput, path string, wait time.Duration) (*jobOutput, error) {
-	asked := prefer(in.Prefer, wait)
+	preferred := prefer(in.Prefer, wait)
 	request := in.Body.request()
 	request.CancelAfter = time.Duration(in.CancelAfter) * time.Second
 	var err error
@@ -181,11 +182,11 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 		return nil, err
 	}
 	status := http.StatusAccepted
-	if asked.wait > 0 {
-		if job, err = s.await(ctx, job, asked.wait); err != nil {
+	if preferred.wait > 0 {
+		if job, err = s.await(ctx, job, preferred.wait); err != nil {
 			return nil, err
 		}
-		if s.left(ctx) && !asked.async && request.Key == nil {
+		if s.left(ctx) && !preferred.async && request.Key == nil {
 			job = s.abandon(ctx, job)
 		}
 		switch job.State {
@@ -197,13 +198,13 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 			return nil, newProblem(http.StatusConflict, "job_cancelled", cancelledDetail(job))
 		}
 	}
-	out := &jobOutput{Status: status, PreferenceApplied: asked.applied(status), Vary: "Prefer", Body: jobBody(job)}
+	out := &jobOutput{Status: status, PreferenceApplied: preferred.applied(status), Vary: "Prefer", Body: jobBody(job)}
 	if status == http.StatusAccepted {
 		out.Location = jobPath(job.ID)
 	}
 	if !job.State.Final() {
 		look, err := s.Queue.Look(ctx, job)
-		s.unknown(ctx, err)
+		s.unestimated(ctx, err)
 		out.RetryAfter = seconds(look)
 	}
 	return out, nil
@@ -217,29 +218,29 @@ func cancelledDetail(job events.Job) string {
 	return detail
 }
 
-// enqueue puts a job on record. A client that leaves meanwhile does not disturb
-// that: whether there is a job is then certain.
+// enqueue puts a job on record. It goes on when the client leaves, so that the
+// service knows whether there is a job.
 func (s *server) enqueue(ctx context.Context, r jobs.Request) (events.Job, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
 	return s.Queue.Submit(undisturbed, caller(ctx).Account, r)
 }
 
-// abandon ends a job that nobody waits for any longer, and returns it as it then is.
+// abandon cancels the job of a client that has left, and returns it as it is then.
 func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
 	ended, err := s.Queue.Cancel(undisturbed, job, events.JobCancelled{By: "owner", Reason: "the client has left"})
 	if err != nil {
-		s.Log.WarnContext(ctx, "could not cancel a job whose client has left; it goes on", "request", requestID(ctx), "err", err)
+		s.Log.WarnContext(ctx, "job of a client that has left not cancelled, it goes on", "request", requestID(ctx), "err", err)
 		return job
 	}
 	return ended
 }
 
-// await follows a job until it has ended or the wait is over, and returns it as
-// it then is, as far as that is known: the job is on record, whatever happens
-// here. Only a session that has ended is an error.
+// await follows a job until it has ended or the wait is over, and returns the job as
+// last seen. The only error is the end of the caller's session: the job is on record
+// whatever else happens here.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
 		return job, nil
@@ -255,10 +256,10 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 			}
 		}
 		if err != nil && waiting.Err() == nil {
-			s.Log.WarnContext(ctx, "could not follow a job for who waits for it; it goes on", "request", requestID(ctx), "err", err)
+			s.Log.WarnContext(ctx, "waiting for a job interrupted, the job goes on", "request", requestID(ctx), "err", err)
 		}
 		if err != nil || job.State.Final() {
-			break // the wait is over one way or another
+			break // the wait is over
 		}
 	}
 	if cause := context.Cause(waiting); errors.Is(cause, auth.ErrAccessToken) {
@@ -267,23 +268,22 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 	return job, nil
 }
 
-// unknown notes that the future of a job could not be told: its client gets the
-// job without.
-func (s *server) unknown(ctx context.Context, err error) {
+// unestimated logs that a job has no estimate. Its client gets the job without one.
+func (s *server) unestimated(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
-		s.Log.WarnContext(ctx, "could not tell how long a job will take", "request", requestID(ctx), "err", err)
+		s.Log.WarnContext(ctx, "job not estimated", "request", requestID(ctx), "err", err)
 	}
 }
 
-func (s *server) job(ctx context.Context, in *lookInput) (*lookOutput, error) {
+func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error) {
 	job, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	out := &lookOutput{Status: http.StatusOK, CacheControl: "private, no-cache", Vary: "Authorization", Body: jobBody(job)}
+	out := &getJobOutput{Status: http.StatusOK, CacheControl: "private, no-cache", Vary: "Authorization", Body: jobBody(job)}
 	if !job.State.Final() {
 		outlook, err := s.Queue.Outlook(ctx, job)
-		s.unknown(ctx, err)
+		s.unestimated(ctx, err)
 		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Place, optional(outlook.Start)
 		out.RetryAfter = seconds(outlook.Look)
 	}
@@ -307,8 +307,7 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error
 	return &cancelOutput{Body: jobBody(job)}, nil
 }
 
-// own returns the caller's job. A job that is somebody else's is not found, nor
-// one that was the caller's before he was erased.
+// own returns the caller's job. Jobs of other accounts and erased jobs are not found.
 func (s *server) own(ctx context.Context, id uuid.UUID) (events.Job, error) {
 	job, err := s.Store.Job(ctx, id)
 	if err == nil && (job.Owner != caller(ctx).Account || job.Erased) {

@@ -11,9 +11,9 @@ import (
 	"colophon/internal/auth"
 )
 
-// JWKSet is public keys as RFC 7517 has them.
+// JWKSet is a set of public keys (RFC 7517).
 type JWKSet struct {
-	Keys []JWK `json:"keys" doc:"The newest first. One that has not signed yet will; one that does not sign any longer has."`
+	Keys []JWK `json:"keys" doc:"The newest first. It includes keys that will sign and keys that no longer sign."`
 }
 
 // JWK is the public part of an Ed25519 key (RFC 8037).
@@ -22,27 +22,27 @@ type JWK struct {
 	Curve     string `json:"crv" enum:"Ed25519"`
 	Algorithm string `json:"alg" enum:"EdDSA"`
 	Use       string `json:"use" enum:"sig"`
-	ID        string `json:"kid" doc:"As in the header of the access tokens that it signs: its RFC 7638 thumbprint."`
-	X         string `json:"x" doc:"The key, in base64url."`
+	ID        string `json:"kid" doc:"The key's RFC 7638 thumbprint. The access tokens that it signs have it in their header."`
+	X         string `json:"x" doc:"The public key in base64url."`
 }
 
 type jwksInput struct {
-	IfNoneMatch string `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has: if nothing has changed since, the answer is 304."`
+	IfNoneMatch string `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
 }
 
 type jwksOutput struct {
 	Status       int
-	CacheControl string `header:"Cache-Control" doc:"For how long the answer holds."`
-	ETag         string `header:"ETag" doc:"Changes when a key does."`
+	CacheControl string `header:"Cache-Control" doc:"How long the answer may be cached."`
+	ETag         string `header:"ETag" doc:"Changes when the set of keys does."`
 	Body         JWKSet
 }
 
 func (s *server) keys() {
 	register(s, huma.Operation{
 		OperationID: "jwks", Method: http.MethodGet, Path: "/.well-known/jwks.json", Tags: []string{"accounts"},
-		Summary: "The keys that verify access tokens",
-		Description: "A JWK set (RFC 7517). A key is here for longer than an answer may be cached before it signs its first access token, " +
-			"and until the last one that it has signed has expired: who goes by max-age never meets a valid token without its key.",
+		Summary: "Get the keys that verify access tokens",
+		Description: "A JWK set (RFC 7517). A key is published for longer than max-age before it signs its first access token, " +
+			"and until the last access token that it signed has expired. A verifier that observes max-age has the key of every valid access token.",
 		Responses: map[string]*huma.Response{"304": {Description: "Nothing has changed."}},
 	}, s.jwks)
 }

@@ -19,8 +19,8 @@ import (
 	"colophon/internal/limit"
 )
 
-// Limits say how often a route may be called by one user, or from one network
-// where there is no user yet. A limit that is nil is none.
+// Limits say how often one user may call a route, or one network where the user is not
+// known yet. A nil limit does not limit.
 type Limits struct {
 	Users    *limit.Limit // POST /users
 	Token    *limit.Limit // POST /token
@@ -28,14 +28,14 @@ type Limits struct {
 	Jobs     *limit.Limit // POST /jobs
 	Calls    *limit.Limit // all other calls together, of a user
 
-	// Anonymous is what a network has for everything that is not known to be a
-	// user's before it is counted: requests without a valid access token, with a
-	// ticket or a refresh token, pages, unknown routes.
+	// Anonymous is the limit of a network for requests that are counted before their
+	// user is known: those without a valid access token, with a ticket or a refresh
+	// token, for pages, and for unknown routes.
 	Anonymous *limit.Limit
 }
 
-// named returns the limit that an operation names in its metadata; a name that
-// there is not is a mistake in the program.
+// named returns the limit that an operation names in its metadata. It panics for a
+// name that does not exist.
 func (l *Limits) named(name string) *limit.Limit {
 	switch name {
 	case "users":
@@ -47,26 +47,26 @@ func (l *Limits) named(name string) *limit.Limit {
 	case "jobs":
 		return l.Jobs
 	}
-	panic("there is no limit " + name)
+	panic("unknown limit " + name)
 }
 
-// limitName is the metadata under which an operation names its limit, and
-// uncounted the name that stands for none: it has to cost nothing.
+// limitName is the metadata key of an operation's limit. The value uncounted means no
+// limit, for operations that cost nothing.
 const limitName, uncounted = "limit", "none"
 
-// limited returns the metadata of an operation with a limit of its own.
+// limited returns the metadata of an operation with its own limit.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
 
-// turnAway refuses a request that belongs to no user: with the problem, or with 429
-// if its network has sent too many such requests.
+// turnAway answers a request that belongs to no user with a problem, or with 429 if its
+// network has sent too many such requests.
 func (s *server) turnAway(w http.ResponseWriter, r *http.Request, p *Problem) {
 	if s.countAnonymous(w, r) {
 		s.answer(w, r, p)
 	}
 }
 
-// countAnonymous counts a request against its network's limit and reports whether
-// it may go on. Otherwise it has been answered.
+// countAnonymous counts a request against its network's limit and reports whether it
+// may go on. If not, it has answered the request.
 func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
 	refused := s.take(r.Context(), w.Header(), s.Limits.Anonymous, networkOf(r.Context()))
 	if refused != nil {
@@ -75,7 +75,8 @@ func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
 	return refused == nil
 }
 
-// limit counts the requests of operations and refuses those that are too many.
+// limit counts a request against the limit of its operation, and refuses it beyond the
+// limit.
 func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
 	id, known := ctx.Context().Value(identityKey).(auth.Identity)
@@ -87,7 +88,7 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 		next(ctx)
 		return
 	case name == "token" && !known && refreshes(ctx):
-		// Who refreshes guesses nothing, and others behind his address may.
+		// A refresh guesses no password. Guesses from the same network must not block it.
 	case ok:
 		counted = s.Limits.named(name)
 	}
@@ -99,8 +100,8 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// refreshes reports whether a request for an access token has a refresh token in
-// place of a password. It has to look into the body, and puts it back.
+// refreshes reports whether a request for an access token has a refresh token instead
+// of a password. It reads the body and puts it back.
 func refreshes(ctx huma.Context) bool {
 	r, _ := humago.Unwrap(ctx)
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != formType {
@@ -119,13 +120,13 @@ func refreshes(ctx huma.Context) bool {
 	return err == nil && malformed == nil && slices.Equal(form["grant_type"], []string{"refresh_token"})
 }
 
-// failed is what is left of a body that could not be read.
+// failed is the rest of a body that could not be read.
 type failed struct{ err error }
 
 func (f failed) Read([]byte) (int, error) { return 0, f.err }
 
-// take counts a request, tells it in headers how much is left, and returns what
-// to refuse it with if it is one too many.
+// take counts a request, adds headers that say how much of the limit is left, and
+// returns a problem if the request is beyond the limit.
 func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key string) *Problem {
 	if l == nil {
 		return nil
@@ -142,5 +143,5 @@ func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key st
 		return nil
 	}
 	return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
-		fmt.Sprintf("%d requests in %.0f seconds are allowed here: try again in %s s", count.Limit, per.Seconds(), reset)).retryAfter(count.Reset)
+		fmt.Sprintf("%d requests in %.0f seconds are allowed: try again in %s s", count.Limit, per.Seconds(), reset)).retryAfter(count.Reset)
 }

@@ -26,7 +26,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// inMemory returns limits, all of them of the same rate.
+// inMemory returns limits that all have the same rate.
 func inMemory(t testing.TB, requests uint64) api.Limits {
 	t.Helper()
 	var l api.Limits
@@ -41,8 +41,8 @@ func inMemory(t testing.TB, requests uint64) api.Limits {
 	return l
 }
 
-// operations lists what the description has, as "GET /jobs/{id}", and whether it
-// takes an access token.
+// operations returns the described operations, such as "GET /jobs/{id}", and whether
+// each needs an access token.
 func (f *fixture) operations() map[string]bool {
 	f.T.Helper()
 	var description struct {
@@ -65,7 +65,7 @@ func (f *fixture) operations() map[string]bool {
 	return private
 }
 
-// concrete fills in a path's parameters.
+// concrete fills in the parameters of a path.
 func concrete(path string) string {
 	for strings.Contains(path, "{") {
 		before, rest, _ := strings.Cut(path, "{")
@@ -75,22 +75,23 @@ func concrete(path string) string {
 	return path
 }
 
-// elsewhere are routes that are no operations, and requests that reach none.
+// elsewhere lists routes that are not operations, and requests that match no route.
 var elsewhere = []string{
 	"GET /", "GET /docs", "GET /openapi.json", "GET /openapi.yaml", "GET /assets/favicon.svg", "GET /assets/none", "GET /assets/",
 	"HEAD /", "HEAD /docs", "HEAD /assets/favicon.svg", "GET /nowhere", "DELETE /generate", "OPTIONS /jobs", "GET //", "GET /docs/", "POST /docs",
 	"GET /docs/assets/docs-init.js", "TRACE /", "PROPFIND /history", "GET /jobs/../history", "GET //history", "POST /./jobs", "GET /assets", "HEAD /nowhere",
 }
 
-// TestNothingIsUnlimited asks every route, with and without an access token, and
-// looks which limit has counted it.
+// TestEveryRouteHasALimit requests every route, with and without an access token, and
+// checks which limit counted the request.
 //
 // security: ASVS 2.4.1, API4:2023, API6:2023
-func TestNothingIsUnlimited(t *testing.T) {
+func TestEveryRouteHasALimit(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
 		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
-	// Whoever keeps processes alive asks these, from wherever, and they cost nothing.
+	// Orchestrators probe these from any address, and they cost nothing.
 	uncounted := map[string]bool{"GET /healthz": true, "GET /readyz": true}
 	check := func(route, access, want string, headers ...string) {
 		t.Helper()
@@ -131,7 +132,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 		}
 		access := f.Access
 		if route == "DELETE /users/me/sessions" {
-			_, access = f.user("who-leaves")
+			_, access = f.user("signs-out")
 		}
 		check(route, "", stranger)
 		check(route, "Bearer nonsense", stranger)
@@ -141,7 +142,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 		check(route, "", "anonymous")
 		check(route, "Bearer "+f.Access, "anonymous")
 	}
-	for route := range f.operations() { // a page of another origin
+	for route := range f.operations() { // from a page of another origin
 		if method, _, _ := strings.Cut(route, " "); method != "GET" {
 			check(route, "", "anonymous", "", "Sec-Fetch-Site", "cross-site")
 			check(route, "Bearer "+f.Access, "anonymous", "", "Sec-Fetch-Site", "cross-site")
@@ -161,7 +162,7 @@ func TestNothingIsUnlimited(t *testing.T) {
 	} {
 		check("POST /token", "", want, body, form, apitest.FormType)
 	}
-	// It is JSON to one reader and a form to the other.
+	// This is JSON to one reader and a form to another.
 	const both = `{"username":"u","password":"pp","scope":"&grant_type=refresh_token&"}`
 	check("POST /token", "", "token", both, form, "application/json")
 	check("POST /token", "", "token", both, form, "")
@@ -173,9 +174,10 @@ func TestNothingIsUnlimited(t *testing.T) {
 	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // used
 }
 
-// TestWrongSignInsStopNoRefresh has people behind one address of whom one does
-// not know his password.
-func TestWrongSignInsStopNoRefresh(t *testing.T) {
+// TestWrongSignInsDoNotBlockRefreshes has two users behind one address, of whom one
+// does not know their password.
+func TestWrongSignInsDoNotBlockRefreshes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	tokens := f.SignIn("somebody", "a long sentence")
 	c := f.another(t, func(o *api.Options) {
@@ -194,11 +196,12 @@ func TestWrongSignInsStopNoRefresh(t *testing.T) {
 	}
 }
 
-// TestAFloodOfTicketsCostsNoStatement takes the table of tickets away, so that
-// every statement on it is a 500.
+// TestFloodOfTicketsCostsNoStatement removes the table of tickets, so that every
+// statement on it fails.
 //
 // security: API4:2023
-func TestAFloodOfTicketsCostsNoStatement(t *testing.T) {
+func TestFloodOfTicketsCostsNoStatement(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table tickets rename to taken_away`); err != nil {
 		t.Fatal(err)
@@ -213,9 +216,10 @@ func TestAFloodOfTicketsCostsNoStatement(t *testing.T) {
 	}
 }
 
-// TestProbes asks whether a process lives and is ready from an address that has
-// used up its limit, and counts what that costs.
-func TestProbes(t *testing.T) {
+// TestProbesAreCheapAndNotLimited probes a process from an address that has used up its
+// limit, and counts the queries.
+func TestProbesAreCheapAndNotLimited(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var looks atomic.Int32
 	var broken atomic.Bool
@@ -244,24 +248,25 @@ func TestProbes(t *testing.T) {
 	}
 	wg.Wait()
 	if most := int32(time.Since(begin)/time.Second) + 1; looks.Load() > most {
-		t.Errorf("%d probes looked %d times at the database, want %d at the most", probes, looks.Load(), most)
+		t.Errorf("%d probes queried the database %d times, want at most %d", probes, looks.Load(), most)
 	}
-	// What has changed shows.
+	// A change shows.
 	for _, now := range []bool{true, false} {
 		broken.Store(now)
 		for want := map[bool]int{true: 503, false: 200}[now]; c.Do("GET", "/readyz", "").Status != want; {
 			if time.Since(begin) > time.Minute {
-				t.Fatalf("broken %v, and /readyz does not say so", now)
+				t.Fatalf("broken %v, but /readyz does not say so", now)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
 }
 
-// TestTooManyRequests exhausts each kind of limit and looks who is refused.
+// TestTooManyRequests exhausts each kind of limit and checks which callers are refused.
 //
 // security: ASVS 2.4.1, ASVS 6.3.1
 func TestTooManyRequests(t *testing.T) {
+	t.Parallel()
 	const most = 3
 	f := newFixture(t)
 	_, other := f.user("somebody-else")
@@ -270,22 +275,23 @@ func TestTooManyRequests(t *testing.T) {
 		route, body, access string
 		byUser              bool
 	}{
-		"registering badly":       {route: "POST /users", body: `{}`},
-		"signing in badly":        {route: "POST /token", body: `{}`},
-		"no body":                 {route: "POST /users"},
-		"no access token":         {route: "GET /history"},
-		"a forged access token":   {route: "GET /history", access: "Bearer eyJhbGciOiJub25lIn0.e30."},
-		"a body and no token":     {route: "POST /generate", body: `{"prompt":17}`},
-		"unknown routes":          {route: "GET /nowhere"},
-		"pages":                   {route: "GET /docs"},
-		"the history":             {route: "GET /history", access: "Bearer " + f.Access, byUser: true},
-		"jobs that are not there": {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.Access, byUser: true},
-		"jobs":                    {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.Access, byUser: true},
-		"bad jobs":                {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.Access, byUser: true},
+		"invalid registrations": {route: "POST /users", body: `{}`},
+		"invalid sign-ins":      {route: "POST /token", body: `{}`},
+		"no body":               {route: "POST /users"},
+		"no access token":       {route: "GET /history"},
+		"a forged access token": {route: "GET /history", access: "Bearer eyJhbGciOiJub25lIn0.e30."},
+		"a body and no token":   {route: "POST /generate", body: `{"prompt":17}`},
+		"unknown routes":        {route: "GET /nowhere"},
+		"pages":                 {route: "GET /docs"},
+		"the history":           {route: "GET /history", access: "Bearer " + f.Access, byUser: true},
+		"unknown jobs":          {route: "GET /jobs/" + uuid.NewString(), access: "Bearer " + f.Access, byUser: true},
+		"jobs":                  {route: "POST /jobs", body: `{"prompt":"hi"}`, access: "Bearer " + f.Access, byUser: true},
+		"invalid jobs":          {route: "POST /jobs", body: `{"prompt":17}`, access: "Bearer " + f.Access, byUser: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f.api.Limits = inMemory(t, most)
-			handler, err := api.New(f.api)
+			o := f.api
+			o.Limits = inMemory(t, most)
+			handler, err := api.New(o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -322,17 +328,18 @@ func TestTooManyRequests(t *testing.T) {
 			}
 			if k.byUser {
 				if again := ask("203.0.113.1", "Bearer "+other).Code; again != first {
-					t.Errorf("another user: %d, the first one was told %d", again, first)
+					t.Errorf("another user: %d, the first one got %d", again, first)
 				}
 			}
 		})
 	}
 }
 
-// TestTwoProcessesShareALimit has two APIs over one database.
+// TestTwoProcessesShareALimit runs two APIs over one database.
 //
 // security: ASVS 2.4.1
 func TestTwoProcessesShareALimit(t *testing.T) {
+	t.Parallel()
 	const most, requests = 7, 40
 	f := newFixture(t)
 	var handlers []http.Handler
@@ -375,10 +382,11 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 	}
 }
 
-// TestALimitThatCannotBeAsked has a database that nobody listens for.
+// TestUnreachableLimitRefuses has a limit in a database that does not exist.
 //
 // security: ASVS 16.5.3
-func TestALimitThatCannotBeAsked(t *testing.T) {
+func TestUnreachableLimitRefuses(t *testing.T) {
+	t.Parallel()
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {
 		t.Fatal(err)
@@ -394,7 +402,7 @@ func TestALimitThatCannotBeAsked(t *testing.T) {
 	}
 }
 
-// BenchmarkLimit compares a cheap read with and without the limit in memory.
+// BenchmarkLimit compares a cheap read with and without a limit in memory.
 func BenchmarkLimit(b *testing.B) {
 	for name, limits := range map[string]api.Limits{"none": {}, "memory": inMemory(b, 1<<40)} {
 		handler, err := api.New(api.Options{Limits: limits, Log: slog.New(slog.DiscardHandler)})

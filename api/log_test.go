@@ -10,7 +10,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// line returns the line of the log with a message and the id of a request.
+// line returns the log line that has a message and the id of a request.
 func (f *fixture) line(message string, a apitest.Answer) string {
 	f.T.Helper()
 	for line := range strings.Lines(f.log.String()) {
@@ -18,22 +18,23 @@ func (f *fixture) line(message string, a apitest.Answer) string {
 			return line
 		}
 	}
-	f.T.Errorf("the log has no %s of request %s", message, a.Header.Get("X-Request-Id"))
+	f.T.Errorf("the log has no line %s of request %s", message, a.Header.Get("X-Request-Id"))
 	return ""
 }
 
-// Every request has a line in the log, under the id that its client knows: when,
-// what, whose, and what became of it. Those that are refused have one too, and what went
-// wrong on our side has another that says what.
+// TestEveryRequestIsInTheLog checks that each request has a line with its time, route,
+// status and account, under the id that its client got. Refused requests have their
+// network too. An internal error has a line of its own with the cause.
 //
 // security: ASVS 16.2.1, ASVS 16.2.2, ASVS 16.3.2, ASVS 16.3.4
 func TestEveryRequestIsInTheLog(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	for _, k := range []struct {
 		method, path, as string
 		route            string
 		status           int
-		known            bool // whose it is
+		known            bool // the account
 	}{
 		{"GET", "/history", f.Access, `"GET /history"`, 200, true},
 		{"GET", "/history", "", `"GET /history"`, 401, false},
@@ -45,13 +46,13 @@ func TestEveryRequestIsInTheLog(t *testing.T) {
 	} {
 		line := f.line("request", f.As(k.as).Do(k.method, k.path, "").Must(t, k.status))
 		if want := fmt.Sprintf(" route=%s status=%d ", k.route, k.status); !strings.Contains(line, want) || !strings.Contains(line, " took=") || !strings.Contains(line, " level=INFO ") {
-			t.Errorf("%q has not %q", line, want)
+			t.Errorf("%q lacks %q", line, want)
 		}
 		if strings.Contains(line, " account="+f.owner.String()) != k.known || strings.Contains(line, " account=") != k.known {
-			t.Errorf("%q does not say whose it is, or does", line)
+			t.Errorf("%q has an account: want %v", line, k.known)
 		}
 		if refused := k.status == 401 || k.status == 403; strings.Contains(line, " network=127.0.0.1") != refused || strings.Contains(line, " network=") != refused {
-			t.Errorf("%q does not say where a refused request came from, or does of another", line)
+			t.Errorf("%q has a network: want %v", line, refused)
 		}
 		at, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
 		if when, err := time.Parse(time.RFC3339Nano, at); err != nil || time.Since(when).Abs() > time.Hour || !regexp.MustCompile(`(Z|[+-]\d\d:\d\d)$`).MatchString(at) {

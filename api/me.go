@@ -16,11 +16,11 @@ import (
 // Account is an account as clients see it.
 type Account struct {
 	ID         uuid.UUID  `json:"id" format:"uuid"`
-	Username   string     `json:"username,omitempty" doc:"As registered. An account that has been erased has none."`
-	Role       string     `json:"role" enum:"user,auditor,admin" doc:"What the account may do besides what is its own: auditors look at other accounts, administrators disable and enable them too."`
+	Username   string     `json:"username,omitempty" doc:"As registered. An erased account has none."`
+	Role       string     `json:"role" enum:"user,auditor,admin" doc:"What the account may do with other accounts: auditors read them, and administrators also disable and enable them."`
 	CreatedAt  time.Time  `json:"created_at"`
-	DisabledAt *time.Time `json:"disabled_at,omitempty" doc:"Since when nobody can sign in, if that is so."`
-	ErasedAt   *time.Time `json:"erased_at,omitempty" doc:"When its owner had the account erased, if he has."`
+	DisabledAt *time.Time `json:"disabled_at,omitempty" doc:"When the account was disabled. Missing if it is enabled."`
+	ErasedAt   *time.Time `json:"erased_at,omitempty" doc:"When the account was erased. Missing if it was not."`
 }
 
 func accountBody(a auth.Account) Account {
@@ -35,23 +35,23 @@ type accountOutput struct{ Body Account }
 type passwordInput struct {
 	Body struct {
 		CurrentPassword string `json:"current_password" minLength:"1" maxLength:"256" format:"password"`
-		NewPassword     string `json:"new_password" minLength:"8" maxLength:"256" format:"password" doc:"Under the rules of a first one."`
+		NewPassword     string `json:"new_password" minLength:"8" maxLength:"256" format:"password" doc:"The rules are those of POST /users."`
 	}
 }
 
 type eraseInput struct {
 	Body struct {
-		Password string `json:"password" minLength:"1" maxLength:"256" format:"password" doc:"The account's, once more."`
+		Password string `json:"password" minLength:"1" maxLength:"256" format:"password" doc:"The password of the account, as a confirmation."`
 	}
 }
 
-// me has the operations on the caller's own account.
+// me registers the operations on the caller's own account.
 func (s *server) me() {
 	register(s, huma.Operation{
 		OperationID: "me", Method: http.MethodGet, Path: "/users/me", Tags: []string{"accounts"},
-		Summary:  "Look at one's own account",
+		Summary:  "Get your account",
 		Security: private(),
-	}, s.look)
+	}, s.getMe)
 	register(s, huma.Operation{
 		OperationID: "change-password", Method: http.MethodPut, Path: "/users/me/password", Tags: []string{"accounts"},
 		DefaultStatus: http.StatusNoContent,
@@ -65,7 +65,7 @@ func (s *server) me() {
 		OperationID: "sign-out-everywhere", Method: http.MethodDelete, Path: "/users/me/sessions", Tags: []string{"accounts"},
 		DefaultStatus: http.StatusNoContent,
 		Summary:       "Sign out everywhere",
-		Description:   "Ends all sessions of the account, this one too.",
+		Description:   "Ends all sessions of the account, including this one.",
 		Security:      private(),
 	}, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
 		return nil, s.Auth.SignOutEverywhere(ctx, caller(ctx).Account)
@@ -74,8 +74,8 @@ func (s *server) me() {
 		OperationID: "erase-account", Method: http.MethodDelete, Path: "/users/me", Tags: []string{"accounts"},
 		DefaultStatus: http.StatusNoContent,
 		Summary:       "Erase the account",
-		Description: "For good: nobody can sign in any longer, its jobs are cancelled, and the key is destroyed without which its prompts and texts cannot be read, " +
-			"at once or, should the service be interrupted in it, as soon as it is back. Nobody else can have the user name. " +
+		Description: "Permanent. Signing in is no longer possible, the account's jobs are cancelled, and the key that opens its prompts and texts is destroyed. " +
+			"An interrupted erasure is completed as soon as the service is back. The user name stays taken. " +
 			"A wrong password counts as a failed sign-in.",
 		Security: private(),
 		Metadata: limited("token"),
@@ -83,7 +83,7 @@ func (s *server) me() {
 	}, s.erase)
 }
 
-func (s *server) look(ctx context.Context, _ *struct{}) (*accountOutput, error) {
+func (s *server) getMe(ctx context.Context, _ *struct{}) (*accountOutput, error) {
 	account, err := s.account(ctx)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,8 @@ func (s *server) look(ctx context.Context, _ *struct{}) (*accountOutput, error) 
 	return &accountOutput{accountBody(account)}, nil
 }
 
-// account returns the caller's account as it is now, or auth.ErrAccessToken.
+// account returns the caller's account as it is now, or auth.ErrAccessToken if it has
+// been disabled or erased.
 func (s *server) account(ctx context.Context) (auth.Account, error) {
 	account, err := s.Auth.Account(ctx, caller(ctx).Account)
 	if errors.Is(err, events.ErrNotFound) || err == nil && !account.DisabledAt.IsZero() {
@@ -109,14 +110,14 @@ func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct
 	switch {
 	case errors.Is(err, auth.ErrPassword):
 		p.at("body.current_password")
-	case len(p.Errors) == 1 && p.Errors[0].Location == "body.password": // a rule that the new one breaks
+	case len(p.Errors) == 1 && p.Errors[0].Location == "body.password": // the new password breaks a rule
 		p.at("body.new_password")
 	}
 	return nil, p
 }
 
-// erase closes the caller's account and ends what it has left, whether or not
-// the client waits for that.
+// erase closes the caller's account, cancels its jobs and destroys its key. It goes
+// on when the client leaves.
 func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()
@@ -128,10 +129,10 @@ func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 		return nil, err
 	}
 	if err := s.Queue.Erase(undisturbed, caller(ctx).Account); err != nil {
-		s.Log.WarnContext(ctx, "an account is closed and not yet erased; that goes on", "request", requestID(ctx), "err", err)
+		s.Log.WarnContext(ctx, "account closed but not yet erased, the erasure goes on", "request", requestID(ctx), "err", err)
 	}
 	return nil, nil
 }
 
-// eraseTimeout is how long a request to erase may take.
+// eraseTimeout bounds how long a request to erase an account takes.
 const eraseTimeout = 30 * time.Second

@@ -27,10 +27,10 @@ type meaning struct {
 	status    int
 	detail    string        // in place of the error's own text
 	advice    string        // added to the error's own text
-	at        string        // the part of the request that is at fault
+	at        string        // the part of the request that is wrong
 	wait      time.Duration // for Retry-After, at least
 	challenge string        // for WWW-Authenticate
-	as        string        // another code, of which clients must not tell this one apart
+	as        string        // another code, which clients see in its place
 }
 
 // jobsWait is the Retry-After of a limit that ends with the end of some job.
@@ -43,14 +43,14 @@ var meanings = map[string]meaning{
 	"invalid_credentials": {status: http.StatusUnauthorized, challenge: challenge},
 	"own_account":         {status: http.StatusConflict, advice: "ask another administrator"},
 	"username_taken":      {status: http.StatusConflict, advice: "choose another one", at: "body.username"},
-	// The access token is valid, and a new one would change nothing: so this is not 401.
+	// Not 401: the access token is valid, and a new one would change nothing.
 	"wrong_password": {status: http.StatusForbidden, detail: "the current password is wrong"},
 
 	"busy":                     {status: http.StatusServiceUnavailable, detail: "too many sign-ins at once: try again in a moment", wait: time.Second},
 	"too_many_wrong_passwords": {status: http.StatusTooManyRequests, wait: time.Second},
-	"invalid_access_token": {status: http.StatusUnauthorized, detail: "the access token is not valid, or no longer: get a new one from POST /token",
+	"invalid_access_token": {status: http.StatusUnauthorized, detail: "the access token is invalid, expired or revoked: get a new one from POST /token",
 		challenge: challenge + `, error="invalid_token"`},
-	"invalid_refresh_token": {status: http.StatusUnauthorized, detail: "the refresh token is not valid, or no longer: sign in again",
+	"invalid_refresh_token": {status: http.StatusUnauthorized, detail: "the refresh token is invalid, used, expired or revoked: sign in again",
 		challenge: challenge},
 	"owner_erased": {as: "invalid_access_token"},
 
@@ -140,7 +140,7 @@ func (s *server) problemOf(ctx context.Context, err error) *Problem {
 	return internalError()
 }
 
-// internalError is the answer to a fault of the service.
+// internalError returns the answer to a fault of the service.
 func internalError() *Problem {
 	return newProblem(http.StatusInternalServerError, "internal", "something went wrong on our side; the instance identifies this request in our log")
 }

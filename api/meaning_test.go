@@ -105,8 +105,8 @@ func TestEveryCodeHasAMeaning(t *testing.T) {
 	}
 }
 
-// TestWhatCodedErrorsBecome wraps errors in a cause that clients must not see.
-func TestWhatCodedErrorsBecome(t *testing.T) {
+// TestCodedErrorsBecomeProblems wraps errors in a cause that clients must not see.
+func TestCodedErrorsBecomeProblems(t *testing.T) {
 	for _, k := range []struct {
 		err          error
 		status       int
@@ -123,9 +123,9 @@ func TestWhatCodedErrorsBecome(t *testing.T) {
 		{auth.ErrForbidden, 403, "forbidden", "your account's role does not allow this", "", "", ""},
 		{auth.ErrOneself, 409, "own_account", "an account cannot disable itself: ask another administrator", "", "", ""},
 		{auth.ErrAccountErased, 409, "account_erased", "the account has been erased, which is final", "", "", ""},
-		{auth.ErrAccessToken, 401, "invalid_access_token", "the access token is not valid, or no longer: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},
-		{vault.ErrErased, 401, "invalid_access_token", "the access token is not valid, or no longer: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},
-		{auth.ErrRefreshToken, 401, "invalid_refresh_token", "the refresh token is not valid, or no longer: sign in again", "", "", `Bearer realm="colophon"`},
+		{auth.ErrAccessToken, 401, "invalid_access_token", "the access token is invalid, expired or revoked: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},
+		{vault.ErrErased, 401, "invalid_access_token", "the access token is invalid, expired or revoked: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},
+		{auth.ErrRefreshToken, 401, "invalid_refresh_token", "the refresh token is invalid, used, expired or revoked: sign in again", "", "", `Bearer realm="colophon"`},
 		{auth.ErrBusy, 503, "busy", "too many sign-ins at once: try again in a moment", "", "1", ""},
 		{&auth.ThrottledError{Wait: 1500 * time.Millisecond}, 429, "too_many_wrong_passwords", "too many wrong passwords from your network: wait 2 s", "", "2", ""},
 		{&auth.ThrottledError{}, 429, "too_many_wrong_passwords", "too many wrong passwords from your network: wait 1 s", "", "1", ""},
@@ -164,8 +164,8 @@ type unknownCode struct{}
 func (unknownCode) Error() string { return "canary" }
 func (unknownCode) Code() string  { return "canary" }
 
-// TestWhoseFaultAnInterruptionIs looks which interruptions are put on record.
-func TestWhoseFaultAnInterruptionIs(t *testing.T) {
+// TestInterruptionsOfTheServiceAreLogged checks that those by the client are not.
+func TestInterruptionsOfTheServiceAreLogged(t *testing.T) {
 	left, leave := context.WithCancel(t.Context())
 	leave()
 	for name, k := range map[string]struct {
@@ -175,10 +175,10 @@ func TestWhoseFaultAnInterruptionIs(t *testing.T) {
 		log    string
 	}{
 		"the client has left":                    {left, fmt.Errorf("read: %w", context.Canceled), 503, ""},
-		"it left while we ran out of time":       {left, fmt.Errorf("read: %w", context.DeadlineExceeded), 503, ""},
-		"we ran out of time":                     {t.Context(), fmt.Errorf("canary: %w", context.DeadlineExceeded), 503, "level=WARN"},
-		"a mistake of ours":                      {t.Context(), errors.New("canary"), 500, "level=ERROR"},
-		"a mistake of ours, and the client left": {left, errors.New("canary"), 500, "level=ERROR"},
+		"it left, and the time ran out":          {left, fmt.Errorf("read: %w", context.DeadlineExceeded), 503, ""},
+		"the time ran out":                       {t.Context(), fmt.Errorf("canary: %w", context.DeadlineExceeded), 503, "level=WARN"},
+		"an internal error":                      {t.Context(), errors.New("canary"), 500, "level=ERROR"},
+		"an internal error, and the client left": {left, errors.New("canary"), 500, "level=ERROR"},
 	} {
 		var log apitest.Log
 		s := &server{Options: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}

@@ -8,11 +8,10 @@ import (
 	"colophon/internal/network"
 )
 
-// client returns the address of who sent the request: the peer, or, if that is a
-// trusted proxy, the right-most hop of X-Forwarded-For that is none. What stands
-// further left was written by somebody who is not trusted, and is not looked at.
-// The header Forwarded is never believed: most proxies pass on the one that the
-// client has sent.
+// client returns the address of the client: the peer's or, if the peer is a trusted
+// proxy, the right-most hop of X-Forwarded-For that is not one. Hops further left were
+// written by a client that is not trusted, and are ignored. So is the header
+// Forwarded: most proxies pass on the client's own.
 func client(r *http.Request, trusted []netip.Prefix) string {
 	addr, err := network.ParseAddr(r.RemoteAddr)
 	if err != nil || !network.Contains(trusted, addr) {
@@ -29,14 +28,14 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 			}
 			next, err := network.ParseAddr(strings.TrimSpace(hop))
 			if err != nil {
-				return addr.String() // of the one who wrote that
+				return addr.String() // of the hop that wrote it
 			}
 			if addr = next; !network.Contains(trusted, addr) {
 				return addr.String()
 			}
 		}
 	}
-	return addr.String() // a proxy asks on its own behalf
+	return addr.String() // a proxy that sends its own request
 }
 
 // localHost refuses requests under a name that is not this machine's, if the
@@ -48,7 +47,7 @@ func (s *server) localHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !network.IsLiteral(r.Host) {
 			s.turnAway(w, r, newProblem(http.StatusMisdirectedRequest, "misdirected",
-				"ask for this service by its address or as localhost; a proxy that passes other names on has to be among the trusted ones"))
+				"use the address of this service or localhost as Host; a proxy that passes on other names has to be a trusted one"))
 			return
 		}
 		next.ServeHTTP(w, r)

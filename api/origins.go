@@ -7,19 +7,20 @@ import (
 	"github.com/jub0bs/cors"
 )
 
-// origins decides which pages of other origins may use the service through
-// their visitors' browsers. None may unless it is on the list. Browsers add no
-// credentials of their own to a request, since there are no cookies; so this
-// keeps pages from using the service at all, from within networks that only
-// their visitors reach, and not from acting as somebody else. A page whose own
-// name means the service's address is of the service's origin to a browser: for
-// that see Options.Local, and TLS, under which the name would need a certificate.
+// origins decides which pages of other origins may use the service through their
+// visitors' browsers: those on the list. There are no cookies, so browsers add no
+// credentials of their own. The check therefore does not keep pages from acting as
+// their visitors. It keeps them from using a service that only their visitors'
+// networks can reach.
+//
+// A page whose name resolves to the service's address has the service's origin.
+// Against it there is Options.Local, and TLS, for which the name needs a certificate.
 type origins struct {
-	cors  *cors.Middleware // nil if no origin is on the list
+	cors  *cors.Middleware // nil if the list is empty
 	cross *http.CrossOriginProtection
 }
 
-// newOrigins returns an error that says what is wrong with the list.
+// newOrigins returns an error that says what is wrong with a list.
 func newOrigins(allowed []string) (origins, error) {
 	o := origins{cross: http.NewCrossOriginProtection()}
 	if len(allowed) == 0 {
@@ -36,7 +37,7 @@ func newOrigins(allowed []string) (origins, error) {
 			"ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-Id",
 		},
 		MaxAgeInSeconds: 7200,
-		// A page without TLS risks what its visitors type there, and nothing here.
+		// A page without TLS risks what its visitors type into it, but nothing of ours.
 		ExtraConfig: cors.ExtraConfig{DangerouslyTolerateInsecureOrigins: !slices.Contains(allowed, "*")},
 	})
 	return o, err
@@ -48,8 +49,8 @@ func CheckOrigins(allowed []string) error {
 	return err
 }
 
-// cors adds to every answer what browsers have to know about other origins.
-// Whether the request may be made is left to crossOrigin.
+// cors adds to every answer the headers that browsers need to show it to pages of
+// listed origins. Whether the request may be made is for crossOrigin to decide.
 func (s *server) cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := requestOf(r.Context())
@@ -66,8 +67,8 @@ func (s *server) cors(next http.Handler) http.Handler {
 	})
 }
 
-// crossOrigin answers preflights, and refuses what a page of another origin may
-// not send.
+// crossOrigin answers preflights, and refuses requests that a page of another origin
+// may not send.
 func (s *server) crossOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch about := requestOf(r.Context()); {
@@ -82,9 +83,8 @@ func (s *server) crossOrigin(next http.Handler) http.Handler {
 	})
 }
 
-// meet adds to the headers of an answer what a browser has to know. If the request
-// is a preflight that succeeds it returns the status to answer with, and a problem
-// if the request may not be made from where it comes.
+// meet adds the CORS headers of an answer. It returns the status of a preflight that
+// succeeds, and a problem for a request that may not be made from its origin.
 func (o origins) meet(h http.Header, r *http.Request) (preflight int, refused *Problem) {
 	if o.cors != nil {
 		said, actual := &result{header: h}, false
@@ -105,5 +105,5 @@ func (o origins) meet(h http.Header, r *http.Request) (preflight int, refused *P
 }
 
 func foreignOrigin() *Problem {
-	return newProblem(http.StatusForbidden, "cross_origin", "a page of another origin may not send this: the operator has to allow its origin")
+	return newProblem(http.StatusForbidden, "cross_origin", "a page of another origin may not send this request unless the operator allows its origin")
 }

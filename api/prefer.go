@@ -9,27 +9,26 @@ import (
 )
 
 const (
-	// defaultWait is how long /generate waits for its text, and maxWait how
-	// long any request may.
+	// defaultWait is how long /generate waits for its text, and maxWait how long any
+	// request may wait.
 	defaultWait = 30 * time.Second
 	maxWait     = 60 * time.Second
 
-	// beat is how often a follower looks for itself, and how often a silent
-	// stream shows that it is alive.
+	// beat is how often a follower polls without an announcement, and how often a silent
+	// stream sends a heartbeat.
 	beat = 10 * time.Second
 )
 
-// preference is what a request says of waiting.
+// preference is how a request wants to wait.
 type preference struct {
 	wait  time.Duration // for the job to end, at most
-	given bool          // the client said so
-	async bool          // the client does not depend on the answer: whether it stays says nothing
+	given bool          // the client sent wait=N
+	async bool          // the client sent respond-async: its job outlives it
 }
 
-// prefer reads a Prefer header (RFC 7240); wait is how long to wait if it does
-// not say. respond-async alone is not to wait at all, and with wait=N to answer
-// 202 after that. Of preferences that are repeated the first counts; those that
-// it does not know are ignored.
+// prefer reads a Prefer header (RFC 7240). wait is the default wait. respond-async
+// alone means no wait, and with wait=N an answer of 202 after the wait. The first of
+// repeated preferences counts, and unknown ones are ignored.
 func prefer(header string, wait time.Duration) preference {
 	p := preference{wait: wait}
 	for text := range strings.SplitSeq(header, ",") {
@@ -52,7 +51,7 @@ func prefer(header string, wait time.Duration) preference {
 	return p
 }
 
-// applied returns which preferences an answer of the status has followed.
+// applied returns the preferences that an answer with the status has followed.
 func (p preference) applied(status int) string {
 	var applied []string
 	if p.async && status == http.StatusAccepted {
@@ -64,11 +63,11 @@ func (p preference) applied(status int) string {
 	return strings.Join(applied, ", ")
 }
 
-// left reports whether a request's client has gone; while the service stops, that
-// is not its doing.
+// left reports whether the request's client has disconnected. While the service stops,
+// the service may have ended the request itself.
 func (s *server) left(ctx context.Context) bool { return ctx.Err() != nil && s.Stopping.Err() == nil }
 
-// accepts reports whether an Accept header asks for a media type by name.
+// accepts reports whether an Accept header names a media type.
 func accepts(header, media string) bool {
 	for part := range strings.SplitSeq(header, ",") {
 		name, _, _ := strings.Cut(part, ";")

@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 )
@@ -12,8 +11,8 @@ func TestPrefer(t *testing.T) {
 	for _, c := range []struct {
 		header string
 		want   preference
-		on200  string // what is said to have been applied, of an answer that has the text
-		on202  string // and of one that has not
+		on200  string // the preferences applied by an answer with the text
+		on202  string // and by one without
 	}{
 		{"", preference{wait: unsaid}, "", ""},
 		{"respond-async", preference{async: true}, "", "respond-async"},
@@ -32,31 +31,6 @@ func TestPrefer(t *testing.T) {
 		got := prefer(c.header, unsaid)
 		if got != c.want || got.applied(http.StatusOK) != c.on200 || got.applied(http.StatusAccepted) != c.on202 {
 			t.Errorf("%q: %+v, %q, %q", c.header, got, got.applied(http.StatusOK), got.applied(http.StatusAccepted))
-		}
-	}
-}
-
-func TestETagsMatch(t *testing.T) {
-	etag, err := etagOf(Job{State: "queued", QueuePosition: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if other, err := etagOf(Job{State: "queued", QueuePosition: 1}); err != nil || other == etag {
-		t.Errorf("another place in the queue has the tag %s too, %v", other, err)
-	}
-	for header, want := range map[string]bool{
-		"":                          false,
-		etag:                        true,
-		"W/" + etag:                 true,
-		`"x", ` + etag + `,"y"`:     true,
-		"*":                         true,
-		`"x"`:                       false,
-		strings.Trim(etag, `"`):     false,
-		strings.ToLower(etag) + `"`: false,
-		etag[:5] + `"`:              false,
-	} {
-		if got := matches(header, etag); got != want {
-			t.Errorf("%q: %v", header, got)
 		}
 	}
 }

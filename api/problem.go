@@ -12,31 +12,31 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// Problem is the body of every error response: an RFC 9457 problem, with a
-// member "error" besides, in which OpenAI's clients look for the message.
+// Problem is the body of every error response: an RFC 9457 problem with an additional
+// member "error", in which OpenAI's clients look for the message.
 type Problem struct {
-	Title    string   `json:"title" doc:"What kind of problem this is: the meaning of the status."`
+	Title    string   `json:"title" doc:"The kind of problem: the meaning of the status."`
 	Status   int      `json:"status" doc:"The HTTP status."`
-	Detail   string   `json:"detail,omitempty" doc:"What is wrong this time, and what to do about it."`
-	Instance string   `json:"instance,omitempty" format:"uri" doc:"The id of the request, as in the X-Request-Id header; the log knows it too."`
-	Errors   []Fault  `json:"errors,omitempty" doc:"The parts of the request that are at fault."`
-	Compat   ErrorObj `json:"error" doc:"The same in the form that OpenAI's clients read."`
+	Detail   string   `json:"detail,omitempty" doc:"What is wrong, and what to do about it."`
+	Instance string   `json:"instance,omitempty" format:"uri" doc:"The id of the request, as in the X-Request-Id header. The service's log has it too."`
+	Errors   []Fault  `json:"errors,omitempty" doc:"The parts of the request that are wrong."`
+	Compat   ErrorObj `json:"error" doc:"The problem in the form that OpenAI's clients read."`
 
 	headers http.Header
 }
 
-// Fault is one part of a request that is wrong. It never repeats what was sent.
+// Fault is a part of a request that is wrong. It never repeats what the client sent.
 type Fault struct {
 	Message  string `json:"message" doc:"What is wrong."`
-	Location string `json:"location,omitempty" doc:"Where, such as body.prompt."`
+	Location string `json:"location,omitempty" doc:"Which part, such as body.prompt."`
 }
 
 // ErrorObj is a problem in OpenAI's form.
 type ErrorObj struct {
 	Message string  `json:"message"`
 	Type    string  `json:"type" doc:"invalid_request_error, authentication_error, rate_limit_error or server_error."`
-	Param   *string `json:"param" doc:"The member of the body that is at fault."`
-	Code    *string `json:"code" doc:"What went wrong, for programs."`
+	Param   *string `json:"param" doc:"The part of the request that is wrong."`
+	Code    *string `json:"code" doc:"The kind of problem, for programs."`
 }
 
 // Error makes a Problem an error.
@@ -51,7 +51,7 @@ func (p *Problem) GetHeaders() http.Header { return p.headers }
 // ContentType tells Huma the media type.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// newProblem returns a problem; code is for programs and may be empty.
+// newProblem returns a problem. The code is for programs.
 func newProblem(status int, code, detail string) *Problem {
 	p := &Problem{Title: http.StatusText(status), Status: status, Detail: detail}
 	p.Compat = ErrorObj{Message: detail, Type: "invalid_request_error"}
@@ -69,7 +69,7 @@ func newProblem(status int, code, detail string) *Problem {
 	return p
 }
 
-// at names the one part of the request that is at fault.
+// at names the part of the request that is wrong.
 func (p *Problem) at(location string) *Problem {
 	p.Errors = []Fault{{Message: p.Detail, Location: location}}
 	p.Compat.Param = &location
@@ -89,7 +89,7 @@ func (p *Problem) retryAfter(d time.Duration) *Problem {
 	return p.with("Retry-After", seconds(d))
 }
 
-// seconds is a time as Retry-After wants it: whole seconds, one at least.
+// seconds formats a duration for Retry-After: in whole seconds, at least one.
 func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
 // answer writes a problem.
@@ -109,8 +109,8 @@ func (s *server) refuse(ctx huma.Context, p *Problem) {
 	s.answer(w, r, p)
 }
 
-// humaProblem is what Huma's own errors become: validation, parsing, limits.
-// Huma's details carry the submitted values: those stay behind.
+// humaProblem turns Huma's own errors into problems: those of validation, of parsing
+// and of body limits. It leaves out the submitted values that Huma's details carry.
 func humaProblem(status int, message string, errs ...error) huma.StatusError {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))
@@ -133,8 +133,8 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 }
 
 func init() {
-	// Huma makes its errors through this variable and has no other way to ask for one's own.
+	// Huma has no other way to replace its errors than this variable.
 	huma.NewError = humaProblem
-	// Otherwise MAX_LENGTH would be read as max_length, without its bounds.
+	// Otherwise Huma would read MAX_LENGTH as max_length, without its bounds.
 	huma.ValidateStrictCasing = true
 }

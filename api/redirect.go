@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// NewRedirect returns the handler of a plain HTTP listener beside one with TLS on
-// the port: it sends readers to the same path there, and refuses everything that
-// has already sent over plain HTTP what should not have been. challenges, if it is
-// not nil, answers for /.well-known/acme-challenge/.
+// NewRedirect returns the handler of a plain HTTP listener beside a TLS listener on
+// the port. It redirects reads to the same path over TLS. It refuses writes and
+// requests with credentials, because they have already crossed the network in the
+// clear. challenges, unless nil, answers /.well-known/acme-challenge/.
 func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler, error) {
 	s, err := newServer(o)
 	if err != nil {
@@ -23,12 +23,12 @@ func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler,
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead || r.Header.Get("Authorization") != "" || r.URL.Query().Has(ticketParam) {
 			s.answer(w, r, newProblem(http.StatusForbidden, "https_required",
-				"this went over the network in the clear: use https, and change what was secret in it"))
+				"the request went over the network in the clear: use https, and change every secret that it contained"))
 			return
 		}
 		name, ok := nameOf(r.Host)
 		if !ok {
-			s.answer(w, r, newProblem(http.StatusBadRequest, "no_host", "the Host header says no name or address to send you to"))
+			s.answer(w, r, newProblem(http.StatusBadRequest, "no_host", "the Host header has no name or address to redirect to"))
 			return
 		}
 		host := net.JoinHostPort(name, port)
@@ -42,10 +42,10 @@ func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler,
 	return s.handler(mux), nil
 }
 
-// nameOf returns the name or the address that a Host header has, without a port.
+// nameOf returns the name or the address of a Host header, without the port.
 func nameOf(host string) (string, bool) {
 	u, err := url.Parse("//" + host)
-	if err != nil || u.Host != host { // it has more than a host has
+	if err != nil || u.Host != host { // more than a host
 		return "", false
 	}
 	name := u.Hostname()

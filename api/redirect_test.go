@@ -8,8 +8,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRedirect asks a plain listener beside HTTPS, as whatever it is known.
-func TestRedirect(t *testing.T) {
+// TestRedirectKeepsHostAndPath calls a plain listener beside a TLS listener by
+// different names.
+func TestRedirectKeepsHostAndPath(t *testing.T) {
 	for _, k := range []struct{ port, host, path, location string }{
 		{"443", "a.example", "/docs?x=1", "https://a.example/docs?x=1"},
 		{"443", "a.example:80", "/", "https://a.example/"},
@@ -42,7 +43,7 @@ func TestRedirect(t *testing.T) {
 			a.Refused(t, 400, "no_host")
 		}
 		if got := w.Header().Get("Location"); got != k.location || k.location != "" && w.Code != 308 {
-			t.Errorf("%q on the way to %s: %d to %q, want %q", k.host, k.port, w.Code, got, k.location)
+			t.Errorf("%q with the TLS port %s: %d to %q, want %q", k.host, k.port, w.Code, got, k.location)
 		}
 		r = httptest.NewRequest("GET", "/jobs/x/events?after=1&ticket=cst_x", nil)
 		w = httptest.NewRecorder()

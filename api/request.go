@@ -17,8 +17,8 @@ const (
 	identityKey
 )
 
-// request is what the service knows about a request: the middlewares fill it in on
-// the way, and the access log shows most of it.
+// request is what the middlewares find out about a request. The access log shows most
+// of it.
 type request struct {
 	id      string
 	network string    // the client's, as limits count it
@@ -30,8 +30,8 @@ type request struct {
 	foreign   *Problem // why the request's origin may not send it, if so
 }
 
-// identifyRequest gives each request an id, which the answer, problems and log
-// lines repeat, and finds out which network it comes from.
+// identifyRequest gives each request an id, which its answer, its problem and its log
+// lines repeat, and finds out its network.
 func (s *server) identifyRequest(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := &request{id: uuid.NewString(), network: network.Of(client(r, s.TrustedProxies)), route: "unknown"}
@@ -57,7 +57,8 @@ func networkOf(ctx context.Context) string { return requestOf(ctx).network }
 // instance returns the request's id as the URI that a problem needs.
 func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
 
-// caller returns who sent the request. The operation must be private.
+// caller returns the account and the session of the request. The operation must be
+// private.
 func caller(ctx context.Context) auth.Identity {
 	id, _ := ctx.Value(identityKey).(auth.Identity)
 	return id

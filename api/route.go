@@ -7,7 +7,8 @@ import (
 )
 
 // route passes a request to the handler of its pattern. Operations count their
-// requests themselves. Pages, files and what no pattern matches are counted here.
+// requests themselves. Requests for pages and files, and those that no pattern
+// matches, are counted here.
 func (s *server) route(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)

@@ -20,16 +20,16 @@ import (
 )
 
 const (
-	// retryMin and retrySpread say when a client is to come back whose stream
-	// ends because the service stops: not all at once.
+	// retryMin and retrySpread say when clients reconnect after the service has ended
+	// their streams. The spread keeps them from reconnecting all at once.
 	retryMin    = 500 * time.Millisecond
 	retrySpread = time.Second
 )
 
-// EventBody is one event of a job as clients see it. Which of the members from
-// prompt on are there depends on the type.
+// EventBody is an event of a job as clients see it. Its type decides which members
+// from prompt on are present.
 type EventBody struct {
-	Version int       `json:"version" minimum:"1" doc:"Place among the job's events, and the id of the SSE message."`
+	Version int       `json:"version" minimum:"1" doc:"The position of the event in the job's stream, from 1. It is the id of the SSE message."`
 	Type    string    `json:"type" enum:"job.accepted,job.started,job.advanced,job.completed,job.failed,job.cancelled"`
 	At      time.Time `json:"at"`
 
@@ -38,32 +38,32 @@ type EventBody struct {
 	Params       any         `json:"params,omitempty" doc:"job.accepted"`
 	PromptTokens int         `json:"prompt_tokens,omitempty" doc:"job.accepted"`
 	Model        string      `json:"model,omitempty" doc:"job.accepted"`
-	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the text policy that the prompt passed; job.started: of the one that the text is held to."`
-	Priority     int         `json:"priority,omitempty" minimum:"1" maximum:"4" doc:"job.accepted: the place in the queue, 1 first. The more jobs the owner had outstanding, the later."`
-	Reserved     *Reserved   `json:"reserved,omitempty" doc:"job.accepted: what was set aside of the owner's token budget, if there is one."`
-	Deadline     *time.Time  `json:"deadline,omitempty" doc:"job.accepted: when the job is cancelled if it has not ended by then."`
+	Policy       string      `json:"policy,omitempty" doc:"job.accepted: the version of the text policy that the prompt passed. job.started: the version that applies to the text."`
+	Priority     int         `json:"priority,omitempty" minimum:"1" maximum:"4" doc:"job.accepted: the priority in the queue; 1 goes first. It grows with the number of the owner's outstanding jobs."`
+	Reserved     *Reserved   `json:"reserved,omitempty" doc:"job.accepted: what was reserved from the owner's token budget, if there is one."`
+	Deadline     *time.Time  `json:"deadline,omitempty" doc:"job.accepted: when the job is cancelled unless it has ended."`
 	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
 	Worker       string      `json:"worker,omitempty" doc:"job.started"`
-	FromToken    int         `json:"from_token,omitempty" doc:"job.started: how many tokens were there already."`
-	Weights      string      `json:"weights,omitempty" doc:"job.started: digest of the weights."`
-	Kernel       string      `json:"kernel,omitempty" doc:"job.started: fingerprint of the arithmetic."`
-	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids; none if a text that is refused ends inside a token."`
-	Text         string      `json:"text,omitempty" doc:"job.advanced: the text they complete."`
+	FromToken    int         `json:"from_token,omitempty" doc:"job.started: the number of tokens that were there already."`
+	Weights      string      `json:"weights,omitempty" doc:"job.started: the digest of the weights."`
+	Kernel       string      `json:"kernel,omitempty" doc:"job.started: the fingerprint of the arithmetic."`
+	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids. None if a refused text ends inside a token."`
+	Text         string      `json:"text,omitempty" doc:"job.advanced: the text that the new tokens complete."`
 	FinishReason string      `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"job.completed: why the text ends, as in a job."`
 	Usage        *Usage      `json:"usage,omitempty" doc:"job.completed"`
 	Timings      *TimingBody `json:"timings,omitempty" doc:"job.completed"`
 	Reason       string      `json:"reason,omitempty" doc:"job.failed, job.cancelled"`
-	Final        bool        `json:"final,omitempty" doc:"job.failed: false if it will be tried again."`
+	Final        bool        `json:"final,omitempty" doc:"job.failed: false if the job will be tried again."`
 	By           string      `json:"by,omitempty" doc:"job.cancelled"`
 }
 
 // Reserved is a part of a token budget.
 type Reserved struct {
-	Day    string `json:"day" format:"date" doc:"The day in UTC whose budget it is, whenever the job ends."`
-	Tokens int    `json:"tokens" doc:"Tokens of the prompt and the most that may follow. What is not used of them is given back when the job ends."`
+	Day    string `json:"day" format:"date" doc:"The day (UTC) whose budget it is, whenever the job ends."`
+	Tokens int    `json:"tokens" doc:"The tokens of the prompt and of the longest continuation. Unused ones are given back when the job ends."`
 }
 
-// TimingBody says where the time of a job went.
+// TimingBody is how long the stages of a job took.
 type TimingBody struct {
 	QueuedMS     int64 `json:"queued_ms" doc:"Milliseconds from accepted to started."`
 	FirstTokenMS int64 `json:"first_token_ms" doc:"Milliseconds from accepted to the first token."`
@@ -72,15 +72,15 @@ type TimingBody struct {
 
 type eventsInput struct {
 	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
-	Accept      string    `header:"Accept" maxLength:"200" example:"text/event-stream" doc:"text/event-stream follows the job until it ends; anything else gets what there is as JSON."`
-	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does after a cut."`
-	After       int       `query:"after" minimum:"0" maximum:"2147483647" doc:"The same for clients that cannot set headers."`
-	Ticket      string    `query:"ticket" maxLength:"100" doc:"From POST /jobs/{id}/ticket, for EventSource: in place of an Authorization header, and only with Accept: text/event-stream."`
+	Accept      string    `header:"Accept" maxLength:"200" example:"text/event-stream" doc:"text/event-stream follows the job until it ends. Anything else returns the events so far as JSON."`
+	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does when it reconnects."`
+	After       int       `query:"after" minimum:"0" maximum:"2147483647" doc:"Like Last-Event-ID, for clients that cannot set headers."`
+	Ticket      string    `query:"ticket" maxLength:"100" doc:"A ticket from POST /jobs/{id}/ticket, for EventSource. It replaces the Authorization header, and needs Accept: text/event-stream."`
 }
 
 type eventsOutput struct {
 	ContentType string `header:"Content-Type"`
-	Vary        string `header:"Vary" doc:"The headers that the answer depends on."`
+	Vary        string `header:"Vary" doc:"The request headers that the answer depends on."`
 	Body        func(huma.Context)
 }
 
@@ -89,22 +89,22 @@ func (s *server) stream() {
 	op := huma.Operation{
 		OperationID: "job-events", Method: http.MethodGet, Path: "/jobs/{id}/events", Tags: []string{"jobs"},
 		Summary: "Read or follow the events of a job",
-		Description: "With Accept: text/event-stream, server-sent events: one message an event, with its version as id, its type as event, " +
-			"and a comment every ten seconds in between; the stream ends after the job's last event. " +
-			"If the service stops before that, or the access token expires, it says with retry how many milliseconds later to resume, with a valid access token. " +
-			"When the session has ended or the account has been disabled or erased, the stream ends within seconds. " +
-			"An account may have so many streams open at once, and the service: above that the answer is 429 too_many_streams or 503 streams_full, with Retry-After. " +
-			"Without that media type, a JSON array of the events so far.",
+		Description: "With Accept: text/event-stream, the answer is a stream of server-sent events. Each message is an event, with its version as id and its type as event. " +
+			"A comment follows every ten seconds of silence. The stream ends after the job's last event. " +
+			"If the service stops or the access token expires before that, a retry field gives the milliseconds after which to resume, with a valid access token. " +
+			"When the session ends or the account is disabled or erased, the stream ends within seconds. " +
+			"The number of open streams of an account and of the service is limited: beyond that the answer is 429 too_many_streams or 503 streams_full, with Retry-After. " +
+			"Without that media type, the answer is a JSON array of the events so far.",
 		Security: append(private(), map[string][]string{ticketScheme: {}}),
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
-			Description: "The events after the one named.",
+			Description: "The events after the given version.",
 			Headers: map[string]*huma.Param{"X-Accel-Buffering": {
-				Description: "no, with a stream: a proxy is not to hold events back.", Schema: &huma.Schema{Type: huma.TypeString},
+				Description: "no, with a stream: proxies must not hold events back.", Schema: &huma.Schema{Type: huma.TypeString},
 			}},
 			Content: map[string]*huma.MediaType{
 				"application/json":  {Schema: &huma.Schema{Type: huma.TypeArray, Items: event}},
-				"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString, Description: "Messages with id, event and data; data is an EventBody as JSON."}},
+				"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString, Description: "Messages with id, event and data. The data is an EventBody as JSON."}},
 			},
 		}},
 	}
@@ -116,8 +116,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	if err != nil {
 		return nil, err
 	}
-	// A version that there is not yet would have the stream wait for it beyond the
-	// job's end.
+	// A stream after a version that does not exist would not end with the job.
 	after := min(max(in.After, in.LastEventID), job.Version)
 	if accepts(in.Accept, "text/event-stream") {
 		return &eventsOutput{ContentType: "text/event-stream", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
@@ -133,7 +132,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 			}
 			defer s.streams.leave(job.Owner)
 			if err := s.send(ctx, w, job, after); err != nil {
-				s.Log.DebugContext(ctx, "a stream ended early", "request", requestID(ctx), "err", err)
+				s.Log.DebugContext(ctx, "stream ended early", "request", requestID(ctx), "err", err)
 			}
 		}}, nil
 	}
@@ -150,28 +149,29 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	return &eventsOutput{ContentType: "application/json", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
 		hctx.SetStatus(http.StatusOK)
 		if err := huma.DefaultJSONFormat.Marshal(hctx.BodyWriter(), list); err != nil {
-			s.Log.DebugContext(ctx, "could not write events", "request", requestID(ctx), "err", err)
+			s.Log.DebugContext(ctx, "events not written", "request", requestID(ctx), "err", err)
 		}
 	}}, nil
 }
 
-// streams counts those that are open.
+// streams counts the open streams.
 type streams struct {
 	mu  sync.Mutex
 	of  map[uuid.UUID]int // by account
 	all int
 }
 
-// enter counts one more, unless that is one too many. Who entered has to leave.
+// enter counts a stream that opens, or returns a problem if there are too many. After
+// each nil the caller has to call leave.
 func (s *streams) enter(account uuid.UUID, most, mostOfAll int) *Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case most > 0 && s.of[account] >= most:
 		return newProblem(http.StatusTooManyRequests, "too_many_streams",
-			fmt.Sprintf("your account follows %d jobs at once already, as many as it may: wait until one has ended, or close a stream", most)).retryAfter(jobsWait)
+			fmt.Sprintf("your account has %d open streams, the limit: wait until one has ended, or close one", most)).retryAfter(jobsWait)
 	case mostOfAll > 0 && s.all >= mostOfAll:
-		return newProblem(http.StatusServiceUnavailable, "streams_full", "as many streams are open as the service has room for: try again later").retryAfter(jobsWait)
+		return newProblem(http.StatusServiceUnavailable, "streams_full", "the service has no room for another stream: try again later").retryAfter(jobsWait)
 	}
 	if s.of == nil {
 		s.of = map[uuid.UUID]int{}
@@ -190,18 +190,18 @@ func (s *streams) leave(account uuid.UUID) {
 	}
 }
 
-// send follows a job as server-sent events until it has ended, the client has
-// left, its session has ended or its access token expired: what it is good for
-// ends with it, and the client resumes with the next one. (huma/sse would need a Go type for each event and a fixed media
-// type for the operation.)
+// send streams a job's events until the job or the session has ended, the client has
+// left, the access token has expired or the service stops. In the last two cases it
+// tells the client when to resume. (huma/sse would need a Go type for each event and a
+// fixed media type for the operation.)
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
 	w.WriteHeader(http.StatusOK)
 	if err := control.Flush(); err != nil {
 		return err
 	}
-	// A deadline is for one write: over HTTP/2 one that passes while nothing is
-	// written ends the stream as well.
+	// Each write has its own deadline. Over HTTP/2, a deadline that passes between two
+	// writes would end the stream.
 	if err := control.SetWriteDeadline(time.Time{}); err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, s.timeouts.beat) {
 		if cause := context.Cause(ctx); errors.Is(cause, errStopping) || errors.Is(cause, errExpired) {
-			retry := retryMin + rand.N(retrySpread) //nolint:gosec // it spreads clients and hides nothing
+			retry := retryMin + rand.N(retrySpread) //nolint:gosec // it spreads clients and protects nothing
 			return write(fmt.Appendf(nil, "retry: %d\n\n", retry.Milliseconds()))
 		}
 		if err != nil {
@@ -256,7 +256,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	return nil
 }
 
-// ends reports whether a fact is the last of its job.
+// ends reports whether a fact is the last one of its job.
 func ends(f events.Fact) bool {
 	switch f := f.(type) {
 	case events.JobCompleted, events.JobCancelled:
@@ -267,8 +267,8 @@ func ends(f events.Fact) bool {
 	return false
 }
 
-// eventBody returns an event as the JSON that EventBody describes: version,
-// type and time, and the members of the fact beside them.
+// eventBody returns an event as the JSON that EventBody describes: its version, type
+// and time, followed by the members of its fact.
 func eventBody(e events.Event) (json.RawMessage, error) {
 	head, err := json.Marshal(struct {
 		Version int       `json:"version"`

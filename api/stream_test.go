@@ -26,17 +26,21 @@ import (
 	"colophon/test/apitest"
 )
 
+// quick has timeouts in the proportions of the production ones: a slow reader takes
+// less than a write may take, and a silence more.
+var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
+
 // streamed is a server of one job's stream.
 type streamed struct {
 	store *events.Store
 	job   events.Job
 	url   string
-	ended chan string // who a stream has ended for
+	ended chan string // receives the path of each stream that has ended
 
 	handler http.Handler
 	stop    context.CancelFunc
 
-	caller auth.Identity // of those who open it from now on
+	caller auth.Identity // of the streams that are opened from now on
 }
 
 func newStreamed(t *testing.T) *streamed {
@@ -67,7 +71,7 @@ func newStreamed(t *testing.T) *streamed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServer(Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log})
+	s, err := newServer(Options{Store: f.store, Auth: accounts, Stopping: stopping, Log: log, timeouts: quick})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +98,7 @@ func (f *streamed) put(t *testing.T, facts ...events.Fact) {
 	}
 }
 
-// open asks for the stream.
+// open opens the stream.
 func (f *streamed) open(t *testing.T, path string) io.Reader {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
@@ -128,9 +132,10 @@ func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io
 	}
 }
 
-// TestAClientThatStopsReadingIsDropped streams to one client that reads all the
-// time, one that reads a little now and then, and one that stops.
-func TestAClientThatStopsReadingIsDropped(t *testing.T) {
+// TestStalledClientIsDropped streams to a fast client, a slow one and one that stops
+// reading. Only the last is dropped, and the others do not wait for it.
+func TestStalledClientIsDropped(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(*testing.T, *streamed) func(*testing.T, string) io.Reader{
 		"plain":  func(_ *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.open },
 		"TLS":    func(t *testing.T, f *streamed) func(*testing.T, string) io.Reader { return f.overTLS(t, false) },
@@ -145,7 +150,7 @@ func TestAClientThatStopsReadingIsDropped(t *testing.T) {
 }
 
 func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Reader) {
-	// What the transport reads ahead of its user is little beside what is sent.
+	// The transport reads ahead only a little of what is sent.
 	stalled := bufio.NewReaderSize(open(t, "/stalled"), 16)
 	if _, err := stalled.ReadByte(); err != nil {
 		t.Fatal(err)
@@ -167,9 +172,9 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 		}()
 		return lines
 	}
-	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 50*time.Millisecond)
+	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 12*time.Millisecond)
 	const many = 120
-	text := strings.Repeat("x", 64<<10) // all of it is more than sockets hold
+	text := strings.Repeat("x", 64<<10) // together more than the sockets hold
 	for range many {
 		f.put(t, events.JobAdvanced{Tokens: []int{1}, Text: text})
 	}
@@ -185,16 +190,16 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 		}
 	}
 	hear(fast, "job.advanced", many)
-	t.Logf("the fast one has all %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > productionTimeouts.write {
-		t.Errorf("the fast one waited for the one that has stopped: %s", took)
+	t.Logf("the fast client has all events %s after the last one", time.Since(begin))
+	if took := time.Since(begin); took > quick.write {
+		t.Errorf("the fast client waited for the stalled one: %s", took)
 	}
 	if who := <-f.ended; who != "/stalled" {
 		t.Fatalf("the stream of %s ended first", who)
 	}
-	t.Logf("the one that stopped is gone %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time
-		t.Errorf("the one that stopped is gone after %s", took)
+	t.Logf("the stalled client is dropped %s after the last event", time.Since(begin))
+	if took := time.Since(begin); took > 10*time.Second { // 3 on an idle machine
+		t.Errorf("the stalled client is dropped after %s", took)
 	}
 	hear(slow, "job.advanced", many)
 	hear(slow, "beat", 1)
@@ -204,23 +209,23 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 	hear(fast, "job.completed", 1)
 }
 
-// TestAStreamEndsWithTheService looks at what a client is told, and that it can
-// still be told apart from the job's end.
-func TestAStreamEndsWithTheService(t *testing.T) {
+// TestStoppingServiceEndsStreams checks that the client is told when to resume, and can
+// tell the end of the stream from the end of the job.
+func TestStoppingServiceEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
 	f.tellsToComeBack(t, f.stop)
 }
 
-// TestAStreamEndsWithItsAccessToken looks at the same where the access token
-// expires before the job has ended.
-func TestAStreamEndsWithItsAccessToken(t *testing.T) {
+// TestExpiredAccessTokenEndsStreams checks the same for an access token that expires
+// before the job has ended.
+func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
 	f.caller.Expires = time.Now().Add(300 * time.Millisecond)
 	f.tellsToComeBack(t, func() {})
 	if now := time.Now(); now.Before(f.caller.Expires) {
-		t.Error("it has ended too early")
+		t.Error("the stream ended before the access token expired")
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// streaming opens a stream, reads its first message, and returns what closes it.
+// streaming opens a stream, reads its first message, and returns a function that closes
+// it.
 func streaming(t *testing.T, c apitest.Client, id string) context.CancelFunc {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -23,10 +24,12 @@ func streaming(t *testing.T, c apitest.Client, id string) context.CancelFunc {
 	return cancel
 }
 
-// TestStreamsAreBounded opens more than one account may have, and more than all may.
+// TestStreamsAreBounded opens more streams than one account may have, and more than all
+// accounts may have.
 //
 // security: API4:2023
 func TestStreamsAreBounded(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.Submit(prompt)
 	c := f.another(t, func(o *api.Options) { o.MaxStreams, o.MaxAllStreams = 2, 3 })
@@ -44,12 +47,12 @@ func TestStreamsAreBounded(t *testing.T) {
 	leave := streaming(t, c, id)
 	streaming(t, c, id)
 	refused(c, id, 429, "too_many_streams")
-	c.Do("GET", "/jobs/"+id+"/events", "").Must(t, 200) // as JSON it is no stream
+	c.Do("GET", "/jobs/"+id+"/events", "").Must(t, 200) // JSON is not a stream
 	c.Do("HEAD", "/jobs/"+id+"/events", "", "Accept", "text/event-stream").Must(t, 200)
 	leaveOther := streaming(t, o, others)
 	refused(o, others, 503, "streams_full")
 	refused(c, id, 429, "too_many_streams")
-	// Who leaves makes room, for himself and for others.
+	// A closed stream makes room, for the account and for others.
 	reopen := func(c apitest.Client, id string) {
 		t.Helper()
 		for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
@@ -73,19 +76,20 @@ func TestStreamsAreBounded(t *testing.T) {
 	leaveOther()
 	reopen(c, id)
 	refused(c, id, 429, "too_many_streams")
-	// So does the job's end.
+	// The end of a job makes room too.
 	f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	next := f.Submit(prompt)
 	reopen(c, next)
 }
 
-// TestHeadOfAStream asks for the head alone, which ends at once and spends no ticket.
-func TestHeadOfAStream(t *testing.T) {
+// TestHeadOpensNoStream checks that a HEAD request ends at once and spends no ticket.
+func TestHeadOpensNoStream(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.Submit(prompt)
 	path := "/jobs/" + id + "/events"
 	c := f.another(t, func(*api.Options) {})
-	// Over HTTP/2 the client would reset a stream that goes on.
+	// Over HTTP/2 the client would reset a stream that does not end.
 	c.Transport.(*http.Transport).ForceAttemptHTTP2, c.Transport.(*http.Transport).TLSClientConfig.NextProtos = false, []string{"http/1.1"}
 	a := c.Do("HEAD", path, "", "Accept", "text/event-stream").Must(t, 200)
 	if a.Header.Get("Content-Type") != "text/event-stream" || a.Header.Get("X-Accel-Buffering") != "no" {
@@ -93,7 +97,7 @@ func TestHeadOfAStream(t *testing.T) {
 	}
 	for begin := time.Now(); !strings.Contains(f.log.String(), `route="GET /jobs/{id}/events" status=200`); time.Sleep(10 * time.Millisecond) {
 		if time.Since(begin) > time.Minute {
-			t.Fatal("it goes on")
+			t.Fatal("the request does not end")
 		}
 	}
 	var ticket struct{ URL string }
@@ -107,9 +111,10 @@ func TestHeadOfAStream(t *testing.T) {
 	}
 }
 
-// TestAStreamFromBeyondTheEnd resumes after versions that there are not yet: the
-// stream ends with the job all the same.
-func TestAStreamFromBeyondTheEnd(t *testing.T) {
+// TestStreamFromBeyondTheEndEnds resumes after versions that do not exist yet: the
+// stream still ends with the job.
+func TestStreamFromBeyondTheEndEnds(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	for what, from := range map[string]func(string) (string, []string){
 		"after":         func(path string) (string, []string) { return path + "?after=1000", nil },
@@ -130,9 +135,9 @@ func TestAStreamFromBeyondTheEnd(t *testing.T) {
 				last = m
 			}
 			if last.Event != "job.cancelled" {
-				t.Errorf("it ends with %+v", last)
+				t.Errorf("the stream ends with %+v", last)
 			}
-			// Of a job that has ended there is nothing more.
+			// An ended job has no further events.
 			for m, err := range f.Stream(ctx, path, headers...) {
 				t.Errorf("%+v, %v", m, err)
 			}

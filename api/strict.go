@@ -11,12 +11,13 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// uuidForm is how ids are written; Huma and uuid.Parse know other ways as well,
-// and two spellings of one id are one too many.
+// uuidForm is the pattern of ids. Huma and uuid.Parse accept other spellings too, but
+// an id has one.
 const uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 
-// strict makes the description of an operation and what Huma accepts the same:
-// ids in parameters have one form, none is empty in a query, and a member that is not required may be null.
+// strict makes an operation's description agree with what Huma accepts: ids in
+// parameters have one spelling, texts in a query are not empty, and a member that is
+// not required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {
@@ -85,11 +86,11 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// integerForm is how integers are written, as in JSON: strconv takes +1 and 01 as well.
+// integerForm is the pattern of integers, as in JSON. strconv accepts +1 and 01 too.
 var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
 
-// exact refuses parameters that Huma passes over: those of a query that cannot be
-// read, that are given twice, without a value, or in a form of Go's own.
+// exact refuses parameters that Huma ignores or accepts: those of a malformed query,
+// repeated ones, empty ones, and integers in spellings that only Go knows.
 func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	at := ctx.URL()
 	query, err := url.ParseQuery(at.RawQuery)
@@ -105,7 +106,7 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 		case "query":
 			given = query[p.Name]
 		case "header":
-			if p.Schema.Type != huma.TypeString { // texts may be lists, and go on in another line
+			if p.Schema.Type != huma.TypeString { // texts may be lists over several lines
 				given = headers[http.CanonicalHeaderKey(p.Name)]
 			}
 		}

@@ -16,9 +16,9 @@ const ticketScheme = "ticket"
 
 type ticketOutput struct {
 	Body struct {
-		Ticket    string `json:"ticket" doc:"Good for opening the stream once."`
-		ExpiresIn int    `json:"expires_in" doc:"Seconds within which to do that."`
-		URL       string `json:"url" doc:"What to give to EventSource, relative to the service."`
+		Ticket    string `json:"ticket" doc:"Opens the stream once."`
+		ExpiresIn int    `json:"expires_in" doc:"Seconds until the ticket expires."`
+		URL       string `json:"url" doc:"The URL for EventSource, relative to the service."`
 	}
 }
 
@@ -26,12 +26,12 @@ func (s *server) tickets() {
 	register(s, huma.Operation{
 		OperationID: "job-ticket", Method: http.MethodPost, Path: "/jobs/{id}/ticket", Tags: []string{"jobs"},
 		Summary: "Get a ticket to follow a job without headers",
-		Description: "For EventSource, which cannot send an access token: new EventSource(url) with the url of the answer. A ticket opens the events of this job, as text/event-stream, " +
-			"once, within 30 seconds, at whichever replica; the stream then lasts as long as one that the access token had opened. " +
-			"EventSource tries the same URL again after a cut, which the service answers with 401, and it gives up with an error event: " +
-			"then get another ticket and open its url with &after= and the lastEventId of the last message. " +
-			"A session has 32 unused tickets at most; another one takes the place of the oldest. " +
-			"Presenting one counts under the anonymous limit of the address.",
+		Description: "For EventSource, which cannot send an access token: call new EventSource(url) with the url of the answer. A ticket opens the events of this job as text/event-stream, " +
+			"once, within 30 seconds, at any replica. The stream lasts as long as one that was opened with the access token. " +
+			"When a stream breaks off, EventSource tries the same URL again, gets 401 and gives up with an error event. " +
+			"Then get another ticket and open its url with &after= and the lastEventId of the last message. " +
+			"A session has at most 32 unused tickets; a further one replaces the oldest. " +
+			"A request with a ticket counts under the anonymous limit of its network.",
 		Security: private(),
 		Errors:   []int{http.StatusNotFound},
 	}, s.ticket)
@@ -53,16 +53,16 @@ func (s *server) ticket(ctx context.Context, in *jobInput) (*ticketOutput, error
 	return out, nil
 }
 
-// ticketParam is where a ticket is sent.
+// ticketParam is the query parameter of a ticket.
 const ticketParam = "ticket"
 
-// eventsPath is what a ticket for a job opens.
+// eventsPath is the path that a ticket for a job opens.
 func eventsPath(job uuid.UUID) string { return jobPath(job) + "/events" }
 
-// ticketOf returns the ticket that a request for an operation that takes
-// tickets has, and the path that it has to be for.
+// ticketOf returns the ticket of a request, and the path that the ticket has to be
+// for. It reports false if there is none, or if the operation takes no tickets.
 func ticketOf(ctx huma.Context) (ticket, path string, ok bool) {
-	// What asks for a head alone opens no stream.
+	// A HEAD request opens no stream.
 	if ticket = ctx.Query(ticketParam); ticket == "" || ctx.Method() == http.MethodHead || !accepts(ctx.Header("Accept"), "text/event-stream") {
 		return "", "", false
 	}

@@ -10,7 +10,8 @@ import (
 	"colophon/test/apitest"
 )
 
-func TestPublishedKeys(t *testing.T) {
+func TestPublishedKeysHaveNoPrivatePart(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.Access = ""
 	a := f.Do("GET", "/.well-known/jwks.json", "").Must(t, 200)
@@ -22,7 +23,7 @@ func TestPublishedKeys(t *testing.T) {
 	delete(set.Keys[0], "kid")
 	delete(set.Keys[0], "x")
 	if diff := cmp.Diff(map[string]string{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}, set.Keys[0]); diff != "" {
-		t.Error(diff) // a private part among others
+		t.Error(diff) // for example a private part
 	}
 	if a.Header.Get("Cache-Control") != "public, max-age=60" || a.Header.Get("Content-Type") != "application/json" || a.Header.Get("ETag") == "" {
 		t.Errorf("%v", a.Header)
@@ -34,7 +35,8 @@ func TestPublishedKeys(t *testing.T) {
 }
 
 // security: ASVS 7.4.1, ASVS 10.4.9
-func TestSigningOut(t *testing.T) {
+func TestRevokingATokenEndsItsSession(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	revoke := func(values url.Values) apitest.Answer {
 		t.Helper()
@@ -49,7 +51,7 @@ func TestSigningOut(t *testing.T) {
 		if hint != "" {
 			values.Set("token_type_hint", hint)
 		}
-		for range 2 { // it is the same whether there is something to end
+		for range 2 { // the answer does not depend on whether there is a session to end
 			if a := revoke(values).Must(t, 200); len(a.Body) > 0 {
 				t.Errorf("%s: %s", what, a.Body)
 			}
@@ -69,9 +71,10 @@ func TestSigningOut(t *testing.T) {
 	f.Do("GET", "/history", "").Must(t, 200) // another session
 }
 
-// TestFormsTakeWhatNobodyKnows sends to OAuth2's endpoints what is not
-// recognised there, which RFC 6749 (3.2) wants to be ignored.
-func TestFormsTakeWhatNobodyKnows(t *testing.T) {
+// TestFormsIgnoreUnknownFields sends unknown parameters to the OAuth2 endpoints, which
+// have to ignore them (RFC 6749, 3.2).
+func TestFormsIgnoreUnknownFields(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var tokens apitest.Tokens
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "Username", "nobody", "resource", "https://a.example", "", "x").
@@ -81,15 +84,16 @@ func TestFormsTakeWhatNobodyKnows(t *testing.T) {
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "username", "somebody").Refused(t, 400, "invalid_request")
 	f.Form("/revoke", "token", tokens.Refresh, "extra", "1", "Token", "x").Must(t, 200)
 	f.As(tokens.Access).Do("GET", "/history", "").Refused(t, 401, "invalid_access_token")
-	// Without a media type a body is what the operation takes, and no JSON.
+	// A body without a media type has the one that the operation accepts, not JSON.
 	f.Do("POST", "/token", "username=somebody&password=a+long+sentence", "Content-Type", "").Must(t, 200)
 	f.Do("POST", "/token", `{"username":"somebody","password":"a long sentence"}`, "Content-Type", "").Refused(t, 422, "invalid_request")
 }
 
-// TestTickets follows a job as EventSource does.
+// TestTicketOpensOneStreamOnce follows a job as EventSource does.
 //
 // security: ASVS 14.2.1
-func TestTickets(t *testing.T) {
+func TestTicketOpensOneStreamOnce(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, other := f.Submit(prompt), f.Submit(prompt)
 	path := "/jobs/" + id + "/events"
@@ -112,7 +116,7 @@ func TestTickets(t *testing.T) {
 		return f.Do("GET", path, "", append([]string{"Accept", "text/event-stream", "Authorization", ""}, headers...)...)
 	}
 
-	// One is good for one stream.
+	// A ticket opens one stream.
 	first := ticket()
 	stream := f.As("").Stream(t.Context(), path+"?ticket="+first)
 	for m, err := range stream {
@@ -124,7 +128,7 @@ func TestTickets(t *testing.T) {
 		}
 	}
 	source(path+"?ticket="+first).Refused(t, 401, "invalid_ticket")
-	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // as EventSource comes back
+	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // as EventSource reconnects
 	f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	var last apitest.Message
 	for m, err := range stream {
@@ -135,12 +139,12 @@ func TestTickets(t *testing.T) {
 	if last.Event != "job.cancelled" {
 		t.Fatalf("the stream ends with %+v", last)
 	}
-	// It resumes with another one.
+	// The stream resumes with another ticket.
 	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.HasPrefix(string(a.Body), "id: 2\n") {
 		t.Errorf("%s", a.Body)
 	}
 
-	// And for nothing else.
+	// A ticket opens nothing else.
 	wrong := ticket()
 	source("/jobs/"+other+"/events?ticket="+wrong).Refused(t, 401, "invalid_ticket")
 	source(path+"?ticket="+wrong).Refused(t, 401, "invalid_ticket") // it has been presented
@@ -157,7 +161,7 @@ func TestTickets(t *testing.T) {
 	source(path+"?ticket="+unused, "Authorization", "Bearer nonsense").Refused(t, 401, "invalid_access_token") // one or the other
 	source(path+"?ticket="+unused).Must(t, 200)
 
-	// Who may not read a job gets none for it.
+	// Only the owner of a job gets a ticket for it.
 	own := f.Access
 	_, f.Access = f.user("somebody-else")
 	f.Do("POST", "/jobs/"+id+"/ticket", "").Refused(t, 404, "not_found")
@@ -165,7 +169,7 @@ func TestTickets(t *testing.T) {
 	f.Do("POST", "/jobs/00000000-0000-7000-8000-000000000000/ticket", "").Refused(t, 404, "not_found")
 	f.Do("POST", "/jobs/"+id+"/ticket", "", "Authorization", "").Refused(t, 401, "missing_access_token")
 
-	// It dies with its session.
+	// A ticket ends with its session.
 	mine := f.Access
 	f.Access = f.SignIn("somebody", "a long sentence").Access
 	late := ticket()
@@ -175,14 +179,14 @@ func TestTickets(t *testing.T) {
 
 	log := f.log.String()
 	if !strings.Contains(log, "route=\"GET /jobs/{id}/events\"") {
-		t.Errorf("not the log: %.500s", log)
+		t.Errorf("the log lacks the requests: %.500s", log)
 	}
 	for _, secret := range append(issued, f.Access, "?ticket", "ticket=") {
 		if strings.Contains(log, secret) {
 			t.Errorf("%.10s... is in the log", secret)
 		}
 	}
-	// The description says so.
+	// The description names the one operation that accepts tickets.
 	var spec struct {
 		Paths map[string]map[string]struct {
 			Security []map[string][]string
@@ -193,7 +197,7 @@ func TestTickets(t *testing.T) {
 		for method, op := range operations {
 			for _, scheme := range op.Security {
 				if _, ok := scheme["ticket"]; ok != (path == "/jobs/{id}/events") && ok {
-					t.Errorf("%s %s takes tickets", method, path)
+					t.Errorf("%s %s accepts tickets", method, path)
 				}
 			}
 		}

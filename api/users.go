@@ -15,17 +15,15 @@ import (
 	"colophon/internal/auth"
 )
 
-// rolesName is the metadata under which an operation names the roles that it is
-// for; the description has them as x-role. Without, it is for everybody who may
-// call it at all.
+// rolesName is the metadata key of the roles that may call an operation. The
+// description has them as x-role. Without it, every role may.
 const rolesName = "roles"
 
 // only returns the metadata of an operation for some roles.
 func only(roles ...auth.Role) map[string]any { return map[string]any{rolesName: roles} }
 
-// authorize lets only callers with a role that the operation is for reach it.
-// The role is the one that the account has now, whatever it had when the access
-// token was made.
+// authorize refuses callers whose role may not call the operation. The role is the one
+// that the account has now, and not when its access token was made.
 func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 	roles, ok := ctx.Operation().Metadata[rolesName].([]auth.Role)
 	if !ok {
@@ -44,12 +42,12 @@ func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 }
 
 type usersInput struct {
-	After uuid.UUID `query:"after" format:"uuid" doc:"Only accounts made after this one; the Link header has it ready."`
-	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many accounts at the most."`
+	After uuid.UUID `query:"after" format:"uuid" doc:"Only accounts that were created after this one. The Link header of a page has the value for the next one."`
+	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"The largest number of accounts in the answer."`
 }
 
 type usersOutput struct {
-	Link string `header:"Link" doc:"The next page, as rel=next (RFC 8288), if there may be one."`
+	Link string `header:"Link" doc:"The next page as rel=next (RFC 8288), if this page is full."`
 	Body []Account
 }
 
@@ -59,40 +57,40 @@ type userInput struct {
 
 type userEventsInput struct {
 	ID    uuid.UUID `path:"id" format:"uuid" doc:"The account's id."`
-	After int       `query:"after" minimum:"0" maximum:"2147483647" doc:"Only events after this version; the Link header has it ready."`
-	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"How many events at the most."`
+	After int       `query:"after" minimum:"0" maximum:"2147483647" doc:"Only events after this version. The Link header of a page has the value for the next one."`
+	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"The largest number of events in the answer."`
 }
 
 type userEventsOutput struct {
-	Link string `header:"Link" doc:"The next page, as rel=next (RFC 8288), if there may be one."`
+	Link string `header:"Link" doc:"The next page as rel=next (RFC 8288), if this page is full."`
 	Body []AccountEvent
 }
 
-// AccountEvent is one thing that happened to an account. Which of the members
-// from username on are there depends on the type.
+// AccountEvent is an event of an account. Its type decides which members from username
+// on are present.
 type AccountEvent struct {
-	Version int       `json:"version" minimum:"1" doc:"Place among the account's events."`
+	Version int       `json:"version" minimum:"1" doc:"The position of the event in the account's stream, from 1."`
 	Type    string    `json:"type" example:"account.signed_in" doc:"account.registered, account.signed_in, account.sign_in_failed, account.signed_out, account.signed_out_everywhere, account.token_reuse_detected, account.password_changed, account.role_changed, account.disabled, account.enabled or account.erased."`
 	At      time.Time `json:"at"`
 
 	Username string     `json:"username,omitempty" doc:"account.registered, unless the account has been erased."`
-	Session  *uuid.UUID `json:"session,omitempty" format:"uuid" doc:"account.signed_in, account.signed_out, account.token_reuse_detected: the session. account.password_changed: the one that was not ended, if the owner changed it."`
-	Role     string     `json:"role,omitempty" doc:"account.role_changed: the role from then on."`
-	By       string     `json:"by,omitempty" doc:"account.role_changed, account.disabled, account.enabled, and account.signed_out_everywhere, account.password_changed and account.erased unless it was the owner: the id of the administrator's account, or command for the command line."`
+	Session  *uuid.UUID `json:"session,omitempty" format:"uuid" doc:"account.signed_in, account.signed_out, account.token_reuse_detected: the session. account.password_changed: the session that goes on, if the owner changed the password."`
+	Role     string     `json:"role,omitempty" doc:"account.role_changed: the new role."`
+	By       string     `json:"by,omitempty" doc:"Who changed the account: the id of the administrator's account, or command for the command line. With account.role_changed, account.disabled and account.enabled, and, unless the owner did it, with account.signed_out_everywhere, account.password_changed and account.erased."`
 }
 
-// users has the operations on other people's accounts.
+// users registers the operations on other accounts.
 func (s *server) users() {
 	register(s, huma.Operation{
 		OperationID: "list-users", Method: http.MethodGet, Path: "/users", Tags: []string{"administration"},
-		Summary:  "List the accounts in the order in which they were made",
+		Summary:  "List the accounts in the order in which they were created",
 		Security: private(),
 		Metadata: only(auth.Auditor, auth.Admin),
 	}, s.listUsers)
 	register(s, huma.Operation{
 		OperationID: "user-events", Method: http.MethodGet, Path: "/users/{id}/events", Tags: []string{"administration"},
-		Summary:     "Read what happened to an account",
-		Description: "Sign-ins, failed ones, changes. Not its jobs, of which only its owner can read anything.",
+		Summary:     "Read the events of an account",
+		Description: "Sign-ins, failed sign-ins and changes. Only the owner can read the account's jobs.",
 		Security:    private(),
 		Metadata:    only(auth.Auditor, auth.Admin),
 		Errors:      []int{http.StatusNotFound},
@@ -100,7 +98,7 @@ func (s *server) users() {
 	register(s, huma.Operation{
 		OperationID: "disable-user", Method: http.MethodPost, Path: "/users/{id}/disable", Tags: []string{"administration"},
 		Summary:     "Disable an account",
-		Description: "Ends its sessions, and nobody can sign in from then on. Its jobs go on. An account that is disabled stays as it is.",
+		Description: "Ends its sessions and prevents sign-ins. Its jobs go on. Disabling a disabled account changes nothing.",
 		Security:    private(),
 		Metadata:    only(auth.Admin),
 		Errors:      []int{http.StatusNotFound, http.StatusConflict},
@@ -114,7 +112,7 @@ func (s *server) users() {
 	register(s, huma.Operation{
 		OperationID: "enable-user", Method: http.MethodPost, Path: "/users/{id}/enable", Tags: []string{"administration"},
 		Summary:     "Enable an account",
-		Description: "Whoever has its password can sign in again. An account that is enabled stays as it is; one that has been erased cannot be.",
+		Description: "Signing in is possible again. Enabling an enabled account changes nothing. An erased account cannot be enabled.",
 		Security:    private(),
 		Metadata:    only(auth.Admin),
 		Errors:      []int{http.StatusNotFound, http.StatusConflict},

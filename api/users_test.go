@@ -17,7 +17,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// token asks for tokens.
+// token signs in.
 func (f *fixture) token(name, password string) apitest.Answer {
 	f.T.Helper()
 	return f.Form("/token", "username", name, "password", password)
@@ -31,10 +31,12 @@ type account struct {
 	ErasedAt   *string `json:"erased_at"`
 }
 
-// TestWhoMayDoWhat asks with every role, and with a role that changes meanwhile.
+// TestRolesDecideWhoMayCall calls operations with every role, and with a role that
+// changes meanwhile.
 //
 // security: ASVS 8.2.1, ASVS 8.2.3, API5:2023
-func TestWhoMayDoWhat(t *testing.T) {
+func TestRolesDecideWhoMayCall(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	accounts := f.accounts()
 	access := map[auth.Role]string{auth.User: f.Access}
@@ -93,10 +95,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 	f.As(access[auth.Auditor]).Do("GET", "/users/me", "").Must(t, 401)
 }
 
-// TestTheDescriptionNamesRoles keeps what is said of an operation what is asked of its callers.
+// TestDescriptionNamesRoles compares the roles in the description with those that the
+// operations require.
 //
 // security: ASVS 8.1.1
-func TestTheDescriptionNamesRoles(t *testing.T) {
+func TestDescriptionNamesRoles(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var description struct {
 		Paths map[string]map[string]struct {
@@ -112,7 +116,7 @@ func TestTheDescriptionNamesRoles(t *testing.T) {
 				got[strings.ToUpper(method)+" "+path] = strings.Join(op.Role, " ")
 			}
 			if _, forbidden := op.Responses["403"]; len(op.Role) > 0 && !forbidden {
-				t.Errorf("%s %s does not say 403", method, path)
+				t.Errorf("%s %s does not document 403", method, path)
 			}
 		}
 	}
@@ -129,7 +133,8 @@ func TestTheDescriptionNamesRoles(t *testing.T) {
 }
 
 // security: ASVS 7.4.2, ASVS 7.4.5, ASVS 8.3.2
-func TestDisablingOverHTTP(t *testing.T) {
+func TestDisabledAccountCannotSignIn(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, access := f.user("the-admin")
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Admin); err != nil {
@@ -157,8 +162,9 @@ func TestDisablingOverHTTP(t *testing.T) {
 	admin.Do("POST", "/users/somebody/disable", "").Must(t, 422)
 }
 
-// TestPagesOfAccountsAndTheirEvents follows the links.
-func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
+// TestPagesOfAccountsAndEvents follows the Link headers.
+func TestPagesOfAccountsAndEvents(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id, access := f.user("the-auditor")
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Auditor); err != nil {
@@ -210,7 +216,8 @@ func TestPagesOfAccountsAndTheirEvents(t *testing.T) {
 }
 
 // security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3, ASVS 7.5.1
-func TestChangingThePasswordOverHTTP(t *testing.T) {
+func TestPasswordChangeChecksBothPasswords(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const path = "/users/me/password"
 	f.As("").Do("PUT", path, `{"current_password":"a long sentence","new_password":"another sentence"}`).Must(t, 401)
@@ -243,7 +250,8 @@ func TestChangingThePasswordOverHTTP(t *testing.T) {
 }
 
 // security: ASVS 7.5.2
-func TestSigningOutEverywhereOverHTTP(t *testing.T) {
+func TestSigningOutEverywhereEndsAllSessions(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	tokens := f.SignIn("somebody", "a long sentence")
 	f.Do("DELETE", "/users/me/sessions", "").Must(t, 204)
@@ -251,10 +259,12 @@ func TestSigningOutEverywhereOverHTTP(t *testing.T) {
 	f.token("somebody", "a long sentence").Must(t, 200)
 }
 
-// TestAnErasedAccountIsGone looks for what is left, with an access token of before.
+// TestErasedAccountIsGone searches for remains of an erased account, also with an
+// access token from before the erasure.
 //
 // security: ASVS 7.4.2, ASVS 7.5.1
-func TestAnErasedAccountIsGone(t *testing.T) {
+func TestErasedAccountIsGone(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	first := f.Submit(prompt)
 	var keyed job
@@ -273,7 +283,7 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 	}
 	var key []byte
 	if err := f.db.Owner.QueryRow(t.Context(), `select wrapped from owner_keys where owner = $1`, f.owner).Scan(&key); err != nil || key != nil {
-		t.Errorf("the key is there still: %v", err)
+		t.Errorf("the key still exists: %v", err)
 	}
 	for _, path := range []string{"/users/me", "/jobs/" + first, "/jobs/" + first + "/events", "/history"} {
 		f.Do("GET", path, "").Refused(t, 401, "invalid_access_token")
@@ -312,16 +322,18 @@ func TestAnErasedAccountIsGone(t *testing.T) {
 	admin.Do("POST", "/users/"+f.owner.String()+"/enable", "").Refused(t, 409, "account_erased")
 }
 
-// TestGuessingOverHTTP guesses at a name that there is and at one that there is not.
+// TestGuessingIsThrottledForEveryName guesses passwords of a name that exists and of
+// one that does not.
 //
 // security: ASVS 6.3.1, API2:2023, API6:2023
-func TestGuessingOverHTTP(t *testing.T) {
+func TestGuessingIsThrottledForEveryName(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var refused []string
 	for _, name := range []string{"somebody", "nobody-at-all"} {
 		guesses := 0
 		a := f.token(name, "a long guess")
-		// The first waits are short, and over on a slow machine before the next guess.
+		// On a slow machine, the first short waits end before the next guess.
 		for ; a.Status == http.StatusUnauthorized && guesses < 20; guesses++ {
 			a.Refused(t, 401, "invalid_credentials")
 			a = f.token(name, "a long guess")
@@ -338,6 +350,6 @@ func TestGuessingOverHTTP(t *testing.T) {
 		refused = append(refused, p.Title+strings.TrimRight(p.Detail, "0123456789 s"))
 	}
 	if refused[0] != refused[1] {
-		t.Errorf("%q tells that there is such a name, %q that there is not", refused[0], refused[1])
+		t.Errorf("%q for a name that exists differs from %q for one that does not", refused[0], refused[1])
 	}
 }

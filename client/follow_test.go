@@ -324,6 +324,14 @@ func TestFollowIsBounded(t *testing.T) {
 		if err != nil || len(got) != 4 {
 			t.Errorf("%v, %v", got, err)
 		}
+		// With one try, a stream that was cut is an error, and one that ends with
+		// retry is not.
+		s = newService(t)
+		s.answers("GET /jobs/j/events", sse(strings.TrimSuffix(stream(0), stream(2))+"retry: 500\n\n"), sse(strings.TrimSuffix(stream(2), stream(3))))
+		got, err = follow(t.Context(), s.client(Options{Tries: 1}), 0)
+		if !errors.Is(err, errCut) || !slices.Equal(got, []int{1, 2, 3}) {
+			t.Errorf("%v, %v", got, err)
+		}
 	})
 }
 

@@ -47,6 +47,7 @@ func Messages(r io.Reader) iter.Seq2[Message, error] {
 type messageReader struct {
 	r     *bufio.Reader
 	line  []byte // the last line, without its end
+	data  []byte // the data lines of the message so far
 	start bool   // no line has been read
 	cr    bool   // the last line ended with CR: an LF that follows belongs to it
 }
@@ -55,7 +56,7 @@ type messageReader struct {
 // two messages.
 func (s *messageReader) message() (Message, error) {
 	var m Message
-	var data []byte
+	s.data = s.data[:0]
 	hasData := false
 	for first := true; ; first = false {
 		if err := s.readLine(); err != nil {
@@ -65,7 +66,7 @@ func (s *messageReader) message() (Message, error) {
 			return Message{}, err
 		}
 		if len(s.line) == 0 {
-			m.Data = string(data)
+			m.Data = string(s.data)
 			return m, nil
 		}
 		name, value, _ := bytes.Cut(s.line, []byte(":"))
@@ -78,13 +79,13 @@ func (s *messageReader) message() (Message, error) {
 		case "event":
 			m.Event = string(value)
 		case "data":
-			if len(data)+len(value) >= maxMessage {
+			if len(s.data)+len(value) >= maxMessage {
 				return Message{}, errMessageTooLong
 			}
 			if hasData {
-				data = append(data, '\n')
+				s.data = append(s.data, '\n')
 			}
-			data, hasData = append(data, value...), true
+			s.data, hasData = append(s.data, value...), true
 		case "retry":
 			if isDigits(value) {
 				m.Retry = string(value)

@@ -66,8 +66,10 @@ type session struct {
 // renewable reports whether there is something to get new tokens with.
 func (s session) renewable() bool { return s.tokens.Refresh != "" || s.password != "" }
 
-// A renewal is a request for new tokens, which all calls that need them share.
+// A renewal is a request for new tokens of a session, which all calls of the
+// session share.
 type renewal struct {
+	of   session
 	done chan struct{} // closed at its end
 	err  error
 }
@@ -93,10 +95,10 @@ func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 		return c.session.tokens.Access, nil
 	}
 	r := c.renewal
-	if r == nil {
-		r = &renewal{done: make(chan struct{})}
+	if r == nil || r.of != c.session {
+		r = &renewal{of: c.session, done: make(chan struct{})}
 		c.renewal = r
-		go c.run(context.WithoutCancel(ctx), r, c.session)
+		go c.run(context.WithoutCancel(ctx), r)
 	}
 	c.mu.Unlock()
 	select {
@@ -107,16 +109,19 @@ func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	}
 }
 
-// run gets new tokens for a session, in one try for each way. The calls that
-// wait for it are the ones that try again.
-func (c *Client) run(ctx context.Context, r *renewal, of session) {
-	tokens, err := c.newTokens(ctx, of)
+// run gets new tokens, in one try for each way. The calls that wait for it are
+// the ones that try again.
+func (c *Client) run(ctx context.Context, r *renewal) {
+	tokens, err := c.newTokens(ctx, r.of)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && c.session == of { // nobody has signed in meanwhile
+	if err == nil && c.session == r.of { // the user is still the same
 		c.session.tokens = tokens
 	}
-	r.err, c.renewal = err, nil
+	if c.renewal == r {
+		c.renewal = nil
+	}
+	r.err = err
 	close(r.done)
 }
 

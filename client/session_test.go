@@ -213,29 +213,39 @@ func TestRenewalIsTriedAgain(t *testing.T) {
 }
 
 // TestSignInDuringRenewal signs in as another user while the tokens of the first
-// are renewed: the client is the second user.
+// are renewed: the client is the second user, whose own renewal waits for no
+// other.
 func TestSignInDuringRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
-			if r.FormValue("grant_type") == "refresh_token" {
+			if r.FormValue("refresh_token") == "old" {
 				time.Sleep(time.Second)
 			}
-			fmt.Fprintf(w, `{"access_token":"a of %s","refresh_token":"r"}`, r.FormValue("username"))
+			fmt.Fprintf(w, `{"access_token":"%s %s","refresh_token":"r"}`, r.FormValue("grant_type"), r.FormValue("username"))
 		})
-		s.answers("GET /x", text(""))
+		s.HandleFunc("GET /x", func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "Bearer password isaac" {
+				problem(401, "invalid_access_token")(w, r)
+			}
+		})
 		c := s.client(Options{Tokens: Tokens{Refresh: "old"}})
-		done := make(chan error)
+		first := make(chan error)
 		go func() {
 			_, err := c.Do(t.Context(), &Request{Path: "/x"})
-			done <- err
+			first <- err
 		}()
 		synctest.Wait()
+		begin := time.Now()
 		if err := c.SignIn(t.Context(), "isaac", "opticks-1704"); err != nil {
 			t.Error(err)
 		}
-		if err := <-done; err != nil || c.Tokens().Access != "a of isaac" {
-			t.Errorf("%v, %+v", err, c.Tokens())
+		_, err := c.Do(t.Context(), &Request{Path: "/x"})
+		if took := time.Since(begin); err != nil || took != 0 {
+			t.Errorf("%v after %s", err, took)
+		}
+		if err := <-first; err != nil || c.Tokens() != (Tokens{"refresh_token ", "r"}) || len(s.requests()) != 6 {
+			t.Errorf("%v, %+v after %d requests", err, c.Tokens(), len(s.requests()))
 		}
 	})
 }

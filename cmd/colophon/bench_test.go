@@ -27,6 +27,7 @@ func init() {
 var tinyModel = filepath.Join("..", "..", "model", "gpt2", "testdata", "tiny")
 
 func TestBenchEngineReportsEveryRow(t *testing.T) {
+	t.Parallel()
 	out, progress, err := command(t, "", "bench", "engine", "--model", tinyModel, "--threads", "2", "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)
@@ -131,6 +132,7 @@ func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 }
 
 func TestBenchServiceReportsEveryLoad(t *testing.T) {
+	t.Parallel()
 	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", catalog.BuiltIn, "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)

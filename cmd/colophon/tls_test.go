@@ -17,6 +17,7 @@ import (
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
 	redirect, err := net.Listen("tcp", "127.0.0.1:0")

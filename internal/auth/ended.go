@@ -45,7 +45,7 @@ type endings struct {
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
-	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; the query's own
+	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; for query only
 
 	mu    sync.RWMutex
 	asked time.Time                                           // when the answer was had that counts
@@ -72,7 +72,7 @@ func (e *endings) look(ctx context.Context) error {
 	return err
 }
 
-// query is look for all who wait for the answer.
+// query reads the sessions that have ended since the last query and adds them.
 func (e *endings) query(ctx context.Context) (none struct{}, err error) {
 	began := e.now()
 	horizon, sessions, err := e.news(ctx)

@@ -130,8 +130,8 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		}
 	}
 	// refused checks that the answer says nothing of what is wrong.
-	const want = `{"title":"Unauthorized","status":401,"detail":"the access token is not valid, or no longer: get a new one from POST /token",` +
-		`"instance":"urn:uuid:%s","error":{"message":"the access token is not valid, or no longer: get a new one from POST /token",` +
+	const want = `{"title":"Unauthorized","status":401,"detail":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
+		`"instance":"urn:uuid:%s","error":{"message":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"type":"authentication_error","param":null,"code":"invalid_access_token"}}`
 	refused := func(t *testing.T, token string) {
 		t.Helper()

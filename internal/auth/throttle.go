@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
 	"colophon/internal/vault"
@@ -110,16 +111,22 @@ func (s *Service) attempt(ctx context.Context, name, network string) (attempt, e
 		pace = s.paces.besieged
 	}
 	var allowed bool
-	err = s.pool.QueryRow(ctx, `
-		with counted as (
-			insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
-			on conflict (key) do update set `+another+`
-			where f.began_at <= clock_timestamp() - $2::interval or f.at + sign_in_wait(f.failures, $3, $4, $5) <= clock_timestamp()
-			returning true)
-		select
-			exists (select from counted),
-			coalesce((select at + sign_in_wait(failures, $3, $4, $5) - clock_timestamp() from sign_in_failures where key = $1), '0')`,
-		a.pair, failuresFor, pace.free, pace.first, pace.most).Scan(&allowed, &wait)
+	// A client that leaves meanwhile does not disturb the statement: an attempt that
+	// may have been counted without the service knowing could not be taken back.
+	err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+		defer cancel()
+		return conn.QueryRow(ctx, `
+			with counted as (
+				insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
+				on conflict (key) do update set `+another+`
+				where f.began_at <= clock_timestamp() - $2::interval or f.at + sign_in_wait(f.failures, $3, $4, $5) <= clock_timestamp()
+				returning true)
+			select
+				exists (select from counted),
+				coalesce((select at + sign_in_wait(failures, $3, $4, $5) - clock_timestamp() from sign_in_failures where key = $1), '0')`,
+			a.pair, failuresFor, pace.free, pace.first, pace.most).Scan(&allowed, &wait)
+	})
 	if err != nil {
 		return attempt{}, fmt.Errorf("count a sign-in: %w", err)
 	}

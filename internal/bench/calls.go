@@ -4,19 +4,20 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"colophon/client"
 )
 
 // calls measures calls that need no model, beside an idle engine and beside a
 // busy one.
 func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
-	read := func(method, path string, body any) func(context.Context) error {
+	call := func(r *client.Request) func(context.Context) error {
 		return func(ctx context.Context) error {
-			_, err := b.client.do(ctx, method, path, body)
+			_, err := b.user.Do(ctx, r)
 			return err
 		}
 	}
@@ -26,10 +27,13 @@ func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{fmt.Sprintf("GET /history, %d records", historyRecords), read("GET", "/history?limit="+strconv.Itoa(historyRecords), nil)},
-		{"GET /docs", read("GET", "/docs", nil)},
-		{"POST /token", read("POST", "/token", url.Values{"username": {b.client.name}, "password": {b.client.password}})},
-		{"POST /jobs", read("POST", "/jobs", tiny)},
+		{fmt.Sprintf("GET /history, %d records", historyRecords), call(&client.Request{Path: "/history?limit=" + strconv.Itoa(historyRecords)})},
+		{"GET /docs", call(&client.Request{Path: "/docs"})},
+		{"POST /token", call(tokenRequest())},
+		{"POST /jobs", func(ctx context.Context) error {
+			_, err := b.user.submit(ctx, tiny)
+			return err
+		}},
 	}
 	for _, busy := range []bool{false, true} {
 		for _, call := range calls {

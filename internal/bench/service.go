@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"colophon/client"
 	"colophon/internal/pg"
 	"colophon/model"
 	"colophon/model/gpt2"
@@ -52,7 +53,7 @@ type serviceBench struct {
 	engine   *gpt2.Engine
 	server   *server
 	database string // its URL
-	client   *benchClient
+	user     user
 	prompt   string
 	progress io.Writer
 
@@ -105,7 +106,7 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	if o.Quick {
 		b.lasts, b.burst, b.watchers = time.Second, 40, 100
 	}
-	if b.client, err = newBenchClient(ctx, server.url, b.watchers+b.burst); err != nil {
+	if b.user, err = newUser(ctx, server.url, b.watchers+b.burst); err != nil {
 		return nil, err
 	}
 	r = &ServiceReport{Model: name, Weights: o.Weights.String(),
@@ -175,20 +176,21 @@ func (b *serviceBench) alone(ctx context.Context) (float64, error) {
 }
 
 // job returns a caller's job, with fewer tokens if the model's context is shorter.
-func (b *serviceBench) job(seed, tokens int) benchJob {
-	return benchJob{Prompt: b.prompt, MaxNewTokens: min(tokens, b.engine.Info().Context-promptTokens), Seed: uint64(seed)}
+func (b *serviceBench) job(seed, tokens int) client.JobRequest {
+	chosen := uint64(seed)
+	return client.JobRequest{Prompt: b.prompt, MaxNewTokens: min(tokens, b.engine.Info().Context-promptTokens), Seed: &chosen}
 }
 
 // generate submits a job and follows it to its end. It adds the time until the
 // first token to first, and passes the number of tokens of each event to count.
-func (b *serviceBench) generate(ctx context.Context, job benchJob, first *latencies, count func(int)) error {
+func (b *serviceBench) generate(ctx context.Context, job client.JobRequest, first *latencies, count func(int)) error {
 	begin := time.Now()
-	id, err := b.client.submit(ctx, job)
+	id, err := b.user.submit(ctx, job)
 	if err != nil {
 		return err
 	}
 	waiting := true
-	return b.client.follow(ctx, id, func(e benchEvent) {
+	return b.user.follow(ctx, id, func(e client.Event) {
 		if len(e.Tokens) > 0 && waiting {
 			first.add(time.Since(begin))
 			waiting = false
@@ -216,12 +218,12 @@ func (b *serviceBench) many(ctx context.Context, r *ServiceReport) error {
 	var tokens atomic.Int64
 	begin := time.Now()
 	err := together(b.burst, func(i int) error {
-		id, err := b.client.submit(ctx, b.job(i, newTokens))
+		id, err := b.user.submit(ctx, b.job(i, newTokens))
 		if err != nil {
 			return err
 		}
 		texts[i].id = id
-		return b.client.follow(ctx, id, func(e benchEvent) {
+		return b.user.follow(ctx, id, func(e client.Event) {
 			if e.Type == "job.started" {
 				texts[i].started = e.At
 			}

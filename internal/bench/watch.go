@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"colophon/client"
 	"colophon/internal/pg"
 )
 
@@ -15,7 +16,7 @@ func (b *serviceBench) watch(ctx context.Context, r *ServiceReport) error {
 	var delay latencies
 	ids := make([]string, engineStreams)
 	if err := together(len(ids), func(i int) (err error) {
-		ids[i], err = b.client.submit(ctx, b.job(i, watchTokens))
+		ids[i], err = b.user.submit(ctx, b.job(i, watchTokens))
 		return err
 	}); err != nil {
 		return err
@@ -34,7 +35,7 @@ func (b *serviceBench) watch(ctx context.Context, r *ServiceReport) error {
 	err := together(b.watchers, func(i int) error {
 		opened := sync.OnceFunc(open.Done)
 		defer opened()
-		return b.client.follow(ctx, ids[i%len(ids)], func(e benchEvent) {
+		return b.user.follow(ctx, ids[i%len(ids)], func(e client.Event) {
 			opened()
 			if len(e.Tokens) > 0 && e.At.After(begin.Add(b.lasts/10)) { // not an event from before the client connected
 				delay.add(time.Since(e.At))

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,7 +14,7 @@ import (
 // args and then, as its last parameter, the most rows to delete. Each run may
 // take as long as timeout and is a transaction of its own.
 func DeleteBatches(ctx context.Context, pool *pgxpool.Pool, batch int, timeout time.Duration, sql string, args ...any) (deleted int64, err error) {
-	args = append(args[:len(args):len(args)], batch)
+	args = append(slices.Clip(args), batch)
 	for {
 		one, cancel := context.WithTimeout(ctx, timeout)
 		tag, err := pool.Exec(one, sql, args...)

@@ -23,7 +23,7 @@ func TestNewWatcher(t *testing.T) {
 	for _, c := range []struct{ text, message string }{
 		{"name x\nword\n", file + ": line 2: a word has 2 to 64 letters"},
 		{"word sunset\n", "the name is missing"},
-		{strings.Repeat("#\n", MaxRulesSize), "the most is 65536"},
+		{strings.Repeat("#\n", MaxRulesSize), "the limit of 65536"},
 	} {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)

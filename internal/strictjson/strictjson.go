@@ -82,7 +82,7 @@ func Check(data []byte, depth int) error {
 	err := check(jsontext.NewDecoder(bytes.NewReader(data)), depth)
 	// Only a lone surrogate is an error of syntax to jsontext and none to
 	// encoding/json.
-	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrSyntax && json.Valid(data) {
+	if e, ok := errors.AsType[*Error](err); ok && errors.Is(err, ErrSyntax) && json.Valid(data) {
 		e.Reason = ErrSurrogate
 	}
 	return err
@@ -107,7 +107,7 @@ func check(d *jsontext.Decoder, depth int) error {
 func readEnd(d *jsontext.Decoder) error {
 	offset := d.InputOffset()
 	_, err := d.ReadToken()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok || err == nil {
@@ -118,7 +118,7 @@ func readEnd(d *jsontext.Decoder) error {
 
 // readError returns the error of Object or Check for one of jsontext.
 func readError(d *jsontext.Decoder, err error) error {
-	if err == io.EOF { // before the value
+	if errors.Is(err, io.EOF) { // before the value
 		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
 	}
 	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)

@@ -6,17 +6,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
-	"colophon/internal/limit"
 	"colophon/test/apitest"
 )
 
-// TestFindingsAreFound shows answers that are wrong to who judges them: a judge
-// who finds nothing in these would find nothing at all.
-func TestFindingsAreFound(t *testing.T) {
+// TestCheckFindsPlantedFaults checks answers with one fault each. A check that finds
+// nothing in them would find nothing in the service.
+func TestCheckFindsPlantedFaults(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("somebody")}
@@ -41,36 +39,36 @@ func TestFindingsAreFound(t *testing.T) {
 		return h
 	}
 	tooManyAnswer := answer(429, with("Content-Type", "application/problem+json"), `{"error":{"code":"`+tooMany+`"}}`)
-	right := s.serve(valid(g, find("get-job"), id).http())
+	right := s.serve(valid(g, find("get-job"), id))
 	for _, c := range []struct {
 		what, want string
 		change     func(*request)
 		answer     apitest.Answer
 	}{
-		{"what is right", "", nil, right},
-		{"a fault of its own", ownFault, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
+		{"no fault", "", nil, right},
+		{"an internal error", ownFault, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
 		{"an undocumented status", undocumented, nil, answer(418, header, `{}`)},
 		{"a redirect", undocumented, nil, answer(307, header, "")},
-		{"a member missing", mismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},
-		{"a member too many", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), "{", `{"owner":1,`, 1))},
-		{"a state that there is not", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), `"state":"`, `"state":"un`, 1))},
+		{"a missing member", mismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},
+		{"an undocumented member", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), "{", `{"owner":1,`, 1))},
+		{"an unknown state", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), `"state":"`, `"state":"un`, 1))},
 		{"another media type", mismatch, nil, answer(200, with("Content-Type", "text/html"), string(right.Body))},
-		{"an error that is no problem", mismatch, nil, answer(404, header, `{"error":"no"}`)},
+		{"an error that is not a problem", mismatch, nil, answer(404, header, `{"error":"no"}`)},
 		{"a wrong event", mismatch, func(r *request) { r.op = find("job-events"); r.path = append(r.path, "events") },
 			answer(200, with("Content-Type", "text/event-stream"), "id: 1\ndata: {\"version\":0}\n\n")},
-		{"what is invalid let through", accepted, func(r *request) { r.invalid = true }, right},
-		{"what the validator calls invalid let through", accepted, func(r *request) { r.path[1] = "x" }, right},
-		{"no access token", letIn, func(r *request) { r.guest = true }, right},
+		{"an invalid request accepted", accepted, func(r *request) { r.invalid = true }, right},
+		{"a request accepted that the validator refuses", accepted, func(r *request) { r.path[1] = "x" }, right},
+		{"a request without an access token accepted", letIn, func(r *request) { r.guest = true }, right},
 		{"a valid request refused", refused, func(r *request) { r.valid = true },
 			answer(422, with("Content-Type", "application/problem+json"), `{"error":{"code":"invalid_request"}}`)},
-		{"a valid request refused for what none is", refused, func(r *request) { r.valid = true },
+		{"a valid request refused with an unknown code", refused, func(r *request) { r.valid = true },
 			answer(422, with("Content-Type", "application/problem+json"), `{"error":{"code":"not_today"}}`)},
-		{"a request that is one too many where there is no limit", refused, func(r *request) { r.valid = true }, tooManyAnswer},
-		{"a described header missing", absent, nil, answer(200, without(right.Header, "Etag"), string(right.Body))},
-		{"a described header of another form", absent, nil, answer(200, with("X-Request-Id", "7"), string(right.Body))},
-		{"a header too many", unnamed, nil, answer(200, with("X-Powered-By", "light"), string(right.Body))},
-		{"a header missing", unguarded, nil, answer(200, with("Content-Security-Policy", ""), string(right.Body))},
-		{"a password that comes back", leaked, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"`+g.who.password+`"}`)},
+		{"a request over the limit of a service without limits", refused, func(r *request) { r.valid = true }, tooManyAnswer},
+		{"a documented header missing", absent, nil, answer(200, without(right.Header, "Etag"), string(right.Body))},
+		{"a malformed documented header", absent, nil, answer(200, with("X-Request-Id", "7"), string(right.Body))},
+		{"an undocumented header", unnamed, nil, answer(200, with("X-Powered-By", "light"), string(right.Body))},
+		{"a security header missing", unguarded, nil, answer(200, with("Content-Security-Policy", ""), string(right.Body))},
+		{"a password in an error", leaked, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"`+g.who.password+`"}`)},
 	} {
 		var f findings
 		r := valid(g, find("get-job"), id)
@@ -85,14 +83,15 @@ func TestFindingsAreFound(t *testing.T) {
 	}
 }
 
-// TestFindingsOfLimitsAreFound shows one that says nothing of its limit.
-func TestFindingsOfLimitsAreFound(t *testing.T) {
+// TestCheckFindsMissingRateLimitHeaders removes the headers that tell of the limit
+// from answers of a service that has one.
+func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	s := newService(t)
-	limited := s.limitedTo(limit.Rate{Requests: 1, Per: time.Hour})
+	limited := s.limited("1/1h")
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.describe(), who: s.join("somebody")}
 	for _, status := range []int{404, 429} {
 		r := valid(g, g.doc.operation(t, "get-job"), uuid.NewString())
-		a := limited.serve(r.http())
+		a := limited.serve(r)
 		for name, want := range map[string]string{"": "", "RateLimit": absent, "RateLimit-Policy": absent, "Retry-After": absent} {
 			if name == "Retry-After" && status != 429 {
 				continue
@@ -109,26 +108,26 @@ func TestFindingsOfLimitsAreFound(t *testing.T) {
 	}
 }
 
-// TestEverythingIsMutated holds what the mutations do against what they are for,
-// and coverage against what there is.
-func TestEverythingIsMutated(t *testing.T) {
+// TestMutationsReachEveryPart checks that coverage names everything there is to try,
+// and that the mutations try all of it, with some results that are easily lost.
+func TestMutationsReachEveryPart(t *testing.T) {
 	s := newService(t)
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.describe(), who: s.join("somebody"), own: []string{uuid.NewString()}}
 	tried := coverage{}
 	all, untried := tried.missing(g)
 	if all != len(untried) || all < 200 {
-		t.Errorf("%d pairs, and untried are %d", all, len(untried))
+		t.Errorf("%d pairs, %d of them untried", all, len(untried))
 	}
 	for _, want := range []string{"/jobs POST: NUL", "/jobs POST: body.stop", "/history GET: query", "/history GET: query.before", "/healthz GET: valid"} {
 		if !slices.Contains(untried, want) {
-			t.Errorf("%s is not known to be missing", want)
+			t.Errorf("%s is not among the untried", want)
 		}
 	}
 	if slices.Contains(untried, "/healthz GET: NUL") {
-		t.Error("a request without a body is to have a NUL in it")
+		t.Error("the NUL mutation applies to a request without a body")
 	}
-	// What each of them is to do sooner or later.
-	is := map[string]func(*request) bool{
+	// Results that mutations must have sooner or later.
+	missing := map[string]func(*request) bool{
 		"/jobs POST: NUL in a list": func(r *request) bool {
 			o, _ := r.body.(object)
 			i := o.at("stop")
@@ -147,7 +146,7 @@ func TestEverythingIsMutated(t *testing.T) {
 		},
 		"/jobs/{id} GET: an id in another spelling": func(r *request) bool { return r.invalid && strings.HasPrefix(r.path[1], "{") && len(r.path[1]) > 30 },
 	}
-	for round := 0; round < 20 || len(is) > 0 && round < 1000; round++ {
+	for round := 0; round < 20 || len(missing) > 0 && round < 1000; round++ {
 		for _, op := range g.doc.operations {
 			tried.add(g.compose(op))
 			for kind, mutate := range mutations {
@@ -156,9 +155,9 @@ func TestEverythingIsMutated(t *testing.T) {
 					continue
 				}
 				tried.add(r)
-				for what, found := range is {
+				for what, found := range missing {
 					if strings.HasPrefix(what, op.String()+":") && found(r) {
-						delete(is, what)
+						delete(missing, what)
 					}
 				}
 			}
@@ -170,8 +169,8 @@ func TestEverythingIsMutated(t *testing.T) {
 	if _, untried := tried.missing(g); len(untried) > 0 {
 		t.Errorf("never tried: %q", untried)
 	}
-	if len(is) > 0 {
-		t.Errorf("never done: %q", sortedKeys(is))
+	if len(missing) > 0 {
+		t.Errorf("no mutation had the result %q", sortedKeys(missing))
 	}
 }
 

@@ -17,28 +17,28 @@ import (
 	"colophon/test/apitest"
 )
 
-// findings are the ways in which the service does not keep to its description.
+// findings are the differences between the service and its document.
 type findings struct {
-	limited bool // any request may be one too many
+	limited bool // the service limits the rate of requests
 
 	mu    sync.Mutex
 	count map[string]int
 	first map[string][]string // a few of each
 }
 
-// kinds of findings, each of which is to be counted as none.
+// The kinds of findings. A run must end with none of each.
 const (
 	ownFault     = "answers of 500 and above"
 	undocumented = "undocumented statuses"
 	mismatch     = "schema mismatches"
 	unnamed      = "undocumented headers"
-	absent       = "described headers that are missing, or of another form"
+	absent       = "documented headers that are missing or malformed"
 	accepted     = "invalid inputs accepted"
-	letIn        = "requests without an access token let in"
-	refused      = "valid inputs refused for what no valid input is"
-	unguarded    = "answers without their headers"
+	letIn        = "requests without an access token accepted"
+	refused      = "valid inputs refused for a reason that no valid input has"
+	unguarded    = "answers without the security headers"
 	leaked       = "secrets in errors"
-	crossed      = "somebody else's things reached"
+	crossed      = "other users' objects reached"
 	panicked     = "panics"
 )
 
@@ -55,20 +55,19 @@ func (f *findings) add(kind, format string, args ...any) {
 	}
 }
 
-// always are the headers of every answer, whatever it is.
+// always are the headers that every answer has.
 var always = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
 	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
 
-// uncounted are those whose requests may have no limit.
+// uncounted are the paths without a rate limit.
 var uncounted = map[string]bool{"/healthz": true, "/readyz": true}
 
-// tooMany is the code of the problem that a request has met its limit.
+// tooMany is the problem code of a request over the rate limit.
 const tooMany = "rate_limit_exceeded"
 
-// refusals are the codes with which requests may be refused that the description
-// allows, by operation: for what it cannot say. Besides, a request that is about
-// something by its id may not find it, one with an access token may find that it
-// has ended, and one for a role may be refused to others.
+// refusals are the problem codes, by operation, with which the service may refuse a
+// request that the document allows: a document cannot express these reasons.
+// mayRefuse adds the reasons that many operations share.
 var refusals = map[string][]string{
 	"register":        {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
 	"get-token":       {"invalid_credentials", "invalid_refresh_token"},
@@ -80,7 +79,7 @@ var refusals = map[string][]string{
 	"submit-job":      {"no_room", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled"},
 }
 
-// mayRefuse reports whether that may be the answer to a valid request.
+// mayRefuse reports whether the answer is a legitimate refusal of a valid request.
 func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	switch code := a.Code(); code {
 	case tooMany:
@@ -90,7 +89,7 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	case "invalid_access_token":
 		return r.op.private()
 	case "forbidden":
-		return r.op.Roles != nil && !slices.Contains(r.op.Roles, string(g.who.role))
+		return r.op.Roles != nil && !slices.Contains(r.op.Roles, g.who.role)
 	case "invalid_request":
 		return r.op.OperationID == "get-token" && strings.Contains(string(a.Body), "is required with")
 	default:
@@ -98,7 +97,7 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	}
 }
 
-// judge holds an answer against the description.
+// judge checks an answer against the document and adds what it finds.
 func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest.Answer) {
 	say := func(kind, format string, args ...any) {
 		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, limited(string(a.Body)), fmt.Sprintf(format, args...))
@@ -111,7 +110,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 	if a.Status >= 400 {
 		for _, secret := range []string{g.who.password, g.who.access, g.who.refresh} {
 			if bytes.Contains(a.Body, []byte(secret)) {
-				say(leaked, "a secret comes back")
+				say(leaked, "the answer repeats a secret")
 			}
 		}
 		if _, err := a.Problem(); err != nil {
@@ -123,9 +122,9 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 	}
 	if r.stray {
 		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.limited) {
-			// A method or a path too many may be that of another operation.
+			// The other method or path may be that of another operation.
 			if !g.doc.has(sent) {
-				say(undocumented, "to a request that nobody answers")
+				say(undocumented, "to a request of no operation")
 			}
 		}
 		return
@@ -174,7 +173,7 @@ func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest
 	}
 }
 
-// again is the request with its body to be read once more.
+// again returns a copy of the request with an unread body.
 func again(sent *http.Request, r *request) *http.Request {
 	out := sent.Clone(sent.Context())
 	out.Body = io.NopCloser(bytes.NewReader(r.content()))
@@ -189,12 +188,12 @@ func summary(errs []*verrors.ValidationError) string {
 	return strings.Join(all, "; ")
 }
 
-// response is an answer as the validator wants it.
+// response returns an answer as the validator reads it.
 func response(a apitest.Answer) *http.Response {
 	return &http.Response{StatusCode: a.Status, Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body))}
 }
 
-// has reports whether the document has an operation for a request.
+// has reports whether the document has an operation for the request.
 func (d *document) has(sent *http.Request) bool {
 	at := strings.Split(sent.URL.EscapedPath(), "/")
 	for _, op := range d.operations {
@@ -210,8 +209,8 @@ func (d *document) has(sent *http.Request) bool {
 	return false
 }
 
-// checkStream holds the events of a stream against the schema that the document
-// has for them as a list.
+// checkStream checks the events of a stream. The document has a schema for them as
+// a list, and the function returns what is wrong, or "".
 func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer) string {
 	var events []string
 	for m, err := range apitest.Messages(bytes.NewReader(a.Body)) {

@@ -1,10 +1,10 @@
 package contract
 
-// thorough is of how many requests a run has to have tried everything.
+// thorough is the number of requests from which a run must have tried everything.
 const thorough = 20_000
 
-// coverage counts what was tried: what was done to which operation, and which of
-// its parts it was done to.
+// coverage counts, for each operation, how often each mutation was tried and how
+// often each part of the operation was mutated.
 type coverage map[string]int
 
 func pair(op *operation, what string) string { return op.String() + ": " + what }
@@ -16,8 +16,9 @@ func (c coverage) add(r *request) {
 	}
 }
 
-// missing returns how many pairs there are, and those that were never tried: what
-// can be done to an operation, and the parts of it that the document names.
+// missing returns how many pairs of an operation and a mutation or a part there
+// are, and the pairs that were never tried. It counts the mutations that apply to
+// the operation and the parts that the document names.
 func (c coverage) missing(g *generator) (apply int, untried []string) {
 	want := func(op *operation, what string) {
 		if apply++; c[pair(op, what)] == 0 {

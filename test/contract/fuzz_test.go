@@ -1,11 +1,11 @@
 package contract
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,21 +14,16 @@ import (
 	"testing"
 	"time"
 
-	"colophon/internal/auth"
-	"colophon/internal/limit"
 	"colophon/test/apitest"
 )
 
 var (
-	requests = flag.Int("requests", 2000, "requests that TestContract sends")
-	seed     = flag.Uint64("seed", 1, "the seed of what they are")
+	requests = flag.Int("requests", 2000, "number of requests that TestContract sends")
+	seed     = flag.Uint64("seed", 1, "seed of the generated requests")
 )
 
-const (
-	callers  = 6
-	patience = time.Minute // for an answer
-	earshot  = 300 * time.Millisecond
-)
+// callers is how many accounts send requests at the same time.
+const callers = 6
 
 // campaign is one run of requests against one service.
 type campaign struct {
@@ -37,41 +32,41 @@ type campaign struct {
 	requests int
 	findings findings
 
-	left    atomic.Int64
-	mu      sync.Mutex
-	sent    map[string]map[int]int // by kind and status
-	tried   coverage
-	unsent  int      // requests that no client could send
-	renewed int      // accounts that were used up
-	shared  []string // ids of everybody's jobs
-	joined  []string // ids of accounts that nobody needs
+	left   atomic.Int64
+	mu     sync.Mutex
+	sent   map[string]map[int]int // by kind and status
+	tried  coverage
+	unsent int      // requests that no client could send
+	people int      // accounts registered so far
+	shared []string // ids of all callers' jobs
+	joined []string // ids of accounts that no caller uses
 }
 
-// TestContract sends requests that the document allows, requests that it does
-// not allow, and sequences of them, and holds every answer against it.
+// TestContract sends requests that the document allows, requests that it does not
+// allow, and sequences of requests, and checks every answer against the document.
 //
 // security: ASVS 2.2.1, ASVS 2.2.2, ASVS 4.1.1, ASVS 15.3.1, ASVS 15.3.5, API3:2023, API8:2023
 func TestContract(t *testing.T) {
 	s := newService(t)
-	beside := *s
-	beside.t = apitest.Beside(t)
-	c := newCampaign(&beside, s.describe(), *requests)
+	s.work()
+	c := newCampaign(s.in(apitest.Beside(t)), s.describe(), *requests)
 	c.run(s, 0.05)
 }
 
-// TestContractOfLimits sends more than the service takes, and holds those answers
-// against the document too, with what each says of its limit.
+// TestContractHoldsUnderRateLimits sends more requests than the service accepts. It
+// checks those answers too, and the headers that tell of the limit.
 //
 // security: ASVS 2.4.1
-func TestContractOfLimits(t *testing.T) {
+func TestContractHoldsUnderRateLimits(t *testing.T) {
 	s := newService(t)
-	limited := s.limitedTo(limit.Rate{Requests: 10, Per: time.Second})
-	limited.t, limited.url = apitest.Beside(t), s.url // who joins is not counted
+	s.work()
+	limited := s.in(apitest.Beside(t))
+	limited.wire = s.limited("10/10s").wire // the callers themselves join without a limit
 	c := newCampaign(limited, s.describe(), 400)
 	c.findings.limited = true
 	c.run(s, 0)
 	if n := c.sent["valid"][429]; n == 0 || c.sent["valid"][200] == 0 {
-		t.Errorf("%d valid requests are too many, and %d not", n, c.sent["valid"][200])
+		t.Errorf("%d valid requests were over the limit, and %d were not", n, c.sent["valid"][200])
 	}
 }
 
@@ -81,16 +76,16 @@ func newCampaign(s *service, doc *document, requests int) *campaign {
 	return c
 }
 
-// run has callers, whom the service of the test's own goroutine knows, send what
-// is left to send; some of it in stories.
+// run sends all requests of the campaign from several callers at once, a share of
+// them in stories. The callers join through s, in the test's own goroutine.
 func (c *campaign) run(s *service, stories float64) {
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for i := range callers {
 		g := &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc}
 		g.who = s.join("caller-" + strconv.Itoa(i))
-		if i < 2 { // those who look at others' accounts, and change them
-			s.promote(g.who, []auth.Role{auth.Admin, auth.Auditor}[i])
+		if i < 2 { // these may look at the accounts of others, and change them
+			s.promote(g.who, []string{"admin", "auditor"}[i])
 		}
 		wg.Go(func() {
 			for c.left.Load() > 0 {
@@ -103,14 +98,14 @@ func (c *campaign) run(s *service, stories float64) {
 		})
 	}
 	wg.Wait()
-	if log := c.log.String(); strings.Contains(log, "panic") {
-		c.findings.add(panicked, "the log has\n%.3000s", log)
+	for _, line := range c.logged("panic") {
+		c.findings.add(panicked, "the log has\n%.3000s", line)
 	}
 	c.quiet()
 	c.report(time.Since(begin))
 }
 
-// report prints what was done, and fails the test for every finding.
+// report prints what was sent, and fails the test for every finding.
 func (c *campaign) report(took time.Duration) {
 	total, lines := 0, []string{}
 	for _, kind := range sortedKeys(c.sent) {
@@ -126,10 +121,10 @@ func (c *campaign) report(took time.Duration) {
 		lines = append(lines, fmt.Sprintf("%-18s %7d  %s", kind, n, strings.Join(statuses, ", ")))
 	}
 	c.t.Logf("%d requests with seed %d to %d operations in %.0f s, by %d accounts; %d others could not be sent\n%s",
-		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.renewed, c.unsent, strings.Join(lines, "\n"))
+		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.people, c.unsent, strings.Join(lines, "\n"))
 	g := &generator{Rand: rand.New(rand.NewPCG(*seed, callers)), doc: c.doc, who: &person{name: "nobody", access: "no.access.token", refresh: "crt_none"}}
 	apply, untried := c.tried.missing(g)
-	c.t.Logf("%d of %d pairs of operations, parts of them and what is done to them were tried", apply-len(untried), apply)
+	c.t.Logf("%d of %d pairs of an operation and a mutation or a part were tried", apply-len(untried), apply)
 	if c.requests >= thorough && len(untried) > 0 {
 		c.t.Errorf("never tried:\n%s", strings.Join(untried, "\n"))
 	}
@@ -148,7 +143,7 @@ func (c *campaign) one(g *generator) {
 		kind := pick(g, sortedKeys(mutations)...)
 		for tries := 0; !mutations[kind](g, r); tries++ {
 			if tries == 1000 {
-				c.t.Errorf("there is nothing to do %q to", kind)
+				c.t.Errorf("the mutation %q applies to no request", kind)
 				return
 			}
 			r = g.compose(pick(g, c.doc.operations...))
@@ -158,7 +153,8 @@ func (c *campaign) one(g *generator) {
 	c.send(g, r)
 }
 
-// send sends a request, judges the answer and learns from it.
+// send sends a request, judges the answer, and keeps from it what later requests
+// need.
 func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	out := r.http()
 	if out == nil {
@@ -167,14 +163,10 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 		c.mu.Unlock()
 		return apitest.Answer{}
 	}
-	wait := patience
-	if strings.Contains(out.Header.Get("Accept"), "text/event-stream") {
-		wait = earshot // of a job that waits for its turn
+	a, err := c.wire.send(r, out)
+	if err != nil {
+		c.t.Fatalf("%s: %v", r, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	defer cancel()
-	out = out.WithContext(ctx)
-	a := c.serve(out)
 	c.left.Add(-1)
 	c.mu.Lock()
 	if c.sent[r.kind] == nil {
@@ -184,31 +176,22 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	c.tried.add(r)
 	c.mu.Unlock()
 	c.findings.judge(g, r, out, a)
-	if r.valid && a.Status == 401 && r.op.private() {
-		if _, err := c.auth.Verify(ctx, g.who.access); err == nil {
-			c.findings.add(refused, "%s\n    answered 401 to a valid access token", r)
-		}
+	if r.valid && a.Status == 401 && r.op.private() && !c.ended(g.who) {
+		c.findings.add(refused, "%s\n    answered 401 to a valid access token", r)
 	}
 	c.learn(g, r, a)
 	return a
 }
 
-// learn keeps what later requests can be about.
+// learn keeps what later requests can be about, and lets a caller whose session
+// has ended begin another one.
 func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	const keep = 50
 	if tag := a.Header.Get("ETag"); tag != "" {
 		g.etag = tag
 	}
-	if r.op.private() && !r.guest && a.Status == 401 { // a request has ended the session or the account
-		c.mu.Lock()
-		c.renewed++
-		name := fmt.Sprintf("caller-%d-%d", *seed, c.renewed)
-		c.mu.Unlock()
-		role := g.who.role
-		g.who, g.own = c.join(name), nil
-		if role != "" {
-			c.promote(g.who, role)
-		}
+	if r.op.private() && !r.guest && a.Status == 401 {
+		c.renew(g)
 	}
 	var j struct{ ID, State string }
 	if a.Status/100 != 2 || json.Unmarshal(a.Body, &j) != nil || j.ID == "" || j.ID == g.who.id {
@@ -230,15 +213,39 @@ func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	}
 }
 
-// story is a life of an account: it joins, has a job, and goes through all that
-// can be done to it in any order, as itself and as somebody else.
-func (c *campaign) story(g *generator) {
+// renew signs a caller in again, or replaces the account if it is closed.
+func (c *campaign) renew(g *generator) {
+	form := url.Values{"username": {g.who.name}, "password": {g.who.password}}
+	a := c.as(nil).Do("POST", "/token", form.Encode(), "Content-Type", apitest.FormType)
+	if a.Status == 200 {
+		var tokens apitest.Tokens
+		a.Into(c.t, &tokens)
+		g.who.access, g.who.refresh = tokens.Access, tokens.Refresh
+		return
+	}
+	role := g.who.role
+	g.who, g.own = c.newcomer("caller"), nil
+	if role != "" {
+		c.promote(g.who, role)
+	}
+}
+
+// newcomer registers an account with a name that no other has.
+func (c *campaign) newcomer(name string) *person {
 	c.mu.Lock()
-	c.renewed += 2
-	n := c.renewed
+	c.people++
+	n := c.people
 	c.mu.Unlock()
-	owner, other := c.join(fmt.Sprintf("owner-%d-%d", *seed, n)), c.join(fmt.Sprintf("other-%d-%d", *seed, n))
-	id := c.as(owner).Submit(`{"prompt":"a story","max_length":20}`)
+	return c.join(fmt.Sprintf("%s-%d-%d", name, *seed, n))
+}
+
+// story sends all requests about one job in any order, as the owner of the job and
+// as another user. The stories of a generator have the same two users.
+func (c *campaign) story(g *generator) {
+	if g.owner == nil {
+		g.owner, g.other = c.newcomer("owner"), c.newcomer("other")
+	}
+	id := c.as(g.owner).Submit(`{"prompt":"a story","max_length":20}`)
 	var about []*operation
 	for _, op := range c.doc.operations {
 		if strings.HasPrefix(op.path, "/jobs/{") {
@@ -247,9 +254,9 @@ func (c *campaign) story(g *generator) {
 	}
 	for range 4 + g.IntN(12) {
 		op := pick(g, about...)
-		as, want := owner, ""
+		as, want := g.owner, ""
 		if g.chance(0.4) {
-			as, want = other, "404"
+			as, want = g.other, "404"
 		}
 		teller := &generator{Rand: g.Rand, doc: g.doc, who: as, own: []string{id}}
 		r := teller.compose(op)
@@ -260,11 +267,12 @@ func (c *campaign) story(g *generator) {
 			}
 		}
 		a := c.send(teller, r)
-		if teller.who != as {
-			return // the account is used up
+		if teller.who != as { // the account is closed
+			g.owner = nil
+			return
 		}
 		if got := strconv.Itoa(a.Status); want != "" && got != want {
-			c.findings.add(crossed, "%s\n    answered %d to somebody else: %.500s", r, a.Status, a.Body)
+			c.findings.add(crossed, "%s\n    answered %d to another user: %.500s", r, a.Status, a.Body)
 		} else if want == "" && a.Status == 404 {
 			c.findings.add(crossed, "%s\n    answered 404 to its owner", r)
 		}

@@ -10,24 +10,25 @@ import (
 
 	"github.com/google/uuid"
 
-	"colophon/internal/auth"
 	"colophon/test/apitest"
 )
 
-// unauthenticated are the operations that are open to all, and why.
+// unauthenticated are the operations that need no access token, each with its
+// reason.
 var unauthenticated = map[string]string{
-	"/.well-known/jwks.json GET": "public keys, for whoever checks access tokens",
-	"/healthz GET":               "whoever starts processes asks it",
-	"/readyz GET":                "whoever distributes requests asks it",
-	"/revoke POST":               "the token that is revoked is all that is needed (RFC 7009)",
-	"/token POST":                "this is where one signs in",
-	"/users POST":                "this is where one becomes somebody",
+	"/.well-known/jwks.json GET": "public keys, to verify access tokens with",
+	"/healthz GET":               "a supervisor of processes asks for it",
+	"/readyz GET":                "a load balancer asks for it",
+	"/revoke POST":               "the token to revoke is enough (RFC 7009)",
+	"/token POST":                "this is the sign-in",
+	"/users POST":                "this is the registration",
 }
 
-// TestOpenToAllIsWhatIsListed asks every operation without an access token.
+// TestOnlyListedOperationsNeedNoAccessToken sends every operation without an access
+// token.
 //
 // security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023, ASVS 6.3.4
-func TestOpenToAllIsWhatIsListed(t *testing.T) {
+func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("somebody")}
@@ -35,65 +36,71 @@ func TestOpenToAllIsWhatIsListed(t *testing.T) {
 	for _, op := range doc.operations {
 		found[op.String()] = true
 		if op.private() == (unauthenticated[op.String()] != "") {
-			t.Errorf("%s: described as private: %v, and listed here as %q", op, op.private(), unauthenticated[op.String()])
+			t.Errorf("%s: the document says private: %v, and the list here %q", op, op.private(), unauthenticated[op.String()])
 		}
 		r := g.compose(op)
 		r.header = slices.DeleteFunc(r.header, func(h [2]string) bool { return h[0] == "Authorization" })
-		a := s.serve(r.http())
+		a := s.serve(r)
 		if op.private() != (a.Status == 401 && a.Code() == "missing_access_token") {
-			t.Errorf("%s is described as private: %v, and answers %d %s to nobody", op, op.private(), a.Status, a.Code())
+			t.Errorf("%s: the document says private: %v, and the answer without an access token is %d %s", op, op.private(), a.Status, a.Code())
 		}
 	}
 	for op := range unauthenticated {
 		if !found[op] {
-			t.Errorf("%s is listed here and not described", op)
+			t.Errorf("%s is listed here and not in the document", op)
 		}
 	}
 }
 
-// target is something that operations are about.
+// target is an object that an operation is about.
 type target struct {
 	what  string
-	ids   map[string]string // by the name of the path's parameter
-	owned bool              // it is the owner's
+	ids   map[string]string // by the name of the path's parameter; nil if there is none
+	owned bool              // the object is the owner's
 }
 
-// targets are what an operation can be about, for all paths that have parameters.
+func withID(id string) map[string]string { return map[string]string{"id": id} }
+
+// targets returns the objects for an operation, the one that does not exist first.
+// An account can be used for callers that may not change it.
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
+	nobody := uuid.Must(uuid.NewV7()).String()
 	switch {
 	case !strings.Contains(op.path, "{"):
-		s.engine.release()
-		return []target{{what: "nothing in particular"}}
+		return []target{{what: "no object"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
-		s.engine.release()
+		s.release()
 		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
 		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // until it has ended
-		s.engine.hold()
-		id := func(text string) map[string]string { return map[string]string{"id": text} }
 		return []target{
-			{"a job that has ended", id(ended), true},
-			{"a job that runs", id(s.as(owner).Submit(`{"prompt":"` + canary + `"}`)), true},
-			{"a job of nobody", id(uuid.Must(uuid.NewV7()).String()), false},
-			{"the id of an account", id(owner.id), false},
+			{"the id of an account", withID(owner.id), false},
+			{"a job that does not exist", withID(nobody), false},
+			{"a running job", withID(s.running(owner)), true},
+			{"a job that has ended", withID(ended), true},
 		}
 	case strings.HasPrefix(op.path, "/users/{id}"):
-		id := func(text string) map[string]string { return map[string]string{"id": text} }
-		s.victims++
 		return []target{
-			{"an account", id(s.join(fmt.Sprintf("victim-%d", s.victims)).id), false},
-			{"an account of nobody", id(uuid.Must(uuid.NewV7()).String()), false},
+			{"an account that does not exist", withID(nobody), false},
+			{"an account", withID(s.victim()), false},
 		}
 	}
-	s.t.Errorf("%s: say in this test what its path is about", op)
+	s.t.Errorf("%s: add the objects of its path to this test", op)
 	return nil
 }
 
+// victim registers an account for others to act on and returns its id.
+func (s *service) victim() string {
+	s.t.Helper()
+	return s.as(nil).Register("victim-"+uuid.NewString(), "a long sentence").String()
+}
+
+// canary is part of the prompts of the owner's jobs.
 const canary = "peacockfeather"
 
 var anyUUID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
-// shape is an answer without what differs between any two.
+// shape returns an answer without what differs between any two answers.
 func shape(a apitest.Answer) string {
 	var b strings.Builder
 	for _, name := range sortedKeys(a.Header) {
@@ -104,49 +111,94 @@ func shape(a apitest.Answer) string {
 	return b.String() + anyUUID.ReplaceAllString(string(a.Body), "ID")
 }
 
-// TestNobodyReachesWhatIsNotTheirs is the matrix of who does what to what: every
-// operation of the description, by everybody, to everything there is.
+// caller is one row of the matrix.
+type caller struct {
+	what   string
+	person *person
+	token  string // instead of the person's access token
+	known  bool   // the service accepts the token
+}
+
+// cast are the callers of the matrix.
+type cast struct {
+	owner, other, auditor, admin *person
+	disabled, erased             *person
+	joined                       int
+}
+
+// join registers a person of the cast.
+func (c *cast) join(s *service, name, role string) *person {
+	s.t.Helper()
+	c.joined++
+	p := s.join(fmt.Sprintf("%s-%d", name, c.joined))
+	if role != "" {
+		s.promote(p, role)
+	}
+	return p
+}
+
+// newCast registers the callers, closes the accounts of two of them, and leaves it
+// to renew to register the others.
+func newCast(s *service) *cast {
+	s.t.Helper()
+	c := &cast{}
+	c.disabled, c.erased = c.join(s, "disabled", ""), c.join(s, "erased", "")
+	admin := c.join(s, "admin", "admin")
+	s.as(admin).Do("POST", "/users/"+c.disabled.id+"/disable", "").Must(s.t, 200)
+	s.as(c.erased).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, c.erased.password)).Must(s.t, 204)
+	return c
+}
+
+// renew replaces the people whose session has ended: operations may end them.
+func (c *cast) renew(s *service) {
+	s.t.Helper()
+	for _, one := range []struct {
+		person     **person
+		name, role string
+	}{{&c.owner, "owner", ""}, {&c.other, "other", ""}, {&c.auditor, "auditor", "auditor"}, {&c.admin, "administrator", "admin"}} {
+		if *one.person == nil || s.as(*one.person).Do("GET", "/users/me", "").Status != 200 {
+			*one.person = c.join(s, one.name, one.role)
+		}
+	}
+}
+
+// callers returns the rows of the matrix. The owner comes last, as only the owner
+// may change the owner's objects.
+func (c *cast) callers() []caller {
+	return []caller{
+		{"nobody", c.other, "", false},
+		{"a forger", c.other, "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI" + c.owner.id + "In0.", false},
+		{"a disabled user", c.disabled, "Bearer " + c.disabled.access, false},
+		{"an erased user", c.erased, "Bearer " + c.erased.access, false},
+		{"another user", c.other, "Bearer " + c.other.access, true},
+		{"an auditor", c.auditor, "Bearer " + c.auditor.access, true},
+		{"an administrator", c.admin, "Bearer " + c.admin.access, true},
+		{"the owner", c.owner, "Bearer " + c.owner.access, true},
+	}
+}
+
+// TestCallersReachOnlyWhatTheyMay is the matrix of access: it sends every operation
+// of the document as every caller to every object.
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
-func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
+func TestCallersReachOnlyWhatTheyMay(t *testing.T) {
 	s := newService(t)
+	s.work()
 	doc := s.describe()
 	rng := rand.New(rand.NewPCG(1, 2))
-	admin := s.promote(s.join("the-admin"), auth.Admin)
+	cast := newCast(s)
 	cells := 0
-	for n, op := range doc.operations {
-		join := func(name string) *person { return s.join(fmt.Sprintf("%s-%d", name, n)) } // some operations end them
-		owner, other := join("owner"), join("other")
-		left, gone := join("disabled"), join("erased")
-		s.as(admin).Do("POST", "/users/"+left.id+"/disable", "").Must(t, 200)
-		s.as(gone).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, gone.password)).Must(t, 204)
-		for _, who := range []struct {
-			what   string
-			person *person
-			token  string
-			known  bool
-		}{
-			{"nobody", other, "", false},
-			{"a forger", other, "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI" + owner.id + "In0.", false},
-			{"a disabled one", left, "Bearer " + left.access, false},
-			{"an erased one", gone, "Bearer " + gone.access, false},
-			{"another", other, "Bearer " + other.access, true},
-			{"an auditor", s.promote(join("auditor"), auth.Auditor), "", true},
-			{"an administrator", s.promote(join("administrator"), auth.Admin), "", true},
-			{"the owner", owner, "Bearer " + owner.access, true},
-		} {
-			if who.known && who.token == "" {
-				who.token = "Bearer " + who.person.access
-			}
+	for _, op := range doc.operations {
+		cast.renew(s)
+		targets := s.targets(cast.owner, op)
+		for _, who := range cast.callers() {
 			role := who.person.role
 			if role == "" {
-				role = auth.User
+				role = "user"
 			}
-			allowed := op.Roles == nil || slices.Contains(op.Roles, string(role))
-			var nowhere string // how what does not exist looks like
-			targets := s.targets(owner, op)
-			slices.Reverse(targets) // what does not exist comes first
-			for _, about := range targets {
+			allowed := op.Roles == nil || slices.Contains(op.Roles, role)
+			nowhere := "" // the shape of the answer about an object that does not exist
+			for i, about := range targets {
 				before := s.versions()
 				g := &generator{Rand: rng, doc: doc, who: who.person}
 				r := g.compose(op)
@@ -159,7 +211,7 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 				if who.token != "" {
 					r.header = append(r.header, [2]string{"Authorization", who.token})
 				}
-				a := s.serve(r.http())
+				a := s.serve(r)
 				cells++
 				cell := op.String() + " by " + who.what + " to " + about.what
 				switch {
@@ -167,13 +219,16 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
 				case op.Roles != nil && who.known && (a.Status == 403) == allowed:
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
-				case about.owned && who.known && (a.Status == 404) == (who.person == owner):
+				case about.owned && who.known && (a.Status == 404) == (who.person == cast.owner):
 					t.Errorf("%s: %d", cell, a.Status)
 				}
-				if who.person != owner && strings.Contains(string(a.Body), canary) {
-					t.Errorf("%s: the owner's text comes back", cell)
+				if who.person != cast.owner && strings.Contains(string(a.Body), canary) {
+					t.Errorf("%s: the answer has the owner's text", cell)
 				}
-				if about.ids == nil || who.person == owner || op.Roles != nil && allowed {
+				if op.Roles != nil && allowed && who.known && about.what == "an account" {
+					targets[i].ids = withID(s.victim()) // the next caller finds an account that is as new
+				}
+				if about.ids == nil || who.person == cast.owner || op.Roles != nil && allowed {
 					continue
 				}
 				if after := s.versions(); after != before && about.owned {
@@ -188,16 +243,13 @@ func TestNobodyReachesWhatIsNotTheirs(t *testing.T) {
 		}
 	}
 	t.Logf("%d cells, %d operations", cells, len(doc.operations))
-	s.engine.release()
 	s.quiet()
 }
 
-// versions counts what is on record of all jobs by their owners' doing: a worker
-// may go on meanwhile.
+// versions counts the events that requests have added to jobs. A worker may add
+// others meanwhile.
 func (s *service) versions() (n int) {
 	s.t.Helper()
-	if err := s.db.Owner.QueryRow(s.t.Context(), `select count(*) from events where type in ('job.accepted', 'job.cancelled')`).Scan(&n); err != nil {
-		s.t.Fatal(err)
-	}
+	s.query([]any{&n}, `select count(*) from events where type in ('job.accepted', 'job.cancelled')`)
 	return n
 }

@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// mutations are what is done to valid requests. Each reports whether it could
-// do anything to this one.
+// mutations change valid requests. Each reports whether it applies to the request.
 var mutations = map[string]func(*generator, *request) bool{
 	"wrong type": func(g *generator, r *request) bool {
 		return g.spoil(r, func(s *schema) any {
@@ -64,7 +63,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		}
 		name := pick(g, "extra", "", "__proto__", "constructor", "owner", "role", "roles", "is_admin", "id", "$ref", "a\x00b", "prompt\u200b")
 		if len(s.Properties) > 0 && g.chance(0.4) {
-			name = strings.ToUpper(pick(g, sortedKeys(s.Properties)...)) // what Go's decoder would take for the other
+			name = strings.ToUpper(pick(g, sortedKeys(s.Properties)...)) // encoding/json would accept either case
 		}
 		r.body = r.body.(object).with(name, g.characters(5))
 		r.invalid = true
@@ -181,7 +180,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			return true
 		}
 		r.query = append(r.query, [2]string{pick(g, append(known, "page", "", "a[b]", "limit ", "Limit", "\xff", "__proto__")...) + pick(g, "x", "", "[]"), pick(g, "", "1", "\x00", "-1", "1e3", " 5", "0x5", "99999999999999999999", strings.Repeat("9", 3000), "1;2", "\xff", "a,b")})
-		return true // the validator says whether it is right
+		return true // the validator decides whether the query is valid
 	},
 	"given twice": func(g *generator, r *request) bool {
 		var known []parameter
@@ -194,7 +193,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			return false
 		}
 		p := pick(g, known...)
-		again := [2]string{p.Name, plain(g.valid(p.Schema, p.Name))} // what is right once
+		again := [2]string{p.Name, plain(g.valid(p.Schema, p.Name))} // valid if given once
 		r.query = append(r.without(p.Name), again, again)
 		r.part, r.invalid = "query."+p.Name, true
 		return true
@@ -286,13 +285,12 @@ var mutations = map[string]func(*generator, *request) bool{
 	},
 }
 
-// spellings are other ways to write an id, each of which readers of ids take
-// somewhere.
+// spellings returns other ways to write an id. Some parser accepts each of them.
 func spellings(id string) []string {
 	return []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + "\x00", id + " ", " " + id}
 }
 
-// nothing is what a mutation returns that has nothing to do to a value.
+// nothing is the result of a mutation that does not apply to a value.
 var nothing = &struct{ int }{}
 
 func (g *generator) bodySchema(r *request) *schema {
@@ -302,7 +300,7 @@ func (g *generator) bodySchema(r *request) *schema {
 	return g.doc.resolve(r.op.RequestBody.Content[r.media].Schema)
 }
 
-// spoil gives one member of the body a value that its schema does not take.
+// spoil gives one member of the body a value that its schema does not allow.
 func (g *generator) spoil(r *request, value func(*schema) any) bool {
 	s := g.bodySchema(r)
 	if s == nil || len(s.Properties) == 0 {
@@ -316,7 +314,7 @@ func (g *generator) spoil(r *request, value func(*schema) any) bool {
 	}
 	if _, text := v.(string); r.media != "application/json" && property.is("string") && !text {
 		if _, ok := v.(verbatim); !ok {
-			return false // a form has strings only
+			return false // every value of a form is a string
 		}
 	}
 	if r.media != "application/json" && len(property.Enum) == 0 && property.is("string") && (property.MaxLength == nil || len(plain(v)) <= *property.MaxLength) {
@@ -327,8 +325,7 @@ func (g *generator) spoil(r *request, value func(*schema) any) bool {
 	return true
 }
 
-// disturb puts something else in the place of a text of the body, or of one in a
-// list of it.
+// disturb replaces a text of the body, or the texts in one of its lists.
 func (g *generator) disturb(r *request, change func(text string) any) bool {
 	s := g.bodySchema(r)
 	if s == nil {
@@ -359,7 +356,7 @@ func (g *generator) disturb(r *request, change func(text string) any) bool {
 	return true
 }
 
-// beyond draws a value of the right type that is too much or too little.
+// beyond draws a value of the right type outside the schema's bounds.
 func (g *generator) beyond(s *schema) any {
 	var wrong []any
 	if len(s.Enum) > 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/pb33f/libopenapi-validator/content"
 )
 
-// document is as much of an OpenAPI document as requests are made from.
+// document is the part of an OpenAPI document that the tests use.
 type document struct {
 	operations []*operation // in a fixed order
 	schemas    map[string]*schema
@@ -36,10 +36,10 @@ type operation struct {
 		Content map[string]struct{ Schema *schema }
 	}
 	Security []map[string][]string
-	Roles    []string `json:"x-role"` // if it is not for everybody
+	Roles    []string `json:"x-role"` // nil if every role may call the operation
 }
 
-// headerOf is what a response's header is to be.
+// headerOf describes a header of a response.
 type headerOf struct {
 	Ref      string `json:"$ref"`
 	Required bool
@@ -99,7 +99,7 @@ func (s *service) describe() *document {
 	for path, item := range d.Paths {
 		for method, body := range item {
 			if !slices.Contains(methods, method) {
-				s.t.Errorf("%s %s is not a method that is looked at here", method, path)
+				s.t.Errorf("%s %s: these tests do not know the method", method, path)
 				continue
 			}
 			op := &operation{method: strings.ToUpper(method), path: path}
@@ -129,8 +129,8 @@ func (s *service) describe() *document {
 	return doc
 }
 
-// form decodes a form for the validator, whose own decoder takes characters for
-// wrong that were escaped.
+// form decodes a form for the validator, whose own decoder refuses some escaped
+// characters.
 func form(in *content.DecodeInput) (any, error) {
 	raw, err := io.ReadAll(in.Body)
 	if err != nil {
@@ -143,7 +143,7 @@ func form(in *content.DecodeInput) (any, error) {
 	fields := map[string]any{}
 	for name, value := range values {
 		if len(value) > 1 {
-			return nil, fmt.Errorf("%s is there %d times", name, len(value))
+			return nil, fmt.Errorf("%s is given %d times", name, len(value))
 		}
 		fields[name] = value[0]
 	}
@@ -163,11 +163,11 @@ func (d *document) operation(t *testing.T, id string) *operation {
 			return op
 		}
 	}
-	t.Fatalf("there is no operation %s", id)
+	t.Fatalf("the document has no operation %s", id)
 	return nil
 }
 
-// resolve returns what a schema refers to.
+// resolve follows the references of a schema.
 func (d *document) resolve(s *schema) *schema {
 	for s.Ref != "" {
 		s = d.schemas[strings.TrimPrefix(s.Ref, "#/components/schemas/")]
@@ -175,8 +175,8 @@ func (d *document) resolve(s *schema) *schema {
 	return s
 }
 
-// TestTheDescriptionIsOpenAPI holds the document against the standard's schema.
-func TestTheDescriptionIsOpenAPI(t *testing.T) {
+// TestDocumentIsValidOpenAPI checks the document against OpenAPI's own schema.
+func TestDocumentIsValidOpenAPI(t *testing.T) {
 	doc := newService(t).describe()
 	if ok, errs := doc.check.ValidateDocument(); !ok {
 		for _, err := range errs {

@@ -1,9 +1,7 @@
 package contract
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,28 +9,28 @@ import (
 	"strings"
 )
 
-// request is one that is to be sent, with what is known of it.
+// request is a request to send, with what the test knows about it.
 type request struct {
 	op   *operation
-	kind string // "valid", or what was done to it
-	part string // what it was done to, such as body.prompt, if that is a part that the document names
+	kind string // "valid", or the name of the mutation
+	part string // the mutated part, such as body.prompt, if the document names it
 
-	valid   bool // the document allows it in every respect
-	invalid bool // it does not, so that it must not be carried out
-	guest   bool // it has no valid access token where one is needed
-	stray   bool // no operation is there to answer it
+	valid   bool // the document allows the request in every respect
+	invalid bool // the document does not allow the request: it must be refused
+	guest   bool // the operation needs an access token, and the request has no valid one
+	stray   bool // the document has no operation for the request
 
 	method string
-	path   []string // the segments, as they are to be read
+	path   []string // segments, not escaped
 	query  [][2]string
-	more   string // what follows in the query as it is
+	more   string // follows the query as it is, not escaped
 	header [][2]string
 	media  string
-	body   any    // of JSON and of forms
+	body   any    // a JSON value, or the fields of a form
 	raw    []byte // instead of body, if not nil
 }
 
-// compose makes a request for an operation that the document allows.
+// compose returns a request for the operation that the document allows.
 func (g *generator) compose(op *operation) *request {
 	r := &request{op: op, kind: "valid", valid: true, method: op.method}
 	values := map[string]string{}
@@ -63,7 +61,7 @@ func (g *generator) compose(op *operation) *request {
 		kinds := sortedKeys(op.RequestBody.Content)
 		r.media = kinds[g.IntN(len(kinds))]
 		r.body = g.valid(op.RequestBody.Content[r.media].Schema, "body")
-		r.valid = len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is no body
+		r.valid = len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is an empty body
 	}
 	if op.private() {
 		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.who.access})
@@ -76,7 +74,7 @@ func (r *request) without(name string) [][2]string {
 	return slices.DeleteFunc(slices.Clone(r.query), func(q [2]string) bool { return q[0] == name })
 }
 
-// plain is a value as it stands in a URL, a header or a form.
+// plain returns a value as text for a URL, a header or a form.
 func plain(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -93,8 +91,8 @@ func plain(v any) string {
 	return encode(v)
 }
 
-// visible makes a text fit for a header: servers refuse the rest before any
-// handler sees it, and readers take away what is around it.
+// visible makes a text fit for a header. Servers refuse other characters before
+// any handler sees them, and trim the spaces around a value.
 func visible(text string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -104,7 +102,7 @@ func visible(text string) string {
 	}, text))
 }
 
-// content is the body as it is sent.
+// content returns the body's bytes.
 func (r *request) content() []byte {
 	switch {
 	case r.raw != nil:
@@ -122,7 +120,8 @@ func (r *request) content() []byte {
 	return []byte(encode(r.body))
 }
 
-// http returns the request for a handler, or nil if no server would hand it on.
+// http returns the request without its body, or nil if its target is not a valid
+// one: a server would refuse it before any handler sees it.
 func (r *request) http() *http.Request {
 	var target strings.Builder
 	for _, segment := range r.path {
@@ -142,13 +141,9 @@ func (r *request) http() *http.Request {
 	if err != nil {
 		return nil
 	}
-	body := r.content()
 	out := &http.Request{
-		Method: r.method, URL: at, RequestURI: target.String(), Host: "service.test", RemoteAddr: "192.0.2.1:1234",
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-	}
-	if len(body) == 0 {
-		out.Body = http.NoBody
+		Method: r.method, URL: at, RequestURI: target.String(), Host: "service.test",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody, ContentLength: int64(len(r.content())),
 	}
 	for _, h := range r.header {
 		out.Header.Add(h[0], h[1])
@@ -159,7 +154,8 @@ func (r *request) http() *http.Request {
 	return out
 }
 
-// String is what one needs to send the request again.
+// String returns all that is needed to send the request again, apart from the
+// access token.
 func (r *request) String() string {
 	headers := slices.Clone(r.header)
 	for i, h := range headers {

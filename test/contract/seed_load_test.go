@@ -6,12 +6,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"colophon/api"
-	"colophon/internal/limit"
 	"colophon/test/apitest"
 )
 
@@ -27,32 +24,25 @@ func seedPassesDisguises(t *testing.T, s *service) {
 	}
 }
 
-// The seed went on with a text for somebody who had left, and so could be given
-// more to do than it was ever able to, by nobody.
+// The seed went on with a text after its client had left. Clients that did not even
+// wait could give it more work than it could ever do.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
 func seedGeneratesForNobody(t *testing.T, s *service) {
 	p := s.join("who-leaves")
-	s.engine.hold()
-	defer s.engine.release()
-	var left sync.WaitGroup
 	leaving, leave := context.WithCancel(t.Context())
 	defer leave()
-	for range slots {
-		left.Go(func() {
-			if resp, err := s.as(p).Open(leaving, "POST", "/generate", `{"prompt":"light"}`); err == nil {
-				resp.Body.Close()
-				t.Errorf("a text that cannot be written: %s", resp.Status)
-			}
-		})
-	}
-	s.jobsOf(p, slots, "running")
+	w := s.wait(leaving, p, slots)
+	defer s.release()
 	leave()
-	left.Wait()
-	s.jobsOf(p, slots, "cancelled")
+	for range slots {
+		if answer := <-w.answers; answer.err == nil {
+			t.Errorf("an answer without a worker: %d %s", answer.Status, answer.Body)
+		}
+	}
+	s.eventually("the jobs are cancelled", func() bool { return s.count(w.jobs, "cancelled") == slots })
 
-	// Nothing computes for them any more: there is room for somebody who stays,
-	// while the engine still waits.
+	// All slots had these jobs. As soon as the worker goes on, another user gets one.
 	stays := s.join("who-stays")
 	id := s.as(stays).Submit(`{"prompt":"light"}`)
 	var seen []string
@@ -63,23 +53,30 @@ func seedGeneratesForNobody(t *testing.T, s *service) {
 		if m.Event == "" {
 			continue
 		}
-		if seen = append(seen, m.Event); m.Event == "job.started" {
-			s.engine.release()
+		if seen = append(seen, m.Event); m.Event == "job.accepted" {
+			s.release()
 		}
 	}
 	if len(seen) < 3 || seen[1] != "job.started" || seen[len(seen)-1] != "job.completed" {
-		t.Errorf("who stayed saw %q", seen)
+		t.Errorf("the user who stayed saw %q", seen)
+	}
+	s.eventually("the worker has let go of the cancelled jobs", func() bool {
+		var leases int
+		s.query([]any{&leases}, `select count(*) from leases where job = any($1::uuid[])`, w.jobs)
+		return leases == 0
+	})
+	if cancelled := s.count(w.jobs, "cancelled"); cancelled != slots {
+		t.Errorf("%d of %d jobs are still cancelled", cancelled, slots)
 	}
 }
 
-// The seed took 264 ms to say no to a name that it knew, and 3 ms to others. What
-// is measured here with few tries, and loosely, TestUnknownNamesTakeAsLong
-// measures with many.
+// The seed took 264 ms to refuse a name that it knew, and 3 ms for other names. This
+// test measures few sign-ins, with a wide margin; TestUnknownNamesTakeAsLong measures
+// many.
 //
 // security: ASVS 6.3.8
 func seedTakesLongerForNames(t *testing.T, s *service) {
-	s = s.another(func(o *api.Options) { o.Auth = s.accounts(0) })
-	s.join("well-known-2") // whose hash costs what they do in production
+	s.join("well-known-2")
 	var took [2][]time.Duration
 	for range 9 {
 		for i, name := range []string{"well-known-2", "no-such-user-2"} {
@@ -98,7 +95,6 @@ func seedTakesLongerForNames(t *testing.T, s *service) {
 // security: ASVS 15.2.2
 func seedHashesAlone(t *testing.T, s *service) {
 	p := s.join("reads-meanwhile")
-	s = s.another(func(o *api.Options) { o.Auth = s.accounts(0) })
 	const many = 30
 	signIns := make(chan int, many)
 	for i := range many {
@@ -114,7 +110,7 @@ func seedHashesAlone(t *testing.T, s *service) {
 	for ended := 0; ended < many; {
 		select {
 		case status := <-signIns:
-			if ended++; status != 401 && status != 503 { // 503: waited too long for a turn
+			if ended++; status != 401 && status != 503 { // 503: waited too long to be hashed
 				t.Errorf("a sign-in: %d", status)
 			}
 		default:
@@ -127,28 +123,13 @@ func seedHashesAlone(t *testing.T, s *service) {
 	}
 }
 
-// most is how many requests the limited service takes in an hour.
-const most = 4
+// most is how many requests a service with the rate hourly accepts.
+const (
+	most   = 4
+	hourly = "4/1h"
+)
 
-func (s *service) limited() *service { return s.limitedTo(limit.Rate{Requests: most, Per: time.Hour}) }
-
-// limitedTo is the service with one rate for everything.
-func (s *service) limitedTo(rate limit.Rate) *service {
-	s.t.Helper()
-	return s.another(func(o *api.Options) {
-		for name, at := range map[string]**limit.Limit{
-			"users": &o.Limits.Users, "token": &o.Limits.Token, "generate": &o.Limits.Generate,
-			"jobs": &o.Limits.Jobs, "calls": &o.Limits.Calls, "anonymous": &o.Limits.Anonymous,
-		} {
-			var err error
-			if *at, err = limit.InMemory(name, rate); err != nil {
-				s.t.Fatal(err)
-			}
-		}
-	})
-}
-
-// The seed's limits stood behind its other checks: 401s, 422s and the history
+// The seed counted a request only after all other checks: 401s, 422s and the history
 // cost nothing.
 //
 // security: ASVS 2.4.1, API4:2023
@@ -168,7 +149,7 @@ func seedCountsOnlySuccess(t *testing.T, s *service) {
 		"a prompt that is none": {p, "POST", "/jobs", `{"prompt":17}`, 422, nil},
 		"the history":           {p, "GET", "/history", "", 200, nil},
 	} {
-		limited := s.limited()
+		limited := s.limited(hourly)
 		for range most {
 			limited.as(c.as).Do(c.method, c.path, c.body, c.headers...).Must(t, c.status)
 		}
@@ -181,7 +162,7 @@ func seedCountsOnlySuccess(t *testing.T, s *service) {
 // security: ASVS 15.3.4
 func seedBelievesForwarding(t *testing.T, s *service) {
 	for _, header := range []string{"X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP"} {
-		limited := s.limited()
+		limited := s.limited(hourly)
 		for i := range most + 1 {
 			address := fmt.Sprint("203.0.113.", i)
 			if header == "Forwarded" {
@@ -197,7 +178,7 @@ func seedBelievesForwarding(t *testing.T, s *service) {
 
 // security: ASVS 2.4.1
 func seedSaysNoRetryAfter(t *testing.T, s *service) {
-	limited := s.limited()
+	limited := s.limited(hourly)
 	for range most {
 		limited.as(nil).Do("GET", "/nowhere", "").Must(t, 404)
 	}

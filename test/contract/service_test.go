@@ -1,145 +1,173 @@
 package contract
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"colophon/api"
-	"colophon/events"
-	"colophon/internal/auth"
 	"colophon/internal/pg/pgtest"
-	"colophon/internal/policy"
-	"colophon/internal/vault"
-	"colophon/jobs"
-	"colophon/migrations"
 	"colophon/test/apitest"
+	"colophon/test/program/programtest"
 )
+
+func TestMain(m *testing.M) { programtest.Main(m) }
 
 // slots is how many jobs the worker runs at once.
 const slots = 16
 
-// service is the whole of it in this process: the real handler over a real
-// Postgres, and a worker with an engine that takes no time.
+// workerConnections is the name of the worker's database connections. It tells
+// them from those of the api process.
+const workerConnections = "contract-worker"
+
+// service is a service of the test's own: an api process, and a worker for the
+// tests that need one, over one database.
 type service struct {
-	t       testing.TB
-	db      *pgtest.DB
-	store   *events.Store
-	vault   *vault.Vault
-	auth    *auth.Service
-	options api.Options
-	handler http.Handler
-	url     string // for those who need a connection
-	log     *apitest.Log
-	engine  *engine
-	victims int // accounts that others have been let loose on
+	t      testing.TB
+	db     *pgtest.DB
+	env    []string
+	api    *programtest.Process // receives the requests
+	worker *programtest.Process // nil without work
+	wire   *wire
+
+	started *[]*programtest.Process // by this service and its copies
 }
 
-// newService starts a service that counts nothing and hashes cheaply.
+// newService starts a service that limits nothing and runs no jobs.
 func newService(t *testing.T) *service {
 	t.Helper()
-	s := &service{t: t, db: pgtest.New(t, migrations.Up), log: &apitest.Log{}, engine: &engine{}}
-	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	var err error
-	if s.vault, err = vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)); err != nil {
-		t.Fatal(err)
-	}
-	s.store = events.NewStore(s.db.App, s.vault, log)
-	m := jobs.Model{Name: s.engine.Info().Name, Context: s.engine.Info().Context, Encode: s.engine.Encode}
-	queue, err := jobs.NewQueue(s.db.App, s.store, m, policy.Default, jobs.Limits{}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.auth = s.accounts(64)
-	stopping, stop := context.WithCancel(context.Background())
-	s.options = api.Options{Stopping: stopping, Store: s.store, Queue: queue, Auth: s.auth, Ready: s.db.App.Ping, Log: log}
-	worker, err := jobs.NewWorker(s.db.App, s.store, s.engine, policy.Default, slots, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	running, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { s.store.Run(running, nil) })
-	wg.Go(func() { queue.Run(running) })
-	wg.Go(func() { s.auth.Run(running, log) })
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	if err := worker.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := worker.Stop(ctx); err != nil {
-			t.Errorf("stop the worker: %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	s.listen()
+	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process)}
+	s.env = []string{"COLOPHON_DATA=" + t.TempDir(), "DATABASE_URL=" + s.db.URL}
+	s.listen("--no-rate-limits")
 	return s
 }
 
-// accounts are those of the database, by hashes of so many KiB.
-func (s *service) accounts(hashMemory uint32) *auth.Service {
+// listen starts the api process. It has no quotas: a long run has more jobs than
+// a user may have outstanding by default.
+func (s *service) listen(flags ...string) {
 	s.t.Helper()
-	a, err := auth.New(s.t.Context(), s.db.App, s.store, s.vault, auth.Options{Issuer: "test", Audience: "test", HashMemory: hashMemory, Unthrottled: true})
+	s.api = programtest.Start(s.t, s.env, append([]string{"api", "--listen", "127.0.0.1:0",
+		"--max-outstanding-jobs", "0", "--max-queued-jobs", "0", "--max-streams", "0"}, flags...)...)
+	s.wire = newWire(s.t, s.api.URL)
+	*s.started = append(*s.started, s.api)
+}
+
+// limited is the same service behind another api process, with one rate for
+// every limit.
+func (s *service) limited(rate string) *service {
+	s.t.Helper()
+	other := *s
+	flags := []string{"--rate-limits", "memory"}
+	for _, limit := range []string{"users", "token", "jobs", "calls", "anonymous"} {
+		flags = append(flags, "--limit-"+limit, rate)
+	}
+	other.listen(flags...)
+	return &other
+}
+
+// in returns the service for a subtest.
+func (s *service) in(t testing.TB) *service {
+	other := *s
+	other.t = t
+	return &other
+}
+
+// work starts the worker.
+func (s *service) work() {
+	s.t.Helper()
+	at, err := url.Parse(s.db.URL)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	query := at.Query()
+	query.Set("application_name", workerConnections)
+	at.RawQuery = query.Encode()
+	s.worker = programtest.Start(s.t, append(s.env[:1:1], "DATABASE_URL="+at.String()), "worker", "--slots", strconv.Itoa(slots))
+	*s.started = append(*s.started, s.worker)
+}
+
+// hold freezes the worker between transactions. A worker frozen in a transaction
+// would keep the locks on its jobs.
+func (s *service) hold() {
+	s.t.Helper()
+	s.eventually("the worker is in no transaction", func() bool {
+		if active, idle := s.transactions(); active+idle > 0 {
+			return false
+		}
+		s.worker.Freeze()
+		for {
+			active, idle := s.transactions()
+			switch {
+			case idle > 0: // until the worker goes on
+				s.worker.Thaw()
+				return false
+			case active == 0:
+				return true
+			}
+		}
+	})
+}
+
+// release lets the worker go on.
+func (s *service) release() { s.worker.Thaw() }
+
+// transactions counts the worker's transactions: those with a statement that
+// Postgres executes, and those that wait for the worker.
+func (s *service) transactions() (active, idle int) {
+	s.t.Helper()
+	s.query([]any{&active, &idle}, `
+		select count(*) filter (where state = 'active'), count(*) filter (where state like 'idle in transaction%')
+		from pg_stat_activity where datname = current_database() and application_name like $1 || '%'`, workerConnections)
+	return active, idle
+}
+
+// serve sends a request as it is composed.
+func (s *service) serve(r *request) apitest.Answer {
+	s.t.Helper()
+	out := r.http()
+	if out == nil {
+		s.t.Fatalf("no client can send %s", r)
+	}
+	a, err := s.wire.send(r, out)
+	if err != nil {
+		s.t.Fatalf("%s: %v", r, err)
 	}
 	return a
 }
 
-func (s *service) listen() {
+// query reads one row as the database's owner.
+func (s *service) query(results []any, sql string, args ...any) {
 	s.t.Helper()
-	var err error
-	if s.handler, err = api.New(s.options); err != nil {
+	if err := s.db.Owner.QueryRow(context.Background(), sql, args...).Scan(results...); err != nil {
 		s.t.Fatal(err)
 	}
-	server := httptest.NewServer(s.handler)
-	s.t.Cleanup(server.Close)
-	s.url = server.URL
 }
 
-// another is the same service behind an API with other options.
-func (s *service) another(change func(*api.Options)) *service {
+// eventually waits for a state that no event announces.
+func (s *service) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	other := *s
-	change(&other.options)
-	other.listen()
-	return &other
+	for deadline := time.Now().Add(programtest.Patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("still not true: %s", what)
+		}
+	}
 }
 
-// writer keeps what a handler writes, and has the deadlines of a connection.
-type writer struct{ *httptest.ResponseRecorder }
-
-func (writer) SetReadDeadline(time.Time) error  { return nil }
-func (writer) SetWriteDeadline(time.Time) error { return nil }
-
-// serve hands a request to the handler without a connection in between.
-func (s *service) serve(r *http.Request) apitest.Answer {
-	w := writer{httptest.NewRecorder()}
-	s.handler.ServeHTTP(w, r)
-	resp := w.Result()
-	return apitest.Answer{Status: resp.StatusCode, Header: resp.Header, Body: w.Body.Bytes()}
-}
-
-// person is somebody with an account.
+// person is a user with an account and a session.
 type person struct {
 	name, password  string
 	id              string
 	access, refresh string
-	role            auth.Role
+	role            string // "" is user
 }
 
-// join registers somebody and signs in.
+// join registers an account and signs in to it.
 func (s *service) join(name string) *person {
 	s.t.Helper()
 	p := &person{name: name, password: "a long sentence of " + name[:3]}
@@ -149,51 +177,163 @@ func (s *service) join(name string) *person {
 	return p
 }
 
-// promote gives somebody a role, as the command line does.
-func (s *service) promote(p *person, role auth.Role) *person {
+// ended reports whether a person's session has ended, which the database has on
+// record for an hour, or their access token has expired.
+func (s *service) ended(p *person) bool {
 	s.t.Helper()
-	p.role = role
-	if _, err := s.auth.SetRole(s.t.Context(), uuid.MustParse(p.id), role); err != nil {
-		s.t.Fatal(err)
+	var claims struct {
+		Session string `json:"sid"`
+		Expires int64  `json:"exp"`
 	}
+	p.claims(s.t, &claims)
+	var ended bool
+	s.query([]any{&ended}, `select exists (select from ended_sessions where session = $1)`, claims.Session)
+	return ended || time.Now().Unix() >= claims.Expires
+}
+
+// claims decodes the claims of a person's access token.
+func (p *person) claims(t testing.TB, v any) {
+	t.Helper()
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(p.access, ".")[1])
+	if err == nil {
+		err = json.Unmarshal(payload, v)
+	}
+	if err != nil {
+		t.Fatalf("the access token %q: %v", p.access, err)
+	}
+}
+
+// promote gives an account a role by the command line, the only way to do so.
+func (s *service) promote(p *person, role string) *person {
+	s.t.Helper()
+	if _, stderr, code := programtest.Run(s.t, s.env, "", "user", "role", p.name, role); code != 0 {
+		s.t.Fatalf("user role %s %s: exit status %d: %s", p.name, role, code, stderr)
+	}
+	p.role = role
 	return p
 }
 
-// as is a client of somebody, or of nobody, over a connection.
+// as returns the client of a person, or of a caller without an account.
 func (s *service) as(p *person) apitest.Client {
-	c := apitest.Client{T: s.t, URL: s.url}
+	c := apitest.Client{T: s.t, URL: s.api.URL}
 	if p != nil {
 		c.Access = p.access
 	}
 	return c
 }
 
-// jobsOf returns the ids of somebody's jobs as soon as so many are in one of the
-// states.
-func (s *service) jobsOf(p *person, many int, states ...string) []string {
+// jobs waits until a person has so many jobs in the states, and returns their
+// ids.
+func (s *service) jobs(p *person, many int, states ...string) (ids []string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		rows, err := s.db.Owner.Query(s.t.Context(), `select job::text from history where owner = $1 and state = any($2)`, p.id, states)
+	s.eventually("the jobs are "+strings.Join(states, " or "), func() bool {
+		rows, err := s.db.Owner.Query(context.Background(), `select job::text from history where owner = $1 and state = any($2)`, p.id, states)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
+		if ids, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			s.t.Fatal(err)
 		}
-		if len(ids) == many {
-			return ids
+		return len(ids) == many
+	})
+	return ids
+}
+
+// count returns how many of the jobs are in a state.
+func (s *service) count(ids []string, state string) (n int) {
+	s.t.Helper()
+	s.query([]any{&n}, `select count(*) from history where job = any($1::uuid[]) and state = $2`, ids, state)
+	return n
+}
+
+// long is the body of a request for a text of 200 tokens that has the canary in
+// it.
+const long = `{"prompt":"` + canary + `","max_length":200,"seed":1}`
+
+// running returns a job of a person that runs and makes no progress: the worker
+// is frozen.
+func (s *service) running(p *person) (id string) {
+	s.t.Helper()
+	s.eventually("a job runs while the worker is frozen", func() bool {
+		s.release()
+		id = s.as(p).Submit(long)
+		s.eventually("the job has been started", func() bool { return s.count([]string{id}, "queued") == 0 })
+		s.hold()
+		return s.count([]string{id}, "running") == 1
+	})
+	return id
+}
+
+// waiting is a number of requests that wait for texts, and their jobs.
+type waiting struct {
+	jobs    []string
+	answers chan result // one for each request
+}
+
+// result is what a request got.
+type result struct {
+	apitest.Answer
+	err error
+}
+
+// wait sends requests of a person that wait for texts which do not come: the
+// worker is frozen when it runs as many of the jobs as it has slots. The requests
+// end with ctx.
+func (s *service) wait(ctx context.Context, p *person, many int) (w waiting) {
+	s.t.Helper()
+	s.eventually("the worker is frozen with all slots taken", func() bool {
+		s.hold()
+		w.answers = make(chan result, many)
+		for range many {
+			go func() {
+				a, err := s.as(p).Send(ctx, "POST", "/generate", long, "Prefer", "wait=30")
+				w.answers <- result{a, err}
+			}()
 		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("%d of %d jobs are %s", len(ids), many, strings.Join(states, " or "))
+		w.jobs = s.jobs(p, many, "queued", "running")
+		s.release()
+		s.eventually("all slots are taken", func() bool {
+			return s.count(w.jobs, "running") == min(many, slots) || s.count(w.jobs, "completed") > 0
+		})
+		s.hold()
+		if s.count(w.jobs, "running") == min(many, slots) && s.count(w.jobs, "completed") == 0 {
+			return true
 		}
+		s.cancel(p, w.jobs) // the worker was faster: once more
+		for range many {
+			<-w.answers
+		}
+		return false
+	})
+	return w
+}
+
+// cancel cancels jobs of a person.
+func (s *service) cancel(p *person, ids []string) {
+	s.t.Helper()
+	for _, id := range ids {
+		s.as(p).Do("POST", "/jobs/"+id+"/cancel", "").Must(s.t, 200)
 	}
 }
 
-// quiet fails the test if anything went wrong on the service's side.
+// logged returns the lines of all logs that contain a text.
+func (s *service) logged(text string) (lines []string) {
+	for _, p := range *s.started {
+		for line := range strings.Lines(p.Log()) {
+			if strings.Contains(line, text) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+// quiet fails the test if a process has logged an error.
 func (s *service) quiet() {
 	s.t.Helper()
-	if log := s.log.String(); strings.Contains(log, "panic") || strings.Contains(log, "level=ERROR") {
-		s.t.Errorf("the log has\n%.5000s", log)
+	for _, text := range []string{"panic", "level=ERROR"} {
+		if lines := s.logged(text); lines != nil {
+			s.t.Errorf("the log has\n%.5000s", strings.Join(lines, ""))
+		}
 	}
 }

@@ -22,7 +22,7 @@ type member struct {
 	value any // string, int64, float64, bool, nil, []any, object or verbatim
 }
 
-// verbatim is text that stands for itself, JSON or not.
+// verbatim is text that is sent as it is, JSON or not.
 type verbatim string
 
 func (o object) at(name string) int {
@@ -71,9 +71,11 @@ func encode(v any) string {
 type generator struct {
 	*rand.Rand
 	doc *document
-	who *person  // who asks
-	own []string // ids of what is the person's
-	far []string // ids of what is somebody else's, and of accounts
+	who *person  // the caller
+	own []string // ids of the caller's jobs
+	far []string // ids of others' jobs, and of accounts
+
+	owner, other *person // of the jobs of stories, and another user; nil before the first
 
 	etag string // of the latest answer that had one
 }
@@ -82,7 +84,8 @@ func (g *generator) chance(p float64) bool { return g.Float64() < p }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
 
-// valid draws a value that the schema takes; name is what it is called.
+// valid draws a value that the schema allows. The name of the value decides about
+// some texts.
 func (g *generator) valid(s *schema, name string) any {
 	s = g.doc.resolve(s)
 	switch {
@@ -122,7 +125,7 @@ func (g *generator) valid(s *schema, name string) any {
 	case s.is("string"):
 		return g.text(s, name)
 	}
-	panic(fmt.Sprintf("%s: no value is known for a schema of type %q", name, s.Type))
+	panic(fmt.Sprintf("%s: no generator for a schema of type %q", name, s.Type))
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -145,7 +148,7 @@ func between(g *generator, least, most *int, low, high int) int {
 	return low + g.IntN(max(0, high-low)+1)
 }
 
-// bounds of a number; those of an integer are taken.
+// bounds returns the least and the greatest value. For an integer both are allowed.
 func bounds(s *schema) (low, high float64) {
 	low, high = -1<<53, 1<<53
 	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
@@ -161,8 +164,8 @@ func bounds(s *schema) (low, high float64) {
 	return low, high
 }
 
-// text draws a string. What has a meaning that no schema tells, because it has
-// to be somebody's own, is mostly what it should be.
+// text draws a string. A string that must belong to the caller, such as a password,
+// is mostly the caller's: no schema tells which one that is.
 func (g *generator) text(s *schema, name string) string {
 	lower := strings.ToLower(name)
 	fits := func(text string) bool { n := len([]rune(text)); return s.MaxLength == nil || n <= *s.MaxLength }
@@ -179,7 +182,7 @@ func (g *generator) text(s *schema, name string) string {
 		return g.who.name
 	case strings.Contains(lower, "username"):
 		return "user-" + strconv.FormatUint(g.Uint64(), 36)
-	case strings.Contains(lower, "new_password"): // those that are taken become everybody's
+	case strings.Contains(lower, "new_password"): // the caller has to know it afterwards
 		return g.who.password
 	case strings.Contains(lower, "password") && g.chance(0.7):
 		return g.who.password
@@ -220,7 +223,7 @@ func (g *generator) characters(n int) string {
 	return b.String()
 }
 
-// anyID draws an id of something of the person's, of somebody else's, or of nothing.
+// anyID draws the id of an object of the caller's, of another user's, or of none.
 func (g *generator) anyID() string {
 	switch {
 	case len(g.own) > 0 && g.chance(0.6):

@@ -2,4 +2,4 @@
 
 package e2e
 
-const depth = 16 // times the layers of the built-in model
+const depth = 8 // times the layers of the built-in model

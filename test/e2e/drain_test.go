@@ -73,7 +73,7 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 	m := newMembers(t)
 	p := m.api("--no-rate-limits")
 	c := newUser(t, p.URL, "waiter")
-	id := c.Submit(long(1))
+	id := c.Submit(sized(1, 50))
 	stream := c.Stream(t.Context(), "/jobs/"+id+"/events")
 	for m := range stream {
 		if m.Event == "job.accepted" {
@@ -82,7 +82,7 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 	}
 	waited := make(chan apitest.Answer, 1)
 	go func() {
-		a, err := c.Send(t.Context(), "POST", "/generate", long(2))
+		a, err := c.Send(t.Context(), "POST", "/generate", sized(2, 50))
 		if err != nil {
 			t.Error(err)
 		}

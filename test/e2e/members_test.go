@@ -20,7 +20,8 @@ type members struct {
 	settings []string
 }
 
-// newMembers prepares a service with a model that takes its time.
+// newMembers prepares a service with a model whose texts take seconds. Each process
+// has one processor, so that the time of a text is not spent on waiting threads.
 func newMembers(t *testing.T) *members {
 	t.Helper()
 	return membersOver(t, programtest.Database(t).URL)
@@ -29,7 +30,7 @@ func newMembers(t *testing.T) *members {
 // membersOver does the same over an up-to-date database.
 func membersOver(t *testing.T, url string) *members {
 	t.Helper()
-	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t)}
+	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t), "GOMAXPROCS=1"}
 	return &members{t, url, settings}
 }
 

@@ -242,7 +242,7 @@ func TestBadInputIsRefused(t *testing.T) {
 	}{
 		"empty prompt":             {`{"prompt":""}`, 422, "prompt"},
 		"501 characters":           {`{"prompt":"` + strings.Repeat("é", 501) + `"}`, 422, "500"},
-		"nothing left":             {`{"prompt":"<>{};"}`, 422, "nothing"},
+		"nothing left":             {`{"prompt":"<>{};"}`, 422, "removed characters"},
 		"NUL":                      {`{"prompt":"a\u0000b"}`, 422, "control"},
 		"lone surrogate":           {`{"prompt":"a\ud800b"}`, 400, "surrogate"},
 		"lone low surrogate":       {`{"prompt":"a\udc00b"}`, 400, "surrogate"},

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,10 +36,20 @@ var build struct {
 	err    error
 }
 
+// parallel is how many tests run at once unless the command line says otherwise.
+// They wait for processes most of the time, so that processors are not the limit.
+const parallel = "4"
+
 // Main runs the tests of a package and removes the program that they used:
 //
 //	func TestMain(m *testing.M) { programtest.Main(m) }
 func Main(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", parallel) // a number is a good value
+	}
 	code := m.Run()
 	if build.remove != nil {
 		if err := build.remove(); err != nil {

@@ -5,11 +5,12 @@ import (
 	"testing"
 )
 
-// TestWhatTheDescriptionDoesNotAllowIsRefused sends what Huma by itself takes:
-// other spellings of names, ids and numbers, and parameters that say nothing.
+// TestUndescribedInputIsRefused sends input that Huma by itself accepts: other
+// spellings of names, ids and numbers, and empty parameters.
 //
 // security: ASVS 15.3.3, ASVS 15.3.7, API3:2023, ASVS 1.5.2
-func TestWhatTheDescriptionDoesNotAllowIsRefused(t *testing.T) {
+func TestUndescribedInputIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	job := f.Submit(prompt)
 	for _, body := range []string{

@@ -1,0 +1,105 @@
+package api_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"colophon/api"
+	"colophon/test/apitest"
+)
+
+// TestSilentStreamOutlivesWriteDeadlines keeps a stream over HTTP/2 silent for longer
+// than any deadline of a write.
+func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture) {
+		f.api.Timeouts(time.Minute, time.Second, time.Second, 1500*time.Millisecond)
+	})
+	handler, err := api.New(f.api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(handler)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	id := f.Submit(prompt)
+	c := apitest.Client{URL: srv.URL, Access: f.Access, Transport: srv.Client().Transport}
+	resp, err := c.Open(t.Context(), "GET", "/jobs/"+id+"/events", "", "Accept", "text/event-stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 2 || resp.TLS.NegotiatedProtocol != "h2" || resp.TLS.Version < tls.VersionTLS12 {
+		t.Fatalf("%s over %x", resp.Proto, resp.TLS.Version)
+	}
+	beats := 0
+	for m, err := range apitest.Messages(resp.Body) {
+		if err != nil {
+			t.Error(err)
+		}
+		if m == (apitest.Message{}) {
+			if beats++; beats == 1 { // the silence was longer than a write may take
+				f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
+			}
+		}
+	}
+	if beats == 0 {
+		t.Error("the stream ended without a heartbeat")
+	}
+}
+
+// TestSlowBodiesAreGivenUp sends bodies one byte at a time, to routes that read them
+// and to routes that do not, until the service closes the connection.
+//
+// security: API4:2023
+func TestSlowBodiesAreGivenUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(f *fixture) { f.api.Timeouts(time.Second, time.Minute, time.Minute, time.Minute) })
+	for _, route := range []string{"POST /users", "POST /nowhere", "GET /history", "GET /docs"} {
+		t.Run(route, func(t *testing.T) {
+			t.Parallel()
+			conn := dial(t, f.URL)
+			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{", route)
+			begin := time.Now()
+			go func() {
+				for {
+					if _, err := conn.Write([]byte(" ")); err != nil {
+						return
+					}
+					select {
+					case <-t.Context().Done():
+						return
+					case <-time.After(50 * time.Millisecond):
+					}
+				}
+			}()
+			got, err := io.ReadAll(conn)
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("given up after %s", took)
+			}
+			if !strings.HasPrefix(string(got), "HTTP/1.1 4") && !strings.HasPrefix(string(got), "HTTP/1.1 200") {
+				t.Errorf("%.100q, %v", got, err)
+			}
+			if route == "POST /users" && !strings.HasPrefix(string(got), "HTTP/1.1 408") {
+				t.Errorf("%.100q", got)
+			}
+		})
+	}
+}
+
+func dial(t *testing.T, url string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}

@@ -1,0 +1,209 @@
+package contract
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"colophon/test/apitest"
+	"colophon/test/program/programtest"
+)
+
+// earshot is how long a test listens to a stream that does not end, such as that
+// of a queued job.
+const earshot = 300 * time.Millisecond
+
+// framing are the headers of HTTP itself. An OpenAPI document describes none of
+// them.
+var framing = []string{"Connection", "Content-Length", "Date"}
+
+// wire sends requests byte for byte as they are composed, which net/http's client
+// would refuse to do with some. It keeps connections open and may be used by
+// several goroutines.
+type wire struct {
+	address string
+
+	mu   sync.Mutex
+	idle []*connection
+}
+
+type connection struct {
+	net.Conn
+	buffer *bufio.Reader
+	used   bool // has carried a request
+}
+
+// newWire returns a wire to the service at a URL, until the test ends.
+func newWire(t testing.TB, url string) *wire {
+	w := &wire{address: strings.TrimPrefix(url, "http://")}
+	t.Cleanup(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, c := range w.idle {
+			c.Close()
+		}
+	})
+	return w
+}
+
+func (w *wire) get() (*connection, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last := len(w.idle) - 1; last >= 0 {
+		c := w.idle[last]
+		w.idle = w.idle[:last]
+		return c, nil
+	}
+	conn, err := net.Dial("tcp", w.address)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{Conn: conn, buffer: bufio.NewReader(conn)}, nil
+}
+
+func (w *wire) put(c *connection) {
+	c.used = true
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.idle = append(w.idle, c)
+}
+
+// send sends a request and reads the answer. A connection that the service has
+// closed since its last answer is replaced.
+func (w *wire) send(r *request, as *http.Request) (apitest.Answer, error) {
+	for {
+		c, err := w.get()
+		if err != nil {
+			return apitest.Answer{}, err
+		}
+		a, keep, err := c.exchange(r, as)
+		if keep {
+			w.put(c)
+			return a, nil
+		}
+		c.Close()
+		if !errors.Is(err, errClosed) || !c.used {
+			return a, err
+		}
+	}
+}
+
+// errClosed is a connection's end before the first byte of an answer.
+var errClosed = errors.New("the connection was closed before an answer")
+
+// exchange sends a request and reads the answer. It reports whether the
+// connection can carry another request.
+func (c *connection) exchange(r *request, as *http.Request) (a apitest.Answer, keep bool, err error) {
+	if err := c.SetDeadline(time.Now().Add(programtest.Patience)); err != nil {
+		return a, false, err
+	}
+	body := r.content()
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", as.Method, as.RequestURI, c.RemoteAddr())
+	if err := as.Header.Write(&head); err != nil {
+		return a, false, err
+	}
+	if len(body) > 0 || as.Method == http.MethodPost || as.Method == http.MethodPut {
+		fmt.Fprintf(&head, "Content-Length: %d\r\n", len(body))
+	}
+	head.WriteString("\r\n")
+	sent := make(chan error, 1)
+	go func() { // the service may answer before it has read all of the body
+		_, err := (&net.Buffers{head.Bytes(), body}).WriteTo(c.Conn)
+		sent <- err
+	}()
+	if _, err := c.buffer.Peek(1); err != nil {
+		return a, false, fmt.Errorf("%w: %w", errClosed, err)
+	}
+	resp, err := http.ReadResponse(c.buffer, as)
+	if err != nil {
+		return a, false, err
+	}
+	defer resp.Body.Close()
+	stream := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
+	if stream {
+		if err := c.SetReadDeadline(time.Now().Add(earshot)); err != nil {
+			return a, false, err
+		}
+	}
+	a = apitest.Answer{Status: resp.StatusCode, Header: resp.Header}
+	a.Body, err = io.ReadAll(resp.Body)
+	cut := stream && errors.Is(err, os.ErrDeadlineExceeded)
+	if err != nil && !cut {
+		return a, false, err
+	}
+	if cut {
+		events := bytes.SplitAfter(a.Body, []byte("\n\n"))
+		a.Body = bytes.Join(events[:len(events)-1], nil) // the last one is incomplete
+	}
+	for _, name := range framing {
+		a.Header.Del(name)
+	}
+	return a, !cut && !resp.Close && <-sent == nil, nil
+}
+
+// TestWireKeepsItsConnection sends requests to a server whose answers end in
+// different ways, and checks which of them cost a connection.
+func TestWireKeepsItsConnection(t *testing.T) {
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/stream":
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, "data: 1\n\ndata: 2")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		case "/large":
+			http.Error(w, "too much", http.StatusRequestEntityTooLarge) // without reading the body
+		default:
+			_, _ = io.Copy(w, r.Body)
+		}
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	w := newWire(t, server.URL)
+	for i, c := range []struct {
+		path, body  string
+		status      int
+		want        string
+		connections int32 // so far
+	}{
+		{"echo", "one", 200, "one", 1},
+		{"echo", "", 200, "", 1},
+		{"large", strings.Repeat("x", 4<<20), 413, "too much\n", 1},
+		{"echo", "two", 200, "two", 2},
+		{"stream", "", 200, "data: 1\n\n", 2},
+		{"echo", "three", 200, "three", 3},
+		{"echo", "four", 200, "four", 4},
+	} {
+		if i == 6 {
+			server.CloseClientConnections()
+		}
+		r := &request{method: "POST", path: []string{c.path}, raw: []byte(c.body)}
+		a, err := w.send(r, r.http())
+		if err != nil || a.Status != c.status || string(a.Body) != c.want || connections.Load() != c.connections {
+			t.Errorf("%d: %s: %d %q over %d connections, %v", i, c.path, a.Status, a.Body, connections.Load(), err)
+		}
+		for _, name := range framing {
+			if a.Header.Get(name) != "" {
+				t.Errorf("%s: %s", name, a.Header.Get(name))
+			}
+		}
+	}
+}
