@@ -61,6 +61,7 @@ func (n *notifyTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchE
 // run one at a time. Every way to append must announce after its commit, and no
 // trigger may announce.
 func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	n := &notifyTracer{seen: make(chan struct{}, 1)}
 	config := f.db.App.Config()

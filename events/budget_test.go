@@ -30,6 +30,7 @@ func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 // TestBudgetIsTheSumOfSpentTokens appends random legal courses of jobs with
 // reservations on two days.
 func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	want := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -57,6 +58,8 @@ func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 }
 
 func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
 	started := events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"}
 	advanced := events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "abc"}
 	for name, c := range map[string]struct {
@@ -75,10 +78,11 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 		"failed before the start":    {[]events.Fact{events.JobFailed{Final: true}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
+			owner := uuid.Must(uuid.NewV7())
+			f.register(t, owner)
 			accepted := courseFacts()[0].(events.JobAccepted)
 			accepted.Reserved = events.Reservation{Day: "2026-11-22", Tokens: 54}
-			j, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, c.facts...)...)
+			j, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: owner}, append([]events.Fact{accepted}, c.facts...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +90,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 			if c.spent > 0 {
 				want["2026-11-22"] = c.spent
 			}
-			if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
+			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
 				t.Error(cmp.Diff(want, got))
 			}
 			// A writer that has missed the last fact ends the job again.
@@ -95,7 +99,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 			if _, err := f.put(t.Context(), stale, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrConflict) {
 				t.Fatalf("second end: %v, want ErrConflict", err)
 			}
-			if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
+			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
 				t.Errorf("budgets after a second end: %s", cmp.Diff(want, got))
 			}
 		})
@@ -105,6 +109,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 const budgetDays = 7 // after its own, a budget is kept
 
 func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.db.Owner.Exec(t.Context(), `
 		insert into budgets (owner, day, tokens) select $1, (now() at time zone 'UTC')::date - n, n + 1 from generate_series(0, 3000) n`, f.owner); err != nil {
@@ -148,6 +153,7 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 }
 
 func TestLoadCountsOneOwner(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)
@@ -187,6 +193,7 @@ func TestLoadCountsOneOwner(t *testing.T) {
 }
 
 func TestQueuePositionFollowsPriorityAndAge(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	accepted := courseFacts()[0].(events.JobAccepted)
 	var jobs []events.Job

@@ -21,6 +21,7 @@ func (f *fixture) mustClose(t *testing.T) {
 
 // A closed owner gets no new jobs, but the outstanding ones can be ended.
 func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	open, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...)
 	if err != nil {
@@ -54,6 +55,7 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 
 // Every job that was accepted before or during Close is outstanding afterwards.
 func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var mu sync.Mutex
 	var accepted []uuid.UUID // the jobs accepted until the owner is closed
@@ -101,6 +103,7 @@ func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
 // The rows of an erased owner's jobs agree with the events and can be rebuilt,
 // however the jobs ended.
 func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	for n := range len(courseFacts()) {
 		for _, last := range []events.Fact{events.JobCancelled{By: "owner"}, events.JobFailed{Attempt: 1, Reason: "r", Final: true}} {
@@ -136,6 +139,7 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 }
 
 func TestPagesCoverTheStream(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {

@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,7 @@ func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile f
 func nothing() {}
 
 func TestIdempotencyKeyOpensOneStream(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrNotFound) {
 		t.Fatalf("Opened before any claim: %v, want ErrNotFound", err)
@@ -88,6 +90,8 @@ func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 // TestClaimWaitsForAnUncommittedOne claims a key while another transaction that has
 // claimed it is open.
 func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
 	for name, c := range map[string]struct {
 		end  error // result of the first transaction; nil commits it
 		late bool  // the first transaction ends after the second claim
@@ -98,7 +102,13 @@ func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
 		"first stays open":     {nil, true, events.ErrInFlight},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, k := newFixture(t), idempotencyKey()
+			k := idempotencyKey()
+			k.Key = name
+			f := *f // with a store of its own, whose claims wait as long as the case needs
+			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+			if c.late {
+				f.SetClaimWait(20 * time.Millisecond)
+			}
 			claimed, end := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -157,6 +167,7 @@ func (f *fixture) awaitLockWait(t *testing.T) {
 }
 
 func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.open(t.Context(), k, nothing); err != nil {
 		t.Fatal(err)
@@ -188,6 +199,7 @@ func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
 }
 
 func TestIdempotencyKeyOfAnErasedOwnerIsReused(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.open(t.Context(), k, nothing); err != nil {
 		t.Fatal(err)

@@ -90,6 +90,7 @@ func courseFacts() []events.Fact {
 }
 
 func TestReadReturnsAppendedEvents(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	want, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {
@@ -115,6 +116,7 @@ func TestReadReturnsAppendedEvents(t *testing.T) {
 }
 
 func TestOneWriterWinsAVersion(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
@@ -145,6 +147,7 @@ func TestOneWriterWinsAVersion(t *testing.T) {
 // A writer may believe in events that were never committed. Its next append must not
 // leave a gap.
 func TestAppendAfterALostCommitIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
 	if err != nil {
@@ -171,6 +174,7 @@ func TestAppendAfterALostCommitIsRefused(t *testing.T) {
 
 // security: ASVS 2.3.3
 func TestFailedWriteLeavesNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, boom := f.newJob(), errors.New("boom")
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
@@ -194,6 +198,7 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 // Store.AppendJob sends a batch without begin and commit, which must still be one
 // transaction.
 func TestFailedAppendLeavesNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
 	if err != nil {
@@ -219,6 +224,7 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 }
 
 func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const appends = 20
 	errs := make(chan error, appends)
@@ -245,6 +251,7 @@ func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
 
 // security: ASVS 13.2.2, ASVS 16.4.2
 func TestLogCannotBeRewritten(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
 		t.Fatal(err)
@@ -276,6 +283,7 @@ func code(err error) string {
 
 // security: ASVS 11.3.2, LLM02:2025
 func TestSecretsAreStoredEncrypted(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
 		t.Fatal(err)
@@ -300,6 +308,7 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 }
 
 func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	live, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {
@@ -327,6 +336,7 @@ func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 }
 
 func TestHistoryIsPagedNewestFirst(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 5 {
@@ -369,6 +379,7 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 // TestRebuiltViewEqualsTheProjectedOne appends random legal courses of jobs. It
 // compares the view projected by the appends with the one rebuilt from the log.
 func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	rows := func() map[uuid.UUID]string {
 		found := map[uuid.UUID]string{}
@@ -405,6 +416,7 @@ func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
 }
 
 func TestCheckFindsWrongRows(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 3 {
@@ -434,6 +446,7 @@ func TestCheckFindsWrongRows(t *testing.T) {
 }
 
 func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	// The second store stands for a second process.
 	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
@@ -469,6 +482,7 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 
 // A follower in the appending process needs no announcement.
 func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // because its Run is not called
 	j := f.newJob()
@@ -490,6 +504,7 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 
 // A follower in the appending process gets the events from memory.
 func TestCachedEventsEqualStoredOnes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, facts := f.newJob(), courseFacts()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -537,7 +552,8 @@ func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int
 	return errors.New("the sequence ended early")
 }
 
-func TestFollowYieldsHeartheartbeats(t *testing.T) {
+func TestFollowYieldsHeartbeats(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
@@ -566,6 +582,7 @@ func TestFollowYieldsHeartheartbeats(t *testing.T) {
 }
 
 func TestRunReconnectsALostListener(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
@@ -623,12 +640,17 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		return cutConn{conn, cut.Load()}, err
 	}
+	// In production a connection has been idle long enough to be pinged when a silent
+	// cut is noticed.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	config.PingTimeout = 300 * time.Millisecond
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { go pool.Close() }() // waits long for the cut connections
 	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	var wg sync.WaitGroup
 	defer wg.Wait()
