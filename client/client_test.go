@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,11 +49,14 @@ func TestTryAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newService(t)
+				var mu sync.Mutex // the first handler may still run
 				var bodies []string
 				read := func(next http.HandlerFunc) http.HandlerFunc {
 					return func(w http.ResponseWriter, r *http.Request) {
 						body, _ := io.ReadAll(r.Body)
+						mu.Lock()
 						bodies = append(bodies, string(body))
+						mu.Unlock()
 						next(w, r)
 					}
 				}

@@ -36,8 +36,6 @@ type Fault struct {
 const (
 	CodeJobFailed    = "job_failed"    // the job that a call waited for has failed
 	CodeJobCancelled = "job_cancelled" // the job that a call waited for was cancelled
-
-	codeKeyInFlight = "idempotency_key_in_flight"
 )
 
 // Error returns the status, the code, the detail and the instance.

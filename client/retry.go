@@ -69,6 +69,10 @@ func because(ctxErr, err error) error {
 // errNoTime says why a call did not wait for the next try.
 var errNoTime = fmt.Errorf("the next try would be too late: %w", context.DeadlineExceeded)
 
+// codeKeyInFlight is the code of a 409 while the service still accepts an earlier
+// request with the same key.
+const codeKeyInFlight = "idempotency_key_in_flight"
+
 // retryable reports whether the same request may do better later, and how long
 // the service asks to wait before.
 func retryable(err error) (after time.Duration, ok bool) {

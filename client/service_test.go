@@ -87,7 +87,7 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 			err := io.ErrUnexpectedEOF
 			if v := recover(); v == nil {
 				err = nil
-			} else if v != http.ErrAbortHandler { //nolint:errorlint // net/http compares so too
+			} else if v != http.ErrAbortHandler {
 				panic(v)
 			}
 			w.begin()

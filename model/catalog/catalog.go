@@ -22,7 +22,7 @@ import (
 )
 
 // BuiltIn is the name of the embedded model.
-const BuiltIn = "opticks"
+const BuiltIn = opticks.Name
 
 // Files returns the names of the files of a model.
 func Files() []string {

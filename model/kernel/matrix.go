@@ -24,9 +24,11 @@ const (
 // The last panel is padded with zero weights. A product reads a panel from start
 // to end for every tile of rows and keeps the sums of its outputs in registers.
 //
-// In format Int8 a panel is a sequence of groups of [Group] inputs. A group has
-// the weights as [Group/4][Width][4]int8, so that four inputs of an output are
-// adjacent, and then a bfloat16 scale for each output.
+// In format Int8 a panel is a sequence of groups of [Group] inputs. In a group,
+// four inputs of an output are adjacent:
+//
+//	[Group/4][Width][4]int8  weights
+//	[Width]bfloat16          scales of the outputs
 type Matrix struct {
 	format          Format
 	inputs, outputs int

@@ -74,7 +74,7 @@ func Floats(t testing.TB, fsys fs.FS, name string) []float32 {
 }
 
 // MaxDifference returns the largest difference between elements of two vectors,
-// which must be of one length. It is NaN if one of the elements is.
+// which must have the same length. If an element is NaN, so is the result.
 func MaxDifference(t interface {
 	Helper()
 	Fatalf(string, ...any)
@@ -85,9 +85,7 @@ func MaxDifference(t interface {
 	}
 	var most float64
 	for i := range got {
-		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= most) {
-			most = d
-		}
+		most = max(most, math.Abs(float64(got[i])-float64(want[i])))
 	}
 	return most
 }
@@ -144,8 +142,8 @@ func TestGolden(t *testing.T, e model.Engine, cases []Case, tolerance float64, g
 	t.Logf("largest difference of a logit: %.2g", most)
 }
 
-// TestRefusals checks what an engine says to bad calls, and that an error of a
-// sequence is final.
+// TestRefusals checks the errors of an engine for invalid calls, and that a sequence
+// returns its first error for ever.
 func TestRefusals(t *testing.T, e model.Engine) {
 	t.Helper()
 	cancelled, cancel := context.WithCancel(t.Context())

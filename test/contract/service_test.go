@@ -7,9 +7,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"colophon/internal/pg/pgtest"
@@ -22,8 +24,8 @@ func TestMain(m *testing.M) { programtest.Main(m) }
 // slots is how many jobs the worker runs at once.
 const slots = 16
 
-// workerConnections is the name of the worker's database connections. It tells
-// them from those of the api process.
+// workerConnections is the name of the worker's database connections, and what the
+// names of its special connections begin with.
 const workerConnections = "contract-worker"
 
 // service is a service of the test's own: an api process, and a worker for the
@@ -37,12 +39,16 @@ type service struct {
 	wire   *wire
 
 	started *[]*programtest.Process // by this service and its copies
+
+	// hashing is held while the service hashes a password for a test. Several
+	// requests at a time could wait for each other longer than the service lets them.
+	hashing *sync.Mutex
 }
 
 // newService starts a service that limits nothing and runs no jobs.
 func newService(t *testing.T) *service {
 	t.Helper()
-	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process)}
+	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
 	s.env = []string{"COLOPHON_DATA=" + t.TempDir(), "DATABASE_URL=" + s.db.URL}
 	s.listen("--no-rate-limits")
 	return s
@@ -78,9 +84,12 @@ func (s *service) in(t testing.TB) *service {
 	return &other
 }
 
-// work starts the worker.
+// work starts the worker, unless it runs.
 func (s *service) work() {
 	s.t.Helper()
+	if s.worker != nil {
+		return
+	}
 	at, err := url.Parse(s.db.URL)
 	if err != nil {
 		s.t.Fatal(err)
@@ -92,39 +101,17 @@ func (s *service) work() {
 	*s.started = append(*s.started, s.worker)
 }
 
-// hold freezes the worker between transactions. A worker frozen in a transaction
-// would keep the locks on its jobs.
-func (s *service) hold() {
+// kill kills the worker and waits until the database has done all that the worker
+// asked for. From then on a running job stays as it is: no process continues it.
+func (s *service) kill() {
 	s.t.Helper()
-	s.eventually("the worker is in no transaction", func() bool {
-		if active, idle := s.transactions(); active+idle > 0 {
-			return false
-		}
-		s.worker.Freeze()
-		for {
-			active, idle := s.transactions()
-			switch {
-			case idle > 0: // until the worker goes on
-				s.worker.Thaw()
-				return false
-			case active == 0:
-				return true
-			}
-		}
+	s.worker.Kill()
+	s.worker = nil
+	s.eventually("the worker has no connection", func() bool {
+		var connections int
+		s.query([]any{&connections}, `select count(*) from pg_stat_activity where datname = current_database() and application_name like $1 || '%'`, workerConnections)
+		return connections == 0
 	})
-}
-
-// release lets the worker go on.
-func (s *service) release() { s.worker.Thaw() }
-
-// transactions counts the worker's transactions: those with a statement that
-// Postgres executes, and those that wait for the worker.
-func (s *service) transactions() (active, idle int) {
-	s.t.Helper()
-	s.query([]any{&active, &idle}, `
-		select count(*) filter (where state = 'active'), count(*) filter (where state like 'idle in transaction%')
-		from pg_stat_activity where datname = current_database() and application_name like $1 || '%'`, workerConnections)
-	return active, idle
 }
 
 // serve sends a request as it is composed.
@@ -170,6 +157,8 @@ type person struct {
 // join registers an account and signs in to it.
 func (s *service) join(name string) *person {
 	s.t.Helper()
+	s.hashing.Lock()
+	defer s.hashing.Unlock()
 	p := &person{name: name, password: "a long sentence of " + name[:3]}
 	p.id = s.as(nil).Register(p.name, p.password).String()
 	tokens := s.as(nil).SignIn(p.name, p.password)
@@ -250,70 +239,58 @@ func (s *service) count(ids []string, state string) (n int) {
 // it.
 const long = `{"prompt":"` + canary + `","max_length":200,"seed":1}`
 
-// running returns a job of a person that runs and makes no progress: the worker
-// is frozen.
+// running returns a job of a person that runs and makes no progress: its worker is
+// killed.
 func (s *service) running(p *person) (id string) {
 	s.t.Helper()
-	s.eventually("a job runs while the worker is frozen", func() bool {
-		s.release()
+	s.eventually("the worker is killed before the job ends", func() bool {
+		s.work()
 		id = s.as(p).Submit(long)
-		s.eventually("the job has been started", func() bool { return s.count([]string{id}, "queued") == 0 })
-		s.hold()
+		s.eventually("the job is started", func() bool { return s.count([]string{id}, "queued") == 0 })
+		s.kill()
 		return s.count([]string{id}, "running") == 1
 	})
 	return id
 }
 
-// waiting is a number of requests that wait for texts, and their jobs.
-type waiting struct {
+// crowd is a user with requests that wait for texts, and the jobs that write them.
+type crowd struct {
+	*person
 	jobs    []string
-	answers chan result // one for each request
+	answers chan answer // one for each request
 }
 
-// result is what a request got.
-type result struct {
+// answer is what a request got.
+type answer struct {
 	apitest.Answer
 	err error
 }
 
-// wait sends requests of a person that wait for texts which do not come: the
-// worker is frozen when it runs as many of the jobs as it has slots. The requests
-// end with ctx.
-func (s *service) wait(ctx context.Context, p *person, many int) (w waiting) {
+// gather sends requests of a new user that wait for long texts, and returns when
+// all their jobs are on record. The requests end with ctx.
+func (s *service) gather(ctx context.Context, many int) crowd {
 	s.t.Helper()
-	s.eventually("the worker is frozen with all slots taken", func() bool {
-		s.hold()
-		w.answers = make(chan result, many)
-		for range many {
-			go func() {
-				a, err := s.as(p).Send(ctx, "POST", "/generate", long, "Prefer", "wait=30")
-				w.answers <- result{a, err}
-			}()
-		}
-		w.jobs = s.jobs(p, many, "queued", "running")
-		s.release()
-		s.eventually("all slots are taken", func() bool {
-			return s.count(w.jobs, "running") == min(many, slots) || s.count(w.jobs, "completed") > 0
-		})
-		s.hold()
-		if s.count(w.jobs, "running") == min(many, slots) && s.count(w.jobs, "completed") == 0 {
-			return true
-		}
-		s.cancel(p, w.jobs) // the worker was faster: once more
-		for range many {
-			<-w.answers
-		}
-		return false
-	})
-	return w
+	c := crowd{person: s.join("crowd-" + uuid.NewString()), answers: make(chan answer, many)}
+	for range many {
+		go func() {
+			a, err := s.as(c.person).Send(ctx, "POST", "/generate", long, "Prefer", "wait=30")
+			c.answers <- answer{a, err}
+		}()
+	}
+	c.jobs = s.jobs(c.person, many, "queued", "running", "completed")
+	return c
 }
 
-// cancel cancels jobs of a person.
-func (s *service) cancel(p *person, ids []string) {
+// fill waits until the worker has a job of the crowd in each slot. It reports false
+// if a job has ended before.
+func (s *service) fill(c crowd) bool {
 	s.t.Helper()
-	for _, id := range ids {
-		s.as(p).Do("POST", "/jobs/"+id+"/cancel", "").Must(s.t, 200)
-	}
+	ended := false
+	s.eventually("each slot has a job", func() bool {
+		ended = s.count(c.jobs, "completed") > 0
+		return ended || s.count(c.jobs, "running") == slots
+	})
+	return !ended
 }
 
 // logged returns the lines of all logs that contain a text.
