@@ -96,12 +96,12 @@ func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	}
 }
 
-// quick has short timeouts. Only the one that TestSlowClientsLoseTheirConnections does not
-// test is long, so that it cannot end a connection in the place of the others.
+// quick has short timeouts for the head and for unacknowledged data. The others are long,
+// so that they do not end a connection first.
 var quick = timeouts{header: 200 * time.Millisecond, idle: time.Minute, write: time.Minute, unacknowledged: 200 * time.Millisecond}
 
-// TestServersHaveTheProductionTimeouts reads what TestSlowClientsLoseTheirConnections
-// replaces.
+// TestServersHaveTheProductionTimeouts reads the timeouts that
+// TestSlowClientsLoseTheirConnections replaces.
 func TestServersHaveTheProductionTimeouts(t *testing.T) {
 	l, err := Listen(t.Context(), "127.0.0.1:0", ListenOptions{})
 	if err != nil {
