@@ -21,14 +21,14 @@ var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow"
 // put are the places where SQL is put together when the program runs, and why
 // nobody outside of it has a say in it.
 var put = map[string]string{
-	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, claimWait.Milliseconds())": "a number, and SET takes no parameters",
-	"events/rebuild.go `delete from ` + view":                                             "one of two names that stand beside it",
-	"internal/auth/ended.go query":                                                        "one of two constants",
-	"internal/auth/collect.go sql":                                                        "put together from the constants above it",
-	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":            "constants, in a program for tests",
-	"internal/limit/store.go sql":                                                         "constants of its callers, in the same file",
-	"internal/pg/delete.go sql":                                                           "the argument of its callers, which is checked there",
-	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":            "a quoted name of the program's own: statements that define take no parameters",
+	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
+	"events/rebuild.go `delete from ` + view":                                                      "one of two names that stand beside it",
+	"internal/auth/ended.go query":                                                                 "one of two constants",
+	"internal/auth/run.go sql":                                                                     "put together from the constants above it",
+	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":                     "constants, in a program for tests",
+	"internal/limit/store.go sql":                                                                  "constants of its callers, in the same file",
+	"internal/pg/delete.go sql":                                                                    "the argument of its callers, which is checked there",
+	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":                     "a quoted name of the program's own: statements that define take no parameters",
 	"internal/pg/pool.go \"SET idle_in_transaction_session_timeout = '3s'; SET ROLE \" + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: SET takes no parameters",
 }
 
