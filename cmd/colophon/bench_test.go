@@ -131,6 +131,9 @@ func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 }
 
 func TestBenchServiceReportsEveryLoad(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
 	t.Parallel()
 	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", catalog.BuiltIn, "--json")
 	if err != nil {
