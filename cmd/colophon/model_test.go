@@ -234,7 +234,7 @@ func TestUpPullsItsModel(t *testing.T) {
 				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
 				p.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
-			listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2},
+			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2},
 		}
 		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)

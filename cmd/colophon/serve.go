@@ -23,13 +23,13 @@ import (
 
 type upCmd struct {
 	processFlags
-	listenFlags `embed:"" set:"rate_limits=memory"`
+	listenFlags `group:"HTTP:" set:"rate_limits=memory"`
 	workFlags
 }
 
 type apiCmd struct {
 	processFlags
-	listenFlags `embed:"" set:"rate_limits=shared"` // several processes may serve
+	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // several processes may serve
 }
 
 type workerCmd struct {
@@ -39,8 +39,8 @@ type workerCmd struct {
 
 // processFlags are the flags of every process of the service.
 type processFlags struct {
-	databaseFlags
-	modelFlags
+	databaseFlags `group:"Database:"`
+	modelFlags    `group:"Model:"`
 	policyFlags
 	adminFlags
 	stopFlags
