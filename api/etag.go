@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 )
 
@@ -16,6 +17,18 @@ func etagOf(resource any) (string, error) {
 	}
 	sum := sha256.Sum256(shown)
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, nil
+}
+
+// conditional returns the entity tag of a resource, and the status of the answer to a
+// request with the If-None-Match header: 304 if it names the tag, otherwise 200.
+func conditional(resource any, ifNoneMatch string) (etag string, status int, err error) {
+	if etag, err = etagOf(resource); err != nil {
+		return "", 0, err
+	}
+	if matches(ifNoneMatch, etag) {
+		return etag, http.StatusNotModified, nil
+	}
+	return etag, http.StatusOK, nil
 }
 
 // matches reports whether an If-None-Match header names the entity tag. Weak tags

@@ -161,13 +161,23 @@ func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Clien
 	t.Helper()
 	o := f.api
 	change(&o)
+	return serve(t, o, true).As(f.Access)
+}
+
+// serve serves an API, over TLS with HTTP/2 or over plain HTTP.
+func serve(t *testing.T, o api.Options, overTLS bool) apitest.Client {
+	t.Helper()
 	handler, err := api.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := httptest.NewUnstartedServer(handler)
 	srv.EnableHTTP2 = true
-	srv.StartTLS()
+	if overTLS {
+		srv.StartTLS()
+	} else {
+		srv.Start()
+	}
 	t.Cleanup(srv.Close)
-	return apitest.Client{T: t, URL: srv.URL, Access: f.Access, Transport: srv.Client().Transport}
+	return apitest.Client{T: t, URL: srv.URL, Transport: srv.Client().Transport}
 }

@@ -280,18 +280,15 @@ func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error
 	if err != nil {
 		return nil, err
 	}
-	out := &getJobOutput{Status: http.StatusOK, CacheControl: "private, no-cache", Vary: "Authorization", Body: jobBody(job)}
+	out := &getJobOutput{CacheControl: "private, no-cache", Vary: "Authorization", Body: jobBody(job)}
 	if !job.State.Final() {
 		outlook, err := s.Queue.Outlook(ctx, job)
 		s.unestimated(ctx, err)
 		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Place, optional(outlook.Start)
 		out.RetryAfter = seconds(outlook.Look)
 	}
-	if out.ETag, err = etagOf(out.Body); err != nil {
+	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {
 		return nil, err
-	}
-	if matches(in.IfNoneMatch, out.ETag) {
-		out.Status = http.StatusNotModified
 	}
 	return out, nil
 }

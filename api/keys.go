@@ -48,16 +48,13 @@ func (s *server) keys() {
 }
 
 func (s *server) jwks(ctx context.Context, in *jwksInput) (*jwksOutput, error) {
-	out := &jwksOutput{Status: http.StatusOK, CacheControl: fmt.Sprintf("public, max-age=%.0f", auth.JWKSFor.Seconds())}
+	out := &jwksOutput{CacheControl: fmt.Sprintf("public, max-age=%.0f", auth.JWKSFor.Seconds())}
 	if err := json.Unmarshal(s.Auth.JWKS(ctx), &out.Body); err != nil {
 		return nil, fmt.Errorf("read the public keys: %w", err)
 	}
 	var err error
-	if out.ETag, err = etagOf(out.Body); err != nil {
+	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {
 		return nil, err
-	}
-	if matches(in.IfNoneMatch, out.ETag) {
-		out.Status = http.StatusNotModified
 	}
 	return out, nil
 }

@@ -109,9 +109,9 @@ func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct
 	p := s.problemOf(ctx, err)
 	switch {
 	case errors.Is(err, auth.ErrPassword):
-		p.at("body.current_password")
+		p = p.at("body.current_password")
 	case len(p.Errors) == 1 && p.Errors[0].Location == "body.password": // the new password breaks a rule
-		p.at("body.new_password")
+		p = p.at("body.new_password")
 	}
 	return nil, p
 }

@@ -100,17 +100,17 @@ func explain(err coded) (p *Problem, ok bool) {
 	}
 	p = newProblem(m.status, code, detail)
 	if m.at != "" {
-		p.at(m.at)
+		p = p.at(m.at)
 	}
 	wait := m.wait
 	if t, ok := err.(temporary); ok {
 		wait = max(wait, t.RetryAfter())
 	}
 	if wait > 0 {
-		p.retryAfter(wait)
+		p = p.retryAfter(wait)
 	}
 	if m.challenge != "" {
-		p.with("WWW-Authenticate", m.challenge)
+		p = p.with("WWW-Authenticate", m.challenge)
 	}
 	return p, true
 }

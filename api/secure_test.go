@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -127,21 +126,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 	}
 	for _, over := range []string{"http", "https"} {
 		t.Run(over, func(t *testing.T) {
-			serve := func(o api.Options) apitest.Client {
-				handler, err := api.New(o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				srv := httptest.NewUnstartedServer(handler)
-				srv.EnableHTTP2 = true
-				if over == "https" {
-					srv.StartTLS()
-				} else {
-					srv.Start()
-				}
-				t.Cleanup(srv.Close)
-				return apitest.Client{URL: srv.URL, Transport: srv.Client().Transport}
-			}
+			serve := func(o api.Options) apitest.Client { return serve(t, o, over == "https") }
 			c := serve(f.api)
 			seen, kept := map[int]int{}, map[string]bool{}
 			ask := func(c apitest.Client, r request) {

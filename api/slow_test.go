@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -21,16 +20,8 @@ func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 	f := newFixture(t, func(f *fixture) {
 		f.api.Timeouts(time.Minute, time.Second, time.Second, 1500*time.Millisecond)
 	})
-	handler, err := api.New(f.api)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewUnstartedServer(handler)
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
 	id := f.Submit(prompt)
-	c := apitest.Client{URL: srv.URL, Access: f.Access, Transport: srv.Client().Transport}
+	c := f.another(t, func(*api.Options) {})
 	resp, err := c.Open(t.Context(), "GET", "/jobs/"+id+"/events", "", "Accept", "text/event-stream")
 	if err != nil {
 		t.Fatal(err)

@@ -17,52 +17,53 @@ import (
 	"colophon/migrations"
 )
 
-// notifications looks at every statement of a pool for those that announce.
-type notifications struct {
+// notifyTracer finds the statements of a pool that contain a NOTIFY.
+type notifyTracer struct {
 	mu      sync.Mutex
-	outside int           // of any transaction
-	within  []string      // of one
-	some    chan struct{} // holds one when there was any
+	outside int           // number of statements outside a transaction
+	inside  []string      // statements inside a transaction
+	seen    chan struct{} // holds one value after the first statement
 }
 
-func (n *notifications) see(conn *pgx.Conn, sql string, batch bool) {
+func (n *notifyTracer) check(conn *pgx.Conn, sql string, batch bool) {
 	if !strings.Contains(strings.ToLower(sql), "notify") {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if batch || conn.PgConn().TxStatus() != 'I' { // a batch is a transaction by itself
-		n.within = append(n.within, sql)
+	if batch || conn.PgConn().TxStatus() != 'I' { // a batch is a transaction of its own
+		n.inside = append(n.inside, sql)
 	} else {
 		n.outside++
 	}
 	select {
-	case n.some <- struct{}{}:
+	case n.seen <- struct{}{}:
 	default:
 	}
 }
 
-func (n *notifications) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	n.see(conn, data.SQL, false)
+func (n *notifyTracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	n.check(conn, data.SQL, false)
 	return ctx
 }
-func (n *notifications) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (n *notifyTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-func (n *notifications) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+func (n *notifyTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
 	for _, q := range data.Batch.QueuedQueries {
-		n.see(conn, q.SQL, true)
+		n.check(conn, q.SQL, true)
 	}
 	return ctx
 }
-func (n *notifications) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-func (n *notifications) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+func (n *notifyTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (n *notifyTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-// A commit with a NOTIFY pending holds a lock that is one for the whole database,
-// and so all commits take turns: what is appended is announced after its commit,
-// by whatever way it was appended, and no trigger of ours announces either.
-func TestNothingIsAnnouncedInsideATransaction(t *testing.T) {
+// A commit with a pending NOTIFY holds a lock of the whole database, so commits would
+// run one at a time. Every way to append must announce after its commit, and no
+// trigger may announce.
+func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	n := &notifications{some: make(chan struct{}, 1)}
+	n := &notifyTracer{seen: make(chan struct{}, 1)}
 	config := f.db.App.Config()
 	config.ConnConfig.Tracer = n
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
@@ -76,12 +77,12 @@ func TestNothingIsAnnouncedInsideATransaction(t *testing.T) {
 	wg.Go(func() { s.Run(ctx, nil) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 
-	facts := course()
+	facts := courseFacts()
 	one, other := f.newJob(), f.newJob()
-	someone := uuid.Must(uuid.NewV7())
+	account := uuid.Must(uuid.NewV7())
 	one, err = s.AppendJob(t.Context(), one, facts[0])
 	err = errors.Join(err, s.Write(t.Context(), func(tx *events.Tx) error {
-		if err := tx.AppendAccount(t.Context(), someone, events.AccountRegistered{Username: "somebody"}); err != nil {
+		if err := tx.AppendAccount(t.Context(), account, events.AccountRegistered{Username: "test-user"}); err != nil {
 			return err
 		}
 		if _, err := tx.AppendJob(t.Context(), other, facts[0]); err != nil {
@@ -94,19 +95,19 @@ func TestNothingIsAnnouncedInsideATransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-n.some:
+	case <-n.seen:
 	case <-time.After(time.Minute):
-		t.Error("nothing is announced")
+		t.Error("no announcement")
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.within) > 0 || n.outside == 0 {
-		t.Errorf("%d announcements, and inside a transaction: %q", n.outside, n.within)
+	if len(n.inside) > 0 || n.outside == 0 {
+		t.Errorf("%d announcements outside transactions; inside: %q", n.outside, n.inside)
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
 		select p.oid::regprocedure::text from pg_proc p join pg_namespace s on s.oid = p.pronamespace
 		where p.prosrc ilike '%notify%' and s.nspname not in ('pg_catalog', 'information_schema', '`+migrations.RiverSchema+`')`)
 	if announce, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(announce) > 0 {
-		t.Errorf("functions that announce: %q, %v", announce, err)
+		t.Errorf("functions with a NOTIFY: %q, %v", announce, err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"colophon/model"
 )
 
-// drawFact draws a fact that may follow in the job's stream.
+// drawFact draws a fact that may come next in the job's stream.
 func drawFact(t *rapid.T, j events.Job) events.Fact {
 	text := rapid.StringN(0, 40, -1)
 	if j.Version == 0 {
@@ -39,7 +39,8 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 	return rapid.SampledFrom([]events.Fact{advanced, advanced, advanced, advanced, started, completed, failed, cancelled}).Draw(t, "fact")
 }
 
-// drawCourse draws the facts of a job, ended or not, and what they add up to.
+// drawCourse draws the facts of a job, which need not be final, and returns their
+// fold and the facts.
 func drawCourse(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
 	j := events.Job{ID: id, Owner: owner}
 	var facts []events.Fact
@@ -47,7 +48,7 @@ func drawCourse(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
 		f := drawFact(t, j)
 		after, err := j.Apply(events.Event{Stream: events.JobStream(id), Version: j.Version + 1, Owner: owner, Fact: f})
 		if err != nil {
-			t.Fatalf("a legal fact does not fold: %v", err)
+			t.Fatalf("apply a legal fact: %v", err)
 		}
 		j, facts = after, append(facts, f)
 	}

@@ -14,9 +14,10 @@ import (
 	"colophon/events"
 )
 
-func (f *fixture) budgets(t *testing.T) map[string]int {
+// budgets returns the tokens of an owner's budgets by day.
+func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 	t.Helper()
-	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, f.owner)
+	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, owner)
 	spent := map[string]int{}
 	var day string
 	var tokens int
@@ -26,9 +27,10 @@ func (f *fixture) budgets(t *testing.T) map[string]int {
 	return spent
 }
 
-// TestBudgetsAreWhatTheJobsSpent puts any legal courses of jobs on record, with
+// TestBudgetIsTheSumOfSpentTokens appends random legal courses of jobs with
 // reservations on two days.
-func TestBudgetsAreWhatTheJobsSpent(t *testing.T) {
+func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	want := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -39,45 +41,48 @@ func TestBudgetsAreWhatTheJobsSpent(t *testing.T) {
 			rt.Fatal(err)
 		}
 		if spent := j.Spent(); spent < 0 || spent > j.Reserved.Tokens {
-			rt.Fatalf("%d tokens spent of %d", spent, j.Reserved.Tokens)
+			rt.Fatalf("%d tokens spent of %d reserved", spent, j.Reserved.Tokens)
 		} else if spent > 0 {
 			want[j.Reserved.Day] += spent
 		}
 	})
-	if got := f.budgets(t); !cmp.Equal(got, want) {
+	if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
 		t.Fatal(cmp.Diff(want, got))
 	}
 	if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.budgets(t); !cmp.Equal(got, want) {
-		t.Fatalf("rebuilt: %s", cmp.Diff(want, got))
+	if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
+		t.Fatalf("budgets after a rebuild: %s", cmp.Diff(want, got))
 	}
 }
 
-func TestAReservationIsSettledOnItsDayByWhateverEndsTheJob(t *testing.T) {
+func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
 	started := events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"}
 	advanced := events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "abc"}
 	for name, c := range map[string]struct {
 		facts []events.Fact
 		spent int
 	}{
-		"queued":                        {nil, 54},
-		"running":                       {[]events.Fact{started, advanced}, 54},
-		"crashed and taken up again":    {[]events.Fact{started, started}, 54},
-		"an attempt failed":             {[]events.Fact{started, events.JobFailed{Attempt: 1}}, 54},
-		"completed":                     {[]events.Fact{started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
-		"completed after a crash":       {[]events.Fact{started, started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
-		"failed":                        {[]events.Fact{started, advanced, events.JobFailed{Attempt: 1, Final: true}}, 7},
-		"cancelled before it started":   {[]events.Fact{events.JobCancelled{By: "owner"}}, 0},
-		"cancelled after it had":        {[]events.Fact{started, events.JobCancelled{By: "owner"}}, 4},
-		"failed before it ever started": {[]events.Fact{events.JobFailed{Final: true}}, 0},
+		"queued":                     {nil, 54},
+		"running":                    {[]events.Fact{started, advanced}, 54},
+		"resumed after a crash":      {[]events.Fact{started, started}, 54},
+		"failed attempt":             {[]events.Fact{started, events.JobFailed{Attempt: 1}}, 54},
+		"completed":                  {[]events.Fact{started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
+		"completed after a crash":    {[]events.Fact{started, started, advanced, events.JobCompleted{FinishReason: "stop"}}, 7},
+		"failed":                     {[]events.Fact{started, advanced, events.JobFailed{Attempt: 1, Final: true}}, 7},
+		"cancelled before the start": {[]events.Fact{events.JobCancelled{By: "owner"}}, 0},
+		"cancelled after the start":  {[]events.Fact{started, events.JobCancelled{By: "owner"}}, 4},
+		"failed before the start":    {[]events.Fact{events.JobFailed{Final: true}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
-			accepted := course()[0].(events.JobAccepted)
+			owner := uuid.Must(uuid.NewV7())
+			f.register(t, owner)
+			accepted := courseFacts()[0].(events.JobAccepted)
 			accepted.Reserved = events.Reservation{Day: "2026-11-22", Tokens: 54}
-			j, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, c.facts...)...)
+			j, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: owner}, append([]events.Fact{accepted}, c.facts...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,26 +90,26 @@ func TestAReservationIsSettledOnItsDayByWhateverEndsTheJob(t *testing.T) {
 			if c.spent > 0 {
 				want["2026-11-22"] = c.spent
 			}
-			if got := f.budgets(t); !cmp.Equal(got, want) {
+			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
 				t.Error(cmp.Diff(want, got))
 			}
-			// Who has missed the last fact ends the job once more.
+			// A writer that has missed the last fact ends the job again.
 			stale := j
 			stale.State, stale.Version = events.Running, j.Version-1
 			if _, err := f.put(t.Context(), stale, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrConflict) {
-				t.Fatalf("a second end: %v", err)
+				t.Fatalf("second end: %v, want ErrConflict", err)
 			}
-			if got := f.budgets(t); !cmp.Equal(got, want) {
-				t.Errorf("settled twice: %s", cmp.Diff(want, got))
+			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
+				t.Errorf("budgets after a second end: %s", cmp.Diff(want, got))
 			}
 		})
 	}
 }
 
-const budgetsFor = 7
+const budgetDays = 7 // after its own, a budget is kept
 
-// Of the days that are over some are kept, and of the others nothing.
-func TestOldBudgetsAreForgotten(t *testing.T) {
+func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.db.Owner.Exec(t.Context(), `
 		insert into budgets (owner, day, tokens) select $1, (now() at time zone 'UTC')::date - n, n + 1 from generate_series(0, 3000) n`, f.owner); err != nil {
@@ -115,22 +120,22 @@ func TestOldBudgetsAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // a job of that day ends
+	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // as the end of a job of that day does
 		t.Fatal(err)
 	}
-	for _, want := range []int{budgetsFor + 2, budgetsFor + 1} { // with today
+	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // including today
 		if err := f.ForgetBudgets(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := len(f.budgets(t)); got != want {
-			t.Errorf("%d days are kept, want %d", got, want)
+		if got := len(f.budgets(t, f.owner)); got != want {
+			t.Errorf("%d days kept, want %d", got, want)
 		}
 		if err := tx.Rollback(t.Context()); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
 			t.Fatal(err)
 		}
 	}
-	// The end of a job whose day is forgotten is put on record all the same.
-	accepted := course()[0].(events.JobAccepted)
+	// A job can end after its day was forgotten.
+	accepted := courseFacts()[0].(events.JobAccepted)
 	accepted.Reserved = events.Reservation{Day: "2020-01-01", Tokens: 54}
 	j, err := f.put(t.Context(), f.newJob(), accepted)
 	if err != nil {
@@ -142,18 +147,19 @@ func TestOldBudgetsAreForgotten(t *testing.T) {
 	if _, err := f.put(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
 		t.Error(err)
 	}
-	if got := len(f.budgets(t)); got != budgetsFor+1 {
-		t.Errorf("%d days, want %d", got, budgetsFor+1)
+	if got := len(f.budgets(t, f.owner)); got != budgetDays+1 {
+		t.Errorf("%d days, want %d", got, budgetDays+1)
 	}
 }
 
-func TestLoadIsTheOwnersAlone(t *testing.T) {
+func TestLoadCountsOneOwner(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)
 	today := time.Now().UTC().Format(time.DateOnly)
-	accepted := course()[0].(events.JobAccepted)
-	for i, facts := range [][]events.Fact{nil, nil, course()[1:2], course()[1:]} {
+	accepted := courseFacts()[0].(events.JobAccepted)
+	for i, facts := range [][]events.Fact{nil, nil, courseFacts()[1:2], courseFacts()[1:]} {
 		accepted.Priority, accepted.Reserved = i+1, events.Reservation{Day: today, Tokens: 20}
 		if _, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, facts...)...); err != nil {
 			t.Fatal(err)
@@ -164,31 +170,32 @@ func TestLoadIsTheOwnersAlone(t *testing.T) {
 		var l events.Load
 		err := f.Write(t.Context(), func(tx *events.Tx) (err error) {
 			l, err = tx.Load(t.Context(), owner, limit)
-			if alone, err := tx.LoadAlone(t.Context(), owner, limit); err != nil || alone != l {
-				t.Errorf("alone %+v, not so %+v, %v", alone, l, err)
+			if locked, err := tx.LockLoad(t.Context(), owner, limit); err != nil || locked != l {
+				t.Errorf("LockLoad: %+v, %v, want Load's %+v", locked, err, l)
 			}
 			return err
 		})
 		if err != nil || l.At.Location() != time.UTC || time.Since(l.At).Abs() > time.Hour {
-			t.Fatalf("%+v, %v", l, err)
+			t.Fatalf("load: %+v, %v", l, err)
 		}
 		l.At = time.Time{}
 		return l
 	}
 	if got, want := load(f.owner, 100), (events.Load{Outstanding: 3, Priority: 2, Spent: 67}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("load: %+v, want %+v", got, want)
 	}
 	if got, want := load(f.owner, 2), (events.Load{Outstanding: 2, Priority: 2, Spent: 67}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("load: %+v, want %+v", got, want)
 	}
 	if got := load(other, 100); got != (events.Load{}) {
-		t.Errorf("an owner without jobs: %+v", got)
+		t.Errorf("load of an owner without jobs: %+v", got)
 	}
 }
 
-func TestQueuePositionIsTheOrderOfTheQueue(t *testing.T) {
+func TestQueuePositionFollowsPriorityAndAge(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	accepted := course()[0].(events.JobAccepted)
+	accepted := courseFacts()[0].(events.JobAccepted)
 	var jobs []events.Job
 	for _, priority := range []int{4, 1, 3, 1, 0, 4} {
 		accepted.Priority = priority
@@ -202,15 +209,15 @@ func TestQueuePositionIsTheOrderOfTheQueue(t *testing.T) {
 		t.Helper()
 		for i, j := range jobs {
 			if got, err := f.QueuePosition(t.Context(), j.ID); err != nil || want[i] != 0 && got != want[i] {
-				t.Errorf("job %d is at %d, want %d, %v", i, got, want[i], err)
+				t.Errorf("job %d is at position %d, want %d, %v", i, got, want[i], err)
 			}
 		}
 		if n, err := f.Queued(t.Context(), 100); err != nil || n != max(want[0], want[5]) {
-			t.Errorf("%d jobs are queued, %v", n, err)
+			t.Errorf("%d jobs queued, %v", n, err)
 		}
 	}
 	check(5, 1, 4, 2, 3, 6)
-	if _, err := f.put(t.Context(), jobs[3], course()[1]); err != nil {
+	if _, err := f.put(t.Context(), jobs[3], courseFacts()[1]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.put(t.Context(), jobs[2], events.JobCancelled{By: "owner"}); err != nil {
@@ -218,6 +225,6 @@ func TestQueuePositionIsTheOrderOfTheQueue(t *testing.T) {
 	}
 	check(3, 1, 0, 0, 2, 4)
 	if n, err := f.Queued(t.Context(), 3); err != nil || n != 3 {
-		t.Errorf("counted to %d, want 3, %v", n, err)
+		t.Errorf("%d jobs queued, want the limit 3, %v", n, err)
 	}
 }

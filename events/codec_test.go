@@ -20,19 +20,19 @@ import (
 	"colophon/model"
 )
 
-var update = flag.Bool("update", false, "add facts that the golden file lacks")
+var update = flag.Bool("update", false, "add missing facts to the golden file")
 
-// Owner and key of the golden file.
+// The owner and the master key of the golden file.
 var (
 	goldenOwner  = uuid.MustParse("01a205f5-d3cb-7edf-b4b0-4999c136b1eb")
 	goldenMaster = bytes.Repeat([]byte{0x42}, vault.MasterKeySize)
 )
 
-// wrappedKey stands for the row of owner_keys in the golden file.
+// wrappedKey stands for the row of owner_keys. The golden file holds its wrapped key.
 type wrappedKey struct{ wrapped []byte }
 
 func (w *wrappedKey) Exec(_ context.Context, _ string, args ...any) (pgconn.CommandTag, error) {
-	w.wrapped = args[1].([]byte) // of the insert that creates a key
+	w.wrapped = args[1].([]byte) // the insert of a new key
 	return pgconn.CommandTag{}, nil
 }
 
@@ -43,8 +43,8 @@ func (w *wrappedKey) Scan(dest ...any) error {
 	return nil
 }
 
-// everyFact has each type of fact as the first release wrote it, with every
-// member set, and then what later ones have added.
+// everyFact returns a fact of each type with the members that the first release
+// wrote, all of them set. Facts with members of later releases follow.
 func everyFact() []Fact {
 	id := uuid.MustParse("01a205f5-d43a-7c96-8cd4-e7302cce0925")
 	return []Fact{
@@ -63,7 +63,7 @@ func everyFact() []Fact {
 		AccountTokenReuseDetected{Session: id},
 		AccountSignedOut{Session: id},
 
-		// Forms of later releases: added here, so that the first ones stay.
+		// Forms of later releases come last, so that the versions above stay.
 		JobAccepted{
 			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
 			Deadline: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC),
@@ -82,6 +82,7 @@ func everyFact() []Fact {
 	}
 }
 
+// sample returns the event with which the golden file stores the i-th fact.
 func sample(i int, f Fact) Event {
 	stream := JobStream(goldenOwner)
 	if strings.HasPrefix(f.Type(), "account.") {
@@ -93,7 +94,7 @@ func sample(i int, f Fact) Event {
 	}
 }
 
-// form is what the golden file calls a fact: its type, and what has been added to it.
+// form returns the fact's name in the golden file: its type and its later additions.
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
@@ -108,7 +109,7 @@ func form(f Fact) string {
 	return f.Type()
 }
 
-// golden is a file of stored events that are read for ever.
+// golden is the content of the golden file: stored events that every release must read.
 type golden struct {
 	WrappedKey []byte            `json:"wrapped_key"`
 	Payloads   map[string]string `json:"payloads"` // by form
@@ -137,9 +138,9 @@ func readGolden(t testing.TB) (golden, *vault.Key) {
 	return g, key
 }
 
-// TestEveryStoredEventIsReadForEver reads events as the first release wrote
-// them. What is in the golden file is never replaced, only added to.
-func TestEveryStoredEventIsReadForEver(t *testing.T) {
+// TestEveryStoredFormIsReadable reads events as each release wrote them. Entries of
+// the golden file are never changed; new ones are added.
+func TestEveryStoredFormIsReadable(t *testing.T) {
 	g, key := readGolden(t)
 	for i, fact := range everyFact() {
 		want := sample(i, fact)
@@ -156,9 +157,9 @@ func TestEveryStoredEventIsReadForEver(t *testing.T) {
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("%s: %v\n%s", form(fact), err, cmp.Diff(want, got))
 		}
-		// What is not sealed comes out the same to the byte.
+		// An event without sealed members is stored as the same bytes again.
 		if again, err := encode(got, key); len(fact.sealed()) == 0 && (err != nil || string(again) != payload) {
-			t.Errorf("%s is stored as\n%s, was\n%s, %v", fact.Type(), again, payload, err)
+			t.Errorf("%s is encoded as\n%s, want\n%s, %v", fact.Type(), again, payload, err)
 		}
 	}
 	if *update {
@@ -188,14 +189,14 @@ func TestStoredBytesAreCanonical(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A float64 does not hold every seed: compare the shape, not the numbers.
+		// A float64 does not hold every seed, so facts with sealed members are left out.
 		if len(fact.sealed()) == 0 && !bytes.Equal(payload, canonical) {
-			t.Errorf("%s\n is not canonical:\n%s", payload, canonical)
+			t.Errorf("stored bytes are not canonical:\n%s, want\n%s", payload, canonical)
 		}
 	}
 }
 
-func TestMovedOrDamagedEventsAreNotRead(t *testing.T) {
+func TestDecodeRefusesMovedOrDamagedEvents(t *testing.T) {
 	_, key := readGolden(t)
 	e := sample(0, everyFact()[0])
 	payload, err := encode(e, key)
@@ -208,18 +209,18 @@ func TestMovedOrDamagedEventsAreNotRead(t *testing.T) {
 			return bytes.Replace(payload, []byte("job/01a2"), []byte("job/01a3"), 1)
 		},
 		"another ciphertext": func() []byte { return bytes.Replace(payload, []byte(`"sealed":"`), []byte(`"sealed":"AAAA`), 1) },
-		"no base64":          func() []byte { return bytes.Replace(payload, []byte(`"sealed":"`), []byte(`"sealed":"!`), 1) },
+		"invalid base64":     func() []byte { return bytes.Replace(payload, []byte(`"sealed":"`), []byte(`"sealed":"!`), 1) },
 		"a later schema":     func() []byte { return bytes.Replace(payload, []byte(`"schema":1`), []byte(`"schema":2`), 1) },
 		"an unknown type":    func() []byte { return bytes.Replace(payload, []byte("job.accepted"), []byte("job.excepted"), 1) },
-		"half of it":         func() []byte { return payload[:len(payload)/2] },
-		"nothing":            func() []byte { return nil },
+		"first half only":    func() []byte { return payload[:len(payload)/2] },
+		"empty":              func() []byte { return nil },
 	} {
 		changed := change()
 		if bytes.Equal(changed, payload) {
-			t.Fatalf("%s: nothing was changed in %s", name, payload)
+			t.Fatalf("%s: the payload is unchanged: %s", name, payload)
 		}
 		if got, err := decode(changed, key); !errors.Is(err, ErrCorrupt) && !errors.Is(err, vault.ErrUnreadable) {
-			t.Errorf("%s: %+v, %v", name, got, err)
+			t.Errorf("%s: decoded %+v, %v, want ErrCorrupt or ErrUnreadable", name, got, err)
 		}
 	}
 }
@@ -236,7 +237,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		again, err := encode(e, key)
 		if err != nil {
-			t.Fatalf("%s was read and cannot be stored: %v", payload, err)
+			t.Fatalf("encode the event decoded from %s: %v", payload, err)
 		}
 		back, err := decode(again, key)
 		if err != nil || !cmp.Equal(e, back) {

@@ -19,25 +19,26 @@ func (f *fixture) mustClose(t *testing.T) {
 	}
 }
 
-// What a closed owner has begun can be ended, and nothing else begun.
-func TestAClosedOwnerBeginsNothing(t *testing.T) {
+// A closed owner gets no new jobs, but the outstanding ones can be ended.
+func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	open, err := f.put(t.Context(), f.newJob(), course()[:3]...)
+	open, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		f.mustClose(t)
-		if _, err := f.put(t.Context(), f.newJob(), course()[0]); !errors.Is(err, vault.ErrErased) {
-			t.Errorf("a new job: %v, want ErrErased", err)
+		if _, err := f.put(t.Context(), f.newJob(), courseFacts()[0]); !errors.Is(err, vault.ErrErased) {
+			t.Errorf("new job: %v, want ErrErased", err)
 		}
 	}
 	outstanding, err := f.Outstanding(t.Context(), f.owner, 10)
 	if err != nil || !slices.Equal(outstanding, []uuid.UUID{open.ID}) {
-		t.Errorf("outstanding: %v, %v", outstanding, err)
+		t.Errorf("outstanding jobs: %v, %v, want %v", outstanding, err, open.ID)
 	}
 	if owners, err := f.Closed(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{f.owner}) {
-		t.Errorf("closed: %v, %v", owners, err)
+		t.Errorf("closed owners: %v, %v, want %v", owners, err, f.owner)
 	}
 	if _, err := f.put(t.Context(), open, events.JobCancelled{By: "owner"}); err != nil {
 		t.Error(err)
@@ -48,21 +49,22 @@ func TestAClosedOwnerBeginsNothing(t *testing.T) {
 		}
 	}
 	if owners, err := f.Closed(t.Context(), 10); err != nil || len(owners) != 0 {
-		t.Errorf("closed and not erased: %v, %v", owners, err)
+		t.Errorf("closed owners after the erasure: %v, %v, want none", owners, err)
 	}
 }
 
-// Once an owner is closed, all jobs that get on record are among the outstanding.
-func TestCloseWhileJobsAreBegun(t *testing.T) {
+// Every job that was accepted before or during Close is outstanding afterwards.
+func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var mu sync.Mutex
-	var begun []uuid.UUID // as many as there is time for
+	var accepted []uuid.UUID // the jobs accepted until the owner is closed
 	started := make(chan struct{}, 8)
 	var wg sync.WaitGroup
 	for range cap(started) {
 		wg.Go(func() {
 			for n := 0; ; n++ {
-				j, err := f.put(t.Context(), f.newJob(), course()[0])
+				j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 				if errors.Is(err, vault.ErrErased) {
 					return
 				}
@@ -71,7 +73,7 @@ func TestCloseWhileJobsAreBegun(t *testing.T) {
 					return
 				}
 				mu.Lock()
-				begun = append(begun, j.ID)
+				accepted = append(accepted, j.ID)
 				mu.Unlock()
 				if n == 0 {
 					started <- struct{}{}
@@ -88,28 +90,29 @@ func TestCloseWhileJobsAreBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	wg.Wait()
-	for _, id := range begun {
+	for _, id := range accepted {
 		if !slices.Contains(outstanding, id) {
-			t.Errorf("job %s was begun after the end", id)
+			t.Errorf("job %s was accepted but is not outstanding", id)
 		}
 	}
-	if len(begun) != len(outstanding) {
-		t.Errorf("%d jobs begun, %d outstanding", len(begun), len(outstanding))
+	if len(accepted) != len(outstanding) {
+		t.Errorf("%d jobs accepted, %d outstanding", len(accepted), len(outstanding))
 	}
 }
 
-// What is left of an erased owner's jobs, in whatever state they ended, agrees
-// with the events and can be made from them again.
-func TestTheHistoryOfAnErasedOwnerIsChecked(t *testing.T) {
+// The rows of an erased owner's jobs agree with the events and can be rebuilt,
+// however the jobs ended.
+func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	for n := range len(course()) {
+	for n := range len(courseFacts()) {
 		for _, last := range []events.Fact{events.JobCancelled{By: "owner"}, events.JobFailed{Attempt: 1, Reason: "r", Final: true}} {
-			if _, err := f.put(t.Context(), f.newJob(), append(course()[:max(1, n)], last)...); err != nil {
+			if _, err := f.put(t.Context(), f.newJob(), append(courseFacts()[:max(1, n)], last)...); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Erase(t.Context(), f.owner); err != nil {
@@ -117,27 +120,28 @@ func TestTheHistoryOfAnErasedOwnerIsChecked(t *testing.T) {
 	}
 	for _, after := range []string{"the erasure", "a rebuild"} {
 		if jobs, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || jobs != 11 {
-			t.Errorf("after %s: %d of %d rows are wrong, %v", after, len(wrong), jobs, err)
+			t.Errorf("after %s: %d of %d rows wrong, %v, want none of 11", after, len(wrong), jobs, err)
 		}
 		if records, err := f.History(t.Context(), f.owner, uuid.UUID{}, 10); err != nil || len(records) != 0 {
-			t.Errorf("after %s: %+v, %v", after, records, err)
+			t.Errorf("after %s: history %+v, %v, want none", after, records, err)
 		}
 		if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// A row that is wrong is found all the same.
+	// Wrong rows are still found.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where state = 'cancelled'`); err != nil {
 		t.Fatal(err)
 	}
 	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) != 5 {
-		t.Errorf("%d rows are wrong, want 5, %v", len(wrong), err)
+		t.Errorf("%d rows wrong, want 5, %v", len(wrong), err)
 	}
 }
 
-func TestPagesOfAStream(t *testing.T) {
+func TestPagesCoverTheStream(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()...)
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +150,7 @@ func TestPagesOfAStream(t *testing.T) {
 		for {
 			page, err := f.Page(t.Context(), events.JobStream(j.ID), last, size)
 			if err != nil || len(page) > size {
-				t.Fatalf("%d events, %v", len(page), err)
+				t.Fatalf("page of %d events, %v, want at most %d", len(page), err, size)
 			}
 			for _, e := range page {
 				if last++; e.Version != last {
@@ -158,7 +162,7 @@ func TestPagesOfAStream(t *testing.T) {
 			}
 		}
 		if last != j.Version {
-			t.Errorf("pages of %d end at %d of %d", size, last, j.Version)
+			t.Errorf("pages of %d events end at version %d of %d", size, last, j.Version)
 		}
 	}
 }

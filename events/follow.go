@@ -16,40 +16,42 @@ import (
 	"colophon/internal/retry"
 )
 
-// Follow yields the events of a stream after a version as they come, in
-// batches. An empty batch says that nothing came for a beat. The sequence ends
-// with an error, ctx's among them, or when the caller stops; it does not end
-// with the job, nor with the database: until that is back, nothing comes.
-func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.Duration) iter.Seq2[[]Event, error] {
+// Follow yields the events of a stream after a version as they are appended, in
+// batches. It yields an empty batch if nothing arrives for the time of heartbeat.
+//
+// The sequence ends when the caller stops, or with an error such as ctx's. It does
+// not end with the job. While the database is unavailable it yields nothing and
+// tries again.
+func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
-		// Subscribe, then read, then wait: what commits in between is either
-		// read or announced.
-		f := s.hub.subscribe(stream)
-		defer s.hub.unsubscribe(stream, f)
-		tick := time.NewTicker(beat)
+		// The order is subscribe, read, wait. An event that commits in between is
+		// either read or announced.
+		f := s.broker.subscribe(stream)
+		defer s.broker.unsubscribe(stream, f)
+		tick := time.NewTicker(heartbeat)
 		defer tick.Stop()
-		for ask, quiet := true, false; ; {
+		for mustRead, quiet := true, false; ; {
 			var batch []Event
 			var err error
-			known := false
-			if !ask {
-				batch, known = s.hub.fresh(stream, f, after)
+			cached := false
+			if !mustRead {
+				batch, cached = s.broker.cached(stream, f, after)
 			}
-			if !known {
+			if !cached {
 				batch, err = s.Read(ctx, stream, after)
 			}
-			var again <-chan time.Time
-			switch ask = err != nil; {
-			case !ask:
+			var retryRead <-chan time.Time
+			switch mustRead = err != nil; {
+			case !mustRead:
 			case ctx.Err() == nil && pg.Unavailable(err):
-				again = time.After(readAgain)
+				retryRead = time.After(readRetryDelay)
 			default:
 				yield(nil, err)
 				return
 			}
 			if len(batch) > 0 {
 				after = batch[len(batch)-1].Version
-				tick.Reset(beat)
+				tick.Reset(heartbeat)
 			}
 			if (len(batch) > 0 || quiet) && !yield(batch, nil) {
 				return
@@ -60,55 +62,48 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, beat time.
 				yield(nil, ctx.Err())
 				return
 			case <-f.wake:
-			case <-again:
+			case <-retryRead:
 			case <-tick.C:
-				ask, quiet = true, true // a lost wake-up costs no more than a beat
+				mustRead, quiet = true, true // so a lost announcement delays an event by one heartbeat
 			}
 		}
 	}
 }
 
-// Accounts returns a channel that holds a value when any process may have
-// appended to the stream of any account, and what ends that.
-func (s *Store) Accounts() (wake <-chan struct{}, end func()) {
-	f := s.hub.subscribe(anyAccount)
-	return f.wake, func() { s.hub.unsubscribe(anyAccount, f) }
+// Accounts returns a channel that receives a value when any process may have
+// appended to the stream of any account. The caller calls unsubscribe at the end.
+func (s *Store) Accounts() (wake <-chan struct{}, unsubscribe func()) {
+	f := s.broker.subscribe(anyAccount)
+	return f.wake, func() { s.broker.unsubscribe(anyAccount, f) }
 }
 
-// readAgain is how long a follower waits after the database was not there.
-const readAgain = 500 * time.Millisecond
+// readRetryDelay is how long a follower waits after the database was unavailable.
+const readRetryDelay = 500 * time.Millisecond
 
-func nudge(wake chan struct{}) {
-	select {
-	case wake <- struct{}{}:
-	default: // one is waiting already
-	}
-}
-
-// channel is the LISTEN/NOTIFY channel; its payloads are the name of a stream, a
-// space and the name of the store that appended to it.
+// channel is the LISTEN/NOTIFY channel. A payload is the name of a stream, a space
+// and the name of the store that appended to it.
 const channel = "colophon_events"
 
-// announceEvery is the least time between two announcements of a process:
-// appends that follow each other closely share one.
+// announceEvery is the least time between two announcements of a process. Appends
+// in quick succession share an announcement.
 const announceEvery = 25 * time.Millisecond
 
-// announcements collects the streams that have something new.
+// announcements collects the streams that this process has yet to announce.
 type announcements struct {
 	mu      *sync.Mutex
 	pending map[Stream]struct{}
-	some    chan struct{} // holds one value while pending may not be empty
+	wake    chan struct{} // holds one value while pending may not be empty
 }
 
 func newAnnouncements() announcements {
-	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, some: make(chan struct{}, 1)}
+	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
 func (a *announcements) add(stream Stream) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pending[stream] = struct{}{}
-	nudge(a.some)
+	wakeUp(a.wake)
 }
 
 func (a *announcements) take() []Stream {
@@ -119,9 +114,9 @@ func (a *announcements) take() []Stream {
 	return streams
 }
 
-// Run announces what this process appends and hears what any process announces,
-// over one connection each way, until ctx is done. It reconnects by itself.
-// ready, if it is not nil, is called once announcements are heard.
+// Run announces what this process appends and listens for the announcements of all
+// processes until ctx is done. It reconnects by itself. ready, if it is not nil, is
+// called once, when Run listens.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -130,8 +125,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 	listen := func() error {
 		return s.listen(ctx, func() {
 			wait.Reset()
-			// What was announced while nobody listened is made up for.
-			s.hub.unheard()
+			s.broker.announcementsLost() // those made while there was no connection
 			if ready != nil {
 				ready()
 				ready = nil
@@ -139,7 +133,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 		})
 	}
 	_ = retry.Do(ctx, listen, func(err error) (time.Duration, bool) {
-		s.log.WarnContext(ctx, "lost the connection that hears announcements; reconnecting", "err", err)
+		s.log.WarnContext(ctx, "listening connection lost, reconnecting", "err", err)
 		return wait.Next(), true
 	})
 }
@@ -148,7 +142,7 @@ func (s *Store) announce(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case <-s.news.some:
+		case <-s.announcements.wake:
 		}
 		s.notify(ctx)
 		select {
@@ -156,16 +150,16 @@ func (s *Store) announce(ctx context.Context) {
 		case <-time.After(announceEvery):
 		}
 	}
-	s.notify(ctx) // what was appended meanwhile
+	s.notify(ctx) // the appends since the last announcement
 }
 
 // notifyTimeout bounds one announcement.
 const notifyTimeout = 2 * time.Second
 
-// notify announces what is pending. It does so after ctx has ended too:
-// followers elsewhere should not wait a beat for a process's last words.
+// notify announces the pending streams. It does so even after ctx has ended, so
+// that followers elsewhere see the last events of a stopping process at once.
 func (s *Store) notify(ctx context.Context) {
-	streams := s.news.take()
+	streams := s.announcements.take()
 	if len(streams) == 0 {
 		return
 	}
@@ -173,15 +167,17 @@ func (s *Store) notify(ctx context.Context) {
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, streams, s.name)
 	if err != nil {
-		// Followers look for themselves at the next beat.
-		s.log.WarnContext(ctx, "could not announce events", "streams", len(streams), "err", err)
+		// Followers read the events at their next heartbeat.
+		s.log.WarnContext(ctx, "events not announced", "streams", len(streams), "err", err)
 	}
 }
 
-func (s *Store) listen(ctx context.Context, heard func()) error {
-	// Not from the pool: this connection is never given back.
+// listen passes announcements to the broker until its connection fails. It calls
+// listening when the connection listens.
+func (s *Store) listen(ctx context.Context, listening func()) error {
+	// The connection does not come from the pool, because it is never given back.
 	config := s.pool.Config().ConnConfig.Copy()
-	config.RuntimeParams["application_name"] += " listen" // so that pg_stat_activity tells it apart
+	config.RuntimeParams["application_name"] += " listen" // tells it apart in pg_stat_activity
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
@@ -190,37 +186,40 @@ func (s *Store) listen(ctx context.Context, heard func()) error {
 	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
 		return err
 	}
-	heard()
+	listening()
 	for {
-		n, err := s.wait(ctx, conn)
+		n, err := s.nextNotification(ctx, conn)
 		if err != nil {
 			return err
 		}
 		if n != nil {
-			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name { // which has woken its own
-				s.hub.announced(Stream(stream))
+			// A store's own announcements are skipped: it has woken its followers.
+			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name {
+				s.broker.announced(Stream(stream))
 			}
 		}
 	}
 }
 
 const (
-	// listenCheck is for how long nothing may be heard until the server is asked
-	// whether it is still there, and checkTimeout how long it may take to answer:
-	// a connection that was cut without a word says nothing either.
-	listenCheck  = 5 * time.Second
-	checkTimeout = 2 * time.Second
+	// defaultListenCheck is how long the listening connection may be silent before
+	// it is checked. A connection that was cut silently reports no error.
+	defaultListenCheck = 5 * time.Second
+
+	// defaultListenCheckTimeout bounds the check.
+	defaultListenCheckTimeout = 2 * time.Second
 )
 
-// wait returns the next announcement, or nil if there was none for long.
-func (s *Store) wait(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
-	quiet, cancel := context.WithTimeout(ctx, listenCheck)
+// nextNotification returns the next notification. It returns nil if there was none
+// for a while and the connection is sound.
+func (s *Store) nextNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	quiet, cancel := context.WithTimeout(ctx, s.listenCheck)
 	defer cancel()
 	n, err := conn.WaitForNotification(quiet)
 	if err == nil || quiet.Err() == nil || ctx.Err() != nil {
 		return n, err
 	}
-	check, cancel := context.WithTimeout(ctx, checkTimeout)
+	check, cancel := context.WithTimeout(ctx, s.listenCheckTimeout)
 	defer cancel()
 	if err := conn.Ping(check); err != nil {
 		return nil, err

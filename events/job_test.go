@@ -13,7 +13,7 @@ import (
 	"colophon/events"
 )
 
-func TestAnyLegalCourseFolds(t *testing.T) {
+func TestFoldOfAnyLegalCourse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id, owner := uuid.Must(uuid.NewV7()), uuid.New()
 		j, facts := drawCourse(t, id, owner)
@@ -28,13 +28,13 @@ func TestAnyLegalCourseFolds(t *testing.T) {
 			all = append(all, events.Event{Stream: events.JobStream(id), Version: i + 1, Owner: owner, Fact: f})
 		}
 		if j.Text != text.String() || !slices.Equal(j.Tokens, tokens) || j.Version != len(facts) {
-			t.Fatalf("the fold lost something: %+v", j)
+			t.Fatalf("text, tokens or version missing from the fold: %+v", j)
 		}
 		folded, err := events.Fold(all)
 		if err != nil || !cmp.Equal(folded, j) {
 			t.Fatalf("Fold differs from Apply: %v\n%s", err, cmp.Diff(j, folded))
 		}
-		// From any version on, the rest gives the same job.
+		// Folding the rest on top of any prefix gives the same job.
 		cut := rapid.IntRange(0, len(all)).Draw(t, "cut")
 		part, err := events.Fold(all[:cut])
 		if err != nil {
@@ -47,10 +47,10 @@ func TestAnyLegalCourseFolds(t *testing.T) {
 			}
 		}
 		if !cmp.Equal(part, j) {
-			t.Fatalf("resumed at %d: %s", cut, cmp.Diff(j, part))
+			t.Fatalf("fold resumed at version %d: %s", cut, cmp.Diff(j, part))
 		}
 		if again, _ := events.Fold(all[:cut]); !cmp.Equal(kept, again) {
-			t.Fatalf("Apply changed the job it started from: %s", cmp.Diff(again, kept))
+			t.Fatalf("Apply changed its receiver: %s", cmp.Diff(again, kept))
 		}
 	})
 }
@@ -69,7 +69,7 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		before []events.Fact
 		fact   events.Fact
 	}{
-		{"nothing starts with a start", nil, started},
+		{"started before it was accepted", nil, started},
 		{"accepted twice", []events.Fact{accepted}, accepted},
 		{"advanced before it started", []events.Fact{accepted}, advanced},
 		{"completed before it started", []events.Fact{accepted}, completed},
@@ -79,7 +79,7 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		{"started after final failure", []events.Fact{accepted, failed}, started},
 		{"started with other weights", []events.Fact{accepted, started}, events.JobStarted{Weights: "other"}},
 		{"started at the wrong token", []events.Fact{accepted, started, advanced}, started},
-		{"a fact of accounts", []events.Fact{accepted}, events.AccountSignedIn{}},
+		{"account fact", []events.Fact{accepted}, events.AccountSignedIn{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := events.Job{ID: id, Owner: owner}
@@ -94,10 +94,10 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 			}
 			after, err := j.Apply(next(c.fact))
 			if !errors.Is(err, events.ErrIllegal) {
-				t.Fatalf("got %v, want ErrIllegal", err)
+				t.Fatalf("error: %v, want ErrIllegal", err)
 			}
 			if !cmp.Equal(after, j) {
-				t.Fatal("a refused fact changed the job")
+				t.Fatal("the refused fact changed the job")
 			}
 		})
 	}
@@ -106,13 +106,13 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, e := range map[string]events.Event{
-		"a gap":          {Stream: events.JobStream(id), Version: 3, Owner: owner, Fact: started},
-		"a repeat":       {Stream: events.JobStream(id), Version: 1, Owner: owner, Fact: started},
-		"another stream": {Stream: events.JobStream(owner), Version: 2, Owner: owner, Fact: started},
-		"another owner":  {Stream: events.JobStream(id), Version: 2, Owner: id, Fact: started},
+		"version gap":      {Stream: events.JobStream(id), Version: 3, Owner: owner, Fact: started},
+		"repeated version": {Stream: events.JobStream(id), Version: 1, Owner: owner, Fact: started},
+		"another stream":   {Stream: events.JobStream(owner), Version: 2, Owner: owner, Fact: started},
+		"another owner":    {Stream: events.JobStream(id), Version: 2, Owner: id, Fact: started},
 	} {
 		if _, err := j.Apply(e); !errors.Is(err, events.ErrIllegal) {
-			t.Errorf("%s: got %v, want ErrIllegal", name, err)
+			t.Errorf("%s: %v, want ErrIllegal", name, err)
 		}
 	}
 }

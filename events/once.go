@@ -20,35 +20,36 @@ import (
 
 var (
 	// ErrClaimed occurs when another request has opened a stream under the
-	// idempotency key; Opened says which.
+	// idempotency key. Opened returns that stream.
 	ErrClaimed = errors.New("the idempotency key has been used")
 
-	// ErrInFlight occurs when another request under the idempotency key has been
-	// under way for so long that this one does not wait for it.
+	// ErrInFlight occurs when another request under the idempotency key is still
+	// under way after a second's wait.
 	ErrInFlight = errcode.New("idempotency_key_in_flight", "a request with this idempotency key is under way")
 
-	// ErrKeyReused occurs when an idempotency key comes with another payload
-	// than the first time, or when what it opened has been erased.
+	// ErrKeyReused occurs when an idempotency key is sent with another payload than
+	// the first time, or when its owner has been erased.
 	ErrKeyReused = errcode.New("idempotency_key_reused", "the idempotency key was used for something else")
 )
 
 const (
-	// KeyTTL is how long an idempotency key is remembered, at least.
+	// KeyTTL is the least time for which an idempotency key is remembered.
 	KeyTTL = 24 * time.Hour
 
-	// claimWait is how long a claim waits for another one of the same key that
-	// has not been committed.
-	claimWait = time.Second
+	// defaultClaimWait is how long a claim waits for an uncommitted claim of the
+	// same key.
+	defaultClaimWait = time.Second
 )
 
-// IdempotencyKey names a request that opens one stream however often it is sent.
+// IdempotencyKey identifies a request that opens one stream however often it is
+// sent.
 type IdempotencyKey struct {
-	Scope   string // whose request it is and where it goes: the same key elsewhere is another one
+	Scope   string // the caller and the route; the same Key in another scope is another key
 	Key     string // as the client chose it
-	Payload []byte // what is asked for, without passwords
+	Payload []byte // the content of the request, without passwords
 }
 
-// hash is what the table knows the key by.
+// hash returns the value under which the key is stored.
 func (k IdempotencyKey) hash() []byte {
 	h := sha256.New()
 	for _, part := range []string{k.Scope, k.Key} {
@@ -58,16 +59,17 @@ func (k IdempotencyKey) hash() []byte {
 	return h.Sum(nil)
 }
 
+// fingerprint returns a digest of the payload.
 func (k IdempotencyKey) fingerprint() []byte {
 	sum := sha256.Sum256(k.Payload)
 	return sum[:]
 }
 
-// place binds a sealed fingerprint to its key.
-func (k IdempotencyKey) place() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
+// aad returns the associated data that binds a sealed fingerprint to its key.
+func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
 
-// Opened returns the stream that a request under the key has opened, ErrNotFound
-// if there is none, or ErrKeyReused.
+// Opened returns the stream that a request under the key has opened. It returns
+// ErrNotFound if there is none, and ErrKeyReused.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
@@ -78,7 +80,7 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 		return "", ErrNotFound
 	}
 	if err != nil {
-		return "", fmt.Errorf("look for an idempotency key: %w", err)
+		return "", fmt.Errorf("read an idempotency key: %w", err)
 	}
 	key, err := s.vault.Key(ctx, s.pool, owner)
 	if errors.Is(err, vault.ErrErased) {
@@ -87,7 +89,7 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	if err != nil {
 		return "", err
 	}
-	fingerprint, err := key.Open(sealed, k.place())
+	fingerprint, err := key.Open(sealed, k.aad())
 	if err != nil {
 		return "", err
 	}
@@ -97,21 +99,23 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	return stream, nil
 }
 
-// Claim remembers that the request under the key opens the owner's stream, in
-// the transaction that does so: one of all that try at once succeeds. The others
-// wait for it to commit and get ErrClaimed, or do its work if it does not; when
-// that takes long, they get ErrInFlight. The owner must have a data key.
+// Claim records that the request under the key opens the owner's stream. It belongs
+// in the transaction that opens the stream. The owner must have a data key.
+//
+// One of several concurrent claims succeeds. The others wait for its transaction:
+// they return ErrClaimed if it commits, succeed if it is rolled back, and return
+// ErrInFlight if neither happens within a second.
 func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stream Stream) error {
 	key, err := tx.store.vault.Key(ctx, tx, owner)
 	if err != nil {
 		return err
 	}
 	var batch pgx.Batch
-	batch.Queue(fmt.Sprintf(`set local lock_timeout = %d`, claimWait.Milliseconds()))
+	batch.Queue(fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds()))
 	claimed := true
 	batch.Queue(`
 		insert into idempotency_keys (key_hash, owner, stream, fingerprint) values ($1, $2, $3, $4) on conflict do nothing`,
-		k.hash(), owner, stream, key.Seal(k.fingerprint(), k.place())).
+		k.hash(), owner, stream, key.Seal(k.fingerprint(), k.aad())).
 		Exec(func(tag pgconn.CommandTag) error { claimed = tag.RowsAffected() == 1; return nil })
 	batch.Queue(`set local lock_timeout to default`)
 	err = tx.SendBatch(ctx, &batch).Close()
@@ -127,8 +131,8 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 	return nil
 }
 
-// ForgetKeys removes the idempotency keys that are older than KeyTTL. What they
-// opened stays; a request that is sent again opens another stream from then on.
+// ForgetKeys removes the idempotency keys that are older than KeyTTL. Their streams
+// stay. A request that is sent again after that opens another stream.
 func (s *Store) ForgetKeys(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from idempotency_keys where key_hash in (

@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -14,10 +15,11 @@ import (
 )
 
 func idempotencyKey() events.IdempotencyKey {
-	return events.IdempotencyKey{Scope: "somebody POST /jobs", Key: "k1", Payload: []byte(`{"prompt":"a secret"}`)}
+	return events.IdempotencyKey{Scope: "test-user POST /jobs", Key: "k1", Payload: []byte(`{"prompt":"a secret"}`)}
 }
 
-// open opens a job's stream under the key.
+// open opens a job's stream under the key. It calls meanwhile between the claim and
+// the append.
 func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile func()) (events.Stream, error) {
 	j := f.newJob()
 	err := f.Write(ctx, func(tx *events.Tx) error {
@@ -25,7 +27,7 @@ func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile f
 			return err
 		}
 		meanwhile()
-		_, err := tx.AppendJob(ctx, j, course()[0])
+		_, err := tx.AppendJob(ctx, j, courseFacts()[0])
 		return err
 	})
 	return events.JobStream(j.ID), err
@@ -33,10 +35,11 @@ func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile f
 
 func nothing() {}
 
-func TestAKeyOpensOneStream(t *testing.T) {
+func TestIdempotencyKeyOpensOneStream(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrNotFound) {
-		t.Fatalf("before: %v", err)
+		t.Fatalf("Opened before any claim: %v, want ErrNotFound", err)
 	}
 	const requests = 20
 	var mu sync.Mutex
@@ -51,52 +54,61 @@ func TestAKeyOpensOneStream(t *testing.T) {
 			case err == nil:
 				opened = append(opened, stream)
 			case !errors.Is(err, events.ErrClaimed):
-				t.Errorf("at once: %v", err)
+				t.Errorf("concurrent claim: %v, want ErrClaimed", err)
 			}
 		})
 	}
 	wg.Wait()
 	if len(opened) != 1 {
-		t.Fatalf("%d streams were opened", len(opened))
+		t.Fatalf("%d streams opened, want 1", len(opened))
 	}
 	if again, err := f.Opened(t.Context(), k); err != nil || again != opened[0] {
 		t.Errorf("opened %s, %v, want %s", again, err, opened[0])
 	}
 	var streams int
 	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from events where type = 'job.accepted'`).Scan(&streams); err != nil || streams != 1 {
-		t.Errorf("%d streams in the log, %v", streams, err)
+		t.Errorf("%d streams in the log, want 1, %v", streams, err)
 	}
 	other := k
 	other.Payload = []byte(`{}`)
 	if _, err := f.Opened(t.Context(), other); !errors.Is(err, events.ErrKeyReused) {
-		t.Errorf("another payload: %v", err)
+		t.Errorf("another payload: %v, want ErrKeyReused", err)
 	}
 	for name, change := range map[string]func(*events.IdempotencyKey){
-		"another scope":                  func(k *events.IdempotencyKey) { k.Scope = "somebody else POST /jobs" },
-		"another key":                    func(k *events.IdempotencyKey) { k.Key = "k2" },
-		"another border between the two": func(k *events.IdempotencyKey) { k.Scope, k.Key = k.Scope+"k", "1" },
+		"another scope":                    func(k *events.IdempotencyKey) { k.Scope = "other-user POST /jobs" },
+		"another key":                      func(k *events.IdempotencyKey) { k.Key = "k2" },
+		"another boundary between the two": func(k *events.IdempotencyKey) { k.Scope, k.Key = k.Scope+"k", "1" },
 	} {
 		other := k
 		change(&other)
 		if _, err := f.Opened(t.Context(), other); !errors.Is(err, events.ErrNotFound) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v, want ErrNotFound", name, err)
 		}
 	}
 }
 
-// TestClaimsWaitForEachOther holds a transaction open that has claimed a key.
-func TestClaimsWaitForEachOther(t *testing.T) {
+// TestClaimWaitsForAnUncommittedOne claims a key while another transaction that has
+// claimed it is open.
+func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
 	for name, c := range map[string]struct {
-		end  error // of the transaction that came first; nil commits
-		late bool  // it ends after the other one has lost patience
-		want error // of the one that waits
+		end  error // result of the first transaction; nil commits it
+		late bool  // the first transaction ends after the second claim
+		want error // result of the second claim
 	}{
-		"until the first commits":  {nil, false, events.ErrClaimed},
-		"until the first gives up": {context.Canceled, false, nil},
-		"and not for ever":         {nil, true, events.ErrInFlight},
+		"first commits":        {nil, false, events.ErrClaimed},
+		"first is rolled back": {context.Canceled, false, nil},
+		"first stays open":     {nil, true, events.ErrInFlight},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, k := newFixture(t), idempotencyKey()
+			k := idempotencyKey()
+			k.Key = name
+			f := *f // with a store of its own, whose claims wait as long as the case needs
+			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+			if c.late {
+				f.SetClaimWait(20 * time.Millisecond)
+			}
 			claimed, end := make(chan struct{}), make(chan struct{})
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -109,7 +121,7 @@ func TestClaimsWaitForEachOther(t *testing.T) {
 					return c.end
 				})
 				if !errors.Is(err, c.end) {
-					t.Errorf("the first: %v", err)
+					t.Errorf("first transaction: %v, want %v", err, c.end)
 				}
 			})
 			<-claimed
@@ -119,11 +131,11 @@ func TestClaimsWaitForEachOther(t *testing.T) {
 				waited <- err
 			}()
 			if !c.late {
-				f.waiting(t)
+				f.awaitLockWait(t)
 				close(end)
 			}
 			if err := <-waited; !errors.Is(err, c.want) {
-				t.Errorf("the second: %v, want %v", err, c.want)
+				t.Errorf("second claim: %v, want %v", err, c.want)
 			}
 			if c.late {
 				close(end)
@@ -133,10 +145,10 @@ func TestClaimsWaitForEachOther(t *testing.T) {
 	}
 }
 
-// waiting returns once a connection waits for another one's transaction.
-func (f *fixture) waiting(t *testing.T) {
+// awaitLockWait returns when a connection waits for another one's lock.
+func (f *fixture) awaitLockWait(t *testing.T) {
 	t.Helper()
-	for look := time.NewTicker(5 * time.Millisecond); ; {
+	for poll := time.NewTicker(5 * time.Millisecond); ; {
 		var n int
 		err := f.db.Owner.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
@@ -147,14 +159,15 @@ func (f *fixture) waiting(t *testing.T) {
 			return
 		}
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-t.Context().Done():
-			t.Fatal("nobody waits")
+			t.Fatal("no connection waits")
 		}
 	}
 }
 
-func TestAKeyIsForgottenAfterADay(t *testing.T) {
+func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.open(t.Context(), k, nothing); err != nil {
 		t.Fatal(err)
@@ -163,15 +176,15 @@ func TestAKeyIsForgottenAfterADay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Opened(t.Context(), k); err != nil {
-		t.Fatalf("forgotten on the same day: %v", err)
+		t.Fatalf("Opened on the same day: %v", err)
 	}
 	var row string
 	if err := f.db.Owner.QueryRow(t.Context(), `select row_to_json(r)::text from idempotency_keys r`).Scan(&row); err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{k.Key + `"`, "secret", "somebody"} {
+	for _, secret := range []string{k.Key + `"`, "secret", "test-user"} {
 		if strings.Contains(row, secret) {
-			t.Errorf("%q is in the clear: %s", secret, row)
+			t.Errorf("%q in the clear in %s", secret, row)
 		}
 	}
 	if _, err := f.db.Owner.Exec(t.Context(), `update idempotency_keys set created_at = created_at - interval '25 hours'`); err != nil {
@@ -181,11 +194,12 @@ func TestAKeyIsForgottenAfterADay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.open(t.Context(), k, nothing); err != nil {
-		t.Errorf("on the next day: %v", err)
+		t.Errorf("claim on the next day: %v", err)
 	}
 }
 
-func TestAKeyOfAnErasedOwner(t *testing.T) {
+func TestIdempotencyKeyOfAnErasedOwnerIsReused(t *testing.T) {
+	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
 	if _, err := f.open(t.Context(), k, nothing); err != nil {
 		t.Fatal(err)
@@ -194,6 +208,6 @@ func TestAKeyOfAnErasedOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrKeyReused) {
-		t.Errorf("after the erasure: %v", err)
+		t.Errorf("Opened after the erasure: %v, want ErrKeyReused", err)
 	}
 }

@@ -18,54 +18,61 @@ import (
 )
 
 var (
-	// ErrConflict occurs when a stream is not where the caller last saw it: it
-	// has moved on, or what the caller believes to be in it never was committed.
+	// ErrConflict occurs when a stream does not end at the version that the caller
+	// has seen. Another writer has appended to it, or the caller's own last append
+	// was never committed.
 	ErrConflict = errors.New("the stream has moved on")
 
 	// ErrNotFound occurs when a stream has no events.
 	ErrNotFound = errcode.New("not_found", "no such stream")
 )
 
-// Store keeps events in Postgres. Use [NewStore], and keep [Store.Run] running
-// for as long as the store is used.
+// Store keeps events in Postgres. Create it with [NewStore] and keep [Store.Run]
+// running while it is used.
 type Store struct {
-	// Appended, if it is set before the store is used, is called with every event
-	// that this process has put on record, after the commit. It must not block.
+	// Appended is called with every event that this process has appended, after the
+	// commit. It must be set before the store is used and must not block.
 	Appended func(Event)
 
 	pool  *pgxpool.Pool
 	vault *vault.Vault
 	log   *slog.Logger
 
-	hub   hub
-	news  announcements
-	name  string                // of this store among all that announce
-	reads flight.Group[[]Event] // by stream and version
+	broker        broker
+	announcements announcements
+	name          string                // identifies this store's announcements
+	reads         flight.Group[[]Event] // by stream and version
+
+	// Tests shorten these intervals.
+	claimWait          time.Duration
+	listenCheck        time.Duration
+	listenCheckTimeout time.Duration
 }
 
 // NewStore returns a store over a migrated database.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
-		pool: pool, vault: v, log: log, news: newAnnouncements(), name: uuid.NewString(),
-		reads: flight.Group[[]Event]{Timeout: readTimeout},
+		pool: pool, vault: v, log: log, announcements: newAnnouncements(), name: uuid.NewString(),
+		reads:     flight.Group[[]Event]{Timeout: readTimeout},
+		claimWait: defaultClaimWait, listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
 
-// Tx is a database transaction that can append.
+// Tx is a database transaction that can append events.
 type Tx struct {
 	pgx.Tx
-	store   *Store
-	touched map[Stream][]Event
+	store    *Store
+	appended map[Stream][]Event
 }
 
-// Write runs fn in one transaction and, once that has committed, announces the
-// streams that fn appended to. An error of fn rolls everything back. After an
-// error of the connection, or when it takes longer than ten seconds, it is open
-// whether that has committed.
+// Write runs fn in one transaction. After the commit it announces the streams to
+// which fn has appended. An error of fn rolls everything back. After an error of
+// the connection, or after the limit of ten seconds, the transaction may or may not
+// have committed.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	w := &Tx{store: s, touched: map[Stream][]Event{}}
+	w := &Tx{store: s, appended: map[Stream][]Event{}}
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		w.Tx = tx
 		return fn(w)
@@ -73,32 +80,33 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	s.tell(w.touched)
+	s.publish(w.appended)
 	return nil
 }
 
-// tell wakes the followers here and announces to the others what has been
-// appended. It is never called inside the transaction: a commit with a NOTIFY
-// pending holds a lock that is one for the whole database.
-func (s *Store) tell(appended map[Stream][]Event) {
+// publish wakes the followers of this process and announces the streams to other
+// processes. It must not be called inside the transaction, because a commit with a
+// pending NOTIFY holds a lock of the whole database.
+func (s *Store) publish(appended map[Stream][]Event) {
 	for stream, events := range appended {
 		if s.Appended != nil {
 			for _, e := range events {
 				s.Appended(e)
 			}
 		}
-		s.hub.appended(stream, events)
-		s.news.add(stream)
+		s.broker.appended(stream, events)
+		s.announcements.add(stream)
 	}
 }
 
-// AppendJob appends facts to the stream of a job of which the caller has seen
-// before, projects the history view and the owner's budget, and returns the job after them. The first
-// fact of a new job follows Job{ID: …, Owner: …}. It returns ErrIllegal for a
-// fact that cannot follow, ErrConflict if the stream has moved on, and
-// vault.ErrErased for the first fact of an owner who is closed; after an
-// error the transaction can only be rolled back. The job that it returns is not
-// on record before the transaction has committed.
+// AppendJob appends facts to a job's stream, projects the history view and the
+// owner's budget, and returns the job after the facts. before is the job as the
+// caller last saw it; for a new job it is Job{ID: …, Owner: …}.
+//
+// AppendJob returns ErrIllegal for a fact that cannot follow, ErrConflict if the
+// stream has moved on, and vault.ErrErased for a new job of a closed owner. After
+// an error the transaction can only be rolled back. The facts are not on record
+// until the transaction has committed.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -110,17 +118,18 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 	if err := send(ctx, tx, JobStream(before.ID), &change.batch); err != nil {
 		return before, err
 	}
-	tx.touch(change.events)
+	tx.note(change.events)
 	return change.after, nil
 }
 
-// A change is what appending facts to a job's stream does.
+// change is the effect of appending facts to a job's stream.
 type change struct {
 	events []Event
 	after  Job
-	batch  pgx.Batch // the statements
+	batch  pgx.Batch // its statements
 }
 
+// change checks the facts and prepares their statements.
 func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
 	c := &change{after: before}
 	for i, fact := range facts {
@@ -148,10 +157,10 @@ func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fac
 	return c, nil
 }
 
-// AppendJob appends facts in a transaction of their own, as Tx.AppendJob does,
-// and returns the job after them once that has committed. After an error it
-// returns the job before them: whether they are on record is then for the
-// stream to say. It takes one round trip.
+// AppendJob appends facts as Tx.AppendJob does, in a transaction of its own and in
+// one round trip. It returns the job after the facts once they are committed. After
+// an error it returns the job before them; the facts may still be on record, and
+// only the stream can tell.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -162,27 +171,28 @@ func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, 
 	if err != nil {
 		return before, err
 	}
-	// A batch outside of a transaction is one.
+	// Outside a transaction, a batch is a transaction of its own.
 	if err := send(ctx, s.pool, JobStream(before.ID), &change.batch); err != nil {
 		return before, err
 	}
-	s.tell(map[Stream][]Event{JobStream(before.ID): change.events})
+	s.publish(map[Stream][]Event{JobStream(before.ID): change.events})
 	return change.after, nil
 }
 
-// AppendAccount appends facts to an account's stream, wherever that has got to:
-// what is said of an account does not depend on what was said before. The
-// account's data key is created with AccountRegistered.
+// AppendAccount appends facts to the end of an account's stream, whatever its
+// version is. Any fact of an account may follow any other. AccountRegistered also
+// creates the account's data key.
 func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
 	stream := AccountStream(account)
-	// Appends to one account take turns, so that none of them is refused. The
-	// lock is a statement of its own: the next one must see what came before it.
+	// The lock makes concurrent appends to one account wait instead of conflict.
+	// It is a separate statement, because the next one must see what was committed
+	// while this one waited.
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
-		return fmt.Errorf("wait for the end of %s: %w", stream, err)
+		return fmt.Errorf("lock %s: %w", stream, err)
 	}
 	var version int
 	if err := tx.QueryRow(ctx, `select coalesce(max(version), 0) from events where stream = $1`, stream).Scan(&version); err != nil {
-		return fmt.Errorf("find the end of %s: %w", stream, err)
+		return fmt.Errorf("read the version of %s: %w", stream, err)
 	}
 	events := make([]Event, len(facts))
 	for i, fact := range facts {
@@ -204,14 +214,14 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	if err := send(ctx, tx, stream, &batch); err != nil {
 		return err
 	}
-	tx.touch(events)
+	tx.note(events)
 	return nil
 }
 
-// touch notes what has been appended to one stream.
-func (tx *Tx) touch(events []Event) {
+// note adds events of one stream to those that Write publishes after the commit.
+func (tx *Tx) note(events []Event) {
 	stream := events[0].Stream
-	tx.touched[stream] = append(tx.touched[stream], events...)
+	tx.appended[stream] = append(tx.appended[stream], events...)
 }
 
 func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
@@ -226,7 +236,7 @@ func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
 	return nil
 }
 
-// send runs the statements of a batch.
+// send runs the statements of a batch that appends to stream.
 func send(ctx context.Context, db interface {
 	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
 }, stream Stream, batch *pgx.Batch) error {
@@ -245,13 +255,13 @@ func send(ctx context.Context, db interface {
 	return nil
 }
 
-// now is the time of an event: what Postgres can hold, so that what is stored
-// and what is in memory are the same.
+// now returns the current time in Postgres's resolution, so that an event in memory
+// equals the stored one.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// Read returns the events of a stream after a version, in order; none if there
-// are none. The events committed before the call are among them. Concurrent
-// readers of the same stream after the same version share one query.
+// Read returns the events of a stream after a version, in order. They include all
+// events committed before the call. Concurrent readers of the same stream and
+// version share one query.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
 		events, err := s.read(ctx, stream, after)
@@ -272,11 +282,10 @@ func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Ev
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// readTimeout bounds a query that its readers may all have left, and writeTimeout
-// a transaction: a connection that was cut without a word says nothing for long.
+// A connection that was cut silently reports no error for minutes.
 const (
-	readTimeout  = 10 * time.Second
-	writeTimeout = 10 * time.Second
+	readTimeout  = 10 * time.Second // bounds a query, even if all its readers have left
+	writeTimeout = 10 * time.Second // bounds a transaction
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {
@@ -288,8 +297,8 @@ func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, er
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// decodeAll decodes payloads in order, with the keys of their owners as far as
-// those are still there.
+// decodeAll decodes payloads in order. Events whose owner's key was destroyed come
+// out as erased.
 func (s *Store) decodeAll(ctx context.Context, db vault.DB, payloads [][]byte) ([]Event, error) {
 	events := make([]Event, 0, len(payloads))
 	for _, payload := range payloads {
@@ -310,7 +319,7 @@ func (s *Store) decodeAll(ctx context.Context, db vault.DB, payloads [][]byte) (
 	return events, nil
 }
 
-// Job returns the job as its events have made it, or ErrNotFound.
+// Job returns the fold of a job's events, or ErrNotFound.
 func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
 	events, err := s.Read(ctx, JobStream(id), 0)
 	if err != nil {

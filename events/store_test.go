@@ -55,14 +55,14 @@ func newFixture(t *testing.T) *fixture {
 func (f *fixture) register(t *testing.T, owner uuid.UUID) {
 	t.Helper()
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
-		return tx.AppendAccount(t.Context(), owner, events.AccountRegistered{Username: "somebody"})
+		return tx.AppendAccount(t.Context(), owner, events.AccountRegistered{Username: "test-user"})
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// put appends facts one transaction each and returns the job after them.
+// put appends each fact in a transaction of its own and returns the job after them.
 func (f *fixture) put(ctx context.Context, j events.Job, facts ...events.Fact) (events.Job, error) {
 	for _, fact := range facts {
 		var err error
@@ -77,8 +77,9 @@ func (f *fixture) newJob() events.Job {
 	return events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner}
 }
 
-// The course of a job that the tests below use.
-func course() []events.Fact {
+// courseFacts returns the facts of a completed job. Its prompt, stop text and text
+// contain the word "secret", its tokens the number 4242.
+func courseFacts() []events.Fact {
 	return []events.Fact{
 		events.JobAccepted{Prompt: "the prompt is secret", Stop: []string{"secret stop"}, PromptTokens: 4, Model: "m", Policy: "p"},
 		events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"},
@@ -88,9 +89,10 @@ func course() []events.Fact {
 	}
 }
 
-func TestWhatIsAppendedIsRead(t *testing.T) {
+func TestReadReturnsAppendedEvents(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	want, err := f.put(t.Context(), f.newJob(), course()...)
+	want, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,13 +111,14 @@ func TestWhatIsAppendedIsRead(t *testing.T) {
 		}
 	}
 	if _, err := f.Job(t.Context(), uuid.New()); !errors.Is(err, events.ErrNotFound) {
-		t.Fatalf("an unknown job: %v, want ErrNotFound", err)
+		t.Fatalf("error for an unknown job: %v, want ErrNotFound", err)
 	}
 }
 
-func TestOnlyOneWriterWinsAVersion(t *testing.T) {
+func TestOneWriterWinsAVersion(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,47 +136,49 @@ func TestOnlyOneWriterWinsAVersion(t *testing.T) {
 		case err == nil:
 			won++
 		case !errors.Is(err, events.ErrConflict):
-			t.Errorf("got %v, want ErrConflict", err)
+			t.Errorf("error of a losing writer: %v, want ErrConflict", err)
 		}
 	}
 	if won != 1 {
-		t.Fatalf("%d writers won the same version", won)
+		t.Fatalf("%d writers won the version, want 1", won)
 	}
 }
 
-// A writer that believes in events that are not there, because their commit
-// failed without its knowing, must not leave a gap.
-func TestAGapIsRefused(t *testing.T) {
+// A writer may believe in events that were never committed. Its next append must not
+// leave a gap.
+func TestAppendAfterALostCommitIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rolledBack := errors.New("rolled back")
 	ahead := j
 	err = f.Write(t.Context(), func(tx *events.Tx) error {
-		if ahead, err = tx.AppendJob(t.Context(), j, course()[2]); err != nil {
+		if ahead, err = tx.AppendJob(t.Context(), j, courseFacts()[2]); err != nil {
 			return err
 		}
 		return rolledBack
 	})
 	if !errors.Is(err, rolledBack) || ahead.Version != j.Version+1 {
-		t.Fatalf("%v at version %d", err, ahead.Version)
+		t.Fatalf("rolled-back write: %v, version %d, want version %d", err, ahead.Version, j.Version+1)
 	}
-	if _, err := f.put(t.Context(), ahead, course()[3]); !errors.Is(err, events.ErrConflict) {
-		t.Fatalf("got %v, want ErrConflict", err)
+	if _, err := f.put(t.Context(), ahead, courseFacts()[3]); !errors.Is(err, events.ErrConflict) {
+		t.Fatalf("append after a gap: %v, want ErrConflict", err)
 	}
 	if now, err := f.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
-		t.Fatalf("%+v, %v", now, err)
+		t.Fatalf("job after the refused append: %+v, %v", now, err)
 	}
 }
 
 // security: ASVS 2.3.3
-func TestAFailedWriteLeavesNothing(t *testing.T) {
+func TestFailedWriteLeavesNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j, boom := f.newJob(), errors.New("boom")
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
-		if _, err := tx.AppendJob(t.Context(), j, course()[0]); err != nil {
+		if _, err := tx.AppendJob(t.Context(), j, courseFacts()[0]); err != nil {
 			return err
 		}
 		return boom
@@ -182,27 +187,29 @@ func TestAFailedWriteLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := f.Job(t.Context(), j.ID); !errors.Is(err, events.ErrNotFound) {
-		t.Fatalf("events of a failed transaction: %v", err)
+		t.Fatalf("job of a failed transaction: %v, want ErrNotFound", err)
 	}
 	var rows int
 	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from history`).Scan(&rows); err != nil || rows != 0 {
-		t.Fatalf("%d rows in the view, %v", rows, err)
+		t.Fatalf("%d rows in the view, %v, want none", rows, err)
 	}
 }
 
-// AppendJob's own transaction is a batch without a begin and a commit.
-func TestAFailedAppendLeavesNothing(t *testing.T) {
+// Store.AppendJob sends a batch without begin and commit, which must still be one
+// transaction.
+func TestFailedAppendLeavesNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history add constraint full_up check (state <> 'completed')`); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the statements are prepared the second time
-		if after, err := f.AppendJob(t.Context(), j, course()[2:]...); err == nil || after.Version != j.Version {
-			t.Fatalf("version %d, %v", after.Version, err)
+	for range 2 { // the second time, the statements are prepared
+		if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err == nil || after.Version != j.Version {
+			t.Fatalf("failing append: version %d, %v, want version %d and an error", after.Version, err, j.Version)
 		}
 		if all, err := f.Read(t.Context(), events.JobStream(j.ID), 0); err != nil || len(all) != j.Version {
 			t.Fatalf("%d events, want %d; %v", len(all), j.Version, err)
@@ -211,12 +218,13 @@ func TestAFailedAppendLeavesNothing(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history drop constraint full_up`); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := f.AppendJob(t.Context(), j, course()[2:]...); err != nil || after.State != events.Completed {
-		t.Fatalf("%s, %v", after.State, err)
+	if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err != nil || after.State != events.Completed {
+		t.Fatalf("append without the constraint: %s, %v", after.State, err)
 	}
 }
 
-func TestAccountEventsTakeTurns(t *testing.T) {
+func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const appends = 20
 	errs := make(chan error, appends)
@@ -234,17 +242,18 @@ func TestAccountEventsTakeTurns(t *testing.T) {
 	}
 	got, err := f.Read(t.Context(), events.AccountStream(f.owner), 0)
 	if err != nil || len(got) != appends+1 {
-		t.Fatalf("%d events, %v", len(got), err)
+		t.Fatalf("%d events, %v, want %d", len(got), err, appends+1)
 	}
-	if got[0].Fact != (events.AccountRegistered{Username: "somebody"}) {
+	if got[0].Fact != (events.AccountRegistered{Username: "test-user"}) {
 		t.Fatalf("first event: %+v", got[0].Fact)
 	}
 }
 
 // security: ASVS 13.2.2, ASVS 16.4.2
-func TestTheLogCannotBeRewritten(t *testing.T) {
+func TestLogCannotBeRewritten(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
@@ -255,12 +264,12 @@ func TestTheLogCannotBeRewritten(t *testing.T) {
 		`drop table events`,
 	} {
 		if _, err := f.db.App.Exec(t.Context(), sql); code(err) != "42501" { // insufficient_privilege
-			t.Errorf("the app role: %s: %v", sql, err)
+			t.Errorf("%s as the app role: %v", sql, err)
 		}
 	}
 	for _, sql := range []string{`update events set payload = ''`, `delete from events`, `truncate events`} {
 		if _, err := f.db.Owner.Exec(t.Context(), sql); code(err) != "23001" { // restrict_violation, by the trigger
-			t.Errorf("the owner: %s: %v", sql, err)
+			t.Errorf("%s as the owner: %v", sql, err)
 		}
 	}
 }
@@ -273,9 +282,10 @@ func code(err error) string {
 }
 
 // security: ASVS 11.3.2, LLM02:2025
-func TestNoSecretIsStoredInTheClear(t *testing.T) {
+func TestSecretsAreStoredEncrypted(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), course()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
@@ -285,21 +295,22 @@ func TestNoSecretIsStoredInTheClear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stored) != len(course())+2 {
-		t.Fatalf("%d rows", len(stored))
+	if len(stored) != len(courseFacts())+2 {
+		t.Fatalf("%d rows, want %d", len(stored), len(courseFacts())+2)
 	}
 	for _, row := range stored {
-		for _, secret := range []string{"secret", "4242", "somebody"} {
+		for _, secret := range []string{"secret", "4242", "test-user"} {
 			if strings.Contains(row, secret) {
-				t.Errorf("%q stands in %s", secret, row)
+				t.Errorf("secret %q in the clear in %s", secret, row)
 			}
 		}
 	}
 }
 
-func TestAnErasedOwnersEventsStillFold(t *testing.T) {
+func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	live, err := f.put(t.Context(), f.newJob(), course()...)
+	live, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,35 +322,36 @@ func TestAnErasedOwnersEventsStillFold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !j.Erased || j.Prompt != "" || j.Text != "" || j.State != events.Completed || j.Usage != live.Usage {
-		t.Fatalf("after erasure: %+v", j)
+		t.Fatalf("job after erasure: %+v", j)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), course()[0]); !errors.Is(err, vault.ErrErased) {
-		t.Fatalf("a new job of an erased owner: %v, want ErrErased", err)
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[0]); !errors.Is(err, vault.ErrErased) {
+		t.Fatalf("new job of an erased owner: %v, want ErrErased", err)
 	}
 	if n, err := f.RebuildHistory(t.Context(), nil); err != nil || n != 1 {
 		t.Fatalf("rebuilt %d rows, %v", n, err)
 	}
 	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
-		t.Fatalf("wrong rows: %v, %v", wrong, err)
+		t.Fatalf("wrong rows after the rebuild: %v, %v", wrong, err)
 	}
 }
 
 func TestHistoryIsPagedNewestFirst(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 5 {
-		j, err := f.put(t.Context(), f.newJob(), course()...)
+		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ids = append([]uuid.UUID{j.ID}, ids...)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), course()[:3]...); err != nil { // not completed
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...); err != nil { // not completed
 		t.Fatal(err)
 	}
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)
-	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, course()...); err != nil {
+	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, courseFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	var got []uuid.UUID
@@ -355,7 +367,7 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 		for _, r := range page {
 			got, last = append(got, r.Job), r.Job
 			if r.Prompt != "the prompt is secret" || r.Text != "the text is secret too" || r.CompletionTokens != 3 {
-				t.Fatalf("record %+v", r)
+				t.Fatalf("unexpected record %+v", r)
 			}
 		}
 	}
@@ -364,9 +376,10 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 	}
 }
 
-// TestRebuiltViewIsTheLiveOne lets any jobs take any legal course and compares
-// the view that was projected on the way with one made from the log.
-func TestRebuiltViewIsTheLiveOne(t *testing.T) {
+// TestRebuiltViewEqualsTheProjectedOne appends random legal courses of jobs. It
+// compares the view projected by the appends with the one rebuilt from the log.
+func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	rows := func() map[uuid.UUID]string {
 		found := map[uuid.UUID]string{}
@@ -387,53 +400,55 @@ func TestRebuiltViewIsTheLiveOne(t *testing.T) {
 	})
 	jobs, wrong, err := f.CheckHistory(t.Context())
 	if err != nil || len(wrong) > 0 || jobs == 0 {
-		t.Fatalf("of %d jobs these differ from their events: %v, %v", jobs, wrong, err)
+		t.Fatalf("%d jobs checked, wrong rows: %v, %v", jobs, wrong, err)
 	}
 	live := rows()
 	n, err := f.RebuildHistory(t.Context(), nil)
 	if err != nil || n != jobs {
-		t.Fatalf("rebuilt %d of %d, %v", n, jobs, err)
+		t.Fatalf("rebuilt %d of %d jobs, %v", n, jobs, err)
 	}
 	if rebuilt := rows(); !cmp.Equal(live, rebuilt) {
 		t.Fatal(cmp.Diff(live, rebuilt))
 	}
 	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
-		t.Fatalf("after the rebuild: %v, %v", wrong, err)
+		t.Fatalf("wrong rows after the rebuild: %v, %v", wrong, err)
 	}
 }
 
-func TestCheckFindsWhatIsWrong(t *testing.T) {
+func TestCheckFindsWrongRows(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 3 {
-		j, err := f.put(t.Context(), f.newJob(), course()...)
+		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ids = append(ids, j.ID)
 	}
-	stranger := uuid.Must(uuid.NewV7())
+	orphan := uuid.Must(uuid.NewV7())
 	for _, change := range []struct {
 		sql  string
 		args []any
 	}{
 		{`update history set state = 'queued' where job = $1`, []any{ids[0]}},
 		{`delete from history where job = $1`, []any{ids[1]}},
-		{`insert into history select $1, owner, state, model, 0, 0, '', created_at, null, null, null from history where job = $2`, []any{stranger, ids[2]}},
+		{`insert into history select $1, owner, state, model, 0, 0, '', created_at, null, null, null from history where job = $2`, []any{orphan, ids[2]}},
 	} {
 		if _, err := f.db.Owner.Exec(t.Context(), change.sql, change.args...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, wrong, err := f.CheckHistory(t.Context())
-	if want := []uuid.UUID{ids[0], ids[1], stranger}; err != nil || !cmp.Equal(wrong, want) {
+	if want := []uuid.UUID{ids[0], ids[1], orphan}; err != nil || !cmp.Equal(wrong, want) {
 		t.Fatalf("%v\n%s", err, cmp.Diff(want, wrong))
 	}
 }
 
-func TestFollowersSeeEverythingOnceAndInOrder(t *testing.T) {
+func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	// A second process: its own store, its own connection.
+	// The second store stands for a second process.
 	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -445,7 +460,7 @@ func TestFollowersSeeEverythingOnceAndInOrder(t *testing.T) {
 	<-ready
 
 	j := f.newJob()
-	facts := course()
+	facts := courseFacts()
 	const followers = 20
 	results := make(chan error, followers)
 	for i := range followers {
@@ -465,14 +480,15 @@ func TestFollowersSeeEverythingOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// Who follows where an event is appended needs no announcement.
-func TestFollowersHereNeedNoAnnouncement(t *testing.T) {
+// A follower in the appending process needs no announcement.
+func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // as its Run is not
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // because its Run is not called
 	j := f.newJob()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	facts := course()
+	facts := courseFacts()
 	done := make(chan error, 1)
 	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
 	for _, fact := range facts {
@@ -486,10 +502,11 @@ func TestFollowersHereNeedNoAnnouncement(t *testing.T) {
 	}
 }
 
-// Followers here get from memory what others read.
-func TestFollowersGetWhatIsStored(t *testing.T) {
+// A follower in the appending process gets the events from memory.
+func TestCachedEventsEqualStoredOnes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, facts := f.newJob(), course()
+	j, facts := f.newJob(), courseFacts()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	j, err := f.AppendJob(ctx, j, facts[0])
@@ -515,9 +532,8 @@ func TestFollowersGetWhatIsStored(t *testing.T) {
 	}
 }
 
-// follow reads a stream until a version and says what was out of order. Its
-// beat is far longer than the test may take, so that it hears announcements or
-// nothing.
+// follow follows a stream up to a version and returns an error if an event is out of
+// order. Its heartbeat is longer than any test, so it depends on announcements.
 func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
 	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
 		if err != nil {
@@ -533,17 +549,18 @@ func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int
 			return nil
 		}
 	}
-	return errors.New("the sequence ended by itself")
+	return errors.New("the sequence ended early")
 }
 
-func TestFollowBeatsWhenNothingComes(t *testing.T) {
+func TestFollowYieldsHeartbeats(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	beats := 0
+	heartbeats := 0
 	for batch, err := range f.Follow(ctx, events.JobStream(j.ID), j.Version, 5*time.Millisecond) {
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
@@ -554,34 +571,35 @@ func TestFollowBeatsWhenNothingComes(t *testing.T) {
 		if len(batch) != 0 {
 			t.Fatalf("unexpected events: %v", batch)
 		}
-		if beats++; beats == 3 {
+		if heartbeats++; heartbeats == 3 {
 			cancel()
 		}
 	}
 	cancel()
-	if beats != 3 {
-		t.Fatalf("%d beats", beats)
+	if heartbeats != 3 {
+		t.Fatalf("%d heartbeats, want 3", heartbeats)
 	}
 }
 
-func TestListeningSurvivesALostConnection(t *testing.T) {
+func TestRunReconnectsALostListener(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), course()[0])
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(course())) }()
+	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(courseFacts())) }()
 	var cut int
 	err = f.db.Owner.QueryRow(t.Context(), `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
 		where datname = current_database() and application_name like '% listen'`).Scan(&cut)
 	if err != nil || cut != 1 {
-		t.Fatalf("cut %d connections, %v", cut, err)
+		t.Fatalf("terminated %d connections, %v, want 1", cut, err)
 	}
-	if _, err := f.put(t.Context(), j, course()[1:]...); err != nil {
+	if _, err := f.put(t.Context(), j, courseFacts()[1:]...); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -589,7 +607,7 @@ func TestListeningSurvivesALostConnection(t *testing.T) {
 	}
 }
 
-// cutConn is a connection that can be cut without either side being told.
+// cutConn is a connection that can be cut silently: neither side gets an error.
 type cutConn struct {
 	net.Conn
 	cut *atomic.Bool
@@ -598,7 +616,7 @@ type cutConn struct {
 func (c cutConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	for err == nil && c.cut.Load() {
-		n, err = c.Conn.Read(b) // to the deadline
+		n, err = c.Conn.Read(b) // until the deadline passes
 	}
 	return n, err
 }
@@ -610,24 +628,29 @@ func (c cutConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestFollowersHearAgainAfterASilentCut cuts all connections of a store whose
-// followers never look for themselves.
-func TestFollowersHearAgainAfterASilentCut(t *testing.T) {
+// TestFollowersSurviveASilentCut cuts all connections of a store. Its followers'
+// heartbeats are too long to help.
+func TestFollowersSurviveASilentCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	config := f.db.App.Config()
-	var cut atomic.Pointer[atomic.Bool] // of the connections that there are now
+	var cut atomic.Pointer[atomic.Bool] // cuts the connections made until now
 	cut.Store(new(atomic.Bool))
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		return cutConn{conn, cut.Load()}, err
 	}
+	// In production a connection has been idle long enough to be pinged when a silent
+	// cut is noticed.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	config.PingTimeout = 300 * time.Millisecond
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { go pool.Close() }() // which waits long for those that are cut
+	defer func() { go pool.Close() }() // waits long for the cut connections
 	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -635,7 +658,7 @@ func TestFollowersHearAgainAfterASilentCut(t *testing.T) {
 	ready := make(chan struct{})
 	wg.Go(func() { far.Run(ctx, func() { close(ready) }) })
 	<-ready
-	facts := course()
+	facts := courseFacts()
 	j, err := f.put(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)

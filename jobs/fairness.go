@@ -87,7 +87,7 @@ func (q *Queue) confirm(ctx context.Context, tx *events.Tx, job events.Job) erro
 	if q.limits.Outstanding == 0 && q.limits.Tokens == 0 {
 		return nil
 	}
-	load, err := tx.LoadAlone(ctx, job.Owner, q.limits.Outstanding+1)
+	load, err := tx.LockLoad(ctx, job.Owner, q.limits.Outstanding+1)
 	if err != nil {
 		return err
 	}

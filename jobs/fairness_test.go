@@ -290,7 +290,7 @@ func TestAFloodLeavesOthersTheDatabase(t *testing.T) {
 	defer func() { cancel(); close(release); wg.Wait() }()
 	wg.Go(func() {
 		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
-			_, err := tx.LoadAlone(context.Background(), f.owner, 1)
+			_, err := tx.LockLoad(context.Background(), f.owner, 1)
 			close(held)
 			for err == nil { // Postgres ends transactions that say nothing for long
 				select {

@@ -5,7 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,13 +80,15 @@ func newCampaign(s *service, doc *document, requests int) *campaign {
 // them in stories. The callers join through s, in the test's own goroutine.
 func (c *campaign) run(s *service, stories float64) {
 	begin := time.Now()
-	var wg sync.WaitGroup
-	for i := range callers {
-		g := &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc}
-		g.who = s.join("caller-" + strconv.Itoa(i))
+	all := make([]*generator, callers)
+	for i := range all {
+		all[i] = &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc, who: s.join("caller-" + strconv.Itoa(i))}
 		if i < 2 { // these may look at the accounts of others, and change them
-			s.promote(g.who, []string{"admin", "auditor"}[i])
+			s.promote(all[i].who, []string{"admin", "auditor"}[i])
 		}
+	}
+	var wg sync.WaitGroup
+	for _, g := range all {
 		wg.Go(func() {
 			for c.left.Load() > 0 {
 				if g.chance(stories) {
@@ -163,7 +165,7 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 		c.mu.Unlock()
 		return apitest.Answer{}
 	}
-	a, err := c.wire.send(r, out)
+	a, err := c.exchange(r, out)
 	if err != nil {
 		c.t.Fatalf("%s: %v", r, err)
 	}
@@ -181,6 +183,15 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	}
 	c.learn(g, r, a)
 	return a
+}
+
+// exchange sends a request when its turn has come.
+func (c *campaign) exchange(r *request, out *http.Request) (apitest.Answer, error) {
+	if c.doc.hashes(r.op) {
+		c.hashing.Lock()
+		defer c.hashing.Unlock()
+	}
+	return c.wire.send(r, out)
 }
 
 // learn keeps what later requests can be about, and lets a caller whose session
@@ -215,9 +226,7 @@ func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 
 // renew signs a caller in again, or replaces the account if it is closed.
 func (c *campaign) renew(g *generator) {
-	form := url.Values{"username": {g.who.name}, "password": {g.who.password}}
-	a := c.as(nil).Do("POST", "/token", form.Encode(), "Content-Type", apitest.FormType)
-	if a.Status == 200 {
+	if a := c.signIn(g.who); a.Status == 200 {
 		var tokens apitest.Tokens
 		a.Into(c.t, &tokens)
 		g.who.access, g.who.refresh = tokens.Access, tokens.Refresh
@@ -228,6 +237,13 @@ func (c *campaign) renew(g *generator) {
 	if role != "" {
 		c.promote(g.who, role)
 	}
+}
+
+// signIn tries to sign a person in.
+func (c *campaign) signIn(p *person) apitest.Answer {
+	c.hashing.Lock()
+	defer c.hashing.Unlock()
+	return c.as(nil).Form("/token", "username", p.name, "password", p.password)
 }
 
 // newcomer registers an account with a name that no other has.

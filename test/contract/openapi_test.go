@@ -155,6 +155,21 @@ func (op *operation) String() string { return op.path + " " + op.method }
 // private reports whether the operation needs an access token.
 func (op *operation) private() bool { return len(op.Security) > 0 }
 
+// hashes reports whether the service hashes a password to answer the operation.
+func (d *document) hashes(op *operation) bool {
+	if op.RequestBody == nil {
+		return false
+	}
+	for _, content := range op.RequestBody.Content {
+		for _, property := range d.resolve(content.Schema).Properties {
+			if d.resolve(property).Format == "password" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // operation returns the operation with an id.
 func (d *document) operation(t *testing.T, id string) *operation {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,12 +39,16 @@ type service struct {
 	wire   *wire
 
 	started *[]*programtest.Process // by this service and its copies
+
+	// hashing is held while the service hashes a password for a test. Several
+	// requests at a time could wait for each other longer than the service lets them.
+	hashing *sync.Mutex
 }
 
 // newService starts a service that limits nothing and runs no jobs.
 func newService(t *testing.T) *service {
 	t.Helper()
-	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process)}
+	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
 	s.env = []string{"COLOPHON_DATA=" + t.TempDir(), "DATABASE_URL=" + s.db.URL}
 	s.listen("--no-rate-limits")
 	return s
@@ -152,6 +157,8 @@ type person struct {
 // join registers an account and signs in to it.
 func (s *service) join(name string) *person {
 	s.t.Helper()
+	s.hashing.Lock()
+	defer s.hashing.Unlock()
 	p := &person{name: name, password: "a long sentence of " + name[:3]}
 	p.id = s.as(nil).Register(p.name, p.password).String()
 	tokens := s.as(nil).SignIn(p.name, p.password)

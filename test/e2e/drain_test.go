@@ -19,6 +19,14 @@ func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
 	c := newUser(t, m.api("--no-rate-limits").URL, "drainer")
+	// The second worker is busy until the first one has the jobs.
+	second := m.worker("--slots=3")
+	var others []string
+	for seed := range 3 {
+		id := c.Submit(sized(seed, 900))
+		next(t, c.watch(id), started)
+		others = append(others, id)
+	}
 	first := m.worker()
 	bodies := []string{sized(1, 300), sized(2, 300), sized(3, 300)}
 	var ids []string
@@ -28,9 +36,16 @@ func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 		watched = append(watched, c.watch(ids[len(ids)-1]))
 	}
 	for _, events := range watched {
+		if e := next(t, events, started); e.Worker != first.Worker {
+			t.Fatalf("started as %+v", e)
+		}
 		next(t, events, advanced)
 	}
-	second := m.worker()
+	second.Freeze() // a job that advances may win against a cancel
+	for _, id := range others {
+		c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
+	}
+	second.Thaw()
 	begin := time.Now()
 	first.Signal(syscall.SIGTERM)
 	for _, events := range watched {

@@ -84,6 +84,7 @@ func Path(t testing.TB) string {
 // migrated it.
 func Database(t testing.TB) *pgtest.DB {
 	t.Helper()
+	Path(t) // a build may take longer than pgtest gives a migration
 	return pgtest.New(t, migrate)
 }
 

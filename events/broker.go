@@ -1,0 +1,142 @@
+package events
+
+import (
+	"slices"
+	"strings"
+	"sync"
+)
+
+// broker wakes the followers of streams. It also keeps the last events that this
+// process appended to each followed stream, so that followers who are up to date
+// need no query. The zero broker is ready for use.
+type broker struct {
+	mu     sync.Mutex
+	topics map[Stream]*topic
+}
+
+// topic is a stream that has followers.
+type topic struct {
+	followers map[*follower]struct{}
+	tail      []Event // the latest events appended by this process, contiguous and committed
+}
+
+// tailEvents is the number of events of a stream that are kept in memory.
+// Followers that are further behind read the database.
+const tailEvents = 32
+
+// follower is one subscription to a stream.
+type follower struct {
+	wake chan struct{} // holds one value if the stream may have new events
+
+	// stale is set if events after the tail may exist, so that only the database
+	// knows the stream's end.
+	stale bool
+}
+
+func (b *broker) subscribe(stream Stream) *follower {
+	f := &follower{wake: make(chan struct{}, 1)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.topics == nil {
+		b.topics = map[Stream]*topic{}
+	}
+	t := b.topics[stream]
+	if t == nil {
+		t = &topic{followers: map[*follower]struct{}{}}
+		b.topics[stream] = t
+	}
+	t.followers[f] = struct{}{}
+	return f
+}
+
+func (b *broker) unsubscribe(stream Stream, f *follower) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.topics[stream]
+	delete(t.followers, f)
+	if len(t.followers) == 0 {
+		delete(b.topics, stream)
+	}
+}
+
+// appended wakes the followers of a stream to which this process has appended
+// events. The events must be committed.
+func (b *broker) appended(stream Stream, events []Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wakeAccountFollowers(stream)
+	t := b.topics[stream]
+	if t == nil {
+		return
+	}
+	if n := len(t.tail); n > 0 && t.tail[n-1].Version+1 != events[0].Version {
+		// Another process has appended too, or two commits of this process are
+		// reported out of order.
+		t.tail = nil
+		t.markStale()
+		return
+	}
+	all := append(slices.Clip(t.tail), events...) // a copy, because followers hold parts of the old tail
+	t.tail = all[max(0, len(all)-tailEvents):]
+	for f := range t.followers {
+		wakeUp(f.wake)
+	}
+}
+
+// announced wakes the followers of a stream to which another process has appended.
+func (b *broker) announced(stream Stream) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wakeAccountFollowers(stream)
+	if t := b.topics[stream]; t != nil {
+		t.markStale()
+	}
+}
+
+// anyAccount stands for the streams of all accounts.
+const anyAccount Stream = "account/"
+
+// wakeAccountFollowers wakes the followers of all accounts if the stream is an
+// account's. The caller holds b.mu.
+func (b *broker) wakeAccountFollowers(stream Stream) {
+	if t := b.topics[anyAccount]; t != nil && strings.HasPrefix(string(stream), string(anyAccount)) {
+		t.markStale()
+	}
+}
+
+// announcementsLost wakes all followers, because announcements may have been lost.
+func (b *broker) announcementsLost() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.topics {
+		t.markStale()
+	}
+}
+
+func (t *topic) markStale() {
+	for f := range t.followers {
+		f.stale = true
+		wakeUp(f.wake)
+	}
+}
+
+// cached returns the events after a version from memory. ok is false if the
+// follower must read the database instead; it then counts as having done so.
+func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	tail := b.topics[stream].tail
+	if f.stale || len(tail) == 0 || after+1 < tail[0].Version {
+		f.stale = false
+		return nil, false
+	}
+	return tail[min(after+1-tail[0].Version, len(tail)):], true
+}
+
+// wakeUp puts a value into wake, a channel that holds at most one.
+func wakeUp(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // a value is waiting already
+	}
+}
