@@ -11,7 +11,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// The README's figures are those of the files that they describe.
+// TestReadmeFiguresAreTrue compares the figures of the README with the files that they
+// describe.
 func TestReadmeFiguresAreTrue(t *testing.T) {
 	readme := readFile(t, "../../README.md")
 	config, err := gpt2.ReadConfig(opticks.Files())
