@@ -25,9 +25,9 @@ func ParseAddr(text string) (netip.Addr, error) {
 	return addr.Unmap().WithZone(""), err
 }
 
-// ParsePrefix reads a network such as 10.0.0.0/8, or an address, which is a network
-// of its own. It refuses networks that hold every address. The bits after the prefix
-// are zero in the result.
+// ParsePrefix reads a network such as 10.0.0.0/8. An address becomes the network of
+// that address alone. It refuses networks that hold every address. The bits after the
+// prefix are zero in the result.
 func ParsePrefix(text string) (netip.Prefix, error) {
 	addr, err := netip.ParseAddr(text)
 	var p netip.Prefix
@@ -39,20 +39,20 @@ func ParsePrefix(text string) (netip.Prefix, error) {
 	if err == nil && p.Addr().Is4In6() { // Contains compares IPv4 with IPv4 only
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		if p.Bits() < 0 {
-			return netip.Prefix{}, fmt.Errorf("%q is no network of IPv4: write it as 10.0.0.0/8", text)
+			return netip.Prefix{}, fmt.Errorf("%q is not an IPv4 network: write it as 10.0.0.0/8", text)
 		}
 	}
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("%q is neither a network, such as 10.0.0.0/8, nor an address", text)
 	}
 	if p.Bits() == 0 {
-		return netip.Prefix{}, fmt.Errorf("%s is everybody, who could then claim to be anybody", text)
+		return netip.Prefix{}, fmt.Errorf("%s holds every address, so any client could claim any address", text)
 	}
 	return p.Masked(), nil
 }
 
-// Contains reports whether one of the networks holds the address, which is one that
-// [ParseAddr] returned.
+// Contains reports whether one of the networks holds the address. The address must
+// come from [ParseAddr].
 func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	for _, n := range networks {
 		if n.Contains(addr) {
@@ -62,9 +62,10 @@ func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// Of returns the network that limits count for an address, with or without a port:
-// an IPv4 address itself, and for IPv6 the /64, which one subscriber has alone. The
-// peer of a unix socket has no address and is returned as it is.
+// Of returns the network that limits count for an address, with or without a port. It
+// is an IPv4 address itself, or the /64 of an IPv6 address, because a /64 usually
+// belongs to one subscriber. A text that is no address is returned as it is, such as
+// the peer of a unix socket.
 func Of(remote string) string {
 	addr, err := ParseAddr(remote)
 	if err != nil {
@@ -78,9 +79,9 @@ func Of(remote string) string {
 	return addr.String()
 }
 
-// IsLiteral reports whether a Host header holds an address or localhost, and no name
-// that its owner can point at this machine. A browser page whose own name was
-// pointed here sends that name.
+// IsLiteral reports whether a Host header is an address or localhost, with or without a
+// port. Any other name may be that of a web page whose owner has pointed it at this
+// machine (DNS rebinding).
 func IsLiteral(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -89,8 +90,8 @@ func IsLiteral(host string) bool {
 	return err == nil || strings.EqualFold(host, "localhost")
 }
 
-// IsLoopback reports whether only this machine reaches a listener on an address and
-// port. The only name it accepts is localhost.
+// IsLoopback reports whether only this machine can reach a listener on an address with
+// a port. The only name it accepts is localhost.
 func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

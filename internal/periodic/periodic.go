@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// Run calls fn once an interval until ctx is done, for the first time after one
-// interval. A call that takes longer delays the next one; calls do not overlap.
+// Run calls fn once per interval until ctx is done, first after one interval. A call that takes longer delays the next one; calls do not overlap.
 // If fn returns an error, Run logs a warning with the message failure, unless ctx
 // is done, and goes on.
 func Run(ctx context.Context, interval time.Duration, log *slog.Logger, failure string, fn func(context.Context) error) {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestDo(t *testing.T) {
+func TestDoStopsAtSuccessOrALastingError(t *testing.T) {
 	passing, lasting := errors.New("passing"), errors.New("lasting")
 	const wait = time.Second
 	next := func(err error) (time.Duration, bool) { return wait, errors.Is(err, passing) }
@@ -53,7 +53,7 @@ func TestDoEndsWithContext(t *testing.T) {
 	})
 }
 
-func TestBackoff(t *testing.T) {
+func TestBackoffDoublesUpToMax(t *testing.T) {
 	b := Backoff{First: time.Second, Max: 5 * time.Second}
 	var waits []time.Duration
 	for i := range 6 {

@@ -18,7 +18,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// An Error has one of these as its Reason, or io.ErrUnexpectedEOF.
+// The values of Error.Reason, beside io.ErrUnexpectedEOF.
 var (
 	ErrSyntax        = errors.New("syntax error")
 	ErrNotObject     = errors.New("not a JSON object")
@@ -43,7 +43,7 @@ func (e *Error) Unwrap() error { return e.Reason }
 // Object reads one JSON object and calls member for each of its members, in the
 // order of the text. It returns the first error of member as it is, errors of r
 // wrapped, and an *Error if the text is wrong. By then, member may have been
-// called for the members before the mistake. The value is valid during the call.
+// called for the members before the mistake. value is valid only during the call.
 func Object(r io.Reader, member func(name string, value []byte) error) error {
 	d := jsontext.NewDecoder(r)
 	start, err := d.ReadToken()
@@ -80,8 +80,8 @@ func Check(data []byte, depth int) error {
 		return &Error{Reason: ErrEncoding, Offset: int64(validUTF8(data))}
 	}
 	err := check(jsontext.NewDecoder(bytes.NewReader(data)), depth)
-	// Only a lone surrogate is an error of syntax to jsontext and none to
-	// encoding/json.
+	// The two libraries disagree about lone surrogates alone: a syntax error for
+	// jsontext, and valid for encoding/json.
 	if e, ok := errors.AsType[*Error](err); ok && errors.Is(err, ErrSyntax) && json.Valid(data) {
 		e.Reason = ErrSurrogate
 	}
@@ -116,7 +116,7 @@ func readEnd(d *jsontext.Decoder) error {
 	return readError(d, err)
 }
 
-// readError returns the error of Object or Check for one of jsontext.
+// readError returns the error of Object or Check for an error of jsontext.
 func readError(d *jsontext.Decoder, err error) error {
 	if errors.Is(err, io.EOF) { // before the value
 		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
@@ -138,7 +138,7 @@ func readError(d *jsontext.Decoder, err error) error {
 	return e
 }
 
-// validUTF8 returns the number of bytes before the first that are not UTF-8.
+// validUTF8 returns the number of bytes before the first invalid one.
 func validUTF8(data []byte) int {
 	n := 0
 	for n < len(data) {

@@ -25,11 +25,11 @@ func read(text string) (map[string]json.RawMessage, error) {
 	return members, err
 }
 
-func TestObjectAndCheckRefuse(t *testing.T) {
+func TestInvalidJSONIsRefusedAtItsOffset(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
-		object     error // what Object says
-		check      error // what Check says
+		object     error // of Object
+		check      error // of Check
 		offset     int64 // of Check's error
 	}{
 		{"nothing", ``, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
@@ -105,21 +105,22 @@ func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	}
 }
 
-func TestObjectPassesErrorsOn(t *testing.T) {
+func TestObjectReturnsErrorsOfMemberAndReader(t *testing.T) {
 	broken := errors.New("broken")
 	if err := Object(strings.NewReader(`{"a":1,"b":2}`), func(string, []byte) error { return broken }); err != broken {
-		t.Errorf("of a member: %v", err)
+		t.Errorf("error of member: %v", err)
 	}
 	for _, text := range []string{``, `{`, `{"a":1}`} {
 		r := io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))
 		err := Object(r, func(string, []byte) error { return nil })
 		if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, broken) {
-			t.Errorf("of the reader after %q: %v", text, err)
+			t.Errorf("error of the reader after %q: %v", text, err)
 		}
 	}
 }
 
-// Check refuses all that encoding/json refuses, and Object agrees with Check.
+// FuzzCheck compares Check with encoding/json, whose errors it must share, and with
+// Object.
 func FuzzCheck(f *testing.F) {
 	for _, s := range []string{`{"a":{"b":[1,-2e3,"\u00e9",null,true]}}`, `{"a":1,"a":2}`, `"\ud800"`, `[[[[[]]]]]`, `{}{}`, "\"\xff\"", ``} {
 		f.Add([]byte(s))
@@ -142,7 +143,7 @@ func FuzzCheck(f *testing.F) {
 		members, objectErr := read(string(text))
 		isObject := bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{"))
 		if tooDeep := errors.Is(err, ErrTooDeep); !tooDeep && (objectErr == nil) != (err == nil && isObject) {
-			t.Fatalf("%q: Object says %v, Check says %v", text, objectErr, err)
+			t.Fatalf("%q: Object returns %v, Check returns %v", text, objectErr, err)
 		}
 		if objectErr == nil {
 			var want map[string]json.RawMessage
