@@ -133,6 +133,9 @@ func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 
 func TestBenchServiceReportsEveryLoad(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
 	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", catalog.BuiltIn, "--json")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress)

@@ -51,7 +51,7 @@ func TestRegister(t *testing.T) {
 		_, err := f.Register(t.Context(), c.name, c.password)
 		wantError(t, err, c.err)
 	}
-	if n := f.count(t, `select count(*) from accounts where id <> $1`, nobody); n != 1 {
+	if n := f.count(t, `select count(*) from accounts where id <> $1`, unknownAccount); n != 1 {
 		t.Errorf("%d accounts, want 1", n)
 	}
 }
@@ -161,12 +161,12 @@ func TestFailedSignInsAreAlike(t *testing.T) {
 		{"empty password", name, "", known.ID},
 		{"password that is no text", name, "\xff", known.ID},
 		{"password that is too long", name, strings.Repeat("x", 1<<20), known.ID},
-		{"unknown name", "leonhard", password, nobody},
-		{"empty name", "", password, nobody},
-		{"impossible name", "a b", password, nobody},
-		{"NUL in the name", name + "\x00", password, nobody},
-		{"name that is no text", "\xff\xff\xff", password, nobody},
-		{"long name", strings.Repeat("x", 1<<20), password, nobody},
+		{"unknown name", "leonhard", password, unknownAccount},
+		{"empty name", "", password, unknownAccount},
+		{"impossible name", "a b", password, unknownAccount},
+		{"NUL in the name", name + "\x00", password, unknownAccount},
+		{"name that is no text", "\xff\xff\xff", password, unknownAccount},
+		{"long name", strings.Repeat("x", 1<<20), password, unknownAccount},
 		{"disabled account", "gottfried", password, disabled.ID},
 		{"disabled account, wrong password", "gottfried", "not " + password, disabled.ID},
 	} {
@@ -293,7 +293,7 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 		return argon2id.CreateHash(password, params)
 	}
 	f.Service = f.another(t, h)
-	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%' and id = $1`, nobody); n != 1 || hashed != 1 {
+	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%' and id = $1`, unknownAccount); n != 1 || hashed != 1 {
 		t.Errorf("nobody's hash is not up to date (%d hashes made)", hashed)
 	}
 	_, err := f.SignIn(t.Context(), name, "not "+password)
@@ -307,7 +307,7 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%'`); n != 2 || hashed != 2 {
 		t.Errorf("%d hashes are up to date after %d were made", n, hashed)
 	}
-	if facts := f.facts(t, nobody); len(facts) != 1 {
+	if facts := f.facts(t, unknownAccount); len(facts) != 1 {
 		t.Errorf("on record of nobody: %#v", facts)
 	}
 }
@@ -322,9 +322,9 @@ func TestNobodyRace(t *testing.T) {
 		f.another(t, newHasher(cheapParams))
 		return argon2id.CreateHash(password, params)
 	}
-	before := len(f.facts(t, nobody))
+	before := len(f.facts(t, unknownAccount))
 	f.another(t, h)
-	if facts := f.facts(t, nobody); len(facts) != before+1 {
+	if facts := f.facts(t, unknownAccount); len(facts) != before+1 {
 		t.Errorf("on record: %#v", facts)
 	}
 }

@@ -44,7 +44,7 @@ func TestDisableAndEnable(t *testing.T) {
 	change("by nobody", f.Disable, uuid.New(), account.ID, false, ErrForbidden)
 	change("oneself", f.Disable, admin.ID, admin.ID, false, ErrOneself)
 	change("who is not there", f.Disable, admin.ID, uuid.New(), false, events.ErrNotFound)
-	change("nobody", f.Disable, admin.ID, nobody, false, events.ErrNotFound)
+	change("nobody", f.Disable, admin.ID, unknownAccount, false, events.ErrNotFound)
 	change("disable", f.Disable, admin.ID, account.ID, true, nil)
 	change("disable again", f.Disable, admin.ID, account.ID, true, nil)
 	f.mustBeLockedOut(t, tokens)
@@ -91,7 +91,7 @@ func TestSetPassword(t *testing.T) {
 	if _, err := f.SignIn(t.Context(), name, next); err != nil {
 		t.Error(err)
 	}
-	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
 		_, err := f.SetPassword(t.Context(), id, next)
 		wantError(t, err, events.ErrNotFound)
 	}
@@ -113,7 +113,7 @@ func TestEndSessions(t *testing.T) {
 		t.Errorf("on record: %#v", facts)
 	}
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
-	_, err := f.EndSessions(t.Context(), nobody)
+	_, err := f.EndSessions(t.Context(), unknownAccount)
 	wantError(t, err, events.ErrNotFound)
 }
 
@@ -183,7 +183,7 @@ func TestEraseAccount(t *testing.T) {
 	wantError(t, err, ErrAccountErased)
 	_, err = f.SetPassword(t.Context(), account.ID, next)
 	wantError(t, err, ErrAccountErased)
-	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
 		_, err = f.EraseAccount(t.Context(), id)
 		wantError(t, err, events.ErrNotFound)
 	}

@@ -27,16 +27,16 @@ func TestTheRunbookHasTheNumbers(t *testing.T) {
 		}
 		return fmt.Sprintf("%d s", d/time.Second)
 	}
-	row := func(p pace) string {
-		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.first), in(p.most))
+	row := func(p backoff) string {
+		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.initial), in(p.max))
 	}
-	p := productionPaces
+	p := productionBackoffs
 	for what, want := range map[string]string{
 		"under a name, from a network":      "from one network " + row(p.pair),
-		"under a name that many guess at":   fmt.Sprintf("after %d from networks that are not known for it %s", besiegedAfter, row(p.besieged)),
+		"under a name that many guess at":   fmt.Sprintf("after %d from networks that are not known for it %s", underAttackAfter, row(p.underAttack)),
 		"from a network, under many names":  "under names that it is not known for " + row(p.network),
-		"how long failures count":           fmt.Sprintf("count for %d hours", failuresFor/time.Hour),
-		"how long a network is known":       fmt.Sprintf("known for %s", in(knownFor)),
+		"how long failures count":           fmt.Sprintf("count for %d hours", failureWindow/time.Hour),
+		"how long a network is known":       fmt.Sprintf("known for %s", in(knownNetworkTTL)),
 		"how long an access token is valid": "access token is valid for " + in(DefaultAccessTTL),
 		"how long a session lasts":          fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
 		"how many sessions there may be":    fmt.Sprintf("have %d sessions", maxSessions),

@@ -156,7 +156,7 @@ func TestEndedSessionsAreAnnounced(t *testing.T) {
 		t.Logf("refused elsewhere after %v", refused(t, other, tokens.AccessToken))
 	}
 	// Who only asks every now and then finds one each time.
-	if took := time.Since(begin); took > (sessions-1)*lookEvery {
+	if took := time.Since(begin); took > (sessions-1)*defaultPollInterval {
 		t.Errorf("%d sessions in %v", sessions, took)
 	}
 }
@@ -168,7 +168,7 @@ func TestEnabledAgain(t *testing.T) {
 	before := f.mustSignIn(t)
 	f.exec(t, `update accounts set disabled_at = now() where username = $1`, name)
 	f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
-	if err := f.Service.ended.look(t.Context()); err != nil {
+	if err := f.Service.ended.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := f.Verify(t.Context(), before.AccessToken)
@@ -196,7 +196,7 @@ func TestLateCommitsAreNotMissed(t *testing.T) {
 	f.exec(t, revoke, f.mustVerify(t, early.AccessToken).Session)
 	look := func() {
 		t.Helper()
-		if err := f.Service.ended.look(t.Context()); err != nil {
+		if err := f.Service.ended.poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -248,7 +248,7 @@ func TestVerifyWithoutNews(t *testing.T) {
 	waiting, stop := f.While(t.Context(), f.mustVerify(t, gone))
 	defer stop()
 	f.exec(t, `revoke select on ended_sessions from colophon_app`)
-	f.clock.Advance(lookStale)
+	f.clock.Advance(staleAfter)
 	f.mustVerify(t, token)
 	f.clock.Advance(time.Microsecond)
 	f.JWKS(t.Context()) // the keys are stale as well
@@ -272,7 +272,7 @@ func TestVerifyWithoutNews(t *testing.T) {
 		t.Error("what goes on has ended")
 	}
 	f.exec(t, `grant select on ended_sessions to colophon_app`)
-	f.clock.Advance(lookAgain)
+	f.clock.Advance(pollRetry)
 	f.mustVerify(t, token)
 	_, err := f.Verify(t.Context(), gone)
 	wantError(t, err, ErrAccessToken)
@@ -298,12 +298,12 @@ func TestEndedSessionsAreForgotten(t *testing.T) {
 	if n := f.count(t, `select count(*) from ended_sessions`); n != 2 {
 		t.Errorf("%d rows, want 2", n)
 	}
-	if _, ok := f.Service.ended.until[id.Session]; !ok {
+	if _, ok := f.Service.ended.forgetAt[id.Session]; !ok {
 		t.Error("forgotten too early")
 	}
 	f.clock.Advance(time.Minute)
 	f.Service.ended.forget()
-	if n := len(f.Service.ended.until); n != 0 {
+	if n := len(f.Service.ended.forgetAt); n != 0 {
 		t.Errorf("%d sessions are remembered", n)
 	}
 }
@@ -328,7 +328,7 @@ func TestWhile(t *testing.T) {
 	for _, stop := range []func(){stopA, stopC, stopD} {
 		stop()
 	}
-	if n := len(s.ended.those); n != 0 {
+	if n := len(s.ended.watchers); n != 0 {
 		t.Errorf("%d sessions are waited for", n)
 	}
 }

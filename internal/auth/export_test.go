@@ -35,7 +35,7 @@ func (f *fixture) Process(t *testing.T, runs bool) (*Service, *events.Store) {
 		return f.elsewhere(t, f.clock.Now)
 	}
 	return f.elsewhere(t, time.Now, func(s *Service) {
-		s.keys.known, s.keys.reads.Keep, s.keys.ahead = 100*time.Millisecond, 100*time.Millisecond, 2*time.Second
+		s.keys.maxAge, s.keys.reads.Keep, s.keys.publishAhead = 100*time.Millisecond, 100*time.Millisecond, 2*time.Second
 	})
 }
 

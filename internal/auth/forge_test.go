@@ -33,8 +33,8 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, known: keysFor, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: clock.Now}}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
-	s.ended.asked = now
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: clock.Now}}, ended: newEndedSessions(nil, o.AccessTTL, clock.Now)}
+	s.ended.polled = now
 	set := &keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}}
 	s.keys.current.Store(set)
 	if _, err := s.keys.reads.Do(t.Context(), keysRead, func(context.Context) (*keySet, error) { return set, nil }); err != nil {

@@ -57,9 +57,9 @@ func TestADatabaseThatHangs(t *testing.T) {
 	forger := newForger(t, s)
 	s.now = time.Now
 	forger.now = time.Now()
-	s.keys = &keyring{pool: pool, vault: newVault(t, 7), now: s.now, known: keysFor, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: s.now}}
+	s.keys = &keyring{pool: pool, vault: newVault(t, 7), now: s.now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: s.now}}
 	s.keys.current.Store(known)
-	s.ended = newEndings(pool, DefaultAccessTTL, s.now)
+	s.ended = newEndedSessions(pool, DefaultAccessTTL, s.now)
 	good := forger.with(nil, nil)
 	ask := func(ctx context.Context, callers int) {
 		var wg sync.WaitGroup
@@ -88,12 +88,12 @@ func TestADatabaseThatHangs(t *testing.T) {
 	}
 	leave()
 	ask(left, 25) // who has left waits for nothing
-	if took := time.Since(begin); took > lookTimeout*3/4 {
+	if took := time.Since(begin); took > queryTimeout*3/4 {
 		t.Errorf("who has left waited %v", took)
 	}
 	waiting.Wait()
 	ask(t.Context(), 25)
-	if took := time.Since(begin); took > 3*lookTimeout {
-		t.Errorf("all have waited %v, want little more than %v", took, lookTimeout)
+	if took := time.Since(begin); took > 3*queryTimeout {
+		t.Errorf("all have waited %v, want little more than %v", took, queryTimeout)
 	}
 }

@@ -110,15 +110,15 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysFor+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
+	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysMaxAge+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
 		t.Errorf("it signs in %v; the last token of the key before expires %v later", ahead, r.Last.Sub(r.From))
 	}
-	facts := f.facts(t, nobody)
+	facts := f.facts(t, unknownAccount)
 	if facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From}) {
 		t.Errorf("on record: %#v", facts)
 	}
 	// It is published before it signs.
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	if kids := f.jwks(t); len(kids) != 2 || kids[0] != r.Key || kids[1] != kidOf(t, old) {
 		t.Errorf("published keys: %q", kids)
 	}
@@ -152,7 +152,7 @@ func TestRotation(t *testing.T) {
 		t.Errorf("a retired key is accepted: %v", err)
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}
@@ -213,10 +213,10 @@ func TestRotationOfLeakedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if facts := f.facts(t, nobody); facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From, Leaked: true}) {
+	if facts := f.facts(t, unknownAccount); facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From, Leaked: true}) {
 		t.Errorf("on record: %#v", facts)
 	}
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	for _, s := range []*Service{f.Service, other} {
 		_, err := s.Verify(t.Context(), tokens.AccessToken)
 		wantError(t, err, ErrAccessToken)
@@ -260,7 +260,7 @@ func TestSigningFollowsRotation(t *testing.T) {
 	f.mustRegister(t)
 	before := f.mustSignIn(t)
 	f.rotate(t)
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	after := f.mustRefresh(t, before.RefreshToken)
 	if kidOf(t, before.AccessToken) == kidOf(t, after.AccessToken) {
 		t.Error("the retired key signs")
@@ -289,7 +289,7 @@ func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
 	if n := acquired() - before; n != 1 {
 		t.Errorf("%d connections for 50 unknown keys, want 1", n)
 	}
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -313,7 +313,7 @@ func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
 	if _, err := leaver.Verify(gone, token); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// An error of its call would be the answer for keysEvery.
+	// An error of its call would be the answer for keysMinInterval.
 	if _, err := leaver.Verify(t.Context(), token); err != nil {
 		t.Error(err)
 	}
@@ -327,7 +327,7 @@ func TestVerifyWithoutDatabase(t *testing.T) {
 	token := f.mustSignIn(t).AccessToken
 	forger := newForger(t, f.Service)
 	f.exec(t, `revoke select on signing_keys from colophon_app`)
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	for range 2 {
 		f.mustVerify(t, token)
 		f.jwks(t)
@@ -340,7 +340,7 @@ func TestVerifyWithoutDatabase(t *testing.T) {
 		}
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	_, err := f.Verify(t.Context(), forger.with(members{"kid": "unknown"}, nil))
 	wantError(t, err, ErrAccessToken)
 }

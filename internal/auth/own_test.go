@@ -29,7 +29,7 @@ func TestChangePassword(t *testing.T) {
 	}
 	wantError(t, change("not "+password, next), ErrPassword)
 	before := len(f.facts(t, account.ID))
-	for range 2 * productionPaces.pair.free { // which is nobody's failure
+	for range 2 * productionBackoffs.pair.free { // which is nobody's failure
 		wantError(t, change(password, "short"), policy.ErrPasswordLength)
 	}
 	wantError(t, change(password, strings.ToUpper(name)+"1"), policy.ErrPasswordLength)
@@ -85,7 +85,7 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 	known := func(network string) bool {
 		t.Helper()
-		a, err := f.attempt(t.Context(), name, network)
+		a, err := f.beginAttempt(t.Context(), name, network)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,10 +249,10 @@ func TestErase(t *testing.T) {
 	}
 	// Whether or not the key is gone as well.
 	for range 2 {
-		strangers, before := len(f.facts(t, nobody)), len(f.facts(t, account.ID))
+		strangers, before := len(f.facts(t, unknownAccount)), len(f.facts(t, account.ID))
 		_, err := f.SignIn(t.Context(), name, password)
 		wantError(t, err, ErrCredentials)
-		if len(f.facts(t, nobody)) != strangers+1 {
+		if len(f.facts(t, unknownAccount)) != strangers+1 {
 			t.Error("a name that has been erased is not one that there is not")
 		}
 		for _, again := range []string{name, strings.ToUpper(name)} {

@@ -306,7 +306,7 @@ func TestAnAccountHasSoManySessions(t *testing.T) {
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 	_, err = f.Refresh(t.Context(), first.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
-	if err := other.ended.look(t.Context()); err != nil {
+	if err := other.ended.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = other.Verify(t.Context(), first.AccessToken)

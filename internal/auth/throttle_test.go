@@ -27,7 +27,7 @@ func (f *fixture) from(t *testing.T, network, username, password string) error {
 func newSlowFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
-	f.Service.paces.pair.first = time.Minute
+	f.Service.backoffs.pair.initial = time.Minute
 	return f
 }
 
@@ -68,19 +68,19 @@ func TestWhoGuessesWaits(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		stream uuid.UUID
-	}{{name, account.ID}, {"leonhard", nobody}, {"a b", nobody}} {
+	}{{name, account.ID}, {"leonhard", unknownAccount}, {"a b", unknownAccount}} {
 		hashes.Store(0)
 		before := len(f.facts(t, c.stream))
-		for range productionPaces.pair.free {
+		for range productionBackoffs.pair.free {
 			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
 		}
 		throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), time.Minute)
 		throttled(t, c.name+" and the right password", f.from(t, "mallory's", c.name, password), time.Minute)
-		if n := hashes.Load(); int(n) != productionPaces.pair.free {
-			t.Errorf("%s: %d hashes for %d attempts that are not throttled", c.name, n, productionPaces.pair.free)
+		if n := hashes.Load(); int(n) != productionBackoffs.pair.free {
+			t.Errorf("%s: %d hashes for %d attempts that are not throttled", c.name, n, productionBackoffs.pair.free)
 		}
-		if n := len(f.facts(t, c.stream)) - before; n != productionPaces.pair.free {
-			t.Errorf("%s: %d events, want %d", c.name, n, productionPaces.pair.free)
+		if n := len(f.facts(t, c.stream)) - before; n != productionBackoffs.pair.free {
+			t.Errorf("%s: %d events, want %d", c.name, n, productionBackoffs.pair.free)
 		}
 		for _, want := range []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
 			f.age(t, want)
@@ -96,14 +96,14 @@ func TestWhoGuessesWaits(t *testing.T) {
 		t.Errorf("after the wait: %v", err)
 	}
 	// The right password makes up for the wrong ones.
-	for range productionPaces.pair.free {
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "mallory's", name, "not "+password), ErrCredentials)
 	}
 }
 
 func TestHowLongToWait(t *testing.T) {
 	f := newFixture(t)
-	p := productionPaces.pair
+	p := productionBackoffs.pair
 	for failures, want := range map[int]time.Duration{
 		0:           0,
 		p.free - 1:  0,
@@ -114,7 +114,7 @@ func TestHowLongToWait(t *testing.T) {
 		1<<31 - 1:   15 * time.Minute,
 	} {
 		var got time.Duration
-		if err := f.db.App.QueryRow(t.Context(), `select sign_in_wait($1, $2, $3, $4)`, failures, p.free, p.first, p.most).Scan(&got); err != nil || got != want {
+		if err := f.db.App.QueryRow(t.Context(), `select sign_in_wait($1, $2, $3, $4)`, failures, p.free, p.initial, p.max).Scan(&got); err != nil || got != want {
 			t.Errorf("after %d failures: %v, %v; want %v", failures, got, err, want)
 		}
 	}
@@ -123,14 +123,14 @@ func TestHowLongToWait(t *testing.T) {
 // What was wrong a day ago does not count.
 func TestFailuresCountForADay(t *testing.T) {
 	f := newSlowFixture(t)
-	for range productionPaces.pair.free {
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrCredentials)
 	}
 	f.age(t, time.Minute)
 	wantError(t, f.from(t, "n", name, password), ErrCredentials)
 	throttled(t, "on that day", f.from(t, "n", name, password), 2*time.Minute)
-	f.age(t, failuresFor)
-	for range productionPaces.pair.free {
+	f.age(t, failureWindow)
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrCredentials)
 	}
 	throttled(t, "on the next one", f.from(t, "n", name, password), time.Minute)
@@ -153,13 +153,13 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 
 	// Many networks try his name.
 	wantError(t, f.from(t, "1.1.1.1", name, "guess"), ErrCredentials)
-	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), besiegedAfter-1)
+	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), underAttackAfter-1)
 	wantError(t, f.from(t, "1.1.1.2", name, "guess"), ErrCredentials)
 	wantError(t, f.from(t, "1.1.1.3", name, "guess"), ErrCredentials)
 	throttled(t, "a second guess from one of very many", f.from(t, "1.1.1.3", name, "guess"), time.Minute)
 	signIn("from home, while many guess", "home")
 	signIn("from elsewhere, while many guess", "hotel")
-	for range productionPaces.pair.free { // his own mistakes are as many as always
+	for range productionBackoffs.pair.free { // his own mistakes are as many as always
 		wantError(t, f.from(t, "home", name, "mistake"), ErrCredentials)
 	}
 	throttled(t, "his own mistakes", f.from(t, "home", name, password), time.Minute)
@@ -168,7 +168,7 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 
 	// Somebody at home tries many names.
 	wantError(t, f.from(t, "home", "leonhard", "guess"), ErrCredentials)
-	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionPaces.network.free+20)
+	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionBackoffs.network.free+20)
 	throttled(t, "one who has tried many names", f.from(t, "home", "gottfried", "guess"), time.Minute)
 	signIn("from home, where one has tried many names", "home")
 	f.age(t, time.Minute)
@@ -181,7 +181,7 @@ func TestManyGuessesAtOnce(t *testing.T) {
 	f.mustRegister(t)
 	hashes := f.countHashes()
 	other := f.another(t, newHasher(cheapParams))
-	other.hash.check, other.paces = f.hash.check, f.Service.paces
+	other.hash.check, other.backoffs = f.hash.check, f.Service.backoffs
 	var wg sync.WaitGroup
 	var wrong, refused atomic.Int32
 	for i := range 60 {
@@ -198,7 +198,7 @@ func TestManyGuessesAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := int(wrong.Load()); n != productionPaces.pair.free || int(hashes.Load()) != n || int(refused.Load()) != 60-n {
+	if n := int(wrong.Load()); n != productionBackoffs.pair.free || int(hashes.Load()) != n || int(refused.Load()) != 60-n {
 		t.Errorf("%d wrong, %d hashes, %d refused", n, hashes.Load(), refused.Load())
 	}
 }
@@ -210,7 +210,7 @@ func TestBusyIsNoFailure(t *testing.T) {
 		f.hash.slots <- struct{}{} // as if passwords were being hashed
 	}
 	f.hash.wait = time.Millisecond
-	for range 2 * productionPaces.pair.free {
+	for range 2 * productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrBusy)
 	}
 	if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != 0 {
@@ -335,14 +335,14 @@ func TestEveryDoorIsThrottled(t *testing.T) {
 			}
 			id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 			hashes := f.countHashes()
-			for range productionPaces.pair.free {
+			for range productionBackoffs.pair.free {
 				if err := try(f, t, id); err != nil {
 					t.Fatal(err)
 				}
 			}
 			throttled(t, door, try(f, t, id), time.Minute)
 			throttled(t, "a sign-in", f.from(t, "mallory's", name, password), time.Minute)
-			if n := int(hashes.Load()); n != productionPaces.pair.free {
+			if n := int(hashes.Load()); n != productionBackoffs.pair.free {
 				t.Errorf("%d hashes", n)
 			}
 			failed := 0
@@ -351,8 +351,8 @@ func TestEveryDoorIsThrottled(t *testing.T) {
 					failed++
 				}
 			}
-			if failed != productionPaces.pair.free {
-				t.Errorf("%d failures on record, want %d", failed, productionPaces.pair.free)
+			if failed != productionBackoffs.pair.free {
+				t.Errorf("%d failures on record, want %d", failed, productionBackoffs.pair.free)
 			}
 		})
 	}
@@ -362,7 +362,7 @@ func TestUnthrottled(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(t)
 	f.Service.options.Unthrottled = true
-	for range productionPaces.pair.free + 5 {
+	for range productionBackoffs.pair.free + 5 {
 		wantError(t, f.from(t, "n", name, "not "+password), ErrCredentials)
 	}
 	if err := f.from(t, "n", name, password); err != nil {
@@ -390,7 +390,7 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		want               [2]int
 	}{
 		{0, 0, [2]int{7, 1}}, // three pairs, three networks, one name
-		{failuresFor - time.Minute, knownFor - time.Hour, [2]int{7, 1}},
+		{failureWindow - time.Minute, knownNetworkTTL - time.Hour, [2]int{7, 1}},
 		{time.Minute, time.Hour, [2]int{0, 0}},
 	} {
 		f.age(t, c.failures)

@@ -180,7 +180,7 @@ func TestAFloodCostsLittle(t *testing.T) {
 	}
 	// The memory is bounded.
 	for i := range 2*maxRefused + 5 {
-		s.remember(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
+		s.cache(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
 	}
 	if n := len(s.refused); n > maxRefused {
 		t.Errorf("%d keys are remembered", n)

@@ -209,7 +209,26 @@ func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return name, h.exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template)
+	return name, h.copy(ctx, template, name)
+}
+
+// copy copies a database by its files, which takes a quarter of the processor time
+// of the default strategy, a copy through the write-ahead log. PostgreSQL 14 has
+// only the former.
+func (h *host) copy(ctx context.Context, from, to string) error {
+	conn, err := pgx.Connect(ctx, h.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	sql := "CREATE DATABASE " + to + " TEMPLATE " + from
+	if !strings.HasPrefix(conn.PgConn().ParameterStatus("server_version"), "14.") {
+		sql += " STRATEGY file_copy"
+	}
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
 }
 
 func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
