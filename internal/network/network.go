@@ -62,9 +62,10 @@ func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// Of returns the network that limits count for an address, with or without a port:
-// an IPv4 address itself, and for IPv6 the /64, which one subscriber has alone. The
-// peer of a unix socket has no address and is returned as it is.
+// Of returns the network that limits count for an address, with or without a port. It
+// is an IPv4 address itself, or the /64 of an IPv6 address, because a /64 usually
+// belongs to one subscriber. A text that is no address is returned as it is, such as
+// the peer of a unix socket.
 func Of(remote string) string {
 	addr, err := ParseAddr(remote)
 	if err != nil {

@@ -137,7 +137,7 @@ func readError(d *jsontext.Decoder, err error) error {
 	return e
 }
 
-// validUTF8 returns the number of bytes before the first that are not UTF-8.
+// validUTF8 returns the number of bytes before the first invalid one.
 func validUTF8(data []byte) int {
 	n := 0
 	for n < len(data) {

@@ -25,7 +25,7 @@ func read(text string) (map[string]json.RawMessage, error) {
 	return members, err
 }
 
-func TestObjectAndCheckRefuse(t *testing.T) {
+func TestInvalidJSONIsRefusedAtItsOffset(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
 		object     error // of Object
@@ -105,7 +105,7 @@ func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	}
 }
 
-func TestObjectPassesErrorsOn(t *testing.T) {
+func TestObjectReturnsErrorsOfMemberAndReader(t *testing.T) {
 	broken := errors.New("broken")
 	if err := Object(strings.NewReader(`{"a":1,"b":2}`), func(string, []byte) error { return broken }); err != broken {
 		t.Errorf("error of member: %v", err)
