@@ -203,7 +203,7 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 		out.Location = jobPath(job.ID)
 	}
 	if !job.State.Final() {
-		look, err := s.Queue.Look(ctx, job)
+		look, err := s.Queue.PollAfter(ctx, job)
 		s.unestimated(ctx, err)
 		out.RetryAfter = seconds(look)
 	}
@@ -284,8 +284,8 @@ func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error
 	if !job.State.Final() {
 		outlook, err := s.Queue.Outlook(ctx, job)
 		s.unestimated(ctx, err)
-		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Place, optional(outlook.Start)
-		out.RetryAfter = seconds(outlook.Look)
+		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Position, optional(outlook.Start)
+		out.RetryAfter = seconds(outlook.PollAfter)
 	}
 	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	defer unsubscribe()
 	var collecting sync.WaitGroup
 	defer collecting.Wait()
-	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "removing expired rows failed", s.collect) })
+	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "expired rows not removed", s.collect) })
 	tick := time.NewTicker(s.pollInterval)
 	defer tick.Stop()
 	failing := false

@@ -191,7 +191,7 @@ const (
 // Collect removes the windows that ended at least ten minutes ago, once a minute until
 // ctx is done. Any number of processes may run it.
 func Collect(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	periodic.Run(ctx, collectEvery, log, "removing old request counts failed", func(ctx context.Context) error {
+	periodic.Run(ctx, collectEvery, log, "old request counts not removed", func(ctx context.Context) error {
 		_, err := collect(ctx, pool)
 		return err
 	})

@@ -65,12 +65,12 @@ func withID(id string) map[string]string { return map[string]string{"id": id} }
 // An account can be used for callers that may not change it.
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
+	s.work() // POST /generate waits for a text
 	nobody := uuid.Must(uuid.NewV7()).String()
 	switch {
 	case !strings.Contains(op.path, "{"):
 		return []target{{what: "no object"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
-		s.work()
 		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
 		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // until it has ended
 		return []target{

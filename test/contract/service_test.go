@@ -293,6 +293,14 @@ func (s *service) fill(c crowd) bool {
 	return !ended
 }
 
+// cancel cancels the jobs of a crowd.
+func (s *service) cancel(c crowd) {
+	s.t.Helper()
+	for _, id := range c.jobs {
+		s.as(c.person).Do("POST", "/jobs/"+id+"/cancel", "").Must(s.t, 200)
+	}
+}
+
 // logged returns the lines of all logs that contain a text.
 func (s *service) logged(text string) (lines []string) {
 	for _, p := range *s.started {

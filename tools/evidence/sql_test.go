@@ -23,7 +23,7 @@ var composed = map[string]string{
 	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
 	"events/rebuild.go `delete from ` + view":                                                      "one of two names in the same file",
 	"internal/auth/ended.go query":                                                                 "one of two constants",
-	"internal/auth/collect.go sql":                                                                 "composed of the constants above it",
+	"internal/auth/run.go sql":                                                                     "composed of the constants above it",
 	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":                     "constants, in a program for tests",
 	"internal/limit/store.go sql":                                                                  "its callers pass constants, in the same file",
 	"internal/pg/delete.go sql":                                                                    "its callers' argument, which this test checks there",
