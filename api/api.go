@@ -45,9 +45,9 @@ type Options struct {
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For counts.
 	TrustedProxies []netip.Prefix
 
-	// Local makes the API refuse a Host that is neither an address nor localhost. It
-	// protects a service that only this machine can reach from DNS rebinding: a web page
-	// could reach the service by making its own name resolve to this machine.
+	// Local makes the API refuse a Host that is neither an address nor localhost. It is
+	// for a service that only this machine can reach. Otherwise a web page could reach
+	// the service by making its own name resolve to this machine (DNS rebinding).
 	Local bool
 
 	// MaxStreams bounds the event streams that one account may have open at once.

@@ -29,8 +29,8 @@ type Limits struct {
 	Calls    *limit.Limit // all other calls together, of a user
 
 	// Anonymous is the limit of a network for requests that are counted before their
-	// user is known: those without a valid access token, with a ticket or a refresh
-	// token, for pages, and for unknown routes.
+	// user is known. These are requests without a valid access token, with a ticket or a
+	// refresh token, for pages, and for unknown routes.
 	Anonymous *limit.Limit
 }
 

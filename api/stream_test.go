@@ -26,8 +26,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// quick has short timeouts in the order of the production ones: the slow reader of
-// these tests takes less time than a write may take, and beat is longer.
+// quick has short timeouts in the order of the production ones. The slow reader of
+// these tests stays below write, and beat is longer than write.
 var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
 
 // streamed is a server of one job's stream.

@@ -15,9 +15,9 @@ import (
 // ids of this API have one.
 const uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 
-// strict makes an operation's description agree with what Huma accepts: ids in
-// parameters have one spelling, texts in a query are not empty, and a member that is
-// not required may be null.
+// strict makes an operation's description agree with what the service accepts. Ids in
+// parameters have one spelling, and texts in a query are not empty. A member that is not
+// required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {

@@ -57,9 +57,9 @@ type call[V any] struct {
 	ended time.Time
 }
 
-// Do returns the result of the running call, or of the latest one if that ended
-// less than Keep ago, or else of the next one as DoFresh does. It returns ctx's
-// error if ctx ends first.
+// Do returns the result of the running call. If none is running, it returns the
+// latest result if that call ended less than Keep ago, and otherwise starts or joins
+// a call like DoFresh. It returns ctx's error if ctx ends first.
 func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	if c := g.running[key]; c != nil {
