@@ -55,7 +55,7 @@ func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() ti
 	}
 }
 
-// endedQuery is the only key of endings.queries.
+// endedQuery is the only key of endedSessions.queries.
 const endedQuery = "ended sessions"
 
 // poll reads the sessions that have ended since the last poll. Its query begins after
