@@ -65,27 +65,37 @@ func (a *attempt) endOverdue(ctx context.Context) error {
 	return a.release(ctx)
 }
 
-// cancelTries is the number of times that a cancel is tried against a job that keeps
-// advancing.
-const cancelTries = 20
-
 // cancel ends a job and returns the job after that. A final job stays as it is.
+//
+// The worker of a running job may append first. Each conflict means that the job
+// has advanced, and a job's events are bounded, so the tries end. After a conflict
+// cancel reads only the new events: reading the whole stream would take longer than
+// a fast worker takes between two appends, and cancel would always come too late.
 func cancel(ctx context.Context, store *events.Store, job events.Job, by events.JobCancelled) (events.Job, error) {
-	var err error
 	id := job.ID
-	for range cancelTries {
-		if job.State.Final() {
-			return job, nil
-		}
-		if job, err = store.AppendJob(ctx, job, by); err == nil {
-			return job, nil
+	for !job.State.Final() {
+		after, err := store.AppendJob(ctx, job, by)
+		if err == nil {
+			return after, nil
 		}
 		if !errors.Is(err, events.ErrConflict) {
-			break
+			return job, fmt.Errorf("cancel job %s: %w", id, err)
 		}
-		if job, err = store.Job(ctx, id); err != nil {
-			break
+		if job, err = catchUp(ctx, store, job); err != nil {
+			return job, fmt.Errorf("cancel job %s: %w", id, err)
 		}
 	}
-	return job, fmt.Errorf("cancel job %s: %w", id, err)
+	return job, nil
+}
+
+// catchUp applies the events that have been appended since job was read.
+func catchUp(ctx context.Context, store *events.Store, job events.Job) (events.Job, error) {
+	latest, err := store.Read(ctx, events.JobStream(job.ID), job.Version)
+	for _, e := range latest {
+		if err != nil {
+			break
+		}
+		job, err = job.Apply(e)
+	}
+	return job, err
 }

@@ -182,3 +182,30 @@ func TestCancelStopsWithinAToken(t *testing.T) {
 		t.Errorf("job has events after the cancel: %+v, %v", now, err)
 	}
 }
+
+// A worker may win every race against a cancel for a while. The cancel goes on.
+func TestCancelOutlastsManyConflicts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	job := f.submit(request)
+	for _, sql := range []string{
+		`create sequence tries`, // no rollback sets it back
+		`grant usage on sequence tries to ` + migrations.AppRole,
+		`create function lose() returns trigger language plpgsql as $$
+		begin
+			if new.type = 'job.cancelled' and nextval('tries') <= 50 then
+				raise unique_violation using constraint = 'events_pkey';
+			end if;
+			return new;
+		end $$`,
+		`create trigger lose before insert on events for each row execute function lose()`,
+	} {
+		if _, err := f.db.Owner.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := f.queue.Cancel(t.Context(), job, events.JobCancelled{By: "owner"})
+	if err != nil || after.State != events.Cancelled {
+		t.Fatalf("after 50 conflicts: state %q, %v", after.State, err)
+	}
+}

@@ -132,7 +132,7 @@ func (e *endpoints) close() {
 // check refuses an address that other machines can reach, unless a flag allows it.
 func (f *adminFlags) check() error {
 	if f.AdminListen != "" && !network.IsLoopback(f.AdminListen) && !f.AdminRemote {
-		return &usageError{errors.New("--admin-listen: want 127.0.0.1, ::1 or localhost: other machines could read the memory of this process (--admin-remote allows it)")}
+		return &usageError{errors.New("--admin-listen: other machines could read the memory of this process: use 127.0.0.1, ::1 or localhost, or allow it with --admin-remote")}
 	}
 	return nil
 }

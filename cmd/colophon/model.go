@@ -110,7 +110,7 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	}
 	r, ok := known.Named(c.Name)
 	if !ok {
-		return &usageError{fmt.Errorf("unknown model %q: want one of %s; run other models from a directory with --model DIR", c.Name, known.Names())}
+		return &usageError{fmt.Errorf("unknown model %q: want %s; run other models from a directory with --model DIR", c.Name, known.Names())}
 	}
 	p := console.NewProgress(t.err, r.Name)
 	err := hub.Pull(ctx, c.dir(c.Data), r, c.pulling(p))

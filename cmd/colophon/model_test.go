@@ -286,7 +286,7 @@ func TestPullUsesHubOfTheEnvironment(t *testing.T) {
 	if out, _, err := command(t, "", "model", "pull", "opticks"); err != nil || !strings.Contains(out, "built in") {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "want one of gpt2;") {
+	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "want gpt2;") {
 		t.Errorf("%v", err)
 	} else if _, ok := errors.AsType[*usageError](err); !ok {
 		t.Errorf("%v is not a usage error", err)

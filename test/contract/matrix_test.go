@@ -31,7 +31,7 @@ var unauthenticated = map[string]string{
 func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("somebody")}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("caller")}
 	found := map[string]bool{}
 	for _, op := range doc.operations {
 		found[op.String()] = true

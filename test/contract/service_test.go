@@ -64,8 +64,8 @@ func (s *service) listen(flags ...string) {
 	*s.started = append(*s.started, s.api)
 }
 
-// limited is the same service behind another api process, with one rate for
-// every limit.
+// limited returns the same service behind another api process, which has one rate
+// for every limit.
 func (s *service) limited(rate string) *service {
 	s.t.Helper()
 	other := *s
@@ -77,7 +77,7 @@ func (s *service) limited(rate string) *service {
 	return &other
 }
 
-// in returns the service for a subtest.
+// in returns the service for a subtest, or for other goroutines of a test.
 func (s *service) in(t testing.TB) *service {
 	other := *s
 	other.t = t
