@@ -25,9 +25,9 @@ func ParseAddr(text string) (netip.Addr, error) {
 	return addr.Unmap().WithZone(""), err
 }
 
-// ParsePrefix reads a network such as 10.0.0.0/8, or an address, which is a network
-// of its own. It refuses networks that contain every address. The bits after the prefix
-// are zero in the result.
+// ParsePrefix reads a network such as 10.0.0.0/8. An address becomes the network of
+// that address alone. It refuses networks that contain every address. The bits after
+// the prefix are zero in the result.
 func ParsePrefix(text string) (netip.Prefix, error) {
 	addr, err := netip.ParseAddr(text)
 	var p netip.Prefix

@@ -92,10 +92,10 @@ func (w *Watcher) reload(ctx context.Context, complete bool) {
 	switch now := w.Rules().Version(); {
 	case err != nil && (complete || err.Error() != w.broken):
 		w.broken = err.Error()
-		w.log.ErrorContext(ctx, "THE POLICY FILE IS BROKEN: the rules before it stay in force", "file", w.file, "policy", before, "err", err)
+		w.log.ErrorContext(ctx, "policy file broken, keeping the previous rules", "file", w.file, "policy", before, "err", err)
 	case err == nil && (complete || w.broken != "" || before != now):
 		w.broken = ""
-		w.log.InfoContext(ctx, "the policy file was read again", "file", w.file, "policy", now, "before", before)
+		w.log.InfoContext(ctx, "policy file reloaded", "file", w.file, "policy", now, "before", before)
 	}
 }
 

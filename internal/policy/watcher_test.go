@@ -63,7 +63,7 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 		t.Error("a file that may still be being written is in force")
 	}
 	poll()
-	if name() != "two" || !strings.Contains(said.String(), "read again") {
+	if name() != "two" || !strings.Contains(said.String(), "policy file reloaded") {
 		t.Errorf("%s is in force: %s", name(), said.String())
 	}
 
@@ -72,7 +72,7 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	for range 5 {
 		poll()
 	}
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 || !strings.Contains(said.String(), "line 2") || !strings.Contains(said.String(), "level=ERROR") {
+	if name() != "two" || strings.Count(said.String(), "policy file broken") != 1 || !strings.Contains(said.String(), "line 2") || !strings.Contains(said.String(), "level=ERROR") {
 		t.Errorf("a broken file: %s is in force, %s", name(), said.String())
 	}
 	said.Reset()
@@ -81,7 +81,7 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	}
 	poll()
 	poll()
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 {
+	if name() != "two" || strings.Count(said.String(), "policy file broken") != 1 {
 		t.Errorf("without the file: %s is in force, %s", name(), said.String())
 	}
 	write("name four\n")

@@ -24,9 +24,9 @@ func course(r *Report) []string {
 		fmt.Sprintf("%d API and %d worker processes at a time, seed %d", r.APIs, r.Workers, r.Seed),
 		fmt.Sprintf("%d requests became %d jobs with %d tokens; %d were started more than once, %d starts in all", r.Requests, r.Jobs, r.Tokens, r.Interrupted, r.Attempts),
 		fmt.Sprintf("clients followed by %s; they resumed %d streams, sent %d submits again and had %d calls without an answer", counted(r.Clients), r.Resumed, r.Resubmitted, r.Broken),
-		fmt.Sprintf("answers of 500 and more: %s", counted(r.Statuses)),
+		fmt.Sprintf("answers with status 500 or more: %s", counted(r.Statuses)),
 	}
-	return append(lines, "struck: "+counted(r.Blows))
+	return append(lines, "faults: "+counted(r.Blows))
 }
 
 // cpuName returns the processor's name, as far as the system says.
@@ -68,7 +68,7 @@ func recoveryTable(r *Report) [][]string {
 }
 
 func markdown(b *strings.Builder, c *command, r *Report) {
-	fmt.Fprintf(b, "# Accepted means finished, shown\n\nWritten by `go run ./test/chaos --jobs %d --kills %d --for %v --workers %d --apis %d --seed %d --markdown` on %s.\n\n",
+	fmt.Fprintf(b, "# Accepted jobs are finished\n\nWritten by `go run ./test/chaos --jobs %d --kills %d --for %v --workers %d --apis %d --seed %d --markdown` on %s.\n\n",
 		c.Jobs, c.Kills, c.For, c.Workers, c.APIs, c.Seed, time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(b, "- %s, %d threads, %s %s/%s\n", cpuName(), runtime.GOMAXPROCS(0), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	for _, line := range append(verdict(r), course(r)...) {
@@ -83,7 +83,7 @@ func markdown(b *strings.Builder, c *command, r *Report) {
 		}
 	}
 	if len(r.Notes) > 0 {
-		fmt.Fprintf(b, "\n## Notes\n\nWhat a supervisor had to repair: processes that gave up before they were ready, and were started again.\n\n")
+		fmt.Fprintf(b, "\n## Notes\n\nThese processes ended before they were ready. They were started again, as a supervisor would do.\n\n")
 		for _, note := range r.Notes {
 			fmt.Fprintf(b, "- %s\n", note)
 		}
@@ -96,14 +96,13 @@ func markdown(b *strings.Builder, c *command, r *Report) {
 	}
 }
 
-const rulesText = `Every job on record is final. Its text and token ids are those that the engine generates undisturbed, in one
-process and without a service. The versions of its events are contiguous from 1; attempts are counted, and each goes
-on at the token after those on record; once a later attempt has started, nothing of an earlier one is on record
-(triggers in the database noted which process wrote each event); there is one final event, the last. What each client
-put together from its pieces, over all its connections, is that text, with no event missing, repeated or out of order,
-and what each polled only grew. No lease and no queue entry is left, and the history view has the rows that a
-rebuild would make.`
+const rulesText = `Every job on record is final. Its text and token ids are those that the engine generates undisturbed, in one process and
+without a service. The versions of its events are contiguous from 1. Attempts are counted, and each continues at the token
+after those on record. Once a later attempt has started, nothing of an earlier one is on record: triggers in the database
+recorded which process wrote each event. There is one final event, and it is the last. The pieces that each client got,
+over all its connections, make up that text, with no event missing, repeated or out of order. For clients that polled,
+the text only grew. No lease and no queue entry is left, and a rebuild would make the same rows of the history view.`
 
-const recoveryText = `From the moment a blow had taken effect to the moment that the next tokens of a job were put on record which its
-worker held: once for each job. Every process is a simulated network away from Postgres, and most blows are not alone:
-in the rows that say so, no other blow met Postgres or a worker that held the job before its next tokens came.`
+const recoveryText = `The time from a fault that has taken effect until the next tokens of a job are on record, once for each job that an
+affected worker held. Every process reaches Postgres over a simulated network, and most faults overlap. In the rows
+"with no other fault", no other fault affected Postgres or a worker that held the job before its next tokens came.`

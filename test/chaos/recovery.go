@@ -62,7 +62,7 @@ func recoveries(r *record, blows []struck) []Distribution {
 				}
 			}
 		}
-		all = append(all, distribution(kind.what, times), distribution(kind.what+", nothing else in the way", alone))
+		all = append(all, distribution(kind.what, times), distribution(kind.what+", with no other fault", alone))
 	}
 	return all
 }

@@ -8,9 +8,9 @@ const longest = 10_000;
 
 // follow yields the events of a job after a version, each once and in order,
 // and returns after the final one. open(after, signal) resolves to the body of
-// an event stream. A stream that breaks, ends early or stays silent (no byte,
-// not even a heartbeat, for that many milliseconds) is opened again from the
-// last version seen. Before the wait, onCut is called with its milliseconds.
+// an event stream. A stream that breaks, ends early or sends no byte for silence
+// milliseconds, not even a heartbeat, is opened again from the last version seen.
+// Before the wait, onCut is called with its milliseconds.
 //
 // It throws the errors of open that a retry cannot fix, and the signal's reason
 // when it is aborted.
