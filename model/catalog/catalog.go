@@ -1,8 +1,8 @@
 // Package catalog finds models by name and loads them.
 //
-// A name is that of the embedded model, that of a published model, or the path of a
-// directory in the Hugging Face layout of GPT-2. A known name means that model in every
-// working directory; ./name means a directory of the same name.
+// A model is named by [BuiltIn] (the embedded model), by the name of a published model,
+// or by the path of a directory in the Hugging Face layout of GPT-2. A known name means
+// that model in every working directory; ./name means a directory of the same name.
 package catalog
 
 import (
@@ -32,7 +32,7 @@ func Files() []string {
 // Releases are the published models with a name.
 type Releases []hub.Release
 
-// Named returns the release with a name, or false.
+// Named returns the release with a name, and whether it exists.
 func (r Releases) Named(name string) (hub.Release, bool) {
 	for _, one := range r {
 		if one.Name == name {
@@ -42,7 +42,7 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 	return hub.Release{}, false
 }
 
-// Names returns a list of the given names and those of all releases.
+// Names returns the given names and those of all releases, separated by commas.
 func (r Releases) Names(more ...string) string {
 	for _, one := range r {
 		more = append(more, one.Name)
@@ -53,12 +53,12 @@ func (r Releases) Names(more ...string) string {
 // Model is a model whose files have been found.
 type Model struct {
 	Name   string // of the model
-	From   string // the name or path by which it was found
+	From   string // the name or path that was given to Find
 	Files  fs.FS
 	Digest string // required of the weights, such as sha256:248d…; "" allows any
 }
 
-// NotFoundError is the error for a name that means no model.
+// NotFoundError is the error for a name without a model.
 type NotFoundError struct {
 	Name  string
 	Known string // the names that are known
@@ -69,7 +69,7 @@ func (e *NotFoundError) Error() string {
 	return fmt.Sprintf("%q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
 }
 
-// Library is a directory of published models and the hub to pull them from.
+// Library is a directory of published models and the hub that serves them.
 type Library struct {
 	Releases Releases
 	Dir      string // of the pulled models
