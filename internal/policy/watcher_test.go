@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestNewWatcher(t *testing.T) {
+func TestNewWatcherReportsInvalidFiles(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	builtIn, err := NewWatcher("", log)
@@ -37,7 +37,7 @@ func TestNewWatcher(t *testing.T) {
 	}
 }
 
-// TestChangedFileComesIntoForce changes a file under a watcher.
+// TestChangedFileComesIntoForce changes the file of a running watcher.
 func TestChangedFileComesIntoForce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
@@ -60,10 +60,10 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	write("name two\nword sunrise\n")
 	poll()
 	if name() != "one" {
-		t.Error("a file that may still be being written is in force")
+		t.Error("a file that may be incomplete is in force")
 	}
 	poll()
-	if name() != "two" || !strings.Contains(said.String(), "read again") {
+	if name() != "two" || !strings.Contains(said.String(), "policy file reloaded") {
 		t.Errorf("%s is in force: %s", name(), said.String())
 	}
 
@@ -72,8 +72,8 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	for range 5 {
 		poll()
 	}
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 || !strings.Contains(said.String(), "line 2") || !strings.Contains(said.String(), "level=ERROR") {
-		t.Errorf("a broken file: %s is in force, %s", name(), said.String())
+	if name() != "two" || strings.Count(said.String(), "policy file invalid") != 1 || !strings.Contains(said.String(), "line 2") || !strings.Contains(said.String(), "level=ERROR") {
+		t.Errorf("an invalid file: %s is in force, %s", name(), said.String())
 	}
 	said.Reset()
 	if err := os.Remove(file); err != nil {
@@ -81,7 +81,7 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	}
 	poll()
 	poll()
-	if name() != "two" || strings.Count(said.String(), "BROKEN") != 1 {
+	if name() != "two" || strings.Count(said.String(), "policy file invalid") != 1 {
 		t.Errorf("without the file: %s is in force, %s", name(), said.String())
 	}
 	write("name four\n")
