@@ -26,7 +26,7 @@ func (s *server) accessLog(next http.Handler) http.Handler {
 			}
 			switch rec.status {
 			case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest, http.StatusTooManyRequests:
-				attrs = append(attrs, slog.String("network", about.network)) // for those who investigate attacks or block them
+				attrs = append(attrs, slog.String("network", about.network)) // operators investigate and block networks
 			}
 			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 		}()
@@ -42,7 +42,7 @@ type recorder struct {
 }
 
 func (w *recorder) WriteHeader(status int) {
-	if w.status < http.StatusOK { // none yet, or one that only informs
+	if w.status < http.StatusOK { // none yet, or 1xx, which only informs
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -61,7 +61,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // recoverPanics answers with a problem when a handler panics. An answer that has
-// started is aborted instead, so that no client takes half of it for all of it.
+// started is aborted instead, so that no client mistakes half of it for the whole.
 func (s *server) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}

@@ -14,7 +14,7 @@ type registerInput struct {
 	Idempotent
 	Body struct {
 		Username string `json:"username" minLength:"3" maxLength:"50" example:"isaac" doc:"3 to 50 characters, without white space and without <>{};. Upper and lower case are the same name."`
-		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind. Common passwords are refused, and so is little more than the user name or the name of this service."`
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" example:"a long sentence is a good one" doc:"At least 8 characters of any kind. Common passwords are refused, and so are passwords with little more than the user name or the name of this service."`
 	}
 }
 

@@ -32,7 +32,7 @@ import (
 	"colophon/jobs"
 )
 
-// Options are what New needs and what the operator decides.
+// Options are the parts that New connects, and the operator's settings.
 type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
@@ -45,13 +45,13 @@ type Options struct {
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For counts.
 	TrustedProxies []netip.Prefix
 
-	// Local makes the API refuse a Host that is neither an address nor localhost. It
-	// is for a service that only this machine can reach: a page elsewhere could reach
-	// it too, by making its own name resolve to this machine.
+	// Local makes the API refuse a Host that is neither an address nor localhost. It is
+	// for a service that only this machine can reach. Otherwise a web page could reach
+	// the service by making its own name resolve to this machine (DNS rebinding).
 	Local bool
 
-	// MaxStreams is how many event streams one account may have open at once, and
-	// MaxAllStreams how many all accounts together; 0 means no limit.
+	// MaxStreams bounds the event streams that one account may have open at once.
+	// MaxAllStreams bounds those of all accounts together. 0 means no limit.
 	MaxStreams, MaxAllStreams int
 
 	// CORSOrigins are the origins whose pages may use the API, such as
@@ -206,7 +206,7 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
 	if name, ok := op.Metadata[limitName].(string); ok && name != uncounted {
-		s.Limits.named(name) // panics here, before the first request would
+		s.Limits.named(name) // panics for an unknown name, before any request
 	}
 	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
@@ -228,8 +228,8 @@ func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, func() { stop(); cancel(nil); forget() }
 }
 
-// errStopping is why a wait or a stream ends when the service stops, and errExpired
-// why a stream ends when its access token expires.
+// errStopping ends waits and streams when the service stops. errExpired ends a stream
+// when its access token expires.
 var (
 	errStopping = errors.New("the service is stopping")
 	errExpired  = errors.New("the access token has expired")

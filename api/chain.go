@@ -8,8 +8,8 @@ import (
 )
 
 // handler returns a mux behind the middlewares that every request passes, in this
-// order. Refusals from localHost on are counted under the anonymous limit before
-// they are given (see turnAway), so 429 comes before each of them.
+// order. Refusals by localHost and the middlewares after it count under the anonymous
+// limit (see turnAway). Beyond that limit, each of them is answered with 429 instead.
 func (s *server) handler(mux *http.ServeMux) http.Handler {
 	return chain(s.route(mux),
 		s.identifyRequest, // first: everything below may use the request's id and network
@@ -30,7 +30,7 @@ func (s *server) operationMiddlewares() []func(huma.Context, func(huma.Context))
 	return []func(huma.Context, func(huma.Context)){
 		s.authenticate, // first: limits count callers, and roles belong to them
 		s.limit,        // before authorize, which costs a query
-		s.authorize,    // before the request itself is judged
+		s.authorize,    // before the request itself is checked
 		s.accept,       // before Huma chooses a parser by the media type
 		s.exact,        // last: it refuses what Huma would let pass
 	}

@@ -27,8 +27,8 @@ func chained(t *testing.T, log *apitest.Log, mux *http.ServeMux) *httptest.Serve
 	return srv
 }
 
-// TestPanicAbortsAStartedAnswer checks that no client takes half an answer for a whole
-// one, over both protocols.
+// TestPanicAbortsAStartedAnswer checks that no client mistakes half an answer for a
+// whole one, over both protocols.
 func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for name, fail := range map[string]any{"a fault": "canary", "a deliberate abort": http.ErrAbortHandler} {
@@ -93,7 +93,7 @@ func TestPanicIsAnsweredWithAProblem(t *testing.T) {
 	}
 }
 
-// TestUncleanPathsReachNoHandler sends paths that lead elsewhere than they appear to.
+// TestUncleanPathsReachNoHandler sends paths with empty, dot and dot-dot segments.
 func TestUncleanPathsReachNoHandler(t *testing.T) {
 	var log apitest.Log
 	mux := http.NewServeMux()

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// timeouts say how long the service waits for a client, and a client for a sign of
-// life.
+// timeouts bound how long the service waits for a client, and how long a stream may
+// be silent.
 type timeouts struct {
 	body   time.Duration // for a client to send the body of a request
 	answer time.Duration // for it to read an answer that is not a stream; one that reads nothing is dropped sooner
 	write  time.Duration // for it to read one write of a stream
-	beat   time.Duration // until a silent stream shows that it is alive
+	beat   time.Duration // until a silent stream sends a heartbeat
 }
 
 var productionTimeouts = timeouts{
@@ -64,7 +64,7 @@ type starting struct {
 }
 
 func (w *starting) begin(status int) {
-	if !w.started && status >= http.StatusOK { // below, a status only informs
+	if !w.started && status >= http.StatusOK { // 1xx only informs
 		w.started = true
 		w.start()
 	}

@@ -18,7 +18,8 @@ func (w *timed) SetWriteDeadline(at time.Time) error {
 	return nil
 }
 
-// TestDeadlineStartsWithTheAnswer checks that there is none while the handler waits.
+// TestDeadlineStartsWithTheAnswer checks that there is no deadline while the handler
+// waits.
 func TestDeadlineStartsWithTheAnswer(t *testing.T) {
 	w := &timed{ResponseRecorder: httptest.NewRecorder()}
 	s, err := newServer(Options{})

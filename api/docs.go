@@ -63,8 +63,8 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
-		// Ranges are not supported, and their errors and those of conditions would not be
-		// problems. If-None-Match has no errors.
+		// Ranges are not supported. The answers of net/http to bad ranges and conditions
+		// are not RFC 9457 problems. If-None-Match has no bad values.
 		r = r.Clone(r.Context())
 		for _, name := range []string{"Range", "If-Range", "If-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 			r.Header.Del(name)

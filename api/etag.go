@@ -19,8 +19,8 @@ func etagOf(resource any) (string, error) {
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, nil
 }
 
-// conditional returns the entity tag of a resource, and the status of the answer to a
-// request with the If-None-Match header: 304 if it names the tag, otherwise 200.
+// conditional returns the entity tag of a resource, and the status of the answer: 304 if
+// the If-None-Match header names the tag, otherwise 200.
 func conditional(resource any, ifNoneMatch string) (etag string, status int, err error) {
 	if etag, err = etagOf(resource); err != nil {
 		return "", 0, err

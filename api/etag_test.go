@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestETagsMatch(t *testing.T) {
+func TestIfNoneMatchComparesWholeTags(t *testing.T) {
 	etag, err := etagOf(Job{State: "queued", QueuePosition: 2})
 	if err != nil {
 		t.Fatal(err)

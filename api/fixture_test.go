@@ -41,7 +41,7 @@ type fixture struct {
 func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	t.Helper()
 	f := &fixture{served: make(chan struct{}, 1000)}
-	f.Client = apitest.Client{T: t, Transport: patient{&http.Transport{DisableKeepAlives: true}, f.served}}
+	f.Client = apitest.Client{T: t, Transport: untilServed{&http.Transport{DisableKeepAlives: true}, f.served}}
 	log := slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db := pgtest.New(t, migrations.Up)
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
@@ -99,26 +99,26 @@ func (f *fixture) user(name string) (id uuid.UUID, access string) {
 	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-// patient ends a request only after the handler has returned.
-type patient struct {
+// untilServed is a transport whose bodies close only after the handler has returned.
+type untilServed struct {
 	*http.Transport
 	served chan struct{}
 }
 
-func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p untilServed) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := p.Transport.RoundTrip(r)
 	if err == nil {
-		resp.Body = patientBody{resp.Body, p.served}
+		resp.Body = servedBody{resp.Body, p.served}
 	}
 	return resp, err
 }
 
-type patientBody struct {
+type servedBody struct {
 	io.ReadCloser
 	served chan struct{}
 }
 
-func (b patientBody) Close() error {
+func (b servedBody) Close() error {
 	defer func() { <-b.served }()
 	return b.ReadCloser.Close()
 }

@@ -31,7 +31,7 @@ func formats() map[string]huma.Format {
 const maxDepth = 16
 
 // unmarshalJSON is json.Unmarshal for strict JSON. By itself, encoding/json
-// replaces broken text with U+FFFD and takes the last of two members of one name.
+// replaces broken text with U+FFFD and takes the last of two members with one name.
 func unmarshalJSON(data []byte, v any) error {
 	if err := strictjson.Check(data, maxDepth); err != nil {
 		return fmt.Errorf("the body cannot be read as JSON: %w", err)
@@ -39,9 +39,9 @@ func unmarshalJSON(data []byte, v any) error {
 	return json.Unmarshal(data, v)
 }
 
-// unmarshalForm reads a form as an object whose members are strings. Forms are
-// OAuth2's, whose parameters are in lower case. Other names are left out, because
-// encoding/json would take Username for username.
+// unmarshalForm reads a form as an object whose members are strings. Only OAuth2
+// requests are forms, and their parameters are in lower case. Other names are left
+// out, because encoding/json would take Username for username.
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))
 	if err != nil {

@@ -53,7 +53,7 @@ func FuzzUnmarshalJSON(f *testing.F) {
 		}
 		text := string(data)
 		if strings.ContainsRune(text, utf8.RuneError) || strings.Contains(strings.ToLower(text), `\ufffd`) {
-			return // it was sent like that
+			return // the client sent U+FFFD itself
 		}
 		out, err := json.Marshal(v)
 		if err != nil {
@@ -76,7 +76,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 		"a=%ff":                 "",
 		"%ff=a":                 "",
 		"a=1;b=2":               "",
-		"Username=x&b=1":        `{"b":"1"}`, // nobody's, and not to be taken for username
+		"Username=x&b=1":        `{"b":"1"}`, // an unknown name, not username
 		"paſſword=x":            `{}`,
 		"Username=x&Username=y": "",
 		"password=" + "p%00w":   `{"password":"p\u0000w"}`,
@@ -95,7 +95,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 	}
 }
 
-func TestNestingIsChecked(t *testing.T) {
+func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 	deep := func(n int, open, end string) string { return strings.Repeat(open, n) + "1" + strings.Repeat(end, n) }
 	for text, want := range map[string]error{
 		`{}`: nil, `[]`: nil, `1`: nil, `"x"`: nil, `null`: nil, ``: io.ErrUnexpectedEOF,
@@ -106,7 +106,7 @@ func TestNestingIsChecked(t *testing.T) {
 		`{"a":["a","a"],"b":"a"}`:                nil,
 		`{"a":1e400}`:                            nil,
 		`{"a":1,"a":1}`:                          strictjson.ErrDuplicateName,
-		`{"a":1,"A":1}`:                          nil, // another name: a member that nobody knows
+		`{"a":1,"A":1}`:                          nil, // another name, of an unknown member
 		`{"a":1,"\u0061":2}`:                     strictjson.ErrDuplicateName,
 		`{"a":{"b":1,"b":2}}`:                    strictjson.ErrDuplicateName,
 		`{"a":{"b":1},"a":2}`:                    strictjson.ErrDuplicateName,
@@ -131,7 +131,7 @@ func TestNestingIsChecked(t *testing.T) {
 	}
 }
 
-// FuzzJSON compares with encoding/json: what is accepted means the same there.
+// FuzzJSON compares accepted texts with encoding/json, which must read them alike.
 func FuzzJSON(f *testing.F) {
 	for _, seed := range []string{`{"a":[1,{"b":"\ud83d\ude00"}]}`, `{"a":1,"a":2}`, `[[[[`, `"\ud800"`, `{"a":`, "\xff", `1 2`, `{"\u0061":1,"a":2}`} {
 		f.Add([]byte(seed))
@@ -142,10 +142,10 @@ func FuzzJSON(f *testing.F) {
 			return
 		}
 		if err := json.Unmarshal(data, &want); err != nil || !reflect.DeepEqual(got, want) {
-			t.Fatalf("%q is %v, to others %v, %v", data, got, want, err)
+			t.Fatalf("%q is read as %v, by encoding/json as %v, %v", data, got, want, err)
 		}
-		// It has as many members as it names: none was dropped for another one.
-		names, d := 0, json.NewDecoder(bytes.NewReader(data))
+		// No member was dropped: the value has as many names and scalars as the text.
+		tokens, d := 0, json.NewDecoder(bytes.NewReader(data))
 		d.UseNumber()
 		for {
 			token, err := d.Token()
@@ -153,16 +153,16 @@ func FuzzJSON(f *testing.F) {
 				break
 			}
 			if _, ok := token.(json.Delim); !ok {
-				names++ // and values
+				tokens++
 			}
 		}
-		if n := scalars(got, 0); n != names {
-			t.Fatalf("%q: %d names and values of %d", data, n, names)
+		if n := scalars(got, 0); n != tokens {
+			t.Fatalf("%q: %d names and scalars of %d", data, n, tokens)
 		}
 	})
 }
 
-// scalars counts the names and the values that hold no others.
+// scalars adds to n the number of names and of values without members or elements.
 func scalars(v any, n int) int {
 	switch v := v.(type) {
 	case map[string]any:

@@ -21,8 +21,8 @@ import (
 	"colophon/model"
 )
 
-// FuzzNesting counts the members of JSON texts in two ways: colons outside of
-// strings, and what is left of them when each name is there once.
+// FuzzNesting counts the members of JSON texts in two ways: by colons outside of
+// strings, and after decoding, which keeps each name once.
 //
 // security: ASVS 1.5.3
 func FuzzNesting(f *testing.F) {
@@ -54,7 +54,7 @@ func FuzzNesting(f *testing.F) {
 		var v any
 		var compact bytes.Buffer
 		if !utf8.Valid(data) || errors.Is(err, strictjson.ErrSurrogate) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
-			return // refused for that
+			return // refused for other reasons
 		}
 		colons, inside := 0, false
 		for i, text := 0, compact.Bytes(); i < len(text); i++ {
@@ -67,7 +67,7 @@ func FuzzNesting(f *testing.F) {
 				colons++
 			}
 		}
-		// What a member held that is replaced may have been the deepest.
+		// A replaced member may have held the deepest value.
 		n, depth := members(v)
 		if twice := colons != n; (err != nil) != (twice || depth > maxDepth) {
 			t.Fatalf("%q: %v, with %d colons, %d members, %d deep", data, err, colons, n, depth)
@@ -108,7 +108,7 @@ func FuzzGenerateBody(f *testing.F) {
 	})
 }
 
-// FuzzForm compares how forms are read with how net/url reads them.
+// FuzzForm compares unmarshalForm with net/url.
 //
 // security: ASVS 1.1.1
 func FuzzForm(f *testing.F) {
@@ -181,7 +181,7 @@ func FuzzEventBody(f *testing.F) {
 				t.Fatalf("%q: %v", data, err)
 			}
 			if !utf8.ValidString(text) || !utf8.ValidString(stop) || !utf8.ValidString(reason) {
-				continue // all texts of the service are valid
+				continue // all texts of the service are valid UTF-8
 			}
 			if diff := cmp.Diff(text, got.Prompt+got.Text); diff != "" && got.Prompt+got.Text != "" {
 				t.Fatal(diff)

@@ -46,7 +46,7 @@ const (
 	// readiness do not wait long.
 	readyTimeout = 2 * time.Second
 
-	// readyFor is how long its answer holds, for all probes.
+	// readyFor is how long all probes share one answer of the database.
 	readyFor = time.Second
 )
 

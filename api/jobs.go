@@ -20,7 +20,7 @@ import (
 // generateBody is the request body of /generate and /jobs. Members that may be zero
 // are pointers, because Huma's defaults could not tell zero from missing otherwise.
 type generateBody struct {
-	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; or others if the operator has chosen them, and refuses a prompt with a forbidden word."`
+	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; (the operator can choose others) and refuses a prompt with a forbidden word."`
 	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" default:"50" doc:"The largest number of tokens of the prompt and the continuation together."`
 	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"The largest number of tokens of the continuation alone. With it, max_length is ignored."`
 	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the most likely token."`
@@ -46,7 +46,7 @@ func (b *generateBody) request() jobs.Request {
 type submitInput struct {
 	Idempotent
 	Prefer      string `header:"Prefer" maxLength:"100" example:"wait=10" doc:"RFC 7240. wait=N waits up to N seconds for the text, at most 60. respond-async does not wait; together with wait=N it answers 202 after the wait. A client that disconnects while it waits cancels its job, unless it sent respond-async or an Idempotency-Key."`
-	CancelAfter int    `header:"Cancel-After" minimum:"1" maximum:"86400" doc:"Seconds after which the job is cancelled unless it has ended, whether it runs or not. The service has a limit of its own, which applies if it is shorter or if the header is missing. The job's deadline is the result."`
+	CancelAfter int    `header:"Cancel-After" minimum:"1" maximum:"86400" doc:"Seconds after which the job is cancelled unless it has ended, also while it is queued. The service's own limit applies if it is shorter or if the header is missing. The job's member deadline has the resulting time."`
 	Body        generateBody
 }
 
@@ -203,7 +203,7 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 		out.Location = jobPath(job.ID)
 	}
 	if !job.State.Final() {
-		look, err := s.Queue.Look(ctx, job)
+		look, err := s.Queue.PollAfter(ctx, job)
 		s.unestimated(ctx, err)
 		out.RetryAfter = seconds(look)
 	}
@@ -239,8 +239,8 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 }
 
 // await follows a job until it has ended or the wait is over, and returns the job as
-// last seen. The only error is the end of the caller's session: the job is on record
-// whatever else happens here.
+// last seen. Its only error is auth.ErrAccessToken, when the caller's session ends.
+// Other errors end the wait and are logged, because the job is on record and goes on.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
 		return job, nil
@@ -284,8 +284,8 @@ func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error
 	if !job.State.Final() {
 		outlook, err := s.Queue.Outlook(ctx, job)
 		s.unestimated(ctx, err)
-		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Place, optional(outlook.Start)
-		out.RetryAfter = seconds(outlook.Look)
+		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Position, optional(outlook.Start)
+		out.RetryAfter = seconds(outlook.PollAfter)
 	}
 	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {
 		return nil, err

@@ -29,8 +29,8 @@ type Limits struct {
 	Calls    *limit.Limit // all other calls together, of a user
 
 	// Anonymous is the limit of a network for requests that are counted before their
-	// user is known: those without a valid access token, with a ticket or a refresh
-	// token, for pages, and for unknown routes.
+	// user is known. These are requests without a valid access token, with a ticket or a
+	// refresh token, for pages, and for unknown routes.
 	Anonymous *limit.Limit
 }
 
@@ -110,7 +110,7 @@ func refreshes(ctx huma.Context) bool {
 	begin, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	rest := io.Reader(r.Body)
 	if err != nil {
-		rest = failed{err}
+		rest = unreadable{err}
 	}
 	r.Body = struct {
 		io.Reader
@@ -120,10 +120,10 @@ func refreshes(ctx huma.Context) bool {
 	return err == nil && malformed == nil && slices.Equal(form["grant_type"], []string{"refresh_token"})
 }
 
-// failed is the rest of a body that could not be read.
-type failed struct{ err error }
+// unreadable is the rest of a body that could not be read.
+type unreadable struct{ err error }
 
-func (f failed) Read([]byte) (int, error) { return 0, f.err }
+func (f unreadable) Read([]byte) (int, error) { return 0, f.err }
 
 // take counts a request, adds headers that say how much of the limit is left, and
 // returns a problem if the request is beyond the limit.

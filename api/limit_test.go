@@ -174,8 +174,8 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // used
 }
 
-// TestWrongSignInsDoNotBlockRefreshes has two users behind one address, of whom one
-// does not know their password.
+// TestWrongSignInsDoNotBlockRefreshes has two users behind one address. The first types
+// wrong passwords, and the second refreshes.
 func TestWrongSignInsDoNotBlockRefreshes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -221,12 +221,12 @@ func TestFloodOfTicketsCostsNoStatement(t *testing.T) {
 func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	var looks atomic.Int32
+	var queries atomic.Int32
 	var broken atomic.Bool
 	c := f.another(t, func(o *api.Options) {
 		o.Limits = inMemory(t, 1)
 		o.Ready = func(context.Context) error {
-			looks.Add(1)
+			queries.Add(1)
 			if broken.Load() {
 				return errors.New("no database")
 			}
@@ -247,10 +247,10 @@ func TestProbesAreCheapAndNotLimited(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if most := int32(time.Since(begin)/time.Second) + 1; looks.Load() > most {
-		t.Errorf("%d probes queried the database %d times, want at most %d", probes, looks.Load(), most)
+	if most := int32(time.Since(begin)/time.Second) + 1; queries.Load() > most {
+		t.Errorf("%d probes queried the database %d times, want at most %d", probes, queries.Load(), most)
 	}
-	// A change shows.
+	// A change of readiness is answered soon.
 	for _, now := range []bool{true, false} {
 		broken.Store(now)
 		for want := map[bool]int{true: 503, false: 200}[now]; c.Do("GET", "/readyz", "").Status != want; {
@@ -262,10 +262,10 @@ func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	}
 }
 
-// TestTooManyRequests exhausts each kind of limit and checks which callers are refused.
+// TestExcessRequestsAreRefused exhausts each kind of limit and checks which callers are refused.
 //
 // security: ASVS 2.4.1, ASVS 6.3.1
-func TestTooManyRequests(t *testing.T) {
+func TestExcessRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	const most = 3
 	f := newFixture(t)

@@ -33,7 +33,7 @@ type meaning struct {
 	as        string        // another code, which clients see in its place
 }
 
-// jobsWait is the Retry-After of a limit that ends with the end of some job.
+// jobsWait is the Retry-After of limits that hold until a job or a stream ends.
 const jobsWait = 5 * time.Second
 
 // meanings has a row for each code.
@@ -115,8 +115,8 @@ func explain(err coded) (p *Problem, ok bool) {
 	return p, true
 }
 
-// problemOf is the one place that says what an error means to a client. Errors
-// that it does not know are logged and not shown.
+// problemOf returns the problem for an error of any operation. Errors that it does
+// not know are logged, and clients do not see them.
 func (s *server) problemOf(ctx context.Context, err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p

@@ -164,7 +164,8 @@ type unknownCode struct{}
 func (unknownCode) Error() string { return "canary" }
 func (unknownCode) Code() string  { return "canary" }
 
-// TestInterruptionsOfTheServiceAreLogged checks that those by the client are not.
+// TestInterruptionsOfTheServiceAreLogged checks that interruptions by the client are
+// not logged.
 func TestInterruptionsOfTheServiceAreLogged(t *testing.T) {
 	left, leave := context.WithCancel(t.Context())
 	leave()

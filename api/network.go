@@ -10,8 +10,8 @@ import (
 
 // client returns the address of the client: the peer's or, if the peer is a trusted
 // proxy, the right-most hop of X-Forwarded-For that is not one. Hops further left were
-// written by a client that is not trusted, and are ignored. So is the header
-// Forwarded: most proxies pass on the client's own.
+// written by a client that is not trusted, and are ignored. The header Forwarded is
+// ignored too, because most proxies pass on the client's value.
 func client(r *http.Request, trusted []netip.Prefix) string {
 	addr, err := network.ParseAddr(r.RemoteAddr)
 	if err != nil || !network.Contains(trusted, addr) {
@@ -28,7 +28,7 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 			}
 			next, err := network.ParseAddr(strings.TrimSpace(hop))
 			if err != nil {
-				return addr.String() // of the hop that wrote it
+				return addr.String() // the hop is no address, so the proxy that wrote it counts
 			}
 			if addr = next; !network.Contains(trusted, addr) {
 				return addr.String()

@@ -60,8 +60,8 @@ func TestOnlyTrustedProxiesNameTheClient(t *testing.T) {
 	}
 }
 
-// TestRightMostUntrustedHopIsTheClient compares with the plain form of the rule, and
-// checks that hops from the client change nothing.
+// TestRightMostUntrustedHopIsTheClient compares client with a plain form of its rule,
+// and checks that hops from the client change nothing.
 func TestRightMostUntrustedHopIsTheClient(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		trusted := rapid.SampledFrom([]string{"10.0.0.1", "10.255.0.9", "2001:db8:ffff::7"})
@@ -95,7 +95,7 @@ func TestRightMostUntrustedHopIsTheClient(t *testing.T) {
 		}
 		claims := rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "claims")
 		if again := clientOf(netip.AddrPortFrom(netip.MustParseAddr(remote), 443).String(), append(claims, lines...)...); again != got {
-			t.Fatalf("claims %q made %s of %s", claims, again, got)
+			t.Fatalf("with the claims %q: %s, without them %s", claims, again, got)
 		}
 	})
 }
@@ -109,7 +109,7 @@ func FuzzForwardedFor(f *testing.F) {
 		addr, err := network.ParseAddr(remote)
 		if err != nil || !network.Contains(proxies, addr) {
 			if got != network.Of(remote) {
-				t.Fatalf("%q, which is no proxy, made itself %q by %q", remote, got, line)
+				t.Fatalf("%q is no proxy, and became %q by the hops %q", remote, got, line)
 			}
 			return
 		}
@@ -117,7 +117,7 @@ func FuzzForwardedFor(f *testing.F) {
 		if err != nil {
 			var one netip.Addr
 			if one, err = netip.ParseAddr(got); err != nil {
-				t.Fatalf("%q by %q is %q, which is no network", remote, line, got)
+				t.Fatalf("%q with the hops %q became %q, which is no network", remote, line, got)
 			}
 			at = netip.PrefixFrom(one, one.BitLen())
 		}
@@ -125,10 +125,10 @@ func FuzzForwardedFor(f *testing.F) {
 			return
 		}
 		if again := clientOf(remote, claim, line); again != got {
-			t.Fatalf("the claim %q made %q of %q", claim, again, got)
+			t.Fatalf("with the claim %q: %q, without it %q", claim, again, got)
 		}
 		if again := clientOf(remote, claim+","+line); again != got {
-			t.Fatalf("the claim %q made %q of %q", claim, again, got)
+			t.Fatalf("with the claim %q: %q, without it %q", claim, again, got)
 		}
 	})
 }

@@ -13,9 +13,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRefusalsKeepTheirOrder sends requests with several faults and checks which
-// fault the answer names, which limit has counted the request, and under which
-// route it is logged and observed.
+// TestRefusalsKeepTheirOrder sends requests with several faults. It checks which fault
+// the answer names, which limit counts the request, and the route in the log.
 //
 // security: ASVS 2.4.1, ASVS 3.4.2, ASVS 16.2.1
 func TestRefusalsKeepTheirOrder(t *testing.T) {

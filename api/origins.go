@@ -14,13 +14,15 @@ import (
 // networks can reach.
 //
 // A page whose name resolves to the service's address has the service's origin.
-// Against it there is Options.Local, and TLS, for which the name needs a certificate.
+// Options.Local refuses such a page. TLS stops it too, because the service has no
+// certificate for that name.
 type origins struct {
 	cors  *cors.Middleware // nil if the list is empty
 	cross *http.CrossOriginProtection
 }
 
-// newOrigins returns an error that says what is wrong with a list.
+// newOrigins returns the origins of a list, or an error that says what is wrong with
+// the list.
 func newOrigins(allowed []string) (origins, error) {
 	o := origins{cross: http.NewCrossOriginProtection()}
 	if len(allowed) == 0 {
@@ -37,7 +39,7 @@ func newOrigins(allowed []string) (origins, error) {
 			"ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-Id",
 		},
 		MaxAgeInSeconds: 7200,
-		// A page without TLS risks what its visitors type into it, but nothing of ours.
+		// A page without TLS endangers its visitors' input, but nothing of this service.
 		ExtraConfig: cors.ExtraConfig{DangerouslyTolerateInsecureOrigins: !slices.Contains(allowed, "*")},
 	})
 	return o, err
@@ -49,12 +51,12 @@ func CheckOrigins(allowed []string) error {
 	return err
 }
 
-// cors adds to every answer the headers that browsers need to show it to pages of
-// listed origins. Whether the request may be made is for crossOrigin to decide.
+// cors adds the headers that let pages of listed origins read an answer. crossOrigin
+// decides whether the request may be made.
 func (s *server) cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := requestOf(r.Context())
-		about.preflight, about.foreign = s.origins.meet(w.Header(), r)
+		about.preflight, about.foreign = s.origins.check(w.Header(), r)
 		if s.origins.cors != nil {
 			h := w.Header()
 			w = &starting{ResponseWriter: w, start: func() {
@@ -83,9 +85,9 @@ func (s *server) crossOrigin(next http.Handler) http.Handler {
 	})
 }
 
-// meet adds the CORS headers of an answer. It returns the status of a preflight that
+// check adds the CORS headers of an answer. It returns the status of a preflight that
 // succeeds, and a problem for a request that may not be made from its origin.
-func (o origins) meet(h http.Header, r *http.Request) (preflight int, refused *Problem) {
+func (o origins) check(h http.Header, r *http.Request) (preflight int, refused *Problem) {
 	if o.cors != nil {
 		said, actual := &result{header: h}, false
 		o.cors.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { actual = true })).ServeHTTP(said, r)

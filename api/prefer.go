@@ -23,7 +23,7 @@ const (
 type preference struct {
 	wait  time.Duration // for the job to end, at most
 	given bool          // the client sent wait=N
-	async bool          // the client sent respond-async: its job outlives it
+	async bool          // the client sent respond-async: its job goes on without it
 }
 
 // prefer reads a Prefer header (RFC 7240). wait is the default wait. respond-async

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestPrefer(t *testing.T) {
+func TestPreferDecidesTheWait(t *testing.T) {
 	const unsaid = 30 * time.Second
 	for _, c := range []struct {
 		header string
@@ -35,7 +35,7 @@ func TestPrefer(t *testing.T) {
 	}
 }
 
-func TestAccepts(t *testing.T) {
+func TestWildcardsAcceptNoStream(t *testing.T) {
 	for header, want := range map[string]bool{
 		"":                              false,
 		"*/*":                           false,

@@ -8,8 +8,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRedirectKeepsHostAndPath calls a plain listener beside a TLS listener by
-// different names.
+// TestRedirectKeepsHostAndPath sends requests with different Host headers to a plain
+// listener beside a TLS listener.
 func TestRedirectKeepsHostAndPath(t *testing.T) {
 	for _, k := range []struct{ port, host, path, location string }{
 		{"443", "a.example", "/docs?x=1", "https://a.example/docs?x=1"},

@@ -25,8 +25,8 @@ func (s *server) route(mux *http.ServeMux) http.Handler {
 }
 
 // canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would
-// redirect the client to the path that it takes for the same, or pass the request
-// to an operation with such a segment as its parameter.
+// redirect the client to the path without them, or pass the request to an operation
+// with such a segment as its parameter.
 func (s *server) canonicalPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !canonical(r.URL.Path) {
@@ -37,7 +37,7 @@ func (s *server) canonicalPath(next http.Handler) http.Handler {
 	})
 }
 
-// canonical reports whether a path is the shortest spelling of itself.
+// canonical reports whether path.Clean changes nothing but a final slash.
 func canonical(p string) bool {
 	shortest := path.Clean(p)
 	if strings.HasSuffix(p, "/") && shortest != "/" {
@@ -62,7 +62,7 @@ func unrouted(handler http.Handler, r *http.Request) *Problem {
 	return noSuchRoute()
 }
 
-// result is an answer of which only the head matters.
+// result records the status and the headers of an answer, and drops its body.
 type result struct {
 	header http.Header
 	status int

@@ -5,8 +5,8 @@ import "net/http"
 // strictest is the policy of answers that are not pages.
 const strictest = "default-src 'none'; frame-ancestors 'none'"
 
-// secureHeaders adds what every answer tells browsers. Pages replace the policy and
-// the caching with their own.
+// secureHeaders sets the security headers of every answer. Pages replace the policy
+// and the caching with their own.
 func secureHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

@@ -44,10 +44,10 @@ type EventBody struct {
 	Deadline     *time.Time  `json:"deadline,omitempty" doc:"job.accepted: when the job is cancelled unless it has ended."`
 	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
 	Worker       string      `json:"worker,omitempty" doc:"job.started"`
-	FromToken    int         `json:"from_token,omitempty" doc:"job.started: the number of tokens that were there already."`
+	FromToken    int         `json:"from_token,omitempty" doc:"job.started: the number of tokens already on record."`
 	Weights      string      `json:"weights,omitempty" doc:"job.started: the digest of the weights."`
 	Kernel       string      `json:"kernel,omitempty" doc:"job.started: the fingerprint of the arithmetic."`
-	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids. None if a refused text ends inside a token."`
+	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids. Empty if the text ends inside a token, before a refused word."`
 	Text         string      `json:"text,omitempty" doc:"job.advanced: the text that the new tokens complete."`
 	FinishReason string      `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"job.completed: why the text ends, as in a job."`
 	Usage        *Usage      `json:"usage,omitempty" doc:"job.completed"`

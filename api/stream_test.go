@@ -26,8 +26,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// quick has timeouts in the proportions of the production ones: a slow reader takes
-// less than a write may take, and a silence more.
+// quick has short timeouts in the order of the production ones. The slow reader of
+// these tests stays below write, and beat is longer than write.
 var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
 
 // streamed is a server of one job's stream.
@@ -83,7 +83,7 @@ func newStreamed(t *testing.T) *streamed {
 	})
 	srv := httptest.NewServer(f.handler)
 	t.Cleanup(srv.Close)
-	t.Cleanup(stop) // first
+	t.Cleanup(stop) // runs before srv.Close, which waits for streams
 	f.url = srv.URL
 	return f
 }
@@ -214,7 +214,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 func TestStoppingServiceEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
-	f.tellsToComeBack(t, f.stop)
+	f.endsWithRetry(t, f.stop)
 }
 
 // TestExpiredAccessTokenEndsStreams checks the same for an access token that expires
@@ -223,14 +223,14 @@ func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
 	f.caller.Expires = time.Now().Add(300 * time.Millisecond)
-	f.tellsToComeBack(t, func() {})
+	f.endsWithRetry(t, func() {})
 	if now := time.Now(); now.Before(f.caller.Expires) {
 		t.Error("the stream ended before the access token expired")
 	}
 }
 
-// tellsToComeBack reads a stream that ends before its job does.
-func (f *streamed) tellsToComeBack(t *testing.T, started func()) {
+// endsWithRetry checks that a stream ends before its job does, with a retry field.
+func (f *streamed) endsWithRetry(t *testing.T, started func()) {
 	t.Helper()
 	resp, err := http.Get(f.url)
 	if err != nil {

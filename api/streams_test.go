@@ -103,7 +103,7 @@ func TestHeadOpensNoStream(t *testing.T) {
 	var ticket struct{ URL string }
 	f.Do("POST", "/jobs/"+id+"/ticket", "").Must(t, 200).Into(t, &ticket)
 	c.As("").Do("HEAD", ticket.URL, "", "Accept", "text/event-stream").Must(t, 401)
-	for m := range f.As("").Stream(t.Context(), ticket.URL) { // it is still good
+	for m := range f.As("").Stream(t.Context(), ticket.URL) { // the ticket is still valid
 		if m.ID != "1" {
 			t.Errorf("%+v", m)
 		}
@@ -111,9 +111,9 @@ func TestHeadOpensNoStream(t *testing.T) {
 	}
 }
 
-// TestStreamFromBeyondTheEndEnds resumes after versions that do not exist yet: the
+// TestStreamFromAFutureVersionEnds resumes after versions that do not exist yet: the
 // stream still ends with the job.
-func TestStreamFromBeyondTheEndEnds(t *testing.T) {
+func TestStreamFromAFutureVersionEnds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for what, from := range map[string]func(string) (string, []string){

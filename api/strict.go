@@ -12,12 +12,12 @@ import (
 )
 
 // uuidForm is the pattern of ids. Huma and uuid.Parse accept other spellings too, but
-// an id has one.
+// ids of this API have one.
 const uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 
-// strict makes an operation's description agree with what Huma accepts: ids in
-// parameters have one spelling, texts in a query are not empty, and a member that is
-// not required may be null.
+// strict makes an operation's description agree with what the service accepts. Ids in
+// parameters have one spelling, and texts in a query are not empty. A member that is not
+// required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {
@@ -90,7 +90,7 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
 
 // exact refuses parameters that Huma ignores or accepts: those of a malformed query,
-// repeated ones, empty ones, and integers in spellings that only Go knows.
+// repeated ones, empty ones, and integers in spellings that only Go accepts.
 func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	at := ctx.URL()
 	query, err := url.ParseQuery(at.RawQuery)
@@ -106,7 +106,7 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 		case "query":
 			given = query[p.Name]
 		case "header":
-			if p.Schema.Type != huma.TypeString { // texts may be lists over several lines
+			if p.Schema.Type != huma.TypeString { // header texts may be lists over several lines
 				given = headers[http.CanonicalHeaderKey(p.Name)]
 			}
 		}

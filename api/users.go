@@ -22,8 +22,8 @@ const rolesName = "roles"
 // only returns the metadata of an operation for some roles.
 func only(roles ...auth.Role) map[string]any { return map[string]any{rolesName: roles} }
 
-// authorize refuses callers whose role may not call the operation. The role is the one
-// that the account has now, and not when its access token was made.
+// authorize refuses callers whose role may not call the operation. It reads the
+// account's current role, because an access token has none.
 func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 	roles, ok := ctx.Operation().Metadata[rolesName].([]auth.Role)
 	if !ok {

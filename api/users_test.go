@@ -162,8 +162,8 @@ func TestDisabledAccountCannotSignIn(t *testing.T) {
 	admin.Do("POST", "/users/somebody/disable", "").Must(t, 422)
 }
 
-// TestPagesOfAccountsAndEvents follows the Link headers.
-func TestPagesOfAccountsAndEvents(t *testing.T) {
+// TestLinkHeadersLeadThroughAllPages reads the accounts and the events of one account.
+func TestLinkHeadersLeadThroughAllPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	id, access := f.user("the-auditor")

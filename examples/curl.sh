@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A tour of the API with curl: create an account, get an access token, generate
-# a text, follow another one while it is written, resume a stream that was cut,
-# and read the history.
+# A tour of the API with curl: create an account, get an access token, generate a
+# text, follow another text as it is generated, resume a broken stream, and read the
+# history.
 #
 #   examples/curl.sh                                   # a service on this machine
 #   BASE_URL=https://colophon.example examples/curl.sh # or another one
 #
-# Needs curl and the usual POSIX tools. Ends with an error at the first answer
-# that is not the expected one.
+# It needs curl and POSIX tools. It ends with an error at the first unexpected
+# answer.
 set -euo pipefail
 
 BASE_URL=${BASE_URL:-http://127.0.0.1:8000}
@@ -26,7 +26,7 @@ fail() {
   exit 1
 }
 
-# show prints a curl command as one would type it, the access token left out.
+# show prints a curl command as a user would type it, without the access token.
 show() {
   local line='$ curl' arg
   for arg in "$@"; do
@@ -41,8 +41,8 @@ show() {
   printf '%s\n' "$line"
 }
 
-# call STATUS ARGUMENT... runs curl, prints what it answers and wants that
-# status. The body is left in $work/body, the headers in $work/headers.
+# call STATUS ARGUMENT... runs curl, prints the answer and checks its status. It
+# leaves the body in $work/body and the headers in $work/headers.
 call() {
   local want=$1 got
   shift
@@ -53,7 +53,7 @@ call() {
   [ "$got" = "$want" ] || fail "the status is $got, expected $want"
 }
 
-# field NAME prints the first string of that name in the last body.
+# field NAME prints the first string member with that name in the last body.
 field() {
   grep -o "\"$1\": *\"[^\"]*\"" "$work/body" | sed -n '1s/.*: *"\(.*\)"/\1/p'
 }
@@ -63,20 +63,20 @@ header() {
   tr -d '\r' <"$work/headers" | awk -F ': *' -v name="$1" 'tolower($1) == tolower(name) { print $2 }'
 }
 
-# messages prints a stream without its comments, which only keep it alive.
+# messages prints a stream without its comments, which only keep the connection alive.
 messages() { grep -E '^(id|event|data):' "$1"; }
 
-say "Without an access token, texts are closed."
+say "Without an access token, requests for texts are refused."
 call 401 "$BASE_URL/history"
 
 say "Create an account."
 call 200 "$BASE_URL/users" -H "$json" -d "{\"username\":\"$USERNAME\",\"password\":\"$PASSWORD\"}"
 [ "$(field username)" = "$USERNAME" ] || fail "the account has another name"
 
-say "Get an access token: the form that OAuth2 calls the password grant."
+say "Get an access token, by the password grant of OAuth2."
 call 200 "$BASE_URL/token" -d grant_type=password -d "username=$USERNAME" -d "password=$PASSWORD"
 ACCESS_TOKEN=$(field access_token)
-[ -n "$ACCESS_TOKEN" ] || fail "there is no access token"
+[ -n "$ACCESS_TOKEN" ] || fail "the answer has no access token"
 auth="Authorization: Bearer $ACCESS_TOKEN"
 
 say "Generate a text and wait for it."
@@ -85,7 +85,7 @@ generated=$(field id)
 [ "$(field state)" = completed ] || fail "the text is not completed"
 grep -q '"generated_text": *"The Rays of Light' "$work/body" || fail "the text does not begin with the prompt"
 
-say "Submit a job: the answer comes at once and says where to look for the text."
+say "Submit a job: the answer comes at once and names the job's URL."
 call 202 "$BASE_URL/jobs" -H "$auth" -H "$json" -d '{"prompt":"In a very dark Chamber","max_length":60}'
 job=$(header Location)
 submitted=$(field id)
@@ -97,23 +97,23 @@ case $job in
   *) fail "the Location is $job" ;;
 esac
 
-say "Follow the job's events while it is written. The id of each is its version."
+say "Follow the job's events as the text is generated. The id of an event is its version."
 show -N "$job/events" -H "$auth" -H 'Accept: text/event-stream'
 curl --silent --show-error --no-buffer --fail --max-time 120 "$job/events" -H "$auth" -H 'Accept: text/event-stream' |
-  tee "$work/stream" || fail "the stream broke"
+  tee "$work/stream" || fail "the stream ended with an error"
 messages "$work/stream" >"$work/all"
 grep '^event:' "$work/all" | sed -n '$p' | grep -q 'job\.completed$' || fail "the last event is not job.completed"
 grep '^id:' "$work/all" | sed 's/^id: *//' | awk '$1 != NR { exit 1 }' || fail "the versions are not 1, 2, 3 ..."
 
-say "After a cut, Last-Event-ID continues where it was: the same bytes again."
+say "Resume the stream after an event, with Last-Event-ID: the same bytes come again."
 show -N "$job/events" -H "$auth" -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2'
 curl --silent --show-error --no-buffer --fail --max-time 30 "$job/events" -H "$auth" -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2' >"$work/resumed" ||
-  fail "the stream could not be resumed"
+  fail "the resumed stream ended with an error"
 messages "$work/resumed" >"$work/tail"
-sed -n '7,$p' "$work/all" | cmp - "$work/tail" || fail "the resumed stream differs" # three lines an event
+sed -n '7,$p' "$work/all" | cmp - "$work/tail" || fail "the resumed stream differs" # three lines per event
 printf '(%d events)\n' "$(grep -c '^id:' "$work/tail")"
 
-say "Look at the finished job."
+say "Get the completed job."
 call 200 "$job" -H "$auth"
 [ "$(field state)" = completed ] || fail "the job is not completed"
 
@@ -123,4 +123,4 @@ first=$(field id)
 [ "$first" = "$submitted" ] || fail "the newest text is $first, expected $submitted"
 grep -q "\"$generated\"" "$work/body" || fail "the first text is missing"
 
-say "All as expected. The reference is at $BASE_URL/docs."
+say "Every answer was as expected. The API reference is at $BASE_URL/docs."

@@ -18,56 +18,56 @@ import (
 )
 
 const (
-	// Tokens are put on record in batches: when so many have come, or when the
-	// last batch is so long ago. The first token does not wait.
+	// Tokens are recorded in batches. A batch is written when it has batchTokens
+	// tokens, or batchEvery after the last one. The first token does not wait.
 	batchTokens = 8
 	batchEvery  = 100 * time.Millisecond
 
-	// ahead is how many batches' tokens may be generated while a batch is being
-	// written.
-	ahead = 8 * batchTokens
+	// aheadTokens is how many tokens may be generated while a batch is written.
+	aheadTokens = 8 * batchTokens
 
-	// lastWords is how long a stopping worker tries to put on record what it has.
-	lastWords = 2 * time.Second
+	// releaseTimeout bounds the transaction that ends an attempt early.
+	releaseTimeout = 2 * time.Second
 )
 
 var (
-	// errSuperseded ends an attempt whose job became final elsewhere.
+	// errSuperseded ends an attempt at a job that another process has ended.
 	errSuperseded = errors.New("the job is final")
 
-	// errEngine says that it was the model that failed, and not the database.
+	// errEngine marks errors of the model, as opposed to errors of the database.
 	errEngine = errors.New("the model could not be run")
 )
 
-// attempt is one worker's go at a job.
+// attempt is one worker's attempt at a job.
 type attempt struct {
 	*Worker
-	river   *river.Job[generateArgs]
-	job     events.Job         // as this attempt has last seen or made it
-	holder  uuid.UUID          // under which it has the lease
-	ends    time.Time          // the job's deadline by this process's clock, or zero
-	rules   *policy.Rules      // that its text is held to
-	pending events.JobAdvanced // what has been generated and is not on record
+	river    *river.Job[generateArgs]
+	job      events.Job         // as this attempt last saw or changed it
+	holder   uuid.UUID          // identifies this attempt as the holder of the lease
+	deadline time.Time          // of the job, by this process's clock; zero is none
+	rules    *policy.Rules      // filter the text
+	pending  events.JobAdvanced // generated but not recorded
 }
 
-// rest returns what is to be put on record of an attempt that ends early, so
-// that the next one need not generate it again.
-func (a *attempt) rest() []events.Fact {
+// unrecorded returns the fact with the tokens that are generated but not recorded, if
+// there are any. An attempt that ends early records it, so that the next attempt need
+// not generate them again.
+func (a *attempt) unrecorded() []events.Fact {
 	if len(a.pending.Tokens) == 0 {
 		return nil
 	}
 	return []events.Fact{a.pending}
 }
 
-// append adds facts to the job's stream. A transaction that was begun is not
-// broken off when ctx ends: nobody would know what has become of it.
+// append appends facts to the job's stream. It does not stop when ctx ends, because
+// it would then be unknown whether the transaction has committed.
 func (a *attempt) append(ctx context.Context, facts ...events.Fact) (err error) {
 	a.job, err = a.store.AppendJob(context.WithoutCancel(ctx), a.job, facts...)
 	return err
 }
 
-// write runs fn in one transaction; the job that fn returns is the attempt's
-// once that has committed, and not before.
+// write runs fn in one transaction. After the commit, the job that fn returned
+// becomes the attempt's job.
 func (a *attempt) write(ctx context.Context, fn func(*events.Tx) (events.Job, error)) error {
 	var after events.Job
 	err := a.store.Write(ctx, func(tx *events.Tx) error {
@@ -81,28 +81,28 @@ func (a *attempt) write(ctx context.Context, fn func(*events.Tx) (events.Job, er
 	return err
 }
 
-// run takes the job from where it stands to its end.
+// run starts the job, generates the rest of its text and completes it.
 func (a *attempt) run(ctx context.Context) error {
 	if err := a.start(ctx); err != nil {
 		return err
 	}
-	inTime, done := ctx, func() {}
-	if !a.ends.IsZero() {
-		inTime, done = context.WithDeadlineCause(ctx, a.ends, errDeadline)
+	limited, done := ctx, func() {}
+	if !a.deadline.IsZero() {
+		limited, done = context.WithDeadlineCause(ctx, a.deadline, errDeadline)
 	}
 	defer done()
-	working, stop := context.WithCancelCause(inTime)
+	working, stop := context.WithCancelCause(limited)
 	defer stop(nil)
 	defer a.leases.hold(a.holder, stop)()
 	go a.watch(working, a.job, stop)
-	deltas := make(chan model.Delta, ahead)
+	deltas := make(chan model.Delta, aheadTokens)
 	ended := make(chan outcome, 1)
 	go func(job events.Job) {
 		defer close(deltas)
 		ended <- a.generate(working, job, deltas)
 	}(a.job)
 	err := a.record(working, deltas)
-	stop(err) // nothing more is wanted of the generator
+	stop(err) // stops the generator
 	out := <-ended
 	cause := context.Cause(working)
 	switch {
@@ -118,11 +118,11 @@ func (a *attempt) run(ctx context.Context) error {
 	return a.complete(ctx, out)
 }
 
-// watch stops the attempt once the job is final by somebody else's doing.
+// watch follows the job and stops the attempt when another process ends the job.
 func (a *attempt) watch(ctx context.Context, job events.Job, stop context.CancelCauseFunc) {
 	for batch, err := range a.store.Follow(ctx, events.JobStream(job.ID), job.Version, time.Minute) {
 		if err != nil {
-			return // the attempt is over, or its next append will meet the same error
+			return // the attempt is over, or its next append will return the same error
 		}
 		for _, e := range batch {
 			switch e.Fact.(type) {
@@ -136,26 +136,28 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 	}
 }
 
-// outcome is how generating ended.
+// outcome is the result of generating a text.
 type outcome struct {
 	finishReason string
-	last         model.Delta // of the text, after all other deltas
+	last         model.Delta // follows the deltas sent on the channel
 	err          error
 }
 
+// generate runs the model and sends the released deltas, except the last one, to
+// deltas.
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			a.log.ErrorContext(ctx, "the engine panicked", "job", job.ID, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			a.log.ErrorContext(ctx, "engine panicked", "job", job.ID, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 			out.err = errors.New("the engine panicked")
 		}
 	}()
-	held := newOutput(a.rules, a.engine, job)
-	if !held.refused {
+	buffer := newHoldback(a.rules, a.engine, job)
+	if !buffer.refused {
 		var result model.Result
 		result, out.err = model.Generate(ctx, a.engine, a.engine.Encode(job.Prompt), job.Tokens, job.Params, func(d model.Delta) error {
-			d, any, err := held.add(d)
-			if !any {
+			d, ok, err := buffer.add(d)
+			if !ok {
 				return err
 			}
 			select {
@@ -171,21 +173,21 @@ func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- mo
 		out = outcome{finishReason: result.FinishReason}
 	}
 	var refused bool
-	if out.last, refused = held.end(); refused {
+	if out.last, refused = buffer.end(); refused {
 		out.finishReason = model.FinishContentFilter
 	}
 	return out
 }
 
-// record appends deltas in batches as they come, and leaves those that remain
-// when they end.
+// record appends deltas in batches until deltas is closed. It leaves the last
+// incomplete batch in a.pending.
 func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
-	due := time.NewTimer(0) // the first token does not wait
-	defer due.Stop()
-	for late := false; ; {
+	timer := time.NewTimer(0) // the first token does not wait
+	defer timer.Stop()
+	for due := false; ; {
 		select {
-		case <-due.C:
-			late = true
+		case <-timer.C:
+			due = true
 		case d, ok := <-deltas:
 			if !ok {
 				return nil
@@ -193,23 +195,23 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 			a.pending.Tokens = append(a.pending.Tokens, d.Tokens...)
 			a.pending.Text += d.Text
 		}
-		if n := len(a.pending.Tokens); n == 0 || n < batchTokens && !late {
+		if n := len(a.pending.Tokens); n == 0 || n < batchTokens && !due {
 			continue
 		}
 		if err := a.append(ctx, a.pending); err != nil {
 			return err
 		}
-		a.pending, late = events.JobAdvanced{}, false
-		due.Reset(batchEvery)
+		a.pending, due = events.JobAdvanced{}, false
+		timer.Reset(batchEvery)
 	}
 }
 
-// complete puts the rest of the text and the job's end on record, and takes the
-// job out of the queue, all in one transaction.
+// complete records the rest of the text and the job's completion, drops the lease and
+// completes the queue entry, all in one transaction.
 func (a *attempt) complete(ctx context.Context, out outcome) error {
 	ctx = context.WithoutCancel(ctx) // see append
 	rest := events.JobAdvanced{
-		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // [] and not null if there are none
+		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // stored as [], not null, if empty
 		Text:   a.pending.Text + out.last.Text,
 	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
@@ -231,7 +233,7 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 	})
 }
 
-// completed is the end of a job whose tokens are all on record.
+// completed returns the fact that completes a job whose tokens are all on record.
 func completed(job events.Job, finishReason string) events.JobCompleted {
 	c := events.JobCompleted{
 		FinishReason: finishReason,

@@ -18,7 +18,7 @@ import (
 	"colophon/jobs"
 )
 
-// spent returns what the owner's jobs have reserved and used today.
+// spent returns the tokens that the owner's jobs have reserved or used.
 func (f *fixture) spent() (tokens int) {
 	f.t.Helper()
 	err := f.db.Owner.QueryRow(f.t.Context(), `select coalesce(sum(tokens), 0) from budgets where owner = $1`, f.owner).Scan(&tokens)
@@ -29,20 +29,21 @@ func (f *fixture) spent() (tokens int) {
 }
 
 // security: ASVS 2.3.2
-func TestTheBudgetIsReservedAndSettled(t *testing.T) {
+func TestBudgetIsReservedAndSettled(t *testing.T) {
+	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
 	first := f.submit(request) // 6 tokens, and up to 40
 	if today := time.Now().UTC().Format(time.DateOnly); first.Reserved.Tokens != 46 || first.Reserved.Day > today {
-		t.Fatalf("reserved: %+v", first.Reserved)
+		t.Fatalf("reservation: %+v", first.Reserved)
 	}
 	second := f.submit(request)
 	_, err := f.queue.Submit(t.Context(), f.owner, request)
 	refused, ok := errors.AsType[*jobs.BudgetError](err)
 	if !ok || refused.Limit != 100 || refused.Left != 8 || refused.Needed != 46 || refused.Reset <= 0 || refused.Reset > 24*time.Hour {
-		t.Fatalf("%+v, %v", refused, err)
+		t.Fatalf("third job: %+v, %v, want a BudgetError with 8 of 100 tokens left", refused, err)
 	}
 	if _, err := f.queue.Submit(t.Context(), f.register(), request); err != nil {
-		t.Fatalf("somebody else: %v", err)
+		t.Fatalf("job of another owner: %v", err)
 	}
 	for range 2 { // the second time changes nothing
 		if _, err := f.queue.Cancel(t.Context(), second, events.JobCancelled{By: "owner"}); err != nil {
@@ -50,7 +51,7 @@ func TestTheBudgetIsReservedAndSettled(t *testing.T) {
 		}
 	}
 	if got := f.spent(); got != 46 {
-		t.Errorf("after a cancel %d are spent, want 46", got)
+		t.Errorf("%d tokens spent after a cancel, want 46", got)
 	}
 	stopping := request
 	undisturbed := newEngine().text("prompt", first.Params)
@@ -60,40 +61,42 @@ func TestTheBudgetIsReservedAndSettled(t *testing.T) {
 	f.until(first, final)
 	third = f.until(third, final)
 	if used := third.Usage.TotalTokens; used >= 46 || f.spent() != 46+used {
-		t.Errorf("%d tokens were used, and %d are spent", used, f.spent())
+		t.Errorf("%d tokens used by the job, %d spent in total", used, f.spent())
 	}
 }
 
-// TestTheBudgetSurvivesAWorker kills a worker in the middle of a job.
-func TestTheBudgetSurvivesAWorker(t *testing.T) {
+// TestCrashedWorkerDoesNotChangeTheBudget continues a job whose worker has died.
+func TestCrashedWorkerDoesNotChangeTheBudget(t *testing.T) {
+	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
 	j := f.orphan(12, 0, "-1 second")
 	if got := f.spent(); got != 46 {
-		t.Fatalf("%d are spent, want 46", got)
+		t.Fatalf("%d tokens spent, want 46", got)
 	}
 	f.work(newEngine())
 	if j = f.until(j, final); j.State != events.Completed || f.spent() != 46 {
-		t.Errorf("%s, and %d are spent", j.State, f.spent())
+		t.Errorf("job %s, %d tokens spent, want 46", j.State, f.spent())
 	}
 }
 
-func TestWithoutABudgetNothingIsReserved(t *testing.T) {
+func TestNoBudgetReservesNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if j := f.submit(request); j.Reserved != (events.Reservation{}) || f.spent() != 0 {
-		t.Errorf("%+v, %d", j.Reserved, f.spent())
+		t.Errorf("reservation %+v, %d tokens spent, want none", j.Reserved, f.spent())
 	}
 }
 
-// The operations on a budget, as one that comes after the other does them.
+// The operations on a budget in the sequential model.
 type (
-	reserve struct{ tokens int }
-	back    struct{ tokens int }
-	look    struct{}
+	reserve  struct{ tokens int }
+	giveBack struct{ tokens int }
+	read     struct{}
 )
 
-// answer is what came of one: for reserve what was left if it was refused, for
-// look what was spent.
-type answer struct {
+// result is the result of an operation. tokens is the number left if a reserve was
+// refused, and the number spent for a read.
+type result struct {
 	refused bool
 	tokens  int
 }
@@ -102,14 +105,14 @@ func budgetModel(limit int) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return 0 },
 		Step: func(state, input, output any) (bool, any) {
-			spent, out := state.(int), output.(answer)
+			spent, out := state.(int), output.(result)
 			switch in := input.(type) {
 			case reserve:
 				if spent+in.tokens > limit {
-					return out == answer{true, limit - spent}, spent
+					return out == result{true, limit - spent}, spent
 				}
 				return !out.refused, spent + in.tokens
-			case back:
+			case giveBack:
 				return in.tokens <= spent, spent - in.tokens
 			}
 			return out.tokens == spent, spent
@@ -118,7 +121,7 @@ func budgetModel(limit int) porcupine.Model {
 	}
 }
 
-// budgetClients uses one budget from many places.
+// budgetClients are concurrent clients of one budget.
 type budgetClients struct {
 	*fixture
 	start time.Time
@@ -128,9 +131,9 @@ type budgetClients struct {
 	crashes int
 }
 
-// do records an operation. One that was crashed in the middle has no effect,
-// and is not in the history.
-func (c *budgetClients) do(client int, input any, fn func() (answer, error)) bool {
+// do runs an operation and adds it to the history. An operation that was crashed has no
+// effect and is not added.
+func (c *budgetClients) do(client int, input any, fn func() (result, error)) bool {
 	call := time.Since(c.start).Nanoseconds()
 	out, err := fn()
 	done := time.Since(c.start).Nanoseconds()
@@ -154,19 +157,19 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 		case n < 4:
 			r := request
 			r.MaxNewTokens = 1 + rnd.IntN(200)
-			c.do(client, reserve{6 + r.MaxNewTokens}, func() (answer, error) {
+			c.do(client, reserve{6 + r.MaxNewTokens}, func() (result, error) {
 				j, err := queue.Submit(ctx, c.owner, r)
 				if refused, ok := errors.AsType[*jobs.BudgetError](err); ok {
-					return answer{true, refused.Left}, nil
+					return result{true, refused.Left}, nil
 				}
 				if err == nil {
 					mine = append(mine, j)
 				}
-				return answer{}, err
+				return result{}, err
 			})
 		case n < 5:
-			c.do(client, look{}, func() (answer, error) {
-				var out answer
+			c.do(client, read{}, func() (result, error) {
+				var out result
 				err := c.db.App.QueryRow(ctx, `select coalesce(sum(tokens), 0) from budgets where owner = $1`, c.owner).Scan(&out.tokens)
 				return out, err
 			})
@@ -183,7 +186,7 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 	}
 }
 
-// end ends a job in one of the ways in which jobs end, or in two at once.
+// end ends a job in a random way, or by two concurrent cancels.
 func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, j events.Job, rnd *rand.Rand) bool {
 	cancelled := events.JobCancelled{By: "owner"}
 	ways := []events.Fact{
@@ -192,12 +195,12 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 		cancelled,
 	}
 	way := rnd.IntN(len(ways) + 1)
-	if way == len(ways) { // two cancels, of which one has an effect
+	if way == len(ways) { // two cancels, one of which has an effect
 		used := 0
 		if j.Attempts > 0 {
 			used = 6 + len(j.Tokens)
 		}
-		return c.do(client, back{j.Reserved.Tokens - used}, func() (answer, error) {
+		return c.do(client, giveBack{j.Reserved.Tokens - used}, func() (result, error) {
 			errs := make([]error, 2)
 			var wg sync.WaitGroup
 			for i := range errs {
@@ -205,9 +208,9 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 			}
 			wg.Wait()
 			if errs[0] == nil || errs[1] == nil {
-				return answer{}, nil // one that was crashed left it to the other
+				return result{}, nil // at most one of the two was crashed
 			}
-			return answer{}, errs[0]
+			return result{}, errs[0]
 		})
 	}
 	if j.Attempts == 0 {
@@ -219,18 +222,19 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 			return false
 		}
 	}
-	return c.do(client, back{j.Reserved.Tokens - 6 - len(j.Tokens)}, func() (answer, error) {
+	return c.do(client, giveBack{j.Reserved.Tokens - 6 - len(j.Tokens)}, func() (result, error) {
 		_, err := c.store.AppendJob(ctx, j, ways[way])
-		return answer{}, err
+		return result{}, err
 	})
 }
 
-// TestTheBudgetIsLinearizable lets clients of two processes reserve, settle,
-// cancel and look at once, while one transaction in ten dies after it has
-// changed the budget.
+// TestBudgetIsLinearizable runs concurrent clients of two processes that reserve,
+// settle, cancel and read. One transaction in ten crashes after it has changed the
+// budget.
 //
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
-func TestTheBudgetIsLinearizable(t *testing.T) {
+func TestBudgetIsLinearizable(t *testing.T) {
+	t.Parallel()
 	const limit = 2000
 	limits := jobs.Limits{Tokens: limit}
 	f := newLimitedFixture(t, limits)
@@ -241,7 +245,7 @@ func TestTheBudgetIsLinearizable(t *testing.T) {
 			return null;
 		end $$`, limit),
 		`create constraint trigger overspent after insert or update on budgets deferrable initially deferred
-			for each row execute function overspent()`, // looks when a transaction commits
+			for each row execute function overspent()`, // checks at the commit
 		`create function crash() returns trigger language plpgsql security definer as $$
 		begin
 			if random() < 0.05 then raise exception 'crashed on purpose'; end if;
@@ -265,7 +269,7 @@ func TestTheBudgetIsLinearizable(t *testing.T) {
 	wg.Wait()
 	var accepted, refused int
 	for _, op := range c.history {
-		if _, ok := op.Input.(reserve); ok && op.Output.(answer).refused {
+		if _, ok := op.Input.(reserve); ok && op.Output.(result).refused {
 			refused++
 		} else if ok {
 			accepted++
@@ -273,12 +277,12 @@ func TestTheBudgetIsLinearizable(t *testing.T) {
 	}
 	t.Logf("%d operations, %d jobs accepted, %d refused, %d transactions crashed", len(c.history), accepted, refused, c.crashes)
 	if accepted < 20 || refused < 20 || c.crashes < 5 {
-		t.Error("too little happened")
+		t.Error("too few operations of a kind for a meaningful check")
 	}
-	if result := porcupine.CheckOperationsTimeout(budgetModel(limit), c.history, time.Minute); result != porcupine.Ok {
-		t.Errorf("the history is not linearizable: %s", result)
+	if check := porcupine.CheckOperationsTimeout(budgetModel(limit), c.history, time.Minute); check != porcupine.Ok {
+		t.Errorf("the history is not linearizable: %s", check)
 	}
-	// And the budget is what the events say.
+	// The budget must agree with the events.
 	sum := 0
 	rows, _ := f.db.Owner.Query(t.Context(), `select job from history where owner = $1`, f.owner)
 	defer rows.Close()
@@ -294,6 +298,6 @@ func TestTheBudgetIsLinearizable(t *testing.T) {
 		sum += j.Spent()
 	}
 	if got := f.spent(); rows.Err() != nil || got != sum {
-		t.Errorf("%d are spent, the jobs say %d, %v", got, sum, rows.Err())
+		t.Errorf("%d tokens spent, %d by the jobs' events, %v", got, sum, rows.Err())
 	}
 }

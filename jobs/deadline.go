@@ -12,45 +12,40 @@ import (
 	"colophon/internal/periodic"
 )
 
-// A job ends at its deadline, whatever it has come to. The worker that runs it
-// stops then; a job that nobody runs, for want of workers or because its own has
-// died, is ended by whoever looks next, which all workers and queues do. The
-// clock is the database's: that of a process only measures what is left.
-const (
-	// DefaultJobTime is the most time from a job's acceptance to its end.
-	DefaultJobTime = 10 * time.Minute
-
-	// overdueGrace is how long past its deadline a job is left to its worker.
-	overdueGrace = 2 * time.Second
-
-	overdueEvery = time.Second
-)
+// DefaultJobTime is the default limit of the time from a job's acceptance to its
+// end.
+//
+// Every job ends at its deadline, whatever its state. The worker that runs it ends
+// it. If no worker runs it, any worker or queue ends it, because all of them search
+// for such jobs. Deadlines are compared with the database's clock; a process's own
+// clock only measures the time that is left.
+const DefaultJobTime = 10 * time.Minute
 
 // errDeadline ends an attempt at a job whose deadline has passed.
 var errDeadline = errors.New("the job's deadline has passed")
 
-// overdue is how a job ends that has not ended in time.
-func overdue() events.JobCancelled {
+// deadlinePassed returns the fact that ends a job at its deadline.
+func deadlinePassed() events.JobCancelled {
 	return events.JobCancelled{By: "service", Reason: "the deadline has passed"}
 }
 
 // runEndOverdue ends jobs that are past their deadlines until ctx is done.
-func runEndOverdue(ctx context.Context, store *events.Store, log *slog.Logger) {
-	periodic.Run(ctx, overdueEvery, log, "could not end jobs that are past their deadlines", func(ctx context.Context) error {
-		return endOverdue(ctx, store)
+func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog.Logger) {
+	periodic.Run(ctx, t.endOverdue, log, "jobs past their deadlines not ended, retrying", func(ctx context.Context) error {
+		return endOverdue(ctx, store, t.overdueGrace)
 	})
 }
 
-func endOverdue(ctx context.Context, store *events.Store) error {
-	late, err := store.Overdue(ctx, overdueGrace, sweepBatch)
-	// Other processes end them too: in an order of its own each finds some to end.
+func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
+	late, err := store.Overdue(ctx, grace, sweepBatch)
+	// Other processes end the same jobs. A random order makes conflicts rare.
 	rand.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
 	for _, id := range late {
 		job, errJob := store.Job(ctx, id)
 		if errJob == nil {
-			_, errJob = cancel(ctx, store, job, overdue())
+			_, errJob = cancel(ctx, store, job, deadlinePassed())
 		}
-		err = errors.Join(err, errJob) // a job that cannot be ended does not hold up the others
+		err = errors.Join(err, errJob) // go on, so that one broken job does not block the others
 		if ctx.Err() != nil {
 			break
 		}
@@ -58,38 +53,49 @@ func endOverdue(ctx context.Context, store *events.Store) error {
 	return err
 }
 
-// endOverdue ends the attempt's job, with what it has come to.
+// endOverdue ends the attempt's job and records the tokens that it has generated.
 func (a *attempt) endOverdue(ctx context.Context) error {
-	err := a.giveBack(ctx, append(a.rest(), overdue())...)
+	err := a.release(ctx, append(a.unrecorded(), deadlinePassed())...)
 	if !errors.Is(err, events.ErrConflict) {
 		return err
 	}
-	// An append that the deadline cut short is on record after all, or somebody
-	// else has ended the job; if it is neither, it is ended as others' are.
-	return a.giveBack(ctx)
+	// Either an append that the deadline interrupted was committed after all, or
+	// another process has ended the job. In the first case the search for overdue
+	// jobs will end it.
+	return a.release(ctx)
 }
 
-// cancelTries is how often a cancel is tried against a job that keeps advancing.
-const cancelTries = 20
-
-// cancel ends a job and returns it as it then is. A job that is final already
-// stays as it is.
+// cancel ends a job and returns the job after that. A final job stays as it is.
+//
+// The worker of a running job may append first. Each conflict means that the job
+// has advanced, and a job's events are bounded, so the tries end. After a conflict
+// cancel reads only the new events: reading the whole stream would take longer than
+// a fast worker takes between two appends, and cancel would always come too late.
 func cancel(ctx context.Context, store *events.Store, job events.Job, by events.JobCancelled) (events.Job, error) {
-	var err error
 	id := job.ID
-	for range cancelTries {
-		if job.State.Final() {
-			return job, nil
-		}
-		if job, err = store.AppendJob(ctx, job, by); err == nil {
-			return job, nil
+	for !job.State.Final() {
+		after, err := store.AppendJob(ctx, job, by)
+		if err == nil {
+			return after, nil
 		}
 		if !errors.Is(err, events.ErrConflict) {
-			break
+			return job, fmt.Errorf("cancel job %s: %w", id, err)
 		}
-		if job, err = store.Job(ctx, id); err != nil {
-			break
+		if job, err = catchUp(ctx, store, job); err != nil {
+			return job, fmt.Errorf("cancel job %s: %w", id, err)
 		}
 	}
-	return job, fmt.Errorf("cancel job %s: %w", id, err)
+	return job, nil
+}
+
+// catchUp applies the events that have been appended since job was read.
+func catchUp(ctx context.Context, store *events.Store, job events.Job) (events.Job, error) {
+	latest, err := store.Read(ctx, events.JobStream(job.ID), job.Version)
+	for _, e := range latest {
+		if err != nil {
+			break
+		}
+		job, err = job.Apply(e)
+	}
+	return job, err
 }

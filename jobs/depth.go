@@ -6,55 +6,57 @@ import (
 	"time"
 )
 
-// countEvery is how old a count of the queue may be.
-const countEvery = time.Second
+// countMaxAge is the maximum age of a count of the queue.
+const countMaxAge = time.Second
 
-// depth bounds how many jobs are queued without counting them for each: they
-// are counted once a second, and between two counts those that this process
-// adds come on top. What has been taken up since is not subtracted, so one
-// process never exceeds the limit; several may, together, by what the others
-// accept within that second.
+// depth limits the number of queued jobs without counting them for each submit. It
+// counts them once a second and adds the jobs that this process has queued since.
+// It does not subtract the jobs started since.
+//
+// So one process never exceeds the limit. Several processes may exceed it together,
+// by the number of jobs that the others queue within a second.
 type depth struct {
-	limit int // 0 is none
+	limit int // 0 is no limit
 	count func(ctx context.Context, limit int) (int, error)
 
 	mu      sync.Mutex
 	counted int
-	at      time.Time
-	added   int // since then, or on their way when it was counted
-	onWay   int // entered and not left
+	at      time.Time // of the count
+	added   int       // reservations since the count, and those open at the count
+	open    int       // reservations that are not settled
 }
 
-// enter makes room for a job or returns ErrQueueFull. After it the caller calls
-// leave and says whether the job was queued.
-func (d *depth) enter(ctx context.Context) error {
+// reserve reserves room for one job, or returns ErrQueueFull. The caller must then
+// call settle.
+func (d *depth) reserve(ctx context.Context) error {
 	if d.limit == 0 {
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.at) >= countEvery {
+	if time.Since(d.at) >= countMaxAge {
 		n, err := d.count(ctx, d.limit)
 		if err != nil {
 			return err
 		}
-		d.counted, d.added, d.at = n, d.onWay, time.Now()
+		d.counted, d.added, d.at = n, d.open, time.Now()
 	}
 	if d.counted+d.added >= d.limit {
 		return ErrQueueFull
 	}
 	d.added++
-	d.onWay++
+	d.open++
 	return nil
 }
 
-func (d *depth) leave(queued bool) {
+// settle ends a reservation. queued says whether its job was queued.
+func (d *depth) settle(queued bool) {
 	if d.limit == 0 {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.onWay--
+	d.open--
 	if !queued {
 		d.added--
 	}

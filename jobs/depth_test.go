@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestDepthNeverExceedsItsLimit submits, queues, gives up and takes up in any
+// TestDepthNeverExceedsItsLimit reserves, queues, gives up and starts jobs in random
 // order, in one process and in several.
 //
 // security: ASVS 2.3.2
@@ -22,80 +22,80 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 			return min(queued, upTo), nil
 		}
 		processes := make([]*depth, rapid.IntRange(1, 3).Draw(rt, "processes"))
-		onWay := make([]int, len(processes))
+		open := make([]int, len(processes))
 		for i := range processes {
 			processes[i] = &depth{limit: limit, count: count}
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			i := rapid.IntRange(0, len(processes)-1).Draw(rt, "process")
 			d := processes[i]
-			switch step := rapid.SampledFrom([]string{"enter", "enter", "queue", "give up", "take up", "time goes by"}).Draw(rt, "step"); {
-			case step == "enter":
-				if err := d.enter(t.Context()); err == nil {
-					onWay[i]++
+			switch step := rapid.SampledFrom([]string{"reserve", "reserve", "queue", "give up", "start", "time passes"}).Draw(rt, "step"); {
+			case step == "reserve":
+				if err := d.reserve(t.Context()); err == nil {
+					open[i]++
 				} else if !errors.Is(err, ErrQueueFull) {
 					rt.Fatal(err)
 				}
-			case step == "queue" && onWay[i] > 0:
-				onWay[i]--
+			case step == "queue" && open[i] > 0:
+				open[i]--
 				queued++
-				d.leave(true)
-			case step == "give up" && onWay[i] > 0:
-				onWay[i]--
-				d.leave(false)
-			case step == "take up" && queued > 0:
+				d.settle(true)
+			case step == "give up" && open[i] > 0:
+				open[i]--
+				d.settle(false)
+			case step == "start" && queued > 0:
 				queued--
-			case step == "time goes by":
-				d.at = d.at.Add(-countEvery)
+			case step == "time passes":
+				d.at = d.at.Add(-countMaxAge)
 			}
 			if len(processes) == 1 && queued > limit || queued > limit*len(processes) {
-				rt.Fatalf("%d jobs are queued, the limit is %d", queued, limit)
+				rt.Fatalf("%d jobs queued, the limit is %d", queued, limit)
 			}
 		}
-		// An empty queue has room, once it has been counted.
+		// An empty queue has room after its next count.
 		queued = 0
 		for i, d := range processes {
-			for ; onWay[i] > 0; onWay[i]-- {
-				d.leave(false)
+			for ; open[i] > 0; open[i]-- {
+				d.settle(false)
 			}
-			d.at = d.at.Add(-countEvery)
-			if err := d.enter(t.Context()); err != nil {
-				rt.Fatalf("into an empty queue: %v", err)
+			d.at = d.at.Add(-countMaxAge)
+			if err := d.reserve(t.Context()); err != nil {
+				rt.Fatalf("reserve in an empty queue: %v", err)
 			}
 		}
 	})
 }
 
-func TestTheQueueIsCountedOnceASecond(t *testing.T) {
+func TestQueueIsCountedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counts := 0
 		d := &depth{limit: 10, count: func(context.Context, int) (int, error) { counts++; return 0, nil }}
 		for range 50 {
 			for range 10 {
-				if err := d.enter(t.Context()); err != nil {
+				if err := d.reserve(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				d.leave(true)
+				d.settle(true)
 			}
-			if err := d.enter(t.Context()); !errors.Is(err, ErrQueueFull) {
+			if err := d.reserve(t.Context()); !errors.Is(err, ErrQueueFull) {
 				t.Fatal(err)
 			}
-			time.Sleep(countEvery)
+			time.Sleep(countMaxAge)
 		}
 		if counts != 50 {
-			t.Errorf("counted %d times", counts)
+			t.Errorf("%d counts, want 50", counts)
 		}
 	})
 }
 
-func TestACountThatFailsLetsNobodyIn(t *testing.T) {
+func TestFailedCountReservesNothing(t *testing.T) {
 	broken := errors.New("no database")
 	d := &depth{limit: 10, count: func(context.Context, int) (int, error) { return 0, broken }}
-	if err := d.enter(t.Context()); !errors.Is(err, broken) {
+	if err := d.reserve(t.Context()); !errors.Is(err, broken) {
 		t.Fatal(err)
 	}
 	d.count = func(context.Context, int) (int, error) { return 9, nil }
-	if err := d.enter(t.Context()); err != nil {
-		t.Fatalf("the one that failed still has its place: %v", err)
+	if err := d.reserve(t.Context()); err != nil {
+		t.Fatalf("the failed reservation still counts: %v", err)
 	}
 }

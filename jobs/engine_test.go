@@ -11,18 +11,18 @@ import (
 	"colophon/model"
 )
 
-// engine is a model whose next token depends on those before it, and that can
-// be told to stop in the middle.
+// engine is a fake model whose next token depends on all tokens before it. It can
+// pause and fail at given lengths of a sequence.
 type engine struct {
-	weights string
-	context int
-	pace    time.Duration // how long a token takes
-	says    string        // if it is not empty: the letters that follow a prompt of one
-	open    atomic.Int32  // sequences
+	weights  string
+	context  int
+	stepTime time.Duration // duration of a token
+	says     string        // the letters that follow a prompt of one token; empty means pseudorandom ones
+	open     atomic.Int32  // open sequences
 
 	mu    sync.Mutex
-	pause map[int]chan struct{} // by length of the sequence: wait for this, or for the context
-	fail  map[int]error         // by length of the sequence: once
+	pause map[int]chan struct{} // by length: wait until the channel is closed or the context ends
+	fail  map[int]error         // by length: fail once
 	calls int
 }
 
@@ -33,7 +33,7 @@ func newEngine() *engine {
 func (e *engine) Info() model.Info {
 	vocab := 26
 	if e.says != "" {
-		vocab = 'z' + 2 - 'a' // with { to stand between words
+		vocab = 'z' + 2 - 'a' // including {, the separator of words
 	}
 	return model.Info{Name: "fake", Weights: e.weights, Kernel: "fake", Context: e.context, Vocab: vocab, EOS: -1}
 }
@@ -72,8 +72,8 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	err := s.engine.fail[len(s.tokens)]
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
-	if s.engine.pace > 0 {
-		time.Sleep(s.engine.pace) // whatever the context says, as a step in a batch
+	if s.engine.stepTime > 0 {
+		time.Sleep(s.engine.stepTime) // regardless of the context, like a step of a batch
 	}
 	if gate != nil {
 		select {
@@ -106,7 +106,7 @@ func (s *sequence) Close() { s.engine.open.Add(-1) }
 
 var errBroken = errors.New("the engine is broken")
 
-// text returns what a job ends with that nothing disturbs.
+// text returns the text of an undisturbed job.
 func (e *engine) text(prompt string, p model.Params) string {
 	var text string
 	undisturbed := newEngine()

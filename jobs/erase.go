@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// eraseEvery is how often owners are looked for whose erasing was not brought
-	// to its end, by a process that died or a database that was away.
+	// eraseEvery is the interval of the search for closed owners. It finds the
+	// erasures that a dead process or an unavailable database has interrupted.
 	eraseEvery = 5 * time.Second
 
 	eraseBatch = 100
 )
 
-// Erase ends the outstanding jobs of an owner who is closed, and destroys the
-// owner's key: nothing in these jobs and all before them can be read again. It
-// may be called again, and is, by every queue that runs, until it has succeeded.
+// Erase cancels the outstanding jobs of a closed owner and destroys the owner's key.
+// After that, none of the owner's prompts and texts can be read. Erase may be
+// repeated. Every running queue repeats it until it has succeeded.
 func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	for {
 		outstanding, err := q.store.Outstanding(ctx, owner, eraseBatch)
@@ -43,7 +43,7 @@ func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	}
 }
 
-// eraseClosed erases the owners who are closed and not erased.
+// eraseClosed erases the owners who are closed but not yet erased.
 func (q *Queue) eraseClosed(ctx context.Context) error {
 	owners, err := q.store.Closed(ctx, eraseBatch)
 	for _, owner := range owners {

@@ -13,6 +13,7 @@ import (
 	"colophon/jobs"
 )
 
+// close closes an owner, which is the first step of an erasure.
 func (f *fixture) close(owner uuid.UUID) {
 	f.t.Helper()
 	if err := f.store.Write(f.t.Context(), func(tx *events.Tx) error { return tx.Close(f.t.Context(), owner) }); err != nil {
@@ -20,26 +21,27 @@ func (f *fixture) close(owner uuid.UUID) {
 	}
 }
 
-// erased checks that nothing of an owner's jobs goes on or can be read.
-func (f *fixture) erased(all []events.Job) {
+// mustBeErased checks that an owner's jobs are cancelled and unreadable.
+func (f *fixture) mustBeErased(all []events.Job) {
 	f.t.Helper()
 	for _, j := range all {
 		now, err := f.store.Job(f.t.Context(), j.ID)
 		if err != nil || now.State != events.Cancelled || !now.Erased || now.Prompt != "" || now.Text != "" || now.Reason != "the account was erased" {
-			f.t.Errorf("%+v, %v", now, err)
+			f.t.Errorf("job of an erased owner: %+v, %v", now, err)
 		}
 	}
 	if n, wrong, err := f.store.CheckHistory(f.t.Context()); err != nil || len(wrong) > 0 {
-		f.t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
+		f.t.Errorf("%d of %d rows of the history wrong, %v", len(wrong), n, err)
 	}
 }
 
-// TestErase erases an owner with jobs that run and jobs that wait.
+// TestErase erases an owner who has running and queued jobs.
 func TestErase(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	gate := make(chan struct{}) // at the fifth new token
 	e.pause[len(request.Prompt)+5] = gate
-	f.workAt(e, 2)
+	f.workSlots(e, 2)
 	var all []events.Job
 	for range 5 {
 		all = append(all, f.submit(request))
@@ -52,36 +54,39 @@ func TestErase(t *testing.T) {
 	}
 	f.close(f.owner)
 	if _, err := f.queue.Submit(t.Context(), f.owner, request); !errors.Is(err, vault.ErrErased) {
-		t.Errorf("submit: %v, want ErrErased", err)
+		t.Errorf("submit of a closed owner: %v, want ErrErased", err)
 	}
 	for range 2 {
 		if err := f.queue.Erase(t.Context(), f.owner); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f.erased(all)
+	f.mustBeErased(all)
 	close(gate)
 	if now := f.until(kept, final); now.State != events.Completed {
-		t.Errorf("another owner's job: %+v", now)
+		t.Errorf("job of another owner: %+v", now)
 	}
 	f.idle(e)
-	f.erased(all)
+	f.mustBeErased(all)
 }
 
-// TestEraseGoesOn leaves an erasure after its first step, as a process does that dies.
-func TestEraseGoesOn(t *testing.T) {
+// TestInterruptedEraseIsFinished stops an erasure after its first step, as a dying
+// process does.
+func TestInterruptedEraseIsFinished(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	all := []events.Job{f.submit(request), f.submit(request)}
 	f.close(f.owner)
 	jobs.EraseClosed(f.newQueue(jobs.Limits{}), t.Context())
-	f.erased(all)
+	f.mustBeErased(all)
 	if owners, err := f.store.Closed(t.Context(), 10); err != nil || len(owners) != 0 {
-		t.Errorf("left: %v, %v", owners, err)
+		t.Errorf("closed owners left: %v, %v", owners, err)
 	}
 }
 
-// TestEraseWhileJobsAreSubmitted lets an owner submit until it is over.
-func TestEraseWhileJobsAreSubmitted(t *testing.T) {
+// TestEraseDuringSubmits erases an owner who submits jobs all the time.
+func TestEraseDuringSubmits(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	f.work(e)
 	var mu sync.Mutex
@@ -119,10 +124,10 @@ func TestEraseWhileJobsAreSubmitted(t *testing.T) {
 	for _, j := range all {
 		now, err := f.store.Job(t.Context(), j.ID)
 		if err != nil || !now.State.Final() || !now.Erased || now.Prompt != "" {
-			t.Errorf("%+v, %v", now, err)
+			t.Errorf("job of an erased owner: %+v, %v", now, err)
 		}
 	}
 	if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || n != len(all) {
-		t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
+		t.Errorf("%d of %d rows of the history wrong, %v", len(wrong), n, err)
 	}
 }

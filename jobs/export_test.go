@@ -1,7 +1,29 @@
 package jobs
 
-// Promote is promote, which runs every ten seconds.
-var Promote = (*Worker).promote
+import "time"
+
+// Age is age, which runs every ten seconds.
+var Age = (*Worker).age
 
 // EraseClosed is eraseClosed, which runs every five seconds.
 var EraseClosed = (*Queue).eraseClosed
+
+// ShortenTiming shortens the intervals of a worker's background work. The time of a
+// lease stays. Call it before Start.
+func (w *Worker) ShortenTiming() { w.timing = shortTiming() }
+
+// ShortenTiming shortens the intervals of a queue's background work, and the time for
+// which it leaves overdue jobs to their workers. Call it before Run.
+func (q *Queue) ShortenTiming() {
+	q.timing = shortTiming()
+	q.timing.overdueGrace = 100 * time.Millisecond
+}
+
+func shortTiming() timing {
+	t := defaultTiming()
+	t.renew = 200 * time.Millisecond
+	t.sweep = 100 * time.Millisecond
+	t.retryLeased = 100 * time.Millisecond
+	t.endOverdue = 100 * time.Millisecond
+	return t
+}

@@ -12,20 +12,20 @@ import (
 	"colophon/migrations"
 )
 
-// Limits says how much a queue takes on. The zero value of each is no limit, but
-// that of JobTime is DefaultJobTime.
+// Limits bounds the jobs that a queue accepts. A zero field is no limit, except that
+// a zero JobTime is DefaultJobTime.
 type Limits struct {
-	Outstanding int // jobs of one owner that are queued or running
-	Queued      int // jobs of all owners that are queued
-	Tokens      int // of prompts and completions, for one owner and day (UTC)
+	Outstanding int // queued and running jobs of one owner
+	Queued      int // queued jobs of all owners
+	Tokens      int // tokens of prompts and completions per owner and day (UTC)
 
-	JobTime time.Duration // from a job's acceptance to its end
+	JobTime time.Duration // time from a job's acceptance to its end
 }
 
-// ErrQueueFull occurs when as many jobs are queued as may be.
+// ErrQueueFull occurs when the limit of queued jobs is reached.
 var ErrQueueFull = errcode.New("queue_full", "the queue is full")
 
-// OutstandingError occurs when an owner has as many jobs outstanding as one may have.
+// OutstandingError occurs when an owner's limit of outstanding jobs is reached.
 type OutstandingError struct{ Limit int }
 
 // Code returns the error's code.
@@ -35,17 +35,17 @@ func (e *OutstandingError) Error() string {
 	return fmt.Sprintf("%d jobs are queued or running, which is as many as one user may have", e.Limit)
 }
 
-// BudgetError occurs when a job might take more tokens than its owner has left
-// for the day.
+// BudgetError occurs when a job may take more tokens than its owner has left for the
+// day.
 type BudgetError struct {
-	Limit  int           // a day's tokens
-	Left   int           // of them, in tokens
-	Needed int           // tokens of the prompt and the most that may follow
-	Reset  time.Duration // until the next day
+	Limit  int           // tokens per day
+	Left   int           // tokens left today
+	Needed int           // tokens of the prompt plus the limit of the completion
+	Reset  time.Duration // time until the next day
 }
 
-// Code returns the error's code: it tells jobs that fit no day's budget from those
-// that fit another day's.
+// Code returns the error's code. A job that exceeds a whole day's budget has another
+// code than one that fits on another day.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -53,7 +53,8 @@ func (e *BudgetError) Code() string {
 	return "token_budget_spent"
 }
 
-// RetryAfter returns the time until the next budget, or 0 if no budget would do.
+// RetryAfter returns the time until the next day's budget. It returns 0 if the job
+// exceeds a whole day's budget.
 func (e *BudgetError) RetryAfter() time.Duration {
 	if e.Needed > e.Limit {
 		return 0
@@ -65,9 +66,10 @@ func (e *BudgetError) Error() string {
 	return fmt.Sprintf("the job may take %d tokens, and %d of the %d for today are left", e.Needed, e.Left, e.Limit)
 }
 
-// admit fills in what the load of its owner says of a job's priority and
-// reservation, and its deadline, or returns an OutstandingError or a BudgetError.
-func (q *Queue) admit(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
+// reserve sets a job's priority, token reservation and deadline. It returns an
+// OutstandingError or a BudgetError if the owner is over a limit. Concurrent submits
+// can pass it together, so checkQuota follows.
+func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
 	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
 		return err
@@ -81,9 +83,10 @@ func (q *Queue) admit(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTi
 	return q.limits.allow(load, job.Reserved.Tokens)
 }
 
-// confirm says whether a job that was admitted still finds room, now that it is
-// counted itself and no other job of its owner can be between this and the end of tx.
-func (q *Queue) confirm(ctx context.Context, tx *events.Tx, job events.Job) error {
+// checkQuota checks the limits again after the job's events were appended in tx. It
+// locks the owner's load, so no other job of the owner can be accepted before tx
+// ends.
+func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) error {
 	if q.limits.Outstanding == 0 && q.limits.Tokens == 0 {
 		return nil
 	}
@@ -94,7 +97,8 @@ func (q *Queue) confirm(ctx context.Context, tx *events.Tx, job events.Job) erro
 	return q.limits.allow(load, job.Reserved.Tokens)
 }
 
-// allow returns an error if a load is too much with a job that needs so many tokens.
+// allow returns an error if a load exceeds the limits. The load includes a job that
+// needs the given number of tokens.
 func (l Limits) allow(load events.Load, needed int) error {
 	if l.Outstanding > 0 && load.Outstanding > l.Outstanding {
 		return &OutstandingError{l.Outstanding}
@@ -106,15 +110,14 @@ func (l Limits) allow(load events.Load, needed int) error {
 	return nil
 }
 
-// An owner with so many jobs outstanding has some, or many.
+// The numbers of outstanding jobs from which an owner's next job has priority 3 or 4.
 const (
 	someJobs = 8
 	manyJobs = 64
 )
 
-// priority returns the River priority of an owner's next job, 1 to 4: River
-// takes a job of a lower number first. It is never put before an earlier job of
-// the same owner.
+// priority returns the River priority of an owner's next job, from 1 to 4. River takes
+// lower numbers first. The job never precedes an earlier one of the same owner.
 func priority(load events.Load) int {
 	p := 4
 	switch n := load.Outstanding; {
@@ -129,16 +132,15 @@ func priority(load events.Load) int {
 }
 
 const (
-	// Owners who have waited for so long, with none of their jobs taken, are
-	// given the first priority for one of them, so that those who go before
-	// them do not do so for ever.
-	promoteAfter = 30 * time.Second
-	promoteEvery = 10 * time.Second
+	// ageAfter is how long all jobs of an owner may wait. After that, one of them
+	// gets priority 1, so that other owners cannot precede it for ever.
+	ageAfter = 30 * time.Second
+	ageEvery = 10 * time.Second
 )
 
-// promote moves the oldest job of every such owner to the end of the jobs of
-// the first priority. While all that wait are of one priority it looks no further.
-func (w *Worker) promote(ctx context.Context) error {
+// age moves the oldest job of each owner that has waited for ageAfter to the end of
+// the jobs of priority 1. It does nothing while all waiting jobs have one priority.
+func (w *Worker) age(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `
 		with waiting as (
 			select r.id, r.priority, r.scheduled_at, h.owner
@@ -152,6 +154,6 @@ func (w *Worker) promote(ctx context.Context) error {
 			where priority > 1 and scheduled_at < clock_timestamp() - $1::interval
 				and not exists (select from waiting o where o.owner = w.owner and o.priority = 1)
 				and not exists (select from history h where h.owner = w.owner and h.state = 'running')
-			order by owner, id)`, promoteAfter)
+			order by owner, id)`, ageAfter)
 	return err
 }

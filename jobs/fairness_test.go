@@ -31,60 +31,63 @@ func (f *fixture) submitFor(owner uuid.UUID, r jobs.Request) events.Job {
 	return j
 }
 
-// TestAFloodLeavesOthersTheirTurn lets one owner submit 500 jobs to a worker
-// that runs one at a time, and another one use the service meanwhile.
-func TestAFloodLeavesOthersTheirTurn(t *testing.T) {
+// TestFloodDoesNotDelayOtherOwners has one owner submit 500 jobs to a worker that runs
+// one at a time. Another owner submits one job after the other meanwhile.
+func TestFloodDoesNotDelayOtherOwners(t *testing.T) { // not parallel, because it measures times
 	f, e := newFixture(t), newEngine()
-	e.pace = 4 * time.Millisecond
+	e.stepTime = 4 * time.Millisecond
 	other := f.register()
-	f.workAt(e, 1)
+	f.workSlots(e, 1)
 	const flood = 500
-	var last events.Job
-	for range flood {
-		last = f.submit(small)
+	for _, err := range f.flood(flood-1, []*jobs.Queue{f.queue}, f.owner) {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	last := f.submit(small)
 	if n, err := f.store.QueuePosition(t.Context(), last.ID); err != nil || n < flood/2 {
-		t.Fatalf("the last of the flood is at %d, %v", n, err)
+		t.Fatalf("last job of the flood at position %d, %v", n, err)
 	}
 	const uses = 20
 	var waits, services []time.Duration
 	for range uses {
 		j := f.submitFor(other, small)
 		if n, err := f.store.QueuePosition(t.Context(), j.ID); err != nil || n != 1 {
-			t.Errorf("a job of the other's is at %d, %v", n, err)
+			t.Errorf("job of the other owner at position %d, %v, want 1", n, err)
 		}
 		j = f.until(j, final)
 		waits = append(waits, j.StartedAt.Sub(j.AcceptedAt))
 		services = append(services, j.FinishedAt.Sub(j.StartedAt))
 	}
 	if n, err := f.store.Queued(t.Context(), flood); err != nil || n < flood/2 {
-		t.Fatalf("there was no flood: %d jobs are left, %v", n, err)
+		t.Fatalf("no flood: %d jobs left, %v", n, err)
 	}
 	slices.Sort(waits)
 	slices.Sort(services)
-	// What else the machine does makes some waits long, and some jobs.
+	// Other load on the machine prolongs some waits and some jobs alike.
 	const nineteen = uses*95/100 - 1
-	t.Logf("p95 of the waits is %.2f median service times of %v", float64(waits[nineteen])/float64(services[uses/2]), services[uses/2])
+	t.Logf("p95 of the waits: %.2f median service times of %v", float64(waits[nineteen])/float64(services[uses/2]), services[uses/2])
 	if waits[nineteen] > 2*services[nineteen] {
-		t.Errorf("p95 of the waits is %v, of the jobs themselves %v", waits[nineteen], services[nineteen])
+		t.Errorf("p95 of the waits: %v, of the service times: %v; want at most twice as much", waits[nineteen], services[nineteen])
 	}
 }
 
-// TestJobsOfOneOwnerAreTakenInOrder submits while earlier jobs end, so that
-// the owner has fewer outstanding for a later job than for an earlier one.
+// TestJobsOfOneOwnerAreTakenInOrder submits a job after earlier ones have ended. So the
+// owner has fewer outstanding jobs at a later submit than at an earlier one.
 func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	var all []events.Job
 	for range 12 {
 		all = append(all, f.submit(small))
 	}
-	for _, j := range all[1:7] { // five are left: the next one alone would have priority 2
+	for _, j := range all[1:7] { // five are left, which alone would give priority 2
 		if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	all = append(slices.Delete(all, 1, 7), f.submit(small))
-	f.workAt(e, 1)
+	f.workSlots(e, 1)
 	var started []time.Time
 	for _, j := range all {
 		started = append(started, f.until(j, final).StartedAt)
@@ -92,13 +95,13 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	if !slices.IsSortedFunc(started, time.Time.Compare) {
 		t.Errorf("started at %v", started)
 	}
-	// Once nothing is queued any longer, the owner is as good as any.
+	// With an empty queue, the owner's next job has the first priority again.
 	if j := f.submit(small); j.Priority != 1 {
-		t.Errorf("afterwards the priority is %d", j.Priority)
+		t.Errorf("priority %d after all jobs have ended, want 1", j.Priority)
 	}
 }
 
-// order returns the owners of the jobs that wait, in the order in which River takes them.
+// order returns the owners of the queued jobs, in the order in which River takes them.
 func (f *fixture) order() []uuid.UUID {
 	f.t.Helper()
 	rows, _ := f.db.Owner.Query(f.t.Context(), `
@@ -111,8 +114,9 @@ func (f *fixture) order() []uuid.UUID {
 	return owners
 }
 
-// TestWhoGoesLastIsTakenAtLast looks at an owner whom others always go before.
-func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
+// TestAgeingMovesWaitingOwnersForward ages the jobs of an owner whom others precede.
+func TestAgeingMovesWaitingOwnersForward(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	a, b, c := f.owner, f.register(), f.register()
 	w, err := jobs.NewWorker(f.db.App, f.store, newEngine(), policy.Default, 1, slog.New(slog.DiscardHandler))
@@ -121,7 +125,7 @@ func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	}
 	expect := func(why string, want ...uuid.UUID) {
 		t.Helper()
-		if err := jobs.Promote(w, t.Context()); err != nil {
+		if err := jobs.Age(w, t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := f.order(); !cmp.Equal(got, want) {
@@ -132,21 +136,21 @@ func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	for range 4 {
 		all = append(all, f.submit(small))
 	}
-	// The first one runs, the others are left with priority 2.
+	// The first one runs, the others wait with priority 2.
 	running, err := f.store.AppendJob(t.Context(), all[0], events.JobStarted{Attempt: 1, Weights: "w/f32"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.submitFor(b, small)
 	f.submitFor(c, small)
-	old := func() {
+	makeOld := func() {
 		t.Helper()
 		if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = scheduled_at - interval '1 minute'`); err != nil {
 			t.Fatal(err)
 		}
 	}
-	old()
-	expect("one of a's is running", b, c, a, a, a)
+	makeOld()
+	expect("a job of a is running", b, c, a, a, a)
 	if _, err := f.queue.Cancel(t.Context(), running, events.JobCancelled{By: "owner"}); err != nil {
 		t.Fatal(err)
 	}
@@ -155,23 +159,24 @@ func TestWhoGoesLastIsTakenAtLast(t *testing.T) {
 	expect("a has waited", b, c, d, a, a, a)
 	e := f.register()
 	f.submitFor(e, small)
-	expect("one job is a's turn", b, c, d, a, e, a, a)
+	expect("one job of a was aged", b, c, d, a, e, a, a)
 	var first string
 	if err := f.db.Owner.QueryRow(t.Context(), `select args->>'job' from `+migrations.RiverJobs+` where priority = 1 order by scheduled_at desc offset 1`).Scan(&first); err != nil || first != all[1].ID.String() {
-		t.Errorf("not a's oldest job is promoted: %s, %v", first, err)
+		t.Errorf("aged job %s, %v, want a's oldest job %s", first, err, all[1].ID)
 	}
 }
 
-func TestAJobThatWasBegunGoesFirst(t *testing.T) {
+func TestStartedJobGoesFirst(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	for range 70 {
 		f.submit(small)
 	}
 	j := f.submit(request)
 	if j.Priority != 4 {
-		t.Fatalf("priority %d", j.Priority)
+		t.Fatalf("priority %d, want 4", j.Priority)
 	}
-	// It is taken up before the others, and put back.
+	// The worker starts it before the others and hands it over.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -181,12 +186,12 @@ func TestAJobThatWasBegunGoesFirst(t *testing.T) {
 	stop()
 	var priority int
 	if err := f.db.Owner.QueryRow(t.Context(), `select priority from `+migrations.RiverJobs+` where state = 'available' and args->>'job' = $1`, j.ID.String()).Scan(&priority); err != nil || priority != 1 {
-		t.Errorf("priority %d, %v", priority, err)
+		t.Errorf("priority %d after the handover, %v, want 1", priority, err)
 	}
 }
 
-// flood submits n jobs of each owner at once, through several queues as several
-// processes have them, and returns the errors.
+// flood submits n jobs of each owner concurrently, through several queues like those of
+// several processes. It returns the errors.
 func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []error {
 	var wg sync.WaitGroup
 	errs := make([]error, n*len(owners))
@@ -200,7 +205,8 @@ func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []erro
 }
 
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025, ASVS 2.3.2
-func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
+func TestOutstandingLimitHoldsUnderConcurrentSubmits(t *testing.T) {
+	t.Parallel()
 	limits := jobs.Limits{Outstanding: 20}
 	f := newLimitedFixture(t, limits)
 	queues := []*jobs.Queue{f.queue, f.newQueue(limits)}
@@ -215,14 +221,14 @@ func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
 		}
 	}
 	if accepted != 2*20 {
-		t.Fatalf("%d jobs were accepted, want 20 of each owner", accepted)
+		t.Fatalf("%d jobs accepted, want 20 of each owner", accepted)
 	}
 	var counted int
 	err := f.db.Owner.QueryRow(t.Context(), `select max(n) from (select count(*) as n from history group by owner) as counts`).Scan(&counted)
 	if err != nil || counted != 20 {
-		t.Fatalf("%d jobs of one owner, %v", counted, err)
+		t.Fatalf("%d jobs of one owner, %v, want 20", counted, err)
 	}
-	// Room comes of jobs that end, by a cancel or by a worker.
+	// Jobs that end make room for new ones.
 	rows, _ := f.db.Owner.Query(t.Context(), `select job from history where owner = $1 limit 3`, f.owner)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
@@ -244,11 +250,12 @@ func TestNobodyHasMoreOutstandingThanTheLimit(t *testing.T) {
 		}
 	}
 	if accepted != len(ids) {
-		t.Errorf("%d jobs were accepted in the place of %d", accepted, len(ids))
+		t.Errorf("%d jobs accepted after %d have ended", accepted, len(ids))
 	}
 }
 
-func TestTheQueueIsNoDeeperThanTheLimit(t *testing.T) {
+func TestQueueLimitHolds(t *testing.T) {
+	t.Parallel()
 	limits := jobs.Limits{Queued: 10}
 	f := newLimitedFixture(t, limits)
 	owners := []uuid.UUID{f.owner, f.register(), f.register(), f.register()}
@@ -261,10 +268,10 @@ func TestTheQueueIsNoDeeperThanTheLimit(t *testing.T) {
 		}
 	}
 	if accepted != 10 {
-		t.Fatalf("%d jobs were accepted", accepted)
+		t.Fatalf("%d jobs accepted, want 10", accepted)
 	}
 	if _, err := f.newQueue(limits).Submit(t.Context(), f.owner, small); !errors.Is(err, jobs.ErrQueueFull) {
-		t.Fatalf("another process: %v", err)
+		t.Fatalf("submit through another process: %v, want ErrQueueFull", err)
 	}
 	f.work(newEngine())
 	for deadline := time.Now().Add(time.Minute); ; {
@@ -273,15 +280,16 @@ func TestTheQueueIsNoDeeperThanTheLimit(t *testing.T) {
 			break
 		}
 		if !errors.Is(err, jobs.ErrQueueFull) || time.Now().After(deadline) {
-			t.Fatalf("after the queue has emptied: %v", err)
+			t.Fatalf("submit to the emptied queue: %v", err)
 		}
 		time.Sleep(50 * time.Millisecond) // the queue is counted once a second
 	}
 }
 
-// TestAFloodLeavesOthersTheDatabase holds up all submits of one owner, of which
-// there are more than connections.
-func TestAFloodLeavesOthersTheDatabase(t *testing.T) {
+// TestFloodLeavesConnectionsForOthers blocks all submits of one owner, which are more
+// than the pool has connections.
+func TestFloodLeavesConnectionsForOthers(t *testing.T) {
+	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1000})
 	other := f.register()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -292,7 +300,7 @@ func TestAFloodLeavesOthersTheDatabase(t *testing.T) {
 		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
 			_, err := tx.LockLoad(context.Background(), f.owner, 1)
 			close(held)
-			for err == nil { // Postgres ends transactions that say nothing for long
+			for err == nil { // a statement each second, because Postgres ends idle transactions
 				select {
 				case <-release:
 					return nil
@@ -319,10 +327,10 @@ func TestAFloodLeavesOthersTheDatabase(t *testing.T) {
 	defer end()
 	for range 5 {
 		if _, err := f.queue.Submit(soon, other, small); err != nil {
-			t.Fatalf("somebody else: %v", err)
+			t.Fatalf("submit of another owner: %v", err)
 		}
 	}
 	if n := stuck.Load(); n != 2*f.db.App.Config().MaxConns {
-		t.Errorf("%d submits were held up", n)
+		t.Errorf("%d submits blocked, want all", n)
 	}
 }

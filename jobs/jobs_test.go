@@ -21,7 +21,7 @@ import (
 	"colophon/migrations"
 )
 
-// fixture is a queue with one owner, and no worker yet.
+// fixture is a queue with one owner and, at first, no worker.
 type fixture struct {
 	t     testing.TB
 	db    *pgtest.DB
@@ -41,7 +41,7 @@ func newLimitedFixture(t testing.TB, limits jobs.Limits) *fixture {
 	return f
 }
 
-// newStore returns a store as another process has it.
+// newStore returns a store like that of another process.
 func (f *fixture) newStore() *events.Store {
 	f.t.Helper()
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
@@ -61,7 +61,7 @@ func (f *fixture) register() uuid.UUID {
 	f.t.Helper()
 	owner := uuid.Must(uuid.NewV7())
 	err := f.store.Write(f.t.Context(), func(tx *events.Tx) error {
-		return tx.AppendAccount(f.t.Context(), owner, events.AccountRegistered{Username: "somebody"})
+		return tx.AppendAccount(f.t.Context(), owner, events.AccountRegistered{Username: "test-user"})
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -69,7 +69,7 @@ func (f *fixture) register() uuid.UUID {
 	return owner
 }
 
-// newQueue returns a queue as another process has it.
+// newQueue returns a queue like that of another process.
 func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	f.t.Helper()
 	m := jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}
@@ -80,18 +80,20 @@ func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	return q
 }
 
-// work starts a worker that is stopped with the test, or before.
+// work starts a worker. It stops at the end of the test, or when stop is called.
 func (f *fixture) work(e *engine) (stop func()) {
 	f.t.Helper()
-	return f.workAt(e, 8)
+	return f.workSlots(e, 8)
 }
 
-func (f *fixture) workAt(e *engine, slots int) (stop func()) {
+// workSlots starts a worker that runs up to slots jobs at a time.
+func (f *fixture) workSlots(e *engine, slots int) (stop func()) {
 	f.t.Helper()
 	w, err := jobs.NewWorker(f.db.App, f.store, e, policy.Default, slots, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	w.ShortenTiming()
 	if err := w.Start(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}
@@ -115,7 +117,7 @@ func (f *fixture) submit(r jobs.Request) events.Job {
 	return j
 }
 
-// until follows the job until it is as wanted.
+// until follows the job until wanted returns true, and returns the job.
 func (f *fixture) until(j events.Job, wanted func(events.Job) bool) events.Job {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
@@ -157,41 +159,43 @@ func (f *fixture) facts(j events.Job) []events.Fact {
 
 var request = jobs.Request{Prompt: "prompt", MaxNewTokens: 40, Temperature: 1, TopP: 1, Seed: new(uint64(11))}
 
-func TestAJobRunsFromAcceptedToCompleted(t *testing.T) {
+func TestJobRunsFromAcceptedToCompleted(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.submit(request)
 	if j.State != events.Queued || j.Version != 1 || j.Params.Seed != 11 || j.PromptTokens != 6 {
-		t.Fatalf("submitted: %+v", j)
+		t.Fatalf("submitted job: %+v", j)
 	}
 	f.work(e)
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want || j.FinishReason != "length" {
-		t.Fatalf("%+v, want %q", j, want)
+		t.Fatalf("job %+v, want the text %q", j, want)
 	}
 	if j.Usage != (events.Usage{PromptTokens: 6, CompletionTokens: 40, TotalTokens: 46}) {
 		t.Errorf("usage %+v", j.Usage)
 	}
-	// The queue knows its part is done in the same transaction as the log.
+	// The queue entry is completed in the transaction that completes the job.
 	var state, args string
 	err := f.db.Owner.QueryRow(t.Context(), `select state, args::text from `+migrations.RiverJobs).Scan(&state, &args)
 	if err != nil || state != "completed" {
-		t.Errorf("in the queue: %s, %v", state, err)
+		t.Errorf("queue entry is %s, %v, want completed", state, err)
 	}
 	if want := `{"job": "` + j.ID.String() + `"}`; args != want {
-		t.Errorf("the queue carries %s, want %s", args, want)
+		t.Errorf("queue entry contains %s, want %s", args, want)
 	}
 }
 
-// TestStoppedJobsEndWithTheSameText stops a worker while its jobs are at
-// different tokens and lets another one go on.
+// TestStoppedJobsEndWithTheSameText stops a worker whose jobs are at different tokens.
+// Another worker continues them.
 func TestStoppedJobsEndWithTheSameText(t *testing.T) {
+	t.Parallel()
 	f, first := newFixture(t), newEngine()
-	gate := make(chan struct{}) // never opened: the worker is stopped here
+	gate := make(chan struct{}) // never opened, so the jobs stop here
 	var at []int
 	var running []events.Job
 	for i, k := range []int{0, 1, 7, 8, 9, 39} {
 		r := request
-		r.Prompt = strings.Repeat("p", 80*(i+1)) // so that the lengths tell the jobs apart
+		r.Prompt = strings.Repeat("p", 80*(i+1)) // the length identifies the job
 		first.pause[len(r.Prompt)+k] = gate
 		at, running = append(at, k), append(running, f.submit(r))
 	}
@@ -207,26 +211,27 @@ func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 	for i, j := range running {
 		now, err := f.store.Job(t.Context(), j.ID)
 		if err != nil || now.State.Final() || len(now.Tokens) > at[i] {
-			t.Fatalf("stopped at %d: %+v, %v", at[i], now, err)
+			t.Fatalf("job stopped at token %d: %+v, %v", at[i], now, err)
 		}
 	}
 	f.work(newEngine())
 	for i, j := range running {
 		j = f.until(j, final)
 		if want := first.text(j.Prompt, j.Params); j.State != events.Completed || j.Text != want || len(j.Tokens) != 40 {
-			t.Errorf("stopped at %d: %s %q, want %q", at[i], j.State, j.Text, want)
+			t.Errorf("job stopped at token %d: %s %q, want %q", at[i], j.State, j.Text, want)
 		}
 		if j.Attempts != 2 {
-			t.Errorf("stopped at %d: %d starts, want 2", at[i], j.Attempts)
+			t.Errorf("job stopped at token %d: %d starts, want 2", at[i], j.Attempts)
 		}
 	}
 	var attempts int
 	if err := f.db.Owner.QueryRow(t.Context(), `select max(attempt) from `+migrations.RiverJobs).Scan(&attempts); err != nil || attempts != 1 {
-		t.Errorf("stopping burnt an attempt: %d, %v", attempts, err)
+		t.Errorf("%d attempts counted, %v, want 1", attempts, err)
 	}
 }
 
-func TestAFailedAttemptIsContinued(t *testing.T) {
+func TestFailedAttemptIsContinued(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.fail[6+20] = errBroken
 	f.work(e)
@@ -240,20 +245,21 @@ func TestAFailedAttemptIsContinued(t *testing.T) {
 		case events.JobFailed:
 			failed++
 			if fact.Final || strings.Contains(fact.Reason, errBroken.Error()) {
-				t.Errorf("the log says %+v", fact)
+				t.Errorf("recorded failure: %+v", fact)
 			}
 		case events.JobStarted:
 			if started++; started == 2 && fact.FromToken != 20 {
-				t.Errorf("the second attempt starts at token %d, want 20", fact.FromToken)
+				t.Errorf("second attempt starts at token %d, want 20", fact.FromToken)
 			}
 		}
 	}
 	if failed != 1 || started != 2 {
-		t.Errorf("%d failures and %d starts", failed, started)
+		t.Errorf("%d failures and %d starts, want 1 and 2", failed, started)
 	}
 }
 
-func TestTheLastAttemptFailsTheJob(t *testing.T) {
+func TestLastFailedAttemptFailsTheJob(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.fail[6+5] = errBroken
 	j := f.submit(request)
@@ -266,9 +272,10 @@ func TestTheLastAttemptFailsTheJob(t *testing.T) {
 	}
 }
 
-func TestARequestThatCannotBeServedFailsAtOnce(t *testing.T) {
+func TestUnservableRequestFailsAtOnce(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.context = 20 // smaller than the queue believes
+	e.context = 20 // smaller than the queue assumes
 	f.work(e)
 	if j := f.until(f.submit(request), final); j.State != events.Failed || j.Attempts != 1 {
 		t.Fatalf("%+v", j)
@@ -276,60 +283,63 @@ func TestARequestThatCannotBeServedFailsAtOnce(t *testing.T) {
 }
 
 func TestCancelStopsTheModel(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.pause[6+3] = make(chan struct{}) // never opened
 	f.work(e)
-	j := f.until(f.submit(request), tokens(3)) // nothing is left to put on record, which would be refused
+	j := f.until(f.submit(request), tokens(3)) // all tokens are on record, so the worker appends nothing more
 	cancelled, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
 	if err != nil || cancelled.State != events.Cancelled {
 		t.Fatalf("%+v, %v", cancelled, err)
 	}
 	again, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
 	if err != nil || !cmp.Equal(again, cancelled) {
-		t.Fatalf("cancelled again: %v\n%s", err, cmp.Diff(cancelled, again))
+		t.Fatalf("second cancel: %v\n%s", err, cmp.Diff(cancelled, again))
 	}
-	// The worker is free for another job: nothing waits at the gate any more.
+	// The worker has left the gate and can run another job.
 	f.idle(e)
 	e.mu.Lock()
 	clear(e.pause)
 	e.mu.Unlock()
 	if j := f.until(f.submit(request), final); j.State != events.Completed {
-		t.Fatalf("after the cancelled one: %+v", j)
+		t.Fatalf("next job: %+v", j)
 	}
 	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.Version != cancelled.Version {
-		t.Errorf("something follows the cancel: %+v, %v", now, err)
+		t.Errorf("job has events after the cancel: %+v, %v", now, err)
 	}
 }
 
-// idle waits until nobody asks the model for anything.
+// idle waits until the model has no open sequence.
 func (f *fixture) idle(e *engine) {
 	f.t.Helper()
 	giveUp := time.After(time.Minute)
-	for look := time.NewTicker(5 * time.Millisecond); e.open.Load() > 0; {
+	for poll := time.NewTicker(5 * time.Millisecond); e.open.Load() > 0; {
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-giveUp:
-			f.t.Fatal("the model is still being asked")
+			f.t.Fatal("the model still has open sequences")
 		}
 	}
 }
 
-func TestACancelledJobIsNeverStarted(t *testing.T) {
+func TestCancelledJobIsNeverStarted(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.submit(request)
 	if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
-	f.until(f.submit(request), final) // it was queued later, so the other one's turn is over
+	f.until(f.submit(request), final) // it was queued later, so the worker has seen the cancelled job
 	if got := f.facts(j); len(got) != 2 {
-		t.Errorf("%+v", got)
+		t.Errorf("facts of the cancelled job: %+v", got)
 	}
 }
 
-// TestAZombieIsFenced lets somebody else take up a job while its first worker
-// still believes that it is his.
-func TestAZombieIsFenced(t *testing.T) {
+// TestZombieAttemptIsFenced starts a second attempt at a job whose first worker still
+// runs it.
+func TestZombieAttemptIsFenced(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	gate := make(chan struct{})
 	e.pause[6+12] = gate
@@ -347,7 +357,7 @@ func TestAZombieIsFenced(t *testing.T) {
 		if !errors.Is(err, events.ErrConflict) {
 			t.Fatal(err)
 		}
-		if j, err = f.store.Job(t.Context(), j.ID); err != nil { // a last batch came in between
+		if j, err = f.store.Job(t.Context(), j.ID); err != nil { // the first worker has recorded another batch
 			t.Fatal(err)
 		}
 		taken.FromToken = len(j.Tokens)
@@ -357,10 +367,10 @@ func TestAZombieIsFenced(t *testing.T) {
 	stop()
 	facts := f.facts(j)
 	if last := facts[len(facts)-1]; !cmp.Equal(last, events.Fact(taken)) {
-		t.Errorf("the zombie still wrote: %+v", last)
+		t.Errorf("the zombie appended %+v", last)
 	}
-	// The other one is never heard of again. The zombie, which had the job's only
-	// place in the queue, has not thrown it away.
+	// The second attempt dies. The zombie had the job's only queue entry and must have
+	// kept it.
 	f.work(newEngine())
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
@@ -368,7 +378,8 @@ func TestAZombieIsFenced(t *testing.T) {
 	}
 }
 
-func TestOtherWeightsDoNotContinueAJob(t *testing.T) {
+func TestJobIsNotContinuedWithOtherWeights(t *testing.T) {
+	t.Parallel()
 	f, first := newFixture(t), newEngine()
 	first.pause[6+9] = make(chan struct{}) // never opened
 	stop := f.work(first)
@@ -378,87 +389,31 @@ func TestOtherWeightsDoNotContinueAJob(t *testing.T) {
 	other := newEngine()
 	other.weights = "x/f32"
 	f.work(other)
-	f.putBack(j)
+	f.awaitPutBack(j)
 	if after := f.facts(j); !cmp.Equal(after, before) {
-		t.Errorf("other weights changed the job:\n%s", cmp.Diff(before, after))
+		t.Errorf("events after the put-back:\n%s", cmp.Diff(before, after))
 	}
 }
 
-// putBack waits until a worker has given the job back to the queue for later,
-// and fails if that cost an attempt. The queue announces no such thing.
-func (f *fixture) putBack(j events.Job) {
+// awaitPutBack waits until a worker has put the job back into the queue for later. It
+// fails if that cost an attempt. River does not announce a put-back, so it polls.
+func (f *fixture) awaitPutBack(j events.Job) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
-	for look := time.NewTicker(10 * time.Millisecond); ; {
+	for poll := time.NewTicker(10 * time.Millisecond); ; {
 		var attempt, snoozes int
 		err := f.db.Owner.QueryRow(ctx, `select attempt, coalesce((metadata->>'snoozes')::int, 0) from `+migrations.RiverJobs+` where args->>'job' = $1 and state <> 'completed'`, j.ID.String()).Scan(&attempt, &snoozes)
 		if err != nil || attempt > 1 {
-			f.t.Fatalf("in the queue: attempt %d, %v", attempt, err)
+			f.t.Fatalf("queue entry at attempt %d, %v, want 0 or 1", attempt, err)
 		}
 		if snoozes > 0 {
 			return
 		}
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-ctx.Done():
-			f.t.Fatalf("in the queue: put back %d times", snoozes)
+			f.t.Fatalf("job put back %d times", snoozes)
 		}
-	}
-}
-
-func TestARefusedRequestLeavesNothing(t *testing.T) {
-	f := newFixture(t)
-	with := func(change func(*jobs.Request)) jobs.Request {
-		r := request
-		change(&r)
-		return r
-	}
-	for name, r := range map[string]jobs.Request{
-		"an empty prompt":      with(func(r *jobs.Request) { r.Prompt = "" }),
-		"nothing left of it":   with(func(r *jobs.Request) { r.Prompt = " <>{}; " }),
-		"a refused word":       with(func(r *jobs.Request) { r.Prompt = "such violence" }),
-		"no room":              with(func(r *jobs.Request) { r.MaxNewTokens, r.MaxLength = 0, 6 }),
-		"too long a prompt":    with(func(r *jobs.Request) { r.Prompt = strings.Repeat("p", 501) }),
-		"characters not bytes": with(func(r *jobs.Request) { r.Prompt = strings.Repeat("é", 501) }),
-	} {
-		_, err := f.queue.Submit(t.Context(), f.owner, r)
-		_, refused := errors.AsType[policy.Refusal](err)
-		_, noRoom := errors.AsType[*jobs.NoRoomError](err)
-		if !refused && !noRoom {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if _, err := f.queue.Submit(t.Context(), uuid.New(), request); !errors.Is(err, vault.ErrErased) {
-		t.Errorf("an owner who is not there: %v", err)
-	}
-	var rows int
-	err := f.db.Owner.QueryRow(t.Context(), `
-		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from `+migrations.RiverJobs+`)`).Scan(&rows)
-	if err != nil || rows != 0 {
-		t.Errorf("%d rows are left, %v", rows, err)
-	}
-}
-
-// security: ASVS 2.2.3
-func TestRoomIsCountedInTokens(t *testing.T) {
-	f := newFixture(t)
-	for _, c := range []struct {
-		promptTokens, maxLength, maxNew, want int
-	}{
-		{6, 50, 0, 44},
-		{6, 50, 10, 10},
-		{49, 50, 0, 1},
-		{500, 10, 600, 500}, // what the context has left
-	} {
-		r := jobs.Request{Prompt: strings.Repeat("p", c.promptTokens), MaxLength: c.maxLength, MaxNewTokens: c.maxNew, TopP: 1}
-		if j := f.submit(r); j.Params.MaxTokens != c.want {
-			t.Errorf("%+v: %d tokens", c, j.Params.MaxTokens)
-		}
-	}
-	_, err := f.queue.Submit(t.Context(), f.owner, jobs.Request{Prompt: strings.Repeat("p", 60), MaxLength: 50, TopP: 1})
-	want := &jobs.NoRoomError{PromptTokens: 60, Limit: 50, LimitName: "max_length"}
-	if got, ok := errors.AsType[*jobs.NoRoomError](err); !ok || *got != *want || !strings.Contains(err.Error(), "60") || !strings.Contains(err.Error(), "50") {
-		t.Errorf("%v", err)
 	}
 }

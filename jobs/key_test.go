@@ -16,11 +16,12 @@ import (
 )
 
 func keyed(r jobs.Request, payload string) jobs.Request {
-	r.Key = &events.IdempotencyKey{Scope: "somebody", Key: "k", Payload: []byte(payload)}
+	r.Key = &events.IdempotencyKey{Scope: "test-user", Key: "k", Payload: []byte(payload)}
 	return r
 }
 
-func (f *fixture) inQueue() (n int) {
+// queueEntries returns the number of entries in River's queue.
+func (f *fixture) queueEntries() (n int) {
 	f.t.Helper()
 	if err := f.db.Owner.QueryRow(f.t.Context(), `select count(*) from `+migrations.RiverJobs).Scan(&n); err != nil {
 		f.t.Fatal(err)
@@ -28,7 +29,8 @@ func (f *fixture) inQueue() (n int) {
 	return n
 }
 
-func TestARequestUnderAKeyMakesOneJob(t *testing.T) {
+func TestRequestUnderAKeyMakesOneJob(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var wg sync.WaitGroup
 	ids := make([]uuid.UUID, 20)
@@ -36,7 +38,7 @@ func TestARequestUnderAKeyMakesOneJob(t *testing.T) {
 		wg.Go(func() {
 			j, err := f.queue.Submit(t.Context(), f.owner, keyed(request, "a"))
 			if err != nil {
-				t.Errorf("at once: %v", err)
+				t.Errorf("concurrent submit: %v", err)
 			}
 			ids[i] = j.ID
 		})
@@ -44,57 +46,60 @@ func TestARequestUnderAKeyMakesOneJob(t *testing.T) {
 	wg.Wait()
 	for _, id := range ids {
 		if id != ids[0] {
-			t.Fatalf("jobs %s and %s", ids[0], id)
+			t.Fatalf("two jobs, %s and %s", ids[0], id)
 		}
 	}
-	if n := f.inQueue(); n != 1 {
-		t.Errorf("%d places in the queue", n)
+	if n := f.queueEntries(); n != 1 {
+		t.Errorf("%d queue entries, want 1", n)
 	}
 	if _, err := f.queue.Submit(t.Context(), f.owner, keyed(request, "b")); !errors.Is(err, events.ErrKeyReused) {
-		t.Errorf("another payload: %v", err)
+		t.Errorf("another payload: %v, want ErrKeyReused", err)
 	}
-	// Sent again later, it is the job as it then is.
+	// A later repetition returns the job in its current state.
 	f.work(newEngine())
 	done := f.until(events.Job{ID: ids[0]}, final)
 	if j := f.submit(keyed(request, "a")); j.ID != ids[0] || j.State != events.Completed || j.Text != done.Text {
-		t.Errorf("after its end: %+v", j)
+		t.Errorf("submit after the job's end: %+v", j)
 	}
-	if n := f.inQueue(); n != 1 {
-		t.Errorf("%d places in the queue", n)
+	if n := f.queueEntries(); n != 1 {
+		t.Errorf("%d queue entries, want 1", n)
 	}
 }
 
-// TestAKeyIsGoodWhenNothingElseIs asks again for what there would be no room for now.
-func TestAKeyIsGoodWhenNothingElseIs(t *testing.T) {
+// TestRepetitionIgnoresLimits repeats a request for which a limit leaves no room.
+func TestRepetitionIgnoresLimits(t *testing.T) {
+	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1})
 	first := f.submit(keyed(request, "a"))
 	_, err := f.queue.Submit(t.Context(), f.owner, request)
 	if _, ok := errors.AsType[*jobs.OutstandingError](err); !ok {
-		t.Fatalf("a second job: %v", err)
+		t.Fatalf("second job: %v, want an OutstandingError", err)
 	}
 	if again := f.submit(keyed(request, "a")); again.ID != first.ID {
-		t.Errorf("made %s beside %s", again.ID, first.ID)
+		t.Errorf("repetition returned job %s, want %s", again.ID, first.ID)
 	}
 }
 
-func TestARefusalIsNotRemembered(t *testing.T) {
+func TestRefusalIsNotRemembered(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	refused := keyed(request, "a")
 	refused.Prompt = "such violence"
 	_, err := f.queue.Submit(t.Context(), f.owner, refused)
 	if _, ok := errors.AsType[policy.Refusal](err); !ok {
-		t.Fatalf("%v", err)
+		t.Fatalf("refused prompt: %v, want a policy.Refusal", err)
 	}
 	if j := f.submit(keyed(request, "b")); j.State != events.Queued {
 		t.Errorf("%+v", j)
 	}
 }
 
-func TestTheOutlookOfJobs(t *testing.T) {
+func TestOutlook(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	outlook := func(j events.Job) jobs.Outlook {
 		t.Helper()
-		// The pace is remembered: another queue looks anew.
+		// A queue caches the service rate, so each call uses a new one.
 		q, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{}, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
@@ -106,23 +111,23 @@ func TestTheOutlookOfJobs(t *testing.T) {
 		return o
 	}
 	first, second := f.submit(request), f.submit(request)
-	for place, j := range []events.Job{first, second} {
-		if o := outlook(j); o.Place != place+1 || !o.Start.IsZero() || o.Look != time.Second {
-			t.Errorf("nothing is known, but %+v", o)
+	for i, j := range []events.Job{first, second} {
+		if o := outlook(j); o.Position != i+1 || !o.Start.IsZero() || o.PollAfter != time.Second {
+			t.Errorf("outlook before any run: %+v", o)
 		}
 	}
 	stop := f.work(e)
 	first = f.until(first, final)
 	f.until(second, final)
 	stop()
-	if o := outlook(first); o.Place != 0 || !o.Start.IsZero() {
-		t.Errorf("of a job that has ended: %+v", o)
+	if o := outlook(first); o.Position != 0 || !o.Start.IsZero() {
+		t.Errorf("outlook of a final job: %+v", o)
 	}
 	third, fourth := f.submit(request), f.submit(request)
-	if o := outlook(third); o.Place != 1 || !o.Start.IsZero() {
-		t.Errorf("nobody works, but %+v", o)
+	if o := outlook(third); o.Position != 1 || !o.Start.IsZero() {
+		t.Errorf("outlook without a worker: %+v", o)
 	}
-	// As if jobs took 20 seconds and two were running.
+	// Make it look as if jobs took 20 seconds and two were running.
 	for _, sql := range []string{
 		`update history set started_at = finished_at - interval '20 seconds' where finished_at is not null`,
 		`insert into leases (job, holder, expires_at, tokens) select gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', 0 from generate_series(1, 2)`,
@@ -132,23 +137,23 @@ func TestTheOutlookOfJobs(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		job   events.Job
-		place int
-		wait  time.Duration
-		look  time.Duration
+		job       events.Job
+		position  int
+		wait      time.Duration
+		pollAfter time.Duration
 	}{{third, 1, 10 * time.Second, 10 * time.Second}, {fourth, 2, 20 * time.Second, 20 * time.Second}} {
 		before := time.Now()
 		o := outlook(c.job)
-		if o.Place != c.place || o.Start.Before(before.Add(c.wait).Truncate(time.Second)) || o.Start.After(time.Now().Add(c.wait+time.Second)) {
-			t.Errorf("place %d, start in %v, want %d and %v", o.Place, o.Start.Sub(before), c.place, c.wait)
+		if o.Position != c.position || o.Start.Before(before.Add(c.wait).Truncate(time.Second)) || o.Start.After(time.Now().Add(c.wait+time.Second)) {
+			t.Errorf("position %d, start in %v, want %d and %v", o.Position, o.Start.Sub(before), c.position, c.wait)
 		}
-		if off := o.Look - c.look; off.Abs() > 5*time.Second {
-			t.Errorf("look again in %v, want %v", o.Look, c.look)
+		if off := o.PollAfter - c.pollAfter; off.Abs() > 5*time.Second {
+			t.Errorf("poll after %v, want %v", o.PollAfter, c.pollAfter)
 		}
 	}
 	running := third
 	running.State, running.StartedAt = events.Running, time.Now().Add(-12*time.Second)
-	if o := outlook(running); o.Place != 0 || o.Look > 8*time.Second || o.Look < time.Second {
-		t.Errorf("of a running job: %+v", o)
+	if o := outlook(running); o.Position != 0 || o.PollAfter > 8*time.Second || o.PollAfter < time.Second {
+		t.Errorf("outlook of a running job: %+v", o)
 	}
 }

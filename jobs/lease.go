@@ -19,24 +19,23 @@ import (
 	"colophon/migrations"
 )
 
-// River rescues the jobs of a dead worker after an hour. A lease says much
-// sooner that a worker is dead: each running job has one, renewed while the
-// worker lives, and every worker looks for jobs that the queue calls running and
-// that have none, and queues them again. A lease is a matter of speed only: who
-// may write is decided by the versions of the job's stream.
+// River rescues the jobs of a dead worker after an hour. Leases do so within seconds.
+// Each running job has a lease, which its worker renews. Every worker searches for
+// jobs that are running in the queue without a valid lease, and queues them again.
+//
+// Leases only make the rescue fast. Whether an attempt may write is decided by the
+// versions of the job's stream.
 const (
-	// leaseFor is how long a worker may be silent before its jobs are others':
-	// it outlives three renewals that are late or lost.
-	leaseFor = 3 * time.Second
+	// leaseTime is how long a worker may be silent before its jobs are queued again.
+	// A lease outlives three late or lost renewals.
+	leaseTime = 3 * time.Second
 
-	renewEvery   = 750 * time.Millisecond
-	renewTimeout = time.Second // then the next try has another connection
-	sweepEvery   = 500 * time.Millisecond
+	renewTimeout = time.Second // after which the next renewal uses another connection
 	sweepTimeout = 5 * time.Second
-	sweepBatch   = 100 // jobs; another sweep is never far
+	sweepBatch   = 100 // jobs
 
-	// maxCrashes is how many workers in a row a job may take down with it
-	// without a new token.
+	// maxCrashes is the number of workers in a row that may crash while they run a
+	// job without a new token.
 	maxCrashes = 5
 )
 
@@ -47,12 +46,13 @@ var (
 	// errLeaseLost ends an attempt whose lease has expired.
 	errLeaseLost = errors.New("the job's lease was lost")
 
-	// errCrashes occurs when a job has taken down maxCrashes workers.
-	errCrashes = errors.New("workers keep dying of the job")
+	// errCrashes occurs when maxCrashes workers have crashed with the job.
+	errCrashes = errors.New("too many workers crashed while running the job")
 )
 
-// takeLease takes the lease of a job that has got to some number of tokens for
-// the attempt holder and returns the time; or it returns errLeased or errCrashes.
+// takeLease takes a job's lease for the attempt holder and returns the database's
+// time. tokens is the number of tokens on record. takeLease returns errLeased if
+// another attempt has a valid lease, and errCrashes.
 func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) (now time.Time, err error) {
 	var crashes int
 	err = tx.QueryRow(ctx, `
@@ -61,7 +61,7 @@ func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int
 			holder = excluded.holder, expires_at = excluded.expires_at, tokens = excluded.tokens,
 			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + 1 end
 		where l.expires_at < clock_timestamp()
-		returning crashes, clock_timestamp()`, job, holder, leaseFor, tokens).Scan(&crashes, &now)
+		returning crashes, clock_timestamp()`, job, holder, leaseTime, tokens).Scan(&crashes, &now)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return now, errLeased
@@ -73,24 +73,24 @@ func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int
 	return now, nil
 }
 
-// dropLease removes a lease, if it is still the holder's.
+// dropLease removes a job's lease if holder still has it.
 func dropLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID) error {
 	if _, err := tx.Exec(ctx, `delete from leases where job = $1 and holder = $2`, job, holder); err != nil {
-		return fmt.Errorf("give the lease of job %s back: %w", job, err)
+		return fmt.Errorf("drop the lease of job %s: %w", job, err)
 	}
 	return nil
 }
 
-// leases renews the leases that one worker holds.
+// leases renews the leases of one worker.
 type leases struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	held map[uuid.UUID]context.CancelCauseFunc // by holder: ends the attempt
+	held map[uuid.UUID]context.CancelCauseFunc // by holder; the function ends the attempt
 }
 
-// hold renews a lease until release is called; if it is lost, lost is called.
+// hold renews a lease until release is called. It calls lost if the lease is lost.
 func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,10 +102,10 @@ func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release f
 	}
 }
 
-// run renews until ctx is done, and tries again after an error: attempts go on
-// meanwhile, and notice a lost lease when they write.
-func (l *leases) run(ctx context.Context) {
-	periodic.Run(ctx, renewEvery, l.log, "could not renew the leases of running jobs", l.renew)
+// run renews the leases until ctx is done. After an error it tries again at the next
+// interval. Meanwhile the attempts go on; they notice a lost lease when they write.
+func (l *leases) run(ctx context.Context, interval time.Duration) {
+	periodic.Run(ctx, interval, l.log, "leases not renewed, retrying", l.renew)
 }
 
 func (l *leases) renew(ctx context.Context) error {
@@ -123,7 +123,7 @@ func (l *leases) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	rows, _ := l.pool.Query(ctx, `
-		update leases set expires_at = clock_timestamp() + $2 where holder = any($1) returning holder`, holders, leaseFor)
+		update leases set expires_at = clock_timestamp() + $2 where holder = any($1) returning holder`, holders, leaseTime)
 	renewed, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return err
@@ -137,17 +137,16 @@ func (l *leases) renew(ctx context.Context) error {
 	return nil
 }
 
-// sweep queues the jobs again that the queue calls running and that nobody has a
-// lease of: their workers have gone silent. Whether they were already at work
-// with a lease, not yet, or no longer makes no difference. Of jobs that have
-// ended meanwhile it removes what their workers have left.
+// sweep queues the jobs again that are running in the queue without a valid lease,
+// because their workers have gone silent. It does not matter whether such a worker
+// ever had the lease. sweep also removes the queue entries and leases that workers
+// have left of jobs that ended meanwhile.
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		// The place in the queue is closed and not used again: its worker may
-		// live after all, and speak about it. Of a silence that was Postgres's
-		// own, while it started, workers are not to blame.
+		// The queue entry is closed and not reused, because its worker may still live
+		// and update it. Leases that expired while Postgres restarted do not count.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
 				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
@@ -160,14 +159,14 @@ func (w *Worker) sweep(ctx context.Context) error {
 				returning (args->>'job')::uuid as job, attempt, max_attempts)
 			select job, attempt, max_attempts from orphans
 			where not exists (select from history where history.job = orphans.job and state not in ('queued', 'running'))`,
-			generateArgs{}.Kind(), leaseFor, sweepBatch)
-		orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[place])
+			generateArgs{}.Kind(), leaseTime, sweepBatch)
+		orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[queueEntry])
 		if err != nil {
-			return fmt.Errorf("look for jobs without a worker: %w", err)
+			return fmt.Errorf("find jobs without a worker: %w", err)
 		}
-		for _, p := range orphans {
-			w.log.WarnContext(ctx, "queue a job again whose worker has gone silent", "job", p.Job)
-			if err := w.requeue(ctx, tx, p); err != nil {
+		for _, entry := range orphans {
+			w.log.WarnContext(ctx, "worker went silent, job queued again", "job", entry.Job)
+			if err := w.requeue(ctx, tx, entry); err != nil {
 				return err
 			}
 		}
@@ -175,34 +174,34 @@ func (w *Worker) sweep(ctx context.Context) error {
 			delete from leases where expires_at < clock_timestamp()
 				and exists (select from history where history.job = leases.job and state not in ('queued', 'running'))`)
 		if err != nil {
-			return fmt.Errorf("remove the leases of jobs that have ended: %w", err)
+			return fmt.Errorf("remove the leases of final jobs: %w", err)
 		}
 		return nil
 	})
 }
 
-// place is a place in the queue that a job has had.
-type place struct {
+// queueEntry is a job's closed entry in River's queue.
+type queueEntry struct {
 	Job         uuid.UUID
-	Attempt     int // 1 is the first
+	Attempt     int // from 1
 	MaxAttempts int
 }
 
-// requeue gives a job another place in the queue, with the attempts that it had
-// left when it got the one that is closed. It goes before those that were never
-// begun.
-func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, was place) error {
-	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: was.Job}, &river.InsertOpts{
-		MaxAttempts: max(1, was.MaxAttempts-was.Attempt+1),
+// requeue inserts a new queue entry for a job whose entry is closed. The new entry has
+// as many attempts as were left when the closed one was taken. It has priority 1, so
+// it precedes jobs that were never started.
+func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
+	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
+		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
 	})
 	if err != nil {
-		return fmt.Errorf("queue job %s again: %w", was.Job, err)
+		return fmt.Errorf("queue job %s again: %w", closed.Job, err)
 	}
 	return nil
 }
 
-// start takes the job's lease and puts the start on record; it returns
-// errDeadline if there is no time left for it.
+// start takes the job's lease and records the start. It returns errDeadline if the
+// job's deadline has passed.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
 	ctx = context.WithoutCancel(ctx) // see append
@@ -216,7 +215,7 @@ func (a *attempt) start(ctx context.Context) error {
 			if left <= 0 {
 				return a.job, errDeadline
 			}
-			a.ends = time.Now().Add(left)
+			a.deadline = time.Now().Add(left)
 		}
 		return tx.AppendJob(ctx, a.job, events.JobStarted{
 			Attempt:   a.job.Attempts + 1,
@@ -229,37 +228,39 @@ func (a *attempt) start(ctx context.Context) error {
 	})
 }
 
-// giveBack puts facts on record and gives the lease back, also when ctx is done.
-// If the job is to be taken up again, it goes before those that were never begun.
-func (a *attempt) giveBack(ctx context.Context, facts ...events.Fact) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+// release records facts and drops the lease, even if ctx is done. It also gives the
+// queue entry priority 1, so that a job to be continued precedes jobs that were never
+// started.
+func (a *attempt) release(ctx context.Context, facts ...events.Fact) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		if _, err := tx.Exec(ctx, `update `+migrations.RiverJobs+` set priority = 1 where id = $1`, a.river.ID); err != nil {
 			return a.job, err
 		}
-		return a.drop(ctx, tx, facts)
+		return a.appendAndDropLease(ctx, tx, facts)
 	})
 }
 
-// handOver does the same and, in the same transaction, exchanges the job's place
-// in the queue for one that any worker may take at once.
+// handOver records facts and drops the lease, even if ctx is done. In the same
+// transaction it replaces the job's queue entry by one that any worker may take at
+// once.
 func (a *attempt) handOver(ctx context.Context, facts ...events.Fact) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		job, err := a.drop(ctx, tx, facts)
+		job, err := a.appendAndDropLease(ctx, tx, facts)
 		if err != nil {
 			return job, err
 		}
 		if _, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river); err != nil {
 			return job, err
 		}
-		return job, a.requeue(ctx, tx, place{job.ID, a.river.Attempt, a.river.MaxAttempts})
+		return job, a.requeue(ctx, tx, queueEntry{job.ID, a.river.Attempt, a.river.MaxAttempts})
 	})
 }
 
-func (a *attempt) drop(ctx context.Context, tx *events.Tx, facts []events.Fact) (events.Job, error) {
+func (a *attempt) appendAndDropLease(ctx context.Context, tx *events.Tx, facts []events.Fact) (events.Job, error) {
 	job, err := tx.AppendJob(ctx, a.job, facts...)
 	if err != nil {
 		return job, err

@@ -12,8 +12,9 @@ import (
 	"colophon/migrations"
 )
 
-// orphan leaves a job as a worker does that was killed after some tokens: on
-// record as running, with a lease, and with its place in the queue taken.
+// orphan returns a job in the state in which a worker leaves it that was killed after
+// some tokens. It is on record as running, it has a lease, and its queue entry is
+// taken.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
 	e := newEngine()
@@ -40,7 +41,8 @@ func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	return j
 }
 
-func TestADeadWorkersJobIsTakenUp(t *testing.T) {
+func TestJobOfADeadWorkerIsContinued(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "-1 second")
 	had := len(j.Tokens)
@@ -52,17 +54,18 @@ func TestADeadWorkersJobIsTakenUp(t *testing.T) {
 	facts := f.facts(j)
 	i := slices.IndexFunc(facts[3:], func(fact events.Fact) bool { return fact.Type() == events.JobStarted{}.Type() })
 	if i < 0 || facts[3+i].(events.JobStarted).FromToken != had {
-		t.Errorf("not taken up at token %d: %+v", had, facts)
+		t.Errorf("not continued at token %d: %+v", had, facts)
 	}
 	var leases int
 	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from leases`).Scan(&leases); err != nil || leases != 0 {
-		t.Errorf("%d leases are left, %v", leases, err)
+		t.Errorf("%d leases left, %v, want none", leases, err)
 	}
 }
 
-// TestAJobWhoseWorkerNeverStartedItIsTakenUp is about a worker that dies after
-// it has fetched a job and before it has a lease.
-func TestAJobWhoseWorkerNeverStartedItIsTakenUp(t *testing.T) {
+// TestFetchedJobOfADeadWorkerIsStarted has a worker that died between fetching a job
+// and taking its lease.
+func TestFetchedJobOfADeadWorkerIsStarted(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.submit(request)
 	if _, err := f.db.Owner.Exec(t.Context(), `
@@ -77,16 +80,17 @@ func TestAJobWhoseWorkerNeverStartedItIsTakenUp(t *testing.T) {
 	var state string
 	var maxAttempts, priority int
 	if err := f.db.Owner.QueryRow(t.Context(), `select state from `+migrations.RiverJobs+` order by id limit 1`).Scan(&state); err != nil || state != "cancelled" {
-		t.Errorf("the dead worker's place in the queue is %s, %v", state, err)
+		t.Errorf("queue entry of the dead worker is %s, %v, want cancelled", state, err)
 	}
 	if err := f.db.Owner.QueryRow(t.Context(), `select max_attempts, priority from `+migrations.RiverJobs+` order by id desc limit 1`).Scan(&maxAttempts, &priority); err != nil || maxAttempts != 2 || priority != 1 {
-		t.Errorf("queued again with %d attempts and priority %d, %v", maxAttempts, priority, err)
+		t.Errorf("new queue entry has %d attempts and priority %d, %v, want 2 and 1", maxAttempts, priority, err)
 	}
 }
 
-// TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath looks for what nobody
-// would come back for.
-func TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath(t *testing.T) {
+// TestCancelledJobOfADeadWorkerIsCleanedUp checks that its lease and queue entry are
+// removed.
+func TestCancelledJobOfADeadWorkerIsCleanedUp(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j := f.orphan(12, 0, "-1 second")
 	if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
@@ -95,39 +99,41 @@ func TestNothingIsLeftOfAJobCancelledAfterItsWorkersDeath(t *testing.T) {
 	f.work(newEngine())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for look := time.NewTicker(10 * time.Millisecond); ; {
+	for poll := time.NewTicker(10 * time.Millisecond); ; {
 		var leases, waiting, all int
 		err := f.db.Owner.QueryRow(ctx, `
 			select (select count(*) from leases), count(*) filter (where finalized_at is null), count(*) from `+migrations.RiverJobs).Scan(&leases, &waiting, &all)
 		if err != nil || all != 2 {
-			t.Fatalf("%d places in the queue, want the stopped worker's and the dead one's, %v", all, err)
+			t.Fatalf("%d queue entries, want those of the stopped worker and the dead one, %v", all, err)
 		}
 		if leases == 0 && waiting == 0 {
 			return
 		}
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-ctx.Done():
-			t.Fatalf("%d leases and %d places in the queue are left", leases, waiting)
+			t.Fatalf("%d leases and %d queue entries left", leases, waiting)
 		}
 	}
 }
 
-func TestALivingWorkersJobIsLeftAlone(t *testing.T) {
+func TestJobOfALivingWorkerIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
-	// Its place in the queue comes up again, as when River believes it lost.
+	// Its queue entry becomes available, as after a rescue by River.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
 	f.work(e)
-	f.putBack(j)
+	f.awaitPutBack(j)
 	if now, err := f.store.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
-		t.Errorf("%+v, %v", now, err)
+		t.Errorf("job after the put-back: %+v, %v", now, err)
 	}
 }
 
-func TestAJobThatKillsItsWorkersFails(t *testing.T) {
+func TestJobThatCrashesItsWorkersFails(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j := f.orphan(12, 5, "-1 second")
 	f.work(newEngine())
@@ -136,7 +142,8 @@ func TestAJobThatKillsItsWorkersFails(t *testing.T) {
 	}
 }
 
-func TestAJobThatAdvancesMayGoOnCrashing(t *testing.T) {
+func TestCrashesWithProgressDoNotFailTheJob(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	j := f.orphan(12, 5, "-1 second")
 	if _, err := f.db.Owner.Exec(t.Context(), `update leases set tokens = tokens - 1`); err != nil {
@@ -148,28 +155,30 @@ func TestAJobThatAdvancesMayGoOnCrashing(t *testing.T) {
 	}
 }
 
-// TestALostLeaseStopsTheWorker takes the lease away from a worker that was
-// silent for too long, and lives.
-func TestALostLeaseStopsTheWorker(t *testing.T) {
+// TestLostLeaseStopsTheAttempt takes the lease away from a living worker, as if it had
+// been silent for too long.
+func TestLostLeaseStopsTheAttempt(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.pause[6+12] = make(chan struct{}) // never opened
 	f.work(e)
 	j := f.until(f.submit(request), tokens(12))
 	e.mu.Lock()
-	clear(e.pause) // of the next attempt; this one waits for ever
+	clear(e.pause) // for the next attempt; this one stays paused
 	e.mu.Unlock()
 	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
 		t.Fatal(err)
 	}
-	// The worker loses it, and as the only one takes the job up again.
+	// The attempt stops. The only worker then continues the job in a second one.
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want || j.Attempts != 2 {
-		t.Fatalf("%s %q after %d starts, want %q after 2", j.State, j.Text, j.Attempts, want)
+		t.Fatalf("job %s with %q after %d starts, want %q after 2", j.State, j.Text, j.Attempts, want)
 	}
 }
 
-// TestAStoppedWorkerLeavesNoLease stops workers while they write.
-func TestAStoppedWorkerLeavesNoLease(t *testing.T) {
+// TestStoppedWorkerLeavesNoLease stops workers while they append tokens.
+func TestStoppedWorkerLeavesNoLease(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	r := request
 	r.MaxNewTokens = 900
@@ -186,7 +195,7 @@ func TestAStoppedWorkerLeavesNoLease(t *testing.T) {
 		var leases, taken int
 		err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from leases), count(*) from `+migrations.RiverJobs+` where state = 'running'`).Scan(&leases, &taken)
 		if err != nil || leases > 0 || taken > 0 {
-			t.Fatalf("%d leases and %d places in the queue are left, %v", leases, taken, err)
+			t.Fatalf("%d leases and %d running queue entries left, %v", leases, taken, err)
 		}
 	}
 }

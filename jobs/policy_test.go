@@ -12,9 +12,10 @@ import (
 	"colophon/jobs"
 )
 
-// TestARefusedTextEndsBeforeTheWord stops a worker in the middle of a word and
-// lets another one go on: nothing of the word leaves, and the model stops.
-func TestARefusedTextEndsBeforeTheWord(t *testing.T) {
+// TestRefusedTextEndsBeforeTheWord stops a worker in the middle of a refused word.
+// Another worker continues. No part of the word is recorded, and the model stops.
+func TestRefusedTextEndsBeforeTheWord(t *testing.T) {
+	t.Parallel()
 	f, first, second := newFixture(t), newEngine(), newEngine()
 	const before = "the{lord{of{whatever{chateau{he{has{"
 	first.says = before + "violence" + strings.Repeat("{and{so{on", 20)
@@ -26,7 +27,7 @@ func TestARefusedTextEndsBeforeTheWord(t *testing.T) {
 	stop()
 	now, err := f.store.Job(t.Context(), j.ID)
 	if err != nil || now.Text != before || now.State.Final() {
-		t.Fatalf("stopped: %+v, %v", now, err)
+		t.Fatalf("stopped job: %+v, %v", now, err)
 	}
 	f.work(second)
 	j = f.until(now, final)
@@ -37,7 +38,7 @@ func TestARefusedTextEndsBeforeTheWord(t *testing.T) {
 		t.Errorf("%d tokens, usage %+v; want %d", len(j.Tokens), j.Usage, n)
 	}
 	if want := len("violence{"); second.calls != want {
-		t.Errorf("the model was asked %d times more, want %d", second.calls, want)
+		t.Errorf("%d calls of the model after the stop, want %d", second.calls, want)
 	}
 	list, err := f.store.Read(t.Context(), events.JobStream(j.ID), 0)
 	if err != nil {
@@ -55,18 +56,19 @@ func TestARefusedTextEndsBeforeTheWord(t *testing.T) {
 			}
 		case events.JobAdvanced:
 			if slices.Contains(fact.Tokens, 'i'-'a') {
-				t.Errorf("an event has %v", fact.Tokens)
+				t.Errorf("event with tokens of the word: %v", fact.Tokens)
 			}
 		}
 	}
 	records, err := f.store.History(t.Context(), f.owner, uuid.UUID{}, 10)
 	if err != nil || len(records) != 1 || records[0].Text != before || records[0].FinishReason != "content_filter" {
-		t.Errorf("the history has %+v, %v", records, err)
+		t.Errorf("history: %+v, %v", records, err)
 	}
 }
 
-// A word that was held back and turns out to be another one is all there.
-func TestWhatIsHeldBackIsNotLost(t *testing.T) {
+// A word that is held back and turns out to be allowed is released completely.
+func TestHeldBackTextIsNotLost(t *testing.T) {
+	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.says = "hateful{hats{h{a{t{x{violences{hat"
 	j := f.submit(jobs.Request{Prompt: "p", MaxNewTokens: len(e.says), TopP: 1})

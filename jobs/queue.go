@@ -24,22 +24,21 @@ import (
 	"colophon/model"
 )
 
-// maxAttempts is how often a job is tried whose attempts fail.
+// maxAttempts is the number of attempts after which a failing job fails.
 const maxAttempts = 3
 
-// MaxSeed is the largest seed: the largest integer that every JSON reader
-// understands exactly.
+// MaxSeed is the largest seed. Every JSON reader represents integers up to it exactly.
 const MaxSeed = 1<<53 - 1
 
-// generateArgs is what the queue knows of a job. Prompts and texts stay in
-// package events, out of queue tables, dashboards and logs.
+// generateArgs is the content of a queue entry. Prompts and texts stay in package
+// events, so that queue tables, dashboards and logs never contain them.
 type generateArgs struct {
 	Job uuid.UUID `json:"job"`
 }
 
 func (generateArgs) Kind() string { return "generate" }
 
-// NoRoomError occurs when a prompt leaves no room for a single new token.
+// NoRoomError occurs when a prompt leaves no room for a new token.
 type NoRoomError struct {
 	PromptTokens int
 	Limit        int
@@ -53,22 +52,22 @@ func (e *NoRoomError) Error() string {
 	return fmt.Sprintf("the prompt has %d tokens, which leaves no room under %s of %d tokens", e.PromptTokens, e.LimitName, e.Limit)
 }
 
-// Request is what a client asks for.
+// Request is a client's request for a job.
 type Request struct {
 	Prompt       string
-	MaxLength    int     // most tokens of prompt and completion together; ignored if MaxNewTokens is set
-	MaxNewTokens int     // most tokens of the completion; 0 leaves it to MaxLength
-	Temperature  float64 // as in model.Params, the fields below too
+	MaxLength    int     // limit of the tokens of prompt and completion together; ignored if MaxNewTokens is set
+	MaxNewTokens int     // limit of the tokens of the completion; 0 means that MaxLength applies
+	Temperature  float64 // this and the following fields are those of model.Params
 	TopK         int
 	TopP         float64
-	Seed         *uint64 // nil draws one
+	Seed         *uint64 // nil draws a random seed
 	Stop         []string
 
-	CancelAfter time.Duration          // how long the job may take, if that is less than Limits.JobTime; 0 leaves it to that
-	Key         *events.IdempotencyKey // nil makes a job of each request
+	CancelAfter time.Duration          // shortens Limits.JobTime for this job; 0 does not
+	Key         *events.IdempotencyKey // nil means that each request makes a job
 }
 
-// Model is what a queue has to know of the model that its workers run.
+// Model describes the model that the workers run.
 type Model struct {
 	Name    string
 	Context int                     // in tokens
@@ -77,23 +76,23 @@ type Model struct {
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
 type Queue struct {
-	pool   *pgxpool.Pool
-	store  *events.Store
-	river  *river.Client[pgx.Tx]
-	model  Model
-	rules  func() *policy.Rules
-	limits Limits
-	turns  turns
-	depth  depth
-	log    *slog.Logger
+	pool    *pgxpool.Pool
+	store   *events.Store
+	river   *river.Client[pgx.Tx]
+	model   Model
+	rules   func() *policy.Rules
+	limits  Limits
+	submits ownerSemaphore
+	depth   depth
+	timing  timing
+	log     *slog.Logger
 
-	pace  atomic.Pointer[pace] // the latest
-	paces flight.Group[pace]
+	rate  atomic.Pointer[serviceRate] // the latest
+	rates flight.Group[serviceRate]
 }
 
-// NewQueue returns a queue for jobs that are to be run with the model, whose
-// prompts keep the rules that are in force when they come, and which takes on as
-// much as the limits allow.
+// NewQueue returns a queue of jobs for the given model. It checks each prompt against
+// the rules that are in force at its submission, and accepts jobs within the limits.
 func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *policy.Rules, limits Limits, log *slog.Logger) (*Queue, error) {
 	if limits.JobTime == 0 {
 		limits.JobTime = DefaultJobTime
@@ -101,51 +100,54 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Schema: migrations.RiverSchema,
 		Logger: log,
-		// How long a further insert may go unannounced to the workers: River's
-		// default of 100 ms is most of the time that a short job takes.
+		// The least time between two announcements of inserts. River's default of
+		// 100 ms is most of the time that a short job takes.
 		FetchCooldown: time.Millisecond,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open the queue: %w", err)
+		return nil, fmt.Errorf("create the queue client: %w", err)
 	}
 	return &Queue{
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
-		turns: turns{of: map[uuid.UUID]*turn{}},
-		depth: depth{limit: limits.Queued, count: store.Queued},
-		paces: flight.Group[pace]{Timeout: paceTimeout},
+		submits: ownerSemaphore{owners: map[uuid.UUID]*slots{}},
+		depth:   depth{limit: limits.Queued, count: store.Queued},
+		timing:  defaultTiming(),
+		rates:   flight.Group[serviceRate]{Timeout: rateTimeout},
 	}, nil
 }
 
-// forgetEvery is how often old idempotency keys and budgets are looked for.
+// forgetEvery is the interval at which old idempotency keys and budgets are removed.
 const forgetEvery = time.Minute
 
-// Run looks after what the queue has accepted until ctx is done: jobs past their
-// deadlines that no worker has, idempotency keys that are a day old, budgets of
-// days that are over, and owners who are to be erased.
+// Run does the queue's background work until ctx is done. It ends jobs that are past
+// their deadlines and have no worker, finishes the erasure of closed owners, and
+// removes old idempotency keys and budgets.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { runEndOverdue(ctx, q.store, q.log) })
+	running.Go(func() { runEndOverdue(ctx, q.store, q.timing, q.log) })
 	running.Go(func() {
-		periodic.Run(ctx, eraseEvery, q.log, "could not erase what a closed account has left; it is tried again", q.eraseClosed)
+		periodic.Run(ctx, eraseEvery, q.log, "erasure of a closed account failed, retrying", q.eraseClosed)
 	})
 	running.Go(func() {
-		periodic.Run(ctx, forgetEvery, q.log, "could not remove what is too old to count", func(ctx context.Context) error {
+		periodic.Run(ctx, forgetEvery, q.log, "old idempotency keys and budgets not removed, retrying", func(ctx context.Context) error {
 			return errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
 		})
 	})
 }
 
-// Submit accepts a job, or returns a policy.Refusal for a prompt against the
-// rules, a NoRoomError for one that is too long, vault.ErrErased for an owner
-// that is no more, or, where a limit is reached, ErrQueueFull, an
-// OutstandingError or a BudgetError. A request under a key that has been used
-// returns the job that it made then, as it is now; or events.ErrKeyReused, or
-// events.ErrInFlight.
+// Submit accepts a job and returns it.
+//
+// It returns a policy.Refusal for a prompt against the rules, a NoRoomError for a
+// prompt that is too long, and vault.ErrErased for an erased owner. At a limit it
+// returns ErrQueueFull, an OutstandingError or a BudgetError.
+//
+// A request under a used key returns the job that the first request made, in its
+// current state. Submit then may return events.ErrKeyReused or events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	job, err := q.accept(ctx, owner, r)
 	if err != nil && r.Key != nil {
-		// Whatever is in the way of it now, the first time may have been another.
+		// The first request under the key may have succeeded, whatever this error is.
 		if first, err := q.accepted(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
 			return first, err
 		}
@@ -153,7 +155,7 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 	return job, err
 }
 
-// accepted returns the job that a request under the key has made.
+// accepted returns the job that the first request under the key has made.
 func (q *Queue) accepted(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
 	stream, err := q.store.Opened(ctx, key)
 	if err != nil {
@@ -162,7 +164,7 @@ func (q *Queue) accepted(ctx context.Context, key events.IdempotencyKey) (events
 	return q.store.Job(ctx, stream.ID())
 }
 
-// accept makes a job.
+// accept makes a new job.
 func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	rules := q.rules()
 	prompt, err := rules.Prompt(r.Prompt)
@@ -192,21 +194,21 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		Model:        q.model.Name,
 		Policy:       rules.Version(),
 	}
-	done, err := q.turns.wait(ctx, owner)
+	release, err := q.submits.acquire(ctx, owner)
 	if err != nil {
 		return events.Job{}, err
 	}
-	defer done()
-	if err := q.depth.enter(ctx); err != nil {
+	defer release()
+	if err := q.depth.reserve(ctx); err != nil {
 		return events.Job{}, err
 	}
 	var job events.Job
 	err = q.store.Write(ctx, func(tx *events.Tx) error {
-		if err := q.admit(ctx, tx, owner, q.jobTime(r), &accepted); err != nil {
+		if err := q.reserve(ctx, tx, owner, q.jobTime(r), &accepted); err != nil {
 			return err
 		}
-		// Not before the transaction has its connection: ids are to have the
-		// order in which jobs are accepted, whoever waits how long for one.
+		// The id is made after the wait for a connection, so that ids have the order
+		// in which jobs are accepted.
 		id, err := uuid.NewV7()
 		if err != nil {
 			return err
@@ -223,16 +225,16 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		if err != nil {
 			return err
 		}
-		return q.confirm(ctx, tx, job)
+		return q.checkQuota(ctx, tx, job)
 	})
-	q.depth.leave(err == nil)
+	q.depth.settle(err == nil)
 	if err != nil {
 		return events.Job{}, fmt.Errorf("submit a job: %w", err)
 	}
 	return job, nil
 }
 
-// jobTime returns how long a job may take.
+// jobTime returns the time from a job's acceptance to its deadline.
 func (q *Queue) jobTime(r Request) time.Duration {
 	if r.CancelAfter > 0 {
 		return min(r.CancelAfter, q.limits.JobTime)
@@ -240,7 +242,7 @@ func (q *Queue) jobTime(r Request) time.Duration {
 	return q.limits.JobTime
 }
 
-// room returns how many tokens may be generated.
+// room returns the limit of the tokens to generate.
 func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	inContext := q.model.Context - promptTokens
 	if inContext < 1 {
@@ -255,8 +257,7 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	return min(r.MaxLength-promptTokens, inContext), nil
 }
 
-// Cancel ends a job and returns it as it then is. A job that is final already
-// stays as it is.
+// Cancel ends a job and returns the job after that. A final job stays as it is.
 func (q *Queue) Cancel(ctx context.Context, job events.Job, by events.JobCancelled) (events.Job, error) {
 	return cancel(ctx, q.store, job, by)
 }

@@ -10,19 +10,19 @@ import (
 	"colophon/events"
 )
 
-// sim is the queue in time steps: slots that take the first of the queue when
-// they are free, and the rules of this package for who is first.
+// sim simulates the queue in time steps. Free slots take the first job of the queue, in
+// the order of this package's priorities.
 type sim struct {
-	now     int
-	free    int
-	queue   []*simJob
-	running []*simJob
-	starved int // after how long the oldest job of an owner is promoted; 0 is never
+	now      int
+	free     int
+	queue    []*simJob
+	running  []*simJob
+	ageAfter int // the wait after which an owner's oldest job is aged; 0 is never
 }
 
 type simJob struct {
 	owner, priority   int
-	at, due, id       int // submitted; scheduled, which is later if it was promoted
+	at, due, id       int // at is the submission; due is later if the job was aged
 	service           int
 	started, finished int
 }
@@ -44,7 +44,7 @@ func (s *sim) submit(id, owner, service int) *simJob {
 	return j
 }
 
-// step lets one unit of time pass.
+// step advances the time by one unit.
 func (s *sim) step() {
 	s.running = slices.DeleteFunc(s.running, func(j *simJob) bool {
 		if s.now < j.started+j.service {
@@ -54,7 +54,7 @@ func (s *sim) step() {
 		s.free++
 		return true
 	})
-	s.promote()
+	s.age()
 	slices.SortFunc(s.queue, func(a, b *simJob) int {
 		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.due, b.due), cmp.Compare(a.id, b.id))
 	})
@@ -68,8 +68,8 @@ func (s *sim) step() {
 	s.now++
 }
 
-func (s *sim) promote() {
-	if s.starved == 0 {
+func (s *sim) age() {
+	if s.ageAfter == 0 {
 		return
 	}
 	oldest := map[int]*simJob{}
@@ -81,21 +81,21 @@ func (s *sim) promote() {
 	for owner, j := range oldest {
 		waits := func(other *simJob) bool { return other.owner == owner && other.priority == 1 }
 		runs := func(other *simJob) bool { return other.owner == owner }
-		if s.now-j.due > s.starved && !slices.ContainsFunc(s.queue, waits) && !slices.ContainsFunc(s.running, runs) {
+		if s.now-j.due > s.ageAfter && !slices.ContainsFunc(s.queue, waits) && !slices.ContainsFunc(s.running, runs) {
 			j.priority, j.due = 1, s.now
 		}
 	}
 }
 
-// TestAFloodOfAnySizeCostsOthersOneServiceTime has one owner submit as much as
-// he likes and another one job after the other.
-func TestAFloodOfAnySizeCostsOthersOneServiceTime(t *testing.T) {
+// TestSimulatedFloodDelaysOthersByOneServiceTime has one owner submit floods of random
+// sizes and another owner submit one job after the other.
+func TestSimulatedFloodDelaysOthersByOneServiceTime(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const longest = 20
-		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), starved: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "promote after")}
+		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), ageAfter: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "age after")}
 		service := rapid.IntRange(1, longest)
 		ids := 0
-		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // jobs, and a pause of as many steps
+		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // numbers of jobs, one every 50 steps
 		var waiting *simJob
 		pause := 0
 		for i := range 2000 {
@@ -116,7 +116,7 @@ func TestAFloodOfAnySizeCostsOthersOneServiceTime(t *testing.T) {
 			case waiting == nil:
 				pause--
 			case waiting.started < 0 && s.now-waiting.at > 2*longest:
-				rt.Fatalf("a job has waited for %d steps, the longest takes %d", s.now-waiting.at, longest)
+				rt.Fatalf("a job has waited for %d steps, the longest job takes %d", s.now-waiting.at, longest)
 			case waiting.finished >= 0:
 				waiting = nil
 			}
@@ -124,11 +124,11 @@ func TestAFloodOfAnySizeCostsOthersOneServiceTime(t *testing.T) {
 	})
 }
 
-// TestNobodyIsStarved has more owners with one job each than can be served, and
-// one with several.
-func TestNobodyIsStarved(t *testing.T) {
-	run := func(starved int) (ended int) {
-		s := &sim{free: 2, starved: starved}
+// TestAgeingPreventsStarvation has more owners with one job each than can be served, and
+// one owner with several jobs.
+func TestAgeingPreventsStarvation(t *testing.T) {
+	run := func(ageAfter int) (ended int) {
+		s := &sim{free: 2, ageAfter: ageAfter}
 		ids := 0
 		var flood []*simJob
 		for range 20 {
@@ -153,9 +153,9 @@ func TestNobodyIsStarved(t *testing.T) {
 		return ended
 	}
 	if n := run(30); n != 20 {
-		t.Errorf("%d of 20 jobs have ended", n)
+		t.Errorf("%d of 20 jobs have ended, want all", n)
 	}
 	if n := run(0); n > 2 {
-		t.Errorf("%d of 20 jobs have ended without any promotion: this test shows nothing", n)
+		t.Errorf("%d of 20 jobs have ended without ageing, so the test shows nothing", n)
 	}
 }

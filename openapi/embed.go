@@ -1,15 +1,15 @@
-// Package openapi holds what makes the API readable for people: the page that
-// shows the OpenAPI description and the files that page needs.
+// Package openapi embeds the documentation page, which shows the OpenAPI
+// description, and the files of that page.
 //
 // The page is written for a Content-Security-Policy without any unsafe-*
 // source:
 //
 //	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'
 //
-// It asks for nothing but /docs/assets/ (the files of [Assets]), /assets/favicon.svg
-// and /openapi.json, all from the server it came from. Swagger UI is vendored
-// unchanged; assets/swagger-ui/SHA256SUMS says which version, and a test holds
-// the files to it.
+// It loads only /docs/assets/ (the files of [Assets]), /assets/favicon.svg and
+// /openapi.json, all from its own server. Swagger UI is vendored unchanged.
+// assets/swagger-ui/SHA256SUMS has its version and digests, and a test compares
+// the files with them.
 package openapi
 
 import (
@@ -37,7 +37,7 @@ func Assets() fs.FS {
 	return sub
 }
 
-// vendored is how SHA256SUMS names the package that its files come from.
+// vendored matches the name and version of the npm package in SHA256SUMS.
 var vendored = regexp.MustCompile(`npm (\S+)@([^\s,]+)`)
 
 // Vendored returns the name and version of the npm package whose files are here.

@@ -13,8 +13,8 @@ import (
 	"colophon/openapi"
 )
 
-// The vendored files are the ones that were reviewed: each is in SHA256SUMS
-// with its digest, and nothing else lies beside them.
+// TestVendoredFilesAreUnchanged compares the vendored files with the digests in
+// SHA256SUMS, which were reviewed. There are no other files beside them.
 //
 // security: ASVS 15.2.4
 func TestVendoredFilesAreUnchanged(t *testing.T) {
@@ -63,8 +63,8 @@ func TestVendoredFilesAreUnchanged(t *testing.T) {
 	}
 }
 
-// The page loads only what is served with it, and has nothing in it that a
-// policy without unsafe-* would block.
+// TestPageFitsItsPolicy checks that the page loads only files that are served with
+// it, and contains nothing that a policy without unsafe-* would block.
 //
 // security: ASVS 3.6.1
 func TestPageFitsItsPolicy(t *testing.T) {

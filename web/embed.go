@@ -1,8 +1,8 @@
 // Package web holds the playground: one page of HTML, CSS and JavaScript
 // modules that talks to the service as any other client does.
 //
-// There is no build step: what is in the tree is what is served. The page asks
-// for nothing from another host, stores nothing in the browser, and works under
+// There is no build step: the files in the tree are served as they are. The page
+// loads nothing from another host, stores nothing in the browser, and works under
 //
 //	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';
 //	base-uri 'none'; form-action 'none'; frame-ancestors 'none';

@@ -12,8 +12,8 @@ import (
 	"colophon/web"
 )
 
-// What the page and its files name is there, belongs to this service, and
-// passes a policy without unsafe-*.
+// TestPageFitsItsPolicy checks that every file that the page and its files refer to
+// exists on this service, and that they pass a policy without unsafe-*.
 //
 // security: ASVS 1.3.2, ASVS 3.2.2, ASVS 3.6.1, ASVS 14.3.3, LLM05:2025
 func TestPageFitsItsPolicy(t *testing.T) {
@@ -62,7 +62,7 @@ func TestPageFitsItsPolicy(t *testing.T) {
 			if _, ok := texts[target]; ok {
 				used[target] = true
 			} else if !slices.Contains(routes, target) {
-				t.Errorf("%s refers to %s, which is not there", name, target)
+				t.Errorf("%s refers to %s, which does not exist", name, target)
 			}
 		}
 	}
@@ -73,7 +73,7 @@ func TestPageFitsItsPolicy(t *testing.T) {
 	}
 }
 
-// Every element that a script looks for by its id is on the page, once.
+// TestScriptsFindTheirElements checks that every id in a script is on the page, once.
 func TestScriptsFindTheirElements(t *testing.T) {
 	ids := map[string]int{}
 	for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
@@ -112,11 +112,11 @@ func TestScriptsFindTheirElements(t *testing.T) {
 	}
 }
 
-// A password can be pasted, is not shown, and is known as one to whoever keeps
-// passwords.
+// TestPasswordFieldsSuitPasswordManagers checks that passwords are hidden, can be
+// pasted, and are marked for password managers.
 //
 // security: ASVS 6.2.6, ASVS 6.2.7
-func TestPasswordFields(t *testing.T) {
+func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
 	found := 0
 	for _, field := range regexp.MustCompile(`<input[^>]*>`).FindAllString(web.Page(), -1) {
 		if !strings.Contains(field, "password") {
@@ -137,13 +137,13 @@ func TestPasswordFields(t *testing.T) {
 	for _, script := range scripts {
 		code, err := fs.ReadFile(web.Assets(), script)
 		if m := regexp.MustCompile(`["']paste["']|onpaste`).Find(code); err != nil || m != nil {
-			t.Errorf("%s does something with %s, %v", script, m, err)
+			t.Errorf("%s handles %s, %v", script, m, err)
 		}
 	}
 }
 
-// The modules without a page have tests of their own, in test/.
-func TestModules(t *testing.T) {
+// TestModulesPassTheirOwnTests runs the tests in test/, of the modules that need no page.
+func TestModulesPassTheirOwnTests(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Skip("node is not installed; with it, these tests run too")

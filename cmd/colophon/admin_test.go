@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// free returns an address that is not listened on.
-func free(t *testing.T) string {
+// freeAddress returns an address on which nothing listens.
+func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -21,13 +21,13 @@ func free(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// TestAdminListenerShowsMetricsThatThePublicOneHides reads the metrics of a service
-// that has had requests, and asks the public listener for them in vain.
+// TestOnlyAdminListenerServesMetrics reads the metrics of a service after some requests,
+// and requests them from the public listener in vain.
 //
 // security: ASVS 13.4.2
-func TestAdminListenerShowsMetricsThatThePublicOneHides(t *testing.T) {
+func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 	t.Parallel()
-	at := free(t)
+	at := freeAddress(t)
 	s := up(t, "--no-rate-limits", "--admin-listen", at)
 	c := newUser(t, s.url, "canaryname")
 	var j struct {
@@ -65,7 +65,7 @@ func TestAdminListenerShowsMetricsThatThePublicOneHides(t *testing.T) {
 		`colophon_http_request_duration_seconds_count{route="unknown",status="404"} 1`,
 		`colophon_events_total{type="job.accepted"} 1`,
 		`colophon_events_total{type="job.completed"} 1`,
-		`colophon_events_total{type="account.registered"} 2`, // one is the stand-in for unknown names
+		`colophon_events_total{type="account.registered"} 2`, // one stands in for unknown names
 		fmt.Sprintf(`colophon_tokens_total %d`, j.Usage.CompletionTokens),
 		`colophon_jobs{state="queued"} 0`,
 		`colophon_jobs{state="running"} 0`,
@@ -74,7 +74,7 @@ func TestAdminListenerShowsMetricsThatThePublicOneHides(t *testing.T) {
 		"go_goroutines ",
 	} {
 		if !strings.Contains(all, "\n"+want) {
-			t.Errorf("no %s", want)
+			t.Errorf("the metrics lack %s", want)
 		}
 	}
 	if strings.Contains(all, "canary") {
@@ -85,7 +85,7 @@ func TestAdminListenerShowsMetricsThatThePublicOneHides(t *testing.T) {
 			t.Errorf("%s: %d, want %d", path, status, want)
 		}
 	}
-	// A page whose own name resolves to this machine.
+	// DNS rebinding: a web page whose name resolves to this machine.
 	for host, want := range map[string]int{"evil.example": 403, "evil.example:80": 403, "localhost": 200, "localhost:9": 200, "127.0.0.1": 200, "[::1]:9": 200, "127.0.0.1.evil.example": 403} {
 		if status, _ := get("/metrics", host); status != want {
 			t.Errorf("Host %s: %d, want %d", host, status, want)

@@ -16,21 +16,21 @@ import (
 	"colophon/migrations"
 )
 
-// base is what every process of the service stands on.
+// base is what all processes of the service share.
 type base struct {
 	pool    *pgxpool.Pool
 	vault   *vault.Vault
 	store   *events.Store
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	last    context.Context // ends when the grace of a stopping process has passed
+	last    context.Context // done when the grace period of a stopping process is over
 	grace   grace
 }
 
-// with opens the database, runs fn over it until fn returns, and closes everything in
-// the opposite order. It migrates a private Postgres always, and another one only with
-// migrate, because that is its owner's decision. fn's context ends with ctx, or when a
-// private Postgres ends; from then on fn has the grace.
+// with opens the database, calls fn, and closes everything in the opposite order. It
+// always migrates a private Postgres. It migrates another database only if migrate is
+// set, because its owner decides that. The context of fn is done when ctx is done or a
+// private Postgres ends. From then on fn has the grace period to return.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
@@ -53,7 +53,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	last, over := context.WithCancel(context.WithoutCancel(ctx))
 	defer over()
 	defer func() {
-		// What did not stop in time still holds a connection, which ends with the process.
+		// Work that did not stop in time still holds a connection. It ends with the process.
 		closed := make(chan struct{})
 		go func() { pool.Close(); close(closed) }()
 		select {
@@ -77,12 +77,12 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	if err != nil {
 		return err
 	}
-	counted := metrics.New(pool)
-	store.Appended = counted.Appended
+	m := metrics.New(pool)
+	store.Appended = m.Appended
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
-	// The store announces events until fn has appended its last one.
+	// The store announces events until fn has appended its last event.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
-	if err := fn(ctx, &base{pool, v, store, counted, log, last, g}); err != nil {
+	if err := fn(ctx, &base{pool, v, store, m, log, last, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
@@ -91,17 +91,17 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	return nil
 }
 
-// retryAvailable is the wait before the next try while the database is unavailable.
+// retryAvailable is the wait between two tries while the database is unavailable.
 const retryAvailable = 500 * time.Millisecond
 
 // retryUntilAvailable calls fn again while the database is unavailable, until ctx is
-// done. A starting process waits in this way for a database that restarts.
+// done. So a starting process waits for a database that restarts.
 func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error) error {
 	return retry.Do(ctx, fn, func(err error) (time.Duration, bool) {
 		if !pg.Unavailable(err) {
 			return 0, false
 		}
-		log.WarnContext(ctx, "database unavailable at the start, retrying", "err", err)
+		log.WarnContext(ctx, "database unavailable at startup, retrying", "err", err)
 		return retryAvailable, true
 	})
 }
@@ -109,10 +109,10 @@ func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error)
 // stopTimeout is how long a private Postgres may take to stop.
 const stopTimeout = 20 * time.Second
 
-// errDatabaseEnded ends a process whose private Postgres has ended.
-var errDatabaseEnded = errors.New("the private Postgres ended by itself; its log is beside its data")
+// errDatabaseEnded is the error of a process whose private Postgres has ended.
+var errDatabaseEnded = errors.New("the private Postgres has ended; its log is in the data directory")
 
-// quiet returns the log for River without what only River's authors need.
+// quiet returns a log without the records below warning, for River.
 func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
 
 // atLeast is a handler that drops records below a level.

@@ -12,29 +12,29 @@ import (
 )
 
 func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
-	stopping, broken := &pgconn.PgError{Code: "57P01"}, errors.New("broken")
+	unavailable, broken := &pgconn.PgError{Code: "57P01"}, errors.New("broken")
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
-			say  []error
+			errs []error
 			want error
 			took time.Duration
 		}{
 			{[]error{nil}, nil, 0},
-			{[]error{stopping, stopping, nil}, nil, 2 * retryAvailable},
+			{[]error{unavailable, unavailable, nil}, nil, 2 * retryAvailable},
 			{[]error{broken}, broken, 0},
-			{[]error{stopping, broken}, broken, retryAvailable},
+			{[]error{unavailable, broken}, broken, retryAvailable},
 		} {
 			start := time.Now()
 			var calls int
-			err := retryUntilAvailable(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.say[calls-1] })
-			if !errors.Is(err, c.want) || calls != len(c.say) || time.Since(start) != c.took {
-				t.Errorf("%v: %v after %d calls and %v", c.say, err, calls, time.Since(start))
+			err := retryUntilAvailable(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.errs[calls-1] })
+			if !errors.Is(err, c.want) || calls != len(c.errs) || time.Since(start) != c.took {
+				t.Errorf("%v: %v after %d calls and %v", c.errs, err, calls, time.Since(start))
 			}
 		}
-		// A process that is told to stop does not wait for the database.
+		// A process that stops does not wait for the database.
 		ctx, cancel := context.WithTimeout(t.Context(), 3*retryAvailable/2)
 		defer cancel()
-		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return stopping }); !errors.Is(err, stopping) {
+		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {
 			t.Error(err)
 		}
 	})

@@ -15,16 +15,16 @@ import (
 )
 
 type benchCmd struct {
-	Engine  benchEngineCmd  `cmd:"" help:"Measure the native engine, and the machine's own limits beside it."`
-	Service benchServiceCmd `cmd:"" help:"Measure the service, beside what its engine does alone."`
-	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one type of weights, for bench engine."`
+	Engine  benchEngineCmd  `cmd:"" help:"Measure the native engine, and compare it with the limits of this machine."`
+	Service benchServiceCmd `cmd:"" help:"Measure the service, and compare it with its engine alone."`
+	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one weight format, for bench engine."`
 }
 
-// benchFlags say which engine to measure, and how long.
+// benchFlags select the engine to measure, and how long to measure it.
 type benchFlags struct {
-	Model   string `help:"The built-in model opticks, or a directory in the Hugging Face layout of GPT-2; without it, random weights in the shape of the published one ($COLOPHON_MODEL)."`
-	Threads int    `help:"Threads that compute; without it, one for each processor ($COLOPHON_THREADS)."`
-	Quick   bool   `help:"Fewer rows and shorter runs, for a first look ($COLOPHON_QUICK)."`
+	Model   string `placeholder:"MODEL" help:"Model to measure: opticks (built in), or a directory in the Hugging Face layout of GPT-2. Default: random weights in the shape of GPT-2 124M ($COLOPHON_MODEL)."`
+	Threads int    `placeholder:"N" help:"Number of threads that compute. Default: one per processor ($COLOPHON_THREADS)."`
+	Quick   bool   `help:"Measure fewer rows, and for a shorter time ($COLOPHON_QUICK)."`
 }
 
 const maxBenchThreads = 1024
@@ -42,8 +42,8 @@ func (f *benchFlags) options(t *terminal) (bench.Options, error) {
 	return bench.Options{Model: m, Threads: f.Threads, Quick: f.Quick, Progress: t.err}, err
 }
 
-// benchModel returns the model that --model names. Without a name, the zero
-// Model means random weights.
+// benchModel returns the model of --model. Without a name it returns the zero Model,
+// which means random weights.
 func benchModel(name string) (bench.Model, error) {
 	if name == "" {
 		return bench.Model{}, nil
@@ -55,10 +55,10 @@ func benchModel(name string) (bench.Model, error) {
 	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, nil
 }
 
-// reportFlags say how to print a report.
+// reportFlags select the format of a report.
 type reportFlags struct {
-	JSON     bool `name:"json" xor:"format" help:"Print JSON."`
-	Markdown bool `xor:"format" help:"Print Markdown."`
+	JSON     bool `name:"json" xor:"format" help:"Print the report as JSON."`
+	Markdown bool `xor:"format" help:"Print the report as Markdown."`
 }
 
 func (f *reportFlags) print(out io.Writer, r interface{ Document() bench.Document }) error {
@@ -73,7 +73,7 @@ func (f *reportFlags) print(out io.Writer, r interface{ Document() bench.Documen
 
 type benchEngineCmd struct {
 	benchFlags
-	Weights []kernel.Format `default:"f32,f16,int8" help:"Types of weights to measure: f32, f16 and int8 ($COLOPHON_WEIGHTS)."`
+	Weights []kernel.Format `default:"f32,f16,int8" help:"Weight formats to measure: f32, f16 and int8 ($COLOPHON_WEIGHTS)."`
 	reportFlags
 }
 
@@ -97,15 +97,14 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 	return c.print(t.out, r)
 }
 
-// benchMeasureCmd is the process that bench engine starts for each type of
-// weights.
+// benchMeasureCmd is the process that bench engine starts for each weight format.
 type benchMeasureCmd struct {
 	benchFlags
 	Weights kernel.Format `required:""`
 }
 
-// Run prints the result as bench engine reads it. It stops when standard input
-// ends.
+// Run prints the result in the form that bench engine reads. It stops when standard
+// input ends.
 func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 	o, err := c.options(t)
 	if err != nil {
@@ -115,10 +114,10 @@ func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 type benchServiceCmd struct {
-	Model   string        `help:"The built-in model opticks, or a directory in the Hugging Face layout of GPT-2; without it, random weights in the shape of the published one ($COLOPHON_MODEL)."`
-	Weights kernel.Format `default:"f16" help:"How the engine keeps the weights: f32, f16 or int8 ($COLOPHON_WEIGHTS)."`
-	PGBin   string        `name:"pg-bin" var:"PGBIN" type:"path" help:"Directory of initdb and postgres ($PGBIN)."`
-	Quick   bool          `help:"Shorter runs, for a first look ($COLOPHON_QUICK)."`
+	Model   string        `placeholder:"MODEL" help:"Model to measure: opticks (built in), or a directory in the Hugging Face layout of GPT-2. Default: random weights in the shape of GPT-2 124M ($COLOPHON_MODEL)."`
+	Weights kernel.Format `default:"f16" help:"Weight format of the engine: f32, f16 or int8 ($COLOPHON_WEIGHTS)."`
+	PGBin   string        `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres ($PGBIN)."`
+	Quick   bool          `help:"Measure for a shorter time ($COLOPHON_QUICK)."`
 	reportFlags
 }
 
@@ -145,11 +144,11 @@ func (c *benchServiceCmd) Run(ctx context.Context, t *terminal) error {
 	return c.print(t.out, r)
 }
 
-// executable returns this program, to start it again.
+// executable returns the path of this program, to start it again.
 func executable() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("find this program to start it again: %w", err)
+		return "", fmt.Errorf("find the path of this program: %w", err)
 	}
 	return self, nil
 }

@@ -15,8 +15,7 @@ import (
 	"colophon/model/catalog"
 )
 
-// The benchmarks start this program again. In a test, the program is the test
-// binary.
+// The benchmarks start this program again. In a test, the test binary is the program.
 func init() {
 	if len(os.Args) > 1 && (os.Args[1] == "bench" || os.Args[1] == "up") {
 		main()
@@ -41,11 +40,11 @@ func TestBenchEngineReportsEveryRow(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	positive := func(what map[string]any, names ...string) {
+	positive := func(row map[string]any, names ...string) {
 		t.Helper()
 		for _, name := range names {
-			if v, ok := what[name].(float64); !ok || !(v > 0) {
-				t.Errorf("%s is %v in %v", name, what[name], what)
+			if v, ok := row[name].(float64); !ok || !(v > 0) {
+				t.Errorf("%s is %v in %v", name, row[name], row)
 			}
 		}
 	}
@@ -100,7 +99,7 @@ func TestBenchEngineRefusesWrongFlags(t *testing.T) {
 	}
 }
 
-// An onWrite is a writer that calls itself with what is written.
+// An onWrite is a writer that calls itself with the written text.
 type onWrite func(p string)
 
 func (f onWrite) Write(p []byte) (int, error) {
@@ -123,7 +122,7 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-// Standard input ends with bench engine, so the child does not outlive it.
+// The standard input of the child ends with bench engine, so the child does not outlive it.
 func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {
@@ -132,6 +131,9 @@ func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 }
 
 func TestBenchServiceReportsEveryLoad(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
 	t.Parallel()
 	out, progress, err := command(t, "", "bench", "service", "--quick", "--model", catalog.BuiltIn, "--json")
 	if err != nil {

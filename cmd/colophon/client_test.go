@@ -21,19 +21,19 @@ type service struct {
 	data []string // flags for other commands over the same data
 }
 
-// ownDatabase returns the flags of a database and a data directory of a test's own.
+// ownDatabase returns the flags of a database and a data directory for one test.
 func ownDatabase(t *testing.T) []string {
 	t.Helper()
 	return []string{"--database-url", pgtest.New(t, migrations.Up).URL, "--data", t.TempDir()}
 }
 
-// up runs the command in this process until the test ends.
+// up runs `colophon up` in this process until the test ends.
 func up(t *testing.T, flags ...string) *service {
 	t.Helper()
 	return serving(t, "up", flags...)
 }
 
-// serving does the same with another command that serves.
+// serving does the same with another serving command.
 func serving(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
 	s := &service{data: ownDatabase(t)}
@@ -68,7 +68,7 @@ func serving(t *testing.T, command string, flags ...string) *service {
 	return nil
 }
 
-// noEnvironment hides the test's own environment, except where Postgres is.
+// noEnvironment hides the environment of the test, except the variables for Postgres.
 func noEnvironment(name string) (string, bool) {
 	if name == "DATABASE_URL" || name == "PGBIN" {
 		return os.LookupEnv(name)
@@ -92,11 +92,11 @@ func signIn(t *testing.T, url, name string) apitest.Client {
 }
 
 // eventually polls for a condition that no event announces.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t *testing.T, condition string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("it never happened: %s", what)
+			t.Fatalf("not within a minute: %s", condition)
 		}
 	}
 }

@@ -16,17 +16,17 @@ import (
 	"colophon/migrations"
 )
 
-// dataFlags say where files are kept.
+// dataFlags select the data directory.
 type dataFlags struct {
-	Data string `default:"data" type:"path" help:"Directory of the keys, of the pulled models and of the private Postgres ($COLOPHON_DATA)."`
+	Data string `default:"data" type:"path" help:"Directory for keys, pulled models and the private Postgres ($COLOPHON_DATA)."`
 }
 
-// databaseFlags say where the data is.
+// databaseFlags select the database, and the key of its secrets.
 type databaseFlags struct {
 	dataFlags
-	DatabaseURL string    `var:"DATABASE_URL" help:"Postgres to use; without it a private one is started inside the data directory ($DATABASE_URL)."`
-	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" help:"Directory of initdb and postgres for the private Postgres ($PGBIN)."`
-	MasterKey   masterKey `help:"Key of the stored secrets, 32 bytes in base64; without it one is kept in the data directory ($COLOPHON_MASTER_KEY)."`
+	DatabaseURL string    `var:"DATABASE_URL" placeholder:"URL" help:"URL of the Postgres database. Default: a private Postgres is started in the data directory ($DATABASE_URL)."`
+	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres, for the private Postgres ($PGBIN)."`
+	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: a key is created in the data directory ($COLOPHON_MASTER_KEY)."`
 }
 
 // startTimeout bounds the time until a database answers.
@@ -38,7 +38,8 @@ type database struct {
 	cluster *pg.Cluster // the private one; nil with DATABASE_URL
 }
 
-// open finds or starts the database. Close it.
+// open starts a private Postgres unless the flags name a database. The caller closes the
+// result.
 func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, error) {
 	if f.DatabaseURL != "" {
 		return &database{url: f.DatabaseURL}, nil
@@ -67,7 +68,7 @@ func (d *database) close(ctx context.Context) error {
 	return d.cluster.Stop(ctx)
 }
 
-// migrate brings the schema up to date, as the owner.
+// migrate migrates the schema, as the owner of the database.
 func (d *database) migrate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -79,14 +80,14 @@ func (d *database) migrate(ctx context.Context) error {
 	return migrations.Up(ctx, pool)
 }
 
-// connect returns a pool that acts as the application.
+// connect returns a pool with the rights of the application.
 func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	return pg.Connect(ctx, d.url, migrations.AppRole)
 }
 
-// store returns the event store over the pool, with the master key's vault.
+// store returns the event store on the pool, and the vault of the master key.
 func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Store, *vault.Vault, error) {
 	key := f.MasterKey
 	if key == nil {
@@ -102,7 +103,7 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 	return events.NewStore(pool, v, log), v, nil
 }
 
-// masterKey is a flag: 32 bytes in base64.
+// masterKey is the value of a flag: 32 bytes in base64.
 type masterKey []byte
 
 // UnmarshalText reads base64.
@@ -113,7 +114,7 @@ func (k *masterKey) UnmarshalText(text []byte) (err error) {
 
 type migrateCmd struct{ databaseFlags }
 
-// Run migrates and is done.
+// Run migrates the database.
 func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (err error) {
 	db, err := c.open(ctx, log)
 	if err != nil {

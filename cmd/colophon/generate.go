@@ -14,17 +14,17 @@ import (
 type generateCmd struct {
 	dataFlags
 	modelFlags
-	Prompt       string   `arg:"" help:"The text to continue."`
-	MaxNewTokens int      `default:"100" help:"Most tokens to generate."`
-	Temperature  float64  `default:"0.8" help:"0 always takes the likeliest token."`
-	TopK         int      `name:"top-k" default:"40" help:"Choose among so many of the likeliest tokens; 0 is all."`
-	TopP         float64  `name:"top-p" default:"1" help:"Choose among the likeliest tokens that make up this share of the probability."`
-	Seed         *uint64  `help:"The same seed gives the same text again; without it one is drawn."`
-	Stop         []string `sep:"none" help:"The text ends before this; may be given more than once."`
+	Prompt       string   `arg:"" help:"Text to continue."`
+	MaxNewTokens int      `default:"100" help:"Maximum number of tokens to generate."`
+	Temperature  float64  `default:"0.8" help:"Sampling temperature; 0 always takes the most likely token."`
+	TopK         int      `name:"top-k" default:"40" help:"Sample among this many of the most likely tokens; 0 means all."`
+	TopP         float64  `name:"top-p" default:"1" help:"Sample among the most likely tokens that together have this probability."`
+	Seed         *uint64  `placeholder:"N" help:"Seed of the sampler: the same seed gives the same text. Default: random."`
+	Stop         []string `sep:"none" placeholder:"TEXT" help:"End the text before this string; may be repeated."`
 }
 
-// Run writes the prompt and its continuation as it comes. No text policy applies:
-// whoever has the weights has all that they can say.
+// Run writes the prompt, and its continuation token by token. No text policy applies,
+// because users who have the weights can generate any text with them.
 func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {

@@ -7,23 +7,23 @@ import (
 )
 
 type historyCmd struct {
-	Rebuild rebuildCmd `cmd:"" help:"Make the history view anew from the events."`
+	Rebuild rebuildCmd `cmd:"" help:"Rebuild the history view from the events, or only check it."`
 }
 
 type rebuildCmd struct {
 	databaseFlags
-	Check bool `help:"Only compare the view with the events, and fail if they differ."`
+	Check bool `help:"Only compare the view with the events; fail if they differ."`
 }
 
-// Run rebuilds or checks the view.
+// Run rebuilds or checks the history view.
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		if !c.Check {
-			n, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs folded\n", jobs) })
+			n, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs rebuilt\n", jobs) })
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(t.out, "the history view has %d rows, made from the events\n", n)
+			_, err = fmt.Fprintf(t.out, "history view rebuilt from the events: %d rows\n", n)
 			return err
 		}
 		jobs, wrong, err := b.store.CheckHistory(ctx)
@@ -34,7 +34,7 @@ func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) err
 			fmt.Fprintf(t.out, "differs %s\n", id)
 		}
 		if len(wrong) > 0 {
-			return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild mends them", len(wrong), jobs)
+			return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild repairs them", len(wrong), jobs)
 		}
 		_, err = fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs\n", jobs)
 		return err

@@ -8,15 +8,15 @@ import (
 )
 
 type keysCmd struct {
-	Rotate rotateCmd `cmd:"" help:"Sign access tokens with a new key; nobody notices."`
+	Rotate rotateCmd `cmd:"" help:"Sign access tokens with a new key. Clients keep working."`
 }
 
 type rotateCmd struct {
 	databaseFlags
-	Leaked bool `help:"The keys have become known to others: use the new one at once, and refuse what another one has signed."`
+	Leaked bool `help:"Use after a leak of the keys: sign with the new key at once, and refuse access tokens of the others."`
 }
 
-// Run rotates the key, whatever processes are at work.
+// Run rotates the key. Running processes take it over.
 func (c *rotateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
@@ -28,10 +28,10 @@ func (c *rotateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) erro
 			return err
 		}
 		if c.Leaked {
-			_, err = fmt.Fprintf(t.out, "key %s signs; access tokens of other keys are refused by every process within seconds, and clients refresh them\n", r.Key)
+			_, err = fmt.Fprintf(t.out, "key %s signs; all processes refuse access tokens of other keys within seconds, and clients refresh them\n", r.Key)
 			return err
 		}
-		_, err = fmt.Fprintf(t.out, "key %s is published and signs from %s; the key before it verifies until %s\n",
+		_, err = fmt.Fprintf(t.out, "key %s is published and signs from %s; the previous key verifies until %s\n",
 			r.Key, r.From.Format(time.RFC3339), r.Last.Format(time.RFC3339))
 		return err
 	})

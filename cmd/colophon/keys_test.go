@@ -5,12 +5,11 @@ import (
 	"testing"
 )
 
-// TestKeysRotateWhileTheServiceRuns rotates the keys twice, once as if they had
-// leaked.
+// TestKeysRotateWhileTheServiceRuns rotates the keys twice, the second time with --leaked.
 func TestKeysRotateWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t)
-	c := newUser(t, s.url, "somebody")
+	c := newUser(t, s.url, "reader")
 	kids := func() (kids []string) {
 		t.Helper()
 		var set struct{ Keys []struct{ KID string } }
@@ -25,7 +24,7 @@ func TestKeysRotateWhileTheServiceRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`^key (\S{43}) is published and signs from \S+Z; the key before it verifies until \S+Z\n$`).FindStringSubmatch(out)
+	found := regexp.MustCompile(`^key (\S{43}) is published and signs from \S+Z; the previous key verifies until \S+Z\n$`).FindStringSubmatch(out)
 	if found == nil || len(before) != 1 || found[1] == before[0] {
 		t.Fatalf("%q after %q", out, before)
 	}

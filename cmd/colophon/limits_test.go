@@ -8,17 +8,17 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRequestsOverTheLimitsAreRefused calls a service without a worker, where jobs
-// stay queued.
+// TestRequestsOverTheLimitsAreRefused calls a service without a worker, so that jobs stay
+// queued.
 func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := serving(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
-	c := newUser(t, s.url, "flooder")
-	refused := func(a apitest.Answer, status int, code string, most int) apitest.Problem {
+	c := newUser(t, s.url, "busy")
+	refused := func(a apitest.Answer, status int, code string, maxWait int) apitest.Problem {
 		t.Helper()
 		p := a.Refused(t, status, code)
 		after := a.Header.Get("Retry-After")
-		if n, err := strconv.Atoi(after); most == 0 && after != "" || most > 0 && (err != nil || n < 1 || n > most) {
+		if n, err := strconv.Atoi(after); maxWait == 0 && after != "" || maxWait > 0 && (err != nil || n < 1 || n > maxWait) {
 			t.Errorf("%s: Retry-After %q", code, after)
 		}
 		return p
@@ -27,7 +27,7 @@ func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	first := c.Submit(body)
 	c.Submit(body)
 	for range c.Stream(t.Context(), "/jobs/"+first+"/events") {
-		break // and leave it open
+		break // the stream stays open
 	}
 	refused(c.Do("GET", "/jobs/"+first+"/events", "", "Accept", "text/event-stream"), 429, "too_many_streams", 60)
 	refused(c.Do("POST", "/jobs", body), 429, "too_many_jobs", 60)

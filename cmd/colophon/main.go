@@ -1,6 +1,6 @@
-// Command colophon is a text-generation service in which every text has its
-// history on record. `colophon up` runs all of it; the other commands are its
-// parts and its tools.
+// Command colophon is a text-generation service that records the history of every
+// text. `colophon up` runs the whole service. The other commands run its parts and
+// its tools.
 package main
 
 import (
@@ -34,16 +34,16 @@ func main() {
 }
 
 // untilSignal returns a context that is done at the first SIGINT or SIGTERM. The second
-// one, however soon, ends the process at once.
+// signal ends the process at once.
 func untilSignal() context.Context {
 	ctx, stop := context.WithCancelCause(context.Background())
-	told := make(chan os.Signal, 2)
-	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		stop(fmt.Errorf("%s signal received", <-told))
-		again := <-told
-		number, _ := again.(syscall.Signal)
-		os.Exit(128 + int(number)) // as a shell reports who died of it
+		stop(fmt.Errorf("%s signal received", <-signals))
+		second := <-signals
+		number, _ := second.(syscall.Signal)
+		os.Exit(128 + int(number)) // the status by which shells report a death by signal
 	}()
 	return ctx
 }
@@ -54,39 +54,38 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() + " (see colophon --help)" }
 func (e *usageError) Unwrap() error { return e.err }
 
-// cli is every command, flag and default.
+// cli declares every command, flag and default.
 type cli struct {
-	Up       upCmd       `cmd:"" help:"Run the whole service in one process: the quick start."`
-	API      apiCmd      `cmd:"" name:"api" help:"Serve HTTP; workers run elsewhere."`
-	Worker   workerCmd   `cmd:"" help:"Run queued jobs."`
-	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version's schema."`
-	Generate generateCmd `cmd:"" help:"Continue a prompt here and now, without a server and without its text policy."`
-	Model    modelCmd    `cmd:"" help:"Pull, verify and look into models."`
-	User     userCmd     `cmd:"" help:"Make accounts, and say what they may do."`
-	History  historyCmd  `cmd:"" help:"Look after the history view."`
-	Keys     keysCmd     `cmd:"" help:"Look after the keys that sign access tokens."`
-	Bench    benchCmd    `cmd:"" help:"Measure how fast it is, beside what the machine can do."`
+	Up       upCmd       `cmd:"" help:"Run the whole service in one process (quick start)."`
+	API      apiCmd      `cmd:"" name:"api" help:"Serve the HTTP API; workers are processes of their own."`
+	Worker   workerCmd   `cmd:"" help:"Run queued jobs; any number of workers share one database."`
+	Migrate  migrateCmd  `cmd:"" help:"Migrate the database to the schema of this version."`
+	Generate generateCmd `cmd:"" help:"Generate text from a prompt in this process, without a server and without a text policy."`
+	Model    modelCmd    `cmd:"" help:"Pull, verify and inspect models."`
+	User     userCmd     `cmd:"" help:"Manage accounts."`
+	History  historyCmd  `cmd:"" help:"Check and rebuild the history view."`
+	Keys     keysCmd     `cmd:"" help:"Rotate the keys that sign access tokens."`
+	Bench    benchCmd    `cmd:"" help:"Measure the speed of the engine and of the service."`
 	OpenAPI  openAPICmd  `cmd:"" name:"openapi" help:"Print the OpenAPI description of the API."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Version  versionCmd  `cmd:"" help:"Print the version, or the bill of materials."`
 
-	LogLevel slog.Level `default:"info" help:"Least level to log: debug, info, warn or error ($COLOPHON_LOG_LEVEL)."`
+	LogLevel slog.Level `default:"info" help:"Lowest level to log: debug, info, warn or error ($COLOPHON_LOG_LEVEL)."`
 }
 
-// terminal is where a command reads and writes.
+// terminal is the standard input and the outputs of a command.
 type terminal struct {
 	in       io.Reader
 	out, err io.Writer
 }
 
-// run parses the arguments and runs the command that they name until it returns, which
-// a serving command does when ctx is done. It reads nothing of the process but its
-// arguments.
+// run parses the arguments and runs their command. A serving command returns when ctx is
+// done. run uses only its parameters, and no other state of the process.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
 	parser, err := kong.New(&c,
 		kong.Name("colophon"),
-		kong.Description("Text generation in which every text has its history on record."),
+		kong.Description("A text-generation service that records the history of every text."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }), // --help
 		kong.Resolvers(environment(env)),
@@ -107,8 +106,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }
 
-// environment resolves flags that are not given: from the variable named by the
-// flag's tag env, else COLOPHON_ and the flag's name.
+// environment returns the values of flags that are not given. They come from the variable
+// that the flag's tag var names, or else from COLOPHON_ and the flag's name.
 func environment(lookup func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		name := flag.Tag.Get("var")

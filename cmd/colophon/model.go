@@ -24,26 +24,26 @@ import (
 )
 
 type modelCmd struct {
-	Pull     pullCmd     `cmd:"" help:"Fetch a published model, or what is missing of it."`
-	List     listCmd     `cmd:"" help:"List the models that are known by name, and check those that are there."`
-	Verify   verifyCmd   `cmd:"" help:"Read a model's files from end to end and say what is wrong with them."`
-	Tokenize tokenizeCmd `cmd:"" help:"Read text and print its token ids as a JSON array, or the reverse."`
-	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence as JSON."`
+	Pull     pullCmd     `cmd:"" help:"Download a published model, or its missing and damaged files."`
+	List     listCmd     `cmd:"" help:"List the models that have a name, and check the pulled ones."`
+	Verify   verifyCmd   `cmd:"" help:"Check all files of a model and report every problem."`
+	Tokenize tokenizeCmd `cmd:"" help:"Print the token ids of the text on standard input as a JSON array, or the reverse."`
+	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence, as JSON."`
 }
 
-// modelFlags say which model to run, and on what.
+// modelFlags select the model and its engine.
 type modelFlags struct {
-	Model   string        `default:"opticks" help:"The built-in model opticks, the name of a published one (gpt2), which is pulled if it is not there, or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
-	Engine  string        `default:"native" enum:"native,gomlx" help:"What computes: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
-	Weights kernel.Format `default:"f16" help:"How the native engine keeps the weights: f32, f16, which takes half the memory and time, or int8, a quarter ($COLOPHON_WEIGHTS)."`
+	Model   string        `default:"opticks" help:"Model to run: opticks (built in), gpt2 (published, pulled if missing), or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
+	Engine  string        `default:"native" enum:"native,gomlx" help:"Engine: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
+	Weights kernel.Format `default:"f16" help:"Weight format of the native engine: f32, f16 (half the memory and time) or int8 (a quarter) ($COLOPHON_WEIGHTS)."`
 	hubFlags
 
-	WeightsDigest digest `placeholder:"sha256:HEX" help:"Digest that the weights of a directory must have ($COLOPHON_WEIGHTS_DIGEST)."`
+	WeightsDigest digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
-// modelsFlags say where pulled models are.
+// modelsFlags select the directory for pulled models.
 type modelsFlags struct {
-	Models string `type:"path" placeholder:"DIR" help:"Directory of pulled models; without it, models inside the data directory ($COLOPHON_MODELS)."`
+	Models string `type:"path" placeholder:"DIR" help:"Directory for pulled models. Default: models in the data directory ($COLOPHON_MODELS)."`
 }
 
 func (f *modelsFlags) dir(data string) string {
@@ -53,15 +53,15 @@ func (f *modelsFlags) dir(data string) string {
 	return filepath.Join(data, "models")
 }
 
-// hubFlags say where models are pulled from, and to. Proxies are those that
-// HTTPS_PROXY, HTTP_PROXY and NO_PROXY name.
+// hubFlags select the hub to pull models from. The variables HTTPS_PROXY, HTTP_PROXY and
+// NO_PROXY select its proxy.
 type hubFlags struct {
 	modelsFlags
 	HFEndpoint string `name:"hf-endpoint" var:"HF_ENDPOINT" default:"https://huggingface.co" placeholder:"URL" help:"Hub to pull models from ($HF_ENDPOINT)."`
-	HFToken    string `name:"hf-token" var:"HF_TOKEN" placeholder:"TOKEN" help:"Access token for the hub, if it wants one ($HF_TOKEN)."`
+	HFToken    string `name:"hf-token" var:"HF_TOKEN" placeholder:"TOKEN" help:"Access token for the hub. Default: none ($HF_TOKEN)."`
 }
 
-// pulling returns how to pull, with progress shown on p.
+// pulling returns the options of the hub. It shows progress on p.
 func (f *hubFlags) pulling(p *console.Progress) hub.Options {
 	return hub.Options{
 		Endpoint:  f.HFEndpoint,
@@ -72,8 +72,7 @@ func (f *hubFlags) pulling(p *console.Progress) hub.Options {
 	}
 }
 
-// find returns the model that --model names, and pulls it first if it is a published
-// one that is not there.
+// find returns the model of --model. It pulls a published model that is missing.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	p := console.NewProgress(t.err, f.Model)
 	defer p.End()
@@ -84,7 +83,7 @@ func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releas
 	return found, asUsage(err)
 }
 
-// asUsage makes a mistake in --model a mistake in the arguments.
+// asUsage makes the error of an unknown model a usage error.
 func asUsage(err error) error {
 	if _, ok := errors.AsType[*catalog.NotFoundError](err); ok {
 		return &usageError{fmt.Errorf("--model: %w", err)}
@@ -92,7 +91,7 @@ func asUsage(err error) error {
 	return err
 }
 
-// loading returns how to load the model.
+// loading returns the options by which the model is loaded.
 func (f *modelFlags) loading() catalog.LoadOptions {
 	return catalog.LoadOptions{GoMLX: f.Engine == "gomlx", Weights: f.Weights}
 }
@@ -106,12 +105,12 @@ type pullCmd struct {
 // Run pulls one model.
 func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	if c.Name == catalog.BuiltIn {
-		_, err := fmt.Fprintf(t.out, "%s is built in: there is nothing to pull\n", c.Name)
+		_, err := fmt.Fprintf(t.out, "%s is built in, nothing to pull\n", c.Name)
 		return err
 	}
 	r, ok := known.Named(c.Name)
 	if !ok {
-		return &usageError{fmt.Errorf("there is no model %q to pull, only %s; others are run from a directory, with --model DIR", c.Name, known.Names())}
+		return &usageError{fmt.Errorf("unknown model %q: want %s; run other models from a directory with --model DIR", c.Name, known.Names())}
 	}
 	p := console.NewProgress(t.err, r.Name)
 	err := hub.Pull(ctx, c.dir(c.Data), r, c.pulling(p))
@@ -128,8 +127,7 @@ type listCmd struct {
 	modelsFlags
 }
 
-// Run lists the models. It reads all files of those that have been pulled before it
-// calls them verified.
+// Run lists the models. It reads all files of the pulled ones to verify them.
 func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	size, err := catalog.Size(opticks.Files())
 	if err != nil {
@@ -155,13 +153,13 @@ func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 }
 
 type verifyCmd struct {
-	Model string `arg:"" help:"Name of a model, or a directory, as with --model."`
+	Model string `arg:"" help:"Name of a model, or a directory, as for --model of other commands."`
 	dataFlags
 	modelsFlags
 }
 
-// Run compares a published model with what was published. For another model it
-// prints the digests, and finds out whether it can be loaded.
+// Run compares a published model with the published digests. For another model it prints
+// the digests, and checks that the model can be loaded.
 func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	if r, ok := known.Named(c.Model); ok {
 		return verifyRelease(ctx, t.out, r, c.dir(c.Data))
@@ -195,7 +193,7 @@ func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
 	dir := r.Dir(models)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not in %s: colophon model pull %[1]s fetches it", r.Name, dir)
+		return fmt.Errorf("%s is not in %s: run colophon model pull %[1]s", r.Name, dir)
 	}
 	var wrong []error
 	for _, f := range r.Files {
@@ -210,7 +208,7 @@ func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models str
 		fmt.Fprintf(out, "%-17s  sha256:%s  as published\n", f.Name, digest)
 	}
 	if wrong != nil {
-		return fmt.Errorf("%s in %s is not as it was published (colophon model pull %[1]s replaces what is wrong): %[3]w", r.Name, dir, errors.Join(wrong...))
+		return fmt.Errorf("%s in %s is not as published (colophon model pull %[1]s replaces damaged files): %[3]w", r.Name, dir, errors.Join(wrong...))
 	}
 	_, err := fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
 	return err
@@ -219,13 +217,14 @@ func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models str
 type tokenizeCmd struct {
 	dataFlags
 	modelFlags
-	Decode bool `help:"Read a JSON array of ids and print their text."`
+	Decode bool `help:"Read a JSON array of token ids and print their text."`
 }
 
-// maxStdin bounds what is read from standard input, in bytes.
+// maxStdin limits standard input, in bytes.
 const maxStdin = 64 << 20
 
-// Run needs only vocab.json and merges.txt of the model.
+// Run converts text to token ids or the reverse. It needs only vocab.json and merges.txt of
+// the model.
 func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {
@@ -255,7 +254,7 @@ func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releas
 	}
 	for _, id := range ids {
 		if id < 0 || id >= tokenizer.Size() {
-			return fmt.Errorf("there is no token %d: ids go from 0 to %d", id, tokenizer.Size()-1)
+			return fmt.Errorf("token id %d is out of range: want 0 to %d", id, tokenizer.Size()-1)
 		}
 	}
 	_, err = t.out.Write(tokenizer.Decode(ids))
@@ -265,7 +264,7 @@ func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releas
 type logitsCmd struct {
 	dataFlags
 	modelFlags
-	IDs string `name:"ids" required:"" placeholder:"1,2,3" help:"The token ids."`
+	IDs string `name:"ids" required:"" placeholder:"1,2,3" help:"Token ids of the sequence."`
 }
 
 // Run prints {"shape":[T,V],"logits":[[…],…]}. It needs no tokenizer.

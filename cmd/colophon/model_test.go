@@ -26,8 +26,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// pocket is a published model for tests: the built-in one under another name,
-// on a hub of its own.
+// pocket is a published model for tests: the built-in model under another name, on a hub
+// for tests.
 type pocket struct {
 	known    catalog.Releases
 	url      string
@@ -69,7 +69,7 @@ func (p *pocket) flags(models string) modelFlags {
 	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelsFlags{models}, p.url, ""}}
 }
 
-// streams are a terminal whose output can be read.
+// streams is a terminal whose output a test can read.
 type streams struct {
 	terminal
 	stdout, stderr bytes.Buffer
@@ -82,7 +82,7 @@ func newStreams() *streams {
 }
 
 // security: LLM03:2025, API10:2023
-func TestPullListVerify(t *testing.T) {
+func TestPulledModelIsListedAndVerified(t *testing.T) {
 	p := newPocket(t)
 	data := t.TempDir()
 	dir := filepath.Join(data, "models", "pocket")
@@ -114,7 +114,7 @@ func TestPullListVerify(t *testing.T) {
 	}
 	s := pull()
 	if got := s.stdout.String(); got != fmt.Sprintf("pocket is in %s, verified\n", dir) {
-		t.Errorf("pull says %q", got)
+		t.Errorf("pull printed %q", got)
 	}
 	if lines := strings.Split(strings.TrimSpace(s.stderr.String()), "\n"); len(lines) < 5 || len(lines) > 20 || !strings.HasPrefix(lines[len(lines)-1], "pocket: 4.5 MB of 4.5 MB (100 %)") {
 		t.Errorf("progress %q", lines)
@@ -125,7 +125,7 @@ func TestPullListVerify(t *testing.T) {
 	if out, err := verify(); err != nil || strings.Count(out, "as published") != 4 || !strings.Contains(out, "maker/pocket at revision fedcba9876543210") {
 		t.Errorf("after: %s, %v", out, err)
 	}
-	// Two things go wrong; both are named, and mended.
+	// Both of two damaged files are named, and replaced.
 	if err := errors.Join(os.Remove(filepath.Join(dir, "merges.txt")), flip(filepath.Join(dir, "model.safetensors"))); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestPullListVerify(t *testing.T) {
 	before := p.requests.Load()
 	pull()
 	if n := p.requests.Load() - before; n != 2 {
-		t.Errorf("mending took %d requests", n)
+		t.Errorf("replacing took %d requests", n)
 	}
 	if _, err := verify(); err != nil {
 		t.Error(err)
@@ -156,8 +156,8 @@ func flip(path string) error {
 	return os.WriteFile(path, b, 0o644)
 }
 
-// TestKnownModelIsPulledFirst: what needs a model by name gets it, once.
-func TestKnownModelIsPulledFirst(t *testing.T) {
+// TestPublishedModelIsPulledOnce runs a command that needs a model several times.
+func TestPublishedModelIsPulledOnce(t *testing.T) {
 	p := newPocket(t)
 	models := t.TempDir()
 	seed := uint64(7)
@@ -177,14 +177,14 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 			t.Fatalf("%q, %v, want %q", s.stdout.String(), err, want)
 		}
 		if pulled := strings.Contains(s.stderr.String(), "pulling it, 4.5 MB"); pulled != (i == 0) {
-			t.Errorf("generate number %d says %q", i, s.stderr.String())
+			t.Errorf("generate number %d logged %q", i, s.stderr.String())
 		}
 	}
 	if n := p.requests.Load(); n != 4 {
 		t.Errorf("%d requests", n)
 	}
 
-	// Weights that changed on the disk are not run.
+	// Weights that have changed on disk are refused.
 	dir := filepath.Join(models, "pocket")
 	if err := flip(filepath.Join(dir, "model.safetensors")); err != nil {
 		t.Fatal(err)
@@ -192,7 +192,7 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
 		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
 	}
-	// What is small or cut short is noticed before, and fetched again.
+	// Damage of small files and of sizes is noticed first, and the files are pulled again.
 	if err := errors.Join(flip(filepath.Join(dir, "vocab.json")), os.Truncate(filepath.Join(dir, "model.safetensors"), 1000)); err != nil {
 		t.Fatal(err)
 	}
@@ -216,8 +216,8 @@ func TestKnownModelIsPulledFirst(t *testing.T) {
 	}
 }
 
-// TestUpPullsFirst runs the service with a model that is not there.
-func TestUpPullsFirst(t *testing.T) {
+// TestUpPullsItsModel runs the service with a model that has not been pulled.
+func TestUpPullsItsModel(t *testing.T) {
 	t.Parallel()
 	p := newPocket(t)
 	data := t.TempDir()
@@ -234,7 +234,7 @@ func TestUpPullsFirst(t *testing.T) {
 				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
 				p.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
-			listenFlags{Listen: "127.0.0.1:0", NoRateLimits: true}, workFlags{2},
+			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2},
 		}
 		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)
@@ -259,49 +259,49 @@ func TestUpPullsFirst(t *testing.T) {
 	}
 }
 
-// TestPullFromTheCommandLine: what the environment says arrives.
-func TestPullFromTheCommandLine(t *testing.T) {
-	var asked []string
+// TestPullUsesHubOfTheEnvironment pulls by every command that needs a model.
+func TestPullUsesHubOfTheEnvironment(t *testing.T) {
+	var requests []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.URL.Path+" "+r.Header.Get("Authorization"))
+		requests = append(requests, r.URL.Path+" "+r.Header.Get("Authorization"))
 		http.NotFound(w, r)
 	}))
 	defer server.Close()
 	env := map[string]string{"HF_ENDPOINT": server.URL + "/mirror", "HF_TOKEN": "hf_secret", "COLOPHON_MODELS": t.TempDir()}
 	for _, args := range [][]string{{"model", "pull", "gpt2"}, {"generate", "--model", "gpt2", "hi"}, {"up", "--model", "gpt2"}, {"api", "--model", "gpt2"}, {"worker", "--model", "gpt2"}} {
-		asked = nil
+		requests = nil
 		var out, errOut bytes.Buffer
 		err := run(t.Context(), args, func(name string) (string, bool) { v, ok := env[name]; return v, ok }, nil, &out, &errOut)
 		if err == nil || !strings.Contains(err.Error(), "404") {
 			t.Errorf("%q: %v", args, err)
 		}
 		const want = "/mirror/openai-community/gpt2/resolve/607a30d783dfa663caf39e06633721c8d4cfcd7e/config.json Bearer hf_secret"
-		if len(asked) != 1 || asked[0] != want {
-			t.Errorf("%q asked for %q", args, asked)
+		if len(requests) != 1 || requests[0] != want {
+			t.Errorf("%q requested %q", args, requests)
 		}
-		if said := out.String() + errOut.String() + fmt.Sprint(err); strings.Contains(said, "secret") {
-			t.Errorf("%q said %q", args, said)
+		if output := out.String() + errOut.String() + fmt.Sprint(err); strings.Contains(output, "secret") {
+			t.Errorf("%q printed %q", args, output)
 		}
 	}
 	if out, _, err := command(t, "", "model", "pull", "opticks"); err != nil || !strings.Contains(out, "built in") {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "only gpt2") {
+	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "want gpt2;") {
 		t.Errorf("%v", err)
 	} else if _, ok := errors.AsType[*usageError](err); !ok {
-		t.Errorf("%v is no usage error", err)
+		t.Errorf("%v is not a usage error", err)
 	}
 	if out, _, err := command(t, "", "model", "list", "--models", t.TempDir()); err != nil || !strings.Contains(out, "gpt2     549.6 MB  607a30d783df  not pulled") {
 		t.Errorf("%s, %v", out, err)
 	}
 }
 
-func TestVerifyDirectory(t *testing.T) {
+func TestVerifyNamesEveryProblemOfADirectory(t *testing.T) {
 	out, _, err := command(t, "", "model", "verify", "opticks")
 	if err != nil || strings.Count(out, "sha256:") != 4 || !strings.Contains(out, "2048 token ids, context 256") {
 		t.Errorf("%s, %v", out, err)
 	}
-	// write copies the built-in model, with changes.
+	// write writes a copy of the built-in model with changes.
 	write := func(changes map[string]func([]byte) []byte) string {
 		dir := t.TempDir()
 		for _, name := range catalog.Files() {
@@ -330,10 +330,10 @@ func TestVerifyDirectory(t *testing.T) {
 		changes changes
 		want    []string
 	}{
-		"nothing":    {changes{"config.json": gone, "vocab.json": gone, "merges.txt": gone, "model.safetensors": gone}, []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}},
+		"no files":   {changes{"config.json": gone, "vocab.json": gone, "merges.txt": gone, "model.safetensors": gone}, []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}},
 		"no merges":  {changes{"merges.txt": gone}, []string{"merges.txt"}},
 		"no network": {changes{"config.json": func([]byte) []byte { return []byte("{}") }}, []string{"config.json"}},
-		"cut, and merges of something else": {changes{
+		"cut weights, and other merges": {changes{
 			"model.safetensors": func(b []byte) []byte { return b[:len(b)-4] },
 			"merges.txt":        func([]byte) []byte { return []byte("x yz\n") },
 		}, []string{"model.safetensors", "merges.txt"}},
@@ -345,7 +345,7 @@ func TestVerifyDirectory(t *testing.T) {
 		_, _, err := command(t, "", "model", "verify", write(test.changes))
 		for _, want := range test.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %v does not say %s", name, err, want)
+				t.Errorf("%s: %v does not name %s", name, err, want)
 			}
 		}
 	}

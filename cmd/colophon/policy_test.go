@@ -26,8 +26,8 @@ func TestBrokenPolicyIsAUsageError(t *testing.T) {
 	}
 }
 
-// TestHangupReloads sends this process a SIGHUP, as to one that serves.
-func TestHangupReloads(t *testing.T) {
+// TestHangupReloadsPolicyAndCertificate sends a SIGHUP to this process.
+func TestHangupReloadsPolicyAndCertificate(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
 		t.Helper()
@@ -47,11 +47,11 @@ func TestHangupReloads(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-certificate: // which comes after the rules
+	case <-certificate: // reloaded after the rules
 	case <-time.After(10 * time.Second):
-		t.Fatal("SIGHUP was not heard")
+		t.Fatal("SIGHUP reloaded nothing")
 	}
 	if now := rules.Rules().Version(); !strings.HasPrefix(now, "two/") {
-		t.Errorf("%s is in force", now)
+		t.Errorf("the rules are %s, want two", now)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -15,12 +14,12 @@ import (
 )
 
 type productionFlags struct {
-	Production bool `help:"Refuse to start with settings that are for trying it out; each of them is named ($COLOPHON_PRODUCTION)."`
+	Production bool `help:"Refuse to start with insecure settings; the error names all of them ($COLOPHON_PRODUCTION)."`
 }
 
-// check refuses insecure flags before anything has started. With --production its
-// error names every fault; without it, it warns of them if other machines reach the
-// service.
+// check refuses insecure settings before anything has started. With --production its
+// error names every fault. Without --production it logs a warning for each fault, if other
+// machines can reach the service.
 func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) error {
 	if err := f.adminFlags.check(); err != nil {
 		return err
@@ -29,18 +28,18 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 	if r.work != nil {
 		faults = append(faults, f.modelFlags.faults(known)...)
 	}
-	reached := false
+	reachable := false
 	if r.listen != nil {
 		faults = append(faults, r.listen.faults()...)
-		reached = !network.IsLoopback(r.listen.Listen)
+		reachable = !network.IsLoopback(r.listen.Listen)
 	}
 	faults = append(faults, f.adminFlags.faults()...)
 	if f.Production && len(faults) > 0 {
 		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(faults, "\n  ") + "\n")}
 	}
-	if reached {
+	if reachable {
 		for _, fault := range faults {
-			log.Warn("other machines reach this service, and --production would refuse to start it", "fault", fault)
+			log.Warn("insecure setting on an address that other machines reach", "fault", fault)
 		}
 	}
 	return nil
@@ -49,9 +48,9 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 func (f *databaseFlags) faults() (faults []string) {
 	switch {
 	case f.MasterKey == nil:
-		faults = append(faults, "--master-key: a key that is kept beside the data protects nothing from who has the data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from where secrets are kept")
+		faults = append(faults, "--master-key: a key beside the data does not protect stolen data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from a secret store")
 	case vault.IsGuessable(f.MasterKey):
-		faults = append(faults, "--master-key: the key is not random: `openssl rand -base64 32` makes one that is")
+		faults = append(faults, "--master-key: the key is not random: make one with `openssl rand -base64 32`")
 	}
 	if f.DatabaseURL == "" {
 		return append(faults, "--database-url: a private Postgres has no backup and no second machine: set DATABASE_URL")
@@ -71,18 +70,18 @@ func (f *modelFlags) faults(known catalog.Releases) []string {
 	if published || f.Model == catalog.BuiltIn || f.WeightsDigest != "" {
 		return nil
 	}
-	return []string{"--model: nothing says which weights the directory has to have: set --weights-digest (`colophon model verify` prints it)"}
+	return []string{"--model: the weights in the directory are not pinned: set --weights-digest (`colophon model verify` prints it)"}
 }
 
 func (f *listenFlags) faults() (faults []string) {
 	if slices.Contains(f.CORSOrigins, "*") {
-		faults = append(faults, "--cors-origins: * lets every page use the API: list the origins that may")
+		faults = append(faults, "--cors-origins: * lets every page call the API: list the origins that may")
 	}
 	if f.NoRateLimits {
-		faults = append(faults, "--no-rate-limits: requests have to be counted")
+		faults = append(faults, "--no-rate-limits: a service in production needs its limits")
 	}
 	if f.TLSCert == "" && len(f.ACMEDomain) == 0 && len(f.TrustedProxies) == 0 && !network.IsLoopback(f.Listen) {
-		faults = append(faults, "--listen: plain HTTP on an address that other machines reach: set --tls-cert and --tls-key, or --acme-domain, or --trusted-proxies if a proxy in front of it speaks TLS")
+		faults = append(faults, "--listen: plain HTTP on an address that other machines reach: set --tls-cert and --tls-key, or --acme-domain, or --trusted-proxies if a proxy terminates TLS")
 	}
 	return faults
 }
@@ -91,17 +90,17 @@ func (f *adminFlags) faults() []string {
 	if f.AdminListen == "" || network.IsLoopback(f.AdminListen) {
 		return nil
 	}
-	return []string{"--admin-listen: other machines can read this process's memory: use 127.0.0.1"}
+	return []string{"--admin-listen: other machines can read the memory of this process: use 127.0.0.1"}
 }
 
-// digest is a flag such as sha256:248d….
+// digest is the value of a flag, such as sha256:248d….
 type digest string
 
 // UnmarshalText reads a digest.
 func (d *digest) UnmarshalText(text []byte) error {
 	name, ok := strings.CutPrefix(string(text), "sha256:")
 	if raw, err := hex.DecodeString(name); !ok || err != nil || len(raw) != 32 {
-		return fmt.Errorf("a digest is sha256: and 64 digits of hexadecimal")
+		return errors.New("want sha256: and 64 hexadecimal digits")
 	}
 	*d = digest("sha256:" + strings.ToLower(name))
 	return nil

@@ -16,10 +16,11 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestProduction starts each command with one thing wrong, and with everything.
+// TestProductionRefusesInsecureSettings checks each command with one insecure setting, and
+// with all of them.
 //
 // security: API8:2023, ASVS 6.3.2, ASVS 12.3.1, ASVS 13.2.3
-func TestProduction(t *testing.T) {
+func TestProductionRefusesInsecureSettings(t *testing.T) {
 	t.Parallel()
 	encode := base64.StdEncoding.EncodeToString
 	random := make([]byte, 32)
@@ -42,20 +43,20 @@ func TestProduction(t *testing.T) {
 	for name, k := range map[string]struct {
 		env      map[string]string
 		commands string
-		names    string // the setting that is refused; empty if nothing is
+		refused  string // the refused settings
 	}{
-		"all is well":                    {nil, "api up worker", ""},
+		"all secure":                     {nil, "api up worker", ""},
 		"not in production":              {map[string]string{"COLOPHON_PRODUCTION": "false", "COLOPHON_NO_RATE_LIMITS": "true", "COLOPHON_MASTER_KEY": ""}, "api up", ""},
 		"a key beside the data":          {map[string]string{"COLOPHON_MASTER_KEY": ""}, "api up worker", "--master-key"},
 		"a key of zeros":                 {map[string]string{"COLOPHON_MASTER_KEY": encode(make([]byte, 32))}, "api up worker", "--master-key"},
-		"a key of text":                  {map[string]string{"COLOPHON_MASTER_KEY": encode([]byte("a key that somebody thought up!!"))}, "api up worker", "--master-key"},
+		"a key of text":                  {map[string]string{"COLOPHON_MASTER_KEY": encode([]byte("a key that a person thought up!!"))}, "api up worker", "--master-key"},
 		"a key that counts":              {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},
 		"a key that repeats":             {map[string]string{"COLOPHON_MASTER_KEY": encode(bytes.Repeat([]byte{0xde, 0xad, 0xbe, 0xef}, 8))}, "api up worker", "--master-key"},
 		"a private Postgres":             {map[string]string{"DATABASE_URL": ""}, "api up worker", "--database-url"},
 		"sslmode=disable":                {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7tW4k@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-url"},
-		"a password of the example":      {map[string]string{"DATABASE_URL": "postgres://colophon:colophon@127.0.0.1:1/c"}, "api up worker", "--database-url"},
+		"the password of an example":     {map[string]string{"DATABASE_URL": "postgres://colophon:colophon@127.0.0.1:1/c"}, "api up worker", "--database-url"},
 		"a short password":               {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7tW4@127.0.0.1:1/c"}, "api up worker", "--database-url"},
-		"weights of nobody knows where":  {map[string]string{"COLOPHON_MODEL": "./mine"}, working, "--model"},
+		"weights that are not pinned":    {map[string]string{"COLOPHON_MODEL": "./mine"}, working, "--model"},
 		"pinned weights":                 {map[string]string{"COLOPHON_MODEL": "./mine", "COLOPHON_WEIGHTS_DIGEST": pinned}, "api up worker", ""},
 		"every origin":                   {map[string]string{"COLOPHON_CORS_ORIGINS": "*"}, serving, "--cors-origins"},
 		"one origin":                     {map[string]string{"COLOPHON_CORS_ORIGINS": "https://a.example"}, serving, ""},
@@ -76,7 +77,7 @@ func TestProduction(t *testing.T) {
 			env := maps.Clone(good)
 			maps.Copy(env, k.env)
 			var faults []string
-			refused := func(c *cli) error {
+			check := func(c *cli) error {
 				switch command {
 				case "up":
 					return c.Up.check(c.Up.roles(), nil, log)
@@ -89,7 +90,7 @@ func TestProduction(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s, %s: %v", name, command, err)
 			}
-			err = refused(c)
+			err = check(c)
 			if _, usage := errors.AsType[*usageError](err); err != nil && !usage {
 				t.Errorf("%s, %s: %v would not end with status 2", name, command, err)
 			}
@@ -100,15 +101,15 @@ func TestProduction(t *testing.T) {
 					}
 				}
 			}
-			if !slices.Equal(faults, strings.Fields(k.names)) {
-				t.Errorf("%s, %s: refused for %v, want %v: %v", name, command, faults, k.names, err)
+			if !slices.Equal(faults, strings.Fields(k.refused)) {
+				t.Errorf("%s, %s: refused for %v, want %v: %v", name, command, faults, k.refused, err)
 			}
 			if err != nil && (strings.Contains(err.Error(), "qF9x2mZ7tW4k") || strings.Contains(err.Error(), env["COLOPHON_MASTER_KEY"]) && env["COLOPHON_MASTER_KEY"] != "") {
 				t.Errorf("%s: a secret in %v", name, err)
 			}
 		}
 	}
-	// As it is for an operator.
+	// The whole command, as an operator runs it.
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
 	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
@@ -116,8 +117,8 @@ func TestProduction(t *testing.T) {
 	}
 }
 
-// TestWhatOthersReachIsWarnedOf is the same without --production.
-func TestWhatOthersReachIsWarnedOf(t *testing.T) {
+// TestReachableInsecureSettingsAreLogged does the same without --production.
+func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {
 		for _, command := range []string{"up", "api"} {
@@ -139,7 +140,7 @@ func TestWhatOthersReachIsWarnedOf(t *testing.T) {
 	}
 }
 
-// parsed returns the command line as it is with an environment.
+// parsed returns the flags of a command in an environment.
 func parsed(env map[string]string, command string) (*cli, error) {
 	var c cli
 	parser, err := kong.New(&c, kong.Resolvers(environment(func(name string) (string, bool) { v, ok := env[name]; return v, ok })))
@@ -150,7 +151,7 @@ func parsed(env map[string]string, command string) (*cli, error) {
 	return &c, err
 }
 
-func TestReadDigests(t *testing.T) {
+func TestDigestIsSHA256InHex(t *testing.T) {
 	for text, ok := range map[string]bool{
 		"sha256:" + strings.Repeat("0a", 32): true, "sha256:" + strings.Repeat("0A", 32): true,
 		"": false, "sha256:": false, strings.Repeat("0a", 32): false, "sha256:" + strings.Repeat("0a", 31): false, "sha256:" + strings.Repeat("0g", 32): false, "md5:" + strings.Repeat("0a", 32): false,

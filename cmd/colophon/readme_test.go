@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -11,7 +13,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// The README's figures are those of the files that they describe.
+// TestReadmeFiguresAreTrue compares the figures of the README with the files that they
+// describe.
 func TestReadmeFiguresAreTrue(t *testing.T) {
 	readme := readFile(t, "../../README.md")
 	config, err := gpt2.ReadConfig(opticks.Files())
@@ -50,4 +53,40 @@ func thousands(digits string) string {
 		return digits
 	}
 	return digits[:len(digits)-3] + "," + digits[len(digits)-3:]
+}
+
+// The runbook explains log messages that the program writes.
+func TestRunbookMessagesExist(t *testing.T) {
+	_, table, ok := strings.Cut(readFile(t, "../../docs/runbook.md"), "## What the log says")
+	if !ok {
+		t.Fatal("docs/runbook.md has no table of log messages")
+	}
+	source := &strings.Builder{}
+	for _, dir := range []string{"api", "cmd", "events", "internal", "jobs"} {
+		err := filepath.WalkDir("../../"+dir, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				source.WriteString(readFile(t, path))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	messages := 0
+	for row := range strings.Lines(table) {
+		cells := strings.SplitN(row, "|", 3)
+		if len(cells) < 3 || strings.Contains(cells[1], "Notifier") { // River's own
+			continue
+		}
+		for _, quoted := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			messages++
+			if message := strings.TrimRight(quoted[1], " …"); !strings.Contains(source.String(), message) {
+				t.Errorf("the program does not log %q", message)
+			}
+		}
+	}
+	if messages < 20 {
+		t.Errorf("%d messages found in the table", messages)
+	}
 }

@@ -4,9 +4,9 @@ package main
 
 import "testing"
 
-// TestTheReferenceWritesTheSame is not for the race detector: it checks pointers
-// as well, and GoMLX's Go backend computes some that it does not accept.
-func TestTheReferenceWritesTheSame(t *testing.T) {
+// TestReferenceWritesTheSameText does not run under the race detector, which also checks
+// pointers: it does not accept some that GoMLX's Go backend computes.
+func TestReferenceWritesTheSameText(t *testing.T) {
 	if native, reference := generate(t, "--weights", "f32"), generate(t, "--engine", "gomlx"); native != reference {
 		t.Errorf("native wrote %q, gomlx %q", native, reference)
 	}

@@ -23,13 +23,13 @@ import (
 
 type upCmd struct {
 	processFlags
-	listenFlags `embed:"" set:"rate_limits=memory"`
+	listenFlags `group:"HTTP:" set:"rate_limits=memory"`
 	workFlags
 }
 
 type apiCmd struct {
 	processFlags
-	listenFlags `embed:"" set:"rate_limits=shared"` // there may be several
+	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // several processes may serve
 }
 
 type workerCmd struct {
@@ -37,10 +37,10 @@ type workerCmd struct {
 	workFlags
 }
 
-// processFlags are those of every process of the service.
+// processFlags are the flags of every process of the service.
 type processFlags struct {
-	databaseFlags
-	modelFlags
+	databaseFlags `group:"Database:"`
+	modelFlags    `group:"Model:"`
 	policyFlags
 	adminFlags
 	stopFlags
@@ -48,34 +48,34 @@ type processFlags struct {
 }
 
 type policyFlags struct {
-	Policy string `placeholder:"FILE" help:"Text policy to use instead of the built-in one: lines of name NAME, word WORD, remove CHARACTERS and # comments. It is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
+	Policy string `placeholder:"FILE" help:"Text policy that replaces the built-in one: a file with lines of name NAME, word WORD, remove CHARACTERS and # comments. It is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
 }
 
 type stopFlags struct {
-	Grace grace `default:"20s" help:"How long a process that is told to stop may take to bring what it does to an end; told again, it stops at once ($COLOPHON_GRACE)."`
+	Grace grace `default:"20s" help:"Time that a stopping process may take to finish; a second signal ends it at once ($COLOPHON_GRACE)."`
 }
 
 type workFlags struct {
-	Slots int `default:"8" help:"How many jobs to run at once ($COLOPHON_SLOTS)."`
+	Slots int `default:"8" help:"Number of jobs to run at the same time ($COLOPHON_SLOTS)."`
 }
 
-// grace is a flag: from a second to ten minutes.
+// grace is the value of a flag: a duration from a second to ten minutes.
 type grace struct{ time.Duration }
 
-// defaultGrace is the grace of commands that bring nothing to an end.
+// defaultGrace is the grace period of commands without the flag.
 var defaultGrace = grace{20 * time.Second}
 
 // UnmarshalText reads a duration.
 func (g *grace) UnmarshalText(text []byte) error {
 	d, err := time.ParseDuration(string(text))
 	if err != nil || d < time.Second || d > 10*time.Minute {
-		return errors.New("the grace is a time from 1s to 10m, such as 20s")
+		return errors.New("want a duration from 1s to 10m, such as 20s")
 	}
 	g.Duration = d
 	return nil
 }
 
-// roles are what a process of the service does.
+// roles say what a process of the service does.
 type roles struct {
 	listen *listenFlags // nil: it serves no HTTP
 	work   *workFlags   // nil: it runs no jobs
@@ -88,7 +88,7 @@ func (c *upCmd) roles() roles     { return roles{&c.listenFlags, &c.workFlags} }
 func (c *apiCmd) roles() roles    { return roles{listen: &c.listenFlags} }
 func (c *workerCmd) roles() roles { return roles{work: &c.workFlags} }
 
-// Run serves and works in one process.
+// Run serves HTTP and runs jobs in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	return c.run(ctx, c.roles(), t, known, log)
 }
@@ -98,17 +98,17 @@ func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, l
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// Run works on jobs.
+// Run runs jobs.
 func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// run does what the roles say until ctx is done or a server fails.
+// run fulfils the roles until ctx is done or a server fails.
 //
-// It checks everything that needs no database first. Then it starts, in this order: the
-// database, the policy's watcher, the listeners, the worker, HTTP. Clients that come
-// while the weights load wait in the listener's backlog. It stops in the opposite
-// order: HTTP has half of the grace, and the worker what is left of it.
+// It first checks everything that needs no database. Then it starts, in this order: the
+// database, the watcher of the policy, the listeners, the worker, HTTP. Clients that
+// connect while the weights load wait in the listener's backlog. It stops in the opposite
+// order. HTTP has half of the grace period, and the worker has the rest.
 func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	if err := f.check(r, known, log); err != nil {
 		return err
@@ -117,20 +117,20 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 	if err != nil {
 		return &usageError{fmt.Errorf("--policy: %w", err)}
 	}
-	var secured tlsSettings
+	var tlsSetup tlsSettings
 	if r.listen != nil {
-		if secured, err = r.listen.settings(f.Data, log); err != nil {
+		if tlsSetup, err = r.listen.settings(f.Data, log); err != nil {
 			return err
 		}
 	}
-	defer f.onHangup(ctx, rules, secured.reload)()
+	defer f.onHangup(ctx, rules, tlsSetup.reload)()
 	source, err := f.find(ctx, f.Data, known, t)
 	if err != nil {
 		return err
 	}
 	var m jobs.Model
 	if r.work == nil {
-		// Without the weights, which take time and memory.
+		// The API needs no weights, which take time and memory.
 		tokenizer, window, err := source.Tokenizer()
 		if err != nil {
 			return err
@@ -142,7 +142,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		var at *endpoints
 		if r.listen != nil {
 			var err error
-			if at, err = r.listen.listen(ctx, secured.config, log); err != nil {
+			if at, err = r.listen.listen(ctx, tlsSetup.config, log); err != nil {
 				return err
 			}
 			defer at.close()
@@ -166,31 +166,31 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 		if r.listen == nil {
 			fmt.Fprintf(t.out, "working with %s\n", m.Name)
-			return b.await(ctx, servers, "stopping: no further job is taken up; a second signal ends the process at once")
+			return b.await(ctx, servers, "stopping, no further jobs taken; a second signal ends the process at once")
 		}
-		stop, err := b.serve(ctx, servers, at, secured.challenges, m, rules.Rules, r.listen)
+		stop, err := b.serve(ctx, servers, at, tlsSetup.challenges, m, rules.Rules, r.listen)
 		if err != nil {
 			return err
 		}
 		defer stop()
 		fmt.Fprintf(t.out, "ready %s\n", at.public.URL())
 		if r.alone() {
-			fmt.Fprintf(t.out, lesson, at.public.URL())
+			fmt.Fprintf(t.out, quickStart, at.public.URL())
 		}
-		if err := b.await(ctx, servers, "stopping: no further request is accepted; a second signal ends the process at once"); err != nil {
+		if err := b.await(ctx, servers, "stopping, no further requests accepted; a second signal ends the process at once"); err != nil {
 			return err
 		}
 		answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
 		defer cancel()
 		if err := servers.Shutdown(answering); err != nil {
-			b.log.Warn("some requests were not answered in time; their connections are cut", "err", err)
+			b.log.Warn("requests not answered in time, connections closed", "err", err)
 		}
 		return nil
 	})
 }
 
-// onHangup makes SIGHUP reload the files that can be, instead of ending the process,
-// until ctx is done or stop is called. Without such files SIGHUP ends the process.
+// onHangup makes SIGHUP reload the policy file and the certificate, until ctx is done or
+// stop is called. Without such files SIGHUP ends the process.
 func (f *policyFlags) onHangup(ctx context.Context, rules *policy.Watcher, certificate func()) (stop func()) {
 	if f.Policy == "" && certificate == nil {
 		return func() {}
@@ -213,7 +213,8 @@ func (f *policyFlags) onHangup(ctx context.Context, rules *policy.Watcher, certi
 	})
 }
 
-// background runs functions until ctx is done or stop is called, which waits for them.
+// background runs functions until ctx is done or stop is called. stop waits until they
+// have returned.
 func background(ctx context.Context, fns ...func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -223,8 +224,8 @@ func background(ctx context.Context, fns ...func(context.Context)) (stop func())
 	return func() { cancel(); running.Wait() }
 }
 
-// await returns an error when a server fails. When ctx is done it logs the text and
-// returns nil.
+// await returns an error when a server fails. When ctx is done it logs the message
+// stopping and returns nil.
 func (b *base) await(ctx context.Context, servers *httpd.Servers, stopping string) error {
 	select {
 	case err := <-servers.Failed():
@@ -235,7 +236,7 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, stopping strin
 	}
 }
 
-// work starts a worker. stop waits until it has handed its jobs over.
+// work starts a worker. stop waits until the worker has handed its jobs over.
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -253,15 +254,15 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 		defer cancel()
 		begin := time.Now()
 		if err := worker.Stop(ctx); err != nil {
-			b.log.Error("the worker did not stop in time; its jobs will be taken up again", "err", err)
+			b.log.Error("worker not stopped in time, its jobs continue elsewhere when their leases expire", "err", err)
 			return
 		}
-		b.log.Info("the worker has stopped; what it was doing is others' now", "took", time.Since(begin))
+		b.log.Info("worker stopped, its jobs handed over", "took", time.Since(begin))
 	}, nil
 }
 
-// serve starts to answer HTTP. stop ends what serving needs in the background; it is
-// called after the servers are shut down.
+// serve starts to answer HTTP. stop ends the background work of serving; call it after
+// the servers have been shut down.
 func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
@@ -290,7 +291,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints,
 			return nil, err
 		}
 	}
-	// These go on while the last requests are answered.
+	// This work continues while the last requests are answered.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
 		func(ctx context.Context) { limit.Collect(ctx, b.pool, b.log) },
@@ -303,8 +304,8 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints,
 	return stop, nil
 }
 
-// lesson is what `up` prints to begin with.
-const lesson = `
+// quickStart is the text that `up` prints when it is ready.
+const quickStart = `
 Open %[1]s in a browser, read %[1]s/docs, or paste this:
 
   base=%[1]s

@@ -13,10 +13,10 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestTLS serves a whole service with a certificate, which is then replaced.
+// TestServiceOverTLS calls a service with a certificate, and replaces the certificate.
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
-func TestTLS(t *testing.T) {
+func TestServiceOverTLS(t *testing.T) {
 	t.Parallel()
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
@@ -30,22 +30,22 @@ func TestTLS(t *testing.T) {
 	if !strings.HasPrefix(s.url, "https://") {
 		t.Fatalf("ready %s", s.url)
 	}
-	type met struct {
+	type response struct {
 		proto  int
 		tls    uint16
 		hsts   string
 		serial int64
 	}
-	get := func(config *tls.Config) (met, error) {
+	get := func(config *tls.Config) (response, error) {
 		resp, err := a.Client(config).Get(s.url + "/healthz")
 		if err != nil {
-			return met{}, err
+			return response{}, err
 		}
 		defer resp.Body.Close()
 		_, _ = io.Copy(io.Discard, resp.Body)
-		return met{resp.ProtoMajor, resp.TLS.Version, resp.Header.Get("Strict-Transport-Security"), resp.TLS.PeerCertificates[0].SerialNumber.Int64()}, nil
+		return response{resp.ProtoMajor, resp.TLS.Version, resp.Header.Get("Strict-Transport-Security"), resp.TLS.PeerCertificates[0].SerialNumber.Int64()}, nil
 	}
-	if got, err := get(nil); err != nil || got != (met{2, tls.VersionTLS13, "max-age=31536000", first}) {
+	if got, err := get(nil); err != nil || got != (response{2, tls.VersionTLS13, "max-age=31536000", first}) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := get(&tls.Config{MaxVersion: tls.VersionTLS12}); err != nil || got.tls != tls.VersionTLS12 {
@@ -53,20 +53,20 @@ func TestTLS(t *testing.T) {
 	}
 	for _, old := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
 		if _, err := get(&tls.Config{MinVersion: old, MaxVersion: old}); err == nil {
-			t.Errorf("TLS %x is spoken", old)
+			t.Errorf("TLS %x is accepted", old)
 		}
 	}
 	if _, err := get(&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}}); err == nil {
-		t.Error("a weak cipher suite is spoken")
+		t.Error("a weak cipher suite is accepted")
 	}
-	// The files are read again when they change.
+	// The service reads the files again when they change.
 	second := a.Issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
 		got, err := get(nil)
 		return err == nil && got.serial == second
 	})
-	// The other listener sends readers over, and refuses what carries secrets.
+	// The other listener redirects readers, and refuses requests with secrets.
 	for _, k := range []struct {
 		method, path, body, access string
 		status                     int
@@ -100,7 +100,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestTLSFlags(t *testing.T) {
+func TestContradictingTLSFlagsAreUsageErrors(t *testing.T) {
 	a := httpdtest.NewAuthority(t)
 	a.Issue("cert.pem", "key.pem")
 	a.Issue("other.pem", "otherkey.pem")
@@ -110,22 +110,22 @@ func TestTLSFlags(t *testing.T) {
 		flags tlsFlags
 		ok    bool
 	}{
-		"nothing":              {tlsFlags{}, true},
-		"files":                {tlsFlags{TLSCert: cert, TLSKey: key}, true},
-		"files and a redirect": {tlsFlags{TLSCert: cert, TLSKey: key, RedirectListen: ":0"}, true},
-		"a certificate alone":  {tlsFlags{TLSCert: cert}, false},
-		"a key alone":          {tlsFlags{TLSKey: key}, false},
-		"two of each":          {tlsFlags{TLSCert: cert, TLSKey: key, ACMEDomain: []string{"a.example"}}, false},
-		"a redirect to what":   {tlsFlags{RedirectListen: ":0"}, false},
-		"a key of another one": {tlsFlags{TLSCert: cert, TLSKey: a.File("otherkey.pem")}, false},
-		"no file":              {tlsFlags{TLSCert: cert, TLSKey: a.File("none")}, false},
-		"a name":               {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
-		"another authority":    {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://acme.example/directory"}, true},
-		"one here":             {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://localhost:14000/dir"}, true},
-		"one in the clear":     {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://acme.example/directory"}, false},
-		"one that is no URL":   {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "acme.example"}, false},
-		"one with a password":  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://a:b@acme.example/"}, false},
-		"an authority alone":   {tlsFlags{ACMEDirectory: "https://acme.example/directory"}, false},
+		"nothing":                       {tlsFlags{}, true},
+		"files":                         {tlsFlags{TLSCert: cert, TLSKey: key}, true},
+		"files and a redirect":          {tlsFlags{TLSCert: cert, TLSKey: key, RedirectListen: ":0"}, true},
+		"a certificate alone":           {tlsFlags{TLSCert: cert}, false},
+		"a key alone":                   {tlsFlags{TLSKey: key}, false},
+		"files and ACME":                {tlsFlags{TLSCert: cert, TLSKey: key, ACMEDomain: []string{"a.example"}}, false},
+		"a redirect alone":              {tlsFlags{RedirectListen: ":0"}, false},
+		"a key of another":              {tlsFlags{TLSCert: cert, TLSKey: a.File("otherkey.pem")}, false},
+		"a missing file":                {tlsFlags{TLSCert: cert, TLSKey: a.File("none")}, false},
+		"ACME":                          {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
+		"an authority":                  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://acme.example/directory"}, true},
+		"an authority on loopback":      {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://localhost:14000/dir"}, true},
+		"an authority over HTTP":        {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "http://acme.example/directory"}, false},
+		"an authority without a scheme": {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "acme.example"}, false},
+		"an authority with a password":  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://a:b@acme.example/"}, false},
+		"an authority alone":            {tlsFlags{ACMEDirectory: "https://acme.example/directory"}, false},
 	} {
 		_, err := k.flags.settings(t.TempDir(), log)
 		if _, usage := errors.AsType[*usageError](err); (err == nil) != k.ok || err != nil && !usage {

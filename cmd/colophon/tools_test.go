@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// command runs a command to its end.
+// command runs a command until it returns.
 func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errOut bytes.Buffer
@@ -22,7 +22,7 @@ func command(t *testing.T, stdin string, args ...string) (stdout, stderr string,
 	return out.String(), errOut.String(), err
 }
 
-// generate runs the command of that name and returns its text.
+// generate runs `colophon generate` and returns its text.
 func generate(t *testing.T, flags ...string) string {
 	t.Helper()
 	args := append([]string{"generate", "--seed", "7", "--max-new-tokens", "20", "The rays of light"}, flags...)
@@ -33,14 +33,14 @@ func generate(t *testing.T, flags ...string) string {
 	return out
 }
 
-func TestGenerateWithoutAServer(t *testing.T) {
+func TestSameSeedGeneratesTheSameText(t *testing.T) {
 	first, second := generate(t), generate(t)
 	if first != second || !strings.HasPrefix(first, "The rays of light") || len(first) < 30 {
 		t.Errorf("the same seed gave %q and %q", first, second)
 	}
 }
 
-func TestTokenizeAndBack(t *testing.T) {
+func TestDecodeReversesTokenize(t *testing.T) {
 	for _, text := range []string{"", "The Rays of Light,\n\twhich differ. 😀 é", "<|endoftext|>"} {
 		ids, _, err := command(t, text, "model", "tokenize")
 		if err != nil {
@@ -58,9 +58,8 @@ func TestTokenizeAndBack(t *testing.T) {
 	}
 }
 
-// TestLogits compares the command with the reference vectors, which come
-// without a tokenizer.
-func TestLogits(t *testing.T) {
+// TestLogitsAgreeWithReferenceVectors runs a model that has no tokenizer.
+func TestLogitsAgreeWithReferenceVectors(t *testing.T) {
 	tiny := filepath.Join("..", "..", "model", "gpt2", "testdata", "tiny")
 	raw, err := os.ReadFile(filepath.Join(tiny, "cases.json"))
 	if err != nil {
@@ -114,7 +113,7 @@ func TestLogits(t *testing.T) {
 	}
 }
 
-func TestMistakesInTheArgumentsAreUsageErrors(t *testing.T) {
+func TestWrongArgumentsAreUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{},
 		{"dance"},
@@ -141,7 +140,7 @@ func TestMistakesInTheArgumentsAreUsageErrors(t *testing.T) {
 	}
 }
 
-func TestRebuildFromTheCommandLine(t *testing.T) {
+func TestHistoryIsCheckedAndRebuiltWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t)
 	if out, _, err := command(t, "", append([]string{"migrate"}, s.data...)...); err != nil || !strings.Contains(out, "up to date") {
@@ -162,13 +161,13 @@ func TestRebuildFromTheCommandLine(t *testing.T) {
 	}
 }
 
-// TestReadmeSaysWhatUpSays keeps the lines to paste the same in both.
-func TestReadmeSaysWhatUpSays(t *testing.T) {
+// TestReadmeHasTheQuickStart compares the README with the text that `up` prints.
+func TestReadmeHasTheQuickStart(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(fmt.Sprintf(lesson, "http://127.0.0.1:8000")) {
+	for line := range strings.Lines(fmt.Sprintf(quickStart, "http://127.0.0.1:8000")) {
 		if line = strings.TrimSpace(line); line != "" && !strings.Contains(string(readme), line) {
 			t.Errorf("README.md lacks %q", line)
 		}

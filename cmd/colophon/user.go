@@ -16,7 +16,7 @@ import (
 	"colophon/internal/console"
 )
 
-// accounts opens the accounts; unthrottled, they count no wrong passwords.
+// accounts opens the accounts. Unthrottled accounts count no wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
 	err := retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -30,26 +30,26 @@ func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, e
 }
 
 type userCmd struct {
-	Create   userCreateCmd   `cmd:"" help:"Make an account; its password is read from the terminal, or a line of the standard input."`
-	List     userListCmd     `cmd:"" help:"List the accounts."`
-	Role     userRoleCmd     `cmd:"" help:"Say what an account may do."`
-	Password userPasswordCmd `cmd:"" help:"Give an account another password, read as for create, and end its sessions."`
-	SignOut  userSignOutCmd  `cmd:"" help:"End an account's sessions."`
-	Disable  userDisableCmd  `cmd:"" help:"End an account's sessions, and let nobody sign in to it."`
-	Enable   userEnableCmd   `cmd:"" help:"Let an account that was disabled sign in again."`
-	Erase    userEraseCmd    `cmd:"" help:"Close an account for good and destroy all that it wrote; the name has to be given once more, on the terminal or in a line of the standard input."`
+	Create   userCreateCmd   `cmd:"" help:"Create an account. The password is read from the terminal, or from a line of standard input."`
+	List     userListCmd     `cmd:"" help:"List all accounts."`
+	Role     userRoleCmd     `cmd:"" help:"Change the role of an account."`
+	Password userPasswordCmd `cmd:"" help:"Set the password of an account, read as for create, and end its sessions."`
+	SignOut  userSignOutCmd  `cmd:"" help:"End all sessions of an account."`
+	Disable  userDisableCmd  `cmd:"" help:"Disable an account: end its sessions and refuse sign-ins."`
+	Enable   userEnableCmd   `cmd:"" help:"Enable a disabled account again."`
+	Erase    userEraseCmd    `cmd:"" help:"Close an account and destroy all its texts for good. Asks for the name again, on the terminal or as a line of standard input."`
 }
 
-// accountFlags are those of every command about accounts.
+// accountFlags are the flags of every command for accounts.
 type accountFlags struct{ databaseFlags }
 
-// accountFlag names the account that a command is about.
+// accountFlag selects the account of a command.
 type accountFlag struct {
 	accountFlags
-	Name string `arg:"" help:"The user name."`
+	Name string `arg:"" help:"User name of the account."`
 }
 
-// with opens the accounts and runs fn over them.
+// with opens the accounts and calls fn.
 func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *auth.Service) error) error {
 	return f.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
@@ -60,12 +60,12 @@ func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(conte
 	})
 }
 
-// change runs fn on the named account, and shows the account after it.
+// change calls fn for the named account, and prints the account that fn returns.
 func (f *accountFlag) change(ctx context.Context, t *terminal, log *slog.Logger, fn func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
 	return f.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
 		account, err := accounts.Named(ctx, f.Name)
 		if errors.Is(err, events.ErrNotFound) {
-			return errors.New("no account has this name: colophon user list shows them")
+			return errors.New("no account has this name (colophon user list shows all)")
 		}
 		if err != nil {
 			return err
@@ -79,10 +79,10 @@ func (f *accountFlag) change(ctx context.Context, t *terminal, log *slog.Logger,
 
 type userCreateCmd struct {
 	accountFlag
-	Role auth.Role `default:"user" enum:"user,auditor,admin" help:"What the account may do: user, auditor or admin ($COLOPHON_ROLE)."`
+	Role auth.Role `default:"user" enum:"user,auditor,admin" help:"Role of the account: user, auditor or admin ($COLOPHON_ROLE)."`
 }
 
-// Run makes an account.
+// Run creates an account.
 func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	password, err := console.ReadPassword(ctx, t.in, t.err)
 	if err != nil {
@@ -91,7 +91,7 @@ func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) 
 	return c.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
 		account, err := accounts.Create(ctx, c.Name, password, c.Role)
 		if errors.Is(err, auth.ErrTaken) {
-			return errors.New("the user name is taken: colophon user role changes what an account may do")
+			return errors.New("the user name is taken (colophon user role changes the role of an account)")
 		}
 		if err != nil {
 			return err
@@ -102,7 +102,7 @@ func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) 
 
 type userListCmd struct{ accountFlags }
 
-// listPage is how many accounts are read at a time.
+// listPage is the number of accounts that are read at a time.
 const listPage = 500
 
 // Run lists all accounts.
@@ -140,7 +140,7 @@ func show(out io.Writer, accounts ...auth.Account) error {
 
 type userRoleCmd struct {
 	accountFlag
-	Role auth.Role `arg:"" enum:"user,auditor,admin" help:"user, auditor or admin."`
+	Role auth.Role `arg:"" enum:"user,auditor,admin" help:"New role: user, auditor or admin."`
 }
 
 // Run changes a role.
@@ -192,17 +192,17 @@ func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger)
 
 type userEraseCmd struct{ accountFlag }
 
-// Run erases an account, if it is meant.
+// Run erases an account, if its name is confirmed.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	if console.IsTerminal(t.in) {
-		fmt.Fprintf(t.err, "This destroys everything that %s wrote, for good. The name once more: ", c.Name)
+		fmt.Fprintf(t.err, "This destroys all texts of %s for good. Type the name to confirm: ", c.Name)
 	}
-	again, err := console.ReadLine(ctx, t.in)
+	confirmed, err := console.ReadLine(ctx, t.in)
 	if err != nil {
-		return fmt.Errorf("read the name: %w", err)
+		return fmt.Errorf("read name: %w", err)
 	}
-	if again != c.Name {
-		return errors.New("the name has to be given once more, on the terminal or in a line of the standard input, and was not: nothing has been erased")
+	if confirmed != c.Name {
+		return errors.New("name not confirmed, nothing erased: type it again on the terminal, or as a line of standard input")
 	}
 	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.EraseAccount(ctx, id)

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestUsersFromTheCommandLine makes the first administrator and the other changes of
-// accounts while the service runs.
-func TestUsersFromTheCommandLine(t *testing.T) {
+// TestAccountsChangeWhileTheServiceRuns creates the first administrator, and makes every
+// other change of accounts, by commands.
+func TestAccountsChangeWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	user := func(stdin string, args ...string) (string, error) {
@@ -49,7 +49,7 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 	signIn(t, s.url, "isaac")
 	refused("no account", "", "disable", "leonhard")
 	refused("auditor", "", "role", "isaac", "emperor")
-	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // in a second or two
+	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // within a second or two
 	must("isaac", "", "sign-out", "isaac")
 	eventually(t, "the session ends", ended)
 	c = signIn(t, s.url, "isaac")
@@ -63,8 +63,8 @@ func TestUsersFromTheCommandLine(t *testing.T) {
 	if err != nil || len(lines) != 2 || !strings.Contains(lines[0], "edmond") || !strings.Contains(lines[0], "admin") || !strings.Contains(lines[1], "isaac") {
 		t.Errorf("%s, %v", out, err)
 	}
-	refused("once more", "", "erase", "isaac")
-	refused("once more", "edmond\n", "erase", "isaac")
+	refused("not confirmed", "", "erase", "isaac")
+	refused("not confirmed", "edmond\n", "erase", "isaac")
 	c.Form("/token", "username", "isaac", "password", "another "+password).Must(t, 200)
 	must("erased", "isaac\n", "erase", "isaac")
 	refused("no account", "isaac", "erase", "isaac")

@@ -11,7 +11,7 @@ import (
 
 type openAPICmd struct{}
 
-// Run prints the description as YAML.
+// Run prints the description in YAML.
 func (openAPICmd) Run(t *terminal) error {
 	yaml, err := api.Description()
 	if err != nil {
@@ -22,10 +22,10 @@ func (openAPICmd) Run(t *terminal) error {
 }
 
 type versionCmd struct {
-	SBOM bool `name:"sbom" help:"Print what the program was made of, as CycloneDX."`
+	SBOM bool `name:"sbom" help:"Print the bill of materials in CycloneDX instead."`
 }
 
-// Run prints what the build knows of itself.
+// Run prints the version, or the bill of materials.
 func (c versionCmd) Run(t *terminal) error {
 	if c.SBOM {
 		info, _ := debug.ReadBuildInfo()

@@ -1,11 +1,11 @@
-// Command go is a tour of package client: it makes an account, follows a job
-// while its text is written, resumes the stream behind an event, cancels another
-// job, and reads the history.
+// Command go is a tour of package client. It creates an account, follows a job as its
+// text is generated, resumes the stream after an event, cancels another job, and reads
+// the history.
 //
 //	go run ./examples/go                                  # a service on this machine
 //	go run ./examples/go -url https://colophon.example    # or another one
 //
-// It ends with an error at the first answer that is not the expected one.
+// It ends with an error at the first unexpected answer.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	url := flag.String("url", "http://127.0.0.1:8000", "where the service is")
+	url := flag.String("url", "http://127.0.0.1:8000", "URL of the service")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -49,7 +49,7 @@ func run(ctx context.Context, url string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "# Job %s, as it is written\n%s", job.ID, job.Prompt)
+	fmt.Fprintf(out, "# Job %s, as its text is generated\n%s", job.ID, job.Prompt)
 	versions := 0
 	for event, err := range c.Follow(ctx, job.ID, 0) {
 		if err != nil {
@@ -60,7 +60,7 @@ func run(ctx context.Context, url string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "\n(%d events)\n", versions)
 
-	fmt.Fprintln(out, "\n# Its events after version 2, as after a break")
+	fmt.Fprintln(out, "\n# Its events after version 2, as after a broken connection")
 	for event, err := range c.Follow(ctx, job.ID, 2) {
 		if err != nil {
 			return err
@@ -68,7 +68,7 @@ func run(ctx context.Context, url string, out io.Writer) error {
 		fmt.Fprintf(out, "%d %s %q\n", event.Version, event.Type, event.Text)
 	}
 
-	fmt.Fprintln(out, "\n# A job that is cancelled")
+	fmt.Fprintln(out, "\n# A cancelled job")
 	long, err := c.Submit(ctx, client.JobRequest{Prompt: "The nature of light", MaxNewTokens: 200})
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func run(ctx context.Context, url string, out io.Writer) error {
 		return fmt.Errorf("job %s is not in the history", job.ID)
 	}
 
-	fmt.Fprintln(out, "\n# A request that the service refuses")
+	fmt.Fprintln(out, "\n# A refused request")
 	_, err = c.Generate(ctx, client.JobRequest{Prompt: "light", MaxLength: 9})
 	p, ok := errors.AsType[*client.Problem](err)
 	if !ok {

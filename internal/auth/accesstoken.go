@@ -19,25 +19,25 @@ import (
 )
 
 const (
-	// maxAccessToken is the size in bytes beyond which an access token is not
-	// looked at; those of this service have some 500.
+	// maxAccessToken is the largest access token that is read, in bytes. Those of
+	// this service have about 500.
 	maxAccessToken = 8 << 10
 
-	// maxSkew is how far the clocks of two processes may be apart.
+	// maxSkew bounds the difference between the clocks of two processes.
 	maxSkew = 5 * time.Second
 
 	// accessTokenType is the media type of RFC 9068.
 	accessTokenType = "at+jwt"
 )
 
-// Identity is whom an access token speaks for.
+// Identity says which account and session an access token authenticates.
 type Identity struct {
 	Account uuid.UUID
 	Session uuid.UUID
-	Expires time.Time // when the access token does
+	Expires time.Time // the end of the access token
 }
 
-// sign makes an access token that is valid until expires.
+// sign returns an access token that is valid until expires.
 func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Time) (string, error) {
 	now := s.now()
 	token, err := jwt.NewBuilder().
@@ -51,12 +51,12 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Tim
 		Expiration(expires).
 		Build()
 	if err != nil {
-		return "", fmt.Errorf("make an access token: %w", err)
+		return "", fmt.Errorf("build an access token: %w", err)
 	}
 	token.Options().Enable(jwt.FlattenAudience)
 	headers := jws.NewHeaders()
 	if err := headers.Set(jws.TypeKey, accessTokenType); err != nil {
-		return "", fmt.Errorf("make an access token: %w", err)
+		return "", fmt.Errorf("build an access token: %w", err)
 	}
 	signed, err := jwt.Sign(token, jwt.WithKey(jwa.EdDSA, key, jws.WithProtectedHeaders(headers)))
 	if err != nil {
@@ -65,13 +65,13 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Tim
 	return string(signed), nil
 }
 
-// Verify returns whom an access token speaks for, or ErrAccessToken. It accepts
-// exactly the form that this service issues, and looks at nothing in a token
-// before the signature except its size, its form and the id of the key.
+// Verify returns the identity that an access token authenticates, or
+// ErrAccessToken. It accepts only the exact form that this service issues. Before
+// it checks the signature it reads only the token's size, form and key id.
 //
-// Only a key that this process has not seen yet makes it ask the database, or
-// that Run has not asked for long which sessions have ended; an error other than
-// ErrAccessToken says that this was not possible.
+// Verify queries the database in two cases only: the key is new to this process,
+// or Run has not polled for ended sessions for too long. Any error other than
+// ErrAccessToken means that such a query has failed.
 func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, error) {
 	kid, err := readHeader(accessToken)
 	if err != nil {
@@ -95,11 +95,11 @@ func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, err
 	return identity, nil
 }
 
-// The library's parser is lenient where RFC 7515 allows it, and encoding/json is
-// lenient about repeated members, the case of names and text after the object.
-// Tokens made by sign have none of that, so none of it is accepted.
+// The library's parser is lenient where RFC 7515 allows it. encoding/json accepts
+// repeated members, names in another case and text after the object. Tokens made by
+// sign have none of these, so the functions below accept none of them.
 
-// readHeader checks the form of a token and returns its key's id.
+// readHeader checks the form of a token and returns the id of its key.
 func readHeader(accessToken string) (kid string, err error) {
 	if len(accessToken) > maxAccessToken {
 		return "", errors.New("it is too long")
@@ -133,15 +133,15 @@ func readHeader(accessToken string) (kid string, err error) {
 	if err := members.read("kid", &kid); err != nil {
 		return "", err
 	}
-	// A fourth member could only ask for something that is not done here: jwk,
-	// jku, x5u and x5c bring a key, crit and b64 change the rules.
+	// A fourth member could only ask for an unsupported feature: jwk, jku, x5u and
+	// x5c supply a key, crit and b64 change the rules.
 	if alg != jwa.EdDSA.String() || typ != accessTokenType || len(members) != 3 {
 		return "", errors.New("the header is not one of this service")
 	}
 	return kid, nil
 }
 
-// readClaims checks the claims of a token whose signature is right.
+// readClaims checks the claims of a token whose signature is valid.
 func (s *Service) readClaims(payload []byte) (Identity, error) {
 	members, err := readObject(payload)
 	if err != nil {
@@ -164,14 +164,14 @@ func (s *Service) readClaims(payload []byte) (Identity, error) {
 	session, badSid := uuid.Parse(c.sid)
 	switch {
 	case c.iss != s.options.Issuer:
-		return Identity{}, errors.New("another service issued it")
+		return Identity{}, errors.New("it was issued by another service")
 	case c.aud != s.options.Audience:
 		return Identity{}, errors.New("it is for another service")
 	case now-skew >= c.exp:
 		return Identity{}, errors.New("it has expired")
 	case now+skew < c.nbf || now+skew < c.iat:
 		return Identity{}, errors.New("it is not valid yet")
-	case badSub != nil || account.String() != c.sub || account == nobody:
+	case badSub != nil || account.String() != c.sub || account == unknownAccount:
 		return Identity{}, errors.New("sub is not an account")
 	case badSid != nil || session.String() != c.sid:
 		return Identity{}, errors.New("sid is not a session")
@@ -181,7 +181,7 @@ func (s *Service) readClaims(payload []byte) (Identity, error) {
 	return Identity{Account: account, Session: session, Expires: time.Unix(c.exp, 0).UTC()}, nil
 }
 
-// object is a JSON object with its members undecoded.
+// object is a JSON object whose members are not decoded yet.
 type object map[string]json.RawMessage
 
 // readObject reads a strict JSON object.
@@ -193,7 +193,7 @@ func readObject(raw []byte) (object, error) {
 	})
 }
 
-// read decodes a member, which must be there and not null.
+// read decodes a member. It is an error if the member is missing or null.
 func (o object) read(name string, dst any) error {
 	raw, ok := o[name]
 	if !ok || string(raw) == "null" {

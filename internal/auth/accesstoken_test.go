@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +27,8 @@ import (
 )
 
 // security: ASVS 9.2.3
-func TestAccessTokenHasWhatItShould(t *testing.T) {
+func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
+	t.Parallel()
 	s := offline(t)
 	account, session := uuid.New(), uuid.New()
 	token, err := s.sign(s.keys.current.Load().signer(s.now()), account, session, s.now().Add(DefaultAccessTTL))
@@ -65,7 +67,7 @@ func TestAccessTokenHasWhatItShould(t *testing.T) {
 	if want := (Identity{account, session, s.now().Add(30 * time.Minute)}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
-	// The signature is right by another implementation too.
+	// Another implementation accepts the signature.
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
 	if err != nil || !ed25519.Verify(public, []byte(parts[0]+"."+parts[1]), signature) {
 		t.Error("the signature is wrong")
@@ -73,7 +75,8 @@ func TestAccessTokenHasWhatItShould(t *testing.T) {
 }
 
 // security: ASVS 9.2.1
-func TestAccessTokenTimes(t *testing.T) {
+func TestAccessTokenTimesAreChecked(t *testing.T) {
+	t.Parallel()
 	s := offline(t)
 	f := newForger(t, s)
 	now := f.now.Unix()
@@ -85,9 +88,9 @@ func TestAccessTokenTimes(t *testing.T) {
 		{"expires now", members{"exp": now}, true}, // clocks may differ
 		{"expired within the skew", members{"exp": now - 4}, true},
 		{"expired", members{"exp": now - 5}, false},
-		{"not valid for a skew", members{"nbf": now + 5}, true},
+		{"valid after one skew", members{"nbf": now + 5}, true},
 		{"not valid yet", members{"nbf": now + 6}, false},
-		{"issued a skew from now", members{"iat": now + 5}, true},
+		{"issued one skew from now", members{"iat": now + 5}, true},
 		{"issued in the future", members{"iat": now + 6}, false},
 	} {
 		_, err := s.Verify(t.Context(), f.with(nil, c.claims))
@@ -97,8 +100,8 @@ func TestAccessTokenTimes(t *testing.T) {
 	}
 }
 
-// hostile returns tokens that must be refused, by what is wrong with them. Most
-// are signed with the service's own key: more than any attacker has.
+// hostile returns tokens that must be refused, by their fault. Most are signed with
+// the service's own key, which no attacker has.
 func hostile(t testing.TB, f forger, url string) map[string]string {
 	good := f.with(nil, nil)
 	part := strings.Split(good, ".")
@@ -122,7 +125,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 	}
 
 	tokens := map[string]string{
-		// No token at all.
+		// Texts that are not tokens.
 		"empty":           "",
 		"a dot":           ".",
 		"two dots":        "..",
@@ -152,7 +155,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"nested":          f.raw(encode(change(f.header(), members{"cty": "JWT"})), good),
 		"unsigned claims": encode(f.claims()),
 
-		// Another signature.
+		// Wrong signatures.
 		"no signature":         part[0] + "." + part[1] + ".",
 		"signature of zeros":   part[0] + "." + part[1] + "." + b64(strings.Repeat("\x00", 64)),
 		"signature cut":        good[:len(good)-2],
@@ -181,7 +184,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"alg a list":           f.with(members{"alg": []string{"EdDSA"}}, nil),
 		"alg a number":         f.with(members{"alg": 1}, nil),
 
-		// Keys that the token brings.
+		// Keys supplied by the token.
 		"jwk":          thief.with(members{"jwk": thiefJWK}, nil),
 		"jwk, signed":  f.with(members{"jwk": thiefJWK}, nil),
 		"jwk, no kid":  thief.with(members{"jwk": thiefJWK, "kid": absent{}}, nil),
@@ -208,7 +211,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"kid null":     f.with(members{"kid": nil}, nil),
 		"kid long":     f.with(members{"kid": strings.Repeat("k", 4000)}, nil),
 
-		// Another kind of token, or of another service.
+		// Other kinds of tokens, and tokens of other services.
 		"typ JWT":          f.with(members{"typ": "JWT"}, nil),
 		"no typ":           f.with(members{"typ": absent{}}, nil),
 		"typ id token":     f.with(members{"typ": "id+jwt"}, nil),
@@ -226,7 +229,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"sub a name":       f.with(nil, members{"sub": "isaac"}),
 		"sub a number":     f.with(nil, members{"sub": 1}),
 		"sub an URN":       f.with(nil, members{"sub": "urn:uuid:" + uuid.NewString()}),
-		"sub nobody":       f.with(nil, members{"sub": nobody.String()}),
+		"sub nobody":       f.with(nil, members{"sub": unknownAccount.String()}),
 		"no sid":           f.with(nil, members{"sid": absent{}}),
 		"sid a list":       f.with(nil, members{"sid": []string{}}),
 		"sid no id":        f.with(nil, members{"sid": "1"}),
@@ -234,29 +237,29 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"jti empty":        f.with(nil, members{"jti": ""}),
 
 		// Times.
-		"expired":            f.with(nil, members{"exp": f.now.Add(-time.Hour).Unix()}),
-		"exp 0":              f.with(nil, members{"exp": 0}),
-		"exp negative":       f.with(nil, members{"exp": -1}),
-		"exp text":           f.with(nil, members{"exp": fmt.Sprint(f.now.Add(time.Hour).Unix())}),
-		"exp a date":         f.with(nil, members{"exp": f.now.Add(time.Hour)}),
-		"exp a fraction":     f.with(nil, members{"exp": float64(f.now.Unix()) + 100.5}),
-		"exp huge":           f.with(nil, members{"exp": 1e300}),
-		"exp over 64 bits":   f.raw(encode(f.header()), strings.Replace(encode(f.claims()), `"exp":`, `"exp":99999999999`, 1)),
-		"exp true":           f.with(nil, members{"exp": true}),
-		"exp null":           f.with(nil, members{"exp": nil}),
-		"exp a list":         f.with(nil, members{"exp": []int64{f.now.Add(time.Hour).Unix()}}),
-		"no exp":             f.with(nil, members{"exp": absent{}}),
-		"nbf in the future":  f.with(nil, members{"nbf": f.now.Add(time.Hour).Unix()}),
-		"nbf text":           f.with(nil, members{"nbf": "0"}),
-		"no nbf":             f.with(nil, members{"nbf": absent{}}),
-		"iat in the future":  f.with(nil, members{"iat": f.now.Add(time.Hour).Unix()}),
-		"no iat":             f.with(nil, members{"iat": absent{}}),
-		"exp in other case":  f.with(nil, members{"exp": absent{}, "EXP": f.now.Add(time.Hour).Unix()}),
-		"sub in other case":  f.with(nil, members{"sub": absent{}, "Sub": uuid.NewString()}),
-		"alg in other case":  f.with(members{"alg": absent{}, "Alg": "EdDSA"}, nil),
-		"claims of no value": f.raw(encode(f.header()), `{}`),
+		"expired":           f.with(nil, members{"exp": f.now.Add(-time.Hour).Unix()}),
+		"exp 0":             f.with(nil, members{"exp": 0}),
+		"exp negative":      f.with(nil, members{"exp": -1}),
+		"exp text":          f.with(nil, members{"exp": fmt.Sprint(f.now.Add(time.Hour).Unix())}),
+		"exp a date":        f.with(nil, members{"exp": f.now.Add(time.Hour)}),
+		"exp a fraction":    f.with(nil, members{"exp": float64(f.now.Unix()) + 100.5}),
+		"exp huge":          f.with(nil, members{"exp": 1e300}),
+		"exp over 64 bits":  f.raw(encode(f.header()), strings.Replace(encode(f.claims()), `"exp":`, `"exp":99999999999`, 1)),
+		"exp true":          f.with(nil, members{"exp": true}),
+		"exp null":          f.with(nil, members{"exp": nil}),
+		"exp a list":        f.with(nil, members{"exp": []int64{f.now.Add(time.Hour).Unix()}}),
+		"no exp":            f.with(nil, members{"exp": absent{}}),
+		"nbf in the future": f.with(nil, members{"nbf": f.now.Add(time.Hour).Unix()}),
+		"nbf text":          f.with(nil, members{"nbf": "0"}),
+		"no nbf":            f.with(nil, members{"nbf": absent{}}),
+		"iat in the future": f.with(nil, members{"iat": f.now.Add(time.Hour).Unix()}),
+		"no iat":            f.with(nil, members{"iat": absent{}}),
+		"exp in other case": f.with(nil, members{"exp": absent{}, "EXP": f.now.Add(time.Hour).Unix()}),
+		"sub in other case": f.with(nil, members{"sub": absent{}, "Sub": uuid.NewString()}),
+		"alg in other case": f.with(members{"alg": absent{}, "Alg": "EdDSA"}, nil),
+		"claims empty":      f.raw(encode(f.header()), `{}`),
 
-		// JSON that one parser reads so and another one so.
+		// JSON that parsers read differently.
 		"header twice alg":       f.raw(`{"alg":"none",`+encode(f.header())[1:], encode(f.claims())),
 		"header twice kid":       f.raw(`{"kid":"other",`+encode(f.header())[1:], encode(f.claims())),
 		"header an escaped twin": f.raw(`{"\u0061lg":"none",`+encode(f.header())[1:], encode(f.claims())),
@@ -285,8 +288,11 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 	return tokens
 }
 
+// rsaKey is generated once, because that takes long.
+var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 func rs256(t testing.TB, input string) string {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := rsaKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +318,8 @@ func es256(t testing.TB, input string) string {
 }
 
 // security: ASVS 7.2.1, ASVS 9.1.1, ASVS 9.1.2, ASVS 9.1.3, ASVS 9.2.2, ASVS 9.2.3, API2:2023
-func TestHostileAccessTokens(t *testing.T) {
+func TestHostileAccessTokensAreRefused(t *testing.T) {
+	t.Parallel()
 	called := 0
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called++ }))
 	defer server.Close()
@@ -327,11 +334,11 @@ func TestHostileAccessTokens(t *testing.T) {
 		})
 	}
 	if called > 0 {
-		t.Errorf("%d calls to where the tokens pointed", called)
+		t.Errorf("%d requests to the URLs in the tokens", called)
 	}
 }
 
-// Whatever is accepted is byte for byte what the key's owner signed.
+// FuzzVerify checks that only the exact bytes of a signed token are accepted.
 func FuzzVerify(f *testing.F) {
 	s := offline(f)
 	good := newForger(f, s).with(nil, nil)
@@ -349,8 +356,8 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// Behind a right signature, where a fuzzer does not get by itself, the claims
-// still have to be right, and read as every other parser reads them.
+// FuzzVerifySigned signs fuzzed headers and claims, because a fuzzer cannot find a
+// valid signature. Accepted claims must be right, and mean the same to other parsers.
 func FuzzVerifySigned(f *testing.F) {
 	s := offline(f)
 	forger := newForger(f, s)

@@ -14,17 +14,17 @@ import (
 	"colophon/internal/policy"
 )
 
-// nobody is the account of all names that no account has. Its key is empty, as
-// no other one's is; it is disabled, and its password is not known to anybody.
-var nobody = uuid.UUID{}
+// unknownAccount stands for all unknown user names. It is the only account with an
+// empty username key. It is disabled, and its password is random and not kept.
+var unknownAccount = uuid.UUID{}
 
-// ensureNobody makes nobody's row, or brings its hash up to date, so that it
-// costs as much to check as any other.
-func (s *Service) ensureNobody(ctx context.Context) error {
+// ensureUnknownAccount creates the row of unknownAccount. If the row exists with
+// outdated hash parameters it updates the hash, so that every check costs the same.
+func (s *Service) ensureUnknownAccount(ctx context.Context) error {
 	var old string
-	err := s.pool.QueryRow(ctx, `select password_hash from accounts where id = $1`, nobody).Scan(&old)
+	err := s.pool.QueryRow(ctx, `select password_hash from accounts where id = $1`, unknownAccount).Scan(&old)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("find the row for unknown names: %w", err)
+		return fmt.Errorf("read the account for unknown names: %w", err)
 	}
 	if err == nil && !s.hash.outdated(old) {
 		return nil
@@ -37,29 +37,28 @@ func (s *Service) ensureNobody(ctx context.Context) error {
 		created := s.now()
 		tag, err := tx.Exec(ctx, `
 			insert into accounts (id, username, username_key, password_hash, created_at, disabled_at)
-			values ($1, '', '', $2, $3, $3) on conflict (id) do nothing`, nobody, hash, created)
+			values ($1, '', '', $2, $3, $3) on conflict (id) do nothing`, unknownAccount, hash, created)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() == 1 {
-			return tx.AppendAccount(ctx, nobody, events.AccountRegistered{})
+			return tx.AppendAccount(ctx, unknownAccount, events.AccountRegistered{})
 		}
-		_, err = tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, nobody, hash)
+		_, err = tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, unknownAccount, hash)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("make the row for unknown names: %w", err)
+		return fmt.Errorf("create the account for unknown names: %w", err)
 	}
 	return nil
 }
 
-// RegisterOnce makes an account like Register; a registration under a key that
-// has been used, with the same user name and password, returns the account that
-// it made then. It also returns events.ErrKeyReused and events.ErrInFlight.
+// RegisterOnce creates an account like Register. A second call with the same key,
+// user name and password returns the account of the first one. RegisterOnce also
+// returns events.ErrKeyReused and events.ErrInFlight.
 //
-// What is remembered of the request is its user name. Its password is compared
-// with the account's: a digest of it that is quick to compute would be quick to
-// guess, too.
+// The key's record holds only the user name of the request. The password is
+// compared with the account's hash, because a fast digest would be fast to guess.
 func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password, network string) (Account, error) {
 	key.Payload = []byte(username)
 	account, err := s.registered(ctx, key, password, network)
@@ -68,7 +67,7 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 	}
 	account, err = s.register(ctx, &key, username, password, User)
 	if errors.Is(err, events.ErrClaimed) || errors.Is(err, ErrTaken) {
-		// By the same request, which came twice at the same time?
+		// The same request may have been sent twice at the same time.
 		first, again := s.registered(ctx, key, password, network)
 		if !errors.Is(again, events.ErrNotFound) {
 			return first, again
@@ -77,8 +76,8 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 	return account, err
 }
 
-// registered returns the account that a registration under the key has made, if
-// the password is its own.
+// registered returns the account that was registered under the key, if the
+// password is right.
 func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password, network string) (Account, error) {
 	stream, err := s.store.Opened(ctx, key)
 	if err != nil {
@@ -91,9 +90,9 @@ func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, pas
 	if err != nil {
 		return Account{}, err
 	}
-	// Whoever knows the key can try passwords here as at a sign-in: so that is
-	// counted, and on record, as there.
-	_, err = s.prove(ctx, account.ID, password, network)
+	// A client that knows the key can try passwords here, so each try is counted
+	// and recorded as at a sign-in.
+	_, err = s.reauthenticate(ctx, account.ID, password, network)
 	switch {
 	case errors.Is(err, ErrPassword), errors.Is(err, ErrAccessToken):
 		return Account{}, events.ErrKeyReused
@@ -103,7 +102,7 @@ func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, pas
 	return account, nil
 }
 
-// Register makes an account. It returns a policy.Refusal, ErrTaken or ErrBusy.
+// Register creates an account. It returns a policy.Refusal, ErrTaken or ErrBusy.
 func (s *Service) Register(ctx context.Context, username, password string) (Account, error) {
 	return s.register(ctx, nil, username, password, User)
 }
@@ -121,10 +120,10 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	var taken bool
 	err = s.pool.QueryRow(ctx, `select exists (select from accounts where username_key = $1 or erased_name = $2)`, key, erased).Scan(&taken)
 	if err != nil {
-		return Account{}, fmt.Errorf("look for the user name: %w", err)
+		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
 	if taken {
-		return Account{}, ErrTaken // without the price of a hash
+		return Account{}, ErrTaken // spares the cost of a hash
 	}
 	hash, err := s.hash.Hash(ctx, normal)
 	if err != nil {
@@ -132,7 +131,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
-		return Account{}, fmt.Errorf("make an account id: %w", err)
+		return Account{}, fmt.Errorf("create an account id: %w", err)
 	}
 	account := Account{ID: id, Username: display, Role: role, CreatedAt: s.now().UTC().Truncate(time.Microsecond)}
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
@@ -144,8 +143,8 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		if err != nil {
 			return err
 		}
-		// Whoever had the name may have been erased meanwhile: the insert has
-		// waited for that, and this statement sees it.
+		// The account that had the name may have been erased meanwhile. The insert
+		// waited for that transaction, and this statement sees its result.
 		if err := tx.QueryRow(ctx, `select exists (select from accounts where erased_name = $1)`, erased).Scan(&taken); err != nil {
 			return err
 		}
@@ -173,7 +172,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	return account, nil
 }
 
-// accountColumns are those that scanAccount expects.
+// accountColumns are the columns that scanAccount expects.
 const accountColumns = `id, username, role, created_at, disabled_at, erased_at`
 
 func scanAccount(row pgx.CollectableRow) (Account, error) {
@@ -190,9 +189,9 @@ func scanAccount(row pgx.CollectableRow) (Account, error) {
 	return a, err
 }
 
-// Account returns an account, as it is now, or events.ErrNotFound.
+// Account returns the current state of an account, or events.ErrNotFound.
 func (s *Service) Account(ctx context.Context, id uuid.UUID) (Account, error) {
-	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id = $1 and id <> $2`, id, nobody)
+	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id = $1 and id <> $2`, id, unknownAccount)
 	account, err := pgx.CollectExactlyOneRow(rows, scanAccount)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Account{}, fmt.Errorf("account %s: %w", id, events.ErrNotFound)

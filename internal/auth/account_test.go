@@ -19,6 +19,7 @@ import (
 )
 
 func TestRegister(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, err := f.Register(t.Context(), "Isaac", "securepassword")
 	if err != nil {
@@ -31,7 +32,7 @@ func TestRegister(t *testing.T) {
 		t.Error(diff)
 	}
 	f.hash.create = func(string, *argon2id.Params) (string, error) {
-		t.Error("a password was hashed for nothing")
+		t.Error("a password was hashed although the name is taken or refused")
 		return "", nil
 	}
 	for _, variant := range []string{"Isaac", "isaac", "ISAAC", "Ｉｓａａｃ"} {
@@ -51,12 +52,13 @@ func TestRegister(t *testing.T) {
 		_, err := f.Register(t.Context(), c.name, c.password)
 		wantError(t, err, c.err)
 	}
-	if n := f.count(t, `select count(*) from accounts where id <> $1`, nobody); n != 1 {
+	if n := f.count(t, `select count(*) from accounts where id <> $1`, unknownAccount); n != 1 {
 		t.Errorf("%d accounts, want 1", n)
 	}
 }
 
-func TestRegisterRace(t *testing.T) {
+func TestConcurrentRegistrationsOfOneNameMakeOneAccount(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var wg sync.WaitGroup
 	errs := make(chan error, 8)
@@ -79,15 +81,16 @@ func TestRegisterRace(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d registrations of one name, want 1", won)
 	}
-	for _, table := range []string{"accounts", "owner_keys", "events"} { // one for the account, one for nobody
+	for _, table := range []string{"accounts", "owner_keys", "events"} { // one for the account, one for unknown names
 		if n := f.count(t, `select count(*) from `+table); n != 2 {
 			t.Errorf("%d rows in %s, want 2", n, table)
 		}
 	}
 }
 
-// The name may be taken while the password is hashed.
-func TestRegisterLosesRace(t *testing.T) {
+// Another registration takes the name while the password is hashed.
+func TestNameTakenDuringHashingIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	late := newHasher(cheapParams)
 	s := f.another(t, late)
@@ -105,6 +108,7 @@ func TestRegisterLosesRace(t *testing.T) {
 
 // security: ASVS 7.2.2, ASVS 7.2.4
 func TestSignIn(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -127,11 +131,12 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// What a failed sign-in does and answers does not depend on whether the name
-// exists: the same error, one hash with the same parameters, one event.
+// A failed sign-in does the same whether or not the name exists: it returns the same
+// error, computes one hash with the same parameters, and appends one event.
 //
 // security: ASVS 6.3.8, ASVS 16.3.1
 func TestFailedSignInsAreAlike(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	known := f.mustRegister(t)
 	disabled, err := f.Register(t.Context(), "gottfried", password)
@@ -157,16 +162,16 @@ func TestFailedSignInsAreAlike(t *testing.T) {
 		stream               uuid.UUID
 	}{
 		{"wrong password", name, "not " + password, known.ID},
-		{"password with something behind it", name, password + "x", known.ID},
+		{"right password with a suffix", name, password + "x", known.ID},
 		{"empty password", name, "", known.ID},
-		{"password that is no text", name, "\xff", known.ID},
+		{"password that is not UTF-8", name, "\xff", known.ID},
 		{"password that is too long", name, strings.Repeat("x", 1<<20), known.ID},
-		{"unknown name", "leonhard", password, nobody},
-		{"empty name", "", password, nobody},
-		{"impossible name", "a b", password, nobody},
-		{"NUL in the name", name + "\x00", password, nobody},
-		{"name that is no text", "\xff\xff\xff", password, nobody},
-		{"long name", strings.Repeat("x", 1<<20), password, nobody},
+		{"unknown name", "leonhard", password, unknownAccount},
+		{"empty name", "", password, unknownAccount},
+		{"impossible name", "a b", password, unknownAccount},
+		{"NUL in the name", name + "\x00", password, unknownAccount},
+		{"name that is not UTF-8", "\xff\xff\xff", password, unknownAccount},
+		{"long name", strings.Repeat("x", 1<<20), password, unknownAccount},
 		{"disabled account", "gottfried", password, disabled.ID},
 		{"disabled account, wrong password", "gottfried", "not " + password, disabled.ID},
 	} {
@@ -178,24 +183,24 @@ func TestFailedSignInsAreAlike(t *testing.T) {
 				t.Errorf("%+v, %v", tokens, err)
 			}
 			if checked != 1 || created != 0 || with[0] != cheapParams {
-				t.Errorf("%d hashes compared, %d made, with %+v", checked, created, with)
+				t.Errorf("%d hashes checked, %d created, with %+v; want one check with %+v", checked, created, with, cheapParams)
 			}
 			facts := f.facts(t, c.stream)
 			if len(facts) != before+1 || facts[before] != (events.AccountSignInFailed{}) {
-				t.Errorf("on record: %#v", facts)
+				t.Errorf("facts: %#v", facts)
 			}
 			if n := f.count(t, `select count(*) from events`); n != inAll+1 {
-				t.Errorf("%d events more, want 1", n-inAll)
+				t.Errorf("%d new events, want 1", n-inAll)
 			}
 		})
 	}
 }
 
-var tries = flag.Int("tries", 12, "how often TestUnknownNamesTakeAsLong tries each of its names")
+var tries = flag.Int("tries", 12, "sign-ins per name in TestUnknownNamesTakeAsLong")
 
-// The measure of the same: the medians of known and unknown names, with the
-// parameters of production. What it guards against differs by a factor of ten;
-// of many tries, the medians are within five hundredths.
+// TestUnknownNamesTakeAsLong compares the median times of known and unknown names,
+// with the production parameters. Without the hash for unknown names they would differ
+// by a factor of ten. With -tries 1000 or more they must be within 5 %.
 //
 // security: ASVS 6.3.8
 func TestUnknownNamesTakeAsLong(t *testing.T) {
@@ -205,7 +210,7 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	var took [2][]time.Duration
 	for round := range *tries {
 		for i := range took {
-			i ^= round / 2 & 1 // in changing order, for the collector may come every second time
+			i ^= round / 2 & 1 // in changing order, because the garbage collector may run every second time
 			start := time.Now()
 			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
 			took[i] = append(took[i], time.Since(start))
@@ -223,8 +228,9 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	}
 }
 
-// An account that changes while its password is hashed is looked at again.
-func TestSignInWhileTheAccountChanges(t *testing.T) {
+// An account that changes while its password is hashed is checked again.
+func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {
+	t.Parallel()
 	other, err := argon2id.CreateHash("another "+password, &cheapParams)
 	if err != nil {
 		t.Fatal(err)
@@ -241,9 +247,10 @@ func TestSignInWhileTheAccountChanges(t *testing.T) {
 		{"password changed", `update accounts set password_hash = $1 where username <> ''`, other, ErrCredentials},
 		{"disabled", `update accounts set disabled_at = $1 where username <> ''`, time.Now(), ErrCredentials},
 		{"erased", `delete from accounts where username = $1`, name, ErrCredentials},
-		{"same password, hashed anew", `update accounts set password_hash = $1 where username <> ''`, same, nil},
+		{"same password, rehashed", `update accounts set password_hash = $1 where username <> ''`, same, nil},
 	} {
 		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t)
 			f.mustRegister(t)
 			first := true
@@ -265,7 +272,8 @@ func TestSignInWhileTheAccountChanges(t *testing.T) {
 			}
 		})
 	}
-	t.Run("all the time", func(t *testing.T) {
+	t.Run("changed each time", func(t *testing.T) {
+		t.Parallel()
 		f := newFixture(t)
 		f.mustRegister(t)
 		f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
@@ -279,9 +287,10 @@ func TestSignInWhileTheAccountChanges(t *testing.T) {
 	})
 }
 
-// A hash with the parameters of an earlier build is replaced at the first
-// sign-in, and nobody's at the start.
+// A hash with the parameters of an earlier build is replaced at the next sign-in. The
+// hash for unknown names is replaced at the start.
 func TestOutdatedHashesAreReplaced(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	params := cheapParams
@@ -293,8 +302,8 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 		return argon2id.CreateHash(password, params)
 	}
 	f.Service = f.another(t, h)
-	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%' and id = $1`, nobody); n != 1 || hashed != 1 {
-		t.Errorf("nobody's hash is not up to date (%d hashes made)", hashed)
+	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%' and id = $1`, unknownAccount); n != 1 || hashed != 1 {
+		t.Errorf("the hash for unknown names is outdated (%d hashes created)", hashed)
 	}
 	_, err := f.SignIn(t.Context(), name, "not "+password)
 	wantError(t, err, ErrCredentials)
@@ -305,15 +314,17 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 		f.mustSignIn(t)
 	}
 	if n := f.count(t, `select count(*) from accounts where password_hash like '%,t=2,%'`); n != 2 || hashed != 2 {
-		t.Errorf("%d hashes are up to date after %d were made", n, hashed)
+		t.Errorf("%d hashes are up to date after %d were created, want 2 and 2", n, hashed)
 	}
-	if facts := f.facts(t, nobody); len(facts) != 1 {
-		t.Errorf("on record of nobody: %#v", facts)
+	if facts := f.facts(t, unknownAccount); len(facts) != 1 {
+		t.Errorf("facts of unknown names: %#v", facts)
 	}
 }
 
-// A process that makes nobody's row while another one does finds it there.
-func TestNobodyRace(t *testing.T) {
+// If two processes create the account for unknown names, the second uses the first
+// one's.
+func TestConcurrentStartsCreateOneUnknownAccount(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.exec(t, `delete from accounts`)
 	f.exec(t, `delete from owner_keys`)
@@ -322,14 +333,15 @@ func TestNobodyRace(t *testing.T) {
 		f.another(t, newHasher(cheapParams))
 		return argon2id.CreateHash(password, params)
 	}
-	before := len(f.facts(t, nobody))
+	before := len(f.facts(t, unknownAccount))
 	f.another(t, h)
-	if facts := f.facts(t, nobody); len(facts) != before+1 {
-		t.Errorf("on record: %#v", facts)
+	if facts := f.facts(t, unknownAccount); len(facts) != before+1 {
+		t.Errorf("facts: %#v", facts)
 	}
 }
 
 func TestSignInWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -13,13 +14,14 @@ import (
 	"colophon/internal/policy"
 )
 
-// CommandLine stands in place of an account's id for whoever runs the program:
-// he may do all that an administrator may.
+// CommandLine is the actor of operations from the command line. It has all rights
+// of an administrator.
 var CommandLine uuid.UUID
 
-// byCommand is what the record calls him.
+// byCommand names CommandLine in events.
 const byCommand = "command"
 
+// actor returns the name of an actor in events.
 func actor(by uuid.UUID) string {
 	if by == CommandLine {
 		return byCommand
@@ -27,10 +29,10 @@ func actor(by uuid.UUID) string {
 	return by.String()
 }
 
-// Accounts returns up to limit accounts in the order in which they were made,
-// those made after the one that is given; the zero UUID starts at the first.
+// Accounts returns up to limit accounts in order of creation, from the one after
+// the given id. The zero UUID starts at the first account.
 func (s *Service) Accounts(ctx context.Context, after uuid.UUID, limit int) ([]Account, error) {
-	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id > $1 and id <> $2 order by id limit $3`, after, nobody, limit)
+	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id > $1 and id <> $2 order by id limit $3`, after, unknownAccount, limit)
 	accounts, err := pgx.CollectRows(rows, scanAccount)
 	if err != nil {
 		return nil, fmt.Errorf("list the accounts: %w", err)
@@ -38,7 +40,7 @@ func (s *Service) Accounts(ctx context.Context, after uuid.UUID, limit int) ([]A
 	return accounts, nil
 }
 
-// Named returns the account of a user name, in whatever spelling, or
+// Named returns the account with a user name, in any spelling, or
 // events.ErrNotFound.
 func (s *Service) Named(ctx context.Context, username string) (Account, error) {
 	_, key, err := policy.Username(username)
@@ -51,21 +53,20 @@ func (s *Service) Named(ctx context.Context, username string) (Account, error) {
 		return Account{}, events.ErrNotFound
 	}
 	if err != nil {
-		return Account{}, fmt.Errorf("look for the user name: %w", err)
+		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
 	return account, nil
 }
 
-// Create makes an account with a role, as only the command line may. It returns
-// what Register returns.
+// Create creates an account with a role. It is for the command line only. It
+// returns the same errors as Register.
 func (s *Service) Create(ctx context.Context, username, password string, role Role) (Account, error) {
 	return s.register(ctx, nil, username, password, role)
 }
 
-// Disable ends the sessions of an account, and nobody can sign in to it from
-// then on; its jobs go on. An account that is disabled stays as it is. It
-// returns events.ErrNotFound, ErrOneself, or ErrForbidden if by is no
-// administrator.
+// Disable ends the sessions of an account and refuses later sign-ins. Its jobs go
+// on. A disabled account stays unchanged. Disable returns events.ErrNotFound,
+// ErrOneself, or ErrForbidden if by is not an administrator.
 func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	if by == id {
 		return Account{}, ErrOneself
@@ -90,8 +91,9 @@ func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error
 	return account, err
 }
 
-// Enable reverses Disable, but for the sessions. It returns events.ErrNotFound,
-// ErrAccountErased, or ErrForbidden if by is no administrator.
+// Enable reverses Disable, except that ended sessions stay ended. It returns
+// events.ErrNotFound, ErrAccountErased, or ErrForbidden if by is not an
+// administrator.
 func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	return s.administer(ctx, by, id, func(tx *events.Tx, a *Account) error {
 		switch {
@@ -100,7 +102,7 @@ func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error)
 		case a.DisabledAt.IsZero():
 			return nil
 		}
-		a.DisabledAt = a.ErasedAt // none
+		a.DisabledAt = time.Time{}
 		if _, err := tx.Exec(ctx, `update accounts set disabled_at = null where id = $1`, id); err != nil {
 			return err
 		}
@@ -108,8 +110,8 @@ func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error)
 	})
 }
 
-// SetRole gives an account a role, as only the command line may. It returns
-// events.ErrNotFound or ErrAccountErased.
+// SetRole changes the role of an account. It is for the command line only. It
+// returns events.ErrNotFound or ErrAccountErased.
 func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account, error) {
 	return s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) error {
 		switch {
@@ -126,9 +128,10 @@ func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account
 	})
 }
 
-// SetPassword gives an account another password, for an owner who has forgotten
-// it, ends all of its sessions and forgets the networks that it is used from. Only the command line may. It returns a
-// policy.Refusal, ErrBusy, events.ErrNotFound or ErrAccountErased.
+// SetPassword replaces the password of an account, for an owner who has forgotten
+// it. It ends all sessions of the account and removes its known networks. It is for
+// the command line only. It returns a policy.Refusal, ErrBusy, events.ErrNotFound or
+// ErrAccountErased.
 func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string) (Account, error) {
 	account, err := s.Account(ctx, id)
 	if err != nil {
@@ -153,14 +156,14 @@ func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string
 		if err != nil {
 			return nil, err
 		}
-		if err := s.unknow(ctx, tx, id, attempt{}); err != nil {
+		if err := s.forgetNetworks(ctx, tx, id, signInAttempt{}); err != nil {
 			return nil, err
 		}
 		return ended, tx.AppendAccount(ctx, id, events.AccountPasswordChanged{By: byCommand})
 	})
 }
 
-// EndSessions ends all sessions of an account. Only the command line may. It
+// EndSessions ends all sessions of an account. It is for the command line only. It
 // returns events.ErrNotFound or ErrAccountErased.
 func (s *Service) EndSessions(ctx context.Context, id uuid.UUID) (Account, error) {
 	return s.command(ctx, id, func(tx *events.Tx, _ *Account) ([]uuid.UUID, error) {
@@ -172,8 +175,8 @@ func (s *Service) EndSessions(ctx context.Context, id uuid.UUID) (Account, error
 	})
 }
 
-// EraseAccount does for an account's owner what Erase does. Only the command
-// line may. It returns events.ErrNotFound or ErrAccountErased.
+// EraseAccount does the same as Erase, without the owner's password. It is for the
+// command line only. It returns events.ErrNotFound or ErrAccountErased.
 func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, error) {
 	return s.command(ctx, id, func(tx *events.Tx, a *Account) ([]uuid.UUID, error) {
 		var key string
@@ -186,8 +189,8 @@ func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, erro
 	})
 }
 
-// command changes an account that has not been erased, as the command line, and
-// ends the sessions that change returns.
+// command runs change as CommandLine on an account that has not been erased. It
+// marks the sessions that change returns as ended.
 func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events.Tx, *Account) ([]uuid.UUID, error)) (Account, error) {
 	var ended []uuid.UUID
 	account, err := s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) (err error) {
@@ -203,13 +206,13 @@ func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events
 	return account, err
 }
 
-// administer changes an account in a transaction in which nothing else changes
-// it, nor takes his role from who does that: of two administrators who disable
-// each other at the same time, one is left.
+// administer runs change in a transaction that locks the account and the acting
+// administrator, and checks the administrator's role. If two administrators disable
+// each other at the same time, one of them stays enabled.
 func (s *Service) administer(ctx context.Context, by, id uuid.UUID, change func(*events.Tx, *Account) error) (Account, error) {
 	var account Account
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		rows, _ := tx.Query(ctx, `select `+accountColumns+` from accounts where id in ($1, $2) and id <> $3 order by id for update`, by, id, nobody)
+		rows, _ := tx.Query(ctx, `select `+accountColumns+` from accounts where id in ($1, $2) and id <> $3 order by id for update`, by, id, unknownAccount)
 		found, err := pgx.CollectRows(rows, scanAccount)
 		if err != nil {
 			return err

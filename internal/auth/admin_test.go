@@ -26,6 +26,7 @@ func (f *fixture) mustCreate(t *testing.T, username string, role Role) Account {
 }
 
 func TestDisableAndEnable(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, admin, auditor := f.mustRegister(t), f.mustCreate(t, "edmond", Admin), f.mustCreate(t, "samuel", Auditor)
 	tokens := f.mustSignIn(t)
@@ -41,10 +42,10 @@ func TestDisableAndEnable(t *testing.T) {
 		}
 	}
 	change("by a user", f.Disable, auditor.ID, account.ID, false, ErrForbidden)
-	change("by nobody", f.Disable, uuid.New(), account.ID, false, ErrForbidden)
-	change("oneself", f.Disable, admin.ID, admin.ID, false, ErrOneself)
-	change("who is not there", f.Disable, admin.ID, uuid.New(), false, events.ErrNotFound)
-	change("nobody", f.Disable, admin.ID, nobody, false, events.ErrNotFound)
+	change("by an unknown account", f.Disable, uuid.New(), account.ID, false, ErrForbidden)
+	change("own account", f.Disable, admin.ID, admin.ID, false, ErrOneself)
+	change("unknown account", f.Disable, admin.ID, uuid.New(), false, events.ErrNotFound)
+	change("account for unknown names", f.Disable, admin.ID, unknownAccount, false, events.ErrNotFound)
 	change("disable", f.Disable, admin.ID, account.ID, true, nil)
 	change("disable again", f.Disable, admin.ID, account.ID, true, nil)
 	f.mustBeLockedOut(t, tokens)
@@ -57,7 +58,7 @@ func TestDisableAndEnable(t *testing.T) {
 	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {
 		t.Fatal(err)
 	}
-	change("by one who is disabled", f.Disable, admin.ID, account.ID, false, ErrForbidden)
+	change("by a disabled administrator", f.Disable, admin.ID, account.ID, false, ErrForbidden)
 	var got []events.Fact
 	for _, fact := range f.facts(t, account.ID) {
 		switch fact.(type) {
@@ -73,6 +74,7 @@ func TestDisableAndEnable(t *testing.T) {
 
 // security: ASVS 6.4.3
 func TestSetPassword(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)
 	before := len(f.facts(t, account.ID))
@@ -85,19 +87,20 @@ func TestSetPassword(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if facts := f.facts(t, account.ID); len(facts) != before+1 || facts[before] != (events.AccountPasswordChanged{By: "command"}) {
-		t.Errorf("on record: %#v", facts[before:])
+		t.Errorf("facts: %#v", facts[before:])
 	}
 	f.mustBeLockedOut(t, tokens)
 	if _, err := f.SignIn(t.Context(), name, next); err != nil {
 		t.Error(err)
 	}
-	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
 		_, err := f.SetPassword(t.Context(), id, next)
 		wantError(t, err, events.ErrNotFound)
 	}
 }
 
 func TestEndSessions(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	for _, tokens := range []Tokens{f.mustSignIn(t), f.mustSignIn(t)} {
@@ -110,16 +113,16 @@ func TestEndSessions(t *testing.T) {
 		wantError(t, err, ErrAccessToken)
 	}
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountSignedOutEverywhere{By: "command"}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
-	_, err := f.EndSessions(t.Context(), nobody)
+	_, err := f.EndSessions(t.Context(), unknownAccount)
 	wantError(t, err, events.ErrNotFound)
 }
 
-// Whatever ends sessions of an account at the same time, none of it is in the
-// way of another.
-func TestSessionsAreEndedAtOnce(t *testing.T) {
+// Transactions that end sessions of one account concurrently do not deadlock.
+func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	for _, all := range []func() error{
@@ -147,7 +150,7 @@ func TestSessionsAreEndedAtOnce(t *testing.T) {
 					}
 				})
 			}
-			wg.Go(func() { // which the password may have been changed under
+			wg.Go(func() { // the password may be replaced meanwhile
 				if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
 					t.Error(err)
 				}
@@ -161,6 +164,7 @@ func TestSessionsAreEndedAtOnce(t *testing.T) {
 }
 
 func TestEraseAccount(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)
 	if n := f.knownNetworks(t, account.ID); n != 1 {
@@ -171,7 +175,7 @@ func TestEraseAccount(t *testing.T) {
 		t.Fatalf("%+v, %v; then %+v, %v", got, err, now, err2)
 	}
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountErased{By: "command"}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
 	wantError(t, err, ErrAccessToken)
@@ -183,19 +187,20 @@ func TestEraseAccount(t *testing.T) {
 	wantError(t, err, ErrAccountErased)
 	_, err = f.SetPassword(t.Context(), account.ID, next)
 	wantError(t, err, ErrAccountErased)
-	for _, id := range []uuid.UUID{nobody, uuid.New()} {
+	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
 		_, err = f.EraseAccount(t.Context(), id)
 		wantError(t, err, events.ErrNotFound)
 	}
 	if n := f.knownNetworks(t, account.ID); n != 0 {
-		t.Errorf("%d networks are known still", n)
+		t.Errorf("%d networks are still known", n)
 	}
 	if n := f.count(t, `select count(*) from owner_keys where owner = $1 and closed_at is not null`, account.ID); n != 1 {
-		t.Errorf("%d keys are to be destroyed", n)
+		t.Errorf("%d keys are marked for destruction, want 1", n)
 	}
 }
 
 func TestRoles(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, admin := f.mustRegister(t), f.mustCreate(t, "edmond", Admin)
 	if account.Role != User || admin.Role != Admin {
@@ -210,7 +215,7 @@ func TestRoles(t *testing.T) {
 	wantError(t, err, events.ErrNotFound)
 	_, err = f.SetRole(t.Context(), account.ID, "emperor")
 	if err == nil {
-		t.Error("there is no such role")
+		t.Error("an unknown role was accepted")
 	}
 	for _, c := range []struct {
 		id   uuid.UUID
@@ -228,13 +233,14 @@ func TestRoles(t *testing.T) {
 	}
 	for _, none := range []string{"leonhard", ""} {
 		if got, err := f.Named(t.Context(), none); err == nil {
-			t.Errorf("%q is %+v", none, got)
+			t.Errorf("%q names %+v", none, got)
 		}
 	}
 }
 
-// Of administrators who disable each other at the same time, one is left.
-func TestAdministratorsWhoDisableEachOther(t *testing.T) {
+// If two administrators disable each other concurrently, one stays enabled.
+func TestOneOfTwoAdministratorsStaysEnabled(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	a, b := f.mustCreate(t, "isaac", Admin), f.mustCreate(t, "robert", Admin)
 	for range 5 {
@@ -255,6 +261,7 @@ func TestAdministratorsWhoDisableEachOther(t *testing.T) {
 }
 
 func TestAccountsArePaged(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	want := []Account{f.mustRegister(t)}
 	for i := range 4 {

@@ -24,16 +24,16 @@ import (
 	"colophon/migrations"
 )
 
-// cheapParams are for the tests that are not about hashing.
+// cheapParams are for tests whose subject is not hashing.
 var cheapParams = argon2id.Params{Memory: 64, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// clock is a clock that tests set.
+// clock is a clock that stands until a test advances it.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
 }
 
-func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // what Postgres can hold
+func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // the precision of Postgres
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()
@@ -47,8 +47,7 @@ func (c *clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// fixture is a service over a database of its own, which it uses as the
-// application's role.
+// fixture is a service over a database of its own. It acts as the application's role.
 type fixture struct {
 	*Service
 	db    *pgtest.DB
@@ -89,21 +88,21 @@ func (f *fixture) another(t *testing.T, h *hasher) *Service {
 	return s
 }
 
-// network returns one that nobody has come from yet.
+// network returns a network that no sign-in has come from.
 func (f *fixture) network() string { return fmt.Sprint("network ", f.networks.Add(1)) }
 
-// SignIn signs in from a network of its own, so that nobody waits for what others
-// did wrong: throttle_test.go is about that.
+// SignIn signs in from a new network, so that earlier failures do not delay it.
+// throttle_test.go tests the delays.
 func (f *fixture) SignIn(ctx context.Context, username, password string) (Tokens, error) {
 	return f.Service.SignIn(ctx, username, password, f.network())
 }
 
-// RegisterOnce likewise.
+// RegisterOnce registers from a new network.
 func (f *fixture) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password string) (Account, error) {
 	return f.Service.RegisterOnce(ctx, key, username, password, f.network())
 }
 
-// facts returns what is on record of an account.
+// facts returns the facts in an account's stream.
 func (f *fixture) facts(t *testing.T, account uuid.UUID) []events.Fact {
 	t.Helper()
 	read, err := f.store.Read(t.Context(), events.AccountStream(account), 0)
@@ -155,8 +154,8 @@ func (f *fixture) mustVerify(t *testing.T, token string) Identity {
 	return identity
 }
 
-// mustBeLockedOut expects that neither the tokens nor the password are accepted,
-// and that the access token is refused at once.
+// mustBeLockedOut fails the test unless the tokens and the password are refused at
+// once.
 func (f *fixture) mustBeLockedOut(t *testing.T, tokens Tokens) {
 	t.Helper()
 	_, err := f.Refresh(t.Context(), tokens.RefreshToken)
@@ -190,14 +189,15 @@ func wantError(t *testing.T, err, want error) {
 	}
 }
 
-func TestOptionsAreChecked(t *testing.T) {
+func TestInvalidOptionsAreRefused(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]Options{
-		"no issuer":                   {Audience: "a"},
-		"no audience":                 {Issuer: "i"},
-		"access tokens for no time":   {Issuer: "i", Audience: "a", AccessTTL: time.Millisecond},
-		"access tokens for less":      {Issuer: "i", Audience: "a", AccessTTL: -time.Hour},
-		"sessions end before tokens":  {Issuer: "i", Audience: "a", RefreshTTL: time.Minute},
-		"sessions for less than none": {Issuer: "i", Audience: "a", RefreshTTL: -time.Hour},
+		"no issuer":                      {Audience: "a"},
+		"no audience":                    {Issuer: "i"},
+		"access tokens shorter than 1 s": {Issuer: "i", Audience: "a", AccessTTL: time.Millisecond},
+		"negative access token lifetime": {Issuer: "i", Audience: "a", AccessTTL: -time.Hour},
+		"sessions shorter than tokens":   {Issuer: "i", Audience: "a", RefreshTTL: time.Minute},
+		"negative session lifetime":      {Issuer: "i", Audience: "a", RefreshTTL: -time.Hour},
 	} {
 		if _, err := New(t.Context(), nil, nil, nil, o); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -205,10 +205,11 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// The database has nothing that one could sign in with, and the log no hash.
+// No table holds a secret in a usable form, and no event holds a password hash.
 //
 // security: ASVS 16.2.5
 func TestSecretsAreNotStored(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -243,19 +244,20 @@ func TestSecretsAreNotStored(t *testing.T) {
 	for _, secret := range []string{password, first.RefreshToken, second.RefreshToken, first.AccessToken, second.AccessToken, string(private.Seed())} {
 		for _, form := range []string{secret, strings.TrimPrefix(secret, refreshPrefix), hex.EncodeToString([]byte(secret))} {
 			if strings.Contains(all, form) {
-				t.Errorf("the database has %q", form)
+				t.Errorf("the database holds %q", form)
 			}
 		}
 	}
 	for _, word := range []string{"argon2id", name, "hash"} {
 		if strings.Contains(log, word) {
-			t.Errorf("the log has %q", word)
+			t.Errorf("the event log holds %q", word)
 		}
 	}
 }
 
 // security: ASVS 16.5.1
-func TestErrorsRepeatNothing(t *testing.T) {
+func TestErrorsRepeatNoInput(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const canary = "canary-8b1f"
 	ctx := t.Context()

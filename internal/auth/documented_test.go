@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// The owner of a service can look up how guessing is slowed down, and how long
-// sessions last: the runbook has the numbers that the code has.
+// Operators can look up how guessing is delayed and how long sessions last. The
+// runbook states the same numbers as the code.
 //
 // security: ASVS 6.1.1, ASVS 7.1.1, ASVS 7.1.2
-func TestTheRunbookHasTheNumbers(t *testing.T) {
+func TestRunbookStatesTheLimits(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docs/runbook.md")
 	if err != nil {
 		t.Fatal(err)
@@ -27,19 +28,19 @@ func TestTheRunbookHasTheNumbers(t *testing.T) {
 		}
 		return fmt.Sprintf("%d s", d/time.Second)
 	}
-	row := func(p pace) string {
-		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.first), in(p.most))
+	row := func(p backoff) string {
+		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.initial), in(p.max))
 	}
-	p := productionPaces
+	p := productionBackoffs
 	for what, want := range map[string]string{
-		"under a name, from a network":      "from one network " + row(p.pair),
-		"under a name that many guess at":   fmt.Sprintf("after %d from networks that are not known for it %s", besiegedAfter, row(p.besieged)),
-		"from a network, under many names":  "under names that it is not known for " + row(p.network),
-		"how long failures count":           fmt.Sprintf("count for %d hours", failuresFor/time.Hour),
-		"how long a network is known":       fmt.Sprintf("known for %s", in(knownFor)),
-		"how long an access token is valid": "access token is valid for " + in(DefaultAccessTTL),
-		"how long a session lasts":          fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
-		"how many sessions there may be":    fmt.Sprintf("have %d sessions", maxSessions),
+		"one name, one network":   "from one network " + row(p.pair),
+		"a name under attack":     fmt.Sprintf("after %d from networks that are not known for it %s", underAttackAfter, row(p.underAttack)),
+		"one network, many names": "under names that it is not known for " + row(p.network),
+		"failure window":          fmt.Sprintf("count for %d hours", failureWindow/time.Hour),
+		"known networks":          fmt.Sprintf("known for %s", in(knownNetworkTTL)),
+		"access token lifetime":   "access token is valid for " + in(DefaultAccessTTL),
+		"session lifetime":        fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
+		"session limit":           fmt.Sprintf("have %d sessions", maxSessions),
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
 			t.Errorf("%s: the runbook does not say %q", what, want)
@@ -47,12 +48,13 @@ func TestTheRunbookHasTheNumbers(t *testing.T) {
 	}
 }
 
-// In the refresh tokens of one session, 256 bits and more are each set in about
-// half, and do not follow from their neighbours; no two tokens are alike. (What
-// is the same in all of them, or counts, is not so many.)
+// At least 255 bits of a session's refresh tokens are random: each is set in about
+// half of the tokens and does not depend on its neighbour. No two tokens are equal.
+// Constant bits and counters do not pass as random.
 //
 // security: ASVS 7.2.3
 func TestRefreshTokensAreRandom(t *testing.T) {
+	t.Parallel()
 	const (
 		many = 400
 		far  = many/2 - 10*6 // six standard deviations from a half
@@ -87,15 +89,16 @@ func TestRefreshTokensAreRandom(t *testing.T) {
 			random++
 		}
 	}
-	if random < 256-1 { // one may be that far from a half once in a million runs
+	if random < 256-1 { // a random bit is that far from a half once in a million runs
 		t.Errorf("%d bits of %d are random", random, len(set))
 	}
 }
 
-// A password is good until its owner changes it, however old.
+// A password is valid until its owner changes it, however old it is.
 //
 // security: ASVS 6.2.10
 func TestPasswordsDoNotExpire(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	f.clock.Advance(20 * 365 * 24 * time.Hour)

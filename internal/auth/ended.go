@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -13,69 +12,63 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/internal/flight"
-	"colophon/internal/periodic"
 )
 
 const (
-	// lookEvery is how often Run asks which sessions have ended; announcements
-	// make it ask at once, but no more often than lookApart.
-	lookEvery = time.Second
-	lookApart = 50 * time.Millisecond
+	// queryTimeout bounds a query. A request may be waiting for it.
+	queryTimeout = 2 * time.Second
 
-	// lookTimeout bounds a query, for which a request may be waiting.
-	lookTimeout = 2 * time.Second
+	// staleAfter is the age of the last successful poll from which Verify polls
+	// itself. If that fails, it accepts no access token.
+	staleAfter = 10 * time.Second
 
-	// lookStale is how old the answer may be until Verify asks itself, and
-	// refuses to say anything if there is no answer.
-	lookStale = 10 * time.Second
-
-	// lookAgain is how long after it asked in vain Verify asks again.
-	lookAgain = time.Second
+	// pollRetry is how long Verify waits after a failed poll before the next one.
+	pollRetry = time.Second
 )
 
-// errSessionEnded is why an access token of such a session is refused.
+// errSessionEnded occurs when the session of an access token has ended.
 var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 
-// endings has the sessions in memory that ended before their time and of which
-// there may still be access tokens that have not expired. That is few, so that
-// nobody has to ask the database about a session that has not.
-type endings struct {
+// endedSessions holds the sessions in memory that ended early and may still have
+// access tokens that have not expired. They are few, and so requests need no query.
+type endedSessions struct {
 	pool *pgxpool.Pool
-	keep time.Duration // how long an ended session is kept here
+	keep time.Duration // how long an ended session is held
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
-	horizon int64 // the oldest transaction that may not have been seen yet; 0 at first; for query only
+	horizon int64 // the oldest transaction that may be unread; 0 before the first query; only query uses it
 
-	mu    sync.RWMutex
-	asked time.Time                                           // when the answer was had that counts
-	until map[uuid.UUID]time.Time                             // the ended sessions, and when they may be forgotten
-	those map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // who goes on while a session does
+	mu       sync.RWMutex
+	polled   time.Time                                           // the start of the last successful poll
+	forgetAt map[uuid.UUID]time.Time                             // the ended sessions, and the times from which they may be forgotten
+	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // cancelled when their session ends
 }
 
-func newEndings(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endings {
-	return &endings{
-		// From the end of a session, its last access token was signed, by a
-		// transaction that had begun then, at the most a few seconds later.
+func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endedSessions {
+	return &endedSessions{
+		// A transaction that began before the end of a session may sign its last access
+		// token a few seconds later. The minute covers that.
 		pool: pool, keep: accessTTL + time.Minute, now: now,
-		queries: flight.Group[struct{}]{Timeout: lookTimeout, Keep: lookAgain, Now: now},
-		until:   map[uuid.UUID]time.Time{}, those: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
+		queries:  flight.Group[struct{}]{Timeout: queryTimeout, Keep: pollRetry, Now: now},
+		forgetAt: map[uuid.UUID]time.Time{}, watchers: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
 	}
 }
 
 // endedQuery is the only key of endings.queries.
 const endedQuery = "ended sessions"
 
-// look asks the database which sessions have ended since it was last asked.
-func (e *endings) look(ctx context.Context) error {
+// poll reads the sessions that have ended since the last poll. Its query begins after
+// poll was called.
+func (e *endedSessions) poll(ctx context.Context) error {
 	_, err := e.queries.DoFresh(ctx, endedQuery, e.query)
 	return err
 }
 
 // query reads the sessions that have ended since the last query and adds them.
-func (e *endings) query(ctx context.Context) (none struct{}, err error) {
+func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 	began := e.now()
-	horizon, sessions, err := e.news(ctx)
+	horizon, sessions, err := e.newlyEnded(ctx)
 	if err != nil {
 		return none, err
 	}
@@ -83,41 +76,42 @@ func (e *endings) query(ctx context.Context) (none struct{}, err error) {
 	e.add(sessions...)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.asked = began
+	e.polled = began
 	return none, nil
 }
 
 const (
-	// recent reads what may matter to who knows nothing yet, since what
-	// transactions from a horizon on have ended. What is older than the horizon
-	// that they return is in the answer, or has been in an earlier one.
-	recent = `
+	// recentlyEnded reads all endings that still matter. A process that has just
+	// started uses it. endedSince reads the endings of transactions from the given
+	// horizon on. Both return the next horizon: all endings by older transactions are
+	// in this result or in an earlier one.
+	recentlyEnded = `
 		select now.horizon::text::bigint, e.session
 		from (select pg_snapshot_xmin(pg_current_snapshot()) as horizon) now
 		left join ended_sessions e on e.ended_at > now() - $1::interval`
-	since = `
+	endedSince = `
 		select now.horizon::text::bigint, e.session
 		from (select pg_snapshot_xmin(pg_current_snapshot()) as horizon) now
 		left join ended_sessions e on e.tx >= $1::bigint::text::xid8`
 )
 
-// news returns the sessions that have ended from the known horizon on, and the
-// next horizon.
-func (e *endings) news(ctx context.Context) (horizon int64, sessions []uuid.UUID, err error) {
+// newlyEnded returns the sessions ended since the last horizon, and the next horizon.
+func (e *endedSessions) newlyEnded(ctx context.Context) (horizon int64, sessions []uuid.UUID, err error) {
 	if e.horizon > 0 {
-		horizon, sessions, err = e.read(ctx, since, e.horizon)
+		horizon, sessions, err = e.read(ctx, endedSince, e.horizon)
 	}
 	if err == nil && horizon < e.horizon || e.horizon == 0 {
-		// The first time, or on another server, which counts from elsewhere.
-		horizon, sessions, err = e.read(ctx, recent, e.keep)
+		// This is the first query, or the server has changed and counts its
+		// transactions differently.
+		horizon, sessions, err = e.read(ctx, recentlyEnded, e.keep)
 	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask which sessions have ended: %w", err)
+		return 0, nil, fmt.Errorf("read the ended sessions: %w", err)
 	}
 	return horizon, sessions, nil
 }
 
-func (e *endings) read(ctx context.Context, query string, from any) (horizon int64, sessions []uuid.UUID, err error) {
+func (e *endedSessions) read(ctx context.Context, query string, from any) (horizon int64, sessions []uuid.UUID, err error) {
 	rows, _ := e.pool.Query(ctx, query, from)
 	var session *uuid.UUID
 	_, err = pgx.ForEachRow(rows, []any{&horizon, &session}, func() error {
@@ -129,28 +123,28 @@ func (e *endings) read(ctx context.Context, query string, from any) (horizon int
 	return horizon, sessions, err
 }
 
-// add notes that sessions have ended, and ends what goes on for them.
-func (e *endings) add(sessions ...uuid.UUID) {
+// add marks sessions as ended and cancels their watchers.
+func (e *endedSessions) add(sessions ...uuid.UUID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, session := range sessions {
-		if _, ok := e.until[session]; ok {
-			continue // a transaction may be seen again
+		if _, ok := e.forgetAt[session]; ok {
+			continue // a transaction may be read twice
 		}
-		e.until[session] = e.now().Add(e.keep)
-		for cancel := range e.those[session] {
+		e.forgetAt[session] = e.now().Add(e.keep)
+		for cancel := range e.watchers[session] {
 			(*cancel)(errSessionEnded)
 		}
-		delete(e.those, session)
+		delete(e.watchers, session)
 	}
 }
 
-// check returns errSessionEnded for a session that has ended, and another error
-// if that cannot be said.
-func (e *endings) check(ctx context.Context, session uuid.UUID) error {
+// check returns errSessionEnded if the session has ended. It returns another error if
+// the last successful poll is too old and another one fails.
+func (e *endedSessions) check(ctx context.Context, session uuid.UUID) error {
 	e.mu.RLock()
-	_, ended := e.until[session]
-	stale := e.now().Sub(e.asked) > lookStale
+	_, ended := e.forgetAt[session]
+	stale := e.now().Sub(e.polled) > staleAfter
 	e.mu.RUnlock()
 	if ended {
 		return errSessionEnded
@@ -158,96 +152,59 @@ func (e *endings) check(ctx context.Context, session uuid.UUID) error {
 	if !stale {
 		return nil
 	}
-	if err := e.renew(ctx); err != nil {
+	if err := e.pollShared(ctx); err != nil {
 		return err
 	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if _, ended = e.until[session]; ended {
+	if _, ended = e.forgetAt[session]; ended {
 		return errSessionEnded
 	}
 	return nil
 }
 
-// renew is look for a request that found the answer stale: it shares the running
-// query, or the result of one that has just ended.
-func (e *endings) renew(ctx context.Context) error {
+// pollShared is poll for requests. It shares the running query, or the result of one
+// that ended less than pollRetry ago.
+func (e *endedSessions) pollShared(ctx context.Context) error {
 	_, err := e.queries.Do(ctx, endedQuery, e.query)
 	return err
 }
 
-// while registers what is to be cancelled when a session ends, and returns what
-// ends that. A session that has ended already cancels at once.
-func (e *endings) while(session uuid.UUID, cancel context.CancelCauseFunc) (forget func()) {
+// watch calls cancel when the session ends, at once if it has ended already. The
+// caller calls stop when it is no longer interested.
+func (e *endedSessions) watch(session uuid.UUID, cancel context.CancelCauseFunc) (stop func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, ended := e.until[session]; ended {
+	if _, ended := e.forgetAt[session]; ended {
 		cancel(errSessionEnded)
 		return func() {}
 	}
-	if e.those[session] == nil {
-		e.those[session] = map[*context.CancelCauseFunc]struct{}{}
+	if e.watchers[session] == nil {
+		e.watchers[session] = map[*context.CancelCauseFunc]struct{}{}
 	}
-	e.those[session][&cancel] = struct{}{}
+	e.watchers[session][&cancel] = struct{}{}
 	return func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		delete(e.those[session], &cancel)
-		if len(e.those[session]) == 0 {
-			delete(e.those, session)
+		delete(e.watchers[session], &cancel)
+		if len(e.watchers[session]) == 0 {
+			delete(e.watchers, session)
 		}
 	}
 }
 
-// forget forgets the sessions that ended so long ago that it does not matter.
-func (e *endings) forget() {
+// forget removes the sessions whose access tokens have all expired.
+func (e *endedSessions) forget() {
 	now := e.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	maps.DeleteFunc(e.until, func(_ uuid.UUID, until time.Time) bool { return now.After(until) })
+	maps.DeleteFunc(e.forgetAt, func(_ uuid.UUID, at time.Time) bool { return now.After(at) })
 }
 
-// While returns a context that ends with ctx or with the identity's session; in
-// that case its cause is an ErrAccessToken.
+// While returns a context that ends with ctx or with the identity's session. If the
+// session ends, the context's cause is an ErrAccessToken.
 func (s *Service) While(ctx context.Context, id Identity) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	forget := s.ended.while(id.Session, cancel)
-	return ctx, func() { forget(); cancel(nil) }
-}
-
-// Run keeps what the service has in memory up to date, and removes from the
-// database what has expired, until ctx is done.
-func (s *Service) Run(ctx context.Context, log *slog.Logger) {
-	wake, unsubscribe := s.store.Accounts()
-	defer unsubscribe()
-	var collecting sync.WaitGroup
-	defer collecting.Wait()
-	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "could not clean up", s.collect) })
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	failing := false
-	for age := s.keys.known / 2; ; {
-		err := s.ended.look(ctx)
-		s.keys.within(ctx, age)
-		age = s.keys.known / 2
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && !failing {
-			log.WarnContext(ctx, "does not learn of ended sessions; access tokens are refused until it does", "err", err)
-		}
-		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(lookApart):
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake:
-			age = s.keys.reads.Keep // it may have been a rotation
-		case <-tick.C:
-		}
-	}
+	stop := s.ended.watch(id.Session, cancel)
+	return ctx, func() { stop(); cancel(nil) }
 }

@@ -14,8 +14,9 @@ import (
 	"colophon/events"
 )
 
-// elsewhere returns a service over the same database as another process has it,
-// with a store of its own; both run until the test ends.
+// elsewhere returns a service and a store as another process over the same database
+// has them. Both run until the test ends. The service polls often, unless a function
+// in with changes that.
 func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Service)) (*Service, *events.Store) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -24,6 +25,7 @@ func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Se
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.pollInterval = pollGap
 	for _, with := range with {
 		with(s)
 	}
@@ -37,12 +39,12 @@ func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Se
 	return s, store
 }
 
-// refused waits until a service refuses an access token, and returns how long
-// that took.
+// refused waits until a service refuses an access token, and returns how long it
+// waited.
 func refused(t *testing.T, s *Service, token string) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	for look := time.NewTicker(time.Millisecond); ; <-look.C {
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
 		_, err := s.Verify(t.Context(), token)
 		if errors.Is(err, ErrAccessToken) {
 			return time.Since(begin)
@@ -54,14 +56,15 @@ func refused(t *testing.T, s *Service, token string) time.Duration {
 }
 
 func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	other, _ := f.elsewhere(t, f.clock.Now)
 	f.mustRegister(t)
 	bystander := f.mustSignIn(t)
 	for _, c := range []struct {
 		how    string
-		here   bool // this process does it itself
-		others bool // the account's other sessions end, too
+		here   bool // the session ends by a call in this process
+		others bool // the account's other sessions end too
 		end    func(*testing.T, Tokens, Identity)
 	}{
 		{"signed out", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
@@ -80,7 +83,7 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 			wantError(t, err, ErrRefreshToken)
 		}},
-		// By whoever writes the tables, with no word to anybody.
+		// Changes of the tables, without an announcement.
 		{"revoked", false, false, func(t *testing.T, _ Tokens, id Identity) {
 			f.exec(t, `update sessions set revoked_at = $2 where id = $1`, id.Session, f.clock.Now())
 		}},
@@ -115,7 +118,7 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			c.end(t, ended, id)
 			if c.here {
 				if _, err := f.Verify(t.Context(), ended.AccessToken); !errors.Is(err, ErrAccessToken) {
-					t.Errorf("still accepted where it was ended: %v", err)
+					t.Errorf("accepted by the process that ended it: %v", err)
 				}
 			}
 			t.Logf("refused elsewhere after %v", refused(t, other, ended.AccessToken))
@@ -125,27 +128,27 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 				t.Errorf("another session of the account: %v", err)
 			}
 			if _, err := other.Verify(t.Context(), bystander.AccessToken); err != nil {
-				t.Errorf("somebody else: %v", err)
+				t.Errorf("session of another account: %v", err)
 			}
-			// A process that starts afterwards knows as well.
+			// A process that starts afterwards refuses it too.
 			_, err = f.another(t, newHasher(cheapParams)).Verify(t.Context(), ended.AccessToken)
 			wantError(t, err, ErrAccessToken)
 		})
 	}
 }
 
-// Who hears of an ended session does not wait until it is time to ask.
+// An announcement makes another process refuse an ended session, long before its next
+// poll.
 func TestEndedSessionsAreAnnounced(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other, _ := f.elsewhere(t, f.clock.Now)
+	other, _ := f.elsewhere(t, f.clock.Now, func(s *Service) { s.pollInterval = time.Hour })
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.store.Run(ctx, nil) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	begin := time.Now()
-	const sessions = 8
-	for range sessions {
+	for range 8 {
 		tokens := f.mustSignIn(t)
 		if _, err := other.Verify(t.Context(), tokens.AccessToken); err != nil {
 			t.Fatal(err)
@@ -155,20 +158,17 @@ func TestEndedSessionsAreAnnounced(t *testing.T) {
 		}
 		t.Logf("refused elsewhere after %v", refused(t, other, tokens.AccessToken))
 	}
-	// Who only asks every now and then finds one each time.
-	if took := time.Since(begin); took > (sessions-1)*lookEvery {
-		t.Errorf("%d sessions in %v", sessions, took)
-	}
 }
 
-// A disabled account that is enabled again has to sign in again.
-func TestEnabledAgain(t *testing.T) {
+// The sessions of an account that is disabled and enabled again stay ended.
+func TestEnabledAccountMustSignInAgain(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	before := f.mustSignIn(t)
 	f.exec(t, `update accounts set disabled_at = now() where username = $1`, name)
 	f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
-	if err := f.Service.ended.look(t.Context()); err != nil {
+	if err := f.Service.ended.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := f.Verify(t.Context(), before.AccessToken)
@@ -178,9 +178,10 @@ func TestEnabledAgain(t *testing.T) {
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
 }
 
-// A transaction that ends a session and commits after a later one has is not
-// missed by who has looked in between.
+// A transaction that ends a session and commits late is not missed, even if a process
+// has polled after later transactions committed.
 func TestLateCommitsAreNotMissed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	late, early := f.mustSignIn(t), f.mustSignIn(t)
@@ -194,34 +195,35 @@ func TestLateCommitsAreNotMissed(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.exec(t, revoke, f.mustVerify(t, early.AccessToken).Session)
-	look := func() {
+	poll := func() {
 		t.Helper()
-		if err := f.Service.ended.look(t.Context()); err != nil {
+		if err := f.Service.ended.poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	look()
-	look()
+	poll()
+	poll()
 	_, err = f.Verify(t.Context(), early.AccessToken)
 	wantError(t, err, ErrAccessToken)
 	f.mustVerify(t, late.AccessToken)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	look()
+	poll()
 	_, err = f.Verify(t.Context(), late.AccessToken)
 	wantError(t, err, ErrAccessToken)
 
-	// A server that counts its transactions from elsewhere is asked anew.
+	// After a change of server, whose transaction ids are lower, all endings are read.
 	another := f.mustSignIn(t)
 	f.Service.ended.horizon = 1 << 60
 	f.exec(t, revoke, f.mustVerify(t, another.AccessToken).Session)
-	look()
+	poll()
 	_, err = f.Verify(t.Context(), another.AccessToken)
 	wantError(t, err, ErrAccessToken)
 }
 
-func TestVerifyDoesNotAskTheDatabase(t *testing.T) {
+func TestVerifyDoesNotQueryTheDatabase(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	token, gone := f.mustSignIn(t).AccessToken, f.mustSignIn(t).AccessToken
@@ -239,16 +241,17 @@ func TestVerifyDoesNotAskTheDatabase(t *testing.T) {
 	}
 }
 
-// Who cannot learn of ended sessions says of no access token that it is good,
-// nor that it is bad, and ends nothing that goes on.
-func TestVerifyWithoutNews(t *testing.T) {
+// While polls fail, Verify neither accepts nor refuses access tokens, and contexts of
+// While go on.
+func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	token, gone := f.mustSignIn(t).AccessToken, f.mustSignIn(t).AccessToken
 	waiting, stop := f.While(t.Context(), f.mustVerify(t, gone))
 	defer stop()
 	f.exec(t, `revoke select on ended_sessions from colophon_app`)
-	f.clock.Advance(lookStale)
+	f.clock.Advance(staleAfter)
 	f.mustVerify(t, token)
 	f.clock.Advance(time.Microsecond)
 	f.JWKS(t.Context()) // the keys are stale as well
@@ -259,7 +262,7 @@ func TestVerifyWithoutNews(t *testing.T) {
 		}
 	}
 	if n := f.db.App.Stat().AcquireCount() - before; n != 1 {
-		t.Errorf("asked %d times in vain within a second", n)
+		t.Errorf("%d polls failed within a second, want 1", n)
 	}
 	f.exec(t, `update sessions set revoked_at = now() where id = $1`, func() uuid.UUID {
 		id, err := f.readClaims(claimsOf(t, gone))
@@ -269,18 +272,19 @@ func TestVerifyWithoutNews(t *testing.T) {
 		return id.Session
 	}())
 	if waiting.Err() != nil {
-		t.Error("what goes on has ended")
+		t.Error("the context of While has ended")
 	}
 	f.exec(t, `grant select on ended_sessions to colophon_app`)
-	f.clock.Advance(lookAgain)
+	f.clock.Advance(pollRetry)
 	f.mustVerify(t, token)
 	_, err := f.Verify(t.Context(), gone)
 	wantError(t, err, ErrAccessToken)
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 }
 
-// What has ended is forgotten when no access token of it can be valid.
+// An ended session is forgotten once none of its access tokens can be valid.
 func TestEndedSessionsAreForgotten(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -298,17 +302,18 @@ func TestEndedSessionsAreForgotten(t *testing.T) {
 	if n := f.count(t, `select count(*) from ended_sessions`); n != 2 {
 		t.Errorf("%d rows, want 2", n)
 	}
-	if _, ok := f.Service.ended.until[id.Session]; !ok {
-		t.Error("forgotten too early")
+	if _, ok := f.Service.ended.forgetAt[id.Session]; !ok {
+		t.Error("the session was forgotten too early")
 	}
 	f.clock.Advance(time.Minute)
 	f.Service.ended.forget()
-	if n := len(f.Service.ended.until); n != 0 {
-		t.Errorf("%d sessions are remembered", n)
+	if n := len(f.Service.ended.forgetAt); n != 0 {
+		t.Errorf("%d ended sessions are held, want 0", n)
 	}
 }
 
-func TestWhile(t *testing.T) {
+func TestWhileEndsWithTheSession(t *testing.T) {
+	t.Parallel()
 	s := offline(t)
 	id, other := Identity{Session: uuid.New()}, Identity{Session: uuid.New()}
 	a, stopA := s.While(t.Context(), id)
@@ -328,7 +333,7 @@ func TestWhile(t *testing.T) {
 	for _, stop := range []func(){stopA, stopC, stopD} {
 		stop()
 	}
-	if n := len(s.ended.those); n != 0 {
-		t.Errorf("%d sessions are waited for", n)
+	if n := len(s.ended.watchers); n != 0 {
+		t.Errorf("%d sessions are watched, want 0", n)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// What the tests of package auth_test need, which ask the service over HTTP.
+// The names below are for package auth_test, whose tests use the service over HTTP.
 type (
 	Fixture = fixture
 	Forger  = forger
@@ -28,14 +28,14 @@ func (f *fixture) MustRegister(t *testing.T) Account     { return f.mustRegister
 func (f *fixture) MustSignIn(t *testing.T) Tokens        { return f.mustSignIn(t) }
 func (f *fixture) Exec(t *testing.T, s string, a ...any) { f.exec(t, s, a...) }
 
-// Process returns a service and its store as another process has them; with a
-// clock that runs, and quick rotations, or with the clock that Advance sets.
+// Process returns a service and its store as another process has them. If runs is
+// true it uses the real clock and rotates keys quickly, otherwise the fixture's clock.
 func (f *fixture) Process(t *testing.T, runs bool) (*Service, *events.Store) {
 	if !runs {
 		return f.elsewhere(t, f.clock.Now)
 	}
 	return f.elsewhere(t, time.Now, func(s *Service) {
-		s.keys.known, s.keys.reads.Keep, s.keys.ahead = 100*time.Millisecond, 100*time.Millisecond, 2*time.Second
+		s.keys.maxAge, s.keys.reads.Keep, s.keys.publishAhead = 100*time.Millisecond, 100*time.Millisecond, 2*time.Second
 	})
 }
 

@@ -16,8 +16,8 @@ import (
 	"colophon/internal/flight"
 )
 
-// offline returns a service that knows one signing key and has no database. It
-// never reads newer keys, because it has just read them.
+// offline returns a service with one signing key and no database. Its clock stands,
+// so its keys never become stale.
 func offline(t testing.TB) *Service {
 	t.Helper()
 	private := ed25519.NewKeyFromSeed([]byte("the seed of the key that signs.."))
@@ -33,8 +33,8 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, known: keysFor, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: clock.Now}}, ended: newEndings(nil, o.AccessTTL, clock.Now)}
-	s.ended.asked = now
+	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: clock.Now}}, ended: newEndedSessions(nil, o.AccessTTL, clock.Now)}
+	s.ended.polled = now
 	set := &keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}}
 	s.keys.current.Store(set)
 	if _, err := s.keys.reads.Do(t.Context(), keysRead, func(context.Context) (*keySet, error) { return set, nil }); err != nil {
@@ -66,12 +66,12 @@ func publicJWK(t testing.TB, f forger) jwk.Key {
 
 type members = map[string]any
 
-// forger makes tokens by hand, by default good ones.
+// forger makes access tokens by hand, valid ones by default.
 type forger struct {
 	private ed25519.PrivateKey
 	kid     string
 	now     time.Time
-	speaks  Identity // for whom the tokens speak
+	speaks  Identity // the identity in the tokens
 }
 
 func newForger(t testing.TB, s *Service) forger {
@@ -93,13 +93,14 @@ func (f forger) claims() members {
 	}
 }
 
-// raw signs a header and a payload as they are.
+// raw signs a header and a payload unchanged.
 func (f forger) raw(header, payload string) string {
 	input := b64(header) + "." + b64(payload)
 	return input + "." + b64(string(ed25519.Sign(f.private, []byte(input))))
 }
 
-// with signs a good token with some members replaced, or removed if they are absent.
+// with signs a valid token with some members replaced, or removed if their value is
+// absent{}.
 func (f forger) with(header, claims members) string {
 	return f.raw(encode(change(f.header(), header)), encode(change(f.claims(), claims)))
 }
@@ -122,8 +123,9 @@ func encode(v any) string {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// The forger makes good tokens, or its bad ones would prove nothing.
+// The forger's default tokens are valid. Otherwise its bad ones would prove nothing.
 func TestForgerMakesGoodTokens(t *testing.T) {
+	t.Parallel()
 	s := offline(t)
 	f := newForger(t, s)
 	for _, token := range []string{f.with(nil, nil), f.with(nil, members{"role": []string{"unknown claims are ignored"}})} {

@@ -14,8 +14,8 @@ import (
 	"colophon/internal/flight"
 )
 
-// silent returns a pool of connections to a server that accepts them and never
-// says anything.
+// silent returns a pool of connections to a server that accepts connections and never
+// answers.
 func silent(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -48,23 +48,25 @@ func silent(t *testing.T) *pgxpool.Pool {
 	return pool
 }
 
-// Requests that need a database that does not answer fail together, and later
-// ones fail at once.
-func TestADatabaseThatHangs(t *testing.T) {
+// hanging returns a service over a silent server, whose queries end after timeout. Its
+// clock stands, so a failed query is not repeated. verify has callers verify tokens
+// that need the database, half of them because of the key and half because the ended
+// sessions are stale. It returns when all of them have failed.
+func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx context.Context, callers int)) {
+	t.Helper()
 	pool := silent(t)
-	s := offline(t)
-	known := s.keys.current.Load()
+	s = offline(t)
+	current := s.keys.current.Load()
 	forger := newForger(t, s)
-	s.now = time.Now
-	forger.now = time.Now()
-	s.keys = &keyring{pool: pool, vault: newVault(t, 7), now: s.now, known: keysFor, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysEvery, Now: s.now}}
-	s.keys.current.Store(known)
-	s.ended = newEndings(pool, DefaultAccessTTL, s.now)
-	good := forger.with(nil, nil)
-	ask := func(ctx context.Context, callers int) {
+	s.keys = &keyring{pool: pool, vault: newVault(t, 7), now: s.now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: timeout, Keep: keysMinInterval, Now: s.now}}
+	s.keys.current.Store(current)
+	s.ended = newEndedSessions(pool, DefaultAccessTTL, s.now)
+	s.ended.queries.Timeout = timeout
+	valid := forger.with(nil, nil)
+	return s, func(ctx context.Context, callers int) {
 		var wg sync.WaitGroup
 		for i := range callers {
-			token := good
+			token := valid
 			if i%2 == 0 {
 				token = forger.with(members{"kid": uuid.NewString()}, nil)
 			}
@@ -76,24 +78,45 @@ func TestADatabaseThatHangs(t *testing.T) {
 		}
 		wg.Wait()
 	}
+}
+
+// Requests that need a database that does not answer fail together when the query
+// times out. Later ones fail at once, without a query.
+func TestHangingDatabaseFailsRequestsTogether(t *testing.T) {
+	t.Parallel()
+	if s := newFixture(t); s.keys.reads.Timeout != 2*time.Second || s.Service.ended.queries.Timeout != 2*time.Second {
+		t.Errorf("queries time out after %v and %v, want 2 s", s.keys.reads.Timeout, s.Service.ended.queries.Timeout)
+	}
+	s, verify := hanging(t, 50*time.Millisecond)
+	verify(t.Context(), 25)
+	verify(t.Context(), 25)
+	if n := s.ended.pool.Stat().CanceledAcquireCount(); n != 2 {
+		t.Errorf("%d queries for 50 requests, want one for the keys and one for the ended sessions", n)
+	}
+}
+
+// A client that leaves does not wait for a query that is under way.
+func TestClientThatLeavesDoesNotWaitForTheDatabase(t *testing.T) {
+	t.Parallel()
+	s, verify := hanging(t, time.Hour)
 	left, leave := context.WithCancel(t.Context())
+	stays, end := context.WithCancel(t.Context())
+	var leaving, waiting sync.WaitGroup
+	leaving.Go(func() { verify(left, 25) })
+	waiting.Go(func() { verify(stays, 25) })
 	begin := time.Now()
-	var waiting sync.WaitGroup
-	waiting.Go(func() { ask(t.Context(), 25) })
-	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // which nothing announces
+	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // no event announces this
 		if time.Since(begin) > time.Minute {
 			t.Fatal("no query is under way")
 		}
 		time.Sleep(time.Millisecond)
 	}
 	leave()
-	ask(left, 25) // who has left waits for nothing
-	if took := time.Since(begin); took > lookTimeout*3/4 {
-		t.Errorf("who has left waited %v", took)
+	leaving.Wait() // not for an hour
+	verify(left, 25)
+	if !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) {
+		t.Error("the clients that left have ended the queries for the others")
 	}
+	end()
 	waiting.Wait()
-	ask(t.Context(), 25)
-	if took := time.Since(begin); took > 3*lookTimeout {
-		t.Errorf("all have waited %v, want little more than %v", took, lookTimeout)
-	}
 }

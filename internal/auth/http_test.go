@@ -27,7 +27,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// serve runs the whole API over a service and its store, as one process would.
+// serve runs the whole API over a service and its store, as one process does.
 func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, log *slog.Logger) string {
 	t.Helper()
 	model := jobs.Model{Name: "fake", Context: 1000, Encode: func(text string) []int { return make([]int, len(text)) }}
@@ -41,22 +41,22 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.MaxHeaderBytes = 4 << 20 // so that what is too long gets as far as the API
+	server.Config.MaxHeaderBytes = 4 << 20 // so that overlong headers reach the API
 	server.Start()
 	t.Cleanup(server.Close)
 	t.Cleanup(stop) // first
 	return server.URL
 }
 
-// newClient returns a client whose transport is not the one that a library would
-// use by itself.
+// newClient returns a client with a transport of its own. Libraries that call by
+// themselves use the default transport, which trap replaces.
 func newClient(t *testing.T, url string) apitest.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	return apitest.Client{T: t, URL: url, Transport: transport}
 }
 
-// call sends JSON or a form, with an Authorization header as it is given.
+// call sends JSON or a form, with the given Authorization header.
 func call(c apitest.Client, method, path, body, authorization string) (apitest.Answer, error) {
 	var headers []string
 	if body != "" && !strings.HasPrefix(body, "{") {
@@ -68,23 +68,23 @@ func call(c apitest.Client, method, path, body, authorization string) (apitest.A
 	return c.Send(c.T.Context(), method, path, body, headers...)
 }
 
-// sendable reports whether HTTP carries a text in a header as it is.
+// sendable reports whether an HTTP header carries a text unchanged.
 func sendable(text string) bool {
 	return text == strings.TrimSpace(text) && text != "" && strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
 }
 
-// trap makes every call that the program makes by itself fail the test: those
-// through the default HTTP client, and names that are looked up.
+// trap makes the test fail if the program itself sends a request through the default
+// HTTP transport or looks up a name.
 func trap(t *testing.T) {
 	t.Helper()
 	client, resolver := http.DefaultTransport, net.DefaultResolver
 	t.Cleanup(func() { http.DefaultTransport, net.DefaultResolver = client, resolver })
 	http.DefaultTransport = roundTrip(func(r *http.Request) (*http.Response, error) {
-		t.Errorf("a call to %s", r.URL)
+		t.Errorf("unexpected request to %s", r.URL)
 		return nil, io.ErrUnexpectedEOF
 	})
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, address string) (net.Conn, error) {
-		t.Errorf("a name was looked up at %s %s", network, address)
+		t.Errorf("unexpected name lookup at %s %s", network, address)
 		return nil, io.ErrUnexpectedEOF
 	}}
 }
@@ -93,10 +93,11 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestHostileAccessTokensOverHTTP sends what an attacker may to the whole API.
+// TestHostileAccessTokensAreRefusedOverHTTP sends forged and revoked tokens to the
+// whole API.
 //
 // security: ASVS 9.1.2, ASVS 9.1.3, API2:2023
-func TestHostileAccessTokensOverHTTP(t *testing.T) {
+func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	f := auth.NewFixture(t)
 	f.MustRegister(t)
 	var log apitest.Log
@@ -126,10 +127,10 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	good := func(t *testing.T, authorization string) {
 		t.Helper()
 		if a := ask(t, "GET", "/history", "", authorization); a.Status != http.StatusOK {
-			t.Errorf("a good one is refused: %s", a.Body)
+			t.Errorf("a valid token is refused: %s", a.Body)
 		}
 	}
-	// refused checks that the answer says nothing of what is wrong.
+	// refused checks that the answer does not say why the token is refused.
 	const want = `{"title":"Unauthorized","status":401,"detail":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"instance":"urn:uuid:%s","error":{"message":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"type":"authentication_error","param":null,"code":"invalid_access_token"}}`
@@ -158,7 +159,7 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		"expired just now":      {"exp": now - skew + 1},
 		"valid in a moment":     {"nbf": now + skew},
 		"issued in a moment":    {"iat": now + skew},
-		"claims nobody knows":   {"role": "admin", "scope": []string{"*"}},
+		"unknown claims":        {"role": "admin", "scope": []string{"*"}},
 		"longer than most":      {"pad": strings.Repeat("A", 5<<10)},
 		"valid for a long time": {"exp": now + 1<<32},
 	} {
@@ -179,13 +180,13 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	}
 	sent := 0
 	for what, token := range tokens {
-		if !sendable(token) { // Verify is tested with it; HTTP would trim or refuse it
+		if !sendable(token) { // HTTP would trim or refuse it; another test passes it to Verify
 			continue
 		}
 		sent++
 		t.Run("forged/"+what, func(t *testing.T) {
 			refused(t, token)
-			if len(token) <= 8<<10 { // who cannot sign in with it cannot sign out with it either
+			if len(token) <= 8<<10 { // a forged token cannot revoke a session either
 				if a := ask(t, "POST", "/revoke", url.Values{"token": {token}}.Encode(), ""); a.Status != http.StatusOK || len(a.Body) > 0 {
 					t.Errorf("revoke: %d %s", a.Status, a.Body)
 				}
@@ -196,9 +197,9 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		t.Errorf("only %d tokens sent", sent)
 	}
 	t.Logf("%d forged tokens", sent)
-	good(t, "Bearer "+forger.With(nil, nil)) // no session has ended of all that
+	good(t, "Bearer "+forger.With(nil, nil)) // the forged tokens have ended no session
 
-	// What was good once.
+	// Tokens that were valid before.
 	revoke := func(token string) func(*testing.T, string, auth.Tokens, auth.Identity) {
 		return func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
 			values := url.Values{"token": {tokens.RefreshToken}}
@@ -210,7 +211,7 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 	}
 	for i, c := range []struct {
 		what string
-		soon bool // and not at once: this process has to hear of it
+		soon bool // refused after the next poll, not at once
 		end  func(*testing.T, string, auth.Tokens, auth.Identity)
 	}{
 		{"revoked", false, revoke("refresh_token")},
@@ -273,16 +274,18 @@ func TestHostileAccessTokensOverHTTP(t *testing.T) {
 		})
 	}
 	if called > 0 {
-		t.Errorf("%d calls to where the tokens pointed", called)
+		t.Errorf("%d requests to the URLs in the tokens", called)
 	}
 	if text := log.String(); strings.Contains(text, "panic") || strings.Contains(text, "eyJ") || strings.Contains(text, "level=ERROR") {
-		t.Errorf("the log has a panic, an error or a token:\n%.5000s", text)
+		t.Errorf("the log holds a panic, an error or a token:\n%.5000s", text)
 	}
 }
 
-// TestKeysRotateUnderLoad has clients sign in, refresh and call at two processes
-// in turn, while the keys rotate. COLOPHON_TEST_ROTATIONS sets how often.
-func TestKeysRotateUnderLoad(t *testing.T) {
+// TestRotationUnderLoadFailsNoRequest has clients sign in, refresh and send requests to
+// two processes while the keys rotate. COLOPHON_TEST_ROTATIONS sets the number of
+// rotations.
+func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
+	t.Parallel()
 	rotations := 3
 	if text := os.Getenv("COLOPHON_TEST_ROTATIONS"); text != "" {
 		var err error
@@ -311,7 +314,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	}
 	ctx, done := context.WithCancel(t.Context())
 	defer done()
-	signed := make(chan string, 1000) // the keys of the access tokens, as they come
+	signed := make(chan string, 1000) // the keys of the access tokens, in order
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -329,14 +332,14 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 					signed <- auth.KID(apitest.Beside(t), now.Access)
 					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.Refresh}}.Encode()
 					_ = json.Unmarshal(ask(ctx, "POST", "/token", refresh, ""), &now)
-					time.Sleep(20 * time.Millisecond) // tests run beside
+					time.Sleep(20 * time.Millisecond) // leaves time for the tests of other packages
 				}
 			}
 		})
 	}
 	go func() { wg.Wait(); close(signed) }()
 	seen := map[string]bool{}
-	for kid := range signed { // before the first rotation, there has been some load
+	for kid := range signed { // until there has been some load before the first rotation
 		seen[kid] = true
 		if requests.Load() > 50 {
 			break
@@ -353,7 +356,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 			}
 		}
 	}
-	for range 100 { // and everybody has met it
+	for range 100 { // until all clients have used it
 		seen[<-signed] = true
 	}
 	done()
@@ -366,11 +369,12 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Logf("%d requests, %d rotations, %d failures", requests.Load(), rotations, failures.Load())
 }
 
-// TestAStreamEndsWithItsSession ends sessions at one process while streams and
-// waiting requests of theirs are open at another.
+// TestStreamEndsWithItsSession ends sessions at one process while their streams and
+// waiting requests are open at another.
 //
 // security: ASVS 7.4.1, ASVS 8.3.2
-func TestAStreamEndsWithItsSession(t *testing.T) {
+func TestStreamEndsWithItsSession(t *testing.T) {
+	t.Parallel()
 	f := auth.NewFixture(t)
 	f.MustRegister(t)
 	log := slog.New(slog.DiscardHandler)
@@ -410,10 +414,10 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 				}
 				waits <- a
 			}()
-			patience := time.Now().Add(time.Minute)
-			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until it waits as well
-				if time.Now().After(patience) {
-					t.Fatal("the waiting request has made no job")
+			deadline := time.Now().Add(time.Minute)
+			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until the second job exists
+				if time.Now().After(deadline) {
+					t.Fatal("the waiting request has created no job")
 				}
 				if err := f.DB().Owner.QueryRow(t.Context(), `select count(*) from history where created_at >= (select created_at from history where job = $1)`, job).Scan(&n); err != nil {
 					t.Fatal(err)
@@ -430,13 +434,13 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 			if !accepted {
 				t.Error("the stream was empty")
 			}
-			// With the account, its jobs end; which of the two comes first is open.
+			// An erasure also ends the account's jobs. Either end may come first.
 			if a := <-waits; a.Code() != "invalid_access_token" && (what != "erased" || a.Code() != "job_cancelled") {
-				t.Errorf("who waits is answered %d %s", a.Status, a.Body)
+				t.Errorf("the waiting request is answered %d %s", a.Status, a.Body)
 			}
 			took := time.Since(begin)
-			t.Logf("both are over after %v", took)
-			if took > 8*time.Second { // 1, where there is time; a heartbeat would come after 10
+			t.Logf("both ended after %v", took)
+			if took > 8*time.Second { // usually under 1 s; a heartbeat would come after 10
 				t.Errorf("the stream and the waiting request lasted %v", took)
 			}
 			state, want := "", "queued"
@@ -444,7 +448,7 @@ func TestAStreamEndsWithItsSession(t *testing.T) {
 				want = "cancelled"
 			}
 			if err := f.DB().Owner.QueryRow(t.Context(), `select state from history order by job desc limit 1`).Scan(&state); err != nil || state != want {
-				t.Errorf("the job that was waited for is %s, want %s, %v", state, want, err)
+				t.Errorf("the waiting request's job is %s, want %s, %v", state, want, err)
 			}
 		})
 	}

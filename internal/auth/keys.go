@@ -23,70 +23,70 @@ import (
 )
 
 const (
-	// keysFor is how long a process goes by the keys that it has read; Run reads
-	// them anew at half of that.
-	keysFor = 10 * time.Second
+	// keysMaxAge is how long a process uses the keys that it has read. Run reads
+	// them again after half of that.
+	keysMaxAge = 10 * time.Second
 
-	// JWKSFor is how long others may go by what JWKS has told them.
+	// JWKSFor is how long clients may use the result of JWKS.
 	JWKSFor = time.Minute
 
-	// keysAhead is how long a new key is published before it signs: everybody
-	// has read it by then, or may not go by what he has read before.
-	keysAhead = 2*keysFor + JWKSFor + 2*maxSkew + 30*time.Second
+	// keysPublishAhead is how long a new key is published before it signs. By then
+	// every process and client has read it, or may no longer use an older set.
+	keysPublishAhead = 2*keysMaxAge + JWKSFor + 2*maxSkew + 30*time.Second
 
-	// keysEvery is how often at most the keys are read, whatever tokens come.
-	keysEvery = time.Second
+	// keysMinInterval is the shortest time between two reads, whatever the requests.
+	keysMinInterval = time.Second
 
-	// keysTimeout bounds the reading, for which a request may be waiting.
+	// keysTimeout bounds a read. A request may be waiting for it.
 	keysTimeout = 2 * time.Second
 )
 
-// keyring has the signing keys of the database in memory.
+// keyring holds the signing keys of the database in memory.
 type keyring struct {
-	pool  *pgxpool.Pool
-	vault *vault.Vault
-	known time.Duration // keysFor
-	ahead time.Duration // keysAhead
-	keep  time.Duration // how long after its retirement a key verifies
-	now   func() time.Time
+	pool         *pgxpool.Pool
+	vault        *vault.Vault
+	maxAge       time.Duration // keysMaxAge
+	publishAhead time.Duration // keysPublishAhead
+	retention    time.Duration // how long a key verifies after its retirement
+	now          func() time.Time
 
 	current atomic.Pointer[keySet]
-	reads   flight.Group[*keySet] // keeps a result for keysEvery
+	reads   flight.Group[*keySet] // keeps a result for keysMinInterval
 }
 
-// keySet is the keys as they were read together. It does not change.
+// keySet is the result of one read of the keys. It is immutable.
 type keySet struct {
 	read    time.Time
-	sign    []signingKey         // in the order in which they do
+	sign    []signingKey         // in the order of their terms
 	verify  map[string]publicKey // by key id
 	encoded []byte               // the public keys as a JWK set
 }
 
 type signingKey struct {
 	key   jwk.Key
-	until time.Time // when it retires; zero if that has not been decided
+	until time.Time // its retirement; zero if none is planned
 }
 
 type publicKey struct {
 	key   jwk.Key
-	until time.Time // zero: not to be retired
+	until time.Time // zero if no retirement is planned
 }
 
-// over reports whether a time has come that may not have been set.
-func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
+// reached reports whether now is at or after until. A zero until is never reached.
+func reached(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
-// signer returns the key that signs at a time: the first that is not retired
-// then. Its successors are published, and wait.
+// signer returns the key that signs at the given time: the first one that is not
+// retired. Its successors are published already. It returns nil if there is none.
 func (s *keySet) signer(now time.Time) jwk.Key {
 	for _, k := range s.sign {
-		if !over(k.until, now) {
+		if !reached(k.until, now) {
 			return k.key
 		}
 	}
 	return nil
 }
 
-// open reads the keys for the first time, and makes one if there is none.
+// open reads the keys for the first time, and creates one if there is none.
 func (r *keyring) open(ctx context.Context) error {
 	set, err := r.load(ctx)
 	if err == nil && set.signer(r.now()) == nil {
@@ -98,29 +98,31 @@ func (r *keyring) open(ctx context.Context) error {
 		return err
 	}
 	if set.signer(r.now()) == nil {
-		return errors.New("the database has no signing key, and does not take one")
+		return errors.New("the database has no signing key, and a new one was not stored")
 	}
 	r.current.Store(set)
 	return nil
 }
 
-// fresh returns the keys, read not long ago if the database can be reached.
-func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.known) }
+// fresh returns keys that are at most maxAge old, or older ones if the database is
+// unavailable.
+func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.maxAge) }
 
-// within returns keys of a certain age at most, if the database can be reached.
+// within returns keys that are at most age old, or older ones if the database is
+// unavailable.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads, the others go on
+	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads, the others use the old keys
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
-		// The known keys must do; the next try is keysEvery later.
+		// Use the old keys. The next read is keysMinInterval later.
 	}
 	return set
 }
 
-// lookup returns the public key with an id. It returns ErrAccessToken if there
-// is none, and another error if that could not be found out.
+// lookup returns the public key with the given id. It returns ErrAccessToken if
+// there is none, and another error if the keys could not be read.
 func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 	set := r.fresh(ctx)
 	if _, ok := set.verify[kid]; !ok {
@@ -130,17 +132,17 @@ func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 		}
 	}
 	k, ok := set.verify[kid]
-	if !ok || over(k.until, r.now()) {
+	if !ok || reached(k.until, r.now()) {
 		return nil, fmt.Errorf("%w: the key is unknown or retired", ErrAccessToken)
 	}
 	return k.key, nil
 }
 
-// newer returns the keys after seen, which are the same ones if it was read
-// only just now.
+// newer returns keys read after seen, or seen itself if it was read less than
+// keysMinInterval ago.
 func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 	if set := r.current.Load(); set != seen {
-		return set, nil // another request has read them
+		return set, nil // another request has read the keys
 	}
 	return r.reload(ctx)
 }
@@ -148,7 +150,8 @@ func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 // keysRead is the only key of keyring.reads.
 const keysRead = "signing keys"
 
-// reload reads the keys, or returns those that were read less than keysEvery ago.
+// reload reads the keys, or returns the result of a read that ended less than
+// keysMinInterval ago.
 func (r *keyring) reload(ctx context.Context) (*keySet, error) {
 	return r.reads.Do(ctx, keysRead, func(ctx context.Context) (*keySet, error) {
 		set, err := r.load(ctx)
@@ -159,15 +162,15 @@ func (r *keyring) reload(ctx context.Context) (*keySet, error) {
 	})
 }
 
-// create makes a signing key, unless there is one already that signs.
+// create stores a new signing key, unless another one signs already.
 func (r *keyring) create(ctx context.Context) error {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
+		return fmt.Errorf("create a signing key: %w", err)
 	}
 	key, err := newKey(private)
 	if err != nil {
-		return fmt.Errorf("make a signing key: %w", err)
+		return fmt.Errorf("create a signing key: %w", err)
 	}
 	_, err = r.pool.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at) values ($1, $2, $3) on conflict do nothing`,
 		key.KeyID(), r.vault.WrapSecret(private.Seed(), purpose(key.KeyID())), r.now())
@@ -180,7 +183,7 @@ func (r *keyring) create(ctx context.Context) error {
 // purpose binds a wrapped key to its row.
 func purpose(kid string) string { return "signing key " + kid }
 
-// newKey returns a private key as a JWK, whose id is its RFC 7638 thumbprint.
+// newKey returns a private key as a JWK. Its id is its RFC 7638 thumbprint.
 func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
 	key, err := jwk.FromRaw(private)
 	if err != nil {
@@ -197,19 +200,19 @@ func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
 	)
 }
 
-// row is a signing key as it is stored.
+// row is a stored signing key.
 type row struct {
 	KID       string
 	Wrapped   []byte
 	RetiredAt *time.Time
 }
 
-// load reads the keys that will sign, sign or still verify, in that order.
+// load reads the future signing keys, the current one, and those that only verify.
 func (r *keyring) load(ctx context.Context) (*keySet, error) {
 	now := r.now()
 	rows, _ := r.pool.Query(ctx, `
 		select kid, wrapped, retired_at from signing_keys
-		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, now.Add(-r.keep))
+		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, now.Add(-r.retention))
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
 		return nil, fmt.Errorf("read the signing keys: %w", err)
@@ -230,7 +233,7 @@ func (r *keyring) load(ctx context.Context) (*keySet, error) {
 		}
 		signer, verifier := signingKey{key: private}, publicKey{key: key}
 		if row.RetiredAt != nil {
-			signer.until, verifier.until = *row.RetiredAt, row.RetiredAt.Add(r.keep)
+			signer.until, verifier.until = *row.RetiredAt, row.RetiredAt.Add(r.retention)
 		}
 		set.sign = append(set.sign, signer)
 		set.verify[row.KID] = verifier
@@ -249,21 +252,21 @@ func (r *keyring) unwrap(row row) (jwk.Key, error) {
 		return nil, err
 	}
 	if len(seed) != ed25519.SeedSize {
-		return nil, fmt.Errorf("it has %d bytes, want %d", len(seed), ed25519.SeedSize)
+		return nil, fmt.Errorf("the key has %d bytes, want %d", len(seed), ed25519.SeedSize)
 	}
 	key, err := newKey(ed25519.NewKeyFromSeed(seed))
 	if err != nil {
 		return nil, err
 	}
 	if key.KeyID() != row.KID {
-		return nil, errors.New("its id is not its thumbprint")
+		return nil, errors.New("the id is not the thumbprint")
 	}
 	return key, nil
 }
 
-// JWKS returns the public keys that verify access tokens, as a JWK set (RFC
-// 7517): those that will sign, the one that does, and those retired not long
-// ago. It may be gone by for JWKSFor.
+// JWKS returns the public keys that verify access tokens, as a JWK set (RFC 7517):
+// the future signing keys, the current one, and recently retired ones. Clients may
+// use the set for JWKSFor.
 func (s *Service) JWKS(ctx context.Context) []byte {
 	return s.keys.fresh(ctx).encoded
 }

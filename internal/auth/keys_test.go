@@ -18,7 +18,8 @@ import (
 	"colophon/internal/vault"
 )
 
-// rotate makes another key sign, as another process would, and waits until it does.
+// rotate rotates the keys as another process does, and advances the clock to the term
+// of the new key.
 func (f *fixture) rotate(t *testing.T) Rotation {
 	t.Helper()
 	r, err := f.another(t, newHasher(cheapParams)).Rotate(t.Context(), false)
@@ -38,19 +39,19 @@ func (f *fixture) jwks(t *testing.T) (kids []string) {
 	}
 	for _, key := range set.Keys {
 		if len(key) != 6 || key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["alg"] != "EdDSA" || key["use"] != "sig" {
-			t.Errorf("the set has %v", key)
+			t.Errorf("key %v in the set", key)
 		}
 		if x, err := base64.RawURLEncoding.DecodeString(key["x"]); err != nil || len(x) != ed25519.PublicKeySize {
-			t.Errorf("the set has %v", key)
+			t.Errorf("key %v in the set", key)
 		}
 		kids = append(kids, key["kid"])
 	}
 	return kids
 }
 
-// Processes that start at once over an empty database have the same key, and
-// one row for unknown names.
-func TestFirstStartRace(t *testing.T) {
+// Processes that start concurrently over an empty database share one signing key.
+func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.exec(t, `delete from signing_keys`)
 	f.exec(t, `delete from accounts`)
@@ -70,7 +71,7 @@ func TestFirstStartRace(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if err := services[0].keys.create(t.Context()); err != nil { // one that has not seen the others' key
+	if err := services[0].keys.create(t.Context()); err != nil { // as a process that has not read the others' key
 		t.Error(err)
 	}
 	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
@@ -86,7 +87,8 @@ func TestFirstStartRace(t *testing.T) {
 	}
 }
 
-func TestKeysSurviveRestart(t *testing.T) {
+func TestKeysSurviveARestart(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -99,7 +101,8 @@ func TestKeysSurviveRestart(t *testing.T) {
 	}
 }
 
-func TestRotation(t *testing.T) {
+func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams)) // another process
@@ -110,22 +113,22 @@ func TestRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysFor+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
-		t.Errorf("it signs in %v; the last token of the key before expires %v later", ahead, r.Last.Sub(r.From))
+	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysMaxAge+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
+		t.Errorf("the new key signs in %v; the last token of the old key expires %v later", ahead, r.Last.Sub(r.From))
 	}
-	facts := f.facts(t, nobody)
+	facts := f.facts(t, unknownAccount)
 	if facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
-	// It is published before it signs.
-	f.clock.Advance(keysFor + time.Second)
+	// The new key is published before it signs.
+	f.clock.Advance(keysMaxAge + time.Second)
 	if kids := f.jwks(t); len(kids) != 2 || kids[0] != r.Key || kids[1] != kidOf(t, old) {
 		t.Errorf("published keys: %q", kids)
 	}
 	f.clock.Advance(r.From.Sub(f.clock.Now()) - time.Microsecond)
 	before = f.mustRefresh(t, before.RefreshToken)
 	if kidOf(t, before.AccessToken) != kidOf(t, old) {
-		t.Error("the new key signs too early")
+		t.Error("the new key signs before its term")
 	}
 	f.clock.Advance(time.Microsecond)
 	renewed := f.mustRefresh(t, before.RefreshToken).AccessToken
@@ -139,8 +142,8 @@ func TestRotation(t *testing.T) {
 		f.mustVerify(t, token)
 	}
 
-	// The old key goes when everything that it signed has expired, also where
-	// the keys cannot be read again.
+	// The old key is refused once all its tokens have expired, even if the keys cannot
+	// be read again.
 	f.exec(t, `revoke select on signing_keys from colophon_app`)
 	forger := newForger(t, f.Service)
 	forger.private, forger.kid = privateKeyOf(t, f, old), kidOf(t, old)
@@ -152,11 +155,11 @@ func TestRotation(t *testing.T) {
 		t.Errorf("a retired key is accepted: %v", err)
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}
-	// The next rotation removes it.
+	// The next rotation deletes the old key.
 	f.clock.Advance(time.Second)
 	f.rotate(t)
 	if n := f.count(t, `select count(*) from signing_keys`); n != 2 {
@@ -164,9 +167,10 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// Rotations that come before the last one has taken effect do not take its time
-// from it, and at no time is there no key.
-func TestRotationsTakeTurns(t *testing.T) {
+// A rotation before an earlier one takes effect does not shorten its term. There is a
+// signing key at every time.
+func TestConcurrentRotationsAreSerialized(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -201,27 +205,28 @@ func TestRotationsTakeTurns(t *testing.T) {
 	}
 }
 
-func TestRotationOfLeakedKeys(t *testing.T) {
+func TestLeakedKeysAreRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams))
 	tokens := f.mustSignIn(t)
-	if _, err := f.Rotate(t.Context(), false); err != nil { // one that waits has leaked as well
+	if _, err := f.Rotate(t.Context(), false); err != nil { // a published key has leaked as well
 		t.Fatal(err)
 	}
 	r, err := other.Rotate(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if facts := f.facts(t, nobody); facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From, Leaked: true}) {
-		t.Errorf("on record: %#v", facts)
+	if facts := f.facts(t, unknownAccount); facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From, Leaked: true}) {
+		t.Errorf("facts: %#v", facts)
 	}
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	for _, s := range []*Service{f.Service, other} {
 		_, err := s.Verify(t.Context(), tokens.AccessToken)
 		wantError(t, err, ErrAccessToken)
 	}
-	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients go on
+	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients can refresh
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}
@@ -239,7 +244,7 @@ func kidOf(t testing.TB, token string) string {
 	return kid
 }
 
-// privateKeyOf returns the key that signed a token, from the database.
+// privateKeyOf reads the key that signed a token from the database.
 func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	t.Helper()
 	kid := kidOf(t, token)
@@ -254,13 +259,14 @@ func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed)
 }
 
-// A process that signs learns of the new key by itself.
-func TestSigningFollowsRotation(t *testing.T) {
+// A process reads a key that another one has rotated in.
+func TestRotatedKeySignsInOtherProcesses(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	before := f.mustSignIn(t)
 	f.rotate(t)
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	after := f.mustRefresh(t, before.RefreshToken)
 	if kidOf(t, before.AccessToken) == kidOf(t, after.AccessToken) {
 		t.Error("the retired key signs")
@@ -269,9 +275,9 @@ func TestSigningFollowsRotation(t *testing.T) {
 	f.mustVerify(t, after.AccessToken)
 }
 
-// Tokens with unknown keys make the database work once a second at most, and
-// good tokens need no database.
-func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
+// Tokens with unknown keys cause at most one read a second. Valid tokens cause none.
+func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	token := f.mustSignIn(t).AccessToken
@@ -280,16 +286,16 @@ func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
 	before := acquired()
 	f.mustVerify(t, token)
 	if n := acquired() - before; n != 0 {
-		t.Errorf("%d connections for a good token", n)
+		t.Errorf("%d queries for a valid token, want 0", n)
 	}
 	for range 50 {
 		_, err := f.Verify(t.Context(), forger.with(members{"kid": uuid.NewString()}, nil))
 		wantError(t, err, ErrAccessToken)
 	}
 	if n := acquired() - before; n != 1 {
-		t.Errorf("%d connections for 50 unknown keys, want 1", n)
+		t.Errorf("%d queries for 50 unknown keys, want 1", n)
 	}
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -299,10 +305,10 @@ func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
 	}
 	wg.Wait()
 	if n := acquired() - before; n != 2 {
-		t.Errorf("%d connections, want 2", n)
+		t.Errorf("%d queries, want 2", n)
 	}
 
-	// A client that leaves at once does not leave the others without an answer.
+	// A client that leaves at once does not abort the read for others.
 	f.rotate(t)
 	leaver := f.another(t, newHasher(cheapParams))
 	f.rotate(t)
@@ -313,21 +319,22 @@ func TestUnknownKeysAreNotAskedForAllTheTime(t *testing.T) {
 	if _, err := leaver.Verify(gone, token); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// An error of its call would be the answer for keysEvery.
+	// An error of the read would be returned for keysMinInterval.
 	if _, err := leaver.Verify(t.Context(), token); err != nil {
 		t.Error(err)
 	}
 }
 
-// Without the database known keys are good, and unknown ones an error that does
-// not say the token is bad.
+// Without the database, known keys stay valid. An unknown key is an error other than
+// ErrAccessToken.
 func TestVerifyWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	token := f.mustSignIn(t).AccessToken
 	forger := newForger(t, f.Service)
 	f.exec(t, `revoke select on signing_keys from colophon_app`)
-	f.clock.Advance(keysFor + time.Second)
+	f.clock.Advance(keysMaxAge + time.Second)
 	for range 2 {
 		f.mustVerify(t, token)
 		f.jwks(t)
@@ -340,13 +347,14 @@ func TestVerifyWithoutDatabase(t *testing.T) {
 		}
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)
-	f.clock.Advance(keysEvery)
+	f.clock.Advance(keysMinInterval)
 	_, err := f.Verify(t.Context(), forger.with(members{"kid": "unknown"}, nil))
 	wantError(t, err, ErrAccessToken)
 }
 
-// A key that was not wrapped by the master key for its row is not used.
+// A key that was not wrapped by the master key for its row is refused.
 func TestTamperedKeysAreRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	other, err := vault.New([]byte(strings.Repeat("x", vault.MasterKeySize)))
 	if err != nil {

@@ -12,12 +12,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// eavesdropper makes connections that call counting before they read the answer to
-// a statement that counts a sign-in attempt, once it is armed.
+// eavesdropper makes connections that, once it is armed, call counting before they read
+// the answer to the next statement that counts a sign-in attempt.
 type eavesdropper struct {
 	counting func(noticed <-chan struct{})
-	armed    atomic.Bool // the next such statement is the one
-	asked    atomic.Bool // it has been sent
+	armed    atomic.Bool // the next such statement is intercepted
+	asked    atomic.Bool // that statement has been sent
 }
 
 func (e *eavesdropper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
@@ -50,10 +50,11 @@ func (c *heardConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// TestClientThatLeavesWhileItsAttemptIsCounted leaves after the attempt has been
-// committed and before the service knows that. It was not a wrong password, so no
-// failure may stay.
+// TestClientThatLeavesWhileItsAttemptIsCounted leaves after the sign-in attempt has
+// been committed and before the service knows it. The password was not wrong, so no
+// failure may remain.
 func TestClientThatLeavesWhileItsAttemptIsCounted(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	e := &eavesdropper{}
@@ -73,7 +74,7 @@ func TestClientThatLeavesWhileItsAttemptIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // the statements are prepared now
+	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // prepares the statements
 		t.Fatal(err)
 	}
 	const failures = `select coalesce(sum(failures), 0) from sign_in_failures`
@@ -81,21 +82,21 @@ func TestClientThatLeavesWhileItsAttemptIsCounted(t *testing.T) {
 	e.counting = func(noticed <-chan struct{}) {
 		for f.count(t, failures) == 0 { // until it is committed
 		}
-		select { // one from before
+		select { // an earlier notice
 		case <-noticed:
 		default:
 		}
 		leave()
-		select { // a statement that depends on the client gives its connection up now
+		select { // a statement that depends on the client's context closes its connection now
 		case <-noticed:
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 	e.armed.Store(true)
 	if _, err := s.SignIn(ctx, name, password, "n"); err == nil || ctx.Err() == nil {
-		t.Errorf("the client has left: %v, and the sign-in says %v", ctx.Err(), err)
+		t.Errorf("client context %v, sign-in error %v; want both", ctx.Err(), err)
 	}
 	if n := f.count(t, failures); n != 0 {
-		t.Errorf("%d failures stay", n)
+		t.Errorf("%d failures remain, want 0", n)
 	}
 }

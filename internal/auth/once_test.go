@@ -11,7 +11,8 @@ import (
 
 var onceKey = events.IdempotencyKey{Scope: "POST /users", Key: "k1"}
 
-func TestARegistrationUnderAKeyMakesOneAccount(t *testing.T) {
+func TestOneKeyRegistersOneAccount(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var wg sync.WaitGroup
 	accounts := make([]Account, 8)
@@ -19,14 +20,14 @@ func TestARegistrationUnderAKeyMakesOneAccount(t *testing.T) {
 		wg.Go(func() {
 			var err error
 			if accounts[i], err = f.RegisterOnce(t.Context(), onceKey, name, password); err != nil {
-				t.Errorf("at once: %v", err)
+				t.Errorf("concurrent registration: %v", err)
 			}
 		})
 	}
 	wg.Wait()
 	again, err := f.RegisterOnce(t.Context(), onceKey, name, password)
 	if err != nil {
-		t.Fatalf("later: %v", err)
+		t.Fatalf("later registration: %v", err)
 	}
 	for _, account := range accounts {
 		if !cmp.Equal(account, again) || account.Username != name {
@@ -38,9 +39,10 @@ func TestARegistrationUnderAKeyMakesOneAccount(t *testing.T) {
 	}
 }
 
-// TestAKeyTellsNobodyElseAnything sends another one's key with what a stranger
-// does not know.
-func TestAKeyTellsNobodyElseAnything(t *testing.T) {
+// TestReusedKeyRevealsNothing reuses another client's key with a different name or
+// password.
+func TestReusedKeyRevealsNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account, err := f.RegisterOnce(t.Context(), onceKey, name, password)
 	if err != nil {
@@ -50,7 +52,7 @@ func TestAKeyTellsNobodyElseAnything(t *testing.T) {
 		"another password":     {name, "another password"},
 		"another name":         {"gottfried", password},
 		"another spelling":     {"Isaac", password},
-		"a name that is none":  {"a<", password},
+		"an invalid name":      {"a<", password},
 		"a password too short": {name, "x"},
 	} {
 		got, err := f.RegisterOnce(t.Context(), onceKey, c.name, c.password)
@@ -59,7 +61,7 @@ func TestAKeyTellsNobodyElseAnything(t *testing.T) {
 		}
 		wantError(t, err, events.ErrKeyReused)
 	}
-	// Whoever tries passwords with it leaves a trace, as at a sign-in.
+	// Wrong passwords under the key are recorded, as at a sign-in.
 	failed := 0
 	for _, fact := range f.facts(t, account.ID) {
 		if _, ok := fact.(events.AccountSignInFailed); ok {
@@ -67,25 +69,26 @@ func TestAKeyTellsNobodyElseAnything(t *testing.T) {
 		}
 	}
 	if failed != 2 {
-		t.Errorf("%d failed sign-ins on record, want 2", failed)
+		t.Errorf("%d failed sign-ins recorded, want 2", failed)
 	}
 	if n := f.count(t, `select count(*) from accounts where username <> ''`); n != 1 {
 		t.Errorf("%d accounts", n)
 	}
-	// The same name under another key is taken, as it is without one.
+	// Under another key the name is taken, as it is without a key.
 	other := onceKey
 	other.Key = "k2"
 	_, err = f.RegisterOnce(t.Context(), other, name, password)
 	wantError(t, err, ErrTaken)
 }
 
-// TestAKeyMayBeUsedAgainAfterARefusal corrects a request that was refused.
-func TestAKeyMayBeUsedAgainAfterARefusal(t *testing.T) {
+// TestKeyMayBeUsedAgainAfterARefusal corrects a refused request under the same key.
+func TestKeyMayBeUsedAgainAfterARefusal(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.RegisterOnce(t.Context(), onceKey, name, "short"); err == nil {
 		t.Fatal("a short password is not refused")
 	}
 	if _, err := f.RegisterOnce(t.Context(), onceKey, name, password); err != nil {
-		t.Errorf("corrected: %v", err)
+		t.Errorf("corrected request: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 const next = "hypotheses fingo"
 
 func TestChangePassword(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	here, there, elsewhere := f.mustSignIn(t), f.mustSignIn(t), f.mustSignIn(t)
@@ -29,19 +30,19 @@ func TestChangePassword(t *testing.T) {
 	}
 	wantError(t, change("not "+password, next), ErrPassword)
 	before := len(f.facts(t, account.ID))
-	for range 2 * productionPaces.pair.free { // which is nobody's failure
+	for range 2 * productionBackoffs.pair.free { // a refused new password is not a failed sign-in
 		wantError(t, change(password, "short"), policy.ErrPasswordLength)
 	}
 	wantError(t, change(password, strings.ToUpper(name)+"1"), policy.ErrPasswordLength)
 	wantError(t, change(password, strings.ToUpper(name)+"1234"), policy.ErrPasswordUsername)
 	if n := len(f.facts(t, account.ID)); n != before {
-		t.Errorf("%d events of changes that were refused", n-before)
+		t.Errorf("%d events of refused changes, want 0", n-before)
 	}
-	if err := change("ｈypotheses non fingo", next); err != nil { // another form of the same
+	if err := change("ｈypotheses non fingo", next); err != nil { // the same password in another Unicode form
 		t.Fatal(err)
 	}
 	if facts := f.facts(t, account.ID); facts[before] != (events.AccountPasswordChanged{Session: id.Session}) || len(facts) != before+1 {
-		t.Errorf("on record: %#v", facts[before:])
+		t.Errorf("facts: %#v", facts[before:])
 	}
 	for _, other := range []Tokens{there, elsewhere} {
 		_, err := f.Refresh(t.Context(), other.RefreshToken)
@@ -67,9 +68,10 @@ func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
 	return f.count(t, `select count(*) from known_networks where account = $1`, account)
 }
 
-// Whoever has used the account from elsewhere is nobody in particular there when
-// the password has changed.
+// A change of the password removes the account's other known networks. A reset removes
+// all of them.
 func TestNetworksAreForgottenWithThePassword(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	other, err := f.Register(t.Context(), "gottfried", password)
@@ -85,7 +87,7 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 	known := func(network string) bool {
 		t.Helper()
-		a, err := f.attempt(t.Context(), name, network)
+		a, err := f.beginAttempt(t.Context(), name, network)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,27 +96,29 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 	wantError(t, f.ChangePassword(t.Context(), id, "not "+password, next, "home"), ErrPassword)
 	if !known("home") || !known("mallory's") {
-		t.Error("forgotten for a wrong password")
+		t.Error("a wrong password removed known networks")
 	}
 	if err := f.ChangePassword(t.Context(), id, password, next, "home"); err != nil {
 		t.Fatal(err)
 	}
 	if !known("home") || known("mallory's") {
-		t.Errorf("the owner's known: %v, another known: %v", known("home"), known("mallory's"))
+		t.Errorf("owner's network known: %v, want true; other network known: %v, want false", known("home"), known("mallory's"))
 	}
 	if _, err := f.SetPassword(t.Context(), account.ID, password); err != nil {
 		t.Fatal(err)
 	}
 	if known("home") {
-		t.Error("after a reset the network is known still")
+		t.Error("the network is still known after a reset")
 	}
 	if n := f.knownNetworks(t, other.ID); n != 2 {
-		t.Errorf("%d networks of somebody else are known, want 2", n)
+		t.Errorf("%d known networks of another account, want 2", n)
 	}
 }
 
-// Of two changes at once, one is made; the other one's password is no longer right.
-func TestChangesAtOnce(t *testing.T) {
+// Only one of several concurrent changes succeeds. The current password of the others
+// is no longer right.
+func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	var wg sync.WaitGroup
@@ -143,12 +147,13 @@ func TestChangesAtOnce(t *testing.T) {
 		t.Errorf("%d changes, want 1", changed)
 	}
 	if n := f.count(t, `select count(*) from sessions where account = $1 and revoked_at is null`, account.ID); n != 2 {
-		t.Errorf("%d sessions, want the one of the change and the one after it", n)
+		t.Errorf("%d sessions, want 2: the one of the change and the one after it", n)
 	}
 }
 
 // security: ASVS 7.4.1
 func TestSignOutEverywhere(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	all := []Tokens{f.mustSignIn(t), f.mustSignIn(t)}
@@ -176,13 +181,14 @@ func TestSignOutEverywhere(t *testing.T) {
 	f.mustSignIn(t)
 	out := events.Fact(events.AccountSignedOutEverywhere{})
 	if !slices.Contains(f.facts(t, account.ID), out) || slices.Contains(f.facts(t, other.ID), out) {
-		t.Errorf("on record: %#v", f.facts(t, account.ID))
+		t.Errorf("facts: %#v", f.facts(t, account.ID))
 	}
 }
 
-// Who signs out everywhere locks the sessions in no other's way, in whatever
-// order that one locks them.
+// A sign-out everywhere waits for the account's lock before it locks sessions. So it
+// cannot deadlock with a transaction that locks them in another order.
 func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustVerify(t, f.mustSignIn(t).AccessToken)
@@ -206,7 +212,7 @@ func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	begin := time.Now()
 	for f.count(t, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 0 {
 		if time.Since(begin) > time.Minute {
-			t.Fatal("nobody waits for the locks")
+			t.Fatal("the sign-out does not wait for the lock")
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -220,6 +226,7 @@ func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 }
 
 func TestErase(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	here, there := f.mustSignIn(t), f.mustSignIn(t)
@@ -233,7 +240,7 @@ func TestErase(t *testing.T) {
 	}
 	facts := f.facts(t, account.ID)
 	if facts[len(facts)-1] != (events.AccountErased{}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 	if owners, err := f.store.Closed(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{account.ID}) {
 		t.Errorf("closed: %v, %v", owners, err)
@@ -247,13 +254,13 @@ func TestErase(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Whether or not the key is gone as well.
+	// The second round runs after the owner's key has been destroyed.
 	for range 2 {
-		strangers, before := len(f.facts(t, nobody)), len(f.facts(t, account.ID))
+		unknown, before := len(f.facts(t, unknownAccount)), len(f.facts(t, account.ID))
 		_, err := f.SignIn(t.Context(), name, password)
 		wantError(t, err, ErrCredentials)
-		if len(f.facts(t, nobody)) != strangers+1 {
-			t.Error("a name that has been erased is not one that there is not")
+		if len(f.facts(t, unknownAccount)) != unknown+1 {
+			t.Error("an erased name is not treated as an unknown one")
 		}
 		for _, again := range []string{name, strings.ToUpper(name)} {
 			_, err := f.Register(t.Context(), again, next)
@@ -269,7 +276,7 @@ func TestErase(t *testing.T) {
 			t.Error(err)
 		}
 		if n := len(f.facts(t, account.ID)); n != before {
-			t.Errorf("%d events after the end", n-before)
+			t.Errorf("%d events after the erasure, want 0", n-before)
 		}
 		if err := f.store.Erase(t.Context(), account.ID); err != nil {
 			t.Fatal(err)
@@ -279,18 +286,18 @@ func TestErase(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if n := f.knownNetworks(t, account.ID); n != 0 {
-		t.Errorf("%d networks are known still", n)
+		t.Errorf("%d networks are still known", n)
 	}
 	for _, table := range []string{"accounts", "known_networks", "sign_in_failures", "sessions"} {
 		if n := f.count(t, `select count(*) from `+table+` r where r::text like '%`+name+`%' or r::text like '%argon2id%' and r::text like '%`+account.ID.String()+`%'`); n != 0 {
-			t.Errorf("%s has the name or the hash still", table)
+			t.Errorf("%s still holds the name or the hash", table)
 		}
 	}
 }
 
-// However often an account is erased at once, it is erased once; and who signs
-// in meanwhile has no session afterwards.
-func TestErasuresAtOnce(t *testing.T) {
+// Concurrent erasures erase an account once. Concurrent sign-ins leave no session.
+func TestConcurrentErasuresEraseOnce(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
@@ -316,21 +323,22 @@ func TestErasuresAtOnce(t *testing.T) {
 		}
 	}
 	if erased != 1 {
-		t.Errorf("erased %d times", erased)
+		t.Errorf("%d erasures recorded, want 1", erased)
 	}
 	if n := f.count(t, `select count(*) from sessions where revoked_at is null`); n != 0 {
-		t.Errorf("%d sessions go on", n)
+		t.Errorf("%d live sessions, want 0", n)
 	}
 }
 
-// A name does not become free while its account is being erased.
-func TestRegisterWhileTheNameIsErased(t *testing.T) {
+// A name is not available while its account is being erased.
+func TestNameStaysTakenDuringErasure(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 	late := newHasher(cheapParams)
 	s := f.another(t, late)
-	// The name is not taken when it is looked for, and erased when it is inserted.
+	// The name is free at the first check, and erased before the insert.
 	f.exec(t, `update accounts set username_key = 'another' where id = $1`, id.Account)
 	late.create = func(given string, params *argon2id.Params) (string, error) {
 		f.exec(t, `update accounts set username_key = $2 where id = $1`, id.Account, name)
@@ -342,6 +350,6 @@ func TestRegisterWhileTheNameIsErased(t *testing.T) {
 	_, err := s.Register(t.Context(), name, next)
 	wantError(t, err, ErrTaken)
 	if n := f.count(t, `select count(*) from accounts where username_key = $1`, name); n != 0 {
-		t.Error("somebody else has the name")
+		t.Error("another account has the name")
 	}
 }

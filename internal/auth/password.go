@@ -10,20 +10,20 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// productionParams are those that OWASP's Password Storage Cheat Sheet puts
-// first for Argon2id after the 46 MiB ones: 19 MiB, two passes, one lane.
+// productionParams are recommended by OWASP's Password Storage Cheat Sheet: the
+// first choice for Argon2id after 46 MiB. They are 19 MiB, two passes, one lane.
 var productionParams = argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// hashWait is how long a password waits for its turn to be hashed.
+// hashWait is how long a caller waits for a free slot.
 const hashWait = 5 * time.Second
 
-// hasher hashes passwords, a few at a time.
+// hasher hashes passwords, with a limit on concurrent hashes.
 type hasher struct {
 	params argon2id.Params
 	wait   time.Duration
-	slots  chan struct{} // one element a hash under way
+	slots  chan struct{} // a semaphore: one element per running hash
 
-	// The operations of argon2id, replaced only by tests that count them.
+	// The operations of argon2id. Tests replace them.
 	create func(password string, params *argon2id.Params) (string, error)
 	check  func(password, hash string) (bool, *argon2id.Params, error)
 }
@@ -38,9 +38,9 @@ func newHasher(params argon2id.Params) *hasher {
 	}
 }
 
-// enter waits for a slot, which the caller gives back by leave. It returns
-// ErrBusy, or ctx's error.
-func (h *hasher) enter(ctx context.Context) error {
+// acquire waits for a slot, which the caller releases. It returns ErrBusy after
+// h.wait, or ctx's error.
+func (h *hasher) acquire(ctx context.Context) error {
 	timer := time.NewTimer(h.wait)
 	defer timer.Stop()
 	select {
@@ -53,24 +53,24 @@ func (h *hasher) enter(ctx context.Context) error {
 	}
 }
 
-func (h *hasher) leave() { <-h.slots }
+func (h *hasher) release() { <-h.slots }
 
 // Hash returns the encoded hash of a password.
 func (h *hasher) Hash(ctx context.Context, password string) (string, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.acquire(ctx); err != nil {
 		return "", err
 	}
-	defer h.leave()
+	defer h.release()
 	return h.create(password, &h.params)
 }
 
-// Check reports whether hash is password's, and whether it was made with other
-// parameters than new ones are.
+// Check reports whether the hash belongs to the password, and whether its
+// parameters differ from those of new hashes.
 func (h *hasher) Check(ctx context.Context, password, hash string) (match, outdated bool, err error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.acquire(ctx); err != nil {
 		return false, false, err
 	}
-	defer h.leave()
+	defer h.release()
 	match, params, err := h.check(password, hash)
 	if err != nil {
 		return false, false, fmt.Errorf("read the stored password hash: %w", err)
@@ -78,11 +78,11 @@ func (h *hasher) Check(ctx context.Context, password, hash string) (match, outda
 	return match, *params != h.params, nil
 }
 
-// outdated reports whether a hash was made with other parameters than new ones are.
+// outdated reports whether the parameters of a hash differ from those of new hashes.
 func (h *hasher) outdated(hash string) bool {
 	params, _, _, err := argon2id.DecodeHash(hash)
 	return err != nil || *params != h.params
 }
 
-// unguessable returns a password that nobody has.
+// unguessable returns a random password.
 func unguessable() string { return rand.Text() }

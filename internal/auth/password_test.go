@@ -12,10 +12,11 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// The parameters of production are what New uses.
+// TestNewUsesTheProductionParameters reads them from a stored hash.
 //
 // security: ASVS 11.4.2
-func TestProductionParams(t *testing.T) {
+func TestNewUsesTheProductionParameters(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s, err := New(t.Context(), f.db.App, f.store, f.vault, testOptions)
 	if err != nil {
@@ -35,11 +36,12 @@ func TestProductionParams(t *testing.T) {
 	}
 }
 
-// However many callers there are, half of the processors stay free, and no
-// database connection is held.
+// Hashing uses at most half of the processors, whatever the number of callers, and
+// holds no database connection.
 //
 // security: ASVS 15.2.2, API4:2023
 func TestHashingIsBounded(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	var running, most atomic.Int32
@@ -52,7 +54,7 @@ func TestHashingIsBounded(t *testing.T) {
 	}
 	limit := max(1, runtime.GOMAXPROCS(0)/2)
 	if cap(f.hash.slots) != limit {
-		t.Errorf("%d hashes at once, want %d", cap(f.hash.slots), limit)
+		t.Errorf("%d slots, want %d", cap(f.hash.slots), limit)
 	}
 	var wg sync.WaitGroup
 	for range 20 {
@@ -64,7 +66,7 @@ func TestHashingIsBounded(t *testing.T) {
 	}
 	wg.Wait()
 	if int(most.Load()) > limit {
-		t.Errorf("%d hashes at once, want %d at most", most.Load(), limit)
+		t.Errorf("%d concurrent hashes, want at most %d", most.Load(), limit)
 	}
 
 	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
@@ -76,12 +78,13 @@ func TestHashingIsBounded(t *testing.T) {
 	f.mustSignIn(t)
 }
 
-func TestWaitingToHashEnds(t *testing.T) {
+func TestWaitForAHashSlotEnds(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	access := f.mustSignIn(t).AccessToken
 	for range cap(f.hash.slots) {
-		f.hash.slots <- struct{}{} // as if passwords were being hashed
+		f.hash.slots <- struct{}{} // occupies all slots
 	}
 	f.hash.wait = time.Millisecond
 	_, err := f.SignIn(t.Context(), name, password)
@@ -95,11 +98,11 @@ func TestWaitingToHashEnds(t *testing.T) {
 	_, err = f.hash.Hash(ctx, password)
 	wantError(t, err, context.Canceled)
 
-	f.mustVerify(t, access) // has nothing to wait for
+	f.mustVerify(t, access) // needs no slot
 
 	done := make(chan error)
 	go func() { _, err := f.SignIn(context.Background(), name, password); done <- err }()
-	<-f.hash.slots // one has finished, so the waiting one goes on
+	<-f.hash.slots // a free slot lets the waiting sign-in go on
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -2,13 +2,8 @@ package auth
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,80 +13,30 @@ import (
 	"colophon/events"
 )
 
-// Grace is how long after its exchange a refresh token may be presented again.
+// Grace is how long a refresh token may be presented again after its exchange.
 const Grace = 10 * time.Second
 
 const (
-	// maxSessions is how many sessions of an account may be live; another sign-in
-	// ends the oldest.
+	// maxSessions is the number of live sessions that an account may have. One more
+	// sign-in ends the oldest.
 	maxSessions = 100
 
-	// maxRefreshTokens is how many refresh tokens of a session are remembered:
-	// those that have not been exchanged, or less than Grace ago. Beyond that the
-	// oldest are taken for ones that were exchanged long ago.
+	// maxRefreshTokens is the number of refresh tokens stored per session. Tokens
+	// exchanged more than Grace ago are not stored. Beyond the limit, the oldest count
+	// as exchanged long ago.
 	maxRefreshTokens = 100
 )
 
-const (
-	// refreshPrefix tells refresh tokens from other secrets, for people and for
-	// programs that look for secrets where none should be.
-	refreshPrefix = "crt_"
-
-	// A refresh token is its session's id, a secret, and a MAC of both: so it says
-	// where it belongs also when nothing is stored of it any longer.
-	refreshSecretSize = 32
-	refreshMACSize    = 16
-	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
-)
-
-// Tokens is what a client gets for its credentials.
+// Tokens are the result of a sign-in or a refresh.
 type Tokens struct {
 	AccessToken  string
 	RefreshToken string        // for one call of Refresh, or for Revoke
-	ExpiresIn    time.Duration // how long the access token is valid
+	ExpiresIn    time.Duration // remaining lifetime of the access token
 }
 
-// refreshToken is a refresh token as the database knows it.
-type refreshToken struct {
-	session uuid.UUID
-	hash    []byte // SHA-256
-}
-
-// newRefreshToken returns a refresh token of a session, and as what it is stored.
-func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToken) {
-	raw := make([]byte, len(session)+refreshSecretSize, refreshSize)
-	_, _ = rand.Read(raw[copy(raw, session[:]):]) // never fails
-	raw = append(raw, s.refreshMAC(raw)...)
-	sum := sha256.Sum256(raw)
-	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, sum[:]}
-}
-
-func (s *Service) refreshMAC(of []byte) []byte {
-	return s.vault.Digest("refresh token", string(of))[:refreshMACSize]
-}
-
-// readRefreshToken returns as what a refresh token is stored, or was, if the text
-// is one that this service has made.
-func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
-	encoded, ok := strings.CutPrefix(text, refreshPrefix)
-	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(refreshSize) {
-		return t, false
-	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil || len(raw) != refreshSize { // line breaks count for nothing
-		return t, false
-	}
-	of, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]
-	if !hmac.Equal(mac, s.refreshMAC(of)) {
-		return t, false
-	}
-	sum := sha256.Sum256(raw)
-	return refreshToken{uuid.UUID(raw[:len(t.session)]), sum[:]}, true
-}
-
-// begin makes a session of an account whose row is locked, and returns the ones
-// that it ends to make room.
-func (s *Service) begin(ctx context.Context, tx *events.Tx, signer jwk.Key, account uuid.UUID) (Tokens, []uuid.UUID, error) {
+// beginSession creates a session of an account whose row is locked. It returns the
+// sessions that it ended because of maxSessions.
+func (s *Service) beginSession(ctx context.Context, tx *events.Tx, signer jwk.Key, account uuid.UUID) (Tokens, []uuid.UUID, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Tokens{}, nil, err
@@ -109,7 +54,7 @@ func (s *Service) begin(ctx context.Context, tx *events.Tx, signer jwk.Key, acco
 		id, account, now, now.Add(s.options.RefreshTTL)); err != nil {
 		return Tokens{}, nil, err
 	}
-	tokens, err := s.issue(ctx, tx, signer, account, id, now.Add(s.options.RefreshTTL))
+	tokens, err := s.issueTokens(ctx, tx, signer, account, id, now.Add(s.options.RefreshTTL))
 	if err != nil {
 		return Tokens{}, nil, err
 	}
@@ -120,8 +65,9 @@ func (s *Service) begin(ctx context.Context, tx *events.Tx, signer jwk.Key, acco
 	return tokens, ended, tx.AppendAccount(ctx, account, append(facts, events.AccountSignedIn{Session: id})...)
 }
 
-// issue gives a session new tokens. Its access tokens do not outlive it.
-func (s *Service) issue(ctx context.Context, tx *events.Tx, signer jwk.Key, account, session uuid.UUID, end time.Time) (Tokens, error) {
+// issueTokens returns new tokens of a session. The access token does not outlive the
+// session.
+func (s *Service) issueTokens(ctx context.Context, tx *events.Tx, signer jwk.Key, account, session uuid.UUID, end time.Time) (Tokens, error) {
 	text, token := s.newRefreshToken(session)
 	if _, err := tx.Exec(ctx, `insert into refresh_tokens (hash, session, issued_at) values ($1, $2, $3)`, token.hash, session, s.now()); err != nil {
 		return Tokens{}, err
@@ -134,29 +80,30 @@ func (s *Service) issue(ctx context.Context, tx *events.Tx, signer jwk.Key, acco
 	return Tokens{AccessToken: access, RefreshToken: text, ExpiresIn: valid}, nil
 }
 
-// presented is a token that a client has shown, and its session.
-type presented struct {
+// lockedSession is a session whose row is locked, and the state of the refresh token
+// that a client has presented.
+type lockedSession struct {
 	session   uuid.UUID
 	account   uuid.UUID
 	live      bool // the session has not ended
 	expires   time.Time
-	exchanged bool // it is a refresh token, and has been exchanged
-	reused    bool // longer than Grace ago
+	exchanged bool // the refresh token has been exchanged
+	reused    bool // it was exchanged more than Grace ago
 }
 
-// present finds a refresh token and locks its session, so that those who
-// present tokens of one session take turns. It returns ErrRefreshToken if there
-// is no such session.
-func (s *Service) present(ctx context.Context, tx *events.Tx, t refreshToken) (presented, error) {
-	p, err := s.hold(ctx, tx, t.session)
+// lockByToken locks the session of a refresh token and reads the token's state. The
+// lock serializes requests with tokens of one session. lockByToken returns
+// ErrRefreshToken if there is no such session.
+func (s *Service) lockByToken(ctx context.Context, tx *events.Tx, t refreshToken) (lockedSession, error) {
+	p, err := s.lockSession(ctx, tx, t.session)
 	if err != nil {
 		return p, err
 	}
-	// A statement of its own: it must see what happened before the lock was had.
+	// This is a separate statement, so that it sees all commits before the lock.
 	var exchanged *time.Time
 	err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, t.hash).Scan(&exchanged)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows): // it has been forgotten since
+	case errors.Is(err, pgx.ErrNoRows): // its row was deleted after the exchange
 		p.exchanged, p.reused = true, true
 		return p, nil
 	case exchanged != nil:
@@ -165,11 +112,11 @@ func (s *Service) present(ctx context.Context, tx *events.Tx, t refreshToken) (p
 	return p, err
 }
 
-// hold locks a session. It returns ErrRefreshToken if there is none. That its
-// account may have been disabled is not asked: that has ended the session, in
-// the same transaction, for which the database's trigger answers.
-func (s *Service) hold(ctx context.Context, tx *events.Tx, session uuid.UUID) (presented, error) {
-	p := presented{session: session}
+// lockSession locks a session. It returns ErrRefreshToken if there is none. It does
+// not check the account: a trigger of the database ends the sessions of an account in
+// the transaction that disables it.
+func (s *Service) lockSession(ctx context.Context, tx *events.Tx, session uuid.UUID) (lockedSession, error) {
+	p := lockedSession{session: session}
 	err := tx.QueryRow(ctx, `
 		select account, revoked_at is null and expires_at > $2, expires_at from sessions where id = $1 for update`,
 		session, s.now()).Scan(&p.account, &p.live, &p.expires)
@@ -179,8 +126,8 @@ func (s *Service) hold(ctx context.Context, tx *events.Tx, session uuid.UUID) (p
 	return p, err
 }
 
-// end ends a session and records why. A session ends once.
-func (s *Service) end(ctx context.Context, tx *events.Tx, p presented, why events.Fact) error {
+// endSession ends a live session and appends the event that says why.
+func (s *Service) endSession(ctx context.Context, tx *events.Tx, p lockedSession, why events.Fact) error {
 	if _, err := tx.Exec(ctx, `update sessions set revoked_at = $2 where id = $1`, p.session, s.now()); err != nil {
 		return err
 	}
@@ -194,11 +141,11 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	if !ok {
 		return Tokens{}, ErrRefreshToken
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
 	var tokens Tokens
 	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		p, err := s.present(ctx, tx, token)
+		p, err := s.lockByToken(ctx, tx, token)
 		if err != nil {
 			return err
 		}
@@ -206,18 +153,18 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 			return ErrRefreshToken
 		}
 		if p.reused {
-			reused, session = true, p.session // an error from here would undo the end of the session
-			return s.end(ctx, tx, p, events.AccountTokenReuseDetected{Session: p.session})
+			reused, session = true, p.session // returning an error here would roll back the end of the session
+			return s.endSession(ctx, tx, p, events.AccountTokenReuseDetected{Session: p.session})
 		}
 		if !p.exchanged {
 			if _, err := tx.Exec(ctx, `update refresh_tokens set exchanged_at = $2 where hash = $1`, token.hash, s.now()); err != nil {
 				return err
 			}
 		}
-		if err := s.forget(ctx, tx, p.session); err != nil {
+		if err := s.pruneTokens(ctx, tx, p.session); err != nil {
 			return err
 		}
-		tokens, err = s.issue(ctx, tx, signer, p.account, p.session, p.expires)
+		tokens, err = s.issueTokens(ctx, tx, signer, p.account, p.session, p.expires)
 		return err
 	})
 	if reused && err == nil {
@@ -232,9 +179,9 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	return tokens, nil
 }
 
-// forget removes the refresh tokens of a session that are known for exchanged
-// ones without being stored, and makes room for one more.
-func (s *Service) forget(ctx context.Context, tx *events.Tx, session uuid.UUID) error {
+// pruneTokens deletes the refresh tokens of a session that were exchanged more than
+// Grace ago, and the oldest ones beyond maxRefreshTokens, with room for one more.
+func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.UUID) error {
 	_, err := tx.Exec(ctx, `
 		delete from refresh_tokens where session = $1 and (exchanged_at < $2 or hash in (
 			select hash from refresh_tokens where session = $1 order by issued_at desc, hash offset $3))`,
@@ -243,8 +190,8 @@ func (s *Service) forget(ctx context.Context, tx *events.Tx, session uuid.UUID) 
 }
 
 // Revoke ends the session of a refresh token, exchanged or not, or of an access
-// token. A token that is unknown, or that has expired, or whose session has
-// ended is not an error (RFC 7009, section 2.2).
+// token. It returns no error for an unknown or expired token, or if the session has
+// ended already (RFC 7009, section 2.2).
 func (s *Service) Revoke(ctx context.Context, text string) error {
 	token, ok := s.readRefreshToken(text)
 	session := token.session
@@ -259,11 +206,11 @@ func (s *Service) Revoke(ctx context.Context, text string) error {
 		session = id.Session
 	}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		p, err := s.hold(ctx, tx, session)
+		p, err := s.lockSession(ctx, tx, session)
 		if err != nil || !p.live {
 			return err
 		}
-		return s.end(ctx, tx, p, events.AccountSignedOut{Session: p.session})
+		return s.endSession(ctx, tx, p, events.AccountSignedOut{Session: p.session})
 	})
 	if errors.Is(err, ErrRefreshToken) {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -16,13 +17,14 @@ import (
 	"colophon/events"
 )
 
-// ended reports whether the session of a token has ended, as the database has it.
+// ended reports whether a session has ended in the database.
 func (f *fixture) ended(t *testing.T, session uuid.UUID) bool {
 	t.Helper()
 	return f.count(t, `select count(*) from sessions where id = $1 and revoked_at is not null`, session) == 1
 }
 
 func TestRefresh(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -42,8 +44,9 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// A client that did not get the answer, or asked twice, goes on.
+// A client that lost the answer, or sent the request twice, gets another pair.
 func TestRefreshAgainWithinGrace(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -55,12 +58,13 @@ func TestRefreshAgainWithinGrace(t *testing.T) {
 		f.mustRefresh(t, tokens.RefreshToken)
 	}
 	if facts := f.facts(t, account.ID); len(facts) != 2 {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 }
 
-// Grace is counted from the first exchange, not from the latest.
+// Grace begins with the first exchange of a token, not the latest.
 func TestGraceIsNotProlonged(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -74,42 +78,47 @@ func TestGraceIsNotProlonged(t *testing.T) {
 
 // security: ASVS 10.4.5
 func TestReuseEndsTheSession(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		generations int
-		every       time.Duration // 0: all of them are stored when the first one comes again; else it is not
+		every       time.Duration // time between refreshes; 0 keeps the rows of all tokens
 	}{{1, 0}, {10, 0}, {1, time.Hour}, {10, time.Hour}} {
-		f := newFixture(t)
-		account := f.mustRegister(t)
-		bystander := f.mustSignIn(t)
-		first := f.mustSignIn(t)
-		session := f.mustVerify(t, first.AccessToken).Session
-		latest := first
-		for range c.generations {
-			latest = f.mustRefresh(t, latest.RefreshToken)
-			f.clock.Advance(c.every)
-		}
-		f.clock.Advance(Grace + time.Second)
-		for range 3 {
-			_, err := f.Refresh(t.Context(), first.RefreshToken)
+		t.Run(fmt.Sprintf("%d generations every %v", c.generations, c.every), func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			account := f.mustRegister(t)
+			bystander := f.mustSignIn(t)
+			first := f.mustSignIn(t)
+			session := f.mustVerify(t, first.AccessToken).Session
+			latest := first
+			for range c.generations {
+				latest = f.mustRefresh(t, latest.RefreshToken)
+				f.clock.Advance(c.every)
+			}
+			f.clock.Advance(Grace + time.Second)
+			for range 3 {
+				_, err := f.Refresh(t.Context(), first.RefreshToken)
+				wantError(t, err, ErrRefreshToken)
+			}
+			_, err := f.Refresh(t.Context(), latest.RefreshToken)
 			wantError(t, err, ErrRefreshToken)
-		}
-		_, err := f.Refresh(t.Context(), latest.RefreshToken)
-		wantError(t, err, ErrRefreshToken)
-		if !f.ended(t, session) {
-			t.Error("the session goes on")
-		}
-		facts := f.facts(t, account.ID)
-		n := len(slices.DeleteFunc(slices.Clone(facts), func(f events.Fact) bool {
-			return f != events.Fact(events.AccountTokenReuseDetected{Session: session})
-		}))
-		if n != 1 || len(facts) != 4 {
-			t.Errorf("on record: %#v", facts)
-		}
-		f.mustRefresh(t, bystander.RefreshToken) // another session of the account
+			if !f.ended(t, session) {
+				t.Error("the session has not ended")
+			}
+			facts := f.facts(t, account.ID)
+			n := len(slices.DeleteFunc(slices.Clone(facts), func(f events.Fact) bool {
+				return f != events.Fact(events.AccountTokenReuseDetected{Session: session})
+			}))
+			if n != 1 || len(facts) != 4 {
+				t.Errorf("facts: %#v", facts)
+			}
+			f.mustRefresh(t, bystander.RefreshToken) // another session of the account lives on
+		})
 	}
 }
 
-func TestRefreshRace(t *testing.T) {
+func TestConcurrentRefreshesAllSucceed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -131,7 +140,7 @@ func TestRefreshRace(t *testing.T) {
 		f.mustRefresh(t, tokens.RefreshToken)
 	}
 
-	// Reuse is noticed once, whoever comes at the same time.
+	// Concurrent reuse is recorded once.
 	for range 8 {
 		wg.Go(func() {
 			_, err := f.Refresh(context.Background(), first.RefreshToken)
@@ -140,18 +149,20 @@ func TestRefreshRace(t *testing.T) {
 	}
 	wg.Wait()
 	if facts := f.facts(t, account.ID); len(facts) != 3 {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 }
 
 // security: ASVS 7.3.2, ASVS 10.4.8
 func TestSessionsEnd(t *testing.T) {
+	t.Parallel()
 	for what, end := range map[string]func(*testing.T, *fixture){
-		"in time":          func(t *testing.T, f *fixture) { f.clock.Advance(DefaultRefreshTTL) },
+		"lifetime over":    func(t *testing.T, f *fixture) { f.clock.Advance(DefaultRefreshTTL) },
 		"account disabled": func(t *testing.T, f *fixture) { f.exec(t, `update accounts set disabled_at = now()`) },
 		"account deleted":  func(t *testing.T, f *fixture) { f.exec(t, `delete from accounts where username <> ''`) },
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t)
 			account := f.mustRegister(t)
 			tokens := f.mustSignIn(t)
@@ -162,13 +173,14 @@ func TestSessionsEnd(t *testing.T) {
 				t.Error(err)
 			}
 			if facts := f.facts(t, account.ID); len(facts) != 2 {
-				t.Errorf("on record: %#v", facts)
+				t.Errorf("facts: %#v", facts)
 			}
 		})
 	}
 }
 
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -179,9 +191,9 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("%q: %v", token, err)
 		}
 	}
-	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // an exchanged one too
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // the first one has been exchanged
 		if err := f.Revoke(t.Context(), token); err != nil || !f.ended(t, session) {
-			t.Errorf("session goes on: %v", err)
+			t.Errorf("the session has not ended, error %v", err)
 		}
 	}
 	f.clock.Advance(time.Hour)
@@ -191,7 +203,7 @@ func TestRevoke(t *testing.T) {
 	}
 	facts := f.facts(t, account.ID)
 	if len(facts) != 3 || facts[2] != (events.AccountSignedOut{Session: session}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -200,33 +212,34 @@ func TestRevoke(t *testing.T) {
 	wantError(t, err, context.Canceled)
 }
 
-// An access token ends its session as well, for all its tokens, unless it has
-// expired.
+// Revoking an access token ends its session and all its tokens, unless it has expired.
 func TestRevokeByAccessToken(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustSignIn(t)
 	session := f.mustVerify(t, first.AccessToken).Session
 	f.clock.Advance(DefaultAccessTTL + maxSkew)
 	if err := f.Revoke(t.Context(), first.AccessToken); err != nil || f.ended(t, session) {
-		t.Errorf("an expired one: %v", err)
+		t.Errorf("an expired token: %v", err)
 	}
 	second := f.mustRefresh(t, first.RefreshToken)
 	for range 2 {
 		if err := f.Revoke(t.Context(), second.AccessToken); err != nil || !f.ended(t, session) {
-			t.Errorf("session goes on: %v", err)
+			t.Errorf("the session has not ended, error %v", err)
 		}
 	}
 	_, err := f.Refresh(t.Context(), second.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
 	facts := f.facts(t, account.ID)
 	if len(facts) != 3 || facts[2] != (events.AccountSignedOut{Session: session}) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 }
 
 // No access token outlives its session.
 func TestAccessTokensEndWithTheSession(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -238,8 +251,9 @@ func TestAccessTokensEndWithTheSession(t *testing.T) {
 	}
 }
 
-// What has been exchanged is known for that without being stored.
+// Tokens that were exchanged more than Grace ago are not stored.
 func TestFewRefreshTokensAreStored(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	first := f.mustSignIn(t)
@@ -250,10 +264,10 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 		f.clock.Advance(Grace + time.Microsecond)
 	}
 	if n := stored(); n != 2 {
-		t.Errorf("%d tokens are stored, want the latest and the one before", n)
+		t.Errorf("%d tokens are stored, want 2: the latest and the one before", n)
 	}
-	// A client that asks again and again within Grace gets pairs that all live
-	// on, up to a number; the oldest of more are taken for stolen.
+	// A client that repeats an exchange within Grace gets pairs that all stay valid, up
+	// to maxRefreshTokens. Beyond that, the oldest count as reused.
 	f.exec(t, `
 		insert into refresh_tokens (hash, session, issued_at)
 		select sha256(n::text::bytea), $1, $2::timestamptz - interval '1 hour' from generate_series(1, $3::integer) n`,
@@ -267,15 +281,15 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != maxRefreshTokens {
 		t.Errorf("%d tokens are stored, want %d", n, maxRefreshTokens)
 	}
-	// Whose session it is can be told of one that is forgotten, too.
+	// A token whose row was deleted still names its session.
 	if err := f.Revoke(t.Context(), first.RefreshToken); err != nil || !f.ended(t, session) {
-		t.Errorf("the session goes on: %v", err)
+		t.Errorf("the session has not ended, error %v", err)
 	}
 }
 
-// A sign-in beyond the most that an account may have ends its oldest session,
-// everywhere.
-func TestAnAccountHasSoManySessions(t *testing.T) {
+// A sign-in beyond maxSessions ends the account's oldest session, in all processes.
+func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams))
@@ -306,7 +320,7 @@ func TestAnAccountHasSoManySessions(t *testing.T) {
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 	_, err = f.Refresh(t.Context(), first.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
-	if err := other.ended.look(t.Context()); err != nil {
+	if err := other.ended.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = other.Verify(t.Context(), first.AccessToken)
@@ -315,13 +329,14 @@ func TestAnAccountHasSoManySessions(t *testing.T) {
 	facts := f.facts(t, account.ID)
 	want := []events.Fact{events.AccountSignedOut{Session: id.Session}, events.AccountSignedIn{Session: latest.Session}}
 	if len(facts) != 6 || !slices.Equal(facts[4:], want) {
-		t.Errorf("on record: %#v", facts)
+		t.Errorf("facts: %#v", facts)
 	}
 }
 
-// Sessions go when no access token speaks for them any longer, with all that
-// hangs on them, many at a time and without waiting for anybody.
+// Sessions are deleted with their refresh tokens once all their access tokens have
+// expired. Deletion works in batches and skips locked rows.
 func TestSessionsAreCollected(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	keep := f.Service.ended.keep
@@ -330,7 +345,7 @@ func TestSessionsAreCollected(t *testing.T) {
 	f.mustRefresh(t, old.RefreshToken)
 	signedOut := f.mustSignIn(t)
 	f.clock.Advance(DefaultRefreshTTL / 2)
-	f.mustSignIn(t) // goes on
+	f.mustSignIn(t) // stays live
 	if err := f.Revoke(t.Context(), signedOut.RefreshToken); err != nil {
 		t.Fatal(err)
 	}
@@ -346,16 +361,16 @@ func TestSessionsAreCollected(t *testing.T) {
 		}
 	}
 	f.clock.Advance(keep - time.Microsecond)
-	collect("when the tokens of the one that was signed out expire", 3)
+	collect("before the tokens of the revoked session expire", 3)
 	f.clock.Advance(time.Microsecond)
-	collect("after that", 2)
+	collect("when they expire", 2)
 	_, err := f.Refresh(t.Context(), signedOut.RefreshToken)
 	wantError(t, err, ErrRefreshToken)
 	if err := f.Revoke(t.Context(), signedOut.RefreshToken); err != nil {
 		t.Error(err)
 	}
 	f.clock.Advance(ends.Add(keep).Sub(f.clock.Now()) - time.Microsecond)
-	collect("when the tokens of the oldest one expire", 2)
+	collect("before the tokens of the oldest session expire", 2)
 	f.clock.Advance(time.Microsecond)
 	f.exec(t, `
 		insert into sessions (id, account, created_at, expires_at)
@@ -370,13 +385,13 @@ func TestSessionsAreCollected(t *testing.T) {
 	}
 	held := f.count(t, `select count(*) from sessions where expires_at <= $1`, f.clock.Now().Add(-keep))
 	if held != 2*collectBatch+2 {
-		t.Fatalf("%d sessions have run out", held)
+		t.Fatalf("%d expired sessions", held)
 	}
-	collect("while somebody has locked one", 2)
+	collect("while one is locked", 2)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	collect("when nobody has", 1)
+	collect("when none is locked", 1)
 	if n := f.count(t, `select count(*) from refresh_tokens`); n != 1 {
 		t.Errorf("%d refresh tokens, want 1", n)
 	}
@@ -384,7 +399,8 @@ func TestSessionsAreCollected(t *testing.T) {
 	wantError(t, err, ErrRefreshToken)
 }
 
-func TestRefreshTokensOfAnotherForm(t *testing.T) {
+func TestMalformedRefreshTokensAreRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
@@ -400,25 +416,25 @@ func TestRefreshTokensOfAnotherForm(t *testing.T) {
 	}
 	foreign, _ := (&Service{vault: newVault(t, 8)}).newRefreshToken(f.mustVerify(t, tokens.AccessToken).Session)
 	for what, token := range map[string]string{
-		"empty":                  "",
-		"prefix alone":           refreshPrefix,
-		"no prefix":              strings.TrimPrefix(good, refreshPrefix),
-		"another prefix":         "xyz_" + strings.TrimPrefix(good, refreshPrefix),
-		"prefix in capitals":     "CRT_" + strings.TrimPrefix(good, refreshPrefix),
-		"one character more":     good + "A",
-		"one character less":     good[:len(good)-1],
-		"padded":                 good + "=",
-		"line break":             good + "\n",
-		"line break for a char":  good[:len(good)-1] + "\n",
-		"space":                  " " + good,
-		"other spelling of bits": good[:len(good)-1] + string(last+1), // differs in bits that stand for nothing
-		"NUL":                    good[:len(good)-1] + "\x00",
-		"other token":            refreshPrefix + strings.Repeat("A", len(good)-len(refreshPrefix)),
-		"another session":        altered(0),
-		"another secret":         altered(refreshSize - refreshMACSize - 1),
-		"another MAC":            altered(refreshSize - 1),
-		"of another master key":  foreign,
-		"1 MB":                   refreshPrefix + strings.Repeat("A", 1<<20),
+		"empty":                 "",
+		"prefix alone":          refreshPrefix,
+		"no prefix":             strings.TrimPrefix(good, refreshPrefix),
+		"another prefix":        "xyz_" + strings.TrimPrefix(good, refreshPrefix),
+		"prefix in capitals":    "CRT_" + strings.TrimPrefix(good, refreshPrefix),
+		"one character more":    good + "A",
+		"one character less":    good[:len(good)-1],
+		"padded":                good + "=",
+		"line break":            good + "\n",
+		"line break for a char": good[:len(good)-1] + "\n",
+		"space":                 " " + good,
+		"other unused bits":     good[:len(good)-1] + string(last+1), // decodes to the same bytes
+		"NUL":                   good[:len(good)-1] + "\x00",
+		"other token":           refreshPrefix + strings.Repeat("A", len(good)-len(refreshPrefix)),
+		"another session":       altered(0),
+		"another secret":        altered(refreshSize - refreshMACSize - 1),
+		"another MAC":           altered(refreshSize - 1),
+		"of another master key": foreign,
+		"1 MB":                  refreshPrefix + strings.Repeat("A", 1<<20),
 	} {
 		_, err := f.Refresh(t.Context(), token)
 		if !errors.Is(err, ErrRefreshToken) {
@@ -428,25 +444,25 @@ func TestRefreshTokensOfAnotherForm(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	f.mustRefresh(t, good) // none of them was a reuse, nor has ended anything
+	f.mustRefresh(t, good) // none of them counted as a reuse or ended the session
 }
 
-// FuzzRefreshToken looks for texts that are read as a refresh token and have not
-// the form of one.
+// FuzzRefreshToken checks that readRefreshToken accepts only tokens that the service
+// has made.
 func FuzzRefreshToken(f *testing.F) {
 	s := &Service{vault: newVault(f, 7)}
 	made, of := s.newRefreshToken(uuid.New())
 	if t, ok := s.readRefreshToken(made); !ok || t.session != of.session || !slices.Equal(t.hash, of.hash) || len(t.hash) != 32 {
 		f.Fatalf("%q: %+v, %v", made, t, ok)
 	}
-	// One that is the same in every process: a fuzzer has several.
+	// The seed is equal in all worker processes of the fuzzer.
 	raw := bytes.Repeat([]byte{7}, refreshSize-refreshMACSize)
 	good := refreshPrefix + base64.RawURLEncoding.EncodeToString(append(raw, s.refreshMAC(raw)...))
 	f.Add(good)
 	f.Add(refreshPrefix)
 	f.Fuzz(func(t *testing.T, text string) {
 		if read, ok := s.readRefreshToken(text); ok != (text == good) {
-			t.Fatalf("%q: %+v, %v", text, read, ok) // it would be a forgery
+			t.Fatalf("%q: %+v, %v", text, read, ok) // an accepted text would be a forgery
 		}
 	})
 }

@@ -11,38 +11,38 @@ import (
 	"colophon/internal/policy"
 )
 
-// errMoved occurs when an account was changed while its password was hashed.
-var errMoved = errors.New("the account has changed meanwhile")
+// errChanged occurs when an account was changed while its password was hashed.
+var errChanged = errors.New("the account has changed")
 
-// SignIn begins a session for somebody who comes from a network: any text that is
-// the same for all that one attacker has at hand. It returns ErrCredentials,
-// ErrBusy or a ThrottledError.
+// SignIn begins a session. The network is any text that is equal for all addresses
+// that one attacker is likely to control. SignIn returns ErrCredentials, ErrBusy or
+// a ThrottledError.
 func (s *Service) SignIn(ctx context.Context, username, password, network string) (Tokens, error) {
-	// What cannot be a name is one that no account has: it has nobody's key.
+	// An invalid name has an empty key, and is treated as an unknown one.
 	_, key, _ := policy.Username(username)
 	normal := policy.NormalPassword(password)
-	a, err := s.attempt(ctx, key, network)
+	a, err := s.beginAttempt(ctx, key, network)
 	if err != nil {
 		return Tokens{}, err
 	}
-	tokens, err := Tokens{}, errMoved
+	tokens, err := Tokens{}, errChanged
 	for range 3 {
-		if tokens, err = s.signIn(ctx, key, normal, &a); !errors.Is(err, errMoved) {
+		if tokens, err = s.signIn(ctx, key, normal, &a); !errors.Is(err, errChanged) {
 			break
 		}
 	}
-	if errors.Is(err, errMoved) {
+	if errors.Is(err, errChanged) {
 		err = ErrBusy
 	}
 	if err != nil {
-		return Tokens{}, errors.Join(err, s.undecided(ctx, a))
+		return Tokens{}, errors.Join(err, s.withdrawAttempt(ctx, a))
 	}
 	return tokens, nil
 }
 
-// signIn looks at an account, its password and, in a transaction, at the
-// account again.
-func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) (Tokens, error) {
+// signIn checks the password and begins a session. It returns errChanged if the
+// account has changed between the two.
+func (s *Service) signIn(ctx context.Context, key, password string, a *signInAttempt) (Tokens, error) {
 	var account uuid.UUID
 	var hash string
 	var disabled bool
@@ -50,9 +50,9 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) 
 		select id, password_hash, disabled_at is not null from accounts
 		where username_key in ($1, '') order by username_key desc limit 1`, key).Scan(&account, &hash, &disabled)
 	if err != nil {
-		return Tokens{}, fmt.Errorf("look for the user name: %w", err)
+		return Tokens{}, fmt.Errorf("look up the user name: %w", err)
 	}
-	outdated, err := s.check(ctx, account, a, password, hash, disabled)
+	outdated, err := s.checkPassword(ctx, account, a, password, hash, disabled)
 	if err != nil {
 		return Tokens{}, err
 	}
@@ -62,12 +62,12 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) 
 			return Tokens{}, err
 		}
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // not inside, where it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
 	var tokens Tokens
 	var ended []uuid.UUID
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		// Until the session is there, the password cannot be changed nor the
-		// account disabled: whoever does that afterwards finds the session to end.
+		// The update locks the account until the session exists. A later change of the
+		// password, or of the account's state, finds the session and ends it.
 		tag, err := tx.Exec(ctx, `
 			update accounts set password_hash = $3
 			where id = $1 and password_hash = $2 and disabled_at is null`, account, hash, current)
@@ -75,12 +75,12 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) 
 			return err
 		}
 		if tag.RowsAffected() == 0 {
-			return errMoved
+			return errChanged
 		}
-		if err := errors.Join(s.succeeded(ctx, tx, *a), s.know(ctx, tx, *a, account)); err != nil {
+		if err := errors.Join(s.clearFailures(ctx, tx, *a), s.rememberNetwork(ctx, tx, *a, account)); err != nil {
 			return err
 		}
-		tokens, ended, err = s.begin(ctx, tx, signer, account)
+		tokens, ended, err = s.beginSession(ctx, tx, signer, account)
 		return err
 	})
 	if err != nil {
@@ -90,10 +90,10 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *attempt) 
 	return tokens, nil
 }
 
-// check compares a password with an account's hash. If it is wrong, or would be
-// of no use, that is counted and on record, whether or not the client has waited
-// for it, and ErrCredentials returned.
-func (s *Service) check(ctx context.Context, account uuid.UUID, a *attempt, password, hash string, disabled bool) (outdated bool, err error) {
+// checkPassword compares a password with an account's hash. If the password is wrong
+// or the account is disabled, it counts and records the failure and returns
+// ErrCredentials. It does so even if the client has left.
+func (s *Service) checkPassword(ctx context.Context, account uuid.UUID, a *signInAttempt, password, hash string, disabled bool) (outdated bool, err error) {
 	match, outdated, err := s.hash.Check(ctx, password, hash)
 	if err != nil {
 		return false, err
@@ -104,7 +104,7 @@ func (s *Service) check(ctx context.Context, account uuid.UUID, a *attempt, pass
 	a.wrong = true
 	ctx = context.WithoutCancel(ctx)
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		if err := s.failed(ctx, tx, *a); err != nil {
+		if err := s.recordFailure(ctx, tx, *a); err != nil {
 			return err
 		}
 		return tx.AppendAccount(ctx, account, events.AccountSignInFailed{})

@@ -13,43 +13,42 @@ import (
 	"colophon/internal/vault"
 )
 
-// Wrong passwords make the next attempt wait, before a hash is computed for it.
-// What is counted, in the database and by its clock, is attempts under a name
-// from a network, whether there is such an account or not. So whoever guesses
-// keeps himself waiting and nobody else, with two exceptions: who fails under
-// many names is slowed down under all of them, and under a name at which very
-// many networks have failed a further network has one attempt to begin with in
-// place of ten. Neither exception holds for a network from which the account
-// has been signed in to, so that others cannot lock its owner out.
+// Wrong passwords delay the next sign-in attempt, before a hash is computed for it.
+// The database counts failures by its own clock, per pair of name and network,
+// whether or not an account has the name. So guessing delays only the guesser, with
+// two exceptions. A network that fails under many names is delayed under all of them.
+// Under a name at which very many networks have failed, a further network has one
+// free attempt instead of ten. Neither exception holds for a known network, from which
+// the account has been signed in to, so that attackers cannot lock the owner out.
 const (
-	// failuresFor is how long failures count, from the first one on.
-	failuresFor = 24 * time.Hour
+	// failureWindow is how long failures count, from the first one.
+	failureWindow = 24 * time.Hour
 
-	// knownFor is how long a network is known after the latest sign-in from it.
-	knownFor = 90 * 24 * time.Hour
+	// knownNetworkTTL is how long a network is known after the latest sign-in from it.
+	knownNetworkTTL = 90 * 24 * time.Hour
 
-	// besiegedAfter is how many failures of unknown networks make a name one that
-	// is being guessed at from everywhere.
-	besiegedAfter = 100
+	// underAttackAfter is the number of failures from unknown networks from which a
+	// name counts as under attack.
+	underAttackAfter = 100
 )
 
-// pace says how attempts that follow failures are slowed down.
-type pace struct {
-	free        int           // so many may come at once
-	first, most time.Duration // how long the next one waits; twice as long each time, until it is most
+// backoff is a policy that delays sign-in attempts after failures.
+type backoff struct {
+	free         int           // attempts without a delay
+	initial, max time.Duration // the delay of the next one, which doubles each time up to max
 }
 
-// paces are those of a service.
-type paces struct {
-	pair     pace // under one name from one network
-	besieged pace // likewise, where many others fail too
-	network  pace // from one network under any name that it is not known for
+// backoffs are the policies of a service.
+type backoffs struct {
+	pair        backoff // under one name from one network
+	underAttack backoff // the same, for a name under attack and an unknown network
+	network     backoff // from one network, under all names that it is not known for
 }
 
-var productionPaces = paces{
-	pair:     pace{10, time.Second, 15 * time.Minute},
-	besieged: pace{1, time.Minute, 15 * time.Minute},
-	network:  pace{100, time.Second, time.Minute},
+var productionBackoffs = backoffs{
+	pair:        backoff{10, time.Second, 15 * time.Minute},
+	underAttack: backoff{1, time.Minute, 15 * time.Minute},
+	network:     backoff{100, time.Second, time.Minute},
 }
 
 // ThrottledError occurs when a password is not looked at, because too many were
@@ -68,90 +67,90 @@ func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("too many wrong passwords from your network: wait %.0f s", max(1, math.Ceil(e.Wait.Seconds())))
 }
 
-// attempt is a password that is tried under a name from a network, as the
-// tables know them. The zero attempt is not counted.
-type attempt struct {
+// signInAttempt is a password check under a name from a network. Its keys are digests
+// under which the database counts. The zero signInAttempt is not counted.
+type signInAttempt struct {
 	pair    []byte // name and network
 	network []byte
 	name    []byte
-	known   bool // the account has been signed in to from there
-	wrong   bool // the password has been looked at
+	known   bool // the account has been signed in to from this network
+	wrong   bool // the password was checked and is wrong
 }
 
-// attempt lets somebody try a password under the key of a name, or returns a
-// ThrottledError. The attempt counts as a failure until it is known to be none,
-// so that many at the same time are not more than many in a row.
-func (s *Service) attempt(ctx context.Context, name, network string) (attempt, error) {
+// beginAttempt counts a sign-in attempt under the key of a name, or returns a
+// ThrottledError. The attempt counts as a failure until its result is known, so that
+// concurrent attempts get no more tries than sequential ones.
+func (s *Service) beginAttempt(ctx context.Context, name, network string) (signInAttempt, error) {
 	if s.options.Unthrottled {
-		return attempt{}, nil
+		return signInAttempt{}, nil
 	}
-	a := attempt{
+	a := signInAttempt{
 		pair:    s.vault.Digest("sign-in", name, network),
 		network: s.vault.Digest("sign-in network", network),
 		name:    s.vault.Digest("sign-in name", name),
 	}
 	var wait time.Duration
-	var besieged bool
+	var underAttack bool
 	err := s.pool.QueryRow(ctx, `
 		with counted as (select * from sign_in_failures where began_at > clock_timestamp() - $4::interval)
 		select
 			exists (select from known_networks where key = $1),
 			coalesce((select at + sign_in_wait(failures, $5, $6, $7) - clock_timestamp() from counted where key = $2), '0'),
 			exists (select from counted where key = $3 and failures >= $8)`,
-		a.pair, a.network, a.name, failuresFor, s.paces.network.free, s.paces.network.first, s.paces.network.most, besiegedAfter).
-		Scan(&a.known, &wait, &besieged)
+		a.pair, a.network, a.name, failureWindow, s.backoffs.network.free, s.backoffs.network.initial, s.backoffs.network.max, underAttackAfter).
+		Scan(&a.known, &wait, &underAttack)
 	if err != nil {
-		return attempt{}, fmt.Errorf("look for failed sign-ins: %w", err)
+		return signInAttempt{}, fmt.Errorf("read failed sign-ins: %w", err)
 	}
-	pace := s.paces.pair
 	if !a.known && wait > 0 {
-		return attempt{}, &ThrottledError{wait}
+		return signInAttempt{}, &ThrottledError{wait}
 	}
-	if !a.known && besieged {
-		pace = s.paces.besieged
+	policy := s.backoffs.pair
+	if !a.known && underAttack {
+		policy = s.backoffs.underAttack
 	}
 	var allowed bool
-	// A client that leaves meanwhile does not disturb the statement: an attempt that
-	// may have been counted without the service knowing could not be taken back.
+	// The statement runs to its end even if the client leaves. Otherwise an attempt
+	// could be counted without the service knowing, and not be withdrawn.
 	err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 		defer cancel()
 		return conn.QueryRow(ctx, `
 			with counted as (
 				insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
-				on conflict (key) do update set `+another+`
+				on conflict (key) do update set `+countFailure+`
 				where f.began_at <= clock_timestamp() - $2::interval or f.at + sign_in_wait(f.failures, $3, $4, $5) <= clock_timestamp()
 				returning true)
 			select
 				exists (select from counted),
 				coalesce((select at + sign_in_wait(failures, $3, $4, $5) - clock_timestamp() from sign_in_failures where key = $1), '0')`,
-			a.pair, failuresFor, pace.free, pace.first, pace.most).Scan(&allowed, &wait)
+			a.pair, failureWindow, policy.free, policy.initial, policy.max).Scan(&allowed, &wait)
 	})
 	if err != nil {
-		return attempt{}, fmt.Errorf("count a sign-in: %w", err)
+		return signInAttempt{}, fmt.Errorf("count a sign-in attempt: %w", err)
 	}
 	if !allowed {
-		return attempt{}, &ThrottledError{max(wait, time.Second)}
+		return signInAttempt{}, &ThrottledError{max(wait, time.Second)}
 	}
 	return a, nil
 }
 
-// another is how one more failure changes a row f; $2 is failuresFor.
-const another = `
+// countFailure updates row f for one more failure. $2 is failureWindow.
+const countFailure = `
 	failures = case when f.began_at > clock_timestamp() - $2::interval then f.failures + 1 else 1 end,
 	began_at = case when f.began_at > clock_timestamp() - $2::interval then f.began_at else clock_timestamp() end,
 	at = clock_timestamp()`
 
-// failed counts an attempt whose password was wrong where it has not been
-// counted yet: for the network under whatever name, and the name from wherever.
-func (s *Service) failed(ctx context.Context, tx *events.Tx, a attempt) error {
+// recordFailure counts a wrong password for the network under all names, and for the
+// name from all networks. beginAttempt has counted it for the pair.
+func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAttempt) error {
 	if a.pair == nil || a.known {
 		return nil
 	}
-	for _, key := range [][]byte{a.network, a.name} { // in this order, or two of them could wait for each other
+	for _, key := range [][]byte{a.network, a.name} { // always in this order, to avoid deadlocks
 		_, err := tx.Exec(ctx, `
 			insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
-			on conflict (key) do update set `+another, key, failuresFor)
+			on conflict (key) do update set `+countFailure, key, failureWindow)
 		if err != nil {
 			return err
 		}
@@ -159,8 +158,8 @@ func (s *Service) failed(ctx context.Context, tx *events.Tx, a attempt) error {
 	return nil
 }
 
-// succeeded forgets the failures before an attempt whose password was right.
-func (s *Service) succeeded(ctx context.Context, db vault.DB, a attempt) error {
+// clearFailures removes the failures of the pair after a right password.
+func (s *Service) clearFailures(ctx context.Context, db vault.DB, a signInAttempt) error {
 	if a.pair == nil {
 		return nil
 	}
@@ -168,8 +167,8 @@ func (s *Service) succeeded(ctx context.Context, db vault.DB, a attempt) error {
 	return err
 }
 
-// know remembers the network from which an account has been signed in to.
-func (s *Service) know(ctx context.Context, tx *events.Tx, a attempt, account uuid.UUID) error {
+// rememberNetwork stores the network of an attempt as known for the account.
+func (s *Service) rememberNetwork(ctx context.Context, tx *events.Tx, a signInAttempt, account uuid.UUID) error {
 	if a.pair == nil {
 		return nil
 	}
@@ -179,20 +178,20 @@ func (s *Service) know(ctx context.Context, tx *events.Tx, a attempt, account uu
 	return err
 }
 
-// unknow forgets from which networks an account has been signed in to, but for
-// that of an attempt.
-func (s *Service) unknow(ctx context.Context, tx *events.Tx, account uuid.UUID, but attempt) error {
-	_, err := tx.Exec(ctx, `delete from known_networks where account = $1 and key is distinct from $2`, account, but.pair)
+// forgetNetworks removes an account's known networks, except the one of the current
+// sign-in attempt.
+func (s *Service) forgetNetworks(ctx context.Context, tx *events.Tx, account uuid.UUID, current signInAttempt) error {
+	_, err := tx.Exec(ctx, `delete from known_networks where account = $1 and key is distinct from $2`, account, current.pair)
 	return err
 }
 
-// undecided takes an attempt back, unless its password was wrong: it was not
-// looked at, or nothing came of it. The client may have left.
-func (s *Service) undecided(ctx context.Context, a attempt) error {
+// withdrawAttempt uncounts an attempt unless its password was wrong: the password was
+// not checked, or a later step failed. It does so even if the client has left.
+func (s *Service) withdrawAttempt(ctx context.Context, a signInAttempt) error {
 	if a.pair == nil || a.wrong {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `update sign_in_failures set failures = failures - 1 where key = $1 and failures > 0`, a.pair)
 	return err

@@ -15,24 +15,24 @@ import (
 	"colophon/events"
 )
 
-// from tries a password from a network.
+// from signs in from a network and returns the error.
 func (f *fixture) from(t *testing.T, network, username, password string) error {
 	t.Helper()
 	_, err := f.Service.SignIn(t.Context(), username, password, network)
 	return err
 }
 
-// newSlowFixture returns one where the first wait is so long that it is not over
-// on the slowest machine before it is looked for.
+// newSlowFixture returns a fixture whose first delay is a minute, so that it is not
+// over before a slow machine checks it.
 func newSlowFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
-	f.Service.paces.pair.first = time.Minute
+	f.Service.backoffs.pair.initial = time.Minute
 	return f
 }
 
-// throttled fails the test unless err is a ThrottledError that says to wait some
-// time, or up to half a minute less: the database's clock goes on.
+// throttled fails the test unless err is a ThrottledError with the wanted delay, or up
+// to 30 s less, because the database's clock runs.
 func throttled(t *testing.T, what string, err error, want time.Duration) {
 	t.Helper()
 	e, ok := errors.AsType[*ThrottledError](err)
@@ -44,7 +44,7 @@ func throttled(t *testing.T, what string, err error, want time.Duration) {
 	}
 }
 
-// age makes all failures older than they are.
+// age makes all failures older by d.
 func (f *fixture) age(t *testing.T, d time.Duration) {
 	t.Helper()
 	f.exec(t, `update sign_in_failures set at = at - $1::interval, began_at = began_at - $1::interval`, d)
@@ -59,28 +59,29 @@ func (f *fixture) countHashes() *atomic.Int32 {
 	return n
 }
 
-// Who guesses waits longer and longer, whether there is such an account or not,
-// and is the only one to.
-func TestWhoGuessesWaits(t *testing.T) {
+// A guesser waits longer after each failure, whether or not the account exists. Other
+// networks do not wait.
+func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
+	t.Parallel()
 	f := newSlowFixture(t)
 	account := f.mustRegister(t)
 	hashes := f.countHashes()
 	for _, c := range []struct {
 		name   string
 		stream uuid.UUID
-	}{{name, account.ID}, {"leonhard", nobody}, {"a b", nobody}} {
+	}{{name, account.ID}, {"leonhard", unknownAccount}, {"a b", unknownAccount}} {
 		hashes.Store(0)
 		before := len(f.facts(t, c.stream))
-		for range productionPaces.pair.free {
+		for range productionBackoffs.pair.free {
 			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
 		}
 		throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), time.Minute)
 		throttled(t, c.name+" and the right password", f.from(t, "mallory's", c.name, password), time.Minute)
-		if n := hashes.Load(); int(n) != productionPaces.pair.free {
-			t.Errorf("%s: %d hashes for %d attempts that are not throttled", c.name, n, productionPaces.pair.free)
+		if n := hashes.Load(); int(n) != productionBackoffs.pair.free {
+			t.Errorf("%s: %d hashes for %d free attempts", c.name, n, productionBackoffs.pair.free)
 		}
-		if n := len(f.facts(t, c.stream)) - before; n != productionPaces.pair.free {
-			t.Errorf("%s: %d events, want %d", c.name, n, productionPaces.pair.free)
+		if n := len(f.facts(t, c.stream)) - before; n != productionBackoffs.pair.free {
+			t.Errorf("%s: %d events, want %d", c.name, n, productionBackoffs.pair.free)
 		}
 		for _, want := range []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
 			f.age(t, want)
@@ -89,21 +90,22 @@ func TestWhoGuessesWaits(t *testing.T) {
 		}
 	}
 	if err := f.from(t, "the owner's", name, password); err != nil {
-		t.Errorf("the owner is refused for what others did: %v", err)
+		t.Errorf("the owner is refused for failures of another network: %v", err)
 	}
 	f.age(t, 15*time.Minute)
 	if err := f.from(t, "mallory's", name, password); err != nil {
 		t.Errorf("after the wait: %v", err)
 	}
-	// The right password makes up for the wrong ones.
-	for range productionPaces.pair.free {
+	// The right password has cleared the failures.
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "mallory's", name, "not "+password), ErrCredentials)
 	}
 }
 
-func TestHowLongToWait(t *testing.T) {
+func TestDelaysDoubleUpToTheMaximum(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
-	p := productionPaces.pair
+	p := productionBackoffs.pair
 	for failures, want := range map[int]time.Duration{
 		0:           0,
 		p.free - 1:  0,
@@ -114,33 +116,35 @@ func TestHowLongToWait(t *testing.T) {
 		1<<31 - 1:   15 * time.Minute,
 	} {
 		var got time.Duration
-		if err := f.db.App.QueryRow(t.Context(), `select sign_in_wait($1, $2, $3, $4)`, failures, p.free, p.first, p.most).Scan(&got); err != nil || got != want {
+		if err := f.db.App.QueryRow(t.Context(), `select sign_in_wait($1, $2, $3, $4)`, failures, p.free, p.initial, p.max).Scan(&got); err != nil || got != want {
 			t.Errorf("after %d failures: %v, %v; want %v", failures, got, err, want)
 		}
 	}
 }
 
-// What was wrong a day ago does not count.
+// A failure counts for one day.
 func TestFailuresCountForADay(t *testing.T) {
+	t.Parallel()
 	f := newSlowFixture(t)
-	for range productionPaces.pair.free {
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrCredentials)
 	}
 	f.age(t, time.Minute)
 	wantError(t, f.from(t, "n", name, password), ErrCredentials)
-	throttled(t, "on that day", f.from(t, "n", name, password), 2*time.Minute)
-	f.age(t, failuresFor)
-	for range productionPaces.pair.free {
+	throttled(t, "on the same day", f.from(t, "n", name, password), 2*time.Minute)
+	f.age(t, failureWindow)
+	for range productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrCredentials)
 	}
-	throttled(t, "on the next one", f.from(t, "n", name, password), time.Minute)
+	throttled(t, "on the next day", f.from(t, "n", name, password), time.Minute)
 }
 
-// Nobody can keep an owner out of his account from where he has signed in
-// before, whatever he does elsewhere or from there under other names.
+// An owner can sign in from a known network, whatever others do elsewhere, or from
+// there under other names.
 //
 // security: ASVS 6.3.1
 func TestOthersCannotLockAnOwnerOut(t *testing.T) {
+	t.Parallel()
 	f := newSlowFixture(t)
 	f.mustRegister(t)
 	signIn := func(what, network string) {
@@ -151,37 +155,38 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	}
 	signIn("for the first time", "home")
 
-	// Many networks try his name.
+	// Many networks guess at the owner's name.
 	wantError(t, f.from(t, "1.1.1.1", name, "guess"), ErrCredentials)
-	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), besiegedAfter-1)
+	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), underAttackAfter-1)
 	wantError(t, f.from(t, "1.1.1.2", name, "guess"), ErrCredentials)
 	wantError(t, f.from(t, "1.1.1.3", name, "guess"), ErrCredentials)
 	throttled(t, "a second guess from one of very many", f.from(t, "1.1.1.3", name, "guess"), time.Minute)
 	signIn("from home, while many guess", "home")
 	signIn("from elsewhere, while many guess", "hotel")
-	for range productionPaces.pair.free { // his own mistakes are as many as always
+	for range productionBackoffs.pair.free { // the owner has as many free attempts as always
 		wantError(t, f.from(t, "home", name, "mistake"), ErrCredentials)
 	}
-	throttled(t, "his own mistakes", f.from(t, "home", name, password), time.Minute)
+	throttled(t, "the owner's own mistakes", f.from(t, "home", name, password), time.Minute)
 	f.age(t, time.Minute)
 	signIn("after them", "home")
 
-	// Somebody at home tries many names.
+	// Another user at home guesses at many names.
 	wantError(t, f.from(t, "home", "leonhard", "guess"), ErrCredentials)
-	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionPaces.network.free+20)
-	throttled(t, "one who has tried many names", f.from(t, "home", "gottfried", "guess"), time.Minute)
-	signIn("from home, where one has tried many names", "home")
+	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionBackoffs.network.free+20)
+	throttled(t, "a network that has tried many names", f.from(t, "home", "gottfried", "guess"), time.Minute)
+	signIn("from a known network that has tried many names", "home")
 	f.age(t, time.Minute)
 	wantError(t, f.from(t, "home", "gottfried", "guess"), ErrCredentials)
 }
 
-// Attempts at the same time, in several processes, are not more than in a row.
-func TestManyGuessesAtOnce(t *testing.T) {
+// Concurrent sign-in attempts in several processes get as many tries as sequential ones.
+func TestConcurrentGuessesGetNoExtraTries(t *testing.T) {
+	t.Parallel()
 	f := newSlowFixture(t)
 	f.mustRegister(t)
 	hashes := f.countHashes()
 	other := f.another(t, newHasher(cheapParams))
-	other.hash.check, other.paces = f.hash.check, f.Service.paces
+	other.hash.check, other.backoffs = f.hash.check, f.Service.backoffs
 	var wg sync.WaitGroup
 	var wrong, refused atomic.Int32
 	for i := range 60 {
@@ -198,19 +203,20 @@ func TestManyGuessesAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := int(wrong.Load()); n != productionPaces.pair.free || int(hashes.Load()) != n || int(refused.Load()) != 60-n {
+	if n := int(wrong.Load()); n != productionBackoffs.pair.free || int(hashes.Load()) != n || int(refused.Load()) != 60-n {
 		t.Errorf("%d wrong, %d hashes, %d refused", n, hashes.Load(), refused.Load())
 	}
 }
 
-func TestBusyIsNoFailure(t *testing.T) {
+func TestBusySignInIsNoFailure(t *testing.T) {
+	t.Parallel()
 	f := newSlowFixture(t)
 	f.mustRegister(t)
 	for range cap(f.hash.slots) {
-		f.hash.slots <- struct{}{} // as if passwords were being hashed
+		f.hash.slots <- struct{}{} // occupies all slots
 	}
 	f.hash.wait = time.Millisecond
-	for range 2 * productionPaces.pair.free {
+	for range 2 * productionBackoffs.pair.free {
 		wantError(t, f.from(t, "n", name, password), ErrBusy)
 	}
 	if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != 0 {
@@ -218,13 +224,14 @@ func TestBusyIsNoFailure(t *testing.T) {
 	}
 }
 
-// What was not found to be wrong is no failure, whatever came in between.
-func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
+// A sign-in attempt is a failure only if its password was found to be wrong.
+func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
+	t.Parallel()
 	failing := errors.New("no answer")
 	hashFails := func(f *fixture, _ *testing.T, _ context.CancelFunc) {
 		f.hash.check = func(string, string) (bool, *argon2id.Params, error) { return false, nil, failing }
 	}
-	type door = func(*fixture, context.Context, Identity, string) error
+	type operation = func(*fixture, context.Context, Identity, string) error
 	signIn := func(f *fixture, ctx context.Context, _ Identity, password string) error {
 		_, err := f.Service.SignIn(ctx, name, password, "n")
 		return err
@@ -233,11 +240,11 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 		return f.ChangePassword(ctx, id, password, next, "n")
 	}
 	leaves := func(f *fixture, t *testing.T, leave context.CancelFunc) {
-		slots := make(chan struct{}, 1) // one that is taken
+		slots := make(chan struct{}, 1) // a single slot, occupied
 		slots <- struct{}{}
 		f.hash.slots, f.hash.wait = slots, time.Minute
 		go func() { // until the attempt is counted
-			for look := time.NewTicker(time.Millisecond); ; <-look.C {
+			for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
 				var n int
 				if err := f.db.Owner.QueryRow(context.Background(), `select count(*) from sign_in_failures`).Scan(&n); err != nil || n > 0 {
 					leave()
@@ -247,8 +254,8 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 		}()
 	}
 	for what, c := range map[string]struct {
-		try      door
-		meddle   func(*fixture, *testing.T, context.CancelFunc)
+		try      operation
+		disturb  func(*fixture, *testing.T, context.CancelFunc)
 		password string
 		failures int
 	}{
@@ -256,16 +263,16 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 		"the client leaves a change while it waits": {change, leaves, password, 0},
 		"the hash cannot be read":                   {signIn, hashFails, password, 0},
 		"the hash cannot be read for a change":      {change, hashFails, password, 0},
-		"the right password, and no session comes of it": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+		"the session of a right password cannot be stored": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
 			f.exec(t, `revoke insert on sessions from colophon_app`)
 		}, password, 0},
-		"the right password, and the count stays": {change, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+		"the failures before a right password cannot be cleared": {change, func(f *fixture, t *testing.T, _ context.CancelFunc) {
 			f.exec(t, `revoke delete on sign_in_failures from colophon_app`)
 		}, password, 0},
-		"the account cannot be looked for": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+		"the account cannot be read": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
 			f.exec(t, `revoke select on accounts from colophon_app`)
 		}, password, 0},
-		"the account changes all the time": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+		"the account changes before each write": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
 			f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
 				match, params, err := argon2id.CheckHash(password, hash)
 				rehash, err2 := argon2id.CreateHash(password, &cheapParams)
@@ -273,7 +280,7 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 				return match, params, errors.Join(err, err2)
 			}
 		}, password, 0},
-		"a wrong password that cannot be put on record": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
+		"a wrong password cannot be recorded": {signIn, func(f *fixture, t *testing.T, _ context.CancelFunc) {
 			f.exec(t, `revoke insert on events from colophon_app`)
 		}, "not " + password, 1},
 		"a wrong password of a client that leaves": {signIn, func(f *fixture, t *testing.T, leave context.CancelFunc) {
@@ -281,17 +288,18 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 				leave()
 				return argon2id.CheckHash(password, hash)
 			}
-		}, "not " + password, 3}, // of the pair, the network, the name
+		}, "not " + password, 3}, // of the pair, the network and the name
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t)
 			f.mustRegister(t)
 			id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
-			c.meddle(f, t, leave)
+			c.disturb(f, t, leave)
 			if err := c.try(f, ctx, id, c.password); err == nil {
-				t.Error("it went well")
+				t.Error("no error")
 			}
 			if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != c.failures {
 				t.Errorf("%d failures, want %d", n, c.failures)
@@ -300,11 +308,12 @@ func TestWhatIsUndecidedIsNoFailure(t *testing.T) {
 	}
 }
 
-// Passwords that are tried elsewhere count like those of a sign-in.
+// Every operation that checks a password is throttled like a sign-in.
 //
 // security: ASVS 6.3.4
-func TestEveryDoorIsThrottled(t *testing.T) {
-	for door, try := range map[string]func(*fixture, *testing.T, Identity) error{
+func TestEveryPasswordCheckIsThrottled(t *testing.T) {
+	t.Parallel()
+	for operation, try := range map[string]func(*fixture, *testing.T, Identity) error{
 		"a registration sent again": func(f *fixture, t *testing.T, _ Identity) error {
 			_, err := f.Service.RegisterOnce(t.Context(), onceKey, name, "not "+password, "mallory's")
 			if errors.Is(err, events.ErrKeyReused) {
@@ -327,7 +336,8 @@ func TestEveryDoorIsThrottled(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(door, func(t *testing.T) {
+		t.Run(operation, func(t *testing.T) {
+			t.Parallel()
 			f := newSlowFixture(t)
 			account, err := f.RegisterOnce(t.Context(), onceKey, name, password)
 			if err != nil {
@@ -335,14 +345,14 @@ func TestEveryDoorIsThrottled(t *testing.T) {
 			}
 			id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 			hashes := f.countHashes()
-			for range productionPaces.pair.free {
+			for range productionBackoffs.pair.free {
 				if err := try(f, t, id); err != nil {
 					t.Fatal(err)
 				}
 			}
-			throttled(t, door, try(f, t, id), time.Minute)
+			throttled(t, operation, try(f, t, id), time.Minute)
 			throttled(t, "a sign-in", f.from(t, "mallory's", name, password), time.Minute)
-			if n := int(hashes.Load()); n != productionPaces.pair.free {
+			if n := int(hashes.Load()); n != productionBackoffs.pair.free {
 				t.Errorf("%d hashes", n)
 			}
 			failed := 0
@@ -351,18 +361,19 @@ func TestEveryDoorIsThrottled(t *testing.T) {
 					failed++
 				}
 			}
-			if failed != productionPaces.pair.free {
-				t.Errorf("%d failures on record, want %d", failed, productionPaces.pair.free)
+			if failed != productionBackoffs.pair.free {
+				t.Errorf("%d failures recorded, want %d", failed, productionBackoffs.pair.free)
 			}
 		})
 	}
 }
 
-func TestUnthrottled(t *testing.T) {
+func TestUnthrottledServiceCountsNothing(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	f.Service.options.Unthrottled = true
-	for range productionPaces.pair.free + 5 {
+	for range productionBackoffs.pair.free + 5 {
 		wantError(t, f.from(t, "n", name, "not "+password), ErrCredentials)
 	}
 	if err := f.from(t, "n", name, password); err != nil {
@@ -374,6 +385,7 @@ func TestUnthrottled(t *testing.T) {
 }
 
 func TestOldFailuresAreCollected(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	rows := func() [2]int {
@@ -386,11 +398,11 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		failures, networks time.Duration // to make them older
+		failures, networks time.Duration // added to their age
 		want               [2]int
 	}{
 		{0, 0, [2]int{7, 1}}, // three pairs, three networks, one name
-		{failuresFor - time.Minute, knownFor - time.Hour, [2]int{7, 1}},
+		{failureWindow - time.Minute, knownNetworkTTL - time.Hour, [2]int{7, 1}},
 		{time.Minute, time.Hour, [2]int{0, 0}},
 	} {
 		f.age(t, c.failures)

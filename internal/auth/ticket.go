@@ -16,26 +16,26 @@ import (
 )
 
 const (
-	// TicketFor is how long a ticket may be used.
+	// TicketFor is the lifetime of a ticket.
 	TicketFor = 30 * time.Second
 
-	// maxTickets is how many unused tickets a session may have; another one
-	// takes the place of the oldest.
+	// maxTickets is the number of unused tickets that a session may have. One more
+	// replaces the oldest.
 	maxTickets = 32
 
-	// ticketPrefix tells tickets from other secrets.
+	// ticketPrefix distinguishes tickets from other secrets.
 	ticketPrefix = "cst_"
 )
 
-// hashTicket returns what the database has of a ticket.
+// hashTicket returns the hash under which a ticket is stored.
 func hashTicket(text string) []byte {
 	sum := sha256.Sum256([]byte(text))
 	return sum[:]
 }
 
-// Ticket returns a secret that stands for the identity once, at one path, within
-// TicketFor. It is for clients that can set no headers. It returns
-// ErrAccessToken if the session has ended.
+// Ticket returns a secret that authenticates the identity once, at one path, within
+// TicketFor. It is for clients that cannot set headers. Ticket returns ErrAccessToken
+// if the session has ended.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
@@ -61,13 +61,13 @@ func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string,
 		return "", err
 	}
 	if err != nil {
-		return "", fmt.Errorf("make a ticket: %w", err)
+		return "", fmt.Errorf("create a ticket: %w", err)
 	}
 	return text, nil
 }
 
-// Redeem takes a ticket and returns whom it speaks for, or ErrAccessToken. At
-// whatever path it is presented, it cannot be again.
+// Redeem removes a ticket and returns its identity, or ErrAccessToken. A ticket can
+// be presented only once, even at a wrong path.
 func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, error) {
 	if len(ticket) != len(ticketPrefix)+43 || !strings.HasPrefix(ticket, ticketPrefix) {
 		return Identity{}, fmt.Errorf("%w: it is not a ticket", ErrAccessToken)
@@ -81,10 +81,10 @@ func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, er
 		returning s.account, s.id, s.revoked_at is null, t.path, t.expires_at, t.access_until`, hashTicket(ticket)).
 		Scan(&id.Account, &id.Session, &live, &opens, &expires, &id.Expires)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Identity{}, fmt.Errorf("%w: the ticket is unknown or has been used", ErrAccessToken)
+		return Identity{}, fmt.Errorf("%w: the ticket is unknown or was used", ErrAccessToken)
 	}
 	if err != nil {
-		return Identity{}, fmt.Errorf("take a ticket: %w", err)
+		return Identity{}, fmt.Errorf("redeem a ticket: %w", err)
 	}
 	if now := s.now(); !live || opens != path || !now.Before(expires) || !now.Before(id.Expires) {
 		return Identity{}, fmt.Errorf("%w: the ticket has expired or is for something else", ErrAccessToken)

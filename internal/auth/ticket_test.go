@@ -21,7 +21,8 @@ func (f *fixture) mustTicket(t *testing.T) (string, Identity) {
 	return ticket, id
 }
 
-func TestTicket(t *testing.T) {
+func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams)) // another process
@@ -30,19 +31,19 @@ func TestTicket(t *testing.T) {
 		path      string
 		good      bool
 	}{
-		"at once":           {func(*testing.T, Identity) {}, "/here", true},
-		"as late as can be": {func(*testing.T, Identity) { f.clock.Advance(TicketFor - time.Microsecond) }, "/here", true},
-		"too late":          {func(*testing.T, Identity) { f.clock.Advance(TicketFor) }, "/here", false},
-		"elsewhere":         {func(*testing.T, Identity) {}, "/her", false},
+		"at once":            {func(*testing.T, Identity) {}, "/here", true},
+		"at the last moment": {func(*testing.T, Identity) { f.clock.Advance(TicketFor - time.Microsecond) }, "/here", true},
+		"too late":           {func(*testing.T, Identity) { f.clock.Advance(TicketFor) }, "/here", false},
+		"another path":       {func(*testing.T, Identity) {}, "/her", false},
 		"the session has ended": {func(t *testing.T, id Identity) {
 			f.exec(t, `update sessions set revoked_at = now() where id = $1`, id.Session)
 		}, "/here", false},
-		"the session is no more": {func(t *testing.T, id Identity) { f.exec(t, `delete from sessions where id = $1`, id.Session) }, "/here", false},
+		"the session is deleted": {func(t *testing.T, id Identity) { f.exec(t, `delete from sessions where id = $1`, id.Session) }, "/here", false},
 		"the account is disabled": {func(t *testing.T, _ Identity) {
 			f.exec(t, `update accounts set disabled_at = now() where username = $1`, name)
 		}, "/here", false},
-		"its access token is over":  {func(t *testing.T, id Identity) { f.exec(t, `update tickets set access_until = $1`, f.clock.Now()) }, "/here", false},
-		"its access token is valid": {func(t *testing.T, id Identity) { f.exec(t, `update tickets set access_until = $1`, id.Expires) }, "/here", true},
+		"its access token has expired": {func(t *testing.T, id Identity) { f.exec(t, `update tickets set access_until = $1`, f.clock.Now()) }, "/here", false},
+		"its access token is valid":    {func(t *testing.T, id Identity) { f.exec(t, `update tickets set access_until = $1`, id.Expires) }, "/here", true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			ticket, id := f.mustTicket(t)
@@ -52,7 +53,7 @@ func TestTicket(t *testing.T) {
 				t.Errorf("%+v, %v; want %+v", got, err, id)
 			}
 			_, err = f.Redeem(t.Context(), ticket, "/here")
-			wantError(t, err, ErrAccessToken) // it has been presented
+			wantError(t, err, ErrAccessToken) // it has been presented before
 			f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
 		})
 	}
@@ -74,7 +75,8 @@ func TestTicket(t *testing.T) {
 	wantError(t, err, context.Canceled)
 }
 
-func TestATicketIsTakenOnce(t *testing.T) {
+func TestTicketIsRedeemedOnce(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	ticket, _ := f.mustTicket(t)
@@ -92,13 +94,13 @@ func TestATicketIsTakenOnce(t *testing.T) {
 	}
 	wg.Wait()
 	if taken.Load() != 1 {
-		t.Errorf("taken %d times", taken.Load())
+		t.Errorf("redeemed %d times, want 1", taken.Load())
 	}
 }
 
-// Tickets that nobody uses do not add up, and the database has nothing that
-// could be used.
-func TestTicketsAreFewAndSecret(t *testing.T) {
+// A session has at most maxTickets unused tickets. The database holds only hashes.
+func TestTicketsAreLimitedAndHashed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	ticket, id := f.mustTicket(t)
@@ -114,16 +116,16 @@ func TestTicketsAreFewAndSecret(t *testing.T) {
 		t.Errorf("%d tickets, want %d", n, maxTickets)
 	}
 	if n := f.count(t, `select count(*) from tickets t where position($1 in t::text) > 0`, strings.TrimPrefix(latest, ticketPrefix)); n != 0 {
-		t.Error("a ticket is stored as it is")
+		t.Error("a ticket is stored in plain text")
 	}
 	_, err := f.Redeem(t.Context(), ticket, "/here")
-	wantError(t, err, ErrAccessToken) // the oldest had to go
+	wantError(t, err, ErrAccessToken) // the oldest was replaced
 	f.clock.Advance(TicketFor - time.Millisecond)
 	if err := f.collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count(t, `select count(*) from tickets`); n != 1 {
-		t.Errorf("%d tickets, want the latest", n)
+		t.Errorf("%d tickets, want 1: the latest", n)
 	}
 	if _, err := f.Redeem(t.Context(), latest, "/here"); err != nil {
 		t.Error(err)

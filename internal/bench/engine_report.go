@@ -33,7 +33,7 @@ type engineModel struct {
 }
 
 func (r *EngineReport) decode() table {
-	t := table{{"weights", "streams", "context", "tok/s", "GB/s read", "of the limit", "step ms", "peak MB"}}
+	t := table{{"weights", "streams", "context", "tok/s", "GB/s read", "share of limit", "step ms", "peak MB"}}
 	for _, row := range r.Rows {
 		if row.Phase == "decode" {
 			t = append(t, []string{row.Weights, fmt.Sprint(row.Batch), fmt.Sprint(row.Context), digits(row.TokS), digits(row.ReadGB),
@@ -44,7 +44,7 @@ func (r *EngineReport) decode() table {
 }
 
 func (r *EngineReport) prefill() table {
-	t := table{{"weights", "prompt", "tok/s", "G/s computed", "of the limit", "first token ms", "peak MB"}}
+	t := table{{"weights", "prompt", "tok/s", "G/s computed", "share of limit", "first token ms", "peak MB"}}
 	for _, row := range r.Rows {
 		if row.Phase == "prefill" {
 			t = append(t, []string{row.Weights, fmt.Sprint(row.Prompt), digits(row.TokS), digits(peak(row)), percent(row.Roofline),
@@ -57,7 +57,7 @@ func (r *EngineReport) prefill() table {
 // where shows the parts of a prompt's time and of one stream's step, and how near
 // the products with the weights alone are to their limit.
 func (r *EngineReport) where() table {
-	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, of the limit"}}
+	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, share of limit"}}
 	for _, row := range r.Rows {
 		if row.Batch > 1 {
 			continue
@@ -74,7 +74,7 @@ func (r *EngineReport) where() table {
 }
 
 func (r *EngineReport) mixed() table {
-	t := table{{"weights", "streams", "prompt", "usual step ms", "longest of them", "wait ms, 95 %", "ratio", "longest wait ms", "ratio", "prompt ms"}}
+	t := table{{"weights", "streams", "prompt", "median step ms", "longest step ms", "wait ms, 95 %", "ratio", "longest wait ms", "ratio", "prompt ms"}}
 	for _, m := range r.Mixed {
 		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS), digits(m.UsualLongestMS),
 			digits(m.MostMS), digits(m.MostMS / m.StepMS), digits(m.LongestMS), digits(m.Ratio), digits(m.PromptMS)})
@@ -83,7 +83,7 @@ func (r *EngineReport) mixed() table {
 }
 
 func (r *EngineReport) agreement() table {
-	t := table{{"weights", "tokens", "mean KL", "largest KL", "same first choice"}}
+	t := table{{"weights", "tokens", "mean KL", "largest KL", "same most likely token"}}
 	for _, a := range r.Agreement {
 		t = append(t, []string{a.Weights, fmt.Sprint(a.Tokens), fmt.Sprintf("%.2g", a.KL), fmt.Sprintf("%.2g", a.MostKL), percent(a.Top1)})
 	}
@@ -93,11 +93,11 @@ func (r *EngineReport) agreement() table {
 // Document returns the report for people.
 func (r *EngineReport) Document() Document {
 	d := newDocument("engine", r.heading(),
-		section{"Decode", "A step computes the next token of every stream. The limit is reading the weights and the keys and values as fast as the weights were read after every eighth step, by loops that do nothing else; or, with several streams, computing as fast as loops did that do nothing else, whichever takes longer. A weight of int8 is one byte there, without its share of a scale. Sampling is not counted.", r.decode()},
-		section{"Prefill", "From a prompt to the logits of the token after it; the first token is sampled from those. The limit is computing as fast as loops did after every prompt that do nothing else: with float32 for f32 and f16, with int8 for int8, with the densest instructions that the processor has.", r.prefill()},
-		section{"Where the time of one stream goes", "On average, of a step and of a prompt. Products are those with the weights, with biases, GELU and residual sums; rows is what is done to a token at a time, normalising above all; between is the caller's turn. Of the limit: the products by themselves, against reading the weights, scales included, or against computing. What they miss of the rest is time in which memory, or the multipliers, have less to do.", r.where()},
-		section{"A long prompt beside running streams", "The longest that any of the streams waits for a token while the prompt is computed, against the median step before it came. The longest step before it came says what the rest of the machine did to a step meanwhile.", r.mixed()},
-		section{"Agreement with f32", "The Kullback-Leibler divergence, in nats, of the distribution of the next token from that of f32 weights, and how often both have the same most likely token, along a text sampled with f32. Where the weights are random the distributions are nearly flat, and the first choice hangs on next to nothing.", r.agreement()},
+		section{"Decode", "A step computes the next token of every stream. The limit of one stream is the time to read the weights, keys and values from memory. The limit of several streams is that time or the time of the arithmetic, whichever is longer. Loops that do nothing else measure memory and arithmetic after every eighth step. An int8 weight counts as one byte, without its share of a scale. Sampling is not included.", r.decode()},
+		section{"Prefill", "The time from a prompt to the logits of the next token, and to the first token sampled from them. The limit is the time of the arithmetic. Loops that do nothing else measure it after every prompt, with the fastest instructions of the processor: in float32 for f32 and f16, in int8 for int8.", r.prefill()},
+		section{"Where the time of one stream goes", "The mean times of a step and of a prompt. Products are the matrix products with the weights, with biases, GELU and residual sums. Rows is the work on one token at a time, mostly normalisation. Between is the time in which only the caller works. The last column compares the products alone with their limit: reading the weights and scales for a step, and the arithmetic for a prompt. The other parts use less of the memory's bandwidth and of the arithmetic units.", r.where()},
+		section{"A long prompt beside running streams", "The time that a running stream waits for a token while a long prompt is computed. It is compared with the median step before the prompt. The longest step before the prompt shows the jitter of the machine.", r.mixed()},
+		section{"Agreement with f32", "The distribution of the next token is compared with that of f32 weights, along a text sampled with f32. The table has the Kullback-Leibler divergence in nats, and how often both have the same most likely token. Random weights give nearly flat distributions, in which tiny differences change the most likely token.", r.agreement()},
 	)
 	d.leftOut = r.LeftOut
 	return d
@@ -116,13 +116,13 @@ func (r *EngineReport) heading() []string {
 	m := r.Machine
 	lines := []string{
 		fmt.Sprintf("%s, %d threads, kernels %s, %s", m.CPU, m.Threads, strings.Join(r.kernels(), " "), m.Go),
-		fmt.Sprintf("limits, measured in turns with the rows (medians): reads %s GB/s, computes %s GFLOP/s of float32 and %s GOP/s of int8",
+		fmt.Sprintf("limits, measured between steps and prompts (medians): reads %s GB/s, computes %s GFLOP/s in float32 and %s GOP/s in int8",
 			digits(m.ReadGB), digits(m.FMAGFLOP), digits(m.Int8GOP)),
 		fmt.Sprintf("%s, %s million parameters", r.Model.Name, digits(float64(r.Model.Parameters)/1e6)),
 	}
 	const disturbing = 0.05
 	if m.Elsewhere > disturbing {
-		lines = append(lines, fmt.Sprintf("other work took up to %s of the processors meanwhile: this is less than the engine can do", percent(m.Elsewhere)))
+		lines = append(lines, fmt.Sprintf("other processes took up to %s of the processors: the engine is faster without them", percent(m.Elsewhere)))
 	}
 	return lines
 }

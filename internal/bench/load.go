@@ -10,33 +10,34 @@ import (
 	"time"
 )
 
-// A load is a number of callers. Each repeats the same call without a pause, for
-// a time.
+// A load is a number of callers. Each repeats the same call without a pause, at least
+// once, for a time.
 type load struct {
 	callers int
 	lasts   time.Duration
 }
 
-// run calls do with the numbers of the caller and of the call. It begins no call
-// after the time is over, and returns when all calls have ended. do passes its
-// results to count, which ignores those that come after the time is over. run
-// returns the count per second. The first error cancels the other calls, and run
-// returns it.
+// run calls do with the numbers of the caller and of the call. It repeats no call after
+// the time is over, and returns when all calls have ended. do passes its results to count,
+// which ignores results after the time is over. If there was none until then, the time
+// lasts until the first result. run returns the count per second. The first error cancels
+// the other calls, and run returns it.
 func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call int, count func(int)) error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	var counted atomic.Int64
-	var calls atomic.Int64
-	end := time.Now().Add(l.lasts)
+	var counted, calls, late atomic.Int64
+	begin := time.Now()
 	count := func(n int) {
-		if time.Now().Before(end) {
+		if took := time.Since(begin); took < l.lasts {
 			counted.Add(int64(n))
+		} else if counted.CompareAndSwap(0, int64(n)) && n > 0 {
+			late.Store(int64(took - l.lasts))
 		}
 	}
 	var all sync.WaitGroup
 	for caller := range l.callers {
 		all.Go(func() {
-			for time.Now().Before(end) && ctx.Err() == nil {
+			for again := true; again; again = time.Since(begin) < l.lasts && ctx.Err() == nil {
 				if err := do(ctx, caller, int(calls.Add(1)), count); err != nil {
 					stop(err)
 				}
@@ -47,7 +48,7 @@ func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}
-	return float64(counted.Load()) / l.lasts.Seconds(), nil
+	return float64(counted.Load()) / (l.lasts + time.Duration(late.Load())).Seconds(), nil
 }
 
 // together calls f for 0 to n-1 at the same time, and returns their errors.

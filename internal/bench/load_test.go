@@ -5,23 +5,38 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 func TestLoadIgnoresLateResults(t *testing.T) {
-	calls := 0
-	perSecond, err := load{1, 50 * time.Millisecond}.run(t.Context(), func(_ context.Context, _, call int, count func(int)) error {
-		count(3)
-		for start := time.Now(); call == 1 && time.Since(start) < 60*time.Millisecond; {
-			continue
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		perSecond, err := load{1, 50 * time.Millisecond}.run(t.Context(), func(_ context.Context, _, _ int, count func(int)) error {
+			count(3)
+			time.Sleep(60 * time.Millisecond)
+			count(100) // too late
+			calls++
+			return nil
+		})
+		if err != nil || calls != 1 || perSecond != 60 {
+			t.Errorf("%d calls, %g per second, %v", calls, perSecond, err)
 		}
-		count(100) // too late
-		calls++
-		return nil
 	})
-	if err != nil || calls != 1 || perSecond != 60 {
-		t.Errorf("%d calls, %g per second, %v", calls, perSecond, err)
-	}
+}
+
+func TestLoadLastsUntilTheFirstResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		perSecond, err := load{2, time.Second}.run(t.Context(), func(_ context.Context, caller, _ int, count func(int)) error {
+			count(0)
+			time.Sleep(time.Duration(2+caller) * time.Second)
+			count(3)
+			return nil
+		})
+		if err != nil || perSecond != 1.5 {
+			t.Errorf("%g per second, %v", perSecond, err)
+		}
+	})
 }
 
 func TestErrorEndsTheLoad(t *testing.T) {
@@ -42,7 +57,7 @@ func TestErrorEndsTheLoad(t *testing.T) {
 func TestPercentileIsTheTimeThatAShareDoesNotExceed(t *testing.T) {
 	var l latencies
 	if got := l.percentile(0.5); got != 0 {
-		t.Errorf("%g of nothing", got)
+		t.Errorf("%g without times", got)
 	}
 	for i := range 100 {
 		l.add(time.Duration(100-i) * time.Millisecond)

@@ -59,7 +59,7 @@ func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader
 		cancel()
 	}()
 	b := &engineBench{weights: weights.String(), progress: o.Progress, limit: 3 * time.Second, steps: 128}
-	b.say("load")
+	b.progressf("load")
 	e, err := o.engine(weights)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ type engineBench struct {
 	end      time.Time     // no row begins after it
 }
 
-func (b *engineBench) say(format string, args ...any) {
+func (b *engineBench) progressf(format string, args ...any) {
 	fmt.Fprintf(b.progress, "%s: %s\n", b.weights, fmt.Sprintf(format, args...))
 }
 
@@ -134,7 +134,7 @@ func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
 		}
 		row.RSSMB = memoryOf(os.Getpid(), peakMemory)
 		run.Rows = append(run.Rows, row)
-		b.say("%s: %.1f tokens/s", what, row.TokS)
+		b.progressf("%s: %.1f tokens/s", what, row.TokS)
 	}
 	if quick || b.late(&run, "a long prompt beside streams") {
 		return run, nil
@@ -149,7 +149,7 @@ func (b *engineBench) late(run *engineRun, what string) bool {
 	late := time.Now().After(b.end)
 	if late {
 		run.LeftOut = append(run.LeftOut, b.weights+": "+what)
-		b.say("%s: no time left", what)
+		b.progressf("%s: no time left", what)
 	}
 	return late
 }

@@ -44,7 +44,7 @@ func (d Document) Text(out io.Writer) error {
 		}
 	}
 	if len(d.leftOut) > 0 {
-		fmt.Fprintf(w, "\nThere was no time for\n  %s\n", strings.Join(d.leftOut, "\n  "))
+		fmt.Fprintf(w, "\nNot measured for lack of time:\n  %s\n", strings.Join(d.leftOut, "\n  "))
 	}
 	return w.Flush()
 }
@@ -67,7 +67,7 @@ func (d Document) Markdown(out io.Writer) error {
 		}
 	}
 	if len(d.leftOut) > 0 {
-		fmt.Fprintf(&b, "\nThere was no time for %s.\n", strings.Join(d.leftOut, "; "))
+		fmt.Fprintf(&b, "\nNot measured for lack of time: %s.\n", strings.Join(d.leftOut, "; "))
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

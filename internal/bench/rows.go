@@ -25,7 +25,7 @@ type engineRow struct {
 	StepMS       float64 `json:"step_ms,omitempty"`        // decode: the median step
 	Context      int     `json:"context,omitempty"`        // decode: tokens in a sequence halfway
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // prefill: until the first token is sampled
-	limits               // measured in turns with the steps or the prompts
+	limits               // measured between the steps or the prompts
 	partTimes            // of a step or of a prompt
 }
 
@@ -34,7 +34,7 @@ type partTimes struct {
 	ProductsMS  float64 `json:"products_ms"` // products with the weights
 	AttentionMS float64 `json:"attention_ms"`
 	RowsMS      float64 `json:"rows_ms"`    // work on one token at a time, such as normalising
-	BetweenMS   float64 `json:"between_ms"` // nothing computes: the caller's turn
+	BetweenMS   float64 `json:"between_ms"` // only the caller works
 
 	// ProductsShare is the share of their limit that the products alone reach.
 	ProductsShare float64 `json:"products_share"`
@@ -50,9 +50,9 @@ type mixedRow struct {
 	MostMS    float64 `json:"p95_wait_ms"`     // 95 % of the waits during the prompt are at most this long
 	LongestMS float64 `json:"longest_wait_ms"` // of any stream during the prompt
 	Ratio     float64 `json:"ratio"`           // LongestMS / StepMS
-	PromptMS  float64 `json:"prompt_ms"`       // until the prompt is computed
+	PromptMS  float64 `json:"prompt_ms"`       // until the prompt has been computed
 
-	UsualLongestMS float64 `json:"longest_usual_ms"` // of any stream before the prompt: the machine's own jitter
+	UsualLongestMS float64 `json:"longest_usual_ms"` // of any stream before the prompt: the jitter of the machine
 }
 
 // The lengths of prompts, where the context has room for them.
@@ -153,8 +153,8 @@ func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, 
 	return streams, closeAll, nil
 }
 
-// decode measures a step of n streams. The tokens are made up, because sampling
-// is the callers' work, in threads of their own. The limits are measured again
+// decode measures a step of n streams. The tokens are arbitrary: sampling is not
+// measured, because callers do it in threads of their own. The limits are measured again
 // after every few steps, because the machine's speed varies.
 func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 	prompt := min(decodePrompt, b.info.Context/4)
@@ -267,6 +267,6 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	m := &mixedRow{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
 		UsualLongestMS: milliseconds(slices.Max(usual)), MostMS: milliseconds(percentile(beside, 0.95)), LongestMS: milliseconds(slices.Max(beside)), PromptMS: milliseconds(end.Sub(start))}
 	m.Ratio = m.LongestMS / m.StepMS
-	b.say("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
+	b.progressf("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
 	return m, nil
 }

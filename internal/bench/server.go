@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// A server is a running service.
+// A server is a service that runs in a process of its own.
 type server struct {
 	url string
 	cmd *exec.Cmd
-	log string // the name of its file
+	log string // the name of the file of its log
 }
 
 // serve starts a service, whose standard error becomes the file log. It returns
@@ -43,7 +43,7 @@ func serve(cmd *exec.Cmd, log string) (*server, error) {
 			return s, nil
 		}
 	}
-	return nil, errors.Join(errors.New("the service did not start"), s.stop())
+	return nil, errors.Join(errors.New("service did not start"), s.stop())
 }
 
 // memory returns the memory of the service in 1e6 bytes, or 0 where the system

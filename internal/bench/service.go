@@ -95,16 +95,16 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	}
 	defer func() { err = errors.Join(err, cluster.Stop(context.WithoutCancel(ctx))) }()
 	setup := Setup{Model: o.Model.From, Database: cluster.URL(), Data: filepath.Join(dir, "data")}
-	// ctx would kill the service: stop lets it end in order.
+	// The service does not get the cancellation of ctx, which would kill it: stop ends it.
 	server, err := serve(up(context.WithoutCancel(ctx), setup), filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, server.stop()) }()
-	b := &serviceBench{engine: engine, server: server, database: cluster.URL(), prompt: madeUpPrompt(engine.Encode), progress: o.Progress,
+	b := &serviceBench{engine: engine, server: server, database: cluster.URL(), prompt: arbitraryPrompt(engine.Encode), progress: o.Progress,
 		lasts: 10 * time.Second, burst: 200, watchers: 1000}
 	if o.Quick {
-		b.lasts, b.burst, b.watchers = time.Second, 40, 100
+		b.lasts, b.burst, b.watchers = time.Second/2, 40, 100
 	}
 	if b.user, err = newUser(ctx, server.url, b.watchers+b.burst); err != nil {
 		return nil, err
@@ -114,8 +114,8 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	return r, b.run(ctx, r)
 }
 
-// madeUpPrompt returns an arbitrary text of promptTokens tokens.
-func madeUpPrompt(encode func(string) []int) string {
+// arbitraryPrompt returns an arbitrary text of promptTokens tokens.
+func arbitraryPrompt(encode func(string) []int) string {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	text := ""
 	for len(encode(text)) < promptTokens {

@@ -20,13 +20,12 @@ type serviceMachine struct {
 	Go      string `json:"go"`
 }
 
-// A serviceRow is a number of callers, of which each submits and follows one job
-// after the other.
+// A serviceRow is a number of callers. Each submits and follows one job after the other.
 type serviceRow struct {
 	Callers    int     `json:"callers"`
 	Jobs       int     `json:"jobs"`
 	TokS       float64 `json:"tok_s"`
-	Share      float64 `json:"share"` // of what the engine alone did just before
+	Share      float64 `json:"share"` // of the speed of the engine alone, measured just before
 	FirstP50MS float64 `json:"first_token_p50_ms"`
 	FirstP99MS float64 `json:"first_token_p99_ms"`
 }
@@ -36,7 +35,7 @@ type serviceBurst struct {
 	Requests   int     `json:"requests"`
 	Seconds    float64 `json:"seconds"`
 	TokS       float64 `json:"tok_s"`
-	OutOfOrder int     `json:"out_of_order"` // the most positions by which a job started before or after its turn
+	OutOfOrder int     `json:"out_of_order"` // the largest number of places by which a job started before or after its turn
 }
 
 // A serviceWatch is a number of clients that follow running jobs.
@@ -57,27 +56,27 @@ type serviceCall struct {
 	PerSecond float64 `json:"per_second"`
 	P50MS     float64 `json:"p50_ms"`
 	P99MS     float64 `json:"p99_ms"`
-	TokS      float64 `json:"tok_s"` // of the engine meanwhile, if it is busy
+	TokS      float64 `json:"tok_s"` // of the busy engine at the same time
 }
 
 func (r *ServiceReport) heading() []string {
 	lines := []string{
-		fmt.Sprintf("%s, %d threads, %s; service, Postgres and clients share them", r.Machine.CPU, r.Machine.Threads, r.Machine.Go),
+		fmt.Sprintf("%s, %d threads, %s; shared by the service, Postgres and the clients", r.Machine.CPU, r.Machine.Threads, r.Machine.Go),
 		fmt.Sprintf("%s, %s weights", r.Model, r.Weights),
 	}
 	for i, tokS := range r.Alone {
-		lines = append(lines, fmt.Sprintf("the engine alone, round %d: %s tok/s with %d sequences of %d and %d tokens", i+1, digits(tokS), engineStreams, promptTokens, newTokens))
+		lines = append(lines, fmt.Sprintf("the engine alone, round %d: %s tok/s with %d sequences of %d prompt tokens and %d new tokens", i+1, digits(tokS), engineStreams, promptTokens, newTokens))
 	}
 	return lines
 }
 
 // Document returns the report for people.
 func (r *ServiceReport) Document() Document {
-	rows := table{{"callers", "jobs", "tok/s", "of the engine alone", "first token ms, median", "99 %"}}
+	rows := table{{"callers", "jobs", "tok/s", "share of engine alone", "first token ms, median", "99 %"}}
 	for _, row := range r.Rows {
 		rows = append(rows, []string{fmt.Sprint(row.Callers), fmt.Sprint(row.Jobs), digits(row.TokS), percent(row.Share), digits(row.FirstP50MS), digits(row.FirstP99MS)})
 	}
-	calls := table{{"call", "engine", "per second", "ms, median", "99 %", "tok/s meanwhile"}}
+	calls := table{{"call", "engine", "per second", "ms, median", "99 %", "tok/s of the engine"}}
 	for _, c := range r.Calls {
 		engine, tokS := "idle", "-"
 		if c.Busy {
@@ -86,13 +85,13 @@ func (r *ServiceReport) Document() Document {
 		calls = append(calls, []string{c.Call, engine, digits(c.PerSecond), digits(c.P50MS), digits(c.P99MS), tokS})
 	}
 	return newDocument("service", r.heading(),
-		section{"Texts", fmt.Sprintf("Each caller submits a job with a prompt of %d tokens, follows it by SSE until its %d new tokens are there, and submits the next, over connections that are kept alive. Two rounds, each beside what the engine alone makes of the same work just before, without HTTP and database.", promptTokens, newTokens), rows},
-		section{"Many at once", "All are submitted at the same moment and followed to their ends. Out of order is by how many places, at most, one started before or after its turn.", table{
+		section{"Texts", fmt.Sprintf("Each caller submits a job with a prompt of %d tokens, follows its events until its %d new tokens have arrived, and submits the next. Connections are kept alive. There are two rounds. Each is compared with the engine alone, which does the same work just before, without HTTP and database.", promptTokens, newTokens), rows},
+		section{"Many at once", "All requests are submitted at the same time and followed to their ends. Out of order is the largest number of places by which a job started before or after its turn.", table{
 			{"requests", "seconds", "tok/s", "out of order"},
 			{fmt.Sprint(r.Burst.Requests), digits(r.Burst.Seconds), digits(r.Burst.TokS), fmt.Sprint(r.Burst.OutOfOrder)}}},
-		section{"Clients that follow", "From the moment an event was made to the moment a client has read it. The memory is what the service's process grew by, a client.", table{
-			{"clients", "jobs", "messages", "ms behind, median", "99 %", "listening connections", "kB a client"},
+		section{"Clients that follow", "The delay from the time of an event to the time at which a client has read it. The memory is the growth of the service's process per client.", table{
+			{"clients", "jobs", "messages", "delay ms, median", "99 %", "listening connections", "kB per client"},
 			{fmt.Sprint(r.Watch.Clients), fmt.Sprint(r.Watch.Jobs), fmt.Sprint(r.Watch.Messages), digits(r.Watch.P50MS), digits(r.Watch.P99MS), fmt.Sprint(r.Watch.Listening), digits(r.Watch.KBPerClient)}}},
-		section{"Calls without a model", "Four callers, one call after the other; where the engine is busy, eight more have texts generated meanwhile.", calls},
+		section{"Calls without a model", "Four callers repeat each call. In the rows with a busy engine, eight more callers have texts generated at the same time.", calls},
 	)
 }

@@ -9,8 +9,8 @@ import (
 	"colophon/client"
 )
 
-// A user is a user of the service, who may make many calls at the same time.
-// Calls are not tried again: an error ends the benchmark.
+// A user is a signed-in user of the service, who may make many calls at the same time.
+// Calls are not retried: an error ends the benchmark.
 type user struct{ *client.Client }
 
 // The user's account.

@@ -51,7 +51,7 @@ func (b *serviceBench) watch(ctx context.Context, r *ServiceReport) error {
 	}
 	r.Watch = serviceWatch{Clients: b.watchers, Jobs: len(ids), Messages: len(delay.all), P50MS: delay.percentile(0.5), P99MS: delay.percentile(0.99),
 		Listening: listening, KBPerClient: max(0, most-before) * 1e3 / float64(b.watchers)}
-	fmt.Fprintf(b.progress, "%d clients that follow %d jobs: %.0f ms behind (median), %.0f ms (99 %%)\n", b.watchers, len(ids), r.Watch.P50MS, r.Watch.P99MS)
+	fmt.Fprintf(b.progress, "%d clients that follow %d jobs: a delay of %.0f ms (median), %.0f ms (99 %%)\n", b.watchers, len(ids), r.Watch.P50MS, r.Watch.P99MS)
 	return nil
 }
 

@@ -9,19 +9,19 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Progress shows how many bytes of something are there: as a bar on a terminal, and
-// elsewhere as a line every 10 % or 5 seconds. It is for one goroutine.
+// Progress shows how many bytes of a file have arrived: as a bar on a terminal, and
+// elsewhere as a line every 10 % or 5 seconds. It is not safe for concurrent use.
 type Progress struct {
 	w        io.Writer
 	name     string
 	terminal bool
 
 	bar    *progressbar.ProgressBar // nil until the first byte is shown
-	logged time.Time                // when the last line was written,
-	tenth  int64                    // and at which tenth
+	logged time.Time                // the time of the last line
+	tenth  int64                    // the tenths of the total at the last line
 }
 
-// NewProgress returns a progress that shows nothing yet.
+// NewProgress returns a progress that has shown nothing yet.
 func NewProgress(w io.Writer, name string) *Progress {
 	p := &Progress{w: w, name: name, logged: time.Now()}
 	if f, ok := w.(*os.File); ok {
@@ -31,7 +31,7 @@ func NewProgress(w io.Writer, name string) *Progress {
 	return p
 }
 
-// Show shows that done of total bytes are there.
+// Show shows that done of total bytes have arrived.
 func (p *Progress) Show(done, total int64) {
 	if total == 0 {
 		return
@@ -46,7 +46,7 @@ func (p *Progress) Show(done, total int64) {
 				progressbar.OptionThrottle(100*time.Millisecond),
 			)
 		}
-		_ = p.bar.Set64(done) // only a picture
+		_ = p.bar.Set64(done) // a bar that cannot be drawn is not an error
 		return
 	}
 	tenth := done * 10 / total
@@ -64,7 +64,7 @@ func (p *Progress) Note(text string) {
 	fmt.Fprintln(p.w, text)
 }
 
-// End leaves the line of the bar.
+// End moves the cursor below the bar.
 func (p *Progress) End() {
 	if p.bar != nil {
 		fmt.Fprintln(p.w)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestProgressOnATerminal(t *testing.T) {
+func TestProgressIsABarOnATerminal(t *testing.T) {
 	var w bytes.Buffer
 	p := NewProgress(&w, "pocket")
 	p.terminal = true
@@ -14,11 +14,11 @@ func TestProgressOnATerminal(t *testing.T) {
 	for _, done := range []int64{0, 10e6, 50e6, 5e6, 100e6} {
 		p.Show(done, 100e6)
 		if done == 50e6 {
-			p.Note("it begins again")
+			p.Note("starting again")
 		}
 	}
 	p.End()
-	if got := w.String(); !strings.Contains(got, "pocket") || !strings.Contains(got, "10%") || !strings.Contains(got, "100%") || !strings.Contains(got, "\rit begins again\n") || !strings.HasSuffix(got, "\n") {
+	if got := w.String(); !strings.Contains(got, "pocket") || !strings.Contains(got, "10%") || !strings.Contains(got, "100%") || !strings.Contains(got, "\rstarting again\n") || !strings.HasSuffix(got, "\n") {
 		t.Errorf("%q", got)
 	}
 }

@@ -1,6 +1,5 @@
-// Package console talks to the person at a terminal: it asks for passwords and lines,
-// and shows how far something has come. It works in the same way over pipes, with less
-// to see. Only this package knows x/term and the progress bar.
+// Package console reads passwords and lines from a user, and shows progress. It works on
+// terminals and on pipes. Only this package knows x/term and the progress bar.
 package console
 
 import (
@@ -18,42 +17,43 @@ import (
 // maxLine is the longest line that is read, in bytes.
 const maxLine = 4096
 
-// IsTerminal reports whether a person can answer on in.
+// IsTerminal reports whether in is a terminal.
 func IsTerminal(in io.Reader) bool {
 	_, ok := terminalOf(in)
 	return ok
 }
 
-// ReadPassword asks for a password on a terminal, twice and without showing it. From
-// anything else it reads a line. When ctx ends, it returns ctx's error and leaves the
-// terminal as it was.
+// ReadPassword asks for a password on a terminal, twice and without showing it. From any
+// other input it reads a line. When ctx is done, it returns the error of ctx and restores
+// the terminal.
 func ReadPassword(ctx context.Context, in io.Reader, out io.Writer) (string, error) {
 	if fd, ok := terminalOf(in); ok {
 		first, err := ask(ctx, fd, out, "Password: ")
 		if err != nil {
 			return "", err
 		}
-		again, err := ask(ctx, fd, out, "Again: ")
+		again, err := ask(ctx, fd, out, "Repeat password: ")
 		if err != nil {
 			return "", err
 		}
 		if first != again {
-			return "", errors.New("the two passwords differ: start again")
+			return "", errors.New("the passwords differ")
 		}
 		return first, nil
 	}
 	line, err := ReadLine(ctx, in)
 	if err != nil {
-		return "", fmt.Errorf("read the password: %w", err)
+		return "", fmt.Errorf("read password: %w", err)
 	}
 	if line == "" {
-		return "", errors.New("the standard input has no password: write it in one line")
+		return "", errors.New("no password on standard input: want it on one line")
 	}
 	return line, nil
 }
 
-// ReadLine reads a line of at most 4096 bytes without its end. At the end of the input
-// it returns an empty line. When ctx ends first, it returns ctx's error.
+// ReadLine reads a line of at most 4096 bytes and returns it without its end. At the end
+// of the input it returns an empty line. When ctx is done first, it returns the error of
+// ctx.
 func ReadLine(ctx context.Context, in io.Reader) (string, error) {
 	line, err := interruptibly(ctx, func() ([]byte, error) {
 		return bufio.NewReaderSize(io.LimitReader(in, maxLine), maxLine).ReadBytes('\n')
@@ -74,8 +74,8 @@ func terminalOf(in io.Reader) (fd int, ok bool) {
 	return fd, term.IsTerminal(fd)
 }
 
-// interruptibly returns what read returns, or ctx's error when ctx ends first. The read
-// goes on in the background then.
+// interruptibly returns the results of read, or the error of ctx when ctx is done first.
+// In that case read continues in the background.
 func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		line []byte
@@ -94,11 +94,11 @@ func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, er
 	}
 }
 
-// ask reads a line from a terminal that does not show it.
+// ask reads a line from a terminal without showing it.
 func ask(ctx context.Context, fd int, out io.Writer, prompt string) (string, error) {
 	before, err := term.GetState(fd)
 	if err != nil {
-		return "", fmt.Errorf("ask for the password: %w", err)
+		return "", fmt.Errorf("ask for password: %w", err)
 	}
 	fmt.Fprint(out, prompt)
 	defer fmt.Fprintln(out)
@@ -107,7 +107,7 @@ func ask(ctx context.Context, fd int, out io.Writer, prompt string) (string, err
 		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the password: %w", err)
+		return "", fmt.Errorf("read password: %w", err)
 	}
 	return string(line), nil
 }

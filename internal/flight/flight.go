@@ -1,16 +1,16 @@
 // Package flight shares calls among concurrent callers that want the same result,
 // such as an answer of the database.
 //
-// There are two ways to share. [Group.Do] takes what it can get: the result of the
-// call under way, or a recent one. [Group.DoFresh] is for callers that have been
-// told of a change: its result is of a call that began after it was called.
-// Callers of both kinds may meet in one group.
+// There are two ways to share. [Group.Do] returns the result of the running call, or
+// a recent one. [Group.DoFresh] is for callers that know of a change: it returns the
+// result of a call that began after DoFresh was called. A group may have callers of
+// both kinds.
 //
 // Callers may rely on the following, for each key of a group:
 //   - At most one call runs at a time, and at most one more waits for its end.
 //   - A call belongs to all of its callers. It runs in a goroutine of its own, with
-//     the values of one caller's context but not its end, for at most
-//     [Group.Timeout] as far as the function heeds its context.
+//     the values of one caller's context but not its end. Its own context ends after
+//     [Group.Timeout].
 //   - A caller's context ends only that caller's wait. The call goes on, even if
 //     no caller is left, so that its result can be kept.
 //   - If the function panics, its callers get an error with the panic's value and
@@ -35,9 +35,9 @@ import (
 type Group[V any] struct {
 	Timeout time.Duration // bounds each call; required
 
-	// Keep is how long Do returns the result of a call, or its error, after the
-	// end of that call. If it is not zero, the group holds the latest result of
-	// every key for ever, so the keys must be few.
+	// Keep is how long after the end of a call Do returns its result or error. If
+	// Keep is not zero, the group holds the latest result of every key for ever, so
+	// the keys must be few.
 	Keep time.Duration
 	Now  func() time.Time // the clock of Keep; time.Now if nil
 
@@ -57,9 +57,9 @@ type call[V any] struct {
 	ended time.Time
 }
 
-// Do returns the result of the running call, or of the latest one if that ended
-// less than Keep ago, or else of the next one as DoFresh does. It returns ctx's
-// error if ctx ends first.
+// Do returns the result of the running call. If none is running, it returns the
+// latest result if that call ended less than Keep ago, and otherwise starts or joins
+// a call like DoFresh. It returns ctx's error if ctx ends first.
 func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	if c := g.running[key]; c != nil {
@@ -128,8 +128,8 @@ func (g *Group[V]) run(ctx context.Context, key string, fn func(context.Context)
 	return c
 }
 
-// begin makes the waiting call the running one. Callers that come from now on do
-// not get it from the singleflight.
+// begin makes the waiting call the running one. From then on, the singleflight
+// starts another call for new callers.
 func (g *Group[V]) begin(key string) *call[V] {
 	c := &call[V]{done: make(chan struct{})}
 	g.mu.Lock()

@@ -13,9 +13,9 @@ import (
 
 const timeout = time.Minute
 
-// A caller that comes while a call runs gets the result of one that began
-// afterwards, and shares it with all that came meanwhile.
-func TestAFreshCallBeginsAfterTheCaller(t *testing.T) {
+// TestFreshCallBeginsAfterItsCallers lets callers arrive while a call runs: all of
+// them share the next call.
+func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		begun, answer := 0, make(chan struct{})
@@ -53,7 +53,7 @@ func TestAFreshCallBeginsAfterTheCaller(t *testing.T) {
 	})
 }
 
-func TestAnErrorIsEveryCallers(t *testing.T) {
+func TestErrorReachesAllCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		broken, answer := errors.New("broken"), make(chan struct{})
@@ -71,7 +71,7 @@ func TestAnErrorIsEveryCallers(t *testing.T) {
 	})
 }
 
-func TestSharingInTime(t *testing.T) {
+func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const keep = time.Second
 		g := Group[int32]{Timeout: timeout, Keep: keep}
@@ -85,11 +85,11 @@ func TestSharingInTime(t *testing.T) {
 			}
 			return n, nil
 		}
-		const whatever = 0 // calls: another may begin at the moment when one ends
+		const anyCount = 0 // of calls: one may begin at the moment when another ends
 		begin := time.Now()
 		expect := func(what string, err, want error, n int32, at time.Duration) {
 			t.Helper()
-			if !errors.Is(err, want) || n != whatever && calls.Load() != n || time.Since(begin) != at {
+			if !errors.Is(err, want) || n != anyCount && calls.Load() != n || time.Since(begin) != at {
 				t.Errorf("%s: %v after %v and %d calls, want %v after %v and %d", what, err, time.Since(begin), calls.Load(), want, at, n)
 			}
 		}
@@ -107,13 +107,13 @@ func TestSharingInTime(t *testing.T) {
 		expect("just afterwards", do(t.Context()), failing, 1, 2*time.Second)
 		time.Sleep(keep)
 		// Keep counts from the end of a call: a call that takes longer than Keep is
-		// not repeated by everybody who has waited for it.
-		callers.Go(func() { expect("a second later", do(t.Context()), nil, whatever, 5*time.Second) })
+		// not repeated by the callers that have waited for it.
+		callers.Go(func() { expect("a second later", do(t.Context()), nil, anyCount, 5*time.Second) })
 		synctest.Wait()
 		if !g.Busy("") || g.Busy("other") {
 			t.Error("Busy does not report the call")
 		}
-		callers.Go(func() { expect("meanwhile", do(t.Context()), nil, whatever, 5*time.Second) })
+		callers.Go(func() { expect("meanwhile", do(t.Context()), nil, anyCount, 5*time.Second) })
 		leaving, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		expect("a fresh caller that leaves", doFresh(leaving), context.DeadlineExceeded, 2, 4*time.Second)
@@ -126,7 +126,7 @@ func TestSharingInTime(t *testing.T) {
 	})
 }
 
-func TestAPanicIsAnErrorForAllCallers(t *testing.T) {
+func TestPanicIsAnErrorForAllCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		answer := make(chan struct{})
@@ -135,7 +135,7 @@ func TestAPanicIsAnErrorForAllCallers(t *testing.T) {
 		for _, do := range []func(context.Context, string, func(context.Context) (int, error)) (int, error){g.Do, g.Do, g.DoFresh} {
 			callers.Go(func() {
 				if _, err := do(t.Context(), "a", fn); err == nil || !strings.Contains(err.Error(), "a mistake") || !strings.Contains(err.Error(), "flight_test.go") {
-					t.Errorf("%v, want the panic and where it was", err)
+					t.Errorf("%v, want the panic and its stack", err)
 				}
 			})
 			synctest.Wait()
@@ -148,7 +148,7 @@ func TestAPanicIsAnErrorForAllCallers(t *testing.T) {
 	})
 }
 
-func TestACallOutlivesItsCallers(t *testing.T) {
+func TestCallOutlivesItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
 		g := Group[any]{Timeout: timeout, Keep: time.Hour}
@@ -172,7 +172,7 @@ func TestACallOutlivesItsCallers(t *testing.T) {
 	})
 }
 
-func TestKeepGoesByTheGroupsClock(t *testing.T) {
+func TestKeepUsesTheGroupsClock(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	g := Group[int]{Timeout: timeout, Keep: time.Second, Now: func() time.Time { return now }}
 	calls := 0
@@ -196,9 +196,9 @@ func TestKeepGoesByTheGroupsClock(t *testing.T) {
 	}
 }
 
-// Callers of both kinds, at any time: calls of a key never overlap, and a fresh
-// result is never of a call that began before its caller came.
-func TestManyCallers(t *testing.T) {
+// TestConcurrentCallersGetFreshResults has callers of both kinds. Calls of a key never
+// overlap, and a fresh result is of a call that began after DoFresh was called.
+func TestConcurrentCallersGetFreshResults(t *testing.T) {
 	g := Group[int64]{Timeout: timeout}
 	var clock, running atomic.Int64
 	fn := func(context.Context) (int64, error) {
@@ -221,7 +221,7 @@ func TestManyCallers(t *testing.T) {
 				before := clock.Add(1)
 				began, err := g.DoFresh(t.Context(), "a", fn)
 				if err != nil || began < before {
-					t.Errorf("a caller of %d got the call of %d, %v", before, began, err)
+					t.Errorf("a caller at time %d got a call of time %d, %v", before, began, err)
 				}
 			}
 		})

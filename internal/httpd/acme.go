@@ -17,19 +17,20 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// ACMEOptions say which certificates an authority is asked for.
+// ACMEOptions say which certificates to request, and from which authority.
 type ACMEOptions struct {
-	Domains   []string     // the names; other names get no certificate
+	Domains   []string     // other names get no certificate
 	Directory string       // URL of the authority; empty is Let's Encrypt
-	Cache     string       // directory of the keys and certificates
-	Log       *slog.Logger // told at most once a minute why a name has no certificate
+	Cache     string       // directory for keys and certificates
+	Log       *slog.Logger // receives at most one line a minute and name about a missing certificate
 }
 
-// ErrDirectory occurs when others could answer in the place of an ACME directory.
+// ErrDirectory means that others on the network could answer in place of the ACME
+// directory.
 var ErrDirectory = errors.New("the directory must be an https:// URL, or http:// on loopback")
 
-// ACME returns a TLS configuration that gets certificates when handshakes ask for
-// them, and renews them. It accepts the authority's terms. The handler answers the
+// ACME returns a TLS configuration that gets a certificate at the first handshake for its
+// name, and renews it. It accepts the authority's terms. The handler answers the
 // authority's challenges over plain HTTP.
 func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
 	directory := o.Directory
@@ -50,7 +51,7 @@ func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
 	return config, manager.HTTPHandler(http.NotFoundHandler()), nil
 }
 
-// withoutPort applies a policy to the values of Host headers, too.
+// withoutPort lets a policy accept values of Host headers, which may have a port.
 func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
 	return func(ctx context.Context, host string) error {
 		if name, _, err := net.SplitHostPort(host); err == nil {
@@ -60,7 +61,8 @@ func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
 	}
 }
 
-// isTrustworthy reports whether nobody between here and a URL can answer in its place.
+// isTrustworthy reports whether a URL uses HTTPS or loopback, so that no other machine on
+// the way can answer in its place.
 func isTrustworthy(directory string) bool {
 	u, err := url.Parse(directory)
 	if err != nil || u.Host == "" || u.User != nil {
@@ -72,13 +74,13 @@ func isTrustworthy(directory string) bool {
 }
 
 // missingEvery is the least time between two log lines about a name without a
-// certificate. Anybody who connects can cause them.
+// certificate. Any client can cause them.
 const missingEvery = time.Minute
 
 type getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-// logMissing logs why one of the names has no certificate. The client learns only
-// that the handshake failed.
+// logMissing logs why one of the names has no certificate. Clients see only a failed
+// handshake.
 func logMissing(get getCertificate, names []string, log *slog.Logger) getCertificate {
 	var mu sync.Mutex
 	last := map[string]time.Time{}
@@ -91,7 +93,7 @@ func logMissing(get getCertificate, names []string, log *slog.Logger) getCertifi
 		defer mu.Unlock()
 		if time.Since(last[hello.ServerName]) >= missingEvery {
 			last[hello.ServerName] = time.Now()
-			log.Error("there is no certificate for a name", "name", hello.ServerName, "err", err)
+			log.Error("no certificate for a name", "name", hello.ServerName, "err", err)
 		}
 		return nil, err
 	}

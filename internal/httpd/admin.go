@@ -7,9 +7,9 @@ import (
 	"colophon/internal/network"
 )
 
-// Admin returns the handler of a listener for operators: /metrics, which metrics
-// answers, and /debug/pprof/. It answers only to an address or localhost as Host, so
-// that no page can read it under a name that points here.
+// Admin returns the handler of a listener for operators. It serves /metrics by the given
+// handler, and /debug/pprof/. It refuses requests whose Host is neither an address nor
+// localhost, so that no web page can read it by DNS rebinding.
 func Admin(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
@@ -25,7 +25,7 @@ func Admin(metrics http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !network.IsLiteral(r.Host) {
-			http.Error(w, "ask for this by address or as localhost", http.StatusForbidden)
+			http.Error(w, "use an IP address or localhost as the host", http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, r)

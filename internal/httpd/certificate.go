@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Certificate is a certificate and its key in two files, as they are now. It is safe
-// for concurrent use.
+// Certificate is a certificate and its key, which are read again when their files change.
+// It is safe for concurrent use.
 type Certificate struct {
 	cert, key string
 	log       *slog.Logger
 
 	mu      sync.Mutex
 	checked time.Time
-	read    [2]stamp // of the files when they were last read, whether they were good or not
-	now     *tls.Certificate
+	read    [2]stamp // of the files when they were last read, valid or not
+	current *tls.Certificate
 }
 
 // LoadCertificate reads a certificate and its chain, and the private key, in PEM.
-// Handshakes check the files at most once a second and use what they hold then. Files
-// that do not fit each other leave the certificate before in use.
+// Handshakes check the files for changes, at most once a second, and use the new
+// certificate. If the new files cannot be used, the previous certificate stays in use.
 func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{cert: cert, key: key, log: log}
 	if err := c.load(); err != nil {
@@ -36,15 +36,15 @@ func (c *Certificate) TLSConfig() *tls.Config {
 	return strict(&tls.Config{GetCertificate: c.get})
 }
 
-// Reload makes the next handshake read the files, whether they have changed or not.
+// Reload makes the next handshake read the files, changed or not.
 func (c *Certificate) Reload() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.checked, c.read = time.Time{}, [2]stamp{}
 }
 
-// strict removes from TLS 1.2 the suites without forward secrecy or authenticated
-// encryption. All suites of TLS 1.3 have both.
+// strict allows TLS 1.2 and newer, and in TLS 1.2 only the suites with forward secrecy and
+// authenticated encryption. All suites of TLS 1.3 have both.
 func strict(config *tls.Config) *tls.Config {
 	config.MinVersion = tls.VersionTLS12
 	config.CipherSuites = []uint16{
@@ -55,7 +55,7 @@ func strict(config *tls.Config) *tls.Config {
 	return config
 }
 
-// stamp tells a file from the one that it replaced.
+// stamp distinguishes a file from the one that it replaced.
 type stamp struct {
 	changed time.Time
 	size    int64
@@ -69,19 +69,20 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.checked) < checkEvery {
-		return c.now, nil
+		return c.current, nil
 	}
 	c.checked = time.Now()
 	if c.stamps() == c.read {
-		return c.now, nil
+		return c.current, nil
 	}
 	if err := c.load(); err != nil {
-		// One file may be replaced before the other: later handshakes try again.
-		c.log.Warn("the certificate has changed and cannot be used; the one before stays", "err", err)
+		// Perhaps only one of the two files has been replaced yet. Later handshakes try
+		// again.
+		c.log.Warn("changed certificate unusable, keeping the previous one", "err", err)
 	} else {
-		c.log.Info("the certificate has changed")
+		c.log.Info("certificate reloaded")
 	}
-	return c.now, nil
+	return c.current, nil
 }
 
 func (c *Certificate) stamps() (now [2]stamp) {
@@ -93,13 +94,13 @@ func (c *Certificate) stamps() (now [2]stamp) {
 	return now
 }
 
-// load reads the files. The caller holds c.mu, or is the only one to know c.
+// load reads the files. The caller holds c.mu, unless c is not shared yet.
 func (c *Certificate) load() error {
-	c.read = c.stamps() // before, so that a change meanwhile is not missed
+	c.read = c.stamps() // first, so that a change meanwhile is noticed
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
 		return err
 	}
-	c.now = &pair
+	c.current = &pair
 	return nil
 }

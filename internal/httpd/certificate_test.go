@@ -13,8 +13,8 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestCertificateIsReadAgain replaces the files of a served certificate.
-func TestCertificateIsReadAgain(t *testing.T) {
+// TestChangedCertificateIsReloaded replaces the files of a served certificate.
+func TestChangedCertificateIsReloaded(t *testing.T) {
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
 	var log bytes.Buffer
@@ -33,8 +33,8 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		return resp.TLS.PeerCertificates[0].SerialNumber.Int64()
 	}
-	// due lets the next handshake check the files, as after a second.
-	due := func() {
+	// expire lets the next handshake check the files, as after a second.
+	expire := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.checked = time.Time{}
@@ -43,16 +43,16 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		t.Errorf("serial number %d, want %d", got, first)
 	}
 
-	if err := os.WriteFile(a.File("cert.pem"), []byte("no certificate"), 0o600); err != nil {
+	if err := os.WriteFile(a.File("cert.pem"), []byte("not a certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	due()
-	if got := served(); got != first || !strings.Contains(log.String(), "cannot be used") {
+	expire()
+	if got := served(); got != first || !strings.Contains(log.String(), "certificate unusable") {
 		t.Errorf("with a broken file: serial number %d, want %d; log %q", got, first, &log)
 	}
 
 	second := a.Issue("cert.pem", "key.pem")
-	due()
+	expire()
 	if got := served(); got != second {
 		t.Errorf("after the change: serial number %d, want %d", got, second)
 	}

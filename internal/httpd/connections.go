@@ -10,9 +10,9 @@ import (
 	"colophon/internal/network"
 )
 
-// connectionLimiter is a listener with at most max open connections. It closes each
-// further one as soon as it comes, so that nobody waits behind it. One network may
-// have a quarter of them, unless it is a trusted proxy's.
+// connectionLimiter is a listener with at most max open connections, of which one network
+// may have a quarter, unless it is a trusted proxy's. It closes further connections at
+// once, so that no client waits behind them.
 type connectionLimiter struct {
 	net.Listener
 	max     int
@@ -22,7 +22,7 @@ type connectionLimiter struct {
 	mu        sync.Mutex
 	open      int
 	byNetwork map[string]int
-	refused   int // since the last line in the log
+	refused   int // since the last log line
 	logged    time.Time
 }
 
@@ -51,13 +51,13 @@ func (l *connectionLimiter) Accept() (net.Conn, error) {
 	}
 }
 
-// acquire reserves a connection of a network and reports whether there is one.
+// acquire counts a connection of a network, and reports whether it is within the limits.
 func (l *connectionLimiter) acquire(from string, proxy bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open >= l.max || !proxy && l.byNetwork[from] >= max(1, l.max/4) {
 		if l.refused++; time.Since(l.logged) >= refusedEvery {
-			l.log.Warn("connections are closed because there are too many", "closed", l.refused, "open", l.open, "most", l.max)
+			l.log.Warn("too many connections, closing new ones", "closed", l.refused, "open", l.open, "most", l.max)
 			l.refused, l.logged = 0, time.Now()
 		}
 		return false
@@ -76,13 +76,13 @@ func (l *connectionLimiter) release(from string) {
 	}
 }
 
-// connection counts as open until it is closed.
+// connection counts against the limits until it is closed.
 type connection struct {
 	net.Conn
 	release func()
 }
 
-// Close closes the connection. Only the first call releases it.
+// Close closes the connection. Only the first call ends its count.
 func (c *connection) Close() error {
 	defer c.release()
 	return c.Conn.Close()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestConnectionsAreBounded fills a listener from one network and from others.
-func TestConnectionsAreBounded(t *testing.T) {
+// TestConnectionsAreLimited fills a listener from one network and from others.
+func TestConnectionsAreLimited(t *testing.T) {
 	for name, k := range map[string]struct {
 		trusted []netip.Prefix
 		want    int // of one network
@@ -42,13 +42,13 @@ func TestConnectionsAreBounded(t *testing.T) {
 				connect(t, inner.Addr().String())
 				held = append(held, <-accepted)
 			}
-			// The next one is closed at once, and nobody waits behind it.
+			// A further connection is closed at once, and no other waits behind it.
 			extra := connect(t, inner.Addr().String())
 			_ = extra.SetReadDeadline(time.Now().Add(time.Minute))
 			if _, err := extra.Read(make([]byte, 1)); err == nil || !closedByPeer(err) {
-				t.Errorf("one too many: %v", err)
+				t.Errorf("a connection over the limit is open: %v", err)
 			}
-			// A closed connection makes room once, however often it is closed.
+			// Closing a connection twice makes room for one.
 			_ = held[0].Close()
 			_ = held[0].Close()
 			connect(t, inner.Addr().String())
@@ -73,7 +73,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 	}
 	if c.acquire("z", false) || c.acquire("z", true) {
-		t.Error("more than there may be")
+		t.Error("a connection over the limit was accepted")
 	}
 }
 

@@ -10,30 +10,35 @@ import (
 	"colophon/internal/network"
 )
 
-// ListenOptions say how [Listen] treats clients. The zero value is plain HTTP
-// without a limit.
+// ListenOptions configure [Listen]. The zero value is plain HTTP without a limit on
+// connections.
 type ListenOptions struct {
 	TLS *tls.Config // nil is plain HTTP
 
-	// MaxConnections is how many connections may be open at once; one network may
-	// have a quarter of them, unless it is in Trusted. 0 is no limit.
+	// MaxConnections is the maximum number of open connections; one network may have a
+	// quarter of them, unless it is in Trusted. 0 means no limit.
 	MaxConnections int
 
-	Trusted []netip.Prefix // networks of proxies
+	Trusted []netip.Prefix // networks of reverse proxies
 	Log     *slog.Logger   // needed with MaxConnections
+
+	timeouts timeouts // zero means productionTimeouts
 }
 
-// Listener is an open listener and how it is served.
+// Listener is an open listener with the options by which it is served.
 type Listener struct {
 	net.Listener
 	options ListenOptions
 }
 
-// Listen opens a TCP listener on an address and port. On Linux its connections end
-// when a client has acknowledged nothing for 9 seconds.
+// Listen opens a TCP listener on an address and port. On Linux, a connection ends when
+// sent data has not been acknowledged for 9 seconds.
 func Listen(ctx context.Context, address string, o ListenOptions) (*Listener, error) {
-	config := net.ListenConfig{Control: control}
-	config.SetMultipathTCP(false) // it has no TCP_USER_TIMEOUT
+	if o.timeouts == (timeouts{}) {
+		o.timeouts = productionTimeouts
+	}
+	config := net.ListenConfig{Control: limitUnacknowledged(o.timeouts.unacknowledged)}
+	config.SetMultipathTCP(false) // Multipath TCP has no TCP_USER_TIMEOUT
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
@@ -44,8 +49,7 @@ func Listen(ctx context.Context, address string, o ListenOptions) (*Listener, er
 	return &Listener{l, o}, nil
 }
 
-// URL returns the address at which clients reach the listener, without a slash at
-// its end.
+// URL returns the URL of the listener, without a slash at its end.
 func (l *Listener) URL() string {
 	scheme := "http"
 	if l.options.TLS != nil {
@@ -54,15 +58,15 @@ func (l *Listener) URL() string {
 	return scheme + "://" + l.Addr().String()
 }
 
-// Port returns the port that the listener has.
+// Port returns the port of the listener.
 func (l *Listener) Port() string {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return port
 }
 
-// IsLocal reports whether only this machine reaches the listener, under the
-// machine's own names: over TLS the certificate decides which names are right, and a
-// proxy passes on other names.
+// IsLocal reports whether clients reach the listener only from this machine and under
+// the machine's own names. Over TLS the certificate decides which names are valid, and
+// a proxy passes on other names.
 func (l *Listener) IsLocal() bool {
 	return l.options.TLS == nil && len(l.options.Trusted) == 0 && network.IsLoopback(l.Addr().String())
 }

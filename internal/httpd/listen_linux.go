@@ -5,18 +5,16 @@ import (
 	"time"
 )
 
-// tcpUserTimeout is TCP_USER_TIMEOUT, which package syscall does not name.
+// tcpUserTimeout is TCP_USER_TIMEOUT, which package syscall does not define.
 const tcpUserTimeout = 0x12
 
-// unacknowledged bounds how long sent data may wait for the client to acknowledge it.
-// A write fails only once the kernel's buffers are full, and a stream may never fill
-// them.
-const unacknowledged = 9 * time.Second
-
-// control sets the timeout on a listening socket, from which its connections inherit
-// it. The service serves also where the kernel refuses.
-func control(_, _ string, c syscall.RawConn) error {
-	return c.Control(func(fd uintptr) {
-		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(unacknowledged.Milliseconds()))
-	})
+// limitUnacknowledged returns a function that sets the timeout for unacknowledged data
+// on a listening socket. Connections inherit the timeout. A kernel that does not support
+// it is ignored, so that the service still serves.
+func limitUnacknowledged(limit time.Duration) func(_, _ string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(limit.Milliseconds()))
+		})
+	}
 }

@@ -10,39 +10,52 @@ import (
 	"time"
 )
 
-const (
-	// headerTimeout bounds the TLS handshake, and then the head of a request.
-	headerTimeout = 10 * time.Second
+// timeouts say how long a server waits for one client.
+type timeouts struct {
+	// header bounds the TLS handshake, and then the head of a request.
+	header time.Duration
 
-	// idleTimeout is how long a connection stays open between requests.
-	idleTimeout = 2 * time.Minute
+	// idle bounds the time between two requests of a connection.
+	idle time.Duration
 
-	// writeTimeout bounds everything from the head of a request to the end of the
-	// response. Handlers set shorter times when they begin, and streams one for each
+	// write bounds the time from the head of a request to the end of the response.
+	// Handlers set shorter deadlines when they begin, and streams set one for each
 	// write. No handler waits for longer than a minute before it begins.
-	writeTimeout = 3 * time.Minute
+	write time.Duration
 
-	// maxHeader bounds the head of a request, in bytes; above it net/http answers 431.
-	maxHeader = 32 << 10
-)
+	// unacknowledged bounds how long sent data may wait for the client to acknowledge
+	// it. A write fails only once the kernel's buffers are full, and a stream may never
+	// fill them. Only Linux has this timeout.
+	unacknowledged time.Duration
+}
+
+var productionTimeouts = timeouts{
+	header:         10 * time.Second,
+	idle:           2 * time.Minute,
+	write:          3 * time.Minute,
+	unacknowledged: 9 * time.Second,
+}
+
+// maxHeader bounds the head of a request, in bytes; above it net/http answers 431.
+const maxHeader = 32 << 10
 
 // newServer returns a server with bounds on what one client may use.
-func newServer(ctx context.Context, handler http.Handler, log *slog.Logger) *http.Server {
+func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-		ReadHeaderTimeout: headerTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: t.header,
+		WriteTimeout:      t.write,
+		IdleTimeout:       t.idle,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		// The handler answers OPTIONS * like everything else.
+		// The handler answers OPTIONS * too.
 		DisableGeneralOptionsHandler: true,
-		// A client that reads nothing, or says nothing for long, loses its connection
-		// and with it all of its streams.
+		// A client that stops reading or stays silent for long loses its connection,
+		// and all streams of the connection with it.
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 100,
-			MaxReadFrameSize:     16 << 10, // the protocol's own; net/http would take a megabyte
+			MaxReadFrameSize:     16 << 10, // the protocol's default; net/http allows a megabyte
 			SendPingTimeout:      15 * time.Second,
 			PingTimeout:          10 * time.Second,
 			WriteByteTimeout:     10 * time.Second,
@@ -59,15 +72,15 @@ type Servers struct {
 	failed chan error
 }
 
-// NewServers returns no servers yet. Requests carry ctx's values and not its end:
-// only [Servers.Shutdown] and [Servers.Close] end them.
+// NewServers returns an empty set of servers. Requests carry the values of ctx, and not
+// its cancellation: only [Servers.Shutdown] and [Servers.Close] end them.
 func NewServers(ctx context.Context, log *slog.Logger) *Servers {
 	return &Servers{ctx: ctx, log: log, failed: make(chan error, 1)}
 }
 
 // Serve serves a listener in the background, over TLS if it was opened with it.
 func (s *Servers) Serve(l *Listener, handler http.Handler) {
-	srv := newServer(s.ctx, handler, s.log)
+	srv := newServer(s.ctx, handler, l.options.timeouts, s.log)
 	srv.TLSConfig = l.options.TLS
 	s.all = append(s.all, srv)
 	go func() {
@@ -84,12 +97,12 @@ func (s *Servers) Serve(l *Listener, handler http.Handler) {
 	}()
 }
 
-// Failed receives what ended the first server that ended. After a Shutdown or a Close
-// that is [http.ErrServerClosed].
+// Failed receives the error of the first server that ended. After a Shutdown or a Close
+// the error is [http.ErrServerClosed].
 func (s *Servers) Failed() <-chan error { return s.failed }
 
 // Shutdown closes the listeners and waits until all requests have been answered. When
-// ctx ends first, it cuts the remaining connections and returns an error.
+// ctx is done first, it closes the remaining connections and returns an error.
 func (s *Servers) Shutdown(ctx context.Context) error {
 	errs := make([]error, len(s.all))
 	var wg sync.WaitGroup
@@ -104,7 +117,7 @@ func (s *Servers) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Close closes the listeners and cuts all connections. After a Shutdown it does nothing.
+// Close closes the listeners and all connections. After a Shutdown it does nothing.
 func (s *Servers) Close() {
 	for _, srv := range s.all {
 		_ = srv.Close()

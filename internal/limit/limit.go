@@ -1,11 +1,11 @@
-// Package limit counts requests and says which of them are too many.
+// Package limit limits requests per key in fixed windows of time.
 //
-// A [Limit] allows each key so many requests in a window of time. Windows are
-// fixed: a key's first one begins with its first request, and the following ones
-// where the one before ended, so that around a boundary twice as many can pass. A
-// request that is refused does not count. Limits are exact under any concurrency:
-// those of [InMemory] in one process, those of [Shared] together in all processes
-// over one database. All of it is safe for concurrent use.
+// A [Limit] allows each key a number of requests per window. The first window of a
+// key begins with its first request. Each later one begins where the one before
+// ended, so twice the number can pass around a boundary. A refused request does not
+// count. Limits are exact under any concurrency: [InMemory] within one process, and
+// [Shared] across all processes of one database. All types are safe for concurrent
+// use.
 package limit
 
 import (
@@ -43,19 +43,19 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Limit is a rate that holds for each key on its own.
+// Limit applies a rate to each key separately.
 type Limit struct {
 	name  string
 	rate  Rate
 	store limiter.Store
 }
 
-// InMemory returns a limit whose counts are the process's own.
+// InMemory returns a limit that counts within this process.
 func InMemory(name string, rate Rate) (*Limit, error) {
 	store, err := memorystore.New(&memorystore.Config{
 		Tokens:   rate.Requests,
 		Interval: rate.Per,
-		// After a window a key is as good as new.
+		// A key can be forgotten after a window without a request.
 		SweepInterval: rate.Per,
 		SweepMinTTL:   rate.Per,
 	})
@@ -65,28 +65,28 @@ func InMemory(name string, rate Rate) (*Limit, error) {
 	return &Limit{name, rate, store}, nil
 }
 
-// Shared returns a limit whose counts are in the database, where other processes
-// with a limit of the same name see them. Somebody has to keep [Collect] running.
+// Shared returns a limit that counts in the database, together with all limits of
+// the same name in other processes. [Collect] must run in at least one process.
 func Shared(pool *pgxpool.Pool, name string, rate Rate) *Limit {
 	return &Limit{name, rate, NewStore(pool, name, rate)}
 }
 
-// Count is what a key has of a limit after a request.
+// Count is the state of a key's window after a request.
 type Count struct {
-	Limit     uint64        // requests in a window
-	Remaining uint64        // of this window
-	Reset     time.Duration // until the next window, never negative
-	OK        bool          // the request is allowed
+	Limit     uint64        // requests per window
+	Remaining uint64        // requests left in this window
+	Reset     time.Duration // time until the next window, never negative
+	OK        bool          // whether the request is allowed
 }
 
-// Name returns the name under which clients know the limit.
+// Name returns the limit's name, which clients see.
 func (l *Limit) Name() string { return l.name }
 
-// Rate returns the rate of keys that have none of their own.
+// Rate returns the rate of all keys that have no rate of their own.
 func (l *Limit) Rate() Rate { return l.rate }
 
-// Take counts a request of a key. An error says that the database could not be
-// asked; whether the request has been counted is then open.
+// Take counts a request of a key. After an error of the database, the request may or
+// may not have been counted.
 func (l *Limit) Take(ctx context.Context, key string) (Count, error) {
 	tokens, remaining, reset, ok, err := l.store.Take(ctx, key)
 	if err != nil {

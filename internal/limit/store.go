@@ -18,8 +18,9 @@ import (
 	"colophon/internal/pg"
 )
 
-// Store is go-limiter's store over Postgres: what the memory store does, for all
-// processes together. Each call is one statement and uses the database's clock.
+// Store implements go-limiter's store over Postgres. It does the same as go-limiter's
+// memory store, for all processes together. Each call is one statement and uses the
+// database's clock.
 type Store struct {
 	pool    *pgxpool.Pool
 	name    string
@@ -27,44 +28,44 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // the keys that need no query
+	refused map[string]refusal // the keys that are refused without a query
 }
 
 var _ limiter.Store = (*Store)(nil)
 
-// refusal is what a key was told.
+// refusal is a cached answer for a key whose window is used up.
 type refusal struct {
 	tokens uint64
-	reset  time.Time // of the window
-	until  time.Time // when the database is asked again
+	reset  time.Time // the end of the window
+	until  time.Time // the end of the cached answer
 }
 
 const (
-	// statementTimeout bounds a statement whose connection was cut without a word.
+	// statementTimeout bounds a statement whose connection was lost silently.
 	statementTimeout = 5 * time.Second
 
-	// refusedFor is how long a process remembers that a window is used up: a flood
-	// costs the database one statement a second and not one a request.
+	// refusedFor is how long a process caches that a window is used up. So a flood
+	// costs the database one statement per second instead of one per request.
 	refusedFor = time.Second
 
-	// maxRefused is how many keys it remembers that of.
+	// maxRefused is the number of keys in that cache.
 	maxRefused = 10_000
 )
 
-// NewStore returns a store; stores of the same name count together.
+// NewStore returns a store. Stores of the same name count together.
 func NewStore(pool *pgxpool.Pool, name string, rate Rate) *Store {
 	return &Store{pool: pool, name: name, rate: rate, refused: map[string]refusal{}}
 }
 
-// row is the primary key of a key.
+// row returns the primary key of a key's row.
 func (s *Store) row(key string) []byte {
 	sum := sha256.Sum256([]byte(s.name + "\x00" + key))
 	return sum[:16]
 }
 
-// Of statements that wait for each other's row, the later one may have begun
-// earlier: it finds a window that began after it, and counts there. A clock that
-// was set back shortens the window to its length.
+// take counts one request. A statement that waited for the row may find a window that
+// began after the statement did, and counts in it. If the database's clock was set
+// back, the window is shortened to its length.
 const take = `
 insert into rate_limits as r (key, remaining, ends_at)
 values ($1, greatest($2::bigint - 1, -1), statement_timestamp() + $3::interval)
@@ -76,14 +77,14 @@ on conflict (key) do update set
         else least(r.ends_at, statement_timestamp() + coalesce(r.per, $3)) end
 returning coalesce(tokens, $2), remaining, greatest(extract(epoch from ends_at - statement_timestamp()), 0)::double precision`
 
-// Take takes one of a key's tokens, if there is one left in its window. It
-// returns how many a window has, how many remain of this one, and the Unix time
-// in nanoseconds, by this process's clock, of its end.
+// Take takes one of a key's tokens, if its window has one left. It returns the tokens
+// per window, the tokens left in this one, and the end of the window as Unix time in
+// nanoseconds by this process's clock.
 func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
 	if s.stopped.Load() {
 		return 0, 0, 0, false, limiter.ErrStopped
 	}
-	if r, ok := s.remembered(key); ok {
+	if r, ok := s.cached(key); ok {
 		return r.tokens, 0, uint64(r.reset.UnixNano()), false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
@@ -95,12 +96,12 @@ func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset 
 	}
 	ends := time.Now().Add(time.Duration(seconds * float64(time.Second)))
 	if left < 0 {
-		s.remember(key, refusal{uint64(limit), ends, time.Now().Add(min(refusedFor, time.Until(ends)))})
+		s.cache(key, refusal{uint64(limit), ends, time.Now().Add(min(refusedFor, time.Until(ends)))})
 	}
 	return uint64(limit), uint64(max(left, 0)), uint64(ends.UnixNano()), left >= 0, nil
 }
 
-func (s *Store) remembered(key string) (refusal, bool) {
+func (s *Store) cached(key string) (refusal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.refused[key]
@@ -111,11 +112,11 @@ func (s *Store) remembered(key string) (refusal, bool) {
 	return refusal{}, false
 }
 
-func (s *Store) remember(key string, r refusal) {
+func (s *Store) cache(key string, r refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.refused) >= maxRefused {
-		clear(s.refused) // it only saves statements
+		clear(s.refused) // the cache only saves statements
 	}
 	s.refused[key] = r
 }
@@ -126,8 +127,8 @@ func (s *Store) forget(key string) {
 	delete(s.refused, key)
 }
 
-// Get returns how many tokens a key has in a window and how many of them remain,
-// as the last Take left it; zeros for a key that is not known.
+// Get returns the tokens of a key per window, and the tokens left after the last
+// Take. It returns zeros for an unknown key.
 func (s *Store) Get(ctx context.Context, key string) (tokens, remaining uint64, err error) {
 	if s.stopped.Load() {
 		return 0, 0, limiter.ErrStopped
@@ -143,8 +144,8 @@ func (s *Store) Get(ctx context.Context, key string) (tokens, remaining uint64, 
 	return uint64(limit), uint64(left), nil
 }
 
-// Set gives a key a limit of its own and a new window. Other processes that have
-// refused it notice a second later.
+// Set gives a key a rate of its own and a new window. Other processes that have
+// refused the key apply it within a second.
 func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Duration) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
@@ -155,8 +156,8 @@ func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Dur
 		s.row(key), int64(tokens), per)
 }
 
-// Burst adds tokens to a key's window; one that is not known gets them in every
-// window. Other processes that have refused it notice a second later.
+// Burst adds tokens to the current window of a key. An unknown key gets them in every
+// window. Other processes that have refused the key apply it within a second.
 func (s *Store) Burst(ctx context.Context, key string, tokens uint64) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
@@ -176,7 +177,7 @@ func (s *Store) exec(ctx context.Context, sql string, args ...any) error {
 	return err
 }
 
-// Close makes the store refuse to count. What has been counted stays.
+// Close makes later calls return limiter.ErrStopped. Stored counts stay.
 func (s *Store) Close(context.Context) error {
 	s.stopped.Store(true)
 	return nil
@@ -187,24 +188,24 @@ const (
 	collectBatch = 10_000
 )
 
-// Collect removes, until ctx is done, the windows that ended ten minutes ago or
-// earlier. Any number of processes may do so.
+// Collect removes the windows that ended at least ten minutes ago, once a minute until
+// ctx is done. Any number of processes may run it.
 func Collect(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	periodic.Run(ctx, collectEvery, log, "could not remove old counts of requests", func(ctx context.Context) error {
+	periodic.Run(ctx, collectEvery, log, "old request counts not removed", func(ctx context.Context) error {
 		_, err := collect(ctx, pool)
 		return err
 	})
 }
 
-// collect returns how many windows it has removed.
+// collect removes old windows and returns their number.
 func collect(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
-	// It skips rows that others count on or remove.
+	// Rows that other transactions update or remove are skipped.
 	removed, err = pg.DeleteBatches(ctx, pool, collectBatch, statementTimeout, `
 		delete from rate_limits where ctid = any(array(
 		    select ctid from rate_limits where ends_at < statement_timestamp() - interval '10 minutes'
 		    limit $1 for update skip locked))`)
 	if err != nil {
-		return removed, fmt.Errorf("remove old counts of requests: %w", err)
+		return removed, fmt.Errorf("remove old request counts: %w", err)
 	}
 	return removed, nil
 }

@@ -28,8 +28,9 @@ func age(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	}
 }
 
-// TestStoreIsLikeTheMemoryStore does the same to both, inside of one window.
-func TestStoreIsLikeTheMemoryStore(t *testing.T) {
+// TestStoreBehavesLikeTheMemoryStore runs the same operations on both within one window.
+func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -41,8 +42,8 @@ func TestStoreIsLikeTheMemoryStore(t *testing.T) {
 		}
 		defer memory.Close(ctx)
 		runs++
-		// Two stores are two processes; the one that refuses has to notice what the
-		// other one gives only a second later, so bursts come from both.
+		// The two stores stand for two processes. A process that has refused a key applies
+		// a change by the other one within a second; the test makes it do so at once.
 		shared := []*Store{
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
@@ -74,7 +75,7 @@ func TestStoreIsLikeTheMemoryStore(t *testing.T) {
 				if err := errors.Join(memory.Set(ctx, key, n, 2*time.Hour), shared[0].Set(ctx, key, n, 2*time.Hour)); err != nil {
 					t.Fatal(err)
 				}
-				shared[1].forget(key) // a second later
+				shared[1].forget(key) // as after a second
 			},
 			"burst": func(t *rapid.T) {
 				key, n := keys.Draw(t, "key"), rapid.Uint64Range(0, 5).Draw(t, "n")
@@ -87,9 +88,10 @@ func TestStoreIsLikeTheMemoryStore(t *testing.T) {
 	})
 }
 
-// TestWindowsFollowEachOther checks that windows are aligned to the first request,
-// however long nobody asked, and that no clock makes one longer than it is.
+// TestWindowsFollowEachOther checks that windows stay aligned to the first request, even
+// after a long pause. No change of the clock makes a window longer.
 func TestWindowsFollowEachOther(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	l := Shared(db.App, "calls", Rate{2, time.Hour})
 	take := func(ok bool, remaining uint64, least, most time.Duration) {
@@ -103,7 +105,7 @@ func TestWindowsFollowEachOther(t *testing.T) {
 			t.Errorf("%+v, want %v, %d remaining, a reset in %s to %s", c, ok, remaining, least, most)
 		}
 	}
-	const slack = 5 * time.Minute // a machine may be slow
+	const slack = 5 * time.Minute // for a slow machine
 	take(true, 1, time.Hour-slack, time.Hour)
 	take(true, 0, time.Hour-slack, time.Hour)
 	take(false, 0, time.Hour-slack, time.Hour)
@@ -117,13 +119,14 @@ func TestWindowsFollowEachOther(t *testing.T) {
 	age(t, db.Owner, -100*time.Hour) // the database's clock has gone back
 	take(true, 0, time.Hour-slack, time.Hour)
 	take(false, 0, time.Hour-slack, time.Hour)
-	// Another process has been told another rate.
+	// Another process has another rate.
 	l = Shared(db.App, "calls", Rate{2, time.Minute})
 	take(false, 0, 0, time.Minute)
 }
 
-// TestTogetherExactlyTheLimit has many goroutines of several processes ask at once.
-func TestTogetherExactlyTheLimit(t *testing.T) {
+// TestProcessesShareExactlyTheLimit sends concurrent requests through several processes.
+func TestProcessesShareExactlyTheLimit(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	const limit, processes, each = 37, 3, 60
 	var allowed atomic.Int64
@@ -155,13 +158,14 @@ func TestTogetherExactlyTheLimit(t *testing.T) {
 	}
 	for left := range remaining {
 		if n := remaining[left].Load(); n != 1 {
-			t.Errorf("%d requests were told that %d remain", n, left)
+			t.Errorf("%d requests got %d remaining, want 1", n, left)
 		}
 	}
 }
 
-// TestAFloodCostsLittle counts what the database does for a key that is refused.
-func TestAFloodCostsLittle(t *testing.T) {
+// TestRefusedKeyNeedsNoQuery drops the table: a refused key is still refused.
+func TestRefusedKeyNeedsNoQuery(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	s := NewStore(db.App, "jobs", Rate{1, time.Hour})
 	for range 3 {
@@ -176,18 +180,19 @@ func TestAFloodCostsLittle(t *testing.T) {
 		t.Errorf("a refused key: %v, %v", ok, err)
 	}
 	if _, _, _, _, err := s.Take(t.Context(), "another"); err == nil {
-		t.Error("another key was counted in no table")
+		t.Error("another key was counted without the table")
 	}
-	// The memory is bounded.
+	// The cache is bounded.
 	for i := range 2*maxRefused + 5 {
-		s.remember(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
+		s.cache(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
 	}
 	if n := len(s.refused); n > maxRefused {
-		t.Errorf("%d keys are remembered", n)
+		t.Errorf("%d keys are cached, want at most %d", n, maxRefused)
 	}
 }
 
 func TestOldCountsAreRemoved(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	s := NewStore(db.App, "jobs", Rate{1, time.Minute})
 	old, fresh := collectBatch+5, 3
@@ -202,7 +207,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	fill(old, "old")
 	age(t, db.Owner, 11*time.Minute)
 	fill(fresh, "fresh")
-	// A row that somebody is counting on is skipped, and nobody waits.
+	// A row that another transaction has locked is skipped.
 	tx, err := db.Owner.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -211,15 +216,15 @@ func TestOldCountsAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, err := collect(t.Context(), db.App); err != nil || n != int64(old-1) {
-		t.Errorf("%d were removed, %v", n, err)
+		t.Errorf("%d rows were removed, want %d, error %v", n, old-1, err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := collect(t.Context(), db.App); err != nil || n != 1 {
-		t.Errorf("%d were removed, %v", n, err)
+		t.Errorf("%d rows were removed, want 1, error %v", n, err)
 	}
-	// Counting and removing do not mind each other.
+	// Counting and removing run concurrently without errors.
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
@@ -238,8 +243,9 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	wg.Wait()
 }
 
-// TestNothingOfTheKeyIsStored looks for who was counted.
-func TestNothingOfTheKeyIsStored(t *testing.T) {
+// TestKeysAreStoredAsHashes searches the row for the key.
+func TestKeysAreStoredAsHashes(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	if _, _, _, _, err := NewStore(db.App, "jobs", Rate{1, time.Hour}).Take(t.Context(), "address 192.0.2.77"); err != nil {
 		t.Fatal(err)
@@ -249,11 +255,12 @@ func TestNothingOfTheKeyIsStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.Contains(row, "192.0.2") || strings.Contains(row, fmt.Sprintf("%x", "192.0.2")) {
-		t.Errorf("the row says %s", row)
+		t.Errorf("the row holds the key: %s", row)
 	}
 }
 
-func TestAnOutage(t *testing.T) {
+func TestDatabaseOutageIsAnError(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	pool, err := pg.Connect(t.Context(), db.URL, migrations.AppRole)
 	if err != nil {
@@ -269,12 +276,13 @@ func TestAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := l.Take(t.Context(), "k"); !errors.Is(err, limiter.ErrStopped) {
-		t.Errorf("closed: %v", err)
+		t.Errorf("after Close: %v", err)
 	}
 	pool.Close()
 }
 
-func TestInMemory(t *testing.T) {
+func TestInMemoryLimit(t *testing.T) {
+	t.Parallel()
 	l, err := InMemory("calls", Rate{1, time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +296,7 @@ func TestInMemory(t *testing.T) {
 	}
 }
 
-// What a request costs before anything else is done for it.
+// BenchmarkTake measures the cost of one count.
 func BenchmarkTake(b *testing.B) {
 	db := pgtest.New(b, migrations.Up)
 	memory, err := InMemory("calls", Rate{1 << 40, time.Minute})

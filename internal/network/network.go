@@ -1,5 +1,5 @@
-// Package network answers questions about addresses: which network a limit counts,
-// which networks are trusted, and who reaches a listener.
+// Package network classifies addresses: the network that a limit counts, trusted
+// networks, and loopback.
 //
 // It reads text and opens no socket. All functions are pure and safe for concurrent
 // use. An IPv4 address is the same whether it is written as IPv4 or as IPv6, and the
@@ -26,7 +26,7 @@ func ParseAddr(text string) (netip.Addr, error) {
 }
 
 // ParsePrefix reads a network such as 10.0.0.0/8, or an address, which is a network
-// of its own. It refuses networks that hold every address. The bits after the prefix
+// of its own. It refuses networks that contain every address. The bits after the prefix
 // are zero in the result.
 func ParsePrefix(text string) (netip.Prefix, error) {
 	addr, err := netip.ParseAddr(text)
@@ -39,20 +39,20 @@ func ParsePrefix(text string) (netip.Prefix, error) {
 	if err == nil && p.Addr().Is4In6() { // Contains compares IPv4 with IPv4 only
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		if p.Bits() < 0 {
-			return netip.Prefix{}, fmt.Errorf("%q is no network of IPv4: write it as 10.0.0.0/8", text)
+			return netip.Prefix{}, fmt.Errorf("%q is not an IPv4 network: want the form 10.0.0.0/8", text)
 		}
 	}
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is neither a network, such as 10.0.0.0/8, nor an address", text)
+		return netip.Prefix{}, fmt.Errorf("%q is not a network, such as 10.0.0.0/8, or an address", text)
 	}
 	if p.Bits() == 0 {
-		return netip.Prefix{}, fmt.Errorf("%s is everybody, who could then claim to be anybody", text)
+		return netip.Prefix{}, fmt.Errorf("%s contains every address: any client could claim the address of another", text)
 	}
 	return p.Masked(), nil
 }
 
-// Contains reports whether one of the networks holds the address, which is one that
-// [ParseAddr] returned.
+// Contains reports whether one of the networks contains an address that [ParseAddr]
+// returned.
 func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	for _, n := range networks {
 		if n.Contains(addr) {
@@ -62,9 +62,10 @@ func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// Of returns the network that limits count for an address, with or without a port:
-// an IPv4 address itself, and for IPv6 the /64, which one subscriber has alone. The
-// peer of a unix socket has no address and is returned as it is.
+// Of returns the network that limits count for an address, with or without a port. It
+// is an IPv4 address itself, or the /64 of an IPv6 address, because a /64 usually
+// belongs to one subscriber. A text that is no address is returned as it is, such as
+// the peer of a unix socket.
 func Of(remote string) string {
 	addr, err := ParseAddr(remote)
 	if err != nil {
@@ -78,9 +79,8 @@ func Of(remote string) string {
 	return addr.String()
 }
 
-// IsLiteral reports whether a Host header holds an address or localhost, and no name
-// that its owner can point at this machine. A browser page whose own name was
-// pointed here sends that name.
+// IsLiteral reports whether a Host header is an address or localhost. A web page that
+// reaches this machine by DNS rebinding sends its own name instead.
 func IsLiteral(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -89,8 +89,8 @@ func IsLiteral(host string) bool {
 	return err == nil || strings.EqualFold(host, "localhost")
 }
 
-// IsLoopback reports whether only this machine reaches a listener on an address and
-// port. The only name it accepts is localhost.
+// IsLoopback reports whether only this machine can reach a listener on an address and
+// port. localhost is the only name that it accepts.
 func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

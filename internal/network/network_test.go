@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestOf(t *testing.T) {
+func TestOfIsTheAddressOrThe64OfIPv6(t *testing.T) {
 	for remote, want := range map[string]string{
 		"192.0.2.7:1234":               "192.0.2.7",
 		"192.0.2.7":                    "192.0.2.7",
@@ -24,7 +24,7 @@ func TestOf(t *testing.T) {
 	}
 }
 
-func TestIsLiteral(t *testing.T) {
+func TestIsLiteralAcceptsAddressesAndLocalhost(t *testing.T) {
 	for host, want := range map[string]bool{
 		"127.0.0.1": true, "127.0.0.1:8000": true, "[::1]": true, "[::1]:8000": true, "localhost": true, "LOCALHOST:8000": true, "192.0.2.1": true,
 		"": false, "rebound.example": false, "rebound.example:8000": false, "127.0.0.1.rebound.example": false, "localhost.rebound.example": false,
@@ -36,7 +36,7 @@ func TestIsLiteral(t *testing.T) {
 	}
 }
 
-func TestParsePrefix(t *testing.T) {
+func TestParsePrefixReadsNetworksAndAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"10.0.0.0/8": "10.0.0.0/8", "10.1.2.3/8": "10.0.0.0/8", "192.0.2.1": "192.0.2.1/32", "2001:db8::/32": "2001:db8::/32",
 		"2001:db8::1": "2001:db8::1/128", "::ffff:192.0.2.1": "192.0.2.1/32", "::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:192.0.2.1/128": "192.0.2.1/32",

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestRun(t *testing.T) {
+func TestRunCallsOncePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 				return nil
 			case 4:
 				cancel()
-				return errors.New("of the end")
+				return errors.New("cancelled")
 			}
 			return nil
 		})

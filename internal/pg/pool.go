@@ -131,9 +131,9 @@ func transient(err error) bool {
 // statement may have been carried out all the same.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Class 08 is connection exceptions, 57P0x an operator's intervention, 25P03
-		// the end of a connection that was idle in a transaction, and 40001 and 40P01
-		// a serialization failure and a deadlock.
+		// 08xxx: connection exception. 57P0x: operator intervention. 25P03: end of a
+		// connection that was idle in a transaction. 40001: serialization failure.
+		// 40P01: deadlock.
 		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
 			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}

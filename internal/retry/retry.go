@@ -1,7 +1,7 @@
 // Package retry calls a function again until it succeeds.
 //
-// The caller decides after each failure whether another call may help, and how long to
-// wait before it: see [Do]. [Backoff] makes waits that grow.
+// After each failure the caller decides whether another call may help, and how long to
+// wait before it: see [Do]. [Backoff] computes growing waits.
 package retry
 
 import (
@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Do calls fn until it returns nil, until next says that another call does not help,
-// or until ctx is done. It always calls fn once, and waits as long as next says before
-// each further call. It returns the error of the last call.
+// Do calls fn until fn returns nil, next returns false, or ctx is done. It always calls fn
+// at least once. Before each further call it waits for the time that next returned. It
+// returns the error of the last call.
 func Do(ctx context.Context, fn func() error, next func(err error) (wait time.Duration, again bool)) error {
 	for {
 		err := fn()
@@ -30,7 +30,7 @@ func Do(ctx context.Context, fn func() error, next func(err error) (wait time.Du
 	}
 }
 
-// Backoff is a wait that doubles from First up to Max. It is for one goroutine.
+// Backoff is a wait that doubles from First up to Max. It is not safe for concurrent use.
 type Backoff struct {
 	First, Max time.Duration
 	last       time.Duration

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-func TestDo(t *testing.T) {
-	passing, lasting := errors.New("passing"), errors.New("lasting")
+func TestDoRetriesTemporaryErrors(t *testing.T) {
+	temporary, permanent := errors.New("temporary"), errors.New("permanent")
 	const wait = time.Second
-	next := func(err error) (time.Duration, bool) { return wait, errors.Is(err, passing) }
+	next := func(err error) (time.Duration, bool) { return wait, errors.Is(err, temporary) }
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			results []error
@@ -20,9 +20,9 @@ func TestDo(t *testing.T) {
 			took    time.Duration
 		}{
 			{[]error{nil}, nil, 0},
-			{[]error{passing, passing, nil}, nil, 2 * wait},
-			{[]error{lasting}, lasting, 0},
-			{[]error{passing, lasting}, lasting, wait},
+			{[]error{temporary, temporary, nil}, nil, 2 * wait},
+			{[]error{permanent}, permanent, 0},
+			{[]error{temporary, permanent}, permanent, wait},
 		} {
 			start := time.Now()
 			calls := 0
@@ -34,7 +34,7 @@ func TestDo(t *testing.T) {
 	})
 }
 
-func TestDoEndsWithContext(t *testing.T) {
+func TestDoStopsWhenTheContextIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
@@ -53,7 +53,7 @@ func TestDoEndsWithContext(t *testing.T) {
 	})
 }
 
-func TestBackoff(t *testing.T) {
+func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 	b := Backoff{First: time.Second, Max: 5 * time.Second}
 	var waits []time.Duration
 	for i := range 6 {

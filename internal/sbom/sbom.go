@@ -1,6 +1,6 @@
-// Package sbom writes what a program was made of as CycloneDX 1.6, as far as the
-// program knows. Equal programs have equal bills: a bill has no time and no serial
-// number.
+// Package sbom writes the bill of materials of a program in CycloneDX 1.6, from the
+// program's build information. Equal programs have equal bills: a bill has no time and no
+// serial number.
 package sbom
 
 import (
@@ -10,7 +10,7 @@ import (
 	"runtime/debug"
 )
 
-// Component is a part of a program, or the program.
+// Component is a part of a program, or the program itself.
 type Component struct {
 	Type       string     `json:"type"`
 	Name       string     `json:"name"`
@@ -28,12 +28,12 @@ type Property struct {
 // NPM returns a package of npm.
 func NPM(name, version string) Component { return library("npm", name, version, "") }
 
-// Write writes the modules that the linker put into the program, with the checksums
-// that go.sum has for them, the standard library, and what else is in it. Without info
-// it returns an error.
+// Write writes the bill of the program that info describes: the standard library, the
+// linked modules with their checksums of go.sum, and the components in more. It returns
+// an error if info is nil.
 func Write(w io.Writer, info *debug.BuildInfo, more ...Component) error {
 	if info == nil {
-		return errors.New("this program does not know what it was built from")
+		return errors.New("the program has no build information")
 	}
 	var bill struct {
 		Format   string `json:"bomFormat"`

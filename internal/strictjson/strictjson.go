@@ -2,8 +2,8 @@
 // and the files of a model.
 //
 // The text must be one JSON value in UTF-8, with nothing after it. No object may
-// name a member twice, since another reader may take the other value. A \u escape
-// must not be half of a surrogate pair, since Go's decoder replaces it silently.
+// name a member twice, because another reader may take the other value. A \u escape
+// must not be half of a surrogate pair, because Go's decoder replaces it silently.
 // The text of an error never repeats the input.
 package strictjson
 
@@ -18,18 +18,18 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// An Error has one of these as its Reason, or io.ErrUnexpectedEOF.
+// The reasons of an Error, beside io.ErrUnexpectedEOF.
 var (
 	ErrSyntax        = errors.New("syntax error")
 	ErrNotObject     = errors.New("not a JSON object")
 	ErrEncoding      = errors.New("invalid UTF-8")
-	ErrSurrogate     = errors.New(`half of a surrogate pair as a \u escape`)
-	ErrDuplicateName = errors.New("an object with two members of one name")
+	ErrSurrogate     = errors.New(`lone surrogate in a \u escape`)
+	ErrDuplicateName = errors.New("duplicate member name")
 	ErrTrailing      = errors.New("something follows the JSON value")
 	ErrTooDeep       = errors.New("arrays and objects nested too deep")
 )
 
-// An Error says what is wrong with JSON text and where.
+// An Error is a mistake in JSON text and its position.
 type Error struct {
 	Reason error
 	Offset int64  // in bytes, from the start of the text
@@ -40,10 +40,10 @@ func (e *Error) Error() string { return fmt.Sprintf("%v at byte %d", e.Reason, e
 
 func (e *Error) Unwrap() error { return e.Reason }
 
-// Object reads one JSON object and calls member for each of its members, in the
-// order of the text. It returns the first error of member as it is, errors of r
-// wrapped, and an *Error if the text is wrong. By then, member may have been
-// called for the members before the mistake. The value is valid during the call.
+// Object reads one JSON object and calls member for each of its members, in the order of
+// the text. The value is valid only during the call. Object returns the first error of
+// member unchanged, errors of r wrapped, and an *Error for a mistake in the text. It calls
+// member for the members before a mistake.
 func Object(r io.Reader, member func(name string, value []byte) error) error {
 	d := jsontext.NewDecoder(r)
 	start, err := d.ReadToken()
@@ -80,8 +80,7 @@ func Check(data []byte, depth int) error {
 		return &Error{Reason: ErrEncoding, Offset: int64(validUTF8(data))}
 	}
 	err := check(jsontext.NewDecoder(bytes.NewReader(data)), depth)
-	// Only a lone surrogate is an error of syntax to jsontext and none to
-	// encoding/json.
+	// A lone surrogate is the only syntax error of jsontext that encoding/json accepts.
 	if e, ok := errors.AsType[*Error](err); ok && errors.Is(err, ErrSyntax) && json.Valid(data) {
 		e.Reason = ErrSurrogate
 	}
@@ -116,7 +115,7 @@ func readEnd(d *jsontext.Decoder) error {
 	return readError(d, err)
 }
 
-// readError returns the error of Object or Check for one of jsontext.
+// readError converts an error of jsontext to an error of Object or Check.
 func readError(d *jsontext.Decoder, err error) error {
 	if errors.Is(err, io.EOF) { // before the value
 		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
@@ -138,7 +137,7 @@ func readError(d *jsontext.Decoder, err error) error {
 	return e
 }
 
-// validUTF8 returns the number of bytes before the first that are not UTF-8.
+// validUTF8 returns the number of bytes before the first invalid one.
 func validUTF8(data []byte) int {
 	n := 0
 	for n < len(data) {

@@ -25,36 +25,36 @@ func read(text string) (map[string]json.RawMessage, error) {
 	return members, err
 }
 
-func TestObjectAndCheckRefuse(t *testing.T) {
+func TestInvalidJSONIsRefusedAtItsOffset(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
-		object     error // what Object says
-		check      error // what Check says
+		object     error // of Object
+		check      error // of Check
 		offset     int64 // of Check's error
 	}{
-		{"nothing", ``, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
+		{"an empty text", ``, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
 		{"spaces", "  ", io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
 		{"a cut object", `{"a":1`, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 6},
 		{"a cut string", `{"a":"b`, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 7},
 		{"an array", `[1]`, ErrNotObject, nil, 0},
 		{"null", `null`, ErrNotObject, nil, 0},
-		{"no JSON", `secret`, ErrSyntax, ErrSyntax, 0},
+		{"a word", `secret`, ErrSyntax, ErrSyntax, 0},
 		{"a bad value", `{"a":secret}`, ErrSyntax, ErrSyntax, 5},
 		{"a comma at the end", `{"a":1,}`, ErrSyntax, ErrSyntax, 6},
 		{"a name without quotes", `{secret:1}`, ErrSyntax, ErrSyntax, 1},
 		{"a number for a name", `{1:1}`, ErrSyntax, ErrSyntax, 1},
 		{"a control character", "{\"a\":\"\x01\"}", ErrSyntax, ErrSyntax, 6},
 		{"two members of one name", `{"secret":1,"secret":1}`, ErrDuplicateName, ErrDuplicateName, 12},
-		{"one name written in two ways", `{"a":1,"\u0061":1}`, ErrDuplicateName, ErrDuplicateName, 7},
-		{"two members further in", `{"a":[{"secret":1,"secret":1}]}`, ErrDuplicateName, ErrDuplicateName, 18},
+		{"one name in two spellings", `{"a":1,"\u0061":1}`, ErrDuplicateName, ErrDuplicateName, 7},
+		{"two members of one name in an inner object", `{"a":[{"secret":1,"secret":1}]}`, ErrDuplicateName, ErrDuplicateName, 18},
 		{"invalid UTF-8", "{\"a\":\"b\xff\"}", ErrSyntax, ErrEncoding, 7},
 		{"a surrogate as UTF-8", "{\"a\":\"\xed\xa0\x80\"}", ErrSyntax, ErrEncoding, 6},
 		{"invalid UTF-8 in a name", "{\"a\xff\":1}", ErrSyntax, ErrEncoding, 3},
-		{"half of a pair", `{"a":"b\ud800"}`, ErrSyntax, ErrSurrogate, 7},
-		{"the other half", `{"a":"b\udc00"}`, ErrSyntax, ErrSurrogate, 7},
-		{"a pair the wrong way", `{"a":"\udc00\ud800"}`, ErrSyntax, ErrSurrogate, 6},
-		{"half of a pair in a name", `{"\ud800":1}`, ErrSyntax, ErrSurrogate, 2},
-		{"half of a pair and a mistake", `{"a":"\ud800",}`, ErrSyntax, ErrSyntax, 6},
+		{"a lone high surrogate", `{"a":"b\ud800"}`, ErrSyntax, ErrSurrogate, 7},
+		{"a lone low surrogate", `{"a":"b\udc00"}`, ErrSyntax, ErrSurrogate, 7},
+		{"a swapped pair", `{"a":"\udc00\ud800"}`, ErrSyntax, ErrSurrogate, 6},
+		{"a lone surrogate in a name", `{"\ud800":1}`, ErrSyntax, ErrSurrogate, 2},
+		{"a lone surrogate and a mistake", `{"a":"\ud800",}`, ErrSyntax, ErrSyntax, 6},
 		{"two objects", `{"a":1}{}`, ErrTrailing, ErrTrailing, 7},
 		{"two objects on two lines", "{\"a\":1}\n{}", ErrTrailing, ErrTrailing, 7},
 		{"an object and text", `{"a":1} secret`, ErrTrailing, ErrTrailing, 7},
@@ -95,7 +95,7 @@ func TestObjectNamesTheRepeatedMember(t *testing.T) {
 
 func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	var got []string
-	// A reader of single bytes: names and values must outlast the decoder's buffer.
+	// The reader returns single bytes: names and values must outlive the decoder's buffer.
 	err := Object(iotest.OneByteReader(strings.NewReader(`{"b": [1, {"x":2}],"a":null}`)), func(name string, value []byte) error {
 		got = append(got, name, string(value))
 		return nil
@@ -105,21 +105,22 @@ func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	}
 }
 
-func TestObjectPassesErrorsOn(t *testing.T) {
+func TestObjectReturnsErrorsOfMemberAndReader(t *testing.T) {
 	broken := errors.New("broken")
 	if err := Object(strings.NewReader(`{"a":1,"b":2}`), func(string, []byte) error { return broken }); err != broken {
-		t.Errorf("of a member: %v", err)
+		t.Errorf("error of member: %v", err)
 	}
 	for _, text := range []string{``, `{`, `{"a":1}`} {
 		r := io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))
 		err := Object(r, func(string, []byte) error { return nil })
 		if _, ok := errors.AsType[*Error](err); ok || !errors.Is(err, broken) {
-			t.Errorf("of the reader after %q: %v", text, err)
+			t.Errorf("error of the reader after %q: %v", text, err)
 		}
 	}
 }
 
-// Check refuses all that encoding/json refuses, and Object agrees with Check.
+// FuzzCheck shows that Check refuses every text that encoding/json refuses, and that
+// Object agrees with Check.
 func FuzzCheck(f *testing.F) {
 	for _, s := range []string{`{"a":{"b":[1,-2e3,"\u00e9",null,true]}}`, `{"a":1,"a":2}`, `"\ud800"`, `[[[[[]]]]]`, `{}{}`, "\"\xff\"", ``} {
 		f.Add([]byte(s))
@@ -142,7 +143,7 @@ func FuzzCheck(f *testing.F) {
 		members, objectErr := read(string(text))
 		isObject := bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{"))
 		if tooDeep := errors.Is(err, ErrTooDeep); !tooDeep && (objectErr == nil) != (err == nil && isObject) {
-			t.Fatalf("%q: Object says %v, Check says %v", text, objectErr, err)
+			t.Fatalf("%q: Object returns %v, Check returns %v", text, objectErr, err)
 		}
 		if objectErr == nil {
 			var want map[string]json.RawMessage

@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// table is owner_keys with every owner in it. before is called between the
-// reading of a row and its arrival.
+// table is a table owner_keys in which every owner has the same key. It calls before
+// between the read of a row and its arrival.
 type table struct {
 	wrapped []byte
 	before  func()
@@ -49,15 +49,16 @@ func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
 }
 
-// cachedKeys counts the keys and the tombstones.
+// cachedKeys returns the number of keys and tombstones.
 func (v *Vault) cachedKeys() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.keys.Len() + len(v.erased)
 }
 
-// A key that was read before its owner was erased does not come back after it.
-func TestAnErasureIsNotUndoneByALateReader(t *testing.T) {
+// A key that was read before its owner's erasure is not cached after it.
+func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		owner := uuid.New()
 		for _, late := range []time.Duration{0, KeyTTL / 2, KeyTTL, 2 * KeyTTL} {
@@ -75,12 +76,12 @@ func TestAnErasureIsNotUndoneByALateReader(t *testing.T) {
 			}
 			close(erased)
 			if err := <-read; late < KeyTTL && !errors.Is(err, ErrErased) {
-				t.Errorf("a reader who is %v late: %v", late, err)
+				t.Errorf("a reader %v late: %v", late, err)
 			}
 			db.before = nil
 			for range 3 {
 				if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, ErrErased) {
-					t.Errorf("after a reader who is %v late: %v", late, err)
+					t.Errorf("after a reader %v late: %v", late, err)
 				}
 				time.Sleep(KeyTTL / 2)
 			}
@@ -88,12 +89,13 @@ func TestAnErasureIsNotUndoneByALateReader(t *testing.T) {
 	})
 }
 
-// Nothing is in memory for longer than it may be used.
+// Keys and tombstones leave memory after KeyTTL.
 func TestKeysLeaveMemory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		owner := uuid.New()
 		v, db := newTable(t, owner)
-		for i := range 2 { // again, after it has left
+		for i := range 2 { // the second time after the key has left memory
 			for range 3 {
 				if _, err := v.Key(t.Context(), db, owner); err != nil {
 					t.Fatal(err)
@@ -122,9 +124,9 @@ func TestKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// The cache holds the maxCached keys that were used last, and beside them the
-// tombstone of every erasure.
-func TestTheCacheIsBounded(t *testing.T) {
+// The cache holds the maxCached keys that were used last, and all tombstones.
+func TestCacheIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		erased, owner := uuid.New(), uuid.New()
 		v, db := newTable(t, owner)
@@ -138,7 +140,7 @@ func TestTheCacheIsBounded(t *testing.T) {
 			v.mu.Lock()
 			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
 			v.mu.Unlock()
-			if i == maxCached/2 { // the key is used, and outlives the half of the others that are older
+			if i == maxCached/2 { // this use makes the key newer than the others so far
 				if _, err := v.Key(t.Context(), db, owner); err != nil || db.reads != 1 {
 					t.Errorf("read %d times, %v", db.reads, err)
 				}
@@ -153,7 +155,7 @@ func TestTheCacheIsBounded(t *testing.T) {
 		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
 			t.Errorf("an erased owner: %v", err)
 		}
-		time.Sleep(KeyTTL) // else the timers outlive the test
+		time.Sleep(KeyTTL) // lets the timers end with the test
 		synctest.Wait()
 		if n := v.cachedKeys(); n != 0 {
 			t.Errorf("%d keys and tombstones are left", n)

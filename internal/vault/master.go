@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// ParseMasterKey reads a master key in base64, which may have white space around it.
+// ParseMasterKey decodes a master key from base64. White space around it is ignored.
 func ParseMasterKey(text string) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(key) != MasterKeySize {
@@ -20,9 +20,9 @@ func ParseMasterKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// MasterKeyFile returns the master key in a file, in base64. It makes the file and a
-// random key if there is none, readable for its owner only. Processes that make one at
-// the same time all return the same key.
+// MasterKeyFile returns the master key in a file, which is in base64. If the file does
+// not exist, MasterKeyFile creates it with a random key, readable by its owner only.
+// Processes that create the same file concurrently all return the same key.
 func MasterKeyFile(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -38,8 +38,8 @@ func MasterKeyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-// makeMasterKey writes a new key, unless another process was faster, and returns what
-// the file holds.
+// makeMasterKey writes a new key to the file, unless another process has just written
+// one. It returns the content of the file.
 func makeMasterKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
@@ -64,8 +64,8 @@ func makeMasterKey(path string) ([]byte, error) {
 	return text, nil
 }
 
-// IsGuessable reports whether a master key is not random: few different bytes, a
-// sequence, or text. No random source makes such a key in a lifetime.
+// IsGuessable reports whether a master key is obviously not random: it has few
+// different bytes, is a sequence, or is text. A random key practically never is.
 func IsGuessable(key []byte) bool {
 	different, steps, text := map[byte]bool{}, map[byte]bool{}, true
 	for i, b := range key {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestParseMasterKey(t *testing.T) {
+	t.Parallel()
 	key := bytes.Repeat([]byte{7}, MasterKeySize)
 	text := base64.StdEncoding.EncodeToString(key)
 	for _, good := range []string{text, " " + text + "\r\n"} {
@@ -27,6 +28,7 @@ func TestParseMasterKey(t *testing.T) {
 }
 
 func TestMasterKeyFileIsMadeOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new", "master.key")
 	keys := make([][]byte, 20)
 	var wg sync.WaitGroup
@@ -50,7 +52,7 @@ func TestMasterKeyFileIsMadeOnce(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
+		t.Errorf("files in the directory: %v, %v; want only the key", entries, err)
 	}
 	if err := os.WriteFile(path, []byte("short\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -61,6 +63,7 @@ func TestMasterKeyFileIsMadeOnce(t *testing.T) {
 }
 
 func TestRandomKeysAreNotGuessable(t *testing.T) {
+	t.Parallel()
 	for range 10_000 {
 		key := make([]byte, MasterKeySize)
 		_, _ = rand.Read(key)

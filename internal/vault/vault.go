@@ -1,11 +1,11 @@
-// Package vault keeps one data key per owner, so that everything an owner
-// wrote can be made unreadable by forgetting 32 bytes.
+// Package vault keeps one data key per owner, so that destroying 32 bytes makes
+// everything an owner wrote unreadable.
 //
-// A data key is wrapped by the master key (AES-256-GCM, the owner's id as
-// additional data) and lives in the table owner_keys; the master key never
-// enters the database. A [Vault] is safe for concurrent use and remembers
-// unwrapped keys for [KeyTTL]: that is how long a process may still read after
-// another one has erased an owner.
+// A data key is wrapped by the master key (AES-256-GCM, with the owner's id as
+// associated data) and stored in the table owner_keys. The master key never enters
+// the database. A [Vault] is safe for concurrent use. It caches unwrapped keys for
+// [KeyTTL], so a process can read for that long after another one has erased an
+// owner.
 package vault
 
 import (
@@ -31,52 +31,53 @@ import (
 )
 
 const (
-	// KeyTTL is how long an unwrapped key is kept in memory.
+	// KeyTTL is how long an unwrapped key is cached in memory.
 	KeyTTL = 5 * time.Second
 
 	// MasterKeySize is the length of a master key in bytes.
 	MasterKeySize = 32
 
-	maxCached = 10_000 // keys; some 1 KB each
+	maxCached = 10_000 // keys, of about 1 KB each
 )
 
 var (
-	// ErrErased occurs when the owner of a key has been erased, or never was.
+	// ErrErased occurs when an owner has been erased or never existed.
 	ErrErased = errcode.New("owner_erased", "the owner's key is gone")
 
-	// ErrUnreadable occurs when a ciphertext was not made by this key for this
-	// purpose, or has been altered.
+	// ErrUnreadable occurs when a ciphertext was sealed with another key or other
+	// associated data, or has been altered.
 	ErrUnreadable = errors.New("the sealed value cannot be opened")
 )
 
-// DB is what the vault needs of a pool or a transaction.
+// DB is the part of a pool or a transaction that the vault uses.
 type DB interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// Vault hands out the owners' keys.
+// Vault creates, caches and erases the owners' data keys.
 type Vault struct {
 	master cipher.AEAD
-	mac    []byte // the key of digests, derived from the master key
+	mac    []byte // the key of Digest, derived from the master key
 
 	mu   sync.Mutex
 	keys *simplelru.LRU[uuid.UUID, cached]
 
-	// erased has the tombstones: the owners erased less than KeyTTL ago and when
-	// that is over. A key that a reader brings meanwhile may have been read before
-	// the erasure.
+	// erased holds the tombstones: the owners erased less than KeyTTL ago, and the
+	// end of that time. Until then, a caller of Key may have read the owner's row
+	// before the erasure, and its key must not be cached.
 	erased map[uuid.UUID]time.Time
 }
 
-// cached is a key that was read less than KeyTTL ago. Its timer removes it.
+// cached is a cache entry. Its timer removes it after KeyTTL.
 type cached struct {
 	key     *Key
 	expires time.Time
 	timer   *time.Timer
 }
 
-// New returns a vault whose data keys are wrapped by master, which has MasterKeySize bytes.
+// New returns a vault whose data keys are wrapped by master. It returns an error
+// unless master has MasterKeySize bytes.
 func New(master []byte) (*Vault, error) {
 	if len(master) != MasterKeySize {
 		return nil, fmt.Errorf("the master key has %d bytes, want %d", len(master), MasterKeySize)
@@ -104,8 +105,8 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// Create makes the owner's key. It is an error to create it twice, even after
-// it was erased.
+// Create stores a new key for the owner. It returns an error if the owner has had a
+// key before, even an erased one.
 func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	data := make([]byte, 32)
 	_, _ = rand.Read(data) // never fails
@@ -143,7 +144,7 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if key, err := v.cached(owner); key != nil || err != nil { // read by another caller meanwhile, or erased
+	if key, err := v.cached(owner); key != nil || err != nil { // cached by another caller meanwhile, or erased
 		return key, err
 	}
 	key = &Key{aead}
@@ -151,8 +152,8 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
-// cached returns the owner's key, ErrErased, or neither if the database has to be
-// read. The caller holds v.mu.
+// cached returns the owner's key or ErrErased. It returns neither if the database has
+// to be read. The caller holds v.mu.
 func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
 	now := time.Now()
 	if now.Before(v.erased[owner]) {
@@ -176,8 +177,8 @@ func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 	})})
 }
 
-// Close marks an owner who is to begin nothing new. His key goes on to seal and
-// open what he has begun, until it is erased.
+// Close stops an owner from starting new work. The owner's key still seals and opens
+// values until it is erased.
 func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
 	if _, err := db.Exec(ctx, `update owner_keys set closed_at = now() where owner = $1 and closed_at is null`, owner); err != nil {
 		return fmt.Errorf("close owner %s: %w", owner, err)
@@ -185,9 +186,8 @@ func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Erase forgets the owner's key: nothing sealed by it can be opened again,
-// in this process at once and in others within KeyTTL. A transaction in which it
-// is called has to commit.
+// Erase destroys the owner's key. Its sealed values can no longer be opened, in this
+// process at once and in others within KeyTTL. If db is a transaction, it must commit.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
@@ -196,7 +196,7 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.keys.Remove(owner)
-	// A key that was read before expires no later than this.
+	// Keys that were read before the erasure expire no later than this.
 	v.erased[owner] = time.Now().Add(KeyTTL)
 	time.AfterFunc(KeyTTL, func() {
 		v.mu.Lock()
@@ -208,8 +208,8 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// WrapSecret seals a secret of the service itself, such as a signing key, under
-// the master key. purpose names what the secret is and where it is kept.
+// WrapSecret seals a secret of the service, such as a signing key, under the master
+// key. The purpose says which secret it is and where it is stored.
 func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
 	return v.master.Seal(nil, nil, secret, []byte("service secret: "+purpose))
 }
@@ -223,9 +223,9 @@ func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
 	return secret, nil
 }
 
-// Digest returns 32 bytes that stand for the parts, the same in all processes
-// with this master key. Who does not have it can neither tell them from others
-// nor try out what they stand for.
+// Digest returns a 32-byte HMAC of the purpose and the parts. It is equal in all
+// processes with the same master key. Without that key, digests look random and
+// cannot be tested against guesses.
 func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	h := hmac.New(sha256.New, v.mac)
 	for _, part := range append([]string{purpose}, parts...) {
@@ -241,17 +241,17 @@ func (v *Vault) Digest(purpose string, parts ...string) []byte {
 // It is safe for concurrent use.
 type Key struct{ aead cipher.AEAD }
 
-// Seal returns nonce, ciphertext and tag of plain, bound to a place: Open
-// succeeds only for the same one.
-func (k *Key) Seal(plain []byte, place string) []byte {
-	return k.aead.Seal(nil, nil, plain, []byte(place))
+// Seal returns the nonce, ciphertext and tag of plain. Open succeeds only with the
+// same associated data aad.
+func (k *Key) Seal(plain []byte, aad string) []byte {
+	return k.aead.Seal(nil, nil, plain, []byte(aad))
 }
 
 // Open reverses Seal, or returns ErrUnreadable.
-func (k *Key) Open(sealed []byte, place string) ([]byte, error) {
-	plain, err := k.aead.Open(nil, nil, sealed, []byte(place))
+func (k *Key) Open(sealed []byte, aad string) ([]byte, error) {
+	plain, err := k.aead.Open(nil, nil, sealed, []byte(aad))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", place, ErrUnreadable)
+		return nil, fmt.Errorf("%s: %w", aad, ErrUnreadable)
 	}
 	return plain, nil
 }

@@ -22,7 +22,8 @@ func newVault(t *testing.T, fill byte) *vault.Vault {
 }
 
 // security: ASVS 11.3.1, ASVS 11.3.2, ASVS 11.3.3
-func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
+func TestSealedValuesOpenOnlyWithTheirAssociatedData(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up).App
 	v, one, other := newVault(t, 1), uuid.New(), uuid.New()
 	for _, owner := range []uuid.UUID{one, other} {
@@ -36,12 +37,12 @@ func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
 	}
 	sealed := key.Seal([]byte("secret"), "here")
 	if bytes.Contains(sealed, []byte("secret")) {
-		t.Fatal("the plain text stands in the ciphertext")
+		t.Fatal("the ciphertext contains the plain text")
 	}
 	if bytes.Equal(sealed, key.Seal([]byte("secret"), "here")) {
-		t.Error("the same value gives the same ciphertext twice")
+		t.Error("sealing a value twice gives the same ciphertext")
 	}
-	// A process that starts later opens it too.
+	// Another process opens it too.
 	again, err := newVault(t, 1).Key(t.Context(), db, one)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +57,7 @@ func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
 	damaged := bytes.Clone(sealed)
 	damaged[len(damaged)/2] ^= 1
 	for name, open := range map[string]func() ([]byte, error){
-		"another place":  func() ([]byte, error) { return key.Open(sealed, "there") },
+		"another aad":    func() ([]byte, error) { return key.Open(sealed, "there") },
 		"another owner":  func() ([]byte, error) { return stranger.Open(sealed, "here") },
 		"a flipped bit":  func() ([]byte, error) { return key.Open(damaged, "here") },
 		"a short one":    func() ([]byte, error) { return key.Open(sealed[:10], "here") },
@@ -73,10 +74,11 @@ func TestSealedValuesOpenInTheirPlaceOnly(t *testing.T) {
 }
 
 func TestErasedKeysStayErased(t *testing.T) {
+	t.Parallel()
 	db := pgtest.New(t, migrations.Up).App
 	v, owner := newVault(t, 1), uuid.New()
 	if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, vault.ErrErased) {
-		t.Fatalf("a key that never was: %v, want ErrErased", err)
+		t.Fatalf("unknown owner: %v, want ErrErased", err)
 	}
 	if err := v.Create(t.Context(), db, owner); err != nil {
 		t.Fatal(err)
@@ -100,6 +102,7 @@ func TestErasedKeysStayErased(t *testing.T) {
 }
 
 func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, 1)
 	wrapped := v.WrapSecret([]byte("secret"), "signing key 1")
 	if plain, err := v.UnwrapSecret(wrapped, "signing key 1"); err != nil || string(plain) != "secret" {
@@ -114,6 +117,7 @@ func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
 }
 
 func TestMasterKeysHaveOneLength(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 16, 31, 33} {
 		if _, err := vault.New(make([]byte, n)); err == nil {
 			t.Errorf("%d bytes make a vault", n)
@@ -121,7 +125,8 @@ func TestMasterKeysHaveOneLength(t *testing.T) {
 	}
 }
 
-func TestDigests(t *testing.T) {
+func TestDigestsDifferByPurposePartsAndMasterKey(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, 7)
 	other, err := vault.New(bytes.Repeat([]byte{8}, vault.MasterKeySize))
 	if err != nil {
@@ -144,6 +149,6 @@ func TestDigests(t *testing.T) {
 		seen[string(digest)] = what
 	}
 	if again := newVault(t, 7).Digest("p", "a", "b"); seen[string(again)] != "a, b" {
-		t.Error("the same is not the same in another process")
+		t.Error("another process gets another digest")
 	}
 }

@@ -1,8 +1,8 @@
 // Package catalog finds models by name and loads them.
 //
-// A model is named by [BuiltIn] (the embedded model), by the name of a published model,
-// or by the path of a directory in the Hugging Face layout of GPT-2. A known name means
-// that model in every working directory; ./name means a directory of the same name.
+// A name is the name of the embedded model, the name of a published model, or the path of
+// a directory in the Hugging Face layout of GPT-2. Names come first: a directory with the
+// name of a model is found as ./name.
 package catalog
 
 import (
@@ -29,14 +29,14 @@ func Files() []string {
 	return []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}
 }
 
-// Releases are the published models with a name.
+// Releases are the published models that have a name.
 type Releases []hub.Release
 
-// Named returns the release with a name, and whether it exists.
+// Named returns the release with the name, and whether there is one.
 func (r Releases) Named(name string) (hub.Release, bool) {
-	for _, one := range r {
-		if one.Name == name {
-			return one, true
+	for _, release := range r {
+		if release.Name == name {
+			return release, true
 		}
 	}
 	return hub.Release{}, false
@@ -44,8 +44,8 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 
 // Names returns the given names and those of all releases, separated by commas.
 func (r Releases) Names(more ...string) string {
-	for _, one := range r {
-		more = append(more, one.Name)
+	for _, release := range r {
+		more = append(more, release.Name)
 	}
 	return strings.Join(more, ", ")
 }
@@ -53,23 +53,23 @@ func (r Releases) Names(more ...string) string {
 // Model is a model whose files have been found.
 type Model struct {
 	Name   string // of the model
-	From   string // the name or path that was given to Find
+	From   string // the name or path that Find was given
 	Files  fs.FS
 	Digest string // required of the weights, such as sha256:248d…; "" allows any
 }
 
-// NotFoundError is the error for a name without a model.
+// NotFoundError means that a name is not the name of a model.
 type NotFoundError struct {
 	Name  string
-	Known string // the names that are known
+	Known string // the known names, separated by commas
 }
 
-// Error lists what a name can be.
+// Error names the models that are known.
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("%q is neither %s nor a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
+	return fmt.Sprintf("unknown model %q: want %s, or a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
 }
 
-// Library is a directory of published models and the hub that serves them.
+// Library is a directory of pulled models and the hub of the published ones.
 type Library struct {
 	Releases Releases
 	Dir      string // of the pulled models
@@ -85,7 +85,7 @@ func (l Library) Find(ctx context.Context, name string) (Model, error) {
 		return find(name, l.Releases.Names(BuiltIn))
 	}
 	if info, err := os.Stat(r.Name); err == nil && info.IsDir() && l.Hub.Note != nil {
-		l.Hub.Note(fmt.Sprintf("%s is the published model; the directory here is ./%[1]s", r.Name))
+		l.Hub.Note(fmt.Sprintf("%s is the published model; use ./%[1]s for the directory", r.Name))
 	}
 	if err := hub.Ensure(ctx, l.Dir, r, l.Hub); err != nil {
 		return Model{}, err
@@ -117,7 +117,7 @@ type Engine interface {
 	Close()
 }
 
-// LoadOptions choose the engine of a model.
+// LoadOptions select the engine of a model.
 type LoadOptions struct {
 	GoMLX   bool          // the reference instead of the native engine
 	Weights kernel.Format // how the native engine stores the weights

@@ -1,4 +1,4 @@
-// Starts Swagger UI. A file of its own, because the page's content security
+// Starts Swagger UI. This is a separate file because the page's content security
 // policy allows no script inside the page.
 "use strict";
 
@@ -13,6 +13,6 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0, // each operation shows its own schemas
-  persistAuthorization: false, // an access token lives in this page's memory, and goes with it
-  validatorUrl: null, // the badge would send our address to somebody else's server
+  persistAuthorization: false, // access tokens stay in the memory of this page
+  validatorUrl: null, // the badge would send the service's address to another server
 });

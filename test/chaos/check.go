@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// Harm is what a broken promise does to those who relied on it.
+// Harm is the damage that a broken promise does.
 type Harm string
 
 // The kinds of harm.
 const (
 	Lost       Harm = "lost"       // something that was accepted, or on record, is not there
-	Changed    Harm = "changed"    // something is not what it would have been undisturbed
+	Changed    Harm = "changed"    // something differs from the undisturbed run
 	Duplicated Harm = "duplicated" // something is there twice, or came back
-	Stuck      Harm = "stuck"      // something waits that nobody will do
+	Stuck      Harm = "stuck"      // something waits and will never be done
 )
 
 // Violation is a promise that was not kept.
@@ -32,7 +32,7 @@ func (v Violation) String() string {
 	return fmt.Sprintf("%s, job %s: %s: expected %s, seen %s", v.Harm, cmp.Or(v.Job, "-"), v.Rule, v.Expected, v.Seen)
 }
 
-// event is an event of a job, as it is on record or as a client was sent it.
+// event is an event of a job, as it is on record or as a client received it.
 type event struct {
 	Version      int
 	Type         string
@@ -43,7 +43,7 @@ type event struct {
 	FinishReason string `json:"finish_reason"`
 	Final        bool   // of job.failed
 
-	writer string // the process that put it on record, where that is known
+	writer string // the process that put it on record, if known
 }
 
 // final reports whether nothing may follow the event.
@@ -51,8 +51,8 @@ func (e event) final() bool {
 	return e.Type == "job.completed" || e.Type == "job.cancelled" || e.Type == "job.failed" && e.Final
 }
 
-// look is a job resource as a client was given it.
-type look struct {
+// snapshot is a job resource as a client polled it.
+type snapshot struct {
 	Version      int
 	State        string
 	Completion   string
@@ -61,11 +61,11 @@ type look struct {
 
 // observation is all that one client has seen of one job, in order.
 type observation struct {
-	request int
-	job     string
-	mode    string
-	looks   []look
-	events  []event
+	request   int
+	job       string
+	mode      string
+	snapshots []snapshot
+	events    []event
 }
 
 // faults collects violations of one job.
@@ -78,8 +78,8 @@ func (f *faults) add(harm Harm, rule, expected, seen string, args ...any) {
 	f.found = append(f.found, Violation{harm, f.job, rule, expected, fmt.Sprintf(seen, args...)})
 }
 
-// checkStream holds the events on record of a job against the text that it has
-// to have.
+// checkStream compares the events on record of a job with the text that the job
+// must have.
 func checkStream(job string, stream []event, want text) []Violation {
 	f := &faults{job: job}
 	attempts, writer, finals := 0, "", 0
@@ -108,7 +108,7 @@ func checkStream(job string, stream []event, want text) []Violation {
 			if attempts == 0 {
 				f.add(Lost, "only a started job advances", "job.started", "%s at version %d", e.Type, e.Version)
 			}
-			// A later attempt has started: whoever had the job before is a zombie.
+			// A later attempt has started: a worker that had the job before is a zombie.
 			if e.writer != writer {
 				f.add(Duplicated, "only the latest attempt is heard", "events of "+writer, "%s of %s at version %d", e.Type, e.writer, e.Version)
 			}
@@ -145,12 +145,12 @@ func (f *faults) compare(where, text string, tokens []int, want text) {
 	}
 }
 
-// checkClient holds what a client has seen of a job against its stream and its text.
+// checkClient compares what a client has seen of a job with its stream and its text.
 func checkClient(o observation, stream []event, want text) []Violation {
 	f := &faults{job: o.job}
 	f.pieces(o, stream, want)
-	f.looked(o, want)
-	if len(o.events)+len(o.looks) == 0 {
+	f.checkSnapshots(o, want)
+	if len(o.events)+len(o.snapshots) == 0 {
 		f.add(Lost, "a client sees its job", "anything", "nothing, as a %s client", o.mode)
 	}
 	return f.found
@@ -190,10 +190,10 @@ func (f *faults) pieces(o observation, stream []event, want text) {
 	}
 }
 
-// looked checks a text that was looked at as it grew.
-func (f *faults) looked(o observation, want text) {
-	var before look
-	for _, now := range o.looks {
+// checkSnapshots checks a text that was polled as it grew.
+func (f *faults) checkSnapshots(o observation, want text) {
+	var before snapshot
+	for _, now := range o.snapshots {
 		if now.Version < before.Version {
 			f.add(Duplicated, "a job never goes back", fmt.Sprintf("version %d or later", before.Version), "version %d: a reset", now.Version)
 		}
@@ -205,7 +205,7 @@ func (f *faults) looked(o observation, want text) {
 		}
 		before = now
 	}
-	if len(o.looks) == 0 || len(o.events) > 0 {
+	if len(o.snapshots) == 0 || len(o.events) > 0 {
 		return
 	}
 	if !over(before.State) {
@@ -226,7 +226,7 @@ func over(state string) bool {
 	return state == "completed" || state == "failed" || state == "cancelled"
 }
 
-// differ quotes a text around the place where it differs from another one.
+// differ quotes a text around the first byte that differs from another one.
 func differ(text, other string) string {
 	at := 0
 	for at < min(len(text), len(other)) && text[at] == other[at] {

@@ -26,11 +26,11 @@ func recorded() []event {
 
 // watched is what a client saw of it that cut and resumed, and polled as well.
 func watched() observation {
-	return observation{job: "j", mode: "sse", events: recorded(), looks: polled().looks}
+	return observation{job: "j", mode: "sse", events: recorded(), snapshots: polled().snapshots}
 }
 
 func polled() observation {
-	return observation{job: "j", mode: "poll", looks: []look{
+	return observation{job: "j", mode: "poll", snapshots: []snapshot{
 		{Version: 1, State: "queued"},
 		{Version: 3, State: "running", Completion: "one"},
 		{Version: 3, State: "running", Completion: "one"},
@@ -48,7 +48,7 @@ func found(violations []Violation) string {
 	return strings.Join(rules, "\n")
 }
 
-func TestCheckersFindNothingWhereNothingIs(t *testing.T) {
+func TestCheckersAcceptAnIntactJob(t *testing.T) {
 	if got := checkStream("j", recorded(), wanted); len(got) > 0 {
 		t.Errorf("on record:\n%s", found(got))
 	}
@@ -117,14 +117,14 @@ func TestTamperedObservationsAreFound(t *testing.T) {
 		"another text":         {watched(), func(o *observation) { o.events[6].Text = " too" }, "the text of the pieces"},
 		"other than on record": {watched(), func(o *observation) { o.events[6].Text, o.events[7].Text = " two three", "" }, "what is on record"},
 		"no end":               {watched(), func(o *observation) { o.events = o.events[:8] }, "sent the end"},
-		"a text that shrinks":  {polled(), func(o *observation) { o.looks[3].Completion = "" }, "a text only grows"},
-		"a text that changes":  {polled(), func(o *observation) { o.looks[4].Completion = "One two three" }, "a text only grows"},
-		"a lost end":           {polled(), func(o *observation) { o.looks[4].Completion = "one two" }, "that was polled"},
-		"a version back":       {polled(), func(o *observation) { o.looks[3].Version = 2 }, "a job never goes back"},
-		"an end that was none": {polled(), func(o *observation) { o.looks[1].State = "completed" }, "a job ends once"},
-		"never an end":         {polled(), func(o *observation) { o.looks = o.looks[:4] }, "a client sees the end"},
-		"another reason":       {polled(), func(o *observation) { o.looks[4].FinishReason = "stop" }, "for the same reason"},
-		"nothing":              {polled(), func(o *observation) { o.looks = nil }, "a client sees its job"},
+		"a text that shrinks":  {polled(), func(o *observation) { o.snapshots[3].Completion = "" }, "a text only grows"},
+		"a text that changes":  {polled(), func(o *observation) { o.snapshots[4].Completion = "One two three" }, "a text only grows"},
+		"a lost end":           {polled(), func(o *observation) { o.snapshots[4].Completion = "one two" }, "that was polled"},
+		"a version back":       {polled(), func(o *observation) { o.snapshots[3].Version = 2 }, "a job never goes back"},
+		"an end that was none": {polled(), func(o *observation) { o.snapshots[1].State = "completed" }, "a job ends once"},
+		"never an end":         {polled(), func(o *observation) { o.snapshots = o.snapshots[:4] }, "a client sees the end"},
+		"another reason":       {polled(), func(o *observation) { o.snapshots[4].FinishReason = "stop" }, "for the same reason"},
+		"nothing":              {polled(), func(o *observation) { o.snapshots = nil }, "a client sees its job"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.tamper(&c.from)

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// patience is how long a client waits for an answer that is due at once.
+	// patience is how long a client waits for an answer that the service gives at once.
 	patience = 6 * time.Second
 
 	// tries is how often a client tries a call: to the end of the run.
@@ -30,8 +30,8 @@ type user struct {
 	count *counters
 }
 
-// newUser registers a user and signs in. The calls go to all API processes in
-// turn; which one is up is found out by calling.
+// newUser registers a user and signs in. Each try of a call goes to a random
+// API process, whether it is up or not.
 func newUser(ctx context.Context, name string, bases []string, transport http.RoundTripper, count *counters) (*user, error) {
 	c, err := client.New(bases[0], client.Options{
 		Transport: meter{transport, count},
@@ -103,8 +103,8 @@ func (a *answer) Read(b []byte) (int, error) {
 // The ways of following a job.
 var modes = []string{"poll", "pieces", "sse", "sse", "wait"}
 
-// do submits a request and follows its job to the end, whatever it takes. It
-// returns what it has seen, also when ctx ends first.
+// do submits a request and follows its job to the end, with as many calls as that
+// takes. It returns what it has seen, also when ctx ends first.
 func (u *user) do(ctx context.Context, key string, n int, r request) (observation, error) {
 	o := observation{request: n, mode: modes[n%len(modes)]}
 	job, err := u.submit(ctx, o.mode, key, r)
@@ -128,7 +128,7 @@ func (u *user) do(ctx context.Context, key string, n int, r request) (observatio
 	return o, err
 }
 
-// submit submits a request. A waiting client waits for the text as long as it may.
+// submit submits a request. A client of the mode wait waits some seconds for the text.
 func (u *user) submit(ctx context.Context, mode, key string, r request) (*client.Job, error) {
 	submit := client.JobRequest{
 		Prompt: r.Prompt, MaxNewTokens: r.MaxNewTokens, Stop: r.Stop,
@@ -159,7 +159,7 @@ func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error 
 	return nil
 }
 
-// collect reads the events that are new until the last one.
+// collect polls for new events until the last one.
 func (u *user) collect(ctx context.Context, o *observation) error {
 	for {
 		more, err := u.Events(ctx, o.job, o.last())
@@ -202,12 +202,12 @@ func (u *user) follow(ctx context.Context, o *observation) error {
 // pause is how long a client waits between two calls.
 func pause() time.Duration { return 50*time.Millisecond + rand.N(250*time.Millisecond) }
 
-// see keeps a job resource as the client was given it.
+// see keeps a job resource that the client received.
 func (o *observation) see(j *client.Job) {
-	o.looks = append(o.looks, look{j.Version, string(j.State), j.Completion, j.FinishReason})
+	o.snapshots = append(o.snapshots, snapshot{j.Version, string(j.State), j.Completion, j.FinishReason})
 }
 
-// hear keeps an event that the client was sent.
+// hear keeps an event that the client received.
 func (o *observation) hear(e client.Event) {
 	o.events = append(o.events, event{
 		Version: e.Version, Type: e.Type, Attempt: e.Attempt, FromToken: e.FromToken,

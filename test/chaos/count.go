@@ -34,20 +34,20 @@ func (c *counters) refusals() map[int]int {
 	return maps.Clone(c.statuses)
 }
 
-// struck is a blow that has been dealt.
+// struck is a blow that has taken effect.
 type struck struct {
 	blow
-	writer string    // the process that it met, if it met one
-	hit    time.Time // when it had taken effect
-	over   time.Time // when all was as before
+	writer string    // the process that it hit, if it hit one
+	hit    time.Time // when it took effect
+	over   time.Time // when its target was as before
 }
 
-// ledger keeps what was dealt, and what went wrong besides. It is safe for
-// concurrent use.
+// ledger keeps the blows that were dealt, and what went wrong besides. It is safe
+// for concurrent use.
 type ledger struct {
 	mu    sync.Mutex
 	blows []struck
-	notes []string // what a supervisor had to mend
+	notes []string // what a supervisor had to repair
 	kinds map[string]int
 }
 

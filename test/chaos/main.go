@@ -72,10 +72,10 @@ func (c *command) Validate() error {
 	return nil
 }
 
-// errBroken says that a promise was broken; what and where has been printed.
+// errBroken says that a promise was broken. The violations have been printed.
 var errBroken = errors.New("the service did not keep its promises")
 
-// run makes the run and reports on it.
+// run makes the run and prints the report.
 func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 	engine, err := newEngine()
 	if err != nil {
@@ -164,8 +164,8 @@ func (c *command) print(out io.Writer, r *Report) error {
 	return w.Flush()
 }
 
-// shown shows how far a run has come: on a terminal one line that changes, else
-// a line now and then.
+// shown shows the progress of a run: one changing line on a terminal, else a line
+// every few seconds.
 type shown struct {
 	out   io.Writer
 	live  bool

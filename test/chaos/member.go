@@ -14,16 +14,16 @@ import (
 	"colophon/test/program"
 )
 
-// startWithin is how long a process may take until it is ready, the database
-// being back meanwhile.
+// startWithin is how long a process may take until it is ready. The database may
+// have to come back first.
 const startWithin = 90 * time.Second
 
 // endWithin is how long a process may take to end after SIGTERM: its grace period,
-// and some time for a machine that has much to do.
+// and some time for a loaded machine.
 const endWithin = 30 * time.Second
 
-// member is one API or worker: a process at a time, which is replaced when it
-// has ended, and the networks around it.
+// member is one API or worker with the networks around it. It has one process at a
+// time, and a new one when that has ended.
 type member struct {
 	name     string // such as "worker-2"
 	path     string // of the program
@@ -32,7 +32,7 @@ type member struct {
 	database *Proxy
 	clients  *Proxy // nil of a worker
 	log      io.WriteCloser
-	note     func(format string, args ...any) // of what a supervisor has to mend
+	note     func(format string, args ...any) // of what a supervisor has to repair
 	violate  func(Violation)
 
 	mu      sync.Mutex
@@ -77,15 +77,15 @@ func (m *member) close() {
 	}
 }
 
-// writer names the process that runs now: it is how Postgres knows it.
+// writer returns the name under which Postgres knows the present process.
 func (m *member) writer() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return fmt.Sprintf("%s.%d", m.name, m.lives)
 }
 
-// start starts a process and waits until it is ready. One that gives up because
-// the database is away is started again, as a supervisor would.
+// start starts a process and waits until it is ready. A process that gives
+// up because the database is away is started again, as a supervisor would.
 func (m *member) start(ctx context.Context) error {
 	deadline := time.Now().Add(startWithin)
 	for {
@@ -140,7 +140,7 @@ func (m *member) try(ctx context.Context) error {
 	return nil
 }
 
-// alive returns the process, or nil if it has ended by itself, which none may.
+// alive returns the process, or nil if it has ended by itself, which is a violation.
 func (m *member) alive() *program.Process {
 	m.mu.Lock()
 	p := m.running
@@ -154,7 +154,7 @@ func (m *member) alive() *program.Process {
 	}
 }
 
-// strike does to the process what a blow says, and has it back in the end. It
+// strike deals a blow to the process and starts the process again afterwards. It
 // calls hit once the blow has taken effect.
 func (m *member) strike(ctx context.Context, b blow, hit func()) error {
 	p := m.alive()
@@ -185,7 +185,7 @@ func (m *member) strike(ctx context.Context, b blow, hit func()) error {
 	return m.start(ctx)
 }
 
-// disturb does to a network what a blow says, and mends it in the end.
+// disturb deals a blow to a network and repairs it afterwards.
 func (p *Proxy) disturb(ctx context.Context, b blow, usual time.Duration, hit func()) error {
 	defer p.Mend()
 	switch b.act {
@@ -209,7 +209,7 @@ func (p *Proxy) disturb(ctx context.Context, b blow, usual time.Duration, hit fu
 	return err
 }
 
-// sleep waits for a time, or for the end of ctx, which is its error.
+// sleep waits for a time. It returns an error if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

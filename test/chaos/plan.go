@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A blow is something that is done to a process or to a connection.
+// A blow is a fault that is injected into a process or a connection.
 type blow struct {
 	at     time.Duration // since the beginning
 	target string        // such as "worker-2", "worker-2/database", "api-1/clients", "postgres"
@@ -25,8 +25,8 @@ const (
 	restart act = "restart" // SIGTERM, and a new process as soon as the old one has ended
 	cut     act = "cut"     // connections are reset
 	slow    act = "slow"    // connections take long
-	mute    act = "mute"    // connections let nothing through, and then go on
-	lose    act = "lose"    // connections let nothing through, and then are reset
+	mute    act = "mute"    // connections pass nothing on, and then continue
+	lose    act = "lose"    // connections pass nothing on, and then are reset
 	deafen  act = "deafen"  // requests arrive and the answers to them never do
 
 	crash   act = "crash"   // Postgres stops at once and has to recover
@@ -34,7 +34,7 @@ const (
 	refresh act = "refresh" // Postgres stops in order, fast, and starts again
 )
 
-// kind is the act in the report's words.
+// kind returns the report's word for the act.
 func (a act) kind() string {
 	switch a {
 	case kill, crash, shoot:
@@ -47,8 +47,8 @@ func (a act) kind() string {
 	return "cuts"
 }
 
-// quietBegin is the share of the time before the first blow: jobs run undisturbed
-// through the service as well.
+// quietBegin is the share of the time before the first blow. Jobs run undisturbed
+// meanwhile.
 const quietBegin = 0.06
 
 // plan returns the blows that the seed decides, in the order of their time:
@@ -82,7 +82,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []blow {
 			add("postgres", freeze, between(time.Second, 4*time.Second))
 		case i%4 == 3:
 			add(api(), freeze, between(500*time.Millisecond, 5*time.Second))
-		case i%2 == 0: // past the lease: others take over, and then a zombie wakes up
+		case i%2 == 0: // longer than the lease: others take over, and then a zombie wakes up
 			add(worker(), freeze, between(7*time.Second, 11*time.Second))
 		default:
 			add(worker(), freeze, between(500*time.Millisecond, 3*time.Second))

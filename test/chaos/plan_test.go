@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestPlanIsTheSeedsAndHasWhatWasAskedFor(t *testing.T) {
+func TestSeedDecidesThePlan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
 		kills := rapid.IntRange(1, 300).Draw(t, "kills")

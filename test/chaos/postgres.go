@@ -20,12 +20,12 @@ import (
 type postgres struct {
 	dir  string
 	bin  string
-	pool *pgxpool.Pool // as the owner, past all proxies
+	pool *pgxpool.Pool // as the owner, without a proxy
 
 	cluster *pg.Cluster
 }
 
-// startPostgres starts the server with what is needed to watch it.
+// startPostgres starts the server and a pool to watch it.
 func startPostgres(ctx context.Context, dir, bin string) (*postgres, error) {
 	p := &postgres{dir: filepath.Join(dir, "postgres"), bin: bin}
 	if err := p.start(ctx); err != nil {
@@ -61,15 +61,15 @@ func (p *postgres) close() error {
 	}
 }
 
-// stop stops the server: in order if it can be within the time, else at once. A
-// server that was asked to stop while it recovers may never do.
+// stop stops the server in order, or at once if that takes longer than the time. A
+// server that is asked to stop while it recovers may never stop.
 func (p *postgres) stop(within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_ = p.cluster.Stop(ctx) // its error says that the server has to recover
+	_ = p.cluster.Stop(ctx) // an error says that the server has to recover
 }
 
-// socket is the path of the server's socket.
+// socket returns the path of the server's socket.
 func (p *postgres) socket() (string, error) {
 	at, err := url.Parse(p.cluster.URL())
 	if err != nil {
@@ -78,7 +78,7 @@ func (p *postgres) socket() (string, error) {
 	return filepath.Join(at.Query().Get("host"), ".s.PGSQL."+at.Query().Get("port")), nil
 }
 
-// strike does to the server what a blow says, and has it back in the end. It
+// strike deals a blow to the server and starts the server again afterwards. It
 // calls hit once the blow has taken effect.
 func (p *postgres) strike(ctx context.Context, b blow, hit func()) error {
 	switch b.act {
@@ -98,8 +98,8 @@ func (p *postgres) strike(ctx context.Context, b blow, hit func()) error {
 	return p.start(ctx)
 }
 
-// backends returns the process ids of the server's processes. It asks until the
-// server answers, for some time.
+// backends returns the process ids of the server's processes. It asks again until
+// the server answers, for 30 seconds.
 func (p *postgres) backends(ctx context.Context, which string) ([]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -115,8 +115,8 @@ func (p *postgres) backends(ctx context.Context, which string) ([]int, error) {
 	}
 }
 
-// shoot kills one process of the service's, as the kernel does when it is out of
-// memory: the server ends all others and recovers.
+// shoot kills a backend that serves a process of the service, as the kernel does
+// when it is out of memory. The server then ends all others and recovers.
 func (p *postgres) shoot(ctx context.Context, hit func()) error {
 	pids, err := p.backends(ctx, `application_name ~ '^(worker|api)-' order by backend_start desc limit 1`)
 	if err != nil {
@@ -142,7 +142,7 @@ func (p *postgres) freeze(ctx context.Context, lasts time.Duration, hit func()) 
 			_ = syscall.Kill(pid, s) // it may have ended
 		}
 	}
-	// Should this process end meanwhile, the server has to be awake to notice.
+	// If this process ends meanwhile, the server must be awake to notice.
 	guard := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", `sleep "$1"; shift; kill -CONT "$@"`, "sh", fmt.Sprint(int(lasts.Seconds())+2))
 	for _, pid := range pids {
 		guard.Args = append(guard.Args, fmt.Sprint(pid))

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// verdict is what was promised and came of it.
+// verdict returns the lines with the result.
 func verdict(r *Report) []string {
 	return []string{
 		fmt.Sprintf("%d jobs under %d kills, %d freezes, %d restarts and %d cuts in %.0f s", r.Jobs, r.Kinds["kills"], r.Kinds["freezes"], r.Kinds["restarts"], r.Kinds["cuts"], r.Seconds),
@@ -18,7 +18,7 @@ func verdict(r *Report) []string {
 	}
 }
 
-// course is what happened besides.
+// course returns the lines with what happened during the run.
 func course(r *Report) []string {
 	lines := []string{
 		fmt.Sprintf("%d API and %d worker processes at a time, seed %d", r.APIs, r.Workers, r.Seed),
@@ -38,7 +38,7 @@ func cpuName() string {
 	return runtime.GOARCH
 }
 
-// counted lists what was counted in a fixed order.
+// counted lists counts in a fixed order.
 func counted[K string | int](counts map[K]int) string {
 	if len(counts) == 0 {
 		return "none"
@@ -83,7 +83,7 @@ func markdown(b *strings.Builder, c *command, r *Report) {
 		}
 	}
 	if len(r.Notes) > 0 {
-		fmt.Fprintf(b, "\n## Notes\n\nWhat a supervisor had to mend: processes that gave up before they were ready, and were started again.\n\n")
+		fmt.Fprintf(b, "\n## Notes\n\nWhat a supervisor had to repair: processes that gave up before they were ready, and were started again.\n\n")
 		for _, note := range r.Notes {
 			fmt.Fprintf(b, "- %s\n", note)
 		}
@@ -101,7 +101,7 @@ process and without a service. The versions of its events are contiguous from 1;
 on at the token after those on record; once a later attempt has started, nothing of an earlier one is on record
 (triggers in the database noted which process wrote each event); there is one final event, the last. What each client
 put together from its pieces, over all its connections, is that text, with no event missing, repeated or out of order,
-and what each polled only grew. No lease and no place in the queue is left, and the history view has the rows that a
+and what each polled only grew. No lease and no queue entry is left, and the history view has the rows that a
 rebuild would make.`
 
 const recoveryText = `From the moment a blow had taken effect to the moment that the next tokens of a job were put on record which its

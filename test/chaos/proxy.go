@@ -14,19 +14,19 @@ import (
 type direction int
 
 const (
-	requests direction = iota // from those who dial to the service
+	requests direction = iota // from the clients to the service
 	answers
 )
 
-// Proxy is a network between those who dial it, over TCP on the loopback
-// interface, and a service. It can be cut, slowed down, and made to let nothing
-// through. It is safe for concurrent use.
+// Proxy is a network between its clients, which dial it over TCP on the loopback
+// interface, and a service. It can be cut, slowed down, and made to pass nothing
+// on. It is safe for concurrent use.
 type Proxy struct {
 	listener net.Listener
 	ended    sync.WaitGroup
 
 	mu       sync.Mutex
-	upstream [2]string // network and address; empty: nobody is there
+	upstream [2]string // network and address; empty: there is no service
 	delay    time.Duration
 	holes    [2]chan struct{} // by direction: closed when the hole is; nil if there is none
 	links    map[*link]struct{}
@@ -45,14 +45,14 @@ func (l *link) close() {
 		close(l.done)
 		for _, conn := range l.ends {
 			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.SetLinger(0) // a reset, and nothing that is still on its way
+				_ = tcp.SetLinger(0) // a reset, which drops bytes in transit
 			}
 			_ = conn.Close()
 		}
 	})
 }
 
-// NewProxy listens for connections to a service that Serve is to name.
+// NewProxy listens for connections. Serve names the service.
 func NewProxy(ctx context.Context) (*Proxy, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -72,7 +72,7 @@ func NewProxy(ctx context.Context) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr is the address to dial, HOST:PORT.
+// Addr returns the address to dial, HOST:PORT.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // Serve names the service for connections from now on.
@@ -82,7 +82,7 @@ func (p *Proxy) Serve(network, address string) {
 	p.upstream = [2]string{network, address}
 }
 
-// Close cuts everything and listens no longer.
+// Close cuts all connections and stops listening.
 func (p *Proxy) Close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
@@ -93,7 +93,7 @@ func (p *Proxy) Close() {
 	p.ended.Wait()
 }
 
-// Cut resets all connections; bytes that were on their way are lost.
+// Cut resets all connections. Bytes in transit are lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,16 +102,16 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Delay has bytes take so long for their way, in each direction.
+// Delay delays all bytes by a time, in each direction.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Swallow lets nothing through until Mend: connections stay open and silent,
-// and the bytes wait, as those of a network do that sends them again. New
-// connections come about and are as silent.
+// Swallow passes nothing on until Mend. Connections stay open and silent, and the
+// bytes wait, as in a network that retransmits. New connections are accepted and
+// are as silent.
 func (p *Proxy) Swallow(ways ...direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,7 +122,7 @@ func (p *Proxy) Swallow(ways ...direction) {
 	}
 }
 
-// Mend ends what Swallow began.
+// Mend ends Swallow.
 func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,7 +134,7 @@ func (p *Proxy) Mend() {
 	}
 }
 
-// connect dials the service for a connection and copies until either side ends.
+// connect dials the service for a client and copies until either side ends.
 func (p *Proxy) connect(client net.Conn) {
 	l := &link{done: make(chan struct{})}
 	l.ends[requests] = client
@@ -167,7 +167,7 @@ func (p *Proxy) connect(client net.Conn) {
 	both.Wait()
 }
 
-// piece is what was read at once; no bytes are the end of the stream.
+// piece is the result of one read. No bytes stand for the end of the stream.
 type piece struct {
 	at    time.Time
 	bytes []byte
@@ -176,7 +176,7 @@ type piece struct {
 // copy passes bytes on in one direction until either side ends, then ends the link.
 func (p *Proxy) copy(l *link, way direction) {
 	from, to := l.ends[way], l.ends[1-way]
-	const onTheWay = 256 // pieces; whoever sends more has to wait
+	const onTheWay = 256 // pieces; a sender of more has to wait
 	pieces := make(chan piece, onTheWay)
 	go func() {
 		defer close(pieces)
@@ -207,13 +207,13 @@ func (p *Proxy) copy(l *link, way direction) {
 			break
 		}
 	}
-	// What the other side says after one has left is of no use to anybody here.
+	// After one side has left, the other side's bytes have no reader.
 	l.finish()
 	for range pieces { // the reader ends with the link
 	}
 }
 
-// finish ends a link in order: what was written arrives.
+// finish ends a link in order: written bytes arrive.
 func (l *link) finish() {
 	l.once.Do(func() {
 		close(l.done)
@@ -223,7 +223,8 @@ func (l *link) finish() {
 	})
 }
 
-// pass waits until what came at a time may go on, and reports whether it still can.
+// pass waits until bytes that came at a time may go on. It reports whether the link
+// is still there.
 func (p *Proxy) pass(l *link, way direction, came time.Time) bool {
 	for {
 		p.mu.Lock()

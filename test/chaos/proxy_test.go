@@ -102,7 +102,7 @@ func TestProxyPassesOn(t *testing.T) {
 	}
 }
 
-func TestProxyCutsWhatIsThereAndTakesNewConnections(t *testing.T) {
+func TestProxyCutsConnectionsAndTakesNewOnes(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
 	say(t, conn, "one")
@@ -143,7 +143,7 @@ func TestProxySwallowsUntilMended(t *testing.T) {
 	hear(t, during, "three")
 }
 
-func TestProxyCutsInAHole(t *testing.T) {
+func TestProxyCutsSilentConnections(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
 	say(t, conn, "one")
@@ -172,6 +172,6 @@ func TestProxyCloses(t *testing.T) {
 	var dialer net.Dialer
 	if conn, err := dialer.DialContext(t.Context(), "tcp", p.Addr()); err == nil {
 		conn.Close()
-		t.Error("somebody still listens")
+		t.Error("the address is still listened on")
 	}
 }

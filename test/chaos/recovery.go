@@ -17,7 +17,7 @@ type Distribution struct {
 	Max  float64 `json:"max_s"`
 }
 
-// distribution sums up times; the quantiles are times that occurred.
+// distribution summarises times. The quantiles are times that occurred.
 func distribution(what string, times []time.Duration) Distribution {
 	d := Distribution{What: what, N: len(times)}
 	if len(times) == 0 {
@@ -31,9 +31,9 @@ func distribution(what string, times []time.Duration) Distribution {
 	return d
 }
 
-// recoveries returns, for each kind of blow that takes jobs from their worker,
-// how long it took until the next tokens of each of those jobs were on record:
-// of all, and of those in whose way nothing else came meanwhile.
+// recoveries returns, for each kind of blow that takes jobs from their worker, how
+// long it took until the next tokens of each of these jobs were on record. It
+// returns that for all jobs, and for those that no other blow disturbed meanwhile.
 func recoveries(r *record, blows []struck) []Distribution {
 	var all []Distribution
 	for _, kind := range []struct {
@@ -67,11 +67,11 @@ func recoveries(r *record, blows []struck) []Distribution {
 	return all
 }
 
-// pastLease is how long a freeze lasts after which others have the jobs.
+// pastLease is the shortest freeze after which other workers have the jobs.
 const pastLease = 7 * time.Second
 
-// recovery returns how long a job took to get new tokens that was held when a
-// blow was dealt, or false if the blow did not take it from anybody.
+// recovery returns how long a job took to get new tokens after a blow, or false if
+// the blow took the job from no worker.
 func (r *record) recovery(id string, s struck) (time.Duration, bool) {
 	var last hold
 	for _, h := range r.holds[id] {
@@ -86,7 +86,7 @@ func (r *record) recovery(id string, s struck) (time.Duration, bool) {
 		if !w.at.After(s.hit) || w.kind != "job.advanced" && w.kind != "job.completed" {
 			continue
 		}
-		// What the process had sent before the blow may still have arrived.
+		// Statements that the process had sent before the blow may still have arrived.
 		lastWords := s.act == kill || s.act == freeze && w.at.Before(s.hit.Add(s.lasts))
 		if w.writer == s.writer && lastWords {
 			if w.kind == "job.completed" {
@@ -99,8 +99,8 @@ func (r *record) recovery(id string, s struck) (time.Duration, bool) {
 	return 0, false
 }
 
-// disturbed reports whether another blow met Postgres, or a worker that held the
-// job, while it recovered.
+// disturbed reports whether another blow hit Postgres, or a worker that held the
+// job, while the job recovered.
 func (r *record) disturbed(id string, s struck, took time.Duration, blows []struck) bool {
 	end := s.hit.Add(took)
 	holders := map[string]bool{}

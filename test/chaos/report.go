@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Report is what a run has shown.
+// Report is the result of a run.
 type Report struct {
 	Seed    uint64  `json:"seed"`
 	Seconds float64 `json:"seconds"`
@@ -33,14 +33,14 @@ type Report struct {
 	Statuses    map[int]int `json:"statuses"` // answers of 500 and more
 
 	Recoveries []Distribution `json:"recoveries"`
-	Notes      []string       `json:"notes"` // what a supervisor had to mend
+	Notes      []string       `json:"notes"` // what a supervisor had to repair
 	Violations []Violation    `json:"violations"`
 
 	Harms map[Harm]int `json:"harms"` // how many jobs came to which harm
 }
 
-// check holds what clients have seen and what is on record against the texts
-// that are generated here and now.
+// check compares what clients have seen and what is on record with texts that it
+// generates in this process.
 func (r *run) check(ctx context.Context) (*Report, error) {
 	store, err := r.open()
 	if err != nil {
@@ -77,7 +77,7 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	return report, nil
 }
 
-// texts generates what each request has to end with.
+// texts generates the text that each request must end with.
 func (r *run) texts(ctx context.Context, requests []request) ([]text, error) {
 	texts := make([]text, len(requests))
 	errs := make([]error, len(requests))
@@ -103,7 +103,7 @@ func (r *run) texts(ctx context.Context, requests []request) ([]text, error) {
 	return texts, nil
 }
 
-// judge finds what was promised and not kept.
+// judge finds the broken promises.
 func (p *Report) judge(found *record, seen []observation, requests []request, texts []text) {
 	bySeed := map[uint64]int{}
 	for i, r := range requests {
@@ -120,11 +120,11 @@ func (p *Report) judge(found *record, seen []observation, requests []request, te
 		p.course(stream)
 		p.violate(checkStream(id, stream, texts[i])...)
 		if !found.finished[id] {
-			p.violate(Violation{Stuck, id, "every job is final", "a final state", found.places[id]})
+			p.violate(Violation{Stuck, id, "every job is final", "a final state", found.entries[id]})
 		}
 	}
 	for i, ids := range jobsOf {
-		// However often it was sent, it was under one key.
+		// However often a request was sent, its key was the same.
 		if len(ids) > 1 {
 			p.violate(Violation{Duplicated, ids[0], "a request becomes one job", fmt.Sprintf("one for request %d", i), strings.Join(ids, ", ")})
 		}
@@ -154,7 +154,7 @@ func (p *Report) judge(found *record, seen []observation, requests []request, te
 		p.violate(Violation{Stuck, "", "no lease is left", "0", fmt.Sprint(found.leases)})
 	}
 	if found.stuck > 0 {
-		p.violate(Violation{Stuck, "", "no place in the queue is left", "0", fmt.Sprint(found.stuck)})
+		p.violate(Violation{Stuck, "", "no queue entry is left", "0", fmt.Sprint(found.stuck)})
 	}
 	p.Harms = harms(p.Violations)
 	slices.SortFunc(p.Violations, func(a, b Violation) int { return strings.Compare(a.Job+a.Rule, b.Job+b.Rule) })
@@ -178,8 +178,8 @@ func (p *Report) course(stream []event) {
 // violate notes violations.
 func (p *Report) violate(all ...Violation) { p.Violations = append(p.Violations, all...) }
 
-// harms counts the jobs that came to each kind of harm; what is no job's counts
-// by itself.
+// harms counts the jobs that each kind of harm was done to. A violation without a
+// job counts by itself.
 func harms(all []Violation) map[Harm]int {
 	counts := map[Harm]int{Lost: 0, Changed: 0, Duplicated: 0, Stuck: 0}
 	type pair struct {

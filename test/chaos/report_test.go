@@ -28,7 +28,7 @@ func judged(tamper func(*record, *[]observation)) *Report {
 	return p
 }
 
-func TestJudgeFindsNothingWhereNothingIs(t *testing.T) {
+func TestJudgeAcceptsAnIntactJob(t *testing.T) {
 	p := judged(func(*record, *[]observation) {})
 	if len(p.Violations) > 0 || p.Tokens != 5 || p.Attempts != 3 || p.Interrupted != 1 || p.Clients["sse"] != 1 {
 		t.Errorf("%+v", p)
@@ -59,11 +59,11 @@ func TestJudgeFindsHarm(t *testing.T) {
 			r.streams[other], r.seeds[other], r.finished[other] = recorded(), 7, true
 			r.streams[other][7].Tokens = []int{6}
 		}, Changed, "the tokens on record"},
-		"a client that waits":  {func(_ *record, s *[]observation) { *s = nil }, Stuck, "every client comes back"},
-		"a lease":              {func(r *record, _ *[]observation) { r.leases = 1 }, Stuck, "no lease is left"},
-		"a place in the queue": {func(r *record, _ *[]observation) { r.stuck = 1 }, Stuck, "no place in the queue"},
-		"a wrong row":          {func(r *record, _ *[]observation) { r.wrong = []uuid.UUID{jobID} }, Changed, "the history view"},
-		"another text":         {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
+		"a client that waits": {func(_ *record, s *[]observation) { *s = nil }, Stuck, "every client comes back"},
+		"a lease":             {func(r *record, _ *[]observation) { r.leases = 1 }, Stuck, "no lease is left"},
+		"a queue entry":       {func(r *record, _ *[]observation) { r.stuck = 1 }, Stuck, "no queue entry"},
+		"a wrong row":         {func(r *record, _ *[]observation) { r.wrong = []uuid.UUID{jobID} }, Changed, "the history view"},
+		"another text":        {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
 		"a piece twice": {func(_ *record, s *[]observation) {
 			o := &(*s)[0]
 			o.events = append(o.events[:3:3], o.events[2:]...)

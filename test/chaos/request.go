@@ -10,7 +10,7 @@ import (
 	"colophon/model"
 )
 
-// request is what a client asks for. Its seed is like no other request's.
+// request is a request of a client. No other request has its seed.
 type request struct {
 	Prompt       string
 	MaxNewTokens int
@@ -21,7 +21,7 @@ type request struct {
 	Stop         []string
 }
 
-// text is what a request ends with that nothing disturbs.
+// text is the result of a request that nothing disturbs.
 type text struct {
 	Text         string
 	Tokens       []int
@@ -31,7 +31,7 @@ type text struct {
 // seedsPerRun keeps the requests of runs with different seeds apart.
 const seedsPerRun = 1_000_000
 
-// newRequests returns n requests that the seed decides.
+// newRequests returns n requests. The seed decides them.
 func newRequests(n int, seed uint64) []request {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	prompts := []string{
@@ -56,7 +56,7 @@ func newRequests(n int, seed uint64) []request {
 			TopP:         []float64{0.3, 0.9, 1, 1}[rng.IntN(4)],
 			Seed:         seed%seedsPerRun*seedsPerRun + uint64(i),
 		}
-		if i%3 == 0 { // like no other prompt
+		if i%3 == 0 { // unlike any other prompt
 			r.Prompt = fmt.Sprintf("%d. %s", i, r.Prompt)
 		}
 		for range rng.IntN(3) {
@@ -69,7 +69,7 @@ func newRequests(n int, seed uint64) []request {
 	return requests
 }
 
-// undisturbed generates what a request has to end with, in this process.
+// undisturbed generates the text that a request must end with, in this process.
 func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
 	prompt := e.Encode(r.Prompt)
 	var t text
@@ -92,7 +92,7 @@ func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
 	return t.held(e, policy.Default(), r.Prompt), nil
 }
 
-// held returns the text as far as the rules let it leave.
+// held returns the part of the text that the text policy allows.
 func (t text) held(e model.Engine, rules *policy.Rules, prompt string) text {
 	judge := func(text string) (free int, refused bool) {
 		f := rules.Filter(prompt, "")
@@ -103,8 +103,8 @@ func (t text) held(e model.Engine, rules *policy.Rules, prompt string) text {
 	if refused {
 		t.Text, t.FinishReason = t.Text[:free], model.FinishContentFilter
 	}
-	// The tokens tell no word that the text does not, nor more of a text that is
-	// refused; those of a stop string may.
+	// The tokens spell no refused word, and no more than the allowed part of a refused
+	// text. The tokens of a stop string may stay.
 	for ; len(t.Tokens) > 0; t.Tokens = t.Tokens[:len(t.Tokens)-1] {
 		spelled := model.Text(e.Decode(t.Tokens))
 		if _, told := judge(spelled); !told && (!refused || strings.HasPrefix(t.Text, spelled)) {

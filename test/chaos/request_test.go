@@ -21,7 +21,7 @@ func (s speller) Decode(ids []int) (b []byte) {
 	return b
 }
 
-func TestTheRulesAreKnown(t *testing.T) {
+func TestOracleAppliesTheTextPolicy(t *testing.T) {
 	e := speller{words: []string{"I", " ha", "te", "ful", " hate"}}
 	for _, c := range []struct {
 		name       string

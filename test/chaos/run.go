@@ -20,7 +20,7 @@ import (
 	"colophon/model"
 )
 
-// options say what to run, and how hard to treat it. All of them must be set but
+// options say what to run, and how many faults to inject. All of them must be set but
 // PGBin and Progress.
 type options struct {
 	Program string       // the program whose commands migrate, api and worker are run
@@ -38,7 +38,7 @@ type options struct {
 	Progress func(status) // called about every second, by one goroutine
 }
 
-// status is how far a run has come.
+// status is the progress of a run.
 type status struct {
 	Stage    string // what it is doing
 	Elapsed  time.Duration
@@ -50,14 +50,14 @@ type status struct {
 }
 
 const (
-	// restWithin is how long all may take to come to rest once it is left alone.
+	// restWithin is how long the service may take to end all jobs after the last blow.
 	restWithin = time.Minute
 
-	// usualDelay is how far Postgres is from the processes, one way. It is what
-	// makes jobs of a small model take seconds, as those of a large one do.
+	// usualDelay is the delay between Postgres and the processes, one way. It makes
+	// jobs of a small model take seconds, as those of a large one do.
 	usualDelay = 10 * time.Millisecond
 
-	// usersPerRun is over how many accounts the jobs are spread.
+	// usersPerRun is how many accounts share the jobs.
 	usersPerRun = 8
 
 	slots = 8 // of each worker
@@ -80,7 +80,7 @@ type run struct {
 	mu    sync.Mutex
 	stage string
 	seen  []observation
-	wrong []Violation // that were met under way
+	wrong []Violation // found during the run
 }
 
 // perform makes one run and reports on it. An error says that there is no result,
@@ -89,7 +89,7 @@ type run struct {
 func perform(ctx context.Context, o options) (_ *Report, err error) {
 	r := &run{options: o, begin: time.Now(), members: map[string]*member{}, stage: "starting"}
 	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
-	// Whatever hangs, hangs no longer than this.
+	// Nothing may hang longer than this.
 	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+restWithin+time.Minute, errors.New("the run took too long"))
 	defer cancel()
 	if r.dir, err = os.MkdirTemp("/tmp", "colophon-chaos-"); err != nil {
@@ -134,7 +134,7 @@ func (r *run) enter(stage string) {
 	r.stage = stage
 }
 
-// report tells how far the run has come until it has ended.
+// report calls Progress until the run has ended.
 func (r *run) report(ended <-chan struct{}) {
 	if r.Progress == nil {
 		return
@@ -157,14 +157,14 @@ func (r *run) report(ended <-chan struct{}) {
 	}
 }
 
-// violate keeps a violation that was met under way.
+// violate keeps a violation that was found during the run.
 func (r *run) violate(v Violation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wrong = append(r.wrong, v)
 }
 
-// note keeps what a supervisor had to mend.
+// note keeps what a supervisor had to repair.
 func (r *run) note(format string, args ...any) {
 	r.ledger.mu.Lock()
 	defer r.ledger.mu.Unlock()
@@ -217,7 +217,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// migrate makes the schema, with the instruments in it.
+// migrate makes the schema and adds the instruments.
 func (r *run) migrate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, r.Program, "migrate")
 	cmd.Env = []string{"DATABASE_URL=" + r.postgres.cluster.URL()}
@@ -264,7 +264,7 @@ func (r *run) close() error {
 	return err
 }
 
-// open returns the store that the service writes to.
+// open returns a store over the service's database.
 func (r *run) open() (*events.Store, error) {
 	key, err := base64.StdEncoding.DecodeString(r.key)
 	if err != nil {

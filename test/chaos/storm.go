@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// storm has clients submit and follow while blows are dealt, until both are done
-// or the clients have waited for long enough.
+// storm lets clients submit and follow while it deals blows. It returns when both
+// are done, or when the clients have waited for long enough.
 func (r *run) storm(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	begin := time.Now()
 	var clients, blows sync.WaitGroup
 	clients.Go(func() { r.submit(ctx, begin) })
 	defer func() { stop(nil); clients.Wait() }()
-	// Each target is struck by one blow after the other: one that is late, because
-	// the last one took long, is dealt as soon as that is over.
+	// Each target gets one blow after the other. A blow that is late, because the last
+	// one took long, is dealt as soon as that is over.
 	byTarget := map[string][]blow{}
 	for _, b := range r.planned {
 		byTarget[b.target] = append(byTarget[b.target], b)
@@ -46,7 +46,7 @@ func (r *run) storm(ctx context.Context) error {
 	defer cancel()
 	select {
 	case <-served:
-	case <-rest.Done(): // what they have not seen then, the check finds
+	case <-rest.Done(): // the check finds what they have not seen
 	}
 	r.settle(rest)
 	for _, m := range r.members {
@@ -58,7 +58,7 @@ func (r *run) storm(ctx context.Context) error {
 	return nil
 }
 
-// deal deals one blow and keeps account of it.
+// deal deals one blow and records it.
 func (r *run) deal(ctx context.Context, b blow) error {
 	s := struck{blow: b}
 	hit := func() {
@@ -84,13 +84,13 @@ func (r *run) deal(ctx context.Context, b blow) error {
 		r.ledger.add(s)
 	}
 	if ctx.Err() != nil {
-		err = nil // the storm is over, and what it was to do is not done
+		err = nil // the storm is over, and the blow was not finished
 	}
 	return err
 }
 
-// submit submits all requests over the time, and returns when their clients have
-// seen the end of their jobs.
+// submit submits all requests, spread over the time. It returns when their clients
+// have seen the end of their jobs.
 func (r *run) submit(ctx context.Context, begin time.Time) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -114,14 +114,14 @@ func (r *run) submit(ctx context.Context, begin time.Time) {
 
 func (r *run) idempotencyKey(i int) string { return fmt.Sprintf("chaos-%d-%d", r.Seed, i) }
 
-// settle leaves all alone until nothing is left to do, or ctx is done.
+// settle waits until no job and no queue entry is left, or ctx is done.
 func (r *run) settle(ctx context.Context) {
 	for {
-		jobs, places, err := unsettled(ctx, r.postgres.pool)
-		if err == nil && jobs+places == 0 {
+		jobs, entries, err := unsettled(ctx, r.postgres.pool)
+		if err == nil && jobs+entries == 0 {
 			return
 		}
-		// What is left then, the check finds.
+		// The check finds what is left then.
 		if sleep(ctx, 200*time.Millisecond) != nil {
 			return
 		}

@@ -14,9 +14,9 @@ import (
 	"colophon/events"
 )
 
-// instruments note, inside the database and its transactions, which process puts
-// an event on record and which one takes a lease, by the name under which its
-// connections are known.
+// instruments are triggers that note which process writes an event and which one
+// takes a lease, in the same transaction. They know a process by the name of its
+// connections.
 const instruments = `
 create schema chaos;
 create table chaos.writes (
@@ -57,36 +57,36 @@ type hold struct {
 	at     time.Time
 }
 
-// record is what the database has to say when all is over.
+// record is what the database contains after the run.
 type record struct {
 	streams  map[string][]event // by job id
 	seeds    map[string]uint64  // by job id
 	writes   map[string][]write // by job id, in the order of versions
 	holds    map[string][]hold  // by job id, in the order of time
 	leases   int                // still there
-	stuck    int                // places in the queue that are not done with
-	wrong    []uuid.UUID        // whose rows in it are not what their events say
+	stuck    int                // queue entries that are not done
+	wrong    []uuid.UUID        // jobs whose row in the history view contradicts their events
 	finished map[string]bool    // by job id: in a final state
-	places   map[string]string  // by job id, of those that are not: where they stand in the queue
+	entries  map[string]string  // by job id, of unfinished jobs: their queue entries and leases
 }
 
-// unsettled returns the number of jobs that are not final, and of places in the
-// queue that are not done with.
-func unsettled(ctx context.Context, pool *pgxpool.Pool) (jobs, places int, err error) {
+// unsettled returns the number of jobs that are not final, and of queue entries that
+// are not done.
+func unsettled(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int, err error) {
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from history where state in ('queued', 'running')) + (select count(*) from leases),
-		(select count(*) from river.river_job where state not in ('completed', 'cancelled', 'discarded'))`).Scan(&jobs, &places)
+		(select count(*) from river.river_job where state not in ('completed', 'cancelled', 'discarded'))`).Scan(&jobs, &entries)
 	if err != nil {
-		return 0, 0, fmt.Errorf("look whether all is done: %w", err)
+		return 0, 0, fmt.Errorf("count what is left: %w", err)
 	}
-	return jobs, places, nil
+	return jobs, entries, nil
 }
 
-// read reads all of it.
+// read reads the record.
 func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
 	r := &record{
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},
-		holds: map[string][]hold{}, finished: map[string]bool{}, places: map[string]string{},
+		holds: map[string][]hold{}, finished: map[string]bool{}, entries: map[string]string{},
 	}
 	rows, _ := pool.Query(ctx, `select stream, version, type, writer, at from chaos.writes where stream like 'job/%' order by stream, version`)
 	writes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w write, err error) {
@@ -94,7 +94,7 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 		return w, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read who wrote what: %w", err)
+		return nil, fmt.Errorf("read the writers of events: %w", err)
 	}
 	for _, w := range writes {
 		id := strings.TrimPrefix(w.stream, "job/")
@@ -106,7 +106,7 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 		return h, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read who held what: %w", err)
+		return nil, fmt.Errorf("read the holders of leases: %w", err)
 	}
 	for _, h := range holds {
 		r.holds[h.job.String()] = append(r.holds[h.job.String()], h)
@@ -125,13 +125,13 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 		select (select count(*) from leases),
 		(select count(*) from river.river_job where state not in ('completed', 'cancelled'))`).Scan(&r.leases, &r.stuck)
 	if err != nil {
-		return nil, fmt.Errorf("look for what is left: %w", err)
+		return nil, fmt.Errorf("count leases and queue entries: %w", err)
 	}
 	for id := range r.streams {
 		if r.finished[id] {
 			continue
 		}
-		if r.places[id], err = place(ctx, pool, id); err != nil {
+		if r.entries[id], err = queueEntries(ctx, pool, id); err != nil {
 			return nil, err
 		}
 	}
@@ -139,17 +139,17 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 	return r, err
 }
 
-// place describes what the queue and the leases know of a job.
-func place(ctx context.Context, pool *pgxpool.Pool, id string) (string, error) {
+// queueEntries describes the queue entries and the lease of a job.
+func queueEntries(ctx context.Context, pool *pgxpool.Pool, id string) (string, error) {
 	rows, _ := pool.Query(ctx, `
-		select format('place %s %s, attempt %s of %s, scheduled %s', id, state, attempt, max_attempts, scheduled_at)
+		select format('entry %s %s, attempt %s of %s, scheduled %s', id, state, attempt, max_attempts, scheduled_at)
 		from river.river_job where args->>'job' = $1
 		union all
 		select format('lease of %s until %s, %s crashes', coalesce(holder::text, 'nobody'), expires_at, crashes)
 		from leases where job = $1::uuid`, id)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return "", fmt.Errorf("look for a job in the queue: %w", err)
+		return "", fmt.Errorf("read the queue entries of a job: %w", err)
 	}
 	return strings.Join(lines, "; "), nil
 }
@@ -166,7 +166,7 @@ func (r *record) stream(ctx context.Context, store *events.Store, stream events.
 		writers[w.version] = w.writer
 	}
 	for _, s := range stored {
-		// The members of facts have the names of those that clients are sent.
+		// The members of facts have the same names as those that clients receive.
 		raw, err := json.Marshal(s.Fact)
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ import (
 func TestCheckFindsPlantedFaults(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("somebody")}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("caller")}
 	id := s.as(g.who).Submit(`{"prompt":"light"}`)
 	g.own = []string{id}
 	find := func(name string) *operation { return doc.operation(t, name) }
@@ -88,7 +88,7 @@ func TestCheckFindsPlantedFaults(t *testing.T) {
 func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	s := newService(t)
 	limited := s.limited("1/1h")
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.describe(), who: s.join("somebody")}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.describe(), who: s.join("caller")}
 	for _, status := range []int{404, 429} {
 		r := valid(g, g.doc.operation(t, "get-job"), uuid.NewString())
 		a := limited.serve(r)
@@ -112,7 +112,7 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 // and that the mutations try all of it, with some results that are easily lost.
 func TestMutationsReachEveryPart(t *testing.T) {
 	s := newService(t)
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.describe(), who: s.join("somebody"), own: []string{uuid.NewString()}}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.describe(), who: s.join("caller"), own: []string{uuid.NewString()}}
 	tried := coverage{}
 	all, untried := tried.missing(g)
 	if all != len(untried) || all < 200 {

@@ -31,7 +31,7 @@ var unauthenticated = map[string]string{
 func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("somebody")}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("caller")}
 	found := map[string]bool{}
 	for _, op := range doc.operations {
 		found[op.String()] = true
@@ -65,12 +65,12 @@ func withID(id string) map[string]string { return map[string]string{"id": id} }
 // An account can be used for callers that may not change it.
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
+	s.work() // POST /generate waits for a text
 	nobody := uuid.Must(uuid.NewV7()).String()
 	switch {
 	case !strings.Contains(op.path, "{"):
 		return []target{{what: "no object"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
-		s.work()
 		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
 		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // until it has ended
 		return []target{

@@ -27,7 +27,7 @@ func (s *service) everything() (state string) {
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	s := newService(t)
 	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, who: s.join("somebody")}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, who: s.join("caller")}
 	g.own = []string{s.running(g.who)} // nothing changes by itself now
 	for _, op := range doc.operations {
 		for _, guest := range []bool{false, true} {

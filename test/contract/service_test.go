@@ -64,8 +64,8 @@ func (s *service) listen(flags ...string) {
 	*s.started = append(*s.started, s.api)
 }
 
-// limited is the same service behind another api process, with one rate for
-// every limit.
+// limited returns the same service behind another api process, which has one rate
+// for every limit.
 func (s *service) limited(rate string) *service {
 	s.t.Helper()
 	other := *s
@@ -77,7 +77,7 @@ func (s *service) limited(rate string) *service {
 	return &other
 }
 
-// in returns the service for a subtest.
+// in returns the service for a subtest, or for other goroutines of a test.
 func (s *service) in(t testing.TB) *service {
 	other := *s
 	other.t = t
@@ -291,6 +291,14 @@ func (s *service) fill(c crowd) bool {
 		return ended || s.count(c.jobs, "running") == slots
 	})
 	return !ended
+}
+
+// cancel cancels the jobs of a crowd.
+func (s *service) cancel(c crowd) {
+	s.t.Helper()
+	for _, id := range c.jobs {
+		s.as(c.person).Do("POST", "/jobs/"+id+"/cancel", "").Must(s.t, 200)
+	}
 }
 
 // logged returns the lines of all logs that contain a text.

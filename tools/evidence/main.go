@@ -8,7 +8,7 @@
 // and so does a step of .ci/run, with #security: instead. requirements.txt lists the
 // requirements, and the reason where one does not apply or is not met. A requirement
 // without a test or a reason is an error, and so is an unknown id. So a change that
-// removes a test has to say what becomes of its rows.
+// removes a test must give its requirements another test or a reason.
 package main
 
 import (
@@ -36,15 +36,15 @@ func main() {
 	fmt.Print(text)
 }
 
-// requirements has a line for each requirement: its id, its level, its content in
-// our own words, and the reason if no test shows it, separated by bars.
+// requirements has a line for each requirement, with four fields between bars: its id,
+// its level, a summary in our own words, and the reason if no test shows it.
 //
 //go:embed requirements.txt
 var requirements string
 
 type requirement struct {
-	id, level, wants, excuse string
-	shown                    []evidence
+	id, level, summary, reason string
+	shown                      []evidence
 }
 
 // evidence is a test or a step that shows requirements.
@@ -53,11 +53,11 @@ type evidence struct {
 	ids        []string
 }
 
-// The kinds of reasons. Only requirements with the first may also have tests.
+// The kinds of reasons. Requirements that do not apply have no tests; others may.
 const (
-	otherwise = "otherwise: "
-	notMet    = "not met: "
-	notHere   = "n/a: "
+	otherwise     = "otherwise: "
+	notMet        = "not met: "
+	notApplicable = "n/a: "
 )
 
 // report returns the report on the repository at root.
@@ -90,13 +90,13 @@ func read(text string) ([]*requirement, error) {
 		for i, f := range fields {
 			fields[i] = strings.TrimSpace(f)
 		}
-		r := &requirement{id: fields[0], level: fields[1], wants: fields[2], excuse: fields[3]}
+		r := &requirement{id: fields[0], level: fields[1], summary: fields[2], reason: fields[3]}
 		if known[r.id] {
 			return nil, fmt.Errorf("requirements.txt: %s appears twice", r.id)
 		}
 		known[r.id] = true
-		if r.excuse != "" && !strings.HasPrefix(r.excuse, otherwise) && !strings.HasPrefix(r.excuse, notMet) && !strings.HasPrefix(r.excuse, notHere) {
-			return nil, fmt.Errorf("requirements.txt: %s has the excuse %q", r.id, r.excuse)
+		if r.reason != "" && !strings.HasPrefix(r.reason, otherwise) && !strings.HasPrefix(r.reason, notMet) && !strings.HasPrefix(r.reason, notApplicable) {
+			return nil, fmt.Errorf("requirements.txt: %s has the reason %q, which is of no known kind", r.id, r.reason)
 		}
 		all = append(all, r)
 	}
@@ -121,9 +121,9 @@ func match(all []*requirement, shown []evidence) error {
 	}
 	for _, r := range all {
 		switch {
-		case r.excuse == "" && len(r.shown) == 0:
-			errs = append(errs, fmt.Errorf("requirements.txt: no test shows %s (%s), and no reason is given", r.id, r.wants))
-		case strings.HasPrefix(r.excuse, notHere) && len(r.shown) > 0:
+		case r.reason == "" && len(r.shown) == 0:
+			errs = append(errs, fmt.Errorf("requirements.txt: no test shows %s (%s), and no reason is given", r.id, r.summary))
+		case strings.HasPrefix(r.reason, notApplicable) && len(r.shown) > 0:
 			errs = append(errs, fmt.Errorf("requirements.txt: %s does not apply, and %s shows it", r.id, r.shown[0].name))
 		}
 	}
@@ -150,11 +150,11 @@ func collect(root string) ([]evidence, error) {
 		switch {
 		case strings.HasSuffix(name, "_test.go"):
 			found, err := inTests(path)
-			all = append(all, named(found, name)...)
+			all = append(all, withFile(found, name)...)
 			return err
 		case name == filepath.Join(".ci", "run"):
 			found, err := inSteps(path)
-			all = append(all, named(found, name)...)
+			all = append(all, withFile(found, name)...)
 			return err
 		}
 		return nil
@@ -162,7 +162,7 @@ func collect(root string) ([]evidence, error) {
 	return all, err
 }
 
-func named(found []evidence, file string) []evidence {
+func withFile(found []evidence, file string) []evidence {
 	for i := range found {
 		found[i].file = filepath.ToSlash(file)
 	}
@@ -182,7 +182,7 @@ func inTests(path string) ([]evidence, error) {
 	claimed := map[*ast.Comment]bool{}
 	for _, d := range file.Decls {
 		f, ok := d.(*ast.FuncDecl)
-		if !ok || f.Doc == nil || !tests(f) {
+		if !ok || f.Doc == nil || !isTest(f) {
 			continue
 		}
 		var ids []string
@@ -206,8 +206,8 @@ func inTests(path string) ([]evidence, error) {
 	return found, nil
 }
 
-// tests reports whether a function takes a *testing.T, B or F.
-func tests(f *ast.FuncDecl) bool {
+// isTest reports whether a function takes a *testing.T, B or F.
+func isTest(f *ast.FuncDecl) bool {
 	for _, p := range f.Type.Params.List {
 		star, _ := p.Type.(*ast.StarExpr)
 		if star == nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestReportIsWhatTheTestsSay keeps docs/reports/security.md from drifting.
-func TestReportIsWhatTheTestsSay(t *testing.T) {
+// TestReportIsUpToDate keeps docs/reports/security.md from drifting.
+func TestReportIsUpToDate(t *testing.T) {
 	got, err := report("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ const level1 = `
 	14.2.1 14.3.1
 	15.1.1 15.2.1 15.3.1`
 
-func TestAllOfLevel1IsThere(t *testing.T) {
+func TestAllOfLevel1IsListed(t *testing.T) {
 	all, err := read(requirements)
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +104,6 @@ func TestMissingEvidenceIsAnError(t *testing.T) {
 	}
 	write("a/b_test.go", "package a\n\n// security: X 1\n\nfunc TestB(t *testing.T) {}\n")
 	if _, err := collect(dir); err == nil || !strings.Contains(err.Error(), "above no test") {
-		t.Errorf("a tag that belongs to nothing: %v", err)
+		t.Errorf("a tag above no test: %v", err)
 	}
 }

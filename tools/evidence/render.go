@@ -30,11 +30,11 @@ func render(all []*requirement, tests int) string {
 	byTests, elsewhere, unmet, absent := 0, 0, 0, 0
 	for _, r := range all {
 		switch {
-		case strings.HasPrefix(r.excuse, notHere):
+		case strings.HasPrefix(r.reason, notApplicable):
 			absent++
-		case strings.HasPrefix(r.excuse, notMet):
+		case strings.HasPrefix(r.reason, notMet):
 			unmet++
-		case r.excuse != "" && len(r.shown) == 0:
+		case r.reason != "" && len(r.shown) == 0:
 			elsewhere++
 		default:
 			byTests++
@@ -50,20 +50,20 @@ func render(all []*requirement, tests int) string {
 				continue
 			}
 			id := strings.TrimPrefix(r.id, "ASVS ")
-			if because, ok := strings.CutPrefix(r.excuse, notHere); ok {
-				fmt.Fprintf(&rest, "| %s | %s | %s | %s |\n", id, r.level, r.wants, because)
+			if because, ok := strings.CutPrefix(r.reason, notApplicable); ok {
+				fmt.Fprintf(&rest, "| %s | %s | %s | %s |\n", id, r.level, r.summary, because)
 				continue
 			}
 			var by []string
 			for _, e := range r.shown {
 				by = append(by, fmt.Sprintf("[%s](../../%s)", e.name, e.file))
 			}
-			if text, ok := strings.CutPrefix(r.excuse, notMet); ok {
+			if text, ok := strings.CutPrefix(r.reason, notMet); ok {
 				by = append(by, "**not met:** "+text)
-			} else if r.excuse != "" {
-				by = append(by, strings.TrimPrefix(r.excuse, otherwise))
+			} else if r.reason != "" {
+				by = append(by, strings.TrimPrefix(r.reason, otherwise))
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", id, r.level, r.wants, strings.Join(by, ", "))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", id, r.level, r.summary, strings.Join(by, ", "))
 		}
 		if rest.Len() > 0 {
 			fmt.Fprintf(&b, "\nRequirements that do not apply:\n\n| | level | in short | because |\n|---|---|---|---|\n%s", rest.String())

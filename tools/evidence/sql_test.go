@@ -13,28 +13,27 @@ import (
 	"testing"
 )
 
-// sqlAt says which argument of pgx's methods, and of pg.DeleteBatches, is SQL.
-// database/sql, whose methods take it elsewhere, is used by goose alone, on files
-// that are embedded.
+// sqlAt is the index of the SQL among the arguments of pgx's methods and of
+// pg.DeleteBatches. Only goose uses database/sql, on embedded files.
 var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow": 1, "Queue": 0, "Prepare": 2, "ExecParams": 1, "CopyTo": 2}
 
-// put are the places where SQL is put together when the program runs, and why
-// nobody outside of it has a say in it.
-var put = map[string]string{
-	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, claimWait.Milliseconds())": "a number, and SET takes no parameters",
-	"events/rebuild.go `delete from ` + view":                                             "one of two names that stand beside it",
-	"internal/auth/ended.go query":                                                        "one of two constants",
-	"internal/auth/collect.go sql":                                                        "put together from the constants above it",
-	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":            "constants, in a program for tests",
-	"internal/limit/store.go sql":                                                         "constants of its callers, in the same file",
-	"internal/pg/delete.go sql":                                                           "the argument of its callers, which is checked there",
-	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":            "a quoted name of the program's own: statements that define take no parameters",
+// composed lists the SQL that is put together while the program runs, and why no
+// input from outside can change it.
+var composed = map[string]string{
+	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
+	"events/rebuild.go `delete from ` + view":                                                      "one of two names in the same file",
+	"internal/auth/ended.go query":                                                                 "one of two constants",
+	"internal/auth/run.go sql":                                                                     "composed of the constants above it",
+	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + which":                     "constants, in a program for tests",
+	"internal/limit/store.go sql":                                                                  "its callers pass constants, in the same file",
+	"internal/pg/delete.go sql":                                                                    "its callers' argument, which this test checks there",
+	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":                     "a quoted name of the program's own: CREATE takes no parameters",
 	"internal/pg/pool.go \"SET idle_in_transaction_session_timeout = '3s'; SET ROLE \" + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: SET takes no parameters",
 }
 
-// TestSQLIsConstant type-checks each package by itself, which is enough to know
-// what is a constant: what the product sends to Postgres is written down in it,
-// and values come as parameters.
+// TestSQLIsConstant type-checks each package alone, which is enough to find its
+// constants. Every statement that the product sends to Postgres is a constant, and
+// values are parameters.
 //
 // security: ASVS 1.2.4
 func TestSQLIsConstant(t *testing.T) {
@@ -57,8 +56,8 @@ func TestSQLIsConstant(t *testing.T) {
 		for _, where := range found {
 			name, _ := filepath.Rel("../..", where)
 			seen[name] = true
-			if put[name] == "" {
-				t.Errorf("SQL that is no constant: %s", name)
+			if composed[name] == "" {
+				t.Errorf("SQL that is not constant: %s", name)
 			}
 		}
 		return nil
@@ -66,13 +65,13 @@ func TestSQLIsConstant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(put)) {
+	for _, name := range slices.Sorted(maps.Keys(composed)) {
 		if !seen[name] {
-			t.Errorf("there is no longer any %s", name)
+			t.Errorf("%s is listed here and is no longer in the code", name)
 		}
 	}
 	if calls < 80 {
-		t.Errorf("only %d statements were looked at", calls)
+		t.Errorf("only %d statements were checked", calls)
 	}
 }
 
@@ -98,13 +97,13 @@ func (known packages) Import(path string) (*types.Package, error) {
 	return p, nil
 }
 
-// check type-checks a package as far as it does not depend on what is not known.
+// check type-checks a package and ignores the errors that unknown imports cause.
 func (known packages) check(files *token.FileSet, parsed []*ast.File, info *types.Info) (*types.Package, error) {
 	config := types.Config{Importer: known, Error: func(error) {}}
 	return config.Check("p", files, parsed, info)
 }
 
-// parse parses the files of a package that are no tests.
+// parse parses the files of a package, except tests.
 func parse(files *token.FileSet, dir string) (parsed []*ast.File, err error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
@@ -123,11 +122,11 @@ func parse(files *token.FileSet, dir string) (parsed []*ast.File, err error) {
 	return parsed, nil
 }
 
-// notConstant returns how many statements a package has, and the file and text
-// of those that are no constants.
+// notConstant returns the number of statements in a package, and the file and text of
+// those that are not constant.
 func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (calls int, found []string) {
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
-	_, _ = known.check(files, parsed, info) // all that comes from elsewhere is an error
+	_, _ = known.check(files, parsed, info) // unknown imports are errors
 	for _, file := range parsed {
 		ast.Inspect(file, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
@@ -140,7 +139,7 @@ func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (call
 			}
 			at, ok := sqlAt[method.Sel.Name]
 			if !ok || len(call.Args) <= at {
-				return true // of a batch's result, or a URL
+				return true // a method of a batch's result, or of a URL
 			}
 			calls++
 			if arg := call.Args[at]; info.Types[arg].Value == nil {

@@ -22,8 +22,8 @@ export class Account {
     find("account-close").addEventListener("click", () => this.#dialog.close());
   }
 
-  // ask resolves to whether the user is signed in when the dialog closes. The
-  // given problem says why it opened.
+  // ask opens the dialog and resolves to whether the user is signed in when it
+  // closes. The problem, if any, is shown as the reason.
   ask(problem = null) {
     this.#complain(problem);
     this.#dialog.showModal();

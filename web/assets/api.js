@@ -3,9 +3,9 @@
 import { Problem } from "./problem.js";
 
 // Client speaks for one account at a time. Its access token and refresh token
-// live in this object and nowhere else: no storage that another page, a browser
-// extension or the next person at this computer could read. A reload forgets
-// them, and the price is signing in again.
+// live in this object alone. Another page, a browser extension or the next user
+// of this computer could read them in the browser's storage. After a reload,
+// users sign in again.
 //
 // Every method throws a Problem when the service refuses or does not answer,
 // and the signal's own reason when it is aborted.

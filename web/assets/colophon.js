@@ -1,4 +1,4 @@
-// The fold of a job's events into the record of its text: no page, no network.
+// Folds a job's events into the record of its text, without the page or the network.
 
 // blank is the record of a job without a known event.
 export const blank = { state: "queued", attempts: 0, tokens: 0, events: [] };
@@ -23,7 +23,7 @@ export function fold(record, event) {
       return event.final === false ? { ...next, state: "queued" } : { ...next, state: "failed", reason: event.reason, finishedAt: event.at };
     case "job.cancelled":
       return { ...next, state: "cancelled", reason: event.reason, finishedAt: event.at };
-    default: // of a later version of the service
+    default: // an event of a later version of the service
       return next;
   }
 }
@@ -101,7 +101,7 @@ function speed(record) {
 function ending({ state, reason, finishReason }) {
   if (state === "failed") return reason || "by a failure";
   if (state === "cancelled") return reason || "by request";
-  if (finishReason === "length") return "at the length asked for";
-  if (finishReason === "stop") return "where the text came to its end";
+  if (finishReason === "length") return "at the requested length";
+  if (finishReason === "stop") return "at a natural end or a stop string";
   return finishReason;
 }

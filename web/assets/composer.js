@@ -57,7 +57,7 @@ export class Composer {
     if (lost) this.#generate.focus();
   }
 
-  // complain shows a problem; one that asks to wait holds the button for that long.
+  // complain shows a problem and disables the button for the problem's wait, if any.
   complain(problem) {
     const fields = Object.fromEntries([this.#prompt, ...this.#settings].map((field) => [field.name, field]));
     const seconds = complain(this.#notice, problem, fields);

@@ -1,5 +1,5 @@
-// Helpers for the document. Text goes in as text: nothing here, or on this
-// page, turns a string into markup.
+// Helpers for the document. They insert strings as text: no code of this page
+// turns a string into markup.
 
 // find returns the element with that id.
 export const find = (id) => document.getElementById(id);
@@ -14,8 +14,8 @@ export function make(name, properties = {}, ...children) {
 // show makes an element visible or not.
 export const show = (element, visible = true) => (element.hidden = !visible);
 
-// ready sets whether a button acts. A button that is not ready keeps
-// the keyboard's focus, which a disabled one loses.
+// ready enables or disables a button by aria-disabled. The attribute disabled would
+// lose the keyboard's focus.
 export const ready = (button, yes = true) => (yes ? button.removeAttribute("aria-disabled") : button.setAttribute("aria-disabled", "true"));
 export const isReady = (button) => button.getAttribute("aria-disabled") !== "true";
 
@@ -36,7 +36,7 @@ export function complain(place, problem, fields = {}) {
     const label = fields[field]?.labels?.[0]?.textContent ?? field;
     return make("li", {}, label ? `${label}: ${message}` : message);
   });
-  const repeated = problem.errors.some(({ message }) => problem.detail.includes(message)); // the list below repeats it with its field
+  const repeated = problem.errors.some(({ message }) => problem.detail.includes(message)); // the list below has it, with its field
   const detail = problem.detail && !repeated ? ` ${sentence(problem.detail)}` : "";
   const wait = problem.retryAfter > 0 && !/again/i.test(detail) ? ` Try again in ${problem.retryAfter} s.` : "";
   place.replaceChildren(make("strong", {}, problem.title), make("span", {}, detail + wait));
@@ -47,7 +47,7 @@ export function complain(place, problem, fields = {}) {
 // sentence gives a text the capital and the full stop of a sentence.
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
-// hold disables a button for some seconds and shows the remaining ones on it.
+// hold disables a button for some seconds and counts them down on it.
 export function hold(button, seconds) {
   if (seconds <= 0) return;
   const label = button.textContent;

@@ -10,7 +10,7 @@ const longest = 10_000;
 // and returns after the final one. open(after, signal) resolves to the body of
 // an event stream. A stream that breaks, ends early or stays silent (no byte,
 // not even a heartbeat, for that many milliseconds) is opened again from the
-// last version seen; onCut(milliseconds until then) tells of it.
+// last version seen. Before the wait, onCut is called with its milliseconds.
 //
 // It throws the errors of open that a retry cannot fix, and the signal's reason
 // when it is aborted.
@@ -43,7 +43,7 @@ export async function* follow(open, { signal, after = 0, silence = 30_000, onCut
       clearTimeout(timer);
       watch.abort();
     }
-    const jitter = 0.75 + Math.random() / 2; // many pages must not all come back at once
+    const jitter = 0.75 + Math.random() / 2; // many pages must not reconnect at once
     const wait = Math.max(asked, Math.min(longest, first * 2 ** failures++) * jitter);
     onCut(wait);
     await pause(wait, signal);

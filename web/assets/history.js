@@ -11,7 +11,7 @@ export class History {
   #older = ""; // the path of the next page
   #entries = new Map(); // by job id
 
-  // open is called with the id of a job whose text is wanted.
+  // open is called with the id of the job that the user chose.
   constructor(client, open) {
     this.#client = client;
     this.#open = open;

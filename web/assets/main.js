@@ -24,7 +24,7 @@ find("sign").addEventListener("click", () => {
   if (!client.username) return account.ask().then(enter);
   client.signOut();
   leave();
-  composer.clear(); // unlike a session that ends, after which its owner goes on
+  composer.clear(); // after a session that expires, the form stays: the same user goes on
 });
 show(find("sign"));
 

@@ -1,5 +1,5 @@
-// A failure, in the words of the service (RFC 9457 problem details), or in the
-// page's own words where the service gave none.
+// A failure, with the text of the service (RFC 9457 problem details), or with the
+// page's own text if the service sent none.
 
 // A title that is only the name of the status says little to most people.
 const plain = {
@@ -25,7 +25,7 @@ export class Problem extends Error {
     this.status = status; // of HTTP; 0 when there was no answer
     this.title = title;
     this.detail = detail;
-    this.errors = errors; // [{field, message}]; field is "" when it is about no single one
+    this.errors = errors; // [{field, message}]; field is "" if no single field is wrong
     this.retryAfter = retryAfter; // seconds; 0 when the service did not say
   }
 

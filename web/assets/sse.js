@@ -60,7 +60,7 @@ export class Parser {
 }
 
 // read yields the messages of a response body (a ReadableStream of bytes) and
-// ends with it; a message whose blank line never came is dropped. onBytes is
+// ends with it. A message without its blank line is dropped. onBytes is
 // called for everything that arrives, comments included.
 export async function* read(body, onBytes = () => {}) {
   const parser = new Parser();

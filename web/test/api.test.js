@@ -4,8 +4,8 @@ import { Client, linkTo } from "../assets/api.js";
 import { Problem, retryAfter } from "../assets/problem.js";
 import { json, serve } from "./service.js";
 
-// A service whose access tokens last for one request, and whose refresh tokens
-// may be used once.
+// renewing returns a service whose first access token is refused, and whose refresh
+// tokens are valid once.
 function renewing(log) {
   let n = 0;
   return (request, response, body) => {
@@ -37,7 +37,7 @@ test("signing in sends the form that OAuth2 asks for", async (t) => {
   assert.equal(client.username, "reader");
 });
 
-test("an access token that has run out is renewed once, however many requests notice", async (t) => {
+test("an expired access token is renewed once for any number of requests", async (t) => {
   const log = [];
   const client = new Client(await serve(t, renewing(log)));
   await client.signIn("reader", "securepassword");
@@ -46,7 +46,7 @@ test("an access token that has run out is renewed once, however many requests no
   assert.equal(log.filter((line) => line.includes("grant_type=refresh_token")).length, 1);
 });
 
-test("a session that cannot be renewed ends, and says so", async (t) => {
+test("a session that cannot be renewed ends and calls onSignedOut", async (t) => {
   const origin = await serve(t, (request, response, body) => {
     if (body.includes("grant_type=password")) return json(response, 200, { access_token: "a", refresh_token: "r" });
     json(response, 401, { title: "Unauthorized", detail: "no" });
@@ -60,7 +60,7 @@ test("a session that cannot be renewed ends, and says so", async (t) => {
   assert.equal(client.username, "");
 });
 
-test("a renewal that the service is too busy for does not end the session", async (t) => {
+test("a renewal answered with 503 does not end the session", async (t) => {
   const origin = await serve(t, (request, response, body) => {
     if (body.includes("grant_type=password")) return json(response, 200, { access_token: "a", refresh_token: "r" });
     json(response, body.includes("refresh_token") ? 503 : 401, {});
@@ -71,7 +71,7 @@ test("a renewal that the service is too busy for does not end the session", asyn
   assert.equal(client.username, "reader");
 });
 
-test("signing out ends the session, and forgets it even if that fails", async (t) => {
+test("signing out ends the session, and drops the tokens even if the service fails", async (t) => {
   const seen = [];
   const origin = await serve(t, (request, response, body) => {
     seen.push(`${request.url} ${body}`);
@@ -79,7 +79,7 @@ test("signing out ends the session, and forgets it even if that fails", async (t
     json(response, 200, { access_token: "a", refresh_token: "r" });
   });
   const client = new Client(origin);
-  await client.signOut(); // nobody has signed in
+  await client.signOut(); // before any sign-in
   await client.signIn("reader", "securepassword");
   const gone = client.signOut();
   assert.equal(client.username, ""); // at once
@@ -87,7 +87,7 @@ test("signing out ends the session, and forgets it even if that fails", async (t
   assert.deepEqual(seen.slice(1), ["/revoke token=r"]);
 });
 
-test("who signs out during a renewal stays signed out", async (t) => {
+test("a user who signs out during a renewal stays signed out", async (t) => {
   let renewal;
   const asked = new Promise((resolve) => (renewal = resolve));
   const origin = await serve(t, (request, response, body) => {
@@ -104,7 +104,7 @@ test("who signs out during a renewal stays signed out", async (t) => {
   await assert.rejects(page, { status: 401 });
 });
 
-test("a job is found where the service says, on this service only", async (t) => {
+test("a job's path comes from Location and must be on this service", async (t) => {
   let location = "/jobs/7";
   const origin = await serve(t, (request, response) => json(response, 202, { id: "7" }, { Location: location }));
   const client = new Client(origin);
@@ -115,12 +115,12 @@ test("a job is found where the service says, on this service only", async (t) =>
   await assert.rejects(client.submit({ prompt: "x" }), Problem);
 });
 
-test("a history has its older page in the Link header", async (t) => {
+test("the Link header has the path of the older page", async (t) => {
   const origin = await serve(t, (request, response) => json(response, 200, [1], { Link: '</history?cursor=a%2Cb>; rel="next"' }));
   assert.deepEqual(await new Client(origin).history(), { items: [1], older: "/history?cursor=a%2Cb" });
 });
 
-test("Link headers", () => {
+test("linkTo finds a relation in any Link header", () => {
   for (const [header, want] of [
     [null, ""],
     ["", ""],
@@ -154,7 +154,7 @@ test("problem details become a Problem", async () => {
   }
 });
 
-test("a service that does not answer is a Problem too, an abort is not", async (t) => {
+test("a service that does not answer gives a Problem, and an abort does not", async (t) => {
   const origin = await serve(t, (request) => request.socket.destroy());
   await assert.rejects(new Client(origin).history(), { name: "Problem", status: 0 });
   await assert.rejects(new Client(origin).events("/jobs/1", 0, AbortSignal.abort()), { name: "AbortError" });

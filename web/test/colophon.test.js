@@ -13,7 +13,7 @@ const completed = { version: 4, type: "job.completed", at: at(2.5), finish_reaso
 const record = (...events) => events.reduce(fold, blank);
 const told = (r) => Object.fromEntries(lines("job-1", r));
 
-test("a finished job's colophon", () => {
+test("a finished job has every line of its colophon", () => {
   const r = record(accepted, started, advanced, completed);
   assert.ok(ended(r));
   assert.match(sentence(r), /^Written by opticks in 1\.50 seconds, on .*2025/);
@@ -21,7 +21,7 @@ test("a finished job's colophon", () => {
     Seed: "9007199254740991",
     Settings: "at most\u00a048 new tokens · temperature\u00a00 · top-k\u00a040 · top-p\u00a01 · stop at\u00a0\"\\n\"",
     Tokens: "2 in the beginning, 3 written, 2 a second",
-    Ended: "where the text came to its end",
+    Ended: "at a natural end or a stop string",
     Weights: "sha256:ab/f32",
     Kernel: "go/amd64",
     Job: "job-1",
@@ -30,11 +30,11 @@ test("a finished job's colophon", () => {
   assert.equal(since(r, advanced.at), "+2.00 s");
 });
 
-test("what is asked for again is what was asked for", () => {
+test("the repeated request equals the first one", () => {
   assert.deepEqual(request(record(accepted)), { prompt: "The Rays", max_length: 50, temperature: 0, top_k: 40, top_p: 1, seed: 9007199254740991 });
 });
 
-test("an attempt that failed is not the end, and counts", () => {
+test("a failed attempt counts and does not end the job", () => {
   const failed = { version: 3, type: "job.failed", at: at(2), reason: "the worker stopped", final: false };
   const waiting = record(accepted, started, failed);
   assert.equal(waiting.state, "queued");
@@ -43,7 +43,7 @@ test("an attempt that failed is not the end, and counts", () => {
   assert.equal(told(r).Attempts, "2");
 });
 
-test("a job that ended badly says how", () => {
+test("a failed or cancelled job has its reason", () => {
   const failed = record(accepted, started, { version: 3, type: "job.failed", at: at(90), reason: "out of memory", final: true });
   assert.match(sentence(failed), /^Begun by opticks, which failed after 1 minute and 29 seconds/);
   assert.equal(told(failed).Ended, "out of memory");

@@ -24,7 +24,7 @@ async function collect(follower) {
   return all;
 }
 
-test("a stream cut at every boundary, and within every event, is followed to its end without a gap or a double", async (t) => {
+test("a stream cut at every boundary, and within every event, yields each event once", async (t) => {
   for (const half of [false, true]) {
     const asked = [];
     const origin = await serve(t, (request, response) => {
@@ -45,7 +45,7 @@ test("a stream cut at every boundary, and within every event, is followed to its
   }
 });
 
-test("events that come twice are passed on once, and nothing is read after the final one", async (t) => {
+test("repeated events are yielded once, and the final event ends the stream", async (t) => {
   const origin = await serve(t, (request, response) => {
     start(response);
     for (const event of [...events.slice(0, 3), ...events.slice(0, 3), ...events, { version: 8, type: "job.advanced" }]) response.write(wire(event));
@@ -54,7 +54,7 @@ test("events that come twice are passed on once, and nothing is read after the f
   assert.deepEqual(await collect(follow(open(origin), { signal })), events);
 });
 
-test("a service that is busy, broken or gone is asked again, as late as it says", async (t) => {
+test("a busy, broken or unreachable service is retried after its Retry-After", async (t) => {
   const answers = [503, 429, 502, 0, 200];
   const origin = await serve(t, (request, response) => {
     const status = answers.shift();
@@ -78,28 +78,28 @@ test("waits grow with failures in a row and start over after an event", async (t
   const waits = [];
   const pause = async (wait) => waits.push(wait);
   await collect(follow(open(origin), { signal: new AbortController().signal, pause }));
-  const row = [500, 1000, 2000, 4000]; // then the event, and from the start
+  const row = [500, 1000, 2000, 4000]; // then an event, and the first wait again
   waits.slice(0, 12).forEach((wait, i) => {
     const want = i < 4 ? row[i] : [500, 1000, 2000, 4000, 8000][(i - 4) % 5];
     assert.ok(wait >= want * 0.75 && wait <= want * 1.25, `wait ${i} is ${wait} ms, want about ${want}`);
   });
 });
 
-test("a stream that falls silent is given up and opened again", async (t) => {
+test("a silent stream is closed and opened again", async (t) => {
   const origin = await serve(t, (request, response) => {
     start(response).write(after(request) === 0 ? wire(events[0]) : events.slice(after(request)).map(wire).join(""));
   });
   assert.deepEqual(await collect(follow(open(origin), { signal: new AbortController().signal, silence: 50, pause: async () => {} })), events);
 });
 
-test("what trying again cannot mend is thrown", async (t) => {
+test("an error that a retry cannot fix is thrown", async (t) => {
   const origin = await serve(t, (request, response) => response.writeHead(404).end());
   await assert.rejects(collect(follow(open(origin), { signal: new AbortController().signal })), { name: "Problem", status: 404 });
   const garbage = await serve(t, (request, response) => start(response).end("data: {\n\n"));
   await assert.rejects(collect(follow(open(garbage), { signal: new AbortController().signal })), SyntaxError);
 });
 
-test("an abort ends it, while it reads and while it waits", async (t) => {
+test("an abort ends follow while it reads and while it waits", async (t) => {
   const origin = await serve(t, (request, response) => start(response).write(wire(events[0])));
   const reading = new AbortController();
   await assert.rejects(async () => {
@@ -112,7 +112,7 @@ test("an abort ends it, while it reads and while it waits", async (t) => {
   await assert.rejects(collect(follow(open(gone), { signal: waiting.signal, onCut })), { name: "AbortError" });
 });
 
-test("only an event that nothing can follow is final", () => {
+test("only a job's last event is final", () => {
   const final = (event) => isFinal(event);
   assert.ok(["job.completed", "job.cancelled", "job.failed"].every((type) => final({ type })));
   assert.ok(final({ type: "job.failed", final: true }));

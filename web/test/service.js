@@ -1,4 +1,4 @@
-// A service for the tests to talk to, on a loopback port of its own.
+// A service for tests, on a loopback port of its own.
 
 import http from "node:http";
 

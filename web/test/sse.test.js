@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Parser, read } from "../assets/sse.js";
 
-// A stream with everything in it that the format allows, and what it says.
+// A stream that uses every feature of the format, and its messages.
 const text = [
   ": a comment, which is a heartbeat here",
   "",
@@ -18,7 +18,7 @@ const text = [
   "",
   "data: the id stays, the type does not",
   "",
-  "event: dropped, for it has no data",
+  "event: dropped, because it has no data",
   "id: 3",
   "",
   "unknown: field",
@@ -61,7 +61,7 @@ async function collect(stream) {
   return all;
 }
 
-test("a stream cut in two anywhere, even inside a character or a CRLF, says the same", async () => {
+test("a stream cut in two anywhere, even inside a character or a CRLF, has the same messages", async () => {
   for (const ending of endings) {
     const bytes = new TextEncoder().encode("\ufeff" + text.join(ending) + ending);
     for (let cut = 0; cut <= bytes.length; cut++) {
@@ -70,14 +70,14 @@ test("a stream cut in two anywhere, even inside a character or a CRLF, says the 
   }
 });
 
-test("a stream that comes byte by byte says the same", async () => {
+test("a stream that arrives byte by byte has the same messages", async () => {
   for (const ending of endings) {
     const bytes = new TextEncoder().encode(text.join(ending) + ending);
     assert.deepEqual(await collect(body(...Array.from(bytes, (byte) => Uint8Array.of(byte)))), messages);
   }
 });
 
-test("line endings may be mixed, and a message is there as soon as its blank line is", () => {
+test("line endings may be mixed, and a blank line completes a message at once", () => {
   const parser = new Parser();
   assert.deepEqual(parser.feed("id: 7\rdata: a\r\ndata: b\n\r"), [{ id: "7", type: "message", data: "a\nb" }]);
   assert.deepEqual(parser.feed("\n"), []);
@@ -86,7 +86,7 @@ test("line endings may be mixed, and a message is there as soon as its blank lin
   assert.deepEqual(parser.feed("\n"), [{ id: "7", type: "message", data: "c" }]);
 });
 
-test("everything that arrives is heard, heartbeats included", async () => {
+test("onBytes is called for everything that arrives, heartbeats included", async () => {
   let heard = 0;
   const encoder = new TextEncoder();
   const stream = body(encoder.encode(":\n\n"), encoder.encode(":\n\n"), encoder.encode("data: x\n\n"));

@@ -14,14 +14,13 @@ import (
 	"colophon/model"
 )
 
-// script is an engine that says given tokens, one after the other, whatever it
-// is asked; then it ends the text.
+// script is a fake model that generates given tokens and then ends the text.
 type script struct {
 	says  []int
-	steps int // so far
+	steps int // number of calls
 }
 
-// vocabulary has tokens that are words, parts of words and parts of characters.
+// vocabulary has tokens that are words, parts of words or parts of characters.
 var vocabulary = []string{
 	"", "hate", " hate", "h", "a", "t", "e", " ha", "te", " hat", "ful", "s", " what", "ever", "vio", "lence", " v", "iolence", " non", "gr", "ass h",
 	" ", "\n", ".", ", ", "-", "\u200b", "3", "@", " of", " the", "\xd0", "\xb0", "\xf0\x9f\x92", "\x94", "é", "ful hate", "x", "XSTOP", "STOP", "OP",
@@ -38,14 +37,14 @@ func (e *script) Decode(ids []int) []byte {
 	}
 	return b
 }
-func (e *script) Open(context.Context) (model.Sequence, error) { return &said{e, 0}, nil }
+func (e *script) Open(context.Context) (model.Sequence, error) { return &scriptSequence{e, 0}, nil }
 
-type said struct {
+type scriptSequence struct {
 	*script
-	at int // how many tokens there are, the prompt's one included
+	at int // number of tokens, including the prompt's one
 }
 
-func (s *said) Next(_ context.Context, tokens ...int) ([]float32, error) {
+func (s *scriptSequence) Next(_ context.Context, tokens ...int) ([]float32, error) {
 	s.steps++
 	s.at += len(tokens)
 	logits := make([]float32, len(vocabulary))
@@ -56,19 +55,19 @@ func (s *said) Next(_ context.Context, tokens ...int) ([]float32, error) {
 	}
 	return logits, nil
 }
-func (s *said) Close() {}
+func (s *scriptSequence) Close() {}
 
 var errKilled = errors.New("killed")
 
-// attempt runs a job to its end, or until it has let go of some deltas and is
-// killed. It returns the job with what it has then.
+// attempt runs a job to its end, or kills it after kill released deltas. A negative
+// kill runs it to its end. It returns the job with the tokens and text on record.
 func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.Job, error) {
 	job.Tokens = slices.Clone(job.Tokens)
-	held := newOutput(rules, e, job)
-	if !held.refused {
+	buffer := newHoldback(rules, e, job)
+	if !buffer.refused {
 		result, err := model.Generate(context.Background(), e, e.Encode(""), job.Tokens, job.Params, func(d model.Delta) error {
-			d, any, err := held.add(d)
-			if !any {
+			d, ok, err := buffer.add(d)
+			if !ok {
 				return err
 			}
 			if kill == 0 {
@@ -87,7 +86,7 @@ func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.
 	if kill == 0 {
 		return job, errKilled // before the end is on record
 	}
-	last, refused := held.end()
+	last, refused := buffer.end()
 	job.Tokens = append(job.Tokens, last.Tokens...)
 	job.Text += last.Text
 	if refused {
@@ -96,7 +95,7 @@ func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.
 	return job, nil
 }
 
-// refuses reports whether a text that is complete has a word against the rules.
+// refuses reports whether a complete text contains a refused word.
 func refuses(rules *policy.Rules, prompt, text string) bool {
 	f := rules.Filter(prompt, "")
 	_, _ = f.Add(text)
@@ -104,10 +103,10 @@ func refuses(rules *policy.Rules, prompt, text string) bool {
 	return refused
 }
 
-// TestOutputIsTheSameWhereverItIsInterrupted kills a job again and again. It
-// ends with the tokens, the text and the reason of one that was not disturbed,
-// and at no time does its text, or do its tokens, have a word against the rules.
-func TestOutputIsTheSameWhereverItIsInterrupted(t *testing.T) {
+// TestInterruptionsDoNotChangeTheText kills a job repeatedly. The job must end with the
+// tokens, text and finish reason of an undisturbed one. Its text and its tokens never
+// contain a refused word.
+func TestInterruptionsDoNotChangeTheText(t *testing.T) {
 	rules := policy.Default()
 	ends := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
@@ -115,16 +114,16 @@ func TestOutputIsTheSameWhereverItIsInterrupted(t *testing.T) {
 		job := events.Job{
 			Prompt: rapid.SampledFrom([]string{"The prompt", "I h", "non", "w"}).Draw(t, "prompt"),
 			Params: model.Params{
-				MaxTokens: rapid.IntRange(1, 25).Draw(t, "most"), TopP: 1,
+				MaxTokens: rapid.IntRange(1, 25).Draw(t, "max tokens"), TopP: 1,
 				Stop: rapid.SliceOfN(rapid.SampledFrom([]string{"STOP", "hate", "ful", "ate", "vio", ". ", "of"}), 0, 2).Draw(t, "stop"),
 			},
 		}
-		check := func(what string, j events.Job) {
+		check := func(name string, j events.Job) {
 			if spelled := model.Text(e.Decode(j.Tokens)); refuses(rules, job.Prompt, spelled) {
-				t.Fatalf("%s: the tokens spell %q", what, spelled)
+				t.Fatalf("%s job: the tokens spell %q", name, spelled)
 			}
 			if refuses(rules, job.Prompt, j.Text) {
-				t.Fatalf("%s: the text is %q", what, j.Text)
+				t.Fatalf("%s job: the text is %q", name, j.Text)
 			}
 		}
 		want, err := e.attempt(rules, job, -1)
@@ -133,17 +132,17 @@ func TestOutputIsTheSameWhereverItIsInterrupted(t *testing.T) {
 		}
 		check("undisturbed", want)
 		ends[want.FinishReason]++
-		// Without the rules: a text that keeps them is not touched.
+		// A text without refused words must equal the one generated without rules.
 		var all string
 		result, err := model.Generate(t.Context(), e, e.Encode(""), nil, job.Params, func(d model.Delta) error { all += d.Text; return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
 		if refuses(rules, job.Prompt, all) != (want.FinishReason == model.FinishContentFilter) {
-			t.Fatalf("%q ends with %s", all, want.FinishReason)
+			t.Fatalf("text %q has the finish reason %s", all, want.FinishReason)
 		}
 		if !strings.HasPrefix(all, want.Text) || want.FinishReason != model.FinishContentFilter && (want.Text != all || want.FinishReason != result.FinishReason) {
-			t.Fatalf("%q, %s, has become %q, %s", all, result.FinishReason, want.Text, want.FinishReason)
+			t.Fatalf("%q, %s without rules; %q, %s with them", all, result.FinishReason, want.Text, want.FinishReason)
 		}
 		got := job
 		for range 10 {
@@ -162,18 +161,18 @@ func TestOutputIsTheSameWhereverItIsInterrupted(t *testing.T) {
 			}
 		}
 		if got.Text != want.Text || !slices.Equal(got.Tokens, want.Tokens) || got.FinishReason != want.FinishReason {
-			t.Fatalf("%q %v %s, undisturbed %q %v %s", got.Text, got.Tokens, got.FinishReason, want.Text, want.Tokens, want.FinishReason)
+			t.Fatalf("interrupted job: %q %v %s, want %q %v %s", got.Text, got.Tokens, got.FinishReason, want.Text, want.Tokens, want.FinishReason)
 		}
 	})
 	t.Log(ends)
 	for _, reason := range []string{model.FinishStop, model.FinishLength, model.FinishContentFilter} {
 		if ends[reason] == 0 {
-			t.Errorf("no text ended with %s: this test shows nothing of it", reason)
+			t.Errorf("no text ended with %s, so the test does not cover it", reason)
 		}
 	}
 }
 
-// ids returns the tokens of texts that are in the vocabulary.
+// ids returns the tokens of texts in the vocabulary.
 func ids(texts ...string) []int {
 	list := make([]int, len(texts))
 	for i, text := range texts {
@@ -182,7 +181,7 @@ func ids(texts ...string) []int {
 	return list
 }
 
-func TestOutputCutsBeforeTheWord(t *testing.T) {
+func TestTextEndsBeforeTheRefusedWord(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		says   []int
@@ -191,16 +190,16 @@ func TestOutputCutsBeforeTheWord(t *testing.T) {
 		text   string
 		finish string
 	}{
-		{"a word in one token", ids(" of", " hate", " the"), nil, ids(" of"), " of ", "content_filter"},
-		{"in two", ids(" of", " ha", "te", " the"), nil, ids(" of"), " of ", "content_filter"},
-		{"at the end", ids(" of", " ha", "te"), nil, ids(" of"), " of ", "content_filter"},
-		{"another word", ids(" of", " ha", "te", "s"), nil, ids(" of", " ha", "te", "s"), " of hates", "stop"},
-		{"what is held at the end", ids(" of", " ha"), nil, ids(" of", " ha"), " of ha", "stop"},
-		{"a token that begins with another word", ids("hate", "ful hate", "."), nil, nil, "hateful ", "content_filter"},
-		{"a letter in two tokens", ids(" ", "h", "\xd0", "\xb0", "te", " of"), nil, ids(" "), " ", "content_filter"},
-		{"the stop string is the word", ids(" of", " hate", " the"), []string{"hate"}, ids(" of"), " of ", "stop"},
-		{"the stop string makes the word", ids(" of", " ha", "te", "ful"), []string{"ful"}, ids(" of"), " of ", "content_filter"},
-		{"the stop string comes first", ids(" of", "STOP", " hate"), []string{"STOP"}, ids(" of", "STOP"), " of", "stop"},
+		{"word in one token", ids(" of", " hate", " the"), nil, ids(" of"), " of ", "content_filter"},
+		{"word in two tokens", ids(" of", " ha", "te", " the"), nil, ids(" of"), " of ", "content_filter"},
+		{"word at the end", ids(" of", " ha", "te"), nil, ids(" of"), " of ", "content_filter"},
+		{"longer word that is allowed", ids(" of", " ha", "te", "s"), nil, ids(" of", " ha", "te", "s"), " of hates", "stop"},
+		{"prefix of a word at the end", ids(" of", " ha"), nil, ids(" of", " ha"), " of ha", "stop"},
+		{"token that ends an allowed word and begins a refused one", ids("hate", "ful hate", "."), nil, nil, "hateful ", "content_filter"},
+		{"letter in two tokens", ids(" ", "h", "\xd0", "\xb0", "te", " of"), nil, ids(" "), " ", "content_filter"},
+		{"stop string is the word", ids(" of", " hate", " the"), []string{"hate"}, ids(" of"), " of ", "stop"},
+		{"stop string completes the word", ids(" of", " ha", "te", "ful"), []string{"ful"}, ids(" of"), " of ", "content_filter"},
+		{"stop string before the word", ids(" of", "STOP", " hate"), []string{"STOP"}, ids(" of", "STOP"), " of", "stop"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := &script{says: c.says}
@@ -212,32 +211,32 @@ func TestOutputCutsBeforeTheWord(t *testing.T) {
 	}
 }
 
-// Compute stops with the token that decides.
-func TestOutputStopsComputing(t *testing.T) {
+// The model stops at the token that decides about the refusal.
+func TestRefusalStopsTheModel(t *testing.T) {
 	e := &script{says: append(ids(" of", " ha", "te", " the"), slices.Repeat(ids("x"), 100)...)}
 	if _, err := e.attempt(policy.Default(), events.Job{Params: model.Params{MaxTokens: 200, TopP: 1}}, -1); err != nil || e.steps != 4 {
 		t.Errorf("%d steps, %v; want 4", e.steps, err)
 	}
-	// Under rules that came later than the text, there is nothing to compute.
+	// If newer rules refuse the text on record, the model is not called.
 	e.steps = 0
 	job, err := e.attempt(policy.Default(), events.Job{Text: " I hate it", Tokens: ids(" hate"), Params: model.Params{MaxTokens: 200, TopP: 1}}, -1)
 	if err != nil || e.steps != 0 || job.FinishReason != model.FinishContentFilter || job.Text != " I hate it" {
-		t.Errorf("%d steps, %+v, %v", e.steps, job, err)
+		t.Errorf("text refused by newer rules: %d steps, %+v, %v", e.steps, job, err)
 	}
 }
 
-// BenchmarkOutput is what holding back costs a token of ordinary text.
-func BenchmarkOutput(b *testing.B) {
+// BenchmarkHoldback measures the cost of a token of ordinary text.
+func BenchmarkHoldback(b *testing.B) {
 	e := &script{}
 	var deltas []model.Delta
 	for _, token := range ids(" of", " the", " what", "ever", ", ", " non", "gr", "é", "\n") {
 		deltas = append(deltas, model.Delta{Tokens: []int{token}, Text: vocabulary[token]})
 	}
-	o, i := newOutput(policy.Default(), e, events.Job{}), 0
+	h, i := newHoldback(policy.Default(), e, events.Job{}), 0
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, any, err := o.add(deltas[i%len(deltas)]); !any || err != nil {
-			b.Fatal(any, err)
+		if _, ok, err := h.add(deltas[i%len(deltas)]); !ok || err != nil {
+			b.Fatal(ok, err)
 		}
 		i++
 	}

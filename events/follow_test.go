@@ -1,0 +1,251 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+)
+
+func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	// The second store stands for a second process.
+	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ready := make(chan struct{})
+	wg.Go(func() { elsewhere.Run(ctx, func() { close(ready) }) })
+	<-ready
+
+	j := f.newJob()
+	facts := courseFacts()
+	const followers = 20
+	results := make(chan error, followers)
+	for i := range followers {
+		store, after := f.Store, i%len(facts)
+		if i%2 == 0 {
+			store = elsewhere
+		}
+		go func() { results <- follow(ctx, store, j.ID, after, len(facts)) }()
+	}
+	if _, err := f.put(t.Context(), j, facts...); err != nil {
+		t.Fatal(err)
+	}
+	for range followers {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A follower in the appending process needs no announcement.
+func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // because its Run is not called
+	j := f.newJob()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	facts := courseFacts()
+	done := make(chan error, 1)
+	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
+	for _, fact := range facts {
+		var err error
+		if j, err = silent.AppendJob(ctx, j, fact); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A follower in the appending process gets the events from memory.
+func TestCachedEventsEqualStoredOnes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, facts := f.newJob(), courseFacts()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	j, err := f.AppendJob(ctx, j, facts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []events.Event
+	for batch, err := range f.Follow(ctx, events.JobStream(j.ID), 0, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, batch...)
+		if len(got) == len(facts) {
+			break
+		}
+		if j, err = f.AppendJob(ctx, j, facts[len(got)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored, err := f.Read(ctx, events.JobStream(j.ID), 0)
+	if err != nil || !cmp.Equal(got, stored) {
+		t.Errorf("%v\n%s", err, cmp.Diff(stored, got))
+	}
+}
+
+// follow follows a stream up to a version and returns an error if an event is out of
+// order. Its heartbeat is longer than any test, so it depends on announcements.
+func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
+	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
+		if err != nil {
+			return fmt.Errorf("at version %d: %w", after, err)
+		}
+		for _, e := range batch {
+			if e.Version != after+1 {
+				return fmt.Errorf("version %d after %d", e.Version, after)
+			}
+			after = e.Version
+		}
+		if after == until {
+			return nil
+		}
+	}
+	return errors.New("the sequence ended early")
+}
+
+func TestFollowYieldsHeartbeats(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	heartbeats := 0
+	for batch, err := range f.Follow(ctx, events.JobStream(j.ID), j.Version, 5*time.Millisecond) {
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			break
+		}
+		if len(batch) != 0 {
+			t.Fatalf("unexpected events: %v", batch)
+		}
+		if heartbeats++; heartbeats == 3 {
+			cancel()
+		}
+	}
+	cancel()
+	if heartbeats != 3 {
+		t.Fatalf("%d heartbeats, want 3", heartbeats)
+	}
+}
+
+func TestRunReconnectsALostListener(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(courseFacts())) }()
+	var cut int
+	err = f.db.Owner.QueryRow(t.Context(), `
+		select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where datname = current_database() and application_name like '% listen'`).Scan(&cut)
+	if err != nil || cut != 1 {
+		t.Fatalf("terminated %d connections, %v, want 1", cut, err)
+	}
+	if _, err := f.put(t.Context(), j, courseFacts()[1:]...); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cutConn is a connection that can be cut silently: neither side gets an error.
+type cutConn struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c cutConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	for err == nil && c.cut.Load() {
+		n, err = c.Conn.Read(b) // until the deadline passes
+	}
+	return n, err
+}
+
+func (c cutConn) Write(b []byte) (int, error) {
+	if c.cut.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// TestFollowersSurviveASilentCut cuts all connections of a store. Its followers'
+// heartbeats are too long to help.
+func TestFollowersSurviveASilentCut(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	config := f.db.App.Config()
+	var cut atomic.Pointer[atomic.Bool] // cuts the connections made until now
+	cut.Store(new(atomic.Bool))
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		return cutConn{conn, cut.Load()}, err
+	}
+	// In production a connection has been idle long enough to be pinged when a silent
+	// cut is noticed.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	config.PingTimeout = 300 * time.Millisecond
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { go pool.Close() }() // waits long for the cut connections
+	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ready := make(chan struct{})
+	wg.Go(func() { far.Run(ctx, func() { close(ready) }) })
+	<-ready
+	facts := courseFacts()
+	j, err := f.put(ctx, f.newJob(), facts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for batch, err := range far.Follow(ctx, events.JobStream(j.ID), 0, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := batch[len(batch)-1].Version; last == 2 {
+			return
+		}
+		cut.Swap(new(atomic.Bool)).Store(true)
+		if j, err = f.put(ctx, j, facts[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

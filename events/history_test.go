@@ -1,0 +1,122 @@
+package events_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
+
+	"colophon/events"
+)
+
+func TestHistoryIsPagedNewestFirst(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for range 5 {
+		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append([]uuid.UUID{j.ID}, ids...)
+	}
+	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...); err != nil { // not completed
+		t.Fatal(err)
+	}
+	other := uuid.Must(uuid.NewV7())
+	f.register(t, other)
+	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, courseFacts()...); err != nil {
+		t.Fatal(err)
+	}
+	var got []uuid.UUID
+	var last uuid.UUID
+	for {
+		page, err := f.History(t.Context(), f.owner, last, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, r := range page {
+			got, last = append(got, r.Job), r.Job
+			if r.Prompt != "the prompt is secret" || r.Text != "the text is secret too" || r.CompletionTokens != 3 {
+				t.Fatalf("unexpected record %+v", r)
+			}
+		}
+	}
+	if !cmp.Equal(got, ids) {
+		t.Fatal(cmp.Diff(ids, got))
+	}
+}
+
+// TestRebuiltViewEqualsTheProjectedOne appends random legal courses of jobs. It
+// compares the view projected by the appends with the one rebuilt from the log.
+func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	rows := func() map[uuid.UUID]string {
+		found := map[uuid.UUID]string{}
+		rows, _ := f.db.Owner.Query(t.Context(), `select job, (to_jsonb(history) - 'sealed')::text from history`)
+		var id uuid.UUID
+		var row string
+		if _, err := pgx.ForEachRow(rows, []any{&id, &row}, func() error { found[id] = row; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		id := uuid.Must(uuid.NewV7())
+		_, facts := drawCourse(rt, id, f.owner)
+		if _, err := f.put(t.Context(), events.Job{ID: id, Owner: f.owner}, facts...); err != nil {
+			rt.Fatal(err)
+		}
+	})
+	jobs, wrong, err := f.CheckHistory(t.Context())
+	if err != nil || len(wrong) > 0 || jobs == 0 {
+		t.Fatalf("%d jobs checked, wrong rows: %v, %v", jobs, wrong, err)
+	}
+	live := rows()
+	n, err := f.RebuildHistory(t.Context(), nil)
+	if err != nil || n != jobs {
+		t.Fatalf("rebuilt %d of %d jobs, %v", n, jobs, err)
+	}
+	if rebuilt := rows(); !cmp.Equal(live, rebuilt) {
+		t.Fatal(cmp.Diff(live, rebuilt))
+	}
+	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
+		t.Fatalf("wrong rows after the rebuild: %v, %v", wrong, err)
+	}
+}
+
+func TestCheckFindsWrongRows(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for range 3 {
+		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	orphan := uuid.Must(uuid.NewV7())
+	for _, change := range []struct {
+		sql  string
+		args []any
+	}{
+		{`update history set state = 'queued' where job = $1`, []any{ids[0]}},
+		{`delete from history where job = $1`, []any{ids[1]}},
+		{`insert into history select $1, owner, state, model, 0, 0, '', created_at, null, null, null from history where job = $2`, []any{orphan, ids[2]}},
+	} {
+		if _, err := f.db.Owner.Exec(t.Context(), change.sql, change.args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, wrong, err := f.CheckHistory(t.Context())
+	if want := []uuid.UUID{ids[0], ids[1], orphan}; err != nil || !cmp.Equal(wrong, want) {
+		t.Fatalf("%v\n%s", err, cmp.Diff(want, wrong))
+	}
+}

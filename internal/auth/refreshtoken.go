@@ -1,0 +1,62 @@
+package auth
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// refreshPrefix distinguishes refresh tokens from other secrets, for people and
+	// for secret scanners.
+	refreshPrefix = "crt_"
+
+	// A refresh token is its session's id, a secret, and a MAC of both. So its session
+	// is known even after its row has been deleted.
+	refreshSecretSize = 32
+	refreshMACSize    = 16
+	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
+)
+
+// refreshToken is the stored form of a refresh token.
+type refreshToken struct {
+	session uuid.UUID
+	hash    []byte // SHA-256
+}
+
+// newRefreshToken returns a refresh token of a session, and its stored form.
+func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToken) {
+	raw := make([]byte, len(session)+refreshSecretSize, refreshSize)
+	_, _ = rand.Read(raw[copy(raw, session[:]):]) // never fails
+	raw = append(raw, s.refreshMAC(raw)...)
+	sum := sha256.Sum256(raw)
+	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, sum[:]}
+}
+
+// refreshMAC returns the MAC of a refresh token's session id and secret.
+func (s *Service) refreshMAC(of []byte) []byte {
+	return s.vault.Digest("refresh token", string(of))[:refreshMACSize]
+}
+
+// readRefreshToken returns the stored form of a refresh token. ok says whether this
+// service has made the token; its row may be deleted.
+func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
+	encoded, ok := strings.CutPrefix(text, refreshPrefix)
+	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(refreshSize) {
+		return t, false
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil || len(raw) != refreshSize { // DecodeString skips line breaks
+		return t, false
+	}
+	of, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]
+	if !hmac.Equal(mac, s.refreshMAC(of)) {
+		return t, false
+	}
+	sum := sha256.Sum256(raw)
+	return refreshToken{uuid.UUID(raw[:len(t.session)]), sum[:]}, true
+}

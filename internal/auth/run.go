@@ -1,0 +1,99 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"colophon/internal/periodic"
+	"colophon/internal/pg"
+)
+
+const (
+	// defaultPollInterval is the interval of Run's polls for ended sessions. An
+	// announcement causes one at once, but never sooner than pollGap after another.
+	defaultPollInterval = time.Second
+	pollGap             = 50 * time.Millisecond
+
+	// collectEvery is how often Run removes expired rows.
+	collectEvery = time.Minute
+
+	collectBatch   = 1000 // rows in one statement
+	collectTimeout = 10 * time.Second
+)
+
+// Run keeps the service's memory up to date and removes expired rows from the
+// database, until ctx is done.
+func (s *Service) Run(ctx context.Context, log *slog.Logger) {
+	announced, unsubscribe := s.store.Accounts()
+	defer unsubscribe()
+	var collecting sync.WaitGroup
+	defer collecting.Wait()
+	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "expired rows not removed", s.collect) })
+	tick := time.NewTicker(s.pollInterval)
+	defer tick.Stop()
+	failing := false
+	for keysAge := s.keys.maxAge / 2; ; {
+		err := s.ended.poll(ctx)
+		s.keys.within(ctx, keysAge)
+		keysAge = s.keys.maxAge / 2
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failing {
+			log.WarnContext(ctx, "ended sessions not read, access tokens refused if this lasts", "err", err)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pollGap):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-announced:
+			keysAge = s.keys.reads.Keep // the announced event may be a key rotation
+		case <-tick.C:
+		}
+	}
+}
+
+// collect removes expired rows from the database, and old ended sessions from
+// memory. In tables whose rows other transactions lock several at a time it skips
+// locked rows, to avoid deadlocks.
+func (s *Service) collect(ctx context.Context) error {
+	s.ended.forget()
+	const (
+		age  = `clock_timestamp() - $1::interval` // the database's clock wrote these rows
+		skip = `for update skip locked`
+	)
+	// All access tokens of a session that ended before last have expired. Its refresh
+	// tokens are deleted with it.
+	last := s.now().Add(-s.ended.keep)
+	var errs []error
+	for _, old := range []struct {
+		table, key, since, before, lock string
+		arg                             any
+	}{
+		{"sign_in_failures", "key", "began_at", age, skip, failureWindow},
+		{"known_networks", "key", "at", age, skip, knownNetworkTTL},
+		// A process that starts reads rows that the others no longer hold in memory.
+		{"ended_sessions", "session", "ended_at", age, "", 2 * s.ended.keep},
+		{"tickets", "hash", "expires_at", "$1", "", s.now()},
+		{"sessions", "id", "expires_at", "$1", skip, last},
+		{"sessions", "id", "revoked_at", "$1", skip, last},
+	} {
+		sql := fmt.Sprintf(`
+			delete from %[1]s where %[2]s in (
+				select %[2]s from %[1]s where %[3]s <= %[4]s order by %[3]s limit $2 %[5]s)`,
+			old.table, old.key, old.since, old.before, old.lock)
+		if _, err := pg.DeleteBatches(ctx, s.pool, collectBatch, collectTimeout, sql, old.arg); err != nil {
+			errs = append(errs, fmt.Errorf("collect %s: %w", old.table, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,72 @@
+package jobs_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/policy"
+	"colophon/internal/vault"
+	"colophon/jobs"
+	"colophon/migrations"
+)
+
+func TestRefusedRequestLeavesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	with := func(change func(*jobs.Request)) jobs.Request {
+		r := request
+		change(&r)
+		return r
+	}
+	for name, r := range map[string]jobs.Request{
+		"empty prompt":                 with(func(r *jobs.Request) { r.Prompt = "" }),
+		"prompt of removed characters": with(func(r *jobs.Request) { r.Prompt = " <>{}; " }),
+		"refused word":                 with(func(r *jobs.Request) { r.Prompt = "such violence" }),
+		"no room":                      with(func(r *jobs.Request) { r.MaxNewTokens, r.MaxLength = 0, 6 }),
+		"prompt too long":              with(func(r *jobs.Request) { r.Prompt = strings.Repeat("p", 501) }),
+		"too many bytes in the allowed characters": with(func(r *jobs.Request) { r.Prompt = strings.Repeat("é", 501) }),
+	} {
+		_, err := f.queue.Submit(t.Context(), f.owner, r)
+		_, refused := errors.AsType[policy.Refusal](err)
+		_, noRoom := errors.AsType[*jobs.NoRoomError](err)
+		if !refused && !noRoom {
+			t.Errorf("%s: %v, want a refusal", name, err)
+		}
+	}
+	if _, err := f.queue.Submit(t.Context(), uuid.New(), request); !errors.Is(err, vault.ErrErased) {
+		t.Errorf("unknown owner: %v, want ErrErased", err)
+	}
+	var rows int
+	err := f.db.Owner.QueryRow(t.Context(), `
+		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from `+migrations.RiverJobs+`)`).Scan(&rows)
+	if err != nil || rows != 0 {
+		t.Errorf("%d rows left, %v, want none", rows, err)
+	}
+}
+
+// security: ASVS 2.2.3
+func TestRoomIsCountedInTokens(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, c := range []struct {
+		promptTokens, maxLength, maxNew, want int
+	}{
+		{6, 50, 0, 44},
+		{6, 50, 10, 10},
+		{49, 50, 0, 1},
+		{500, 10, 600, 500}, // the rest of the context
+	} {
+		r := jobs.Request{Prompt: strings.Repeat("p", c.promptTokens), MaxLength: c.maxLength, MaxNewTokens: c.maxNew, TopP: 1}
+		if j := f.submit(r); j.Params.MaxTokens != c.want {
+			t.Errorf("%+v: limit of %d tokens", c, j.Params.MaxTokens)
+		}
+	}
+	_, err := f.queue.Submit(t.Context(), f.owner, jobs.Request{Prompt: strings.Repeat("p", 60), MaxLength: 50, TopP: 1})
+	want := &jobs.NoRoomError{PromptTokens: 60, Limit: 50, LimitName: "max_length"}
+	if got, ok := errors.AsType[*jobs.NoRoomError](err); !ok || *got != *want || !strings.Contains(err.Error(), "60") || !strings.Contains(err.Error(), "50") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,51 @@
+package jobs
+
+import (
+	"context"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// submitsPerOwner is the number of submits of one owner that a process runs at a
+// time. Connection pools have ten connections or more.
+const submitsPerOwner = 4
+
+// ownerSemaphore limits the concurrent submits of each owner. At the end of a
+// submit, Postgres lets an owner's transactions commit one at a time. Without the
+// semaphore, each waiting one would occupy a connection.
+type ownerSemaphore struct {
+	mu     sync.Mutex
+	owners map[uuid.UUID]*slots
+}
+
+type slots struct {
+	taken chan struct{} // holds one element for each slot in use
+	users int           // callers that hold a slot or wait for one
+}
+
+// acquire blocks until the owner has a free slot. The caller must call release.
+func (s *ownerSemaphore) acquire(ctx context.Context, owner uuid.UUID) (release func(), err error) {
+	s.mu.Lock()
+	own := s.owners[owner]
+	if own == nil {
+		own = &slots{taken: make(chan struct{}, submitsPerOwner)}
+		s.owners[owner] = own
+	}
+	own.users++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if own.users--; own.users == 0 {
+			delete(s.owners, owner)
+		}
+	}
+	select {
+	case own.taken <- struct{}{}:
+		return func() { <-own.taken; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}

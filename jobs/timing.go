@@ -1,0 +1,22 @@
+package jobs
+
+import "time"
+
+// timing holds the intervals of background work. Tests shorten them.
+type timing struct {
+	renew        time.Duration // between two renewals of a worker's leases
+	sweep        time.Duration // between two searches for expired leases
+	retryLeased  time.Duration // until a job that another attempt holds is tried again
+	endOverdue   time.Duration // between two searches for jobs past their deadlines
+	overdueGrace time.Duration // for which a job past its deadline is left to its worker
+}
+
+func defaultTiming() timing {
+	return timing{
+		renew:        750 * time.Millisecond,
+		sweep:        500 * time.Millisecond,
+		retryLeased:  leaseTime,
+		endOverdue:   time.Second,
+		overdueGrace: 2 * time.Second,
+	}
+}
