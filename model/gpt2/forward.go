@@ -256,7 +256,7 @@ func (f *forward) store(row, head int) {
 	f.layout.store(r.cache, r.position, f.layer, head, qkv[f.Embd+head*dim:][:dim], qkv[2*f.Embd+head*dim:][:dim])
 }
 
-// add adds panels lo up to hi of the outputs of m, in y, to the residual stream.
+// add adds f.y, the outputs of m, to the residual stream, for panels lo up to hi.
 func (f *forward) add(m *kernel.Matrix, lo, hi int) {
 	lo, hi = lo*kernel.Width, min(hi*kernel.Width, m.Outputs())
 	for i := range f.rows {

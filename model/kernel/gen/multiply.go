@@ -299,8 +299,8 @@ const inputGroup = group + 4 + 4
 
 // bytes writes the product of quantised rows with an Int8 panel for AVX2. It
 // widens int8 to 16 bits and adds pairs of products with VPMADDWD, which is
-// exact. The sum of a group is then scaled and added in float32, each step
-// rounded by itself.
+// exact. The sum of a group is then scaled and added in float32, with a
+// rounding after each step.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
 	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
