@@ -48,7 +48,7 @@ func (s *server) keys() {
 }
 
 func (s *server) jwks(ctx context.Context, in *jwksInput) (*jwksOutput, error) {
-	out := &jwksOutput{CacheControl: fmt.Sprintf("public, max-age=%.0f", auth.JWKSFor.Seconds())}
+	out := &jwksOutput{CacheControl: fmt.Sprintf("public, max-age=%.0f", auth.JWKSMaxAge.Seconds())}
 	if err := json.Unmarshal(s.Auth.JWKS(ctx), &out.Body); err != nil {
 		return nil, fmt.Errorf("read the public keys: %w", err)
 	}

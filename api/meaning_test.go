@@ -121,7 +121,7 @@ func TestCodedErrorsBecomeProblems(t *testing.T) {
 		{auth.ErrCredentials, 401, "invalid_credentials", "the user name or the password is wrong", "", "", `Bearer realm="colophon"`},
 		{auth.ErrPassword, 403, "wrong_password", "the current password is wrong", "", "", ""},
 		{auth.ErrForbidden, 403, "forbidden", "your account's role does not allow this", "", "", ""},
-		{auth.ErrOneself, 409, "own_account", "an account cannot disable itself: ask another administrator", "", "", ""},
+		{auth.ErrOwnAccount, 409, "own_account", "an account cannot disable itself: ask another administrator", "", "", ""},
 		{auth.ErrAccountErased, 409, "account_erased", "the account has been erased, which is final", "", "", ""},
 		{auth.ErrAccessToken, 401, "invalid_access_token", "the access token is invalid, expired or revoked: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},
 		{vault.ErrErased, 401, "invalid_access_token", "the access token is invalid, expired or revoked: get a new one from POST /token", "", "", `Bearer realm="colophon", error="invalid_token"`},

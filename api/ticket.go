@@ -48,7 +48,7 @@ func (s *server) ticket(ctx context.Context, in *jobInput) (*ticketOutput, error
 		return nil, err
 	}
 	out := &ticketOutput{}
-	out.Body.Ticket, out.Body.ExpiresIn = ticket, int(auth.TicketFor.Seconds())
+	out.Body.Ticket, out.Body.ExpiresIn = ticket, int(auth.TicketTTL.Seconds())
 	out.Body.URL = path + "?" + url.Values{ticketParam: {ticket}}.Encode()
 	return out, nil
 }

@@ -229,7 +229,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"sub a name":       f.with(nil, members{"sub": "isaac"}),
 		"sub a number":     f.with(nil, members{"sub": 1}),
 		"sub an URN":       f.with(nil, members{"sub": "urn:uuid:" + uuid.NewString()}),
-		"sub nobody":       f.with(nil, members{"sub": unknownAccount.String()}),
+		"sub zero":         f.with(nil, members{"sub": unknownAccount.String()}),
 		"no sid":           f.with(nil, members{"sid": absent{}}),
 		"sid a list":       f.with(nil, members{"sid": []string{}}),
 		"sid no id":        f.with(nil, members{"sid": "1"}),

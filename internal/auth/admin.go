@@ -66,10 +66,10 @@ func (s *Service) Create(ctx context.Context, username, password string, role Ro
 
 // Disable ends the sessions of an account and refuses later sign-ins. Its jobs go
 // on. A disabled account stays unchanged. Disable returns events.ErrNotFound,
-// ErrOneself, or ErrForbidden if by is not an administrator.
+// ErrOwnAccount, or ErrForbidden if by is not an administrator.
 func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	if by == id {
-		return Account{}, ErrOneself
+		return Account{}, ErrOwnAccount
 	}
 	var ended []uuid.UUID
 	account, err := s.administer(ctx, by, id, func(tx *events.Tx, a *Account) (err error) {

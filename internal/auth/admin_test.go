@@ -43,7 +43,7 @@ func TestDisableAndEnable(t *testing.T) {
 	}
 	change("by a user", f.Disable, auditor.ID, account.ID, false, ErrForbidden)
 	change("by an unknown account", f.Disable, uuid.New(), account.ID, false, ErrForbidden)
-	change("own account", f.Disable, admin.ID, admin.ID, false, ErrOneself)
+	change("own account", f.Disable, admin.ID, admin.ID, false, ErrOwnAccount)
 	change("unknown account", f.Disable, admin.ID, uuid.New(), false, events.ErrNotFound)
 	change("account for unknown names", f.Disable, admin.ID, unknownAccount, false, events.ErrNotFound)
 	change("disable", f.Disable, admin.ID, account.ID, true, nil)

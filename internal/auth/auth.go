@@ -79,8 +79,8 @@ var (
 	// ErrForbidden occurs when an account's role does not allow the operation.
 	ErrForbidden = errcode.New("forbidden", "the role does not allow this")
 
-	// ErrOneself occurs when administrators try to disable their own account.
-	ErrOneself = errcode.New("own_account", "an account cannot disable itself")
+	// ErrOwnAccount occurs when administrators try to disable their own account.
+	ErrOwnAccount = errcode.New("own_account", "an account cannot disable itself")
 
 	// ErrAccountErased occurs when the account to change has been erased.
 	ErrAccountErased = errcode.New("account_erased", "the account has been erased")

@@ -2,20 +2,14 @@ package auth_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,178 +272,5 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	}
 	if text := log.String(); strings.Contains(text, "panic") || strings.Contains(text, "eyJ") || strings.Contains(text, "level=ERROR") {
 		t.Errorf("the log holds a panic, an error or a token:\n%.5000s", text)
-	}
-}
-
-// TestRotationUnderLoadFailsNoRequest has clients sign in, refresh and send requests to
-// two processes while the keys rotate. COLOPHON_TEST_ROTATIONS sets the number of
-// rotations.
-func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
-	t.Parallel()
-	rotations := 3
-	if text := os.Getenv("COLOPHON_TEST_ROTATIONS"); text != "" {
-		var err error
-		if rotations, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f := auth.NewFixture(t)
-	f.MustRegister(t)
-	log := slog.New(slog.DiscardHandler)
-	var clients [2]apitest.Client
-	var services [2]*auth.Service
-	for i := range clients {
-		s, store := f.Process(t, true)
-		services[i], clients[i] = s, newClient(t, serve(t, f, s, store, log))
-	}
-	var requests, failures atomic.Int64
-	ask := func(ctx context.Context, method, path, body, authorization string) []byte {
-		a, err := call(clients[rand.IntN(len(clients))], method, path, body, authorization)
-		requests.Add(1)
-		if ctx.Err() == nil && (err != nil || a.Status != http.StatusOK) {
-			failures.Add(1)
-			t.Errorf("%s %s: %d %s %v", method, path, a.Status, a.Body, err)
-		}
-		return a.Body
-	}
-	ctx, done := context.WithCancel(t.Context())
-	defer done()
-	signed := make(chan string, 1000) // the keys of the access tokens, in order
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				var now apitest.Tokens
-				_ = json.Unmarshal(ask(ctx, "POST", "/token", url.Values{"username": {auth.Name}, "password": {auth.Password}}.Encode(), ""), &now)
-				for range 5 {
-					for range 3 {
-						ask(ctx, "GET", "/history", "", "Bearer "+now.Access)
-					}
-					ask(ctx, "GET", "/.well-known/jwks.json", "", "")
-					if ctx.Err() != nil || now.Access == "" {
-						return
-					}
-					signed <- auth.KID(apitest.Beside(t), now.Access)
-					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.Refresh}}.Encode()
-					_ = json.Unmarshal(ask(ctx, "POST", "/token", refresh, ""), &now)
-					time.Sleep(20 * time.Millisecond) // leaves time for the tests of other packages
-				}
-			}
-		})
-	}
-	go func() { wg.Wait(); close(signed) }()
-	seen := map[string]bool{}
-	for kid := range signed { // until there has been some load before the first rotation
-		seen[kid] = true
-		if requests.Load() > 50 {
-			break
-		}
-	}
-	for i := range rotations {
-		r, err := services[i%2].Rotate(t.Context(), false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for kid := range signed { // until it signs
-			if seen[kid] = true; kid == r.Key {
-				break
-			}
-		}
-	}
-	for range 100 { // until all clients have used it
-		seen[<-signed] = true
-	}
-	done()
-	for kid := range signed {
-		seen[kid] = true
-	}
-	if len(seen) != rotations+1 {
-		t.Errorf("%d keys have signed, want %d", len(seen), rotations+1)
-	}
-	t.Logf("%d requests, %d rotations, %d failures", requests.Load(), rotations, failures.Load())
-}
-
-// TestStreamEndsWithItsSession ends sessions at one process while their streams and
-// waiting requests are open at another.
-//
-// security: ASVS 7.4.1, ASVS 8.3.2
-func TestStreamEndsWithItsSession(t *testing.T) {
-	t.Parallel()
-	f := auth.NewFixture(t)
-	f.MustRegister(t)
-	log := slog.New(slog.DiscardHandler)
-	s, store := f.Process(t, true)
-	here := newClient(t, serve(t, f, s, store, log))
-	s, store = f.Process(t, true)
-	there := newClient(t, serve(t, f, s, store, log))
-	for what, end := range map[string]func(t *testing.T, user string, tokens auth.Tokens){
-		"signed-out": func(t *testing.T, _ string, tokens auth.Tokens) {
-			here.Form("/revoke", "token", tokens.RefreshToken).Must(t, http.StatusOK)
-		},
-		"disabled": func(t *testing.T, user string, _ auth.Tokens) {
-			f.Exec(t, `update accounts set disabled_at = now() where username = $1`, user)
-		},
-		"erased": func(t *testing.T, _ string, tokens auth.Tokens) {
-			here.As(tokens.AccessToken).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, auth.Password)).Must(t, http.StatusNoContent)
-		},
-	} {
-		t.Run(what, func(t *testing.T) {
-			if _, err := f.Register(t.Context(), what, auth.Password); err != nil {
-				t.Fatal(err)
-			}
-			tokens, err := f.SignIn(t.Context(), what, auth.Password)
-			if err != nil {
-				t.Fatal(err)
-			}
-			user := there.As(tokens.AccessToken)
-			user.T = t
-			const body = `{"prompt":"The nature of light"}`
-			job := user.Submit(body)
-			stream := user.Stream(t.Context(), "/jobs/"+job+"/events")
-			waits := make(chan apitest.Answer, 1)
-			go func() {
-				a, err := user.Send(t.Context(), "POST", "/generate", body)
-				if err != nil {
-					t.Error(err)
-				}
-				waits <- a
-			}()
-			deadline := time.Now().Add(time.Minute)
-			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until the second job exists
-				if time.Now().After(deadline) {
-					t.Fatal("the waiting request has created no job")
-				}
-				if err := f.DB().Owner.QueryRow(t.Context(), `select count(*) from history where created_at >= (select created_at from history where job = $1)`, job).Scan(&n); err != nil {
-					t.Fatal(err)
-				}
-			}
-			end(t, what, tokens)
-			begin := time.Now()
-			accepted := false
-			for m, err := range stream {
-				if accepted = accepted || m.Event == "job.accepted"; err != nil || m.Retry != "" {
-					t.Errorf("%+v, %v", m, err)
-				}
-			}
-			if !accepted {
-				t.Error("the stream was empty")
-			}
-			// An erasure also ends the account's jobs. Either end may come first.
-			if a := <-waits; a.Code() != "invalid_access_token" && (what != "erased" || a.Code() != "job_cancelled") {
-				t.Errorf("the waiting request is answered %d %s", a.Status, a.Body)
-			}
-			took := time.Since(begin)
-			t.Logf("both ended after %v", took)
-			if took > 8*time.Second { // usually under 1 s; a heartbeat would come after 10
-				t.Errorf("the stream and the waiting request lasted %v", took)
-			}
-			state, want := "", "queued"
-			if what == "erased" {
-				want = "cancelled"
-			}
-			if err := f.DB().Owner.QueryRow(t.Context(), `select state from history order by job desc limit 1`).Scan(&state); err != nil || state != want {
-				t.Errorf("the waiting request's job is %s, want %s, %v", state, want, err)
-			}
-		})
 	}
 }

@@ -27,12 +27,12 @@ const (
 	// them again after half of that.
 	keysMaxAge = 10 * time.Second
 
-	// JWKSFor is how long clients may use the result of JWKS.
-	JWKSFor = time.Minute
+	// JWKSMaxAge is how long clients may use the result of JWKS.
+	JWKSMaxAge = time.Minute
 
 	// keysPublishAhead is how long a new key is published before it signs. By then
 	// every process and client has read it, or may no longer use an older set.
-	keysPublishAhead = 2*keysMaxAge + JWKSFor + 2*maxSkew + 30*time.Second
+	keysPublishAhead = 2*keysMaxAge + JWKSMaxAge + 2*maxSkew + 30*time.Second
 
 	// keysMinInterval is the shortest time between two reads, whatever the requests.
 	keysMinInterval = time.Second
@@ -266,7 +266,7 @@ func (r *keyring) unwrap(row row) (jwk.Key, error) {
 
 // JWKS returns the public keys that verify access tokens, as a JWK set (RFC 7517):
 // the future signing keys, the current one, and recently retired ones. Clients may
-// use the set for JWKSFor.
+// use the set for JWKSMaxAge.
 func (s *Service) JWKS(ctx context.Context) []byte {
 	return s.keys.fresh(ctx).encoded
 }

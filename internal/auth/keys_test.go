@@ -113,7 +113,7 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysMaxAge+JWKSFor || r.Last.Sub(r.From) < DefaultAccessTTL {
+	if ahead := r.From.Sub(f.clock.Now()); ahead < 2*keysMaxAge+JWKSMaxAge || r.Last.Sub(r.From) < DefaultAccessTTL {
 		t.Errorf("the new key signs in %v; the last token of the old key expires %v later", ahead, r.Last.Sub(r.From))
 	}
 	facts := f.facts(t, unknownAccount)

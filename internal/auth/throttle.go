@@ -51,10 +51,9 @@ var productionBackoffs = backoffs{
 	network:     backoff{100, time.Second, time.Minute},
 }
 
-// ThrottledError occurs when a password is not looked at, because too many were
-// wrong before.
+// ThrottledError occurs when a password is not checked because of earlier failures.
 type ThrottledError struct {
-	Wait time.Duration // until the next attempt may succeed
+	Wait time.Duration // until the next sign-in attempt may succeed
 }
 
 // Code returns the error's code.

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// TicketFor is the lifetime of a ticket.
-	TicketFor = 30 * time.Second
+	// TicketTTL is the lifetime of a ticket.
+	TicketTTL = 30 * time.Second
 
 	// maxTickets is the number of unused tickets that a session may have. One more
 	// replaces the oldest.
@@ -34,7 +34,7 @@ func hashTicket(text string) []byte {
 }
 
 // Ticket returns a secret that authenticates the identity once, at one path, within
-// TicketFor. It is for clients that cannot set headers. Ticket returns ErrAccessToken
+// TicketTTL. It is for clients that cannot set headers. Ticket returns ErrAccessToken
 // if the session has ended.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
@@ -51,7 +51,7 @@ func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string,
 		tag, err := tx.Exec(ctx, `
 			insert into tickets (hash, session, path, expires_at, access_until)
 			select $1, id, $3, $4, $5 from sessions where id = $2 and revoked_at is null`,
-			hashTicket(text), id.Session, path, now.Add(TicketFor), id.Expires)
+			hashTicket(text), id.Session, path, now.Add(TicketTTL), id.Expires)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = errSessionEnded
 		}

@@ -32,8 +32,8 @@ func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
 		good      bool
 	}{
 		"at once":            {func(*testing.T, Identity) {}, "/here", true},
-		"at the last moment": {func(*testing.T, Identity) { f.clock.Advance(TicketFor - time.Microsecond) }, "/here", true},
-		"too late":           {func(*testing.T, Identity) { f.clock.Advance(TicketFor) }, "/here", false},
+		"at the last moment": {func(*testing.T, Identity) { f.clock.Advance(TicketTTL - time.Microsecond) }, "/here", true},
+		"too late":           {func(*testing.T, Identity) { f.clock.Advance(TicketTTL) }, "/here", false},
 		"another path":       {func(*testing.T, Identity) {}, "/her", false},
 		"the session has ended": {func(t *testing.T, id Identity) {
 			f.exec(t, `update sessions set revoked_at = now() where id = $1`, id.Session)
@@ -120,7 +120,7 @@ func TestTicketsAreLimitedAndHashed(t *testing.T) {
 	}
 	_, err := f.Redeem(t.Context(), ticket, "/here")
 	wantError(t, err, ErrAccessToken) // the oldest was replaced
-	f.clock.Advance(TicketFor - time.Millisecond)
+	f.clock.Advance(TicketTTL - time.Millisecond)
 	if err := f.collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
