@@ -17,43 +17,43 @@ import (
 	"time"
 )
 
-// A Client calls the service as one user, or as nobody before SignIn. It is safe
-// for concurrent use.
+// A Client calls the service as one user, or without a user before SignIn. It
+// is safe for concurrent use.
 type Client struct {
 	base    func() string
 	http    http.Client
 	tries   int
 	timeout time.Duration // of one try
-	silence time.Duration // of a stream
+	silence time.Duration // the longest of a stream
 
 	mu      sync.Mutex
 	session session
-	renewal *renewal // under way, or nil
+	renewal *renewal // the current one, or nil
 }
 
-// Options change what a Client does. The zero value is a good one.
+// Options configure a Client. The zero value has useful defaults.
 type Options struct {
-	// Transport sends the requests. It is [http.DefaultTransport] if it is nil.
+	// Transport sends the requests. Nil is [http.DefaultTransport].
 	Transport http.RoundTripper
 
-	// Base returns the base URL for the next try of a call, in place of the one
-	// given to New. It spreads calls over several replicas of the service: a try
-	// that fails at one is made again at another.
+	// Base returns the base URL for the next try of a call, in place of the one given
+	// to New. It can spread calls over replicas of the service: the retry of a failed
+	// try then goes to another replica.
 	Base func() string
 
-	// Tokens are those of an earlier session of the user.
+	// Tokens continue an earlier session of the user.
 	Tokens Tokens
 
-	// Tries is how often a call is tried at most, 5 times if it is 0. With 1, no
-	// call is tried again.
+	// Tries is the largest number of tries of a call; 0 is 5. With 1, no call is
+	// retried.
 	Tries int
 
-	// Timeout bounds one try of a call, 30 s if it is 0. The time that the
-	// service is asked to wait for a text comes on top.
+	// Timeout bounds one try of a call; 0 is 30 s. The wait that a request asks
+	// of the service is added to it.
 	Timeout time.Duration
 }
 
-// defaultTimeout bounds one try of a call unless the options say otherwise.
+// defaultTimeout is the default of Options.Timeout.
 const defaultTimeout = 30 * time.Second
 
 // New returns a client of the service at a base URL, such as
@@ -89,8 +89,8 @@ type Request struct {
 	Header http.Header
 	Body   []byte // JSON unless Header has another Content-Type
 
-	// Wait is how long the service is asked to wait for a text (Prefer: wait), in
-	// whole seconds. It is added to the timeout of a try.
+	// Wait is the time that the request asks the service to wait for a text
+	// (Prefer: wait), in whole seconds. It is added to the timeout of a try.
 	Wait time.Duration
 
 	anonymous bool // without an access token
@@ -98,7 +98,7 @@ type Request struct {
 
 func (r *Request) method() string { return cmp.Or(r.Method, http.MethodGet) }
 
-// A Response is an answer that has been read.
+// A Response is a complete answer of the service.
 type Response struct {
 	Status int
 	Header http.Header
@@ -108,22 +108,21 @@ type Response struct {
 // Do calls the API and returns the answer, whose Status is 2xx or 304. An error
 // answer is a [*Problem].
 //
-// Do adds the access token, which it renews when the service refuses it, and
-// gives every POST an Idempotency-Key, unless the request has one. A POST that is
-// neither tried again (Options.Tries is 1) nor waits for a text has no use for a
-// key, and gets none.
+// Do adds the access token, and renews it when the service refuses it. Do adds an
+// Idempotency-Key to a POST without one. A POST without retries (Options.Tries is 1)
+// and without a wait for a text needs no key and gets none.
 //
-// Do tries again, with the same key, after an error of the connection, a timeout
-// of one try, the statuses 408, 429 and 5xx, and a 409 that says that the first
-// try is still under way. It waits at least as long as Retry-After says; a problem
-// that asks for more than a minute is returned at once. It stops when ctx ends.
+// Do retries, with the same key, after a connection error, a timeout of one try,
+// and the statuses 408, 429 and 5xx. It also retries after a 409 that says that an
+// earlier try is still in flight. It waits at least as long as Retry-After says, and
+// returns a problem that asks for more than a minute at once. It stops when ctx ends.
 func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	call := *r
 	if (c.tries > 1 || r.Wait > 0) && r.method() == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
 		call.Header = r.Header.Clone()
 		call.setHeader("Idempotency-Key", `"`+rand.Text()+`"`)
 	}
-	for t := (tries{most: c.tries}); ; {
+	for t := (tries{limit: c.tries}); ; {
 		resp, err := c.try(ctx, &call)
 		if err == nil {
 			return resp, nil
@@ -134,7 +133,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	}
 }
 
-// call is Do for an answer in JSON.
+// call is Do, and decodes a JSON answer into v.
 func (c *Client) call(ctx context.Context, r *Request, v any) (*Response, error) {
 	resp, err := c.Do(ctx, r)
 	if err != nil || resp.Status == http.StatusNotModified {
@@ -168,8 +167,8 @@ func (c *Client) try(ctx context.Context, r *Request) (*Response, error) {
 // maxAnswer bounds the body of an answer, in bytes.
 const maxAnswer = 16 << 20
 
-// open sends a request once, and once more with a new access token if the one
-// it had is refused. It leaves the body of the answer to be read and closed.
+// open sends a request. If the access token is refused, open renews it and sends
+// the request once more. The caller must read and close the body of the answer.
 func (c *Client) open(ctx context.Context, r *Request) (*http.Response, error) {
 	if r.anonymous {
 		return c.send(ctx, r, "")
@@ -186,7 +185,7 @@ func (c *Client) open(ctx context.Context, r *Request) (*http.Response, error) {
 	if renewErr != nil {
 		return nil, renewErr
 	}
-	if renewed == access { // there is nothing to renew it with
+	if renewed == access { // the session cannot be renewed
 		return nil, err
 	}
 	return c.send(ctx, r, renewed)
@@ -224,7 +223,7 @@ func (c *Client) send(ctx context.Context, r *Request, access string) (*http.Res
 	return nil, readProblem(resp.StatusCode, resp.Header, resp.Body)
 }
 
-// seconds is a duration in whole seconds, rounded up.
+// seconds returns a duration in whole seconds, rounded up.
 func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
@@ -236,5 +235,5 @@ func (r *Request) setHeader(name, value string) {
 	r.Header.Set(name, value)
 }
 
-// failed says which request an error is about.
+// failed adds the method and path of a request to an error.
 func failed(r *Request, err error) error { return fmt.Errorf("%s %s: %w", r.method(), r.Path, err) }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestNew(t *testing.T) {
+func TestNewAcceptsOnlyAbsoluteHTTPURLs(t *testing.T) {
 	for _, good := range []string{"http://127.0.0.1:8000", "https://colophon.example", "https://colophon.example/under/"} {
 		if _, err := New(good, Options{}); err != nil {
 			t.Errorf("%s: %v", good, err)
@@ -29,11 +29,12 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestTryAgain answers the first try in every way that a second one may better.
-func TestTryAgain(t *testing.T) {
+// TestTemporaryFailuresAreRetried answers the first try with each kind of temporary
+// failure.
+func TestTemporaryFailuresAreRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		first http.HandlerFunc
-		after time.Duration // at least; at most twice as long and a little
+		after time.Duration // the least; at most firstPause more
 	}{
 		"connection":     {abort, firstPause / 2},
 		"half an answer": {half, firstPause / 2},
@@ -94,8 +95,8 @@ func half(w http.ResponseWriter, _ *http.Request) {
 // hang never answers.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-// TestFinalAnswers answers in ways that no further try would change.
-func TestFinalAnswers(t *testing.T) {
+// TestFinalAnswersAreNotRetried answers with errors that a retry would not change.
+func TestFinalAnswersAreNotRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
 		want   error // ErrProtocol, or a problem
@@ -144,8 +145,8 @@ func TestTriesAreBounded(t *testing.T) {
 	}
 }
 
-// TestPauseGrows measures the pauses of many tries.
-func TestPauseGrows(t *testing.T) {
+// TestPausesDoubleUpToALimit measures the pauses between tries.
+func TestPausesDoubleUpToALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		var at []time.Time
@@ -157,7 +158,7 @@ func TestPauseGrows(t *testing.T) {
 		for i := range len(at) - 1 {
 			want := min(lastPause, firstPause<<i)
 			if got := at[i+1].Sub(at[i]); got < want/2 || got > want {
-				t.Errorf("pause %d is %s, want %s at most", i+1, got, want)
+				t.Errorf("pause %d is %s, want at most %s", i+1, got, want)
 			}
 		}
 		if len(at) != 20 {
@@ -166,9 +167,9 @@ func TestPauseGrows(t *testing.T) {
 	})
 }
 
-// TestSingleTryNeedsNoKey makes a POST that is not tried again, for which a key
-// would only cost the service a row. A job whose client leaves while it waits goes
-// on only under a key.
+// TestSingleTryNeedsNoKey sends POSTs that are not retried. A key would only cost the
+// service a row. A POST that waits needs one: if the client leaves, its job goes on
+// only under a key.
 func TestSingleTryNeedsNoKey(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /jobs", text(`{"id":"j"}`))
@@ -209,9 +210,9 @@ func TestContextEndsTries(t *testing.T) {
 	}
 }
 
-// TestNoTimeForTheNextTry has a deadline before Retry-After: the problem is
-// returned at once.
-func TestNoTimeForTheNextTry(t *testing.T) {
+// TestDeadlineBeforeRetryAfterReturnsAtOnce has a deadline that ends before
+// Retry-After.
+func TestDeadlineBeforeRetryAfterReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("/", problem(429, "too_many_requests", "Retry-After", "10"))
@@ -225,7 +226,7 @@ func TestNoTimeForTheNextTry(t *testing.T) {
 	})
 }
 
-// TestBaseIsPickedForEachTry has two replicas, one of which is down.
+// TestBaseIsPickedForEachTry uses two replicas; the first is down.
 func TestBaseIsPickedForEachTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)

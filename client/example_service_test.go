@@ -13,7 +13,7 @@ import (
 	"colophon/client"
 )
 
-// The service of the examples has one account and one job, whatever is asked.
+// The service of the examples has one account and one job, for any request.
 
 const jobID = "01a2065b-cc6a-7336-8e81-69d56381a340"
 

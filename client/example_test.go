@@ -15,7 +15,7 @@ import (
 	"colophon/client"
 )
 
-// From an account to a text.
+// A new account generates a text.
 func Example() {
 	ctx := context.Background()
 	c, err := client.New(serve(), client.Options{})
@@ -54,8 +54,8 @@ func ExampleClient_Generate() {
 	// Output: " and colours", length after 2 tokens
 }
 
-// A key of the program's own, kept with its data, finds the job again after a
-// crash of the program: the same request makes no second job.
+// A program that stores its own key finds the job again after a crash: the same
+// request creates no second job.
 func ExampleClient_Submit() {
 	ctx := context.Background()
 	c := signedIn()
@@ -71,7 +71,7 @@ func ExampleClient_Submit() {
 	// 01a2065b-cc6a-7336-8e81-69d56381a340 queued
 }
 
-// The text appears as it is written.
+// The text appears while it is generated.
 func ExampleClient_Follow() {
 	ctx := context.Background()
 	c := signedIn()
@@ -102,7 +102,7 @@ func ExampleClient_Follow_resume() {
 	// 5 job.completed
 }
 
-// Poll costs the service less than Job: it answers nothing while nothing changes.
+// Poll costs the service less than Job: the answer for an unchanged job is empty.
 func ExampleClient_Poll() {
 	ctx := context.Background()
 	c := signedIn()
@@ -126,7 +126,7 @@ func ExampleClient_Cancel() {
 	// Output: completed
 }
 
-// History asks for no more pages than the loop needs.
+// History requests no more pages than the loop needs.
 func ExampleClient_History() {
 	for job, err := range signedIn().History(context.Background()) {
 		if err != nil {
@@ -156,7 +156,7 @@ func ExampleProblem() {
 	// body.prompt
 }
 
-// A program that runs now and then keeps its tokens, not the password.
+// A program that runs occasionally stores its tokens, not the password.
 func ExampleClient_Tokens() {
 	c := signedIn()
 	saved, err := json.Marshal(c.Tokens())
@@ -196,7 +196,7 @@ func ExampleOptions() {
 	// Output: <nil>
 }
 
-// Do calls what has no method of its own.
+// Do calls any route of the API.
 func ExampleClient_Do() {
 	resp, err := signedIn().Do(context.Background(), &client.Request{Path: "/users/me"})
 	if err != nil {

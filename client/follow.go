@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// streamSilence is how long a stream may be silent before the client connects
-// anew. The service sends a heartbeat every ten seconds.
+// streamSilence is how long a stream may be silent before the client
+// reconnects. The service sends a heartbeat every ten seconds.
 const streamSilence = 15 * time.Second
 
-// streamEnd and maxStreamEnd bound how long and for how many bytes the client
-// waits for the end of a stream after the job's last event.
+// streamEnd and maxStreamEnd bound the time and the bytes for which the client waits
+// for the end of a stream after the job's last event.
 const (
 	streamEnd    = time.Second
 	maxStreamEnd = 4 << 10
 )
 
-// Events returns the events of a job after a version, as far as there are any
-// yet. Version 0 is before the first.
+// Events returns the events that a job has had so far after a version. Version 0 is
+// before the first.
 func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
 	r := &Request{Path: jobPath(id) + "/events?after=" + strconv.Itoa(after)}
 	var events []Event
@@ -44,15 +44,15 @@ func outOfOrder(version, after int) error {
 }
 
 // Follow yields the events of a job after a version as they arrive, each once
-// and in order, to the last one of the job. Version 0 is before the first.
+// and in order, up to the last one. Version 0 is before the first.
 //
-// Follow connects again, behind the last event that it has yielded, whenever the
-// stream breaks off, is silent for 15 s, or the service asks for that. An error
-// ends it: of ctx, of an answer that no further try would change, or after as many
-// connections in a row as Options.Tries allows that bring nothing.
+// Follow reconnects when the stream breaks off, is silent for 15 s, or the service
+// asks for it. It resumes after the last event that it has yielded. An error ends
+// it: the end of ctx, an answer that a retry would not change, or Options.Tries
+// connections in a row that bring nothing.
 func (c *Client) Follow(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		f := follower{c, id, after, tries{most: c.tries}}
+		f := follower{c, id, after, tries{limit: c.tries}}
 		for {
 			pause, err := f.connect(ctx, yield)
 			if errors.Is(err, errDone) {
@@ -71,7 +71,7 @@ func (c *Client) Follow(ctx context.Context, id string, after int) iter.Seq2[Eve
 	}
 }
 
-// follower is where a Follow is in its stream.
+// follower is the state of one Follow.
 type follower struct {
 	client *Client
 	job    string
@@ -80,10 +80,10 @@ type follower struct {
 }
 
 var (
-	// errDone ends a Follow whose caller has seen all events or enough of them.
+	// errDone ends a Follow when the caller has all events or stops.
 	errDone = errors.New("done")
 
-	// errSilent ends a connection that has brought nothing for too long.
+	// errSilent ends a connection that was silent for too long.
 	errSilent = errors.New("the stream is silent")
 
 	// errCut is the end of a connection before the job's last event.
@@ -99,9 +99,9 @@ func (f *follower) request() *Request {
 	return r
 }
 
-// connect yields the events that one connection brings. It returns errDone when
-// there is nothing more to yield, no error when the service asked to connect
-// again after a pause, and otherwise why the connection ended.
+// connect yields the events of one connection. It returns errDone if there is
+// nothing more to yield, and no error if the service asked to reconnect after a
+// pause. Any other error says why the connection ended.
 func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (pause time.Duration, err error) {
 	c := f.client
 	ctx, hangUp := context.WithCancelCause(ctx)
@@ -114,11 +114,11 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 	}
 	defer resp.Body.Close()
 	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media != "text/event-stream" {
-		return 0, fmt.Errorf("%w: a stream as %q", ErrProtocol, resp.Header.Get("Content-Type"))
+		return 0, fmt.Errorf("%w: Content-Type %q of a stream", ErrProtocol, resp.Header.Get("Content-Type"))
 	}
 	var last Message
 	empty := true
-	for m, err := range Messages(impatient{resp.Body, quiet, c.silence}) {
+	for m, err := range Messages(timedReader{resp.Body, quiet, c.silence}) {
 		if err != nil {
 			return 0, f.cause(ctx, err)
 		}
@@ -135,7 +135,7 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 			return 0, errDone
 		}
 		if e.Ends() {
-			// The transport uses a connection again if its answer was read to the end.
+			// The transport reuses a connection if its answer was read to the end.
 			quiet.Reset(streamEnd)
 			_, _ = io.CopyN(io.Discard, resp.Body, maxStreamEnd)
 			return 0, errDone
@@ -145,12 +145,13 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 		return min(time.Duration(ms)*time.Millisecond, longestRetryAfter), nil
 	}
 	if empty {
-		return 0, f.over(ctx)
+		return 0, f.explainEmpty(ctx)
 	}
 	return 0, errCut
 }
 
-// cause returns why a connection ended: not that ctx was cancelled, but why.
+// cause returns why a connection ended: errSilent rather than the cancellation that
+// it caused.
 func (f *follower) cause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		return cause
@@ -175,9 +176,9 @@ func (f *follower) event(m Message) (e Event, err error) {
 	return e, nil
 }
 
-// over tells a stream of a job whose last event the caller has seen from one
-// that was cut before it brought anything: both are empty.
-func (f *follower) over(ctx context.Context) error {
+// explainEmpty requests the job of an empty stream. It returns errDone if the caller
+// has seen the job's last event, and errCut if the stream was cut.
+func (f *follower) explainEmpty(ctx context.Context) error {
 	resp, err := f.client.try(ctx, &Request{Path: jobPath(f.job)})
 	if err != nil {
 		return err
@@ -192,15 +193,15 @@ func (f *follower) over(ctx context.Context) error {
 	return errCut
 }
 
-// impatient reads from a stream, and gives each read only so much time. Time that
-// the caller spends on an event does not count.
-type impatient struct {
+// timedReader limits the time of each read. Time that the caller spends on an event
+// does not count.
+type timedReader struct {
 	io.Reader
 	quiet   *time.Timer
 	silence time.Duration
 }
 
-func (r impatient) Read(b []byte) (int, error) {
+func (r timedReader) Read(b []byte) (int, error) {
 	r.quiet.Reset(r.silence)
 	defer r.quiet.Stop()
 	return r.Reader.Read(b)

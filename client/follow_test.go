@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// course is all events of a job.
+// course holds all events of a job.
 var course = []string{
 	`{"version":1,"type":"job.accepted","at":"2026-11-23T03:03:29Z","prompt":"light","params":{"max_tokens":2,"temperature":0.8,"top_k":40,"top_p":1,"seed":7}}`,
 	`{"version":2,"type":"job.started","at":"2026-11-23T03:03:29Z","attempt":1,"worker":"w","from_token":0}`,
@@ -23,7 +23,7 @@ var course = []string{
 	`{"version":4,"type":"job.completed","at":"2026-11-23T03:03:29Z","finish_reason":"length","usage":{"total_tokens":3},"timings":{"total_ms":9}}`,
 }
 
-// stream returns the messages of the course from an event on.
+// stream returns the messages of the course after a version.
 func stream(after int) string {
 	var b strings.Builder
 	for i, data := range course[after:] {
@@ -34,7 +34,7 @@ func stream(after int) string {
 	return b.String()
 }
 
-// resumes returns after which event a request wants a stream.
+// resumes returns the version after which a request resumes, and checks its headers.
 func resumes(t *testing.T, r *http.Request) int {
 	after := 0
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
@@ -63,7 +63,7 @@ func follow(ctx context.Context, c *Client, after int) (versions []int, err erro
 	return versions, nil
 }
 
-func TestFollow(t *testing.T) {
+func TestFollowYieldsEveryEventInOrder(t *testing.T) {
 	s := newService(t)
 	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) { sse(stream(resumes(t, r)))(w, r) })
 	s.answers("GET /jobs/j", text(`{"id":"j","state":"completed","version":4}`))
@@ -81,7 +81,7 @@ func TestFollow(t *testing.T) {
 	if job, err := c.Wait(t.Context(), "j"); err != nil || job.State != Completed {
 		t.Errorf("%+v, %v", job, err)
 	}
-	// The caller stops, goes on behind that, and asks once more at the end.
+	// The caller stops early, resumes after that event, and follows again at the end.
 	for e, err := range c.Follow(t.Context(), "j", 0) {
 		if e.Version == 2 || err != nil {
 			break
@@ -94,9 +94,10 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestFollowThroughCuts ends the first connection after each byte of the stream,
-// in order and broken off: the caller sees every event once.
-func TestFollowThroughCuts(t *testing.T) {
+// TestFollowSurvivesACutAtEveryByte cuts the first connection after each byte of the
+// stream, with a clean end and with a broken connection. The caller sees every event
+// once.
+func TestFollowSurvivesACutAtEveryByte(t *testing.T) {
 	whole := stream(0)
 	for name, end := range map[string]func(){"ended": func() {}, "broken": func() { panic(http.ErrAbortHandler) }} {
 		t.Run(name, func(t *testing.T) {
@@ -124,8 +125,9 @@ func TestFollowThroughCuts(t *testing.T) {
 	}
 }
 
-// TestFollowOverTheNetwork breaks every connection after some of the stream.
-func TestFollowOverTheNetwork(t *testing.T) {
+// TestFollowResumesBrokenConnections breaks every connection after a part of the
+// stream, over the network.
+func TestFollowResumesBrokenConnections(t *testing.T) {
 	s := newService(t)
 	connections := 0
 	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
@@ -143,9 +145,9 @@ func TestFollowOverTheNetwork(t *testing.T) {
 	}
 }
 
-// TestFollowComesBack meets everything that a stream may end with before the job
-// does, and measures after which time the client is back.
-func TestFollowComesBack(t *testing.T) {
+// TestFollowReconnectsAfterAPause ends the first stream in every way that is possible
+// before the job ends, and measures the pause before the client reconnects.
+func TestFollowReconnectsAfterAPause(t *testing.T) {
 	for name, test := range map[string]struct {
 		first http.HandlerFunc
 		after time.Duration
@@ -177,8 +179,9 @@ func TestFollowComesBack(t *testing.T) {
 	}
 }
 
-// TestHeartbeats keeps a silent stream open for an hour, as the service does.
-func TestHeartbeats(t *testing.T) {
+// TestHeartbeatsKeepAStreamOpen sends nothing but heartbeats for an hour, as the
+// service does.
+func TestHeartbeatsKeepAStreamOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
@@ -226,8 +229,8 @@ func TestFollowedStreamsShareAConnection(t *testing.T) {
 	}
 }
 
-// TestEndlessStream keeps the stream open after the job's last event.
-func TestEndlessStream(t *testing.T) {
+// TestFollowEndsAfterTheLastEvent keeps the stream open after the job's last event.
+func TestFollowEndsAfterTheLastEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
@@ -242,8 +245,8 @@ func TestEndlessStream(t *testing.T) {
 	})
 }
 
-// TestSlowCaller takes longer for an event than a stream may be silent.
-func TestSlowCaller(t *testing.T) {
+// TestSlowCallerKeepsItsStream takes longer for an event than a stream may be silent.
+func TestSlowCallerKeepsItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("GET /jobs/j/events", sse(stream(0)))
@@ -259,7 +262,7 @@ func TestSlowCaller(t *testing.T) {
 	})
 }
 
-// TestFollowRenewsItsToken has the access token expire during the stream.
+// TestFollowRenewsItsToken lets the access token expire during the stream.
 func TestFollowRenewsItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -281,12 +284,13 @@ func TestFollowRenewsItsToken(t *testing.T) {
 	})
 }
 
-// TestFollowGivesUp meets what no further connection would change.
-func TestFollowGivesUp(t *testing.T) {
+// TestFollowGivesUpOnFinalErrors answers with errors that another connection would
+// not change.
+func TestFollowGivesUpOnFinalErrors(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
 		code   string // of a problem, "" for ErrProtocol
-		seen   int    // events before
+		seen   int    // events before the error
 	}{
 		"404":                  {problem(404, "not_found"), "not_found", 0},
 		"JSON":                 {text("[]", "Content-Type", "application/json"), "", 0},
@@ -309,23 +313,23 @@ func TestFollowGivesUp(t *testing.T) {
 	}
 }
 
-// TestFollowIsBounded counts connections that bring nothing; those that bring
-// something begin the count anew.
-func TestFollowIsBounded(t *testing.T) {
+// TestFollowGivesUpAfterSilentConnections has connections that bring nothing. A
+// connection that brings something resets the count.
+func TestFollowGivesUpAfterSilentConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("GET /jobs/j/events", abort, sse(": x\n\n"), sse(""), abort, abort, abort, sse(stream(0)))
 		s.answers("GET /jobs/j", text(`{"id":"j","state":"queued","version":1}`))
 		_, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
-		if err == nil || len(s.requests()) != 7 { // one asks for the job
+		if err == nil || len(s.requests()) != 7 { // one is for the job
 			t.Errorf("%v after %d requests", err, len(s.requests()))
 		}
 		got, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
 		if err != nil || len(got) != 4 {
 			t.Errorf("%v, %v", got, err)
 		}
-		// With one try, a stream that was cut is an error, and one that ends with
-		// retry is not.
+		// With one try, a cut stream is an error, but a stream that ends with retry
+		// is not.
 		s = newService(t)
 		s.answers("GET /jobs/j/events", sse(strings.TrimSuffix(stream(0), stream(2))+"retry: 500\n\n"), sse(strings.TrimSuffix(stream(2), stream(3))))
 		got, err = follow(t.Context(), s.client(Options{Tries: 1}), 0)
@@ -360,9 +364,9 @@ func TestContextEndsFollow(t *testing.T) {
 	}
 }
 
-// TestEmptyStreams are those of a job whose events the caller has, and those
-// that were cut: the client asks for the job.
-func TestEmptyStreams(t *testing.T) {
+// TestEmptyStreamsAreToldApart has empty streams of an ended job, and streams that
+// were cut before the first byte. The client requests the job to tell them apart.
+func TestEmptyStreamsAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, job := range []http.HandlerFunc{abort, problem(503, "unavailable"), text(`{"id":"j","state":"running","version":2}`), text(`{"id":"j","state":"completed","version":4}`)} {
 			s := newService(t)
@@ -387,7 +391,7 @@ func TestEmptyStreams(t *testing.T) {
 	})
 }
 
-func TestEvents(t *testing.T) {
+func TestEventsReturnsEventsAfterAVersion(t *testing.T) {
 	s := newService(t)
 	s.HandleFunc("GET /jobs/j/events", func(w http.ResponseWriter, r *http.Request) {
 		after, _ := strconv.Atoi(r.URL.Query().Get("after"))
@@ -411,13 +415,13 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-func TestEnds(t *testing.T) {
+func TestOnlyFinalEventsEndAJob(t *testing.T) {
 	for kind, want := range map[string]bool{JobAccepted: false, JobStarted: false, JobAdvanced: false, JobCompleted: true, JobCancelled: true, JobFailed: false} {
 		if got := (&Event{Type: kind}).Ends(); got != want {
 			t.Errorf("%s: %v", kind, got)
 		}
 	}
 	if !(&Event{Type: JobFailed, Final: true}).Ends() {
-		t.Error("a final failure ends nothing")
+		t.Error("a final failure does not end the job")
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// A State is where a job is in its course.
+// A State is the state of a job.
 type State string
 
 // The states of a job.
@@ -19,21 +19,21 @@ const (
 // Final reports whether a job in the state has ended.
 func (s State) Final() bool { return s == Completed || s == Failed || s == Cancelled }
 
-// A Job is a request for a text and what has become of it. In the history,
+// A Job is a request for a text, with its state and its result. In the history,
 // Params, Version, Deadline and Links are missing.
 type Job struct {
 	ID               string     `json:"id"`
 	State            State      `json:"state"`
 	Prompt           string     `json:"prompt"`
 	GeneratedText    string     `json:"generated_text"` // the prompt and the completion
-	Completion       string     `json:"completion"`     // what has been generated so far
+	Completion       string     `json:"completion"`     // the text generated so far
 	ModelName        string     `json:"model_name"`
 	Params           *Params    `json:"params"`
 	Usage            Usage      `json:"usage"`
 	FinishReason     string     `json:"finish_reason"`      // stop, length or content_filter, of a completed job
 	Reason           string     `json:"reason"`             // why the job failed or was cancelled
 	QueuePosition    int        `json:"queue_position"`     // of a queued job: 1 is next
-	EstimatedStartAt *time.Time `json:"estimated_start_at"` // of a queued job, as far as that can be told
+	EstimatedStartAt *time.Time `json:"estimated_start_at"` // of a queued job; nil if unknown
 	Version          int        `json:"version"`            // of its latest event
 	CreatedAt        time.Time  `json:"created_at"`
 	Deadline         *time.Time `json:"deadline"` // when the job is cancelled unless it has ended
@@ -41,13 +41,13 @@ type Job struct {
 	FinishedAt       *time.Time `json:"finished_at"`
 	Links            *Links     `json:"links"`
 
-	ETag       string        `json:"-"` // identifies what is shown here; only Job and Poll set it
-	RetryAfter time.Duration `json:"-"` // when it is worth looking again, of a job that has not ended
+	ETag       string        `json:"-"` // identifies this state of the job; only Job and Poll set it
+	RetryAfter time.Duration `json:"-"` // suggested wait before the next Poll, of a job that has not ended
 }
 
-// Params are the choices that determine a text, with the prompt and the weights.
+// Params, the prompt and the weights determine a text.
 type Params struct {
-	MaxTokens   int      `json:"max_tokens"` // most tokens to generate
+	MaxTokens   int      `json:"max_tokens"` // largest number of tokens to generate
 	Temperature float64  `json:"temperature"`
 	TopK        int      `json:"top_k"`
 	TopP        float64  `json:"top_p"`
@@ -62,7 +62,7 @@ type Usage struct {
 	TotalTokens      int `json:"total_tokens"`
 }
 
-// Links are paths that belong to a job.
+// Links are the paths of a job and its operations.
 type Links struct {
 	Self   string `json:"self"`
 	Events string `json:"events"`
@@ -79,51 +79,51 @@ const (
 	JobCancelled = "job.cancelled"
 )
 
-// An Event is one fact of a job's course. Its type says which of the members
-// from Prompt on it has.
+// An Event is one fact about a job. Its type decides which of the fields from Prompt
+// on it has.
 type Event struct {
-	Version int       `json:"version"` // its position among the job's events, from 1
+	Version int       `json:"version"` // position among the job's events, from 1
 	Type    string    `json:"type"`
 	At      time.Time `json:"at"`
 
-	// Of job.accepted.
+	// Fields of job.accepted.
 	Prompt       string     `json:"prompt"`
 	Stop         []string   `json:"stop"`
 	Params       *Params    `json:"params"`
 	PromptTokens int        `json:"prompt_tokens"`
 	Model        string     `json:"model"`
-	Priority     int        `json:"priority"` // in the queue: 1, which is first, to 4
+	Priority     int        `json:"priority"` // in the queue: 1 (first) to 4
 	Reserved     *Reserved  `json:"reserved"` // nil if the owner has no token budget
 	Deadline     *time.Time `json:"deadline"` // when the job is cancelled unless it has ended
 
-	// Of job.accepted, and of job.started: the version of the text policy.
+	// Policy is the version of the text policy, in job.accepted and job.started.
 	Policy string `json:"policy"`
 
-	// Of job.started and of job.failed: which attempt it is, from 1.
+	// Attempt counts the attempts from 1, in job.started and job.failed.
 	Attempt int `json:"attempt"`
 
-	// Of job.started.
+	// Fields of job.started.
 	Worker    string `json:"worker"`
-	FromToken int    `json:"from_token"` // how many tokens there were already
+	FromToken int    `json:"from_token"` // number of tokens generated before
 	Weights   string `json:"weights"`    // digest of the weights
 	Kernel    string `json:"kernel"`     // fingerprint of the arithmetic
 
-	// Of job.advanced: the new tokens and the text that they complete.
+	// Fields of job.advanced: the new tokens and the text that they complete.
 	Tokens []int  `json:"tokens"`
 	Text   string `json:"text"`
 
-	// Of job.completed.
+	// Fields of job.completed.
 	FinishReason string   `json:"finish_reason"` // stop, length or content_filter
 	Usage        *Usage   `json:"usage"`
 	Timings      *Timings `json:"timings"`
 
-	// Of job.failed and of job.cancelled.
+	// Reason is in job.failed and job.cancelled.
 	Reason string `json:"reason"`
 
-	// Of job.failed: false if the job will be tried again.
+	// Final is in job.failed: false if another attempt follows.
 	Final bool `json:"final"`
 
-	// Of job.cancelled: owner, or service for a deadline.
+	// By is in job.cancelled: owner, or service for a deadline.
 	By string `json:"by"`
 }
 
@@ -132,13 +132,13 @@ func (e *Event) Ends() bool {
 	return e.Type == JobCompleted || e.Type == JobCancelled || e.Type == JobFailed && e.Final
 }
 
-// Reserved is a part of a token budget.
+// Reserved is the part of a token budget that a job has reserved.
 type Reserved struct {
 	Day    string `json:"day"` // in UTC, as 2006-01-02
 	Tokens int    `json:"tokens"`
 }
 
-// Timings are milliseconds since a job was accepted.
+// Timings are milliseconds since the acceptance of a job.
 type Timings struct {
 	QueuedMS     int64 `json:"queued_ms"`      // until it was started
 	FirstTokenMS int64 `json:"first_token_ms"` // until the first token

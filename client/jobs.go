@@ -13,24 +13,24 @@ import (
 	"time"
 )
 
-// A JobRequest asks for a text. What is zero or nil is left to the service.
+// A JobRequest asks for a text. The service has defaults for zero and nil fields.
 type JobRequest struct {
 	Prompt       string   `json:"prompt"`
-	MaxLength    int      `json:"max_length,omitempty"`     // most tokens of prompt and completion together, 50 if it is 0
-	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // most tokens of the completion; MaxLength then does not count
-	Temperature  *float64 `json:"temperature,omitempty"`    // 0 takes the likeliest token, 0.8 if it is nil
-	TopK         *int     `json:"top_k,omitempty"`          // choose among so many tokens, 0 is all, 40 if it is nil
-	TopP         float64  `json:"top_p,omitempty"`          // choose among the tokens that make up this share of the probability, 1 if it is 0
-	Seed         *uint64  `json:"seed,omitempty"`           // the same seed gives the same text again; drawn if it is nil
+	MaxLength    int      `json:"max_length,omitempty"`     // largest number of tokens of prompt and completion together; 0 is 50
+	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // largest number of tokens of the completion; it replaces MaxLength
+	Temperature  *float64 `json:"temperature,omitempty"`    // 0 takes the likeliest token; nil is 0.8
+	TopK         *int     `json:"top_k,omitempty"`          // choose among the k likeliest tokens; 0 is all, nil is 40
+	TopP         float64  `json:"top_p,omitempty"`          // choose among the likeliest tokens that add up to this probability; 0 is 1
+	Seed         *uint64  `json:"seed,omitempty"`           // the same seed gives the same text again; nil draws a seed
 	Stop         []string `json:"stop,omitempty"`           // the text ends before the first of these
 
-	// Key is the Idempotency-Key: requests with the same key make one job, also
-	// those of another process, for a day. If it is "", a call makes one unless
-	// it is neither tried again nor waits.
+	// Key is the Idempotency-Key. For a day, requests with the same key create one
+	// job, also from different processes. If it is "", the client generates a key,
+	// except for a call that neither retries nor waits.
 	Key string `json:"-"`
 
 	// Wait is how long the service waits for the text before it answers, in whole
-	// seconds, 60 at most.
+	// seconds, at most 60.
 	Wait time.Duration `json:"-"`
 
 	// CancelAfter is how long the job may take before the service cancels it, in
@@ -38,13 +38,13 @@ type JobRequest struct {
 	CancelAfter time.Duration `json:"-"`
 }
 
-// generateWait is how long one request of Generate waits.
+// generateWait is the Wait of each request of Generate.
 const generateWait = 30 * time.Second
 
 // Generate asks for a text and returns the completed job, however long that
-// takes. A job that ends otherwise is a [*Problem] with the code [CodeJobFailed]
-// or [CodeJobCancelled]. The job goes on when ctx ends: Generate with the same
-// Key returns it later.
+// takes. If the job fails or is cancelled, the error is a [*Problem] with the code
+// [CodeJobFailed] or [CodeJobCancelled]. When ctx ends, the job goes on: Generate
+// with the same Key returns it later.
 func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 	r.Key = cmp.Or(r.Key, rand.Text())
 	r.Wait = cmp.Or(r.Wait, generateWait)
@@ -54,7 +54,7 @@ func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 		if err != nil || job.State.Final() {
 			return job, err
 		}
-		// A service that stops answers before the wait is over.
+		// A service that shuts down answers before the wait is over.
 		if err := sleep(ctx, min(job.RetryAfter, r.Wait-time.Since(begin))); err != nil {
 			return nil, fmt.Errorf("wait for job %s: %w", job.ID, err)
 		}
@@ -62,9 +62,9 @@ func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 }
 
 // Submit asks for a text and returns the job as soon as it is on record. With
-// Wait it returns the job when it is completed or the time is over; a job that
-// ends otherwise is then a [*Problem] with the code [CodeJobFailed] or
-// [CodeJobCancelled].
+// Wait it returns the job when it has completed or the time is over. If the job
+// fails or is cancelled during the wait, the error is a [*Problem] with the code
+// [CodeJobFailed] or [CodeJobCancelled].
 func (c *Client) Submit(ctx context.Context, r JobRequest) (*Job, error) {
 	return c.post(ctx, "/jobs", &r)
 }
@@ -88,7 +88,7 @@ func (c *Client) post(ctx context.Context, path string, r *JobRequest) (*Job, er
 	return c.job(ctx, request)
 }
 
-// quoteKey returns an idempotency key as the header wants it, a string of RFC 8941.
+// quoteKey returns an idempotency key in the form of the header, an RFC 8941 string.
 func quoteKey(key string) (string, error) {
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
 		return "", fmt.Errorf("the idempotency key %q is not 1 to 255 visible ASCII characters", key)
@@ -96,7 +96,7 @@ func quoteKey(key string) (string, error) {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`, nil
 }
 
-// job calls the API for an answer that is a job.
+// job calls the API and returns the job in the answer.
 func (c *Client) job(ctx context.Context, r *Request) (*Job, error) {
 	job := &Job{}
 	if _, err := c.update(ctx, r, job); err != nil {
@@ -105,7 +105,8 @@ func (c *Client) job(ctx context.Context, r *Request) (*Job, error) {
 	return job, nil
 }
 
-// update calls the API for a job and reports whether it is another one than job.
+// update calls the API, sets job to the job in the answer, and reports whether the
+// job has changed.
 func (c *Client) update(ctx context.Context, r *Request, job *Job) (changed bool, err error) {
 	latest := &Job{}
 	resp, err := c.call(ctx, r, latest)
@@ -123,7 +124,7 @@ func (c *Client) update(ctx context.Context, r *Request, job *Job) (changed bool
 	return true, nil
 }
 
-// note keeps what the headers of an answer say about the job.
+// note copies ETag and Retry-After from an answer to the job.
 func (j *Job) note(resp *Response) {
 	j.ETag = resp.Header.Get("ETag")
 	j.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
@@ -131,14 +132,14 @@ func (j *Job) note(resp *Response) {
 
 func jobPath(id string) string { return "/jobs/" + url.PathEscape(id) }
 
-// Job returns a job as it is now.
+// Job returns the current state of a job.
 func (c *Client) Job(ctx context.Context, id string) (*Job, error) {
 	return c.job(ctx, &Request{Path: jobPath(id)})
 }
 
-// Poll asks once whether a job has changed since it was got with Job or Poll,
-// and brings it up to date. A Job that has only an ID counts as changed. RetryAfter
-// of the job says when it is worth asking again.
+// Poll updates a job that Job or Poll has returned and reports whether it has changed
+// since. It makes one request. A Job that has only an ID counts as changed. The job's
+// RetryAfter is the suggested wait before the next Poll.
 func (c *Client) Poll(ctx context.Context, job *Job) (changed bool, err error) {
 	r := &Request{Path: jobPath(job.ID)}
 	if job.ETag != "" {
@@ -147,7 +148,7 @@ func (c *Client) Poll(ctx context.Context, job *Job) (changed bool, err error) {
 	return c.update(ctx, r, job)
 }
 
-// Wait follows a job until it has ended, whichever way, and returns it.
+// Wait follows a job until it has completed, failed or been cancelled, and returns it.
 func (c *Client) Wait(ctx context.Context, id string) (*Job, error) {
 	for _, err := range c.Follow(ctx, id, 0) {
 		if err != nil {
@@ -157,8 +158,8 @@ func (c *Client) Wait(ctx context.Context, id string) (*Job, error) {
 	return c.Job(ctx, id)
 }
 
-// Cancel ends a job that has not ended, and returns it as it then is. It changes
-// nothing about a job that has ended.
+// Cancel cancels a job and returns its new state. It does not change a job that has
+// ended.
 func (c *Client) Cancel(ctx context.Context, id string) (*Job, error) {
 	return c.job(ctx, &Request{Method: http.MethodPost, Path: jobPath(id) + "/cancel"})
 }
@@ -198,7 +199,7 @@ func nextPage(r *Request, header http.Header) (*Request, error) {
 			target = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(target), "<"), ">")
 			next, err := url.Parse(target)
 			if err != nil || next.Scheme != "" || next.Host != "" || !strings.HasPrefix(next.Path, "/") || target == r.Path {
-				return nil, failed(r, fmt.Errorf("%w: the link %q", ErrProtocol, target))
+				return nil, failed(r, fmt.Errorf("%w: link %q", ErrProtocol, target))
 			}
 			return &Request{Path: target}, nil
 		}

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestSubmit(t *testing.T) {
+func TestSubmitSendsEveryField(t *testing.T) {
 	s := newService(t)
 	s.HandleFunc("POST /jobs", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -36,7 +36,7 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-func TestBadKeys(t *testing.T) {
+func TestInvalidKeysAreNotSent(t *testing.T) {
 	s := newService(t)
 	for _, key := range []string{"ü", "a\nb", strings.Repeat("x", 256)} {
 		if _, err := s.client(Options{}).Submit(t.Context(), JobRequest{Prompt: "p", Key: key}); err == nil || len(s.requests()) != 0 {
@@ -44,15 +44,15 @@ func TestBadKeys(t *testing.T) {
 		}
 	}
 	if _, err := s.client(Options{}).Submit(t.Context(), JobRequest{Prompt: "p", TopP: inf()}); err == nil {
-		t.Error("a request that is no JSON was sent")
+		t.Error("a request that cannot be JSON was sent")
 	}
 }
 
 func inf() float64 { zero := 0.0; return 1 / zero }
 
-// TestGenerate answers that the text takes longer, and breaks the connection in
-// between: the client comes back with the same key.
-func TestGenerate(t *testing.T) {
+// TestGenerateRepeatsItsKeyUntilCompletion answers that the text takes longer, and
+// breaks a connection. The client repeats the request with the same key.
+func TestGenerateRepeatsItsKeyUntilCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		waits := func(w http.ResponseWriter, r *http.Request) {
@@ -60,7 +60,7 @@ func TestGenerate(t *testing.T) {
 			status(202, `{"id":"j","state":"running"}`, "Retry-After", "10")(w, r)
 		}
 		s.answers("POST /generate", waits, abort,
-			status(202, `{"id":"j","state":"running"}`, "Retry-After", "2"), // it stops
+			status(202, `{"id":"j","state":"running"}`, "Retry-After", "2"), // the service shuts down
 			text(`{"id":"j","state":"completed","generated_text":"light and so on"}`))
 		begin := time.Now()
 		job, err := s.client(Options{}).Generate(t.Context(), JobRequest{Prompt: "light"})
@@ -83,7 +83,7 @@ func TestGenerate(t *testing.T) {
 	})
 }
 
-func TestGenerateIsCancelled(t *testing.T) {
+func TestGenerateEndsWithItsContextOrItsJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("POST /generate", status(202, `{"id":"j","state":"running"}`, "Retry-After", "9"))
@@ -100,7 +100,7 @@ func TestGenerateIsCancelled(t *testing.T) {
 	}
 }
 
-func TestPoll(t *testing.T) {
+func TestPollReportsChanges(t *testing.T) {
 	s := newService(t)
 	s.HandleFunc("GET /jobs/j", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("If-None-Match") == `"1"` {
@@ -130,7 +130,7 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-func TestBadJobs(t *testing.T) {
+func TestAnswersWithoutAJobAreErrors(t *testing.T) {
 	for _, body := range []string{"", "<html>", "{}", "[]", `{"id":1}`} {
 		s := newService(t)
 		s.answers("/", text(body))
@@ -146,7 +146,7 @@ func TestBadJobs(t *testing.T) {
 	}
 }
 
-func TestCancel(t *testing.T) {
+func TestCancelReturnsTheCancelledJob(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /jobs/j/cancel", text(`{"id":"j","state":"cancelled","reason":"r"}`))
 	job, err := s.over(Options{}).Cancel(t.Context(), "j")
@@ -155,7 +155,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-func TestHistory(t *testing.T) {
+func TestHistoryRequestsOnlyNeededPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("GET /history", problem(503, "unavailable"), func(w http.ResponseWriter, r *http.Request) {
@@ -184,14 +184,14 @@ func TestHistory(t *testing.T) {
 			break
 		}
 		if len(s.requests()) != asked+1 {
-			t.Error("more was asked for than needed")
+			t.Error("History requested more pages than the loop needs")
 		}
 	})
 }
 
-// TestBadPages has pages and links that the client must not follow: the access
-// token goes to the service alone.
-func TestBadPages(t *testing.T) {
+// TestHistoryRefusesForeignLinks has links that the client must not follow, because
+// the access token goes only to the service.
+func TestHistoryRefusesForeignLinks(t *testing.T) {
 	for _, link := range []string{"https://elsewhere.example/history", "//elsewhere.example/history", "history", "", "/history", "http://a b", "/%zz"} {
 		s := newService(t)
 		s.answers("/", text(`[{"id":"1"}]`, "Link", fmt.Sprintf(`<%s>; rel="next"`, link)))

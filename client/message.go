@@ -9,7 +9,7 @@ import (
 )
 
 // A Message is one message of a stream of server-sent events. A Message without
-// Data is a heartbeat, or tells with Retry when to connect again.
+// Data is a heartbeat, or says with Retry when to reconnect.
 type Message struct {
 	ID    string // the message's own id field, "" if it has none
 	Event string // its type
@@ -52,8 +52,8 @@ type messageReader struct {
 	cr    bool   // the last line ended with CR: an LF that follows belongs to it
 }
 
-// message reads up to the next empty line. It returns io.EOF at an end between
-// two messages.
+// message reads up to the next empty line. It returns io.EOF if the stream ends
+// between two messages.
 func (s *messageReader) message() (Message, error) {
 	var m Message
 	s.data = s.data[:0]
@@ -94,8 +94,8 @@ func (s *messageReader) message() (Message, error) {
 	}
 }
 
-// readLine reads a line that ends with LF, CR or both. It waits for no byte
-// after a CR: the message that ends there is complete.
+// readLine reads a line that ends with LF, CR or both. After a CR it does not wait
+// for an LF, so that a message is complete at its last byte.
 func (s *messageReader) readLine() error {
 	s.line = s.line[:0]
 	b, err := s.r.ReadByte()

@@ -20,7 +20,7 @@ func collect(r io.Reader) (all []Message, err error) {
 	return all, nil
 }
 
-func TestMessages(t *testing.T) {
+func TestMessagesFollowTheStandard(t *testing.T) {
 	for name, test := range map[string]struct {
 		stream string
 		want   []Message
@@ -69,7 +69,7 @@ func TestMessages(t *testing.T) {
 				"error beside": iotest.DataErrReader,
 			} {
 				if how == "byte by byte" && len(test.stream) > maxMessage/2 {
-					continue // too slow, and nothing new
+					continue // too slow, and adds no case
 				}
 				text, breaks := strings.CutSuffix(test.stream, broken)
 				var r io.Reader = strings.NewReader(text)
@@ -105,7 +105,7 @@ func TestMessagesArriveAtOnce(t *testing.T) {
 	}
 }
 
-func TestMessagesContinue(t *testing.T) {
+func TestSecondRangeContinuesAfterTheFirst(t *testing.T) {
 	stream := Messages(strings.NewReader("id: 1\n\nid: 2\n\n"))
 	for _, want := range []string{"1", "2"} {
 		for m, err := range stream {
@@ -120,8 +120,8 @@ func TestMessagesContinue(t *testing.T) {
 	}
 }
 
-// FuzzMessages compares the reader with a plain reading of the rules, and cuts
-// the stream in two.
+// FuzzMessages compares the reader with messagesByDefinition, and cuts the stream in
+// two.
 func FuzzMessages(f *testing.F) {
 	for _, seed := range []string{
 		"id: 1\nevent: e\ndata: d\nretry: 5\n\n", ": x\n\n", "data: a\r\ndata: b\r\n\r\n", "\ufeffdata\r\rid", "id: \x00\n\n", "retry: 1x\n\n\n",
@@ -129,7 +129,7 @@ func FuzzMessages(f *testing.F) {
 		f.Add([]byte(seed), uint16(3))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, cut uint16) {
-		want, complete := reading(string(stream))
+		want, complete := messagesByDefinition(string(stream))
 		got, err := collect(strings.NewReader(string(stream)))
 		if !slices.Equal(got, want) || (err == nil) != complete || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("%q: %q, %v, want %q", stream, got, err, want)
@@ -139,16 +139,16 @@ func FuzzMessages(f *testing.F) {
 		if again, _ := collect(bufio.NewReaderSize(parts, 16)); !slices.Equal(again, want) {
 			t.Fatalf("%q cut at %d: %q, want %q", stream, at, again, want)
 		}
-		// What arrives before a cut is the beginning of the whole.
+		// The messages before a cut are the first of all.
 		if first, _ := collect(strings.NewReader(string(stream[:at]))); len(first) > len(want) || !slices.Equal(first, want[:len(first)]) {
 			t.Fatalf("%q up to %d: %q, want the beginning of %q", stream, at, first, want)
 		}
 	})
 }
 
-// reading reads a whole stream by the rules, and reports whether it ends with a
-// complete message.
-func reading(stream string) (all []Message, complete bool) {
+// messagesByDefinition reads a whole stream by the rules of the standard. It reports
+// whether the stream ends with a complete message.
+func messagesByDefinition(stream string) (all []Message, complete bool) {
 	stream = strings.TrimPrefix(stream, "\ufeff")
 	stream = strings.ReplaceAll(strings.ReplaceAll(stream, "\r\n", "\n"), "\r", "\n")
 	lines := strings.Split(stream, "\n")

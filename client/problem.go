@@ -26,7 +26,7 @@ type Problem struct {
 	RetryAfter time.Duration
 }
 
-// A Fault is one part of a request that is at fault.
+// A Fault is an invalid part of a request.
 type Fault struct {
 	Message  string `json:"message"`
 	Location string `json:"location"` // such as body.prompt
@@ -50,7 +50,7 @@ func (p *Problem) Error() string {
 	return text
 }
 
-// maxProblem bounds what is read of an error answer, in bytes.
+// maxProblem bounds the body of an error answer, in bytes.
 const maxProblem = 64 << 10
 
 // readProblem reads an error answer. It always returns a problem.
@@ -81,7 +81,8 @@ func readProblem(status int, header http.Header, body io.Reader) *Problem {
 	return p
 }
 
-// retryAfter reads a Retry-After header: seconds or a date.
+// retryAfter reads a Retry-After header, in seconds or as a date. It returns 0 if the
+// header has neither.
 func retryAfter(value string, now time.Time) time.Duration {
 	if isDigits([]byte(value)) {
 		seconds, err := strconv.Atoi(value)

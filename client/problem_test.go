@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestProblem(t *testing.T) {
+func TestEveryErrorAnswerIsAProblem(t *testing.T) {
 	for name, test := range map[string]struct {
 		status int
 		header http.Header
@@ -52,7 +52,7 @@ func TestProblem(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestRetryAfterIsSecondsOrADate(t *testing.T) {
 	now := time.Date(2026, 11, 23, 3, 3, 29, 0, time.UTC)
 	for value, want := range map[string]time.Duration{
 		"":                              0,

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// defaultTries is how often a call is tried unless the options say otherwise.
+	// defaultTries is the default of Options.Tries.
 	defaultTries = 5
 
 	// The pause before the second try is firstPause; it doubles with each further
-	// one, up to lastPause. The half of each is random, so that clients do not
-	// come back all at once.
+	// one, up to lastPause. Half of each pause is random, so that clients do not
+	// retry all at once.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
 
@@ -23,9 +23,9 @@ const (
 	longestRetryAfter = time.Minute
 )
 
-// ErrProtocol is wrapped by the error of a call whose answer the API does not
-// allow: a body that does not decode, an event out of order, a redirect. Such a
-// call is not tried again.
+// ErrProtocol marks an answer that the API does not allow: a body that does not decode,
+// an event out of order, a redirect. The error of the call wraps it. Such a call is not
+// retried.
 var ErrProtocol = errors.New("unexpected answer")
 
 // errInvalid is wrapped by errors about calls that cannot be sent.
@@ -33,7 +33,7 @@ var errInvalid = errors.New("invalid call")
 
 // tries counts the tries of one call.
 type tries struct {
-	most   int
+	limit  int
 	failed int // in a row
 }
 
@@ -45,7 +45,7 @@ func (t *tries) again(ctx context.Context, err error) error {
 		return because(ctxErr, err)
 	}
 	after, ok := retryable(err)
-	if !ok || t.failed >= t.most {
+	if !ok || t.failed >= t.limit {
 		return err
 	}
 	pause := max(after, backoff(t.failed))
@@ -58,7 +58,7 @@ func (t *tries) again(ctx context.Context, err error) error {
 	return nil
 }
 
-// because adds to an error that ctx has ended, if it does not say so.
+// because adds the error of a context that has ended to err, unless err wraps it.
 func because(ctxErr, err error) error {
 	if errors.Is(err, ctxErr) {
 		return err
@@ -73,8 +73,7 @@ var errNoTime = fmt.Errorf("the next try would be too late: %w", context.Deadlin
 // request with the same key.
 const codeKeyInFlight = "idempotency_key_in_flight"
 
-// retryable reports whether the same request may do better later, and how long
-// the service asks to wait before.
+// retryable reports whether a retry may succeed, and the Retry-After of the answer.
 func retryable(err error) (after time.Duration, ok bool) {
 	if errors.Is(err, ErrProtocol) || errors.Is(err, errInvalid) {
 		return 0, false
@@ -94,10 +93,10 @@ func retryable(err error) (after time.Duration, ok bool) {
 	return p.RetryAfter, ok && p.RetryAfter <= longestRetryAfter
 }
 
-// backoff returns the pause after so many tries that failed.
+// backoff returns the pause after a number of failed tries.
 func backoff(failed int) time.Duration {
 	pause := min(lastPause, firstPause<<min(failed-1, 10))
-	return pause/2 + rand.N(pause/2) //nolint:gosec // it spreads clients and hides nothing
+	return pause/2 + rand.N(pause/2) //nolint:gosec // jitter needs no secret randomness
 }
 
 // sleep pauses. It returns an error if ctx ends first.

@@ -11,9 +11,9 @@ import (
 	"github.com/pb33f/libopenapi"
 )
 
-// TestTypesAreTheDocument compares the members of the types with those of the
+// TestTypesMatchTheAPIDocument compares the members of the types with those of the
 // schemas in openapi.yaml.
-func TestTypesAreTheDocument(t *testing.T) {
+func TestTypesMatchTheAPIDocument(t *testing.T) {
 	file, err := os.ReadFile("../openapi/openapi.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A service answers requests as a test wants, and counts them.
+// A service is a fake service that records its requests.
 type service struct {
 	t *testing.T
 	http.ServeMux
@@ -61,8 +61,8 @@ func (s *service) requests() []*http.Request {
 	return s.seen
 }
 
-// answers makes a pattern answer with one of the handlers after the other, and
-// with the last one from then on.
+// answers registers handlers for a pattern. Each request gets the next handler; the
+// last handler repeats.
 func (s *service) answers(pattern string, handlers ...http.HandlerFunc) {
 	var mu sync.Mutex
 	s.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -76,8 +76,9 @@ func (s *service) answers(pattern string, handlers ...http.HandlerFunc) {
 	})
 }
 
-// RoundTrip calls the handler. The body of the answer arrives as it is written,
-// and breaks off where the handler panics with http.ErrAbortHandler.
+// RoundTrip calls the handler. The client reads the body of the answer while the
+// handler writes it. The body breaks off if the handler panics with
+// http.ErrAbortHandler.
 func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.note(r)
 	body, writer := io.Pipe()
@@ -109,7 +110,7 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{Status: fmt.Sprint(w.status), StatusCode: w.status, Header: w.header, Body: body, Request: r}, nil
 }
 
-// response is what a handler writes to.
+// response is the ResponseWriter of a handler.
 type response struct {
 	header http.Header
 	status int
@@ -152,7 +153,7 @@ func status(code int, body string, headers ...string) http.HandlerFunc {
 	}
 }
 
-// problem answers with a problem.
+// problem answers with a problem document.
 func problem(code int, name string, headers ...string) http.HandlerFunc {
 	body := fmt.Sprintf(`{"title":%q,"status":%d,"detail":"it is so","instance":"urn:uuid:i","error":{"message":"it is so","type":"t","param":null,"code":%q}}`,
 		http.StatusText(code), code, name)

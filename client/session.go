@@ -15,13 +15,13 @@ type Account struct {
 	Username string `json:"username"`
 }
 
-// Tokens are what a session is continued with. They are secrets.
+// Tokens continue a session. They are secrets.
 type Tokens struct {
 	Access  string `json:"access_token"`
 	Refresh string `json:"refresh_token"`
 }
 
-// Register makes an account. It does not sign in to it.
+// Register creates an account. It does not sign in.
 func (c *Client) Register(ctx context.Context, username, password string) (*Account, error) {
 	body, err := json.Marshal(map[string]string{"username": username, "password": password})
 	if err != nil {
@@ -34,9 +34,9 @@ func (c *Client) Register(ctx context.Context, username, password string) (*Acco
 	return account, nil
 }
 
-// SignIn makes the client's further calls those of a user. The client keeps the
-// password, to sign in again by itself when the session has ended. After an
-// error the client remains who it was.
+// SignIn starts a session of a user for the later calls of the client. The client
+// keeps the password and signs in again when the session has ended. After an error
+// the client keeps its earlier session.
 func (c *Client) SignIn(ctx context.Context, username, password string) error {
 	tokens, err := askTokens(func(r *Request) (*Response, error) { return c.Do(ctx, r) }, signIn(username, password))
 	if err != nil {
@@ -49,21 +49,21 @@ func (c *Client) SignIn(ctx context.Context, username, password string) error {
 }
 
 // Tokens returns the tokens of the session. They change whenever the client
-// renews them: save them after the last call, to continue with
-// Options.Tokens another time.
+// renews them. To continue the session later with Options.Tokens, save them after the
+// last call.
 func (c *Client) Tokens() Tokens {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.session.tokens
 }
 
-// session is what a client has to show who it is. It is zero for nobody.
+// session holds the credentials of a client. It is zero without a user.
 type session struct {
 	username, password string // "" if only tokens were given
 	tokens             Tokens
 }
 
-// renewable reports whether there is something to get new tokens with.
+// renewable reports whether the session can get new tokens.
 func (s session) renewable() bool { return s.tokens.Refresh != "" || s.password != "" }
 
 // A renewal is a request for new tokens of a session, which all calls of the
@@ -74,8 +74,8 @@ type renewal struct {
 	err  error
 }
 
-// access returns the access token to send, which it gets first if there is none
-// yet, and "" for nobody.
+// access returns the access token to send. It requests one if the session has none
+// yet, and returns "" without a user.
 func (c *Client) access(ctx context.Context) (string, error) {
 	if access := c.Tokens().Access; access != "" {
 		return access, nil
@@ -83,11 +83,10 @@ func (c *Client) access(ctx context.Context) (string, error) {
 	return c.renew(ctx, "")
 }
 
-// renew returns an access token in place of one that was refused: the one that
-// another call has got meanwhile, or a new one. It returns the old one if there
-// is nothing to get a new one with. Calls that need one at the same time share
-// one request. That request outlives their contexts: a refresh token whose
-// answer is lost may be good for no other.
+// renew returns an access token in place of a refused one: the token that another
+// call has received meanwhile, or a new one. It returns the refused token if the
+// session cannot be renewed. Concurrent calls share one request. It outlives their
+// contexts, because a refresh token may be unusable once its answer is lost.
 func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	c.mu.Lock()
 	if c.session.tokens.Access != refused || !c.session.renewable() {
@@ -109,8 +108,8 @@ func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	}
 }
 
-// run gets new tokens, in one try for each way. The calls that wait for it are
-// the ones that try again.
+// run gets new tokens, with one try for each kind of credential. The calls that wait
+// for it do the retries.
 func (c *Client) run(ctx context.Context, r *renewal) {
 	tokens, err := c.newTokens(ctx, r.of)
 	c.mu.Lock()
@@ -149,7 +148,7 @@ func signIn(username, password string) url.Values {
 	return url.Values{"grant_type": {"password"}, "username": {username}, "password": {password}}
 }
 
-// askTokens sends OAuth2's form and reads the tokens.
+// askTokens sends an OAuth2 token request and returns the tokens.
 func askTokens(send func(*Request) (*Response, error), form url.Values) (tokens Tokens, err error) {
 	r := &Request{Method: http.MethodPost, Path: "/token", Body: []byte(form.Encode()), anonymous: true}
 	r.setHeader("Content-Type", "application/x-www-form-urlencoded")

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// sessions answers for accounts and tokens: the n-th pair that it gives out is
-// a<n> and r<n>, and only the latest of each is valid.
+// sessions is a fake service with accounts and tokens. The n-th pair of tokens is
+// a<n> and r<n>; only the latest pair is valid.
 type sessions struct {
 	*service
 	mu      sync.Mutex
@@ -85,11 +85,11 @@ func (s *sessions) get(c *Client) error {
 	return err
 }
 
-func TestSession(t *testing.T) {
+func TestSessionIsRenewedAndSignedInAgain(t *testing.T) {
 	s := newSessions(t)
 	c := s.over(Options{})
 	if got := code(s.get(c)); got != "invalid_access_token" {
-		t.Errorf("nobody: %s", got)
+		t.Errorf("without a user: %s", got)
 	}
 	account, err := c.Register(t.Context(), "isaac", "opticks-1704")
 	if err != nil || *account != (Account{"u", "isaac"}) {
@@ -120,9 +120,9 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestTokensOfAnEarlierSession continues with a refresh token alone, and ends
-// with it: there is no password to sign in with.
-func TestTokensOfAnEarlierSession(t *testing.T) {
+// TestTokensContinueAnEarlierSession continues with a refresh token alone. When it is
+// refused, there is no password for another sign-in.
+func TestTokensContinueAnEarlierSession(t *testing.T) {
 	s := newSessions(t)
 	s.n = 7
 	c := s.client(Options{Tokens: Tokens{Refresh: "r7"}})
@@ -136,7 +136,7 @@ func TestTokensOfAnEarlierSession(t *testing.T) {
 	if err := s.get(c); code(err) != "invalid_refresh_token" || !strings.HasPrefix(err.Error(), "GET /x: POST /token: 401 ") {
 		t.Errorf("%v", err)
 	}
-	// An access token alone is good for as long as it is.
+	// An access token alone works until it expires.
 	c = s.client(Options{Tokens: Tokens{Access: "a108"}})
 	if err := s.get(c); err != nil {
 		t.Error(err)
@@ -147,9 +147,9 @@ func TestTokensOfAnEarlierSession(t *testing.T) {
 	}
 }
 
-// TestOneRenewal has many calls find out at once that the access token has
-// expired: they share one request for another.
-func TestOneRenewal(t *testing.T) {
+// TestConcurrentCallsShareARenewal has many calls whose access token has expired. They
+// share one request for another token.
+func TestConcurrentCallsShareARenewal(t *testing.T) {
 	s := newSessions(t)
 	c := s.over(Options{})
 	if err := c.SignIn(t.Context(), "isaac", "opticks-1704"); err != nil {
@@ -170,8 +170,8 @@ func TestOneRenewal(t *testing.T) {
 	}
 }
 
-// TestRenewalOutlivesItsCaller cancels the call that began a renewal: the new
-// tokens are not lost, and another call that waits for them gets them.
+// TestRenewalOutlivesItsCaller cancels the call that began a renewal. The new tokens
+// are not lost: another waiting call gets them.
 func TestRenewalOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -198,9 +198,9 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestRenewalIsTriedAgain loses the answer of a renewal: the calls that wait for
-// it try again, with the same refresh token.
-func TestRenewalIsTriedAgain(t *testing.T) {
+// TestRenewalIsRetried loses the answer of a renewal. The waiting calls retry with the
+// same refresh token.
+func TestRenewalIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("POST /token", abort, problem(503, "busy", "Retry-After", "1"), text(`{"access_token":"a","refresh_token":"r"}`))
@@ -212,10 +212,10 @@ func TestRenewalIsTriedAgain(t *testing.T) {
 	})
 }
 
-// TestSignInDuringRenewal signs in as another user while the tokens of the first
-// are renewed: the client is the second user, whose own renewal waits for no
-// other.
-func TestSignInDuringRenewal(t *testing.T) {
+// TestSignInDuringRenewalReplacesTheUser signs in as a second user while the tokens of
+// the first are renewed. A renewal for the second user does not wait for that of the
+// first.
+func TestSignInDuringRenewalReplacesTheUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
@@ -250,7 +250,7 @@ func TestSignInDuringRenewal(t *testing.T) {
 	})
 }
 
-func TestBadTokens(t *testing.T) {
+func TestAnswersWithoutATokenAreErrors(t *testing.T) {
 	for _, body := range []string{"", "<html>", "{}", `{"access_token":1}`} {
 		s := newService(t)
 		s.answers("POST /token", text(body))
@@ -260,8 +260,8 @@ func TestBadTokens(t *testing.T) {
 	}
 }
 
-// TestRefusedTwice is refused with the new access token as well: that is final.
-func TestRefusedTwice(t *testing.T) {
+// TestSecondRefusalIsFinal refuses the renewed access token too.
+func TestSecondRefusalIsFinal(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /token", text(`{"access_token":"a","refresh_token":"r"}`))
 	s.answers("GET /x", problem(401, "invalid_access_token"))

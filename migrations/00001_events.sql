@@ -48,8 +48,8 @@ $$;
 create trigger append_only before update or delete or truncate on events
     for each statement execute function refuse_change();
 
--- The fold of the job events, one row per job: a view that can be rebuilt.
--- sealed is the prompt and, once the job is final, the text, as ciphertext.
+-- The fold of the job events, one row per job. The table can be rebuilt. sealed is
+-- ciphertext: the prompt and, once the job is final, the text.
 create table history (
     job               uuid        primary key,
     owner             uuid        not null,

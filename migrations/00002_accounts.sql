@@ -32,10 +32,10 @@ create table refresh_tokens (
 );
 create index refresh_tokens_of_session on refresh_tokens (session);
 
--- Ed25519 keys that sign access tokens. kid is the RFC 7638 thumbprint of the
--- public key. wrapped is the private key's seed under the master key, and the
--- public key is derived from it, so write access to this table adds no key. One
--- key signs; retired keys verify until their last signature has expired.
+-- Ed25519 keys that sign access tokens. kid is the RFC 7638 thumbprint of the public
+-- key. wrapped is the private key's seed under the master key. The public key is
+-- derived from it, so write access to this table adds no key. One key signs; retired
+-- keys verify until their last signature has expired.
 create table signing_keys (
     kid        text        primary key,
     wrapped    bytea       not null,

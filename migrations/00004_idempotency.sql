@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one request that was carried out and must not be carried out again
--- when it is sent again: it names the stream that the request opened. key_hash is
--- the SHA-256 of the caller, the route and the Idempotency-Key. fingerprint is the
--- SHA-256 of the request, sealed under the owner's key. Rows are removed after a day.
+-- One row is one request that was carried out. If the request is sent again, it must
+-- not be carried out again: the row names the stream that it opened. key_hash is the
+-- SHA-256 of the caller, the route and the Idempotency-Key. fingerprint is the SHA-256
+-- of the request, sealed under the owner's key. Rows are removed after a day.
 create table idempotency_keys (
     key_hash    bytea       primary key check (octet_length(key_hash) = 32),
     owner       uuid        not null,

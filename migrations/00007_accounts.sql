@@ -27,8 +27,8 @@ $$;
 -- +goose StatementEnd
 
 -- Sign-in attempts that are not known to have succeeded, for a day from the first
--- on. key is a digest under the master key: of a name and a network, of a network,
--- or of a name. The digests reveal neither, nor what was typed as a name.
+-- attempt on. key is a digest under the master key: of a name and a network, of a
+-- network, or of a name. The digests do not reveal names, networks or other input.
 create table sign_in_failures (
     key      bytea       primary key check (octet_length(key) = 32),
     failures integer     not null,
@@ -37,8 +37,8 @@ create table sign_in_failures (
 );
 create index sign_in_failures_oldest on sign_in_failures (began_at);
 
--- The networks from which an account has been signed in to: key is the digest of
--- both. Failures of others do not count there.
+-- The known networks of an account, from its sign-ins. key is the digest
+-- of account and network. Failures of others do not count there.
 create table known_networks (
     key     bytea       primary key check (octet_length(key) = 32),
     account uuid        not null references accounts on delete cascade,
@@ -47,9 +47,9 @@ create table known_networks (
 create index known_networks_of_account on known_networks (account);
 create index known_networks_oldest on known_networks (at);
 
--- The wait before the next attempt, after the latest of so many failures: none
--- while they are fewer than free, then first, and twice as long after each
--- further one, up to most.
+-- The wait after the latest of the given number of failures, before the next
+-- attempt. There is no wait while the failures are fewer than free. The wait is then
+-- first, and doubles with each further failure, up to most.
 -- +goose StatementBegin
 create function sign_in_wait(failures integer, free integer, first interval, most interval)
 returns interval language sql immutable as $$

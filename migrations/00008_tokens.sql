@@ -2,9 +2,9 @@
 
 -- One row is one session that ended before its time, for whatever reason.
 -- Triggers write it, so that every process learns from this table alone which
--- access tokens to refuse. tx is the transaction that ended the session. A
--- process that has read everything before the oldest transaction then running
--- reads from that one on next time, and misses none. A row matters for as long
+-- access tokens to refuse. tx is the transaction that ended the session. A process
+-- remembers the oldest transaction that was running at its last read. The next read
+-- begins with that transaction, so no session is missed. A row matters for as long
 -- as access tokens of the session have not expired.
 create table ended_sessions (
     session  uuid        primary key,
@@ -44,9 +44,9 @@ create trigger disabled after update of disabled_at on accounts
     for each row when (old.disabled_at is null and new.disabled_at is not null)
     execute function end_sessions_of_account();
 
--- One row is one unused ticket: the SHA-256 of its secret, its session, the one
--- path that it opens, and the expiry of the access token that requested it.
--- Redeeming a ticket deletes it.
+-- One row is one unused ticket: the SHA-256 of its secret, its session, the one path
+-- that it opens, and an expiry. The expiry is that of the access token that requested
+-- it. Redeeming a ticket deletes it.
 create table tickets (
     hash         bytea       primary key check (octet_length(hash) = 32),
     session      uuid        not null references sessions on delete cascade,

@@ -19,7 +19,7 @@ create index sessions_ended on sessions (revoked_at) where revoked_at is not nul
 delete from refresh_tokens;
 alter table refresh_tokens add column issued_at timestamptz not null;
 
--- Days that are long over are removed.
+-- The service removes the budgets of old days.
 create index budgets_oldest on budgets (day);
 
 -- +goose Down

@@ -9,9 +9,9 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// An account that has more sessions than it may keeps the latest, and everybody
-// hears of the end of the others.
-func TestSessionsAreBroughtUnderTheirBound(t *testing.T) {
+// An account with more than 100 live sessions keeps those that expire last. The end of
+// the others is announced in ended_sessions.
+func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
 	if err != nil {
 		t.Fatal(err)
@@ -45,10 +45,10 @@ func TestSessionsAreBroughtUnderTheirBound(t *testing.T) {
 		count string
 		want  int
 	}{
-		"live sessions":            {`select count(*) from sessions where revoked_at is null`, 200},
-		"the latest of one":        {`select count(*) from sessions where revoked_at is null and expires_at > now() + interval '30 minutes'`, 100},
-		"sessions heard to end":    {`select count(*) from ended_sessions`, 30},
-		"refresh tokens of before": {`select count(*) from refresh_tokens`, 0},
+		"live sessions":          {`select count(*) from sessions where revoked_at is null`, 200},
+		"latest of one account":  {`select count(*) from sessions where revoked_at is null and expires_at > now() + interval '30 minutes'`, 100},
+		"ended sessions":         {`select count(*) from ended_sessions`, 30},
+		"earlier refresh tokens": {`select count(*) from refresh_tokens`, 0},
 	} {
 		var n int
 		if err := pool.QueryRow(t.Context(), c.count).Scan(&n); err != nil || n != c.want {

@@ -1,7 +1,7 @@
-// Package migrations brings a database to the schema this build needs: its own
-// tables through goose, then River's. [Up] may be run by any number of
-// processes at once and again at any time; they take turns under one advisory
-// lock, and a database that is up to date is left alone.
+// Package migrations brings a database to the schema this build needs: its own tables
+// through goose, then River's. Any number of processes may call [Up] at once, and at
+// any time again: an advisory lock lets only one migrate at a time, and an up-to-date
+// database stays unchanged.
 package migrations
 
 import (
@@ -24,8 +24,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// The names of River's tables. They live here, since migrations create the schema
-// and use no other package of the program. A new value needs a migration.
+// The names of River's tables. They are here because migrations create the schema and
+// import no other package of the program. A new value needs a migration.
 const (
 	// RiverSchema is the Postgres schema that holds River's tables.
 	RiverSchema = "river"
@@ -82,7 +82,7 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	var applied int64
 	err = pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from goose_db_version where is_applied`).Scan(&applied)
 	if err != nil {
-		return fmt.Errorf("look for migrations: %w", err)
+		return fmt.Errorf("list applied migrations: %w", err)
 	}
 	if want := sources[len(sources)-1].Version; applied < want {
 		return fmt.Errorf("%w: at migration %d of %d", ErrBehind, applied, want)
@@ -93,7 +93,7 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 	valid, err := m.Validate(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("look for migrations of river: %w", err)
+		return fmt.Errorf("list applied migrations of river: %w", err)
 	}
 	if !valid.OK {
 		return fmt.Errorf("%w: river: %s", ErrBehind, strings.Join(valid.Messages, ", "))

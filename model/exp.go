@@ -3,8 +3,8 @@ package model
 import "math"
 
 // exp returns e^x for x up to 0. Below -40, where the weight of a token is 0, it
-// returns 0. The error is at most 4e-16 of the result. Every operation is a basic
-// one and rounded by itself, so all machines give the same bits.
+// returns 0. The error is at most 4e-16 of the result. It uses only basic
+// operations and rounds each of them, so all machines give the same bits.
 //
 // It splits e^x = 2^(n/32) e^r, where n is an integer and |r| at most ln(2)/64,
 // and sums a Taylor series for e^r.

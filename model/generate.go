@@ -8,8 +8,7 @@ import (
 )
 
 var (
-	// ErrContext is returned for more tokens than the context of the engine has
-	// room for.
+	// ErrContext is returned for more tokens than fit the context of the engine.
 	ErrContext = errors.New("too many tokens for the context")
 
 	// ErrToken is returned for a token id that the engine does not have.
@@ -46,14 +45,14 @@ type Result struct {
 //
 // It ends after p.MaxTokens tokens, at the end-of-text token of the engine, or when
 // the text contains one of p.Stop. The end-of-text token is in neither tokens nor
-// text. Of several stop strings, the one that ends first counts, and the longest
-// of those that end there. The text then ends before the stop string; the tokens
+// text. If the text contains several stop strings, the one that ends first counts; if
+// several end there, the longest. The text ends before that stop string; the tokens
 // include those that spell it.
 //
 // The text of all deltas is [Text] of their decoded tokens, up to a stop string. A
-// delta is emitted as soon as its text is certain: it ends between two tokens,
-// where a character ends and no stop string can have begun. Only the last delta may
-// end elsewhere. emit may keep the slice of tokens.
+// delta is emitted as soon as its text is certain. It ends between two tokens, where a
+// character ends and no stop string can have begun. Only the last delta may end
+// elsewhere. emit may keep the slice of tokens.
 //
 // To continue an interrupted generation, pass the tokens emitted so far as past.
 // Generate then emits exactly what it would have emitted after them.

@@ -104,7 +104,8 @@ func join(deltas []Delta) (tokens []int, text string) {
 }
 
 // textByDefinition decodes tokens and applies the definition of a stop string after
-// every byte. It returns the text, and how many tokens it takes.
+// every byte. It returns the text, the number of tokens used, and whether a stop
+// string ended the text.
 func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
 	for used = 0; used <= len(tokens); used++ {
 		b := e.Decode(tokens[:used])
@@ -159,7 +160,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 		deltas, result := generate(t, e, prompt, nil, p)
 		tokens, text := join(deltas)
 
-		// The text is the one by definition.
+		// The text follows the definition.
 		want, used, stopped := textByDefinition(e, tokens, p.Stop)
 		if text != want || used != len(tokens) {
 			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
@@ -188,7 +189,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			}
 		}
 
-		// Continued after any delta, the rest is the same.
+		// A run that is continued after any delta gives the same rest.
 		for i := range len(deltas) + 1 {
 			past, _ := join(deltas[:i])
 			rest, again := generate(t, e, prompt, past, p)

@@ -15,7 +15,7 @@ type holdback struct {
 	tail    []byte    // after text: the first bytes of a character
 }
 
-// A pending token, and the boundary after it.
+// pending is a token that has not been emitted, and the boundary after it.
 type pending struct {
 	token int
 	end   int  // length of text before the boundary
@@ -43,7 +43,7 @@ func (h *holdback) resume(past []byte, last bool) bool {
 }
 
 // add adds a token with its bytes. It reports whether the text contains a stop
-// string, and then ends the text before it.
+// string; if so, the text now ends before it.
 func (h *holdback) add(token int, b []byte) bool {
 	h.tail = append(h.tail, b...)
 	n := complete(h.tail)

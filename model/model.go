@@ -22,7 +22,7 @@ type Params struct {
 	Temperature float64  `json:"temperature"` // 0 always takes the likeliest token
 	TopK        int      `json:"top_k"`       // sample from the k likeliest tokens; 0 means all
 	TopP        float64  `json:"top_p"`       // sample from the likeliest tokens that add up to p; 1 means all
-	Seed        uint64   `json:"seed"`        // of the random numbers
+	Seed        uint64   `json:"seed"`        // of the random numbers that choose tokens
 	Stop        []string `json:"-"`           // the text ends before the first of these; the user's text, so not in JSON
 }
 
@@ -60,8 +60,8 @@ func (i Info) checkVocab(tokens []int) error {
 
 // An Engine computes the logits of token sequences. It is safe for concurrent use.
 //
-// The logits of a sequence depend on its tokens alone, to the bit: not on how they
-// were split between calls of Next, and not on other sequences.
+// The bits of the logits depend only on the tokens of the sequence. Other sequences
+// and the split of the tokens between calls of Next make no difference.
 type Engine interface {
 	Info() Info
 

@@ -113,12 +113,12 @@ func argmax(logits []float32) (int, error) {
 	if n := len(logits); n == 0 || n > maxVocab {
 		return 0, fmt.Errorf("%w: %d, want 1 to %d", ErrLogits, n, maxVocab)
 	}
-	first, most := 0, logits[0]
+	first, highest := 0, logits[0]
 	var zero float32 // becomes NaN if a logit is not finite
 	for i, l := range logits {
 		zero += l - l
-		if l > most {
-			first, most = i, l
+		if l > highest {
+			first, highest = i, l
 		}
 	}
 	if zero != 0 {
@@ -212,11 +212,11 @@ func sink(h []candidate, i int) {
 
 // weigh sets the weights of the candidates and returns their sum, which cannot
 // overflow: see maxVocab.
-func (s *Sampler) weigh(logits []float32, most float64) uint64 {
+func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 	var total uint64
 	for i := range s.candidates {
 		c := &s.candidates[i]
-		x := (float64(logits[uint32(c.key)]) - most) / s.params.Temperature
+		x := (float64(logits[uint32(c.key)]) - highest) / s.params.Temperature
 		c.weight = uint64(float64(exp(x)*(1<<43)) + 0.5)
 		total += c.weight
 	}

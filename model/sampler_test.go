@@ -42,7 +42,8 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
 		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
 	}
-	// reach returns how many weights it takes to exceed, or reach, a share of all.
+	// reach returns the number of weights, in order, that reach a share of all, or
+	// exceed it if above is true.
 	reach := func(share *big.Int, above bool) int {
 		total := new(big.Int)
 		for _, w := range weights {
@@ -122,7 +123,7 @@ func vocabulary(seed uint64) []float32 {
 	return logits
 }
 
-func TestSampleFollowsItsDefinitionOverAVocabulary(t *testing.T) {
+func TestSampleFollowsItsDefinitionForALargeVocabulary(t *testing.T) {
 	for i, p := range []Params{
 		{Temperature: 1, TopP: 1},
 		{Temperature: 1e9, TopP: 1},

@@ -5,10 +5,9 @@ import (
 	"unicode/utf8"
 )
 
-// Text returns b as UTF-8 text. Bytes that are not part of a character become
-// U+FFFD, one for each maximal subpart of a character, as Unicode (chapter 3,
-// "U+FFFD Substitution of Maximal Subparts") recommends and WHATWG's Encoding
-// requires.
+// Text returns b as UTF-8 text. Bytes that are not part of a character become U+FFFD,
+// one for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD Substitution
+// of Maximal Subparts") recommends this and WHATWG's Encoding requires it.
 func Text(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)

@@ -54,7 +54,7 @@ func TestTextReplacesMaximalSubparts(t *testing.T) {
 	}
 }
 
-// Text of pieces that are cut where complete says is Text of the whole.
+// A text that is cut where complete says has the same Text in pieces.
 func FuzzTextInPieces(f *testing.F) {
 	f.Add([]byte("a中\xf0\x9f\x98é\xff"), uint64(0x5a))
 	f.Add([]byte("\xf0\x9f\x98\x80\xed\xa0\x80"), uint64(0xff))

@@ -1,8 +1,8 @@
 // Package metrics counts a process's requests, events and tokens for Prometheus.
 //
-// Labels never carry prompts, texts, users or addresses, nor any other value that
-// a client chooses: routes are patterns and types are those of facts. Everything
-// is safe for concurrent use.
+// Labels never carry prompts, texts, users, addresses or other values that a client
+// chooses: a route is a pattern, and a type is an event type. Everything is safe for
+// concurrent use.
 package metrics
 
 import (

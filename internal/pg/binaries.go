@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// ErrNoServer occurs when neither the caller's directory nor any of the usual
-// directories holds initdb and postgres. Its text says what to do.
+// ErrNoServer is returned if initdb and postgres are in none of the directories: the
+// caller's or the usual ones. Its text says what to do.
 var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
 (searched $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:

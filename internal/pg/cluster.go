@@ -24,8 +24,8 @@ const (
 	database = "colophon"
 	port     = "5432" // names the socket file; nothing listens on the network
 
-	// poll is the interval between checks of a state without an event to wait for:
-	// a lock of another process, a server that is starting.
+	// poll is the interval between checks of a state that sends no event: a lock of
+	// another process, a server that is starting.
 	poll = 20 * time.Millisecond
 )
 
@@ -35,7 +35,7 @@ type Options struct {
 	// searches the usual directories; see ErrNoServer.
 	Bin string
 	// Log gets a record of each server that was started, found running or moved
-	// elsewhere. Nil discards them.
+	// elsewhere. If it is nil, there are no records.
 	Log *slog.Logger
 	// Disposable trades durability for speed: a crash of the machine may lose
 	// the whole cluster. For tests.
@@ -56,10 +56,9 @@ type Cluster struct {
 // machine has no PostgreSQL to start.
 //
 // PostgreSQL refuses to run as root. For root it therefore runs as the owner of
-// an existing cluster, else as the account postgres, else as nobody. If that
+// an existing cluster, else as the account postgres, else as the account nobody. If that
 // account cannot reach dir, Start puts the cluster below /var/lib/colophon (or
-// /var/tmp) and makes dir a symbolic link to it, so that removing or moving dir
-// still works.
+// /var/tmp) and makes dir a symbolic link to it. Removing or moving dir still works.
 func Start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -242,7 +241,7 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 		return nil
 	}
 	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize())
-	// Of two at once, the second fails at a check or at the index.
+	// If two processes create it at once, the second fails at a check or at the index.
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42P04" || pgErr.Code == "23505") {
 		return nil
 	}
@@ -293,7 +292,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	}
 	err := c.server.stop(ctx)
 	if filepath.Dir(c.socket) != c.dir.dir {
-		os.Remove(c.socket) // in /tmp, and empty now
+		os.Remove(c.socket) // a directory in /tmp that is empty now
 	}
 	return err
 }

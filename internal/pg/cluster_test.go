@@ -116,7 +116,7 @@ func serverPID(dir string) int {
 	return pid
 }
 
-// free waits until no process of the server is left.
+// free waits until the server has no process left.
 func free(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.OpenFile(dir+".lock", os.O_RDWR, 0)
@@ -144,14 +144,14 @@ func TestDataOutlivesStopAndStart(t *testing.T) {
 	default:
 		t.Fatal("stopped, but Exited is open")
 	}
-	stop(t, c) // nothing the second time
+	stop(t, c) // the second time does nothing
 	free(t, dir)
 
 	c = startWith(t, dir, durable())
 	if v := query1(t, c, `SELECT v FROM kept`); v != "as it was" {
 		t.Fatalf("after the restart: %q", v)
 	}
-	// The permissions that keep others out.
+	// Settings and modes keep data safe and other accounts out.
 	for setting, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
 		if got := query1(t, c, `SELECT current_setting('`+setting+`')`); got != want {
 			t.Errorf("%s = %q, want %q", setting, got, want)
@@ -167,7 +167,7 @@ func TestDataOutlivesStopAndStart(t *testing.T) {
 	}
 }
 
-func TestOnlyTheStarterStops(t *testing.T) {
+func TestOnlyTheStarterStopsTheServer(t *testing.T) {
 	dir := stopped(t)
 	first := start(t, dir)
 	second := start(t, dir)
@@ -227,7 +227,7 @@ func TestStartWaitsForAStoppingServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := start(t, dir)
-		if next.Exited() == nil { // it still answered: the old one, now ending
+		if next.Exited() == nil { // Start found the old server, which still answered
 			<-c.Exited()
 			next = start(t, dir)
 		}
@@ -251,7 +251,7 @@ func TestLongPathGetsASocketInTmp(t *testing.T) {
 	for range 2 {
 		c := start(t, dir)
 		query1(t, c, `SELECT 'works'`)
-		cfg, err := pgx.ParseConfig(start(t, dir).URL()) // one that finds it running
+		cfg, err := pgx.ParseConfig(start(t, dir).URL()) // the second Start finds the server running
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestLongPathGetsASocketInTmp(t *testing.T) {
 		stop(t, c)
 	}
 	if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("%s is left: %v", socket, err)
+		t.Fatalf("socket directory %s is left: %v", socket, err)
 	}
 }
 

@@ -26,7 +26,7 @@ func TestStartRecoversAKilledServer(t *testing.T) {
 	}
 	<-c.Exited()
 	if serverPID(dir) == 0 {
-		t.Fatal("the killed server took its pid file along: the test tests nothing")
+		t.Fatal("the killed server removed its pid file, so nothing is tested")
 	}
 	c = start(t, dir)
 	if v := query1(t, c, `SELECT v FROM kept`); v != "committed" {
@@ -94,7 +94,7 @@ func TestInterruptedInitdbIsStartedAgain(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("interrupted: %v", err)
 	}
-	// The same as if its process had been killed, with half a cluster left.
+	// A killed process would have left half a cluster.
 	half := filepath.Join(dir, "data.new-123")
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)

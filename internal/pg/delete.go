@@ -9,10 +9,10 @@ import (
 )
 
 // DeleteBatches deletes rows a batch at a time, so that no statement holds many
-// locks or takes long. It runs the statement sql until that deletes fewer than
-// batch rows, and returns how many were deleted, after an error too. sql takes
-// args and then, as its last parameter, the most rows to delete. Each run may
-// take as long as timeout and is a transaction of its own.
+// locks or takes long. It runs the statement sql until a run deletes fewer than
+// batch rows. It returns the number of deleted rows, also after an error. sql takes
+// args and then, as its last parameter, the largest number of rows to delete. Each
+// run is a transaction of its own and may take as long as timeout.
 func DeleteBatches(ctx context.Context, pool *pgxpool.Pool, batch int, timeout time.Duration, sql string, args ...any) (deleted int64, err error) {
 	args = append(slices.Clip(args), batch)
 	for {

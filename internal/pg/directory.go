@@ -24,7 +24,7 @@ import (
 // root's cluster cannot make root follow a link.
 type directory struct {
 	dir  string              // absolute, no symbolic links once it exists
-	cred *syscall.Credential // nil: the caller's own
+	cred *syscall.Credential // nil for the account of the caller
 }
 
 func (d directory) data() string { return filepath.Join(d.dir, "data") }
@@ -141,8 +141,8 @@ func (d *directory) elsewhere(ctx context.Context, bin binaries, base string) (s
 	return dir, nil
 }
 
-// reachable reports whether the account can start a program in dir, which takes
-// every kind of access rule into account.
+// reachable reports whether the account can start a program in dir. It really starts
+// one, so every kind of access rule counts.
 func (d *directory) reachable(ctx context.Context, bin binaries, dir string) bool {
 	cmd := d.command(ctx, bin.postgres, "--version")
 	cmd.Dir = dir

@@ -87,8 +87,8 @@ func TestParsePidfileToleratesAStartingServer(t *testing.T) {
 	}
 }
 
-// TestForeignSocketDirIsNotUsed has another account own the directory that a long
-// path's socket would get.
+// TestForeignSocketDirIsNotUsed gives the socket directory of a long path to another
+// account.
 func TestForeignSocketDirIsNotUsed(t *testing.T) {
 	p := directory{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
 	usual, err := p.socketDir()

@@ -26,11 +26,11 @@ import (
 // the server is starting, is full or refuses connections, Connect tries again
 // until ctx ends. It returns every other error at once.
 //
-// With a role, every connection acts as that role from its first statement on, so
-// the service has few rights even when the URL is the owner's. The server then
-// ends a connection that is idle for 3 seconds inside a transaction: a frozen or
-// cut-off process would otherwise hold its locks. Connections opened from a copy
-// of the pool's ConnConfig do the same.
+// With a role, every connection acts as that role from its first statement on. So the
+// service has few rights even when the URL is the owner's. The server then ends a
+// connection that is idle for 3 seconds inside a transaction: a frozen or cut-off
+// process would otherwise hold its locks. Connections opened from a copy of the pool's
+// ConnConfig do the same.
 //
 // The size of the pool is the URL's pool_max_conns, or four connections per CPU
 // and at least ten.
@@ -77,7 +77,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
 	"(special characters in the password percent-encoded) nor keyword=value pairs")
 
-// parse reads the URL. Its errors name the mistake but quote nothing of a URL that
+// parse reads the URL. Its errors name the mistake but never quote a URL that
 // cannot be parsed, because any part of it may be the password.
 func parse(databaseURL string) (*pgxpool.Config, error) {
 	isURL := strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://")
@@ -125,15 +125,15 @@ func transient(err error) bool {
 	return false
 }
 
-// Unavailable reports whether an error says that the server was unavailable: it is
-// stopping, starting or full, has cut the connection, does not answer in time, or
-// has aborted a transaction in favour of another. A retry may succeed. The failed
+// Unavailable reports whether an error says that the server was unavailable. The server
+// is stopping, starting or full, has cut the connection, or does not answer in time; or
+// it has aborted a transaction in favour of another. A retry may succeed. The failed
 // statement may have been carried out all the same.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Class 08 is connection exceptions, 57P0x an operator's intervention, 25P03
-		// the end of a connection that was idle in a transaction, and 40001 and 40P01
-		// a serialization failure and a deadlock.
+		// 08xxx: connection exception. 57P0x: operator intervention. 25P03: end of a
+		// connection that was idle in a transaction. 40001: serialization failure.
+		// 40P01: deadlock.
 		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
 			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}

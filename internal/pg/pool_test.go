@@ -40,7 +40,7 @@ func TestConnectActsAsTheRole(t *testing.T) {
 }
 
 // A process that is frozen inside a transaction does not keep its locks for long.
-func TestIdleTransactionEnds(t *testing.T) {
+func TestServerEndsIdleTransactions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")
 	if err != nil {
 		t.Fatal(err)
@@ -58,10 +58,10 @@ func TestIdleTransactionEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if _, err := pool.Exec(ctx, lock); err != nil {
-		t.Errorf("wait for what a silent transaction has locked: %v", err)
+		t.Errorf("wait for the lock of an idle transaction: %v", err)
 	}
 	if _, err := silent.Exec(t.Context(), `select 1`); err == nil || !pg.Unavailable(err) {
-		t.Errorf("the silent transaction goes on: %v", err)
+		t.Errorf("the idle transaction goes on: %v", err)
 	}
 }
 
@@ -132,7 +132,7 @@ func TestConnectGivesUpWithTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	l.Close() // nobody listens there now
+	l.Close() // its address now refuses connections
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err = pg.Connect(ctx, "postgres://u:hunter2@"+addr+"/d?sslmode=disable", "")

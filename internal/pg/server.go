@@ -19,10 +19,10 @@ type server struct {
 	err    error // how it ended; set before exited is closed
 }
 
-// settings returns the settings of a small private server. The others keep
-// PostgreSQL's defaults on purpose: fsync and full_page_writes on, wal_level
-// replica (minimal would save nothing for small transactions and rule out
-// pg_basebackup), shared_buffers as initdb chose for the machine.
+// settings returns the settings of a small private server. The others keep PostgreSQL's
+// defaults on purpose. fsync and full_page_writes are on. wal_level is replica: minimal
+// would save nothing for small transactions and rule out pg_basebackup. shared_buffers
+// is initdb's choice for the machine.
 func settings(socket string, disposable bool) []string {
 	s := []string{
 		"listen_addresses=",
@@ -45,8 +45,8 @@ func settings(socket string, disposable bool) []string {
 	return s
 }
 
-// launch starts postgres itself, not pg_ctl. The server is our child, so each of
-// the two notices when the other ends. It inherits the lock.
+// launch starts postgres itself, not pg_ctl. The server is our child, so each
+// process notices when the other ends. The server inherits the lock.
 func (d directory) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
 	if err := os.Rename(d.log(), d.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -61,7 +61,7 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	for _, s := range settings(socket, disposable) {
 		args = append(args, "-c", s)
 	}
-	// Not bound to the caller's ctx: Stop ends it.
+	// The server outlives the caller's ctx. Stop ends it.
 	cmd := d.command(context.Background(), bin.postgres, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}
@@ -117,7 +117,7 @@ func (s *server) stop(ctx context.Context) error {
 
 // signal sends sig and reports whether the server ended before ctx did.
 func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
-	// An error means that the process is gone, and exited tells.
+	// An error means that the process has ended, and then exited is closed.
 	_ = s.cmd.Process.Signal(sig)
 	select {
 	case <-s.exited:

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Weaknesses returns the faults of a database URL for production use: connections
-// to other machines that may be in the clear, and passwords that are easily
-// guessed. Its results contain nothing of the password.
+// Weaknesses returns the faults of a database URL for production use. Faults are
+// connections to other machines that may be in the clear, and easily guessed passwords.
+// No result contains a part of the password.
 func Weaknesses(databaseURL string) (weak []string, err error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
@@ -48,7 +48,7 @@ func Weaknesses(databaseURL string) (weak []string, err error) {
 	return weak, nil
 }
 
-// shortest is the least length, in bytes, of a password that is not easily guessed.
+// shortest is the smallest length, in bytes, of a password that is hard to guess.
 const shortest = 12
 
 // guessed returns the passwords that attackers try first.

@@ -9,7 +9,7 @@ import (
 func TestWeaknessesAreNamed(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	t.Setenv("PGPASSWORD", "")
-	t.Setenv("PGPASSFILE", t.TempDir()) // which has none
+	t.Setenv("PGPASSFILE", t.TempDir()) // no password file
 	const good = "qF9x2mZ7tW4k"
 	for url, want := range map[string]string{
 		"postgres://u:" + good + "@db.example/c?sslmode=verify-full":                  "",
@@ -52,6 +52,6 @@ func TestWeaknessesAreNamed(t *testing.T) {
 		}
 	}
 	if _, err := Weaknesses("db.example/c"); err == nil {
-		t.Error("what is no URL passes")
+		t.Error("a string that is not a URL passes")
 	}
 }

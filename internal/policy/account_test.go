@@ -12,7 +12,7 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestUsernameAcceptsAndRefuses(t *testing.T) {
+func TestUsernameFollowsItsRules(t *testing.T) {
 	for _, c := range []struct {
 		name, in, key string
 		err           error
@@ -106,7 +106,7 @@ func FuzzUsername(f *testing.F) {
 }
 
 // security: ASVS 6.2.1, ASVS 6.2.5, ASVS 6.2.9, ASVS 6.2.11
-func TestPasswordAcceptsAndRefuses(t *testing.T) {
+func TestPasswordFollowsItsRules(t *testing.T) {
 	for _, c := range []struct {
 		name, in, want string
 		err            error
@@ -168,7 +168,7 @@ func TestDifferentPasswordsStayDifferent(t *testing.T) {
 		a, errA := policy.Password(pair[0], "isaac")
 		b, errB := policy.Password(pair[1], "isaac")
 		if errA != nil || errB != nil || a == b {
-			t.Errorf("%q and %q come out as %q, %v and %q, %v", pair[0], pair[1], a, errA, b, errB)
+			t.Errorf("%q and %q become %q, %v and %q, %v", pair[0], pair[1], a, errA, b, errB)
 		}
 	}
 }
@@ -192,7 +192,7 @@ func FuzzPassword(f *testing.F) {
 			t.Fatalf("%q of %q passed", password, username)
 		}
 		if again := policy.NormalPassword(normal); utf8.RuneCountInString(normal) <= policy.MaxPassword && again != normal {
-			t.Fatalf("%q comes out as %q, and that as %q", password, normal, again)
+			t.Fatalf("%q becomes %q, and that becomes %q", password, normal, again)
 		}
 	})
 }

@@ -1,7 +1,8 @@
 //go:build ignore
 
-// Adds the first 3,000 passwords of a list, the most frequent first, one a line,
-// to those of common.txt, if the length rule allows them:
+// Command common_gen adds passwords to common.txt: the first 3,000 of a list that are
+// long enough for the length rule. The list has one password per line, the most
+// frequent first:
 //
 //	npm pack zxcvbn@4.4.2 && tar xzf zxcvbn-4.4.2.tgz
 //	node -p 'require("./package/lib/frequency_lists").passwords.join("\n")' | go run ./internal/policy/common_gen.go internal/policy/common.txt
@@ -24,7 +25,7 @@ func main() {
 	}
 	all := strings.Fields(string(before))
 	n := 0
-	// The list is ASCII, of which lower case is the folded form.
+	// The list is ASCII, and the folded form of ASCII is lower case.
 	for lines := bufio.NewScanner(os.Stdin); n < 3000 && lines.Scan(); {
 		if password := strings.ToLower(lines.Text()); utf8.RuneCountInString(password) >= 8 {
 			all = append(all, password)

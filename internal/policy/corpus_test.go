@@ -149,8 +149,8 @@ func TestObfuscationsAreRefused(t *testing.T) {
 	t.Logf("%d spellings, in 5 places each", len(list))
 }
 
-// The spellings that ADR 25 says pass do pass. One that is found has to move to
-// the refused ones.
+// The spellings that pass according to ADR 25 do pass. If one is refused, move it to
+// the corpus of refused spellings.
 func TestKnownSpellingsPass(t *testing.T) {
 	rules := Default()
 	for _, text := range unquoted(t, passes) {
@@ -178,6 +178,6 @@ func TestBenignSentencesPass(t *testing.T) {
 		t.Errorf("%d of %d benign sentences are refused", refused, len(list))
 	}
 	if rules.refuses(passed.String()) {
-		t.Error("sentences that pass one by one are refused in a row")
+		t.Error("sentences that pass one by one are refused together")
 	}
 }

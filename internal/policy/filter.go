@@ -2,11 +2,10 @@ package policy
 
 import "slices"
 
-// Filter reads a text that is generated piece by piece and returns how much of it
-// may be emitted: the part that cannot belong to a refused word, whatever follows.
-// Its results depend on the rules and the text alone, and not on the pieces: a
-// text that is resumed after an emitted piece gets the same results as one that
-// was never interrupted.
+// Filter reads a text that is generated piece by piece and returns how much of it may
+// be emitted. That part cannot belong to a refused word, whatever follows. Its results
+// depend on the rules and the text alone, and not on the pieces. So a text that is
+// resumed after an emitted piece gets the same results as an uninterrupted text.
 //
 // A Filter must not be used by two goroutines at once.
 type Filter struct {
@@ -17,26 +16,26 @@ type Filter struct {
 	refused bool
 }
 
-// Filter returns a filter for a text that follows the prompt and has been emitted
-// in part already. A word that begins in the prompt is refused too, and so is a
-// word that is only a word without the prompt's last letters.
-func (r *Rules) Filter(prompt, left string) *Filter {
+// Filter returns a filter for a text that follows the prompt. emitted is the part of
+// the text that has been emitted already. A word that begins in the prompt is refused
+// too, and so is a word that is only a word without the prompt's last letters.
+func (r *Rules) Filter(prompt, emitted string) *Filter {
 	f := &Filter{matcher: matcher{rules: r}}
 	for i, c := range prompt {
 		letters(c, func(l letter) {
-			f.matcher.next(l, i-len(prompt)) // Prompt has judged the prompt itself
+			f.matcher.next(l, i-len(prompt)) // Rules.Prompt has refused words of the prompt itself
 		})
 	}
 	f.matcher.states = slices.DeleteFunc(f.matcher.states, func(t state) bool { return f.matcher.complete(&t) })
 	f.matcher.last = between
-	f.Add(left)
-	f.free, f.ends = len(left), nil
+	f.Add(emitted)
+	f.free, f.ends = len(emitted), nil
 	return f
 }
 
-// Add adds a piece of whole characters and returns how many bytes of the text may
-// be emitted: up to the end of a piece or, if the text is refused now, up to the
-// refused word or character. Nothing may follow then.
+// Add adds a piece of whole characters and returns how many bytes of the text may be
+// emitted. They end with a piece or, if the text is refused now, before the refused
+// word or character. After a refusal, nothing may be added.
 func (f *Filter) Add(piece string) (free int, refused bool) {
 	if f.refused {
 		return f.free, true

@@ -19,7 +19,7 @@ func whole(r *Rules, prompt, text string) (free int, refused bool) {
 
 // passed runs a text in pieces through filters and returns the emitted text. When
 // resume returns true, it drops the text that was held back and generates it again.
-func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, pieces []string, resume func() bool) (left string, refused bool) {
+func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, pieces []string, resume func() bool) (emitted string, refused bool) {
 	f := r.Filter(prompt, "")
 	var free int
 	for i := 0; i < len(pieces) && !refused; i++ {
@@ -27,25 +27,25 @@ func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, piec
 			break
 		}
 		text := strings.Join(pieces[:i+1], "")
-		if free < len(left) || free > len(text) {
-			t.Fatalf("%q: %d bytes may leave after %d have", pieces[:i+1], free, len(left))
+		if free < len(emitted) || free > len(text) {
+			t.Fatalf("%q: %d bytes may be emitted after %d have been", pieces[:i+1], free, len(emitted))
 		}
 		if !onEdge(pieces, free) {
-			t.Fatalf("%q: %d bytes may leave, which is inside a piece", pieces, free)
+			t.Fatalf("%q: %d bytes may be emitted, which ends inside a piece", pieces, free)
 		}
-		left = text[:free]
-		if r.refuses(left) {
-			t.Fatalf("%q: %q has left", pieces, left)
+		emitted = text[:free]
+		if r.refuses(emitted) {
+			t.Fatalf("%q: %q has been emitted", pieces, emitted)
 		}
-		if resume() { // what has not left is made again
-			f = r.Filter(prompt, left)
+		if resume() { // the held-back text is generated again
+			f = r.Filter(prompt, emitted)
 			j := 0
 			for n := 0; n < free; j++ {
 				n += len(pieces[j])
 			}
 			for _, piece := range pieces[j : i+1] {
 				if again, bad := f.Add(piece); bad || again != free {
-					t.Fatalf("%q: after resuming at %d, %d bytes may leave, refused %v", pieces[:i+1], free, again, bad)
+					t.Fatalf("%q: after resuming at %d, %d bytes may be emitted, refused %v", pieces[:i+1], free, again, bad)
 				}
 			}
 		}
@@ -54,8 +54,8 @@ func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, piec
 		free, refused = f.End()
 	}
 	text := strings.Join(pieces, "")
-	if free < len(left) {
-		t.Fatalf("%q: the text ends at %d after %d bytes have left", pieces, free, len(left))
+	if free < len(emitted) {
+		t.Fatalf("%q: the text ends at %d after %d bytes have been emitted", pieces, free, len(emitted))
 	}
 	return text[:free], refused
 }
@@ -95,7 +95,7 @@ func rich() *rapid.Generator[string] {
 	return rapid.Map(rapid.SliceOfN(rapid.SampledFrom(bits), 0, 30), func(parts []string) string { return strings.Join(parts, "") })
 }
 
-// Whatever the pieces and interruptions, the same bytes are emitted and never a
+// Any pieces and interruptions lead to the same emitted bytes, which never contain a
 // refused word.
 func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 	own, err := Parse("name x\nword hate\nword hatewhat\nword violence\nword 我我\nword te\nword hs")
@@ -113,24 +113,24 @@ func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 			t.Fatalf("%q passes after %q", text, prompt)
 		}
 		if r.refuses(text[:free]) || prompt != "" && r.refuses(prompt+text[:free]) {
-			t.Fatalf("%q leaves after %q", text[:free], prompt)
+			t.Fatalf("%q is emitted after %q", text[:free], prompt)
 		}
 		if !refused && free != len(text) || prompt == "" && refused != r.refuses(text) {
 			t.Fatalf("%q: %d bytes, refused %v", text, free, refused)
 		}
 		pieces := cut(text, func() int { return rapid.IntRange(0, 5).Draw(t, "length") })
-		left, again := passed(t, r, prompt, pieces, func() bool { return rapid.IntRange(0, 3).Draw(t, "resume") == 0 })
-		if left != text[:free] || again != refused {
-			t.Fatalf("%q after %q in pieces %q: %q leaves, refused %v; in one piece %q, %v", text, prompt, pieces, left, again, text[:free], refused)
+		emitted, again := passed(t, r, prompt, pieces, func() bool { return rapid.IntRange(0, 3).Draw(t, "resume") == 0 })
+		if emitted != text[:free] || again != refused {
+			t.Fatalf("%q after %q in pieces %q: %q is emitted, refused %v; in one piece %q, %v", text, prompt, pieces, emitted, again, text[:free], refused)
 		}
 	})
 }
 
-// TestNoObfuscationLeaves filters generated texts with each spelling of the corpus,
+// TestNoObfuscationIsEmitted filters generated texts with each spelling of the corpus,
 // in random pieces.
 //
 // security: LLM05:2025
-func TestNoObfuscationLeaves(t *testing.T) {
+func TestNoObfuscationIsEmitted(t *testing.T) {
 	rules := Default()
 	rng := rand.New(rand.NewPCG(1704, 1))
 	list := obfuscated(t)
@@ -140,10 +140,10 @@ func TestNoObfuscationLeaves(t *testing.T) {
 			before := around[0] + s.before
 			for most := 1; most <= 8; most++ {
 				pieces := cut(before+s.word+s.after+around[1], func() int { return 1 + rng.IntN(most) })
-				left, refused := passed(t, rules, "The prompt", pieces, func() bool { return rng.IntN(4) == 0 })
-				leaked += max(0, len(left)-len(before))
-				if left != before || !refused {
-					t.Errorf("%q leaves of %q, refused %v", left, pieces, refused)
+				emitted, refused := passed(t, rules, "The prompt", pieces, func() bool { return rng.IntN(4) == 0 })
+				leaked += max(0, len(emitted)-len(before))
+				if emitted != before || !refused {
+					t.Errorf("%q of %q is emitted, refused %v", emitted, pieces, refused)
 				}
 			}
 		}
@@ -154,8 +154,8 @@ func TestNoObfuscationLeaves(t *testing.T) {
 // A word may begin in the prompt and end in the text.
 func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	for _, c := range []struct {
-		prompt, text, left string
-		refused            bool
+		prompt, text, emitted string
+		refused               bool
 	}{
 		{"I h", "ate you", "", true},
 		{"I ha", "ppily agree", "ppily agree", false},
@@ -177,8 +177,8 @@ func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 		{"so h", "ate\u202e", "", true},
 	} {
 		free, refused := whole(Default(), c.prompt, c.text)
-		if c.text[:free] != c.left || refused != c.refused {
-			t.Errorf("%q, %q: %q leaves, refused %v", c.prompt, c.text, c.text[:free], refused)
+		if c.text[:free] != c.emitted || refused != c.refused {
+			t.Errorf("%q, %q: %q is emitted, refused %v", c.prompt, c.text, c.text[:free], refused)
 		}
 	}
 }
@@ -237,11 +237,11 @@ func FuzzFilter(f *testing.F) {
 			t.Fatalf("%q after %q: %d bytes, refused %v", text, prompt, free, refused)
 		}
 		if rules.refuses(text[:free]) {
-			t.Fatalf("%q leaves", text[:free])
+			t.Fatalf("%q is emitted", text[:free])
 		}
-		left, again := passed(t, rules, prompt, cut(text, func() int { return rng.IntN(6) }), func() bool { return rng.IntN(4) == 0 })
-		if left != text[:free] || again != refused {
-			t.Fatalf("%q after %q: %q leaves in pieces, refused %v; in one piece %q, %v", text, prompt, left, again, text[:free], refused)
+		emitted, again := passed(t, rules, prompt, cut(text, func() int { return rng.IntN(6) }), func() bool { return rng.IntN(4) == 0 })
+		if emitted != text[:free] || again != refused {
+			t.Fatalf("%q after %q: %q is emitted in pieces, refused %v; in one piece %q, %v", text, prompt, emitted, again, text[:free], refused)
 		}
 	})
 }

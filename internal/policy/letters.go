@@ -14,7 +14,7 @@ type letter struct {
 	own    rune   // itself, in lower case
 	likes  uint32 // the Latin letters that it is, or is taken for: bit 0 is a
 	kind   kind
-	proper bool // a letter, and not a digit or a sign that is taken for one
+	proper bool // a real letter: no digit or sign that is taken for a letter
 	sign   bool // counts as a sign where it is taken for another letter
 }
 
@@ -25,7 +25,7 @@ const (
 	between kind = iota // part of a word only as a sign that is taken for a letter
 	inWord              // letters, digits
 	foreign             // letters that never share a word with Latin ones: a boundary lies between the two
-	alone               // letters of scripts without spaces: any number of them may be a word (UAX #29)
+	alone               // letters of scripts without spaces: a word may begin or end at each of them (UAX #29)
 )
 
 // punctuation reports whether l, followed by white space, separates words of a
@@ -71,13 +71,14 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
 // everyday are lookalikes that are frequent in ordinary texts of their scripts.
-// They are letters there, and signs where they are taken for Latin ones.
+// Matched as themselves they count as letters. Matched as Latin letters they count as
+// signs.
 const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
 
 // sign marks everyday characters in likeness.
 const sign = 1 << 31
 
-// likeness holds, for each character of lookalikes, the letters it is taken for.
+// likeness holds the letters that each character of lookalikes resembles.
 var likeness = func() map[rune]uint32 {
 	table := map[rune]uint32{'€': bit('e'), '£': bit('l'), '¡': bit('i') | bit('l')}
 	for _, r := range everyday {
@@ -115,7 +116,7 @@ func letters(r rune, yield func(letter)) {
 		yield(ascii['s'])
 		return
 	}
-	if nothing(r) {
+	if standsForNothing(r) {
 		return
 	}
 	var encoded [utf8.UTFMax]byte
@@ -129,18 +130,18 @@ func letters(r rune, yield func(letter)) {
 		decomposed = decomposed[n:]
 		if d < utf8.RuneSelf {
 			yield(ascii[d])
-		} else if !nothing(d) {
+		} else if !standsForNothing(d) {
 			yield(letterOf(d))
 		}
 	}
 }
 
-// nothing reports whether a character outside ASCII stands for no letter.
-func nothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorable(r) }
+// standsForNothing reports whether a character outside ASCII stands for no letter.
+func standsForNothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorable(r) }
 
 // letterOf returns the letter of a character that does not decompose.
 func letterOf(r rune) letter {
-	own := unicode.ToLower(unicode.ToUpper(r)) // one sigma
+	own := unicode.ToLower(unicode.ToUpper(r)) // maps both small sigmas to one
 	likes := likeness[r] | likeness[own] | likeness[unicode.ToLower(r)]
 	if !unlikeCapital(own) {
 		likes |= likeness[unicode.ToUpper(r)]

@@ -2,11 +2,11 @@
 
 package policy
 
-// lookalikes are characters that are taken for ASCII letters and digits. Most
-// are from confusables.txt of Unicode Technical Standard #39, Unicode 15.0,
-// © Unicode, Inc., used under the Unicode License V3 (unicode.org/license.txt),
-// or have the letter in their name; the generator has those that are neither. "l" stands for all that is like a
-// stroke: capital i, small l and the digit 1.
+// lookalikes are characters that are taken for ASCII letters and digits. Most are from
+// confusables.txt of Unicode Technical Standard #39, Unicode 15.0, © Unicode, Inc.,
+// used under the Unicode License V3 (unicode.org/license.txt), or have the letter in
+// their name. The generator lists the rest. "l" stands for every character that looks
+// like a stroke: capital i, small l and the digit 1.
 var lookalikes = [...]struct {
 	like  byte
 	runes string

@@ -21,17 +21,17 @@ import (
 	"golang.org/x/text/unicode/runenames"
 )
 
-// scripts are those whose letters are taken for Latin ones. Those that are
-// written from right to left, and the digits of others, are left out.
+// scripts are the scripts whose letters are taken for Latin ones. Scripts that are
+// written from right to left, and the digits of other scripts, are omitted.
 var scripts = []*unicode.RangeTable{
 	unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Armenian, unicode.Coptic, unicode.Cherokee,
 	unicode.Lisu, unicode.Deseret, unicode.Canadian_Aboriginal, unicode.Common,
 }
 
-// more are lookalikes that the file has in other classes than the Latin
-// letters, or not at all: small capitals, letters that are like a letter of the
-// other case, turned ones, and those that are used for their looks alone, as by
-// the sites that write a text in signs of Cherokee, Thai, Yi or Chinese.
+// more are lookalikes that the file does not have in the class of a Latin letter:
+// small capitals, letters that look like a letter of the other case, and turned
+// letters. Others are used for their looks alone, by sites that rewrite a text with
+// Cherokee, Thai, Yi or Chinese characters.
 var more = map[byte]string{
 	'a': "ᴀɐΛΔʌⲁ₳ᗩค卂ꍏ", 'b': "ʙвβ฿๒乃ꌃ", 'c': "ɔ₵ᑕ匚ꉓ⊂", 'd': "ᴅ∂๔ꀸ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑ⲉ乇ꍟ", 'f': "ꜰ₣千ꎇ", 'g': "ɢ₲ꁅ",
 	'h': "ʜнɥђɧ卄ꃅ", 'i': "ɪเ丨ꀤ", 'j': "ᴊꀭ", 'k': "ᴋкκꀘ", 'l': "ʟӏㄥ꒒", 'm': "ᴍмɯ₥๓爪ꂵ", 'n': "ɴпиИπ₦ภᑎ几ꈤ",
@@ -39,7 +39,7 @@ var more = map[byte]string{
 	'v': "ʌ√ꃴ", 'w': "ωшШฬᗯ山ꅏ", 'x': "χӾ乂ꊼ", 'y': "ʏλㄚꌩ", 'z': "ᴢᘔ乙ꁴ",
 }
 
-// variant is the name of a Latin letter that has more to it, or a form of its own.
+// variant matches the name of a Latin letter with an addition or in another form.
 var variant = regexp.MustCompile(`^LATIN (?:CAPITAL |SMALL )?LETTER (?:SMALL CAPITAL |DOTLESS |BARRED |INSULAR |SCRIPT |BLACKLETTER )?([A-Z])(?: WITH .*)?$`)
 
 func main() {
@@ -59,7 +59,7 @@ func main() {
 		}
 		from, to := decode(fields[0]), plain(decode(fields[1]))
 		r := []rune(from)[0]
-		// What decomposes is looked up in pieces.
+		// Characters that decompose are looked up in pieces.
 		if r >= unicode.MaxASCII && norm.NFKD.String(from) == from && unicode.In(r, scripts...) && !unicode.In(r, unicode.M) &&
 			len(to) == 1 && (to[0] >= 'a' && to[0] <= 'z' || to[0] >= '0' && to[0] <= '9') {
 			add(to[0], r)
@@ -82,11 +82,11 @@ func main() {
 
 package policy
 
-// lookalikes are characters that are taken for ASCII letters and digits. Most
-// are from confusables.txt of Unicode Technical Standard #39, Unicode 15.0,
-// © Unicode, Inc., used under the Unicode License V3 (unicode.org/license.txt),
-// or have the letter in their name; the generator has those that are neither. "l" stands for all that is like a
-// stroke: capital i, small l and the digit 1.
+// lookalikes are characters that are taken for ASCII letters and digits. Most are from
+// confusables.txt of Unicode Technical Standard #39, Unicode 15.0, © Unicode, Inc.,
+// used under the Unicode License V3 (unicode.org/license.txt), or have the letter in
+// their name. The generator lists the rest. "l" stands for every character that looks
+// like a stroke: capital i, small l and the digit 1.
 var lookalikes = [...]struct {
 	like  byte
 	runes string
@@ -117,7 +117,7 @@ func decode(hex string) string {
 	return s.String()
 }
 
-// plain is text without marks and in lower case.
+// plain returns text without marks and in lower case.
 func plain(text string) string {
 	return strings.ToLower(strings.Map(func(r rune) rune {
 		if unicode.In(r, unicode.M) {

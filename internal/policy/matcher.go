@@ -3,16 +3,16 @@ package policy
 import "unicode/utf8"
 
 const (
-	// maxGap is the most characters between two letters of a spread-out word;
-	// marks and ignorable characters do not count.
+	// maxGap is the largest number of characters between two letters of a spread-out
+	// word. Marks and ignorable characters do not count.
 	maxGap = 3
 
-	// minProper is the least number of real letters in a word, as opposed to
-	// digits and signs that are taken for letters: 455 is a number.
+	// minProper is the smallest number of real letters in a word. Digits and signs
+	// that are taken for letters do not count: 455 is a number.
 	minProper = 2
 
-	// longWord is the length in letters from which a word does not occur by chance
-	// where the words of a sentence meet.
+	// longWord is the smallest length, in letters, of a long word. Adjacent words of a
+	// sentence do not spell a long word by chance.
 	longWord = 7
 )
 
@@ -39,9 +39,9 @@ type state struct {
 	gap      uint8 // characters after the last letter
 	proper   uint8 // real letters, up to minProper
 	run      uint8 // repetitions of the last letter in a row, up to 3
-	pairs    uint8 // earlier letters after the first that came twice, up to 2
-	joined   bool  // two letters stand side by side
-	piece    bool  // the last two letters do
+	pairs    uint8 // doubled letters between the first and the last letter, up to 2
+	joined   bool  // two letters are adjacent
+	piece    bool  // the last two letters are adjacent
 	signs    bool  // only digits and signs follow the last gap
 	hyphen   bool  // the gap begins with a hyphen
 	stop     bool  // the previous character is punctuation
@@ -96,8 +96,8 @@ func (m *matcher) begins(kind kind) bool {
 	return m.last == between || m.last == alone || kind == alone || kind != between && kind != m.last
 }
 
-// step adds the states that follow t on a letter: as the next letter of the word,
-// as a repetition of the last one, or as a part of the gap.
+// step adds the states that follow t on a letter. The letter may be the next one of
+// the word, a repetition of the last one, or a part of the gap.
 func (m *matcher) step(t *state, l *letter) {
 	n := &m.rules.nodes[t.node]
 	n.children(l, func(child int32, own bool) {
@@ -138,17 +138,19 @@ func (m *matcher) step(t *state, l *letter) {
 }
 
 // add adds a state, unless it cannot become a word or an earlier state is equal
-// but for its start. A short spread-out word matches if all of its letters stand
-// apart, or if no piece of two letters or more is before white space and no
-// punctuation of a sentence comes between. "h, a, t, e", "h ate" and "ha-te"
-// match; "ha te", "a hat, e.g." and "hat 3" do not.
+// except for its start.
+//
+// A short spread-out word matches if all of its letters are apart. Otherwise it must
+// have no piece of two or more letters before white space, and no punctuation of a
+// sentence in between. "h, a, t, e", "h ate" and "ha-te" match; "ha te", "a hat, e.g."
+// and "hat 3" do not.
 func (m *matcher) add(t state) {
 	n := &m.rules.nodes[t.node]
 	notShort := t.wordlike || t.joined && t.broken
 	switch {
 	case notShort && !n.long:
 		return
-	case notShort || !n.short: // the other members no longer matter
+	case notShort || !n.short: // the other fields no longer matter
 		t = state{start: t.start, node: t.node, gap: t.gap, proper: t.proper, wordlike: true}
 	}
 	if !m.duplicate(t) {
@@ -156,9 +158,9 @@ func (m *matcher) add(t state) {
 	}
 }
 
-// duplicate reports whether an earlier state equals t but for its start.
+// duplicate reports whether an earlier state equals t except for its start.
 func (m *matcher) duplicate(t state) bool {
-	const few = 32 // up to here comparing with each state is fastest
+	const few = 32 // for fewer states, comparing with each one is fastest
 	if len(m.states) < few {
 		for i := range m.states {
 			u := &m.states[i]
@@ -197,8 +199,9 @@ func (m *matcher) complete(t *state) bool {
 }
 
 // doubled reports whether a doubled letter makes a short word another word, as in
-// "latter". Three in a row do not, and neither do two pairs, the first letter, or
-// the last of four or more.
+// "latter". A doubled first letter does not, and a doubled last letter does only in
+// words of up to three letters. Two doubled letters do not, and three equal letters in
+// a row do not.
 func (t *state) doubled(n *node) bool {
 	last := t.run == 2 && n.depth > 1
 	switch t.pairs {

@@ -26,17 +26,17 @@ var (
 // service is the name of this service, folded.
 const service = "colophon"
 
-// common has the most common passwords, one folded password per line: the first
-// 3,000 of zxcvbn 4.4.2 that are long enough (its licence is common.LICENSE), and
-// others. common_gen.go makes the file.
+// common has the most common passwords, one folded password per line. They are the
+// first 3,000 of zxcvbn 4.4.2 that are long enough, and others. The licence of zxcvbn
+// is common.LICENSE. common_gen.go makes the file.
 //
 //go:embed common.txt
 var common string
 
-// Password returns the form of a new password that is to be hashed, or a Refusal.
-// The rules are those of NIST SP 800-63B: a length, a list of common passwords, no
-// password derived from the user name or the name of the service, and no rule
-// about kinds of characters.
+// Password returns the form in which a new password is hashed, or a Refusal.
+// The rules are those of NIST SP 800-63B: a length and a list of common passwords. A
+// password must not derive from the user name or the name of the service. There is no
+// rule about kinds of characters.
 func Password(password, username string) (normal string, err error) {
 	if damaged(password) {
 		return "", ErrPasswordEncoding
@@ -65,7 +65,7 @@ func Password(password, username string) (normal string, err error) {
 func weak(folded string) bool { return monotonous(folded) || isCommon(folded) }
 
 // without returns a folded password without a publicly known word. The rest must
-// be a password by itself.
+// be a good password by itself.
 func without(folded, word string) string {
 	if word == "" {
 		return folded
@@ -73,9 +73,9 @@ func without(folded, word string) string {
 	return strings.ReplaceAll(folded, word, "")
 }
 
-// NormalPassword returns the form of a password that is compared with an account's
-// hash: the form that Password returned. It applies no rule, but a password that
-// no account can have gives "".
+// NormalPassword returns the form in which a password is compared with an account's
+// hash. It is the form that Password returned. NormalPassword applies no rule, but
+// returns "" for a password that no account can have.
 func NormalPassword(password string) string {
 	if damaged(password) || utf8.RuneCountInString(password) > MaxPassword {
 		return ""

@@ -6,16 +6,20 @@
 // rule gives a [Refusal], whose message is a constant and so never repeats the
 // submitted text.
 //
-// [Rules] are the refused words, in prompts and in generated texts alike, in many
-// spellings: in any case and font, with marks, with letters of Cyrillic, Greek and
-// other scripts and with digits and signs that look like the word's letters, with
-// repeated letters, with invisible characters in between, and spread out with up
-// to three characters between the letters. A word ends at Unicode's word
-// boundaries, and beside letters of a script that is not taken for Latin:
-// "nonviolence" is another word than "violence". Words of fewer than seven letters
-// must meet more conditions, because the words of a sentence contain their letters
-// by chance: "ha-te" matches, "hat 3" does not. The decision record 0025 lists the
-// spellings that pass.
+// [Rules] are the refused words in prompts and in generated texts. A word matches in
+// many spellings:
+//
+//   - in any case and font, and with marks
+//   - with letters of Cyrillic, Greek and other scripts, and with digits and signs,
+//     that look like its letters
+//   - with repeated letters, and with invisible characters in between
+//   - spread out, with up to three characters between the letters
+//
+// A word ends at Unicode's word boundaries, and beside letters of a script that is not
+// taken for Latin. "nonviolence" is another word than "violence". Words of fewer than
+// seven letters must meet more conditions, because the words of a sentence can contain
+// their letters by chance: "ha-te" matches, "hat 3" does not. The decision record 0025
+// lists the spellings that pass.
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and
 // maxLength.
@@ -53,8 +57,8 @@ func damaged(text string) bool {
 // control reports whether r is a control character, NUL included.
 func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
 
-// override reports whether r overrides the direction of the letters after it, so
-// that people read another text than the spelling.
+// override reports whether r overrides the direction of the letters after it, so that
+// people read the letters in another order than the stored one.
 func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 
 // stripped reports whether r is a character that user names must not have. The
@@ -74,15 +78,15 @@ func invisible(r rune) bool {
 	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank
 }
 
-// fold returns the form in which texts are compared: without ignorable characters,
-// and the same for all compatibility and case variants (the compatibility caseless
-// match of the Unicode standard, definition D146). It is idempotent.
+// fold returns the form in which texts are compared. It has no ignorable characters,
+// and is the same for all compatibility and case variants: the compatibility caseless
+// match of the Unicode standard, definition D146. It is idempotent.
 func fold(text string) string {
 	prepare := func(r rune) rune {
 		switch {
 		case ignorable(r):
 			return -1
-		case unicode.Is(unicode.Cherokee, r): // which cases.Fold leaves out
+		case unicode.Is(unicode.Cherokee, r): // cases.Fold does not fold Cherokee
 			return unicode.ToUpper(r)
 		}
 		return r

@@ -19,7 +19,7 @@ func texts() *rapid.Generator[string] {
 func TestFoldIsIdempotent(t *testing.T) {
 	for r := range unicode.MaxRune + 1 {
 		if 0xac00 < r && r < 0xd7a0 || unicode.Is(unicode.Unified_Ideograph, r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Co, unicode.Cs}, r) || !unicode.IsGraphic(r) && !unicode.IsControl(r) {
-			continue // nothing happens to these one by one
+			continue // single characters of these classes do not fold
 		}
 		if once := fold(string(r)); fold(once) != once {
 			t.Errorf("%U: %q folds to %q, and that to %q", r, r, once, fold(once))
@@ -41,7 +41,7 @@ func TestCaseVariantsFoldAlike(t *testing.T) {
 	}
 }
 
-// errors.Is tells refusals apart and errors.AsType reads them, also when wrapped.
+// errors.Is distinguishes refusals and errors.AsType reads them, also when wrapped.
 func TestRefusalsAreDistinct(t *testing.T) {
 	all := []Refusal{
 		ErrPromptLength, ErrPromptEncoding, ErrPromptControl, ErrPromptBlank, ErrPromptWord,
@@ -51,11 +51,11 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	codes := map[string]bool{}
 	for _, r := range all {
 		if codes[r.Rule] || !strings.HasPrefix(r.Rule, r.Field+"_") || r.Message == "" {
-			t.Errorf("%+v: the code is taken or unlike the field", r)
+			t.Errorf("%+v: the rule is repeated or does not begin with the field", r)
 		}
 		codes[r.Rule] = true
 		if got, ok := errors.AsType[Refusal](error(r)); !ok || got != r {
-			t.Errorf("%s does not come out as it went in", r.Rule)
+			t.Errorf("%s is not found by errors.AsType", r.Rule)
 		}
 		for _, other := range all {
 			if errors.Is(r, other) != (r == other) {
@@ -75,9 +75,9 @@ func BenchmarkPassword(b *testing.B) {
 }
 
 // security: ASVS 6.2.4
-func TestCommonPasswordsAreReachable(t *testing.T) {
+func TestEveryCommonPasswordIsRefused(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(common, "\n"), "\n")
-	if len(lines) < 3000 { // that the length rule allows
+	if len(lines) < 3000 { // the report promises 3,000 that are long enough
 		t.Fatalf("the list has %d passwords", len(lines))
 	}
 	for i, line := range lines {
@@ -88,7 +88,7 @@ func TestCommonPasswordsAreReachable(t *testing.T) {
 			t.Errorf("line %d: %q is refused anyway", i+1, line)
 		}
 		if i > 0 && lines[i-1] >= line {
-			t.Errorf("line %d: %q is not in order, or there twice", i+1, line)
+			t.Errorf("line %d: %q is out of order or repeated", i+1, line)
 		}
 		if _, err := Password(strings.ToUpper(line), "somebody"); !errors.Is(err, ErrPasswordCommon) {
 			t.Errorf("%q in upper case: %v", line, err)
@@ -96,7 +96,7 @@ func TestCommonPasswordsAreReachable(t *testing.T) {
 	}
 }
 
-func TestNormalPasswordEqualsPasswordsResult(t *testing.T) {
+func TestNormalPasswordEqualsTheHashedForm(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		password := texts().Draw(t, "password")
 		normal, err := Password(password, "somebody")

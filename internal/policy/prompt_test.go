@@ -11,7 +11,7 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestPromptAcceptsAndRefuses(t *testing.T) {
+func TestPromptFollowsItsRules(t *testing.T) {
 	rules := policy.Default()
 	for _, c := range []struct {
 		name, in, want string
@@ -84,7 +84,7 @@ func FuzzPrompt(f *testing.F) {
 	f.Fuzz(checkPrompt)
 }
 
-func TestPromptProperties(t *testing.T) {
+func TestAcceptedPromptsAreClean(t *testing.T) {
 	pieces := []string{"hate", "violence", "HATE", "<", ";", " ", "\n", "-", "_", "e\u0301", "\u200b", "ＨＡＴＥ", "x", "\x01", "\ufffd", "\xc3"}
 	rapid.Check(t, func(rt *rapid.T) {
 		parts := rapid.SliceOf(rapid.OneOf(rapid.SampledFrom(pieces), rapid.String())).Draw(rt, "parts")
@@ -103,7 +103,7 @@ func checkPrompt(t *testing.T, text string) {
 		return
 	}
 	if strings.ContainsAny(clean, "<>{};") {
-		t.Fatalf("%q: %q has a character that is to be stripped", text, clean)
+		t.Fatalf("%q: %q has a character that must be removed", text, clean)
 	}
 	if want := strings.NewReplacer("<", "", ">", "", "{", "", "}", "", ";", "").Replace(text); clean != want {
 		t.Fatalf("%q: %q, want %q", text, clean, want)

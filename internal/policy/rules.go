@@ -24,8 +24,8 @@ const (
 	maxName      = 32 // characters
 )
 
-// method counts the changes of this package that may change the result of the
-// same rules for the same text.
+// method is the version of the matching code. It rises with every change that may give
+// the same rules another result for the same text.
 const method = 3
 
 //go:embed seed.policy
@@ -67,9 +67,8 @@ func Default() *Rules {
 	return r
 }
 
-// Version identifies the rules: the name in their file and a digest of everything
-// that decides their results, the method of this build included. Every job
-// records it.
+// Version identifies the rules. It is the name in their file and a digest of everything
+// that decides their results, including the method of this build. Every job records it.
 func (r *Rules) Version() string { return r.version }
 
 // Parse reads rules, one per line:
@@ -86,7 +85,7 @@ func Parse(file string) (*Rules, error) {
 		return nil, fmt.Errorf("the rules have %d bytes, more than the limit of %d", len(file), MaxRulesSize)
 	}
 	r := &Rules{nodes: make([]node, 1)}
-	words := map[string]int{} // to their lines
+	words := map[string]int{} // line numbers by word
 	number := 0
 	for line := range strings.Lines(strings.TrimPrefix(file, "\ufeff")) {
 		number++
@@ -224,7 +223,7 @@ func (n *node) child(letter rune) int32 {
 }
 
 // children calls yield for each node that a letter leads to, as itself (own) or
-// as a letter that it is taken for.
+// as a lookalike.
 func (n *node) children(l *letter, yield func(child int32, own bool)) {
 	if n.likes&l.likes == 0 && !n.other {
 		return

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestParseNamesTheLine(t *testing.T) {
+func TestParseErrorsNameTheLine(t *testing.T) {
 	words := func(n int) string {
 		var b strings.Builder
 		for i := range n {
@@ -74,7 +74,7 @@ func TestVersionNamesTheEffect(t *testing.T) {
 	seen := map[string]bool{is: true}
 	for _, other := range []string{"name y\nword sunset\nword moonrise\nremove <>", "name x\nword sunset\nremove <>", "name x\nword sunset\nword moonrise\nremove <", "name x\nword sunsetmoonrise\nremove <>"} {
 		if got := version(other); seen[got] {
-			t.Errorf("%q is %s like another one", other, got)
+			t.Errorf("%q is %s, like other rules", other, got)
 		}
 		seen[version(other)] = true
 	}
@@ -83,7 +83,7 @@ func TestVersionNamesTheEffect(t *testing.T) {
 	}
 }
 
-func TestOwnWordsAreRefused(t *testing.T) {
+func TestWordsOfAFileAreRefused(t *testing.T) {
 	r, err := Parse("name x\nword Straße\nword mp3\nword 暴力\nword ненависть\nword fail\nword sun\nword sunset\nword ass\nremove #")
 	if err != nil {
 		t.Fatal(err)
@@ -110,8 +110,8 @@ func TestOwnWordsAreRefused(t *testing.T) {
 	}
 }
 
-// Lenience with the letters of a word must not refuse ordinary sentences.
-func TestShortWordsInPieces(t *testing.T) {
+// Ordinary sentences that contain the letters of a short word by chance are accepted.
+func TestShortWordsInPiecesMustMeetMoreConditions(t *testing.T) {
 	r, err := Parse("name x\nword sunset\nword moonrise\nword later")
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func FuzzParse(f *testing.F) {
 		}
 		refused := r.refuses(text)
 		if refused != again.refuses(text) {
-			t.Fatalf("%q is refused and not", text)
+			t.Fatalf("%q gets two different results", text)
 		}
 		// A refused word is refused in any case, and with spaces around it.
 		if refused && !r.refuses(" "+text+" ") {

@@ -19,9 +19,9 @@ var (
 	ErrUsernameCharacters = Refusal{"username", "username_characters", "the user name must not have white space, control or invisible characters, the characters < > { } ; or their lookalikes"}
 )
 
-// Username returns the display form of a user name, which is the submitted one,
-// and the key that is the same for all of its compatibility and case variants, or
-// a Refusal. Two accounts must not have the same key.
+// Username returns the display form and the key of a user name, or a Refusal. The
+// display form is the submitted name. The key is the same for all compatibility and
+// case variants of the name. Two accounts must not have the same key.
 func Username(name string) (display, key string, err error) {
 	if damaged(name) {
 		return "", "", ErrUsernameEncoding
@@ -31,7 +31,8 @@ func Username(name string) (display, key string, err error) {
 	}
 	// The key is checked too: compatibility variants of these characters, and
 	// accents without a letter, turn into them or into white space. Unassigned
-	// and private characters are out because their keys could change with Unicode.
+	// and private characters are refused because a new Unicode version could change
+	// their keys.
 	key = fold(name)
 	unfit := func(r rune) bool { return invisible(r) || stripped(r) || !unicode.IsGraphic(r) }
 	if strings.ContainsFunc(name, unfit) || strings.ContainsFunc(key, unfit) || key == "" {

@@ -22,11 +22,11 @@ type Watcher struct {
 	inForce atomic.Pointer[Rules]
 
 	mu     sync.Mutex
-	text   string // the file's text when it was last read, good or bad
-	broken string // the error that was last logged, empty after good rules
+	text   string // the file's text at the last read, valid or not
+	broken string // the error that was last logged; empty after valid rules
 }
 
-// NewWatcher reads the rules of a file. Without a file the built-in rules are in
+// NewWatcher reads the rules of a file. If file is "", the built-in rules are in
 // force, and nothing changes them. An error names the file, and the line of a mistake.
 func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{file: file, log: log}
@@ -47,10 +47,10 @@ func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 // Rules returns the rules in force.
 func (w *Watcher) Rules() *Rules { return w.inForce.Load() }
 
-// Run checks the file every two seconds until ctx is done. Rules that have changed
-// come into force when two checks have found the same text, because the file may still
-// be being written. Rules that cannot be read leave the rules before in force, which
-// is logged.
+// Run checks the file every two seconds until ctx is done. Changed rules come into
+// force when two checks in a row have read the same text: before that, the file may be
+// incomplete. If the rules are invalid or the file cannot be read, Run logs the error
+// and the earlier rules stay in force.
 func (w *Watcher) Run(ctx context.Context) {
 	if w.file == "" {
 		return
@@ -67,7 +67,7 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// Reload reads the file at once, as when its writer says that it is complete.
+// Reload reads the file at once. The caller knows that the file is complete.
 func (w *Watcher) Reload(ctx context.Context) {
 	if w.file != "" {
 		w.reload(ctx, true)
@@ -99,7 +99,8 @@ func (w *Watcher) reload(ctx context.Context, complete bool) {
 	}
 }
 
-// read returns the file's text, or as much of it as shows that it is too long.
+// read returns the file's text. If the text is too long, read returns one byte more
+// than the limit.
 func (w *Watcher) read() (string, error) {
 	file, err := os.Open(w.file)
 	if err != nil {

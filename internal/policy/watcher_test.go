@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestNewWatcher(t *testing.T) {
+func TestNewWatcherReportsInvalidFiles(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	builtIn, err := NewWatcher("", log)
@@ -37,7 +37,7 @@ func TestNewWatcher(t *testing.T) {
 	}
 }
 
-// TestChangedFileComesIntoForce changes a file under a watcher.
+// TestChangedFileComesIntoForce changes the file of a running watcher.
 func TestChangedFileComesIntoForce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
@@ -60,7 +60,7 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	write("name two\nword sunrise\n")
 	poll()
 	if name() != "one" {
-		t.Error("a file that may still be being written is in force")
+		t.Error("a file that may be incomplete is in force")
 	}
 	poll()
 	if name() != "two" || !strings.Contains(said.String(), "policy file reloaded") {

@@ -34,9 +34,9 @@ type Releases []hub.Release
 
 // Named returns the release with the name, and whether there is one.
 func (r Releases) Named(name string) (hub.Release, bool) {
-	for _, one := range r {
-		if one.Name == name {
-			return one, true
+	for _, release := range r {
+		if release.Name == name {
+			return release, true
 		}
 	}
 	return hub.Release{}, false
@@ -44,8 +44,8 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 
 // Names returns the given names and those of all releases, separated by commas.
 func (r Releases) Names(more ...string) string {
-	for _, one := range r {
-		more = append(more, one.Name)
+	for _, release := range r {
+		more = append(more, release.Name)
 	}
 	return strings.Join(more, ", ")
 }

@@ -6,9 +6,9 @@
 // only reads files and tokenises here.
 //
 // An [Engine] keeps the promise of [model.Engine] to the bit on one machine: it
-// computes one token of one sequence at a time. It aims to be right rather than
-// fast; on the CPU it is several times slower than the native engine. The same
-// graph runs on XLA and its devices if [New] opens another backend of GoMLX.
+// computes one token of one sequence at a time. It aims at correctness rather than
+// speed; on the CPU it is several times slower than the native engine. The same graph
+// runs on XLA and its devices if [New] opens another backend of GoMLX.
 package gomlx
 
 import (
@@ -42,8 +42,8 @@ type Engine struct {
 	computing chan struct{}
 }
 
-// New returns an engine with the weights of a checkpoint, which may be closed
-// then. Info gives the name. A nil tokenizer encodes and decodes nothing.
+// New returns an engine with the weights of a checkpoint, which may be closed when New
+// returns. name is the name in Info. A nil tokenizer encodes and decodes nothing.
 func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*Engine, error) {
 	config := checkpoint.Config
 	digest, err := checkpoint.Digest()

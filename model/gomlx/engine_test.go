@@ -36,7 +36,7 @@ func open(t testing.TB, fsys fs.FS) *Engine {
 }
 
 // Hugging Face's GPT-2 computed the golden vectors.
-func TestGoldenVectors(t *testing.T) {
+func TestLogitsMatchTheGoldenVectors(t *testing.T) {
 	modeltest.TestGolden(t, open(t, tiny), modeltest.Cases(t, tiny), tolerance, true)
 }
 
@@ -157,4 +157,4 @@ func TestConcurrentSequencesHaveTheGoldenLogits(t *testing.T) {
 	}
 }
 
-func TestNextRefuses(t *testing.T) { modeltest.TestRefusals(t, open(t, tiny)) }
+func TestNextRefusesInvalidTokens(t *testing.T) { modeltest.TestRefusals(t, open(t, tiny)) }

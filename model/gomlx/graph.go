@@ -20,7 +20,7 @@ type network struct {
 	// half of a block.
 	dropout func(*graph.Node) *graph.Node
 	// storeKV, if not nil, takes a layer's new keys and values, each [batch, head,
-	// position, head width], and returns all that the queries may attend to.
+	// position, head width]. It returns all keys and values of the attention.
 	storeKV func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node)
 }
 
@@ -112,8 +112,8 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 	})
 }
 
-// gelu is the tanh approximation that GPT-2 was trained with. GoMLX's own
-// computes the cube as a power, which is slow.
+// gelu is the tanh approximation of GELU, like in GPT-2's training. GoMLX's own
+// function computes the cube as a power, which is slow.
 func gelu(x *graph.Node) *graph.Node {
 	cube := graph.Mul(x, graph.Mul(x, x))
 	t := graph.Tanh(graph.MulScalar(graph.Add(x, graph.MulScalar(cube, 0.044715)), math.Sqrt(2/math.Pi)))

@@ -34,7 +34,7 @@ type Recipe struct {
 	WeightDecay float64 // AdamW: on matrices and embeddings only
 	Clip        float64 // largest norm of the gradient
 	Dropout     float64 // probability; on embeddings and on the output of each half block
-	Average     float64 // decay of the moving average of the weights, a step
+	Average     float64 // decay of the moving average of the weights, per step
 	Seed        uint64  // of initial weights and dropout
 }
 
@@ -65,9 +65,9 @@ type replica struct {
 	step    *graph.Exec
 }
 
-// NewTrainer returns a trainer with the initial weights of GPT-2: normal with
-// standard deviation 0.02, or 0.01 for positions, divided by sqrt(2*layers) where
-// a block adds to the residual stream. Close frees the backends.
+// NewTrainer returns a trainer with the initial weights of GPT-2. They are normal with
+// standard deviation 0.02, or 0.01 for positions. Where a block adds to the residual
+// stream, they are divided by sqrt(2*layers). Close frees the backends.
 func NewTrainer(config gpt2.Config, recipe Recipe) (*Trainer, error) {
 	t := &Trainer{config: config, recipe: recipe}
 	rng := rand.New(rand.NewPCG(recipe.Seed, 0))
@@ -147,8 +147,8 @@ func (t *Trainer) lossGraph(in []*graph.Node) []*graph.Node {
 	return []*graph.Node{loss}
 }
 
-// crossEntropy returns the mean loss in nats, and a node with the gradient of the
-// loss but not its value. The gradient has the closed form softmax minus target,
+// crossEntropy returns the mean loss in nats, and a node that has the gradient of the
+// loss but another value. The gradient has the closed form softmax minus target,
 // which saves two thirds of the passes over the logits.
 func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.Node) {
 	g := tokens.Graph()
@@ -167,7 +167,7 @@ func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.N
 
 // Step makes one step of AdamW (Loshchilov and Hutter, 2019) and returns the loss
 // before it in nats per token. tokens has an even number of rows of equal length;
-// targets has the token that follows each.
+// targets has the token that follows each token.
 func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	var (
 		losses    [2]float64
@@ -309,7 +309,7 @@ func (t *Trainer) Save(w io.Writer) error {
 	return nil
 }
 
-// Load restores a checkpoint of Save, which must be of a model of the same shape.
+// Load restores a checkpoint that Save wrote for a model of the same shape.
 // After an error, the trainer is unchanged.
 func (t *Trainer) Load(r io.Reader) error {
 	var s state

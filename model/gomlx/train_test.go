@@ -85,7 +85,7 @@ func TestRateWarmsUpAndCoolsDown(t *testing.T) {
 	}
 }
 
-// Some gradients are defined by hand. All are those of the loss.
+// Some gradients are defined by hand. All of them equal the slope of the loss.
 func TestGradientsAreThoseOfTheLoss(t *testing.T) {
 	tr := trainer(t, small, quick)
 	// Make the weights so large that every part of the network matters.

@@ -6,8 +6,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// A span is consecutive rows of one sequence. Attention computes them together,
-// because they read the same keys and values, except for the last few.
+// A span is a group of consecutive rows of one sequence. Attention computes them
+// together, because they read the same keys and values, except for the last few.
 type span struct {
 	first, rows int
 }
@@ -33,9 +33,9 @@ func newHead(c Config, l *layout) head {
 	}
 }
 
-// attend computes one head of a span: for each row, the average of the values of
-// its sequence up to its position, weighted by the softmax of the scaled products
-// of its query with the keys.
+// attend computes one head of a span. For each row it averages the values of the
+// sequence up to the position of the row. The weights are the softmax of the scaled
+// products of its query with the keys.
 func (f *forward) attend(s *head, span span, number int) {
 	dim, stride := f.layout.headDim, f.blocks[f.layer].qkv.Stride()
 	if f.oneSpanEach {
@@ -75,8 +75,8 @@ func (f *forward) attend(s *head, span span, number int) {
 	}
 }
 
-// average adds the values of tokens from up to to, times their attention weights
-// in rows lo up to hi, to the output of these rows.
+// average adds the values of the tokens [from, to), times their attention weights, to
+// the output of the rows [lo, hi).
 func (f *forward) average(s *head, c *cache, number, lo, hi, from, to int) {
 	width := f.layout.valuePanels * kernel.Width
 	at := f.layout.values(f.layer, number)

@@ -8,9 +8,9 @@ import (
 	"colophon/model/modeltest"
 )
 
-// BenchmarkDecode computes a token of each of some sequences at a time, on a
-// network of the shape of the published one. A step reads all weights once,
-// which SetBytes shows as the share of the memory bandwidth that it uses.
+// BenchmarkDecode decodes several sequences in parallel, one token of each per step.
+// The network has the shape of the published one. A step reads all weights once, so
+// SetBytes shows the memory bandwidth that it uses.
 func BenchmarkDecode(b *testing.B) {
 	for _, weights := range everyFormat() {
 		e := randomEngine(b, Published(), Options{Weights: weights})

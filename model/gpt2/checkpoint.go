@@ -28,8 +28,8 @@ type Checkpoint struct {
 	tensors map[string]tensor // by name without "transformer."
 }
 
-// ReadCheckpoint opens config.json and model.safetensors and checks that they
-// fit. Tensors may be F32, F16 or BF16 and have names with the prefix
+// ReadCheckpoint opens config.json and model.safetensors and checks that they fit
+// together. Tensors may be F32, F16 or BF16 and have names with the prefix
 // "transformer.". The causal-mask buffers of older files are ignored. An
 // lm_head.weight is accepted if it equals wte.weight.
 func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
@@ -139,8 +139,7 @@ func (c *Checkpoint) check() error {
 	return nil
 }
 
-// check returns an error unless the tensor has a shape and is of a type to
-// compute with.
+// check returns an error unless the tensor has the given shape and a supported type.
 func (t tensor) check(shape []int) error {
 	if !slices.Equal(t.shape, shape) {
 		return fmt.Errorf("tensor %q has shape %v, the config asks for %v", t.name, t.shape, shape)
@@ -151,7 +150,7 @@ func (t tensor) check(shape []int) error {
 	return nil
 }
 
-// list joins names; of many it has the first few and a count.
+// list joins names. If there are many, it joins the first few and adds a count.
 func list(names []string) string {
 	const most = 5
 	if len(names) > most {
@@ -247,7 +246,7 @@ func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 // rowLength returns the last dimension.
 func (t *tensor) rowLength() int { return t.shape[len(t.shape)-1] }
 
-// A buffer is memory for rows that is used again.
+// A buffer is reusable memory for rows.
 type buffer struct {
 	raw    []byte
 	values []float32

@@ -23,7 +23,7 @@ func fileDigest(t *testing.T, name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// edit returns a safetensors file of smallTensors after a change.
+// edit returns a safetensors file of smallTensors with a change applied.
 func edit(change func(byName map[string]*fileTensor)) []byte {
 	ts := smallTensors()
 	byName := map[string]*fileTensor{}
@@ -46,7 +46,7 @@ func edit(change func(byName map[string]*fileTensor)) []byte {
 	return writeSafetensors(out)
 }
 
-func TestReadCheckpointRefuses(t *testing.T) {
+func TestReadCheckpointRefusesUnfitFiles(t *testing.T) {
 	type tensors = map[string]*fileTensor
 	for _, c := range []struct {
 		name   string
@@ -109,7 +109,7 @@ func TestReadCheckpointRefuses(t *testing.T) {
 
 // Tensors may be in any order and have the prefix; masks and a tied output matrix
 // may be present.
-func TestReadCheckpointAccepts(t *testing.T) {
+func TestReadCheckpointAcceptsEveryVariant(t *testing.T) {
 	plain, err := ReadCheckpoint(smallFiles(edit(func(map[string]*fileTensor) {})))
 	if err != nil {
 		t.Fatal(err)

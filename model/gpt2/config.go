@@ -99,10 +99,10 @@ func parseConfig(b []byte) (Config, error) {
 func (f *configFile) shape() (Config, error) {
 	var c Config
 	for _, n := range []struct {
-		name string
-		from *int
-		to   *int
-		most int
+		name  string
+		from  *int
+		to    *int
+		limit int
 	}{
 		{"vocab_size", f.Vocab, &c.Vocab, maxVocab},
 		{"n_positions", f.Positions, &c.Context, maxPositions},
@@ -113,7 +113,7 @@ func (f *configFile) shape() (Config, error) {
 		if n.from == nil {
 			return Config{}, fmt.Errorf("%s is missing", n.name)
 		}
-		if err := checkSize(n.name, *n.from, n.most); err != nil {
+		if err := checkSize(n.name, *n.from, n.limit); err != nil {
 			return Config{}, err
 		}
 		*n.to = *n.from
@@ -137,9 +137,9 @@ func (f *configFile) shape() (Config, error) {
 	return c, nil
 }
 
-func checkSize(name string, n, most int) error {
-	if n < 1 || n > most {
-		return fmt.Errorf("%s is %d, want 1 to %d", name, n, most)
+func checkSize(name string, n, limit int) error {
+	if n < 1 || n > limit {
+		return fmt.Errorf("%s is %d, want 1 to %d", name, n, limit)
 	}
 	return nil
 }

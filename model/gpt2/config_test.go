@@ -23,7 +23,7 @@ func changedConfig(name string, value any) string {
 	return string(b)
 }
 
-func TestReadConfig(t *testing.T) {
+func TestReadConfigReadsTheShape(t *testing.T) {
 	c, err := ReadConfig(os.DirFS("testdata/tiny"))
 	want := Config{Vocab: 256, Context: 64, Embd: 32, Layers: 2, Heads: 2, Inner: 128, Epsilon: 1e-5, EOS: 255}
 	if err != nil || c != want {
@@ -34,7 +34,7 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
-func TestReadConfigRefuses(t *testing.T) {
+func TestReadConfigRefusesUnsupportedNetworks(t *testing.T) {
 	for _, c := range []struct{ config, want string }{
 		{"", "unexpected end"},
 		{"null", "vocab_size is missing"},
@@ -80,7 +80,7 @@ func TestReadConfigRefuses(t *testing.T) {
 	}
 }
 
-func TestReadConfigAccepts(t *testing.T) {
+func TestReadConfigAcceptsEveryVariant(t *testing.T) {
 	for _, c := range []struct {
 		config string
 		eos    int

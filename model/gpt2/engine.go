@@ -29,12 +29,11 @@ type Options struct {
 // An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
 // batching.
 //
-// One goroutine computes step by step. A step has the next token of every
-// sequence that waits for the logits after one token. It also has tokens of the
-// prompts that wait, oldest first: beside decoding sequences so many that the
-// step takes less than twice as long as without them, and up to 128 otherwise.
-// A call of Next whose context is done returns at once; its tokens
-// leave the queue after the current step.
+// One goroutine computes step by step. A step computes the next token of every
+// decoding sequence, and tokens of waiting prompts, oldest first. Beside decoding
+// sequences, prompt tokens make a step less than twice as long. Without decoding
+// sequences, a step has up to 128 prompt tokens. A call of Next whose context is done
+// returns at once; its tokens leave the queue after the current step.
 //
 // Beyond the weights, memory goes to the keys and values of open sequences: at
 // most Sequences times Context tokens. Later sequences reuse it.
@@ -52,15 +51,15 @@ type Engine struct {
 	free     []*kernel.Panels // pages for reuse
 	step     uint64           // number of steps begun
 	decoding int              // open sequences that have had logits
-	expected int              // sequences that the last step finished and that have not returned
+	expected int              // sequences that the last step finished and that have not called Next again
 	budget   stepBudget
 	times    Times
 }
 
 var _ model.Engine = (*Engine)(nil)
 
-// maxGather bounds how long a step waits for the sequences of the last one to
-// return, so that they stay together.
+// maxGather bounds the wait of a step for the sequences of the previous step, so that
+// they stay in the same step.
 const maxGather = 3 * time.Millisecond
 
 // Load reads config.json, model.safetensors, vocab.json and merges.txt and
@@ -152,8 +151,8 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 }
 
 // ReadWeights reads all weights on the threads of a pool in the order of a step
-// for one sequence, and computes nothing, so no step is faster. It returns the
-// number of bytes.
+// for one sequence, and computes nothing. Its time is a lower bound for a step. It
+// returns the number of bytes.
 func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	bytes := 0
 	for m := range e.network.matrices {
@@ -275,8 +274,8 @@ func (e *Engine) page(l *layout) *kernel.Panels {
 	return l.newPage()
 }
 
-// finish ends a step: it updates the sequences and wakes the callers that have
-// their logits. times are those of all steps.
+// finish ends a step: it updates the sequences and wakes the callers whose logits are
+// complete. times is the total of all steps.
 func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

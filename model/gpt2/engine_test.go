@@ -53,7 +53,7 @@ func TestInfoNamesWeightsAndKernel(t *testing.T) {
 	}
 }
 
-func TestNewRefuses(t *testing.T) {
+func TestNewRefusesUnfitArguments(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	ck := randomCheckpoint(smallShape(), 1)
 	if _, err := New(ck, tok, Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer has 50257 ids, the network has 37") {
@@ -71,7 +71,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestNextRefuses(t *testing.T) {
+func TestNextRefusesInvalidTokens(t *testing.T) {
 	modeltest.TestRefusals(t, randomEngine(t, smallShape(), Options{Threads: 2}))
 }
 

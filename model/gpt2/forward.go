@@ -42,8 +42,8 @@ type forward struct {
 	heads  []head        // scratch space, by worker
 }
 
-// A phase is a part of the forward pass whose results do not depend on each
-// other, so that threads compute them in parallel.
+// A phase is a part of the forward pass whose results are independent of each other,
+// so threads compute them in parallel.
 type phase int
 
 const (
@@ -71,8 +71,7 @@ type Times struct {
 	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward allocates for at most rows rows, of which at most wanted want
-// logits.
+// newForward allocates for at most rows rows. At most wanted of them want logits.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{
@@ -135,7 +134,7 @@ func (f *forward) block() {
 	b := &f.blocks[f.layer]
 	f.overRows(normAttention, len(f.rows))
 	f.overPanels(multiplyQKV, b.qkv)
-	if !f.oneSpanEach { // otherwise attend stores: no other span reads that
+	if !f.oneSpanEach { // otherwise attend stores them: no other span reads them
 		f.overRows(store, len(f.rows))
 	}
 	f.over(attend, len(f.spans)*f.Heads, 1)
@@ -163,9 +162,9 @@ func (f *forward) output() {
 // overRows computes a phase over rows, four at a time.
 func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
-// overPanels computes a phase over the panels of m. The ranges are multiples of
-// four panels, which suit the kernels, and short, so that the threads finish at
-// about the same time.
+// overPanels computes a phase over the panels of m. The ranges are multiples of four
+// panels, which suit the kernels. They are short, so that the threads finish at about
+// the same time.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
 	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
 }
@@ -257,7 +256,7 @@ func (f *forward) store(row, head int) {
 	f.layout.store(r.cache, r.position, f.layer, head, qkv[f.Embd+head*dim:][:dim], qkv[2*f.Embd+head*dim:][:dim])
 }
 
-// add adds panels lo up to hi of the outputs of m, in y, to the residual stream.
+// add adds f.y, the outputs of m, to the residual stream, for panels lo up to hi.
 func (f *forward) add(m *kernel.Matrix, lo, hi int) {
 	lo, hi = lo*kernel.Width, min(hi*kernel.Width, m.Outputs())
 	for i := range f.rows {

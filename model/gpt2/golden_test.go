@@ -49,7 +49,7 @@ func openEngine(t testing.TB, fsys fs.FS, tok *Tokenizer, opts Options) *Engine 
 
 const tolerance = 1e-4 // between float32 implementations
 
-func TestGoldenLogitsAndGreedy(t *testing.T) {
+func TestLogitsAndGreedyTextsMatchTheGoldenVectors(t *testing.T) {
 	for _, run := range []struct {
 		file      string
 		weights   kernel.Format
@@ -67,7 +67,7 @@ func TestGoldenLogitsAndGreedy(t *testing.T) {
 	}
 }
 
-func TestGoldenHiddenStates(t *testing.T) {
+func TestHiddenStatesMatchTheGoldenVectors(t *testing.T) {
 	want := modeltest.Floats(t, tiny, "hidden_case1.f32")
 	ck, err := ReadCheckpoint(tinyFiles("model.safetensors"))
 	if err != nil {

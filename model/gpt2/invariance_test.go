@@ -68,11 +68,11 @@ func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
 	}
 }
 
-// The logits of a sequence have the same bits alone and beside any others, with
-// any number of threads, and for any split of the tokens.
+// The logits of a sequence have the same bits alone and beside any others. The number
+// of threads and the split of the tokens make no difference.
 func TestLogitsAreInvariant(t *testing.T) {
 	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
-		engines, texts := invariance(t, weights)
+		engines, texts := enginesAndTexts(t, weights)
 		rapid.Check(t, func(t *rapid.T) {
 			e := rapid.SampledFrom(engines).Draw(t, "threads")
 			sequences := rapid.IntRange(1, 16).Draw(t, "sequences")
@@ -83,12 +83,12 @@ func TestLogitsAreInvariant(t *testing.T) {
 	})
 }
 
-// FuzzLogitsAreInvariant is TestLogitsAreInvariant with inputs of the fuzzer.
+// FuzzLogitsAreInvariant is TestLogitsAreInvariant with inputs from the fuzzer.
 func FuzzLogitsAreInvariant(f *testing.F) {
 	var engines [3][]*Engine
 	var texts [3][]text
 	for i, weights := range everyFormat() {
-		engines[i], texts[i] = invariance(f, weights)
+		engines[i], texts[i] = enginesAndTexts(f, weights)
 	}
 	f.Add(uint8(0), uint8(0), uint8(3), uint64(1))
 	f.Add(uint8(1), uint8(1), uint8(8), uint64(2))
@@ -101,8 +101,8 @@ func FuzzLogitsAreInvariant(f *testing.F) {
 	})
 }
 
-// invariance returns engines with different numbers of threads, and texts.
-func invariance(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
+// enginesAndTexts returns engines with different numbers of threads, and texts.
+func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	c := smallShape()
 	var engines []*Engine
 	for _, threads := range []int{1, 2, 4} {
@@ -111,7 +111,7 @@ func invariance(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	return engines, someTexts(t, c, weights)
 }
 
-// together computes some texts at the same time, each split at random.
+// together computes texts at the same time, each split at random.
 func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var running sync.WaitGroup
@@ -150,8 +150,8 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	return nil
 }
 
-// Steps of any composition give the same bits, also those that the engine would
-// not plan. Pages are full of NaNs at first, to catch reads of stale values.
+// Any mix of rows in a step gives the same bits, also a mix that the engine would not
+// plan. Pages are full of NaNs at first, to catch reads of stale values.
 func TestForwardIsInvariant(t *testing.T) {
 	forEveryFormat(t, testForwardIsInvariant)
 }

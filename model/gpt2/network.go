@@ -32,8 +32,8 @@ type block struct {
 // A norm has the parameters of a layer norm.
 type norm struct{ gain, bias []float32 }
 
-// load reads and packs the weights on some threads. It reads a few rows at a
-// time, so the weights are in memory only once.
+// load reads and packs the weights on the given number of threads. It reads a few rows
+// at a time, so the weights are in memory only once.
 func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	n := &network{Config: c.Config, format: f, blocks: make([]block, c.Config.Layers)}
 	l := loader{checkpoint: c}
@@ -71,8 +71,8 @@ type loader struct {
 	tasks      []func(*buffer) error
 }
 
-// run runs the tasks in parallel and stops at an error. Of several errors it
-// returns that of the earliest task.
+// run runs the tasks in parallel and stops at an error. If several tasks fail, it
+// returns the error of the earliest one.
 func (l *loader) run(threads int) error {
 	errs := make([]error, len(l.tasks))
 	var next atomic.Int64

@@ -43,7 +43,7 @@ var loadPublished = sync.OnceValues(func() (*published, error) {
 		}
 		return b.String()
 	}
-	// A token comes from the merge that the earlier merges leave.
+	// The last merge of a token joins the two parts that the earlier merges make.
 	known := map[string]int{}
 	var vocab, merges bytes.Buffer
 	merges.WriteString("#version: 0.2\n")

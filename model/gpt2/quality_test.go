@@ -170,9 +170,9 @@ func divergence(p, q []float64) (kl float64, agree bool) {
 	return kl, slices.Index(p, slices.Max(p)) == slices.Index(q, slices.Max(q))
 }
 
-// The distributions of f16 and int8 are close to the exact one. That of int8 is
-// about as close as the reference that rounds to groups of 32 and computes
-// everything else exactly.
+// The distributions of f16 and int8 are close to the exact one. The distribution of
+// int8 is about as close as that of the rounded reference, which rounds to groups of 32
+// and computes everything else exactly.
 func TestQuantisedDistributionsAreClose(t *testing.T) {
 	tiny, err := ReadCheckpoint(tinyFiles("model.safetensors"))
 	if err != nil {

@@ -34,8 +34,8 @@ func isGain(name string) bool {
 }
 
 // deviation returns the pseudo-random number of element i, with mean 0 and
-// standard deviation 0.02. It is a sum of four uniform ones, which is close to
-// normal.
+// standard deviation 0.02. It is the sum of four uniform numbers, which is
+// close to normal.
 func deviation(seed, i uint64) float32 {
 	z := splitMix64(seed, i+1)
 	const (
@@ -55,9 +55,9 @@ func splitMix64(seed, n uint64) uint64 {
 	return z ^ z>>31
 }
 
-// computedCheckpoint returns a checkpoint of F32 values that are computed when
-// they are read. values returns the function for a tensor, which computes the
-// element with index i, counted over all tensors.
+// computedCheckpoint returns a checkpoint of F32 values that are computed when they
+// are read. values returns the function for a tensor. The function computes the element
+// with index i, counted over all tensors.
 func computedCheckpoint(c Config, values func(name string, shape []int) func(i uint64) float32) *Checkpoint {
 	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, close: func() error { return nil }}
 	var file computedFile

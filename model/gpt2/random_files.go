@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// WriteRandom writes a model of the published shape into a directory, 500 MB in
-// four files: the weights of [Random], and a vocabulary of up to three ASCII
-// characters a token, so that generated texts are meaningless but readable.
+// WriteRandom writes a model of the published shape into a directory, 500 MB in four
+// files. It has the weights of [Random], and a vocabulary of up to three ASCII
+// characters per token. So generated texts are meaningless but readable.
 func WriteRandom(dir string, seed uint64) error {
 	ck := Random(Published(), seed)
 	vocab, merges := syntheticVocabulary(ck.Config.Vocab)

@@ -110,8 +110,8 @@ func parseHeader(r io.Reader) ([]tensor, error) {
 	return tensors, jsonError("tensor", err)
 }
 
-// jsonError adds the name to an error of strictjson about a repeated one. kind
-// says what has the name.
+// jsonError adds the repeated name to an error of strictjson. kind says whether it is
+// the name of a tensor or of a member.
 func jsonError(kind string, err error) error {
 	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
 		return fmt.Errorf("%s %q is repeated: %w", kind, short(e.Name), err)
@@ -157,7 +157,7 @@ func parseTensor(entry []byte) (tensor, error) {
 }
 
 // byteSize returns the size of the data of a tensor. It returns an error if the
-// dtype is unknown, or the size or a dimension does not fit its type.
+// dtype is unknown, or the size or a dimension overflows.
 func byteSize(dtype string, shape []uint64) (int64, error) {
 	element, ok := elementSize[dtype]
 	if !ok {

@@ -23,7 +23,7 @@ func file(header string, data int) []byte {
 	return append(append(b, header...), make([]byte, data)...)
 }
 
-func TestReadHeaderRefuses(t *testing.T) {
+func TestReadHeaderRefusesInvalidHeaders(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		file []byte
@@ -73,7 +73,7 @@ func TestReadHeaderRefuses(t *testing.T) {
 	}
 }
 
-func TestDecode(t *testing.T) {
+func TestDecodeIsExactForEveryType(t *testing.T) {
 	got := make([]float32, 3)
 	decode(got, "BF16", []byte{0x80, 0x3f, 0x49, 0x40, 0x00, 0x80})
 	if got[0] != 1 || got[1] != 3.140625 || got[2] != 0 || !math.Signbit(float64(got[2])) {
@@ -185,7 +185,7 @@ func TestNewTensorRoundsToItsType(t *testing.T) {
 	}
 }
 
-func TestWriteSafetensorsRefuses(t *testing.T) {
+func TestWriteSafetensorsRefusesInvalidTensors(t *testing.T) {
 	data := func(n int) io.Reader { return bytes.NewReader(make([]byte, n)) }
 	for _, c := range []struct {
 		name    string

@@ -13,7 +13,7 @@ import (
 	"colophon/model/kernel"
 )
 
-// metadata is the name in a header that stands for no tensor.
+// metadata is the name of the header member that is not a tensor.
 const metadata = "__metadata__"
 
 // A Tensor is one tensor of a file that [WriteSafetensors] writes.
@@ -48,8 +48,8 @@ func NewTensor(name, dtype string, shape []int, values []float32) (Tensor, error
 // readers require, and is padded to a multiple of 8 bytes.
 //
 // It returns an error for a name that is repeated, reserved or not UTF-8, for an
-// unknown dtype, for an impossible shape, and for data that is longer or shorter
-// than the shape. After an error, w has only part of a file.
+// unknown dtype, and for an impossible shape. Data that is longer or shorter than the
+// shape is an error too. After an error, w has only part of a file.
 func WriteSafetensors(w io.Writer, tensors []Tensor) error {
 	type entry struct {
 		DType   string   `json:"dtype"`

@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// A sequence implements [model.Sequence]. The engine's mutex guards the fields
-// that the computing goroutine shares with the caller's. The logits are written
-// by the former between submit and done, and read by the latter otherwise.
+// A sequence implements [model.Sequence]. The engine's mutex guards the fields that
+// the computing goroutine and the caller share. The computing goroutine writes the
+// logits between submit and done; at other times the caller reads them.
 type sequence struct {
 	engine *Engine
 	logits []float32
@@ -21,7 +21,7 @@ type sequence struct {
 	inStep       int    // how many of tokens the current step computes
 	finishedStep uint64 // the step that computed the last of tokens
 	decoding     bool   // has had logits
-	abandoned    bool   // the caller does not wait any more
+	abandoned    bool   // the caller no longer waits
 	closed       bool
 }
 
@@ -72,8 +72,8 @@ func (s *sequence) submit(tokens []int) error {
 	return nil
 }
 
-// returned tells the computing goroutine that it need not expect the sequence
-// any more. The engine's mutex must be held.
+// returned tells the computing goroutine not to expect the sequence any longer. The
+// engine's mutex must be held.
 func (s *sequence) returned() {
 	e := s.engine
 	if s.finishedStep > 0 && s.finishedStep == e.step {

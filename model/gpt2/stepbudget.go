@@ -7,7 +7,7 @@ const (
 	// many, the kernels reach their best rate.
 	maxPromptTokens = 128
 
-	// unmeasuredTokens is the budget as long as steps have not been measured.
+	// unmeasuredTokens is the budget until steps have been measured.
 	unmeasuredTokens = 8
 )
 
@@ -21,7 +21,7 @@ type stepBudget struct {
 }
 
 // tokens returns the largest number of prompt tokens for the next step, beside
-// some decoding sequences.
+// the given number of decoding sequences.
 func (b *stepBudget) tokens(decoding int) int {
 	switch {
 	case decoding == 0:
@@ -32,8 +32,8 @@ func (b *stepBudget) tokens(decoding int) int {
 	return int(min(max(3*b.decodeStep/(4*b.promptToken), 1), maxPromptTokens))
 }
 
-// observe takes the duration of a step that computed so many tokens of both
-// kinds into account.
+// observe updates the budget with the duration of a step that computed the given
+// numbers of decoded and prompt tokens.
 func (b *stepBudget) observe(decoded, prompt int, took time.Duration) {
 	switch {
 	case prompt == 0 && decoded > 0:

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// On machines of any speed, no step beside decoding sequences takes more than
-// three times as long as one without prompt tokens, and none has needlessly few.
+// On machines of any speed, a step beside decoding sequences takes at most three times
+// as long as a step without prompt tokens. No step has needlessly few prompt tokens.
 func TestStepBudgetAdaptsToTheMachine(t *testing.T) {
 	for _, c := range []struct{ base, single, prompt time.Duration }{
 		{8 * time.Millisecond, 1200 * time.Microsecond, 1200 * time.Microsecond},

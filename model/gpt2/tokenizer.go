@@ -156,8 +156,8 @@ func ByteAlphabet() [256]rune {
 	return a
 }
 
-// fromAlphabet returns the bytes of a token that is written in ByteAlphabet. The
-// text of a special token, which is not, is returned as it is.
+// fromAlphabet returns the bytes of a token that is written in ByteAlphabet. It
+// returns the text of a special token, which is not in ByteAlphabet, unchanged.
 func fromAlphabet(s string, toByte map[rune]byte) string {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {

@@ -75,7 +75,7 @@ func TestTokenizerAgreesWithOracle(t *testing.T) {
 	}
 }
 
-// randomText returns up to 40 pieces of the classes that the pattern tells apart.
+// randomText returns up to 40 pieces of the classes that the pattern distinguishes.
 func randomText(rnd *rand.Rand) string {
 	spaces := []string{" ", " ", " ", "\n", "\t", "\r\n", "\v", "\f", "\u0085", "\u00a0", "\u1680", "\u2003", "\u2028", "\u2029", "\u205f", "\u3000"}
 	words := []string{"the", "The", "dog", "quick", "antidisestablishment", "NASA", "camelCase", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", "''", "don't", "I'll"}
@@ -126,8 +126,8 @@ func TestTokenizerEncodesLongWordsFast(t *testing.T) {
 	}
 }
 
-// The heap merges what the definition merges, which compares all pairs for each
-// merge.
+// The heap gives the same merges as the definition, which compares all pairs before
+// each merge.
 func TestTokenizerMergesByDefinition(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	rnd := rand.New(rand.NewPCG(3, 1))
@@ -175,7 +175,7 @@ func byteVocab(more ...string) string {
 	return b.String() + "}"
 }
 
-func TestReadTokenizerRefuses(t *testing.T) {
+func TestReadTokenizerRefusesInvalidFiles(t *testing.T) {
 	good := byteVocab("ab", "abc", "<|endoftext|>", "中")
 	for _, c := range []struct{ name, vocab, merges, want string }{
 		{"empty vocab", "", "", "vocab.json: unexpected EOF"},

@@ -10,5 +10,5 @@ func cpuid(leaf uint32, sub uint32) (eax uint32, ebx uint32, ecx uint32, edx uin
 // xgetbv reads XCR0, the registers that the operating system saves.
 func xgetbv() (eax uint32, edx uint32)
 
-// pause passes some time in a loop that waits for another thread.
+// pause executes PAUSE, the hint that a loop spins.
 func pause()

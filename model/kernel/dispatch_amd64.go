@@ -24,9 +24,9 @@ var useAVX2 = func() bool {
 	return b&avx2 != 0
 }()
 
-// useAVX512 reports whether the AVX-512 assembly is used as well, whose names
-// have Wide in them. It needs AVX-512 F, BW, VL and VNNI, and an operating
-// system that saves the registers. It gives the same bits. Tests switch it off.
+// useAVX512 reports whether the AVX-512 assembly is used too. Its functions have
+// Wide in their names and give the same bits. It needs AVX-512 F, BW, VL and VNNI,
+// and an operating system that saves the registers. Tests switch it off.
 var useAVX512 = useAVX2 && func() bool {
 	const (
 		avx512 = 1<<16 | 1<<30 | 1<<31 // leaf 7, ebx: F, BW, VL
@@ -47,10 +47,10 @@ func maxTile() int {
 	return 6
 }
 
-// tile returns how many of rows to compute next, at most most, such that all
-// tiles are about equally large.
-func tile(rows, most int) int {
-	tiles := (rows + most - 1) / most
+// tile returns the number of rows of the next tile, at most limit. It makes all
+// tiles about equally large.
+func tile(rows, limit int) int {
+	tiles := (rows + limit - 1) / limit
 	return (rows + tiles - 1) / tiles
 }
 
@@ -73,7 +73,7 @@ func widePanels(rows int) int {
 	return 2
 }
 
-// The tiles by type of weights; the fused ones fuse products with additions.
+// The tiles by type of weights. The fused ones use fused multiply-adds.
 var (
 	singleFusedTiles = floatTiles[float32]{
 		one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
@@ -148,15 +148,15 @@ func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride 
 	}
 	_, _, _ = y[(rows-1)*yStride+panels*Width-1], x[(rows-1)*xStride+inputs-1], w[(panels-1)*wStride+inputs*Width-1]
 	for p := 0; p < panels; {
-		n, most, tiles := 1, len(t.one), t.one[:]
+		n, largest, tiles := 1, len(t.one), t.one[:]
 		switch left := panels - p; {
 		case useAVX512 && left >= widePanels(rows):
-			n, most, tiles = widePanels(rows), len(t.wide), t.wide[:]
+			n, largest, tiles = widePanels(rows), len(t.wide), t.wide[:]
 		case rows == 1 && left >= 4:
 			n, tiles = 4, []floatTile[W]{t.four}
 		}
 		for done := 0; done < rows; {
-			r := tile(rows-done, most)
+			r := tile(rows-done, largest)
 			tiles[r-1](&y[done*yStride+p*Width], yStride, &x[done*xStride], xStride, &w[p*wStride], wStride, inputs)
 			done += r
 		}
@@ -215,8 +215,8 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	blockErrorsVector(errors, (*[Group][Width]float32)(b), factors)
 }
 
-// Each of these processes a prefix of its vectors in assembly and returns its
-// length; portable Go does the rest.
+// Each of these processes a prefix of its vectors in assembly and returns the length
+// of the prefix. Portable Go processes the rest.
 
 func addPrefix(y, x []float32) int {
 	n := eights(len(y))
@@ -250,18 +250,18 @@ func normalizePrefix(y, x, gain, bias []float32, mean, scale float32) int {
 	return 8 * n
 }
 
-func mostPrefix(most *float32, x []float32) int {
+func maxPrefix(largest *float32, x []float32) int {
 	n := eights(len(x))
 	if n > 0 {
-		*most = mostVector(&x[0], n)
+		*largest = maxVector(&x[0], n)
 	}
 	return 8 * n
 }
 
-func expPrefix(sums *[8]float64, x []float32, most float32) int {
+func expPrefix(sums *[8]float64, x []float32, largest float32) int {
 	n := eights(len(x))
 	if n > 0 {
-		expVector(sums, &x[0], n, most)
+		expVector(sums, &x[0], n, largest)
 	}
 	return 8 * n
 }
@@ -305,7 +305,8 @@ func (in *Input) quantizePrefix(row int) int {
 	return n * Group
 }
 
-// eights returns how many vectors of 8 the assembly processes of n elements.
+// eights returns the number of 8-element vectors, out of n elements, that the assembly
+// processes.
 func eights(n int) int {
 	if !useAVX2 {
 		return 0

@@ -8,7 +8,7 @@ const useAVX2 = false
 // maxTile returns the largest number of rows of a tile.
 func maxTile() int { return 6 }
 
-// pause passes some time in a loop that waits for another thread.
+// pause does nothing here. On amd64 it is a hint that a loop spins.
 func pause() {
 	for range 50 {
 	}
@@ -30,15 +30,14 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	portableBlockErrors(errors, b, factors)
 }
 
-// Each of these would process a prefix of its vectors in assembly and return
-// its length.
+// Without assembly, each of these processes an empty prefix of its vectors.
 
 func addPrefix(y, x []float32) int                                        { return 0 }
 func sumPrefix(sums *[8]float64, x []float32, from float64) int           { return 0 }
 func sumSquaresPrefix(sums *[8]float64, x []float32, from float64) int    { return 0 }
 func normalizePrefix(y, x, gain, bias []float32, mean, scale float32) int { return 0 }
-func mostPrefix(most *float32, x []float32) int                           { return 0 }
-func expPrefix(sums *[8]float64, x []float32, most float32) int           { return 0 }
+func maxPrefix(largest *float32, x []float32) int                         { return 0 }
+func expPrefix(sums *[8]float64, x []float32, largest float32) int        { return 0 }
 func scalePrefix(x []float32, scale float32) int                          { return 0 }
 func geluPrefix(x []float32) int                                          { return 0 }
 func encodeFloat16Prefix(half []uint16, x []float32) int                  { return 0 }

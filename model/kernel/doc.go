@@ -8,12 +8,13 @@
 // number of threads.
 //
 // Every loop exists twice: as assembly for amd64 with AVX2, FMA and F16C, and
-// as portable Go, which the build tag purego selects on amd64 as well. Both run
-// the same operations in the same order and give the same bits, with one
-// exception: the assembly for F32 and F16 matrices fuses each product with its
-// addition. [Fingerprint] tells the two apart. The products exist a third time
+// as portable Go. The build tag purego selects portable Go on amd64 as well.
+// Both run the same operations in the same order and give the same bits. There
+// is one exception: the assembly for F32 and F16 matrices fuses each product
+// with its addition. [Fingerprint] tells the two apart. The products exist a third time
 // for AVX-512 with VNNI; that version always gives the bits of the AVX2 one.
-// No function of package math whose last bit depends on the platform is used.
+// The package uses no function of package math whose last bit depends on the
+// platform.
 //
 // The functions are safe for concurrent use on different results, and they do
 // not allocate. Constructors do, and [Measure] starts goroutines.

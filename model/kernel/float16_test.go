@@ -78,7 +78,7 @@ func TestFloat16bitsFindsTheNearest(t *testing.T) {
 	})
 }
 
-func TestBFloat16(t *testing.T) {
+func TestBFloat16AboveIsTheSmallestUpperBound(t *testing.T) {
 	for h, want := range map[uint16]float32{0x3f80: 1, 0x4049: 3.140625, 0x8000: float32(math.Copysign(0, -1)), 0x7f80: float32(math.Inf(1))} {
 		if got := BFloat16frombits(h); math.Float32bits(got) != math.Float32bits(want) {
 			t.Errorf("BFloat16frombits(%#04x) = %g, want %g", h, got, want)

@@ -16,13 +16,13 @@ type Limits struct {
 
 // Measure runs threads in parallel, at least one, and returns the rates that
 // they reach together. It uses the best instructions among those that the
-// kernels use on this machine, and takes the duration lasts for each rate.
-// Shared machines vary from minute to minute, so measure close to what the
-// limits are compared with. [Matrix.Read] measures memory bandwidth.
-func Measure(threads int, lasts time.Duration) Limits {
+// kernels use on this machine, and measures each rate for the given duration.
+// Shared machines vary from minute to minute, so measure the limits and the kernels
+// at about the same time. [Matrix.Read] measures memory bandwidth.
+func Measure(threads int, duration time.Duration) Limits {
 	threads = max(threads, 1)
 	l := newLoops()
-	return Limits{FMAGFLOP: rate(threads, lasts, l.fma), Int8GOP: rate(threads, lasts, l.int8)}
+	return Limits{FMAGFLOP: rate(threads, duration, l.fma), Int8GOP: rate(threads, duration, l.int8)}
 }
 
 // Read reads the weights of panels lo up to hi in the order of Multiply, and
@@ -49,9 +49,9 @@ type loops struct {
 	fma, int8 func() int // return the number of operations
 }
 
-// rate runs threads that call f repeatedly for the duration lasts. It returns
-// the sum of f's results in 1e9 per second.
-func rate(threads int, lasts time.Duration, f func() int) float64 {
+// rate runs threads that call f repeatedly for the given duration. It returns the sum
+// of f's results in 1e9 per second.
+func rate(threads int, duration time.Duration, f func() int) float64 {
 	var all sync.WaitGroup
 	var ready, done atomic.Int64
 	start := sync.OnceValue(time.Now)
@@ -65,7 +65,7 @@ func rate(threads int, lasts time.Duration, f func() int) float64 {
 				}
 			}
 			n := 0
-			for begin := start(); time.Since(begin) < lasts; {
+			for begin := start(); time.Since(begin) < duration; {
 				n += f()
 			}
 			done.Add(int64(n))

@@ -78,13 +78,13 @@ func (m *Matrix) groups() int { return (m.inputs + Group - 1) / Group }
 // SetBias sets the bias, one element for each output.
 func (m *Matrix) SetBias(bias []float32) { copy(m.bias[:m.outputs], bias) }
 
-// A block is the weights from Group inputs to the outputs of one panel.
+// A block holds the weights from Group inputs to the outputs of one panel.
 type block [Group][Width]float32
 
-// SetInputs packs weights [inputs, Outputs()], the rows of inputs from k on. k
-// must be a multiple of [Group], and so must the number of rows unless they
-// reach the last input. SetInputs returns an error for a weight that is not
-// finite or exceeds the range of the format.
+// SetInputs packs weights [inputs, Outputs()]: the rows of the inputs from k on. k
+// must be a multiple of [Group]. The number of rows must be a multiple of Group too,
+// unless they reach the last input. SetInputs returns an error for a weight that is
+// not finite or exceeds the range of the format.
 func (m *Matrix) SetInputs(k int, weights []float32) error {
 	for ; len(weights) > 0; k += Group {
 		n := min(Group, len(weights)/m.outputs)
@@ -103,9 +103,9 @@ func (m *Matrix) SetInputs(k int, weights []float32) error {
 	return nil
 }
 
-// SetOutputs packs weights [outputs, Inputs()], the columns of outputs from o
-// on. o must be a multiple of [Width], and so must the number of outputs unless
-// they reach the last one. Errors are those of SetInputs.
+// SetOutputs packs weights [outputs, Inputs()]: the columns of the outputs from o on.
+// o must be a multiple of [Width]. The number of outputs must be a multiple of Width
+// too, unless they reach the last one. Errors are those of SetInputs.
 func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	for ; len(weights) > 0; o += Width {
 		have := min(Width, len(weights)/m.inputs)
@@ -160,7 +160,7 @@ func (m *Matrix) group(panel, group int) []byte {
 }
 
 // quantizeBlock packs a block as integers of at most 127 in size, times a scale
-// for each output. Of the few smallest scales that suffice, it takes the one
+// for each output. It tries the few smallest scales that suffice and takes the one
 // with the smallest squared error: 10 to 20 % less than with the very smallest.
 func quantizeBlock(g []byte, b *block) {
 	const candidates = 5

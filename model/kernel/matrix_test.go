@@ -59,8 +59,8 @@ func TestFusedRoundsOnce(t *testing.T) {
 	}
 }
 
-// Every output is one chain of additions, from its bias on, in the order of the
-// inputs, for any number of rows and panels computed together. Packing by input
+// Every output is one chain of additions, from its bias on, in the order of the inputs.
+// The number of rows and panels computed together makes no difference. Packing by input
 // and by output gives the same matrix.
 func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

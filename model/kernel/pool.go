@@ -14,10 +14,10 @@ type Pool struct {
 	spins   int // polls before a thread parks
 	helpers []helper
 
-	// state has the number of the current loop in its upper 32 bits and, in its
-	// lower ones, how many ranges are left to take. A thread takes a range by
-	// counting it down. The fields of the loop then stay as they are until that
-	// range is done.
+	// state has the number of the current loop in its upper 32 bits, and the number
+	// of ranges that are left in its lower 32 bits. A thread takes a range by
+	// decrementing state. The fields of the loop then do not change until that range
+	// is done.
 	_       cacheLine
 	state   atomic.Uint64
 	_       cacheLine

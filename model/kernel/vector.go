@@ -56,15 +56,15 @@ func GELU(x []float32) {
 
 // Softmax replaces each element x by exp(x) divided by the sum of all exp(x).
 func Softmax(x []float32) {
-	most := float32(math.Inf(-1))
-	for _, v := range x[mostPrefix(&most, x):] {
-		if v > most {
-			most = v
+	largest := float32(math.Inf(-1))
+	for _, v := range x[maxPrefix(&largest, x):] {
+		if v > largest {
+			largest = v
 		}
 	}
 	var sums [8]float64
-	for i := expPrefix(&sums, x, most); i < len(x); i++ {
-		x[i] = exp(x[i] - most)
+	for i := expPrefix(&sums, x, largest); i < len(x); i++ {
+		x[i] = exp(x[i] - largest)
 		sums[i%8] += float64(x[i])
 	}
 	scale := float32(1 / total(&sums))
@@ -123,16 +123,16 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 	for _, v := range x {
 		bits = max(bits, math.Float32bits(v)&^(1<<31))
 	}
-	most := math.Float32frombits(bits)
-	if most < minScaled {
+	largest := math.Float32frombits(bits)
+	if largest < minScaled {
 		*q = [Group]int16{}
 		return 0
 	}
-	inverse := 127 / most
+	inverse := 127 / largest
 	for i, v := range x {
 		q[i] = round(v * inverse)
 	}
-	return most / 127
+	return largest / 127
 }
 
 // round returns the integer nearest to x, ties to even, for x of up to 127 in

@@ -9,12 +9,12 @@ package kernel
 //go:noescape
 func addVector(y *float32, x *float32, eights int)
 
-// sumVector adds the differences of x and from to sums, every eighth to the same one.
+// sumVector adds the differences of x and from to sums: element i to sums[i%8].
 //
 //go:noescape
 func sumVector(sums *[8]float64, x *float32, eights int, from float64)
 
-// sumSquaresVector adds the squares of the differences of x and from to sums, every eighth to the same one.
+// sumSquaresVector adds the squares of the differences of x and from to sums: element i to sums[i%8].
 //
 //go:noescape
 func sumSquaresVector(sums *[8]float64, x *float32, eights int, from float64)
@@ -24,15 +24,15 @@ func sumSquaresVector(sums *[8]float64, x *float32, eights int, from float64)
 //go:noescape
 func normalizeVector(y *float32, x *float32, gain *float32, bias *float32, eights int, mean float32, scale float32)
 
-// mostVector returns the largest element, ignoring NaNs.
+// maxVector returns the largest element, ignoring NaNs.
 //
 //go:noescape
-func mostVector(x *float32, eights int) float32
+func maxVector(x *float32, eights int) float32
 
-// expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same one.
+// expVector replaces x by exp(x - largest) and adds the results to sums: element i to sums[i%8].
 //
 //go:noescape
-func expVector(sums *[8]float64, x *float32, eights int, most float32)
+func expVector(sums *[8]float64, x *float32, eights int, largest float32)
 
 // scaleVector multiplies x by scale.
 //

@@ -101,9 +101,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func mostVector(x *float32, eights int) float32
+// func maxVector(x *float32, eights int) float32
 // Requires: AVX, SSE
-TEXT ·mostVector(SB), NOSPLIT, $0-20
+TEXT ·maxVector(SB), NOSPLIT, $0-20
 	MOVQ    x+0(FP), AX
 	MOVQ    eights+8(FP), CX
 	VMOVUPS eightff800000<>+0(SB), Y0
@@ -134,13 +134,13 @@ DATA eightff800000<>+24(SB)/4, $0xff800000
 DATA eightff800000<>+28(SB)/4, $0xff800000
 GLOBL eightff800000<>(SB), RODATA|NOPTR, $32
 
-// func expVector(sums *[8]float64, x *float32, eights int, most float32)
+// func expVector(sums *[8]float64, x *float32, eights int, largest float32)
 // Requires: AVX, AVX2
 TEXT ·expVector(SB), NOSPLIT, $0-28
 	MOVQ         sums+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         eights+16(FP), DX
-	VBROADCASTSS most+24(FP), Y0
+	VBROADCASTSS largest+24(FP), Y0
 	VMOVUPD      (AX), Y1
 	VMOVUPD      32(AX), Y2
 

@@ -1,6 +1,6 @@
 // Package opticks embeds a small model: a GPT-2 of 2.2 million weights, trained on
 // Newton's Opticks alone. It makes the service complete without a download. It is a
-// demonstration, not a model to rely on. MODEL_CARD.md says how it was made and how
+// demonstration; its texts are not reliable. MODEL_CARD.md says how it was made and how
 // well it does; the command in train makes it again.
 package opticks
 

@@ -1,13 +1,12 @@
 // Package pgtest gives each test a PostgreSQL database of its own.
 //
-// The first test of a test binary starts a private server with durability
-// switched off; it is gone, with its files, when the binary has ended, however
-// that happened, so that no package needs a TestMain. Migrations run once, into
-// a template that each test's database is a copy of. Tests may run in parallel.
+// The first test of a test binary starts a private server without durability. The
+// server and its files disappear when the binary ends, even if it is killed, so no
+// package needs a TestMain. Migrations run once, into a template. The database of
+// each test is a copy of the template. Tests may run in parallel.
 //
-// With DATABASE_URL set the databases are made on that server instead. Nothing
-// can clean up there after a binary was killed, so there is no template then:
-// each test migrates its own database.
+// If DATABASE_URL is set, the databases are created on that server instead. A killed
+// binary would leave a template there, so each test migrates its own database.
 package pgtest
 
 import (
@@ -31,21 +30,21 @@ import (
 	"colophon/internal/pg"
 )
 
-// AppRole is the role that migrations create for the service to act as.
+// AppRole is the role of the service. Migrations create it.
 const AppRole = "colophon_app"
 
 // DB is one test's database.
 type DB struct {
-	URL   string        // as the owner
+	URL   string        // connects as the owner
 	Owner *pgxpool.Pool // may do everything
 	App   *pgxpool.Pool // acts as AppRole
 }
 
-// Migrate brings an empty database to the schema under test.
+// Migrate creates the schema under test in an empty database.
 type Migrate func(context.Context, *pgxpool.Pool) error
 
-// New returns a database that migrate has prepared. It is dropped when the test
-// ends; a test that ends with a connection still acquired fails.
+// New returns a database after migrate. It is dropped when the test ends. A test that
+// has not released every connection by then fails.
 func New(t testing.TB, migrate Migrate) *DB {
 	t.Helper()
 	db := &DB{URL: newDatabase(t, migrate)}
@@ -54,16 +53,16 @@ func New(t testing.TB, migrate Migrate) *DB {
 	return db
 }
 
-// Empty returns the owner's URL of a database with nothing in it, for tests of
-// migrations and of whole programs. It is dropped when the test ends.
+// Empty returns the owner's URL of an empty database, for tests of migrations and of
+// whole programs. The database is dropped when the test ends.
 func Empty(t testing.TB) string {
 	t.Helper()
 	return newDatabase(t, nil)
 }
 
-// Dir returns an empty directory that the test may start a private cluster in,
-// as root too: t.TempDir lies where only the test's own account gets. It is
-// removed when the test ends.
+// Dir returns an empty directory for a private cluster, also for tests that run as
+// root: the server's account can reach it, unlike t.TempDir. It is removed when the
+// test ends.
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := makeDir(diskRoot)
@@ -79,7 +78,7 @@ func Dir(t testing.TB) string {
 }
 
 const (
-	// diskRoot is not $TMPDIR, which may be too long for a socket and closed to the
+	// diskRoot is /tmp because $TMPDIR may be too long for a socket, and closed to the
 	// server's account.
 	diskRoot = "/tmp"
 
@@ -87,9 +86,9 @@ const (
 	minMemory  = 2 << 30 // bytes
 )
 
-// serverRoot returns where the server of a test binary has its directory: in memory
-// if there is room. Creating and dropping a database there takes a third of the
-// processor time, because it is hundreds of files.
+// serverRoot returns the parent directory for the server of a test binary. It is in
+// memory if there is room: a database has hundreds of files, and creating and dropping
+// them in memory takes a third of the processor time.
 func serverRoot() string {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(memoryRoot, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) >= minMemory {
@@ -98,7 +97,7 @@ func serverRoot() string {
 	return diskRoot
 }
 
-// makeDir makes a directory that the server's account can reach.
+// makeDir creates a directory that the server's account can reach.
 func makeDir(root string) (string, error) {
 	dir, err := os.MkdirTemp(root, "colophon-test-")
 	if err != nil {
@@ -112,7 +111,7 @@ func makeDir(root string) (string, error) {
 
 func newDatabase(t testing.TB, migrate Migrate) string {
 	t.Helper()
-	// Not t.Context(): it ends before the cleanups run.
+	// t.Context() would end before the cleanups run.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	srv, err := shared()
@@ -158,15 +157,15 @@ func connect(t testing.TB, url, role string) *pgxpool.Pool {
 // host is the server that this test binary uses.
 type host struct {
 	url      string
-	external bool      // somebody's, by DATABASE_URL
-	alive    io.Closer // open for as long as the process lives, see removeAtExit
+	external bool      // the server of DATABASE_URL
+	alive    io.Closer // open while the process lives; see removeAtExit
 
 	mu        sync.Mutex         // held while migrations run
 	templates map[uintptr]string // database name by migrate function
 }
 
-// shared starts the server at its first call. The one exception to "no state in
-// packages": the server belongs to the process.
+// shared starts the server at its first call. It is the only exception to the rule
+// "no state in packages": the server belongs to the process.
 var shared = sync.OnceValues(func() (*host, error) {
 	h := &host{templates: map[uintptr]string{}}
 	if url := os.Getenv("DATABASE_URL"); url != "" {
@@ -193,14 +192,15 @@ var shared = sync.OnceValues(func() (*host, error) {
 	return h, nil
 })
 
-// removeAtExit leaves behind a shell that waits for this process to end, which
-// closes its standard input, then for the server to end, and then removes dir.
-// The caller keeps what is returned reachable: collecting it closes it.
+// removeAtExit starts a shell that outlives this process and removes dir. The shell
+// first waits until this process ends, which closes its standard input, and then until
+// the server has ended. The caller must keep the returned pipe reachable, because the
+// garbage collector would close it.
 func removeAtExit(dir string) (io.Closer, error) {
 	const script = `cat; while [ -e "$0/postgres/data/postmaster.pid" ] && [ $((n += 1)) -lt 100 ]; do sleep 0.1; done; rm -rf -- "$0"`
 	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", script, dir)
 	cmd.Dir = "/"
-	// A signal to the terminal's processes is not for it.
+	// In a session of its own, the shell gets no signals of the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -209,8 +209,8 @@ func removeAtExit(dir string) (io.Closer, error) {
 	return in, cmd.Start()
 }
 
-// create makes a database. It returns its name also with an error, when there
-// is something to drop.
+// create creates a database. If it returns a name with an error, the caller must drop
+// the database.
 func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 	name := "test_" + strings.ToLower(rand.Text())
 	if migrate == nil {
@@ -231,9 +231,9 @@ func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 	return name, h.copy(ctx, template, name)
 }
 
-// copy copies a database by its files, which takes a quarter of the processor time
-// of the default strategy, a copy through the write-ahead log. PostgreSQL 14 has
-// only the former.
+// copy copies the files of a database. That takes a quarter of the processor time of
+// the default strategy, a copy through the write-ahead log. PostgreSQL 14 has no
+// strategies and always copies files.
 func (h *host) copy(ctx context.Context, from, to string) error {
 	conn, err := pgx.Connect(ctx, h.url)
 	if err != nil {
@@ -258,7 +258,7 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 		return name, nil
 	}
 	name := fmt.Sprintf("template_%d", len(h.templates))
-	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // of a failed attempt
+	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // left by a failed attempt
 		return "", err
 	}
 	if err := h.exec(ctx, "CREATE DATABASE "+name); err != nil {
@@ -271,8 +271,8 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 	return name, nil
 }
 
-// migrate runs under a lock of the whole server: roles are not a database's
-// own, and other test binaries may be at work on the same server.
+// migrate runs the migration under a lock of the whole server. Roles belong to the
+// server, and other test binaries may migrate on it at the same time.
 func (h *host) migrate(ctx context.Context, name string, migrate Migrate) error {
 	conn, err := pgx.Connect(ctx, h.url)
 	if err != nil {
@@ -305,5 +305,5 @@ func (h *host) exec(ctx context.Context, sql string) error {
 	return nil
 }
 
-// databaseURL is the server's URL with another database.
+// databaseURL returns the server's URL with another database.
 func (h *host) databaseURL(name string) string { return withDatabase(h.url, name) }

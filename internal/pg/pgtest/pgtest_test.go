@@ -58,7 +58,7 @@ func TestAppActsAsTheRole(t *testing.T) {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "42501" {
 		t.Fatalf("DELETE as the app: %v; want insufficient_privilege", err)
 	}
-	// A connection of its own made from the pool's configuration, as LISTEN needs.
+	// LISTEN needs a connection outside the pool, with the pool's configuration.
 	conn, err := pgx.ConnectConfig(t.Context(), db.App.Config().ConnConfig.Copy())
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestAppActsAsTheRole(t *testing.T) {
 
 func TestMigrationsRunOnce(t *testing.T) {
 	if os.Getenv("DATABASE_URL") != "" {
-		t.Skip("a server of somebody's keeps no template: each database is migrated")
+		t.Skip("on the server of DATABASE_URL each database is migrated")
 	}
 	for range 3 {
 		pgtest.New(t, migrate)
@@ -81,7 +81,7 @@ func TestMigrationsRunOnce(t *testing.T) {
 	}
 }
 
-func TestEmpty(t *testing.T) {
+func TestEmptyHasNoTables(t *testing.T) {
 	conn, err := pgx.Connect(t.Context(), pgtest.Empty(t))
 	if err != nil {
 		t.Fatal(err)
@@ -93,16 +93,16 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestNothingIsLeft runs this test binary as another process that uses a
-// database, once to its end and once to a kill, and waits for the server and its
-// files to be gone.
-func TestNothingIsLeft(t *testing.T) {
+// TestServerAndFilesDisappearWithTheBinary runs this test binary as another process
+// that uses a database. The process ends once by itself and once by a kill. The server
+// and its files must then disappear.
+func TestServerAndFilesDisappearWithTheBinary(t *testing.T) {
 	if dir := os.Getenv("PGTEST_REPORT"); dir != "" {
 		report(t, dir)
 		return
 	}
 	if os.Getenv("DATABASE_URL") != "" {
-		t.Skip("no server is started then")
+		t.Skip("with DATABASE_URL, no server is started")
 	}
 	exe, err := os.Executable()
 	if err != nil {
@@ -110,7 +110,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	for _, kill := range []bool{false, true} {
 		dir := t.TempDir()
-		cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestNothingIsLeft$")
+		cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestServerAndFilesDisappearWithTheBinary$")
 		cmd.Env = append(os.Environ(), "PGTEST_REPORT="+dir)
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -150,7 +150,7 @@ func report(t *testing.T, dir string) {
 	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = os.Stdin.Read(make([]byte, 1)) // until the other side closes it
+	_, _ = os.Stdin.Read(make([]byte, 1)) // until the parent process closes it
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

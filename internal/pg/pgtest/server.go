@@ -14,23 +14,22 @@ import (
 	"colophon/internal/pg"
 )
 
-// Server is a PostgreSQL server of a test's own, which the test may stop, crash
-// and freeze. It is durable: a crash loses nothing that was committed. It is not
-// safe for concurrent use.
+// Server is a PostgreSQL server for one test, which may stop, crash and freeze it. It
+// is durable: a crash loses no committed data. It is not safe for concurrent use.
 type Server struct {
 	t       testing.TB
 	dir     string
 	cluster *pg.Cluster
 }
 
-// NewServer starts an empty server, which ends with the test.
+// NewServer starts an empty server. The server ends with the test.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
 	return OpenServer(t, filepath.Join(Dir(t), "postgres"))
 }
 
-// OpenServer starts the server whose files are in dir, as the program does with
-// the private one in its data directory. It ends with the test.
+// OpenServer starts the server whose files are in dir, like the program starts its
+// private server. The server ends with the test.
 func OpenServer(t testing.TB, dir string) *Server {
 	t.Helper()
 	s := &Server{t: t, dir: dir}
@@ -53,7 +52,7 @@ func (s *Server) Start() {
 	}
 }
 
-// Stop disconnects every client and stops the server in order.
+// Stop disconnects every client and shuts the server down.
 func (s *Server) Stop() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -63,21 +62,21 @@ func (s *Server) Stop() {
 	}
 }
 
-// Crash ends the server at once. The next start recovers.
+// Crash ends the server without a shutdown. The next start recovers.
 func (s *Server) Crash() {
 	s.t.Helper()
 	_ = syscall.Kill(s.cluster.PID(), syscall.SIGQUIT)
 	<-s.cluster.Exited()
 }
 
-// Freeze stops all processes of the server where they are. The returned function
-// lets them go on; the test's end does too.
+// Freeze suspends all processes of the server. The returned function resumes them, and
+// so does the end of the test.
 func (s *Server) Freeze() (thaw func()) {
 	s.t.Helper()
 	pids := s.processes()
 	all := func(signal syscall.Signal) {
 		for _, pid := range pids {
-			_ = syscall.Kill(pid, signal) // it may have ended
+			_ = syscall.Kill(pid, signal) // the process may have ended
 		}
 	}
 	all(syscall.SIGSTOP)
@@ -86,7 +85,8 @@ func (s *Server) Freeze() (thaw func()) {
 	return thaw
 }
 
-// processes returns the ids of the server's processes, its own first.
+// processes returns the process ids of the server: first the postmaster, then its
+// children.
 func (s *Server) processes() []int {
 	s.t.Helper()
 	first := s.cluster.PID()

@@ -11,7 +11,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-func TestServerKeepsCommittedRowsOverACrash(t *testing.T) {
+func TestServerKeepsCommittedRowsAfterACrash(t *testing.T) {
 	t.Parallel()
 	s := pgtest.NewServer(t)
 	count := func(ctx context.Context) (n int, err error) {

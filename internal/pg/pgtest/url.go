@@ -9,11 +9,11 @@ import (
 // another database name.
 func withDatabase(databaseURL, name string) string {
 	if !strings.Contains(databaseURL, "://") {
-		return databaseURL + " dbname=" + name // the last one counts
+		return databaseURL + " dbname=" + name // the last dbname counts
 	}
 	u, err := url.Parse(databaseURL)
 	if err != nil {
-		return databaseURL // connecting says what is wrong with it
+		return databaseURL // the connection reports the error
 	}
 	u.Path = "/" + name
 	q := u.Query()

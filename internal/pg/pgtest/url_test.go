@@ -6,7 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func TestWithDatabase(t *testing.T) {
+func TestWithDatabaseChangesOnlyTheDatabase(t *testing.T) {
 	for _, in := range []string{
 		"postgres://u:p%2Fw@db.example:6543/old?sslmode=disable",
 		"postgres://u:p%2Fw@db.example:6543/?dbname=old&sslmode=disable",

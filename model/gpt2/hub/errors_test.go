@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Errors that another request would meet again are reported at once.
+// An error that a retry would repeat is reported at once.
 func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	weights := numbers(100)
 	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<!DOCTYPE html><p>Sign in") }

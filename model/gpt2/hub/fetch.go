@@ -29,14 +29,15 @@ const (
 	// maxFailures is how many requests in a row may fail without progress.
 	maxFailures = 6
 
-	// The wait before another request is firstWait after the first failure and
-	// doubles with each. It is as long as the server asks, if that is longer, but
-	// at most maxWait. Jitter shortens it by up to half, so that clients spread.
+	// The wait before another request is firstWait after the first failure, and
+	// doubles with each further one. A longer Retry-After of the server replaces it.
+	// It is at most maxWait. Jitter shortens it by up to half, so that clients
+	// spread.
 	firstWait = 500 * time.Millisecond
 	maxWait   = time.Minute
 )
 
-// permanent is an error that another request would meet again.
+// permanent is an error that a retry would repeat.
 type permanent struct{ error }
 
 func (p *permanent) Unwrap() error { return p.error }
@@ -53,8 +54,8 @@ type download struct {
 	part     *os.File // positioned at its end
 	hash     hash.Hash
 	received int64  // bytes in part and hash
-	pieces   bool   // they came in more than one response
-	etag     string // of the response they came in, if fit for If-Range
+	pieces   bool   // the bytes came in more than one response
+	etag     string // of that response; empty if unfit for If-Range
 	progress func(int64)
 }
 
@@ -165,7 +166,7 @@ func (d *download) refuse(err error) error {
 	return &permanent{fmt.Errorf("%s sent a file that is not the published one; it was removed: %w", d.base.Host, errors.Join(err, os.Remove(d.part.Name())))}
 }
 
-// errStalled is why a request was cancelled.
+// errStalled is the cause of the cancellation of a stalled request.
 var errStalled = fmt.Errorf("no byte for %v", stallTimeout)
 
 // request asks for the rest of the file, or all of it, and receives the response.
@@ -188,7 +189,7 @@ func (d *download) request(ctx context.Context) error {
 		return &permanent{err}
 	}
 	req.Header.Set("User-Agent", "colophon")
-	req.Header.Set("Accept-Encoding", "identity") // offsets are those of the file
+	req.Header.Set("Accept-Encoding", "identity") // ranges count the bytes of the file
 	if d.token != "" {
 		req.Header.Set("Authorization", "Bearer "+d.token)
 	}
@@ -236,7 +237,7 @@ func (d *download) checkResponse(resp *http.Response) error {
 		if err := d.checkLength(host, resp.ContentLength); err != nil {
 			return err
 		}
-		if d.received > 0 { // ranges are not served, or the file has changed
+		if d.received > 0 { // the server ignores ranges, or the file has changed
 			if err := d.restart(); err != nil {
 				return err
 			}
@@ -244,14 +245,14 @@ func (d *download) checkResponse(resp *http.Response) error {
 	case code == http.StatusPartialContent && d.received > 0:
 		first, last, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		if !ok || first != d.received || last >= d.Size {
-			return cmp.Or(d.restart(), errors.New("the response is not the range asked for"))
+			return cmp.Or(d.restart(), errors.New("the response is not the requested range"))
 		}
 		if err := d.checkLength(host, total); err != nil {
 			return err
 		}
 		d.pieces = true
 	case code == http.StatusRequestedRangeNotSatisfiable && d.received > 0:
-		return cmp.Or(d.restart(), errors.New("the range asked for does not exist"))
+		return cmp.Or(d.restart(), errors.New("the requested range does not exist"))
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		if d.token == "" {
 			return &permanent{fmt.Errorf("%s answers %s: if the model requires an account, set HF_TOKEN to your access token", host, status(code))}
@@ -264,7 +265,7 @@ func (d *download) checkResponse(resp *http.Response) error {
 	default:
 		return &permanent{fmt.Errorf("%s answers %s, which is unexpected for a download", host, status(code))}
 	}
-	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // a strong one
+	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // a strong ETag
 		d.etag = tag
 	}
 	return nil
@@ -283,17 +284,17 @@ func (d *download) checkLength(host string, n int64) error {
 
 // receive appends a response body to the partial file.
 func (d *download) receive(ctx context.Context, body io.Reader, stall *time.Timer) error {
-	most := d.Size
+	limit := d.Size
 	if d.SHA256 == "" {
-		most = maxConfig
+		limit = maxConfig
 	}
 	b := make([]byte, 256<<10)
 	for {
 		stall.Reset(stallTimeout)
 		n, err := body.Read(b)
 		stall.Stop()
-		if int64(n) > most-d.received {
-			return d.refuse(fmt.Errorf("%s is longer than %d bytes", d.Name, most))
+		if int64(n) > limit-d.received {
+			return d.refuse(fmt.Errorf("%s is longer than %d bytes", d.Name, limit))
 		}
 		if n > 0 {
 			n, err := d.part.Write(b[:n])

@@ -30,14 +30,14 @@ type Options struct {
 
 	// Progress, if not nil, receives how many bytes of the model are complete, out
 	// of total. The number falls when a file is fetched again. Note, if not nil,
-	// receives other news for the user, a line each: a retry, a wait. Pull calls
+	// receives other messages for the user, a line each: a retry, a wait. Pull calls
 	// both from its own goroutine.
 	Progress func(done, total int64)
 	Note     func(text string)
 }
 
-// stagingDir is where incomplete models are, inside a directory of models. It has
-// <name>.lock and <name>@<revision>, with complete files and <file>.part.
+// stagingDir is the directory of incomplete models, inside a directory of models. It
+// has <name>.lock and <name>@<revision>, with complete files and <file>.part.
 const stagingDir = ".pull"
 
 // Dir returns the directory of a release in a directory of models.
@@ -91,8 +91,8 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	// Other users may enter known paths but not list the directory: keys may be
-	// stored beside the models.
+	// Mode 0711 lets other users open known paths, but not list the directory: keys
+	// may be stored beside the models.
 	if err := os.MkdirAll(filepath.Join(models, stagingDir), 0o711); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// removeOlder removes the staging directories of other revisions.
+// removeOlder removes the staging directories of the other revisions of a release.
 func removeOlder(staging string, r Release) error {
 	entries, err := os.ReadDir(filepath.Dir(staging))
 	if err != nil {
@@ -236,7 +236,7 @@ func lock(ctx context.Context, path string, wait func()) (unlock func(), err err
 	}
 }
 
-// server is a hub.
+// server is a hub, with the client and the access token for it.
 type server struct {
 	base   *url.URL
 	token  string

@@ -180,7 +180,7 @@ func TestConfigIsVerifiedByItsContent(t *testing.T) {
 func TestPullsOfOneModelExcludeEachOther(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		models := t.TempDir()
-		h.answers = []http.HandlerFunc{stall(50, h.good)} // so that the others begin in between
+		h.answers = []http.HandlerFunc{stall(50, h.good)} // so that the other pulls begin during this one
 		var waits sync.Map
 		var pulls sync.WaitGroup
 		for i := range 4 {

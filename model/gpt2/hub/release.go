@@ -2,7 +2,7 @@
 // with the same layout, and verifies them by their SHA-256 digests.
 //
 // [Pull] leaves a model either absent or complete and verified. It resumes an
-// interrupted pull at the byte where that ended, whatever the reason. Pulls of one
+// interrupted pull at the byte where it ended, whatever the reason. Pulls of one
 // model exclude each other, also between processes. Servers are not trusted: Pull
 // never writes more than was published, and removes data with another digest.
 package hub
@@ -110,8 +110,9 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// Present checks all files of a model, but of the weights only the size. The
-// caller that loads the weights compares their digest with [Release.Weights].
+// Present checks all files of a model, except that it checks only the size of the
+// weights. The caller that loads the weights compares their digest with
+// [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if f.Name != weightsFile {

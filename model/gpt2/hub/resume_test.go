@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The response is cut before its header and after every byte of its body. The
-// same pull requests the rest, and nothing twice.
+// The response is cut before its header and after every byte of its body. The same
+// pull requests the rest, and no byte twice.
 func TestPullResumesAtEveryByte(t *testing.T) {
 	weights := numbers(120)
 	for at := -1; at < len(weights); at++ {

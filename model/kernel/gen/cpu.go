@@ -5,8 +5,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// cpu writes the functions that detect instruction sets, and the one that tells
-// the processor that a loop spins.
+// cpu writes the functions that detect instruction sets, and the hint for loops that
+// spin.
 func cpu() {
 	TEXT("cpuid", NOSPLIT, "func(leaf, sub uint32) (eax, ebx, ecx, edx uint32)")
 	Doc("cpuid runs CPUID.")
@@ -28,7 +28,7 @@ func cpu() {
 	RET()
 
 	TEXT("pause", NOSPLIT, "func()")
-	Doc("pause passes some time in a loop that waits for another thread.")
+	Doc("pause executes PAUSE, the hint that a loop spins.")
 	PAUSE()
 	RET()
 }

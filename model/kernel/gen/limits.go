@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// limits writes the loops that measure peak rates. They only read, or only
-// multiply and add; their results are discarded.
+// limits writes the loops that measure peak rates. A loop only reads, or only
+// multiplies and adds; its results are discarded.
 func limits() {
 	readLoop()
 	fmaLoop(avx2)
@@ -52,8 +52,8 @@ func readLoop() {
 	ret()
 }
 
-// fmaLoop has 4*chains fused multiply-adds a round, each two operations for
-// every element.
+// fmaLoop writes a loop with 4*chains fused multiply-adds per round. Each counts as
+// two operations per element.
 func fmaLoop(s set) {
 	TEXT("fmaLoop"+s.name, NOSPLIT, "func(rounds int)")
 	Doc(fmt.Sprintf("fmaLoop%s does %d operations of float32 a round.", s.name, 4*chains*2*s.lanes))
@@ -75,8 +75,9 @@ func fmaLoop(s set) {
 	ret()
 }
 
-// int8Loop has, 4*chains times a round, the fewest AVX2 instructions that add
-// the products of 32 pairs of int8 to int32 sums: 64 operations.
+// int8Loop writes a loop that adds the products of 32 pairs of int8 to int32 sums,
+// 4*chains times per round. It uses the fewest AVX2 instructions. Each time counts as
+// 64 operations.
 func int8Loop() {
 	TEXT("int8Loop", NOSPLIT, "func(rounds int)")
 	Doc("int8Loop does 3072 operations of int8 a round.")
@@ -99,8 +100,8 @@ func int8Loop() {
 	ret()
 }
 
-// int8LoopWide has 4*chains instructions a round, each of which adds 4 products
-// of int8 to 16 sums: 128 operations.
+// int8LoopWide writes a loop with 4*chains instructions per round. Each instruction
+// adds 4 products of int8 to 16 sums, which counts as 128 operations.
 func int8LoopWide() {
 	TEXT("int8LoopWide", NOSPLIT, "func(rounds int)")
 	Doc("int8LoopWide does 6144 operations of int8 a round.")

@@ -55,7 +55,7 @@ func multiply() {
 }
 
 // A walk holds the addresses of rows that are stride bytes apart. An addressing
-// mode reaches two rows beyond a register, so every third row has one.
+// mode reaches up to two rows beyond a register, so every third row has a register.
 type walk struct {
 	third  []Register // addresses of rows 0, 3, 6 and so on
 	stride Register
@@ -176,7 +176,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 	w := newWalk(param("w"), elements(param("wStride"), shift), panels)
 	inputs := param("inputs")
 
-	one := func(k int) { // adds the products of the input k ahead
+	one := func(k int) { // adds the products of the input k inputs ahead
 		load := func(v int) VecVirtual {
 			weights := s.register()
 			at := w.at(v/s.vectors(), (k*width+v%s.vectors()*s.lanes)*size)
@@ -223,9 +223,9 @@ func floats(s set, rows, panels int, half, fused bool) {
 	fetch, ahead := w, ahead
 	var final GPVirtual
 	if panels > 1 {
-		// Prefetching beyond the end of a panel would fetch the start of the
-		// next one, which is here already. So for the final inputs, prefetch
-		// the panels after these.
+		// A prefetch beyond the end of a panel would fetch the start of the next
+		// panel of this tile, which has been read already. So for the final inputs,
+		// prefetch the panels after this tile.
 		ahead /= panels
 		few := ahead / (width * size)
 		fetch, final = w.copy(), GP64()
@@ -281,8 +281,8 @@ func floats(s set, rows, panels int, half, fused bool) {
 	RET()
 }
 
-// ahead is the prefetch distance in bytes. The largest tiles get through less
-// before memory answers.
+// ahead is the prefetch distance in bytes: more than the largest tiles process in the
+// latency of memory.
 const ahead = 8192
 
 // The layout of a group of an Int8 panel: [group/4][width][4]int8, and then a
@@ -299,8 +299,8 @@ const inputGroup = group + 4 + 4
 
 // bytes writes the product of quantised rows with an Int8 panel for AVX2. It
 // widens int8 to 16 bits and adds pairs of products with VPMADDWD, which is
-// exact. The sum of a group is then scaled and added in float32, each step
-// rounded by itself.
+// exact. The sum of a group is then scaled and added in float32, with a
+// rounding after each step.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
 	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
@@ -321,7 +321,7 @@ func bytes(rows int) {
 	Label("loop")
 	fetchGroup(w)
 	for v := range vectors {
-		// Each vector has two adjacent sums for each of four outputs.
+		// Each vector holds two adjacent sums of each of four outputs.
 		exact := s.tile(rows, 2)
 		for four := range group / 4 {
 			var weights [2]VecVirtual

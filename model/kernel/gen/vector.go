@@ -15,7 +15,7 @@ func vector() {
 	add()
 	sums()
 	normalize()
-	most()
+	largest()
 	exps()
 	gelu()
 	quantize(false)
@@ -43,8 +43,8 @@ func (c constants) float(v float64) Mem { return c.bits(math.Float32bits(float32
 
 var eight = constants{}
 
-// loop writes body n times and moves the pointers in order by the bytes in
-// advance after each.
+// loop writes a loop that runs body n times. After each run it advances every pointer
+// in order by its number of bytes.
 func loop(n GPVirtual, body func(), advance map[GPVirtual]int, order ...GPVirtual) {
 	Label("loop")
 	body()
@@ -87,7 +87,7 @@ func sums() {
 			name, what = "sumSquaresVector", "squares of the differences"
 		}
 		function(name, "func(sums *[8]float64, x *float32, eights int, from float64)",
-			name+" adds the "+what+" of x and from to sums, every eighth to the same one.")
+			name+" adds the "+what+" of x and from to sums: element i to sums[i%8].")
 		to, x, n := param("sums"), param("x"), param("eights")
 		from := YMM()
 		address, err := Param("from").Resolve()
@@ -145,9 +145,9 @@ func normalize() {
 	ret()
 }
 
-func most() {
-	function("mostVector", "func(x *float32, eights int) float32",
-		"mostVector returns the largest element, ignoring NaNs.")
+func largest() {
+	function("maxVector", "func(x *float32, eights int) float32",
+		"maxVector returns the largest element, ignoring NaNs.")
 	x, n := param("x"), param("eights")
 	m := YMM()
 	VMOVUPS(eight.bits(0xff800000), m) // minus infinity
@@ -200,10 +200,10 @@ func exp(x VecVirtual) VecVirtual {
 }
 
 func exps() {
-	function("expVector", "func(sums *[8]float64, x *float32, eights int, most float32)",
-		"expVector replaces x by exp(x - most) and adds it to sums, every eighth to the same one.")
+	function("expVector", "func(sums *[8]float64, x *float32, eights int, largest float32)",
+		"expVector replaces x by exp(x - largest) and adds the results to sums: element i to sums[i%8].")
 	to, x, n := param("sums"), param("x"), param("eights")
-	from := broadcast("most")
+	from := broadcast("largest")
 	chains := [2]VecVirtual{YMM(), YMM()}
 	for i, c := range chains {
 		VMOVUPD(Mem{Base: to, Disp: 32 * i}, c)
@@ -348,7 +348,7 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours is where two packings have moved each four bytes.
+// packedFours returns, for each four bytes, their position after two packings.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
 	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {

@@ -25,8 +25,8 @@ type encoding struct {
 }
 
 // learn builds a vocabulary of size tokens. Repeatedly it merges the pair of tokens
-// that is most often adjacent within a word; of equally frequent pairs, the one
-// with the smaller bytes.
+// that is most often adjacent within a word. If several pairs are equally frequent, it
+// merges the one with the smaller bytes.
 func learn(text string, size int) (*encoding, error) {
 	e := &encoding{ranks: map[[2]int]int{}, words: map[string][]int{}}
 	for _, b := range byteOrder {
@@ -101,7 +101,7 @@ func (e *encoding) spell(word string) []int {
 // eot returns the id of the end-of-text token.
 func (e *encoding) eot() int { return len(e.tokens) - 1 }
 
-// encode returns the token ids of one of gpt2.Words.
+// encode returns the token ids of a word, which comes from gpt2.Words.
 func (e *encoding) encode(word string) []int {
 	ids, ok := e.words[word]
 	if !ok {
@@ -111,7 +111,7 @@ func (e *encoding) encode(word string) []int {
 	return ids
 }
 
-// merge merges the pair of the lowest rank until there is none. With p > 0, each
+// merge merges the pair of the lowest rank until no pair is left. With p > 0, each
 // candidate is dropped with probability p each time, so the same word is encoded in
 // different ways (Provilkov et al., 2020, "BPE-Dropout").
 func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
@@ -146,8 +146,8 @@ func (e *encoding) files() (vocab, merges []byte, err error) {
 	return vocab, list.Bytes(), err
 }
 
-// byteOrder is GPT-2's order of the byte tokens: that of the characters that stand
-// for them.
+// byteOrder is GPT-2's order of the byte tokens: the order of the characters that stand
+// for the bytes.
 var byteOrder = func() []byte {
 	alphabet := gpt2.ByteAlphabet()
 	order := make([]byte, len(alphabet))

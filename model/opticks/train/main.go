@@ -55,7 +55,7 @@ func main() {
 	}
 }
 
-// run trains and exports, or with stop only exports.
+// run trains and exports, or only exports if stop is true.
 func run(ctx context.Context, out, work string, stop bool) error {
 	training, sections, err := corpus(ctx)
 	if err != nil {

@@ -60,7 +60,7 @@ func (r *rows) batch(step int) (tokens, targets [][]int32) {
 	return tokens, targets
 }
 
-// A heldOut is the text that is not trained on, in rows of the length of the
+// A heldOut is the text that training does not use, in rows of the length of the
 // context. An incomplete last row is omitted.
 type heldOut struct {
 	tokens, targets [][]int32
@@ -92,7 +92,7 @@ func newHeldOut(bpe *encoding, sections []string) *heldOut {
 // size returns the number of targets.
 func (h *heldOut) size() int { return len(h.tokens) * config.Context }
 
-// loss returns the mean loss of some weights in nats per token.
+// loss returns the mean loss of the given weights, in nats per token.
 func (h *heldOut) loss(trainer *gomlx.Trainer, weights [][]float32) (float64, error) {
 	total := 0.0
 	for i := range h.tokens {
