@@ -45,7 +45,7 @@ type Job struct {
 	RetryAfter time.Duration `json:"-"` // suggested wait before the next Poll, of a job that has not ended
 }
 
-// Params, the prompt and the weights determine a text.
+// Params are the parameters of a job. With the prompt and the weights they determine its text.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens"` // largest number of tokens to generate
 	Temperature float64  `json:"temperature"`
