@@ -89,8 +89,12 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Signal sends a signal to a process that may have ended.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Freeze stops the process where it is, until Thaw.
-func (p *Process) Freeze() { p.Signal(syscall.SIGSTOP) }
+// Freeze stops the process where it is, until Thaw. On Linux it has stopped when
+// Freeze returns.
+func (p *Process) Freeze() {
+	p.Signal(syscall.SIGSTOP)
+	awaitStop(p.cmd.Process.Pid)
+}
 
 // Thaw lets a frozen process go on.
 func (p *Process) Thaw() { p.Signal(syscall.SIGCONT) }

@@ -39,6 +39,7 @@ func TestProcessServesFreezesAndStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Freeze()
+	p.Freeze() // of a frozen process, it returns at once
 	if ask(50*time.Millisecond) == nil {
 		t.Error("a frozen process answers")
 	}
