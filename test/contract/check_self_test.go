@@ -15,6 +15,7 @@ import (
 // TestCheckFindsPlantedFaults checks answers with one fault each. A check that finds
 // nothing in them would find nothing in the service.
 func TestCheckFindsPlantedFaults(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("caller")}
@@ -86,6 +87,7 @@ func TestCheckFindsPlantedFaults(t *testing.T) {
 // TestCheckFindsMissingRateLimitHeaders removes the headers that tell of the limit
 // from answers of a service that has one.
 func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	limited := s.limited("1/1h")
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.describe(), who: s.join("caller")}
@@ -111,6 +113,7 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 // TestMutationsReachEveryPart checks that coverage names everything there is to try,
 // and that the mutations try all of it, with some results that are easily lost.
 func TestMutationsReachEveryPart(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.describe(), who: s.join("caller"), own: []string{uuid.NewString()}}
 	tried := coverage{}

@@ -29,6 +29,7 @@ var unauthenticated = map[string]string{
 //
 // security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023, ASVS 6.3.4
 func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("caller")}
@@ -92,7 +93,7 @@ func (s *service) targets(owner *person, op *operation) []target {
 // victim registers an account for others to act on and returns its id.
 func (s *service) victim() string {
 	s.t.Helper()
-	return s.as(nil).Register("victim-"+uuid.NewString(), "a long sentence").String()
+	return s.register("victim-"+uuid.NewString(), "a long sentence")
 }
 
 // canary is part of the prompts of the owner's jobs.
@@ -182,6 +183,7 @@ func (c *cast) callers() []caller {
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
 func TestCallersReachOnlyWhatTheyMay(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	doc := s.describe()
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -192,6 +192,7 @@ func (d *document) resolve(s *schema) *schema {
 
 // TestDocumentIsValidOpenAPI checks the document against OpenAPI's own schema.
 func TestDocumentIsValidOpenAPI(t *testing.T) {
+	t.Parallel()
 	doc := newService(t).describe()
 	if ok, errs := doc.check.ValidateDocument(); !ok {
 		for _, err := range errs {

@@ -25,6 +25,7 @@ func (s *service) everything() (state string) {
 //
 // security: ASVS 3.5.1, ASVS 3.5.2, ASVS 3.5.3
 func TestOtherOriginsChangeNothing(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	doc := s.describe()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, who: s.join("caller")}

@@ -18,6 +18,7 @@ import (
 // the seed did when it was run. Each subtest is named after a fault of the seed.
 // All subtests use the same service, each with accounts of its own.
 func TestSeedFaultsAreGone(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	s.work()
 	for _, fault := range []struct {

@@ -156,6 +156,7 @@ func (c *connection) exchange(r *request, as *http.Request) (a apitest.Answer, k
 // TestWireKeepsItsConnection sends requests to a server whose answers end in
 // different ways, and checks which of them cost a connection.
 func TestWireKeepsItsConnection(t *testing.T) {
+	t.Parallel()
 	var connections atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
