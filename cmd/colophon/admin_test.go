@@ -4,22 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 )
-
-// freeAddress returns an address on which nothing listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
 
 // TestOnlyAdminListenerServesMetrics reads the metrics of a service after some requests,
 // and requests them from the public listener in vain.
@@ -27,8 +16,12 @@ func freeAddress(t *testing.T) string {
 // security: ASVS 13.4.2
 func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 	t.Parallel()
-	at := freeAddress(t)
-	s := up(t, "--no-rate-limits", "--admin-listen", at)
+	s := up(t, "--no-rate-limits", "--admin-listen", "127.0.0.1:0")
+	logged := regexp.MustCompile(`url=(http://\S+)/metrics`).FindStringSubmatch(s.log.String())
+	if logged == nil {
+		t.Fatalf("the log does not name the admin listener: %s", s.log)
+	}
+	admin := logged[1]
 	c := newUser(t, s.url, "canaryname")
 	var j struct {
 		Usage struct {
@@ -38,7 +31,7 @@ func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 	c.Do("POST", "/generate", `{"prompt":"canaryprompt","max_length":40}`).Must(t, 200).Into(t, &j)
 	c.Do("GET", "/canarypath", "").Refused(t, 404, "no_such_route")
 	get := func(path, host string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+at+path, nil)
+		req, err := http.NewRequestWithContext(t.Context(), "GET", admin+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

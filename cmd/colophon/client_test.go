@@ -19,6 +19,7 @@ import (
 type service struct {
 	url  string
 	data []string // flags for other commands over the same data
+	log  *apitest.Log
 }
 
 // ownDatabase returns the flags of a database and a data directory for one test.
@@ -36,14 +37,13 @@ func up(t *testing.T, flags ...string) *service {
 // serving does the same with another serving command.
 func serving(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
-	s := &service{data: ownDatabase(t)}
+	s := &service{data: ownDatabase(t), log: &apitest.Log{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	var log apitest.Log
 	ended := make(chan error, 1)
 	go func() {
 		args := append(append([]string{command, "--listen", "127.0.0.1:0"}, s.data...), flags...)
-		err := run(ctx, args, noEnvironment, strings.NewReader(""), w, &log)
+		err := run(ctx, args, noEnvironment, strings.NewReader(""), w, s.log)
 		w.CloseWithError(io.EOF)
 		ended <- err
 	}()
@@ -53,7 +53,7 @@ func serving(t *testing.T, command string, flags ...string) *service {
 			t.Errorf("stop: %v", err)
 		}
 		if t.Failed() {
-			t.Logf("log:\n%s", log.String())
+			t.Logf("log:\n%s", s.log)
 		}
 	})
 	lines := bufio.NewScanner(r)

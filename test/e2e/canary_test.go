@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -97,17 +96,6 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	return all
 }
 
-// freeAddress returns an address that is not listened on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 // TestSecretsStandNowhere runs the whole service with a password, tokens and a
 // prompt that stand nowhere else. It uses them rightly and wrongly, and searches
 // the database, the logs, the metrics and the files for them.
@@ -115,7 +103,7 @@ func freeAddress(t *testing.T) string {
 // security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
 func TestSecretsStandNowhere(t *testing.T) {
 	t.Parallel()
-	data, admin := pgtest.Dir(t), freeAddress(t)
+	data := pgtest.Dir(t)
 	secrets := canaries{
 		"the password":          "Zürich quetzal/feather+0x5eed",
 		"the wrong password":    "Genève marabou/feather+0x5eed",
@@ -130,13 +118,17 @@ func TestSecretsStandNowhere(t *testing.T) {
 		"an unknown token":      "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
 		"an access token's sig": "shoebill-shoebill-shoebill",
 	}
-	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug", "--admin-listen", admin}
+	flags := []string{"up", "--listen", "127.0.0.1:0", "--data", data, "--no-rate-limits", "--log-level", "debug", "--admin-listen", "127.0.0.1:0"}
 	quoted := func(what string) string { b, _ := json.Marshal(secrets[what]); return string(b) }
 	p := programtest.Start(t, nil, flags...)
 	c := anonymous(t, p.URL)
 	var log bytes.Buffer
 	keep := func(p *programtest.Process) {
-		metrics := anonymous(t, "http://"+admin).Do("GET", "/metrics", "").Must(t, 200)
+		admin := regexp.MustCompile(`url=(http://\S+)/metrics`).FindStringSubmatch(p.Log())
+		if admin == nil {
+			t.Fatal("the log does not name the admin listener")
+		}
+		metrics := anonymous(t, admin[1]).Do("GET", "/metrics", "").Must(t, 200)
 		log.Write(metrics.Body)
 		p.Stop()
 		log.WriteString(p.Log())
