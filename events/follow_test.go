@@ -33,7 +33,7 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 	<-ready
 
 	j := f.newJob()
-	facts := courseFacts()
+	facts := completedFacts()
 	const followers = 20
 	results := make(chan error, followers)
 	for i := range followers {
@@ -53,15 +53,14 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// A follower in the appending process needs no announcement.
 func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // because its Run is not called
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // without Run, it does not announce
 	j := f.newJob()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	facts := courseFacts()
+	facts := completedFacts()
 	done := make(chan error, 1)
 	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
 	for _, fact := range facts {
@@ -79,7 +78,7 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, facts := f.newJob(), courseFacts()
+	j, facts := f.newJob(), completedFacts()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	j, err := f.AppendJob(ctx, j, facts[0])
@@ -128,7 +127,7 @@ func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int
 func TestFollowYieldsHeartbeats(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,14 +156,14 @@ func TestFollowYieldsHeartbeats(t *testing.T) {
 func TestRunReconnectsALostListener(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(courseFacts())) }()
+	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(completedFacts())) }()
 	var cut int
 	err = f.db.Owner.QueryRow(t.Context(), `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -172,7 +171,7 @@ func TestRunReconnectsALostListener(t *testing.T) {
 	if err != nil || cut != 1 {
 		t.Fatalf("terminated %d connections, %v, want 1", cut, err)
 	}
-	if _, err := f.put(t.Context(), j, courseFacts()[1:]...); err != nil {
+	if _, err := f.put(t.Context(), j, completedFacts()[1:]...); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -180,7 +179,7 @@ func TestRunReconnectsALostListener(t *testing.T) {
 	}
 }
 
-// cutConn is a connection that can be cut silently: neither side gets an error.
+// cutConn is a connection that can be cut silently, without an error on either side.
 type cutConn struct {
 	net.Conn
 	cut *atomic.Bool
@@ -201,27 +200,26 @@ func (c cutConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestFollowersSurviveASilentCut cuts all connections of a store. Its followers'
-// heartbeats are too long to help.
+// TestFollowersSurviveASilentCut cuts all connections of a store. The heartbeat of its
+// follower is longer than the test.
 func TestFollowersSurviveASilentCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	config := f.db.App.Config()
-	var cut atomic.Pointer[atomic.Bool] // cuts the connections made until now
+	var cut atomic.Pointer[atomic.Bool] // the switch that cuts the connections dialed so far
 	cut.Store(new(atomic.Bool))
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		return cutConn{conn, cut.Load()}, err
 	}
-	// In production a connection has been idle long enough to be pinged when a silent
-	// cut is noticed.
+	// The pool pings connections that were idle for long. Here it pings all of them.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	config.PingTimeout = 300 * time.Millisecond
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { go pool.Close() }() // waits long for the cut connections
+	defer func() { go pool.Close() }() // Close waits long for the cut connections
 	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
 	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -231,7 +229,7 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 	ready := make(chan struct{})
 	wg.Go(func() { far.Run(ctx, func() { close(ready) }) })
 	<-ready
-	facts := courseFacts()
+	facts := completedFacts()
 	j, err := f.put(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)

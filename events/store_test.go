@@ -72,9 +72,9 @@ func (f *fixture) newJob() events.Job {
 	return events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner}
 }
 
-// courseFacts returns the facts of a completed job. Its prompt, stop text and text
-// contain the word "secret", its tokens the number 4242.
-func courseFacts() []events.Fact {
+// completedFacts returns the facts of a completed job. Its prompt, stop string and text
+// contain the word "secret", and its tokens contain 4242.
+func completedFacts() []events.Fact {
 	return []events.Fact{
 		events.JobAccepted{Prompt: "the prompt is secret", Stop: []string{"secret stop"}, PromptTokens: 4, Model: "m", Policy: "p"},
 		events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"},
@@ -87,7 +87,7 @@ func courseFacts() []events.Fact {
 func TestReadReturnsAppendedEvents(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	want, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+	want, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,10 +110,10 @@ func TestReadReturnsAppendedEvents(t *testing.T) {
 	}
 }
 
-func TestOneWriterWinsAVersion(t *testing.T) {
+func TestOneWriterWinsEachVersion(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,19 +139,19 @@ func TestOneWriterWinsAVersion(t *testing.T) {
 	}
 }
 
-// A writer may believe in events that were never committed. Its next append must not
-// leave a gap.
-func TestAppendAfterALostCommitIsRefused(t *testing.T) {
+// A writer may hold a job with events that were never committed. Its next append must
+// not leave a gap.
+func TestAppendAfterARolledBackWriteIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rolledBack := errors.New("rolled back")
 	ahead := j
 	err = f.Write(t.Context(), func(tx *events.Tx) error {
-		if ahead, err = tx.AppendJob(t.Context(), j, courseFacts()[2]); err != nil {
+		if ahead, err = tx.AppendJob(t.Context(), j, completedFacts()[2]); err != nil {
 			return err
 		}
 		return rolledBack
@@ -159,7 +159,7 @@ func TestAppendAfterALostCommitIsRefused(t *testing.T) {
 	if !errors.Is(err, rolledBack) || ahead.Version != j.Version+1 {
 		t.Fatalf("rolled-back write: %v, version %d, want version %d", err, ahead.Version, j.Version+1)
 	}
-	if _, err := f.put(t.Context(), ahead, courseFacts()[3]); !errors.Is(err, events.ErrConflict) {
+	if _, err := f.put(t.Context(), ahead, completedFacts()[3]); !errors.Is(err, events.ErrConflict) {
 		t.Fatalf("append after a gap: %v, want ErrConflict", err)
 	}
 	if now, err := f.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
@@ -173,7 +173,7 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	j, boom := f.newJob(), errors.New("boom")
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
-		if _, err := tx.AppendJob(t.Context(), j, courseFacts()[0]); err != nil {
+		if _, err := tx.AppendJob(t.Context(), j, completedFacts()[0]); err != nil {
 			return err
 		}
 		return boom
@@ -190,20 +190,20 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-// Store.AppendJob sends a batch without begin and commit, which must still be one
+// Store.AppendJob sends a batch without begin and commit. It must still be one
 // transaction.
 func TestFailedAppendLeavesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history add constraint full_up check (state <> 'completed')`); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time, the statements are prepared
-		if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err == nil || after.Version != j.Version {
+	for range 2 { // the second batch uses prepared statements
+		if after, err := f.AppendJob(t.Context(), j, completedFacts()[2:]...); err == nil || after.Version != j.Version {
 			t.Fatalf("failing append: version %d, %v, want version %d and an error", after.Version, err, j.Version)
 		}
 		if all, err := f.Read(t.Context(), events.JobStream(j.ID), 0); err != nil || len(all) != j.Version {
@@ -213,7 +213,7 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history drop constraint full_up`); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err != nil || after.State != events.Completed {
+	if after, err := f.AppendJob(t.Context(), j, completedFacts()[2:]...); err != nil || after.State != events.Completed {
 		t.Fatalf("append without the constraint: %s, %v", after.State, err)
 	}
 }
@@ -248,7 +248,7 @@ func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
 func TestLogCannotBeRewritten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
@@ -280,7 +280,7 @@ func code(err error) string {
 func TestSecretsAreStoredEncrypted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
@@ -290,8 +290,8 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stored) != len(courseFacts())+2 {
-		t.Fatalf("%d rows, want %d", len(stored), len(courseFacts())+2)
+	if len(stored) != len(completedFacts())+2 {
+		t.Fatalf("%d rows, want %d", len(stored), len(completedFacts())+2)
 	}
 	for _, row := range stored {
 		for _, secret := range []string{"secret", "4242", "test-user"} {
@@ -305,7 +305,7 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	live, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+	live, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +319,7 @@ func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 	if !j.Erased || j.Prompt != "" || j.Text != "" || j.State != events.Completed || j.Usage != live.Usage {
 		t.Fatalf("job after erasure: %+v", j)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[0]); !errors.Is(err, vault.ErrErased) {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[0]); !errors.Is(err, vault.ErrErased) {
 		t.Fatalf("new job of an erased owner: %v, want ErrErased", err)
 	}
 	if n, err := f.RebuildHistory(t.Context(), nil); err != nil || n != 1 {

@@ -178,9 +178,9 @@ func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 	})})
 }
 
-// Close stops an owner from starting new work. The owner's key still seals and
+// CloseOwner stops an owner from starting new work. The owner's key still seals and
 // opens values until it is erased.
-func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
+func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	if _, err := db.Exec(ctx, `update owner_keys set closed_at = now() where owner = $1 and closed_at is null`, owner); err != nil {
 		return fmt.Errorf("close owner %s: %w", owner, err)
 	}
