@@ -34,6 +34,7 @@ func (f *fixture) open(ctx context.Context, k events.IdempotencyKey) (events.Str
 func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
+	f.SetClaimWait(time.Minute)
 	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrNotFound) {
 		t.Fatalf("Opened before any claim: %v, want ErrNotFound", err)
 	}
@@ -102,6 +103,7 @@ func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 			k.Key = name
 			f := *f
 			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+			f.SetClaimWait(time.Minute)
 			if c.late {
 				f.SetClaimWait(20 * time.Millisecond)
 			}
