@@ -71,10 +71,7 @@ func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	s := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { s.Run(ctx, nil) })
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	run(t, s)
 
 	facts := completedFacts()
 	one, other := f.newJob(), f.newJob()

@@ -37,14 +37,20 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f := &fixture{Store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler)), db: db, vault: v, owner: uuid.Must(uuid.NewV7())}
+	run(t, f.Store)
+	f.register(t, f.owner)
+	return f
+}
+
+// run runs a store until the test ends. It returns when the store listens.
+func run(t *testing.T, s *events.Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	ready := make(chan struct{})
-	wg.Go(func() { f.Run(ctx, func() { close(ready) }) })
+	wg.Go(func() { s.Run(ctx, func() { close(ready) }) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	<-ready
-	f.register(t, f.owner)
-	return f
 }
 
 func (f *fixture) register(t *testing.T, owner uuid.UUID) {
