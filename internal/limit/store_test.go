@@ -174,6 +174,12 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	r, ok := s.refused["k"]
+	if !ok {
+		t.Fatal("the refusal is not cached")
+	}
+	r.until = time.Now().Add(time.Hour) // for a slow machine
+	s.cache("k", r)
 	if _, err := db.Owner.Exec(t.Context(), `drop table rate_limits`); err != nil {
 		t.Fatal(err)
 	}
