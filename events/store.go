@@ -183,6 +183,9 @@ func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, 
 // any other. AccountRegistered also creates the account's data key. Without that key,
 // AppendAccount returns vault.ErrErased. Concurrent appends to one account wait.
 func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
+	if len(facts) == 0 {
+		return nil
+	}
 	stream := AccountStream(account)
 	// The lock makes concurrent appends wait instead of conflict. It is a separate
 	// statement, because only a later one sees what is committed during the wait.

@@ -224,6 +224,26 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAppendOfNoFactsWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, err := f.AppendJob(t.Context(), f.newJob())
+	if err != nil || j.Version != 0 {
+		t.Errorf("job after no facts: version %d, %v, want 0", j.Version, err)
+	}
+	err = f.Write(t.Context(), func(tx *events.Tx) error {
+		_, err := tx.AppendJob(t.Context(), j)
+		return errors.Join(err, tx.AppendAccount(t.Context(), f.owner))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	var n int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from events`).Scan(&n); err != nil || n != 1 {
+		t.Errorf("%d events, %v, want only the registration", n, err)
+	}
+}
+
 func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
