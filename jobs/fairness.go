@@ -32,7 +32,7 @@ type OutstandingError struct{ Limit int }
 func (*OutstandingError) Code() string { return "too_many_jobs" }
 
 func (e *OutstandingError) Error() string {
-	return fmt.Sprintf("%d jobs are queued or running, which is as many as one user may have", e.Limit)
+	return fmt.Sprintf("%d jobs are queued or running, the most that one user may have", e.Limit)
 }
 
 // BudgetError occurs when a job may take more tokens than its owner has left for the
@@ -63,7 +63,7 @@ func (e *BudgetError) RetryAfter() time.Duration {
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("the job may take %d tokens, and %d of the %d for today are left", e.Needed, e.Left, e.Limit)
+	return fmt.Sprintf("the job may use %d tokens, but only %d of today's %d are left", e.Needed, e.Left, e.Limit)
 }
 
 // reserve sets a job's priority, token reservation and deadline. It returns an
