@@ -35,7 +35,7 @@ var (
 	errSuperseded = errors.New("the job is final")
 
 	// errEngine marks errors of the model, as opposed to errors of the database.
-	errEngine = errors.New("the model could not be run")
+	errEngine = errors.New("the model failed")
 )
 
 // attempt is one worker's attempt at a job.

@@ -31,7 +31,7 @@ func deadlinePassed() events.JobCancelled {
 
 // runEndOverdue ends jobs that are past their deadlines until ctx is done.
 func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog.Logger) {
-	periodic.Run(ctx, t.endOverdue, log, "jobs past their deadlines not ended, retrying", func(ctx context.Context) error {
+	periodic.Run(ctx, t.endOverdue, log, "overdue jobs not ended, retrying", func(ctx context.Context) error {
 		return endOverdue(ctx, store, t.overdueGrace)
 	})
 }
