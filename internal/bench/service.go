@@ -103,7 +103,7 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	b := &serviceBench{engine: engine, server: server, database: cluster.URL(), prompt: arbitraryPrompt(engine.Encode), progress: o.Progress,
 		duration: 10 * time.Second, burstSize: 200, watchers: 1000}
 	if o.Quick {
-		b.duration, b.burstSize, b.watchers = time.Second/2, 40, 100
+		b.duration, b.burstSize, b.watchers = time.Second, 40, 100
 	}
 	if b.user, err = newUser(ctx, server.url, b.watchers+b.burstSize); err != nil {
 		return nil, err
