@@ -69,8 +69,11 @@ func readProcessorTime() (t processorTime) {
 	return t
 }
 
+// minus returns the time between two readings. The system's count of time spent
+// waiting for I/O may decrease, so the sum is at least the busy time.
 func (t processorTime) minus(u processorTime) processorTime {
-	return processorTime{t.busy - u.busy, t.all - u.all}
+	busy := t.busy - u.busy
+	return processorTime{busy, max(t.all-u.all, busy)}
 }
 
 // share returns the share of busy time, from 0 to 1.

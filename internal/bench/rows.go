@@ -217,6 +217,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	took := make([][]step, longStreams)
 	var warm sync.WaitGroup
 	warm.Add(longStreams)
+	begun := make(chan struct{}) // closed when the prompt begins: a stream must not end before
 	var done atomic.Bool
 	long := min(longPrompt, b.info.Context)
 	var start, end time.Time
@@ -225,6 +226,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 			defer done.Store(true)
 			warm.Wait()
 			start = time.Now()
+			close(begun)
 			_, closeLong, err := b.open(ctx, 1, b.prompt(long))
 			if err != nil {
 				return err
@@ -239,6 +241,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 		for n := 0; n < b.info.Context-short && left > 0; n++ {
 			if n == before {
 				warmed()
+				<-begun
 			}
 			if done.Load() {
 				left--
@@ -254,17 +257,20 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a long prompt beside streams: %w", err)
 	}
-	var usual, beside []time.Duration
+	var usual, waits []time.Duration
 	for _, s := range slices.Concat(took...) {
 		switch {
 		case s.end.Before(start):
 			usual = append(usual, s.end.Sub(s.start))
 		case s.start.Before(end):
-			beside = append(beside, s.end.Sub(s.start))
+			waits = append(waits, s.end.Sub(s.start))
 		}
 	}
+	if len(usual) == 0 || len(waits) == 0 {
+		return nil, fmt.Errorf("a long prompt beside streams: a context of %d tokens is too short to measure it", b.info.Context)
+	}
 	m := &mixedRow{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
-		LongestUsualMS: milliseconds(slices.Max(usual)), P95WaitMS: milliseconds(percentile(beside, 0.95)), LongestWaitMS: milliseconds(slices.Max(beside)), PromptMS: milliseconds(end.Sub(start))}
+		LongestUsualMS: milliseconds(slices.Max(usual)), P95WaitMS: milliseconds(percentile(waits, 0.95)), LongestWaitMS: milliseconds(slices.Max(waits)), PromptMS: milliseconds(end.Sub(start))}
 	m.Ratio = m.LongestWaitMS / m.StepMS
 	b.progressf("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
 	return m, nil
