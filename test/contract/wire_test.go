@@ -30,7 +30,8 @@ var framing = []string{"Connection", "Content-Length", "Date"}
 // wire sends requests byte for byte, even those that net/http's client refuses to send.
 // It reuses connections and is safe for concurrent use.
 type wire struct {
-	address string
+	address  string
+	patience time.Duration // for an answer
 
 	mu   sync.Mutex
 	idle []*connection
@@ -44,7 +45,7 @@ type connection struct {
 
 // newWire returns a wire to the service at url. Idle connections close with the test.
 func newWire(t testing.TB, url string) *wire {
-	w := &wire{address: strings.TrimPrefix(url, "http://")}
+	w := &wire{address: strings.TrimPrefix(url, "http://"), patience: programtest.Patience}
 	t.Cleanup(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -85,7 +86,7 @@ func (w *wire) send(r *request, req *http.Request) (apitest.Answer, error) {
 		if err != nil {
 			return apitest.Answer{}, err
 		}
-		a, keep, err := c.exchange(r, req)
+		a, keep, err := c.exchange(r, req, w.patience)
 		if keep {
 			w.put(c)
 			return a, nil
@@ -102,8 +103,8 @@ var errClosed = errors.New("connection closed before an answer")
 
 // exchange sends a request and reads the answer. keep reports whether the connection can
 // carry another request.
-func (c *connection) exchange(r *request, req *http.Request) (a apitest.Answer, keep bool, err error) {
-	if err := c.SetDeadline(time.Now().Add(programtest.Patience)); err != nil {
+func (c *connection) exchange(r *request, req *http.Request, patience time.Duration) (a apitest.Answer, keep bool, err error) {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return a, false, err
 	}
 	body := r.content()
@@ -121,7 +122,9 @@ func (c *connection) exchange(r *request, req *http.Request) (a apitest.Answer, 
 		_, err := (&net.Buffers{head.Bytes(), body}).WriteTo(c.Conn)
 		sent <- err
 	}()
-	if _, err := c.buffer.Peek(1); err != nil {
+	if _, err := c.buffer.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+		return a, false, fmt.Errorf("wait for an answer: %w", err)
+	} else if err != nil {
 		return a, false, fmt.Errorf("%w: %w", errClosed, err)
 	}
 	resp, err := http.ReadResponse(c.buffer, req)
@@ -204,5 +207,34 @@ func TestWireReusesConnections(t *testing.T) {
 				t.Errorf("%s: %s", name, a.Header.Get(name))
 			}
 		}
+	}
+}
+
+// TestWireReportsAMissingAnswer sends a request on a used connection to a server that does
+// not answer it.
+func TestWireReportsAMissingAnswer(t *testing.T) {
+	t.Parallel()
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+		}
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	w := newWire(t, server.URL)
+	answered := &request{method: "GET", path: []string{"answer"}}
+	if _, err := w.send(answered, answered.http()); err != nil {
+		t.Fatal(err)
+	}
+	w.patience = 100 * time.Millisecond
+	unanswered := &request{method: "GET", path: []string{"hang"}}
+	if _, err := w.send(unanswered, unanswered.http()); !errors.Is(err, os.ErrDeadlineExceeded) || connections.Load() != 1 {
+		t.Errorf("%v, over %d connections", err, connections.Load())
 	}
 }
