@@ -73,7 +73,7 @@ type generator struct {
 	doc     *document
 	caller  *person  // sends the requests
 	own     []string // ids of the caller's jobs
-	foreign []string // ids of others' jobs, and of accounts
+	foreign []string // ids of other users' jobs, and of accounts
 
 	owner, other *person // the users of sequences; nil before the first one
 

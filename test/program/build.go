@@ -34,7 +34,7 @@ func Build(ctx context.Context) (path string, remove func() error, err error) {
 	}
 	out, err := exec.CommandContext(ctx, "go", append(args, "colophon/cmd/colophon")...).CombinedOutput()
 	if err == nil {
-		err = os.Chmod(dir, 0o711) // MkdirTemp lets only the caller's account in
+		err = os.Chmod(dir, 0o711) // MkdirTemp admits only the caller's account
 	}
 	if err != nil {
 		return "", nil, errors.Join(fmt.Errorf("build the program: %w\n%s", err, bytes.TrimSpace(out)), remove())

@@ -101,8 +101,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// environment returns the test's environment with its settings of the service replaced
-// by the given ones. PGBIN, the directory of Postgres, stays.
+// environment returns the test's environment with the service's settings replaced by the
+// given ones. PGBIN, the directory of Postgres, stays.
 func environment(settings []string) (env []string) {
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "COLOPHON_") && !strings.HasPrefix(e, "DATABASE_URL=") {
