@@ -58,7 +58,7 @@ func (e *usageError) Unwrap() error { return e.err }
 // cli declares every command, flag and default.
 type cli struct {
 	Up       upCmd       `cmd:"" help:"Run the whole service in one process (quick start)."`
-	API      apiCmd      `cmd:"" name:"api" help:"Serve the HTTP API; workers are processes of their own."`
+	API      apiCmd      `cmd:"" name:"api" help:"Serve the HTTP API; workers are separate processes."`
 	Worker   workerCmd   `cmd:"" help:"Run queued jobs; any number of workers share one database."`
 	Migrate  migrateCmd  `cmd:"" help:"Migrate the database to the schema of this version."`
 	Generate generateCmd `cmd:"" help:"Generate text from a prompt in this process, without a server and without a text policy."`

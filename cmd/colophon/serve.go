@@ -48,7 +48,7 @@ type processFlags struct {
 }
 
 type policyFlags struct {
-	Policy string `placeholder:"FILE" help:"Text policy that replaces the built-in one: a file with lines of name NAME, word WORD, remove CHARACTERS and # comments. It is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
+	Policy string `placeholder:"FILE" help:"File of a text policy that replaces the built-in one. Each line is name NAME, word WORD, remove CHARACTERS or a # comment. The file is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
 }
 
 type stopFlags struct {
