@@ -104,7 +104,7 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	b := &serviceBench{engine: engine, server: server, database: cluster.URL(), prompt: arbitraryPrompt(engine.Encode), progress: o.Progress,
 		lasts: 10 * time.Second, burst: 200, watchers: 1000}
 	if o.Quick {
-		b.lasts, b.burst, b.watchers = time.Second/2, 40, 100
+		b.lasts, b.burst, b.watchers = time.Second, 40, 100
 	}
 	if b.user, err = newUser(ctx, server.url, b.watchers+b.burst); err != nil {
 		return nil, err
