@@ -50,7 +50,7 @@ func benchModel(name string) (bench.Model, error) {
 	}
 	m, err := catalog.Find(name)
 	if err != nil {
-		return bench.Model{}, asUsage(err)
+		return bench.Model{}, asUsage("--model", err)
 	}
 	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, nil
 }

@@ -81,14 +81,14 @@ func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releas
 	if found.Digest == "" {
 		found.Digest = string(f.WeightsDigest)
 	}
-	return found, asUsage(err)
+	return found, asUsage("--model", err)
 }
 
-// asUsage turns the error for an unknown model into a usageError, and returns other errors
-// unchanged.
-func asUsage(err error) error {
+// asUsage turns the error for an unknown model into a usageError that names the argument. It
+// returns other errors unchanged.
+func asUsage(argument string, err error) error {
 	if _, ok := errors.AsType[*catalog.NotFoundError](err); ok {
-		return &usageError{fmt.Errorf("--model: %w", err)}
+		return &usageError{fmt.Errorf("%s: %w", argument, err)}
 	}
 	return err
 }
@@ -166,7 +166,7 @@ func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	}
 	found, err := catalog.Library{Releases: known}.Find(ctx, c.Model)
 	if err != nil {
-		return asUsage(err)
+		return asUsage("<model>", err)
 	}
 	var wrong []error
 	for _, name := range catalog.Files() {

@@ -300,6 +300,9 @@ func TestVerifyNamesEveryProblemOfADirectory(t *testing.T) {
 	if err != nil || strings.Count(out, "sha256:") != 4 || !strings.Contains(out, "2048 token ids, context 256") {
 		t.Errorf("%s, %v", out, err)
 	}
+	if _, _, err := command(t, "", "model", "verify", "nowhere"); err == nil || !strings.HasPrefix(err.Error(), "<model>: unknown model") {
+		t.Errorf("unknown model: %v", err)
+	}
 	// write writes a changed copy of the built-in model and returns its directory.
 	write := func(changes map[string]func([]byte) []byte) string {
 		dir := t.TempDir()
