@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"colophon/events"
+	"colophon/internal/pg/pgtest"
 )
 
 // budgets returns the tokens taken from an owner's budgets by day.
@@ -31,6 +32,7 @@ func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 // on two days.
 func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	f := newFixture(t)
 	want := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -59,6 +61,7 @@ func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 
 func TestEveryEndSettlesTheReservation(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	f := newFixture(t)
 	started := events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"}
 	advanced := events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "abc"}
@@ -110,6 +113,7 @@ const budgetDays = 7 // days for which a budget is kept after its own day
 
 func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	f := newFixture(t)
 	if _, err := f.db.Owner.Exec(t.Context(), `
 		insert into budgets (owner, day, tokens) select $1, (now() at time zone 'UTC')::date - n, n + 1 from generate_series(0, 3000) n`, f.owner); err != nil {
@@ -154,6 +158,7 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 
 func TestLoadCountsOneOwner(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	f := newFixture(t)
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)

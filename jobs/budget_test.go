@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"colophon/events"
+	"colophon/internal/pg/pgtest"
 	"colophon/jobs"
 )
 
@@ -31,6 +32,7 @@ func (f *fixture) spent() (tokens int) {
 // security: ASVS 2.3.2
 func TestBudgetIsReservedAndSettled(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
 	first := f.submit(request) // 6 tokens, and up to 40
 	if today := time.Now().UTC().Format(time.DateOnly); first.Reserved.Tokens != 46 || first.Reserved.Day > today {
@@ -234,6 +236,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
 func TestBudgetIsLinearizable(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	const limit = 2000
 	limits := jobs.Limits{Tokens: limit}
 	f := newLimitedFixture(t, limits)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
 )
 
@@ -12,6 +13,7 @@ import (
 // queued.
 func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	t.Parallel()
+	pgtest.OneDay(t)
 	s := serve(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
 	c := newUser(t, s.url, "busy")
 	refused := func(a apitest.Answer, status int, code string, maxWait int) apitest.Problem {
