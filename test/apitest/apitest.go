@@ -107,6 +107,17 @@ func (c Client) Register(name, password string) uuid.UUID {
 	return account.ID
 }
 
+// Password is the password of the accounts that NewUser registers.
+const Password = "securepassword"
+
+// NewUser registers an account and returns a client that is signed in to it.
+func NewUser(t testing.TB, url, name string) Client {
+	t.Helper()
+	c := Client{T: t, URL: url}
+	c.Register(name, Password)
+	return c.As(c.SignIn(name, Password).Access)
+}
+
 // Tokens are what a sign-in gives.
 type Tokens struct {
 	Access    string `json:"access_token"`

@@ -121,7 +121,7 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	for _, name := range []string{"here.example", "there.example"} {
 		// The authority may take longer than a handshake may. The next handshake then
 		// finds the certificate.
-		eventually(t, "there is a certificate for "+name, func() bool {
+		programtest.Eventually(t, "there is a certificate for "+name, func() bool {
 			serial, err := meet(address, name)
 			serials[name] = serial
 			return err == nil

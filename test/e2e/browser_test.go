@@ -18,6 +18,10 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"colophon/client"
+	"colophon/test/apitest"
+	"colophon/test/program/programtest"
 )
 
 // browser is a real browser, which records what pages request and which errors they
@@ -142,7 +146,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 		chromedp.Navigate(s.URL),
 		chromedp.Click(sign, chromedp.NodeVisible),
 		chromedp.SendKeys(username, "isaac", chromedp.NodeVisible),
-		chromedp.SendKeys(secret, password),
+		chromedp.SendKeys(secret, apitest.Password),
 		chromedp.Click(register),
 		chromedp.WaitVisible(who),
 	)
@@ -154,7 +158,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	)
 	b.show("text")
 	written, name := read(b, "read the text", chromedp.Text(text)), read(b, "read the name", chromedp.Text(who))
-	var history []job
+	var history []client.Job
 	signIn(t, s.URL, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
 		t.Errorf("%s is shown %q; on record is %+v", name, written, history)
@@ -196,7 +200,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	}
 
 	b.do("sign out", chromedp.Click(sign), chromedp.WaitNotVisible(who))
-	eventually(t, "the session is ended", func() bool {
+	programtest.Eventually(t, "the session is ended", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return slices.Contains(b.requests, s.URL+"/revoke")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
 	"colophon/test/program/programtest"
@@ -96,6 +98,30 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	return all
 }
 
+// brokenModel writes the built-in model with weights so large that no sum of them
+// is a number: it loads, and cannot be run.
+func brokenModel(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../model/opticks")); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "model.safetensors")
+	file, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := binary.LittleEndian.Uint64(file)
+	header := bytes.ReplaceAll(file[8:8+size], []byte(`"F16"`), []byte(`"BF16"`))
+	largest := []byte{0x7f, 0x7f}
+	weights := bytes.Repeat(largest, len(file[8+size:])/len(largest))
+	file = slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header, weights)
+	if err := os.WriteFile(name, file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestSecretsStandNowhere runs the whole service with a password, tokens and a
 // prompt that stand nowhere else. It uses them rightly and wrongly, and searches
 // the database, the logs, the metrics and the files for them.
@@ -156,11 +182,11 @@ func TestSecretsStandNowhere(t *testing.T) {
 
 	// Jobs: one that ends, one that is cancelled, one that its client leaves, and
 	// refused ones.
-	var ended job
+	var ended client.Job
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
 	words := strings.Fields(ended.Completion)
 	secrets["the text"] = strings.Join(words[:min(5, len(words))], " ")
-	c.follow(ended.ID, "", 0)
+	follow(c, ended.ID, "", 0)
 	cancelled := c.Submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
 	c.Do("POST", "/jobs/"+cancelled+"/cancel", "").Must(t, 200)
 	c.Do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").Must(t, 202)
@@ -181,7 +207,7 @@ func TestSecretsStandNowhere(t *testing.T) {
 	c.URL = p.URL
 	c.SignIn("canary", secrets["the password"])
 	broken := c.Submit(`{"prompt":` + quoted("the prompt") + `}`)
-	failed := c.follow(broken, "", 3)
+	failed := follow(c, broken, "", 3)
 	if last := failed[len(failed)-1]; last.Event != "job.failed" {
 		t.Errorf("the broken model's job: %+v", failed)
 	}

@@ -98,7 +98,7 @@ func (b *breaking) Read(p []byte) (int, error) {
 }
 
 // try sends a request over a connection of its own, which breaks at the cut.
-func (c client) try(ctx context.Context, path, body, key string, at cut) (apitest.Answer, error) {
+func try(ctx context.Context, c apitest.Client, path, body, key string, at cut) (apitest.Answer, error) {
 	c.Transport = &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -119,7 +119,7 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 	t.Parallel()
 	t.Logf("-drops.seed %d", *dropSeed)
 	s := up(t, "--no-rate-limits", "--max-outstanding-jobs", "0", "--max-queued-jobs", "0")
-	c := newUser(t, s.URL, "unlucky")
+	c := apitest.NewUser(t, s.URL, "unlucky")
 	var sent, lost atomic.Int64
 	start := time.Now()
 	var mu sync.Mutex
@@ -133,7 +133,7 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 				path, body, all := "/jobs", fmt.Sprintf(`{"prompt":"Light %d","max_new_tokens":1}`, i), jobs
 				switch {
 				case i%50 == 0:
-					path, body, all = "/users", fmt.Sprintf(`{"username":"user-%d","password":%q}`, i, password), accounts
+					path, body, all = "/users", fmt.Sprintf(`{"username":"user-%d","password":%q}`, i, apitest.Password), accounts
 				case i%3 == 0:
 					path = "/generate"
 				}
@@ -144,7 +144,7 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 						at = drawCut(r)
 					}
 					sent.Add(1)
-					a, err := c.try(t.Context(), path, body, fmt.Sprintf(`"key-%d"`, i), at)
+					a, err := try(t.Context(), c, path, body, fmt.Sprintf(`"key-%d"`, i), at)
 					if err != nil {
 						unanswered++
 						lost.Add(1)

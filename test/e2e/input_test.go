@@ -3,12 +3,14 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"colophon/test/apitest"
 )
 
 func TestBadInputIsRefused(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "clumsy")
+	c := apitest.NewUser(t, s.URL, "clumsy")
 	long := strings.Repeat("light ", 83) // 498 characters
 	for name, k := range map[string]struct {
 		body   string

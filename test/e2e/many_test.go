@@ -13,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"colophon/client"
+	"colophon/test/apitest"
 )
 
 // TestRequestsAtOnceAreServedInOrder sends 200 requests at once and reads other
@@ -20,7 +23,7 @@ import (
 func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "many")
+	c := apitest.NewUser(t, s.URL, "many")
 	const requests = 200
 	var wg sync.WaitGroup
 	states := make([]string, requests)
@@ -29,12 +32,12 @@ func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
 		wg.Go(func() {
 			<-started
 			a, err := c.Send(t.Context(), "POST", "/generate", `{"prompt":"The nature of light is","max_length":40}`, "Prefer", "wait=60")
-			var j job
+			var j client.Job
 			if err != nil || a.Status != 200 || json.Unmarshal(a.Body, &j) != nil {
 				states[i] = fmt.Sprintf("%d %s %v", a.Status, a.Body, err)
 				return
 			}
-			states[i] = j.State
+			states[i] = string(j.State)
 		})
 	}
 	close(started)

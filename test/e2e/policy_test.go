@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"colophon/client"
+	"colophon/test/apitest"
 )
 
 // TestTextPolicyHoldsForPromptsAndTexts runs a service under rules that no text of
@@ -21,7 +24,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := up(t, "--no-rate-limits", "--policy", file)
-	c := newUser(t, s.URL, "isaac")
+	c := apitest.NewUser(t, s.URL, "isaac")
 	for _, prompt := range []string{"The light", "t.h.e light", "ｔｈｅ light", "t~he"} {
 		body, _ := json.Marshal(map[string]string{"prompt": prompt})
 		c.Do("POST", "/generate", string(body)).Refused(t, 422, "prompt_word")
@@ -32,7 +35,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 		body := fmt.Sprintf(`{"prompt":"Light","max_new_tokens":60,"seed":%d}`, seed)
 		first := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
 		again := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
-		var j job
+		var j client.Job
 		first.Into(t, &j)
 		if !bytes.Equal(first.Body, again.Body) {
 			t.Errorf("%s, and again %s", first.Body, again.Body)
@@ -41,7 +44,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 			ended++
 		}
 		var streamed, reason string
-		for _, m := range c.follow(j.ID, "", 0) {
+		for _, m := range follow(c, j.ID, "", 0) {
 			var e struct {
 				Text         string
 				FinishReason string `json:"finish_reason"`
@@ -62,7 +65,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 	if ended == 0 {
 		t.Error("no text came to a refused word: this test shows nothing")
 	}
-	var history []job
+	var history []client.Job
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	shown := 0
 	for _, j := range history {

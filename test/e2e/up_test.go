@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
 	"colophon/test/program/programtest"
@@ -25,7 +27,7 @@ import (
 func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "testuser")
+	c := apitest.NewUser(t, s.URL, "testuser")
 	var text struct {
 		ID            string `json:"id"`
 		GeneratedText string `json:"generated_text"`
@@ -39,7 +41,7 @@ func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	if _, err := time.Parse(time.RFC3339, text.CreatedAt); err != nil || text.ModelName != "opticks" {
 		t.Errorf("%+v", text)
 	}
-	var history []job
+	var history []client.Job
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || history[0].ID != text.ID || history[0].GeneratedText != text.GeneratedText || history[0].Prompt != "Once upon a time" {
 		t.Errorf("history %+v", history)
@@ -53,7 +55,7 @@ func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
 	forged := stranger.As("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
 	for _, route := range []string{"POST /generate", "POST /jobs", "GET /history", "GET /jobs/018f0000-0000-7000-8000-000000000000", "GET /jobs/x/events", "POST /jobs/x/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
-		for _, c := range []apitest.Client{stranger.Client, forged} {
+		for _, c := range []apitest.Client{stranger, forged} {
 			a := c.Do(method, path, `{"prompt":"hi"}`)
 			a.Refused(t, 401, "")
 			if !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer") {
@@ -110,9 +112,9 @@ func TestPagesNameNothingElsewhere(t *testing.T) {
 func TestStreamResumesAtEveryEvent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "resumer")
+	c := apitest.NewUser(t, s.URL, "resumer")
 	id := c.Submit(`{"prompt":"The rays of light","max_length":120,"seed":7}`)
-	whole := c.follow(id, "", 0)
+	whole := follow(c, id, "", 0)
 	if n := len(whole); n < 4 || whole[0].Event != "job.accepted" || whole[1].Event != "job.started" || whole[n-1].Event != "job.completed" {
 		t.Fatalf("messages %+v", whole)
 	}
@@ -136,15 +138,15 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 		first := []apitest.Message{}
 		last := ""
 		if cut > 0 {
-			first = c.follow(id, "", cut)
+			first = follow(c, id, "", cut)
 			last = first[cut-1].ID
 		}
-		if got := append(first, c.follow(id, last, 0)...); !slices.Equal(got, whole) {
+		if got := append(first, follow(c, id, last, 0)...); !slices.Equal(got, whole) {
 			t.Errorf("cut at %d: %+v", cut, got)
 		}
 	}
 	// After the last event there is nothing, and the stream ends at once.
-	if rest := c.follow(id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
+	if rest := follow(c, id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
 		t.Errorf("after the end: %+v", rest)
 	}
 	var list []json.RawMessage
@@ -152,7 +154,7 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 	if len(list) != len(whole)-1 || string(list[0]) != whole[1].Data {
 		t.Errorf("as JSON: %s", list)
 	}
-	var done job
+	var done client.Job
 	c.Do("GET", "/jobs/"+id, "").Must(t, 200).Into(t, &done)
 	if done.Completion != text.String() || done.State != "completed" || done.Version != len(whole) {
 		t.Errorf("the job %+v is not what was streamed: %q", done, text.String())
@@ -162,7 +164,7 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 func TestJobIsPolledAndWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "poller")
+	c := apitest.NewUser(t, s.URL, "poller")
 	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").Must(t, 200)
 	if got := a.Header.Get("Preference-Applied"); got != "wait=20" {
 		t.Errorf("Preference-Applied %q", got)
@@ -171,7 +173,7 @@ func TestJobIsPolledAndWaitedFor(t *testing.T) {
 	if got := a.Header.Get("Preference-Applied"); got != "respond-async" {
 		t.Errorf("Preference-Applied %q", got)
 	}
-	var j job
+	var j client.Job
 	for deadline := time.Now().Add(time.Minute); j.State != "completed"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("still %+v", j)
@@ -188,9 +190,9 @@ func TestJobIsPolledAndWaitedFor(t *testing.T) {
 func TestCancelIsIdempotent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "canceller")
+	c := apitest.NewUser(t, s.URL, "canceller")
 	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
-	var first, second job
+	var first, second client.Job
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
 	if first.State != "cancelled" && first.State != "completed" { // it may have been faster
 		t.Fatalf("after cancel: %+v", first)
@@ -199,8 +201,8 @@ func TestCancelIsIdempotent(t *testing.T) {
 	if first.Version != second.Version {
 		t.Errorf("cancelling again changed version %d to %d", first.Version, second.Version)
 	}
-	messages := c.follow(id, "", 0)
-	if last := messages[len(messages)-1]; last.Event != "job."+first.State {
+	messages := follow(c, id, "", 0)
+	if last := messages[len(messages)-1]; last.Event != "job."+string(first.State) {
 		t.Errorf("the stream ends with %+v", last)
 	}
 }
@@ -208,10 +210,10 @@ func TestCancelIsIdempotent(t *testing.T) {
 func TestSameSeedGivesTheSameText(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "repeater")
+	c := apitest.NewUser(t, s.URL, "repeater")
 	var texts []string
 	for _, seed := range []int{5, 5, 6} {
-		var j job
+		var j client.Job
 		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
@@ -221,7 +223,7 @@ func TestSameSeedGivesTheSameText(t *testing.T) {
 	// Zero is a choice and not a missing value: without randomness the seed is idle.
 	texts = nil
 	for _, seed := range []int{5, 6} {
-		var j job
+		var j client.Job
 		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"temperature":0,"top_k":0,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
@@ -233,7 +235,7 @@ func TestSameSeedGivesTheSameText(t *testing.T) {
 func TestJobsOfOthersAreNotFound(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	one, other := newUser(t, s.URL, "owner-one"), newUser(t, s.URL, "owner-two")
+	one, other := apitest.NewUser(t, s.URL, "owner-one"), apitest.NewUser(t, s.URL, "owner-two")
 	id := one.Submit(`{"prompt":"Light","max_length":20}`)
 	for _, route := range []string{"GET /jobs/" + id, "GET /jobs/" + id + "/events", "POST /jobs/" + id + "/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
@@ -243,7 +245,7 @@ func TestJobsOfOthersAreNotFound(t *testing.T) {
 			t.Errorf("%s tells a job of another user from none", route)
 		}
 	}
-	var history []job
+	var history []client.Job
 	other.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 0 {
 		t.Errorf("the history of another user: %+v", history)
@@ -254,7 +256,7 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := anonymous(t, s.URL)
-	newUser(t, s.URL, "Ångström")
+	apitest.NewUser(t, s.URL, "Ångström")
 	c.Do("POST", "/users", `{"username":"ångström","password":"another one"}`).Refused(t, 409, "username_taken")
 	const secret = "hunter2-canary"
 	for name, body := range map[string]string{
@@ -287,7 +289,7 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 	c.Form("/token", "grant_type", "magic").Refused(t, 422, "invalid_request")
 	c.Form("/token", "grant_type", "refresh_token", "refresh_token", "crt_x").Refused(t, 401, "invalid_refresh_token")
 	var tokens, next apitest.Tokens
-	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", password).Must(t, 200).Into(t, &tokens)
+	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", apitest.Password).Must(t, 200).Into(t, &tokens)
 	if tokens.ExpiresIn < 60 || tokens.Refresh == "" {
 		t.Errorf("tokens expire in %d s", tokens.ExpiresIn)
 	}
@@ -328,9 +330,9 @@ func TestUnknownRoutesAreProblems(t *testing.T) {
 func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "keeper")
+	c := apitest.NewUser(t, s.URL, "keeper")
 	const canary = "peacockfeather"
-	var j job
+	var j client.Job
 	c.Do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).Must(t, 200).Into(t, &j)
 	words := strings.Fields(j.Completion)
 	secrets := []string{canary, strings.Join(words[:min(4, len(words))], " ")}
@@ -371,8 +373,8 @@ func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
 		return programtest.Start(t, nil, "up", "--listen", "127.0.0.1:0", "--data", data)
 	}
 	s := start()
-	c := newUser(t, s.URL, "returning")
-	var before, after []job
+	c := apitest.NewUser(t, s.URL, "returning")
+	var before, after []client.Job
 	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &before)
 	s.Stop()
@@ -382,7 +384,7 @@ func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
 	s = start()
 	t.Cleanup(s.Stop)
 	anonymous(t, s.URL).As(c.Access).Do("GET", "/history", "").Must(t, 200).Into(t, &after)
-	if len(before) != 1 || !slices.Equal(before, after) {
+	if len(before) != 1 || !reflect.DeepEqual(before, after) {
 		t.Errorf("history before %+v and after %+v", before, after)
 	}
 	signIn(t, s.URL, "returning")
@@ -391,7 +393,7 @@ func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
 func TestJobsAreRateLimitedByDefault(t *testing.T) {
 	t.Parallel()
 	s := up(t)
-	c := newUser(t, s.URL, "hasty")
+	c := apitest.NewUser(t, s.URL, "hasty")
 	allowed := 0
 	for range 10 {
 		a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)

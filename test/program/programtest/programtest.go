@@ -101,6 +101,17 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
+// Eventually polls a condition that no event announces until it holds. A condition
+// that does not hold within Patience fails the test.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
+
 // environment returns the test's environment without the service's settings,
 // and with those given. PGBIN, which says where Postgres is, stays.
 func environment(settings []string) (env []string) {

@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"fmt"
@@ -104,7 +104,7 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 		waited <- a
 	}()
 	other := newUser(t, m.api("--no-rate-limits").URL, "looker")
-	eventually(t, "the second job is on record", func() bool {
+	programtest.Eventually(t, "the second job is on record", func() bool {
 		var n int
 		m.query(`select count(*) from history`, &n)
 		return n == 2
@@ -136,7 +136,16 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 	// The client resumes elsewhere.
 	c.URL = other.URL
 	m.worker()
-	if whole := c.follow(id, "1", 0); whole[0].ID != "2" || whole[len(whole)-1].Event != "job.completed" {
+	var whole []apitest.Message
+	for m, err := range c.Stream(t.Context(), "/jobs/"+id+"/events", "Last-Event-ID", "1") {
+		if err != nil {
+			t.Fatalf("stream: %v", err)
+		}
+		if m != (apitest.Message{}) {
+			whole = append(whole, m)
+		}
+	}
+	if whole[0].ID != "2" || whole[len(whole)-1].Event != "job.completed" {
 		t.Errorf("resumed with %+v", whole)
 	}
 }

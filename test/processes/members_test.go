@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"context"
@@ -9,9 +9,21 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
+	"colophon/test/apitest"
 	"colophon/test/program/programtest"
 )
+
+func TestMain(m *testing.M) { programtest.Main(m) }
+
+// slow skips a test of five seconds and more with -short.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
+}
 
 // members are the processes of one service over one database.
 type members struct {
@@ -74,8 +86,14 @@ func sized(seed, tokens int) string {
 	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
 }
 
+// user is one user's view of a service.
+type user struct{ apitest.Client }
+
+// newUser registers a user and signs in.
+func newUser(t *testing.T, url, name string) user { return user{apitest.NewUser(t, url, name)} }
+
 // undisturbed runs jobs that nothing disturbs and returns their texts.
-func undisturbed(c client, bodies ...string) map[string]string {
+func undisturbed(c user, bodies ...string) map[string]string {
 	c.T.Helper()
 	texts := map[string]string{}
 	ids := map[string]string{}
@@ -89,17 +107,16 @@ func undisturbed(c client, bodies ...string) map[string]string {
 }
 
 // end polls a job until it has ended, whatever happens to the service meanwhile.
-func (c client) end(id string) job {
+func (c user) end(id string) client.Job {
 	c.T.Helper()
-	var j job
+	var j client.Job
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		a := c.Do("GET", "/jobs/"+id, "")
 		if a.Status == 503 {
 			continue
 		}
 		a.Must(c.T, 200).Into(c.T, &j)
-		switch j.State {
-		case "completed", "failed", "cancelled":
+		if j.State.Final() {
 			return j
 		}
 	}
@@ -119,7 +136,7 @@ type event struct {
 }
 
 // watch follows a job to its end and sends its events.
-func (c client) watch(id string) <-chan event {
+func (c user) watch(id string) <-chan event {
 	events := make(chan event, 1000)
 	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
 	go func() {

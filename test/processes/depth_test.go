@@ -1,5 +1,5 @@
 //go:build !race
 
-package e2e
+package processes
 
 const depth = 8 // times the layers of the built-in model

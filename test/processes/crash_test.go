@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"os"
@@ -123,7 +123,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 			next(t, events, advanced)
 		}
 		down()
-		for _, c := range []client{one, two} {
+		for _, c := range []user{one, two} {
 			for _, request := range [][2]string{
 				{"GET", "/readyz"}, {"GET", "/jobs/" + ids[0]}, {"POST", "/jobs"}, {"GET", "/history"}, {"GET", "/jobs/" + ids[0] + "/events"},
 			} {
@@ -132,7 +132,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 					body = long(0)
 				}
 				if request[1] == "/readyz" { // the answer of the database is kept for a second
-					eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
+					programtest.Eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
 				}
 				a := c.Do(request[0], request[1], body)
 				a.Refused(t, 503, "")
@@ -168,7 +168,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 				t.Errorf("%s: %q, undisturbed %q", bodies[i], got, want[bodies[i]])
 			}
 		}
-		for _, c := range []client{one, two} {
+		for _, c := range []user{one, two} {
 			c.Do("GET", "/readyz", "").Must(t, 200)
 		}
 	}

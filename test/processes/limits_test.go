@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"fmt"
@@ -39,7 +39,7 @@ func TestProcessesCountRequestsTogether(t *testing.T) {
 	// Each process counts anonymous requests for itself, also without a database.
 	server.Stop()
 	for _, p := range []*programtest.Process{first, second} {
-		stranger := anonymous(t, p.URL)
+		stranger := apitest.Client{T: t, URL: p.URL}
 		for range 3 {
 			stranger.Do("GET", "/docs", "").Must(t, 200)
 		}
