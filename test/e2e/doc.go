@@ -3,5 +3,6 @@
 //
 // The tests know the program's commands, its HTTP API and its tables, and nothing
 // of the packages behind them. Each has a database and a process of its own and
-// runs beside the others. Package processes tests several processes of one service.
+// runs in parallel with the others. Package processes tests several processes of one
+// service.
 package e2e

@@ -1,7 +1,7 @@
 //go:build !race
 
-// Under the race detector the model is a hundred times slower, and 200 texts take
-// minutes. The other tests run the same code at once.
+// With the race detector the model is a hundred times slower, and 200 texts take
+// minutes. The other tests run the same code concurrently.
 
 package e2e
 
@@ -18,9 +18,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRequestsAtOnceAreServedInOrder sends 200 requests at once. Meanwhile it reads
+// TestConcurrentRequestsAreServedInOrder sends 200 requests at once. Meanwhile it reads
 // other pages, whenever a request is answered.
-func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
+func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := apitest.NewUser(t, s.URL, "many")
@@ -67,7 +67,7 @@ func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
 			t.Errorf("request %d: %s", i, state)
 		}
 	}
-	// First come, first served, as far as eight jobs side by side can show.
+	// Jobs start in the order of acceptance, except that eight run at once.
 	type text struct {
 		ID        string
 		StartedAt time.Time `json:"started_at"`
@@ -83,19 +83,16 @@ func TestRequestsAtOnceAreServedInOrder(t *testing.T) {
 	if len(history) != requests {
 		t.Fatalf("%d texts in the history", len(history))
 	}
-	slices.Reverse(history) // now in the order of acceptance
+	slices.Reverse(history) // to the order of acceptance
 	byStart := slices.Clone(history)
 	slices.SortStableFunc(byStart, func(a, b text) int { return a.StartedAt.Compare(b.StartedAt) })
-	off := 0
-	for place, j := range byStart {
-		if accepted := slices.Index(history, j); accepted > place {
-			off += accepted - place
-		} else {
-			off += place - accepted
-		}
+	distance := 0
+	for started, j := range byStart {
+		accepted := slices.Index(history, j)
+		distance += max(accepted-started, started-accepted)
 	}
-	// A job that is slow to commit is overtaken by many. All of them cannot be.
-	if off > requests*2*8 {
-		t.Errorf("on average a job started %d places away from where it was accepted", off/requests)
+	// Many jobs may overtake one that is slow to commit, but not all jobs can be slow.
+	if distance > requests*2*8 {
+		t.Errorf("on average a job started %d positions away from its turn", distance/requests)
 	}
 }

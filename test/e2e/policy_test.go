@@ -13,8 +13,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestTextPolicyHoldsForPromptsAndTexts runs a service under rules that no text of
-// the built-in model keeps for long.
+// TestTextPolicyHoldsForPromptsAndTexts runs a service with rules that most texts of
+// the built-in model break soon.
 //
 // security: LLM05:2025
 func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
@@ -38,7 +38,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 		var j client.Job
 		first.Into(t, &j)
 		if !bytes.Equal(first.Body, again.Body) {
-			t.Errorf("%s, and again %s", first.Body, again.Body)
+			t.Errorf("first %s, then %s", first.Body, again.Body)
 		}
 		if j.FinishReason == "content_filter" {
 			ended++
@@ -59,11 +59,11 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 			}
 		}
 		if streamed != j.Completion || reason != j.FinishReason {
-			t.Errorf("seed %d: the stream has %q, %s; the job %q, %s", seed, streamed, reason, j.Completion, j.FinishReason)
+			t.Errorf("seed %d: the stream has %q, %s; the job has %q, %s", seed, streamed, reason, j.Completion, j.FinishReason)
 		}
 	}
 	if ended == 0 {
-		t.Error("no text came to a refused word: this test shows nothing")
+		t.Error("no text reached a refused word: the test proves nothing")
 	}
 	var history []client.Job
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)

@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // the authority of the test for certificates
+	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // no random waits in the ACME authority
 	programtest.Main(m)
 }
 
@@ -21,7 +21,7 @@ type service struct {
 	db *pgtest.DB
 }
 
-// up runs the command until the test ends, and then expects it to stop in order.
+// up runs the command until the test ends. It must then stop with exit status 0.
 func up(t *testing.T, flags ...string) *service {
 	t.Helper()
 	db := programtest.Database(t)
@@ -34,15 +34,15 @@ func up(t *testing.T, flags ...string) *service {
 // anonymous returns a client that is not signed in.
 func anonymous(t *testing.T, url string) apitest.Client { return apitest.Client{T: t, URL: url} }
 
-// signIn signs in to an account of apitest.NewUser.
+// signIn returns a client with a new session of an account that apitest.NewUser made.
 func signIn(t *testing.T, url, name string) apitest.Client {
 	t.Helper()
 	c := anonymous(t, url)
 	return c.As(c.SignIn(name, apitest.Password).Access)
 }
 
-// follow reads up to limit messages of a job's stream after a version, all of
-// them if limit is 0.
+// follow reads the messages of a job's stream after the id last, at most limit of
+// them. A limit of 0 is no limit.
 func follow(c apitest.Client, id, last string, limit int) []apitest.Message {
 	c.T.Helper()
 	ctx, cut := context.WithTimeout(c.T.Context(), programtest.Patience)

@@ -22,7 +22,7 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// The first three tests are those that the tutorial's service came with.
+// The first three tests are those of the tutorial's service.
 
 func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	t.Parallel()
@@ -65,10 +65,10 @@ func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
 	}
 }
 
-// TestPagesNameNothingElsewhere reads the pages and all that they name.
+// TestPagesReferToNoOtherHost reads the pages and everything they refer to.
 //
 // security: ASVS 3.6.1
-func TestPagesNameNothingElsewhere(t *testing.T) {
+func TestPagesReferToNoOtherHost(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := anonymous(t, s.URL)
@@ -81,13 +81,12 @@ func TestPagesNameNothingElsewhere(t *testing.T) {
 		if policy := page.Header.Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("%s: policy %q", path, policy)
 		}
-		// Everything the page names is here.
 		for quoted := range strings.SplitSeq(string(page.Body), `"`) {
 			if strings.HasPrefix(quoted, "/") && !strings.ContainsAny(quoted, " {") {
 				c.Do("GET", quoted, "").Must(t, 200)
 			}
 			if strings.HasPrefix(quoted, "http") || strings.HasPrefix(quoted, "//") {
-				t.Errorf("%s names %s", path, quoted)
+				t.Errorf("%s refers to %s", path, quoted)
 			}
 		}
 	}
@@ -104,11 +103,11 @@ func TestPagesNameNothingElsewhere(t *testing.T) {
 	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
 	c.Do("GET", "/healthz", "").Must(t, 200)
 	c.Do("GET", "/readyz", "").Must(t, 200)
-	// A page whose own name resolves to this machine is not the service's.
+	// A host name that an attacker has pointed at this machine is refused.
 	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
-// TestStreamResumesAtEveryEvent cuts a stream at every boundary between two events and resumes it.
+// TestStreamResumesAtEveryEvent cuts a stream after every event and resumes it.
 func TestStreamResumesAtEveryEvent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
@@ -145,7 +144,7 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 			t.Errorf("cut at %d: %+v", cut, got)
 		}
 	}
-	// After the last event there is nothing, and the stream ends at once.
+	// A stream after the last event ends at once.
 	if rest := follow(c, id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
 		t.Errorf("after the end: %+v", rest)
 	}
@@ -157,7 +156,7 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 	var done client.Job
 	c.Do("GET", "/jobs/"+id, "").Must(t, 200).Into(t, &done)
 	if done.Completion != text.String() || done.State != "completed" || done.Version != len(whole) {
-		t.Errorf("the job %+v is not what was streamed: %q", done, text.String())
+		t.Errorf("job %+v, streamed %q", done, text.String())
 	}
 }
 
@@ -220,7 +219,7 @@ func TestSameSeedGivesTheSameText(t *testing.T) {
 	if texts[0] != texts[1] || texts[0] == texts[2] {
 		t.Errorf("seeds 5, 5, 6 gave %q", texts)
 	}
-	// Zero is a choice and not a missing value: without randomness the seed is idle.
+	// Zero is not taken for a missing value: at temperature 0 the seed has no effect.
 	texts = nil
 	for _, seed := range []int{5, 6} {
 		var j client.Job
@@ -242,7 +241,7 @@ func TestJobsOfOthersAreNotFound(t *testing.T) {
 		there := other.Do(method, path, "").Refused(t, 404, "not_found")
 		nowhere := other.Do(method, strings.Replace(path, id, "018f0000-0000-7000-8000-000000000000", 1), "").Refused(t, 404, "not_found")
 		if there.Detail != nowhere.Detail {
-			t.Errorf("%s tells a job of another user from none", route)
+			t.Errorf("%s distinguishes the job of another user from no job", route)
 		}
 	}
 	var history []client.Job
@@ -272,18 +271,18 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 		a := c.Do("POST", "/users", body)
 		a.Refused(t, 422, "")
 		if bytes.Contains(a.Body, []byte("hunter2")) {
-			t.Errorf("%s: the password comes back: %s", name, a.Body)
+			t.Errorf("%s: the answer repeats the password: %s", name, a.Body)
 		}
 	}
 	a := c.Do("POST", "/users", `{"username":"x","password":"`+secret)
 	a.Refused(t, 400, "invalid_request")
 	if bytes.Contains(a.Body, []byte(secret)) {
-		t.Errorf("broken JSON comes back: %s", a.Body)
+		t.Errorf("the answer repeats broken JSON: %s", a.Body)
 	}
 	wrong := c.Form("/token", "username", "Ångström", "password", "wrong password").Refused(t, 401, "invalid_credentials")
 	nobody := c.Form("/token", "username", "no such user", "password", "wrong password").Refused(t, 401, "invalid_credentials")
 	if wrong.Detail != nobody.Detail {
-		t.Error("sign-in tells known names from unknown ones")
+		t.Error("sign-in distinguishes known names from unknown ones")
 	}
 	c.Form("/token", "username", "Ångström").Refused(t, 422, "invalid_request")
 	c.Form("/token", "grant_type", "magic").Refused(t, 422, "invalid_request")
@@ -323,7 +322,7 @@ func TestUnknownRoutesAreProblems(t *testing.T) {
 	}
 }
 
-// TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and a
+// TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and its
 // text.
 //
 // security: ASVS 11.3.2
@@ -354,7 +353,7 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 			seen++
 			for _, secret := range secrets {
 				if strings.Contains(row, secret) || strings.Contains(row, fmt.Sprintf("%x", secret)) {
-					t.Errorf("%q stands in %s: %.200s", secret, table, row)
+					t.Errorf("%q is in %s: %.200s", secret, table, row)
 				}
 			}
 		}
@@ -364,9 +363,9 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 	}
 }
 
-// TestPrivatePostgresKeepsTheDataOverARestart stops the service and starts it again
-// over the same data directory.
-func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
+// TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again
+// with the same data directory.
+func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)
 	start := func() *programtest.Process {

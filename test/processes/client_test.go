@@ -16,7 +16,7 @@ func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	slow(t)
 	t.Parallel()
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells how long a peer has read nothing")
+		t.Skip("only Linux reports how long a peer has read nothing")
 	}
 	m := newMembers(t)
 	p := m.api("--no-rate-limits")
@@ -29,7 +29,7 @@ func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	}
 	worker.Freeze()
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) }) // the least there is
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) }) // the smallest buffer
 	}}
 	conn, err := dialer.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
 	if err != nil {
@@ -40,7 +40,7 @@ func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
 	p.Await(`route="GET /jobs/{id}/events"`)
 	t.Logf("closed after %s", time.Since(begin))
-	if took := time.Since(begin); took > 20*time.Second { // 10, on a machine that has time
-		t.Errorf("it is closed after %s", took)
+	if took := time.Since(begin); took > 20*time.Second { // 10 on an idle machine
+		t.Errorf("it was closed after %s", took)
 	}
 }

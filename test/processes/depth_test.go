@@ -2,4 +2,4 @@
 
 package processes
 
-const depth = 8 // times the layers of the built-in model
+const depth = 8 // how often the model has the layers of the built-in one

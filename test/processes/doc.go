@@ -3,5 +3,5 @@
 //
 // The tests know the program's commands, its HTTP API and its tables, and nothing
 // of the packages behind them. Each has a database and processes of its own and
-// runs beside the others.
+// runs in parallel with the others.
 package processes

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { programtest.Main(m) }
 
-// slow skips a test of five seconds and more with -short.
+// slow skips a test that takes five seconds or more, with -short.
 func slow(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -33,7 +33,7 @@ type members struct {
 }
 
 // newMembers prepares a service with a model whose texts take seconds. Each process
-// has one processor, so that the time of a text is not spent on waiting threads.
+// uses one processor, so that its threads do not wait for each other.
 func newMembers(t *testing.T) *members {
 	t.Helper()
 	return membersOver(t, programtest.Database(t).URL)
@@ -56,7 +56,7 @@ func newServer(t *testing.T) *pgtest.Server {
 	return server
 }
 
-// query asks Postgres, as its owner.
+// query reads one row, as the owner of the database.
 func (m *members) query(sql string, results ...any) {
 	m.t.Helper()
 	ctx := context.Background()
@@ -78,21 +78,21 @@ func (m *members) worker(flags ...string) *programtest.Process {
 	return programtest.Start(m.t, m.settings, append([]string{"worker"}, flags...)...)
 }
 
-// long is the request of a job that takes at least a second.
+// long returns the request for a text that takes at least a second.
 func long(seed int) string { return sized(seed, 500) }
 
-// sized is the request of a job of so many tokens.
+// sized returns the request for a text of that many tokens.
 func sized(seed, tokens int) string {
 	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
 }
 
-// user is one user's view of a service.
+// user is a client that follows jobs across failures.
 type user struct{ apitest.Client }
 
-// newUser registers a user and signs in.
+// newUser registers an account and signs in to it.
 func newUser(t *testing.T, url, name string) user { return user{apitest.NewUser(t, url, name)} }
 
-// undisturbed runs jobs that nothing disturbs and returns their texts.
+// undisturbed runs jobs without a failure and returns their texts, by request.
 func undisturbed(c user, bodies ...string) map[string]string {
 	c.T.Helper()
 	texts := map[string]string{}
@@ -106,7 +106,8 @@ func undisturbed(c user, bodies ...string) map[string]string {
 	return texts
 }
 
-// end polls a job until it has ended, whatever happens to the service meanwhile.
+// end polls a job until it has ended and returns it. The service may be unavailable
+// meanwhile.
 func (c user) end(id string) client.Job {
 	c.T.Helper()
 	var j client.Job
@@ -124,7 +125,7 @@ func (c user) end(id string) client.Job {
 	return j
 }
 
-// event is an event of a job, as far as the tests look at it.
+// event is the part of a job's event that the tests read.
 type event struct {
 	Version   int
 	Type      string
@@ -135,7 +136,7 @@ type event struct {
 	at        time.Time // when it was read
 }
 
-// watch follows a job to its end and sends its events.
+// watch follows a job to its end. The channel has its events, and is closed then.
 func (c user) watch(id string) <-chan event {
 	events := make(chan event, 1000)
 	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
@@ -143,7 +144,7 @@ func (c user) watch(id string) <-chan event {
 		defer close(events)
 		for m, err := range stream {
 			if err != nil || m.Data == "" {
-				continue // the test misses the event that it waits for
+				continue // next fails if the test needs a lost event
 			}
 			e := event{at: time.Now()}
 			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
@@ -155,7 +156,7 @@ func (c user) watch(id string) <-chan event {
 	return events
 }
 
-// next returns the next event that is wanted.
+// next returns the next event for which wanted is true.
 func next(t *testing.T, events <-chan event, wanted func(event) bool) event {
 	t.Helper()
 	timeout := time.After(programtest.Patience)
