@@ -177,7 +177,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	if refusal := read(b, "read the refusal", chromedp.Text(notice)); !strings.Contains(refusal, "word that is not allowed") {
 		t.Errorf("the refusal is %q", refusal)
 	}
-	b.reported() // the 422
+	b.reported() // forgets the 422
 
 	// Injected elements run nothing and load nothing.
 	read(b, "inject", chromedp.Evaluate[bool](`new Promise((resolve) => {

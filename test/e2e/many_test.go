@@ -83,7 +83,7 @@ func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 	if len(history) != requests {
 		t.Fatalf("%d texts in the history", len(history))
 	}
-	slices.Reverse(history) // to the order of acceptance
+	slices.Reverse(history) // it begins with the latest job
 	byStart := slices.Clone(history)
 	slices.SortStableFunc(byStart, func(a, b text) int { return a.StartedAt.Compare(b.StartedAt) })
 	distance := 0

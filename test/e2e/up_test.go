@@ -193,7 +193,7 @@ func TestCancelIsIdempotent(t *testing.T) {
 	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
 	var first, second client.Job
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
-	if first.State != "cancelled" && first.State != "completed" { // it may have been faster
+	if first.State != "cancelled" && first.State != "completed" { // the job may have ended first
 		t.Fatalf("after cancel: %+v", first)
 	}
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &second)

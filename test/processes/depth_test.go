@@ -2,4 +2,4 @@
 
 package processes
 
-const depth = 8 // how often the model has the layers of the built-in one
+const depth = 8 // how often deepModel repeats the layers

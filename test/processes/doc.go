@@ -1,4 +1,4 @@
-// Package processes tests several processes of one service over one Postgres: they
+// Package processes tests several processes of one service over one Postgres. They
 // are killed, frozen, drained and cut off from the database, and share limits.
 //
 // The tests know the program's commands, its HTTP API and its tables, and nothing

@@ -28,7 +28,7 @@ func slow(t *testing.T) {
 // members are the processes of one service over one database.
 type members struct {
 	t        *testing.T
-	url      string // of the database, as its owner
+	url      string // of the database, for its owner
 	settings []string
 }
 
@@ -39,7 +39,7 @@ func newMembers(t *testing.T) *members {
 	return membersOver(t, programtest.Database(t).URL)
 }
 
-// membersOver does the same over an up-to-date database.
+// membersOver is newMembers over an up-to-date database.
 func membersOver(t *testing.T, url string) *members {
 	t.Helper()
 	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t), "GOMAXPROCS=1"}

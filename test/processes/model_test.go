@@ -54,8 +54,8 @@ func writeTensors(t *testing.T, tensors map[string]tensor) []byte {
 	return append(append(file, header...), data...)
 }
 
-// deepModel writes a model whose texts take seconds: the built-in one, with its
-// layers many times over and room for longer texts.
+// deepModel writes a model whose texts take seconds: it repeats the layers of the
+// built-in model, and has room for longer texts.
 func deepModel(t *testing.T) (dir string) {
 	t.Helper()
 	const times, positions = depth, 1024
