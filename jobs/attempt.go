@@ -18,24 +18,24 @@ import (
 )
 
 const (
-	// Tokens are recorded in batches. A batch is written when it has batchTokens
-	// tokens, or batchEvery after the last one. The first token does not wait.
+	// Tokens are recorded in batches. A batch is recorded when it has batchTokens
+	// tokens, or batchEvery after the previous batch. The first token does not wait.
 	batchTokens = 8
 	batchEvery  = 100 * time.Millisecond
 
-	// aheadTokens is how many tokens may be generated while a batch is written.
-	aheadTokens = 8 * batchTokens
+	// aheadDeltas is the number of deltas that can wait while a batch is recorded.
+	aheadDeltas = 8 * batchTokens
 
 	// releaseTimeout bounds the transaction that ends an attempt early.
 	releaseTimeout = 2 * time.Second
 )
 
 var (
-	// errSuperseded ends an attempt at a job that another process has ended.
-	errSuperseded = errors.New("the job is final")
+	// errJobFinal ends an attempt at a job that another process has ended.
+	errJobFinal = errors.New("the job is final")
 
 	// errEngine marks errors of the model, as opposed to errors of the database.
-	errEngine = errors.New("the model could not be run")
+	errEngine = errors.New("the model failed")
 )
 
 // attempt is one worker's attempt at a job.
@@ -44,14 +44,14 @@ type attempt struct {
 	river    *river.Job[generateArgs]
 	job      events.Job         // as this attempt last saw or changed it
 	holder   uuid.UUID          // identifies this attempt as the holder of the lease
-	deadline time.Time          // of the job, by this process's clock; zero is none
-	rules    *policy.Rules      // filter the text
+	deadline time.Time          // the job's, by this process's clock; zero if it has none
+	rules    *policy.Rules      // for the generated text
 	pending  events.JobAdvanced // generated but not recorded
 }
 
-// unrecorded returns the fact with the tokens that are generated but not recorded, if
-// there are any. An attempt that ends early records it, so that the next attempt need
-// not generate them again.
+// unrecorded returns the fact of the tokens that are generated but not recorded, or
+// nil if there are none. An attempt that ends early records it, so the next
+// attempt does not generate these tokens again.
 func (a *attempt) unrecorded() []events.Fact {
 	if len(a.pending.Tokens) == 0 {
 		return nil
@@ -59,8 +59,8 @@ func (a *attempt) unrecorded() []events.Fact {
 	return []events.Fact{a.pending}
 }
 
-// append appends facts to the job's stream. It does not stop when ctx ends, because
-// it would then be unknown whether the transaction has committed.
+// append appends facts to the job's stream, even if ctx is done: an interrupted
+// transaction may or may not have committed.
 func (a *attempt) append(ctx context.Context, facts ...events.Fact) (err error) {
 	a.job, err = a.store.AppendJob(context.WithoutCancel(ctx), a.job, facts...)
 	return err
@@ -95,7 +95,7 @@ func (a *attempt) run(ctx context.Context) error {
 	defer stop(nil)
 	defer a.leases.hold(a.holder, stop)()
 	go a.watch(working, a.job, stop)
-	deltas := make(chan model.Delta, aheadTokens)
+	deltas := make(chan model.Delta, aheadDeltas)
 	ended := make(chan outcome, 1)
 	go func(job events.Job) {
 		defer close(deltas)
@@ -110,7 +110,7 @@ func (a *attempt) run(ctx context.Context) error {
 		return errDeadline
 	case err != nil:
 		return err
-	case errors.Is(cause, errSuperseded), errors.Is(cause, errLeaseLost):
+	case errors.Is(cause, errJobFinal), errors.Is(cause, errLeaseLost):
 		return cause
 	case out.err != nil:
 		return fmt.Errorf("%w: %w", errEngine, out.err)
@@ -118,7 +118,8 @@ func (a *attempt) run(ctx context.Context) error {
 	return a.complete(ctx, out)
 }
 
-// watch follows the job and stops the attempt when another process ends the job.
+// watch follows the job and stops the attempt when another process cancels or fails
+// the job.
 func (a *attempt) watch(ctx context.Context, job events.Job, stop context.CancelCauseFunc) {
 	for batch, err := range a.store.Follow(ctx, events.JobStream(job.ID), job.Version, time.Minute) {
 		if err != nil {
@@ -127,7 +128,7 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 		for _, e := range batch {
 			switch e.Fact.(type) {
 			case events.JobCancelled, events.JobFailed:
-				stop(errSuperseded)
+				stop(errJobFinal)
 				return
 			case events.JobCompleted:
 				return
@@ -143,8 +144,8 @@ type outcome struct {
 	err          error
 }
 
-// generate runs the model and sends the released deltas, except the last one, to
-// deltas.
+// generate runs the model and sends the released deltas to deltas. The last delta is
+// part of the outcome.
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {

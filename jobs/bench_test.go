@@ -15,16 +15,16 @@ func BenchmarkSubmit(b *testing.B) {
 	for _, owners := range []int{1, 16} {
 		b.Run(fmt.Sprintf("owners=%d", owners), func(b *testing.B) {
 			f := newLimitedFixture(b, jobs.Limits{Outstanding: 1 << 20, Queued: 1 << 20})
-			of := make([]uuid.UUID, owners)
-			for i := range of {
-				of[i] = f.register()
+			ids := make([]uuid.UUID, owners)
+			for i := range ids {
+				ids[i] = f.register()
 			}
 			var wg sync.WaitGroup
 			next := make(chan struct{})
 			for i := range 16 {
 				wg.Go(func() {
 					for range next {
-						if _, err := f.queue.Submit(b.Context(), of[i%owners], request); err != nil {
+						if _, err := f.queue.Submit(b.Context(), ids[i%owners], request); err != nil {
 							b.Error(err)
 						}
 					}

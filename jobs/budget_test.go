@@ -65,7 +65,7 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	}
 }
 
-// TestCrashedWorkerDoesNotChangeTheBudget continues a job whose worker has died.
+// TestCrashedWorkerDoesNotChangeTheBudget continues the job of a dead worker.
 func TestCrashedWorkerDoesNotChangeTheBudget(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
@@ -87,18 +87,17 @@ func TestNoBudgetReservesNothing(t *testing.T) {
 	}
 }
 
-// The operations on a budget in the sequential model.
+// Operations on a budget in the sequential model.
 type (
 	reserve  struct{ tokens int }
 	giveBack struct{ tokens int }
 	read     struct{}
 )
 
-// result is the result of an operation. tokens is the number left if a reserve was
-// refused, and the number spent for a read.
+// result is the result of an operation.
 type result struct {
 	refused bool
-	tokens  int
+	tokens  int // left, for a refused reserve; spent, for a read
 }
 
 func budgetModel(limit int) porcupine.Model {
@@ -131,8 +130,8 @@ type budgetClients struct {
 	crashes int
 }
 
-// do runs an operation and adds it to the history. An operation that was crashed has no
-// effect and is not added.
+// do runs an operation and adds it to the history. A crashed operation has no effect and
+// is not added. do reports whether the operation succeeded.
 func (c *budgetClients) do(client int, input any, fn func() (result, error)) bool {
 	call := time.Since(c.start).Nanoseconds()
 	out, err := fn()
@@ -186,7 +185,7 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 	}
 }
 
-// end ends a job in a random way, or by two concurrent cancels.
+// end ends a job in a random way and reports whether that succeeded.
 func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, j events.Job, rnd *rand.Rand) bool {
 	cancelled := events.JobCancelled{By: "owner"}
 	ways := []events.Fact{
@@ -195,7 +194,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 		cancelled,
 	}
 	way := rnd.IntN(len(ways) + 1)
-	if way == len(ways) { // two cancels, one of which has an effect
+	if way == len(ways) { // two concurrent cancels; one has an effect
 		used := 0
 		if j.Attempts > 0 {
 			used = 6 + len(j.Tokens)
@@ -208,7 +207,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 			}
 			wg.Wait()
 			if errs[0] == nil || errs[1] == nil {
-				return result{}, nil // at most one of the two was crashed
+				return result{}, nil // one may have crashed
 			}
 			return result{}, errs[0]
 		})
@@ -228,8 +227,8 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 	})
 }
 
-// TestBudgetIsLinearizable runs concurrent clients of two processes that reserve,
-// settle, cancel and read. One transaction in ten crashes after it has changed the
+// TestBudgetIsLinearizable runs concurrent clients, which reserve, settle, cancel and
+// read in two processes. One transaction in ten crashes after it has changed the
 // budget.
 //
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025

@@ -12,12 +12,11 @@ import (
 	"colophon/internal/periodic"
 )
 
-// DefaultJobTime is the default limit of the time from a job's acceptance to its
-// end.
+// DefaultJobTime is the default time limit from a job's acceptance to its end.
 //
-// Every job ends at its deadline, whatever its state. The worker that runs it ends
-// it. If no worker runs it, any worker or queue ends it, because all of them search
-// for such jobs. Deadlines are compared with the database's clock; a process's own
+// Every job that has not ended is cancelled at its deadline. The worker that runs it
+// does so. If no worker runs it, any worker or queue does, because all of them search
+// for overdue jobs. Deadlines are compared with the database's clock; a process's own
 // clock only measures the time that is left.
 const DefaultJobTime = 10 * time.Minute
 
@@ -29,13 +28,14 @@ func deadlinePassed() events.JobCancelled {
 	return events.JobCancelled{By: "service", Reason: "the deadline has passed"}
 }
 
-// runEndOverdue ends jobs that are past their deadlines until ctx is done.
+// runEndOverdue searches for overdue jobs and ends them, until ctx is done.
 func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog.Logger) {
-	periodic.Run(ctx, t.endOverdue, log, "jobs past their deadlines not ended, retrying", func(ctx context.Context) error {
+	periodic.Run(ctx, t.endOverdue, log, "overdue jobs not ended, retrying", func(ctx context.Context) error {
 		return endOverdue(ctx, store, t.overdueGrace)
 	})
 }
 
+// endOverdue ends overdue jobs. Running ones get the additional time grace.
 func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
 	late, err := store.Overdue(ctx, grace, sweepBatch)
 	// Other processes end the same jobs. A random order makes conflicts rare.
@@ -60,21 +60,21 @@ func (a *attempt) endOverdue(ctx context.Context) error {
 		return err
 	}
 	// Either an append that the deadline interrupted was committed after all, or
-	// another process has ended the job. In the first case the search for overdue
-	// jobs will end it.
+	// another process has ended the job. In the first case a search for overdue jobs
+	// ends it.
 	return a.release(ctx)
 }
 
-// cancel ends a job and returns the job after that. A final job stays as it is.
+// cancel cancels a job and returns its new state. A final job stays as it is.
 //
-// The worker of a running job may append first. Each conflict means that the job
-// has advanced, and a job's events are bounded, so the tries end. After a conflict
-// cancel reads only the new events: reading the whole stream would take longer than
-// a fast worker takes between two appends, and cancel would always come too late.
-func cancel(ctx context.Context, store *events.Store, job events.Job, by events.JobCancelled) (events.Job, error) {
+// The worker of a running job may append first, which is a conflict. cancel then tries
+// again. A job's events are bounded, so the conflicts end. After a conflict cancel
+// reads only the new events: reading the whole stream would take longer than a fast
+// worker takes between two appends, and cancel would always come too late.
+func cancel(ctx context.Context, store *events.Store, job events.Job, fact events.JobCancelled) (events.Job, error) {
 	id := job.ID
 	for !job.State.Final() {
-		after, err := store.AppendJob(ctx, job, by)
+		after, err := store.AppendJob(ctx, job, fact)
 		if err == nil {
 			return after, nil
 		}

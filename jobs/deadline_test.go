@@ -11,7 +11,7 @@ import (
 	"colophon/migrations"
 )
 
-// within returns the request with the time d until its deadline.
+// within returns the request with a deadline d after its acceptance.
 func within(d time.Duration) jobs.Request {
 	r := request
 	r.CancelAfter = d
@@ -27,8 +27,8 @@ func (f *fixture) runQueue() {
 	f.t.Cleanup(func() { stop(); wg.Wait() })
 }
 
-// mustBeOverdue checks that the job was ended at its deadline.
-func (f *fixture) mustBeOverdue(j events.Job) {
+// mustEndAtDeadline checks that the job was ended at its deadline, by the service.
+func (f *fixture) mustEndAtDeadline(j events.Job) {
 	f.t.Helper()
 	facts := f.facts(j)
 	last, ok := facts[len(facts)-1].(events.JobCancelled)
@@ -54,7 +54,7 @@ func TestQueuedJobPastItsDeadlineNeverStarts(t *testing.T) {
 	time.Sleep(time.Until(j.Deadline) + time.Millisecond) // no event marks the deadline
 	f.work(e)
 	j = f.until(j, final)
-	f.mustBeOverdue(j)
+	f.mustEndAtDeadline(j)
 	if j.Attempts != 0 || e.calls != 0 {
 		t.Errorf("%d attempts and %d calls of the model, want none", j.Attempts, e.calls)
 	}
@@ -66,7 +66,7 @@ func TestRunningJobEndsAtItsDeadline(t *testing.T) {
 	e.pause[6+12] = make(chan struct{}) // never opened
 	f.work(e)
 	j := f.until(f.submit(within(3*time.Second)), final)
-	f.mustBeOverdue(j)
+	f.mustEndAtDeadline(j)
 	if late := j.FinishedAt.Sub(j.Deadline); late >= 2*time.Second {
 		t.Errorf("ended %v after its deadline, by the search and not by its worker", late)
 	}
@@ -86,15 +86,15 @@ func TestRunningJobEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-// TestJobWithoutAWorkerEndsAtItsDeadline has no worker. One job is queued, the other
-// has lost its worker.
+// TestJobWithoutAWorkerEndsAtItsDeadline checks a queued job and a job that has lost its
+// worker.
 func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.runQueue()
 	left := f.orphan(12, 0, "1 hour")
 	queued := f.submit(within(500 * time.Millisecond))
-	f.mustBeOverdue(f.until(queued, final))
+	f.mustEndAtDeadline(f.until(queued, final))
 	// The orphan has the default deadline. Its events cannot be changed, but the view can.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set deadline = clock_timestamp() where job = $1`, left.ID); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-func TestOverdueJobsOfErasedOwnersAreLeftOut(t *testing.T) {
+func TestOverdueJobsOfErasedOwnersAreSkipped(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	lost := f.submit(within(time.Millisecond))
@@ -118,8 +118,8 @@ func TestOverdueJobsOfErasedOwnersAreLeftOut(t *testing.T) {
 	}
 }
 
-// TestUnreadableOverdueJobsBlockNoOthers has jobs whose owner's key is damaged.
-func TestUnreadableOverdueJobsBlockNoOthers(t *testing.T) {
+// TestUnreadableOverdueJobsDoNotBlockOthers damages the key of one owner.
+func TestUnreadableOverdueJobsDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	broken, other := f.register(), f.register()
@@ -133,10 +133,10 @@ func TestUnreadableOverdueJobsBlockNoOthers(t *testing.T) {
 	f.queue = f.newQueue(jobs.Limits{})
 	j := f.submitFor(other, within(time.Millisecond))
 	f.runQueue()
-	f.mustBeOverdue(f.until(j, final))
+	f.mustEndAtDeadline(f.until(j, final))
 }
 
-func TestDeadlineIsTheEarlierOfTwo(t *testing.T) {
+func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for given, want := range map[time.Duration]time.Duration{
@@ -145,8 +145,8 @@ func TestDeadlineIsTheEarlierOfTwo(t *testing.T) {
 		100 * time.Hour: 10 * time.Minute,
 	} {
 		j := f.submit(within(given))
-		// The deadline is by the database's clock, the acceptance by this process's. In
-		// tests they are the same.
+		// The database's clock gives the deadline, this process's clock the acceptance.
+		// In tests they are the same.
 		if got := j.Deadline.Sub(j.AcceptedAt); got > want || got < want-10*time.Second {
 			t.Errorf("Cancel-After %v: deadline %v after the acceptance, want %v", given, got, want)
 		}
@@ -174,7 +174,7 @@ func TestCancelStopsWithinAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := calls()
-	f.idle(e)
+	f.awaitIdle(e)
 	if more := calls() - before; more > 1 {
 		t.Errorf("%d calls of the model after the cancel, want at most 1", more)
 	}
@@ -183,7 +183,8 @@ func TestCancelStopsWithinAToken(t *testing.T) {
 	}
 }
 
-// A worker may win every race against a cancel for a while. The cancel goes on.
+// TestCancelOutlastsManyConflicts simulates a worker that wins 50 races against a
+// cancel.
 func TestCancelOutlastsManyConflicts(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

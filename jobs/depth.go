@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// countMaxAge is the maximum age of a count of the queue.
-const countMaxAge = time.Second
+// maxCountAge is the age at which a count of the queued jobs is repeated.
+const maxCountAge = time.Second
 
-// depth limits the number of queued jobs without counting them for each submit. It
-// counts them once a second and adds the jobs that this process has queued since.
-// It does not subtract the jobs started since.
+// depthLimit limits the number of queued jobs without counting them for each submit.
+// It counts them at most once a second and adds the jobs that this process has queued
+// since. It does not subtract the jobs started since.
 //
 // So one process never exceeds the limit. Several processes may exceed it together,
 // by the number of jobs that the others queue within a second.
-type depth struct {
-	limit int // 0 is no limit
+type depthLimit struct {
+	limit int // 0 means no limit
 	count func(ctx context.Context, limit int) (int, error)
 
 	mu      sync.Mutex
@@ -26,15 +26,15 @@ type depth struct {
 	open    int       // reservations that are not settled
 }
 
-// reserve reserves room for one job, or returns ErrQueueFull. The caller must then
-// call settle.
-func (d *depth) reserve(ctx context.Context) error {
+// reserve reserves room for one job, or returns ErrQueueFull. After a reservation the
+// caller must call settle.
+func (d *depthLimit) reserve(ctx context.Context) error {
 	if d.limit == 0 {
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.at) >= countMaxAge {
+	if time.Since(d.at) >= maxCountAge {
 		n, err := d.count(ctx, d.limit)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ func (d *depth) reserve(ctx context.Context) error {
 }
 
 // settle ends a reservation. queued says whether its job was queued.
-func (d *depth) settle(queued bool) {
+func (d *depthLimit) settle(queued bool) {
 	if d.limit == 0 {
 		return
 	}

@@ -21,10 +21,10 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 		count := func(_ context.Context, upTo int) (int, error) {
 			return min(queued, upTo), nil
 		}
-		processes := make([]*depth, rapid.IntRange(1, 3).Draw(rt, "processes"))
+		processes := make([]*depthLimit, rapid.IntRange(1, 3).Draw(rt, "processes"))
 		open := make([]int, len(processes))
 		for i := range processes {
-			processes[i] = &depth{limit: limit, count: count}
+			processes[i] = &depthLimit{limit: limit, count: count}
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			i := rapid.IntRange(0, len(processes)-1).Draw(rt, "process")
@@ -46,19 +46,19 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 			case step == "start" && queued > 0:
 				queued--
 			case step == "time passes":
-				d.at = d.at.Add(-countMaxAge)
+				d.at = d.at.Add(-maxCountAge)
 			}
 			if len(processes) == 1 && queued > limit || queued > limit*len(processes) {
 				rt.Fatalf("%d jobs queued, the limit is %d", queued, limit)
 			}
 		}
-		// An empty queue has room after its next count.
+		// An empty queue has room after the next count.
 		queued = 0
 		for i, d := range processes {
 			for ; open[i] > 0; open[i]-- {
 				d.settle(false)
 			}
-			d.at = d.at.Add(-countMaxAge)
+			d.at = d.at.Add(-maxCountAge)
 			if err := d.reserve(t.Context()); err != nil {
 				rt.Fatalf("reserve in an empty queue: %v", err)
 			}
@@ -69,7 +69,7 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 func TestQueueIsCountedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counts := 0
-		d := &depth{limit: 10, count: func(context.Context, int) (int, error) { counts++; return 0, nil }}
+		d := &depthLimit{limit: 10, count: func(context.Context, int) (int, error) { counts++; return 0, nil }}
 		for range 50 {
 			for range 10 {
 				if err := d.reserve(t.Context()); err != nil {
@@ -80,7 +80,7 @@ func TestQueueIsCountedOnceASecond(t *testing.T) {
 			if err := d.reserve(t.Context()); !errors.Is(err, ErrQueueFull) {
 				t.Fatal(err)
 			}
-			time.Sleep(countMaxAge)
+			time.Sleep(maxCountAge)
 		}
 		if counts != 50 {
 			t.Errorf("%d counts, want 50", counts)
@@ -90,7 +90,7 @@ func TestQueueIsCountedOnceASecond(t *testing.T) {
 
 func TestFailedCountReservesNothing(t *testing.T) {
 	broken := errors.New("no database")
-	d := &depth{limit: 10, count: func(context.Context, int) (int, error) { return 0, broken }}
+	d := &depthLimit{limit: 10, count: func(context.Context, int) (int, error) { return 0, broken }}
 	if err := d.reserve(t.Context()); !errors.Is(err, broken) {
 		t.Fatal(err)
 	}

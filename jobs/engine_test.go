@@ -16,12 +16,12 @@ import (
 type engine struct {
 	weights  string
 	context  int
-	stepTime time.Duration // duration of a token
-	says     string        // the letters that follow a prompt of one token; empty means pseudorandom ones
+	stepTime time.Duration // per token
+	says     string        // the text after a prompt of one token; if empty, pseudorandom letters
 	open     atomic.Int32  // open sequences
 
 	mu    sync.Mutex
-	pause map[int]chan struct{} // by length: wait until the channel is closed or the context ends
+	pause map[int]chan struct{} // by length: wait until the channel is closed or the context is done
 	fail  map[int]error         // by length: fail once
 	calls int
 }

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// eraseEvery is the interval of the search for closed owners. It finds the
+	// eraseEvery is the interval of the search for closed owners. The search finishes
 	// erasures that a dead process or an unavailable database has interrupted.
 	eraseEvery = 5 * time.Second
 
-	eraseBatch = 100
+	eraseBatch = 100 // owners or jobs
 )
 
 // Erase cancels the outstanding jobs of a closed owner and destroys the owner's key.
-// After that, none of the owner's prompts and texts can be read. Erase may be
-// repeated. Every running queue repeats it until it has succeeded.
+// After that, nobody can read the owner's prompts and texts. Erase may be repeated.
+// Run repeats it until it has succeeded.
 func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	for {
 		outstanding, err := q.store.Outstanding(ctx, owner, eraseBatch)

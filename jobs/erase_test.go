@@ -35,8 +35,8 @@ func (f *fixture) mustBeErased(all []events.Job) {
 	}
 }
 
-// TestErase erases an owner who has running and queued jobs.
-func TestErase(t *testing.T) {
+// TestEraseCancelsJobsAndHidesTexts erases an owner who has running and queued jobs.
+func TestEraseCancelsJobsAndHidesTexts(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	gate := make(chan struct{}) // at the fifth new token
@@ -66,12 +66,12 @@ func TestErase(t *testing.T) {
 	if now := f.until(kept, final); now.State != events.Completed {
 		t.Errorf("job of another owner: %+v", now)
 	}
-	f.idle(e)
+	f.awaitIdle(e)
 	f.mustBeErased(all)
 }
 
-// TestInterruptedEraseIsFinished stops an erasure after its first step, as a dying
-// process does.
+// TestInterruptedEraseIsFinished stops an erasure after its first step, like a dying
+// process.
 func TestInterruptedEraseIsFinished(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -84,8 +84,8 @@ func TestInterruptedEraseIsFinished(t *testing.T) {
 	}
 }
 
-// TestEraseDuringSubmits erases an owner who submits jobs all the time.
-func TestEraseDuringSubmits(t *testing.T) {
+// TestEraseEndsConcurrentSubmits erases an owner who keeps submitting jobs.
+func TestEraseEndsConcurrentSubmits(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	f.work(e)

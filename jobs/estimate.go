@@ -8,16 +8,16 @@ import (
 	"colophon/events"
 )
 
-// serviceRate is how fast the workers take jobs from the queue.
+// serviceRate is a measurement of the speed at which the workers take queued jobs.
 type serviceRate struct {
-	at      time.Time     // when it was measured
+	at      time.Time     // time of the measurement
 	meanRun time.Duration // mean duration of the latest runs; 0 if there were none
-	running int           // jobs that run now
-	queued  int           // jobs that wait now
+	running int           // jobs
+	queued  int           // jobs
 }
 
 const (
-	// rateTTL is how long a measured rate is used.
+	// rateTTL is the time for which a measured rate is used.
 	rateTTL = time.Second
 
 	// rateTimeout bounds the query that measures it.
@@ -57,9 +57,9 @@ func (q *Queue) measureRate(ctx context.Context) (serviceRate, error) {
 	return r, nil
 }
 
-// start estimates when the job at a queue position, from 1, will start. It assumes
-// that as many jobs as run now end in each mean run. It returns the zero time if no
-// job has ended lately or none is running.
+// start estimates the start of the job at a queue position, from 1. It assumes that
+// r.running jobs end in each period of r.meanRun. It returns the zero time if no job
+// has ended lately or none is running.
 func (r serviceRate) start(position int) time.Time {
 	if r.meanRun <= 0 || r.running == 0 {
 		return time.Time{}
@@ -86,14 +86,14 @@ func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
 	return min(max(d, minPoll), maxPoll)
 }
 
-// Outlook is the estimated future of a job that has not ended.
+// Outlook is an estimate for a job that has not ended.
 type Outlook struct {
 	Position  int           // in the queue, from 1; 0 if the job is not queued
 	Start     time.Time     // estimated start, to the second; zero if unknown
-	PollAfter time.Duration // the time after which a client should poll again
+	PollAfter time.Duration // time to the client's next poll
 }
 
-// Outlook estimates the future of a job.
+// Outlook estimates a job's start and the time to its next poll.
 func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
 	r, err := q.currentRate(ctx)
 	if err != nil {
@@ -111,8 +111,8 @@ func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
 }
 
 // PollAfter returns the time after which a client should poll a job that has just
-// been accepted. It costs less than Outlook, because it takes the job for the last
-// in the queue.
+// been accepted. It costs less than Outlook, because it assumes that the job is the
+// last in the queue.
 func (q *Queue) PollAfter(ctx context.Context, job events.Job) (time.Duration, error) {
 	r, err := q.currentRate(ctx)
 	return r.pollAfter(job, r.queued+1), err

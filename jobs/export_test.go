@@ -2,14 +2,14 @@ package jobs
 
 import "time"
 
-// Age is age, which runs every ten seconds.
+// Age calls age, which otherwise runs every ten seconds.
 var Age = (*Worker).age
 
-// EraseClosed is eraseClosed, which runs every five seconds.
+// EraseClosed calls eraseClosed, which otherwise runs every five seconds.
 var EraseClosed = (*Queue).eraseClosed
 
-// ShortenTiming shortens the intervals of a worker's background work. The time of a
-// lease stays. Call it before Start.
+// ShortenTiming shortens the intervals of a worker's background work, but not the time
+// of a lease. Call it before Start.
 func (w *Worker) ShortenTiming() { w.timing = shortTiming() }
 
 // ShortenTiming shortens the intervals of a queue's background work, and the time for

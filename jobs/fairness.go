@@ -12,8 +12,8 @@ import (
 	"colophon/migrations"
 )
 
-// Limits bounds the jobs that a queue accepts. A zero field is no limit, except that
-// a zero JobTime is DefaultJobTime.
+// Limits bounds the jobs that a queue accepts. A zero field means no limit, except that
+// a zero JobTime means DefaultJobTime.
 type Limits struct {
 	Outstanding int // queued and running jobs of one owner
 	Queued      int // queued jobs of all owners
@@ -22,21 +22,21 @@ type Limits struct {
 	JobTime time.Duration // time from a job's acceptance to its end
 }
 
-// ErrQueueFull occurs when the limit of queued jobs is reached.
+// ErrQueueFull is returned when the limit of queued jobs is reached.
 var ErrQueueFull = errcode.New("queue_full", "the queue is full")
 
-// OutstandingError occurs when an owner's limit of outstanding jobs is reached.
+// OutstandingError is returned when an owner's limit of outstanding jobs is reached.
 type OutstandingError struct{ Limit int }
 
 // Code returns the error's code.
 func (*OutstandingError) Code() string { return "too_many_jobs" }
 
 func (e *OutstandingError) Error() string {
-	return fmt.Sprintf("%d jobs are queued or running, which is as many as one user may have", e.Limit)
+	return fmt.Sprintf("%d jobs are queued or running, the most that one user may have", e.Limit)
 }
 
-// BudgetError occurs when a job may take more tokens than its owner has left for the
-// day.
+// BudgetError is returned when a job may use more tokens than its owner has left for
+// the day.
 type BudgetError struct {
 	Limit  int           // tokens per day
 	Left   int           // tokens left today
@@ -44,8 +44,8 @@ type BudgetError struct {
 	Reset  time.Duration // time until the next day
 }
 
-// Code returns the error's code. A job that exceeds a whole day's budget has another
-// code than one that fits on another day.
+// Code returns the error's code. A job that exceeds a whole day's budget has a code of
+// its own, because it fits on no other day.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -63,12 +63,12 @@ func (e *BudgetError) RetryAfter() time.Duration {
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("the job may take %d tokens, and %d of the %d for today are left", e.Needed, e.Left, e.Limit)
+	return fmt.Sprintf("the job may use %d tokens, but only %d of today's %d are left", e.Needed, e.Left, e.Limit)
 }
 
 // reserve sets a job's priority, token reservation and deadline. It returns an
-// OutstandingError or a BudgetError if the owner is over a limit. Concurrent submits
-// can pass it together, so checkQuota follows.
+// OutstandingError or a BudgetError if the job would exceed a limit. Concurrent submits
+// can pass reserve together, so checkQuota follows.
 func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
 	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
@@ -110,7 +110,8 @@ func (l Limits) allow(load events.Load, needed int) error {
 	return nil
 }
 
-// The numbers of outstanding jobs from which an owner's next job has priority 3 or 4.
+// An owner with someJobs outstanding jobs gets priority 3 for the next one, an owner
+// with manyJobs gets priority 4.
 const (
 	someJobs = 8
 	manyJobs = 64
@@ -132,14 +133,15 @@ func priority(load events.Load) int {
 }
 
 const (
-	// ageAfter is how long all jobs of an owner may wait. After that, one of them
-	// gets priority 1, so that other owners cannot precede it for ever.
+	// ageAfter is the wait after which an owner's oldest job gets priority 1, so that
+	// other owners cannot precede it for ever.
 	ageAfter = 30 * time.Second
 	ageEvery = 10 * time.Second
 )
 
-// age moves the oldest job of each owner that has waited for ageAfter to the end of
-// the jobs of priority 1. It does nothing while all waiting jobs have one priority.
+// age gives an owner's oldest job priority 1 after it has waited for ageAfter, and puts
+// it behind the other jobs of priority 1. It skips owners who have a running job or a
+// waiting one of priority 1. It does nothing while all waiting jobs have one priority.
 func (w *Worker) age(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `
 		with waiting as (

@@ -31,8 +31,8 @@ func (f *fixture) submitFor(owner uuid.UUID, r jobs.Request) events.Job {
 	return j
 }
 
-// TestFloodDoesNotDelayOtherOwners has one owner submit 500 jobs to a worker that runs
-// one at a time. Another owner submits one job after the other meanwhile.
+// TestFloodDoesNotDelayOtherOwners submits 500 jobs of one owner to a worker that runs
+// one at a time. Meanwhile another owner submits one job after the other.
 func TestFloodDoesNotDelayOtherOwners(t *testing.T) { // not parallel, because it measures times
 	f, e := newFixture(t), newEngine()
 	e.stepTime = 4 * time.Millisecond
@@ -48,9 +48,9 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) { // not parallel, because i
 	if n, err := f.store.QueuePosition(t.Context(), last.ID); err != nil || n < flood/2 {
 		t.Fatalf("last job of the flood at position %d, %v", n, err)
 	}
-	const uses = 20
+	const samples = 20
 	var waits, services []time.Duration
-	for range uses {
+	for range samples {
 		j := f.submitFor(other, small)
 		if n, err := f.store.QueuePosition(t.Context(), j.ID); err != nil || n != 1 {
 			t.Errorf("job of the other owner at position %d, %v, want 1", n, err)
@@ -64,16 +64,17 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) { // not parallel, because i
 	}
 	slices.Sort(waits)
 	slices.Sort(services)
-	// Other load on the machine prolongs some waits and some jobs alike.
-	const nineteen = uses*95/100 - 1
-	t.Logf("p95 of the waits: %.2f median service times of %v", float64(waits[nineteen])/float64(services[uses/2]), services[uses/2])
-	if waits[nineteen] > 2*services[nineteen] {
-		t.Errorf("p95 of the waits: %v, of the service times: %v; want at most twice as much", waits[nineteen], services[nineteen])
+	// Other load on the machine prolongs some waits and some jobs alike, so their 95th
+	// percentiles are compared.
+	const p95 = samples*95/100 - 1
+	t.Logf("p95 of the waits: %.2f median service times of %v", float64(waits[p95])/float64(services[samples/2]), services[samples/2])
+	if waits[p95] > 2*services[p95] {
+		t.Errorf("p95 of the waits: %v, of the service times: %v; want at most twice as much", waits[p95], services[p95])
 	}
 }
 
-// TestJobsOfOneOwnerAreTakenInOrder submits a job after earlier ones have ended. So the
-// owner has fewer outstanding jobs at a later submit than at an earlier one.
+// TestJobsOfOneOwnerAreTakenInOrder submits a job when the owner has fewer outstanding
+// jobs than at earlier submits.
 func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -101,7 +102,7 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	}
 }
 
-// order returns the owners of the queued jobs, in the order in which River takes them.
+// order returns the owners of the queued jobs in the order in which River takes them.
 func (f *fixture) order() []uuid.UUID {
 	f.t.Helper()
 	rows, _ := f.db.Owner.Query(f.t.Context(), `
@@ -114,7 +115,7 @@ func (f *fixture) order() []uuid.UUID {
 	return owners
 }
 
-// TestAgeingMovesWaitingOwnersForward ages the jobs of an owner whom others precede.
+// TestAgeingMovesWaitingOwnersForward ages the jobs of an owner behind other owners.
 func TestAgeingMovesWaitingOwnersForward(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -190,8 +191,8 @@ func TestStartedJobGoesFirst(t *testing.T) {
 	}
 }
 
-// flood submits n jobs of each owner concurrently, through several queues like those of
-// several processes. It returns the errors.
+// flood submits n jobs of each owner concurrently and returns the errors. Several queues
+// stand for several processes.
 func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []error {
 	var wg sync.WaitGroup
 	errs := make([]error, n*len(owners))
@@ -286,8 +287,8 @@ func TestQueueLimitHolds(t *testing.T) {
 	}
 }
 
-// TestFloodLeavesConnectionsForOthers blocks all submits of one owner, which are more
-// than the pool has connections.
+// TestFloodLeavesConnectionsForOthers blocks more submits of one owner than the pool has
+// connections.
 func TestFloodLeavesConnectionsForOthers(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1000})

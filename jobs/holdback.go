@@ -42,8 +42,8 @@ func newHoldback(rules *policy.Rules, e model.Engine, job events.Job) *holdback 
 // add adds a delta and returns the text that can be released now. ok is false if
 // there is none. add returns errRefused if the text is refused.
 //
-// Deltas that are released together become one delta, because a prefix of them may
-// spell a refused word that the whole does not.
+// Deltas that are released together become one delta, because the first ones alone may
+// spell a refused word, such as "hate" of "hateful".
 func (h *holdback) add(d model.Delta) (released model.Delta, ok bool, err error) {
 	free, refused := h.filter.Add(d.Text)
 	h.buffer = append(h.buffer, d)

@@ -41,7 +41,7 @@ func (e *script) Open(context.Context) (model.Sequence, error) { return &scriptS
 
 type scriptSequence struct {
 	*script
-	at int // number of tokens, including the prompt's one
+	at int // number of tokens, including one for the prompt
 }
 
 func (s *scriptSequence) Next(_ context.Context, tokens ...int) ([]float32, error) {
@@ -59,8 +59,8 @@ func (s *scriptSequence) Close() {}
 
 var errKilled = errors.New("killed")
 
-// attempt runs a job to its end, or kills it after kill released deltas. A negative
-// kill runs it to its end. It returns the job with the tokens and text on record.
+// attempt runs a job and kills it after kill released deltas, or never if kill is
+// negative. It returns the job with the tokens and text on record.
 func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.Job, error) {
 	job.Tokens = slices.Clone(job.Tokens)
 	buffer := newHoldback(rules, e, job)
@@ -211,7 +211,7 @@ func TestTextEndsBeforeTheRefusedWord(t *testing.T) {
 	}
 }
 
-// The model stops at the token that decides about the refusal.
+// TestRefusalStopsTheModel checks that no token follows the one that causes the refusal.
 func TestRefusalStopsTheModel(t *testing.T) {
 	e := &script{says: append(ids(" of", " ha", "te", " the"), slices.Repeat(ids("x"), 100)...)}
 	if _, err := e.attempt(policy.Default(), events.Job{Params: model.Params{MaxTokens: 200, TopP: 1}}, -1); err != nil || e.steps != 4 {
@@ -225,7 +225,7 @@ func TestRefusalStopsTheModel(t *testing.T) {
 	}
 }
 
-// BenchmarkHoldback measures the cost of a token of ordinary text.
+// BenchmarkHoldback measures the cost of one token of ordinary text.
 func BenchmarkHoldback(b *testing.B) {
 	e := &script{}
 	var deltas []model.Delta

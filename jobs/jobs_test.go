@@ -80,7 +80,7 @@ func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	return q
 }
 
-// work starts a worker. It stops at the end of the test, or when stop is called.
+// work starts a worker, which stops at the end of the test or when stop is called.
 func (f *fixture) work(e *engine) (stop func()) {
 	f.t.Helper()
 	return f.workSlots(e, 8)
@@ -185,8 +185,8 @@ func TestJobRunsFromAcceptedToCompleted(t *testing.T) {
 	}
 }
 
-// TestStoppedJobsEndWithTheSameText stops a worker whose jobs are at different tokens.
-// Another worker continues them.
+// TestStoppedJobsEndWithTheSameText stops a worker while its jobs are at different
+// tokens. Another worker continues them.
 func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 	t.Parallel()
 	f, first := newFixture(t), newEngine()
@@ -272,7 +272,7 @@ func TestLastFailedAttemptFailsTheJob(t *testing.T) {
 	}
 }
 
-func TestUnservableRequestFailsAtOnce(t *testing.T) {
+func TestUnservableRequestFailsAtItsFirstAttempt(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	e.context = 20 // smaller than the queue assumes
@@ -297,7 +297,7 @@ func TestCancelStopsTheModel(t *testing.T) {
 		t.Fatalf("second cancel: %v\n%s", err, cmp.Diff(cancelled, again))
 	}
 	// The worker has left the gate and can run another job.
-	f.idle(e)
+	f.awaitIdle(e)
 	e.mu.Lock()
 	clear(e.pause)
 	e.mu.Unlock()
@@ -309,8 +309,8 @@ func TestCancelStopsTheModel(t *testing.T) {
 	}
 }
 
-// idle waits until the model has no open sequence.
-func (f *fixture) idle(e *engine) {
+// awaitIdle waits until the model has no open sequence.
+func (f *fixture) awaitIdle(e *engine) {
 	f.t.Helper()
 	giveUp := time.After(time.Minute)
 	for poll := time.NewTicker(5 * time.Millisecond); e.open.Load() > 0; {
@@ -336,8 +336,8 @@ func TestCancelledJobIsNeverStarted(t *testing.T) {
 	}
 }
 
-// TestZombieAttemptIsFenced starts a second attempt at a job whose first worker still
-// runs it.
+// TestZombieAttemptIsFenced starts a second attempt at a job while the first attempt
+// still runs.
 func TestZombieAttemptIsFenced(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -369,8 +369,7 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 	if last := facts[len(facts)-1]; !cmp.Equal(last, events.Fact(taken)) {
 		t.Errorf("the zombie appended %+v", last)
 	}
-	// The second attempt dies. The zombie had the job's only queue entry and must have
-	// kept it.
+	// The second attempt dies. The zombie must have kept the job's only queue entry.
 	f.work(newEngine())
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {
@@ -396,7 +395,7 @@ func TestJobIsNotContinuedWithOtherWeights(t *testing.T) {
 }
 
 // awaitPutBack waits until a worker has put the job back into the queue for later. It
-// fails if that cost an attempt. River does not announce a put-back, so it polls.
+// fails if that counts as an attempt. It polls, because River does not announce it.
 func (f *fixture) awaitPutBack(j events.Job) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)

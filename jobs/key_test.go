@@ -29,7 +29,7 @@ func (f *fixture) queueEntries() (n int) {
 	return n
 }
 
-func TestRequestUnderAKeyMakesOneJob(t *testing.T) {
+func TestRequestsUnderOneKeyMakeOneJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var wg sync.WaitGroup
@@ -66,7 +66,7 @@ func TestRequestUnderAKeyMakesOneJob(t *testing.T) {
 	}
 }
 
-// TestRepetitionIgnoresLimits repeats a request for which a limit leaves no room.
+// TestRepetitionIgnoresLimits repeats a request after a limit is reached.
 func TestRepetitionIgnoresLimits(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1})
@@ -80,7 +80,7 @@ func TestRepetitionIgnoresLimits(t *testing.T) {
 	}
 }
 
-func TestRefusalIsNotRemembered(t *testing.T) {
+func TestRefusalLeavesTheKeyUnused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	refused := keyed(request, "a")
@@ -94,7 +94,7 @@ func TestRefusalIsNotRemembered(t *testing.T) {
 	}
 }
 
-func TestOutlook(t *testing.T) {
+func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	outlook := func(j events.Job) jobs.Outlook {
@@ -127,7 +127,7 @@ func TestOutlook(t *testing.T) {
 	if o := outlook(third); o.Position != 1 || !o.Start.IsZero() {
 		t.Errorf("outlook without a worker: %+v", o)
 	}
-	// Make it look as if jobs took 20 seconds and two were running.
+	// From now on jobs seem to take 20 seconds, and two seem to run.
 	for _, sql := range []string{
 		`update history set started_at = finished_at - interval '20 seconds' where finished_at is not null`,
 		`insert into leases (job, holder, expires_at, tokens) select gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', 0 from generate_series(1, 2)`,

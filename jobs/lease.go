@@ -26,33 +26,33 @@ import (
 // Leases only make the rescue fast. Whether an attempt may write is decided by the
 // versions of the job's stream.
 const (
-	// leaseTime is how long a worker may be silent before its jobs are queued again.
-	// A lease outlives three late or lost renewals.
+	// leaseTime is the silence of a worker after which its jobs are queued again. A
+	// lease outlives three late or lost renewals.
 	leaseTime = 3 * time.Second
 
-	renewTimeout = time.Second // after which the next renewal uses another connection
+	renewTimeout = time.Second // the next renewal then uses another connection
 	sweepTimeout = 5 * time.Second
 	sweepBatch   = 100 // jobs
 
-	// maxCrashes is the number of workers in a row that may crash while they run a
-	// job without a new token.
+	// maxCrashes is the number of successive worker crashes without a new token after
+	// which a job fails.
 	maxCrashes = 5
 )
 
 var (
-	// errLeased occurs when another attempt has the job's lease.
+	// errLeased is returned when another attempt has the job's lease.
 	errLeased = errors.New("another attempt runs the job")
 
 	// errLeaseLost ends an attempt whose lease has expired.
 	errLeaseLost = errors.New("the job's lease was lost")
 
-	// errCrashes occurs when maxCrashes workers have crashed with the job.
+	// errCrashes is returned when maxCrashes workers have crashed with the job.
 	errCrashes = errors.New("too many workers crashed while running the job")
 )
 
-// takeLease takes a job's lease for the attempt holder and returns the database's
-// time. tokens is the number of tokens on record. takeLease returns errLeased if
-// another attempt has a valid lease, and errCrashes.
+// takeLease takes a job's lease for the attempt with the id holder, and returns the
+// database's time. tokens is the number of tokens on record. takeLease can return
+// errLeased and errCrashes.
 func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) (now time.Time, err error) {
 	var crashes int
 	err = tx.QueryRow(ctx, `
@@ -90,7 +90,8 @@ type leases struct {
 	held map[uuid.UUID]context.CancelCauseFunc // by holder; the function ends the attempt
 }
 
-// hold renews a lease until release is called. It calls lost if the lease is lost.
+// hold adds a lease to those that run renews, until release is called. If the lease is
+// lost, run calls lost with errLeaseLost.
 func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,10 +138,9 @@ func (l *leases) renew(ctx context.Context) error {
 	return nil
 }
 
-// sweep queues the jobs again that are running in the queue without a valid lease,
-// because their workers have gone silent. It does not matter whether such a worker
-// ever had the lease. sweep also removes the queue entries and leases that workers
-// have left of jobs that ended meanwhile.
+// sweep queues the jobs of silent workers again: those that are running in the queue
+// without a valid lease. The worker may have died before it took the lease. If such a
+// job has ended meanwhile, sweep only closes its queue entry and removes its lease.
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
@@ -187,9 +187,9 @@ type queueEntry struct {
 	MaxAttempts int
 }
 
-// requeue inserts a new queue entry for a job whose entry is closed. The new entry has
-// as many attempts as were left when the closed one was taken. It has priority 1, so
-// it precedes jobs that were never started.
+// requeue inserts a new queue entry for a job whose entry is closed. The new entry keeps
+// the closed one's attempts, including the interrupted one. It has priority 1, so it
+// precedes jobs that were never started.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
 	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
@@ -229,8 +229,7 @@ func (a *attempt) start(ctx context.Context) error {
 }
 
 // release records facts and drops the lease, even if ctx is done. It also gives the
-// queue entry priority 1, so that a job to be continued precedes jobs that were never
-// started.
+// queue entry priority 1, so that the job precedes jobs that were never started.
 func (a *attempt) release(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
@@ -243,7 +242,7 @@ func (a *attempt) release(ctx context.Context, facts ...events.Fact) error {
 }
 
 // handOver records facts and drops the lease, even if ctx is done. In the same
-// transaction it replaces the job's queue entry by one that any worker may take at
+// transaction it replaces the job's queue entry by one that any worker can take at
 // once.
 func (a *attempt) handOver(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)

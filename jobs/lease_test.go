@@ -12,9 +12,9 @@ import (
 	"colophon/migrations"
 )
 
-// orphan returns a job in the state in which a worker leaves it that was killed after
-// some tokens. It is on record as running, it has a lease, and its queue entry is
-// taken.
+// orphan returns a job whose worker seems to have been killed after some tokens. The job
+// is on record as running, its lease expires after the interval lease, and its queue
+// entry is taken.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
 	e := newEngine()
@@ -62,8 +62,8 @@ func TestJobOfADeadWorkerIsContinued(t *testing.T) {
 	}
 }
 
-// TestFetchedJobOfADeadWorkerIsStarted has a worker that died between fetching a job
-// and taking its lease.
+// TestFetchedJobOfADeadWorkerIsStarted simulates a worker that died between fetching a
+// job and taking its lease.
 func TestFetchedJobOfADeadWorkerIsStarted(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -87,8 +87,8 @@ func TestFetchedJobOfADeadWorkerIsStarted(t *testing.T) {
 	}
 }
 
-// TestCancelledJobOfADeadWorkerIsCleanedUp checks that its lease and queue entry are
-// removed.
+// TestCancelledJobOfADeadWorkerIsCleanedUp checks that the job's lease is removed and its
+// queue entry closed.
 func TestCancelledJobOfADeadWorkerIsCleanedUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -155,8 +155,8 @@ func TestCrashesWithProgressDoNotFailTheJob(t *testing.T) {
 	}
 }
 
-// TestLostLeaseStopsTheAttempt takes the lease away from a living worker, as if it had
-// been silent for too long.
+// TestLostLeaseStopsTheAttempt takes the lease away from a living worker, as if the
+// worker had been silent for too long.
 func TestLostLeaseStopsTheAttempt(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()

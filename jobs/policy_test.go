@@ -66,7 +66,7 @@ func TestRefusedTextEndsBeforeTheWord(t *testing.T) {
 	}
 }
 
-// A word that is held back and turns out to be allowed is released completely.
+// TestHeldBackTextIsNotLost generates words that begin like refused ones.
 func TestHeldBackTextIsNotLost(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()

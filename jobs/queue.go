@@ -24,7 +24,7 @@ import (
 	"colophon/model"
 )
 
-// maxAttempts is the number of attempts after which a failing job fails.
+// maxAttempts is the number of failed attempts after which a job fails.
 const maxAttempts = 3
 
 // MaxSeed is the largest seed. Every JSON reader represents integers up to it exactly.
@@ -38,7 +38,7 @@ type generateArgs struct {
 
 func (generateArgs) Kind() string { return "generate" }
 
-// NoRoomError occurs when a prompt leaves no room for a new token.
+// NoRoomError is returned when a prompt leaves no room for a new token.
 type NoRoomError struct {
 	PromptTokens int
 	Limit        int
@@ -55,16 +55,16 @@ func (e *NoRoomError) Error() string {
 // Request is a client's request for a job.
 type Request struct {
 	Prompt       string
-	MaxLength    int     // limit of the tokens of prompt and completion together; ignored if MaxNewTokens is set
-	MaxNewTokens int     // limit of the tokens of the completion; 0 means that MaxLength applies
-	Temperature  float64 // this and the following fields are those of model.Params
+	MaxLength    int     // limit of the tokens of prompt plus completion; ignored if MaxNewTokens is set
+	MaxNewTokens int     // limit of the tokens of the completion; if 0, MaxLength applies
+	Temperature  float64 // like the following fields, as in model.Params
 	TopK         int
 	TopP         float64
 	Seed         *uint64 // nil draws a random seed
 	Stop         []string
 
-	CancelAfter time.Duration          // shortens Limits.JobTime for this job; 0 does not
-	Key         *events.IdempotencyKey // nil means that each request makes a job
+	CancelAfter time.Duration          // shortens Limits.JobTime for this job, unless 0
+	Key         *events.IdempotencyKey // if nil, each request makes a job
 }
 
 // Model describes the model that the workers run.
@@ -83,16 +83,16 @@ type Queue struct {
 	rules   func() *policy.Rules
 	limits  Limits
 	submits ownerSemaphore
-	depth   depth
+	depth   depthLimit
 	timing  timing
 	log     *slog.Logger
 
-	rate  atomic.Pointer[serviceRate] // the latest
+	rate  atomic.Pointer[serviceRate] // the latest measurement
 	rates flight.Group[serviceRate]
 }
 
-// NewQueue returns a queue of jobs for the given model. It checks each prompt against
-// the rules that are in force at its submission, and accepts jobs within the limits.
+// NewQueue returns a queue of jobs for the given model. The queue checks each prompt
+// against the rules in force at its submission, and accepts jobs within the limits.
 func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *policy.Rules, limits Limits, log *slog.Logger) (*Queue, error) {
 	if limits.JobTime == 0 {
 		limits.JobTime = DefaultJobTime
@@ -110,7 +110,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	return &Queue{
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
 		submits: ownerSemaphore{owners: map[uuid.UUID]*slots{}},
-		depth:   depth{limit: limits.Queued, count: store.Queued},
+		depth:   depthLimit{limit: limits.Queued, count: store.Queued},
 		timing:  defaultTiming(),
 		rates:   flight.Group[serviceRate]{Timeout: rateTimeout},
 	}, nil
@@ -119,9 +119,9 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 // forgetEvery is the interval at which old idempotency keys and budgets are removed.
 const forgetEvery = time.Minute
 
-// Run does the queue's background work until ctx is done. It ends jobs that are past
-// their deadlines and have no worker, finishes the erasure of closed owners, and
-// removes old idempotency keys and budgets.
+// Run does the queue's background work until ctx is done. It ends overdue jobs that
+// have no worker, finishes the erasure of closed owners, and removes old idempotency
+// keys and budgets.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -138,25 +138,25 @@ func (q *Queue) Run(ctx context.Context) {
 
 // Submit accepts a job and returns it.
 //
-// It returns a policy.Refusal for a prompt against the rules, a NoRoomError for a
+// It returns a policy.Refusal for a prompt that breaks the rules, a NoRoomError for a
 // prompt that is too long, and vault.ErrErased for an erased owner. At a limit it
 // returns ErrQueueFull, an OutstandingError or a BudgetError.
 //
-// A request under a used key returns the job that the first request made, in its
-// current state. Submit then may return events.ErrKeyReused or events.ErrInFlight.
+// For a request under a used key, Submit returns the first request's job in its current
+// state. It can then also return events.ErrKeyReused or events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	job, err := q.accept(ctx, owner, r)
 	if err != nil && r.Key != nil {
 		// The first request under the key may have succeeded, whatever this error is.
-		if first, err := q.accepted(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
+		if first, err := q.jobUnder(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
 			return first, err
 		}
 	}
 	return job, err
 }
 
-// accepted returns the job that the first request under the key has made.
-func (q *Queue) accepted(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
+// jobUnder returns the job that the first request under the key has made.
+func (q *Queue) jobUnder(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
 	stream, err := q.store.Opened(ctx, key)
 	if err != nil {
 		return events.Job{}, err
@@ -207,8 +207,8 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		if err := q.reserve(ctx, tx, owner, q.jobTime(r), &accepted); err != nil {
 			return err
 		}
-		// The id is made after the wait for a connection, so that ids have the order
-		// in which jobs are accepted.
+		// The id is made after the wait for a connection, so that ids sort in the order
+		// of acceptance.
 		id, err := uuid.NewV7()
 		if err != nil {
 			return err
@@ -242,7 +242,7 @@ func (q *Queue) jobTime(r Request) time.Duration {
 	return q.limits.JobTime
 }
 
-// room returns the limit of the tokens to generate.
+// room returns the limit of the tokens to generate, or a NoRoomError.
 func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	inContext := q.model.Context - promptTokens
 	if inContext < 1 {
@@ -257,7 +257,8 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	return min(r.MaxLength-promptTokens, inContext), nil
 }
 
-// Cancel ends a job and returns the job after that. A final job stays as it is.
-func (q *Queue) Cancel(ctx context.Context, job events.Job, by events.JobCancelled) (events.Job, error) {
-	return cancel(ctx, q.store, job, by)
+// Cancel cancels a job and returns its new state. A final job stays as it is. Cancel
+// also succeeds if the job has advanced since it was read.
+func (q *Queue) Cancel(ctx context.Context, job events.Job, fact events.JobCancelled) (events.Job, error) {
+	return cancel(ctx, q.store, job, fact)
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// submitsPerOwner is the number of submits of one owner that a process runs at a
-// time. Connection pools have ten connections or more.
+// submitsPerOwner is the number of concurrent submits of one owner in a process.
+// Connection pools have ten connections or more.
 const submitsPerOwner = 4
 
-// ownerSemaphore limits the concurrent submits of each owner. At the end of a
-// submit, Postgres lets an owner's transactions commit one at a time. Without the
-// semaphore, each waiting one would occupy a connection.
+// ownerSemaphore limits the concurrent submits of each owner. The transactions of one
+// owner wait for each other in checkQuota. Without the semaphore, each waiting
+// transaction would occupy a connection.
 type ownerSemaphore struct {
 	mu     sync.Mutex
 	owners map[uuid.UUID]*slots

@@ -10,19 +10,19 @@ import (
 	"colophon/events"
 )
 
-// sim simulates the queue in time steps. Free slots take the first job of the queue, in
-// the order of this package's priorities.
+// sim simulates the queue in time steps. Free slots take the queue's first job by this
+// package's priorities.
 type sim struct {
 	now      int
 	free     int
 	queue    []*simJob
 	running  []*simJob
-	ageAfter int // the wait after which an owner's oldest job is aged; 0 is never
+	ageAfter int // the wait after which an owner's oldest job is aged; if 0, never
 }
 
 type simJob struct {
 	owner, priority   int
-	at, due, id       int // at is the submission; due is later if the job was aged
+	at, due, id       int // at is the time of the submission; due is later if the job was aged
 	service           int
 	started, finished int
 }
@@ -87,9 +87,9 @@ func (s *sim) age() {
 	}
 }
 
-// TestSimulatedFloodDelaysOthersByOneServiceTime has one owner submit floods of random
-// sizes and another owner submit one job after the other.
-func TestSimulatedFloodDelaysOthersByOneServiceTime(t *testing.T) {
+// TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes submits floods of random sizes
+// for one owner, and one job after the other for another owner.
+func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const longest = 20
 		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), ageAfter: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "age after")}
@@ -124,8 +124,8 @@ func TestSimulatedFloodDelaysOthersByOneServiceTime(t *testing.T) {
 	})
 }
 
-// TestAgeingPreventsStarvation has more owners with one job each than can be served, and
-// one owner with several jobs.
+// TestAgeingPreventsStarvation overloads the slots with owners of one job each. One more
+// owner has several jobs.
 func TestAgeingPreventsStarvation(t *testing.T) {
 	run := func(ageAfter int) (ended int) {
 		s := &sim{free: 2, ageAfter: ageAfter}

@@ -6,9 +6,9 @@ import "time"
 type timing struct {
 	renew        time.Duration // between two renewals of a worker's leases
 	sweep        time.Duration // between two searches for expired leases
-	retryLeased  time.Duration // until a job that another attempt holds is tried again
-	endOverdue   time.Duration // between two searches for jobs past their deadlines
-	overdueGrace time.Duration // for which a job past its deadline is left to its worker
+	retryLeased  time.Duration // until a job that another attempt has is tried again
+	endOverdue   time.Duration // between two searches for overdue jobs
+	overdueGrace time.Duration // for the worker of an overdue job to end it
 }
 
 func defaultTiming() timing {

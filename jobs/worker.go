@@ -39,8 +39,8 @@ type Worker struct {
 	background sync.WaitGroup
 }
 
-// NewWorker returns a worker that runs up to slots jobs at a time. It filters a job's
-// text by the rules that are in force when it starts the job.
+// NewWorker returns a worker that runs up to slots jobs at a time. The worker filters a
+// job's text by the rules that are in force when it starts the job.
 func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rules func() *policy.Rules, slots int, log *slog.Logger) (*Worker, error) {
 	w := &Worker{
 		pool: pool, store: store, engine: engine, rules: rules, timing: defaultTiming(), name: uuid.NewString(), log: log,
@@ -56,12 +56,12 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
 		// The least time between two fetches. With River's default of 100 ms, a job
-		// that has just missed one would wait longer than it runs.
+		// that has just missed a fetch would wait longer than it runs.
 		FetchCooldown: 10 * time.Millisecond,
 		// River announces inserts in quick succession once, so a later one may be
 		// found only by polling. River's default is a second.
 		FetchPollInterval:   250 * time.Millisecond,
-		ReindexerIndexNames: []string{}, // none, because reindexing needs the owner's role
+		ReindexerIndexNames: []string{}, // none, because only the tables' owner may reindex
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create the queue client: %w", err)
@@ -72,10 +72,10 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 // Name returns the worker's name in job.started events.
 func (w *Worker) Name() string { return w.name }
 
-// Start starts the worker in the background. It works until Stop is called, even if
-// ctx ends before.
+// Start starts the worker in the background. The worker runs until Stop is called, even
+// if ctx ends earlier.
 func (w *Worker) Start(ctx context.Context) error {
-	// Only Stop ends jobs at the end of a token, with their leases renewed until then.
+	// Unlike ctx, Stop ends jobs after a token and renews their leases until then.
 	ctx = context.WithoutCancel(ctx)
 	if err := w.river.Start(ctx); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
@@ -90,9 +90,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops the worker. It starts no further job. Running jobs stop after the current
-// token, record their tokens and go back to the queue. Stop returns when they have done
-// so or ctx is done.
+// Stop stops a started worker. The worker starts no further job. Running jobs stop after
+// the current token, record their tokens and go back to the queue. Stop returns when
+// they have done so or ctx is done.
 func (w *Worker) Stop(ctx context.Context) error {
 	err := w.river.StopAndCancel(ctx)
 	w.cancel()
@@ -104,7 +104,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 }
 
 const (
-	// retryElsewhere is the delay of a job that needs another model than the worker has.
+	// retryElsewhere is the delay of a job that this worker's model cannot run.
 	retryElsewhere = 5 * time.Second
 
 	// retryDatabase is the delay of a job whose attempt ended with a database error.
@@ -114,7 +114,7 @@ const (
 	retryRelease = 200 * time.Millisecond
 )
 
-// generate implements River's worker.
+// generate implements river.Worker.
 type generate struct {
 	river.WorkerDefaults[generateArgs]
 	*Worker
@@ -161,9 +161,9 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 		}
 		return nil
 	case errors.Is(err, errLeased):
-		// By then the other attempt has ended the job, or its lease may have expired.
+		// By then the other attempt may have ended the job, or its lease expired.
 		return river.JobSnooze(a.timing.retryLeased)
-	case errors.Is(err, events.ErrConflict), errors.Is(err, errSuperseded), errors.Is(err, errLeaseLost):
+	case errors.Is(err, events.ErrConflict), errors.Is(err, errJobFinal), errors.Is(err, errLeaseLost):
 		// The job was cancelled, or another attempt has it.
 		log.InfoContext(ctx, "attempt superseded, stopped")
 		if err := a.release(ctx); err != nil {

@@ -16,21 +16,22 @@ import (
 	"colophon/migrations"
 )
 
-// base is what all processes of the service share.
+// base holds the resources of a command that uses the database.
 type base struct {
 	pool    *pgxpool.Pool
 	vault   *vault.Vault
 	store   *events.Store
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	last    context.Context // done when the grace period of a stopping process is over
+	expired context.Context // done when the grace period of a stopping process is over
 	grace   grace
 }
 
 // with opens the database, calls fn, and closes everything in the opposite order. It
 // always migrates a private Postgres. It migrates another database only if migrate is
 // set, because its owner decides that. The context of fn is done when ctx is done or a
-// private Postgres ends. From then on fn has the grace period to return.
+// private Postgres ends. From then on fn has the grace period to return. with returns
+// errDatabaseEnded if a private Postgres ended and fn returned no error.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
@@ -50,15 +51,15 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	if err != nil {
 		return err
 	}
-	last, over := context.WithCancel(context.WithoutCancel(ctx))
-	defer over()
+	expired, expire := context.WithCancel(context.WithoutCancel(ctx))
+	defer expire()
 	defer func() {
-		// Work that did not stop in time still holds a connection. It ends with the process.
+		// Close waits for work that exceeds the grace period. Such work ends with the process.
 		closed := make(chan struct{})
 		go func() { pool.Close(); close(closed) }()
 		select {
 		case <-closed:
-		case <-last.Done():
+		case <-expired.Done():
 		}
 	}()
 	ctx, stop := context.WithCancelCause(ctx)
@@ -79,10 +80,10 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	}
 	m := metrics.New(pool)
 	store.Appended = m.Appended
-	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, over) })
+	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })
 	// The store announces events until fn has appended its last event.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
-	if err := fn(ctx, &base{pool, v, store, m, log, last, g}); err != nil {
+	if err := fn(ctx, &base{pool, v, store, m, log, expired, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {
@@ -91,28 +92,28 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	return nil
 }
 
-// retryAvailable is the wait between two tries while the database is unavailable.
-const retryAvailable = 500 * time.Millisecond
+// retryInterval is the wait between two tries while the database is unavailable.
+const retryInterval = 500 * time.Millisecond
 
-// retryUntilAvailable calls fn again while the database is unavailable, until ctx is
-// done. So a starting process waits for a database that restarts.
+// retryUntilAvailable calls fn until it returns nil or an error other than an unavailable
+// database, or until ctx is done. It returns the last error of fn.
 func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error) error {
 	return retry.Do(ctx, fn, func(err error) (time.Duration, bool) {
 		if !pg.Unavailable(err) {
 			return 0, false
 		}
 		log.WarnContext(ctx, "database unavailable at startup, retrying", "err", err)
-		return retryAvailable, true
+		return retryInterval, true
 	})
 }
 
-// stopTimeout is how long a private Postgres may take to stop.
+// stopTimeout bounds the stop of a private Postgres.
 const stopTimeout = 20 * time.Second
 
 // errDatabaseEnded is the error of a process whose private Postgres has ended.
 var errDatabaseEnded = errors.New("the private Postgres has ended; its log is in the data directory")
 
-// quiet returns a log without the records below warning, for River.
+// quiet returns a logger for River that drops records below warning.
 func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
 
 // atLeast is a handler that drops records below a level.

@@ -20,9 +20,9 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 			took time.Duration
 		}{
 			{[]error{nil}, nil, 0},
-			{[]error{unavailable, unavailable, nil}, nil, 2 * retryAvailable},
+			{[]error{unavailable, unavailable, nil}, nil, 2 * retryInterval},
 			{[]error{broken}, broken, 0},
-			{[]error{unavailable, broken}, broken, retryAvailable},
+			{[]error{unavailable, broken}, broken, retryInterval},
 		} {
 			start := time.Now()
 			var calls int
@@ -32,7 +32,7 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 			}
 		}
 		// A process that stops does not wait for the database.
-		ctx, cancel := context.WithTimeout(t.Context(), 3*retryAvailable/2)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*retryInterval/2)
 		defer cancel()
 		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {
 			t.Error(err)

@@ -24,12 +24,12 @@ type benchCmd struct {
 type benchFlags struct {
 	Model   string `placeholder:"MODEL" help:"Model to measure: opticks (built in), or a directory in the Hugging Face layout of GPT-2. Default: random weights in the shape of GPT-2 124M ($COLOPHON_MODEL)."`
 	Threads int    `placeholder:"N" help:"Number of threads that compute. Default: one per processor ($COLOPHON_THREADS)."`
-	Quick   bool   `help:"Measure fewer rows, and for a shorter time ($COLOPHON_QUICK)."`
+	Quick   bool   `help:"Measure fewer rows, for a shorter time ($COLOPHON_QUICK)."`
 }
 
 const maxBenchThreads = 1024
 
-// Validate is called by kong.
+// Validate checks --threads. kong calls it.
 func (f *benchFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > maxBenchThreads {
 		return fmt.Errorf("--threads is %d, want 1 to %d", f.Threads, maxBenchThreads)
@@ -50,7 +50,7 @@ func benchModel(name string) (bench.Model, error) {
 	}
 	m, err := catalog.Find(name)
 	if err != nil {
-		return bench.Model{}, asUsage(err)
+		return bench.Model{}, asUsage("--model", err)
 	}
 	return bench.Model{Name: m.Name, From: m.From, Files: m.Files}, nil
 }
@@ -97,13 +97,13 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 	return c.print(t.out, r)
 }
 
-// benchMeasureCmd is the process that bench engine starts for each weight format.
+// benchMeasureCmd is the hidden command that bench engine runs for each weight format.
 type benchMeasureCmd struct {
 	benchFlags
 	Weights kernel.Format `required:""`
 }
 
-// Run prints the result in the form that bench engine reads. It stops when standard
+// Run prints the result in the format that bench engine reads. It stops when standard
 // input ends.
 func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 	o, err := c.options(t)

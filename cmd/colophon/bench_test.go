@@ -99,7 +99,7 @@ func TestBenchEngineRefusesWrongFlags(t *testing.T) {
 	}
 }
 
-// An onWrite is a writer that calls itself with the written text.
+// onWrite is a writer that calls a function with the written text.
 type onWrite func(p string)
 
 func (f onWrite) Write(p []byte) (int, error) {
@@ -122,7 +122,8 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-// The standard input of the child ends with bench engine, so the child does not outlive it.
+// TestBenchMeasureStopsWhenItsInputEnds shows that the child does not outlive bench engine,
+// which holds the other end of its standard input.
 func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {

@@ -18,11 +18,11 @@ import (
 // service is a running `colophon up` or `colophon api`.
 type service struct {
 	url  string
-	data []string // flags for other commands over the same data
+	data []string // flags of commands that use the same data
 	log  *apitest.Log
 }
 
-// ownDatabase returns the flags of a database and a data directory for one test.
+// ownDatabase returns flags that select a database and a data directory for one test.
 func ownDatabase(t *testing.T) []string {
 	t.Helper()
 	return []string{"--database-url", pgtest.New(t, migrations.Up).URL, "--data", t.TempDir()}
@@ -31,11 +31,12 @@ func ownDatabase(t *testing.T) []string {
 // up runs `colophon up` in this process until the test ends.
 func up(t *testing.T, flags ...string) *service {
 	t.Helper()
-	return serving(t, "up", flags...)
+	return serve(t, "up", flags...)
 }
 
-// serving does the same with another serving command.
-func serving(t *testing.T, command string, flags ...string) *service {
+// serve runs a command that serves HTTP in this process until the test ends. It returns
+// when the service is ready.
+func serve(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
 	s := &service{data: ownDatabase(t), log: &apitest.Log{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -91,7 +92,7 @@ func signIn(t *testing.T, url, name string) apitest.Client {
 	return c.As(c.SignIn(name, password).Access)
 }
 
-// eventually polls for a condition that no event announces.
+// eventually waits until ok returns true, for at most a minute.
 func eventually(t *testing.T, condition string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {

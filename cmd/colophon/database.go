@@ -21,25 +21,25 @@ type dataFlags struct {
 	Data string `default:"data" type:"path" help:"Directory for keys, pulled models and the private Postgres ($COLOPHON_DATA)."`
 }
 
-// databaseFlags select the database, and the key of its secrets.
+// databaseFlags select the database, and the key that encrypts its secrets.
 type databaseFlags struct {
 	dataFlags
 	DatabaseURL string    `var:"DATABASE_URL" placeholder:"URL" help:"URL of the Postgres database. Default: a private Postgres is started in the data directory ($DATABASE_URL)."`
 	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres, for the private Postgres ($PGBIN)."`
-	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: a key is created in the data directory ($COLOPHON_MASTER_KEY)."`
+	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, created if missing ($COLOPHON_MASTER_KEY)."`
 }
 
 // startTimeout bounds the time until a database answers.
 const startTimeout = time.Minute
 
-// database is a reachable Postgres.
+// database is the Postgres of a command.
 type database struct {
 	url     string
-	cluster *pg.Cluster // the private one; nil with DATABASE_URL
+	cluster *pg.Cluster // the private Postgres; nil with DATABASE_URL
 }
 
-// open starts a private Postgres unless the flags name a database. The caller closes the
-// result.
+// open starts a private Postgres unless the flags name a database. It does not connect. The
+// caller closes the result.
 func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, error) {
 	if f.DatabaseURL != "" {
 		return &database{url: f.DatabaseURL}, nil
@@ -53,7 +53,8 @@ func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, 
 	return &database{cluster.URL(), cluster}, nil
 }
 
-// exited is closed when a private Postgres has ended. It is nil without one.
+// exited returns a channel that is closed when the private Postgres has ended. It returns
+// nil without a private Postgres.
 func (d *database) exited() <-chan struct{} {
 	if d.cluster == nil {
 		return nil
@@ -106,7 +107,6 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 // masterKey is the value of a flag: 32 bytes in base64.
 type masterKey []byte
 
-// UnmarshalText reads base64.
 func (k *masterKey) UnmarshalText(text []byte) (err error) {
 	*k, err = vault.ParseMasterKey(string(text))
 	return err
@@ -114,7 +114,6 @@ func (k *masterKey) UnmarshalText(text []byte) (err error) {
 
 type migrateCmd struct{ databaseFlags }
 
-// Run migrates the database.
 func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (err error) {
 	db, err := c.open(ctx, log)
 	if err != nil {

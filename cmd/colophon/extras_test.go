@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestProgramHasNoChaosCommand shows that a released program has no command that injects
-// faults. That command is a program of its own.
+// TestProgramHasNoChaosCommand shows that the released program cannot inject faults. Only
+// test/chaos can.
 //
 // security: ASVS 15.2.3
 func TestProgramHasNoChaosCommand(t *testing.T) {

@@ -18,19 +18,19 @@ type generateCmd struct {
 	MaxNewTokens int      `default:"100" help:"Maximum number of tokens to generate."`
 	Temperature  float64  `default:"0.8" help:"Sampling temperature; 0 always takes the most likely token."`
 	TopK         int      `name:"top-k" default:"40" help:"Sample among this many of the most likely tokens; 0 means all."`
-	TopP         float64  `name:"top-p" default:"1" help:"Sample among the most likely tokens that together have this probability."`
+	TopP         float64  `name:"top-p" default:"1" help:"Sample among the most likely tokens with this total probability."`
 	Seed         *uint64  `placeholder:"N" help:"Seed of the sampler: the same seed gives the same text. Default: random."`
 	Stop         []string `sep:"none" placeholder:"TEXT" help:"End the text before this string; may be repeated."`
 }
 
-// Run writes the prompt, and its continuation token by token. No text policy applies,
+// Run prints the prompt and then its continuation, token by token. No text policy applies,
 // because users who have the weights can generate any text with them.
 func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {
 		return err
 	}
-	e, err := source.Load(c.loading())
+	e, err := source.Load(c.loadOptions())
 	if err != nil {
 		return err
 	}

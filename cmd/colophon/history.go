@@ -15,7 +15,6 @@ type rebuildCmd struct {
 	Check bool `help:"Only compare the view with the events; fail if they differ."`
 }
 
-// Run rebuilds or checks the history view.
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		if !c.Check {

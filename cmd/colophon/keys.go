@@ -13,10 +13,10 @@ type keysCmd struct {
 
 type rotateCmd struct {
 	databaseFlags
-	Leaked bool `help:"Use after a leak of the keys: sign with the new key at once, and refuse access tokens of the others."`
+	Leaked bool `help:"Use after a leak of the keys: sign with the new key at once, and refuse access tokens that other keys have signed."`
 }
 
-// Run rotates the key. Running processes take it over.
+// Run rotates the signing key. Running processes load the new key by themselves.
 func (c *rotateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)

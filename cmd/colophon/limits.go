@@ -11,15 +11,15 @@ import (
 	"colophon/jobs"
 )
 
-// limitFlags limit the requests and the jobs of users.
+// limitFlags limit the requests of clients and the jobs of users.
 type limitFlags struct {
 	RateLimits     string     `default:"${rate_limits}" enum:"memory,shared" help:"Where requests are counted: memory (each process by itself) or shared (all processes together, in the database) ($COLOPHON_RATE_LIMITS)."`
 	NoRateLimits   bool       `help:"Turn off all limits on requests and on wrong passwords ($COLOPHON_NO_RATE_LIMITS)."`
 	LimitUsers     limit.Rate `default:"5/1m" help:"Registrations per client network ($COLOPHON_LIMIT_USERS)."`
 	LimitToken     limit.Rate `default:"10/1m" help:"Sign-ins per client network ($COLOPHON_LIMIT_TOKEN)."`
-	LimitJobs      limit.Rate `default:"5/1m" help:"Calls of POST /generate per user, and as many of POST /jobs ($COLOPHON_LIMIT_JOBS)."`
+	LimitJobs      limit.Rate `default:"5/1m" help:"Calls of POST /generate per user; calls of POST /jobs have the same limit, counted separately ($COLOPHON_LIMIT_JOBS)."`
 	LimitCalls     limit.Rate `default:"1200/1m" help:"All other calls per user ($COLOPHON_LIMIT_CALLS)."`
-	LimitAnonymous limit.Rate `default:"600/1m" help:"Requests per client network that belong to no user: pages, unknown routes, and requests without a valid access token. Each process counts by itself ($COLOPHON_LIMIT_ANONYMOUS)."`
+	LimitAnonymous limit.Rate `default:"600/1m" help:"Requests without a user, per client network: pages, unknown routes, and requests without a valid access token. Each process counts by itself ($COLOPHON_LIMIT_ANONYMOUS)."`
 
 	MaxJobTime         jobTime `default:"10m" help:"Maximum time from the acceptance of a job to its end. The header Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
 	MaxOutstandingJobs uint32  `default:"1000" help:"Maximum number of queued and running jobs per user; 0 means no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
@@ -35,7 +35,7 @@ const maxAllStreams = 10_000
 // jobTime is the value of a flag, such as 10m.
 type jobTime struct{ time.Duration }
 
-// UnmarshalText reads a duration of a second to a day.
+// UnmarshalText reads a duration from 1s to 24h.
 func (t *jobTime) UnmarshalText(text []byte) (err error) {
 	t.Duration, err = time.ParseDuration(string(text))
 	if err != nil || t.Duration < time.Second || t.Duration > 24*time.Hour {
@@ -44,22 +44,21 @@ func (t *jobTime) UnmarshalText(text []byte) (err error) {
 	return nil
 }
 
-// capacity returns the limits on jobs that the flags set.
-func (f *limitFlags) capacity() jobs.Limits {
+// jobLimits returns the limits on jobs.
+func (f *limitFlags) jobLimits() jobs.Limits {
 	return jobs.Limits{
 		Outstanding: int(f.MaxOutstandingJobs), Queued: int(f.MaxQueuedJobs), Tokens: int(f.TokenBudget),
 		JobTime: f.MaxJobTime.Duration,
 	}
 }
 
-// limits returns the rate limits that the flags set. Requests that belong to no user are
-// always counted in memory: that limit protects the process, and must work without the
-// database.
-func (f *limitFlags) limits(pool *pgxpool.Pool) (l api.Limits, err error) {
+// rateLimits returns the limits on requests. Requests without a user are always counted in
+// memory: their limit protects the process, and must work without the database.
+func (f *limitFlags) rateLimits(pool *pgxpool.Pool) (l api.Limits, err error) {
 	if f.NoRateLimits {
 		return l, nil
 	}
-	for _, one := range []struct {
+	for _, r := range []struct {
 		to   **limit.Limit
 		name string
 		rate limit.Rate
@@ -71,9 +70,9 @@ func (f *limitFlags) limits(pool *pgxpool.Pool) (l api.Limits, err error) {
 		{&l.Calls, "calls", f.LimitCalls},
 		{&l.Anonymous, "anonymous", f.LimitAnonymous},
 	} {
-		if f.RateLimits == "shared" && one.to != &l.Anonymous {
-			*one.to = limit.Shared(pool, one.name, one.rate)
-		} else if *one.to, err = limit.InMemory(one.name, one.rate); err != nil {
+		if f.RateLimits == "shared" && r.to != &l.Anonymous {
+			*r.to = limit.Shared(pool, r.name, r.rate)
+		} else if *r.to, err = limit.InMemory(r.name, r.rate); err != nil {
 			return api.Limits{}, err
 		}
 	}

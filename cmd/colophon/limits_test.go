@@ -12,7 +12,7 @@ import (
 // queued.
 func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	t.Parallel()
-	s := serving(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
+	s := serve(t, "api", "--no-rate-limits", "--max-outstanding-jobs", "2", "--max-queued-jobs", "3", "--token-budget", "250", "--max-streams", "1")
 	c := newUser(t, s.url, "busy")
 	refused := func(a apitest.Answer, status int, code string, maxWait int) apitest.Problem {
 		t.Helper()
@@ -39,7 +39,7 @@ func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	}
 	refused(c.Do("POST", "/jobs", `{"prompt":"The nature of light","max_new_tokens":1000}`), 422, "over_token_budget", 0)
 	other := newUser(t, s.url, "other")
-	for range 2 { // the cancelled job may still count for the second one
+	for range 2 { // the queue may still count the cancelled job at the second
 		if a := other.Do("POST", "/jobs", body); a.Status != 503 {
 			a.Must(t, 202)
 		}

@@ -20,7 +20,7 @@ type listenFlags struct {
 	Listen         string         `default:"127.0.0.1:8000" help:"Address and port of the API ($COLOPHON_LISTEN)."`
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of the reverse proxies whose X-Forwarded-For is trusted. Default: none ($COLOPHON_TRUSTED_PROXIES)."`
 	MaxConnections uint16         `default:"10000" help:"Maximum number of open connections. One network may have a quarter of them, unless it is a trusted proxy. 0 means no limit ($COLOPHON_MAX_CONNECTIONS)."`
-	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may call the API in a browser, such as https://example.com or https://*.example.com; * allows all. Default: none ($COLOPHON_CORS_ORIGINS)."`
+	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Web origins that may call the API from a browser, such as https://example.com or https://*.example.com; * allows all. Default: none ($COLOPHON_CORS_ORIGINS)."`
 	tlsFlags       `group:"TLS:"`
 	limitFlags     `group:"Limits:"`
 }
@@ -28,20 +28,19 @@ type listenFlags struct {
 type tlsFlags struct {
 	TLSCert        string   `name:"tls-cert" type:"path" placeholder:"FILE" help:"File of the TLS certificate and its chain in PEM. It is read again when it changes. Default: plain HTTP ($COLOPHON_TLS_CERT)."`
 	TLSKey         string   `name:"tls-key" type:"path" placeholder:"FILE" help:"File of the certificate's private key in PEM ($COLOPHON_TLS_KEY)."`
-	ACMEDomain     []string `name:"acme-domain" placeholder:"NAME" help:"Domain names to get certificates for, from Let's Encrypt; setting it accepts the terms of Let's Encrypt. It must reach this process on port 443 of these names, or on port 80 with --redirect-listen ($COLOPHON_ACME_DOMAIN)."`
+	ACMEDomain     []string `name:"acme-domain" placeholder:"NAME" help:"Domain names to get certificates for, from Let's Encrypt; setting it accepts the terms of Let's Encrypt. Let's Encrypt must reach this process on port 443 of these names, or on port 80 with --redirect-listen ($COLOPHON_ACME_DOMAIN)."`
 	ACMEDirectory  string   `name:"acme-directory" placeholder:"URL" help:"Directory URL of another ACME authority; setting it accepts that authority's terms ($COLOPHON_ACME_DIRECTORY)."`
 	RedirectListen string   `placeholder:"ADDRESS" help:"Address and port that redirect plain HTTP to HTTPS, such as :80. Default: none ($COLOPHON_REDIRECT_LISTEN)."`
 }
 
 type adminFlags struct {
-	AdminListen string `placeholder:"ADDRESS" help:"Address and port of /metrics and /debug/pprof/, such as 127.0.0.1:9000. Its clients can read the memory of this process. Default: none ($COLOPHON_ADMIN_LISTEN)."`
+	AdminListen string `placeholder:"ADDRESS" help:"Address and port of /metrics and /debug/pprof/, such as 127.0.0.1:9000. Clients that reach it can read the memory of this process. Default: none ($COLOPHON_ADMIN_LISTEN)."`
 	AdminRemote bool   `help:"Allow an admin listener that other machines can reach ($COLOPHON_ADMIN_REMOTE)."`
 }
 
 // trustedProxy is the value of a flag, such as 10.0.0.0/8 or 10.1.2.3.
 type trustedProxy struct{ netip.Prefix }
 
-// UnmarshalText reads a network or an address.
 func (p *trustedProxy) UnmarshalText(text []byte) (err error) {
 	p.Prefix, err = network.ParsePrefix(string(text))
 	return err
@@ -58,13 +57,13 @@ func (f *listenFlags) trusted() []netip.Prefix {
 // corsOrigins is the value of a flag, such as https://a.example,https://b.example.
 type corsOrigins []string
 
-// UnmarshalText reads a list.
+// UnmarshalText reads origins that are separated by commas.
 func (o *corsOrigins) UnmarshalText(text []byte) error {
 	*o = strings.Split(string(text), ",")
 	return api.CheckOrigins(*o)
 }
 
-// tlsSettings are the TLS configuration of a process.
+// tlsSettings is the TLS configuration of a process.
 type tlsSettings struct {
 	config     *tls.Config  // nil means plain HTTP
 	challenges http.Handler // answers ACME challenges over plain HTTP; nil without ACME
@@ -74,7 +73,7 @@ type tlsSettings struct {
 // errTLS is the error of TLS flags that contradict each other.
 var errTLS = errors.New("contradicting TLS flags: set --tls-cert and --tls-key together, or --acme-domain without them; --acme-directory needs --acme-domain; --redirect-listen needs a certificate of either kind")
 
-// settings returns the TLS configuration that the flags set.
+// settings returns the TLS configuration. Its errors are usage errors.
 func (f *tlsFlags) settings(data string, log *slog.Logger) (s tlsSettings, err error) {
 	files, byACME := f.TLSCert != "", len(f.ACMEDomain) > 0
 	if files != (f.TLSKey != "") || files && byACME || f.RedirectListen != "" && !files && !byACME || f.ACMEDirectory != "" && !byACME {
@@ -98,13 +97,13 @@ func (f *tlsFlags) settings(data string, log *slog.Logger) (s tlsSettings, err e
 	return s, nil
 }
 
-// endpoints are the listeners for clients of a process.
+// endpoints are the listeners of a process for clients.
 type endpoints struct {
 	public   *httpd.Listener
 	redirect *httpd.Listener // redirects HTTP to HTTPS; nil without --redirect-listen
 }
 
-// listen opens the endpoints, which the caller closes.
+// listen opens the endpoints. The caller closes them.
 func (f *listenFlags) listen(ctx context.Context, config *tls.Config, log *slog.Logger) (*endpoints, error) {
 	o := httpd.ListenOptions{TLS: config, MaxConnections: int(f.MaxConnections), Trusted: f.trusted(), Log: log}
 	public, err := httpd.Listen(ctx, f.Listen, o)

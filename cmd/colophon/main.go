@@ -43,12 +43,13 @@ func untilSignal() context.Context {
 		stop(fmt.Errorf("%s signal received", <-signals))
 		second := <-signals
 		number, _ := second.(syscall.Signal)
-		os.Exit(128 + int(number)) // the status by which shells report a death by signal
+		os.Exit(128 + int(number)) // as shells report a death by signal
 	}()
 	return ctx
 }
 
-// usageError is a mistake in the arguments or the environment.
+// usageError is a mistake in the arguments or the environment. It ends the program with
+// status 2.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() + " (see colophon --help)" }
@@ -57,7 +58,7 @@ func (e *usageError) Unwrap() error { return e.err }
 // cli declares every command, flag and default.
 type cli struct {
 	Up       upCmd       `cmd:"" help:"Run the whole service in one process (quick start)."`
-	API      apiCmd      `cmd:"" name:"api" help:"Serve the HTTP API; workers are processes of their own."`
+	API      apiCmd      `cmd:"" name:"api" help:"Serve the HTTP API; workers are separate processes."`
 	Worker   workerCmd   `cmd:"" help:"Run queued jobs; any number of workers share one database."`
 	Migrate  migrateCmd  `cmd:"" help:"Migrate the database to the schema of this version."`
 	Generate generateCmd `cmd:"" help:"Generate text from a prompt in this process, without a server and without a text policy."`
@@ -72,14 +73,14 @@ type cli struct {
 	LogLevel slog.Level `default:"info" help:"Lowest level to log: debug, info, warn or error ($COLOPHON_LOG_LEVEL)."`
 }
 
-// terminal is the standard input and the outputs of a command.
+// terminal holds the standard streams of a command.
 type terminal struct {
 	in       io.Reader
 	out, err io.Writer
 }
 
 // run parses the arguments and runs their command. A serving command returns when ctx is
-// done. run uses only its parameters, and no other state of the process.
+// done. run takes arguments, flag variables and streams only from its parameters.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
@@ -106,8 +107,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }
 
-// environment returns the values of flags that are not given. They come from the variable
-// that the flag's tag var names, or else from COLOPHON_ and the flag's name.
+// environment returns a resolver that reads flags from environment variables. The tag var
+// names the variable of a flag. Without the tag it is COLOPHON_ and the flag's name. An
+// empty variable counts as unset.
 func environment(lookup func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		name := flag.Tag.Get("var")

@@ -25,7 +25,7 @@ import (
 
 type modelCmd struct {
 	Pull     pullCmd     `cmd:"" help:"Download a published model, or its missing and damaged files."`
-	List     listCmd     `cmd:"" help:"List the models that have a name, and check the pulled ones."`
+	List     listCmd     `cmd:"" help:"List the built-in and the published models, and check the pulled ones."`
 	Verify   verifyCmd   `cmd:"" help:"Check all files of a model and report every problem."`
 	Tokenize tokenizeCmd `cmd:"" help:"Print the token ids of the text on standard input as a JSON array, or the reverse."`
 	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence, as JSON."`
@@ -41,28 +41,28 @@ type modelFlags struct {
 	WeightsDigest digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
-// modelsFlags select the directory for pulled models.
-type modelsFlags struct {
+// modelDirFlags select the directory for pulled models.
+type modelDirFlags struct {
 	Models string `type:"path" placeholder:"DIR" help:"Directory for pulled models. Default: models in the data directory ($COLOPHON_MODELS)."`
 }
 
-func (f *modelsFlags) dir(data string) string {
+func (f *modelDirFlags) dir(data string) string {
 	if f.Models != "" {
 		return f.Models
 	}
 	return filepath.Join(data, "models")
 }
 
-// hubFlags select the hub to pull models from. The variables HTTPS_PROXY, HTTP_PROXY and
-// NO_PROXY select its proxy.
+// hubFlags select the hub. The variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY select the
+// proxy for it.
 type hubFlags struct {
-	modelsFlags
+	modelDirFlags
 	HFEndpoint string `name:"hf-endpoint" var:"HF_ENDPOINT" default:"https://huggingface.co" placeholder:"URL" help:"Hub to pull models from ($HF_ENDPOINT)."`
 	HFToken    string `name:"hf-token" var:"HF_TOKEN" placeholder:"TOKEN" help:"Access token for the hub. Default: none ($HF_TOKEN)."`
 }
 
-// pulling returns the options of the hub. It shows progress on p.
-func (f *hubFlags) pulling(p *console.Progress) hub.Options {
+// hubOptions returns the options of the hub. Downloads show their progress on p.
+func (f *hubFlags) hubOptions(p *console.Progress) hub.Options {
 	return hub.Options{
 		Endpoint:  f.HFEndpoint,
 		Token:     f.HFToken,
@@ -72,27 +72,28 @@ func (f *hubFlags) pulling(p *console.Progress) hub.Options {
 	}
 }
 
-// find returns the model of --model. It pulls a published model that is missing.
+// find returns the model of --model. It pulls a published model that is missing or damaged.
+// The error for an unknown model is a usageError.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	p := console.NewProgress(t.err, f.Model)
 	defer p.End()
-	found, err := catalog.Library{Releases: known, Dir: f.dir(data), Hub: f.pulling(p)}.Find(ctx, f.Model)
+	found, err := catalog.Library{Releases: known, Dir: f.dir(data), Hub: f.hubOptions(p)}.Find(ctx, f.Model)
 	if found.Digest == "" {
 		found.Digest = string(f.WeightsDigest)
 	}
-	return found, asUsage(err)
+	return found, asUsage("--model", err)
 }
 
-// asUsage makes the error of an unknown model a usage error.
-func asUsage(err error) error {
+// asUsage turns the error for an unknown model into a usageError that names the argument. It
+// returns other errors unchanged.
+func asUsage(argument string, err error) error {
 	if _, ok := errors.AsType[*catalog.NotFoundError](err); ok {
-		return &usageError{fmt.Errorf("--model: %w", err)}
+		return &usageError{fmt.Errorf("%s: %w", argument, err)}
 	}
 	return err
 }
 
-// loading returns the options by which the model is loaded.
-func (f *modelFlags) loading() catalog.LoadOptions {
+func (f *modelFlags) loadOptions() catalog.LoadOptions {
 	return catalog.LoadOptions{GoMLX: f.Engine == "gomlx", Weights: f.Weights}
 }
 
@@ -102,7 +103,6 @@ type pullCmd struct {
 	hubFlags
 }
 
-// Run pulls one model.
 func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	if c.Name == catalog.BuiltIn {
 		_, err := fmt.Fprintf(t.out, "%s is built in, nothing to pull\n", c.Name)
@@ -113,7 +113,7 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 		return &usageError{fmt.Errorf("unknown model %q: want %s; run other models from a directory with --model DIR", c.Name, known.Names())}
 	}
 	p := console.NewProgress(t.err, r.Name)
-	err := hub.Pull(ctx, c.dir(c.Data), r, c.pulling(p))
+	err := hub.Pull(ctx, c.dir(c.Data), r, c.hubOptions(p))
 	p.End()
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 
 type listCmd struct {
 	dataFlags
-	modelsFlags
+	modelDirFlags
 }
 
 // Run lists the models. It reads all files of the pulled ones to verify them.
@@ -153,9 +153,9 @@ func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 }
 
 type verifyCmd struct {
-	Model string `arg:"" help:"Name of a model, or a directory, as for --model of other commands."`
+	Model string `arg:"" help:"Name or directory of a model, as in --model of other commands."`
 	dataFlags
-	modelsFlags
+	modelDirFlags
 }
 
 // Run compares a published model with the published digests. For another model it prints
@@ -166,7 +166,7 @@ func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	}
 	found, err := catalog.Library{Releases: known}.Find(ctx, c.Model)
 	if err != nil {
-		return asUsage(err)
+		return asUsage("<model>", err)
 	}
 	var wrong []error
 	for _, name := range catalog.Files() {
@@ -189,7 +189,7 @@ func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	return fmt.Errorf("%s cannot be loaded: %w", c.Model, err)
 }
 
-// verifyRelease prints a line for each file of a release.
+// verifyRelease prints a line for each good file of a release. Its error names the others.
 func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
 	dir := r.Dir(models)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -281,7 +281,7 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	if err != nil {
 		return err
 	}
-	e, err := source.LoadWeights(c.loading())
+	e, err := source.LoadWeights(c.loadOptions())
 	if err != nil {
 		return err
 	}

@@ -26,15 +26,14 @@ import (
 	"colophon/model/opticks"
 )
 
-// pocket is a published model for tests: the built-in model under another name, on a hub
-// for tests.
-type pocket struct {
+// fakeHub serves the built-in model as a published model with the name pocket.
+type fakeHub struct {
 	known    catalog.Releases
 	url      string
 	requests atomic.Int64
 }
 
-func newPocket(t *testing.T) *pocket {
+func newFakeHub(t *testing.T) *fakeHub {
 	t.Helper()
 	r := hub.Release{Name: "pocket", Repo: "maker/pocket", Revision: "fedcba9876543210"}
 	var err error
@@ -53,55 +52,55 @@ func newPocket(t *testing.T) *pocket {
 		}
 		r.Files = append(r.Files, f)
 	}
-	p := &pocket{known: catalog.Releases{r}}
+	h := &fakeHub{known: catalog.Releases{r}}
 	files := http.StripPrefix("/maker/pocket/resolve/fedcba9876543210/", http.FileServerFS(opticks.Files()))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.requests.Add(1)
+		h.requests.Add(1)
 		files.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
-	p.url = server.URL
-	return p
+	h.url = server.URL
+	return h
 }
 
-// flags name the model, and a directory for it.
-func (p *pocket) flags(models string) modelFlags {
-	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelsFlags{models}, p.url, ""}}
+// flags select the model, and the directory for pulled models.
+func (h *fakeHub) flags(models string) modelFlags {
+	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelDirFlags{models}, h.url, ""}}
 }
 
-// streams is a terminal whose output a test can read.
-type streams struct {
+// testTerminal is a terminal whose output a test can read.
+type testTerminal struct {
 	terminal
 	stdout, stderr bytes.Buffer
 }
 
-func newStreams() *streams {
-	s := &streams{}
+func newTestTerminal() *testTerminal {
+	s := &testTerminal{}
 	s.terminal = terminal{strings.NewReader(""), &s.stdout, &s.stderr}
 	return s
 }
 
 // security: LLM03:2025, API10:2023
 func TestPulledModelIsListedAndVerified(t *testing.T) {
-	p := newPocket(t)
+	h := newFakeHub(t)
 	data := t.TempDir()
 	dir := filepath.Join(data, "models", "pocket")
 	list := func() string {
-		s := newStreams()
-		if err := (&listCmd{dataFlags{data}, modelsFlags{}}).Run(t.Context(), &s.terminal, p.known); err != nil {
+		s := newTestTerminal()
+		if err := (&listCmd{dataFlags{data}, modelDirFlags{}}).Run(t.Context(), &s.terminal, h.known); err != nil {
 			t.Error(err)
 		}
 		return s.stdout.String()
 	}
 	verify := func() (string, error) {
-		s := newStreams()
-		err := (&verifyCmd{"pocket", dataFlags{data}, modelsFlags{}}).Run(t.Context(), &s.terminal, p.known)
+		s := newTestTerminal()
+		err := (&verifyCmd{"pocket", dataFlags{data}, modelDirFlags{}}).Run(t.Context(), &s.terminal, h.known)
 		return s.stdout.String(), err
 	}
-	pull := func() *streams {
-		s := newStreams()
-		c := pullCmd{"pocket", dataFlags{data}, hubFlags{HFEndpoint: p.url}}
-		if err := c.Run(t.Context(), &s.terminal, p.known); err != nil {
+	pull := func() *testTerminal {
+		s := newTestTerminal()
+		c := pullCmd{"pocket", dataFlags{data}, hubFlags{HFEndpoint: h.url}}
+		if err := c.Run(t.Context(), &s.terminal, h.known); err != nil {
 			t.Error(err)
 		}
 		return s
@@ -125,7 +124,7 @@ func TestPulledModelIsListedAndVerified(t *testing.T) {
 	if out, err := verify(); err != nil || strings.Count(out, "as published") != 4 || !strings.Contains(out, "maker/pocket at revision fedcba9876543210") {
 		t.Errorf("after: %s, %v", out, err)
 	}
-	// Both of two damaged files are named, and replaced.
+	// A missing and a damaged file are both named, and replaced.
 	if err := errors.Join(os.Remove(filepath.Join(dir, "merges.txt")), flip(filepath.Join(dir, "model.safetensors"))); err != nil {
 		t.Fatal(err)
 	}
@@ -136,9 +135,9 @@ func TestPulledModelIsListedAndVerified(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "merges.txt") || !strings.Contains(err.Error(), "model.safetensors has the SHA-256") || strings.Contains(err.Error(), "config.json") {
 		t.Errorf("damaged: %v", err)
 	}
-	before := p.requests.Load()
+	before := h.requests.Load()
 	pull()
-	if n := p.requests.Load() - before; n != 2 {
+	if n := h.requests.Load() - before; n != 2 {
 		t.Errorf("replacing took %d requests", n)
 	}
 	if _, err := verify(); err != nil {
@@ -158,13 +157,13 @@ func flip(path string) error {
 
 // TestPublishedModelIsPulledOnce runs a command that needs a model several times.
 func TestPublishedModelIsPulledOnce(t *testing.T) {
-	p := newPocket(t)
+	h := newFakeHub(t)
 	models := t.TempDir()
 	seed := uint64(7)
-	generate := func() (*streams, error) {
-		s := newStreams()
-		c := generateCmd{modelFlags: p.flags(models), Prompt: "The rays of light", MaxNewTokens: 20, Temperature: 0.8, TopK: 40, TopP: 1, Seed: &seed}
-		err := c.Run(t.Context(), &s.terminal, p.known)
+	generate := func() (*testTerminal, error) {
+		s := newTestTerminal()
+		c := generateCmd{modelFlags: h.flags(models), Prompt: "The rays of light", MaxNewTokens: 20, Temperature: 0.8, TopK: 40, TopP: 1, Seed: &seed}
+		err := c.Run(t.Context(), &s.terminal, h.known)
 		return s, err
 	}
 	want, _, err := command(t, "", "generate", "--seed", "7", "--max-new-tokens", "20", "The rays of light")
@@ -180,7 +179,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 			t.Errorf("generate number %d logged %q", i, s.stderr.String())
 		}
 	}
-	if n := p.requests.Load(); n != 4 {
+	if n := h.requests.Load(); n != 4 {
 		t.Errorf("%d requests", n)
 	}
 
@@ -192,7 +191,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
 		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
 	}
-	// Damage of small files and of sizes is noticed first, and the files are pulled again.
+	// A damaged small file or a wrong size is found first, and the files are pulled again.
 	if err := errors.Join(flip(filepath.Join(dir, "vocab.json")), os.Truncate(filepath.Join(dir, "model.safetensors"), 1000)); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +200,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
 	}
 
-	// A directory of the same name does not change what the name means.
+	// A directory of the same name does not change the meaning of the name.
 	t.Chdir(t.TempDir())
 	if err := os.Mkdir("pocket", 0o755); err != nil {
 		t.Fatal(err)
@@ -211,7 +210,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
 	}
 	f := modelFlags{Model: "./pocket"}
-	if _, err := f.find(t.Context(), "data", p.known, &s.terminal); err != nil {
+	if _, err := f.find(t.Context(), "data", h.known, &s.terminal); err != nil {
 		t.Error(err)
 	}
 }
@@ -219,11 +218,11 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 // TestUpPullsItsModel runs the service with a model that has not been pulled.
 func TestUpPullsItsModel(t *testing.T) {
 	t.Parallel()
-	p := newPocket(t)
+	h := newFakeHub(t)
 	data := t.TempDir()
 	url := pgtest.New(t, migrations.Up).URL
 	r, w := io.Pipe()
-	s := newStreams()
+	s := newTestTerminal()
 	s.out = w
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -232,11 +231,11 @@ func TestUpPullsItsModel(t *testing.T) {
 		c := upCmd{
 			processFlags{
 				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
-				p.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
+				h.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
 			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2},
 		}
-		err := c.Run(ctx, &s.terminal, p.known, slog.New(slog.DiscardHandler))
+		err := c.Run(ctx, &s.terminal, h.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)
 		ended <- err
 	}()
@@ -259,7 +258,7 @@ func TestUpPullsItsModel(t *testing.T) {
 	}
 }
 
-// TestPullUsesHubOfTheEnvironment pulls by every command that needs a model.
+// TestPullUsesHubOfTheEnvironment runs every command that pulls a model.
 func TestPullUsesHubOfTheEnvironment(t *testing.T) {
 	var requests []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -301,7 +300,10 @@ func TestVerifyNamesEveryProblemOfADirectory(t *testing.T) {
 	if err != nil || strings.Count(out, "sha256:") != 4 || !strings.Contains(out, "2048 token ids, context 256") {
 		t.Errorf("%s, %v", out, err)
 	}
-	// write writes a copy of the built-in model with changes.
+	if _, _, err := command(t, "", "model", "verify", "nowhere"); err == nil || !strings.HasPrefix(err.Error(), "<model>: unknown model") {
+		t.Errorf("unknown model: %v", err)
+	}
+	// write writes a changed copy of the built-in model and returns its directory.
 	write := func(changes map[string]func([]byte) []byte) string {
 		dir := t.TempDir()
 		for _, name := range catalog.Files() {

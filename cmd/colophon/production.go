@@ -96,7 +96,6 @@ func (f *adminFlags) faults() []string {
 // digest is the value of a flag, such as sha256:248d….
 type digest string
 
-// UnmarshalText reads a digest.
 func (d *digest) UnmarshalText(text []byte) error {
 	name, ok := strings.CutPrefix(string(text), "sha256:")
 	if raw, err := hex.DecodeString(name); !ok || err != nil || len(raw) != 32 {

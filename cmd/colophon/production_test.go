@@ -50,7 +50,7 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 		"a key beside the data":          {map[string]string{"COLOPHON_MASTER_KEY": ""}, "api up worker", "--master-key"},
 		"a key of zeros":                 {map[string]string{"COLOPHON_MASTER_KEY": encode(make([]byte, 32))}, "api up worker", "--master-key"},
 		"a key of text":                  {map[string]string{"COLOPHON_MASTER_KEY": encode([]byte("a key that a person thought up!!"))}, "api up worker", "--master-key"},
-		"a key that counts":              {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},
+		"a key of consecutive bytes":     {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},
 		"a key that repeats":             {map[string]string{"COLOPHON_MASTER_KEY": encode(bytes.Repeat([]byte{0xde, 0xad, 0xbe, 0xef}, 8))}, "api up worker", "--master-key"},
 		"a private Postgres":             {map[string]string{"DATABASE_URL": ""}, "api up worker", "--database-url"},
 		"sslmode=disable":                {map[string]string{"DATABASE_URL": "postgres://u:qF9x2mZ7tW4k@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-url"},
@@ -61,13 +61,13 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 		"every origin":                   {map[string]string{"COLOPHON_CORS_ORIGINS": "*"}, serving, "--cors-origins"},
 		"one origin":                     {map[string]string{"COLOPHON_CORS_ORIGINS": "https://a.example"}, serving, ""},
 		"no limits":                      {map[string]string{"COLOPHON_NO_RATE_LIMITS": "true"}, serving, "--no-rate-limits"},
-		"plain HTTP for all":             {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0"}, serving, "--listen"},
-		"plain HTTP for all, by default": {map[string]string{"COLOPHON_LISTEN": ":0"}, serving, "--listen"},
+		"plain HTTP":                     {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0"}, serving, "--listen"},
+		"plain HTTP without a host name": {map[string]string{"COLOPHON_LISTEN": ":0"}, serving, "--listen"},
 		"plain HTTP behind a proxy":      {map[string]string{"COLOPHON_LISTEN": "0.0.0.0:0", "COLOPHON_TRUSTED_PROXIES": "10.0.0.0/8"}, serving, ""},
-		"TLS for all":                    {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_TLS_CERT": a.File("cert.pem"), "COLOPHON_TLS_KEY": a.File("key.pem")}, serving, ""},
-		"ACME for all":                   {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_ACME_DOMAIN": "a.example"}, serving, ""},
-		"an admin listener for all":      {map[string]string{"COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true"}, "api up worker", "--admin-listen"},
-		"an admin listener":              {map[string]string{"COLOPHON_ADMIN_LISTEN": "127.0.0.1:0"}, "api up worker", ""},
+		"TLS":                            {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_TLS_CERT": a.File("cert.pem"), "COLOPHON_TLS_KEY": a.File("key.pem")}, serving, ""},
+		"ACME":                           {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_ACME_DOMAIN": "a.example"}, serving, ""},
+		"a reachable admin listener":     {map[string]string{"COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true"}, "api up worker", "--admin-listen"},
+		"an admin listener on loopback":  {map[string]string{"COLOPHON_ADMIN_LISTEN": "127.0.0.1:0"}, "api up worker", ""},
 		"everything": {map[string]string{
 			"COLOPHON_MASTER_KEY": "", "DATABASE_URL": "", "COLOPHON_MODEL": "./mine", "COLOPHON_CORS_ORIGINS": "*", "COLOPHON_NO_RATE_LIMITS": "true",
 			"COLOPHON_LISTEN": ":0", "COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true",
@@ -109,7 +109,7 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 			}
 		}
 	}
-	// The whole command, as an operator runs it.
+	// The whole command refuses to start.
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
 	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
@@ -117,7 +117,7 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	}
 }
 
-// TestReachableInsecureSettingsAreLogged does the same without --production.
+// TestReachableInsecureSettingsAreLogged counts the warnings without --production.
 func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {
@@ -140,7 +140,7 @@ func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	}
 }
 
-// parsed returns the flags of a command in an environment.
+// parsed returns the flags of a command that has only the given environment.
 func parsed(env map[string]string, command string) (*cli, error) {
 	var c cli
 	parser, err := kong.New(&c, kong.Resolvers(environment(func(name string) (string, bool) { v, ok := env[name]; return v, ok })))

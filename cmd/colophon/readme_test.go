@@ -47,7 +47,7 @@ func readFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-// thousands puts a comma before the last three of four or more digits.
+// thousands separates thousands with a comma, for numbers below a million.
 func thousands(digits string) string {
 	if len(digits) < 4 {
 		return digits
@@ -55,7 +55,7 @@ func thousands(digits string) string {
 	return digits[:len(digits)-3] + "," + digits[len(digits)-3:]
 }
 
-// The runbook explains log messages that the program writes.
+// TestRunbookMessagesExist searches the source for each log message of the runbook.
 func TestRunbookMessagesExist(t *testing.T) {
 	_, table, ok := strings.Cut(readFile(t, "../../docs/runbook.md"), "## What the log says")
 	if !ok {
@@ -76,7 +76,7 @@ func TestRunbookMessagesExist(t *testing.T) {
 	messages := 0
 	for row := range strings.Lines(table) {
 		cells := strings.SplitN(row, "|", 3)
-		if len(cells) < 3 || strings.Contains(cells[1], "Notifier") { // River's own
+		if len(cells) < 3 || strings.Contains(cells[1], "Notifier") { // logged by River
 			continue
 		}
 		for _, quoted := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {

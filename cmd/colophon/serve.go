@@ -48,7 +48,7 @@ type processFlags struct {
 }
 
 type policyFlags struct {
-	Policy string `placeholder:"FILE" help:"Text policy that replaces the built-in one: a file with lines of name NAME, word WORD, remove CHARACTERS and # comments. It is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
+	Policy string `placeholder:"FILE" help:"File of a text policy that replaces the built-in one. Each line is name NAME, word WORD, remove CHARACTERS or a # comment. The file is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
 }
 
 type stopFlags struct {
@@ -65,7 +65,6 @@ type grace struct{ time.Duration }
 // defaultGrace is the grace period of commands without the flag.
 var defaultGrace = grace{20 * time.Second}
 
-// UnmarshalText reads a duration.
 func (g *grace) UnmarshalText(text []byte) error {
 	d, err := time.ParseDuration(string(text))
 	if err != nil || d < time.Second || d > 10*time.Minute {
@@ -75,10 +74,10 @@ func (g *grace) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// roles say what a process of the service does.
+// roles are the tasks of a process of the service.
 type roles struct {
-	listen *listenFlags // nil: it serves no HTTP
-	work   *workFlags   // nil: it runs no jobs
+	listen *listenFlags // flags for HTTP; nil if it serves none
+	work   *workFlags   // flags for jobs; nil if it runs none
 }
 
 // alone reports whether the process is the whole service.
@@ -88,22 +87,19 @@ func (c *upCmd) roles() roles     { return roles{&c.listenFlags, &c.workFlags} }
 func (c *apiCmd) roles() roles    { return roles{listen: &c.listenFlags} }
 func (c *workerCmd) roles() roles { return roles{work: &c.workFlags} }
 
-// Run serves HTTP and runs jobs in one process.
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// Run serves HTTP.
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// Run runs jobs.
 func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// run fulfils the roles until ctx is done or a server fails.
+// run serves HTTP, runs jobs or both, until ctx is done or a server fails.
 //
 // It first checks everything that needs no database. Then it starts, in this order: the
 // database, the watcher of the policy, the listeners, the worker, HTTP. Clients that
@@ -139,13 +135,13 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 	}
 	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
 		defer background(ctx, rules.Run)()
-		var at *endpoints
+		var e *endpoints
 		if r.listen != nil {
 			var err error
-			if at, err = r.listen.listen(ctx, tlsSetup.config, log); err != nil {
+			if e, err = r.listen.listen(ctx, tlsSetup.config, log); err != nil {
 				return err
 			}
-			defer at.close()
+			defer e.close()
 		}
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()
@@ -153,7 +149,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			return err
 		}
 		if r.work != nil {
-			engine, err := source.Load(f.loading())
+			engine, err := source.Load(f.loadOptions())
 			if err != nil {
 				return err
 			}
@@ -168,19 +164,19 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			fmt.Fprintf(t.out, "working with %s\n", m.Name)
 			return b.await(ctx, servers, "stopping, no further jobs taken; a second signal ends the process at once")
 		}
-		stop, err := b.serve(ctx, servers, at, tlsSetup.challenges, m, rules.Rules, r.listen)
+		stop, err := b.serve(ctx, servers, e, tlsSetup.challenges, m, rules.Rules, r.listen)
 		if err != nil {
 			return err
 		}
 		defer stop()
-		fmt.Fprintf(t.out, "ready %s\n", at.public.URL())
+		fmt.Fprintf(t.out, "ready %s\n", e.public.URL())
 		if r.alone() {
-			fmt.Fprintf(t.out, quickStart, at.public.URL())
+			fmt.Fprintf(t.out, quickStart, e.public.URL())
 		}
 		if err := b.await(ctx, servers, "stopping, no further requests accepted; a second signal ends the process at once"); err != nil {
 			return err
 		}
-		answering, cancel := context.WithTimeout(b.last, b.grace.Duration/2)
+		answering, cancel := context.WithTimeout(b.expired, b.grace.Duration/2)
 		defer cancel()
 		if err := servers.Shutdown(answering); err != nil {
 			b.log.Warn("requests not answered in time, connections closed", "err", err)
@@ -224,19 +220,20 @@ func background(ctx context.Context, fns ...func(context.Context)) (stop func())
 	return func() { cancel(); running.Wait() }
 }
 
-// await returns an error when a server fails. When ctx is done it logs the message
-// stopping and returns nil.
-func (b *base) await(ctx context.Context, servers *httpd.Servers, stopping string) error {
+// await waits until a server fails or ctx is done. It returns the error of the server. If
+// ctx is done, it logs message and returns nil.
+func (b *base) await(ctx context.Context, servers *httpd.Servers, message string) error {
 	select {
 	case err := <-servers.Failed():
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
-		b.log.Info(stopping, "cause", context.Cause(ctx), "grace", b.grace.Duration)
+		b.log.Info(message, "cause", context.Cause(ctx), "grace", b.grace.Duration)
 		return nil
 	}
 }
 
-// work starts a worker. stop waits until the worker has handed its jobs over.
+// work starts a worker. stop waits until the worker has handed over its jobs, at most for
+// the grace period.
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -250,7 +247,7 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	}
 	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", slots)
 	return func() {
-		ctx, cancel := context.WithTimeout(b.last, b.grace.Duration)
+		ctx, cancel := context.WithTimeout(b.expired, b.grace.Duration)
 		defer cancel()
 		begin := time.Now()
 		if err := worker.Stop(ctx); err != nil {
@@ -261,45 +258,45 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	}, nil
 }
 
-// serve starts to answer HTTP. stop ends the background work of serving; call it after
-// the servers have been shut down.
-func (b *base) serve(ctx context.Context, servers *httpd.Servers, at *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
+// serve starts to answer HTTP. stop ends the background work of serving. The caller calls
+// stop after the shutdown of the servers.
+func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
 		return nil, err
 	}
-	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.capacity(), quiet(b.log))
+	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.jobLimits(), quiet(b.log))
 	if err != nil {
 		return nil, err
 	}
-	limits, err := f.limits(b.pool)
+	limits, err := f.rateLimits(b.pool)
 	if err != nil {
 		return nil, err
 	}
 	o := api.Options{
 		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
-		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: at.public.IsLocal(),
+		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: e.public.IsLocal(),
 	}
 	handler, err := api.New(o)
 	if err != nil {
 		return nil, err
 	}
 	var redirect http.Handler
-	if at.redirect != nil {
-		if redirect, err = api.NewRedirect(o, at.public.Port(), challenges); err != nil {
+	if e.redirect != nil {
+		if redirect, err = api.NewRedirect(o, e.public.Port(), challenges); err != nil {
 			return nil, err
 		}
 	}
-	// This work continues while the last requests are answered.
+	// This work continues until the last requests are answered.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
 		func(ctx context.Context) { limit.Collect(ctx, b.pool, b.log) },
 		func(ctx context.Context) { accounts.Run(ctx, b.log) },
 	)
-	servers.Serve(at.public, handler)
+	servers.Serve(e.public, handler)
 	if redirect != nil {
-		servers.Serve(at.redirect, redirect)
+		servers.Serve(e.redirect, redirect)
 	}
 	return stop, nil
 }

@@ -13,10 +13,11 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestServiceOverTLS calls a service with a certificate, and replaces the certificate.
+// TestServiceServesOnlySecureTLS calls a service over TLS, replaces its certificate, and
+// calls its redirect listener.
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
-func TestServiceOverTLS(t *testing.T) {
+func TestServiceServesOnlySecureTLS(t *testing.T) {
 	t.Parallel()
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
@@ -60,13 +61,13 @@ func TestServiceOverTLS(t *testing.T) {
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}}); err == nil {
 		t.Error("a weak cipher suite is accepted")
 	}
-	// The service reads the files again when they change.
+	// The service reloads changed files.
 	second := a.Issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
 		got, err := get(nil)
 		return err == nil && got.serial == second
 	})
-	// The other listener redirects readers, and refuses requests with secrets.
+	// The redirect listener redirects pages, and refuses requests with secrets.
 	for _, k := range []struct {
 		method, path, body, access string
 		status                     int
@@ -117,7 +118,7 @@ func TestContradictingTLSFlagsAreUsageErrors(t *testing.T) {
 		"a key alone":                   {tlsFlags{TLSKey: key}, false},
 		"files and ACME":                {tlsFlags{TLSCert: cert, TLSKey: key, ACMEDomain: []string{"a.example"}}, false},
 		"a redirect alone":              {tlsFlags{RedirectListen: ":0"}, false},
-		"a key of another":              {tlsFlags{TLSCert: cert, TLSKey: a.File("otherkey.pem")}, false},
+		"a key of another certificate":  {tlsFlags{TLSCert: cert, TLSKey: a.File("otherkey.pem")}, false},
 		"a missing file":                {tlsFlags{TLSCert: cert, TLSKey: a.File("none")}, false},
 		"ACME":                          {tlsFlags{ACMEDomain: []string{"a.example"}}, true},
 		"an authority":                  {tlsFlags{ACMEDomain: []string{"a.example"}, ACMEDirectory: "https://acme.example/directory"}, true},

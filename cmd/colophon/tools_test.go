@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// command runs a command until it returns.
+// command runs a command to its end and returns its output.
 func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errOut bytes.Buffer

@@ -16,7 +16,7 @@ import (
 	"colophon/internal/console"
 )
 
-// accounts opens the accounts. Unthrottled accounts count no wrong passwords.
+// accounts opens the account service. An unthrottled one counts no wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
 	err := retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -30,26 +30,26 @@ func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, e
 }
 
 type userCmd struct {
-	Create   userCreateCmd   `cmd:"" help:"Create an account. The password is read from the terminal, or from a line of standard input."`
+	Create   userCreateCmd   `cmd:"" help:"Create an account. The password is read from the terminal, or as a line of standard input."`
 	List     userListCmd     `cmd:"" help:"List all accounts."`
 	Role     userRoleCmd     `cmd:"" help:"Change the role of an account."`
-	Password userPasswordCmd `cmd:"" help:"Set the password of an account, read as for create, and end its sessions."`
+	Password userPasswordCmd `cmd:"" help:"Set the password of an account and end its sessions. The password is read as in create."`
 	SignOut  userSignOutCmd  `cmd:"" help:"End all sessions of an account."`
 	Disable  userDisableCmd  `cmd:"" help:"Disable an account: end its sessions and refuse sign-ins."`
 	Enable   userEnableCmd   `cmd:"" help:"Enable a disabled account again."`
-	Erase    userEraseCmd    `cmd:"" help:"Close an account and destroy all its texts for good. Asks for the name again, on the terminal or as a line of standard input."`
+	Erase    userEraseCmd    `cmd:"" help:"Close an account and destroy all its texts for good. To confirm, type the name again on the terminal, or as a line of standard input."`
 }
 
 // accountFlags are the flags of every command for accounts.
 type accountFlags struct{ databaseFlags }
 
-// accountFlag selects the account of a command.
-type accountFlag struct {
+// namedAccountFlags are the flags of every command for one account.
+type namedAccountFlags struct {
 	accountFlags
 	Name string `arg:"" help:"User name of the account."`
 }
 
-// with opens the accounts and calls fn.
+// with opens the account service and calls fn.
 func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *auth.Service) error) error {
 	return f.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
@@ -61,7 +61,7 @@ func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(conte
 }
 
 // change calls fn for the named account, and prints the account that fn returns.
-func (f *accountFlag) change(ctx context.Context, t *terminal, log *slog.Logger, fn func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
+func (f *namedAccountFlags) change(ctx context.Context, t *terminal, log *slog.Logger, fn func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
 	return f.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
 		account, err := accounts.Named(ctx, f.Name)
 		if errors.Is(err, events.ErrNotFound) {
@@ -78,11 +78,10 @@ func (f *accountFlag) change(ctx context.Context, t *terminal, log *slog.Logger,
 }
 
 type userCreateCmd struct {
-	accountFlag
+	namedAccountFlags
 	Role auth.Role `default:"user" enum:"user,auditor,admin" help:"Role of the account: user, auditor or admin ($COLOPHON_ROLE)."`
 }
 
-// Run creates an account.
 func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	password, err := console.ReadPassword(ctx, t.in, t.err)
 	if err != nil {
@@ -102,10 +101,9 @@ func (c *userCreateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) 
 
 type userListCmd struct{ accountFlags }
 
-// listPage is the number of accounts that are read at a time.
+// listPage is the number of accounts in one query.
 const listPage = 500
 
-// Run lists all accounts.
 func (c *userListCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
 		var last uuid.UUID
@@ -139,38 +137,34 @@ func show(out io.Writer, accounts ...auth.Account) error {
 }
 
 type userRoleCmd struct {
-	accountFlag
+	namedAccountFlags
 	Role auth.Role `arg:"" enum:"user,auditor,admin" help:"New role: user, auditor or admin."`
 }
 
-// Run changes a role.
 func (c *userRoleCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.SetRole(ctx, id, c.Role)
 	})
 }
 
-type userDisableCmd struct{ accountFlag }
+type userDisableCmd struct{ namedAccountFlags }
 
-// Run disables an account.
 func (c *userDisableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.Disable(ctx, auth.CommandLine, id)
 	})
 }
 
-type userEnableCmd struct{ accountFlag }
+type userEnableCmd struct{ namedAccountFlags }
 
-// Run enables an account.
 func (c *userEnableCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.Enable(ctx, auth.CommandLine, id)
 	})
 }
 
-type userPasswordCmd struct{ accountFlag }
+type userPasswordCmd struct{ namedAccountFlags }
 
-// Run changes a password.
 func (c *userPasswordCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	password, err := console.ReadPassword(ctx, t.in, t.err)
 	if err != nil {
@@ -181,18 +175,17 @@ func (c *userPasswordCmd) Run(ctx context.Context, t *terminal, log *slog.Logger
 	})
 }
 
-type userSignOutCmd struct{ accountFlag }
+type userSignOutCmd struct{ namedAccountFlags }
 
-// Run ends all sessions of an account.
 func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
 		return accounts.EndSessions(ctx, id)
 	})
 }
 
-type userEraseCmd struct{ accountFlag }
+type userEraseCmd struct{ namedAccountFlags }
 
-// Run erases an account, if its name is confirmed.
+// Run erases an account after the user has typed its name again.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	if console.IsTerminal(t.in) {
 		fmt.Fprintf(t.err, "This destroys all texts of %s for good. Type the name to confirm: ", c.Name)

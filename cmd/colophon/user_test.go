@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAccountsChangeWhileTheServiceRuns creates the first administrator, and makes every
-// other change of accounts, by commands.
+// TestAccountsChangeWhileTheServiceRuns creates the first administrator and then runs every
+// other command for accounts.
 func TestAccountsChangeWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")

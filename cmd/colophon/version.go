@@ -11,7 +11,6 @@ import (
 
 type openAPICmd struct{}
 
-// Run prints the description in YAML.
 func (openAPICmd) Run(t *terminal) error {
 	yaml, err := api.Description()
 	if err != nil {
@@ -25,7 +24,6 @@ type versionCmd struct {
 	SBOM bool `name:"sbom" help:"Print the bill of materials in CycloneDX instead."`
 }
 
-// Run prints the version, or the bill of materials.
 func (c versionCmd) Run(t *terminal) error {
 	if c.SBOM {
 		info, _ := debug.ReadBuildInfo()

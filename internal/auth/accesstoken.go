@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// maxAccessToken is the largest access token that is read, in bytes. Those of
-	// this service have about 500.
+	// maxAccessToken is the maximum length of an access token, in bytes. This
+	// service's own have about 500.
 	maxAccessToken = 8 << 10
 
-	// maxSkew bounds the difference between the clocks of two processes.
+	// maxSkew is the tolerated difference between the clocks of two processes.
 	maxSkew = 5 * time.Second
 
-	// accessTokenType is the media type of RFC 9068.
+	// accessTokenType is the header typ of access tokens, from RFC 9068.
 	accessTokenType = "at+jwt"
 )
 
-// Identity says which account and session an access token authenticates.
+// Identity is the account and the session that an access token authenticates.
 type Identity struct {
 	Account uuid.UUID
 	Session uuid.UUID
-	Expires time.Time // the end of the access token
+	Expires time.Time // when the access token expires
 }
 
 // sign returns an access token that is valid until expires.
@@ -69,8 +69,8 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Tim
 // ErrAccessToken. It accepts only the exact form that this service issues. Before
 // it checks the signature it reads only the token's size, form and key id.
 //
-// Verify queries the database in two cases only: the key is new to this process,
-// or Run has not polled for ended sessions for too long. Any error other than
+// Verify queries the database in two cases only: the key is new to this process, or
+// the last successful poll for ended sessions is too old. Any error other than
 // ErrAccessToken means that such a query has failed.
 func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, error) {
 	kid, err := readHeader(accessToken)
@@ -97,7 +97,7 @@ func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, err
 
 // The library's parser is lenient where RFC 7515 allows it. encoding/json accepts
 // repeated members, names in another case and text after the object. Tokens made by
-// sign have none of these, so the functions below accept none of them.
+// sign have none of these, so the functions below refuse them.
 
 // readHeader checks the form of a token and returns the id of its key.
 func readHeader(accessToken string) (kid string, err error) {
@@ -184,7 +184,7 @@ func (s *Service) readClaims(payload []byte) (Identity, error) {
 // object is a JSON object whose members are not decoded yet.
 type object map[string]json.RawMessage
 
-// readObject reads a strict JSON object.
+// readObject reads a JSON object by the rules of package strictjson.
 func readObject(raw []byte) (object, error) {
 	members := object{}
 	return members, strictjson.Object(bytes.NewReader(raw), func(name string, value []byte) error {
@@ -193,7 +193,7 @@ func readObject(raw []byte) (object, error) {
 	})
 }
 
-// read decodes a member. It is an error if the member is missing or null.
+// read decodes a member. It returns an error if the member is missing or null.
 func (o object) read(name string, dst any) error {
 	raw, ok := o[name]
 	if !ok || string(raw) == "null" {

@@ -67,7 +67,7 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	if want := (Identity{account, session, s.now().Add(30 * time.Minute)}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
-	// Another implementation accepts the signature.
+	// Package ed25519 accepts the signature too.
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
 	if err != nil || !ed25519.Verify(public, []byte(parts[0]+"."+parts[1]), signature) {
 		t.Error("the signature is wrong")
@@ -85,7 +85,7 @@ func TestAccessTokenTimesAreChecked(t *testing.T) {
 		claims members
 		good   bool
 	}{
-		{"expires now", members{"exp": now}, true}, // clocks may differ
+		{"expires now", members{"exp": now}, true}, // within the skew
 		{"expired within the skew", members{"exp": now - 4}, true},
 		{"expired", members{"exp": now - 5}, false},
 		{"valid after one skew", members{"nbf": now + 5}, true},
@@ -100,8 +100,8 @@ func TestAccessTokenTimesAreChecked(t *testing.T) {
 	}
 }
 
-// hostile returns tokens that must be refused, by their fault. Most are signed with
-// the service's own key, which no attacker has.
+// hostile returns tokens that must be refused, keyed by their defect. Most are signed
+// with the service's own key, which no attacker has.
 func hostile(t testing.TB, f forger, url string) map[string]string {
 	good := f.with(nil, nil)
 	part := strings.Split(good, ".")
@@ -141,10 +141,10 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"refresh token":   refreshPrefix + strings.Repeat("A", 43),
 		"with its scheme": "Bearer " + good,
 		"space before":    " " + good,
-		"space behind":    good + " ",
+		"space after":     good + " ",
 		"line break":      good + "\n",
 		"break inside":    part[0] + ".\n" + part[1] + "." + part[2],
-		"NUL behind":      good + "\x00",
+		"NUL after":       good + "\x00",
 		"two parts":       part[0] + "." + part[1],
 		"four parts":      good + "." + part[2],
 		"five parts":      good + "." + part[2] + "." + part[2],
@@ -156,33 +156,33 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"unsigned claims": encode(f.claims()),
 
 		// Wrong signatures.
-		"no signature":         part[0] + "." + part[1] + ".",
-		"signature of zeros":   part[0] + "." + part[1] + "." + b64(strings.Repeat("\x00", 64)),
-		"signature cut":        good[:len(good)-2],
-		"signature longer":     good + "AA",
-		"other bits behind":    good[:len(good)-1] + string(good[len(good)-1]+1),
-		"another's signature":  part[0] + "." + part[1] + "." + strings.Split(f.with(nil, members{"jti": "other"}), ".")[2],
-		"claims exchanged":     part[0] + "." + b64(encode(change(f.claims(), members{"sub": uuid.NewString()}))) + "." + part[2],
-		"another key":          thief.with(nil, nil),
-		"another key's id":     thief.with(members{"kid": "other"}, nil),
-		"HS256, public key":    hs256(public),
-		"HS256, PEM":           hs256(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
-		"HS256, DER":           hs256(der),
-		"HS256, JWK":           hs256([]byte(encode(publicJWK(t, f)))),
-		"HS256, empty":         hs256(nil),
-		"HS256, a default":     hs256([]byte("your-secret-key")),
-		"HS256, private seed":  hs256(f.private.Seed()),
-		"RS256":                rs256(t, unsigned(members{"alg": "RS256"})),
-		"PS256":                rs256(t, unsigned(members{"alg": "PS256"})),
-		"ES256":                es256(t, unsigned(members{"alg": "ES256"})),
-		"ES256, empty":         unsigned(members{"alg": "ES256"}) + "." + b64(strings.Repeat("\x00", 64)),
-		"no alg":               f.with(members{"alg": absent{}}, nil),
-		"alg null":             f.with(members{"alg": nil}, nil),
-		"alg in small letters": f.with(members{"alg": "eddsa"}, nil),
-		"alg Ed25519":          f.with(members{"alg": "Ed25519"}, nil),
-		"alg unlisted":         f.with(members{"alg": "XX999"}, nil),
-		"alg a list":           f.with(members{"alg": []string{"EdDSA"}}, nil),
-		"alg a number":         f.with(members{"alg": 1}, nil),
+		"no signature":        part[0] + "." + part[1] + ".",
+		"signature of zeros":  part[0] + "." + part[1] + "." + b64(strings.Repeat("\x00", 64)),
+		"signature truncated": good[:len(good)-2],
+		"signature longer":    good + "AA",
+		"other unused bits":   good[:len(good)-1] + string(good[len(good)-1]+1),
+		"signature replaced":  part[0] + "." + part[1] + "." + strings.Split(f.with(nil, members{"jti": "other"}), ".")[2],
+		"claims replaced":     part[0] + "." + b64(encode(change(f.claims(), members{"sub": uuid.NewString()}))) + "." + part[2],
+		"another key":         thief.with(nil, nil),
+		"another key and kid": thief.with(members{"kid": "other"}, nil),
+		"HS256, public key":   hs256(public),
+		"HS256, PEM":          hs256(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
+		"HS256, DER":          hs256(der),
+		"HS256, JWK":          hs256([]byte(encode(publicJWK(t, f)))),
+		"HS256, empty":        hs256(nil),
+		"HS256, a default":    hs256([]byte("your-secret-key")),
+		"HS256, private seed": hs256(f.private.Seed()),
+		"RS256":               rs256(t, unsigned(members{"alg": "RS256"})),
+		"PS256":               rs256(t, unsigned(members{"alg": "PS256"})),
+		"ES256":               es256(t, unsigned(members{"alg": "ES256"})),
+		"ES256, empty":        unsigned(members{"alg": "ES256"}) + "." + b64(strings.Repeat("\x00", 64)),
+		"no alg":              f.with(members{"alg": absent{}}, nil),
+		"alg null":            f.with(members{"alg": nil}, nil),
+		"alg in lower case":   f.with(members{"alg": "eddsa"}, nil),
+		"alg Ed25519":         f.with(members{"alg": "Ed25519"}, nil),
+		"alg unlisted":        f.with(members{"alg": "XX999"}, nil),
+		"alg a list":          f.with(members{"alg": []string{"EdDSA"}}, nil),
+		"alg a number":        f.with(members{"alg": 1}, nil),
 
 		// Keys supplied by the token.
 		"jwk":          thief.with(members{"jwk": thiefJWK}, nil),
@@ -222,7 +222,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"no iss":           f.with(nil, members{"iss": absent{}}),
 		"another aud":      f.with(nil, members{"aud": "other"}),
 		"aud empty":        f.with(nil, members{"aud": ""}),
-		"aud of many":      f.with(nil, members{"aud": []string{"other", "colophon"}}),
+		"aud a list":       f.with(nil, members{"aud": []string{"other", "colophon"}}),
 		"no aud":           f.with(nil, members{"aud": absent{}}),
 		"no sub":           f.with(nil, members{"sub": absent{}}),
 		"sub empty":        f.with(nil, members{"sub": ""}),
@@ -232,7 +232,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"sub zero":         f.with(nil, members{"sub": unknownAccount.String()}),
 		"no sid":           f.with(nil, members{"sid": absent{}}),
 		"sid a list":       f.with(nil, members{"sid": []string{}}),
-		"sid no id":        f.with(nil, members{"sid": "1"}),
+		"sid not an id":    f.with(nil, members{"sid": "1"}),
 		"no jti":           f.with(nil, members{"jti": absent{}}),
 		"jti empty":        f.with(nil, members{"jti": ""}),
 
@@ -260,24 +260,24 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"claims empty":      f.raw(encode(f.header()), `{}`),
 
 		// JSON that parsers read differently.
-		"header twice alg":       f.raw(`{"alg":"none",`+encode(f.header())[1:], encode(f.claims())),
-		"header twice kid":       f.raw(`{"kid":"other",`+encode(f.header())[1:], encode(f.claims())),
-		"header an escaped twin": f.raw(`{"\u0061lg":"none",`+encode(f.header())[1:], encode(f.claims())),
-		"claims twice sub":       f.raw(encode(f.header()), `{"sub":"`+uuid.NewString()+`",`+encode(f.claims())[1:]),
-		"claims twice exp":       f.raw(encode(f.header()), `{"exp":1,`+encode(f.claims())[1:]),
-		"something behind":       f.raw(encode(f.header()), encode(f.claims())+`{}`),
-		"a letter behind":        f.raw(encode(f.header()), encode(f.claims())+`x`),
-		"behind the header":      f.raw(encode(f.header())+encode(f.header()), encode(f.claims())),
-		"a comma at the end":     f.raw(encode(f.header()), strings.TrimSuffix(encode(f.claims()), "}")+",}"),
-		"not closed":             f.raw(encode(f.header()), strings.TrimSuffix(encode(f.claims()), "}")),
-		"header not closed":      f.raw(strings.TrimSuffix(encode(f.header()), "}"), encode(f.claims())),
-		"a list of claims":       f.raw(encode(f.header()), "["+encode(f.claims())+"]"),
-		"null for claims":        f.raw(encode(f.header()), "null"),
-		"null for a header":      f.raw("null", encode(f.claims())),
-		"no claims":              f.raw(encode(f.header()), ""),
-		"no header":              f.raw("", encode(f.claims())),
-		"a byte order mark":      f.raw(encode(f.header()), "\ufeff"+encode(f.claims())),
-		"claims not UTF-8":       f.raw(encode(f.header()), strings.Replace(encode(f.claims()), "an id", "an \xff", 1)),
+		"alg twice":           f.raw(`{"alg":"none",`+encode(f.header())[1:], encode(f.claims())),
+		"kid twice":           f.raw(`{"kid":"other",`+encode(f.header())[1:], encode(f.claims())),
+		"alg twice, escaped":  f.raw(`{"\u0061lg":"none",`+encode(f.header())[1:], encode(f.claims())),
+		"sub twice":           f.raw(encode(f.header()), `{"sub":"`+uuid.NewString()+`",`+encode(f.claims())[1:]),
+		"exp twice":           f.raw(encode(f.header()), `{"exp":1,`+encode(f.claims())[1:]),
+		"object after claims": f.raw(encode(f.header()), encode(f.claims())+`{}`),
+		"letter after claims": f.raw(encode(f.header()), encode(f.claims())+`x`),
+		"object after header": f.raw(encode(f.header())+encode(f.header()), encode(f.claims())),
+		"a comma at the end":  f.raw(encode(f.header()), strings.TrimSuffix(encode(f.claims()), "}")+",}"),
+		"not closed":          f.raw(encode(f.header()), strings.TrimSuffix(encode(f.claims()), "}")),
+		"header not closed":   f.raw(strings.TrimSuffix(encode(f.header()), "}"), encode(f.claims())),
+		"a list of claims":    f.raw(encode(f.header()), "["+encode(f.claims())+"]"),
+		"null for claims":     f.raw(encode(f.header()), "null"),
+		"null for a header":   f.raw("null", encode(f.claims())),
+		"no claims":           f.raw(encode(f.header()), ""),
+		"no header":           f.raw("", encode(f.claims())),
+		"a byte order mark":   f.raw(encode(f.header()), "\ufeff"+encode(f.claims())),
+		"claims not UTF-8":    f.raw(encode(f.header()), strings.Replace(encode(f.claims()), "an id", "an \xff", 1)),
 	}
 	for _, none := range []string{"none", "None", "NONE", "nOnE", "none ", "", "null"} {
 		tokens[fmt.Sprintf("alg %q", none)] = unsigned(members{"alg": none}) + "."
@@ -288,7 +288,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 	return tokens
 }
 
-// rsaKey is generated once, because that takes long.
+// rsaKey generates a key once, because that is slow.
 var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
 func rs256(t testing.TB, input string) string {
@@ -357,7 +357,7 @@ func FuzzVerify(f *testing.F) {
 }
 
 // FuzzVerifySigned signs fuzzed headers and claims, because a fuzzer cannot find a
-// valid signature. Accepted claims must be right, and mean the same to other parsers.
+// valid signature. Accepted claims must be right, and another parser must read the same.
 func FuzzVerifySigned(f *testing.F) {
 	s := offline(f)
 	forger := newForger(f, s)

@@ -54,11 +54,12 @@ func (s *Service) ensureUnknownAccount(ctx context.Context) error {
 }
 
 // RegisterOnce creates an account like Register. A second call with the same key,
-// user name and password returns the account of the first one. RegisterOnce also
-// returns events.ErrKeyReused and events.ErrInFlight.
+// user name and password returns the account of the first one. With another name or
+// password it returns events.ErrKeyReused. Its other errors are those of Register, a
+// ThrottledError, and events.ErrInFlight if the first call has not ended after a second.
 //
-// The key's record holds only the user name of the request. The password is
-// compared with the account's hash, because a fast digest would be fast to guess.
+// The key's record covers only the user name of the request. The password is compared
+// with the account's hash, because it could be guessed quickly from a fast digest.
 func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password, network string) (Account, error) {
 	key.Payload = []byte(username)
 	account, err := s.registered(ctx, key, password, network)
@@ -68,16 +69,17 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 	account, err = s.register(ctx, &key, username, password, User)
 	if errors.Is(err, events.ErrClaimed) || errors.Is(err, ErrTaken) {
 		// The same request may have been sent twice at the same time.
-		first, again := s.registered(ctx, key, password, network)
-		if !errors.Is(again, events.ErrNotFound) {
-			return first, again
+		first, lookupErr := s.registered(ctx, key, password, network)
+		if !errors.Is(lookupErr, events.ErrNotFound) {
+			return first, lookupErr
 		}
 	}
 	return account, err
 }
 
-// registered returns the account that was registered under the key, if the
-// password is right.
+// registered returns the account that was registered under the key. It returns
+// events.ErrNotFound if there is none, and events.ErrKeyReused if the user name or the
+// password is another one.
 func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password, network string) (Account, error) {
 	stream, err := s.store.Opened(ctx, key)
 	if err != nil {
@@ -123,7 +125,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
 	if taken {
-		return Account{}, ErrTaken // spares the cost of a hash
+		return Account{}, ErrTaken // before a hash is computed
 	}
 	hash, err := s.hash.Hash(ctx, normal)
 	if err != nil {

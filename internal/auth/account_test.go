@@ -18,7 +18,7 @@ import (
 	"colophon/internal/policy"
 )
 
-func TestRegister(t *testing.T) {
+func TestRegisteredNameIsTakenInAnySpelling(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account, err := f.Register(t.Context(), "Isaac", "securepassword")
@@ -88,7 +88,6 @@ func TestConcurrentRegistrationsOfOneNameMakeOneAccount(t *testing.T) {
 	}
 }
 
-// Another registration takes the name while the password is hashed.
 func TestNameTakenDuringHashingIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -107,7 +106,7 @@ func TestNameTakenDuringHashingIsRefused(t *testing.T) {
 }
 
 // security: ASVS 7.2.2, ASVS 7.2.4
-func TestSignIn(t *testing.T) {
+func TestSignInBeginsASession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -210,7 +209,7 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	var took [2][]time.Duration
 	for round := range *tries {
 		for i := range took {
-			i ^= round / 2 & 1 // in changing order, because the garbage collector may run every second time
+			i ^= round / 2 & 1 // in changing order, because the garbage collector may run every other time
 			start := time.Now()
 			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
 			took[i] = append(took[i], time.Since(start))
@@ -228,7 +227,6 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	}
 }
 
-// An account that changes while its password is hashed is checked again.
 func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {
 	t.Parallel()
 	other, err := argon2id.CreateHash("another "+password, &cheapParams)
@@ -246,7 +244,7 @@ func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {
 	}{
 		{"password changed", `update accounts set password_hash = $1 where username <> ''`, other, ErrCredentials},
 		{"disabled", `update accounts set disabled_at = $1 where username <> ''`, time.Now(), ErrCredentials},
-		{"erased", `delete from accounts where username = $1`, name, ErrCredentials},
+		{"deleted", `delete from accounts where username = $1`, name, ErrCredentials},
 		{"same password, rehashed", `update accounts set password_hash = $1 where username <> ''`, same, nil},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -321,8 +319,8 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 	}
 }
 
-// If two processes create the account for unknown names, the second uses the first
-// one's.
+// If two processes create the account for unknown names, the later one uses that of the
+// earlier one.
 func TestConcurrentStartsCreateOneUnknownAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -340,7 +338,7 @@ func TestConcurrentStartsCreateOneUnknownAccount(t *testing.T) {
 	}
 }
 
-func TestSignInWithoutDatabase(t *testing.T) {
+func TestCancelledRequestsAreNotWrongPasswords(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)

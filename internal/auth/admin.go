@@ -40,8 +40,8 @@ func (s *Service) Accounts(ctx context.Context, after uuid.UUID, limit int) ([]A
 	return accounts, nil
 }
 
-// Named returns the account with a user name, in any spelling, or
-// events.ErrNotFound.
+// Named returns the account with a user name, in any spelling. It returns a
+// policy.Refusal or events.ErrNotFound.
 func (s *Service) Named(ctx context.Context, username string) (Account, error) {
 	_, key, err := policy.Username(username)
 	if err != nil {
@@ -64,9 +64,9 @@ func (s *Service) Create(ctx context.Context, username, password string, role Ro
 	return s.register(ctx, nil, username, password, role)
 }
 
-// Disable ends the sessions of an account and refuses later sign-ins. Its jobs go
-// on. A disabled account stays unchanged. Disable returns events.ErrNotFound,
-// ErrOwnAccount, or ErrForbidden if by is not an administrator.
+// Disable ends the sessions of an account and refuses later sign-ins. Its jobs
+// continue. An account that is disabled already stays unchanged. Disable returns
+// events.ErrNotFound, ErrOwnAccount, or ErrForbidden if by is not an administrator.
 func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	if by == id {
 		return Account{}, ErrOwnAccount
@@ -128,8 +128,8 @@ func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account
 	})
 }
 
-// SetPassword replaces the password of an account, for an owner who has forgotten
-// it. It ends all sessions of the account and removes its known networks. It is for
+// SetPassword replaces the password of an account whose owner has forgotten it. It
+// ends all sessions of the account and removes its known networks. It is for
 // the command line only. It returns a policy.Refusal, ErrBusy, events.ErrNotFound or
 // ErrAccountErased.
 func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string) (Account, error) {
@@ -189,8 +189,8 @@ func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, erro
 	})
 }
 
-// command runs change as CommandLine on an account that has not been erased. It
-// marks the sessions that change returns as ended.
+// command runs change as CommandLine, or returns ErrAccountErased. change returns the
+// sessions that it has ended in the database, and command adds them to s.ended.
 func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events.Tx, *Account) ([]uuid.UUID, error)) (Account, error) {
 	var ended []uuid.UUID
 	account, err := s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) (err error) {
@@ -217,14 +217,14 @@ func (s *Service) administer(ctx context.Context, by, id uuid.UUID, change func(
 		if err != nil {
 			return err
 		}
-		is := func(id uuid.UUID) func(Account) bool { return func(a Account) bool { return a.ID == id } }
+		hasID := func(id uuid.UUID) func(Account) bool { return func(a Account) bool { return a.ID == id } }
 		if by != CommandLine {
-			admin := slices.IndexFunc(found, is(by))
+			admin := slices.IndexFunc(found, hasID(by))
 			if admin < 0 || found[admin].Role != Admin || !found[admin].DisabledAt.IsZero() {
 				return ErrForbidden
 			}
 		}
-		target := slices.IndexFunc(found, is(id))
+		target := slices.IndexFunc(found, hasID(id))
 		if target < 0 {
 			return events.ErrNotFound
 		}

@@ -25,7 +25,7 @@ func (f *fixture) mustCreate(t *testing.T, username string, role Role) Account {
 	return account
 }
 
-func TestDisableAndEnable(t *testing.T) {
+func TestDisabledAccountIsLockedOutUntilEnabled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account, admin, auditor := f.mustRegister(t), f.mustCreate(t, "edmond", Admin), f.mustCreate(t, "samuel", Auditor)
@@ -73,7 +73,7 @@ func TestDisableAndEnable(t *testing.T) {
 }
 
 // security: ASVS 6.4.3
-func TestSetPassword(t *testing.T) {
+func TestPasswordResetEndsAllSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)
@@ -83,23 +83,23 @@ func TestSetPassword(t *testing.T) {
 		wantError(t, err, want)
 	}
 	f.mustVerify(t, tokens.AccessToken)
-	if got, err := f.SetPassword(t.Context(), account.ID, next); err != nil || got.ID != account.ID {
+	if got, err := f.SetPassword(t.Context(), account.ID, newPassword); err != nil || got.ID != account.ID {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if facts := f.facts(t, account.ID); len(facts) != before+1 || facts[before] != (events.AccountPasswordChanged{By: "command"}) {
 		t.Errorf("facts: %#v", facts[before:])
 	}
 	f.mustBeLockedOut(t, tokens)
-	if _, err := f.SignIn(t.Context(), name, next); err != nil {
+	if _, err := f.SignIn(t.Context(), name, newPassword); err != nil {
 		t.Error(err)
 	}
 	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
-		_, err := f.SetPassword(t.Context(), id, next)
+		_, err := f.SetPassword(t.Context(), id, newPassword)
 		wantError(t, err, events.ErrNotFound)
 	}
 }
 
-func TestEndSessions(t *testing.T) {
+func TestEndSessionsEndsAllSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -120,7 +120,6 @@ func TestEndSessions(t *testing.T) {
 	wantError(t, err, events.ErrNotFound)
 }
 
-// Transactions that end sessions of one account concurrently do not deadlock.
 func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -163,7 +162,7 @@ func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
 	}
 }
 
-func TestEraseAccount(t *testing.T) {
+func TestCommandErasesAnAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account, tokens := f.mustRegister(t), f.mustSignIn(t)
@@ -185,7 +184,7 @@ func TestEraseAccount(t *testing.T) {
 	wantError(t, err, ErrTaken)
 	_, err = f.EraseAccount(t.Context(), account.ID)
 	wantError(t, err, ErrAccountErased)
-	_, err = f.SetPassword(t.Context(), account.ID, next)
+	_, err = f.SetPassword(t.Context(), account.ID, newPassword)
 	wantError(t, err, ErrAccountErased)
 	for _, id := range []uuid.UUID{unknownAccount, uuid.New()} {
 		_, err = f.EraseAccount(t.Context(), id)
@@ -199,7 +198,7 @@ func TestEraseAccount(t *testing.T) {
 	}
 }
 
-func TestRoles(t *testing.T) {
+func TestRolesAreGivenByCommand(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account, admin := f.mustRegister(t), f.mustCreate(t, "edmond", Admin)
@@ -238,7 +237,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// If two administrators disable each other concurrently, one stays enabled.
+// Two administrators disable each other concurrently.
 func TestOneOfTwoAdministratorsStaysEnabled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -13,36 +13,37 @@
 //     event, and the same delay after repeated failures. The events of all unknown
 //     names are in the stream of the zero account id.
 //   - Throttling. Wrong passwords delay the next sign-in attempt from the same
-//     network ([ThrottledError]), in all processes. Other users are
-//     not affected: a network from which an account has been signed in to is never
-//     refused for failures from other networks or under other names.
+//     network ([ThrottledError]), in all processes. Other users are not affected: an
+//     account's known network, from which a sign-in has succeeded, is never refused
+//     for failures from other networks or under other names.
 //   - Bounded work. At most half of the processors hash passwords at a time. A
 //     caller that would wait too long for a processor gets [ErrBusy].
-//     [Service.Verify] does not query the database while [Service.Run] runs.
+//     While [Service.Run] runs, [Service.Verify] queries the database only for
+//     unknown keys, at most once a second.
 //   - Refresh. A refresh token is exchanged once. If it is presented again within
-//     [Grace] of the exchange, the client lost the answer or asked twice: it gets
-//     another pair, and both pairs stay valid. If it is presented later, it has
-//     been copied, and its session ends.
+//     [Grace] of the exchange, the client has lost the response or sent the request
+//     twice: the client gets another pair, and both pairs stay valid. If the token is
+//     presented later, it has been copied, and its session ends.
 //   - Session limits. An account has at most 100 sessions; one more sign-in ends
 //     the oldest. A session ends RefreshTTL after its sign-in at the latest. No
 //     access token outlives its session.
-//   - Revocation. A session also ends when it is revoked or signed out, when
-//     another session takes its place, when its refresh token is reused, and when
-//     its account is disabled, erased or removed, whichever program writes the
+//   - Revocation. A session also ends when it is revoked or signed out, when a newer
+//     session exceeds the limit, when its refresh token is reused, and when its
+//     account is disabled, erased or removed, even by another program that writes the
 //     tables. The process that ended it refuses its access tokens at once. Every
 //     other process refuses them when an event of the account is announced (after
 //     about 50 ms), or at its next poll if the announcement is lost (within a
 //     second). Contexts returned by [Service.While] end at the same time.
 //   - Late commits. Revocation does not depend on clocks. Each process reads the
 //     transactions that it has not seen, so a late commit is not missed. A process
-//     that starts reads all recent endings before it serves.
+//     that starts reads all recently ended sessions before it serves.
 //   - Outages. After ten seconds without a successful poll, Verify accepts no
 //     access token: it returns an error that is not ErrAccessToken until the
 //     database answers again. One caller at a time polls, for at most two
-//     seconds, and the others share the result. Contexts returned by While go on
+//     seconds, and the others share the result. Contexts returned by While stay open
 //     meanwhile.
-//   - Keys. [Service.Rotate] may be called at any time, with any number of
-//     processes at work. No token is refused because of it.
+//   - Keys. [Service.Rotate] may be called at any time, while any number of processes
+//     serve. It makes no token invalid, unless the keys have leaked.
 //
 // A [Service] is safe for concurrent use. Any number of processes may share one
 // database.
@@ -64,16 +65,15 @@ import (
 )
 
 var (
-	// ErrTaken occurs when a user name is registered that an account already has,
-	// in any spelling.
+	// ErrTaken occurs when another account has the user name, in any spelling, or had
+	// it before its erasure.
 	ErrTaken = errcode.New("username_taken", "the user name is taken")
 
 	// ErrCredentials occurs when the user name is unknown, the password is wrong,
 	// or the account is disabled.
 	ErrCredentials = errcode.New("invalid_credentials", "the user name or the password is wrong")
 
-	// ErrPassword occurs when a signed-in user has to repeat their password and it
-	// is wrong.
+	// ErrPassword occurs when a signed-in user repeats their password and it is wrong.
 	ErrPassword = errcode.New("wrong_password", "the password is wrong")
 
 	// ErrForbidden occurs when an account's role does not allow the operation.
@@ -85,16 +85,16 @@ var (
 	// ErrAccountErased occurs when the account to change has been erased.
 	ErrAccountErased = errcode.New("account_erased", "the account has been erased")
 
-	// ErrRefreshToken occurs when a refresh token is unknown or was exchanged
-	// before, or its session has ended.
+	// ErrRefreshToken occurs when a refresh token is unknown or was exchanged more
+	// than Grace ago, or its session has ended.
 	ErrRefreshToken = errcode.New("invalid_refresh_token", "the refresh token is not valid")
 
 	// ErrAccessToken occurs when an access token was not issued by this service or
 	// is not valid now. The text of the error says why, for the log.
 	ErrAccessToken = errcode.New("invalid_access_token", "the access token is not valid")
 
-	// ErrBusy occurs when too many passwords are being hashed. The caller may try
-	// again after a few seconds.
+	// ErrBusy occurs when too many passwords are being hashed, or when the account
+	// changed during the check. The caller may try again after a few seconds.
 	ErrBusy = errcode.New("busy", "too many passwords are being checked at the moment")
 )
 
@@ -104,7 +104,7 @@ const (
 	DefaultRefreshTTL = 30 * 24 * time.Hour
 )
 
-// Options of a Service.
+// Options configure a Service.
 type Options struct {
 	Issuer     string        // "iss" of the access tokens, usually the service's own URL
 	Audience   string        // "aud" of the access tokens
@@ -113,22 +113,22 @@ type Options struct {
 
 	Unthrottled bool // do not count wrong passwords; for measurements
 
-	// HashMemory is the memory in KiB of one password hash, made in one pass.
-	// 0 means the safe parameters. Other values are for tests of other features.
+	// HashMemory is the memory of a password hash with one pass, in KiB. 0 means the
+	// production parameters. Other values are for tests of other features.
 	HashMemory uint32
 }
 
-// Role says what an account may do beyond its own data.
+// Role gives an account rights beyond its own data.
 type Role string
 
 // The roles of an account.
 const (
 	User    Role = "user"    // no further rights
 	Auditor Role = "auditor" // reads other accounts and their events
-	Admin   Role = "admin"   // an auditor's rights, and disables and enables accounts
+	Admin   Role = "admin"   // reads what an auditor reads, and disables and enables accounts
 )
 
-// Account is a registered user. It remains, without a name, after its erasure.
+// Account is a registered user. An erased account remains, without its name.
 type Account struct {
 	ID         uuid.UUID
 	Username   string // as registered; empty once erased
@@ -151,11 +151,11 @@ type Service struct {
 	ended    *endedSessions
 	now      func() time.Time
 
-	pollInterval time.Duration // defaultPollInterval
+	pollInterval time.Duration // defaultPollInterval, except in tests
 }
 
-// New returns a service over a migrated database. If they are missing, it creates
-// the first signing key and the account that stands for unknown names.
+// New returns a service over a migrated database. It creates the first signing key
+// and the account that stands for unknown names, if they are missing.
 func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options) (*Service, error) {
 	params := productionParams
 	if o.HashMemory > 0 {
@@ -180,8 +180,8 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
 	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, backoffs: productionBackoffs, now: now, pollInterval: defaultPollInterval}
-	// A key may sign after its retirement: in processes that have not read of it
-	// yet, and in transactions that have begun.
+	// A retired key may still sign in a process that has not read the new keys yet, and
+	// in a transaction that has begun.
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
 		maxAge: keysMaxAge, publishAhead: keysPublishAhead, retention: o.AccessTTL + 2*keysMaxAge + 2*maxSkew,

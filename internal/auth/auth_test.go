@@ -27,7 +27,7 @@ import (
 // cheapParams are for tests whose subject is not hashing.
 var cheapParams = argon2id.Params{Memory: 64, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// clock is a clock that stands until a test advances it.
+// clock is a clock that moves only when a test advances it.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -47,7 +47,7 @@ func (c *clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// fixture is a service over a database of its own. It acts as the application's role.
+// fixture is a service over a database of its own, in the application's database role.
 type fixture struct {
 	*Service
 	db    *pgtest.DB
@@ -88,7 +88,7 @@ func (f *fixture) another(t *testing.T, h *hasher) *Service {
 	return s
 }
 
-// network returns a network that no sign-in has come from.
+// network returns a network without earlier sign-ins.
 func (f *fixture) network() string { return fmt.Sprint("network ", f.networks.Add(1)) }
 
 // SignIn signs in from a new network, so that earlier failures do not delay it.
@@ -154,8 +154,7 @@ func (f *fixture) mustVerify(t *testing.T, token string) Identity {
 	return identity
 }
 
-// mustBeLockedOut fails the test unless the tokens and the password are refused at
-// once.
+// mustBeLockedOut fails the test unless the tokens and the password are refused now.
 func (f *fixture) mustBeLockedOut(t *testing.T, tokens Tokens) {
 	t.Helper()
 	_, err := f.Refresh(t.Context(), tokens.RefreshToken)

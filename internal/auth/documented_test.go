@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// Operators can look up how guessing is delayed and how long sessions last. The
-// runbook states the same numbers as the code.
+// The runbook tells operators how guessing is delayed and how long sessions last.
 //
 // security: ASVS 6.1.1, ASVS 7.1.1, ASVS 7.1.2
 func TestRunbookStatesTheLimits(t *testing.T) {
@@ -18,7 +17,7 @@ func TestRunbookStatesTheLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := func(d time.Duration) string {
+	format := func(d time.Duration) string {
 		switch {
 		case d%(24*time.Hour) == 0:
 			return fmt.Sprintf("%d days", d/(24*time.Hour))
@@ -28,7 +27,7 @@ func TestRunbookStatesTheLimits(t *testing.T) {
 		return fmt.Sprintf("%d s", d/time.Second)
 	}
 	row := func(p backoff) string {
-		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, in(p.initial), in(p.max))
+		return fmt.Sprintf("| %d | %s, then twice as long each time, up to %s |", p.free, format(p.initial), format(p.max))
 	}
 	p := productionBackoffs
 	for what, want := range map[string]string{
@@ -36,9 +35,9 @@ func TestRunbookStatesTheLimits(t *testing.T) {
 		"a name under attack":     fmt.Sprintf("after %d from networks that are not known for it %s", underAttackAfter, row(p.underAttack)),
 		"one network, many names": "under names that it is not known for " + row(p.network),
 		"failure window":          fmt.Sprintf("count for %d hours", failureWindow/time.Hour),
-		"known networks":          fmt.Sprintf("known for %s", in(knownNetworkTTL)),
-		"access token lifetime":   "access token is valid for " + in(DefaultAccessTTL),
-		"session lifetime":        fmt.Sprintf("ends %s after the sign-in", in(DefaultRefreshTTL)),
+		"known networks":          fmt.Sprintf("known for %s", format(knownNetworkTTL)),
+		"access token lifetime":   "access token is valid for " + format(DefaultAccessTTL),
+		"session lifetime":        fmt.Sprintf("ends %s after the sign-in", format(DefaultRefreshTTL)),
 		"session limit":           fmt.Sprintf("have %d sessions", maxSessions),
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
@@ -47,8 +46,6 @@ func TestRunbookStatesTheLimits(t *testing.T) {
 	}
 }
 
-// A password is valid until its owner changes it, however old it is.
-//
 // security: ASVS 6.2.10
 func TestPasswordsDoNotExpire(t *testing.T) {
 	t.Parallel()

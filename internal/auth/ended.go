@@ -18,8 +18,8 @@ const (
 	// queryTimeout bounds a query. A request may be waiting for it.
 	queryTimeout = 2 * time.Second
 
-	// staleAfter is the age of the last successful poll from which Verify polls
-	// itself. If that fails, it accepts no access token.
+	// staleAfter is the maximum age of the last successful poll. Once it is older,
+	// Verify polls too, and accepts no access token if that fails.
 	staleAfter = 10 * time.Second
 
 	// pollRetry is how long Verify waits after a failed poll before the next one.
@@ -29,20 +29,20 @@ const (
 // errSessionEnded occurs when the session of an access token has ended.
 var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 
-// endedSessions holds the sessions in memory that ended early and may still have
-// access tokens that have not expired. They are few, and so requests need no query.
+// endedSessions holds in memory the sessions that ended early and may have access
+// tokens that have not expired. They are few, so requests need no query.
 type endedSessions struct {
 	pool *pgxpool.Pool
 	keep time.Duration // how long an ended session is held
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
-	horizon int64 // the oldest transaction that may be unread; 0 before the first query; only query uses it
+	horizon int64 // only for query: the oldest transaction that may be unread; 0 at first
 
 	mu       sync.RWMutex
 	polled   time.Time                                           // the start of the last successful poll
-	forgetAt map[uuid.UUID]time.Time                             // the ended sessions, and the times from which they may be forgotten
-	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // cancelled when their session ends
+	forgetAt map[uuid.UUID]time.Time                             // by ended session: when it may be forgotten
+	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // by session: called when it ends
 }
 
 func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endedSessions {
@@ -59,7 +59,7 @@ func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() ti
 const endedQuery = "ended sessions"
 
 // poll reads the sessions that have ended since the last poll. Its query begins after
-// poll was called.
+// the call, so it sees all earlier commits.
 func (e *endedSessions) poll(ctx context.Context) error {
 	_, err := e.queries.DoFresh(ctx, endedQuery, e.query)
 	return err
@@ -81,10 +81,10 @@ func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 }
 
 const (
-	// recentlyEnded reads all endings that still matter. A process that has just
-	// started uses it. endedSince reads the endings of transactions from the given
-	// horizon on. Both return the next horizon: all endings by older transactions are
-	// in this result or in an earlier one.
+	// recentlyEnded reads the sessions that ended within a duration, for a process
+	// that has just started. endedSince reads those ended by transactions from a
+	// horizon on. Both return the next horizon: every session ended by an older
+	// transaction is in this result or in an earlier one.
 	recentlyEnded = `
 		select now.horizon::text::bigint, e.session
 		from (select pg_snapshot_xmin(pg_current_snapshot()) as horizon) now
@@ -101,8 +101,8 @@ func (e *endedSessions) newlyEnded(ctx context.Context) (horizon int64, sessions
 		horizon, sessions, err = e.read(ctx, endedSince, e.horizon)
 	}
 	if err == nil && horizon < e.horizon || e.horizon == 0 {
-		// This is the first query, or the server has changed and counts its
-		// transactions differently.
+		// This is the first query, or another server answers, whose transaction ids
+		// are lower.
 		horizon, sessions, err = e.read(ctx, recentlyEnded, e.keep)
 	}
 	if err != nil {
@@ -171,7 +171,7 @@ func (e *endedSessions) pollShared(ctx context.Context) error {
 }
 
 // watch calls cancel when the session ends, at once if it has ended already. The
-// caller calls stop when it is no longer interested.
+// caller must call stop to release the watcher.
 func (e *endedSessions) watch(session uuid.UUID, cancel context.CancelCauseFunc) (stop func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -202,7 +202,8 @@ func (e *endedSessions) forget() {
 }
 
 // While returns a context that ends with ctx or with the identity's session. If the
-// session ends, the context's cause is an ErrAccessToken.
+// session ends, the context's cause is an ErrAccessToken. The caller must call the
+// returned function.
 func (s *Service) While(ctx context.Context, id Identity) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := s.ended.watch(id.Session, cancel)

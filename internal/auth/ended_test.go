@@ -14,10 +14,10 @@ import (
 	"colophon/events"
 )
 
-// elsewhere returns a service and a store as another process over the same database
-// has them. Both run until the test ends. The service polls often, unless a function
-// in with changes that.
-func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Service)) (*Service, *events.Store) {
+// process returns the service and the store of another process over the same database.
+// Both run until the test ends. The service polls often, unless one of the changes says
+// otherwise.
+func (f *fixture) process(t *testing.T, now func() time.Time, changes ...func(*Service)) (*Service, *events.Store) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	store := events.NewStore(f.db.App, f.vault, log)
@@ -26,22 +26,22 @@ func (f *fixture) elsewhere(t *testing.T, now func() time.Time, with ...func(*Se
 		t.Fatal(err)
 	}
 	s.pollInterval = pollGap
-	for _, with := range with {
-		with(s)
+	for _, change := range changes {
+		change(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	listens := make(chan struct{})
-	wg.Go(func() { store.Run(ctx, func() { close(listens) }) })
+	listening := make(chan struct{})
+	wg.Go(func() { store.Run(ctx, func() { close(listening) }) })
 	wg.Go(func() { s.Run(ctx, log) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	<-listens
+	<-listening
 	return s, store
 }
 
-// refused waits until a service refuses an access token, and returns how long it
-// waited.
-func refused(t *testing.T, s *Service, token string) time.Duration {
+// waitRefused waits until a service refuses an access token, and returns the time that
+// it took.
+func waitRefused(t *testing.T, s *Service, token string) time.Duration {
 	t.Helper()
 	begin := time.Now()
 	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
@@ -58,7 +58,7 @@ func refused(t *testing.T, s *Service, token string) time.Duration {
 func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	other, _ := f.elsewhere(t, f.clock.Now)
+	other, _ := f.process(t, f.clock.Now)
 	f.mustRegister(t)
 	bystander := f.mustSignIn(t)
 	for _, c := range []struct {
@@ -83,7 +83,7 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 			wantError(t, err, ErrRefreshToken)
 		}},
-		// Changes of the tables, without an announcement.
+		// Other programs change the tables without an announcement.
 		{"revoked", false, false, func(t *testing.T, _ Tokens, id Identity) {
 			f.exec(t, `update sessions set revoked_at = $2 where id = $1`, id.Session, f.clock.Now())
 		}},
@@ -121,7 +121,7 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 					t.Errorf("accepted by the process that ended it: %v", err)
 				}
 			}
-			t.Logf("refused elsewhere after %v", refused(t, other, ended.AccessToken))
+			t.Logf("refused elsewhere after %v", waitRefused(t, other, ended.AccessToken))
 			wantError(t, context.Cause(waiting), ErrAccessToken)
 			_, err := other.Verify(t.Context(), sessions[1].AccessToken)
 			if errors.Is(err, ErrAccessToken) != c.others {
@@ -137,13 +137,13 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 	}
 }
 
-// An announcement makes another process refuse an ended session, long before its next
-// poll.
+// An announcement makes another process refuse an ended session before its next poll,
+// which is an hour away.
 func TestEndedSessionsAreAnnounced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other, _ := f.elsewhere(t, f.clock.Now, func(s *Service) { s.pollInterval = time.Hour })
+	other, _ := f.process(t, f.clock.Now, func(s *Service) { s.pollInterval = time.Hour })
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.store.Run(ctx, nil) })
@@ -156,11 +156,10 @@ func TestEndedSessionsAreAnnounced(t *testing.T) {
 		if err := f.Revoke(t.Context(), tokens.RefreshToken); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("refused elsewhere after %v", refused(t, other, tokens.AccessToken))
+		t.Logf("refused elsewhere after %v", waitRefused(t, other, tokens.AccessToken))
 	}
 }
 
-// The sessions of an account that is disabled and enabled again stay ended.
 func TestEnabledAccountMustSignInAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -168,7 +167,7 @@ func TestEnabledAccountMustSignInAgain(t *testing.T) {
 	before := f.mustSignIn(t)
 	f.exec(t, `update accounts set disabled_at = now() where username = $1`, name)
 	f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
-	if err := f.Service.ended.poll(t.Context()); err != nil {
+	if err := f.ended.poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := f.Verify(t.Context(), before.AccessToken)
@@ -178,8 +177,7 @@ func TestEnabledAccountMustSignInAgain(t *testing.T) {
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
 }
 
-// A transaction that ends a session and commits late is not missed, even if a process
-// has polled after later transactions committed.
+// A transaction ends a session, and commits only after later transactions and after polls.
 func TestLateCommitsAreNotMissed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -197,7 +195,7 @@ func TestLateCommitsAreNotMissed(t *testing.T) {
 	f.exec(t, revoke, f.mustVerify(t, early.AccessToken).Session)
 	poll := func() {
 		t.Helper()
-		if err := f.Service.ended.poll(t.Context()); err != nil {
+		if err := f.ended.poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -213,9 +211,9 @@ func TestLateCommitsAreNotMissed(t *testing.T) {
 	_, err = f.Verify(t.Context(), late.AccessToken)
 	wantError(t, err, ErrAccessToken)
 
-	// After a change of server, whose transaction ids are lower, all endings are read.
+	// If another server with lower transaction ids answers, all ended sessions are read.
 	another := f.mustSignIn(t)
-	f.Service.ended.horizon = 1 << 60
+	f.ended.horizon = 1 << 60
 	f.exec(t, revoke, f.mustVerify(t, another.AccessToken).Session)
 	poll()
 	_, err = f.Verify(t.Context(), another.AccessToken)
@@ -241,8 +239,8 @@ func TestVerifyDoesNotQueryTheDatabase(t *testing.T) {
 	}
 }
 
-// While polls fail, Verify neither accepts nor refuses access tokens, and contexts of
-// While go on.
+// While polls fail, Verify returns the error of the database, and contexts of While stay
+// open.
 func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -258,7 +256,7 @@ func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	before := f.db.App.Stat().AcquireCount()
 	for range 10 {
 		if _, err := f.Verify(t.Context(), token); err == nil || errors.Is(err, ErrAccessToken) {
-			t.Fatalf("error %v, want that of the database", err)
+			t.Fatalf("error %v, want the database's", err)
 		}
 	}
 	if n := f.db.App.Stat().AcquireCount() - before; n != 1 {
@@ -295,19 +293,19 @@ func TestEndedSessionsAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.clock.Advance(DefaultAccessTTL + 2*maxSkew)
-	f.Service.ended.forget()
+	f.ended.forget()
 	if err := f.collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count(t, `select count(*) from ended_sessions`); n != 2 {
 		t.Errorf("%d rows, want 2", n)
 	}
-	if _, ok := f.Service.ended.forgetAt[id.Session]; !ok {
+	if _, ok := f.ended.forgetAt[id.Session]; !ok {
 		t.Error("the session was forgotten too early")
 	}
 	f.clock.Advance(time.Minute)
-	f.Service.ended.forget()
-	if n := len(f.Service.ended.forgetAt); n != 0 {
+	f.ended.forget()
+	if n := len(f.ended.forgetAt); n != 0 {
 		t.Errorf("%d ended sessions are held, want 0", n)
 	}
 }

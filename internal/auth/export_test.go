@@ -8,7 +8,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// The names below are for package auth_test, whose tests use the service over HTTP.
+// These names are for package auth_test, whose tests use the service over HTTP.
 type (
 	Fixture = fixture
 	Forger  = forger
@@ -28,20 +28,20 @@ func (f *fixture) MustRegister(t *testing.T) Account     { return f.mustRegister
 func (f *fixture) MustSignIn(t *testing.T) Tokens        { return f.mustSignIn(t) }
 func (f *fixture) Exec(t *testing.T, s string, a ...any) { f.exec(t, s, a...) }
 
-// Process returns a service and its store as another process has them. If runs is
-// true it uses the real clock and rotates keys quickly, otherwise the fixture's clock.
-func (f *fixture) Process(t *testing.T, runs bool) (*Service, *events.Store) {
-	if !runs {
-		return f.elsewhere(t, f.clock.Now)
+// Process returns the service and the store of another process. With realClock, the
+// service uses the real clock and rotates keys quickly; otherwise the fixture's clock.
+func (f *fixture) Process(t *testing.T, realClock bool) (*Service, *events.Store) {
+	if !realClock {
+		return f.process(t, f.clock.Now)
 	}
-	return f.elsewhere(t, time.Now, func(s *Service) {
+	return f.process(t, time.Now, func(s *Service) {
 		s.keys.maxAge, s.keys.reads.Keep, s.keys.publishAhead = 100*time.Millisecond, 100*time.Millisecond, 2*time.Second
 	})
 }
 
-func NewForger(t *testing.T, s *Service, speaks Identity) Forger {
+func NewForger(t *testing.T, s *Service, identity Identity) Forger {
 	f := newForger(t, s)
-	f.speaks = speaks
+	f.identity = identity
 	return f
 }
 

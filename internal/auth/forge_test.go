@@ -16,8 +16,8 @@ import (
 	"colophon/internal/flight"
 )
 
-// offline returns a service with one signing key and no database. Its clock stands,
-// so its keys never become stale.
+// offline returns a service with one signing key and no database. Its clock stands
+// still, so its keys never become stale.
 func offline(t testing.TB) *Service {
 	t.Helper()
 	private := ed25519.NewKeyFromSeed([]byte("the seed of the key that signs.."))
@@ -66,12 +66,12 @@ func publicJWK(t testing.TB, f forger) jwk.Key {
 
 type members = map[string]any
 
-// forger makes access tokens by hand, valid ones by default.
+// forger makes access tokens without the service. By default they are valid.
 type forger struct {
-	private ed25519.PrivateKey
-	kid     string
-	now     time.Time
-	speaks  Identity // the identity in the tokens
+	private  ed25519.PrivateKey
+	kid      string
+	now      time.Time
+	identity Identity // the identity in the tokens
 }
 
 func newForger(t testing.TB, s *Service) forger {
@@ -88,12 +88,12 @@ func (f forger) header() members {
 func (f forger) claims() members {
 	return members{
 		"iss": "https://colophon.test", "aud": "colophon", "jti": "an id",
-		"sub": f.speaks.Account.String(), "sid": f.speaks.Session.String(),
+		"sub": f.identity.Account.String(), "sid": f.identity.Session.String(),
 		"iat": f.now.Unix(), "nbf": f.now.Unix(), "exp": f.now.Unix() + 1800,
 	}
 }
 
-// raw signs a header and a payload unchanged.
+// raw signs a header and a payload as they are.
 func (f forger) raw(header, payload string) string {
 	input := b64(header) + "." + b64(payload)
 	return input + "." + b64(string(ed25519.Sign(f.private, []byte(input))))
@@ -107,8 +107,8 @@ func (f forger) with(header, claims members) string {
 
 type absent struct{}
 
-func change(m, by members) members {
-	maps.Copy(m, by)
+func change(m, changes members) members {
+	maps.Copy(m, changes)
 	maps.DeleteFunc(m, func(_ string, value any) bool { return value == absent{} })
 	return m
 }
@@ -123,7 +123,7 @@ func encode(v any) string {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// The forger's default tokens are valid. Otherwise its bad ones would prove nothing.
+// If the default tokens were invalid, the refusal of changed ones would prove nothing.
 func TestForgerMakesGoodTokens(t *testing.T) {
 	t.Parallel()
 	s := offline(t)

@@ -48,10 +48,10 @@ func silent(t *testing.T) *pgxpool.Pool {
 	return pool
 }
 
-// hanging returns a service over a silent server, whose queries end after timeout. Its
-// clock stands, so a failed query is not repeated. verify has callers verify tokens
-// that need the database, half of them because of the key and half because the ended
-// sessions are stale. It returns when all of them have failed.
+// hanging returns a service over a silent server. Its queries end after timeout. Its
+// clock stands still, so a failed query is not repeated. verify runs concurrent callers
+// of Verify and checks that all fail. Half of them need the database for an unknown key,
+// the others because the ended sessions are stale.
 func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx context.Context, callers int)) {
 	t.Helper()
 	pool := silent(t)
@@ -72,7 +72,7 @@ func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx c
 			}
 			wg.Go(func() {
 				if _, err := s.Verify(ctx, token); err == nil || errors.Is(err, ErrAccessToken) {
-					t.Errorf("error %v, want that of the database", err)
+					t.Errorf("error %v, want the database's", err)
 				}
 			})
 		}
@@ -80,8 +80,8 @@ func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx c
 	}
 }
 
-// Requests that need a database that does not answer fail together when the query
-// times out. Later ones fail at once, without a query.
+// If the database does not answer, requests share one query and fail when it times out.
+// Later requests fail at once, without a query.
 func TestHangingDatabaseFailsRequestsTogether(t *testing.T) {
 	t.Parallel()
 	if s := newFixture(t); s.keys.reads.Timeout != 2*time.Second || s.Service.ended.queries.Timeout != 2*time.Second {
@@ -95,7 +95,6 @@ func TestHangingDatabaseFailsRequestsTogether(t *testing.T) {
 	}
 }
 
-// A client that leaves does not wait for a query that is under way.
 func TestClientThatLeavesDoesNotWaitForTheDatabase(t *testing.T) {
 	t.Parallel()
 	s, verify := hanging(t, time.Hour)
@@ -105,7 +104,7 @@ func TestClientThatLeavesDoesNotWaitForTheDatabase(t *testing.T) {
 	leaving.Go(func() { verify(left, 25) })
 	waiting.Go(func() { verify(stays, 25) })
 	begin := time.Now()
-	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // no event announces this
+	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // nothing signals this
 		if time.Since(begin) > time.Minute {
 			t.Fatal("no query is under way")
 		}

@@ -21,7 +21,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// serve runs the whole API over a service and its store, as one process does.
+// serve runs the whole API over a service and its store, and returns its URL.
 func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, log *slog.Logger) string {
 	t.Helper()
 	model := jobs.Model{Name: "fake", Context: 1000, Encode: func(text string) []int { return make([]int, len(text)) }}
@@ -38,12 +38,12 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 	server.Config.MaxHeaderBytes = 4 << 20 // so that overlong headers reach the API
 	server.Start()
 	t.Cleanup(server.Close)
-	t.Cleanup(stop) // first
+	t.Cleanup(stop) // runs before Close
 	return server.URL
 }
 
-// newClient returns a client with a transport of its own. Libraries that call by
-// themselves use the default transport, which trap replaces.
+// newClient returns a client with a transport of its own. A library that sends requests
+// on its own uses the default transport, which trap replaces.
 func newClient(t *testing.T, url string) apitest.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -62,7 +62,7 @@ func call(c apitest.Client, method, path, body, authorization string) (apitest.A
 	return c.Send(c.T.Context(), method, path, body, headers...)
 }
 
-// sendable reports whether an HTTP header carries a text unchanged.
+// sendable reports whether an HTTP header can carry a text unchanged.
 func sendable(text string) bool {
 	return text == strings.TrimSpace(text) && text != "" && strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
 }
@@ -124,10 +124,10 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 			t.Errorf("a valid token is refused: %s", a.Body)
 		}
 	}
-	// refused checks that the answer does not say why the token is refused.
 	const want = `{"title":"Unauthorized","status":401,"detail":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"instance":"urn:uuid:%s","error":{"message":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"type":"authentication_error","param":null,"code":"invalid_access_token"}}`
+	// refused checks that the response does not reveal why the token is refused.
 	refused := func(t *testing.T, token string) {
 		t.Helper()
 		for _, r := range []struct{ method, path, body string }{{"GET", "/history", ""}, {"POST", "/jobs", `{"prompt":"The nature of light"}`}} {
@@ -165,22 +165,22 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 
 	tokens := auth.Hostile(t, forger, bait.URL)
 	for what, claims := range map[string]auth.Members{
-		"expired by a second":     {"exp": now - skew},
-		"not valid by a second":   {"nbf": now + skew + 1},
-		"not issued by a second":  {"iat": now + skew + 1},
-		"exp over 32 bits, minus": {"exp": -(now + 1<<32)},
+		"expired by a second":      {"exp": now - skew},
+		"valid a second too late":  {"nbf": now + skew + 1},
+		"issued a second too late": {"iat": now + skew + 1},
+		"exp negative, 33 bits":    {"exp": -(now + 1<<32)},
 	} {
 		tokens[what] = forger.With(nil, claims)
 	}
 	sent := 0
 	for what, token := range tokens {
-		if !sendable(token) { // HTTP would trim or refuse it; another test passes it to Verify
+		if !sendable(token) { // TestHostileAccessTokensAreRefused passes it to Verify
 			continue
 		}
 		sent++
 		t.Run("forged/"+what, func(t *testing.T) {
 			refused(t, token)
-			if len(token) <= 8<<10 { // a forged token cannot revoke a session either
+			if len(token) <= 8<<10 { // a forged token revokes no session
 				if a := ask(t, "POST", "/revoke", url.Values{"token": {token}}.Encode(), ""); a.Status != http.StatusOK || len(a.Body) > 0 {
 					t.Errorf("revoke: %d %s", a.Status, a.Body)
 				}

@@ -34,7 +34,7 @@ const (
 	// every process and client has read it, or may no longer use an older set.
 	keysPublishAhead = 2*keysMaxAge + JWKSMaxAge + 2*maxSkew + 30*time.Second
 
-	// keysMinInterval is the shortest time between two reads, whatever the requests.
+	// keysMinInterval is the minimum time between two reads, for any number of requests.
 	keysMinInterval = time.Second
 
 	// keysTimeout bounds a read. A request may be waiting for it.
@@ -45,8 +45,8 @@ const (
 type keyring struct {
 	pool         *pgxpool.Pool
 	vault        *vault.Vault
-	maxAge       time.Duration // keysMaxAge
-	publishAhead time.Duration // keysPublishAhead
+	maxAge       time.Duration // keysMaxAge, except in tests
+	publishAhead time.Duration // keysPublishAhead, except in tests
 	retention    time.Duration // how long a key verifies after its retirement
 	now          func() time.Time
 
@@ -69,14 +69,14 @@ type signingKey struct {
 
 type publicKey struct {
 	key   jwk.Key
-	until time.Time // zero if no retirement is planned
+	until time.Time // the end of its use; zero if no retirement is planned
 }
 
 // reached reports whether now is at or after until. A zero until is never reached.
 func reached(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
 // signer returns the key that signs at the given time: the first one that is not
-// retired. Its successors are published already. It returns nil if there is none.
+// retired. The later ones are only published. signer returns nil if there is none.
 func (s *keySet) signer(now time.Time) jwk.Key {
 	for _, k := range s.sign {
 		if !reached(k.until, now) {
@@ -162,7 +162,7 @@ func (r *keyring) reload(ctx context.Context) (*keySet, error) {
 	})
 }
 
-// create stores a new signing key, unless another one signs already.
+// create stores a new signing key, unless one without a planned retirement exists.
 func (r *keyring) create(ctx context.Context) error {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -180,7 +180,7 @@ func (r *keyring) create(ctx context.Context) error {
 	return nil
 }
 
-// purpose binds a wrapped key to its row.
+// purpose returns the purpose of a wrapped key, which binds it to its row.
 func purpose(kid string) string { return "signing key " + kid }
 
 // newKey returns a private key as a JWK. Its id is its RFC 7638 thumbprint.

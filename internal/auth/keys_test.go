@@ -18,8 +18,8 @@ import (
 	"colophon/internal/vault"
 )
 
-// rotate rotates the keys as another process does, and advances the clock to the term
-// of the new key.
+// rotate rotates the keys in another process, and advances the clock until the new key
+// signs.
 func (f *fixture) rotate(t *testing.T) Rotation {
 	t.Helper()
 	r, err := f.another(t, newHasher(cheapParams)).Rotate(t.Context(), false)
@@ -49,7 +49,6 @@ func (f *fixture) jwks(t *testing.T) (kids []string) {
 	return kids
 }
 
-// Processes that start concurrently over an empty database share one signing key.
 func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -71,7 +70,7 @@ func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if err := services[0].keys.create(t.Context()); err != nil { // as a process that has not read the others' key
+	if err := services[0].keys.create(t.Context()); err != nil { // like a process that has not read the others' key
 		t.Error(err)
 	}
 	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
@@ -167,32 +166,32 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	}
 }
 
-// A rotation before an earlier one takes effect does not shorten its term. There is a
-// signing key at every time.
+// Each of several concurrent rotations gives its key a term of its own. At any time one
+// key signs.
 func TestConcurrentRotationsAreSerialized(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
 	tokens := f.mustSignIn(t)
 	var wg sync.WaitGroup
-	froms := make([]time.Time, 5)
-	for i := range froms {
+	starts := make([]time.Time, 5)
+	for i := range starts {
 		wg.Go(func() {
 			r, err := f.Rotate(context.Background(), false)
 			if err != nil {
 				t.Error(err)
 			}
-			froms[i] = r.From
+			starts[i] = r.From
 		})
 	}
 	wg.Wait()
-	slices.SortFunc(froms, time.Time.Compare)
+	slices.SortFunc(starts, time.Time.Compare)
 	seen := map[string]bool{}
-	for i, from := range froms {
-		if i > 0 && from.Sub(froms[i-1]) < time.Second {
-			t.Errorf("%v begins %v after the one before", from, from.Sub(froms[i-1]))
+	for i, start := range starts {
+		if i > 0 && start.Sub(starts[i-1]) < time.Second {
+			t.Errorf("the term from %v begins %v after the previous one", start, start.Sub(starts[i-1]))
 		}
-		f.clock.Advance(from.Sub(f.clock.Now()) - time.Microsecond)
+		f.clock.Advance(start.Sub(f.clock.Now()) - time.Microsecond)
 		for range 2 {
 			tokens = f.mustRefresh(t, tokens.RefreshToken)
 			f.mustVerify(t, tokens.AccessToken)
@@ -200,8 +199,8 @@ func TestConcurrentRotationsAreSerialized(t *testing.T) {
 			f.clock.Advance(time.Microsecond)
 		}
 	}
-	if len(seen) != len(froms)+1 {
-		t.Errorf("%d keys have signed, want %d", len(seen), len(froms)+1)
+	if len(seen) != len(starts)+1 {
+		t.Errorf("%d keys have signed, want %d", len(seen), len(starts)+1)
 	}
 }
 
@@ -259,7 +258,6 @@ func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed)
 }
 
-// A process reads a key that another one has rotated in.
 func TestRotatedKeySignsInOtherProcesses(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -308,7 +306,7 @@ func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 		t.Errorf("%d queries, want 2", n)
 	}
 
-	// A client that leaves at once does not abort the read for others.
+	// A client that leaves at once does not abort the read.
 	f.rotate(t)
 	leaver := f.another(t, newHasher(cheapParams))
 	f.rotate(t)
@@ -319,15 +317,14 @@ func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 	if _, err := leaver.Verify(gone, token); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// An error of the read would be returned for keysMinInterval.
+	// Other callers would get the read's error for keysMinInterval.
 	if _, err := leaver.Verify(t.Context(), token); err != nil {
 		t.Error(err)
 	}
 }
 
-// Without the database, known keys stay valid. An unknown key is an error other than
-// ErrAccessToken.
-func TestVerifyWithoutDatabase(t *testing.T) {
+// For an unknown key, Verify returns the database's error.
+func TestKnownKeysVerifyWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
@@ -343,7 +340,7 @@ func TestVerifyWithoutDatabase(t *testing.T) {
 	for range 2 {
 		_, err := f.Verify(t.Context(), forger.with(members{"kid": "unknown"}, nil))
 		if err == nil || errors.Is(err, ErrAccessToken) {
-			t.Errorf("error %v, want that of the database", err)
+			t.Errorf("error %v, want the database's", err)
 		}
 	}
 	f.exec(t, `grant select on signing_keys to colophon_app`)

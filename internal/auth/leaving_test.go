@@ -12,58 +12,57 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// eavesdropper makes connections that, once it is armed, call counting before they read
-// the answer to the next statement that counts a sign-in attempt.
-type eavesdropper struct {
-	counting func(noticed <-chan struct{})
-	armed    atomic.Bool // the next such statement is intercepted
-	asked    atomic.Bool // that statement has been sent
+// interceptor waits, once it is armed, for a statement that counts a sign-in attempt. It
+// calls beforeAnswer before the connection reads the answer.
+type interceptor struct {
+	beforeAnswer func(deadlines <-chan struct{})
+	armed        atomic.Bool
+	sent         atomic.Bool // the next Read is for its answer
 }
 
-func (e *eavesdropper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
-	if strings.Contains(q.SQL, "insert into sign_in_failures") && e.armed.CompareAndSwap(true, false) {
-		e.asked.Store(true)
+func (i *interceptor) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(q.SQL, "insert into sign_in_failures") && i.armed.CompareAndSwap(true, false) {
+		i.sent.Store(true)
 	}
 	return ctx
 }
 
-func (e *eavesdropper) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (i *interceptor) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-type heardConn struct {
+type interceptedConn struct {
 	net.Conn
-	e       *eavesdropper
-	noticed chan struct{} // receives when pgx gives the connection a deadline
+	i         *interceptor
+	deadlines chan struct{} // receives when pgx gives the connection a deadline
 }
 
-func (c *heardConn) Read(b []byte) (int, error) {
-	if c.e.asked.CompareAndSwap(true, false) {
-		c.e.counting(c.noticed)
+func (c *interceptedConn) Read(b []byte) (int, error) {
+	if c.i.sent.CompareAndSwap(true, false) {
+		c.i.beforeAnswer(c.deadlines)
 	}
 	return c.Conn.Read(b)
 }
 
-func (c *heardConn) SetDeadline(t time.Time) error {
+func (c *interceptedConn) SetDeadline(t time.Time) error {
 	select {
-	case c.noticed <- struct{}{}:
+	case c.deadlines <- struct{}{}:
 	default:
 	}
 	return c.Conn.SetDeadline(t)
 }
 
-// TestClientThatLeavesWhileItsAttemptIsCounted leaves after the sign-in attempt has
-// been committed and before the service knows it. The password was not wrong, so no
-// failure may remain.
-func TestClientThatLeavesWhileItsAttemptIsCounted(t *testing.T) {
+// The client leaves after the database has counted its sign-in attempt and before the
+// service has read the answer. The password was not wrong, so no failure may remain.
+func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	e := &eavesdropper{}
+	i := &interceptor{}
 	config := f.db.App.Config()
-	config.MaxConns, config.ConnConfig.Tracer = 1, e
+	config.MaxConns, config.ConnConfig.Tracer = 1, i
 	dial := config.ConnConfig.DialFunc
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
-		return &heardConn{conn, e, make(chan struct{}, 1)}, err
+		return &interceptedConn{conn, i, make(chan struct{}, 1)}, err
 	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
@@ -79,20 +78,20 @@ func TestClientThatLeavesWhileItsAttemptIsCounted(t *testing.T) {
 	}
 	const failures = `select coalesce(sum(failures), 0) from sign_in_failures`
 	ctx, leave := context.WithCancel(t.Context())
-	e.counting = func(noticed <-chan struct{}) {
+	i.beforeAnswer = func(deadlines <-chan struct{}) {
 		for f.count(t, failures) == 0 { // until it is committed
 		}
-		select { // an earlier notice
-		case <-noticed:
+		select { // discards an earlier deadline
+		case <-deadlines:
 		default:
 		}
 		leave()
 		select { // a statement that depends on the client's context closes its connection now
-		case <-noticed:
+		case <-deadlines:
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	e.armed.Store(true)
+	i.armed.Store(true)
 	if _, err := s.SignIn(ctx, name, password, "n"); err == nil || ctx.Err() == nil {
 		t.Errorf("client context %v, sign-in error %v; want both", ctx.Err(), err)
 	}

@@ -74,7 +74,7 @@ func TestReusedKeyRevealsNothing(t *testing.T) {
 	if n := f.count(t, `select count(*) from accounts where username <> ''`); n != 1 {
 		t.Errorf("%d accounts", n)
 	}
-	// Under another key the name is taken, as it is without a key.
+	// Under another key the name is taken.
 	other := onceKey
 	other.Key = "k2"
 	_, err = f.RegisterOnce(t.Context(), other, name, password)
@@ -86,7 +86,7 @@ func TestKeyMayBeUsedAgainAfterARefusal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	if _, err := f.RegisterOnce(t.Context(), onceKey, name, "short"); err == nil {
-		t.Fatal("a short password is not refused")
+		t.Fatal("a short password was accepted")
 	}
 	if _, err := f.RegisterOnce(t.Context(), onceKey, name, password); err != nil {
 		t.Errorf("corrected request: %v", err)

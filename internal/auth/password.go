@@ -10,11 +10,11 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// productionParams are recommended by OWASP's Password Storage Cheat Sheet: the
-// first choice for Argon2id after 46 MiB. They are 19 MiB, two passes, one lane.
+// productionParams are 19 MiB, two passes, one lane: the second choice for Argon2id,
+// after one of 46 MiB, in OWASP's Password Storage Cheat Sheet.
 var productionParams = argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// hashWait is how long a caller waits for a free slot.
+// hashWait bounds how long a caller waits for a free slot.
 const hashWait = 5 * time.Second
 
 // hasher hashes passwords, with a limit on concurrent hashes.
@@ -64,8 +64,8 @@ func (h *hasher) Hash(ctx context.Context, password string) (string, error) {
 	return h.create(password, &h.params)
 }
 
-// Check reports whether the hash belongs to the password, and whether its
-// parameters differ from those of new hashes.
+// Check reports whether the hash is the password's, and whether its parameters differ
+// from those of new hashes.
 func (h *hasher) Check(ctx context.Context, password, hash string) (match, outdated bool, err error) {
 	if err := h.acquire(ctx); err != nil {
 		return false, false, err

@@ -12,7 +12,7 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// TestNewUsesTheProductionParameters reads them from a stored hash.
+// TestNewUsesTheProductionParameters reads the parameters from a stored hash.
 //
 // security: ASVS 11.4.2
 func TestNewUsesTheProductionParameters(t *testing.T) {

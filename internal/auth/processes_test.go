@@ -52,7 +52,7 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	}
 	ctx, done := context.WithCancel(t.Context())
 	defer done()
-	signed := make(chan string, 1000) // the keys of the access tokens, in order
+	signed := make(chan string, 1000) // the key ids of the access tokens, in order
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -70,14 +70,14 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 					signed <- auth.KID(apitest.Beside(t), now.Access)
 					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.Refresh}}.Encode()
 					_ = json.Unmarshal(ask(ctx, "POST", "/token", refresh, ""), &now)
-					time.Sleep(20 * time.Millisecond) // leaves time for the tests of other packages
+					time.Sleep(20 * time.Millisecond) // leaves processor time for other packages' tests
 				}
 			}
 		})
 	}
 	go func() { wg.Wait(); close(signed) }()
 	seen := map[string]bool{}
-	for kid := range signed { // until there has been some load before the first rotation
+	for kid := range signed { // some load before the first rotation
 		seen[kid] = true
 		if requests.Load() > 50 {
 			break
@@ -88,13 +88,13 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kid := range signed { // until it signs
+		for kid := range signed { // until the new key signs
 			if seen[kid] = true; kid == r.Key {
 				break
 			}
 		}
 	}
-	for range 100 { // until all clients have used it
+	for range 100 { // until all clients have tokens of the last key
 		seen[<-signed] = true
 	}
 	done()
@@ -107,8 +107,8 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	t.Logf("%d requests, %d rotations, %d failures", requests.Load(), rotations, failures.Load())
 }
 
-// TestStreamEndsWithItsSession ends sessions at one process while their streams and
-// waiting requests are open at another.
+// TestStreamEndsWithItsSession ends sessions in one process while their streams and
+// waiting requests are open in another.
 //
 // security: ASVS 7.4.1, ASVS 8.3.2
 func TestStreamEndsWithItsSession(t *testing.T) {
@@ -178,7 +178,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 			}
 			took := time.Since(begin)
 			t.Logf("both ended after %v", took)
-			if took > 8*time.Second { // usually under 1 s; a heartbeat would come after 10
+			if took > 8*time.Second { // usually under 1 s; a heartbeat would come after 10 s
 				t.Errorf("the stream and the waiting request lasted %v", took)
 			}
 			state, want := "", "queued"

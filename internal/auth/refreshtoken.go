@@ -15,8 +15,8 @@ const (
 	// for secret scanners.
 	refreshPrefix = "crt_"
 
-	// A refresh token is its session's id, a secret, and a MAC of both. So its session
-	// is known even after its row has been deleted.
+	// A refresh token is its session's id, a secret, and a MAC of both. So the token
+	// identifies its session even after the token's row has been deleted.
 	refreshSecretSize = 32
 	refreshMACSize    = 16
 	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
@@ -38,12 +38,12 @@ func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToke
 }
 
 // refreshMAC returns the MAC of a refresh token's session id and secret.
-func (s *Service) refreshMAC(of []byte) []byte {
-	return s.vault.Digest("refresh token", string(of))[:refreshMACSize]
+func (s *Service) refreshMAC(content []byte) []byte {
+	return s.vault.Digest("refresh token", string(content))[:refreshMACSize]
 }
 
-// readRefreshToken returns the stored form of a refresh token. ok says whether this
-// service has made the token; its row may be deleted.
+// readRefreshToken returns the stored form of a refresh token. ok reports whether this
+// service has made the token, even if its row has been deleted.
 func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 	encoded, ok := strings.CutPrefix(text, refreshPrefix)
 	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(refreshSize) {
@@ -53,8 +53,8 @@ func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 	if err != nil || len(raw) != refreshSize { // DecodeString skips line breaks
 		return t, false
 	}
-	of, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]
-	if !hmac.Equal(mac, s.refreshMAC(of)) {
+	content, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]
+	if !hmac.Equal(mac, s.refreshMAC(content)) {
 		return t, false
 	}
 	sum := sha256.Sum256(raw)

@@ -12,9 +12,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// At least 255 bits of a session's refresh tokens are random: each is set in about
-// half of the tokens and does not depend on its neighbour. No two tokens are equal.
-// Constant bits and counters do not pass as random.
+// At least 255 bits of a session's refresh tokens are random: each is set in about half
+// of the tokens and does not depend on its neighbour. Constant bits and counters do not
+// pass as random.
 //
 // security: ASVS 7.2.3
 func TestRefreshTokensAreRandom(t *testing.T) {
@@ -88,8 +88,8 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != maxRefreshTokens {
 		t.Errorf("%d tokens are stored, want %d", n, maxRefreshTokens)
 	}
-	// A token whose row was deleted still names its session.
-	if err := f.Revoke(t.Context(), first.RefreshToken); err != nil || !f.ended(t, session) {
+	// A token identifies its session even after the token's row has been deleted.
+	if err := f.Revoke(t.Context(), first.RefreshToken); err != nil || !f.hasEnded(t, session) {
 		t.Errorf("the session has not ended, error %v", err)
 	}
 }
@@ -139,15 +139,15 @@ func TestMalformedRefreshTokensAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	f.mustRefresh(t, good) // none of them counted as a reuse or ended the session
+	f.mustRefresh(t, good) // none of them ended the session
 }
 
 // FuzzRefreshToken checks that readRefreshToken accepts only tokens that the service
 // has made.
 func FuzzRefreshToken(f *testing.F) {
 	s := &Service{vault: newVault(f, 7)}
-	made, of := s.newRefreshToken(uuid.New())
-	if t, ok := s.readRefreshToken(made); !ok || t.session != of.session || !slices.Equal(t.hash, of.hash) || len(t.hash) != 32 {
+	made, stored := s.newRefreshToken(uuid.New())
+	if t, ok := s.readRefreshToken(made); !ok || t.session != stored.session || !slices.Equal(t.hash, stored.hash) || len(t.hash) != 32 {
 		f.Fatalf("%q: %+v, %v", made, t, ok)
 	}
 	// The seed is equal in all worker processes of the fuzzer.

@@ -14,18 +14,18 @@ import (
 
 const (
 	// defaultPollInterval is the interval of Run's polls for ended sessions. An
-	// announcement causes one at once, but never sooner than pollGap after another.
+	// announcement causes a poll at once, but not within pollGap of another one.
 	defaultPollInterval = time.Second
 	pollGap             = 50 * time.Millisecond
 
-	// collectEvery is how often Run removes expired rows.
+	// collectEvery is the interval at which Run removes expired rows.
 	collectEvery = time.Minute
 
 	collectBatch   = 1000 // rows in one statement
 	collectTimeout = 10 * time.Second
 )
 
-// Run keeps the service's memory up to date and removes expired rows from the
+// Run reads ended sessions and new keys into memory and removes expired rows from the
 // database, until ctx is done.
 func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	announced, unsubscribe := s.store.Accounts()
@@ -62,18 +62,18 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// collect removes expired rows from the database, and old ended sessions from
-// memory. In tables whose rows other transactions lock several at a time it skips
-// locked rows, to avoid deadlocks.
+// collect removes expired rows from the database, and old ended sessions from memory.
+// It skips locked rows in tables where other transactions lock several rows, to avoid
+// deadlocks.
 func (s *Service) collect(ctx context.Context) error {
 	s.ended.forget()
 	const (
 		age  = `clock_timestamp() - $1::interval` // the database's clock wrote these rows
 		skip = `for update skip locked`
 	)
-	// All access tokens of a session that ended before last have expired. Its refresh
+	// All access tokens of a session that ended before cutoff have expired. Its refresh
 	// tokens are deleted with it.
-	last := s.now().Add(-s.ended.keep)
+	cutoff := s.now().Add(-s.ended.keep)
 	var errs []error
 	for _, old := range []struct {
 		table, key, since, before, lock string
@@ -81,11 +81,11 @@ func (s *Service) collect(ctx context.Context) error {
 	}{
 		{"sign_in_failures", "key", "began_at", age, skip, failureWindow},
 		{"known_networks", "key", "at", age, skip, knownNetworkTTL},
-		// A process that starts reads rows that the others no longer hold in memory.
+		// Rows stay for longer than in memory, because a process that starts reads them.
 		{"ended_sessions", "session", "ended_at", age, "", 2 * s.ended.keep},
 		{"tickets", "hash", "expires_at", "$1", "", s.now()},
-		{"sessions", "id", "expires_at", "$1", skip, last},
-		{"sessions", "id", "revoked_at", "$1", skip, last},
+		{"sessions", "id", "expires_at", "$1", skip, cutoff},
+		{"sessions", "id", "revoked_at", "$1", skip, cutoff},
 	} {
 		sql := fmt.Sprintf(`
 			delete from %[1]s where %[2]s in (

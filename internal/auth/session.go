@@ -17,13 +17,13 @@ import (
 const Grace = 10 * time.Second
 
 const (
-	// maxSessions is the number of live sessions that an account may have. One more
+	// maxSessions is the maximum number of live sessions of an account. One more
 	// sign-in ends the oldest.
 	maxSessions = 100
 
-	// maxRefreshTokens is the number of refresh tokens stored per session. Tokens
-	// exchanged more than Grace ago are not stored. Beyond the limit, the oldest count
-	// as exchanged long ago.
+	// maxRefreshTokens is the maximum number of refresh tokens stored per session.
+	// Tokens exchanged more than Grace ago are not stored. Beyond the limit, the
+	// oldest count as exchanged long ago.
 	maxRefreshTokens = 100
 )
 
@@ -88,50 +88,50 @@ type lockedSession struct {
 	live      bool // the session has not ended
 	expires   time.Time
 	exchanged bool // the refresh token has been exchanged
-	reused    bool // it was exchanged more than Grace ago
+	reused    bool // the refresh token was exchanged more than Grace ago
 }
 
 // lockByToken locks the session of a refresh token and reads the token's state. The
 // lock serializes requests with tokens of one session. lockByToken returns
 // ErrRefreshToken if there is no such session.
 func (s *Service) lockByToken(ctx context.Context, tx *events.Tx, t refreshToken) (lockedSession, error) {
-	p, err := s.lockSession(ctx, tx, t.session)
+	locked, err := s.lockSession(ctx, tx, t.session)
 	if err != nil {
-		return p, err
+		return locked, err
 	}
-	// This is a separate statement, so that it sees all commits before the lock.
+	// A separate statement sees all commits before the lock.
 	var exchanged *time.Time
 	err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, t.hash).Scan(&exchanged)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows): // its row was deleted after the exchange
-		p.exchanged, p.reused = true, true
-		return p, nil
+	case errors.Is(err, pgx.ErrNoRows): // the row was deleted after the exchange
+		locked.exchanged, locked.reused = true, true
+		return locked, nil
 	case exchanged != nil:
-		p.exchanged, p.reused = true, s.now().Sub(*exchanged) > Grace
+		locked.exchanged, locked.reused = true, s.now().Sub(*exchanged) > Grace
 	}
-	return p, err
+	return locked, err
 }
 
-// lockSession locks a session. It returns ErrRefreshToken if there is none. It does
-// not check the account: a trigger of the database ends the sessions of an account in
-// the transaction that disables it.
+// lockSession locks a session. It returns ErrRefreshToken if there is none. It need not
+// check the account: a database trigger ends the sessions of an account in the
+// transaction that disables it.
 func (s *Service) lockSession(ctx context.Context, tx *events.Tx, session uuid.UUID) (lockedSession, error) {
-	p := lockedSession{session: session}
+	locked := lockedSession{session: session}
 	err := tx.QueryRow(ctx, `
 		select account, revoked_at is null and expires_at > $2, expires_at from sessions where id = $1 for update`,
-		session, s.now()).Scan(&p.account, &p.live, &p.expires)
+		session, s.now()).Scan(&locked.account, &locked.live, &locked.expires)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return p, ErrRefreshToken
+		return locked, ErrRefreshToken
 	}
-	return p, err
+	return locked, err
 }
 
 // endSession ends a live session and appends the event that says why.
-func (s *Service) endSession(ctx context.Context, tx *events.Tx, p lockedSession, why events.Fact) error {
-	if _, err := tx.Exec(ctx, `update sessions set revoked_at = $2 where id = $1`, p.session, s.now()); err != nil {
+func (s *Service) endSession(ctx context.Context, tx *events.Tx, locked lockedSession, why events.Fact) error {
+	if _, err := tx.Exec(ctx, `update sessions set revoked_at = $2 where id = $1`, locked.session, s.now()); err != nil {
 		return err
 	}
-	return tx.AppendAccount(ctx, p.account, why)
+	return tx.AppendAccount(ctx, locked.account, why)
 }
 
 // Refresh exchanges a refresh token for new tokens of the same session, or
@@ -145,26 +145,26 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	var tokens Tokens
 	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		p, err := s.lockByToken(ctx, tx, token)
+		locked, err := s.lockByToken(ctx, tx, token)
 		if err != nil {
 			return err
 		}
-		if !p.live {
+		if !locked.live {
 			return ErrRefreshToken
 		}
-		if p.reused {
-			reused, session = true, p.session // returning an error here would roll back the end of the session
-			return s.endSession(ctx, tx, p, events.AccountTokenReuseDetected{Session: p.session})
+		if locked.reused {
+			reused, session = true, locked.session // an error here would roll back the end of the session
+			return s.endSession(ctx, tx, locked, events.AccountTokenReuseDetected{Session: locked.session})
 		}
-		if !p.exchanged {
+		if !locked.exchanged {
 			if _, err := tx.Exec(ctx, `update refresh_tokens set exchanged_at = $2 where hash = $1`, token.hash, s.now()); err != nil {
 				return err
 			}
 		}
-		if err := s.pruneTokens(ctx, tx, p.session); err != nil {
+		if err := s.pruneTokens(ctx, tx, locked.session); err != nil {
 			return err
 		}
-		tokens, err = s.issueTokens(ctx, tx, signer, p.account, p.session, p.expires)
+		tokens, err = s.issueTokens(ctx, tx, signer, locked.account, locked.session, locked.expires)
 		return err
 	})
 	if reused && err == nil {
@@ -180,7 +180,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 }
 
 // pruneTokens deletes the refresh tokens of a session that were exchanged more than
-// Grace ago, and the oldest ones beyond maxRefreshTokens, with room for one more.
+// Grace ago, and the oldest ones, so that one more is within maxRefreshTokens.
 func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.UUID) error {
 	_, err := tx.Exec(ctx, `
 		delete from refresh_tokens where session = $1 and (exchanged_at < $2 or hash in (
@@ -189,9 +189,9 @@ func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.U
 	return err
 }
 
-// Revoke ends the session of a refresh token, exchanged or not, or of an access
-// token. It returns no error for an unknown or expired token, or if the session has
-// ended already (RFC 7009, section 2.2).
+// Revoke ends the session of an access token, or of a refresh token, exchanged or not.
+// It returns no error if the token is unknown or expired, or its session has ended
+// already (RFC 7009, section 2.2).
 func (s *Service) Revoke(ctx context.Context, text string) error {
 	token, ok := s.readRefreshToken(text)
 	session := token.session
@@ -206,11 +206,11 @@ func (s *Service) Revoke(ctx context.Context, text string) error {
 		session = id.Session
 	}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
-		p, err := s.lockSession(ctx, tx, session)
-		if err != nil || !p.live {
+		locked, err := s.lockSession(ctx, tx, session)
+		if err != nil || !locked.live {
 			return err
 		}
-		return s.endSession(ctx, tx, p, events.AccountSignedOut{Session: p.session})
+		return s.endSession(ctx, tx, locked, events.AccountSignedOut{Session: locked.session})
 	})
 	if errors.Is(err, ErrRefreshToken) {
 		return nil

@@ -14,13 +14,13 @@ import (
 	"colophon/events"
 )
 
-// ended reports whether a session has ended in the database.
-func (f *fixture) ended(t *testing.T, session uuid.UUID) bool {
+// hasEnded reports whether a session has ended in the database.
+func (f *fixture) hasEnded(t *testing.T, session uuid.UUID) bool {
 	t.Helper()
 	return f.count(t, `select count(*) from sessions where id = $1 and revoked_at is not null`, session) == 1
 }
 
-func TestRefresh(t *testing.T) {
+func TestRefreshReturnsNewTokensOfTheSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -35,14 +35,14 @@ func TestRefresh(t *testing.T) {
 			t.Fatalf("%+v is not of session %s", identity, session)
 		}
 		if seen[tokens.RefreshToken] || seen[tokens.AccessToken] {
-			t.Fatal("a token came twice")
+			t.Fatal("a token was issued twice")
 		}
 		seen[tokens.RefreshToken], seen[tokens.AccessToken] = true, true
 	}
 }
 
-// A client that lost the answer, or sent the request twice, gets another pair.
-func TestRefreshAgainWithinGrace(t *testing.T) {
+// A client that lost the response, or sent the request twice, gets another pair.
+func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -59,7 +59,7 @@ func TestRefreshAgainWithinGrace(t *testing.T) {
 	}
 }
 
-// Grace begins with the first exchange of a token, not the latest.
+// Grace begins with the first exchange of a token, not with the latest one.
 func TestGraceIsNotProlonged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -99,7 +99,7 @@ func TestReuseEndsTheSession(t *testing.T) {
 			}
 			_, err := f.Refresh(t.Context(), latest.RefreshToken)
 			wantError(t, err, ErrRefreshToken)
-			if !f.ended(t, session) {
+			if !f.hasEnded(t, session) {
 				t.Error("the session has not ended")
 			}
 			facts := f.facts(t, account.ID)
@@ -151,7 +151,7 @@ func TestConcurrentRefreshesAllSucceed(t *testing.T) {
 }
 
 // security: ASVS 7.3.2, ASVS 10.4.8
-func TestSessionsEnd(t *testing.T) {
+func TestEndedSessionsAreNotRefreshed(t *testing.T) {
 	t.Parallel()
 	for what, end := range map[string]func(*testing.T, *fixture){
 		"lifetime over":    func(t *testing.T, f *fixture) { f.clock.Advance(DefaultRefreshTTL) },
@@ -176,7 +176,7 @@ func TestSessionsEnd(t *testing.T) {
 	}
 }
 
-func TestRevoke(t *testing.T) {
+func TestRevokeEndsTheSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -184,12 +184,12 @@ func TestRevoke(t *testing.T) {
 	session := f.mustVerify(t, first.AccessToken).Session
 	second := f.mustRefresh(t, first.RefreshToken)
 	for _, token := range []string{"", "garbage", refreshPrefix + strings.Repeat("A", 43), first.AccessToken + "A"} {
-		if err := f.Revoke(t.Context(), token); err != nil || f.ended(t, session) {
+		if err := f.Revoke(t.Context(), token); err != nil || f.hasEnded(t, session) {
 			t.Errorf("%q: %v", token, err)
 		}
 	}
-	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // the first one has been exchanged
-		if err := f.Revoke(t.Context(), token); err != nil || !f.ended(t, session) {
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // exchanged, current, revoked
+		if err := f.Revoke(t.Context(), token); err != nil || !f.hasEnded(t, session) {
 			t.Errorf("the session has not ended, error %v", err)
 		}
 	}
@@ -210,19 +210,19 @@ func TestRevoke(t *testing.T) {
 }
 
 // Revoking an access token ends its session and all its tokens, unless it has expired.
-func TestRevokeByAccessToken(t *testing.T) {
+func TestAccessTokenRevokesItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	first := f.mustSignIn(t)
 	session := f.mustVerify(t, first.AccessToken).Session
 	f.clock.Advance(DefaultAccessTTL + maxSkew)
-	if err := f.Revoke(t.Context(), first.AccessToken); err != nil || f.ended(t, session) {
+	if err := f.Revoke(t.Context(), first.AccessToken); err != nil || f.hasEnded(t, session) {
 		t.Errorf("an expired token: %v", err)
 	}
 	second := f.mustRefresh(t, first.RefreshToken)
 	for range 2 {
-		if err := f.Revoke(t.Context(), second.AccessToken); err != nil || !f.ended(t, session) {
+		if err := f.Revoke(t.Context(), second.AccessToken); err != nil || !f.hasEnded(t, session) {
 			t.Errorf("the session has not ended, error %v", err)
 		}
 	}
@@ -234,7 +234,6 @@ func TestRevokeByAccessToken(t *testing.T) {
 	}
 }
 
-// No access token outlives its session.
 func TestAccessTokensEndWithTheSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -300,7 +299,7 @@ func TestSessionsAreCollected(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
-	keep := f.Service.ended.keep
+	keep := f.ended.keep
 	old := f.mustSignIn(t)
 	ends := f.clock.Now().Add(DefaultRefreshTTL)
 	f.mustRefresh(t, old.RefreshToken)
@@ -344,9 +343,9 @@ func TestSessionsAreCollected(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `select from sessions order by id limit 1 for update`); err != nil {
 		t.Fatal(err)
 	}
-	held := f.count(t, `select count(*) from sessions where expires_at <= $1`, f.clock.Now().Add(-keep))
-	if held != 2*collectBatch+2 {
-		t.Fatalf("%d expired sessions", held)
+	expired := f.count(t, `select count(*) from sessions where expires_at <= $1`, f.clock.Now().Add(-keep))
+	if expired != 2*collectBatch+2 {
+		t.Fatalf("%d expired sessions", expired)
 	}
 	collect("while one is locked", 2)
 	if err := tx.Rollback(t.Context()); err != nil {

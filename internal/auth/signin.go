@@ -14,9 +14,9 @@ import (
 // errChanged occurs when an account was changed while its password was hashed.
 var errChanged = errors.New("the account has changed")
 
-// SignIn begins a session. The network is any text that is equal for all addresses
-// that one attacker is likely to control. SignIn returns ErrCredentials, ErrBusy or
-// a ThrottledError.
+// SignIn begins a session. The network is a text that is the same for all addresses
+// that one attacker probably controls. SignIn returns ErrCredentials, ErrBusy or a
+// ThrottledError.
 func (s *Service) SignIn(ctx context.Context, username, password, network string) (Tokens, error) {
 	// An invalid name has an empty key, and is treated as an unknown one.
 	_, key, _ := policy.Username(username)
@@ -40,8 +40,8 @@ func (s *Service) SignIn(ctx context.Context, username, password, network string
 	return tokens, nil
 }
 
-// signIn checks the password and begins a session. It returns errChanged if the
-// account has changed between the two.
+// signIn checks the password and then begins a session. It returns errChanged if the
+// account has changed in between.
 func (s *Service) signIn(ctx context.Context, key, password string, a *signInAttempt) (Tokens, error) {
 	var account uuid.UUID
 	var hash string
@@ -90,9 +90,9 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 	return tokens, nil
 }
 
-// checkPassword compares a password with an account's hash. If the password is wrong
-// or the account is disabled, it counts and records the failure and returns
-// ErrCredentials. It does so even if the client has left.
+// checkPassword compares a password with an account's hash, and reports whether the
+// hash is outdated. If the password is wrong or the account is disabled, it counts and
+// records the failure, even if the client has left, and returns ErrCredentials.
 func (s *Service) checkPassword(ctx context.Context, account uuid.UUID, a *signInAttempt, password, hash string, disabled bool) (outdated bool, err error) {
 	match, outdated, err := s.hash.Check(ctx, password, hash)
 	if err != nil {

@@ -14,35 +14,35 @@ import (
 )
 
 // Wrong passwords delay the next sign-in attempt, before a hash is computed for it.
-// The database counts failures by its own clock, per pair of name and network,
-// whether or not an account has the name. So guessing delays only the guesser, with
-// two exceptions. A network that fails under many names is delayed under all of them.
-// Under a name at which very many networks have failed, a further network has one
-// free attempt instead of ten. Neither exception holds for a known network, from which
-// the account has been signed in to, so that attackers cannot lock the owner out.
+// The database counts failures by its own clock, per pair of name and network, even if
+// no account has the name. So guessing delays only the guesser, with two exceptions. A
+// network that fails under many names is delayed under all of them. If very many
+// networks have failed under one name, any other network has one free attempt for it
+// instead of ten. An account's known networks, from which a sign-in has succeeded, are
+// exempt from both, so that attackers cannot lock the owner out.
 const (
-	// failureWindow is how long failures count, from the first one.
+	// failureWindow is how long failures count, starting from the first one.
 	failureWindow = 24 * time.Hour
 
 	// knownNetworkTTL is how long a network is known after the latest sign-in from it.
 	knownNetworkTTL = 90 * 24 * time.Hour
 
-	// underAttackAfter is the number of failures from unknown networks from which a
-	// name counts as under attack.
+	// underAttackAfter is the number of failures from unknown networks after which a
+	// name is under attack.
 	underAttackAfter = 100
 )
 
 // backoff is a policy that delays sign-in attempts after failures.
 type backoff struct {
 	free         int           // attempts without a delay
-	initial, max time.Duration // the delay of the next one, which doubles each time up to max
+	initial, max time.Duration // the first delay; later ones double up to max
 }
 
 // backoffs are the policies of a service.
 type backoffs struct {
 	pair        backoff // under one name from one network
 	underAttack backoff // the same, for a name under attack and an unknown network
-	network     backoff // from one network, under all names that it is not known for
+	network     backoff // from one network, under all names, unless it is known for the name
 }
 
 var productionBackoffs = backoffs{
@@ -72,7 +72,7 @@ type signInAttempt struct {
 	pair    []byte // name and network
 	network []byte
 	name    []byte
-	known   bool // the account has been signed in to from this network
+	known   bool // a sign-in to the account has succeeded from this network
 	wrong   bool // the password was checked and is wrong
 }
 
@@ -109,8 +109,8 @@ func (s *Service) beginAttempt(ctx context.Context, name, network string) (signI
 		policy = s.backoffs.underAttack
 	}
 	var allowed bool
-	// The statement runs to its end even if the client leaves. Otherwise an attempt
-	// could be counted without the service knowing, and not be withdrawn.
+	// The statement runs to its end even if the client leaves. Otherwise the database
+	// could have counted an attempt that the service does not withdraw.
 	err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 		defer cancel()
@@ -184,8 +184,9 @@ func (s *Service) forgetNetworks(ctx context.Context, tx *events.Tx, account uui
 	return err
 }
 
-// withdrawAttempt uncounts an attempt unless its password was wrong: the password was
-// not checked, or a later step failed. It does so even if the client has left.
+// withdrawAttempt removes an attempt from the count if its password was not found
+// wrong, because the check or a later step failed. It does so even if the client has
+// left.
 func (s *Service) withdrawAttempt(ctx context.Context, a signInAttempt) error {
 	if a.pair == nil || a.wrong {
 		return nil

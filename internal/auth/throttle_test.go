@@ -15,15 +15,15 @@ import (
 	"colophon/events"
 )
 
-// from signs in from a network and returns the error.
-func (f *fixture) from(t *testing.T, network, username, password string) error {
+// signInFrom signs in from a network and returns the error.
+func (f *fixture) signInFrom(t *testing.T, network, username, password string) error {
 	t.Helper()
 	_, err := f.Service.SignIn(t.Context(), username, password, network)
 	return err
 }
 
-// newSlowFixture returns a fixture whose first delay is a minute, so that it is not
-// over before a slow machine checks it.
+// newSlowFixture returns a fixture whose first delay is a minute, so that a slow machine
+// checks it before it ends.
 func newSlowFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -31,9 +31,9 @@ func newSlowFixture(t *testing.T) *fixture {
 	return f
 }
 
-// throttled fails the test unless err is a ThrottledError with the wanted delay, or up
-// to 30 s less, because the database's clock runs.
-func throttled(t *testing.T, what string, err error, want time.Duration) {
+// wantThrottled fails the test unless err is a ThrottledError with the wanted delay. The
+// delay may be up to 30 s less, because the database's clock runs.
+func wantThrottled(t *testing.T, what string, err error, want time.Duration) {
 	t.Helper()
 	e, ok := errors.AsType[*ThrottledError](err)
 	if !ok {
@@ -73,10 +73,10 @@ func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
 		hashes.Store(0)
 		before := len(f.facts(t, c.stream))
 		for range productionBackoffs.pair.free {
-			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
+			wantError(t, f.signInFrom(t, "mallory's", c.name, "not "+password), ErrCredentials)
 		}
-		throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), time.Minute)
-		throttled(t, c.name+" and the right password", f.from(t, "mallory's", c.name, password), time.Minute)
+		wantThrottled(t, c.name, f.signInFrom(t, "mallory's", c.name, "not "+password), time.Minute)
+		wantThrottled(t, c.name+" and the right password", f.signInFrom(t, "mallory's", c.name, password), time.Minute)
 		if n := hashes.Load(); int(n) != productionBackoffs.pair.free {
 			t.Errorf("%s: %d hashes for %d free attempts", c.name, n, productionBackoffs.pair.free)
 		}
@@ -85,20 +85,20 @@ func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
 		}
 		for _, want := range []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
 			f.age(t, want)
-			wantError(t, f.from(t, "mallory's", c.name, "not "+password), ErrCredentials)
-			throttled(t, c.name, f.from(t, "mallory's", c.name, "not "+password), want)
+			wantError(t, f.signInFrom(t, "mallory's", c.name, "not "+password), ErrCredentials)
+			wantThrottled(t, c.name, f.signInFrom(t, "mallory's", c.name, "not "+password), want)
 		}
 	}
-	if err := f.from(t, "the owner's", name, password); err != nil {
+	if err := f.signInFrom(t, "the owner's", name, password); err != nil {
 		t.Errorf("the owner is refused for failures of another network: %v", err)
 	}
 	f.age(t, 15*time.Minute)
-	if err := f.from(t, "mallory's", name, password); err != nil {
+	if err := f.signInFrom(t, "mallory's", name, password); err != nil {
 		t.Errorf("after the wait: %v", err)
 	}
 	// The right password has cleared the failures.
 	for range productionBackoffs.pair.free {
-		wantError(t, f.from(t, "mallory's", name, "not "+password), ErrCredentials)
+		wantError(t, f.signInFrom(t, "mallory's", name, "not "+password), ErrCredentials)
 	}
 }
 
@@ -122,25 +122,24 @@ func TestDelaysDoubleUpToTheMaximum(t *testing.T) {
 	}
 }
 
-// A failure counts for one day.
 func TestFailuresCountForADay(t *testing.T) {
 	t.Parallel()
 	f := newSlowFixture(t)
 	for range productionBackoffs.pair.free {
-		wantError(t, f.from(t, "n", name, password), ErrCredentials)
+		wantError(t, f.signInFrom(t, "n", name, password), ErrCredentials)
 	}
 	f.age(t, time.Minute)
-	wantError(t, f.from(t, "n", name, password), ErrCredentials)
-	throttled(t, "on the same day", f.from(t, "n", name, password), 2*time.Minute)
+	wantError(t, f.signInFrom(t, "n", name, password), ErrCredentials)
+	wantThrottled(t, "on the same day", f.signInFrom(t, "n", name, password), 2*time.Minute)
 	f.age(t, failureWindow)
 	for range productionBackoffs.pair.free {
-		wantError(t, f.from(t, "n", name, password), ErrCredentials)
+		wantError(t, f.signInFrom(t, "n", name, password), ErrCredentials)
 	}
-	throttled(t, "on the next day", f.from(t, "n", name, password), time.Minute)
+	wantThrottled(t, "on the next day", f.signInFrom(t, "n", name, password), time.Minute)
 }
 
-// An owner can sign in from a known network, whatever others do elsewhere, or from
-// there under other names.
+// An owner can sign in from a known network, even if others fail under the same name
+// elsewhere, or under other names from there.
 //
 // security: ASVS 6.3.1
 func TestOthersCannotLockAnOwnerOut(t *testing.T) {
@@ -149,37 +148,36 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	f.mustRegister(t)
 	signIn := func(what, network string) {
 		t.Helper()
-		if err := f.from(t, network, name, password); err != nil {
+		if err := f.signInFrom(t, network, name, password); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	signIn("for the first time", "home")
 
 	// Many networks guess at the owner's name.
-	wantError(t, f.from(t, "1.1.1.1", name, "guess"), ErrCredentials)
+	wantError(t, f.signInFrom(t, "1.1.1.1", name, "guess"), ErrCredentials)
 	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), underAttackAfter-1)
-	wantError(t, f.from(t, "1.1.1.2", name, "guess"), ErrCredentials)
-	wantError(t, f.from(t, "1.1.1.3", name, "guess"), ErrCredentials)
-	throttled(t, "a second guess from one of very many", f.from(t, "1.1.1.3", name, "guess"), time.Minute)
+	wantError(t, f.signInFrom(t, "1.1.1.2", name, "guess"), ErrCredentials)
+	wantError(t, f.signInFrom(t, "1.1.1.3", name, "guess"), ErrCredentials)
+	wantThrottled(t, "a second guess from one of very many", f.signInFrom(t, "1.1.1.3", name, "guess"), time.Minute)
 	signIn("from home, while many guess", "home")
 	signIn("from elsewhere, while many guess", "hotel")
-	for range productionBackoffs.pair.free { // the owner has as many free attempts as always
-		wantError(t, f.from(t, "home", name, "mistake"), ErrCredentials)
+	for range productionBackoffs.pair.free { // the owner still has all free attempts
+		wantError(t, f.signInFrom(t, "home", name, "mistake"), ErrCredentials)
 	}
-	throttled(t, "the owner's own mistakes", f.from(t, "home", name, password), time.Minute)
+	wantThrottled(t, "the owner's own mistakes", f.signInFrom(t, "home", name, password), time.Minute)
 	f.age(t, time.Minute)
 	signIn("after them", "home")
 
 	// Another user at home guesses at many names.
-	wantError(t, f.from(t, "home", "leonhard", "guess"), ErrCredentials)
+	wantError(t, f.signInFrom(t, "home", "leonhard", "guess"), ErrCredentials)
 	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionBackoffs.network.free+20)
-	throttled(t, "a network that has tried many names", f.from(t, "home", "gottfried", "guess"), time.Minute)
+	wantThrottled(t, "a network that has tried many names", f.signInFrom(t, "home", "gottfried", "guess"), time.Minute)
 	signIn("from a known network that has tried many names", "home")
 	f.age(t, time.Minute)
-	wantError(t, f.from(t, "home", "gottfried", "guess"), ErrCredentials)
+	wantError(t, f.signInFrom(t, "home", "gottfried", "guess"), ErrCredentials)
 }
 
-// Concurrent sign-in attempts in several processes get as many tries as sequential ones.
 func TestConcurrentGuessesGetNoExtraTries(t *testing.T) {
 	t.Parallel()
 	f := newSlowFixture(t)
@@ -217,14 +215,14 @@ func TestBusySignInIsNoFailure(t *testing.T) {
 	}
 	f.hash.wait = time.Millisecond
 	for range 2 * productionBackoffs.pair.free {
-		wantError(t, f.from(t, "n", name, password), ErrBusy)
+		wantError(t, f.signInFrom(t, "n", name, password), ErrBusy)
 	}
 	if n := f.count(t, `select coalesce(sum(failures), 0) from sign_in_failures`); n != 0 {
 		t.Errorf("%d failures", n)
 	}
 }
 
-// A sign-in attempt is a failure only if its password was found to be wrong.
+// A sign-in attempt is a failure only if its password is known to be wrong.
 func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 	t.Parallel()
 	failing := errors.New("no answer")
@@ -237,7 +235,7 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 		return err
 	}
 	change := func(f *fixture, ctx context.Context, id Identity, password string) error {
-		return f.ChangePassword(ctx, id, password, next, "n")
+		return f.ChangePassword(ctx, id, password, newPassword, "n")
 	}
 	leaves := func(f *fixture, t *testing.T, leave context.CancelFunc) {
 		slots := make(chan struct{}, 1) // a single slot, occupied
@@ -350,8 +348,8 @@ func TestEveryPasswordCheckIsThrottled(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			throttled(t, operation, try(f, t, id), time.Minute)
-			throttled(t, "a sign-in", f.from(t, "mallory's", name, password), time.Minute)
+			wantThrottled(t, operation, try(f, t, id), time.Minute)
+			wantThrottled(t, "a sign-in", f.signInFrom(t, "mallory's", name, password), time.Minute)
 			if n := int(hashes.Load()); n != productionBackoffs.pair.free {
 				t.Errorf("%d hashes", n)
 			}
@@ -374,9 +372,9 @@ func TestUnthrottledServiceCountsNothing(t *testing.T) {
 	f.mustRegister(t)
 	f.Service.options.Unthrottled = true
 	for range productionBackoffs.pair.free + 5 {
-		wantError(t, f.from(t, "n", name, "not "+password), ErrCredentials)
+		wantError(t, f.signInFrom(t, "n", name, "not "+password), ErrCredentials)
 	}
-	if err := f.from(t, "n", name, password); err != nil {
+	if err := f.signInFrom(t, "n", name, password); err != nil {
 		t.Error(err)
 	}
 	if n := f.count(t, `select (select count(*) from sign_in_failures) + (select count(*) from known_networks)`); n != 0 {
@@ -392,9 +390,9 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		return [2]int{f.count(t, `select count(*) from sign_in_failures`), f.count(t, `select count(*) from known_networks`)}
 	}
 	for i := range 3 {
-		wantError(t, f.from(t, fmt.Sprint(i), name, "guess"), ErrCredentials)
+		wantError(t, f.signInFrom(t, fmt.Sprint(i), name, "guess"), ErrCredentials)
 	}
-	if err := f.from(t, "home", name, password); err != nil {
+	if err := f.signInFrom(t, "home", name, password); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {

@@ -19,7 +19,7 @@ const (
 	// TicketTTL is the lifetime of a ticket.
 	TicketTTL = 30 * time.Second
 
-	// maxTickets is the number of unused tickets that a session may have. One more
+	// maxTickets is the maximum number of unused tickets of a session. One more
 	// replaces the oldest.
 	maxTickets = 32
 
@@ -34,8 +34,8 @@ func hashTicket(text string) []byte {
 }
 
 // Ticket returns a secret that authenticates the identity once, at one path, within
-// TicketTTL. It is for clients that cannot set headers. Ticket returns ErrAccessToken
-// if the session has ended.
+// TicketTTL, for clients that cannot set headers. It returns ErrAccessToken if the
+// session has ended.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
@@ -66,27 +66,27 @@ func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string,
 	return text, nil
 }
 
-// Redeem removes a ticket and returns its identity, or ErrAccessToken. A ticket can
-// be presented only once, even at a wrong path.
+// Redeem removes a ticket and returns its identity, or ErrAccessToken. A ticket is
+// used up even if it is presented at a wrong path.
 func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, error) {
 	if len(ticket) != len(ticketPrefix)+43 || !strings.HasPrefix(ticket, ticketPrefix) {
 		return Identity{}, fmt.Errorf("%w: it is not a ticket", ErrAccessToken)
 	}
 	var id Identity
-	var opens string
+	var bound string // the ticket's path
 	var expires time.Time
 	var live bool
 	err := s.pool.QueryRow(ctx, `
 		delete from tickets t using sessions s where t.hash = $1 and s.id = t.session
 		returning s.account, s.id, s.revoked_at is null, t.path, t.expires_at, t.access_until`, hashTicket(ticket)).
-		Scan(&id.Account, &id.Session, &live, &opens, &expires, &id.Expires)
+		Scan(&id.Account, &id.Session, &live, &bound, &expires, &id.Expires)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Identity{}, fmt.Errorf("%w: the ticket is unknown or was used", ErrAccessToken)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("redeem a ticket: %w", err)
 	}
-	if now := s.now(); !live || opens != path || !now.Before(expires) || !now.Before(id.Expires) {
+	if now := s.now(); !live || bound != path || !now.Before(expires) || !now.Before(id.Expires) {
 		return Identity{}, fmt.Errorf("%w: the ticket has expired or is for something else", ErrAccessToken)
 	}
 	id.Expires = id.Expires.UTC()

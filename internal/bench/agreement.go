@@ -10,29 +10,26 @@ import (
 	"colophon/model/kernel"
 )
 
-// An agreementRow compares the distributions of the next token with those of f32
-// weights.
+// agreementRow compares the distributions of the next token with those of f32 weights.
 type agreementRow struct {
 	Weights string  `json:"weights"`
 	Tokens  int     `json:"tokens"`
 	KL      float64 `json:"kl"`     // mean Kullback-Leibler divergence from f32, in nats
-	MostKL  float64 `json:"max_kl"` // the largest divergence
-	Top1    float64 `json:"top1"`   // share of the tokens with the same likeliest successor
+	MaxKL   float64 `json:"max_kl"` // the largest divergence
+	Top1    float64 `json:"top1"`   // share of the tokens with the same most likely next token
 }
 
-// agreementTokens is the length of the text along which distributions are
-// compared.
+// agreementTokens is the length of the text for the comparison.
 const agreementTokens = 64
 
-// agreement compares the types of weights with f32, along a text sampled with
-// f32.
+// agreement compares other weight formats with f32, on a text sampled with f32.
 func (o Options) agreement(ctx context.Context, weights []kernel.Format) ([]agreementRow, error) {
 	others := slices.DeleteFunc(slices.Clone(weights), func(f kernel.Format) bool { return f == kernel.F32 })
 	if len(others) == 0 {
 		return []agreementRow{}, nil
 	}
 	fmt.Fprintln(o.Progress, "agreement with f32")
-	text, want, err := o.write(ctx)
+	text, want, err := o.sampleText(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("agreement with f32: %w", err)
 	}
@@ -47,13 +44,14 @@ func (o Options) agreement(ctx context.Context, weights []kernel.Format) ([]agre
 	return all, nil
 }
 
-// write samples a text with f32 weights and returns the logits after each token.
-func (o Options) write(ctx context.Context) (text []int, logits [][]float32, err error) {
+// sampleText samples a text with f32 weights. It also returns the logits after each
+// token.
+func (o Options) sampleText(ctx context.Context) (text []int, logits [][]float32, err error) {
 	sampler, err := model.NewSampler(model.Params{MaxTokens: agreementTokens, Temperature: 1, TopP: 1})
 	if err != nil {
 		return nil, nil, err
 	}
-	err = o.sequence(ctx, kernel.F32, func(info model.Info, s model.Sequence) error {
+	err = o.withSequence(ctx, kernel.F32, func(info model.Info, s model.Sequence) error {
 		next := max(info.EOS, 0)
 		for i := range min(agreementTokens, info.Context) {
 			l, err := s.Next(ctx, next)
@@ -70,10 +68,10 @@ func (o Options) write(ctx context.Context) (text []int, logits [][]float32, err
 	return text, logits, err
 }
 
-// compare compares the logits after each token of a text.
+// compare compares the logits after each token of text with want, those of f32.
 func (o Options) compare(ctx context.Context, weights kernel.Format, text []int, want [][]float32) (agreementRow, error) {
 	a := agreementRow{Weights: weights.String(), Tokens: len(text)}
-	err := o.sequence(ctx, weights, func(_ model.Info, s model.Sequence) error {
+	err := o.withSequence(ctx, weights, func(_ model.Info, s model.Sequence) error {
 		same := 0
 		for i, token := range text {
 			got, err := s.Next(ctx, token)
@@ -82,8 +80,8 @@ func (o Options) compare(ctx context.Context, weights kernel.Format, text []int,
 			}
 			kl := divergence(want[i], got)
 			a.KL += kl / float64(len(text))
-			a.MostKL = max(a.MostKL, kl)
-			if likeliest(got) == likeliest(want[i]) {
+			a.MaxKL = max(a.MaxKL, kl)
+			if argmax(got) == argmax(want[i]) {
 				same++
 			}
 		}
@@ -93,8 +91,8 @@ func (o Options) compare(ctx context.Context, weights kernel.Format, text []int,
 	return a, err
 }
 
-// sequence calls f with an empty sequence of a new engine, and then closes both.
-func (o Options) sequence(ctx context.Context, weights kernel.Format, f func(model.Info, model.Sequence) error) error {
+// withSequence calls f with an empty sequence of a new engine, and then closes both.
+func (o Options) withSequence(ctx context.Context, weights kernel.Format, f func(model.Info, model.Sequence) error) error {
 	e, err := o.engine(weights)
 	if err != nil {
 		return err
@@ -108,20 +106,19 @@ func (o Options) sequence(ctx context.Context, weights kernel.Format, f func(mod
 	return f(e.Info(), s)
 }
 
-// divergence returns the Kullback-Leibler divergence, in nats, of softmax(q)
-// from softmax(p).
+// divergence returns the Kullback-Leibler divergence of softmax(q) from softmax(p), in
+// nats.
 func divergence(p, q []float32) float64 {
-	logP, logQ := logSum(p), logSum(q)
+	logP, logQ := logSumExp(p), logSumExp(q)
 	kl := 0.0
 	for i := range p {
 		lp := float64(p[i]) - logP
 		kl += math.Exp(lp) * (lp - (float64(q[i]) - logQ))
 	}
-	return max(kl, 0) // a negative sum is rounding
+	return max(kl, 0) // rounding can make it negative
 }
 
-// logSum returns the logarithm of the sum of the exponentials of x.
-func logSum(x []float32) float64 {
+func logSumExp(x []float32) float64 {
 	most, sum := float64(slices.Max(x)), 0.0
 	for _, v := range x {
 		sum += math.Exp(float64(v) - most)
@@ -129,6 +126,6 @@ func logSum(x []float32) float64 {
 	return most + math.Log(sum)
 }
 
-func likeliest(logits []float32) int {
+func argmax(logits []float32) int {
 	return slices.Index(logits, slices.Max(logits))
 }

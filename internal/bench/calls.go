@@ -12,8 +12,7 @@ import (
 	"colophon/client"
 )
 
-// calls measures calls that need no model, beside an idle engine and beside a
-// busy one.
+// calls measures calls that need no model, with an idle engine and with a busy one.
 func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 	call := func(r *client.Request) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -48,13 +47,13 @@ func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 	return nil
 }
 
-// call measures one of these calls.
+// call measures four callers that repeat do.
 func (b *serviceBench) call(ctx context.Context, name string, do func(context.Context) error, busy bool) (serviceCall, error) {
 	const callers = 4
 	row := serviceCall{Call: name, Busy: busy}
 	var took latencies
 	measure := func() (err error) {
-		row.PerSecond, err = load{callers, b.lasts / 3}.run(ctx, func(ctx context.Context, _, _ int, count func(int)) error {
+		row.PerSecond, err = load{callers, b.duration / 3}.run(ctx, func(ctx context.Context, _, _ int, count func(int)) error {
 			begin := time.Now()
 			err := do(ctx)
 			took.add(time.Since(begin))
@@ -65,7 +64,7 @@ func (b *serviceBench) call(ctx context.Context, name string, do func(context.Co
 	}
 	var err error
 	if busy {
-		row.TokS, err = b.beside(ctx, measure)
+		row.TokS, err = b.whileBusy(ctx, measure)
 	} else {
 		err = measure()
 	}
@@ -73,18 +72,18 @@ func (b *serviceBench) call(ctx context.Context, name string, do func(context.Co
 		return row, fmt.Errorf("with %d callers: %w", callers, err)
 	}
 	row.P50MS, row.P99MS = took.percentile(0.5), took.percentile(0.99)
-	return row, b.drained(ctx)
+	return row, b.drain(ctx)
 }
 
-// beside calls do while the engine is fully busy, and returns its tokens per
-// second. The time begins with a token, for which do waits, and ends with the
-// first token after do.
-func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, error) {
+// whileBusy calls do while the engine is fully busy, and returns the engine's tokens
+// per second. It counts from the arrival of a token before do to the first arrival
+// after do.
+func (b *serviceBench) whileBusy(ctx context.Context, do func() error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var jobs, tokens atomic.Int64
 	var over atomic.Bool
-	came := make(chan struct{}, 1)
+	arrived := make(chan struct{}, 1)
 	var streams sync.WaitGroup
 	for range engineStreams {
 		streams.Go(func() {
@@ -95,7 +94,7 @@ func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, er
 						return
 					}
 					select {
-					case came <- struct{}{}:
+					case arrived <- struct{}{}:
 					default:
 					}
 				})
@@ -107,7 +106,7 @@ func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, er
 	}
 	next := func() {
 		select {
-		case <-came:
+		case <-arrived:
 		case <-ctx.Done():
 		}
 	}
@@ -115,7 +114,7 @@ func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, er
 	begin, before := time.Now(), tokens.Load()
 	err := do()
 	select {
-	case <-came: // a token from the time of do
+	case <-arrived: // ignore an arrival during do
 	default:
 	}
 	next()
@@ -128,8 +127,8 @@ func (b *serviceBench) beside(ctx context.Context, do func() error) (float64, er
 	return float64(made) / took.Seconds(), nil
 }
 
-// drained waits until the queue is empty, by waiting for a new job.
-func (b *serviceBench) drained(ctx context.Context) error {
+// drain waits until the queue is empty: it submits a job and waits for its end.
+func (b *serviceBench) drain(ctx context.Context) error {
 	var ignored latencies
 	return b.generate(ctx, b.job(1, 1), &ignored, func(int) {})
 }

@@ -1,14 +1,14 @@
-// Package bench measures the engine and the service, each beside its limit. The
-// limit of the engine is what the machine's memory and processors can do at that
-// moment. The limit of the service is what its engine does alone.
+// Package bench measures the engine and the service, and compares each with its limit.
+// The limit of the engine is the speed of the machine's memory and processors at that
+// moment. The limit of the service is the speed of its engine alone.
 //
-// [Engine] measures each type of weights in a process of its own, which calls
-// [Measure]. [Service] measures a service in a process of its own. Callers say
-// how these processes are started. The package reads no flag and no environment
-// variable. Nothing that it starts or writes remains when a function returns,
-// with an error or without one.
+// [Engine] measures each weight format in a process of its own, which calls
+// [Measure]. [Service] measures a service in a process of its own. Callers provide the
+// commands of these processes. The package reads no flag and no environment variable.
+// Nothing that it starts or writes remains when a function returns, with an error or
+// without one.
 //
-// A report is data for JSON. Its Document is the same report for people.
+// A report is encoded as JSON. Its Document is the same report for people.
 package bench
 
 import (
@@ -26,17 +26,17 @@ import (
 	"colophon/model/kernel"
 )
 
-// A Model is the weights to measure with. The zero Model is random weights in
-// the shape of the published GPT-2 124M.
+// Model is the model to measure. The zero Model has random weights in the shape of the
+// published GPT-2 124M.
 type Model struct {
 	Name  string // in reports
-	From  string // what `colophon up --model` takes for it
+	From  string // argument of `colophon up --model`
 	Files fs.FS  // config.json, model.safetensors, vocab.json and merges.txt
 }
 
 const randomName = "random weights in the shape of GPT-2 124M"
 
-// open returns the name of the model and its weights, which the caller closes.
+// open returns the model's name and weights. The caller closes the weights.
 func (m Model) open() (string, *gpt2.Checkpoint, error) {
 	if m.Files == nil {
 		return randomName, gpt2.Random(gpt2.Published(), 1), nil
@@ -48,12 +48,12 @@ func (m Model) open() (string, *gpt2.Checkpoint, error) {
 	return m.Name, ck, nil
 }
 
-// Options are what Engine and Measure have in common. Both need the same ones.
+// Options are the options of Engine and Measure. Both must get the same ones.
 type Options struct {
 	Model    Model
 	Threads  int       // threads that compute; 0 means one for each processor
 	Quick    bool      // fewer rows and shorter runs
-	Progress io.Writer // what is being measured, in lines
+	Progress io.Writer // receives a line for each step
 }
 
 func (o Options) threads() int {
@@ -63,7 +63,7 @@ func (o Options) threads() int {
 	return o.Threads
 }
 
-// engine starts an engine that knows token ids only.
+// engine starts an engine without a tokenizer.
 func (o Options) engine(weights kernel.Format) (*gpt2.Engine, error) {
 	_, ck, err := o.Model.open()
 	if err != nil {
@@ -77,10 +77,10 @@ func (o Options) engine(weights kernel.Format) (*gpt2.Engine, error) {
 	return e, nil
 }
 
-// Engine measures the engine with each type of weights. child returns a command
-// that calls Measure with its standard input and output. Its peak memory is that
-// of one engine, because each type of weights has a process of its own. A quick
-// run leaves out the agreement between the types of weights.
+// Engine measures the engine with each weight format. child returns a command that calls
+// Measure with its standard input and output. Each format has a process of its own, so
+// its peak memory is that of one engine. A quick run leaves out the agreement of the
+// formats.
 func Engine(ctx context.Context, o Options, weights []kernel.Format, child func(context.Context, kernel.Format) *exec.Cmd) (*EngineReport, error) {
 	name, ck, err := o.Model.open()
 	if err != nil {
@@ -92,7 +92,7 @@ func Engine(ctx context.Context, o Options, weights []kernel.Format, child func(
 	}
 	var runs []engineRun
 	for _, format := range weights {
-		run, err := measureApart(child(ctx, format), o.Progress)
+		run, err := measureInChild(child(ctx, format), o.Progress)
 		if err := errors.Join(ctx.Err(), err); err != nil {
 			return nil, fmt.Errorf("measure %s weights: %w", format, err)
 		}
@@ -115,8 +115,8 @@ func (r *EngineReport) add(run engineRun, c gpt2.Config) {
 	r.Machine.Elsewhere = max(r.Machine.Elsewhere, run.Elsewhere)
 	for _, row := range run.Rows {
 		row.Weights, row.Kernel = run.Weights, run.Kernel
-		row.Roofline = row.TokS * floor(row, c)
-		row.ProductsShare = productsFloor(row, c) * 1e3 / row.ProductsMS
+		row.Roofline = row.TokS * minTime(row, c)
+		row.ProductsShare = minProductsTime(row, c) * 1e3 / row.ProductsMS
 		r.Rows = append(r.Rows, row)
 	}
 	var all []limits

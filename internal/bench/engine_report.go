@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// An EngineReport is the result of Engine. Times are in milliseconds.
+// EngineReport is the result of Engine. Times are in milliseconds.
 type EngineReport struct {
 	Machine   engineMachine  `json:"machine"`
 	Model     engineModel    `json:"model"`
 	Rows      []engineRow    `json:"rows"`
 	Mixed     []mixedRow     `json:"mixed"`
 	Agreement []agreementRow `json:"agreement"`
-	LeftOut   []string       `json:"left_out,omitempty"` // rows for which no time was left
+	LeftOut   []string       `json:"left_out,omitempty"` // rows not measured for lack of time
 }
 
 type engineMachine struct {
@@ -22,8 +22,8 @@ type engineMachine struct {
 	limits         // the medians over the rows
 	Go      string `json:"go"`
 
-	// Elsewhere is the largest share of the processors that other processes of
-	// the machine took during a run.
+	// Elsewhere is the largest share of the processors that other processes took
+	// during a run.
 	Elsewhere float64 `json:"elsewhere"`
 }
 
@@ -54,9 +54,9 @@ func (r *EngineReport) prefill() table {
 	return t
 }
 
-// where shows the parts of a prompt's time and of one stream's step, and how near
-// the products with the weights alone are to their limit.
-func (r *EngineReport) where() table {
+// parts shows the parts of the time of a prompt and of one stream's step, and the share
+// of their own limit that the products reach.
+func (r *EngineReport) parts() table {
 	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, share of limit"}}
 	for _, row := range r.Rows {
 		if row.Batch > 1 {
@@ -76,8 +76,8 @@ func (r *EngineReport) where() table {
 func (r *EngineReport) mixed() table {
 	t := table{{"weights", "streams", "prompt", "median step ms", "longest step ms", "wait ms, 95 %", "ratio", "longest wait ms", "ratio", "prompt ms"}}
 	for _, m := range r.Mixed {
-		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS), digits(m.UsualLongestMS),
-			digits(m.MostMS), digits(m.MostMS / m.StepMS), digits(m.LongestMS), digits(m.Ratio), digits(m.PromptMS)})
+		t = append(t, []string{m.Weights, fmt.Sprint(m.Streams), fmt.Sprint(m.Prompt), digits(m.StepMS), digits(m.LongestUsualMS),
+			digits(m.P95WaitMS), digits(m.P95WaitMS / m.StepMS), digits(m.LongestWaitMS), digits(m.Ratio), digits(m.PromptMS)})
 	}
 	return t
 }
@@ -85,7 +85,7 @@ func (r *EngineReport) mixed() table {
 func (r *EngineReport) agreement() table {
 	t := table{{"weights", "tokens", "mean KL", "largest KL", "same most likely token"}}
 	for _, a := range r.Agreement {
-		t = append(t, []string{a.Weights, fmt.Sprint(a.Tokens), fmt.Sprintf("%.2g", a.KL), fmt.Sprintf("%.2g", a.MostKL), percent(a.Top1)})
+		t = append(t, []string{a.Weights, fmt.Sprint(a.Tokens), fmt.Sprintf("%.2g", a.KL), fmt.Sprintf("%.2g", a.MaxKL), percent(a.Top1)})
 	}
 	return t
 }
@@ -93,11 +93,11 @@ func (r *EngineReport) agreement() table {
 // Document returns the report for people.
 func (r *EngineReport) Document() Document {
 	d := newDocument("engine", r.heading(),
-		section{"Decode", "A step computes the next token of every stream. The limit of one stream is the time to read the weights, keys and values from memory. The limit of several streams is that time or the time of the arithmetic, whichever is longer. Loops that do nothing else measure memory and arithmetic after every eighth step. An int8 weight counts as one byte, without its share of a scale. Sampling is not included.", r.decode()},
-		section{"Prefill", "The time from a prompt to the logits of the next token, and to the first token sampled from them. The limit is the time of the arithmetic. Loops that do nothing else measure it after every prompt, with the fastest instructions of the processor: in float32 for f32 and f16, in int8 for int8.", r.prefill()},
-		section{"Where the time of one stream goes", "The mean times of a step and of a prompt. Products are the matrix products with the weights, with biases, GELU and residual sums. Rows is the work on one token at a time, mostly normalisation. Between is the time in which only the caller works. The last column compares the products alone with their limit: reading the weights and scales for a step, and the arithmetic for a prompt. The other parts use less of the memory's bandwidth and of the arithmetic units.", r.where()},
-		section{"A long prompt beside running streams", "The time that a running stream waits for a token while a long prompt is computed. It is compared with the median step before the prompt. The longest step before the prompt shows the jitter of the machine.", r.mixed()},
-		section{"Agreement with f32", "The distribution of the next token is compared with that of f32 weights, along a text sampled with f32. The table has the Kullback-Leibler divergence in nats, and how often both have the same most likely token. Random weights give nearly flat distributions, in which tiny differences change the most likely token.", r.agreement()},
+		section{"Decode", "A step computes the next token of every stream. The limit of one stream is the time to read the weights, keys and values from memory. The limit of several streams is the longer of that time and the time of the arithmetic. Loops that do nothing else measure memory and arithmetic after every eighth step. An int8 weight counts as one byte, without its share of a scale. Sampling is not included.", r.decode()},
+		section{"Prefill", "The table has the time from a prompt to the logits of the next token, and to the first token sampled from them. The limit is the time of the arithmetic. Loops that do nothing else measure it after every prompt, with the fastest instructions of the processor: in float32 for f32 and f16, in int8 for int8.", r.prefill()},
+		section{"Time of one stream by part", "The table has the mean times of a step and of a prompt. Products are the matrix products with the weights, with biases, GELU and residual sums. Rows is the work on one token at a time, mostly normalisation. Between is the time in which only the caller works. The last column compares the products alone with their limit: reading the weights and scales for a step, and the arithmetic for a prompt. The other parts use less of the memory's bandwidth and of the arithmetic units.", r.parts()},
+		section{"A long prompt beside running streams", "Running streams wait for their tokens while a long prompt is computed. The table compares these waits with the median step before the prompt. The longest step before the prompt shows the jitter of the machine.", r.mixed()},
+		section{"Agreement with f32", "The distribution of the next token is compared with that of f32 weights, along a text sampled with f32. The table has the Kullback-Leibler divergence in nats, and the share of tokens with the same most likely successor. Random weights give nearly flat distributions, in which tiny differences change the most likely token.", r.agreement()},
 	)
 	d.leftOut = r.LeftOut
 	return d

@@ -7,9 +7,10 @@ import (
 	"colophon/model/gpt2"
 )
 
-// The expected speeds are calculated by hand for the published shape. A step reads
-// 123.5 million weights. A token of a prompt is multiplied with 84.9 million.
-func TestFloorIsTheLimitOfTheMachine(t *testing.T) {
+// TestMinTimeIsTheLimitOfTheMachine expects speeds calculated by hand for the published
+// shape. A step reads 123.5 million weights. A token of a prompt is multiplied with 84.9
+// million.
+func TestMinTimeIsTheLimitOfTheMachine(t *testing.T) {
 	machine := limits{ReadGB: 28.5, FMAGFLOP: 195, Int8GOP: 368}
 	for _, c := range []struct {
 		row  engineRow
@@ -25,7 +26,7 @@ func TestFloorIsTheLimitOfTheMachine(t *testing.T) {
 		{engineRow{Phase: "prefill", Weights: "int8", Prompt: 128}, 2102},
 	} {
 		c.row.limits = machine
-		got := 1 / floor(c.row, gpt2.Published())
+		got := 1 / minTime(c.row, gpt2.Published())
 		if math.Abs(got/c.want-1) > 0.01 {
 			t.Errorf("%+v: %g tokens/s, want %g", c.row, got, c.want)
 		}

@@ -10,34 +10,34 @@ import (
 	"time"
 )
 
-// A load is a number of callers. Each repeats the same call without a pause, at least
-// once, for a time.
+// load is a number of callers that repeat a call without a pause for a duration. Each
+// caller makes at least one call.
 type load struct {
-	callers int
-	lasts   time.Duration
+	callers  int
+	duration time.Duration
 }
 
-// run calls do with the numbers of the caller and of the call. It repeats no call after
-// the time is over, and returns when all calls have ended. do passes its results to count,
-// which ignores results after the time is over. If there was none until then, the time
-// lasts until the first result. run returns the count per second. The first error cancels
-// the other calls, and run returns it.
+// run calls do with the numbers of the caller and of the call. It starts no call after the
+// duration, and returns when all calls have ended. do passes its results to count, which
+// ignores results after the duration. If there was no result until then, the first one
+// counts and ends the duration. run returns the count per second, or the first error of
+// do, which cancels the other calls.
 func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call int, count func(int)) error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var counted, calls, late atomic.Int64
 	begin := time.Now()
 	count := func(n int) {
-		if took := time.Since(begin); took < l.lasts {
+		if took := time.Since(begin); took < l.duration {
 			counted.Add(int64(n))
 		} else if counted.CompareAndSwap(0, int64(n)) && n > 0 {
-			late.Store(int64(took - l.lasts))
+			late.Store(int64(took - l.duration))
 		}
 	}
 	var all sync.WaitGroup
 	for caller := range l.callers {
 		all.Go(func() {
-			for again := true; again; again = time.Since(begin) < l.lasts && ctx.Err() == nil {
+			for again := true; again; again = time.Since(begin) < l.duration && ctx.Err() == nil {
 				if err := do(ctx, caller, int(calls.Add(1)), count); err != nil {
 					stop(err)
 				}
@@ -48,10 +48,10 @@ func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}
-	return float64(counted.Load()) / (l.lasts + time.Duration(late.Load())).Seconds(), nil
+	return float64(counted.Load()) / (l.duration + time.Duration(late.Load())).Seconds(), nil
 }
 
-// together calls f for 0 to n-1 at the same time, and returns their errors.
+// together calls f for 0 to n-1 concurrently, waits, and returns all errors, joined.
 func together(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var all sync.WaitGroup
@@ -64,8 +64,7 @@ func together(n int, f func(i int) error) error {
 
 func median(d []time.Duration) time.Duration { return percentile(d, 0.5) }
 
-// percentile returns the time that the given share of the times does not exceed.
-// It sorts d.
+// percentile returns the time that the given share of d does not exceed. It sorts d.
 func percentile(d []time.Duration, share float64) time.Duration {
 	slices.Sort(d)
 	return d[min(int(share*float64(len(d))), len(d)-1)]
@@ -73,8 +72,7 @@ func percentile(d []time.Duration, share float64) time.Duration {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// latencies collects the times of one kind of call. It is safe for concurrent
-// use.
+// latencies collects the times of one kind of call. It is safe for concurrent use.
 type latencies struct {
 	mu  sync.Mutex
 	all []time.Duration
@@ -97,8 +95,8 @@ func (l *latencies) percentile(share float64) float64 {
 	return milliseconds(percentile(l.all, share))
 }
 
-// outOfOrder returns the largest distance between the positions of the same
-// string in got and in want.
+// outOfOrder returns the largest distance between a string's positions in got and in
+// want. It returns an error if a string of got is not in want.
 func outOfOrder(got, want []string) (int, error) {
 	position := make(map[string]int, len(want))
 	for i, s := range want {

@@ -54,7 +54,7 @@ func TestErrorEndsTheLoad(t *testing.T) {
 	}
 }
 
-func TestPercentileIsTheTimeThatAShareDoesNotExceed(t *testing.T) {
+func TestPercentileRoundsUp(t *testing.T) {
 	var l latencies
 	if got := l.percentile(0.5); got != 0 {
 		t.Errorf("%g without times", got)

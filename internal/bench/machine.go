@@ -16,8 +16,7 @@ func goVersion() string {
 	return fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// cpuName returns the system's name of the processor. Without one it returns the
-// architecture.
+// cpuName returns the processor's name, or the architecture if it is unknown.
 func cpuName() string {
 	info, _ := os.ReadFile("/proc/cpuinfo") // on Linux
 	for line := range strings.Lines(string(info)) {
@@ -28,18 +27,18 @@ func cpuName() string {
 	return runtime.GOARCH
 }
 
-// The figures of a process's memory that the system keeps.
+// Memory fields of /proc/PID/status.
 const (
 	peakMemory    = "VmHWM:"
 	currentMemory = "VmRSS:"
 )
 
-// memoryOf returns a figure of a process's memory in 1e6 bytes. It returns 0
-// where the system has no such figure.
-func memoryOf(pid int, figure string) float64 {
+// memoryOf returns a field of a process's memory, in 1e6 bytes. It returns 0 if the
+// system has no such field.
+func memoryOf(pid int, field string) float64 {
 	status, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status")) // on Linux
 	for line := range bytes.Lines(status) {
-		if rest, ok := bytes.CutPrefix(line, []byte(figure)); ok {
+		if rest, ok := bytes.CutPrefix(line, []byte(field)); ok {
 			kib, _ := strconv.ParseFloat(string(bytes.Fields(rest)[0]), 64)
 			return kib * 1024 / 1e6
 		}
@@ -47,19 +46,19 @@ func memoryOf(pid int, figure string) float64 {
 	return 0
 }
 
-// processorTime is the time of all processors together.
+// processorTime is the sum of the times of all processors.
 type processorTime struct{ busy, all time.Duration }
 
-// processors returns the time since the system started. It returns zero where
+// readProcessorTime returns the time since the start of the system. It returns zero if
 // the system does not count it.
-func processors() (t processorTime) {
+func readProcessorTime() (t processorTime) {
 	stat, _ := os.ReadFile("/proc/stat") // on Linux
 	line, _, _ := strings.Cut(string(stat), "\n")
 	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
 		const idle, wait, guest = 3, 4, 8
 		n, _ := strconv.ParseInt(field, 10, 64)
 		took := time.Duration(n) * (time.Second / 100)
-		if i >= guest { // user time includes it
+		if i >= guest { // part of the user time
 			break
 		}
 		t.all += took
@@ -70,11 +69,14 @@ func processors() (t processorTime) {
 	return t
 }
 
+// minus returns the time between two readings. The system's count of time spent
+// waiting for I/O may decrease, so the sum is at least the busy time.
 func (t processorTime) minus(u processorTime) processorTime {
-	return processorTime{t.busy - u.busy, t.all - u.all}
+	busy := t.busy - u.busy
+	return processorTime{busy, max(t.all-u.all, busy)}
 }
 
-// share returns the busy share, from 0 to 1.
+// share returns the share of busy time, from 0 to 1.
 func (t processorTime) share() float64 {
 	if t.all <= 0 {
 		return 0

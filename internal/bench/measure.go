@@ -14,30 +14,29 @@ import (
 	"colophon/model/kernel"
 )
 
-// An engineRun is what Measure reports of one engine, in the order of measuring.
+// engineRun is the result of Measure. Rows and LeftOut are in the order of measurement.
 type engineRun struct {
 	Weights string
 	Kernel  string // the fingerprint of the arithmetic
 	Rows    []engineRow
 	Mixed   *mixedRow // nil if it was left out
-	LeftOut []string  // rows for which no time was left
+	LeftOut []string  // rows not measured for lack of time
 
-	// Elsewhere is the share of the processors that other processes of the
-	// machine took meanwhile.
+	// Elsewhere is the share of the processors that other processes took meanwhile.
 	Elsewhere float64 `json:"-"`
 }
 
-// measureApart runs a command that calls Measure, and returns its result.
-func measureApart(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) {
+// measureInChild runs a command that calls Measure, and returns the result.
+func measureInChild(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) {
 	cmd.Stderr = progress
 	in, err := cmd.StdinPipe() // the system closes it when this process ends
 	if err != nil {
 		return run, err
 	}
 	defer in.Close()
-	begin := processors()
+	begin := readProcessorTime()
 	out, err := cmd.Output()
-	elsewhere := processors().minus(begin)
+	elsewhere := readProcessorTime().minus(begin)
 	if err != nil {
 		return run, err
 	}
@@ -49,8 +48,8 @@ func measureApart(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) 
 	return run, nil
 }
 
-// Measure measures one engine and writes the result to out, for Engine. It stops
-// when in ends, because the process that called Engine is gone then.
+// Measure measures one engine and writes the result to out, for Engine. It returns an
+// error when in ends, because the process that called Engine has then ended.
 func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -78,15 +77,15 @@ func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader
 	return json.NewEncoder(out).Encode(run)
 }
 
-// An engineBench measures an engine whose sequences are computed together.
+// engineBench measures one engine.
 type engineBench struct {
 	engine   *gpt2.Engine
-	pool     *kernel.Pool // has the engine's number of threads, and reads its weights
+	pool     *kernel.Pool // reads the engine's weights, with as many threads
 	info     model.Info
 	weights  string
 	progress io.Writer
 	limit    time.Duration // approximate time for a row
-	steps    int           // most steps of decoding in a row
+	steps    int           // maximum number of decode steps for a row
 	end      time.Time     // no row begins after it
 }
 
@@ -94,10 +93,10 @@ func (b *engineBench) progressf(format string, args ...any) {
 	fmt.Fprintf(b.progress, "%s: %s\n", b.weights, fmt.Sprintf(format, args...))
 }
 
-// maxStreams is the most sequences at a time.
+// maxStreams is the maximum number of concurrent sequences.
 const maxStreams = 16
 
-// minContext is the least room for tokens that a model must have.
+// minContext is the smallest context of a model that can be measured, in tokens.
 const minContext = 32
 
 // run measures one stream first, so that its peak memory includes no other row.
@@ -105,7 +104,7 @@ func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
 	run := engineRun{Weights: b.weights, Kernel: b.info.Kernel}
 	room := b.info.Context
 	if room < minContext {
-		return run, fmt.Errorf("the model has room for %d tokens, too few to measure anything: want at least %d", room, minContext)
+		return run, fmt.Errorf("the model's context has %d tokens, want at least %d", room, minContext)
 	}
 	type row struct {
 		what    string
@@ -144,7 +143,7 @@ func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
 	return run, err
 }
 
-// late reports and records that no time is left for a row.
+// late reports whether the time is over. If so, it records the row as left out.
 func (b *engineBench) late(run *engineRun, what string) bool {
 	late := time.Now().After(b.end)
 	if late {

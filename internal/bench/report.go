@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// A Document is a report for people.
+// Document is a report for people.
 type Document struct {
 	subject  string // engine or service
 	heading  []string
 	sections []section
-	leftOut  []string // rows for which no time was left
+	leftOut  []string // rows not measured for lack of time
 }
 
-// A section is a table and its explanation, which only Markdown has. A section
-// without rows is left out.
+// section is a table and its explanation, which only Markdown shows. A section without
+// rows is left out.
 type section struct {
 	title, about string
 	table        table
 }
 
-// A table is rows of cells under a header.
+// table is a header and rows of cells.
 type table [][]string
 
 func newDocument(subject string, heading []string, sections ...section) Document {
@@ -49,8 +49,7 @@ func (d Document) Text(out io.Writer) error {
 	return w.Flush()
 }
 
-// Markdown writes the document with explanations, for readers who have not seen
-// the run.
+// Markdown writes the document with explanations.
 func (d Document) Markdown(out io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# The %[1]s, measured\n\nWritten by `colophon bench %[1]s --markdown` on %[2]s.\n\n", d.subject, time.Now().UTC().Format(time.DateOnly))

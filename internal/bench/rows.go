@@ -12,18 +12,18 @@ import (
 	"colophon/model/gpt2"
 )
 
-// An engineRow is one measurement. TokS counts the tokens of all streams.
+// engineRow is one measurement.
 type engineRow struct {
 	Phase        string  `json:"phase"` // decode or prefill
 	Weights      string  `json:"weights"`
-	Batch        int     `json:"batch"`  // streams
-	Prompt       int     `json:"prompt"` // tokens of each stream's prompt
-	Kernel       string  `json:"kernel"` // fingerprint of the arithmetic
-	TokS         float64 `json:"tok_s"`
+	Batch        int     `json:"batch"`                    // streams
+	Prompt       int     `json:"prompt"`                   // tokens of each stream's prompt
+	Kernel       string  `json:"kernel"`                   // fingerprint of the arithmetic
+	TokS         float64 `json:"tok_s"`                    // of all streams
 	Roofline     float64 `json:"roofline"`                 // share of the machine's limit
 	RSSMB        float64 `json:"rss_mb"`                   // peak memory so far, in 1e6 bytes
 	StepMS       float64 `json:"step_ms,omitempty"`        // decode: the median step
-	Context      int     `json:"context,omitempty"`        // decode: tokens in a sequence halfway
+	Context      int     `json:"context,omitempty"`        // decode: tokens in a sequence after half the steps
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // prefill: until the first token is sampled
 	limits               // measured between the steps or the prompts
 	partTimes            // of a step or of a prompt
@@ -36,30 +36,29 @@ type partTimes struct {
 	RowsMS      float64 `json:"rows_ms"`    // work on one token at a time, such as normalising
 	BetweenMS   float64 `json:"between_ms"` // only the caller works
 
-	// ProductsShare is the share of their limit that the products alone reach.
+	// ProductsShare is the speed of the products as a share of their own limit.
 	ProductsShare float64 `json:"products_share"`
 }
 
-// A mixedRow compares the steps of running streams before and during a long
-// prompt.
+// mixedRow compares the steps of running streams before and during a long prompt.
 type mixedRow struct {
-	Weights   string  `json:"weights"`
-	Streams   int     `json:"streams"`
-	Prompt    int     `json:"prompt"`
-	StepMS    float64 `json:"step_ms"`         // the median before the prompt
-	MostMS    float64 `json:"p95_wait_ms"`     // 95 % of the waits during the prompt are at most this long
-	LongestMS float64 `json:"longest_wait_ms"` // of any stream during the prompt
-	Ratio     float64 `json:"ratio"`           // LongestMS / StepMS
-	PromptMS  float64 `json:"prompt_ms"`       // until the prompt has been computed
+	Weights       string  `json:"weights"`
+	Streams       int     `json:"streams"`
+	Prompt        int     `json:"prompt"`
+	StepMS        float64 `json:"step_ms"`         // the median before the prompt
+	P95WaitMS     float64 `json:"p95_wait_ms"`     // 95th percentile of the waits during the prompt
+	LongestWaitMS float64 `json:"longest_wait_ms"` // of any stream during the prompt
+	Ratio         float64 `json:"ratio"`           // LongestWaitMS / StepMS
+	PromptMS      float64 `json:"prompt_ms"`       // until the prompt has been computed
 
-	UsualLongestMS float64 `json:"longest_usual_ms"` // of any stream before the prompt: the jitter of the machine
+	LongestUsualMS float64 `json:"longest_usual_ms"` // longest wait of any stream before the prompt: the jitter of the machine
 }
 
-// The lengths of prompts, where the context has room for them.
+// The lengths of prompts, if the context has room for them.
 const (
 	decodePrompt = 64  // before decoding
 	longPrompt   = 900 // beside running streams
-	longStreams  = 7   // the number of those streams
+	longStreams  = 7   // number of those streams
 )
 
 // prompt returns n arbitrary tokens.
@@ -71,8 +70,8 @@ func (b *engineBench) prompt(n int) []int {
 	return tokens
 }
 
-// prefill measures the time from a prompt of n tokens to its logits, and to the
-// token that is sampled from them.
+// prefill measures the time from a prompt of n tokens to its logits, and to the token
+// sampled from them.
 func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 	sampler, err := model.NewSampler(model.Params{MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1})
 	if err != nil {
@@ -95,7 +94,7 @@ func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 		if err != nil {
 			return engineRow{}, err
 		}
-		machine = append(machine, b.limits(logits[len(logits)-1]))
+		machine = append(machine, b.measureLimits(logits[len(logits)-1]))
 	}
 	parts := b.parts(before, logits, len(logits))
 	if len(logits) > 1 { // the first also allocates the keys and values
@@ -105,8 +104,8 @@ func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 		FirstTokenMS: milliseconds(median(token)), limits: medianLimits(machine), partTimes: parts}, nil
 }
 
-// parts returns the mean times of n steps or prompts since the engine's times
-// were before. waits are how long the callers waited for them.
+// parts returns the mean times of the parts of n steps or prompts. before has the
+// engine's times at their beginning. waits are the waits of their callers.
 func (b *engineBench) parts(before gpt2.Times, waits []time.Duration, n int) partTimes {
 	now := b.engine.Times()
 	each := func(d time.Duration) float64 { return milliseconds(d) / float64(n) }
@@ -123,13 +122,13 @@ func (b *engineBench) parts(before gpt2.Times, waits []time.Duration, n int) par
 	return t
 }
 
-// A stream is a sequence in use.
+// stream is an open sequence and its logits after the prompt.
 type stream struct {
 	model.Sequence
 	logits []float32
 }
 
-// open starts streams with the same prompt.
+// open starts n streams with the same prompt. It also returns a function that closes them.
 func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, func(), error) {
 	streams := make([]stream, n)
 	closeAll := func() {
@@ -153,8 +152,8 @@ func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, 
 	return streams, closeAll, nil
 }
 
-// decode measures a step of n streams. The tokens are arbitrary: sampling is not
-// measured, because callers do it in threads of their own. The limits are measured again
+// decode measures the steps of n streams. The tokens are arbitrary: sampling is not
+// measured, because callers sample in threads of their own. decode measures the limits
 // after every few steps, because the machine's speed varies.
 func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 	prompt := min(decodePrompt, b.info.Context/4)
@@ -194,7 +193,7 @@ func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 			return engineRow{}, err
 		}
 		made = next
-		machine = append(machine, b.limits(time.Since(start)))
+		machine = append(machine, b.measureLimits(time.Since(start)))
 	}
 	all := slices.Concat(took...)
 	parts := b.parts(before, all, b.engine.Times().Steps-before.Steps)
@@ -203,8 +202,8 @@ func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 		limits: medianLimits(machine), partTimes: parts, StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
 }
 
-// mixed measures how long running streams wait for their next token while a
-// long prompt is computed.
+// mixed measures the waits of running streams for their next token while a long prompt
+// is computed.
 func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	short := min(decodePrompt, b.info.Context/4)
 	before := min(24, b.info.Context/4) // steps before the prompt
@@ -218,6 +217,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	took := make([][]step, longStreams)
 	var warm sync.WaitGroup
 	warm.Add(longStreams)
+	begun := make(chan struct{}) // closed when the prompt begins: a stream must not end before
 	var done atomic.Bool
 	long := min(longPrompt, b.info.Context)
 	var start, end time.Time
@@ -226,6 +226,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 			defer done.Store(true)
 			warm.Wait()
 			start = time.Now()
+			close(begun)
 			_, closeLong, err := b.open(ctx, 1, b.prompt(long))
 			if err != nil {
 				return err
@@ -240,6 +241,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 		for n := 0; n < b.info.Context-short && left > 0; n++ {
 			if n == before {
 				warmed()
+				<-begun
 			}
 			if done.Load() {
 				left--
@@ -255,18 +257,21 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a long prompt beside streams: %w", err)
 	}
-	var usual, beside []time.Duration
+	var usual, waits []time.Duration
 	for _, s := range slices.Concat(took...) {
 		switch {
 		case s.end.Before(start):
 			usual = append(usual, s.end.Sub(s.start))
 		case s.start.Before(end):
-			beside = append(beside, s.end.Sub(s.start))
+			waits = append(waits, s.end.Sub(s.start))
 		}
 	}
+	if len(usual) == 0 || len(waits) == 0 {
+		return nil, fmt.Errorf("a long prompt beside streams: a context of %d tokens is too short to measure it", b.info.Context)
+	}
 	m := &mixedRow{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
-		UsualLongestMS: milliseconds(slices.Max(usual)), MostMS: milliseconds(percentile(beside, 0.95)), LongestMS: milliseconds(slices.Max(beside)), PromptMS: milliseconds(end.Sub(start))}
-	m.Ratio = m.LongestMS / m.StepMS
+		LongestUsualMS: milliseconds(slices.Max(usual)), P95WaitMS: milliseconds(percentile(waits, 0.95)), LongestWaitMS: milliseconds(slices.Max(waits)), PromptMS: milliseconds(end.Sub(start))}
+	m.Ratio = m.LongestWaitMS / m.StepMS
 	b.progressf("prompt of %d beside %d streams: the longest step took %.1f times as long as usual", long, longStreams, m.Ratio)
 	return m, nil
 }

@@ -21,21 +21,20 @@ import (
 	"colophon/model/kernel"
 )
 
-// ServiceOptions are what Service measures.
+// ServiceOptions are the options of Service.
 type ServiceOptions struct {
 	Model    Model
 	Weights  kernel.Format
 	Quick    bool      // shorter runs
-	PGBin    string    // directory of initdb and postgres; empty to look for it
-	Progress io.Writer // what is being measured, in lines
+	PGBin    string    // directory of initdb and postgres; if empty, Service searches for it
+	Progress io.Writer // receives a line for each step
 }
 
-// A Setup is what the service to measure runs on. All of it is removed after the
-// measurement.
+// Setup is the environment of the measured service. Service removes it afterwards.
 type Setup struct {
-	Model    string // what `colophon up --model` takes
-	Database string // the URL of an empty database
-	Data     string // the data directory, which does not exist yet
+	Model    string // argument of `colophon up --model`
+	Database string // URL of an empty database
+	Data     string // data directory, which does not exist yet
 }
 
 // The size of the work.
@@ -43,12 +42,12 @@ const (
 	promptTokens   = 32  // in a caller's job
 	newTokens      = 64  // in a caller's job
 	engineStreams  = 8   // callers of the engine alone
-	historyRecords = 100 // in an answer of GET /history
+	historyRecords = 100 // in a response of GET /history
 	watchTokens    = 800 // in a text that many clients follow
 )
 
-// A serviceBench measures one service in a process of its own, and one engine in
-// this process. They never work at the same time.
+// serviceBench measures one service in a process of its own, and one engine in this
+// process. They never work at the same time.
 type serviceBench struct {
 	engine   *gpt2.Engine
 	server   *server
@@ -57,14 +56,14 @@ type serviceBench struct {
 	prompt   string
 	progress io.Writer
 
-	lasts    time.Duration // of a load
-	burst    int           // requests at once
-	watchers int           // clients that follow
+	duration  time.Duration // of a load
+	burstSize int           // concurrent requests of a burst
+	watchers  int           // clients that follow
 }
 
-// Service measures a service and the engine that it uses. up returns a command
-// that serves without limits on a free port of the loopback. The command prints
-// "ready" and its URL, and ends without an error on SIGTERM.
+// Service measures a service and the engine that it uses. up returns a command that
+// serves without limits on a free port of the loopback. The command prints "ready" and
+// its URL on a line, and ends without an error on SIGTERM.
 func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Setup) *exec.Cmd) (r *ServiceReport, err error) {
 	dir, err := os.MkdirTemp("", "colophon-bench-")
 	if err != nil {
@@ -95,18 +94,18 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	}
 	defer func() { err = errors.Join(err, cluster.Stop(context.WithoutCancel(ctx))) }()
 	setup := Setup{Model: o.Model.From, Database: cluster.URL(), Data: filepath.Join(dir, "data")}
-	// The service does not get the cancellation of ctx, which would kill it: stop ends it.
+	// Without WithoutCancel, the end of ctx would kill the service before stop ends it.
 	server, err := serve(up(context.WithoutCancel(ctx), setup), filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, server.stop()) }()
 	b := &serviceBench{engine: engine, server: server, database: cluster.URL(), prompt: arbitraryPrompt(engine.Encode), progress: o.Progress,
-		lasts: 10 * time.Second, burst: 200, watchers: 1000}
+		duration: 10 * time.Second, burstSize: 200, watchers: 1000}
 	if o.Quick {
-		b.lasts, b.burst, b.watchers = time.Second/2, 40, 100
+		b.duration, b.burstSize, b.watchers = time.Second, 40, 100
 	}
-	if b.user, err = newUser(ctx, server.url, b.watchers+b.burst); err != nil {
+	if b.user, err = newUser(ctx, server.url, b.watchers+b.burstSize); err != nil {
 		return nil, err
 	}
 	r = &ServiceReport{Model: name, Weights: o.Weights.String(),
@@ -125,7 +124,7 @@ func arbitraryPrompt(encode func(string) []int) string {
 	return text
 }
 
-// run measures everything.
+// run makes all measurements.
 func (b *serviceBench) run(ctx context.Context, r *ServiceReport) error {
 	// Two rounds, each with the engine alone, because the machine's speed varies.
 	for range 2 {
@@ -133,7 +132,7 @@ func (b *serviceBench) run(ctx context.Context, r *ServiceReport) error {
 			return err
 		}
 	}
-	for _, step := range []func(context.Context, *ServiceReport) error{b.many, b.watch, b.calls} {
+	for _, step := range []func(context.Context, *ServiceReport) error{b.burst, b.watch, b.calls} {
 		if err := step(ctx, r); err != nil {
 			return err
 		}
@@ -146,14 +145,14 @@ func (b *serviceBench) run(ctx context.Context, r *ServiceReport) error {
 func (b *serviceBench) throughput(ctx context.Context, r *ServiceReport) error {
 	alone, err := b.alone(ctx)
 	if err != nil {
-		return fmt.Errorf("the engine alone: %w", err)
+		return fmt.Errorf("measure the engine alone: %w", err)
 	}
 	r.Alone = append(r.Alone, alone)
 	fmt.Fprintf(b.progress, "the engine alone: %.0f tokens/s\n", alone)
 	for _, callers := range []int{engineStreams, 2 * engineStreams} {
 		row, err := b.callers(ctx, callers)
 		if err != nil {
-			return fmt.Errorf("%d callers: %w", callers, err)
+			return fmt.Errorf("measure %d callers: %w", callers, err)
 		}
 		row.Share = row.TokS / alone
 		r.Rows = append(r.Rows, row)
@@ -165,7 +164,7 @@ func (b *serviceBench) throughput(ctx context.Context, r *ServiceReport) error {
 // alone returns the tokens per second of the engine without HTTP and database.
 func (b *serviceBench) alone(ctx context.Context) (float64, error) {
 	prompt := b.engine.Encode(b.prompt)
-	return load{engineStreams, b.lasts}.run(ctx, func(ctx context.Context, _, call int, count func(int)) error {
+	return load{engineStreams, b.duration}.run(ctx, func(ctx context.Context, _, call int, count func(int)) error {
 		p := model.Params{MaxTokens: newTokens, Temperature: 0.8, TopK: 40, TopP: 1, Seed: uint64(call)}
 		_, err := model.Generate(ctx, b.engine, prompt, nil, p, func(d model.Delta) error {
 			count(len(d.Tokens))
@@ -181,8 +180,8 @@ func (b *serviceBench) job(seed, tokens int) client.JobRequest {
 	return client.JobRequest{Prompt: b.prompt, MaxNewTokens: min(tokens, b.engine.Info().Context-promptTokens), Seed: &chosen}
 }
 
-// generate submits a job and follows it to its end. It adds the time until the
-// first token to first, and passes the number of tokens of each event to count.
+// generate submits a job and follows it to its end. It adds the time until the first
+// token to first, and passes each event's number of tokens to count.
 func (b *serviceBench) generate(ctx context.Context, job client.JobRequest, first *latencies, count func(int)) error {
 	begin := time.Now()
 	id, err := b.user.submit(ctx, job)
@@ -202,22 +201,22 @@ func (b *serviceBench) generate(ctx context.Context, job client.JobRequest, firs
 // callers measures the service with n callers.
 func (b *serviceBench) callers(ctx context.Context, n int) (serviceRow, error) {
 	var first latencies
-	tokS, err := load{n, b.lasts}.run(ctx, func(ctx context.Context, _, call int, count func(int)) error {
+	tokS, err := load{n, b.duration}.run(ctx, func(ctx context.Context, _, call int, count func(int)) error {
 		return b.generate(ctx, b.job(call, newTokens), &first, count)
 	})
 	return serviceRow{Callers: n, TokS: tokS, FirstP50MS: first.percentile(0.5), FirstP99MS: first.percentile(0.99), Jobs: len(first.all)}, err
 }
 
-// many measures many requests at the same moment.
-func (b *serviceBench) many(ctx context.Context, r *ServiceReport) error {
+// burst measures many concurrent requests.
+func (b *serviceBench) burst(ctx context.Context, r *ServiceReport) error {
 	type text struct {
 		id      string
 		started time.Time
 	}
-	texts := make([]text, b.burst)
+	texts := make([]text, b.burstSize)
 	var tokens atomic.Int64
 	begin := time.Now()
-	err := together(b.burst, func(i int) error {
+	err := together(b.burstSize, func(i int) error {
 		id, err := b.user.submit(ctx, b.job(i, newTokens))
 		if err != nil {
 			return err
@@ -231,7 +230,7 @@ func (b *serviceBench) many(ctx context.Context, r *ServiceReport) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("%d requests at once: %w", b.burst, err)
+		return fmt.Errorf("measure %d concurrent requests: %w", b.burstSize, err)
 	}
 	took := time.Since(begin)
 	ids := func() (ids []string) {
@@ -242,10 +241,10 @@ func (b *serviceBench) many(ctx context.Context, r *ServiceReport) error {
 	}
 	accepted := slices.Sorted(slices.Values(ids())) // ids sort in the order of acceptance
 	slices.SortFunc(texts, func(a, b text) int { return a.started.Compare(b.started) })
-	r.Burst = serviceBurst{Requests: b.burst, Seconds: took.Seconds(), TokS: float64(tokens.Load()) / took.Seconds()}
+	r.Burst = serviceBurst{Requests: b.burstSize, Seconds: took.Seconds(), TokS: float64(tokens.Load()) / took.Seconds()}
 	if r.Burst.OutOfOrder, err = outOfOrder(ids(), accepted); err != nil {
 		return err
 	}
-	fmt.Fprintf(b.progress, "%d requests at once: done after %.1f s, at most %d places out of order\n", b.burst, took.Seconds(), r.Burst.OutOfOrder)
+	fmt.Fprintf(b.progress, "%d concurrent requests: done after %.1f s, at most %d positions out of order\n", b.burstSize, took.Seconds(), r.Burst.OutOfOrder)
 	return nil
 }

@@ -2,7 +2,7 @@ package bench
 
 import "fmt"
 
-// A ServiceReport is the result of Service. Times are in milliseconds.
+// ServiceReport is the result of Service. Times are in milliseconds.
 type ServiceReport struct {
 	Machine serviceMachine `json:"machine"`
 	Model   string         `json:"model"`
@@ -20,25 +20,26 @@ type serviceMachine struct {
 	Go      string `json:"go"`
 }
 
-// A serviceRow is a number of callers. Each submits and follows one job after the other.
+// serviceRow is the result of a number of callers. Each submits and follows one job after
+// the other.
 type serviceRow struct {
 	Callers    int     `json:"callers"`
 	Jobs       int     `json:"jobs"`
 	TokS       float64 `json:"tok_s"`
-	Share      float64 `json:"share"` // of the speed of the engine alone, measured just before
+	Share      float64 `json:"share"` // of the speed of the engine alone just before
 	FirstP50MS float64 `json:"first_token_p50_ms"`
 	FirstP99MS float64 `json:"first_token_p99_ms"`
 }
 
-// A serviceBurst is a number of requests at the same moment.
+// serviceBurst is the result of concurrent requests.
 type serviceBurst struct {
 	Requests   int     `json:"requests"`
 	Seconds    float64 `json:"seconds"`
 	TokS       float64 `json:"tok_s"`
-	OutOfOrder int     `json:"out_of_order"` // the largest number of places by which a job started before or after its turn
+	OutOfOrder int     `json:"out_of_order"` // the largest number of positions by which a job started before or after its turn
 }
 
-// A serviceWatch is a number of clients that follow running jobs.
+// serviceWatch is the result of clients that follow running jobs.
 type serviceWatch struct {
 	Clients     int     `json:"clients"`
 	Jobs        int     `json:"jobs"`
@@ -49,7 +50,7 @@ type serviceWatch struct {
 	KBPerClient float64 `json:"kb_per_client"` // growth of the process's memory, in 1e3 bytes
 }
 
-// A serviceCall is a call that needs no model.
+// serviceCall is the result of a call that needs no model.
 type serviceCall struct {
 	Call      string  `json:"call"`
 	Busy      bool    `json:"engine_busy"`
@@ -85,13 +86,13 @@ func (r *ServiceReport) Document() Document {
 		calls = append(calls, []string{c.Call, engine, digits(c.PerSecond), digits(c.P50MS), digits(c.P99MS), tokS})
 	}
 	return newDocument("service", r.heading(),
-		section{"Texts", fmt.Sprintf("Each caller submits a job with a prompt of %d tokens, follows its events until its %d new tokens have arrived, and submits the next. Connections are kept alive. There are two rounds. Each is compared with the engine alone, which does the same work just before, without HTTP and database.", promptTokens, newTokens), rows},
-		section{"Many at once", "All requests are submitted at the same time and followed to their ends. Out of order is the largest number of places by which a job started before or after its turn.", table{
+		section{"Throughput", fmt.Sprintf("Each caller submits a job with a prompt of %d tokens, follows its events until its %d new tokens have arrived, and submits the next. Connections are kept alive. There are two rounds. Each is compared with the engine alone, which does the same work just before, without HTTP and database.", promptTokens, newTokens), rows},
+		section{"Many requests at once", "All requests are submitted at the same time and followed to their ends. Out of order is the largest number of positions by which a job started before or after its turn.", table{
 			{"requests", "seconds", "tok/s", "out of order"},
 			{fmt.Sprint(r.Burst.Requests), digits(r.Burst.Seconds), digits(r.Burst.TokS), fmt.Sprint(r.Burst.OutOfOrder)}}},
-		section{"Clients that follow", "The delay from the time of an event to the time at which a client has read it. The memory is the growth of the service's process per client.", table{
+		section{"Following clients", "The delay is the time from an event until a client has read it. The memory is the growth of the service's process per client.", table{
 			{"clients", "jobs", "messages", "delay ms, median", "99 %", "listening connections", "kB per client"},
 			{fmt.Sprint(r.Watch.Clients), fmt.Sprint(r.Watch.Jobs), fmt.Sprint(r.Watch.Messages), digits(r.Watch.P50MS), digits(r.Watch.P99MS), fmt.Sprint(r.Watch.Listening), digits(r.Watch.KBPerClient)}}},
-		section{"Calls without a model", "Four callers repeat each call. In the rows with a busy engine, eight more callers have texts generated at the same time.", calls},
+		section{"Calls without a model", "Four callers repeat each call. In the rows with a busy engine, eight more callers generate texts at the same time.", calls},
 	)
 }

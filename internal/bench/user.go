@@ -9,17 +9,16 @@ import (
 	"colophon/client"
 )
 
-// A user is a signed-in user of the service, who may make many calls at the same time.
-// Calls are not retried: an error ends the benchmark.
+// user is a signed-in user of the service. It is safe for concurrent use. Calls are not
+// retried: an error ends the benchmark.
 type user struct{ *client.Client }
 
-// The user's account.
 const (
 	userName = "bench"
 	password = "measured-and-weighed"
 )
 
-// newUser registers a user and signs them in. It keeps up to the given number of
+// newUser registers a user and signs them in. The user keeps up to the given number of
 // connections open.
 func newUser(ctx context.Context, url string, connections int) (user, error) {
 	c, err := client.New(url, client.Options{Tries: 1,
@@ -33,7 +32,7 @@ func newUser(ctx context.Context, url string, connections int) (user, error) {
 	return user{c}, c.SignIn(ctx, userName, password)
 }
 
-// tokenRequest asks for tokens, without a change of the user's session.
+// tokenRequest returns a sign-in request whose tokens the client does not store.
 func tokenRequest() *client.Request {
 	form := url.Values{"username": {userName}, "password": {password}}
 	return &client.Request{Method: http.MethodPost, Path: "/token",

@@ -37,26 +37,25 @@ func (b *serviceBench) watch(ctx context.Context, r *ServiceReport) error {
 		defer opened()
 		return b.user.follow(ctx, ids[i%len(ids)], func(e client.Event) {
 			opened()
-			if len(e.Tokens) > 0 && e.At.After(begin.Add(b.lasts/10)) { // not an event from before the client connected
+			if len(e.Tokens) > 0 && e.At.After(begin.Add(b.duration/10)) { // others may be from before the client connected
 				delay.add(time.Since(e.At))
 			}
 		})
 	})
 	counting.Wait()
 	if err != nil {
-		return fmt.Errorf("%d clients that follow: %w", b.watchers, err)
+		return fmt.Errorf("follow with %d clients: %w", b.watchers, err)
 	}
 	if listenErr != nil {
-		return fmt.Errorf("count the connections that listen: %w", listenErr)
+		return fmt.Errorf("count the listening connections: %w", listenErr)
 	}
 	r.Watch = serviceWatch{Clients: b.watchers, Jobs: len(ids), Messages: len(delay.all), P50MS: delay.percentile(0.5), P99MS: delay.percentile(0.99),
 		Listening: listening, KBPerClient: max(0, most-before) * 1e3 / float64(b.watchers)}
-	fmt.Fprintf(b.progress, "%d clients that follow %d jobs: a delay of %.0f ms (median), %.0f ms (99 %%)\n", b.watchers, len(ids), r.Watch.P50MS, r.Watch.P99MS)
+	fmt.Fprintf(b.progress, "%d clients that follow %d jobs: delay %.0f ms (median), %.0f ms (99 %%)\n", b.watchers, len(ids), r.Watch.P50MS, r.Watch.P99MS)
 	return nil
 }
 
-// listeners returns the number of connections that listen for announcements of
-// events.
+// listeners returns the number of connections that listen for announcements of events.
 func listeners(ctx context.Context, database string) (n int, err error) {
 	pool, err := pg.Connect(ctx, database, "")
 	if err != nil {

@@ -17,21 +17,22 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// ACMEOptions say which certificates to request, and from which authority.
+// ACMEOptions configure [ACME].
 type ACMEOptions struct {
 	Domains   []string     // other names get no certificate
 	Directory string       // URL of the authority; empty is Let's Encrypt
 	Cache     string       // directory for keys and certificates
-	Log       *slog.Logger // receives at most one line a minute and name about a missing certificate
+	Log       *slog.Logger // receives a line about a missing certificate, at most once a minute for each name
 }
 
 // ErrDirectory means that others on the network could answer in place of the ACME
 // directory.
 var ErrDirectory = errors.New("the directory must be an https:// URL, or http:// on loopback")
 
-// ACME returns a TLS configuration that gets a certificate at the first handshake for its
+// ACME returns a TLS configuration that gets a certificate at the first handshake for a
 // name, and renews it. It accepts the authority's terms. The handler answers the
-// authority's challenges over plain HTTP.
+// authority's challenges over plain HTTP, and other requests with 404. ACME returns
+// ErrDirectory, and no other error.
 func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
 	directory := o.Directory
 	if directory == "" {
@@ -61,8 +62,8 @@ func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
 	}
 }
 
-// isTrustworthy reports whether a URL uses HTTPS or loopback, so that no other machine on
-// the way can answer in its place.
+// isTrustworthy reports whether a URL uses HTTPS or loopback, so that no machine on the
+// way can answer in its place.
 func isTrustworthy(directory string) bool {
 	u, err := url.Parse(directory)
 	if err != nil || u.Host == "" || u.User != nil {
@@ -73,7 +74,7 @@ func isTrustworthy(directory string) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && loopback
 }
 
-// missingEvery is the least time between two log lines about a name without a
+// missingEvery is the minimum time between two log lines about a name without a
 // certificate. Any client can cause them.
 const missingEvery = time.Minute
 

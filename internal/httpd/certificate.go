@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Certificate is a certificate and its key, which are read again when their files change.
-// It is safe for concurrent use.
+// Certificate is a certificate and its key, and follows changes of their files. It is safe
+// for concurrent use.
 type Certificate struct {
 	cert, key string
 	log       *slog.Logger
 
 	mu      sync.Mutex
 	checked time.Time
-	read    [2]stamp // of the files when they were last read, valid or not
+	read    [2]stamp // the files as last read, valid or not
 	current *tls.Certificate
 }
 
-// LoadCertificate reads a certificate and its chain, and the private key, in PEM.
-// Handshakes check the files for changes, at most once a second, and use the new
-// certificate. If the new files cannot be used, the previous certificate stays in use.
+// LoadCertificate reads a certificate with its chain, and the private key, in PEM.
+// Handshakes check the files for changes at most once a second, and use the new
+// certificate. If the new files are unusable, the previous certificate stays in use.
 func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{cert: cert, key: key, log: log}
 	if err := c.load(); err != nil {
@@ -55,16 +55,15 @@ func strict(config *tls.Config) *tls.Config {
 	return config
 }
 
-// stamp distinguishes a file from the one that it replaced.
+// stamp changes when a file is replaced.
 type stamp struct {
 	changed time.Time
 	size    int64
 }
 
-// checkEvery is how often handshakes check the files.
+// checkEvery is the minimum time between two checks of the files.
 const checkEvery = time.Second
 
-// get returns the certificate for a handshake.
 func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,8 +75,8 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.current, nil
 	}
 	if err := c.load(); err != nil {
-		// Perhaps only one of the two files has been replaced yet. Later handshakes try
-		// again.
+		// If only one file has been replaced yet, the change of the other one causes
+		// another try.
 		c.log.Warn("changed certificate unusable, keeping the previous one", "err", err)
 	} else {
 		c.log.Info("certificate reloaded")
@@ -96,7 +95,7 @@ func (c *Certificate) stamps() (now [2]stamp) {
 
 // load reads the files. The caller holds c.mu, unless c is not shared yet.
 func (c *Certificate) load() error {
-	c.read = c.stamps() // first, so that a change meanwhile is noticed
+	c.read = c.stamps() // before the files, so that a later change is noticed
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
 		return err

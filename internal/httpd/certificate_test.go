@@ -33,7 +33,7 @@ func TestChangedCertificateIsReloaded(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		return resp.TLS.PeerCertificates[0].SerialNumber.Int64()
 	}
-	// expire lets the next handshake check the files, as after a second.
+	// expire makes the next handshake check the files, as if a second had passed.
 	expire := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"colophon/internal/network"
 )
 
-// connectionLimiter is a listener with at most max open connections, of which one network
-// may have a quarter, unless it is a trusted proxy's. It closes further connections at
-// once, so that no client waits behind them.
+// connectionLimiter is a listener with at most max open connections. One network may have
+// a quarter of them, or all if it is a trusted proxy's. connectionLimiter closes further
+// connections at once, so that no client waits behind them.
 type connectionLimiter struct {
 	net.Listener
 	max     int
@@ -26,7 +26,7 @@ type connectionLimiter struct {
 	logged    time.Time
 }
 
-// refusedEvery is the least time between two log lines about refused connections.
+// refusedEvery is the minimum time between two log lines about refused connections.
 const refusedEvery = time.Minute
 
 func limitConnections(l net.Listener, limit int, trusted []netip.Prefix, log *slog.Logger) *connectionLimiter {
@@ -57,7 +57,7 @@ func (l *connectionLimiter) acquire(from string, proxy bool) bool {
 	defer l.mu.Unlock()
 	if l.open >= l.max || !proxy && l.byNetwork[from] >= max(1, l.max/4) {
 		if l.refused++; time.Since(l.logged) >= refusedEvery {
-			l.log.Warn("too many connections, closing new ones", "closed", l.refused, "open", l.open, "most", l.max)
+			l.log.Warn("too many connections, closing new ones", "closed", l.refused, "open", l.open, "max", l.max)
 			l.refused, l.logged = 0, time.Now()
 		}
 		return false
@@ -76,7 +76,7 @@ func (l *connectionLimiter) release(from string) {
 	}
 }
 
-// connection counts against the limits until it is closed.
+// connection counts towards the limits until it is closed.
 type connection struct {
 	net.Conn
 	release func()

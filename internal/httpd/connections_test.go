@@ -42,7 +42,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 				connect(t, inner.Addr().String())
 				held = append(held, <-accepted)
 			}
-			// A further connection is closed at once, and no other waits behind it.
+			// A further connection is closed at once.
 			extra := connect(t, inner.Addr().String())
 			_ = extra.SetReadDeadline(time.Now().Add(time.Minute))
 			if _, err := extra.Read(make([]byte, 1)); err == nil || !closedByPeer(err) {

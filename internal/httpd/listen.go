@@ -25,14 +25,14 @@ type ListenOptions struct {
 	timeouts timeouts // zero means productionTimeouts
 }
 
-// Listener is an open listener with the options by which it is served.
+// Listener is an open listener and the options of its server.
 type Listener struct {
 	net.Listener
 	options ListenOptions
 }
 
-// Listen opens a TCP listener on an address and port. On Linux, a connection ends when
-// sent data has not been acknowledged for 9 seconds.
+// Listen opens a TCP listener on an address with a port. On Linux, a connection ends when
+// the client has not acknowledged data for 9 seconds.
 func Listen(ctx context.Context, address string, o ListenOptions) (*Listener, error) {
 	if o.timeouts == (timeouts{}) {
 		o.timeouts = productionTimeouts

@@ -12,15 +12,15 @@ import (
 
 // timeouts say how long a server waits for one client.
 type timeouts struct {
-	// header bounds the TLS handshake, and then the head of a request.
+	// header bounds the TLS handshake, and separately the head of each request.
 	header time.Duration
 
 	// idle bounds the time between two requests of a connection.
 	idle time.Duration
 
 	// write bounds the time from the head of a request to the end of the response.
-	// Handlers set shorter deadlines when they begin, and streams set one for each
-	// write. No handler waits for longer than a minute before it begins.
+	// Handlers begin within a minute. They set shorter deadlines then, and streams set
+	// one for each write.
 	write time.Duration
 
 	// unacknowledged bounds how long sent data may wait for the client to acknowledge
@@ -63,7 +63,7 @@ func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.
 	}
 }
 
-// Servers are the HTTP servers of one process. Its methods are not safe for concurrent
+// Servers are the HTTP servers of one process. Their methods are not safe for concurrent
 // use.
 type Servers struct {
 	ctx    context.Context
@@ -72,13 +72,13 @@ type Servers struct {
 	failed chan error
 }
 
-// NewServers returns an empty set of servers. Requests carry the values of ctx, and not
-// its cancellation: only [Servers.Shutdown] and [Servers.Close] end them.
+// NewServers returns an empty set of servers. Requests have the values of ctx but not its
+// cancellation: only [Servers.Shutdown] and [Servers.Close] end them.
 func NewServers(ctx context.Context, log *slog.Logger) *Servers {
 	return &Servers{ctx: ctx, log: log, failed: make(chan error, 1)}
 }
 
-// Serve serves a listener in the background, over TLS if it was opened with it.
+// Serve serves a listener in the background, over TLS if its options say so.
 func (s *Servers) Serve(l *Listener, handler http.Handler) {
 	srv := newServer(s.ctx, handler, l.options.timeouts, s.log)
 	srv.TLSConfig = l.options.TLS
@@ -92,7 +92,7 @@ func (s *Servers) Serve(l *Listener, handler http.Handler) {
 		}
 		select {
 		case s.failed <- err:
-		default: // only the first one is reported
+		default: // an earlier error is reported
 		}
 	}()
 }

@@ -35,8 +35,8 @@ func connect(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// exchange sends bytes that no HTTP client would send. It returns the response once
-// the server has closed the connection.
+// exchange sends bytes that no HTTP client would send. It returns all that the server
+// sends until it closes the connection.
 func exchange(t *testing.T, addr, request string) string {
 	t.Helper()
 	conn := connect(t, addr)
@@ -49,8 +49,8 @@ func exchange(t *testing.T, addr, request string) string {
 }
 
 // TestMalformedRequestsNeverReachTheHandler checks the responses of net/http itself,
-// which carry none of our headers. Each is short, has a fixed text, ends the connection
-// and repeats nothing of the request.
+// which have none of our headers. Each is short, repeats nothing of the request and ends
+// the connection.
 //
 // security: ASVS 16.5.1, ASVS 4.2.1
 func TestMalformedRequestsNeverReachTheHandler(t *testing.T) {
@@ -88,7 +88,7 @@ func TestMalformedRequestsNeverReachTheHandler(t *testing.T) {
 	}
 }
 
-// net/http would answer OPTIONS * itself.
+// By default, net/http answers OPTIONS * itself.
 func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()
 	if got := exchange(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
@@ -123,7 +123,7 @@ func TestServersHaveTheProductionTimeouts(t *testing.T) {
 // security: API4:2023
 func TestSlowClientsLoseTheirConnections(t *testing.T) {
 	t.Parallel()
-	closed := make(chan struct{}) // the server has closed a connection within a response
+	closed := make(chan struct{}) // closed once a connection has ended during the response
 	addr := serve(t, ListenOptions{timeouts: quick}, func(w http.ResponseWriter, _ *http.Request) {
 		defer close(closed)
 		_, _ = w.Write(make([]byte, 20<<20))
@@ -140,7 +140,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 		},
 		"does not read the response": func(conn net.Conn) {
 			if runtime.GOOS != "linux" {
-				return // only Linux has the timeout; without a request that of the head applies
+				return // only Linux has the timeout; without a request, the one of the head applies
 			}
 			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			<-closed
@@ -156,7 +156,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 				t.Error("the connection is still open")
 			}
-			// The timeout of writes, a minute, has not ended it.
+			// The write timeout of a minute has not ended it.
 			if took := time.Since(begin); took < quick.header/2 || took > 40*time.Second {
 				t.Errorf("closed after %s", took)
 			} else {

@@ -1,13 +1,13 @@
-// Package apitest calls the service over HTTP as tests do, and reads what it
-// answers.
+// Package apitest sends raw HTTP requests to the service and checks the answers, for
+// tests.
 //
-// A Client sends what it is told and nothing that nobody asked for: it follows
-// no redirect and keeps no cookie. It is a value; a copy with another field is
-// another caller. Like all that is handed a testing.TB here, its methods end the
-// test where something fails, at the line of who called them. They are therefore
-// for the test's own goroutine, and for others with Beside; Open and Send, which
-// return their errors, may be called from anywhere, and a Client is safe for
+// A Client sends only the requests that it is given: it follows no redirect and keeps no
+// cookie. It is a value, and a copy with another field is another caller. It is safe for
 // concurrent use.
+//
+// Functions and methods with a testing.TB report failures at the line of their caller
+// and may end the test. They belong in the test's own goroutine; Beside lifts this
+// limit. Open and Send return their errors and may be called anywhere.
 package apitest
 
 import (
@@ -34,22 +34,22 @@ import (
 // FormType is the media type of forms.
 const FormType = "application/x-www-form-urlencoded"
 
-// A Client calls one service as one user, or as nobody.
+// A Client calls one service as one user, or without an account.
 type Client struct {
 	T         testing.TB
-	URL       string            // of the service, without a slash at the end
+	URL       string            // of the service, without a trailing slash
 	Access    string            // access token, "" to send none
-	Transport http.RoundTripper // nil for the default one
+	Transport http.RoundTripper // nil for http.DefaultTransport
 }
 
-// As returns the client with another access token, or none.
+// As returns a copy of the client with another access token, "" for none.
 func (c Client) As(access string) Client {
 	c.Access = access
 	return c
 }
 
-// Open sends a request and leaves the answer's body to be read and closed. A body
-// is JSON unless the headers, each a name and a value, say otherwise.
+// Open sends a request. The caller reads and closes the body of the answer. headers are
+// names and values in turn. A request body is JSON unless they say otherwise.
 func (c Client) Open(ctx context.Context, method, path, body string, headers ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -64,11 +64,11 @@ func (c Client) Open(ctx context.Context, method, path, body string, headers ...
 	for header := range slices.Chunk(headers, 2) {
 		req.Header.Set(header[0], header[1])
 	}
-	req.Host = cmp.Or(req.Header.Get("Host"), req.Host) // where net/http looks for it
+	req.Host = cmp.Or(req.Header.Get("Host"), req.Host) // net/http ignores the one in Header
 	return cmp.Or(c.Transport, http.DefaultTransport).RoundTrip(req)
 }
 
-// Send sends a request, as Open does, and reads the answer.
+// Send sends a request as Open does and reads the whole answer.
 func (c Client) Send(ctx context.Context, method, path, body string, headers ...string) (Answer, error) {
 	resp, err := c.Open(ctx, method, path, body, headers...)
 	if err != nil {
@@ -79,7 +79,7 @@ func (c Client) Send(ctx context.Context, method, path, body string, headers ...
 	return Answer{resp.StatusCode, resp.Header, got}, err
 }
 
-// Do is Send during the test.
+// Do is Send with the context of the test.
 func (c Client) Do(method, path, body string, headers ...string) Answer {
 	c.T.Helper()
 	a, err := c.Send(c.T.Context(), method, path, body, headers...)
@@ -89,7 +89,7 @@ func (c Client) Do(method, path, body string, headers ...string) Answer {
 	return a
 }
 
-// Form posts a form of names and values.
+// Form posts a form. fields are names and values in turn.
 func (c Client) Form(path string, fields ...string) Answer {
 	c.T.Helper()
 	values := url.Values{}
@@ -99,12 +99,30 @@ func (c Client) Form(path string, fields ...string) Answer {
 	return c.Do("POST", path, values.Encode(), "Content-Type", FormType)
 }
 
-// Register makes an account and returns its id.
+// Register creates an account and returns its id.
 func (c Client) Register(name, password string) uuid.UUID {
 	c.T.Helper()
 	var account struct{ ID uuid.UUID }
 	c.Do("POST", "/users", fmt.Sprintf(`{"username":%q,"password":%q}`, name, password)).Must(c.T, 200).Into(c.T, &account)
 	return account.ID
+}
+
+// Tokens is the answer to a sign-in.
+type Tokens struct {
+	Access    string `json:"access_token"`
+	Refresh   string `json:"refresh_token"`
+	Type      string `json:"token_type"`
+	ExpiresIn int    `json:"expires_in"` // seconds
+}
+
+// SignIn signs in to an account. The client itself stays as it is: see As.
+func (c Client) SignIn(name, password string) (tokens Tokens) {
+	c.T.Helper()
+	c.Form("/token", "username", name, "password", password).Must(c.T, 200).Into(c.T, &tokens)
+	if tokens.Type != "bearer" || tokens.Access == "" || tokens.Refresh == "" {
+		c.T.Fatalf("tokens %+v", tokens)
+	}
+	return tokens
 }
 
 // Password is the password of the accounts that NewUser registers.
@@ -116,24 +134,6 @@ func NewUser(t testing.TB, url, name string) Client {
 	c := Client{T: t, URL: url}
 	c.Register(name, Password)
 	return c.As(c.SignIn(name, Password).Access)
-}
-
-// Tokens are what a sign-in gives.
-type Tokens struct {
-	Access    string `json:"access_token"`
-	Refresh   string `json:"refresh_token"`
-	Type      string `json:"token_type"`
-	ExpiresIn int    `json:"expires_in"` // seconds
-}
-
-// SignIn signs in to an account.
-func (c Client) SignIn(name, password string) (tokens Tokens) {
-	c.T.Helper()
-	c.Form("/token", "username", name, "password", password).Must(c.T, 200).Into(c.T, &tokens)
-	if tokens.Type != "bearer" || tokens.Access == "" || tokens.Refresh == "" {
-		c.T.Fatalf("tokens %+v", tokens)
-	}
-	return tokens
 }
 
 // Submit queues a job and returns its id.
@@ -148,8 +148,8 @@ func (c Client) Submit(body string) string {
 	return job.ID.String()
 }
 
-// Stream asks for a path as server-sent events, which it returns as Messages
-// does. The connection ends with ctx, or with the test.
+// Stream requests a path as server-sent events and returns them as Messages does. The
+// connection closes when ctx or the test ends.
 func (c Client) Stream(ctx context.Context, path string, headers ...string) iter.Seq2[Message, error] {
 	c.T.Helper()
 	resp, err := c.Open(ctx, "GET", path, "", append([]string{"Accept", "text/event-stream"}, headers...)...)
@@ -163,20 +163,20 @@ func (c Client) Stream(ctx context.Context, path string, headers ...string) iter
 	return Messages(resp.Body)
 }
 
-// A Message is one server-sent event. One that is empty is a heartbeat.
+// A Message is one server-sent event. An empty message is a heartbeat.
 type Message = client.Message
 
-// Messages reads server-sent events as they come, with the client's reader. To
-// range over them again goes on behind the last one. The last one comes with an
-// error if the stream breaks off, or if the service wrote it in another form
-// than its own: id, event, data and retry, each at most once, or a comment.
+// Messages yields server-sent events as they arrive. A second range continues after the
+// last event. The last event comes with an error if the stream breaks off, or if the
+// event is not in the service's form: id, event, data and retry in this order, each at
+// most once, or one comment line.
 func Messages(r io.Reader) iter.Seq2[Message, error] {
-	var sent bytes.Buffer // and not yet read as messages
-	messages := client.Messages(io.TeeReader(r, &sent))
+	var received bytes.Buffer // but not yet checked
+	messages := client.Messages(io.TeeReader(r, &received))
 	return func(yield func(Message, error) bool) {
 		for m, err := range messages {
 			if err == nil {
-				err = written(m, &sent)
+				err = checkForm(m, &received)
 			}
 			if !yield(m, err) || err != nil {
 				return
@@ -185,12 +185,11 @@ func Messages(r io.Reader) iter.Seq2[Message, error] {
 	}
 }
 
-// written takes one message out of what was sent, and returns an error unless it
-// is as the service writes it. The client's reader, like a browser, ignores what
-// it does not know.
-func written(m Message, sent *bytes.Buffer) error {
-	text, _, _ := strings.Cut(sent.String(), "\n\n")
-	sent.Next(len(text) + len("\n\n"))
+// checkForm removes one message from received and returns an error unless it has the
+// service's form. The client's reader, like a browser, ignores unknown fields.
+func checkForm(m Message, received *bytes.Buffer) error {
+	text, _, _ := strings.Cut(received.String(), "\n\n")
+	received.Next(len(text) + len("\n\n"))
 	var want []string
 	for _, field := range [][2]string{{"id", m.ID}, {"event", m.Event}, {"data", m.Data}, {"retry", m.Retry}} {
 		if field[1] != "" {
@@ -200,17 +199,17 @@ func written(m Message, sent *bytes.Buffer) error {
 	if comment := m == (Message{}) && strings.HasPrefix(text, ":") && !strings.Contains(text, "\n"); comment || text == strings.Join(want, "\n") {
 		return nil
 	}
-	return fmt.Errorf("the message %q", text)
+	return fmt.Errorf("malformed message %q", text)
 }
 
-// An Answer is a response that has been read.
+// An Answer is a response with its whole body.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// Must ends the test unless the answer has the status.
+// Must returns the answer. It ends the test if the status is another one.
 func (a Answer) Must(t testing.TB, status int) Answer {
 	t.Helper()
 	if a.Status != status {
@@ -219,7 +218,7 @@ func (a Answer) Must(t testing.TB, status int) Answer {
 	return a
 }
 
-// Into decodes the answer.
+// Into decodes the JSON body into v.
 func (a Answer) Into(t testing.TB, v any) {
 	t.Helper()
 	if err := json.Unmarshal(a.Body, v); err != nil {
@@ -227,7 +226,7 @@ func (a Answer) Into(t testing.TB, v any) {
 	}
 }
 
-// A Problem is what errors look like.
+// A Problem is the body of an error response.
 type Problem struct {
 	Title, Detail, Instance string
 	Status                  int
@@ -235,45 +234,46 @@ type Problem struct {
 	Error                   struct{ Message, Type, Code string }
 }
 
-// Problem reads the answer as a problem, and says what is wrong with it as one.
+// Problem decodes the answer as a problem. It returns an error if a member or a header
+// of a problem is missing or wrong.
 func (a Answer) Problem() (p Problem, err error) {
 	if err := json.Unmarshal(a.Body, &p); err != nil {
 		return p, err
 	}
 	if media := a.Header.Get("Content-Type"); media != "application/problem+json" {
-		return p, fmt.Errorf("an error comes as %q", media)
+		return p, fmt.Errorf("problem with media type %q", media)
 	}
 	if p.Status != a.Status || p.Title == "" || p.Detail == "" || p.Error.Message != p.Detail || p.Error.Type == "" {
-		return p, fmt.Errorf("half a problem")
+		return p, fmt.Errorf("incomplete problem")
 	}
 	if id := a.Header.Get("X-Request-Id"); p.Instance != "urn:uuid:"+id {
-		return p, fmt.Errorf("instance %q of request %q", p.Instance, id)
+		return p, fmt.Errorf("problem with instance %q of request %q", p.Instance, id)
 	}
 	if name := map[int]string{401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}[a.Status]; name != "" && a.Header.Get(name) == "" {
-		return p, fmt.Errorf("%d without %s", a.Status, name)
+		return p, fmt.Errorf("problem %d without %s", a.Status, name)
 	}
 	return p, nil
 }
 
-// Code is what a problem says to programs, "" of everything else.
+// Code returns the error code in the body, "" if there is none.
 func (a Answer) Code() string {
 	p, _ := a.Problem()
 	return p.Error.Code
 }
 
-// Refused checks that the answer is a problem of the status with the code, where
-// "" stands for any, and returns it.
+// Refused checks that the answer is a problem with the status and the code, and returns
+// it. The code "" stands for any.
 func (a Answer) Refused(t testing.TB, status int, code string) Problem {
 	t.Helper()
 	p, err := a.Must(t, status).Problem()
 	if err != nil || code != "" && p.Error.Code != code {
-		t.Errorf("want a problem %s: %v in %.1000s", code, err, a.Body)
+		t.Errorf("want a problem with code %q: %v in %.1000s", code, err, a.Body)
 	}
 	return p
 }
 
-// Beside returns t for another goroutine, which it ends instead of the test; the
-// test has failed all the same.
+// Beside returns t for another goroutine. A fatal failure there ends the goroutine and
+// marks the test as failed.
 func Beside(t testing.TB) testing.TB { return beside{t} }
 
 type beside struct{ testing.TB }
@@ -295,20 +295,20 @@ func (b beside) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// A Log keeps what is written to it, from many sides.
+// A Log keeps all writes in memory. It is safe for concurrent use.
 type Log struct {
 	mu  sync.Mutex
 	all bytes.Buffer
 }
 
-// Write takes a line.
+// Write appends to the log.
 func (l *Log) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.all.Write(b)
 }
 
-// String returns all lines.
+// String returns the whole log.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestMessages(t *testing.T) {
+func TestMessagesAcceptsOnlyTheServicesForm(t *testing.T) {
 	const whole = "id: 1\nevent: e\ndata: {\"a\": 1}\n\n: still here\n\n"
 	for rest, want := range map[string]struct {
 		last Message
@@ -40,7 +40,7 @@ func TestMessages(t *testing.T) {
 		}
 		var last Message
 		var failed error
-		for m, err := range stream { // goes on
+		for m, err := range stream { // continues
 			last, failed = m, err
 		}
 		if last != want.last || (failed == nil) != want.ok {
@@ -51,7 +51,7 @@ func TestMessages(t *testing.T) {
 
 var tooLong = strings.Repeat("x", 2<<20)
 
-func TestProblem(t *testing.T) {
+func TestProblemRefusesIncompleteProblems(t *testing.T) {
 	good := Answer{429, http.Header{"Content-Type": {"application/problem+json"}, "X-Request-Id": {"r"}, "Retry-After": {"1"}},
 		[]byte(`{"title":"T","status":429,"detail":"D","instance":"urn:uuid:r","error":{"message":"D","type":"t","param":null,"code":"c"}}`)}
 	if p := good.Refused(t, 429, "c"); p.Error.Code != "c" || good.Code() != "c" {
@@ -74,7 +74,7 @@ func TestProblem(t *testing.T) {
 	}
 }
 
-// failing keeps that it has failed from the test.
+// failing records a failure and hides it from the test.
 type failing struct {
 	testing.TB
 	failed bool
@@ -84,21 +84,21 @@ func (f *failing) Fail()                 { f.failed = true }
 func (f *failing) Error(...any)          { f.failed = true }
 func (f *failing) Errorf(string, ...any) { f.failed = true }
 
-func TestBeside(t *testing.T) {
+func TestBesideEndsOnlyItsGoroutine(t *testing.T) {
 	for name, fail := range map[string]func(testing.TB){
 		"FailNow": testing.TB.FailNow,
 		"Fatal":   func(t testing.TB) { t.Fatal() },
 		"Fatalf":  func(t testing.TB) { Answer{}.Must(t, 200) },
 	} {
 		f := &failing{TB: t}
-		ended, beyond := make(chan bool), false
+		ended, continued := make(chan bool), false
 		go func() {
 			defer close(ended)
 			fail(Beside(f))
-			beyond = true
+			continued = true
 		}()
-		if <-ended; !f.failed || beyond {
-			t.Errorf("%s: failed %v, and went on %v", name, f.failed, beyond)
+		if <-ended; !f.failed || continued {
+			t.Errorf("%s: failed %v, continued %v", name, f.failed, continued)
 		}
 	}
 }

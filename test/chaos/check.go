@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// Harm is the damage that a broken promise does.
+// Harm is the effect of a violation.
 type Harm string
 
-// The kinds of harm.
+// The values of Harm.
 const (
-	Lost       Harm = "lost"       // something that was accepted, or on record, is not there
+	Lost       Harm = "lost"       // something accepted or recorded is missing
 	Changed    Harm = "changed"    // something differs from the undisturbed run
-	Duplicated Harm = "duplicated" // something is there twice, or came back
-	Stuck      Harm = "stuck"      // something waits and will never be done
+	Duplicated Harm = "duplicated" // something exists twice, or reappeared
+	Stuck      Harm = "stuck"      // something never finishes
 )
 
-// Violation is a promise that was not kept.
+// Violation is a broken guarantee of the service.
 type Violation struct {
 	Harm     Harm   `json:"harm"`
 	Job      string `json:"job,omitempty"`
@@ -27,12 +27,12 @@ type Violation struct {
 	Seen     string `json:"seen"`
 }
 
-// String is the violation on one line.
+// String returns the violation as one line.
 func (v Violation) String() string {
 	return fmt.Sprintf("%s, job %s: %s: expected %s, seen %s", v.Harm, cmp.Or(v.Job, "-"), v.Rule, v.Expected, v.Seen)
 }
 
-// event is an event of a job, as it is on record or as a client received it.
+// event is an event of a job, as it was stored or as a client received it.
 type event struct {
 	Version      int
 	Type         string
@@ -43,10 +43,10 @@ type event struct {
 	FinishReason string `json:"finish_reason"`
 	Final        bool   // of job.failed
 
-	writer string // the process that put it on record, if known
+	writer string // the process that stored it; empty if a client received it
 }
 
-// final reports whether nothing may follow the event.
+// final reports whether the event ends the job.
 func (e event) final() bool {
 	return e.Type == "job.completed" || e.Type == "job.cancelled" || e.Type == "job.failed" && e.Final
 }
@@ -59,7 +59,7 @@ type snapshot struct {
 	FinishReason string `json:"finish_reason"`
 }
 
-// observation is all that one client has seen of one job, in order.
+// observation holds everything that one client received about one job, in order.
 type observation struct {
 	request   int
 	job       string
@@ -68,49 +68,49 @@ type observation struct {
 	events    []event
 }
 
-// faults collects violations of one job.
-type faults struct {
+// checker collects violations of one job.
+type checker struct {
 	job   string
 	found []Violation
 }
 
-func (f *faults) add(harm Harm, rule, expected, seen string, args ...any) {
-	f.found = append(f.found, Violation{harm, f.job, rule, expected, fmt.Sprintf(seen, args...)})
+func (c *checker) add(harm Harm, rule, expected, seen string, args ...any) {
+	c.found = append(c.found, Violation{harm, c.job, rule, expected, fmt.Sprintf(seen, args...)})
 }
 
-// checkStream compares the events on record of a job with the text that the job
-// must have.
+// checkStream checks the stored events of a job: their order, their writers, and the text
+// and tokens that they add up to.
 func checkStream(job string, stream []event, want text) []Violation {
-	f := &faults{job: job}
+	c := &checker{job: job}
 	attempts, writer, finals := 0, "", 0
 	var tokens []int
 	var text strings.Builder
 	for i, e := range stream {
 		if e.Version != i+1 {
-			f.add(Lost, "versions are contiguous", fmt.Sprintf("version %d", i+1), "version %d", e.Version)
+			c.add(Lost, "versions are contiguous", fmt.Sprintf("version %d", i+1), "version %d", e.Version)
 		}
 		if (e.Type == "job.accepted") != (i == 0) {
-			f.add(Duplicated, "a stream begins with job.accepted, once", "that", "%s at version %d", e.Type, e.Version)
+			c.add(Duplicated, "a stream begins with its only job.accepted", "job.accepted at version 1 only", "%s at version %d", e.Type, e.Version)
 		}
 		if finals > 0 {
-			f.add(Duplicated, "nothing follows the end", "nothing", "%s at version %d", e.Type, e.Version)
+			c.add(Duplicated, "no event follows the final one", "no event", "%s at version %d", e.Type, e.Version)
 		}
 		switch e.Type {
 		case "job.started":
 			if e.Attempt != attempts+1 {
-				f.add(Duplicated, "attempts are counted", fmt.Sprintf("attempt %d", attempts+1), "attempt %d at version %d", e.Attempt, e.Version)
+				c.add(Duplicated, "attempts are counted", fmt.Sprintf("attempt %d", attempts+1), "attempt %d at version %d", e.Attempt, e.Version)
 			}
 			if e.FromToken != len(tokens) {
-				f.add(Changed, "an attempt goes on at the next token", fmt.Sprintf("from token %d", len(tokens)), "from token %d at version %d", e.FromToken, e.Version)
+				c.add(Changed, "an attempt continues at the next token", fmt.Sprintf("from token %d", len(tokens)), "from token %d at version %d", e.FromToken, e.Version)
 			}
 			attempts, writer = attempts+1, e.writer
 		case "job.advanced", "job.completed", "job.failed":
 			if attempts == 0 {
-				f.add(Lost, "only a started job advances", "job.started", "%s at version %d", e.Type, e.Version)
+				c.add(Lost, "only a started job advances", "job.started", "%s at version %d", e.Type, e.Version)
 			}
-			// A later attempt has started: a worker that had the job before is a zombie.
+			// The worker of an earlier attempt may not write after a later one has started.
 			if e.writer != writer {
-				f.add(Duplicated, "only the latest attempt is heard", "events of "+writer, "%s of %s at version %d", e.Type, e.writer, e.Version)
+				c.add(Duplicated, "only the latest attempt writes", "events of "+writer, "%s of %s at version %d", e.Type, e.writer, e.Version)
 			}
 			tokens = append(tokens, e.Tokens...)
 			text.WriteString(e.Text)
@@ -121,43 +121,44 @@ func checkStream(job string, stream []event, want text) []Violation {
 	}
 	switch finals {
 	case 0:
-		f.add(Stuck, "a job ends", "a final event", "none among %d events", len(stream))
-		return f.found
+		c.add(Stuck, "a job ends", "a final event", "none among %d events", len(stream))
+		return c.found
 	case 1:
 	default:
-		f.add(Duplicated, "a job ends once", "one final event", "%d among %d events", finals, len(stream))
+		c.add(Duplicated, "a job ends once", "one final event", "%d among %d events", finals, len(stream))
 	}
 	if end := stream[len(stream)-1]; end.Type != "job.completed" {
-		f.add(Changed, "a job is completed", "job.completed", "%s", end.Type)
+		c.add(Changed, "a job is completed", "job.completed", "%s", end.Type)
 	} else if end.FinishReason != want.FinishReason {
-		f.add(Changed, "the text ends for the same reason", want.FinishReason, "%s", end.FinishReason)
+		c.add(Changed, "the finish reason is the undisturbed one", want.FinishReason, "%s", end.FinishReason)
 	}
-	f.compare("on record", text.String(), tokens, want)
-	return f.found
+	c.compareText("on record", text.String(), tokens, want)
+	return c.found
 }
 
-func (f *faults) compare(where, text string, tokens []int, want text) {
+func (c *checker) compareText(where, text string, tokens []int, want text) {
 	if text != want.Text {
-		f.add(Changed, "the text "+where+" is the undisturbed one", differ(want.Text, text), "%s", differ(text, want.Text))
+		c.add(Changed, "the text "+where+" is the undisturbed one", quoteDifference(want.Text, text), "%s", quoteDifference(text, want.Text))
 	}
 	if !slices.Equal(tokens, want.Tokens) {
-		f.add(Changed, "the tokens "+where+" are the undisturbed ones", fmt.Sprint(want.Tokens), "%v", tokens)
+		c.add(Changed, "the tokens "+where+" are the undisturbed ones", fmt.Sprint(want.Tokens), "%v", tokens)
 	}
 }
 
-// checkClient compares what a client has seen of a job with its stream and its text.
+// checkClient compares the observation of a client with the stored events and the
+// undisturbed text of the job.
 func checkClient(o observation, stream []event, want text) []Violation {
-	f := &faults{job: o.job}
-	f.pieces(o, stream, want)
-	f.checkSnapshots(o, want)
+	c := &checker{job: o.job}
+	c.checkEvents(o, stream, want)
+	c.checkSnapshots(o, want)
 	if len(o.events)+len(o.snapshots) == 0 {
-		f.add(Lost, "a client sees its job", "anything", "nothing, as a %s client", o.mode)
+		c.add(Lost, "a client sees its job", "an event or a state", "nothing, as a %s client", o.mode)
 	}
-	return f.found
+	return c.found
 }
 
-// pieces checks a text that came in pieces.
-func (f *faults) pieces(o observation, stream []event, want text) {
+// checkEvents checks the events that a client received. It stops at the first wrong version.
+func (c *checker) checkEvents(o observation, stream []event, want text) {
 	if len(o.events) == 0 {
 		return
 	}
@@ -166,68 +167,67 @@ func (f *faults) pieces(o observation, stream []event, want text) {
 	for i, e := range o.events {
 		switch before := i; {
 		case e.Version > before+1:
-			f.add(Lost, "a client is sent every event", fmt.Sprintf("version %d", before+1), "version %d: a gap", e.Version)
+			c.add(Lost, "a client is sent every event", fmt.Sprintf("version %d", before+1), "version %d: a gap", e.Version)
 			return
 		case e.Version == before:
-			f.add(Duplicated, "a client is sent no event twice", fmt.Sprintf("version %d", before+1), "version %d: a repeat", e.Version)
+			c.add(Duplicated, "a client is sent no event twice", fmt.Sprintf("version %d", before+1), "version %d: a repeat", e.Version)
 			return
 		case e.Version < before:
-			f.add(Duplicated, "a client is never sent back", fmt.Sprintf("version %d", before+1), "version %d: a reset", e.Version)
+			c.add(Duplicated, "a client is sent no earlier event", fmt.Sprintf("version %d", before+1), "version %d: a reset", e.Version)
 			return
 		}
 		if i < len(stream) && (e.Type != stream[i].Type || e.Text != stream[i].Text || !slices.Equal(e.Tokens, stream[i].Tokens)) {
-			f.add(Changed, "a client is sent what is on record", fmt.Sprintf("%s %s at version %d", stream[i].Type, quote(stream[i].Text), i+1), "%s %s", e.Type, quote(e.Text))
+			c.add(Changed, "a client is sent the stored event", fmt.Sprintf("%s %s at version %d", stream[i].Type, quote(stream[i].Text), i+1), "%s %s", e.Type, quote(e.Text))
 		}
 		tokens = append(tokens, e.Tokens...)
 		text.WriteString(e.Text)
 	}
 	end := o.events[len(o.events)-1]
 	if !end.final() {
-		f.add(Stuck, "a client is sent the end", "a final event", "%s", end.Type)
+		c.add(Stuck, "a client is sent the final event", "a final event", "%s", end.Type)
 	}
 	if end.Type == "job.completed" {
-		f.compare("of the pieces", text.String(), tokens, want)
+		c.compareText("of the pieces", text.String(), tokens, want)
 	}
 }
 
-// checkSnapshots checks a text that was polled as it grew.
-func (f *faults) checkSnapshots(o observation, want text) {
+// checkSnapshots checks the states of a job that a client polled.
+func (c *checker) checkSnapshots(o observation, want text) {
 	var before snapshot
 	for _, now := range o.snapshots {
 		if now.Version < before.Version {
-			f.add(Duplicated, "a job never goes back", fmt.Sprintf("version %d or later", before.Version), "version %d: a reset", now.Version)
+			c.add(Duplicated, "the version of a job never decreases", fmt.Sprintf("version %d or later", before.Version), "version %d: a reset", now.Version)
 		}
 		if !strings.HasPrefix(now.Completion, before.Completion) {
-			f.add(Changed, "a text only grows", "more than "+quote(before.Completion), "%s: a reset", quote(now.Completion))
+			c.add(Changed, "a text only grows", "more than "+quote(before.Completion), "%s: a reset", quote(now.Completion))
 		}
-		if over(before.State) && now.State != before.State {
-			f.add(Duplicated, "a job ends once", before.State, "%s afterwards", now.State)
+		if isFinal(before.State) && now.State != before.State {
+			c.add(Duplicated, "a job ends once", before.State, "%s afterwards", now.State)
 		}
 		before = now
 	}
 	if len(o.snapshots) == 0 || len(o.events) > 0 {
 		return
 	}
-	if !over(before.State) {
-		f.add(Stuck, "a client sees the end", "a final state", "%s", before.State)
+	if !isFinal(before.State) {
+		c.add(Stuck, "a client sees a final state", "a final state", "%s", before.State)
 	}
 	if before.State == "completed" {
 		if before.Completion != want.Text {
-			f.add(Changed, "the text that was polled is the undisturbed one", differ(want.Text, before.Completion), "%s", differ(before.Completion, want.Text))
+			c.add(Changed, "the polled text is the undisturbed one", quoteDifference(want.Text, before.Completion), "%s", quoteDifference(before.Completion, want.Text))
 		}
 		if before.FinishReason != want.FinishReason {
-			f.add(Changed, "the text ends for the same reason", want.FinishReason, "%s", before.FinishReason)
+			c.add(Changed, "the finish reason is the undisturbed one", want.FinishReason, "%s", before.FinishReason)
 		}
 	}
 }
 
-// over reports whether a state is final.
-func over(state string) bool {
+func isFinal(state string) bool {
 	return state == "completed" || state == "failed" || state == "cancelled"
 }
 
-// differ quotes a text around the first byte that differs from another one.
-func differ(text, other string) string {
+// quoteDifference quotes text from shortly before the first byte that differs from other.
+func quoteDifference(text, other string) string {
 	at := 0
 	for at < min(len(text), len(other)) && text[at] == other[at] {
 		at++
@@ -236,11 +236,11 @@ func differ(text, other string) string {
 	return fmt.Sprintf("%s at byte %d of %d", quote(text[from:]), from, len(text))
 }
 
-// quote quotes a text, the beginning of a long one.
+// quote quotes a text and shortens a long one.
 func quote(text string) string {
-	const most = 80
-	if len(text) > most {
-		return fmt.Sprintf("%q...", text[:most])
+	const maxBytes = 80
+	if len(text) > maxBytes {
+		return fmt.Sprintf("%q...", text[:maxBytes])
 	}
 	return fmt.Sprintf("%q", text)
 }

@@ -8,8 +8,8 @@ import (
 
 var wanted = text{Text: "one two three", Tokens: []int{1, 2, 3, 4, 5}, FinishReason: "length"}
 
-// recorded is a stream without a fault: two workers, of which the first was
-// killed and the second had an engine that failed once.
+// recorded returns a correct stream: the first worker was killed, and the engine of the
+// second one failed once.
 func recorded() []event {
 	return []event{
 		{Version: 1, Type: "job.accepted", writer: "api-1.1"},
@@ -24,11 +24,13 @@ func recorded() []event {
 	}
 }
 
-// watched is what a client saw of it that cut and resumed, and polled as well.
-func watched() observation {
+// streamedAndPolled returns the observation of a client that read the stream of recorded
+// over two connections and also polled.
+func streamedAndPolled() observation {
 	return observation{job: "j", mode: "sse", events: recorded(), snapshots: polled().snapshots}
 }
 
+// polled returns the observation of a client that polled.
 func polled() observation {
 	return observation{job: "j", mode: "poll", snapshots: []snapshot{
 		{Version: 1, State: "queued"},
@@ -39,27 +41,27 @@ func polled() observation {
 	}}
 }
 
-// found says which rules were broken.
+// found returns the violations, one per line.
 func found(violations []Violation) string {
-	var rules []string
+	var lines []string
 	for _, v := range violations {
-		rules = append(rules, v.String())
+		lines = append(lines, v.String())
 	}
-	return strings.Join(rules, "\n")
+	return strings.Join(lines, "\n")
 }
 
 func TestCheckersAcceptAnIntactJob(t *testing.T) {
 	if got := checkStream("j", recorded(), wanted); len(got) > 0 {
 		t.Errorf("on record:\n%s", found(got))
 	}
-	for _, o := range []observation{watched(), polled()} {
+	for _, o := range []observation{streamedAndPolled(), polled()} {
 		if got := checkClient(o, recorded(), wanted); len(got) > 0 {
 			t.Errorf("%s:\n%s", o.mode, found(got))
 		}
 	}
 }
 
-// renumber makes versions contiguous again after events were put in or taken out.
+// renumber makes the versions contiguous after an insertion or a deletion.
 func renumber(stream []event) []event {
 	for i := range stream {
 		stream[i].Version = i + 1
@@ -79,21 +81,21 @@ func TestTamperedStreamsAreFound(t *testing.T) {
 		"another token":              {func(s []event) []event { s[7].Tokens = []int{6}; return s }, "the tokens on record"},
 		"another text":               {func(s []event) []event { s[7].Text = " tree"; return s }, "the text on record"},
 		"tokens repeated":            {func(s []event) []event { return renumber(slices.Insert(s, 7, s[6])) }, "the tokens on record"},
-		"a start from the beginning": {func(s []event) []event { s[3].FromToken = 0; return s }, "goes on at the next token"},
+		"a start from the beginning": {func(s []event) []event { s[3].FromToken = 0; return s }, "continues at the next token"},
 		"an attempt twice":           {func(s []event) []event { s[5].Attempt = 2; return s }, "attempts are counted"},
-		"a zombie":                   {func(s []event) []event { s[6].writer = "worker-1.1"; return s }, "only the latest attempt is heard"},
-		"a zombie's end":             {func(s []event) []event { s[8].writer = "worker-1.1"; return s }, "only the latest attempt is heard"},
+		"a zombie":                   {func(s []event) []event { s[6].writer = "worker-1.1"; return s }, "only the latest attempt writes"},
+		"a zombie's end":             {func(s []event) []event { s[8].writer = "worker-1.1"; return s }, "only the latest attempt writes"},
 		"two ends":                   {func(s []event) []event { return renumber(append(s, s[8])) }, "a job ends once"},
-		"something after the end":    {func(s []event) []event { return renumber(append(s, s[7])) }, "nothing follows the end"},
+		"an event after the end":     {func(s []event) []event { return renumber(append(s, s[7])) }, "no event follows the final one"},
 		"no end":                     {func(s []event) []event { return s[:8] }, "a job ends"},
 		"nothing":                    {func([]event) []event { return nil }, "a job ends"},
-		"another reason":             {func(s []event) []event { s[8].FinishReason = "stop"; return s }, "for the same reason"},
+		"wrong finish reason":        {func(s []event) []event { s[8].FinishReason = "stop"; return s }, "the finish reason is the undisturbed one"},
 		"a failure": {func(s []event) []event {
 			s[8] = event{Version: 9, Type: "job.failed", Final: true, writer: "worker-2.1"}
 			return s
 		}, "a job is completed"},
 		"a cancellation": {func(s []event) []event { s[8] = event{Version: 9, Type: "job.cancelled"}; return s }, "a job is completed"},
-		"accepted twice": {func(s []event) []event { return renumber(slices.Insert(s, 1, s[0])) }, "begins with job.accepted"},
+		"accepted twice": {func(s []event) []event { return renumber(slices.Insert(s, 1, s[0])) }, "begins with its only job.accepted"},
 		"never started":  {func(s []event) []event { return renumber(slices.Delete(s, 1, 2)) }, "only a started job advances"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,21 +112,21 @@ func TestTamperedObservationsAreFound(t *testing.T) {
 		tamper func(*observation)
 		rule   string
 	}{
-		"a gap":                {watched(), func(o *observation) { o.events = slices.Delete(o.events, 4, 5) }, "sent every event"},
-		"a repeated piece":     {watched(), func(o *observation) { o.events = slices.Insert(o.events, 3, o.events[2]) }, "no event twice"},
-		"a reset":              {watched(), func(o *observation) { o.events = append(o.events[:6:6], o.events...) }, "never sent back"},
-		"a lost token":         {watched(), func(o *observation) { o.events[6].Tokens = []int{3} }, "the tokens of the pieces"},
-		"another text":         {watched(), func(o *observation) { o.events[6].Text = " too" }, "the text of the pieces"},
-		"other than on record": {watched(), func(o *observation) { o.events[6].Text, o.events[7].Text = " two three", "" }, "what is on record"},
-		"no end":               {watched(), func(o *observation) { o.events = o.events[:8] }, "sent the end"},
-		"a text that shrinks":  {polled(), func(o *observation) { o.snapshots[3].Completion = "" }, "a text only grows"},
-		"a text that changes":  {polled(), func(o *observation) { o.snapshots[4].Completion = "One two three" }, "a text only grows"},
-		"a lost end":           {polled(), func(o *observation) { o.snapshots[4].Completion = "one two" }, "that was polled"},
-		"a version back":       {polled(), func(o *observation) { o.snapshots[3].Version = 2 }, "a job never goes back"},
-		"an end that was none": {polled(), func(o *observation) { o.snapshots[1].State = "completed" }, "a job ends once"},
-		"never an end":         {polled(), func(o *observation) { o.snapshots = o.snapshots[:4] }, "a client sees the end"},
-		"another reason":       {polled(), func(o *observation) { o.snapshots[4].FinishReason = "stop" }, "for the same reason"},
-		"nothing":              {polled(), func(o *observation) { o.snapshots = nil }, "a client sees its job"},
+		"a gap":               {streamedAndPolled(), func(o *observation) { o.events = slices.Delete(o.events, 4, 5) }, "sent every event"},
+		"a repeated piece":    {streamedAndPolled(), func(o *observation) { o.events = slices.Insert(o.events, 3, o.events[2]) }, "no event twice"},
+		"a reset":             {streamedAndPolled(), func(o *observation) { o.events = append(o.events[:6:6], o.events...) }, "sent no earlier event"},
+		"a lost token":        {streamedAndPolled(), func(o *observation) { o.events[6].Tokens = []int{3} }, "the tokens of the pieces"},
+		"another text":        {streamedAndPolled(), func(o *observation) { o.events[6].Text = " too" }, "the text of the pieces"},
+		"other than stored":   {streamedAndPolled(), func(o *observation) { o.events[6].Text, o.events[7].Text = " two three", "" }, "sent the stored event"},
+		"no end":              {streamedAndPolled(), func(o *observation) { o.events = o.events[:8] }, "sent the final event"},
+		"a text that shrinks": {polled(), func(o *observation) { o.snapshots[3].Completion = "" }, "a text only grows"},
+		"a text that changes": {polled(), func(o *observation) { o.snapshots[4].Completion = "One two three" }, "a text only grows"},
+		"a lost end":          {polled(), func(o *observation) { o.snapshots[4].Completion = "one two" }, "the polled text"},
+		"an earlier version":  {polled(), func(o *observation) { o.snapshots[3].Version = 2 }, "the version of a job never decreases"},
+		"an end that changes": {polled(), func(o *observation) { o.snapshots[1].State = "completed" }, "a job ends once"},
+		"never an end":        {polled(), func(o *observation) { o.snapshots = o.snapshots[:4] }, "a client sees a final state"},
+		"wrong finish reason": {polled(), func(o *observation) { o.snapshots[4].FinishReason = "stop" }, "the finish reason is the undisturbed one"},
+		"nothing":             {polled(), func(o *observation) { o.snapshots = nil }, "a client sees its job"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.tamper(&c.from)

@@ -14,30 +14,30 @@ import (
 )
 
 const (
-	// patience is how long a client waits for an answer that the service gives at once.
-	patience = 6 * time.Second
+	// callTimeout bounds a call that the service answers at once.
+	callTimeout = 6 * time.Second
 
-	// tries is how often a client tries a call: to the end of the run.
-	tries = 1 << 30
+	// maxTries lets a client repeat a call until the run ends.
+	maxTries = 1 << 30
 
 	password = "chaos-and-old-night"
 )
 
-// user is an account whose jobs clients submit and follow. It is safe for
-// concurrent use.
+// user is an account. Several clients submit and follow its jobs. It is safe for concurrent
+// use.
 type user struct {
 	*client.Client
 	count *counters
 }
 
-// newUser registers a user and signs in. Each try of a call goes to a random
-// API process, whether it is up or not.
+// newUser registers a user and signs in. Each try of a call goes to a random API process,
+// which may be down.
 func newUser(ctx context.Context, name string, bases []string, transport http.RoundTripper, count *counters) (*user, error) {
 	c, err := client.New(bases[0], client.Options{
 		Transport: meter{transport, count},
 		Base:      func() string { return bases[rand.IntN(len(bases))] },
-		Tries:     tries,
-		Timeout:   patience,
+		Tries:     maxTries,
+		Timeout:   callTimeout,
 	})
 	if err != nil {
 		return nil, err
@@ -48,13 +48,12 @@ func newUser(ctx context.Context, name string, bases []string, transport http.Ro
 	return &user{c, count}, c.SignIn(ctx, name, password)
 }
 
-// meter is a transport that counts what clients meet.
+// meter is a transport that counts failed and repeated calls.
 type meter struct {
 	http.RoundTripper
 	count *counters
 }
 
-// RoundTrip makes one try of a call.
 func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := m.RoundTripper.RoundTrip(r)
 	submits := r.Method == http.MethodPost && r.URL.Path == "/jobs"
@@ -66,17 +65,17 @@ func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if resp.StatusCode >= 500 {
-		m.count.refused(resp.StatusCode)
+		m.count.addStatus(resp.StatusCode)
 	}
-	again := resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout
-	if submits && again {
+	retried := resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout
+	if submits && retried {
 		m.count.resubmitted.Add(1)
 	}
 	if r.Header.Get("Last-Event-ID") != "" && resp.StatusCode == http.StatusOK {
 		m.count.resumed.Add(1)
 	}
 	if r.Header.Get("Accept") != "text/event-stream" { // clients cut streams themselves
-		resp.Body = &answer{resp.Body, func() {
+		resp.Body = &countedBody{resp.Body, func() {
 			m.count.broken.Add(1)
 			if submits {
 				m.count.resubmitted.Add(1)
@@ -86,13 +85,13 @@ func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// answer is the body of an answer. It calls broken if it breaks off.
-type answer struct {
+// countedBody is the body of an answer. It calls broken if a read fails.
+type countedBody struct {
 	io.ReadCloser
 	broken func()
 }
 
-func (a *answer) Read(b []byte) (int, error) {
+func (a *countedBody) Read(b []byte) (int, error) {
 	n, err := a.ReadCloser.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
 		a.broken()
@@ -100,11 +99,11 @@ func (a *answer) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The ways of following a job.
+// modes are the ways to follow a job. Client n uses modes[n%len(modes)].
 var modes = []string{"poll", "pieces", "sse", "sse", "wait"}
 
-// do submits a request and follows its job to the end, with as many calls as that
-// takes. It returns what it has seen, also when ctx ends first.
+// do submits a request and follows its job to the end. It returns the observation even
+// with an error.
 func (u *user) do(ctx context.Context, key string, n int, r request) (observation, error) {
 	o := observation{request: n, mode: modes[n%len(modes)]}
 	job, err := u.submit(ctx, o.mode, key, r)
@@ -112,13 +111,13 @@ func (u *user) do(ctx context.Context, key string, n int, r request) (observatio
 		return o, err
 	}
 	o.job = job.ID
-	o.see(job)
+	o.addSnapshot(job)
 	u.count.accepted.Add(1)
 	switch o.mode {
 	case "sse":
 		err = u.follow(ctx, &o)
 	case "pieces":
-		err = u.collect(ctx, &o)
+		err = u.pollEvents(ctx, &o)
 	default:
 		err = u.poll(ctx, &o, job)
 	}
@@ -128,7 +127,8 @@ func (u *user) do(ctx context.Context, key string, n int, r request) (observatio
 	return o, err
 }
 
-// submit submits a request. A client of the mode wait waits some seconds for the text.
+// submit submits a request. In wait mode the service may wait 1 s to 5 s for the text before
+// it answers.
 func (u *user) submit(ctx context.Context, mode, key string, r request) (*client.Job, error) {
 	submit := client.JobRequest{
 		Prompt: r.Prompt, MaxNewTokens: r.MaxNewTokens, Stop: r.Stop,
@@ -142,7 +142,6 @@ func (u *user) submit(ctx context.Context, mode, key string, r request) (*client
 	return u.Submit(ctx, submit)
 }
 
-// poll polls the job until it has ended.
 func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error {
 	for !job.State.Final() {
 		if err := sleep(ctx, pause()); err != nil {
@@ -153,21 +152,21 @@ func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error 
 			return fmt.Errorf("poll a job that was accepted: %w", err)
 		}
 		if changed {
-			o.see(job)
+			o.addSnapshot(job)
 		}
 	}
 	return nil
 }
 
-// collect polls for new events until the last one.
-func (u *user) collect(ctx context.Context, o *observation) error {
+// pollEvents polls for new events until the final one.
+func (u *user) pollEvents(ctx context.Context, o *observation) error {
 	for {
-		more, err := u.Events(ctx, o.job, o.last())
+		more, err := u.Events(ctx, o.job, o.lastVersion())
 		if err != nil {
 			return fmt.Errorf("read the events of a job that was accepted: %w", err)
 		}
 		for _, e := range more {
-			o.hear(e)
+			o.addEvent(e)
 		}
 		if o.ended() {
 			return nil
@@ -178,20 +177,20 @@ func (u *user) collect(ctx context.Context, o *observation) error {
 	}
 }
 
-// follow reads the job's stream to its last event. Now and then it cuts the
-// connection itself.
+// follow reads the job's stream to its final event. In a third of the connections it stops
+// reading early and resumes.
 func (u *user) follow(ctx context.Context, o *observation) error {
 	for !o.ended() {
-		most := -1 // events
+		limit := -1 // events of this connection; -1 means all
 		if rand.IntN(3) == 0 {
-			most = 1 + rand.IntN(6)
+			limit = 1 + rand.IntN(6)
 		}
-		for e, err := range u.Follow(ctx, o.job, o.last()) {
+		for e, err := range u.Follow(ctx, o.job, o.lastVersion()) {
 			if err != nil {
 				return fmt.Errorf("follow a job that was accepted: %w", err)
 			}
-			o.hear(e)
-			if most--; most == 0 {
+			o.addEvent(e)
+			if limit--; limit == 0 {
 				break
 			}
 		}
@@ -199,29 +198,27 @@ func (u *user) follow(ctx context.Context, o *observation) error {
 	return nil
 }
 
-// pause is how long a client waits between two calls.
+// pause returns a random wait between two calls.
 func pause() time.Duration { return 50*time.Millisecond + rand.N(250*time.Millisecond) }
 
-// see keeps a job resource that the client received.
-func (o *observation) see(j *client.Job) {
+func (o *observation) addSnapshot(j *client.Job) {
 	o.snapshots = append(o.snapshots, snapshot{j.Version, string(j.State), j.Completion, j.FinishReason})
 }
 
-// hear keeps an event that the client received.
-func (o *observation) hear(e client.Event) {
+func (o *observation) addEvent(e client.Event) {
 	o.events = append(o.events, event{
 		Version: e.Version, Type: e.Type, Attempt: e.Attempt, FromToken: e.FromToken,
 		Tokens: e.Tokens, Text: e.Text, FinishReason: e.FinishReason, Final: e.Final,
 	})
 }
 
-// last is the version of the last event that was seen.
-func (o *observation) last() int {
+// lastVersion returns the version of the last received event, or 0.
+func (o *observation) lastVersion() int {
 	if len(o.events) == 0 {
 		return 0
 	}
 	return o.events[len(o.events)-1].Version
 }
 
-// ended reports whether the last event of the job has been seen.
+// ended reports whether the client has received the final event.
 func (o *observation) ended() bool { return slices.ContainsFunc(o.events, event.final) }

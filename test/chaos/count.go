@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// counters count what clients meet. They are safe for concurrent use.
+// counters count calls and jobs of all clients. They are safe for concurrent use.
 type counters struct {
 	accepted    atomic.Int64 // submits that were answered with a job
-	followed    atomic.Int64 // jobs seen to their end
+	followed    atomic.Int64 // jobs followed to the end
 	resubmitted atomic.Int64 // submits that had to be sent again
-	resumed     atomic.Int64 // streams that went on over a new connection
+	resumed     atomic.Int64 // streams that continued on a new connection
 	broken      atomic.Int64 // calls without an answer
 
 	mu       sync.Mutex
-	statuses map[int]int // of 500 and more
+	statuses map[int]int // answers by status, from 500
 }
 
-func (c *counters) refused(status int) {
+func (c *counters) addStatus(status int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.statuses == nil {
@@ -28,37 +28,36 @@ func (c *counters) refused(status int) {
 	c.statuses[status]++
 }
 
-func (c *counters) refusals() map[int]int {
+func (c *counters) statusCounts() map[int]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.statuses)
 }
 
-// struck is a blow that has taken effect.
-type struck struct {
-	blow
-	writer string    // the process that it hit, if it hit one
-	hit    time.Time // when it took effect
-	over   time.Time // when its target was as before
+// injectedFault is a fault that has taken effect.
+type injectedFault struct {
+	fault
+	writer     string    // the affected process; empty for a connection or Postgres
+	injectedAt time.Time // when it took effect
+	endedAt    time.Time // when its target worked again
 }
 
-// ledger keeps the blows that were dealt, and what went wrong besides. It is safe
-// for concurrent use.
-type ledger struct {
-	mu    sync.Mutex
-	blows []struck
-	notes []string // what a supervisor had to repair
-	kinds map[string]int
+// faultLog keeps the injected faults and the failed starts. It is safe for concurrent use.
+type faultLog struct {
+	mu     sync.Mutex
+	faults []injectedFault // those that have ended
+	kinds  map[string]int  // number of faults by kind, including those that still last
+	notes  []string        // failed starts
 }
 
-func (l *ledger) add(s struck) {
+func (l *faultLog) add(f injectedFault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.blows = append(l.blows, s)
+	l.faults = append(l.faults, f)
 }
 
-// dealt counts a blow as soon as it has taken effect.
-func (l *ledger) dealt(a act) {
+// count counts a fault when it takes effect.
+func (l *faultLog) count(a action) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.kinds == nil {
@@ -67,7 +66,7 @@ func (l *ledger) dealt(a act) {
 	l.kinds[a.kind()]++
 }
 
-func (l *ledger) counts() map[string]int {
+func (l *faultLog) counts() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.kinds)

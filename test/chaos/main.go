@@ -29,7 +29,7 @@ func main() {
 	var c command
 	parser := kong.Must(&c,
 		kong.Name("chaos"),
-		kong.Description("Kill, freeze and cut off a service of its own, and show that no job is lost and no token changed."),
+		kong.Description("Start a service, kill, freeze and cut off its processes, and check that no job is lost and no token changes."),
 		kong.DefaultEnvars("COLOPHON"),
 	)
 	_, err := parser.Parse(os.Args[1:])
@@ -41,29 +41,28 @@ func main() {
 	}
 }
 
-// command is the command line.
 type command struct {
-	Jobs    int           `default:"120" help:"Jobs to submit, over the whole time."`
-	Kills   int           `default:"25" help:"Processes to kill; freezes, restarts and cuts are as many again and more."`
-	For     time.Duration `default:"75s" help:"Time over which to do it."`
-	Seed    uint64        `default:"1" help:"Decides the jobs and the moments."`
-	Workers int           `default:"3" help:"Worker processes."`
-	APIs    int           `name:"apis" default:"2" help:"API processes."`
-	PGBin   string        `name:"pg-bin" env:"PGBIN" type:"path" help:"Directory of initdb and postgres."`
-	Logs    string        `type:"path" help:"Directory for the logs of the processes; without it, a temporary one."`
+	Jobs    int           `default:"120" help:"Number of jobs, submitted over the whole time."`
+	Kills   int           `default:"25" help:"Number of kills. There are a third as many freezes, a fifth as many restarts and as many cuts."`
+	For     time.Duration `default:"75s" help:"Duration of the fault injection."`
+	Seed    uint64        `default:"1" help:"Seed of the jobs and of the faults."`
+	Workers int           `default:"3" help:"Number of worker processes."`
+	APIs    int           `name:"apis" default:"2" help:"Number of API processes."`
+	PGBin   string        `name:"pg-bin" env:"PGBIN" type:"path" help:"Directory of the programs initdb and postgres."`
+	Logs    string        `type:"path" help:"Directory for the logs of the processes. Default: a temporary directory."`
 
 	Markdown string `type:"path" xor:"format" help:"Write the report to this file, as Markdown."`
 	JSON     bool   `name:"json" xor:"format" help:"Print the report as JSON."`
 }
 
-// Validate is called by kong.
+// Validate checks the ranges of the flags. kong calls it.
 func (c *command) Validate() error {
 	for _, limit := range []struct {
-		flag     string
-		is, most int
+		flag       string
+		value, max int
 	}{{"--jobs", c.Jobs, 100_000}, {"--kills", c.Kills, 10_000}, {"--workers", c.Workers, 16}, {"--apis", c.APIs, 16}} {
-		if limit.is < 1 || limit.is > limit.most {
-			return fmt.Errorf("%s is %d, want 1 to %d", limit.flag, limit.is, limit.most)
+		if limit.value < 1 || limit.value > limit.max {
+			return fmt.Errorf("%s is %d, want 1 to %d", limit.flag, limit.value, limit.max)
 		}
 	}
 	if c.For < 5*time.Second || c.For > 24*time.Hour {
@@ -72,10 +71,11 @@ func (c *command) Validate() error {
 	return nil
 }
 
-// errBroken says that a promise was broken. The violations have been printed.
-var errBroken = errors.New("the service did not keep its promises")
+// errViolated is the error of a run with violations, which have been printed.
+var errViolated = errors.New("the service broke its guarantees")
 
-// run makes the run and prints the report.
+// run performs one run and prints its report. It returns errViolated if the report has
+// violations.
 func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 	engine, err := newEngine()
 	if err != nil {
@@ -93,14 +93,14 @@ func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 			return err
 		}
 	}
-	shown := newShown(log)
+	p := newProgress(log)
 	fmt.Fprintf(log, "chaos: seed %d, logs in %s\n", c.Seed, logs)
 	report, err := perform(ctx, options{
 		Program: path, Engine: engine, Logs: logs, PGBin: c.PGBin,
 		Jobs: c.Jobs, Kills: c.Kills, For: c.For, Workers: c.Workers, APIs: c.APIs, Seed: c.Seed,
-		Progress: shown.show,
+		Progress: p.show,
 	})
-	shown.end()
+	p.end()
 	if err != nil {
 		return fmt.Errorf("seed %d (logs in %s): %w", c.Seed, logs, err)
 	}
@@ -113,19 +113,19 @@ func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 		}
 		return nil
 	}
-	const most = 50
+	const maxPrinted = 50
 	for i, v := range report.Violations {
-		if i == most {
-			fmt.Fprintf(log, "and %d more\n", len(report.Violations)-most)
+		if i == maxPrinted {
+			fmt.Fprintf(log, "and %d more\n", len(report.Violations)-maxPrinted)
 			break
 		}
 		fmt.Fprintf(log, "VIOLATION (seed %d) %s\n", c.Seed, v)
 	}
-	return fmt.Errorf("%w: %d violations with seed %d, logs in %s", errBroken, len(report.Violations), c.Seed, logs)
+	return fmt.Errorf("%w: %d violations with seed %d, logs in %s", errViolated, len(report.Violations), c.Seed, logs)
 }
 
-// newEngine returns an engine of the model that the program's workers run by
-// default, with its weights in their format.
+// newEngine returns an engine with the default model and weight format of the program's
+// workers.
 func newEngine() (*gpt2.Engine, error) {
 	files := opticks.Files()
 	tokenizer, err := gpt2.ReadTokenizer(files)
@@ -150,11 +150,11 @@ func (c *command) print(out io.Writer, r *Report) error {
 		if err := os.WriteFile(c.Markdown, []byte(b.String()), 0o644); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
-		_, err := fmt.Fprintln(out, strings.Join(verdict(r), "\n"))
+		_, err := fmt.Fprintln(out, strings.Join(resultLines(r), "\n"))
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, strings.Join(append(verdict(r), course(r)...), "\n"))
+	fmt.Fprintln(w, strings.Join(append(resultLines(r), detailLines(r)...), "\n"))
 	for _, cells := range recoveryTable(r) {
 		fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
 	}
@@ -164,44 +164,44 @@ func (c *command) print(out io.Writer, r *Report) error {
 	return w.Flush()
 }
 
-// shown shows the progress of a run: one changing line on a terminal, else a line
+// progress prints the progress of a run: one changing line on a terminal, or else a line
 // every few seconds.
-type shown struct {
-	out   io.Writer
-	live  bool
-	lines int
+type progress struct {
+	out      io.Writer
+	terminal bool
+	updates  int
 }
 
-func newShown(out io.Writer) *shown {
+func newProgress(out io.Writer) *progress {
 	file, ok := out.(*os.File)
 	if !ok {
-		return &shown{out: out}
+		return &progress{out: out}
 	}
 	info, err := file.Stat()
-	return &shown{out: out, live: err == nil && info.Mode()&os.ModeCharDevice != 0 && filepath.Base(file.Name()) != "null"}
+	return &progress{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0 && filepath.Base(file.Name()) != "null"}
 }
 
-func (s *shown) show(st status) {
+func (p *progress) show(s status) {
 	const every = 5 // seconds between plain lines
-	s.lines++
-	if !s.live && s.lines%every != 0 {
+	p.updates++
+	if !p.terminal && p.updates%every != 0 {
 		return
 	}
-	dealt := 0
-	for _, n := range st.Dealt {
-		dealt += n
+	injected := 0
+	for _, n := range s.Injected {
+		injected += n
 	}
-	line := fmt.Sprintf("%4.0f s  %s: %d of %d jobs accepted, %d seen to their end; %d of %d blows: %s",
-		st.Elapsed.Seconds(), st.Stage, st.Accepted, st.Jobs, st.Followed, dealt, st.Blows, counted(st.Dealt))
-	if s.live {
-		fmt.Fprintf(s.out, "\r\x1b[K%s", line)
+	line := fmt.Sprintf("%4.0f s  %s: %d of %d jobs accepted, %d followed to the end; %d of %d faults: %s",
+		s.Elapsed.Seconds(), s.Stage, s.Accepted, s.Jobs, s.Followed, injected, s.Faults, formatCounts(s.Injected))
+	if p.terminal {
+		fmt.Fprintf(p.out, "\r\x1b[K%s", line)
 		return
 	}
-	fmt.Fprintln(s.out, line)
+	fmt.Fprintln(p.out, line)
 }
 
-func (s *shown) end() {
-	if s.live {
-		fmt.Fprintln(s.out)
+func (p *progress) end() {
+	if p.terminal {
+		fmt.Fprintln(p.out)
 	}
 }

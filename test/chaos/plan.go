@@ -8,34 +8,34 @@ import (
 	"time"
 )
 
-// A blow is a fault that is injected into a process or a connection.
-type blow struct {
-	at     time.Duration // since the beginning
+// fault is a planned disturbance of a process or a connection.
+type fault struct {
+	at     time.Duration // since the start of the injection
 	target string        // such as "worker-2", "worker-2/database", "api-1/clients", "postgres"
-	act    act
-	lasts  time.Duration // until it is over: the process starts again, the connection works
+	action action
+	lasts  time.Duration // until the process is started again or the connection works again
 }
 
-// act is what a blow does.
-type act string
+// action is the effect of a fault. The report shows it under this name.
+type action string
 
 const (
-	kill    act = "kill"    // SIGKILL, and a new process afterwards
-	freeze  act = "freeze"  // SIGSTOP, SIGCONT
-	restart act = "restart" // SIGTERM, and a new process as soon as the old one has ended
-	cut     act = "cut"     // connections are reset
-	slow    act = "slow"    // connections take long
-	mute    act = "mute"    // connections pass nothing on, and then continue
-	lose    act = "lose"    // connections pass nothing on, and then are reset
-	deafen  act = "deafen"  // requests arrive and the answers to them never do
+	kill    action = "kill"    // SIGKILL, then a new process
+	freeze  action = "freeze"  // SIGSTOP, then SIGCONT
+	restart action = "restart" // SIGTERM, then a new process when the old one has ended
+	cut     action = "cut"     // connections are reset
+	slow    action = "slow"    // connections have a long delay
+	mute    action = "mute"    // connections are blocked in both directions, then continue
+	lose    action = "lose"    // connections are blocked in both directions, then reset
+	deafen  action = "deafen"  // connections are blocked for answers only, then reset
 
-	crash   act = "crash"   // Postgres stops at once and has to recover
-	shoot   act = "shoot"   // SIGKILL to one of Postgres's backends, which takes all of them down
-	refresh act = "refresh" // Postgres stops in order, fast, and starts again
+	crash   action = "crash"   // Postgres stops at once and recovers at the next start
+	shoot   action = "shoot"   // SIGKILL to one backend of Postgres, which then ends all backends and recovers
+	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 
-// kind returns the report's word for the act.
-func (a act) kind() string {
+// kind returns the kind of fault under which the report counts the action.
+func (a action) kind() string {
 	switch a {
 	case kill, crash, shoot:
 		return "kills"
@@ -47,22 +47,20 @@ func (a act) kind() string {
 	return "cuts"
 }
 
-// quietBegin is the share of the time before the first blow. Jobs run undisturbed
-// meanwhile.
-const quietBegin = 0.06
+// faultFreeShare is the share of the time before the first fault.
+const faultFreeShare = 0.06
 
-// plan returns the blows that the seed decides, in the order of their time:
-// kills of processes and, beside them, a third as many freezes, as many cuts and
-// a fifth as many restarts.
-func plan(seed uint64, kills, workers, apis int, during time.Duration) []blow {
+// plan returns the faults of a seed, ordered by time: the given number of kills, as many
+// cuts, a third as many freezes and a fifth as many restarts, rounded up.
+func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
 	worker := func() string { return fmt.Sprintf("worker-%d", 1+rng.IntN(workers)) }
 	api := func() string { return fmt.Sprintf("api-%d", 1+rng.IntN(apis)) }
-	var blows []blow
-	add := func(target string, a act, lasts time.Duration) {
-		at := between(time.Duration(quietBegin*float64(during)), during)
-		blows = append(blows, blow{at, target, a, lasts})
+	var faults []fault
+	add := func(target string, a action, lasts time.Duration) {
+		at := between(time.Duration(faultFreeShare*float64(during)), during)
+		faults = append(faults, fault{at, target, a, lasts})
 	}
 	for i := range kills {
 		switch {
@@ -82,7 +80,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []blow {
 			add("postgres", freeze, between(time.Second, 4*time.Second))
 		case i%4 == 3:
 			add(api(), freeze, between(500*time.Millisecond, 5*time.Second))
-		case i%2 == 0: // longer than the lease: others take over, and then a zombie wakes up
+		case i%2 == 0: // longer than the lease: another worker takes the job, then this one wakes up
 			add(worker(), freeze, between(7*time.Second, 11*time.Second))
 		default:
 			add(worker(), freeze, between(500*time.Millisecond, 3*time.Second))
@@ -96,7 +94,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []blow {
 		case i%5 < 3:
 			target = api() + "/clients"
 		}
-		switch a := []act{cut, cut, cut, slow, mute, lose, deafen}[rng.IntN(7)]; a {
+		switch a := []action{cut, cut, cut, slow, mute, lose, deafen}[rng.IntN(7)]; a {
 		case cut:
 			add(target, a, 0)
 		case slow:
@@ -115,6 +113,6 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []blow {
 			add(worker(), restart, 0)
 		}
 	}
-	slices.SortStableFunc(blows, func(a, b blow) int { return cmp.Compare(a.at, b.at) })
-	return blows
+	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
+	return faults
 }

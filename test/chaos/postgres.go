@@ -16,7 +16,7 @@ import (
 	"colophon/internal/pg"
 )
 
-// postgres is the private server of a run. One caller at a time strikes it.
+// postgres is the private server of a run. Its methods are not safe for concurrent use.
 type postgres struct {
 	dir  string
 	bin  string
@@ -25,7 +25,7 @@ type postgres struct {
 	cluster *pg.Cluster
 }
 
-// startPostgres starts the server and a pool to watch it.
+// startPostgres starts the server and opens a pool that observes it.
 func startPostgres(ctx context.Context, dir, bin string) (*postgres, error) {
 	p := &postgres{dir: filepath.Join(dir, "postgres"), bin: bin}
 	if err := p.start(ctx); err != nil {
@@ -57,19 +57,18 @@ func (p *postgres) close() error {
 	case <-p.cluster.Exited():
 		return nil
 	default:
-		return errors.New("postgres could not be stopped")
+		return errors.New("postgres is still running after its stop")
 	}
 }
 
-// stop stops the server in order, or at once if that takes longer than the time. A
-// server that is asked to stop while it recovers may never stop.
+// stop stops the server in order. After the given time it stops the server at once, because
+// a server may ignore a stop while it recovers.
 func (p *postgres) stop(within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_ = p.cluster.Stop(ctx) // an error says that the server has to recover
+	_ = p.cluster.Stop(ctx) // an error means that the server recovers at its next start
 }
 
-// socket returns the path of the server's socket.
 func (p *postgres) socket() (string, error) {
 	at, err := url.Parse(p.cluster.URL())
 	if err != nil {
@@ -78,33 +77,33 @@ func (p *postgres) socket() (string, error) {
 	return filepath.Join(at.Query().Get("host"), ".s.PGSQL."+at.Query().Get("port")), nil
 }
 
-// strike deals a blow to the server and starts the server again afterwards. It
-// calls hit once the blow has taken effect.
-func (p *postgres) strike(ctx context.Context, b blow, hit func()) error {
-	switch b.act {
+// inject injects a fault into the server, then makes it run again. It calls injected once,
+// when the fault has taken effect.
+func (p *postgres) inject(ctx context.Context, f fault, injected func()) error {
+	switch f.action {
 	case freeze:
-		return p.freeze(ctx, b.lasts, hit)
+		return p.freeze(ctx, f.lasts, injected)
 	case shoot:
-		return p.shoot(ctx, hit)
+		return p.shoot(ctx, injected)
 	case refresh:
 		p.stop(10 * time.Second)
 	default:
 		p.stop(0)
 	}
-	hit()
-	if err := sleep(ctx, b.lasts); err != nil {
+	injected()
+	if err := sleep(ctx, f.lasts); err != nil {
 		return err
 	}
 	return p.start(ctx)
 }
 
-// backends returns the process ids of the server's processes. It asks again until
-// the server answers, for 30 seconds.
-func (p *postgres) backends(ctx context.Context, which string) ([]int, error) {
+// backends returns the process ids of the server's processes that match an SQL condition. It
+// retries for 30 seconds until the server answers.
+func (p *postgres) backends(ctx context.Context, condition string) ([]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		rows, _ := p.pool.Query(ctx, `select pid from pg_stat_activity where `+which)
+		rows, _ := p.pool.Query(ctx, `select pid from pg_stat_activity where `+condition)
 		pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 		if err == nil {
 			return pids, nil
@@ -115,9 +114,9 @@ func (p *postgres) backends(ctx context.Context, which string) ([]int, error) {
 	}
 }
 
-// shoot kills a backend that serves a process of the service, as the kernel does
-// when it is out of memory. The server then ends all others and recovers.
-func (p *postgres) shoot(ctx context.Context, hit func()) error {
+// shoot kills a backend of a node, as the kernel does when memory runs out. The server then
+// ends all backends and recovers. shoot returns when the server answers again.
+func (p *postgres) shoot(ctx context.Context, injected func()) error {
 	pids, err := p.backends(ctx, `application_name ~ '^(worker|api)-' order by backend_start desc limit 1`)
 	if err != nil {
 		return err
@@ -125,13 +124,13 @@ func (p *postgres) shoot(ctx context.Context, hit func()) error {
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 	}
-	hit()
-	_, err = p.backends(ctx, `false`) // once it has recovered
+	injected()
+	_, err = p.backends(ctx, `false`) // waits for the recovery
 	return err
 }
 
-// freeze stops all of the server's processes for a time.
-func (p *postgres) freeze(ctx context.Context, lasts time.Duration, hit func()) error {
+// freeze stops all processes of the server with SIGSTOP for a time.
+func (p *postgres) freeze(ctx context.Context, lasts time.Duration, injected func()) error {
 	pids, err := p.backends(ctx, `pid <> pg_backend_pid()`)
 	if err != nil {
 		return err
@@ -142,21 +141,21 @@ func (p *postgres) freeze(ctx context.Context, lasts time.Duration, hit func()) 
 			_ = syscall.Kill(pid, s) // it may have ended
 		}
 	}
-	// If this process ends meanwhile, the server must be awake to notice.
+	// If this process dies meanwhile, guard wakes the server, so that it can exit.
 	guard := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", `sleep "$1"; shift; kill -CONT "$@"`, "sh", fmt.Sprint(int(lasts.Seconds())+2))
 	for _, pid := range pids {
 		guard.Args = append(guard.Args, fmt.Sprint(pid))
 	}
 	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := guard.Start(); err != nil {
-		return fmt.Errorf("start what would wake postgres: %w", err)
+		return fmt.Errorf("start the process that wakes postgres: %w", err)
 	}
 	defer func() {
 		_ = syscall.Kill(-guard.Process.Pid, syscall.SIGKILL)
 		_ = guard.Wait()
 	}()
 	all(syscall.SIGSTOP)
-	hit()
+	injected()
 	err = sleep(ctx, lasts)
 	all(syscall.SIGCONT)
 	return err

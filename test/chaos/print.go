@@ -10,49 +10,49 @@ import (
 	"time"
 )
 
-// verdict returns the lines with the result.
-func verdict(r *Report) []string {
+// resultLines returns the lines with the result: faults and violations.
+func resultLines(r *Report) []string {
 	return []string{
 		fmt.Sprintf("%d jobs under %d kills, %d freezes, %d restarts and %d cuts in %.0f s", r.Jobs, r.Kinds["kills"], r.Kinds["freezes"], r.Kinds["restarts"], r.Kinds["cuts"], r.Seconds),
 		fmt.Sprintf("%d lost, %d changed, %d duplicated, %d stuck; %d violations of any kind", r.Harms[Lost], r.Harms[Changed], r.Harms[Duplicated], r.Harms[Stuck], len(r.Violations)),
 	}
 }
 
-// course returns the lines with what happened during the run.
-func course(r *Report) []string {
+// detailLines returns the lines with the other counts of the run.
+func detailLines(r *Report) []string {
 	lines := []string{
 		fmt.Sprintf("%d API and %d worker processes at a time, seed %d", r.APIs, r.Workers, r.Seed),
 		fmt.Sprintf("%d requests became %d jobs with %d tokens; %d were started more than once, %d starts in all", r.Requests, r.Jobs, r.Tokens, r.Interrupted, r.Attempts),
-		fmt.Sprintf("clients followed by %s; they resumed %d streams, sent %d submits again and had %d calls without an answer", counted(r.Clients), r.Resumed, r.Resubmitted, r.Broken),
-		fmt.Sprintf("answers with status 500 or more: %s", counted(r.Statuses)),
+		fmt.Sprintf("clients followed by %s; they resumed %d streams, sent %d submits again and had %d calls without an answer", formatCounts(r.Clients), r.Resumed, r.Resubmitted, r.Broken),
+		fmt.Sprintf("answers with status 500 or more: %s", formatCounts(r.Statuses)),
 	}
-	return append(lines, "faults: "+counted(r.Blows))
+	return append(lines, "faults: "+formatCounts(r.Faults))
 }
 
-// cpuName returns the processor's name, as far as the system says.
+// cpuName returns the processor's name on Linux, and its architecture elsewhere.
 func cpuName() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // Linux has it
+	info, _ := os.ReadFile("/proc/cpuinfo") // only on Linux
 	if name := regexp.MustCompile(`model name\s*: (.+)`).FindSubmatch(info); name != nil {
 		return string(name[1])
 	}
 	return runtime.GOARCH
 }
 
-// counted lists counts in a fixed order.
-func counted[K string | int](counts map[K]int) string {
+// formatCounts lists counts in alphabetical order.
+func formatCounts[K string | int](counts map[K]int) string {
 	if len(counts) == 0 {
 		return "none"
 	}
 	var all []string
-	for what, n := range counts {
-		all = append(all, fmt.Sprintf("%v: %d", what, n))
+	for name, n := range counts {
+		all = append(all, fmt.Sprintf("%v: %d", name, n))
 	}
 	slices.Sort(all)
 	return strings.Join(all, ", ")
 }
 
 func recoveryTable(r *Report) [][]string {
-	t := [][]string{{"after", "jobs", "p50 s", "p90 s", "p99 s", "max s"}}
+	table := [][]string{{"after", "jobs", "p50 s", "p90 s", "p99 s", "max s"}}
 	for _, d := range r.Recoveries {
 		cells := []string{d.What, fmt.Sprint(d.N)}
 		for _, v := range []float64{d.P50, d.P90, d.P99, d.Max} {
@@ -62,16 +62,16 @@ func recoveryTable(r *Report) [][]string {
 			}
 			cells = append(cells, cell)
 		}
-		t = append(t, cells)
+		table = append(table, cells)
 	}
-	return t
+	return table
 }
 
 func markdown(b *strings.Builder, c *command, r *Report) {
 	fmt.Fprintf(b, "# Accepted jobs are finished\n\nWritten by `go run ./test/chaos --jobs %d --kills %d --for %v --workers %d --apis %d --seed %d --markdown` on %s.\n\n",
 		c.Jobs, c.Kills, c.For, c.Workers, c.APIs, c.Seed, time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(b, "- %s, %d threads, %s %s/%s\n", cpuName(), runtime.GOMAXPROCS(0), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	for _, line := range append(verdict(r), course(r)...) {
+	for _, line := range append(resultLines(r), detailLines(r)...) {
 		fmt.Fprintf(b, "- %s\n", line)
 	}
 	fmt.Fprintf(b, "\n## What was checked\n\n%s\n", rulesText)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A direction is a way through a proxy.
+// direction is one of the two directions of a connection.
 type direction int
 
 const (
@@ -18,17 +18,16 @@ const (
 	answers
 )
 
-// Proxy is a network between its clients, which dial it over TCP on the loopback
-// interface, and a service. It can be cut, slowed down, and made to pass nothing
-// on. It is safe for concurrent use.
+// Proxy forwards TCP connections on the loopback interface to a service. It can cut, delay
+// and block them. It is safe for concurrent use.
 type Proxy struct {
 	listener net.Listener
 	ended    sync.WaitGroup
 
 	mu       sync.Mutex
-	upstream [2]string // network and address; empty: there is no service
+	upstream [2]string // network and address; empty before Serve
 	delay    time.Duration
-	holes    [2]chan struct{} // by direction: closed when the hole is; nil if there is none
+	blocked  [2]chan struct{} // by direction: nil if not blocked, closed by Unblock
 	links    map[*link]struct{}
 	closed   bool
 }
@@ -40,24 +39,26 @@ type link struct {
 	done chan struct{}
 }
 
+// close ends a link with a reset. Bytes in flight are lost.
 func (l *link) close() {
 	l.once.Do(func() {
 		close(l.done)
 		for _, conn := range l.ends {
 			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.SetLinger(0) // a reset, which drops bytes in transit
+				_ = tcp.SetLinger(0) // Close sends a reset
 			}
 			_ = conn.Close()
 		}
 	})
 }
 
-// NewProxy listens for connections. Serve names the service.
+// NewProxy returns a proxy that listens on a free port. It closes connections that arrive
+// before Serve.
 func NewProxy(ctx context.Context) (*Proxy, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, fmt.Errorf("listen for a proxy: %w", err)
+		return nil, fmt.Errorf("open a proxy: %w", err)
 	}
 	p := &Proxy{listener: listener, links: map[*link]struct{}{}}
 	p.ended.Go(func() {
@@ -72,28 +73,28 @@ func NewProxy(ctx context.Context) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr returns the address to dial, HOST:PORT.
+// Addr returns the address of the proxy as HOST:PORT.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Serve names the service for connections from now on.
+// Serve sets the service for new connections.
 func (p *Proxy) Serve(network, address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.upstream = [2]string{network, address}
 }
 
-// Close cuts all connections and stops listening.
+// Close resets all connections, stops listening, and waits for all goroutines.
 func (p *Proxy) Close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.Mend()
+	p.Unblock()
 	p.Cut()
 	p.ended.Wait()
 }
 
-// Cut resets all connections. Bytes in transit are lost.
+// Cut resets all connections. Bytes in flight are lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,39 +103,38 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Delay delays all bytes by a time, in each direction.
+// Delay sets the one-way delay of all bytes.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Swallow passes nothing on until Mend. Connections stay open and silent, and the
-// bytes wait, as in a network that retransmits. New connections are accepted and
-// are as silent.
-func (p *Proxy) Swallow(ways ...direction) {
+// Block stops the given directions of all connections until Unblock, also of new ones.
+// Connections stay open, and their bytes are delivered later, as by TCP retransmission.
+func (p *Proxy) Block(directions ...direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, way := range ways {
-		if p.holes[way] == nil {
-			p.holes[way] = make(chan struct{})
+	for _, dir := range directions {
+		if p.blocked[dir] == nil {
+			p.blocked[dir] = make(chan struct{})
 		}
 	}
 }
 
-// Mend ends Swallow.
-func (p *Proxy) Mend() {
+// Unblock ends Block and delivers the waiting bytes.
+func (p *Proxy) Unblock() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for way, hole := range p.holes {
-		if hole != nil {
-			close(hole)
-			p.holes[way] = nil
+	for dir, unblocked := range p.blocked {
+		if unblocked != nil {
+			close(unblocked)
+			p.blocked[dir] = nil
 		}
 	}
 }
 
-// connect dials the service for a client and copies until either side ends.
+// connect dials the service and copies in both directions until either side ends.
 func (p *Proxy) connect(client net.Conn) {
 	l := &link{done: make(chan struct{})}
 	l.ends[requests] = client
@@ -167,19 +167,19 @@ func (p *Proxy) connect(client net.Conn) {
 	both.Wait()
 }
 
-// piece is the result of one read. No bytes stand for the end of the stream.
-type piece struct {
-	at    time.Time
-	bytes []byte
+// chunk is the result of one read. An empty chunk marks the end of the stream.
+type chunk struct {
+	readAt time.Time
+	bytes  []byte
 }
 
-// copy passes bytes on in one direction until either side ends, then ends the link.
-func (p *Proxy) copy(l *link, way direction) {
-	from, to := l.ends[way], l.ends[1-way]
-	const onTheWay = 256 // pieces; a sender of more has to wait
-	pieces := make(chan piece, onTheWay)
+// copy forwards bytes in one direction until either side ends, then ends the link.
+func (p *Proxy) copy(l *link, dir direction) {
+	from, to := l.ends[dir], l.ends[1-dir]
+	const maxInFlight = 256 // chunks; then the sender waits
+	chunks := make(chan chunk, maxInFlight)
 	go func() {
-		defer close(pieces)
+		defer close(chunks)
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := from.Read(buf)
@@ -187,7 +187,7 @@ func (p *Proxy) copy(l *link, way direction) {
 				n = 0
 			}
 			select {
-			case pieces <- piece{time.Now(), bytes.Clone(buf[:n])}:
+			case chunks <- chunk{time.Now(), bytes.Clone(buf[:n])}:
 			case <-l.done:
 				return
 			}
@@ -196,8 +196,8 @@ func (p *Proxy) copy(l *link, way direction) {
 			}
 		}
 	}()
-	for next := range pieces {
-		if !p.pass(l, way, next.at) {
+	for next := range chunks {
+		if !p.waitToForward(l, dir, next.readAt) {
 			break
 		}
 		if len(next.bytes) == 0 {
@@ -207,13 +207,13 @@ func (p *Proxy) copy(l *link, way direction) {
 			break
 		}
 	}
-	// After one side has left, the other side's bytes have no reader.
+	// When one side has ended, nobody reads the other side's bytes.
 	l.finish()
-	for range pieces { // the reader ends with the link
+	for range chunks { // the reader ends with the link
 	}
 }
 
-// finish ends a link in order: written bytes arrive.
+// finish ends a link in order. Written bytes still arrive.
 func (l *link) finish() {
 	l.once.Do(func() {
 		close(l.done)
@@ -223,15 +223,15 @@ func (l *link) finish() {
 	})
 }
 
-// pass waits until bytes that came at a time may go on. It reports whether the link
-// is still there.
-func (p *Proxy) pass(l *link, way direction, came time.Time) bool {
+// waitToForward waits until bytes that were read at readAt may be forwarded. It returns
+// false if the link ends first.
+func (p *Proxy) waitToForward(l *link, dir direction, readAt time.Time) bool {
 	for {
 		p.mu.Lock()
-		hole, wait := p.holes[way], time.Until(came.Add(p.delay))
+		unblocked, wait := p.blocked[dir], time.Until(readAt.Add(p.delay))
 		p.mu.Unlock()
 		var due <-chan time.Time
-		if hole == nil {
+		if unblocked == nil {
 			if wait <= 0 {
 				return true
 			}
@@ -240,7 +240,7 @@ func (p *Proxy) pass(l *link, way direction, came time.Time) bool {
 		select {
 		case <-l.done:
 			return false
-		case <-hole:
+		case <-unblocked:
 		case <-due:
 		}
 	}

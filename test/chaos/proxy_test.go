@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// echo returns a proxy in front of a server that says back what it hears.
+// echo returns a proxy in front of a server that returns each byte.
 func echo(t *testing.T, network, address string) *Proxy {
 	t.Helper()
 	var config net.ListenConfig
@@ -52,126 +52,126 @@ func dial(t *testing.T, p *Proxy) net.Conn {
 	return conn
 }
 
-func say(t *testing.T, conn net.Conn, text string) {
+func send(t *testing.T, conn net.Conn, text string) {
 	t.Helper()
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func hear(t *testing.T, conn net.Conn, text string) {
+func receive(t *testing.T, conn net.Conn, text string) {
 	t.Helper()
 	got := make([]byte, len(text))
 	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != text {
-		t.Fatalf("heard %q, %v, want %q", got, err, text)
+		t.Fatalf("received %q, %v, want %q", got, err, text)
 	}
 }
 
-// silent checks that nothing comes for a moment.
-func silent(t *testing.T, conn net.Conn) {
+// expectSilence checks that no byte arrives for 50 ms.
+func expectSilence(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("heard %d bytes, %v", n, err)
+		t.Fatalf("received %d bytes, %v", n, err)
 	}
 }
 
-// broken checks that the connection is.
-func broken(t *testing.T, conn net.Conn) {
+// expectClosed checks that the connection ends without another byte.
+func expectClosed(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("heard %d bytes, %v", n, err)
+		t.Fatalf("received %d bytes, %v", n, err)
 	}
 }
 
-func TestProxyPassesOn(t *testing.T) {
+func TestProxyForwards(t *testing.T) {
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "s")} {
 		conn := dial(t, echo(t, network, address))
-		say(t, conn, "one")
-		hear(t, conn, "one")
-		say(t, conn, "two")
-		hear(t, conn, "two")
+		send(t, conn, "one")
+		receive(t, conn, "one")
+		send(t, conn, "two")
+		receive(t, conn, "two")
 	}
 }
 
-func TestProxyCutsConnectionsAndTakesNewOnes(t *testing.T) {
+func TestProxyAcceptsConnectionsAfterCut(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
-	say(t, conn, "one")
-	hear(t, conn, "one")
+	send(t, conn, "one")
+	receive(t, conn, "one")
 	p.Cut()
-	broken(t, conn)
+	expectClosed(t, conn)
 	conn = dial(t, p)
-	say(t, conn, "two")
-	hear(t, conn, "two")
+	send(t, conn, "two")
+	receive(t, conn, "two")
 }
 
-func TestProxyDelays(t *testing.T) {
+func TestProxyDelaysBothDirections(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
 	const delay = 60 * time.Millisecond
 	p.Delay(delay)
 	begin := time.Now()
-	say(t, conn, "one")
-	hear(t, conn, "one")
+	send(t, conn, "one")
+	receive(t, conn, "one")
 	if took := time.Since(begin); took < 2*delay {
-		t.Errorf("there and back took %v", took)
+		t.Errorf("the round trip took %v", took)
 	}
 }
 
-func TestProxySwallowsUntilMended(t *testing.T) {
+func TestUnblockDeliversBlockedBytes(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	before := dial(t, p)
-	say(t, before, "one")
-	hear(t, before, "one")
-	p.Swallow(answers)
+	send(t, before, "one")
+	receive(t, before, "one")
+	p.Block(answers)
 	during := dial(t, p)
-	say(t, before, "two")
-	say(t, during, "three")
-	silent(t, before)
-	silent(t, during)
-	p.Mend()
-	hear(t, before, "two")
-	hear(t, during, "three")
+	send(t, before, "two")
+	send(t, during, "three")
+	expectSilence(t, before)
+	expectSilence(t, during)
+	p.Unblock()
+	receive(t, before, "two")
+	receive(t, during, "three")
 }
 
-func TestProxyCutsSilentConnections(t *testing.T) {
+func TestProxyCutsBlockedConnections(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
-	say(t, conn, "one")
-	hear(t, conn, "one")
-	p.Swallow(requests, answers)
-	say(t, conn, "lost")
-	silent(t, conn)
+	send(t, conn, "one")
+	receive(t, conn, "one")
+	p.Block(requests, answers)
+	send(t, conn, "lost")
+	expectSilence(t, conn)
 	p.Cut()
-	broken(t, conn)
+	expectClosed(t, conn)
 }
 
-func TestProxyEndsWithTheService(t *testing.T) {
+func TestProxyClosesConnectionsWithoutService(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
-	p.Serve("tcp", "127.0.0.1:1") // where nobody listens
-	broken(t, dial(t, p))
+	p.Serve("tcp", "127.0.0.1:1") // without a listener
+	expectClosed(t, dial(t, p))
 }
 
-func TestProxyCloses(t *testing.T) {
+func TestClosedProxyEndsItsConnections(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
 	conn := dial(t, p)
-	say(t, conn, "one")
-	hear(t, conn, "one")
-	p.Swallow(requests, answers)
+	send(t, conn, "one")
+	receive(t, conn, "one")
+	p.Block(requests, answers)
 	p.Close()
-	broken(t, conn)
+	expectClosed(t, conn)
 	var dialer net.Dialer
 	if conn, err := dialer.DialContext(t.Context(), "tcp", p.Addr()); err == nil {
 		conn.Close()
-		t.Error("the address is still listened on")
+		t.Error("the closed proxy accepts connections")
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Distribution is how long recoveries took, in seconds.
+// Distribution summarises recovery times in seconds.
 type Distribution struct {
 	What string  `json:"what"`
 	N    int     `json:"n"`
@@ -17,7 +17,7 @@ type Distribution struct {
 	Max  float64 `json:"max_s"`
 }
 
-// distribution summarises times. The quantiles are times that occurred.
+// distribution summarises times, which it sorts. Each quantile is one of the times.
 func distribution(what string, times []time.Duration) Distribution {
 	d := Distribution{What: what, N: len(times)}
 	if len(times) == 0 {
@@ -31,33 +31,33 @@ func distribution(what string, times []time.Duration) Distribution {
 	return d
 }
 
-// recoveries returns, for each kind of blow that takes jobs from their worker, how
-// long it took until the next tokens of each of these jobs were on record. It
-// returns that for all jobs, and for those that no other blow disturbed meanwhile.
-func recoveries(r *record, blows []struck) []Distribution {
+// recoveries returns two distributions for each kind of fault that takes jobs from their
+// worker. Both measure the time until the next tokens of a job were stored: one of all
+// jobs, and one of the jobs that no other fault disturbed meanwhile.
+func recoveries(r *record, faults []injectedFault) []Distribution {
 	var all []Distribution
 	for _, kind := range []struct {
 		what string
-		is   func(struck) bool
+		has  func(injectedFault) bool
 	}{
-		{"SIGKILL of a worker", func(s struck) bool { return s.act == kill && strings.HasPrefix(s.target, "worker-") }},
-		{"worker frozen past its leases", func(s struck) bool {
-			return s.act == freeze && strings.HasPrefix(s.target, "worker-") && s.lasts >= pastLease
+		{"SIGKILL of a worker", func(f injectedFault) bool { return f.action == kill && strings.HasPrefix(f.target, "worker-") }},
+		{"worker frozen past its leases", func(f injectedFault) bool {
+			return f.action == freeze && strings.HasPrefix(f.target, "worker-") && f.lasts >= leaseLossFreeze
 		}},
-		{"Postgres crash", func(s struck) bool { return s.act == crash || s.act == shoot }},
+		{"Postgres crash", func(f injectedFault) bool { return f.action == crash || f.action == shoot }},
 	} {
 		var times, alone []time.Duration
-		for _, s := range blows {
-			if !kind.is(s) {
+		for _, f := range faults {
+			if !kind.has(f) {
 				continue
 			}
-			for id := range r.holds {
-				took, ok := r.recovery(id, s)
+			for id := range r.leaseChanges {
+				took, ok := r.recovery(id, f)
 				if !ok {
 					continue
 				}
 				times = append(times, took)
-				if !r.disturbed(id, s, took, blows) {
+				if !r.disturbed(id, f, took, faults) {
 					alone = append(alone, took)
 				}
 			}
@@ -67,51 +67,51 @@ func recoveries(r *record, blows []struck) []Distribution {
 	return all
 }
 
-// pastLease is the shortest freeze after which other workers have the jobs.
-const pastLease = 7 * time.Second
+// leaseLossFreeze is the shortest freeze that makes other workers take the jobs.
+const leaseLossFreeze = 7 * time.Second
 
-// recovery returns how long a job took to get new tokens after a blow, or false if
-// the blow took the job from no worker.
-func (r *record) recovery(id string, s struck) (time.Duration, bool) {
-	var last hold
-	for _, h := range r.holds[id] {
-		if h.at.Before(s.hit) {
-			last = h
+// recovery returns the time from a fault to the next stored tokens of a job. It returns
+// false if the fault did not take the job from a worker.
+func (r *record) recovery(id string, f injectedFault) (time.Duration, bool) {
+	var last leaseChange
+	for _, c := range r.leaseChanges[id] {
+		if c.at.Before(f.injectedAt) {
+			last = c
 		}
 	}
-	if !last.held || s.writer != "" && last.writer != s.writer {
+	if !last.held || f.writer != "" && last.writer != f.writer {
 		return 0, false
 	}
 	for _, w := range r.writes[id] {
-		if !w.at.After(s.hit) || w.kind != "job.advanced" && w.kind != "job.completed" {
+		if !w.at.After(f.injectedAt) || w.kind != "job.advanced" && w.kind != "job.completed" {
 			continue
 		}
-		// Statements that the process had sent before the blow may still have arrived.
-		lastWords := s.act == kill || s.act == freeze && w.at.Before(s.hit.Add(s.lasts))
-		if w.writer == s.writer && lastWords {
+		// Statements that the process sent before the fault may arrive later.
+		sentBefore := f.action == kill || f.action == freeze && w.at.Before(f.injectedAt.Add(f.lasts))
+		if w.writer == f.writer && sentBefore {
 			if w.kind == "job.completed" {
 				return 0, false
 			}
 			continue
 		}
-		return w.at.Sub(s.hit), true
+		return w.at.Sub(f.injectedAt), true
 	}
 	return 0, false
 }
 
-// disturbed reports whether another blow hit Postgres, or a worker that held the
-// job, while the job recovered.
-func (r *record) disturbed(id string, s struck, took time.Duration, blows []struck) bool {
-	end := s.hit.Add(took)
+// disturbed reports whether another fault affected Postgres, or a worker that held the job,
+// while the job recovered.
+func (r *record) disturbed(id string, f injectedFault, took time.Duration, faults []injectedFault) bool {
+	end := f.injectedAt.Add(took)
 	holders := map[string]bool{}
-	for _, h := range r.holds[id] {
-		if h.held && h.at.Before(end) && h.at.After(s.hit) {
-			name, _, _ := strings.Cut(h.writer, ".")
+	for _, c := range r.leaseChanges[id] {
+		if c.held && c.at.Before(end) && c.at.After(f.injectedAt) {
+			name, _, _ := strings.Cut(c.writer, ".")
 			holders[name] = true
 		}
 	}
-	return slices.ContainsFunc(blows, func(other struck) bool {
-		if other.hit.Equal(s.hit) || other.over.Before(s.hit) || other.hit.After(end) {
+	return slices.ContainsFunc(faults, func(other injectedFault) bool {
+		if other.injectedAt.Equal(f.injectedAt) || other.endedAt.Before(f.injectedAt) || other.injectedAt.After(end) {
 			return false
 		}
 		name, _, _ := strings.Cut(other.target, "/")

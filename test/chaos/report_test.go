@@ -9,60 +9,60 @@ import (
 	"github.com/google/uuid"
 )
 
-// jobID is the job of the tests here.
 var jobID = uuid.MustParse("01a20693-0628-791e-89e9-2fa880aae0ce")
 
-// judged returns the report on one request whose job took the course of recorded.
-func judged(tamper func(*record, *[]observation)) *Report {
-	found := &record{
+// reportOn returns the report on one request. Its job has the stream of recorded, changed
+// by tamper.
+func reportOn(tamper func(*record, *[]observation)) *Report {
+	stored := &record{
 		streams:  map[string][]event{jobID.String(): recorded()},
 		seeds:    map[string]uint64{jobID.String(): 7},
 		finished: map[string]bool{jobID.String(): true},
 	}
-	o := watched()
+	o := streamedAndPolled()
 	o.job = jobID.String()
 	seen := []observation{o}
-	tamper(found, &seen)
+	tamper(stored, &seen)
 	p := &Report{Clients: map[string]int{}}
-	p.judge(found, seen, []request{{Seed: 7}}, []text{wanted})
+	p.checkRules(stored, seen, []request{{Seed: 7}}, []text{wanted})
 	return p
 }
 
-func TestJudgeAcceptsAnIntactJob(t *testing.T) {
-	p := judged(func(*record, *[]observation) {})
+func TestReportOfAnIntactJobHasNoViolations(t *testing.T) {
+	p := reportOn(func(*record, *[]observation) {})
 	if len(p.Violations) > 0 || p.Tokens != 5 || p.Attempts != 3 || p.Interrupted != 1 || p.Clients["sse"] != 1 {
 		t.Errorf("%+v", p)
 	}
 }
 
-func TestJudgeFindsHarm(t *testing.T) {
+func TestReportFindsEveryViolation(t *testing.T) {
 	for name, c := range map[string]struct {
 		tamper func(*record, *[]observation)
 		harm   Harm
 		rule   string
 	}{
-		"a lost job":           {func(r *record, _ *[]observation) { clear(r.streams) }, Lost, "an accepted job is on record"},
-		"a job unfinished":     {func(r *record, _ *[]observation) { clear(r.finished) }, Stuck, "every job is final"},
-		"a job never accepted": {func(_ *record, s *[]observation) { (*s)[0].job = "" }, Lost, "accepted in the end"},
-		"nobody's job":         {func(r *record, _ *[]observation) { r.seeds[jobID.String()] = 8 }, Duplicated, "only what was asked for"},
-		"somebody else's job": {func(r *record, s *[]observation) {
+		"a lost job":            {func(r *record, _ *[]observation) { clear(r.streams) }, Lost, "an accepted job is stored"},
+		"a job unfinished":      {func(r *record, _ *[]observation) { clear(r.finished) }, Stuck, "every job is final"},
+		"a job never accepted":  {func(_ *record, s *[]observation) { (*s)[0].job = "" }, Lost, "every request is accepted in the end"},
+		"a job without request": {func(r *record, _ *[]observation) { r.seeds[jobID.String()] = 8 }, Duplicated, "every stored job was requested"},
+		"the job of another request": {func(r *record, s *[]observation) {
 			other := uuid.NewString()
 			r.streams[other], r.finished[other] = recorded(), true
 			(*s)[0].job = other
-		}, Changed, "the job that it asked for"},
+		}, Changed, "the job of its request"},
 		"two jobs of a request": {func(r *record, _ *[]observation) {
 			other := uuid.NewString()
 			r.streams[other], r.seeds[other], r.finished[other] = recorded(), 7, true
 		}, Duplicated, "becomes one job"},
-		"a job nobody knows of is wrong": {func(r *record, _ *[]observation) {
+		"a wrong job without a client": {func(r *record, _ *[]observation) {
 			other := uuid.NewString()
 			r.streams[other], r.seeds[other], r.finished[other] = recorded(), 7, true
 			r.streams[other][7].Tokens = []int{6}
 		}, Changed, "the tokens on record"},
-		"a client that waits": {func(_ *record, s *[]observation) { *s = nil }, Stuck, "every client comes back"},
-		"a lease":             {func(r *record, _ *[]observation) { r.leases = 1 }, Stuck, "no lease is left"},
-		"a queue entry":       {func(r *record, _ *[]observation) { r.stuck = 1 }, Stuck, "no queue entry"},
-		"a wrong row":         {func(r *record, _ *[]observation) { r.wrong = []uuid.UUID{jobID} }, Changed, "the history view"},
+		"a client that waits": {func(_ *record, s *[]observation) { *s = nil }, Stuck, "every client finishes"},
+		"a lease":             {func(r *record, _ *[]observation) { r.openLeases = 1 }, Stuck, "no lease is left"},
+		"a queue entry":       {func(r *record, _ *[]observation) { r.openEntries = 1 }, Stuck, "no queue entry"},
+		"a wrong row":         {func(r *record, _ *[]observation) { r.wrongRows = []uuid.UUID{jobID} }, Changed, "the history view"},
 		"another text":        {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
 		"a piece twice": {func(_ *record, s *[]observation) {
 			o := &(*s)[0]
@@ -70,7 +70,7 @@ func TestJudgeFindsHarm(t *testing.T) {
 		}, Duplicated, "no event twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := judged(c.tamper)
+			p := reportOn(c.tamper)
 			if all := found(p.Violations); !strings.Contains(all, c.rule) || p.Harms[c.harm] == 0 {
 				t.Errorf("not found: %s, %s; found %v:\n%s", c.harm, c.rule, p.Harms, all)
 			}
@@ -78,36 +78,38 @@ func TestJudgeFindsHarm(t *testing.T) {
 	}
 }
 
-// TestRecoveries has one job: worker-1 takes it at 0 s and is killed at 1 s, its
-// last words come at 1.1 s, worker-2 takes the job at 7 s and goes on at 7.5 s.
-func TestRecoveries(t *testing.T) {
+// TestRecoveryLastsUntilTheNextTokens has one job. worker-1 takes it at 0 s and is killed at
+// 1 s. Its last write arrives at 1.1 s. worker-2 takes the job at 7 s and completes it at
+// 7.5 s.
+func TestRecoveryLastsUntilTheNextTokens(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }
 	id := jobID.String()
 	r := &record{
-		holds: map[string][]hold{id: {{jobID, true, "worker-1.1", at(0)}, {jobID, false, "worker-3.1", at(6.5)}, {jobID, true, "worker-2.1", at(7)}}},
+		leaseChanges: map[string][]leaseChange{id: {{jobID, true, "worker-1.1", at(0)}, {jobID, false, "worker-3.1", at(6.5)}, {jobID, true, "worker-2.1", at(7)}}},
 		writes: map[string][]write{id: {
 			{"", 1, "job.accepted", "api-1.1", at(-1)}, {"", 2, "job.started", "worker-1.1", at(0)},
 			{"", 3, "job.advanced", "worker-1.1", at(0.5)}, {"", 4, "job.advanced", "worker-1.1", at(1.1)},
 			{"", 5, "job.started", "worker-2.1", at(7)}, {"", 6, "job.completed", "worker-2.1", at(7.5)},
 		}},
 	}
-	killed := struck{blow{target: "worker-1", act: kill}, "worker-1.1", at(1), at(2)}
-	// find returns the distributions of SIGKILL, of all and of those alone.
-	find := func(blows ...struck) [2]Distribution { return [2]Distribution(recoveries(r, blows)[:2]) }
+	killed := injectedFault{fault{target: "worker-1", action: kill}, "worker-1.1", at(1), at(2)}
+	// find returns the two distributions of SIGKILL: of all jobs, and of those without another
+	// fault.
+	find := func(faults ...injectedFault) [2]Distribution { return [2]Distribution(recoveries(r, faults)[:2]) }
 	one := Distribution{N: 1, P50: 6.5, P90: 6.5, P99: 6.5, Max: 6.5}
 	for name, c := range map[string]struct {
-		blows []struck
-		alone int
+		faults []injectedFault
+		alone  int
 	}{
-		"alone":                      {[]struck{killed}, 1},
-		"with an API":                {[]struck{killed, {blow{target: "api-1", act: kill}, "api-1.1", at(3), at(4)}}, 1},
-		"with a worker without it":   {[]struck{killed, {blow{target: "worker-3", act: freeze}, "worker-3.1", at(3), at(4)}}, 1},
-		"with the next worker":       {[]struck{killed, {blow{target: "worker-2/database", act: cut}, "", at(7.2), at(7.2)}}, 0},
-		"with Postgres":              {[]struck{killed, {blow{target: "postgres", act: refresh}, "", at(5), at(6)}}, 0},
-		"with Postgres, long before": {[]struck{killed, {blow{target: "postgres", act: refresh}, "", at(-5), at(-4)}}, 1},
+		"alone":                        {[]injectedFault{killed}, 1},
+		"and an API":                   {[]injectedFault{killed, {fault{target: "api-1", action: kill}, "api-1.1", at(3), at(4)}}, 1},
+		"and a worker without the job": {[]injectedFault{killed, {fault{target: "worker-3", action: freeze}, "worker-3.1", at(3), at(4)}}, 1},
+		"and the next worker":          {[]injectedFault{killed, {fault{target: "worker-2/database", action: cut}, "", at(7.2), at(7.2)}}, 0},
+		"and Postgres":                 {[]injectedFault{killed, {fault{target: "postgres", action: refresh}, "", at(5), at(6)}}, 0},
+		"and Postgres, long before":    {[]injectedFault{killed, {fault{target: "postgres", action: refresh}, "", at(-5), at(-4)}}, 1},
 	} {
-		got := find(c.blows...)
+		got := find(c.faults...)
 		if got[1].N != c.alone {
 			t.Errorf("%s: %d alone, want %d", name, got[1].N, c.alone)
 		}
@@ -116,12 +118,12 @@ func TestRecoveries(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
-	if got := find(struck{blow{target: "worker-2", act: kill}, "worker-2.1", at(1), at(2)}); got[0].N != 0 {
-		t.Error("a worker that had no job was recovered from")
+	if got := find(injectedFault{fault{target: "worker-2", action: kill}, "worker-2.1", at(1), at(2)}); got[0].N != 0 {
+		t.Error("the job recovered from the kill of a worker that did not have it")
 	}
 }
 
-func TestDistribution(t *testing.T) {
+func TestQuantilesAreMeasuredTimes(t *testing.T) {
 	var times []time.Duration
 	for i := range 200 {
 		times = append(times, time.Duration(200-i)*time.Second)
@@ -131,6 +133,6 @@ func TestDistribution(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if got := distribution("x", nil); got != (Distribution{What: "x"}) {
-		t.Errorf("of nothing: %+v", got)
+		t.Errorf("without times: %+v", got)
 	}
 }

@@ -21,17 +21,17 @@ type request struct {
 	Stop         []string
 }
 
-// text is the result of a request that nothing disturbs.
+// text is the undisturbed result of a request.
 type text struct {
 	Text         string
 	Tokens       []int
 	FinishReason string
 }
 
-// seedsPerRun keeps the requests of runs with different seeds apart.
+// seedsPerRun separates the request seeds of runs with different seeds.
 const seedsPerRun = 1_000_000
 
-// newRequests returns n requests. The seed decides them.
+// newRequests returns the n requests of a seed.
 func newRequests(n int, seed uint64) []request {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	prompts := []string{
@@ -56,7 +56,7 @@ func newRequests(n int, seed uint64) []request {
 			TopP:         []float64{0.3, 0.9, 1, 1}[rng.IntN(4)],
 			Seed:         seed%seedsPerRun*seedsPerRun + uint64(i),
 		}
-		if i%3 == 0 { // unlike any other prompt
+		if i%3 == 0 { // a unique prompt
 			r.Prompt = fmt.Sprintf("%d. %s", i, r.Prompt)
 		}
 		for range rng.IntN(3) {
@@ -69,8 +69,8 @@ func newRequests(n int, seed uint64) []request {
 	return requests
 }
 
-// undisturbed generates the text that a request must end with, in this process.
-func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
+// expectedText generates the undisturbed text of a request, and applies the text policy.
+func expectedText(ctx context.Context, e model.Engine, r request) (text, error) {
 	prompt := e.Encode(r.Prompt)
 	var t text
 	result, err := model.Generate(ctx, e, prompt, nil, model.Params{
@@ -86,28 +86,28 @@ func undisturbed(ctx context.Context, e model.Engine, r request) (text, error) {
 		return nil
 	})
 	if err != nil {
-		return t, fmt.Errorf("generate undisturbed what seed %d asks for: %w", r.Seed, err)
+		return t, fmt.Errorf("generate the undisturbed text of seed %d: %w", r.Seed, err)
 	}
 	t.FinishReason = result.FinishReason
-	return t.held(e, policy.Default(), r.Prompt), nil
+	return t.filtered(e, policy.Default(), r.Prompt), nil
 }
 
-// held returns the part of the text that the text policy allows.
-func (t text) held(e model.Engine, rules *policy.Rules, prompt string) text {
-	judge := func(text string) (free int, refused bool) {
+// filtered returns the part of the text that the text policy allows.
+func (t text) filtered(e model.Engine, rules *policy.Rules, prompt string) text {
+	filter := func(text string) (allowed int, refused bool) {
 		f := rules.Filter(prompt, "")
 		_, _ = f.Add(text)
 		return f.End()
 	}
-	free, refused := judge(t.Text)
+	allowed, refused := filter(t.Text)
 	if refused {
-		t.Text, t.FinishReason = t.Text[:free], model.FinishContentFilter
+		t.Text, t.FinishReason = t.Text[:allowed], model.FinishContentFilter
 	}
-	// The tokens spell no refused word, and no more than the allowed part of a refused
-	// text. The tokens of a stop string may stay.
+	// Drop the last tokens while the rest spells a refused word, or more than the allowed
+	// part of a refused text. The tokens of a stop string may stay.
 	for ; len(t.Tokens) > 0; t.Tokens = t.Tokens[:len(t.Tokens)-1] {
 		spelled := model.Text(e.Decode(t.Tokens))
-		if _, told := judge(spelled); !told && (!refused || strings.HasPrefix(t.Text, spelled)) {
+		if _, refusedWord := filter(spelled); !refusedWord && (!refused || strings.HasPrefix(t.Text, spelled)) {
 			break
 		}
 	}

@@ -8,13 +8,13 @@ import (
 	"colophon/model"
 )
 
-// speller is an engine that only decodes.
-type speller struct {
+// decodeOnlyEngine is an engine that can only decode.
+type decodeOnlyEngine struct {
 	model.Engine
 	words []string
 }
 
-func (s speller) Decode(ids []int) (b []byte) {
+func (s decodeOnlyEngine) Decode(ids []int) (b []byte) {
 	for _, id := range ids {
 		b = append(b, s.words[id]...)
 	}
@@ -22,18 +22,18 @@ func (s speller) Decode(ids []int) (b []byte) {
 }
 
 func TestOracleAppliesTheTextPolicy(t *testing.T) {
-	e := speller{words: []string{"I", " ha", "te", "ful", " hate"}}
+	e := decodeOnlyEngine{words: []string{"I", " ha", "te", "ful", " hate"}}
 	for _, c := range []struct {
 		name       string
 		text, want text
 	}{
 		{"nothing is refused", text{"I hateful", []int{0, 1, 2, 3}, "length"}, text{"I hateful", []int{0, 1, 2, 3}, "length"}},
 		{"another word", text{"I hateI", []int{0, 1, 2, 0}, "length"}, text{"I hateI", []int{0, 1, 2, 0}, "length"}},
-		{"a word at the end", text{"I hate", []int{0, 1, 2}, "length"}, text{"I ", []int{0}, "content_filter"}},
-		{"tokens that would end as a word", text{"I hateful hate", []int{0, 1, 2, 3, 4}, "stop"}, text{"I hateful ", []int{0, 1, 2, 3}, "content_filter"}},
-		{"a word that is a stop string", text{"I ", []int{0, 4}, "stop"}, text{"I ", []int{0}, "stop"}},
+		{"a refused word at the end", text{"I hate", []int{0, 1, 2}, "length"}, text{"I ", []int{0}, "content_filter"}},
+		{"a refused word after an allowed one", text{"I hateful hate", []int{0, 1, 2, 3, 4}, "stop"}, text{"I hateful ", []int{0, 1, 2, 3}, "content_filter"}},
+		{"a refused word as stop string", text{"I ", []int{0, 4}, "stop"}, text{"I ", []int{0}, "stop"}},
 	} {
-		got := c.text.held(e, policy.Default(), "The prompt")
+		got := c.text.filtered(e, policy.Default(), "The prompt")
 		if got.Text != c.want.Text || !slices.Equal(got.Tokens, c.want.Tokens) || got.FinishReason != c.want.FinishReason {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}

@@ -20,17 +20,16 @@ import (
 	"colophon/model"
 )
 
-// options say what to run, and how many faults to inject. All of them must be set but
-// PGBin and Progress.
+// options configure a run. Only PGBin and Progress may be zero.
 type options struct {
-	Program string       // the program whose commands migrate, api and worker are run
-	Engine  model.Engine // of the same model as the program's, for the undisturbed texts
+	Program string       // path of the program
+	Engine  model.Engine // generates the undisturbed texts; has the model of the workers
 	Logs    string       // directory for the logs of all processes
 	PGBin   string       // directory of initdb and postgres, see pg.Options
 
-	Jobs    int           // to submit, over the whole time
-	Kills   int           // of processes; freezes, restarts and cuts are as many again and more
-	For     time.Duration // over which the blows are dealt
+	Jobs    int           // number of jobs to submit
+	Kills   int           // number of kills; plan adds the other faults
+	For     time.Duration // duration of the fault injection
 	Workers int
 	APIs    int
 	Seed    uint64
@@ -40,80 +39,78 @@ type options struct {
 
 // status is the progress of a run.
 type status struct {
-	Stage    string // what it is doing
+	Stage    string
 	Elapsed  time.Duration
-	Jobs     int // to be submitted in all
+	Jobs     int // number of jobs to submit
 	Accepted int
-	Followed int            // seen to their end by their clients
-	Blows    int            // to be dealt in all
-	Dealt    map[string]int // by kind: kills, freezes, restarts, cuts
+	Followed int            // jobs that a client has followed to the end
+	Faults   int            // number of planned faults
+	Injected map[string]int // faults so far by kind: kills, freezes, restarts, cuts
 }
 
 const (
-	// restWithin is how long the service may take to end all jobs after the last blow.
-	restWithin = time.Minute
+	// settleTimeout bounds the time from the last fault to the end of all jobs.
+	settleTimeout = time.Minute
 
-	// usualDelay is the delay between Postgres and the processes, one way. It makes
-	// jobs of a small model take seconds, as those of a large one do.
+	// usualDelay is the one-way delay between Postgres and the processes. It makes jobs
+	// of the small model take seconds, as with a large model.
 	usualDelay = 10 * time.Millisecond
 
-	// usersPerRun is how many accounts share the jobs.
+	// usersPerRun is the number of accounts that share the jobs.
 	usersPerRun = 8
 
-	slots = 8 // of each worker
+	slots = 8 // jobs that a worker runs at a time
 )
 
-// run is a run under way.
+// run is the state of one run.
 type run struct {
 	options
-	dir      string // of the database
+	dir      string // of the private Postgres
 	key      string // master key, in base64
 	begin    time.Time
 	postgres *postgres
-	members  map[string]*member
+	nodes    map[string]*node
 	users    []*user
 	http     *http.Transport
 	count    counters
-	ledger   ledger
-	planned  []blow
+	faultLog faultLog
+	planned  []fault
 
-	mu    sync.Mutex
-	stage string
-	seen  []observation
-	wrong []Violation // found during the run
+	mu         sync.Mutex
+	stage      string
+	seen       []observation
+	violations []Violation // found during the run
 }
 
-// perform makes one run and reports on it. An error says that there is no result,
-// because the run could not be made or ctx ended. Broken promises are in the
-// report.
+// perform makes one run and returns its report, which contains the violations. An error
+// means that the run did not complete.
 func perform(ctx context.Context, o options) (_ *Report, err error) {
-	r := &run{options: o, begin: time.Now(), members: map[string]*member{}, stage: "starting"}
+	r := &run{options: o, begin: time.Now(), nodes: map[string]*node{}, stage: "starting"}
 	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
-	// Nothing may hang longer than this.
-	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+restWithin+time.Minute, errors.New("the run took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+settleTimeout+time.Minute, errors.New("the run took too long"))
 	defer cancel()
 	if r.dir, err = os.MkdirTemp("/tmp", "colophon-chaos-"); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
-	if err := os.Chmod(r.dir, 0o711); err != nil { // Postgres runs as another account, of root
+	if err := os.Chmod(r.dir, 0o711); err != nil { // if root starts Postgres, it runs under another account
 		return nil, err
 	}
 	ended, reported := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(reported)
-		r.report(ended)
+		r.reportProgress(ended)
 	}()
 	defer func() { close(ended); <-reported }()
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.start(ctx); err != nil {
 		return nil, withCause(ctx, fmt.Errorf("start the service: %w", err))
 	}
-	r.enter("running")
-	if err := r.storm(ctx); err != nil {
+	r.setStage("running")
+	if err := r.injectFaults(ctx); err != nil {
 		return nil, withCause(ctx, err)
 	}
-	r.enter("checking")
+	r.setStage("checking")
 	report, err := r.check(ctx)
 	if err != nil {
 		return nil, withCause(ctx, err)
@@ -121,6 +118,7 @@ func perform(ctx context.Context, o options) (_ *Report, err error) {
 	return report, nil
 }
 
+// withCause joins err with the cause of the end of ctx.
 func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		return errors.Join(cause, err)
@@ -128,14 +126,14 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-func (r *run) enter(stage string) {
+func (r *run) setStage(stage string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stage = stage
 }
 
-// report calls Progress until the run has ended.
-func (r *run) report(ended <-chan struct{}) {
+// reportProgress calls Progress every second until ended is closed.
+func (r *run) reportProgress(ended <-chan struct{}) {
 	if r.Progress == nil {
 		return
 	}
@@ -151,27 +149,27 @@ func (r *run) report(ended <-chan struct{}) {
 		stage := r.stage
 		r.mu.Unlock()
 		r.Progress(status{
-			Stage: stage, Elapsed: time.Since(r.begin), Jobs: r.Jobs, Blows: len(r.planned), Dealt: r.ledger.counts(),
+			Stage: stage, Elapsed: time.Since(r.begin), Jobs: r.Jobs, Faults: len(r.planned), Injected: r.faultLog.counts(),
 			Accepted: int(r.count.accepted.Load()), Followed: int(r.count.followed.Load()),
 		})
 	}
 }
 
-// violate keeps a violation that was found during the run.
-func (r *run) violate(v Violation) {
+// addViolation adds a violation that was found during the run.
+func (r *run) addViolation(v Violation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.wrong = append(r.wrong, v)
+	r.violations = append(r.violations, v)
 }
 
-// note keeps what a supervisor had to repair.
+// note adds a note with the time since the start of the run.
 func (r *run) note(format string, args ...any) {
-	r.ledger.mu.Lock()
-	defer r.ledger.mu.Unlock()
-	r.ledger.notes = append(r.ledger.notes, time.Since(r.begin).Truncate(time.Millisecond).String()+" "+fmt.Sprintf(format, args...))
+	r.faultLog.mu.Lock()
+	defer r.faultLog.mu.Unlock()
+	r.faultLog.notes = append(r.faultLog.notes, time.Since(r.begin).Truncate(time.Millisecond).String()+" "+fmt.Sprintf(format, args...))
 }
 
-// start starts the database, the processes and the users.
+// start starts Postgres and the nodes, and registers the users.
 func (r *run) start(ctx context.Context) (err error) {
 	if err := os.MkdirAll(r.Logs, 0o755); err != nil {
 		return err
@@ -192,19 +190,19 @@ func (r *run) start(ctx context.Context) (err error) {
 	env := []string{"COLOPHON_MASTER_KEY=" + r.key, "COLOPHON_DATA=" + r.dir}
 	for i := range r.APIs {
 		args := []string{"api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
-		if err := r.join(ctx, fmt.Sprintf("api-%d", i+1), args, env, socket); err != nil {
+		if err := r.startNode(ctx, fmt.Sprintf("api-%d", i+1), args, env, socket); err != nil {
 			return err
 		}
 	}
 	for i := range r.Workers {
 		args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
-		if err := r.join(ctx, fmt.Sprintf("worker-%d", i+1), args, env, socket); err != nil {
+		if err := r.startNode(ctx, fmt.Sprintf("worker-%d", i+1), args, env, socket); err != nil {
 			return err
 		}
 	}
 	var bases []string
 	for i := range r.APIs {
-		bases = append(bases, "http://"+r.members[fmt.Sprintf("api-%d", i+1)].clients.Addr())
+		bases = append(bases, "http://"+r.nodes[fmt.Sprintf("api-%d", i+1)].clients.Addr())
 	}
 	r.http = &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
 	for i := range usersPerRun {
@@ -217,36 +215,35 @@ func (r *run) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// migrate makes the schema and adds the instruments.
+// migrate creates the schema and the triggers.
 func (r *run) migrate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, r.Program, "migrate")
 	cmd.Env = []string{"DATABASE_URL=" + r.postgres.cluster.URL()}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("migrate: %w: %s", err, out)
 	}
-	if _, err := r.postgres.pool.Exec(ctx, instruments); err != nil {
-		return fmt.Errorf("put the instruments in: %w", err)
+	if _, err := r.postgres.pool.Exec(ctx, triggers); err != nil {
+		return fmt.Errorf("create the triggers: %w", err)
 	}
 	return nil
 }
 
-// join starts a member.
-func (r *run) join(ctx context.Context, name string, args, env []string, socket string) error {
-	m, err := newMember(ctx, name, r.Program, r.Logs, args, env, socket)
-	r.members[name] = m
+func (r *run) startNode(ctx context.Context, name string, args, env []string, socket string) error {
+	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, socket)
+	r.nodes[name] = n
 	if err != nil {
 		return err
 	}
-	m.note, m.violate = r.note, r.violate
-	m.database.Delay(usualDelay)
-	return m.start(ctx)
+	n.note, n.addViolation = r.note, r.addViolation
+	n.database.Delay(usualDelay)
+	return n.start(ctx)
 }
 
-// close ends everything that start started.
+// close ends all processes and copies the log of Postgres to Logs.
 func (r *run) close() error {
 	var wg sync.WaitGroup
-	for _, m := range r.members {
-		wg.Go(m.close)
+	for _, n := range r.nodes {
+		wg.Go(n.close)
 	}
 	wg.Wait()
 	if r.http != nil {
@@ -256,7 +253,7 @@ func (r *run) close() error {
 		return nil
 	}
 	err := r.postgres.close()
-	// Its last two logs: each start begins a new one.
+	// Each start of Postgres begins a new log and keeps the previous one.
 	for _, name := range []string{"log.1", "log"} {
 		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // there may be only one
 		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))
@@ -264,8 +261,8 @@ func (r *run) close() error {
 	return err
 }
 
-// open returns a store over the service's database.
-func (r *run) open() (*events.Store, error) {
+// openStore returns a store over the service's database.
+func (r *run) openStore() (*events.Store, error) {
 	key, err := base64.StdEncoding.DecodeString(r.key)
 	if err != nil {
 		return nil, err

@@ -14,10 +14,10 @@ import (
 	"colophon/events"
 )
 
-// instruments are triggers that note which process writes an event and which one
-// takes a lease, in the same transaction. They know a process by the name of its
-// connections.
-const instruments = `
+// triggers is the SQL of triggers that record which process writes an event, and which
+// process takes or ends a lease, in the transaction of the change. The name of a process
+// is its application_name.
+const triggers = `
 create schema chaos;
 create table chaos.writes (
 	stream text not null, version int not null, type text not null, writer text not null, at timestamptz not null
@@ -40,7 +40,7 @@ begin
 end $$;
 create trigger chaos after insert or update or delete on public.leases for each row execute function chaos.leased();`
 
-// write says which process put an event on record, and when.
+// write records which process stored an event, and when.
 type write struct {
 	stream  string
 	version int
@@ -49,44 +49,44 @@ type write struct {
 	at      time.Time
 }
 
-// hold says that a process took a job's lease, or that the lease ended.
-type hold struct {
+// leaseChange records that a process took a lease, or ended one.
+type leaseChange struct {
 	job    uuid.UUID
 	held   bool
 	writer string
 	at     time.Time
 }
 
-// record is what the database contains after the run.
+// record is the content of the database after the run.
 type record struct {
-	streams  map[string][]event // by job id
-	seeds    map[string]uint64  // by job id
-	writes   map[string][]write // by job id, in the order of versions
-	holds    map[string][]hold  // by job id, in the order of time
-	leases   int                // still there
-	stuck    int                // queue entries that are not done
-	wrong    []uuid.UUID        // jobs whose row in the history view contradicts their events
-	finished map[string]bool    // by job id: in a final state
-	entries  map[string]string  // by job id, of unfinished jobs: their queue entries and leases
+	streams      map[string][]event       // by job id
+	seeds        map[string]uint64        // by job id
+	writes       map[string][]write       // by job id, ordered by version
+	leaseChanges map[string][]leaseChange // by job id, ordered by time
+	openLeases   int
+	openEntries  int               // queue entries that are not done
+	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
+	finished     map[string]bool   // by job id: in a final state
+	entries      map[string]string // by job id, of unfinished jobs: their queue entries and leases
 }
 
-// unsettled returns the number of jobs that are not final, and of queue entries that
-// are not done.
-func unsettled(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int, err error) {
+// countUnfinished returns the number of unfinished jobs and leases together, and the number
+// of unfinished queue entries.
+func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int, err error) {
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from history where state in ('queued', 'running')) + (select count(*) from leases),
 		(select count(*) from river.river_job where state not in ('completed', 'cancelled', 'discarded'))`).Scan(&jobs, &entries)
 	if err != nil {
-		return 0, 0, fmt.Errorf("count what is left: %w", err)
+		return 0, 0, fmt.Errorf("count unfinished jobs: %w", err)
 	}
 	return jobs, entries, nil
 }
 
-// read reads the record.
-func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
+// readRecord reads the record, and checks the history view.
+func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
 	r := &record{
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},
-		holds: map[string][]hold{}, finished: map[string]bool{}, entries: map[string]string{},
+		leaseChanges: map[string][]leaseChange{}, finished: map[string]bool{}, entries: map[string]string{},
 	}
 	rows, _ := pool.Query(ctx, `select stream, version, type, writer, at from chaos.writes where stream like 'job/%' order by stream, version`)
 	writes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w write, err error) {
@@ -101,15 +101,15 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 		r.writes[id] = append(r.writes[id], w)
 	}
 	rows, _ = pool.Query(ctx, `select job, held, writer, at from chaos.leases order by at`)
-	holds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h hold, err error) {
-		err = row.Scan(&h.job, &h.held, &h.writer, &h.at)
-		return h, err
+	leaseChanges, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c leaseChange, err error) {
+		err = row.Scan(&c.job, &c.held, &c.writer, &c.at)
+		return c, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the holders of leases: %w", err)
+		return nil, fmt.Errorf("read the changes of leases: %w", err)
 	}
-	for _, h := range holds {
-		r.holds[h.job.String()] = append(r.holds[h.job.String()], h)
+	for _, c := range leaseChanges {
+		r.leaseChanges[c.job.String()] = append(r.leaseChanges[c.job.String()], c)
 	}
 	rows, _ = pool.Query(ctx, `select stream from events where stream like 'job/%' and version = 1 order by stream`)
 	streams, err := pgx.CollectRows(rows, pgx.RowTo[events.Stream])
@@ -117,13 +117,13 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 		return nil, fmt.Errorf("list the jobs: %w", err)
 	}
 	for _, stream := range streams {
-		if err := r.stream(ctx, store, stream); err != nil {
+		if err := r.readStream(ctx, store, stream); err != nil {
 			return nil, err
 		}
 	}
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from leases),
-		(select count(*) from river.river_job where state not in ('completed', 'cancelled'))`).Scan(&r.leases, &r.stuck)
+		(select count(*) from river.river_job where state not in ('completed', 'cancelled'))`).Scan(&r.openLeases, &r.openEntries)
 	if err != nil {
 		return nil, fmt.Errorf("count leases and queue entries: %w", err)
 	}
@@ -135,7 +135,7 @@ func read(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record
 			return nil, err
 		}
 	}
-	_, r.wrong, err = store.CheckHistory(ctx)
+	_, r.wrongRows, err = store.CheckHistory(ctx)
 	return r, err
 }
 
@@ -154,8 +154,8 @@ func queueEntries(ctx context.Context, pool *pgxpool.Pool, id string) (string, e
 	return strings.Join(lines, "; "), nil
 }
 
-// stream reads the events of one job.
-func (r *record) stream(ctx context.Context, store *events.Store, stream events.Stream) error {
+// readStream reads the events of one job into r.
+func (r *record) readStream(ctx context.Context, store *events.Store, stream events.Stream) error {
 	stored, err := store.Read(ctx, stream, 0)
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (r *record) stream(ctx context.Context, store *events.Store, stream events.
 		writers[w.version] = w.writer
 	}
 	for _, s := range stored {
-		// The members of facts have the same names as those that clients receive.
+		// A fact has the same JSON members as the event that clients receive.
 		raw, err := json.Marshal(s.Fact)
 		if err != nil {
 			return err

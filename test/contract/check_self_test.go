@@ -12,18 +12,18 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestCheckFindsPlantedFaults checks answers with one fault each. A check that finds
-// nothing in them would find nothing in the service.
+// TestCheckFindsPlantedFaults checks answers with one planted fault each. A check that
+// misses them would also miss a fault of the service.
 func TestCheckFindsPlantedFaults(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, who: s.join("caller")}
-	id := s.as(g.who).Submit(`{"prompt":"light"}`)
+	doc := s.fetchDocument()
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 3)), doc: doc, caller: s.signUp("caller")}
+	id := s.as(g.caller).Submit(`{"prompt":"light"}`)
 	g.own = []string{id}
 	find := func(name string) *operation { return doc.operation(t, name) }
 	header := http.Header{"Content-Type": {"application/json"}}
-	for _, name := range always {
+	for _, name := range commonHeaders {
 		header.Set(name, "x")
 	}
 	with := func(name, value string) http.Header {
@@ -39,70 +39,70 @@ func TestCheckFindsPlantedFaults(t *testing.T) {
 		h.Del(name)
 		return h
 	}
-	tooManyAnswer := answer(429, with("Content-Type", "application/problem+json"), `{"error":{"code":"`+tooMany+`"}}`)
-	right := s.serve(valid(g, find("get-job"), id))
+	overLimit := answer(429, with("Content-Type", "application/problem+json"), `{"error":{"code":"`+rateLimitExceeded+`"}}`)
+	right := s.roundTrip(requestFor(g, find("get-job"), id))
 	for _, c := range []struct {
 		what, want string
 		change     func(*request)
 		answer     apitest.Answer
 	}{
 		{"no fault", "", nil, right},
-		{"an internal error", ownFault, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
-		{"an undocumented status", undocumented, nil, answer(418, header, `{}`)},
-		{"a redirect", undocumented, nil, answer(307, header, "")},
-		{"a missing member", mismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},
-		{"an undocumented member", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), "{", `{"owner":1,`, 1))},
-		{"an unknown state", mismatch, nil, answer(200, header, strings.Replace(string(right.Body), `"state":"`, `"state":"un`, 1))},
-		{"another media type", mismatch, nil, answer(200, with("Content-Type", "text/html"), string(right.Body))},
-		{"an error that is not a problem", mismatch, nil, answer(404, header, `{"error":"no"}`)},
-		{"a wrong event", mismatch, func(r *request) { r.op = find("job-events"); r.path = append(r.path, "events") },
+		{"an internal error", serverError, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
+		{"an undocumented status", undocumentedStatus, nil, answer(418, header, `{}`)},
+		{"a redirect", undocumentedStatus, nil, answer(307, header, "")},
+		{"a missing member", schemaMismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},
+		{"an undocumented member", schemaMismatch, nil, answer(200, header, strings.Replace(string(right.Body), "{", `{"owner":1,`, 1))},
+		{"an unknown state", schemaMismatch, nil, answer(200, header, strings.Replace(string(right.Body), `"state":"`, `"state":"un`, 1))},
+		{"another media type", schemaMismatch, nil, answer(200, with("Content-Type", "text/html"), string(right.Body))},
+		{"an error that is not a problem", schemaMismatch, nil, answer(404, header, `{"error":"no"}`)},
+		{"a wrong event", schemaMismatch, func(r *request) { r.op = find("job-events"); r.path = append(r.path, "events") },
 			answer(200, with("Content-Type", "text/event-stream"), "id: 1\ndata: {\"version\":0}\n\n")},
-		{"an invalid request accepted", accepted, func(r *request) { r.invalid = true }, right},
-		{"a request accepted that the validator refuses", accepted, func(r *request) { r.path[1] = "x" }, right},
-		{"a request without an access token accepted", letIn, func(r *request) { r.guest = true }, right},
-		{"a valid request refused", refused, func(r *request) { r.valid = true },
+		{"an invalid request accepted", acceptedInvalid, func(r *request) { r.invalid = true }, right},
+		{"a request accepted that the validator refuses", acceptedInvalid, func(r *request) { r.path[1] = "x" }, right},
+		{"a request without an access token accepted", acceptedUnauthorized, func(r *request) { r.unauthorized = true }, right},
+		{"a valid request refused", refusedValid, func(r *request) { r.valid = true },
 			answer(422, with("Content-Type", "application/problem+json"), `{"error":{"code":"invalid_request"}}`)},
-		{"a valid request refused with an unknown code", refused, func(r *request) { r.valid = true },
+		{"a valid request refused with an unknown code", refusedValid, func(r *request) { r.valid = true },
 			answer(422, with("Content-Type", "application/problem+json"), `{"error":{"code":"not_today"}}`)},
-		{"a request over the limit of a service without limits", refused, func(r *request) { r.valid = true }, tooManyAnswer},
-		{"a documented header missing", absent, nil, answer(200, without(right.Header, "Etag"), string(right.Body))},
-		{"a malformed documented header", absent, nil, answer(200, with("X-Request-Id", "7"), string(right.Body))},
-		{"an undocumented header", unnamed, nil, answer(200, with("X-Powered-By", "light"), string(right.Body))},
-		{"a security header missing", unguarded, nil, answer(200, with("Content-Security-Policy", ""), string(right.Body))},
-		{"a password in an error", leaked, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"`+g.who.password+`"}`)},
+		{"a request over the limit of a service without limits", refusedValid, func(r *request) { r.valid = true }, overLimit},
+		{"a documented header missing", wrongHeader, nil, answer(200, without(right.Header, "Etag"), string(right.Body))},
+		{"a malformed documented header", wrongHeader, nil, answer(200, with("X-Request-Id", "7"), string(right.Body))},
+		{"an undocumented header", undocumentedHeader, nil, answer(200, with("X-Powered-By", "light"), string(right.Body))},
+		{"a security header missing", missingSecurityHeader, nil, answer(200, with("Content-Security-Policy", ""), string(right.Body))},
+		{"a password in an error", leakedSecret, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"`+g.caller.password+`"}`)},
 	} {
 		var f findings
-		r := valid(g, find("get-job"), id)
+		r := requestFor(g, find("get-job"), id)
 		r.valid = false
 		if c.change != nil {
 			c.change(r)
 		}
-		f.judge(g, r, r.http(), c.answer)
+		f.checkAnswer(g, r, r.http(), c.answer)
 		if c.want == "" && len(f.count) > 0 || c.want != "" && f.count[c.want] == 0 {
 			t.Errorf("%s: found %v, want %q\n%v", c.what, f.count, c.want, f.first)
 		}
 	}
 }
 
-// TestCheckFindsMissingRateLimitHeaders removes the headers that tell of the limit
-// from answers of a service that has one.
+// TestCheckFindsMissingRateLimitHeaders removes the rate-limit headers from answers of
+// a rate-limited service.
 func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	limited := s.limited("1/1h")
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.describe(), who: s.join("caller")}
+	limited := s.rateLimited("1/1h")
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 5)), doc: s.fetchDocument(), caller: s.signUp("caller")}
 	for _, status := range []int{404, 429} {
-		r := valid(g, g.doc.operation(t, "get-job"), uuid.NewString())
-		a := limited.serve(r)
-		for name, want := range map[string]string{"": "", "RateLimit": absent, "RateLimit-Policy": absent, "Retry-After": absent} {
+		r := requestFor(g, g.doc.operation(t, "get-job"), uuid.NewString())
+		a := limited.roundTrip(r)
+		for name, want := range map[string]string{"": "", "RateLimit": wrongHeader, "RateLimit-Policy": wrongHeader, "Retry-After": wrongHeader} {
 			if name == "Retry-After" && status != 429 {
 				continue
 			}
 			bad := a
 			bad.Header = a.Header.Clone()
 			bad.Header.Del(name)
-			f := findings{limited: true}
-			f.judge(g, r, r.http(), bad)
+			f := findings{rateLimited: true}
+			f.checkAnswer(g, r, r.http(), bad)
 			if a.Status != status || want == "" && len(f.count) > 0 || want != "" && f.count[want] == 0 {
 				t.Errorf("%d without %q: found %v, want %q\n%v", a.Status, name, f.count, want, f.first)
 			}
@@ -110,12 +110,12 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	}
 }
 
-// TestMutationsReachEveryPart checks that coverage names everything there is to try,
-// and that the mutations try all of it, with some results that are easily lost.
+// TestMutationsReachEveryPart checks that coverage lists all pairs, that requests and
+// mutations reach each of them, and that some rare results occur.
 func TestMutationsReachEveryPart(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.describe(), who: s.join("caller"), own: []string{uuid.NewString()}}
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 6)), doc: s.fetchDocument(), caller: s.signUp("caller"), own: []string{uuid.NewString()}}
 	tried := coverage{}
 	all, untried := tried.missing(g)
 	if all != len(untried) || all < 200 {
@@ -123,13 +123,13 @@ func TestMutationsReachEveryPart(t *testing.T) {
 	}
 	for _, want := range []string{"/jobs POST: NUL", "/jobs POST: body.stop", "/history GET: query", "/history GET: query.before", "/healthz GET: valid"} {
 		if !slices.Contains(untried, want) {
-			t.Errorf("%s is not among the untried", want)
+			t.Errorf("%s is not listed as untried", want)
 		}
 	}
 	if slices.Contains(untried, "/healthz GET: NUL") {
 		t.Error("the NUL mutation applies to a request without a body")
 	}
-	// Results that mutations must have sooner or later.
+	// Rare results: the key is the operation and a name.
 	missing := map[string]func(*request) bool{
 		"/jobs POST: NUL in a list": func(r *request) bool {
 			o, _ := r.body.(object)
@@ -177,9 +177,10 @@ func TestMutationsReachEveryPart(t *testing.T) {
 	}
 }
 
-func valid(g *generator, op *operation, id string) *request {
+// requestFor returns a valid request of g's caller for the object with the id.
+func requestFor(g *generator, op *operation, id string) *request {
 	r := g.compose(op)
 	r.path[1] = id
-	r.header = [][2]string{{"Authorization", "Bearer " + g.who.access}}
+	r.header = [][2]string{{"Authorization", "Bearer " + g.caller.access}}
 	return r
 }

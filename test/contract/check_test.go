@@ -17,32 +17,32 @@ import (
 	"colophon/test/apitest"
 )
 
-// findings are the differences between the service and its document.
+// findings collects the differences between the service and its document.
 type findings struct {
-	limited bool // the service limits the rate of requests
+	rateLimited bool // the service limits the rate of requests
 
 	mu    sync.Mutex
 	count map[string]int
-	first map[string][]string // a few of each
+	first map[string][]string // up to 6 of each kind
 }
 
-// The kinds of findings. A run must end with none of each.
+// The kinds of findings. A finding of any kind fails the run.
 const (
-	ownFault     = "answers of 500 and above"
-	undocumented = "undocumented statuses"
-	mismatch     = "schema mismatches"
-	unnamed      = "undocumented headers"
-	absent       = "documented headers that are missing or malformed"
-	accepted     = "invalid inputs accepted"
-	letIn        = "requests without an access token accepted"
-	refused      = "valid inputs refused for a reason that no valid input has"
-	unguarded    = "answers without the security headers"
-	leaked       = "secrets in errors"
-	crossed      = "other users' objects reached"
-	panicked     = "panics"
+	serverError           = "answers of 500 and above"
+	undocumentedStatus    = "undocumented statuses"
+	schemaMismatch        = "schema mismatches"
+	undocumentedHeader    = "undocumented headers"
+	wrongHeader           = "documented headers that are missing or malformed"
+	acceptedInvalid       = "invalid inputs accepted"
+	acceptedUnauthorized  = "requests without an access token accepted"
+	refusedValid          = "valid inputs refused without a listed reason"
+	missingSecurityHeader = "answers without the security headers"
+	leakedSecret          = "secrets in errors"
+	reachedForeign        = "other users' objects reached"
+	panicked              = "panics"
 )
 
-var kinds = []string{ownFault, undocumented, mismatch, unnamed, absent, accepted, letIn, refused, unguarded, leaked, crossed, panicked}
+var kinds = []string{serverError, undocumentedStatus, schemaMismatch, undocumentedHeader, wrongHeader, acceptedInvalid, acceptedUnauthorized, refusedValid, missingSecurityHeader, leakedSecret, reachedForeign, panicked}
 
 func (f *findings) add(kind, format string, args ...any) {
 	f.mu.Lock()
@@ -55,19 +55,19 @@ func (f *findings) add(kind, format string, args ...any) {
 	}
 }
 
-// always are the headers that every answer has.
-var always = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
+// commonHeaders are the headers that every answer has.
+var commonHeaders = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
 	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
 
-// uncounted are the paths without a rate limit.
-var uncounted = map[string]bool{"/healthz": true, "/readyz": true}
+// unlimitedPaths are the paths without a rate limit.
+var unlimitedPaths = map[string]bool{"/healthz": true, "/readyz": true}
 
-// tooMany is the problem code of a request over the rate limit.
-const tooMany = "rate_limit_exceeded"
+// rateLimitExceeded is the problem code of a request over the rate limit.
+const rateLimitExceeded = "rate_limit_exceeded"
 
-// refusals are the problem codes, by operation, with which the service may refuse a
-// request that the document allows: a document cannot express these reasons.
-// mayRefuse adds the reasons that many operations share.
+// refusals lists, by operation, the problem codes that may answer a request which the
+// document allows. A document cannot express these reasons. mayRefuse adds the reasons
+// that many operations share.
 var refusals = map[string][]string{
 	"register":        {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
 	"get-token":       {"invalid_credentials", "invalid_refresh_token"},
@@ -82,14 +82,14 @@ var refusals = map[string][]string{
 // mayRefuse reports whether the answer is a legitimate refusal of a valid request.
 func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	switch code := a.Code(); code {
-	case tooMany:
-		return f.limited
+	case rateLimitExceeded:
+		return f.rateLimited
 	case "not_found":
 		return strings.Contains(r.op.path, "{")
 	case "invalid_access_token":
 		return r.op.private()
 	case "forbidden":
-		return r.op.Roles != nil && !slices.Contains(r.op.Roles, g.who.role)
+		return r.op.Roles != nil && !slices.Contains(r.op.Roles, g.caller.role)
 	case "invalid_request":
 		return r.op.OperationID == "get-token" && strings.Contains(string(a.Body), "is required with")
 	default:
@@ -97,84 +97,84 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	}
 }
 
-// judge checks an answer against the document and adds what it finds.
-func (f *findings) judge(g *generator, r *request, sent *http.Request, a apitest.Answer) {
-	say := func(kind, format string, args ...any) {
-		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, limited(string(a.Body)), fmt.Sprintf(format, args...))
+// checkAnswer checks an answer against the document and adds its findings.
+func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a apitest.Answer) {
+	report := func(kind, format string, args ...any) {
+		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, truncate(string(a.Body)), fmt.Sprintf(format, args...))
 	}
-	for _, name := range always {
+	for _, name := range commonHeaders {
 		if a.Header.Get(name) == "" {
-			say(unguarded, "no %s", name)
+			report(missingSecurityHeader, "no %s", name)
 		}
 	}
 	if a.Status >= 400 {
-		for _, secret := range []string{g.who.password, g.who.access, g.who.refresh} {
+		for _, secret := range []string{g.caller.password, g.caller.access, g.caller.refresh} {
 			if bytes.Contains(a.Body, []byte(secret)) {
-				say(leaked, "the answer repeats a secret")
+				report(leakedSecret, "the answer repeats a secret")
 			}
 		}
 		if _, err := a.Problem(); err != nil {
-			say(mismatch, "%v", err)
+			report(schemaMismatch, "%v", err)
 		}
 	}
 	if a.Status >= 500 {
-		say(ownFault, "")
+		report(serverError, "")
 	}
-	if r.stray {
-		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.limited) {
-			// The other method or path may be that of another operation.
-			if !g.doc.has(sent) {
-				say(undocumented, "to a request of no operation")
+	if r.unknownRoute {
+		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.rateLimited) {
+			// The changed method or path may belong to another operation.
+			if !g.doc.hasOperation(sent) {
+				report(undocumentedStatus, "the document has no such operation")
 			}
 		}
 		return
 	}
-	if r.guest && a.Status != 401 && !(a.Status == 429 && f.limited) {
-		say(letIn, "")
+	if r.unauthorized && a.Status != 401 && !(a.Status == 429 && f.rateLimited) {
+		report(acceptedUnauthorized, "")
 	}
 	if a.Status/100 == 2 {
 		if r.invalid {
-			say(accepted, "")
-		} else if ok, errs := g.doc.check.ValidateHttpRequestSync(again(sent, r)); !ok {
-			say(accepted, "%s", summary(errs))
+			report(acceptedInvalid, "")
+		} else if ok, errs := g.doc.check.ValidateHttpRequestSync(withBody(sent, r)); !ok {
+			report(acceptedInvalid, "%s", summary(errs))
 		}
 	}
 	if r.valid && a.Status >= 400 && a.Status < 500 && !f.mayRefuse(g, r, a) {
-		say(refused, "")
+		report(refusedValid, "")
 	}
-	if ok, errs := g.doc.check.ValidateHttpResponse(again(sent, r), response(a)); !ok { //nolint:bodyclose // made of bytes
-		kind := mismatch
+	if ok, errs := g.doc.check.ValidateHttpResponse(withBody(sent, r), response(a)); !ok { //nolint:bodyclose // made of bytes
+		kind := schemaMismatch
 		for _, err := range errs {
 			if err.ValidationSubType == helpers.ResponseBodyResponseCode {
-				kind = undocumented
+				kind = undocumentedStatus
 			}
 		}
-		say(kind, "%s", summary(errs))
+		report(kind, "%s", summary(errs))
 	}
 	if described, ok := r.op.Responses[strconv.Itoa(a.Status)]; ok {
 		for name, want := range described.Headers {
 			got, sent := a.Header[http.CanonicalHeaderKey(name)]
-			due := want.Required || f.limited && strings.HasPrefix(name, "RateLimit") && !uncounted[r.op.path]
+			due := want.Required || f.rateLimited && strings.HasPrefix(name, "RateLimit") && !unlimitedPaths[r.op.path]
 			if sent && !regexp.MustCompile(want.Schema.Pattern).MatchString(got[0]) || !sent && due {
-				say(absent, "%s: %q", name, got)
+				report(wrongHeader, "%s: %q", name, got)
 			}
 		}
 		for name := range a.Header {
 			same := func(known string) bool { return strings.EqualFold(known, name) }
-			if name != "Content-Type" && !slices.ContainsFunc(always, same) && !slices.ContainsFunc(sortedKeys(described.Headers), same) {
-				say(unnamed, "%s", name)
+			if name != "Content-Type" && !slices.ContainsFunc(commonHeaders, same) && !slices.ContainsFunc(sortedKeys(described.Headers), same) {
+				report(undocumentedHeader, "%s", name)
 			}
 		}
 	}
 	if a.Status == 200 && strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream") {
 		if why := g.doc.checkStream(sent, r, a); why != "" {
-			say(mismatch, "%s", why)
+			report(schemaMismatch, "%s", why)
 		}
 	}
 }
 
-// again returns a copy of the request with an unread body.
-func again(sent *http.Request, r *request) *http.Request {
+// withBody returns a copy of the request with an unread body.
+func withBody(sent *http.Request, r *request) *http.Request {
 	out := sent.Clone(sent.Context())
 	out.Body = io.NopCloser(bytes.NewReader(r.content()))
 	return out
@@ -183,24 +183,24 @@ func again(sent *http.Request, r *request) *http.Request {
 func summary(errs []*verrors.ValidationError) string {
 	var all []string
 	for _, err := range errs {
-		all = append(all, limited(err.Error()))
+		all = append(all, truncate(err.Error()))
 	}
 	return strings.Join(all, "; ")
 }
 
-// response returns an answer as the validator reads it.
+// response converts an answer for the validator.
 func response(a apitest.Answer) *http.Response {
 	return &http.Response{StatusCode: a.Status, Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body))}
 }
 
-// has reports whether the document has an operation for the request.
-func (d *document) has(sent *http.Request) bool {
-	at := strings.Split(sent.URL.EscapedPath(), "/")
+// hasOperation reports whether the document has an operation for the request.
+func (d *document) hasOperation(sent *http.Request) bool {
+	segments := strings.Split(sent.URL.EscapedPath(), "/")
 	for _, op := range d.operations {
 		path := strings.Split(op.path, "/")
-		same := len(path) == len(at) && (op.method == sent.Method || op.method == "GET" && sent.Method == "HEAD")
+		same := len(path) == len(segments) && (op.method == sent.Method || op.method == "GET" && sent.Method == "HEAD")
 		for i := range path {
-			same = same && (path[i] == at[i] || strings.HasPrefix(path[i], "{"))
+			same = same && (path[i] == segments[i] || strings.HasPrefix(path[i], "{"))
 		}
 		if same {
 			return true
@@ -209,8 +209,8 @@ func (d *document) has(sent *http.Request) bool {
 	return false
 }
 
-// checkStream checks the events of a stream. The document has a schema for them as
-// a list, and the function returns what is wrong, or "".
+// checkStream checks the events of a stream against the document, which describes them
+// as a list. It returns the first difference, or "".
 func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer) string {
 	var events []string
 	for m, err := range apitest.Messages(bytes.NewReader(a.Body)) {
@@ -223,7 +223,7 @@ func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer)
 	}
 	list := apitest.Answer{Status: a.Status, Header: a.Header.Clone(), Body: []byte("[" + strings.Join(events, ",") + "]")}
 	list.Header.Set("Content-Type", "application/json")
-	if ok, errs := d.check.ValidateHttpResponse(again(sent, r), response(list)); !ok { //nolint:bodyclose // made of bytes
+	if ok, errs := d.check.ValidateHttpResponse(withBody(sent, r), response(list)); !ok { //nolint:bodyclose // made of bytes
 		return summary(errs)
 	}
 	return ""

@@ -1,10 +1,10 @@
 package contract
 
-// thorough is the number of requests from which a run must have tried everything.
+// thorough is the number of requests from which a run must try every pair.
 const thorough = 20_000
 
-// coverage counts, for each operation, how often each mutation was tried and how
-// often each part of the operation was mutated.
+// coverage counts how often each mutation was tried on each operation, and how often
+// each part of the operation was mutated.
 type coverage map[string]int
 
 func pair(op *operation, what string) string { return op.String() + ": " + what }
@@ -16,12 +16,12 @@ func (c coverage) add(r *request) {
 	}
 }
 
-// missing returns how many pairs of an operation and a mutation or a part there
-// are, and the pairs that were never tried. It counts the mutations that apply to
-// the operation and the parts that the document names.
-func (c coverage) missing(g *generator) (apply int, untried []string) {
+// missing returns the number of pairs to try and the pairs that were never tried. A
+// pair is an operation with a mutation that applies to it, or with a part that the
+// document names.
+func (c coverage) missing(g *generator) (all int, untried []string) {
 	want := func(op *operation, what string) {
-		if apply++; c[pair(op, what)] == 0 {
+		if all++; c[pair(op, what)] == 0 {
 			untried = append(untried, pair(op, what))
 		}
 	}
@@ -46,5 +46,5 @@ func (c coverage) missing(g *generator) (apply int, untried []string) {
 			}
 		}
 	}
-	return apply, untried
+	return all, untried
 }

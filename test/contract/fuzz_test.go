@@ -22,7 +22,7 @@ var (
 	seed     = flag.Uint64("seed", 1, "seed of the generated requests")
 )
 
-// callers is how many accounts send requests at the same time.
+// callers is the number of accounts that send requests at the same time.
 const callers = 6
 
 // campaign is one run of requests against one service.
@@ -32,43 +32,43 @@ type campaign struct {
 	requests int
 	findings findings
 
-	left   atomic.Int64
-	mu     sync.Mutex
-	sent   map[string]map[int]int // by kind and status
-	tried  coverage
-	unsent int      // requests that no client could send
-	people int      // accounts registered so far
-	shared []string // ids of all callers' jobs
-	joined []string // ids of accounts that no caller uses
+	left       atomic.Int64
+	mu         sync.Mutex
+	sent       map[string]map[int]int // by kind and status
+	tried      coverage
+	unsent     int      // requests that no client could send
+	accounts   int      // registered during the run
+	jobIDs     []string // latest jobs of all callers
+	accountIDs []string // latest accounts that no caller uses
 }
 
 // TestContract sends requests that the document allows, requests that it does not
-// allow, and sequences of requests, and checks every answer against the document.
+// allow, and sequences of requests. It checks every answer against the document.
 //
 // security: ASVS 2.2.1, ASVS 2.2.2, ASVS 4.1.1, ASVS 15.3.1, ASVS 15.3.5, API3:2023, API8:2023
 func TestContract(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	s.work()
-	c := newCampaign(s.in(apitest.Beside(t)), s.describe(), *requests)
+	s.startWorker()
+	c := newCampaign(s.withT(apitest.Beside(t)), s.fetchDocument(), *requests)
 	c.run(s, 0.05)
 }
 
 // TestContractHoldsUnderRateLimits sends more requests than the service accepts. It
-// checks those answers too, and the headers that tell of the limit.
+// checks the refusals and the rate-limit headers too.
 //
 // security: ASVS 2.4.1
 func TestContractHoldsUnderRateLimits(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	s.work()
-	limited := s.in(apitest.Beside(t))
-	limited.wire = s.limited("10/10s").wire // the callers themselves join without a limit
-	c := newCampaign(limited, s.describe(), 400)
-	c.findings.limited = true
+	s.startWorker()
+	limited := s.withT(apitest.Beside(t))
+	limited.wire = s.rateLimited("10/10s").wire // accounts are registered without a limit
+	c := newCampaign(limited, s.fetchDocument(), 400)
+	c.findings.rateLimited = true
 	c.run(s, 0)
 	if n := c.sent["valid"][429]; n == 0 || c.sent["valid"][200] == 0 {
-		t.Errorf("%d valid requests were over the limit, and %d were not", n, c.sent["valid"][200])
+		t.Errorf("%d valid requests were over the limit, %d were answered 200", n, c.sent["valid"][200])
 	}
 }
 
@@ -78,25 +78,26 @@ func newCampaign(s *service, doc *document, requests int) *campaign {
 	return c
 }
 
-// run sends all requests of the campaign from several callers at once, a share of
-// them in stories. The callers join through s, in the test's own goroutine.
-func (c *campaign) run(s *service, stories float64) {
+// run sends the requests of the campaign from several callers at once. sequences is
+// the probability that a caller starts a sequence next. The callers sign up through s,
+// in the test's own goroutine.
+func (c *campaign) run(s *service, sequences float64) {
 	begin := time.Now()
 	all := make([]*generator, callers)
 	for i := range all {
-		all[i] = &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc, who: s.join("caller-" + strconv.Itoa(i))}
-		if i < 2 { // these may look at the accounts of others, and change them
-			s.promote(all[i].who, []string{"admin", "auditor"}[i])
+		all[i] = &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc, caller: s.signUp("caller-" + strconv.Itoa(i))}
+		if i < 2 { // their roles may read or change the accounts of others
+			s.setRole(all[i].caller, []string{"admin", "auditor"}[i])
 		}
 	}
 	var wg sync.WaitGroup
 	for _, g := range all {
 		wg.Go(func() {
 			for c.left.Load() > 0 {
-				if g.chance(stories) {
-					c.story(g)
+				if g.chance(sequences) {
+					c.sequence(g)
 				} else {
-					c.one(g)
+					c.sendOne(g)
 				}
 			}
 		})
@@ -105,11 +106,11 @@ func (c *campaign) run(s *service, stories float64) {
 	for _, line := range c.logged("panic") {
 		c.findings.add(panicked, "the log has\n%.3000s", line)
 	}
-	c.quiet()
+	c.checkLogs()
 	c.report(time.Since(begin))
 }
 
-// report prints what was sent, and fails the test for every finding.
+// report logs the requests by kind and status, and fails the test for every finding.
 func (c *campaign) report(took time.Duration) {
 	total, lines := 0, []string{}
 	for _, kind := range sortedKeys(c.sent) {
@@ -125,10 +126,10 @@ func (c *campaign) report(took time.Duration) {
 		lines = append(lines, fmt.Sprintf("%-18s %7d  %s", kind, n, strings.Join(statuses, ", ")))
 	}
 	c.t.Logf("%d requests with seed %d to %d operations in %.0f s, by %d accounts; %d others could not be sent\n%s",
-		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.people, c.unsent, strings.Join(lines, "\n"))
-	g := &generator{Rand: rand.New(rand.NewPCG(*seed, callers)), doc: c.doc, who: &person{name: "nobody", access: "no.access.token", refresh: "crt_none"}}
-	apply, untried := c.tried.missing(g)
-	c.t.Logf("%d of %d pairs of an operation and a mutation or a part were tried", apply-len(untried), apply)
+		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.accounts, c.unsent, strings.Join(lines, "\n"))
+	g := &generator{Rand: rand.New(rand.NewPCG(*seed, callers)), doc: c.doc, caller: &person{name: "nobody", access: "no.access.token", refresh: "crt_none"}}
+	pairs, untried := c.tried.missing(g)
+	c.t.Logf("%d of %d pairs of an operation and a mutation or a part were tried", pairs-len(untried), pairs)
 	if c.requests >= thorough && len(untried) > 0 {
 		c.t.Errorf("never tried:\n%s", strings.Join(untried, "\n"))
 	}
@@ -140,8 +141,8 @@ func (c *campaign) report(took time.Duration) {
 	}
 }
 
-// one sends one request, valid or not.
-func (c *campaign) one(g *generator) {
+// sendOne sends one request, valid or mutated.
+func (c *campaign) sendOne(g *generator) {
 	r := g.compose(pick(g, c.doc.operations...))
 	if g.chance(0.6) {
 		kind := pick(g, sortedKeys(mutations)...)
@@ -157,8 +158,7 @@ func (c *campaign) one(g *generator) {
 	c.send(g, r)
 }
 
-// send sends a request, judges the answer, and keeps from it what later requests
-// need.
+// send sends a request, checks the answer, and learns from it.
 func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	out := r.http()
 	if out == nil {
@@ -179,113 +179,113 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	c.sent[r.kind][a.Status]++
 	c.tried.add(r)
 	c.mu.Unlock()
-	c.findings.judge(g, r, out, a)
-	if r.valid && a.Status == 401 && r.op.private() && !c.ended(g.who) {
-		c.findings.add(refused, "%s\n    answered 401 to a valid access token", r)
+	c.findings.checkAnswer(g, r, out, a)
+	if r.valid && a.Status == 401 && r.op.private() && !c.ended(g.caller) {
+		c.findings.add(refusedValid, "%s\n    answered 401 to a valid access token", r)
 	}
 	c.learn(g, r, a)
 	return a
 }
 
-// exchange sends a request when its turn has come.
+// exchange sends a request. Requests that hash a password wait for each other.
 func (c *campaign) exchange(r *request, out *http.Request) (apitest.Answer, error) {
-	if c.doc.hashes(r.op) {
+	if c.doc.hashesPassword(r.op) {
 		c.hashing.Lock()
 		defer c.hashing.Unlock()
 	}
 	return c.wire.send(r, out)
 }
 
-// learn keeps what later requests can be about, and lets a caller whose session
-// has ended begin another one.
+// learn keeps the ETag and the id of an answer for later requests. A caller whose
+// session has ended signs in again.
 func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	const keep = 50
 	if tag := a.Header.Get("ETag"); tag != "" {
 		g.etag = tag
 	}
-	if r.op.private() && !r.guest && a.Status == 401 {
+	if r.op.private() && !r.unauthorized && a.Status == 401 {
 		c.renew(g)
 	}
 	var j struct{ ID, State string }
-	if a.Status/100 != 2 || json.Unmarshal(a.Body, &j) != nil || j.ID == "" || j.ID == g.who.id {
+	if a.Status/100 != 2 || json.Unmarshal(a.Body, &j) != nil || j.ID == "" || j.ID == g.caller.id {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if j.State == "" {
-		c.joined = append(c.joined[max(0, len(c.joined)-keep):], j.ID)
+		c.accountIDs = append(c.accountIDs[max(0, len(c.accountIDs)-keep):], j.ID)
 		return
 	}
 	g.own = append(g.own[max(0, len(g.own)-keep):], j.ID)
-	c.shared = append(c.shared[max(0, len(c.shared)-keep):], j.ID)
-	g.far = append(g.far[:0], c.joined...)
-	for _, id := range c.shared {
+	c.jobIDs = append(c.jobIDs[max(0, len(c.jobIDs)-keep):], j.ID)
+	g.foreign = append(g.foreign[:0], c.accountIDs...)
+	for _, id := range c.jobIDs {
 		if id != j.ID && !slices.Contains(g.own, id) {
-			g.far = append(g.far, id)
+			g.foreign = append(g.foreign, id)
 		}
 	}
 }
 
-// renew signs a caller in again. An account that is closed, or whose password a
-// mutation has changed, is replaced.
+// renew signs a caller in again. If the account is closed, or a mutation has changed
+// its password, the caller gets a new account.
 func (c *campaign) renew(g *generator) {
 	var open bool
-	c.query([]any{&open}, `select disabled_at is null from accounts where id = $1`, g.who.id)
-	if open && c.signIn(g.who).Status == 200 {
+	c.query([]any{&open}, `select disabled_at is null from accounts where id = $1`, g.caller.id)
+	if open && c.signIn(g.caller).Status == 200 {
 		return
 	}
-	role := g.who.role
-	g.who, g.own = c.newcomer("caller"), nil
+	role := g.caller.role
+	g.caller, g.own = c.newPerson("caller"), nil
 	if role != "" {
-		c.promote(g.who, role)
+		c.setRole(g.caller, role)
 	}
 }
 
-// newcomer registers an account with a name that no other has.
-func (c *campaign) newcomer(name string) *person {
+// newPerson registers an account with a unique name.
+func (c *campaign) newPerson(name string) *person {
 	c.mu.Lock()
-	c.people++
-	n := c.people
+	c.accounts++
+	n := c.accounts
 	c.mu.Unlock()
-	return c.join(fmt.Sprintf("%s-%d-%d", name, *seed, n))
+	return c.signUp(fmt.Sprintf("%s-%d-%d", name, *seed, n))
 }
 
-// story sends all requests about one job in any order, as the owner of the job and
-// as another user. The stories of a generator have the same two users.
-func (c *campaign) story(g *generator) {
+// sequence sends requests about one new job in random order, as its owner and as
+// another user. All sequences of a generator have the same two users.
+func (c *campaign) sequence(g *generator) {
 	if g.owner == nil {
-		g.owner, g.other = c.newcomer("owner"), c.newcomer("other")
+		g.owner, g.other = c.newPerson("owner"), c.newPerson("other")
 	}
-	id := c.as(g.owner).Submit(`{"prompt":"a story","max_length":20}`)
-	var about []*operation
+	id := c.as(g.owner).Submit(`{"prompt":"a sequence","max_length":20}`)
+	var ops []*operation
 	for _, op := range c.doc.operations {
 		if strings.HasPrefix(op.path, "/jobs/{") {
-			about = append(about, op)
+			ops = append(ops, op)
 		}
 	}
 	for range 4 + g.IntN(12) {
-		op := pick(g, about...)
+		op := pick(g, ops...)
 		as, want := g.owner, ""
 		if g.chance(0.4) {
 			as, want = g.other, "404"
 		}
-		teller := &generator{Rand: g.Rand, doc: g.doc, who: as, own: []string{id}}
-		r := teller.compose(op)
+		sender := &generator{Rand: g.Rand, doc: g.doc, caller: as, own: []string{id}}
+		r := sender.compose(op)
 		r.kind = "in sequence"
 		for i, segment := range strings.Split(strings.TrimPrefix(op.path, "/"), "/") {
 			if segment == "{id}" {
 				r.path[i] = id
 			}
 		}
-		a := c.send(teller, r)
-		if teller.who != as { // the account is closed
+		a := c.send(sender, r)
+		if sender.caller != as { // the account is closed, and send has replaced it
 			g.owner = nil
 			return
 		}
 		if got := strconv.Itoa(a.Status); want != "" && got != want {
-			c.findings.add(crossed, "%s\n    answered %d to another user: %.500s", r, a.Status, a.Body)
+			c.findings.add(reachedForeign, "%s\n    answered %d to another user: %.500s", r, a.Status, a.Body)
 		} else if want == "" && a.Status == 404 {
-			c.findings.add(crossed, "%s\n    answered 404 to its owner", r)
+			c.findings.add(reachedForeign, "%s\n    answered 404 to the owner", r)
 		}
 	}
 }

@@ -13,12 +13,11 @@ import (
 	"colophon/test/apitest"
 )
 
-// unauthenticated are the operations that need no access token, each with its
-// reason.
-var unauthenticated = map[string]string{
-	"/.well-known/jwks.json GET": "public keys, to verify access tokens with",
-	"/healthz GET":               "a supervisor of processes asks for it",
-	"/readyz GET":                "a load balancer asks for it",
+// publicOperations are the operations that need no access token, with the reasons.
+var publicOperations = map[string]string{
+	"/.well-known/jwks.json GET": "public keys that verify access tokens",
+	"/healthz GET":               "probe of a process supervisor",
+	"/readyz GET":                "probe of a load balancer",
 	"/revoke POST":               "the token to revoke is enough (RFC 7009)",
 	"/token POST":                "this is the sign-in",
 	"/users POST":                "this is the registration",
@@ -31,58 +30,58 @@ var unauthenticated = map[string]string{
 func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, who: s.join("caller")}
+	doc := s.fetchDocument()
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 1)), doc: doc, caller: s.signUp("caller")}
 	found := map[string]bool{}
 	for _, op := range doc.operations {
 		found[op.String()] = true
-		if op.private() == (unauthenticated[op.String()] != "") {
-			t.Errorf("%s: the document says private: %v, and the list here %q", op, op.private(), unauthenticated[op.String()])
+		if op.private() == (publicOperations[op.String()] != "") {
+			t.Errorf("%s: the document says private: %v, the list here says %q", op, op.private(), publicOperations[op.String()])
 		}
 		r := g.compose(op)
 		r.header = slices.DeleteFunc(r.header, func(h [2]string) bool { return h[0] == "Authorization" })
-		a := s.serve(r)
+		a := s.roundTrip(r)
 		if op.private() != (a.Status == 401 && a.Code() == "missing_access_token") {
-			t.Errorf("%s: the document says private: %v, and the answer without an access token is %d %s", op, op.private(), a.Status, a.Code())
+			t.Errorf("%s: the document says private: %v, but without an access token the answer is %d %s", op, op.private(), a.Status, a.Code())
 		}
 	}
-	for op := range unauthenticated {
+	for op := range publicOperations {
 		if !found[op] {
-			t.Errorf("%s is listed here and not in the document", op)
+			t.Errorf("%s is listed here but not in the document", op)
 		}
 	}
 }
 
-// target is an object that an operation is about.
+// target is an object to try an operation on.
 type target struct {
 	what  string
-	ids   map[string]string // by the name of the path's parameter; nil if there is none
-	owned bool              // the object is the owner's
+	ids   map[string]string // by path parameter; nil if the path has none
+	owned bool              // the object belongs to the owner
 }
 
 func withID(id string) map[string]string { return map[string]string{"id": id} }
 
-// targets returns the objects for an operation, the one that does not exist first.
-// An account can be used for callers that may not change it.
+// targets returns the objects for an operation, those that do not exist first. One
+// account serves all callers that may not change it.
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
-	s.work() // POST /generate waits for a text
-	nobody := uuid.Must(uuid.NewV7()).String()
+	s.startWorker() // POST /generate waits for a text
+	unknown := uuid.Must(uuid.NewV7()).String()
 	switch {
 	case !strings.Contains(op.path, "{"):
 		return []target{{what: "no object"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
 		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
-		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // until it has ended
+		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // the stream ends with the job
 		return []target{
 			{"the id of an account", withID(owner.id), false},
-			{"a job that does not exist", withID(nobody), false},
-			{"a running job", withID(s.running(owner)), true},
+			{"a job that does not exist", withID(unknown), false},
+			{"a running job", withID(s.runningJob(owner)), true},
 			{"a job that has ended", withID(ended), true},
 		}
 	case strings.HasPrefix(op.path, "/users/{id}"):
 		return []target{
-			{"an account that does not exist", withID(nobody), false},
+			{"an account that does not exist", withID(unknown), false},
 			{"an account", withID(s.victim()), false},
 		}
 	}
@@ -96,12 +95,13 @@ func (s *service) victim() string {
 	return s.register("victim-"+uuid.NewString(), "a long sentence")
 }
 
-// canary is part of the prompts of the owner's jobs.
+// canary is a word that only the prompts of the owner's jobs contain.
 const canary = "peacockfeather"
 
 var anyUUID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
-// shape returns an answer without what differs between any two answers.
+// shape returns an answer without its request id, rate-limit headers and UUIDs, which
+// differ between any two answers.
 func shape(a apitest.Answer) string {
 	var b strings.Builder
 	for _, name := range sortedKeys(a.Header) {
@@ -114,58 +114,58 @@ func shape(a apitest.Answer) string {
 
 // caller is one row of the matrix.
 type caller struct {
-	what   string
-	person *person
-	token  string // instead of the person's access token
-	known  bool   // the service accepts the token
+	what          string
+	person        *person
+	authorization string // header value, "" to send none
+	authenticated bool   // the service accepts the access token
 }
 
-// cast are the callers of the matrix.
-type cast struct {
+// matrixUsers holds the users behind the rows of the matrix.
+type matrixUsers struct {
 	owner, other, auditor, admin *person
 	disabled, erased             *person
-	joined                       int
+	registered                   int
 }
 
-// join registers a person of the cast.
-func (c *cast) join(s *service, name, role string) *person {
+// add signs up a user with a role.
+func (c *matrixUsers) add(s *service, name, role string) *person {
 	s.t.Helper()
-	c.joined++
-	p := s.join(fmt.Sprintf("%s-%d", name, c.joined))
+	c.registered++
+	p := s.signUp(fmt.Sprintf("%s-%d", name, c.registered))
 	if role != "" {
-		s.promote(p, role)
+		s.setRole(p, role)
 	}
 	return p
 }
 
-// newCast registers the callers, closes the accounts of two of them, and leaves it
-// to renew to register the others.
-func newCast(s *service) *cast {
+// newMatrixUsers signs up the two users whose accounts are closed. renew signs up the
+// others.
+func newMatrixUsers(s *service) *matrixUsers {
 	s.t.Helper()
-	c := &cast{}
-	c.disabled, c.erased = c.join(s, "disabled", ""), c.join(s, "erased", "")
-	admin := c.join(s, "admin", "admin")
+	c := &matrixUsers{}
+	c.disabled, c.erased = c.add(s, "disabled", ""), c.add(s, "erased", "")
+	admin := c.add(s, "admin", "admin")
 	s.as(admin).Do("POST", "/users/"+c.disabled.id+"/disable", "").Must(s.t, 200)
 	s.as(c.erased).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, c.erased.password)).Must(s.t, 204)
 	return c
 }
 
-// renew replaces the people whose session has ended: operations may end them.
-func (c *cast) renew(s *service) {
+// renew signs up the users that are missing or whose session an operation has ended.
+func (c *matrixUsers) renew(s *service) {
 	s.t.Helper()
 	for _, one := range []struct {
 		person     **person
 		name, role string
 	}{{&c.owner, "owner", ""}, {&c.other, "other", ""}, {&c.auditor, "auditor", "auditor"}, {&c.admin, "administrator", "admin"}} {
 		if *one.person == nil || s.as(*one.person).Do("GET", "/users/me", "").Status != 200 {
-			*one.person = c.join(s, one.name, one.role)
+			*one.person = c.add(s, one.name, one.role)
 		}
 	}
 }
 
-// callers returns the rows of the matrix. The owner comes last, as only the owner
+// callers returns the rows of the matrix. The owner comes last, because no other caller
 // may change the owner's objects.
-func (c *cast) callers() []caller {
+func (c *matrixUsers) callers() []caller {
 	return []caller{
 		{"nobody", c.other, "", false},
 		{"a forger", c.other, "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI" + c.owner.id + "In0.", false},
@@ -178,78 +178,78 @@ func (c *cast) callers() []caller {
 	}
 }
 
-// TestCallersReachOnlyWhatTheyMay is the matrix of access: it sends every operation
+// TestCallersReachOnlyPermittedObjects is the access matrix. It sends every operation
 // of the document as every caller to every object.
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
-func TestCallersReachOnlyWhatTheyMay(t *testing.T) {
+func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	doc := s.describe()
+	doc := s.fetchDocument()
 	rng := rand.New(rand.NewPCG(1, 2))
-	cast := newCast(s)
+	users := newMatrixUsers(s)
 	cells := 0
 	for _, op := range doc.operations {
-		cast.renew(s)
-		targets := s.targets(cast.owner, op)
-		for _, who := range cast.callers() {
-			role := who.person.role
+		users.renew(s)
+		targets := s.targets(users.owner, op)
+		for _, row := range users.callers() {
+			role := row.person.role
 			if role == "" {
 				role = "user"
 			}
 			allowed := op.Roles == nil || slices.Contains(op.Roles, role)
-			nowhere := "" // the shape of the answer about an object that does not exist
-			for i, about := range targets {
-				before := s.versions()
-				g := &generator{Rand: rng, doc: doc, who: who.person}
+			unknownShape := "" // of the answer for an object that does not exist
+			for i, object := range targets {
+				before := s.requestEvents()
+				g := &generator{Rand: rng, doc: doc, caller: row.person}
 				r := g.compose(op)
 				for i, segment := range strings.Split(strings.TrimPrefix(op.path, "/"), "/") {
 					if name, ok := strings.CutPrefix(segment, "{"); ok {
-						r.path[i] = about.ids[strings.TrimSuffix(name, "}")]
+						r.path[i] = object.ids[strings.TrimSuffix(name, "}")]
 					}
 				}
 				r.query, r.header = nil, nil
-				if who.token != "" {
-					r.header = append(r.header, [2]string{"Authorization", who.token})
+				if row.authorization != "" {
+					r.header = append(r.header, [2]string{"Authorization", row.authorization})
 				}
-				a := s.serve(r)
+				a := s.roundTrip(r)
 				cells++
-				cell := op.String() + " by " + who.what + " to " + about.what
+				cell := op.String() + " by " + row.what + " to " + object.what
 				switch {
-				case op.private() && (a.Status == 401) == who.known:
+				case op.private() && (a.Status == 401) == row.authenticated:
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
-				case op.Roles != nil && who.known && (a.Status == 403) == allowed:
+				case op.Roles != nil && row.authenticated && (a.Status == 403) == allowed:
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
-				case about.owned && who.known && (a.Status == 404) == (who.person == cast.owner):
+				case object.owned && row.authenticated && (a.Status == 404) == (row.person == users.owner):
 					t.Errorf("%s: %d", cell, a.Status)
 				}
-				if who.person != cast.owner && strings.Contains(string(a.Body), canary) {
-					t.Errorf("%s: the answer has the owner's text", cell)
+				if row.person != users.owner && strings.Contains(string(a.Body), canary) {
+					t.Errorf("%s: the answer contains the owner's text", cell)
 				}
-				if op.Roles != nil && allowed && who.known && about.what == "an account" {
-					targets[i].ids = withID(s.victim()) // the next caller finds an account that is as new
+				if op.Roles != nil && allowed && row.authenticated && object.what == "an account" {
+					targets[i].ids = withID(s.victim()) // a new account for the next caller
 				}
-				if about.ids == nil || who.person == cast.owner || op.Roles != nil && allowed {
+				if object.ids == nil || row.person == users.owner || op.Roles != nil && allowed {
 					continue
 				}
-				if after := s.versions(); after != before && about.owned {
+				if after := s.requestEvents(); after != before && object.owned {
 					t.Errorf("%s: %d events were added to the owner's jobs", cell, after-before)
 				}
-				if nowhere == "" {
-					nowhere = shape(a)
-				} else if shape(a) != nowhere {
-					t.Errorf("%s: looks like\n%s\nand what does not exist like\n%s", cell, shape(a), nowhere)
+				if unknownShape == "" {
+					unknownShape = shape(a)
+				} else if shape(a) != unknownShape {
+					t.Errorf("%s: the answer\n%s\ndiffers from that for an unknown object\n%s", cell, shape(a), unknownShape)
 				}
 			}
 		}
 	}
 	t.Logf("%d cells, %d operations", cells, len(doc.operations))
-	s.quiet()
+	s.checkLogs()
 }
 
-// versions counts the events that requests have added to jobs. A worker may add
-// others meanwhile.
-func (s *service) versions() (n int) {
+// requestEvents counts the events that requests have added to jobs. It ignores those
+// of the worker.
+func (s *service) requestEvents() (n int) {
 	s.t.Helper()
 	s.query([]any{&n}, `select count(*) from events where type in ('job.accepted', 'job.cancelled')`)
 	return n

@@ -10,7 +10,7 @@ import (
 // mutations change valid requests. Each reports whether it applies to the request.
 var mutations = map[string]func(*generator, *request) bool{
 	"wrong type": func(g *generator, r *request) bool {
-		return g.spoil(r, func(s *schema) any {
+		return g.replaceMember(r, func(s *schema) any {
 			wrong := []any{}
 			for _, other := range []member{
 				{"string", "text"}, {"integer", int64(7)}, {"number", 7.5}, {"boolean", true}, {"array", []any{"a"}}, {"object", object{{"a", "b"}}}, {"null", nil},
@@ -22,19 +22,19 @@ var mutations = map[string]func(*generator, *request) bool{
 			return pick(g, wrong...)
 		})
 	},
-	"out of bounds": func(g *generator, r *request) bool { return g.spoil(r, g.beyond) },
+	"out of bounds": func(g *generator, r *request) bool { return g.replaceMember(r, g.outOfBounds) },
 	"huge number": func(g *generator, r *request) bool {
-		return g.spoil(r, func(s *schema) any {
+		return g.replaceMember(r, func(s *schema) any {
 			if !s.is("integer") && !s.is("number") {
-				return nothing
+				return notApplicable
 			}
 			return pick[any](g, verbatim("1e400"), verbatim("-1e400"), verbatim("9"+strings.Repeat("0", 400)), math.MaxFloat64, verbatim("18446744073709551616"), verbatim("1e999999999"))
 		})
 	},
 	"not a number": func(g *generator, r *request) bool {
-		return g.spoil(r, func(s *schema) any {
+		return g.replaceMember(r, func(s *schema) any {
 			if !s.is("integer") && !s.is("number") || r.media != "application/json" {
-				return nothing
+				return notApplicable
 			}
 			return verbatim(pick(g, "NaN", "Infinity", "-Infinity", "0x10", "010", "+1", "1.", ".5", "1e", "--1", "1_000", "１"))
 		})
@@ -44,9 +44,9 @@ var mutations = map[string]func(*generator, *request) bool{
 			return false
 		}
 		deep := pick(g, strings.Repeat("[", 9000)+strings.Repeat("]", 9000), strings.Repeat(`{"a":`, 5000)+"1"+strings.Repeat("}", 5000), strings.Repeat("[", 30000))
-		return g.spoil(r, func(s *schema) any { return verbatim(deep) })
+		return g.replaceMember(r, func(s *schema) any { return verbatim(deep) })
 	},
-	"missing": func(g *generator, r *request) bool {
+	"missing member": func(g *generator, r *request) bool {
 		s := g.bodySchema(r)
 		if s == nil || len(s.Required) == 0 {
 			return false
@@ -56,7 +56,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		r.part, r.invalid = "body."+name, true
 		return true
 	},
-	"extra": func(g *generator, r *request) bool {
+	"extra member": func(g *generator, r *request) bool {
 		s := g.bodySchema(r)
 		if s == nil || s.AdditionalProperties != false {
 			return false
@@ -81,13 +81,13 @@ var mutations = map[string]func(*generator, *request) bool{
 		return true
 	},
 	"NUL": func(g *generator, r *request) bool {
-		return g.disturb(r, func(text string) any { return text[:g.IntN(len(text)+1)] + "\x00" + text[len(text)/2:] })
+		return g.replaceText(r, func(text string) any { return text[:g.IntN(len(text)+1)] + "\x00" + text[len(text)/2:] })
 	},
 	"lone surrogate": func(g *generator, r *request) bool {
 		if r.media != "application/json" {
 			return false
 		}
-		ok := g.disturb(r, func(string) any {
+		ok := g.replaceText(r, func(string) any {
 			return verbatim(`"a` + pick(g, `\ud800`, `\udfff`, `\udc00\ud800`, `\ud83d`, `\ud83d\u0041`, `\uD800\\uDC00`) + `b"`)
 		})
 		r.invalid = r.invalid || ok
@@ -95,7 +95,7 @@ var mutations = map[string]func(*generator, *request) bool{
 	},
 	"invalid UTF-8": func(g *generator, r *request) bool {
 		bad := pick(g, "\xff", "\xc3", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\xaf")
-		ok := g.disturb(r, func(text string) any {
+		ok := g.replaceText(r, func(text string) any {
 			if r.media != "application/json" {
 				return verbatim(text + bad)
 			}
@@ -116,7 +116,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		r.invalid = true
 		return true
 	},
-	"another top": func(g *generator, r *request) bool {
+	"top-level value": func(g *generator, r *request) bool {
 		if r.media != "application/json" {
 			return false
 		}
@@ -182,7 +182,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		r.query = append(r.query, [2]string{pick(g, append(known, "page", "", "a[b]", "limit ", "Limit", "\xff", "__proto__")...) + pick(g, "x", "", "[]"), pick(g, "", "1", "\x00", "-1", "1e3", " 5", "0x5", "99999999999999999999", strings.Repeat("9", 3000), "1;2", "\xff", "a,b")})
 		return true // the validator decides whether the query is valid
 	},
-	"given twice": func(g *generator, r *request) bool {
+	"repeated parameter": func(g *generator, r *request) bool {
 		var known []parameter
 		for _, p := range r.op.Parameters {
 			if p.In == "query" {
@@ -198,7 +198,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		r.part, r.invalid = "query."+p.Name, true
 		return true
 	},
-	"another spelling": func(g *generator, r *request) bool {
+	"id spelling": func(g *generator, r *request) bool {
 		var known []parameter
 		for _, p := range r.op.Parameters {
 			if g.doc.resolve(p.Schema).Format == "uuid" {
@@ -240,7 +240,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		r.invalid = s.is("integer") || s.MaxLength != nil && *s.MaxLength < len(value)
 		return true
 	},
-	"path": func(g *generator, r *request) bool {
+	"path parameter": func(g *generator, r *request) bool {
 		for i, segment := range strings.Split(strings.TrimPrefix(r.op.path, "/"), "/") {
 			if !strings.HasPrefix(segment, "{") {
 				continue
@@ -259,19 +259,19 @@ var mutations = map[string]func(*generator, *request) bool{
 			return false
 		}
 		r.header = slices.Clone(r.header)
-		token := g.who.access
+		token := g.caller.access
 		flipped := []byte(token)
 		flipped[g.IntN(len(flipped))] ^= 1
 		if g.chance(0.2) {
 			r.header = slices.Delete(r.header, i, i+1)
 		} else {
 			r.header[i][1] = pick(g, "", "Bearer", "Bearer ", "Basic dTpw", "Bearer null", "Bearer "+string(flipped), token, "Bearer "+token+"x", "Bearer "+token[:len(token)-1], "Bearer\t"+token,
-				"Bearer "+token+","+token, "Bearer "+g.who.refresh, "Bearer "+strings.Repeat("A", 9000), "Bearer eyJhbGciOiJub25lIn0.e30.", "Token "+token, "Bearer \xff\xff")
+				"Bearer "+token+","+token, "Bearer "+g.caller.refresh, "Bearer "+strings.Repeat("A", 9000), "Bearer eyJhbGciOiJub25lIn0.e30.", "Token "+token, "Bearer \xff\xff")
 		}
-		r.guest = true
+		r.unauthorized = true
 		return true
 	},
-	"stray": func(g *generator, r *request) bool {
+	"unknown route": func(g *generator, r *request) bool {
 		switch g.IntN(3) {
 		case 0:
 			r.method = pick(g, "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "BREW")
@@ -280,18 +280,18 @@ var mutations = map[string]func(*generator, *request) bool{
 		default:
 			r.path = []string{pick(g, "admin", "debug", "metrics", ".git", "v2", "\xff", "etc", "jobs ", "JOBS", "Users"), pick(g, "x", "config", "pprof", "")}
 		}
-		r.stray = true
+		r.unknownRoute = true
 		return true
 	},
 }
 
-// spellings returns other ways to write an id. Some parser accepts each of them.
+// spellings returns other ways to write an id. Each is accepted by some parser.
 func spellings(id string) []string {
 	return []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + "\x00", id + " ", " " + id}
 }
 
-// nothing is the result of a mutation that does not apply to a value.
-var nothing = &struct{ int }{}
+// notApplicable is returned for a value that a mutation does not apply to.
+var notApplicable = &struct{ int }{}
 
 func (g *generator) bodySchema(r *request) *schema {
 	if _, ok := r.body.(object); !ok {
@@ -300,8 +300,8 @@ func (g *generator) bodySchema(r *request) *schema {
 	return g.doc.resolve(r.op.RequestBody.Content[r.media].Schema)
 }
 
-// spoil gives one member of the body a value that its schema does not allow.
-func (g *generator) spoil(r *request, value func(*schema) any) bool {
+// replaceMember gives one member of the body a value that its schema does not allow.
+func (g *generator) replaceMember(r *request, value func(*schema) any) bool {
 	s := g.bodySchema(r)
 	if s == nil || len(s.Properties) == 0 {
 		return false
@@ -309,7 +309,7 @@ func (g *generator) spoil(r *request, value func(*schema) any) bool {
 	name := pick(g, sortedKeys(s.Properties)...)
 	property := g.doc.resolve(s.Properties[name])
 	v := value(property)
-	if v == nothing {
+	if v == notApplicable {
 		return false
 	}
 	if _, text := v.(string); r.media != "application/json" && property.is("string") && !text {
@@ -325,8 +325,8 @@ func (g *generator) spoil(r *request, value func(*schema) any) bool {
 	return true
 }
 
-// disturb replaces a text of the body, or the texts in one of its lists.
-func (g *generator) disturb(r *request, change func(text string) any) bool {
+// replaceText replaces a string of the body, or the strings of one of its lists.
+func (g *generator) replaceText(r *request, change func(text string) any) bool {
 	s := g.bodySchema(r)
 	if s == nil {
 		return false
@@ -356,8 +356,8 @@ func (g *generator) disturb(r *request, change func(text string) any) bool {
 	return true
 }
 
-// beyond draws a value of the right type outside the schema's bounds.
-func (g *generator) beyond(s *schema) any {
+// outOfBounds draws a value of the right type outside the schema's bounds.
+func (g *generator) outOfBounds(s *schema) any {
 	var wrong []any
 	if len(s.Enum) > 0 {
 		wrong = append(wrong, "", "another", strings.ToUpper(s.Enum[0].(string)), s.Enum[0].(string)+" ")
@@ -390,12 +390,12 @@ func (g *generator) beyond(s *schema) any {
 	}
 	if s.is("array") {
 		item := g.doc.resolve(s.Items)
-		if v := g.beyond(item); v != nothing {
+		if v := g.outOfBounds(item); v != notApplicable {
 			wrong = append(wrong, []any{v})
 		}
 	}
 	if len(wrong) == 0 {
-		return nothing
+		return notApplicable
 	}
 	return pick(g, wrong...)
 }

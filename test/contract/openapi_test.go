@@ -17,7 +17,7 @@ import (
 
 // document is the part of an OpenAPI document that the tests use.
 type document struct {
-	operations []*operation // in a fixed order
+	operations []*operation // sorted by path and method
 	schemas    map[string]*schema
 	check      validator.Validator
 }
@@ -32,15 +32,15 @@ type operation struct {
 		Content  map[string]struct{ Schema *schema }
 	}
 	Responses map[string]struct {
-		Headers map[string]*headerOf
+		Headers map[string]*responseHeader
 		Content map[string]struct{ Schema *schema }
 	}
 	Security []map[string][]string
 	Roles    []string `json:"x-role"` // nil if every role may call the operation
 }
 
-// headerOf describes a header of a response.
-type headerOf struct {
+// responseHeader describes a header of a response.
+type responseHeader struct {
 	Ref      string `json:"$ref"`
 	Required bool
 	Schema   struct{ Pattern string }
@@ -67,7 +67,7 @@ type schema struct {
 	AdditionalProperties               any
 }
 
-// types is one type or several.
+// types holds one type or several.
 type types []string
 
 func (t *types) UnmarshalJSON(b []byte) error {
@@ -83,15 +83,15 @@ func (s *schema) is(kind string) bool { return slices.Contains(s.Type, kind) }
 
 var methods = []string{"get", "post", "put", "patch", "delete"}
 
-// describe reads the document that the service serves.
-func (s *service) describe() *document {
+// fetchDocument reads the document that the service serves.
+func (s *service) fetchDocument() *document {
 	s.t.Helper()
 	raw := s.as(nil).Do("GET", "/openapi.json", "").Must(s.t, 200)
 	var d struct {
 		Paths      map[string]map[string]json.RawMessage
 		Components struct {
 			Schemas map[string]*schema
-			Headers map[string]*headerOf
+			Headers map[string]*responseHeader
 		}
 	}
 	raw.Into(s.t, &d)
@@ -99,7 +99,7 @@ func (s *service) describe() *document {
 	for path, item := range d.Paths {
 		for method, body := range item {
 			if !slices.Contains(methods, method) {
-				s.t.Errorf("%s %s: these tests do not know the method", method, path)
+				s.t.Errorf("%s %s: the tests do not support this method", method, path)
 				continue
 			}
 			op := &operation{method: strings.ToUpper(method), path: path}
@@ -121,7 +121,7 @@ func (s *service) describe() *document {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	check, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithBodyDecoder("application/x-www-form-urlencoded", content.DecoderFunc(form)))
+	check, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithBodyDecoder("application/x-www-form-urlencoded", content.DecoderFunc(decodeForm)))
 	if len(errs) > 0 {
 		s.t.Fatal(errs)
 	}
@@ -129,9 +129,9 @@ func (s *service) describe() *document {
 	return doc
 }
 
-// form decodes a form for the validator, whose own decoder refuses some escaped
+// decodeForm decodes a form for the validator, whose own decoder refuses some escaped
 // characters.
-func form(in *content.DecodeInput) (any, error) {
+func decodeForm(in *content.DecodeInput) (any, error) {
 	raw, err := io.ReadAll(in.Body)
 	if err != nil {
 		return nil, err
@@ -155,8 +155,8 @@ func (op *operation) String() string { return op.path + " " + op.method }
 // private reports whether the operation needs an access token.
 func (op *operation) private() bool { return len(op.Security) > 0 }
 
-// hashes reports whether the service hashes a password to answer the operation.
-func (d *document) hashes(op *operation) bool {
+// hashesPassword reports whether the service hashes a password for the operation.
+func (d *document) hashesPassword(op *operation) bool {
 	if op.RequestBody == nil {
 		return false
 	}
@@ -170,7 +170,7 @@ func (d *document) hashes(op *operation) bool {
 	return false
 }
 
-// operation returns the operation with an id.
+// operation returns the operation with the given id.
 func (d *document) operation(t *testing.T, id string) *operation {
 	t.Helper()
 	for _, op := range d.operations {
@@ -193,7 +193,7 @@ func (d *document) resolve(s *schema) *schema {
 // TestDocumentIsValidOpenAPI checks the document against OpenAPI's own schema.
 func TestDocumentIsValidOpenAPI(t *testing.T) {
 	t.Parallel()
-	doc := newService(t).describe()
+	doc := newService(t).fetchDocument()
 	if ok, errs := doc.check.ValidateDocument(); !ok {
 		for _, err := range errs {
 			t.Errorf("%v", err)

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// everything returns a text that differs after any change that a request can make:
-// counts of rows, and a digest of the accounts.
-func (s *service) everything() (state string) {
+// databaseState returns a text that differs after any change that a request can make:
+// row counts and a digest of the accounts.
+func (s *service) databaseState() (state string) {
 	s.t.Helper()
 	s.query([]any{&state}, `
 		select concat_ws(' ',
@@ -27,28 +27,28 @@ func (s *service) everything() (state string) {
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	doc := s.describe()
-	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, who: s.join("caller")}
-	g.own = []string{s.running(g.who)} // nothing changes by itself now
+	doc := s.fetchDocument()
+	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, caller: s.signUp("caller")}
+	g.own = []string{s.runningJob(g.caller)} // with the worker killed, only requests change the database
 	for _, op := range doc.operations {
-		for _, guest := range []bool{false, true} {
+		for _, signedIn := range []bool{true, false} {
 			for _, from := range []http.Header{
 				{"Origin": {"https://evil.example"}}, {"Origin": {"null"}}, {"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}},
 			} {
 				r := g.compose(op)
 				r.header = nil
-				if !guest {
-					r.header = [][2]string{{"Authorization", "Bearer " + g.who.access}}
+				if signedIn {
+					r.header = [][2]string{{"Authorization", "Bearer " + g.caller.access}}
 				}
 				for name, values := range from {
 					r.header = append(r.header, [2]string{name, values[0]})
 				}
-				before := s.everything()
-				a := s.serve(r)
+				before := s.databaseState()
+				a := s.roundTrip(r)
 				if refused := a.Status == 403 && a.Code() == "cross_origin"; refused != (op.method != "GET") {
 					t.Errorf("%s from %v: %d %s", op, from, a.Status, a.Body)
 				}
-				if after := s.everything(); after != before {
+				if after := s.databaseState(); after != before {
 					t.Errorf("%s from %v changed the database: %s became %s", op, from, before, after)
 				}
 			}

@@ -9,28 +9,28 @@ import (
 	"strings"
 )
 
-// request is a request to send, with what the test knows about it.
+// request is a request to send, with the properties that the checks use.
 type request struct {
 	op   *operation
 	kind string // "valid", or the name of the mutation
 	part string // the mutated part, such as body.prompt, if the document names it
 
-	valid   bool // the document allows the request in every respect
-	invalid bool // the document does not allow the request: it must be refused
-	guest   bool // the operation needs an access token, and the request has no valid one
-	stray   bool // the document has no operation for the request
+	valid        bool // the document allows the request in every respect
+	invalid      bool // the document does not allow the request: it must be refused
+	unauthorized bool // the operation needs an access token, but the request has no valid one
+	unknownRoute bool // the route was changed, mostly to one without an operation
 
 	method string
 	path   []string // segments, not escaped
 	query  [][2]string
-	more   string // follows the query as it is, not escaped
+	more   string // appended to the query, not escaped
 	header [][2]string
 	media  string
 	body   any    // a JSON value, or the fields of a form
 	raw    []byte // instead of body, if not nil
 }
 
-// compose returns a request for the operation that the document allows.
+// compose draws a request that the document allows for the operation.
 func (g *generator) compose(op *operation) *request {
 	r := &request{op: op, kind: "valid", valid: true, method: op.method}
 	values := map[string]string{}
@@ -48,7 +48,7 @@ func (g *generator) compose(op *operation) *request {
 			if p.Name == "Accept" && g.chance(0.7) {
 				value = "application/json"
 			}
-			r.header = append(r.header, [2]string{p.Name, visible(value)})
+			r.header = append(r.header, [2]string{p.Name, headerText(value)})
 		}
 	}
 	for segment := range strings.SplitSeq(strings.TrimPrefix(op.path, "/"), "/") {
@@ -64,12 +64,12 @@ func (g *generator) compose(op *operation) *request {
 		r.valid = len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is an empty body
 	}
 	if op.private() {
-		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.who.access})
+		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.caller.access})
 	}
 	return r
 }
 
-// without returns the query without a parameter.
+// without returns the query without the named parameter.
 func (r *request) without(name string) [][2]string {
 	return slices.DeleteFunc(slices.Clone(r.query), func(q [2]string) bool { return q[0] == name })
 }
@@ -91,9 +91,9 @@ func plain(v any) string {
 	return encode(v)
 }
 
-// visible makes a text fit for a header. Servers refuse other characters before
-// any handler sees them, and trim the spaces around a value.
-func visible(text string) string {
+// headerText makes a text fit for a header. Servers refuse other characters before any
+// handler sees them, and trim the spaces around a value.
+func headerText(text string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '~'
@@ -120,8 +120,8 @@ func (r *request) content() []byte {
 	return []byte(encode(r.body))
 }
 
-// http returns the request without its body, or nil if its target is not a valid
-// one: a server would refuse it before any handler sees it.
+// http returns the request without its body, or nil if its target is invalid. A server
+// refuses such a target before any handler sees it.
 func (r *request) http() *http.Request {
 	var target strings.Builder
 	for _, segment := range r.path {
@@ -154,19 +154,18 @@ func (r *request) http() *http.Request {
 	return out
 }
 
-// String returns all that is needed to send the request again, apart from the
-// access token.
+// String returns all that is needed to send the request again, except the access token.
 func (r *request) String() string {
 	headers := slices.Clone(r.header)
 	for i, h := range headers {
-		if h[0] == "Authorization" && !r.guest {
+		if h[0] == "Authorization" && !r.unauthorized {
 			headers[i][1] = "Bearer ..."
 		}
 	}
-	return fmt.Sprintf("%s: %s /%s %q %s %q %s %s", r.kind, r.method, strings.Join(r.path, "/"), r.query, r.more, headers, r.media, limited(strconv.QuoteToASCII(string(r.content()))))
+	return fmt.Sprintf("%s: %s /%s %q %s %q %s %s", r.kind, r.method, strings.Join(r.path, "/"), r.query, r.more, headers, r.media, truncate(strconv.QuoteToASCII(string(r.content()))))
 }
 
-func limited(text string) string {
+func truncate(text string) string {
 	if len(text) > 2000 {
 		return text[:2000] + "..."
 	}

@@ -12,8 +12,8 @@ import (
 	"colophon/test/apitest"
 )
 
-func seedPassesDisguises(t *testing.T, s *service) {
-	p := s.join("disguised")
+func testDisguisedWordsAreRefused(t *testing.T, s *service) {
+	p := s.signUp("disguised")
 	for _, word := range []string{
 		"v1olence", "h ate", "h\u0430te", "H\u0410TE", "h@te", "ha\u200bte", "h.a.t.e", "ｈａｔｅ", "h\u0430\u0442\u0435", "𝐡𝐚𝐭𝐞", "vіolencе", "v-i-o-l-e-n-c-e",
 	} {
@@ -24,35 +24,35 @@ func seedPassesDisguises(t *testing.T, s *service) {
 	}
 }
 
-// The seed went on with a text after its client had left. Clients that did not even
-// wait could give it more work than it could ever do.
+// The seed continued a text after its client had disconnected. Such clients could give
+// it unbounded work.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
-func seedGeneratesForNobody(t *testing.T, s *service) {
-	var c crowd
+func testJobsOfLostClientsAreCancelled(t *testing.T, s *service) {
+	var c burst
 	s.eventually("the jobs of clients that leave are cancelled while each slot has one", func() bool {
 		leaving, leave := context.WithCancel(t.Context())
 		defer leave()
-		c = s.gather(leaving, slots)
-		filled := s.fill(c)
+		c = s.sendBurst(leaving, slots)
+		filled := s.awaitFullSlots(c)
 		leave()
 		for range slots {
-			if a := <-c.answers; a.err == nil {
-				a.Must(t, 200) // the text was faster
+			if a := <-c.results; a.err == nil {
+				a.Must(t, 200) // the text was complete before the client left
 			}
 		}
 		s.eventually("the jobs have ended", func() bool { return s.count(c.jobs, "cancelled")+s.count(c.jobs, "completed") == slots })
 		return filled && s.count(c.jobs, "completed") == 0
 	})
 
-	// The worker has room for a user who stays.
+	// The worker has room for a client that stays.
 	var job struct {
 		Completion string
 	}
-	stays := s.join("who-stays")
-	s.as(stays).Do("POST", "/generate", `{"prompt":"light"}`).Must(t, 200).Into(t, &job)
+	patient := s.signUp("patient")
+	s.as(patient).Do("POST", "/generate", `{"prompt":"light"}`).Must(t, 200).Into(t, &job)
 	if job.Completion == "" {
-		t.Error("the user who stayed got no text")
+		t.Error("the client that stayed got no text")
 	}
 	s.eventually("the worker runs nothing", func() bool {
 		var leases int
@@ -64,13 +64,12 @@ func seedGeneratesForNobody(t *testing.T, s *service) {
 	}
 }
 
-// The seed took 264 ms to refuse a name that it knew, and 3 ms for other names. This
-// test measures few sign-ins, with a wide margin; TestUnknownNamesTakeAsLong measures
-// many.
+// The seed took 264 ms to refuse a known name, and 3 ms for others. This test measures
+// few sign-ins, with a wide margin. TestUnknownNamesTakeAsLong measures many.
 //
 // security: ASVS 6.3.8
-func seedTakesLongerForNames(t *testing.T, s *service) {
-	s.join("well-known-2")
+func testKnownNamesTakeNoLonger(t *testing.T, s *service) {
+	s.signUp("well-known-2")
 	var took [2][]time.Duration
 	for range 9 {
 		for i, name := range []string{"well-known-2", "no-such-user-2"} {
@@ -87,8 +86,8 @@ func seedTakesLongerForNames(t *testing.T, s *service) {
 }
 
 // security: ASVS 15.2.2
-func seedHashesAlone(t *testing.T, s *service) {
-	p := s.join("reads-meanwhile")
+func testHashingBlocksNoRequests(t *testing.T, s *service) {
+	p := s.signUp("reads-meanwhile")
 	const many = 30
 	signIns := make(chan int, many)
 	for i := range many {
@@ -104,8 +103,8 @@ func seedHashesAlone(t *testing.T, s *service) {
 	for ended := 0; ended < many; {
 		select {
 		case status := <-signIns:
-			if ended++; status != 401 && status != 503 { // 503: waited too long to be hashed
-				t.Errorf("a sign-in: %d", status)
+			if ended++; status != 401 && status != 503 { // 503: waited too long for the hash
+				t.Errorf("a sign-in was answered %d", status)
 			}
 		default:
 			s.as(p).Do("GET", "/history", "").Must(t, 200)
@@ -117,18 +116,18 @@ func seedHashesAlone(t *testing.T, s *service) {
 	}
 }
 
-// most is how many requests a service with the rate hourly accepts.
+// most is the number of requests that the rate hourly allows.
 const (
 	most   = 4
 	hourly = "4/1h"
 )
 
-// The seed counted a request only after all other checks: 401s, 422s and the history
-// cost nothing.
+// The seed counted only requests that passed all other checks: 401s, 422s and the
+// history were free.
 //
 // security: ASVS 2.4.1, API4:2023
-func seedCountsOnlySuccess(t *testing.T, s *service) {
-	p := s.join("persistent")
+func testEveryRequestCounts(t *testing.T, s *service) {
+	p := s.signUp("persistent")
 	for what, c := range map[string]struct {
 		as           *person
 		method, path string
@@ -136,27 +135,27 @@ func seedCountsOnlySuccess(t *testing.T, s *service) {
 		status       int
 		headers      []string
 	}{
-		"no access token":       {nil, "GET", "/history", "", 401, nil},
-		"a wrong password":      {nil, "POST", "/token", "username=persistent&password=not+the+password", 401, []string{"Content-Type", apitest.FormType}},
-		"a short password":      {nil, "POST", "/users", `{"username":"short-password","password":"short"}`, 422, nil},
-		"a prompt of no text":   {p, "POST", "/generate", `{"prompt":""}`, 422, nil},
-		"a prompt that is none": {p, "POST", "/jobs", `{"prompt":17}`, 422, nil},
-		"the history":           {p, "GET", "/history", "", 200, nil},
+		"no access token":  {nil, "GET", "/history", "", 401, nil},
+		"a wrong password": {nil, "POST", "/token", "username=persistent&password=not+the+password", 401, []string{"Content-Type", apitest.FormType}},
+		"a short password": {nil, "POST", "/users", `{"username":"short-password","password":"short"}`, 422, nil},
+		"an empty prompt":  {p, "POST", "/generate", `{"prompt":""}`, 422, nil},
+		"a prompt of 17":   {p, "POST", "/jobs", `{"prompt":17}`, 422, nil},
+		"the history":      {p, "GET", "/history", "", 200, nil},
 	} {
-		limited := s.limited(hourly)
+		limited := s.rateLimited(hourly)
 		for range most {
 			limited.as(c.as).Do(c.method, c.path, c.body, c.headers...).Must(t, c.status)
 		}
 		if a := limited.as(c.as).Do(c.method, c.path, c.body, c.headers...); a.Status != 429 {
-			t.Errorf("%s, once more than is allowed: %d %s", what, a.Status, a.Body)
+			t.Errorf("%s, one request over the limit: %d %s", what, a.Status, a.Body)
 		}
 	}
 }
 
 // security: ASVS 15.3.4
-func seedBelievesForwarding(t *testing.T, s *service) {
+func testForwardingHeadersAreIgnored(t *testing.T, s *service) {
 	for _, header := range []string{"X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP"} {
-		limited := s.limited(hourly)
+		limited := s.rateLimited(hourly)
 		for i := range most + 1 {
 			address := fmt.Sprint("203.0.113.", i)
 			if header == "Forwarded" {
@@ -171,8 +170,8 @@ func seedBelievesForwarding(t *testing.T, s *service) {
 }
 
 // security: ASVS 2.4.1
-func seedSaysNoRetryAfter(t *testing.T, s *service) {
-	limited := s.limited(hourly)
+func testRateLimitHasRetryAfter(t *testing.T, s *service) {
+	limited := s.rateLimited(hourly)
 	for range most {
 		limited.as(nil).Do("GET", "/nowhere", "").Must(t, 404)
 	}

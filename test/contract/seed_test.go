@@ -14,63 +14,64 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestSeedFaultsAreGone holds the service to the opposite of what the service of
-// the seed did when it was run. Each subtest is named after a fault of the seed.
-// All subtests use the same service, each with accounts of its own.
+// TestSeedFaultsAreGone checks that the service has none of the faults that the
+// original project, the seed, showed when it ran. A subtest is named after the fault,
+// its function after the opposite. All subtests use one service, with accounts of their
+// own.
 func TestSeedFaultsAreGone(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
-	s.work()
+	s.startWorker()
 	for _, fault := range []struct {
 		name string
 		test func(*testing.T, *service)
 	}{
-		{"FreezesAtSixteenGenerations", seedFreezes},
-		{"Answers500WithInternalMessages", seedFails},
-		{"RefusesWordsThatOnlyLookBad", seedRefusesHarmlessWords},
-		{"GeneratesFromAnEmptyPrompt", seedGeneratesFromNothing},
-		{"AcceptsATokenUnderItsDefaultSecret", seedBelievesForgeries},
-		{"ComparesTheFirst72BytesOfAPassword", seedCutsPasswords},
-		{"ReflectsAnyOriginWithCredentials", seedReflectsOrigins},
-		{"LetsAUserNameForgeALineOfTheLog", seedLogsNames},
-		{"AcceptsBlankAndCaseVariantNames", seedTakesAnyName},
-		{"ListsEverythingAtOnce", seedDoesNotPage},
-		{"WritesTimesWithoutAZone", seedSaysTimesWithoutAZone},
-		{"PromisesTLSOverPlainHTTP", seedSendsHSTS},
-		{"AcceptsABodyOf20MB", seedTakesLargeBodies},
-		{"LoadsItsPagesFromElsewhere", seedLoadsFromElsewhere},
-		{"TellsWhoHasAnAccountBySigningIn", seedTellsNames},
-		{"AllowsInlineScripts", seedAllowsInline},
-		{"PassesWordsInDisguise", seedPassesDisguises},
-		{"GeneratesForClientsThatHaveLeft", seedGeneratesForNobody},
-		{"TakesLongerForNamesThatItKnows", seedTakesLongerForNames},
-		{"AnswersNobodyWhileItHashes", seedHashesAlone},
-		{"CountsOnlyWhatSucceeds", seedCountsOnlySuccess},
-		{"BelievesXForwardedFor", seedBelievesForwarding},
-		{"RefusesWithoutSayingUntilWhen", seedSaysNoRetryAfter},
+		{"FreezesAtSixteenGenerations", testWaitingJobsBlockNoRequests},
+		{"Answers500WithInternalMessages", testErrorsHideInternals},
+		{"RefusesHarmlessWords", testHarmlessWordsAreAccepted},
+		{"GeneratesFromAnEmptyPrompt", testEmptyPromptsAreRefused},
+		{"AcceptsTokensSignedWithItsDefaultSecret", testForgedTokensAreRefused},
+		{"ComparesOnlyTheFirst72BytesOfAPassword", testWholePasswordCounts},
+		{"ReflectsAnyOriginWithCredentials", testOriginsAreNotReflected},
+		{"LogsLinesForgedInUserNames", testUserNamesForgeNoLogLines},
+		{"AcceptsBlankAndCaseVariantNames", testBlankAndVariantNamesAreRefused},
+		{"ListsEverythingAtOnce", testHistoryHasPages},
+		{"WritesTimesWithoutAZone", testTimesHaveAZone},
+		{"SendsHSTSOverPlainHTTP", testPlainHTTPHasNoHSTS},
+		{"AcceptsABodyOf20MB", testLargeBodiesAreRefused},
+		{"LoadsForeignResources", testPagesLoadNothingForeign},
+		{"RevealsAccountsAtSignIn", testSignInRevealsNoAccounts},
+		{"AllowsInlineScripts", testPolicyForbidsInlineScripts},
+		{"AcceptsDisguisedWords", testDisguisedWordsAreRefused},
+		{"GeneratesForLostClients", testJobsOfLostClientsAreCancelled},
+		{"TakesLongerForKnownNames", testKnownNamesTakeNoLonger},
+		{"BlocksWhileHashing", testHashingBlocksNoRequests},
+		{"CountsOnlySuccess", testEveryRequestCounts},
+		{"TrustsXForwardedFor", testForwardingHeadersAreIgnored},
+		{"OmitsRetryAfter", testRateLimitHasRetryAfter},
 	} {
-		t.Run(fault.name, func(t *testing.T) { fault.test(t, s.in(t)) })
+		t.Run(fault.name, func(t *testing.T) { fault.test(t, s.withT(t)) })
 	}
-	s.quiet()
+	s.checkLogs()
 }
 
-// The seed held a database connection for as long as a text took. With sixteen
-// texts under way it never answered anything again.
+// The seed held a database connection while it generated a text. With sixteen texts in
+// progress it never answered again.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
-func seedFreezes(t *testing.T, _ *service) {
-	s := newService(t) // whose worker is killed
+func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
+	s := newService(t) // not the shared one: its worker is killed
 	const many = 48
-	var c crowd
+	var c burst
 	s.eventually("the worker is killed with a job in each slot", func() bool {
-		c = s.gather(t.Context(), many)
-		s.work()
-		filled := s.fill(c)
-		s.kill()
+		c = s.sendBurst(t.Context(), many)
+		s.startWorker()
+		filled := s.awaitFullSlots(c)
+		s.killWorker()
 		if filled && s.count(c.jobs, "running") == slots {
 			return true
 		}
-		s.cancel(c) // the next crowd needs the slots
+		s.cancelBurst(c) // the next burst needs the slots
 		return false
 	})
 	begin := time.Now()
@@ -78,24 +79,24 @@ func seedFreezes(t *testing.T, _ *service) {
 		s.as(nil).Do("GET", path, "").Must(t, 200)
 	}
 	s.as(c.person).Do("GET", "/history", "").Must(t, 200)
-	s.join("meanwhile")
-	if took := time.Since(begin); took > 20*time.Second { // milliseconds; the seed took 70 s for the first
+	s.signUp("meanwhile")
+	if took := time.Since(begin); took > 20*time.Second { // usually milliseconds; the seed took 70 s for the first
 		t.Errorf("other requests took %s", took)
 	}
-	s.cancel(c)
+	s.cancelBurst(c)
 	for range many {
-		a := <-c.answers
+		a := <-c.results
 		if a.err != nil {
 			t.Fatal(a.err)
 		}
 		a.Refused(t, 409, "job_cancelled")
 	}
-	s.quiet()
+	s.checkLogs()
 }
 
 // security: ASVS 16.5.1, API8:2023
-func seedFails(t *testing.T, s *service) {
-	p := s.join("clumsy")
+func testErrorsHideInternals(t *testing.T, s *service) {
+	p := s.signUp("clumsy")
 	long := strings.Repeat("light ", 80)
 	for what, c := range map[string]struct {
 		method, path, body string
@@ -119,18 +120,18 @@ func seedFails(t *testing.T, s *service) {
 		}
 		for _, internal := range []string{"SQL", "pgx", "panic", "goroutine", ".go:", "bcrypt", "argon2", "sqlalchemy", "Traceback", "ERROR:"} {
 			if strings.Contains(string(a.Body), internal) {
-				t.Errorf("%s: the answer says %s: %s", what, internal, a.Body)
+				t.Errorf("%s: the answer reveals %s: %s", what, internal, a.Body)
 			}
 		}
 	}
 	a := s.as(nil).Form("/token", "username", "clumsy", "password", strings.Repeat("p", 5000))
 	if a.Status != 422 {
-		t.Errorf("signing in with an over-long password: %d %s", a.Status, a.Body)
+		t.Errorf("sign-in with an over-long password: %d %s", a.Status, a.Body)
 	}
 }
 
-func seedRefusesHarmlessWords(t *testing.T, s *service) {
-	p := s.join("harmless")
+func testHarmlessWordsAreAccepted(t *testing.T, s *service) {
+	p := s.signUp("harmless")
 	for _, prompt := range []string{"whatever", "the chateau", "nonviolence", "Chateaubriand, whatever the weather", "hateless"} {
 		s.as(p).Do("POST", "/generate", fmt.Sprintf(`{"prompt":%q}`, prompt)).Must(t, 200)
 	}
@@ -139,8 +140,8 @@ func seedRefusesHarmlessWords(t *testing.T, s *service) {
 	}
 }
 
-func seedGeneratesFromNothing(t *testing.T, s *service) {
-	p := s.join("nothing")
+func testEmptyPromptsAreRefused(t *testing.T, s *service) {
+	p := s.signUp("nothing")
 	for _, prompt := range []string{"<>{};", " <>{}; ", "", "\\u200b<>"} {
 		s.as(p).Do("POST", "/generate", `{"prompt":"`+prompt+`"}`).Refused(t, 422, "")
 	}
@@ -150,12 +151,12 @@ func seedGeneratesFromNothing(t *testing.T, s *service) {
 	}
 }
 
-// seedBelievesForgeries signs tokens as the seed does, with the default secrets of
-// its code and of other examples.
+// testForgedTokensAreRefused signs tokens with the default secrets of the seed and of
+// other examples.
 //
 // security: ASVS 6.3.2, ASVS 9.1.1, API2:2023
-func seedBelievesForgeries(t *testing.T, s *service) {
-	p := s.join("forged")
+func testForgedTokensAreRefused(t *testing.T, s *service) {
+	p := s.signUp("forged")
 	var real struct{ Iss, Aud string }
 	p.claims(t, &real)
 	encoded := base64.RawURLEncoding.EncodeToString
@@ -167,14 +168,14 @@ func seedBelievesForgeries(t *testing.T, s *service) {
 			mac.Write([]byte(input))
 			forged := &person{access: input + "." + encoded(mac.Sum(nil))}
 			if a := s.as(forged).Do("GET", "/history", ""); a.Status != 401 || a.Code() != "invalid_access_token" {
-				t.Errorf("a token under %q: %d %s", secret, a.Status, a.Body)
+				t.Errorf("a token signed with %q: %d %s", secret, a.Status, a.Body)
 			}
 		}
 	}
 }
 
 // security: ASVS 6.2.8, ASVS 6.2.9
-func seedCutsPasswords(t *testing.T, s *service) {
+func testWholePasswordCounts(t *testing.T, s *service) {
 	head := strings.Repeat("0123456789ab", 6) // 72 bytes
 	s.as(nil).Do("POST", "/users", `{"username":"long-password-2","password":"`+head+`-this"}`).Must(t, 200)
 	for suffix, want := range map[string]int{"-this": 200, "-that": 401, "": 401, "-this-": 401} {
@@ -185,8 +186,8 @@ func seedCutsPasswords(t *testing.T, s *service) {
 }
 
 // security: ASVS 3.4.2, ASVS 3.5.2
-func seedReflectsOrigins(t *testing.T, s *service) {
-	p := s.join("elsewhere")
+func testOriginsAreNotReflected(t *testing.T, s *service) {
+	p := s.signUp("elsewhere")
 	for _, origin := range []string{"https://evil.example", "null", s.api.URL + ".evil.example", "http://localhost:3000"} {
 		for _, method := range []string{"GET", "OPTIONS"} {
 			a := s.as(p).Do(method, "/history", "", "Origin", origin, "Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "authorization")
@@ -200,7 +201,7 @@ func seedReflectsOrigins(t *testing.T, s *service) {
 }
 
 // security: ASVS 16.4.1
-func seedLogsNames(t *testing.T, s *service) {
+func testUserNamesForgeNoLogLines(t *testing.T, s *service) {
 	const forged = "level=ERROR msg=forged-line"
 	for _, c := range []string{"\\n", "\\r\\n", "\\u2028", "\\u0085", "\\u001b[2K"} {
 		s.as(nil).Do("POST", "/users", `{"username":"someone`+c+forged+`","password":"a long sentence"}`).Must(t, 422)
@@ -213,8 +214,8 @@ func seedLogsNames(t *testing.T, s *service) {
 	}
 }
 
-func seedTakesAnyName(t *testing.T, s *service) {
-	s.join("Case-Variant")
+func testBlankAndVariantNamesAreRefused(t *testing.T, s *service) {
+	s.signUp("Case-Variant")
 	for name, want := range map[string]int{"case-variant": 409, "CASE-VARIANT": 409, "Ｃase-Variant": 409, "    ": 422, "\u3000\u3000\u3000": 422, "\u200b\u200b\u200b": 422, "a b c": 422} {
 		if a := s.as(nil).Do("POST", "/users", fmt.Sprintf(`{"username":"%s","password":"a long sentence"}`, name)); a.Status != want {
 			t.Errorf("%q: %d, want %d", name, a.Status, want)
@@ -222,8 +223,8 @@ func seedTakesAnyName(t *testing.T, s *service) {
 	}
 }
 
-func seedDoesNotPage(t *testing.T, s *service) {
-	p := s.join("reader")
+func testHistoryHasPages(t *testing.T, s *service) {
+	p := s.signUp("reader")
 	want := map[string]bool{}
 	for range 7 {
 		var j struct{ ID string }
@@ -255,8 +256,8 @@ func seedDoesNotPage(t *testing.T, s *service) {
 	s.as(p).Do("GET", "/history?limit=1000000", "").Must(t, 422)
 }
 
-func seedSaysTimesWithoutAZone(t *testing.T, s *service) {
-	p := s.join("on-time")
+func testTimesHaveAZone(t *testing.T, s *service) {
+	p := s.signUp("on-time")
 	var j map[string]any
 	s.as(p).Do("POST", "/generate", `{"prompt":"light"}`).Must(t, 200).Into(t, &j)
 	for _, name := range []string{"created_at", "started_at", "finished_at", "deadline"} {
@@ -268,9 +269,9 @@ func seedSaysTimesWithoutAZone(t *testing.T, s *service) {
 }
 
 // security: ASVS 3.4.1
-func seedSendsHSTS(t *testing.T, s *service) {
+func testPlainHTTPHasNoHSTS(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/healthz", "/history", "/nowhere"} {
-		for _, proto := range []string{"", "https"} { // the header of a client counts for nothing
+		for _, proto := range []string{"", "https"} { // a client's header must have no effect
 			if h := s.as(nil).Do("GET", path, "", "X-Forwarded-Proto", proto).Header.Get("Strict-Transport-Security"); h != "" {
 				t.Errorf("%s: %s over plain HTTP", path, h)
 			}
@@ -279,13 +280,13 @@ func seedSendsHSTS(t *testing.T, s *service) {
 }
 
 // security: API4:2023
-func seedTakesLargeBodies(t *testing.T, s *service) {
-	p := s.join("verbose")
+func testLargeBodiesAreRefused(t *testing.T, s *service) {
+	p := s.signUp("verbose")
 	large := `{"prompt":"` + strings.Repeat("light ", 20<<20/6) + `"}`
 	for _, path := range []string{"/generate", "/jobs", "/users"} {
 		resp, err := s.as(p).Open(t.Context(), "POST", path, large)
 		if err != nil {
-			continue // the connection was closed before all of it was sent
+			continue // the service closed the connection before the whole body was sent
 		}
 		resp.Body.Close()
 		if resp.StatusCode != 413 {
@@ -295,7 +296,7 @@ func seedTakesLargeBodies(t *testing.T, s *service) {
 }
 
 // security: ASVS 3.6.1
-func seedLoadsFromElsewhere(t *testing.T, s *service) {
+func testPagesLoadNothingForeign(t *testing.T, s *service) {
 	foreign := regexp.MustCompile(`(?i)(src|href|action)\s*=\s*["']?\s*(https?:)?//`)
 	for _, path := range []string{"/", "/docs"} {
 		page := s.as(nil).Do("GET", path, "").Must(t, 200)
@@ -303,14 +304,14 @@ func seedLoadsFromElsewhere(t *testing.T, s *service) {
 			t.Errorf("%s has %s", path, m)
 		}
 		if !strings.Contains(string(page.Body), `rel="icon"`) {
-			t.Errorf("%s has no icon of its own: browsers ask for one", path)
+			t.Errorf("%s names no icon: browsers would request /favicon.ico", path)
 		}
 	}
 }
 
 // security: ASVS 6.3.8
-func seedTellsNames(t *testing.T, s *service) {
-	s.join("well-known")
+func testSignInRevealsNoAccounts(t *testing.T, s *service) {
+	s.signUp("well-known")
 	var shapes []string
 	for _, name := range []string{"well-known", "no-such-user"} {
 		form := url.Values{"username": {name}, "password": {"not the password"}}
@@ -318,12 +319,12 @@ func seedTellsNames(t *testing.T, s *service) {
 	}
 	date := regexp.MustCompile(`Date: [^\n]*\n`)
 	if date.ReplaceAllString(shapes[0], "") != date.ReplaceAllString(shapes[1], "") {
-		t.Errorf("a known name looks like\n%s\nand an unknown one like\n%s", shapes[0], shapes[1])
+		t.Errorf("a known name is answered\n%s\nand an unknown one\n%s", shapes[0], shapes[1])
 	}
 }
 
 // security: ASVS 3.4.3, ASVS 3.4.6
-func seedAllowsInline(t *testing.T, s *service) {
+func testPolicyForbidsInlineScripts(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/openapi.json", "/history", "/nowhere", "/assets/favicon.svg"} {
 		policy := s.as(nil).Do("GET", path, "").Header.Get("Content-Security-Policy")
 		if strings.Contains(policy, "unsafe-") || strings.Contains(policy, "*") || strings.Contains(policy, "http") || !strings.Contains(policy, "default-src 'none'") {

@@ -21,31 +21,31 @@ import (
 
 func TestMain(m *testing.M) { programtest.Main(m) }
 
-// slots is how many jobs the worker runs at once.
+// slots is the number of jobs that the worker runs at once.
 const slots = 16
 
-// workerConnections is the name of the worker's database connections, and what the
-// names of its special connections begin with.
+// workerConnections is the application_name of the worker's database connections, or a
+// prefix of it.
 const workerConnections = "contract-worker"
 
-// service is a service of the test's own: an api process, and a worker for the
-// tests that need one, over one database.
+// service is a test's own api process and database, with a worker process if the test
+// needs one.
 type service struct {
 	t      testing.TB
 	db     *pgtest.DB
 	env    []string
-	api    *programtest.Process // receives the requests
-	worker *programtest.Process // nil without work
+	api    *programtest.Process
+	worker *programtest.Process // nil unless it runs
 	wire   *wire
 
-	started *[]*programtest.Process // by this service and its copies
+	started *[]*programtest.Process // processes of this service and its copies
 
-	// hashing is held while the service hashes a password for a test. Several
-	// requests at a time could wait for each other longer than the service lets them.
+	// hashing is held during requests that hash a password. Several at once could wait
+	// for each other longer than the service allows.
 	hashing *sync.Mutex
 }
 
-// newService starts a service that limits nothing and runs no jobs.
+// newService starts a service without rate limits, quotas and worker.
 func newService(t *testing.T) *service {
 	t.Helper()
 	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
@@ -54,8 +54,8 @@ func newService(t *testing.T) *service {
 	return s
 }
 
-// listen starts the api process. It has no quotas: a long run has more jobs than
-// a user may have outstanding by default.
+// listen starts the api process without quotas: a long run has more jobs than a user
+// may have outstanding by default.
 func (s *service) listen(flags ...string) {
 	s.t.Helper()
 	s.api = programtest.Start(s.t, s.env, append([]string{"api", "--listen", "127.0.0.1:0",
@@ -64,9 +64,9 @@ func (s *service) listen(flags ...string) {
 	*s.started = append(*s.started, s.api)
 }
 
-// limited returns the same service behind another api process, which has one rate
-// for every limit.
-func (s *service) limited(rate string) *service {
+// rateLimited starts another api process over the same database, with one rate for
+// every limit, and returns the service behind it.
+func (s *service) rateLimited(rate string) *service {
 	s.t.Helper()
 	other := *s
 	flags := []string{"--rate-limits", "memory"}
@@ -77,33 +77,33 @@ func (s *service) limited(rate string) *service {
 	return &other
 }
 
-// in returns the service for a subtest, or for other goroutines of a test.
-func (s *service) in(t testing.TB) *service {
+// withT returns a copy of the service for a subtest, or for another goroutine.
+func (s *service) withT(t testing.TB) *service {
 	other := *s
 	other.t = t
 	return &other
 }
 
-// work starts the worker, unless it runs.
-func (s *service) work() {
+// startWorker starts the worker unless it runs.
+func (s *service) startWorker() {
 	s.t.Helper()
 	if s.worker != nil {
 		return
 	}
-	at, err := url.Parse(s.db.URL)
+	databaseURL, err := url.Parse(s.db.URL)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	query := at.Query()
+	query := databaseURL.Query()
 	query.Set("application_name", workerConnections)
-	at.RawQuery = query.Encode()
-	s.worker = programtest.Start(s.t, append(s.env[:1:1], "DATABASE_URL="+at.String()), "worker", "--slots", strconv.Itoa(slots))
+	databaseURL.RawQuery = query.Encode()
+	s.worker = programtest.Start(s.t, append(s.env[:1:1], "DATABASE_URL="+databaseURL.String()), "worker", "--slots", strconv.Itoa(slots))
 	*s.started = append(*s.started, s.worker)
 }
 
-// kill kills the worker and waits until the database has done all that the worker
-// asked for. From then on a running job stays as it is: no process continues it.
-func (s *service) kill() {
+// killWorker kills the worker and waits until the database has ended its connections.
+// From then on a running job stays as it is: no process continues it.
+func (s *service) killWorker() {
 	s.t.Helper()
 	s.worker.Kill()
 	s.worker = nil
@@ -114,8 +114,8 @@ func (s *service) kill() {
 	})
 }
 
-// serve sends a request as it is composed.
-func (s *service) serve(r *request) apitest.Answer {
+// roundTrip sends a request byte for byte and returns the answer.
+func (s *service) roundTrip(r *request) apitest.Answer {
 	s.t.Helper()
 	out := r.http()
 	if out == nil {
@@ -136,7 +136,7 @@ func (s *service) query(results []any, sql string, args ...any) {
 	}
 }
 
-// eventually waits for a state that no event announces.
+// eventually polls until ok returns true, for a state that no event announces.
 func (s *service) eventually(what string, ok func() bool) {
 	s.t.Helper()
 	for deadline := time.Now().Add(programtest.Patience); !ok(); time.Sleep(time.Millisecond) {
@@ -154,8 +154,8 @@ type person struct {
 	role            string // "" is user
 }
 
-// join registers an account and signs in to it.
-func (s *service) join(name string) *person {
+// signUp registers an account and signs in to it.
+func (s *service) signUp(name string) *person {
 	s.t.Helper()
 	p := &person{name: name, password: "a long sentence of " + name[:3]}
 	p.id = s.register(p.name, p.password)
@@ -163,7 +163,7 @@ func (s *service) join(name string) *person {
 	return p
 }
 
-// register makes an account and returns its id.
+// register creates an account and returns its id.
 func (s *service) register(name, password string) string {
 	s.t.Helper()
 	s.hashing.Lock()
@@ -171,7 +171,7 @@ func (s *service) register(name, password string) string {
 	return s.as(nil).Register(name, password).String()
 }
 
-// signIn gives a person a new session, if the answer is 200.
+// signIn signs a person in. Only an answer of 200 replaces their tokens.
 func (s *service) signIn(p *person) apitest.Answer {
 	s.t.Helper()
 	s.hashing.Lock()
@@ -185,8 +185,8 @@ func (s *service) signIn(p *person) apitest.Answer {
 	return a
 }
 
-// ended reports whether a person's session has ended, which the database has on
-// record for an hour, or their access token has expired.
+// ended reports whether a person's session has ended or their access token has expired.
+// The database keeps ended sessions for an hour.
 func (s *service) ended(p *person) bool {
 	s.t.Helper()
 	var claims struct {
@@ -211,8 +211,8 @@ func (p *person) claims(t testing.TB, v any) {
 	}
 }
 
-// promote gives an account a role by the command line, the only way to do so.
-func (s *service) promote(p *person, role string) *person {
+// setRole gives an account a role with the command line, the only way to do so.
+func (s *service) setRole(p *person, role string) *person {
 	s.t.Helper()
 	if _, stderr, code := programtest.Run(s.t, s.env, "", "user", "role", p.name, role); code != 0 {
 		s.t.Fatalf("user role %s %s: exit status %d: %s", p.name, role, code, stderr)
@@ -221,7 +221,7 @@ func (s *service) promote(p *person, role string) *person {
 	return p
 }
 
-// as returns the client of a person, or of a caller without an account.
+// as returns a client for the person. nil stands for a caller without an account.
 func (s *service) as(p *person) apitest.Client {
 	c := apitest.Client{T: s.t, URL: s.api.URL}
 	if p != nil {
@@ -230,9 +230,8 @@ func (s *service) as(p *person) apitest.Client {
 	return c
 }
 
-// jobs waits until a person has so many jobs in the states, and returns their
-// ids.
-func (s *service) jobs(p *person, many int, states ...string) (ids []string) {
+// awaitJobs waits until a person has exactly n jobs in the states, and returns their ids.
+func (s *service) awaitJobs(p *person, n int, states ...string) (ids []string) {
 	s.t.Helper()
 	s.eventually("the jobs are "+strings.Join(states, " or "), func() bool {
 		rows, err := s.db.Owner.Query(context.Background(), `select job::text from history where owner = $1 and state = any($2)`, p.id, states)
@@ -242,67 +241,65 @@ func (s *service) jobs(p *person, many int, states ...string) (ids []string) {
 		if ids, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
 			s.t.Fatal(err)
 		}
-		return len(ids) == many
+		return len(ids) == n
 	})
 	return ids
 }
 
-// count returns how many of the jobs are in a state.
+// count returns the number of the jobs that are in a state.
 func (s *service) count(ids []string, state string) (n int) {
 	s.t.Helper()
 	s.query([]any{&n}, `select count(*) from history where job = any($1::uuid[]) and state = $2`, ids, state)
 	return n
 }
 
-// long is the body of a request for a text of 200 tokens that has the canary in
-// it.
-const long = `{"prompt":"` + canary + `","max_length":200,"seed":1}`
+// longJob is the body of a request for a text of 200 tokens that contains the canary.
+const longJob = `{"prompt":"` + canary + `","max_length":200,"seed":1}`
 
-// running returns a job of a person that runs and makes no progress: its worker is
-// killed.
-func (s *service) running(p *person) (id string) {
+// runningJob returns the id of a person's job that stays running: its worker is killed.
+func (s *service) runningJob(p *person) (id string) {
 	s.t.Helper()
 	s.eventually("the worker is killed before the job ends", func() bool {
-		s.work()
-		id = s.as(p).Submit(long)
+		s.startWorker()
+		id = s.as(p).Submit(longJob)
 		s.eventually("the job is started", func() bool { return s.count([]string{id}, "queued") == 0 })
-		s.kill()
+		s.killWorker()
 		return s.count([]string{id}, "running") == 1
 	})
 	return id
 }
 
-// crowd is a user with requests that wait for texts, and the jobs that write them.
-type crowd struct {
+// burst is a user's concurrent requests that wait for texts, with their jobs.
+type burst struct {
 	*person
 	jobs    []string
-	answers chan answer // one for each request
+	results chan result // one for each request
 }
 
-// answer is what a request got.
-type answer struct {
+// result is the answer to a request, or its error.
+type result struct {
 	apitest.Answer
 	err error
 }
 
-// gather sends requests of a new user that wait for long texts, and returns when
-// all their jobs are on record. The requests end with ctx.
-func (s *service) gather(ctx context.Context, many int) crowd {
+// sendBurst sends n requests of a new user that wait for long texts. It returns when all
+// their jobs are stored. The requests end with ctx.
+func (s *service) sendBurst(ctx context.Context, n int) burst {
 	s.t.Helper()
-	c := crowd{person: s.join("crowd-" + uuid.NewString()), answers: make(chan answer, many)}
-	for range many {
+	c := burst{person: s.signUp("burst-" + uuid.NewString()), results: make(chan result, n)}
+	for range n {
 		go func() {
-			a, err := s.as(c.person).Send(ctx, "POST", "/generate", long, "Prefer", "wait=30")
-			c.answers <- answer{a, err}
+			a, err := s.as(c.person).Send(ctx, "POST", "/generate", longJob, "Prefer", "wait=30")
+			c.results <- result{a, err}
 		}()
 	}
-	c.jobs = s.jobs(c.person, many, "queued", "running", "completed")
+	c.jobs = s.awaitJobs(c.person, n, "queued", "running", "completed")
 	return c
 }
 
-// fill waits until the worker has a job of the crowd in each slot. It reports false
-// if a job has ended before.
-func (s *service) fill(c crowd) bool {
+// awaitFullSlots waits until the worker has a job of the burst in each slot. It returns
+// false if a job completes first.
+func (s *service) awaitFullSlots(c burst) bool {
 	s.t.Helper()
 	ended := false
 	s.eventually("each slot has a job", func() bool {
@@ -312,8 +309,8 @@ func (s *service) fill(c crowd) bool {
 	return !ended
 }
 
-// cancel cancels the jobs of a crowd.
-func (s *service) cancel(c crowd) {
+// cancelBurst cancels the jobs of a burst.
+func (s *service) cancelBurst(c burst) {
 	s.t.Helper()
 	for _, id := range c.jobs {
 		s.as(c.person).Do("POST", "/jobs/"+id+"/cancel", "").Must(s.t, 200)
@@ -332,8 +329,8 @@ func (s *service) logged(text string) (lines []string) {
 	return lines
 }
 
-// quiet fails the test if a process has logged an error.
-func (s *service) quiet() {
+// checkLogs fails the test if a process has logged a panic or an error.
+func (s *service) checkLogs() {
 	s.t.Helper()
 	for _, text := range []string{"panic", "level=ERROR"} {
 		if lines := s.logged(text); lines != nil {

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// object is a JSON object in which a name can appear twice.
+// object is a JSON object that can contain a name twice.
 type object []member
 
 type member struct {
@@ -67,25 +67,25 @@ func encode(v any) string {
 	return string(b)
 }
 
-// generator makes requests from a document. It belongs to one goroutine.
+// generator draws requests from a document. It belongs to one goroutine.
 type generator struct {
 	*rand.Rand
-	doc *document
-	who *person  // the caller
-	own []string // ids of the caller's jobs
-	far []string // ids of others' jobs, and of accounts
+	doc     *document
+	caller  *person  // sends the requests
+	own     []string // ids of the caller's jobs
+	foreign []string // ids of other users' jobs, and of accounts
 
-	owner, other *person // of the jobs of stories, and another user; nil before the first
+	owner, other *person // the users of sequences; nil before the first one
 
-	etag string // of the latest answer that had one
+	etag string // of the latest answer with an ETag
 }
 
 func (g *generator) chance(p float64) bool { return g.Float64() < p }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
 
-// valid draws a value that the schema allows. The name of the value decides about
-// some texts.
+// valid draws a value that the schema allows. Some strings also depend on the name: see
+// text.
 func (g *generator) valid(s *schema, name string) any {
 	s = g.doc.resolve(s)
 	switch {
@@ -137,7 +137,7 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// between draws a length.
+// between draws a length from least to most. low and high replace a nil bound.
 func between(g *generator, least, most *int, low, high int) int {
 	if least != nil {
 		low = *least
@@ -148,7 +148,7 @@ func between(g *generator, least, most *int, low, high int) int {
 	return low + g.IntN(max(0, high-low)+1)
 }
 
-// bounds returns the least and the greatest value. For an integer both are allowed.
+// bounds returns the lowest and highest value. Both are allowed for an integer.
 func bounds(s *schema) (low, high float64) {
 	low, high = -1<<53, 1<<53
 	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
@@ -164,8 +164,8 @@ func bounds(s *schema) (low, high float64) {
 	return low, high
 }
 
-// text draws a string. A string that must belong to the caller, such as a password,
-// is mostly the caller's: no schema tells which one that is.
+// text draws a string. Names, passwords and tokens are often the caller's own, which no
+// schema can express.
 func (g *generator) text(s *schema, name string) string {
 	lower := strings.ToLower(name)
 	fits := func(text string) bool { n := len([]rune(text)); return s.MaxLength == nil || n <= *s.MaxLength }
@@ -179,19 +179,19 @@ func (g *generator) text(s *schema, name string) string {
 	case s.Pattern != "":
 		return rapid.StringMatching(s.Pattern).Example(g.IntN(1 << 30))
 	case strings.Contains(lower, "username") && g.chance(0.5):
-		return g.who.name
+		return g.caller.name
 	case strings.Contains(lower, "username"):
 		return "user-" + strconv.FormatUint(g.Uint64(), 36)
-	case strings.Contains(lower, "new_password"): // the caller has to know it afterwards
-		return g.who.password
+	case strings.Contains(lower, "new_password"): // the caller must know it afterwards
+		return g.caller.password
 	case strings.Contains(lower, "password") && g.chance(0.7):
-		return g.who.password
+		return g.caller.password
 	case strings.Contains(lower, "refresh_token") && g.chance(0.5), lower == "token" && g.chance(0.3):
-		if fits(g.who.refresh) {
-			return g.who.refresh
+		if fits(g.caller.refresh) {
+			return g.caller.refresh
 		}
-	case lower == "token" && g.chance(0.2) && fits(g.who.access):
-		return g.who.access
+	case lower == "token" && g.chance(0.2) && fits(g.caller.access):
+		return g.caller.access
 	case lower == "if-none-match" && g.chance(0.3):
 		return pick(g, "*", g.etag)
 	case lower == "idempotency-key" && g.chance(0.8):
@@ -206,7 +206,7 @@ func (g *generator) text(s *schema, name string) string {
 	return g.characters(n)
 }
 
-// characters draws a text of n characters.
+// characters draws a string of n characters.
 func (g *generator) characters(n int) string {
 	alphabet := pick(g,
 		"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'0123456789",
@@ -223,13 +223,13 @@ func (g *generator) characters(n int) string {
 	return b.String()
 }
 
-// anyID draws the id of an object of the caller's, of another user's, or of none.
+// anyID draws an id of the caller's jobs, of another user's object, or of no object.
 func (g *generator) anyID() string {
 	switch {
 	case len(g.own) > 0 && g.chance(0.6):
 		return pick(g, g.own...)
-	case len(g.far) > 0 && g.chance(0.5):
-		return pick(g, g.far...)
+	case len(g.foreign) > 0 && g.chance(0.5):
+		return pick(g, g.foreign...)
 	}
 	return uuid.NewString()
 }

@@ -20,19 +20,18 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// earshot is how long a test listens to a stream that does not end, such as that
-// of a queued job.
-const earshot = 300 * time.Millisecond
+// streamTime limits how long a test reads a stream that does not end, such as that of a
+// queued job.
+const streamTime = 300 * time.Millisecond
 
-// framing are the headers of HTTP itself. An OpenAPI document describes none of
-// them.
+// framing are the headers of HTTP itself, which an OpenAPI document does not describe.
 var framing = []string{"Connection", "Content-Length", "Date"}
 
-// wire sends requests byte for byte as they are composed, which net/http's client
-// would refuse to do with some. It keeps connections open and may be used by
-// several goroutines.
+// wire sends requests byte for byte, even those that net/http's client refuses to send.
+// It reuses connections and is safe for concurrent use.
 type wire struct {
-	address string
+	address  string
+	patience time.Duration // for an answer
 
 	mu   sync.Mutex
 	idle []*connection
@@ -44,9 +43,9 @@ type connection struct {
 	used   bool // has carried a request
 }
 
-// newWire returns a wire to the service at a URL, until the test ends.
+// newWire returns a wire to the service at url. Idle connections close with the test.
 func newWire(t testing.TB, url string) *wire {
-	w := &wire{address: strings.TrimPrefix(url, "http://")}
+	w := &wire{address: strings.TrimPrefix(url, "http://"), patience: programtest.Patience}
 	t.Cleanup(func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -79,15 +78,15 @@ func (w *wire) put(c *connection) {
 	w.idle = append(w.idle, c)
 }
 
-// send sends a request and reads the answer. A connection that the service has
-// closed since its last answer is replaced.
-func (w *wire) send(r *request, as *http.Request) (apitest.Answer, error) {
+// send sends a request and reads the answer. It replaces a connection that the service
+// has closed since its last answer.
+func (w *wire) send(r *request, req *http.Request) (apitest.Answer, error) {
 	for {
 		c, err := w.get()
 		if err != nil {
 			return apitest.Answer{}, err
 		}
-		a, keep, err := c.exchange(r, as)
+		a, keep, err := c.exchange(r, req, w.patience)
 		if keep {
 			w.put(c)
 			return a, nil
@@ -99,22 +98,22 @@ func (w *wire) send(r *request, as *http.Request) (apitest.Answer, error) {
 	}
 }
 
-// errClosed is a connection's end before the first byte of an answer.
-var errClosed = errors.New("the connection was closed before an answer")
+// errClosed reports that a connection ended before the first byte of an answer.
+var errClosed = errors.New("connection closed before an answer")
 
-// exchange sends a request and reads the answer. It reports whether the
-// connection can carry another request.
-func (c *connection) exchange(r *request, as *http.Request) (a apitest.Answer, keep bool, err error) {
-	if err := c.SetDeadline(time.Now().Add(programtest.Patience)); err != nil {
+// exchange sends a request and reads the answer. keep reports whether the connection can
+// carry another request.
+func (c *connection) exchange(r *request, req *http.Request, patience time.Duration) (a apitest.Answer, keep bool, err error) {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return a, false, err
 	}
 	body := r.content()
 	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", as.Method, as.RequestURI, c.RemoteAddr())
-	if err := as.Header.Write(&head); err != nil {
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, req.RequestURI, c.RemoteAddr())
+	if err := req.Header.Write(&head); err != nil {
 		return a, false, err
 	}
-	if len(body) > 0 || as.Method == http.MethodPost || as.Method == http.MethodPut {
+	if len(body) > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut {
 		fmt.Fprintf(&head, "Content-Length: %d\r\n", len(body))
 	}
 	head.WriteString("\r\n")
@@ -123,17 +122,19 @@ func (c *connection) exchange(r *request, as *http.Request) (a apitest.Answer, k
 		_, err := (&net.Buffers{head.Bytes(), body}).WriteTo(c.Conn)
 		sent <- err
 	}()
-	if _, err := c.buffer.Peek(1); err != nil {
+	if _, err := c.buffer.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+		return a, false, fmt.Errorf("wait for an answer: %w", err)
+	} else if err != nil {
 		return a, false, fmt.Errorf("%w: %w", errClosed, err)
 	}
-	resp, err := http.ReadResponse(c.buffer, as)
+	resp, err := http.ReadResponse(c.buffer, req)
 	if err != nil {
 		return a, false, err
 	}
 	defer resp.Body.Close()
 	stream := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
 	if stream {
-		if err := c.SetReadDeadline(time.Now().Add(earshot)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(streamTime)); err != nil {
 			return a, false, err
 		}
 	}
@@ -153,9 +154,9 @@ func (c *connection) exchange(r *request, as *http.Request) (a apitest.Answer, k
 	return a, !cut && !resp.Close && <-sent == nil, nil
 }
 
-// TestWireKeepsItsConnection sends requests to a server whose answers end in
-// different ways, and checks which of them cost a connection.
-func TestWireKeepsItsConnection(t *testing.T) {
+// TestWireReusesConnections sends requests to a server whose answers end in different
+// ways, and counts the connections.
+func TestWireReusesConnections(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -206,5 +207,34 @@ func TestWireKeepsItsConnection(t *testing.T) {
 				t.Errorf("%s: %s", name, a.Header.Get(name))
 			}
 		}
+	}
+}
+
+// TestWireReportsAMissingAnswer sends a request on a used connection to a server that does
+// not answer it.
+func TestWireReportsAMissingAnswer(t *testing.T) {
+	t.Parallel()
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			<-r.Context().Done()
+		}
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	w := newWire(t, server.URL)
+	answered := &request{method: "GET", path: []string{"answer"}}
+	if _, err := w.send(answered, answered.http()); err != nil {
+		t.Fatal(err)
+	}
+	w.patience = 100 * time.Millisecond
+	unanswered := &request{method: "GET", path: []string{"hang"}}
+	if _, err := w.send(unanswered, unanswered.http()); !errors.Is(err, os.ErrDeadlineExceeded) || connections.Load() != 1 {
+		t.Errorf("%v, over %d connections", err, connections.Load())
 	}
 }

@@ -10,13 +10,13 @@ import (
 	"path/filepath"
 )
 
-// Variable names the environment variable with the path of a program that is
-// already built. Build then builds none.
+// Variable is the environment variable that may hold the path of a built program. If it
+// is set, Build returns its absolute path and builds nothing.
 const Variable = "COLOPHON_TEST_PROGRAM"
 
-// Build builds the program from the module of the working directory, into a
-// temporary directory that remove deletes. Where the caller runs with the race
-// detector, the program does too. The program is executable by every account.
+// Build builds the program from the module of the working directory, into a temporary
+// directory that remove deletes. The program has the race detector if the caller has
+// it, and is executable by every account. After an error there is nothing to remove.
 func Build(ctx context.Context) (path string, remove func() error, err error) {
 	if path := os.Getenv(Variable); path != "" {
 		path, err := filepath.Abs(path)
@@ -35,7 +35,7 @@ func Build(ctx context.Context) (path string, remove func() error, err error) {
 	}
 	out, err := exec.CommandContext(ctx, "go", append(args, "colophon/cmd/colophon")...).CombinedOutput()
 	if err == nil {
-		err = os.Chmod(dir, 0o711) // MkdirTemp lets only the caller's account in
+		err = os.Chmod(dir, 0o711) // MkdirTemp admits only the caller's account
 	}
 	if err != nil {
 		return "", nil, errors.Join(fmt.Errorf("build the program: %w\n%s", err, bytes.TrimSpace(out)), remove())

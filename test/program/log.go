@@ -8,11 +8,11 @@ import (
 	"sync"
 )
 
-// Log keeps what processes print, in memory. The zero value is an empty log.
+// Log keeps the output of processes in memory. The zero value is an empty log.
 type Log struct {
 	mu    sync.Mutex
 	all   bytes.Buffer
-	grown chan struct{} // closed at the next write; nil if nobody waits
+	grown chan struct{} // closed by the next Write; nil if no Await needs it
 }
 
 // Write appends to the log.
@@ -33,7 +33,8 @@ func (l *Log) String() string {
 	return l.all.String()
 }
 
-// Await waits until the log contains a text, and returns the whole log.
+// Await waits until the log contains a text, and returns the whole log so far. It
+// returns an error if ctx ends first.
 func (l *Log) Await(ctx context.Context, text string) (string, error) {
 	for {
 		l.mu.Lock()

@@ -1,12 +1,11 @@
 // Package program builds Colophon's program and runs its commands as processes,
 // as users do: with arguments, an environment, and signals.
 //
-// A process belongs to the one that started it. On Linux it is killed when its
-// parent ends, however the parent ends. It has a process group of its own, so an
-// interrupt from the terminal does not reach it.
+// On Linux a process is killed when its parent ends, for whatever reason. It has its own
+// process group, so an interrupt from the terminal does not reach it.
 //
-// All functions and methods may be called from several goroutines. The package
-// programtest does the same for tests, with databases and logs.
+// All functions and methods are safe for concurrent use. Package programtest does the
+// same for tests, with databases and logs.
 package program
 
 import (
@@ -30,26 +29,26 @@ type Process struct {
 	err    error // how it ended; set before exited is closed
 }
 
-// Start starts a command of the program at path and returns at once. The process
-// gets exactly the environment env, and no input. Its standard output and its
+// Start starts a command of the program at path and returns at once: see Ready. The
+// process gets exactly the environment env, and no input. Its standard output and
 // standard error go to log, in whole writes, one at a time.
 func Start(log io.Writer, env []string, path string, args ...string) (*Process, error) {
 	p := &Process{
-		cmd:    exec.CommandContext(context.Background(), path, args...), // signals end it
+		cmd:    exec.CommandContext(context.Background(), path, args...), // ended by signals
 		output: output{log: log, ready: make(chan struct{})},
 		exited: make(chan struct{}),
 	}
 	if env == nil {
-		env = []string{} // nil stands for the caller's
+		env = []string{} // exec takes nil for the caller's environment
 	}
 	p.cmd.Env = env
 	p.cmd.Stdout = &p.output
-	p.cmd.Stderr = writer(p.output.write)
+	p.cmd.Stderr = writerFunc(p.output.write)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
-		// The signal of the parent's death comes when the thread that forked ends.
+		// Linux counts the end of the thread that forked as the parent's death.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
@@ -66,13 +65,13 @@ func Start(log io.Writer, env []string, path string, args ...string) (*Process, 
 	return p, nil
 }
 
-// Ready waits until the process says that it is ready: `ready URL` or `working
-// with MODEL`. It returns the URL or the model's name. A process that ends before
-// is an error, and so is a ctx that does.
+// Ready waits until the process prints that it is ready: `ready URL` or `working with
+// MODEL`. It returns the URL or the model's name. It returns an error if the process or
+// ctx ends first.
 func (p *Process) Ready(ctx context.Context) (string, error) {
 	select {
 	case <-p.output.ready:
-		return p.output.said, nil
+		return p.output.readyFor, nil
 	case <-p.exited:
 		return "", fmt.Errorf("%s ended before it was ready: %s", p, p.cmd.ProcessState)
 	case <-ctx.Done():
@@ -86,17 +85,17 @@ func (p *Process) String() string { return strings.Join(p.cmd.Args[1:], " ") }
 // PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Signal sends a signal to a process that may have ended.
+// Signal sends a signal. It does nothing if the process has ended.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Freeze stops the process where it is, until Thaw. On Linux it has stopped when
-// Freeze returns.
+// Freeze suspends the process until Thaw. On Linux it returns once the process has
+// stopped, elsewhere possibly earlier.
 func (p *Process) Freeze() {
 	p.Signal(syscall.SIGSTOP)
 	awaitStop(p.cmd.Process.Pid)
 }
 
-// Thaw lets a frozen process go on.
+// Thaw resumes a frozen process.
 func (p *Process) Thaw() { p.Signal(syscall.SIGCONT) }
 
 // Kill kills the process and waits until it has ended.
@@ -105,8 +104,8 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Stop asks the process to stop, by SIGTERM. It reports whether the process ended
-// within the time.
+// Stop sends SIGTERM and reports whether the process ended within the time. It does not
+// kill a process that still runs.
 func (p *Process) Stop(within time.Duration) bool {
 	p.Signal(syscall.SIGTERM)
 	select {
@@ -117,41 +116,42 @@ func (p *Process) Stop(within time.Duration) bool {
 	}
 }
 
-// Exited is closed when the process has ended and all it said is in the log.
+// Exited returns a channel that is closed once the process has ended and its whole
+// output is in the log.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Err returns how the process ended: nil stands for exit status 0. It waits for
-// the end.
+// Err waits for the process to end. It returns nil for exit status 0, otherwise the
+// error of exec.Cmd.Wait.
 func (p *Process) Err() error {
 	<-p.exited
 	return p.err
 }
 
-// ExitCode returns the exit status, -1 after a signal. It waits for the end.
+// ExitCode waits for the process to end and returns its exit status, -1 after a signal.
 func (p *Process) ExitCode() int {
 	<-p.exited
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// output takes what a process prints, and finds the line that says it is ready.
+// output forwards a process's output to log and finds the line that reports readiness.
 type output struct {
-	mu    sync.Mutex // also of what goes to log from elsewhere
-	log   io.Writer
-	line  []byte
-	ready chan struct{} // closed after said is set
-	said  string
-	told  bool
+	mu       sync.Mutex // also held while writing to log
+	log      io.Writer
+	line     []byte        // incomplete line of standard output
+	ready    chan struct{} // closed after readyFor is set
+	readyFor string        // URL or model
+	isReady  bool
 }
 
-// Write takes a piece of standard output.
+// Write takes standard output, in pieces that may end within a line.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	for _, c := range b {
-		if o.told {
+		if o.isReady {
 			break
 		}
 		if o.line = append(o.line, c); c == '\n' {
-			o.read(string(bytes.TrimSpace(o.line)))
+			o.readLine(string(bytes.TrimSpace(o.line)))
 			o.line = o.line[:0]
 		}
 	}
@@ -159,10 +159,10 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.write(b)
 }
 
-func (o *output) read(line string) {
-	for _, word := range []string{"ready ", "working with "} {
-		if said, ok := strings.CutPrefix(line, word); ok {
-			o.said, o.told = said, true
+func (o *output) readLine(line string) {
+	for _, prefix := range []string{"ready ", "working with "} {
+		if rest, ok := strings.CutPrefix(line, prefix); ok {
+			o.readyFor, o.isReady = rest, true
 			close(o.ready)
 		}
 	}
@@ -174,7 +174,7 @@ func (o *output) write(b []byte) (int, error) {
 	return o.log.Write(b)
 }
 
-// writer is a function that is an io.Writer.
-type writer func([]byte) (int, error)
+// writerFunc makes a function an io.Writer.
+type writerFunc func([]byte) (int, error)
 
-func (w writer) Write(b []byte) (int, error) { return w(b) }
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -4,8 +4,8 @@ package program
 
 import "syscall"
 
-// dieWithParent does nothing: without such a service of the kernel, processes
-// outlive a harness that is killed.
+// dieWithParent does nothing: package syscall has no parent-death signal here, so
+// processes outlive a killed parent.
 func dieWithParent(*syscall.SysProcAttr) {}
 
 func awaitStop(int) {}

@@ -1,4 +1,4 @@
-// Package httpdtest makes certificates for tests of TLS.
+// Package httpdtest makes certificates for TLS tests.
 package httpdtest
 
 import (
@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// Authority signs certificates for 127.0.0.1 and writes them to a directory of the
-// test. It is for one goroutine.
+// Authority makes self-signed certificates for 127.0.0.1 in a directory of the test. It
+// is not safe for concurrent use.
 type Authority struct {
 	t    *testing.T
 	dir  string
@@ -27,12 +27,12 @@ type Authority struct {
 	last int64
 }
 
-// NewAuthority returns an authority that lasts as long as the test.
+// NewAuthority returns an authority whose directory is removed after the test.
 func NewAuthority(t *testing.T) *Authority {
 	return &Authority{t: t, dir: t.TempDir(), pool: x509.NewCertPool()}
 }
 
-// File returns the path of a file that Issue writes under a name.
+// File returns the path of the file that Issue writes under a name.
 func (a *Authority) File(name string) string { return filepath.Join(a.dir, name) }
 
 // Issue writes a new certificate and its key to the named files, each in one step, and
@@ -73,8 +73,8 @@ func (a *Authority) Issue(cert, key string) int64 {
 	return a.last
 }
 
-// Client returns a client that trusts the authority, follows no redirect and uses
-// each connection once. config may be nil.
+// Client returns a client that trusts the authority's certificates, follows no redirect
+// and uses each connection once. config may be nil.
 func (a *Authority) Client(config *tls.Config) *http.Client {
 	if config == nil {
 		config = &tls.Config{}

@@ -1,8 +1,8 @@
 // Package programtest runs the program's commands for tests.
 //
-// The tests of a package share one build of the program and one Postgres. Each
-// process ends with its test, and a test that fails shows the log of each of its
-// processes. A data race that a process reports fails its test.
+// The tests of a package share one build of the program and one Postgres. Each process
+// ends with its test. A failed test prints the logs of its processes. A process that
+// reports a data race fails its test.
 package programtest
 
 import (
@@ -25,10 +25,10 @@ import (
 	"colophon/test/program"
 )
 
-// Patience is how long anything may take on a machine that has much to do.
+// Patience is the limit of any single wait, long enough for a busy machine.
 const Patience = time.Minute
 
-// build is the program of this test binary: one for all tests, removed by Main.
+// build is the program that all tests of this binary share. Main removes it.
 var build struct {
 	once   sync.Once
 	path   string
@@ -36,11 +36,11 @@ var build struct {
 	err    error
 }
 
-// parallel is how many tests run at once unless the command line says otherwise.
-// They wait for processes most of the time, so that processors are not the limit.
+// parallel is the default of -test.parallel. Tests mostly wait for processes, so the
+// number of processors is not the limit.
 const parallel = "4"
 
-// Main runs the tests of a package and removes the program that they used:
+// Main runs the tests of a package, removes the program built for them, and exits:
 //
 //	func TestMain(m *testing.M) { programtest.Main(m) }
 func Main(m *testing.M) {
@@ -48,7 +48,7 @@ func Main(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", parallel) // a number is a good value
+		_ = flag.Set("test.parallel", parallel) // a number is always valid
 	}
 	code := m.Run()
 	if build.remove != nil {
@@ -60,7 +60,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// path returns the program, which the first call builds.
+// path returns the path of the program. The first call builds the program.
 func path() (string, error) {
 	build.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -70,30 +70,30 @@ func path() (string, error) {
 	return build.path, build.err
 }
 
-// Path returns the path of the program, for tests that start it on their own.
+// Path returns the path of the program, for tests that start it themselves.
 func Path(t testing.TB) string {
 	t.Helper()
-	at, err := path()
+	file, err := path()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return at
+	return file
 }
 
-// Database returns an up-to-date database of the test's own. The program has
-// migrated it.
+// Database returns the test's own database, migrated by the program and dropped after
+// the test.
 func Database(t testing.TB) *pgtest.DB {
 	t.Helper()
-	Path(t) // a build may take longer than pgtest gives a migration
+	Path(t) // a build may take longer than a migration may
 	return pgtest.New(t, migrate)
 }
 
 func migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	at, err := path()
+	file, err := path()
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, at, "migrate")
+	cmd := exec.CommandContext(ctx, file, "migrate")
 	cmd.Env = environment([]string{"DATABASE_URL=" + pool.Config().ConnString()})
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -112,8 +112,8 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// environment returns the test's environment without the service's settings,
-// and with those given. PGBIN, which says where Postgres is, stays.
+// environment returns the test's environment with the service's settings replaced by the
+// given ones. PGBIN, the directory of Postgres, stays.
 func environment(settings []string) (env []string) {
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "COLOPHON_") && !strings.HasPrefix(e, "DATABASE_URL=") {
@@ -123,11 +123,11 @@ func environment(settings []string) (env []string) {
 	return append(env, settings...)
 }
 
-// Process is a command that runs until it is told to stop: up, api or worker.
+// Process is a command that runs until a signal: up, api or worker.
 type Process struct {
 	*program.Process
-	URL    string // of a process that serves, without a slash at the end
-	Worker string // name of a worker process
+	URL    string // of up and api, without a trailing slash
+	Worker string // name of the worker process
 
 	t   testing.TB
 	log *program.Log
@@ -135,8 +135,8 @@ type Process struct {
 
 var workerName = regexp.MustCompile(`msg=working worker=(\S+)`)
 
-// Start starts a command with settings such as "DATABASE_URL=..." and returns
-// once it serves or works. The process is killed when the test ends.
+// Start starts a command with settings such as "DATABASE_URL=..." and returns once it
+// is ready. The process is killed when the test ends.
 func Start(t testing.TB, settings []string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, log: new(program.Log)}
@@ -165,7 +165,8 @@ func Start(t testing.TB, settings []string, args ...string) *Process {
 	return p
 }
 
-// Await waits until the log contains a text, and returns the whole log.
+// Await waits until the log contains a text, and returns the whole log so far. It ends
+// the test after Patience.
 func (p *Process) Await(text string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -177,11 +178,11 @@ func (p *Process) Await(text string) string {
 	return log
 }
 
-// Log returns all that the process has printed so far.
+// Log returns the output of the process so far.
 func (p *Process) Log() string { return p.log.String() }
 
-// Exit waits for the process's end and returns its exit status, -1 after a
-// signal. A process that still runs after the time fails the test.
+// Exit waits for the process to end and returns its exit status, -1 after a signal. It
+// ends the test if the process still runs after the time.
 func (p *Process) Exit(within time.Duration) int {
 	p.t.Helper()
 	select {
@@ -193,23 +194,23 @@ func (p *Process) Exit(within time.Duration) int {
 	}
 }
 
-// Stop asks the process to stop, and fails the test unless it does so with exit
-// status 0.
+// Stop sends SIGTERM and fails the test unless the process ends with exit status 0
+// within Patience.
 func (p *Process) Stop() {
 	p.t.Helper()
 	if !p.Process.Stop(Patience) || p.ExitCode() != 0 {
-		p.t.Errorf("%s did not stop in order: %v", p, p.exit())
+		p.t.Errorf("%s did not stop cleanly: %v", p, p.stopError())
 	}
 }
 
-func (p *Process) exit() error {
+func (p *Process) stopError() error {
 	if p.Running() {
 		return errors.New("it still runs")
 	}
 	return p.Err()
 }
 
-// Running reports whether the process has not ended.
+// Running reports whether the process still runs.
 func (p *Process) Running() bool {
 	select {
 	case <-p.Exited():
@@ -219,8 +220,8 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Run runs a command to its end, with settings such as "DATABASE_URL=..." and
-// with stdin as its input.
+// Run runs a command with settings such as "DATABASE_URL=..." and stdin as its input. A
+// command that does not end within Patience is killed and has exit code -1.
 func Run(t testing.TB, settings []string, stdin string, args ...string) (stdout, stderr string, exitCode int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)

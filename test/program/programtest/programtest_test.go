@@ -23,7 +23,7 @@ func TestProcessServesFreezesAndStops(t *testing.T) {
 	t.Parallel()
 	db := programtest.Database(t)
 	p := programtest.Start(t, []string{"DATABASE_URL=" + db.URL, "COLOPHON_DATA=" + t.TempDir()}, "api", "--listen", "127.0.0.1:0")
-	ask := func(within time.Duration) error {
+	checkHealth := func(within time.Duration) error {
 		client := http.Client{Timeout: within}
 		resp, err := client.Get(p.URL + "/healthz")
 		if err != nil {
@@ -35,20 +35,20 @@ func TestProcessServesFreezesAndStops(t *testing.T) {
 		}
 		return nil
 	}
-	if err := ask(programtest.Patience); err != nil {
+	if err := checkHealth(programtest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	p.Freeze()
-	p.Freeze() // of a frozen process, it returns at once
-	if ask(50*time.Millisecond) == nil {
+	p.Freeze() // returns at once for a frozen process
+	if checkHealth(50*time.Millisecond) == nil {
 		t.Error("a frozen process answers")
 	}
 	p.Thaw()
-	if err := ask(programtest.Patience); err != nil {
+	if err := checkHealth(programtest.Patience); err != nil {
 		t.Error(err)
 	}
 	if !p.Running() {
-		t.Error("the process counts as ended")
+		t.Error("the running process is reported as ended")
 	}
 	p.Stop()
 	if p.Running() || p.ExitCode() != 0 || p.Err() != nil {
@@ -59,7 +59,7 @@ func TestProcessServesFreezesAndStops(t *testing.T) {
 	}
 }
 
-func TestWorkerHasAName(t *testing.T) {
+func TestStartReadsTheNameOfAWorker(t *testing.T) {
 	t.Parallel()
 	db := programtest.Database(t)
 	p := programtest.Start(t, []string{"DATABASE_URL=" + db.URL, "COLOPHON_DATA=" + t.TempDir()}, "worker")
@@ -72,7 +72,7 @@ func TestWorkerHasAName(t *testing.T) {
 	}
 }
 
-func TestProcessThatEndsBeforeItIsReadyIsAnError(t *testing.T) {
+func TestReadyFailsIfTheProcessEndsFirst(t *testing.T) {
 	t.Parallel()
 	var log program.Log
 	p, err := program.Start(&log, nil, programtest.Path(t), "up", "--limit-jobs", "none")
@@ -87,17 +87,17 @@ func TestProcessThatEndsBeforeItIsReadyIsAnError(t *testing.T) {
 	}
 }
 
-func TestCommandSeesOnlyTheSettingsItIsGiven(t *testing.T) {
+func TestCommandSeesOnlyGivenSettings(t *testing.T) {
 	t.Setenv("COLOPHON_LOG_LEVEL", "none of the levels")
 	ids, log, code := programtest.Run(t, nil, "Light", "model", "tokenize")
 	if code != 0 || log != "" {
 		t.Errorf("%q, %q, exit status %d", ids, log, code)
 	}
 	if text, _, _ := programtest.Run(t, nil, ids, "model", "tokenize", "--decode"); text != "Light" {
-		t.Errorf("%s stand for %q", ids, text)
+		t.Errorf("%s decodes to %q", ids, text)
 	}
 	if _, _, code := programtest.Run(t, []string{"COLOPHON_LOG_LEVEL=none"}, "Light", "model", "tokenize"); code != 2 {
-		t.Errorf("exit status %d with a setting that is wrong", code)
+		t.Errorf("exit status %d with an invalid setting", code)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestProcessDiesWithItsParent(t *testing.T) {
 		select {}
 	}
 	if runtime.GOOS != "linux" {
-		t.Skip("only the kernel of Linux ends processes with their parents")
+		t.Skip("only Linux kills processes with their parents")
 	}
 	exe, err := os.Executable()
 	if err != nil {
@@ -135,9 +135,9 @@ func TestProcessDiesWithItsParent(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = parent.Process.Kill()
-	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second)) // the service gives such a connection more
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second)) // the service waits longer for a request
 	if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error("the process is alive after its parent's end")
+		t.Error("the process outlived its parent")
 	}
 	_ = parent.Wait()
 }

@@ -16,19 +16,19 @@ import (
 	"colophon/internal/policy"
 )
 
-const next = "hypotheses fingo"
+const newPassword = "hypotheses fingo"
 
-func TestChangePassword(t *testing.T) {
+func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
 	here, there, elsewhere := f.mustSignIn(t), f.mustSignIn(t), f.mustSignIn(t)
 	id := f.mustVerify(t, here.AccessToken)
-	change := func(current, next string) error {
+	change := func(current, chosen string) error {
 		t.Helper()
-		return f.ChangePassword(t.Context(), id, current, next, "home")
+		return f.ChangePassword(t.Context(), id, current, chosen, "home")
 	}
-	wantError(t, change("not "+password, next), ErrPassword)
+	wantError(t, change("not "+password, newPassword), ErrPassword)
 	before := len(f.facts(t, account.ID))
 	for range 2 * productionBackoffs.pair.free { // a refused new password is not a failed sign-in
 		wantError(t, change(password, "short"), policy.ErrPasswordLength)
@@ -38,7 +38,7 @@ func TestChangePassword(t *testing.T) {
 	if n := len(f.facts(t, account.ID)); n != before {
 		t.Errorf("%d events of refused changes, want 0", n-before)
 	}
-	if err := change("ｈypotheses non fingo", next); err != nil { // the same password in another Unicode form
+	if err := change("ｈypotheses non fingo", newPassword); err != nil { // the same password in another Unicode form
 		t.Fatal(err)
 	}
 	if facts := f.facts(t, account.ID); facts[before] != (events.AccountPasswordChanged{Session: id.Session}) || len(facts) != before+1 {
@@ -54,13 +54,13 @@ func TestChangePassword(t *testing.T) {
 	f.mustRefresh(t, here.RefreshToken)
 	_, err := f.SignIn(t.Context(), name, password)
 	wantError(t, err, ErrCredentials)
-	if _, err := f.SignIn(t.Context(), name, next); err != nil {
+	if _, err := f.SignIn(t.Context(), name, newPassword); err != nil {
 		t.Error(err)
 	}
 	f.exec(t, `update accounts set disabled_at = now() where id = $1`, account.ID)
-	wantError(t, change(next, password), ErrAccessToken)
-	wantError(t, f.ChangePassword(t.Context(), Identity{Account: uuid.New()}, next, password, "home"), ErrAccessToken)
-	wantError(t, f.ChangePassword(t.Context(), Identity{}, next, password, "home"), ErrAccessToken)
+	wantError(t, change(newPassword, password), ErrAccessToken)
+	wantError(t, f.ChangePassword(t.Context(), Identity{Account: uuid.New()}, newPassword, password, "home"), ErrAccessToken)
+	wantError(t, f.ChangePassword(t.Context(), Identity{}, newPassword, password, "home"), ErrAccessToken)
 }
 
 func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
@@ -68,8 +68,8 @@ func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
 	return f.count(t, `select count(*) from known_networks where account = $1`, account)
 }
 
-// A change of the password removes the account's other known networks. A reset removes
-// all of them.
+// A change of the password removes the account's other known networks, a reset all of
+// them.
 func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -80,7 +80,7 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 	for _, network := range []string{"home", "mallory's"} {
 		for _, username := range []string{name, "gottfried"} {
-			if err := f.from(t, network, username, password); err != nil {
+			if err := f.signInFrom(t, network, username, password); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -94,11 +94,11 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 		return a.known
 	}
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
-	wantError(t, f.ChangePassword(t.Context(), id, "not "+password, next, "home"), ErrPassword)
+	wantError(t, f.ChangePassword(t.Context(), id, "not "+password, newPassword, "home"), ErrPassword)
 	if !known("home") || !known("mallory's") {
 		t.Error("a wrong password removed known networks")
 	}
-	if err := f.ChangePassword(t.Context(), id, password, next, "home"); err != nil {
+	if err := f.ChangePassword(t.Context(), id, password, newPassword, "home"); err != nil {
 		t.Fatal(err)
 	}
 	if !known("home") || known("mallory's") {
@@ -115,8 +115,8 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 }
 
-// Only one of several concurrent changes succeeds. The current password of the others
-// is no longer right.
+// After the first of several concurrent changes, the current password of the others is
+// wrong.
 func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -128,7 +128,7 @@ func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	}
 	for i := range errs {
 		wg.Go(func() {
-			errs[i] = f.ChangePassword(t.Context(), ids[i], password, strings.Repeat(next, i+1), f.network())
+			errs[i] = f.ChangePassword(t.Context(), ids[i], password, strings.Repeat(newPassword, i+1), f.network())
 		})
 	}
 	wg.Wait()
@@ -136,7 +136,7 @@ func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	for i, err := range errs {
 		if err == nil {
 			changed++
-			if _, err := f.SignIn(t.Context(), name, strings.Repeat(next, i+1)); err != nil {
+			if _, err := f.SignIn(t.Context(), name, strings.Repeat(newPassword, i+1)); err != nil {
 				t.Errorf("the new password: %v", err)
 			}
 		} else if !errors.Is(err, ErrPassword) && !errors.Is(err, ErrBusy) {
@@ -147,12 +147,12 @@ func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 		t.Errorf("%d changes, want 1", changed)
 	}
 	if n := f.count(t, `select count(*) from sessions where account = $1 and revoked_at is null`, account.ID); n != 2 {
-		t.Errorf("%d sessions, want 2: the one of the change and the one after it", n)
+		t.Errorf("%d sessions, want 2: that of the change and the one after it", n)
 	}
 }
 
 // security: ASVS 7.4.1
-func TestSignOutEverywhere(t *testing.T) {
+func TestSignOutEverywhereEndsAllSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -185,8 +185,8 @@ func TestSignOutEverywhere(t *testing.T) {
 	}
 }
 
-// A sign-out everywhere waits for the account's lock before it locks sessions. So it
-// cannot deadlock with a transaction that locks them in another order.
+// A sign-out everywhere locks the account before its sessions. So it cannot deadlock with
+// a transaction that locks the sessions in another order.
 func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -225,7 +225,7 @@ func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	}
 }
 
-func TestErase(t *testing.T) {
+func TestErasedAccountCannotSignIn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	account := f.mustRegister(t)
@@ -254,7 +254,7 @@ func TestErase(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// The second round runs after the owner's key has been destroyed.
+	// Before the second round the owner's key is destroyed.
 	for range 2 {
 		unknown, before := len(f.facts(t, unknownAccount)), len(f.facts(t, account.ID))
 		_, err := f.SignIn(t.Context(), name, password)
@@ -263,11 +263,11 @@ func TestErase(t *testing.T) {
 			t.Error("an erased name is not treated as an unknown one")
 		}
 		for _, again := range []string{name, strings.ToUpper(name)} {
-			_, err := f.Register(t.Context(), again, next)
+			_, err := f.Register(t.Context(), again, newPassword)
 			wantError(t, err, ErrTaken)
 		}
 		wantError(t, f.Erase(t.Context(), id, password, "home"), ErrAccessToken)
-		wantError(t, f.ChangePassword(t.Context(), id, password, next, "home"), ErrAccessToken)
+		wantError(t, f.ChangePassword(t.Context(), id, password, newPassword, "home"), ErrAccessToken)
 		_, err = f.Enable(t.Context(), CommandLine, account.ID)
 		wantError(t, err, ErrAccountErased)
 		_, err = f.SetRole(t.Context(), account.ID, Admin)
@@ -330,7 +330,6 @@ func TestConcurrentErasuresEraseOnce(t *testing.T) {
 	}
 }
 
-// A name is not available while its account is being erased.
 func TestNameStaysTakenDuringErasure(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -347,7 +346,7 @@ func TestNameStaysTakenDuringErasure(t *testing.T) {
 		}
 		return argon2id.CreateHash(given, params)
 	}
-	_, err := s.Register(t.Context(), name, next)
+	_, err := s.Register(t.Context(), name, newPassword)
 	wantError(t, err, ErrTaken)
 	if n := f.count(t, `select count(*) from accounts where username_key = $1`, name); n != 0 {
 		t.Error("another account has the name")

@@ -12,7 +12,7 @@ import (
 	"colophon/internal/policy"
 )
 
-// reauthentication records that a signed-in user has repeated their password.
+// reauthentication is an account as it was when its user repeated the password.
 type reauthentication struct {
 	account  uuid.UUID
 	key      string // of the user name
@@ -25,40 +25,41 @@ type reauthentication struct {
 // ErrPassword, ErrBusy or a ThrottledError, or ErrAccessToken if the account has
 // been disabled or erased.
 func (s *Service) reauthenticate(ctx context.Context, account uuid.UUID, password, network string) (reauthentication, error) {
-	p := reauthentication{account: account}
+	r := reauthentication{account: account}
 	err := s.pool.QueryRow(ctx, `
 		select username_key, username, password_hash from accounts where id = $1 and disabled_at is null`, account).
-		Scan(&p.key, &p.username, &p.hash)
+		Scan(&r.key, &r.username, &r.hash)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return p, fmt.Errorf("%w: the account is gone", ErrAccessToken)
+		return r, fmt.Errorf("%w: the account is gone", ErrAccessToken)
 	}
 	if err != nil {
-		return p, fmt.Errorf("look up the account: %w", err)
+		return r, fmt.Errorf("look up the account: %w", err)
 	}
-	if p.attempt, err = s.beginAttempt(ctx, p.key, network); err != nil {
-		return p, err
+	if r.attempt, err = s.beginAttempt(ctx, r.key, network); err != nil {
+		return r, err
 	}
-	_, err = s.checkPassword(ctx, account, &p.attempt, policy.NormalPassword(password), p.hash, false)
+	_, err = s.checkPassword(ctx, account, &r.attempt, policy.NormalPassword(password), r.hash, false)
 	if errors.Is(err, ErrCredentials) {
-		return p, ErrPassword
+		return r, ErrPassword
 	}
 	if err == nil {
-		if err = s.clearFailures(ctx, s.pool, p.attempt); err != nil {
+		if err = s.clearFailures(ctx, s.pool, r.attempt); err != nil {
 			err = fmt.Errorf("clear failed sign-ins: %w", err)
 		}
 	}
 	if err != nil {
-		return p, errors.Join(err, s.withdrawAttempt(ctx, p.attempt))
+		return r, errors.Join(err, s.withdrawAttempt(ctx, r.attempt))
 	}
-	return p, nil
+	return r, nil
 }
 
-// writeIfUnchanged runs fn in a transaction that locks the account, if its password
-// is still the one that was checked. No sign-in or other change happens meanwhile.
-func (s *Service) writeIfUnchanged(ctx context.Context, p reauthentication, fn func(*events.Tx) error) error {
+// writeIfUnchanged runs fn in a transaction that locks the account. No sign-in or
+// other change happens meanwhile. It returns ErrBusy if the password hash is no longer
+// the one that was checked, or ErrAccessToken if the account is disabled or erased.
+func (s *Service) writeIfUnchanged(ctx context.Context, r reauthentication, fn func(*events.Tx) error) error {
 	return s.store.Write(ctx, func(tx *events.Tx) error {
 		var same bool
-		err := tx.QueryRow(ctx, `select password_hash = $2 from accounts where id = $1 and disabled_at is null for update`, p.account, p.hash).Scan(&same)
+		err := tx.QueryRow(ctx, `select password_hash = $2 from accounts where id = $1 and disabled_at is null for update`, r.account, r.hash).Scan(&same)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("%w: the account is gone", ErrAccessToken)
 		}
@@ -66,7 +67,7 @@ func (s *Service) writeIfUnchanged(ctx context.Context, p reauthentication, fn f
 			return err
 		}
 		if !same {
-			return ErrBusy // the password was changed or rehashed; a retry finds out which
+			return ErrBusy // changed or only rehashed: a retry finds out
 		}
 		return fn(tx)
 	})
@@ -76,11 +77,11 @@ func (s *Service) writeIfUnchanged(ctx context.Context, p reauthentication, fn f
 // sessions. It also removes the account's known networks, except the caller's. It
 // returns a policy.Refusal, ErrPassword, ErrBusy, a ThrottledError or ErrAccessToken.
 func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, next, network string) error {
-	p, err := s.reauthenticate(ctx, caller.Account, current, network)
+	r, err := s.reauthenticate(ctx, caller.Account, current, network)
 	if err != nil {
 		return err
 	}
-	normal, err := policy.Password(next, p.username)
+	normal, err := policy.Password(next, r.username)
 	if err != nil {
 		return err
 	}
@@ -89,17 +90,17 @@ func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, 
 		return err
 	}
 	var ended []uuid.UUID
-	err = s.writeIfUnchanged(ctx, p, func(tx *events.Tx) error {
-		if _, err := tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, p.account, hash); err != nil {
+	err = s.writeIfUnchanged(ctx, r, func(tx *events.Tx) error {
+		if _, err := tx.Exec(ctx, `update accounts set password_hash = $2 where id = $1`, r.account, hash); err != nil {
 			return err
 		}
-		if ended, err = s.endAll(ctx, tx, p.account, caller.Session); err != nil {
+		if ended, err = s.endAll(ctx, tx, r.account, caller.Session); err != nil {
 			return err
 		}
-		if err := s.forgetNetworks(ctx, tx, p.account, p.attempt); err != nil {
+		if err := s.forgetNetworks(ctx, tx, r.account, r.attempt); err != nil {
 			return err
 		}
-		return tx.AppendAccount(ctx, p.account, events.AccountPasswordChanged{Session: caller.Session})
+		return tx.AppendAccount(ctx, r.account, events.AccountPasswordChanged{Session: caller.Session})
 	})
 	if err != nil {
 		return fmt.Errorf("change a password: %w", err)
@@ -129,8 +130,8 @@ func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) erro
 	return nil
 }
 
-// endAll ends all sessions of an account except one, and returns their ids. After
-// the commit the caller adds them to s.ended; other processes are told by the event.
+// endAll ends all sessions of an account except one, and returns their ids. After the
+// commit the caller adds them to s.ended; the event announces them to other processes.
 // The caller has locked the account's row, and appends to its stream afterwards. All
 // transactions lock in this order: the row, sessions, the stream.
 func (s *Service) endAll(ctx context.Context, tx *events.Tx, account, except uuid.UUID) ([]uuid.UUID, error) {
@@ -138,19 +139,19 @@ func (s *Service) endAll(ctx context.Context, tx *events.Tx, account, except uui
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
-// Erase closes the caller's account for good. No further sign-in or job is accepted.
+// Erase closes the caller's account permanently. No further sign-in or job is accepted.
 // A digest of the user name remains, so that the name cannot be registered again.
 // Texts stay readable until the job queue has ended the account's jobs and destroyed
 // its key. Erase returns ErrPassword, ErrBusy, a ThrottledError, or ErrAccessToken if
 // the account is disabled or erased already.
 func (s *Service) Erase(ctx context.Context, caller Identity, password, network string) error {
-	p, err := s.reauthenticate(ctx, caller.Account, password, network)
+	r, err := s.reauthenticate(ctx, caller.Account, password, network)
 	if err != nil {
 		return err
 	}
 	var ended []uuid.UUID
-	err = s.writeIfUnchanged(ctx, p, func(tx *events.Tx) (err error) {
-		ended, err = s.erase(ctx, tx, p.account, p.key, events.AccountErased{})
+	err = s.writeIfUnchanged(ctx, r, func(tx *events.Tx) (err error) {
+		ended, err = s.erase(ctx, tx, r.account, r.key, events.AccountErased{})
 		return err
 	})
 	if err != nil {
@@ -167,7 +168,7 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	if err != nil {
 		return nil, err
 	}
-	// Keys of user names have no spaces, so no name has this one.
+	// No user name has this key, because keys of user names have no spaces.
 	_, err = tx.Exec(ctx, `
 		update accounts set username = '', username_key = 'erased ' || id, erased_name = $2, password_hash = '',
 			role = $3, disabled_at = $4, erased_at = $4
@@ -184,5 +185,5 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	return ended, tx.Close(ctx, id)
 }
 
-// erasedName returns the digest that remains of an erased user name.
+// erasedName returns the digest that remains after the erasure of a user name.
 func (s *Service) erasedName(key string) []byte { return s.vault.Digest("erased name", key) }

@@ -1,0 +1,82 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"colophon/model/opticks"
+)
+
+func TestNamesAreFoundBeforeDirectories(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir(BuiltIn, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Find(BuiltIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := m.Tokenizer(); err != nil {
+		t.Errorf("%s is not the embedded model: %v", BuiltIn, err)
+	}
+	if m, err = Find("./" + BuiltIn); err != nil || m.Name != BuiltIn {
+		t.Fatalf("%+v: %v", m, err)
+	}
+	if _, _, err := m.Tokenizer(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("./%s is not the empty directory: %v", BuiltIn, err)
+	}
+}
+
+func TestUnknownNameListsTheKnownOnes(t *testing.T) {
+	_, err := Find("gpt9")
+	if e, ok := errors.AsType[*NotFoundError](err); !ok || e.Name != "gpt9" || !strings.Contains(err.Error(), BuiltIn) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWeightsOfAnotherDigestAreRefused(t *testing.T) {
+	m, err := Find(BuiltIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, digest, err := DigestOf(m.Files, "model.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Digest = "sha256:" + digest
+	e, err := m.LoadWeights(LoadOptions{})
+	if err != nil {
+		t.Fatalf("the right digest: %v", err)
+	}
+	e.Close()
+	m.Digest = "sha256:" + strings.Repeat("0", 64)
+	if e, err := m.LoadWeights(LoadOptions{}); err == nil || !strings.Contains(err.Error(), digest) {
+		t.Errorf("loaded as %v: %v", e, err)
+	}
+}
+
+func TestVerifyJoinsTheProblemsOfAllFiles(t *testing.T) {
+	files := fstest.MapFS{}
+	for _, name := range Files() {
+		b, err := fs.ReadFile(opticks.Files(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = &fstest.MapFile{Data: b}
+	}
+	m := Model{Name: "copy", From: "copy", Files: files}
+	if _, err := m.Verify(context.Background()); err != nil {
+		t.Fatalf("an intact model: %v", err)
+	}
+	files["vocab.json"] = &fstest.MapFile{Data: []byte("{")}
+	files["model.safetensors"] = &fstest.MapFile{Data: files["model.safetensors"].Data[:100]}
+	_, err := m.Verify(context.Background())
+	if err == nil || !strings.Contains(err.Error(), "vocab.json") || !strings.Contains(err.Error(), "model.safetensors") {
+		t.Errorf("two damaged files: %v", err)
+	}
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"colophon/test/program"
+)
+
+// startTimeout bounds the time until a process is ready. It includes a wait for Postgres.
+const startTimeout = 90 * time.Second
+
+// stopTimeout bounds the time from SIGTERM to the end of a process: its grace period, and
+// some time for a loaded machine.
+const stopTimeout = 30 * time.Second
+
+// node is one API or worker and its proxies. It has one process at a time, which is
+// started again after each fault.
+type node struct {
+	name     string // such as "worker-2"
+	path     string // of the program
+	args     []string
+	env      []string
+	database *Proxy
+	clients  *Proxy // nil for a worker
+	log      io.WriteCloser
+	note     func(format string, args ...any) // called for each failed start
+
+	addViolation func(Violation)
+
+	mu         sync.Mutex
+	generation int // number of starts
+	running    *program.Process
+	closed     bool
+}
+
+// newNode returns a node with its proxies and its log, without a process.
+func newNode(ctx context.Context, name, path, logs string, args, env []string, socket string) (*node, error) {
+	n := &node{name: name, path: path, args: args, env: env}
+	var err error
+	if n.database, err = NewProxy(ctx); err != nil {
+		return nil, err
+	}
+	n.database.Serve("unix", socket)
+	if strings.HasPrefix(name, "api-") {
+		if n.clients, err = NewProxy(ctx); err != nil {
+			return nil, err
+		}
+	}
+	n.log, err = os.Create(filepath.Join(logs, name+".log"))
+	return n, err
+}
+
+// close kills the process and closes the proxies and the log. No process starts afterwards.
+func (n *node) close() {
+	n.mu.Lock()
+	n.closed = true
+	p := n.running
+	n.mu.Unlock()
+	if p != nil {
+		p.Kill()
+	}
+	for _, proxy := range []*Proxy{n.database, n.clients} {
+		if proxy != nil {
+			proxy.Close()
+		}
+	}
+	if n.log != nil {
+		n.log.Close()
+	}
+}
+
+// writer returns the application_name of the current process.
+func (n *node) writer() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fmt.Sprintf("%s.%d", n.name, n.generation)
+}
+
+// start starts a process and waits until it is ready. Like a supervisor, it starts the
+// process again if that ends first, because Postgres was unavailable.
+func (n *node) start(ctx context.Context) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		err := n.startOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		n.note("%s: %v", n.writer(), err)
+		if time.Now().After(deadline) {
+			return fmt.Errorf("start %s: %w", n.name, err)
+		}
+		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *node) startOnce(ctx context.Context) error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return context.Canceled
+	}
+	n.generation++
+	writer := fmt.Sprintf("%s.%d", n.name, n.generation)
+	fmt.Fprintf(n.log, "--- %s\n", writer)
+	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Host: n.database.Addr(), Path: "/colophon"}
+	at.RawQuery = url.Values{"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"}}.Encode()
+	p, err := program.Start(n.log, append([]string{"DATABASE_URL=" + at.String()}, n.env...), n.path, n.args...)
+	n.running = p
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	base, err := p.Ready(starting)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.Kill()
+		return err
+	}
+	if n.clients != nil {
+		at, err := url.Parse(base)
+		if err != nil {
+			return err
+		}
+		n.clients.Serve("tcp", at.Host)
+	}
+	return nil
+}
+
+// process returns the running process. If it has ended by itself, process adds a violation
+// and returns nil.
+func (n *node) process() *program.Process {
+	n.mu.Lock()
+	p := n.running
+	n.mu.Unlock()
+	select {
+	case <-p.Exited():
+		n.addViolation(Violation{Lost, "", "no process ends by itself", n.writer() + " running", fmt.Sprint(p.Err())})
+		return nil
+	default:
+		return p
+	}
+}
+
+// inject injects a fault into the process, then makes it run again. It calls injected once,
+// when the fault has taken effect.
+func (n *node) inject(ctx context.Context, f fault, injected func()) error {
+	p := n.process()
+	if p == nil {
+		injected()
+		return n.start(ctx)
+	}
+	switch f.action {
+	case freeze:
+		p.Freeze()
+		injected()
+		err := sleep(ctx, f.lasts)
+		p.Thaw()
+		return err
+	case restart:
+		if !p.Stop(stopTimeout) {
+			n.addViolation(Violation{Stuck, "", "a process ends after SIGTERM", n.writer() + " gone", fmt.Sprintf("running after %v", stopTimeout)})
+			p.Kill()
+		}
+		injected()
+	default:
+		p.Kill()
+		injected()
+		if err := sleep(ctx, f.lasts); err != nil {
+			return err
+		}
+	}
+	return n.start(ctx)
+}
+
+// inject injects a fault into the connections of the proxy, then removes it. It calls
+// injected once, when the fault has taken effect.
+func (p *Proxy) inject(ctx context.Context, f fault, usual time.Duration, injected func()) error {
+	defer p.Unblock()
+	switch f.action {
+	case cut:
+		p.Cut()
+		injected()
+		return nil
+	case slow:
+		p.Delay(usual + 150*time.Millisecond)
+		defer p.Delay(usual)
+	case deafen:
+		p.Block(answers)
+	default:
+		p.Block(requests, answers)
+	}
+	injected()
+	err := sleep(ctx, f.lasts)
+	if f.action == lose || f.action == deafen {
+		p.Cut()
+	}
+	return err
+}
+
+// sleep waits for d. It returns the error of ctx if ctx is done first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
