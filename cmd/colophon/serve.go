@@ -297,6 +297,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	servers.Serve(e.public, handler)
 	if redirect != nil {
 		servers.Serve(e.redirect, redirect)
+		b.log.Info("redirecting HTTP to HTTPS", "url", e.redirect.URL())
 	}
 	return stop, nil
 }

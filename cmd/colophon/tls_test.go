@@ -5,8 +5,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -21,13 +21,12 @@ func TestServiceServesOnlySecureTLS(t *testing.T) {
 	t.Parallel()
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
-	redirect, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	s := up(t, "--tls-cert", a.File("cert.pem"), "--tls-key", a.File("key.pem"), "--redirect-listen", "127.0.0.1:0")
+	logged := regexp.MustCompile(`url=(http://\S+)`).FindStringSubmatch(s.log.String())
+	if logged == nil {
+		t.Fatalf("the log does not name the redirect listener: %s", s.log)
 	}
-	plain := redirect.Addr().String()
-	redirect.Close()
-	s := up(t, "--tls-cert", a.File("cert.pem"), "--tls-key", a.File("key.pem"), "--redirect-listen", plain)
+	plain := logged[1]
 	if !strings.HasPrefix(s.url, "https://") {
 		t.Fatalf("ready %s", s.url)
 	}
@@ -80,7 +79,7 @@ func TestServiceServesOnlySecureTLS(t *testing.T) {
 		{"POST", "/token", "username=a&password=b", "", 403, ""},
 		{"GET", "//evil.example/", "", "", 404, ""},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), k.method, "http://"+plain+k.path, strings.NewReader(k.body))
+		req, err := http.NewRequestWithContext(t.Context(), k.method, plain+k.path, strings.NewReader(k.body))
 		if err != nil {
 			t.Fatal(err)
 		}

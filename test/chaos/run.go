@@ -230,10 +230,10 @@ func (r *run) migrate(ctx context.Context) error {
 
 func (r *run) startNode(ctx context.Context, name string, args, env []string, socket string) error {
 	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, socket)
-	r.nodes[name] = n
 	if err != nil {
 		return err
 	}
+	r.nodes[name] = n
 	n.note, n.addViolation = r.note, r.addViolation
 	n.database.Delay(usualDelay)
 	return n.start(ctx)
