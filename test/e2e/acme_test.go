@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -79,14 +80,8 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: directory.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := free.Addr().String()
-	free.Close()
 	data := t.TempDir()
-	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
+	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", "127.0.0.2:0"}
 	settings := []string{
 		"DATABASE_URL=" + programtest.Database(t).URL, "COLOPHON_DATA=" + data,
 		"SSL_CERT_FILE=" + roots, // operators of a private authority set this too
@@ -96,11 +91,15 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	if !ok {
 		t.Fatalf("ready %s", p.URL)
 	}
+	redirect := regexp.MustCompile(`url=http://(127\.0\.0\.2:\d+)`).FindStringSubmatch(p.Await("redirecting HTTP to HTTPS"))
+	if redirect == nil {
+		t.Fatal("the log does not name the redirect listener")
+	}
 
 	log := stdlog.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	issuer := ca.New(log, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {}})
-	validator := va.New(log, port(t, plain), port(t, address), true, startDNS(t, map[string]string{"here.example": "127.0.0.1", "there.example": "127.0.0.2"}), store)
+	validator := va.New(log, port(t, redirect[1]), port(t, address), true, startDNS(t, map[string]string{"here.example": "127.0.0.1", "there.example": "127.0.0.2"}), store)
 	frontend := wfe.New(log, store, validator, issuer, []string{"authority.example"}, true, false, 1, 1)
 	handler := frontend.Handler()
 	authority.Store(&handler)
