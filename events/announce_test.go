@@ -17,7 +17,7 @@ import (
 	"colophon/migrations"
 )
 
-// notifyTracer finds the statements of a pool that contain a NOTIFY.
+// notifyTracer records the statements of a pool that contain a NOTIFY.
 type notifyTracer struct {
 	mu      sync.Mutex
 	outside int           // number of statements outside a transaction
@@ -57,9 +57,8 @@ func (n *notifyTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data
 func (n *notifyTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (n *notifyTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-// A commit with a pending NOTIFY holds a lock of the whole database, so commits would
-// run one at a time. Every way to append must announce after its commit, and no
-// trigger may announce.
+// A commit with a pending NOTIFY locks the whole database, so commits would run one at
+// a time. Every append must announce after its commit, and no trigger may announce.
 func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -72,12 +71,9 @@ func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	s := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { s.Run(ctx, nil) })
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	run(t, s)
 
-	facts := courseFacts()
+	facts := completedFacts()
 	one, other := f.newJob(), f.newJob()
 	account := uuid.Must(uuid.NewV7())
 	one, err = s.AppendJob(t.Context(), one, facts[0])
@@ -107,7 +103,7 @@ func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	rows, _ := f.db.Owner.Query(t.Context(), `
 		select p.oid::regprocedure::text from pg_proc p join pg_namespace s on s.oid = p.pronamespace
 		where p.prosrc ilike '%notify%' and s.nspname not in ('pg_catalog', 'information_schema', '`+migrations.RiverSchema+`')`)
-	if announce, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(announce) > 0 {
-		t.Errorf("functions with a NOTIFY: %q, %v", announce, err)
+	if functions, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(functions) > 0 {
+		t.Errorf("functions with a NOTIFY: %q, %v", functions, err)
 	}
 }

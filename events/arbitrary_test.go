@@ -39,9 +39,9 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 	return rapid.SampledFrom([]events.Fact{advanced, advanced, advanced, advanced, started, completed, failed, cancelled}).Draw(t, "fact")
 }
 
-// drawCourse draws the facts of a job, which need not be final, and returns their
-// fold and the facts.
-func drawCourse(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
+// drawFacts draws the facts of a job that may or may not have ended. It returns the
+// job and the facts.
+func drawFacts(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
 	j := events.Job{ID: id, Owner: owner}
 	var facts []events.Fact
 	for n := rapid.IntRange(1, 12).Draw(t, "events"); len(facts) < n && !j.State.Final(); {

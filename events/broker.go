@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// broker wakes the followers of streams. It also keeps the last events that this
-// process appended to each followed stream, so that followers who are up to date
-// need no query. The zero broker is ready for use.
+// broker wakes the followers of streams. It also keeps the latest events that this
+// process appended to each followed stream, so that a follower close to the end of
+// the stream needs no query. The zero broker is ready for use.
 type broker struct {
 	mu     sync.Mutex
 	topics map[Stream]*topic
@@ -20,16 +20,15 @@ type topic struct {
 	tail      []Event // the latest events appended by this process, contiguous and committed
 }
 
-// tailEvents is the number of events of a stream that are kept in memory.
-// Followers that are further behind read the database.
+// tailEvents is the greatest length of a tail. Followers that are further behind read
+// the database.
 const tailEvents = 32
 
 // follower is one subscription to a stream.
 type follower struct {
 	wake chan struct{} // holds one value if the stream may have new events
 
-	// stale is set if events after the tail may exist, so that only the database
-	// knows the stream's end.
+	// stale is set if the database may have events after those in the tail.
 	stale bool
 }
 
@@ -76,7 +75,7 @@ func (b *broker) appended(stream Stream, events []Event) {
 		t.markStale()
 		return
 	}
-	all := append(slices.Clip(t.tail), events...) // a copy, because followers hold parts of the old tail
+	all := append(slices.Clip(t.tail), events...) // a copy, because followers may read the old tail
 	t.tail = all[max(0, len(all)-tailEvents):]
 	for f := range t.followers {
 		wakeUp(f.wake)
@@ -93,10 +92,10 @@ func (b *broker) announced(stream Stream) {
 	}
 }
 
-// anyAccount stands for the streams of all accounts.
+// anyAccount is the topic of all accounts' streams.
 const anyAccount Stream = "account/"
 
-// wakeAccountFollowers wakes the followers of all accounts if the stream is an
+// wakeAccountFollowers wakes the followers of anyAccount if the stream is an
 // account's. The caller holds b.mu.
 func (b *broker) wakeAccountFollowers(stream Stream) {
 	if t := b.topics[anyAccount]; t != nil && strings.HasPrefix(string(stream), string(anyAccount)) {
@@ -104,7 +103,7 @@ func (b *broker) wakeAccountFollowers(stream Stream) {
 	}
 }
 
-// announcementsLost wakes all followers, because announcements may have been lost.
+// announcementsLost wakes all followers, because any stream may have new events.
 func (b *broker) announcementsLost() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,8 +119,8 @@ func (t *topic) markStale() {
 	}
 }
 
-// cached returns the events after a version from memory. ok is false if the
-// follower must read the database instead; it then counts as having done so.
+// cached returns the events after a version from memory. If ok is false, f must read
+// the database and is no longer stale.
 func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

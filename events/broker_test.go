@@ -7,14 +7,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A follower gets every event once and in order, without a heartbeat, for any order
-// of commits, announcements and wake-ups.
+// A follower gets every event once and in order, without a heartbeat, in any order of
+// commits, announcements and wake-ups.
 func TestFollowerMissesNoEvent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stream = Stream("job/1")
 		var b broker
 		var committed []Event
-		var calls []func() // calls of the broker that are still to come, in any order
+		var calls []func() // pending calls of the broker, to be made in any order
 		appendEvents := func(n int) []Event {
 			first := len(committed)
 			for range n {
@@ -24,7 +24,7 @@ func TestFollowerMissesNoEvent(t *testing.T) {
 		}
 		f := b.subscribe(stream)
 		got := 0
-		follow := func(mustRead bool) { // one round of Follow
+		follow := func(mustRead bool) { // one iteration of Follow's loop
 			var batch []Event
 			cached := false
 			if !mustRead {
@@ -100,7 +100,7 @@ func TestLocalFollowersNeedNoQuery(t *testing.T) {
 		}
 	}
 	if n := len(b.topics[stream].tail); n != tailEvents {
-		t.Errorf("%d events cached, want %d", n, tailEvents)
+		t.Errorf("%d events in the tail, want %d", n, tailEvents)
 	}
 	if batch, cached := b.cached(stream, f, 3*tailEvents); !cached || len(batch) != 0 {
 		t.Errorf("at the end of the stream: %v, cached %t", batch, cached)
@@ -111,7 +111,7 @@ func TestLocalFollowersNeedNoQuery(t *testing.T) {
 }
 
 // After a gap in the events appended by this process, followers read the database at
-// once. They do not wait for an announcement or the next heartbeat.
+// once. They wait neither for an announcement nor for a heartbeat.
 func TestFollowersReadTheDatabaseAfterAGap(t *testing.T) {
 	const stream = Stream("job/1")
 	put := func(b *broker, version int) { b.appended(stream, []Event{{Stream: stream, Version: version}}) }

@@ -11,15 +11,15 @@ import (
 	"colophon/internal/pg"
 )
 
-// Reservation is the part of its owner's daily token budget that a job reserves.
+// Reservation is a job's share of the owner's token budget of one day.
 type Reservation struct {
 	Day    string `json:"day"`    // in UTC, in the format time.DateOnly
-	Tokens int    `json:"tokens"` // tokens of the prompt plus the limit of the completion
+	Tokens int    `json:"tokens"` // the prompt's tokens plus the completion's limit
 }
 
-// Spent returns the number of tokens that the job takes from its owner's budget. An
-// outstanding job takes its reservation. A final one takes the tokens it used, and
-// none if it never started.
+// Spent returns the number of tokens that the job takes from the owner's budget. An
+// outstanding job takes its reservation. A final job takes the tokens it used, up to
+// its reservation, or none if it never started.
 func (j Job) Spent() int {
 	switch {
 	case !j.State.Final():
@@ -35,16 +35,12 @@ func (j Job) Spent() int {
 func queueSpending(batch *pgx.Batch, before, after Job) {
 	switch more := after.Spent() - before.Spent(); {
 	case more > 0:
-		queueSpent(batch, after.Owner, after.Reserved.Day, more)
+		batch.Queue(`
+			insert into budgets as b (owner, day, tokens) values ($1, $2, $3)
+			on conflict (owner, day) do update set tokens = b.tokens + excluded.tokens`, after.Owner, after.Reserved.Day, more)
 	case more < 0:
 		batch.Queue(`update budgets set tokens = tokens + $3 where owner = $1 and day = $2`, after.Owner, after.Reserved.Day, more)
 	}
-}
-
-func queueSpent(batch *pgx.Batch, owner uuid.UUID, day string, tokens int) {
-	batch.Queue(`
-		insert into budgets as b (owner, day, tokens) values ($1, $2, $3)
-		on conflict (owner, day) do update set tokens = b.tokens + excluded.tokens`, owner, day, tokens)
 }
 
 // Load is an owner's current use of the service.
@@ -52,7 +48,7 @@ type Load struct {
 	Outstanding int       // jobs queued or running, counted up to a limit
 	Priority    int       // of the owner's latest queued job; 0 if there is none
 	Spent       int       // tokens of the day's budget that are reserved or used
-	At          time.Time // when this was true, by the database's clock, in UTC
+	At          time.Time // the start of the transaction, by the database's clock, in UTC
 }
 
 const loadQuery = `
@@ -62,19 +58,20 @@ const loadQuery = `
 		coalesce((select tokens from budgets where owner = $1 and day = (now() at time zone 'UTC')::date), 0),
 		now()`
 
-// Load returns an owner's load. It counts up to limit jobs.
+// Load returns an owner's load, including the changes of this transaction. It counts
+// up to limit jobs.
 func (tx *Tx) Load(ctx context.Context, owner uuid.UUID, limit int) (Load, error) {
 	return scanLoad(owner, tx.QueryRow(ctx, loadQuery, owner, limit))
 }
 
-// LockLoad returns an owner's load, including the changes of this transaction, and
-// locks it until the transaction ends. Concurrent calls for the same owner wait, so
-// a limit that holds now also holds at the commit. Jobs may still end meanwhile. To
-// keep that wait short, call LockLoad last before the commit.
+// LockLoad is like Load, and locks the load until the transaction ends. Concurrent
+// calls for the same owner wait, so a limit that holds now also holds at the commit.
+// Jobs may still end meanwhile. To keep the wait short, call LockLoad last before the
+// commit.
 func (tx *Tx) LockLoad(ctx context.Context, owner uuid.UUID, limit int) (l Load, err error) {
 	var batch pgx.Batch
-	// The lock is a separate statement, because the next one must see what was
-	// committed while this one waited.
+	// The lock is a separate statement, because only a later one sees what is
+	// committed during the wait.
 	batch.Queue(`select pg_advisory_xact_lock(hashtextextended('load/' || $1::uuid::text, 0))`, owner)
 	batch.Queue(loadQuery, owner, limit).QueryRow(func(row pgx.Row) error {
 		l, err = scanLoad(owner, row)
@@ -94,12 +91,12 @@ func scanLoad(owner uuid.UUID, row pgx.Row) (l Load, err error) {
 	return l, nil
 }
 
-// budgetDays is the number of days for which a day's budget is kept after its end.
-// It is kept for people to read; only the current day's budget counts.
+// budgetDays is the number of days for which a budget is kept after its own day. Old
+// budgets limit nothing. They are kept for people to read.
 const budgetDays = 7
 
 // ForgetBudgets removes the budgets of days that ended more than a week ago.
-// RebuildHistory brings them back, until the next call.
+// RebuildHistory restores them until the next call.
 func (s *Store) ForgetBudgets(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from budgets where (owner, day) in (

@@ -14,7 +14,7 @@ import (
 	"colophon/events"
 )
 
-// budgets returns the tokens of an owner's budgets by day.
+// budgets returns the tokens taken from an owner's budgets by day.
 func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 	t.Helper()
 	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, owner)
@@ -27,15 +27,15 @@ func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 	return spent
 }
 
-// TestBudgetIsTheSumOfSpentTokens appends random legal courses of jobs with
-// reservations on two days.
+// TestBudgetIsTheSumOfSpentTokens appends random legal facts to jobs with reservations
+// on two days.
 func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	want := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		id := uuid.Must(uuid.NewV7())
-		_, facts := drawCourse(rt, id, f.owner)
+		_, facts := drawFacts(rt, id, f.owner)
 		j, err := f.put(t.Context(), events.Job{ID: id, Owner: f.owner}, facts...)
 		if err != nil {
 			rt.Fatal(err)
@@ -57,7 +57,7 @@ func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 	}
 }
 
-func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
+func TestEveryEndSettlesTheReservation(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	started := events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"}
@@ -80,7 +80,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			owner := uuid.Must(uuid.NewV7())
 			f.register(t, owner)
-			accepted := courseFacts()[0].(events.JobAccepted)
+			accepted := completedFacts()[0].(events.JobAccepted)
 			accepted.Reserved = events.Reservation{Day: "2026-11-22", Tokens: 54}
 			j, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: owner}, append([]events.Fact{accepted}, c.facts...)...)
 			if err != nil {
@@ -93,7 +93,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
 				t.Error(cmp.Diff(want, got))
 			}
-			// A writer that has missed the last fact ends the job again.
+			// A writer that has not seen the last fact tries to end the job again.
 			stale := j
 			stale.State, stale.Version = events.Running, j.Version-1
 			if _, err := f.put(t.Context(), stale, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrConflict) {
@@ -106,7 +106,7 @@ func TestEveryEndSettlesTheReservationOnItsDay(t *testing.T) {
 	}
 }
 
-const budgetDays = 7 // after its own, a budget is kept
+const budgetDays = 7 // days for which a budget is kept after its own day
 
 func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 	t.Parallel()
@@ -120,7 +120,7 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // as the end of a job of that day does
+	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // like the end of a job of that day
 		t.Fatal(err)
 	}
 	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // including today
@@ -134,8 +134,8 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A job can end after its day was forgotten.
-	accepted := courseFacts()[0].(events.JobAccepted)
+	// A job can end after its budget was removed.
+	accepted := completedFacts()[0].(events.JobAccepted)
 	accepted.Reserved = events.Reservation{Day: "2020-01-01", Tokens: 54}
 	j, err := f.put(t.Context(), f.newJob(), accepted)
 	if err != nil {
@@ -158,8 +158,8 @@ func TestLoadCountsOneOwner(t *testing.T) {
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)
 	today := time.Now().UTC().Format(time.DateOnly)
-	accepted := courseFacts()[0].(events.JobAccepted)
-	for i, facts := range [][]events.Fact{nil, nil, courseFacts()[1:2], courseFacts()[1:]} {
+	accepted := completedFacts()[0].(events.JobAccepted)
+	for i, facts := range [][]events.Fact{nil, nil, completedFacts()[1:2], completedFacts()[1:]} {
 		accepted.Priority, accepted.Reserved = i+1, events.Reservation{Day: today, Tokens: 20}
 		if _, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, facts...)...); err != nil {
 			t.Fatal(err)
@@ -192,10 +192,10 @@ func TestLoadCountsOneOwner(t *testing.T) {
 	}
 }
 
-func TestQueuePositionFollowsPriorityAndAge(t *testing.T) {
+func TestQueuePositionFollowsPriorityThenAge(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	accepted := courseFacts()[0].(events.JobAccepted)
+	accepted := completedFacts()[0].(events.JobAccepted)
 	var jobs []events.Job
 	for _, priority := range []int{4, 1, 3, 1, 0, 4} {
 		accepted.Priority = priority
@@ -217,7 +217,7 @@ func TestQueuePositionFollowsPriorityAndAge(t *testing.T) {
 		}
 	}
 	check(5, 1, 4, 2, 3, 6)
-	if _, err := f.put(t.Context(), jobs[3], courseFacts()[1]); err != nil {
+	if _, err := f.put(t.Context(), jobs[3], completedFacts()[1]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.put(t.Context(), jobs[2], events.JobCancelled{By: "owner"}); err != nil {

@@ -16,12 +16,12 @@ import (
 // every earlier one.
 const schema = 1
 
-// ErrCorrupt occurs when stored bytes are not an event of this build or an earlier
-// one.
+// ErrCorrupt occurs when stored bytes cannot be decoded: they are damaged, or a
+// later build wrote them.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
-// stored is the form of an event in its payload: canonical JSON, which is compact
-// and has the members of every object in alphabetical order.
+// stored is the payload of an event as JSON. The JSON is canonical: it is compact,
+// and the members of every object are in alphabetical order.
 type stored struct {
 	At      string          `json:"at"`
 	Fact    json.RawMessage `json:"fact"`
@@ -35,7 +35,7 @@ type stored struct {
 // timeFormat is RFC 3339 in UTC with exactly six decimals, Postgres's resolution.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-// encode returns the bytes to store for e. key is its owner's.
+// encode returns the payload of e. key is the owner's key.
 func encode(e Event, key *vault.Key) ([]byte, error) {
 	fact, err := encodeFact(e, key)
 	if err != nil {
@@ -79,8 +79,7 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 	return json.Marshal(members) // a map, so its members come out sorted
 }
 
-// toMembers returns the members of v's JSON object, with nested objects canonical
-// too.
+// toMembers returns the members of v's JSON object. Nested objects are canonical.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -108,8 +107,8 @@ func toMembers(v any) (map[string]json.RawMessage, error) {
 // aad returns the associated data that binds a ciphertext to its event.
 func aad(s Stream, version int) string { return fmt.Sprintf("event %s@%d", s, version) }
 
-// envelope reads the parts of a payload that need no key.
-func envelope(payload []byte) (stored, time.Time, error) {
+// readEnvelope reads the parts of a payload that need no key.
+func readEnvelope(payload []byte) (stored, time.Time, error) {
 	var s stored
 	if err := json.Unmarshal(payload, &s); err != nil {
 		return s, time.Time{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -124,10 +123,10 @@ func envelope(payload []byte) (stored, time.Time, error) {
 	return s, at, nil
 }
 
-// decode returns the event in payload. With a nil key, it leaves the sealed members
-// zero and marks the event as erased.
+// decode reverses encode. With a nil key, the sealed members are zero and the event
+// is marked as erased.
 func decode(payload []byte, key *vault.Key) (Event, error) {
-	s, at, err := envelope(payload)
+	s, at, err := readEnvelope(payload)
 	if err != nil {
 		return Event{}, err
 	}
@@ -143,7 +142,7 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 	return e, nil
 }
 
-// openFact puts the members inside "sealed" back beside the others.
+// openFact opens the member "sealed" and adds its members to the fact.
 func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {

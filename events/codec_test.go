@@ -28,11 +28,11 @@ var (
 	goldenMaster = bytes.Repeat([]byte{0x42}, vault.MasterKeySize)
 )
 
-// wrappedKey stands for the row of owner_keys. The golden file holds its wrapped key.
+// wrappedKey stands for the table owner_keys. It holds the golden file's wrapped key.
 type wrappedKey struct{ wrapped []byte }
 
 func (w *wrappedKey) Exec(_ context.Context, _ string, args ...any) (pgconn.CommandTag, error) {
-	w.wrapped = args[1].([]byte) // the insert of a new key
+	w.wrapped = args[1].([]byte) // args of the insert
 	return pgconn.CommandTag{}, nil
 }
 
@@ -43,8 +43,8 @@ func (w *wrappedKey) Scan(dest ...any) error {
 	return nil
 }
 
-// everyFact returns a fact of each type with the members that the first release
-// wrote, all of them set. Facts with members of later releases follow.
+// everyFact returns facts of all types. The index of a fact determines its version in
+// the golden file, so new facts are added at the end.
 func everyFact() []Fact {
 	id := uuid.MustParse("01a205f5-d43a-7c96-8cd4-e7302cce0925")
 	return []Fact{
@@ -63,7 +63,6 @@ func everyFact() []Fact {
 		AccountTokenReuseDetected{Session: id},
 		AccountSignedOut{Session: id},
 
-		// Forms of later releases come last, so that the versions above stay.
 		JobAccepted{
 			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
 			Deadline: time.Date(2026, 11, 23, 1, 12, 3, 400_000, time.UTC),
@@ -82,7 +81,7 @@ func everyFact() []Fact {
 	}
 }
 
-// sample returns the event with which the golden file stores the i-th fact.
+// sample returns the golden file's event for the i-th fact.
 func sample(i int, f Fact) Event {
 	stream := JobStream(goldenOwner)
 	if strings.HasPrefix(f.Type(), "account.") {
@@ -94,7 +93,8 @@ func sample(i int, f Fact) Event {
 	}
 }
 
-// form returns the fact's name in the golden file: its type and its later additions.
+// form returns the fact's name in the golden file: its type and the members added by
+// later releases.
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
@@ -109,7 +109,7 @@ func form(f Fact) string {
 	return f.Type()
 }
 
-// golden is the content of the golden file: stored events that every release must read.
+// golden is the content of the golden file: events that every release must decode.
 type golden struct {
 	WrappedKey []byte            `json:"wrapped_key"`
 	Payloads   map[string]string `json:"payloads"` // by form
@@ -138,8 +138,8 @@ func readGolden(t testing.TB) (golden, *vault.Key) {
 	return g, key
 }
 
-// TestEveryStoredFormIsReadable reads events as each release wrote them. Entries of
-// the golden file are never changed; new ones are added.
+// TestEveryStoredFormIsReadable decodes events as each release wrote them. Entries of
+// the golden file are added, but never changed.
 func TestEveryStoredFormIsReadable(t *testing.T) {
 	g, key := readGolden(t)
 	for i, fact := range everyFact() {
@@ -157,7 +157,7 @@ func TestEveryStoredFormIsReadable(t *testing.T) {
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("%s: %v\n%s", form(fact), err, cmp.Diff(want, got))
 		}
-		// An event without sealed members is stored as the same bytes again.
+		// An event without sealed members has only one encoding.
 		if again, err := encode(got, key); len(fact.sealed()) == 0 && (err != nil || string(again) != payload) {
 			t.Errorf("%s is encoded as\n%s, want\n%s, %v", fact.Type(), again, payload, err)
 		}
@@ -189,7 +189,7 @@ func TestStoredBytesAreCanonical(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A float64 does not hold every seed, so facts with sealed members are left out.
+		// A float64 does not hold every seed, so sealed facts are left out.
 		if len(fact.sealed()) == 0 && !bytes.Equal(payload, canonical) {
 			t.Errorf("stored bytes are not canonical:\n%s, want\n%s", payload, canonical)
 		}

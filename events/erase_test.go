@@ -12,9 +12,9 @@ import (
 	"colophon/internal/vault"
 )
 
-func (f *fixture) mustClose(t *testing.T) {
+func (f *fixture) closeOwner(t *testing.T) {
 	t.Helper()
-	if err := f.Write(t.Context(), func(tx *events.Tx) error { return tx.Close(t.Context(), f.owner) }); err != nil {
+	if err := f.Write(t.Context(), func(tx *events.Tx) error { return tx.CloseOwner(t.Context(), f.owner) }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -23,13 +23,13 @@ func (f *fixture) mustClose(t *testing.T) {
 func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	open, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...)
+	open, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		f.mustClose(t)
-		if _, err := f.put(t.Context(), f.newJob(), courseFacts()[0]); !errors.Is(err, vault.ErrErased) {
+		f.closeOwner(t)
+		if _, err := f.put(t.Context(), f.newJob(), completedFacts()[0]); !errors.Is(err, vault.ErrErased) {
 			t.Errorf("new job: %v, want ErrErased", err)
 		}
 	}
@@ -37,7 +37,7 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	if err != nil || !slices.Equal(outstanding, []uuid.UUID{open.ID}) {
 		t.Errorf("outstanding jobs: %v, %v, want %v", outstanding, err, open.ID)
 	}
-	if owners, err := f.Closed(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{f.owner}) {
+	if owners, err := f.ClosedOwners(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{f.owner}) {
 		t.Errorf("closed owners: %v, %v, want %v", owners, err, f.owner)
 	}
 	if _, err := f.put(t.Context(), open, events.JobCancelled{By: "owner"}); err != nil {
@@ -48,13 +48,13 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if owners, err := f.Closed(t.Context(), 10); err != nil || len(owners) != 0 {
+	if owners, err := f.ClosedOwners(t.Context(), 10); err != nil || len(owners) != 0 {
 		t.Errorf("closed owners after the erasure: %v, %v, want none", owners, err)
 	}
 }
 
-// Every job that was accepted before or during Close is outstanding afterwards.
-func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
+// Every job that is accepted before or during CloseOwner is outstanding after it.
+func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var mu sync.Mutex
@@ -64,7 +64,7 @@ func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
 	for range cap(started) {
 		wg.Go(func() {
 			for n := 0; ; n++ {
-				j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+				j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 				if errors.Is(err, vault.ErrErased) {
 					return
 				}
@@ -84,7 +84,7 @@ func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
 	for range cap(started) {
 		<-started
 	}
-	f.mustClose(t)
+	f.closeOwner(t)
 	outstanding, err := f.Outstanding(t.Context(), f.owner, 1_000_000)
 	if err != nil {
 		t.Fatal(err)
@@ -101,18 +101,18 @@ func TestCloseDuringSubmitsMissesNoJob(t *testing.T) {
 }
 
 // The rows of an erased owner's jobs agree with the events and can be rebuilt,
-// however the jobs ended.
+// whichever way the jobs ended.
 func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	for n := range len(courseFacts()) {
+	for n := range len(completedFacts()) {
 		for _, last := range []events.Fact{events.JobCancelled{By: "owner"}, events.JobFailed{Attempt: 1, Reason: "r", Final: true}} {
-			if _, err := f.put(t.Context(), f.newJob(), append(courseFacts()[:max(1, n)], last)...); err != nil {
+			if _, err := f.put(t.Context(), f.newJob(), append(completedFacts()[:max(1, n)], last)...); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Erase(t.Context(), f.owner); err != nil {
@@ -141,7 +141,7 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 func TestPagesCoverTheStream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,13 +32,13 @@ func (s Stream) ID() uuid.UUID {
 type Event struct {
 	Stream  Stream
 	Version int       // position in the stream, from 1
-	Owner   uuid.UUID // their key seals it
+	Owner   uuid.UUID // the account whose key seals the fact
 	At      time.Time // UTC, to the microsecond, by the clock of the appending process
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
 
-// Fact is the content of an event: one of the types of this file.
+// Fact is the content of an event: one of the Job and Account types below.
 type Fact interface {
 	// Type returns the name under which the fact is stored, such as "job.accepted".
 	Type() string
@@ -52,14 +52,14 @@ type (
 	// JobAccepted opens a job's stream with everything that determines its text.
 	JobAccepted struct {
 		Prompt       string       `json:"prompt"`
-		Stop         []string     `json:"stop,omitempty"` // Params.Stop, kept apart because it is the owner's text
+		Stop         []string     `json:"stop,omitempty"` // Params.Stop, stored apart because it is sealed
 		Params       model.Params `json:"params"`
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
-		Priority     int          `json:"priority,omitempty"` // in the queue: 1, which is first, to 4
-		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if its owner had no token budget
-		// Deadline is the time at which the job ends in any case, UTC, to the
+		Priority     int          `json:"priority,omitempty"` // in the queue, from 1 (first) to 4 (last)
+		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if the owner had no token budget
+		// Deadline is when the job is cancelled if it has not ended: UTC, to the
 		// microsecond, by the database's clock. Jobs of the first release have none.
 		Deadline time.Time `json:"deadline,omitzero"`
 	}
@@ -70,9 +70,9 @@ type (
 		Attempt   int    `json:"attempt"`
 		Worker    string `json:"worker"`
 		FromToken int    `json:"from_token"`
-		Weights   string `json:"weights"`
-		Kernel    string `json:"kernel"`
-		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text; none in the first release
+		Weights   string `json:"weights"`          // digest of the weights and their format
+		Kernel    string `json:"kernel"`           // fingerprint of the arithmetic
+		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text; empty in the first release
 	}
 
 	// JobAdvanced adds tokens and the text that they complete.
@@ -109,10 +109,10 @@ type Usage struct {
 	TotalTokens      int `json:"total_tokens"`
 }
 
-// Timings are durations of a job in milliseconds.
+// Timings are durations of a completed job in milliseconds.
 type Timings struct {
 	QueuedMS     int64 `json:"queued_ms"`      // from accepted to the first start
-	FirstTokenMS int64 `json:"first_token_ms"` // from accepted to the first token on record
+	FirstTokenMS int64 `json:"first_token_ms"` // from accepted to the first appended token
 	TotalMS      int64 `json:"total_ms"`       // from accepted to completed
 }
 
@@ -137,19 +137,18 @@ type (
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountTokenReuseDetected records that a refresh token was presented a second
-	// time and that its session was ended for it.
+	// AccountTokenReuseDetected records that a refresh token was used a second time,
+	// and that its session was therefore ended.
 	AccountTokenReuseDetected struct {
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountKeyRotated records, on the stream of the zero account, that another key
-	// signs access tokens from a time on (UTC, to the microsecond). If Leaked, access
-	// tokens of earlier keys are refused.
+	// AccountKeyRotated records that a new key signs access tokens. It belongs to the
+	// service, so it is appended to the stream of the zero account.
 	AccountKeyRotated struct {
-		Key    string    `json:"key"` // its id
-		From   time.Time `json:"from"`
-		Leaked bool      `json:"leaked"`
+		Key    string    `json:"key"`    // the id of the new key
+		From   time.Time `json:"from"`   // when it begins to sign: UTC, to the microsecond
+		Leaked bool      `json:"leaked"` // access tokens of earlier keys are refused
 	}
 
 	// AccountSignedOutEverywhere records that all sessions were ended.
@@ -176,12 +175,12 @@ type (
 		By string `json:"by"`
 	}
 
-	// AccountEnabled reverses AccountDisabled, except for the sessions.
+	// AccountEnabled reverses AccountDisabled. Ended sessions stay ended.
 	AccountEnabled struct {
 		By string `json:"by"`
 	}
 
-	// AccountErased ends an account's stream, at its owner's request.
+	// AccountErased ends an account's stream.
 	AccountErased struct {
 		By string `json:"by,omitempty"` // "command" for the command line, empty for the owner
 	}

@@ -16,21 +16,21 @@ import (
 	"colophon/internal/retry"
 )
 
-// Follow yields the events of a stream after a version as they are appended, in
-// batches. It yields an empty batch if nothing arrives for the time of heartbeat.
+// Follow yields the events of a stream after a version in batches, as they are
+// appended. After each heartbeat interval without events it yields an empty batch.
 //
 // The sequence ends when the caller stops, or with an error such as ctx's. It does
-// not end with the job. While the database is unavailable it yields nothing and
-// tries again.
+// not end with the job. While the database is unavailable, Follow retries and yields
+// only heartbeats.
 func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
-		// The order is subscribe, read, wait. An event that commits in between is
-		// either read or announced.
+		// The subscription precedes the first read, so every event is either read or
+		// announced.
 		f := s.broker.subscribe(stream)
 		defer s.broker.unsubscribe(stream, f)
 		tick := time.NewTicker(heartbeat)
 		defer tick.Stop()
-		for mustRead, quiet := true, false; ; {
+		for mustRead, heartbeatDue := true, false; ; {
 			var batch []Event
 			var err error
 			cached := false
@@ -53,10 +53,10 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 				after = batch[len(batch)-1].Version
 				tick.Reset(heartbeat)
 			}
-			if (len(batch) > 0 || quiet) && !yield(batch, nil) {
+			if (len(batch) > 0 || heartbeatDue) && !yield(batch, nil) {
 				return
 			}
-			quiet = false
+			heartbeatDue = false
 			select {
 			case <-ctx.Done():
 				yield(nil, ctx.Err())
@@ -64,35 +64,37 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 			case <-f.wake:
 			case <-retryRead:
 			case <-tick.C:
-				mustRead, quiet = true, true // so a lost announcement delays an event by one heartbeat
+				mustRead, heartbeatDue = true, true // the read finds events whose announcement was lost
 			}
 		}
 	}
 }
 
-// Accounts returns a channel that receives a value when any process may have
-// appended to the stream of any account. The caller calls unsubscribe at the end.
-func (s *Store) Accounts() (wake <-chan struct{}, unsubscribe func()) {
+// WatchAccounts returns a channel that receives a value after any process may have
+// appended to the stream of any account. Values are merged while the channel is full.
+// The caller must call unsubscribe at the end.
+func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
 	f := s.broker.subscribe(anyAccount)
 	return f.wake, func() { s.broker.unsubscribe(anyAccount, f) }
 }
 
-// readRetryDelay is how long a follower waits after the database was unavailable.
+// readRetryDelay is the wait of a follower before it reads again from an unavailable
+// database.
 const readRetryDelay = 500 * time.Millisecond
 
 // channel is the LISTEN/NOTIFY channel. A payload is the name of a stream, a space
 // and the name of the store that appended to it.
 const channel = "colophon_events"
 
-// announceEvery is the least time between two announcements of a process. Appends
-// in quick succession share an announcement.
+// announceEvery is the minimum time between two announcements of a store. Appends in
+// quick succession share an announcement.
 const announceEvery = 25 * time.Millisecond
 
-// announcements collects the streams that this process has yet to announce.
+// announcements holds the streams that this store has not announced yet.
 type announcements struct {
 	mu      *sync.Mutex
 	pending map[Stream]struct{}
-	wake    chan struct{} // holds one value while pending may not be empty
+	wake    chan struct{} // holds one value if there may be pending streams
 }
 
 func newAnnouncements() announcements {
@@ -114,9 +116,9 @@ func (a *announcements) take() []Stream {
 	return streams
 }
 
-// Run announces what this process appends and listens for the announcements of all
-// processes until ctx is done. It reconnects by itself. ready, if it is not nil, is
-// called once, when Run listens.
+// Run announces this store's appends and listens for the announcements of all
+// processes until ctx is done. It reconnects after errors. ready, if it is not nil,
+// is called once, when Run listens for the first time.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -125,7 +127,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 	listen := func() error {
 		return s.listen(ctx, func() {
 			wait.Reset()
-			s.broker.announcementsLost() // those made while there was no connection
+			s.broker.announcementsLost() // while there was no connection
 			if ready != nil {
 				ready()
 				ready = nil
@@ -156,8 +158,8 @@ func (s *Store) announce(ctx context.Context) {
 // notifyTimeout bounds one announcement.
 const notifyTimeout = 2 * time.Second
 
-// notify announces the pending streams. It does so even after ctx has ended, so
-// that followers elsewhere see the last events of a stopping process at once.
+// notify announces the pending streams, even if ctx is done: followers in other
+// processes then see the last events of a stopping process at once.
 func (s *Store) notify(ctx context.Context) {
 	streams := s.announcements.take()
 	if len(streams) == 0 {
@@ -175,7 +177,7 @@ func (s *Store) notify(ctx context.Context) {
 // listen passes announcements to the broker until its connection fails. It calls
 // listening when the connection listens.
 func (s *Store) listen(ctx context.Context, listening func()) error {
-	// The connection does not come from the pool, because it is never given back.
+	// The connection does not come from the pool, because it is never returned.
 	config := s.pool.Config().ConnConfig.Copy()
 	config.RuntimeParams["application_name"] += " listen" // tells it apart in pg_stat_activity
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -193,7 +195,7 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 			return err
 		}
 		if n != nil {
-			// A store's own announcements are skipped: it has woken its followers.
+			// publish has already woken the followers of this store's own appends.
 			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name {
 				s.broker.announced(Stream(stream))
 			}
@@ -210,8 +212,8 @@ const (
 	defaultListenCheckTimeout = 2 * time.Second
 )
 
-// nextNotification returns the next notification. It returns nil if there was none
-// for a while and the connection is sound.
+// nextNotification returns the next notification, or nil if none has arrived within
+// listenCheck and the connection still works.
 func (s *Store) nextNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	quiet, cancel := context.WithTimeout(ctx, s.listenCheck)
 	defer cancel()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,17 +22,12 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 	f := newFixture(t)
 	// The second store stands for a second process.
 	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+	run(t, elsewhere)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	ready := make(chan struct{})
-	wg.Go(func() { elsewhere.Run(ctx, func() { close(ready) }) })
-	<-ready
 
 	j := f.newJob()
-	facts := courseFacts()
+	facts := completedFacts()
 	const followers = 20
 	results := make(chan error, followers)
 	for i := range followers {
@@ -53,15 +47,14 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// A follower in the appending process needs no announcement.
 func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // because its Run is not called
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // without Run, it does not announce
 	j := f.newJob()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	facts := courseFacts()
+	facts := completedFacts()
 	done := make(chan error, 1)
 	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
 	for _, fact := range facts {
@@ -79,7 +72,7 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, facts := f.newJob(), courseFacts()
+	j, facts := f.newJob(), completedFacts()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	j, err := f.AppendJob(ctx, j, facts[0])
@@ -128,7 +121,7 @@ func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int
 func TestFollowYieldsHeartbeats(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,30 +150,38 @@ func TestFollowYieldsHeartbeats(t *testing.T) {
 func TestRunReconnectsALostListener(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	// Followers in the appending process need no listener.
+	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+	run(t, elsewhere)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	facts := completedFacts()
+	// A store skips its own announcements, so only the second event can wake its follower.
+	j, err := elsewhere.AppendJob(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- follow(ctx, f.Store, j.ID, 1, len(courseFacts())) }()
-	var cut int
-	err = f.db.Owner.QueryRow(t.Context(), `
-		select count(pg_terminate_backend(pid)) from pg_stat_activity
-		where datname = current_database() and application_name like '% listen'`).Scan(&cut)
-	if err != nil || cut != 1 {
-		t.Fatalf("terminated %d connections, %v, want 1", cut, err)
-	}
-	if _, err := f.put(t.Context(), j, courseFacts()[1:]...); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	for batch, err := range elsewhere.Follow(ctx, events.JobStream(j.ID), 0, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if batch[0].Version == 2 {
+			return
+		}
+		var cut int
+		err = f.db.Owner.QueryRow(ctx, `
+			select count(*) filter (where pg_terminate_backend(pid, 60000)) from pg_stat_activity
+			where datname = current_database() and application_name like '% listen'`).Scan(&cut)
+		if err != nil || cut != 2 {
+			t.Fatalf("terminated %d connections, %v, want 2", cut, err)
+		}
+		if j, err = f.put(ctx, j, facts[1]); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// cutConn is a connection that can be cut silently: neither side gets an error.
+// cutConn is a connection that can be cut silently, without an error on either side.
 type cutConn struct {
 	net.Conn
 	cut *atomic.Bool
@@ -201,38 +202,34 @@ func (c cutConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestFollowersSurviveASilentCut cuts all connections of a store. Its followers'
-// heartbeats are too long to help.
+// TestFollowersSurviveASilentCut cuts all connections of a store. The heartbeat of its
+// follower is longer than the test.
 func TestFollowersSurviveASilentCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	config := f.db.App.Config()
-	var cut atomic.Pointer[atomic.Bool] // cuts the connections made until now
+	var cut atomic.Pointer[atomic.Bool] // the switch that cuts the connections dialed so far
 	cut.Store(new(atomic.Bool))
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		return cutConn{conn, cut.Load()}, err
 	}
-	// In production a connection has been idle long enough to be pinged when a silent
-	// cut is noticed.
+	// The pool pings connections that were idle for long. Here it pings all of them.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	config.PingTimeout = 300 * time.Millisecond
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { go pool.Close() }() // waits long for the cut connections
+	defer func() { go pool.Close() }() // Close waits long for the cut connections
 	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
 	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
+	run(t, far)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	defer cancel()
-	ready := make(chan struct{})
-	wg.Go(func() { far.Run(ctx, func() { close(ready) }) })
-	<-ready
-	facts := courseFacts()
-	j, err := f.put(ctx, f.newJob(), facts[0])
+	facts := completedFacts()
+	// A store skips its own announcements, so only the second event can wake its follower.
+	j, err := far.AppendJob(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +237,7 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if last := batch[len(batch)-1].Version; last == 2 {
+		if batch[0].Version == 2 {
 			return
 		}
 		cut.Swap(new(atomic.Bool)).Store(true)

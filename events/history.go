@@ -19,7 +19,7 @@ type Record struct {
 	Job              uuid.UUID
 	Owner            uuid.UUID
 	State            State
-	Priority         int // in the queue: 1, which is first, to 4
+	Priority         int // in the queue, from 1 (first) to 4 (last)
 	Model            string
 	Prompt           string
 	Text             string // empty until the job is final
@@ -27,13 +27,13 @@ type Record struct {
 	CompletionTokens int // 0 until the job is final
 	FinishReason     string
 	CreatedAt        time.Time
-	Deadline         time.Time // zero is none
-	StartedAt        time.Time // zero if it never started
+	Deadline         time.Time // zero if there is none
+	StartedAt        time.Time // zero until the first start
 	FinishedAt       time.Time // zero until the job is final
-	Erased           bool      // Prompt and Text are lost
+	Erased           bool      // the owner's key is gone, so Prompt and Text are empty
 }
 
-// record is the projection: it returns the row of a job.
+// record projects a job onto its row.
 func record(j Job) Record {
 	r := Record{
 		Job:          j.ID,
@@ -68,8 +68,8 @@ type secrets struct {
 // rowAAD returns the associated data that binds a row's ciphertext to its job.
 func rowAAD(job uuid.UUID) string { return "history " + job.String() }
 
-// queueProjection brings the view from before to after. Generated tokens do not
-// change the view, so most appends project nothing.
+// queueProjection updates the job's row if the append changes it. Generated tokens do
+// not change it, so most appends write no row.
 func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
 	if r := record(after); before.Version == 0 || r != record(before) {
 		return queueUpsert(batch, r, key)
@@ -77,7 +77,7 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 	return nil
 }
 
-// queueUpsert writes a row. With a nil key, the row's prompt and text are lost.
+// queueUpsert writes a row. With a nil key, it stores no prompt and no text.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 	var sealed []byte
 	if key != nil && !r.Erased {
@@ -155,17 +155,17 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	return r.Record, nil
 }
 
-// History returns up to limit of the owner's completed jobs, newest first, of those
-// accepted before the given job. The zero UUID starts at the newest. An erased
-// owner has none.
-func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int) ([]Record, error) {
-	if before == (uuid.UUID{}) {
-		before = uuid.Max
+// History returns up to limit completed jobs of an owner, newest first. last is the
+// last job of the previous page, or the zero UUID for the first page. An erased owner
+// has no history.
+func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) ([]Record, error) {
+	if last == (uuid.UUID{}) {
+		last = uuid.Max
 	}
 	rows, _ := s.pool.Query(ctx, `
 		select `+columns+` from history
 		where owner = $1 and state = 'completed' and job < $2
-		order by job desc limit $3`, owner, before, limit)
+		order by job desc limit $3`, owner, last, limit)
 	found, err := pgx.CollectRows(rows, scanRow)
 	if err != nil {
 		return nil, fmt.Errorf("read the history of %s: %w", owner, err)
@@ -179,13 +179,13 @@ func (s *Store) History(ctx context.Context, owner, before uuid.UUID, limit int)
 	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased }), nil
 }
 
-// QueueShown is the highest queue position that is counted.
-const QueueShown = 10_000
+// MaxQueuePosition is the position at which counting stops.
+const MaxQueuePosition = 10_000
 
-// QueuePosition returns the number of queued jobs before this one, plus one: those
-// of a higher priority, and those of the same priority accepted before. Later jobs
-// of a higher priority push it back. A job that was aged or handed back may run
-// earlier than its position says. Counting stops at 10,000.
+// QueuePosition returns the position of a queued job: 1 plus the number of queued jobs
+// of a higher priority, or of the same priority and accepted earlier. New jobs of a
+// higher priority move it back. A job that was aged or handed back may run earlier
+// than its position says. Counting stops at MaxQueuePosition.
 func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
@@ -193,7 +193,7 @@ func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 			select from history
 			where state = 'queued' and (priority, job) < ((select priority from history where job = $1), $1)
 			limit $2) as ahead`,
-		job, QueueShown-1).Scan(&n)
+		job, MaxQueuePosition-1).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the queue before %s: %w", job, err)
 	}
@@ -211,10 +211,10 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 	return n, nil
 }
 
-// Overdue returns up to limit jobs that are past their deadlines and have not
-// ended, in no particular order. Running jobs get the additional time grace, in
-// which their workers should have ended them. Jobs of erased owners are left out,
-// because nothing can be appended to them.
+// Overdue returns up to limit outstanding jobs that are past their deadlines, in no
+// particular order. A running job must be past its deadline by grace, the time in
+// which its worker ends it. Jobs of erased owners are left out, because nothing can
+// be appended to them.
 func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
 	rows, _ := s.pool.Query(ctx, `
 		select job from history

@@ -16,18 +16,18 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 5 {
-		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+		j, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ids = append([]uuid.UUID{j.ID}, ids...)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[:3]...); err != nil { // not completed
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...); err != nil { // not completed
 		t.Fatal(err)
 	}
 	other := uuid.Must(uuid.NewV7())
 	f.register(t, other)
-	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), events.Job{ID: uuid.Must(uuid.NewV7()), Owner: other}, completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	var got []uuid.UUID
@@ -52,9 +52,9 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 	}
 }
 
-// TestRebuiltViewEqualsTheProjectedOne appends random legal courses of jobs. It
-// compares the view projected by the appends with the one rebuilt from the log.
-func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
+// TestRebuildReproducesTheView appends random legal facts to jobs. It compares the view
+// written by the appends with the view rebuilt from the log.
+func TestRebuildReproducesTheView(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	rows := func() map[uuid.UUID]string {
@@ -69,7 +69,7 @@ func TestRebuiltViewEqualsTheProjectedOne(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		id := uuid.Must(uuid.NewV7())
-		_, facts := drawCourse(rt, id, f.owner)
+		_, facts := drawFacts(rt, id, f.owner)
 		if _, err := f.put(t.Context(), events.Job{ID: id, Owner: f.owner}, facts...); err != nil {
 			rt.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestCheckFindsWrongRows(t *testing.T) {
 	f := newFixture(t)
 	var ids []uuid.UUID
 	for range 3 {
-		j, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+		j, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 		if err != nil {
 			t.Fatal(err)
 		}

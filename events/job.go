@@ -23,30 +23,30 @@ const (
 	Cancelled State = "cancelled"
 )
 
-// Final reports whether nothing more can happen to a job in this state.
+// Final reports whether a job in this state has ended.
 func (s State) Final() bool { return s == Completed || s == Failed || s == Cancelled }
 
 // ErrIllegal occurs when a fact cannot follow the events before it.
 var ErrIllegal = errors.New("the fact cannot follow")
 
-// Job is the fold of the events of a job's stream. The zero Job has no events.
+// Job is the fold of a job's events. The zero Job has no events.
 type Job struct {
 	ID      uuid.UUID
 	Owner   uuid.UUID
 	Version int
 	State   State
-	Erased  bool // the owner's key is gone: Prompt, Stop, Tokens and Text are lost
+	Erased  bool // the owner's key is gone, so Prompt, Params.Stop, Tokens and Text are empty
 
 	Prompt       string
 	PromptTokens int
 	Params       model.Params
 	Model        string
 	Policy       string
-	Priority     int         // in the queue: 1, which is first, to 4
-	Reserved     Reservation // of its owner's token budget
+	Priority     int         // in the queue, from 1 (first) to 4 (last)
+	Reserved     Reservation // of the owner's token budget
 
 	Attempts int    // number of starts
-	Weights  string // of the first start; later ones must have the same
+	Weights  string // of the first start; later starts need the same
 	Kernel   string // of the latest start
 	Tokens   []int  // generated so far
 	Text     string // the text of Tokens
@@ -54,19 +54,20 @@ type Job struct {
 	FinishReason string // of a completed job: "stop", "length" or "content_filter"
 	Usage        Usage  // of a completed job
 	Timings      Timings
-	Reason       string // of a failed or cancelled job
+	Reason       string // of the latest failure or of the cancellation
 
 	AcceptedAt   time.Time
-	Deadline     time.Time // the time at which it ends in any case; zero is none
+	Deadline     time.Time // when the job is cancelled if it has not ended; zero if there is none
 	StartedAt    time.Time // of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
 }
 
-// Apply returns the job after e, or ErrIllegal. It does not modify j's slices.
+// Apply returns the job after e, or j and ErrIllegal if e cannot follow. It does not
+// modify j's slices.
 func (j Job) Apply(e Event) (Job, error) {
-	if err := j.allows(e); err != nil {
-		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, err)
+	if !j.allows(e) {
+		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, ErrIllegal)
 	}
 	j.Version = e.Version
 	j.Erased = j.Erased || e.Erased
@@ -74,7 +75,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	case JobAccepted:
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
 		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
-		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // the first events have no priority: all jobs were equal
+		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of the first release have no priority
 		j.Params, j.Deadline = f.Params, f.Deadline
 		j.Params.Stop = f.Stop
 	case JobStarted:
@@ -103,30 +104,27 @@ func (j Job) Apply(e Event) (Job, error) {
 	return j, nil
 }
 
-// allows returns ErrIllegal unless e may come next.
-func (j Job) allows(e Event) error {
+// allows reports whether e may come next.
+func (j Job) allows(e Event) bool {
 	if e.Version != j.Version+1 || j.Version > 0 && (e.Stream != JobStream(j.ID) || e.Owner != j.Owner) {
-		return ErrIllegal
+		return false
 	}
-	legal := false
 	switch f := e.Fact.(type) {
 	case JobAccepted:
-		legal = j.Version == 0
+		return j.Version == 0
 	case JobStarted:
-		legal = (j.State == Queued || j.State == Running) &&
+		return (j.State == Queued || j.State == Running) &&
 			(f.FromToken == len(j.Tokens) || j.Erased) && (j.Weights == "" || j.Weights == f.Weights)
 	case JobAdvanced, JobCompleted:
-		legal = j.State == Running
+		return j.State == Running
 	case JobFailed, JobCancelled:
-		legal = j.State == Queued || j.State == Running
+		return j.State == Queued || j.State == Running
 	}
-	if !legal {
-		return ErrIllegal
-	}
-	return nil
+	return false
 }
 
-// Fold applies events in order to the zero Job.
+// Fold applies events in order to the zero Job. At an illegal one it returns the job
+// before it and ErrIllegal.
 func Fold(events []Event) (Job, error) {
 	var j Job
 	var err error

@@ -13,10 +13,10 @@ import (
 	"colophon/events"
 )
 
-func TestFoldOfAnyLegalCourse(t *testing.T) {
+func TestFoldEqualsRepeatedApply(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id, owner := uuid.Must(uuid.NewV7()), uuid.New()
-		j, facts := drawCourse(t, id, owner)
+		j, facts := drawFacts(t, id, owner)
 		var text strings.Builder
 		var tokens []int
 		var all []events.Event
@@ -34,13 +34,13 @@ func TestFoldOfAnyLegalCourse(t *testing.T) {
 		if err != nil || !cmp.Equal(folded, j) {
 			t.Fatalf("Fold differs from Apply: %v\n%s", err, cmp.Diff(j, folded))
 		}
-		// Folding the rest on top of any prefix gives the same job.
+		// Applying the rest to the fold of any prefix gives the same job.
 		cut := rapid.IntRange(0, len(all)).Draw(t, "cut")
 		part, err := events.Fold(all[:cut])
 		if err != nil {
 			t.Fatal(err)
 		}
-		kept := part
+		prefix := part
 		for _, e := range all[cut:] {
 			if part, err = part.Apply(e); err != nil {
 				t.Fatal(err)
@@ -49,8 +49,8 @@ func TestFoldOfAnyLegalCourse(t *testing.T) {
 		if !cmp.Equal(part, j) {
 			t.Fatalf("fold resumed at version %d: %s", cut, cmp.Diff(j, part))
 		}
-		if again, _ := events.Fold(all[:cut]); !cmp.Equal(kept, again) {
-			t.Fatalf("Apply changed its receiver: %s", cmp.Diff(again, kept))
+		if again, _ := events.Fold(all[:cut]); !cmp.Equal(prefix, again) {
+			t.Fatalf("Apply changed its receiver: %s", cmp.Diff(again, prefix))
 		}
 	})
 }

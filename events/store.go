@@ -18,20 +18,20 @@ import (
 )
 
 var (
-	// ErrConflict occurs when a stream does not end at the version that the caller
-	// has seen. Another writer has appended to it, or the caller's own last append
-	// was never committed.
+	// ErrConflict occurs when the caller's version is not the last one of a stream.
+	// Another writer has appended, or the caller's last append was not committed.
 	ErrConflict = errors.New("the stream has moved on")
 
-	// ErrNotFound occurs when a stream has no events.
+	// ErrNotFound occurs when a job or an idempotency key is unknown.
 	ErrNotFound = errcode.New("not_found", "no such stream")
 )
 
-// Store keeps events in Postgres. Create it with [NewStore] and keep [Store.Run]
-// running while it is used.
+// Store keeps events in Postgres. Create it with [NewStore], and keep [Store.Run]
+// running while the store is used.
 type Store struct {
-	// Appended is called with every event that this process has appended, after the
-	// commit. It must be set before the store is used and must not block.
+	// Appended is called with every event that this store has appended, after the
+	// commit. Calls may be concurrent and out of order. It must be set before the
+	// store is used and must not block.
 	Appended func(Event)
 
 	pool  *pgxpool.Pool
@@ -43,13 +43,13 @@ type Store struct {
 	name          string                // identifies this store's announcements
 	reads         flight.Group[[]Event] // by stream and version
 
-	// Tests shorten these intervals.
+	// Tests change these intervals.
 	claimWait          time.Duration
 	listenCheck        time.Duration
 	listenCheckTimeout time.Duration
 }
 
-// NewStore returns a store over a migrated database.
+// NewStore returns a store in a database that has all migrations.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, log: log, announcements: newAnnouncements(), name: uuid.NewString(),
@@ -65,10 +65,10 @@ type Tx struct {
 	appended map[Stream][]Event
 }
 
-// Write runs fn in one transaction. After the commit it announces the streams to
-// which fn has appended. An error of fn rolls everything back. After an error of
-// the connection, or after the limit of ten seconds, the transaction may or may not
-// have committed.
+// Write runs fn in one transaction of at most ten seconds. After the commit it
+// announces the streams to which fn has appended. An error of fn rolls everything
+// back. After a connection error or a timeout, the transaction may or may not have
+// committed.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -84,9 +84,9 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	return nil
 }
 
-// publish wakes the followers of this process and announces the streams to other
-// processes. It must not be called inside the transaction, because a commit with a
-// pending NOTIFY holds a lock of the whole database.
+// publish wakes the followers in this process and announces the streams to other
+// processes. It must not be called inside a transaction, because a commit with a
+// pending NOTIFY locks the whole database.
 func (s *Store) publish(appended map[Stream][]Event) {
 	for stream, events := range appended {
 		if s.Appended != nil {
@@ -99,19 +99,19 @@ func (s *Store) publish(appended map[Stream][]Event) {
 	}
 }
 
-// AppendJob appends facts to a job's stream, projects the history view and the
+// AppendJob appends facts to a job's stream, updates the history view and the
 // owner's budget, and returns the job after the facts. before is the job as the
 // caller last saw it; for a new job it is Job{ID: …, Owner: …}.
 //
-// AppendJob returns ErrIllegal for a fact that cannot follow, ErrConflict if the
-// stream has moved on, and vault.ErrErased for a new job of a closed owner. After
-// an error the transaction can only be rolled back. The facts are not on record
-// until the transaction has committed.
+// AppendJob returns ErrIllegal for a fact that cannot follow, and ErrConflict if
+// before is not the job's latest version. It returns vault.ErrErased for a new job of
+// a closed owner and for any job of an erased owner. After an error the transaction
+// must be rolled back.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
 	}
-	change, err := tx.store.change(ctx, tx, before, facts)
+	change, err := tx.store.prepare(ctx, tx, before, facts)
 	if err != nil {
 		return before, err
 	}
@@ -122,15 +122,15 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 	return change.after, nil
 }
 
-// change is the effect of appending facts to a job's stream.
+// change is an append to a job's stream that is ready to be sent.
 type change struct {
 	events []Event
 	after  Job
-	batch  pgx.Batch // its statements
+	batch  pgx.Batch
 }
 
-// change checks the facts and prepares their statements.
-func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
+// prepare checks the facts and builds the statements that append them.
+func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
 	c := &change{after: before}
 	for i, fact := range facts {
 		e := Event{Stream: JobStream(before.ID), Version: before.Version + 1 + i, Owner: before.Owner, At: now(), Fact: fact}
@@ -145,7 +145,7 @@ func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fac
 		return nil, err
 	}
 	if before.Version == 0 {
-		queueAdmission(&c.batch, before.Owner)
+		queueOpenCheck(&c.batch, before.Owner)
 	}
 	if err := queueInserts(&c.batch, c.events, key); err != nil {
 		return nil, err
@@ -157,17 +157,17 @@ func (s *Store) change(ctx context.Context, db vault.DB, before Job, facts []Fac
 	return c, nil
 }
 
-// AppendJob appends facts as Tx.AppendJob does, in a transaction of its own and in
-// one round trip. It returns the job after the facts once they are committed. After
-// an error it returns the job before them; the facts may still be on record, and
-// only the stream can tell.
+// AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own,
+// in one round trip. After ErrIllegal, ErrConflict or vault.ErrErased nothing is
+// written. After any other error the facts may have been committed: AppendJob
+// returns before, and the caller must read the stream to find out.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	change, err := s.change(ctx, s.pool, before, facts)
+	change, err := s.prepare(ctx, s.pool, before, facts)
 	if err != nil {
 		return before, err
 	}
@@ -179,14 +179,16 @@ func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, 
 	return change.after, nil
 }
 
-// AppendAccount appends facts to the end of an account's stream, whatever its
-// version is. Any fact of an account may follow any other. AccountRegistered also
-// creates the account's data key.
+// AppendAccount appends facts to the end of an account's stream. Any fact may follow
+// any other. AccountRegistered also creates the account's data key. Without that key,
+// AppendAccount returns vault.ErrErased. Concurrent appends to one account wait.
 func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
+	if len(facts) == 0 {
+		return nil
+	}
 	stream := AccountStream(account)
-	// The lock makes concurrent appends to one account wait instead of conflict.
-	// It is a separate statement, because the next one must see what was committed
-	// while this one waited.
+	// The lock makes concurrent appends wait instead of conflict. It is a separate
+	// statement, because only a later one sees what is committed during the wait.
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
 		return fmt.Errorf("lock %s: %w", stream, err)
 	}
@@ -218,7 +220,7 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	return nil
 }
 
-// note adds events of one stream to those that Write publishes after the commit.
+// note keeps events of one stream for Write, which publishes them after the commit.
 func (tx *Tx) note(events []Event) {
 	stream := events[0].Stream
 	tx.appended[stream] = append(tx.appended[stream], events...)
@@ -255,13 +257,13 @@ func send(ctx context.Context, db interface {
 	return nil
 }
 
-// now returns the current time in Postgres's resolution, so that an event in memory
+// now returns the current time at Postgres's resolution, so that an event in memory
 // equals the stored one.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// Read returns the events of a stream after a version, in order. They include all
-// events committed before the call. Concurrent readers of the same stream and
-// version share one query.
+// Read returns the events of a stream after a version, in order: none if the stream
+// does not exist, and at least those committed before the call. Concurrent readers
+// of the same stream and version share one query.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
 		events, err := s.read(ctx, stream, after)
@@ -282,10 +284,10 @@ func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Ev
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// A connection that was cut silently reports no error for minutes.
+// Without a timeout, a silently cut connection reports no error for minutes.
 const (
-	readTimeout  = 10 * time.Second // bounds a query, even if all its readers have left
-	writeTimeout = 10 * time.Second // bounds a transaction
+	readTimeout  = 10 * time.Second // of a query, even if no reader waits any longer
+	writeTimeout = 10 * time.Second // of a transaction
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {
@@ -297,12 +299,11 @@ func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, er
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// decodeAll decodes payloads in order. Events whose owner's key was destroyed come
-// out as erased.
+// decodeAll decodes payloads in order. Events of erased owners are marked as erased.
 func (s *Store) decodeAll(ctx context.Context, db vault.DB, payloads [][]byte) ([]Event, error) {
 	events := make([]Event, 0, len(payloads))
 	for _, payload := range payloads {
-		envelope, _, err := envelope(payload)
+		envelope, _, err := readEnvelope(payload)
 		if err != nil {
 			return nil, err
 		}

@@ -37,14 +37,20 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f := &fixture{Store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler)), db: db, vault: v, owner: uuid.Must(uuid.NewV7())}
+	run(t, f.Store)
+	f.register(t, f.owner)
+	return f
+}
+
+// run runs a store until the test ends. It returns when the store listens.
+func run(t *testing.T, s *events.Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	ready := make(chan struct{})
-	wg.Go(func() { f.Run(ctx, func() { close(ready) }) })
+	wg.Go(func() { s.Run(ctx, func() { close(ready) }) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	<-ready
-	f.register(t, f.owner)
-	return f
 }
 
 func (f *fixture) register(t *testing.T, owner uuid.UUID) {
@@ -72,9 +78,9 @@ func (f *fixture) newJob() events.Job {
 	return events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner}
 }
 
-// courseFacts returns the facts of a completed job. Its prompt, stop text and text
-// contain the word "secret", its tokens the number 4242.
-func courseFacts() []events.Fact {
+// completedFacts returns the facts of a completed job. Its prompt, stop string and text
+// contain the word "secret", and its tokens contain 4242.
+func completedFacts() []events.Fact {
 	return []events.Fact{
 		events.JobAccepted{Prompt: "the prompt is secret", Stop: []string{"secret stop"}, PromptTokens: 4, Model: "m", Policy: "p"},
 		events.JobStarted{Attempt: 1, Worker: "w", Weights: "x", Kernel: "k"},
@@ -87,7 +93,7 @@ func courseFacts() []events.Fact {
 func TestReadReturnsAppendedEvents(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	want, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+	want, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,10 +116,10 @@ func TestReadReturnsAppendedEvents(t *testing.T) {
 	}
 }
 
-func TestOneWriterWinsAVersion(t *testing.T) {
+func TestOneWriterWinsEachVersion(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[0])
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,19 +145,19 @@ func TestOneWriterWinsAVersion(t *testing.T) {
 	}
 }
 
-// A writer may believe in events that were never committed. Its next append must not
-// leave a gap.
-func TestAppendAfterALostCommitIsRefused(t *testing.T) {
+// A writer may hold a job with events that were never committed. Its next append must
+// not leave a gap.
+func TestAppendAfterARolledBackWriteIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rolledBack := errors.New("rolled back")
 	ahead := j
 	err = f.Write(t.Context(), func(tx *events.Tx) error {
-		if ahead, err = tx.AppendJob(t.Context(), j, courseFacts()[2]); err != nil {
+		if ahead, err = tx.AppendJob(t.Context(), j, completedFacts()[2]); err != nil {
 			return err
 		}
 		return rolledBack
@@ -159,7 +165,7 @@ func TestAppendAfterALostCommitIsRefused(t *testing.T) {
 	if !errors.Is(err, rolledBack) || ahead.Version != j.Version+1 {
 		t.Fatalf("rolled-back write: %v, version %d, want version %d", err, ahead.Version, j.Version+1)
 	}
-	if _, err := f.put(t.Context(), ahead, courseFacts()[3]); !errors.Is(err, events.ErrConflict) {
+	if _, err := f.put(t.Context(), ahead, completedFacts()[3]); !errors.Is(err, events.ErrConflict) {
 		t.Fatalf("append after a gap: %v, want ErrConflict", err)
 	}
 	if now, err := f.Job(t.Context(), j.ID); err != nil || now.Version != j.Version {
@@ -173,7 +179,7 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	j, boom := f.newJob(), errors.New("boom")
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
-		if _, err := tx.AppendJob(t.Context(), j, courseFacts()[0]); err != nil {
+		if _, err := tx.AppendJob(t.Context(), j, completedFacts()[0]); err != nil {
 			return err
 		}
 		return boom
@@ -190,20 +196,20 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-// Store.AppendJob sends a batch without begin and commit, which must still be one
+// Store.AppendJob sends a batch without begin and commit. It must still be one
 // transaction.
 func TestFailedAppendLeavesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	j, err := f.put(t.Context(), f.newJob(), courseFacts()[:2]...)
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()[:2]...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history add constraint full_up check (state <> 'completed')`); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time, the statements are prepared
-		if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err == nil || after.Version != j.Version {
+	for range 2 { // the second batch uses prepared statements
+		if after, err := f.AppendJob(t.Context(), j, completedFacts()[2:]...); err == nil || after.Version != j.Version {
 			t.Fatalf("failing append: version %d, %v, want version %d and an error", after.Version, err, j.Version)
 		}
 		if all, err := f.Read(t.Context(), events.JobStream(j.ID), 0); err != nil || len(all) != j.Version {
@@ -213,8 +219,28 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history drop constraint full_up`); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := f.AppendJob(t.Context(), j, courseFacts()[2:]...); err != nil || after.State != events.Completed {
+	if after, err := f.AppendJob(t.Context(), j, completedFacts()[2:]...); err != nil || after.State != events.Completed {
 		t.Fatalf("append without the constraint: %s, %v", after.State, err)
+	}
+}
+
+func TestAppendOfNoFactsWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, err := f.AppendJob(t.Context(), f.newJob())
+	if err != nil || j.Version != 0 {
+		t.Errorf("job after no facts: version %d, %v, want 0", j.Version, err)
+	}
+	err = f.Write(t.Context(), func(tx *events.Tx) error {
+		_, err := tx.AppendJob(t.Context(), j)
+		return errors.Join(err, tx.AppendAccount(t.Context(), f.owner))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	var n int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from events`).Scan(&n); err != nil || n != 1 {
+		t.Errorf("%d events, %v, want only the registration", n, err)
 	}
 }
 
@@ -248,7 +274,7 @@ func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
 func TestLogCannotBeRewritten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
@@ -280,7 +306,7 @@ func code(err error) string {
 func TestSecretsAreStoredEncrypted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()...); err != nil {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
 		t.Fatal(err)
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
@@ -290,8 +316,8 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stored) != len(courseFacts())+2 {
-		t.Fatalf("%d rows, want %d", len(stored), len(courseFacts())+2)
+	if len(stored) != len(completedFacts())+2 {
+		t.Fatalf("%d rows, want %d", len(stored), len(completedFacts())+2)
 	}
 	for _, row := range stored {
 		for _, secret := range []string{"secret", "4242", "test-user"} {
@@ -305,7 +331,7 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	live, err := f.put(t.Context(), f.newJob(), courseFacts()...)
+	live, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +345,7 @@ func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 	if !j.Erased || j.Prompt != "" || j.Text != "" || j.State != events.Completed || j.Usage != live.Usage {
 		t.Fatalf("job after erasure: %+v", j)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), courseFacts()[0]); !errors.Is(err, vault.ErrErased) {
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[0]); !errors.Is(err, vault.ErrErased) {
 		t.Fatalf("new job of an erased owner: %v, want ErrErased", err)
 	}
 	if n, err := f.RebuildHistory(t.Context(), nil); err != nil || n != 1 {

@@ -45,7 +45,7 @@ func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 
 // eraseClosed erases the owners who are closed but not yet erased.
 func (q *Queue) eraseClosed(ctx context.Context) error {
-	owners, err := q.store.Closed(ctx, eraseBatch)
+	owners, err := q.store.ClosedOwners(ctx, eraseBatch)
 	for _, owner := range owners {
 		err = errors.Join(err, q.Erase(ctx, owner))
 	}

@@ -16,7 +16,7 @@ import (
 // close closes an owner, which is the first step of an erasure.
 func (f *fixture) close(owner uuid.UUID) {
 	f.t.Helper()
-	if err := f.store.Write(f.t.Context(), func(tx *events.Tx) error { return tx.Close(f.t.Context(), owner) }); err != nil {
+	if err := f.store.Write(f.t.Context(), func(tx *events.Tx) error { return tx.CloseOwner(f.t.Context(), owner) }); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -79,7 +79,7 @@ func TestInterruptedEraseIsFinished(t *testing.T) {
 	f.close(f.owner)
 	jobs.EraseClosed(f.newQueue(jobs.Limits{}), t.Context())
 	f.mustBeErased(all)
-	if owners, err := f.store.Closed(t.Context(), 10); err != nil || len(owners) != 0 {
+	if owners, err := f.store.ClosedOwners(t.Context(), 10); err != nil || len(owners) != 0 {
 		t.Errorf("closed owners left: %v, %v", owners, err)
 	}
 }

@@ -48,7 +48,7 @@ func (q *Queue) measureRate(ctx context.Context) (serviceRate, error) {
 				order by finished_at desc limit $2) as latest)::float8,
 			(select count(*) from leases where expires_at > clock_timestamp()),
 			(select count(*) from (select from history where state = 'queued' limit $3) as queued)`,
-		rateWindow, rateJobs, events.QueueShown).Scan(&seconds, &r.running, &r.queued)
+		rateWindow, rateJobs, events.MaxQueuePosition).Scan(&seconds, &r.running, &r.queued)
 	if err != nil {
 		return serviceRate{}, fmt.Errorf("measure the service rate: %w", err)
 	}

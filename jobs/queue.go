@@ -131,7 +131,7 @@ func (q *Queue) Run(ctx context.Context) {
 	})
 	running.Go(func() {
 		periodic.Run(ctx, forgetEvery, q.log, "old idempotency keys and budgets not removed, retrying", func(ctx context.Context) error {
-			return errors.Join(q.store.ForgetKeys(ctx), q.store.ForgetBudgets(ctx))
+			return errors.Join(q.store.ForgetIdempotencyKeys(ctx), q.store.ForgetBudgets(ctx))
 		})
 	})
 }

@@ -291,7 +291,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	// This work continues until the last requests are answered.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
-		func(ctx context.Context) { limit.Collect(ctx, b.pool, b.log) },
+		func(ctx context.Context) { limit.RemoveOld(ctx, b.pool, b.log) },
 		func(ctx context.Context) { accounts.Run(ctx, b.log) },
 	)
 	servers.Serve(e.public, handler)

@@ -182,7 +182,7 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	if err := tx.AppendAccount(ctx, id, fact); err != nil {
 		return nil, err
 	}
-	return ended, tx.Close(ctx, id)
+	return ended, tx.CloseOwner(ctx, id)
 }
 
 // erasedName returns the digest that remains after the erasure of a user name.

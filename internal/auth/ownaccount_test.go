@@ -242,7 +242,7 @@ func TestErasedAccountCannotSignIn(t *testing.T) {
 	if facts[len(facts)-1] != (events.AccountErased{}) {
 		t.Errorf("facts: %#v", facts)
 	}
-	if owners, err := f.store.Closed(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{account.ID}) {
+	if owners, err := f.store.ClosedOwners(t.Context(), 10); err != nil || !slices.Equal(owners, []uuid.UUID{account.ID}) {
 		t.Errorf("closed: %v, %v", owners, err)
 	}
 	for _, tokens := range []Tokens{here, there} {

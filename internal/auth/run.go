@@ -28,7 +28,7 @@ const (
 // Run reads ended sessions and new keys into memory and removes expired rows from the
 // database, until ctx is done.
 func (s *Service) Run(ctx context.Context, log *slog.Logger) {
-	announced, unsubscribe := s.store.Accounts()
+	announced, unsubscribe := s.store.WatchAccounts()
 	defer unsubscribe()
 	var collecting sync.WaitGroup
 	defer collecting.Wait()

@@ -1,11 +1,11 @@
 // Package limit limits requests per key in fixed windows of time.
 //
 // A [Limit] allows each key a number of requests per window. The first window of a
-// key begins with its first request. Each later one begins where the one before
-// ended, so twice the number can pass around a boundary. A refused request does not
-// count. Limits are exact under any concurrency: [InMemory] within one process, and
-// [Shared] across all processes of one database. All types are safe for concurrent
-// use.
+// key begins with its first request. Each later window begins at the end of the
+// previous one, so twice the number can pass around a boundary. A refused request
+// does not count. Limits are exact under any concurrency: [InMemory] within one
+// process, and [Shared] across all processes that use one database. All types are
+// safe for concurrent use.
 package limit
 
 import (
@@ -24,7 +24,7 @@ import (
 // Rate is a number of requests in fixed windows of time.
 type Rate struct {
 	Requests uint64
-	Per      time.Duration
+	Per      time.Duration // the length of a window
 }
 
 // UnmarshalText reads NUMBER/DURATION, such as 5/1m. The number is at least one, and
@@ -55,7 +55,7 @@ func InMemory(name string, rate Rate) (*Limit, error) {
 	store, err := memorystore.New(&memorystore.Config{
 		Tokens:   rate.Requests,
 		Interval: rate.Per,
-		// A key can be forgotten after a window without a request.
+		// After a window without a request, a key needs no memory.
 		SweepInterval: rate.Per,
 		SweepMinTTL:   rate.Per,
 	})
@@ -65,8 +65,8 @@ func InMemory(name string, rate Rate) (*Limit, error) {
 	return &Limit{name, rate, store}, nil
 }
 
-// Shared returns a limit that counts in the database, together with all limits of
-// the same name in other processes. [Collect] must run in at least one process.
+// Shared returns a limit that counts in the database, together with the limits of the
+// same name in other processes. [RemoveOld] must run in at least one process.
 func Shared(pool *pgxpool.Pool, name string, rate Rate) *Limit {
 	return &Limit{name, rate, NewStore(pool, name, rate)}
 }
@@ -79,14 +79,14 @@ type Count struct {
 	OK        bool          // whether the request is allowed
 }
 
-// Name returns the limit's name, which clients see.
+// Name returns the limit's name. Clients see it.
 func (l *Limit) Name() string { return l.name }
 
-// Rate returns the rate of all keys that have no rate of their own.
+// Rate returns the rate of the keys that have no rate of their own.
 func (l *Limit) Rate() Rate { return l.rate }
 
-// Take counts a request of a key. After an error of the database, the request may or
-// may not have been counted.
+// Take counts a request of a key and says whether it is allowed. After a database
+// error, the request may or may not have been counted.
 func (l *Limit) Take(ctx context.Context, key string) (Count, error) {
 	tokens, remaining, reset, ok, err := l.store.Take(ctx, key)
 	if err != nil {

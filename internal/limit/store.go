@@ -18,9 +18,9 @@ import (
 	"colophon/internal/pg"
 )
 
-// Store implements go-limiter's store over Postgres. It does the same as go-limiter's
-// memory store, for all processes together. Each call is one statement and uses the
-// database's clock.
+// Store implements go-limiter's Store in Postgres. It behaves like go-limiter's memory
+// store, but for all processes together. Each call is at most one statement and uses
+// the database's clock.
 type Store struct {
 	pool    *pgxpool.Pool
 	name    string
@@ -28,27 +28,28 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // the keys that are refused without a query
+	refused map[string]refusal // keys to refuse without a query
 }
 
 var _ limiter.Store = (*Store)(nil)
 
-// refusal is a cached answer for a key whose window is used up.
+// refusal is the cached result for a key whose window is used up.
 type refusal struct {
 	tokens uint64
 	reset  time.Time // the end of the window
-	until  time.Time // the end of the cached answer
+	until  time.Time // when the cached result expires
 }
 
 const (
-	// statementTimeout bounds a statement whose connection was lost silently.
+	// statementTimeout bounds a statement, because a silently cut connection reports
+	// no error for minutes.
 	statementTimeout = 5 * time.Second
 
-	// refusedFor is how long a process caches that a window is used up. So a flood
-	// costs the database one statement per second instead of one per request.
+	// refusedFor is how long a process caches a refusal. A flood then costs the
+	// database one statement per second instead of one per request.
 	refusedFor = time.Second
 
-	// maxRefused is the number of keys in that cache.
+	// maxRefused is the maximum number of cached refusals.
 	maxRefused = 10_000
 )
 
@@ -57,15 +58,15 @@ func NewStore(pool *pgxpool.Pool, name string, rate Rate) *Store {
 	return &Store{pool: pool, name: name, rate: rate, refused: map[string]refusal{}}
 }
 
-// row returns the primary key of a key's row.
-func (s *Store) row(key string) []byte {
+// rowKey returns the primary key of a key's row.
+func (s *Store) rowKey(key string) []byte {
 	sum := sha256.Sum256([]byte(s.name + "\x00" + key))
 	return sum[:16]
 }
 
-// take counts one request. A statement that waited for the row may find a window that
-// began after the statement did, and counts in it. If the database's clock was set
-// back, the window is shortened to its length.
+// take counts one request. A statement that waits for the row may find a window that
+// began after the statement, and counts in it. If the database's clock was set back,
+// the window ends at most one window length from now.
 const take = `
 insert into rate_limits as r (key, remaining, ends_at)
 values ($1, greatest($2::bigint - 1, -1), statement_timestamp() + $3::interval)
@@ -91,7 +92,7 @@ func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset 
 	defer cancel()
 	var limit, left int64
 	var seconds float64
-	if err := s.pool.QueryRow(ctx, take, s.row(key), int64(s.rate.Requests), s.rate.Per).Scan(&limit, &left, &seconds); err != nil {
+	if err := s.pool.QueryRow(ctx, take, s.rowKey(key), int64(s.rate.Requests), s.rate.Per).Scan(&limit, &left, &seconds); err != nil {
 		return 0, 0, 0, false, err
 	}
 	ends := time.Now().Add(time.Duration(seconds * float64(time.Second)))
@@ -137,15 +138,15 @@ func (s *Store) Get(ctx context.Context, key string) (tokens, remaining uint64, 
 	defer cancel()
 	var limit, left int64
 	err = s.pool.QueryRow(ctx, `select coalesce(tokens, $2), greatest(remaining, 0) from rate_limits where key = $1`,
-		s.row(key), int64(s.rate.Requests)).Scan(&limit, &left)
+		s.rowKey(key), int64(s.rate.Requests)).Scan(&limit, &left)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return 0, 0, err
 	}
 	return uint64(limit), uint64(left), nil
 }
 
-// Set gives a key a rate of its own and a new window. Other processes that have
-// refused the key apply it within a second.
+// Set gives a key a rate of its own and starts a new window. Other processes that have
+// refused the key apply the rate within a second.
 func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Duration) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
@@ -153,18 +154,18 @@ func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Dur
 		values ($1, $2, statement_timestamp() + $3::interval, $2, $3)
 		on conflict (key) do update set
 		    remaining = excluded.remaining, ends_at = excluded.ends_at, tokens = excluded.tokens, per = excluded.per`,
-		s.row(key), int64(tokens), per)
+		s.rowKey(key), int64(tokens), per)
 }
 
 // Burst adds tokens to the current window of a key. An unknown key gets them in every
-// window. Other processes that have refused the key apply it within a second.
+// window. Other processes that have refused the key apply the burst within a second.
 func (s *Store) Burst(ctx context.Context, key string, tokens uint64) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
 		insert into rate_limits as r (key, remaining, ends_at, tokens)
 		values ($1, $2::bigint + $3, statement_timestamp() + $4::interval, $2 + $3)
 		on conflict (key) do update set remaining = greatest(r.remaining, 0) + $3`,
-		s.row(key), int64(s.rate.Requests), int64(tokens), s.rate.Per)
+		s.rowKey(key), int64(s.rate.Requests), int64(tokens), s.rate.Per)
 }
 
 func (s *Store) exec(ctx context.Context, sql string, args ...any) error {
@@ -177,30 +178,29 @@ func (s *Store) exec(ctx context.Context, sql string, args ...any) error {
 	return err
 }
 
-// Close makes later calls return limiter.ErrStopped. Stored counts stay.
+// Close makes later calls return limiter.ErrStopped. The counts stay stored.
 func (s *Store) Close(context.Context) error {
 	s.stopped.Store(true)
 	return nil
 }
 
 const (
-	collectEvery = time.Minute
-	collectBatch = 10_000
+	removeEvery = time.Minute
+	removeBatch = 10_000 // rows per statement
 )
 
-// Collect removes the windows that ended at least ten minutes ago, once a minute until
-// ctx is done. Any number of processes may run it.
-func Collect(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	periodic.Run(ctx, collectEvery, log, "old request counts not removed", func(ctx context.Context) error {
-		_, err := collect(ctx, pool)
+// RemoveOld removes the windows that ended at least ten minutes ago, once a minute
+// until ctx is done. Any number of processes may run it.
+func RemoveOld(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
+	periodic.Run(ctx, removeEvery, log, "old request counts not removed", func(ctx context.Context) error {
+		_, err := removeOld(ctx, pool)
 		return err
 	})
 }
 
-// collect removes old windows and returns their number.
-func collect(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
-	// Rows that other transactions update or remove are skipped.
-	removed, err = pg.DeleteBatches(ctx, pool, collectBatch, statementTimeout, `
+// removeOld removes old windows and returns their number.
+func removeOld(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
+	removed, err = pg.DeleteBatches(ctx, pool, removeBatch, statementTimeout, `
 		delete from rate_limits where ctid = any(array(
 		    select ctid from rate_limits where ends_at < statement_timestamp() - interval '10 minutes'
 		    limit $1 for update skip locked))`)

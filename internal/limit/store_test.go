@@ -20,7 +20,7 @@ import (
 	"colophon/migrations"
 )
 
-// age moves every window into the past.
+// age moves all windows into the past.
 func age(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	t.Helper()
 	if _, err := pool.Exec(context.Background(), `update rate_limits set ends_at = ends_at - $1::interval`, by); err != nil {
@@ -28,7 +28,8 @@ func age(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	}
 }
 
-// TestStoreBehavesLikeTheMemoryStore runs the same operations on both within one window.
+// TestStoreBehavesLikeTheMemoryStore runs the same operations on both stores within
+// one window.
 func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -43,7 +44,7 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 		defer memory.Close(ctx)
 		runs++
 		// The two stores stand for two processes. A process that has refused a key applies
-		// a change by the other one within a second; the test makes it do so at once.
+		// the other's Set or Burst within a second; forget makes it do so at once.
 		shared := []*Store{
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
@@ -75,7 +76,7 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 				if err := errors.Join(memory.Set(ctx, key, n, 2*time.Hour), shared[0].Set(ctx, key, n, 2*time.Hour)); err != nil {
 					t.Fatal(err)
 				}
-				shared[1].forget(key) // as after a second
+				shared[1].forget(key)
 			},
 			"burst": func(t *rapid.T) {
 				key, n := keys.Draw(t, "key"), rapid.Uint64Range(0, 5).Draw(t, "n")
@@ -88,21 +89,21 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 	})
 }
 
-// TestWindowsFollowEachOther checks that windows stay aligned to the first request, even
-// after a long pause. No change of the clock makes a window longer.
-func TestWindowsFollowEachOther(t *testing.T) {
+// Windows stay aligned to the first request, even after a long pause. No change of the
+// database's clock makes a window longer.
+func TestWindowsStayAligned(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	l := Shared(db.App, "calls", Rate{2, time.Hour})
-	take := func(ok bool, remaining uint64, least, most time.Duration) {
+	take := func(ok bool, remaining uint64, minReset, maxReset time.Duration) {
 		t.Helper()
 		l.store.(*Store).forget("k")
 		c, err := l.Take(t.Context(), "k")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.OK != ok || c.Remaining != remaining || c.Limit != 2 || c.Reset < least || c.Reset > most {
-			t.Errorf("%+v, want %v, %d remaining, a reset in %s to %s", c, ok, remaining, least, most)
+		if c.OK != ok || c.Remaining != remaining || c.Limit != 2 || c.Reset < minReset || c.Reset > maxReset {
+			t.Errorf("%+v, want %v, %d remaining, a reset in %s to %s", c, ok, remaining, minReset, maxReset)
 		}
 	}
 	const slack = 5 * time.Minute // for a slow machine
@@ -119,13 +120,13 @@ func TestWindowsFollowEachOther(t *testing.T) {
 	age(t, db.Owner, -100*time.Hour) // the database's clock has gone back
 	take(true, 0, time.Hour-slack, time.Hour)
 	take(false, 0, time.Hour-slack, time.Hour)
-	// Another process has another rate.
+	// A process with another rate counts in the same window.
 	l = Shared(db.App, "calls", Rate{2, time.Minute})
 	take(false, 0, 0, time.Minute)
 }
 
-// TestProcessesShareExactlyTheLimit sends concurrent requests through several processes.
-func TestProcessesShareExactlyTheLimit(t *testing.T) {
+// TestProcessesShareOneLimit sends concurrent requests through several pools.
+func TestProcessesShareOneLimit(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	const limit, processes, each = 37, 3, 60
@@ -163,7 +164,7 @@ func TestProcessesShareExactlyTheLimit(t *testing.T) {
 	}
 }
 
-// TestRefusedKeyNeedsNoQuery drops the table: a refused key is still refused.
+// TestRefusedKeyNeedsNoQuery drops the table and takes from a refused key.
 func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -173,6 +174,12 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	r, ok := s.refused["k"]
+	if !ok {
+		t.Fatal("the refusal is not cached")
+	}
+	r.until = time.Now().Add(time.Hour) // for a slow machine
+	s.cache("k", r)
 	if _, err := db.Owner.Exec(t.Context(), `drop table rate_limits`); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +202,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	s := NewStore(db.App, "jobs", Rate{1, time.Minute})
-	old, fresh := collectBatch+5, 3
+	old, fresh := removeBatch+5, 3
 	fill := func(n int, name string) {
 		t.Helper()
 		_, err := db.Owner.Exec(t.Context(), `insert into rate_limits (key, remaining, ends_at)
@@ -215,13 +222,13 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `update rate_limits set remaining = 1 where key = decode(md5('old7'), 'hex')`); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := collect(t.Context(), db.App); err != nil || n != int64(old-1) {
+	if n, err := removeOld(t.Context(), db.App); err != nil || n != int64(old-1) {
 		t.Errorf("%d rows were removed, want %d, error %v", n, old-1, err)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := collect(t.Context(), db.App); err != nil || n != 1 {
+	if n, err := removeOld(t.Context(), db.App); err != nil || n != 1 {
 		t.Errorf("%d rows were removed, want 1, error %v", n, err)
 	}
 	// Counting and removing run concurrently without errors.
@@ -231,7 +238,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 			for range 30 {
 				if i == 0 {
 					age(t, db.Owner, time.Hour)
-					if _, err := collect(t.Context(), db.App); err != nil {
+					if _, err := removeOld(t.Context(), db.App); err != nil {
 						t.Error(err)
 					}
 				} else if _, _, _, _, err := s.Take(t.Context(), "k"); err != nil {
@@ -281,7 +288,7 @@ func TestDatabaseOutageIsAnError(t *testing.T) {
 	pool.Close()
 }
 
-func TestInMemoryLimit(t *testing.T) {
+func TestInMemoryLimitRefusesFurtherRequests(t *testing.T) {
 	t.Parallel()
 	l, err := InMemory("calls", Rate{1, time.Hour})
 	if err != nil {

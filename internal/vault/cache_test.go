@@ -13,11 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// table is a table owner_keys in which every owner has the same key. It calls before
-// between the read of a row and its arrival.
+// table stands for the table owner_keys. Every owner has the same key.
 type table struct {
 	wrapped []byte
-	before  func()
+	delay   func() // called after a row is read and before it is returned
 	reads   int
 }
 
@@ -28,17 +27,17 @@ func (db *table) Exec(context.Context, string, ...any) (pgconn.CommandTag, error
 
 func (db *table) QueryRow(context.Context, string, ...any) pgx.Row {
 	db.reads++
-	return found(func(dst *[]byte) {
+	return row(func(dst *[]byte) {
 		*dst = db.wrapped
-		if db.before != nil {
-			db.before()
+		if db.delay != nil {
+			db.delay()
 		}
 	})
 }
 
-type found func(dst *[]byte)
+type row func(dst *[]byte)
 
-func (f found) Scan(dst ...any) error { f(dst[0].(*[]byte)); return nil }
+func (r row) Scan(dst ...any) error { r(dst[0].(*[]byte)); return nil }
 
 func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	t.Helper()
@@ -56,7 +55,7 @@ func (v *Vault) cachedKeys() int {
 	return v.keys.Len() + len(v.erased)
 }
 
-// A key that was read before its owner's erasure is not cached after it.
+// A key that was read before an erasure is not cached after it.
 func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -64,7 +63,7 @@ func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 		for _, late := range []time.Duration{0, KeyTTL / 2, KeyTTL, 2 * KeyTTL} {
 			v, db := newTable(t, owner)
 			erased := make(chan struct{})
-			db.before = func() { <-erased; time.Sleep(late) }
+			db.delay = func() { <-erased; time.Sleep(late) }
 			read := make(chan error)
 			go func() {
 				_, err := v.Key(t.Context(), db, owner)
@@ -78,7 +77,7 @@ func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 			if err := <-read; late < KeyTTL && !errors.Is(err, ErrErased) {
 				t.Errorf("a reader %v late: %v", late, err)
 			}
-			db.before = nil
+			db.delay = nil
 			for range 3 {
 				if _, err := v.Key(t.Context(), db, owner); !errors.Is(err, ErrErased) {
 					t.Errorf("after a reader %v late: %v", late, err)
@@ -124,7 +123,7 @@ func TestKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// The cache holds the maxCached keys that were used last, and all tombstones.
+// The cache holds the maxCached most recently used keys, and all tombstones.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -140,7 +139,7 @@ func TestCacheIsBounded(t *testing.T) {
 			v.mu.Lock()
 			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
 			v.mu.Unlock()
-			if i == maxCached/2 { // this use makes the key newer than the others so far
+			if i == maxCached/2 { // now the key is the most recently used one
 				if _, err := v.Key(t.Context(), db, owner); err != nil || db.reads != 1 {
 					t.Errorf("read %d times, %v", db.reads, err)
 				}
@@ -155,7 +154,7 @@ func TestCacheIsBounded(t *testing.T) {
 		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
 			t.Errorf("an erased owner: %v", err)
 		}
-		time.Sleep(KeyTTL) // lets the timers end with the test
+		time.Sleep(KeyTTL) // until all timers have fired
 		synctest.Wait()
 		if n := v.cachedKeys(); n != 0 {
 			t.Errorf("%d keys and tombstones are left", n)

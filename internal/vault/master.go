@@ -20,9 +20,9 @@ func ParseMasterKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// MasterKeyFile returns the master key in a file, which is in base64. If the file does
-// not exist, MasterKeyFile creates it with a random key, readable by its owner only.
-// Processes that create the same file concurrently all return the same key.
+// MasterKeyFile reads a master key in base64 from a file. If the file does not exist,
+// MasterKeyFile creates it with a random key and mode 0600. Processes that create the
+// same file concurrently return the same key.
 func MasterKeyFile(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -38,8 +38,8 @@ func MasterKeyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-// makeMasterKey writes a new key to the file, unless another process has just written
-// one. It returns the content of the file.
+// makeMasterKey writes a new key to the file, unless another process does so first.
+// It returns the file's content.
 func makeMasterKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
@@ -65,7 +65,8 @@ func makeMasterKey(path string) ([]byte, error) {
 }
 
 // IsGuessable reports whether a master key is obviously not random: it has few
-// different bytes, is a sequence, or is text. A random key practically never is.
+// different bytes, is a sequence, or is text. It practically never reports a random
+// key.
 func IsGuessable(key []byte) bool {
 	different, steps, text := map[byte]bool{}, map[byte]bool{}, true
 	for i, b := range key {

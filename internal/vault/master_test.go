@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func TestParseMasterKey(t *testing.T) {
+func TestMasterKeyIsParsedStrictly(t *testing.T) {
 	t.Parallel()
 	key := bytes.Repeat([]byte{7}, MasterKeySize)
 	text := base64.StdEncoding.EncodeToString(key)
@@ -27,7 +27,7 @@ func TestParseMasterKey(t *testing.T) {
 	}
 }
 
-func TestMasterKeyFileIsMadeOnce(t *testing.T) {
+func TestMasterKeyFileIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new", "master.key")
 	keys := make([][]byte, 20)

@@ -1,11 +1,10 @@
-// Package vault keeps one data key per owner, so that destroying 32 bytes makes
-// everything an owner wrote unreadable.
+// Package vault encrypts each owner's values with a data key of their own. Destroying
+// these 32 bytes makes everything that the owner wrote unreadable.
 //
 // A data key is wrapped by the master key (AES-256-GCM, with the owner's id as
 // associated data) and stored in the table owner_keys. The master key never enters
-// the database. A [Vault] is safe for concurrent use. It caches unwrapped keys for
-// [KeyTTL], so a process can read for that long after another one has erased an
-// owner.
+// the database. A [Vault] caches unwrapped keys for [KeyTTL]. For that long after one
+// process has erased an owner, other processes can still read the owner's values.
 package vault
 
 import (
@@ -37,7 +36,7 @@ const (
 	// MasterKeySize is the length of a master key in bytes.
 	MasterKeySize = 32
 
-	maxCached = 10_000 // keys, of about 1 KB each
+	maxCached = 10_000 // keys of about 1 KB each
 )
 
 var (
@@ -55,22 +54,23 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// Vault creates, caches and erases the owners' data keys.
+// Vault creates, caches and erases the owners' data keys. It is safe for concurrent
+// use.
 type Vault struct {
 	master cipher.AEAD
 	mac    []byte // the key of Digest, derived from the master key
 
 	mu   sync.Mutex
-	keys *simplelru.LRU[uuid.UUID, cached]
+	keys *simplelru.LRU[uuid.UUID, entry]
 
-	// erased holds the tombstones: the owners erased less than KeyTTL ago, and the
-	// end of that time. Until then, a caller of Key may have read the owner's row
-	// before the erasure, and its key must not be cached.
+	// erased maps each owner erased less than KeyTTL ago to the end of that time. These
+	// tombstones stop a caller of Key that read the row before the erasure from caching
+	// the key after it.
 	erased map[uuid.UUID]time.Time
 }
 
-// cached is a cache entry. Its timer removes it after KeyTTL.
-type cached struct {
+// entry is a cached key. Its timer removes it when it expires.
+type entry struct {
 	key     *Key
 	expires time.Time
 	timer   *time.Timer
@@ -90,7 +90,7 @@ func New(master []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := simplelru.NewLRU(maxCached, func(_ uuid.UUID, c cached) { c.timer.Stop() })
+	keys, err := simplelru.NewLRU(maxCached, func(_ uuid.UUID, e entry) { e.timer.Stop() })
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +105,8 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// Create stores a new key for the owner. It returns an error if the owner has had a
-// key before, even an erased one.
+// Create stores a new key for the owner. It returns an error if the owner has or had
+// a key.
 func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	data := make([]byte, 32)
 	_, _ = rand.Read(data) // never fails
@@ -117,7 +117,8 @@ func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Key returns the owner's key, or ErrErased.
+// Key returns the owner's key. It returns ErrErased if there is none, and
+// ErrUnreadable if the key was wrapped by another master key.
 func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	expires := time.Now().Add(KeyTTL)
 	v.mu.Lock()
@@ -144,7 +145,7 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if key, err := v.cached(owner); key != nil || err != nil { // cached by another caller meanwhile, or erased
+	if key, err := v.cached(owner); key != nil || err != nil { // another caller has cached or erased it
 		return key, err
 	}
 	key = &Key{aead}
@@ -152,15 +153,15 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
-// cached returns the owner's key or ErrErased. It returns neither if the database has
-// to be read. The caller holds v.mu.
+// cached returns the owner's key, ErrErased, or neither if the database must be read.
+// The caller holds v.mu.
 func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
 	now := time.Now()
 	if now.Before(v.erased[owner]) {
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
 	}
-	if c, ok := v.keys.Get(owner); ok && now.Before(c.expires) {
-		return c.key, nil
+	if e, ok := v.keys.Get(owner); ok && now.Before(e.expires) {
+		return e.key, nil
 	}
 	return nil, nil
 }
@@ -168,26 +169,27 @@ func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
 // remember caches a key until it expires. The caller holds v.mu.
 func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 	v.keys.Remove(owner)
-	v.keys.Add(owner, cached{key, expires, time.AfterFunc(time.Until(expires), func() {
+	v.keys.Add(owner, entry{key, expires, time.AfterFunc(time.Until(expires), func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if c, ok := v.keys.Peek(owner); ok && c.key == key {
+		if e, ok := v.keys.Peek(owner); ok && e.key == key {
 			v.keys.Remove(owner)
 		}
 	})})
 }
 
-// Close stops an owner from starting new work. The owner's key still seals and opens
-// values until it is erased.
-func (v *Vault) Close(ctx context.Context, db DB, owner uuid.UUID) error {
+// CloseOwner stops an owner from starting new work. The owner's key still seals and
+// opens values until it is erased.
+func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	if _, err := db.Exec(ctx, `update owner_keys set closed_at = now() where owner = $1 and closed_at is null`, owner); err != nil {
 		return fmt.Errorf("close owner %s: %w", owner, err)
 	}
 	return nil
 }
 
-// Erase destroys the owner's key. Its sealed values can no longer be opened, in this
-// process at once and in others within KeyTTL. If db is a transaction, it must commit.
+// Erase destroys the owner's key. The values that it sealed can no longer be opened:
+// in this process at once, and in others within KeyTTL. If db is a transaction, the
+// caller must commit it.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
@@ -209,7 +211,7 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 }
 
 // WrapSecret seals a secret of the service, such as a signing key, under the master
-// key. The purpose says which secret it is and where it is stored.
+// key. purpose is the associated data: it names the secret and where it is stored.
 func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
 	return v.master.Seal(nil, nil, secret, []byte("service secret: "+purpose))
 }
@@ -223,8 +225,8 @@ func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
 	return secret, nil
 }
 
-// Digest returns a 32-byte HMAC of the purpose and the parts. It is equal in all
-// processes with the same master key. Without that key, digests look random and
+// Digest returns a 32-byte HMAC of the purpose and the parts. All processes with the
+// same master key get the same digest. Without that key, digests look random and
 // cannot be tested against guesses.
 func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	h := hmac.New(sha256.New, v.mac)
@@ -237,8 +239,8 @@ func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	return h.Sum(nil)
 }
 
-// Key seals and opens one owner's values with AES-256-GCM under random nonces.
-// It is safe for concurrent use.
+// Key seals and opens one owner's values with AES-256-GCM and random nonces. It is
+// safe for concurrent use.
 type Key struct{ aead cipher.AEAD }
 
 // Seal returns the nonce, ciphertext and tag of plain. Open succeeds only with the

@@ -50,19 +50,19 @@ func TestSealedValuesOpenOnlyWithTheirAssociatedData(t *testing.T) {
 	if plain, err := again.Open(sealed, "here"); err != nil || string(plain) != "secret" {
 		t.Fatalf("%q, %v", plain, err)
 	}
-	stranger, err := v.Key(t.Context(), db, other)
+	otherKey, err := v.Key(t.Context(), db, other)
 	if err != nil {
 		t.Fatal(err)
 	}
 	damaged := bytes.Clone(sealed)
 	damaged[len(damaged)/2] ^= 1
 	for name, open := range map[string]func() ([]byte, error){
-		"another aad":    func() ([]byte, error) { return key.Open(sealed, "there") },
-		"another owner":  func() ([]byte, error) { return stranger.Open(sealed, "here") },
-		"a flipped bit":  func() ([]byte, error) { return key.Open(damaged, "here") },
-		"a short one":    func() ([]byte, error) { return key.Open(sealed[:10], "here") },
-		"an empty one":   func() ([]byte, error) { return key.Open(nil, "here") },
-		"one cut at end": func() ([]byte, error) { return key.Open(sealed[:len(sealed)-1], "here") },
+		"another aad":   func() ([]byte, error) { return key.Open(sealed, "there") },
+		"another owner": func() ([]byte, error) { return otherKey.Open(sealed, "here") },
+		"a flipped bit": func() ([]byte, error) { return key.Open(damaged, "here") },
+		"only 10 bytes": func() ([]byte, error) { return key.Open(sealed[:10], "here") },
+		"no bytes":      func() ([]byte, error) { return key.Open(nil, "here") },
+		"no last byte":  func() ([]byte, error) { return key.Open(sealed[:len(sealed)-1], "here") },
 	} {
 		if plain, err := open(); !errors.Is(err, vault.ErrUnreadable) {
 			t.Errorf("%s: %q, %v; want ErrUnreadable", name, plain, err)
@@ -116,7 +116,7 @@ func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
 	}
 }
 
-func TestMasterKeysHaveOneLength(t *testing.T) {
+func TestMasterKeyOfAnotherLengthIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 16, 31, 33} {
 		if _, err := vault.New(make([]byte, n)); err == nil {

@@ -20,14 +20,14 @@ var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow"
 // composed lists the SQL that is put together while the program runs, and why no
 // input from outside can change it.
 var composed = map[string]string{
-	"events/once.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
-	"events/rebuild.go `delete from ` + view":                                                      "one of two names in the same file",
-	"internal/auth/ended.go query":                                                                 "one of two constants",
-	"internal/auth/run.go sql":                                                                     "composed of the constants above it",
-	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + condition":                 "constants, in a program for tests",
-	"internal/limit/store.go sql":                                                                  "its callers pass constants, in the same file",
-	"internal/pg/delete.go sql":                                                                    "its callers' argument, which this test checks there",
-	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":                     "a quoted name of the program's own: CREATE takes no parameters",
+	"events/idempotency.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
+	"events/rebuild.go `delete from ` + view":                                                             "one of two names in the same file",
+	"internal/auth/ended.go query":                                                                        "one of two constants",
+	"internal/auth/run.go sql":                                                                            "composed of the constants above it",
+	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + condition":                        "constants, in a program for tests",
+	"internal/limit/store.go sql":                                                                         "its callers pass constants, in the same file",
+	"internal/pg/delete.go sql":                                                                           "its callers' argument, which this test checks there",
+	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":                            "a quoted name of the program's own: CREATE takes no parameters",
 	"internal/pg/pool.go \"SET idle_in_transaction_session_timeout = '3s'; SET ROLE \" + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: SET takes no parameters",
 }
 

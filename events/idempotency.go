@@ -23,8 +23,8 @@ var (
 	// idempotency key. Opened returns that stream.
 	ErrClaimed = errors.New("the idempotency key has been used")
 
-	// ErrInFlight occurs when another request under the idempotency key is still
-	// under way after a second's wait.
+	// ErrInFlight occurs when another request under the idempotency key has not
+	// ended within a second.
 	ErrInFlight = errcode.New("idempotency_key_in_flight", "a request with this idempotency key is under way")
 
 	// ErrKeyReused occurs when an idempotency key is sent with another payload than
@@ -33,19 +33,19 @@ var (
 )
 
 const (
-	// KeyTTL is the least time for which an idempotency key is remembered.
-	KeyTTL = 24 * time.Hour
+	// IdempotencyKeyTTL is the minimum time for which an idempotency key is remembered.
+	IdempotencyKeyTTL = 24 * time.Hour
 
 	// defaultClaimWait is how long a claim waits for an uncommitted claim of the
 	// same key.
 	defaultClaimWait = time.Second
 )
 
-// IdempotencyKey identifies a request that opens one stream however often it is
+// IdempotencyKey identifies a request that opens one stream, however often it is
 // sent.
 type IdempotencyKey struct {
-	Scope   string // the caller and the route; the same Key in another scope is another key
-	Key     string // as the client chose it
+	Scope   string // the caller and the route; each scope has its own keys
+	Key     string // chosen by the client
 	Payload []byte // the content of the request, without passwords
 }
 
@@ -68,8 +68,8 @@ func (k IdempotencyKey) fingerprint() []byte {
 // aad returns the associated data that binds a sealed fingerprint to its key.
 func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
 
-// Opened returns the stream that a request under the key has opened. It returns
-// ErrNotFound if there is none, and ErrKeyReused.
+// Opened returns the stream that a request under the key has opened, ErrNotFound if
+// there is none, or ErrKeyReused.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
@@ -99,12 +99,12 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	return stream, nil
 }
 
-// Claim records that the request under the key opens the owner's stream. It belongs
-// in the transaction that opens the stream. The owner must have a data key.
+// Claim records that the request under the key opens the owner's stream. Call it in
+// the transaction that opens the stream. The owner must have a data key.
 //
-// One of several concurrent claims succeeds. The others wait for its transaction:
-// they return ErrClaimed if it commits, succeed if it is rolled back, and return
-// ErrInFlight if neither happens within a second.
+// The first of several concurrent claims succeeds. The others wait for its
+// transaction. If it commits, they return ErrClaimed. If it is rolled back, one of
+// them succeeds. If neither happens within a second, they return ErrInFlight.
 func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stream Stream) error {
 	key, err := tx.store.vault.Key(ctx, tx, owner)
 	if err != nil {
@@ -131,13 +131,13 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 	return nil
 }
 
-// ForgetKeys removes the idempotency keys that are older than KeyTTL. Their streams
-// stay. A request that is sent again after that opens another stream.
-func (s *Store) ForgetKeys(ctx context.Context) error {
+// ForgetIdempotencyKeys removes the keys that are older than IdempotencyKeyTTL. Their
+// streams stay. A request that is repeated later opens another stream.
+func (s *Store) ForgetIdempotencyKeys(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from idempotency_keys where key_hash in (
 			select key_hash from idempotency_keys where created_at < clock_timestamp() - $1::interval order by created_at limit $2)`,
-		KeyTTL)
+		IdempotencyKeyTTL)
 	if err != nil {
 		return fmt.Errorf("remove old idempotency keys: %w", err)
 	}
@@ -145,6 +145,6 @@ func (s *Store) ForgetKeys(ctx context.Context) error {
 }
 
 const (
-	forgetBatch   = 1000 // rows in one statement
+	forgetBatch   = 1000 // rows per statement
 	forgetTimeout = 10 * time.Second
 )

@@ -18,26 +18,23 @@ func idempotencyKey() events.IdempotencyKey {
 	return events.IdempotencyKey{Scope: "test-user POST /jobs", Key: "k1", Payload: []byte(`{"prompt":"a secret"}`)}
 }
 
-// open opens a job's stream under the key. It calls meanwhile between the claim and
-// the append.
-func (f *fixture) open(ctx context.Context, k events.IdempotencyKey, meanwhile func()) (events.Stream, error) {
+// open opens a job's stream under the key.
+func (f *fixture) open(ctx context.Context, k events.IdempotencyKey) (events.Stream, error) {
 	j := f.newJob()
 	err := f.Write(ctx, func(tx *events.Tx) error {
 		if err := tx.Claim(ctx, k, f.owner, events.JobStream(j.ID)); err != nil {
 			return err
 		}
-		meanwhile()
-		_, err := tx.AppendJob(ctx, j, courseFacts()[0])
+		_, err := tx.AppendJob(ctx, j, completedFacts()[0])
 		return err
 	})
 	return events.JobStream(j.ID), err
 }
 
-func nothing() {}
-
 func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
+	f.SetClaimWait(time.Minute)
 	if _, err := f.Opened(t.Context(), k); !errors.Is(err, events.ErrNotFound) {
 		t.Fatalf("Opened before any claim: %v, want ErrNotFound", err)
 	}
@@ -47,7 +44,7 @@ func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 	var opened []events.Stream
 	for range requests {
 		wg.Go(func() {
-			stream, err := f.open(t.Context(), k, nothing)
+			stream, err := f.open(t.Context(), k)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -75,9 +72,9 @@ func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 		t.Errorf("another payload: %v, want ErrKeyReused", err)
 	}
 	for name, change := range map[string]func(*events.IdempotencyKey){
-		"another scope":                    func(k *events.IdempotencyKey) { k.Scope = "other-user POST /jobs" },
-		"another key":                      func(k *events.IdempotencyKey) { k.Key = "k2" },
-		"another boundary between the two": func(k *events.IdempotencyKey) { k.Scope, k.Key = k.Scope+"k", "1" },
+		"another scope":                  func(k *events.IdempotencyKey) { k.Scope = "other-user POST /jobs" },
+		"another key":                    func(k *events.IdempotencyKey) { k.Key = "k2" },
+		"another split of scope and key": func(k *events.IdempotencyKey) { k.Scope, k.Key = k.Scope+"k", "1" },
 	} {
 		other := k
 		change(&other)
@@ -87,13 +84,13 @@ func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 	}
 }
 
-// TestClaimWaitsForAnUncommittedOne claims a key while another transaction that has
-// claimed it is open.
-func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
+// TestClaimWaitsForAnUncommittedClaim claims a key while another transaction has an
+// uncommitted claim of it.
+func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, c := range map[string]struct {
-		end  error // result of the first transaction; nil commits it
+		end  error // returned by the first transaction; nil commits it
 		late bool  // the first transaction ends after the second claim
 		want error // result of the second claim
 	}{
@@ -104,8 +101,9 @@ func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := idempotencyKey()
 			k.Key = name
-			f := *f // with a store of its own, whose claims wait as long as the case needs
+			f := *f
 			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+			f.SetClaimWait(time.Minute)
 			if c.late {
 				f.SetClaimWait(20 * time.Millisecond)
 			}
@@ -127,7 +125,7 @@ func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
 			<-claimed
 			waited := make(chan error)
 			go func() {
-				_, err := f.open(t.Context(), k, nothing)
+				_, err := f.open(t.Context(), k)
 				waited <- err
 			}()
 			if !c.late {
@@ -145,7 +143,7 @@ func TestClaimWaitsForAnUncommittedOne(t *testing.T) {
 	}
 }
 
-// awaitLockWait returns when a connection waits for another one's lock.
+// awaitLockWait returns when a connection waits for a lock.
 func (f *fixture) awaitLockWait(t *testing.T) {
 	t.Helper()
 	for poll := time.NewTicker(5 * time.Millisecond); ; {
@@ -166,13 +164,13 @@ func (f *fixture) awaitLockWait(t *testing.T) {
 	}
 }
 
-func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
+func TestIdempotencyKeyIsRemovedAfterADay(t *testing.T) {
 	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
-	if _, err := f.open(t.Context(), k, nothing); err != nil {
+	if _, err := f.open(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.ForgetKeys(t.Context()); err != nil {
+	if err := f.ForgetIdempotencyKeys(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Opened(t.Context(), k); err != nil {
@@ -190,10 +188,10 @@ func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update idempotency_keys set created_at = created_at - interval '25 hours'`); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.ForgetKeys(t.Context()); err != nil {
+	if err := f.ForgetIdempotencyKeys(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.open(t.Context(), k, nothing); err != nil {
+	if _, err := f.open(t.Context(), k); err != nil {
 		t.Errorf("claim on the next day: %v", err)
 	}
 }
@@ -201,7 +199,7 @@ func TestIdempotencyKeyIsForgottenAfterADay(t *testing.T) {
 func TestIdempotencyKeyOfAnErasedOwnerIsReused(t *testing.T) {
 	t.Parallel()
 	f, k := newFixture(t), idempotencyKey()
-	if _, err := f.open(t.Context(), k, nothing); err != nil {
+	if _, err := f.open(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.vault.Erase(t.Context(), f.db.App, f.owner); err != nil {
