@@ -125,6 +125,17 @@ func (c Client) SignIn(name, password string) (tokens Tokens) {
 	return tokens
 }
 
+// Password is the password of the accounts that NewUser registers.
+const Password = "securepassword"
+
+// NewUser registers an account and returns a client that is signed in to it.
+func NewUser(t testing.TB, url, name string) Client {
+	t.Helper()
+	c := Client{T: t, URL: url}
+	c.Register(name, Password)
+	return c.As(c.SignIn(name, Password).Access)
+}
+
 // Submit queues a job and returns its id.
 func (c Client) Submit(body string) string {
 	c.T.Helper()

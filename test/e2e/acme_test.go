@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,16 +26,16 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// names starts a DNS server with the addresses of names, and returns its address.
-func names(t *testing.T, addresses map[string]string) string {
+// startDNS starts a DNS server that knows the addresses, by name, and returns its own.
+func startDNS(t *testing.T, addresses map[string]string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, asked *dns.Msg) {
-		answer := new(dns.Msg).SetReply(asked)
-		for _, q := range asked.Question {
+	server := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
+		answer := new(dns.Msg).SetReply(query)
+		for _, q := range query.Question {
 			if ip := addresses[strings.TrimSuffix(q.Name, ".")]; ip != "" && q.Qtype == dns.TypeA {
 				answer.Answer = append(answer.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(ip)})
 			}
@@ -65,9 +66,9 @@ func port(t *testing.T, address string) int {
 	return n
 }
 
-// TestCertificatesComeFromAnACMEAuthority gets certificates with both kinds of
-// challenges: one name leads to the HTTPS listener, the other one only to the plain
-// listener.
+// TestCertificatesComeFromAnACMEAuthority gets certificates through both kinds of
+// challenges: one name resolves to the HTTPS listener, the other only to the plain
+// HTTP listener.
 //
 // security: ASVS 12.2.2
 func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
@@ -79,37 +80,35 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: directory.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := free.Addr().String()
-	free.Close()
 	data := t.TempDir()
-	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", plain}
+	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", "127.0.0.2:0"}
 	settings := []string{
 		"DATABASE_URL=" + programtest.Database(t).URL, "COLOPHON_DATA=" + data,
-		"SSL_CERT_FILE=" + roots, // as for any authority that the machine does not know
+		"SSL_CERT_FILE=" + roots, // operators of a private authority set this too
 	}
 	p := programtest.Start(t, settings, args...)
 	address, ok := strings.CutPrefix(p.URL, "https://")
 	if !ok {
 		t.Fatalf("ready %s", p.URL)
 	}
+	redirect := regexp.MustCompile(`url=http://(127\.0\.0\.2:\d+)`).FindStringSubmatch(p.Await("redirecting HTTP to HTTPS"))
+	if redirect == nil {
+		t.Fatal("the log does not name the redirect listener")
+	}
 
 	log := stdlog.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
-	signs := ca.New(log, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {}})
-	looks := va.New(log, port(t, plain), port(t, address), true, names(t, map[string]string{"here.example": "127.0.0.1", "there.example": "127.0.0.2"}), store)
-	front := wfe.New(log, store, looks, signs, []string{"authority.example"}, true, false, 1, 1)
-	handler := front.Handler()
+	issuer := ca.New(log, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {}})
+	validator := va.New(log, port(t, redirect[1]), port(t, address), true, startDNS(t, map[string]string{"here.example": "127.0.0.1", "there.example": "127.0.0.2"}), store)
+	frontend := wfe.New(log, store, validator, issuer, []string{"authority.example"}, true, false, 1, 1)
+	handler := frontend.Handler()
 	authority.Store(&handler)
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(signs.GetRootCert(0).PEM()) {
+	if !pool.AppendCertsFromPEM(issuer.GetRootCert(0).PEM()) {
 		t.Fatal("the authority has no certificate")
 	}
 
-	meet := func(address, name string) (serial string, err error) {
+	handshake := func(address, name string) (serial string, err error) {
 		conn, err := tls.Dial("tcp", address, &tls.Config{ServerName: name, RootCAs: pool})
 		if err != nil {
 			return "", err
@@ -119,32 +118,32 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	}
 	serials := map[string]string{}
 	for _, name := range []string{"here.example", "there.example"} {
-		// The authority may take longer than a handshake may. The next handshake then
-		// finds the certificate.
-		eventually(t, "there is a certificate for "+name, func() bool {
-			serial, err := meet(address, name)
+		// A handshake may time out before the authority has answered. A later handshake
+		// then finds the certificate.
+		programtest.Eventually(t, "there is a certificate for "+name, func() bool {
+			serial, err := handshake(address, name)
 			serials[name] = serial
 			return err == nil
 		})
-		if kept, err := os.ReadFile(filepath.Join(data, "acme", name)); err != nil || !strings.Contains(string(kept), "PRIVATE KEY") {
-			t.Errorf("%s is not kept: %v", name, err)
+		if stored, err := os.ReadFile(filepath.Join(data, "acme", name)); err != nil || !strings.Contains(string(stored), "PRIVATE KEY") {
+			t.Errorf("%s is not stored: %v", name, err)
 		}
 		if info, err := os.Stat(filepath.Join(data, "acme", name)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 	}
 	for _, name := range []string{"elsewhere.example", "x.here.example", ""} {
-		if _, err := meet(address, name); err == nil {
+		if _, err := handshake(address, name); err == nil {
 			t.Errorf("a certificate for %q", name)
 		}
 	}
 
-	// The next process needs no authority for the certificates that are kept.
+	// The next process serves the stored certificates without the authority.
 	p.Stop()
 	directory.Close()
 	p = programtest.Start(t, settings, args...)
 	for name, serial := range serials {
-		if got, err := meet(strings.TrimPrefix(p.URL, "https://"), name); err != nil || got != serial {
+		if got, err := handshake(strings.TrimPrefix(p.URL, "https://"), name); err != nil || got != serial {
 			t.Errorf("%s in the next process: %s, want %s: %v", name, got, serial, err)
 		}
 	}

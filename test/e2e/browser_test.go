@@ -18,9 +18,13 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"colophon/client"
+	"colophon/test/apitest"
+	"colophon/test/program/programtest"
 )
 
-// browser is a real browser, which records what pages request and which errors they
+// browser is a real browser. It records the requests of pages and the errors that they
 // report.
 type browser struct {
 	t   *testing.T
@@ -45,7 +49,7 @@ func newBrowser(t *testing.T) *browser {
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(exe),
-		chromedp.NoSandbox, // a sandbox wants more than a container has; the pages are our own
+		chromedp.NoSandbox, // containers lack privileges that the sandbox needs; the pages are our own
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.WindowSize(1000, 1400),
 	)
@@ -94,7 +98,7 @@ func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	read(b, what, chromedp.Steps(steps...))
 }
 
-// read carries out an action that has a result.
+// read runs an action and returns its result.
 func read[T any](b *browser, what string, action chromedp.Action[T]) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
@@ -107,24 +111,25 @@ func read[T any](b *browser, what string, action chromedp.Action[T]) T {
 	return result
 }
 
-// show keeps a picture of the page in the directory $COLOPHON_TEST_PICTURES.
+// show saves a screenshot of the page in the directory $COLOPHON_TEST_PICTURES.
 func (b *browser) show(name string) {
 	b.t.Helper()
 	dir := os.Getenv("COLOPHON_TEST_PICTURES")
 	if dir == "" {
 		return
 	}
-	picture, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
+	screenshot, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o600)
+		err = os.WriteFile(filepath.Join(dir, name+".png"), screenshot, 0o600)
 	}
 	if err != nil {
-		b.t.Errorf("a picture of %s: %v", name, err)
+		b.t.Errorf("screenshot %s: %v", name, err)
 	}
 }
 
-// TestPagesWorkInABrowserAndRunNothingInjected does on the page what a newcomer
-// does, under the policy that the service sends, and then what an attacker would.
+// TestPagesWorkInABrowserAndRunNothingInjected registers, generates a text
+// and signs out on the page, under the policy that the service sends. Before the
+// sign-out it injects elements, as an attacker would.
 //
 // security: ASVS 3.4.3, ASVS 3.6.1, ASVS 14.3.1, LLM05:2025
 func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
@@ -142,7 +147,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 		chromedp.Navigate(s.URL),
 		chromedp.Click(sign, chromedp.NodeVisible),
 		chromedp.SendKeys(username, "isaac", chromedp.NodeVisible),
-		chromedp.SendKeys(secret, password),
+		chromedp.SendKeys(secret, apitest.Password),
 		chromedp.Click(register),
 		chromedp.WaitVisible(who),
 	)
@@ -154,10 +159,10 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	)
 	b.show("text")
 	written, name := read(b, "read the text", chromedp.Text(text)), read(b, "read the name", chromedp.Text(who))
-	var history []job
+	var history []client.Job
 	signIn(t, s.URL, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
-		t.Errorf("%s is shown %q; on record is %+v", name, written, history)
+		t.Errorf("the page shows %s %q; the history has %+v", name, written, history)
 	}
 	if errors := b.reported(); len(errors) > 0 {
 		t.Errorf("the page reports %q", errors)
@@ -172,7 +177,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	if refusal := read(b, "read the refusal", chromedp.Text(notice)); !strings.Contains(refusal, "word that is not allowed") {
 		t.Errorf("the refusal is %q", refusal)
 	}
-	b.reported() // the 422
+	b.reported() // forgets the 422
 
 	// Injected elements run nothing and load nothing.
 	read(b, "inject", chromedp.Evaluate[bool](`new Promise((resolve) => {
@@ -196,14 +201,14 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	}
 
 	b.do("sign out", chromedp.Click(sign), chromedp.WaitNotVisible(who))
-	eventually(t, "the session is ended", func() bool {
+	programtest.Eventually(t, "the session is ended", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return slices.Contains(b.requests, s.URL+"/revoke")
 	})
-	if kept := read(b, "count", chromedp.Evaluate[int](`localStorage.length + sessionStorage.length + document.cookie.length +
-		document.querySelector("#prompt").value.length + document.querySelectorAll("#history-items li").length`)); kept != 0 {
-		t.Errorf("%d things are kept after a sign-out", kept)
+	if left := read(b, "count", chromedp.Evaluate[int](`localStorage.length + sessionStorage.length + document.cookie.length +
+		document.querySelector("#prompt").value.length + document.querySelectorAll("#history-items li").length`)); left != 0 {
+		t.Errorf("%d characters and items are left after a sign-out", left)
 	}
 	b.reported()
 
@@ -216,7 +221,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	defer b.mu.Unlock()
 	for _, url := range b.requests {
 		if !strings.HasPrefix(url, s.URL+"/") && !strings.HasPrefix(url, "data:") && !strings.HasPrefix(url, "https://elsewhere.invalid/") {
-			t.Errorf("asked for %s", url)
+			t.Errorf("the page requested %s", url)
 		}
 	}
 }

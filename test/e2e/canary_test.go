@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -20,15 +21,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
 	"colophon/test/program/programtest"
 )
 
-// canaries are secrets that stand nowhere else, by what they are.
+// canaries are secrets that occur nowhere else, by a description.
 type canaries map[string]string
 
-// forms returns the ways to write a secret.
+// forms returns a secret in every encoding that a log or a table may use.
 func forms(secret string) map[string]string {
 	quoted := strconv.QuoteToASCII(secret)
 	asJSON, _ := json.Marshal(secret)
@@ -41,8 +43,8 @@ func forms(secret string) map[string]string {
 		"quoted by Go":    quoted[1 : len(quoted)-1],
 		"escaped in JSON": string(asJSON[1 : len(asJSON)-1]),
 	}
-	// Base64 of a longer text has one of three forms of the secret in it. The
-	// characters at the ends also depend on the neighbours.
+	// Base64 encodes three bytes at a time, so a secret inside a longer text has three
+	// forms. Its first and last characters also depend on the neighbouring bytes.
 	for shift := range 3 {
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
 			text := encoding.EncodeToString(append(make([]byte, shift), secret...))
@@ -52,7 +54,7 @@ func forms(secret string) map[string]string {
 	return all
 }
 
-// in returns which of the canaries stand in a text, and in which form.
+// in returns the canaries that a text contains, each with its form, in order.
 func (c canaries) in(text []byte) (found []string) {
 	for what, secret := range c {
 		for form, written := range forms(secret) {
@@ -96,12 +98,36 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	return all
 }
 
-// TestSecretsStandNowhere runs the whole service with a password, tokens and a
-// prompt that stand nowhere else. It uses them rightly and wrongly, and searches
-// the database, the logs, the metrics and the files for them.
+// brokenModel writes the built-in model with weights so large that their sums
+// overflow: it loads, but its jobs fail.
+func brokenModel(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../model/opticks")); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "model.safetensors")
+	file, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := binary.LittleEndian.Uint64(file)
+	header := bytes.ReplaceAll(file[8:8+size], []byte(`"F16"`), []byte(`"BF16"`))
+	largest := []byte{0x7f, 0x7f} // finite number of BF16
+	weights := bytes.Repeat(largest, len(file[8+size:])/len(largest))
+	file = slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header, weights)
+	if err := os.WriteFile(name, file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestSecretsAreStoredAndLoggedNowhere sends passwords, tokens and prompts that occur
+// nowhere else, in valid and invalid requests. Then it searches the database, the
+// logs, the metrics and the files for them.
 //
 // security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
-func TestSecretsStandNowhere(t *testing.T) {
+func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)
 	secrets := canaries{
@@ -123,7 +149,7 @@ func TestSecretsStandNowhere(t *testing.T) {
 	p := programtest.Start(t, nil, flags...)
 	c := anonymous(t, p.URL)
 	var log bytes.Buffer
-	keep := func(p *programtest.Process) {
+	stop := func(p *programtest.Process) {
 		admin := regexp.MustCompile(`url=(http://\S+)/metrics`).FindStringSubmatch(p.Log())
 		if admin == nil {
 			t.Fatal("the log does not name the admin listener")
@@ -154,19 +180,18 @@ func TestSecretsStandNowhere(t *testing.T) {
 	c.Do("GET", "/history", "").Must(t, 401)
 	c.Access = second.Access
 
-	// Jobs: one that ends, one that is cancelled, one that its client leaves, and
-	// refused ones.
-	var ended job
+	// Jobs: completed, cancelled, abandoned by the client, and refused.
+	var ended client.Job
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
 	words := strings.Fields(ended.Completion)
 	secrets["the text"] = strings.Join(words[:min(5, len(words))], " ")
-	c.follow(ended.ID, "", 0)
+	follow(c, ended.ID, "", 0)
 	cancelled := c.Submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
 	c.Do("POST", "/jobs/"+cancelled+"/cancel", "").Must(t, 200)
 	c.Do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").Must(t, 202)
-	ctx, leave := context.WithTimeout(t.Context(), 30*time.Millisecond) // before there is a text
+	ctx, disconnect := context.WithTimeout(t.Context(), 30*time.Millisecond) // before the text is complete
 	_, _ = c.Send(ctx, "POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_new_tokens":200}`)
-	leave()
+	disconnect()
 	c.Do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).Must(t, 422)
 	c.Do("POST", "/generate", `{"prompt":`+quoted("half a JSON text")).Must(t, 400)
 	c.Do("POST", "/generate", `{"prompt":"a","`+secrets["a text in a header"]+`":1}`).Must(t, 422)
@@ -174,19 +199,19 @@ func TestSecretsStandNowhere(t *testing.T) {
 	c.Do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 422)
 	c.Do("GET", "/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 404)
 	c.Do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").Must(t, 422)
-	keep(p)
+	stop(p)
 
-	// The same data with a model that cannot be run.
+	// A failed job, in a process over the same data.
 	p = programtest.Start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
 	c.URL = p.URL
 	c.SignIn("canary", secrets["the password"])
 	broken := c.Submit(`{"prompt":` + quoted("the prompt") + `}`)
-	failed := c.follow(broken, "", 3)
+	failed := follow(c, broken, "", 3)
 	if last := failed[len(failed)-1]; last.Event != "job.failed" {
 		t.Errorf("the broken model's job: %+v", failed)
 	}
 	c.Do("POST", "/jobs/"+broken+"/cancel", "").Must(t, 200)
-	keep(p)
+	stop(p)
 
 	conn, err := pgx.Connect(t.Context(), pgtest.OpenServer(t, filepath.Join(data, "postgres")).URL())
 	if err != nil {
@@ -232,23 +257,26 @@ func TestSecretsStandNowhere(t *testing.T) {
 	}
 	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and metrics, and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
 
-	// A secret that stood in a table would be found.
+	// The search finds a secret that is in a table.
+	tables := map[string]string{}
 	for what, secret := range secrets {
-		plant := fmt.Sprintf(`create table planted as select '{}'::jsonb || jsonb_build_object('x', $$%s$$::text) as doc, '\x%x'::bytea as raw`,
-			strings.ReplaceAll(secret, "\x00", ""), secret)
+		table := fmt.Sprintf("planted_%d", len(tables))
+		plant := fmt.Sprintf(`create table %s as select '{}'::jsonb || jsonb_build_object('x', $$%s$$::text) as doc, '\x%x'::bytea as raw`,
+			table, strings.ReplaceAll(secret, "\x00", ""), secret)
 		if _, err := conn.Exec(t.Context(), plant); err != nil {
 			t.Fatal(err)
 		}
-		if found := secrets.in(rows(t, conn)["public.planted"][0]); len(found) == 0 {
+		tables[what] = "public." + table
+	}
+	planted := rows(t, conn)
+	for what, table := range tables {
+		if found := secrets.in(planted[table][0]); len(found) == 0 {
 			t.Errorf("%s is not found in a table", what)
-		}
-		if _, err := conn.Exec(t.Context(), `drop table planted`); err != nil {
-			t.Fatal(err)
 		}
 	}
 }
 
-// TestPlantedSecretsAreFound plants secrets in all their forms between other text.
+// TestPlantedSecretsAreFound hides secrets in every form between other text.
 func TestPlantedSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	secrets := canaries{"a": "Zürich quetzal/feather+0x5eed", "b": "plain-but-long-enough"}
@@ -266,6 +294,6 @@ func TestPlantedSecretsAreFound(t *testing.T) {
 		}
 	}
 	if found := secrets.in([]byte("Zurich quetzal, and plain text but long enough")); found != nil {
-		t.Errorf("found %v where there is none", found)
+		t.Errorf("found %v in a text without secrets", found)
 	}
 }

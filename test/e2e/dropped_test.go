@@ -18,23 +18,23 @@ import (
 )
 
 var (
-	drops    = flag.Int("drops", 300, "how many requests TestRequestSentAgainIsCarriedOutOnce loses the answers of")
-	dropSeed = flag.Uint64("drops.seed", uint64(time.Now().UnixNano()), "seed of the moments at which it does")
+	drops    = flag.Int("drops", 300, "requests of TestRetriedRequestIsCarriedOutOnce, each with at least one lost answer")
+	dropSeed = flag.Uint64("drops.seed", uint64(time.Now().UnixNano()), "seed of the moments at which their connections break")
 )
 
 // cut says when a connection breaks.
 type cut struct {
-	sending   int           // after so many bytes of the request, or never if it is negative
-	sent      time.Duration // so long after the request, likewise
-	answering int           // after so many bytes of the answer, likewise
+	sending   int           // bytes of the request that are sent before; negative is never
+	sent      time.Duration // time since the request was sent; negative is never
+	answering int           // bytes of the answer that are received before; negative is never
 }
 
-var whole = cut{-1, -1, -1}
+var never = cut{-1, -1, -1}
 
-// drawCut draws when a connection breaks: now and then while the request is on its
-// way, mostly before, during or after the answer.
+// drawCut draws when a connection breaks: one time in five while the request is sent,
+// otherwise before, during or after the answer.
 func drawCut(r *rand.Rand) cut {
-	c := whole
+	c := never
 	switch r.IntN(5) {
 	case 0:
 		c.sending = r.IntN(500)
@@ -46,8 +46,8 @@ func drawCut(r *rand.Rand) cut {
 	return c
 }
 
-// breaking is a connection that breaks by itself.
-type breaking struct {
+// breakingConn is a connection that breaks at its cut.
+type breakingConn struct {
 	net.Conn
 	mu  sync.Mutex
 	cut cut
@@ -55,35 +55,35 @@ type breaking struct {
 
 var errCut = errors.New("the connection was cut")
 
-// snap resets the connection, as the loss of a machine does.
-func (b *breaking) snap() error {
+// reset ends the connection by a TCP reset, as the crash of a machine does.
+func (b *breakingConn) reset() error {
 	_ = b.Conn.(*net.TCPConn).SetLinger(0)
 	_ = b.Conn.Close()
 	return errCut
 }
 
-func (b *breaking) Write(p []byte) (int, error) {
+func (b *breakingConn) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	left, sent := b.cut.sending, b.cut.sent
 	b.cut.sending -= len(p)
 	b.mu.Unlock()
 	if left >= 0 && left < len(p) {
 		n, _ := b.Conn.Write(p[:left])
-		return n, b.snap()
+		return n, b.reset()
 	}
 	n, err := b.Conn.Write(p)
 	if sent >= 0 {
-		time.AfterFunc(sent, func() { _ = b.snap() })
+		time.AfterFunc(sent, func() { _ = b.reset() })
 	}
 	return n, err
 }
 
-func (b *breaking) Read(p []byte) (int, error) {
+func (b *breakingConn) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	left := b.cut.answering
 	b.mu.Unlock()
 	if left == 0 {
-		return 0, b.snap()
+		return 0, b.reset()
 	}
 	if left > 0 {
 		p = p[:min(len(p), left)]
@@ -97,8 +97,8 @@ func (b *breaking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// try sends a request over a connection of its own, which breaks at the cut.
-func (c client) try(ctx context.Context, path, body, key string, at cut) (apitest.Answer, error) {
+// try sends a request over a new connection, which breaks at the cut.
+func try(ctx context.Context, c apitest.Client, path, body, key string, at cut) (apitest.Answer, error) {
 	c.Transport = &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -106,20 +106,20 @@ func (c client) try(ctx context.Context, path, body, key string, at cut) (apites
 			if err != nil {
 				return nil, err
 			}
-			return &breaking{Conn: conn, cut: at}, nil
+			return &breakingConn{Conn: conn, cut: at}, nil
 		},
 	}
 	return c.Send(ctx, "POST", path, body, "Idempotency-Key", key)
 }
 
-// TestRequestSentAgainIsCarriedOutOnce sends requests whose connections break
-// before, during and after the answer, each at least once. It sends them again
-// under the same key until an answer arrives. Each makes one job, or one account.
-func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
+// TestRetriedRequestIsCarriedOutOnce sends requests whose connections break before,
+// during or after the answer, and sends each again with the same key until an answer
+// arrives after at least one failure. Each request makes one job or one account.
+func TestRetriedRequestIsCarriedOutOnce(t *testing.T) {
 	t.Parallel()
 	t.Logf("-drops.seed %d", *dropSeed)
 	s := up(t, "--no-rate-limits", "--max-outstanding-jobs", "0", "--max-queued-jobs", "0")
-	c := newUser(t, s.URL, "unlucky")
+	c := apitest.NewUser(t, s.URL, "unlucky")
 	var sent, lost atomic.Int64
 	start := time.Now()
 	var mu sync.Mutex
@@ -133,25 +133,25 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 				path, body, all := "/jobs", fmt.Sprintf(`{"prompt":"Light %d","max_new_tokens":1}`, i), jobs
 				switch {
 				case i%50 == 0:
-					path, body, all = "/users", fmt.Sprintf(`{"username":"user-%d","password":%q}`, i, password), accounts
+					path, body, all = "/users", fmt.Sprintf(`{"username":"user-%d","password":%q}`, i, apitest.Password), accounts
 				case i%3 == 0:
 					path = "/generate"
 				}
 				var first struct{ ID string }
 				for unanswered := 0; ; {
-					at := whole
+					at := never
 					if unanswered == 0 || r.IntN(3) == 0 {
 						at = drawCut(r)
 					}
 					sent.Add(1)
-					a, err := c.try(t.Context(), path, body, fmt.Sprintf(`"key-%d"`, i), at)
+					a, err := try(t.Context(), c, path, body, fmt.Sprintf(`"key-%d"`, i), at)
 					if err != nil {
 						unanswered++
 						lost.Add(1)
 						continue
 					}
 					if a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable {
-						continue // under way, or too many passwords at once
+						continue // still in progress, or too many passwords at once
 					}
 					var got struct{ ID string }
 					if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != 200 && a.Status != 202 || got.ID == "" {
@@ -167,7 +167,7 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 						mu.Unlock()
 						break
 					}
-					first = got // the answer was faster than the cut: the client drops it
+					first = got // the answer was faster than the cut; the client ignores it
 				}
 			}
 		})
@@ -189,10 +189,10 @@ func TestRequestSentAgainIsCarriedOutOnce(t *testing.T) {
 	}
 	users := (*drops + 49) / 50
 	if n := *drops - users; accepted != n || len(jobs) != n || queued > n {
-		t.Errorf("%d requests made %d jobs, of which clients know %d", n, accepted, len(jobs))
+		t.Errorf("%d requests made %d jobs, of which clients received %d", n, accepted, len(jobs))
 	}
 	if registered != users || len(accounts) != users {
-		t.Errorf("%d requests made %d accounts, of which clients know %d", users, registered, len(accounts))
+		t.Errorf("%d requests made %d accounts, of which clients received %d", users, registered, len(accounts))
 	}
 	t.Logf("%d requests, sent %d times in %v, %d of them without an answer: %d jobs and %d accounts",
 		*drops, sent.Load(), elapsed.Round(time.Millisecond), lost.Load(), accepted, registered)

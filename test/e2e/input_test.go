@@ -3,12 +3,14 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"colophon/test/apitest"
 )
 
 func TestBadInputIsRefused(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "clumsy")
+	c := apitest.NewUser(t, s.URL, "clumsy")
 	long := strings.Repeat("light ", 83) // 498 characters
 	for name, k := range map[string]struct {
 		body   string
@@ -17,7 +19,7 @@ func TestBadInputIsRefused(t *testing.T) {
 	}{
 		"empty prompt":             {`{"prompt":""}`, 422, "prompt"},
 		"501 characters":           {`{"prompt":"` + strings.Repeat("é", 501) + `"}`, 422, "500"},
-		"nothing left":             {`{"prompt":"<>{};"}`, 422, "removed characters"},
+		"only removed characters":  {`{"prompt":"<>{};"}`, 422, "removed characters"},
 		"NUL":                      {`{"prompt":"a\u0000b"}`, 422, "control"},
 		"lone surrogate":           {`{"prompt":"a\ud800b"}`, 400, "surrogate"},
 		"lone low surrogate":       {`{"prompt":"a\udc00b"}`, 400, "surrogate"},
@@ -50,7 +52,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		for _, path := range []string{"/generate", "/jobs"} {
 			t.Run(name+path, func(t *testing.T) {
 				a := c.Do("POST", path, k.body)
-				if k.status == 0 { // either says that it is not right
+				if k.status == 0 { // 400 and 422 are both right
 					k.status = min(max(a.Status, 400), 422)
 				}
 				p := a.Refused(t, k.status, "")
@@ -69,7 +71,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := c.Do("POST", "/generate", body)
 			if a.Status == 422 && strings.Contains(string(a.Body), "no_room") {
-				return // the built-in vocabulary spends more tokens on these than its context has
+				return // in the built-in vocabulary these have more tokens than the context has room for
 			}
 			a.Must(t, 200)
 		})

@@ -8,10 +8,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"colophon/client"
+	"colophon/test/apitest"
 )
 
-// TestTextPolicyHoldsForPromptsAndTexts runs a service under rules that no text of
-// the built-in model keeps for long.
+// TestTextPolicyHoldsForPromptsAndTexts runs a service with rules that most texts of
+// the built-in model break soon.
 //
 // security: LLM05:2025
 func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
@@ -21,7 +24,7 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := up(t, "--no-rate-limits", "--policy", file)
-	c := newUser(t, s.URL, "isaac")
+	c := apitest.NewUser(t, s.URL, "isaac")
 	for _, prompt := range []string{"The light", "t.h.e light", "ｔｈｅ light", "t~he"} {
 		body, _ := json.Marshal(map[string]string{"prompt": prompt})
 		c.Do("POST", "/generate", string(body)).Refused(t, 422, "prompt_word")
@@ -32,16 +35,16 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 		body := fmt.Sprintf(`{"prompt":"Light","max_new_tokens":60,"seed":%d}`, seed)
 		first := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
 		again := c.Do("POST", "/generate", body, "Idempotency-Key", fmt.Sprintf(`"%d"`, seed)).Must(t, 200)
-		var j job
+		var j client.Job
 		first.Into(t, &j)
 		if !bytes.Equal(first.Body, again.Body) {
-			t.Errorf("%s, and again %s", first.Body, again.Body)
+			t.Errorf("first %s, then %s", first.Body, again.Body)
 		}
 		if j.FinishReason == "content_filter" {
 			ended++
 		}
 		var streamed, reason string
-		for _, m := range c.follow(j.ID, "", 0) {
+		for _, m := range follow(c, j.ID, "", 0) {
 			var e struct {
 				Text         string
 				FinishReason string `json:"finish_reason"`
@@ -56,13 +59,13 @@ func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {
 			}
 		}
 		if streamed != j.Completion || reason != j.FinishReason {
-			t.Errorf("seed %d: the stream has %q, %s; the job %q, %s", seed, streamed, reason, j.Completion, j.FinishReason)
+			t.Errorf("seed %d: the stream has %q, %s; the job has %q, %s", seed, streamed, reason, j.Completion, j.FinishReason)
 		}
 	}
 	if ended == 0 {
-		t.Error("no text came to a refused word: this test shows nothing")
+		t.Error("no text reached a refused word: the test proves nothing")
 	}
-	var history []job
+	var history []client.Job
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	shown := 0
 	for _, j := range history {

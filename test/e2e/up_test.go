@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,17 +16,18 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
 	"colophon/test/program/programtest"
 )
 
-// The first three tests are those that the tutorial's service came with.
+// The first three tests are those of the tutorial's service.
 
 func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "testuser")
+	c := apitest.NewUser(t, s.URL, "testuser")
 	var text struct {
 		ID            string `json:"id"`
 		GeneratedText string `json:"generated_text"`
@@ -39,7 +41,7 @@ func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	if _, err := time.Parse(time.RFC3339, text.CreatedAt); err != nil || text.ModelName != "opticks" {
 		t.Errorf("%+v", text)
 	}
-	var history []job
+	var history []client.Job
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || history[0].ID != text.ID || history[0].GeneratedText != text.GeneratedText || history[0].Prompt != "Once upon a time" {
 		t.Errorf("history %+v", history)
@@ -53,7 +55,7 @@ func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
 	forged := stranger.As("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
 	for _, route := range []string{"POST /generate", "POST /jobs", "GET /history", "GET /jobs/018f0000-0000-7000-8000-000000000000", "GET /jobs/x/events", "POST /jobs/x/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
-		for _, c := range []apitest.Client{stranger.Client, forged} {
+		for _, c := range []apitest.Client{stranger, forged} {
 			a := c.Do(method, path, `{"prompt":"hi"}`)
 			a.Refused(t, 401, "")
 			if !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer") {
@@ -63,10 +65,10 @@ func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
 	}
 }
 
-// TestPagesNameNothingElsewhere reads the pages and all that they name.
+// TestPagesReferToNoOtherHost reads the pages and everything they refer to.
 //
 // security: ASVS 3.6.1
-func TestPagesNameNothingElsewhere(t *testing.T) {
+func TestPagesReferToNoOtherHost(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := anonymous(t, s.URL)
@@ -79,13 +81,12 @@ func TestPagesNameNothingElsewhere(t *testing.T) {
 		if policy := page.Header.Get("Content-Security-Policy"); strings.Contains(policy, "unsafe") || !strings.Contains(policy, "default-src 'none'") {
 			t.Errorf("%s: policy %q", path, policy)
 		}
-		// Everything the page names is here.
 		for quoted := range strings.SplitSeq(string(page.Body), `"`) {
 			if strings.HasPrefix(quoted, "/") && !strings.ContainsAny(quoted, " {") {
 				c.Do("GET", quoted, "").Must(t, 200)
 			}
 			if strings.HasPrefix(quoted, "http") || strings.HasPrefix(quoted, "//") {
-				t.Errorf("%s names %s", path, quoted)
+				t.Errorf("%s refers to %s", path, quoted)
 			}
 		}
 	}
@@ -102,17 +103,17 @@ func TestPagesNameNothingElsewhere(t *testing.T) {
 	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
 	c.Do("GET", "/healthz", "").Must(t, 200)
 	c.Do("GET", "/readyz", "").Must(t, 200)
-	// A page whose own name resolves to this machine is not the service's.
+	// A host name that an attacker has pointed at this machine is refused.
 	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
-// TestStreamResumesAtEveryEvent cuts a stream at every boundary between two events and resumes it.
+// TestStreamResumesAtEveryEvent cuts a stream after every event and resumes it.
 func TestStreamResumesAtEveryEvent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "resumer")
+	c := apitest.NewUser(t, s.URL, "resumer")
 	id := c.Submit(`{"prompt":"The rays of light","max_length":120,"seed":7}`)
-	whole := c.follow(id, "", 0)
+	whole := follow(c, id, "", 0)
 	if n := len(whole); n < 4 || whole[0].Event != "job.accepted" || whole[1].Event != "job.started" || whole[n-1].Event != "job.completed" {
 		t.Fatalf("messages %+v", whole)
 	}
@@ -136,15 +137,15 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 		first := []apitest.Message{}
 		last := ""
 		if cut > 0 {
-			first = c.follow(id, "", cut)
+			first = follow(c, id, "", cut)
 			last = first[cut-1].ID
 		}
-		if got := append(first, c.follow(id, last, 0)...); !slices.Equal(got, whole) {
+		if got := append(first, follow(c, id, last, 0)...); !slices.Equal(got, whole) {
 			t.Errorf("cut at %d: %+v", cut, got)
 		}
 	}
-	// After the last event there is nothing, and the stream ends at once.
-	if rest := c.follow(id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
+	// A stream after the last event ends at once.
+	if rest := follow(c, id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
 		t.Errorf("after the end: %+v", rest)
 	}
 	var list []json.RawMessage
@@ -152,17 +153,17 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 	if len(list) != len(whole)-1 || string(list[0]) != whole[1].Data {
 		t.Errorf("as JSON: %s", list)
 	}
-	var done job
+	var done client.Job
 	c.Do("GET", "/jobs/"+id, "").Must(t, 200).Into(t, &done)
 	if done.Completion != text.String() || done.State != "completed" || done.Version != len(whole) {
-		t.Errorf("the job %+v is not what was streamed: %q", done, text.String())
+		t.Errorf("job %+v, streamed %q", done, text.String())
 	}
 }
 
 func TestJobIsPolledAndWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "poller")
+	c := apitest.NewUser(t, s.URL, "poller")
 	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").Must(t, 200)
 	if got := a.Header.Get("Preference-Applied"); got != "wait=20" {
 		t.Errorf("Preference-Applied %q", got)
@@ -171,7 +172,7 @@ func TestJobIsPolledAndWaitedFor(t *testing.T) {
 	if got := a.Header.Get("Preference-Applied"); got != "respond-async" {
 		t.Errorf("Preference-Applied %q", got)
 	}
-	var j job
+	var j client.Job
 	for deadline := time.Now().Add(time.Minute); j.State != "completed"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("still %+v", j)
@@ -188,19 +189,19 @@ func TestJobIsPolledAndWaitedFor(t *testing.T) {
 func TestCancelIsIdempotent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "canceller")
+	c := apitest.NewUser(t, s.URL, "canceller")
 	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
-	var first, second job
+	var first, second client.Job
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
-	if first.State != "cancelled" && first.State != "completed" { // it may have been faster
+	if first.State != "cancelled" && first.State != "completed" { // the job may have ended first
 		t.Fatalf("after cancel: %+v", first)
 	}
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &second)
 	if first.Version != second.Version {
 		t.Errorf("cancelling again changed version %d to %d", first.Version, second.Version)
 	}
-	messages := c.follow(id, "", 0)
-	if last := messages[len(messages)-1]; last.Event != "job."+first.State {
+	messages := follow(c, id, "", 0)
+	if last := messages[len(messages)-1]; last.Event != "job."+string(first.State) {
 		t.Errorf("the stream ends with %+v", last)
 	}
 }
@@ -208,20 +209,20 @@ func TestCancelIsIdempotent(t *testing.T) {
 func TestSameSeedGivesTheSameText(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "repeater")
+	c := apitest.NewUser(t, s.URL, "repeater")
 	var texts []string
 	for _, seed := range []int{5, 5, 6} {
-		var j job
+		var j client.Job
 		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
 	if texts[0] != texts[1] || texts[0] == texts[2] {
 		t.Errorf("seeds 5, 5, 6 gave %q", texts)
 	}
-	// Zero is a choice and not a missing value: without randomness the seed is idle.
+	// Zero is not taken for a missing value: at temperature 0 the seed has no effect.
 	texts = nil
 	for _, seed := range []int{5, 6} {
-		var j job
+		var j client.Job
 		c.Do("POST", "/generate", fmt.Sprintf(`{"prompt":"The colours of","max_length":60,"temperature":0,"top_k":0,"seed":%d}`, seed)).Must(t, 200).Into(t, &j)
 		texts = append(texts, j.GeneratedText)
 	}
@@ -233,17 +234,17 @@ func TestSameSeedGivesTheSameText(t *testing.T) {
 func TestJobsOfOthersAreNotFound(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	one, other := newUser(t, s.URL, "owner-one"), newUser(t, s.URL, "owner-two")
+	one, other := apitest.NewUser(t, s.URL, "owner-one"), apitest.NewUser(t, s.URL, "owner-two")
 	id := one.Submit(`{"prompt":"Light","max_length":20}`)
 	for _, route := range []string{"GET /jobs/" + id, "GET /jobs/" + id + "/events", "POST /jobs/" + id + "/cancel"} {
 		method, path, _ := strings.Cut(route, " ")
 		there := other.Do(method, path, "").Refused(t, 404, "not_found")
 		nowhere := other.Do(method, strings.Replace(path, id, "018f0000-0000-7000-8000-000000000000", 1), "").Refused(t, 404, "not_found")
 		if there.Detail != nowhere.Detail {
-			t.Errorf("%s tells a job of another user from none", route)
+			t.Errorf("%s distinguishes the job of another user from no job", route)
 		}
 	}
-	var history []job
+	var history []client.Job
 	other.Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 0 {
 		t.Errorf("the history of another user: %+v", history)
@@ -254,7 +255,7 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := anonymous(t, s.URL)
-	newUser(t, s.URL, "Ångström")
+	apitest.NewUser(t, s.URL, "Ångström")
 	c.Do("POST", "/users", `{"username":"ångström","password":"another one"}`).Refused(t, 409, "username_taken")
 	const secret = "hunter2-canary"
 	for name, body := range map[string]string{
@@ -270,24 +271,24 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 		a := c.Do("POST", "/users", body)
 		a.Refused(t, 422, "")
 		if bytes.Contains(a.Body, []byte("hunter2")) {
-			t.Errorf("%s: the password comes back: %s", name, a.Body)
+			t.Errorf("%s: the answer repeats the password: %s", name, a.Body)
 		}
 	}
 	a := c.Do("POST", "/users", `{"username":"x","password":"`+secret)
 	a.Refused(t, 400, "invalid_request")
 	if bytes.Contains(a.Body, []byte(secret)) {
-		t.Errorf("broken JSON comes back: %s", a.Body)
+		t.Errorf("the answer repeats broken JSON: %s", a.Body)
 	}
 	wrong := c.Form("/token", "username", "Ångström", "password", "wrong password").Refused(t, 401, "invalid_credentials")
 	nobody := c.Form("/token", "username", "no such user", "password", "wrong password").Refused(t, 401, "invalid_credentials")
 	if wrong.Detail != nobody.Detail {
-		t.Error("sign-in tells known names from unknown ones")
+		t.Error("sign-in distinguishes known names from unknown ones")
 	}
 	c.Form("/token", "username", "Ångström").Refused(t, 422, "invalid_request")
 	c.Form("/token", "grant_type", "magic").Refused(t, 422, "invalid_request")
 	c.Form("/token", "grant_type", "refresh_token", "refresh_token", "crt_x").Refused(t, 401, "invalid_refresh_token")
 	var tokens, next apitest.Tokens
-	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", password).Must(t, 200).Into(t, &tokens)
+	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", apitest.Password).Must(t, 200).Into(t, &tokens)
 	if tokens.ExpiresIn < 60 || tokens.Refresh == "" {
 		t.Errorf("tokens expire in %d s", tokens.ExpiresIn)
 	}
@@ -321,16 +322,16 @@ func TestUnknownRoutesAreProblems(t *testing.T) {
 	}
 }
 
-// TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and a
+// TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and its
 // text.
 //
 // security: ASVS 11.3.2
 func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
-	c := newUser(t, s.URL, "keeper")
+	c := apitest.NewUser(t, s.URL, "keeper")
 	const canary = "peacockfeather"
-	var j job
+	var j client.Job
 	c.Do("POST", "/generate", `{"prompt":"the `+canary+` of","max_length":60,"stop":["stop-`+canary+`"]}`, "Idempotency-Key", canary).Must(t, 200).Into(t, &j)
 	words := strings.Fields(j.Completion)
 	secrets := []string{canary, strings.Join(words[:min(4, len(words))], " ")}
@@ -352,7 +353,7 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 			seen++
 			for _, secret := range secrets {
 				if strings.Contains(row, secret) || strings.Contains(row, fmt.Sprintf("%x", secret)) {
-					t.Errorf("%q stands in %s: %.200s", secret, table, row)
+					t.Errorf("%q is in %s: %.200s", secret, table, row)
 				}
 			}
 		}
@@ -362,17 +363,17 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 	}
 }
 
-// TestPrivatePostgresKeepsTheDataOverARestart stops the service and starts it again
-// over the same data directory.
-func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
+// TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again
+// with the same data directory.
+func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)
 	start := func() *programtest.Process {
 		return programtest.Start(t, nil, "up", "--listen", "127.0.0.1:0", "--data", data)
 	}
 	s := start()
-	c := newUser(t, s.URL, "returning")
-	var before, after []job
+	c := apitest.NewUser(t, s.URL, "returning")
+	var before, after []client.Job
 	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &before)
 	s.Stop()
@@ -382,7 +383,7 @@ func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
 	s = start()
 	t.Cleanup(s.Stop)
 	anonymous(t, s.URL).As(c.Access).Do("GET", "/history", "").Must(t, 200).Into(t, &after)
-	if len(before) != 1 || !slices.Equal(before, after) {
+	if len(before) != 1 || !reflect.DeepEqual(before, after) {
 		t.Errorf("history before %+v and after %+v", before, after)
 	}
 	signIn(t, s.URL, "returning")
@@ -391,7 +392,7 @@ func TestPrivatePostgresKeepsTheDataOverARestart(t *testing.T) {
 func TestJobsAreRateLimitedByDefault(t *testing.T) {
 	t.Parallel()
 	s := up(t)
-	c := newUser(t, s.URL, "hasty")
+	c := apitest.NewUser(t, s.URL, "hasty")
 	allowed := 0
 	for range 10 {
 		a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":10}`)

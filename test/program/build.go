@@ -28,7 +28,8 @@ func Build(ctx context.Context) (path string, remove func() error, err error) {
 	}
 	remove = func() error { return os.RemoveAll(dir) }
 	path = filepath.Join(dir, "colophon")
-	args := []string{"build", "-buildvcs=false", "-o", path}
+	// Without debug information a link takes a third less time.
+	args := []string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", path}
 	if race {
 		args = append(args, "-race")
 	}

@@ -101,6 +101,17 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
+// Eventually polls a condition that no event announces until it holds. A condition
+// that does not hold within Patience fails the test.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
+
 // environment returns the test's environment with the service's settings replaced by the
 // given ones. PGBIN, the directory of Postgres, stays.
 func environment(settings []string) (env []string) {

@@ -1,5 +1,5 @@
 //go:build race
 
-package e2e
+package processes
 
 const depth = 4 // the race detector makes models slow enough

@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"fmt"
@@ -13,11 +13,11 @@ import (
 // TestProcessesCountRequestsTogether floods two API processes over one database.
 func TestProcessesCountRequestsTogether(t *testing.T) {
 	t.Parallel()
-	const most, requests = 7, 30
+	const limit, requests = 7, 30
 	server := newServer(t)
 	m := &members{t, server.URL(), []string{"DATABASE_URL=" + server.URL(), "COLOPHON_DATA=" + t.TempDir()}}
-	limits := []string{"--limit-jobs", fmt.Sprintf("%d/1h", most), "--limit-anonymous", "3/1h"}
-	first, second := m.api(limits...), m.api(limits...)
+	flags := []string{"--limit-jobs", fmt.Sprintf("%d/1h", limit), "--limit-anonymous", "3/1h"}
+	first, second := m.api(flags...), m.api(flags...)
 	c := newUser(t, first.URL, "flooder")
 	var accepted atomic.Int32
 	var wg sync.WaitGroup
@@ -33,13 +33,13 @@ func TestProcessesCountRequestsTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := accepted.Load(); n != most {
-		t.Errorf("two processes accepted %d jobs, want %d", n, most)
+	if n := accepted.Load(); n != limit {
+		t.Errorf("two processes accepted %d jobs, want %d", n, limit)
 	}
 	// Each process counts anonymous requests for itself, also without a database.
 	server.Stop()
 	for _, p := range []*programtest.Process{first, second} {
-		stranger := anonymous(t, p.URL)
+		stranger := apitest.Client{T: t, URL: p.URL}
 		for range 3 {
 			stranger.Do("GET", "/docs", "").Must(t, 200)
 		}

@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"os"
@@ -11,10 +11,10 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// TestJobOfAKilledWorkerGoesOn kills the worker that has a job, again and again,
-// and waits for the next token from another one. COLOPHON_TEST_KILLS is how often;
-// the log says how long it took.
-func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
+// TestJobOfAKilledWorkerContinues kills the worker of a job and waits for the next
+// token from another worker. COLOPHON_TEST_KILLS sets the number of kills, 2 by
+// default. The log has the times from kill to token.
+func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	slow(t)
 	t.Parallel()
 	kills := 2
@@ -40,7 +40,7 @@ func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
 		} else {
 			took = append(took, next(t, events, advanced).at.Sub(killed))
 			if second.Worker == first.Worker || second.FromToken == 0 {
-				t.Errorf("the job went on as %+v after %+v", second, first)
+				t.Errorf("the job continued as %+v after %+v", second, first)
 			}
 		}
 		workers[holder] = m.worker()
@@ -51,14 +51,14 @@ func TestJobOfAKilledWorkerGoesOn(t *testing.T) {
 	}
 	slices.Sort(took)
 	p := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
-	t.Logf("%d kills; from SIGKILL to the next token elsewhere: least %s, p50 %s, p99 %s, most %s", len(took), took[0], p(0.5), p(0.99), took[len(took)-1])
+	t.Logf("%d kills; from SIGKILL to the next token elsewhere: min %s, p50 %s, p99 %s, max %s", len(took), took[0], p(0.5), p(0.99), took[len(took)-1])
 	if most := took[len(took)-1]; most > 10*time.Second {
-		t.Errorf("it took %s until a job went on", most)
+		t.Errorf("it took %s until a job continued", most)
 	}
 }
 
-// TestFrozenWorkerWritesNothing freezes a worker for longer than its lease lasts,
-// and lets it go on when another one has its job.
+// TestFrozenWorkerWritesNothing freezes a worker until its lease has expired and
+// another worker has its job, and thaws it then.
 func TestFrozenWorkerWritesNothing(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -73,7 +73,7 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 	undisturbed := c.Submit(long(1)) // while the lease of the other job expires
 	taken := next(t, events, started)
 	if taken.Worker != other.Worker {
-		t.Fatalf("taken up as %+v", taken)
+		t.Fatalf("started as %+v", taken)
 	}
 	frozen.Thaw()
 	got := c.end(id)
@@ -86,7 +86,7 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 		}
 		return e.Type == "job.completed"
 	})
-	// The thawed worker has noticed, and takes up further jobs.
+	// The thawed worker has dropped the job and takes new ones.
 	other.Signal(syscall.SIGTERM)
 	if status := other.Exit(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
@@ -96,11 +96,11 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 	}
 }
 
-// TestServiceOutlivesARestartOfPostgres stops and crashes the Postgres under two
-// API processes and two workers while jobs run, and starts it again.
+// TestServiceSurvivesARestartOfPostgres stops Postgres, and then crashes it, under two
+// API processes and two workers that run jobs, and starts it again each time.
 //
 // security: ASVS 16.5.2
-func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
+func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
 	slow(t)
 	t.Parallel()
 	server := newServer(t)
@@ -117,13 +117,13 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 	for _, down := range []func(){server.Stop, server.Crash} {
 		for i, body := range bodies {
 			ids[i] = one.Submit(body)
-			watched[i] = two.watch(ids[i]) // across the restart, and from another process
+			watched[i] = two.watch(ids[i]) // across the restart, through the other API process
 		}
 		for _, events := range watched {
 			next(t, events, advanced)
 		}
 		down()
-		for _, c := range []client{one, two} {
+		for _, c := range []user{one, two} {
 			for _, request := range [][2]string{
 				{"GET", "/readyz"}, {"GET", "/jobs/" + ids[0]}, {"POST", "/jobs"}, {"GET", "/history"}, {"GET", "/jobs/" + ids[0] + "/events"},
 			} {
@@ -131,8 +131,8 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 				if request[0] == "POST" {
 					body = long(0)
 				}
-				if request[1] == "/readyz" { // the answer of the database is kept for a second
-					eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
+				if request[1] == "/readyz" { // the service caches the state of the database for a second
+					programtest.Eventually(t, "the service is not ready", func() bool { return c.Do("GET", "/readyz", "").Status != 200 })
 				}
 				a := c.Do(request[0], request[1], body)
 				a.Refused(t, 503, "")
@@ -149,7 +149,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 			text := []int{}
 			for e := range events {
 				if version != 0 && e.Version != version+1 {
-					t.Errorf("after version %d comes %d", version, e.Version)
+					t.Errorf("version %d is followed by %d", version, e.Version)
 				}
 				version = e.Version
 				text = append(text, e.Tokens...)
@@ -168,7 +168,7 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 				t.Errorf("%s: %q, undisturbed %q", bodies[i], got, want[bodies[i]])
 			}
 		}
-		for _, c := range []client{one, two} {
+		for _, c := range []user{one, two} {
 			c.Do("GET", "/readyz", "").Must(t, 200)
 		}
 	}
@@ -177,11 +177,11 @@ func TestServiceOutlivesARestartOfPostgres(t *testing.T) {
 			t.Errorf("%s has ended", p)
 		}
 	}
-	// The outages of Postgres count against no job.
-	var listening, burnt int
+	// Outages of Postgres cost jobs no attempts.
+	var listening, used int
 	m.query(`select count(*) from pg_stat_activity where application_name like '% listen'`, &listening)
-	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &burnt)
-	if listening != 4 || burnt > 0 {
-		t.Errorf("%d connections listen for events in 4 processes; %d attempts are burnt", listening, burnt)
+	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &used)
+	if listening != 4 || used > 0 {
+		t.Errorf("%d connections listen for events in 4 processes; %d attempts are used up", listening, used)
 	}
 }

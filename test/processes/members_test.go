@@ -1,4 +1,4 @@
-package e2e
+package processes
 
 import (
 	"context"
@@ -9,25 +9,37 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"colophon/client"
 	"colophon/internal/pg/pgtest"
+	"colophon/test/apitest"
 	"colophon/test/program/programtest"
 )
+
+func TestMain(m *testing.M) { programtest.Main(m) }
+
+// slow skips a test that takes five seconds or more, with -short.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes longer than five seconds")
+	}
+}
 
 // members are the processes of one service over one database.
 type members struct {
 	t        *testing.T
-	url      string // of the database, as its owner
+	url      string // of the database, for its owner
 	settings []string
 }
 
 // newMembers prepares a service with a model whose texts take seconds. Each process
-// has one processor, so that the time of a text is not spent on waiting threads.
+// uses one processor, so that its threads do not wait for each other.
 func newMembers(t *testing.T) *members {
 	t.Helper()
 	return membersOver(t, programtest.Database(t).URL)
 }
 
-// membersOver does the same over an up-to-date database.
+// membersOver is newMembers over an up-to-date database.
 func membersOver(t *testing.T, url string) *members {
 	t.Helper()
 	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t), "GOMAXPROCS=1"}
@@ -44,7 +56,7 @@ func newServer(t *testing.T) *pgtest.Server {
 	return server
 }
 
-// query asks Postgres, as its owner.
+// query reads one row, as the owner of the database.
 func (m *members) query(sql string, results ...any) {
 	m.t.Helper()
 	ctx := context.Background()
@@ -66,16 +78,22 @@ func (m *members) worker(flags ...string) *programtest.Process {
 	return programtest.Start(m.t, m.settings, append([]string{"worker"}, flags...)...)
 }
 
-// long is the request of a job that takes at least a second.
+// long returns the request for a text that takes at least a second.
 func long(seed int) string { return sized(seed, 500) }
 
-// sized is the request of a job of so many tokens.
+// sized returns the request for a text of that many tokens.
 func sized(seed, tokens int) string {
 	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
 }
 
-// undisturbed runs jobs that nothing disturbs and returns their texts.
-func undisturbed(c client, bodies ...string) map[string]string {
+// user is a client that follows jobs across failures.
+type user struct{ apitest.Client }
+
+// newUser registers an account and signs in to it.
+func newUser(t *testing.T, url, name string) user { return user{apitest.NewUser(t, url, name)} }
+
+// undisturbed runs jobs without a failure and returns their texts, by request.
+func undisturbed(c user, bodies ...string) map[string]string {
 	c.T.Helper()
 	texts := map[string]string{}
 	ids := map[string]string{}
@@ -88,18 +106,18 @@ func undisturbed(c client, bodies ...string) map[string]string {
 	return texts
 }
 
-// end polls a job until it has ended, whatever happens to the service meanwhile.
-func (c client) end(id string) job {
+// end polls a job until it has ended and returns it. The service may be unavailable
+// meanwhile.
+func (c user) end(id string) client.Job {
 	c.T.Helper()
-	var j job
+	var j client.Job
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		a := c.Do("GET", "/jobs/"+id, "")
 		if a.Status == 503 {
 			continue
 		}
 		a.Must(c.T, 200).Into(c.T, &j)
-		switch j.State {
-		case "completed", "failed", "cancelled":
+		if j.State.Final() {
 			return j
 		}
 	}
@@ -107,7 +125,7 @@ func (c client) end(id string) job {
 	return j
 }
 
-// event is an event of a job, as far as the tests look at it.
+// event is the part of a job's event that the tests read.
 type event struct {
 	Version   int
 	Type      string
@@ -118,15 +136,15 @@ type event struct {
 	at        time.Time // when it was read
 }
 
-// watch follows a job to its end and sends its events.
-func (c client) watch(id string) <-chan event {
+// watch follows a job to its end. The channel has its events, and is closed then.
+func (c user) watch(id string) <-chan event {
 	events := make(chan event, 1000)
 	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
 	go func() {
 		defer close(events)
 		for m, err := range stream {
 			if err != nil || m.Data == "" {
-				continue // the test misses the event that it waits for
+				continue // next fails if the test needs a lost event
 			}
 			e := event{at: time.Now()}
 			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
@@ -138,7 +156,7 @@ func (c client) watch(id string) <-chan event {
 	return events
 }
 
-// next returns the next event that is wanted.
+// next returns the next event for which wanted is true.
 func next(t *testing.T, events <-chan event, wanted func(event) bool) event {
 	t.Helper()
 	timeout := time.After(programtest.Patience)
