@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"colophon/client"
 	"colophon/test/program/programtest"
 )
 
@@ -65,12 +66,24 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 	m := newMembers(t)
 	c := newUser(t, m.api("--no-rate-limits").URL, "freezer")
 	frozen := m.worker()
-	id := c.Submit(long(1))
-	events := c.watch(id)
-	next(t, events, advanced)
-	frozen.Freeze()
+	var id string
+	var events <-chan event
+	seed := 0
+	for running := false; !running; {
+		seed++
+		id = c.Submit(long(seed))
+		events = c.watch(id)
+		next(t, events, advanced)
+		frozen.Freeze()
+		var j client.Job
+		c.Do("GET", "/jobs/"+id, "").Must(t, 200).Into(t, &j)
+		if running = j.State == "running"; !running {
+			t.Logf("job %d was faster than the signal", seed)
+			frozen.Thaw()
+		}
+	}
 	other := m.worker()
-	undisturbed := c.Submit(long(1)) // while the lease of the other job expires
+	undisturbed := c.Submit(long(seed)) // while the lease of the other job expires
 	taken := next(t, events, started)
 	if taken.Worker != other.Worker {
 		t.Fatalf("started as %+v", taken)

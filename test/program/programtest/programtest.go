@@ -65,7 +65,12 @@ func path() (string, error) {
 	build.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		build.path, build.remove, build.err = program.Build(ctx)
+		if os.Getenv(program.Variable) == "" {
+			build.err = statSources()
+		}
+		if build.err == nil {
+			build.path, build.remove, build.err = program.Build(ctx)
+		}
 	})
 	return build.path, build.err
 }
