@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -366,8 +367,10 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 	f.until(f.submit(request), final)
 	stop()
 	facts := f.facts(j)
-	if last := facts[len(facts)-1]; !cmp.Equal(last, events.Fact(taken)) {
-		t.Errorf("the zombie appended %+v", last)
+	i := slices.IndexFunc(facts, func(fact events.Fact) bool { return cmp.Equal(fact, events.Fact(taken)) })
+	// On a slow machine, the worker may have taken the job again, with another start.
+	if next := facts[i+1:]; len(next) > 0 && next[0].Type() != (events.JobStarted{}).Type() {
+		t.Errorf("the zombie appended %+v", next[0])
 	}
 	// The second attempt dies. The zombie must have kept the job's only queue entry.
 	f.work(newEngine())
