@@ -43,7 +43,7 @@ func deviation(seed, i uint64) float32 {
 		scale = 0.02 / 37837.227 // 0x10000 times the square root of 4/12
 	)
 	sum := z&0xffff + z>>16&0xffff + z>>32&0xffff + z>>48
-	return float32(int(sum)-mean) * scale
+	return float32(float32(int(sum)-mean) * scale) // not fused with an addition of the caller
 }
 
 // splitMix64 returns output n, from 1, of the generator SplitMix64 (Steele, Lea

@@ -142,5 +142,6 @@ func round(x float32) int16 {
 		return -128 // as the assembly does
 	}
 	const round = 3 << 22 // adding it rounds to an integer
+	x = float32(x)        // keeps compilers from fusing a product with the addition
 	return int16(math.Float32bits(x+round) - math.Float32bits(round))
 }

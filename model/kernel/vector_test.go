@@ -114,3 +114,34 @@ func BenchmarkGELU(b *testing.B) {
 		GELU(y)
 	}
 }
+
+// On some architectures, compilers fuse a product with a following addition. A number
+// would then be rounded once, where the assembly rounds it twice.
+func TestQuantizedNumbersAreRoundedProducts(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	telling := 0 // numbers that fusing would change
+	for range 50_000 {
+		var x [Group]float32
+		var largest float32
+		for i := range x {
+			x[i] = float32(r.NormFloat64())
+			largest = max(largest, x[i], -x[i])
+		}
+		var q [Group]int16
+		quantizeGroup(&q, &x)
+		inverse := float64(127 / largest)
+		for i, v := range x {
+			exact := float64(v) * inverse
+			want := math.RoundToEven(float64(float32(exact)))
+			if want != math.RoundToEven(exact) {
+				telling++
+			}
+			if float64(q[i]) != want {
+				t.Fatalf("%g times %g is quantised to %d, want %g", v, inverse, q[i], want)
+			}
+		}
+	}
+	if telling == 0 {
+		t.Error("no number tells the difference")
+	}
+}
