@@ -31,7 +31,7 @@ type Options struct {
 //
 // One goroutine computes step by step. A step computes the next token of every
 // decoding sequence, and tokens of waiting prompts, oldest first. Beside decoding
-// sequences, prompt tokens make a step less than twice as long. Without decoding
+// sequences, prompt tokens make a step about twice as long at most. Without decoding
 // sequences, a step has up to 128 prompt tokens. A call of Next whose context is done
 // returns at once; its tokens leave the queue after the current step.
 //
@@ -242,7 +242,13 @@ func (e *Engine) plan(f *forward) {
 	e.step++
 	e.expected = 0
 	f.rows = f.rows[:0]
-	budget := e.budget.tokens(e.decoding)
+	ready := 0 // decoding sequences in this step
+	for _, s := range e.queue {
+		if len(s.tokens) == 1 {
+			ready++
+		}
+	}
+	budget := e.budget.tokens(e.decoding, ready)
 	for _, s := range e.queue {
 		n := len(s.tokens) - s.computed
 		if n > 1 {

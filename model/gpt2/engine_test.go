@@ -322,16 +322,16 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	}
 	step(8 * time.Millisecond) // usual from now on
 
-	// Beside decoding sequences, chunks take three quarters as long as a decoding
-	// step, even if one of the sequences is late.
+	// Beside decoding sequences, chunks take as long as a decoding step, even if one of
+	// the sequences is late.
 	third, fourth := enqueue(20), enqueue(3)
 	var computed []string
-	for range 4 {
+	for range 3 {
 		again(first)
-		step(14 * time.Millisecond)
+		step(16 * time.Millisecond)
 		computed = append(computed, fmt.Sprintf("%d+%d", third.computed, fourth.computed))
 	}
-	if want := []string{"6+0", "12+0", "18+0", "20+3"}; !slices.Equal(computed, want) {
+	if want := []string{"8+0", "16+0", "20+3"}; !slices.Equal(computed, want) {
 		t.Errorf("prompts are at %v, want %v", computed, want)
 	}
 	for _, s := range []*sequence{first, second, third, fourth} {

@@ -7,49 +7,68 @@ const (
 	// many, the kernels reach their best rate.
 	maxPromptTokens = 128
 
-	// unmeasuredTokens is the budget until steps have been measured.
-	unmeasuredTokens = 8
+	// minPromptTokens is the smallest budget, and the budget until steps have been
+	// measured. With fewer, a step would read the weights for next to nothing.
+	minPromptTokens = 8
+
+	// measureEvery is the number of steps with prompt tokens after which one without
+	// them is measured.
+	measureEvery = 8
 )
 
 // A stepBudget says how many prompt tokens a step may compute beside sequences
-// that decode, so that those do not stall. A step may take 1.75 times as long as
-// one without prompt tokens, which leaves a margin below twice as long. The
-// times are measured, so the budget fits any machine, network and format.
+// that decode, so that those do not stall. A step may take twice as long as one
+// without prompt tokens. The times are measured, so the budget fits any machine,
+// network and format.
+//
+// The time of a prompt token is known only as the difference from a step without
+// prompt tokens. With an outdated time of that step, the budget would settle at one
+// token for as long as prompts wait. While they wait, steps without prompt tokens
+// are therefore measured again and again.
 type stepBudget struct {
 	decodeStep  time.Duration // of a step with one token for each sequence
 	promptToken time.Duration // that a prompt token adds to a step
+	since       int           // steps since the last one without prompt tokens
 }
 
-// tokens returns the largest number of prompt tokens for the next step, beside
-// the given number of decoding sequences.
-func (b *stepBudget) tokens(decoding int) int {
+// tokens returns the largest number of prompt tokens for the next step, while the
+// given number of sequences are decoding and ready of them have a token in that step.
+// It returns 0 only if ready is not 0, so no step is empty.
+func (b *stepBudget) tokens(decoding, ready int) int {
 	switch {
 	case decoding == 0:
 		return maxPromptTokens
+	case ready > 0 && b.since >= measureEvery:
+		return 0
 	case b.decodeStep == 0 || b.promptToken == 0:
-		return unmeasuredTokens
+		return minPromptTokens
 	}
-	return int(min(max(3*b.decodeStep/(4*b.promptToken), 1), maxPromptTokens))
+	return int(min(max(b.decodeStep/b.promptToken, minPromptTokens), maxPromptTokens))
 }
 
 // observe updates the budget with the duration of a step that computed the given
 // numbers of decoded and prompt tokens.
 func (b *stepBudget) observe(decoded, prompt int, took time.Duration) {
+	b.since++
+	if prompt == 0 {
+		b.since = 0
+	}
 	switch {
 	case prompt == 0 && decoded > 0:
-		b.decodeStep = smooth(b.decodeStep, took)
-	case prompt >= unmeasuredTokens && decoded == 0:
-		b.promptToken = smooth(b.promptToken, took/time.Duration(prompt))
+		b.decodeStep = smooth(b.decodeStep, took, 2)
+	case prompt >= minPromptTokens && decoded == 0:
+		b.promptToken = smooth(b.promptToken, took/time.Duration(prompt), 4)
 	case prompt > 0 && decoded > 0 && b.decodeStep > 0:
 		added := max(took-b.decodeStep, took/8) // clocks are imprecise
-		b.promptToken = smooth(b.promptToken, added/time.Duration(prompt))
+		b.promptToken = smooth(b.promptToken, added/time.Duration(prompt), 4)
 	}
 }
 
-// smooth returns an exponential moving average, at least 1 ns.
-func smooth(average, observed time.Duration) time.Duration {
+// smooth returns an exponential moving average, at least 1 ns. The newest observation
+// counts for one part of all.
+func smooth(average, observed, parts time.Duration) time.Duration {
 	if average == 0 {
 		return max(observed, 1)
 	}
-	return max(average+(observed-average)/4, 1)
+	return max(average+(observed-average)/parts, 1)
 }
