@@ -141,6 +141,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 		username, secret             = chromedp.CSS("#username"), chromedp.CSS("#password")
 		register                     = chromedp.CSS("#account button[value=register]")
 		prompt, generate, notice     = chromedp.CSS("#prompt"), chromedp.CSS("#generate"), chromedp.CSS("#composer-notice")
+		stop, again                  = chromedp.CSS("#stop"), chromedp.CSS("#again")
 		text, colophon, texts, calls = chromedp.CSS("#sheet .text"), chromedp.CSS("#colophon"), chromedp.CSS("#history-items li"), chromedp.CSS(".swagger-ui .opblock")
 	)
 	b.do("sign up",
@@ -151,8 +152,10 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 		chromedp.Click(register),
 		chromedp.WaitVisible(who),
 	)
+	const stops = `"\t", "The end"`
 	b.do("write",
 		chromedp.SendKeys(prompt, "The Rays of Light"),
+		chromedp.SetValue(stop, stops),
 		chromedp.Click(generate),
 		chromedp.WaitVisible(colophon),
 		chromedp.WaitVisible(texts),
@@ -163,6 +166,14 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	signIn(t, s.URL, "isaac").Do("GET", "/history", "").Must(t, 200).Into(t, &history)
 	if len(history) != 1 || strings.Join(strings.Fields(written), " ") != strings.Join(strings.Fields(history[0].GeneratedText), " ") || name != "isaac" {
 		t.Errorf("the page shows %s %q; the history has %+v", name, written, history)
+	}
+	if lines := read(b, "read the colophon", chromedp.Text(colophon)); !strings.Contains(lines, stops) {
+		t.Errorf("the colophon has no stop strings: %s", lines)
+	}
+	b.do("write it again", chromedp.SetValue(stop, `"other"`), chromedp.Click(again))
+	b.show("again")
+	if got := read(b, "read the stop strings", chromedp.Value(stop)); got != stops {
+		t.Errorf("the repeated request stops at %s", got)
 	}
 	if errors := b.reported(); len(errors) > 0 {
 		t.Errorf("the page reports %q", errors)

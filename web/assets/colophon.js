@@ -32,9 +32,23 @@ export function fold(record, event) {
 export const ended = ({ state }) => state !== "queued" && state !== "running";
 
 // request returns the request that generates the text of a record again.
-export function request({ prompt, promptTokens, params }) {
+export function request({ prompt, params, stop }) {
   const { max_tokens, temperature, top_k, top_p, seed } = params;
-  return { prompt, max_length: promptTokens + max_tokens, temperature, top_k, top_p, seed };
+  return { prompt, max_new_tokens: max_tokens, temperature, top_k, top_p, seed, ...(stop?.length && { stop }) };
+}
+
+// quote returns strings as users write them: in double quotes, with commas between them.
+export const quote = (strings) => strings.map((string) => JSON.stringify(string)).join(", ");
+
+// unquote returns the strings of a text that quote made or a user wrote, or null if the
+// text has another form.
+export function unquote(text) {
+  try {
+    const strings = JSON.parse(`[${text}]`);
+    return strings.every((string) => typeof string === "string") ? strings : null;
+  } catch {
+    return null;
+  }
 }
 
 // sentence names the model, the speed and the time of an ended job's text.
@@ -60,7 +74,7 @@ export function lines(id, record) {
     ["temperature", params.temperature],
     ["top-k", params.top_k],
     ["top-p", params.top_p],
-    ["stop at", record.stop?.map((stop) => JSON.stringify(stop)).join(", ")],
+    ["stop at", record.stop && quote(record.stop)],
   ];
   const versions = record.events.map(({ version }) => version);
   return [

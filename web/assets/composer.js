@@ -1,5 +1,6 @@
 // The form in which users enter a prompt.
 
+import { quote, unquote } from "./colophon.js";
 import { complain, find, hold, isReady, ready, show } from "./dom.js";
 
 const longest = 500; // characters, as the service counts them: code points
@@ -10,7 +11,8 @@ export class Composer {
   #generate = find("generate");
   #cancel = find("cancel");
   #notice = find("composer-notice");
-  #settings = ["max_length", "temperature", "top_k", "top_p", "seed"].map(find);
+  #settings = ["max_new_tokens", "temperature", "top_k", "top_p", "seed"].map(find);
+  #stop = find("stop");
 
   // write is called with a request when the form is sent, cancel when the user
   // cancels the running text.
@@ -25,6 +27,7 @@ export class Composer {
       cancel();
     });
     this.#prompt.addEventListener("input", () => this.#measure());
+    this.#stop.addEventListener("input", () => this.#checkStop());
     this.#prompt.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
@@ -38,6 +41,8 @@ export class Composer {
   // fill takes over a request.
   fill(request) {
     for (const input of this.#settings) input.value = request[input.name] ?? "";
+    this.#stop.value = quote(request.stop ?? []);
+    this.#checkStop();
     find("seed").closest("details").open = true;
     this.#begin(request.prompt);
   }
@@ -46,6 +51,7 @@ export class Composer {
   clear() {
     this.#form.reset();
     this.#measure();
+    this.#checkStop();
   }
 
   // busy marks a text as running; users can cancel it when cancellable is true.
@@ -59,10 +65,10 @@ export class Composer {
 
   // complain shows a problem and disables the button for the problem's wait, if any.
   complain(problem) {
-    const fields = Object.fromEntries([this.#prompt, ...this.#settings].map((field) => [field.name, field]));
+    const fields = Object.fromEntries([this.#prompt, ...this.#settings, this.#stop].map((field) => [field.name, field]));
     const seconds = complain(this.#notice, problem, fields);
     if (isReady(this.#generate)) hold(this.#generate, seconds);
-    if (problem && this.#settings.some((field) => field.hasAttribute("aria-invalid"))) this.#form.querySelector("details").open = true;
+    if (problem && [...this.#settings, this.#stop].some((field) => field.hasAttribute("aria-invalid"))) this.#form.querySelector("details").open = true;
     ready(this.#cancel);
   }
 
@@ -83,11 +89,18 @@ export class Composer {
     this.#prompt.removeAttribute("aria-invalid");
   }
 
+  #checkStop() {
+    this.#stop.setCustomValidity(unquote(this.#stop.value) ? "" : 'Write each string in double quotes, with commas between them: "\\n", "The end".');
+    this.#stop.removeAttribute("aria-invalid");
+  }
+
   #read() {
     const request = { prompt: this.#prompt.value };
     for (const input of this.#settings) {
       if (input.value !== "") request[input.name] = input.valueAsNumber;
     }
+    const stop = unquote(this.#stop.value);
+    if (stop.length > 0) request.stop = stop;
     return request;
   }
 }

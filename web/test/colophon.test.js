@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { blank, ended, fold, lines, request, sentence, since } from "../assets/colophon.js";
+import { blank, ended, fold, lines, quote, request, sentence, since, unquote } from "../assets/colophon.js";
 
 const at = (seconds) => new Date(Date.parse("2025-08-01T12:00:00Z") + seconds * 1000).toISOString();
 const accepted = {
@@ -31,7 +31,13 @@ test("a finished job has every line of its colophon", () => {
 });
 
 test("the repeated request equals the first one", () => {
-  assert.deepEqual(request(record(accepted)), { prompt: "The Rays", max_length: 50, temperature: 0, top_k: 40, top_p: 1, seed: 9007199254740991 });
+  assert.deepEqual(request(record(accepted)), { prompt: "The Rays", max_new_tokens: 48, temperature: 0, top_k: 40, top_p: 1, seed: 9007199254740991, stop: ["\n"] });
+  assert.equal("stop" in request(record({ ...accepted, stop: undefined })), false);
+});
+
+test("users can write every stop string", () => {
+  for (const stop of [[], ["\n"], ["The end", ", ", '"', "\\", "é\u0000"]]) assert.deepEqual(unquote(quote(stop)), stop);
+  for (const text of ["x", '"x', '"x",', "1", "null", '["x"]', '"x"], ["y"']) assert.equal(unquote(text), null, text);
 });
 
 test("a failed attempt counts and does not end the job", () => {
