@@ -21,13 +21,25 @@ import (
 // are pointers, because Huma's defaults could not tell zero from missing otherwise.
 type generateBody struct {
 	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; (the operator can choose others) and refuses a prompt with a forbidden word."`
-	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" default:"50" doc:"The largest number of tokens of the prompt and the continuation together."`
-	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"The largest number of tokens of the continuation alone. With it, max_length is ignored."`
+	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" doc:"The largest number of tokens of the prompt and the continuation together."`
+	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"The largest number of tokens of the continuation alone. With it, max_length is ignored. With neither, it is 50. The model's context may leave room for fewer; params.max_tokens of the job has the limit that applies."`
 	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the most likely token."`
 	TopK         *int     `json:"top_k,omitempty" minimum:"0" maximum:"1000" default:"40" doc:"Choose among this number of the most likely tokens; 0 means all."`
 	TopP         float64  `json:"top_p,omitempty" exclusiveMinimum:"0" maximum:"1" default:"1" doc:"Choose among the most likely tokens whose probabilities add up to this share."`
 	Seed         *uint64  `json:"seed,omitempty" minimum:"0" maximum:"9007199254740991" doc:"The same seed gives the same text again. Without one, the service draws one."`
 	Stop         []string `json:"stop,omitempty" maxItems:"4" minLength:"1" maxLength:"32" doc:"The text ends before the first of these strings. Each has 1 to 32 characters."`
+}
+
+// defaultNewTokens limits the continuation if the client sets no length. A default for
+// max_length would refuse longer prompts for a member that the client never sent.
+const defaultNewTokens = 50
+
+// Resolve sets the default length. It implements [huma.Resolver].
+func (b *generateBody) Resolve(huma.Context) []error {
+	if b.MaxLength == 0 && b.MaxNewTokens == 0 {
+		b.MaxNewTokens = defaultNewTokens
+	}
+	return nil
 }
 
 func (b *generateBody) request() jobs.Request {

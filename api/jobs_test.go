@@ -61,3 +61,31 @@ func TestCancelAfterSetsTheDeadline(t *testing.T) {
 		t.Errorf("%s", a.Body)
 	}
 }
+
+// A prompt of 400 tokens is within its limit of characters. A client that sets no length
+// is not refused for one.
+func TestDefaultLengthCountsNewTokens(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	long := strings.Repeat("ray ", 100)
+	for body, want := range map[string]int{
+		`{"prompt":"light"}`:                                               50,
+		`{"prompt":"` + long + `"}`:                                        50,
+		`{"prompt":"` + long + `","max_length":null}`:                      50,
+		`{"prompt":"light","max_length":50}`:                               45,
+		`{"prompt":"light","max_new_tokens":7}`:                            7,
+		`{"prompt":"light","max_new_tokens":60,"max_length":10}`:           60,
+		`{"prompt":"` + long + `","max_new_tokens":1024,"max_length":200}`: 600, // the model's context leaves no room for more
+	} {
+		var j struct {
+			Params struct {
+				MaxTokens int `json:"max_tokens"`
+			}
+		}
+		f.Do("POST", "/jobs", body).Must(t, 202).Into(t, &j)
+		if got := j.Params.MaxTokens; got != want {
+			t.Errorf("%.60s: %d new tokens, want %d", body, got, want)
+		}
+	}
+	f.Do("POST", "/jobs", `{"prompt":"`+long+`","max_length":200}`).Refused(t, 422, "no_room")
+}

@@ -16,8 +16,8 @@ import (
 // A JobRequest asks for a text. The service has defaults for zero and nil fields.
 type JobRequest struct {
 	Prompt       string   `json:"prompt"`
-	MaxLength    int      `json:"max_length,omitempty"`     // largest number of tokens of prompt and completion together; 0 is 50
-	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // largest number of tokens of the completion; it replaces MaxLength
+	MaxLength    int      `json:"max_length,omitempty"`     // largest number of tokens of prompt and completion together; 0 for none
+	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // largest number of tokens of the completion; it replaces MaxLength; 0 is 50 without MaxLength
 	Temperature  *float64 `json:"temperature,omitempty"`    // 0 takes the likeliest token; nil is 0.8
 	TopK         *int     `json:"top_k,omitempty"`          // choose among the k likeliest tokens; 0 is all, nil is 40
 	TopP         float64  `json:"top_p,omitempty"`          // choose among the likeliest tokens that add up to this probability; 0 is 1
