@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -56,7 +57,19 @@ type stopFlags struct {
 }
 
 type workFlags struct {
-	Slots int `default:"8" help:"Number of jobs to run at the same time ($COLOPHON_SLOTS)."`
+	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
+}
+
+// slots is the value of a flag: a number of jobs from 1 to 256.
+type slots int
+
+func (s *slots) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 || n > 256 {
+		return errors.New("want a number from 1 to 256")
+	}
+	*s = slots(n)
+	return nil
 }
 
 // grace is the value of a flag: a duration from a second to ten minutes.
@@ -149,11 +162,13 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			return err
 		}
 		if r.work != nil {
-			engine, err := source.Load(f.loadOptions())
+			o := f.loadOptions()
+			o.Sequences = int(r.work.Slots)
+			engine, err := source.Load(o)
 			if err != nil {
 				return err
 			}
-			stop, err := b.work(ctx, engine, rules.Rules, r.work.Slots)
+			stop, err := b.work(ctx, engine, rules.Rules, int(r.work.Slots))
 			if err != nil {
 				return err
 			}

@@ -119,8 +119,9 @@ type Engine interface {
 
 // LoadOptions select the engine of a model.
 type LoadOptions struct {
-	GoMLX   bool          // the reference instead of the native engine
-	Weights kernel.Format // how the native engine stores the weights
+	GoMLX     bool          // the reference instead of the native engine
+	Weights   kernel.Format // how the native engine stores the weights
+	Sequences int           // largest number of open sequences of the native engine; 0 is 16
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the
@@ -145,7 +146,7 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if o.GoMLX {
 		e, err = gomlx.New(m.Name, checkpoint, tokenizer)
 	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights})
+		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", m.From, err)

@@ -2,6 +2,7 @@ package processes
 
 import (
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,5 +46,32 @@ func TestProcessesCountRequestsTogether(t *testing.T) {
 		}
 		stranger.Do("GET", "/docs", "").Refused(t, 429, "rate_limit_exceeded")
 		stranger.As(c.Access).Do("GET", "/history", "").Refused(t, 503, "unavailable")
+	}
+}
+
+// TestEverySlotRunsAJob submits jobs before a worker with a slot for each starts. A job
+// that only waited in its slot would hold a lease and use up its deadline.
+func TestEverySlotRunsAJob(t *testing.T) {
+	t.Parallel()
+	const slots = 20
+	m := newMembers(t)
+	c := newUser(t, m.api("--no-rate-limits").URL, "slotted")
+	var ids []string
+	var watched []<-chan event
+	for seed := range slots {
+		ids = append(ids, c.Submit(sized(seed, 900)))
+		watched = append(watched, c.watch(ids[seed]))
+	}
+	m.worker("--slots", strconv.Itoa(slots))
+	for i, events := range watched {
+		next(t, events, advanced)
+		t.Logf("job %d has a token", i)
+	}
+	var running int
+	if m.query(`select count(*) from history where state = 'running'`, &running); running != slots {
+		t.Errorf("%d jobs are running, want %d", running, slots)
+	}
+	for _, id := range ids {
+		c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	}
 }
