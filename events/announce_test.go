@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,5 +106,57 @@ func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 		where p.prosrc ilike '%notify%' and s.nspname not in ('pg_catalog', 'information_schema', '`+migrations.RiverSchema+`')`)
 	if functions, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(functions) > 0 {
 		t.Errorf("functions with a NOTIFY: %q, %v", functions, err)
+	}
+}
+
+// failingTracer fails the first NOTIFY, as a lost connection does.
+type failingTracer struct{ failed atomic.Bool }
+
+func (f *failingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if !strings.Contains(data.SQL, "pg_notify") || f.failed.Swap(true) {
+		return ctx
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx
+}
+func (*failingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestFailedAnnouncementIsRepeated(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	config := f.db.App.Config()
+	tracer := &failingTracer{}
+	config.ConnConfig.Tracer = tracer
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	s := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	listener, err := f.db.Owner.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Release()
+	if _, err := listener.Exec(t.Context(), "listen colophon_events"); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	j, err := s.AppendJob(t.Context(), f.newJob(), completedFacts()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for announced := false; !announced; { // the fixture's store announces the account
+		n, err := listener.Conn().WaitForNotification(ctx)
+		if err != nil {
+			t.Fatalf("no announcement after a failed one: %v", err)
+		}
+		announced = strings.HasPrefix(n.Payload, "job/"+j.ID.String()+" ")
+	}
+	if !tracer.failed.Load() {
+		t.Error("no announcement failed")
 	}
 }

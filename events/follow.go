@@ -101,10 +101,12 @@ func newAnnouncements() announcements {
 	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
-func (a *announcements) add(stream Stream) {
+func (a *announcements) add(streams ...Stream) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.pending[stream] = struct{}{}
+	for _, stream := range streams {
+		a.pending[stream] = struct{}{}
+	}
 	wakeUp(a.wake)
 }
 
@@ -141,15 +143,21 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 }
 
 func (s *Store) announce(ctx context.Context) {
+	wait := retry.Backoff{First: announceEvery, Max: 2 * time.Second}
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-s.announcements.wake:
 		}
-		s.notify(ctx)
+		pause := announceEvery
+		if s.notify(ctx) {
+			wait.Reset()
+		} else {
+			pause = wait.Next()
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(announceEvery):
+		case <-time.After(pause):
 		}
 	}
 	s.notify(ctx) // the appends since the last announcement
@@ -159,19 +167,21 @@ func (s *Store) announce(ctx context.Context) {
 const notifyTimeout = 2 * time.Second
 
 // notify announces the pending streams, even if ctx is done: followers in other
-// processes then see the last events of a stopping process at once.
-func (s *Store) notify(ctx context.Context) {
+// processes then see the last events of a stopping process at once. It returns false if
+// the streams are still pending.
+func (s *Store) notify(ctx context.Context) bool {
 	streams := s.announcements.take()
 	if len(streams) == 0 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, streams, s.name)
 	if err != nil {
-		// Followers read the events at their next heartbeat.
-		s.log.WarnContext(ctx, "events not announced", "streams", len(streams), "err", err)
+		s.announcements.add(streams...)
+		s.log.WarnContext(ctx, "events not announced, retrying", "streams", len(streams), "err", err)
 	}
+	return err == nil
 }
 
 // listen passes announcements to the broker until its connection fails. It calls
