@@ -191,7 +191,7 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
 	if op.Security != nil {
-		op.Errors = append(op.Errors, http.StatusUnauthorized)
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized)
 	}
 	if roles := op.Metadata[rolesName]; roles != nil {
 		op.Extensions = map[string]any{"x-role": roles}

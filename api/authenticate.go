@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,13 +23,18 @@ const challenge = `Bearer realm="colophon"`
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
 // authenticate refuses requests for private operations without a valid access token,
-// or without a valid ticket where the operation takes one.
+// or without a valid ticket where the operation takes one. Of two different
+// Authorization headers, a proxy in front may have checked the other one.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
 		return
 	}
 	r, w := humago.Unwrap(ctx)
+	if lines := r.Header["Authorization"]; slices.ContainsFunc(lines, func(line string) bool { return line != lines[0] }) {
+		s.turnAway(w, r, newProblem(http.StatusBadRequest, "invalid_request", "send one Authorization header: this request has several, which differ").at("header.Authorization"))
+		return
+	}
 	about := requestOf(ctx.Context())
 	var identity auth.Identity
 	var err error

@@ -31,12 +31,18 @@ func formats() map[string]huma.Format {
 const maxDepth = 16
 
 // unmarshalJSON is json.Unmarshal for strict JSON. By itself, encoding/json
-// replaces broken text with U+FFFD and takes the last of two members with one name.
+// replaces broken text with U+FFFD, takes the last of two members with one name, and
+// refuses integers such as 50.0.
 func unmarshalJSON(data []byte, v any) error {
 	if err := strictjson.Check(data, maxDepth); err != nil {
 		return fmt.Errorf("the body cannot be read as JSON: %w", err)
 	}
-	return json.Unmarshal(data, v)
+	plain, err := strictjson.PlainNumbers(data)
+	if err != nil || json.Unmarshal(plain, v) != nil {
+		// The error of encoding/json names Go types and the value.
+		return errors.New("the body does not have the form that /docs describes")
+	}
+	return nil
 }
 
 // unmarshalForm reads a form as an object whose members are strings. Only OAuth2
@@ -63,5 +69,5 @@ func unmarshalForm(data []byte, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(raw, v)
+	return unmarshalJSON(raw, v)
 }

@@ -141,7 +141,11 @@ func FuzzJSON(f *testing.F) {
 		if err := unmarshalJSON(data, &got); err != nil {
 			return
 		}
-		if err := json.Unmarshal(data, &want); err != nil || !reflect.DeepEqual(got, want) {
+		err := json.Unmarshal(data, &want)
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return // a number beyond float64, whose size the schema checks
+		}
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%q is read as %v, by encoding/json as %v, %v", data, got, want, err)
 		}
 		// No member was dropped: the value has as many names and scalars as the text.

@@ -80,7 +80,7 @@ func FuzzNesting(f *testing.F) {
 //
 // security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {
-	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"PROMPT":"a","max_length":1e2}`} {
+	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"PROMPT":"a","max_length":1e2}`, `{"prompt":"a","max_length":50.0,"seed":-0,"top_k":1e999}`} {
 		f.Add([]byte(seed))
 	}
 	s, _, err := build(Options{})
@@ -91,8 +91,11 @@ func FuzzGenerateBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var v any
 		var b generateBody
-		if unmarshalJSON(data, &v) != nil || !check(v) || unmarshalJSON(data, &b) != nil {
+		if unmarshalJSON(data, &v) != nil || !check(v) {
 			return
+		}
+		if err := unmarshalJSON(data, &b); err != nil {
+			t.Fatalf("%q is valid: %v", data, err)
 		}
 		n := utf8.RuneCountInString(b.Prompt)
 		outside := func(v *float64, low, high float64) bool { return v != nil && !(*v >= low && *v <= high) }

@@ -57,7 +57,7 @@ func (b *generateBody) request() jobs.Request {
 
 type submitInput struct {
 	Idempotent
-	Prefer      string `header:"Prefer" maxLength:"100" example:"wait=10" doc:"RFC 7240. wait=N waits up to N seconds for the text, at most 60. respond-async does not wait; together with wait=N it answers 202 after the wait. A client that disconnects while it waits cancels its job, unless it sent respond-async or an Idempotency-Key."`
+	Prefer      string `header:"Prefer" maxLength:"8192" example:"wait=10" doc:"RFC 7240. Unknown preferences are ignored. wait=N waits up to N seconds for the text, at most 60. respond-async does not wait; together with wait=N it answers 202 after the wait. A client that disconnects while it waits cancels its job, unless it sent respond-async or an Idempotency-Key."`
 	CancelAfter int    `header:"Cancel-After" minimum:"1" maximum:"86400" doc:"Seconds after which the job is cancelled unless it has ended, also while it is queued. The service's own limit applies if it is shorter or if the header is missing. The job's member deadline has the resulting time."`
 	Body        generateBody
 }
@@ -84,7 +84,7 @@ type jobInput struct {
 
 type getJobInput struct {
 	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
-	IfNoneMatch string    `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
+	IfNoneMatch string    `header:"If-None-Match" maxLength:"8192" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
 }
 
 type jobOutput struct {

@@ -27,7 +27,7 @@ type JWK struct {
 }
 
 type jwksInput struct {
-	IfNoneMatch string `header:"If-None-Match" maxLength:"1000" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
+	IfNoneMatch string `header:"If-None-Match" maxLength:"8192" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
 }
 
 type jwksOutput struct {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -67,13 +68,18 @@ func (p preference) applied(status int) string {
 // the service may have ended the request itself.
 func (s *server) left(ctx context.Context) bool { return ctx.Err() != nil && s.Stopping.Err() == nil }
 
-// accepts reports whether an Accept header names a media type.
+// accepts reports whether an Accept header names a media type, without a weight of
+// zero.
 func accepts(header, media string) bool {
 	for part := range strings.SplitSeq(header, ",") {
-		name, _, _ := strings.Cut(part, ";")
+		name, parameters, _ := strings.Cut(part, ";")
 		if strings.EqualFold(strings.TrimSpace(name), media) {
-			return true
+			return !refused.MatchString(parameters)
 		}
 	}
 	return false
 }
+
+// refused matches the parameters of a media type that the client refuses (RFC 9110,
+// 12.4.2).
+var refused = regexp.MustCompile(`(?i)(^|;)[ \t]*q[ \t]*=[ \t]*0(\.0*)?[ \t]*(;|$)`)

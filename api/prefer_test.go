@@ -35,7 +35,7 @@ func TestPreferDecidesTheWait(t *testing.T) {
 	}
 }
 
-func TestWildcardsAcceptNoStream(t *testing.T) {
+func TestOnlyItsMediaTypeAcceptsAStream(t *testing.T) {
 	for header, want := range map[string]bool{
 		"":                              false,
 		"*/*":                           false,
@@ -44,6 +44,12 @@ func TestWildcardsAcceptNoStream(t *testing.T) {
 		"Text/Event-Stream; q=1":        true,
 		"text/html, text/event-stream ": true,
 		"text/event-streams":            false,
+		"text/event-stream;q=0":         false,
+		"text/event-stream; Q=0.000":    false,
+		"text/event-stream; q = 0":      false,
+		"text/event-stream;v=1;q=0":     false,
+		"text/event-stream;q=0.001":     true,
+		"*/*, text/event-stream;q=0":    false,
 	} {
 		if got := accepts(header, "text/event-stream"); got != want {
 			t.Errorf("%q: %v", header, got)

@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -93,4 +96,32 @@ func dial(t *testing.T, url string) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// exchange sends text over a connection of its own and returns the answers until the
+// service closes it.
+func exchange(t *testing.T, url, text string) (answers []apitest.Answer) {
+	t.Helper()
+	conn := dial(t, url)
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	for r := bufio.NewReader(conn); ; {
+		resp, err := http.ReadResponse(r, nil)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return answers
+		}
+		if err != nil {
+			t.Fatalf("after %d answers: %v", len(answers), err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, apitest.Answer{Status: resp.StatusCode, Header: resp.Header, Body: body})
+	}
 }

@@ -72,8 +72,8 @@ type TimingBody struct {
 
 type eventsInput struct {
 	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
-	Accept      string    `header:"Accept" maxLength:"200" example:"text/event-stream" doc:"text/event-stream follows the job until it ends. Anything else returns the events so far as JSON."`
-	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does when it reconnects."`
+	Accept      string    `header:"Accept" maxLength:"8192" example:"text/event-stream" doc:"text/event-stream follows the job until it ends. Anything else, and q=0, returns the events so far as JSON."`
+	LastEventID int       `header:"Last-Event-ID" minimum:"0" maximum:"2147483647" doc:"Continue after this version, as EventSource does when it reconnects. An empty one counts as absent."`
 	After       int       `query:"after" minimum:"0" maximum:"2147483647" doc:"Like Last-Event-ID, for clients that cannot set headers."`
 	Ticket      string    `query:"ticket" maxLength:"100" doc:"A ticket from POST /jobs/{id}/ticket, for EventSource. It replaces the Authorization header, and needs Accept: text/event-stream."`
 }
@@ -90,7 +90,8 @@ func (s *server) stream() {
 		OperationID: "job-events", Method: http.MethodGet, Path: "/jobs/{id}/events", Tags: []string{"jobs"},
 		Summary: "Read or follow the events of a job",
 		Description: "With Accept: text/event-stream, the answer is a stream of server-sent events. Each message is an event, with its version as id and its type as event. " +
-			"A comment follows every ten seconds of silence. The stream ends after the job's last event. " +
+			"The stream begins with a comment. " +
+			"Another one follows every ten seconds of silence. The stream ends after the job's last event. " +
 			"If the service stops or the access token expires before that, a retry field gives the milliseconds after which to resume, with a valid access token. " +
 			"When the session ends or the account is disabled or erased, the stream ends within seconds. " +
 			"The number of open streams of an account and of the service is limited: beyond that the answer is 429 too_many_streams or 503 streams_full, with Retry-After. " +
@@ -196,22 +197,8 @@ func (s *streams) leave(account uuid.UUID) {
 // fixed media type for the operation.)
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
-	w.WriteHeader(http.StatusOK)
-	if err := control.Flush(); err != nil {
-		return err
-	}
 	// Each write has its own deadline. Over HTTP/2, a deadline that passes between two
 	// writes would end the stream.
-	if err := control.SetWriteDeadline(time.Time{}); err != nil {
-		return err
-	}
-	if job.State.Final() && after >= job.Version {
-		return nil
-	}
-	ctx, cancel := s.waiting(ctx)
-	defer cancel()
-	ctx, expire := context.WithDeadlineCause(ctx, caller(ctx).Expires, errExpired)
-	defer expire()
 	write := func(b []byte) error {
 		if err := control.SetWriteDeadline(time.Now().Add(s.timeouts.write)); err != nil {
 			return err
@@ -224,6 +211,18 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 		}
 		return control.SetWriteDeadline(time.Time{})
 	}
+	w.WriteHeader(http.StatusOK)
+	// Proxies that compress hold the headers back until the body begins.
+	if err := write([]byte(": open\n\n")); err != nil {
+		return err
+	}
+	if job.State.Final() && after >= job.Version {
+		return nil
+	}
+	ctx, cancel := s.waiting(ctx)
+	defer cancel()
+	ctx, expire := context.WithDeadlineCause(ctx, caller(ctx).Expires, errExpired)
+	defer expire()
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, s.timeouts.beat) {
 		if cause := context.Cause(ctx); errors.Is(cause, errStopping) || errors.Is(cause, errExpired) {

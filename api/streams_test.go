@@ -104,7 +104,7 @@ func TestHeadOpensNoStream(t *testing.T) {
 	f.Do("POST", "/jobs/"+id+"/ticket", "").Must(t, 200).Into(t, &ticket)
 	c.As("").Do("HEAD", ticket.URL, "", "Accept", "text/event-stream").Must(t, 401)
 	for m := range f.As("").Stream(t.Context(), ticket.URL) { // the ticket is still valid
-		if m.ID != "1" {
+		if m != (apitest.Message{}) {
 			t.Errorf("%+v", m)
 		}
 		break
@@ -139,7 +139,9 @@ func TestStreamFromAFutureVersionEnds(t *testing.T) {
 			}
 			// An ended job has no further events.
 			for m, err := range f.Stream(ctx, path, headers...) {
-				t.Errorf("%+v, %v", m, err)
+				if err != nil || m != (apitest.Message{}) {
+					t.Errorf("%+v, %v", m, err)
+				}
 			}
 			if a := f.Do("GET", path, "", headers...).Must(t, 200); string(a.Body) != "[]\n" {
 				t.Errorf("%s", a.Body)

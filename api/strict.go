@@ -11,9 +11,12 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// uuidForm is the pattern of ids. Huma and uuid.Parse accept other spellings too, but
+// uuidForm is the pattern of ids, and uuidText says it in words. Huma and uuid.Parse accept other spellings too, but
 // ids of this API have one.
-const uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+const (
+	uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+	uuidText = "8-4-4-4-12 hexadecimal digits"
+)
 
 // strict makes an operation's description agree with what the service accepts. Ids in
 // parameters have one spelling, and texts in a query are not empty. A member that is not
@@ -24,7 +27,7 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 			continue
 		}
 		if p.Schema.Format == "uuid" {
-			p.Schema.Pattern, p.Schema.PatternDescription = uuidForm, "8-4-4-4-12 hexadecimal digits"
+			p.Schema.Pattern, p.Schema.PatternDescription = uuidForm, uuidText
 		} else if p.In == "query" && p.Schema.Type == huma.TypeString && p.Schema.MinLength == nil {
 			p.Schema.MinLength = new(1)
 		}
@@ -59,12 +62,17 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	}
 }
 
-// accept refuses bodies of a media type that the operation does not document.
+// accept refuses bodies of a media type that the operation does not document, and
+// compressed ones.
 func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	body := ctx.Operation().RequestBody
 	given := ctx.Header("Content-Type")
 	if body == nil {
 		next(ctx)
+		return
+	}
+	if coding := ctx.Header("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		s.refuse(ctx, newProblem(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body uncompressed, without Content-Encoding"))
 		return
 	}
 	if given == "" {
@@ -89,8 +97,11 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 // integerForm is the pattern of integers, as in JSON. strconv accepts +1 and 01 too.
 var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
 
+var idForm = regexp.MustCompile(uuidForm)
+
 // exact refuses parameters that Huma ignores or accepts: those of a malformed query,
-// repeated ones, empty ones, and integers in spellings that only Go accepts.
+// repeated ones, empty ones, and integers in spellings that only Go accepts. It also
+// refuses malformed ids, because Huma's answer would repeat a part of them.
 func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	at := ctx.URL()
 	query, err := url.ParseQuery(at.RawQuery)
@@ -103,11 +114,16 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	for _, p := range ctx.Operation().Parameters {
 		var given []string
 		switch p.In {
+		case "path":
+			given = []string{ctx.Param(p.Name)}
 		case "query":
 			given = query[p.Name]
 		case "header":
 			if p.Schema.Type != huma.TypeString { // header texts may be lists over several lines
 				given = headers[http.CanonicalHeaderKey(p.Name)]
+			}
+			if p.Name == "Last-Event-ID" && len(given) == 1 && given[0] == "" {
+				continue // EventSource has an empty id until the first message
 			}
 		}
 		where := p.In + "." + p.Name
@@ -117,6 +133,9 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 			return
 		case len(given) == 1 && p.Schema.Type == huma.TypeInteger && !integerForm.MatchString(given[0]):
 			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected an integer in decimal digits").at(where))
+			return
+		case len(given) == 1 && p.Schema.Format == "uuid" && !idForm.MatchString(given[0]):
+			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected "+uuidText).at(where))
 			return
 		}
 	}

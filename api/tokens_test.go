@@ -120,7 +120,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	first := ticket()
 	stream := f.As("").Stream(t.Context(), path+"?ticket="+first)
 	for m, err := range stream {
-		if err != nil || m.ID != "1" {
+		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // it begins with a comment
 			t.Fatalf("%+v, %v", m, err)
 		}
 		if m.Event == "job.accepted" {
@@ -140,7 +140,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 		t.Fatalf("the stream ends with %+v", last)
 	}
 	// The stream resumes with another ticket.
-	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.HasPrefix(string(a.Body), "id: 2\n") {
+	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.HasPrefix(string(a.Body), ": open\n\nid: 2\n") {
 		t.Errorf("%s", a.Body)
 	}
 

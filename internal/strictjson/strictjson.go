@@ -137,6 +137,17 @@ func readError(d *jsontext.Decoder, err error) error {
 	return e
 }
 
+// PlainNumbers returns valid JSON with its numbers in the shortest form of a float64, so
+// that encoding/json reads 50.0 and 5e1 into an int. A number beyond the range of float64
+// becomes the largest one. The data stays as it is.
+func PlainNumbers(data []byte) ([]byte, error) {
+	v := jsontext.Value(data).Clone()
+	if err := v.Format(jsontext.CanonicalizeRawInts(true), jsontext.CanonicalizeRawFloats(true)); err != nil {
+		return nil, fmt.Errorf("format JSON: %w", err)
+	}
+	return v, nil
+}
+
 // validUTF8 returns the number of bytes before the first invalid one.
 func validUTF8(data []byte) int {
 	n := 0
