@@ -64,10 +64,6 @@ type Options struct {
 	timeouts timeouts // zero means productionTimeouts
 }
 
-// maxBody is the largest request body in bytes. It holds a prompt of 500 characters
-// of four bytes each, all of them escaped, and the other members.
-const maxBody = 64 << 10
-
 type server struct {
 	Options
 	api     huma.API
@@ -185,8 +181,7 @@ func identify(ctx huma.Context, _ string, body any) (any, error) {
 // register adds an operation with the limits, error responses and metadata that all
 // operations share. Its handler's errors become problems through problemOf.
 func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	op.MaxBodyBytes = maxBody
-	op.BodyReadTimeout = s.timeouts.body
+	op.MaxBodyBytes, op.BodyReadTimeout = -1, -1 // readBody has both limits
 	if op.Method != http.MethodGet {
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}

@@ -32,7 +32,8 @@ func (s *server) operationMiddlewares() []func(huma.Context, func(huma.Context))
 		s.limit,        // before authorize, which costs a query
 		s.authorize,    // before the request itself is checked
 		s.accept,       // before Huma chooses a parser by the media type
-		s.exact,        // last: it refuses what Huma would let pass
+		s.exact,        // it refuses what Huma would let pass
+		s.readBody,     // last, because it waits for the client
 	}
 }
 

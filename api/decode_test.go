@@ -135,7 +135,7 @@ func TestDifferentAccessTokensAreRefused(t *testing.T) {
 		"an empty one first": {[]string{"", "Bearer " + f.Access}, 400},
 		"two wrong ones":     {[]string{"Bearer x", "Bearer y"}, 400},
 	} {
-		if got := exchange(t, f.URL, head(c.values...)); len(got) != 1 || got[0].Status != c.status {
+		if got := exchange(t, f.URL, head(c.values...), false); len(got) != 1 || got[0].Status != c.status {
 			t.Errorf("%s: %+v, want %d", name, got, c.status)
 		}
 	}

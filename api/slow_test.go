@@ -98,9 +98,9 @@ func dial(t *testing.T, url string) net.Conn {
 	return conn
 }
 
-// exchange sends text over a connection of its own and returns the answers until the
-// service closes it.
-func exchange(t *testing.T, url, text string) (answers []apitest.Answer) {
+// exchange sends text over a connection of its own, whose sending half it closes then if
+// ends is set. It returns the answers until the service closes the connection.
+func exchange(t *testing.T, url, text string, ends bool) (answers []apitest.Answer) {
 	t.Helper()
 	conn := dial(t, url)
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -108,6 +108,11 @@ func exchange(t *testing.T, url, text string) (answers []apitest.Answer) {
 	}
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
+	}
+	if ends {
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for r := bufio.NewReader(conn); ; {
 		resp, err := http.ReadResponse(r, nil)

@@ -42,7 +42,7 @@ const maxHeader = 32 << 10
 // newServer returns a server with bounds on what one client may use.
 func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           handler,
+		Handler:           closeAmbiguous(handler),
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ReadHeaderTimeout: t.header,
 		WriteTimeout:      t.write,
@@ -61,6 +61,19 @@ func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.
 			WriteByteTimeout:     10 * time.Second,
 		},
 	}
+}
+
+// closeAmbiguous ends the connection after each request whose end a proxy in front may
+// see elsewhere (RFC 9112, 6.1 and 6.3). These have both Transfer-Encoding and
+// Content-Length, or Transfer-Encoding in HTTP/1.0. net/http removes the second header
+// before a handler sees it, so each chunked request and each of HTTP/1.0 counts.
+func closeAmbiguous(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
+			w.Header().Set("Connection", "close")
+		}
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // Servers are the HTTP servers of one process. Their methods are not safe for concurrent

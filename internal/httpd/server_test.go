@@ -88,6 +88,34 @@ func TestMalformedRequestsNeverReachTheHandler(t *testing.T) {
 	}
 }
 
+// TestAmbiguousFramingClosesTheConnection sends a second request behind one whose body
+// a proxy in front may have measured otherwise.
+//
+// security: ASVS 4.2.1
+func TestAmbiguousFramingClosesTheConnection(t *testing.T) {
+	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, r.Body)
+	}).Addr().String()
+	const next = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+	for name, k := range map[string]struct {
+		request string
+		answers int
+	}{
+		"a length":                    {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx" + next, 2},
+		"no body":                     {"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + next, 2},
+		"length, then chunks":         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nx" + next, 1},
+		"chunks, then length":         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + next, 1},
+		"HTTP/1.0 with chunks":        {"POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + next, 1},
+		"HTTP/1.0 with both":          {"POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + next, 1},
+		"a length behind a chunk end": {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n" + next, 1},
+	} {
+		got := exchange(t, addr, k.request)
+		if n := strings.Count(got, "HTTP/1."); n != k.answers || !strings.Contains(got, "Connection: close") {
+			t.Errorf("%s: %d answers, want %d: %q", name, n, k.answers, got)
+		}
+	}
+}
+
 // By default, net/http answers OPTIONS * itself.
 func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()

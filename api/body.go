@@ -1,0 +1,47 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// maxBody is the largest request body in bytes. It holds a prompt of 500 characters
+// of four bytes each, all of them escaped, and the other members.
+const maxBody = 64 << 10
+
+// readBody reads the whole body of a request before Huma does. Huma would answer 500 if
+// the body is malformed or ends early. net/http closes the connection after such a body.
+func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
+	if ctx.Operation().RequestBody == nil {
+		next(ctx)
+		return
+	}
+	r, w := humago.Unwrap(ctx)
+	// The client need not wait for authentication. An error has no effect: see deadlines.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timeouts.body))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		s.refuse(ctx, bodyProblem(err))
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	next(ctx)
+}
+
+// bodyProblem returns the answer to a request whose body cannot be read.
+func bodyProblem(err error) *Problem {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return newProblem(http.StatusRequestEntityTooLarge, "invalid_request", "the body is too large: send at most 65536 bytes")
+	}
+	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() {
+		return newProblem(http.StatusRequestTimeout, "invalid_request", "the body took too long: send it at once")
+	}
+	return newProblem(http.StatusBadRequest, "invalid_request", "the body cannot be read: it is malformed or ends early")
+}
