@@ -56,7 +56,8 @@ func (s *server) accounts() {
 	register(s, huma.Operation{
 		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
 		Summary: "Sign in, or refresh the access token",
-		Description: "Exchanges a user name and a password, or a refresh token, for an access token, as an OAuth2 form. Other calls take the access token in their Authorization header. " +
+		Description: "Exchanges a user name and a password, or a refresh token, for an access token, as an OAuth2 form. Empty parameters count as absent. Errors have the members error and error_description of RFC 6749 beside those of a problem: " +
+			"a wrong user name, password or refresh token is 401 invalid_grant, and a malformed request is 400 invalid_request or unsupported_grant_type. Other calls take the access token in their Authorization header. " +
 			"After several wrong passwords for a name from one network, further sign-ins to that name from that network have to wait: 429 too_many_wrong_passwords, with Retry-After. Other networks do not have to wait. " +
 			"An account has at most 100 sessions; a further sign-in ends the oldest.",
 		Metadata: limited("token"),

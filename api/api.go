@@ -154,7 +154,7 @@ func config() huma.Config {
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
-	c.OnAddOperation = append(c.OnAddOperation, documentHeaders, strict)
+	c.OnAddOperation = append(c.OnAddOperation, documentHeaders, documentOAuth, strict)
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
@@ -170,12 +170,18 @@ func config() huma.Config {
 	return c
 }
 
-// identify sets the instance of Huma's own problems to the request's id.
+// identify sets the instance of the problems that Huma writes to the request's id, and
+// gives them the form of the operation.
 func identify(ctx huma.Context, _ string, body any) (any, error) {
-	if p, ok := body.(*Problem); ok && p.Instance == "" {
-		p.Instance = instance(ctx.Context())
+	p, ok := body.(*Problem)
+	if !ok {
+		return body, nil
 	}
-	return body, nil
+	p.Instance = instance(ctx.Context())
+	if isOAuth(ctx.Operation().Path) {
+		return p.oauth(), nil
+	}
+	return p, nil
 }
 
 // register adds an operation with the limits, error responses and metadata that all
@@ -195,8 +201,10 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	// 421: see Options.Local. 422: every operation refuses unknown query parameters.
-	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusServiceUnavailable)
+	if !isOAuth(op.Path) { // see at400
+		op.Errors = append(op.Errors, http.StatusUnprocessableEntity) // every operation refuses unknown query parameters
+	}
+	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusInternalServerError, http.StatusServiceUnavailable) // 421: see Options.Local
 	if op.Metadata[limitName] != uncounted {
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
@@ -207,7 +215,11 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {
-			return nil, s.problemOf(ctx, err)
+			p := s.problemOf(ctx, err)
+			if isOAuth(op.Path) {
+				p = p.at400()
+			}
+			return nil, p
 		}
 		return out, nil
 	})

@@ -47,7 +47,8 @@ func unmarshalJSON(data []byte, v any) error {
 
 // unmarshalForm reads a form as an object whose members are strings. Only OAuth2
 // requests are forms, and their parameters are in lower case. Other names are left
-// out, because encoding/json would take Username for username.
+// out, because encoding/json would take Username for username. Empty parameters count as
+// absent (RFC 6749, 3.2).
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))
 	if err != nil {
@@ -61,7 +62,7 @@ func unmarshalForm(data []byte, v any) error {
 		if !utf8.ValidString(name) || slices.ContainsFunc(value, func(s string) bool { return !utf8.ValidString(s) }) {
 			return errors.New("the form is not valid UTF-8")
 		}
-		if !strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf || 'A' <= r && r <= 'Z' }) {
+		if value[0] != "" && !strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf || 'A' <= r && r <= 'Z' }) {
 			object[name] = value[0]
 		}
 	}

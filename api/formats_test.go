@@ -70,7 +70,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 		"":                      `{}`,
 		"a=1&b=x+y%20z":         `{"a":"1","b":"x y z"}`,
 		"a=%26%3D":              `{"a":"\u0026="}`,
-		"username=%C3%A5&b=":    `{"b":"","username":"å"}`,
+		"username=%C3%A5&b=":    `{"username":"å"}`,
 		"a=1&a=2":               "",
 		"a=%zz":                 "",
 		"a=%ff":                 "",

@@ -126,6 +126,7 @@ func FuzzForm(f *testing.F) {
 		want, err := url.ParseQuery(string(data))
 		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // names that encoding/json does not fold
 		maps.DeleteFunc(want, func(name string, _ []string) bool { return !lower.MatchString(name) })
+		maps.DeleteFunc(want, func(_ string, values []string) bool { return values[0] == "" })
 		if err != nil || len(want) != len(got) {
 			t.Fatalf("%q was read as %v, want %v, %v", data, got, want, err)
 		}

@@ -95,10 +95,14 @@ func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Se
 // answer writes a problem.
 func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
 	p.Instance = instance(r.Context())
+	var body any = p
+	if isOAuth(r.URL.Path) {
+		body = p.at400().oauth()
+	}
 	maps.Copy(w.Header(), p.headers)
 	w.Header().Set("Content-Type", p.ContentType(""))
 	w.WriteHeader(p.Status)
-	if err := huma.DefaultJSONFormat.Marshal(w, p); err != nil {
+	if err := huma.DefaultJSONFormat.Marshal(w, body); err != nil {
 		s.Log.DebugContext(r.Context(), "problem not written", "request", requestID(r.Context()), "err", err)
 	}
 }
@@ -133,8 +137,14 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 }
 
 func init() {
-	// Huma has no other way to replace its errors than this variable.
+	// Huma has no other way to replace its errors than these variables.
 	huma.NewError = humaProblem
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
+		if isOAuth(ctx.Operation().Path) && status == http.StatusUnprocessableEntity {
+			status = http.StatusBadRequest
+		}
+		return humaProblem(status, message, errs...)
+	}
 	// Otherwise Huma would read MAX_LENGTH as max_length, without its bounds.
 	huma.ValidateStrictCasing = true
 }

@@ -63,9 +63,9 @@ func TestRevokingATokenEndsItsSession(t *testing.T) {
 		revoke(url.Values{"token": {unknown}}).Must(t, 200)
 	}
 	revoke(url.Values{}).Must(t, 400)
-	revoke(url.Values{"token_type_hint": {"access_token"}}).Must(t, 422)
-	revoke(url.Values{"token": {""}}).Must(t, 422)
-	revoke(url.Values{"token": {strings.Repeat("A", 8193)}}).Must(t, 422)
+	revoke(url.Values{"token_type_hint": {"access_token"}}).Must(t, 400)
+	revoke(url.Values{"token": {""}}).Must(t, 400)
+	revoke(url.Values{"token": {strings.Repeat("A", 8193)}}).Must(t, 400)
 	f.Do("POST", "/revoke", `{"token":"x"}`).Must(t, 415)
 	f.Do("GET", "/revoke?token=x", "").Must(t, 405)
 	f.Do("GET", "/history", "").Must(t, 200) // another session
@@ -80,13 +80,13 @@ func TestFormsIgnoreUnknownFields(t *testing.T) {
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "Username", "nobody", "resource", "https://a.example", "", "x").
 		Must(t, 200).Into(t, &tokens)
 	f.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh, "audience", "a", "GRANT_TYPE", "password").Must(t, 200).Into(t, &tokens)
-	f.Form("/token", "Username", "somebody", "password", "a long sentence").Refused(t, 422, "invalid_request")
+	f.Form("/token", "Username", "somebody", "password", "a long sentence").Refused(t, 400, "invalid_request")
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "username", "somebody").Refused(t, 400, "invalid_request")
 	f.Form("/revoke", "token", tokens.Refresh, "extra", "1", "Token", "x").Must(t, 200)
 	f.As(tokens.Access).Do("GET", "/history", "").Refused(t, 401, "invalid_access_token")
 	// A body without a media type has the one that the operation accepts, not JSON.
 	f.Do("POST", "/token", "username=somebody&password=a+long+sentence", "Content-Type", "").Must(t, 200)
-	f.Do("POST", "/token", `{"username":"somebody","password":"a long sentence"}`, "Content-Type", "").Refused(t, 422, "invalid_request")
+	f.Do("POST", "/token", `{"username":"somebody","password":"a long sentence"}`, "Content-Type", "").Refused(t, 400, "invalid_request")
 }
 
 // TestTicketOpensOneStreamOnce follows a job as EventSource does.

@@ -62,6 +62,7 @@ func readProblem(status int, header http.Header, body io.Reader) *Problem {
 	}
 	var read struct {
 		Title, Detail, Instance string
+		Code                    string
 		Errors                  []Fault
 		Error                   json.RawMessage
 		Description             string `json:"error_description"`
@@ -73,6 +74,7 @@ func readProblem(status int, header http.Header, body io.Reader) *Problem {
 	p.Detail, p.Instance, p.Faults = read.Detail, read.Instance, read.Errors
 	var object struct{ Message, Code string }
 	if json.Unmarshal(read.Error, &p.Code) == nil { // the form of OAuth2, RFC 6749
+		p.Code = cmp.Or(read.Code, p.Code) // the service's own code says more
 		object.Message = read.Description
 	} else if json.Unmarshal(read.Error, &object) == nil {
 		p.Code = object.Code

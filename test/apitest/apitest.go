@@ -231,19 +231,37 @@ type Problem struct {
 	Title, Detail, Instance string
 	Status                  int
 	Errors                  []struct{ Message, Location string }
-	Error                   struct{ Message, Type, Code string }
+	Error                   ProblemError
 }
+
+// ProblemError is the member error of a problem. At the OAuth2 endpoints, Message is the
+// error_description, Type is the error, and Code is the member code.
+type ProblemError struct{ Message, Type, Code string }
 
 // Problem decodes the answer as a problem. It returns an error if a member or a header
 // of a problem is missing or wrong.
 func (a Answer) Problem() (p Problem, err error) {
-	if err := json.Unmarshal(a.Body, &p); err != nil {
+	var read struct {
+		Problem
+		Error       json.RawMessage
+		Code        string
+		Description string `json:"error_description"`
+	}
+	if err := json.Unmarshal(a.Body, &read); err != nil {
+		return p, err
+	}
+	p = read.Problem
+	said := p.Detail
+	if err := json.Unmarshal(read.Error, &p.Error.Type); err == nil {
+		p.Error.Code, p.Error.Message = read.Code, read.Description
+		said = strings.ReplaceAll(p.Detail, `"`, "'") // OAuth2 does not allow it
+	} else if err := json.Unmarshal(read.Error, &p.Error); err != nil {
 		return p, err
 	}
 	if media := a.Header.Get("Content-Type"); media != "application/problem+json" {
 		return p, fmt.Errorf("problem with media type %q", media)
 	}
-	if p.Status != a.Status || p.Title == "" || p.Detail == "" || p.Error.Message != p.Detail || p.Error.Type == "" {
+	if p.Status != a.Status || p.Title == "" || p.Detail == "" || p.Error.Message != said || p.Error.Type == "" {
 		return p, fmt.Errorf("incomplete problem")
 	}
 	if id := a.Header.Get("X-Request-Id"); p.Instance != "urn:uuid:"+id {

@@ -323,6 +323,9 @@ func (g *generator) replaceMember(r *request, value func(*schema) any) bool {
 	if r.media != "application/json" && len(property.Enum) == 0 && property.is("string") && (property.MaxLength == nil || len(plain(v)) <= *property.MaxLength) {
 		return false
 	}
+	if r.media != "application/json" && plain(v) == "" && !slices.Contains(s.Required, name) {
+		return false // an empty parameter counts as absent, which the document cannot express
+	}
 	r.body = r.body.(object).with(name, v)
 	r.part, r.invalid = "body."+name, true
 	return true

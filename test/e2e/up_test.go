@@ -284,8 +284,8 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 	if wrong.Detail != nobody.Detail {
 		t.Error("sign-in distinguishes known names from unknown ones")
 	}
-	c.Form("/token", "username", "Ångström").Refused(t, 422, "invalid_request")
-	c.Form("/token", "grant_type", "magic").Refused(t, 422, "invalid_request")
+	c.Form("/token", "username", "Ångström").Refused(t, 400, "invalid_request")
+	c.Form("/token", "grant_type", "magic").Refused(t, 400, "invalid_request")
 	c.Form("/token", "grant_type", "refresh_token", "refresh_token", "crt_x").Refused(t, 401, "invalid_refresh_token")
 	var tokens, next apitest.Tokens
 	c.Form("/token", "grant_type", "password", "username", "ÅNGSTRÖM", "password", apitest.Password).Must(t, 200).Into(t, &tokens)

@@ -1,0 +1,72 @@
+package api
+
+import (
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// OAuthProblem is a problem of an OAuth2 endpoint. Its members error and
+// error_description are those of RFC 6749, 5.2.
+type OAuthProblem struct {
+	Title       string  `json:"title" doc:"The kind of problem: the meaning of the status."`
+	Status      int     `json:"status" doc:"The HTTP status."`
+	Detail      string  `json:"detail" doc:"What is wrong, and what to do about it."`
+	Instance    string  `json:"instance" format:"uri" doc:"The id of the request, as in the X-Request-Id header. The service's log has it too."`
+	Errors      []Fault `json:"errors,omitempty" doc:"The parts of the request that are wrong."`
+	Code        string  `json:"code" doc:"The kind of problem, for programs, as other operations have it in error.code."`
+	Error       string  `json:"error" enum:"invalid_request,invalid_grant,unsupported_grant_type,temporarily_unavailable,server_error" doc:"The error code of OAuth2. invalid_grant means a wrong user name, password or refresh token."`
+	Description string  `json:"error_description" doc:"The detail in the characters that OAuth2 allows."`
+}
+
+// isOAuth reports whether a path is one of an OAuth2 endpoint.
+func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
+
+// at400 gives a problem of a malformed request the status of RFC 6749.
+func (p *Problem) at400() *Problem {
+	if p.Status == http.StatusUnprocessableEntity {
+		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+	}
+	return p
+}
+
+// oauth returns the problem in the form of an OAuth2 endpoint.
+func (p *Problem) oauth() *OAuthProblem {
+	o := &OAuthProblem{Title: p.Title, Status: p.Status, Detail: p.Detail, Instance: p.Instance, Errors: p.Errors, Error: "invalid_request"}
+	if p.Compat.Code != nil {
+		o.Code = *p.Compat.Code
+	}
+	switch {
+	case p.Status == http.StatusUnauthorized:
+		o.Error = "invalid_grant"
+	case slices.ContainsFunc(p.Errors, func(f Fault) bool { return f.Location == "body.grant_type" }):
+		o.Error = "unsupported_grant_type"
+	case p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable:
+		o.Error = "temporarily_unavailable"
+	case p.Status >= http.StatusInternalServerError:
+		o.Error = "server_error"
+	}
+	o.Description = strings.Map(func(r rune) rune {
+		if r == '"' || r == '\\' || r < ' ' || r > '~' {
+			return '\''
+		}
+		return r
+	}, p.Detail)
+	return o
+}
+
+// documentOAuth describes the errors of the OAuth2 endpoints.
+func documentOAuth(oapi *huma.OpenAPI, op *huma.Operation) {
+	if !isOAuth(op.Path) {
+		return
+	}
+	schema := oapi.Components.Schemas.Schema(reflect.TypeFor[OAuthProblem](), true, "OAuthProblem")
+	for _, response := range op.Responses {
+		if problem := response.Content[(&Problem{}).ContentType("")]; problem != nil {
+			problem.Schema = schema
+		}
+	}
+}
