@@ -46,20 +46,15 @@ const lockKey = 0x636f6c6f70686f6e
 // Up migrates the database. The pool's role must own the schema, or be able to
 // create in it, and be allowed to create roles.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
-	conn, err := pool.Acquire(ctx)
+	// The lock has a connection of its own, because the pool may have only one.
+	lock, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect to migrate: %w", err)
 	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
+	defer lock.Close(context.WithoutCancel(ctx)) // the lock ends with its connection
+	if _, err := lock.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
 		return fmt.Errorf("lock for migration: %w", err)
 	}
-	defer func() {
-		unlock := context.WithoutCancel(ctx)
-		if _, err := conn.Exec(unlock, `select pg_advisory_unlock($1)`, int64(lockKey)); err != nil {
-			_ = conn.Conn().Close(unlock) // the lock ends with its connection
-		}
-	}()
 	if err := upOwn(ctx, pool); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}

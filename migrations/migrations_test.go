@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -92,6 +93,28 @@ func TestMigratingStopsWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if err := migrations.Up(t.Context(), db.Owner); err != nil { // succeeds if the lock was released
+		t.Error(err)
+	}
+}
+
+// Up needs no second connection of its pool.
+func TestMigratingWorksWithOneConnection(t *testing.T) {
+	config, err := pgxpool.ParseConfig(pgtest.Empty(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := migrations.Up(ctx, pool); err != nil {
+		t.Error(err)
+	}
+	if err := migrations.Check(ctx, pool); err != nil {
 		t.Error(err)
 	}
 }
