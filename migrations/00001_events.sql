@@ -1,19 +1,5 @@
 -- +goose Up
 
--- The application connects as this role, or as a login role that is a member
--- of it. The role owns nothing and cannot rewrite the log.
--- +goose StatementBegin
-do $$
-begin
-    create role colophon_app nologin;
-exception
-    -- Roles belong to the cluster: another database of it may have created this one.
-    when duplicate_object or unique_violation then null;
-end
-$$;
--- +goose StatementEnd
-grant colophon_app to current_user;
-
 -- One row is one fact, stored once and for ever. payload is the canonical JSON
 -- of the whole event, in the exact bytes that will be hashed. The other columns
 -- repeat the values that queries need. (stream, version) fences writers that

@@ -23,6 +23,9 @@ func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := ensureRole(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := p.UpTo(t.Context(), 9); err != nil {
 		t.Fatal(err)
 	}

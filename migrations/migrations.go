@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -34,7 +35,10 @@ const (
 	RiverJobs = RiverSchema + ".river_job"
 )
 
-// AppRole is the least-privileged role that the service runs as.
+// AppRole is the least-privileged role that the service runs as. The application
+// connects as this role, or as a login role that is a member of it. The role owns
+// nothing and cannot rewrite the log. It belongs to the whole server, so [Up] and no
+// migration creates it.
 const AppRole = "colophon_app"
 
 // ErrBehind occurs when a database has not been migrated to this build.
@@ -44,7 +48,8 @@ var ErrBehind = errors.New("the database is behind this version: run colophon mi
 const lockKey = 0x636f6c6f70686f6e
 
 // Up migrates the database. The pool's role must own the schema, or be able to
-// create in it, and be allowed to create roles.
+// create in it. It must be allowed to create roles, unless AppRole exists and it is a
+// member of AppRole.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	// The lock has a connection of its own, because the pool may have only one.
 	lock, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
@@ -54,6 +59,9 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	defer lock.Close(context.WithoutCancel(ctx)) // the lock ends with its connection
 	if _, err := lock.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
 		return fmt.Errorf("lock for migration: %w", err)
+	}
+	if err := ensureRole(ctx, pool); err != nil {
+		return fmt.Errorf("migrate: %w", err)
 	}
 	if err := upOwn(ctx, pool); err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -76,6 +84,9 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	sources := p.ListSources()
 	var applied int64
 	err = pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from goose_db_version where is_applied`).Scan(&applied)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42P01" { // undefined_table
+		return fmt.Errorf("%w: the schemas of its search_path have no tables of this program", ErrBehind)
+	}
 	if err != nil {
 		return fmt.Errorf("list applied migrations: %w", err)
 	}
@@ -111,15 +122,49 @@ func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// River's tables are granted whole: River deletes and updates its own rows.
+// ensureRole creates AppRole and makes the pool's role a member of it.
+func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
+	_, err := pool.Exec(ctx, `
+		do $$
+		begin
+			begin
+				if not exists (select from pg_roles where rolname = '`+AppRole+`') then
+					create role `+AppRole+` nologin;
+				end if;
+			exception when duplicate_object or unique_violation then null; -- created for another database meanwhile
+			end;
+			grant `+AppRole+` to current_user;
+		exception when insufficient_privilege then
+			if not exists (select from pg_roles where rolname = '`+AppRole+`') or not pg_has_role(current_user, '`+AppRole+`',
+				case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end)
+			then
+				raise;
+			end if;
+		end
+		$$`)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // insufficient_privilege
+		user := pgx.Identifier{pool.Config().ConnConfig.User}.Sanitize()
+		return fmt.Errorf("%s needs the role %s and may not create or grant it: run as a superuser: create role %[2]s nologin; grant %[2]s to %[1]s (%[3]w)",
+			user, AppRole, err)
+	}
+	return err
+}
+
+// River's tables are granted whole: River deletes and updates its own rows. What every
+// role may use by default is granted too, because an administrator may have revoked it.
 const grants = `
+do $$ begin execute format('grant usage on schema %I to ` + AppRole + `', current_schema()); end $$;
+grant execute on function admit(uuid), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;
 grant select on goose_db_version to ` + AppRole + `;
 grant usage on schema ` + RiverSchema + ` to ` + AppRole + `;
 grant select, insert, update, delete on all tables in schema ` + RiverSchema + ` to ` + AppRole + `;
-grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;`
+grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;
+grant execute on all functions in schema ` + RiverSchema + ` to ` + AppRole + `;`
 
 func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
-	if _, err := pool.Exec(ctx, `create schema if not exists `+RiverSchema); err != nil {
+	// "if not exists" would need the right to create schemas even if the schema exists.
+	_, err := pool.Exec(ctx, `do $$ begin if to_regnamespace('`+RiverSchema+`') is null then create schema `+RiverSchema+`; end if; end $$`)
+	if err != nil {
 		return err
 	}
 	m, err := river(pool)

@@ -3,6 +3,8 @@ package migrations_test
 import (
 	"context"
 	"errors"
+	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -116,5 +118,77 @@ func TestMigratingWorksWithOneConnection(t *testing.T) {
 	}
 	if err := migrations.Check(ctx, pool); err != nil {
 		t.Error(err)
+	}
+}
+
+// A database's owner may have few rights, and the server may be locked down.
+func TestOwnerWithFewRightsMigrates(t *testing.T) {
+	server := pgtest.NewServer(t)
+	super, err := pg.Connect(t.Context(), server.URL(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer super.Close()
+	exec := func(pool *pgxpool.Pool, sql string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	exec(super, `alter system set fsync = off`) // makes databases several times faster
+	exec(super, `select pg_reload_conf()`)
+	for _, c := range []struct{ name, rights, setup, want string }{
+		{"no_role", "", "", `create role colophon_app nologin; grant colophon_app to "owner_no_role"`},
+		{"may_create_roles", "createrole", "", ""},
+		{"no_member", "", "", `grant colophon_app to "owner_no_member"`},
+		{"member", "in role colophon_app", "", ""},
+		{"public_closed", "in role colophon_app", `revoke all on schema public from public`, ""},
+		{"search_path", "in role colophon_app", `create schema app authorization owner_search_path; alter database search_path set search_path = app, public`, ""},
+		{"functions_closed", "in role colophon_app", `alter default privileges for role owner_functions_closed revoke execute on functions from public`, ""},
+		{"no_create", "in role colophon_app", `alter database no_create owner to colophon; create schema river authorization owner_no_create`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			owner := "owner_" + c.name
+			exec(super, `create role `+owner+` login `+c.rights)
+			exec(super, `create database `+c.name+` owner `+owner)
+			u, err := url.Parse(server.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Path = "/" + c.name
+			inside, err := pg.Connect(t.Context(), u.String(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer inside.Close()
+			exec(inside, `alter schema public owner to `+owner+`; `+c.setup)
+			u.User = url.User(owner)
+			pool, err := pg.Connect(t.Context(), u.String(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			for range 2 {
+				switch err := migrations.Up(t.Context(), pool); {
+				case c.want == "" && err != nil:
+					t.Fatal(err)
+				case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+					t.Fatalf("got %v, want %s", err, c.want)
+				}
+			}
+			if c.want != "" {
+				return
+			}
+			app, err := pg.Connect(t.Context(), u.String(), migrations.AppRole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer app.Close()
+			if err := migrations.Check(t.Context(), app); err != nil {
+				t.Fatal(err)
+			}
+			exec(app, `insert into owner_keys (owner, wrapped) values (gen_random_uuid(), ''); select admit(owner) from owner_keys;
+				select sign_in_wait(1, 1, '1s', '1s'); select from `+migrations.RiverJobs)
+		})
 	}
 }

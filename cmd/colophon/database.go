@@ -85,7 +85,11 @@ func (d *database) migrate(ctx context.Context) error {
 func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return pg.Connect(ctx, d.url, migrations.AppRole)
+	pool, err := pg.Connect(ctx, d.url, migrations.AppRole)
+	if errors.Is(err, pg.ErrNoRole) {
+		err = fmt.Errorf("%w: %w", migrations.ErrBehind, err)
+	}
+	return pool, err
 }
 
 // store returns the event store on the pool, and the vault of the master key.

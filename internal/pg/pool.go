@@ -21,6 +21,9 @@ import (
 	"colophon/internal/retry"
 )
 
+// ErrNoRole occurs when the server does not have the role of [Connect].
+var ErrNoRole = errors.New("the server lacks a role")
+
 // Connect opens a pool to the server that databaseURL names (a URL or
 // keyword=value pairs, as in libpq) and returns when the server has answered. If
 // the server is starting, is full or refuses connections, Connect tries again
@@ -55,10 +58,16 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 	if role != "" {
 		conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
 			_, err := c.Exec(ctx, "SET idle_in_transaction_session_timeout = '3s'; SET ROLE "+pgx.Identifier{role}.Sanitize()).ReadAll()
-			if err != nil {
-				return fmt.Errorf("act as role %s (migrations create it): %w", role, err)
+			pgErr, _ := errors.AsType[*pgconn.PgError](err)
+			switch {
+			case err == nil:
+				return nil
+			case pgErr != nil && pgErr.Code == "22023": // invalid_parameter_value
+				return fmt.Errorf("%w: %w", ErrNoRole, err)
+			case pgErr != nil && pgErr.Code == "42501": // insufficient_privilege
+				return fmt.Errorf("act as role %s (run as a superuser: grant %[1]s to %s): %w", role, pgx.Identifier{conn.User}.Sanitize(), err)
 			}
-			return nil
+			return fmt.Errorf("act as role %s: %w", role, err)
 		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)

@@ -34,7 +34,7 @@ func TestConnectActsAsTheRole(t *testing.T) {
 	}
 
 	_, err = pg.Connect(t.Context(), url, `no"such role`)
-	if err == nil || !strings.Contains(err.Error(), "migrations") {
+	if !errors.Is(err, pg.ErrNoRole) {
 		t.Fatalf("a role that does not exist: %v", err)
 	}
 }
