@@ -201,10 +201,8 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	if !isOAuth(op.Path) { // see at400
-		op.Errors = append(op.Errors, http.StatusUnprocessableEntity) // every operation refuses unknown query parameters
-	}
-	op.Errors = append(op.Errors, http.StatusMisdirectedRequest, http.StatusInternalServerError, http.StatusServiceUnavailable) // 421: see Options.Local
+	// 422: every operation refuses unknown query parameters. 421: see Options.Local.
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusMisdirectedRequest, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	if op.Metadata[limitName] != uncounted {
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}

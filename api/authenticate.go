@@ -23,8 +23,8 @@ const challenge = `Bearer realm="colophon"`
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
 // authenticate refuses requests for private operations without a valid access token,
-// or without a valid ticket where the operation takes one. Of two different
-// Authorization headers, a proxy in front may have checked the other one.
+// or without a valid ticket where the operation takes one. A proxy in front may have
+// checked another Authorization header, so different ones are refused.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)

@@ -34,16 +34,8 @@ type generateBody struct {
 // max_length would refuse longer prompts for a member that the client never sent.
 const defaultNewTokens = 50
 
-// Resolve sets the default length. It implements [huma.Resolver].
-func (b *generateBody) Resolve(huma.Context) []error {
-	if b.MaxLength == 0 && b.MaxNewTokens == 0 {
-		b.MaxNewTokens = defaultNewTokens
-	}
-	return nil
-}
-
 func (b *generateBody) request() jobs.Request {
-	return jobs.Request{
+	r := jobs.Request{
 		Prompt:       b.Prompt,
 		MaxLength:    b.MaxLength,
 		MaxNewTokens: b.MaxNewTokens,
@@ -53,6 +45,10 @@ func (b *generateBody) request() jobs.Request {
 		Seed:         b.Seed,
 		Stop:         b.Stop,
 	}
+	if r.MaxLength == 0 && r.MaxNewTokens == 0 {
+		r.MaxNewTokens = defaultNewTokens
+	}
+	return r
 }
 
 type submitInput struct {
@@ -68,10 +64,14 @@ func (in *submitInput) key(ctx context.Context, path string) (*events.Idempotenc
 	if len(in.sent) == 0 {
 		return nil, nil
 	}
+	body := in.Body
+	if body.MaxLength == 0 && body.MaxNewTokens == 0 {
+		body.MaxLength = 50 // as version 0.1.0 decoded it: its keys are valid for a day
+	}
 	payload, err := json.Marshal(struct {
 		CancelAfter int
 		Body        generateBody
-	}{in.CancelAfter, in.Body})
+	}{in.CancelAfter, body})
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}

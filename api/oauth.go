@@ -10,7 +10,8 @@ import (
 )
 
 // OAuthProblem is a problem of an OAuth2 endpoint. Its members error and
-// error_description are those of RFC 6749, 5.2.
+// error_description are those of RFC 6749, 5.2. temporarily_unavailable and server_error
+// come from section 4.1.2.1. A wrong user name or password stays 401, where 5.2 has 400.
 type OAuthProblem struct {
 	Title       string  `json:"title" doc:"The kind of problem: the meaning of the status."`
 	Status      int     `json:"status" doc:"The HTTP status."`
@@ -63,6 +64,7 @@ func documentOAuth(oapi *huma.OpenAPI, op *huma.Operation) {
 	if !isOAuth(op.Path) {
 		return
 	}
+	delete(op.Responses, "422") // Huma documents it for every body; see at400
 	schema := oapi.Components.Schemas.Schema(reflect.TypeFor[OAuthProblem](), true, "OAuthProblem")
 	for _, response := range op.Responses {
 		if problem := response.Content[(&Problem{}).ContentType("")]; problem != nil {

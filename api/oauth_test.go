@@ -48,8 +48,8 @@ func TestOAuthClientsSeeTheErrorCode(t *testing.T) {
 	}
 }
 
-// TestOAuthErrorsAreProblemsToo refuses requests to the OAuth2 endpoints at every step
-// of their way. The code of the service stands beside the one of OAuth2.
+// TestOAuthErrorsAreProblemsToo has requests to the OAuth2 endpoints refused by each
+// middleware. An error has the code of the service and the one of OAuth2.
 func TestOAuthErrorsAreProblemsToo(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -19,7 +19,7 @@ func TestSameKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	a := f.Do("POST", "/jobs", prompt, key...).Must(t, 202)
 	var j, again job
 	a.Into(t, &j)
-	f.Do("POST", "/jobs", ` { "max_new_tokens" : 50, "prompt": "The nature of light"}`, "Idempotency-Key", "first").Must(t, 202).Into(t, &again)
+	f.Do("POST", "/jobs", ` { "max_length" : 50, "prompt": "The nature of light"}`, "Idempotency-Key", "first").Must(t, 202).Into(t, &again)
 	if again.ID != j.ID {
 		t.Errorf("the same request in another spelling made %s beside %s", again.ID, j.ID)
 	}

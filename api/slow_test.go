@@ -98,8 +98,8 @@ func dial(t *testing.T, url string) net.Conn {
 	return conn
 }
 
-// exchange sends text over a connection of its own, whose sending half it closes then if
-// ends is set. It returns the answers until the service closes the connection.
+// exchange sends text over a connection of its own. If ends is set, it then closes the
+// sending half. It returns the answers until the service closes the connection.
 func exchange(t *testing.T, url, text string, ends bool) (answers []apitest.Answer) {
 	t.Helper()
 	conn := dial(t, url)

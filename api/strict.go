@@ -11,8 +11,8 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// uuidForm is the pattern of ids, and uuidText says it in words. Huma and uuid.Parse accept other spellings too, but
-// ids of this API have one.
+// uuidForm is the pattern of ids, and uuidText says it in words. Huma and uuid.Parse
+// accept other spellings too, but ids of this API have one.
 const (
 	uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 	uuidText = "8-4-4-4-12 hexadecimal digits"

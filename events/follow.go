@@ -147,6 +147,7 @@ func (s *Store) announce(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
+			continue
 		case <-s.announcements.wake:
 		}
 		pause := announceEvery

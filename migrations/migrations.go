@@ -37,8 +37,8 @@ const (
 
 // AppRole is the least-privileged role that the service runs as. The application
 // connects as this role, or as a login role that is a member of it. The role owns
-// nothing and cannot rewrite the log. It belongs to the whole server, so [Up] and no
-// migration creates it.
+// nothing and cannot rewrite the log. It belongs to the whole server, so [Up] creates
+// it, not a migration.
 const AppRole = "colophon_app"
 
 // ErrBehind occurs when a database has not been migrated to this build.
@@ -150,8 +150,8 @@ func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// River's tables are granted whole: River deletes and updates its own rows. What every
-// role may use by default is granted too, because an administrator may have revoked it.
+// River's tables are granted whole: River deletes and updates its own rows. The default
+// rights of PUBLIC are granted too, because an administrator may have revoked them.
 const grants = `
 do $$ begin execute format('grant usage on schema %I to ` + AppRole + `', current_schema()); end $$;
 grant execute on function admit(uuid), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;

@@ -31,9 +31,10 @@ type Options struct {
 //
 // One goroutine computes step by step. A step computes the next token of every
 // decoding sequence, and tokens of waiting prompts, oldest first. Beside decoding
-// sequences, prompt tokens make a step about twice as long at most. Without decoding
-// sequences, a step has up to 128 prompt tokens. A call of Next whose context is done
-// returns at once; its tokens leave the queue after the current step.
+// sequences, prompt tokens make a step about twice as long, or there are 8 of them if
+// that takes longer. Without decoding sequences, a step has up to 128 prompt tokens. A
+// call of Next whose context is done returns at once; its tokens leave the queue after
+// the current step.
 //
 // Beyond the weights, memory goes to the keys and values of open sequences: at
 // most Sequences times Context tokens. Later sequences reuse it.

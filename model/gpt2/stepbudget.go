@@ -18,8 +18,8 @@ const (
 
 // A stepBudget says how many prompt tokens a step may compute beside sequences
 // that decode, so that those do not stall. A step may take twice as long as one
-// without prompt tokens. The times are measured, so the budget fits any machine,
-// network and format.
+// without prompt tokens, or have minPromptTokens if that takes longer. The times are
+// measured, so the budget fits any machine, network and format.
 //
 // The time of a prompt token is known only as the difference from a step without
 // prompt tokens. With an outdated time of that step, the budget would settle at one

@@ -7,7 +7,8 @@ import (
 )
 
 // On machines of any speed, a step beside decoding sequences takes at most three times
-// as long as a step without prompt tokens. No step has needlessly few prompt tokens.
+// as long as a step without prompt tokens, unless it has the smallest number of prompt
+// tokens. No step has needlessly few.
 func TestStepBudgetAdaptsToTheMachine(t *testing.T) {
 	for _, c := range []struct{ base, single, prompt time.Duration }{
 		{8 * time.Millisecond, 1200 * time.Microsecond, 1200 * time.Microsecond},
