@@ -58,26 +58,32 @@ func (n *notifyTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data
 func (n *notifyTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (n *notifyTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
+// tracedStore returns a store whose pool has the tracer.
+func tracedStore(t *testing.T, f *fixture, tracer pgx.QueryTracer) *events.Store {
+	t.Helper()
+	config := f.db.App.Config()
+	config.ConnConfig.Tracer = tracer
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+}
+
 // A commit with a pending NOTIFY locks the whole database, so commits would run one at
 // a time. Every append must announce after its commit, and no trigger may announce.
 func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	n := &notifyTracer{seen: make(chan struct{}, 1)}
-	config := f.db.App.Config()
-	config.ConnConfig.Tracer = n
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	s := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	s := tracedStore(t, f, n)
 	run(t, s)
 
 	facts := completedFacts()
 	one, other := f.newJob(), f.newJob()
 	account := uuid.Must(uuid.NewV7())
-	one, err = s.AppendJob(t.Context(), one, facts[0])
+	one, err := s.AppendJob(t.Context(), one, facts[0])
 	err = errors.Join(err, s.Write(t.Context(), func(tx *events.Tx) error {
 		if err := tx.AppendAccount(t.Context(), account, events.AccountRegistered{Username: "test-user"}); err != nil {
 			return err
@@ -125,15 +131,8 @@ func (*failingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEn
 func TestFailedAnnouncementIsRepeated(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	config := f.db.App.Config()
 	tracer := &failingTracer{}
-	config.ConnConfig.Tracer = tracer
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	s := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
+	s := tracedStore(t, f, tracer)
 	listener, err := f.db.Owner.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)

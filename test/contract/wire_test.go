@@ -154,12 +154,26 @@ func (c *connection) exchange(r *request, req *http.Request, patience time.Durat
 	return a, !cut && !resp.Close && <-sent == nil, nil
 }
 
+// countConnections starts a server and counts its connections.
+func countConnections(t *testing.T, handle http.HandlerFunc) (*httptest.Server, *atomic.Int32) {
+	t.Helper()
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(handle)
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	return server, &connections
+}
+
 // TestWireReusesConnections sends requests to a server whose answers end in different
 // ways, and counts the connections.
 func TestWireReusesConnections(t *testing.T) {
 	t.Parallel()
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server, connections := countConnections(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/stream":
 			w.Header().Set("Content-Type", "text/event-stream")
@@ -171,14 +185,7 @@ func TestWireReusesConnections(t *testing.T) {
 		default:
 			_, _ = io.Copy(w, r.Body)
 		}
-	}))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
-	}
-	server.Start()
-	t.Cleanup(server.Close)
+	})
 	w := newWire(t, server.URL)
 	for i, c := range []struct {
 		path, body  string
@@ -214,19 +221,11 @@ func TestWireReusesConnections(t *testing.T) {
 // not answer it.
 func TestWireReportsAMissingAnswer(t *testing.T) {
 	t.Parallel()
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	server, connections := countConnections(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
 			<-r.Context().Done()
 		}
-	}))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
-	}
-	server.Start()
-	t.Cleanup(server.Close)
+	})
 	w := newWire(t, server.URL)
 	answered := &request{method: "GET", path: []string{"answer"}}
 	if _, err := w.send(answered, answered.http()); err != nil {
