@@ -20,7 +20,8 @@ type Idempotent struct {
 	sent []string // the header's lines
 }
 
-// Resolve keeps the lines of the header: an empty key differs from a missing one.
+// Resolve keeps the lines of the header, because an empty key is an error and a missing
+// key is not.
 func (i *Idempotent) Resolve(ctx huma.Context) []error {
 	ctx.EachHeader(func(name, value string) {
 		if strings.EqualFold(name, "Idempotency-Key") {
@@ -45,8 +46,8 @@ func (i *Idempotent) key(scope string, payload []byte) (*events.IdempotencyKey, 
 	return &events.IdempotencyKey{Scope: scope, Key: key, Payload: payload}, nil
 }
 
-// readKey reads the lines of an Idempotency-Key header: an RFC 8941 string, or the
-// same without quotes, as many clients send it.
+// readKey parses the lines of an Idempotency-Key header. The key is an RFC 8941 string.
+// Many clients leave out the quotes, so readKey accepts the key without quotes too.
 func readKey(lines []string) (key string, ok bool) {
 	if len(lines) != 1 {
 		return "", false
@@ -63,7 +64,7 @@ func readKey(lines []string) (key string, ok bool) {
 	return key, ok && 1 <= len(key) && len(key) <= maxKey
 }
 
-// unquote returns the RFC 8941 string that begins text, without its opening quote.
+// unquote returns the RFC 8941 string that begins in text, right after the opening quote.
 // Nothing may follow the closing quote.
 func unquote(text string) (string, bool) {
 	var b strings.Builder

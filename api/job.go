@@ -31,7 +31,7 @@ type Job struct {
 	Links            *JobLinks  `json:"links,omitempty"`
 }
 
-// Params determine a text, together with its prompt and the weights.
+// Params, together with the prompt and the weights, determine the text of a job.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens" doc:"The largest number of tokens to generate."`
 	Temperature float64  `json:"temperature"`

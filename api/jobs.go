@@ -254,9 +254,9 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 }
 
 // await follows a job until the job has ended or the wait is over, and returns the last
-// known state of the job. The only error is auth.ErrAccessToken, when the caller's
-// session ends. Other errors are logged and end the wait, because the job is on record
-// and goes on.
+// known state of the job. The only error is auth.ErrAccessToken, which means that the
+// caller's session has ended. Other errors are logged and end the wait, because the job
+// is on record and goes on.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
 		return job, nil
