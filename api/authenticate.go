@@ -42,7 +42,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	authorization := ctx.Header("Authorization")
 	scheme, accessToken, _ := strings.Cut(authorization, " ")
 	ticket, opens, ticketed := ticketOf(ctx)
-	ticketed = ticketed && authorization == "" // an access token wins over a ticket
+	ticketed = ticketed && authorization == "" // a ticket does not count beside an Authorization header
 	switch {
 	case ticketed:
 		// A ticket costs a database statement even if the ticket is invalid. The request
