@@ -61,8 +61,9 @@ func (w *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController and Huma find the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// recoverPanics answers with a problem when a handler panics. If the answer has already
-// started, it is aborted, so that no client takes half an answer for a whole one.
+// recoverPanics answers with a problem when a handler panics. If the handler has already
+// started an answer, that answer is aborted, so that no client takes half an answer for a
+// whole one.
 func (s *server) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}

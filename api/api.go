@@ -8,7 +8,7 @@
 //   - If the answer to a new job is 202, the job is on record and will be finished.
 //   - The events of a job are numbered without gaps. Clients can read them again from
 //     any number on.
-//   - A resource of another account looks like one that does not exist.
+//   - A resource of another account looks like a resource that does not exist.
 //
 // No database connection and no lock is held while a request waits for the model.
 package api
@@ -32,7 +32,7 @@ import (
 	"colophon/jobs"
 )
 
-// Options are the parts that New connects, and the operator's settings.
+// Options holds the parts that New connects, and the settings of the operator.
 type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
@@ -42,13 +42,14 @@ type Options struct {
 	Limits   Limits
 	Log      *slog.Logger
 
-	// TrustedProxies are the networks of the proxies whose X-Forwarded-For counts.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header the
+	// service trusts.
 	TrustedProxies []netip.Prefix
 
 	// Local makes the API refuse a request whose Host is neither an address nor
-	// localhost. Set it if only this machine can reach the service. Without it, a web
-	// page could make its own name resolve to this machine and so reach the service (DNS
-	// rebinding).
+	// localhost. Set Local if only this machine can reach the service. Without Local, a
+	// web page could reach the service by making the page's own name resolve to this
+	// machine (DNS rebinding).
 	Local bool
 
 	// MaxStreams bounds the open event streams of one account. MaxAllStreams bounds the

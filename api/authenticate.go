@@ -23,9 +23,9 @@ const challenge = `Bearer realm="colophon"`
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
 // authenticate refuses requests for private operations without a valid access token. If
-// the operation accepts tickets, a valid ticket is enough. It also refuses a request with
-// different Authorization headers, because a proxy may have checked another one than the
-// service would.
+// the operation accepts tickets, a valid ticket is enough. authenticate also refuses
+// requests with different Authorization headers. A proxy may have checked another one of
+// these headers than the service would.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
@@ -46,7 +46,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	switch {
 	case ticketed:
 		// A ticket costs a database statement even if the ticket is invalid. The request
-		// is therefore counted before.
+		// is therefore counted before that statement.
 		if !s.countAnonymous(w, r) {
 			return
 		}

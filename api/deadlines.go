@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// timeouts bound how long the service waits for a client, and how long a stream may
-// be silent.
+// timeouts bound the time for which the service waits for a client, and the time for
+// which a stream may be silent.
 type timeouts struct {
 	body   time.Duration // for a client to send the body of a request
 	answer time.Duration // for a client to read an answer that is not a stream; a client that reads nothing is dropped sooner
@@ -27,8 +27,8 @@ var productionTimeouts = timeouts{
 // answer. The time in between, while a handler waits, is not bounded.
 func (s *server) deadlines(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// An error of a deadline means that the connection has no deadlines, as in a
-		// test. The service still answers the request.
+		// An error from SetReadDeadline or SetWriteDeadline means that the connection has
+		// no deadlines, as in a test. The service still answers the request.
 		control := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
 			_ = control.SetReadDeadline(time.Now().Add(s.timeouts.body))

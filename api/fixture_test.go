@@ -100,7 +100,8 @@ func (f *fixture) user(name string) (id uuid.UUID, access string) {
 	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-// untilServed is a transport. A response body closes only after the handler has returned.
+// untilServed is a transport. Closing a response body takes until the handler has
+// returned.
 type untilServed struct {
 	*http.Transport
 	served chan struct{}

@@ -30,9 +30,10 @@ func formats() map[string]huma.Format {
 // request needs.
 const maxDepth = 16
 
-// unmarshalJSON is json.Unmarshal for strict JSON, which also accepts integers such as
-// 50.0. By itself, encoding/json refuses such integers. It also replaces invalid text with
-// U+FFFD, and takes the last of two members with the same name.
+// unmarshalJSON is json.Unmarshal for strict JSON. It accepts integers such as 50.0,
+// which encoding/json refuses. It refuses invalid text, which encoding/json would replace
+// with U+FFFD. It also refuses two members with the same name, of which encoding/json
+// would take the last.
 func unmarshalJSON(data []byte, v any) error {
 	if err := strictjson.Check(data, maxDepth); err != nil {
 		return fmt.Errorf("the body cannot be read as JSON: %w", err)
@@ -46,9 +47,9 @@ func unmarshalJSON(data []byte, v any) error {
 }
 
 // unmarshalForm reads a form as an object whose members are strings. Only OAuth2 requests
-// are forms, and the names of OAuth2 parameters are in lower case. Other names are left
-// out, because encoding/json would read Username as username. Empty parameters count as
-// absent (RFC 6749, 3.2).
+// are forms, and the names of OAuth2 parameters are in lower case. Parameters with other
+// names are left out, because encoding/json would read Username as username. Empty
+// parameters count as absent (RFC 6749, 3.2).
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))
 	if err != nil {

@@ -76,7 +76,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 		"a=%ff":                 "",
 		"%ff=a":                 "",
 		"a=1;b=2":               "",
-		"Username=x&b=1":        `{"b":"1"}`, // Username is an unknown name, and differs from username
+		"Username=x&b=1":        `{"b":"1"}`, // the unknown name Username is left out
 		"paſſword=x":            `{}`,
 		"Username=x&Username=y": "",
 		"password=" + "p%00w":   `{"password":"p\u0000w"}`,
@@ -106,7 +106,7 @@ func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 		`{"a":["a","a"],"b":"a"}`:                nil,
 		`{"a":1e400}`:                            nil,
 		`{"a":1,"a":1}`:                          strictjson.ErrDuplicateName,
-		`{"a":1,"A":1}`:                          nil, // A is not the name a, and its member is unknown
+		`{"a":1,"A":1}`:                          nil, // A and a are different names
 		`{"a":1,"\u0061":2}`:                     strictjson.ErrDuplicateName,
 		`{"a":{"b":1,"b":2}}`:                    strictjson.ErrDuplicateName,
 		`{"a":{"b":1},"a":2}`:                    strictjson.ErrDuplicateName,
@@ -124,7 +124,7 @@ func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 		`"` + strings.Repeat("[", 100) + `"`:     nil,
 		`}`:                                      strictjson.ErrSyntax, `]`: strictjson.ErrSyntax, `{"a"}`: strictjson.ErrSyntax, `{"a":1}}`: strictjson.ErrTrailing, `[}`: strictjson.ErrSyntax, `{1:2}`: strictjson.ErrSyntax,
 	} {
-		var raw json.RawMessage // not any, because a number may be too large for float64
+		var raw json.RawMessage // not the type any, because a number may be too large for float64
 		if err := unmarshalJSON([]byte(text), &raw); !errors.Is(err, want) {
 			t.Errorf("%.60s: %v, want %v", text, err, want)
 		}

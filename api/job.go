@@ -8,8 +8,8 @@ import (
 	"colophon/events"
 )
 
-// Job is a job as clients see it. Lists leave out its params, deadline, version and
-// links.
+// Job is a job as clients see it. A list of jobs leaves out the params, deadline, version
+// and links of each job.
 type Job struct {
 	ID               uuid.UUID  `json:"id" format:"uuid"`
 	State            string     `json:"state" enum:"queued,running,completed,failed,cancelled"`

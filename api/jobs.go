@@ -232,8 +232,8 @@ func cancelledDetail(job events.Job) string {
 	return detail
 }
 
-// enqueue puts a job on record. It goes on even if the client disconnects, so that the
-// service knows whether the job exists.
+// enqueue puts a job on record. The call goes on even if the client disconnects, so that
+// the service knows whether the job exists.
 func (s *server) enqueue(ctx context.Context, r jobs.Request) (events.Job, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
@@ -284,8 +284,8 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 	return job, nil
 }
 
-// unestimated logs the error of a job's estimate, if there is an error. The client then
-// gets the job without an estimate.
+// unestimated logs the error if the estimate of a job failed. The client then gets the
+// job without an estimate.
 func (s *server) unestimated(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
 		s.Log.WarnContext(ctx, "job not estimated", "request", requestID(ctx), "err", err)

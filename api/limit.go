@@ -50,8 +50,8 @@ func (l *Limits) named(name string) *limit.Limit {
 	panic("unknown limit " + name)
 }
 
-// limitName is the metadata key of an operation's limit. The value uncounted means that
-// the operation has no limit, because it costs nothing.
+// limitName is the metadata key of an operation's limit. The value uncounted means no
+// limit, for an operation that costs nothing.
 const limitName, uncounted = "limit", "none"
 
 // limited returns the metadata of an operation with its own limit.

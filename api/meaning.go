@@ -36,7 +36,7 @@ type meaning struct {
 // jobsWait is the Retry-After of limits that hold until a job or a stream ends.
 const jobsWait = 5 * time.Second
 
-// meanings has a row for each code.
+// meanings has a row for each code of a coded error.
 var meanings = map[string]meaning{
 	"account_erased":      {status: http.StatusConflict, detail: "the account has been erased, which is final"},
 	"forbidden":           {status: http.StatusForbidden, detail: "your account's role does not allow this"},

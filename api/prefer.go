@@ -29,8 +29,8 @@ type preference struct {
 
 // prefer parses a Prefer header (RFC 7240). The parameter wait is the default wait.
 // respond-async without wait=N means no wait. respond-async with wait=N means an answer
-// of 202 after the wait. If a preference is repeated, the first one counts. Unknown
-// preferences are ignored.
+// of 202 after the wait, unless the job has ended. If a preference is repeated, the first
+// one counts. Unknown preferences are ignored.
 func prefer(header string, wait time.Duration) preference {
 	p := preference{wait: wait}
 	for text := range strings.SplitSeq(header, ",") {
@@ -69,8 +69,8 @@ func (p preference) applied(status int) string {
 // service stops, because the service itself may have ended the request.
 func (s *server) left(ctx context.Context) bool { return ctx.Err() != nil && s.Stopping.Err() == nil }
 
-// accepts reports whether an Accept header names a media type with a weight other than
-// zero.
+// accepts reports whether an Accept header names a media type, and the weight of that
+// media type is not zero.
 func accepts(header, media string) bool {
 	for part := range strings.SplitSeq(header, ",") {
 		name, parameters, _ := strings.Cut(part, ";")

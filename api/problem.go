@@ -90,7 +90,7 @@ func (p *Problem) retryAfter(d time.Duration) *Problem {
 	return p.with("Retry-After", seconds(d))
 }
 
-// seconds formats a duration for Retry-After: in whole seconds, at least one.
+// seconds formats a duration for Retry-After in whole seconds. The result is at least 1.
 func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
 // answer writes a problem.
@@ -115,8 +115,8 @@ func (s *server) refuse(ctx huma.Context, p *Problem) {
 }
 
 // humaProblem turns Huma's own errors into problems. These are errors of validation, of
-// parsing and of body limits. It leaves out the submitted values that Huma's error
-// details contain.
+// parsing and of body limits. Huma's error details contain the submitted values, and
+// humaProblem leaves these values out.
 func humaProblem(status int, message string, errs ...error) huma.StatusError {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))

@@ -17,8 +17,8 @@ const (
 	identityKey
 )
 
-// request holds what the middlewares find out about a request. The access log shows most
-// of these fields.
+// request holds the facts that the middlewares find out about a request. The access log
+// shows most of these facts.
 type request struct {
 	id      string
 	network string    // the client's network, as limits count it
@@ -50,11 +50,12 @@ func requestOf(ctx context.Context) *request {
 
 func requestID(ctx context.Context) string { return requestOf(ctx).id }
 
-// networkOf returns the network that the request comes from, as limits count it:
-// an IPv4 address, or the /64 of an IPv6 address.
+// networkOf returns the network that the request comes from, as limits count it. The
+// network is an IPv4 address, or the /64 of an IPv6 address.
 func networkOf(ctx context.Context) string { return requestOf(ctx).network }
 
-// instance returns the request's id as the URI that a problem needs.
+// instance returns the request's id as a URI, which is the form of an instance in a
+// problem.
 func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
 
 // caller returns the account and the session of the request. The operation must be

@@ -24,9 +24,9 @@ func (s *server) route(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would
-// redirect the client to the path without them, or pass the request to an operation
-// with such a segment as its parameter.
+// canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would redirect
+// the client to the path without these segments. It could also pass such a segment to an
+// operation as a parameter.
 func (s *server) canonicalPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !canonical(r.URL.Path) {

@@ -196,12 +196,12 @@ func (s *streams) leave(account uuid.UUID) {
 
 // send streams a job's events. The stream ends when the job or the session ends, the
 // client disconnects, the access token expires or the service stops. In the last two
-// cases, send tells the client when to resume. It does not use huma/sse, which needs a Go
-// type for each event and a fixed media type for the operation.
+// cases, send tells the client when to resume. send does not use huma/sse, which needs a
+// Go type for each event and a fixed media type for the operation.
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
-	// Each write has its own deadline, and removes it at the end. Over HTTP/2, a deadline
-	// that passes between two writes would end the stream.
+	// write sets a deadline for itself, and removes the deadline at its end. Over HTTP/2,
+	// a deadline that passes between two writes would end the stream.
 	write := func(b []byte) error {
 		if err := control.SetWriteDeadline(time.Now().Add(s.timeouts.write)); err != nil {
 			return err

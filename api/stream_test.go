@@ -26,9 +26,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// quick has short timeouts, which keep the order of the production timeouts by length.
-// The slow reader of these tests reads each write in less than the timeout write. beat is
-// longer than write.
+// quick has short timeouts. As in production, beat is longer than write. The slow reader
+// of these tests needs less time than write for each write.
 var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
 
 // streamed is a server that streams the events of one job.
@@ -153,7 +152,8 @@ func TestStalledClientIsDropped(t *testing.T) {
 }
 
 func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Reader) {
-	// The transport reads only a little of the stream before this test does.
+	// After this first byte, the transport reads only a little more of the stream by
+	// itself.
 	stalled := bufio.NewReaderSize(open(t, "/stalled"), 16)
 	if _, err := stalled.ReadByte(); err != nil {
 		t.Fatal(err)

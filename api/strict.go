@@ -19,8 +19,8 @@ const (
 )
 
 // strict makes an operation's description agree with what the service accepts. An id in a
-// parameter has only one form. A text in a query is not empty. A body member that is not
-// required may be null.
+// parameter must match uuidForm. A text in the query must not be empty. A body member
+// that is not required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {

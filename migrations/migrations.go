@@ -26,9 +26,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// The names of River's schema and table are defined in this package, because it creates
-// the schema. It cannot take them from another package of the program, because it imports
-// none. A new value needs a migration.
+// The names of River's schema and table are defined here, because this package creates
+// the schema and imports no other package of the program. A new value needs a migration.
 const (
 	// RiverSchema is the Postgres schema that holds River's tables.
 	RiverSchema = "river"
@@ -126,7 +125,7 @@ func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// ensureRole creates AppRole and makes the pool's role a member of it.
+// ensureRole creates AppRole and makes the pool's role a member of AppRole.
 func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, `
 		do $$

@@ -1,9 +1,9 @@
 // Package web holds the playground: one page of HTML, CSS and JavaScript
 // modules that talks to the service as any other client does.
 //
-// There is no build step: the service serves the files of this directory as they are. The
-// page loads nothing from another host and stores nothing in the browser. It works under
-// this Content-Security-Policy:
+// There is no build step: the service serves the files as they are. The page loads
+// nothing from another host and stores nothing in the browser. It works under this
+// Content-Security-Policy:
 //
 //	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';
 //	base-uri 'none'; form-action 'none'; frame-ancestors 'none';
