@@ -100,7 +100,7 @@ func (f *fixture) user(name string) (id uuid.UUID, access string) {
 	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-// untilServed is a transport. Closing a response body takes until the handler has
+// untilServed is a transport. Close of a response body waits until the handler has
 // returned.
 type untilServed struct {
 	*http.Transport

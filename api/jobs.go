@@ -110,7 +110,8 @@ type getJobOutput struct {
 	Body         Job
 }
 
-// admission describes the limits of a new job, for both POST /generate and POST /jobs.
+// admission is the part of the descriptions of POST /generate and POST /jobs that names
+// the limits of a new job.
 const admission = "The number of outstanding jobs of a user and the number of queued jobs are limited. If there is a token budget, " +
 	"the tokens of the prompt and of the longest continuation are reserved from the user's budget of the day (UTC) until the job ends; " +
 	"then usage.total_tokens counts, or nothing if the job never started. Beyond these limits the answer is 429 too_many_jobs or token_budget_spent, " +

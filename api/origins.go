@@ -51,8 +51,8 @@ func CheckOrigins(allowed []string) error {
 	return err
 }
 
-// cors adds the headers that let pages of listed origins read an answer. It refuses no
-// request; crossOrigin does that.
+// cors adds the headers that let pages of listed origins read an answer. The refusal of
+// requests is left to crossOrigin.
 func (s *server) cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := requestOf(r.Context())

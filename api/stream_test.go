@@ -233,8 +233,8 @@ func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	}
 }
 
-// endsWithRetry reads a stream to its end. The stream must end before its job does, with
-// a retry field.
+// endsWithRetry reads a stream to its end. The stream must end with a retry field before
+// the job ends.
 func (f *streamed) endsWithRetry(t *testing.T, started func()) {
 	t.Helper()
 	resp, err := http.Get(f.url)

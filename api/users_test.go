@@ -95,7 +95,7 @@ func TestRolesDecideWhoMayCall(t *testing.T) {
 	f.As(access[auth.Auditor]).Do("GET", "/users/me", "").Must(t, 401)
 }
 
-// TestDescriptionNamesRoles reads the roles of each operation in the description. They
+// TestDescriptionNamesRoles reads the roles of each operation in the description. These
 // must be the roles that the operation requires.
 //
 // security: ASVS 8.1.1

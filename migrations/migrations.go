@@ -75,8 +75,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// Check returns ErrBehind unless every migration of this build has been applied. It needs
-// no more rights than AppRole has.
+// Check returns ErrBehind unless every migration of this build has been applied. The
+// pool's role needs no more rights than AppRole has.
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()

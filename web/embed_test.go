@@ -145,8 +145,8 @@ func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
 	}
 }
 
-// TestModulesPassTheirOwnTests runs the tests in test/. They test the modules that need
-// no page.
+// TestModulesPassTheirOwnTests runs the tests in test/. These tests cover the modules
+// that need no page.
 func TestModulesPassTheirOwnTests(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
