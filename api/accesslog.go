@@ -10,11 +10,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// accessLog logs each request that has been answered, and counts it with Observe.
+// accessLog logs each request that has been answered, and passes its route, status and
+// duration to Observe.
 func (s *server) accessLog(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin, rec := time.Now(), &recorder{ResponseWriter: w}
-		defer func() { // a handler that aborts its answer gets here as well
+		defer func() { // deferred, so that an aborted answer is logged too
 			took, about := time.Since(begin), requestOf(r.Context())
 			if s.Observe != nil {
 				s.Observe(about.route, rec.status, took)
@@ -26,7 +27,7 @@ func (s *server) accessLog(next http.Handler) http.Handler {
 			}
 			switch rec.status {
 			case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest, http.StatusTooManyRequests:
-				attrs = append(attrs, slog.String("network", about.network)) // operators investigate and block networks
+				attrs = append(attrs, slog.String("network", about.network)) // so that operators can investigate and block networks
 			}
 			s.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 		}()
@@ -42,7 +43,7 @@ type recorder struct {
 }
 
 func (w *recorder) WriteHeader(status int) {
-	if w.status < http.StatusOK { // none yet, or 1xx, which only informs
+	if w.status < http.StatusOK { // no status yet, or a 1xx status, which is not final
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -60,8 +61,9 @@ func (w *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController and Huma find the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// recoverPanics answers with a problem when a handler panics. An answer that has
-// started is aborted instead, so that no client mistakes half of it for the whole.
+// recoverPanics answers with a problem when a handler panics. If the handler has already
+// started an answer, that answer is aborted, so that no client takes half an answer for a
+// whole one.
 func (s *server) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}

@@ -3,12 +3,12 @@
 //
 // Clients may rely on the following:
 //
-//   - Every error is an RFC 9457 problem. Its instance is the request's id, and it
+//   - Every error is an RFC 9457 problem. Its instance is the request's id. A problem
 //     never repeats what the client sent.
-//   - A job that was answered with 202 is on record and will be finished.
-//   - The events of a job are numbered without gaps, and can be read again from any
-//     number on.
-//   - A resource of another account looks like one that does not exist.
+//   - If the answer to a new job is 202, the job is on record and will be finished.
+//   - The events of a job are numbered without gaps. Clients can read them again from
+//     any number on.
+//   - A resource of another account looks like a resource that does not exist.
 //
 // No database connection and no lock is held while a request waits for the model.
 package api
@@ -32,33 +32,35 @@ import (
 	"colophon/jobs"
 )
 
-// Options are the parts that New connects, and the operator's settings.
+// Options holds the parts that New connects, and the settings of the operator.
 type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
 	Auth     *auth.Service
-	Ready    func(context.Context) error // returns nil while requests can be served
-	Stopping context.Context             // is done when the service stops: waiting requests are then answered
+	Ready    func(context.Context) error // returns nil while the service can serve requests
+	Stopping context.Context             // is done when the service stops; requests that wait are then answered
 	Limits   Limits
 	Log      *slog.Logger
 
-	// TrustedProxies are the networks of the proxies whose X-Forwarded-For counts.
+	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header the
+	// service trusts.
 	TrustedProxies []netip.Prefix
 
-	// Local makes the API refuse a Host that is neither an address nor localhost. It is
-	// for a service that only this machine can reach. Otherwise a web page could reach
-	// the service by making its own name resolve to this machine (DNS rebinding).
+	// Local makes the API refuse a request whose Host is neither an address nor
+	// localhost. Set Local if only this machine can reach the service. Without Local, a
+	// web page could reach the service by making the page's own name resolve to this
+	// machine (DNS rebinding).
 	Local bool
 
-	// MaxStreams bounds the event streams that one account may have open at once.
-	// MaxAllStreams bounds those of all accounts together. 0 means no limit.
+	// MaxStreams bounds the open event streams of one account. MaxAllStreams bounds the
+	// open event streams of all accounts together. For both, 0 means no limit.
 	MaxStreams, MaxAllStreams int
 
 	// CORSOrigins are the origins whose pages may use the API, such as
 	// https://example.com or https://*.example.com; see CheckOrigins.
 	CORSOrigins []string
 
-	// Observe, unless nil, is called with every request that has been answered.
+	// Observe is called with every request that has been answered. It may be nil.
 	Observe func(route string, status int, took time.Duration)
 
 	timeouts timeouts // zero means productionTimeouts
@@ -67,7 +69,7 @@ type Options struct {
 type server struct {
 	Options
 	api     huma.API
-	counted map[string]bool // patterns of operations, which count their requests themselves
+	counted map[string]bool // patterns of operations; each operation counts its own requests
 	origins origins
 	streams streams
 
@@ -107,7 +109,7 @@ func Description() ([]byte, error) {
 	return s.api.OpenAPI().YAML()
 }
 
-// routes is a mux that lists its patterns.
+// routes is a ServeMux that keeps a list of its patterns.
 type routes struct {
 	*http.ServeMux
 	patterns []string
@@ -148,9 +150,9 @@ func config() huma.Config {
 	c.Info.Description = "Text generation with GPT-2. The history of every text is on record. " +
 		"Submit a job, then poll it, follow its events or wait for it."
 	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
-	c.DocsPath = ""     // Huma's pages load scripts from other hosts; docs.go serves our own
-	c.SchemasPath = ""  // no routes for single schemas,
-	c.CreateHooks = nil // and no links to them in answers
+	c.DocsPath = ""     // Huma's pages load scripts from other hosts; docs.go serves our own pages
+	c.SchemasPath = ""  // no routes for single schemas
+	c.CreateHooks = nil // no links to single schemas in answers
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
@@ -170,8 +172,9 @@ func config() huma.Config {
 	return c
 }
 
-// identify sets the instance of the problems that Huma writes to the request's id, and
-// gives them the form of the operation.
+// identify completes the problems that Huma writes. It sets the instance of a problem to
+// the request's id. For an OAuth2 endpoint, it also returns the problem in the form of
+// OAuth2.
 func identify(ctx huma.Context, _ string, body any) (any, error) {
 	p, ok := body.(*Problem)
 	if !ok {
@@ -185,9 +188,9 @@ func identify(ctx huma.Context, _ string, body any) (any, error) {
 }
 
 // register adds an operation with the limits, error responses and metadata that all
-// operations share. Its handler's errors become problems through problemOf.
+// operations share. If handle returns an error, problemOf turns the error into a problem.
 func register[I, O any](s *server, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	op.MaxBodyBytes, op.BodyReadTimeout = -1, -1 // readBody has both limits
+	op.MaxBodyBytes, op.BodyReadTimeout = -1, -1 // readBody applies both limits
 	if op.Method != http.MethodGet {
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
@@ -201,13 +204,14 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	// 422: every operation refuses unknown query parameters. 421: see Options.Local.
+	// 422 is for unknown query parameters, which every operation refuses. 421 is for a
+	// wrong Host; see Options.Local.
 	op.Errors = append(op.Errors, http.StatusUnprocessableEntity, http.StatusMisdirectedRequest, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	if op.Metadata[limitName] != uncounted {
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
 	if name, ok := op.Metadata[limitName].(string); ok && name != uncounted {
-		s.Limits.named(name) // panics for an unknown name, before any request
+		s.Limits.named(name) // panics if the name is unknown, before the service takes requests
 	}
 	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
@@ -223,9 +227,9 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	})
 }
 
-// waiting returns a context for a request that waits for events. It ends with
-// errStopping when the service stops, and with auth.ErrAccessToken when the caller's
-// session ends.
+// waiting returns a context for a request that waits for events. The context ends with
+// the cause errStopping when the service stops. It ends with the cause
+// auth.ErrAccessToken when the caller's session ends.
 func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, forget := s.Auth.While(ctx, caller(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)

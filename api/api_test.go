@@ -10,8 +10,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// TestDescriptionIsCommitted compares openapi/openapi.yaml, which people read in the
-// repository, with the code.
+// TestDescriptionIsCommitted compares openapi/openapi.yaml with the description that the
+// code generates. Both must be equal, because people read the file in the repository.
 //
 // security: ASVS 2.1.1, API9:2023
 func TestDescriptionIsCommitted(t *testing.T) {
@@ -28,8 +28,8 @@ func TestDescriptionIsCommitted(t *testing.T) {
 	}
 }
 
-// TestEveryParameterIsBounded walks the description: every value that a client may
-// send has an upper bound.
+// TestEveryParameterIsBounded walks the description. Every value that a client may send
+// must have an upper bound.
 //
 // security: ASVS 2.1.1, ASVS 2.2.1, API4:2023, LLM10:2025
 func TestEveryParameterIsBounded(t *testing.T) {

@@ -22,9 +22,10 @@ const challenge = `Bearer realm="colophon"`
 // private is the security of operations that need an access token.
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
-// authenticate refuses requests for private operations without a valid access token,
-// or without a valid ticket where the operation takes one. A proxy in front may have
-// checked another Authorization header, so different ones are refused.
+// authenticate refuses requests for private operations without a valid access token. If
+// the operation accepts tickets, a valid ticket is enough. authenticate also refuses
+// requests with different Authorization headers. A proxy may have checked another one of
+// these headers than the service would.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
@@ -41,10 +42,11 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	authorization := ctx.Header("Authorization")
 	scheme, accessToken, _ := strings.Cut(authorization, " ")
 	ticket, opens, ticketed := ticketOf(ctx)
-	ticketed = ticketed && authorization == "" // one or the other
+	ticketed = ticketed && authorization == "" // a ticket does not count beside an Authorization header
 	switch {
 	case ticketed:
-		// Valid or not, a ticket costs a statement, so it is counted before.
+		// A ticket costs a database statement even if the ticket is invalid. The request
+		// is therefore counted before that statement.
 		if !s.countAnonymous(w, r) {
 			return
 		}

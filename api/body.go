@@ -12,19 +12,20 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// maxBody is the largest request body in bytes. It holds a prompt of 500 characters
-// of four bytes each, all of them escaped, and the other members.
+// maxBody is the largest request body in bytes. A body of this size has room for a prompt
+// of 500 four-byte characters, all of them escaped, and for the other members.
 const maxBody = 64 << 10
 
-// readBody reads the whole body of a request before Huma does. Huma would answer 500 if
-// the body is malformed or ends early. net/http closes the connection after such a body.
+// readBody reads the whole body of a request before Huma does. Huma would answer 500 to a
+// body that is malformed or ends early. net/http closes the connection after such a body.
 func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
 	if ctx.Operation().RequestBody == nil {
 		next(ctx)
 		return
 	}
 	r, w := humago.Unwrap(ctx)
-	// The client need not wait for authentication. An error has no effect: see deadlines.
+	// The deadline starts again here, so that the time for authentication does not count.
+	// An error has no effect; see deadlines.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timeouts.body))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {

@@ -19,7 +19,8 @@ func TestMalformedBodiesAreRefused(t *testing.T) {
 	const next = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
 	chunk := func(body string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(body), body) }
 	account := chunk(`{"username":"isaac","password":"a long sentence"}`)
-	// net/http reads 4096 bytes at most. With more, a reset could overtake the answer.
+	// net/http reads at most 4096 bytes of such a line. If the client sent more, a reset
+	// of the connection could overtake the answer.
 	fill := func(begin string) string { return begin + strings.Repeat("a", 4096-len(begin)) }
 	for name, body := range map[string]string{
 		"a size that is no number":       "zz\r\n" + next,
@@ -46,7 +47,7 @@ func TestMalformedBodiesAreRefused(t *testing.T) {
 		} {
 			route, _, _ := strings.Cut(head, " HTTP")
 			got := exchange(t, f.URL, head+"Host: test\r\nTransfer-Encoding: chunked\r\n\r\n"+body, strings.HasPrefix(name, "an early end"))
-			want := map[string]int{"POST /nowhere": 404, "GET /users/me": 200}[route] // these read no body
+			want := map[string]int{"POST /nowhere": 404, "GET /users/me": 200}[route] // these routes read no body
 			switch {
 			case len(got) != 1:
 				t.Errorf("%s: %s: %d answers", route, name, len(got))
@@ -66,7 +67,8 @@ func TestMalformedBodiesAreRefused(t *testing.T) {
 	}
 }
 
-// TestBodyOfTheLargestSizeIsRead sends bodies at the limit and one byte above.
+// TestBodyOfTheLargestSizeIsRead sends a body of the largest size, which must be
+// accepted. A body with one byte more must be refused with 413.
 func TestBodyOfTheLargestSizeIsRead(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -27,8 +27,8 @@ func chained(t *testing.T, log *apitest.Log, mux *http.ServeMux) *httptest.Serve
 	return srv
 }
 
-// TestPanicAbortsAStartedAnswer checks that no client mistakes half an answer for a
-// whole one, over both protocols.
+// TestPanicAbortsAStartedAnswer panics after half of an answer, over HTTP/1.1 and HTTP/2.
+// The client must get an error, so that it does not take the half for the whole.
 func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for name, fail := range map[string]any{"a fault": "canary", "a deliberate abort": http.ErrAbortHandler} {
@@ -55,7 +55,7 @@ func TestPanicAbortsAStartedAnswer(t *testing.T) {
 				if err == nil || resp.StatusCode != 200 || (resp.ProtoMajor == 2) != h2 {
 					t.Errorf("%s %s: %q and then %v", resp.Proto, resp.Status, got, err)
 				}
-				srv.Close() // everything is in the log
+				srv.Close() // Close waits until everything is in the log
 				if lines := log.String(); !strings.Contains(lines, `route="GET /half" status=200`) || strings.Contains(lines, "canary") != (fail == "canary") {
 					t.Errorf("%s", lines)
 				}
@@ -64,8 +64,8 @@ func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	}
 }
 
-// TestPanicIsAnsweredWithAProblem panics with a canary before the answer starts. The
-// log has the canary, and the answer has nothing of it.
+// TestPanicIsAnsweredWithAProblem panics with a canary before the answer starts. The log
+// must have the canary, and the answer must have no part of it.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestPanicIsAnsweredWithAProblem(t *testing.T) {
@@ -81,7 +81,7 @@ func TestPanicIsAnsweredWithAProblem(t *testing.T) {
 	if string(a.Body) != want || strings.Contains(fmt.Sprint(a.Header), "canary") {
 		t.Errorf("%v %s, want %s", a.Header, a.Body, want)
 	}
-	srv.Close() // everything is in the log
+	srv.Close() // Close waits until everything is in the log
 	told := 0
 	for line := range strings.Lines(log.String()) {
 		if strings.Contains(line, id) && (strings.Contains(line, "canary") || strings.Contains(line, `route="GET /panics" status=500`)) {
@@ -93,7 +93,8 @@ func TestPanicIsAnsweredWithAProblem(t *testing.T) {
 	}
 }
 
-// TestUncleanPathsReachNoHandler sends paths with empty, dot and dot-dot segments.
+// TestUncleanPathsReachNoHandler sends paths with empty, dot and dot-dot segments. Each
+// must be answered with 404.
 func TestUncleanPathsReachNoHandler(t *testing.T) {
 	var log apitest.Log
 	mux := http.NewServeMux()

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// timeouts bound how long the service waits for a client, and how long a stream may
-// be silent.
+// timeouts bound the time for which the service waits for a client, and the time for
+// which a stream may be silent.
 type timeouts struct {
 	body   time.Duration // for a client to send the body of a request
-	answer time.Duration // for it to read an answer that is not a stream; one that reads nothing is dropped sooner
-	write  time.Duration // for it to read one write of a stream
+	answer time.Duration // for a client to read an answer that is not a stream; a client that reads nothing is dropped sooner
+	write  time.Duration // for a client to read one write of a stream
 	beat   time.Duration // until a silent stream sends a heartbeat
 }
 
@@ -27,8 +27,8 @@ var productionTimeouts = timeouts{
 // answer. The time in between, while a handler waits, is not bounded.
 func (s *server) deadlines(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// An error here means that the connection has no deadlines, as in a test. The
-		// request is served all the same.
+		// An error from SetReadDeadline or SetWriteDeadline means that the connection has
+		// no deadlines, as in a test. The service still answers the request.
 		control := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
 			_ = control.SetReadDeadline(time.Now().Add(s.timeouts.body))
@@ -40,8 +40,8 @@ func (s *server) deadlines(next http.Handler) http.Handler {
 	})
 }
 
-// timedBody is a body that has a deadline until it has been read to its end. The
-// connection then has none until its next request.
+// timedBody is a body with a read deadline. When the body has been read to its end, the
+// connection has no read deadline until its next request.
 type timedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
@@ -64,7 +64,7 @@ type starting struct {
 }
 
 func (w *starting) begin(status int) {
-	if !w.started && status >= http.StatusOK { // 1xx only informs
+	if !w.started && status >= http.StatusOK { // a 1xx status does not start the answer
 		w.started = true
 		w.start()
 	}

@@ -18,8 +18,8 @@ func (w *timed) SetWriteDeadline(at time.Time) error {
 	return nil
 }
 
-// TestDeadlineStartsWithTheAnswer checks that there is no deadline while the handler
-// waits.
+// TestDeadlineStartsWithTheAnswer records the write deadlines. There must be no deadline
+// while the handler waits, and exactly one after the answer has started.
 func TestDeadlineStartsWithTheAnswer(t *testing.T) {
 	w := &timed{ResponseRecorder: httptest.NewRecorder()}
 	s, err := newServer(Options{})

@@ -13,8 +13,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestIntegersMayBeWrittenAsDecimals submits integers in the spellings that a JSON
-// Schema allows.
+// TestIntegersMayBeWrittenAsDecimals submits integers in spellings that JSON Schema
+// allows, such as 50.0. The service must accept these integers and refuse 50.5.
 func TestIntegersMayBeWrittenAsDecimals(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -35,7 +35,8 @@ func TestIntegersMayBeWrittenAsDecimals(t *testing.T) {
 }
 
 // TestRefusalsShowNeitherGoTypesNorValues sends values that no type of the service can
-// hold, and ids whose parser repeats them.
+// hold. It also sends malformed ids, which their parser would repeat. No answer may show
+// a Go type or a part of a value.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestRefusalsShowNeitherGoTypesNorValues(t *testing.T) {
@@ -108,8 +109,9 @@ func TestLongListHeadersAreRead(t *testing.T) {
 	f.Do("GET", "/jobs/"+id, "", "If-None-Match", `"`+long+`", `+tag).Must(t, 304)
 }
 
-// TestDifferentAccessTokensAreRefused sends two Authorization headers. A proxy in front
-// may have checked the other one.
+// TestDifferentAccessTokensAreRefused sends several Authorization headers. If they
+// differ, the answer must be 400, because a proxy may have checked another header than
+// the service would.
 //
 // security: ASVS 4.2.1
 func TestDifferentAccessTokensAreRefused(t *testing.T) {
@@ -153,8 +155,9 @@ func TestEmptyLastEventIDCountsAsAbsent(t *testing.T) {
 	f.Do("GET", "/jobs/"+id+"/events", "", "Last-Event-ID", "x").Refused(t, 422, "invalid_request")
 }
 
-// TestStreamBeginsWithAComment opens a stream that has nothing to send. Proxies that
-// compress pass the headers on with the first bytes of the body.
+// TestStreamBeginsWithAComment opens a stream that has nothing to send. A comment must
+// arrive at once, because proxies that compress hold the headers back until the body
+// begins.
 func TestStreamBeginsWithAComment(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -15,8 +15,8 @@ import (
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// docs serves the pages and their files. Huma serves the OpenAPI description that
-// they show, at /openapi.json and /openapi.yaml.
+// docs serves the pages and their files. The pages show the OpenAPI description, which
+// Huma serves at /openapi.json and /openapi.yaml.
 func (s *server) docs(mux *routes) error {
 	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; require-trusted-types-for 'script'; trusted-types 'none'"))
 	mux.Handle("GET /docs", page(openapi.Page(), pagePolicy))
@@ -34,13 +34,13 @@ func page(html, policy string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", policy)
-		_, _ = w.Write([]byte(html)) // the client may have left
+		_, _ = w.Write([]byte(html)) // an error means that the client has disconnected
 	})
 }
 
 // files serves a tree of files without listing its directories. Browsers have to
-// revalidate a file at each use: after an upgrade, a new page must not run with old
-// modules.
+// revalidate a file at each use. Otherwise a new page could run with old modules after an
+// upgrade.
 func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 	tags := map[string]string{}
 	err := fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -63,8 +63,9 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
-		// Ranges are not supported. The answers of net/http to bad ranges and conditions
-		// are not RFC 9457 problems. If-None-Match has no bad values.
+		// The headers below are removed, so ranges are not supported. The answers of
+		// net/http to bad ranges and conditions are not RFC 9457 problems. If-None-Match
+		// stays, because no value of If-None-Match is bad.
 		r = r.Clone(r.Context())
 		for _, name := range []string{"Range", "If-Range", "If-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 			r.Header.Del(name)

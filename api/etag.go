@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// etagOf returns the entity tag of a resource: a digest of its JSON.
+// etagOf returns the entity tag of a resource, which is a digest of the resource's JSON.
 func etagOf(resource any) (string, error) {
 	shown, err := json.Marshal(resource)
 	if err != nil {
@@ -19,8 +19,8 @@ func etagOf(resource any) (string, error) {
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, nil
 }
 
-// conditional returns the entity tag of a resource, and the status of the answer: 304 if
-// the If-None-Match header names the tag, otherwise 200.
+// conditional returns the entity tag of a resource and the status of the answer. The
+// status is 304 if the If-None-Match header names the tag, and 200 otherwise.
 func conditional(resource any, ifNoneMatch string) (etag string, status int, err error) {
 	if etag, err = etagOf(resource); err != nil {
 		return "", 0, err
@@ -31,8 +31,8 @@ func conditional(resource any, ifNoneMatch string) (etag string, status int, err
 	return etag, http.StatusOK, nil
 }
 
-// matches reports whether an If-None-Match header names the entity tag. Weak tags
-// match too (RFC 9110, 13.1.2).
+// matches reports whether an If-None-Match header names the entity tag. A weak tag with
+// the same value matches too (RFC 9110, 13.1.2).
 func matches(header, etag string) bool {
 	for tag := range strings.SplitSeq(header, ",") {
 		tag = strings.TrimSpace(tag)

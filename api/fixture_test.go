@@ -26,13 +26,13 @@ import (
 
 // fixture is an API with one user and no worker, so that jobs stay queued.
 type fixture struct {
-	apitest.Client // of the user
+	apitest.Client // the client of the user
 	db             *pgtest.DB
 	store          *events.Store
 	vault          *vault.Vault
 	queue          *jobs.Queue
 	owner          uuid.UUID
-	api            api.Options // what the API was made from
+	api            api.Options // the options of the API
 	log            apitest.Log
 	served         chan struct{}      // has one value for each request that has been served
 	stop           context.CancelFunc // tells the API that the service stops
@@ -83,7 +83,8 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	return f
 }
 
-// accounts returns the account service of another process.
+// accounts returns another account service over the same database, as another process
+// would have.
 func (f *fixture) accounts() *auth.Service {
 	f.T.Helper()
 	accounts, err := auth.New(f.T.Context(), f.db.App, f.store, f.vault, auth.Options{Issuer: "test", Audience: "test", HashMemory: 64})
@@ -93,13 +94,14 @@ func (f *fixture) accounts() *auth.Service {
 	return accounts
 }
 
-// user registers a user and signs in.
+// user registers a user and signs the user in.
 func (f *fixture) user(name string) (id uuid.UUID, access string) {
 	f.T.Helper()
 	return f.Register(name, "a long sentence"), f.SignIn(name, "a long sentence").Access
 }
 
-// untilServed is a transport whose bodies close only after the handler has returned.
+// untilServed is a transport. Close of a response body waits until the handler has
+// returned.
 type untilServed struct {
 	*http.Transport
 	served chan struct{}
@@ -123,7 +125,7 @@ func (b servedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// newest returns the latest job, once there are n jobs.
+// newest waits until there are n jobs, and returns the latest job.
 func (f *fixture) newest(n int) events.Job {
 	f.T.Helper()
 	for look := time.NewTicker(5 * time.Millisecond); ; {
@@ -156,7 +158,8 @@ type job struct {
 	Deadline          time.Time
 }
 
-// another serves the same accounts and jobs with other options, for the same user.
+// another starts a second server for the same accounts and jobs, with changed options. It
+// returns a client of the same user.
 func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Client {
 	t.Helper()
 	o := f.api
@@ -164,7 +167,7 @@ func (f *fixture) another(t *testing.T, change func(*api.Options)) apitest.Clien
 	return serve(t, o, true).As(f.Access)
 }
 
-// serve serves an API, over TLS with HTTP/2 or over plain HTTP.
+// serve starts a server of an API, over TLS with HTTP/2 or over plain HTTP.
 func serve(t *testing.T, o api.Options, overTLS bool) apitest.Client {
 	t.Helper()
 	handler, err := api.New(o)

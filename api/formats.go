@@ -26,29 +26,30 @@ func formats() map[string]huma.Format {
 	}
 }
 
-// maxDepth is how deep arrays and objects may be nested, far more than any
+// maxDepth is the largest depth of nested arrays and objects. It is far more than any
 // request needs.
 const maxDepth = 16
 
-// unmarshalJSON is json.Unmarshal for strict JSON. By itself, encoding/json
-// replaces broken text with U+FFFD, takes the last of two members with one name, and
-// refuses integers such as 50.0.
+// unmarshalJSON is json.Unmarshal for strict JSON. It accepts integers such as 50.0,
+// which encoding/json refuses. It refuses invalid text, which encoding/json would replace
+// with U+FFFD. It also refuses two members with the same name, of which encoding/json
+// would take the last.
 func unmarshalJSON(data []byte, v any) error {
 	if err := strictjson.Check(data, maxDepth); err != nil {
 		return fmt.Errorf("the body cannot be read as JSON: %w", err)
 	}
 	plain, err := strictjson.PlainNumbers(data)
 	if err != nil || json.Unmarshal(plain, v) != nil {
-		// The error of encoding/json names Go types and the value.
+		// The error of encoding/json would show Go types and the client's value.
 		return errors.New("the body does not have the form that /docs describes")
 	}
 	return nil
 }
 
-// unmarshalForm reads a form as an object whose members are strings. Only OAuth2
-// requests are forms, and their parameters are in lower case. Other names are left
-// out, because encoding/json would take Username for username. Empty parameters count as
-// absent (RFC 6749, 3.2).
+// unmarshalForm reads a form as an object whose members are strings. Only OAuth2 requests
+// are forms, and the names of OAuth2 parameters are in lower case. Parameters with other
+// names are left out, because encoding/json would read Username as username. Empty
+// parameters count as absent (RFC 6749, 3.2).
 func unmarshalForm(data []byte, v any) error {
 	values, err := url.ParseQuery(string(data))
 	if err != nil {

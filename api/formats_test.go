@@ -40,8 +40,8 @@ func TestLoneSurrogatesAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshalJSON searches for JSON strings that would change on their way to the
-// service.
+// FuzzUnmarshalJSON decodes JSON texts without U+FFFD. If a text is accepted, no
+// character of a string may become U+FFFD.
 func FuzzUnmarshalJSON(f *testing.F) {
 	for _, seed := range []string{`"a"`, `{"a":"\ud83d\ude00"}`, `"\ud800"`, "\"\xff\"", `{"a":1} x`, `["\\ud800"]`} {
 		f.Add([]byte(seed))
@@ -76,7 +76,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 		"a=%ff":                 "",
 		"%ff=a":                 "",
 		"a=1;b=2":               "",
-		"Username=x&b=1":        `{"b":"1"}`, // an unknown name, not username
+		"Username=x&b=1":        `{"b":"1"}`, // the unknown name Username is left out
 		"paſſword=x":            `{}`,
 		"Username=x&Username=y": "",
 		"password=" + "p%00w":   `{"password":"p\u0000w"}`,
@@ -106,7 +106,7 @@ func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 		`{"a":["a","a"],"b":"a"}`:                nil,
 		`{"a":1e400}`:                            nil,
 		`{"a":1,"a":1}`:                          strictjson.ErrDuplicateName,
-		`{"a":1,"A":1}`:                          nil, // another name, of an unknown member
+		`{"a":1,"A":1}`:                          nil, // A and a are different names
 		`{"a":1,"\u0061":2}`:                     strictjson.ErrDuplicateName,
 		`{"a":{"b":1,"b":2}}`:                    strictjson.ErrDuplicateName,
 		`{"a":{"b":1},"a":2}`:                    strictjson.ErrDuplicateName,
@@ -124,14 +124,15 @@ func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 		`"` + strings.Repeat("[", 100) + `"`:     nil,
 		`}`:                                      strictjson.ErrSyntax, `]`: strictjson.ErrSyntax, `{"a"}`: strictjson.ErrSyntax, `{"a":1}}`: strictjson.ErrTrailing, `[}`: strictjson.ErrSyntax, `{1:2}`: strictjson.ErrSyntax,
 	} {
-		var raw json.RawMessage // whose numbers may be too large for float64
+		var raw json.RawMessage // not the type any, because a number may be too large for float64
 		if err := unmarshalJSON([]byte(text), &raw); !errors.Is(err, want) {
 			t.Errorf("%.60s: %v, want %v", text, err, want)
 		}
 	}
 }
 
-// FuzzJSON compares accepted texts with encoding/json, which must read them alike.
+// FuzzJSON decodes accepted texts with unmarshalJSON and with encoding/json. Both must
+// return the same value.
 func FuzzJSON(f *testing.F) {
 	for _, seed := range []string{`{"a":[1,{"b":"\ud83d\ude00"}]}`, `{"a":1,"a":2}`, `[[[[`, `"\ud800"`, `{"a":`, "\xff", `1 2`, `{"\u0061":1,"a":2}`} {
 		f.Add([]byte(seed))
@@ -143,12 +144,13 @@ func FuzzJSON(f *testing.F) {
 		}
 		err := json.Unmarshal(data, &want)
 		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return // a number beyond float64, whose size the schema checks
+			return // the text has a number beyond float64; the schema checks the size of numbers
 		}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%q is read as %v, by encoding/json as %v, %v", data, got, want, err)
 		}
-		// No member was dropped: the value has as many names and scalars as the text.
+		// No member may be dropped. The value must have as many names and scalars as the
+		// text.
 		tokens, d := 0, json.NewDecoder(bytes.NewReader(data))
 		d.UseNumber()
 		for {
@@ -166,7 +168,7 @@ func FuzzJSON(f *testing.F) {
 	})
 }
 
-// scalars adds to n the number of names and of values without members or elements.
+// scalars returns n plus the number of member names and scalars in v.
 func scalars(v any, n int) int {
 	switch v := v.(type) {
 	case map[string]any:

@@ -21,8 +21,9 @@ import (
 	"colophon/model"
 )
 
-// FuzzNesting counts the members of JSON texts in two ways: by colons outside of
-// strings, and after decoding, which keeps each name once.
+// FuzzNesting counts the members of a JSON text by the colons outside of strings. It
+// counts again after decoding, which keeps each name once. If the counts differ or the
+// text is nested too deep, the text must be refused. Otherwise it must be accepted.
 //
 // security: ASVS 1.5.3
 func FuzzNesting(f *testing.F) {
@@ -54,7 +55,7 @@ func FuzzNesting(f *testing.F) {
 		var v any
 		var compact bytes.Buffer
 		if !utf8.Valid(data) || errors.Is(err, strictjson.ErrSurrogate) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
-			return // refused for other reasons
+			return // the text is refused for other reasons
 		}
 		colons, inside := 0, false
 		for i, text := 0, compact.Bytes(); i < len(text); i++ {
@@ -67,7 +68,7 @@ func FuzzNesting(f *testing.F) {
 				colons++
 			}
 		}
-		// A replaced member may have held the deepest value.
+		// If decoding has replaced a member, that member may have held the deepest value.
 		n, depth := members(v)
 		if twice := colons != n; (err != nil) != (twice || depth > maxDepth) {
 			t.Fatalf("%q: %v, with %d colons, %d members, %d deep", data, err, colons, n, depth)
@@ -75,8 +76,8 @@ func FuzzNesting(f *testing.F) {
 	})
 }
 
-// FuzzGenerateBody searches for requests that pass Huma's checks with values that the
-// description does not allow.
+// FuzzGenerateBody sends bodies through Huma's checks. If a body passes, all its values
+// must be in the bounds of the description.
 //
 // security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {
@@ -111,7 +112,8 @@ func FuzzGenerateBody(f *testing.F) {
 	})
 }
 
-// FuzzForm compares unmarshalForm with net/url.
+// FuzzForm compares unmarshalForm with net/url. If a form is accepted, both must read the
+// same parameters. Empty parameters and names that are not in lower case do not count.
 //
 // security: ASVS 1.1.1
 func FuzzForm(f *testing.F) {
@@ -124,7 +126,7 @@ func FuzzForm(f *testing.F) {
 			return
 		}
 		want, err := url.ParseQuery(string(data))
-		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // names that encoding/json does not fold
+		lower := regexp.MustCompile("^[\x00-@[-\x7f]*$") // names without upper-case and non-ASCII characters
 		maps.DeleteFunc(want, func(name string, _ []string) bool { return !lower.MatchString(name) })
 		maps.DeleteFunc(want, func(_ string, values []string) bool { return values[0] == "" })
 		if err != nil || len(want) != len(got) {
@@ -138,7 +140,8 @@ func FuzzForm(f *testing.F) {
 	})
 }
 
-// FuzzID searches for cursors and other ids with more than one spelling.
+// FuzzID parses texts that match uuidForm. Every such text must be an id, and may differ
+// from the id's usual spelling only in upper and lower case.
 //
 // security: ASVS 1.1.1
 func FuzzID(f *testing.F) {
@@ -157,8 +160,8 @@ func FuzzID(f *testing.F) {
 	})
 }
 
-// FuzzEventBody searches for events that a line of a stream cannot carry, or that a
-// client reads differently.
+// FuzzEventBody encodes events with arbitrary texts. The JSON of an event must fit on one
+// line of a stream, and a client must decode the same texts.
 //
 // security: ASVS 1.2.1, ASVS 1.2.3, LLM05:2025
 func FuzzEventBody(f *testing.F) {
@@ -197,7 +200,8 @@ func FuzzEventBody(f *testing.F) {
 	})
 }
 
-// checker returns Huma's check of the body of a path's POST.
+// checker returns a function that reports whether a body passes Huma's checks for a POST
+// to the path.
 func checker(s *server, path string) func(v any) bool {
 	registry := s.api.OpenAPI().Components.Schemas
 	schema := s.api.OpenAPI().Paths[path].Post.RequestBody.Content["application/json"].Schema

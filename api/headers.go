@@ -24,15 +24,15 @@ func commonHeaders() map[string]*huma.Header {
 // secondsForm is the pattern of Retry-After.
 const secondsForm = "^[1-9][0-9]*$"
 
-// documentHeaders adds the common headers to the responses of an operation, and marks
-// which of the operation's own headers are always present.
+// documentHeaders adds the common headers to the responses of an operation. It also marks
+// the headers of the operation itself that are always present.
 func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
-	if same := op.Responses["304"]; same != nil { // it has the headers of the 200 that it replaces
+	if same := op.Responses["304"]; same != nil { // a 304 has the headers of the 200 that it replaces
 		same.Headers = maps.Clone(op.Responses["200"].Headers)
 	}
 	for status, response := range op.Responses {
 		names := []string{"X-Request-Id"}
-		if op.Metadata[limitName] != uncounted || status == "421" { // 421 is given before the operation is known
+		if op.Metadata[limitName] != uncounted || status == "421" { // the service answers 421 before it knows the operation
 			names = append(names, "RateLimit-Policy", "RateLimit")
 		}
 		switch status {

@@ -15,7 +15,8 @@ type healthOutput struct {
 }
 
 func (s *server) health() {
-	// No limit: the probes of an orchestrator may share an address with a flood.
+	// The probes have no limit, because an orchestrator may have the same address as a
+	// client that floods the service.
 	register(s, huma.Operation{
 		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Tags: []string{"service"},
 		Summary:     "Check that the process is alive",
@@ -42,11 +43,11 @@ func (s *server) health() {
 }
 
 const (
-	// readyTimeout is how long the database may take to answer: probes of
-	// readiness do not wait long.
+	// readyTimeout bounds the time for the database to answer, because readiness probes
+	// do not wait long.
 	readyTimeout = 2 * time.Second
 
-	// readyFor is how long all probes share one answer of the database.
+	// readyFor is the time for which all probes share one answer of the database.
 	readyFor = time.Second
 )
 
@@ -58,7 +59,7 @@ func (s *server) ready(ctx context.Context) bool {
 	_, err := s.readiness.Do(ctx, "readiness", func(ctx context.Context) (none struct{}, err error) {
 		return none, s.Ready(ctx)
 	})
-	if err != nil && ctx.Err() == nil { // the client is still there
+	if err != nil && ctx.Err() == nil { // the client is still connected
 		s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
 	}
 	return err == nil

@@ -12,7 +12,7 @@ import (
 // maxKey is the longest idempotency key, in characters.
 const maxKey = 255
 
-// Idempotent is the part of an input that reads the Idempotency-Key header
+// Idempotent is the part of an operation's input that reads the Idempotency-Key header
 // (draft-ietf-httpapi-idempotency-key-header).
 type Idempotent struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, such as a UUID: 1 to 255 visible characters in double quotes, or a bare token. A request that is sent again under the same key within a day is carried out once. The answer is that of the first time, with the job as it is now. The same key with another request is answered with 422, and with a request that is still being accepted with 409."`
@@ -20,7 +20,8 @@ type Idempotent struct {
 	sent []string // the header's lines
 }
 
-// Resolve keeps the lines of the header: an empty key differs from a missing one.
+// Resolve keeps the lines of the header, because an empty key is an error and a missing
+// key is not.
 func (i *Idempotent) Resolve(ctx huma.Context) []error {
 	ctx.EachHeader(func(name, value string) {
 		if strings.EqualFold(name, "Idempotency-Key") {
@@ -45,8 +46,8 @@ func (i *Idempotent) key(scope string, payload []byte) (*events.IdempotencyKey, 
 	return &events.IdempotencyKey{Scope: scope, Key: key, Payload: payload}, nil
 }
 
-// readKey reads the lines of an Idempotency-Key header: an RFC 8941 string, or the
-// same without quotes, as many clients send it.
+// readKey parses the lines of an Idempotency-Key header. The key is an RFC 8941 string.
+// Many clients leave out the quotes, so readKey accepts the key without quotes too.
 func readKey(lines []string) (key string, ok bool) {
 	if len(lines) != 1 {
 		return "", false
@@ -63,8 +64,8 @@ func readKey(lines []string) (key string, ok bool) {
 	return key, ok && 1 <= len(key) && len(key) <= maxKey
 }
 
-// unquote returns the RFC 8941 string that begins text, without its opening quote.
-// Nothing may follow the closing quote.
+// unquote returns the RFC 8941 string in text, which starts right after the opening
+// quote. Nothing may follow the closing quote.
 func unquote(text string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {

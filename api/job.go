@@ -8,8 +8,8 @@ import (
 	"colophon/events"
 )
 
-// Job is a job as clients see it. Lists leave out its params, deadline, version and
-// links.
+// Job is a job as clients see it. A list of jobs leaves out the params, deadline, version
+// and links of each job.
 type Job struct {
 	ID               uuid.UUID  `json:"id" format:"uuid"`
 	State            string     `json:"state" enum:"queued,running,completed,failed,cancelled"`
@@ -31,7 +31,7 @@ type Job struct {
 	Links            *JobLinks  `json:"links,omitempty"`
 }
 
-// Params determine a text, together with its prompt and the weights.
+// Params, together with the prompt and the weights, determine the text of a job.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens" doc:"The largest number of tokens to generate."`
 	Temperature float64  `json:"temperature"`

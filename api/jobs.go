@@ -17,8 +17,8 @@ import (
 	"colophon/jobs"
 )
 
-// generateBody is the request body of /generate and /jobs. Members that may be zero
-// are pointers, because Huma's defaults could not tell zero from missing otherwise.
+// generateBody is the request body of /generate and /jobs. If zero is a valid value of a
+// member, the member is a pointer. Otherwise Huma would replace zero with the default.
 type generateBody struct {
 	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; (the operator can choose others) and refuses a prompt with a forbidden word."`
 	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" doc:"The largest number of tokens of the prompt and the continuation together."`
@@ -31,7 +31,8 @@ type generateBody struct {
 }
 
 // defaultNewTokens limits the continuation if the client sets no length. A default for
-// max_length would refuse longer prompts for a member that the client never sent.
+// max_length would refuse longer prompts because of a member that the client did not
+// send.
 const defaultNewTokens = 50
 
 func (b *generateBody) request() jobs.Request {
@@ -39,7 +40,7 @@ func (b *generateBody) request() jobs.Request {
 		Prompt:       b.Prompt,
 		MaxLength:    b.MaxLength,
 		MaxNewTokens: b.MaxNewTokens,
-		Temperature:  *b.Temperature, // it has a default
+		Temperature:  *b.Temperature, // never nil, because Huma sets the default
 		TopK:         *b.TopK,
 		TopP:         b.TopP,
 		Seed:         b.Seed,
@@ -58,15 +59,15 @@ type submitInput struct {
 	Body        generateBody
 }
 
-// key returns the request's key. Its payload is the decoded request, so that the
-// spelling of the JSON does not matter.
+// key returns the request's idempotency key, or nil if the request has none. The key's
+// payload is the decoded request, so that the spelling of the JSON does not matter.
 func (in *submitInput) key(ctx context.Context, path string) (*events.IdempotencyKey, error) {
 	if len(in.sent) == 0 {
 		return nil, nil
 	}
 	body := in.Body
 	if body.MaxLength == 0 && body.MaxNewTokens == 0 {
-		body.MaxLength = 50 // as version 0.1.0 decoded it: its keys are valid for a day
+		body.MaxLength = 50 // the default of version 0.1.0, whose keys are valid for a day
 	}
 	payload, err := json.Marshal(struct {
 		CancelAfter int
@@ -109,7 +110,8 @@ type getJobOutput struct {
 	Body         Job
 }
 
-// admission describes, for both calls, the limits that a new job has to meet.
+// admission is the part of the descriptions of POST /generate and POST /jobs that names
+// the limits of a new job.
 const admission = "The number of outstanding jobs of a user and the number of queued jobs are limited. If there is a token budget, " +
 	"the tokens of the prompt and of the longest continuation are reserved from the user's budget of the day (UTC) until the job ends; " +
 	"then usage.total_tokens counts, or nothing if the job never started. Beyond these limits the answer is 429 too_many_jobs or token_budget_spent, " +
@@ -121,7 +123,8 @@ func (s *server) jobs() {
 		return &huma.Header{Description: doc, Schema: &huma.Schema{Type: huma.TypeString}}
 	}
 	applied, vary := header("The preferences of the request that were followed."), header("The request headers that the answer depends on.")
-	// Both calls may give either answer. Huma by itself documents the default one only.
+	// Both operations may answer with 200 or with 202. Huma would document only the
+	// default status.
 	either := func() map[string]*huma.Response {
 		content := map[string]*huma.MediaType{"application/json": {Schema: job}}
 		return map[string]*huma.Response{
@@ -177,8 +180,8 @@ func (s *server) jobs() {
 	s.stream()
 }
 
-// acceptTimeout bounds how long it takes to put a job on record, or to cancel it for
-// a client that has left.
+// acceptTimeout bounds the time to put a job on record, and the time to cancel the job of
+// a client that has disconnected.
 const acceptTimeout = 15 * time.Second
 
 func (s *server) submit(ctx context.Context, in *submitInput, path string, wait time.Duration) (*jobOutput, error) {
@@ -230,15 +233,16 @@ func cancelledDetail(job events.Job) string {
 	return detail
 }
 
-// enqueue puts a job on record. It goes on when the client leaves, so that the
-// service knows whether there is a job.
+// enqueue puts a job on record. The call goes on even if the client disconnects, so that
+// the service knows whether the job exists.
 func (s *server) enqueue(ctx context.Context, r jobs.Request) (events.Job, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
 	return s.Queue.Submit(undisturbed, caller(ctx).Account, r)
 }
 
-// abandon cancels the job of a client that has left, and returns it as it is then.
+// abandon cancels the job of a client that has disconnected, and returns the ended job.
+// If the job cannot be cancelled, abandon logs the error and returns the job unchanged.
 func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
@@ -250,9 +254,10 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 	return ended
 }
 
-// await follows a job until it has ended or the wait is over, and returns the job as
-// last seen. Its only error is auth.ErrAccessToken, when the caller's session ends.
-// Other errors end the wait and are logged, because the job is on record and goes on.
+// await follows a job until the job has ended or the wait is over, and returns the last
+// known state of the job. The only error is auth.ErrAccessToken, which means that the
+// caller's session has ended. Other errors are logged and end the wait, because the job
+// is on record and goes on.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
 		return job, nil
@@ -280,7 +285,8 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 	return job, nil
 }
 
-// unestimated logs that a job has no estimate. Its client gets the job without one.
+// unestimated logs the error if the estimate of a job failed. The client then gets the
+// job without an estimate.
 func (s *server) unestimated(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
 		s.Log.WarnContext(ctx, "job not estimated", "request", requestID(ctx), "err", err)
@@ -316,7 +322,8 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error
 	return &cancelOutput{Body: jobBody(job)}, nil
 }
 
-// own returns the caller's job. Jobs of other accounts and erased jobs are not found.
+// own returns a job of the caller. It returns events.ErrNotFound for a job of another
+// account and for an erased job.
 func (s *server) own(ctx context.Context, id uuid.UUID) (events.Job, error) {
 	job, err := s.Store.Job(ctx, id)
 	if err == nil && (job.Owner != caller(ctx).Account || job.Erased) {

@@ -23,7 +23,7 @@ func TestUnchangedJobIsAnsweredWith304(t *testing.T) {
 	if len(a.Body) != 0 || a.Header.Get("ETag") != etag || a.Header.Get("Retry-After") == "" || a.Header.Get("Cache-Control") != "private, no-cache" || a.Header.Get("Vary") != "Authorization" {
 		t.Errorf("%q, %v", a.Body, a.Header)
 	}
-	f.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200) // no event of the polled job, but it moves up
+	f.Do("POST", "/jobs/"+first+"/cancel", "").Must(t, 200) // the polled job has no new event, but it moves up in the queue
 	a = f.Do("GET", path, "", "If-None-Match", etag).Must(t, 200)
 	if a.Into(t, &second); second.QueuePosition != 1 {
 		t.Errorf("queue position %d", second.QueuePosition)
@@ -54,7 +54,8 @@ func TestCancelAfterSetsTheDeadline(t *testing.T) {
 	for _, bad := range []string{"0", "-1", "86401", "soon", "1.5", "99999999999999999999"} {
 		f.Do("POST", "/jobs", prompt, "Cancel-After", bad).Must(t, 422)
 	}
-	// There is no worker, and the client that waits learns of the deadline.
+	// Without a worker, the deadline cancels the job while the client waits. The answer
+	// must name the deadline.
 	a := f.Do("POST", "/generate", prompt, "Cancel-After", "1")
 	a.Refused(t, 409, "job_cancelled")
 	if !strings.Contains(string(a.Body), "deadline") {
@@ -62,8 +63,8 @@ func TestCancelAfterSetsTheDeadline(t *testing.T) {
 	}
 }
 
-// A prompt of 400 tokens is within its limit of characters. A client that sets no length
-// is not refused for one.
+// The limit of 500 characters allows this prompt of 400 tokens. If the client sets no
+// length, the service must not refuse the prompt for its length.
 func TestDefaultLengthCountsNewTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

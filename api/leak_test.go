@@ -15,8 +15,9 @@ import (
 	"colophon/internal/limit"
 )
 
-// TestInternalsStayInTheLog makes requests fail for every kind of internal cause, with
-// a canary in the cause, and compares the whole answer. The log has the cause.
+// TestInternalsStayInTheLog makes requests fail for every kind of internal cause. Each
+// cause contains a canary. The answer must show nothing of the cause, and the log must
+// have the cause.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestInternalsStayInTheLog(t *testing.T) {
@@ -28,7 +29,7 @@ func TestInternalsStayInTheLog(t *testing.T) {
 	}
 	t.Cleanup(dead.Close)
 	f := newFixture(t)
-	// The error of a failing statement has the canary.
+	// The trigger makes every insert into events fail with the canary as the error.
 	if _, err := f.db.Owner.Exec(t.Context(), `
 		create function refuse() returns trigger language plpgsql as $$ begin raise exception '`+canary+`'; end $$;
 		create trigger refuse before insert on events for each row execute function refuse()`); err != nil {

@@ -19,23 +19,23 @@ import (
 	"colophon/internal/limit"
 )
 
-// Limits say how often one user may call a route, or one network where the user is not
-// known yet. A nil limit does not limit.
+// Limits bound the number of calls of each user. If the user of a request is not known
+// yet, they bound the number of calls of each network. A nil limit allows all calls.
 type Limits struct {
 	Users    *limit.Limit // POST /users
 	Token    *limit.Limit // POST /token
 	Generate *limit.Limit // POST /generate
 	Jobs     *limit.Limit // POST /jobs
-	Calls    *limit.Limit // all other calls together, of a user
+	Calls    *limit.Limit // all other calls of a user together
 
-	// Anonymous is the limit of a network for requests that are counted before their
-	// user is known. These are requests without a valid access token, with a ticket or a
-	// refresh token, for pages, and for unknown routes.
+	// Anonymous is the limit of a network for requests that are counted before their user
+	// is known. Such a request has no valid access token, has a ticket or a refresh
+	// token, or is for a page or an unknown route.
 	Anonymous *limit.Limit
 }
 
-// named returns the limit that an operation names in its metadata. It panics for a
-// name that does not exist.
+// named returns the limit whose name an operation has in its metadata. It panics if the
+// name is unknown.
 func (l *Limits) named(name string) *limit.Limit {
 	switch name {
 	case "users":
@@ -51,22 +51,23 @@ func (l *Limits) named(name string) *limit.Limit {
 }
 
 // limitName is the metadata key of an operation's limit. The value uncounted means no
-// limit, for operations that cost nothing.
+// limit, for an operation that costs nothing.
 const limitName, uncounted = "limit", "none"
 
 // limited returns the metadata of an operation with its own limit.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
 
-// turnAway answers a request that belongs to no user with a problem, or with 429 if its
-// network has sent too many such requests.
+// turnAway answers a request that belongs to no user with the problem. If the request's
+// network has sent too many such requests, the answer is 429 instead.
 func (s *server) turnAway(w http.ResponseWriter, r *http.Request, p *Problem) {
 	if s.countAnonymous(w, r) {
 		s.answer(w, r, p)
 	}
 }
 
-// countAnonymous counts a request against its network's limit and reports whether it
-// may go on. If not, it has answered the request.
+// countAnonymous counts a request against the anonymous limit of its network, and reports
+// whether the request may go on. If it reports false, it has already answered the
+// request.
 func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
 	refused := s.take(r.Context(), w.Header(), s.Limits.Anonymous, networkOf(r.Context()))
 	if refused != nil {
@@ -75,8 +76,8 @@ func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
 	return refused == nil
 }
 
-// limit counts a request against the limit of its operation, and refuses it beyond the
-// limit.
+// limit counts a request against the limit of its operation, and refuses a request that
+// is beyond the limit.
 func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
 	id, known := ctx.Context().Value(identityKey).(auth.Identity)
@@ -88,7 +89,8 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 		next(ctx)
 		return
 	case name == "token" && !known && refreshes(ctx):
-		// A refresh guesses no password. Guesses from the same network must not block it.
+		// A refresh is not a guess of a password. Guesses from the same network must not
+		// block refreshes.
 	case ok:
 		counted = s.Limits.named(name)
 	}
@@ -100,8 +102,8 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// refreshes reports whether a request for an access token has a refresh token instead
-// of a password. It reads the body and puts it back.
+// refreshes reports whether a request for an access token has the grant type
+// refresh_token. It reads the body and puts the same content back into the request.
 func refreshes(ctx huma.Context) bool {
 	r, _ := humago.Unwrap(ctx)
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != formType {
@@ -120,13 +122,13 @@ func refreshes(ctx huma.Context) bool {
 	return err == nil && malformed == nil && slices.Equal(form["grant_type"], []string{"refresh_token"})
 }
 
-// unreadable is the rest of a body that could not be read.
+// unreadable is the rest of a body after a read error. Every Read returns that error.
 type unreadable struct{ err error }
 
 func (f unreadable) Read([]byte) (int, error) { return 0, f.err }
 
-// take counts a request, adds headers that say how much of the limit is left, and
-// returns a problem if the request is beyond the limit.
+// take counts a request against a limit under the key, and sets the RateLimit headers. It
+// returns a problem if the request is beyond the limit or cannot be counted.
 func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key string) *Problem {
 	if l == nil {
 		return nil

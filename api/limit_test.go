@@ -26,7 +26,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// inMemory returns limits that all have the same rate.
+// inMemory returns limits in memory, which all have the same rate.
 func inMemory(t testing.TB, requests uint64) api.Limits {
 	t.Helper()
 	var l api.Limits
@@ -41,8 +41,8 @@ func inMemory(t testing.TB, requests uint64) api.Limits {
 	return l
 }
 
-// operations returns the described operations, such as "GET /jobs/{id}", and whether
-// each needs an access token.
+// operations returns the operations in the description, such as "GET /jobs/{id}". The
+// value says whether the operation needs an access token.
 func (f *fixture) operations() map[string]bool {
 	f.T.Helper()
 	var description struct {
@@ -65,7 +65,7 @@ func (f *fixture) operations() map[string]bool {
 	return private
 }
 
-// concrete fills in the parameters of a path.
+// concrete replaces the parameters of a path with values.
 func concrete(path string) string {
 	for strings.Contains(path, "{") {
 		before, rest, _ := strings.Cut(path, "{")
@@ -82,8 +82,8 @@ var elsewhere = []string{
 	"GET /docs/assets/docs-init.js", "TRACE /", "PROPFIND /history", "GET /jobs/../history", "GET //history", "POST /./jobs", "GET /assets", "HEAD /nowhere",
 }
 
-// TestEveryRouteHasALimit requests every route, with and without an access token, and
-// checks which limit counted the request.
+// TestEveryRouteHasALimit requests every route, with and without an access token. The
+// RateLimit headers must name the limit that should count the request.
 //
 // security: ASVS 2.4.1, API4:2023, API6:2023
 func TestEveryRouteHasALimit(t *testing.T) {
@@ -91,7 +91,7 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
 	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
 		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
-	// Orchestrators probe these from any address, and they cost nothing.
+	// Orchestrators probe these routes from any address, and a probe costs nothing.
 	uncounted := map[string]bool{"GET /healthz": true, "GET /readyz": true}
 	check := func(route, access, want string, headers ...string) {
 		t.Helper()
@@ -162,7 +162,7 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	} {
 		check("POST /token", "", want, body, form, apitest.FormType)
 	}
-	// This is JSON to one reader and a form to another.
+	// This body is valid both as JSON and as a form.
 	const both = `{"username":"u","password":"pp","scope":"&grant_type=refresh_token&"}`
 	check("POST /token", "", "token", both, form, "application/json")
 	check("POST /token", "", "token", both, form, "")
@@ -171,11 +171,12 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	f.Do("POST", "/jobs/"+job+"/ticket", "").Must(t, 200).Into(t, &ticket)
 	f.Do("POST", "/jobs/"+job+"/cancel", "").Must(t, 200)
 	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream")
-	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // used
+	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // the ticket has been used
 }
 
-// TestWrongSignInsDoNotBlockRefreshes has two users behind one address. The first types
-// wrong passwords, and the second refreshes.
+// TestWrongSignInsDoNotBlockRefreshes has two users behind one address. The first user
+// types wrong passwords until the limit refuses more. The second user must still be able
+// to refresh.
 func TestWrongSignInsDoNotBlockRefreshes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -197,7 +198,8 @@ func TestWrongSignInsDoNotBlockRefreshes(t *testing.T) {
 }
 
 // TestFloodOfTicketsCostsNoStatement removes the table of tickets, so that every
-// statement on it fails.
+// statement on the table fails. Requests beyond the limit must get 429 and not the error
+// of a statement.
 //
 // security: API4:2023
 func TestFloodOfTicketsCostsNoStatement(t *testing.T) {
@@ -217,7 +219,8 @@ func TestFloodOfTicketsCostsNoStatement(t *testing.T) {
 }
 
 // TestProbesAreCheapAndNotLimited probes a process from an address that has used up its
-// limit, and counts the queries.
+// limit. Every probe must succeed. Together, the probes may cause at most one query per
+// second.
 func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -250,7 +253,7 @@ func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	if most := int32(time.Since(begin)/time.Second) + 1; queries.Load() > most {
 		t.Errorf("%d probes queried the database %d times, want at most %d", probes, queries.Load(), most)
 	}
-	// A change of readiness is answered soon.
+	// The probes must soon show a change of readiness.
 	for _, now := range []bool{true, false} {
 		broken.Store(now)
 		for want := map[bool]int{true: 503, false: 200}[now]; c.Do("GET", "/readyz", "").Status != want; {
@@ -262,7 +265,9 @@ func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	}
 }
 
-// TestExcessRequestsAreRefused exhausts each kind of limit and checks which callers are refused.
+// TestExcessRequestsAreRefused exhausts each kind of limit. A limit of a user must refuse
+// that user at every address, and no other user. A limit of a network must refuse no
+// other network.
 //
 // security: ASVS 2.4.1, ASVS 6.3.1
 func TestExcessRequestsAreRefused(t *testing.T) {
@@ -335,7 +340,8 @@ func TestExcessRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// TestTwoProcessesShareALimit runs two APIs over one database.
+// TestTwoProcessesShareALimit sends requests to two APIs over one database. Together, the
+// APIs must accept exactly as many requests as the limit allows.
 //
 // security: ASVS 2.4.1
 func TestTwoProcessesShareALimit(t *testing.T) {
@@ -382,7 +388,8 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 	}
 }
 
-// TestUnreachableLimitRefuses has a limit in a database that does not exist.
+// TestUnreachableLimitRefuses has a limit in a database that does not exist. Requests
+// must get 503.
 //
 // security: ASVS 16.5.3
 func TestUnreachableLimitRefuses(t *testing.T) {

@@ -22,9 +22,9 @@ func (f *fixture) line(message string, a apitest.Answer) string {
 	return ""
 }
 
-// TestEveryRequestIsInTheLog checks that each request has a line with its time, route,
-// status and account, under the id that its client got. Refused requests have their
-// network too. An internal error has a line of its own with the cause.
+// TestEveryRequestIsInTheLog finds the log line of each request by the id that the client
+// got. The line must have the time, route, status and account. For a refused request, it
+// must have the network too. An internal error must have another line with the cause.
 //
 // security: ASVS 16.2.1, ASVS 16.2.2, ASVS 16.3.2, ASVS 16.3.4
 func TestEveryRequestIsInTheLog(t *testing.T) {
@@ -34,7 +34,7 @@ func TestEveryRequestIsInTheLog(t *testing.T) {
 		method, path, as string
 		route            string
 		status           int
-		known            bool // the account
+		known            bool // whether the log has the account
 	}{
 		{"GET", "/history", f.Access, `"GET /history"`, 200, true},
 		{"GET", "/history", "", `"GET /history"`, 401, false},

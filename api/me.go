@@ -91,8 +91,8 @@ func (s *server) getMe(ctx context.Context, _ *struct{}) (*accountOutput, error)
 	return &accountOutput{accountBody(account)}, nil
 }
 
-// account returns the caller's account as it is now, or auth.ErrAccessToken if it has
-// been disabled or erased.
+// account returns the current state of the caller's account. It returns
+// auth.ErrAccessToken if the account has been disabled or erased.
 func (s *server) account(ctx context.Context) (auth.Account, error) {
 	account, err := s.Auth.Account(ctx, caller(ctx).Account)
 	if errors.Is(err, events.ErrNotFound) || err == nil && !account.DisabledAt.IsZero() {
@@ -116,8 +116,8 @@ func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct
 	return nil, p
 }
 
-// erase closes the caller's account, cancels its jobs and destroys its key. It goes
-// on when the client leaves.
+// erase closes the caller's account, cancels the account's jobs and destroys the
+// account's key. It goes on even if the client disconnects.
 func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()

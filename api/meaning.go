@@ -9,41 +9,42 @@ import (
 	"colophon/internal/pg"
 )
 
-// coded is an error that clients may know about. The packages that return such
-// errors choose the codes, which are part of the API. The text of a coded error has
-// no secret and no cause; those are in the errors that wrap it.
+// coded is an error that clients may know about. The package that returns the error
+// chooses its code. The codes are part of the API. The text of a coded error has no
+// secret and no cause. Secrets and causes may be in the errors that wrap a coded error.
 type coded interface {
 	error
 	Code() string
 }
 
-// temporary is a coded error that knows how long it lasts.
+// temporary is a coded error that knows when the client may try again.
 type temporary interface {
 	RetryAfter() time.Duration
 }
 
-// meaning is what clients are told about a coded error.
+// meaning describes the problem that clients get for a coded error.
 type meaning struct {
 	status    int
 	detail    string        // in place of the error's own text
 	advice    string        // added to the error's own text
 	at        string        // the part of the request that is wrong
-	wait      time.Duration // for Retry-After, at least
-	challenge string        // for WWW-Authenticate
-	as        string        // another code, which clients see in its place
+	wait      time.Duration // the smallest value of Retry-After
+	challenge string        // the value of WWW-Authenticate
+	as        string        // the code that clients see instead of the error's own code
 }
 
 // jobsWait is the Retry-After of limits that hold until a job or a stream ends.
 const jobsWait = 5 * time.Second
 
-// meanings has a row for each code.
+// meanings has a row for each code of a coded error.
 var meanings = map[string]meaning{
 	"account_erased":      {status: http.StatusConflict, detail: "the account has been erased, which is final"},
 	"forbidden":           {status: http.StatusForbidden, detail: "your account's role does not allow this"},
 	"invalid_credentials": {status: http.StatusUnauthorized, challenge: challenge},
 	"own_account":         {status: http.StatusConflict, advice: "ask another administrator"},
 	"username_taken":      {status: http.StatusConflict, advice: "choose another one", at: "body.username"},
-	// Not 401: the access token is valid, and a new one would change nothing.
+	// The status is not 401, because the access token is valid. A new access token would
+	// not help.
 	"wrong_password": {status: http.StatusForbidden, detail: "the current password is wrong"},
 
 	"busy":                     {status: http.StatusServiceUnavailable, detail: "too many sign-ins at once: try again in a moment", wait: time.Second},
@@ -81,7 +82,8 @@ var meanings = map[string]meaning{
 	"username_length":     {status: http.StatusUnprocessableEntity, at: "body.username"},
 }
 
-// explain turns a coded error into a problem, if the table has its code.
+// explain turns a coded error into a problem. It reports false if meanings has no row for
+// the error's code.
 func explain(err coded) (p *Problem, ok bool) {
 	code := err.Code()
 	if as := meanings[code].as; as != "" {
@@ -115,8 +117,8 @@ func explain(err coded) (p *Problem, ok bool) {
 	return p, true
 }
 
-// problemOf returns the problem for an error of any operation. Errors that it does
-// not know are logged, and clients do not see them.
+// problemOf returns the problem for an error of any operation. An unknown error is
+// logged, and the client does not see its text.
 func (s *server) problemOf(ctx context.Context, err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
@@ -128,7 +130,7 @@ func (s *server) problemOf(ctx context.Context, err error) *Problem {
 	}
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		if ctx.Err() == nil { // the client is still there
+		if ctx.Err() == nil { // the client is still connected
 			s.Log.WarnContext(ctx, "request interrupted", "request", requestID(ctx), "err", err)
 		}
 		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)

@@ -22,8 +22,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// codesOf returns the codes of the errors that a package defines: with errcode.New,
-// as policy.Refusal, or in a method Code.
+// codesOf returns the codes of the errors that a package defines. A code is defined with
+// errcode.New, in a policy.Refusal, or in a method Code.
 func codesOf(t *testing.T, dir string) (codes []string) {
 	t.Helper()
 	add := func(e ast.Expr) {
@@ -79,8 +79,8 @@ func codesOf(t *testing.T, dir string) (codes []string) {
 	return codes
 }
 
-// TestEveryCodeHasAMeaning reads the packages that define coded errors: each of
-// their codes has a row in the table, and each row an error.
+// TestEveryCodeHasAMeaning reads the packages that define coded errors. Each code must
+// have a row in meanings, and each row must have an error with its code.
 func TestEveryCodeHasAMeaning(t *testing.T) {
 	defined := map[string]bool{}
 	for _, dir := range []string{"../events", "../jobs", "../internal/auth", "../internal/policy", "../internal/vault"} {
@@ -105,7 +105,8 @@ func TestEveryCodeHasAMeaning(t *testing.T) {
 	}
 }
 
-// TestCodedErrorsBecomeProblems wraps errors in a cause that clients must not see.
+// TestCodedErrorsBecomeProblems wraps coded errors in a cause. The problem of an error
+// must not show the cause.
 func TestCodedErrorsBecomeProblems(t *testing.T) {
 	for _, k := range []struct {
 		err          error
@@ -158,14 +159,14 @@ func TestCodedErrorsBecomeProblems(t *testing.T) {
 	}
 }
 
-// unknownCode is an error of a library that happens to have a code.
+// unknownCode is an error of a library. It has a method Code only by chance.
 type unknownCode struct{}
 
 func (unknownCode) Error() string { return "canary" }
 func (unknownCode) Code() string  { return "canary" }
 
-// TestInterruptionsOfTheServiceAreLogged checks that interruptions by the client are
-// not logged.
+// TestInterruptionsOfTheServiceAreLogged interrupts requests. An interruption by the
+// service must be logged, and an interruption by the client must not.
 func TestInterruptionsOfTheServiceAreLogged(t *testing.T) {
 	left, leave := context.WithCancel(t.Context())
 	leave()

@@ -8,10 +8,11 @@ import (
 	"colophon/internal/network"
 )
 
-// client returns the address of the client: the peer's or, if the peer is a trusted
-// proxy, the right-most hop of X-Forwarded-For that is not one. Hops further left were
-// written by a client that is not trusted, and are ignored. The header Forwarded is
-// ignored too, because most proxies pass on the client's value.
+// client returns the address of the client. If the peer is not a trusted proxy, this is
+// the peer's address. Otherwise it is the right-most hop of X-Forwarded-For that is not a
+// trusted proxy. Hops further left are ignored, because a client that is not trusted
+// wrote them. The header Forwarded is ignored too, because most proxies pass on the
+// client's value.
 func client(r *http.Request, trusted []netip.Prefix) string {
 	addr, err := network.ParseAddr(r.RemoteAddr)
 	if err != nil || !network.Contains(trusted, addr) {
@@ -28,18 +29,18 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 			}
 			next, err := network.ParseAddr(strings.TrimSpace(hop))
 			if err != nil {
-				return addr.String() // the hop is no address, so the proxy that wrote it counts
+				return addr.String() // the hop is not an address, so the proxy that wrote the hop counts as the client
 			}
 			if addr = next; !network.Contains(trusted, addr) {
 				return addr.String()
 			}
 		}
 	}
-	return addr.String() // a proxy that sends its own request
+	return addr.String() // a trusted proxy sent a request of its own
 }
 
-// localHost refuses requests under a name that is not this machine's, if the
-// service is local; see Options.Local.
+// localHost refuses requests whose Host is neither an address nor localhost, if
+// Options.Local is set.
 func (s *server) localHost(next http.Handler) http.Handler {
 	if !s.Local {
 		return next

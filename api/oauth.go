@@ -9,9 +9,10 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// OAuthProblem is a problem of an OAuth2 endpoint. Its members error and
-// error_description are those of RFC 6749, 5.2. temporarily_unavailable and server_error
-// come from section 4.1.2.1. A wrong user name or password stays 401, where 5.2 has 400.
+// OAuthProblem is a problem of an OAuth2 endpoint. The members error and
+// error_description are those of RFC 6749, 5.2. The codes temporarily_unavailable and
+// server_error come from section 4.1.2.1. A wrong user name or password is answered with
+// 401, although section 5.2 has 400.
 type OAuthProblem struct {
 	Title       string  `json:"title" doc:"The kind of problem: the meaning of the status."`
 	Status      int     `json:"status" doc:"The HTTP status."`
@@ -23,10 +24,10 @@ type OAuthProblem struct {
 	Description string  `json:"error_description" doc:"The detail in the characters that OAuth2 allows."`
 }
 
-// isOAuth reports whether a path is one of an OAuth2 endpoint.
+// isOAuth reports whether a path belongs to an OAuth2 endpoint.
 func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
 
-// at400 gives a problem of a malformed request the status of RFC 6749.
+// at400 changes the status 422 of a malformed request to 400, as RFC 6749 requires.
 func (p *Problem) at400() *Problem {
 	if p.Status == http.StatusUnprocessableEntity {
 		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
@@ -64,7 +65,7 @@ func documentOAuth(oapi *huma.OpenAPI, op *huma.Operation) {
 	if !isOAuth(op.Path) {
 		return
 	}
-	delete(op.Responses, "422") // Huma documents it for every body; see at400
+	delete(op.Responses, "422") // Huma documents 422 for every body; see at400
 	schema := oapi.Components.Schemas.Schema(reflect.TypeFor[OAuthProblem](), true, "OAuthProblem")
 	for _, response := range op.Responses {
 		if problem := response.Content[(&Problem{}).ContentType("")]; problem != nil {

@@ -13,8 +13,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRefusalsKeepTheirOrder sends requests with several faults. It checks which fault
-// the answer names, which limit counts the request, and the route in the log.
+// TestRefusalsKeepTheirOrder sends requests with several faults. The answer must name the
+// fault that is checked first. The expected limit must count the request, and the log
+// must have the expected route.
 //
 // security: ASVS 2.4.1, ASVS 3.4.2, ASVS 16.2.1
 func TestRefusalsKeepTheirOrder(t *testing.T) {
@@ -30,11 +31,11 @@ func TestRefusalsKeepTheirOrder(t *testing.T) {
 		return f.another(t, func(o *api.Options) {
 			o.Local, o.CORSOrigins, o.Limits = true, []string{allowed}, inMemory(t, most)
 			o.Observe = func(route string, status int, _ time.Duration) { seen <- observed{route, status} }
-			o.Store = nil // a handler that needs it panics
+			o.Store = nil // a handler that needs the store panics
 		})
 	}
 	roomy, full := serve(1000), serve(1)
-	full.As("").Do("GET", "/docs", "").Must(t, 200) // the only request of the network
+	full.As("").Do("GET", "/docs", "").Must(t, 200) // uses up the limit of the network
 	<-seen
 	rebound := []string{"Host", "rebound.example"}
 	page := []string{"Origin", allowed, "Sec-Fetch-Site", "cross-site"}
@@ -49,7 +50,8 @@ func TestRefusalsKeepTheirOrder(t *testing.T) {
 		status                 int
 		code, limit, route     string
 	}{
-		// The Host comes before the origin, the origin before the path, the path before the method.
+		// The Host is checked before the origin, the origin before the path, and the path
+		// before the method.
 		{"POST", "/nowhere", no, "{}", [][]string{rebound, other}, 421, "misdirected", "anonymous", "unknown"},
 		{"POST", "/jobs", user, "{}", [][]string{rebound, other}, 421, "misdirected", "anonymous", "unknown"},
 		{"GET", "/history", user, "", [][]string{rebound, page}, 421, "misdirected", "anonymous", "unknown"},
@@ -69,7 +71,8 @@ func TestRefusalsKeepTheirOrder(t *testing.T) {
 		{"DELETE", "/jobs", no, "", [][]string{page}, 405, "method_not_allowed", "anonymous", "unknown"},
 		{"GET", "/docs", no, "", [][]string{page}, 200, "", "anonymous", "GET /docs"},
 		{"GET", "/history", user, "", [][]string{page}, 500, "internal", "calls", "GET /history"},
-		// In an operation, the caller comes first, then the limit, the role, the media type and the parameters.
+		// In an operation, the caller is checked first. The limit, the role, the media
+		// type and the parameters follow in this order.
 		{"POST", "/jobs?x=%zz", no, "<x/>", [][]string{page, xml}, 401, "missing_access_token", "anonymous", "POST /jobs"},
 		{"POST", "/jobs?x=%zz", "forged", "<x/>", [][]string{page, xml}, 401, "invalid_access_token", "anonymous", "POST /jobs"},
 		{"GET", "/users?limit=", user, "", [][]string{page}, 403, "forbidden", "calls", "GET /users"},
@@ -90,7 +93,8 @@ func TestRefusalsKeepTheirOrder(t *testing.T) {
 			if got, _, _ := strings.Cut(a.Header.Get("RateLimit-Policy"), ";"); got != limit && got != `"`+limit+`"` {
 				t.Errorf("%s: counted under %s, want %q", what, got, limit)
 			}
-			// A page of a listed origin can read every answer, and caches keep it apart.
+			// A page of a listed origin must be able to read every answer. Caches must
+			// keep the answers for different origins apart.
 			want := ""
 			if slices.Contains(headers, allowed) {
 				want = allowed

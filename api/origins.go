@@ -7,15 +7,14 @@ import (
 	"github.com/jub0bs/cors"
 )
 
-// origins decides which pages of other origins may use the service through their
-// visitors' browsers: those on the list. There are no cookies, so browsers add no
-// credentials of their own. The check therefore does not keep pages from acting as
-// their visitors. It keeps them from using a service that only their visitors'
-// networks can reach.
+// origins lets a page of another origin use the service only if the origin is on the
+// list. The service has no cookies, so browsers add no credentials to a page's requests.
+// Even without this check, a page could not act as its visitor. The check protects a
+// service that only the visitor's network can reach.
 //
-// A page whose name resolves to the service's address has the service's origin.
-// Options.Local refuses such a page. TLS stops it too, because the service has no
-// certificate for that name.
+// If the host name of a page resolves to the service's address, the page has the
+// service's origin. Options.Local refuses requests from such a page. TLS stops the page
+// too, because the service has no certificate for that name.
 type origins struct {
 	cors  *cors.Middleware // nil if the list is empty
 	cross *http.CrossOriginProtection
@@ -39,7 +38,8 @@ func newOrigins(allowed []string) (origins, error) {
 			"ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-Id",
 		},
 		MaxAgeInSeconds: 7200,
-		// A page without TLS endangers its visitors' input, but nothing of this service.
+		// A listed origin without TLS puts the input of its own visitors at risk, but not
+		// this service.
 		ExtraConfig: cors.ExtraConfig{DangerouslyTolerateInsecureOrigins: !slices.Contains(allowed, "*")},
 	})
 	return o, err
@@ -51,8 +51,8 @@ func CheckOrigins(allowed []string) error {
 	return err
 }
 
-// cors adds the headers that let pages of listed origins read an answer. crossOrigin
-// decides whether the request may be made.
+// cors adds the headers that let pages of listed origins read an answer. The refusal of
+// requests is left to crossOrigin.
 func (s *server) cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := requestOf(r.Context())
@@ -60,7 +60,7 @@ func (s *server) cors(next http.Handler) http.Handler {
 		if s.origins.cors != nil {
 			h := w.Header()
 			w = &starting{ResponseWriter: w, start: func() {
-				if !slices.Contains(h["Vary"], "Origin") { // an operation has set its own
+				if !slices.Contains(h["Vary"], "Origin") { // an operation has replaced the Vary header
 					h.Add("Vary", "Origin")
 				}
 			}}
@@ -85,8 +85,9 @@ func (s *server) crossOrigin(next http.Handler) http.Handler {
 	})
 }
 
-// check adds the CORS headers of an answer. It returns the status of a preflight that
-// succeeds, and a problem for a request that may not be made from its origin.
+// check adds the CORS headers of an answer. For a preflight that succeeds, it returns the
+// status of the answer. For a request that the page's origin may not send, it returns a
+// problem. Otherwise it returns 0 and nil.
 func (o origins) check(h http.Header, r *http.Request) (preflight int, refused *Problem) {
 	if o.cors != nil {
 		said, actual := &result{header: h}, false

@@ -9,8 +9,8 @@ import (
 	"colophon/api"
 )
 
-// TestOnlyListedOriginsAreAllowed checks what browsers are told about pages of other
-// origins.
+// TestOnlyListedOriginsAreAllowed sends the requests of pages of other origins. Only
+// pages of listed origins may send writes and read the answers.
 //
 // security: ASVS 3.4.2, ASVS 3.5.1, ASVS 3.5.2
 func TestOnlyListedOriginsAreAllowed(t *testing.T) {
@@ -102,7 +102,7 @@ func TestOnlyListedOriginsAreAllowed(t *testing.T) {
 			if w := ask("OPTIONS", "Access-Control-Request-Method", "PATCH"); w.Code != 403 {
 				t.Errorf("preflight of an unlisted method: %d", w.Code)
 			}
-			// Pages can read errors too.
+			// Pages of listed origins must be able to read errors and their headers too.
 			w = ask("GET")
 			if exposed := strings.ToLower(w.Header().Get("Access-Control-Expose-Headers")); w.Code != 401 || !strings.Contains(exposed, "retry-after") || !strings.Contains(exposed, "location") {
 				t.Errorf("%d exposes %q", w.Code, exposed)

@@ -10,26 +10,27 @@ import (
 )
 
 const (
-	// defaultWait is how long /generate waits for its text, and maxWait how long any
-	// request may wait.
+	// defaultWait is the time that /generate waits for its text by default. maxWait is
+	// the longest time that any request may wait.
 	defaultWait = 30 * time.Second
 	maxWait     = 60 * time.Second
 
-	// beat is how often a follower polls without an announcement, and how often a silent
-	// stream sends a heartbeat.
+	// beat is the interval at which a follower polls without an announcement. A silent
+	// stream sends a heartbeat at the same interval.
 	beat = 10 * time.Second
 )
 
-// preference is how a request wants to wait.
+// preference is the parsed Prefer header of a request.
 type preference struct {
-	wait  time.Duration // for the job to end, at most
+	wait  time.Duration // the longest wait for the job to end
 	given bool          // the client sent wait=N
-	async bool          // the client sent respond-async: its job goes on without it
+	async bool          // the client sent respond-async: the job goes on if the client disconnects
 }
 
-// prefer reads a Prefer header (RFC 7240). wait is the default wait. respond-async
-// alone means no wait, and with wait=N an answer of 202 after the wait. The first of
-// repeated preferences counts, and unknown ones are ignored.
+// prefer parses a Prefer header (RFC 7240). The parameter wait is the default wait.
+// respond-async without wait=N means no wait. respond-async with wait=N means an answer
+// of 202 after the wait, unless the job has ended. If a preference is repeated, the first
+// one counts. Unknown preferences are ignored.
 func prefer(header string, wait time.Duration) preference {
 	p := preference{wait: wait}
 	for text := range strings.SplitSeq(header, ",") {
@@ -52,7 +53,7 @@ func prefer(header string, wait time.Duration) preference {
 	return p
 }
 
-// applied returns the preferences that an answer with the status has followed.
+// applied returns the value of Preference-Applied for an answer with the status.
 func (p preference) applied(status int) string {
 	var applied []string
 	if p.async && status == http.StatusAccepted {
@@ -64,12 +65,12 @@ func (p preference) applied(status int) string {
 	return strings.Join(applied, ", ")
 }
 
-// left reports whether the request's client has disconnected. While the service stops,
-// the service may have ended the request itself.
+// left reports whether the request's client has disconnected. It reports false while the
+// service stops, because the service itself may have ended the request.
 func (s *server) left(ctx context.Context) bool { return ctx.Err() != nil && s.Stopping.Err() == nil }
 
-// accepts reports whether an Accept header names a media type, without a weight of
-// zero.
+// accepts reports whether an Accept header names a media type, and the weight of that
+// media type is not zero.
 func accepts(header, media string) bool {
 	for part := range strings.SplitSeq(header, ",") {
 		name, parameters, _ := strings.Cut(part, ";")
@@ -80,6 +81,6 @@ func accepts(header, media string) bool {
 	return false
 }
 
-// refused matches the parameters of a media type that the client refuses (RFC 9110,
-// 12.4.2).
+// refused matches the parameters of a media type whose weight is zero: the client refuses
+// that media type (RFC 9110, 12.4.2).
 var refused = regexp.MustCompile(`(?i)(^|;)[ \t]*q[ \t]*=[ \t]*0(\.0*)?[ \t]*(;|$)`)

@@ -11,8 +11,8 @@ func TestPreferDecidesTheWait(t *testing.T) {
 	for _, c := range []struct {
 		header string
 		want   preference
-		on200  string // the preferences applied by an answer with the text
-		on202  string // and by one without
+		on200  string // the preferences that an answer with the text has applied
+		on202  string // the preferences that an answer without the text has applied
 	}{
 		{"", preference{wait: unsaid}, "", ""},
 		{"respond-async", preference{async: true}, "", "respond-async"},

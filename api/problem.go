@@ -12,8 +12,9 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// Problem is the body of every error response: an RFC 9457 problem with an additional
-// member "error", in which OpenAI's clients look for the message.
+// Problem is the body of every error response, except those of the OAuth2 endpoints (see
+// OAuthProblem). It is an RFC 9457 problem with an additional member "error", in which
+// OpenAI's clients look for the message.
 type Problem struct {
 	Title    string   `json:"title" doc:"The kind of problem: the meaning of the status."`
 	Status   int      `json:"status" doc:"The HTTP status."`
@@ -51,7 +52,7 @@ func (p *Problem) GetHeaders() http.Header { return p.headers }
 // ContentType tells Huma the media type.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// newProblem returns a problem. The code is for programs.
+// newProblem returns a problem. Programs use the code to tell problems apart.
 func newProblem(status int, code, detail string) *Problem {
 	p := &Problem{Title: http.StatusText(status), Status: status, Detail: detail}
 	p.Compat = ErrorObj{Message: detail, Type: "invalid_request_error"}
@@ -89,7 +90,7 @@ func (p *Problem) retryAfter(d time.Duration) *Problem {
 	return p.with("Retry-After", seconds(d))
 }
 
-// seconds formats a duration for Retry-After: in whole seconds, at least one.
+// seconds formats a duration for Retry-After in whole seconds. The result is at least 1.
 func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
 // answer writes a problem.
@@ -107,14 +108,15 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
 	}
 }
 
-// refuse answers a request with a problem in place of its operation.
+// refuse answers a request with a problem, and the operation is not called.
 func (s *server) refuse(ctx huma.Context, p *Problem) {
 	r, w := humago.Unwrap(ctx)
 	s.answer(w, r, p)
 }
 
-// humaProblem turns Huma's own errors into problems: those of validation, of parsing
-// and of body limits. It leaves out the submitted values that Huma's details carry.
+// humaProblem turns Huma's own errors into problems. These are errors of validation, of
+// parsing and of body limits. Huma's error details contain the submitted values, and
+// humaProblem leaves these values out.
 func humaProblem(status int, message string, errs ...error) huma.StatusError {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))
@@ -137,7 +139,7 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 }
 
 func init() {
-	// Huma has no other way to replace its errors than these variables.
+	// These variables are the only way to replace Huma's errors.
 	huma.NewError = humaProblem
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
 		if isOAuth(ctx.Operation().Path) && status == http.StatusUnprocessableEntity {
@@ -145,6 +147,7 @@ func init() {
 		}
 		return humaProblem(status, message, errs...)
 	}
-	// Otherwise Huma would read MAX_LENGTH as max_length, without its bounds.
+	// Otherwise Huma would read MAX_LENGTH as max_length, without the bounds of
+	// max_length.
 	huma.ValidateStrictCasing = true
 }

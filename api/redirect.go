@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// NewRedirect returns the handler of a plain HTTP listener beside a TLS listener on
-// the port. It redirects reads to the same path over TLS. It refuses writes and
-// requests with credentials, because they have already crossed the network in the
-// clear. challenges, unless nil, answers /.well-known/acme-challenge/.
+// NewRedirect returns the handler of a plain HTTP listener. A TLS listener on the port
+// serves the API. The handler redirects reads to the same path over TLS. It refuses
+// writes and requests with credentials, because these have already crossed the network
+// unencrypted. If challenges is not nil, it answers /.well-known/acme-challenge/.
 func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler, error) {
 	s, err := newServer(o)
 	if err != nil {
@@ -45,7 +45,7 @@ func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler,
 // nameOf returns the name or the address of a Host header, without the port.
 func nameOf(host string) (string, bool) {
 	u, err := url.Parse("//" + host)
-	if err != nil || u.Host != host { // more than a host
+	if err != nil || u.Host != host { // the header has more than a host and a port
 		return "", false
 	}
 	name := u.Hostname()

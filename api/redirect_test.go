@@ -9,7 +9,8 @@ import (
 )
 
 // TestRedirectKeepsHostAndPath sends requests with different Host headers to a plain
-// listener beside a TLS listener.
+// listener beside a TLS listener. The redirect must keep the host and the path. A Host
+// header without a valid host must be refused.
 func TestRedirectKeepsHostAndPath(t *testing.T) {
 	for _, k := range []struct{ port, host, path, location string }{
 		{"443", "a.example", "/docs?x=1", "https://a.example/docs?x=1"},

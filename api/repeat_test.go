@@ -36,7 +36,7 @@ func TestSameKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	if again.ID == j.ID {
 		t.Error("another key gave the same job")
 	}
-	// A key belongs to a user and a route.
+	// A key belongs to one user and one route.
 	f.Do("POST", "/generate", prompt, "Idempotency-Key", "first", "Prefer", "wait=0").Must(t, 202).Into(t, &again)
 	if again.ID == j.ID {
 		t.Error("the key of another route gave the same job")
@@ -52,7 +52,8 @@ func TestSameKeyGivesTheFirstAnswerAgain(t *testing.T) {
 	}
 }
 
-// TestKeyInFlightIsAConflict holds the transaction of the first request open.
+// TestKeyInFlightIsAConflict holds the transaction of the first request open. A second
+// request with the same key must get 409.
 func TestKeyInFlightIsAConflict(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -76,7 +77,8 @@ func TestKeyInFlightIsAConflict(t *testing.T) {
 	}
 }
 
-// TestSecondGenerateJoinsTheFirst sends the same request while the first one waits.
+// TestSecondGenerateJoinsTheFirst sends the same request several times at once. All
+// requests must wait for the same job.
 func TestSecondGenerateJoinsTheFirst(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -17,21 +17,21 @@ const (
 	identityKey
 )
 
-// request is what the middlewares find out about a request. The access log shows most
-// of it.
+// request holds the facts that the middlewares find out about a request. The access log
+// shows most of these facts.
 type request struct {
 	id      string
-	network string    // the client's, as limits count it
+	network string    // the client's network, as limits count it
 	route   string    // the pattern that matches, "preflight" or "unknown"
-	account uuid.UUID // the caller's, once authenticated
-	counted bool      // against a limit, ahead of the limit of its operation
+	account uuid.UUID // the caller's account, once authenticated
+	counted bool      // already counted, so the limit of the operation does not count the request again
 
 	preflight int      // the status of a preflight that succeeds, otherwise 0
-	foreign   *Problem // why the request's origin may not send it, if so
+	foreign   *Problem // why the request's origin may not send the request, or nil if it may
 }
 
-// identifyRequest gives each request an id, which its answer, its problem and its log
-// lines repeat, and finds out its network.
+// identifyRequest gives each request an id and finds out the client's network. The
+// answer, its problem and the request's log lines all contain the id.
 func (s *server) identifyRequest(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		about := &request{id: uuid.NewString(), network: network.Of(client(r, s.TrustedProxies)), route: "unknown"}
@@ -50,11 +50,12 @@ func requestOf(ctx context.Context) *request {
 
 func requestID(ctx context.Context) string { return requestOf(ctx).id }
 
-// networkOf returns the network that the request comes from, as limits count it:
-// an IPv4 address, or the /64 of an IPv6 address.
+// networkOf returns the network that the request comes from, as limits count it. The
+// network is an IPv4 address, or the /64 of an IPv6 address.
 func networkOf(ctx context.Context) string { return requestOf(ctx).network }
 
-// instance returns the request's id as the URI that a problem needs.
+// instance returns the request's id as a URI, which is the form of an instance in a
+// problem.
 func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
 
 // caller returns the account and the session of the request. The operation must be

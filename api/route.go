@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// route passes a request to the handler of its pattern. Operations count their
-// requests themselves. Requests for pages and files, and those that no pattern
-// matches, are counted here.
+// route passes a request to the handler of its pattern. Each operation counts its own
+// requests. Requests for pages and files, and requests that match no pattern, are counted
+// by route.
 func (s *server) route(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
@@ -24,9 +24,9 @@ func (s *server) route(mux *http.ServeMux) http.Handler {
 	})
 }
 
-// canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would
-// redirect the client to the path without them, or pass the request to an operation
-// with such a segment as its parameter.
+// canonicalPath refuses paths with empty, dot or dot-dot segments. The mux would redirect
+// the client to the path without these segments. It could also pass such a segment to an
+// operation as a parameter.
 func (s *server) canonicalPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !canonical(r.URL.Path) {
@@ -37,7 +37,8 @@ func (s *server) canonicalPath(next http.Handler) http.Handler {
 	})
 }
 
-// canonical reports whether path.Clean changes nothing but a final slash.
+// canonical reports whether path.Clean would change nothing in a path, except for
+// removing a final slash.
 func canonical(p string) bool {
 	shortest := path.Clean(p)
 	if strings.HasSuffix(p, "/") && shortest != "/" {
@@ -50,8 +51,8 @@ func noSuchRoute() *Problem {
 	return newProblem(http.StatusNotFound, "no_such_route", "nothing is at this path: /docs lists the routes")
 }
 
-// unrouted turns the mux's answer to a request that no pattern matches into a
-// problem.
+// unrouted returns the problem for a request that matches no pattern. The status of the
+// mux's own answer decides between 405 and 404.
 func unrouted(handler http.Handler, r *http.Request) *Problem {
 	said := &result{header: http.Header{}}
 	handler.ServeHTTP(said, r)

@@ -2,11 +2,11 @@ package api
 
 import "net/http"
 
-// strictest is the policy of answers that are not pages.
+// strictest is the Content-Security-Policy of answers that are not pages.
 const strictest = "default-src 'none'; frame-ancestors 'none'"
 
-// secureHeaders sets the security headers of every answer. Pages replace the policy
-// and the caching with their own.
+// secureHeaders sets the security headers of every answer. Pages replace
+// Content-Security-Policy and Cache-Control with their own values.
 func secureHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -18,7 +18,7 @@ func secureHeaders(next http.Handler) http.Handler {
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 		h.Set("Content-Security-Policy", strictest)
 		h.Set("Cache-Control", "no-store")
-		if r.TLS != nil { // over plain HTTP anyone on the path could have added it
+		if r.TLS != nil { // over plain HTTP, anyone on the network path could have added this header
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		next.ServeHTTP(w, r)

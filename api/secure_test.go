@@ -71,8 +71,8 @@ func checkHeaders(t *testing.T, what string, h http.Header, caching string, over
 	}
 }
 
-// TestEveryAnswerIsSecured requests every route and every kind of error, over plain
-// HTTP and over TLS.
+// TestEveryAnswerIsSecured requests every route and every kind of error, over plain HTTP
+// and over TLS. Every answer must have the security headers.
 //
 // security: ASVS 3.2.1, ASVS 3.4.3, ASVS 3.4.4, ASVS 3.4.5, ASVS 3.4.6, ASVS 14.2.2, ASVS 14.3.2, API8:2023
 func TestEveryAnswerIsSecured(t *testing.T) {
@@ -133,7 +133,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				t.Helper()
 				method, path, _ := strings.Cut(r.route, " ")
 				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel() // ends streams too
+				defer cancel() // ends the request even if the answer is a stream
 				resp, err := c.Open(ctx, method, path, r.body, r.headers...)
 				if err != nil {
 					t.Fatalf("%s: %v", r.route, err)

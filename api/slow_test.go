@@ -17,7 +17,7 @@ import (
 )
 
 // TestSilentStreamOutlivesWriteDeadlines keeps a stream over HTTP/2 silent for longer
-// than any deadline of a write.
+// than any write deadline. The stream must go on until the job ends.
 func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture) {
@@ -39,7 +39,7 @@ func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 			t.Error(err)
 		}
 		if m == (apitest.Message{}) {
-			if beats++; beats == 1 { // the silence was longer than a write may take
+			if beats++; beats == 1 { // the silence has been longer than the deadline of a write
 				f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 			}
 		}
@@ -49,8 +49,9 @@ func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 	}
 }
 
-// TestSlowBodiesAreGivenUp sends bodies one byte at a time, to routes that read them
-// and to routes that do not, until the service closes the connection.
+// TestSlowBodiesAreGivenUp sends bodies one byte at a time, to routes that read bodies
+// and to routes that do not. The service must answer and close the connection within 10
+// seconds.
 //
 // security: API4:2023
 func TestSlowBodiesAreGivenUp(t *testing.T) {
@@ -98,8 +99,9 @@ func dial(t *testing.T, url string) net.Conn {
 	return conn
 }
 
-// exchange sends text over a connection of its own. If ends is set, it then closes the
-// sending half. It returns the answers until the service closes the connection.
+// exchange sends text over a new connection. If ends is set, exchange then closes the
+// sending half of the connection. It returns the answers that arrive until the service
+// closes the connection.
 func exchange(t *testing.T, url, text string, ends bool) (answers []apitest.Answer) {
 	t.Helper()
 	conn := dial(t, url)

@@ -20,14 +20,15 @@ import (
 )
 
 const (
-	// retryMin and retrySpread say when clients reconnect after the service has ended
-	// their streams. The spread keeps them from reconnecting all at once.
+	// retryMin is the shortest delay after which a client reconnects when the service has
+	// ended its stream. A random part of retrySpread is added, so that clients do not
+	// reconnect all at once.
 	retryMin    = 500 * time.Millisecond
 	retrySpread = time.Second
 )
 
-// EventBody is an event of a job as clients see it. Its type decides which members
-// from prompt on are present.
+// EventBody is an event of a job as clients see it. Version, type and time are always
+// present. The type decides which other members are present.
 type EventBody struct {
 	Version int       `json:"version" minimum:"1" doc:"The position of the event in the job's stream, from 1. It is the id of the SSE message."`
 	Type    string    `json:"type" enum:"job.accepted,job.started,job.advanced,job.completed,job.failed,job.cancelled"`
@@ -63,7 +64,7 @@ type Reserved struct {
 	Tokens int    `json:"tokens" doc:"The tokens of the prompt and of the longest continuation. Unused ones are given back when the job ends."`
 }
 
-// TimingBody is how long the stages of a job took.
+// TimingBody has the durations of the stages of a job.
 type TimingBody struct {
 	QueuedMS     int64 `json:"queued_ms" doc:"Milliseconds from accepted to started."`
 	FirstTokenMS int64 `json:"first_token_ms" doc:"Milliseconds from accepted to the first token."`
@@ -117,12 +118,13 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 	if err != nil {
 		return nil, err
 	}
-	// A stream after a version that does not exist would not end with the job.
+	// If a stream started after a version that does not exist, it would not end with the
+	// job.
 	after := min(max(in.After, in.LastEventID), job.Version)
 	if accepts(in.Accept, "text/event-stream") {
 		return &eventsOutput{ContentType: "text/event-stream", Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
 			_, w := humago.Unwrap(hctx)
-			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
+			w.Header().Set("X-Accel-Buffering", "no") // otherwise nginx would hold events back
 			if hctx.Method() == http.MethodHead {
 				hctx.SetStatus(http.StatusOK)
 				return
@@ -162,8 +164,9 @@ type streams struct {
 	all int
 }
 
-// enter counts a stream that opens, or returns a problem if there are too many. After
-// each nil the caller has to call leave.
+// enter counts a stream that opens. It returns a problem if the account or the service
+// has too many open streams. If it returns nil, the caller must call leave when the
+// stream ends.
 func (s *streams) enter(account uuid.UUID, most, mostOfAll int) *Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,14 +194,14 @@ func (s *streams) leave(account uuid.UUID) {
 	}
 }
 
-// send streams a job's events until the job or the session has ended, the client has
-// left, the access token has expired or the service stops. In the last two cases it
-// tells the client when to resume. (huma/sse would need a Go type for each event and a
-// fixed media type for the operation.)
+// send streams a job's events. The stream ends when the job or the session ends, the
+// client disconnects, the access token expires or the service stops. In the last two
+// cases, send tells the client when to resume. send does not use huma/sse, which needs a
+// Go type for each event and a fixed media type for the operation.
 func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job, after int) error {
 	control := http.NewResponseController(w)
-	// Each write has its own deadline. Over HTTP/2, a deadline that passes between two
-	// writes would end the stream.
+	// write sets a deadline for itself, and removes the deadline at its end. Over HTTP/2,
+	// a deadline that passes between two writes would end the stream.
 	write := func(b []byte) error {
 		if err := control.SetWriteDeadline(time.Now().Add(s.timeouts.write)); err != nil {
 			return err
@@ -212,7 +215,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 		return control.SetWriteDeadline(time.Time{})
 	}
 	w.WriteHeader(http.StatusOK)
-	// Proxies that compress hold the headers back until the body begins.
+	// A proxy that compresses answers holds the headers back until the body begins.
 	if err := write([]byte(": open\n\n")); err != nil {
 		return err
 	}
@@ -266,8 +269,8 @@ func ends(f events.Fact) bool {
 	return false
 }
 
-// eventBody returns an event as the JSON that EventBody describes: its version, type
-// and time, followed by the members of its fact.
+// eventBody returns an event as the JSON that EventBody describes. The JSON has the
+// event's version, type and time, followed by the members of the event's fact.
 func eventBody(e events.Event) (json.RawMessage, error) {
 	head, err := json.Marshal(struct {
 		Version int       `json:"version"`

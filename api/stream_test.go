@@ -26,11 +26,11 @@ import (
 	"colophon/test/apitest"
 )
 
-// quick has short timeouts in the order of the production ones. The slow reader of
-// these tests stays below write, and beat is longer than write.
+// quick has short timeouts. As in production, beat is longer than write. The slow reader
+// of these tests needs less time than write for each write.
 var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
 
-// streamed is a server of one job's stream.
+// streamed is a server that streams the events of one job.
 type streamed struct {
 	store *events.Store
 	job   events.Job
@@ -40,7 +40,7 @@ type streamed struct {
 	handler http.Handler
 	stop    context.CancelFunc
 
-	caller auth.Identity // of the streams that are opened from now on
+	caller auth.Identity // the caller of all streams that are opened from now on
 }
 
 func newStreamed(t *testing.T) *streamed {
@@ -98,7 +98,7 @@ func (f *streamed) put(t *testing.T, facts ...events.Fact) {
 	}
 }
 
-// open opens the stream.
+// open requests the stream over plain HTTP, and returns the connection.
 func (f *streamed) open(t *testing.T, path string) io.Reader {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
@@ -110,7 +110,8 @@ func (f *streamed) open(t *testing.T, path string) io.Reader {
 	return conn
 }
 
-// overTLS returns open for the protocol over TLS.
+// overTLS starts a TLS server for the stream. It returns a function like open, which uses
+// HTTP/2 or HTTP/1.1.
 func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io.Reader {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(f.handler)
@@ -132,8 +133,9 @@ func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io
 	}
 }
 
-// TestStalledClientIsDropped streams to a fast client, a slow one and one that stops
-// reading. Only the last is dropped, and the others do not wait for it.
+// TestStalledClientIsDropped streams to a fast client, to a slow client, and to a client
+// that stops reading. Only the last client must be dropped. The other clients must not
+// wait for it.
 func TestStalledClientIsDropped(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(*testing.T, *streamed) func(*testing.T, string) io.Reader{
@@ -150,7 +152,8 @@ func TestStalledClientIsDropped(t *testing.T) {
 }
 
 func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Reader) {
-	// The transport reads ahead only a little of what is sent.
+	// After this first byte, the transport reads only a little more of the stream by
+	// itself.
 	stalled := bufio.NewReaderSize(open(t, "/stalled"), 16)
 	if _, err := stalled.ReadByte(); err != nil {
 		t.Fatal(err)
@@ -174,7 +177,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 	}
 	fast, slow := read(open(t, "/fast"), 0), read(open(t, "/slow"), 12*time.Millisecond)
 	const many = 120
-	text := strings.Repeat("x", 64<<10) // together more than the sockets hold
+	text := strings.Repeat("x", 64<<10) // all texts together are larger than the buffers of the sockets
 	for range many {
 		f.put(t, events.JobAdvanced{Tokens: []int{1}, Text: text})
 	}
@@ -198,7 +201,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 		t.Fatalf("the stream of %s ended first", who)
 	}
 	t.Logf("the stalled client is dropped %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > 10*time.Second { // 3 on an idle machine
+	if took := time.Since(begin); took > 10*time.Second { // takes 3 s on an idle machine
 		t.Errorf("the stalled client is dropped after %s", took)
 	}
 	hear(slow, "job.advanced", many)
@@ -209,16 +212,17 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 	hear(fast, "job.completed", 1)
 }
 
-// TestStoppingServiceEndsStreams checks that the client is told when to resume, and can
-// tell the end of the stream from the end of the job.
+// TestStoppingServiceEndsStreams stops the service while a client follows a job. The
+// stream must end with a retry field, which tells the client that the job goes on and
+// when to resume.
 func TestStoppingServiceEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
 	f.endsWithRetry(t, f.stop)
 }
 
-// TestExpiredAccessTokenEndsStreams checks the same for an access token that expires
-// before the job has ended.
+// TestExpiredAccessTokenEndsStreams lets an access token expire before the job has ended.
+// The stream must end with a retry field, but not before the token expires.
 func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	t.Parallel()
 	f := newStreamed(t)
@@ -229,7 +233,8 @@ func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	}
 }
 
-// endsWithRetry checks that a stream ends before its job does, with a retry field.
+// endsWithRetry reads a stream to its end. The stream must end with a retry field before
+// the job ends.
 func (f *streamed) endsWithRetry(t *testing.T, started func()) {
 	t.Helper()
 	resp, err := http.Get(f.url)

@@ -25,7 +25,7 @@ func streaming(t *testing.T, c apitest.Client, id string) context.CancelFunc {
 }
 
 // TestStreamsAreBounded opens more streams than one account may have, and more than all
-// accounts may have.
+// accounts together may have. Each stream beyond a limit must be refused.
 //
 // security: API4:2023
 func TestStreamsAreBounded(t *testing.T) {
@@ -47,12 +47,12 @@ func TestStreamsAreBounded(t *testing.T) {
 	leave := streaming(t, c, id)
 	streaming(t, c, id)
 	refused(c, id, 429, "too_many_streams")
-	c.Do("GET", "/jobs/"+id+"/events", "").Must(t, 200) // JSON is not a stream
+	c.Do("GET", "/jobs/"+id+"/events", "").Must(t, 200) // an answer in JSON does not count as a stream
 	c.Do("HEAD", "/jobs/"+id+"/events", "", "Accept", "text/event-stream").Must(t, 200)
 	leaveOther := streaming(t, o, others)
 	refused(o, others, 503, "streams_full")
 	refused(c, id, 429, "too_many_streams")
-	// A closed stream makes room, for the account and for others.
+	// A closed stream must make room for its own account and for other accounts.
 	reopen := func(c apitest.Client, id string) {
 		t.Helper()
 		for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
@@ -76,20 +76,22 @@ func TestStreamsAreBounded(t *testing.T) {
 	leaveOther()
 	reopen(c, id)
 	refused(c, id, 429, "too_many_streams")
-	// The end of a job makes room too.
+	// The end of a job must make room too.
 	f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	next := f.Submit(prompt)
 	reopen(c, next)
 }
 
-// TestHeadOpensNoStream checks that a HEAD request ends at once and spends no ticket.
+// TestHeadOpensNoStream sends HEAD requests for a stream. They must end at once and must
+// not use up a ticket.
 func TestHeadOpensNoStream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	id := f.Submit(prompt)
 	path := "/jobs/" + id + "/events"
 	c := f.another(t, func(*api.Options) {})
-	// Over HTTP/2 the client would reset a stream that does not end.
+	// The client uses HTTP/1.1, because over HTTP/2 it would reset a stream that does not
+	// end.
 	c.Transport.(*http.Transport).ForceAttemptHTTP2, c.Transport.(*http.Transport).TLSClientConfig.NextProtos = false, []string{"http/1.1"}
 	a := c.Do("HEAD", path, "", "Accept", "text/event-stream").Must(t, 200)
 	if a.Header.Get("Content-Type") != "text/event-stream" || a.Header.Get("X-Accel-Buffering") != "no" {
@@ -111,8 +113,8 @@ func TestHeadOpensNoStream(t *testing.T) {
 	}
 }
 
-// TestStreamFromAFutureVersionEnds resumes after versions that do not exist yet: the
-// stream still ends with the job.
+// TestStreamFromAFutureVersionEnds resumes after versions that do not exist yet. The
+// stream must still end with the job.
 func TestStreamFromAFutureVersionEnds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -137,7 +139,7 @@ func TestStreamFromAFutureVersionEnds(t *testing.T) {
 			if last.Event != "job.cancelled" {
 				t.Errorf("the stream ends with %+v", last)
 			}
-			// An ended job has no further events.
+			// A stream of an ended job must have no further events.
 			for m, err := range f.Stream(ctx, path, headers...) {
 				if err != nil || m != (apitest.Message{}) {
 					t.Errorf("%+v, %v", m, err)

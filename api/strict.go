@@ -11,16 +11,16 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-// uuidForm is the pattern of ids, and uuidText says it in words. Huma and uuid.Parse
-// accept other spellings too, but ids of this API have one.
+// uuidForm is the pattern of ids, and uuidText describes the pattern in words. Huma and
+// uuid.Parse accept other forms too, but ids of this API have only this form.
 const (
 	uuidForm = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 	uuidText = "8-4-4-4-12 hexadecimal digits"
 )
 
-// strict makes an operation's description agree with what the service accepts. Ids in
-// parameters have one spelling, and texts in a query are not empty. A member that is not
-// required may be null.
+// strict makes an operation's description agree with what the service accepts. An id in a
+// parameter must match uuidForm. A text in the query must not be empty. A body member
+// that is not required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {
@@ -45,7 +45,7 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 			body = oapi.Components.Schemas.SchemaFromRef(body.Ref)
 		}
 		if media == formType {
-			body.AdditionalProperties = true // as OAuth2 wants; see unmarshalForm
+			body.AdditionalProperties = true // as OAuth2 requires; see unmarshalForm
 		}
 		if media != "application/json" {
 			continue // a form has no null
@@ -62,8 +62,8 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	}
 }
 
-// accept refuses bodies of a media type that the operation does not document, and
-// compressed ones.
+// accept refuses a body whose media type the operation does not document. It also refuses
+// a compressed body.
 func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	body := ctx.Operation().RequestBody
 	given := ctx.Header("Content-Type")
@@ -77,7 +77,7 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	}
 	if given == "" {
 		if r, _ := humago.Unwrap(ctx); body.Content[formType] != nil {
-			r.Header.Set("Content-Type", formType) // Huma would read JSON
+			r.Header.Set("Content-Type", formType) // otherwise Huma would read the form as JSON
 		}
 		next(ctx)
 		return
@@ -99,9 +99,10 @@ var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
 
 var idForm = regexp.MustCompile(uuidForm)
 
-// exact refuses parameters that Huma ignores or accepts: those of a malformed query,
-// repeated ones, empty ones, and integers in spellings that only Go accepts. It also
-// refuses malformed ids, because Huma's answer would repeat a part of them.
+// exact refuses parameters that Huma would ignore or accept. These are parameters of a
+// malformed query, repeated or empty parameters, and integers in spellings that only Go
+// accepts. It also refuses malformed ids, because Huma's answer would repeat a part of
+// the id.
 func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	at := ctx.URL()
 	query, err := url.ParseQuery(at.RawQuery)
@@ -119,7 +120,7 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 		case "query":
 			given = query[p.Name]
 		case "header":
-			if p.Schema.Type != huma.TypeString { // header texts may be lists over several lines
+			if p.Schema.Type != huma.TypeString { // a header with a text may be a list over several lines
 				given = headers[http.CanonicalHeaderKey(p.Name)]
 			}
 			if p.Name == "Last-Event-ID" && len(given) == 1 && given[0] == "" {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestUndescribedInputIsRefused sends input that Huma by itself accepts: other
-// spellings of names, ids and numbers, and empty parameters.
+// TestUndescribedInputIsRefused sends input that Huma by itself accepts: other spellings
+// of names, ids and numbers, and empty parameters. The service must refuse such input.
 //
 // security: ASVS 15.3.3, ASVS 15.3.7, API3:2023, ASVS 1.5.2
 func TestUndescribedInputIsRefused(t *testing.T) {

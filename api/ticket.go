@@ -56,11 +56,11 @@ func (s *server) ticket(ctx context.Context, in *jobInput) (*ticketOutput, error
 // ticketParam is the query parameter of a ticket.
 const ticketParam = "ticket"
 
-// eventsPath is the path that a ticket for a job opens.
+// eventsPath returns the path of a job's events. A ticket for the job opens this path.
 func eventsPath(job uuid.UUID) string { return jobPath(job) + "/events" }
 
-// ticketOf returns the ticket of a request, and the path that the ticket has to be
-// for. It reports false if there is none, or if the operation takes no tickets.
+// ticketOf returns the ticket of a request, and the path that the ticket must be for. It
+// reports false if the request has no ticket, or if the operation accepts no tickets.
 func ticketOf(ctx huma.Context) (ticket, path string, ok bool) {
 	// A HEAD request opens no stream.
 	if ticket = ctx.Query(ticketParam); ticket == "" || ctx.Method() == http.MethodHead || !accepts(ctx.Header("Accept"), "text/event-stream") {

@@ -23,7 +23,7 @@ func TestPublishedKeysHaveNoPrivatePart(t *testing.T) {
 	delete(set.Keys[0], "kid")
 	delete(set.Keys[0], "x")
 	if diff := cmp.Diff(map[string]string{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}, set.Keys[0]); diff != "" {
-		t.Error(diff) // for example a private part
+		t.Error(diff) // the difference may be a private part of the key
 	}
 	if a.Header.Get("Cache-Control") != "public, max-age=60" || a.Header.Get("Content-Type") != "application/json" || a.Header.Get("ETag") == "" {
 		t.Errorf("%v", a.Header)
@@ -68,11 +68,11 @@ func TestRevokingATokenEndsItsSession(t *testing.T) {
 	revoke(url.Values{"token": {strings.Repeat("A", 8193)}}).Must(t, 400)
 	f.Do("POST", "/revoke", `{"token":"x"}`).Must(t, 415)
 	f.Do("GET", "/revoke?token=x", "").Must(t, 405)
-	f.Do("GET", "/history", "").Must(t, 200) // another session
+	f.Do("GET", "/history", "").Must(t, 200) // this session must go on
 }
 
-// TestFormsIgnoreUnknownFields sends unknown parameters to the OAuth2 endpoints, which
-// have to ignore them (RFC 6749, 3.2).
+// TestFormsIgnoreUnknownFields sends unknown parameters to the OAuth2 endpoints. The
+// endpoints must ignore these parameters (RFC 6749, 3.2).
 func TestFormsIgnoreUnknownFields(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -84,12 +84,13 @@ func TestFormsIgnoreUnknownFields(t *testing.T) {
 	f.Form("/token", "username", "somebody", "password", "a long sentence", "username", "somebody").Refused(t, 400, "invalid_request")
 	f.Form("/revoke", "token", tokens.Refresh, "extra", "1", "Token", "x").Must(t, 200)
 	f.As(tokens.Access).Do("GET", "/history", "").Refused(t, 401, "invalid_access_token")
-	// A body without a media type has the one that the operation accepts, not JSON.
+	// If a body has no media type, the service must read it as a form and not as JSON.
 	f.Do("POST", "/token", "username=somebody&password=a+long+sentence", "Content-Type", "").Must(t, 200)
 	f.Do("POST", "/token", `{"username":"somebody","password":"a long sentence"}`, "Content-Type", "").Refused(t, 400, "invalid_request")
 }
 
-// TestTicketOpensOneStreamOnce follows a job as EventSource does.
+// TestTicketOpensOneStreamOnce follows a job as EventSource does. Each ticket must open
+// the events of its job once, and nothing else.
 //
 // security: ASVS 14.2.1
 func TestTicketOpensOneStreamOnce(t *testing.T) {
@@ -116,11 +117,11 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 		return f.Do("GET", path, "", append([]string{"Accept", "text/event-stream", "Authorization", ""}, headers...)...)
 	}
 
-	// A ticket opens one stream.
+	// A ticket opens one stream, and only once.
 	first := ticket()
 	stream := f.As("").Stream(t.Context(), path+"?ticket="+first)
 	for m, err := range stream {
-		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // it begins with a comment
+		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // the stream begins with a comment
 			t.Fatalf("%+v, %v", m, err)
 		}
 		if m.Event == "job.accepted" {
@@ -128,7 +129,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 		}
 	}
 	source(path+"?ticket="+first).Refused(t, 401, "invalid_ticket")
-	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // as EventSource reconnects
+	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // EventSource reconnects like this
 	f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	var last apitest.Message
 	for m, err := range stream {
@@ -139,7 +140,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	if last.Event != "job.cancelled" {
 		t.Fatalf("the stream ends with %+v", last)
 	}
-	// The stream resumes with another ticket.
+	// The client resumes the stream with another ticket.
 	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.HasPrefix(string(a.Body), ": open\n\nid: 2\n") {
 		t.Errorf("%s", a.Body)
 	}
@@ -147,18 +148,18 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	// A ticket opens nothing else.
 	wrong := ticket()
 	source("/jobs/"+other+"/events?ticket="+wrong).Refused(t, 401, "invalid_ticket")
-	source(path+"?ticket="+wrong).Refused(t, 401, "invalid_ticket") // it has been presented
+	source(path+"?ticket="+wrong).Refused(t, 401, "invalid_ticket") // the request above has used up the ticket
 	for _, bad := range []string{"x", "cst_" + strings.Repeat("A", 43), strings.Repeat("A", 100)} {
 		source(path+"?ticket="+bad).Refused(t, 401, "invalid_ticket")
 	}
 	unused := ticket()
-	f.Do("GET", path+"?ticket="+unused, "", "Authorization", "").Refused(t, 401, "missing_access_token") // not as JSON
+	f.Do("GET", path+"?ticket="+unused, "", "Authorization", "").Refused(t, 401, "missing_access_token") // a ticket opens the stream, but not the JSON
 	source(path+"?ticket=").Refused(t, 401, "missing_access_token")
 	for _, r := range [][2]string{{"GET", "/jobs/" + id}, {"GET", "/history"}, {"POST", "/jobs/" + id + "/cancel"}, {"POST", "/jobs/" + id + "/ticket"}, {"POST", "/jobs"}} {
 		f.Do(r[0], r[1]+"?ticket="+unused, prompt, "Accept", "text/event-stream", "Authorization", "").Refused(t, 401, "missing_access_token")
 		f.Do(r[0], r[1], prompt, "Authorization", "Bearer "+unused).Refused(t, 401, "invalid_access_token")
 	}
-	source(path+"?ticket="+unused, "Authorization", "Bearer nonsense").Refused(t, 401, "invalid_access_token") // one or the other
+	source(path+"?ticket="+unused, "Authorization", "Bearer nonsense").Refused(t, 401, "invalid_access_token") // the ticket does not count beside an Authorization header
 	source(path+"?ticket="+unused).Must(t, 200)
 
 	// Only the owner of a job gets a ticket for it.
@@ -186,7 +187,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 			t.Errorf("%.10s... is in the log", secret)
 		}
 	}
-	// The description names the one operation that accepts tickets.
+	// The description must not say that any other operation accepts tickets.
 	var spec struct {
 		Paths map[string]map[string]struct {
 			Security []map[string][]string

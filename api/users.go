@@ -15,15 +15,16 @@ import (
 	"colophon/internal/auth"
 )
 
-// rolesName is the metadata key of the roles that may call an operation. The
-// description has them as x-role. Without it, every role may.
+// rolesName is the metadata key of the roles that may call an operation. The OpenAPI
+// description shows these roles as x-role. Without this key, every role may call the
+// operation.
 const rolesName = "roles"
 
-// only returns the metadata of an operation for some roles.
+// only(roles) is the metadata of an operation that requires one of the roles.
 func only(roles ...auth.Role) map[string]any { return map[string]any{rolesName: roles} }
 
-// authorize refuses callers whose role may not call the operation. It reads the
-// account's current role, because an access token has none.
+// authorize refuses callers whose role may not call the operation. It reads the account's
+// current role from the database, because an access token contains no role.
 func (s *server) authorize(ctx huma.Context, next func(huma.Context)) {
 	roles, ok := ctx.Operation().Metadata[rolesName].([]auth.Role)
 	if !ok {
@@ -66,8 +67,8 @@ type userEventsOutput struct {
 	Body []AccountEvent
 }
 
-// AccountEvent is an event of an account. Its type decides which members from username
-// on are present.
+// AccountEvent is an event of an account. Version, type and time are always present. The
+// type decides which other members are present.
 type AccountEvent struct {
 	Version int       `json:"version" minimum:"1" doc:"The position of the event in the account's stream, from 1."`
 	Type    string    `json:"type" example:"account.signed_in" doc:"account.registered, account.signed_in, account.sign_in_failed, account.signed_out, account.signed_out_everywhere, account.token_reuse_detected, account.password_changed, account.role_changed, account.disabled, account.enabled or account.erased."`

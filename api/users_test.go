@@ -17,7 +17,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// token signs in.
+// token tries to sign in and returns the answer.
 func (f *fixture) token(name, password string) apitest.Answer {
 	f.T.Helper()
 	return f.Form("/token", "username", name, "password", password)
@@ -32,7 +32,7 @@ type account struct {
 }
 
 // TestRolesDecideWhoMayCall calls operations with every role, and with a role that
-// changes meanwhile.
+// changes after the sign-in. Only the listed roles may call an operation.
 //
 // security: ASVS 8.2.1, ASVS 8.2.3, API5:2023
 func TestRolesDecideWhoMayCall(t *testing.T) {
@@ -95,8 +95,8 @@ func TestRolesDecideWhoMayCall(t *testing.T) {
 	f.As(access[auth.Auditor]).Do("GET", "/users/me", "").Must(t, 401)
 }
 
-// TestDescriptionNamesRoles compares the roles in the description with those that the
-// operations require.
+// TestDescriptionNamesRoles reads the roles of each operation in the description. These
+// must be the roles that the operation requires.
 //
 // security: ASVS 8.1.1
 func TestDescriptionNamesRoles(t *testing.T) {
@@ -162,7 +162,8 @@ func TestDisabledAccountCannotSignIn(t *testing.T) {
 	admin.Do("POST", "/users/somebody/disable", "").Must(t, 422)
 }
 
-// TestLinkHeadersLeadThroughAllPages reads the accounts and the events of one account.
+// TestLinkHeadersLeadThroughAllPages reads the accounts, and the events of one account.
+// The Link headers must lead to every item, and no page may contain a prompt.
 func TestLinkHeadersLeadThroughAllPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -259,8 +260,8 @@ func TestSigningOutEverywhereEndsAllSessions(t *testing.T) {
 	f.token("somebody", "a long sentence").Must(t, 200)
 }
 
-// TestErasedAccountIsGone searches for remains of an erased account, also with an
-// access token from before the erasure.
+// TestErasedAccountIsGone searches for remains of an erased account. An access token from
+// before the erasure must be refused.
 //
 // security: ASVS 7.4.2, ASVS 7.5.1
 func TestErasedAccountIsGone(t *testing.T) {
@@ -322,8 +323,8 @@ func TestErasedAccountIsGone(t *testing.T) {
 	admin.Do("POST", "/users/"+f.owner.String()+"/enable", "").Refused(t, 409, "account_erased")
 }
 
-// TestGuessingIsThrottledForEveryName guesses passwords of a name that exists and of
-// one that does not.
+// TestGuessingIsThrottledForEveryName guesses passwords of a name that exists and of a
+// name that does not. Both names must get the same refusals.
 //
 // security: ASVS 6.3.1, API2:2023, API6:2023
 func TestGuessingIsThrottledForEveryName(t *testing.T) {

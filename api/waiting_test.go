@@ -9,8 +9,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestLeavingClientCancelsItsJob breaks off requests that wait, unless the client can
-// come back for the job.
+// TestLeavingClientCancelsItsJob breaks off requests that wait for their jobs. The job
+// must be cancelled, unless the client can come back for it.
 func TestLeavingClientCancelsItsJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -48,7 +48,7 @@ func TestLeavingClientCancelsItsJob(t *testing.T) {
 	}
 }
 
-// TestAcceptedJobGoesOn disconnects after the answer, as every client does.
+// TestAcceptedJobGoesOn disconnects after an answer of 202. The job must stay queued.
 func TestAcceptedJobGoesOn(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

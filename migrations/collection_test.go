@@ -9,8 +9,8 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// An account with more than 100 live sessions keeps those that expire last. The end of
-// the others is announced in ended_sessions.
+// If an account has more than 100 live sessions, the migration must keep the 100 that
+// expire last. It must announce the end of the other sessions in ended_sessions.
 func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
 	if err != nil {

@@ -1,7 +1,8 @@
-// Package migrations brings a database to the schema this build needs: its own tables
-// through goose, then River's. Any number of processes may call [Up] at once, and at
-// any time again: an advisory lock lets only one migrate at a time, and an up-to-date
-// database stays unchanged.
+// Package migrations brings a database to the schema that this build needs. It first
+// migrates the tables of this program with goose, and then River's tables. Any number of
+// processes may call [Up] at once, because an advisory lock lets only one of them migrate
+// at a time. [Up] may be called again at any time, and leaves an up-to-date database
+// unchanged.
 package migrations
 
 import (
@@ -25,8 +26,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// The names of River's tables. They are here because migrations create the schema and
-// import no other package of the program. A new value needs a migration.
+// The names of River's schema and table are defined here, because this package creates
+// the schema and imports no other package of the program. A new value needs a migration.
 const (
 	// RiverSchema is the Postgres schema that holds River's tables.
 	RiverSchema = "river"
@@ -35,28 +36,30 @@ const (
 	RiverJobs = RiverSchema + ".river_job"
 )
 
-// AppRole is the least-privileged role that the service runs as. The application
-// connects as this role, or as a login role that is a member of it. The role owns
-// nothing and cannot rewrite the log. It belongs to the whole server, so [Up] creates
-// it, not a migration.
+// AppRole is the least-privileged role that the service runs as. The application connects
+// as AppRole, or as a login role that is a member of AppRole. AppRole owns nothing and
+// cannot rewrite the log. A role belongs to the whole database server, so [Up] creates
+// AppRole outside the migrations.
 const AppRole = "colophon_app"
 
-// ErrBehind occurs when a database has not been migrated to this build.
+// ErrBehind means that a database has not been migrated to the schema of this build.
 var ErrBehind = errors.New("the database is behind this version: run colophon migrate as its owner")
 
-// lockKey is the advisory lock under which migrations run: "colophon" in ASCII.
+// lockKey is the key of the advisory lock under which migrations run: "colophon" in
+// ASCII.
 const lockKey = 0x636f6c6f70686f6e
 
-// Up migrates the database. The pool's role must own the schema, or be able to
-// create in it. It must be allowed to create roles, unless AppRole exists and it is a
-// member of AppRole.
+// Up migrates the database. The pool's role must own the schema, or be allowed to create
+// objects in the schema. The pool's role must also be allowed to create roles, unless
+// AppRole exists and the pool's role is a member of AppRole.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
-	// The lock has a connection of its own, because the pool may have only one.
+	// The lock has a connection of its own, because the pool may have only one
+	// connection.
 	lock, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect to migrate: %w", err)
 	}
-	defer lock.Close(context.WithoutCancel(ctx)) // the lock ends with its connection
+	defer lock.Close(context.WithoutCancel(ctx)) // the end of the connection releases the lock
 	if _, err := lock.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
 		return fmt.Errorf("lock for migration: %w", err)
 	}
@@ -72,8 +75,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// Check returns ErrBehind unless every migration of this build has been applied.
-// It needs no more than the application's role.
+// Check returns ErrBehind unless every migration of this build has been applied. The
+// pool's role needs no more rights than AppRole has.
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()
@@ -122,7 +125,7 @@ func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// ensureRole creates AppRole and makes the pool's role a member of it.
+// ensureRole creates AppRole and makes the pool's role a member of AppRole.
 func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, `
 		do $$
@@ -150,8 +153,9 @@ func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// River's tables are granted whole: River deletes and updates its own rows. The default
-// rights of PUBLIC are granted too, because an administrator may have revoked them.
+// grants gives AppRole all rights on the rows of River's tables, because River deletes
+// and updates its own rows. It also gives AppRole the default rights of PUBLIC, because
+// an administrator may have revoked them from PUBLIC.
 const grants = `
 do $$ begin execute format('grant usage on schema %I to ` + AppRole + `', current_schema()); end $$;
 grant execute on function admit(uuid), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;
@@ -162,7 +166,8 @@ grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;
 grant execute on all functions in schema ` + RiverSchema + ` to ` + AppRole + `;`
 
 func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
-	// "if not exists" would need the right to create schemas even if the schema exists.
+	// "create schema if not exists" would need the right to create schemas even if the
+	// schema exists.
 	_, err := pool.Exec(ctx, `do $$ begin if to_regnamespace('`+RiverSchema+`') is null then create schema `+RiverSchema+`; end if; end $$`)
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func TestMigratingStopsWithItsContext(t *testing.T) {
 	}
 }
 
-// Up needs no second connection of its pool.
+// Up must succeed if the pool has only one connection.
 func TestMigratingWorksWithOneConnection(t *testing.T) {
 	config, err := pgxpool.ParseConfig(pgtest.Empty(t))
 	if err != nil {
@@ -121,7 +121,8 @@ func TestMigratingWorksWithOneConnection(t *testing.T) {
 	}
 }
 
-// A database's owner may have few rights, and the server may be locked down.
+// Up must succeed although the database's owner has few rights or the server has revoked
+// default rights. If rights are missing, the error must name the statements to run.
 func TestOwnerWithFewRightsMigrates(t *testing.T) {
 	server := pgtest.NewServer(t)
 	super, err := pg.Connect(t.Context(), server.URL(), "")
@@ -135,7 +136,7 @@ func TestOwnerWithFewRightsMigrates(t *testing.T) {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	exec(super, `alter system set fsync = off`) // makes databases several times faster
+	exec(super, `alter system set fsync = off`) // makes the creation of databases several times faster
 	exec(super, `select pg_reload_conf()`)
 	for _, c := range []struct{ name, rights, setup, want string }{
 		{"no_role", "", "", `create role colophon_app nologin; grant colophon_app to "owner_no_role"`},

@@ -13,8 +13,9 @@ import (
 	"colophon/openapi"
 )
 
-// TestVendoredFilesAreUnchanged compares the vendored files with the digests in
-// SHA256SUMS, which were reviewed. There are no other files beside them.
+// TestVendoredFilesAreUnchanged compares the vendored files with the reviewed digests in
+// SHA256SUMS. Every file must have its digest, and there must be no other files in the
+// directory.
 //
 // security: ASVS 15.2.4
 func TestVendoredFilesAreUnchanged(t *testing.T) {
@@ -63,8 +64,8 @@ func TestVendoredFilesAreUnchanged(t *testing.T) {
 	}
 }
 
-// TestPageFitsItsPolicy checks that the page loads only files that are served with
-// it, and contains nothing that a policy without unsafe-* would block.
+// TestPageFitsItsPolicy reads the documentation page. It must load only files that are
+// served with it, and contain nothing that a policy without unsafe-* would block.
 //
 // security: ASVS 3.6.1
 func TestPageFitsItsPolicy(t *testing.T) {

@@ -1,8 +1,9 @@
 // Package web holds the playground: one page of HTML, CSS and JavaScript
 // modules that talks to the service as any other client does.
 //
-// There is no build step: the files in the tree are served as they are. The page
-// loads nothing from another host, stores nothing in the browser, and works under
+// There is no build step: the service serves the files as they are. The page loads
+// nothing from another host and stores nothing in the browser. It works under this
+// Content-Security-Policy:
 //
 //	default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';
 //	base-uri 'none'; form-action 'none'; frame-ancestors 'none';
@@ -20,11 +21,11 @@ var page string
 //go:embed assets
 var assets embed.FS
 
-// Page returns the HTML of the playground, to be served at /.
+// Page returns the HTML of the playground, which is served at /.
 func Page() string { return page }
 
-// Assets returns the files to be served below /assets/, which never change
-// while the process runs.
+// Assets returns the files that are served below /assets/. The files never change while
+// the process runs.
 func Assets() fs.FS {
 	sub, err := fs.Sub(assets, "assets")
 	if err != nil {

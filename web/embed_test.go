@@ -12,8 +12,9 @@ import (
 	"colophon/web"
 )
 
-// TestPageFitsItsPolicy checks that every file that the page and its files refer to
-// exists on this service, and that they pass a policy without unsafe-*.
+// TestPageFitsItsPolicy reads the page and its files. Everything that they refer to must
+// exist on this service. They must work under a policy without unsafe-* sources, and load
+// nothing from other hosts.
 //
 // security: ASVS 1.3.2, ASVS 3.2.2, ASVS 3.6.1, ASVS 14.3.3, LLM05:2025
 func TestPageFitsItsPolicy(t *testing.T) {
@@ -34,7 +35,8 @@ func TestPageFitsItsPolicy(t *testing.T) {
 	if m := inline.FindString(web.Page()); m != "" {
 		t.Errorf("the page contains %q", m)
 	}
-	// An address in a comment is not fetched; the namespace of SVG is a name.
+	// Browsers do not fetch an address in a comment. The address of the SVG namespace is
+	// only a name.
 	comment := regexp.MustCompile(`(?m)^\s*//.*$`)
 	host := regexp.MustCompile(`(?i:https?://)[^\s"'<>)]+|["'(]//[a-z]|@import|url\(`)
 	sink := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|(local|session)Storage|indexedDB|document\.cookie`)
@@ -73,7 +75,8 @@ func TestPageFitsItsPolicy(t *testing.T) {
 	}
 }
 
-// TestScriptsFindTheirElements checks that every id in a script is on the page, once.
+// TestScriptsFindTheirElements looks for every id that a script or the page refers to.
+// Each id must be on the page exactly once.
 func TestScriptsFindTheirElements(t *testing.T) {
 	ids := map[string]int{}
 	for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
@@ -112,8 +115,8 @@ func TestScriptsFindTheirElements(t *testing.T) {
 	}
 }
 
-// TestPasswordFieldsSuitPasswordManagers checks that passwords are hidden, can be
-// pasted, and are marked for password managers.
+// TestPasswordFieldsSuitPasswordManagers reads the password fields of the page. They must
+// hide the password, allow pasting, and be marked for password managers.
 //
 // security: ASVS 6.2.6, ASVS 6.2.7
 func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
@@ -142,7 +145,8 @@ func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
 	}
 }
 
-// TestModulesPassTheirOwnTests runs the tests in test/, of the modules that need no page.
+// TestModulesPassTheirOwnTests runs the tests in test/. These tests cover the modules
+// that need no page.
 func TestModulesPassTheirOwnTests(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
