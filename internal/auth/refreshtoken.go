@@ -11,12 +11,11 @@ import (
 )
 
 const (
-	// refreshPrefix distinguishes refresh tokens from other secrets, for people and
-	// for secret scanners.
+	// refreshPrefix lets people and secret scanners recognize refresh tokens.
 	refreshPrefix = "crt_"
 
-	// A refresh token is its session's id, a secret, and a MAC of both. So the token
-	// identifies its session even after the token's row has been deleted.
+	// A refresh token consists of its session's id, a secret, and a MAC of both. So the
+	// token identifies its session even after the token's row has been deleted.
 	refreshSecretSize = 32
 	refreshMACSize    = 16
 	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
@@ -42,8 +41,9 @@ func (s *Service) refreshMAC(content []byte) []byte {
 	return s.vault.Digest("refresh token", string(content))[:refreshMACSize]
 }
 
-// readRefreshToken returns the stored form of a refresh token. ok reports whether this
-// service has made the token, even if its row has been deleted.
+// readRefreshToken returns the stored form of a refresh token. The result ok reports
+// whether this service has made the token. It does not depend on the token's row, which
+// may have been deleted.
 func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 	encoded, ok := strings.CutPrefix(text, refreshPrefix)
 	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(refreshSize) {
