@@ -52,7 +52,7 @@ func TestDisabledAccountIsLockedOutUntilEnabled(t *testing.T) {
 	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)
 	change("enable", f.Enable, admin.ID, account.ID, false, nil)
 	change("enable again", f.Enable, admin.ID, account.ID, false, nil)
-	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session stays ended
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session must stay ended
 	wantError(t, err, ErrRefreshToken)
 	f.mustSignIn(t)
 	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {
@@ -149,7 +149,7 @@ func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
 					}
 				})
 			}
-			wg.Go(func() { // the password may be replaced meanwhile
+			wg.Go(func() { // may fail, because the password may be replaced at the same time
 				if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
 					t.Error(err)
 				}
@@ -237,7 +237,7 @@ func TestRolesAreGivenByCommand(t *testing.T) {
 	}
 }
 
-// Two administrators disable each other concurrently.
+// If two administrators disable each other concurrently, one of them must stay enabled.
 func TestOneOfTwoAdministratorsStaysEnabled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -14,8 +14,7 @@ import (
 
 const (
 	// defaultPollInterval is the interval of Run's polls for ended sessions. An
-	// announcement causes an additional poll. Between two polls there is always a gap
-	// of at least pollGap.
+	// announcement causes a poll at once, but at least pollGap after the previous poll.
 	defaultPollInterval = time.Second
 	pollGap             = 50 * time.Millisecond
 
