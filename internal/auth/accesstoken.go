@@ -34,10 +34,10 @@ const (
 type Identity struct {
 	Account uuid.UUID
 	Session uuid.UUID
-	Expires time.Time // when the access token expires
+	Expires time.Time // the time when the access token expires
 }
 
-// sign returns an access token that is valid until expires.
+// sign returns a signed access token that is valid until the given time.
 func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Time) (string, error) {
 	now := s.now()
 	token, err := jwt.NewBuilder().

@@ -127,7 +127,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
 	if taken {
-		return Account{}, ErrTaken // before a hash is computed
+		return Account{}, ErrTaken // no hash is computed for a taken name
 	}
 	hash, err := s.hash.Hash(ctx, normal)
 	if err != nil {

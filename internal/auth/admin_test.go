@@ -109,7 +109,7 @@ func TestEndSessionsEndsAllSessions(t *testing.T) {
 		}
 		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
-		_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+		_, err = f.Verify(t.Context(), tokens.AccessToken) // the token must be refused at once
 		wantError(t, err, ErrAccessToken)
 	}
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountSignedOutEverywhere{By: "command"}) {
@@ -176,7 +176,7 @@ func TestCommandErasesAnAccount(t *testing.T) {
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountErased{By: "command"}) {
 		t.Errorf("facts: %#v", facts)
 	}
-	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+	_, err = f.Verify(t.Context(), tokens.AccessToken) // the token must be refused at once
 	wantError(t, err, ErrAccessToken)
 	_, err = f.SignIn(t.Context(), name, password)
 	wantError(t, err, ErrCredentials)

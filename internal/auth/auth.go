@@ -15,9 +15,9 @@
 //     account id.
 //   - Throttling. Wrong passwords delay the next sign-in attempt from the same
 //     network ([ThrottledError]), in all processes. Other users are not affected. A
-//     network from which a sign-in to an account has succeeded is known for that
-//     account. The account is never refused from a known network because of failures
-//     from other networks or under other names.
+//     network is known for an account after a successful sign-in from that network.
+//     A sign-in from a known network is never refused because of failures from other
+//     networks or under other names.
 //   - Bounded work. At most half of the processors hash passwords at a time. A
 //     caller that waits too long for a processor gets [ErrBusy].
 //     While [Service.Run] runs, [Service.Verify] queries the database only for
@@ -115,7 +115,7 @@ type Options struct {
 	AccessTTL  time.Duration // lifetime of an access token; 0 means DefaultAccessTTL
 	RefreshTTL time.Duration // lifetime of a session; 0 means DefaultRefreshTTL
 
-	Unthrottled bool // do not count wrong passwords; for measurements
+	Unthrottled bool // if true, wrong passwords are not counted; for measurements
 
 	// HashMemory is the memory of a password hash in KiB. A value above 0 also means
 	// one pass, and is for tests whose subject is not hashing. 0 means the production
@@ -136,15 +136,15 @@ const (
 // Account is a registered user. An erased account remains, without its name.
 type Account struct {
 	ID         uuid.UUID
-	Username   string // as registered; empty once erased
+	Username   string // as registered; empty after the erasure
 	Role       Role
 	CreatedAt  time.Time
 	DisabledAt time.Time // zero if the account is not disabled; set for erased accounts
 	ErasedAt   time.Time // zero if the account is not erased
 }
 
-// Service registers accounts, signs them in and verifies their access tokens. Use
-// [New], and keep [Service.Run] running for as long as the service is used.
+// Service registers accounts, handles sign-ins and verifies access tokens. [New] creates
+// a service. [Service.Run] must run for as long as the service is used.
 type Service struct {
 	pool     *pgxpool.Pool
 	store    *events.Store

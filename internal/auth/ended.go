@@ -34,7 +34,7 @@ var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 // query.
 type endedSessions struct {
 	pool *pgxpool.Pool
-	keep time.Duration // how long an ended session is held
+	keep time.Duration // the time for which an ended session is held
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
@@ -66,7 +66,8 @@ func (e *endedSessions) poll(ctx context.Context) error {
 	return err
 }
 
-// query reads the sessions that have ended since the last query and adds them.
+// query reads the sessions that have ended since the last query, and marks these sessions
+// as ended in memory.
 func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 	began := e.now()
 	horizon, sessions, err := e.newlyEnded(ctx)
@@ -131,7 +132,7 @@ func (e *endedSessions) add(sessions ...uuid.UUID) {
 	defer e.mu.Unlock()
 	for _, session := range sessions {
 		if _, ok := e.forgetAt[session]; ok {
-			continue // a transaction may be read twice
+			continue // a poll may read a session that an earlier poll has read
 		}
 		e.forgetAt[session] = e.now().Add(e.keep)
 		for cancel := range e.watchers[session] {

@@ -38,7 +38,7 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 	server.Config.MaxHeaderBytes = 4 << 20 // so that overlong headers reach the API
 	server.Start()
 	t.Cleanup(server.Close)
-	t.Cleanup(stop) // runs before Close
+	t.Cleanup(stop) // stop runs before server.Close
 	return server.URL
 }
 

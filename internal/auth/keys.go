@@ -59,7 +59,7 @@ type keyring struct {
 // keySet is the result of one read of the keys. It is immutable.
 type keySet struct {
 	read    time.Time
-	sign    []signingKey         // in the order of their terms
+	sign    []signingKey         // in the order in which the keys sign
 	verify  map[string]publicKey // by key id
 	encoded []byte               // the public keys as a JWK set
 }

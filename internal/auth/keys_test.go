@@ -104,7 +104,7 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other := f.another(t, newHasher(cheapParams)) // another process
+	other := f.another(t, newHasher(cheapParams)) // a service in another process
 	before := f.mustSignIn(t)
 	old := before.AccessToken
 

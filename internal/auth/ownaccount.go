@@ -16,7 +16,7 @@ import (
 // password again.
 type reauthentication struct {
 	account  uuid.UUID
-	key      string // of the user name
+	key      string // the key of the user name
 	username string
 	hash     string // the password hash that was checked
 	attempt  signInAttempt

@@ -47,7 +47,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	for _, other := range []Tokens{there, elsewhere} {
 		_, err := f.Refresh(t.Context(), other.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
-		_, err = f.Verify(t.Context(), other.AccessToken) // at once
+		_, err = f.Verify(t.Context(), other.AccessToken) // the token must be refused at once
 		wantError(t, err, ErrAccessToken)
 	}
 	f.mustVerify(t, here.AccessToken)

@@ -17,13 +17,13 @@ var productionParams = argon2id.Params{Memory: 19 * 1024, Iterations: 2, Paralle
 // hashWait is the maximum time that a caller waits for a free slot.
 const hashWait = 5 * time.Second
 
-// hasher hashes passwords, with a limit on concurrent hashes.
+// hasher hashes passwords and limits the number of concurrent hashes.
 type hasher struct {
 	params argon2id.Params
 	wait   time.Duration
 	slots  chan struct{} // a semaphore: one element per running hash
 
-	// The operations of argon2id. Tests replace them.
+	// The next two fields are functions of package argon2id, except in tests.
 	create func(password string, params *argon2id.Params) (string, error)
 	check  func(password, hash string) (bool, *argon2id.Params, error)
 }

@@ -88,13 +88,13 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kid := range signed { // until the new key signs
+		for kid := range signed { // wait until the new key signs
 			if seen[kid] = true; kid == r.Key {
 				break
 			}
 		}
 	}
-	for range 100 { // until all clients have tokens of the last key
+	for range 100 { // wait until all clients have tokens of the last key
 		seen[<-signed] = true
 	}
 	done()
@@ -154,7 +154,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 				waits <- a
 			}()
 			deadline := time.Now().Add(time.Minute)
-			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until the second job exists
+			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // wait until the second job exists
 				if time.Now().After(deadline) {
 					t.Fatal("the waiting request has created no job")
 				}
@@ -173,7 +173,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 			if !accepted {
 				t.Error("the stream was empty")
 			}
-			// An erasure ends the session and also the account's jobs. Either may end first.
+			// An erasure ends the session and the account's jobs. Either may end first.
 			if a := <-waits; a.Code() != "invalid_access_token" && (what != "erased" || a.Code() != "job_cancelled") {
 				t.Errorf("the waiting request is answered %d %s", a.Status, a.Body)
 			}

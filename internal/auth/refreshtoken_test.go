@@ -73,8 +73,8 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != 2 {
 		t.Errorf("%d tokens are stored, want 2: the latest and the one before", n)
 	}
-	// A client may repeat an exchange within Grace. All pairs that it gets stay valid, up to
-	// maxRefreshTokens. Beyond this limit the oldest tokens count as reused.
+	// A client may repeat an exchange within Grace. All pairs that it gets stay valid, up
+	// to maxRefreshTokens. Beyond this limit the oldest tokens count as reused.
 	f.exec(t, `
 		insert into refresh_tokens (hash, session, issued_at)
 		select sha256(n::text::bytea), $1, $2::timestamptz - interval '1 hour' from generate_series(1, $3::integer) n`,

@@ -42,7 +42,7 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 			return err
 		}
 		if leaked {
-			// The leak includes published keys that do not sign yet, so all keys are deleted.
+			// Published keys that do not sign yet have leaked too, so all keys are deleted.
 			if _, err := tx.Exec(ctx, `delete from signing_keys`); err != nil {
 				return err
 			}
@@ -65,7 +65,7 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 		if err != nil {
 			return err
 		}
-		// unknownAccount belongs to no user, so its stream also holds events of the service.
+		// unknownAccount belongs to no user, so its stream holds the service's own events.
 		return tx.AppendAccount(ctx, unknownAccount, events.AccountKeyRotated{Key: kid, From: r.From, Leaked: leaked})
 	})
 	if err != nil {

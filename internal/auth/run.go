@@ -21,7 +21,7 @@ const (
 	// collectEvery is the interval between two removals of expired rows by Run.
 	collectEvery = time.Minute
 
-	collectBatch   = 1000 // rows in one statement
+	collectBatch   = 1000 // the maximum number of rows that one statement removes
 	collectTimeout = 10 * time.Second
 )
 
@@ -68,7 +68,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 func (s *Service) collect(ctx context.Context) error {
 	s.ended.forget()
 	const (
-		age  = `clock_timestamp() - $1::interval` // the database's clock wrote these rows
+		age  = `clock_timestamp() - $1::interval` // the database's clock has set the times in these rows
 		skip = `for update skip locked`
 	)
 	// All access tokens of a session that ended before cutoff have expired. The session's

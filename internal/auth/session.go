@@ -142,7 +142,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	if !ok {
 		return Tokens{}, ErrRefreshToken
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
 	var tokens Tokens
 	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {

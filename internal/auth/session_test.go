@@ -189,7 +189,7 @@ func TestRevokeEndsTheSession(t *testing.T) {
 			t.Errorf("%q: %v", token, err)
 		}
 	}
-	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // exchanged, current, revoked
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // an exchanged, the current and a revoked token
 		if err := f.Revoke(t.Context(), token); err != nil || !f.hasEnded(t, session) {
 			t.Errorf("the session has not ended, error %v", err)
 		}
@@ -277,7 +277,7 @@ func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
 	if n := live(); n != maxSessions {
 		t.Errorf("%d live sessions, want %d", n, maxSessions)
 	}
-	_, err := f.Verify(t.Context(), first.AccessToken) // at once
+	_, err := f.Verify(t.Context(), first.AccessToken) // the token must be refused at once
 	wantError(t, err, ErrAccessToken)
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 	_, err = f.Refresh(t.Context(), first.RefreshToken)

@@ -62,7 +62,7 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 			return Tokens{}, err
 		}
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
 	var tokens Tokens
 	var ended []uuid.UUID
 	err = s.store.Write(ctx, func(tx *events.Tx) error {

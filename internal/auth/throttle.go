@@ -14,13 +14,13 @@ import (
 )
 
 // Wrong passwords delay the next sign-in attempt. The delay is checked before a hash is
-// computed. The database counts failures per pair of name and network, even if no account
-// has the name. It uses its own clock. So guessing delays only the guesser, with two
+// computed. The database counts failures per pair of name and network, by its own clock,
+// even if no account has the name. So guessing delays only the guesser, with two
 // exceptions. First, a network with failures under many names is delayed under all names.
 // Second, after very many failures under one name, an unknown network has one free attempt
-// under this name instead of ten. A network is known for an account if a sign-in from
-// the network has succeeded. Known networks are exempt from both exceptions, so that
-// attackers cannot lock the owner out.
+// under this name instead of ten. A network is known for an account if a sign-in from the
+// network has succeeded. Both exceptions do not apply to known networks, so that attackers
+// cannot lock the owner out.
 const (
 	// failureWindow is the time for which failures count. It begins with the first
 	// failure.
@@ -145,9 +145,9 @@ const countFailure = `
 	began_at = case when f.began_at > clock_timestamp() - $2::interval then f.began_at else clock_timestamp() end,
 	at = clock_timestamp()`
 
-// recordFailure adds a wrong password to two counts: that of the network under all
-// names, and that of the name from all networks. beginAttempt has already added it to the
-// count of the pair.
+// recordFailure adds a wrong password to the count of the network under all names, and to
+// the count of the name from all networks. beginAttempt has already added the attempt to
+// the count of the pair.
 func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAttempt) error {
 	if a.pair == nil || a.known {
 		return nil
@@ -183,7 +183,7 @@ func (s *Service) rememberNetwork(ctx context.Context, tx *events.Tx, a signInAt
 	return err
 }
 
-// forgetNetworks removes an account's known networks, except the one of the current
+// forgetNetworks removes an account's known networks, except the network of the current
 // sign-in attempt.
 func (s *Service) forgetNetworks(ctx context.Context, tx *events.Tx, account uuid.UUID, current signInAttempt) error {
 	_, err := tx.Exec(ctx, `delete from known_networks where account = $1 and key is distinct from $2`, account, current.pair)

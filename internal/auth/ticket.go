@@ -38,7 +38,7 @@ func hashTicket(text string) []byte {
 // Ticket returns ErrAccessToken.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
-	_, _ = rand.Read(secret[:]) // never fails
+	_, _ = rand.Read(secret[:]) // Read never fails
 	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
 	now := s.now()
 	err := s.store.Write(ctx, func(tx *events.Tx) error {

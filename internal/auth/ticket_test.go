@@ -25,7 +25,7 @@ func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other := f.another(t, newHasher(cheapParams)) // another process
+	other := f.another(t, newHasher(cheapParams)) // a service in another process
 	for what, c := range map[string]struct {
 		meanwhile func(*testing.T, Identity)
 		path      string

@@ -50,7 +50,7 @@ type Group[V any] struct {
 	kept    map[string]*call[V] // the latest calls that have ended, if Keep is set
 }
 
-// call is one call that has begun.
+// call is a call of a function that has begun.
 type call[V any] struct {
 	done  chan struct{} // closed when the fields below are set
 	value V

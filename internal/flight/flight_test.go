@@ -117,7 +117,7 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 		leaving, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		expect("a fresh caller that leaves", doFresh(leaving), context.DeadlineExceeded, 2, 4*time.Second)
-		// DoFresh must not return the result of a call that began before DoFresh was called.
+		// DoFresh must not return the result of a call that began before.
 		expect("fresh", doFresh(t.Context()), failing, 3, 7*time.Second)
 		callers.Wait()
 		if g.Busy("") {

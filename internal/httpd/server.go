@@ -115,8 +115,8 @@ func (s *Servers) Serve(l *Listener, handler http.Handler) {
 	}()
 }
 
-// Failed receives the error of the first server that ended. After a Shutdown or a Close
-// the error is [http.ErrServerClosed].
+// Failed returns a channel that receives the error of the first server that ended. After a
+// Shutdown or a Close the error is [http.ErrServerClosed].
 func (s *Servers) Failed() <-chan error { return s.failed }
 
 // Shutdown closes the listeners and waits until all requests have been answered. If ctx

@@ -57,7 +57,7 @@ func (m *Metrics) Request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// Appended counts an appended event.
+// Appended counts an appended event and the tokens that the event records.
 func (m *Metrics) Appended(e events.Event) {
 	m.appended.WithLabelValues(e.Fact.Type()).Inc()
 	if advanced, ok := e.Fact.(events.JobAdvanced); ok {
