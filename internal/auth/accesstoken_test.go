@@ -101,7 +101,7 @@ func TestAccessTokenTimesAreChecked(t *testing.T) {
 }
 
 // hostile returns tokens that must be refused, keyed by their defect. Most of these tokens
-// are signed with the service's own key, so that only the defect causes the refusal.
+// are signed with the service's own key, although no attacker has this key.
 func hostile(t testing.TB, f forger, url string) map[string]string {
 	good := f.with(nil, nil)
 	part := strings.Split(good, ".")

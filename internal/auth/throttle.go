@@ -19,7 +19,7 @@ import (
 // exceptions. First, a network with failures under many names is delayed under all names.
 // Second, after very many failures under one name, an unknown network has one free attempt
 // under this name instead of ten. A network is known for an account if a sign-in from the
-// network has succeeded. Both exceptions do not apply to known networks, so that attackers
+// network has succeeded. The exceptions do not apply to known networks, so that attackers
 // cannot lock the owner out.
 const (
 	// failureWindow is the time for which failures count. It begins with the first
