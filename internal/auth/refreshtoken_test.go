@@ -53,7 +53,7 @@ func TestRefreshTokensAreRandom(t *testing.T) {
 			random++
 		}
 	}
-	if random < 256-1 { // a random bit fails the test once in a million runs
+	if random < 256-1 { // a random bit counts as not random once in a million runs
 		t.Errorf("%d bits of %d are random", random, len(set))
 	}
 }

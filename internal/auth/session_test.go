@@ -210,8 +210,8 @@ func TestRevokeEndsTheSession(t *testing.T) {
 	wantError(t, err, context.Canceled)
 }
 
-// A revoked access token ends its session and all tokens of the session, unless the access
-// token has expired.
+// The revocation of an access token ends its session and all tokens of the session, unless
+// the access token has expired.
 func TestAccessTokenRevokesItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

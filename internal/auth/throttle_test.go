@@ -401,7 +401,7 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		failures, networks time.Duration // added to the age of the rows
 		want               [2]int
 	}{
-		{0, 0, [2]int{7, 1}}, // seven failures: three pairs, three networks, one name
+		{0, 0, [2]int{7, 1}}, // seven rows of failures: three pairs, three networks, one name
 		{failureWindow - time.Minute, knownNetworkTTL - time.Hour, [2]int{7, 1}},
 		{time.Minute, time.Hour, [2]int{0, 0}},
 	} {
