@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxAccessToken is the maximum length of an access token, in bytes. This
-	// service's own have about 500.
+	// maxAccessToken is the maximum length of an access token, in bytes. The tokens of
+	// this service have about 500.
 	maxAccessToken = 8 << 10
 
 	// maxSkew is the tolerated difference between the clocks of two processes.
@@ -34,10 +34,10 @@ const (
 type Identity struct {
 	Account uuid.UUID
 	Session uuid.UUID
-	Expires time.Time // when the access token expires
+	Expires time.Time // the time when the access token expires
 }
 
-// sign returns an access token that is valid until expires.
+// sign returns a signed access token that is valid until the given time.
 func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Time) (string, error) {
 	now := s.now()
 	token, err := jwt.NewBuilder().
@@ -66,8 +66,8 @@ func (s *Service) sign(key jwk.Key, account, session uuid.UUID, expires time.Tim
 }
 
 // Verify returns the identity that an access token authenticates, or
-// ErrAccessToken. It accepts only the exact form that this service issues. Before
-// it checks the signature it reads only the token's size, form and key id.
+// ErrAccessToken. It accepts only the exact form that this service issues. Before the
+// signature check, Verify reads only the token's size, form and key id.
 //
 // Verify queries the database in two cases only: the key is new to this process, or
 // the last successful poll for ended sessions is too old. Any error other than
@@ -95,9 +95,9 @@ func (s *Service) Verify(ctx context.Context, accessToken string) (Identity, err
 	return identity, nil
 }
 
-// The library's parser is lenient where RFC 7515 allows it. encoding/json accepts
-// repeated members, names in another case and text after the object. Tokens made by
-// sign have none of these, so the functions below refuse them.
+// The parser of the jws package is as lenient as RFC 7515 allows. Package encoding/json
+// accepts repeated members, names in another case, and text after the object. Tokens
+// that this service signs have none of these, so the functions below refuse them.
 
 // readHeader checks the form of a token and returns the id of its key.
 func readHeader(accessToken string) (kid string, err error) {
@@ -110,7 +110,7 @@ func readHeader(accessToken string) (kid string, err error) {
 	}
 	var header []byte
 	for i, part := range parts {
-		// DecodeString skips line breaks.
+		// DecodeString skips line breaks, so they need a check of their own.
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(string(part))
 		if err != nil || bytes.ContainsAny(part, "\r\n") {
 			return "", errors.New("it is not base64url")
@@ -133,8 +133,8 @@ func readHeader(accessToken string) (kid string, err error) {
 	if err := members.read("kid", &kid); err != nil {
 		return "", err
 	}
-	// A fourth member could only ask for an unsupported feature: jwk, jku, x5u and
-	// x5c supply a key, crit and b64 change the rules.
+	// A fourth member could only request an unsupported feature. The members jwk, jku,
+	// x5u and x5c supply a key. The members crit and b64 change how a token is verified.
 	if alg != jwa.EdDSA.String() || typ != accessTokenType || len(members) != 3 {
 		return "", errors.New("the header is not one of this service")
 	}

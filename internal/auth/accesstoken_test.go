@@ -67,7 +67,7 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	if want := (Identity{account, session, s.now().Add(30 * time.Minute)}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
-	// Package ed25519 accepts the signature too.
+	// Package ed25519 must accept the signature too.
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
 	if err != nil || !ed25519.Verify(public, []byte(parts[0]+"."+parts[1]), signature) {
 		t.Error("the signature is wrong")
@@ -100,8 +100,8 @@ func TestAccessTokenTimesAreChecked(t *testing.T) {
 	}
 }
 
-// hostile returns tokens that must be refused, keyed by their defect. Most are signed
-// with the service's own key, which no attacker has.
+// hostile returns tokens that must be refused, keyed by their defect. Most of these tokens
+// are signed with the service's own key, although no attacker has this key.
 func hostile(t testing.TB, f forger, url string) map[string]string {
 	good := f.with(nil, nil)
 	part := strings.Split(good, ".")
@@ -259,7 +259,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"alg in other case": f.with(members{"alg": absent{}, "Alg": "EdDSA"}, nil),
 		"claims empty":      f.raw(encode(f.header()), `{}`),
 
-		// JSON that parsers read differently.
+		// JSON that two parsers may read differently.
 		"alg twice":           f.raw(`{"alg":"none",`+encode(f.header())[1:], encode(f.claims())),
 		"kid twice":           f.raw(`{"kid":"other",`+encode(f.header())[1:], encode(f.claims())),
 		"alg twice, escaped":  f.raw(`{"\u0061lg":"none",`+encode(f.header())[1:], encode(f.claims())),
@@ -288,7 +288,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 	return tokens
 }
 
-// rsaKey generates a key once, because that is slow.
+// rsaKey generates an RSA key at its first call only, because the generation is slow.
 var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
 func rs256(t testing.TB, input string) string {
@@ -338,7 +338,8 @@ func TestHostileAccessTokensAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzVerify checks that only the exact bytes of a signed token are accepted.
+// FuzzVerify passes arbitrary texts to Verify. Verify must accept no text except the exact
+// bytes of a signed token.
 func FuzzVerify(f *testing.F) {
 	s := offline(f)
 	good := newForger(f, s).with(nil, nil)
@@ -356,8 +357,9 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzVerifySigned signs fuzzed headers and claims, because a fuzzer cannot find a
-// valid signature. Accepted claims must be right, and another parser must read the same.
+// FuzzVerifySigned signs fuzzed headers and claims, because a fuzzer cannot find a valid
+// signature. The claims of each accepted token must be right. Another JSON parser must
+// read the same claims.
 func FuzzVerifySigned(f *testing.F) {
 	s := offline(f)
 	forger := newForger(f, s)

@@ -15,11 +15,12 @@ import (
 )
 
 // unknownAccount stands for all unknown user names. It is the only account with an
-// empty username key. It is disabled, and its password is random and not kept.
+// empty username key. The account is disabled. Its password is random and not stored.
 var unknownAccount = uuid.UUID{}
 
-// ensureUnknownAccount creates the row of unknownAccount. If the row exists with
-// outdated hash parameters it updates the hash, so that every check costs the same.
+// ensureUnknownAccount creates the row of unknownAccount. If the row exists and its
+// hash has outdated parameters, ensureUnknownAccount replaces the hash. So every
+// password check takes the same time.
 func (s *Service) ensureUnknownAccount(ctx context.Context) error {
 	var old string
 	err := s.pool.QueryRow(ctx, `select password_hash from accounts where id = $1`, unknownAccount).Scan(&old)
@@ -54,12 +55,13 @@ func (s *Service) ensureUnknownAccount(ctx context.Context) error {
 }
 
 // RegisterOnce creates an account like Register. A second call with the same key,
-// user name and password returns the account of the first one. With another name or
-// password it returns events.ErrKeyReused. Its other errors are those of Register, a
-// ThrottledError, and events.ErrInFlight if the first call has not ended after a second.
+// user name and password returns the account of the first call. A second call with
+// another name or password returns events.ErrKeyReused. If the first call has not ended
+// after a second, the second call returns events.ErrInFlight. RegisterOnce also returns
+// the errors of Register, and a ThrottledError.
 //
 // The key's record covers only the user name of the request. The password is compared
-// with the account's hash, because it could be guessed quickly from a fast digest.
+// with the account's hash, because passwords can be guessed quickly from a fast digest.
 func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password, network string) (Account, error) {
 	key.Payload = []byte(username)
 	account, err := s.registered(ctx, key, password, network)
@@ -68,7 +70,7 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 	}
 	account, err = s.register(ctx, &key, username, password, User)
 	if errors.Is(err, events.ErrClaimed) || errors.Is(err, ErrTaken) {
-		// The same request may have been sent twice at the same time.
+		// The client may have sent the same request twice at the same time.
 		first, lookupErr := s.registered(ctx, key, password, network)
 		if !errors.Is(lookupErr, events.ErrNotFound) {
 			return first, lookupErr
@@ -78,8 +80,8 @@ func (s *Service) RegisterOnce(ctx context.Context, key events.IdempotencyKey, u
 }
 
 // registered returns the account that was registered under the key. It returns
-// events.ErrNotFound if there is none, and events.ErrKeyReused if the user name or the
-// password is another one.
+// events.ErrNotFound if the key has no account. It returns events.ErrKeyReused if the
+// account was registered with another user name or password.
 func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, password, network string) (Account, error) {
 	stream, err := s.store.Opened(ctx, key)
 	if err != nil {
@@ -92,8 +94,8 @@ func (s *Service) registered(ctx context.Context, key events.IdempotencyKey, pas
 	if err != nil {
 		return Account{}, err
 	}
-	// A client that knows the key can try passwords here, so each try is counted
-	// and recorded as at a sign-in.
+	// A client that knows the key could guess the password with this call. So each
+	// guess is counted and recorded like a sign-in attempt.
 	_, err = s.reauthenticate(ctx, account.ID, password, network)
 	switch {
 	case errors.Is(err, ErrPassword), errors.Is(err, ErrAccessToken):
@@ -125,7 +127,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
 	if taken {
-		return Account{}, ErrTaken // before a hash is computed
+		return Account{}, ErrTaken // no hash is computed for a taken name
 	}
 	hash, err := s.hash.Hash(ctx, normal)
 	if err != nil {
@@ -145,8 +147,8 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		if err != nil {
 			return err
 		}
-		// The account that had the name may have been erased meanwhile. The insert
-		// waited for that transaction, and this statement sees its result.
+		// An erasure may have freed the name since the first check. The insert has waited
+		// for the erasure's transaction, so this query sees the erased name.
 		if err := tx.QueryRow(ctx, `select exists (select from accounts where erased_name = $1)`, erased).Scan(&taken); err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func TestConcurrentRegistrationsOfOneNameMakeOneAccount(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d registrations of one name, want 1", won)
 	}
-	for _, table := range []string{"accounts", "owner_keys", "events"} { // one for the account, one for unknown names
+	for _, table := range []string{"accounts", "owner_keys", "events"} { // one row for the account, one row for unknown names
 		if n := f.count(t, `select count(*) from `+table); n != 2 {
 			t.Errorf("%d rows in %s, want 2", n, table)
 		}
@@ -130,7 +130,7 @@ func TestSignInBeginsASession(t *testing.T) {
 	}
 }
 
-// A failed sign-in does the same whether or not the name exists: it returns the same
+// A failed sign-in does the same work whether or not the name exists. It returns the same
 // error, computes one hash with the same parameters, and appends one event.
 //
 // security: ASVS 6.3.8, ASVS 16.3.1
@@ -197,9 +197,9 @@ func TestFailedSignInsAreAlike(t *testing.T) {
 
 var tries = flag.Int("tries", 12, "sign-ins per name in TestUnknownNamesTakeAsLong")
 
-// TestUnknownNamesTakeAsLong compares the median times of known and unknown names,
-// with the production parameters. Without the hash for unknown names they would differ
-// by a factor of ten. With -tries 1000 or more they must be within 5 %.
+// TestUnknownNamesTakeAsLong compares the median sign-in times of a known and an unknown
+// name, with the production parameters. Without the hash for unknown names the times would
+// differ by a factor of ten. With -tries 1000 or more the difference must be within 5 %.
 //
 // security: ASVS 6.3.8
 func TestUnknownNamesTakeAsLong(t *testing.T) {
@@ -209,7 +209,7 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	var took [2][]time.Duration
 	for round := range *tries {
 		for i := range took {
-			i ^= round / 2 & 1 // in changing order, because the garbage collector may run every other time
+			i ^= round / 2 & 1 // alternate the order, because the garbage collector may run every second time
 			start := time.Now()
 			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
 			took[i] = append(took[i], time.Since(start))
@@ -285,8 +285,8 @@ func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {
 	})
 }
 
-// A hash with the parameters of an earlier build is replaced at the next sign-in. The
-// hash for unknown names is replaced at the start.
+// A password hash with the parameters of an earlier build is replaced at the account's
+// next sign-in. The hash for unknown names is replaced when the service starts.
 func TestOutdatedHashesAreReplaced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -319,8 +319,8 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 	}
 }
 
-// If two processes create the account for unknown names, the later one uses that of the
-// earlier one.
+// If two processes create the account for unknown names, the later process uses the
+// account of the earlier process.
 func TestConcurrentStartsCreateOneUnknownAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

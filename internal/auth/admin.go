@@ -14,8 +14,8 @@ import (
 	"colophon/internal/policy"
 )
 
-// CommandLine is the actor of operations from the command line. It has all rights
-// of an administrator.
+// CommandLine is the actor of operations from the command line. CommandLine has all
+// rights of an administrator.
 var CommandLine uuid.UUID
 
 // byCommand names CommandLine in events.
@@ -29,8 +29,9 @@ func actor(by uuid.UUID) string {
 	return by.String()
 }
 
-// Accounts returns up to limit accounts in order of creation, from the one after
-// the given id. The zero UUID starts at the first account.
+// Accounts returns up to limit accounts in the order of their creation. The results
+// begin after the account with the given id. For the zero UUID they begin with the
+// first account.
 func (s *Service) Accounts(ctx context.Context, after uuid.UUID, limit int) ([]Account, error) {
 	rows, _ := s.pool.Query(ctx, `select `+accountColumns+` from accounts where id > $1 and id <> $2 order by id limit $3`, after, unknownAccount, limit)
 	accounts, err := pgx.CollectRows(rows, scanAccount)
@@ -64,9 +65,10 @@ func (s *Service) Create(ctx context.Context, username, password string, role Ro
 	return s.register(ctx, nil, username, password, role)
 }
 
-// Disable ends the sessions of an account and refuses later sign-ins. Its jobs
-// continue. An account that is disabled already stays unchanged. Disable returns
-// events.ErrNotFound, ErrOwnAccount, or ErrForbidden if by is not an administrator.
+// Disable ends the sessions of an account and refuses later sign-ins. The account's
+// jobs continue. An account that is disabled already stays unchanged. Disable returns
+// events.ErrNotFound or ErrOwnAccount. If by is not an administrator, it returns
+// ErrForbidden.
 func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	if by == id {
 		return Account{}, ErrOwnAccount
@@ -92,8 +94,8 @@ func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error
 }
 
 // Enable reverses Disable, except that ended sessions stay ended. It returns
-// events.ErrNotFound, ErrAccountErased, or ErrForbidden if by is not an
-// administrator.
+// events.ErrNotFound or ErrAccountErased. If by is not an administrator, it returns
+// ErrForbidden.
 func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error) {
 	return s.administer(ctx, by, id, func(tx *events.Tx, a *Account) error {
 		switch {
@@ -128,10 +130,10 @@ func (s *Service) SetRole(ctx context.Context, id uuid.UUID, role Role) (Account
 	})
 }
 
-// SetPassword replaces the password of an account whose owner has forgotten it. It
-// ends all sessions of the account and removes its known networks. It is for
-// the command line only. It returns a policy.Refusal, ErrBusy, events.ErrNotFound or
-// ErrAccountErased.
+// SetPassword replaces the password of an account, for owners who have forgotten
+// their password. It ends all sessions of the account and removes the account's known
+// networks. It is for the command line only. SetPassword returns a policy.Refusal,
+// ErrBusy, events.ErrNotFound or ErrAccountErased.
 func (s *Service) SetPassword(ctx context.Context, id uuid.UUID, password string) (Account, error) {
 	account, err := s.Account(ctx, id)
 	if err != nil {
@@ -175,8 +177,8 @@ func (s *Service) EndSessions(ctx context.Context, id uuid.UUID) (Account, error
 	})
 }
 
-// EraseAccount does the same as Erase, without the owner's password. It is for the
-// command line only. It returns events.ErrNotFound or ErrAccountErased.
+// EraseAccount does the same as Erase but needs no password. It is for the command
+// line only. It returns events.ErrNotFound or ErrAccountErased.
 func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, error) {
 	return s.command(ctx, id, func(tx *events.Tx, a *Account) ([]uuid.UUID, error) {
 		var key string
@@ -189,8 +191,9 @@ func (s *Service) EraseAccount(ctx context.Context, id uuid.UUID) (Account, erro
 	})
 }
 
-// command runs change as CommandLine, or returns ErrAccountErased. change returns the
-// sessions that it has ended in the database, and command adds them to s.ended.
+// command runs the function change as CommandLine. If the account is erased, command
+// returns ErrAccountErased. The function change returns the sessions that it has ended
+// in the database. After the commit, command adds these sessions to s.ended.
 func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events.Tx, *Account) ([]uuid.UUID, error)) (Account, error) {
 	var ended []uuid.UUID
 	account, err := s.administer(ctx, CommandLine, id, func(tx *events.Tx, a *Account) (err error) {
@@ -206,9 +209,9 @@ func (s *Service) command(ctx context.Context, id uuid.UUID, change func(*events
 	return account, err
 }
 
-// administer runs change in a transaction that locks the account and the acting
-// administrator, and checks the administrator's role. If two administrators disable
-// each other at the same time, one of them stays enabled.
+// administer runs the function change in a transaction. The transaction locks the
+// account and the acting administrator, and checks the administrator's role. So if two
+// administrators disable each other at the same time, one of them stays enabled.
 func (s *Service) administer(ctx context.Context, by, id uuid.UUID, change func(*events.Tx, *Account) error) (Account, error) {
 	var account Account
 	err := s.store.Write(ctx, func(tx *events.Tx) error {

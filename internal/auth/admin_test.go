@@ -52,7 +52,7 @@ func TestDisabledAccountIsLockedOutUntilEnabled(t *testing.T) {
 	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)
 	change("enable", f.Enable, admin.ID, account.ID, false, nil)
 	change("enable again", f.Enable, admin.ID, account.ID, false, nil)
-	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session stays ended
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session must stay ended
 	wantError(t, err, ErrRefreshToken)
 	f.mustSignIn(t)
 	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {
@@ -109,7 +109,7 @@ func TestEndSessionsEndsAllSessions(t *testing.T) {
 		}
 		_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
-		_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+		_, err = f.Verify(t.Context(), tokens.AccessToken) // the token must be refused at once
 		wantError(t, err, ErrAccessToken)
 	}
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountSignedOutEverywhere{By: "command"}) {
@@ -149,7 +149,7 @@ func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
 					}
 				})
 			}
-			wg.Go(func() { // the password may be replaced meanwhile
+			wg.Go(func() { // may fail, because the password may be replaced at the same time
 				if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
 					t.Error(err)
 				}
@@ -176,7 +176,7 @@ func TestCommandErasesAnAccount(t *testing.T) {
 	if facts := f.facts(t, account.ID); facts[len(facts)-1] != (events.AccountErased{By: "command"}) {
 		t.Errorf("facts: %#v", facts)
 	}
-	_, err = f.Verify(t.Context(), tokens.AccessToken) // at once
+	_, err = f.Verify(t.Context(), tokens.AccessToken) // the token must be refused at once
 	wantError(t, err, ErrAccessToken)
 	_, err = f.SignIn(t.Context(), name, password)
 	wantError(t, err, ErrCredentials)
@@ -237,7 +237,7 @@ func TestRolesAreGivenByCommand(t *testing.T) {
 	}
 }
 
-// Two administrators disable each other concurrently.
+// If two administrators disable each other concurrently, one of them must stay enabled.
 func TestOneOfTwoAdministratorsStaysEnabled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -3,47 +3,50 @@
 //
 // Callers may rely on the following.
 //
-//   - Atomicity. A change to an account and its event are one transaction. No
-//     database connection is held while a password is hashed.
+//   - Atomicity. A change to an account and the event about the change are one
+//     transaction. No database connection is held while a password is hashed.
 //   - Secrecy. The database holds Argon2id hashes of passwords, SHA-256 hashes of
 //     refresh tokens, and signing keys wrapped by the master key. No error text
 //     repeats a name, a password or a token.
-//   - Equal time. A sign-in under an unknown name does the same as one with a
-//     wrong password: the same queries, one hash with the same parameters, one
-//     event, and the same delay after repeated failures. The events of all unknown
-//     names are in the stream of the zero account id.
+//   - Equal time. A sign-in under an unknown name does the same work as a sign-in
+//     with a wrong password. It makes the same queries, computes one hash with the
+//     same parameters, and appends one event. After repeated failures it is delayed
+//     in the same way. The events of all unknown names are in the stream of the zero
+//     account id.
 //   - Throttling. Wrong passwords delay the next sign-in attempt from the same
-//     network ([ThrottledError]), in all processes. Other users are not affected: an
-//     account's known network, from which a sign-in has succeeded, is never refused
-//     for failures from other networks or under other names.
+//     network ([ThrottledError]), in all processes. Other users are not affected. A
+//     network is known for an account after a successful sign-in from that network.
+//     A sign-in from a known network is never refused because of failures from other
+//     networks or under other names.
 //   - Bounded work. At most half of the processors hash passwords at a time. A
-//     caller that would wait too long for a processor gets [ErrBusy].
+//     caller that waits too long for a processor gets [ErrBusy].
 //     While [Service.Run] runs, [Service.Verify] queries the database only for
 //     unknown keys, at most once a second.
-//   - Refresh. A refresh token is exchanged once. If it is presented again within
-//     [Grace] of the exchange, the client has lost the response or sent the request
-//     twice: the client gets another pair, and both pairs stay valid. If the token is
-//     presented later, it has been copied, and its session ends.
-//   - Session limits. An account has at most 100 sessions; one more sign-in ends
-//     the oldest. A session ends RefreshTTL after its sign-in at the latest. No
-//     access token outlives its session.
+//   - Refresh. A refresh token is exchanged once. A client that presents the token
+//     again within [Grace] has lost the response or sent the request twice. That
+//     client gets another pair of tokens, and both pairs stay valid. A token that is
+//     presented later has been copied, and its session ends.
+//   - Session limits. An account has at most 100 sessions. One more sign-in ends
+//     the oldest session. A session ends RefreshTTL after its sign-in at the latest.
+//     No access token outlives its session.
 //   - Revocation. A session also ends when it is revoked or signed out, when a newer
-//     session exceeds the limit, when its refresh token is reused, and when its
-//     account is disabled, erased or removed, even by another program that writes the
-//     tables. The process that ended it refuses its access tokens at once. Every
-//     other process refuses them when an event of the account is announced (after
-//     about 50 ms), or at its next poll if the announcement is lost (within a
-//     second). Contexts returned by [Service.While] end at the same time.
+//     session exceeds the limit, and when its refresh token is reused. It also ends
+//     when its account is disabled, erased or removed, even if another program
+//     writes the tables. The process that ended a session refuses the session's
+//     access tokens at once. Every other process refuses these tokens when an event
+//     of the account is announced (after about 50 ms). If the announcement is lost,
+//     the process refuses them at its next poll (within a second). Contexts returned
+//     by [Service.While] end at the same time.
 //   - Late commits. Revocation does not depend on clocks. Each process reads the
 //     transactions that it has not seen, so a late commit is not missed. A process
-//     that starts reads all recently ended sessions before it serves.
+//     that starts reads all recently ended sessions before it serves requests.
 //   - Outages. After ten seconds without a successful poll, Verify accepts no
-//     access token: it returns an error that is not ErrAccessToken until the
+//     access token. It returns an error that is not ErrAccessToken until the
 //     database answers again. One caller at a time polls, for at most two
-//     seconds, and the others share the result. Contexts returned by While stay open
-//     meanwhile.
+//     seconds, and the other callers share the result. Contexts returned by While
+//     stay open during an outage.
 //   - Keys. [Service.Rotate] may be called at any time, while any number of processes
-//     serve. It makes no token invalid, unless the keys have leaked.
+//     serve requests. Rotate makes no token invalid, unless the keys have leaked.
 //
 // A [Service] is safe for concurrent use. Any number of processes may share one
 // database.
@@ -65,15 +68,16 @@ import (
 )
 
 var (
-	// ErrTaken occurs when another account has the user name, in any spelling, or had
-	// it before its erasure.
+	// ErrTaken occurs when another account has the user name, in any spelling, or when
+	// an erased account had the user name.
 	ErrTaken = errcode.New("username_taken", "the user name is taken")
 
 	// ErrCredentials occurs when the user name is unknown, the password is wrong,
 	// or the account is disabled.
 	ErrCredentials = errcode.New("invalid_credentials", "the user name or the password is wrong")
 
-	// ErrPassword occurs when a signed-in user repeats their password and it is wrong.
+	// ErrPassword occurs when a signed-in user enters their password again and the
+	// password is wrong.
 	ErrPassword = errcode.New("wrong_password", "the password is wrong")
 
 	// ErrForbidden occurs when an account's role does not allow the operation.
@@ -85,12 +89,12 @@ var (
 	// ErrAccountErased occurs when the account to change has been erased.
 	ErrAccountErased = errcode.New("account_erased", "the account has been erased")
 
-	// ErrRefreshToken occurs when a refresh token is unknown or was exchanged more
-	// than Grace ago, or its session has ended.
+	// ErrRefreshToken occurs when a refresh token is unknown, when the token was
+	// exchanged more than Grace ago, or when its session has ended.
 	ErrRefreshToken = errcode.New("invalid_refresh_token", "the refresh token is not valid")
 
 	// ErrAccessToken occurs when an access token was not issued by this service or
-	// is not valid now. The text of the error says why, for the log.
+	// is not valid now. The text of the error gives the reason, for the log.
 	ErrAccessToken = errcode.New("invalid_access_token", "the access token is not valid")
 
 	// ErrBusy occurs when too many passwords are being hashed, or when the account
@@ -111,10 +115,11 @@ type Options struct {
 	AccessTTL  time.Duration // lifetime of an access token; 0 means DefaultAccessTTL
 	RefreshTTL time.Duration // lifetime of a session; 0 means DefaultRefreshTTL
 
-	Unthrottled bool // do not count wrong passwords; for measurements
+	Unthrottled bool // if true, wrong passwords are not counted; for measurements
 
-	// HashMemory is the memory of a password hash with one pass, in KiB. 0 means the
-	// production parameters. Other values are for tests of other features.
+	// HashMemory is the memory of a password hash in KiB. A value above 0 also means
+	// one pass, and is for tests whose subject is not hashing. 0 means the production
+	// parameters.
 	HashMemory uint32
 }
 
@@ -123,23 +128,23 @@ type Role string
 
 // The roles of an account.
 const (
-	User    Role = "user"    // no further rights
+	User    Role = "user"    // has no rights beyond its own data
 	Auditor Role = "auditor" // reads other accounts and their events
-	Admin   Role = "admin"   // reads what an auditor reads, and disables and enables accounts
+	Admin   Role = "admin"   // has the rights of an auditor, and disables and enables accounts
 )
 
 // Account is a registered user. An erased account remains, without its name.
 type Account struct {
 	ID         uuid.UUID
-	Username   string // as registered; empty once erased
+	Username   string // as registered; empty after the erasure
 	Role       Role
 	CreatedAt  time.Time
-	DisabledAt time.Time // zero if the account is not disabled; set for erased ones
+	DisabledAt time.Time // zero if the account is not disabled; set for erased accounts
 	ErasedAt   time.Time // zero if the account is not erased
 }
 
-// Service registers accounts, signs them in and verifies their access tokens. Use
-// [New], and keep [Service.Run] running for as long as the service is used.
+// Service registers accounts, handles sign-ins and verifies access tokens. [New] creates
+// a service. [Service.Run] must run for as long as the service is used.
 type Service struct {
 	pool     *pgxpool.Pool
 	store    *events.Store
@@ -154,8 +159,8 @@ type Service struct {
 	pollInterval time.Duration // defaultPollInterval, except in tests
 }
 
-// New returns a service over a migrated database. It creates the first signing key
-// and the account that stands for unknown names, if they are missing.
+// New returns a service over a migrated database. If the database has no signing key
+// or no account for unknown names, New creates them.
 func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options) (*Service, error) {
 	params := productionParams
 	if o.HashMemory > 0 {
@@ -180,8 +185,8 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
 	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, backoffs: productionBackoffs, now: now, pollInterval: defaultPollInterval}
-	// A retired key may still sign in a process that has not read the new keys yet, and
-	// in a transaction that has begun.
+	// After its retirement a key may still sign: in a process that has not read the
+	// new keys yet, and in a transaction that has begun. The retention covers both.
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
 		maxAge: keysMaxAge, publishAhead: keysPublishAhead, retention: o.AccessTTL + 2*keysMaxAge + 2*maxSkew,

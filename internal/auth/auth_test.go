@@ -33,7 +33,7 @@ type clock struct {
 	now time.Time
 }
 
-func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // the precision of Postgres
+func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // microseconds are the precision of Postgres
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()
@@ -47,7 +47,8 @@ func (c *clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// fixture is a service over a database of its own, in the application's database role.
+// fixture is a service over a database of its own. The service connects with the
+// application's database role.
 type fixture struct {
 	*Service
 	db    *pgtest.DB
@@ -91,13 +92,13 @@ func (f *fixture) another(t *testing.T, h *hasher) *Service {
 // network returns a network without earlier sign-ins.
 func (f *fixture) network() string { return fmt.Sprint("network ", f.networks.Add(1)) }
 
-// SignIn signs in from a new network, so that earlier failures do not delay it.
-// throttle_test.go tests the delays.
+// SignIn signs in from a new network, so that earlier failures do not delay the sign-in.
+// The delays have their own tests in throttle_test.go.
 func (f *fixture) SignIn(ctx context.Context, username, password string) (Tokens, error) {
 	return f.Service.SignIn(ctx, username, password, f.network())
 }
 
-// RegisterOnce registers from a new network.
+// RegisterOnce registers an account from a new network.
 func (f *fixture) RegisterOnce(ctx context.Context, key events.IdempotencyKey, username, password string) (Account, error) {
 	return f.Service.RegisterOnce(ctx, key, username, password, f.network())
 }
@@ -204,7 +205,7 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 	}
 }
 
-// No table holds a secret in a usable form, and no event holds a password hash.
+// No table may hold a secret in a usable form, and no event may hold a password hash.
 //
 // security: ASVS 16.2.5
 func TestSecretsAreNotStored(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The runbook tells operators how guessing is delayed and how long sessions last.
+// The runbook must state the delays after wrong passwords and the lifetime of sessions.
 //
 // security: ASVS 6.1.1, ASVS 7.1.1, ASVS 7.1.2
 func TestRunbookStatesTheLimits(t *testing.T) {

@@ -15,40 +15,41 @@ import (
 )
 
 const (
-	// queryTimeout bounds a query. A request may be waiting for it.
+	// queryTimeout bounds a query, because a request may be waiting for the result.
 	queryTimeout = 2 * time.Second
 
-	// staleAfter is the maximum age of the last successful poll. Once it is older,
-	// Verify polls too, and accepts no access token if that fails.
+	// staleAfter is the maximum age of the last successful poll. When that poll is
+	// older, Verify polls too. If this poll fails, Verify accepts no access token.
 	staleAfter = 10 * time.Second
 
-	// pollRetry is how long Verify waits after a failed poll before the next one.
+	// pollRetry is the minimum time between a failed poll and the next poll of Verify.
 	pollRetry = time.Second
 )
 
 // errSessionEnded occurs when the session of an access token has ended.
 var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 
-// endedSessions holds in memory the sessions that ended early and may have access
-// tokens that have not expired. They are few, so requests need no query.
+// endedSessions holds sessions in memory that ended early and whose access tokens may
+// not have expired yet. These sessions are few. So a request is checked without a
+// query.
 type endedSessions struct {
 	pool *pgxpool.Pool
-	keep time.Duration // how long an ended session is held
+	keep time.Duration // the time for which an ended session is held
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
-	horizon int64 // only for query: the oldest transaction that may be unread; 0 at first
+	horizon int64 // used by query only: the oldest transaction that may be unread; 0 at first
 
 	mu       sync.RWMutex
 	polled   time.Time                                           // the start of the last successful poll
-	forgetAt map[uuid.UUID]time.Time                             // by ended session: when it may be forgotten
-	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // by session: called when it ends
+	forgetAt map[uuid.UUID]time.Time                             // by ended session: the time when the session may be forgotten
+	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // by session: the functions to call when the session ends
 }
 
 func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endedSessions {
 	return &endedSessions{
-		// A transaction that began before the end of a session may sign its last access
-		// token a few seconds later. The minute covers that.
+		// A transaction that began before the end of a session may sign the session's last
+		// access token a few seconds after that end. The minute covers these seconds.
 		pool: pool, keep: accessTTL + time.Minute, now: now,
 		queries:  flight.Group[struct{}]{Timeout: queryTimeout, Keep: pollRetry, Now: now},
 		forgetAt: map[uuid.UUID]time.Time{}, watchers: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
@@ -59,13 +60,14 @@ func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() ti
 const endedQuery = "ended sessions"
 
 // poll reads the sessions that have ended since the last poll. Its query begins after
-// the call, so it sees all earlier commits.
+// poll was called, so the query sees all commits before the call.
 func (e *endedSessions) poll(ctx context.Context) error {
 	_, err := e.queries.DoFresh(ctx, endedQuery, e.query)
 	return err
 }
 
-// query reads the sessions that have ended since the last query and adds them.
+// query reads the sessions that have ended since the last query, and marks these sessions
+// as ended in memory.
 func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 	began := e.now()
 	horizon, sessions, err := e.newlyEnded(ctx)
@@ -82,9 +84,10 @@ func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 
 const (
 	// recentlyEnded reads the sessions that ended within a duration, for a process
-	// that has just started. endedSince reads those ended by transactions from a
-	// horizon on. Both return the next horizon: every session ended by an older
-	// transaction is in this result or in an earlier one.
+	// that has just started. endedSince reads the sessions ended by the transactions
+	// from a horizon on. Both queries also return the next horizon. All sessions ended
+	// by transactions older than the next horizon are in this result or in an earlier
+	// result.
 	recentlyEnded = `
 		select now.horizon::text::bigint, e.session
 		from (select pg_snapshot_xmin(pg_current_snapshot()) as horizon) now
@@ -101,8 +104,8 @@ func (e *endedSessions) newlyEnded(ctx context.Context) (horizon int64, sessions
 		horizon, sessions, err = e.read(ctx, endedSince, e.horizon)
 	}
 	if err == nil && horizon < e.horizon || e.horizon == 0 {
-		// This is the first query, or another server answers, whose transaction ids
-		// are lower.
+		// This is the first query, or the answer comes from another server whose
+		// transaction ids are lower.
 		horizon, sessions, err = e.read(ctx, recentlyEnded, e.keep)
 	}
 	if err != nil {
@@ -129,7 +132,7 @@ func (e *endedSessions) add(sessions ...uuid.UUID) {
 	defer e.mu.Unlock()
 	for _, session := range sessions {
 		if _, ok := e.forgetAt[session]; ok {
-			continue // a transaction may be read twice
+			continue // a poll may read a session that an earlier poll has read
 		}
 		e.forgetAt[session] = e.now().Add(e.keep)
 		for cancel := range e.watchers[session] {
@@ -139,8 +142,8 @@ func (e *endedSessions) add(sessions ...uuid.UUID) {
 	}
 }
 
-// check returns errSessionEnded if the session has ended. It returns another error if
-// the last successful poll is too old and another one fails.
+// check returns errSessionEnded if the session has ended. If the last successful poll
+// is too old, check polls, and returns another error if this poll fails.
 func (e *endedSessions) check(ctx context.Context, session uuid.UUID) error {
 	e.mu.RLock()
 	_, ended := e.forgetAt[session]
@@ -163,15 +166,15 @@ func (e *endedSessions) check(ctx context.Context, session uuid.UUID) error {
 	return nil
 }
 
-// pollShared is poll for requests. It shares the running query, or the result of one
-// that ended less than pollRetry ago.
+// pollShared polls on behalf of a request. It waits for the running query, or returns
+// the result of a query that ended less than pollRetry ago. Otherwise it starts a query.
 func (e *endedSessions) pollShared(ctx context.Context) error {
 	_, err := e.queries.Do(ctx, endedQuery, e.query)
 	return err
 }
 
-// watch calls cancel when the session ends, at once if it has ended already. The
-// caller must call stop to release the watcher.
+// watch calls cancel when the session ends. If the session has ended already, watch
+// calls cancel at once. The caller must call stop to release the watcher.
 func (e *endedSessions) watch(session uuid.UUID, cancel context.CancelCauseFunc) (stop func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

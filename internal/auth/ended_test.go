@@ -15,8 +15,8 @@ import (
 )
 
 // process returns the service and the store of another process over the same database.
-// Both run until the test ends. The service polls often, unless one of the changes says
-// otherwise.
+// Both run until the test ends. The service polls often, unless a function in changes sets
+// another interval.
 func (f *fixture) process(t *testing.T, now func() time.Time, changes ...func(*Service)) (*Service, *events.Store) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -39,8 +39,8 @@ func (f *fixture) process(t *testing.T, now func() time.Time, changes ...func(*S
 	return s, store
 }
 
-// waitRefused waits until a service refuses an access token, and returns the time that
-// it took.
+// waitRefused waits until a service refuses an access token. It returns the duration of
+// the wait.
 func waitRefused(t *testing.T, s *Service, token string) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -64,7 +64,7 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 	for _, c := range []struct {
 		how    string
 		here   bool // the session ends by a call in this process
-		others bool // the account's other sessions end too
+		others bool // the other sessions of the account end too
 		end    func(*testing.T, Tokens, Identity)
 	}{
 		{"signed out", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
@@ -130,15 +130,15 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			if _, err := other.Verify(t.Context(), bystander.AccessToken); err != nil {
 				t.Errorf("session of another account: %v", err)
 			}
-			// A process that starts afterwards refuses it too.
+			// A process that starts afterwards must refuse the token too.
 			_, err = f.another(t, newHasher(cheapParams)).Verify(t.Context(), ended.AccessToken)
 			wantError(t, err, ErrAccessToken)
 		})
 	}
 }
 
-// An announcement makes another process refuse an ended session before its next poll,
-// which is an hour away.
+// An announcement makes another process refuse the tokens of an ended session. The next
+// poll of that process is an hour away, so only the announcement can be the cause.
 func TestEndedSessionsAreAnnounced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -177,7 +177,8 @@ func TestEnabledAccountMustSignInAgain(t *testing.T) {
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
 }
 
-// A transaction ends a session, and commits only after later transactions and after polls.
+// One transaction ends a session but commits only after later transactions and after two
+// polls. The next poll must find the ended session.
 func TestLateCommitsAreNotMissed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -211,7 +212,8 @@ func TestLateCommitsAreNotMissed(t *testing.T) {
 	_, err = f.Verify(t.Context(), late.AccessToken)
 	wantError(t, err, ErrAccessToken)
 
-	// If another server with lower transaction ids answers, all ended sessions are read.
+	// If another server with lower transaction ids answers, the poll must read all recently
+	// ended sessions.
 	another := f.mustSignIn(t)
 	f.ended.horizon = 1 << 60
 	f.exec(t, revoke, f.mustVerify(t, another.AccessToken).Session)
@@ -239,8 +241,8 @@ func TestVerifyDoesNotQueryTheDatabase(t *testing.T) {
 	}
 }
 
-// While polls fail, Verify returns the error of the database, and contexts of While stay
-// open.
+// As long as polls fail, Verify must return the database's error. Contexts returned by
+// While must stay open.
 func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -252,7 +254,7 @@ func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	f.clock.Advance(staleAfter)
 	f.mustVerify(t, token)
 	f.clock.Advance(time.Microsecond)
-	f.JWKS(t.Context()) // the keys are stale as well
+	f.JWKS(t.Context()) // reads the keys, because they are stale as well
 	before := f.db.App.Stat().AcquireCount()
 	for range 10 {
 		if _, err := f.Verify(t.Context(), token); err == nil || errors.Is(err, ErrAccessToken) {
@@ -280,7 +282,7 @@ func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 }
 
-// An ended session is forgotten once none of its access tokens can be valid.
+// An ended session is forgotten when all its access tokens have expired.
 func TestEndedSessionsAreForgotten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

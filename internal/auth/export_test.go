@@ -8,7 +8,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// These names are for package auth_test, whose tests use the service over HTTP.
+// Package auth_test uses these names in its tests of the service over HTTP.
 type (
 	Fixture = fixture
 	Forger  = forger
@@ -28,8 +28,9 @@ func (f *fixture) MustRegister(t *testing.T) Account     { return f.mustRegister
 func (f *fixture) MustSignIn(t *testing.T) Tokens        { return f.mustSignIn(t) }
 func (f *fixture) Exec(t *testing.T, s string, a ...any) { f.exec(t, s, a...) }
 
-// Process returns the service and the store of another process. With realClock, the
-// service uses the real clock and rotates keys quickly; otherwise the fixture's clock.
+// Process returns the service and the store of another process. If realClock is true, the
+// service uses the real clock and rotates keys quickly. Otherwise it uses the clock of the
+// fixture.
 func (f *fixture) Process(t *testing.T, realClock bool) (*Service, *events.Store) {
 	if !realClock {
 		return f.process(t, f.clock.Now)

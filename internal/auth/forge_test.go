@@ -16,8 +16,8 @@ import (
 	"colophon/internal/flight"
 )
 
-// offline returns a service with one signing key and no database. Its clock stands
-// still, so its keys never become stale.
+// offline returns a service with one signing key and no database. The service's clock
+// stands still, so its keys never become stale.
 func offline(t testing.TB) *Service {
 	t.Helper()
 	private := ed25519.NewKeyFromSeed([]byte("the seed of the key that signs.."))
@@ -66,7 +66,7 @@ func publicJWK(t testing.TB, f forger) jwk.Key {
 
 type members = map[string]any
 
-// forger makes access tokens without the service. By default they are valid.
+// forger makes access tokens without the service. By default the tokens are valid.
 type forger struct {
 	private  ed25519.PrivateKey
 	kid      string
@@ -93,14 +93,14 @@ func (f forger) claims() members {
 	}
 }
 
-// raw signs a header and a payload as they are.
+// raw signs a header and a payload without any change.
 func (f forger) raw(header, payload string) string {
 	input := b64(header) + "." + b64(payload)
 	return input + "." + b64(string(ed25519.Sign(f.private, []byte(input))))
 }
 
-// with signs a valid token with some members replaced, or removed if their value is
-// absent{}.
+// with signs a valid token after it has replaced some members. It removes a member whose
+// new value is absent{}.
 func (f forger) with(header, claims members) string {
 	return f.raw(encode(change(f.header(), header)), encode(change(f.claims(), claims)))
 }
@@ -123,7 +123,8 @@ func encode(v any) string {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// If the default tokens were invalid, the refusal of changed ones would prove nothing.
+// The service must accept the forger's default tokens. Otherwise the refusal of changed
+// tokens would prove nothing.
 func TestForgerMakesGoodTokens(t *testing.T) {
 	t.Parallel()
 	s := offline(t)

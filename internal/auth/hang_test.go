@@ -14,7 +14,7 @@ import (
 	"colophon/internal/flight"
 )
 
-// silent returns a pool of connections to a server that accepts connections and never
+// silent returns a connection pool for a server that accepts connections but never
 // answers.
 func silent(t *testing.T) *pgxpool.Pool {
 	t.Helper()
@@ -48,10 +48,11 @@ func silent(t *testing.T) *pgxpool.Pool {
 	return pool
 }
 
-// hanging returns a service over a silent server. Its queries end after timeout. Its
-// clock stands still, so a failed query is not repeated. verify runs concurrent callers
-// of Verify and checks that all fail. Half of them need the database for an unknown key,
-// the others because the ended sessions are stale.
+// hanging returns a service over a silent server. The service's queries end after timeout.
+// The service's clock stands still, so a failed query is not repeated. The function verify
+// runs concurrent calls of Verify. All calls must fail with the database's error. Half of
+// the calls need the database because their key is unknown. The other calls need the
+// database because the ended sessions are stale.
 func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx context.Context, callers int)) {
 	t.Helper()
 	pool := silent(t)
@@ -80,8 +81,8 @@ func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx c
 	}
 }
 
-// If the database does not answer, requests share one query and fail when it times out.
-// Later requests fail at once, without a query.
+// If the database does not answer, requests for the same data share one query. They fail
+// when the query times out. Later requests fail at once, without a query.
 func TestHangingDatabaseFailsRequestsTogether(t *testing.T) {
 	t.Parallel()
 	if s := newFixture(t); s.keys.reads.Timeout != 2*time.Second || s.Service.ended.queries.Timeout != 2*time.Second {
@@ -104,14 +105,14 @@ func TestClientThatLeavesDoesNotWaitForTheDatabase(t *testing.T) {
 	leaving.Go(func() { verify(left, 25) })
 	waiting.Go(func() { verify(stays, 25) })
 	begin := time.Now()
-	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // nothing signals this
+	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // no signal exists for this state
 		if time.Since(begin) > time.Minute {
 			t.Fatal("no query is under way")
 		}
 		time.Sleep(time.Millisecond)
 	}
 	leave()
-	leaving.Wait() // not for an hour
+	leaving.Wait() // must not take an hour
 	verify(left, 25)
 	if !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) {
 		t.Error("the clients that left have ended the queries for the others")

@@ -38,19 +38,19 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 	server.Config.MaxHeaderBytes = 4 << 20 // so that overlong headers reach the API
 	server.Start()
 	t.Cleanup(server.Close)
-	t.Cleanup(stop) // runs before Close
+	t.Cleanup(stop) // stop runs before server.Close
 	return server.URL
 }
 
-// newClient returns a client with a transport of its own. A library that sends requests
-// on its own uses the default transport, which trap replaces.
+// newClient returns a client with a transport of its own. It does not use the default
+// transport, because trap replaces that to catch the requests of libraries.
 func newClient(t *testing.T, url string) apitest.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	return apitest.Client{T: t, URL: url, Transport: transport}
 }
 
-// call sends JSON or a form, with the given Authorization header.
+// call sends a request with a body of JSON or a form, and the given Authorization header.
 func call(c apitest.Client, method, path, body, authorization string) (apitest.Answer, error) {
 	var headers []string
 	if body != "" && !strings.HasPrefix(body, "{") {
@@ -62,7 +62,7 @@ func call(c apitest.Client, method, path, body, authorization string) (apitest.A
 	return c.Send(c.T.Context(), method, path, body, headers...)
 }
 
-// sendable reports whether an HTTP header can carry a text unchanged.
+// sendable reports whether a text stays unchanged in an HTTP header.
 func sendable(text string) bool {
 	return text == strings.TrimSpace(text) && text != "" && strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
 }
@@ -87,8 +87,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestHostileAccessTokensAreRefusedOverHTTP sends forged and revoked tokens to the
-// whole API.
+// TestHostileAccessTokensAreRefusedOverHTTP sends forged and revoked tokens to the whole
+// API. Each token must be refused.
 //
 // security: ASVS 9.1.2, ASVS 9.1.3, API2:2023
 func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
@@ -127,7 +127,7 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	const want = `{"title":"Unauthorized","status":401,"detail":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"instance":"urn:uuid:%s","error":{"message":"the access token is invalid, expired or revoked: get a new one from POST /token",` +
 		`"type":"authentication_error","param":null,"code":"invalid_access_token"}}`
-	// refused checks that the response does not reveal why the token is refused.
+	// refused sends a token that must be refused. The response must not reveal the reason.
 	refused := func(t *testing.T, token string) {
 		t.Helper()
 		for _, r := range []struct{ method, path, body string }{{"GET", "/history", ""}, {"POST", "/jobs", `{"prompt":"The nature of light"}`}} {
@@ -174,13 +174,13 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	}
 	sent := 0
 	for what, token := range tokens {
-		if !sendable(token) { // TestHostileAccessTokensAreRefused passes it to Verify
+		if !sendable(token) { // TestHostileAccessTokensAreRefused covers this token
 			continue
 		}
 		sent++
 		t.Run("forged/"+what, func(t *testing.T) {
 			refused(t, token)
-			if len(token) <= 8<<10 { // a forged token revokes no session
+			if len(token) <= 8<<10 { // a forged token must revoke no session
 				if a := ask(t, "POST", "/revoke", url.Values{"token": {token}}.Encode(), ""); a.Status != http.StatusOK || len(a.Body) > 0 {
 					t.Errorf("revoke: %d %s", a.Status, a.Body)
 				}
@@ -191,9 +191,9 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 		t.Errorf("only %d tokens sent", sent)
 	}
 	t.Logf("%d forged tokens", sent)
-	good(t, "Bearer "+forger.With(nil, nil)) // the forged tokens have ended no session
+	good(t, "Bearer "+forger.With(nil, nil)) // the forged tokens must have ended no session
 
-	// Tokens that were valid before.
+	// The following tokens were valid earlier.
 	revoke := func(token string) func(*testing.T, string, auth.Tokens, auth.Identity) {
 		return func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
 			values := url.Values{"token": {tokens.RefreshToken}}

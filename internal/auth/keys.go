@@ -23,21 +23,23 @@ import (
 )
 
 const (
-	// keysMaxAge is how long a process uses the keys that it has read. Run reads
-	// them again after half of that.
+	// keysMaxAge is the time for which a process uses the keys that it has read. Run
+	// reads the keys again after half of that time.
 	keysMaxAge = 10 * time.Second
 
-	// JWKSMaxAge is how long clients may use the result of JWKS.
+	// JWKSMaxAge is the time for which clients may use the result of JWKS.
 	JWKSMaxAge = time.Minute
 
-	// keysPublishAhead is how long a new key is published before it signs. By then
-	// every process and client has read it, or may no longer use an older set.
+	// keysPublishAhead is the time between the publication of a new key and its first
+	// signature. After that time every process and client has read the new key, or may
+	// no longer use an older key set.
 	keysPublishAhead = 2*keysMaxAge + JWKSMaxAge + 2*maxSkew + 30*time.Second
 
-	// keysMinInterval is the minimum time between two reads, for any number of requests.
+	// keysMinInterval is the minimum time between two reads of the keys, for any number
+	// of requests.
 	keysMinInterval = time.Second
 
-	// keysTimeout bounds a read. A request may be waiting for it.
+	// keysTimeout bounds a read of the keys, because a request may be waiting for it.
 	keysTimeout = 2 * time.Second
 )
 
@@ -47,7 +49,7 @@ type keyring struct {
 	vault        *vault.Vault
 	maxAge       time.Duration // keysMaxAge, except in tests
 	publishAhead time.Duration // keysPublishAhead, except in tests
-	retention    time.Duration // how long a key verifies after its retirement
+	retention    time.Duration // the time for which a key verifies after its retirement
 	now          func() time.Time
 
 	current atomic.Pointer[keySet]
@@ -57,7 +59,7 @@ type keyring struct {
 // keySet is the result of one read of the keys. It is immutable.
 type keySet struct {
 	read    time.Time
-	sign    []signingKey         // in the order of their terms
+	sign    []signingKey         // in the order in which the keys sign
 	verify  map[string]publicKey // by key id
 	encoded []byte               // the public keys as a JWK set
 }
@@ -75,8 +77,9 @@ type publicKey struct {
 // reached reports whether now is at or after until. A zero until is never reached.
 func reached(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
-// signer returns the key that signs at the given time: the first one that is not
-// retired. The later ones are only published. signer returns nil if there is none.
+// signer returns the key that signs at the given time. This is the first key that is
+// not retired. The keys after it are published but do not sign yet. If all keys are
+// retired, signer returns nil.
 func (s *keySet) signer(now time.Time) jwk.Key {
 	for _, k := range s.sign {
 		if !reached(k.until, now) {
@@ -86,7 +89,7 @@ func (s *keySet) signer(now time.Time) jwk.Key {
 	return nil
 }
 
-// open reads the keys for the first time, and creates one if there is none.
+// open reads the keys for the first time. If no key can sign, open creates one.
 func (r *keyring) open(ctx context.Context) error {
 	set, err := r.load(ctx)
 	if err == nil && set.signer(r.now()) == nil {
@@ -104,25 +107,25 @@ func (r *keyring) open(ctx context.Context) error {
 	return nil
 }
 
-// fresh returns keys that are at most maxAge old, or older ones if the database is
-// unavailable.
+// fresh returns keys that were read at most maxAge ago. If the database is unavailable,
+// or another request is reading the keys, fresh returns older keys.
 func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.maxAge) }
 
-// within returns keys that are at most age old, or older ones if the database is
-// unavailable.
+// within returns keys that were read at most age ago. If the database is unavailable,
+// or another request is reading the keys, within returns older keys.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads, the others use the old keys
+	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads the keys; the other requests use the old keys
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
-		// Use the old keys. The next read is keysMinInterval later.
+		// The old keys stay in use. The next read is at least keysMinInterval later.
 	}
 	return set
 }
 
-// lookup returns the public key with the given id. It returns ErrAccessToken if
-// there is none, and another error if the keys could not be read.
+// lookup returns the public key with the given id. It returns ErrAccessToken if the key
+// is unknown or retired, and another error if the keys could not be read.
 func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 	set := r.fresh(ctx)
 	if _, ok := set.verify[kid]; !ok {
@@ -138,8 +141,8 @@ func (r *keyring) lookup(ctx context.Context, kid string) (jwk.Key, error) {
 	return k.key, nil
 }
 
-// newer returns keys read after seen, or seen itself if it was read less than
-// keysMinInterval ago.
+// newer returns a key set that was read after the set seen. If seen was read less than
+// keysMinInterval ago, newer may return seen itself.
 func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 	if set := r.current.Load(); set != seen {
 		return set, nil // another request has read the keys
@@ -150,8 +153,8 @@ func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 // keysRead is the only key of keyring.reads.
 const keysRead = "signing keys"
 
-// reload reads the keys, or returns the result of a read that ended less than
-// keysMinInterval ago.
+// reload reads the keys. If a read is running or ended less than keysMinInterval ago,
+// reload returns the result of that read.
 func (r *keyring) reload(ctx context.Context) (*keySet, error) {
 	return r.reads.Do(ctx, keysRead, func(ctx context.Context) (*keySet, error) {
 		set, err := r.load(ctx)
@@ -162,7 +165,8 @@ func (r *keyring) reload(ctx context.Context) (*keySet, error) {
 	})
 }
 
-// create stores a new signing key, unless one without a planned retirement exists.
+// create stores a new signing key. If a key without a planned retirement exists, create
+// stores nothing and returns no error.
 func (r *keyring) create(ctx context.Context) error {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -180,7 +184,7 @@ func (r *keyring) create(ctx context.Context) error {
 	return nil
 }
 
-// purpose returns the purpose of a wrapped key, which binds it to its row.
+// purpose returns the purpose of a wrapped key. The purpose binds the key to its row.
 func purpose(kid string) string { return "signing key " + kid }
 
 // newKey returns a private key as a JWK. Its id is its RFC 7638 thumbprint.
@@ -207,7 +211,8 @@ type row struct {
 	RetiredAt *time.Time
 }
 
-// load reads the future signing keys, the current one, and those that only verify.
+// load reads the future signing keys, the current signing key, and the retired keys
+// that still verify.
 func (r *keyring) load(ctx context.Context) (*keySet, error) {
 	now := r.now()
 	rows, _ := r.pool.Query(ctx, `
@@ -264,9 +269,9 @@ func (r *keyring) unwrap(row row) (jwk.Key, error) {
 	return key, nil
 }
 
-// JWKS returns the public keys that verify access tokens, as a JWK set (RFC 7517):
-// the future signing keys, the current one, and recently retired ones. Clients may
-// use the set for JWKSMaxAge.
+// JWKS returns the public keys that verify access tokens, as a JWK set (RFC 7517).
+// The set holds the future signing keys, the current signing key, and recently retired
+// keys. Clients may use the set for JWKSMaxAge.
 func (s *Service) JWKS(ctx context.Context) []byte {
 	return s.keys.fresh(ctx).encoded
 }

@@ -18,8 +18,8 @@ import (
 	"colophon/internal/vault"
 )
 
-// rotate rotates the keys in another process, and advances the clock until the new key
-// signs.
+// rotate rotates the keys in another process, and then advances the clock to the time when
+// the new key signs.
 func (f *fixture) rotate(t *testing.T) Rotation {
 	t.Helper()
 	r, err := f.another(t, newHasher(cheapParams)).Rotate(t.Context(), false)
@@ -70,7 +70,7 @@ func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if err := services[0].keys.create(t.Context()); err != nil { // like a process that has not read the others' key
+	if err := services[0].keys.create(t.Context()); err != nil { // like a process that has not read the stored key
 		t.Error(err)
 	}
 	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
@@ -104,7 +104,7 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other := f.another(t, newHasher(cheapParams)) // another process
+	other := f.another(t, newHasher(cheapParams)) // a service in another process
 	before := f.mustSignIn(t)
 	old := before.AccessToken
 
@@ -119,7 +119,7 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	if facts[len(facts)-1] != (events.AccountKeyRotated{Key: r.Key, From: r.From}) {
 		t.Errorf("facts: %#v", facts)
 	}
-	// The new key is published before it signs.
+	// The new key must be published before it signs.
 	f.clock.Advance(keysMaxAge + time.Second)
 	if kids := f.jwks(t); len(kids) != 2 || kids[0] != r.Key || kids[1] != kidOf(t, old) {
 		t.Errorf("published keys: %q", kids)
@@ -141,8 +141,8 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 		f.mustVerify(t, token)
 	}
 
-	// The old key is refused once all its tokens have expired, even if the keys cannot
-	// be read again.
+	// The old key must be refused when all its tokens have expired, even if the keys
+	// cannot be read again.
 	f.exec(t, `revoke select on signing_keys from colophon_app`)
 	forger := newForger(t, f.Service)
 	forger.private, forger.kid = privateKeyOf(t, f, old), kidOf(t, old)
@@ -158,7 +158,7 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}
-	// The next rotation deletes the old key.
+	// The next rotation must delete the old key.
 	f.clock.Advance(time.Second)
 	f.rotate(t)
 	if n := f.count(t, `select count(*) from signing_keys`); n != 2 {
@@ -166,8 +166,8 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	}
 }
 
-// Each of several concurrent rotations gives its key a term of its own. At any time one
-// key signs.
+// Concurrent rotations give each new key a signing period of its own. At any time exactly
+// one key signs.
 func TestConcurrentRotationsAreSerialized(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -210,7 +210,7 @@ func TestLeakedKeysAreRefused(t *testing.T) {
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams))
 	tokens := f.mustSignIn(t)
-	if _, err := f.Rotate(t.Context(), false); err != nil { // a published key has leaked as well
+	if _, err := f.Rotate(t.Context(), false); err != nil { // publishes a key, which leaks as well
 		t.Fatal(err)
 	}
 	r, err := other.Rotate(t.Context(), true)
@@ -225,7 +225,7 @@ func TestLeakedKeysAreRefused(t *testing.T) {
 		_, err := s.Verify(t.Context(), tokens.AccessToken)
 		wantError(t, err, ErrAccessToken)
 	}
-	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients can refresh
+	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients must be able to refresh
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}
@@ -243,7 +243,7 @@ func kidOf(t testing.TB, token string) string {
 	return kid
 }
 
-// privateKeyOf reads the key that signed a token from the database.
+// privateKeyOf reads a private key from the database: the key that signed the token.
 func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	t.Helper()
 	kid := kidOf(t, token)
@@ -273,7 +273,8 @@ func TestRotatedKeySignsInOtherProcesses(t *testing.T) {
 	f.mustVerify(t, after.AccessToken)
 }
 
-// Tokens with unknown keys cause at most one read a second. Valid tokens cause none.
+// Tokens with unknown keys cause at most one read of the keys per second. Valid tokens
+// cause no read.
 func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -306,7 +307,7 @@ func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 		t.Errorf("%d queries, want 2", n)
 	}
 
-	// A client that leaves at once does not abort the read.
+	// A client that leaves at once must not abort the read of the keys.
 	f.rotate(t)
 	leaver := f.another(t, newHasher(cheapParams))
 	f.rotate(t)
@@ -317,13 +318,14 @@ func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 	if _, err := leaver.Verify(gone, token); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// Other callers would get the read's error for keysMinInterval.
+	// If the read were aborted, other callers would get its error for keysMinInterval.
 	if _, err := leaver.Verify(t.Context(), token); err != nil {
 		t.Error(err)
 	}
 }
 
-// For an unknown key, Verify returns the database's error.
+// Without the database, Verify must accept tokens with known keys. For an unknown key it
+// must return the database's error.
 func TestKnownKeysVerifyWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -349,7 +351,7 @@ func TestKnownKeysVerifyWithoutTheDatabase(t *testing.T) {
 	wantError(t, err, ErrAccessToken)
 }
 
-// A key that was not wrapped by the master key for its row is refused.
+// A stored key must be refused unless the master key has wrapped it for the key's row.
 func TestTamperedKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -12,12 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// interceptor waits, once it is armed, for a statement that counts a sign-in attempt. It
-// calls beforeAnswer before the connection reads the answer.
+// interceptor waits for a statement that counts a sign-in attempt. It calls beforeAnswer
+// before the connection reads the answer to that statement. It does so only once after it
+// has been armed.
 type interceptor struct {
 	beforeAnswer func(deadlines <-chan struct{})
 	armed        atomic.Bool
-	sent         atomic.Bool // the next Read is for its answer
+	sent         atomic.Bool // the next Read reads the answer to the statement
 }
 
 func (i *interceptor) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
@@ -50,8 +51,8 @@ func (c *interceptedConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// The client leaves after the database has counted its sign-in attempt and before the
-// service has read the answer. The password was not wrong, so no failure may remain.
+// The client leaves after the database has counted the client's sign-in attempt and before
+// the service has read the answer. The password was not wrong, so no failure may remain.
 func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -73,13 +74,13 @@ func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // prepares the statements
+	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // pgx prepares the statements now
 		t.Fatal(err)
 	}
 	const failures = `select coalesce(sum(failures), 0) from sign_in_failures`
 	ctx, leave := context.WithCancel(t.Context())
 	i.beforeAnswer = func(deadlines <-chan struct{}) {
-		for f.count(t, failures) == 0 { // until it is committed
+		for f.count(t, failures) == 0 { // until the counted attempt is committed
 		}
 		select { // discards an earlier deadline
 		case <-deadlines:

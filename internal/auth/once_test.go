@@ -40,7 +40,7 @@ func TestOneKeyRegistersOneAccount(t *testing.T) {
 }
 
 // TestReusedKeyRevealsNothing reuses another client's key with a different name or
-// password.
+// password. The response must not reveal the account.
 func TestReusedKeyRevealsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -61,7 +61,7 @@ func TestReusedKeyRevealsNothing(t *testing.T) {
 		}
 		wantError(t, err, events.ErrKeyReused)
 	}
-	// Wrong passwords under the key are recorded, as at a sign-in.
+	// Wrong passwords under the key must be recorded, as at a sign-in.
 	failed := 0
 	for _, fact := range f.facts(t, account.ID) {
 		if _, ok := fact.(events.AccountSignInFailed); ok {
@@ -74,14 +74,15 @@ func TestReusedKeyRevealsNothing(t *testing.T) {
 	if n := f.count(t, `select count(*) from accounts where username <> ''`); n != 1 {
 		t.Errorf("%d accounts", n)
 	}
-	// Under another key the name is taken.
+	// Under another key the user name must be taken.
 	other := onceKey
 	other.Key = "k2"
 	_, err = f.RegisterOnce(t.Context(), other, name, password)
 	wantError(t, err, ErrTaken)
 }
 
-// TestKeyMayBeUsedAgainAfterARefusal corrects a refused request under the same key.
+// TestKeyMayBeUsedAgainAfterARefusal repeats a refused request under the same key, with a
+// corrected body. The second request must succeed.
 func TestKeyMayBeUsedAgainAfterARefusal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -12,18 +12,19 @@ import (
 	"colophon/internal/policy"
 )
 
-// reauthentication is an account as it was when its user repeated the password.
+// reauthentication is the state of an account at the time when its user entered the
+// password again.
 type reauthentication struct {
 	account  uuid.UUID
-	key      string // of the user name
+	key      string // the key of the user name
 	username string
 	hash     string // the password hash that was checked
 	attempt  signInAttempt
 }
 
 // reauthenticate checks the password of an account as a sign-in does. It returns
-// ErrPassword, ErrBusy or a ThrottledError, or ErrAccessToken if the account has
-// been disabled or erased.
+// ErrPassword, ErrBusy or a ThrottledError. If the account has been disabled or erased,
+// it returns ErrAccessToken.
 func (s *Service) reauthenticate(ctx context.Context, account uuid.UUID, password, network string) (reauthentication, error) {
 	r := reauthentication{account: account}
 	err := s.pool.QueryRow(ctx, `
@@ -53,9 +54,10 @@ func (s *Service) reauthenticate(ctx context.Context, account uuid.UUID, passwor
 	return r, nil
 }
 
-// writeIfUnchanged runs fn in a transaction that locks the account. No sign-in or
-// other change happens meanwhile. It returns ErrBusy if the password hash is no longer
-// the one that was checked, or ErrAccessToken if the account is disabled or erased.
+// writeIfUnchanged runs fn in a transaction that locks the account. No sign-in and no
+// other change of the account happens during the transaction. If the password hash has
+// changed since the check, writeIfUnchanged returns ErrBusy. If the account is disabled
+// or erased, it returns ErrAccessToken.
 func (s *Service) writeIfUnchanged(ctx context.Context, r reauthentication, fn func(*events.Tx) error) error {
 	return s.store.Write(ctx, func(tx *events.Tx) error {
 		var same bool
@@ -67,15 +69,16 @@ func (s *Service) writeIfUnchanged(ctx context.Context, r reauthentication, fn f
 			return err
 		}
 		if !same {
-			return ErrBusy // changed or only rehashed: a retry finds out
+			return ErrBusy // the password was changed or only rehashed; a retry finds out
 		}
 		return fn(tx)
 	})
 }
 
 // ChangePassword replaces the password of the caller's account and ends all other
-// sessions. It also removes the account's known networks, except the caller's. It
-// returns a policy.Refusal, ErrPassword, ErrBusy, a ThrottledError or ErrAccessToken.
+// sessions of the account. It also removes the account's known networks, except the
+// caller's network. It returns a policy.Refusal, ErrPassword, ErrBusy, a ThrottledError
+// or ErrAccessToken.
 func (s *Service) ChangePassword(ctx context.Context, caller Identity, current, next, network string) error {
 	r, err := s.reauthenticate(ctx, caller.Account, current, network)
 	if err != nil {
@@ -114,7 +117,7 @@ func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) erro
 	var ended []uuid.UUID
 	err := s.store.Write(ctx, func(tx *events.Tx) (err error) {
 		// Two transactions that each lock several sessions could deadlock. The lock
-		// on the account prevents that.
+		// on the account prevents this deadlock.
 		if _, err := tx.Exec(ctx, `select from accounts where id = $1 for no key update`, account); err != nil {
 			return err
 		}
@@ -130,20 +133,22 @@ func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) erro
 	return nil
 }
 
-// endAll ends all sessions of an account except one, and returns their ids. After the
-// commit the caller adds them to s.ended; the event announces them to other processes.
-// The caller has locked the account's row, and appends to its stream afterwards. All
-// transactions lock in this order: the row, sessions, the stream.
+// endAll ends all sessions of an account but keeps the session with the id except. It
+// returns the ids of the ended sessions. The caller locks the account's row before the
+// call, and appends an event to the account's stream after the call. The event tells
+// other processes about the ended sessions. After the commit the caller adds the ended
+// sessions to s.ended. All transactions lock in this order: the account's row, the
+// sessions, the stream.
 func (s *Service) endAll(ctx context.Context, tx *events.Tx, account, except uuid.UUID) ([]uuid.UUID, error) {
 	rows, _ := tx.Query(ctx, `update sessions set revoked_at = $3 where account = $1 and id <> $2 and revoked_at is null returning id`, account, except, s.now())
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
 // Erase closes the caller's account permanently. No further sign-in or job is accepted.
-// A digest of the user name remains, so that the name cannot be registered again.
-// Texts stay readable until the job queue has ended the account's jobs and destroyed
-// its key. Erase returns ErrPassword, ErrBusy, a ThrottledError, or ErrAccessToken if
-// the account is disabled or erased already.
+// A digest of the user name remains, so that the name cannot be registered again. The
+// account's texts stay readable until the job queue has ended the account's jobs and
+// destroyed the account's key. Erase returns ErrPassword, ErrBusy or a ThrottledError.
+// If the account is disabled or erased already, Erase returns ErrAccessToken.
 func (s *Service) Erase(ctx context.Context, caller Identity, password, network string) error {
 	r, err := s.reauthenticate(ctx, caller.Account, password, network)
 	if err != nil {
@@ -162,13 +167,13 @@ func (s *Service) Erase(ctx context.Context, caller Identity, password, network 
 }
 
 // erase does the work of Erase on an account whose row is locked. It returns the
-// sessions that end with it.
+// sessions that it has ended.
 func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key string, fact events.AccountErased) ([]uuid.UUID, error) {
 	ended, err := s.endAll(ctx, tx, id, uuid.Nil)
 	if err != nil {
 		return nil, err
 	}
-	// No user name has this key, because keys of user names have no spaces.
+	// The new username key contains a space. No user name has such a key.
 	_, err = tx.Exec(ctx, `
 		update accounts set username = '', username_key = 'erased ' || id, erased_name = $2, password_hash = '',
 			role = $3, disabled_at = $4, erased_at = $4
@@ -185,5 +190,5 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	return ended, tx.CloseOwner(ctx, id)
 }
 
-// erasedName returns the digest that remains after the erasure of a user name.
+// erasedName returns the digest of a user name that remains after the erasure.
 func (s *Service) erasedName(key string) []byte { return s.vault.Digest("erased name", key) }

@@ -30,7 +30,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	}
 	wantError(t, change("not "+password, newPassword), ErrPassword)
 	before := len(f.facts(t, account.ID))
-	for range 2 * productionBackoffs.pair.free { // a refused new password is not a failed sign-in
+	for range 2 * productionBackoffs.pair.free { // a refused new password must not count as a failed sign-in
 		wantError(t, change(password, "short"), policy.ErrPasswordLength)
 	}
 	wantError(t, change(password, strings.ToUpper(name)+"1"), policy.ErrPasswordLength)
@@ -47,7 +47,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	for _, other := range []Tokens{there, elsewhere} {
 		_, err := f.Refresh(t.Context(), other.RefreshToken)
 		wantError(t, err, ErrRefreshToken)
-		_, err = f.Verify(t.Context(), other.AccessToken) // at once
+		_, err = f.Verify(t.Context(), other.AccessToken) // the token must be refused at once
 		wantError(t, err, ErrAccessToken)
 	}
 	f.mustVerify(t, here.AccessToken)
@@ -68,8 +68,8 @@ func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
 	return f.count(t, `select count(*) from known_networks where account = $1`, account)
 }
 
-// A change of the password removes the account's other known networks, a reset all of
-// them.
+// A change of the password removes the account's known networks, except the caller's
+// network. A reset of the password removes all known networks.
 func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -115,8 +115,8 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 }
 
-// After the first of several concurrent changes, the current password of the others is
-// wrong.
+// Several concurrent changes give the same current password. After the first change has
+// succeeded, this password is wrong for the other changes.
 func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -185,8 +185,8 @@ func TestSignOutEverywhereEndsAllSessions(t *testing.T) {
 	}
 }
 
-// A sign-out everywhere locks the account before its sessions. So it cannot deadlock with
-// a transaction that locks the sessions in another order.
+// A sign-out everywhere locks the account before it locks the account's sessions. So the
+// sign-out cannot deadlock with a transaction that locks the sessions in another order.
 func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -254,7 +254,7 @@ func TestErasedAccountCannotSignIn(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Before the second round the owner's key is destroyed.
+	// At the end of the first round the owner's key is destroyed.
 	for range 2 {
 		unknown, before := len(f.facts(t, unknownAccount)), len(f.facts(t, account.ID))
 		_, err := f.SignIn(t.Context(), name, password)
@@ -295,7 +295,8 @@ func TestErasedAccountCannotSignIn(t *testing.T) {
 	}
 }
 
-// Concurrent erasures erase an account once. Concurrent sign-ins leave no session.
+// Of several concurrent erasures of an account, one must succeed. Concurrent sign-ins must
+// leave no session.
 func TestConcurrentErasuresEraseOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -337,7 +338,8 @@ func TestNameStaysTakenDuringErasure(t *testing.T) {
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 	late := newHasher(cheapParams)
 	s := f.another(t, late)
-	// The name is free at the first check, and erased before the insert.
+	// The name is free at the first check of Register. An account gets this name and is
+	// erased before the insert.
 	f.exec(t, `update accounts set username_key = 'another' where id = $1`, id.Account)
 	late.create = func(given string, params *argon2id.Params) (string, error) {
 		f.exec(t, `update accounts set username_key = $2 where id = $1`, id.Account, name)

@@ -10,20 +10,20 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// productionParams are 19 MiB, two passes, one lane: the second choice for Argon2id,
-// after one of 46 MiB, in OWASP's Password Storage Cheat Sheet.
+// productionParams are 19 MiB, two passes and one lane. In OWASP's Password Storage Cheat
+// Sheet they are the second choice for Argon2id. The first choice needs 46 MiB.
 var productionParams = argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// hashWait bounds how long a caller waits for a free slot.
+// hashWait is the maximum time that a caller waits for a free slot.
 const hashWait = 5 * time.Second
 
-// hasher hashes passwords, with a limit on concurrent hashes.
+// hasher hashes passwords and limits the number of concurrent hashes.
 type hasher struct {
 	params argon2id.Params
 	wait   time.Duration
 	slots  chan struct{} // a semaphore: one element per running hash
 
-	// The operations of argon2id. Tests replace them.
+	// The next two fields are functions of package argon2id, except in tests.
 	create func(password string, params *argon2id.Params) (string, error)
 	check  func(password, hash string) (bool, *argon2id.Params, error)
 }
@@ -38,8 +38,8 @@ func newHasher(params argon2id.Params) *hasher {
 	}
 }
 
-// acquire waits for a slot, which the caller releases. It returns ErrBusy after
-// h.wait, or ctx's error.
+// acquire waits for a slot. The caller must release the slot. After h.wait, acquire
+// returns ErrBusy. If ctx ends first, it returns ctx's error.
 func (h *hasher) acquire(ctx context.Context) error {
 	timer := time.NewTimer(h.wait)
 	defer timer.Stop()
@@ -64,8 +64,8 @@ func (h *hasher) Hash(ctx context.Context, password string) (string, error) {
 	return h.create(password, &h.params)
 }
 
-// Check reports whether the hash is the password's, and whether its parameters differ
-// from those of new hashes.
+// Check reports whether a password matches a hash, and whether the hash's parameters
+// differ from the parameters of new hashes.
 func (h *hasher) Check(ctx context.Context, password, hash string) (match, outdated bool, err error) {
 	if err := h.acquire(ctx); err != nil {
 		return false, false, err
@@ -78,7 +78,8 @@ func (h *hasher) Check(ctx context.Context, password, hash string) (match, outda
 	return match, *params != h.params, nil
 }
 
-// outdated reports whether the parameters of a hash differ from those of new hashes.
+// outdated reports whether the parameters of a hash differ from the parameters of new
+// hashes. It returns true for a text that is not a hash.
 func (h *hasher) outdated(hash string) bool {
 	params, _, _, err := argon2id.DecodeHash(hash)
 	return err != nil || *params != h.params

@@ -12,7 +12,8 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// TestNewUsesTheProductionParameters reads the parameters from a stored hash.
+// TestNewUsesTheProductionParameters reads the parameters from a stored hash. They must be
+// the production parameters.
 //
 // security: ASVS 11.4.2
 func TestNewUsesTheProductionParameters(t *testing.T) {
@@ -36,8 +37,8 @@ func TestNewUsesTheProductionParameters(t *testing.T) {
 	}
 }
 
-// Hashing uses at most half of the processors, whatever the number of callers, and
-// holds no database connection.
+// Hashing must use at most half of the processors, for any number of callers. It must hold
+// no database connection.
 //
 // security: ASVS 15.2.2, API4:2023
 func TestHashingIsBounded(t *testing.T) {
@@ -98,11 +99,11 @@ func TestWaitForAHashSlotEnds(t *testing.T) {
 	_, err = f.hash.Hash(ctx, password)
 	wantError(t, err, context.Canceled)
 
-	f.mustVerify(t, access) // needs no slot
+	f.mustVerify(t, access) // Verify needs no slot
 
 	done := make(chan error)
 	go func() { _, err := f.SignIn(context.Background(), name, password); done <- err }()
-	<-f.hash.slots // a free slot lets the waiting sign-in go on
+	<-f.hash.slots // the waiting sign-in gets this slot
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -19,9 +19,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRotationUnderLoadFailsNoRequest has clients sign in, refresh and send requests to
-// two processes while the keys rotate. COLOPHON_TEST_ROTATIONS sets the number of
-// rotations.
+// TestRotationUnderLoadFailsNoRequest rotates the keys while clients sign in, refresh and
+// send requests to two processes. No request may fail. The environment variable
+// COLOPHON_TEST_ROTATIONS sets the number of rotations.
 func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	t.Parallel()
 	rotations := 3
@@ -70,14 +70,14 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 					signed <- auth.KID(apitest.Beside(t), now.Access)
 					refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {now.Refresh}}.Encode()
 					_ = json.Unmarshal(ask(ctx, "POST", "/token", refresh, ""), &now)
-					time.Sleep(20 * time.Millisecond) // leaves processor time for other packages' tests
+					time.Sleep(20 * time.Millisecond) // leave processor time for the tests of other packages
 				}
 			}
 		})
 	}
 	go func() { wg.Wait(); close(signed) }()
 	seen := map[string]bool{}
-	for kid := range signed { // some load before the first rotation
+	for kid := range signed { // wait for more than 50 requests before the first rotation
 		seen[kid] = true
 		if requests.Load() > 50 {
 			break
@@ -88,13 +88,13 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kid := range signed { // until the new key signs
+		for kid := range signed { // wait until the new key signs
 			if seen[kid] = true; kid == r.Key {
 				break
 			}
 		}
 	}
-	for range 100 { // until all clients have tokens of the last key
+	for range 100 { // wait until all clients have tokens of the last key
 		seen[<-signed] = true
 	}
 	done()
@@ -107,8 +107,9 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	t.Logf("%d requests, %d rotations, %d failures", requests.Load(), rotations, failures.Load())
 }
 
-// TestStreamEndsWithItsSession ends sessions in one process while their streams and
-// waiting requests are open in another.
+// TestStreamEndsWithItsSession ends sessions in one process while the streams and waiting
+// requests of these sessions are open in another process. The streams and requests must
+// end too.
 //
 // security: ASVS 7.4.1, ASVS 8.3.2
 func TestStreamEndsWithItsSession(t *testing.T) {
@@ -153,7 +154,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 				waits <- a
 			}()
 			deadline := time.Now().Add(time.Minute)
-			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // until the second job exists
+			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // wait until the second job exists
 				if time.Now().After(deadline) {
 					t.Fatal("the waiting request has created no job")
 				}
@@ -172,13 +173,13 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 			if !accepted {
 				t.Error("the stream was empty")
 			}
-			// An erasure also ends the account's jobs. Either end may come first.
+			// An erasure ends the session and the account's jobs. Either may end first.
 			if a := <-waits; a.Code() != "invalid_access_token" && (what != "erased" || a.Code() != "job_cancelled") {
 				t.Errorf("the waiting request is answered %d %s", a.Status, a.Body)
 			}
 			took := time.Since(begin)
 			t.Logf("both ended after %v", took)
-			if took > 8*time.Second { // usually under 1 s; a heartbeat would come after 10 s
+			if took > 8*time.Second { // it usually takes under 1 s; a heartbeat would come after 10 s
 				t.Errorf("the stream and the waiting request lasted %v", took)
 			}
 			state, want := "", "queued"

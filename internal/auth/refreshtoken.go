@@ -11,12 +11,11 @@ import (
 )
 
 const (
-	// refreshPrefix distinguishes refresh tokens from other secrets, for people and
-	// for secret scanners.
+	// refreshPrefix lets people and secret scanners recognize refresh tokens.
 	refreshPrefix = "crt_"
 
-	// A refresh token is its session's id, a secret, and a MAC of both. So the token
-	// identifies its session even after the token's row has been deleted.
+	// A refresh token consists of its session's id, a secret, and a MAC of both. So the
+	// token identifies its session even after the token's row has been deleted.
 	refreshSecretSize = 32
 	refreshMACSize    = 16
 	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
@@ -28,10 +27,10 @@ type refreshToken struct {
 	hash    []byte // SHA-256
 }
 
-// newRefreshToken returns a refresh token of a session, and its stored form.
+// newRefreshToken returns a refresh token of a session, and the token's stored form.
 func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToken) {
 	raw := make([]byte, len(session)+refreshSecretSize, refreshSize)
-	_, _ = rand.Read(raw[copy(raw, session[:]):]) // never fails
+	_, _ = rand.Read(raw[copy(raw, session[:]):]) // Read never fails
 	raw = append(raw, s.refreshMAC(raw)...)
 	sum := sha256.Sum256(raw)
 	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, sum[:]}
@@ -42,15 +41,16 @@ func (s *Service) refreshMAC(content []byte) []byte {
 	return s.vault.Digest("refresh token", string(content))[:refreshMACSize]
 }
 
-// readRefreshToken returns the stored form of a refresh token. ok reports whether this
-// service has made the token, even if its row has been deleted.
+// readRefreshToken returns the stored form of a refresh token. The result ok reports
+// whether this service has made the token. It does not depend on the token's row, which
+// may have been deleted.
 func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 	encoded, ok := strings.CutPrefix(text, refreshPrefix)
 	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(refreshSize) {
 		return t, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil || len(raw) != refreshSize { // DecodeString skips line breaks
+	if err != nil || len(raw) != refreshSize { // raw is too short if the text has line breaks
 		return t, false
 	}
 	content, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]

@@ -12,9 +12,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// At least 255 bits of a session's refresh tokens are random: each is set in about half
-// of the tokens and does not depend on its neighbour. Constant bits and counters do not
-// pass as random.
+// At least 255 bits of a session's refresh tokens must be random. A bit counts as random
+// if it is set in about half of the tokens and does not depend on the next bit. Constant
+// bits and counters do not count as random.
 //
 // security: ASVS 7.2.3
 func TestRefreshTokensAreRandom(t *testing.T) {
@@ -53,12 +53,12 @@ func TestRefreshTokensAreRandom(t *testing.T) {
 			random++
 		}
 	}
-	if random < 256-1 { // a random bit is that far from a half once in a million runs
+	if random < 256-1 { // a random bit counts as not random once in a million runs
 		t.Errorf("%d bits of %d are random", random, len(set))
 	}
 }
 
-// Tokens that were exchanged more than Grace ago are not stored.
+// Tokens that were exchanged more than Grace ago must not be stored.
 func TestFewRefreshTokensAreStored(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -73,8 +73,8 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != 2 {
 		t.Errorf("%d tokens are stored, want 2: the latest and the one before", n)
 	}
-	// A client that repeats an exchange within Grace gets pairs that all stay valid, up
-	// to maxRefreshTokens. Beyond that, the oldest count as reused.
+	// A client may repeat an exchange within Grace. All pairs that it gets stay valid, up
+	// to maxRefreshTokens. Beyond this limit the oldest tokens count as reused.
 	f.exec(t, `
 		insert into refresh_tokens (hash, session, issued_at)
 		select sha256(n::text::bytea), $1, $2::timestamptz - interval '1 hour' from generate_series(1, $3::integer) n`,
@@ -88,7 +88,7 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != maxRefreshTokens {
 		t.Errorf("%d tokens are stored, want %d", n, maxRefreshTokens)
 	}
-	// A token identifies its session even after the token's row has been deleted.
+	// A token must identify its session even after the token's row has been deleted.
 	if err := f.Revoke(t.Context(), first.RefreshToken); err != nil || !f.hasEnded(t, session) {
 		t.Errorf("the session has not ended, error %v", err)
 	}
@@ -139,11 +139,11 @@ func TestMalformedRefreshTokensAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	f.mustRefresh(t, good) // none of them ended the session
+	f.mustRefresh(t, good) // the refused tokens must not have ended the session
 }
 
-// FuzzRefreshToken checks that readRefreshToken accepts only tokens that the service
-// has made.
+// FuzzRefreshToken passes arbitrary texts to readRefreshToken. It must accept no text that
+// the service has not made.
 func FuzzRefreshToken(f *testing.F) {
 	s := &Service{vault: newVault(f, 7)}
 	made, stored := s.newRefreshToken(uuid.New())

@@ -13,17 +13,17 @@ import (
 // Rotation describes a change of the key that signs access tokens.
 type Rotation struct {
 	Key  string    // the id of the new key
-	From time.Time // when it begins to sign
-	Last time.Time // when the last access token of an earlier key expires
+	From time.Time // the time when the new key begins to sign
+	Last time.Time // the time when the last access token of an earlier key expires
 }
 
 // Rotate creates a new signing key. The key is published at once and signs a few
-// minutes later, when every process and every client of JWKS has read it. The previous
-// key verifies until its last access token has expired, so no request fails.
-// Concurrent rotations are serialized, and each key signs for at least a second.
+// minutes later, when every process and every client of JWKS has read the key. The
+// previous key verifies until its last access token has expired, so no request fails.
+// Concurrent rotations are serialized. Each key signs for at least a second.
 //
-// If the keys have leaked, the new key signs at once. Every process refuses access
-// tokens signed by any other key within ten seconds. Refresh tokens stay valid.
+// If the keys have leaked, the new key signs at once. Within ten seconds every process
+// refuses access tokens signed by any other key. Refresh tokens stay valid.
 func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -42,7 +42,7 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 			return err
 		}
 		if leaked {
-			// Published keys that do not sign yet have leaked as well.
+			// Published keys that do not sign yet have leaked too, so all keys are deleted.
 			if _, err := tx.Exec(ctx, `delete from signing_keys`); err != nil {
 				return err
 			}
@@ -50,7 +50,8 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 			if _, err := tx.Exec(ctx, `delete from signing_keys where retired_at < $1`, now.Add(-s.keys.retention)); err != nil {
 				return err
 			}
-			// A published key that does not sign yet will sign for at least a second.
+			// An earlier rotation may have published a key that does not sign yet. That key
+			// must sign for at least a second before it retires.
 			err := tx.QueryRow(ctx, `
 				update signing_keys set retired_at = greatest($1, (select max(retired_at) from signing_keys) + interval '1 second')
 				where retired_at is null returning retired_at`, now.Add(s.keys.publishAhead)).Scan(&r.From)
@@ -64,7 +65,7 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 		if err != nil {
 			return err
 		}
-		// unknownAccount belongs to no user, so its stream holds the service's events.
+		// unknownAccount belongs to no user, so its stream holds the service's own events.
 		return tx.AppendAccount(ctx, unknownAccount, events.AccountKeyRotated{Key: kid, From: r.From, Leaked: leaked})
 	})
 	if err != nil {

@@ -14,19 +14,19 @@ import (
 
 const (
 	// defaultPollInterval is the interval of Run's polls for ended sessions. An
-	// announcement causes a poll at once, but not within pollGap of another one.
+	// announcement causes a poll at once, but at least pollGap after the previous poll.
 	defaultPollInterval = time.Second
 	pollGap             = 50 * time.Millisecond
 
-	// collectEvery is the interval at which Run removes expired rows.
+	// collectEvery is the interval between two removals of expired rows by Run.
 	collectEvery = time.Minute
 
-	collectBatch   = 1000 // rows in one statement
+	collectBatch   = 1000 // the maximum number of rows that one statement removes
 	collectTimeout = 10 * time.Second
 )
 
-// Run reads ended sessions and new keys into memory and removes expired rows from the
-// database, until ctx is done.
+// Run reads ended sessions and new keys into memory until ctx is done. It also removes
+// expired rows from the database.
 func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	announced, unsubscribe := s.store.WatchAccounts()
 	defer unsubscribe()
@@ -63,16 +63,16 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 }
 
 // collect removes expired rows from the database, and old ended sessions from memory.
-// It skips locked rows in tables where other transactions lock several rows, to avoid
-// deadlocks.
+// In some tables other transactions lock several rows. In these tables collect skips
+// locked rows, to avoid deadlocks.
 func (s *Service) collect(ctx context.Context) error {
 	s.ended.forget()
 	const (
-		age  = `clock_timestamp() - $1::interval` // the database's clock wrote these rows
+		age  = `clock_timestamp() - $1::interval` // the database's clock has set the times in these rows
 		skip = `for update skip locked`
 	)
-	// All access tokens of a session that ended before cutoff have expired. Its refresh
-	// tokens are deleted with it.
+	// All access tokens of a session that ended before cutoff have expired. The session's
+	// refresh tokens are deleted together with the session.
 	cutoff := s.now().Add(-s.ended.keep)
 	var errs []error
 	for _, old := range []struct {
@@ -81,7 +81,8 @@ func (s *Service) collect(ctx context.Context) error {
 	}{
 		{"sign_in_failures", "key", "began_at", age, skip, failureWindow},
 		{"known_networks", "key", "at", age, skip, knownNetworkTTL},
-		// Rows stay for longer than in memory, because a process that starts reads them.
+		// Ended sessions stay in the table longer than in memory, because a process that
+		// starts reads the table.
 		{"ended_sessions", "session", "ended_at", age, "", 2 * s.ended.keep},
 		{"tickets", "hash", "expires_at", "$1", "", s.now()},
 		{"sessions", "id", "expires_at", "$1", skip, cutoff},

@@ -13,29 +13,30 @@ import (
 	"colophon/events"
 )
 
-// Grace is how long a refresh token may be presented again after its exchange.
+// Grace is the time after its exchange during which a refresh token may be presented
+// again.
 const Grace = 10 * time.Second
 
 const (
 	// maxSessions is the maximum number of live sessions of an account. One more
-	// sign-in ends the oldest.
+	// sign-in ends the oldest session.
 	maxSessions = 100
 
 	// maxRefreshTokens is the maximum number of refresh tokens stored per session.
-	// Tokens exchanged more than Grace ago are not stored. Beyond the limit, the
-	// oldest count as exchanged long ago.
+	// Tokens exchanged more than Grace ago are not stored. If a session exceeds the
+	// limit, its oldest tokens are deleted and count as exchanged more than Grace ago.
 	maxRefreshTokens = 100
 )
 
 // Tokens are the result of a sign-in or a refresh.
 type Tokens struct {
 	AccessToken  string
-	RefreshToken string        // for one call of Refresh, or for Revoke
+	RefreshToken string        // valid for one call of Refresh, or for Revoke
 	ExpiresIn    time.Duration // remaining lifetime of the access token
 }
 
-// beginSession creates a session of an account whose row is locked. It returns the
-// sessions that it ended because of maxSessions.
+// beginSession creates a session of an account whose row is locked. If the account then
+// has more than maxSessions, beginSession ends the oldest sessions and returns their ids.
 func (s *Service) beginSession(ctx context.Context, tx *events.Tx, signer jwk.Key, account uuid.UUID) (Tokens, []uuid.UUID, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -92,14 +93,14 @@ type lockedSession struct {
 }
 
 // lockByToken locks the session of a refresh token and reads the token's state. The
-// lock serializes requests with tokens of one session. lockByToken returns
-// ErrRefreshToken if there is no such session.
+// lock serializes requests that present tokens of the same session. If the session does
+// not exist, lockByToken returns ErrRefreshToken.
 func (s *Service) lockByToken(ctx context.Context, tx *events.Tx, t refreshToken) (lockedSession, error) {
 	locked, err := s.lockSession(ctx, tx, t.session)
 	if err != nil {
 		return locked, err
 	}
-	// A separate statement sees all commits before the lock.
+	// This query is a separate statement, so that it sees all commits before the lock.
 	var exchanged *time.Time
 	err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, t.hash).Scan(&exchanged)
 	switch {
@@ -112,9 +113,9 @@ func (s *Service) lockByToken(ctx context.Context, tx *events.Tx, t refreshToken
 	return locked, err
 }
 
-// lockSession locks a session. It returns ErrRefreshToken if there is none. It need not
-// check the account: a database trigger ends the sessions of an account in the
-// transaction that disables it.
+// lockSession locks a session. If the session does not exist, it returns ErrRefreshToken.
+// lockSession need not check the account, because a database trigger ends the sessions of
+// an account in the transaction that disables the account.
 func (s *Service) lockSession(ctx context.Context, tx *events.Tx, session uuid.UUID) (lockedSession, error) {
 	locked := lockedSession{session: session}
 	err := tx.QueryRow(ctx, `
@@ -126,7 +127,7 @@ func (s *Service) lockSession(ctx context.Context, tx *events.Tx, session uuid.U
 	return locked, err
 }
 
-// endSession ends a live session and appends the event that says why.
+// endSession ends a live session and appends the event with the reason.
 func (s *Service) endSession(ctx context.Context, tx *events.Tx, locked lockedSession, why events.Fact) error {
 	if _, err := tx.Exec(ctx, `update sessions set revoked_at = $2 where id = $1`, locked.session, s.now()); err != nil {
 		return err
@@ -141,7 +142,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	if !ok {
 		return Tokens{}, ErrRefreshToken
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
 	var tokens Tokens
 	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
@@ -153,7 +154,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 			return ErrRefreshToken
 		}
 		if locked.reused {
-			reused, session = true, locked.session // an error here would roll back the end of the session
+			reused, session = true, locked.session // not an error, because an error would roll back the end of the session
 			return s.endSession(ctx, tx, locked, events.AccountTokenReuseDetected{Session: locked.session})
 		}
 		if !locked.exchanged {
@@ -179,8 +180,9 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	return tokens, nil
 }
 
-// pruneTokens deletes the refresh tokens of a session that were exchanged more than
-// Grace ago, and the oldest ones, so that one more is within maxRefreshTokens.
+// pruneTokens deletes the refresh tokens of a session that were exchanged more than Grace
+// ago. It also deletes the oldest tokens, so that one more token does not exceed
+// maxRefreshTokens.
 func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.UUID) error {
 	_, err := tx.Exec(ctx, `
 		delete from refresh_tokens where session = $1 and (exchanged_at < $2 or hash in (
@@ -189,9 +191,9 @@ func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.U
 	return err
 }
 
-// Revoke ends the session of an access token, or of a refresh token, exchanged or not.
-// It returns no error if the token is unknown or expired, or its session has ended
-// already (RFC 7009, section 2.2).
+// Revoke ends the session of an access token or of a refresh token. The refresh token may
+// have been exchanged. Revoke returns no error if the token is unknown or expired, or if
+// its session has ended already (RFC 7009, section 2.2).
 func (s *Service) Revoke(ctx context.Context, text string) error {
 	token, ok := s.readRefreshToken(text)
 	session := token.session

@@ -41,7 +41,8 @@ func TestRefreshReturnsNewTokensOfTheSession(t *testing.T) {
 	}
 }
 
-// A client that lost the response, or sent the request twice, gets another pair.
+// A client that has lost the response or sent the request twice gets another pair of
+// tokens.
 func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -59,7 +60,7 @@ func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	}
 }
 
-// Grace begins with the first exchange of a token, not with the latest one.
+// Grace begins with the first exchange of a token, not with the latest exchange.
 func TestGraceIsNotProlonged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -78,7 +79,7 @@ func TestReuseEndsTheSession(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		generations int
-		every       time.Duration // time between refreshes; 0 keeps the rows of all tokens
+		every       time.Duration // time between refreshes; with 0 the rows of all tokens remain
 	}{{1, 0}, {10, 0}, {1, time.Hour}, {10, time.Hour}} {
 		t.Run(fmt.Sprintf("%d generations every %v", c.generations, c.every), func(t *testing.T) {
 			t.Parallel()
@@ -109,7 +110,7 @@ func TestReuseEndsTheSession(t *testing.T) {
 			if n != 1 || len(facts) != 4 {
 				t.Errorf("facts: %#v", facts)
 			}
-			f.mustRefresh(t, bystander.RefreshToken) // another session of the account lives on
+			f.mustRefresh(t, bystander.RefreshToken) // another session of the account must stay live
 		})
 	}
 }
@@ -137,7 +138,7 @@ func TestConcurrentRefreshesAllSucceed(t *testing.T) {
 		f.mustRefresh(t, tokens.RefreshToken)
 	}
 
-	// Concurrent reuse is recorded once.
+	// Concurrent reuse of a token must be recorded once.
 	for range 8 {
 		wg.Go(func() {
 			_, err := f.Refresh(context.Background(), first.RefreshToken)
@@ -188,7 +189,7 @@ func TestRevokeEndsTheSession(t *testing.T) {
 			t.Errorf("%q: %v", token, err)
 		}
 	}
-	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // exchanged, current, revoked
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // an exchanged, the current and a revoked token
 		if err := f.Revoke(t.Context(), token); err != nil || !f.hasEnded(t, session) {
 			t.Errorf("the session has not ended, error %v", err)
 		}
@@ -209,7 +210,8 @@ func TestRevokeEndsTheSession(t *testing.T) {
 	wantError(t, err, context.Canceled)
 }
 
-// Revoking an access token ends its session and all its tokens, unless it has expired.
+// The revocation of an access token ends its session and all tokens of the session, unless
+// the access token has expired.
 func TestAccessTokenRevokesItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -275,7 +277,7 @@ func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
 	if n := live(); n != maxSessions {
 		t.Errorf("%d live sessions, want %d", n, maxSessions)
 	}
-	_, err := f.Verify(t.Context(), first.AccessToken) // at once
+	_, err := f.Verify(t.Context(), first.AccessToken) // the token must be refused at once
 	wantError(t, err, ErrAccessToken)
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 	_, err = f.Refresh(t.Context(), first.RefreshToken)
@@ -293,8 +295,8 @@ func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
 	}
 }
 
-// Sessions are deleted with their refresh tokens once all their access tokens have
-// expired. Deletion works in batches and skips locked rows.
+// When all access tokens of a session have expired, the session and its refresh tokens are
+// deleted. The deletion works in batches and skips locked rows.
 func TestSessionsAreCollected(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -305,7 +307,7 @@ func TestSessionsAreCollected(t *testing.T) {
 	f.mustRefresh(t, old.RefreshToken)
 	signedOut := f.mustSignIn(t)
 	f.clock.Advance(DefaultRefreshTTL / 2)
-	f.mustSignIn(t) // stays live
+	f.mustSignIn(t) // this session must stay live
 	if err := f.Revoke(t.Context(), signedOut.RefreshToken); err != nil {
 		t.Fatal(err)
 	}

@@ -11,14 +11,14 @@ import (
 	"colophon/internal/policy"
 )
 
-// errChanged occurs when an account was changed while its password was hashed.
+// errChanged occurs when an account has changed since the service read its password hash.
 var errChanged = errors.New("the account has changed")
 
 // SignIn begins a session. The network is a text that is the same for all addresses
-// that one attacker probably controls. SignIn returns ErrCredentials, ErrBusy or a
+// that a single attacker probably controls. SignIn returns ErrCredentials, ErrBusy or a
 // ThrottledError.
 func (s *Service) SignIn(ctx context.Context, username, password, network string) (Tokens, error) {
-	// An invalid name has an empty key, and is treated as an unknown one.
+	// An invalid name has an empty key. It is treated like an unknown name.
 	_, key, _ := policy.Username(username)
 	normal := policy.NormalPassword(password)
 	a, err := s.beginAttempt(ctx, key, network)
@@ -40,8 +40,8 @@ func (s *Service) SignIn(ctx context.Context, username, password, network string
 	return tokens, nil
 }
 
-// signIn checks the password and then begins a session. It returns errChanged if the
-// account has changed in between.
+// signIn checks the password and then begins a session. If the account changes between
+// these two steps, signIn returns errChanged.
 func (s *Service) signIn(ctx context.Context, key, password string, a *signInAttempt) (Tokens, error) {
 	var account uuid.UUID
 	var hash string
@@ -62,12 +62,12 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 			return Tokens{}, err
 		}
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // a read inside the transaction would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
 	var tokens Tokens
 	var ended []uuid.UUID
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
 		// The update locks the account until the session exists. A later change of the
-		// password, or of the account's state, finds the session and ends it.
+		// password or of the account's state finds the new session and ends it.
 		tag, err := tx.Exec(ctx, `
 			update accounts set password_hash = $3
 			where id = $1 and password_hash = $2 and disabled_at is null`, account, hash, current)
@@ -90,9 +90,10 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 	return tokens, nil
 }
 
-// checkPassword compares a password with an account's hash, and reports whether the
-// hash is outdated. If the password is wrong or the account is disabled, it counts and
-// records the failure, even if the client has left, and returns ErrCredentials.
+// checkPassword compares a password with an account's hash, and reports whether the hash
+// is outdated. If the password is wrong or the account is disabled, checkPassword counts
+// and records the failure and returns ErrCredentials. It does so even if the client has
+// left.
 func (s *Service) checkPassword(ctx context.Context, account uuid.UUID, a *signInAttempt, password, hash string, disabled bool) (outdated bool, err error) {
 	match, outdated, err := s.hash.Check(ctx, password, hash)
 	if err != nil {

@@ -13,18 +13,21 @@ import (
 	"colophon/internal/vault"
 )
 
-// Wrong passwords delay the next sign-in attempt, before a hash is computed for it.
-// The database counts failures by its own clock, per pair of name and network, even if
-// no account has the name. So guessing delays only the guesser, with two exceptions. A
-// network that fails under many names is delayed under all of them. If very many
-// networks have failed under one name, any other network has one free attempt for it
-// instead of ten. An account's known networks, from which a sign-in has succeeded, are
-// exempt from both, so that attackers cannot lock the owner out.
+// Wrong passwords delay the next sign-in attempt. The delay is checked before a hash is
+// computed. The database counts failures per pair of name and network, by its own clock,
+// even if no account has the name. So guessing delays only the guesser, with two
+// exceptions. First, a network with failures under many names is delayed under all names.
+// Second, after very many failures under one name, an unknown network has one free attempt
+// under this name instead of ten. A network is known for an account if a sign-in from the
+// network has succeeded. The exceptions do not apply to known networks, so that attackers
+// cannot lock the owner out.
 const (
-	// failureWindow is how long failures count, starting from the first one.
+	// failureWindow is the time for which failures count. It begins with the first
+	// failure.
 	failureWindow = 24 * time.Hour
 
-	// knownNetworkTTL is how long a network is known after the latest sign-in from it.
+	// knownNetworkTTL is the time for which a network stays known after the latest
+	// sign-in from it.
 	knownNetworkTTL = 90 * 24 * time.Hour
 
 	// underAttackAfter is the number of failures from unknown networks after which a
@@ -35,14 +38,14 @@ const (
 // backoff is a policy that delays sign-in attempts after failures.
 type backoff struct {
 	free         int           // attempts without a delay
-	initial, max time.Duration // the first delay; later ones double up to max
+	initial, max time.Duration // the first delay; each later delay is twice as long, up to max
 }
 
 // backoffs are the policies of a service.
 type backoffs struct {
 	pair        backoff // under one name from one network
-	underAttack backoff // the same, for a name under attack and an unknown network
-	network     backoff // from one network, under all names, unless it is known for the name
+	underAttack backoff // under a name under attack from one unknown network; replaces pair
+	network     backoff // under all names from one network, unless it is known for the name
 }
 
 var productionBackoffs = backoffs{
@@ -53,21 +56,22 @@ var productionBackoffs = backoffs{
 
 // ThrottledError occurs when a password is not checked because of earlier failures.
 type ThrottledError struct {
-	Wait time.Duration // until the next sign-in attempt may succeed
+	Wait time.Duration // the time until the next sign-in attempt may succeed
 }
 
 // Code returns the error's code.
 func (*ThrottledError) Code() string { return "too_many_wrong_passwords" }
 
-// RetryAfter returns how long to wait.
+// RetryAfter returns the time to wait before the next sign-in attempt.
 func (e *ThrottledError) RetryAfter() time.Duration { return e.Wait }
 
 func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("too many wrong passwords from your network: wait %.0f s", max(1, math.Ceil(e.Wait.Seconds())))
 }
 
-// signInAttempt is a password check under a name from a network. Its keys are digests
-// under which the database counts. The zero signInAttempt is not counted.
+// signInAttempt is a password check under a name from a network. Its first three fields
+// are digests. The database counts failures under these digests. The zero signInAttempt
+// is not counted.
 type signInAttempt struct {
 	pair    []byte // name and network
 	network []byte
@@ -77,8 +81,8 @@ type signInAttempt struct {
 }
 
 // beginAttempt counts a sign-in attempt under the key of a name, or returns a
-// ThrottledError. The attempt counts as a failure until its result is known, so that
-// concurrent attempts get no more tries than sequential ones.
+// ThrottledError. The attempt counts as a failure until its result is known. So
+// concurrent attempts allow no more guesses than sequential attempts.
 func (s *Service) beginAttempt(ctx context.Context, name, network string) (signInAttempt, error) {
 	if s.options.Unthrottled {
 		return signInAttempt{}, nil
@@ -110,7 +114,7 @@ func (s *Service) beginAttempt(ctx context.Context, name, network string) (signI
 	}
 	var allowed bool
 	// The statement runs to its end even if the client leaves. Otherwise the database
-	// could have counted an attempt that the service does not withdraw.
+	// could count an attempt that the service never withdraws.
 	err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 		defer cancel()
@@ -134,14 +138,16 @@ func (s *Service) beginAttempt(ctx context.Context, name, network string) (signI
 	return a, nil
 }
 
-// countFailure updates row f for one more failure. $2 is failureWindow.
+// countFailure is the part of an SQL statement that adds a failure to the row f. $2 is
+// failureWindow.
 const countFailure = `
 	failures = case when f.began_at > clock_timestamp() - $2::interval then f.failures + 1 else 1 end,
 	began_at = case when f.began_at > clock_timestamp() - $2::interval then f.began_at else clock_timestamp() end,
 	at = clock_timestamp()`
 
-// recordFailure counts a wrong password for the network under all names, and for the
-// name from all networks. beginAttempt has counted it for the pair.
+// recordFailure adds a wrong password to the count of the network under all names, and to
+// the count of the name from all networks. beginAttempt has already added the attempt to
+// the count of the pair.
 func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAttempt) error {
 	if a.pair == nil || a.known {
 		return nil
@@ -157,7 +163,7 @@ func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAtte
 	return nil
 }
 
-// clearFailures removes the failures of the pair after a right password.
+// clearFailures removes the failures of a name and network after a right password.
 func (s *Service) clearFailures(ctx context.Context, db vault.DB, a signInAttempt) error {
 	if a.pair == nil {
 		return nil
@@ -177,16 +183,16 @@ func (s *Service) rememberNetwork(ctx context.Context, tx *events.Tx, a signInAt
 	return err
 }
 
-// forgetNetworks removes an account's known networks, except the one of the current
+// forgetNetworks removes an account's known networks, except the network of the current
 // sign-in attempt.
 func (s *Service) forgetNetworks(ctx context.Context, tx *events.Tx, account uuid.UUID, current signInAttempt) error {
 	_, err := tx.Exec(ctx, `delete from known_networks where account = $1 and key is distinct from $2`, account, current.pair)
 	return err
 }
 
-// withdrawAttempt removes an attempt from the count if its password was not found
-// wrong, because the check or a later step failed. It does so even if the client has
-// left.
+// withdrawAttempt removes an attempt from the count of failures, after an error of the
+// password check or of a later step. It does so even if the client has left. If the
+// password was wrong, withdrawAttempt does nothing.
 func (s *Service) withdrawAttempt(ctx context.Context, a signInAttempt) error {
 	if a.pair == nil || a.wrong {
 		return nil

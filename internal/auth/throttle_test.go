@@ -22,8 +22,8 @@ func (f *fixture) signInFrom(t *testing.T, network, username, password string) e
 	return err
 }
 
-// newSlowFixture returns a fixture whose first delay is a minute, so that a slow machine
-// checks it before it ends.
+// newSlowFixture returns a fixture whose first delay is a minute. So even a slow machine
+// checks the delay before the delay ends.
 func newSlowFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -32,7 +32,7 @@ func newSlowFixture(t *testing.T) *fixture {
 }
 
 // wantThrottled fails the test unless err is a ThrottledError with the wanted delay. The
-// delay may be up to 30 s less, because the database's clock runs.
+// delay may be up to 30 s shorter, because the database's clock runs during the test.
 func wantThrottled(t *testing.T, what string, err error, want time.Duration) {
 	t.Helper()
 	e, ok := errors.AsType[*ThrottledError](err)
@@ -59,8 +59,8 @@ func (f *fixture) countHashes() *atomic.Int32 {
 	return n
 }
 
-// A guesser waits longer after each failure, whether or not the account exists. Other
-// networks do not wait.
+// A network that guesses must wait longer after each failure, whether or not the account
+// exists. Other networks must not wait.
 func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
 	t.Parallel()
 	f := newSlowFixture(t)
@@ -96,7 +96,7 @@ func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
 	if err := f.signInFrom(t, "mallory's", name, password); err != nil {
 		t.Errorf("after the wait: %v", err)
 	}
-	// The right password has cleared the failures.
+	// The right password must have cleared the failures.
 	for range productionBackoffs.pair.free {
 		wantError(t, f.signInFrom(t, "mallory's", name, "not "+password), ErrCredentials)
 	}
@@ -138,8 +138,9 @@ func TestFailuresCountForADay(t *testing.T) {
 	wantThrottled(t, "on the next day", f.signInFrom(t, "n", name, password), time.Minute)
 }
 
-// An owner can sign in from a known network, even if others fail under the same name
-// elsewhere, or under other names from there.
+// An owner must be able to sign in from a known network. Failures under the owner's name
+// from other networks must not prevent this. Failures under other names from the known
+// network must not prevent it either.
 //
 // security: ASVS 6.3.1
 func TestOthersCannotLockAnOwnerOut(t *testing.T) {
@@ -162,7 +163,7 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	wantThrottled(t, "a second guess from one of very many", f.signInFrom(t, "1.1.1.3", name, "guess"), time.Minute)
 	signIn("from home, while many guess", "home")
 	signIn("from elsewhere, while many guess", "hotel")
-	for range productionBackoffs.pair.free { // the owner still has all free attempts
+	for range productionBackoffs.pair.free { // the owner must still have all free attempts
 		wantError(t, f.signInFrom(t, "home", name, "mistake"), ErrCredentials)
 	}
 	wantThrottled(t, "the owner's own mistakes", f.signInFrom(t, "home", name, password), time.Minute)
@@ -222,7 +223,8 @@ func TestBusySignInIsNoFailure(t *testing.T) {
 	}
 }
 
-// A sign-in attempt is a failure only if its password is known to be wrong.
+// A sign-in attempt counts as a failure only if the password check has found a wrong
+// password.
 func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 	t.Parallel()
 	failing := errors.New("no answer")
@@ -238,10 +240,10 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 		return f.ChangePassword(ctx, id, password, newPassword, "n")
 	}
 	leaves := func(f *fixture, t *testing.T, leave context.CancelFunc) {
-		slots := make(chan struct{}, 1) // a single slot, occupied
+		slots := make(chan struct{}, 1) // the only slot is occupied
 		slots <- struct{}{}
 		f.hash.slots, f.hash.wait = slots, time.Minute
-		go func() { // until the attempt is counted
+		go func() { // leaves when the attempt has been counted
 			for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
 				var n int
 				if err := f.db.Owner.QueryRow(context.Background(), `select count(*) from sign_in_failures`).Scan(&n); err != nil || n > 0 {
@@ -286,7 +288,7 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 				leave()
 				return argon2id.CheckHash(password, hash)
 			}
-		}, "not " + password, 3}, // of the pair, the network and the name
+		}, "not " + password, 3}, // one each for the pair, the network and the name
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -306,7 +308,7 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 	}
 }
 
-// Every operation that checks a password is throttled like a sign-in.
+// Every operation that checks a password must be throttled like a sign-in.
 //
 // security: ASVS 6.3.4
 func TestEveryPasswordCheckIsThrottled(t *testing.T) {
@@ -396,10 +398,10 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		failures, networks time.Duration // added to their age
+		failures, networks time.Duration // added to the age of the rows
 		want               [2]int
 	}{
-		{0, 0, [2]int{7, 1}}, // three pairs, three networks, one name
+		{0, 0, [2]int{7, 1}}, // seven rows of failures: three pairs, three networks, one name
 		{failureWindow - time.Minute, knownNetworkTTL - time.Hour, [2]int{7, 1}},
 		{time.Minute, time.Hour, [2]int{0, 0}},
 	} {

@@ -19,8 +19,8 @@ const (
 	// TicketTTL is the lifetime of a ticket.
 	TicketTTL = 30 * time.Second
 
-	// maxTickets is the maximum number of unused tickets of a session. One more
-	// replaces the oldest.
+	// maxTickets is the maximum number of unused tickets of a session. One more ticket
+	// replaces the oldest ticket.
 	maxTickets = 32
 
 	// ticketPrefix distinguishes tickets from other secrets.
@@ -33,12 +33,12 @@ func hashTicket(text string) []byte {
 	return sum[:]
 }
 
-// Ticket returns a secret that authenticates the identity once, at one path, within
-// TicketTTL, for clients that cannot set headers. It returns ErrAccessToken if the
-// session has ended.
+// Ticket returns a secret for clients that cannot set headers. The secret authenticates
+// the identity once, at the given path, within TicketTTL. If the session has ended,
+// Ticket returns ErrAccessToken.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
-	_, _ = rand.Read(secret[:]) // never fails
+	_, _ = rand.Read(secret[:]) // Read never fails
 	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
 	now := s.now()
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
@@ -66,8 +66,8 @@ func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string,
 	return text, nil
 }
 
-// Redeem removes a ticket and returns its identity, or ErrAccessToken. A ticket is
-// used up even if it is presented at a wrong path.
+// Redeem removes a ticket and returns the ticket's identity, or ErrAccessToken. A ticket
+// that is presented at a wrong path is removed too.
 func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, error) {
 	if len(ticket) != len(ticketPrefix)+43 || !strings.HasPrefix(ticket, ticketPrefix) {
 		return Identity{}, fmt.Errorf("%w: it is not a ticket", ErrAccessToken)

@@ -25,7 +25,7 @@ func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.mustRegister(t)
-	other := f.another(t, newHasher(cheapParams)) // another process
+	other := f.another(t, newHasher(cheapParams)) // a service in another process
 	for what, c := range map[string]struct {
 		meanwhile func(*testing.T, Identity)
 		path      string
@@ -53,7 +53,7 @@ func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
 				t.Errorf("%+v, %v; want %+v", got, err, id)
 			}
 			_, err = f.Redeem(t.Context(), ticket, "/here")
-			wantError(t, err, ErrAccessToken) // it has been presented before
+			wantError(t, err, ErrAccessToken) // the ticket has been presented before
 			f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
 		})
 	}
@@ -98,7 +98,8 @@ func TestTicketIsRedeemedOnce(t *testing.T) {
 	}
 }
 
-// A session has at most maxTickets unused tickets. The database holds only hashes.
+// A session has at most maxTickets unused tickets. The database holds only the hashes of
+// tickets.
 func TestTicketsAreLimitedAndHashed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -119,7 +120,7 @@ func TestTicketsAreLimitedAndHashed(t *testing.T) {
 		t.Error("a ticket is stored in plain text")
 	}
 	_, err := f.Redeem(t.Context(), ticket, "/here")
-	wantError(t, err, ErrAccessToken) // the oldest was replaced
+	wantError(t, err, ErrAccessToken) // the oldest ticket was replaced
 	f.clock.Advance(TicketTTL - time.Millisecond)
 	if err := f.collect(t.Context()); err != nil {
 		t.Fatal(err)

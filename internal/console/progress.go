@@ -9,8 +9,9 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Progress shows how many bytes of a file have arrived: as a bar on a terminal, and
-// elsewhere as a line every 10 % or 5 seconds. It is not safe for concurrent use.
+// Progress shows the number of bytes of a file that have arrived. On a terminal it shows a
+// bar. Elsewhere it writes a line every 10 % or 5 seconds. It is not safe for concurrent
+// use.
 type Progress struct {
 	w        io.Writer
 	name     string
@@ -18,7 +19,7 @@ type Progress struct {
 
 	bar    *progressbar.ProgressBar // nil until the first byte is shown
 	logged time.Time                // the time of the last line
-	tenth  int64                    // the tenths of the total at the last line
+	tenth  int64                    // the number of tenths of the total at the last line
 }
 
 // NewProgress returns a progress that has shown nothing yet.
@@ -31,7 +32,7 @@ func NewProgress(w io.Writer, name string) *Progress {
 	return p
 }
 
-// Show shows that done of total bytes have arrived.
+// Show shows the progress: the number of bytes that have arrived, and the total.
 func (p *Progress) Show(done, total int64) {
 	if total == 0 {
 		return
@@ -46,7 +47,7 @@ func (p *Progress) Show(done, total int64) {
 				progressbar.OptionThrottle(100*time.Millisecond),
 			)
 		}
-		_ = p.bar.Set64(done) // a bar that cannot be drawn is not an error
+		_ = p.bar.Set64(done) // if the bar cannot be drawn, the program continues
 		return
 	}
 	tenth := done * 10 / total
@@ -56,7 +57,7 @@ func (p *Progress) Show(done, total int64) {
 	}
 }
 
-// Note writes a line of text, above the bar if there is one.
+// Note writes a line of text. If a bar is shown, the line is above the bar.
 func (p *Progress) Note(text string) {
 	if p.bar != nil {
 		_ = p.bar.Clear()
@@ -71,5 +72,5 @@ func (p *Progress) End() {
 	}
 }
 
-// Megabytes writes a number of bytes as 1.2 MB.
+// Megabytes formats a number of bytes in megabytes, such as 1.2 MB.
 func Megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

@@ -1,5 +1,5 @@
 // Package console reads passwords and lines from a user, and shows progress. It works on
-// terminals and on pipes. Only this package knows x/term and the progress bar.
+// terminals and on pipes. No other package uses x/term or the progress bar library.
 package console
 
 import (
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/term"
 )
 
-// maxLine is the longest line that is read, in bytes.
+// maxLine is the maximum length of an input line, in bytes.
 const maxLine = 4096
 
 // IsTerminal reports whether in is a terminal.
@@ -23,9 +23,9 @@ func IsTerminal(in io.Reader) bool {
 	return ok
 }
 
-// ReadPassword asks for a password on a terminal, twice and without showing it. From any
-// other input it reads a line. When ctx is done, it returns the error of ctx and restores
-// the terminal.
+// ReadPassword reads a password. On a terminal it asks for the password twice and does not
+// show the input. From any other input it reads a line. When ctx is done, ReadPassword
+// restores the terminal and returns the error of ctx.
 func ReadPassword(ctx context.Context, in io.Reader, out io.Writer) (string, error) {
 	if fd, ok := terminalOf(in); ok {
 		first, err := ask(ctx, fd, out, "Password: ")
@@ -51,9 +51,9 @@ func ReadPassword(ctx context.Context, in io.Reader, out io.Writer) (string, err
 	return line, nil
 }
 
-// ReadLine reads a line of at most 4096 bytes and returns it without its end. At the end
-// of the input it returns an empty line. When ctx is done first, it returns the error of
-// ctx.
+// ReadLine reads a line of at most 4096 bytes and returns the line without the line break.
+// At the end of the input it returns an empty line. If ctx is done first, it returns the
+// error of ctx.
 func ReadLine(ctx context.Context, in io.Reader) (string, error) {
 	line, err := interruptibly(ctx, func() ([]byte, error) {
 		return bufio.NewReaderSize(io.LimitReader(in, maxLine), maxLine).ReadBytes('\n')
@@ -64,7 +64,8 @@ func ReadLine(ctx context.Context, in io.Reader) (string, error) {
 	return string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))), nil
 }
 
-// terminalOf returns the file descriptor of in if that is a terminal.
+// terminalOf returns the file descriptor of an input. The result ok reports whether the
+// input is a terminal.
 func terminalOf(in io.Reader) (fd int, ok bool) {
 	file, ok := in.(*os.File)
 	if !ok {
@@ -74,8 +75,8 @@ func terminalOf(in io.Reader) (fd int, ok bool) {
 	return fd, term.IsTerminal(fd)
 }
 
-// interruptibly returns the results of read, or the error of ctx when ctx is done first.
-// In that case read continues in the background.
+// interruptibly calls the function read and returns its results. If ctx is done first,
+// interruptibly returns the error of ctx. The function then continues in the background.
 func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		line []byte
@@ -94,7 +95,7 @@ func interruptibly(ctx context.Context, read func() ([]byte, error)) ([]byte, er
 	}
 }
 
-// ask reads a line from a terminal without showing it.
+// ask reads a line from a terminal. The terminal does not show the line.
 func ask(ctx context.Context, fd int, out io.Writer, prompt string) (string, error) {
 	before, err := term.GetState(fd)
 	if err != nil {

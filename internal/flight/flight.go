@@ -1,22 +1,23 @@
 // Package flight shares calls among concurrent callers that want the same result,
-// such as an answer of the database.
+// such as the result of a database query.
 //
-// There are two ways to share. [Group.Do] returns the result of the running call, or
-// a recent one. [Group.DoFresh] is for callers that know of a change: it returns the
-// result of a call that began after DoFresh was called. A group may have callers of
+// There are two ways to share a call. [Group.Do] returns the result of the running call
+// or of a recent call. [Group.DoFresh] is for callers that know of a change. It returns
+// the result of a call that begins after DoFresh was called. A group may have callers of
 // both kinds.
 //
 // Callers may rely on the following, for each key of a group:
-//   - At most one call runs at a time, and at most one more waits for its end.
-//   - A call belongs to all of its callers. It runs in a goroutine of its own, with
-//     the values of one caller's context but not its end. Its own context ends after
-//     [Group.Timeout].
-//   - A caller's context ends only that caller's wait. The call goes on, even if
-//     no caller is left, so that its result can be kept.
-//   - If the function panics, its callers get an error with the panic's value and
+//   - At most one call runs at a time. At most one more call waits for the end of the
+//     running call.
+//   - A call is shared by all of its callers. It runs in a goroutine of its own. The
+//     call's context has the values of one caller's context but does not end with it.
+//     The call's context ends after [Group.Timeout].
+//   - The end of a caller's context ends only that caller's wait. The call continues,
+//     even if no caller is left, so that its result can be kept.
+//   - If the function panics, the callers get an error with the panic's value and
 //     stack. The function must not call runtime.Goexit.
 //
-// Results are shared, so callers must not change what they point to.
+// Results are shared. Callers must not change the data that a result points to.
 package flight
 
 import (
@@ -29,27 +30,27 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// A Group is a set of calls with results of type V, told apart by keys. A Group
-// with a Timeout is ready for use and safe for concurrent use. Its fields must
-// not change afterwards.
+// A Group is a set of calls with results of type V. A key identifies each call. A Group
+// with a Timeout is ready for use and safe for concurrent use. The fields of a Group must
+// not change after its first use.
 type Group[V any] struct {
 	Timeout time.Duration // bounds each call; required
 
-	// Keep is how long after the end of a call Do returns its result or error. If
-	// Keep is not zero, the group holds the latest result of every key for ever, so
-	// the keys must be few.
+	// Keep is the time after the end of a call during which Do returns the call's result
+	// or error. If Keep is not zero, the group holds the latest result of every key for
+	// ever. So the number of keys must be small.
 	Keep time.Duration
-	Now  func() time.Time // the clock of Keep; time.Now if nil
+	Now  func() time.Time // the clock for Keep; nil means time.Now
 
 	waiting singleflight.Group // the calls that have not begun
 
 	mu      sync.Mutex
-	pending map[string]bool     // the keys that are in waiting
+	pending map[string]bool     // the keys of the calls in waiting
 	running map[string]*call[V] // the calls that have begun
 	kept    map[string]*call[V] // the latest calls that have ended, if Keep is set
 }
 
-// call is one call that has begun.
+// call is a call of a function that has begun.
 type call[V any] struct {
 	done  chan struct{} // closed when the fields below are set
 	value V
@@ -57,9 +58,9 @@ type call[V any] struct {
 	ended time.Time
 }
 
-// Do returns the result of the running call. If none is running, it returns the
-// latest result if that call ended less than Keep ago, and otherwise starts or joins
-// a call like DoFresh. It returns ctx's error if ctx ends first.
+// Do returns the result of the running call. If no call is running, Do returns the result
+// of the latest call, provided that this call ended less than Keep ago. Otherwise Do starts
+// or joins a call like DoFresh. If ctx ends first, Do returns ctx's error.
 func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	if c := g.running[key]; c != nil {
@@ -79,23 +80,24 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 	return g.next(ctx, key, fn)
 }
 
-// DoFresh returns the result of a call that begins after DoFresh was called. If a
-// call waits for the end of the running one, DoFresh joins it. Otherwise it
-// starts a call of fn, or makes one wait. It returns ctx's error if ctx ends first.
+// DoFresh returns the result of a call that begins after DoFresh was called. If a call is
+// waiting for the end of the running call, DoFresh joins the waiting call. Otherwise it
+// creates a call of fn, which waits if another call is running. If ctx ends first, DoFresh
+// returns ctx's error.
 func (g *Group[V]) DoFresh(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	return g.next(ctx, key, fn)
 }
 
-// Busy reports whether a call is running or waiting.
+// Busy reports whether a call with the key is running or waiting.
 func (g *Group[V]) Busy(key string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.pending[key] || g.running[key] != nil
 }
 
-// next joins or starts the call that has not begun. The caller holds g.mu, which
-// next releases.
+// next joins the call that has not begun. If there is no such call, next starts one. The
+// caller must hold g.mu. The lock is released by next.
 func (g *Group[V]) next(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	if g.pending == nil {
 		g.pending, g.running, g.kept = map[string]bool{}, map[string]*call[V]{}, map[string]*call[V]{}
@@ -128,13 +130,13 @@ func (g *Group[V]) run(ctx context.Context, key string, fn func(context.Context)
 	return c
 }
 
-// begin makes the waiting call the running one. From then on, the singleflight
-// starts another call for new callers.
+// begin makes the waiting call the running call. After that, g.waiting starts another call
+// for new callers.
 func (g *Group[V]) begin(key string) *call[V] {
 	c := &call[V]{done: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if before := g.running[key]; before != nil { // no other call can begin before this one
+	if before := g.running[key]; before != nil { // only this call is waiting, so no other call begins first
 		g.mu.Unlock()
 		<-before.done
 		g.mu.Lock()

@@ -13,14 +13,14 @@ import (
 
 const timeout = time.Minute
 
-// TestFreshCallBeginsAfterItsCallers lets callers arrive while a call runs: all of
-// them share the next call.
+// TestFreshCallBeginsAfterItsCallers has several callers that arrive while a call runs.
+// All these callers must share the next call.
 func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		begun, answer := 0, make(chan struct{})
 		fn := func(context.Context) (int, error) {
-			begun++ // one at a time
+			begun++ // needs no lock, because calls run one at a time
 			n := begun
 			<-answer
 			return n, nil
@@ -31,7 +31,7 @@ func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 				t.Errorf("the first caller got call %d, %v", n, err)
 			}
 		})
-		synctest.Wait() // it runs
+		synctest.Wait() // the first call is running now
 		for range 10 {
 			callers.Go(func() {
 				if n, err := g.DoFresh(t.Context(), "a", fn); n != 2 || err != nil {
@@ -40,7 +40,7 @@ func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		// Another key does not wait for them.
+		// A call with another key must not wait for these calls.
 		if n, err := g.DoFresh(t.Context(), "b", func(context.Context) (int, error) { return 7, nil }); n != 7 || err != nil {
 			t.Errorf("another key got %d, %v", n, err)
 		}
@@ -85,7 +85,7 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 			}
 			return n, nil
 		}
-		const anyCount = 0 // of calls: one may begin at the moment when another ends
+		const anyCount = 0 // the number of calls is not fixed, because one may begin just when another ends
 		begin := time.Now()
 		expect := func(what string, err, want error, n int32, at time.Duration) {
 			t.Helper()
@@ -106,8 +106,8 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 		callers.Wait()
 		expect("just afterwards", do(t.Context()), failing, 1, 2*time.Second)
 		time.Sleep(keep)
-		// Keep counts from the end of a call: a call that takes longer than Keep is
-		// not repeated by the callers that have waited for it.
+		// Keep begins at the end of a call. So callers that have waited for a call must not
+		// repeat it, even if the call took longer than Keep.
 		callers.Go(func() { expect("a second later", do(t.Context()), nil, anyCount, 5*time.Second) })
 		synctest.Wait()
 		if !g.Busy("") || g.Busy("other") {
@@ -117,7 +117,7 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 		leaving, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		expect("a fresh caller that leaves", doFresh(leaving), context.DeadlineExceeded, 2, 4*time.Second)
-		// A fresh caller does not get the result of a call that began before.
+		// DoFresh must not return the result of a call that began before.
 		expect("fresh", doFresh(t.Context()), failing, 3, 7*time.Second)
 		callers.Wait()
 		if g.Busy("") {
@@ -196,8 +196,9 @@ func TestKeepUsesTheGroupsClock(t *testing.T) {
 	}
 }
 
-// TestConcurrentCallersGetFreshResults has callers of both kinds. Calls of a key never
-// overlap, and a fresh result is of a call that began after DoFresh was called.
+// TestConcurrentCallersGetFreshResults has concurrent callers of Do and DoFresh. Calls with
+// the same key must not overlap. A result of DoFresh must come from a call that began after
+// DoFresh was called.
 func TestConcurrentCallersGetFreshResults(t *testing.T) {
 	g := Group[int64]{Timeout: timeout}
 	var clock, running atomic.Int64

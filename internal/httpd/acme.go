@@ -19,20 +19,20 @@ import (
 
 // ACMEOptions configure [ACME].
 type ACMEOptions struct {
-	Domains   []string     // other names get no certificate
-	Directory string       // URL of the authority; empty is Let's Encrypt
+	Domains   []string     // names that get a certificate; no other name gets one
+	Directory string       // URL of the ACME directory; empty means that of Let's Encrypt
 	Cache     string       // directory for keys and certificates
-	Log       *slog.Logger // receives a line about a missing certificate, at most once a minute for each name
+	Log       *slog.Logger // receives messages about missing certificates, at most one a minute for each name
 }
 
-// ErrDirectory means that others on the network could answer in place of the ACME
-// directory.
+// ErrDirectory means that the URL of the ACME directory is not safe, because another
+// machine on the network could answer in place of the directory.
 var ErrDirectory = errors.New("the directory must be an https:// URL, or http:// on loopback")
 
 // ACME returns a TLS configuration that gets a certificate at the first handshake for a
-// name, and renews it. It accepts the authority's terms. The handler answers the
-// authority's challenges over plain HTTP, and other requests with 404. ACME returns
-// ErrDirectory, and no other error.
+// name, and renews the certificate. ACME accepts the terms of the certificate authority.
+// The returned handler answers the authority's challenges over plain HTTP, and answers
+// other requests with 404. The only error of ACME is ErrDirectory.
 func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
 	directory := o.Directory
 	if directory == "" {
@@ -52,7 +52,8 @@ func ACME(o ACMEOptions) (*tls.Config, http.Handler, error) {
 	return config, manager.HTTPHandler(http.NotFoundHandler()), nil
 }
 
-// withoutPort lets a policy accept values of Host headers, which may have a port.
+// withoutPort removes the port from a host before it calls the policy, because the value
+// of a Host header may have a port.
 func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
 	return func(ctx context.Context, host string) error {
 		if name, _, err := net.SplitHostPort(host); err == nil {
@@ -62,8 +63,8 @@ func withoutPort(policy autocert.HostPolicy) autocert.HostPolicy {
 	}
 }
 
-// isTrustworthy reports whether a URL uses HTTPS or loopback, so that no machine on the
-// way can answer in its place.
+// isTrustworthy reports whether a URL uses HTTPS or loopback. Then no machine on the
+// network path can answer in place of the URL's server.
 func isTrustworthy(directory string) bool {
 	u, err := url.Parse(directory)
 	if err != nil || u.Host == "" || u.User != nil {
@@ -75,13 +76,13 @@ func isTrustworthy(directory string) bool {
 }
 
 // missingEvery is the minimum time between two log lines about a name without a
-// certificate. Any client can cause them.
+// certificate. There is a minimum because any client can cause such lines.
 const missingEvery = time.Minute
 
 type getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-// logMissing logs why one of the names has no certificate. Clients see only a failed
-// handshake.
+// logMissing logs the reason when one of the names has no certificate. Clients see only a
+// failed handshake, so operators need the log.
 func logMissing(get getCertificate, names []string, log *slog.Logger) getCertificate {
 	var mu sync.Mutex
 	last := map[string]time.Time{}

@@ -7,9 +7,9 @@ import (
 	"colophon/internal/network"
 )
 
-// Admin returns the handler of a listener for operators. It serves /metrics with the given
-// handler, and /debug/pprof/. The Host of a request must be an IP address or localhost, so
-// that no web page can read the answers by DNS rebinding.
+// Admin returns the handler of a listener for operators. It serves /debug/pprof/, and
+// /metrics with the given handler. The Host header of a request must be an IP address or
+// localhost, so that no web page can read the responses by DNS rebinding.
 func Admin(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)

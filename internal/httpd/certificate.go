@@ -8,21 +8,22 @@ import (
 	"time"
 )
 
-// Certificate is a certificate and its key, and follows changes of their files. It is safe
-// for concurrent use.
+// Certificate is a certificate and its private key. It reads both files again when one of
+// the files changes. It is safe for concurrent use.
 type Certificate struct {
 	cert, key string
 	log       *slog.Logger
 
 	mu      sync.Mutex
 	checked time.Time
-	read    [2]stamp // the files as last read, valid or not
+	read    [2]stamp // the state of the files at the last read, valid or not
 	current *tls.Certificate
 }
 
-// LoadCertificate reads a certificate with its chain, and the private key, in PEM.
-// Handshakes check the files for changes at most once a second, and use the new
-// certificate. If the new files are unusable, the previous certificate stays in use.
+// LoadCertificate reads a certificate with its chain, and the private key, in PEM. Later
+// handshakes check the files for changes, at most once a second. A handshake that finds a
+// change uses the new certificate. If the new files are unusable, the previous certificate
+// stays in use.
 func LoadCertificate(cert, key string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{cert: cert, key: key, log: log}
 	if err := c.load(); err != nil {
@@ -36,15 +37,15 @@ func (c *Certificate) TLSConfig() *tls.Config {
 	return strict(&tls.Config{GetCertificate: c.get})
 }
 
-// Reload makes the next handshake read the files, changed or not.
+// Reload makes the next handshake read the files, even if they have not changed.
 func (c *Certificate) Reload() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.checked, c.read = time.Time{}, [2]stamp{}
 }
 
-// strict allows TLS 1.2 and newer, and in TLS 1.2 only the suites with forward secrecy and
-// authenticated encryption. All suites of TLS 1.3 have both.
+// strict allows TLS 1.2 and newer. In TLS 1.2 it allows only the cipher suites with forward
+// secrecy and authenticated encryption. All cipher suites of TLS 1.3 have both.
 func strict(config *tls.Config) *tls.Config {
 	config.MinVersion = tls.VersionTLS12
 	config.CipherSuites = []uint16{
@@ -55,7 +56,7 @@ func strict(config *tls.Config) *tls.Config {
 	return config
 }
 
-// stamp changes when a file is replaced.
+// stamp identifies a version of a file. The stamp changes when the file is replaced.
 type stamp struct {
 	changed time.Time
 	size    int64
@@ -75,8 +76,8 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.current, nil
 	}
 	if err := c.load(); err != nil {
-		// If only one file has been replaced yet, the change of the other one causes
-		// another try.
+		// Perhaps only one of the files has been replaced so far. The change of the other
+		// file causes another load.
 		c.log.Warn("changed certificate unusable, keeping the previous one", "err", err)
 	} else {
 		c.log.Info("certificate reloaded")
@@ -93,9 +94,9 @@ func (c *Certificate) stamps() (now [2]stamp) {
 	return now
 }
 
-// load reads the files. The caller holds c.mu, unless c is not shared yet.
+// load reads the files. The caller must hold c.mu if c is shared already.
 func (c *Certificate) load() error {
-	c.read = c.stamps() // before the files, so that a later change is noticed
+	c.read = c.stamps() // before the files are read, so that a later change is noticed
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
 		return err

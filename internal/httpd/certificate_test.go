@@ -13,7 +13,8 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestChangedCertificateIsReloaded replaces the files of a served certificate.
+// TestChangedCertificateIsReloaded replaces the files of a served certificate. Later
+// handshakes must use the new certificate.
 func TestChangedCertificateIsReloaded(t *testing.T) {
 	a := httpdtest.NewAuthority(t)
 	first := a.Issue("cert.pem", "key.pem")
@@ -33,7 +34,7 @@ func TestChangedCertificateIsReloaded(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		return resp.TLS.PeerCertificates[0].SerialNumber.Int64()
 	}
-	// expire makes the next handshake check the files, as if a second had passed.
+	// expire makes the next handshake check the files without a wait of one second.
 	expire := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -10,9 +10,10 @@ import (
 	"colophon/internal/network"
 )
 
-// connectionLimiter is a listener with at most max open connections. One network may have
-// a quarter of them, or all if it is a trusted proxy's. connectionLimiter closes further
-// connections at once, so that no client waits behind them.
+// connectionLimiter is a listener that limits the number of open connections to max. The
+// limit for one network is a quarter of max, except for the addresses of trusted proxies.
+// connectionLimiter closes connections above a limit at once, so that no client waits in a
+// queue.
 type connectionLimiter struct {
 	net.Listener
 	max     int
@@ -22,7 +23,7 @@ type connectionLimiter struct {
 	mu        sync.Mutex
 	open      int
 	byNetwork map[string]int
-	refused   int // since the last log line
+	refused   int // refused connections since the last log line
 	logged    time.Time
 }
 
@@ -33,7 +34,7 @@ func limitConnections(l net.Listener, limit int, trusted []netip.Prefix, log *sl
 	return &connectionLimiter{Listener: l, max: limit, trusted: trusted, log: log, byNetwork: map[string]int{}}
 }
 
-// Accept returns the next connection within the limits.
+// Accept returns the next connection that is within the limits.
 func (l *connectionLimiter) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
@@ -51,7 +52,8 @@ func (l *connectionLimiter) Accept() (net.Conn, error) {
 	}
 }
 
-// acquire counts a connection of a network, and reports whether it is within the limits.
+// acquire reports whether one more connection of a network is within the limits. If so, it
+// counts the connection.
 func (l *connectionLimiter) acquire(from string, proxy bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +84,7 @@ type connection struct {
 	release func()
 }
 
-// Close closes the connection. Only the first call ends its count.
+// Close closes the connection. Only the first call lowers the number of open connections.
 func (c *connection) Close() error {
 	defer c.release()
 	return c.Conn.Close()

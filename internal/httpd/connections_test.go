@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// TestConnectionsAreLimited fills a listener from one network and from others.
+// TestConnectionsAreLimited opens connections from one network and from other networks.
+// Connections above the limits must be closed at once.
 func TestConnectionsAreLimited(t *testing.T) {
 	for name, k := range map[string]struct {
 		trusted []netip.Prefix
-		want    int // of one network
+		want    int // connections of one network
 	}{
 		"one network": {nil, 2},
 		"a proxy":     {[]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, 8},
@@ -42,13 +43,13 @@ func TestConnectionsAreLimited(t *testing.T) {
 				connect(t, inner.Addr().String())
 				held = append(held, <-accepted)
 			}
-			// A further connection is closed at once.
+			// A further connection must be closed at once.
 			extra := connect(t, inner.Addr().String())
 			_ = extra.SetReadDeadline(time.Now().Add(time.Minute))
 			if _, err := extra.Read(make([]byte, 1)); err == nil || !closedByPeer(err) {
 				t.Errorf("a connection over the limit is open: %v", err)
 			}
-			// Closing a connection twice makes room for one.
+			// A connection that is closed twice must make room for only one new connection.
 			_ = held[0].Close()
 			_ = held[0].Close()
 			connect(t, inner.Addr().String())

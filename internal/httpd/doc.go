@@ -1,10 +1,11 @@
 // Package httpd opens listeners and serves HTTP on them.
 //
-// It limits what a client may use before a handler sees its request: connections, the
-// size and the duration of a request's head, idle time, HTTP/2 frames. It speaks TLS with
-// a [Certificate] from files, which are read again when they change, or with certificates
-// from an [ACME] authority. [Servers] stop together.
+// The package limits the resources of a client before a handler sees the client's request:
+// connections, the size and the duration of a request's head, idle time, and HTTP/2 frames.
+// For TLS it uses a [Certificate] from files or certificates from an [ACME] authority. The
+// files are read again when they change. All [Servers] of a process stop together.
 //
-// It knows no flags and no routes: a listener serves an [http.Handler].
-// [Listen] returns the errors of package net, [LoadCertificate] those of crypto/tls.
+// The package does not know the program's flags and routes. A listener serves an
+// [http.Handler]. [Listen] returns the errors of package net. [LoadCertificate] returns the
+// errors of package crypto/tls.
 package httpd

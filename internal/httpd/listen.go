@@ -10,17 +10,17 @@ import (
 	"colophon/internal/network"
 )
 
-// ListenOptions configure [Listen]. The zero value is plain HTTP without a limit on
+// ListenOptions configure [Listen]. The zero value means plain HTTP without a limit on
 // connections.
 type ListenOptions struct {
-	TLS *tls.Config // nil is plain HTTP
+	TLS *tls.Config // nil means plain HTTP
 
-	// MaxConnections is the maximum number of open connections; one network may have a
-	// quarter of them, unless it is in Trusted. 0 means no limit.
+	// MaxConnections is the maximum number of open connections. One network may have a
+	// quarter of this number, unless the network is in Trusted. 0 means no limit.
 	MaxConnections int
 
 	Trusted []netip.Prefix // networks of reverse proxies
-	Log     *slog.Logger   // needed with MaxConnections
+	Log     *slog.Logger   // required if MaxConnections is not 0
 
 	timeouts timeouts // zero means productionTimeouts
 }
@@ -64,9 +64,10 @@ func (l *Listener) Port() string {
 	return port
 }
 
-// IsLocal reports whether clients reach the listener only from this machine and under
-// the machine's own names. Over TLS the certificate decides which names are valid, and
-// a proxy passes on other names.
+// IsLocal reports whether clients can reach the listener only from this machine and only
+// under the machine's own names. It returns false for TLS, because the certificate decides
+// which names are valid. It returns false for a listener behind a proxy, because the proxy
+// passes on other names.
 func (l *Listener) IsLocal() bool {
 	return l.options.TLS == nil && len(l.options.Trusted) == 0 && network.IsLoopback(l.Addr().String())
 }

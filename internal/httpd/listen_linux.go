@@ -9,8 +9,8 @@ import (
 const tcpUserTimeout = 0x12
 
 // limitUnacknowledged returns a function that sets the timeout for unacknowledged data
-// on a listening socket. Connections inherit the timeout. An error is ignored, so that
-// the service runs without the timeout on a kernel that does not support it.
+// on a listening socket. Connections inherit the timeout. On a kernel without this timeout
+// the error is ignored, and the service runs without the timeout.
 func limitUnacknowledged(limit time.Duration) func(_, _ string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {

@@ -7,5 +7,6 @@ import (
 	"time"
 )
 
-// limitUnacknowledged returns nil: only Linux has a timeout for unacknowledged data.
+// limitUnacknowledged returns nil, because only Linux has this timeout for unacknowledged
+// data.
 func limitUnacknowledged(time.Duration) func(string, string, syscall.RawConn) error { return nil }

@@ -10,22 +10,23 @@ import (
 	"time"
 )
 
-// timeouts say how long a server waits for one client.
+// timeouts are the maximum times that a server waits for a client.
 type timeouts struct {
-	// header bounds the TLS handshake, and separately the head of each request.
+	// header bounds the duration of the TLS handshake. It also bounds the time in which
+	// the head of a request must arrive.
 	header time.Duration
 
-	// idle bounds the time between two requests of a connection.
+	// idle bounds the time between two requests on a connection.
 	idle time.Duration
 
 	// write bounds the time from the head of a request to the end of the response.
-	// Handlers begin within a minute. They set shorter deadlines then, and streams set
-	// one for each write.
+	// A handler begins within a minute and then sets a shorter deadline. The handler of
+	// a stream sets a deadline for each write.
 	write time.Duration
 
-	// unacknowledged bounds how long sent data may wait for the client to acknowledge
-	// it. A write fails only once the kernel's buffers are full, and a stream may never
-	// fill them. Only Linux has this timeout.
+	// unacknowledged bounds the time until the client acknowledges sent data. Without
+	// this timeout a write fails only when the kernel's buffers are full. A stream may
+	// never fill these buffers. Only Linux has this timeout.
 	unacknowledged time.Duration
 }
 
@@ -36,10 +37,11 @@ var productionTimeouts = timeouts{
 	unacknowledged: 9 * time.Second,
 }
 
-// maxHeader bounds the head of a request, in bytes; above it net/http answers 431.
+// maxHeader is the maximum size of a request's head, in bytes. Package net/http answers a
+// larger head with 431.
 const maxHeader = 32 << 10
 
-// newServer returns a server with bounds on what one client may use.
+// newServer returns a server that limits the resources of each client.
 func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           closeAmbiguous(handler),
@@ -49,10 +51,10 @@ func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.
 		IdleTimeout:       t.idle,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		// The handler answers OPTIONS * too.
+		// With this option the handler also answers OPTIONS *.
 		DisableGeneralOptionsHandler: true,
-		// A client that stops reading or stays silent for long loses its connection,
-		// and all streams of the connection with it.
+		// A client that stops reading or does not answer pings loses its connection.
+		// All streams of the connection end too.
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 100,
 			MaxReadFrameSize:     16 << 10, // the protocol's default; net/http allows a megabyte
@@ -63,10 +65,12 @@ func newServer(ctx context.Context, handler http.Handler, t timeouts, log *slog.
 	}
 }
 
-// closeAmbiguous ends the connection after each request whose end a proxy in front may
-// see elsewhere (RFC 9112, 6.1 and 6.3). These have both Transfer-Encoding and
-// Content-Length, or Transfer-Encoding in HTTP/1.0. net/http removes the second header
-// before a handler sees it, so each chunked request and each of HTTP/1.0 counts.
+// closeAmbiguous closes the connection after each request whose end is ambiguous. A proxy
+// in front may see the end of such a request at another byte (RFC 9112, 6.1 and 6.3). An
+// ambiguous request has both Transfer-Encoding and Content-Length, or has Transfer-Encoding
+// in HTTP/1.0. Package net/http removes one of the headers before a handler sees the
+// request. So closeAmbiguous treats every chunked request and every HTTP/1.0 request as
+// ambiguous.
 func closeAmbiguous(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
@@ -76,8 +80,7 @@ func closeAmbiguous(handler http.Handler) http.Handler {
 	})
 }
 
-// Servers are the HTTP servers of one process. Their methods are not safe for concurrent
-// use.
+// Servers are the HTTP servers of one process. The methods are not safe for concurrent use.
 type Servers struct {
 	ctx    context.Context
 	log    *slog.Logger
@@ -85,13 +88,15 @@ type Servers struct {
 	failed chan error
 }
 
-// NewServers returns an empty set of servers. Requests have the values of ctx but not its
-// cancellation: only [Servers.Shutdown] and [Servers.Close] end them.
+// NewServers returns an empty set of servers. The context of a request has the values of
+// ctx, but the end of ctx does not end the request. Only [Servers.Shutdown] and
+// [Servers.Close] end requests.
 func NewServers(ctx context.Context, log *slog.Logger) *Servers {
 	return &Servers{ctx: ctx, log: log, failed: make(chan error, 1)}
 }
 
-// Serve serves a listener in the background, over TLS if its options say so.
+// Serve serves a listener in the background. It uses TLS if the listener's options have a
+// TLS configuration.
 func (s *Servers) Serve(l *Listener, handler http.Handler) {
 	srv := newServer(s.ctx, handler, l.options.timeouts, s.log)
 	srv.TLSConfig = l.options.TLS
@@ -105,17 +110,17 @@ func (s *Servers) Serve(l *Listener, handler http.Handler) {
 		}
 		select {
 		case s.failed <- err:
-		default: // an earlier error is reported
+		default: // an earlier error is in the channel
 		}
 	}()
 }
 
-// Failed receives the error of the first server that ended. After a Shutdown or a Close
-// the error is [http.ErrServerClosed].
+// Failed returns a channel that receives the error of the first server that ended. After a
+// Shutdown or a Close the error is [http.ErrServerClosed].
 func (s *Servers) Failed() <-chan error { return s.failed }
 
-// Shutdown closes the listeners and waits until all requests have been answered. When
-// ctx is done first, it closes the remaining connections and returns an error.
+// Shutdown closes the listeners and waits until all requests have been answered. If ctx
+// is done first, Shutdown closes the remaining connections and returns an error.
 func (s *Servers) Shutdown(ctx context.Context) error {
 	errs := make([]error, len(s.all))
 	var wg sync.WaitGroup

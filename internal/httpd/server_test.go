@@ -35,8 +35,8 @@ func connect(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// exchange sends bytes that no HTTP client would send. It returns all that the server
-// sends until it closes the connection.
+// exchange sends bytes that no HTTP client would send. It returns all bytes that the
+// server sends until the server closes the connection.
 func exchange(t *testing.T, addr, request string) string {
 	t.Helper()
 	conn := connect(t, addr)
@@ -44,13 +44,13 @@ func exchange(t *testing.T, addr, request string) string {
 	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
-	got, _ := io.ReadAll(conn) // a reset after the response also ends the connection
+	got, _ := io.ReadAll(conn) // no error check, because a reset after the response also ends the connection
 	return string(got)
 }
 
-// TestMalformedRequestsNeverReachTheHandler checks the responses of net/http itself,
-// which have none of our headers. Each is short, repeats nothing of the request and ends
-// the connection.
+// TestMalformedRequestsNeverReachTheHandler sends requests that package net/http answers
+// itself. Each response must be short and must repeat nothing of the request. The
+// connection must end after the response.
 //
 // security: ASVS 16.5.1, ASVS 4.2.1
 func TestMalformedRequestsNeverReachTheHandler(t *testing.T) {
@@ -88,8 +88,8 @@ func TestMalformedRequestsNeverReachTheHandler(t *testing.T) {
 	}
 }
 
-// TestAmbiguousFramingClosesTheConnection sends a second request behind one whose body
-// a proxy in front may have measured otherwise.
+// TestAmbiguousFramingClosesTheConnection sends two requests at once. If a proxy may see
+// the end of the first request at another byte, the server must not answer the second.
 //
 // security: ASVS 4.2.1
 func TestAmbiguousFramingClosesTheConnection(t *testing.T) {
@@ -116,7 +116,7 @@ func TestAmbiguousFramingClosesTheConnection(t *testing.T) {
 	}
 }
 
-// By default, net/http answers OPTIONS * itself.
+// By default, package net/http answers OPTIONS * itself. Here the handler must answer it.
 func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()
 	if got := exchange(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
@@ -124,12 +124,12 @@ func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	}
 }
 
-// quick has short timeouts for the head and for unacknowledged data. The others are long,
-// so that they do not end a connection first.
+// quick has short timeouts for the head and for unacknowledged data. The other timeouts
+// are long, so that they do not end a connection first.
 var quick = timeouts{header: 200 * time.Millisecond, idle: time.Minute, write: time.Minute, unacknowledged: 200 * time.Millisecond}
 
-// TestServersHaveTheProductionTimeouts reads the timeouts that
-// TestSlowClientsLoseTheirConnections replaces.
+// TestServersHaveTheProductionTimeouts reads the timeouts of a server. They must be the
+// production timeouts, which TestSlowClientsLoseTheirConnections replaces.
 func TestServersHaveTheProductionTimeouts(t *testing.T) {
 	l, err := Listen(t.Context(), "127.0.0.1:0", ListenOptions{})
 	if err != nil {
@@ -145,13 +145,13 @@ func TestServersHaveTheProductionTimeouts(t *testing.T) {
 	}
 }
 
-// TestSlowClientsLoseTheirConnections measures when the server closes the connections of
-// slow clients.
+// TestSlowClientsLoseTheirConnections measures the time until the server closes the
+// connections of slow clients. The time must fit the timeouts in quick.
 //
 // security: API4:2023
 func TestSlowClientsLoseTheirConnections(t *testing.T) {
 	t.Parallel()
-	closed := make(chan struct{}) // closed once a connection has ended during the response
+	closed := make(chan struct{}) // closed when a connection has ended during the response
 	addr := serve(t, ListenOptions{timeouts: quick}, func(w http.ResponseWriter, _ *http.Request) {
 		defer close(closed)
 		_, _ = w.Write(make([]byte, 20<<20))
@@ -168,7 +168,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 		},
 		"does not read the response": func(conn net.Conn) {
 			if runtime.GOOS != "linux" {
-				return // only Linux has the timeout; without a request, the one of the head applies
+				return // only Linux has the timeout; elsewhere the client sends no head and is timed out
 			}
 			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			<-closed
@@ -184,7 +184,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 				t.Error("the connection is still open")
 			}
-			// The write timeout of a minute has not ended it.
+			// The write timeout of a minute must not be what has closed the connection.
 			if took := time.Since(begin); took < quick.header/2 || took > 40*time.Second {
 				t.Errorf("closed after %s", took)
 			} else {

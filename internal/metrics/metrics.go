@@ -1,8 +1,8 @@
 // Package metrics counts a process's requests, events and tokens for Prometheus.
 //
 // Labels never carry prompts, texts, users, addresses or other values that a client
-// chooses: a route is a pattern, and a type is an event type. Everything is safe for
-// concurrent use.
+// chooses. The value of a route label is a pattern, and the value of a type label is an
+// event type. The whole package is safe for concurrent use.
 package metrics
 
 import (
@@ -28,7 +28,8 @@ type Metrics struct {
 	tokens   prometheus.Counter
 }
 
-// New returns metrics that start at zero, over the process's own pool.
+// New returns metrics that start at zero. They include figures of the given connection
+// pool and of its database.
 func New(pool *pgxpool.Pool) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
@@ -51,12 +52,12 @@ func New(pool *pgxpool.Pool) *Metrics {
 	return m
 }
 
-// Request counts a request that has been answered; route is a pattern.
+// Request counts a request that has been answered. The route must be a pattern.
 func (m *Metrics) Request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// Appended counts an appended event.
+// Appended counts an appended event and the tokens that the event records.
 func (m *Metrics) Appended(e events.Event) {
 	m.appended.WithLabelValues(e.Fact.Type()).Inc()
 	if advanced, ok := e.Fact.(events.JobAdvanced); ok {
@@ -64,8 +65,8 @@ func (m *Metrics) Appended(e events.Event) {
 	}
 }
 
-// Handler serves all metrics. Those that need a query are missing while the
-// database does not answer.
+// Handler serves all metrics. If the database does not answer, the metrics that need a
+// query are missing.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
@@ -82,17 +83,18 @@ var (
 	waited      = prometheus.NewDesc("colophon_database_wait_seconds_total", "Total duration of waits for a connection.", nil, nil)
 )
 
-// Describe sends what Collect may send.
+// Describe sends the descriptions of all metrics that Collect may send.
 func (d database) Describe(all chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{up, outstanding, connections, most, waits, waited} {
 		all <- desc
 	}
 }
 
-// scrapeTimeout is how long the database may take to answer.
+// scrapeTimeout is the maximum time that the database may take to answer a query for
+// metrics.
 const scrapeTimeout = 2 * time.Second
 
-// Collect sends the current values.
+// Collect sends the current values of the metrics.
 func (d database) Collect(all chan<- prometheus.Metric) {
 	stat := d.pool.Stat()
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
@@ -116,8 +118,8 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")
 }
 
-// jobs counts the jobs that have not ended. The index that it reads holds no
-// ended job.
+// jobs counts the jobs that have not ended. The query uses an index that contains no ended
+// jobs.
 func (d database) jobs(ctx context.Context) (queued, running int, err error) {
 	err = d.pool.QueryRow(ctx, `
 		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')

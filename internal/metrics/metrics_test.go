@@ -11,7 +11,7 @@ import (
 	"colophon/events"
 )
 
-// The metrics of the process itself need no database.
+// The metrics of the process itself must be served without a database.
 func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {

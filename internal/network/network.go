@@ -1,9 +1,9 @@
-// Package network classifies addresses: the network that a limit counts, trusted
-// networks, and loopback.
+// Package network classifies IP addresses. It finds the network that a limit counts, and
+// recognizes trusted networks and loopback.
 //
-// It reads text and opens no socket. All functions are pure and safe for concurrent
-// use. An IPv4 address is the same whether it is written as IPv4 or as IPv6, and the
-// zone of an IPv6 address is ignored.
+// The package reads text and opens no socket. All functions are pure and safe for
+// concurrent use. An IPv4 address that is written as IPv6 equals the same address written
+// as IPv4. The zone of an IPv6 address is ignored.
 package network
 
 import (
@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// ParseAddr reads an IP address, with or without a port, and with or without
-// brackets.
+// ParseAddr reads an IP address. The text may also have a port, and brackets around the
+// address.
 func ParseAddr(text string) (netip.Addr, error) {
 	if host, _, err := net.SplitHostPort(text); err == nil {
 		text = host
@@ -25,9 +25,9 @@ func ParseAddr(text string) (netip.Addr, error) {
 	return addr.Unmap().WithZone(""), err
 }
 
-// ParsePrefix reads a network such as 10.0.0.0/8. An address becomes the network of
-// that address alone. It refuses networks that contain every address. The bits after
-// the prefix are zero in the result.
+// ParsePrefix reads a network such as 10.0.0.0/8. A single address becomes the network
+// that contains only this address. ParsePrefix refuses networks that contain every address.
+// In the result the bits after the prefix are zero.
 func ParsePrefix(text string) (netip.Prefix, error) {
 	addr, err := netip.ParseAddr(text)
 	var p netip.Prefix
@@ -36,7 +36,7 @@ func ParsePrefix(text string) (netip.Prefix, error) {
 	} else {
 		p, err = netip.ParsePrefix(text)
 	}
-	if err == nil && p.Addr().Is4In6() { // Contains compares IPv4 with IPv4 only
+	if err == nil && p.Addr().Is4In6() { // netip's Contains finds no IPv4 address in an IPv6 network
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		if p.Bits() < 0 {
 			return netip.Prefix{}, fmt.Errorf("%q is not an IPv4 network: want the form 10.0.0.0/8", text)
@@ -62,10 +62,10 @@ func Contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// Of returns the network that limits count for an address, with or without a port. It
-// is an IPv4 address itself, or the /64 of an IPv6 address, because a /64 usually
-// belongs to one subscriber. A text that is no address is returned as it is, such as
-// the peer of a unix socket.
+// Of returns the network of an address for use in limits. The address may have a port. The
+// network of an IPv4 address is the address itself. The network of an IPv6 address is its
+// /64, because a /64 usually belongs to one subscriber. If the text is not an address, Of
+// returns the text unchanged. An example is the peer of a Unix socket.
 func Of(remote string) string {
 	addr, err := ParseAddr(remote)
 	if err != nil {
@@ -79,8 +79,8 @@ func Of(remote string) string {
 	return addr.String()
 }
 
-// IsLiteral reports whether a Host header is an address or localhost. A web page that
-// reaches this machine by DNS rebinding sends its own name instead.
+// IsLiteral reports whether the value of a Host header is an IP address or localhost. The
+// requests of a web page that uses DNS rebinding have the page's own host name instead.
 func IsLiteral(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -89,8 +89,8 @@ func IsLiteral(host string) bool {
 	return err == nil || strings.EqualFold(host, "localhost")
 }
 
-// IsLoopback reports whether only this machine can reach a listener on an address and
-// port. localhost is the only name that it accepts.
+// IsLoopback reports whether a listener on an address with a port can be reached from this
+// machine only. The only host name that IsLoopback accepts is localhost.
 func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

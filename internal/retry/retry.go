@@ -1,7 +1,7 @@
-// Package retry calls a function again until it succeeds.
+// Package retry calls a function again until the function succeeds.
 //
-// After each failure the caller decides whether another call may help, and how long to
-// wait before it: see [Do]. [Backoff] computes growing waits.
+// After each failure the caller of [Do] decides whether another call may help. The caller
+// also chooses the wait before that call. [Backoff] computes growing waits.
 package retry
 
 import (
@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Do calls fn until fn returns nil, next returns false, or ctx is done. It always calls fn
-// at least once. Before each further call it waits for the time that next returned. It
-// returns the error of the last call.
+// Do calls fn until fn returns nil, the function next returns false, or ctx is done. It
+// calls fn at least once. Before each further call it waits for the time that the function
+// next has returned. Do returns the error of the last call of fn.
 func Do(ctx context.Context, fn func() error, next func(err error) (wait time.Duration, again bool)) error {
 	for {
 		err := fn()
@@ -30,7 +30,8 @@ func Do(ctx context.Context, fn func() error, next func(err error) (wait time.Du
 	}
 }
 
-// Backoff is a wait that doubles from First up to Max. It is not safe for concurrent use.
+// Backoff computes waits that begin with First and double up to Max. It is not safe for
+// concurrent use.
 type Backoff struct {
 	First, Max time.Duration
 	last       time.Duration
@@ -42,5 +43,5 @@ func (b *Backoff) Next() time.Duration {
 	return b.last
 }
 
-// Reset makes the next wait the first one again.
+// Reset makes the next wait equal to First again.
 func (b *Backoff) Reset() { b.last = 0 }

@@ -45,7 +45,7 @@ func TestDoStopsWhenTheContextIsDone(t *testing.T) {
 		if !errors.Is(err, failed) || calls != 2 || time.Since(start) != 1500*time.Millisecond {
 			t.Errorf("%v after %d calls and %v", err, calls, time.Since(start))
 		}
-		// A context that is done allows one call.
+		// If the context is done already, Do must call the function once.
 		err = Do(ctx, func() error { calls++; return failed }, func(error) (time.Duration, bool) { return 0, true })
 		if !errors.Is(err, failed) || calls != 3 {
 			t.Errorf("%v after %d calls", err, calls)

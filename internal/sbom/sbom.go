@@ -1,6 +1,6 @@
-// Package sbom writes the bill of materials of a program in CycloneDX 1.6, from the
-// program's build information. Equal programs have equal bills: a bill has no time and no
-// serial number.
+// Package sbom writes the software bill of materials (SBOM) of a program, in CycloneDX 1.6.
+// It uses the program's build information. Equal programs have equal SBOMs, because an SBOM
+// has no time and no serial number.
 package sbom
 
 import (
@@ -19,18 +19,18 @@ type Component struct {
 	Properties []Property `json:"properties,omitempty"`
 }
 
-// Property is a name and a value of a component.
+// Property is a name and a value that describe a component.
 type Property struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 }
 
-// NPM returns a package of npm.
+// NPM returns a component for an npm package.
 func NPM(name, version string) Component { return library("npm", name, version, "") }
 
-// Write writes the bill of the program that info describes: the standard library, the
-// linked modules with their checksums of go.sum, and the components in more. It returns
-// an error if info is nil.
+// Write writes the SBOM of the program that info describes. The SBOM lists the standard
+// library, the linked modules with their checksums from go.sum, and the given components.
+// If info is nil, Write returns an error.
 func Write(w io.Writer, info *debug.BuildInfo, more ...Component) error {
 	if info == nil {
 		return errors.New("the program has no build information")

@@ -1,10 +1,10 @@
 // Package strictjson reads JSON from untrusted parties: requests, access tokens
 // and the files of a model.
 //
-// The text must be one JSON value in UTF-8, with nothing after it. No object may
-// name a member twice, because another reader may take the other value. A \u escape
-// must not be half of a surrogate pair, because Go's decoder replaces it silently.
-// The text of an error never repeats the input.
+// The text must be exactly one JSON value in UTF-8, with nothing after the value. No object
+// may have two members with the same name, because two programs may use different members.
+// A \u escape must not be only half of a surrogate pair, because Go's decoder silently
+// replaces such an escape. The text of an error never repeats the input.
 package strictjson
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// The reasons of an Error, beside io.ErrUnexpectedEOF.
+// These values and io.ErrUnexpectedEOF are the possible reasons of an Error.
 var (
 	ErrSyntax        = errors.New("syntax error")
 	ErrNotObject     = errors.New("not a JSON object")
@@ -29,21 +29,22 @@ var (
 	ErrTooDeep       = errors.New("arrays and objects nested too deep")
 )
 
-// An Error is a mistake in JSON text and its position.
+// An Error describes a mistake in a JSON text and the position of the mistake.
 type Error struct {
 	Reason error
 	Offset int64  // in bytes, from the start of the text
-	Name   string // the repeated name, if the outermost object repeats it
+	Name   string // the name that the outermost object repeats, if the mistake is such a name
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%v at byte %d", e.Reason, e.Offset) }
 
 func (e *Error) Unwrap() error { return e.Reason }
 
-// Object reads one JSON object and calls member for each of its members, in the order of
-// the text. The value is valid only during the call. Object returns the first error of
-// member unchanged, errors of r wrapped, and an *Error for a mistake in the text. It calls
-// member for the members before a mistake.
+// Object reads one JSON object from r. It calls the function member for each member of the
+// object, in the order of the text. The value is valid only during this call. If the
+// function returns an error, Object stops and returns that error unchanged. Object wraps
+// errors of r. It returns an *Error for a mistake in the text, after it has called the
+// function for the members before the mistake.
 func Object(r io.Reader, member func(name string, value []byte) error) error {
 	d := jsontext.NewDecoder(r)
 	start, err := d.ReadToken()
@@ -58,7 +59,7 @@ func Object(r io.Reader, member func(name string, value []byte) error) error {
 		if err != nil {
 			return readError(d, err)
 		}
-		name := token.String() // token is valid until the next call
+		name := token.String() // a copy, because token is valid only until the next call of d
 		value, err := d.ReadValue()
 		if err != nil {
 			return readError(d, err)
@@ -73,14 +74,15 @@ func Object(r io.Reader, member func(name string, value []byte) error) error {
 	return readEnd(d)
 }
 
-// Check returns an *Error unless data is one JSON value whose arrays and objects
-// are nested at most depth deep.
+// Check returns an *Error unless data is exactly one JSON value. In this value arrays and
+// objects may be nested up to the given depth.
 func Check(data []byte, depth int) error {
 	if !utf8.Valid(data) {
 		return &Error{Reason: ErrEncoding, Offset: int64(validUTF8(data))}
 	}
 	err := check(jsontext.NewDecoder(bytes.NewReader(data)), depth)
-	// A lone surrogate is the only syntax error of jsontext that encoding/json accepts.
+	// Package encoding/json refuses all syntax errors of jsontext except an escape for
+	// half of a surrogate pair.
 	if e, ok := errors.AsType[*Error](err); ok && errors.Is(err, ErrSyntax) && json.Valid(data) {
 		e.Reason = ErrSurrogate
 	}
@@ -117,7 +119,7 @@ func readEnd(d *jsontext.Decoder) error {
 
 // readError converts an error of jsontext to an error of Object or Check.
 func readError(d *jsontext.Decoder, err error) error {
-	if errors.Is(err, io.EOF) { // before the value
+	if errors.Is(err, io.EOF) { // the text ends before the value begins
 		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
 	}
 	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)
@@ -137,9 +139,10 @@ func readError(d *jsontext.Decoder, err error) error {
 	return e
 }
 
-// PlainNumbers returns valid JSON with its numbers in the shortest form of a float64, so
-// that encoding/json reads 50.0 and 5e1 into an int. A number beyond the range of float64
-// becomes the largest one. The data stays as it is.
+// PlainNumbers returns a copy of a valid JSON text. In the copy each number has the
+// shortest form of a float64, so that encoding/json reads 50.0 and 5e1 into an int. A
+// number beyond the range of float64 becomes the largest float64. The original text stays
+// unchanged.
 func PlainNumbers(data []byte) ([]byte, error) {
 	v := jsontext.Value(data).Clone()
 	if err := v.Format(jsontext.CanonicalizeRawInts(true), jsontext.CanonicalizeRawFloats(true)); err != nil {
@@ -148,7 +151,7 @@ func PlainNumbers(data []byte) ([]byte, error) {
 	return v, nil
 }
 
-// validUTF8 returns the number of bytes before the first invalid one.
+// validUTF8 returns the number of bytes before the first byte that is not valid UTF-8.
 func validUTF8(data []byte) int {
 	n := 0
 	for n < len(data) {

@@ -28,9 +28,9 @@ func read(text string) (map[string]json.RawMessage, error) {
 func TestInvalidJSONIsRefusedAtItsOffset(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
-		object     error // of Object
-		check      error // of Check
-		offset     int64 // of Check's error
+		object     error // the wanted error of Object
+		check      error // the wanted error of Check
+		offset     int64 // the wanted offset of Check's error
 	}{
 		{"an empty text", ``, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
 		{"spaces", "  ", io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
@@ -95,7 +95,8 @@ func TestObjectNamesTheRepeatedMember(t *testing.T) {
 
 func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	var got []string
-	// The reader returns single bytes: names and values must outlive the decoder's buffer.
+	// The reader returns single bytes. Names and values must stay right when the decoder
+	// reuses its buffer.
 	err := Object(iotest.OneByteReader(strings.NewReader(`{"b": [1, {"x":2}],"a":null}`)), func(name string, value []byte) error {
 		got = append(got, name, string(value))
 		return nil
@@ -119,8 +120,8 @@ func TestObjectReturnsErrorsOfMemberAndReader(t *testing.T) {
 	}
 }
 
-// FuzzCheck shows that Check refuses every text that encoding/json refuses, and that
-// Object agrees with Check.
+// FuzzCheck passes arbitrary texts to Check. Check must refuse every text that package
+// encoding/json refuses, and Object must agree with Check.
 func FuzzCheck(f *testing.F) {
 	for _, s := range []string{`{"a":{"b":[1,-2e3,"\u00e9",null,true]}}`, `{"a":1,"a":2}`, `"\ud800"`, `[[[[[]]]]]`, `{}{}`, "\"\xff\"", ``} {
 		f.Add([]byte(s))
