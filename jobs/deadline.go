@@ -70,8 +70,9 @@ func (a *attempt) endOverdue(ctx context.Context) error {
 //
 // The worker of a running job may append an event first. Then cancel gets a conflict
 // and tries again. The number of a job's events is limited, so the conflicts end. After
-// a conflict, cancel reads only the new events. A fast worker appends again in less
-// time than a read of the whole stream takes, so such a read would always be too late.
+// a conflict, cancel reads only the new events. A read of the whole stream takes longer
+// than a fast worker takes between two appends. With such reads, cancel would always
+// come too late.
 func cancel(ctx context.Context, store *events.Store, job events.Job, fact events.JobCancelled) (events.Job, error) {
 	id := job.ID
 	for !job.State.Final() {

@@ -193,9 +193,9 @@ type queueEntry struct {
 }
 
 // requeue inserts a new queue entry for a job whose entry is closed. The new entry
-// keeps the remaining attempts of the closed entry. The interrupted attempt does not
-// use up an attempt. The new entry has priority 1, so it precedes jobs that were never
-// started.
+// keeps the remaining attempts of the closed entry. The interrupted attempt still
+// counts as remaining. The new entry has priority 1, so it precedes jobs that were
+// never started.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
 	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),

@@ -139,9 +139,9 @@ func (q *Queue) Run(ctx context.Context) {
 
 // Submit accepts a job and returns it.
 //
-// It returns a policy.Refusal for a prompt that breaks the rules, a NoRoomError for a
-// prompt that is too long, and vault.ErrErased for an erased owner. At a limit it
-// returns ErrQueueFull, an OutstandingError or a BudgetError.
+// Submit returns a policy.Refusal for a prompt that breaks the rules. It returns a
+// NoRoomError for a prompt that is too long, and vault.ErrErased for an erased owner.
+// At a limit, Submit returns ErrQueueFull, an OutstandingError or a BudgetError.
 //
 // If an earlier request has used the key, Submit returns that request's job in its
 // current state. Then Submit can also return events.ErrKeyReused or events.ErrInFlight.

@@ -2,7 +2,7 @@ package jobs
 
 import "time"
 
-// timing holds the intervals of background work. Tests shorten them.
+// timing holds the intervals of background work. Tests use shorter intervals.
 type timing struct {
 	renew        time.Duration // between two renewals of a worker's leases
 	sweep        time.Duration // between two searches for expired leases

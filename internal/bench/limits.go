@@ -16,9 +16,9 @@ type limits struct {
 }
 
 // measureLimits measures the machine's speeds at this moment. The measurement takes
-// about as long as the compared work took. If other machines share the memory and the
-// processors, these can be half as fast at one moment and twice as fast at another
-// moment.
+// about as long as the compared work took. Memory and processors may be shared with
+// other machines. They can then be half as fast at one moment and twice as fast at
+// another moment.
 func (b *engineBench) measureLimits(took time.Duration) limits {
 	bytes, start := 0, time.Now()
 	for bytes == 0 || time.Since(start) < took/2 {
@@ -54,8 +54,8 @@ func peak(row engineRow) float64 {
 	return row.FMAGFLOP
 }
 
-// weightCounts returns two numbers of weights. The first counts the weights of all
-// layers, the second those of the projection to the vocabulary.
+// weightCounts returns two numbers of weights. blocks counts the weights of all layers.
+// output counts the weights of the projection to the vocabulary.
 func weightCounts(c gpt2.Config) (blocks, output float64) {
 	d := float64(c.Embd)
 	return float64(c.Layers) * (4*d*d + 2*d*float64(c.Inner)), d * float64(c.Vocab)

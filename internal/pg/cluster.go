@@ -51,9 +51,9 @@ type Cluster struct {
 
 // Start returns the private server whose files are in dir. It creates dir if dir is
 // missing. If a server already runs in dir, Start uses that server. Otherwise it starts
-// one. Start returns when the server answers. As long as ctx allows, it also waits for
-// a server that is starting, recovering or stopping. Start returns ErrNoServer if this
-// machine has no PostgreSQL to start.
+// a server. Start returns when the server answers. As long as ctx allows, Start also
+// waits for a server that is starting, recovering or stopping. Start returns
+// ErrNoServer if this machine has no PostgreSQL to start.
 //
 // PostgreSQL refuses to run as root. So for root, Start runs PostgreSQL as the owner of
 // an existing cluster. If there is no cluster, Start uses the account postgres. If that

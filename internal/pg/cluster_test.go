@@ -217,8 +217,8 @@ func TestConcurrentStartsShareOneServer(t *testing.T) {
 	}
 }
 
-// TestStartWaitsForAStoppingServer calls Start repeatedly while the server of another
-// Cluster stops. Each call must return a working server.
+// TestStartWaitsForAStoppingServer calls Start repeatedly while the server of the
+// previous Start stops. Each call must return a working server.
 func TestStartWaitsForAStoppingServer(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)

@@ -16,9 +16,9 @@ import (
 
 // directory names a cluster's directory and the account that owns the files in it:
 //
-//	<dir>/data   the data directory, 0700, of the account
-//	<dir>/run    the socket, 0700, of the account
-//	<dir>/log    the server's log; log.1 is of the previous run
+//	<dir>/data   the data directory, mode 0700, owned by the account
+//	<dir>/run    the socket's directory, mode 0700, owned by the account
+//	<dir>/log    the server's log; log.1 is the log of the previous run
 //
 // dir itself belongs to the caller of Start. So the account that runs root's server
 // cannot make root follow a link.
@@ -231,8 +231,8 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// maxSocketPath is the longest path of a unix socket, in bytes: 107 on Linux,
-// 103 on macOS and the BSDs.
+// maxSocketPath is the longest path of a unix socket that every system allows, in
+// bytes. Linux allows 107 bytes. macOS and the BSDs allow 103 bytes.
 const maxSocketPath = 103
 
 // socketDir creates the directory of the socket. This is <dir>/run, or a directory in

@@ -87,8 +87,9 @@ func TestParsePidfileToleratesAStartingServer(t *testing.T) {
 	}
 }
 
-// TestForeignSocketDirIsNotUsed makes the usual socket directory unsafe. First other
-// accounts may enter it, then it is a link. socketDir must use another directory.
+// TestForeignSocketDirIsNotUsed makes the usual socket directory unsafe. It opens the
+// directory to other accounts or replaces the directory with a link. socketDir must
+// then use another directory.
 func TestForeignSocketDirIsNotUsed(t *testing.T) {
 	p := directory{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
 	usual, err := p.socketDir()

@@ -14,9 +14,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pidfile is the content of a running server's postmaster.pid, one value per line:
-// process id, data directory, start time, port, socket directory, listen address,
-// shared memory, status. A starting server has written only the first lines.
+// pidfile is the content of a running server's postmaster.pid. The file has one value
+// per line. The lines are: process id, data directory, start time, port, socket
+// directory, listen address, shared memory, status. A starting server has written only
+// the first lines.
 type pidfile struct {
 	pid    int
 	socket string // directory

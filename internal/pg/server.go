@@ -68,7 +68,8 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	// The server has a session of its own. Otherwise Ctrl-C in a terminal would stop
 	// the database before the service has drained.
 	cmd.SysProcAttr.Setsid = true
-	// SIGINT is postgres' fast shutdown: it disconnects clients and flushes the log.
+	// On SIGINT, postgres does a fast shutdown. It disconnects clients and flushes the
+	// log.
 	dieWithParent(cmd.SysProcAttr, syscall.SIGINT)
 
 	s := &server{cmd: cmd, exited: make(chan struct{})}

@@ -86,7 +86,7 @@ func (s *Server) Freeze() (thaw func()) {
 	return thaw
 }
 
-// processes returns the process ids of the server: first the postmaster, then its
+// processes returns the process ids of the server. The postmaster comes first, then its
 // children.
 func (s *Server) processes() []int {
 	s.t.Helper()
