@@ -19,7 +19,8 @@ import (
 
 const (
 	// Tokens are recorded in batches. A batch is recorded when it has batchTokens
-	// tokens, or batchEvery after the previous batch. The first token does not wait.
+	// tokens or when batchEvery has passed since the previous batch. The first token is
+	// recorded at once.
 	batchTokens = 8
 	batchEvery  = 100 * time.Millisecond
 
@@ -42,16 +43,16 @@ var (
 type attempt struct {
 	*Worker
 	river    *river.Job[generateArgs]
-	job      events.Job         // as this attempt last saw or changed it
+	job      events.Job         // the state that this attempt last read or wrote
 	holder   uuid.UUID          // identifies this attempt as the holder of the lease
-	deadline time.Time          // the job's, by this process's clock; zero if it has none
-	rules    *policy.Rules      // for the generated text
-	pending  events.JobAdvanced // generated but not recorded
+	deadline time.Time          // the job's deadline by this process's clock; zero if the job has none
+	rules    *policy.Rules      // they filter the generated text
+	pending  events.JobAdvanced // tokens and text that are generated but not recorded
 }
 
-// unrecorded returns the fact of the tokens that are generated but not recorded, or
-// nil if there are none. An attempt that ends early records it, so the next
-// attempt does not generate these tokens again.
+// unrecorded returns a fact with the tokens that are generated but not recorded. It
+// returns nil if there are no such tokens. An attempt that ends early records this
+// fact, so that the next attempt does not generate these tokens again.
 func (a *attempt) unrecorded() []events.Fact {
 	if len(a.pending.Tokens) == 0 {
 		return nil
@@ -59,8 +60,8 @@ func (a *attempt) unrecorded() []events.Fact {
 	return []events.Fact{a.pending}
 }
 
-// append appends facts to the job's stream, even if ctx is done: an interrupted
-// transaction may or may not have committed.
+// append appends facts to the job's stream, even if ctx is done. If ctx interrupted the
+// transaction, the attempt would not know whether the facts are on record.
 func (a *attempt) append(ctx context.Context, facts ...events.Fact) (err error) {
 	a.job, err = a.store.AppendJob(context.WithoutCancel(ctx), a.job, facts...)
 	return err
@@ -123,7 +124,7 @@ func (a *attempt) run(ctx context.Context) error {
 func (a *attempt) watch(ctx context.Context, job events.Job, stop context.CancelCauseFunc) {
 	for batch, err := range a.store.Follow(ctx, events.JobStream(job.ID), job.Version, time.Minute) {
 		if err != nil {
-			return // the attempt is over, or its next append will return the same error
+			return // the attempt has ended, or the attempt's next append will return the same error
 		}
 		for _, e := range batch {
 			switch e.Fact.(type) {
@@ -140,12 +141,12 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 // outcome is the result of generating a text.
 type outcome struct {
 	finishReason string
-	last         model.Delta // follows the deltas sent on the channel
+	last         model.Delta // the final delta, which is not sent on the channel
 	err          error
 }
 
-// generate runs the model and sends the released deltas to deltas. The last delta is
-// part of the outcome.
+// generate runs the model and sends the released deltas on the channel deltas. It
+// returns the last delta in the outcome.
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -180,8 +181,8 @@ func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- mo
 	return out
 }
 
-// record appends deltas in batches until deltas is closed. It leaves the last
-// incomplete batch in a.pending.
+// record receives deltas until the channel is closed, and appends them to the job's
+// stream in batches. It leaves the last incomplete batch in a.pending.
 func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 	timer := time.NewTimer(0) // the first token does not wait
 	defer timer.Stop()
@@ -207,12 +208,12 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 	}
 }
 
-// complete records the rest of the text and the job's completion, drops the lease and
-// completes the queue entry, all in one transaction.
+// complete runs one transaction that ends the attempt. The transaction records the rest
+// of the text and the job's completion, drops the lease and completes the queue entry.
 func (a *attempt) complete(ctx context.Context, out outcome) error {
 	ctx = context.WithoutCancel(ctx) // see append
 	rest := events.JobAdvanced{
-		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // stored as [], not null, if empty
+		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // an empty list is stored as [], not null
 		Text:   a.pending.Text + out.last.Text,
 	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
@@ -234,7 +235,8 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 	})
 }
 
-// completed returns the fact that completes a job whose tokens are all on record.
+// completed returns the fact that completes a job. All tokens of the job must be on
+// record.
 func completed(job events.Job, finishReason string) events.JobCompleted {
 	c := events.JobCompleted{
 		FinishReason: finishReason,

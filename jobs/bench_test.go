@@ -10,7 +10,7 @@ import (
 	"colophon/jobs"
 )
 
-// BenchmarkSubmit submits from 16 goroutines, for one owner or for 16.
+// BenchmarkSubmit submits from 16 goroutines, for one owner or for 16 owners.
 func BenchmarkSubmit(b *testing.B) {
 	for _, owners := range []int{1, 16} {
 		b.Run(fmt.Sprintf("owners=%d", owners), func(b *testing.B) {

@@ -19,7 +19,7 @@ import (
 	"colophon/jobs"
 )
 
-// spent returns the tokens that the owner's jobs have reserved or used.
+// spent returns the number of tokens that the owner's jobs have reserved or used.
 func (f *fixture) spent() (tokens int) {
 	f.t.Helper()
 	err := f.db.Owner.QueryRow(f.t.Context(), `select coalesce(sum(tokens), 0) from budgets where owner = $1`, f.owner).Scan(&tokens)
@@ -34,7 +34,7 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
-	first := f.submit(request) // 6 tokens, and up to 40
+	first := f.submit(request) // 6 tokens of the prompt and up to 40 new tokens
 	if today := time.Now().UTC().Format(time.DateOnly); first.Reserved.Tokens != 46 || first.Reserved.Day > today {
 		t.Fatalf("reservation: %+v", first.Reserved)
 	}
@@ -47,7 +47,7 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	if _, err := f.queue.Submit(t.Context(), f.register(), request); err != nil {
 		t.Fatalf("job of another owner: %v", err)
 	}
-	for range 2 { // the second time changes nothing
+	for range 2 { // the second cancel must change nothing
 		if _, err := f.queue.Cancel(t.Context(), second, events.JobCancelled{By: "owner"}); err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +67,8 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	}
 }
 
-// TestCrashedWorkerDoesNotChangeTheBudget continues the job of a dead worker.
+// TestCrashedWorkerDoesNotChangeTheBudget continues the job of a dead worker. The
+// number of spent tokens must stay the same.
 func TestCrashedWorkerDoesNotChangeTheBudget(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
@@ -89,7 +90,7 @@ func TestNoBudgetReservesNothing(t *testing.T) {
 	}
 }
 
-// Operations on a budget in the sequential model.
+// These types are the operations on a budget in the sequential model.
 type (
 	reserve  struct{ tokens int }
 	giveBack struct{ tokens int }
@@ -99,7 +100,7 @@ type (
 // result is the result of an operation.
 type result struct {
 	refused bool
-	tokens  int // left, for a refused reserve; spent, for a read
+	tokens  int // tokens left after a refused reserve, or tokens spent as seen by a read
 }
 
 func budgetModel(limit int) porcupine.Model {
@@ -196,7 +197,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 		cancelled,
 	}
 	way := rnd.IntN(len(ways) + 1)
-	if way == len(ways) { // two concurrent cancels; one has an effect
+	if way == len(ways) { // two concurrent cancels, of which only one has an effect
 		used := 0
 		if j.Attempts > 0 {
 			used = 6 + len(j.Tokens)
@@ -209,7 +210,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 			}
 			wg.Wait()
 			if errs[0] == nil || errs[1] == nil {
-				return result{}, nil // one may have crashed
+				return result{}, nil // the other cancel may have crashed
 			}
 			return result{}, errs[0]
 		})
@@ -229,9 +230,10 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 	})
 }
 
-// TestBudgetIsLinearizable runs concurrent clients, which reserve, settle, cancel and
-// read in two processes. One transaction in ten crashes after it has changed the
-// budget.
+// TestBudgetIsLinearizable runs concurrent clients of two queues, which stand for two
+// processes. The clients reserve, settle, cancel and read. One transaction in ten
+// crashes after it has changed the budget. The history of the operations must be
+// linearizable.
 //
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025
 func TestBudgetIsLinearizable(t *testing.T) {
@@ -247,7 +249,7 @@ func TestBudgetIsLinearizable(t *testing.T) {
 			return null;
 		end $$`, limit),
 		`create constraint trigger overspent after insert or update on budgets deferrable initially deferred
-			for each row execute function overspent()`, // checks at the commit
+			for each row execute function overspent()`, // the trigger checks at the commit
 		`create function crash() returns trigger language plpgsql security definer as $$
 		begin
 			if random() < 0.05 then raise exception 'crashed on purpose'; end if;

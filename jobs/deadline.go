@@ -14,10 +14,10 @@ import (
 
 // DefaultJobTime is the default time limit from a job's acceptance to its end.
 //
-// Every job that has not ended is cancelled at its deadline. The worker that runs it
-// does so. If no worker runs it, any worker or queue does, because all of them search
-// for overdue jobs. Deadlines are compared with the database's clock; a process's own
-// clock only measures the time that is left.
+// Every job that has not ended is cancelled at its deadline. The worker that runs the
+// job cancels it. If no worker runs the job, any worker or queue cancels it, because
+// all of them search for overdue jobs. Deadlines are compared with the database's
+// clock. A process's own clock only measures the remaining time.
 const DefaultJobTime = 10 * time.Minute
 
 // errDeadline ends an attempt at a job whose deadline has passed.
@@ -35,7 +35,7 @@ func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog
 	})
 }
 
-// endOverdue ends overdue jobs. Running ones get the additional time grace.
+// endOverdue ends overdue jobs. A running job gets the additional time grace.
 func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
 	late, err := store.Overdue(ctx, grace, sweepBatch)
 	// Other processes end the same jobs. A random order makes conflicts rare.
@@ -45,7 +45,7 @@ func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) e
 		if errJob == nil {
 			_, errJob = cancel(ctx, store, job, deadlinePassed())
 		}
-		err = errors.Join(err, errJob) // go on, so that one broken job does not block the others
+		err = errors.Join(err, errJob) // continue, so that one broken job does not block the other jobs
 		if ctx.Err() != nil {
 			break
 		}
@@ -53,24 +53,26 @@ func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) e
 	return err
 }
 
-// endOverdue ends the attempt's job and records the tokens that it has generated.
+// endOverdue ends the attempt's job and records the tokens that the attempt has
+// generated.
 func (a *attempt) endOverdue(ctx context.Context) error {
 	err := a.release(ctx, append(a.unrecorded(), deadlinePassed())...)
 	if !errors.Is(err, events.ErrConflict) {
 		return err
 	}
-	// Either an append that the deadline interrupted was committed after all, or
-	// another process has ended the job. In the first case a search for overdue jobs
-	// ends it.
+	// The conflict has two possible causes. Either an append that the deadline
+	// interrupted was committed after all, or another process has ended the job. In the
+	// first case a later search for overdue jobs ends the job.
 	return a.release(ctx)
 }
 
-// cancel cancels a job and returns its new state. A final job stays as it is.
+// cancel cancels a job and returns its new state. It does not change a final job.
 //
-// The worker of a running job may append first, which is a conflict. cancel then tries
-// again. A job's events are bounded, so the conflicts end. After a conflict cancel
-// reads only the new events: reading the whole stream would take longer than a fast
-// worker takes between two appends, and cancel would always come too late.
+// The worker of a running job may append an event first. Then cancel gets a conflict
+// and tries again. The number of a job's events is limited, so the conflicts end. After
+// a conflict, cancel reads only the new events. A read of the whole stream takes longer
+// than a fast worker takes between two appends. With such reads, cancel would always
+// come too late.
 func cancel(ctx context.Context, store *events.Store, job events.Job, fact events.JobCancelled) (events.Job, error) {
 	id := job.ID
 	for !job.State.Final() {
@@ -88,7 +90,8 @@ func cancel(ctx context.Context, store *events.Store, job events.Job, fact event
 	return job, nil
 }
 
-// catchUp applies the events that have been appended since job was read.
+// catchUp reads the events that were appended after job was read, and applies them to
+// job.
 func catchUp(ctx context.Context, store *events.Store, job events.Job) (events.Job, error) {
 	latest, err := store.Read(ctx, events.JobStream(job.ID), job.Version)
 	for _, e := range latest {

@@ -27,7 +27,8 @@ func (f *fixture) runQueue() {
 	f.t.Cleanup(func() { stop(); wg.Wait() })
 }
 
-// mustEndAtDeadline checks that the job was ended at its deadline, by the service.
+// mustEndAtDeadline fails the test unless the service ended the job at the job's
+// deadline.
 func (f *fixture) mustEndAtDeadline(j events.Job) {
 	f.t.Helper()
 	facts := f.facts(j)
@@ -38,7 +39,7 @@ func (f *fixture) mustEndAtDeadline(j events.Job) {
 	if j.FinishedAt.Before(j.Deadline) {
 		f.t.Errorf("ended %v before its deadline", j.Deadline.Sub(j.FinishedAt))
 	}
-	// An idle machine takes a second or two.
+	// On an idle machine, the job ends a second or two after its deadline.
 	if late := j.FinishedAt.Sub(j.Deadline); late > 20*time.Second {
 		f.t.Errorf("ended %v after its deadline", late)
 	}
@@ -63,7 +64,7 @@ func TestQueuedJobPastItsDeadlineNeverStarts(t *testing.T) {
 func TestRunningJobEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.pause[6+12] = make(chan struct{}) // never opened
+	e.pause[6+12] = make(chan struct{}) // never closed, so the job stops here
 	f.work(e)
 	j := f.until(f.submit(within(3*time.Second)), final)
 	f.mustEndAtDeadline(j)
@@ -86,8 +87,8 @@ func TestRunningJobEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-// TestJobWithoutAWorkerEndsAtItsDeadline checks a queued job and a job that has lost its
-// worker.
+// TestJobWithoutAWorkerEndsAtItsDeadline has a queued job and a job that has lost its
+// worker. The queue must end both jobs at their deadlines.
 func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -95,7 +96,8 @@ func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	left := f.orphan(12, 0, "1 hour")
 	queued := f.submit(within(500 * time.Millisecond))
 	f.mustEndAtDeadline(f.until(queued, final))
-	// The orphan has the default deadline. Its events cannot be changed, but the view can.
+	// The orphan has the default deadline. The job's events cannot be changed, but its
+	// row in the history can.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set deadline = clock_timestamp() where job = $1`, left.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,8 @@ func TestOverdueJobsOfErasedOwnersAreSkipped(t *testing.T) {
 	}
 }
 
-// TestUnreadableOverdueJobsDoNotBlockOthers damages the key of one owner.
+// TestUnreadableOverdueJobsDoNotBlockOthers damages the key of one owner. The overdue
+// job of another owner must still be ended.
 func TestUnreadableOverdueJobsDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -129,7 +132,7 @@ func TestUnreadableOverdueJobsDoNotBlockOthers(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update owner_keys set wrapped = '\x00' where owner = $1`, broken); err != nil {
 		t.Fatal(err)
 	}
-	f.store = f.newStore() // has no cached key
+	f.store = f.newStore() // the new store has no cached key
 	f.queue = f.newQueue(jobs.Limits{})
 	j := f.submitFor(other, within(time.Millisecond))
 	f.runQueue()
@@ -145,8 +148,8 @@ func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
 		100 * time.Hour: 10 * time.Minute,
 	} {
 		j := f.submit(within(given))
-		// The database's clock gives the deadline, this process's clock the acceptance.
-		// In tests they are the same.
+		// The deadline comes from the database's clock. The acceptance time comes from
+		// this process's clock. In tests both clocks are the same.
 		if got := j.Deadline.Sub(j.AcceptedAt); got > want || got < want-10*time.Second {
 			t.Errorf("Cancel-After %v: deadline %v after the acceptance, want %v", given, got, want)
 		}
@@ -157,7 +160,7 @@ func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
 }
 
 // TestCancelStopsWithinAToken counts the calls of the model after a cancel has
-// returned.
+// returned. At most one more call may follow.
 func TestCancelStopsWithinAToken(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -184,13 +187,13 @@ func TestCancelStopsWithinAToken(t *testing.T) {
 }
 
 // TestCancelOutlastsManyConflicts simulates a worker that wins 50 races against a
-// cancel.
+// cancel. The cancel must succeed after that.
 func TestCancelOutlastsManyConflicts(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	job := f.submit(request)
 	for _, sql := range []string{
-		`create sequence tries`, // no rollback sets it back
+		`create sequence tries`, // a rollback does not reset a sequence
 		`grant usage on sequence tries to ` + migrations.AppRole,
 		`create function lose() returns trigger language plpgsql as $$
 		begin

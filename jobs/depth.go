@@ -6,23 +6,24 @@ import (
 	"time"
 )
 
-// maxCountAge is the age at which a count of the queued jobs is repeated.
+// maxCountAge is the age after which the queued jobs are counted again.
 const maxCountAge = time.Second
 
-// depthLimit limits the number of queued jobs without counting them for each submit.
-// It counts them at most once a second and adds the jobs that this process has queued
-// since. It does not subtract the jobs started since.
+// depthLimit limits the number of queued jobs. It does not count the queued jobs at
+// each submit, but at most once a second. To this count it adds the jobs that this
+// process has queued since the count. It does not subtract the jobs that have started
+// since the count.
 //
-// So one process never exceeds the limit. Several processes may exceed it together,
-// by the number of jobs that the others queue within a second.
+// So one process alone never exceeds the limit. Several processes together may exceed
+// the limit by the number of jobs that the other processes queue within a second.
 type depthLimit struct {
 	limit int // 0 means no limit
 	count func(ctx context.Context, limit int) (int, error)
 
 	mu      sync.Mutex
 	counted int
-	at      time.Time // of the count
-	added   int       // reservations since the count, and those open at the count
+	at      time.Time // time of the count
+	added   int       // reservations made since the count, plus the reservations open at the count
 	open    int       // reservations that are not settled
 }
 
@@ -49,7 +50,7 @@ func (d *depthLimit) reserve(ctx context.Context) error {
 	return nil
 }
 
-// settle ends a reservation. queued says whether its job was queued.
+// settle ends a reservation. queued reports whether the reserved job was queued.
 func (d *depthLimit) settle(queued bool) {
 	if d.limit == 0 {
 		return

@@ -11,7 +11,8 @@ import (
 )
 
 // TestDepthNeverExceedsItsLimit reserves, queues, gives up and starts jobs in random
-// order, in one process and in several.
+// order. One process must never exceed the limit. Several processes must never exceed
+// the sum of their limits.
 //
 // security: ASVS 2.3.2
 func TestDepthNeverExceedsItsLimit(t *testing.T) {

@@ -73,7 +73,7 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
 	if s.engine.stepTime > 0 {
-		time.Sleep(s.engine.stepTime) // regardless of the context, like a step of a batch
+		time.Sleep(s.engine.stepTime) // does not end with the context, like a step of a batch
 	}
 	if gate != nil {
 		select {
@@ -106,7 +106,7 @@ func (s *sequence) Close() { s.engine.open.Add(-1) }
 
 var errBroken = errors.New("the engine is broken")
 
-// text returns the text of an undisturbed job.
+// text returns the text of an uninterrupted job.
 func (e *engine) text(prompt string, p model.Params) string {
 	var text string
 	undisturbed := newEngine()

@@ -20,8 +20,8 @@ const (
 )
 
 // Erase cancels the outstanding jobs of a closed owner and destroys the owner's key.
-// After that, nobody can read the owner's prompts and texts. Erase may be repeated.
-// Run repeats it until it has succeeded.
+// After that, nobody can read the owner's prompts and texts. A caller may repeat Erase.
+// Run repeats Erase until it succeeds.
 func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	for {
 		outstanding, err := q.store.Outstanding(ctx, owner, eraseBatch)

@@ -21,7 +21,7 @@ func (f *fixture) close(owner uuid.UUID) {
 	}
 }
 
-// mustBeErased checks that an owner's jobs are cancelled and unreadable.
+// mustBeErased fails the test unless the owner's jobs are cancelled and unreadable.
 func (f *fixture) mustBeErased(all []events.Job) {
 	f.t.Helper()
 	for _, j := range all {
@@ -36,10 +36,11 @@ func (f *fixture) mustBeErased(all []events.Job) {
 }
 
 // TestEraseCancelsJobsAndHidesTexts erases an owner who has running and queued jobs.
+// The job of another owner must complete.
 func TestEraseCancelsJobsAndHidesTexts(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	gate := make(chan struct{}) // at the fifth new token
+	gate := make(chan struct{}) // holds each job at its fifth new token
 	e.pause[len(request.Prompt)+5] = gate
 	f.workSlots(e, 2)
 	var all []events.Job
@@ -71,7 +72,7 @@ func TestEraseCancelsJobsAndHidesTexts(t *testing.T) {
 }
 
 // TestInterruptedEraseIsFinished stops an erasure after its first step, like a dying
-// process.
+// process. The search for closed owners must finish the erasure.
 func TestInterruptedEraseIsFinished(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -84,7 +85,8 @@ func TestInterruptedEraseIsFinished(t *testing.T) {
 	}
 }
 
-// TestEraseEndsConcurrentSubmits erases an owner who keeps submitting jobs.
+// TestEraseEndsConcurrentSubmits erases an owner who keeps submitting jobs. After the
+// erasure, every job of the owner must be final and unreadable.
 func TestEraseEndsConcurrentSubmits(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()

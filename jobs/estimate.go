@@ -12,15 +12,15 @@ import (
 type serviceRate struct {
 	at      time.Time     // time of the measurement
 	meanRun time.Duration // mean duration of the latest runs; 0 if there were none
-	running int           // jobs
-	queued  int           // jobs
+	running int           // number of running jobs
+	queued  int           // number of queued jobs
 }
 
 const (
 	// rateTTL is the time for which a measured rate is used.
 	rateTTL = time.Second
 
-	// rateTimeout bounds the query that measures it.
+	// rateTimeout bounds the query that measures the rate.
 	rateTimeout = 10 * time.Second
 
 	// The mean is taken over the last rateJobs jobs that ended within rateWindow.
@@ -57,9 +57,9 @@ func (q *Queue) measureRate(ctx context.Context) (serviceRate, error) {
 	return r, nil
 }
 
-// start estimates the start of the job at a queue position, from 1. It assumes that
-// r.running jobs end in each period of r.meanRun. It returns the zero time if no job
-// has ended lately or none is running.
+// start estimates the start time of the job at a queue position. Positions count from
+// 1. start assumes that r.running jobs end in each period of r.meanRun. It returns the
+// zero time if no job has ended lately or no job is running.
 func (r serviceRate) start(position int) time.Time {
 	if r.meanRun <= 0 || r.running == 0 {
 		return time.Time{}
@@ -74,8 +74,8 @@ const (
 	maxPoll = 30 * time.Second
 )
 
-// pollAfter returns the time after which a client should poll a job again. position
-// is the queue position of a queued job.
+// pollAfter returns the time after which a client should poll a job again. If the job
+// is queued, position is its position in the queue.
 func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
 	var d time.Duration
 	if job.State == events.Running {
@@ -93,7 +93,8 @@ type Outlook struct {
 	PollAfter time.Duration // time to the client's next poll
 }
 
-// Outlook estimates a job's start and the time to its next poll.
+// Outlook estimates a job's start and the time after which the client should poll the
+// job.
 func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
 	r, err := q.currentRate(ctx)
 	if err != nil {

@@ -8,12 +8,13 @@ var Age = (*Worker).age
 // EraseClosed calls eraseClosed, which otherwise runs every five seconds.
 var EraseClosed = (*Queue).eraseClosed
 
-// ShortenTiming shortens the intervals of a worker's background work, but not the time
-// of a lease. Call it before Start.
+// ShortenTiming shortens the intervals of a worker's background work, but not
+// leaseTime. Call ShortenTiming before Start.
 func (w *Worker) ShortenTiming() { w.timing = shortTiming() }
 
-// ShortenTiming shortens the intervals of a queue's background work, and the time for
-// which it leaves overdue jobs to their workers. Call it before Run.
+// ShortenTiming shortens the intervals of a queue's background work. It also shortens
+// the time for which the queue leaves overdue jobs to their workers. Call it before
+// Run.
 func (q *Queue) ShortenTiming() {
 	q.timing = shortTiming()
 	q.timing.overdueGrace = 100 * time.Millisecond

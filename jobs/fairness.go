@@ -44,8 +44,8 @@ type BudgetError struct {
 	Reset  time.Duration // time until the next day
 }
 
-// Code returns the error's code. A job that exceeds a whole day's budget has a code of
-// its own, because it fits on no other day.
+// Code returns the error's code. A job that exceeds a whole day's budget has its own
+// code, because no other day's budget is large enough either.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -68,7 +68,8 @@ func (e *BudgetError) Error() string {
 
 // reserve sets a job's priority, token reservation and deadline. It returns an
 // OutstandingError or a BudgetError if the job would exceed a limit. Concurrent submits
-// can pass reserve together, so checkQuota follows.
+// can pass reserve together and exceed a limit, so the caller must call checkQuota
+// later.
 func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
 	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
@@ -97,8 +98,8 @@ func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) e
 	return q.limits.allow(load, job.Reserved.Tokens)
 }
 
-// allow returns an error if a load exceeds the limits. The load includes a job that
-// needs the given number of tokens.
+// allow returns an error if a load exceeds the limits. The load includes the new job,
+// which needs the given number of tokens.
 func (l Limits) allow(load events.Load, needed int) error {
 	if l.Outstanding > 0 && load.Outstanding > l.Outstanding {
 		return &OutstandingError{l.Outstanding}
@@ -110,15 +111,15 @@ func (l Limits) allow(load events.Load, needed int) error {
 	return nil
 }
 
-// An owner with someJobs outstanding jobs gets priority 3 for the next one, an owner
-// with manyJobs gets priority 4.
+// If an owner has someJobs outstanding jobs, the owner's next job gets priority 3. If
+// the owner has manyJobs outstanding jobs, the next job gets priority 4.
 const (
 	someJobs = 8
 	manyJobs = 64
 )
 
 // priority returns the River priority of an owner's next job, from 1 to 4. River takes
-// lower numbers first. The job never precedes an earlier one of the same owner.
+// lower numbers first. The next job never precedes an earlier job of the same owner.
 func priority(load events.Load) int {
 	p := 4
 	switch n := load.Outstanding; {
@@ -133,15 +134,16 @@ func priority(load events.Load) int {
 }
 
 const (
-	// ageAfter is the wait after which an owner's oldest job gets priority 1, so that
-	// other owners cannot precede it for ever.
+	// ageAfter is the waiting time after which an owner's oldest job gets priority 1.
+	// So the jobs of other owners cannot precede it forever.
 	ageAfter = 30 * time.Second
 	ageEvery = 10 * time.Second
 )
 
-// age gives an owner's oldest job priority 1 after it has waited for ageAfter, and puts
-// it behind the other jobs of priority 1. It skips owners who have a running job or a
-// waiting one of priority 1. It does nothing while all waiting jobs have one priority.
+// age gives an owner's oldest job priority 1 when the job has waited for ageAfter. The
+// job is then the last of the jobs with priority 1. age skips an owner who has a
+// running job or a waiting job of priority 1. It does nothing while all waiting jobs
+// have the same priority.
 func (w *Worker) age(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `
 		with waiting as (

@@ -31,9 +31,10 @@ func (f *fixture) submitFor(owner uuid.UUID, r jobs.Request) events.Job {
 	return j
 }
 
-// TestFloodDoesNotDelayOtherOwners submits 500 jobs of one owner to a worker that runs
-// one at a time. Meanwhile another owner submits one job after the other. Each of them
-// waits for the running job, and at most for one more that the worker has just taken.
+// TestFloodDoesNotDelayOtherOwners submits 500 jobs of one owner. The worker runs one
+// job at a time. Meanwhile another owner submits one job after the other. Each job of
+// the other owner must wait only for the running job and at most one more job. The
+// worker may just have taken that one.
 func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -82,7 +83,8 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 }
 
 // TestJobsOfOneOwnerAreTakenInOrder submits a job when the owner has fewer outstanding
-// jobs than at earlier submits.
+// jobs than at earlier submits. The jobs must start in the order in which they were
+// submitted.
 func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -123,7 +125,9 @@ func (f *fixture) order() []uuid.UUID {
 	return owners
 }
 
-// TestAgeingMovesWaitingOwnersForward ages the jobs of an owner behind other owners.
+// TestAgeingMovesWaitingOwnersForward ages the jobs of an owner who waits behind other
+// owners. Each ageing must move only the owner's oldest job forward, and none while a
+// job of the owner is running.
 func TestAgeingMovesWaitingOwnersForward(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -145,7 +149,7 @@ func TestAgeingMovesWaitingOwnersForward(t *testing.T) {
 	for range 4 {
 		all = append(all, f.submit(small))
 	}
-	// The first one runs, the others wait with priority 2.
+	// The first job runs. The other jobs wait with priority 2.
 	running, err := f.store.AppendJob(t.Context(), all[0], events.JobStarted{Attempt: 1, Weights: "w/f32"})
 	if err != nil {
 		t.Fatal(err)
@@ -185,11 +189,11 @@ func TestStartedJobGoesFirst(t *testing.T) {
 	if j.Priority != 4 {
 		t.Fatalf("priority %d, want 4", j.Priority)
 	}
-	// The worker starts it before the others and hands it over.
+	// All other jobs are put off, so that the worker starts j first and hands it over.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
 		t.Fatal(err)
 	}
-	e.pause[6+9] = make(chan struct{}) // never opened
+	e.pause[6+9] = make(chan struct{}) // never closed, so the job stops here
 	stop := f.work(e)
 	f.until(j, tokens(8))
 	stop()
@@ -295,8 +299,9 @@ func TestQueueLimitHolds(t *testing.T) {
 	}
 }
 
-// TestFloodLeavesConnectionsForOthers blocks more submits of one owner than the pool has
-// connections.
+// TestFloodLeavesConnectionsForOthers blocks submits of one owner. There are more
+// blocked submits than connections in the pool. Submits of another owner must still
+// succeed.
 func TestFloodLeavesConnectionsForOthers(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1000})

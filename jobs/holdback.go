@@ -17,8 +17,9 @@ var errRefused = errors.New("the text is refused")
 // while they may be the beginning of a word that the policy refuses.
 //
 // The released text and its end depend only on the rules, the prompt and the tokens.
-// The final delta is returned by end, not by add, and is recorded together with the
-// end of the job. Until then an interrupted job can continue from its tokens.
+// The final delta is returned by end, not by add. The worker records the final delta
+// together with the end of the job. Until then an interrupted job can continue from its
+// tokens.
 type holdback struct {
 	rules  *policy.Rules
 	decode func([]int) []byte
@@ -28,7 +29,7 @@ type holdback struct {
 	released strings.Builder // the text released so far
 	buffer   []model.Delta   // the deltas held back
 	refused  bool            // the text contains a refused word
-	cut      bool            // the tokens of the last delta spell more than its text
+	cut      bool            // the last delta's tokens spell more than the last delta's text
 }
 
 // newHoldback returns a buffer for the rest of a job's text.
@@ -39,11 +40,11 @@ func newHoldback(rules *policy.Rules, e model.Engine, job events.Job) *holdback 
 	return h
 }
 
-// add adds a delta and returns the text that can be released now. ok is false if
-// there is none. add returns errRefused if the text is refused.
+// add adds a delta and returns the text that can be released now. ok is false if no
+// text can be released. add returns errRefused if the text is refused.
 //
-// Deltas that are released together become one delta, because the first ones alone may
-// spell a refused word, such as "hate" of "hateful".
+// Deltas that are released together become one delta, because the first deltas alone
+// may spell a refused word. For example, "hateful" is allowed but begins with "hate".
 func (h *holdback) add(d model.Delta) (released model.Delta, ok bool, err error) {
 	free, refused := h.filter.Add(d.Text)
 	h.buffer = append(h.buffer, d)

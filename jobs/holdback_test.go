@@ -59,8 +59,9 @@ func (s *scriptSequence) Close() {}
 
 var errKilled = errors.New("killed")
 
-// attempt runs a job and kills it after kill released deltas, or never if kill is
-// negative. It returns the job with the tokens and text on record.
+// attempt runs a job and returns it with the tokens and text on record. It kills the
+// job after the given number of released deltas. If kill is negative, it does not kill
+// the job.
 func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.Job, error) {
 	job.Tokens = slices.Clone(job.Tokens)
 	buffer := newHoldback(rules, e, job)
@@ -84,7 +85,7 @@ func (e *script) attempt(rules *policy.Rules, job events.Job, kill int) (events.
 		job.FinishReason = result.FinishReason
 	}
 	if kill == 0 {
-		return job, errKilled // before the end is on record
+		return job, errKilled // the job is killed before its end is on record
 	}
 	last, refused := buffer.end()
 	job.Tokens = append(job.Tokens, last.Tokens...)
@@ -104,8 +105,8 @@ func refuses(rules *policy.Rules, prompt, text string) bool {
 }
 
 // TestInterruptionsDoNotChangeTheText kills a job repeatedly. The job must end with the
-// tokens, text and finish reason of an undisturbed one. Its text and its tokens never
-// contain a refused word.
+// tokens, text and finish reason of an uninterrupted job. The job's text and tokens
+// must never contain a refused word.
 func TestInterruptionsDoNotChangeTheText(t *testing.T) {
 	rules := policy.Default()
 	ends := map[string]int{}
@@ -132,7 +133,8 @@ func TestInterruptionsDoNotChangeTheText(t *testing.T) {
 		}
 		check("undisturbed", want)
 		ends[want.FinishReason]++
-		// A text without refused words must equal the one generated without rules.
+		// A text without refused words must equal the text that is generated without
+		// rules.
 		var all string
 		result, err := model.Generate(t.Context(), e, e.Encode(""), nil, job.Params, func(d model.Delta) error { all += d.Text; return nil })
 		if err != nil {
@@ -172,7 +174,7 @@ func TestInterruptionsDoNotChangeTheText(t *testing.T) {
 	}
 }
 
-// ids returns the tokens of texts in the vocabulary.
+// ids returns the token of each text. All texts must be in the vocabulary.
 func ids(texts ...string) []int {
 	list := make([]int, len(texts))
 	for i, text := range texts {
@@ -211,7 +213,8 @@ func TestTextEndsBeforeTheRefusedWord(t *testing.T) {
 	}
 }
 
-// TestRefusalStopsTheModel checks that no token follows the one that causes the refusal.
+// TestRefusalStopsTheModel generates a refused word. The model must generate no token
+// after the token that causes the refusal.
 func TestRefusalStopsTheModel(t *testing.T) {
 	e := &script{says: append(ids(" of", " ha", "te", " the"), slices.Repeat(ids("x"), 100)...)}
 	if _, err := e.attempt(policy.Default(), events.Job{Params: model.Params{MaxTokens: 200, TopP: 1}}, -1); err != nil || e.steps != 4 {

@@ -42,7 +42,8 @@ func newLimitedFixture(t testing.TB, limits jobs.Limits) *fixture {
 	return f
 }
 
-// newStore returns a store like that of another process.
+// newStore returns another store on the same database, like the store of another
+// process.
 func (f *fixture) newStore() *events.Store {
 	f.t.Helper()
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
@@ -70,7 +71,8 @@ func (f *fixture) register() uuid.UUID {
 	return owner
 }
 
-// newQueue returns a queue like that of another process.
+// newQueue returns another queue on the same database, like the queue of another
+// process.
 func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	f.t.Helper()
 	m := jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}
@@ -187,11 +189,12 @@ func TestJobRunsFromAcceptedToCompleted(t *testing.T) {
 }
 
 // TestStoppedJobsEndWithTheSameText stops a worker while its jobs are at different
-// tokens. Another worker continues them.
+// tokens. Another worker continues the jobs. Each job must end with the text of an
+// uninterrupted job.
 func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 	t.Parallel()
 	f, first := newFixture(t), newEngine()
-	gate := make(chan struct{}) // never opened, so the jobs stop here
+	gate := make(chan struct{}) // never closed, so the jobs stop here
 	var at []int
 	var running []events.Job
 	for i, k := range []int{0, 1, 7, 8, 9, 39} {
@@ -286,7 +289,7 @@ func TestUnservableRequestFailsAtItsFirstAttempt(t *testing.T) {
 func TestCancelStopsTheModel(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.pause[6+3] = make(chan struct{}) // never opened
+	e.pause[6+3] = make(chan struct{}) // never closed, so the job stops here
 	f.work(e)
 	j := f.until(f.submit(request), tokens(3)) // all tokens are on record, so the worker appends nothing more
 	cancelled, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
@@ -331,14 +334,14 @@ func TestCancelledJobIsNeverStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.work(e)
-	f.until(f.submit(request), final) // it was queued later, so the worker has seen the cancelled job
+	f.until(f.submit(request), final) // this job was queued later, so the worker has seen the cancelled job
 	if got := f.facts(j); len(got) != 2 {
 		t.Errorf("facts of the cancelled job: %+v", got)
 	}
 }
 
 // TestZombieAttemptIsFenced starts a second attempt at a job while the first attempt
-// still runs.
+// still runs. The first attempt must append nothing more.
 func TestZombieAttemptIsFenced(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -368,7 +371,7 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 	stop()
 	facts := f.facts(j)
 	i := slices.IndexFunc(facts, func(fact events.Fact) bool { return cmp.Equal(fact, events.Fact(taken)) })
-	// On a slow machine, the worker may have taken the job again, with another start.
+	// On a slow machine, the worker may have started another attempt at the job.
 	if next := facts[i+1:]; len(next) > 0 && next[0].Type() != (events.JobStarted{}).Type() {
 		t.Errorf("the zombie appended %+v", next[0])
 	}
@@ -383,7 +386,7 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 func TestJobIsNotContinuedWithOtherWeights(t *testing.T) {
 	t.Parallel()
 	f, first := newFixture(t), newEngine()
-	first.pause[6+9] = make(chan struct{}) // never opened
+	first.pause[6+9] = make(chan struct{}) // never closed, so the job stops here
 	stop := f.work(first)
 	j := f.until(f.submit(request), tokens(8))
 	stop()
@@ -397,8 +400,9 @@ func TestJobIsNotContinuedWithOtherWeights(t *testing.T) {
 	}
 }
 
-// awaitPutBack waits until a worker has put the job back into the queue for later. It
-// fails if that counts as an attempt. It polls, because River does not announce it.
+// awaitPutBack waits until a worker has put the job back into the queue for later. The
+// test fails if this counts as an attempt. awaitPutBack polls, because River does not
+// announce the change.
 func (f *fixture) awaitPutBack(j events.Job) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)

@@ -66,7 +66,8 @@ func TestRequestsUnderOneKeyMakeOneJob(t *testing.T) {
 	}
 }
 
-// TestRepetitionIgnoresLimits repeats a request after a limit is reached.
+// TestRepetitionIgnoresLimits repeats a request after a limit is reached. The
+// repetition must return the first job.
 func TestRepetitionIgnoresLimits(t *testing.T) {
 	t.Parallel()
 	f := newLimitedFixture(t, jobs.Limits{Outstanding: 1})
@@ -99,7 +100,7 @@ func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	outlook := func(j events.Job) jobs.Outlook {
 		t.Helper()
-		// A queue caches the service rate, so each call uses a new one.
+		// A queue caches the service rate, so each call uses a new queue.
 		q, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{}, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
@@ -127,7 +128,8 @@ func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	if o := outlook(third); o.Position != 1 || !o.Start.IsZero() {
 		t.Errorf("outlook without a worker: %+v", o)
 	}
-	// From now on jobs seem to take 20 seconds, and two seem to run.
+	// From now on, each completed job seems to have taken 20 seconds, and two jobs seem
+	// to run.
 	for _, sql := range []string{
 		`update history set started_at = finished_at - interval '20 seconds' where finished_at is not null`,
 		`insert into leases (job, holder, expires_at, tokens) select gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', 0 from generate_series(1, 2)`,

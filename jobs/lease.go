@@ -19,18 +19,19 @@ import (
 	"colophon/migrations"
 )
 
-// River rescues the jobs of a dead worker after an hour. Leases do so within seconds.
-// Each running job has a lease, which its worker renews. Every worker searches for
-// jobs that are running in the queue without a valid lease, and queues them again.
+// River rescues the jobs of a dead worker after an hour. Leases rescue such jobs within
+// seconds. Each running job has a lease, which its worker renews. Every worker searches
+// for jobs that are running in the queue without a valid lease. It queues these jobs
+// again.
 //
-// Leases only make the rescue fast. Whether an attempt may write is decided by the
-// versions of the job's stream.
+// Leases only make the rescue fast. The version check of the job's stream decides
+// whether an attempt may write.
 const (
-	// leaseTime is the silence of a worker after which its jobs are queued again. A
-	// lease outlives three late or lost renewals.
+	// leaseTime is the duration of a lease. If a worker is silent for this time, its
+	// jobs are queued again. A lease stays valid after three late or lost renewals.
 	leaseTime = 3 * time.Second
 
-	renewTimeout = time.Second // the next renewal then uses another connection
+	renewTimeout = time.Second // after a timeout, the next renewal uses another connection
 	sweepTimeout = 5 * time.Second
 	sweepBatch   = 100 // jobs
 
@@ -46,7 +47,8 @@ var (
 	// errLeaseLost ends an attempt whose lease has expired.
 	errLeaseLost = errors.New("the job's lease was lost")
 
-	// errCrashes is returned when maxCrashes workers have crashed with the job.
+	// errCrashes is returned when maxCrashes workers have crashed while running the
+	// job.
 	errCrashes = errors.New("too many workers crashed while running the job")
 )
 
@@ -87,11 +89,11 @@ type leases struct {
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	held map[uuid.UUID]context.CancelCauseFunc // by holder; the function ends the attempt
+	held map[uuid.UUID]context.CancelCauseFunc // cancel functions of the attempts, by holder
 }
 
-// hold adds a lease to those that run renews, until release is called. If the lease is
-// lost, run calls lost with errLeaseLost.
+// hold makes run renew a lease until release is called. If the lease is lost, run calls
+// lost with errLeaseLost.
 func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,8 +105,9 @@ func (l *leases) hold(holder uuid.UUID, lost context.CancelCauseFunc) (release f
 	}
 }
 
-// run renews the leases until ctx is done. After an error it tries again at the next
-// interval. Meanwhile the attempts go on; they notice a lost lease when they write.
+// run renews the leases until ctx is done. After an error, run tries again at the next
+// interval. Meanwhile the attempts continue. An attempt notices a lost lease when it
+// writes.
 func (l *leases) run(ctx context.Context, interval time.Duration) {
 	periodic.Run(ctx, interval, l.log, "leases not renewed, retrying", l.renew)
 }
@@ -138,15 +141,17 @@ func (l *leases) renew(ctx context.Context) error {
 	return nil
 }
 
-// sweep queues the jobs of silent workers again: those that are running in the queue
-// without a valid lease. The worker may have died before it took the lease. If such a
-// job has ended meanwhile, sweep only closes its queue entry and removes its lease.
+// sweep queues the jobs of silent workers again. Such a job is running in the queue but
+// has no valid lease. Its worker may even have died before it took the lease. If the
+// job has ended meanwhile, sweep only closes the job's queue entry and removes the
+// job's lease.
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		// The queue entry is closed and not reused, because its worker may still live
-		// and update it. Leases that expired while Postgres restarted do not count.
+		// The queue entry is closed and not reused, because its worker may still be
+		// alive and update the entry. Leases that expired while Postgres restarted do
+		// not count as lost.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
 				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
@@ -187,9 +192,10 @@ type queueEntry struct {
 	MaxAttempts int
 }
 
-// requeue inserts a new queue entry for a job whose entry is closed. The new entry keeps
-// the closed one's attempts, including the interrupted one. It has priority 1, so it
-// precedes jobs that were never started.
+// requeue inserts a new queue entry for a job whose entry is closed. The new entry
+// keeps the remaining attempts of the closed entry. The interrupted attempt still
+// counts as remaining. The new entry has priority 1, so it precedes jobs that were
+// never started.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
 	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
@@ -242,8 +248,8 @@ func (a *attempt) release(ctx context.Context, facts ...events.Fact) error {
 }
 
 // handOver records facts and drops the lease, even if ctx is done. In the same
-// transaction it replaces the job's queue entry by one that any worker can take at
-// once.
+// transaction it replaces the job's queue entry with a new entry. Any worker can take
+// the new entry at once.
 func (a *attempt) handOver(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()

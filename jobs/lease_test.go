@@ -12,13 +12,13 @@ import (
 	"colophon/migrations"
 )
 
-// orphan returns a job whose worker seems to have been killed after some tokens. The job
-// is on record as running, its lease expires after the interval lease, and its queue
-// entry is taken.
+// orphan returns a job whose worker seems to have been killed after some tokens. The
+// job is on record as running. The job's lease expires after the interval lease. The
+// job's queue entry is taken.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
 	e := newEngine()
-	e.pause[6+after] = make(chan struct{}) // never opened
+	e.pause[6+after] = make(chan struct{}) // never closed, so the job stops here
 	stop := f.work(e)
 	j := f.until(f.submit(request), tokens(min(after, 1)))
 	stop()
@@ -62,8 +62,8 @@ func TestJobOfADeadWorkerIsContinued(t *testing.T) {
 	}
 }
 
-// TestFetchedJobOfADeadWorkerIsStarted simulates a worker that died between fetching a
-// job and taking its lease.
+// TestFetchedJobOfADeadWorkerIsStarted simulates a worker that died after it fetched a
+// job and before it took the job's lease. Another worker must start the job.
 func TestFetchedJobOfADeadWorkerIsStarted(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -87,8 +87,8 @@ func TestFetchedJobOfADeadWorkerIsStarted(t *testing.T) {
 	}
 }
 
-// TestCancelledJobOfADeadWorkerIsCleanedUp checks that the job's lease is removed and its
-// queue entry closed.
+// TestCancelledJobOfADeadWorkerIsCleanedUp cancels a job whose worker is dead. A living
+// worker must remove the job's lease and close the job's queue entry.
 func TestCancelledJobOfADeadWorkerIsCleanedUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -121,7 +121,7 @@ func TestJobOfALivingWorkerIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
-	// Its queue entry becomes available, as after a rescue by River.
+	// The job's queue entry becomes available, as after a rescue by River.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
@@ -156,11 +156,12 @@ func TestCrashesWithProgressDoNotFailTheJob(t *testing.T) {
 }
 
 // TestLostLeaseStopsTheAttempt takes the lease away from a living worker, as if the
-// worker had been silent for too long.
+// worker had been silent for too long. The attempt must stop, and a second attempt must
+// complete the job.
 func TestLostLeaseStopsTheAttempt(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.pause[6+12] = make(chan struct{}) // never opened
+	e.pause[6+12] = make(chan struct{}) // never closed, so the job stops here
 	f.work(e)
 	j := f.until(f.submit(request), tokens(12))
 	e.mu.Lock()
@@ -169,14 +170,16 @@ func TestLostLeaseStopsTheAttempt(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
 		t.Fatal(err)
 	}
-	// The attempt stops. The only worker then continues the job in a second one.
+	// The first attempt stops. Then the only worker continues the job in a second
+	// attempt.
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want || j.Attempts != 2 {
 		t.Fatalf("job %s with %q after %d starts, want %q after 2", j.State, j.Text, j.Attempts, want)
 	}
 }
 
-// TestStoppedWorkerLeavesNoLease stops workers while they append tokens.
+// TestStoppedWorkerLeavesNoLease stops workers while they append tokens. No lease and
+// no running queue entry may be left.
 func TestStoppedWorkerLeavesNoLease(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -13,14 +13,15 @@ import (
 )
 
 // TestRefusedTextEndsBeforeTheWord stops a worker in the middle of a refused word.
-// Another worker continues. No part of the word is recorded, and the model stops.
+// Another worker continues the job. No part of the word may be recorded. The model must
+// stop after the word.
 func TestRefusedTextEndsBeforeTheWord(t *testing.T) {
 	t.Parallel()
 	f, first, second := newFixture(t), newEngine(), newEngine()
 	const before = "the{lord{of{whatever{chateau{he{has{"
 	first.says = before + "violence" + strings.Repeat("{and{so{on", 20)
 	second.says = first.says
-	first.pause[1+len(before+"viol")] = make(chan struct{}) // never opened
+	first.pause[1+len(before+"viol")] = make(chan struct{}) // never closed, so the job stops here
 	j := f.submit(jobs.Request{Prompt: "p", MaxNewTokens: 200, TopP: 1})
 	stop := f.work(first)
 	j = f.until(j, func(j events.Job) bool { return j.Text == before })
@@ -66,7 +67,8 @@ func TestRefusedTextEndsBeforeTheWord(t *testing.T) {
 	}
 }
 
-// TestHeldBackTextIsNotLost generates words that begin like refused ones.
+// TestHeldBackTextIsNotLost generates words that begin like refused words. All of the
+// text must be on record.
 func TestHeldBackTextIsNotLost(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()

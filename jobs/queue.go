@@ -27,7 +27,8 @@ import (
 // maxAttempts is the number of failed attempts after which a job fails.
 const maxAttempts = 3
 
-// MaxSeed is the largest seed. Every JSON reader represents integers up to it exactly.
+// MaxSeed is the largest seed. Every JSON parser represents integers up to MaxSeed
+// exactly.
 const MaxSeed = 1<<53 - 1
 
 // generateArgs is the content of a queue entry. Prompts and texts stay in package
@@ -57,13 +58,13 @@ type Request struct {
 	Prompt       string
 	MaxLength    int     // limit of the tokens of prompt plus completion; ignored if MaxNewTokens is set
 	MaxNewTokens int     // limit of the tokens of the completion; if 0, MaxLength applies
-	Temperature  float64 // like the following fields, as in model.Params
+	Temperature  float64 // for this and the following fields, see model.Params
 	TopK         int
 	TopP         float64
-	Seed         *uint64 // nil draws a random seed
+	Seed         *uint64 // if nil, a random seed is drawn
 	Stop         []string
 
-	CancelAfter time.Duration          // shortens Limits.JobTime for this job, unless 0
+	CancelAfter time.Duration          // if not 0, shortens Limits.JobTime for this job
 	Key         *events.IdempotencyKey // if nil, each request makes a job
 }
 
@@ -100,8 +101,8 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
 		Schema: migrations.RiverSchema,
 		Logger: log,
-		// The least time between two announcements of inserts. River's default of
-		// 100 ms is most of the time that a short job takes.
+		// FetchCooldown is the shortest time between two announcements of inserts.
+		// River's default of 100 ms would be most of a short job's total time.
 		FetchCooldown: time.Millisecond,
 	})
 	if err != nil {
@@ -138,16 +139,17 @@ func (q *Queue) Run(ctx context.Context) {
 
 // Submit accepts a job and returns it.
 //
-// It returns a policy.Refusal for a prompt that breaks the rules, a NoRoomError for a
-// prompt that is too long, and vault.ErrErased for an erased owner. At a limit it
-// returns ErrQueueFull, an OutstandingError or a BudgetError.
+// Submit returns a policy.Refusal for a prompt that breaks the rules. It returns a
+// NoRoomError for a prompt that is too long, and vault.ErrErased for an erased owner.
+// At a limit, Submit returns ErrQueueFull, an OutstandingError or a BudgetError.
 //
-// For a request under a used key, Submit returns the first request's job in its current
-// state. It can then also return events.ErrKeyReused or events.ErrInFlight.
+// If an earlier request has used the key, Submit returns that request's job in its
+// current state. Then Submit can also return events.ErrKeyReused or events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	job, err := q.accept(ctx, owner, r)
 	if err != nil && r.Key != nil {
-		// The first request under the key may have succeeded, whatever this error is.
+		// An earlier request with the key may have succeeded, whatever the error of
+		// this request is.
 		if first, err := q.jobUnder(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
 			return first, err
 		}
@@ -155,7 +157,7 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 	return job, err
 }
 
-// jobUnder returns the job that the first request under the key has made.
+// jobUnder returns the job that the first request with the key made.
 func (q *Queue) jobUnder(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
 	stream, err := q.store.Opened(ctx, key)
 	if err != nil {
@@ -242,7 +244,7 @@ func (q *Queue) jobTime(r Request) time.Duration {
 	return q.limits.JobTime
 }
 
-// room returns the limit of the tokens to generate, or a NoRoomError.
+// room returns the number of tokens that the job may generate, or a NoRoomError.
 func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	inContext := q.model.Context - promptTokens
 	if inContext < 1 {
@@ -257,8 +259,8 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 	return min(r.MaxLength-promptTokens, inContext), nil
 }
 
-// Cancel cancels a job and returns its new state. A final job stays as it is. Cancel
-// also succeeds if the job has advanced since it was read.
+// Cancel cancels a job and returns its new state. It does not change a final job.
+// Cancel also succeeds if the job has advanced since the caller read it.
 func (q *Queue) Cancel(ctx context.Context, job events.Job, fact events.JobCancelled) (events.Job, error) {
 	return cancel(ctx, q.store, job, fact)
 }

@@ -7,8 +7,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// submitsPerOwner is the number of concurrent submits of one owner in a process.
-// Connection pools have ten connections or more.
+// submitsPerOwner is the largest number of concurrent submits of one owner in a
+// process. It is smaller than the default size of a connection pool, which is ten or
+// more.
 const submitsPerOwner = 4
 
 // ownerSemaphore limits the concurrent submits of each owner. The transactions of one

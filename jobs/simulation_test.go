@@ -10,8 +10,8 @@ import (
 	"colophon/events"
 )
 
-// sim simulates the queue in time steps. Free slots take the queue's first job by this
-// package's priorities.
+// sim simulates the queue in time steps. A free slot takes the first job of the queue,
+// which is sorted by this package's priorities.
 type sim struct {
 	now      int
 	free     int
@@ -88,14 +88,15 @@ func (s *sim) age() {
 }
 
 // TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes submits floods of random sizes
-// for one owner, and one job after the other for another owner.
+// for one owner. Another owner submits one job after the other. Each of these jobs must
+// start within twice the longest service time.
 func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const longest = 20
 		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), ageAfter: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "age after")}
 		service := rapid.IntRange(1, longest)
 		ids := 0
-		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // numbers of jobs, one every 50 steps
+		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // number of jobs in each flood; a flood starts every 50 steps
 		var waiting *simJob
 		pause := 0
 		for i := range 2000 {
@@ -124,8 +125,8 @@ func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 	})
 }
 
-// TestAgeingPreventsStarvation overloads the slots with owners of one job each. One more
-// owner has several jobs.
+// TestAgeingPreventsStarvation overloads the slots with owners who each have one
+// outstanding job. One more owner has 20 jobs. With ageing, all 20 jobs must end.
 func TestAgeingPreventsStarvation(t *testing.T) {
 	run := func(ageAfter int) (ended int) {
 		s := &sim{free: 2, ageAfter: ageAfter}

@@ -55,11 +55,12 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 		Logger:  log,
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
-		// The least time between two fetches. With River's default of 100 ms, a job
-		// that has just missed a fetch would wait longer than it runs.
+		// FetchCooldown is the shortest time between two fetches. With River's default
+		// of 100 ms, a job that has just missed a fetch would wait longer than it runs.
 		FetchCooldown: 10 * time.Millisecond,
-		// River announces inserts in quick succession once, so a later one may be
-		// found only by polling. River's default is a second.
+		// River sends one announcement for several inserts in quick succession. So the
+		// worker may find a later insert only by polling. River's default interval is a
+		// second.
 		FetchPollInterval:   250 * time.Millisecond,
 		ReindexerIndexNames: []string{}, // none, because only the tables' owner may reindex
 	})
@@ -75,7 +76,8 @@ func (w *Worker) Name() string { return w.name }
 // Start starts the worker in the background. The worker runs until Stop is called, even
 // if ctx ends earlier.
 func (w *Worker) Start(ctx context.Context) error {
-	// Unlike ctx, Stop ends jobs after a token and renews their leases until then.
+	// The end of ctx would end jobs and lease renewals at once. Stop ends each job
+	// after a token and renews the job's lease until then.
 	ctx = context.WithoutCancel(ctx)
 	if err := w.river.Start(ctx); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
@@ -90,9 +92,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop stops a started worker. The worker starts no further job. Running jobs stop after
-// the current token, record their tokens and go back to the queue. Stop returns when
-// they have done so or ctx is done.
+// Stop stops a started worker. The worker starts no further job. Running jobs stop
+// after the current token, record their tokens and go back to the queue. Stop returns
+// when all running jobs have stopped or ctx is done.
 func (w *Worker) Stop(ctx context.Context) error {
 	err := w.river.StopAndCancel(ctx)
 	w.cancel()
@@ -104,10 +106,12 @@ func (w *Worker) Stop(ctx context.Context) error {
 }
 
 const (
-	// retryElsewhere is the delay of a job that this worker's model cannot run.
+	// retryElsewhere is the delay before the next attempt at a job that this worker's
+	// model cannot run.
 	retryElsewhere = 5 * time.Second
 
-	// retryDatabase is the delay of a job whose attempt ended with a database error.
+	// retryDatabase is the delay before the next attempt at a job after a database
+	// error.
 	retryDatabase = time.Second
 
 	// retryRelease is the interval at which the release of a lease is tried again.
@@ -123,8 +127,8 @@ type generate struct {
 // Timeout removes River's own limit of a minute.
 func (g *generate) Timeout(*river.Job[generateArgs]) time.Duration { return -1 }
 
-// Work runs one attempt at a job. River stores the errors that it returns, so they
-// contain no prompts and no texts.
+// Work runs one attempt at a job. River stores the errors that Work returns, so these
+// errors contain no prompts and no texts.
 func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error {
 	job, err := g.store.Job(ctx, rj.Args.Job)
 	switch {
@@ -148,8 +152,9 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	return a.finish(ctx, a.run(ctx))
 }
 
-// finish ends an attempt with run's error. It records the tokens and the failure that
-// run has not recorded, drops the lease, and returns the result for River.
+// finish ends an attempt. err is the error that run returned. finish records the tokens
+// and the failure that run has not recorded, drops the lease, and returns the result
+// for River.
 func (a *attempt) finish(ctx context.Context, err error) error {
 	log := a.log.With("job", a.job.ID, "attempt", a.job.Attempts)
 	switch {
@@ -161,7 +166,8 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 		}
 		return nil
 	case errors.Is(err, errLeased):
-		// By then the other attempt may have ended the job, or its lease expired.
+		// After this delay, the other attempt may have ended the job, or its lease may
+		// have expired.
 		return river.JobSnooze(a.timing.retryLeased)
 	case errors.Is(err, events.ErrConflict), errors.Is(err, errJobFinal), errors.Is(err, errLeaseLost):
 		// The job was cancelled, or another attempt has it.
@@ -190,8 +196,8 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 	case errors.Is(err, errEngine):
 		failed.Final = a.river.Attempt >= a.river.MaxAttempts
 	default:
-		// A database error does not count as a failed attempt. The facts may or may not
-		// be on record.
+		// A database error does not count as a failed attempt. The attempt's last facts
+		// may or may not be on record.
 		log.WarnContext(ctx, "attempt interrupted, job to be continued", "err", err)
 		// An expired lease would count as a crash, so the lease is released.
 		err := retry.Do(ctx, func() error { return a.release(ctx) }, func(error) (time.Duration, bool) { return retryRelease, true })

@@ -10,7 +10,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// agreementRow compares the distributions of the next token with those of f32 weights.
+// agreementRow compares a weight format with f32 by the distributions of the next
+// token.
 type agreementRow struct {
 	Weights string  `json:"weights"`
 	Tokens  int     `json:"tokens"`
@@ -22,7 +23,8 @@ type agreementRow struct {
 // agreementTokens is the length of the text for the comparison.
 const agreementTokens = 64
 
-// agreement compares other weight formats with f32, on a text sampled with f32.
+// agreement compares the other weight formats with f32 on a text sampled with f32
+// weights.
 func (o Options) agreement(ctx context.Context, weights []kernel.Format) ([]agreementRow, error) {
 	others := slices.DeleteFunc(slices.Clone(weights), func(f kernel.Format) bool { return f == kernel.F32 })
 	if len(others) == 0 {
@@ -68,7 +70,8 @@ func (o Options) sampleText(ctx context.Context) (text []int, logits [][]float32
 	return text, logits, err
 }
 
-// compare compares the logits after each token of text with want, those of f32.
+// compare computes the logits after each token of text and compares them with want. The
+// logits in want are those of f32 weights.
 func (o Options) compare(ctx context.Context, weights kernel.Format, text []int, want [][]float32) (agreementRow, error) {
 	a := agreementRow{Weights: weights.String(), Tokens: len(text)}
 	err := o.withSequence(ctx, weights, func(_ model.Info, s model.Sequence) error {
@@ -91,7 +94,8 @@ func (o Options) compare(ctx context.Context, weights kernel.Format, text []int,
 	return a, err
 }
 
-// withSequence calls f with an empty sequence of a new engine, and then closes both.
+// withSequence calls f with an empty sequence of a new engine. Then it closes the
+// sequence and the engine.
 func (o Options) withSequence(ctx context.Context, weights kernel.Format, f func(model.Info, model.Sequence) error) error {
 	e, err := o.engine(weights)
 	if err != nil {

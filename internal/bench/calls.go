@@ -12,7 +12,8 @@ import (
 	"colophon/client"
 )
 
-// calls measures calls that need no model, with an idle engine and with a busy one.
+// calls measures calls that need no model. It measures each call with an idle engine
+// and with a busy engine.
 func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 	call := func(r *client.Request) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -47,7 +48,7 @@ func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 	return nil
 }
 
-// call measures four callers that repeat do.
+// call runs four callers that repeat do, and measures the times of do.
 func (b *serviceBench) call(ctx context.Context, name string, do func(context.Context) error, busy bool) (serviceCall, error) {
 	const callers = 4
 	row := serviceCall{Call: name, Busy: busy}
@@ -76,7 +77,7 @@ func (b *serviceBench) call(ctx context.Context, name string, do func(context.Co
 }
 
 // whileBusy calls do while the engine is fully busy, and returns the engine's tokens
-// per second. It counts from the arrival of a token before do to the first arrival
+// per second. It counts from an arrival of a token before do until the first arrival
 // after do.
 func (b *serviceBench) whileBusy(ctx context.Context, do func() error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
@@ -114,7 +115,7 @@ func (b *serviceBench) whileBusy(ctx context.Context, do func() error) (float64,
 	begin, before := time.Now(), tokens.Load()
 	err := do()
 	select {
-	case <-arrived: // ignore an arrival during do
+	case <-arrived: // ignore a token that arrived during do
 	default:
 	}
 	next()
@@ -127,7 +128,8 @@ func (b *serviceBench) whileBusy(ctx context.Context, do func() error) (float64,
 	return float64(made) / took.Seconds(), nil
 }
 
-// drain waits until the queue is empty: it submits a job and waits for its end.
+// drain waits until the queue is empty. To do so, it submits a job and waits for the
+// job's end.
 func (b *serviceBench) drain(ctx context.Context) error {
 	var ignored latencies
 	return b.generate(ctx, b.job(1, 1), &ignored, func(int) {})

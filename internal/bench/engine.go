@@ -2,13 +2,13 @@
 // The limit of the engine is the speed of the machine's memory and processors at that
 // moment. The limit of the service is the speed of its engine alone.
 //
-// [Engine] measures each weight format in a process of its own, which calls
-// [Measure]. [Service] measures a service in a process of its own. Callers provide the
-// commands of these processes. The package reads no flag and no environment variable.
-// Nothing that it starts or writes remains when a function returns, with an error or
-// without one.
+// [Engine] starts a process for each weight format, and the process calls [Measure].
+// [Service] starts a process for the measured service. Callers provide the commands of
+// these processes. The package uses no flag and no environment variable. When a
+// function returns, no process and no file that it created remains. This also holds
+// after an error.
 //
-// A report is encoded as JSON. Its Document is the same report for people.
+// A report is encoded as JSON. The Document of a report is the same report for people.
 package bench
 
 import (
@@ -48,7 +48,8 @@ func (m Model) open() (string, *gpt2.Checkpoint, error) {
 	return m.Name, ck, nil
 }
 
-// Options are the options of Engine and Measure. Both must get the same ones.
+// Options are the options of Engine and Measure. Engine and Measure must get the same
+// options.
 type Options struct {
 	Model    Model
 	Threads  int       // threads that compute; 0 means one for each processor
@@ -77,10 +78,10 @@ func (o Options) engine(weights kernel.Format) (*gpt2.Engine, error) {
 	return e, nil
 }
 
-// Engine measures the engine with each weight format. child returns a command that calls
-// Measure with its standard input and output. Each format has a process of its own, so
-// its peak memory is that of one engine. A quick run leaves out the agreement of the
-// formats.
+// Engine measures the engine with each weight format. child returns a command that
+// calls Measure with the command's standard input and output. Each format has its own
+// process, so the peak memory of a process is the memory of one engine. A quick run
+// leaves out the agreement of the formats.
 func Engine(ctx context.Context, o Options, weights []kernel.Format, child func(context.Context, kernel.Format) *exec.Cmd) (*EngineReport, error) {
 	name, ck, err := o.Model.open()
 	if err != nil {

@@ -19,7 +19,7 @@ type EngineReport struct {
 type engineMachine struct {
 	CPU     string `json:"cpu"`
 	Threads int    `json:"threads"`
-	limits         // the medians over the rows
+	limits         // the median of each limit over the rows
 	Go      string `json:"go"`
 
 	// Elsewhere is the largest share of the processors that other processes took
@@ -54,8 +54,8 @@ func (r *EngineReport) prefill() table {
 	return t
 }
 
-// parts shows the parts of the time of a prompt and of one stream's step, and the share
-// of their own limit that the products reach.
+// parts returns a table with the parts of the time of a prompt and of one stream's
+// step. It also shows how fast the products are, as a share of their own limit.
 func (r *EngineReport) parts() table {
 	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, share of limit"}}
 	for _, row := range r.Rows {

@@ -15,9 +15,10 @@ type limits struct {
 	Int8GOP  float64 `json:"int8_gop_s"`
 }
 
-// measureLimits measures the machine's speeds at this moment, for about as long as the
-// compared work took. Memory and processors that are shared with other machines can be
-// half as fast at one moment and twice as fast at another.
+// measureLimits measures the machine's speeds at this moment. The measurement takes
+// about as long as the compared work took. Memory and processors may be shared with
+// other machines. They can then be half as fast at one moment and twice as fast at
+// another moment.
 func (b *engineBench) measureLimits(took time.Duration) limits {
 	bytes, start := 0, time.Now()
 	for bytes == 0 || time.Since(start) < took/2 {
@@ -45,7 +46,7 @@ func medianLimits(all []limits) limits {
 	}
 }
 
-// peak returns the limit of the arithmetic of a row, in 1e9 operations per second.
+// peak returns the machine's arithmetic limit for a row, in 1e9 operations per second.
 func peak(row engineRow) float64 {
 	if row.Weights == "int8" {
 		return row.Int8GOP
@@ -53,8 +54,8 @@ func peak(row engineRow) float64 {
 	return row.FMAGFLOP
 }
 
-// weightCounts returns the number of weights of all layers, and of the projection to the
-// vocabulary.
+// weightCounts returns two numbers of weights. blocks counts the weights of all layers.
+// output counts the weights of the projection to the vocabulary.
 func weightCounts(c gpt2.Config) (blocks, output float64) {
 	d := float64(c.Embd)
 	return float64(c.Layers) * (4*d*d + 2*d*float64(c.Inner)), d * float64(c.Vocab)
@@ -62,12 +63,13 @@ func weightCounts(c gpt2.Config) (blocks, output float64) {
 
 // minTime returns the least time for a token of a row, in seconds.
 //
-// A step reads the weights once, and the keys and values of every stream. It also
-// computes. The slower of the two is its limit. One stream is compared with the memory
-// alone, and a prompt with the arithmetic alone.
+// A step reads the weights once, and it reads the keys and values of every stream. It
+// also does arithmetic. The slower of reading and arithmetic sets the limit of a step.
+// The limit of one stream is the time to read alone. The limit of a prompt is the time
+// of the arithmetic alone.
 func minTime(row engineRow, c gpt2.Config) float64 {
 	blocks, output := weightCounts(c)
-	values := float64(c.Layers * c.Embd) // numbers in the values of a token, and in its keys
+	values := float64(c.Layers * c.Embd) // size of a token's values, and also of its keys
 	if row.Phase == "prefill" {
 		n := float64(row.Prompt)
 		return (minPrefillProductsTime(row, c) + 4*values*n*(n+1)/2/row.FMAGFLOP/1e9) / n
@@ -89,8 +91,9 @@ func minPrefillProductsTime(row engineRow, c gpt2.Config) float64 {
 	return 2 * (blocks*float64(row.Prompt) + output) / peak(row) / 1e9
 }
 
-// minProductsTime returns the least time for the products with the weights, in seconds,
-// for a prompt or for one stream's step. A step also reads the scales of int8.
+// minProductsTime returns the least time for the products with the weights, in seconds.
+// The row is a prompt or one stream's step. A step also reads the scales of int8
+// weights.
 func minProductsTime(row engineRow, c gpt2.Config) float64 {
 	if row.Phase == "prefill" {
 		return minPrefillProductsTime(row, c)
@@ -98,7 +101,7 @@ func minProductsTime(row engineRow, c gpt2.Config) float64 {
 	blocks, output := weightCounts(c)
 	perWeight := bytesPerWeight(row.Weights)
 	if row.Weights == "int8" {
-		const scale, group = 2, 32 // bytes of a scale, and weights that share it
+		const scale, group = 2, 32 // bytes of a scale, and number of weights that share a scale
 		perWeight += scale / float64(group)
 	}
 	return (blocks + output) * perWeight / row.ReadGB / 1e9

@@ -7,9 +7,9 @@ import (
 	"colophon/model/gpt2"
 )
 
-// TestMinTimeIsTheLimitOfTheMachine expects speeds calculated by hand for the published
-// shape. A step reads 123.5 million weights. A token of a prompt is multiplied with 84.9
-// million.
+// TestMinTimeIsTheLimitOfTheMachine expects speeds that were calculated by hand for the
+// published shape. A step reads 123.5 million weights. Each token of a prompt is
+// multiplied with 84.9 million weights.
 func TestMinTimeIsTheLimitOfTheMachine(t *testing.T) {
 	machine := limits{ReadGB: 28.5, FMAGFLOP: 195, Int8GOP: 368}
 	for _, c := range []struct {

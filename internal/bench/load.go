@@ -17,11 +17,13 @@ type load struct {
 	duration time.Duration
 }
 
-// run calls do with the numbers of the caller and of the call. It starts no call after the
-// duration, and returns when all calls have ended. do passes its results to count, which
-// ignores results after the duration. If there was no result until then, the first one
-// counts and ends the duration. run returns the count per second, or the first error of
-// do, which cancels the other calls.
+// run calls do with the number of the caller and the number of the call. It starts no
+// call after the duration. It returns when all calls have ended.
+//
+// do passes its results to count, which ignores results after the duration. If no
+// result arrives within the duration, the first later result counts and the duration is
+// extended until then. run returns the counted results per second, or the first error
+// of do. An error of do cancels the other calls.
 func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call int, count func(int)) error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -51,7 +53,8 @@ func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call
 	return float64(counted.Load()) / (l.duration + time.Duration(late.Load())).Seconds(), nil
 }
 
-// together calls f for 0 to n-1 concurrently, waits, and returns all errors, joined.
+// together calls f concurrently with the numbers from 0 to n-1. It waits for all calls
+// and returns their joined errors.
 func together(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var all sync.WaitGroup

@@ -46,11 +46,12 @@ func memoryOf(pid int, field string) float64 {
 	return 0
 }
 
-// processorTime is the sum of the times of all processors.
+// processorTime holds the busy time and the total time, each summed over all
+// processors.
 type processorTime struct{ busy, all time.Duration }
 
-// readProcessorTime returns the time since the start of the system. It returns zero if
-// the system does not count it.
+// readProcessorTime returns the processor time since the start of the system. It
+// returns zero if the system does not count processor time.
 func readProcessorTime() (t processorTime) {
 	stat, _ := os.ReadFile("/proc/stat") // on Linux
 	line, _, _ := strings.Cut(string(stat), "\n")
@@ -58,7 +59,7 @@ func readProcessorTime() (t processorTime) {
 		const idle, wait, guest = 3, 4, 8
 		n, _ := strconv.ParseInt(field, 10, 64)
 		took := time.Duration(n) * (time.Second / 100)
-		if i >= guest { // part of the user time
+		if i >= guest { // the user time includes the guest times
 			break
 		}
 		t.all += took
@@ -69,8 +70,8 @@ func readProcessorTime() (t processorTime) {
 	return t
 }
 
-// minus returns the time between two readings. The system's count of time spent
-// waiting for I/O may decrease, so the sum is at least the busy time.
+// minus returns the time between two readings. The system's count of time spent waiting
+// for I/O may decrease, so minus returns at least the busy time as the total time.
 func (t processorTime) minus(u processorTime) processorTime {
 	busy := t.busy - u.busy
 	return processorTime{busy, max(t.all-u.all, busy)}

@@ -22,14 +22,15 @@ type engineRun struct {
 	Mixed   *mixedRow // nil if it was left out
 	LeftOut []string  // rows not measured for lack of time
 
-	// Elsewhere is the share of the processors that other processes took meanwhile.
+	// Elsewhere is the share of the processors that other processes took during the
+	// run.
 	Elsewhere float64 `json:"-"`
 }
 
 // measureInChild runs a command that calls Measure, and returns the result.
 func measureInChild(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) {
 	cmd.Stderr = progress
-	in, err := cmd.StdinPipe() // the system closes it when this process ends
+	in, err := cmd.StdinPipe() // the system closes in when this process ends
 	if err != nil {
 		return run, err
 	}
@@ -49,7 +50,7 @@ func measureInChild(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error
 }
 
 // Measure measures one engine and writes the result to out, for Engine. It returns an
-// error when in ends, because the process that called Engine has then ended.
+// error when in ends, because then the process that called Engine has ended.
 func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -80,13 +81,13 @@ func Measure(ctx context.Context, o Options, weights kernel.Format, in io.Reader
 // engineBench measures one engine.
 type engineBench struct {
 	engine   *gpt2.Engine
-	pool     *kernel.Pool // reads the engine's weights, with as many threads
+	pool     *kernel.Pool // reads the engine's weights with as many threads as the engine
 	info     model.Info
 	weights  string
 	progress io.Writer
 	limit    time.Duration // approximate time for a row
 	steps    int           // maximum number of decode steps for a row
-	end      time.Time     // no row begins after it
+	end      time.Time     // no row begins after this time
 }
 
 func (b *engineBench) progressf(format string, args ...any) {
@@ -99,7 +100,8 @@ const maxStreams = 16
 // minContext is the smallest context of a model that can be measured, in tokens.
 const minContext = 32
 
-// run measures one stream first, so that its peak memory includes no other row.
+// run makes all measurements of an engine. It measures one stream first, so that this
+// row's peak memory includes no other row.
 func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
 	run := engineRun{Weights: b.weights, Kernel: b.info.Kernel}
 	room := b.info.Context
@@ -143,7 +145,7 @@ func (b *engineBench) run(ctx context.Context, quick bool) (engineRun, error) {
 	return run, err
 }
 
-// late reports whether the time is over. If so, it records the row as left out.
+// late reports whether no more rows may begin. If so, it records the row as left out.
 func (b *engineBench) late(run *engineRun, what string) bool {
 	late := time.Now().After(b.end)
 	if late {

@@ -18,8 +18,8 @@ type Document struct {
 	leftOut  []string // rows not measured for lack of time
 }
 
-// section is a table and its explanation, which only Markdown shows. A section without
-// rows is left out.
+// section is a table with an explanation. Only Markdown shows the explanation. A
+// section without rows is left out.
 type section struct {
 	title, about string
 	table        table

@@ -54,11 +54,11 @@ type mixedRow struct {
 	LongestUsualMS float64 `json:"longest_usual_ms"` // longest wait of any stream before the prompt: the jitter of the machine
 }
 
-// The lengths of prompts, if the context has room for them.
+// Prompts have these lengths if the context has room for them.
 const (
 	decodePrompt = 64  // before decoding
-	longPrompt   = 900 // beside running streams
-	longStreams  = 7   // number of those streams
+	longPrompt   = 900 // computed while other streams run
+	longStreams  = 7   // number of streams that run during the long prompt
 )
 
 // prompt returns n arbitrary tokens.
@@ -70,8 +70,8 @@ func (b *engineBench) prompt(n int) []int {
 	return tokens
 }
 
-// prefill measures the time from a prompt of n tokens to its logits, and to the token
-// sampled from them.
+// prefill measures two times for a prompt of n tokens. One is the time until the
+// prompt's logits are computed, the other the time until the next token is sampled.
 func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 	sampler, err := model.NewSampler(model.Params{MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1})
 	if err != nil {
@@ -97,15 +97,16 @@ func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 		machine = append(machine, b.measureLimits(logits[len(logits)-1]))
 	}
 	parts := b.parts(before, logits, len(logits))
-	if len(logits) > 1 { // the first also allocates the keys and values
+	if len(logits) > 1 { // the first run also allocates the keys and values
 		logits, token = logits[1:], token[1:]
 	}
 	return engineRow{Phase: "prefill", Batch: 1, Prompt: n, TokS: float64(n) / median(logits).Seconds(),
 		FirstTokenMS: milliseconds(median(token)), limits: medianLimits(machine), partTimes: parts}, nil
 }
 
-// parts returns the mean times of the parts of n steps or prompts. before has the
-// engine's times at their beginning. waits are the waits of their callers.
+// parts returns the mean times of the parts of n steps or prompts. before holds the
+// engine's times before the first step or prompt. waits holds the times for which the
+// callers waited.
 func (b *engineBench) parts(before gpt2.Times, waits []time.Duration, n int) partTimes {
 	now := b.engine.Times()
 	each := func(d time.Duration) float64 { return milliseconds(d) / float64(n) }
@@ -128,7 +129,8 @@ type stream struct {
 	logits []float32
 }
 
-// open starts n streams with the same prompt. It also returns a function that closes them.
+// open starts n streams with the same prompt. It also returns a function that closes
+// the streams.
 func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, func(), error) {
 	streams := make([]stream, n)
 	closeAll := func() {
@@ -152,8 +154,8 @@ func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, 
 	return streams, closeAll, nil
 }
 
-// decode measures the steps of n streams. The tokens are arbitrary: sampling is not
-// measured, because callers sample in threads of their own. decode measures the limits
+// decode measures the steps of n streams. The tokens are arbitrary. Sampling is not
+// measured, because callers sample in their own threads. decode measures the limits
 // after every few steps, because the machine's speed varies.
 func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 	prompt := min(decodePrompt, b.info.Context/4)
@@ -207,7 +209,7 @@ func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	short := min(decodePrompt, b.info.Context/4)
 	before := min(24, b.info.Context/4) // steps before the prompt
-	const after = 4                     // steps after it
+	const after = 4                     // steps after the prompt
 	streams, closeAll, err := b.open(ctx, longStreams, b.prompt(short))
 	if err != nil {
 		return nil, err
@@ -217,7 +219,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	took := make([][]step, longStreams)
 	var warm sync.WaitGroup
 	warm.Add(longStreams)
-	begun := make(chan struct{}) // closed when the prompt begins: a stream must not end before
+	begun := make(chan struct{}) // closed when the prompt begins; no stream may end earlier
 	var done atomic.Bool
 	long := min(longPrompt, b.info.Context)
 	var start, end time.Time

@@ -11,15 +11,15 @@ import (
 	"syscall"
 )
 
-// server is a service that runs in a process of its own.
+// server is a service in a process of its own.
 type server struct {
 	url string
 	cmd *exec.Cmd
 	log string // path of its log file
 }
 
-// serve starts a service, which logs to the file log. It returns when the service has
-// printed its URL.
+// serve starts a service, which logs to the file log. serve returns when the service
+// has printed its URL.
 func serve(cmd *exec.Cmd, log string) (*server, error) {
 	f, err := os.Create(log)
 	if err != nil {
@@ -49,8 +49,8 @@ func serve(cmd *exec.Cmd, log string) (*server, error) {
 // memory returns the service's memory in 1e6 bytes, or 0 if it is unknown.
 func (s *server) memory() float64 { return memoryOf(s.cmd.Process.Pid, currentMemory) }
 
-// stop ends the service. If the service ends with an error, stop returns that and the
-// end of the log.
+// stop ends the service. If the service ends with an error, stop returns that error and
+// the end of the log.
 func (s *server) stop() error {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	err := s.cmd.Wait()

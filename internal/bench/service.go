@@ -37,7 +37,7 @@ type Setup struct {
 	Data     string // data directory, which does not exist yet
 }
 
-// The size of the work.
+// These constants set the size of the work.
 const (
 	promptTokens   = 32  // in a caller's job
 	newTokens      = 64  // in a caller's job
@@ -47,23 +47,24 @@ const (
 )
 
 // serviceBench measures one service in a process of its own, and one engine in this
-// process. They never work at the same time.
+// process. The service and the engine never work at the same time.
 type serviceBench struct {
 	engine   *gpt2.Engine
 	server   *server
-	database string // its URL
+	database string // URL of the service's database
 	user     user
 	prompt   string
 	progress io.Writer
 
-	duration  time.Duration // of a load
+	duration  time.Duration // duration of a load
 	burstSize int           // concurrent requests of a burst
-	watchers  int           // clients that follow
+	watchers  int           // number of clients that follow jobs
 }
 
 // Service measures a service and the engine that it uses. up returns a command that
-// serves without limits on a free port of the loopback. The command prints "ready" and
-// its URL on a line, and ends without an error on SIGTERM.
+// runs the service without limits, on a free port of the loopback. The command prints a
+// line with "ready" and the service's URL. On SIGTERM, the command ends without an
+// error.
 func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Setup) *exec.Cmd) (r *ServiceReport, err error) {
 	dir, err := os.MkdirTemp("", "colophon-bench-")
 	if err != nil {
@@ -94,7 +95,7 @@ func Service(ctx context.Context, o ServiceOptions, up func(context.Context, Set
 	}
 	defer func() { err = errors.Join(err, cluster.Stop(context.WithoutCancel(ctx))) }()
 	setup := Setup{Model: o.Model.From, Database: cluster.URL(), Data: filepath.Join(dir, "data")}
-	// Without WithoutCancel, the end of ctx would kill the service before stop ends it.
+	// If up got ctx itself, the end of ctx would kill the service before stop ends it.
 	server, err := serve(up(context.WithoutCancel(ctx), setup), filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
@@ -126,7 +127,8 @@ func arbitraryPrompt(encode func(string) []int) string {
 
 // run makes all measurements.
 func (b *serviceBench) run(ctx context.Context, r *ServiceReport) error {
-	// Two rounds, each with the engine alone, because the machine's speed varies.
+	// There are two rounds, because the machine's speed varies. Each round also
+	// measures the engine alone.
 	for range 2 {
 		if err := b.throughput(ctx, r); err != nil {
 			return err
@@ -140,8 +142,8 @@ func (b *serviceBench) run(ctx context.Context, r *ServiceReport) error {
 	return nil
 }
 
-// throughput measures the engine alone, and then the service with 8 and with 16
-// callers.
+// throughput first measures the engine alone. Then it measures the service with 8
+// callers and with 16 callers.
 func (b *serviceBench) throughput(ctx context.Context, r *ServiceReport) error {
 	alone, err := b.alone(ctx)
 	if err != nil {

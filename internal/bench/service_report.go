@@ -20,8 +20,8 @@ type serviceMachine struct {
 	Go      string `json:"go"`
 }
 
-// serviceRow is the result of a number of callers. Each submits and follows one job after
-// the other.
+// serviceRow is the result of a number of callers. Each caller submits a job, follows
+// it to its end and then submits the next job.
 type serviceRow struct {
 	Callers    int     `json:"callers"`
 	Jobs       int     `json:"jobs"`

@@ -10,7 +10,7 @@ import (
 )
 
 // user is a signed-in user of the service. It is safe for concurrent use. Calls are not
-// retried: an error ends the benchmark.
+// retried. An error ends the benchmark.
 type user struct{ *client.Client }
 
 const (
@@ -48,7 +48,7 @@ func (u user) submit(ctx context.Context, r client.JobRequest) (string, error) {
 	return job.ID, nil
 }
 
-// follow calls f for each event of a job, up to the last. It returns an error
+// follow calls f for each event of a job, including the last event. It returns an error
 // unless the job completes.
 func (u user) follow(ctx context.Context, id string, f func(client.Event)) error {
 	var last client.Event

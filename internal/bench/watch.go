@@ -37,7 +37,7 @@ func (b *serviceBench) watch(ctx context.Context, r *ServiceReport) error {
 		defer opened()
 		return b.user.follow(ctx, ids[i%len(ids)], func(e client.Event) {
 			opened()
-			if len(e.Tokens) > 0 && e.At.After(begin.Add(b.duration/10)) { // others may be from before the client connected
+			if len(e.Tokens) > 0 && e.At.After(begin.Add(b.duration/10)) { // earlier events may be older than the client's connection
 				delay.add(time.Since(e.At))
 			}
 		})

@@ -14,8 +14,9 @@ import (
 	"strings"
 )
 
-// ErrNoServer is returned if initdb and postgres are in none of the directories: the
-// caller's or the usual ones. Its text says what to do.
+// ErrNoServer is returned if no searched directory contains initdb and postgres. Start
+// searches the directory that the caller named or, without one, the usual directories.
+// The text of ErrNoServer tells the user what to do.
 var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
 (searched $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:
@@ -33,8 +34,8 @@ type binaries struct {
 	version          string // in the program's own words, for people
 }
 
-// candidates returns the directories that may hold the programs, the likeliest
-// first. If the caller named a directory, it is the only one.
+// candidates returns the directories that may hold the programs, the likeliest first.
+// If the caller named a directory, candidates returns only that directory.
 func candidates(ctx context.Context, named string) []string {
 	if named != "" {
 		return []string{named}
@@ -70,8 +71,9 @@ func pathVersion(path string) int {
 	return n
 }
 
-// chooseBinaries returns the first programs in dirs that the directory's account
-// can run and that match its data, if there is any.
+// chooseBinaries returns the first programs in dirs that the directory's account can
+// run. If the directory already holds data, the programs must match the version of the
+// data.
 func chooseBinaries(ctx context.Context, dirs []string, d directory) (binaries, error) {
 	want, err := dataVersion(d.data())
 	if err != nil {
@@ -102,8 +104,8 @@ func chooseBinaries(ctx context.Context, dirs []string, d directory) (binaries, 
 	return binaries{}, errors.Join(append(errs, ErrNoServer)...)
 }
 
-// dataVersion returns the major version that wrote the data directory, 0 if there
-// is no data.
+// dataVersion returns the major version that wrote the data directory. It returns 0 if
+// there is no data.
 func dataVersion(data string) (int, error) {
 	b, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
 	if errors.Is(err, os.ErrNotExist) {

@@ -18,27 +18,27 @@ import (
 )
 
 const (
-	// owner is the superuser of a private cluster, and database the one database
-	// the service keeps in it.
+	// owner is the superuser of a private cluster. database is the only database that
+	// the service keeps in the cluster.
 	owner    = "colophon"
 	database = "colophon"
 	port     = "5432" // names the socket file; nothing listens on the network
 
-	// poll is the interval between checks of a state that sends no event: a lock of
-	// another process, a server that is starting.
+	// poll is the interval between two checks of a state that sends no event. Examples
+	// are a lock of another process and a server that is starting.
 	poll = 20 * time.Millisecond
 )
 
 // Options are the choices of a caller of Start.
 type Options struct {
-	// Bin is the directory that holds initdb and postgres. If it is empty, Start
+	// Bin is the directory that holds initdb and postgres. If Bin is empty, Start
 	// searches the usual directories; see ErrNoServer.
 	Bin string
 	// Log gets a record of each server that was started, found running or moved
-	// elsewhere. If it is nil, there are no records.
+	// elsewhere. If Log is nil, nothing is recorded.
 	Log *slog.Logger
-	// Disposable trades durability for speed: a crash of the machine may lose
-	// the whole cluster. For tests.
+	// Disposable trades durability for speed. A crash of the machine may lose the whole
+	// cluster. Only tests should set Disposable.
 	Disposable bool
 }
 
@@ -49,16 +49,17 @@ type Cluster struct {
 	server *server // nil when another process started it
 }
 
-// Start returns the private server whose files are in dir, which Start creates if
-// it is missing. It uses a server that runs there already or starts one, and waits
-// until the server answers. It also waits, as long as ctx allows, for a server
-// that is starting, recovering or stopping. Start returns ErrNoServer if this
-// machine has no PostgreSQL to start.
+// Start returns the private server whose files are in dir. It creates dir if dir is
+// missing. If a server already runs in dir, Start uses that server. Otherwise it starts
+// a server. Start returns when the server answers. As long as ctx allows, Start also
+// waits for a server that is starting, recovering or stopping. Start returns
+// ErrNoServer if this machine has no PostgreSQL to start.
 //
-// PostgreSQL refuses to run as root. For root it therefore runs as the owner of
-// an existing cluster, else as the account postgres, else as the account nobody. If that
-// account cannot reach dir, Start puts the cluster below /var/lib/colophon (or
-// /var/tmp) and makes dir a symbolic link to it. Removing or moving dir still works.
+// PostgreSQL refuses to run as root. So for root, Start runs PostgreSQL as the owner of
+// an existing cluster. If there is no cluster, Start uses the account postgres. If that
+// account is missing, Start uses the account nobody. If the account cannot reach dir,
+// Start puts the cluster below /var/lib/colophon (or /var/tmp) and makes dir a symbolic
+// link to the cluster. Removing or moving dir still works.
 func Start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -91,7 +92,7 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 		opt.Log.Info("private postgres found running", "dir", dir)
 		return running, nil
 	}
-	// The server inherits the lock. This copy holds it until then.
+	// The server inherits the lock. Until then, this copy of the file holds the lock.
 	defer lock.Close()
 
 	bin, pl, err := prepare(ctx, dir, opt)
@@ -117,7 +118,8 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 		err = c.ensureDatabase(ctx)
 	}
 	if err != nil {
-		// ctx may have ended the wait, and the server must not outlive it.
+		// If ctx ended the wait, the server must not outlive ctx. So stop has a context
+		// of its own.
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		return nil, errors.Join(err, c.Stop(stop))
@@ -127,8 +129,8 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 }
 
 // prepare finds the programs and the directory, which depend on each other. The
-// directory tells which major version wrote the data and which account may read
-// it. The programs tell whether that account can reach the directory.
+// directory tells which major version wrote the data and which account may read the
+// data. The programs tell whether that account can reach the directory.
 func prepare(ctx context.Context, dir string, opt Options) (binaries, directory, error) {
 	pl, err := locate(dir)
 	if err != nil {
@@ -149,13 +151,13 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, directory,
 	return bin, pl, nil
 }
 
-// acquire takes the lock of dir, or returns the cluster that runs there.
+// acquire takes the lock of dir, or returns the cluster that already runs in dir.
 //
-// The lock is a flock on <dir>.lock. Start holds it while it prepares, then the
-// server and all its backends inherit it. So the lock is free exactly when no
-// process can be writing to the data directory. This holds for a recycled process
-// id, for a zombie, and across containers that share the directory, where
-// postmaster.pid proves nothing.
+// The lock is a flock on <dir>.lock. Start holds the lock while it prepares the server.
+// Then the server and all its backends inherit the lock. So the lock is free exactly
+// when no process can be writing to the data directory. This holds for a recycled
+// process id, for a zombie, and across containers that share the directory. In these
+// cases postmaster.pid proves nothing.
 func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), dirMode()); err != nil {
 		return nil, nil, err
@@ -176,8 +178,8 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 			lock.Close()
 			return nil, nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 		}
-		// A server can run although the lock is free, if it was started by hand. If it
-		// answers, it serves as well as ours.
+		// A server that was started by hand can run although the lock is free. If such
+		// a server answers, it is as good as a server that Start has started.
 		pl, err := locate(dir)
 		var at pidfile
 		if err == nil {
@@ -225,8 +227,9 @@ func (c *Cluster) ready(ctx context.Context) error {
 	return nil
 }
 
-// ensureDatabase creates the service's database unless it exists. Every start does
-// this, because the process that started the server may have died before.
+// ensureDatabase creates the service's database unless it exists. Every call of Start
+// does this, because the process that started the server may have died before it
+// created the database.
 func (c *Cluster) ensureDatabase(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, c.url("postgres"))
 	if err != nil {
@@ -241,7 +244,8 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 		return nil
 	}
 	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize())
-	// If two processes create it at once, the second fails at a check or at the index.
+	// If two processes create the database at once, the second one gets an error. The
+	// error comes from a check or from the unique index.
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42P04" || pgErr.Code == "23505") {
 		return nil
 	}
@@ -251,8 +255,9 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 	return nil
 }
 
-// URL returns the connection URL of the service's database, as its owner. It holds
-// no secret: the permissions of the socket's directory keep others out.
+// URL returns the connection URL of the service's database, as its owner. The URL
+// contains no secret. The permissions of the socket's directory keep other accounts
+// out.
 func (c *Cluster) URL() string { return c.url(database) }
 
 func (c *Cluster) url(database string) string { return socketURL(c.socket, database) }
@@ -273,8 +278,8 @@ func (c *Cluster) Exited() <-chan struct{} {
 	return c.server.exited
 }
 
-// PID returns the process id of the server that this process started, also after
-// it has ended. For a server that another process started it returns 0.
+// PID returns the process id of the server that this process started, also after the
+// server has ended. For a server that another process started, PID returns 0.
 func (c *Cluster) PID() int {
 	if c.server == nil {
 		return 0
@@ -282,17 +287,17 @@ func (c *Cluster) PID() int {
 	return c.server.pid()
 }
 
-// Stop ends the server that Start started and waits for it: clients are
-// disconnected, and everything committed is on disk. If ctx ends first, Stop kills
-// the server, which loses nothing but makes the next start recover. Stop does
-// nothing for a server that another process started, and nothing the second time.
+// Stop ends the server that Start started and waits for the server's end. Clients are
+// disconnected, and everything committed is on disk. If ctx ends first, Stop kills the
+// server. A kill loses nothing, but the next start must recover. Stop does nothing for
+// a server that another process started. A second Stop does nothing either.
 func (c *Cluster) Stop(ctx context.Context) error {
 	if c.server == nil {
 		return nil
 	}
 	err := c.server.stop(ctx)
 	if filepath.Dir(c.socket) != c.dir.dir {
-		os.Remove(c.socket) // a directory in /tmp that is empty now
+		os.Remove(c.socket) // if the socket is in a directory in /tmp, that directory is empty now
 	}
 	return err
 }

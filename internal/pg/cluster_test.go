@@ -71,7 +71,7 @@ func startWith(t *testing.T, dir string, opt pg.Options) *pg.Cluster {
 
 func durable() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN")} }
 
-// options are for tests that need no durability.
+// options returns the options for tests that need no durability.
 func options() pg.Options { return pg.Options{Bin: os.Getenv("PGBIN"), Disposable: true} }
 
 func stop(t *testing.T, c *pg.Cluster) {
@@ -108,7 +108,7 @@ func query1(t *testing.T, c *pg.Cluster, sql string) (v string) {
 	return v
 }
 
-// serverPID reads the process id of the server, 0 when there is none.
+// serverPID returns the process id of the server, or 0 if there is no server.
 func serverPID(dir string) int {
 	b, _ := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
 	line, _, _ := strings.Cut(string(b), "\n")
@@ -116,7 +116,7 @@ func serverPID(dir string) int {
 	return pid
 }
 
-// free waits until the server has no process left.
+// free waits until no process of the server is left.
 func free(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.OpenFile(dir+".lock", os.O_RDWR, 0)
@@ -144,14 +144,14 @@ func TestDataOutlivesStopAndStart(t *testing.T) {
 	default:
 		t.Fatal("stopped, but Exited is open")
 	}
-	stop(t, c) // the second time does nothing
+	stop(t, c) // the second stop must do nothing
 	free(t, dir)
 
 	c = startWith(t, dir, durable())
 	if v := query1(t, c, `SELECT v FROM kept`); v != "as it was" {
 		t.Fatalf("after the restart: %q", v)
 	}
-	// Settings and modes keep data safe and other accounts out.
+	// Settings and modes must keep data safe and other accounts out.
 	for setting, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
 		if got := query1(t, c, `SELECT current_setting('`+setting+`')`); got != want {
 			t.Errorf("%s = %q, want %q", setting, got, want)
@@ -217,8 +217,8 @@ func TestConcurrentStartsShareOneServer(t *testing.T) {
 	}
 }
 
-// TestStartWaitsForAStoppingServer starts again and again while another process's
-// server stops: each start gets a working server.
+// TestStartWaitsForAStoppingServer calls Start repeatedly while the server of the
+// previous Start stops. Each call must return a working server.
 func TestStartWaitsForAStoppingServer(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)
@@ -268,7 +268,8 @@ func TestLongPathGetsASocketInTmp(t *testing.T) {
 }
 
 // TestClusterMovesWhereItsAccountCanReachIt starts a cluster as root in a directory
-// that the server's account cannot reach.
+// that the server's account cannot reach. Start must put the cluster in a directory
+// that the account can reach.
 //
 // security: ASVS 13.2.2
 func TestClusterMovesWhereItsAccountCanReachIt(t *testing.T) {

@@ -34,8 +34,9 @@ func TestStartRecoversAKilledServer(t *testing.T) {
 	}
 }
 
-// A pid file may name a living process of the server's account that is not a
-// server, as after a restart of the machine.
+// TestStartIgnoresThePIDOfAnotherProcess starts a server whose pid file names a living
+// process of the server's account. As after a restart of the machine, that process is
+// not a server. The start must succeed.
 func TestStartIgnoresThePIDOfAnotherProcess(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)
@@ -94,7 +95,7 @@ func TestInterruptedInitdbIsStartedAgain(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("interrupted: %v", err)
 	}
-	// A killed process would have left half a cluster.
+	// A killed process would have left an incomplete cluster.
 	half := filepath.Join(dir, "data.new-123")
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)
@@ -120,12 +121,12 @@ func TestCancelledStartLeavesNoServer(t *testing.T) {
 }
 
 // TestServerEndsWithItsParent starts a server in another process and kills that
-// process.
+// process. The server must then shut down by itself.
 func TestServerEndsWithItsParent(t *testing.T) {
 	if dir := os.Getenv("PG_TEST_PARENT"); dir != "" {
 		query1(t, start(t, dir), `SELECT 'works'`)
 		fmt.Println("started")
-		_, _ = io.Copy(io.Discard, os.Stdin) // until killed
+		_, _ = io.Copy(io.Discard, os.Stdin) // wait until this process is killed
 		return
 	}
 	dir := stopped(t)

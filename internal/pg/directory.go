@@ -14,24 +14,24 @@ import (
 	"syscall"
 )
 
-// directory holds a cluster's files, with the account that owns them:
+// directory names a cluster's directory and the account that owns the files in it:
 //
-//	<dir>/data   the data directory, 0700, of the account
-//	<dir>/run    the socket, 0700, of the account
-//	<dir>/log    the server's log; log.1 is of the previous run
+//	<dir>/data   the data directory, mode 0700, owned by the account
+//	<dir>/run    the socket's directory, mode 0700, owned by the account
+//	<dir>/log    the server's log; log.1 is the log of the previous run
 //
-// dir itself belongs to the caller of Start, so that the account that serves
-// root's cluster cannot make root follow a link.
+// dir itself belongs to the caller of Start. So the account that runs root's server
+// cannot make root follow a link.
 type directory struct {
-	dir  string              // absolute, no symbolic links once it exists
-	cred *syscall.Credential // nil for the account of the caller
+	dir  string              // absolute path; has no symbolic links once dir exists
+	cred *syscall.Credential // nil if the account is the caller's
 }
 
 func (d directory) data() string { return filepath.Join(d.dir, "data") }
 func (d directory) log() string  { return filepath.Join(d.dir, "log") }
 
-// dirMode is the mode of a directory above the cluster: root's server runs as
-// another account that must be able to pass through.
+// dirMode is the mode of a directory above the cluster. Root's server runs as another
+// account, which must be able to pass through the directory.
 func dirMode() os.FileMode {
 	if os.Geteuid() == 0 {
 		return 0o711
@@ -39,8 +39,8 @@ func dirMode() os.FileMode {
 	return 0o700
 }
 
-// locate follows dir to the cluster of an earlier start and finds the account to
-// run as. It creates nothing.
+// locate follows dir to the cluster of an earlier start. It also finds the account that
+// must run the server. It creates nothing.
 func locate(dir string) (directory, error) {
 	d := directory{dir: dir}
 	real, err := filepath.EvalSymlinks(dir)
@@ -67,7 +67,8 @@ func locate(dir string) (directory, error) {
 	return d, err
 }
 
-// serverAccount is the first of names that exists, without supplementary groups.
+// serverAccount returns the first account of names that exists, without supplementary
+// groups.
 func serverAccount(names ...string) (*syscall.Credential, error) {
 	for _, name := range names {
 		u, err := user.Lookup(name)
@@ -88,8 +89,8 @@ func serverAccount(names ...string) (*syscall.Credential, error) {
 		strings.Join(names, " or "))
 }
 
-// settle creates d.dir. If the server's account cannot reach it, settle creates
-// the cluster elsewhere, makes dir a link to it, and returns true.
+// settle creates d.dir. If the server's account cannot reach d.dir, settle creates the
+// cluster elsewhere, makes dir a link to the cluster, and returns true.
 func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved bool, err error) {
 	if err := os.MkdirAll(d.dir, dirMode()); err != nil {
 		return false, err
@@ -141,8 +142,8 @@ func (d *directory) elsewhere(ctx context.Context, bin binaries, base string) (s
 	return dir, nil
 }
 
-// reachable reports whether the account can start a program in dir. It really starts
-// one, so every kind of access rule counts.
+// reachable reports whether the account can start a program in dir. It starts a program
+// to find out, so every kind of access rule counts.
 func (d *directory) reachable(ctx context.Context, bin binaries, dir string) bool {
 	cmd := d.command(ctx, bin.postgres, "--version")
 	cmd.Dir = dir
@@ -150,9 +151,9 @@ func (d *directory) reachable(ctx context.Context, bin binaries, dir string) boo
 	return err == nil
 }
 
-// command returns a server program that runs as the directory's account and dies
-// with this process. It gets no environment: ours may hold secrets, and PG*
-// variables of another server.
+// command returns a command that runs a server program as the directory's account. The
+// program dies with this process. It does not get this process's environment, which may
+// hold secrets and PG* variables of another server.
 func (d *directory) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = "/"
@@ -172,9 +173,9 @@ func (d *directory) give(path string) error {
 	return os.Chmod(path, 0o700)
 }
 
-// initdb creates the cluster unless it exists. It builds the cluster under another
-// name and renames it when complete, so an interrupted one is never taken for a
-// cluster.
+// initdb creates the cluster unless it exists. It builds the cluster under another name
+// and renames the complete cluster. So an incomplete cluster is never taken for a
+// complete one.
 func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) error {
 	if _, err := os.Stat(filepath.Join(d.data(), "PG_VERSION")); err == nil {
 		return nil
@@ -198,10 +199,11 @@ func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) e
 	}
 	args := []string{
 		"--pgdata=" + dir, "--username=" + owner, "--encoding=UTF8",
-		// Byte order everywhere, so that no index depends on the locales of a libc.
+		// Text sorts in byte order, so that no index depends on the locales of a libc.
 		"--no-locale",
 		"--data-checksums",
-		// Only the account itself (and root) can enter the socket's directory.
+		// Connections need no password, because only the account itself (and root) can
+		// enter the socket's directory.
 		"--auth=trust",
 		"--no-instructions",
 	}
@@ -229,12 +231,12 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// maxSocketPath is the longest path of a unix socket, in bytes: 107 on Linux,
-// 103 on macOS and the BSDs.
+// maxSocketPath is the longest path of a unix socket that every system allows, in
+// bytes. Linux allows 107 bytes. macOS and the BSDs allow 103 bytes.
 const maxSocketPath = 103
 
-// socketDir creates the directory of the socket: <dir>/run, or one in /tmp when
-// that path would be too long for a socket.
+// socketDir creates the directory of the socket. This is <dir>/run, or a directory in
+// /tmp if that path would be too long for a socket.
 func (d *directory) socketDir() (string, error) {
 	dir := filepath.Join(d.dir, "run")
 	if len(filepath.Join(dir, ".s.PGSQL."+port)) <= maxSocketPath {
@@ -243,7 +245,7 @@ func (d *directory) socketDir() (string, error) {
 		}
 		return dir, d.give(dir)
 	}
-	// The same name each time, so that crashes do not leave many directories.
+	// The name is the same each time, so that crashes do not leave many directories.
 	sum := sha256.Sum256([]byte(d.dir))
 	dir = fmt.Sprintf("/tmp/colophon-%x", sum[:6])
 	err := os.Mkdir(dir, 0o700)

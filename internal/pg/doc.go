@@ -1,16 +1,16 @@
-// Package pg reaches PostgreSQL: Connect opens a pool to a named server, and Start
-// runs a private server where none is named.
+// Package pg connects to PostgreSQL. Connect opens a pool of connections to a server
+// that the caller names. Start runs a private server for a caller who names none.
 //
 // Callers may rely on these properties:
 //
-//   - Start may be called by any number of processes at once for one directory.
-//     One of them starts the server, and all others get the running one. Only the
-//     process that started it stops it.
+//   - Any number of processes may call Start at once for one directory. One process
+//     starts the server, and all other processes get the running server. Only the
+//     process that started the server stops it.
 //   - The private server listens on a unix socket in a directory of mode 0700
-//     and on no network address. On Linux it ends when the process that started it
-//     ends, however that happens, and committed data survives.
-//   - A directory is either a complete cluster or none: the next start begins an
-//     interrupted first start again.
+//     and on no network address. On Linux, the server ends when the process that
+//     started it ends in any way. Committed data survives.
+//   - A directory contains either a complete cluster or no cluster. If the first start
+//     was interrupted, the next start begins again.
 //   - Nothing in this package writes a password into an error or a log.
 //
 // All functions are safe for concurrent use.

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// fakeServer creates a directory of programs that claim to be some version.
+// fakeServer creates a directory of programs that claim to be the given version.
 func fakeServer(t *testing.T, version string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,8 +87,9 @@ func TestParsePidfileToleratesAStartingServer(t *testing.T) {
 	}
 }
 
-// TestForeignSocketDirIsNotUsed gives the socket directory of a long path to another
-// account.
+// TestForeignSocketDirIsNotUsed makes the usual socket directory unsafe. It opens the
+// directory to other accounts or replaces the directory with a link. socketDir must
+// then use another directory.
 func TestForeignSocketDirIsNotUsed(t *testing.T) {
 	p := directory{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
 	usual, err := p.socketDir()
@@ -130,8 +131,9 @@ func TestServerAccountIsTheFirstThatExists(t *testing.T) {
 	}
 }
 
-// A server program starts without our environment and, as root, with the account's
-// groups alone.
+// TestCommandInheritsNothing runs a program with command. The program must not get this
+// process's environment. If this process runs as root, the program must get only the
+// account's groups.
 func TestCommandInheritsNothing(t *testing.T) {
 	t.Setenv("COLOPHON_MASTER_KEY", "secret")
 	p, err := locate(t.TempDir())

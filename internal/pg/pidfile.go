@@ -14,9 +14,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// pidfile is the content of a running server's postmaster.pid, one value per line:
-// process id, data directory, start time, port, socket directory, listen address,
-// shared memory, status. A starting server has written only the first lines.
+// pidfile is the content of a running server's postmaster.pid. The file has one value
+// per line. The lines are: process id, data directory, start time, port, socket
+// directory, listen address, shared memory, status. A starting server has written only
+// the first lines.
 type pidfile struct {
 	pid    int
 	socket string // directory
@@ -24,8 +25,8 @@ type pidfile struct {
 }
 
 func readPidfile(data string) (pidfile, error) {
-	// Root reads a file below the server account's directory, so no link may lead
-	// out of it.
+	// Root reads this file below a directory of the server's account. So no link may
+	// lead out of that directory.
 	f, err := os.OpenInRoot(data, "postmaster.pid")
 	if err != nil {
 		return pidfile{}, err
@@ -48,8 +49,9 @@ func parsePidfile(s string) (pidfile, error) {
 	return pidfile{pid: pid, socket: strings.TrimSpace(line[4]), status: strings.TrimSpace(line[7])}, nil
 }
 
-// probe returns the server that answers for the data directory, or an error that
-// says why none does. refused reports whether waiting is useless.
+// probe returns the pidfile of the server that answers for the data directory. If no
+// server answers, probe returns an error with the reason. For this error, refused
+// reports whether waiting is useless.
 func probe(ctx context.Context, data string) (pidfile, error) {
 	at, err := readPidfile(data)
 	if err != nil {
@@ -73,12 +75,14 @@ func refused(err error) bool {
 	return answered && !transient(err)
 }
 
-// disownPidfile prepares a killed server's file for the next server. PostgreSQL
-// refuses to start when a process with the file's id exists. After a restart of a
-// container or of the machine that is often another process, or a zombie. We hold
-// the lock, so it is not a server of ours. PostgreSQL ignores the id of its own
-// parent, so disownPidfile writes that. If it removed the file instead, PostgreSQL
-// would not check the shared memory that the file names.
+// disownPidfile prepares a killed server's file for the next server. PostgreSQL refuses
+// to start if a process with the id in the file exists. After a restart of a container
+// or of the machine, another process or a zombie often has this id. Such a process is
+// not a server of this directory, because this process holds the lock.
+//
+// PostgreSQL ignores the id of its own parent, so disownPidfile writes that id into the
+// file. It does not remove the file, because PostgreSQL must still check the shared
+// memory that the file names.
 func disownPidfile(data string) error {
 	root, err := os.OpenRoot(data)
 	if err != nil {

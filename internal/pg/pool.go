@@ -21,22 +21,22 @@ import (
 	"colophon/internal/retry"
 )
 
-// ErrNoRole occurs when the server does not have the role of [Connect].
+// ErrNoRole is returned if the server does not have the role that [Connect] was given.
 var ErrNoRole = errors.New("the server lacks a role")
 
-// Connect opens a pool to the server that databaseURL names (a URL or
-// keyword=value pairs, as in libpq) and returns when the server has answered. If
-// the server is starting, is full or refuses connections, Connect tries again
-// until ctx ends. It returns every other error at once.
+// Connect opens a pool to the server that databaseURL names, and returns when the
+// server has answered. databaseURL is a URL or keyword=value pairs, as in libpq. If the
+// server is starting, is full or refuses connections, Connect tries again until ctx
+// ends. Connect returns every other error at once.
 //
-// With a role, every connection acts as that role from its first statement on. So the
-// service has few rights even when the URL is the owner's. The server then ends a
-// connection that is idle for 3 seconds inside a transaction: a frozen or cut-off
-// process would otherwise hold its locks. Connections opened from a copy of the pool's
-// ConnConfig do the same.
+// If role is not empty, every connection acts as that role from its first statement on.
+// So the service has few rights even when the URL is the owner's. The server then also
+// ends a connection that is idle for 3 seconds inside a transaction. Otherwise a frozen
+// or cut-off process would keep its locks. The same holds for connections that are
+// opened from a copy of the pool's ConnConfig.
 //
-// The size of the pool is the URL's pool_max_conns, or four connections per CPU
-// and at least ten.
+// The URL's pool_max_conns sets the size of the pool. Without pool_max_conns, the pool
+// has four connections per CPU, but at least ten and at most 50.
 func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
@@ -46,7 +46,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
 	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
-	cfg.PingTimeout = 2 * time.Second // for a connection that has been idle and may be cut
+	cfg.PingTimeout = 2 * time.Second // time for a check of an idle connection, which may have been cut
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
 	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
@@ -86,8 +86,8 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
 	"(special characters in the password percent-encoded) nor keyword=value pairs")
 
-// parse reads the URL. Its errors name the mistake but never quote a URL that
-// cannot be parsed, because any part of it may be the password.
+// parse parses the URL. Its errors name the mistake but never quote a URL that cannot
+// be parsed, because any part of such a URL may be the password.
 func parse(databaseURL string) (*pgxpool.Config, error) {
 	isURL := strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://")
 	if isURL {
@@ -97,7 +97,7 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	}
 	cfg, err := pgxpool.ParseConfig(databaseURL)
 	if err == nil && strings.Contains(cfg.ConnConfig.Database, "@") {
-		return nil, errURL // a password with a slash, whose rest became the path
+		return nil, errURL // the password contains a slash, and the rest of it became the path
 	}
 	if err == nil {
 		return cfg, nil
@@ -113,8 +113,8 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	return nil, fmt.Errorf("database URL: %w", err)
 }
 
-// transient reports whether a new attempt to connect may succeed: the server is
-// starting or full, or does not listen yet.
+// transient reports whether a new attempt to connect may succeed. In this case the
+// server is starting, is full, or does not listen yet.
 func transient(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
@@ -135,9 +135,10 @@ func transient(err error) bool {
 }
 
 // Unavailable reports whether an error says that the server was unavailable. The server
-// is stopping, starting or full, has cut the connection, or does not answer in time; or
-// it has aborted a transaction in favour of another. A retry may succeed. The failed
-// statement may have been carried out all the same.
+// is stopping, starting or full, has cut the connection, or does not answer in time.
+// Unavailable also returns true if the server has aborted a transaction in favour of
+// another transaction. A retry may succeed. The failed statement may have been carried
+// out nevertheless.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// 08xxx: connection exception. 57P0x: operator intervention. 25P03: end of a
@@ -146,7 +147,7 @@ func Unavailable(err error) bool {
 		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
 			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}
-	if _, ok := errors.AsType[net.Error](err); ok { // a context's deadline is one too
+	if _, ok := errors.AsType[net.Error](err); ok { // the error of a context's deadline is a net.Error too
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {

@@ -39,7 +39,8 @@ func TestConnectActsAsTheRole(t *testing.T) {
 	}
 }
 
-// A process that is frozen inside a transaction does not keep its locks for long.
+// TestServerEndsIdleTransactions leaves a transaction idle, like a frozen process. The
+// server must end the transaction, so that its locks become free.
 func TestServerEndsIdleTransactions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")
 	if err != nil {
@@ -65,8 +66,8 @@ func TestServerEndsIdleTransactions(t *testing.T) {
 	}
 }
 
-// TestConnectWaitsForAStartingServer answers as a starting server, then lets the
-// real one answer.
+// TestConnectWaitsForAStartingServer first answers like a starting server. Then it lets
+// the real server answer. Connect must succeed.
 func TestConnectWaitsForAStartingServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -132,7 +133,7 @@ func TestConnectGivesUpWithTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	l.Close() // its address now refuses connections
+	l.Close() // the address of l now refuses connections
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err = pg.Connect(ctx, "postgres://u:hunter2@"+addr+"/d?sslmode=disable", "")

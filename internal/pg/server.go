@@ -16,13 +16,13 @@ import (
 type server struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
-	err    error // how it ended; set before exited is closed
+	err    error // the error with which the process ended; set before exited is closed
 }
 
-// settings returns the settings of a small private server. The others keep PostgreSQL's
-// defaults on purpose. fsync and full_page_writes are on. wal_level is replica: minimal
-// would save nothing for small transactions and rule out pg_basebackup. shared_buffers
-// is initdb's choice for the machine.
+// settings returns the settings of a small private server. All other settings keep
+// PostgreSQL's defaults on purpose. fsync and full_page_writes are on. wal_level is
+// replica. The level minimal would save nothing for small transactions and rule out
+// pg_basebackup. initdb chooses shared_buffers for the machine.
 func settings(socket string, disposable bool) []string {
 	s := []string{
 		"listen_addresses=",
@@ -32,9 +32,9 @@ func settings(socket string, disposable bool) []string {
 		"max_connections=100",
 		"timezone=UTC",
 		"log_timezone=UTC",
-		// All statements are short: compiling them costs more than it saves.
+		// All statements are short, so compiling them costs more than it saves.
 		"jit=off",
-		// The log names errors, and holds no row and no statement.
+		// The log contains errors, but no row and no statement.
 		"log_error_verbosity=terse",
 		"log_min_error_statement=panic",
 		"log_checkpoints=off",
@@ -45,8 +45,8 @@ func settings(socket string, disposable bool) []string {
 	return s
 }
 
-// launch starts postgres itself, not pg_ctl. The server is our child, so each
-// process notices when the other ends. The server inherits the lock.
+// launch starts postgres itself, not pg_ctl. So the server is a child of this process,
+// and each process notices when the other ends. The server inherits the lock.
 func (d directory) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
 	if err := os.Rename(d.log(), d.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -65,10 +65,11 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	cmd := d.command(context.Background(), bin.postgres, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}
-	// A session of its own, or Ctrl-C in a terminal would stop the database
-	// before the service has drained.
+	// The server has a session of its own. Otherwise Ctrl-C in a terminal would stop
+	// the database before the service has drained.
 	cmd.SysProcAttr.Setsid = true
-	// SIGINT is postgres' fast shutdown: it disconnects clients and flushes the log.
+	// On SIGINT, postgres does a fast shutdown. It disconnects clients and flushes the
+	// log.
 	dieWithParent(cmd.SysProcAttr, syscall.SIGINT)
 
 	s := &server{cmd: cmd, exited: make(chan struct{})}
@@ -98,7 +99,7 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 
 func (s *server) pid() int { return s.cmd.Process.Pid }
 
-// stop asks for a fast shutdown. If ctx ends first, it kills the server.
+// stop asks the server for a fast shutdown. If ctx ends first, stop kills the server.
 func (s *server) stop(ctx context.Context) error {
 	if s.signal(ctx, syscall.SIGINT) {
 		return nil
@@ -117,7 +118,7 @@ func (s *server) stop(ctx context.Context) error {
 
 // signal sends sig and reports whether the server ended before ctx did.
 func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
-	// An error means that the process has ended, and then exited is closed.
+	// An error means that the process has ended. Then exited is closed.
 	_ = s.cmd.Process.Signal(sig)
 	select {
 	case <-s.exited:
@@ -127,8 +128,8 @@ func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
 	}
 }
 
-// output runs a short command. It keeps the thread for the death signal; see
-// launch.
+// output runs a short command. It keeps the thread until the command ends, because of
+// the death signal; see launch.
 func output(cmd *exec.Cmd) ([]byte, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

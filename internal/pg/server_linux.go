@@ -2,6 +2,6 @@ package pg
 
 import "syscall"
 
-// dieWithParent has the kernel send sig when the thread that starts the process
+// dieWithParent tells the kernel to send sig when the thread that starts the process
 // ends.
 func dieWithParent(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeathsig = sig }

@@ -4,6 +4,7 @@ package pg
 
 import "syscall"
 
-// dieWithParent does nothing where the kernel offers no death signal. A server whose
-// parent was killed runs on, and the next Start finds and uses it.
+// dieWithParent does nothing on systems whose kernel offers no death signal. If the
+// parent is killed, the server keeps running. The next Start finds and uses that
+// server.
 func dieWithParent(*syscall.SysProcAttr, syscall.Signal) {}

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Weaknesses returns the faults of a database URL for production use. Faults are
-// connections to other machines that may be in the clear, and easily guessed passwords.
-// No result contains a part of the password.
+// Weaknesses returns the faults of a database URL for production use. A fault is a
+// connection to another machine that may be unencrypted, or a password that is easy to
+// guess. No result contains a part of the password.
 func Weaknesses(databaseURL string) (weak []string, err error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {

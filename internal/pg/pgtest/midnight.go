@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// OneDay waits, within the last minute of a UTC day, until the day is over. Token
-// budgets are counted by UTC day, so a test of one day's budget begins with it.
+// OneDay waits until the next UTC day if the current one ends within a minute. Token
+// budgets are counted by UTC day, so a test of one day's budget calls OneDay first.
 func OneDay(t testing.TB) {
 	t.Helper()
 	const day = 24 * time.Hour

@@ -43,8 +43,8 @@ type DB struct {
 // Migrate creates the schema under test in an empty database.
 type Migrate func(context.Context, *pgxpool.Pool) error
 
-// New returns a database after migrate. It is dropped when the test ends. A test that
-// has not released every connection by then fails.
+// New returns a database on which migrate has run. The database is dropped when the
+// test ends. The test fails if it has not released every connection by then.
 func New(t testing.TB, migrate Migrate) *DB {
 	t.Helper()
 	db := &DB{URL: newDatabase(t, migrate)}
@@ -60,9 +60,9 @@ func Empty(t testing.TB) string {
 	return newDatabase(t, nil)
 }
 
-// Dir returns an empty directory for a private cluster, also for tests that run as
-// root: the server's account can reach it, unlike t.TempDir. It is removed when the
-// test ends.
+// Dir returns an empty directory for a private cluster. The server's account can reach
+// it even if the tests run as root. That account cannot reach t.TempDir. The directory
+// is removed when the test ends.
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := makeDir(diskRoot)
@@ -78,17 +78,17 @@ func Dir(t testing.TB) string {
 }
 
 const (
-	// diskRoot is /tmp because $TMPDIR may be too long for a socket, and closed to the
-	// server's account.
+	// diskRoot is /tmp and not $TMPDIR. The path in $TMPDIR may be too long for a
+	// socket, and the server's account may have no access to it.
 	diskRoot = "/tmp"
 
 	memoryRoot = "/dev/shm"
 	minMemory  = 2 << 30 // bytes
 )
 
-// serverRoot returns the parent directory for the server of a test binary. It is in
-// memory if there is room: a database has hundreds of files, and creating and dropping
-// them in memory takes a third of the processor time.
+// serverRoot returns the parent directory for the server of a test binary. The
+// directory is in memory if there is room. A database has hundreds of files. Creating
+// and dropping them in memory takes a third of the processor time.
 func serverRoot() string {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(memoryRoot, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) >= minMemory {
@@ -158,14 +158,14 @@ func connect(t testing.TB, url, role string) *pgxpool.Pool {
 type host struct {
 	url      string
 	external bool      // the server of DATABASE_URL
-	alive    io.Closer // open while the process lives; see removeAtExit
+	alive    io.Closer // stays open while the process lives; see removeAtExit
 
-	mu        sync.Mutex         // held while migrations run
+	mu        sync.Mutex         // locked while migrations run
 	templates map[uintptr]string // database name by migrate function
 }
 
-// shared starts the server at its first call. It is the only exception to the rule
-// "no state in packages": the server belongs to the process.
+// shared starts the server at its first call. It is the only exception to the rule "no
+// state in packages", because the server belongs to the process.
 var shared = sync.OnceValues(func() (*host, error) {
 	h := &host{templates: map[uintptr]string{}}
 	if url := os.Getenv("DATABASE_URL"); url != "" {
@@ -192,10 +192,10 @@ var shared = sync.OnceValues(func() (*host, error) {
 	return h, nil
 })
 
-// removeAtExit starts a shell that outlives this process and removes dir. The shell
-// first waits until this process ends, which closes its standard input, and then until
-// the server has ended. The caller must keep the returned pipe reachable, because the
-// garbage collector would close it.
+// removeAtExit starts a shell that outlives this process and removes dir. The end of
+// this process closes the shell's standard input. The shell first waits for this, and
+// then for the end of the server. The caller must keep the returned pipe reachable,
+// because the garbage collector would close it.
 func removeAtExit(dir string) (io.Closer, error) {
 	const script = `cat; while [ -e "$0/postgres/data/postmaster.pid" ] && [ $((n += 1)) -lt 100 ]; do sleep 0.1; done; rm -rf -- "$0"`
 	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", script, dir)
@@ -231,9 +231,10 @@ func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 	return name, h.copy(ctx, template, name)
 }
 
-// copy copies the files of a database. That takes a quarter of the processor time of
-// the default strategy, a copy through the write-ahead log. PostgreSQL 14 has no
-// strategies and always copies files.
+// copy creates a database by copying the files of another one. The default strategy is
+// a copy through the write-ahead log. A copy of the files takes a quarter of the
+// default strategy's processor time. PostgreSQL 14 has no strategies and always copies
+// files.
 func (h *host) copy(ctx context.Context, from, to string) error {
 	conn, err := pgx.Connect(ctx, h.url)
 	if err != nil {
@@ -258,7 +259,7 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 		return name, nil
 	}
 	name := fmt.Sprintf("template_%d", len(h.templates))
-	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // left by a failed attempt
+	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // a failed attempt may have left the database
 		return "", err
 	}
 	if err := h.exec(ctx, "CREATE DATABASE "+name); err != nil {
@@ -272,7 +273,7 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 }
 
 // migrate runs the migration under a lock of the whole server. Roles belong to the
-// server, and other test binaries may migrate on it at the same time.
+// server, and other test binaries may migrate on the same server at the same time.
 func (h *host) migrate(ctx context.Context, name string, migrate Migrate) error {
 	conn, err := pgx.Connect(ctx, h.url)
 	if err != nil {

@@ -150,7 +150,7 @@ func report(t *testing.T, dir string) {
 	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = os.Stdin.Read(make([]byte, 1)) // until the parent process closes it
+	_, _ = os.Stdin.Read(make([]byte, 1)) // returns when the parent process closes the standard input
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -14,8 +14,9 @@ import (
 	"colophon/internal/pg"
 )
 
-// Server is a PostgreSQL server for one test, which may stop, crash and freeze it. It
-// is durable: a crash loses no committed data. It is not safe for concurrent use.
+// Server is a PostgreSQL server for one test. The test may stop, crash and freeze the
+// server. The server is durable, so a crash loses no committed data. A Server is not
+// safe for concurrent use.
 type Server struct {
 	t       testing.TB
 	dir     string
@@ -28,7 +29,7 @@ func NewServer(t testing.TB) *Server {
 	return OpenServer(t, filepath.Join(Dir(t), "postgres"))
 }
 
-// OpenServer starts the server whose files are in dir, like the program starts its
+// OpenServer starts the server whose files are in dir, as the program starts its
 // private server. The server ends with the test.
 func OpenServer(t testing.TB, dir string) *Server {
 	t.Helper()
@@ -62,15 +63,15 @@ func (s *Server) Stop() {
 	}
 }
 
-// Crash ends the server without a shutdown. The next start recovers.
+// Crash ends the server without a shutdown. The next start recovers the data.
 func (s *Server) Crash() {
 	s.t.Helper()
 	_ = syscall.Kill(s.cluster.PID(), syscall.SIGQUIT)
 	<-s.cluster.Exited()
 }
 
-// Freeze suspends all processes of the server. The returned function resumes them, and
-// so does the end of the test.
+// Freeze suspends all processes of the server. The returned function resumes the
+// processes. The end of the test resumes them too.
 func (s *Server) Freeze() (thaw func()) {
 	s.t.Helper()
 	pids := s.processes()
@@ -85,7 +86,7 @@ func (s *Server) Freeze() (thaw func()) {
 	return thaw
 }
 
-// processes returns the process ids of the server: first the postmaster, then its
+// processes returns the process ids of the server. The postmaster comes first, then its
 // children.
 func (s *Server) processes() []int {
 	s.t.Helper()
