@@ -10,10 +10,11 @@
 // events and the observations of each client with the undisturbed text: the text that an
 // engine generates without faults.
 //
-// The checks are plain functions of observations and stored events. Their tests give
-// them falsified results, because a checker that cannot fail shows nothing.
+// The checks are plain functions of observations and stored events. The tests of these
+// functions give them falsified results, because a checker that cannot fail shows
+// nothing.
 //
 // The seed decides when faults are injected and into which target. Processes and
-// connections have their own timing, so the same seed repeats the faults and the jobs,
-// but not the whole run.
+// connections have their own timing. The same seed therefore repeats the faults and the
+// jobs, but not the whole run.
 package main

@@ -11,8 +11,8 @@ import (
 
 var jobID = uuid.MustParse("01a20693-0628-791e-89e9-2fa880aae0ce")
 
-// reportOn returns the report on one request. Its job has the stream of recorded, changed
-// by tamper.
+// reportOn returns the report on one request. The stored events and the observation of
+// its job are correct until tamper changes them.
 func reportOn(tamper func(*record, *[]observation)) *Report {
 	stored := &record{
 		streams:  map[string][]event{jobID.String(): recorded()},
@@ -94,8 +94,8 @@ func TestRecoveryLastsUntilTheNextTokens(t *testing.T) {
 		}},
 	}
 	killed := injectedFault{fault{target: "worker-1", action: kill}, "worker-1.1", at(1), at(2)}
-	// find returns the two distributions of SIGKILL: of all jobs, and of those without another
-	// fault.
+	// find returns the two distributions for SIGKILL. The first covers all jobs, and the
+	// second covers the jobs without another fault.
 	find := func(faults ...injectedFault) [2]Distribution { return [2]Distribution(recoveries(r, faults)[:2]) }
 	one := Distribution{N: 1, P50: 6.5, P90: 6.5, P99: 6.5, Max: 6.5}
 	for name, c := range map[string]struct {

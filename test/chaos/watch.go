@@ -14,9 +14,9 @@ import (
 	"colophon/events"
 )
 
-// triggers is the SQL of triggers that record which process writes an event, and which
-// process takes or ends a lease, in the transaction of the change. The name of a process
-// is its application_name.
+// triggers is the SQL of triggers that run in the transaction of a change. They record
+// which process writes an event, and which process takes or ends a lease. The name of a
+// process is its application_name.
 const triggers = `
 create schema chaos;
 create table chaos.writes (
@@ -67,11 +67,11 @@ type record struct {
 	openEntries  int               // queue entries that are not done
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
 	finished     map[string]bool   // by job id: in a final state
-	entries      map[string]string // by job id, of unfinished jobs: their queue entries and leases
+	entries      map[string]string // by id of an unfinished job: its queue entries and its lease
 }
 
-// countUnfinished returns the number of unfinished jobs and leases together, and the number
-// of unfinished queue entries.
+// countUnfinished returns two numbers. jobs is the number of unfinished jobs plus the
+// number of leases. entries is the number of unfinished queue entries.
 func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int, err error) {
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from history where state in ('queued', 'running')) + (select count(*) from leases),
