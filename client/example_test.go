@@ -54,7 +54,7 @@ func ExampleClient_Generate() {
 	// Output: " and colours", length after 2 tokens
 }
 
-// A program that stores its own key finds the job again after a crash: the same
+// A program that stores its own key finds the job again after a crash, because the same
 // request creates no second job.
 func ExampleClient_Submit() {
 	ctx := context.Background()
@@ -122,7 +122,7 @@ func ExampleClient_Cancel() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(job.State) // it had ended before
+	fmt.Println(job.State) // the job had already ended
 	// Output: completed
 }
 
