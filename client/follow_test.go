@@ -371,8 +371,9 @@ func TestContextEndsFollow(t *testing.T) {
 	}
 }
 
-// TestEmptyStreamsAreToldApart has empty streams of an ended job, and streams that
-// were cut before the first byte. The client requests the job to tell them apart.
+// TestEmptyStreamsAreToldApart has two kinds of empty streams. Some belong to a job that
+// has ended, and others were cut before the first byte. The client must request the job to
+// tell the two kinds apart.
 func TestEmptyStreamsAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, job := range []http.HandlerFunc{abort, problem(503, "unavailable"), text(`{"id":"j","state":"running","version":2}`), text(`{"id":"j","state":"completed","version":4}`)} {

@@ -5,10 +5,11 @@
 //
 //	// security: ASVS 6.2.1, API2:2023
 //
-// and so does a step of .ci/run, with #security: instead. requirements.txt lists the
-// requirements, and the reason where one does not apply or is not met. A requirement
-// without a test or a reason is an error, and so is an unknown id. So a change that
-// removes a test must give its requirements another test or a reason.
+// A step of .ci/run has the same line with #security: instead. The file requirements.txt
+// lists the requirements. If a requirement does not apply or is not met, the file also has
+// the reason. A requirement without a test or a reason is an error, and so is an unknown
+// id. A change that removes a test must therefore give its requirements another test or a
+// reason.
 package main
 
 import (
