@@ -23,8 +23,8 @@ const (
 	maxStreamEnd = 4 << 10
 )
 
-// Events returns the events that a job has had so far after a version. With version 0 it
-// returns all events.
+// Events returns the events of a job after a version, up to now. With version 0 it returns
+// all events.
 func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
 	r := &Request{Path: jobPath(id) + "/events?after=" + strconv.Itoa(after)}
 	var events []Event

@@ -96,12 +96,10 @@ type Event struct {
 	Reserved     *Reserved  `json:"reserved"` // nil if the owner of the job has no token budget
 	Deadline     *time.Time `json:"deadline"` // time at which the job is cancelled unless it has ended
 
-	// Policy is the version of the text policy. Only job.accepted and job.started have
-	// it.
+	// Policy is the version of the text policy, only in job.accepted and job.started.
 	Policy string `json:"policy"`
 
-	// Attempt is the number of the attempt, from 1. Only job.started and job.failed have
-	// it.
+	// Attempt is the number of the attempt, from 1, only in job.started and job.failed.
 	Attempt int `json:"attempt"`
 
 	// Fields of job.started.
