@@ -102,7 +102,7 @@ func ExampleClient_Follow_resume() {
 	// 5 job.completed
 }
 
-// Poll costs the service less than Job: the answer for an unchanged job is empty.
+// Poll costs the service less than Job, because the answer for an unchanged job is empty.
 func ExampleClient_Poll() {
 	ctx := context.Background()
 	c := signedIn()

@@ -29,7 +29,7 @@ type benchFlags struct {
 
 const maxBenchThreads = 1024
 
-// Validate checks --threads. kong calls it.
+// Validate checks the value of --threads. kong calls Validate.
 func (f *benchFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > maxBenchThreads {
 		return fmt.Errorf("--threads is %d, want 1 to %d", f.Threads, maxBenchThreads)

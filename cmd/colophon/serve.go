@@ -60,7 +60,7 @@ type workFlags struct {
 	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
 }
 
-// slots is the value of a flag: a number of jobs from 1 to 256.
+// slots is the value of a flag, which is a number of jobs from 1 to 256.
 type slots int
 
 func (s *slots) UnmarshalText(text []byte) error {
@@ -72,7 +72,7 @@ func (s *slots) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// grace is the value of a flag: a duration from a second to ten minutes.
+// grace is the value of a flag, which is a duration from a second to ten minutes.
 type grace struct{ time.Duration }
 
 // defaultGrace is the grace period of commands without the flag.

@@ -169,9 +169,9 @@ func (c Client) Stream(ctx context.Context, path string, headers ...string) iter
 type Message = client.Message
 
 // Messages yields server-sent events as they arrive. A second range continues after the
-// last event of the first range. The sequence ends with an
-// error if the stream breaks off, or if an event does not have the service's form. This
-// form is id, event, data and retry in this order, each at most once, or one comment line.
+// last event of the first range. The sequence ends with an error if the stream breaks
+// off, or if an event does not have the service's form. This form is id, event, data and
+// retry in this order, each at most once, or one comment line.
 func Messages(r io.Reader) iter.Seq2[Message, error] {
 	var received bytes.Buffer // received, but not yet checked
 	messages := client.Messages(io.TeeReader(r, &received))

@@ -237,7 +237,7 @@ func quoteDifference(text, other string) string {
 	return fmt.Sprintf("%s at byte %d of %d", quote(text[from:]), from, len(text))
 }
 
-// quote quotes a text and shortens a long one.
+// quote quotes a text. It shortens a long text.
 func quote(text string) string {
 	const maxBytes = 80
 	if len(text) > maxBytes {

@@ -158,7 +158,7 @@ func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error 
 	return nil
 }
 
-// pollEvents polls for new events until the final one.
+// pollEvents polls for new events until it has received the final event.
 func (u *user) pollEvents(ctx context.Context, o *observation) error {
 	for {
 		more, err := u.Events(ctx, o.job, o.lastVersion())

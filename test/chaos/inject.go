@@ -59,7 +59,7 @@ func (r *run) injectFaults(ctx context.Context) error {
 	return nil
 }
 
-// inject injects one fault and logs it if it took effect.
+// inject injects one fault, and logs the fault if it took effect.
 func (r *run) inject(ctx context.Context, f fault) error {
 	entry := injectedFault{fault: f}
 	injected := func() {

@@ -30,7 +30,7 @@ const (
 	deafen  action = "deafen"  // connections are blocked for answers only, then reset
 
 	crash   action = "crash"   // Postgres stops at once and recovers at the next start
-	shoot   action = "shoot"   // SIGKILL to one backend of Postgres, which then ends all backends and recovers
+	shoot   action = "shoot"   // SIGKILL to one backend of Postgres; Postgres then ends all backends and recovers
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 

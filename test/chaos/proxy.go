@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// direction is one of the two directions of a connection.
+// direction is the direction of the bytes in a connection.
 type direction int
 
 const (

@@ -253,7 +253,7 @@ func (r *run) close() error {
 		return nil
 	}
 	err := r.postgres.close()
-	// Each start of Postgres begins a new log and keeps the previous one.
+	// Each start of Postgres begins a new log and keeps the log of the previous start.
 	for _, name := range []string{"log.1", "log"} {
 		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // only one of the two logs may exist
 		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))

@@ -49,7 +49,7 @@ type write struct {
 	at      time.Time
 }
 
-// leaseChange records that a process took a lease, or ended one.
+// leaseChange records that a process took a lease, or that it ended a lease.
 type leaseChange struct {
 	job    uuid.UUID
 	held   bool
@@ -82,7 +82,7 @@ func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int
 	return jobs, entries, nil
 }
 
-// readRecord reads the record, and checks the history view.
+// readRecord reads the record and checks the history view.
 func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
 	r := &record{
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},

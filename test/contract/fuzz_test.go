@@ -141,7 +141,7 @@ func (c *campaign) report(took time.Duration) {
 	}
 }
 
-// sendOne sends one request, valid or mutated.
+// sendOne sends one request, which is valid or mutated.
 func (c *campaign) sendOne(g *generator) {
 	r := g.compose(pick(g, c.doc.operations...))
 	if g.chance(0.6) {

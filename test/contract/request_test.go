@@ -17,7 +17,7 @@ type request struct {
 
 	valid        bool // the document allows the request in every respect
 	invalid      bool // the document does not allow the request, so the service must refuse it
-	unauthorized bool // the operation needs an access token, but the request has no valid one
+	unauthorized bool // the operation needs an access token, but the request has no valid access token
 	unknownRoute bool // the route was changed, mostly to a route without an operation
 
 	method string

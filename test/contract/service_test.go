@@ -28,8 +28,8 @@ const slots = 16
 // first part of that name.
 const workerConnections = "contract-worker"
 
-// service is a test's own api process and database, with a worker process if the test
-// needs one.
+// service is a test's own api process and database. If the test needs a worker process,
+// the service has a worker process too.
 type service struct {
 	t      testing.TB
 	db     *pgtest.DB
@@ -279,7 +279,7 @@ func (s *service) runningJob(p *person) (id string) {
 type burst struct {
 	*person
 	jobs    []string
-	results chan result // one for each request
+	results chan result // has one result for each request
 }
 
 // result is the answer to a request, or its error.

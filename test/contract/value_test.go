@@ -75,7 +75,7 @@ type generator struct {
 	own     []string // ids of the caller's jobs
 	foreign []string // ids of other users' jobs, and of accounts
 
-	owner, other *person // the users of sequences; nil before the first one
+	owner, other *person // the users of sequences; nil before the first sequence
 
 	etag string // ETag of the latest answer that had one
 }

@@ -130,7 +130,7 @@ func environment(settings []string) (env []string) {
 	return append(env, settings...)
 }
 
-// Process is a command that runs until a signal: up, api or worker.
+// Process is a command that runs until a signal. The command is up, api or worker.
 type Process struct {
 	*program.Process
 	URL    string // URL of up and api, without a trailing slash
