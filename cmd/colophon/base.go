@@ -28,11 +28,11 @@ type base struct {
 }
 
 // with opens the database, calls fn, and closes everything in the opposite order. It
-// always migrates a private Postgres. For any other database the owner decides, so with
-// migrates that database only if migrate is set. The context of fn is done when ctx is
-// done or when a private Postgres ends. From then on fn must return within the grace
-// period. If a private Postgres ended and fn returned no error, with returns
-// errDatabaseEnded.
+// always migrates a private Postgres. It migrates another database only if migrate is
+// set, because the owner of that database decides this. The context of fn is done when
+// ctx is done or when a private Postgres ends. From then on fn must return within the
+// grace period. The error is errDatabaseEnded if a private Postgres ended and fn returned
+// no error.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {

@@ -39,7 +39,7 @@ type database struct {
 	cluster *pg.Cluster // the private Postgres; nil with DATABASE_URL
 }
 
-// open starts a private Postgres unless the flags name another database. open does not
+// open starts a private Postgres unless the flags name another database. It does not
 // connect to the database. The caller closes the result.
 func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, error) {
 	if f.DatabaseURL != "" {

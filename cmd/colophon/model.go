@@ -72,8 +72,8 @@ func (f *hubFlags) hubOptions(p *console.Progress) hub.Options {
 	}
 }
 
-// find returns the model of --model. If a published model is missing or damaged, find
-// pulls it. The error for an unknown model is a usageError.
+// find returns the model of --model. A published model that is missing or damaged is
+// pulled. The error for an unknown model is a usageError.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	p := console.NewProgress(t.err, f.Model)
 	defer p.End()

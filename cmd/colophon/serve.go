@@ -116,8 +116,8 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 //
 // It first checks all settings that can be checked without a database. Then it starts, in
 // this order: the database, the watcher of the policy, the listeners, the worker, HTTP.
-// Clients that connect while the weights load wait in the listener's backlog. It stops
-// these parts in the opposite order. HTTP may use half of the grace period, and the
+// Clients that connect while the weights load wait in the listener's backlog. The parts
+// are stopped in the opposite order. HTTP may use half of the grace period, and the
 // worker may use the rest.
 func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	if err := f.check(r, known, log); err != nil {

@@ -14,7 +14,8 @@ import (
 )
 
 // TestServiceServesOnlySecureTLS calls a service over TLS, replaces its certificate, and
-// calls its redirect listener.
+// calls its redirect listener. The service must refuse old versions of TLS and weak
+// cipher suites.
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
 func TestServiceServesOnlySecureTLS(t *testing.T) {

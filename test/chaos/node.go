@@ -85,8 +85,8 @@ func (n *node) writer() string {
 	return fmt.Sprintf("%s.%d", n.name, n.generation)
 }
 
-// start starts a process and waits until the process is ready. If Postgres is
-// unavailable, the process may end before it is ready. Then start starts a process again,
+// start starts a process and waits until the process is ready. The process may end before
+// it is ready, because Postgres is unavailable. The method then starts another process,
 // as a supervisor does.
 func (n *node) start(ctx context.Context) error {
 	deadline := time.Now().Add(startTimeout)

@@ -1,5 +1,5 @@
 // Package program builds Colophon's program and runs the program's commands as processes.
-// It uses them as users do, with arguments, an environment, and signals.
+// Each process gets arguments, an environment and signals, as it would from a user.
 //
 // On Linux the kernel kills a process when its parent ends, for whatever reason. Each
 // process has its own process group, so an interrupt from the terminal does not reach the
