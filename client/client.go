@@ -17,18 +17,18 @@ import (
 	"time"
 )
 
-// A Client calls the service as one user, or without a user before SignIn. It
-// is safe for concurrent use.
+// A Client calls the service as one user. Before SignIn it calls the service without a
+// user. It is safe for concurrent use.
 type Client struct {
 	base    func() string
 	http    http.Client
 	tries   int
-	timeout time.Duration // of one try
-	silence time.Duration // the longest of a stream
+	timeout time.Duration // limit of one try
+	silence time.Duration // longest silence of a stream
 
 	mu      sync.Mutex
 	session session
-	renewal *renewal // the current one, or nil
+	renewal *renewal // the current renewal, or nil
 }
 
 // Options configure a Client. The zero value has useful defaults.
@@ -36,20 +36,21 @@ type Options struct {
 	// Transport sends the requests. Nil is [http.DefaultTransport].
 	Transport http.RoundTripper
 
-	// Base returns the base URL for the next try of a call, in place of the one given
-	// to New. It can spread calls over replicas of the service: the retry of a failed
-	// try then goes to another replica.
+	// Base returns the base URL for the next try of a call. It replaces the URL that was
+	// given to New. It can spread calls over replicas of the service, because the retry
+	// of a failed try then goes to another replica.
 	Base func() string
 
-	// Tokens continue an earlier session of the user.
+	// Tokens are the tokens of an earlier session of the user, which the client
+	// continues.
 	Tokens Tokens
 
-	// Tries is the largest number of tries of a call; 0 is 5. With 1, no call is
+	// Tries is the largest number of tries of a call. 0 means 5. With 1, no call is
 	// retried.
 	Tries int
 
-	// Timeout bounds one try of a call; 0 is 30 s. The wait that a request asks
-	// of the service is added to it.
+	// Timeout bounds one try of a call. 0 means 30 s. If a request asks the service to
+	// wait, that wait is added to Timeout.
 	Timeout time.Duration
 }
 
@@ -84,16 +85,16 @@ func New(baseURL string, o Options) (*Client, error) {
 
 // A Request is one call of the API.
 type Request struct {
-	Method string // GET if it is ""
+	Method string // "" means GET
 	Path   string // below the base URL, such as /jobs, with its query
 	Header http.Header
 	Body   []byte // JSON unless Header has another Content-Type
 
-	// Wait is the time that the request asks the service to wait for a text
+	// Wait is the time for which the service may wait for a text before it answers
 	// (Prefer: wait), in whole seconds. It is added to the timeout of a try.
 	Wait time.Duration
 
-	anonymous bool // without an access token
+	anonymous bool // sent without an access token
 }
 
 func (r *Request) method() string { return cmp.Or(r.Method, http.MethodGet) }
@@ -108,14 +109,15 @@ type Response struct {
 // Do calls the API and returns the answer, whose Status is 2xx or 304. An error
 // answer is a [*Problem].
 //
-// Do adds the access token, and renews it when the service refuses it. Do adds an
-// Idempotency-Key to a POST without one. A POST without retries (Options.Tries is 1)
-// and without a wait for a text needs no key and gets none.
+// Do adds the access token and renews this token when the service refuses it. Do adds an
+// Idempotency-Key to a POST that has none. A POST needs no key, and gets none, if it has
+// no retries (Options.Tries is 1) and does not wait for a text.
 //
-// Do retries, with the same key, after a connection error, a timeout of one try,
-// and the statuses 408, 429 and 5xx. It also retries after a 409 that says that an
-// earlier try is still in flight. It waits at least as long as Retry-After says, and
-// returns a problem that asks for more than a minute at once. It stops when ctx ends.
+// Do retries with the same key after a connection error, after a timeout of one try, and
+// after the statuses 408, 429 and 5xx. It also retries after a 409 that says that an
+// earlier try is still in flight. The pause is at least as long as Retry-After says. If
+// Retry-After is longer than a minute, Do returns the problem at once. Do stops when ctx
+// ends.
 func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	call := *r
 	if (c.tries > 1 || r.Wait > 0) && r.method() == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
@@ -133,7 +135,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	}
 }
 
-// call is Do, and decodes a JSON answer into v.
+// call calls Do and decodes a JSON answer into v.
 func (c *Client) call(ctx context.Context, r *Request, v any) (*Response, error) {
 	resp, err := c.Do(ctx, r)
 	if err != nil || resp.Status == http.StatusNotModified {
@@ -185,7 +187,7 @@ func (c *Client) open(ctx context.Context, r *Request) (*http.Response, error) {
 	if renewErr != nil {
 		return nil, renewErr
 	}
-	if renewed == access { // the session cannot be renewed
+	if renewed == access { // the session cannot get new tokens
 		return nil, err
 	}
 	return c.send(ctx, r, renewed)

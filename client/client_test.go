@@ -30,11 +30,11 @@ func TestNewAcceptsOnlyAbsoluteHTTPURLs(t *testing.T) {
 }
 
 // TestTemporaryFailuresAreRetried answers the first try with each kind of temporary
-// failure.
+// failure. The second try must succeed with the same key.
 func TestTemporaryFailuresAreRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		first http.HandlerFunc
-		after time.Duration // the least; at most firstPause more
+		after time.Duration // shortest time until the answer; the longest is firstPause more
 	}{
 		"connection":     {abort, firstPause / 2},
 		"half an answer": {half, firstPause / 2},
@@ -50,7 +50,7 @@ func TestTemporaryFailuresAreRetried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newService(t)
-				var mu sync.Mutex // the first handler may still run
+				var mu sync.Mutex // the first handler may still run during the second try
 				var bodies []string
 				read := func(next http.HandlerFunc) http.HandlerFunc {
 					return func(w http.ResponseWriter, r *http.Request) {
@@ -86,7 +86,7 @@ func TestTemporaryFailuresAreRetried(t *testing.T) {
 	}
 }
 
-// half breaks off in the middle of an answer.
+// half breaks the connection in the middle of an answer.
 func half(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, `{"id":`)
 	panic(http.ErrAbortHandler)
@@ -95,7 +95,8 @@ func half(w http.ResponseWriter, _ *http.Request) {
 // hang never answers.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-// TestFinalAnswersAreNotRetried answers with errors that a retry would not change.
+// TestFinalAnswersAreNotRetried answers with errors that a retry would not change. The
+// client must send each request once.
 func TestFinalAnswersAreNotRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
@@ -145,7 +146,8 @@ func TestTriesAreBounded(t *testing.T) {
 	}
 }
 
-// TestPausesDoubleUpToALimit measures the pauses between tries.
+// TestPausesDoubleUpToALimit measures the pauses between tries. The limit of a pause must
+// be twice the limit of the pause before, up to lastPause.
 func TestPausesDoubleUpToALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -168,8 +170,8 @@ func TestPausesDoubleUpToALimit(t *testing.T) {
 }
 
 // TestSingleTryNeedsNoKey sends POSTs that are not retried. A key would only cost the
-// service a row. A POST that waits needs one: if the client leaves, its job goes on
-// only under a key.
+// service a row in its database. Only a POST that waits must have a key, because its job
+// continues without the client only under a key.
 func TestSingleTryNeedsNoKey(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /jobs", text(`{"id":"j"}`))
@@ -187,8 +189,8 @@ func TestSingleTryNeedsNoKey(t *testing.T) {
 	}
 }
 
-// TestContextEndsTries cancels calls while they wait for an answer and for the
-// next try.
+// TestContextEndsTries cancels one call that waits for an answer, and another call that
+// waits for its next try. Both must return at once.
 func TestContextEndsTries(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"an answer":    hang,
@@ -210,8 +212,8 @@ func TestContextEndsTries(t *testing.T) {
 	}
 }
 
-// TestDeadlineBeforeRetryAfterReturnsAtOnce has a deadline that ends before
-// Retry-After.
+// TestDeadlineBeforeRetryAfterReturnsAtOnce has a deadline that is earlier than the end
+// of Retry-After. The call must not wait for the deadline.
 func TestDeadlineBeforeRetryAfterReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -226,7 +228,8 @@ func TestDeadlineBeforeRetryAfterReturnsAtOnce(t *testing.T) {
 	})
 }
 
-// TestBaseIsPickedForEachTry uses two replicas; the first is down.
+// TestBaseIsPickedForEachTry uses two replicas. The first replica is down, so the second
+// one must answer.
 func TestBaseIsPickedForEachTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -246,7 +249,8 @@ func TestBaseIsPickedForEachTry(t *testing.T) {
 	})
 }
 
-// TestRequestsAreNotChanged sends a request that has a key and headers of its own.
+// TestRequestsAreNotChanged sends a request that has a key and headers of its own. The
+// client must send them and must not change the caller's request.
 func TestRequestsAreNotChanged(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /x", text("{}"))

@@ -13,7 +13,8 @@ import (
 	"colophon/client"
 )
 
-// The service of the examples has one account and one job, for any request.
+// The service of the examples has one account and one job. Its answers do not depend on
+// the request.
 
 const jobID = "01a2065b-cc6a-7336-8e81-69d56381a340"
 
@@ -28,7 +29,7 @@ var events = []string{
 	`{"version":5,"type":"job.completed","at":"2026-11-23T03:03:29Z","finish_reason":"length"}`,
 }
 
-// serve starts the service and returns its URL. It runs as long as the examples.
+// serve starts the service and returns its URL. The service runs until the examples end.
 func serve() string {
 	mux := http.NewServeMux()
 	answer := func(pattern string, status int, body string) {

@@ -54,7 +54,7 @@ func ExampleClient_Generate() {
 	// Output: " and colours", length after 2 tokens
 }
 
-// A program that stores its own key finds the job again after a crash: the same
+// A program that stores its own key finds the job again after a crash, because the same
 // request creates no second job.
 func ExampleClient_Submit() {
 	ctx := context.Background()
@@ -102,7 +102,7 @@ func ExampleClient_Follow_resume() {
 	// 5 job.completed
 }
 
-// Poll costs the service less than Job: the answer for an unchanged job is empty.
+// Poll costs the service less than Job, because the answer for an unchanged job is empty.
 func ExampleClient_Poll() {
 	ctx := context.Background()
 	c := signedIn()
@@ -122,7 +122,7 @@ func ExampleClient_Cancel() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(job.State) // it had ended before
+	fmt.Println(job.State) // the job had already ended
 	// Output: completed
 }
 

@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// streamSilence is how long a stream may be silent before the client
-// reconnects. The service sends a heartbeat every ten seconds.
+// streamSilence is the longest silence of a stream before the client reconnects. The
+// service sends a heartbeat every ten seconds.
 const streamSilence = 15 * time.Second
 
-// streamEnd and maxStreamEnd bound the time and the bytes for which the client waits
-// for the end of a stream after the job's last event.
+// streamEnd and maxStreamEnd are limits for the end of a stream after the job's last
+// event. The client waits no longer than streamEnd and reads at most maxStreamEnd bytes.
 const (
 	streamEnd    = time.Second
 	maxStreamEnd = 4 << 10
 )
 
-// Events returns the events that a job has had so far after a version. Version 0 is
-// before the first.
+// Events returns the events of a job after a version, up to now. With version 0 it returns
+// all events.
 func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
 	r := &Request{Path: jobPath(id) + "/events?after=" + strconv.Itoa(after)}
 	var events []Event
@@ -43,13 +43,13 @@ func outOfOrder(version, after int) error {
 	return fmt.Errorf("%w: event %d follows event %d", ErrProtocol, version, after)
 }
 
-// Follow yields the events of a job after a version as they arrive, each once
-// and in order, up to the last one. Version 0 is before the first.
+// Follow yields the events of a job after a version as they arrive. It yields each event
+// once and in order, up to the last event. With version 0 it yields all events.
 //
-// Follow reconnects when the stream breaks off, is silent for 15 s, or the service
-// asks for it. It resumes after the last event that it has yielded. An error ends
-// it: the end of ctx, an answer that a retry would not change, or Options.Tries
-// connections in a row that bring nothing.
+// Follow reconnects when the stream breaks off, when the stream is silent for 15 s, or
+// when the service asks for a reconnection. Follow resumes after the last event that it
+// has yielded. Three errors end Follow: the end of ctx, an answer that a retry would not
+// change, and Options.Tries connections in a row that bring nothing.
 func (c *Client) Follow(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		f := follower{c, id, after, tries{limit: c.tries}}
@@ -80,13 +80,13 @@ type follower struct {
 }
 
 var (
-	// errDone ends a Follow when the caller has all events or stops.
+	// errDone ends a Follow when the caller has all events or wants no more.
 	errDone = errors.New("done")
 
-	// errSilent ends a connection that was silent for too long.
+	// errSilent is the cause of the end of a connection that was silent for too long.
 	errSilent = errors.New("the stream is silent")
 
-	// errCut is the end of a connection before the job's last event.
+	// errCut is the error of a connection that ended before the job's last event.
 	errCut = errors.New("the stream ended before the job")
 )
 
@@ -99,9 +99,9 @@ func (f *follower) request() *Request {
 	return r
 }
 
-// connect yields the events of one connection. It returns errDone if there is
-// nothing more to yield, and no error if the service asked to reconnect after a
-// pause. Any other error says why the connection ended.
+// connect yields the events of one connection. It returns errDone if there is nothing
+// more to yield. It returns a pause and no error if the service asked for a reconnection
+// after that pause. Any other error says why the connection ended.
 func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (pause time.Duration, err error) {
 	c := f.client
 	ctx, hangUp := context.WithCancelCause(ctx)
@@ -150,8 +150,8 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 	return 0, errCut
 }
 
-// cause returns why a connection ended: errSilent rather than the cancellation that
-// it caused.
+// cause returns the reason why a connection ended. If the reason is errSilent, err is
+// only the cancellation that followed from it.
 func (f *follower) cause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		return cause
@@ -162,7 +162,7 @@ func (f *follower) cause(ctx context.Context, err error) error {
 	return err
 }
 
-// event reads the event of a message, which must be the next one.
+// event reads the event of a message. The event must directly follow the last event.
 func (f *follower) event(m Message) (e Event, err error) {
 	if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
 		return e, fmt.Errorf("%w: %w", ErrProtocol, err)
@@ -176,8 +176,9 @@ func (f *follower) event(m Message) (e Event, err error) {
 	return e, nil
 }
 
-// explainEmpty requests the job of an empty stream. It returns errDone if the caller
-// has seen the job's last event, and errCut if the stream was cut.
+// explainEmpty requests the job after an empty stream. It returns errDone if the caller
+// has seen the job's last event. It returns errCut if the stream was cut before that
+// event.
 func (f *follower) explainEmpty(ctx context.Context) error {
 	resp, err := f.client.try(ctx, &Request{Path: jobPath(f.job)})
 	if err != nil {
@@ -193,8 +194,8 @@ func (f *follower) explainEmpty(ctx context.Context) error {
 	return errCut
 }
 
-// timedReader limits the time of each read. Time that the caller spends on an event
-// does not count.
+// timedReader limits the time of each read. The limit does not cover the time that the
+// caller spends on an event.
 type timedReader struct {
 	io.Reader
 	quiet   *time.Timer

@@ -34,7 +34,8 @@ func stream(after int) string {
 	return b.String()
 }
 
-// resumes returns the version after which a request resumes, and checks its headers.
+// resumes returns the version after which a request resumes the stream. It also checks
+// the headers of the request.
 func resumes(t *testing.T, r *http.Request) int {
 	after := 0
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
@@ -81,7 +82,8 @@ func TestFollowYieldsEveryEventInOrder(t *testing.T) {
 	if job, err := c.Wait(t.Context(), "j"); err != nil || job.State != Completed {
 		t.Errorf("%+v, %v", job, err)
 	}
-	// The caller stops early, resumes after that event, and follows again at the end.
+	// The caller stops early, resumes after that event, and then follows the job again
+	// from later versions.
 	for e, err := range c.Follow(t.Context(), "j", 0) {
 		if e.Version == 2 || err != nil {
 			break
@@ -95,8 +97,8 @@ func TestFollowYieldsEveryEventInOrder(t *testing.T) {
 }
 
 // TestFollowSurvivesACutAtEveryByte cuts the first connection after each byte of the
-// stream, with a clean end and with a broken connection. The caller sees every event
-// once.
+// stream. The connection ends cleanly in one case and breaks in the other. The caller
+// must see every event once.
 func TestFollowSurvivesACutAtEveryByte(t *testing.T) {
 	whole := stream(0)
 	for name, end := range map[string]func(){"ended": func() {}, "broken": func() { panic(http.ErrAbortHandler) }} {
@@ -125,8 +127,8 @@ func TestFollowSurvivesACutAtEveryByte(t *testing.T) {
 	}
 }
 
-// TestFollowResumesBrokenConnections breaks every connection after a part of the
-// stream, over the network.
+// TestFollowResumesBrokenConnections breaks every connection after a part of the stream,
+// over the network. The caller must see every event once.
 func TestFollowResumesBrokenConnections(t *testing.T) {
 	s := newService(t)
 	connections := 0
@@ -146,7 +148,7 @@ func TestFollowResumesBrokenConnections(t *testing.T) {
 }
 
 // TestFollowReconnectsAfterAPause ends the first stream in every way that is possible
-// before the job ends, and measures the pause before the client reconnects.
+// before the job ends. The client must reconnect after the right pause.
 func TestFollowReconnectsAfterAPause(t *testing.T) {
 	for name, test := range map[string]struct {
 		first http.HandlerFunc
@@ -179,8 +181,8 @@ func TestFollowReconnectsAfterAPause(t *testing.T) {
 	}
 }
 
-// TestHeartbeatsKeepAStreamOpen sends nothing but heartbeats for an hour, as the
-// service does.
+// TestHeartbeatsKeepAStreamOpen sends nothing but heartbeats for an hour, as the service
+// does. The client must keep the connection.
 func TestHeartbeatsKeepAStreamOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -199,8 +201,8 @@ func TestHeartbeatsKeepAStreamOpen(t *testing.T) {
 	})
 }
 
-// TestFollowedStreamsShareAConnection ends each stream only after the caller has
-// the last event.
+// TestFollowedStreamsShareAConnection ends each stream only after the caller has the last
+// event. The next stream must use the same connection.
 func TestFollowedStreamsShareAConnection(t *testing.T) {
 	s := newService(t)
 	seen := make(chan struct{})
@@ -230,6 +232,7 @@ func TestFollowedStreamsShareAConnection(t *testing.T) {
 }
 
 // TestFollowEndsAfterTheLastEvent keeps the stream open after the job's last event.
+// Follow must still end, within streamEnd.
 func TestFollowEndsAfterTheLastEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -245,7 +248,8 @@ func TestFollowEndsAfterTheLastEvent(t *testing.T) {
 	})
 }
 
-// TestSlowCallerKeepsItsStream takes longer for an event than a stream may be silent.
+// TestSlowCallerKeepsItsStream spends more time on each event than a stream may be
+// silent. The client must not reconnect.
 func TestSlowCallerKeepsItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -262,7 +266,8 @@ func TestSlowCallerKeepsItsStream(t *testing.T) {
 	})
 }
 
-// TestFollowRenewsItsToken lets the access token expire during the stream.
+// TestFollowRenewsItsToken lets the access token expire during the stream. The caller
+// must still see every event.
 func TestFollowRenewsItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -284,13 +289,13 @@ func TestFollowRenewsItsToken(t *testing.T) {
 	})
 }
 
-// TestFollowGivesUpOnFinalErrors answers with errors that another connection would
-// not change.
+// TestFollowGivesUpOnFinalErrors answers with errors that another connection would not
+// change. Follow must return the error after one request.
 func TestFollowGivesUpOnFinalErrors(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
-		code   string // of a problem, "" for ErrProtocol
-		seen   int    // events before the error
+		code   string // code of a problem; "" means ErrProtocol
+		seen   int    // number of events before the error
 	}{
 		"404":                  {problem(404, "not_found"), "not_found", 0},
 		"JSON":                 {text("[]", "Content-Type", "application/json"), "", 0},
@@ -313,23 +318,24 @@ func TestFollowGivesUpOnFinalErrors(t *testing.T) {
 	}
 }
 
-// TestFollowGivesUpAfterSilentConnections has connections that bring nothing. A
-// connection that brings something resets the count.
+// TestFollowGivesUpAfterSilentConnections has connections that bring nothing. Follow must
+// end after Options.Tries of them in a row. A connection that brings something resets the
+// count.
 func TestFollowGivesUpAfterSilentConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("GET /jobs/j/events", abort, sse(": x\n\n"), sse(""), abort, abort, abort, sse(stream(0)))
 		s.answers("GET /jobs/j", text(`{"id":"j","state":"queued","version":1}`))
 		_, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
-		if err == nil || len(s.requests()) != 7 { // one is for the job
+		if err == nil || len(s.requests()) != 7 { // one of the requests is for the job
 			t.Errorf("%v after %d requests", err, len(s.requests()))
 		}
 		got, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
 		if err != nil || len(got) != 4 {
 			t.Errorf("%v, %v", got, err)
 		}
-		// With one try, a cut stream is an error, but a stream that ends with retry
-		// is not.
+		// With one try, a stream that is cut must end Follow with an error. A stream that
+		// ends with a retry field must not.
 		s = newService(t)
 		s.answers("GET /jobs/j/events", sse(strings.TrimSuffix(stream(0), stream(2))+"retry: 500\n\n"), sse(strings.TrimSuffix(stream(2), stream(3))))
 		got, err = follow(t.Context(), s.client(Options{Tries: 1}), 0)
@@ -339,7 +345,8 @@ func TestFollowGivesUpAfterSilentConnections(t *testing.T) {
 	})
 }
 
-// TestContextEndsFollow cancels the context in the stream and in the pause after it.
+// TestContextEndsFollow cancels the context during a stream and during the pauses after
+// it. Follow must return at once.
 func TestContextEndsFollow(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"the stream": func(w http.ResponseWriter, r *http.Request) { sse(": x\n\n")(w, r); hang(w, r) },
@@ -364,8 +371,9 @@ func TestContextEndsFollow(t *testing.T) {
 	}
 }
 
-// TestEmptyStreamsAreToldApart has empty streams of an ended job, and streams that
-// were cut before the first byte. The client requests the job to tell them apart.
+// TestEmptyStreamsAreToldApart has two kinds of empty streams. Some belong to a job that
+// has ended, and others were cut before the first byte. The client must request the job to
+// tell the two kinds apart.
 func TestEmptyStreamsAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, job := range []http.HandlerFunc{abort, problem(503, "unavailable"), text(`{"id":"j","state":"running","version":2}`), text(`{"id":"j","state":"completed","version":4}`)} {

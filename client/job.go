@@ -19,8 +19,8 @@ const (
 // Final reports whether a job in the state has ended.
 func (s State) Final() bool { return s == Completed || s == Failed || s == Cancelled }
 
-// A Job is a request for a text, with its state and its result. In the history,
-// Params, Version, Deadline and Links are missing.
+// A Job is a request for a text, with its state and its result. In the history, a job has
+// no Params, Version, Deadline and Links.
 type Job struct {
 	ID               string     `json:"id"`
 	State            State      `json:"state"`
@@ -30,19 +30,19 @@ type Job struct {
 	ModelName        string     `json:"model_name"`
 	Params           *Params    `json:"params"`
 	Usage            Usage      `json:"usage"`
-	FinishReason     string     `json:"finish_reason"`      // stop, length or content_filter, of a completed job
+	FinishReason     string     `json:"finish_reason"`      // stop, length or content_filter; only in a completed job
 	Reason           string     `json:"reason"`             // why the job failed or was cancelled
-	QueuePosition    int        `json:"queue_position"`     // of a queued job: 1 is next
-	EstimatedStartAt *time.Time `json:"estimated_start_at"` // of a queued job; nil if unknown
-	Version          int        `json:"version"`            // of its latest event
+	QueuePosition    int        `json:"queue_position"`     // only in a queued job: 1 is next
+	EstimatedStartAt *time.Time `json:"estimated_start_at"` // only in a queued job; nil if unknown
+	Version          int        `json:"version"`            // version of the job's latest event
 	CreatedAt        time.Time  `json:"created_at"`
-	Deadline         *time.Time `json:"deadline"` // when the job is cancelled unless it has ended
+	Deadline         *time.Time `json:"deadline"` // time at which the job is cancelled unless it has ended
 	StartedAt        *time.Time `json:"started_at"`
 	FinishedAt       *time.Time `json:"finished_at"`
 	Links            *Links     `json:"links"`
 
-	ETag       string        `json:"-"` // identifies this state of the job; only Job and Poll set it
-	RetryAfter time.Duration `json:"-"` // suggested wait before the next Poll, of a job that has not ended
+	ETag       string        `json:"-"` // identifies this state of the job; only the methods Job and Poll set it
+	RetryAfter time.Duration `json:"-"` // suggested wait before the next Poll of a job that has not ended
 }
 
 // Params are the parameters of a job. With the prompt and the weights they determine its text.
@@ -79,8 +79,8 @@ const (
 	JobCancelled = "job.cancelled"
 )
 
-// An Event is one fact about a job. Its type decides which of the fields from Prompt
-// on it has.
+// An Event is one fact about a job. The type of an event decides which fields it has,
+// from Prompt to the last field.
 type Event struct {
 	Version int       `json:"version"` // position among the job's events, from 1
 	Type    string    `json:"type"`
@@ -93,18 +93,18 @@ type Event struct {
 	PromptTokens int        `json:"prompt_tokens"`
 	Model        string     `json:"model"`
 	Priority     int        `json:"priority"` // in the queue: 1 (first) to 4
-	Reserved     *Reserved  `json:"reserved"` // nil if the owner has no token budget
-	Deadline     *time.Time `json:"deadline"` // when the job is cancelled unless it has ended
+	Reserved     *Reserved  `json:"reserved"` // nil if the owner of the job has no token budget
+	Deadline     *time.Time `json:"deadline"` // time at which the job is cancelled unless it has ended
 
-	// Policy is the version of the text policy, in job.accepted and job.started.
+	// Policy is the version of the text policy, only in job.accepted and job.started.
 	Policy string `json:"policy"`
 
-	// Attempt counts the attempts from 1, in job.started and job.failed.
+	// Attempt is the number of the attempt, from 1, only in job.started and job.failed.
 	Attempt int `json:"attempt"`
 
 	// Fields of job.started.
 	Worker    string `json:"worker"`
-	FromToken int    `json:"from_token"` // number of tokens generated before
+	FromToken int    `json:"from_token"` // number of tokens that were generated before this attempt
 	Weights   string `json:"weights"`    // digest of the weights
 	Kernel    string `json:"kernel"`     // fingerprint of the arithmetic
 
@@ -117,13 +117,13 @@ type Event struct {
 	Usage        *Usage   `json:"usage"`
 	Timings      *Timings `json:"timings"`
 
-	// Reason is in job.failed and job.cancelled.
+	// Reason is the reason of job.failed and job.cancelled.
 	Reason string `json:"reason"`
 
-	// Final is in job.failed: false if another attempt follows.
+	// Final belongs to job.failed. It is false if another attempt follows.
 	Final bool `json:"final"`
 
-	// By is in job.cancelled: owner, or service for a deadline.
+	// By belongs to job.cancelled. It is owner, or service for a deadline.
 	By string `json:"by"`
 }
 
@@ -134,13 +134,13 @@ func (e *Event) Ends() bool {
 
 // Reserved is the part of a token budget that a job has reserved.
 type Reserved struct {
-	Day    string `json:"day"` // in UTC, as 2006-01-02
+	Day    string `json:"day"` // date in UTC, in the form 2006-01-02
 	Tokens int    `json:"tokens"`
 }
 
-// Timings are milliseconds since the acceptance of a job.
+// Timings are the times since the acceptance of a job, in milliseconds.
 type Timings struct {
-	QueuedMS     int64 `json:"queued_ms"`      // until it was started
+	QueuedMS     int64 `json:"queued_ms"`      // until the job was started
 	FirstTokenMS int64 `json:"first_token_ms"` // until the first token
-	TotalMS      int64 `json:"total_ms"`       // until it was completed
+	TotalMS      int64 `json:"total_ms"`       // until the job was completed
 }

@@ -24,27 +24,27 @@ type JobRequest struct {
 	Seed         *uint64  `json:"seed,omitempty"`           // the same seed gives the same text again; nil draws a seed
 	Stop         []string `json:"stop,omitempty"`           // the text ends before the first of these
 
-	// Key is the Idempotency-Key. For a day, requests with the same key create one
-	// job, also from different processes. If it is "", the client generates a key,
-	// except for a call that neither retries nor waits.
+	// Key is the Idempotency-Key. For a day, all requests with the same key create only
+	// one job, also if they come from different processes. If Key is "", the client
+	// generates a key for each call that retries or waits.
 	Key string `json:"-"`
 
-	// Wait is how long the service waits for the text before it answers, in whole
-	// seconds, at most 60.
+	// Wait is the longest time for which the service waits for the text before it
+	// answers, in whole seconds. It is at most 60 s.
 	Wait time.Duration `json:"-"`
 
-	// CancelAfter is how long the job may take before the service cancels it, in
-	// whole seconds. The service has a limit of its own.
+	// CancelAfter is the longest time that the job may take, in whole seconds. After this
+	// time the service cancels the job. The service also has a limit of its own.
 	CancelAfter time.Duration `json:"-"`
 }
 
-// generateWait is the Wait of each request of Generate.
+// generateWait is the default of JobRequest.Wait in the requests of Generate.
 const generateWait = 30 * time.Second
 
-// Generate asks for a text and returns the completed job, however long that
-// takes. If the job fails or is cancelled, the error is a [*Problem] with the code
-// [CodeJobFailed] or [CodeJobCancelled]. When ctx ends, the job goes on: Generate
-// with the same Key returns it later.
+// Generate asks for a text, waits as long as the job takes, and returns the completed
+// job. If the job fails or is cancelled, the error is a [*Problem] with the code
+// [CodeJobFailed] or [CodeJobCancelled]. When ctx ends, the job continues. A later call
+// of Generate with the same Key returns that job.
 func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 	r.Key = cmp.Or(r.Key, rand.Text())
 	r.Wait = cmp.Or(r.Wait, generateWait)
@@ -54,15 +54,15 @@ func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 		if err != nil || job.State.Final() {
 			return job, err
 		}
-		// A service that shuts down answers before the wait is over.
+		// A service that shuts down answers earlier, before r.Wait is over.
 		if err := sleep(ctx, min(job.RetryAfter, r.Wait-time.Since(begin))); err != nil {
 			return nil, fmt.Errorf("wait for job %s: %w", job.ID, err)
 		}
 	}
 }
 
-// Submit asks for a text and returns the job as soon as it is on record. With
-// Wait it returns the job when it has completed or the time is over. If the job
+// Submit asks for a text and returns the job as soon as the service has stored the job.
+// With Wait it returns when the job has completed, or when the time is over. If the job
 // fails or is cancelled during the wait, the error is a [*Problem] with the code
 // [CodeJobFailed] or [CodeJobCancelled].
 func (c *Client) Submit(ctx context.Context, r JobRequest) (*Job, error) {
@@ -88,7 +88,8 @@ func (c *Client) post(ctx context.Context, path string, r *JobRequest) (*Job, er
 	return c.job(ctx, request)
 }
 
-// quoteKey returns an idempotency key in the form of the header, an RFC 8941 string.
+// quoteKey returns an idempotency key as an RFC 8941 string, which is the form of the
+// header.
 func quoteKey(key string) (string, error) {
 	if len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
 		return "", fmt.Errorf("the idempotency key %q is not 1 to 255 visible ASCII characters", key)
@@ -105,8 +106,8 @@ func (c *Client) job(ctx context.Context, r *Request) (*Job, error) {
 	return job, nil
 }
 
-// update calls the API, sets job to the job in the answer, and reports whether the
-// job has changed.
+// update calls the API and sets job to the job in the answer. It reports whether the job
+// has changed.
 func (c *Client) update(ctx context.Context, r *Request, job *Job) (changed bool, err error) {
 	latest := &Job{}
 	resp, err := c.call(ctx, r, latest)
@@ -137,9 +138,9 @@ func (c *Client) Job(ctx context.Context, id string) (*Job, error) {
 	return c.job(ctx, &Request{Path: jobPath(id)})
 }
 
-// Poll updates a job that Job or Poll has returned and reports whether it has changed
-// since. It makes one request. A Job that has only an ID counts as changed. The job's
-// RetryAfter is the suggested wait before the next Poll.
+// Poll updates a job that Job or Poll has returned, and reports whether the job has
+// changed since then. It makes one request. A Job that has only an ID counts as changed.
+// RetryAfter of the job is the suggested wait before the next Poll.
 func (c *Client) Poll(ctx context.Context, job *Job) (changed bool, err error) {
 	r := &Request{Path: jobPath(job.ID)}
 	if job.ETag != "" {
@@ -164,8 +165,8 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Job, error) {
 	return c.job(ctx, &Request{Method: http.MethodPost, Path: jobPath(id) + "/cancel"})
 }
 
-// History yields the user's completed jobs, the newest first. It asks for further
-// pages as they are needed. An error ends it.
+// History yields the user's completed jobs, the newest first. It requests each further
+// page only when the caller needs the page. An error ends the sequence.
 func (c *Client) History(ctx context.Context) iter.Seq2[*Job, error] {
 	return func(yield func(*Job, error) bool) {
 		for r := (&Request{Path: "/history"}); r != nil; {
@@ -187,8 +188,8 @@ func (c *Client) History(ctx context.Context) iter.Seq2[*Job, error] {
 	}
 }
 
-// nextPage returns the request for the page that an answer links to with
-// rel=next (RFC 8288), or nil if there is none.
+// nextPage returns the request for the next page. An answer links to this page with
+// rel=next (RFC 8288). nextPage returns nil if the answer has no such link.
 func nextPage(r *Request, header http.Header) (*Request, error) {
 	for _, line := range header.Values("Link") {
 		for link := range strings.SplitSeq(line, ",") {

@@ -50,8 +50,8 @@ func TestInvalidKeysAreNotSent(t *testing.T) {
 
 func inf() float64 { zero := 0.0; return 1 / zero }
 
-// TestGenerateRepeatsItsKeyUntilCompletion answers that the text takes longer, and
-// breaks a connection. The client repeats the request with the same key.
+// TestGenerateRepeatsItsKeyUntilCompletion first answers that the text takes longer, and
+// then breaks a connection. The client must repeat the request with the same key.
 func TestGenerateRepeatsItsKeyUntilCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -60,7 +60,7 @@ func TestGenerateRepeatsItsKeyUntilCompletion(t *testing.T) {
 			status(202, `{"id":"j","state":"running"}`, "Retry-After", "10")(w, r)
 		}
 		s.answers("POST /generate", waits, abort,
-			status(202, `{"id":"j","state":"running"}`, "Retry-After", "2"), // the service shuts down
+			status(202, `{"id":"j","state":"running"}`, "Retry-After", "2"), // the answer of a service that shuts down
 			text(`{"id":"j","state":"completed","generated_text":"light and so on"}`))
 		begin := time.Now()
 		job, err := s.client(Options{}).Generate(t.Context(), JobRequest{Prompt: "light"})
@@ -189,8 +189,8 @@ func TestHistoryRequestsOnlyNeededPages(t *testing.T) {
 	})
 }
 
-// TestHistoryRefusesForeignLinks has links that the client must not follow, because
-// the access token goes only to the service.
+// TestHistoryRefusesForeignLinks has links that the client must not follow. The client
+// may send the access token only to the service.
 func TestHistoryRefusesForeignLinks(t *testing.T) {
 	for _, link := range []string{"https://elsewhere.example/history", "//elsewhere.example/history", "history", "", "/history", "http://a b", "/%zz"} {
 		s := newService(t)

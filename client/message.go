@@ -8,29 +8,28 @@ import (
 	"iter"
 )
 
-// A Message is one message of a stream of server-sent events. A Message without
-// Data is a heartbeat, or says with Retry when to reconnect.
+// A Message is one message of a stream of server-sent events. A Message without Data is a
+// heartbeat, or its Retry says when to reconnect.
 type Message struct {
-	ID    string // the message's own id field, "" if it has none
-	Event string // its type
-	Data  string // its data lines, joined with line feeds
-	Retry string // milliseconds in decimal digits, "" if it has no retry field
+	ID    string // the id field of this message, "" if the message has none
+	Event string // type of the event
+	Data  string // the data lines of the message, joined with line feeds
+	Retry string // milliseconds in decimal digits, "" if the message has no retry field
 }
 
-// maxMessage bounds a line of a stream and the data of a message, in bytes.
+// maxMessage bounds each line of a stream and the data of each message, in bytes.
 const maxMessage = 1 << 20
 
 var errMessageTooLong = errors.New("a server-sent event is longer than 1 MiB")
 
-// Messages reads server-sent events as they arrive, by the rules of the WHATWG's
-// event stream format. It yields a message at each empty line, also when the
-// message has no data.
+// Messages reads server-sent events as they arrive, by the rules of the WHATWG's event
+// stream format. It yields a message at each empty line, even if the message has no data.
 //
-// The sequence ends without an error where the reader ends between two messages.
-// A reader that ends inside a message ends it with [io.ErrUnexpectedEOF], and
-// the incomplete message is dropped. Any other error of the reader, and a line
-// or a message of more than 1 MiB, end it as well. The Message beside an error is
-// zero. A second range over the same sequence continues where the first stopped.
+// If the reader ends between two messages, the sequence ends without an error. If the
+// reader ends inside a message, the sequence ends with [io.ErrUnexpectedEOF] and drops
+// the incomplete message. Any other error of the reader also ends the sequence, and so
+// does a line or a message of more than 1 MiB. The Message that comes with an error is
+// zero. A second range over the same sequence continues where the first range stopped.
 func Messages(r io.Reader) iter.Seq2[Message, error] {
 	s := messageReader{r: bufio.NewReader(r), start: true}
 	return func(yield func(Message, error) bool) {
@@ -46,14 +45,14 @@ func Messages(r io.Reader) iter.Seq2[Message, error] {
 // messageReader splits a stream into messages.
 type messageReader struct {
 	r     *bufio.Reader
-	line  []byte // the last line, without its end
+	line  []byte // the last line, without its line ending
 	data  []byte // the data lines of the message so far
 	start bool   // no line has been read
-	cr    bool   // the last line ended with CR: an LF that follows belongs to it
+	cr    bool   // the last line ended with CR, so an LF that follows belongs to that line
 }
 
-// message reads up to the next empty line. It returns io.EOF if the stream ends
-// between two messages.
+// message reads a message, up to the next empty line. It returns io.EOF if the stream
+// ends between two messages.
 func (s *messageReader) message() (Message, error) {
 	var m Message
 	s.data = s.data[:0]
@@ -71,7 +70,7 @@ func (s *messageReader) message() (Message, error) {
 		}
 		name, value, _ := bytes.Cut(s.line, []byte(":"))
 		value = bytes.TrimPrefix(value, []byte(" "))
-		switch string(name) { // a comment has the name ""
+		switch string(name) { // the name of a comment line is ""
 		case "id":
 			if !bytes.ContainsRune(value, 0) {
 				m.ID = string(value)
@@ -94,8 +93,8 @@ func (s *messageReader) message() (Message, error) {
 	}
 }
 
-// readLine reads a line that ends with LF, CR or both. After a CR it does not wait
-// for an LF, so that a message is complete at its last byte.
+// readLine reads a line that ends with LF, CR or both. After a CR it does not wait for an
+// LF, so a message is complete when its last byte arrives.
 func (s *messageReader) readLine() error {
 	s.line = s.line[:0]
 	b, err := s.r.ReadByte()

@@ -69,7 +69,7 @@ func TestMessagesFollowTheStandard(t *testing.T) {
 				"error beside": iotest.DataErrReader,
 			} {
 				if how == "byte by byte" && len(test.stream) > maxMessage/2 {
-					continue // too slow, and adds no case
+					continue // this combination is too slow and adds no case
 				}
 				text, breaks := strings.CutSuffix(test.stream, broken)
 				var r io.Reader = strings.NewReader(text)
@@ -87,11 +87,11 @@ func TestMessagesFollowTheStandard(t *testing.T) {
 
 var errBroken = errors.New("broken")
 
-// broken stands for an error of the reader at the end of a stream.
+// broken marks the end of a stream whose reader returns an error there.
 const broken = "\xff!"
 
-// TestMessagesArriveAtOnce reads a message that ends with CR before anything
-// follows it.
+// TestMessagesArriveAtOnce sends a message that ends with CR or LF, and nothing after it.
+// The reader must yield the message without a wait for more bytes.
 func TestMessagesArriveAtOnce(t *testing.T) {
 	for _, end := range []string{"\n\n", "\r\r", "\r\n\r"} {
 		r, w := io.Pipe()
@@ -120,8 +120,8 @@ func TestSecondRangeContinuesAfterTheFirst(t *testing.T) {
 	}
 }
 
-// FuzzMessages compares the reader with messagesByDefinition, and cuts the stream in
-// two.
+// FuzzMessages compares the reader with messagesByDefinition. The result must be the same
+// if the stream arrives in two parts.
 func FuzzMessages(f *testing.F) {
 	for _, seed := range []string{
 		"id: 1\nevent: e\ndata: d\nretry: 5\n\n", ": x\n\n", "data: a\r\ndata: b\r\n\r\n", "\ufeffdata\r\rid", "id: \x00\n\n", "retry: 1x\n\n\n",
@@ -139,15 +139,15 @@ func FuzzMessages(f *testing.F) {
 		if again, _ := collect(bufio.NewReaderSize(parts, 16)); !slices.Equal(again, want) {
 			t.Fatalf("%q cut at %d: %q, want %q", stream, at, again, want)
 		}
-		// The messages before a cut are the first of all.
+		// The messages before a cut must be the first messages of the whole stream.
 		if first, _ := collect(strings.NewReader(string(stream[:at]))); len(first) > len(want) || !slices.Equal(first, want[:len(first)]) {
 			t.Fatalf("%q up to %d: %q, want the beginning of %q", stream, at, first, want)
 		}
 	})
 }
 
-// messagesByDefinition reads a whole stream by the rules of the standard. It reports
-// whether the stream ends with a complete message.
+// messagesByDefinition reads a whole stream by the rules of the standard. The result
+// complete reports whether the stream ends with a complete message.
 func messagesByDefinition(stream string) (all []Message, complete bool) {
 	stream = strings.TrimPrefix(stream, "\ufeff")
 	stream = strings.ReplaceAll(strings.ReplaceAll(stream, "\r\n", "\n"), "\r", "\n")

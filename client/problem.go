@@ -9,20 +9,19 @@ import (
 	"time"
 )
 
-// A Problem is an error answer of the service, an RFC 9457 problem. An error
-// answer in another form, from a proxy for example, is a Problem with Status,
-// Title and RetryAfter alone. Use [errors.AsType] to find the Problem in the
-// error of a call.
+// A Problem is an error answer of the service, in the form of an RFC 9457 problem. An
+// error answer in another form, for example from a proxy, has only Status, Title and
+// RetryAfter. Use [errors.AsType] to find the Problem in the error of a call.
 type Problem struct {
 	Status   int    // the HTTP status
 	Title    string // the meaning of the status
-	Code     string // what went wrong, for programs, such as too_many_jobs
+	Code     string // what went wrong, in a form for programs, such as too_many_jobs
 	Detail   string // what went wrong and what to do about it, for people
-	Instance string // the id of the request, which the service's log has too
+	Instance string // the id of the request, which is also in the service's log
 	Faults   []Fault
 
-	// RetryAfter is how long the service asks to wait before the next try. It is
-	// 0 if the answer does not say.
+	// RetryAfter is the wait that the service asks for before the next try. It is 0 if
+	// the answer does not ask for a wait.
 	RetryAfter time.Duration
 }
 
@@ -74,7 +73,7 @@ func readProblem(status int, header http.Header, body io.Reader) *Problem {
 	p.Detail, p.Instance, p.Faults = read.Detail, read.Instance, read.Errors
 	var object struct{ Message, Code string }
 	if json.Unmarshal(read.Error, &p.Code) == nil { // the form of OAuth2, RFC 6749
-		p.Code = cmp.Or(read.Code, p.Code) // the service's own code says more
+		p.Code = cmp.Or(read.Code, p.Code) // the code of the service is more specific than that of OAuth2
 		object.Message = read.Description
 	} else if json.Unmarshal(read.Error, &object) == nil {
 		p.Code = object.Code
@@ -83,8 +82,8 @@ func readProblem(status int, header http.Header, body io.Reader) *Problem {
 	return p
 }
 
-// retryAfter reads a Retry-After header, in seconds or as a date. It returns 0 if the
-// header has neither.
+// retryAfter returns the wait of a Retry-After header, whose value is a number of seconds
+// or a date. It returns 0 for any other value.
 func retryAfter(value string, now time.Time) time.Duration {
 	if isDigits([]byte(value)) {
 		seconds, err := strconv.Atoi(value)

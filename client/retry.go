@@ -13,8 +13,8 @@ const (
 	// defaultTries is the default of Options.Tries.
 	defaultTries = 5
 
-	// The pause before the second try is firstPause; it doubles with each further
-	// one, up to lastPause. Half of each pause is random, so that clients do not
+	// firstPause is the longest pause before the second try. This limit doubles with each
+	// further try, up to lastPause. Half of each pause is random, so that clients do not
 	// retry all at once.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
@@ -23,18 +23,18 @@ const (
 	longestRetryAfter = time.Minute
 )
 
-// ErrProtocol marks an answer that the API does not allow: a body that does not decode,
-// an event out of order, a redirect. The error of the call wraps it. Such a call is not
-// retried.
+// ErrProtocol marks an answer that the API does not allow. Examples are a body that does
+// not decode, an event out of order, and a redirect. The error of the call wraps
+// ErrProtocol, and the call is not retried.
 var ErrProtocol = errors.New("unexpected answer")
 
-// errInvalid is wrapped by errors about calls that cannot be sent.
+// errInvalid marks a call that cannot be sent. The error of such a call wraps errInvalid.
 var errInvalid = errors.New("invalid call")
 
 // tries counts the tries of one call.
 type tries struct {
 	limit  int
-	failed int // in a row
+	failed int // number of failed tries in a row
 }
 
 // again waits until the next try is due and returns nil. It returns an error
@@ -58,7 +58,7 @@ func (t *tries) again(ctx context.Context, err error) error {
 	return nil
 }
 
-// because adds the error of a context that has ended to err, unless err wraps it.
+// because adds the error of an ended context to err, unless err already wraps that error.
 func because(ctxErr, err error) error {
 	if errors.Is(err, ctxErr) {
 		return err
@@ -69,18 +69,19 @@ func because(ctxErr, err error) error {
 // errNoTime says why a call did not wait for the next try.
 var errNoTime = fmt.Errorf("the next try would be too late: %w", context.DeadlineExceeded)
 
-// codeKeyInFlight is the code of a 409 while the service still accepts an earlier
-// request with the same key.
+// codeKeyInFlight is the code of a 409. The service sends this code while it still
+// accepts an earlier request with the same key.
 const codeKeyInFlight = "idempotency_key_in_flight"
 
-// retryable reports whether a retry may succeed, and the Retry-After of the answer.
+// retryable reports whether a retry may succeed. It also returns the Retry-After of the
+// answer.
 func retryable(err error) (after time.Duration, ok bool) {
 	if errors.Is(err, ErrProtocol) || errors.Is(err, errInvalid) {
 		return 0, false
 	}
 	p, ok := errors.AsType[*Problem](err)
 	if !ok {
-		return 0, true // the connection failed
+		return 0, true // the service sent no answer, because the connection failed
 	}
 	switch {
 	case p.Code == CodeJobFailed:
@@ -93,7 +94,7 @@ func retryable(err error) (after time.Duration, ok bool) {
 	return p.RetryAfter, ok && p.RetryAfter <= longestRetryAfter
 }
 
-// backoff returns the pause after a number of failed tries.
+// backoff returns the pause after the given number of failed tries.
 func backoff(failed int) time.Duration {
 	pause := min(lastPause, firstPause<<min(failed-1, 10))
 	return pause/2 + rand.N(pause/2) //nolint:gosec // jitter needs no secret randomness

@@ -21,7 +21,7 @@ type service struct {
 
 func newService(t *testing.T) *service { return &service{t: t} }
 
-// client returns a client of the service, which it reaches without a network.
+// client returns a client that calls the service without a network.
 func (s *service) client(o Options) *Client {
 	s.t.Helper()
 	o.Transport = s
@@ -32,7 +32,7 @@ func (s *service) client(o Options) *Client {
 	return c
 }
 
-// over returns a client that reaches the service over the network.
+// over returns a client that calls the service over the network.
 func (s *service) over(o Options) *Client {
 	s.t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -61,8 +61,8 @@ func (s *service) requests() []*http.Request {
 	return s.seen
 }
 
-// answers registers handlers for a pattern. Each request gets the next handler; the
-// last handler repeats.
+// answers registers handlers for a pattern. Each request gets the next handler. The last
+// handler gets all further requests.
 func (s *service) answers(pattern string, handlers ...http.HandlerFunc) {
 	var mu sync.Mutex
 	s.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -76,9 +76,8 @@ func (s *service) answers(pattern string, handlers ...http.HandlerFunc) {
 	})
 }
 
-// RoundTrip calls the handler. The client reads the body of the answer while the
-// handler writes it. The body breaks off if the handler panics with
-// http.ErrAbortHandler.
+// RoundTrip calls the handler. The client reads the body of the answer while the handler
+// writes this body. The body breaks off if the handler panics with http.ErrAbortHandler.
 func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.note(r)
 	body, writer := io.Pipe()
@@ -142,7 +141,8 @@ func abort(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 // text answers 200 with a body.
 func text(body string, headers ...string) http.HandlerFunc { return status(200, body, headers...) }
 
-// status answers with a body; headers are names and values.
+// status answers with a status, a body and headers. The headers are names and values in
+// turn.
 func status(code int, body string, headers ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(headers); i += 2 {

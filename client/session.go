@@ -21,7 +21,7 @@ type Tokens struct {
 	Refresh string `json:"refresh_token"`
 }
 
-// Register creates an account. It does not sign in.
+// Register creates an account. It does not sign the client in.
 func (c *Client) Register(ctx context.Context, username, password string) (*Account, error) {
 	body, err := json.Marshal(map[string]string{"username": username, "password": password})
 	if err != nil {
@@ -34,9 +34,9 @@ func (c *Client) Register(ctx context.Context, username, password string) (*Acco
 	return account, nil
 }
 
-// SignIn starts a session of a user for the later calls of the client. The client
-// keeps the password and signs in again when the session has ended. After an error
-// the client keeps its earlier session.
+// SignIn starts a session of a user for later calls of the client. The client keeps the
+// password and signs in again when the session has ended. If SignIn returns an error, the
+// client keeps its earlier session.
 func (c *Client) SignIn(ctx context.Context, username, password string) error {
 	tokens, err := askTokens(func(r *Request) (*Response, error) { return c.Do(ctx, r) }, signIn(username, password))
 	if err != nil {
@@ -48,34 +48,34 @@ func (c *Client) SignIn(ctx context.Context, username, password string) error {
 	return nil
 }
 
-// Tokens returns the tokens of the session. They change whenever the client
-// renews them. To continue the session later with Options.Tokens, save them after the
-// last call.
+// Tokens returns the tokens of the session. The tokens change whenever the client renews
+// them. To continue the session later with Options.Tokens, save the tokens after the last
+// call.
 func (c *Client) Tokens() Tokens {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.session.tokens
 }
 
-// session holds the credentials of a client. It is zero without a user.
+// session holds the credentials of a client. It is zero if the client has no user.
 type session struct {
-	username, password string // "" if only tokens were given
+	username, password string // "" if the client was given only tokens
 	tokens             Tokens
 }
 
 // renewable reports whether the session can get new tokens.
 func (s session) renewable() bool { return s.tokens.Refresh != "" || s.password != "" }
 
-// A renewal is a request for new tokens of a session, which all calls of the
-// session share.
+// A renewal is a request for new tokens of a session. All calls of the session share one
+// renewal.
 type renewal struct {
 	of   session
-	done chan struct{} // closed at its end
+	done chan struct{} // closed when the renewal has ended
 	err  error
 }
 
-// access returns the access token to send. It requests one if the session has none
-// yet, and returns "" without a user.
+// access returns the access token to send. If the session has no access token yet, access
+// requests one. Without a user it returns "".
 func (c *Client) access(ctx context.Context) (string, error) {
 	if access := c.Tokens().Access; access != "" {
 		return access, nil
@@ -83,10 +83,11 @@ func (c *Client) access(ctx context.Context) (string, error) {
 	return c.renew(ctx, "")
 }
 
-// renew returns an access token in place of a refused one: the token that another
-// call has received meanwhile, or a new one. It returns the refused token if the
-// session cannot be renewed. Concurrent calls share one request. It outlives their
-// contexts, because a refresh token may be unusable once its answer is lost.
+// renew returns an access token that replaces a refused one. This is the token that
+// another call has received meanwhile, or a new token. If the session cannot be renewed,
+// renew returns the refused token. Concurrent calls share one request for tokens. The
+// request continues after their contexts end, because a refresh token may be unusable
+// once its answer is lost.
 func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	c.mu.Lock()
 	if c.session.tokens.Access != refused || !c.session.renewable() {
@@ -108,13 +109,13 @@ func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	}
 }
 
-// run gets new tokens, with one try for each kind of credential. The calls that wait
-// for it do the retries.
+// run gets new tokens, with one try for each kind of credential. It does not retry,
+// because the calls that wait for the renewal do so.
 func (c *Client) run(ctx context.Context, r *renewal) {
 	tokens, err := c.newTokens(ctx, r.of)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && c.session == r.of { // the user is still the same
+	if err == nil && c.session == r.of { // no SignIn has replaced the user meanwhile
 		c.session.tokens = tokens
 	}
 	if c.renewal == r {
@@ -124,8 +125,8 @@ func (c *Client) run(ctx context.Context, r *renewal) {
 	close(r.done)
 }
 
-// newTokens presents the refresh token of a session and, if it is refused or
-// missing, the password.
+// newTokens requests tokens with the refresh token of a session. If the refresh token is
+// missing or refused, newTokens uses the password.
 func (c *Client) newTokens(ctx context.Context, of session) (tokens Tokens, err error) {
 	once := func(r *Request) (*Response, error) {
 		resp, err := c.try(ctx, r)

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// sessions is a fake service with accounts and tokens. The n-th pair of tokens is
-// a<n> and r<n>; only the latest pair is valid.
+// sessions is a fake service with accounts and tokens. The n-th pair of tokens is a<n>
+// and r<n>. Only the latest pair is valid.
 type sessions struct {
 	*service
 	mu      sync.Mutex
 	n       int
-	refused int // requests with another access token
+	refused int // number of requests with a wrong access token
 }
 
 func newSessions(t *testing.T) *sessions {
@@ -65,7 +65,7 @@ func (s *sessions) expire() {
 	s.n += 100
 }
 
-// expireAccess makes the access tokens invalid, but not the refresh token.
+// expireAccess makes the client's access token invalid. The refresh token stays valid.
 func (s *sessions) expireAccess(c *Client) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,24 +104,24 @@ func TestSessionIsRenewedAndSignedInAgain(t *testing.T) {
 	if err := s.get(c); err != nil {
 		t.Error(err)
 	}
-	// The access token expires: it is refreshed.
+	// After the access token expires, the client must refresh it.
 	s.expireAccess(c)
 	if err := s.get(c); err != nil || c.Tokens() != (Tokens{"a2", "r2"}) {
 		t.Errorf("%v, %+v", err, c.Tokens())
 	}
-	// The session ends: the client signs in again.
+	// After the session ends, the client must sign in again.
 	s.expire()
 	if err := s.get(c); err != nil || c.Tokens() != (Tokens{"a103", "r103"}) {
 		t.Errorf("%v, %+v", err, c.Tokens())
 	}
-	// A wrong password changes nothing.
+	// A wrong password must change nothing.
 	if got := code(c.SignIn(t.Context(), "isaac", "wrong")); got != "invalid_credentials" || c.Tokens().Access != "a103" {
 		t.Errorf("a wrong password: %s, and %+v", got, c.Tokens())
 	}
 }
 
-// TestTokensContinueAnEarlierSession continues with a refresh token alone. When it is
-// refused, there is no password for another sign-in.
+// TestTokensContinueAnEarlierSession continues a session with a refresh token alone.
+// After a refusal of this token the call must fail, because the client has no password.
 func TestTokensContinueAnEarlierSession(t *testing.T) {
 	s := newSessions(t)
 	s.n = 7
@@ -136,7 +136,7 @@ func TestTokensContinueAnEarlierSession(t *testing.T) {
 	if err := s.get(c); code(err) != "invalid_refresh_token" || !strings.HasPrefix(err.Error(), "GET /x: POST /token: 401 ") {
 		t.Errorf("%v", err)
 	}
-	// An access token alone works until it expires.
+	// An access token alone must work until it expires.
 	c = s.client(Options{Tokens: Tokens{Access: "a108"}})
 	if err := s.get(c); err != nil {
 		t.Error(err)
@@ -147,8 +147,8 @@ func TestTokensContinueAnEarlierSession(t *testing.T) {
 	}
 }
 
-// TestConcurrentCallsShareARenewal has many calls whose access token has expired. They
-// share one request for another token.
+// TestConcurrentCallsShareARenewal has many calls whose access token has expired. These
+// calls must share one request for another token.
 func TestConcurrentCallsShareARenewal(t *testing.T) {
 	s := newSessions(t)
 	c := s.over(Options{})
@@ -170,8 +170,8 @@ func TestConcurrentCallsShareARenewal(t *testing.T) {
 	}
 }
 
-// TestRenewalOutlivesItsCaller cancels the call that began a renewal. The new tokens
-// are not lost: another waiting call gets them.
+// TestRenewalOutlivesItsCaller cancels the call that began a renewal. Another waiting
+// call must get the new tokens.
 func TestRenewalOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -198,8 +198,8 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestRenewalIsRetried loses the answer of a renewal. The waiting calls retry with the
-// same refresh token.
+// TestRenewalIsRetried loses the answer of a renewal. The waiting call must retry with
+// the same refresh token.
 func TestRenewalIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -212,9 +212,8 @@ func TestRenewalIsRetried(t *testing.T) {
 	})
 }
 
-// TestSignInDuringRenewalReplacesTheUser signs in as a second user while the tokens of
-// the first are renewed. A renewal for the second user does not wait for that of the
-// first.
+// TestSignInDuringRenewalReplacesTheUser signs in as a second user during a renewal for
+// the first user. A renewal for the second user must not wait for that of the first.
 func TestSignInDuringRenewalReplacesTheUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -260,7 +259,8 @@ func TestAnswersWithoutATokenAreErrors(t *testing.T) {
 	}
 }
 
-// TestSecondRefusalIsFinal refuses the renewed access token too.
+// TestSecondRefusalIsFinal also refuses the renewed access token. The call must then
+// fail.
 func TestSecondRefusalIsFinal(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /token", text(`{"access_token":"a","refresh_token":"r"}`))

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestOnlyAdminListenerServesMetrics reads the metrics of a service after some requests. The
-// public listener answers 404 for the same paths.
+// TestOnlyAdminListenerServesMetrics reads the metrics of a service after some requests.
+// The public listener must answer 404 for the same paths.
 //
 // security: ASVS 13.4.2
 func TestOnlyAdminListenerServesMetrics(t *testing.T) {
@@ -58,7 +58,7 @@ func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 		`colophon_http_request_duration_seconds_count{route="unknown",status="404"} 1`,
 		`colophon_events_total{type="job.accepted"} 1`,
 		`colophon_events_total{type="job.completed"} 1`,
-		`colophon_events_total{type="account.registered"} 2`, // one is the account for unknown names
+		`colophon_events_total{type="account.registered"} 2`, // two accounts; the service itself has one for unknown names
 		fmt.Sprintf(`colophon_tokens_total %d`, j.Usage.CompletionTokens),
 		`colophon_jobs{state="queued"} 0`,
 		`colophon_jobs{state="running"} 0`,
@@ -78,7 +78,8 @@ func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 			t.Errorf("%s: %d, want %d", path, status, want)
 		}
 	}
-	// DNS rebinding: a web page resolves its own name to this machine.
+	// In DNS rebinding, a web page makes its own host name resolve to this machine. The
+	// admin listener must refuse such a host name.
 	for host, want := range map[string]int{"evil.example": 403, "evil.example:80": 403, "localhost": 200, "localhost:9": 200, "127.0.0.1": 200, "[::1]:9": 200, "127.0.0.1.evil.example": 403} {
 		if status, _ := get("/metrics", host); status != want {
 			t.Errorf("Host %s: %d, want %d", host, status, want)

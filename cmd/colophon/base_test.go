@@ -31,7 +31,7 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 				t.Errorf("%v: %v after %d calls and %v", c.errs, err, calls, time.Since(start))
 			}
 		}
-		// A process that stops does not wait for the database.
+		// A process that stops must not wait for the database.
 		ctx, cancel := context.WithTimeout(t.Context(), 3*retryInterval/2)
 		defer cancel()
 		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {

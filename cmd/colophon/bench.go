@@ -20,7 +20,7 @@ type benchCmd struct {
 	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one weight format, for bench engine."`
 }
 
-// benchFlags select the engine to measure, and how long to measure it.
+// benchFlags select the engine to measure and the duration of the measurement.
 type benchFlags struct {
 	Model   string `placeholder:"MODEL" help:"Model to measure: opticks (built in), or a directory in the Hugging Face layout of GPT-2. Default: random weights in the shape of GPT-2 124M ($COLOPHON_MODEL)."`
 	Threads int    `placeholder:"N" help:"Number of threads that compute. Default: one per processor ($COLOPHON_THREADS)."`
@@ -29,7 +29,7 @@ type benchFlags struct {
 
 const maxBenchThreads = 1024
 
-// Validate checks --threads. kong calls it.
+// Validate checks the value of --threads. kong calls Validate.
 func (f *benchFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > maxBenchThreads {
 		return fmt.Errorf("--threads is %d, want 1 to %d", f.Threads, maxBenchThreads)
@@ -43,7 +43,7 @@ func (f *benchFlags) options(t *terminal) (bench.Options, error) {
 }
 
 // benchModel returns the model of --model. Without a name it returns the zero Model,
-// which means random weights.
+// whose weights are random.
 func benchModel(name string) (bench.Model, error) {
 	if name == "" {
 		return bench.Model{}, nil
@@ -103,7 +103,7 @@ type benchMeasureCmd struct {
 	Weights kernel.Format `required:""`
 }
 
-// Run prints the result in the format that bench engine reads. It stops when standard
+// Run prints the result in the format that bench engine reads. It stops when its standard
 // input ends.
 func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 	o, err := c.options(t)
@@ -144,7 +144,8 @@ func (c *benchServiceCmd) Run(ctx context.Context, t *terminal) error {
 	return c.print(t.out, r)
 }
 
-// executable returns the path of this program, to start it again.
+// executable returns the path of this program. A benchmark starts the program again from
+// this path.
 func executable() (string, error) {
 	self, err := os.Executable()
 	if err != nil {

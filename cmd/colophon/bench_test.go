@@ -15,7 +15,7 @@ import (
 	"colophon/model/catalog"
 )
 
-// The benchmarks start this program again. In a test, the test binary is the program.
+// The benchmarks start this program again. In a test, this program is the test binary.
 func init() {
 	if len(os.Args) > 1 && (os.Args[1] == "bench" || os.Args[1] == "up") {
 		main()
@@ -122,8 +122,8 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-// TestBenchMeasureStopsWhenItsInputEnds shows that the child does not outlive bench engine,
-// which holds the other end of its standard input.
+// TestBenchMeasureStopsWhenItsInputEnds shows that bench measure does not outlive bench
+// engine. The parent bench engine holds the other end of the child's standard input.
 func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {

@@ -18,7 +18,7 @@ import (
 // service is a running `colophon up` or `colophon api`.
 type service struct {
 	url  string
-	data []string // flags of commands that use the same data
+	data []string // flags that give other commands the same data
 	log  *apitest.Log
 }
 
@@ -34,8 +34,8 @@ func up(t *testing.T, flags ...string) *service {
 	return serve(t, "up", flags...)
 }
 
-// serve runs a command that serves HTTP in this process until the test ends. It returns
-// when the service is ready.
+// serve runs a command that serves HTTP in this process until the test ends. serve
+// returns when the service is ready.
 func serve(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
 	s := &service{data: ownDatabase(t), log: &apitest.Log{}}
@@ -69,7 +69,8 @@ func serve(t *testing.T, command string, flags ...string) *service {
 	return nil
 }
 
-// noEnvironment hides the environment of the test, except the variables for Postgres.
+// noEnvironment hides all environment variables from a command, except the variables for
+// Postgres.
 func noEnvironment(name string) (string, bool) {
 	if name == "DATABASE_URL" || name == "PGBIN" {
 		return os.LookupEnv(name)
@@ -79,7 +80,7 @@ func noEnvironment(name string) (string, bool) {
 
 const password = "securepassword"
 
-// newUser registers a user at a service and signs in.
+// newUser registers a user at a service and signs in as that user.
 func newUser(t *testing.T, url, name string) apitest.Client {
 	t.Helper()
 	apitest.Client{T: t, URL: url}.Register(name, password)

@@ -7,7 +7,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// No part of the service needs two connections of one pool at once.
+// No part of the service may need two connections of the same pool at once.
 func TestServiceWorksWithOneConnection(t *testing.T) {
 	t.Parallel()
 	database := []string{"--database-url", withParameter(t, pgtest.Empty(t), "pool_max_conns", "1")}

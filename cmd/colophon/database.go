@@ -21,7 +21,8 @@ type dataFlags struct {
 	Data string `default:"data" type:"path" help:"Directory for keys, pulled models and the private Postgres ($COLOPHON_DATA)."`
 }
 
-// databaseFlags select the database, and the key that encrypts its secrets.
+// databaseFlags select the database and the key that encrypts the secrets in the
+// database.
 type databaseFlags struct {
 	dataFlags
 	DatabaseURL string    `var:"DATABASE_URL" placeholder:"URL" help:"URL of the Postgres database. Default: a private Postgres is started in the data directory ($DATABASE_URL)."`
@@ -38,8 +39,8 @@ type database struct {
 	cluster *pg.Cluster // the private Postgres; nil with DATABASE_URL
 }
 
-// open starts a private Postgres unless the flags name a database. It does not connect. The
-// caller closes the result.
+// open starts a private Postgres unless the flags name another database. It does not
+// connect to the database. The caller closes the result.
 func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, error) {
 	if f.DatabaseURL != "" {
 		return &database{url: f.DatabaseURL}, nil
@@ -53,8 +54,8 @@ func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, 
 	return &database{cluster.URL(), cluster}, nil
 }
 
-// exited returns a channel that is closed when the private Postgres has ended. It returns
-// nil without a private Postgres.
+// exited returns a channel that is closed when the private Postgres has ended. Without a
+// private Postgres it returns nil.
 func (d *database) exited() <-chan struct{} {
 	if d.cluster == nil {
 		return nil
@@ -92,7 +93,7 @@ func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, err
 }
 
-// store returns the event store on the pool, and the vault of the master key.
+// store returns the event store on the pool, and a vault that uses the master key.
 func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Store, *vault.Vault, error) {
 	key := f.MasterKey
 	if key == nil {
@@ -108,7 +109,7 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 	return events.NewStore(pool, v, log), v, nil
 }
 
-// masterKey is the value of a flag: 32 bytes in base64.
+// masterKey is the value of a flag, which has 32 bytes in base64.
 type masterKey []byte
 
 func (k *masterKey) UnmarshalText(text []byte) (err error) {

@@ -8,7 +8,7 @@ import (
 )
 
 // TestProgramHasNoChaosCommand shows that the released program cannot inject faults. Only
-// test/chaos can.
+// the program test/chaos can inject faults.
 //
 // security: ASVS 15.2.3
 func TestProgramHasNoChaosCommand(t *testing.T) {

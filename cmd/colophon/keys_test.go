@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestKeysRotateWhileTheServiceRuns rotates the keys twice, the second time with --leaked.
+// TestKeysRotateWhileTheServiceRuns rotates the keys twice. After the second rotation,
+// with --leaked, the service must refuse all earlier tokens.
 func TestKeysRotateWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t)

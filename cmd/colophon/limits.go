@@ -28,8 +28,8 @@ type limitFlags struct {
 	TokenBudget        uint32  `default:"0" help:"Maximum number of tokens per user and day (UTC), of prompts and completions together; 0 means no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 
-// maxAllStreams limits the event streams of a process, about 35 kB each. One HTTP/2
-// connection can have many.
+// maxAllStreams limits the event streams of a process. Each stream takes about 35 kB. One
+// HTTP/2 connection can have many streams.
 const maxAllStreams = 10_000
 
 // jobTime is the value of a flag, such as 10m.
@@ -52,8 +52,8 @@ func (f *limitFlags) jobLimits() jobs.Limits {
 	}
 }
 
-// rateLimits returns the limits on requests. Requests without a user are always counted in
-// memory: their limit protects the process, and must work without the database.
+// rateLimits returns the limits on requests. Requests without a user are always counted
+// in memory. Their limit protects the process, so it must work without the database.
 func (f *limitFlags) rateLimits(pool *pgxpool.Pool) (l api.Limits, err error) {
 	if f.NoRateLimits {
 		return l, nil

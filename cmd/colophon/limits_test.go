@@ -9,8 +9,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRequestsOverTheLimitsAreRefused calls a service without a worker, so that jobs stay
-// queued.
+// TestRequestsOverTheLimitsAreRefused calls a service that has no worker, so that jobs
+// stay queued.
 func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
@@ -41,7 +41,7 @@ func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	}
 	refused(c.Do("POST", "/jobs", `{"prompt":"The nature of light","max_new_tokens":1000}`), 422, "over_token_budget", 0)
 	other := newUser(t, s.url, "other")
-	for range 2 { // the queue may still count the cancelled job at the second
+	for range 2 { // at the second request, the queue may still count the cancelled job
 		if a := other.Do("POST", "/jobs", body); a.Status != 503 {
 			a.Must(t, 202)
 		}

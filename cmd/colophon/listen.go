@@ -70,10 +70,10 @@ type tlsSettings struct {
 	reload     func()       // reloads the certificate from its files; nil without files
 }
 
-// errTLS is the error of TLS flags that contradict each other.
+// errTLS is the error for TLS flags that contradict each other.
 var errTLS = errors.New("contradicting TLS flags: set --tls-cert and --tls-key together, or --acme-domain without them; --acme-directory needs --acme-domain; --redirect-listen needs a certificate of either kind")
 
-// settings returns the TLS configuration. Its errors are usage errors.
+// settings returns the TLS configuration. Every error is a usageError.
 func (f *tlsFlags) settings(data string, log *slog.Logger) (s tlsSettings, err error) {
 	files, byACME := f.TLSCert != "", len(f.ACMEDomain) > 0
 	if files != (f.TLSKey != "") || files && byACME || f.RedirectListen != "" && !files && !byACME || f.ACMEDirectory != "" && !byACME {
@@ -97,7 +97,7 @@ func (f *tlsFlags) settings(data string, log *slog.Logger) (s tlsSettings, err e
 	return s, nil
 }
 
-// endpoints are the listeners of a process for clients.
+// endpoints are the listeners that a process has for its clients.
 type endpoints struct {
 	public   *httpd.Listener
 	redirect *httpd.Listener // redirects HTTP to HTTPS; nil without --redirect-listen
@@ -128,7 +128,8 @@ func (e *endpoints) close() {
 	}
 }
 
-// check refuses an address that other machines can reach, unless a flag allows it.
+// check returns an error for an address that other machines can reach, unless a flag
+// allows such an address.
 func (f *adminFlags) check() error {
 	if f.AdminListen != "" && !network.IsLoopback(f.AdminListen) && !f.AdminRemote {
 		return &usageError{errors.New("--admin-listen: other machines could read the memory of this process: use 127.0.0.1, ::1 or localhost, or allow it with --admin-remote")}

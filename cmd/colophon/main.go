@@ -33,7 +33,7 @@ func main() {
 	os.Exit(1)
 }
 
-// untilSignal returns a context that is done at the first SIGINT or SIGTERM. The second
+// untilSignal returns a context that is done at the first SIGINT or SIGTERM. A second
 // signal ends the process at once.
 func untilSignal() context.Context {
 	ctx, stop := context.WithCancelCause(context.Background())
@@ -43,13 +43,13 @@ func untilSignal() context.Context {
 		stop(fmt.Errorf("%s signal received", <-signals))
 		second := <-signals
 		number, _ := second.(syscall.Signal)
-		os.Exit(128 + int(number)) // as shells report a death by signal
+		os.Exit(128 + int(number)) // the status with which shells report a death by signal
 	}()
 	return ctx
 }
 
-// usageError is a mistake in the arguments or the environment. It ends the program with
-// status 2.
+// usageError is a mistake in the arguments or in the environment. The program then ends
+// with status 2.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() + " (see colophon --help)" }
@@ -79,8 +79,9 @@ type terminal struct {
 	out, err io.Writer
 }
 
-// run parses the arguments and runs their command. A serving command returns when ctx is
-// done. run takes arguments, flag variables and streams only from its parameters.
+// run parses the arguments and runs the command that they name. A command that serves
+// returns when ctx is done. run takes arguments, flag variables and streams only from its
+// parameters.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		kong.Name("colophon"),
 		kong.Description("A text-generation service that records the history of every text."),
 		kong.Writers(stdout, stderr),
-		kong.Exit(func(int) { exited = true }), // --help
+		kong.Exit(func(int) { exited = true }), // called by --help
 		kong.Resolvers(environment(env)),
 	)
 	if err != nil {
@@ -108,8 +109,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // environment returns a resolver that reads flags from environment variables. The tag var
-// names the variable of a flag. Without the tag it is COLOPHON_ and the flag's name. An
-// empty variable counts as unset.
+// of a flag names the variable. Without this tag, the variable is COLOPHON_ and the name
+// of the flag. An empty variable counts as unset.
 func environment(lookup func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		name := flag.Tag.Get("var")

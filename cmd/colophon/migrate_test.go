@@ -10,8 +10,8 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// A process that needs a migrated database says so, whether or not another database of
-// the server has been migrated.
+// A process that needs a migrated database must say so. The message must not depend on
+// whether another database of the server has been migrated.
 func TestProcessBeforeMigrateSaysToMigrate(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
@@ -46,7 +46,7 @@ func TestProcessBeforeMigrateSaysToMigrate(t *testing.T) {
 	refused(`grant colophon_app to "stranger"`, []string{"--database-url", u.String(), "--data", t.TempDir()})
 }
 
-// The whole service runs for an owner with few rights in a locked-down database.
+// The whole service must run for an owner with few rights in a locked-down database.
 func TestServiceRunsForAnOwnerWithFewRights(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)

@@ -53,15 +53,15 @@ func (f *modelDirFlags) dir(data string) string {
 	return filepath.Join(data, "models")
 }
 
-// hubFlags select the hub. The variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY select the
-// proxy for it.
+// hubFlags select the hub. The environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+// select the proxy for requests to the hub.
 type hubFlags struct {
 	modelDirFlags
 	HFEndpoint string `name:"hf-endpoint" var:"HF_ENDPOINT" default:"https://huggingface.co" placeholder:"URL" help:"Hub to pull models from ($HF_ENDPOINT)."`
 	HFToken    string `name:"hf-token" var:"HF_TOKEN" placeholder:"TOKEN" help:"Access token for the hub. Default: none ($HF_TOKEN)."`
 }
 
-// hubOptions returns the options of the hub. Downloads show their progress on p.
+// hubOptions returns the options of the hub. Each download shows its progress on p.
 func (f *hubFlags) hubOptions(p *console.Progress) hub.Options {
 	return hub.Options{
 		Endpoint:  f.HFEndpoint,
@@ -72,8 +72,8 @@ func (f *hubFlags) hubOptions(p *console.Progress) hub.Options {
 	}
 }
 
-// find returns the model of --model. It pulls a published model that is missing or damaged.
-// The error for an unknown model is a usageError.
+// find returns the model of --model. A published model that is missing or damaged is
+// pulled. The error for an unknown model is a usageError.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	p := console.NewProgress(t.err, f.Model)
 	defer p.End()
@@ -84,8 +84,8 @@ func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releas
 	return found, asUsage("--model", err)
 }
 
-// asUsage turns the error for an unknown model into a usageError that names the argument. It
-// returns other errors unchanged.
+// asUsage turns the error for an unknown model into a usageError that names the argument.
+// It returns any other error unchanged.
 func asUsage(argument string, err error) error {
 	if _, ok := errors.AsType[*catalog.NotFoundError](err); ok {
 		return &usageError{fmt.Errorf("%s: %w", argument, err)}
@@ -127,7 +127,8 @@ type listCmd struct {
 	modelDirFlags
 }
 
-// Run lists the models. It reads all files of the pulled ones to verify them.
+// Run lists the models. It verifies every pulled model, so it reads all files of such a
+// model.
 func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	size, err := catalog.Size(opticks.Files())
 	if err != nil {
@@ -158,8 +159,8 @@ type verifyCmd struct {
 	modelDirFlags
 }
 
-// Run compares a published model with the published digests. For another model it prints
-// the digests, and checks that the model can be loaded.
+// Run compares a published model with the published digests. For any other model it
+// prints the digests and checks that the program can load the model.
 func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	if r, ok := known.Named(c.Model); ok {
 		return verifyRelease(ctx, t.out, r, c.dir(c.Data))
@@ -189,7 +190,8 @@ func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	return fmt.Errorf("%s cannot be loaded: %w", c.Model, err)
 }
 
-// verifyRelease prints a line for each good file of a release. Its error names the others.
+// verifyRelease prints a line for each good file of a release. Its error names the other
+// files.
 func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
 	dir := r.Dir(models)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -220,11 +222,11 @@ type tokenizeCmd struct {
 	Decode bool `help:"Read a JSON array of token ids and print their text."`
 }
 
-// maxStdin limits standard input, in bytes.
+// maxStdin limits the size of standard input, in bytes.
 const maxStdin = 64 << 20
 
-// Run converts text to token ids or the reverse. It needs only vocab.json and merges.txt of
-// the model.
+// Run converts text to token ids, or token ids to text. It needs only vocab.json and
+// merges.txt of the model.
 func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {

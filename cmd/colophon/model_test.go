@@ -63,7 +63,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 	return h
 }
 
-// flags select the model, and the directory for pulled models.
+// flags returns flags that select the model pocket and the directory for pulled models.
 func (h *fakeHub) flags(models string) modelFlags {
 	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelDirFlags{models}, h.url, ""}}
 }
@@ -124,7 +124,8 @@ func TestPulledModelIsListedAndVerified(t *testing.T) {
 	if out, err := verify(); err != nil || strings.Count(out, "as published") != 4 || !strings.Contains(out, "maker/pocket at revision fedcba9876543210") {
 		t.Errorf("after: %s, %v", out, err)
 	}
-	// A missing and a damaged file are both named, and replaced.
+	// The verification must name both a missing and a damaged file. A pull must replace
+	// both files.
 	if err := errors.Join(os.Remove(filepath.Join(dir, "merges.txt")), flip(filepath.Join(dir, "model.safetensors"))); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,8 @@ func flip(path string) error {
 	return os.WriteFile(path, b, 0o644)
 }
 
-// TestPublishedModelIsPulledOnce runs a command that needs a model several times.
+// TestPublishedModelIsPulledOnce runs a command that needs a model several times. While
+// the files are good, only the first run may pull the model.
 func TestPublishedModelIsPulledOnce(t *testing.T) {
 	h := newFakeHub(t)
 	models := t.TempDir()
@@ -183,7 +185,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 
-	// Weights that have changed on disk are refused.
+	// The command must refuse weights that have changed on disk.
 	dir := filepath.Join(models, "pocket")
 	if err := flip(filepath.Join(dir, "model.safetensors")); err != nil {
 		t.Fatal(err)
@@ -191,7 +193,8 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
 		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
 	}
-	// A damaged small file or a wrong size is found first, and the files are pulled again.
+	// A damaged small file or a wrong size is found before the weights are read. The
+	// command must then pull the files again.
 	if err := errors.Join(flip(filepath.Join(dir, "vocab.json")), os.Truncate(filepath.Join(dir, "model.safetensors"), 1000)); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +203,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
 	}
 
-	// A directory of the same name does not change the meaning of the name.
+	// A directory with the name of a model must not change the meaning of that name.
 	t.Chdir(t.TempDir())
 	if err := os.Mkdir("pocket", 0o755); err != nil {
 		t.Fatal(err)
@@ -215,7 +218,8 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 	}
 }
 
-// TestUpPullsItsModel runs the service with a model that has not been pulled.
+// TestUpPullsItsModel runs the service with a model that has not been pulled. The service
+// must pull the model.
 func TestUpPullsItsModel(t *testing.T) {
 	t.Parallel()
 	h := newFakeHub(t)
@@ -258,7 +262,8 @@ func TestUpPullsItsModel(t *testing.T) {
 	}
 }
 
-// TestPullUsesHubOfTheEnvironment runs every command that pulls a model.
+// TestPullUsesHubOfTheEnvironment runs every command that pulls a model. Each command
+// must use the hub that an environment variable names.
 func TestPullUsesHubOfTheEnvironment(t *testing.T) {
 	var requests []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

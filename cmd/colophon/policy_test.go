@@ -26,7 +26,8 @@ func TestBrokenPolicyIsAUsageError(t *testing.T) {
 	}
 }
 
-// TestHangupReloadsPolicyAndCertificate sends a SIGHUP to this process.
+// TestHangupReloadsPolicyAndCertificate sends a SIGHUP to this process. Both the rules
+// and the certificate must be reloaded.
 func TestHangupReloadsPolicyAndCertificate(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
@@ -47,7 +48,7 @@ func TestHangupReloadsPolicyAndCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-certificate: // reloaded after the rules
+	case <-certificate: // the certificate is reloaded after the rules
 	case <-time.After(10 * time.Second):
 		t.Fatal("SIGHUP reloaded nothing")
 	}

@@ -17,9 +17,9 @@ type productionFlags struct {
 	Production bool `help:"Refuse to start with insecure settings; the error names all of them ($COLOPHON_PRODUCTION)."`
 }
 
-// check refuses insecure settings before anything has started. With --production its
-// error names every fault. Without --production it logs a warning for each fault, if other
-// machines can reach the service.
+// check finds insecure settings before anything has started. With --production it returns
+// an error that names every insecure setting. Without --production it logs a warning for
+// each such setting, if other machines can reach the service.
 func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) error {
 	if err := f.adminFlags.check(); err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestProductionRefusesInsecureSettings checks each command with one insecure setting, and
-// with all of them.
+// TestProductionRefusesInsecureSettings runs the check of each command with one insecure
+// setting, and with all of them. The error must name exactly the insecure settings.
 //
 // security: API8:2023, ASVS 6.3.2, ASVS 12.3.1, ASVS 13.2.3
 func TestProductionRefusesInsecureSettings(t *testing.T) {
@@ -109,7 +109,7 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 			}
 		}
 	}
-	// The whole command refuses to start.
+	// The command itself must refuse to start.
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
 	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
@@ -117,7 +117,9 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	}
 }
 
-// TestReachableInsecureSettingsAreLogged counts the warnings without --production.
+// TestReachableInsecureSettingsAreLogged has no --production. There must be one warning
+// for each insecure setting if other machines can reach the address, and no warning
+// otherwise.
 func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {
@@ -140,7 +142,7 @@ func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	}
 }
 
-// parsed returns the flags of a command that has only the given environment.
+// parsed returns the flags of a command whose environment has only the given variables.
 func parsed(env map[string]string, command string) (*cli, error) {
 	var c cli
 	parser, err := kong.New(&c, kong.Resolvers(environment(func(name string) (string, bool) { v, ok := env[name]; return v, ok })))

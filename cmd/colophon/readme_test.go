@@ -13,8 +13,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// TestReadmeFiguresAreTrue compares the figures of the README with the files that they
-// describe.
+// TestReadmeFiguresAreTrue computes figures from the files that they describe. The README
+// must contain the same figures.
 func TestReadmeFiguresAreTrue(t *testing.T) {
 	readme := readFile(t, "../../README.md")
 	config, err := gpt2.ReadConfig(opticks.Files())
@@ -47,7 +47,8 @@ func readFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-// thousands separates thousands with a comma, for numbers below a million.
+// thousands puts a comma between thousands and hundreds. The number must be below a
+// million.
 func thousands(digits string) string {
 	if len(digits) < 4 {
 		return digits
@@ -55,7 +56,8 @@ func thousands(digits string) string {
 	return digits[:len(digits)-3] + "," + digits[len(digits)-3:]
 }
 
-// TestRunbookMessagesExist searches the source for each log message of the runbook.
+// TestRunbookMessagesExist takes the log messages from the runbook. The source must
+// contain each of these messages.
 func TestRunbookMessagesExist(t *testing.T) {
 	_, table, ok := strings.Cut(readFile(t, "../../docs/runbook.md"), "## What the log says")
 	if !ok {
@@ -76,7 +78,7 @@ func TestRunbookMessagesExist(t *testing.T) {
 	messages := 0
 	for row := range strings.Lines(table) {
 		cells := strings.SplitN(row, "|", 3)
-		if len(cells) < 3 || strings.Contains(cells[1], "Notifier") { // logged by River
+		if len(cells) < 3 || strings.Contains(cells[1], "Notifier") { // River logs this message
 			continue
 		}
 		for _, quoted := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {

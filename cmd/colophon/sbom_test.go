@@ -11,7 +11,8 @@ import (
 	"colophon/internal/sbom"
 )
 
-// TestBillOfMaterialsListsLinkedModules compares the bill with the build information.
+// TestBillOfMaterialsListsLinkedModules compares the bill of materials with the build
+// information. The bill must list every linked module.
 //
 // security: ASVS 15.1.2, LLM03:2025
 func TestBillOfMaterialsListsLinkedModules(t *testing.T) {

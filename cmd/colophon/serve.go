@@ -30,7 +30,7 @@ type upCmd struct {
 
 type apiCmd struct {
 	processFlags
-	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // several processes may serve
+	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // shared, because several processes may serve
 }
 
 type workerCmd struct {
@@ -60,7 +60,7 @@ type workFlags struct {
 	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
 }
 
-// slots is the value of a flag: a number of jobs from 1 to 256.
+// slots is the value of a flag, which is a number of jobs from 1 to 256.
 type slots int
 
 func (s *slots) UnmarshalText(text []byte) error {
@@ -72,7 +72,7 @@ func (s *slots) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// grace is the value of a flag: a duration from a second to ten minutes.
+// grace is the value of a flag, which is a duration from a second to ten minutes.
 type grace struct{ time.Duration }
 
 // defaultGrace is the grace period of commands without the flag.
@@ -89,8 +89,8 @@ func (g *grace) UnmarshalText(text []byte) error {
 
 // roles are the tasks of a process of the service.
 type roles struct {
-	listen *listenFlags // flags for HTTP; nil if it serves none
-	work   *workFlags   // flags for jobs; nil if it runs none
+	listen *listenFlags // flags for HTTP; nil if the process serves no HTTP
+	work   *workFlags   // flags for jobs; nil if the process runs no jobs
 }
 
 // alone reports whether the process is the whole service.
@@ -112,12 +112,13 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 	return c.run(ctx, c.roles(), t, known, log)
 }
 
-// run serves HTTP, runs jobs or both, until ctx is done or a server fails.
+// run serves HTTP, runs jobs, or does both, until ctx is done or a server fails.
 //
-// It first checks everything that needs no database. Then it starts, in this order: the
-// database, the watcher of the policy, the listeners, the worker, HTTP. Clients that
-// connect while the weights load wait in the listener's backlog. It stops in the opposite
-// order. HTTP has half of the grace period, and the worker has the rest.
+// It first checks all settings that can be checked without a database. Then it starts, in
+// this order: the database, the watcher of the policy, the listeners, the worker, HTTP.
+// Clients that connect while the weights load wait in the listener's backlog. The parts
+// are stopped in the opposite order. HTTP may use half of the grace period, and the
+// worker may use the rest.
 func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	if err := f.check(r, known, log); err != nil {
 		return err
@@ -139,7 +140,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 	}
 	var m jobs.Model
 	if r.work == nil {
-		// The API needs no weights, which take time and memory.
+		// The API needs only the tokenizer. The weights would take time and memory.
 		tokenizer, window, err := source.Tokenizer()
 		if err != nil {
 			return err
@@ -201,7 +202,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 }
 
 // onHangup makes SIGHUP reload the policy file and the certificate, until ctx is done or
-// stop is called. Without such files SIGHUP ends the process.
+// stop is called. If there are no such files, SIGHUP ends the process.
 func (f *policyFlags) onHangup(ctx context.Context, rules *policy.Watcher, certificate func()) (stop func()) {
 	if f.Policy == "" && certificate == nil {
 		return func() {}
@@ -224,8 +225,8 @@ func (f *policyFlags) onHangup(ctx context.Context, rules *policy.Watcher, certi
 	})
 }
 
-// background runs functions until ctx is done or stop is called. stop waits until they
-// have returned.
+// background runs functions until ctx is done or stop is called. stop waits until all
+// functions have returned.
 func background(ctx context.Context, fns ...func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -235,8 +236,8 @@ func background(ctx context.Context, fns ...func(context.Context)) (stop func())
 	return func() { cancel(); running.Wait() }
 }
 
-// await waits until a server fails or ctx is done. It returns the error of the server. If
-// ctx is done, it logs message and returns nil.
+// await waits until a server fails or ctx is done. If a server fails, await returns the
+// server's error. If ctx is done, await logs message and returns nil.
 func (b *base) await(ctx context.Context, servers *httpd.Servers, message string) error {
 	select {
 	case err := <-servers.Failed():
@@ -247,8 +248,8 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, message string
 	}
 }
 
-// work starts a worker. stop waits until the worker has handed over its jobs, at most for
-// the grace period.
+// work starts a worker. The function stop waits until the worker has handed over its
+// jobs, but no longer than the grace period.
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -273,8 +274,8 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	}, nil
 }
 
-// serve starts to answer HTTP. stop ends the background work of serving. The caller calls
-// stop after the shutdown of the servers.
+// serve starts to answer HTTP. The function stop ends the background work for HTTP. The
+// caller calls stop after the shutdown of the servers.
 func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
@@ -303,7 +304,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 			return nil, err
 		}
 	}
-	// This work continues until the last requests are answered.
+	// The background work continues until the last requests have been answered.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
 		func(ctx context.Context) { limit.RemoveOld(ctx, b.pool, b.log) },

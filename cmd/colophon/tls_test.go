@@ -14,7 +14,8 @@ import (
 )
 
 // TestServiceServesOnlySecureTLS calls a service over TLS, replaces its certificate, and
-// calls its redirect listener.
+// calls its redirect listener. The service must refuse old versions of TLS and weak
+// cipher suites.
 //
 // security: ASVS 3.4.1, ASVS 12.1.1, ASVS 12.2.1, ASVS 12.1.2
 func TestServiceServesOnlySecureTLS(t *testing.T) {
@@ -60,13 +61,13 @@ func TestServiceServesOnlySecureTLS(t *testing.T) {
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}}); err == nil {
 		t.Error("a weak cipher suite is accepted")
 	}
-	// The service reloads changed files.
+	// The service must use the new certificate after the files have changed.
 	second := a.Issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
 		got, err := get(nil)
 		return err == nil && got.serial == second
 	})
-	// The redirect listener redirects pages, and refuses requests with secrets.
+	// The redirect listener must redirect pages, and must refuse requests with secrets.
 	for _, k := range []struct {
 		method, path, body, access string
 		status                     int

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// command runs a command to its end and returns its output.
+// command runs a command of the program to its end and returns the command's output.
 func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errOut bytes.Buffer
@@ -58,7 +58,8 @@ func TestDecodeReversesTokenize(t *testing.T) {
 	}
 }
 
-// TestLogitsAgreeWithReferenceVectors runs a model that has no tokenizer.
+// TestLogitsAgreeWithReferenceVectors runs a model that has no tokenizer. The logits must
+// agree with the reference vectors.
 func TestLogitsAgreeWithReferenceVectors(t *testing.T) {
 	tiny := filepath.Join("..", "..", "model", "gpt2", "testdata", "tiny")
 	raw, err := os.ReadFile(filepath.Join(tiny, "cases.json"))
@@ -161,7 +162,7 @@ func TestHistoryIsCheckedAndRebuiltWhileTheServiceRuns(t *testing.T) {
 	}
 }
 
-// TestReadmeHasTheQuickStart compares the README with the text that `up` prints.
+// TestReadmeHasTheQuickStart requires that the README contains the text that `up` prints.
 func TestReadmeHasTheQuickStart(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {

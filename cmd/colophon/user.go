@@ -16,7 +16,8 @@ import (
 	"colophon/internal/console"
 )
 
-// accounts opens the account service. An unthrottled one counts no wrong passwords.
+// accounts opens the account service. If unthrottled is set, the service does not count
+// wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
 	err := retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -185,7 +186,7 @@ func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger)
 
 type userEraseCmd struct{ namedAccountFlags }
 
-// Run erases an account after the user has typed its name again.
+// Run erases an account after the user has typed the account's name again.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	if console.IsTerminal(t.in) {
 		fmt.Fprintf(t.err, "This destroys all texts of %s for good. Type the name to confirm: ", c.Name)

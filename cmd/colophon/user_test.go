@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAccountsChangeWhileTheServiceRuns creates the first administrator and then runs every
-// other command for accounts.
+// TestAccountsChangeWhileTheServiceRuns creates the first administrator and then runs
+// every other command for accounts. The running service must follow each change.
 func TestAccountsChangeWhileTheServiceRuns(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
@@ -49,7 +49,7 @@ func TestAccountsChangeWhileTheServiceRuns(t *testing.T) {
 	signIn(t, s.url, "isaac")
 	refused("no account", "", "disable", "leonhard")
 	refused("auditor", "", "role", "isaac", "emperor")
-	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // within a second or two
+	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // true within a second or two
 	must("isaac", "", "sign-out", "isaac")
 	eventually(t, "the session ends", ended)
 	c = signIn(t, s.url, "isaac")

@@ -1,11 +1,11 @@
-// Command go is a tour of package client. It creates an account, follows a job as its
-// text is generated, resumes the stream after an event, cancels another job, and reads
-// the history.
+// Command go is a tour of package client. It creates an account and follows a job while
+// the service generates the text. It resumes the stream after an event, cancels another
+// job, and reads the history.
 //
 //	go run ./examples/go                                  # a service on this machine
-//	go run ./examples/go -url https://colophon.example    # or another one
+//	go run ./examples/go -url https://colophon.example    # or another service
 //
-// It ends with an error at the first unexpected answer.
+// The command ends with an error at the first unexpected answer.
 package main
 
 import (

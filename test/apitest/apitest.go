@@ -1,13 +1,13 @@
-// Package apitest sends raw HTTP requests to the service and checks the answers, for
-// tests.
+// Package apitest is for tests. It sends raw HTTP requests to the service and checks the
+// answers.
 //
-// A Client sends only the requests that it is given: it follows no redirect and keeps no
-// cookie. It is a value, and a copy with another field is another caller. It is safe for
-// concurrent use.
+// A Client sends only the requests that a test gives it. It follows no redirect and keeps
+// no cookie. A Client is a value, and a copy with other fields acts as another caller. It
+// is safe for concurrent use.
 //
-// Functions and methods with a testing.TB report failures at the line of their caller
-// and may end the test. They belong in the test's own goroutine; Beside lifts this
-// limit. Open and Send return their errors and may be called anywhere.
+// Functions and methods with a testing.TB report a failure at the line of their caller,
+// and may end the test. Call them only in the test's own goroutine, or with the result of
+// Beside. Open and Send return their errors, so any goroutine may call them.
 package apitest
 
 import (
@@ -37,19 +37,20 @@ const FormType = "application/x-www-form-urlencoded"
 // A Client calls one service as one user, or without an account.
 type Client struct {
 	T         testing.TB
-	URL       string            // of the service, without a trailing slash
+	URL       string            // URL of the service, without a trailing slash
 	Access    string            // access token, "" to send none
 	Transport http.RoundTripper // nil for http.DefaultTransport
 }
 
-// As returns a copy of the client with another access token, "" for none.
+// As returns a copy of the client with another access token. "" means no token.
 func (c Client) As(access string) Client {
 	c.Access = access
 	return c
 }
 
-// Open sends a request. The caller reads and closes the body of the answer. headers are
-// names and values in turn. A request body is JSON unless they say otherwise.
+// Open sends a request. The caller reads and closes the body of the answer. The headers
+// are names and values in turn. The request body is JSON unless the headers say
+// otherwise.
 func (c Client) Open(ctx context.Context, method, path, body string, headers ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -64,11 +65,11 @@ func (c Client) Open(ctx context.Context, method, path, body string, headers ...
 	for header := range slices.Chunk(headers, 2) {
 		req.Header.Set(header[0], header[1])
 	}
-	req.Host = cmp.Or(req.Header.Get("Host"), req.Host) // net/http ignores the one in Header
+	req.Host = cmp.Or(req.Header.Get("Host"), req.Host) // net/http ignores the Host in Header
 	return cmp.Or(c.Transport, http.DefaultTransport).RoundTrip(req)
 }
 
-// Send sends a request as Open does and reads the whole answer.
+// Send sends a request in the same way as Open, and reads the whole answer.
 func (c Client) Send(ctx context.Context, method, path, body string, headers ...string) (Answer, error) {
 	resp, err := c.Open(ctx, method, path, body, headers...)
 	if err != nil {
@@ -79,7 +80,7 @@ func (c Client) Send(ctx context.Context, method, path, body string, headers ...
 	return Answer{resp.StatusCode, resp.Header, got}, err
 }
 
-// Do is Send with the context of the test.
+// Do calls Send with the context of the test.
 func (c Client) Do(method, path, body string, headers ...string) Answer {
 	c.T.Helper()
 	a, err := c.Send(c.T.Context(), method, path, body, headers...)
@@ -89,7 +90,7 @@ func (c Client) Do(method, path, body string, headers ...string) Answer {
 	return a
 }
 
-// Form posts a form. fields are names and values in turn.
+// Form posts a form. The fields are names and values in turn.
 func (c Client) Form(path string, fields ...string) Answer {
 	c.T.Helper()
 	values := url.Values{}
@@ -115,7 +116,8 @@ type Tokens struct {
 	ExpiresIn int    `json:"expires_in"` // seconds
 }
 
-// SignIn signs in to an account. The client itself stays as it is: see As.
+// SignIn signs in to an account and returns the tokens. It does not change the client, so
+// use As to send the access token.
 func (c Client) SignIn(name, password string) (tokens Tokens) {
 	c.T.Helper()
 	c.Form("/token", "username", name, "password", password).Must(c.T, 200).Into(c.T, &tokens)
@@ -128,7 +130,7 @@ func (c Client) SignIn(name, password string) (tokens Tokens) {
 // Password is the password of the accounts that NewUser registers.
 const Password = "securepassword"
 
-// NewUser registers an account and returns a client that is signed in to it.
+// NewUser registers an account and returns a client that is signed in to this account.
 func NewUser(t testing.TB, url, name string) Client {
 	t.Helper()
 	c := Client{T: t, URL: url}
@@ -148,8 +150,8 @@ func (c Client) Submit(body string) string {
 	return job.ID.String()
 }
 
-// Stream requests a path as server-sent events and returns them as Messages does. The
-// connection closes when ctx or the test ends.
+// Stream requests a path as server-sent events and returns the events in the same way as
+// Messages. The connection closes when ctx ends or when the test ends.
 func (c Client) Stream(ctx context.Context, path string, headers ...string) iter.Seq2[Message, error] {
 	c.T.Helper()
 	resp, err := c.Open(ctx, "GET", path, "", append([]string{"Accept", "text/event-stream"}, headers...)...)
@@ -167,11 +169,11 @@ func (c Client) Stream(ctx context.Context, path string, headers ...string) iter
 type Message = client.Message
 
 // Messages yields server-sent events as they arrive. A second range continues after the
-// last event. The last event comes with an error if the stream breaks off, or if the
-// event is not in the service's form: id, event, data and retry in this order, each at
-// most once, or one comment line.
+// last event of the first range. The sequence ends with an error if the stream breaks
+// off, or if an event does not have the service's form. This form is id, event, data and
+// retry in this order, each at most once, or one comment line.
 func Messages(r io.Reader) iter.Seq2[Message, error] {
-	var received bytes.Buffer // but not yet checked
+	var received bytes.Buffer // received, but not yet checked
 	messages := client.Messages(io.TeeReader(r, &received))
 	return func(yield func(Message, error) bool) {
 		for m, err := range messages {
@@ -185,8 +187,9 @@ func Messages(r io.Reader) iter.Seq2[Message, error] {
 	}
 }
 
-// checkForm removes one message from received and returns an error unless it has the
-// service's form. The client's reader, like a browser, ignores unknown fields.
+// checkForm removes one message from received. It returns an error unless the message has
+// the service's form. The client's reader cannot check this form, because it ignores
+// unknown fields, as a browser does.
 func checkForm(m Message, received *bytes.Buffer) error {
 	text, _, _ := strings.Cut(received.String(), "\n\n")
 	received.Next(len(text) + len("\n\n"))
@@ -209,7 +212,7 @@ type Answer struct {
 	Body   []byte
 }
 
-// Must returns the answer. It ends the test if the status is another one.
+// Must returns the answer. If the answer has another status, Must ends the test.
 func (a Answer) Must(t testing.TB, status int) Answer {
 	t.Helper()
 	if a.Status != status {
@@ -235,7 +238,7 @@ type Problem struct {
 }
 
 // ProblemError is the member error of a problem. At the OAuth2 endpoints, Message is the
-// error_description, Type is the error, and Code is the member code.
+// member error_description, Type is the member error, and Code is the member code.
 type ProblemError struct{ Message, Type, Code string }
 
 // Problem decodes the answer as a problem. It returns an error if a member or a header
@@ -254,7 +257,7 @@ func (a Answer) Problem() (p Problem, err error) {
 	said := p.Detail
 	if err := json.Unmarshal(read.Error, &p.Error.Type); err == nil {
 		p.Error.Code, p.Error.Message = read.Code, read.Description
-		said = strings.ReplaceAll(p.Detail, `"`, "'") // OAuth2 does not allow it
+		said = strings.ReplaceAll(p.Detail, `"`, "'") // OAuth2 does not allow quotation marks
 	} else if err := json.Unmarshal(read.Error, &p.Error); err != nil {
 		return p, err
 	}
@@ -273,14 +276,14 @@ func (a Answer) Problem() (p Problem, err error) {
 	return p, nil
 }
 
-// Code returns the error code in the body, "" if there is none.
+// Code returns the error code in the body, or "" if the body has no error code.
 func (a Answer) Code() string {
 	p, _ := a.Problem()
 	return p.Error.Code
 }
 
-// Refused checks that the answer is a problem with the status and the code, and returns
-// it. The code "" stands for any.
+// Refused returns the problem in the answer. The test fails unless the answer is a
+// problem with this status and code. The code "" means any code.
 func (a Answer) Refused(t testing.TB, status int, code string) Problem {
 	t.Helper()
 	p, err := a.Must(t, status).Problem()
@@ -290,8 +293,8 @@ func (a Answer) Refused(t testing.TB, status int, code string) Problem {
 	return p
 }
 
-// Beside returns t for another goroutine. A fatal failure there ends the goroutine and
-// marks the test as failed.
+// Beside returns a testing.TB for another goroutine than that of t. A fatal failure then
+// ends only that other goroutine and marks the test as failed.
 func Beside(t testing.TB) testing.TB { return beside{t} }
 
 type beside struct{ testing.TB }

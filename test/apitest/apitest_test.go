@@ -40,7 +40,7 @@ func TestMessagesAcceptsOnlyTheServicesForm(t *testing.T) {
 		}
 		var last Message
 		var failed error
-		for m, err := range stream { // continues
+		for m, err := range stream { // continues after the first range
 			last, failed = m, err
 		}
 		if last != want.last || (failed == nil) != want.ok {
@@ -74,7 +74,7 @@ func TestProblemRefusesIncompleteProblems(t *testing.T) {
 	}
 }
 
-// failing records a failure and hides it from the test.
+// failing records that a test failed, and hides the failure from the real test.
 type failing struct {
 	testing.TB
 	failed bool

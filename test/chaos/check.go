@@ -13,7 +13,7 @@ type Harm string
 // The values of Harm.
 const (
 	Lost       Harm = "lost"       // something accepted or recorded is missing
-	Changed    Harm = "changed"    // something differs from the undisturbed run
+	Changed    Harm = "changed"    // something differs from a run without faults
 	Duplicated Harm = "duplicated" // something exists twice, or reappeared
 	Stuck      Harm = "stuck"      // something never finishes
 )
@@ -36,14 +36,14 @@ func (v Violation) String() string {
 type event struct {
 	Version      int
 	Type         string
-	Attempt      int // of job.started and job.failed
-	FromToken    int `json:"from_token"` // of job.started
+	Attempt      int // only in job.started and job.failed
+	FromToken    int `json:"from_token"` // only in job.started
 	Tokens       []int
 	Text         string
 	FinishReason string `json:"finish_reason"`
-	Final        bool   // of job.failed
+	Final        bool   // only in job.failed
 
-	writer string // the process that stored it; empty if a client received it
+	writer string // the process that stored the event; empty if a client received the event
 }
 
 // final reports whether the event ends the job.
@@ -78,8 +78,8 @@ func (c *checker) add(harm Harm, rule, expected, seen string, args ...any) {
 	c.found = append(c.found, Violation{harm, c.job, rule, expected, fmt.Sprintf(seen, args...)})
 }
 
-// checkStream checks the stored events of a job: their order, their writers, and the text
-// and tokens that they add up to.
+// checkStream checks the stored events of a job. It checks the order of the events, their
+// writers, and the text and tokens of all events together.
 func checkStream(job string, stream []event, want text) []Violation {
 	c := &checker{job: job}
 	attempts, writer, finals := 0, "", 0
@@ -108,7 +108,8 @@ func checkStream(job string, stream []event, want text) []Violation {
 			if attempts == 0 {
 				c.add(Lost, "only a started job advances", "job.started", "%s at version %d", e.Type, e.Version)
 			}
-			// The worker of an earlier attempt may not write after a later one has started.
+			// After a later attempt has started, the worker of an earlier attempt may not
+			// write.
 			if e.writer != writer {
 				c.add(Duplicated, "only the latest attempt writes", "events of "+writer, "%s of %s at version %d", e.Type, e.writer, e.Version)
 			}
@@ -146,7 +147,7 @@ func (c *checker) compareText(where, text string, tokens []int, want text) {
 }
 
 // checkClient compares the observation of a client with the stored events and the
-// undisturbed text of the job.
+// expected text of the job.
 func checkClient(o observation, stream []event, want text) []Violation {
 	c := &checker{job: o.job}
 	c.checkEvents(o, stream, want)
@@ -236,7 +237,7 @@ func quoteDifference(text, other string) string {
 	return fmt.Sprintf("%s at byte %d of %d", quote(text[from:]), from, len(text))
 }
 
-// quote quotes a text and shortens a long one.
+// quote quotes a text. It shortens a long text.
 func quote(text string) string {
 	const maxBytes = 80
 	if len(text) > maxBytes {

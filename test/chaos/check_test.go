@@ -8,8 +8,8 @@ import (
 
 var wanted = text{Text: "one two three", Tokens: []int{1, 2, 3, 4, 5}, FinishReason: "length"}
 
-// recorded returns a correct stream: the first worker was killed, and the engine of the
-// second one failed once.
+// recorded returns a correct stream of events. In this stream the first worker was
+// killed, and the engine of the second worker failed once.
 func recorded() []event {
 	return []event{
 		{Version: 1, Type: "job.accepted", writer: "api-1.1"},
@@ -24,13 +24,13 @@ func recorded() []event {
 	}
 }
 
-// streamedAndPolled returns the observation of a client that read the stream of recorded
-// over two connections and also polled.
+// streamedAndPolled returns the observation of a client that read the events of recorded
+// over two connections. The client also polled the job.
 func streamedAndPolled() observation {
 	return observation{job: "j", mode: "sse", events: recorded(), snapshots: polled().snapshots}
 }
 
-// polled returns the observation of a client that polled.
+// polled returns the observation of a client that only polled the job.
 func polled() observation {
 	return observation{job: "j", mode: "poll", snapshots: []snapshot{
 		{Version: 1, State: "queued"},

@@ -17,14 +17,14 @@ const (
 	// callTimeout bounds a call that the service answers at once.
 	callTimeout = 6 * time.Second
 
-	// maxTries lets a client repeat a call until the run ends.
+	// maxTries is so large that a client can repeat a call until the run ends.
 	maxTries = 1 << 30
 
 	password = "chaos-and-old-night"
 )
 
-// user is an account. Several clients submit and follow its jobs. It is safe for concurrent
-// use.
+// user is an account. Several clients submit and follow the jobs of one user. A user is
+// safe for concurrent use.
 type user struct {
 	*client.Client
 	count *counters
@@ -85,7 +85,7 @@ func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// countedBody is the body of an answer. It calls broken if a read fails.
+// countedBody is the body of an answer. It calls the function broken if a read fails.
 type countedBody struct {
 	io.ReadCloser
 	broken func()
@@ -102,8 +102,8 @@ func (a *countedBody) Read(b []byte) (int, error) {
 // modes are the ways to follow a job. Client n uses modes[n%len(modes)].
 var modes = []string{"poll", "pieces", "sse", "sse", "wait"}
 
-// do submits a request and follows its job to the end. It returns the observation even
-// with an error.
+// do submits a request and follows its job to the end. If do returns an error, it also
+// returns the observation so far.
 func (u *user) do(ctx context.Context, key string, n int, r request) (observation, error) {
 	o := observation{request: n, mode: modes[n%len(modes)]}
 	job, err := u.submit(ctx, o.mode, key, r)
@@ -158,7 +158,7 @@ func (u *user) poll(ctx context.Context, o *observation, job *client.Job) error 
 	return nil
 }
 
-// pollEvents polls for new events until the final one.
+// pollEvents polls for new events until it has received the final event.
 func (u *user) pollEvents(ctx context.Context, o *observation) error {
 	for {
 		more, err := u.Events(ctx, o.job, o.lastVersion())
@@ -177,11 +177,11 @@ func (u *user) pollEvents(ctx context.Context, o *observation) error {
 	}
 }
 
-// follow reads the job's stream to its final event. In a third of the connections it stops
-// reading early and resumes.
+// follow reads the job's stream to its final event. In a third of its connections, follow
+// stops reading early and then resumes the stream.
 func (u *user) follow(ctx context.Context, o *observation) error {
 	for !o.ended() {
-		limit := -1 // events of this connection; -1 means all
+		limit := -1 // number of events to read on this connection; -1 means all
 		if rand.IntN(3) == 0 {
 			limit = 1 + rand.IntN(6)
 		}

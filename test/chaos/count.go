@@ -9,14 +9,14 @@ import (
 
 // counters count calls and jobs of all clients. They are safe for concurrent use.
 type counters struct {
-	accepted    atomic.Int64 // submits that were answered with a job
+	accepted    atomic.Int64 // requests that were answered with a job
 	followed    atomic.Int64 // jobs followed to the end
-	resubmitted atomic.Int64 // submits that had to be sent again
+	resubmitted atomic.Int64 // requests for a job that had to be sent again
 	resumed     atomic.Int64 // streams that continued on a new connection
 	broken      atomic.Int64 // calls without an answer
 
 	mu       sync.Mutex
-	statuses map[int]int // answers by status, from 500
+	statuses map[int]int // number of answers for each status from 500
 }
 
 func (c *counters) addStatus(status int) {
@@ -37,16 +37,16 @@ func (c *counters) statusCounts() map[int]int {
 // injectedFault is a fault that has taken effect.
 type injectedFault struct {
 	fault
-	writer     string    // the affected process; empty for a connection or Postgres
-	injectedAt time.Time // when it took effect
-	endedAt    time.Time // when its target worked again
+	writer     string    // name of the affected process; empty for a connection or Postgres
+	injectedAt time.Time // time when the fault took effect
+	endedAt    time.Time // time when the target of the fault worked again
 }
 
 // faultLog keeps the injected faults and the failed starts. It is safe for concurrent use.
 type faultLog struct {
 	mu     sync.Mutex
-	faults []injectedFault // those that have ended
-	kinds  map[string]int  // number of faults by kind, including those that still last
+	faults []injectedFault // faults that have ended
+	kinds  map[string]int  // number of faults by kind, including faults that have not ended
 	notes  []string        // failed starts
 }
 

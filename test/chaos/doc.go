@@ -3,17 +3,19 @@
 //
 //	go run ./test/chaos --jobs 120 --kills 25 --for 75s
 //
-// It starts a service of its own: a private Postgres, API and worker processes, and a
-// [Proxy] on every connection between them. It submits jobs with fixed seeds, and clients
-// follow them. Meanwhile it kills, freezes, restarts and cuts off the processes and
-// Postgres. A seed decides the times. When every job has ended, it compares the stored
-// events and the observations of each client with the undisturbed text: the text that an
-// engine generates without faults.
+// It starts a service of its own. This service has a private Postgres, API and worker
+// processes, and a [Proxy] on every connection between them. The command submits jobs
+// with fixed seeds, and clients follow these jobs. Meanwhile it kills, freezes, restarts
+// and cuts off the processes and Postgres. A seed decides the times. When every job has
+// ended, the command compares the stored events and the observations of each client with
+// the expected text. The expected text is the text that an engine generates without
+// faults.
 //
-// The checks are plain functions of observations and stored events. Their tests give
-// them falsified results, because a checker that cannot fail shows nothing.
+// The checks are plain functions of observations and stored events. The tests of these
+// functions give them falsified results, because a checker that cannot fail shows
+// nothing.
 //
 // The seed decides when faults are injected and into which target. Processes and
-// connections have their own timing, so the same seed repeats the faults and the jobs,
-// but not the whole run.
+// connections have their own timing. The same seed therefore repeats the faults and the
+// jobs, but not the whole run.
 package main

@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// injectFaults injects the planned faults while clients submit and follow jobs. It returns
-// when both are done, settleTimeout after the last fault, or when an injection fails.
+// injectFaults injects the planned faults while clients submit and follow jobs. It
+// returns when all faults and clients are done, or settleTimeout after the last fault. It
+// also returns when an injection fails.
 func (r *run) injectFaults(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	begin := time.Now()
 	var clients, faults sync.WaitGroup
 	clients.Go(func() { r.submit(ctx, begin) })
 	defer func() { stop(nil); clients.Wait() }()
-	// A target has one fault at a time. A fault whose time has passed starts as soon as
-	// the previous one of its target has ended.
+	// A target has one fault at a time. If a fault is due before the previous fault of
+	// its target has ended, it waits for that end.
 	byTarget := map[string][]fault{}
 	for _, f := range r.planned {
 		byTarget[f.target] = append(byTarget[f.target], f)
@@ -46,7 +47,7 @@ func (r *run) injectFaults(ctx context.Context) error {
 	defer cancel()
 	select {
 	case <-followed:
-	case <-settling.Done(): // check reports the clients that still wait
+	case <-settling.Done(): // r.check reports clients that still wait
 	}
 	r.settle(settling)
 	for _, n := range r.nodes {
@@ -58,7 +59,7 @@ func (r *run) injectFaults(ctx context.Context) error {
 	return nil
 }
 
-// inject injects one fault and logs it if it took effect.
+// inject injects one fault, and logs the fault if it took effect.
 func (r *run) inject(ctx context.Context, f fault) error {
 	entry := injectedFault{fault: f}
 	injected := func() {
@@ -84,13 +85,13 @@ func (r *run) inject(ctx context.Context, f fault) error {
 		r.faultLog.add(entry)
 	}
 	if ctx.Err() != nil {
-		err = nil // the run ends during the fault
+		err = nil // the run ended during the fault
 	}
 	return err
 }
 
 // submit submits all requests, spread over the duration of the run. It returns when the
-// clients have followed their jobs to the end, or ctx is done.
+// clients have followed their jobs to the end, or when ctx is done.
 func (r *run) submit(ctx context.Context, begin time.Time) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -122,7 +123,7 @@ func (r *run) settle(ctx context.Context) {
 			return
 		}
 		if sleep(ctx, 200*time.Millisecond) != nil {
-			return // check reports the unfinished jobs and entries
+			return // r.check reports the unfinished jobs and entries
 		}
 	}
 }

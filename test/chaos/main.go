@@ -55,7 +55,7 @@ type command struct {
 	JSON     bool   `name:"json" xor:"format" help:"Print the report as JSON."`
 }
 
-// Validate checks the ranges of the flags. kong calls it.
+// Validate checks the ranges of the flags. kong calls Validate.
 func (c *command) Validate() error {
 	for _, limit := range []struct {
 		flag       string
@@ -71,7 +71,8 @@ func (c *command) Validate() error {
 	return nil
 }
 
-// errViolated is the error of a run with violations, which have been printed.
+// errViolated is the error of a run with violations. The report with these violations has
+// already been printed.
 var errViolated = errors.New("the service broke its guarantees")
 
 // run performs one run and prints its report. It returns errViolated if the report has
@@ -164,8 +165,8 @@ func (c *command) print(out io.Writer, r *Report) error {
 	return w.Flush()
 }
 
-// progress prints the progress of a run: one changing line on a terminal, or else a line
-// every few seconds.
+// progress prints the progress of a run. On a terminal it updates one line. Elsewhere it
+// prints a line every few seconds.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -182,7 +183,7 @@ func newProgress(out io.Writer) *progress {
 }
 
 func (p *progress) show(s status) {
-	const every = 5 // seconds between plain lines
+	const every = 5 // number of seconds between two lines outside a terminal
 	p.updates++
 	if !p.terminal && p.updates%every != 0 {
 		return

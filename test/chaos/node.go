@@ -14,18 +14,19 @@ import (
 	"colophon/test/program"
 )
 
-// startTimeout bounds the time until a process is ready. It includes a wait for Postgres.
+// startTimeout bounds the time until a process is ready. This time includes the wait of
+// the process for Postgres.
 const startTimeout = 90 * time.Second
 
-// stopTimeout bounds the time from SIGTERM to the end of a process: its grace period, and
-// some time for a loaded machine.
+// stopTimeout bounds the time from SIGTERM to the end of a process. It is longer than the
+// grace period of the process, because the machine may be loaded.
 const stopTimeout = 30 * time.Second
 
-// node is one API or worker and its proxies. It has one process at a time, which is
-// started again after each fault.
+// node is one API or worker, with its proxies. It runs one process at a time. If a fault
+// ends this process, the node starts another process.
 type node struct {
 	name     string // such as "worker-2"
-	path     string // of the program
+	path     string // path of the program
 	args     []string
 	env      []string
 	database *Proxy
@@ -41,7 +42,7 @@ type node struct {
 	closed     bool
 }
 
-// newNode returns a node with its proxies and its log, without a process.
+// newNode returns a node with its proxies and its log. It does not start a process.
 func newNode(ctx context.Context, name, path, logs string, args, env []string, socket string) (*node, error) {
 	n := &node{name: name, path: path, args: args, env: env}
 	var err error
@@ -84,8 +85,9 @@ func (n *node) writer() string {
 	return fmt.Sprintf("%s.%d", n.name, n.generation)
 }
 
-// start starts a process and waits until it is ready. Like a supervisor, it starts the
-// process again if that ends first, because Postgres was unavailable.
+// start starts a process and waits until the process is ready. The process may end before
+// it is ready, because Postgres is unavailable. The method then starts another process,
+// as a supervisor does.
 func (n *node) start(ctx context.Context) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
@@ -140,8 +142,8 @@ func (n *node) startOnce(ctx context.Context) error {
 	return nil
 }
 
-// process returns the running process. If it has ended by itself, process adds a violation
-// and returns nil.
+// process returns the running process of the node. If that process has ended by itself,
+// the method adds a violation and returns nil.
 func (n *node) process() *program.Process {
 	n.mu.Lock()
 	p := n.running
@@ -155,8 +157,8 @@ func (n *node) process() *program.Process {
 	}
 }
 
-// inject injects a fault into the process, then makes it run again. It calls injected once,
-// when the fault has taken effect.
+// inject injects a fault into the process, then makes the process run again. It calls the
+// function injected once, when the fault has taken effect.
 func (n *node) inject(ctx context.Context, f fault, injected func()) error {
 	p := n.process()
 	if p == nil {
@@ -186,8 +188,8 @@ func (n *node) inject(ctx context.Context, f fault, injected func()) error {
 	return n.start(ctx)
 }
 
-// inject injects a fault into the connections of the proxy, then removes it. It calls
-// injected once, when the fault has taken effect.
+// inject injects a fault into the connections of the proxy, then removes the fault. It
+// calls the function injected once, when the fault has taken effect.
 func (p *Proxy) inject(ctx context.Context, f fault, usual time.Duration, injected func()) error {
 	defer p.Unblock()
 	switch f.action {

@@ -10,13 +10,13 @@ import (
 
 // fault is a planned disturbance of a process or a connection.
 type fault struct {
-	at     time.Duration // since the start of the injection
+	at     time.Duration // time since the start of the fault injection
 	target string        // such as "worker-2", "worker-2/database", "api-1/clients", "postgres"
 	action action
 	lasts  time.Duration // until the process is started again or the connection works again
 }
 
-// action is the effect of a fault. The report shows it under this name.
+// action is the effect of a fault. The report shows each action under its value.
 type action string
 
 const (
@@ -30,11 +30,12 @@ const (
 	deafen  action = "deafen"  // connections are blocked for answers only, then reset
 
 	crash   action = "crash"   // Postgres stops at once and recovers at the next start
-	shoot   action = "shoot"   // SIGKILL to one backend of Postgres, which then ends all backends and recovers
+	shoot   action = "shoot"   // SIGKILL to one backend of Postgres; Postgres then ends all backends and recovers
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 
-// kind returns the kind of fault under which the report counts the action.
+// kind returns the kind of fault to which the action belongs. The report counts faults by
+// kind.
 func (a action) kind() string {
 	switch a {
 	case kill, crash, shoot:
@@ -47,11 +48,12 @@ func (a action) kind() string {
 	return "cuts"
 }
 
-// faultFreeShare is the share of the time before the first fault.
+// faultFreeShare is the share of the run before the first fault.
 const faultFreeShare = 0.06
 
-// plan returns the faults of a seed, ordered by time: the given number of kills, as many
-// cuts, a third as many freezes and a fifth as many restarts, rounded up.
+// plan returns the faults of a seed, ordered by time. It plans the given number of kills
+// and the same number of cuts. The freezes are a third of that number, and the restarts
+// are a fifth, both rounded up.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -80,7 +82,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 			add("postgres", freeze, between(time.Second, 4*time.Second))
 		case i%4 == 3:
 			add(api(), freeze, between(500*time.Millisecond, 5*time.Second))
-		case i%2 == 0: // longer than the lease: another worker takes the job, then this one wakes up
+		case i%2 == 0: // longer than the lease: another worker takes the job before the frozen worker wakes up
 			add(worker(), freeze, between(7*time.Second, 11*time.Second))
 		default:
 			add(worker(), freeze, between(500*time.Millisecond, 3*time.Second))

@@ -20,7 +20,7 @@ import (
 type postgres struct {
 	dir  string
 	bin  string
-	pool *pgxpool.Pool // as the owner, without a proxy
+	pool *pgxpool.Pool // connects as the owner of the database, without a proxy
 
 	cluster *pg.Cluster
 }
@@ -61,8 +61,8 @@ func (p *postgres) close() error {
 	}
 }
 
-// stop stops the server in order. After the given time it stops the server at once, because
-// a server may ignore a stop while it recovers.
+// stop stops the server in order. If the server still runs after the given time, stop
+// ends it at once. A recovering server may ignore an ordinary stop.
 func (p *postgres) stop(within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
@@ -77,8 +77,8 @@ func (p *postgres) socket() (string, error) {
 	return filepath.Join(at.Query().Get("host"), ".s.PGSQL."+at.Query().Get("port")), nil
 }
 
-// inject injects a fault into the server, then makes it run again. It calls injected once,
-// when the fault has taken effect.
+// inject injects a fault into the server, then makes the server run again. It calls the
+// function injected once, when the fault has taken effect.
 func (p *postgres) inject(ctx context.Context, f fault, injected func()) error {
 	switch f.action {
 	case freeze:
@@ -97,8 +97,8 @@ func (p *postgres) inject(ctx context.Context, f fault, injected func()) error {
 	return p.start(ctx)
 }
 
-// backends returns the process ids of the server's processes that match an SQL condition. It
-// retries for 30 seconds until the server answers.
+// backends returns the process ids of the server's processes that match an SQL condition.
+// While the server does not answer, backends tries again for up to 30 seconds.
 func (p *postgres) backends(ctx context.Context, condition string) ([]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -122,14 +122,14 @@ func (p *postgres) shoot(ctx context.Context, injected func()) error {
 		return err
 	}
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		_ = syscall.Kill(pid, syscall.SIGKILL) // the backend may have ended
 	}
 	injected()
 	_, err = p.backends(ctx, `false`) // waits for the recovery
 	return err
 }
 
-// freeze stops all processes of the server with SIGSTOP for a time.
+// freeze stops all processes of the server with SIGSTOP for the given time.
 func (p *postgres) freeze(ctx context.Context, lasts time.Duration, injected func()) error {
 	pids, err := p.backends(ctx, `pid <> pg_backend_pid()`)
 	if err != nil {
@@ -138,10 +138,10 @@ func (p *postgres) freeze(ctx context.Context, lasts time.Duration, injected fun
 	pids = append(pids, p.cluster.PID())
 	all := func(s syscall.Signal) {
 		for _, pid := range pids {
-			_ = syscall.Kill(pid, s) // it may have ended
+			_ = syscall.Kill(pid, s) // the process may have ended
 		}
 	}
-	// If this process dies meanwhile, guard wakes the server, so that it can exit.
+	// If this process dies meanwhile, guard wakes the server. Then the server can exit.
 	guard := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", `sleep "$1"; shift; kill -CONT "$@"`, "sh", fmt.Sprint(int(lasts.Seconds())+2))
 	for _, pid := range pids {
 		guard.Args = append(guard.Args, fmt.Sprint(pid))

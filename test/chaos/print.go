@@ -29,7 +29,8 @@ func detailLines(r *Report) []string {
 	return append(lines, "faults: "+formatCounts(r.Faults))
 }
 
-// cpuName returns the processor's name on Linux, and its architecture elsewhere.
+// cpuName returns the processor's name on Linux, and the processor's architecture on
+// other systems.
 func cpuName() string {
 	info, _ := os.ReadFile("/proc/cpuinfo") // only on Linux
 	if name := regexp.MustCompile(`model name\s*: (.+)`).FindSubmatch(info); name != nil {

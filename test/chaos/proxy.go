@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// direction is one of the two directions of a connection.
+// direction is the direction of the bytes in a connection.
 type direction int
 
 const (
@@ -18,14 +18,14 @@ const (
 	answers
 )
 
-// Proxy forwards TCP connections on the loopback interface to a service. It can cut, delay
-// and block them. It is safe for concurrent use.
+// Proxy forwards TCP connections on the loopback interface to a service. It can cut,
+// delay and block these connections. It is safe for concurrent use.
 type Proxy struct {
 	listener net.Listener
 	ended    sync.WaitGroup
 
 	mu       sync.Mutex
-	upstream [2]string // network and address; empty before Serve
+	upstream [2]string // network and address of the service; empty before Serve
 	delay    time.Duration
 	blocked  [2]chan struct{} // by direction: nil if not blocked, closed by Unblock
 	links    map[*link]struct{}
@@ -52,8 +52,8 @@ func (l *link) close() {
 	})
 }
 
-// NewProxy returns a proxy that listens on a free port. It closes connections that arrive
-// before Serve.
+// NewProxy returns a proxy that listens on a free port. Until Serve is called, the proxy
+// closes each new connection.
 func NewProxy(ctx context.Context) (*Proxy, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -76,7 +76,7 @@ func NewProxy(ctx context.Context) (*Proxy, error) {
 // Addr returns the address of the proxy as HOST:PORT.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Serve sets the service for new connections.
+// Serve sets the service to which new connections are forwarded.
 func (p *Proxy) Serve(network, address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,8 +110,8 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
-// Block stops the given directions of all connections until Unblock, also of new ones.
-// Connections stay open, and their bytes are delivered later, as by TCP retransmission.
+// Block stops all connections, also new ones, in the given directions until Unblock. The
+// connections stay open. Their bytes are delivered later, as after a TCP retransmission.
 func (p *Proxy) Block(directions ...direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,7 +134,8 @@ func (p *Proxy) Unblock() {
 	}
 }
 
-// connect dials the service and copies in both directions until either side ends.
+// connect dials the service and copies bytes in both directions until either side ends
+// the connection.
 func (p *Proxy) connect(client net.Conn) {
 	l := &link{done: make(chan struct{})}
 	l.ends[requests] = client
@@ -173,10 +174,11 @@ type chunk struct {
 	bytes  []byte
 }
 
-// copy forwards bytes in one direction until either side ends, then ends the link.
+// copy forwards bytes in one direction until either side ends the connection. Then it
+// ends the link.
 func (p *Proxy) copy(l *link, dir direction) {
 	from, to := l.ends[dir], l.ends[1-dir]
-	const maxInFlight = 256 // chunks; then the sender waits
+	const maxInFlight = 256 // number of chunks in flight before the sender has to wait
 	chunks := make(chan chunk, maxInFlight)
 	go func() {
 		defer close(chunks)
@@ -207,13 +209,13 @@ func (p *Proxy) copy(l *link, dir direction) {
 			break
 		}
 	}
-	// When one side has ended, nobody reads the other side's bytes.
+	// When one side has ended the connection, nobody reads the bytes of the other side.
 	l.finish()
-	for range chunks { // the reader ends with the link
+	for range chunks { // the reading goroutine ends with the link
 	}
 }
 
-// finish ends a link in order. Written bytes still arrive.
+// finish ends a link in order. Bytes that were written before still arrive.
 func (l *link) finish() {
 	l.once.Do(func() {
 		close(l.done)

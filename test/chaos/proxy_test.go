@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// echo returns a proxy in front of a server that returns each byte.
+// echo returns a proxy in front of a server that sends every received byte back.
 func echo(t *testing.T, network, address string) *Proxy {
 	t.Helper()
 	var config net.ListenConfig
@@ -70,7 +70,7 @@ func receive(t *testing.T, conn net.Conn, text string) {
 	}
 }
 
-// expectSilence checks that no byte arrives for 50 ms.
+// expectSilence fails the test if a byte arrives within 50 ms.
 func expectSilence(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
@@ -81,7 +81,7 @@ func expectSilence(t *testing.T, conn net.Conn) {
 	}
 }
 
-// expectClosed checks that the connection ends without another byte.
+// expectClosed fails the test unless the connection ends without another byte.
 func expectClosed(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
@@ -157,7 +157,7 @@ func TestProxyCutsBlockedConnections(t *testing.T) {
 
 func TestProxyClosesConnectionsWithoutService(t *testing.T) {
 	p := echo(t, "tcp", "127.0.0.1:0")
-	p.Serve("tcp", "127.0.0.1:1") // without a listener
+	p.Serve("tcp", "127.0.0.1:1") // no server listens on this port
 	expectClosed(t, dial(t, p))
 }
 

@@ -17,7 +17,8 @@ type Distribution struct {
 	Max  float64 `json:"max_s"`
 }
 
-// distribution summarises times, which it sorts. Each quantile is one of the times.
+// distribution summarises times and sorts them in place. Each quantile is one of these
+// times.
 func distribution(what string, times []time.Duration) Distribution {
 	d := Distribution{What: what, N: len(times)}
 	if len(times) == 0 {
@@ -32,8 +33,9 @@ func distribution(what string, times []time.Duration) Distribution {
 }
 
 // recoveries returns two distributions for each kind of fault that takes jobs from their
-// worker. Both measure the time until the next tokens of a job were stored: one of all
-// jobs, and one of the jobs that no other fault disturbed meanwhile.
+// worker. Both measure the time until the next tokens of a job were stored. The first
+// covers all jobs. The second covers only the jobs that no other fault disturbed
+// meanwhile.
 func recoveries(r *record, faults []injectedFault) []Distribution {
 	var all []Distribution
 	for _, kind := range []struct {
@@ -86,7 +88,7 @@ func (r *record) recovery(id string, f injectedFault) (time.Duration, bool) {
 		if !w.at.After(f.injectedAt) || w.kind != "job.advanced" && w.kind != "job.completed" {
 			continue
 		}
-		// Statements that the process sent before the fault may arrive later.
+		// Statements that the process sent before the fault may arrive after the fault.
 		sentBefore := f.action == kill || f.action == freeze && w.at.Before(f.injectedAt.Add(f.lasts))
 		if w.writer == f.writer && sentBefore {
 			if w.kind == "job.completed" {

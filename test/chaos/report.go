@@ -30,7 +30,7 @@ type Report struct {
 	Resubmitted int         `json:"resubmitted"`
 	Resumed     int         `json:"resumed"`
 	Broken      int         `json:"broken"`   // calls without an answer
-	Statuses    map[int]int `json:"statuses"` // answers by status, from 500
+	Statuses    map[int]int `json:"statuses"` // number of answers for each status from 500
 
 	Recoveries []Distribution `json:"recoveries"`
 	Notes      []string       `json:"notes"` // failed starts of processes
@@ -39,14 +39,14 @@ type Report struct {
 	Harms map[Harm]int `json:"harms"` // number of affected jobs by harm
 }
 
-// check compares the stored events and the observations of clients with the undisturbed
+// check compares the stored events and the observations of clients with the expected
 // texts. It returns the report of the run.
 func (r *run) check(ctx context.Context) (*Report, error) {
 	store, err := r.openStore()
 	if err != nil {
 		return nil, err
 	}
-	r.postgres.pool.Reset() // a crash of Postgres may have broken its connections
+	r.postgres.pool.Reset() // a crash of Postgres may have broken the pool's connections
 	stored, err := readRecord(ctx, r.postgres.pool, store)
 	if err != nil {
 		return nil, fmt.Errorf("read the record: %w", err)
@@ -77,13 +77,13 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	return report, nil
 }
 
-// expectedTexts returns the undisturbed text of each request, in the same order.
+// expectedTexts returns the expected text of each request, in the order of the requests.
 func (r *run) expectedTexts(ctx context.Context, requests []request) ([]text, error) {
 	texts := make([]text, len(requests))
 	errs := make([]error, len(requests))
 	var wg sync.WaitGroup
 	next := make(chan int)
-	for range 4 { // the engine batches them
+	for range 4 { // the engine generates the texts of concurrent calls in one batch
 		wg.Go(func() {
 			for i := range next {
 				texts[i], errs[i] = expectedText(ctx, r.Engine, requests[i])
@@ -103,8 +103,8 @@ func (r *run) expectedTexts(ctx context.Context, requests []request) ([]text, er
 	return texts, nil
 }
 
-// checkRules checks the record and the observations, and adds the counts and violations.
-// The violations are sorted by job and rule.
+// checkRules checks the record and the observations. It adds the counts and the
+// violations to the report, and sorts the violations by job and rule.
 func (p *Report) checkRules(stored *record, seen []observation, requests []request, texts []text) {
 	bySeed := map[uint64]int{}
 	for i, r := range requests {
@@ -125,7 +125,8 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 		}
 	}
 	for i, ids := range jobsOf {
-		// All tries of a request had the same idempotency key.
+		// All tries of a request had the same idempotency key, so they create only one
+		// job.
 		if len(ids) > 1 {
 			p.add(Violation{Duplicated, ids[0], "a request becomes one job", fmt.Sprintf("one for request %d", i), strings.Join(ids, ", ")})
 		}
@@ -178,8 +179,8 @@ func (p *Report) countAttempts(stream []event) {
 
 func (p *Report) add(all ...Violation) { p.Violations = append(p.Violations, all...) }
 
-// harms returns the number of affected jobs by harm. Each violation without a job counts as
-// one.
+// harms returns the number of affected jobs by harm. A violation without a job counts as
+// one job.
 func harms(all []Violation) map[Harm]int {
 	counts := map[Harm]int{Lost: 0, Changed: 0, Duplicated: 0, Stuck: 0}
 	type pair struct {

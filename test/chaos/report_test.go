@@ -11,8 +11,8 @@ import (
 
 var jobID = uuid.MustParse("01a20693-0628-791e-89e9-2fa880aae0ce")
 
-// reportOn returns the report on one request. Its job has the stream of recorded, changed
-// by tamper.
+// reportOn returns the report on one request. The stored events and the observation of
+// its job are correct until tamper changes them.
 func reportOn(tamper func(*record, *[]observation)) *Report {
 	stored := &record{
 		streams:  map[string][]event{jobID.String(): recorded()},
@@ -78,9 +78,9 @@ func TestReportFindsEveryViolation(t *testing.T) {
 	}
 }
 
-// TestRecoveryLastsUntilTheNextTokens has one job. worker-1 takes it at 0 s and is killed at
-// 1 s. Its last write arrives at 1.1 s. worker-2 takes the job at 7 s and completes it at
-// 7.5 s.
+// TestRecoveryLastsUntilTheNextTokens has one job. worker-1 takes this job at 0 s and is
+// killed at 1 s. The last write of worker-1 arrives at 1.1 s. worker-2 takes the job at 7
+// s and completes it at 7.5 s.
 func TestRecoveryLastsUntilTheNextTokens(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }
@@ -94,8 +94,8 @@ func TestRecoveryLastsUntilTheNextTokens(t *testing.T) {
 		}},
 	}
 	killed := injectedFault{fault{target: "worker-1", action: kill}, "worker-1.1", at(1), at(2)}
-	// find returns the two distributions of SIGKILL: of all jobs, and of those without another
-	// fault.
+	// find returns the two distributions for SIGKILL. The first covers all jobs, and the
+	// second covers the jobs without another fault.
 	find := func(faults ...injectedFault) [2]Distribution { return [2]Distribution(recoveries(r, faults)[:2]) }
 	one := Distribution{N: 1, P50: 6.5, P90: 6.5, P99: 6.5, Max: 6.5}
 	for name, c := range map[string]struct {

@@ -10,7 +10,7 @@ import (
 	"colophon/model"
 )
 
-// request is a request of a client. No other request has its seed.
+// request is a client's request for a text. No two requests of a run have the same seed.
 type request struct {
 	Prompt       string
 	MaxNewTokens int
@@ -21,17 +21,18 @@ type request struct {
 	Stop         []string
 }
 
-// text is the undisturbed result of a request.
+// text is the expected result of a request, which is the result without faults.
 type text struct {
 	Text         string
 	Tokens       []int
 	FinishReason string
 }
 
-// seedsPerRun separates the request seeds of runs with different seeds.
+// seedsPerRun is the number of request seeds that belong to one seed of a run. Runs with
+// different seeds have different request seeds.
 const seedsPerRun = 1_000_000
 
-// newRequests returns the n requests of a seed.
+// newRequests returns n requests, which the seed determines.
 func newRequests(n int, seed uint64) []request {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	prompts := []string{
@@ -69,7 +70,8 @@ func newRequests(n int, seed uint64) []request {
 	return requests
 }
 
-// expectedText generates the undisturbed text of a request, and applies the text policy.
+// expectedText generates the text that a request must get without faults, and applies the
+// text policy.
 func expectedText(ctx context.Context, e model.Engine, r request) (text, error) {
 	prompt := e.Encode(r.Prompt)
 	var t text
@@ -103,8 +105,9 @@ func (t text) filtered(e model.Engine, rules *policy.Rules, prompt string) text 
 	if refused {
 		t.Text, t.FinishReason = t.Text[:allowed], model.FinishContentFilter
 	}
-	// Drop the last tokens while the rest spells a refused word, or more than the allowed
-	// part of a refused text. The tokens of a stop string may stay.
+	// Drop tokens from the end while the remaining tokens spell a refused word. If the
+	// text is refused, also drop the tokens after its allowed part. The tokens of a stop
+	// string may stay.
 	for ; len(t.Tokens) > 0; t.Tokens = t.Tokens[:len(t.Tokens)-1] {
 		spelled := model.Text(e.Decode(t.Tokens))
 		if _, refusedWord := filter(spelled); !refusedWord && (!refused || strings.HasPrefix(t.Text, spelled)) {

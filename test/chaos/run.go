@@ -23,7 +23,7 @@ import (
 // options configure a run. Only PGBin and Progress may be zero.
 type options struct {
 	Program string       // path of the program
-	Engine  model.Engine // generates the undisturbed texts; has the model of the workers
+	Engine  model.Engine // generates the expected texts; has the same model as the workers
 	Logs    string       // directory for the logs of all processes
 	PGBin   string       // directory of initdb and postgres, see pg.Options
 
@@ -65,7 +65,7 @@ const (
 // run is the state of one run.
 type run struct {
 	options
-	dir      string // of the private Postgres
+	dir      string // directory of the private Postgres
 	key      string // master key, in base64
 	begin    time.Time
 	postgres *postgres
@@ -93,7 +93,7 @@ func perform(ctx context.Context, o options) (_ *Report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
-	if err := os.Chmod(r.dir, 0o711); err != nil { // if root starts Postgres, it runs under another account
+	if err := os.Chmod(r.dir, 0o711); err != nil { // if root starts Postgres, the server runs under another account
 		return nil, err
 	}
 	ended, reported := make(chan struct{}), make(chan struct{})
@@ -118,7 +118,7 @@ func perform(ctx context.Context, o options) (_ *Report, err error) {
 	return report, nil
 }
 
-// withCause joins err with the cause of the end of ctx.
+// withCause joins err with the reason why ctx ended.
 func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		return errors.Join(cause, err)
@@ -253,9 +253,9 @@ func (r *run) close() error {
 		return nil
 	}
 	err := r.postgres.close()
-	// Each start of Postgres begins a new log and keeps the previous one.
+	// Each start of Postgres begins a new log and keeps the log of the previous start.
 	for _, name := range []string{"log.1", "log"} {
-		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // there may be only one
+		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // only one of the two logs may exist
 		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))
 	}
 	return err

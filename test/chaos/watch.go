@@ -14,9 +14,9 @@ import (
 	"colophon/events"
 )
 
-// triggers is the SQL of triggers that record which process writes an event, and which
-// process takes or ends a lease, in the transaction of the change. The name of a process
-// is its application_name.
+// triggers is the SQL of triggers that run in the transaction of a change. They record
+// which process writes an event, and which process takes or ends a lease. The name of a
+// process is its application_name.
 const triggers = `
 create schema chaos;
 create table chaos.writes (
@@ -49,7 +49,7 @@ type write struct {
 	at      time.Time
 }
 
-// leaseChange records that a process took a lease, or ended one.
+// leaseChange records that a process took a lease, or that it ended a lease.
 type leaseChange struct {
 	job    uuid.UUID
 	held   bool
@@ -67,11 +67,11 @@ type record struct {
 	openEntries  int               // queue entries that are not done
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
 	finished     map[string]bool   // by job id: in a final state
-	entries      map[string]string // by job id, of unfinished jobs: their queue entries and leases
+	entries      map[string]string // by id of an unfinished job: its queue entries and its lease
 }
 
-// countUnfinished returns the number of unfinished jobs and leases together, and the number
-// of unfinished queue entries.
+// countUnfinished returns two numbers. jobs is the number of unfinished jobs plus the
+// number of leases. entries is the number of unfinished queue entries.
 func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int, err error) {
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from history where state in ('queued', 'running')) + (select count(*) from leases),
@@ -82,7 +82,7 @@ func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int
 	return jobs, entries, nil
 }
 
-// readRecord reads the record, and checks the history view.
+// readRecord reads the record and checks the history view.
 func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
 	r := &record{
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},

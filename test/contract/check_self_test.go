@@ -12,8 +12,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestCheckFindsPlantedFaults checks answers with one planted fault each. A check that
-// misses them would also miss a fault of the service.
+// TestCheckFindsPlantedFaults plants one fault in each answer. The check must report each
+// of them, or it could also miss a fault of the service.
 func TestCheckFindsPlantedFaults(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -84,8 +84,8 @@ func TestCheckFindsPlantedFaults(t *testing.T) {
 	}
 }
 
-// TestCheckFindsMissingRateLimitHeaders removes the rate-limit headers from answers of
-// a rate-limited service.
+// TestCheckFindsMissingRateLimitHeaders removes rate-limit headers from answers of a
+// rate-limited service. The check must report each missing header.
 func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -110,8 +110,8 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	}
 }
 
-// TestMutationsReachEveryPart checks that coverage lists all pairs, that requests and
-// mutations reach each of them, and that some rare results occur.
+// TestMutationsReachEveryPart shows three properties. The function missing lists all
+// pairs at first. Requests and mutations reach each pair. Some rare results occur.
 func TestMutationsReachEveryPart(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -129,7 +129,8 @@ func TestMutationsReachEveryPart(t *testing.T) {
 	if slices.Contains(untried, "/healthz GET: NUL") {
 		t.Error("the NUL mutation applies to a request without a body")
 	}
-	// Rare results: the key is the operation and a name.
+	// missing holds the rare results that have not occurred yet. A key is an operation
+	// and the name of a result.
 	missing := map[string]func(*request) bool{
 		"/jobs POST: NUL in a list": func(r *request) bool {
 			o, _ := r.body.(object)

@@ -23,7 +23,7 @@ type findings struct {
 
 	mu    sync.Mutex
 	count map[string]int
-	first map[string][]string // up to 6 of each kind
+	first map[string][]string // up to 6 findings of each kind
 }
 
 // The kinds of findings. A finding of any kind fails the run.
@@ -65,9 +65,9 @@ var unlimitedPaths = map[string]bool{"/healthz": true, "/readyz": true}
 // rateLimitExceeded is the problem code of a request over the rate limit.
 const rateLimitExceeded = "rate_limit_exceeded"
 
-// refusals lists, by operation, the problem codes that may answer a request which the
-// document allows. A document cannot express these reasons. mayRefuse adds the reasons
-// that many operations share.
+// refusals lists problem codes by operation. The service may answer with such a code even
+// if the document allows the request, because a document cannot express these reasons.
+// mayRefuse adds the reasons that many operations share.
 var refusals = map[string][]string{
 	"register":        {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
 	"get-token":       {"invalid_credentials", "invalid_refresh_token"},
@@ -97,7 +97,7 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	}
 }
 
-// checkAnswer checks an answer against the document and adds its findings.
+// checkAnswer compares an answer with the document and adds the differences as findings.
 func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a apitest.Answer) {
 	report := func(kind, format string, args ...any) {
 		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, truncate(string(a.Body)), fmt.Sprintf(format, args...))
@@ -122,7 +122,8 @@ func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a a
 	}
 	if r.unknownRoute {
 		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.rateLimited) {
-			// The changed method or path may belong to another operation.
+			// The mutation may have changed the method or path to that of another
+			// operation.
 			if !g.doc.hasOperation(sent) {
 				report(undocumentedStatus, "the document has no such operation")
 			}
@@ -173,7 +174,7 @@ func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a a
 	}
 }
 
-// withBody returns a copy of the request with an unread body.
+// withBody returns a copy of the request whose body has not been read.
 func withBody(sent *http.Request, r *request) *http.Request {
 	out := sent.Clone(sent.Context())
 	out.Body = io.NopCloser(bytes.NewReader(r.content()))
@@ -188,7 +189,7 @@ func summary(errs []*verrors.ValidationError) string {
 	return strings.Join(all, "; ")
 }
 
-// response converts an answer for the validator.
+// response converts an answer to the type that the validator takes.
 func response(a apitest.Answer) *http.Response {
 	return &http.Response{StatusCode: a.Status, Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body))}
 }
@@ -209,8 +210,8 @@ func (d *document) hasOperation(sent *http.Request) bool {
 	return false
 }
 
-// checkStream checks the events of a stream against the document, which describes them
-// as a list. It returns the first difference, or "".
+// checkStream compares the events of a stream with the document, which describes the
+// events as a list. It returns the first difference, or "".
 func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer) string {
 	var events []string
 	for m, err := range apitest.Messages(bytes.NewReader(a.Body)) {

@@ -1,10 +1,10 @@
 package contract
 
-// thorough is the number of requests from which a run must try every pair.
+// thorough is the smallest number of requests for which a run must try every pair.
 const thorough = 20_000
 
-// coverage counts how often each mutation was tried on each operation, and how often
-// each part of the operation was mutated.
+// coverage counts the tries of each mutation on each operation, and the mutations of each
+// part of an operation.
 type coverage map[string]int
 
 func pair(op *operation, what string) string { return op.String() + ": " + what }
@@ -16,9 +16,9 @@ func (c coverage) add(r *request) {
 	}
 }
 
-// missing returns the number of pairs to try and the pairs that were never tried. A
-// pair is an operation with a mutation that applies to it, or with a part that the
-// document names.
+// missing returns the number of all pairs to try and the list of those that were never
+// tried. A pair is an operation together with a mutation that applies to the operation,
+// or with a part that the document names.
 func (c coverage) missing(g *generator) (all int, untried []string) {
 	want := func(op *operation, what string) {
 		if all++; c[pair(op, what)] == 0 {

@@ -36,14 +36,14 @@ type campaign struct {
 	mu         sync.Mutex
 	sent       map[string]map[int]int // by kind and status
 	tried      coverage
-	unsent     int      // requests that no client could send
-	accounts   int      // registered during the run
+	unsent     int      // number of requests that no client could send
+	accounts   int      // number of accounts registered during the run
 	jobIDs     []string // latest jobs of all callers
 	accountIDs []string // latest accounts that no caller uses
 }
 
-// TestContract sends requests that the document allows, requests that it does not
-// allow, and sequences of requests. It checks every answer against the document.
+// TestContract sends requests that the document allows, requests that the document does
+// not allow, and sequences of requests. Every answer must agree with the document.
 //
 // security: ASVS 2.2.1, ASVS 2.2.2, ASVS 4.1.1, ASVS 15.3.1, ASVS 15.3.5, API3:2023, API8:2023
 func TestContract(t *testing.T) {
@@ -54,8 +54,8 @@ func TestContract(t *testing.T) {
 	c.run(s, 0.05)
 }
 
-// TestContractHoldsUnderRateLimits sends more requests than the service accepts. It
-// checks the refusals and the rate-limit headers too.
+// TestContractHoldsUnderRateLimits sends more requests than the service accepts. The
+// refusals and the rate-limit headers must agree with the document too.
 //
 // security: ASVS 2.4.1
 func TestContractHoldsUnderRateLimits(t *testing.T) {
@@ -63,7 +63,7 @@ func TestContractHoldsUnderRateLimits(t *testing.T) {
 	s := newService(t)
 	s.startWorker()
 	limited := s.withT(apitest.Beside(t))
-	limited.wire = s.rateLimited("10/10s").wire // accounts are registered without a limit
+	limited.wire = s.rateLimited("10/10s").wire // the original service registers the accounts, without a limit
 	c := newCampaign(limited, s.fetchDocument(), 400)
 	c.findings.rateLimited = true
 	c.run(s, 0)
@@ -78,15 +78,15 @@ func newCampaign(s *service, doc *document, requests int) *campaign {
 	return c
 }
 
-// run sends the requests of the campaign from several callers at once. sequences is
-// the probability that a caller starts a sequence next. The callers sign up through s,
-// in the test's own goroutine.
+// run sends the requests of the campaign from several callers at once. sequences is the
+// probability that the next step of a caller is a sequence. The callers sign up through
+// s, in the test's own goroutine.
 func (c *campaign) run(s *service, sequences float64) {
 	begin := time.Now()
 	all := make([]*generator, callers)
 	for i := range all {
 		all[i] = &generator{Rand: rand.New(rand.NewPCG(*seed, uint64(i))), doc: c.doc, caller: s.signUp("caller-" + strconv.Itoa(i))}
-		if i < 2 { // their roles may read or change the accounts of others
+		if i < 2 { // an admin and an auditor may read or change the accounts of other users
 			s.setRole(all[i].caller, []string{"admin", "auditor"}[i])
 		}
 	}
@@ -141,7 +141,7 @@ func (c *campaign) report(took time.Duration) {
 	}
 }
 
-// sendOne sends one request, valid or mutated.
+// sendOne sends one request, which is valid or mutated.
 func (c *campaign) sendOne(g *generator) {
 	r := g.compose(pick(g, c.doc.operations...))
 	if g.chance(0.6) {
@@ -158,7 +158,8 @@ func (c *campaign) sendOne(g *generator) {
 	c.send(g, r)
 }
 
-// send sends a request, checks the answer, and learns from it.
+// send sends a request, checks the answer, and keeps data of the answer for later
+// requests.
 func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	out := r.http()
 	if out == nil {
@@ -187,7 +188,7 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	return a
 }
 
-// exchange sends a request. Requests that hash a password wait for each other.
+// exchange sends a request. It sends only one request that hashes a password at a time.
 func (c *campaign) exchange(r *request, out *http.Request) (apitest.Answer, error) {
 	if c.doc.hashesPassword(r.op) {
 		c.hashing.Lock()
@@ -196,8 +197,8 @@ func (c *campaign) exchange(r *request, out *http.Request) (apitest.Answer, erro
 	return c.wire.send(r, out)
 }
 
-// learn keeps the ETag and the id of an answer for later requests. A caller whose
-// session has ended signs in again.
+// learn keeps the ETag and the id of an answer for later requests. It signs a caller in
+// again if the caller's session has ended.
 func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	const keep = 50
 	if tag := a.Header.Get("ETag"); tag != "" {
@@ -226,8 +227,8 @@ func (c *campaign) learn(g *generator, r *request, a apitest.Answer) {
 	}
 }
 
-// renew signs a caller in again. If the account is closed, or a mutation has changed
-// its password, the caller gets a new account.
+// renew signs a caller in again. The caller gets a new account if the old account is
+// closed, or if a mutation has changed the password of that account.
 func (c *campaign) renew(g *generator) {
 	var open bool
 	c.query([]any{&open}, `select disabled_at is null from accounts where id = $1`, g.caller.id)
@@ -250,8 +251,9 @@ func (c *campaign) newPerson(name string) *person {
 	return c.signUp(fmt.Sprintf("%s-%d-%d", name, *seed, n))
 }
 
-// sequence sends requests about one new job in random order, as its owner and as
-// another user. All sequences of a generator have the same two users.
+// sequence creates a job and sends requests about this job in random order. The owner of
+// the job sends some of the requests, and another user sends the others. All sequences of
+// a generator have the same two users.
 func (c *campaign) sequence(g *generator) {
 	if g.owner == nil {
 		g.owner, g.other = c.newPerson("owner"), c.newPerson("other")
@@ -278,7 +280,7 @@ func (c *campaign) sequence(g *generator) {
 			}
 		}
 		a := c.send(sender, r)
-		if sender.caller != as { // the account is closed, and send has replaced it
+		if sender.caller != as { // the account was closed, so send has given the caller another one
 			g.owner = nil
 			return
 		}

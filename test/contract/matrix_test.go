@@ -13,7 +13,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// publicOperations are the operations that need no access token, with the reasons.
+// publicOperations are the operations that need no access token. Each value is the
+// reason.
 var publicOperations = map[string]string{
 	"/.well-known/jwks.json GET": "public keys that verify access tokens",
 	"/healthz GET":               "probe of a process supervisor",
@@ -24,7 +25,7 @@ var publicOperations = map[string]string{
 }
 
 // TestOnlyListedOperationsNeedNoAccessToken sends every operation without an access
-// token.
+// token. Only the operations in publicOperations may accept such a request.
 //
 // security: ASVS 8.2.1, ASVS 13.4.5, API5:2023, API9:2023, ASVS 6.3.4
 func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
@@ -52,7 +53,7 @@ func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 	}
 }
 
-// target is an object to try an operation on.
+// target is an object on which an operation is tried.
 type target struct {
 	what  string
 	ids   map[string]string // by path parameter; nil if the path has none
@@ -61,8 +62,8 @@ type target struct {
 
 func withID(id string) map[string]string { return map[string]string{"id": id} }
 
-// targets returns the objects for an operation, those that do not exist first. One
-// account serves all callers that may not change it.
+// targets returns the objects for an operation. Objects that do not exist come first. All
+// callers that may not change an account use the same account.
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
 	s.startWorker() // POST /generate waits for a text
@@ -72,7 +73,7 @@ func (s *service) targets(owner *person, op *operation) []target {
 		return []target{{what: "no object"}}
 	case strings.HasPrefix(op.path, "/jobs/{id}"):
 		ended := s.as(owner).Submit(`{"prompt":"` + canary + `","max_length":20}`)
-		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // the stream ends with the job
+		s.as(owner).Do("GET", "/jobs/"+ended+"/events", "", "Accept", "text/event-stream").Must(s.t, 200) // the stream ends when the job ends
 		return []target{
 			{"the id of an account", withID(owner.id), false},
 			{"a job that does not exist", withID(unknown), false},
@@ -89,7 +90,7 @@ func (s *service) targets(owner *person, op *operation) []target {
 	return nil
 }
 
-// victim registers an account for others to act on and returns its id.
+// victim registers an account on which other users act, and returns the account's id.
 func (s *service) victim() string {
 	s.t.Helper()
 	return s.register("victim-"+uuid.NewString(), "a long sentence")
@@ -100,8 +101,8 @@ const canary = "peacockfeather"
 
 var anyUUID = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
-// shape returns an answer without its request id, rate-limit headers and UUIDs, which
-// differ between any two answers.
+// shape returns an answer without its request id, rate-limit headers and UUIDs. These
+// parts differ between any two answers.
 func shape(a apitest.Answer) string {
 	var b strings.Builder
 	for _, name := range sortedKeys(a.Header) {
@@ -138,8 +139,8 @@ func (c *matrixUsers) add(s *service, name, role string) *person {
 	return p
 }
 
-// newMatrixUsers signs up the two users whose accounts are closed. renew signs up the
-// others.
+// newMatrixUsers signs up the two users whose accounts are closed. The method renew signs
+// up the other users.
 func newMatrixUsers(s *service) *matrixUsers {
 	s.t.Helper()
 	c := &matrixUsers{}
@@ -150,7 +151,8 @@ func newMatrixUsers(s *service) *matrixUsers {
 	return c
 }
 
-// renew signs up the users that are missing or whose session an operation has ended.
+// renew signs up each user that is missing, and each user whose session was ended by an
+// operation.
 func (c *matrixUsers) renew(s *service) {
 	s.t.Helper()
 	for _, one := range []struct {
@@ -163,8 +165,8 @@ func (c *matrixUsers) renew(s *service) {
 	}
 }
 
-// callers returns the rows of the matrix. The owner comes last, because no other caller
-// may change the owner's objects.
+// callers returns the callers in the order of their rows. The owner comes last, because
+// no other caller may change the owner's objects.
 func (c *matrixUsers) callers() []caller {
 	return []caller{
 		{"nobody", c.other, "", false},
@@ -178,8 +180,9 @@ func (c *matrixUsers) callers() []caller {
 	}
 }
 
-// TestCallersReachOnlyPermittedObjects is the access matrix. It sends every operation
-// of the document as every caller to every object.
+// TestCallersReachOnlyPermittedObjects is the access matrix. It sends every operation of
+// the document as every caller to every object. Each caller must reach only the objects
+// that it may use.
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
 func TestCallersReachOnlyPermittedObjects(t *testing.T) {
@@ -198,7 +201,7 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 				role = "user"
 			}
 			allowed := op.Roles == nil || slices.Contains(op.Roles, role)
-			unknownShape := "" // of the answer for an object that does not exist
+			unknownShape := "" // shape of the answer for an object that does not exist
 			for i, object := range targets {
 				before := s.requestEvents()
 				g := &generator{Rand: rng, doc: doc, caller: row.person}
@@ -247,8 +250,8 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 	s.checkLogs()
 }
 
-// requestEvents counts the events that requests have added to jobs. It ignores those
-// of the worker.
+// requestEvents returns the number of events that requests have added to jobs. It ignores
+// the events of the worker.
 func (s *service) requestEvents() (n int) {
 	s.t.Helper()
 	s.query([]any{&n}, `select count(*) from events where type in ('job.accepted', 'job.cancelled')`)

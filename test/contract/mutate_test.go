@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// mutations change valid requests. Each reports whether it applies to the request.
+// mutations are functions that change a valid request. Each function reports whether it
+// applies to the request.
 var mutations = map[string]func(*generator, *request) bool{
 	"wrong type": func(g *generator, r *request) bool {
 		return g.replaceMember(r, func(s *schema) any {
@@ -63,7 +64,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		}
 		name := pick(g, "extra", "", "__proto__", "constructor", "owner", "role", "roles", "is_admin", "id", "$ref", "a\x00b", "prompt\u200b")
 		if len(s.Properties) > 0 && g.chance(0.4) {
-			name = strings.ToUpper(pick(g, sortedKeys(s.Properties)...)) // encoding/json would accept either case
+			name = strings.ToUpper(pick(g, sortedKeys(s.Properties)...)) // encoding/json would accept upper and lower case
 		}
 		r.body = r.body.(object).with(name, g.characters(5))
 		r.invalid = true
@@ -180,7 +181,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			return true
 		}
 		r.query = append(r.query, [2]string{pick(g, append(known, "page", "", "a[b]", "limit ", "Limit", "\xff", "__proto__")...) + pick(g, "x", "", "[]"), pick(g, "", "1", "\x00", "-1", "1e3", " 5", "0x5", "99999999999999999999", strings.Repeat("9", 3000), "1;2", "\xff", "a,b")})
-		return true // the validator decides whether the query is valid
+		return true // the validator decides later whether the query is valid
 	},
 	"repeated parameter": func(g *generator, r *request) bool {
 		var known []parameter
@@ -193,7 +194,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			return false
 		}
 		p := pick(g, known...)
-		again := [2]string{p.Name, plain(g.valid(p.Schema, p.Name))} // valid if given once
+		again := [2]string{p.Name, plain(g.valid(p.Schema, p.Name))} // the parameter is valid if it occurs once
 		r.query = append(r.without(p.Name), again, again)
 		r.part, r.invalid = "query."+p.Name, true
 		return true
@@ -236,7 +237,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		}
 		value := pick(g, "", "x", "-1", "1.5", "+1", "1e1", "99999999999999999999", "0x5", "1,2", "\xff\xfe", "\"", strings.Repeat("a", 20000), "=;,")
 		if value == "" && p.Name == "Last-Event-ID" {
-			return false // it counts as absent, which the document cannot express
+			return false // an empty header counts as absent, which the document cannot express
 		}
 		r.header = append(r.header, [2]string{p.Name, value})
 		r.part = "header." + p.Name
@@ -288,12 +289,13 @@ var mutations = map[string]func(*generator, *request) bool{
 	},
 }
 
-// spellings returns other ways to write an id. Each is accepted by some parser.
+// spellings returns other ways to write an id. Each way is accepted by at least one
+// parser.
 func spellings(id string) []string {
 	return []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + "\x00", id + " ", " " + id}
 }
 
-// notApplicable is returned for a value that a mutation does not apply to.
+// notApplicable is the result for a schema to which a mutation does not apply.
 var notApplicable = &struct{ int }{}
 
 func (g *generator) bodySchema(r *request) *schema {
@@ -331,7 +333,8 @@ func (g *generator) replaceMember(r *request, value func(*schema) any) bool {
 	return true
 }
 
-// replaceText replaces a string of the body, or the strings of one of its lists.
+// replaceText replaces a string member of the body, or the content of a member that is a
+// list of strings.
 func (g *generator) replaceText(r *request, change func(text string) any) bool {
 	s := g.bodySchema(r)
 	if s == nil {
@@ -362,7 +365,7 @@ func (g *generator) replaceText(r *request, change func(text string) any) bool {
 	return true
 }
 
-// outOfBounds draws a value of the right type outside the schema's bounds.
+// outOfBounds draws a value of the right type that is outside the bounds of the schema.
 func (g *generator) outOfBounds(s *schema) any {
 	var wrong []any
 	if len(s.Enum) > 0 {

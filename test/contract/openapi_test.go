@@ -67,7 +67,7 @@ type schema struct {
 	AdditionalProperties               any
 }
 
-// types holds one type or several.
+// types holds one or more JSON types of a schema.
 type types []string
 
 func (t *types) UnmarshalJSON(b []byte) error {
@@ -129,8 +129,8 @@ func (s *service) fetchDocument() *document {
 	return doc
 }
 
-// decodeForm decodes a form for the validator, whose own decoder refuses some escaped
-// characters.
+// decodeForm decodes a form for the validator. The validator's own decoder refuses some
+// escaped characters.
 func decodeForm(in *content.DecodeInput) (any, error) {
 	raw, err := io.ReadAll(in.Body)
 	if err != nil {
@@ -190,7 +190,8 @@ func (d *document) resolve(s *schema) *schema {
 	return s
 }
 
-// TestDocumentIsValidOpenAPI checks the document against OpenAPI's own schema.
+// TestDocumentIsValidOpenAPI requires that the document is valid under OpenAPI's own
+// schema.
 func TestDocumentIsValidOpenAPI(t *testing.T) {
 	t.Parallel()
 	doc := newService(t).fetchDocument()

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// databaseState returns a text that differs after any change that a request can make:
-// row counts and a digest of the accounts.
+// databaseState returns a text that differs after any change that a request can make. The
+// text has row counts and a digest of the accounts.
 func (s *service) databaseState() (state string) {
 	s.t.Helper()
 	s.query([]any{&state}, `
@@ -18,10 +18,10 @@ func (s *service) databaseState() (state string) {
 	return state
 }
 
-// TestOtherOriginsChangeNothing sends every operation as a browser does for a page
-// of another origin. A GET changes nothing. Any other method is refused before the
-// service looks at anything else, with and without an access token: POST /users,
-// /token and /revoke need none.
+// TestOtherOriginsChangeNothing sends every operation as a browser does for a page of
+// another origin. A GET must change nothing. The service must refuse any other method
+// before it checks anything else, with or without an access token. POST /users, /token
+// and /revoke need no access token.
 //
 // security: ASVS 3.5.1, ASVS 3.5.2, ASVS 3.5.3
 func TestOtherOriginsChangeNothing(t *testing.T) {
@@ -29,7 +29,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 	s := newService(t)
 	doc := s.fetchDocument()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, caller: s.signUp("caller")}
-	g.own = []string{s.runningJob(g.caller)} // with the worker killed, only requests change the database
+	g.own = []string{s.runningJob(g.caller)} // the worker is killed, so only requests change the database
 	for _, op := range doc.operations {
 		for _, signedIn := range []bool{true, false} {
 			for _, from := range []http.Header{

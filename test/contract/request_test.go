@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// request is a request to send, with the properties that the checks use.
+// request is a request to send. It has the properties that the checks use.
 type request struct {
 	op   *operation
 	kind string // "valid", or the name of the mutation
-	part string // the mutated part, such as body.prompt, if the document names it
+	part string // the mutated part, such as body.prompt; "" if the document does not name the part
 
 	valid        bool // the document allows the request in every respect
-	invalid      bool // the document does not allow the request: it must be refused
-	unauthorized bool // the operation needs an access token, but the request has no valid one
-	unknownRoute bool // the route was changed, mostly to one without an operation
+	invalid      bool // the document does not allow the request, so the service must refuse it
+	unauthorized bool // the operation needs an access token, but the request has no valid access token
+	unknownRoute bool // the route was changed, mostly to a route without an operation
 
 	method string
 	path   []string // segments, not escaped
@@ -27,7 +27,7 @@ type request struct {
 	header [][2]string
 	media  string
 	body   any    // a JSON value, or the fields of a form
-	raw    []byte // instead of body, if not nil
+	raw    []byte // if not nil, sent instead of body
 }
 
 // compose draws a request that the document allows for the operation.
@@ -74,7 +74,7 @@ func (r *request) without(name string) [][2]string {
 	return slices.DeleteFunc(slices.Clone(r.query), func(q [2]string) bool { return q[0] == name })
 }
 
-// plain returns a value as text for a URL, a header or a form.
+// plain returns a value in the form that a URL, a header or a form needs.
 func plain(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -91,8 +91,8 @@ func plain(v any) string {
 	return encode(v)
 }
 
-// headerText makes a text fit for a header. Servers refuse other characters before any
-// handler sees them, and trim the spaces around a value.
+// headerText returns a text that a header can hold. A server refuses other characters
+// before any handler sees them. A server also removes the spaces around a value.
 func headerText(text string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -120,8 +120,8 @@ func (r *request) content() []byte {
 	return []byte(encode(r.body))
 }
 
-// http returns the request without its body, or nil if its target is invalid. A server
-// refuses such a target before any handler sees it.
+// http returns the request without its body. It returns nil if the target of the request
+// is invalid, because a server refuses such a target before any handler sees the request.
 func (r *request) http() *http.Request {
 	var target strings.Builder
 	for _, segment := range r.path {
@@ -154,7 +154,8 @@ func (r *request) http() *http.Request {
 	return out
 }
 
-// String returns all that is needed to send the request again, except the access token.
+// String returns all data that is needed to send the request again, except the access
+// token.
 func (r *request) String() string {
 	headers := slices.Clone(r.header)
 	for i, h := range headers {

@@ -25,7 +25,7 @@ func testDisguisedWordsAreRefused(t *testing.T, s *service) {
 }
 
 // The seed continued a text after its client had disconnected. Such clients could give
-// it unbounded work.
+// the seed unbounded work.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
 func testJobsOfLostClientsAreCancelled(t *testing.T, s *service) {
@@ -45,7 +45,7 @@ func testJobsOfLostClientsAreCancelled(t *testing.T, s *service) {
 		return filled && s.count(c.jobs, "completed") == 0
 	})
 
-	// The worker has room for a client that stays.
+	// The worker must have room for a client that stays.
 	var job struct {
 		Completion string
 	}
@@ -64,8 +64,9 @@ func testJobsOfLostClientsAreCancelled(t *testing.T, s *service) {
 	}
 }
 
-// The seed took 264 ms to refuse a known name, and 3 ms for others. This test measures
-// few sign-ins, with a wide margin. TestUnknownNamesTakeAsLong measures many.
+// The seed took 264 ms to refuse a known name, and 3 ms to refuse an unknown name. This
+// test measures few sign-ins, with a wide margin. TestUnknownNamesTakeAsLong measures
+// many sign-ins.
 //
 // security: ASVS 6.3.8
 func testKnownNamesTakeNoLonger(t *testing.T, s *service) {
@@ -103,7 +104,7 @@ func testHashingBlocksNoRequests(t *testing.T, s *service) {
 	for ended := 0; ended < many; {
 		select {
 		case status := <-signIns:
-			if ended++; status != 401 && status != 503 { // 503: waited too long for the hash
+			if ended++; status != 401 && status != 503 { // 503: the sign-in waited too long for the hash
 				t.Errorf("a sign-in was answered %d", status)
 			}
 		default:
@@ -122,8 +123,8 @@ const (
 	hourly = "4/1h"
 )
 
-// The seed counted only requests that passed all other checks: 401s, 422s and the
-// history were free.
+// The seed counted only requests that passed all other checks. Requests that got a 401 or
+// a 422 were free, and so was the history.
 //
 // security: ASVS 2.4.1, API4:2023
 func testEveryRequestCounts(t *testing.T, s *service) {

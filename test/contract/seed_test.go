@@ -14,10 +14,10 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestSeedFaultsAreGone checks that the service has none of the faults that the
-// original project, the seed, showed when it ran. A subtest is named after the fault,
-// its function after the opposite. All subtests use one service, with accounts of their
-// own.
+// TestSeedFaultsAreGone shows that the service has none of the faults of the seed, which
+// is the original project. The seed showed these faults when it ran. The name of a
+// subtest is the fault, and the name of its function is the opposite. All subtests share
+// one service, with accounts of their own.
 func TestSeedFaultsAreGone(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -55,12 +55,12 @@ func TestSeedFaultsAreGone(t *testing.T) {
 	s.checkLogs()
 }
 
-// The seed held a database connection while it generated a text. With sixteen texts in
-// progress it never answered again.
+// The seed held a database connection while it generated a text. While sixteen texts were
+// in progress, the seed never answered another request.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
 func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
-	s := newService(t) // not the shared one: its worker is killed
+	s := newService(t) // not the shared service, because the worker is killed
 	const many = 48
 	var c burst
 	s.eventually("the worker is killed with a job in each slot", func() bool {
@@ -71,7 +71,7 @@ func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
 		if filled && s.count(c.jobs, "running") == slots {
 			return true
 		}
-		s.cancelBurst(c) // the next burst needs the slots
+		s.cancelBurst(c) // the next burst needs free slots
 		return false
 	})
 	begin := time.Now()
@@ -80,7 +80,7 @@ func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
 	}
 	s.as(c.person).Do("GET", "/history", "").Must(t, 200)
 	s.signUp("meanwhile")
-	if took := time.Since(begin); took > 20*time.Second { // usually milliseconds; the seed took 70 s for the first
+	if took := time.Since(begin); took > 20*time.Second { // usually milliseconds; the seed took 70 s for the first request
 		t.Errorf("other requests took %s", took)
 	}
 	s.cancelBurst(c)
@@ -152,7 +152,7 @@ func testEmptyPromptsAreRefused(t *testing.T, s *service) {
 }
 
 // testForgedTokensAreRefused signs tokens with the default secrets of the seed and of
-// other examples.
+// other examples. The service must refuse each token.
 //
 // security: ASVS 6.3.2, ASVS 9.1.1, API2:2023
 func testForgedTokensAreRefused(t *testing.T, s *service) {
@@ -271,7 +271,7 @@ func testTimesHaveAZone(t *testing.T, s *service) {
 // security: ASVS 3.4.1
 func testPlainHTTPHasNoHSTS(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/healthz", "/history", "/nowhere"} {
-		for _, proto := range []string{"", "https"} { // a client's header must have no effect
+		for _, proto := range []string{"", "https"} { // a header of the client must have no effect
 			if h := s.as(nil).Do("GET", path, "", "X-Forwarded-Proto", proto).Header.Get("Strict-Transport-Security"); h != "" {
 				t.Errorf("%s: %s over plain HTTP", path, h)
 			}

@@ -24,28 +24,28 @@ func TestMain(m *testing.M) { programtest.Main(m) }
 // slots is the number of jobs that the worker runs at once.
 const slots = 16
 
-// workerConnections is the application_name of the worker's database connections, or a
-// prefix of it.
+// workerConnections is the application_name of the worker's database connections, or the
+// first part of that name.
 const workerConnections = "contract-worker"
 
-// service is a test's own api process and database, with a worker process if the test
-// needs one.
+// service is a test's own api process and database. If the test needs a worker process,
+// the service has a worker process too.
 type service struct {
 	t      testing.TB
 	db     *pgtest.DB
 	env    []string
 	api    *programtest.Process
-	worker *programtest.Process // nil unless it runs
+	worker *programtest.Process // nil unless the worker runs
 	wire   *wire
 
 	started *[]*programtest.Process // processes of this service and its copies
 
-	// hashing is held during requests that hash a password. Several at once could wait
-	// for each other longer than the service allows.
+	// hashing is locked during each request that hashes a password. Several such requests
+	// at once could wait for each other longer than the service allows.
 	hashing *sync.Mutex
 }
 
-// newService starts a service without rate limits, quotas and worker.
+// newService starts a service that has no rate limits, no quotas and no worker.
 func newService(t *testing.T) *service {
 	t.Helper()
 	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
@@ -54,8 +54,8 @@ func newService(t *testing.T) *service {
 	return s
 }
 
-// listen starts the api process without quotas: a long run has more jobs than a user
-// may have outstanding by default.
+// listen starts the api process without quotas, because a long run has more jobs than the
+// default quota of a user.
 func (s *service) listen(flags ...string) {
 	s.t.Helper()
 	s.api = programtest.Start(s.t, s.env, append([]string{"api", "--listen", "127.0.0.1:0",
@@ -64,8 +64,8 @@ func (s *service) listen(flags ...string) {
 	*s.started = append(*s.started, s.api)
 }
 
-// rateLimited starts another api process over the same database, with one rate for
-// every limit, and returns the service behind it.
+// rateLimited starts another api process over the same database, with the given rate for
+// every limit. It returns a service that uses this process.
 func (s *service) rateLimited(rate string) *service {
 	s.t.Helper()
 	other := *s
@@ -84,7 +84,7 @@ func (s *service) withT(t testing.TB) *service {
 	return &other
 }
 
-// startWorker starts the worker unless it runs.
+// startWorker starts the worker unless the worker already runs.
 func (s *service) startWorker() {
 	s.t.Helper()
 	if s.worker != nil {
@@ -101,8 +101,9 @@ func (s *service) startWorker() {
 	*s.started = append(*s.started, s.worker)
 }
 
-// killWorker kills the worker and waits until the database has ended its connections.
-// From then on a running job stays as it is: no process continues it.
+// killWorker kills the worker and waits until the database has ended the worker's
+// connections. From then on no process continues a running job, so the job stays as it
+// is.
 func (s *service) killWorker() {
 	s.t.Helper()
 	s.worker.Kill()
@@ -136,7 +137,8 @@ func (s *service) query(results []any, sql string, args ...any) {
 	}
 }
 
-// eventually polls until ok returns true, for a state that no event announces.
+// eventually polls until ok returns true. Use eventually for a state that no event
+// announces.
 func (s *service) eventually(what string, ok func() bool) {
 	s.t.Helper()
 	for deadline := time.Now().Add(programtest.Patience); !ok(); time.Sleep(time.Millisecond) {
@@ -171,7 +173,7 @@ func (s *service) register(name, password string) string {
 	return s.as(nil).Register(name, password).String()
 }
 
-// signIn signs a person in. Only an answer of 200 replaces their tokens.
+// signIn signs a person in. It replaces the person's tokens only if the status is 200.
 func (s *service) signIn(p *person) apitest.Answer {
 	s.t.Helper()
 	s.hashing.Lock()
@@ -211,7 +213,7 @@ func (p *person) claims(t testing.TB, v any) {
 	}
 }
 
-// setRole gives an account a role with the command line, the only way to do so.
+// setRole gives an account a role through the command line, because no other way exists.
 func (s *service) setRole(p *person, role string) *person {
 	s.t.Helper()
 	if _, stderr, code := programtest.Run(s.t, s.env, "", "user", "role", p.name, role); code != 0 {
@@ -221,7 +223,7 @@ func (s *service) setRole(p *person, role string) *person {
 	return p
 }
 
-// as returns a client for the person. nil stands for a caller without an account.
+// as returns a client for the person. If the person is nil, the client has no account.
 func (s *service) as(p *person) apitest.Client {
 	c := apitest.Client{T: s.t, URL: s.api.URL}
 	if p != nil {
@@ -230,7 +232,8 @@ func (s *service) as(p *person) apitest.Client {
 	return c
 }
 
-// awaitJobs waits until a person has exactly n jobs in the states, and returns their ids.
+// awaitJobs waits until exactly n jobs of a person are in one of the states, and returns
+// their ids.
 func (s *service) awaitJobs(p *person, n int, states ...string) (ids []string) {
 	s.t.Helper()
 	s.eventually("the jobs are "+strings.Join(states, " or "), func() bool {
@@ -253,10 +256,12 @@ func (s *service) count(ids []string, state string) (n int) {
 	return n
 }
 
-// longJob is the body of a request for a text of 200 tokens that contains the canary.
+// longJob is the body of a request for a text of 200 tokens. Its prompt contains the
+// canary.
 const longJob = `{"prompt":"` + canary + `","max_length":200,"seed":1}`
 
-// runningJob returns the id of a person's job that stays running: its worker is killed.
+// runningJob returns the id of a person's job. The job stays in the state running,
+// because its worker is killed.
 func (s *service) runningJob(p *person) (id string) {
 	s.t.Helper()
 	s.eventually("the worker is killed before the job ends", func() bool {
@@ -269,11 +274,12 @@ func (s *service) runningJob(p *person) (id string) {
 	return id
 }
 
-// burst is a user's concurrent requests that wait for texts, with their jobs.
+// burst is a set of concurrent requests of one user. Each request waits for the text of
+// its job.
 type burst struct {
 	*person
 	jobs    []string
-	results chan result // one for each request
+	results chan result // has one result for each request
 }
 
 // result is the answer to a request, or its error.
@@ -282,8 +288,8 @@ type result struct {
 	err error
 }
 
-// sendBurst sends n requests of a new user that wait for long texts. It returns when all
-// their jobs are stored. The requests end with ctx.
+// sendBurst sends n requests of a new user that wait for long texts. It returns when the
+// jobs of all these requests are stored. The requests end when ctx ends.
 func (s *service) sendBurst(ctx context.Context, n int) burst {
 	s.t.Helper()
 	c := burst{person: s.signUp("burst-" + uuid.NewString()), results: make(chan result, n)}
@@ -297,8 +303,8 @@ func (s *service) sendBurst(ctx context.Context, n int) burst {
 	return c
 }
 
-// awaitFullSlots waits until the worker has a job of the burst in each slot. It returns
-// false if a job completes first.
+// awaitFullSlots waits until each slot of the worker has a job of the burst. It returns
+// false if a job of the burst completes before that.
 func (s *service) awaitFullSlots(c burst) bool {
 	s.t.Helper()
 	ended := false
@@ -317,7 +323,7 @@ func (s *service) cancelBurst(c burst) {
 	}
 }
 
-// logged returns the lines of all logs that contain a text.
+// logged returns the log lines that contain a text, from all processes of the service.
 func (s *service) logged(text string) (lines []string) {
 	for _, p := range *s.started {
 		for line := range strings.Lines(p.Log()) {

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// object is a JSON object that can contain a name twice.
+// object is a JSON object in which a name can occur twice.
 type object []member
 
 type member struct {
@@ -22,7 +22,7 @@ type member struct {
 	value any // string, int64, float64, bool, nil, []any, object or verbatim
 }
 
-// verbatim is text that is sent as it is, JSON or not.
+// verbatim is text that is sent unchanged, even if it is not JSON.
 type verbatim string
 
 func (o object) at(name string) int {
@@ -62,12 +62,12 @@ func encode(v any) string {
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(fmt.Sprintf("%#v: %v", v, err)) // the generator made it
+		panic(fmt.Sprintf("%#v: %v", v, err)) // the value comes from the generator, so an error is a bug
 	}
 	return string(b)
 }
 
-// generator draws requests from a document. It belongs to one goroutine.
+// generator draws requests from a document. Only one goroutine may use it.
 type generator struct {
 	*rand.Rand
 	doc     *document
@@ -75,17 +75,17 @@ type generator struct {
 	own     []string // ids of the caller's jobs
 	foreign []string // ids of other users' jobs, and of accounts
 
-	owner, other *person // the users of sequences; nil before the first one
+	owner, other *person // the users of sequences; nil before the first sequence
 
-	etag string // of the latest answer with an ETag
+	etag string // ETag of the latest answer that had one
 }
 
 func (g *generator) chance(p float64) bool { return g.Float64() < p }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
 
-// valid draws a value that the schema allows. Some strings also depend on the name: see
-// text.
+// valid draws a value that the schema allows. Some strings also depend on the name, as
+// the method text describes.
 func (g *generator) valid(s *schema, name string) any {
 	s = g.doc.resolve(s)
 	switch {
@@ -137,7 +137,8 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// between draws a length from least to most. low and high replace a nil bound.
+// between draws a length from least to most. If least is nil, the lower bound is low. If
+// most is nil, the upper bound is high.
 func between(g *generator, least, most *int, low, high int) int {
 	if least != nil {
 		low = *least
@@ -148,7 +149,8 @@ func between(g *generator, least, most *int, low, high int) int {
 	return low + g.IntN(max(0, high-low)+1)
 }
 
-// bounds returns the lowest and highest value. Both are allowed for an integer.
+// bounds returns the lowest and the highest value of a number. An integer may have either
+// value.
 func bounds(s *schema) (low, high float64) {
 	low, high = -1<<53, 1<<53
 	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
@@ -164,8 +166,8 @@ func bounds(s *schema) (low, high float64) {
 	return low, high
 }
 
-// text draws a string. Names, passwords and tokens are often the caller's own, which no
-// schema can express.
+// text draws a string. A name, a password or a token is often the caller's own, because
+// no schema can express which values are valid.
 func (g *generator) text(s *schema, name string) string {
 	lower := strings.ToLower(name)
 	fits := func(text string) bool { n := len([]rune(text)); return s.MaxLength == nil || n <= *s.MaxLength }
@@ -182,7 +184,7 @@ func (g *generator) text(s *schema, name string) string {
 		return g.caller.name
 	case strings.Contains(lower, "username"):
 		return "user-" + strconv.FormatUint(g.Uint64(), 36)
-	case strings.Contains(lower, "new_password"): // the caller must know it afterwards
+	case strings.Contains(lower, "new_password"): // the caller must know the password afterwards
 		return g.caller.password
 	case strings.Contains(lower, "password") && g.chance(0.7):
 		return g.caller.password
@@ -223,7 +225,8 @@ func (g *generator) characters(n int) string {
 	return b.String()
 }
 
-// anyID draws an id of the caller's jobs, of another user's object, or of no object.
+// anyID draws an id, which belongs to one of the caller's jobs, to an object of another
+// user, or to no object.
 func (g *generator) anyID() string {
 	switch {
 	case len(g.own) > 0 && g.chance(0.6):

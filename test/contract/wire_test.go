@@ -20,18 +20,19 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// streamTime limits how long a test reads a stream that does not end, such as that of a
-// queued job.
+// streamTime limits how long a test reads a stream that does not end, such as the stream
+// of a queued job.
 const streamTime = 300 * time.Millisecond
 
-// framing are the headers of HTTP itself, which an OpenAPI document does not describe.
+// framing lists the headers of HTTP itself. An OpenAPI document does not describe these
+// headers.
 var framing = []string{"Connection", "Content-Length", "Date"}
 
-// wire sends requests byte for byte, even those that net/http's client refuses to send.
-// It reuses connections and is safe for concurrent use.
+// wire sends requests byte for byte, also requests that net/http's client refuses to
+// send. It reuses connections and is safe for concurrent use.
 type wire struct {
 	address  string
-	patience time.Duration // for an answer
+	patience time.Duration // longest wait for an answer
 
 	mu   sync.Mutex
 	idle []*connection
@@ -40,10 +41,11 @@ type wire struct {
 type connection struct {
 	net.Conn
 	buffer *bufio.Reader
-	used   bool // has carried a request
+	used   bool // the connection has carried a request
 }
 
-// newWire returns a wire to the service at url. Idle connections close with the test.
+// newWire returns a wire to the service at url. Idle connections are closed when the test
+// ends.
 func newWire(t testing.TB, url string) *wire {
 	w := &wire{address: strings.TrimPrefix(url, "http://"), patience: programtest.Patience}
 	t.Cleanup(func() {
@@ -78,8 +80,8 @@ func (w *wire) put(c *connection) {
 	w.idle = append(w.idle, c)
 }
 
-// send sends a request and reads the answer. It replaces a connection that the service
-// has closed since its last answer.
+// send sends a request and reads the answer. If the service has closed a connection since
+// the last answer on it, send uses another connection.
 func (w *wire) send(r *request, req *http.Request) (apitest.Answer, error) {
 	for {
 		c, err := w.get()
@@ -101,8 +103,8 @@ func (w *wire) send(r *request, req *http.Request) (apitest.Answer, error) {
 // errClosed reports that a connection ended before the first byte of an answer.
 var errClosed = errors.New("connection closed before an answer")
 
-// exchange sends a request and reads the answer. keep reports whether the connection can
-// carry another request.
+// exchange sends a request and reads the answer. The result keep reports whether the
+// connection can carry another request.
 func (c *connection) exchange(r *request, req *http.Request, patience time.Duration) (a apitest.Answer, keep bool, err error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return a, false, err
@@ -118,7 +120,7 @@ func (c *connection) exchange(r *request, req *http.Request, patience time.Durat
 	}
 	head.WriteString("\r\n")
 	sent := make(chan error, 1)
-	go func() { // the service may answer before it has read all of the body
+	go func() { // concurrent, because the service may answer before it has read the whole body
 		_, err := (&net.Buffers{head.Bytes(), body}).WriteTo(c.Conn)
 		sent <- err
 	}()
@@ -146,7 +148,7 @@ func (c *connection) exchange(r *request, req *http.Request, patience time.Durat
 	}
 	if cut {
 		events := bytes.SplitAfter(a.Body, []byte("\n\n"))
-		a.Body = bytes.Join(events[:len(events)-1], nil) // the last one is incomplete
+		a.Body = bytes.Join(events[:len(events)-1], nil) // the last event is incomplete
 	}
 	for _, name := range framing {
 		a.Header.Del(name)
@@ -170,7 +172,7 @@ func countConnections(t *testing.T, handle http.HandlerFunc) (*httptest.Server, 
 }
 
 // TestWireReusesConnections sends requests to a server whose answers end in different
-// ways, and counts the connections.
+// ways. The wire must reuse each connection that can carry another request.
 func TestWireReusesConnections(t *testing.T) {
 	t.Parallel()
 	server, connections := countConnections(t, func(w http.ResponseWriter, r *http.Request) {
@@ -181,7 +183,7 @@ func TestWireReusesConnections(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		case "/large":
-			http.Error(w, "too much", http.StatusRequestEntityTooLarge) // without reading the body
+			http.Error(w, "too much", http.StatusRequestEntityTooLarge) // the handler does not read the body
 		default:
 			_, _ = io.Copy(w, r.Body)
 		}
@@ -191,7 +193,7 @@ func TestWireReusesConnections(t *testing.T) {
 		path, body  string
 		status      int
 		want        string
-		connections int32 // so far
+		connections int32 // number of connections so far
 	}{
 		{"echo", "one", 200, "one", 1},
 		{"echo", "", 200, "", 1},
@@ -217,8 +219,8 @@ func TestWireReusesConnections(t *testing.T) {
 	}
 }
 
-// TestWireReportsAMissingAnswer sends a request on a used connection to a server that does
-// not answer it.
+// TestWireReportsAMissingAnswer sends a request on a used connection, and the server does
+// not answer it. The wire must return an error and must not open another connection.
 func TestWireReportsAMissingAnswer(t *testing.T) {
 	t.Parallel()
 	server, connections := countConnections(t, func(_ http.ResponseWriter, r *http.Request) {

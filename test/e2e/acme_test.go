@@ -26,7 +26,8 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// startDNS starts a DNS server that knows the addresses, by name, and returns its own.
+// startDNS starts a DNS server and returns its address. The keys of addresses are the
+// names that the server knows.
 func startDNS(t *testing.T, addresses map[string]string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -67,8 +68,8 @@ func port(t *testing.T, address string) int {
 }
 
 // TestCertificatesComeFromAnACMEAuthority gets certificates through both kinds of
-// challenges: one name resolves to the HTTPS listener, the other only to the plain
-// HTTP listener.
+// challenges. One name resolves to the HTTPS listener. The other name resolves only to
+// the plain HTTP listener.
 //
 // security: ASVS 12.2.2
 func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
@@ -84,7 +85,7 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	args := []string{"up", "--listen", "127.0.0.1:0", "--acme-domain", "here.example,there.example", "--acme-directory", directory.URL + wfe.DirectoryPath, "--redirect-listen", "127.0.0.2:0"}
 	settings := []string{
 		"DATABASE_URL=" + programtest.Database(t).URL, "COLOPHON_DATA=" + data,
-		"SSL_CERT_FILE=" + roots, // operators of a private authority set this too
+		"SSL_CERT_FILE=" + roots, // the operators of a private authority set this variable too
 	}
 	p := programtest.Start(t, settings, args...)
 	address, ok := strings.CutPrefix(p.URL, "https://")
@@ -119,7 +120,7 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 	serials := map[string]string{}
 	for _, name := range []string{"here.example", "there.example"} {
 		// A handshake may time out before the authority has answered. A later handshake
-		// then finds the certificate.
+		// must then find the certificate.
 		programtest.Eventually(t, "there is a certificate for "+name, func() bool {
 			serial, err := handshake(address, name)
 			serials[name] = serial
@@ -138,7 +139,7 @@ func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {
 		}
 	}
 
-	// The next process serves the stored certificates without the authority.
+	// The next process must serve the stored certificates without the authority.
 	p.Stop()
 	directory.Close()
 	p = programtest.Start(t, settings, args...)

@@ -24,8 +24,8 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// browser is a real browser. It records the requests of pages and the errors that they
-// report.
+// browser is a real browser. It records all requests of the pages and all errors that the
+// pages report.
 type browser struct {
 	t   *testing.T
 	ctx context.Context
@@ -49,7 +49,7 @@ func newBrowser(t *testing.T) *browser {
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(exe),
-		chromedp.NoSandbox, // containers lack privileges that the sandbox needs; the pages are our own
+		chromedp.NoSandbox, // containers lack privileges for the sandbox, and the pages are our own
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.WindowSize(1000, 1400),
 	)
@@ -84,7 +84,7 @@ func (b *browser) listen(event any) {
 	}
 }
 
-// reported returns the errors of the pages since the last call.
+// reported returns the errors that pages have reported since the last call.
 func (b *browser) reported() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -127,9 +127,9 @@ func (b *browser) show(name string) {
 	}
 }
 
-// TestPagesWorkInABrowserAndRunNothingInjected registers, generates a text
-// and signs out on the page, under the policy that the service sends. Before the
-// sign-out it injects elements, as an attacker would.
+// TestPagesWorkInABrowserAndRunNothingInjected registers, generates a text and signs out
+// on the page, under the policy that the service sends. Before the sign-out the test
+// injects elements, as an attacker would.
 //
 // security: ASVS 3.4.3, ASVS 3.6.1, ASVS 14.3.1, LLM05:2025
 func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
@@ -188,9 +188,9 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	if refusal := read(b, "read the refusal", chromedp.Text(notice)); !strings.Contains(refusal, "word that is not allowed") {
 		t.Errorf("the refusal is %q", refusal)
 	}
-	b.reported() // forgets the 422
+	b.reported() // drops the error of the 422
 
-	// Injected elements run nothing and load nothing.
+	// Injected elements must run nothing and load nothing.
 	read(b, "inject", chromedp.Evaluate[bool](`new Promise((resolve) => {
 		const make = (name) => document.body.appendChild(document.createElement(name));
 		const attempts = [

@@ -27,10 +27,11 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// canaries are secrets that occur nowhere else, by a description.
+// canaries are secrets that occur nowhere else. The key of a secret is its description.
 type canaries map[string]string
 
-// forms returns a secret in every encoding that a log or a table may use.
+// forms returns a secret in every encoding that a log or a table may use. The key of a
+// form is the name of the encoding.
 func forms(secret string) map[string]string {
 	quoted := strconv.QuoteToASCII(secret)
 	asJSON, _ := json.Marshal(secret)
@@ -44,7 +45,8 @@ func forms(secret string) map[string]string {
 		"escaped in JSON": string(asJSON[1 : len(asJSON)-1]),
 	}
 	// Base64 encodes three bytes at a time, so a secret inside a longer text has three
-	// forms. Its first and last characters also depend on the neighbouring bytes.
+	// forms. The first and last characters of such a form also depend on the neighbouring
+	// bytes, so they are cut off.
 	for shift := range 3 {
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
 			text := encoding.EncodeToString(append(make([]byte, shift), secret...))
@@ -54,7 +56,8 @@ func forms(secret string) map[string]string {
 	return all
 }
 
-// in returns the canaries that a text contains, each with its form, in order.
+// in returns the canaries that a text contains, in order. Each result has the description
+// and the form of a canary.
 func (c canaries) in(text []byte) (found []string) {
 	for what, secret := range c {
 		for form, written := range forms(secret) {
@@ -67,10 +70,12 @@ func (c canaries) in(text []byte) (found []string) {
 	return found
 }
 
-// inHex finds the bytes in a row, which Postgres writes as \x and hexadecimal digits.
+// inHex finds bytes in the text of a row. Postgres writes such bytes as \x and
+// hexadecimal digits.
 var inHex = regexp.MustCompile(`\\x((?:[0-9a-f]{2})+)`)
 
-// rows returns every row of every table as a text, followed by its raw bytes.
+// rows returns every row of every table as a text. The raw bytes of the row follow the
+// text.
 func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	t.Helper()
 	found, _ := conn.Query(t.Context(), `
@@ -98,8 +103,8 @@ func rows(t *testing.T, conn *pgx.Conn) map[string][][]byte {
 	return all
 }
 
-// brokenModel writes the built-in model with weights so large that their sums
-// overflow: it loads, but its jobs fail.
+// brokenModel writes the built-in model with weights so large that their sums overflow.
+// The program can load this model, but every job of the model fails.
 func brokenModel(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -113,7 +118,7 @@ func brokenModel(t *testing.T) (dir string) {
 	}
 	size := binary.LittleEndian.Uint64(file)
 	header := bytes.ReplaceAll(file[8:8+size], []byte(`"F16"`), []byte(`"BF16"`))
-	largest := []byte{0x7f, 0x7f} // finite number of BF16
+	largest := []byte{0x7f, 0x7f} // largest finite number of BF16
 	weights := bytes.Repeat(largest, len(file[8+size:])/len(largest))
 	file = slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header, weights)
 	if err := os.WriteFile(name, file, 0o644); err != nil {
@@ -123,8 +128,8 @@ func brokenModel(t *testing.T) (dir string) {
 }
 
 // TestSecretsAreStoredAndLoggedNowhere sends passwords, tokens and prompts that occur
-// nowhere else, in valid and invalid requests. Then it searches the database, the
-// logs, the metrics and the files for them.
+// nowhere else, in valid and invalid requests. The database, the logs, the metrics and
+// the files must not contain any of these secrets.
 //
 // security: ASVS 16.2.5, ASVS 16.5.1, LLM02:2025
 func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
@@ -160,7 +165,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 		log.WriteString(p.Log())
 	}
 
-	// Accounts: right, wrong and missing.
+	// These requests for accounts have right, wrong and incomplete data.
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).Must(t, 200)
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).Must(t, 409)
 	c.Do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).Must(t, 422)
@@ -180,7 +185,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	c.Do("GET", "/history", "").Must(t, 401)
 	c.Access = second.Access
 
-	// Jobs: completed, cancelled, abandoned by the client, and refused.
+	// One job is completed, one is cancelled, one loses its client, and some are refused.
 	var ended client.Job
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
 	words := strings.Fields(ended.Completion)
@@ -189,7 +194,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	cancelled := c.Submit(`{"prompt":` + quoted("the prompt") + `,"max_new_tokens":200}`)
 	c.Do("POST", "/jobs/"+cancelled+"/cancel", "").Must(t, 200)
 	c.Do("POST", "/jobs", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", "1").Must(t, 202)
-	ctx, disconnect := context.WithTimeout(t.Context(), 30*time.Millisecond) // before the text is complete
+	ctx, disconnect := context.WithTimeout(t.Context(), 30*time.Millisecond) // ends before the text is complete
 	_, _ = c.Send(ctx, "POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_new_tokens":200}`)
 	disconnect()
 	c.Do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).Must(t, 422)
@@ -201,7 +206,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	c.Do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").Must(t, 422)
 	stop(p)
 
-	// A failed job, in a process over the same data.
+	// This process over the same data has a job that fails.
 	p = programtest.Start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
 	c.URL = p.URL
 	c.SignIn("canary", secrets["the password"])
@@ -238,7 +243,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	err = filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			if entry != nil && entry.Name() == "data" && strings.HasSuffix(filepath.Dir(path), "postgres") {
-				return fs.SkipDir // its rows have been read
+				return fs.SkipDir // the rows of these files have been read
 			}
 			return err
 		}
@@ -257,7 +262,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	}
 	t.Logf("%d canaries in %d forms: 0 in %d rows, %d bytes of log and metrics, and %d files", len(secrets), len(forms("x1y2z3")), seen, log.Len(), files)
 
-	// The search finds a secret that is in a table.
+	// The search must find a secret that is in a table.
 	tables := map[string]string{}
 	for what, secret := range secrets {
 		table := fmt.Sprintf("planted_%d", len(tables))
@@ -276,7 +281,8 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	}
 }
 
-// TestPlantedSecretsAreFound hides secrets in every form between other text.
+// TestPlantedSecretsAreFound hides secrets in every form between other text. The search
+// must find each of them.
 func TestPlantedSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	secrets := canaries{"a": "Zürich quetzal/feather+0x5eed", "b": "plain-but-long-enough"}

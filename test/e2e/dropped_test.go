@@ -22,17 +22,17 @@ var (
 	dropSeed = flag.Uint64("drops.seed", uint64(time.Now().UnixNano()), "seed of the moments at which their connections break")
 )
 
-// cut says when a connection breaks.
+// cut is the moment at which a connection breaks.
 type cut struct {
-	sending   int           // bytes of the request that are sent before; negative is never
-	sent      time.Duration // time since the request was sent; negative is never
-	answering int           // bytes of the answer that are received before; negative is never
+	sending   int           // bytes of the request that are sent before the cut; negative means never
+	sent      time.Duration // time from the request to the cut; negative means never
+	answering int           // bytes of the answer that are received before the cut; negative means never
 }
 
 var never = cut{-1, -1, -1}
 
-// drawCut draws when a connection breaks: one time in five while the request is sent,
-// otherwise before, during or after the answer.
+// drawCut draws the moment at which a connection breaks. One time in five this is while
+// the request is sent. Otherwise it is before, during or after the answer.
 func drawCut(r *rand.Rand) cut {
 	c := never
 	switch r.IntN(5) {
@@ -46,7 +46,7 @@ func drawCut(r *rand.Rand) cut {
 	return c
 }
 
-// breakingConn is a connection that breaks at its cut.
+// breakingConn is a connection that breaks at the moment in its field cut.
 type breakingConn struct {
 	net.Conn
 	mu  sync.Mutex
@@ -55,7 +55,7 @@ type breakingConn struct {
 
 var errCut = errors.New("the connection was cut")
 
-// reset ends the connection by a TCP reset, as the crash of a machine does.
+// reset ends the connection with a TCP reset, as after the crash of a machine.
 func (b *breakingConn) reset() error {
 	_ = b.Conn.(*net.TCPConn).SetLinger(0)
 	_ = b.Conn.Close()
@@ -97,7 +97,7 @@ func (b *breakingConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// try sends a request over a new connection, which breaks at the cut.
+// try sends a request over a new connection. This connection breaks at the moment at.
 func try(ctx context.Context, c apitest.Client, path, body, key string, at cut) (apitest.Answer, error) {
 	c.Transport = &http.Transport{
 		DisableKeepAlives: true,
@@ -112,9 +112,10 @@ func try(ctx context.Context, c apitest.Client, path, body, key string, at cut) 
 	return c.Send(ctx, "POST", path, body, "Idempotency-Key", key)
 }
 
-// TestRetriedRequestIsCarriedOutOnce sends requests whose connections break before,
-// during or after the answer, and sends each again with the same key until an answer
-// arrives after at least one failure. Each request makes one job or one account.
+// TestRetriedRequestIsCarriedOutOnce sends requests whose connections break at various
+// moments, up to the time after the answer. It sends each request again with the same
+// key, until an answer arrives after at least one failure. Each request must make exactly
+// one job or one account.
 func TestRetriedRequestIsCarriedOutOnce(t *testing.T) {
 	t.Parallel()
 	t.Logf("-drops.seed %d", *dropSeed)
@@ -151,7 +152,7 @@ func TestRetriedRequestIsCarriedOutOnce(t *testing.T) {
 						continue
 					}
 					if a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable {
-						continue // still in progress, or too many passwords at once
+						continue // the request is still in progress, or too many passwords are hashed at once
 					}
 					var got struct{ ID string }
 					if err := json.Unmarshal(a.Body, &got); err != nil || a.Status != 200 && a.Status != 202 || got.ID == "" {
@@ -167,7 +168,7 @@ func TestRetriedRequestIsCarriedOutOnce(t *testing.T) {
 						mu.Unlock()
 						break
 					}
-					first = got // the answer was faster than the cut; the client ignores it
+					first = got // the answer came before the cut; the client ignores this answer
 				}
 			}
 		})

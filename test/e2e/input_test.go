@@ -15,7 +15,7 @@ func TestBadInputIsRefused(t *testing.T) {
 	for name, k := range map[string]struct {
 		body   string
 		status int
-		detail string // a part of it
+		detail string // a part of the expected detail
 	}{
 		"empty prompt":             {`{"prompt":""}`, 422, "prompt"},
 		"501 characters":           {`{"prompt":"` + strings.Repeat("é", 501) + `"}`, 422, "500"},
@@ -52,7 +52,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		for _, path := range []string{"/generate", "/jobs"} {
 			t.Run(name+path, func(t *testing.T) {
 				a := c.Do("POST", path, k.body)
-				if k.status == 0 { // 400 and 422 are both right
+				if k.status == 0 { // both 400 and 422 are right
 					k.status = min(max(a.Status, 400), 422)
 				}
 				p := a.Refused(t, k.status, "")
@@ -71,7 +71,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := c.Do("POST", "/generate", body)
 			if a.Status == 422 && strings.Contains(string(a.Body), "no_room") {
-				return // in the built-in vocabulary these have more tokens than the context has room for
+				return // in the built-in vocabulary, this prompt can have too many tokens for the context
 			}
 			a.Must(t, 200)
 		})

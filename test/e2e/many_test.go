@@ -1,7 +1,7 @@
 //go:build !race
 
-// With the race detector the model is a hundred times slower, and 200 texts take
-// minutes. The other tests run the same code concurrently.
+// With the race detector the model is a hundred times slower, so 200 texts take minutes.
+// The other tests run the same code concurrently.
 
 package e2e
 
@@ -19,7 +19,8 @@ import (
 )
 
 // TestConcurrentRequestsAreServedInOrder sends 200 requests at once. Meanwhile it reads
-// other pages, whenever a request is answered.
+// other pages whenever the service has answered a request. All requests must complete, in
+// the order of acceptance.
 func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
@@ -34,7 +35,7 @@ func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 			defer func() {
 				select {
 				case answered <- struct{}{}:
-				default: // the pages are being read
+				default: // the test is reading the pages
 				}
 			}()
 			a, err := c.Send(t.Context(), "POST", "/generate", `{"prompt":"The nature of light is","max_length":40}`, "Prefer", "wait=60")
@@ -67,7 +68,8 @@ func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 			t.Errorf("request %d: %s", i, state)
 		}
 	}
-	// Jobs start in the order of acceptance, except that eight run at once.
+	// Jobs must start in the order of acceptance. The only exception is that eight jobs
+	// run at once.
 	type text struct {
 		ID        string
 		StartedAt time.Time `json:"started_at"`
@@ -83,7 +85,7 @@ func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 	if len(history) != requests {
 		t.Fatalf("%d texts in the history", len(history))
 	}
-	slices.Reverse(history) // it begins with the latest job
+	slices.Reverse(history) // the history begins with the latest job
 	byStart := slices.Clone(history)
 	slices.SortStableFunc(byStart, func(a, b text) int { return a.StartedAt.Compare(b.StartedAt) })
 	distance := 0
@@ -91,7 +93,7 @@ func TestConcurrentRequestsAreServedInOrder(t *testing.T) {
 		accepted := slices.Index(history, j)
 		distance += max(accepted-started, started-accepted)
 	}
-	// Many jobs may overtake one that is slow to commit, but not all jobs can be slow.
+	// Many jobs may overtake a job that is slow to commit, but not all jobs can be slow.
 	if distance > requests*2*8 {
 		t.Errorf("on average a job started %d positions away from its turn", distance/requests)
 	}

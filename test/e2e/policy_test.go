@@ -13,8 +13,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestTextPolicyHoldsForPromptsAndTexts runs a service with rules that most texts of
-// the built-in model break soon.
+// TestTextPolicyHoldsForPromptsAndTexts runs a service with strict rules. Most texts of the
+// built-in model break such rules soon. No client may receive a refused word.
 //
 // security: LLM05:2025
 func TestTextPolicyHoldsForPromptsAndTexts(t *testing.T) {

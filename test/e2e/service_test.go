@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // no random waits in the ACME authority
+	_ = os.Setenv("PEBBLE_VA_NOSLEEP", "1") // the ACME authority then has no random waits
 	programtest.Main(m)
 }
 
@@ -21,7 +21,8 @@ type service struct {
 	db *pgtest.DB
 }
 
-// up runs the command until the test ends. It must then stop with exit status 0.
+// up runs the command until the test ends. At the end, the command must stop with exit
+// status 0.
 func up(t *testing.T, flags ...string) *service {
 	t.Helper()
 	db := programtest.Database(t)
@@ -41,8 +42,8 @@ func signIn(t *testing.T, url, name string) apitest.Client {
 	return c.As(c.SignIn(name, apitest.Password).Access)
 }
 
-// follow reads the messages of a job's stream after the id last, at most limit of
-// them. A limit of 0 is no limit.
+// follow reads the messages of a job's stream after the message with the id last. It
+// reads at most limit messages. If limit is 0, it reads all messages.
 func follow(c apitest.Client, id, last string, limit int) []apitest.Message {
 	c.T.Helper()
 	ctx, cut := context.WithTimeout(c.T.Context(), programtest.Patience)

@@ -22,7 +22,7 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// The first three tests are those of the tutorial's service.
+// The first three tests are the tests of the tutorial's service.
 
 func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	t.Parallel()
@@ -65,7 +65,8 @@ func TestRequestWithoutAnAccessTokenIsRefused(t *testing.T) {
 	}
 }
 
-// TestPagesReferToNoOtherHost reads the pages and everything they refer to.
+// TestPagesReferToNoOtherHost reads the pages and all files that the pages refer to. No
+// page may refer to another host.
 //
 // security: ASVS 3.6.1
 func TestPagesReferToNoOtherHost(t *testing.T) {
@@ -103,11 +104,13 @@ func TestPagesReferToNoOtherHost(t *testing.T) {
 	c.Do("GET", "/assets/favicon.svg", "", "If-None-Match", tag).Must(t, 304)
 	c.Do("GET", "/healthz", "").Must(t, 200)
 	c.Do("GET", "/readyz", "").Must(t, 200)
-	// A host name that an attacker has pointed at this machine is refused.
+	// An attacker can make a host name resolve to this machine. The service must refuse
+	// such a host name.
 	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
-// TestStreamResumesAtEveryEvent cuts a stream after every event and resumes it.
+// TestStreamResumesAtEveryEvent cuts a stream after every event and resumes the stream.
+// The client must receive every message once.
 func TestStreamResumesAtEveryEvent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
@@ -144,7 +147,7 @@ func TestStreamResumesAtEveryEvent(t *testing.T) {
 			t.Errorf("cut at %d: %+v", cut, got)
 		}
 	}
-	// A stream after the last event ends at once.
+	// A stream that starts after the last event must end at once.
 	if rest := follow(c, id, strconv.Itoa(len(whole)), 0); len(rest) != 0 {
 		t.Errorf("after the end: %+v", rest)
 	}
@@ -193,7 +196,7 @@ func TestCancelIsIdempotent(t *testing.T) {
 	id := c.Submit(`{"prompt":"Light","max_new_tokens":250,"temperature":1.5,"top_k":0}`)
 	var first, second client.Job
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &first)
-	if first.State != "cancelled" && first.State != "completed" { // the job may have ended first
+	if first.State != "cancelled" && first.State != "completed" { // the job may have ended before the cancellation
 		t.Fatalf("after cancel: %+v", first)
 	}
 	c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200).Into(t, &second)
@@ -219,7 +222,8 @@ func TestSameSeedGivesTheSameText(t *testing.T) {
 	if texts[0] != texts[1] || texts[0] == texts[2] {
 		t.Errorf("seeds 5, 5, 6 gave %q", texts)
 	}
-	// Zero is not taken for a missing value: at temperature 0 the seed has no effect.
+	// A zero must not count as a missing value. At temperature 0 the seed must have no
+	// effect.
 	texts = nil
 	for _, seed := range []int{5, 6} {
 		var j client.Job
@@ -323,7 +327,7 @@ func TestUnknownRoutesAreProblems(t *testing.T) {
 }
 
 // TestPromptsAndTextsAreSealedInTheDatabase searches every table for a prompt and its
-// text.
+// text. No row may contain them.
 //
 // security: ASVS 11.3.2
 func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
@@ -363,8 +367,8 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 	}
 }
 
-// TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again
-// with the same data directory.
+// TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again with
+// the same data directory. The history and the account must still exist.
 func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)

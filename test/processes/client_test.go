@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// TestStreamOfAClientThatReadsNothingIsClosed freezes the worker after the first
-// events. The service then has next to nothing to write to the client.
+// TestStreamOfAClientThatReadsNothingIsClosed freezes the worker after the first events.
+// After that the service has almost nothing to write to the client, but it must still
+// close the stream.
 func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -29,7 +30,7 @@ func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	}
 	worker.Freeze()
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) }) // the smallest buffer
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) }) // asks for the smallest buffer
 	}}
 	conn, err := dialer.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
 	if err != nil {
@@ -40,7 +41,7 @@ func TestStreamOfAClientThatReadsNothingIsClosed(t *testing.T) {
 	fmt.Fprintf(conn, "GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n\r\n", id, c.Access)
 	p.Await(`route="GET /jobs/{id}/events"`)
 	t.Logf("closed after %s", time.Since(begin))
-	if took := time.Since(begin); took > 20*time.Second { // 10 on an idle machine
+	if took := time.Since(begin); took > 20*time.Second { // 10 s on an idle machine
 		t.Errorf("it was closed after %s", took)
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// TestJobOfAKilledWorkerContinues kills the worker of a job and waits for the next
-// token from another worker. COLOPHON_TEST_KILLS sets the number of kills, 2 by
-// default. The log has the times from kill to token.
+// TestJobOfAKilledWorkerContinues kills the worker of a job. Another worker must continue
+// the job. COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The log has the
+// time from each kill to the next token.
 func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -34,7 +34,7 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 		holder := slices.IndexFunc(workers, func(p *programtest.Process) bool { return p.Worker == first.Worker })
 		killed := time.Now()
 		workers[holder].Kill()
-		undisturbed := c.Submit(long(seed)) // while the lease of the other job expires
+		undisturbed := c.Submit(long(seed)) // runs while the lease of the other job expires
 		second := next(t, events, func(e event) bool { return started(e) || e.Type == "job.completed" })
 		if second.Type == "job.completed" {
 			t.Logf("job %d was faster than the signal", seed)
@@ -58,8 +58,9 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	}
 }
 
-// TestFrozenWorkerWritesNothing freezes a worker until its lease has expired and
-// another worker has its job, and thaws it then.
+// TestFrozenWorkerWritesNothing freezes a worker until its lease has expired and another
+// worker has its job. Then the test thaws the first worker, which must not write to that
+// job.
 func TestFrozenWorkerWritesNothing(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -83,7 +84,7 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 		}
 	}
 	other := m.worker()
-	undisturbed := c.Submit(long(seed)) // while the lease of the other job expires
+	undisturbed := c.Submit(long(seed)) // runs while the lease of the other job expires
 	taken := next(t, events, started)
 	if taken.Worker != other.Worker {
 		t.Fatalf("started as %+v", taken)
@@ -99,7 +100,7 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 		}
 		return e.Type == "job.completed"
 	})
-	// The thawed worker has dropped the job and takes new ones.
+	// The thawed worker must have dropped the old job and must take new jobs.
 	other.Signal(syscall.SIGTERM)
 	if status := other.Exit(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d", status)
@@ -109,8 +110,9 @@ func TestFrozenWorkerWritesNothing(t *testing.T) {
 	}
 }
 
-// TestServiceSurvivesARestartOfPostgres stops Postgres, and then crashes it, under two
-// API processes and two workers that run jobs, and starts it again each time.
+// TestServiceSurvivesARestartOfPostgres first stops and later crashes Postgres, under two
+// API processes and two workers that run jobs. It starts Postgres again each time. All
+// jobs must then complete.
 //
 // security: ASVS 16.5.2
 func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
@@ -130,7 +132,7 @@ func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
 	for _, down := range []func(){server.Stop, server.Crash} {
 		for i, body := range bodies {
 			ids[i] = one.Submit(body)
-			watched[i] = two.watch(ids[i]) // across the restart, through the other API process
+			watched[i] = two.watch(ids[i]) // follows the job across the restart, through the other API process
 		}
 		for _, events := range watched {
 			next(t, events, advanced)
@@ -190,7 +192,7 @@ func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
 			t.Errorf("%s has ended", p)
 		}
 	}
-	// Outages of Postgres cost jobs no attempts.
+	// An outage of Postgres must not use up an attempt of a job.
 	var listening, used int
 	m.query(`select count(*) from pg_stat_activity where application_name like '% listen'`, &listening)
 	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &used)

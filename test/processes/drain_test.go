@@ -11,13 +11,13 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// TestDrainedWorkerHandsItsJobsOver stops one of two workers by SIGTERM while it
-// has jobs. The other worker gets them before a lease could expire.
+// TestDrainedWorkerHandsItsJobsOver stops one of two workers by SIGTERM while it has
+// jobs. The other worker must get these jobs before a lease could expire.
 func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
 	c := newUser(t, m.api("--no-rate-limits").URL, "drainer")
-	// The second worker is busy until the first worker has the jobs.
+	// The second worker stays busy until the first worker has the jobs.
 	second := m.worker("--slots=3")
 	var others []string
 	for seed := range 3 {
@@ -39,7 +39,7 @@ func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 		}
 		next(t, events, advanced)
 	}
-	second.Freeze() // an event of the running job may win against the cancellation
+	second.Freeze() // else an event of the running job may win against the cancellation
 	for _, id := range others {
 		c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	}
@@ -79,8 +79,9 @@ func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 	}
 }
 
-// TestDrainedAPIAnswersWaitingClients stops an API process by SIGTERM while clients
-// wait for a text and follow a job. There is no worker.
+// TestDrainedAPIAnswersWaitingClients stops an API process by SIGTERM while one client
+// waits for a text and another follows a job. There is no worker. The process must answer
+// both clients before it ends.
 func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
@@ -131,7 +132,7 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 		conn.Close()
 		t.Error("the address still accepts connections")
 	}
-	// The client resumes at the other process.
+	// The client must be able to resume the stream at the other process.
 	c.URL = other.URL
 	m.worker()
 	var whole []apitest.Message
@@ -148,8 +149,9 @@ func TestDrainedAPIAnswersWaitingClients(t *testing.T) {
 	}
 }
 
-// TestSecondSignalEndsAWorkerThatCannotDrain freezes Postgres and tells workers to
-// stop. A worker that gets no second signal ends after its grace period.
+// TestSecondSignalEndsAWorkerThatCannotDrain freezes Postgres and tells workers to stop.
+// A second signal must end a worker at once. Without a second signal a worker must end
+// after its grace period.
 func TestSecondSignalEndsAWorkerThatCannotDrain(t *testing.T) {
 	slow(t)
 	t.Parallel()

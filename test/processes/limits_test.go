@@ -11,7 +11,8 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// TestProcessesCountRequestsTogether floods two API processes over one database.
+// TestProcessesCountRequestsTogether floods two API processes over one database. Both
+// processes together must accept no more jobs than the limit.
 func TestProcessesCountRequestsTogether(t *testing.T) {
 	t.Parallel()
 	const limit, requests = 7, 30
@@ -37,7 +38,7 @@ func TestProcessesCountRequestsTogether(t *testing.T) {
 	if n := accepted.Load(); n != limit {
 		t.Errorf("two processes accepted %d jobs, want %d", n, limit)
 	}
-	// Each process counts anonymous requests for itself, also without a database.
+	// Each process must count anonymous requests for itself, even without a database.
 	server.Stop()
 	for _, p := range []*programtest.Process{first, second} {
 		stranger := apitest.Client{T: t, URL: p.URL}
@@ -49,8 +50,9 @@ func TestProcessesCountRequestsTogether(t *testing.T) {
 	}
 }
 
-// TestEverySlotRunsAJob submits jobs before a worker with a slot for each starts. A job
-// that only waited in its slot would hold a lease and use up its deadline.
+// TestEverySlotRunsAJob submits one job for each slot of a worker before the worker
+// starts. All jobs must run at once. A job that only waited in its slot would hold a
+// lease and use up its deadline.
 func TestEverySlotRunsAJob(t *testing.T) {
 	t.Parallel()
 	const slots = 20

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { programtest.Main(m) }
 
-// slow skips a test that takes five seconds or more, with -short.
+// slow marks a test that takes five seconds or more. With -short it skips the test.
 func slow(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -28,25 +28,27 @@ func slow(t *testing.T) {
 // members are the processes of one service over one database.
 type members struct {
 	t        *testing.T
-	url      string // of the database, for its owner
+	url      string // URL of the database, for the owner of the database
 	settings []string
 }
 
-// newMembers prepares a service with a model whose texts take seconds. Each process
-// uses one processor, so that its threads do not wait for each other.
+// newMembers prepares a service with a model whose texts take seconds. Each process uses
+// one processor, so that the threads of a process do not wait for each other.
 func newMembers(t *testing.T) *members {
 	t.Helper()
 	return membersOver(t, programtest.Database(t).URL)
 }
 
-// membersOver is newMembers over an up-to-date database.
+// membersOver prepares the same service over the given database, which must be up to
+// date.
 func membersOver(t *testing.T, url string) *members {
 	t.Helper()
 	settings := []string{"DATABASE_URL=" + url, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MODEL=" + deepModel(t), "GOMAXPROCS=1"}
 	return &members{t, url, settings}
 }
 
-// newServer starts a Postgres that the test may stop, with an up-to-date database.
+// newServer starts a Postgres with an up-to-date database. The test may stop this
+// Postgres.
 func newServer(t *testing.T) *pgtest.Server {
 	t.Helper()
 	server := pgtest.NewServer(t)
@@ -81,7 +83,7 @@ func (m *members) worker(flags ...string) *programtest.Process {
 // long returns the request for a text that takes at least a second.
 func long(seed int) string { return sized(seed, 500) }
 
-// sized returns the request for a text of that many tokens.
+// sized returns the request for a text with the given number of tokens.
 func sized(seed, tokens int) string {
 	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
 }
@@ -92,7 +94,8 @@ type user struct{ apitest.Client }
 // newUser registers an account and signs in to it.
 func newUser(t *testing.T, url, name string) user { return user{apitest.NewUser(t, url, name)} }
 
-// undisturbed runs jobs without a failure and returns their texts, by request.
+// undisturbed runs jobs without a failure. It returns the text of each request by the
+// body of the request.
 func undisturbed(c user, bodies ...string) map[string]string {
 	c.T.Helper()
 	texts := map[string]string{}
@@ -106,8 +109,8 @@ func undisturbed(c user, bodies ...string) map[string]string {
 	return texts
 }
 
-// end polls a job until it has ended and returns it. The service may be unavailable
-// meanwhile.
+// end polls a job until the job has ended, and returns the job. The service may be
+// unavailable meanwhile.
 func (c user) end(id string) client.Job {
 	c.T.Helper()
 	var j client.Job
@@ -133,10 +136,11 @@ type event struct {
 	FromToken int `json:"from_token"`
 	Attempt   int
 	Tokens    []int
-	at        time.Time // when it was read
+	at        time.Time // time at which the test received the event
 }
 
-// watch follows a job to its end. The channel has its events, and is closed then.
+// watch follows a job to its end. The channel receives the events of the job and is then
+// closed.
 func (c user) watch(id string) <-chan event {
 	events := make(chan event, 1000)
 	stream := c.Stream(c.T.Context(), "/jobs/"+id+"/events")
@@ -144,7 +148,7 @@ func (c user) watch(id string) <-chan event {
 		defer close(events)
 		for m, err := range stream {
 			if err != nil || m.Data == "" {
-				continue // next fails if the test needs a lost event
+				continue // if the test needs a lost event, next fails
 			}
 			e := event{at: time.Now()}
 			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
@@ -156,7 +160,7 @@ func (c user) watch(id string) <-chan event {
 	return events
 }
 
-// next returns the next event for which wanted is true.
+// next returns the next event that wanted accepts.
 func next(t *testing.T, events <-chan event, wanted func(event) bool) event {
 	t.Helper()
 	timeout := time.After(programtest.Patience)

@@ -54,8 +54,8 @@ func writeTensors(t *testing.T, tensors map[string]tensor) []byte {
 	return append(append(file, header...), data...)
 }
 
-// deepModel writes a model whose texts take seconds: it repeats the layers of the
-// built-in model, and has room for longer texts.
+// deepModel writes a model whose texts take seconds. The model repeats the layers of the
+// built-in model and has a longer context.
 func deepModel(t *testing.T) (dir string) {
 	t.Helper()
 	const times, positions = depth, 1024

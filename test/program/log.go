@@ -12,7 +12,7 @@ import (
 type Log struct {
 	mu    sync.Mutex
 	all   bytes.Buffer
-	grown chan struct{} // closed by the next Write; nil if no Await needs it
+	grown chan struct{} // closed by the next Write; nil if no Await waits
 }
 
 // Write appends to the log.
@@ -33,8 +33,8 @@ func (l *Log) String() string {
 	return l.all.String()
 }
 
-// Await waits until the log contains a text, and returns the whole log so far. It
-// returns an error if ctx ends first.
+// Await waits until the log contains a text, and returns the whole log so far. If ctx
+// ends before that, Await returns an error.
 func (l *Log) Await(ctx context.Context, text string) (string, error) {
 	for {
 		l.mu.Lock()

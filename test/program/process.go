@@ -1,11 +1,12 @@
-// Package program builds Colophon's program and runs its commands as processes,
-// as users do: with arguments, an environment, and signals.
+// Package program builds Colophon's program and runs the program's commands as processes.
+// Each process gets arguments, an environment and signals, as it would from a user.
 //
-// On Linux a process is killed when its parent ends, for whatever reason. It has its own
-// process group, so an interrupt from the terminal does not reach it.
+// On Linux the kernel kills a process when its parent ends, for whatever reason. Each
+// process has its own process group, so an interrupt from the terminal does not reach the
+// process.
 //
-// All functions and methods are safe for concurrent use. Package programtest does the
-// same for tests, with databases and logs.
+// All functions and methods are safe for concurrent use. Package programtest runs the
+// same commands for tests, with databases and logs.
 package program
 
 import (
@@ -26,20 +27,21 @@ type Process struct {
 	cmd    *exec.Cmd
 	output output
 	exited chan struct{}
-	err    error // how it ended; set before exited is closed
+	err    error // result of Wait; set before exited is closed
 }
 
-// Start starts a command of the program at path and returns at once: see Ready. The
-// process gets exactly the environment env, and no input. Its standard output and
-// standard error go to log, in whole writes, one at a time.
+// Start starts a command of the program at path. It returns at once, and Ready waits
+// until the process is ready. The process gets exactly the environment env, and no input.
+// Its standard output and standard error go to log. Each write to log is complete before
+// the next write begins.
 func Start(log io.Writer, env []string, path string, args ...string) (*Process, error) {
 	p := &Process{
-		cmd:    exec.CommandContext(context.Background(), path, args...), // ended by signals
+		cmd:    exec.CommandContext(context.Background(), path, args...), // only signals end the process
 		output: output{log: log, ready: make(chan struct{})},
 		exited: make(chan struct{}),
 	}
 	if env == nil {
-		env = []string{} // exec takes nil for the caller's environment
+		env = []string{} // for exec, nil means the environment of the caller
 	}
 	p.cmd.Env = env
 	p.cmd.Stdout = &p.output
@@ -48,7 +50,7 @@ func Start(log io.Writer, env []string, path string, args ...string) (*Process, 
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
-		// Linux counts the end of the thread that forked as the parent's death.
+		// When the thread that forked ends, Linux treats this as the death of the parent.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
@@ -65,9 +67,9 @@ func Start(log io.Writer, env []string, path string, args ...string) (*Process, 
 	return p, nil
 }
 
-// Ready waits until the process prints that it is ready: `ready URL` or `working with
-// MODEL`. It returns the URL or the model's name. It returns an error if the process or
-// ctx ends first.
+// Ready waits until the process prints that it is ready, as `ready URL` or `working with
+// MODEL`. It returns the URL or the model's name. If the process or ctx ends before that,
+// Ready returns an error.
 func (p *Process) Ready(ctx context.Context) (string, error) {
 	select {
 	case <-p.output.ready:
@@ -88,8 +90,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Signal sends a signal. It does nothing if the process has ended.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Freeze suspends the process until Thaw. On Linux it returns once the process has
-// stopped, elsewhere possibly earlier.
+// Freeze suspends the process until Thaw. On Linux it returns after the process has
+// stopped. On other systems it may return earlier.
 func (p *Process) Freeze() {
 	p.Signal(syscall.SIGSTOP)
 	awaitStop(p.cmd.Process.Pid)
@@ -104,8 +106,8 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Stop sends SIGTERM and reports whether the process ended within the time. It does not
-// kill a process that still runs.
+// Stop sends SIGTERM. It reports whether the process ended within the given time. Stop
+// does not kill a process that still runs.
 func (p *Process) Stop(within time.Duration) bool {
 	p.Signal(syscall.SIGTERM)
 	select {
@@ -116,34 +118,36 @@ func (p *Process) Stop(within time.Duration) bool {
 	}
 }
 
-// Exited returns a channel that is closed once the process has ended and its whole
-// output is in the log.
+// Exited returns a channel that is closed after the process has ended and all its output
+// is in the log.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Err waits for the process to end. It returns nil for exit status 0, otherwise the
-// error of exec.Cmd.Wait.
+// Err waits for the process to end. It returns nil for exit status 0. For any other end
+// it returns the error of exec.Cmd.Wait.
 func (p *Process) Err() error {
 	<-p.exited
 	return p.err
 }
 
-// ExitCode waits for the process to end and returns its exit status, -1 after a signal.
+// ExitCode waits for the process to end. It returns the exit status, or -1 if a signal
+// ended the process.
 func (p *Process) ExitCode() int {
 	<-p.exited
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// output forwards a process's output to log and finds the line that reports readiness.
+// output forwards a process's output to log. It also finds the line which says that the
+// process is ready.
 type output struct {
-	mu       sync.Mutex // also held while writing to log
+	mu       sync.Mutex // also held during each write to log
 	log      io.Writer
 	line     []byte        // incomplete line of standard output
 	ready    chan struct{} // closed after readyFor is set
-	readyFor string        // URL or model
+	readyFor string        // URL of the service, or name of the model
 	isReady  bool
 }
 
-// Write takes standard output, in pieces that may end within a line.
+// Write takes pieces of standard output. A piece may end within a line.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	for _, c := range b {
@@ -174,7 +178,7 @@ func (o *output) write(b []byte) (int, error) {
 	return o.log.Write(b)
 }
 
-// writerFunc makes a function an io.Writer.
+// writerFunc is an io.Writer that calls a function.
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

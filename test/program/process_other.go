@@ -4,8 +4,8 @@ package program
 
 import "syscall"
 
-// dieWithParent does nothing: package syscall has no parent-death signal here, so
-// processes outlive a killed parent.
+// dieWithParent does nothing, because package syscall has no parent-death signal here. A
+// process therefore outlives a killed parent.
 func dieWithParent(*syscall.SysProcAttr) {}
 
 func awaitStop(int) {}

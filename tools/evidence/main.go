@@ -1,14 +1,15 @@
-// Command evidence writes docs/reports/security.md, which names the tests that show
-// each requirement of three public lists.
+// Command evidence writes docs/reports/security.md. For each requirement of three public
+// lists, this report names the tests that show the requirement.
 //
-// A test names the requirements it shows in a comment directly above it,
+// The comment line directly above a test names the requirements that the test shows:
 //
 //	// security: ASVS 6.2.1, API2:2023
 //
-// and so does a step of .ci/run, with #security: instead. requirements.txt lists the
-// requirements, and the reason where one does not apply or is not met. A requirement
-// without a test or a reason is an error, and so is an unknown id. So a change that
-// removes a test must give its requirements another test or a reason.
+// A step of .ci/run has the same line with #security: instead. The file requirements.txt
+// lists the requirements. If a requirement does not apply or is not met, the file also has
+// the reason. A requirement without a test or a reason is an error, and so is an unknown
+// id. A change that removes a test must therefore give its requirements another test or a
+// reason.
 package main
 
 import (
@@ -36,8 +37,9 @@ func main() {
 	fmt.Print(text)
 }
 
-// requirements has a line for each requirement, with four fields between bars: its id,
-// its level, a summary in our own words, and the reason if no test shows it.
+// requirements has a line for each requirement, with four fields between bars. The fields
+// are the id, the level, a summary in our own words, and the reason if no test shows the
+// requirement.
 //
 //go:embed requirements.txt
 var requirements string
@@ -47,13 +49,14 @@ type requirement struct {
 	shown                      []evidence
 }
 
-// evidence is a test or a step that shows requirements.
+// evidence is a test, or a step of .ci/run, that shows requirements.
 type evidence struct {
 	name, file string
 	ids        []string
 }
 
-// The kinds of reasons. Requirements that do not apply have no tests; others may.
+// These are the kinds of reasons. A requirement that does not apply has no tests. A
+// requirement with another kind of reason may have tests.
 const (
 	otherwise     = "otherwise: "
 	notMet        = "not met: "
@@ -103,7 +106,7 @@ func read(text string) ([]*requirement, error) {
 	return all, nil
 }
 
-// match gives each requirement its evidence.
+// match gives each requirement the evidence that shows it.
 func match(all []*requirement, shown []evidence) error {
 	byID := map[string]*requirement{}
 	for _, r := range all {
@@ -130,7 +133,7 @@ func match(all []*requirement, shown []evidence) error {
 	return errors.Join(errs...)
 }
 
-// collect finds all evidence below root, in the order of files.
+// collect returns all evidence below root, in the order of the files.
 func collect(root string) ([]evidence, error) {
 	var all []evidence
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -172,7 +175,7 @@ func withFile(found []evidence, file string) []evidence {
 // tagged is the prefix of a comment line that names the requirements of a test.
 const tagged = "// security:"
 
-// inTests finds tags above functions that take a *testing.T or the like.
+// inTests finds the tags above functions that are tests.
 func inTests(path string) ([]evidence, error) {
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
@@ -206,7 +209,8 @@ func inTests(path string) ([]evidence, error) {
 	return found, nil
 }
 
-// isTest reports whether a function takes a *testing.T, B or F.
+// isTest reports whether a function has a parameter of type *testing.T, *testing.B or
+// *testing.F.
 func isTest(f *ast.FuncDecl) bool {
 	for _, p := range f.Type.Params.List {
 		star, _ := p.Type.(*ast.StarExpr)
@@ -225,7 +229,7 @@ var (
 	stepName = regexp.MustCompile(`^(\w+)\(\) \{`)
 )
 
-// inSteps finds tags above the functions of a shell script.
+// inSteps finds the tags above the functions of a shell script.
 func inSteps(path string) ([]evidence, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

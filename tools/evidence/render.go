@@ -17,7 +17,8 @@ more than that.
 
 `
 
-// lists are the headings of the report, by the prefixes and suffixes of their ids.
+// lists has the heading of each list of requirements. The prefix and the suffix belong to
+// the ids of that list.
 var lists = []struct{ prefix, suffix, title string }{
 	{"ASVS ", "", "OWASP ASVS 5.0.0"},
 	{"API", ":2023", "OWASP API Security Top 10, 2023"},

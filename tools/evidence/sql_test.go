@@ -13,12 +13,12 @@ import (
 	"testing"
 )
 
-// sqlAt is the index of the SQL among the arguments of pgx's methods and of
-// pg.DeleteBatches. Only goose uses database/sql, on embedded files.
+// sqlAt is the index of the SQL among the arguments of a function. The functions are
+// pgx's methods and pg.DeleteBatches. Only goose uses database/sql, on embedded files.
 var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow": 1, "Queue": 0, "Prepare": 2, "ExecParams": 1, "CopyTo": 2}
 
-// composed lists the SQL that is put together while the program runs, and why no
-// input from outside can change it.
+// composed lists the SQL that the program puts together while it runs. Each value is the
+// reason why no input from outside can change this SQL.
 var composed = map[string]string{
 	"events/idempotency.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
 	"events/rebuild.go `delete from ` + view":                                                             "one of two names in the same file",
@@ -31,9 +31,9 @@ var composed = map[string]string{
 	"internal/pg/pool.go \"SET idle_in_transaction_session_timeout = '3s'; SET ROLE \" + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: SET takes no parameters",
 }
 
-// TestSQLIsConstant type-checks each package alone, which is enough to find its
-// constants. Every statement that the product sends to Postgres is a constant, and
-// values are parameters.
+// TestSQLIsConstant requires that every statement which the product sends to Postgres is
+// a constant. Values must be parameters. The test type-checks each package alone, which
+// is enough to find the package's constants.
 //
 // security: ASVS 1.2.4
 func TestSQLIsConstant(t *testing.T) {
@@ -75,8 +75,8 @@ func TestSQLIsConstant(t *testing.T) {
 	}
 }
 
-// packages imports the packages of this module, for their constants. All others
-// are empty.
+// packages imports the packages of this module, because the tests need their constants.
+// All other packages are imported as empty packages.
 type packages map[string]*types.Package
 
 func (known packages) Import(path string) (*types.Package, error) {
@@ -97,7 +97,8 @@ func (known packages) Import(path string) (*types.Package, error) {
 	return p, nil
 }
 
-// check type-checks a package and ignores the errors that unknown imports cause.
+// check type-checks a package. It ignores all errors, because unknown imports cause
+// errors.
 func (known packages) check(files *token.FileSet, parsed []*ast.File, info *types.Info) (*types.Package, error) {
 	config := types.Config{Importer: known, Error: func(error) {}}
 	return config.Check("p", files, parsed, info)
@@ -122,11 +123,11 @@ func parse(files *token.FileSet, dir string) (parsed []*ast.File, err error) {
 	return parsed, nil
 }
 
-// notConstant returns the number of statements in a package, and the file and text of
-// those that are not constant.
+// notConstant returns the number of statements in a package. It also returns the file and
+// the text of each statement that is not constant.
 func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (calls int, found []string) {
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
-	_, _ = known.check(files, parsed, info) // unknown imports are errors
+	_, _ = known.check(files, parsed, info) // unknown imports cause errors, which do not matter here
 	for _, file := range parsed {
 		ast.Inspect(file, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
@@ -139,7 +140,7 @@ func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (call
 			}
 			at, ok := sqlAt[method.Sel.Name]
 			if !ok || len(call.Args) <= at {
-				return true // a method of a batch's result, or of a URL
+				return true // a method with the same name, of a batch's result or of a URL
 			}
 			calls++
 			if arg := call.Args[at]; info.Types[arg].Value == nil {

@@ -1,8 +1,8 @@
 // Package programtest runs the program's commands for tests.
 //
 // The tests of a package share one build of the program and one Postgres. Each process
-// ends with its test. A failed test prints the logs of its processes. A process that
-// reports a data race fails its test.
+// ends when its test ends. A failed test prints the logs of its processes. If a process
+// reports a data race, its test fails.
 package programtest
 
 import (
@@ -25,10 +25,11 @@ import (
 	"colophon/test/program"
 )
 
-// Patience is the limit of any single wait, long enough for a busy machine.
+// Patience is the limit of any single wait. It is long enough for a busy machine.
 const Patience = time.Minute
 
-// build is the program that all tests of this binary share. Main removes it.
+// build is the program that all tests of this test binary share. Main removes the
+// program.
 var build struct {
 	once   sync.Once
 	path   string
@@ -37,7 +38,7 @@ var build struct {
 }
 
 // parallel is the default of -test.parallel. Tests mostly wait for processes, so the
-// number of processors is not the limit.
+// default does not depend on the number of processors.
 const parallel = "4"
 
 // Main runs the tests of a package, removes the program built for them, and exits:
@@ -48,7 +49,7 @@ func Main(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", parallel) // a number is always valid
+		_ = flag.Set("test.parallel", parallel) // Set accepts every number
 	}
 	code := m.Run()
 	if build.remove != nil {
@@ -75,7 +76,8 @@ func path() (string, error) {
 	return build.path, build.err
 }
 
-// Path returns the path of the program, for tests that start it themselves.
+// Path returns the path of the program. It is for tests that start the program
+// themselves.
 func Path(t testing.TB) string {
 	t.Helper()
 	file, err := path()
@@ -85,11 +87,11 @@ func Path(t testing.TB) string {
 	return file
 }
 
-// Database returns the test's own database, migrated by the program and dropped after
-// the test.
+// Database returns a database for the test alone. The program migrates this database, and
+// the database is dropped after the test.
 func Database(t testing.TB) *pgtest.DB {
 	t.Helper()
-	Path(t) // a build may take longer than a migration may
+	Path(t) // builds first, because a build may exceed the time for a migration
 	return pgtest.New(t, migrate)
 }
 
@@ -106,8 +108,8 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// Eventually polls a condition that no event announces until it holds. A condition
-// that does not hold within Patience fails the test.
+// Eventually polls a condition until the condition holds. It is for conditions that no
+// event announces. If the condition does not hold within Patience, the test fails.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(20 * time.Millisecond) {
@@ -117,8 +119,8 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// environment returns the test's environment with the service's settings replaced by the
-// given ones. PGBIN, the directory of Postgres, stays.
+// environment returns the test's environment, in which the given settings replace all
+// settings of the service. PGBIN, the directory of Postgres, stays.
 func environment(settings []string) (env []string) {
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "COLOPHON_") && !strings.HasPrefix(e, "DATABASE_URL=") {
@@ -128,11 +130,11 @@ func environment(settings []string) (env []string) {
 	return append(env, settings...)
 }
 
-// Process is a command that runs until a signal: up, api or worker.
+// Process is a command that runs until a signal. The command is up, api or worker.
 type Process struct {
 	*program.Process
-	URL    string // of up and api, without a trailing slash
-	Worker string // name of the worker process
+	URL    string // URL of up and api, without a trailing slash
+	Worker string // name of the process of a worker
 
 	t   testing.TB
 	log *program.Log
@@ -140,8 +142,8 @@ type Process struct {
 
 var workerName = regexp.MustCompile(`msg=working worker=(\S+)`)
 
-// Start starts a command with settings such as "DATABASE_URL=..." and returns once it
-// is ready. The process is killed when the test ends.
+// Start starts a command with settings such as "DATABASE_URL=...". It returns as soon as
+// the process is ready. The process is killed when the test ends.
 func Start(t testing.TB, settings []string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, log: new(program.Log)}
@@ -170,8 +172,8 @@ func Start(t testing.TB, settings []string, args ...string) *Process {
 	return p
 }
 
-// Await waits until the log contains a text, and returns the whole log so far. It ends
-// the test after Patience.
+// Await waits until the log contains a text, and returns the whole log so far. After
+// Patience it ends the test.
 func (p *Process) Await(text string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -186,8 +188,8 @@ func (p *Process) Await(text string) string {
 // Log returns the output of the process so far.
 func (p *Process) Log() string { return p.log.String() }
 
-// Exit waits for the process to end and returns its exit status, -1 after a signal. It
-// ends the test if the process still runs after the time.
+// Exit waits for the process to end. It returns the exit status, or -1 if a signal ended
+// the process. If the process still runs after the given time, Exit ends the test.
 func (p *Process) Exit(within time.Duration) int {
 	p.t.Helper()
 	select {
@@ -199,8 +201,8 @@ func (p *Process) Exit(within time.Duration) int {
 	}
 }
 
-// Stop sends SIGTERM and fails the test unless the process ends with exit status 0
-// within Patience.
+// Stop sends SIGTERM. The test fails unless the process ends with exit status 0 within
+// Patience.
 func (p *Process) Stop() {
 	p.t.Helper()
 	if !p.Process.Stop(Patience) || p.ExitCode() != 0 {
@@ -225,8 +227,9 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Run runs a command with settings such as "DATABASE_URL=..." and stdin as its input. A
-// command that does not end within Patience is killed and has exit code -1.
+// Run runs a command with settings such as "DATABASE_URL=..." and with stdin as its
+// input. If the command does not end within Patience, Run kills it and returns the exit
+// code -1.
 func Run(t testing.TB, settings []string, stdin string, args ...string) (stdout, stderr string, exitCode int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)

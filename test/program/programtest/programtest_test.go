@@ -39,7 +39,7 @@ func TestProcessServesFreezesAndStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Freeze()
-	p.Freeze() // returns at once for a frozen process
+	p.Freeze() // must return at once, because the process is already frozen
 	if checkHealth(50*time.Millisecond) == nil {
 		t.Error("a frozen process answers")
 	}
@@ -101,8 +101,8 @@ func TestCommandSeesOnlyGivenSettings(t *testing.T) {
 	}
 }
 
-// TestProcessDiesWithItsParent kills a copy of this test binary that has started
-// a process.
+// TestProcessDiesWithItsParent kills a copy of this test binary that has started a
+// process. The process must end too.
 func TestProcessDiesWithItsParent(t *testing.T) {
 	if os.Getenv("PROGRAMTEST_PARENT") != "" {
 		p := programtest.Start(t, []string{"DATABASE_URL=" + os.Getenv("PROGRAMTEST_DATABASE"), "COLOPHON_DATA=" + t.TempDir()}, "api", "--listen", "127.0.0.1:0")
@@ -135,7 +135,7 @@ func TestProcessDiesWithItsParent(t *testing.T) {
 	}
 	defer conn.Close()
 	_ = parent.Process.Kill()
-	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second)) // the service waits longer for a request
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second)) // the service itself waits longer for a request
 	if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the process outlived its parent")
 	}

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// statSources makes the files of the module inputs of the test. go test repeats a
-// cached result unless an input has changed, and does not see the files that the
-// program is built from, because another process reads them.
+// statSources makes the files of the module inputs of the test. go test repeats a cached
+// result unless an input has changed. It does not see that the program is built from
+// these files, because another process reads them.
 func statSources() error {
 	root, err := moduleRoot()
 	if err != nil {
@@ -23,7 +23,7 @@ func statSources() error {
 		switch name := d.Name(); {
 		case path == root:
 			return nil
-		case d.IsDir() && (strings.HasPrefix(name, ".") || name == "data" || name == "models"): // not in the repository
+		case d.IsDir() && (strings.HasPrefix(name, ".") || name == "data" || name == "models"): // such directories are not in the repository
 			return filepath.SkipDir
 		case d.IsDir() || strings.HasSuffix(name, "_test.go"):
 			return nil
@@ -33,7 +33,8 @@ func statSources() error {
 	})
 }
 
-// moduleRoot returns the closest directory above the working directory with a go.mod.
+// moduleRoot returns the closest directory with a go.mod. It starts at the working directory
+// and goes up.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	for err == nil {
