@@ -12,12 +12,12 @@ import (
 	"colophon/internal/vault"
 )
 
-// schema is the version of the stored form that encode writes. decode reads it and
-// every earlier one.
+// schema is the version of the stored form that encode writes. decode reads this version
+// and every earlier version.
 const schema = 1
 
-// ErrCorrupt occurs when stored bytes cannot be decoded: they are damaged, or a
-// later build wrote them.
+// ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are damaged,
+// or a later build wrote them.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
 // stored is the payload of an event as JSON. The JSON is canonical: it is compact,
@@ -76,10 +76,11 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 		}
 		members["sealed"] = sealed
 	}
-	return json.Marshal(members) // a map, so its members come out sorted
+	return json.Marshal(members) // json.Marshal sorts the members of a map
 }
 
-// toMembers returns the members of v's JSON object. Nested objects are canonical.
+// toMembers returns the members of v's JSON object. The JSON of nested objects is
+// canonical.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -123,8 +124,8 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	return s, at, nil
 }
 
-// decode reverses encode. With a nil key, the sealed members are zero and the event
-// is marked as erased.
+// decode reverses encode. If key is nil, the sealed members of the fact are zero. An
+// event with sealed members is then marked as erased.
 func decode(payload []byte, key *vault.Key) (Event, error) {
 	s, at, err := readEnvelope(payload)
 	if err != nil {
@@ -142,7 +143,8 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 	return e, nil
 }
 
-// openFact opens the member "sealed" and adds its members to the fact.
+// openFact decrypts the member "sealed" and adds the decrypted members to the fact. If
+// key is nil, it leaves them out and returns true for erased.
 func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {
@@ -168,7 +170,7 @@ func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err 
 		return nil, false, err
 	}
 	delete(members, "sealed")
-	if err := json.Unmarshal(plain, &members); err != nil { // adds to the map
+	if err := json.Unmarshal(plain, &members); err != nil { // adds the decrypted members to the map
 		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	fact, err = json.Marshal(members)
