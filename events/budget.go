@@ -58,8 +58,8 @@ const loadQuery = `
 		coalesce((select tokens from budgets where owner = $1 and day = (now() at time zone 'UTC')::date), 0),
 		now()`
 
-// Load returns an owner's load, including the changes of this transaction. It counts at
-// most limit outstanding jobs.
+// Load returns an owner's load, including the changes of this transaction. The number of
+// outstanding jobs is counted up to limit.
 func (tx *Tx) Load(ctx context.Context, owner uuid.UUID, limit int) (Load, error) {
 	return scanLoad(owner, tx.QueryRow(ctx, loadQuery, owner, limit))
 }

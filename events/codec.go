@@ -20,8 +20,8 @@ const schema = 1
 // or a later build wrote them.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
-// stored is the payload of an event as JSON. The JSON is canonical: it is compact,
-// and the members of every object are in alphabetical order.
+// stored is the payload of an event as JSON. The JSON is canonical. It is compact, and
+// the members of every object are in alphabetical order.
 type stored struct {
 	At      string          `json:"at"`
 	Fact    json.RawMessage `json:"fact"`
@@ -32,7 +32,8 @@ type stored struct {
 	Version int             `json:"version"`
 }
 
-// timeFormat is RFC 3339 in UTC with exactly six decimals, Postgres's resolution.
+// timeFormat is RFC 3339 in UTC with exactly six decimals, which is the resolution of
+// Postgres.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
 // encode returns the payload of e. key is the owner's key.
@@ -144,7 +145,7 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 }
 
 // openFact decrypts the member "sealed" and adds the decrypted members to the fact. If
-// key is nil, it leaves them out and returns true for erased.
+// key is nil, openFact leaves out the decrypted members and returns true for erased.
 func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {

@@ -120,8 +120,8 @@ func (a *announcements) take() []Stream {
 }
 
 // Run announces this store's appends and listens for the announcements of all processes
-// until ctx is done. It reconnects after errors. If ready is not nil, Run calls it once,
-// when Run listens for the first time.
+// until ctx is done. It reconnects after errors. If the function ready is not nil, Run
+// calls it once, when Run listens for the first time.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -99,9 +99,9 @@ func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	}
 }
 
-// follow follows a job's stream from version after to version until. It returns an error
-// if an event is out of order. The heartbeat is longer than any test, so the follower
-// depends on announcements.
+// follow follows a job's stream. It expects the events from version after+1 to version
+// until. It returns an error if an event is out of order. The heartbeat is longer than
+// any test, so the follower depends on announcements.
 func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
 	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
 		if err != nil {

@@ -27,7 +27,7 @@ type Record struct {
 	CompletionTokens int // 0 until the job is final
 	FinishReason     string
 	CreatedAt        time.Time
-	Deadline         time.Time // zero if there is none
+	Deadline         time.Time // zero if the job has no deadline
 	StartedAt        time.Time // zero until the first start
 	FinishedAt       time.Time // zero until the job is final
 	Erased           bool      // the owner's key is gone, so Prompt and Text are empty
@@ -155,9 +155,9 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	return r.Record, nil
 }
 
-// History returns up to limit completed jobs of an owner, newest first. last is the
-// last job of the previous page, or the zero UUID for the first page. An erased owner
-// has no history.
+// History returns up to limit completed jobs of an owner, newest first. The parameter
+// last is the last job of the previous page, or the zero UUID for the first page. An
+// erased owner has no history.
 func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) ([]Record, error) {
 	if last == (uuid.UUID{}) {
 		last = uuid.Max
@@ -213,9 +213,9 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 }
 
 // Overdue returns up to limit outstanding jobs that are past their deadlines, in no
-// particular order. A running job must be past its deadline by at least grace, because
-// its worker ends it within that time. Jobs of erased owners are omitted, because no
-// event can be appended to these jobs.
+// particular order. A running job must be past its deadline by at least the duration
+// grace, because its worker ends the job within that time. Jobs of erased owners are
+// omitted, because no event can be appended to these jobs.
 func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
 	rows, _ := s.pool.Query(ctx, `
 		select job from history

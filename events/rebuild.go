@@ -16,8 +16,8 @@ const rebuildBatch = 500
 
 // RebuildHistory rebuilds the history view and the token budgets from the events, in one
 // transaction. It returns the number of jobs. Until the commit, readers see the old view
-// and appends wait. If progress is not nil, it is called with the number of jobs rebuilt
-// so far.
+// and appends wait. If the function progress is not nil, it is called with the number of
+// jobs rebuilt so far.
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
 	total := 0
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -58,7 +58,7 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 }
 
 // CheckHistory compares the history view with the events, in one snapshot and without a
-// lock. It returns the number of jobs in the log. In wrong, it returns the jobs whose
+// lock. It returns the number of jobs in the log. The result wrong has the jobs whose
 // rows differ, are missing or should not exist.
 func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}

@@ -100,8 +100,8 @@ func (s *Store) publish(appended map[Stream][]Event) {
 }
 
 // AppendJob appends facts to a job's stream and updates the history view and the owner's
-// budget. It returns the job after the facts. before is the job as the caller last saw
-// it. For a new job, before is Job{ID: …, Owner: …}.
+// budget. It returns the job after the facts. The parameter before is the job as the
+// caller last saw it. For a new job, it is Job{ID: …, Owner: …}.
 //
 // AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
 // returns ErrConflict if before is not the job's latest version. It returns
@@ -159,8 +159,8 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 
 // AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own, in
 // one round trip. After ErrIllegal, ErrConflict or vault.ErrErased, nothing is written.
-// After any other error, the facts may or may not have been committed. AppendJob then
-// returns before, and the caller must read the stream to know.
+// After any other error, the facts may or may not have been committed. In that case, the
+// returned job is before, and the caller must read the stream to know the result.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -188,8 +188,8 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 		return nil
 	}
 	stream := AccountStream(account)
-	// The lock makes concurrent appends wait, so they do not conflict. It is taken in a
-	// separate statement, because only a later statement sees the changes that are
+	// The lock makes concurrent appends wait, so they do not conflict. The lock is taken
+	// in a separate statement, because only a later statement sees the changes that are
 	// committed during the wait.
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
 		return fmt.Errorf("lock %s: %w", stream, err)

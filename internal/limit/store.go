@@ -80,8 +80,9 @@ on conflict (key) do update set
 returning coalesce(tokens, $2), remaining, greatest(extract(epoch from ends_at - statement_timestamp()), 0)::double precision`
 
 // Take takes one token of a key, if the key's current window has a token left. It
-// returns the tokens per window and the tokens left in the current window. reset is the
-// end of the current window as Unix time in nanoseconds, by this process's clock.
+// returns the tokens per window and the tokens left in the current window. The result
+// reset is the end of the current window as Unix time in nanoseconds, by this process's
+// clock.
 func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
 	if s.stopped.Load() {
 		return 0, 0, 0, false, limiter.ErrStopped

@@ -12,15 +12,15 @@ import "slices"
 type Filter struct {
 	matcher matcher
 	length  int   // length of the text so far, in bytes
-	ends    []int // piece ends after free; a text that ended at one of them would have no refused word
+	ends    []int // ends of pieces after free; the text up to such an end has no refused word
 	free    int   // bytes of the text that may be emitted
 	refused bool
 }
 
-// Filter returns a filter for a text that follows the prompt. emitted is the part of the
-// text that has been emitted already. A word that begins in the prompt and ends in the
-// text is refused too. A word at the start of the text is refused even if the last
-// letters of the prompt would make it part of a longer word.
+// Filter returns a filter for a text that follows the prompt. The parameter emitted is
+// the part of the text that has been emitted already. A word that begins in the prompt
+// and ends in the text is refused too. A word at the start of the text is refused even
+// if the last letters of the prompt would make it part of a longer word.
 func (r *Rules) Filter(prompt, emitted string) *Filter {
 	f := &Filter{matcher: matcher{rules: r}}
 	for i, c := range prompt {

@@ -49,8 +49,8 @@ type state struct {
 	wordlike bool  // the pieces look like words of their own, so only a long word can match
 }
 
-// next reads the letter l, which is at position at in the text. If a refused word ends
-// directly before l, next returns the start of the first such word.
+// next reads the letter l. The parameter at is the position of l in the text. If a
+// refused word ends directly before l, next returns the start of the first such word.
 func (m *matcher) next(l letter, at int) (start int, refused bool) {
 	if m.idle(&l) {
 		return 0, false
@@ -75,9 +75,8 @@ func (m *matcher) next(l letter, at int) (start int, refused bool) {
 	return start, refused
 }
 
-// idle reads a letter that has no effect, and returns true: there is no state, and no
-// word begins with the letter. It returns false for any other letter and does not read
-// that letter.
+// idle reports whether a letter has no effect, because there is no state and no word
+// begins with the letter. If the result is true, idle has read the letter.
 func (m *matcher) idle(l *letter) bool {
 	root := &m.rules.nodes[0]
 	if len(m.states) > 0 || (root.likes&l.likes != 0 || root.other) && m.begins(l.kind) {
@@ -226,8 +225,8 @@ func (m *matcher) end() (start int, refused bool) {
 	return 0, false
 }
 
-// read reads the text that begins at position at. It stops at a refused word, and at a
-// character that overrides the direction of text.
+// read reads the next part of a text. The parameter at is the position of this part.
+// read stops at a refused word, and at a character that overrides the direction of text.
 func (m *matcher) read(text string, at int) (start int, refused bool) {
 	for i, r := range text {
 		if r < utf8.RuneSelf {

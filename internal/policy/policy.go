@@ -10,8 +10,8 @@
 // many spellings:
 //
 //   - in any case and font, and with marks
-//   - with letters of Cyrillic, Greek and other scripts, and with digits and signs,
-//     that look like its letters
+//   - with characters that look like its letters: letters of Cyrillic, Greek and other
+//     scripts, digits and signs
 //   - with repeated letters, and with invisible characters in between
 //   - spread out, with up to three characters between the letters
 //

@@ -223,8 +223,9 @@ func (n *node) child(letter rune) int32 {
 	return 0
 }
 
-// children calls yield for each child node that matches the letter l. own is true if l
-// is the letter of the child node, and false if l only looks like that letter.
+// children calls yield for each child node that matches the letter l. The argument own
+// is true if l is the letter of the child node, and false if l only looks like that
+// letter.
 func (n *node) children(l *letter, yield func(child int32, own bool)) {
 	if n.likes&l.likes == 0 && !n.other {
 		return

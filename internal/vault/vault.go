@@ -213,7 +213,8 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 }
 
 // WrapSecret seals a secret of the service, such as a signing key, under the master key.
-// purpose is the associated data. It names the secret and the secret's location.
+// The parameter purpose is the associated data. It names the secret and the secret's
+// location.
 func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
 	return v.master.Seal(nil, nil, secret, []byte("service secret: "+purpose))
 }
