@@ -18,7 +18,8 @@ func JobStream(id uuid.UUID) Stream { return Stream("job/" + id.String()) }
 // AccountStream returns the stream of an account.
 func AccountStream(id uuid.UUID) Stream { return Stream("account/" + id.String()) }
 
-// ID returns the id after the stream's kind, or the zero UUID if there is none.
+// ID returns the id after the stream's kind, or the zero UUID if the stream has no valid
+// id.
 func (s Stream) ID() uuid.UUID {
 	_, id, _ := strings.Cut(string(s), "/")
 	u, err := uuid.Parse(id)
@@ -38,7 +39,7 @@ type Event struct {
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
 
-// Fact is the content of an event: one of the Job and Account types below.
+// Fact is the content of an event. Its type is one of the Job and Account types below.
 type Fact interface {
 	// Type returns the name under which the fact is stored, such as "job.accepted".
 	Type() string

@@ -121,7 +121,7 @@ func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUI
 	return records, nil
 }
 
-// foldAll folds all jobs of the log and passes them to fn in batches, ordered by id.
+// foldAll folds all jobs of the log and passes the jobs to fn in batches, ordered by id.
 func (s *Store) foldAll(ctx context.Context, tx pgx.Tx, fn func([]Job) error) error {
 	for last := Stream("job/"); ; {
 		rows, _ := tx.Query(ctx, `

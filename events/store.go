@@ -129,7 +129,7 @@ type change struct {
 	batch  pgx.Batch
 }
 
-// prepare checks the facts and builds the statements that append them.
+// prepare checks the facts and builds the statements that append the facts.
 func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
 	c := &change{after: before}
 	for i, fact := range facts {

@@ -19,8 +19,8 @@ type Filter struct {
 
 // Filter returns a filter for a text that follows the prompt. The parameter emitted is
 // the part of the text that has been emitted already. A word that begins in the prompt
-// and ends in the text is refused too. A word at the start of the text is refused even
-// if the last letters of the prompt would make it part of a longer word.
+// and ends in the text is refused too. A refused word at the start of the text is
+// refused even if the prompt's last letters make it part of a longer word.
 func (r *Rules) Filter(prompt, emitted string) *Filter {
 	f := &Filter{matcher: matcher{rules: r}}
 	for i, c := range prompt {

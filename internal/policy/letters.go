@@ -25,7 +25,7 @@ const (
 	between kind = iota // not part of a word, except as a sign that looks like a letter
 	inWord              // letters, digits
 	foreign             // letters that are never in one word with Latin letters: a word ends between the two
-	alone               // letters of scripts without spaces: a word may begin or end at each of them (UAX #29)
+	alone               // letters of scripts without spaces: a word may begin or end at each such letter (UAX #29)
 )
 
 // punctuation reports whether l is a punctuation mark. A punctuation mark before white
@@ -173,7 +173,7 @@ func foreignScript(r rune) bool {
 }
 
 // betweenWords reports whether a word may end directly before r or begin directly after
-// r, whatever the character on the other side of r is.
+// r. Only r decides this, and not the characters around r.
 func betweenWords(r rune) bool {
 	return !unicode.In(r, unicode.L, unicode.M, unicode.N) ||
 		unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)

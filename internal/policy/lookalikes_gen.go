@@ -30,8 +30,8 @@ var scripts = []*unicode.RangeTable{
 
 // more has lookalikes that confusables.txt does not have in the class of a Latin letter.
 // Some are small capitals, turned letters, or letters that look like a letter of the
-// other case. Others look like Latin letters only roughly. Websites use them to rewrite
-// a text with Cherokee, Thai, Yi or Chinese characters.
+// other case. Other characters are here only for their looks. Websites use these
+// characters to rewrite a text with Cherokee, Thai, Yi or Chinese characters.
 var more = map[byte]string{
 	'a': "ᴀɐΛΔʌⲁ₳ᗩค卂ꍏ", 'b': "ʙвβ฿๒乃ꌃ", 'c': "ɔ₵ᑕ匚ꉓ⊂", 'd': "ᴅ∂๔ꀸ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑ⲉ乇ꍟ", 'f': "ꜰ₣千ꎇ", 'g': "ɢ₲ꁅ",
 	'h': "ʜнɥђɧ卄ꃅ", 'i': "ɪเ丨ꀤ", 'j': "ᴊꀭ", 'k': "ᴋкκꀘ", 'l': "ʟӏㄥ꒒", 'm': "ᴍмɯ₥๓爪ꂵ", 'n': "ɴпиИπ₦ภᑎ几ꈤ",

@@ -97,8 +97,8 @@ func (m *matcher) begins(kind kind) bool {
 }
 
 // step adds the states that follow the state t when the letter l is read. The letter may
-// be the next letter of a word, a repetition of the last letter, or a character of the
-// gap between two letters.
+// be the next letter of a word, a repetition of the last letter, or a part of the gap
+// between two letters.
 func (m *matcher) step(t *state, l *letter) {
 	n := &m.rules.nodes[t.node]
 	n.children(l, func(child int32, own bool) {

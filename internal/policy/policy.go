@@ -66,8 +66,8 @@ func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
 
 // ignorable reports whether r is normally not visible, such as a soft hyphen or a
-// zero-width joiner (Unicode's default ignorable code points, and the other format
-// characters).
+// zero-width joiner. These are Unicode's default ignorable code points and the other
+// format characters.
 func ignorable(r rune) bool {
 	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }

@@ -100,8 +100,8 @@ func (w *Watcher) reload(ctx context.Context, complete bool) {
 	}
 }
 
-// read returns the file's text. If the text is too long, read returns one byte more
-// than the limit.
+// read returns the file's text. It reads at most one byte more than the limit, which is
+// enough for Parse to refuse a text that is too long.
 func (w *Watcher) read() (string, error) {
 	file, err := os.Open(w.file)
 	if err != nil {
