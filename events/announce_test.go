@@ -58,7 +58,7 @@ func (n *notifyTracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data
 func (n *notifyTracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (n *notifyTracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-// tracedStore returns a store whose pool has the tracer.
+// tracedStore returns a store whose pool uses the given tracer.
 func tracedStore(t *testing.T, f *fixture, tracer pgx.QueryTracer) *events.Store {
 	t.Helper()
 	config := f.db.App.Config()
@@ -71,8 +71,9 @@ func tracedStore(t *testing.T, f *fixture, tracer pgx.QueryTracer) *events.Store
 	return events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
 }
 
-// A commit with a pending NOTIFY locks the whole database, so commits would run one at
-// a time. Every append must announce after its commit, and no trigger may announce.
+// A commit with a pending NOTIFY locks the whole database, so such commits run one at a
+// time. Every append must be announced after its commit. No trigger may announce an
+// append.
 func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -148,7 +149,7 @@ func TestFailedAnnouncementIsRepeated(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for announced := false; !announced; { // the fixture's store announces the account
+	for announced := false; !announced; { // the loop skips the fixture's announcement of its account
 		n, err := listener.Conn().WaitForNotification(ctx)
 		if err != nil {
 			t.Fatalf("no announcement after a failed one: %v", err)

@@ -39,7 +39,7 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 	return rapid.SampledFrom([]events.Fact{advanced, advanced, advanced, advanced, started, completed, failed, cancelled}).Draw(t, "fact")
 }
 
-// drawFacts draws the facts of a job that may or may not have ended. It returns the
+// drawFacts draws the facts of a job, which may or may not have ended. It returns the
 // job and the facts.
 func drawFacts(t *rapid.T, id, owner uuid.UUID) (events.Job, []events.Fact) {
 	j := events.Job{ID: id, Owner: owner}

@@ -7,8 +7,8 @@ import (
 )
 
 // broker wakes the followers of streams. It also keeps the latest events that this
-// process appended to each followed stream, so that a follower close to the end of
-// the stream needs no query. The zero broker is ready for use.
+// process appended to each followed stream. A follower close to the end of a stream
+// therefore needs no query. The zero broker is ready for use.
 type broker struct {
 	mu     sync.Mutex
 	topics map[Stream]*topic
@@ -20,15 +20,15 @@ type topic struct {
 	tail      []Event // the latest events appended by this process, contiguous and committed
 }
 
-// tailEvents is the greatest length of a tail. Followers that are further behind read
-// the database.
+// tailEvents is the maximum number of events in a tail. A follower that needs earlier
+// events reads the database.
 const tailEvents = 32
 
 // follower is one subscription to a stream.
 type follower struct {
 	wake chan struct{} // holds one value if the stream may have new events
 
-	// stale is set if the database may have events after those in the tail.
+	// stale is set if the database may have events that are later than the tail.
 	stale bool
 }
 
@@ -95,8 +95,8 @@ func (b *broker) announced(stream Stream) {
 // anyAccount is the topic of all accounts' streams.
 const anyAccount Stream = "account/"
 
-// wakeAccountFollowers wakes the followers of anyAccount if the stream is an
-// account's. The caller holds b.mu.
+// wakeAccountFollowers wakes the followers of anyAccount if the stream belongs to an
+// account. The caller holds b.mu.
 func (b *broker) wakeAccountFollowers(stream Stream) {
 	if t := b.topics[anyAccount]; t != nil && strings.HasPrefix(string(stream), string(anyAccount)) {
 		t.markStale()
@@ -119,8 +119,8 @@ func (t *topic) markStale() {
 	}
 }
 
-// cached returns the events after a version from memory. If ok is false, f must read
-// the database and is no longer stale.
+// cached returns the events after a version from memory. If ok is false, the follower f
+// must read these events from the database. In that case, cached clears f.stale.
 func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,7 +132,8 @@ func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, 
 	return tail[min(after+1-tail[0].Version, len(tail)):], true
 }
 
-// wakeUp puts a value into wake, a channel that holds at most one.
+// wakeUp puts a value into the channel wake, unless a value is waiting in it already.
+// The channel has room for one value.
 func wakeUp(wake chan struct{}) {
 	select {
 	case wake <- struct{}{}:

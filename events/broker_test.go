@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A follower gets every event once and in order, without a heartbeat, in any order of
-// commits, announcements and wake-ups.
+// A follower must get every event once and in order, without waiting for a heartbeat.
+// This must hold for any order of commits, announcements and wake-ups.
 func TestFollowerMissesNoEvent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stream = Stream("job/1")
@@ -87,7 +87,7 @@ func TestFollowerMissesNoEvent(t *testing.T) {
 	})
 }
 
-// Events appended by this process reach its followers without a query.
+// Events that this process appends must reach its own followers without a query.
 func TestLocalFollowersNeedNoQuery(t *testing.T) {
 	var b broker
 	const stream = Stream("job/1")
@@ -110,8 +110,8 @@ func TestLocalFollowersNeedNoQuery(t *testing.T) {
 	}
 }
 
-// After a gap in the events appended by this process, followers read the database at
-// once. They wait neither for an announcement nor for a heartbeat.
+// After a gap in the events appended by this process, followers must read the database
+// at once. They must not wait for an announcement or a heartbeat.
 func TestFollowersReadTheDatabaseAfterAGap(t *testing.T) {
 	const stream = Stream("job/1")
 	put := func(b *broker, version int) { b.appended(stream, []Event{{Stream: stream, Version: version}}) }

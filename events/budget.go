@@ -18,8 +18,8 @@ type Reservation struct {
 }
 
 // Spent returns the number of tokens that the job takes from the owner's budget. An
-// outstanding job takes its reservation. A final job takes the tokens it used, up to
-// its reservation, or none if it never started.
+// outstanding job takes its whole reservation. A final job takes the tokens it used, but
+// not more than its reservation. A final job that never started takes no tokens.
 func (j Job) Spent() int {
 	switch {
 	case !j.State.Final():
@@ -30,8 +30,8 @@ func (j Job) Spent() int {
 	return min(j.Reserved.Tokens, j.PromptTokens+len(j.Tokens))
 }
 
-// queueSpending updates the owner's budget for a job's change from before to after.
-// A stream accepts one final fact, so each reservation is settled once.
+// queueSpending updates the owner's budget for a job's change from before to after. A
+// job's stream accepts only one final fact, so each reservation is settled only once.
 func queueSpending(batch *pgx.Batch, before, after Job) {
 	switch more := after.Spent() - before.Spent(); {
 	case more > 0:
@@ -45,8 +45,8 @@ func queueSpending(batch *pgx.Batch, before, after Job) {
 
 // Load is an owner's current use of the service.
 type Load struct {
-	Outstanding int       // jobs queued or running, counted up to a limit
-	Priority    int       // of the owner's latest queued job; 0 if there is none
+	Outstanding int       // number of queued or running jobs, counted up to a limit
+	Priority    int       // priority of the owner's latest queued job; 0 if the owner has no queued job
 	Spent       int       // tokens of the day's budget that are reserved or used
 	At          time.Time // the start of the transaction, by the database's clock, in UTC
 }
@@ -58,20 +58,20 @@ const loadQuery = `
 		coalesce((select tokens from budgets where owner = $1 and day = (now() at time zone 'UTC')::date), 0),
 		now()`
 
-// Load returns an owner's load, including the changes of this transaction. It counts
-// up to limit jobs.
+// Load returns an owner's load, including the changes of this transaction. The number of
+// outstanding jobs is counted up to limit.
 func (tx *Tx) Load(ctx context.Context, owner uuid.UUID, limit int) (Load, error) {
 	return scanLoad(owner, tx.QueryRow(ctx, loadQuery, owner, limit))
 }
 
-// LockLoad is like Load, and locks the load until the transaction ends. Concurrent
-// calls for the same owner wait, so a limit that holds now also holds at the commit.
-// Jobs may still end meanwhile. To keep the wait short, call LockLoad last before the
-// commit.
+// LockLoad is like Load, but also locks the owner's load until the transaction ends.
+// Concurrent calls for the same owner wait for the lock. A limit that is kept at the
+// call is therefore also kept at the commit. Jobs of the owner may still end before the
+// commit. To keep the wait short, make LockLoad the last call before the commit.
 func (tx *Tx) LockLoad(ctx context.Context, owner uuid.UUID, limit int) (l Load, err error) {
 	var batch pgx.Batch
-	// The lock is a separate statement, because only a later one sees what is
-	// committed during the wait.
+	// The lock is a separate statement, because only a later statement sees the changes
+	// that are committed during the wait.
 	batch.Queue(`select pg_advisory_xact_lock(hashtextextended('load/' || $1::uuid::text, 0))`, owner)
 	batch.Queue(loadQuery, owner, limit).QueryRow(func(row pgx.Row) error {
 		l, err = scanLoad(owner, row)
@@ -91,12 +91,13 @@ func scanLoad(owner uuid.UUID, row pgx.Row) (l Load, err error) {
 	return l, nil
 }
 
-// budgetDays is the number of days for which a budget is kept after its own day. Old
-// budgets limit nothing. They are kept for people to read.
+// budgetDays is the number of days for which a budget is kept after its own day. The
+// budget of a past day limits nothing. It is kept so that people can read it.
 const budgetDays = 7
 
 // ForgetBudgets removes the budgets of days that ended more than a week ago.
-// RebuildHistory restores them until the next call.
+// RebuildHistory restores these budgets, and the next call of ForgetBudgets removes them
+// again.
 func (s *Store) ForgetBudgets(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from budgets where (owner, day) in (

@@ -15,7 +15,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// budgets returns the tokens taken from an owner's budgets by day.
+// budgets returns, for each day, the tokens taken from an owner's budget.
 func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 	t.Helper()
 	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, owner)
@@ -29,7 +29,8 @@ func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 }
 
 // TestBudgetIsTheSumOfSpentTokens appends random legal facts to jobs with reservations
-// on two days.
+// on two days. The budget of each day must equal the sum of the tokens that its jobs
+// spent.
 func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
@@ -96,7 +97,8 @@ func TestEveryEndSettlesTheReservation(t *testing.T) {
 			if got := f.budgets(t, owner); !cmp.Equal(got, want) {
 				t.Error(cmp.Diff(want, got))
 			}
-			// A writer that has not seen the last fact tries to end the job again.
+			// A writer that has not seen the last fact tries to end the job again. The
+			// second end must be refused and must not change the budget.
 			stale := j
 			stale.State, stale.Version = events.Running, j.Version-1
 			if _, err := f.put(t.Context(), stale, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrConflict) {
@@ -124,10 +126,10 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // like the end of a job of that day
+	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // locks the row, as the end of a job of that day does
 		t.Fatal(err)
 	}
-	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // including today
+	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // numbers of days, including today; the first also includes the locked day
 		if err := f.ForgetBudgets(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +140,7 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A job can end after its budget was removed.
+	// It must be possible to end a job after its budget was removed.
 	accepted := completedFacts()[0].(events.JobAccepted)
 	accepted.Reserved = events.Reservation{Day: "2020-01-01", Tokens: 54}
 	j, err := f.put(t.Context(), f.newJob(), accepted)

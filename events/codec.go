@@ -12,16 +12,16 @@ import (
 	"colophon/internal/vault"
 )
 
-// schema is the version of the stored form that encode writes. decode reads it and
-// every earlier one.
+// schema is the version of the stored form that encode writes. decode reads this version
+// and every earlier version.
 const schema = 1
 
-// ErrCorrupt occurs when stored bytes cannot be decoded: they are damaged, or a
-// later build wrote them.
+// ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are damaged,
+// or a later build wrote them.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
-// stored is the payload of an event as JSON. The JSON is canonical: it is compact,
-// and the members of every object are in alphabetical order.
+// stored is the payload of an event as JSON. The JSON is canonical. It is compact, and
+// the members of every object are in alphabetical order.
 type stored struct {
 	At      string          `json:"at"`
 	Fact    json.RawMessage `json:"fact"`
@@ -32,7 +32,8 @@ type stored struct {
 	Version int             `json:"version"`
 }
 
-// timeFormat is RFC 3339 in UTC with exactly six decimals, Postgres's resolution.
+// timeFormat is RFC 3339 in UTC with exactly six decimals, which is the resolution of
+// Postgres.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
 // encode returns the payload of e. key is the owner's key.
@@ -76,10 +77,11 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 		}
 		members["sealed"] = sealed
 	}
-	return json.Marshal(members) // a map, so its members come out sorted
+	return json.Marshal(members) // json.Marshal sorts the members of a map
 }
 
-// toMembers returns the members of v's JSON object. Nested objects are canonical.
+// toMembers returns the members of v's JSON object. The JSON of nested objects is
+// canonical.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -123,8 +125,8 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	return s, at, nil
 }
 
-// decode reverses encode. With a nil key, the sealed members are zero and the event
-// is marked as erased.
+// decode reverses encode. If key is nil, the sealed members of the fact are zero. An
+// event with sealed members is then marked as erased.
 func decode(payload []byte, key *vault.Key) (Event, error) {
 	s, at, err := readEnvelope(payload)
 	if err != nil {
@@ -142,7 +144,8 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 	return e, nil
 }
 
-// openFact opens the member "sealed" and adds its members to the fact.
+// openFact decrypts the member "sealed" and adds the decrypted members to the fact. If
+// key is nil, openFact leaves out the decrypted members and returns true for erased.
 func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {
@@ -168,7 +171,7 @@ func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err 
 		return nil, false, err
 	}
 	delete(members, "sealed")
-	if err := json.Unmarshal(plain, &members); err != nil { // adds to the map
+	if err := json.Unmarshal(plain, &members); err != nil { // adds the decrypted members to the map
 		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	fact, err = json.Marshal(members)

@@ -28,7 +28,7 @@ var (
 	goldenMaster = bytes.Repeat([]byte{0x42}, vault.MasterKeySize)
 )
 
-// wrappedKey stands for the table owner_keys. It holds the golden file's wrapped key.
+// wrappedKey is a fake of the table owner_keys. It holds the golden file's wrapped key.
 type wrappedKey struct{ wrapped []byte }
 
 func (w *wrappedKey) Exec(_ context.Context, _ string, args ...any) (pgconn.CommandTag, error) {
@@ -43,8 +43,8 @@ func (w *wrappedKey) Scan(dest ...any) error {
 	return nil
 }
 
-// everyFact returns facts of all types. The index of a fact determines its version in
-// the golden file, so new facts are added at the end.
+// everyFact returns facts of all types. The index of a fact determines the version of
+// its event in the golden file, so new facts must be added at the end.
 func everyFact() []Fact {
 	id := uuid.MustParse("01a205f5-d43a-7c96-8cd4-e7302cce0925")
 	return []Fact{
@@ -93,8 +93,8 @@ func sample(i int, f Fact) Event {
 	}
 }
 
-// form returns the fact's name in the golden file: its type and the members added by
-// later releases.
+// form returns the fact's name in the golden file. The name has the type of the fact,
+// and the members that a later release added.
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
@@ -109,7 +109,8 @@ func form(f Fact) string {
 	return f.Type()
 }
 
-// golden is the content of the golden file: events that every release must decode.
+// golden is the content of the golden file. Every release must be able to decode its
+// events.
 type golden struct {
 	WrappedKey []byte            `json:"wrapped_key"`
 	Payloads   map[string]string `json:"payloads"` // by form
@@ -138,8 +139,9 @@ func readGolden(t testing.TB) (golden, *vault.Key) {
 	return g, key
 }
 
-// TestEveryStoredFormIsReadable decodes events as each release wrote them. Entries of
-// the golden file are added, but never changed.
+// TestEveryStoredFormIsReadable decodes events in the form in which each release wrote
+// them. Each event must decode to its fact. New entries may be added to the golden file,
+// but an entry must never be changed.
 func TestEveryStoredFormIsReadable(t *testing.T) {
 	g, key := readGolden(t)
 	for i, fact := range everyFact() {
@@ -157,7 +159,7 @@ func TestEveryStoredFormIsReadable(t *testing.T) {
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("%s: %v\n%s", form(fact), err, cmp.Diff(want, got))
 		}
-		// An event without sealed members has only one encoding.
+		// An event without sealed members must have only one encoding.
 		if again, err := encode(got, key); len(fact.sealed()) == 0 && (err != nil || string(again) != payload) {
 			t.Errorf("%s is encoded as\n%s, want\n%s, %v", fact.Type(), again, payload, err)
 		}
@@ -189,7 +191,8 @@ func TestStoredBytesAreCanonical(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A float64 does not hold every seed, so sealed facts are left out.
+		// Facts with sealed members are not compared, because a float64 cannot hold
+		// every seed.
 		if len(fact.sealed()) == 0 && !bytes.Equal(payload, canonical) {
 			t.Errorf("stored bytes are not canonical:\n%s, want\n%s", payload, canonical)
 		}

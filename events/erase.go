@@ -8,22 +8,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Erasing an owner takes three steps, each of which may be repeated. CloseOwner, in
-// the transaction that erases the account, stops further jobs of the owner. Then the
-// caller ends the outstanding jobs, which needs the owner's key. Erase destroys the
-// key. If a process dies in between, ClosedOwners returns the owner.
+// The erasure of an owner has three steps. Each step may be repeated. First, CloseOwner
+// stops further jobs of the owner. It runs in the transaction that erases the account.
+// Second, the caller ends the outstanding jobs, which needs the owner's key. Third,
+// Erase destroys the key. If a process dies between the first and the last step,
+// ClosedOwners returns the owner.
 
-// CloseOwner stops an owner from starting new work: after the commit, no further job
-// of the owner is accepted. Outstanding jobs can go on.
+// CloseOwner stops an owner from starting new work. After the commit, no further job of
+// the owner is accepted. Outstanding jobs can continue.
 func (tx *Tx) CloseOwner(ctx context.Context, owner uuid.UUID) error {
 	return tx.store.vault.CloseOwner(ctx, tx, owner)
 }
 
-// codeClosed is the SQLSTATE of the function admit for a closed owner.
+// codeClosed is the SQLSTATE that the database function admit raises for a closed owner.
 const codeClosed = "CL001"
 
-// queueOpenCheck makes a batch fail with codeClosed if the owner is closed. An open
-// owner cannot be closed until the transaction ends.
+// queueOpenCheck adds a statement to the batch that fails with codeClosed if the owner
+// is closed. If the owner is open, no other transaction can close the owner before this
+// transaction ends.
 func queueOpenCheck(batch *pgx.Batch, owner uuid.UUID) { batch.Queue(`select admit($1)`, owner) }
 
 // ClosedOwners returns up to limit closed owners whose keys still exist.
@@ -46,9 +48,9 @@ func (s *Store) Outstanding(ctx context.Context, owner uuid.UUID, limit int) ([]
 	return jobs, nil
 }
 
-// Erase destroys the owner's key, so that nothing the owner wrote can be read again.
-// Other processes can still read for up to vault.KeyTTL. The owner must be closed and
-// have no outstanding jobs.
+// Erase destroys the owner's key, so that nothing that the owner wrote can be read
+// again. Other processes can still read the owner's values for up to vault.KeyTTL. The
+// owner must be closed and have no outstanding jobs.
 func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 	return s.vault.Erase(ctx, s.pool, owner)
 }

@@ -19,7 +19,7 @@ func (f *fixture) closeOwner(t *testing.T) {
 	}
 }
 
-// A closed owner gets no new jobs, but the outstanding ones can be ended.
+// A closed owner must get no new jobs. It must be possible to end the outstanding jobs.
 func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -53,7 +53,8 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	}
 }
 
-// Every job that is accepted before or during CloseOwner is outstanding after it.
+// Every job that is accepted before or during CloseOwner must be outstanding after
+// CloseOwner.
 func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -100,8 +101,8 @@ func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	}
 }
 
-// The rows of an erased owner's jobs agree with the events and can be rebuilt,
-// whichever way the jobs ended.
+// The rows of an erased owner's jobs must agree with the events, however the jobs ended.
+// It must be possible to rebuild these rows.
 func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -129,7 +130,7 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Wrong rows are still found.
+	// CheckHistory must still find wrong rows.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where state = 'cancelled'`); err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,8 @@ func JobStream(id uuid.UUID) Stream { return Stream("job/" + id.String()) }
 // AccountStream returns the stream of an account.
 func AccountStream(id uuid.UUID) Stream { return Stream("account/" + id.String()) }
 
-// ID returns the id after the stream's kind, or the zero UUID if there is none.
+// ID returns the id after the stream's kind, or the zero UUID if the stream has no valid
+// id.
 func (s Stream) ID() uuid.UUID {
 	_, id, _ := strings.Cut(string(s), "/")
 	u, err := uuid.Parse(id)
@@ -38,7 +39,7 @@ type Event struct {
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
 
-// Fact is the content of an event: one of the Job and Account types below.
+// Fact is the content of an event. Its type is one of the Job and Account types below.
 type Fact interface {
 	// Type returns the name under which the fact is stored, such as "job.accepted".
 	Type() string
@@ -59,8 +60,9 @@ type (
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // in the queue, from 1 (first) to 4 (last)
 		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if the owner had no token budget
-		// Deadline is when the job is cancelled if it has not ended: UTC, to the
-		// microsecond, by the database's clock. Jobs of the first release have none.
+		// Deadline is the time at which the job is cancelled if it has not ended. It is
+		// in UTC, to the microsecond, by the database's clock. Jobs of the first release
+		// have no deadline.
 		Deadline time.Time `json:"deadline,omitzero"`
 	}
 
@@ -75,7 +77,7 @@ type (
 		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text; empty in the first release
 	}
 
-	// JobAdvanced adds tokens and the text that they complete.
+	// JobAdvanced adds tokens, and the text that these tokens complete.
 	JobAdvanced struct {
 		Tokens []int  `json:"tokens"`
 		Text   string `json:"text"`
@@ -88,7 +90,7 @@ type (
 		Timings      Timings `json:"timings"`
 	}
 
-	// JobFailed ends an attempt, and the job if Final.
+	// JobFailed ends an attempt. If Final is set, it also ends the job.
 	JobFailed struct {
 		Attempt int    `json:"attempt"`
 		Reason  string `json:"reason"`
@@ -143,8 +145,8 @@ type (
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountKeyRotated records that a new key signs access tokens. It belongs to the
-	// service, so it is appended to the stream of the zero account.
+	// AccountKeyRotated records that a new key signs access tokens. The fact belongs to
+	// the service, so it is appended to the stream of the zero account.
 	AccountKeyRotated struct {
 		Key    string    `json:"key"`    // the id of the new key
 		From   time.Time `json:"from"`   // when it begins to sign: UTC, to the microsecond
@@ -157,7 +159,7 @@ type (
 	}
 
 	// AccountPasswordChanged records a new password. All sessions were ended, except
-	// the Session in which the owner changed it.
+	// Session, in which the owner changed the password.
 	AccountPasswordChanged struct {
 		Session uuid.UUID `json:"session,omitzero"`
 		By      string    `json:"by,omitempty"` // "command" for the command line, empty for the owner

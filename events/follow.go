@@ -16,16 +16,17 @@ import (
 	"colophon/internal/retry"
 )
 
-// Follow yields the events of a stream after a version in batches, as they are
-// appended. After each heartbeat interval without events it yields an empty batch.
+// Follow yields the events of a stream after a version. It yields the events in batches,
+// as they are appended. After each heartbeat interval without events, it yields an empty
+// batch.
 //
-// The sequence ends when the caller stops, or with an error such as ctx's. It does
-// not end with the job. While the database is unavailable, Follow retries and yields
-// only heartbeats.
+// The sequence ends when the caller stops it, or with an error such as the error of ctx.
+// It does not end when the job ends. While the database is unavailable, Follow retries
+// its reads and yields only empty batches.
 func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
-		// The subscription precedes the first read, so every event is either read or
-		// announced.
+		// The subscription begins before the first read, so every event is either read
+		// or announced.
 		f := s.broker.subscribe(stream)
 		defer s.broker.unsubscribe(stream, f)
 		tick := time.NewTicker(heartbeat)
@@ -64,30 +65,30 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 			case <-f.wake:
 			case <-retryRead:
 			case <-tick.C:
-				mustRead, heartbeatDue = true, true // the read finds events whose announcement was lost
+				mustRead, heartbeatDue = true, true // the next read finds events whose announcement was lost
 			}
 		}
 	}
 }
 
-// WatchAccounts returns a channel that receives a value after any process may have
-// appended to the stream of any account. Values are merged while the channel is full.
-// The caller must call unsubscribe at the end.
+// WatchAccounts returns a channel that receives a value when a process may have appended
+// to the stream of any account. The channel holds at most one value, so several appends
+// may give only one value. The caller must call unsubscribe at the end.
 func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
 	f := s.broker.subscribe(anyAccount)
 	return f.wake, func() { s.broker.unsubscribe(anyAccount, f) }
 }
 
-// readRetryDelay is the wait of a follower before it reads again from an unavailable
-// database.
+// readRetryDelay is the time after which a follower repeats a read that failed because
+// the database was unavailable.
 const readRetryDelay = 500 * time.Millisecond
 
-// channel is the LISTEN/NOTIFY channel. A payload is the name of a stream, a space
-// and the name of the store that appended to it.
+// channel is the LISTEN/NOTIFY channel. A payload has the name of a stream, a space, and
+// the name of the store that appended to the stream.
 const channel = "colophon_events"
 
-// announceEvery is the minimum time between two announcements of a store. Appends in
-// quick succession share an announcement.
+// announceEvery is the minimum time between two announcements of a store. Appends
+// that follow each other within this time share one announcement.
 const announceEvery = 25 * time.Millisecond
 
 // announcements holds the streams that this store has not announced yet.
@@ -118,9 +119,9 @@ func (a *announcements) take() []Stream {
 	return streams
 }
 
-// Run announces this store's appends and listens for the announcements of all
-// processes until ctx is done. It reconnects after errors. ready, if it is not nil,
-// is called once, when Run listens for the first time.
+// Run announces this store's appends and listens for the announcements of all processes
+// until ctx is done. It reconnects after errors. If the function ready is not nil, Run
+// calls it once, when Run listens for the first time.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -129,7 +130,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 	listen := func() error {
 		return s.listen(ctx, func() {
 			wait.Reset()
-			s.broker.announcementsLost() // while there was no connection
+			s.broker.announcementsLost() // announcements were lost while there was no connection
 			if ready != nil {
 				ready()
 				ready = nil
@@ -161,15 +162,15 @@ func (s *Store) announce(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
-	s.notify(ctx) // the appends since the last announcement
+	s.notify(ctx) // announces the appends since the last announcement
 }
 
 // notifyTimeout bounds one announcement.
 const notifyTimeout = 2 * time.Second
 
-// notify announces the pending streams, even if ctx is done: followers in other
-// processes then see the last events of a stopping process at once. It returns false if
-// the streams are still pending.
+// notify announces the pending streams, even if ctx is done. The followers in other
+// processes therefore see the last events of a stopping process at once. notify returns
+// false if the streams are still pending.
 func (s *Store) notify(ctx context.Context) bool {
 	streams := s.announcements.take()
 	if len(streams) == 0 {
@@ -185,12 +186,13 @@ func (s *Store) notify(ctx context.Context) bool {
 	return err == nil
 }
 
-// listen passes announcements to the broker until its connection fails. It calls
-// listening when the connection listens.
+// listen opens a connection and passes announcements to the broker until the connection
+// fails. It calls the function listening when the connection is ready for announcements.
 func (s *Store) listen(ctx context.Context, listening func()) error {
-	// The connection does not come from the pool, because it is never returned.
+	// The connection is not taken from the pool, because it is never returned to the
+	// pool.
 	config := s.pool.Config().ConnConfig.Copy()
-	config.RuntimeParams["application_name"] += " listen" // tells it apart in pg_stat_activity
+	config.RuntimeParams["application_name"] += " listen" // identifies the connection in pg_stat_activity
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
@@ -206,7 +208,8 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 			return err
 		}
 		if n != nil {
-			// publish has already woken the followers of this store's own appends.
+			// publish has already woken the followers of the streams to which this store
+			// appended.
 			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name {
 				s.broker.announced(Stream(stream))
 			}
@@ -215,16 +218,17 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 }
 
 const (
-	// defaultListenCheck is how long the listening connection may be silent before
-	// it is checked. A connection that was cut silently reports no error.
+	// defaultListenCheck is the time for which the listening connection may be silent
+	// before it is checked. A connection that was cut silently reports no error.
 	defaultListenCheck = 5 * time.Second
 
 	// defaultListenCheckTimeout bounds the check.
 	defaultListenCheckTimeout = 2 * time.Second
 )
 
-// nextNotification returns the next notification, or nil if none has arrived within
-// listenCheck and the connection still works.
+// nextNotification returns the next notification. If no notification arrives within
+// listenCheck, it checks the connection, and returns nil and no error if the connection
+// works.
 func (s *Store) nextNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	quiet, cancel := context.WithTimeout(ctx, s.listenCheck)
 	defer cancel()

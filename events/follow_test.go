@@ -50,7 +50,7 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // without Run, it does not announce
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // Run is not called, so this store announces nothing
 	j := f.newJob()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -68,7 +68,8 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	}
 }
 
-// A follower in the appending process gets the events from memory.
+// A follower in the appending process gets the events from memory. They must equal the
+// stored events.
 func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -98,8 +99,9 @@ func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	}
 }
 
-// follow follows a stream up to a version and returns an error if an event is out of
-// order. Its heartbeat is longer than any test, so it depends on announcements.
+// follow follows a job's stream. It expects the events from version after+1 to version
+// until. It returns an error if an event is out of order. The heartbeat is longer than
+// any test, so the follower depends on announcements.
 func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
 	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
 		if err != nil {
@@ -150,13 +152,15 @@ func TestFollowYieldsHeartbeats(t *testing.T) {
 func TestRunReconnectsALostListener(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	// Followers in the appending process need no listener.
+	// The follower uses a second store, because followers in the appending process need
+	// no listener.
 	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
 	run(t, elsewhere)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	facts := completedFacts()
-	// A store skips its own announcements, so only the second event can wake its follower.
+	// A store skips its own announcements, so only the announcement of the second event
+	// can wake the follower.
 	j, err := elsewhere.AppendJob(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +194,7 @@ type cutConn struct {
 func (c cutConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	for err == nil && c.cut.Load() {
-		n, err = c.Conn.Read(b) // until the deadline passes
+		n, err = c.Conn.Read(b) // reads on until the connection's deadline passes
 	}
 	return n, err
 }
@@ -202,8 +206,9 @@ func (c cutConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestFollowersSurviveASilentCut cuts all connections of a store. The heartbeat of its
-// follower is longer than the test.
+// TestFollowersSurviveASilentCut cuts all connections of a store. A follower of the
+// store must still get the next event. The heartbeat is longer than the test, so it
+// cannot wake the follower.
 func TestFollowersSurviveASilentCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -214,7 +219,8 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		return cutConn{conn, cut.Load()}, err
 	}
-	// The pool pings connections that were idle for long. Here it pings all of them.
+	// By default, the pool pings a connection only after a long idle time. In this test,
+	// it pings a connection before every use.
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	config.PingTimeout = 300 * time.Millisecond
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
@@ -228,7 +234,8 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	facts := completedFacts()
-	// A store skips its own announcements, so only the second event can wake its follower.
+	// A store skips its own announcements, so only the announcement of the second event
+	// can wake the follower.
 	j, err := far.AppendJob(ctx, f.newJob(), facts[0])
 	if err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ type Record struct {
 	CompletionTokens int // 0 until the job is final
 	FinishReason     string
 	CreatedAt        time.Time
-	Deadline         time.Time // zero if there is none
+	Deadline         time.Time // zero if the job has no deadline
 	StartedAt        time.Time // zero until the first start
 	FinishedAt       time.Time // zero until the job is final
 	Erased           bool      // the owner's key is gone, so Prompt and Text are empty
@@ -68,8 +68,8 @@ type secrets struct {
 // rowAAD returns the associated data that binds a row's ciphertext to its job.
 func rowAAD(job uuid.UUID) string { return "history " + job.String() }
 
-// queueProjection updates the job's row if the append changes it. Generated tokens do
-// not change it, so most appends write no row.
+// queueProjection updates the job's row in the history view if the append changes the
+// row. Generated tokens do not change the row, so most appends do not write it.
 func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
 	if r := record(after); before.Version == 0 || r != record(before) {
 		return queueUpsert(batch, r, key)
@@ -77,7 +77,7 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 	return nil
 }
 
-// queueUpsert writes a row. With a nil key, it stores no prompt and no text.
+// queueUpsert writes a row. If key is nil, it stores no prompt and no text.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 	var sealed []byte
 	if key != nil && !r.Erased {
@@ -155,9 +155,9 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	return r.Record, nil
 }
 
-// History returns up to limit completed jobs of an owner, newest first. last is the
-// last job of the previous page, or the zero UUID for the first page. An erased owner
-// has no history.
+// History returns up to limit completed jobs of an owner, newest first. The parameter
+// last is the last job of the previous page, or the zero UUID for the first page. An
+// erased owner has no history.
 func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) ([]Record, error) {
 	if last == (uuid.UUID{}) {
 		last = uuid.Max
@@ -179,13 +179,14 @@ func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) (
 	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased }), nil
 }
 
-// MaxQueuePosition is the position at which counting stops.
+// MaxQueuePosition is the maximum position that QueuePosition returns.
 const MaxQueuePosition = 10_000
 
-// QueuePosition returns the position of a queued job: 1 plus the number of queued jobs
-// of a higher priority, or of the same priority and accepted earlier. New jobs of a
-// higher priority move it back. A job that was aged or handed back may run earlier
-// than its position says. Counting stops at MaxQueuePosition.
+// QueuePosition returns the position of a queued job. The position is 1 plus the number
+// of queued jobs ahead. A job is ahead if it has a higher priority, or if it has the
+// same priority and was accepted earlier. New jobs of a higher priority increase the
+// position. A job that was aged or handed back may run earlier than its position says.
+// Counting stops at MaxQueuePosition.
 func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
@@ -212,9 +213,9 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 }
 
 // Overdue returns up to limit outstanding jobs that are past their deadlines, in no
-// particular order. A running job must be past its deadline by grace, the time in
-// which its worker ends it. Jobs of erased owners are left out, because nothing can
-// be appended to them.
+// particular order. A running job must be past its deadline by at least the duration
+// grace, because its worker ends the job within that time. Jobs of erased owners are
+// omitted, because no event can be appended to these jobs.
 func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
 	rows, _ := s.pool.Query(ctx, `
 		select job from history

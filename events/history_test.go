@@ -22,7 +22,7 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 		}
 		ids = append([]uuid.UUID{j.ID}, ids...)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...); err != nil { // not completed
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...); err != nil { // this job is not completed, so it must not be returned
 		t.Fatal(err)
 	}
 	other := uuid.Must(uuid.NewV7())
@@ -52,8 +52,8 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 	}
 }
 
-// TestRebuildReproducesTheView appends random legal facts to jobs. It compares the view
-// written by the appends with the view rebuilt from the log.
+// TestRebuildReproducesTheView appends random legal facts to jobs. The view rebuilt from
+// the log must equal the view written by the appends.
 func TestRebuildReproducesTheView(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

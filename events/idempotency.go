@@ -19,16 +19,16 @@ import (
 )
 
 var (
-	// ErrClaimed occurs when another request has opened a stream under the
-	// idempotency key. Opened returns that stream.
+	// ErrClaimed occurs when another request with the same idempotency key has opened a
+	// stream. Opened returns that stream.
 	ErrClaimed = errors.New("the idempotency key has been used")
 
-	// ErrInFlight occurs when another request under the idempotency key has not
+	// ErrInFlight occurs when another request with the same idempotency key has not
 	// ended within a second.
 	ErrInFlight = errcode.New("idempotency_key_in_flight", "a request with this idempotency key is under way")
 
-	// ErrKeyReused occurs when an idempotency key is sent with another payload than
-	// the first time, or when its owner has been erased.
+	// ErrKeyReused occurs when an idempotency key is sent again with a different
+	// payload. It also occurs when the owner of the key has been erased.
 	ErrKeyReused = errcode.New("idempotency_key_reused", "the idempotency key was used for something else")
 )
 
@@ -36,13 +36,13 @@ const (
 	// IdempotencyKeyTTL is the minimum time for which an idempotency key is remembered.
 	IdempotencyKeyTTL = 24 * time.Hour
 
-	// defaultClaimWait is how long a claim waits for an uncommitted claim of the
-	// same key.
+	// defaultClaimWait is the maximum time for which a claim waits for an uncommitted
+	// claim of the same key.
 	defaultClaimWait = time.Second
 )
 
-// IdempotencyKey identifies a request that opens one stream, however often it is
-// sent.
+// IdempotencyKey identifies a request. The request opens only one stream, even if it is
+// sent several times.
 type IdempotencyKey struct {
 	Scope   string // the caller and the route; each scope has its own keys
 	Key     string // chosen by the client
@@ -68,8 +68,8 @@ func (k IdempotencyKey) fingerprint() []byte {
 // aad returns the associated data that binds a sealed fingerprint to its key.
 func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
 
-// Opened returns the stream that a request under the key has opened, ErrNotFound if
-// there is none, or ErrKeyReused.
+// Opened returns the stream that a request with the key has opened. It returns
+// ErrNotFound if no request has opened a stream. It can also return ErrKeyReused.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
@@ -99,12 +99,13 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	return stream, nil
 }
 
-// Claim records that the request under the key opens the owner's stream. Call it in
-// the transaction that opens the stream. The owner must have a data key.
+// Claim records that the request with the key k opens the given stream of the owner.
+// Call it in the transaction that opens the stream. The owner must have a data key.
 //
-// The first of several concurrent claims succeeds. The others wait for its
-// transaction. If it commits, they return ErrClaimed. If it is rolled back, one of
-// them succeeds. If neither happens within a second, they return ErrInFlight.
+// If several claims of a key are concurrent, the first claim succeeds. The other claims
+// wait for the first claim's transaction. If this transaction commits, they return
+// ErrClaimed. If it is rolled back, one of the waiting claims succeeds. If it does not
+// end within a second, they return ErrInFlight.
 func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stream Stream) error {
 	key, err := tx.store.vault.Key(ctx, tx, owner)
 	if err != nil {
@@ -131,8 +132,9 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 	return nil
 }
 
-// ForgetIdempotencyKeys removes the keys that are older than IdempotencyKeyTTL. Their
-// streams stay. A request that is repeated later opens another stream.
+// ForgetIdempotencyKeys removes the keys that are older than IdempotencyKeyTTL. The
+// streams of these keys remain. If a request is repeated after its key was removed, it
+// opens another stream.
 func (s *Store) ForgetIdempotencyKeys(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from idempotency_keys where key_hash in (

@@ -18,7 +18,7 @@ func idempotencyKey() events.IdempotencyKey {
 	return events.IdempotencyKey{Scope: "test-user POST /jobs", Key: "k1", Payload: []byte(`{"prompt":"a secret"}`)}
 }
 
-// open opens a job's stream under the key.
+// open opens the stream of a new job with the key k.
 func (f *fixture) open(ctx context.Context, k events.IdempotencyKey) (events.Stream, error) {
 	j := f.newJob()
 	err := f.Write(ctx, func(tx *events.Tx) error {
@@ -85,7 +85,8 @@ func TestIdempotencyKeyOpensOneStream(t *testing.T) {
 }
 
 // TestClaimWaitsForAnUncommittedClaim claims a key while another transaction has an
-// uncommitted claim of it.
+// uncommitted claim of the key. The result of the second claim must depend on the end of
+// the first transaction.
 func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -43,28 +43,28 @@ type Job struct {
 	Model        string
 	Policy       string
 	Priority     int         // in the queue, from 1 (first) to 4 (last)
-	Reserved     Reservation // of the owner's token budget
+	Reserved     Reservation // share of the owner's token budget
 
 	Attempts int    // number of starts
-	Weights  string // of the first start; later starts need the same
-	Kernel   string // of the latest start
+	Weights  string // weights of the first start; later starts need the same weights
+	Kernel   string // kernel of the latest start
 	Tokens   []int  // generated so far
 	Text     string // the text of Tokens
 
 	FinishReason string // of a completed job: "stop", "length" or "content_filter"
-	Usage        Usage  // of a completed job
+	Usage        Usage  // usage of a completed job
 	Timings      Timings
-	Reason       string // of the latest failure or of the cancellation
+	Reason       string // reason of the latest failure or of the cancellation
 
 	AcceptedAt   time.Time
-	Deadline     time.Time // when the job is cancelled if it has not ended; zero if there is none
-	StartedAt    time.Time // of the first start
+	Deadline     time.Time // time at which the job is cancelled if it has not ended; zero if it has no deadline
+	StartedAt    time.Time // time of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
 }
 
-// Apply returns the job after e, or j and ErrIllegal if e cannot follow. It does not
-// modify j's slices.
+// Apply returns the job after the event e. If e cannot follow the events of j, Apply
+// returns j and ErrIllegal. It does not modify j's slices.
 func (j Job) Apply(e Event) (Job, error) {
 	if !j.allows(e) {
 		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, ErrIllegal)
@@ -123,8 +123,8 @@ func (j Job) allows(e Event) bool {
 	return false
 }
 
-// Fold applies events in order to the zero Job. At an illegal one it returns the job
-// before it and ErrIllegal.
+// Fold applies events in order to the zero Job. If an event is illegal, Fold stops and
+// returns the job before that event and ErrIllegal.
 func Fold(events []Event) (Job, error) {
 	var j Job
 	var err error

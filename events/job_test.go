@@ -34,7 +34,8 @@ func TestFoldEqualsRepeatedApply(t *testing.T) {
 		if err != nil || !cmp.Equal(folded, j) {
 			t.Fatalf("Fold differs from Apply: %v\n%s", err, cmp.Diff(j, folded))
 		}
-		// Applying the rest to the fold of any prefix gives the same job.
+		// The fold of any prefix, followed by Apply of each remaining event, must give
+		// the same job.
 		cut := rapid.IntRange(0, len(all)).Draw(t, "cut")
 		part, err := events.Fold(all[:cut])
 		if err != nil {

@@ -14,10 +14,10 @@ import (
 // rebuildBatch is the number of jobs folded at a time.
 const rebuildBatch = 500
 
-// RebuildHistory rebuilds the history view and the token budgets from the events, in
-// one transaction, and returns the number of jobs. Until the commit, readers see the
-// old view and appends wait. progress, if it is not nil, is called with the number of
-// jobs so far.
+// RebuildHistory rebuilds the history view and the token budgets from the events, in one
+// transaction. It returns the number of jobs. Until the commit, readers see the old view
+// and appends wait. If the function progress is not nil, it is called with the number of
+// jobs rebuilt so far.
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
 	total := 0
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -57,9 +57,9 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 	return total, nil
 }
 
-// CheckHistory compares the history view with the events, in one snapshot and without
-// a lock. It returns the number of jobs, and those whose rows differ, are missing or
-// should not exist.
+// CheckHistory compares the history view with the events, in one snapshot and without a
+// lock. It returns the number of jobs in the log. The result wrong has the jobs whose
+// rows differ, are missing or should not exist.
 func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
@@ -92,9 +92,9 @@ func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, 
 	return jobs, wrong, nil
 }
 
-// readable returns r without what an erasure has removed from the events. The number
-// of tokens of a cancelled or failed job is sealed with them, so after an erasure
-// only the row has it.
+// readable returns r without the values that an erasure has removed from the events. The
+// token count of a cancelled or failed job follows only from its sealed tokens. After an
+// erasure, only the row still has this count.
 func readable(r Record) Record {
 	if r.Erased && r.State != Completed {
 		r.CompletionTokens = 0
@@ -121,7 +121,7 @@ func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUI
 	return records, nil
 }
 
-// foldAll folds all jobs of the log and passes them to fn in batches, ordered by id.
+// foldAll folds all jobs of the log and passes the jobs to fn in batches, ordered by id.
 func (s *Store) foldAll(ctx context.Context, tx pgx.Tx, fn func([]Job) error) error {
 	for last := Stream("job/"); ; {
 		rows, _ := tx.Query(ctx, `

@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	// ErrConflict occurs when the caller's version is not the last one of a stream.
-	// Another writer has appended, or the caller's last append was not committed.
+	// ErrConflict occurs when the caller's version is not the last version of a stream.
+	// Either another writer has appended, or the caller's last append was not committed.
 	ErrConflict = errors.New("the stream has moved on")
 
 	// ErrNotFound occurs when a job or an idempotency key is unknown.
@@ -41,7 +41,7 @@ type Store struct {
 	broker        broker
 	announcements announcements
 	name          string                // identifies this store's announcements
-	reads         flight.Group[[]Event] // by stream and version
+	reads         flight.Group[[]Event] // shared reads, by stream and version
 
 	// Tests change these intervals.
 	claimWait          time.Duration
@@ -49,7 +49,7 @@ type Store struct {
 	listenCheckTimeout time.Duration
 }
 
-// NewStore returns a store in a database that has all migrations.
+// NewStore returns a store that uses pool. Its database must have all migrations.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, log: log, announcements: newAnnouncements(), name: uuid.NewString(),
@@ -65,10 +65,10 @@ type Tx struct {
 	appended map[Stream][]Event
 }
 
-// Write runs fn in one transaction of at most ten seconds. After the commit it
-// announces the streams to which fn has appended. An error of fn rolls everything
-// back. After a connection error or a timeout, the transaction may or may not have
-// committed.
+// Write runs fn in one transaction of at most ten seconds. After the commit, Write
+// announces the streams to which fn has appended. If fn returns an error, Write rolls
+// back the transaction and returns the error. After a connection error or a timeout, the
+// transaction may or may not have committed.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -99,14 +99,14 @@ func (s *Store) publish(appended map[Stream][]Event) {
 	}
 }
 
-// AppendJob appends facts to a job's stream, updates the history view and the
-// owner's budget, and returns the job after the facts. before is the job as the
-// caller last saw it; for a new job it is Job{ID: …, Owner: …}.
+// AppendJob appends facts to a job's stream and updates the history view and the owner's
+// budget. It returns the job after the facts. The parameter before is the job as the
+// caller last saw it. For a new job, it is Job{ID: …, Owner: …}.
 //
-// AppendJob returns ErrIllegal for a fact that cannot follow, and ErrConflict if
-// before is not the job's latest version. It returns vault.ErrErased for a new job of
-// a closed owner and for any job of an erased owner. After an error the transaction
-// must be rolled back.
+// AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
+// returns ErrConflict if before is not the job's latest version. It returns
+// vault.ErrErased for a new job of a closed owner and for any job of an erased owner.
+// After an error, the transaction must be rolled back.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -129,7 +129,7 @@ type change struct {
 	batch  pgx.Batch
 }
 
-// prepare checks the facts and builds the statements that append them.
+// prepare checks the facts and builds the statements that append the facts.
 func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
 	c := &change{after: before}
 	for i, fact := range facts {
@@ -157,10 +157,10 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 	return c, nil
 }
 
-// AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own,
-// in one round trip. After ErrIllegal, ErrConflict or vault.ErrErased nothing is
-// written. After any other error the facts may have been committed: AppendJob
-// returns before, and the caller must read the stream to find out.
+// AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own, in
+// one round trip. After ErrIllegal, ErrConflict or vault.ErrErased, nothing is written.
+// After any other error, the facts may or may not have been committed. In that case, the
+// returned job is before, and the caller must read the stream to know the result.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -179,16 +179,18 @@ func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, 
 	return change.after, nil
 }
 
-// AppendAccount appends facts to the end of an account's stream. Any fact may follow
-// any other. AccountRegistered also creates the account's data key. Without that key,
-// AppendAccount returns vault.ErrErased. Concurrent appends to one account wait.
+// AppendAccount appends facts to the end of an account's stream. Any fact may follow any
+// other fact. The fact AccountRegistered also creates the account's data key. If the
+// account has no data key, AppendAccount returns vault.ErrErased. Concurrent appends to
+// the same account wait for each other.
 func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
 	if len(facts) == 0 {
 		return nil
 	}
 	stream := AccountStream(account)
-	// The lock makes concurrent appends wait instead of conflict. It is a separate
-	// statement, because only a later one sees what is committed during the wait.
+	// The lock makes concurrent appends wait, so they do not conflict. The lock is taken
+	// in a separate statement, because only a later statement sees the changes that are
+	// committed during the wait.
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
 		return fmt.Errorf("lock %s: %w", stream, err)
 	}
@@ -220,7 +222,8 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	return nil
 }
 
-// note keeps events of one stream for Write, which publishes them after the commit.
+// note records events of one stream in tx. Write publishes the recorded events after the
+// commit.
 func (tx *Tx) note(events []Event) {
 	stream := events[0].Stream
 	tx.appended[stream] = append(tx.appended[stream], events...)
@@ -258,12 +261,12 @@ func send(ctx context.Context, db interface {
 }
 
 // now returns the current time at Postgres's resolution, so that an event in memory
-// equals the stored one.
+// equals the stored event.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// Read returns the events of a stream after a version, in order: none if the stream
-// does not exist, and at least those committed before the call. Concurrent readers
-// of the same stream and version share one query.
+// Read returns the events of a stream after a version, in order. If the stream does not
+// exist, it returns no events. The result has at least the events that were committed
+// before the call. Concurrent readers of the same stream and version share one query.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
 		events, err := s.read(ctx, stream, after)
@@ -284,10 +287,11 @@ func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Ev
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// Without a timeout, a silently cut connection reports no error for minutes.
+// If a connection is cut silently, a call without a timeout returns no error for
+// minutes.
 const (
-	readTimeout  = 10 * time.Second // of a query, even if no reader waits any longer
-	writeTimeout = 10 * time.Second // of a transaction
+	readTimeout  = 10 * time.Second // for a query, which goes on even if all of its readers have stopped waiting
+	writeTimeout = 10 * time.Second // for a transaction
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {

@@ -63,7 +63,8 @@ func (f *fixture) register(t *testing.T, owner uuid.UUID) {
 	}
 }
 
-// put appends each fact in a transaction of its own and returns the job after them.
+// put appends each fact in a transaction of its own. It returns the job after the last
+// fact.
 func (f *fixture) put(ctx context.Context, j events.Job, facts ...events.Fact) (events.Job, error) {
 	for _, fact := range facts {
 		var err error
@@ -145,8 +146,8 @@ func TestOneWriterWinsEachVersion(t *testing.T) {
 	}
 }
 
-// A writer may hold a job with events that were never committed. Its next append must
-// not leave a gap.
+// A writer may hold a job with events that were never committed. The next append of this
+// writer must be refused, because it would leave a gap in the versions.
 func TestAppendAfterARolledBackWriteIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -196,7 +197,7 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-// Store.AppendJob sends a batch without begin and commit. It must still be one
+// Store.AppendJob sends a batch without begin and commit. The batch must still be one
 // transaction.
 func TestFailedAppendLeavesNothing(t *testing.T) {
 	t.Parallel()

@@ -1,11 +1,12 @@
 // Package limit limits requests per key in fixed windows of time.
 //
-// A [Limit] allows each key a number of requests per window. The first window of a
-// key begins with its first request. Each later window begins at the end of the
-// previous one, so twice the number can pass around a boundary. A refused request
-// does not count. Limits are exact under any concurrency: [InMemory] within one
-// process, and [Shared] across all processes that use one database. All types are
-// safe for concurrent use.
+// A [Limit] allows each key a number of requests per window. The first window of a key
+// begins with the key's first request. Each later window begins at the end of the
+// previous window. Around the boundary of two windows, up to twice the number of
+// requests can therefore pass in a short time. A refused request does not count. Limits
+// are exact under any concurrency. An [InMemory] limit is exact within one process. A
+// [Shared] limit is exact across all processes that use one database. All types are safe
+// for concurrent use.
 package limit
 
 import (
@@ -65,8 +66,9 @@ func InMemory(name string, rate Rate) (*Limit, error) {
 	return &Limit{name, rate, store}, nil
 }
 
-// Shared returns a limit that counts in the database, together with the limits of the
-// same name in other processes. [RemoveOld] must run in at least one process.
+// Shared returns a limit that counts in the database. It shares its counts with the
+// limits of the same name in other processes. [RemoveOld] must run in at least one
+// process.
 func Shared(pool *pgxpool.Pool, name string, rate Rate) *Limit {
 	return &Limit{name, rate, NewStore(pool, name, rate)}
 }
@@ -79,14 +81,14 @@ type Count struct {
 	OK        bool          // whether the request is allowed
 }
 
-// Name returns the limit's name. Clients see it.
+// Name returns the limit's name, which clients see.
 func (l *Limit) Name() string { return l.name }
 
 // Rate returns the rate of the keys that have no rate of their own.
 func (l *Limit) Rate() Rate { return l.rate }
 
-// Take counts a request of a key and says whether it is allowed. After a database
-// error, the request may or may not have been counted.
+// Take counts a request of a key. Count.OK says whether the request is allowed. After a
+// database error, the request may or may not have been counted.
 func (l *Limit) Take(ctx context.Context, key string) (Count, error) {
 	tokens, remaining, reset, ok, err := l.store.Take(ctx, key)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // Store implements go-limiter's Store in Postgres. It behaves like go-limiter's memory
-// store, but for all processes together. Each call is at most one statement and uses
+// store, but all processes share the counts. Each call is at most one statement and uses
 // the database's clock.
 type Store struct {
 	pool    *pgxpool.Pool
@@ -28,7 +28,7 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // keys to refuse without a query
+	refused map[string]refusal // refusals of keys that are refused without a query
 }
 
 var _ limiter.Store = (*Store)(nil)
@@ -37,7 +37,7 @@ var _ limiter.Store = (*Store)(nil)
 type refusal struct {
 	tokens uint64
 	reset  time.Time // the end of the window
-	until  time.Time // when the cached result expires
+	until  time.Time // time at which the cached result expires
 }
 
 const (
@@ -45,15 +45,16 @@ const (
 	// no error for minutes.
 	statementTimeout = 5 * time.Second
 
-	// refusedFor is how long a process caches a refusal. A flood then costs the
-	// database one statement per second instead of one per request.
+	// refusedFor is the time for which a process caches a refusal. A flood of requests
+	// of one key then costs the database one statement per second. Without the cache, it
+	// would cost one statement per request.
 	refusedFor = time.Second
 
 	// maxRefused is the maximum number of cached refusals.
 	maxRefused = 10_000
 )
 
-// NewStore returns a store. Stores of the same name count together.
+// NewStore returns a store. Stores of the same name share their counts.
 func NewStore(pool *pgxpool.Pool, name string, rate Rate) *Store {
 	return &Store{pool: pool, name: name, rate: rate, refused: map[string]refusal{}}
 }
@@ -64,9 +65,9 @@ func (s *Store) rowKey(key string) []byte {
 	return sum[:16]
 }
 
-// take counts one request. A statement that waits for the row may find a window that
-// began after the statement, and counts in it. If the database's clock was set back,
-// the window ends at most one window length from now.
+// take counts one request. A statement may have to wait for the row. If a new window
+// begins during the wait, the request counts in the new window. If the database's clock
+// was set back, the window ends at most one window length from now.
 const take = `
 insert into rate_limits as r (key, remaining, ends_at)
 values ($1, greatest($2::bigint - 1, -1), statement_timestamp() + $3::interval)
@@ -78,9 +79,10 @@ on conflict (key) do update set
         else least(r.ends_at, statement_timestamp() + coalesce(r.per, $3)) end
 returning coalesce(tokens, $2), remaining, greatest(extract(epoch from ends_at - statement_timestamp()), 0)::double precision`
 
-// Take takes one of a key's tokens, if its window has one left. It returns the tokens
-// per window, the tokens left in this one, and the end of the window as Unix time in
-// nanoseconds by this process's clock.
+// Take takes one token of a key, if the key's current window has a token left. It
+// returns the tokens per window and the tokens left in the current window. The result
+// reset is the end of the current window as Unix time in nanoseconds, by this process's
+// clock.
 func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
 	if s.stopped.Load() {
 		return 0, 0, 0, false, limiter.ErrStopped
@@ -117,7 +119,7 @@ func (s *Store) cache(key string, r refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.refused) >= maxRefused {
-		clear(s.refused) // the cache only saves statements
+		clear(s.refused) // an empty cache is correct, because the cache only saves statements
 	}
 	s.refused[key] = r
 }
@@ -145,8 +147,8 @@ func (s *Store) Get(ctx context.Context, key string) (tokens, remaining uint64, 
 	return uint64(limit), uint64(left), nil
 }
 
-// Set gives a key a rate of its own and starts a new window. Other processes that have
-// refused the key apply the rate within a second.
+// Set gives a key its own rate and starts a new window. Another process that has cached
+// a refusal of the key applies the new rate within a second.
 func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Duration) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
@@ -157,8 +159,9 @@ func (s *Store) Set(ctx context.Context, key string, tokens uint64, per time.Dur
 		s.rowKey(key), int64(tokens), per)
 }
 
-// Burst adds tokens to the current window of a key. An unknown key gets them in every
-// window. Other processes that have refused the key apply the burst within a second.
+// Burst adds tokens to the current window of a key. An unknown key gets the additional
+// tokens in every window. Another process that has cached a refusal of the key applies
+// the burst within a second.
 func (s *Store) Burst(ctx context.Context, key string, tokens uint64) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
@@ -189,8 +192,8 @@ const (
 	removeBatch = 10_000 // rows per statement
 )
 
-// RemoveOld removes the windows that ended at least ten minutes ago, once a minute
-// until ctx is done. Any number of processes may run it.
+// RemoveOld removes the windows that ended at least ten minutes ago. It does so once a
+// minute until ctx is done. Any number of processes may run RemoveOld at the same time.
 func RemoveOld(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 	periodic.Run(ctx, removeEvery, log, "old request counts not removed", func(ctx context.Context) error {
 		_, err := removeOld(ctx, pool)

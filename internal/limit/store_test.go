@@ -20,7 +20,7 @@ import (
 	"colophon/migrations"
 )
 
-// age moves all windows into the past.
+// age moves the ends of all windows back in time.
 func age(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	t.Helper()
 	if _, err := pool.Exec(context.Background(), `update rate_limits set ends_at = ends_at - $1::interval`, by); err != nil {
@@ -28,8 +28,8 @@ func age(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	}
 }
 
-// TestStoreBehavesLikeTheMemoryStore runs the same operations on both stores within
-// one window.
+// TestStoreBehavesLikeTheMemoryStore runs the same operations on the memory store and on
+// Store, within one window. Both stores must return the same results.
 func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -43,8 +43,9 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 		}
 		defer memory.Close(ctx)
 		runs++
-		// The two stores stand for two processes. A process that has refused a key applies
-		// the other's Set or Burst within a second; forget makes it do so at once.
+		// The two stores stand for two processes. A process that has cached a refusal
+		// applies a Set or Burst of the other process within a second. The call of
+		// forget makes it do so at once.
 		shared := []*Store{
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
 			NewStore(db.App, fmt.Sprint("run-", runs), Rate{tokens, time.Hour}),
@@ -89,8 +90,8 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 	})
 }
 
-// Windows stay aligned to the first request, even after a long pause. No change of the
-// database's clock makes a window longer.
+// Windows must stay aligned to the first request, even after a long pause. A change of
+// the database's clock must not make a window longer.
 func TestWindowsStayAligned(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -115,17 +116,19 @@ func TestWindowsStayAligned(t *testing.T) {
 	take(false, 0, 40*time.Minute-slack, 40*time.Minute)
 	age(t, db.Owner, 45*time.Minute) // five minutes into the second window
 	take(true, 1, 55*time.Minute-slack, 55*time.Minute)
-	age(t, db.Owner, 3*time.Hour+20*time.Minute) // into the fifth
+	age(t, db.Owner, 3*time.Hour+20*time.Minute) // into the fifth window
 	take(true, 1, 35*time.Minute-slack, 35*time.Minute)
-	age(t, db.Owner, -100*time.Hour) // the database's clock has gone back
+	age(t, db.Owner, -100*time.Hour) // as if the database's clock had been set back
 	take(true, 0, time.Hour-slack, time.Hour)
 	take(false, 0, time.Hour-slack, time.Hour)
-	// A process with another rate counts in the same window.
+	// A process with another rate must count in the same window.
 	l = Shared(db.App, "calls", Rate{2, time.Minute})
 	take(false, 0, 0, time.Minute)
 }
 
-// TestProcessesShareOneLimit sends concurrent requests through several pools.
+// TestProcessesShareOneLimit sends concurrent requests through several pools. Exactly 37
+// requests, the limit, must be allowed. Each allowed request must get a different number
+// of remaining requests.
 func TestProcessesShareOneLimit(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -164,7 +167,8 @@ func TestProcessesShareOneLimit(t *testing.T) {
 	}
 }
 
-// TestRefusedKeyNeedsNoQuery drops the table and takes from a refused key.
+// TestRefusedKeyNeedsNoQuery drops the table. A key that was refused before must be
+// refused again, without an error.
 func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -189,7 +193,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	if _, _, _, _, err := s.Take(t.Context(), "another"); err == nil {
 		t.Error("another key was counted without the table")
 	}
-	// The cache is bounded.
+	// The cache must hold at most maxRefused keys.
 	for i := range 2*maxRefused + 5 {
 		s.cache(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
 	}
@@ -214,7 +218,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	fill(old, "old")
 	age(t, db.Owner, 11*time.Minute)
 	fill(fresh, "fresh")
-	// A row that another transaction has locked is skipped.
+	// A row that another transaction has locked must be skipped.
 	tx, err := db.Owner.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +235,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	if n, err := removeOld(t.Context(), db.App); err != nil || n != 1 {
 		t.Errorf("%d rows were removed, want 1, error %v", n, err)
 	}
-	// Counting and removing run concurrently without errors.
+	// Counting and removing at the same time must not give an error.
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
@@ -250,7 +254,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	wg.Wait()
 }
 
-// TestKeysAreStoredAsHashes searches the row for the key.
+// The stored row must not contain the key.
 func TestKeysAreStoredAsHashes(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -303,7 +307,7 @@ func TestInMemoryLimitRefusesFurtherRequests(t *testing.T) {
 	}
 }
 
-// BenchmarkTake measures the cost of one count.
+// BenchmarkTake measures the time of one Take, for allowed and for refused requests.
 func BenchmarkTake(b *testing.B) {
 	db := pgtest.New(b, migrations.Up)
 	memory, err := InMemory("calls", Rate{1 << 40, time.Minute})

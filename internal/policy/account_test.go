@@ -89,8 +89,9 @@ func FuzzUsername(f *testing.F) {
 		if len(key) == 0 || len(key) > 2500 { // an index entry has room for 2,700 bytes
 			t.Fatalf("%q: a key of %d bytes", name, len(key))
 		}
-		// Valid spellings of the name have the same key. Changing the case of text
-		// that is not normalised can change more than case.
+		// All valid spellings of the name must have the same key. The case is changed
+		// only in the NFD form, because in other forms such a change can change more
+		// than case.
 		nfd := norm.NFD.String(name)
 		for _, variant := range []string{nfd, norm.NFC.String(name), norm.NFKD.String(name), strings.ToUpper(nfd), strings.ToLower(nfd)} {
 			if strings.EqualFold(variant, nfd) || norm.NFKD.String(variant) == norm.NFKD.String(name) {
@@ -154,7 +155,7 @@ func TestPasswordFollowsItsRules(t *testing.T) {
 	}
 }
 
-// Password neither truncates nor folds.
+// Password must not truncate a password and must not fold it.
 func TestDifferentPasswordsStayDifferent(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 16)
 	for _, pair := range [][2]string{

@@ -1,8 +1,8 @@
 //go:build ignore
 
-// Command common_gen adds passwords to common.txt: the first 3,000 of a list that are
-// long enough for the length rule. The list has one password per line, the most
-// frequent first:
+// Command common_gen adds passwords from a list to common.txt. It adds the first 3,000
+// passwords of the list that are long enough for the length rule. The list has one
+// password per line, the most frequent password first:
 //
 //	npm pack zxcvbn@4.4.2 && tar xzf zxcvbn-4.4.2.tgz
 //	node -p 'require("./package/lib/frequency_lists").passwords.join("\n")' | go run ./internal/policy/common_gen.go internal/policy/common.txt

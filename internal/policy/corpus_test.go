@@ -44,11 +44,11 @@ func unquoted(t testing.TB, corpus string) []string {
 	return list
 }
 
-// spelling is a spelling of a refused word, with its neighbours.
+// spelling is a spelling of a refused word, with the text before and after the word.
 type spelling struct{ before, word, after string }
 
-// obfuscated returns spellings of the built-in rules' words: those of the corpus,
-// and more from a seeded generator.
+// obfuscated returns spellings of the words in the built-in rules. They are the
+// spellings of the corpus, and further spellings from a seeded generator.
 func obfuscated(t testing.TB) []spelling {
 	t.Helper()
 	var list []spelling
@@ -67,7 +67,7 @@ func obfuscated(t testing.TB) []spelling {
 	return list
 }
 
-// disguises are the replacements of each letter.
+// disguises has the possible replacements of each letter.
 var disguises = map[rune][]string{
 	'h': {"H", "ｈ", "Ｈ", "𝒉", "𝗛", "ⓗ", "һ", "Н", "Η", "ʜ", "ḧ", "ɦ", "Ⱨ", "ђ", "ᕼ"},
 	'a': {"A", "ａ", "Ａ", "𝒂", "𝗔", "ⓐ", "а", "А", "α", "Α", "ᴀ", "á", "ⱥ", "₳", "ᗩ", "@", "4"},
@@ -81,9 +81,10 @@ var disguises = map[rune][]string{
 	'c': {"C", "ｃ", "Ｃ", "𝒄", "𝗖", "ⓒ", "с", "С", "ᴄ", "ç", "(", "¢"},
 }
 
-// obfuscate returns another spelling of a word. It replaces letters, keeping two
-// real ones, and inserts characters between them. It does not split short words
-// as sentences do; testdata/passes.txt has those spellings.
+// obfuscate returns a random spelling of a word that must be refused. It replaces
+// letters, but keeps at least two real letters, and inserts characters between letters.
+// It does not split a short word as the words of a sentence can. Such spellings pass and
+// are in testdata/passes.txt.
 func obfuscate(rng *rand.Rand, word string) string {
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	style := rng.IntN(4)
@@ -131,7 +132,8 @@ func obfuscate(rng *rand.Rand, word string) string {
 	return b.String()
 }
 
-// TestObfuscationsAreRefused submits each spelling alone and in sentences.
+// TestObfuscationsAreRefused submits each spelling alone and in sentences. Each text
+// must be refused.
 func TestObfuscationsAreRefused(t *testing.T) {
 	rules := Default()
 	list := obfuscated(t)
@@ -149,8 +151,8 @@ func TestObfuscationsAreRefused(t *testing.T) {
 	t.Logf("%d spellings, in 5 places each", len(list))
 }
 
-// The spellings that pass according to ADR 25 do pass. If one is refused, move it to
-// the corpus of refused spellings.
+// The spellings that pass according to ADR 25 must pass. If a spelling is refused after
+// a change, move the spelling to testdata/refused.txt.
 func TestKnownSpellingsPass(t *testing.T) {
 	rules := Default()
 	for _, text := range unquoted(t, passes) {

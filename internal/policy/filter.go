@@ -2,28 +2,30 @@ package policy
 
 import "slices"
 
-// Filter reads a text that is generated piece by piece and returns how much of it may
-// be emitted. That part cannot belong to a refused word, whatever follows. Its results
-// depend on the rules and the text alone, and not on the pieces. So a text that is
-// resumed after an emitted piece gets the same results as an uninterrupted text.
+// Filter reads a text that is generated piece by piece. It returns the number of bytes
+// of the text that may be emitted. These bytes cannot be part of a refused word,
+// whatever text follows. The results depend only on the rules and the text, not on how
+// the text is cut into pieces. A text that is resumed after an emitted piece therefore
+// gets the same results as a text that was never interrupted.
 //
 // A Filter must not be used by two goroutines at once.
 type Filter struct {
 	matcher matcher
-	length  int   // of the text, in bytes
-	ends    []int // ends of pieces after free at which the text could end
+	length  int   // length of the text so far, in bytes
+	ends    []int // ends of pieces after free; the text up to such an end has no refused word
 	free    int   // bytes of the text that may be emitted
 	refused bool
 }
 
-// Filter returns a filter for a text that follows the prompt. emitted is the part of
-// the text that has been emitted already. A word that begins in the prompt is refused
-// too, and so is a word that is only a word without the prompt's last letters.
+// Filter returns a filter for a text that follows the prompt. The parameter emitted is
+// the part of the text that has been emitted already. A word that begins in the prompt
+// and ends in the text is refused too. A refused word at the start of the text is
+// refused even if the prompt's last letters make it part of a longer word.
 func (r *Rules) Filter(prompt, emitted string) *Filter {
 	f := &Filter{matcher: matcher{rules: r}}
 	for i, c := range prompt {
 		letters(c, func(l letter) {
-			f.matcher.next(l, i-len(prompt)) // Rules.Prompt has refused words of the prompt itself
+			f.matcher.next(l, i-len(prompt)) // Rules.Prompt has already refused words that lie within the prompt
 		})
 	}
 	f.matcher.states = slices.DeleteFunc(f.matcher.states, func(t state) bool { return f.matcher.complete(&t) })
@@ -33,9 +35,10 @@ func (r *Rules) Filter(prompt, emitted string) *Filter {
 	return f
 }
 
-// Add adds a piece of whole characters and returns how many bytes of the text may be
-// emitted. They end with a piece or, if the text is refused now, before the refused
-// word or character. After a refusal, nothing may be added.
+// Add adds a piece, which must consist of whole characters. It returns the number of
+// bytes, from the start of the text, that may be emitted. These bytes end at the end of
+// a piece. If the text is refused now, they end before the refused word or character.
+// After a refusal, no more pieces may be added.
 func (f *Filter) Add(piece string) (free int, refused bool) {
 	if f.refused {
 		return f.free, true
@@ -60,7 +63,7 @@ func (f *Filter) Add(piece string) (free int, refused bool) {
 	return f.free, false
 }
 
-// End returns the same as Add for a text that ends here.
+// End marks the end of the text. It returns the same values as Add.
 func (f *Filter) End() (free int, refused bool) {
 	if f.refused {
 		return f.free, true
@@ -72,8 +75,8 @@ func (f *Filter) End() (free int, refused bool) {
 }
 
 func (f *Filter) refuse(start int) (free int, refused bool) {
-	// The word may begin in the prompt, or in text that was emitted under earlier
-	// rules.
+	// start may be less than f.free: the refused word may begin in the prompt, or in
+	// text that was emitted under earlier rules.
 	f.free, f.refused = max(f.free, start), true
 	return f.free, true
 }

@@ -10,15 +10,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// whole returns how much of a text is emitted when it arrives in one piece.
+// whole returns the number of bytes that are emitted when a text arrives in one piece.
 func whole(r *Rules, prompt, text string) (free int, refused bool) {
 	f := r.Filter(prompt, "")
 	_, _ = f.Add(text)
 	return f.End()
 }
 
-// passed runs a text in pieces through filters and returns the emitted text. When
-// resume returns true, it drops the text that was held back and generates it again.
+// passed adds the pieces of a text to a filter and returns the emitted text. When resume
+// returns true, passed drops the text that was held back. It then adds these pieces
+// again, to a new filter.
 func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, pieces []string, resume func() bool) (emitted string, refused bool) {
 	f := r.Filter(prompt, "")
 	var free int
@@ -37,7 +38,7 @@ func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, piec
 		if r.refuses(emitted) {
 			t.Fatalf("%q: %q has been emitted", pieces, emitted)
 		}
-		if resume() { // the held-back text is generated again
+		if resume() { // adds the held-back pieces to a new filter
 			f = r.Filter(prompt, emitted)
 			j := 0
 			for n := 0; n < free; j++ {
@@ -90,13 +91,13 @@ var bits = []string{
 	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "를", "\u202e", "aa", "卂", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",
 }
 
-// rich draws texts made of bits.
+// rich returns a generator of texts that are made of bits.
 func rich() *rapid.Generator[string] {
 	return rapid.Map(rapid.SliceOfN(rapid.SampledFrom(bits), 0, 30), func(parts []string) string { return strings.Join(parts, "") })
 }
 
-// Any pieces and interruptions lead to the same emitted bytes, which never contain a
-// refused word.
+// The emitted bytes must be the same for all pieces and all interruptions. They must
+// never contain a refused word.
 func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 	own, err := Parse("name x\nword hate\nword hatewhat\nword violence\nword 我我\nword te\nword hs")
 	if err != nil {
@@ -126,8 +127,8 @@ func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 	})
 }
 
-// TestNoObfuscationIsEmitted filters generated texts with each spelling of the corpus,
-// in random pieces.
+// TestNoObfuscationIsEmitted filters texts with each spelling of obfuscated, in random
+// pieces. No part of a spelling may be emitted.
 //
 // security: LLM05:2025
 func TestNoObfuscationIsEmitted(t *testing.T) {
@@ -151,7 +152,7 @@ func TestNoObfuscationIsEmitted(t *testing.T) {
 	t.Logf("%d spellings, in 5 places, in pieces of up to 8 characters: %d bytes leaked", len(list), leaked)
 }
 
-// A word may begin in the prompt and end in the text.
+// A word that begins in the prompt and ends in the text must be refused.
 func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	for _, c := range []struct {
 		prompt, text, emitted string
@@ -183,7 +184,8 @@ func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	}
 }
 
-// Text emitted under earlier rules cannot be taken back. Nothing follows it.
+// Text that was emitted under earlier rules cannot be taken back. If it has a word that
+// is refused now, no more text may be emitted.
 func TestFilterStopsTextEmittedUnderEarlierRules(t *testing.T) {
 	f := Default().Filter("", "I hate it")
 	if free, refused := f.Add(" so"); free != len("I hate it") || !refused {
@@ -199,7 +201,8 @@ func TestFilterStopsTextEmittedUnderEarlierRules(t *testing.T) {
 	}
 }
 
-// TestFilterHoldsBackLittle counts the words of ordinary text that are held back.
+// TestFilterHoldsBackLittle counts the words of ordinary text that are held back. At
+// most one word in 200 may be held back, and at most two words in a row.
 func TestFilterHoldsBackLittle(t *testing.T) {
 	f := Default().Filter("", "")
 	pieces, held, longest, length, since := 0, 0, 0, 0, 0
@@ -264,14 +267,14 @@ func BenchmarkFilter(b *testing.B) {
 	for _, rules := range []*Rules{Default(), many} {
 		for name, text := range texts {
 			b.Run(fmt.Sprintf("%s/%d letters", name, len(rules.nodes)), func(b *testing.B) {
-				var tokens []string // of four characters, as a model's are on average
+				var tokens []string // tokens of four characters, the average length of a model's tokens
 				for rest := []rune(text); len(rest) > 4; rest = rest[4:] {
 					tokens = append(tokens, string(rest[:4]))
 				}
 				f := rules.Filter("", "")
 				i := 0
 				b.ReportAllocs()
-				for b.Loop() { // a token an iteration
+				for b.Loop() { // each iteration adds one token
 					if _, refused := f.Add(tokens[i]); refused {
 						f = rules.Filter("", "")
 					}

@@ -7,29 +7,29 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// letter is the meaning of a character to the word rules. It depends on the
-// character alone: compatibility variants are decomposed, case is folded, and
-// marks and ignorable characters have none.
+// letter describes a character for the word rules. It depends only on the character.
+// Compatibility variants are decomposed, and case is folded. Marks and ignorable
+// characters have no letter.
 type letter struct {
-	own    rune   // itself, in lower case
-	likes  uint32 // the Latin letters that it is, or is taken for: bit 0 is a
+	own    rune   // the character itself, in lower case
+	likes  uint32 // the Latin letters that the character is or looks like; bit 0 stands for 'a'
 	kind   kind
-	proper bool // a real letter: no digit or sign that is taken for a letter
-	sign   bool // counts as a sign where it is taken for another letter
+	proper bool // a real letter, not a digit or sign that looks like a letter
+	sign   bool // counts as a sign when it is matched as another letter
 }
 
 // kind is a character's behaviour at a word boundary.
 type kind uint8
 
 const (
-	between kind = iota // part of a word only as a sign that is taken for a letter
+	between kind = iota // not part of a word, except as a sign that looks like a letter
 	inWord              // letters, digits
-	foreign             // letters that never share a word with Latin ones: a boundary lies between the two
-	alone               // letters of scripts without spaces: a word may begin or end at each of them (UAX #29)
+	foreign             // letters that are never in one word with Latin letters: a word ends between the two
+	alone               // letters of scripts without spaces: a word may begin or end at each such letter (UAX #29)
 )
 
-// punctuation reports whether l, followed by white space, separates words of a
-// sentence.
+// punctuation reports whether l is a punctuation mark. A punctuation mark before white
+// space separates the words of a sentence.
 func (l letter) punctuation() bool {
 	switch l.own {
 	case ',', '.', ';', ':', '!', '?':
@@ -38,7 +38,7 @@ func (l letter) punctuation() bool {
 	return false
 }
 
-// like reports whether l is, or is taken for, a letter of the Latin alphabet.
+// like reports whether l is, or looks like, the given Latin letter.
 func (l *letter) like(letter rune) bool {
 	return 'a' <= letter && letter <= 'z' && l.likes&bit(byte(letter)) != 0
 }
@@ -56,7 +56,7 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 			table[c].kind = inWord
 		}
 	}
-	table['I'].likes |= bit('l') // a capital i looks like it
+	table['I'].likes |= bit('l') // a capital i looks like a small L
 	for c, letters := range map[byte]string{
 		'0': "o", '1': "il", '2': "z", '3': "e", '4': "a", '5': "s", '6': "bg", '7': "t", '8': "b", '9': "g",
 		'@': "a", '$': "s", '!': "il", '|': "il", '+': "t", '(': "c",
@@ -70,12 +70,12 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
-// everyday are lookalikes that are frequent in ordinary texts of their scripts.
-// Matched as themselves they count as letters. Matched as Latin letters they count as
-// signs.
+// everyday has the lookalikes that are frequent in ordinary texts of their own scripts.
+// When such a character is matched as itself, it counts as a letter. When it is matched
+// as a Latin letter, it counts as a sign.
 const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
 
-// sign marks everyday characters in likeness.
+// sign is the bit that marks everyday characters in likeness.
 const sign = 1 << 31
 
 // likeness holds the letters that each character of lookalikes resembles.
@@ -95,8 +95,8 @@ var likeness = func() map[rune]uint32 {
 	return table
 }()
 
-// letters calls yield with the letters that r stands for, in order: none, one, or
-// those of a ligature.
+// letters calls yield with each letter that r stands for, in order. A mark stands for no
+// letter, and a ligature stands for several letters.
 func letters(r rune, yield func(letter)) {
 	switch {
 	case r < utf8.RuneSelf:
@@ -105,10 +105,10 @@ func letters(r rune, yield func(letter)) {
 	case 0x1f150 <= r && r <= 0x1f169: // letters in black circles
 		yield(ascii['a'+r-0x1f150])
 		return
-	case 0x1f170 <= r && r <= 0x1f189: // in black squares
+	case 0x1f170 <= r && r <= 0x1f189: // letters in black squares
 		yield(ascii['a'+r-0x1f170])
 		return
-	case 0x1f1e6 <= r && r <= 0x1f1ff: // of flags
+	case 0x1f1e6 <= r && r <= 0x1f1ff: // letters of flags
 		yield(ascii['a'+r-0x1f1e6])
 		return
 	case r == 'ß' || r == 'ẞ':
@@ -141,7 +141,7 @@ func standsForNothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorabl
 
 // letterOf returns the letter of a character that does not decompose.
 func letterOf(r rune) letter {
-	own := unicode.ToLower(unicode.ToUpper(r)) // maps both small sigmas to one
+	own := unicode.ToLower(unicode.ToUpper(r)) // maps both forms of the small sigma to the same letter
 	likes := likeness[r] | likeness[own] | likeness[unicode.ToLower(r)]
 	if !unlikeCapital(own) {
 		likes |= likeness[unicode.ToUpper(r)]
@@ -161,19 +161,19 @@ func letterOf(r rune) letter {
 	return l
 }
 
-// unlikeCapital reports whether a small Greek letter looks like another Latin
-// letter than its capital, or like none.
+// unlikeCapital reports whether a small Greek letter looks like a different Latin letter
+// than its capital does, or like no Latin letter.
 func unlikeCapital(r rune) bool { return r == 'δ' || r == 'λ' || r == 'ξ' || r == 'σ' }
 
-// foreignScript reports whether r is of a script whose words stand directly beside
-// Latin ones ("나는chat를") and whose letters are not taken for Latin ones.
+// foreignScript reports whether r belongs to a script whose words stand directly beside
+// Latin words ("나는chat를"). The letters of these scripts do not look like Latin letters.
 func foreignScript(r rune) bool {
 	return unicode.In(r, unicode.Hangul, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya,
 		unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Arabic, unicode.Hebrew)
 }
 
-// betweenWords reports whether a word may end before or after r, regardless of its
-// other neighbour.
+// betweenWords reports whether a word may end directly before r or begin directly after
+// r. Only r decides this, and not the characters around r.
 func betweenWords(r rune) bool {
 	return !unicode.In(r, unicode.L, unicode.M, unicode.N) ||
 		unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)

@@ -21,17 +21,17 @@ import (
 	"golang.org/x/text/unicode/runenames"
 )
 
-// scripts are the scripts whose letters are taken for Latin ones. Scripts that are
+// scripts has the scripts whose letters look like Latin letters. Scripts that are
 // written from right to left, and the digits of other scripts, are omitted.
 var scripts = []*unicode.RangeTable{
 	unicode.Latin, unicode.Greek, unicode.Cyrillic, unicode.Armenian, unicode.Coptic, unicode.Cherokee,
 	unicode.Lisu, unicode.Deseret, unicode.Canadian_Aboriginal, unicode.Common,
 }
 
-// more are lookalikes that the file does not have in the class of a Latin letter:
-// small capitals, letters that look like a letter of the other case, and turned
-// letters. Others are used for their looks alone, by sites that rewrite a text with
-// Cherokee, Thai, Yi or Chinese characters.
+// more has lookalikes that confusables.txt does not have in the class of a Latin letter.
+// Some are small capitals, turned letters, or letters that look like a letter of the
+// other case. Other characters are here only for their looks. Websites use these
+// characters to rewrite a text with Cherokee, Thai, Yi or Chinese characters.
 var more = map[byte]string{
 	'a': "ᴀɐΛΔʌⲁ₳ᗩค卂ꍏ", 'b': "ʙвβ฿๒乃ꌃ", 'c': "ɔ₵ᑕ匚ꉓ⊂", 'd': "ᴅ∂๔ꀸ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑ⲉ乇ꍟ", 'f': "ꜰ₣千ꎇ", 'g': "ɢ₲ꁅ",
 	'h': "ʜнɥђɧ卄ꃅ", 'i': "ɪเ丨ꀤ", 'j': "ᴊꀭ", 'k': "ᴋкκꀘ", 'l': "ʟӏㄥ꒒", 'm': "ᴍмɯ₥๓爪ꂵ", 'n': "ɴпиИπ₦ภᑎ几ꈤ",
@@ -39,7 +39,8 @@ var more = map[byte]string{
 	'v': "ʌ√ꃴ", 'w': "ωшШฬᗯ山ꅏ", 'x': "χӾ乂ꊼ", 'y': "ʏλㄚꌩ", 'z': "ᴢᘔ乙ꁴ",
 }
 
-// variant matches the name of a Latin letter with an addition or in another form.
+// variant matches the Unicode name of a variant of a Latin letter, such as a letter with
+// a stroke or a small capital.
 var variant = regexp.MustCompile(`^LATIN (?:CAPITAL |SMALL )?LETTER (?:SMALL CAPITAL |DOTLESS |BARRED |INSULAR |SCRIPT |BLACKLETTER )?([A-Z])(?: WITH .*)?$`)
 
 func main() {
@@ -59,7 +60,8 @@ func main() {
 		}
 		from, to := decode(fields[0]), plain(decode(fields[1]))
 		r := []rune(from)[0]
-		// Characters that decompose are looked up in pieces.
+		// Characters that decompose are omitted, because each of their parts is looked
+		// up alone.
 		if r >= unicode.MaxASCII && norm.NFKD.String(from) == from && unicode.In(r, scripts...) && !unicode.In(r, unicode.M) &&
 			len(to) == 1 && (to[0] >= 'a' && to[0] <= 'z' || to[0] >= '0' && to[0] <= '9') {
 			add(to[0], r)

@@ -3,54 +3,54 @@ package policy
 import "unicode/utf8"
 
 const (
-	// maxGap is the largest number of characters between two letters of a spread-out
-	// word. Marks and ignorable characters do not count.
+	// maxGap is the maximum number of characters between two letters of a word that is
+	// spread out, such as "h a t e". Marks and ignorable characters do not count.
 	maxGap = 3
 
-	// minProper is the smallest number of real letters in a word. Digits and signs
-	// that are taken for letters do not count: 455 is a number.
+	// minProper is the minimum number of real letters in a refused word. Digits and
+	// signs that look like letters do not count, so 455 is a number and not a word.
 	minProper = 2
 
-	// longWord is the smallest length, in letters, of a long word. Adjacent words of a
+	// longWord is the minimum length of a long word in letters. The adjacent words of a
 	// sentence do not spell a long word by chance.
 	longWord = 7
 )
 
-// matcher finds refused words in a text that arrives letter by letter. Its state
-// depends on the letters alone, and not on the pieces in which they arrive. It is
-// a nondeterministic automaton over the tree of words: each state is one way to
-// read the latest characters as the beginning of a word.
+// matcher finds refused words in a text that arrives letter by letter. Its state depends
+// only on the letters, not on the pieces in which the letters arrive. The matcher is a
+// nondeterministic automaton over the tree of words. Each state is one way to read the
+// latest characters as the beginning of a refused word.
 type matcher struct {
 	rules  *Rules
 	last   kind           // of the previous letter
-	states []state        // by their start in the text
+	states []state        // ordered by their start in the text
 	spare  []state        // storage for the next states
-	seen   map[state]bool // the states without their starts, when there are many
+	seen   map[state]bool // the states without their starts; used only when there are many states
 	cache  [64]struct {
 		r rune
 		l letter
-	} // recently looked up characters that stand for one letter
+	} // recently looked up characters, each of which stands for exactly one letter
 }
 
 // state is a possible beginning of a word in the text.
 type state struct {
 	start    int   // position in the text
-	node     int32 // the part of a word that has been read
+	node     int32 // the part of the word that has been read
 	gap      uint8 // characters after the last letter
 	proper   uint8 // real letters, up to minProper
-	run      uint8 // repetitions of the last letter in a row, up to 3
+	run      uint8 // number of times the last letter stands in a row, up to 3
 	pairs    uint8 // doubled letters between the first and the last letter, up to 2
-	joined   bool  // two letters are adjacent
+	joined   bool  // at least two letters of the word are adjacent
 	piece    bool  // the last two letters are adjacent
 	signs    bool  // only digits and signs follow the last gap
 	hyphen   bool  // the gap begins with a hyphen
 	stop     bool  // the previous character is punctuation
 	broken   bool  // punctuation and white space came between letters
-	wordlike bool  // its pieces are words by themselves: only a long word can match
+	wordlike bool  // the pieces look like words of their own, so only a long word can match
 }
 
-// next reads the letter at a position in the text. If a refused word has ended
-// before it, next returns the start of the first such word.
+// next reads the letter l. The parameter at is the position of l in the text. If a
+// refused word ends directly before l, next returns the start of the first such word.
 func (m *matcher) next(l letter, at int) (start int, refused bool) {
 	if m.idle(&l) {
 		return 0, false
@@ -75,8 +75,8 @@ func (m *matcher) next(l letter, at int) (start int, refused bool) {
 	return start, refused
 }
 
-// idle reads a letter and returns true if there is no state and no word begins
-// with the letter.
+// idle reports whether a letter has no effect, because there is no state and no word
+// begins with the letter. If the result is true, idle has read the letter.
 func (m *matcher) idle(l *letter) bool {
 	root := &m.rules.nodes[0]
 	if len(m.states) > 0 || (root.likes&l.likes != 0 || root.other) && m.begins(l.kind) {
@@ -86,18 +86,19 @@ func (m *matcher) idle(l *letter) bool {
 	return true
 }
 
-// boundary reports whether a word may end before a letter of a kind.
+// boundary reports whether a word may end before a letter of the given kind.
 func (m *matcher) boundary(next kind) bool {
 	return next == between || next == alone || next == foreign && m.last == inWord || next == inWord && m.last == foreign
 }
 
-// begins reports whether a word may begin with a letter of a kind.
+// begins reports whether a word may begin with a letter of the given kind.
 func (m *matcher) begins(kind kind) bool {
 	return m.last == between || m.last == alone || kind == alone || kind != between && kind != m.last
 }
 
-// step adds the states that follow t on a letter. The letter may be the next one of
-// the word, a repetition of the last one, or a part of the gap.
+// step adds the states that follow the state t when the letter l is read. The letter may
+// be the next letter of a word, a repetition of the last letter, or a part of the gap
+// between two letters.
 func (m *matcher) step(t *state, l *letter) {
 	n := &m.rules.nodes[t.node]
 	n.children(l, func(child int32, own bool) {
@@ -137,13 +138,14 @@ func (m *matcher) step(t *state, l *letter) {
 	m.add(u)
 }
 
-// add adds a state, unless it cannot become a word or an earlier state is equal
-// except for its start.
+// add adds a state to the matcher. It drops a state that can no longer become a word. It
+// also drops a state that differs from an earlier state only in its start.
 //
-// A short spread-out word matches if all of its letters are apart. Otherwise it must
-// have no piece of two or more letters before white space, and no punctuation of a
-// sentence in between. "h, a, t, e", "h ate" and "ha-te" match; "ha te", "a hat, e.g."
-// and "hat 3" do not.
+// A short word that is spread out matches if no two of its letters are adjacent. If some
+// letters are adjacent, the word must have no piece of two or more letters before white
+// space. It must also have no sentence punctuation between its letters. The spellings
+// "h, a, t, e", "h ate" and "ha-te" match. The texts "ha te", "a hat, e.g." and "hat 3"
+// do not match.
 func (m *matcher) add(t state) {
 	n := &m.rules.nodes[t.node]
 	notShort := t.wordlike || t.joined && t.broken
@@ -160,7 +162,7 @@ func (m *matcher) add(t state) {
 
 // duplicate reports whether an earlier state equals t except for its start.
 func (m *matcher) duplicate(t state) bool {
-	const few = 32 // for fewer states, comparing with each one is fastest
+	const few = 32 // with fewer states than this, a comparison with each state is fastest
 	if len(m.states) < few {
 		for i := range m.states {
 			u := &m.states[i]
@@ -198,10 +200,10 @@ func (m *matcher) complete(t *state) bool {
 	return n.depth >= longWord || !t.wordlike && !(t.joined && t.signs) && !t.doubled(n)
 }
 
-// doubled reports whether a doubled letter makes a short word another word, as in
-// "latter". A doubled first letter does not, and a doubled last letter does only in
-// words of up to three letters. Two doubled letters do not, and three equal letters in
-// a row do not.
+// doubled reports whether a doubled letter turns a short word into a different word, as
+// "later" into "latter". A doubled first letter does not do this. A doubled last letter
+// does this only in words of up to three letters. A word with two doubled letters, or
+// with three equal letters in a row, is still the same word.
 func (t *state) doubled(n *node) bool {
 	last := t.run == 2 && n.depth > 1
 	switch t.pairs {
@@ -223,8 +225,8 @@ func (m *matcher) end() (start int, refused bool) {
 	return 0, false
 }
 
-// read reads text that begins at a position. It stops at a refused word, and at a
-// character that overrides the direction of text.
+// read reads the next part of a text. The parameter at is the position of this part.
+// read stops at a refused word, and at a character that overrides the direction of text.
 func (m *matcher) read(text string, at int) (start int, refused bool) {
 	for i, r := range text {
 		if r < utf8.RuneSelf {
@@ -248,7 +250,7 @@ func (m *matcher) read(text string, at int) (start int, refused bool) {
 				}
 			})
 			if n != 1 {
-				cached.r = 0 // the cache holds single letters only
+				cached.r = 0 // the cache holds only characters that stand for one letter
 			}
 		}
 		if refused {

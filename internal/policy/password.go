@@ -26,22 +26,23 @@ var (
 // service is the name of this service, folded.
 const service = "colophon"
 
-// common has the most common passwords, one folded password per line. They are the
-// first 3,000 of zxcvbn 4.4.2 that are long enough, and others. The licence of zxcvbn
-// is common.LICENSE. common_gen.go makes the file.
+// common has the most common passwords, one folded password per line. They are the first
+// 3,000 passwords of zxcvbn 4.4.2 that are long enough, and some others. common.LICENSE
+// has the licence of zxcvbn. common_gen.go makes common.txt.
 //
 //go:embed common.txt
 var common string
 
-// Password returns the form in which a new password is hashed, or a Refusal.
-// The rules are those of NIST SP 800-63B: a length and a list of common passwords. A
-// password must not derive from the user name or the name of the service. There is no
-// rule about kinds of characters.
+// Password returns the form in which a new password is hashed, or a Refusal. The rules
+// are those of NIST SP 800-63B: a length and a list of common passwords. A password must
+// not be derived from the user name or the name of the service. There is no rule about
+// kinds of characters.
 func Password(password, username string) (normal string, err error) {
 	if damaged(password) {
 		return "", ErrPasswordEncoding
 	}
-	// Normalisation can make a text longer or shorter. Neither form may be too short.
+	// Normalisation can make a password longer or shorter. Both forms must be long
+	// enough.
 	normal = norm.NFKC.String(password)
 	given := utf8.RuneCountInString(password)
 	if given > MaxPassword || min(given, utf8.RuneCountInString(normal)) < MinPassword {
@@ -64,8 +65,8 @@ func Password(password, username string) (normal string, err error) {
 // weak reports whether a folded password is easily guessed.
 func weak(folded string) bool { return monotonous(folded) || isCommon(folded) }
 
-// without returns a folded password without a publicly known word. The rest must
-// be a good password by itself.
+// without returns a folded password from which a publicly known word is removed. The
+// rest must be a good password by itself.
 func without(folded, word string) string {
 	if word == "" {
 		return folded
@@ -74,8 +75,8 @@ func without(folded, word string) string {
 }
 
 // NormalPassword returns the form in which a password is compared with an account's
-// hash. It is the form that Password returned. NormalPassword applies no rule, but
-// returns "" for a password that no account can have.
+// hash. Password returns the same form for a new password. NormalPassword applies no
+// rules. It returns "" for a password that no account can have.
 func NormalPassword(password string) string {
 	if damaged(password) || utf8.RuneCountInString(password) > MaxPassword {
 		return ""
@@ -92,8 +93,8 @@ func isCommon(folded string) bool {
 	return false
 }
 
-// monotonous reports whether every character is the same distance of -1, 0 or 1
-// from the previous one: "aaaaaaaa", "12345678", "zyxwvuts".
+// monotonous reports whether the distance from each character to the next is always -1,
+// always 0 or always 1: "zyxwvuts", "aaaaaaaa", "12345678".
 func monotonous(text string) bool {
 	runes := []rune(text)
 	if len(runes) < 2 {

@@ -1,25 +1,25 @@
 // Package policy holds the rules for submitted prompts, user names and passwords,
 // and for generated texts.
 //
-// Every rule is a pure function: no clock, no input but its arguments, safe for
-// concurrent use. Only [Watcher] reads a file and has a clock. Text that breaks a
-// rule gives a [Refusal], whose message is a constant and so never repeats the
-// submitted text.
+// Every rule is a pure function. It uses no clock and no input except its arguments, and
+// is safe for concurrent use. Only [Watcher] reads a file and uses a clock. A text that
+// breaks a rule gives a [Refusal]. The message of a Refusal is a constant, so it never
+// repeats the submitted text.
 //
 // [Rules] are the refused words in prompts and in generated texts. A word matches in
 // many spellings:
 //
 //   - in any case and font, and with marks
-//   - with letters of Cyrillic, Greek and other scripts, and with digits and signs,
-//     that look like its letters
+//   - with characters that look like its letters: letters of Cyrillic, Greek and other
+//     scripts, digits and signs
 //   - with repeated letters, and with invisible characters in between
 //   - spread out, with up to three characters between the letters
 //
-// A word ends at Unicode's word boundaries, and beside letters of a script that is not
-// taken for Latin. "nonviolence" is another word than "violence". Words of fewer than
-// seven letters must meet more conditions, because the words of a sentence can contain
-// their letters by chance: "ha-te" matches, "hat 3" does not. The decision record 0025
-// lists the spellings that pass.
+// A word ends at Unicode's word boundaries. It also ends beside a letter of a script
+// that does not look like Latin. "nonviolence" is a different word than "violence". A
+// word of fewer than seven letters must meet more conditions, because a sentence can
+// contain its letters by chance. For example, "ha-te" matches, but "hat 3" does not. The
+// decision record 0025 lists the spellings that pass.
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and
 // maxLength.
@@ -48,8 +48,8 @@ func (r Refusal) Code() string { return r.Rule }
 // Error returns the message.
 func (r Refusal) Error() string { return r.Message }
 
-// damaged reports whether text has bytes that are not UTF-8, or U+FFFD, with which
-// a decoder replaces such bytes and lone surrogates.
+// damaged reports whether text has bytes that are not UTF-8, or the character U+FFFD. A
+// decoder replaces such bytes and lone surrogates by U+FFFD.
 func damaged(text string) bool {
 	return !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError)
 }
@@ -57,30 +57,31 @@ func damaged(text string) bool {
 // control reports whether r is a control character, NUL included.
 func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
 
-// override reports whether r overrides the direction of the letters after it, so that
-// people read the letters in another order than the stored one.
+// override reports whether r overrides the direction of the letters after it. People
+// then read these letters in a different order than the stored order.
 func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 
 // stripped reports whether r is a character that user names must not have. The
 // built-in rules remove the same characters from prompts.
 func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
 
-// ignorable reports whether r normally shows nothing, such as a soft hyphen or a
-// zero-width joiner (Unicode's default ignorable code points, and the other format
-// characters).
+// ignorable reports whether r is normally not visible, such as a soft hyphen or a
+// zero-width joiner. These are Unicode's default ignorable code points and the other
+// format characters.
 func ignorable(r rune) bool {
 	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// invisible reports whether r leaves no mark on paper.
+// invisible reports whether r looks blank.
 func invisible(r rune) bool {
-	const brailleBlank = '\u2800' // a symbol to Unicode, blank to the eye
+	const brailleBlank = '\u2800' // Unicode classifies it as a symbol, but it looks blank
 	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank
 }
 
-// fold returns the form in which texts are compared. It has no ignorable characters,
-// and is the same for all compatibility and case variants: the compatibility caseless
-// match of the Unicode standard, definition D146. It is idempotent.
+// fold returns the form in which texts are compared. The form has no ignorable
+// characters. It is the same for all compatibility and case variants of a text. This is
+// the compatibility caseless match of the Unicode standard, definition D146. fold is
+// idempotent.
 func fold(text string) string {
 	prepare := func(r rune) rune {
 		switch {
@@ -91,7 +92,7 @@ func fold(text string) string {
 		}
 		return r
 	}
-	folder := cases.Fold() // stateful, so one per call
+	folder := cases.Fold() // a folder has state, so each call needs its own
 	text = folder.String(norm.NFD.String(strings.Map(prepare, text)))
 	return norm.NFKC.String(folder.String(norm.NFKD.String(text)))
 }

@@ -10,7 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// texts draws strings that are rich in the characters that the rules treat specially.
+// texts returns a generator of strings with many characters that the rules treat
+// specially.
 func texts() *rapid.Generator[string] {
 	special := []rune("hateHATEviolenceVIOLENCE<>{}; \t\n\r\x00\x7f\u0085\u00a0\u00ad\u0301\u0345\u200b\u200d\u2028\u2800\u3164\ufdfa\ufe0f\ufeff\uff1c\uff28ﬁİıſßẞΣςǅ\u1e9eᾳK\ufffd_-'!123аеV")
 	return rapid.StringOf(rapid.OneOf(rapid.SampledFrom(special), rapid.Rune()))
@@ -41,7 +42,7 @@ func TestCaseVariantsFoldAlike(t *testing.T) {
 	}
 }
 
-// errors.Is distinguishes refusals and errors.AsType reads them, also when wrapped.
+// errors.Is must distinguish the refusals, and errors.AsType must find each refusal.
 func TestRefusalsAreDistinct(t *testing.T) {
 	all := []Refusal{
 		ErrPromptLength, ErrPromptEncoding, ErrPromptControl, ErrPromptBlank, ErrPromptWord,
@@ -65,7 +66,8 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	}
 }
 
-// BenchmarkPassword checks a password that needs a search of the whole list.
+// BenchmarkPassword measures Password for a password that requires a search of the whole
+// list.
 func BenchmarkPassword(b *testing.B) {
 	for b.Loop() {
 		if _, err := Password("securepassword", "somebody"); err != nil {
@@ -77,7 +79,7 @@ func BenchmarkPassword(b *testing.B) {
 // security: ASVS 6.2.4
 func TestEveryCommonPasswordIsRefused(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(common, "\n"), "\n")
-	if len(lines) < 3000 { // the report promises 3,000 that are long enough
+	if len(lines) < 3000 { // the report promises 3,000 passwords that are long enough
 		t.Fatalf("the list has %d passwords", len(lines))
 	}
 	for i, line := range lines {

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxPrompt is the length of the longest prompt in characters, as submitted.
+// MaxPrompt is the maximum length of a submitted prompt in characters.
 const MaxPrompt = 500
 
 // The refusals of Rules.Prompt.
@@ -18,8 +18,9 @@ var (
 	ErrPromptWord     = Refusal{"prompt", "prompt_word", "the prompt has a word that is not allowed"}
 )
 
-// Prompt returns the prompt without the characters that the rules remove and
-// otherwise unchanged, or a Refusal. It is idempotent.
+// Prompt removes from a prompt the characters that the rules remove, and returns the
+// rest unchanged. If the prompt breaks a rule, it returns a Refusal. Prompt is
+// idempotent.
 func (r *Rules) Prompt(text string) (clean string, err error) {
 	if damaged(text) {
 		return "", ErrPromptEncoding

@@ -19,13 +19,13 @@ import (
 const (
 	MaxRulesSize = 64 << 10 // bytes
 	MaxWords     = 1000
-	MaxWord      = 64 // letters, after folding
+	MaxWord      = 64 // maximum number of letters, after folding
 	MinWord      = 2
 	maxName      = 32 // characters
 )
 
-// method is the version of the matching code. It rises with every change that may give
-// the same rules another result for the same text.
+// method is the version of the matching code. It must be increased with every change
+// after which the same rules may give a different result for the same text.
 const method = 3
 
 //go:embed seed.policy
@@ -37,15 +37,15 @@ type Rules struct {
 	name    string
 	version string
 	removed []rune
-	nodes   []node // the words as a tree by their letters; the first is the root
+	nodes   []node // the words as a tree of letters; the first node is the root
 }
 
-// node is a prefix of words.
+// node is a prefix of one or more words.
 type node struct {
 	next   []edge
-	likes  uint32 // the Latin letters of next: bit 0 is a
-	letter rune   // the last letter
-	depth  uint8  // letters
+	likes  uint32 // the Latin letters in next; bit 0 stands for 'a'
+	letter rune   // the last letter of the prefix
+	depth  uint8  // number of letters in the prefix
 	other  bool   // next has letters that are not Latin
 	word   bool   // a word ends here
 	alone  bool   // the last letter is of a script without spaces
@@ -62,13 +62,14 @@ type edge struct {
 func Default() *Rules {
 	r, err := Parse(seed)
 	if err != nil {
-		panic(err) // a test reads the file
+		panic(err) // a test parses the embedded file, so it is valid
 	}
 	return r
 }
 
-// Version identifies the rules. It is the name in their file and a digest of everything
-// that decides their results, including the method of this build. Every job records it.
+// Version identifies the rules. It has the name from the rules file and a digest of
+// everything that affects the results of the rules, including the constant method. Every
+// job records the version.
 func (r *Rules) Version() string { return r.version }
 
 // Parse reads rules, one per line:
@@ -165,7 +166,7 @@ func (r *Rules) remove(characters string) error {
 	return nil
 }
 
-// foldWord returns the letters of a word, in the form of the tree.
+// foldWord returns the letters of a word in the form that the tree stores.
 func foldWord(word string) ([]rune, error) {
 	var folded []rune
 	proper, fits := 0, true
@@ -212,7 +213,7 @@ func (r *Rules) add(word []rune) {
 	r.nodes[at].word = true
 }
 
-// child returns the node after a letter, or 0.
+// child returns the index of the child node for a letter, or 0 if there is none.
 func (n *node) child(letter rune) int32 {
 	for _, e := range n.next {
 		if e.letter == letter {
@@ -222,8 +223,9 @@ func (n *node) child(letter rune) int32 {
 	return 0
 }
 
-// children calls yield for each node that a letter leads to, as itself (own) or
-// as a lookalike.
+// children calls yield for each child node that matches the letter l. The argument own
+// is true if l is the letter of the child node, and false if l only looks like that
+// letter.
 func (n *node) children(l *letter, yield func(child int32, own bool)) {
 	if n.likes&l.likes == 0 && !n.other {
 		return

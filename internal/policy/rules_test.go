@@ -55,7 +55,7 @@ func TestParseErrorsNameTheLine(t *testing.T) {
 	}
 }
 
-// The version depends on the effect of the rules, not on their wording.
+// The version must depend on the effect of the rules, not on their wording.
 func TestVersionNamesTheEffect(t *testing.T) {
 	version := func(file string) string {
 		t.Helper()
@@ -110,7 +110,8 @@ func TestWordsOfAFileAreRefused(t *testing.T) {
 	}
 }
 
-// Ordinary sentences that contain the letters of a short word by chance are accepted.
+// Ordinary sentences that contain the letters of a short word by chance must be
+// accepted.
 func TestShortWordsInPiecesMustMeetMoreConditions(t *testing.T) {
 	r, err := Parse("name x\nword sunset\nword moonrise\nword later")
 	if err != nil {
@@ -148,7 +149,7 @@ func FuzzParse(f *testing.F) {
 		if refused != again.refuses(text) {
 			t.Fatalf("%q gets two different results", text)
 		}
-		// A refused word is refused in any case, and with spaces around it.
+		// A refused text must also be refused with spaces around it.
 		if refused && !r.refuses(" "+text+" ") {
 			t.Fatalf("%q is refused, and not between spaces", text)
 		}

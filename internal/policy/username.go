@@ -20,8 +20,8 @@ var (
 )
 
 // Username returns the display form and the key of a user name, or a Refusal. The
-// display form is the submitted name. The key is the same for all compatibility and
-// case variants of the name. Two accounts must not have the same key.
+// display form is the submitted name. The key is the same for all compatibility and case
+// variants of the name. Two accounts must not have the same key.
 func Username(name string) (display, key string, err error) {
 	if damaged(name) {
 		return "", "", ErrUsernameEncoding
@@ -29,10 +29,10 @@ func Username(name string) (display, key string, err error) {
 	if n := utf8.RuneCountInString(name); n < MinUsername || n > MaxUsername {
 		return "", "", ErrUsernameLength
 	}
-	// The key is checked too: compatibility variants of these characters, and
-	// accents without a letter, turn into them or into white space. Unassigned
-	// and private characters are refused because a new Unicode version could change
-	// their keys.
+	// The key is checked too, because folding can produce a refused character. A
+	// compatibility variant of such a character folds to that character. An accent
+	// without a letter can fold to white space. Unassigned and private characters are
+	// refused because a new Unicode version could change their keys.
 	key = fold(name)
 	unfit := func(r rune) bool { return invisible(r) || stripped(r) || !unicode.IsGraphic(r) }
 	if strings.ContainsFunc(name, unfit) || strings.ContainsFunc(key, unfit) || key == "" {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// pollEvery is how often a watcher checks its file.
+// pollEvery is the interval at which a watcher checks its file.
 const pollEvery = 2 * time.Second
 
 // Watcher keeps the rules of a file in force while the file changes. It is safe for
@@ -22,12 +22,13 @@ type Watcher struct {
 	inForce atomic.Pointer[Rules]
 
 	mu     sync.Mutex
-	text   string // the file's text at the last read, valid or not
+	text   string // the file's text at the last read, which may be invalid
 	broken string // the error that was last logged; empty after valid rules
 }
 
-// NewWatcher reads the rules of a file. If file is "", the built-in rules are in
-// force, and nothing changes them. An error names the file, and the line of a mistake.
+// NewWatcher reads the rules of a file. If file is "", the built-in rules are in force
+// and never change. An error names the file. If a line of the file is invalid, the error
+// also names the line.
 func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{file: file, log: log}
 	if file == "" {
@@ -47,10 +48,10 @@ func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 // Rules returns the rules in force.
 func (w *Watcher) Rules() *Rules { return w.inForce.Load() }
 
-// Run checks the file every two seconds until ctx is done. Changed rules come into
-// force when two checks in a row have read the same text: before that, the file may be
+// Run checks the file every two seconds until ctx is done. Changed rules come into force
+// when two checks in a row have read the same text. Before that, the file may be
 // incomplete. If the rules are invalid or the file cannot be read, Run logs the error
-// and the earlier rules stay in force.
+// and the previous rules stay in force.
 func (w *Watcher) Run(ctx context.Context) {
 	if w.file == "" {
 		return
@@ -67,15 +68,15 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// Reload reads the file at once. The caller knows that the file is complete.
+// Reload reads the file at once. The caller must know that the file is complete.
 func (w *Watcher) Reload(ctx context.Context) {
 	if w.file != "" {
 		w.reload(ctx, true)
 	}
 }
 
-// reload reads the file and puts its rules in force. If its text is not known to be
-// complete, it must be what the last check found.
+// reload reads the file and puts its rules in force. If complete is false, it does so
+// only if the last check read the same text.
 func (w *Watcher) reload(ctx context.Context, complete bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -99,8 +100,8 @@ func (w *Watcher) reload(ctx context.Context, complete bool) {
 	}
 }
 
-// read returns the file's text. If the text is too long, read returns one byte more
-// than the limit.
+// read returns the file's text. It reads at most one byte more than the limit, which is
+// enough for Parse to refuse a text that is too long.
 func (w *Watcher) read() (string, error) {
 	file, err := os.Open(w.file)
 	if err != nil {
@@ -111,7 +112,8 @@ func (w *Watcher) read() (string, error) {
 	return string(text), err
 }
 
-// adopt puts all rules of a text in force, or none.
+// adopt parses a text and puts its rules in force. If the text is invalid, the rules in
+// force stay unchanged.
 func (w *Watcher) adopt(text string) error {
 	rules, err := Parse(text)
 	if err != nil {

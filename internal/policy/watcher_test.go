@@ -37,7 +37,8 @@ func TestNewWatcherReportsInvalidFiles(t *testing.T) {
 	}
 }
 
-// TestChangedFileComesIntoForce changes the file of a running watcher.
+// TestChangedFileComesIntoForce changes the file of a watcher. Complete and valid rules
+// must come into force. Otherwise, the previous rules must stay in force.
 func TestChangedFileComesIntoForce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {

@@ -13,10 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// table stands for the table owner_keys. Every owner has the same key.
+// table is a fake of the table owner_keys in which every owner has the same key.
 type table struct {
 	wrapped []byte
-	delay   func() // called after a row is read and before it is returned
+	delay   func() // if set, called after a row is read and before the row is returned
 	reads   int
 }
 
@@ -48,14 +48,14 @@ func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
 }
 
-// cachedKeys returns the number of keys and tombstones.
+// cachedKeys returns the number of keys and tombstones in memory.
 func (v *Vault) cachedKeys() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.keys.Len() + len(v.erased)
 }
 
-// A key that was read before an erasure is not cached after it.
+// A key that was read before an erasure must not be cached after the erasure.
 func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -88,13 +88,13 @@ func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 	})
 }
 
-// Keys and tombstones leave memory after KeyTTL.
+// Keys and tombstones must be removed from memory after KeyTTL.
 func TestKeysLeaveMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		owner := uuid.New()
 		v, db := newTable(t, owner)
-		for i := range 2 { // the second time after the key has left memory
+		for i := range 2 { // the second iteration begins after the key has left memory
 			for range 3 {
 				if _, err := v.Key(t.Context(), db, owner); err != nil {
 					t.Fatal(err)
@@ -123,7 +123,7 @@ func TestKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// The cache holds the maxCached most recently used keys, and all tombstones.
+// The cache must hold the maxCached most recently used keys, and all tombstones.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestCacheIsBounded(t *testing.T) {
 			v.mu.Lock()
 			v.remember(uuid.New(), &Key{}, time.Now().Add(KeyTTL))
 			v.mu.Unlock()
-			if i == maxCached/2 { // now the key is the most recently used one
+			if i == maxCached/2 { // this read makes the owner's key the most recently used key
 				if _, err := v.Key(t.Context(), db, owner); err != nil || db.reads != 1 {
 					t.Errorf("read %d times, %v", db.reads, err)
 				}

@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// ParseMasterKey decodes a master key from base64. White space around it is ignored.
+// ParseMasterKey decodes a master key from base64. White space around the base64 text is
+// ignored.
 func ParseMasterKey(text string) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(key) != MasterKeySize {
@@ -38,8 +39,8 @@ func MasterKeyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-// makeMasterKey writes a new key to the file, unless another process does so first.
-// It returns the file's content.
+// makeMasterKey writes a new key to the file, unless another process writes a key first.
+// It returns the content of the file.
 func makeMasterKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, err
@@ -64,9 +65,9 @@ func makeMasterKey(path string) ([]byte, error) {
 	return text, nil
 }
 
-// IsGuessable reports whether a master key is obviously not random: it has few
-// different bytes, is a sequence, or is text. It practically never reports a random
-// key.
+// IsGuessable reports whether a master key is obviously not random. Such a key has few
+// different bytes, is a sequence, or is text. For a random key, the result is
+// practically always false.
 func IsGuessable(key []byte) bool {
 	different, steps, text := map[byte]bool{}, map[byte]bool{}, true
 	for i, b := range key {

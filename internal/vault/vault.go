@@ -1,10 +1,11 @@
-// Package vault encrypts each owner's values with a data key of their own. Destroying
-// these 32 bytes makes everything that the owner wrote unreadable.
+// Package vault encrypts each owner's values with the owner's data key of 32 bytes.
+// After the data key is destroyed, nothing that the owner wrote can be read.
 //
 // A data key is wrapped by the master key (AES-256-GCM, with the owner's id as
-// associated data) and stored in the table owner_keys. The master key never enters
-// the database. A [Vault] caches unwrapped keys for [KeyTTL]. For that long after one
-// process has erased an owner, other processes can still read the owner's values.
+// associated data) and stored in the table owner_keys. The master key never enters the
+// database. A [Vault] caches unwrapped keys for [KeyTTL]. After one process has erased
+// an owner, other processes can therefore still read the owner's values for up to
+// KeyTTL.
 package vault
 
 import (
@@ -30,7 +31,7 @@ import (
 )
 
 const (
-	// KeyTTL is how long an unwrapped key is cached in memory.
+	// KeyTTL is the time for which an unwrapped key is cached in memory.
 	KeyTTL = 5 * time.Second
 
 	// MasterKeySize is the length of a master key in bytes.
@@ -63,13 +64,14 @@ type Vault struct {
 	mu   sync.Mutex
 	keys *simplelru.LRU[uuid.UUID, entry]
 
-	// erased maps each owner erased less than KeyTTL ago to the end of that time. These
-	// tombstones stop a caller of Key that read the row before the erasure from caching
-	// the key after it.
+	// erased has a tombstone for each owner that was erased less than KeyTTL ago. The
+	// value is the time at which the tombstone expires. A caller of Key may have read
+	// the owner's row before the erasure. The tombstone stops this caller from caching
+	// the key after the erasure.
 	erased map[uuid.UUID]time.Time
 }
 
-// entry is a cached key. Its timer removes it when it expires.
+// entry is a cached key. The timer removes the entry when the key expires.
 type entry struct {
 	key     *Key
 	expires time.Time
@@ -117,7 +119,7 @@ func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Key returns the owner's key. It returns ErrErased if there is none, and
+// Key returns the owner's key. It returns ErrErased if the owner has no key, and
 // ErrUnreadable if the key was wrapped by another master key.
 func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	expires := time.Now().Add(KeyTTL)
@@ -145,7 +147,7 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if key, err := v.cached(owner); key != nil || err != nil { // another caller has cached or erased it
+	if key, err := v.cached(owner); key != nil || err != nil { // another caller has cached or erased the key
 		return key, err
 	}
 	key = &Key{aead}
@@ -153,8 +155,8 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
-// cached returns the owner's key, ErrErased, or neither if the database must be read.
-// The caller holds v.mu.
+// cached returns the owner's key or ErrErased. It returns nil for both if the key must
+// be read from the database. The caller holds v.mu.
 func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
 	now := time.Now()
 	if now.Before(v.erased[owner]) {
@@ -179,7 +181,7 @@ func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 }
 
 // CloseOwner stops an owner from starting new work. The owner's key still seals and
-// opens values until it is erased.
+// opens values until the key is erased.
 func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	if _, err := db.Exec(ctx, `update owner_keys set closed_at = now() where owner = $1 and closed_at is null`, owner); err != nil {
 		return fmt.Errorf("close owner %s: %w", owner, err)
@@ -187,9 +189,9 @@ func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Erase destroys the owner's key. The values that it sealed can no longer be opened:
-// in this process at once, and in others within KeyTTL. If db is a transaction, the
-// caller must commit it.
+// Erase destroys the owner's key. Afterwards, the values that were sealed with the key
+// cannot be opened. This holds in this process at once, and in other processes within
+// KeyTTL. If db is a transaction, the caller must commit the transaction.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
@@ -198,20 +200,21 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.keys.Remove(owner)
-	// Keys that were read before the erasure expire no later than this.
+	// A key that was read before the erasure expires no later than this time.
 	v.erased[owner] = time.Now().Add(KeyTTL)
 	time.AfterFunc(KeyTTL, func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if !time.Now().Before(v.erased[owner]) { // not erased again meanwhile
+		if !time.Now().Before(v.erased[owner]) { // the owner was not erased again in the meantime
 			delete(v.erased, owner)
 		}
 	})
 	return nil
 }
 
-// WrapSecret seals a secret of the service, such as a signing key, under the master
-// key. purpose is the associated data: it names the secret and where it is stored.
+// WrapSecret seals a secret of the service, such as a signing key, under the master key.
+// The parameter purpose is the associated data. It names the secret and the secret's
+// location.
 func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
 	return v.master.Seal(nil, nil, secret, []byte("service secret: "+purpose))
 }
@@ -226,8 +229,8 @@ func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
 }
 
 // Digest returns a 32-byte HMAC of the purpose and the parts. All processes with the
-// same master key get the same digest. Without that key, digests look random and
-// cannot be tested against guesses.
+// same master key get the same digest. To a person without that master key, a digest
+// looks random, and they cannot test guesses against the digest.
 func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	h := hmac.New(sha256.New, v.mac)
 	for _, part := range append([]string{purpose}, parts...) {

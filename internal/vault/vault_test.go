@@ -42,7 +42,7 @@ func TestSealedValuesOpenOnlyWithTheirAssociatedData(t *testing.T) {
 	if bytes.Equal(sealed, key.Seal([]byte("secret"), "here")) {
 		t.Error("sealing a value twice gives the same ciphertext")
 	}
-	// Another process opens it too.
+	// Another process with the same master key must also open the sealed value.
 	again, err := newVault(t, 1).Key(t.Context(), db, one)
 	if err != nil {
 		t.Fatal(err)
