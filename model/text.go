@@ -25,8 +25,8 @@ func Text(b []byte) string {
 	return s.String()
 }
 
-// subpart returns the length of the longest prefix of b that is a prefix of a
-// character, or 1.
+// subpart returns the length of the longest prefix of b that can begin a character. If
+// no prefix can begin a character, it returns 1.
 func subpart(b []byte) int {
 	n := 1
 	for n < len(b) && !utf8.FullRune(b[:n+1]) {

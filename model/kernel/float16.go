@@ -16,7 +16,7 @@ func Float16bits(x float32) uint16 {
 		b -= (127 - 15) << 23
 		return sign | uint16((b+0xfff+b>>13&1)>>13)
 	}
-	// Adding 1/2 leaves the multiples of 2**-24 in the low bits, rounded.
+	// After adding 1/2, the low bits hold x as a multiple of 2**-24, rounded.
 	return sign | uint16(math.Float32bits(math.Float32frombits(b)+0.5)-math.Float32bits(0.5))
 }
 

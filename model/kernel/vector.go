@@ -10,10 +10,10 @@ func Add(y, x []float32) {
 	}
 }
 
-// Normalize writes the layer norm of x to y (Ba, Kiros and Hinton, 2016):
-// (x - mean) / sqrt(variance + epsilon) * gain + bias, element by element. The
-// variance is the population's. y may be x; all slices have the length of x,
-// which must not be 0.
+// Normalize writes the layer norm of x to y (Ba, Kiros and Hinton, 2016): (x - mean) /
+// sqrt(variance + epsilon) * gain + bias, element by element. It uses the population
+// variance. y may be the same slice as x. All slices have the length of x, which must
+// not be 0.
 func Normalize(y, x, gain, bias []float32, epsilon float32) {
 	var sums [8]float64
 	for i := sumPrefix(&sums, x, 0); i < len(x); i++ {
@@ -111,13 +111,12 @@ func encodeFloat16(half []uint16, x []float32) {
 	}
 }
 
-// minScaled is the magnitude below which the largest number of a group counts
-// as zero when the group is quantised.
+// minScaled is the smallest magnitude that quantising distinguishes from zero. If all
+// numbers of a group are smaller, they are quantised to 0.
 const minScaled = 0x1p-100
 
-// quantizeGroup writes x as integers and returns their scale, such that the
-// largest integer is 127 in size. If x has an infinity or a NaN, the scale is
-// not finite either.
+// quantizeGroup writes x as integers and returns their scale. The largest magnitude of
+// the integers is 127. If x has an infinity or a NaN, the scale is not finite.
 func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 	var bits uint32 // compared as integers, a NaN is the largest
 	for _, v := range x {
@@ -135,8 +134,8 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 	return largest / 127
 }
 
-// round returns the integer nearest to x, ties to even, for x of up to 127 in
-// size.
+// round returns the integer nearest to x, with ties to even. The magnitude of x must be
+// at most 127.
 func round(x float32) int16 {
 	if x != x {
 		return -128 // as the assembly does
