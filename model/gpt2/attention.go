@@ -6,8 +6,9 @@ import (
 	"colophon/model/kernel"
 )
 
-// A span is a group of consecutive rows of one sequence. Attention computes them
-// together, because they read the same keys and values, except for the last few.
+// A span is a group of consecutive rows of one sequence. Attention computes these rows
+// together, because they read the same keys and values, except for the last few keys
+// and values.
 type span struct {
 	first, rows int
 }
@@ -34,8 +35,8 @@ func newHead(c Config, l *layout) head {
 }
 
 // attend computes one head of a span. For each row it averages the values of the
-// sequence up to the position of the row. The weights are the softmax of the scaled
-// products of its query with the keys.
+// sequence up to the position of the row. The weights of the average are the softmax of
+// the scaled products of the row's query with the keys.
 func (f *forward) attend(s *head, span span, number int) {
 	dim, stride := f.layout.headDim, f.blocks[f.layer].qkv.Stride()
 	if f.oneSpanEach {

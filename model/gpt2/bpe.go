@@ -10,11 +10,11 @@ type word struct {
 	heap       []candidate
 }
 
-// A candidate is a merge of two adjacent parts. It is stale if either part has
-// changed since it was found.
+// A candidate is a merge of two adjacent parts. It is stale if either part has changed
+// since the candidate was found.
 type candidate struct {
 	rank, at    int32 // at is the position of the left part
-	left, right int32 // the ids of the parts when it was found
+	left, right int32 // the ids of the parts when the candidate was found
 	id          int32 // the id of the merged part
 }
 

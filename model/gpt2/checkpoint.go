@@ -15,10 +15,10 @@ import (
 	"strings"
 )
 
-// A Checkpoint is an open config.json and model.safetensors. Its tensors are
-// exactly those of the config. Values are read on demand, so that they need not
-// be in memory twice; the file must not change while the Checkpoint is open. The
-// methods are safe for concurrent use, except Close.
+// A Checkpoint is an open config.json and model.safetensors. Its tensors are exactly
+// those of the config. Values are read on demand, so they need not be in memory twice.
+// The file must not change while the Checkpoint is open. All methods except Close are
+// safe for concurrent use.
 type Checkpoint struct {
 	Config Config
 
@@ -88,8 +88,8 @@ func (c *Checkpoint) read(f fs.File) error {
 	return c.checkTied()
 }
 
-// isMaskBuffer reports whether name is the causal mask, or the value for masked
-// scores, of a block below layers.
+// isMaskBuffer reports whether name is a mask buffer of a block whose number is below
+// layers. A mask buffer is the causal mask or the value for masked scores.
 func isMaskBuffer(name string, layers int) bool {
 	rest, ok := strings.CutPrefix(name, "h.")
 	if !ok {
@@ -100,8 +100,8 @@ func isMaskBuffer(name string, layers int) bool {
 	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
 }
 
-// check returns an error unless the tensors are those of the config, and perhaps
-// lm_head.weight.
+// check returns an error unless the tensors are exactly those of the config. The tensor
+// lm_head.weight may be present too.
 func (c *Checkpoint) check() error {
 	var missing []string
 	want := map[string]bool{"lm_head.weight": true}

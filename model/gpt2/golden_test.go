@@ -19,7 +19,7 @@ func tinyFiles(weights string) fs.FS {
 	return renamed{tiny, "model.safetensors", weights}
 }
 
-// renamed opens file under the name name.
+// renamed is a file system in which the name of another file leads to file.
 type renamed struct {
 	fs.FS
 	name, file string

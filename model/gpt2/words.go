@@ -54,8 +54,9 @@ func firstWord(s string) int {
 	return end
 }
 
-// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word
-// follows, the last white space character is left to it, unless it is the only one.
+// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word follows,
+// the last white space character is left out, unless it is the only white space
+// character.
 func firstSpaces(s string) int {
 	end, last := 0, 0
 	for end < len(s) {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// An error that a retry would repeat is reported at once.
+// An error that a retry would repeat must be reported at once.
 func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	weights := numbers(100)
 	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<!DOCTYPE html><p>Sign in") }
@@ -57,7 +57,7 @@ func TestPermanentErrorsAreNotRetried(t *testing.T) {
 			if test.gone != errors.Is(err, os.ErrNotExist) || string(left) != string(weights[:test.part]) {
 				t.Errorf("%s: left %d bytes, %v", name, len(left), err)
 			}
-			// A server without the fault completes the model.
+			// Without the fault, another pull must complete the model.
 			h.answers = nil
 			o.Note = nil
 			if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
@@ -126,7 +126,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 	}
 }
 
-// Cut connections do not count as failures while there is progress.
+// Cut connections must not count as failures while there is progress.
 func TestCutsWithProgressAreNotFailures(t *testing.T) {
 	bubble(t, numbers(50), func(t *testing.T, h *fakeHub) {
 		for range 60 {

@@ -23,16 +23,17 @@ import (
 )
 
 const (
-	// stallTimeout is how long a request may wait for the next byte.
+	// stallTimeout is the longest time that a request may wait for the next byte.
 	stallTimeout = 30 * time.Second
 
-	// maxFailures is how many requests in a row may fail without progress.
+	// maxFailures is the number of failed requests in a row without progress after
+	// which fetch gives up.
 	maxFailures = 6
 
-	// The wait before another request is firstWait after the first failure, and
-	// doubles with each further one. A longer Retry-After of the server replaces it.
-	// It is at most maxWait. Jitter shortens it by up to half, so that clients
-	// spread.
+	// The wait before another request is firstWait after the first failure. It doubles
+	// with each further failure. If the server sends a longer Retry-After, that time is
+	// used instead. No wait is longer than maxWait. Jitter shortens the wait by up to
+	// half, so that clients do not retry at the same time.
 	firstWait = 500 * time.Millisecond
 	maxWait   = time.Minute
 )
@@ -51,17 +52,17 @@ type unavailable struct {
 // download is the state of one file while it is fetched.
 type download struct {
 	source
-	part     *os.File // positioned at its end
+	part     *os.File // its file offset is at the end
 	hash     hash.Hash
 	received int64  // bytes in part and hash
 	pieces   bool   // the bytes came in more than one response
-	etag     string // of that response; empty if unfit for If-Range
+	etag     string // strong ETag of the response, for If-Range; empty if there is none
 	progress func(int64)
 }
 
-// fetch completes the file at path from a source. If the digest is known, fetch
-// resumes a partial file and checks the digest, which shows that the pieces belong
-// together. Otherwise it fetches the whole file.
+// fetch completes the file at path from a source. If the digest is known, fetch resumes
+// a partial file and checks the digest of the result. The digest shows whether the
+// pieces belong together. If the digest is not known, fetch requests the whole file.
 func fetch(ctx context.Context, from source, path string, progress func(int64), note func(string)) (err error) {
 	part, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -145,8 +146,9 @@ func (d *download) restart() error {
 	return nil
 }
 
-// verify compares the digest of a complete file. If it came in pieces and differs,
-// the file is fetched again in one piece.
+// verify compares the digest of a complete file. If the digest differs and the file
+// came in pieces, verify empties the file and returns a temporary error. Then the file
+// is fetched again in one piece.
 func (d *download) verify() error {
 	if d.SHA256 == "" {
 		return nil
@@ -271,7 +273,8 @@ func (d *download) checkResponse(resp *http.Response) error {
 	return nil
 }
 
-// checkLength checks the length of the whole file, which is negative if unknown.
+// checkLength checks n, the length of the whole file. n is negative if the length is
+// unknown.
 func (d *download) checkLength(host string, n int64) error {
 	switch {
 	case d.SHA256 == "" && n > maxConfig:
@@ -347,8 +350,8 @@ func parseRetryAfter(s string) time.Duration {
 	return 0
 }
 
-// parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). The
-// total is -1 if it is "*".
+// parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). If the
+// header has "*" instead of the total, total is -1.
 func parseContentRange(s string) (first, last, total int64, ok bool) {
 	s, isBytes := strings.CutPrefix(s, "bytes ")
 	span, size, hasSize := strings.Cut(s, "/")

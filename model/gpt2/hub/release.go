@@ -1,10 +1,10 @@
 // Package hub fetches published models from the Hugging Face hub, or a server
 // with the same layout, and verifies them by their SHA-256 digests.
 //
-// [Pull] leaves a model either absent or complete and verified. It resumes an
-// interrupted pull at the byte where it ended, whatever the reason. Pulls of one
-// model exclude each other, also between processes. Servers are not trusted: Pull
-// never writes more than was published, and removes data with another digest.
+// After [Pull], a model is either absent or complete and verified. Pull resumes an
+// interrupted pull at the byte where the interruption came, for any reason. Pulls of
+// one model exclude each other, also between processes. Servers are not trusted. Pull
+// never writes more bytes than were published, and removes data with another digest.
 package hub
 
 import (
@@ -21,7 +21,7 @@ import (
 
 // A Release identifies the files of a published model.
 type Release struct {
-	Name     string      // as users call it; also its directory
+	Name     string      // the name for users, and the name of the directory
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
 	Revision string      // commit in the repository
 	Config   gpt2.Config // what config.json must say
@@ -42,8 +42,8 @@ const (
 	maxConfig = 1 << 20 // bytes of a config.json
 )
 
-// Releases returns the releases with a name. Their small files come first, so a
-// wrong server is noticed early.
+// Releases returns the releases with a name. The small files of a release come first,
+// so that a wrong server is noticed early.
 func Releases() []Release {
 	return []Release{{
 		Name:     "gpt2",
@@ -110,9 +110,8 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// Present checks all files of a model, except that it checks only the size of the
-// weights. The caller that loads the weights compares their digest with
-// [Release.Weights].
+// Present checks all files of a model. It checks only the size of the weights. The
+// caller that loads the weights must compare their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if f.Name != weightsFile {
