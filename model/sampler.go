@@ -55,16 +55,16 @@ func (p Params) Validate() error {
 //  1. Order the tokens by logit, highest first, and then by id, lowest first. With
 //     temperature 0, choose the first.
 //  2. If top_k is not 0, keep the first top_k.
-//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), where l
-//     is its logit, m the highest one and t the temperature, in float64. Let W be
-//     the sum of the weights.
-//  4. Keep the fewest tokens, in order, whose weights add up to at least P*W/2^53,
-//     where P is the integer part of 2^53 * top_p, and to at least 1. Let W now be
-//     that sum.
-//  5. Let U be the first 53 bits of SHA-256 of "colophon sampler v1\x00", the seed
-//     and the index of the token among the generated ones, from 0. Seed and index
-//     are big-endian 64-bit integers. Choose the first token, in order, at which
-//     the weights add up to more than U*W/2^53.
+//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), computed
+//     in float64. Here l is the logit of the token, m is the highest logit and t is
+//     the temperature. Let W be the sum of the weights.
+//  4. Let P be the integer part of 2^53 * top_p. Keep the fewest tokens, in order,
+//     whose weights add up to at least P*W/2^53 and to at least 1. From now on, W is
+//     the sum of the weights of these tokens.
+//  5. Append to "colophon sampler v1\x00" the seed and the index of the token among
+//     the generated tokens, from 0. Seed and index are big-endian 64-bit integers.
+//     Let U be the first 53 bits of the SHA-256 of this string. Choose the first
+//     token, in order, at which the weights add up to more than U*W/2^53.
 type Sampler struct {
 	params     Params
 	candidates []candidate

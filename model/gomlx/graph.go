@@ -11,8 +11,8 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// A network builds the GPT-2 graph, for training and for inference. They differ
-// in two hooks.
+// A network builds the GPT-2 graph for training and for inference. Training sets the
+// hook dropout, and inference sets the hook storeKV.
 type network struct {
 	gpt2.Config
 	weights map[string]*graph.Node
@@ -20,7 +20,7 @@ type network struct {
 	// half of a block.
 	dropout func(*graph.Node) *graph.Node
 	// storeKV, if not nil, takes a layer's new keys and values, each [batch, head,
-	// position, head width]. It returns all keys and values of the attention.
+	// position, head width]. It returns all keys and values that the attention uses.
 	storeKV func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node)
 }
 
@@ -88,10 +88,10 @@ func (n *network) linear(name string, x *graph.Node) *graph.Node {
 	return graph.Add(matMul(x, n.weights[name+".weight"], 0), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
-// matMul multiplies x [rows, in] by w, which is [in, out] if axis is 0 and
-// [out, in] if axis is 1. It defines the gradient of w itself: GoMLX would
-// transpose both x and the gradient of the product, and transposing the narrower
-// one is enough.
+// matMul multiplies x [rows, in] by w. The shape of w is [in, out] if axis is 0, and
+// [out, in] if axis is 1. matMul defines the gradient of w by hand. GoMLX would
+// transpose both x and the gradient of the product, but transposing the narrower of the
+// two is enough.
 func matMul(x, w *graph.Node, axis int) *graph.Node {
 	var gradient *graph.Node
 	w = graph.IdentityWithCustomGradient(w, func(_, _ *graph.Node) *graph.Node {
@@ -120,7 +120,7 @@ func gelu(x *graph.Node) *graph.Node {
 	return graph.Mul(x, graph.MulScalar(graph.AddScalar(t, 1), 0.5))
 }
 
-// layerNorm normalises x with the parameters of that name.
+// layerNorm normalises x with the parameters of the layer norm that has the given name.
 func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	centred := graph.Sub(x, graph.ReduceAndKeep(x, graph.ReduceMean, -1))
 	variance := graph.ReduceAndKeep(graph.Mul(centred, centred), graph.ReduceMean, -1)
@@ -129,7 +129,7 @@ func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	return graph.Add(graph.Mul(graph.Mul(centred, scale), graph.InsertAxes(n.weights[name+".weight"], 0)), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
-// drop applies dropout, if there is any.
+// drop applies dropout if n.dropout is set.
 func (n *network) drop(x *graph.Node) *graph.Node {
 	if n.dropout == nil {
 		return x

@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// vector writes the functions over vectors, 8 elements at a time. They run the
-// operations of the Go versions in the same order, so the bits are the same.
+// vector writes the functions over vectors, 8 elements at a time. These functions run
+// the operations of the Go versions in the same order, so they give the same bits.
 func vector() {
 	add()
 	sums()
@@ -24,7 +24,8 @@ func vector() {
 	halves()
 }
 
-// constants are read-only vectors of 8 equal elements, by their bits.
+// constants maps the bits of a number to a read-only vector of 8 elements with these
+// bits.
 type constants map[uint32]Mem
 
 func (c constants) bits(b uint32) Mem {
@@ -43,8 +44,8 @@ func (c constants) float(v float64) Mem { return c.bits(math.Float32bits(float32
 
 var eight = constants{}
 
-// loop writes a loop that runs body n times. After each run it advances every pointer
-// in order by its number of bytes.
+// loop writes a loop that runs body n times. After each run, it advances every pointer
+// p in order by advance[p] bytes.
 func loop(n GPVirtual, body func(), advance map[GPVirtual]int, order ...GPVirtual) {
 	Label("loop")
 	body()
@@ -78,8 +79,8 @@ func add() {
 	ret()
 }
 
-// sums writes the two float64 sums of a layer norm, each as eight interleaved
-// partial sums.
+// sums writes the two functions that compute the sums of a layer norm. Each sum
+// consists of eight interleaved partial sums in float64.
 func sums() {
 	for _, squares := range []bool{false, true} {
 		name, what := "sumVector", "differences"
@@ -348,7 +349,8 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours returns, for each four bytes, their position after two packings.
+// packedFours returns a vector with the position of every four bytes after two
+// packings.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
 	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
@@ -357,7 +359,7 @@ func packedFours() Mem {
 	return m
 }
 
-// minScaled is the bits of 2**-100: kernel.minScaled.
+// minScaled is the bit pattern of 2**-100, the value of kernel.minScaled.
 const minScaled = 27 << 23
 
 func blockErrors() {

@@ -4,8 +4,9 @@
 //
 //	GOEXPERIMENT=simd go run ./model/opticks/train -out model/opticks
 //
-// Without the experiment it is several times slower. An interrupted run resumes at
-// its last checkpoint. Two runs, interrupted or not, differ only by rounding.
+// Without GOEXPERIMENT=simd, the command is several times slower. An interrupted run
+// resumes at its last checkpoint. Two runs, interrupted or not, differ only by
+// rounding.
 package main
 
 import (
@@ -30,7 +31,7 @@ import (
 // made.
 const (
 	batch      = 8   // rows of Context tokens in a step
-	bpeDropout = 0.1 // probability; on every other row, until the cool-down
+	bpeDropout = 0.1 // probability of BPE-dropout, on every second row until the cool-down
 	evalEvery  = 100 // steps between checkpoints and evaluations on held-out text
 )
 
@@ -169,8 +170,8 @@ func load(t *gomlx.Trainer, name string) error {
 	return t.Load(f)
 }
 
-// save writes a checkpoint to a temporary file and renames it to name, so a crash
-// leaves the previous one intact.
+// save writes a checkpoint to a temporary file and renames the file to name. So a crash
+// leaves the previous checkpoint intact.
 func save(t *gomlx.Trainer, name string) error {
 	f, err := os.Create(name + ".part")
 	if err != nil {
