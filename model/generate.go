@@ -52,9 +52,9 @@ type Result struct {
 //
 // The text of all deltas together is the [Text] of their decoded tokens, up to a stop
 // string. A delta is emitted as soon as later tokens cannot change its text. A delta
-// ends between two tokens, at the end of a character, and no stop string can extend
-// beyond its end. Only the last delta may end at another position. emit may keep the
-// slice of tokens.
+// ends between two tokens, at the end of a character. No stop string can begin in one
+// delta and end in a later delta. Only the last delta may end at another position. emit
+// may keep the slice of tokens.
 //
 // To continue an interrupted generation, pass the tokens emitted so far as past.
 // Generate then emits exactly the deltas that would have followed these tokens without

@@ -15,7 +15,7 @@ import (
 	"fmt"
 )
 
-// Params are the sampling parameters of a text. [Params.Validate] says which are
+// Params are the sampling parameters of a text. [Params.Validate] checks that they are
 // valid.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens"`  // largest number of tokens to generate, at least 1

@@ -84,8 +84,9 @@ func NewSampler(p Params) (*Sampler, error) {
 	return &Sampler{params: p}, nil
 }
 
-// Sample chooses the generated token with the given index, from 0, by the logits
-// of all token ids. The error wraps [ErrLogits].
+// Sample chooses a token by logits, which has one logit for each token id. index is the
+// position of the token among the generated tokens, from 0. The error wraps
+// [ErrLogits].
 func (s *Sampler) Sample(logits []float32, index int) (int, error) {
 	first, err := argmax(logits)
 	if err != nil || s.params.Temperature == 0 {

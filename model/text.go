@@ -6,8 +6,9 @@ import (
 )
 
 // Text returns b as UTF-8 text. Bytes that are not part of a character become U+FFFD,
-// one for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD Substitution
-// of Maximal Subparts") recommends this and WHATWG's Encoding requires it.
+// one U+FFFD for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD
+// Substitution of Maximal Subparts") recommends this rule, and WHATWG's Encoding
+// requires it.
 func Text(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)

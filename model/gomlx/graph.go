@@ -74,7 +74,7 @@ func (n *network) attention(layer int, x, positions *graph.Node, batch int) *gra
 	return n.linear(block+"c_proj", graph.Reshape(graph.TransposeAllAxes(y, 0, 2, 1, 3), batch*length, n.Embd))
 }
 
-// causal returns the causal mask in the shape of the scores. It is true where the
+// causal returns the causal mask in the shape of the scores. The mask is true where the
 // index of a key is at most the position of the query.
 func causal(positions *graph.Node, scores shapes.Shape) *graph.Node {
 	queries, keys := scores.Dimensions[2], scores.Dimensions[3]

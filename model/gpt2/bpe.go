@@ -54,8 +54,8 @@ func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	return ids
 }
 
-// find adds the merge of the part at a position with the next part, if that merge
-// exists.
+// find adds the merge of the part at a position with the next part to the heap, if that
+// merge exists.
 func (w *word) find(t *Tokenizer, at int32) {
 	left, right := w.id[at], w.id[w.next[at]]
 	if m, ok := t.merges[pair(left, right)]; ok {

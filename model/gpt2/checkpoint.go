@@ -29,9 +29,9 @@ type Checkpoint struct {
 }
 
 // ReadCheckpoint opens config.json and model.safetensors and checks that they fit
-// together. Tensors may be F32, F16 or BF16 and have names with the prefix
-// "transformer.". The causal-mask buffers of older files are ignored. An
-// lm_head.weight is accepted if it equals wte.weight.
+// together. Tensors may be F32, F16 or BF16, and their names may have the prefix
+// "transformer.". The causal-mask buffers of older files are ignored. An lm_head.weight
+// is accepted if it equals wte.weight.
 func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	config, err := ReadConfig(fsys)
 	if err != nil {
@@ -159,8 +159,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// checkTied returns an error if lm_head.weight is present and differs from
-// wte.weight: GPT-2 uses one matrix for both.
+// checkTied returns an error if lm_head.weight is present and differs from wte.weight.
+// GPT-2 uses one matrix for both.
 func (c *Checkpoint) checkTied() error {
 	if _, ok := c.tensors["lm_head.weight"]; !ok {
 		return nil
@@ -185,9 +185,9 @@ func (c *Checkpoint) checkTied() error {
 	return nil
 }
 
-// Tensors yields the name and shape of every tensor of a network in the order of
-// the forward pass. Matrices are [inputs, outputs]; the embeddings are wte.weight
-// [Vocab, Embd] and wpe.weight [Context, Embd].
+// Tensors yields the name and shape of every tensor of a network in the order of the
+// forward pass. Matrices are [inputs, outputs]. The embeddings are wte.weight [Vocab,
+// Embd] and wpe.weight [Context, Embd].
 func (c Config) Tensors() iter.Seq2[string, []int] {
 	type entry struct {
 		name  string
@@ -219,7 +219,7 @@ func (c Config) Tensors() iter.Seq2[string, []int] {
 	}
 }
 
-// Tensor reads the values of a tensor in row-major order. The name is one of
+// Tensor reads the values of a tensor in row-major order. The name must be a name from
 // [Config.Tensors], which also gives the shape.
 func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	t, ok := c.tensors[name]
@@ -252,7 +252,7 @@ type buffer struct {
 	values []float32
 }
 
-// rows reads rows lo up to hi of a tensor. The result is valid until the buffer
+// rows reads the rows from lo to hi-1 of a tensor. The result is valid until the buffer
 // is used again.
 func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error) {
 	t := c.tensors[name]

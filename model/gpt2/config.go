@@ -34,9 +34,9 @@ const (
 // HeadDim returns the width of an attention head.
 func (c Config) HeadDim() int { return c.Embd / c.Heads }
 
-// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel.
-// Settings that change the arithmetic in a way that this package does not
-// implement are errors. Settings that only matter for training are ignored.
+// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel. It
+// returns an error for a setting that requires arithmetic that this package does not
+// implement. It ignores settings that only matter for training.
 func ReadConfig(fsys fs.FS) (Config, error) {
 	b, err := readFile(fsys, "config.json", 1<<20)
 	if err != nil {

@@ -42,8 +42,8 @@ type forward struct {
 	heads  []head        // scratch space, by worker
 }
 
-// A phase is a part of the forward pass whose results are independent of each other,
-// so threads compute them in parallel.
+// A phase is a part of the forward pass. Its results do not depend on each other, so
+// threads compute them in parallel.
 type phase int
 
 const (
@@ -164,8 +164,8 @@ func (f *forward) output() {
 func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
 // overPanels computes a phase over the panels of m. The ranges are multiples of four
-// panels, which suit the kernels. They are short, so that the threads finish at about
-// the same time.
+// panels, which suit the kernels. The ranges are short, so that the threads finish at
+// about the same time.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
 	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
 }

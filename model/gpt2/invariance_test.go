@@ -18,8 +18,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// alone returns the logits after every token of a text, computed token by token
-// with no other sequence.
+// alone returns the logits after every token of a text. It computes the text token by
+// token, with no other sequence.
 func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]float32 {
 	s, err := e.Open(context.Background())
 	if err != nil {
@@ -84,7 +84,7 @@ func TestLogitsAreInvariant(t *testing.T) {
 	})
 }
 
-// FuzzLogitsAreInvariant is TestLogitsAreInvariant with inputs from the fuzzer.
+// FuzzLogitsAreInvariant is like TestLogitsAreInvariant, with inputs from the fuzzer.
 func FuzzLogitsAreInvariant(f *testing.F) {
 	var engines [3][]*Engine
 	var texts [3][]text

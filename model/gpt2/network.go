@@ -72,7 +72,7 @@ type loader struct {
 }
 
 // run runs the tasks in parallel and stops at an error. If several tasks fail, it
-// returns the error of the earliest one.
+// returns the error of the earliest task.
 func (l *loader) run(threads int) error {
 	errs := make([]error, len(l.tasks))
 	var next atomic.Int64

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A reference is a plain GPT-2 in float64. If it is quantised, both sides of
-// every product are rounded to 8 bits in groups of 32 inputs, much like the format
+// A reference is a plain GPT-2 in float64. If it is quantised, both factors of every
+// product are rounded to 8 bits in groups of 32 inputs. This is much like the format
 // Q8_0 of llama.cpp.
 type reference struct {
 	Config

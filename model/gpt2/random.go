@@ -33,8 +33,8 @@ func isGain(name string) bool {
 	return strings.HasSuffix(name, "weight") && (strings.HasPrefix(name, "ln_f.") || strings.Contains(name, ".ln_"))
 }
 
-// deviation returns the pseudo-random number of element i, with mean 0 and
-// standard deviation 0.02. It is the sum of four uniform numbers, which is
+// deviation returns the pseudo-random number of element i, with mean 0 and standard
+// deviation 0.02. The number is the sum of four uniform numbers, so its distribution is
 // close to normal.
 func deviation(seed, i uint64) float32 {
 	z := splitMix64(seed, i+1)
@@ -46,8 +46,8 @@ func deviation(seed, i uint64) float32 {
 	return float32(float32(int(sum)-mean) * scale) // the conversion prevents fusing with an addition in the caller
 }
 
-// splitMix64 returns output n, from 1, of the generator SplitMix64 (Steele, Lea
-// and Flood, 2014).
+// splitMix64 returns output number n, counted from 1, of the generator SplitMix64
+// (Steele, Lea and Flood, 2014).
 func splitMix64(seed, n uint64) uint64 {
 	z := seed + n*0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -74,7 +74,7 @@ func computedCheckpoint(c Config, values func(name string, shape []int) func(i u
 	return ck
 }
 
-// computedFile is a file of little-endian float32 that are computed when they
+// computedFile is a file of little-endian float32 numbers that are computed when they
 // are read. The ranges are in order and cover the file.
 type computedFile []computedRange
 

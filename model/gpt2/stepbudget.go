@@ -12,8 +12,8 @@ const (
 	// work.
 	minPromptTokens = 8
 
-	// measureEvery is the number of steps with prompt tokens after which one without
-	// them is measured.
+	// measureEvery is the number of steps with prompt tokens after which a step without
+	// prompt tokens is measured.
 	measureEvery = 8
 )
 

@@ -30,8 +30,7 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	portableBlockErrors(errors, b, factors)
 }
 
-// Without assembly, each of the following functions processes no elements and returns
-// 0.
+// Without assembly, the following functions process no elements and return 0.
 
 func addPrefix(y, x []float32) int                                        { return 0 }
 func sumPrefix(sums *[8]float64, x []float32, from float64) int           { return 0 }

@@ -3,9 +3,9 @@
 //
 // Every result depends only on its own inputs. Each element of a product is one sum,
 // whose terms are added in the order of the inputs. This order does not depend on the
-// number of rows that are computed together. A [Pool] distributes results to threads,
-// but never the terms of one sum. So results have the same bits for any batch size and
-// any number of threads.
+// number of rows that are computed together. A [Pool] divides the results among
+// threads, but never divides the terms of a sum. So results have the same bits for any
+// batch size and any number of threads.
 //
 // Every loop has two versions: assembly for amd64 with AVX2, FMA and F16C, and portable
 // Go. The build tag purego selects portable Go on amd64 as well. Both versions run the

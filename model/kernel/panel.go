@@ -52,8 +52,8 @@ func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. Every sum
-// adds its products one by one, in the order of x.
+// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. The products are
+// added to every sum one by one, in the order of x.
 func multiplyAdd(sums *[Width]float32, x, panel []float32) {
 	// The registers hold four sums, a quarter of all sums. Each block stays in the
 	// first-level cache while the other three quarters are computed.

@@ -40,8 +40,8 @@ func total(sums *[8]float64) float64 {
 }
 
 // GELU replaces each element x by x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the
-// approximation that GPT-2 uses (Hendrycks and Gimpel, 2016). It is computed as
-// x / (1 + exp(-2 √(2/π) (x + 0.044715 x³))), which is equal.
+// approximation that GPT-2 uses (Hendrycks and Gimpel, 2016). It computes the equal
+// expression x / (1 + exp(-2 √(2/π) (x + 0.044715 x³))).
 func GELU(x []float32) {
 	const (
 		a = -2 * 0.797884560802865355879892119868763737
@@ -73,8 +73,8 @@ func Softmax(x []float32) {
 	}
 }
 
-// exp returns e**x with a relative error of about 1e-7. It returns 0 below -87,
-// where e**x is close to subnormal, and exp(88) above 88.
+// exp returns e**x with a relative error of about 1e-7. For x below -87, where e**x is
+// close to subnormal, it returns 0. For x above 88, it returns exp(88).
 func exp(x float32) float32 {
 	const (
 		log2e = 1.44269504088896340735992468100189214

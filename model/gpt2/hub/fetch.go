@@ -171,8 +171,8 @@ func (d *download) refuse(err error) error {
 // errStalled is the cause of the cancellation of a stalled request.
 var errStalled = fmt.Errorf("no byte for %v", stallTimeout)
 
-// request asks for the rest of the file, or all of it, and receives the response.
-// It returns nil when the file has all its bytes.
+// request asks for the rest of the file, or the whole file, and receives the response.
+// It returns nil when all bytes of the file are received.
 func (d *download) request(ctx context.Context) error {
 	if d.received > 0 && d.received == d.Size {
 		return nil
@@ -212,8 +212,8 @@ func (d *download) request(ctx context.Context) error {
 	return d.receive(ctx, resp.Body, stall)
 }
 
-// networkError returns the cause of a failed request without the URL: after a
-// redirect, the URL may be a secret.
+// networkError returns the cause of a failed request without the URL. After a redirect,
+// the URL may be a secret.
 func networkError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -227,8 +227,8 @@ func networkError(ctx context.Context, err error) error {
 	return err
 }
 
-// checkResponse checks status and headers, and restarts the partial file unless
-// the body continues it.
+// checkResponse checks the status and the headers of a response. It restarts the
+// partial file unless the body of the response continues the file.
 func (d *download) checkResponse(resp *http.Response) error {
 	host := resp.Request.URL.Host
 	switch code := resp.StatusCode; {

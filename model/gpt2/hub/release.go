@@ -99,8 +99,8 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	return digest, f.compare(digest)
 }
 
-// Verify reads all files and returns the error of the first one that differs from
-// what was published.
+// Verify reads all files and returns the error of the first file that differs from the
+// published file.
 func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if _, err := r.Check(ctx, fsys, f); err != nil {

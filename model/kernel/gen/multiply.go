@@ -287,8 +287,8 @@ func floats(s set, rows, panels int, half, fused bool) {
 // tiles process fewer bytes.
 const ahead = 8192
 
-// The layout of a group of an Int8 panel: [group/4][width][4]int8, and then a
-// bfloat16 scale for each output. See kernel.Matrix.
+// A group of an Int8 panel has the layout [group/4][width][4]int8, and then a bfloat16
+// scale for each output. See kernel.Matrix.
 const (
 	group      = 32
 	groupBytes = group*width + 2*width

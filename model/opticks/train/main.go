@@ -27,7 +27,7 @@ import (
 	"colophon/model/gpt2"
 )
 
-// The recipe is part of the command, so the command alone says how the model was
+// The recipe is part of the command, so the command alone defines how the model is
 // made.
 const (
 	batch      = 8   // rows of Context tokens in a step
@@ -90,8 +90,8 @@ func run(ctx context.Context, out, work string, stop bool) error {
 	return export(out, trainer, bpe, test, sections)
 }
 
-// train runs the recipe to its end or until ctx is done. It saves the weights with
-// the lowest loss on held-out text in the file best.
+// train runs the recipe to its end or until ctx is done. Whenever the loss on held-out
+// text is the lowest so far, it saves the weights in the file best.
 func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOut, work, best string) error {
 	checkpoint, lowest := filepath.Join(work, "checkpoint"), math.Inf(1)
 	if err := load(trainer, best); err == nil {
