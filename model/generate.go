@@ -8,7 +8,8 @@ import (
 )
 
 var (
-	// ErrContext is returned for more tokens than fit the context of the engine.
+	// ErrContext is returned if more tokens are given than fit into the context of the
+	// engine.
 	ErrContext = errors.New("too many tokens for the context")
 
 	// ErrToken is returned for a token id that the engine does not have.
@@ -18,10 +19,10 @@ var (
 	ErrPrompt = errors.New("prompt has no tokens")
 )
 
-// The reasons why a generation finished.
+// These are the reasons why a generation finishes.
 const (
-	FinishStop   = "stop"   // the end-of-text token or a stop string
-	FinishLength = "length" // MaxTokens were generated
+	FinishStop   = "stop"   // the end-of-text token or a stop string was generated
+	FinishLength = "length" // MaxTokens tokens were generated
 
 	// FinishContentFilter is for callers of Generate that end a text because of
 	// its content. Generate never returns it.

@@ -22,10 +22,10 @@ type fakeEngine struct {
 	tokens  []string
 	eos     int
 	context int
-	fail    error // returned by Next at position failAt
+	fail    error // error that Next returns at position failAt
 	failAt  int
-	open    int // sequences open now
-	steps   int // tokens computed
+	open    int // number of open sequences
+	steps   int // number of tokens computed
 }
 
 func (e *fakeEngine) Info() Info {

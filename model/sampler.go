@@ -72,7 +72,7 @@ type Sampler struct {
 
 // A candidate is a token that may be chosen.
 type candidate struct {
-	key    uint64 // ascending in the order of tokens; the low 32 bits are the id
+	key    uint64 // sort key of the token; the low 32 bits are the id
 	weight uint64
 }
 
@@ -142,7 +142,7 @@ func uniform(seed, index uint64) uint64 {
 	return binary.BigEndian.Uint64(sum[:]) >> 11
 }
 
-// scale returns part*total/2^53, rounded up or down.
+// scale returns part*total/2^53, rounded up if up is true and otherwise rounded down.
 func scale(part, total uint64, up bool) uint64 {
 	hi, lo := bits.Mul64(part, total)
 	if up {

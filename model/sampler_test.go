@@ -80,7 +80,7 @@ func TestSampleFollowsItsDefinition(t *testing.T) {
 		for i := range logits {
 			logits[i] = float32(rnd.NormFloat64() * spread)
 			if rnd.IntN(4) == 0 {
-				logits[i] = logits[rnd.IntN(i+1)] // ties
+				logits[i] = logits[rnd.IntN(i+1)] // makes ties
 			}
 			if rnd.IntN(20) == 0 {
 				logits[i] = float32(math.Copysign(0, float64(rnd.IntN(2))-0.5))

@@ -53,7 +53,7 @@ func (r Releases) Names(more ...string) string {
 
 // Model is a model whose files have been found.
 type Model struct {
-	Name   string // of the model
+	Name   string // name of the model
 	From   string // the name or path that Find was given
 	Files  fs.FS
 	Digest string // required digest of the weights, such as sha256:248d…; "" allows any digest
@@ -122,7 +122,7 @@ type Engine interface {
 type LoadOptions struct {
 	GoMLX     bool          // use the reference engine instead of the native engine
 	Weights   kernel.Format // how the native engine stores the weights
-	Sequences int           // largest number of open sequences of the native engine; 0 is 16
+	Sequences int           // largest number of open sequences of the native engine; 0 means 16
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the

@@ -35,7 +35,7 @@ type Engine struct {
 	info      model.Info
 	tokenizer *gpt2.Tokenizer
 	backend   compute.Backend
-	weights   []any // *tensors.Tensor, as arguments of step
+	weights   []any // arguments of step; each is a *tensors.Tensor
 	step      *graph.Exec
 	// computing holds one value during a computation. The backend of compute 0.1.2
 	// deadlocks when two computations run out of workers at the same time.

@@ -105,7 +105,7 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 		}
 		return product
 	})
-	// GoMLX computes the gradient of the product before that of w.
+	// GoMLX computes the gradient of the product before the gradient of w.
 	return graph.IdentityWithCustomGradient(graph.DotGeneral(x, []int{1}, nil, w, []int{axis}, nil), func(_, v *graph.Node) *graph.Node {
 		gradient = v
 		return v

@@ -31,11 +31,11 @@ type Recipe struct {
 	LastRate    float64 // learning rate at the end of the cosine, as a share of Rate
 	Beta1       float64 // AdamW: decay of the mean gradient
 	Beta2       float64 // AdamW: decay of the mean squared gradient
-	WeightDecay float64 // AdamW: on matrices and embeddings only
+	WeightDecay float64 // AdamW: weight decay, only on matrices and embeddings
 	Clip        float64 // largest norm of the gradient
-	Dropout     float64 // probability; on embeddings and on the output of each half block
+	Dropout     float64 // dropout probability on embeddings and on the output of each half block
 	Average     float64 // decay of the moving average of the weights, per step
-	Seed        uint64  // of initial weights and dropout
+	Seed        uint64  // seed of the initial weights and of dropout
 }
 
 // A Trainer trains a GPT-2 from scratch. One goroutine at a time may use it.
@@ -49,8 +49,8 @@ type Trainer struct {
 
 // state is the content of a checkpoint.
 type state struct {
-	Step    int         // steps done
-	Weights [][]float32 // in the order of gpt2.Config.Tensors
+	Step    int         // number of steps done
+	Weights [][]float32 // weights in the order of gpt2.Config.Tensors
 	Average [][]float32 // moving average of Weights
 	Mean    [][]float32 // AdamW's mean gradient
 	Square  [][]float32 // AdamW's mean squared gradient

@@ -20,7 +20,7 @@ const maxSpan = 6
 type head struct {
 	queries []float32 // [maxSpan, HeadDim]
 	scores  []float32 // [maxSpan, tokens]
-	tokens  int       // Context rounded up to pages
+	tokens  int       // Context rounded up to whole pages
 	out     []float32 // [maxSpan, HeadDim rounded up to panels]
 }
 
@@ -52,7 +52,7 @@ func (f *forward) attend(s *head, span span, number int) {
 			s.queries[r*dim+d] = q * scale
 		}
 	}
-	n := first.position + span.rows // tokens that the last row attends to
+	n := first.position + span.rows // number of tokens that the last row attends to
 	for r := range span.rows {
 		clear(s.scores[r*s.tokens:][:(n+kernel.Width-1)/kernel.Width*kernel.Width])
 	}

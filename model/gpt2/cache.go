@@ -23,9 +23,9 @@ type cache struct {
 type layout struct {
 	format         kernel.Format
 	heads, headDim int
-	valuePanels    int // panels of values for each head
-	perHead        int // numbers for one head of one layer
-	total          int // numbers in a page
+	valuePanels    int // number of panels of values for each head
+	perHead        int // number of elements for one head of one layer
+	total          int // number of elements in a page
 }
 
 // valuePanel is the number of elements in a panel of values.

@@ -25,7 +25,7 @@ type Checkpoint struct {
 	file    io.ReaderAt
 	size    int64
 	close   func() error
-	tensors map[string]tensor // by name without "transformer."
+	tensors map[string]tensor // tensors by name; the names have no "transformer."
 }
 
 // ReadCheckpoint opens config.json and model.safetensors and checks that they fit

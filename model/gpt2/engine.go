@@ -20,10 +20,10 @@ var ErrClosed = errors.New("engine is closed")
 
 // Options configure an Engine. Only Weights changes the logits.
 type Options struct {
-	Name      string        // for Info; "" is "gpt2"
-	Weights   kernel.Format // how weights are stored and multiplied; 0 is F16
-	Threads   int           // 0 is GOMAXPROCS
-	Sequences int           // largest number of open sequences; 0 is 16
+	Name      string        // name in Info; "" means "gpt2"
+	Weights   kernel.Format // format in which weights are stored and multiplied; 0 means F16
+	Threads   int           // number of threads; 0 means GOMAXPROCS
+	Sequences int           // largest number of open sequences; 0 means 16
 }
 
 // An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
@@ -51,8 +51,8 @@ type Engine struct {
 	queue    []*sequence      // sequences with tokens to compute, oldest first
 	free     []*kernel.Panels // pages for reuse
 	step     uint64           // number of steps begun
-	decoding int              // open sequences that have had logits
-	expected int              // sequences that the last step finished and that have not called Next again
+	decoding int              // number of open sequences that have had logits
+	expected int              // number of sequences that the last step finished and that have not called Next again
 	budget   stepBudget
 	times    Times
 }
@@ -79,9 +79,9 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 }
 
 // New starts an engine with the weights of a checkpoint. The checkpoint may be closed
-// when New returns. The tokenizer may have fewer ids than the checkpoint; the missing
-// ids stand for no text. With a nil tokenizer, the engine works only with token ids.
-// Close ends the engine.
+// when New returns. The tokenizer may have fewer ids than the checkpoint. The ids that
+// it lacks stand for no text. With a nil tokenizer, the engine works only with token
+// ids. Close ends the engine.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 	if tok.Size() > ck.Config.Vocab {
 		return nil, fmt.Errorf("tokenizer has %d ids, the network has %d", tok.Size(), ck.Config.Vocab)
@@ -163,7 +163,7 @@ func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	return bytes
 }
 
-// Times returns the time that all steps so far have spent.
+// Times returns the total time of all steps so far.
 func (e *Engine) Times() Times {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -243,7 +243,7 @@ func (e *Engine) plan(f *forward) {
 	e.step++
 	e.expected = 0
 	f.rows = f.rows[:0]
-	ready := 0 // decoding sequences in this step
+	ready := 0 // number of decoding sequences in this step
 	for _, s := range e.queue {
 		if len(s.tokens) == 1 {
 			ready++

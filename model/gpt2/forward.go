@@ -27,7 +27,7 @@ type forward struct {
 	rows        []row
 	wanted      []int // indexes of the rows that want logits
 	spans       []span
-	oneSpanEach bool // no sequence has two spans
+	oneSpanEach bool // true if no sequence has two spans
 	layer       int
 	phase       phase
 	phaseEnd    time.Time // end of the last phase
@@ -39,7 +39,7 @@ type forward struct {
 	up     *kernel.Input // [rows, Inner], with the stride of up
 	y      []float32     // [rows, stride of projection and down]: output of a half block
 	logits []float32     // [wanted, stride of embedding]
-	heads  []head        // scratch space, by worker
+	heads  []head        // scratch space: one head for each worker
 }
 
 // A phase is a part of the forward pass. Its results do not depend on each other, so

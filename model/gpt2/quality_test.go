@@ -197,7 +197,7 @@ func TestQuantisedDistributionsAreClose(t *testing.T) {
 				defer e.Close()
 				engines[i] = e
 			}
-			var kl [4]float64 // of three engines and the rounded reference
+			var kl [4]float64 // divergences of three engines and of the rounded reference
 			var agree [4]int
 			positions := 0
 			rnd := rand.New(rand.NewPCG(11, 12))

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxHeader      = 100_000_000 // bytes; the limit of the reference implementation
-	maxHeaderEntry = 1 << 12     // bytes of JSON that describe one tensor
+	maxHeader      = 100_000_000 // largest size in bytes; the limit of the reference implementation
+	maxHeaderEntry = 1 << 12     // largest size in bytes of the JSON that describes one tensor
 	maxTensors     = 1 << 16
 )
 
@@ -28,7 +28,7 @@ var elementSize = map[string]int64{
 
 // A tensor is the entry of a tensor in the header of a safetensors file.
 type tensor struct {
-	name       string // as in the file
+	name       string // name in the file
 	dtype      string
 	shape      []int
 	begin, end int64 // offsets in the file

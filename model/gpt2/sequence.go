@@ -22,7 +22,7 @@ type sequence struct {
 	inStep       int    // number of elements of tokens that the current step computes
 	finishedStep uint64 // number of the step that computed the last element of tokens
 	decoding     bool   // the sequence has had logits
-	abandoned    bool   // the caller no longer waits
+	abandoned    bool   // true if the caller no longer waits
 	closed       bool
 }
 

@@ -29,7 +29,7 @@ const (
 type stepBudget struct {
 	decodeStep  time.Duration // duration of a step with one token for each sequence
 	promptToken time.Duration // time that a prompt token adds to a step
-	since       int           // steps since the last one without prompt tokens
+	since       int           // number of steps since the last step without prompt tokens
 }
 
 // tokens returns the largest number of prompt tokens for the next step. decoding is the
@@ -60,7 +60,7 @@ func (b *stepBudget) observe(decoded, prompt int, took time.Duration) {
 	case prompt >= minPromptTokens && decoded == 0:
 		b.promptToken = smooth(b.promptToken, took/time.Duration(prompt), 4)
 	case prompt > 0 && decoded > 0 && b.decodeStep > 0:
-		added := max(took-b.decodeStep, took/8) // clocks are imprecise
+		added := max(took-b.decodeStep, took/8) // at least an eighth, because clocks are imprecise
 		b.promptToken = smooth(b.promptToken, added/time.Duration(prompt), 4)
 	}
 }

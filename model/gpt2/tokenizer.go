@@ -27,7 +27,7 @@ const maxTokenizerFile = 64 << 20
 type Tokenizer struct {
 	texts  []string         // the bytes of each id
 	bytes  [256]int32       // the id of each byte
-	merges map[uint64]merge // by pair of ids
+	merges map[uint64]merge // merges by pair of ids
 }
 
 // A merge replaces a pair of adjacent tokens by the token id. Lower ranks go

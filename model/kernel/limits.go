@@ -47,7 +47,7 @@ func (m *Matrix) Read(lo, hi int) int {
 // loops has one function for each kind of operation. A call takes less than a
 // millisecond.
 type loops struct {
-	fma, int8 func() int // return the number of operations
+	fma, int8 func() int // both return the number of operations
 }
 
 // rate runs threads that call f repeatedly for the given duration. It returns the sum
@@ -62,7 +62,7 @@ func rate(threads int, duration time.Duration, f func() int) float64 {
 			ready.Add(1)
 			for spin := 1; ready.Load() < int64(threads); spin++ {
 				if spin%100_000 == 0 {
-					runtime.Gosched() // for machines with fewer processors
+					runtime.Gosched() // lets other threads run if there are fewer processors
 				}
 			}
 			n := 0

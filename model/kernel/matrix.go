@@ -210,7 +210,7 @@ func quantizeBlock(g []byte, b *block) {
 // output, and rounds them to integers. It adds the squared rounding errors of every
 // output to errors.
 func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
-	const round = 3 << 22 // adding it rounds to an integer
+	const round = 3 << 22 // adding this number rounds to an integer
 	for _, row := range b {
 		for o, w := range row {
 			x := float32(w * factors[o])

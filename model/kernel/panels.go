@@ -12,7 +12,8 @@ type Panels struct {
 	half   []uint16
 }
 
-// NewPanels returns n zeros: float32 if f is F32, else binary16.
+// NewPanels returns Panels with n zeros. The zeros are float32 if f is F32, and
+// otherwise binary16.
 func NewPanels(f Format, n int) *Panels {
 	p := new(Panels)
 	if f == F32 {

@@ -34,7 +34,8 @@ func Normalize(y, x, gain, bias []float32, epsilon float32) {
 	}
 }
 
-// total adds up eight partial sums, each over every eighth element.
+// total returns the sum of eight partial sums. Each of them is a sum over every eighth
+// element.
 func total(sums *[8]float64) float64 {
 	return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
 }
@@ -78,9 +79,9 @@ func Softmax(x []float32) {
 func exp(x float32) float32 {
 	const (
 		log2e = 1.44269504088896340735992468100189214
-		ln2hi = 0.693359375 // so few bits that n*ln2hi is exact
+		ln2hi = 0.693359375 // has so few bits that n*ln2hi is exact
 		ln2lo = 0.693147180559945309417232121458176568 - ln2hi
-		round = 3 << 22 // adding it rounds to an integer
+		round = 3 << 22 // adding this number rounds to an integer
 	)
 	if x < -87 {
 		return 0
@@ -118,7 +119,7 @@ const minScaled = 0x1p-100
 // quantizeGroup writes x as integers and returns their scale. The largest magnitude of
 // the integers is 127. If x has an infinity or a NaN, the scale is not finite.
 func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
-	var bits uint32 // compared as integers, a NaN is the largest
+	var bits uint32 // bits of the largest magnitude; a NaN counts as the largest
 	for _, v := range x {
 		bits = max(bits, math.Float32bits(v)&^(1<<31))
 	}
@@ -138,9 +139,9 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 // at most 127.
 func round(x float32) int16 {
 	if x != x {
-		return -128 // as the assembly does
+		return -128 // the assembly returns the same number
 	}
-	const round = 3 << 22 // adding it rounds to an integer
+	const round = 3 << 22 // adding this number rounds to an integer
 	x = float32(x)        // keeps compilers from fusing a product with the addition
 	return int16(math.Float32bits(x+round) - math.Float32bits(round))
 }

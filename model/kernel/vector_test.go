@@ -121,7 +121,7 @@ func BenchmarkGELU(b *testing.B) {
 // number must be rounded twice.
 func TestQuantizedNumbersAreRoundedProducts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	telling := 0 // numbers that fusing would change
+	telling := 0 // count of the numbers that fusing would change
 	for range 50_000 {
 		var x [Group]float32
 		var largest float32

@@ -21,8 +21,8 @@ import (
 type Case struct {
 	Name   string
 	IDs    []int       // the prompt
-	Logits [][]float32 // after each token of the prompt
-	Greedy []int       // the continuation by the likeliest token
+	Logits [][]float32 // logits after each token of the prompt
+	Greedy []int       // the continuation with the likeliest tokens
 }
 
 // Cases reads the golden vectors in cases.json and logits.f32. The numbers in
@@ -60,7 +60,7 @@ func Cases(t testing.TB, fsys fs.FS) []Case {
 	return cases
 }
 
-// Floats reads a file of little-endian float32.
+// Floats reads a file of little-endian float32 numbers.
 func Floats(t testing.TB, fsys fs.FS, name string) []float32 {
 	t.Helper()
 	b, err := fs.ReadFile(fsys, name)

@@ -20,7 +20,7 @@ func TestPermanentErrorsAreNotRetried(t *testing.T) {
 		answer http.HandlerFunc
 		token  string
 		part   int  // size of the partial file before and after
-		gone   bool // the partial file is removed
+		gone   bool // whether the partial file is removed
 		want   string
 	}{
 		"not found":       {answer: code(404), part: 10, want: "404 Not Found: the file does not exist there"},
@@ -74,7 +74,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 		ok      bool
 		least   time.Duration
 		most    time.Duration
-		want    string // in the error or the first note
+		want    string // text in the error or in the first note
 	}{
 		"500, then good": {slices.Repeat([]http.HandlerFunc{code(500)}, 5), true, 7 * time.Second, 16 * time.Second, "500 Internal Server Error"},
 		"always 503":     {slices.Repeat([]http.HandlerFunc{code(503)}, 50), false, 7 * time.Second, 16 * time.Second, "6 requests without progress"},

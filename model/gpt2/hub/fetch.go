@@ -46,7 +46,7 @@ func (p *permanent) Unwrap() error { return p.error }
 // unavailable is a response that asks the client to come back later.
 type unavailable struct {
 	error
-	retryAfter time.Duration // 0 if the server does not say
+	retryAfter time.Duration // 0 if the server gives no time
 }
 
 // download is the state of one file while it is fetched.
@@ -54,8 +54,8 @@ type download struct {
 	source
 	part     *os.File // its file offset is at the end
 	hash     hash.Hash
-	received int64  // bytes in part and hash
-	pieces   bool   // the bytes came in more than one response
+	received int64  // number of bytes in part and hash
+	pieces   bool   // true if the bytes came in more than one response
 	etag     string // strong ETag of the response, for If-Range; empty if there is none
 	progress func(int64)
 }
@@ -177,7 +177,7 @@ func (d *download) request(ctx context.Context) error {
 	if d.received > 0 && d.received == d.Size {
 		return nil
 	}
-	if d.SHA256 == "" { // without a digest, pieces might not belong together
+	if d.SHA256 == "" { // without a digest, pieces might not belong to the same file
 		if err := d.restart(); err != nil {
 			return err
 		}

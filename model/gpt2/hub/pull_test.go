@@ -73,7 +73,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 		type step struct {
 			fault string
 			at    int
-			stops bool // the pull is cancelled after this request
+			stops bool // whether the pull is cancelled after this request
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{
@@ -110,7 +110,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 						}
 						h.good(w, r)
 					}
-				case "other file": // of the same size
+				case "other file": // another file of the same size
 					answer = cut(s.at, func(w http.ResponseWriter, r *http.Request) {
 						w.Header().Set("ETag", `"other"`)
 						serve(w, r, other)

@@ -2,9 +2,9 @@
 // with the same layout, and verifies them by their SHA-256 digests.
 //
 // After [Pull], a model is either absent or complete and verified. Pull resumes an
-// interrupted pull at the byte where the interruption came, for any reason. Pulls of
-// one model exclude each other, also between processes. Servers are not trusted. Pull
-// never writes more bytes than were published, and removes data with another digest.
+// interrupted pull at the byte where it ended, whatever the reason. Pulls of one model
+// exclude each other, also between processes. Servers are not trusted. Pull never
+// writes more bytes than were published, and removes data with another digest.
 package hub
 
 import (
@@ -24,14 +24,14 @@ type Release struct {
 	Name     string      // the name for users, and the name of the directory
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
 	Revision string      // commit in the repository
-	Config   gpt2.Config // what config.json must say
-	Files    []File      // in the order in which they are fetched
+	Config   gpt2.Config // network that config.json must describe
+	Files    []File      // the files are fetched in this order
 }
 
 // A File is a file of a release.
 type File struct {
 	Name   string
-	Size   int64  // bytes; 0 if SHA256 is empty
+	Size   int64  // size in bytes; 0 if SHA256 is empty
 	SHA256 string // in hex; empty for config.json, which is compared with Release.Config
 }
 
@@ -39,7 +39,7 @@ const (
 	configFile  = "config.json"
 	weightsFile = "model.safetensors"
 
-	maxConfig = 1 << 20 // bytes of a config.json
+	maxConfig = 1 << 20 // largest size in bytes of a config.json
 )
 
 // Releases returns the releases with a name. The small files of a release come first,

@@ -34,7 +34,8 @@ func (s set) zeros(n int) []VecVirtual {
 	return v
 }
 
-// readLoop reads and prefetches in the pattern of the products.
+// readLoop writes a loop that reads and prefetches memory in the pattern of the
+// products.
 func readLoop() {
 	const size = 512
 	function("readLoop", "func(p *byte, rounds int)", "readLoop reads 512 bytes a round.")

@@ -13,8 +13,8 @@ const width = 16
 
 // A set is an instruction set.
 type set struct {
-	name     string // in the names of functions
-	lanes    int    // float32 in a vector
+	name     string // part of the names of functions
+	lanes    int    // number of float32 elements in a vector
 	register func() VecVirtual
 }
 
@@ -156,7 +156,8 @@ func (s set) store(t tile) {
 	s.each(t, func(at Mem, sum VecVirtual) { VMOVUPS(sum, at) })
 }
 
-// floats writes the product of float32 rows with float32 or binary16 panels.
+// floats writes a function that multiplies float32 rows with float32 or binary16
+// panels.
 func floats(s set, rows, panels int, half, fused bool) {
 	name, typ, size := "multiplySingle", "float32", 4
 	if half {
@@ -299,9 +300,10 @@ const (
 // See kernel.packedGroup.
 const inputGroup = group + 4 + 4
 
-// bytes writes the product of quantised rows with an Int8 panel for AVX2. It widens
-// int8 to 16 bits and adds pairs of products with VPMADDWD, which is exact. Then it
-// scales the sum of a group and adds it in float32, with a rounding after each step.
+// bytes writes a function that multiplies quantised rows with an Int8 panel, for AVX2.
+// The function widens int8 to 16 bits and adds pairs of products with VPMADDWD, which
+// is exact. Then it scales the sum of a group and adds it in float32, with a rounding
+// after each step.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
 	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
@@ -376,7 +378,7 @@ func bytes(rows int) {
 	RET()
 }
 
-// bytesWide writes the same product for AVX-512 with VPDPBUSD. This instruction
+// bytesWide writes the same function for AVX-512 with VPDPBUSD. This instruction
 // multiplies unsigned bytes with signed bytes. So the function adds 128 to the weights,
 // and starts the sums at -128 times the sum of the inputs.
 func bytesWide(rows int) {

@@ -155,7 +155,7 @@ func largest() {
 	loop(n, func() {
 		v := YMM()
 		VMOVUPS(Mem{Base: x}, v)
-		VMAXPS(m, v, m) // m if either is NaN
+		VMAXPS(m, v, m) // gives m if v or m is NaN
 	}, map[GPVirtual]int{x: 32}, x)
 	other := XMM()
 	VEXTRACTF128(U8(1), m, other)
@@ -179,7 +179,7 @@ func exp(x VecVirtual) VecVirtual {
 	VCMPPS(U8(1), eight.float(-87), x, none) // x < -87
 	top := YMM()
 	VMOVUPS(eight.float(88), top)
-	VMINPS(x, top, x) // x if it is NaN
+	VMINPS(x, top, x) // gives x if x is NaN
 	shifted, n, low, p := YMM(), YMM(), YMM(), YMM()
 	VMULPS(eight.float(math.Log2E), x, shifted)
 	VADDPS(eight.float(round), shifted, shifted)
@@ -286,7 +286,7 @@ func quantize(wide bool) {
 				continue
 			}
 			VPAND(eight.bits(0x7fffffff), v[i], magnitude)
-			VPMAXUD(magnitude, most, most) // compared as integers, a NaN is the largest
+			VPMAXUD(magnitude, most, most) // as an integer, a NaN is the largest
 		}
 		VPERM2I128(U8(1), most, most, magnitude)
 		VPMAXUD(magnitude, most, most)
@@ -295,7 +295,7 @@ func quantize(wide bool) {
 		VPSHUFD(U8(0b10110001), most, magnitude)
 		VPMAXUD(magnitude, most, most)
 		scaled, inverse := YMM(), YMM()
-		VCMPPS(U8(5), eight.bits(minScaled), most, scaled) // not less
+		VCMPPS(U8(5), eight.bits(minScaled), most, scaled) // true where most is not less than minScaled
 		VMOVUPS(eight.float(127), inverse)
 		VDIVPS(most, inverse, inverse)
 		VANDPS(scaled, inverse, inverse)
@@ -305,7 +305,7 @@ func quantize(wide bool) {
 		for i := range v {
 			VMULPS(inverse, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
-			VPMAXSD(eight.bits(minus128), v[i], v[i]) // for NaN
+			VPMAXSD(eight.bits(minus128), v[i], v[i]) // NaN becomes -128
 		}
 		if wide {
 			packBytes(v, q)

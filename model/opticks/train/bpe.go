@@ -101,7 +101,7 @@ func (e *encoding) spell(word string) []int {
 // eot returns the id of the end-of-text token.
 func (e *encoding) eot() int { return len(e.tokens) - 1 }
 
-// encode returns the token ids of a word, which comes from gpt2.Words.
+// encode returns the token ids of a word. The word must come from gpt2.Words.
 func (e *encoding) encode(word string) []int {
 	ids, ok := e.words[word]
 	if !ok {

@@ -30,9 +30,9 @@ import (
 // The recipe is part of the command, so the command alone defines how the model is
 // made.
 const (
-	batch      = 8   // rows of Context tokens in a step
+	batch      = 8   // number of rows in a step; each row has Context tokens
 	bpeDropout = 0.1 // probability of BPE-dropout, on every second row until the cool-down
-	evalEvery  = 100 // steps between checkpoints and evaluations on held-out text
+	evalEvery  = 100 // number of steps between checkpoints, and between evaluations on held-out text
 )
 
 var config = gpt2.Config{Vocab: 2048, Context: 256, Embd: 192, Layers: 4, Heads: 3, Inner: 768, Epsilon: 1e-5, EOS: 2047}
