@@ -2,17 +2,17 @@ package model
 
 import "math"
 
-// exp returns e^x for x up to 0. Below -40, where the weight of a token is 0, it
-// returns 0. The error is at most 4e-16 of the result. It uses only basic
-// operations and rounds each of them, so all machines give the same bits.
+// exp returns e^x for x up to 0. For x below -40 it returns 0, because the weight of
+// such a token is 0. The error is at most 4e-16 of the result. exp uses only basic
+// operations and rounds the result of each, so all machines give the same bits.
 //
-// It splits e^x = 2^(n/32) e^r, where n is an integer and |r| at most ln(2)/64,
-// and sums a Taylor series for e^r.
+// exp uses e^x = 2^(n/32) e^r, where n is an integer and |r| is at most ln(2)/64. It
+// computes e^r as the sum of a Taylor series.
 func exp(x float64) float64 {
 	const (
 		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32 in 32 bits, so that n*stepHi is exact
 		stepLo = 0x1.a39ef35793c76p-38 // ln(2)/32 - stepHi
-		round  = 3 << 51               // adding it rounds to an integer
+		round  = 3 << 51               // adding this number rounds to an integer
 	)
 	if x < -40 {
 		return 0

@@ -8,7 +8,8 @@ import (
 )
 
 var (
-	// ErrContext is returned for more tokens than fit the context of the engine.
+	// ErrContext is returned if more tokens are given than fit into the context of the
+	// engine.
 	ErrContext = errors.New("too many tokens for the context")
 
 	// ErrToken is returned for a token id that the engine does not have.
@@ -18,10 +19,10 @@ var (
 	ErrPrompt = errors.New("prompt has no tokens")
 )
 
-// The reasons why a generation finished.
+// These are the reasons why a generation finishes.
 const (
-	FinishStop   = "stop"   // the end-of-text token or a stop string
-	FinishLength = "length" // MaxTokens were generated
+	FinishStop   = "stop"   // the end-of-text token or a stop string was generated
+	FinishLength = "length" // MaxTokens tokens were generated
 
 	// FinishContentFilter is for callers of Generate that end a text because of
 	// its content. Generate never returns it.
@@ -38,27 +39,30 @@ type Delta struct {
 type Result struct {
 	FinishReason     string
 	PromptTokens     int
-	CompletionTokens int // generated tokens, the past included
+	CompletionTokens int // number of generated tokens, including the past
 }
 
 // Generate continues a prompt and passes the continuation to emit, delta by delta.
 //
-// It ends after p.MaxTokens tokens, at the end-of-text token of the engine, or when
-// the text contains one of p.Stop. The end-of-text token is in neither tokens nor
-// text. If the text contains several stop strings, the one that ends first counts; if
-// several end there, the longest. The text ends before that stop string; the tokens
-// include those that spell it.
+// Generation ends after p.MaxTokens tokens, at the end-of-text token of the engine, or
+// when the text contains one of p.Stop. The end-of-text token is not among the tokens
+// and adds no text. If the text contains several stop strings, the stop string that
+// ends first counts. If several stop strings end at the same position, the longest of
+// them counts. The text ends before this stop string. The tokens include those that
+// spell the stop string.
 //
-// The text of all deltas is [Text] of their decoded tokens, up to a stop string. A
-// delta is emitted as soon as its text is certain. It ends between two tokens, where a
-// character ends and no stop string can have begun. Only the last delta may end
-// elsewhere. emit may keep the slice of tokens.
+// The text of all deltas together is the [Text] of their decoded tokens, up to a stop
+// string. A delta is emitted as soon as later tokens cannot change its text. A delta
+// ends between two tokens, at the end of a character. No stop string can begin in one
+// delta and end in a later delta. Only the last delta may end at another position. emit
+// may keep the slice of tokens.
 //
 // To continue an interrupted generation, pass the tokens emitted so far as past.
-// Generate then emits exactly what it would have emitted after them.
+// Generate then emits exactly the deltas that would have followed these tokens without
+// the interruption.
 //
-// An error wraps [ErrParams], [ErrPrompt], [ErrToken] or [ErrContext] if an
-// argument is invalid. Otherwise it comes from ctx, the engine or emit, and the
+// An error wraps [ErrParams], [ErrPrompt], [ErrToken] or [ErrContext] if an argument is
+// invalid. Any other error comes from ctx, the engine or emit. After such an error, the
 // generation can be continued.
 func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit func(Delta) error) (Result, error) {
 	result := Result{PromptTokens: len(prompt), CompletionTokens: len(past)}

@@ -16,16 +16,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A fakeEngine has logits that are a function of the tokens before them, and
-// tokens of any bytes.
+// A fakeEngine computes logits from a hash of the tokens before them. Its tokens may
+// have any bytes.
 type fakeEngine struct {
 	tokens  []string
 	eos     int
 	context int
-	fail    error // returned by Next at position failAt
+	fail    error // error that Next returns at position failAt
 	failAt  int
-	open    int // sequences open now
-	steps   int // tokens computed
+	open    int // number of open sequences
+	steps   int // number of tokens computed
 }
 
 func (e *fakeEngine) Info() Info {
@@ -103,9 +103,9 @@ func join(deltas []Delta) (tokens []int, text string) {
 	return tokens, text
 }
 
-// textByDefinition decodes tokens and applies the definition of a stop string after
-// every byte. It returns the text, the number of tokens used, and whether a stop
-// string ended the text.
+// textByDefinition decodes tokens and looks after every byte for a stop string that
+// ends there. It returns the text, the number of tokens used, and whether a stop string
+// ended the text.
 func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
 	for used = 0; used <= len(tokens); used++ {
 		b := e.Decode(tokens[:used])
@@ -128,8 +128,8 @@ func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string,
 	return Text(e.Decode(tokens)), len(tokens), false
 }
 
-// drawRun draws an engine with few tokens, many of them parts of characters, and
-// arguments of Generate.
+// drawRun draws an engine with few tokens, and arguments of Generate. Many of the
+// tokens are parts of characters.
 func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
 	piece := rapid.SampledFrom([]string{
 		"", "a", "b", "ab", "aa", "ba", "aab", " ", "\n", "中", "\xe4", "\xb8", "\xad", "\xe4\xb8", "\xb8\xad", "\xb8\xada",
@@ -160,7 +160,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 		deltas, result := generate(t, e, prompt, nil, p)
 		tokens, text := join(deltas)
 
-		// The text follows the definition.
+		// The text must be the text that the definition gives.
 		want, used, stopped := textByDefinition(e, tokens, p.Stop)
 		if text != want || used != len(tokens) {
 			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
@@ -179,7 +179,8 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			t.Fatalf("tokens %v contain the end-of-text token", tokens)
 		}
 
-		// Every delta has tokens, and its text depends on these alone.
+		// Every delta must have tokens. The text of every delta but the last must
+		// depend only on the tokens of the delta.
 		for i, d := range deltas {
 			if len(d.Tokens) == 0 {
 				t.Fatalf("delta %d has no tokens", i)
@@ -189,7 +190,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			}
 		}
 
-		// A run that is continued after any delta gives the same rest.
+		// A run that is continued after any delta must emit the same remaining deltas.
 		for i := range len(deltas) + 1 {
 			past, _ := join(deltas[:i])
 			rest, again := generate(t, e, prompt, past, p)

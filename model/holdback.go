@@ -5,17 +5,17 @@ import (
 	"slices"
 )
 
-// A holdback turns tokens into deltas. It holds tokens back until their text is
-// certain: until it ends with whole characters and no stop string can begin in
-// it.
+// A holdback turns tokens into deltas. It holds tokens back until later tokens cannot
+// change their text. At that point their text ends with a whole character, and no stop
+// string can begin in the text and end after it.
 type holdback struct {
 	stops   [][]byte
 	pending []pending // tokens that have not been emitted
-	text    []byte    // of the pending tokens, in whole characters
-	tail    []byte    // after text: the first bytes of a character
+	text    []byte    // text of the pending tokens, up to the last whole character
+	tail    []byte    // the bytes after text, which begin an incomplete character
 }
 
-// pending is a token that has not been emitted, and the boundary after it.
+// pending is a token that has not been emitted, with the boundary after the token.
 type pending struct {
 	token int
 	end   int  // length of text before the boundary
@@ -30,8 +30,9 @@ func newHoldback(stops []string) *holdback {
 	return h
 }
 
-// resume continues after tokens with the given bytes, and reports whether their
-// text contains a stop string. last says that no token follows.
+// resume prepares the holdback to continue after tokens with the bytes past. It reports
+// whether the text of these tokens contains a stop string. last is true if no token
+// follows.
 func (h *holdback) resume(past []byte, last bool) bool {
 	n := complete(past)
 	if last {
@@ -42,8 +43,8 @@ func (h *holdback) resume(past []byte, last bool) bool {
 	return found
 }
 
-// add adds a token with its bytes. It reports whether the text contains a stop
-// string; if so, the text now ends before it.
+// add adds a token with the bytes b. It reports whether the text contains a stop
+// string. If so, it cuts the text before the stop string.
 func (h *holdback) add(token int, b []byte) bool {
 	h.tail = append(h.tail, b...)
 	n := complete(h.tail)
@@ -53,7 +54,8 @@ func (h *holdback) add(token int, b []byte) bool {
 	return h.truncate()
 }
 
-// truncate ends the text before a stop string, if it contains one.
+// truncate cuts the text before a stop string. It reports whether the text contains a
+// stop string.
 func (h *holdback) truncate() bool {
 	start, found := h.findStop(h.text)
 	if found {
@@ -62,8 +64,8 @@ func (h *holdback) truncate() bool {
 	return found
 }
 
-// findStop returns the start of the stop string that ends first in text, or of
-// the longest if several end there.
+// findStop returns the start of the stop string that ends first in text. If several
+// stop strings end at the same position, it returns the start of the longest.
 func (h *holdback) findStop(text []byte) (start int, found bool) {
 	end := 0
 	for _, s := range h.stops {
@@ -75,11 +77,11 @@ func (h *holdback) findStop(text []byte) (start int, found bool) {
 	return start, found
 }
 
-// certain removes and returns the tokens whose text is certain: those before the
-// last boundary that no stop string can still span. It returns false if there
-// are none.
+// certain removes and returns the tokens whose text later tokens cannot change. These
+// are the tokens before the last boundary that no stop string can still span. certain
+// returns false if there are no such tokens.
 func (h *holdback) certain() (Delta, bool) {
-	begun := len(h.text) // start of the first stop string that may have begun
+	begun := len(h.text) // start of the first unfinished stop string
 	for _, s := range h.stops {
 		for n := min(len(s)-1, len(h.text)); n > len(h.text)-begun; n-- {
 			if bytes.HasSuffix(h.text, s[:n]) {
@@ -97,7 +99,7 @@ func (h *holdback) certain() (Delta, bool) {
 	return h.take(n, h.pending[n-1].end), true
 }
 
-// finish removes and returns all pending tokens; ok is false if there are none.
+// finish removes and returns all pending tokens. ok is false if no token is pending.
 // found reports whether the text of the last bytes completes a stop string.
 func (h *holdback) finish() (d Delta, ok, found bool) {
 	h.text = append(h.text, Text(h.tail)...)

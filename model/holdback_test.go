@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// No token is held back longer than necessary: every boundary between pending
-// tokens is inside a character or inside what may become a stop string.
+// No token may be held back longer than necessary. Every boundary between pending
+// tokens must be inside a character, or inside text that may become a stop string.
 func TestHoldbackEmitsAsEarlyAsPossible(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e, prompt, p := drawRun(t)

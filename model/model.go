@@ -1,9 +1,9 @@
 // Package model defines text-generation engines and generates text with them.
 //
-// An [Engine] maps token sequences to logits, and [Generate] samples from them. A
-// text depends on the prompt, the [Params] and what the engine's [Info] names, and
-// on nothing else. So the same inputs give the same text, and a text that was
-// interrupted continues from its tokens exactly as it would have.
+// An [Engine] computes logits from tokens, and [Generate] samples the next token from
+// the logits. A text depends only on the prompt, the [Params] and everything that the
+// engine's [Info] names. So the same inputs give the same text. An interrupted text can
+// be continued from its tokens, and the rest is the same as without the interruption.
 //
 // The package has no state. An Engine is safe for concurrent use. One goroutine at
 // a time may use a [Sequence].
@@ -15,7 +15,7 @@ import (
 	"fmt"
 )
 
-// Params are the sampling parameters of a text. [Params.Validate] says which are
+// Params are the sampling parameters of a text. [Params.Validate] checks that they are
 // valid.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens"`  // largest number of tokens to generate, at least 1
@@ -36,9 +36,9 @@ type Info struct {
 	EOS     int    `json:"eos"`     // the id that ends a text, or -1
 }
 
-// CheckTokens returns the error of [Sequence.Next] for tokens that follow a
-// sequence of the given length. It wraps [ErrToken] for an unknown id, and
-// [ErrContext] if the tokens do not fit. No tokens are an error too.
+// CheckTokens returns the error that [Sequence.Next] returns for tokens after a
+// sequence of the given length. The error wraps [ErrToken] for an unknown id, and
+// [ErrContext] if the tokens do not fit. An empty list of tokens is an error too.
 func (i Info) CheckTokens(length int, tokens []int) error {
 	switch {
 	case len(tokens) == 0:
@@ -69,21 +69,21 @@ type Engine interface {
 	// ordinary text.
 	Encode(text string) []int
 
-	// Decode returns the bytes of ids, one id after the other. They may end in
+	// Decode returns the bytes of all ids, one id after the other. The bytes may end in
 	// the middle of a UTF-8 character.
 	Decode(ids []int) []byte
 
-	// Open starts an empty sequence. If the engine has no room for another one,
-	// Open waits until it has or ctx is done.
+	// Open starts an empty sequence. If the engine has no room for another sequence,
+	// Open waits until there is room or ctx is done.
 	Open(ctx context.Context) (Sequence, error)
 }
 
 // A Sequence is a growing list of tokens.
 type Sequence interface {
-	// Next appends tokens and returns the logits, one for each token id, of the
-	// token that follows. The slice is valid until the next call.
-	// [Info.CheckTokens] says which tokens are refused. After an error, every
-	// later call returns that error.
+	// Next appends tokens and returns the logits of the token that follows. There is
+	// one logit for each token id. The slice is valid until the next call. Next refuses
+	// the tokens for which [Info.CheckTokens] returns an error. After an error, every
+	// later call returns the same error.
 	Next(ctx context.Context, tokens ...int) ([]float32, error)
 
 	// Close frees the sequence. It is safe to call twice.

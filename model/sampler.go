@@ -15,12 +15,13 @@ var (
 	// ErrParams is returned for invalid Params.
 	ErrParams = errors.New("invalid parameters")
 
-	// ErrLogits is returned for logits that are not all finite, or too many.
+	// ErrLogits is returned if a logit is not finite, or if the number of logits is 0
+	// or too large.
 	ErrLogits = errors.New("unusable logits")
 )
 
-// maxVocab is the largest number of token ids: their weights must add up to less
-// than 2^64.
+// maxVocab is the largest number of token ids. It keeps the sum of all weights below
+// 2^64.
 const maxVocab = 1 << 20
 
 // Validate returns an error that wraps [ErrParams] and names the first invalid
@@ -44,26 +45,26 @@ func (p Params) Validate() error {
 	return nil
 }
 
-// A Sampler chooses tokens. Its choice depends on its parameters, the logits and
-// the index alone. One goroutine at a time may use it, because it has scratch
-// space.
+// A Sampler chooses tokens. The choice depends only on the parameters of the sampler,
+// the logits and the index of the token. A Sampler has scratch space, so only one
+// goroutine at a time may use it.
 //
-// The arithmetic is exact except for the exponential, so any language can repeat
-// it:
+// All arithmetic except the exponential is exact, so a program in any language can
+// repeat these steps:
 //
 //  1. Order the tokens by logit, highest first, and then by id, lowest first. With
 //     temperature 0, choose the first.
 //  2. If top_k is not 0, keep the first top_k.
-//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), where l
-//     is its logit, m the highest one and t the temperature, in float64. Let W be
-//     the sum of the weights.
-//  4. Keep the fewest tokens, in order, whose weights add up to at least P*W/2^53,
-//     where P is the integer part of 2^53 * top_p, and to at least 1. Let W now be
-//     that sum.
-//  5. Let U be the first 53 bits of SHA-256 of "colophon sampler v1\x00", the seed
-//     and the index of the token among the generated ones, from 0. Seed and index
-//     are big-endian 64-bit integers. Choose the first token, in order, at which
-//     the weights add up to more than U*W/2^53.
+//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), computed
+//     in float64. Here l is the logit of the token, m is the highest logit and t is
+//     the temperature. Let W be the sum of the weights.
+//  4. Let P be the integer part of 2^53 * top_p. Keep the fewest tokens, in order,
+//     whose weights add up to at least P*W/2^53 and to at least 1. From now on, W is
+//     the sum of the weights of these tokens.
+//  5. Append to "colophon sampler v1\x00" the seed and the index of the token among
+//     the generated tokens, from 0. Seed and index are big-endian 64-bit integers.
+//     Let U be the first 53 bits of the SHA-256 of this string. Choose the first
+//     token, in order, at which the weights add up to more than U*W/2^53.
 type Sampler struct {
 	params     Params
 	candidates []candidate
@@ -71,7 +72,7 @@ type Sampler struct {
 
 // A candidate is a token that may be chosen.
 type candidate struct {
-	key    uint64 // ascending in the order of tokens; the low 32 bits are the id
+	key    uint64 // sort key of the token; the low 32 bits are the id
 	weight uint64
 }
 
@@ -83,8 +84,9 @@ func NewSampler(p Params) (*Sampler, error) {
 	return &Sampler{params: p}, nil
 }
 
-// Sample chooses the generated token with the given index, from 0, by the logits
-// of all token ids. The error wraps [ErrLogits].
+// Sample chooses a token by logits, which has one logit for each token id. index is the
+// position of the token among the generated tokens, from 0. The error wraps
+// [ErrLogits].
 func (s *Sampler) Sample(logits []float32, index int) (int, error) {
 	first, err := argmax(logits)
 	if err != nil || s.params.Temperature == 0 {
@@ -107,8 +109,9 @@ func (s *Sampler) Sample(logits []float32, index int) (int, error) {
 	return int(uint32(kept[n-1].key)), nil
 }
 
-// argmax returns the first token in order. The error wraps [ErrLogits] if a logit
-// is not finite.
+// argmax returns the token with the highest logit. If several logits are equal, it
+// returns the token with the lowest id. The error wraps [ErrLogits] if a logit is not
+// finite, or if the number of logits is 0 or too large.
 func argmax(logits []float32) (int, error) {
 	if n := len(logits); n == 0 || n > maxVocab {
 		return 0, fmt.Errorf("%w: %d, want 1 to %d", ErrLogits, n, maxVocab)
@@ -128,7 +131,7 @@ func argmax(logits []float32) (int, error) {
 	return first, nil
 }
 
-// uniform returns 53 pseudo-random bits, a function of the seed and the index.
+// uniform returns 53 pseudo-random bits that depend only on the seed and the index.
 func uniform(seed, index uint64) uint64 {
 	const name = "colophon sampler v1\x00"
 	var b [len(name) + 16]byte
@@ -139,7 +142,7 @@ func uniform(seed, index uint64) uint64 {
 	return binary.BigEndian.Uint64(sum[:]) >> 11
 }
 
-// scale returns part*total/2^53, rounded up or down.
+// scale returns part*total/2^53, rounded up if up is true and otherwise rounded down.
 func scale(part, total uint64, up bool) uint64 {
 	hi, lo := bits.Mul64(part, total)
 	if up {
@@ -150,7 +153,8 @@ func scale(part, total uint64, up bool) uint64 {
 	return hi<<11 | lo>>53
 }
 
-// key returns a number that is lower, the earlier the token is in order.
+// key returns the sort key of a token. Ascending keys order tokens by logit, highest
+// first, and then by id, lowest first.
 func key(logit float32, id int) uint64 {
 	b := math.Float32bits(logit)
 	switch {
@@ -172,8 +176,8 @@ func (s *Sampler) keepAll(logits []float32) {
 	}
 }
 
-// keepTopK makes the first k tokens in order candidates. It keeps them in a heap
-// with the last of them on top.
+// keepTopK makes the first k tokens in order the candidates. It keeps the candidates in
+// a heap. The top of the heap is the last candidate in order.
 func (s *Sampler) keepTopK(logits []float32, k int) {
 	h := slices.Grow(s.candidates[:0], k)
 	for i, l := range logits[:k] {
@@ -184,7 +188,7 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 	}
 	lowest := logits[uint32(h[0].key)]
 	for i, l := range logits[k:] {
-		if l > lowest { // an equal logit has a higher id than those in the heap
+		if l > lowest { // if the logits are equal, this token has a higher id than all tokens in the heap
 			h[0].key = key(l, k+i)
 			sink(h, 0)
 			lowest = logits[uint32(h[0].key)]
@@ -193,7 +197,7 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 	s.candidates = h
 }
 
-// sink restores the heap below element i.
+// sink moves element i down until the heap order holds again.
 func sink(h []candidate, i int) {
 	for {
 		last := i
@@ -210,8 +214,8 @@ func sink(h []candidate, i int) {
 	}
 }
 
-// weigh sets the weights of the candidates and returns their sum, which cannot
-// overflow: see maxVocab.
+// weigh sets the weights of the candidates and returns their sum. The sum cannot
+// overflow, because maxVocab limits the number of candidates.
 func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 	var total uint64
 	for i := range s.candidates {
@@ -223,11 +227,12 @@ func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 	return total
 }
 
-// selectFirst returns the smallest n such that the weights of the first n
-// candidates, in order, add up to at least need, and that sum. It moves these n to
-// the front, and the last of them to n-1. All weights together must reach need.
+// selectFirst returns the smallest n for which the weights of the first n candidates,
+// in order, add up to at least need. It also returns the sum of these weights. It moves
+// these candidates to c[:n], and the last of them to c[n-1]. The sum of all weights
+// must be at least need.
 func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
-	lo, hi := 0, len(c) // the last of the n is in c[lo:hi]
+	lo, hi := 0, len(c) // the last of the n candidates is in c[lo:hi]
 	for tries := 0; hi-lo > 12 && tries < 40; tries++ {
 		m, weight := partition(c[lo:hi])
 		m += lo
@@ -249,8 +254,8 @@ func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
 	return n, sum
 }
 
-// partition moves the candidates before a pivot to the front. It returns their
-// number, which is neither 0 nor all, and the sum of their weights.
+// partition moves the candidates before a pivot to the front. It returns their number
+// and the sum of their weights. The number is more than 0 and less than len(c).
 func partition(c []candidate) (n int, weight uint64) {
 	x, y, z := c[0].key, c[len(c)/2].key, c[len(c)-1].key
 	pivot := max(min(x, y), min(max(x, y), z)) // the median

@@ -14,8 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// chooseByDefinition follows the steps in the comment of Sampler, with a full sort
-// and integers of any size.
+// chooseByDefinition chooses a token by the steps in the comment of Sampler. It sorts
+// all tokens and uses integers of any size.
 func chooseByDefinition(logits []float32, p Params, index int) int {
 	ids := make([]int, len(logits))
 	for i := range ids {
@@ -42,8 +42,8 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
 		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
 	}
-	// reach returns the number of weights, in order, that reach a share of all, or
-	// exceed it if above is true.
+	// reach returns the smallest number of weights, in order, whose sum reaches a share
+	// of the total. If above is true, the sum must exceed the share.
 	reach := func(share *big.Int, above bool) int {
 		total := new(big.Int)
 		for _, w := range weights {
@@ -80,7 +80,7 @@ func TestSampleFollowsItsDefinition(t *testing.T) {
 		for i := range logits {
 			logits[i] = float32(rnd.NormFloat64() * spread)
 			if rnd.IntN(4) == 0 {
-				logits[i] = logits[rnd.IntN(i+1)] // ties
+				logits[i] = logits[rnd.IntN(i+1)] // makes ties
 			}
 			if rnd.IntN(20) == 0 {
 				logits[i] = float32(math.Copysign(0, float64(rnd.IntN(2))-0.5))
@@ -190,9 +190,9 @@ func TestSampledTokensArePinned(t *testing.T) {
 	}
 }
 
-// Over many indexes, the frequencies of the tokens are those of the distribution.
-// Pearson's statistic stays below the quantile for one in a million. The seeds are
-// fixed, so this cannot fail by chance.
+// Over many indexes, the frequencies of the tokens must fit the distribution of the
+// logits. Pearson's statistic must stay below the quantile for one in a million. The
+// seeds are fixed, so this test cannot fail by chance.
 func TestSampleHasTheDistributionOfTheLogits(t *testing.T) {
 	logits := []float32{2, 1, 1, 0, -1, 3, 0.5, -4, 2.5, -0.5}
 	for _, c := range []struct {

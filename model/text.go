@@ -6,8 +6,9 @@ import (
 )
 
 // Text returns b as UTF-8 text. Bytes that are not part of a character become U+FFFD,
-// one for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD Substitution
-// of Maximal Subparts") recommends this and WHATWG's Encoding requires it.
+// one U+FFFD for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD
+// Substitution of Maximal Subparts") recommends this rule, and WHATWG's Encoding
+// requires it.
 func Text(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)
@@ -25,8 +26,8 @@ func Text(b []byte) string {
 	return s.String()
 }
 
-// subpart returns the length of the longest prefix of b that is a prefix of a
-// character, or 1.
+// subpart returns the length of the longest prefix of b that can begin a character. If
+// no prefix can begin a character, it returns 1.
 func subpart(b []byte) int {
 	n := 1
 	for n < len(b) && !utf8.FullRune(b[:n+1]) {

@@ -54,7 +54,8 @@ func TestTextReplacesMaximalSubparts(t *testing.T) {
 	}
 }
 
-// A text that is cut where complete says has the same Text in pieces.
+// A text that is cut at the positions that complete returns must have the same Text as
+// the whole.
 func FuzzTextInPieces(f *testing.F) {
 	f.Add([]byte("a中\xf0\x9f\x98é\xff"), uint64(0x5a))
 	f.Add([]byte("\xf0\x9f\x98\x80\xed\xa0\x80"), uint64(0xff))

@@ -1,8 +1,8 @@
 // Package catalog finds models by name and loads them.
 //
-// A name is the name of the embedded model, the name of a published model, or the path of
-// a directory in the Hugging Face layout of GPT-2. Names come first: a directory with the
-// name of a model is found as ./name.
+// A name is the name of the embedded model, the name of a published model, or the path
+// of a directory in the Hugging Face layout of GPT-2. The names of models come first.
+// Write ./name for a directory that has the name of a model.
 package catalog
 
 import (
@@ -32,7 +32,8 @@ func Files() []string {
 // Releases are the published models that have a name.
 type Releases []hub.Release
 
-// Named returns the release with the name, and whether there is one.
+// Named returns the release with the given name. It returns false if there is no such
+// release.
 func (r Releases) Named(name string) (hub.Release, bool) {
 	for _, release := range r {
 		if release.Name == name {
@@ -42,7 +43,7 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 	return hub.Release{}, false
 }
 
-// Names returns the given names and those of all releases, separated by commas.
+// Names returns the given names and the names of all releases, separated by commas.
 func (r Releases) Names(more ...string) string {
 	for _, release := range r {
 		more = append(more, release.Name)
@@ -52,10 +53,10 @@ func (r Releases) Names(more ...string) string {
 
 // Model is a model whose files have been found.
 type Model struct {
-	Name   string // of the model
+	Name   string // name of the model
 	From   string // the name or path that Find was given
 	Files  fs.FS
-	Digest string // required of the weights, such as sha256:248d…; "" allows any
+	Digest string // required digest of the weights, such as sha256:248d…; "" allows any digest
 }
 
 // NotFoundError means that a name is not the name of a model.
@@ -72,13 +73,13 @@ func (e *NotFoundError) Error() string {
 // Library is a directory of pulled models and the hub of the published ones.
 type Library struct {
 	Releases Releases
-	Dir      string // of the pulled models
+	Dir      string // directory of the pulled models
 	Hub      hub.Options
 }
 
 // Find returns the model with a name. It pulls a published model that is absent or
-// damaged. It does not check the digest of the weights; [Model.Load] does. The error
-// for an unknown name is a [NotFoundError].
+// damaged. Find does not check the digest of the weights, but [Model.Load] does. The
+// error for an unknown name is a [NotFoundError].
 func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	r, ok := l.Releases.Named(name)
 	if !ok {
@@ -93,7 +94,7 @@ func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	return Model{Name: r.Name, From: r.Name, Files: os.DirFS(r.Dir(l.Dir)), Digest: r.Weights()}, nil
 }
 
-// Find returns the embedded model or the one in a directory. The error for an unknown
+// Find returns the embedded model or the model in a directory. The error for an unknown
 // name is a [NotFoundError].
 func Find(name string) (Model, error) { return find(name, BuiltIn) }
 
@@ -119,9 +120,9 @@ type Engine interface {
 
 // LoadOptions select the engine of a model.
 type LoadOptions struct {
-	GoMLX     bool          // the reference instead of the native engine
+	GoMLX     bool          // use the reference engine instead of the native engine
 	Weights   kernel.Format // how the native engine stores the weights
-	Sequences int           // largest number of open sequences of the native engine; 0 is 16
+	Sequences int           // largest number of open sequences of the native engine; 0 means 16
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the
@@ -134,7 +135,8 @@ func (m Model) Load(o LoadOptions) (Engine, error) {
 	return m.load(o, tokenizer)
 }
 
-// LoadWeights is Load without the tokenizer: the engine has token ids but no text.
+// LoadWeights is like Load, but it does not read the tokenizer. The engine has token
+// ids but no text.
 func (m Model) LoadWeights(o LoadOptions) (Engine, error) { return m.load(o, nil) }
 
 func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err error) {

@@ -39,8 +39,9 @@ func Size(files fs.FS) (int64, error) {
 	return size, nil
 }
 
-// Verify reads all files of a model as an engine does, and checks that every weight is
-// finite. It returns the shape of the network, and one error that joins all problems.
+// Verify reads all files of a model in the same way as an engine, and checks that every
+// weight is finite. It returns the shape of the network, and one error that joins all
+// problems.
 func (m Model) Verify(ctx context.Context) (gpt2.Config, error) {
 	var problems []error
 	tokenizer, err := gpt2.ReadTokenizer(m.Files)

@@ -9,7 +9,7 @@ import (
 	"colophon/model/opticks"
 )
 
-// BenchmarkNext compares the engines by the time for one token of the embedded
+// BenchmarkNext compares the time of the two engines for one token of the embedded
 // model.
 func BenchmarkNext(b *testing.B) {
 	native, err := gpt2.Load(opticks.Files(), gpt2.Options{})

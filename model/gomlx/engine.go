@@ -1,13 +1,13 @@
 // Package gomlx implements GPT-2 as a GoMLX graph. It is the reference for tests
 // of the native engine, and the trainer of the model in package opticks.
 //
-// Inference and training share one graph. It shares no arithmetic with the native
-// engine, so a mistake in one shows as a difference from the other. Package gpt2
-// only reads files and tokenises here.
+// Inference and training share one graph. The graph shares no arithmetic with the
+// native engine. So a mistake in one of them shows as a difference between the two.
+// This package uses package gpt2 only to read files and to tokenise.
 //
-// An [Engine] keeps the promise of [model.Engine] to the bit on one machine: it
+// An [Engine] keeps the promise of [model.Engine] to the bit on one machine, because it
 // computes one token of one sequence at a time. It aims at correctness rather than
-// speed; on the CPU it is several times slower than the native engine. The same graph
+// speed. On the CPU, it is several times slower than the native engine. The same graph
 // runs on XLA and its devices if [New] opens another backend of GoMLX.
 package gomlx
 
@@ -35,15 +35,16 @@ type Engine struct {
 	info      model.Info
 	tokenizer *gpt2.Tokenizer
 	backend   compute.Backend
-	weights   []any // *tensors.Tensor, as arguments of step
+	weights   []any // arguments of step; each is a *tensors.Tensor
 	step      *graph.Exec
 	// computing holds one value during a computation. The backend of compute 0.1.2
-	// deadlocks when two computations run out of its workers at once.
+	// deadlocks when two computations run out of workers at the same time.
 	computing chan struct{}
 }
 
-// New returns an engine with the weights of a checkpoint, which may be closed when New
-// returns. name is the name in Info. A nil tokenizer encodes and decodes nothing.
+// New returns an engine with the weights of a checkpoint. The checkpoint may be closed
+// when New returns. name is the name in Info. A nil tokenizer encodes and decodes
+// nothing.
 func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*Engine, error) {
 	config := checkpoint.Config
 	digest, err := checkpoint.Digest()
@@ -81,9 +82,10 @@ func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*
 	return e, nil
 }
 
-// graph takes a token and its position, each [1]; the keys and values of every
-// layer, each [1, heads, context, head width]; and the weights. It returns the
-// logits [1, vocab], and the keys and values with those of the token stored.
+// graph takes three groups of inputs: a token and its position, each [1]; the keys and
+// values of every layer, each [1, heads, context, head width]; and the weights. It
+// returns the logits [1, vocab], and the keys and values. These include the key and
+// value of the token.
 func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	token, position, cache := in[0], in[1], in[2:2+2*e.config.Layers]
 	n := newNetwork(e.config, in[2+len(cache):])
@@ -98,8 +100,8 @@ func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	return out
 }
 
-// put returns the cache with row, [1, heads, 1, head width], stored at position.
-// The Go backend has no DynamicUpdateSlice.
+// put returns the cache after storing row, [1, heads, 1, head width], at position. It
+// compares positions because the Go backend has no DynamicUpdateSlice.
 func put(cache, row, position *graph.Node) *graph.Node {
 	shape := cache.Shape()
 	here := graph.Equal(graph.Iota(cache.Graph(), shapes.Make(dtypes.Int32, shape.Dimensions...), 2),

@@ -40,8 +40,8 @@ func TestLogitsMatchTheGoldenVectors(t *testing.T) {
 	modeltest.TestGolden(t, open(t, tiny), modeltest.Cases(t, tiny), tolerance, true)
 }
 
-// The logits have the same bits for any split of the tokens, beside any other
-// sequences.
+// The logits must have the same bits for any split of the tokens, and together with any
+// other sequences.
 func TestLogitsAreInvariant(t *testing.T) {
 	e := open(t, tiny)
 	rapid.Check(t, func(t *rapid.T) {
@@ -79,8 +79,8 @@ func openIn(t *rapid.T, e model.Engine) model.Sequence {
 	return s
 }
 
-// This engine and the native one share no arithmetic. They agree as closely as the
-// format of the native engine's weights allows.
+// This engine and the native engine share no arithmetic. Their logits must agree as
+// closely as the format of the native engine's weights allows.
 func TestAgreesWithTheNativeEngine(t *testing.T) {
 	for weights, tolerance := range map[kernel.Format]float64{kernel.F32: tolerance, kernel.F16: 0.02, kernel.Int8: 0.5} {
 		t.Run(weights.String(), func(t *testing.T) { testAgrees(t, weights, tolerance) })

@@ -11,8 +11,8 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// A network builds the GPT-2 graph, for training and for inference. They differ
-// in two hooks.
+// A network builds the GPT-2 graph for training and for inference. Training sets the
+// hook dropout, and inference sets the hook storeKV.
 type network struct {
 	gpt2.Config
 	weights map[string]*graph.Node
@@ -20,7 +20,7 @@ type network struct {
 	// half of a block.
 	dropout func(*graph.Node) *graph.Node
 	// storeKV, if not nil, takes a layer's new keys and values, each [batch, head,
-	// position, head width]. It returns all keys and values of the attention.
+	// position, head width]. It returns all keys and values that the attention uses.
 	storeKV func(layer int, keys, values *graph.Node) (*graph.Node, *graph.Node)
 }
 
@@ -74,7 +74,7 @@ func (n *network) attention(layer int, x, positions *graph.Node, batch int) *gra
 	return n.linear(block+"c_proj", graph.Reshape(graph.TransposeAllAxes(y, 0, 2, 1, 3), batch*length, n.Embd))
 }
 
-// causal returns the causal mask in the shape of the scores. It is true where the
+// causal returns the causal mask in the shape of the scores. The mask is true where the
 // index of a key is at most the position of the query.
 func causal(positions *graph.Node, scores shapes.Shape) *graph.Node {
 	queries, keys := scores.Dimensions[2], scores.Dimensions[3]
@@ -88,10 +88,10 @@ func (n *network) linear(name string, x *graph.Node) *graph.Node {
 	return graph.Add(matMul(x, n.weights[name+".weight"], 0), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
-// matMul multiplies x [rows, in] by w, which is [in, out] if axis is 0 and
-// [out, in] if axis is 1. It defines the gradient of w itself: GoMLX would
-// transpose both x and the gradient of the product, and transposing the narrower
-// one is enough.
+// matMul multiplies x [rows, in] by w. The shape of w is [in, out] if axis is 0, and
+// [out, in] if axis is 1. matMul defines the gradient of w by hand. GoMLX would
+// transpose both x and the gradient of the product, but transposing the narrower of the
+// two is enough.
 func matMul(x, w *graph.Node, axis int) *graph.Node {
 	var gradient *graph.Node
 	w = graph.IdentityWithCustomGradient(w, func(_, _ *graph.Node) *graph.Node {
@@ -105,7 +105,7 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 		}
 		return product
 	})
-	// GoMLX computes the gradient of the product before that of w.
+	// GoMLX computes the gradient of the product before the gradient of w.
 	return graph.IdentityWithCustomGradient(graph.DotGeneral(x, []int{1}, nil, w, []int{axis}, nil), func(_, v *graph.Node) *graph.Node {
 		gradient = v
 		return v
@@ -120,7 +120,7 @@ func gelu(x *graph.Node) *graph.Node {
 	return graph.Mul(x, graph.MulScalar(graph.AddScalar(t, 1), 0.5))
 }
 
-// layerNorm normalises x with the parameters of that name.
+// layerNorm normalises x with the parameters of the layer norm that has the given name.
 func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	centred := graph.Sub(x, graph.ReduceAndKeep(x, graph.ReduceMean, -1))
 	variance := graph.ReduceAndKeep(graph.Mul(centred, centred), graph.ReduceMean, -1)
@@ -129,7 +129,7 @@ func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	return graph.Add(graph.Mul(graph.Mul(centred, scale), graph.InsertAxes(n.weights[name+".weight"], 0)), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
 
-// drop applies dropout, if there is any.
+// drop applies dropout if n.dropout is set.
 func (n *network) drop(x *graph.Node) *graph.Node {
 	if n.dropout == nil {
 		return x

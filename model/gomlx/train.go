@@ -25,17 +25,17 @@ import (
 type Recipe struct {
 	Steps       int     // length of the run
 	WarmUp      int     // steps at the beginning in which the learning rate rises linearly
-	CoolDown    int     // steps at the end in which it falls linearly to zero
-	Period      int     // steps in which it falls along a cosine to LastRate
+	CoolDown    int     // steps at the end in which the learning rate falls linearly to zero
+	Period      int     // steps in which the learning rate falls along a cosine to LastRate
 	Rate        float64 // highest learning rate
-	LastRate    float64 // end of the cosine, as a share of Rate
+	LastRate    float64 // learning rate at the end of the cosine, as a share of Rate
 	Beta1       float64 // AdamW: decay of the mean gradient
 	Beta2       float64 // AdamW: decay of the mean squared gradient
-	WeightDecay float64 // AdamW: on matrices and embeddings only
+	WeightDecay float64 // AdamW: weight decay, only on matrices and embeddings
 	Clip        float64 // largest norm of the gradient
-	Dropout     float64 // probability; on embeddings and on the output of each half block
+	Dropout     float64 // dropout probability on embeddings and on the output of each half block
 	Average     float64 // decay of the moving average of the weights, per step
-	Seed        uint64  // of initial weights and dropout
+	Seed        uint64  // seed of the initial weights and of dropout
 }
 
 // A Trainer trains a GPT-2 from scratch. One goroutine at a time may use it.
@@ -49,25 +49,26 @@ type Trainer struct {
 
 // state is the content of a checkpoint.
 type state struct {
-	Step    int         // steps done
-	Weights [][]float32 // in the order of gpt2.Config.Tensors
+	Step    int         // number of steps done
+	Weights [][]float32 // weights in the order of gpt2.Config.Tensors
 	Average [][]float32 // moving average of Weights
 	Mean    [][]float32 // AdamW's mean gradient
 	Square  [][]float32 // AdamW's mean squared gradient
 }
 
-// A replica computes the gradients of one half of a batch. GoMLX runs most
-// operations on one core, so two halves in parallel are faster than the whole.
-// Each has its own backend: in compute 0.1.2, two matrix products that run out of
-// the workers of one backend deadlock.
+// A replica computes the gradients of one half of a batch. GoMLX runs most operations
+// on one core, so two halves in parallel are faster than the whole. Each replica has
+// its own backend. In compute 0.1.2, two matrix products that run out of the workers of
+// one backend deadlock.
 type replica struct {
 	backend compute.Backend
 	step    *graph.Exec
 }
 
-// NewTrainer returns a trainer with the initial weights of GPT-2. They are normal with
-// standard deviation 0.02, or 0.01 for positions. Where a block adds to the residual
-// stream, they are divided by sqrt(2*layers). Close frees the backends.
+// NewTrainer returns a trainer with the initial weights of GPT-2. The weights are
+// normal with standard deviation 0.02, or 0.01 for positions. The weights of layers
+// that add to the residual stream are divided by sqrt(2*layers). Close frees the
+// backends.
 func NewTrainer(config gpt2.Config, recipe Recipe) (*Trainer, error) {
 	t := &Trainer{config: config, recipe: recipe}
 	rng := rand.New(rand.NewPCG(recipe.Seed, 0))
@@ -147,9 +148,10 @@ func (t *Trainer) lossGraph(in []*graph.Node) []*graph.Node {
 	return []*graph.Node{loss}
 }
 
-// crossEntropy returns the mean loss in nats, and a node that has the gradient of the
-// loss but another value. The gradient has the closed form softmax minus target,
-// which saves two thirds of the passes over the logits.
+// crossEntropy returns the mean loss in nats, and the node seed. The gradient of seed
+// is that of the loss, but the value of seed is not the loss. The gradient has the
+// closed form softmax minus target, which saves two thirds of the passes over the
+// logits.
 func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.Node) {
 	g := tokens.Graph()
 	logits := n.logits(n.hidden(tokens, graph.Iota(g, shapes.Make(dtypes.Int32, tokens.Shape().Dimensions[1]), 0)))
@@ -165,9 +167,9 @@ func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.N
 	return loss, seed
 }
 
-// Step makes one step of AdamW (Loshchilov and Hutter, 2019) and returns the loss
-// before it in nats per token. tokens has an even number of rows of equal length;
-// targets has the token that follows each token.
+// Step makes one step of AdamW (Loshchilov and Hutter, 2019). It returns the loss
+// before the step, in nats per token. tokens has an even number of rows of equal
+// length. targets has the token that follows each token.
 func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	var (
 		losses    [2]float64
@@ -201,7 +203,8 @@ func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	return loss, nil
 }
 
-// gradients returns the loss of some rows, and its gradients, from a replica.
+// gradients returns the loss of some rows and the gradients of this loss, as a replica
+// computes them.
 func (t *Trainer) gradients(replica int, tokens, targets [][]int32) (float64, [][]float32, error) {
 	random, err := graph.RNGStateFromSeed(int64(t.recipe.Seed<<32) + int64(2*t.state.Step+replica))
 	if err != nil {
@@ -222,8 +225,9 @@ func (t *Trainer) gradients(replica int, tokens, targets [][]int32) (float64, []
 	return float64(list[0][0]), list[1:], nil
 }
 
-// rate returns the learning rate of the next step. Before the cool-down it does
-// not depend on Steps, so the length of a run can be decided while it runs.
+// rate returns the learning rate of the next step. Before the cool-down, the rate does
+// not depend on Steps. So the length of a run can be decided while the run is in
+// progress.
 func (t *Trainer) rate() float64 {
 	r, step := t.recipe, float64(t.state.Step)
 	warm := min(1, (step+1)/float64(r.WarmUp))
@@ -232,7 +236,7 @@ func (t *Trainer) rate() float64 {
 	return r.Rate * warm * cool * (r.LastRate + (1-r.LastRate)*cosine)
 }
 
-// update applies AdamW to the weights and updates their average.
+// update applies AdamW to the weights and updates the moving average of the weights.
 func (t *Trainer) update(gradients [][]float32) {
 	r, s := t.recipe, &t.state
 	var norm float64

@@ -28,7 +28,7 @@ func trainer(t *testing.T, config gpt2.Config, recipe Recipe) *Trainer {
 	return tr
 }
 
-// rows returns a batch in which each token is the previous one plus one.
+// rows returns a batch in which each token is the previous token plus one.
 func rows(config gpt2.Config, step int) (tokens, targets [][]int32) {
 	rng := rand.New(rand.NewPCG(3, uint64(step)))
 	for range 4 {
@@ -85,7 +85,7 @@ func TestRateWarmsUpAndCoolsDown(t *testing.T) {
 	}
 }
 
-// Some gradients are defined by hand. All of them equal the slope of the loss.
+// Some gradients are defined by hand. All gradients must equal the slope of the loss.
 func TestGradientsAreThoseOfTheLoss(t *testing.T) {
 	tr := trainer(t, small, quick)
 	// Make the weights so large that every part of the network matters.

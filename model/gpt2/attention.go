@@ -6,8 +6,9 @@ import (
 	"colophon/model/kernel"
 )
 
-// A span is a group of consecutive rows of one sequence. Attention computes them
-// together, because they read the same keys and values, except for the last few.
+// A span is a group of consecutive rows of one sequence. Attention computes these rows
+// together, because they read the same keys and values, except for the last few keys
+// and values.
 type span struct {
 	first, rows int
 }
@@ -19,7 +20,7 @@ const maxSpan = 6
 type head struct {
 	queries []float32 // [maxSpan, HeadDim]
 	scores  []float32 // [maxSpan, tokens]
-	tokens  int       // Context rounded up to pages
+	tokens  int       // Context rounded up to whole pages
 	out     []float32 // [maxSpan, HeadDim rounded up to panels]
 }
 
@@ -34,8 +35,8 @@ func newHead(c Config, l *layout) head {
 }
 
 // attend computes one head of a span. For each row it averages the values of the
-// sequence up to the position of the row. The weights are the softmax of the scaled
-// products of its query with the keys.
+// sequence up to the position of the row. The weights of the average are the softmax of
+// the scaled products of the row's query with the keys.
 func (f *forward) attend(s *head, span span, number int) {
 	dim, stride := f.layout.headDim, f.blocks[f.layer].qkv.Stride()
 	if f.oneSpanEach {
@@ -51,7 +52,7 @@ func (f *forward) attend(s *head, span span, number int) {
 			s.queries[r*dim+d] = q * scale
 		}
 	}
-	n := first.position + span.rows // tokens that the last row attends to
+	n := first.position + span.rows // number of tokens that the last row attends to
 	for r := range span.rows {
 		clear(s.scores[r*s.tokens:][:(n+kernel.Width-1)/kernel.Width*kernel.Width])
 	}

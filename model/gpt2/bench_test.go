@@ -8,9 +8,9 @@ import (
 	"colophon/model/modeltest"
 )
 
-// BenchmarkDecode decodes several sequences in parallel, one token of each per step.
-// The network has the shape of the published one. A step reads all weights once, so
-// SetBytes shows the memory bandwidth that it uses.
+// BenchmarkDecode decodes several sequences in parallel. Each step computes one token
+// of every sequence. The network has the shape of the published GPT-2. A step reads all
+// weights once, so the throughput that SetBytes reports is the memory bandwidth.
 func BenchmarkDecode(b *testing.B) {
 	for _, weights := range everyFormat() {
 		e := randomEngine(b, Published(), Options{Weights: weights})
@@ -63,7 +63,7 @@ func BenchmarkPrefill(b *testing.B) {
 	}
 }
 
-// bytes returns the size of the weights that computing one token reads.
+// bytes returns the size of the weights that are read to compute one token.
 func (n *network) bytes() (size int64) {
 	for m := range n.matrices {
 		size += int64(m.Bytes())

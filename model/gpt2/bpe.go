@@ -10,11 +10,11 @@ type word struct {
 	heap       []candidate
 }
 
-// A candidate is a merge of two adjacent parts. It is stale if either part has
-// changed since it was found.
+// A candidate is a merge of two adjacent parts. It is stale if either part has changed
+// since the candidate was found.
 type candidate struct {
 	rank, at    int32 // at is the position of the left part
-	left, right int32 // the ids of the parts when it was found
+	left, right int32 // the ids of the parts when the candidate was found
 	id          int32 // the id of the merged part
 }
 
@@ -54,8 +54,8 @@ func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	return ids
 }
 
-// find adds the merge of the part at a position with the next part, if that merge
-// exists.
+// find adds the merge of the part at a position with the next part to the heap, if that
+// merge exists.
 func (w *word) find(t *Tokenizer, at int32) {
 	left, right := w.id[at], w.id[w.next[at]]
 	if m, ok := t.merges[pair(left, right)]; ok {

@@ -13,22 +13,22 @@ const pageTokens = 4 * kernel.Width
 //	values [HeadDim/Width rounded up, pageTokens, Width]: panels of Width
 //	       dimensions, which the attention weights multiply
 //
-// They are binary16, or float32 if the weights are.
+// The keys and values are float32 if the weights are float32, and otherwise binary16.
 type cache struct {
 	pages  []*kernel.Panels
-	tokens int // computed so far
+	tokens int // number of tokens computed so far
 }
 
 // A layout computes indexes in a page.
 type layout struct {
 	format         kernel.Format
 	heads, headDim int
-	valuePanels    int // panels of values for each head
-	perHead        int // numbers for one head of one layer
-	total          int // numbers in a page
+	valuePanels    int // number of panels of values for each head
+	perHead        int // number of elements for one head of one layer
+	total          int // number of elements in a page
 }
 
-// valuePanel is how many numbers a panel of values has.
+// valuePanel is the number of elements in a panel of values.
 const valuePanel = pageTokens * kernel.Width
 
 func newLayout(c Config, f kernel.Format) layout {
@@ -48,8 +48,8 @@ func (l *layout) keys(layer, head int) int { return (layer*l.heads + head) * l.p
 // values returns the index of the first panel of values of a head.
 func (l *layout) values(layer, head int) int { return l.keys(layer, head) + pageTokens*l.headDim }
 
-// store writes a head's key and value, both [headDim], of the token at a
-// position.
+// store writes the key and the value of one head for the token at a position. Both are
+// [headDim].
 func (l *layout) store(c *cache, position, layer, head int, key, value []float32) {
 	p, at := c.pages[position/pageTokens], position%pageTokens
 	p.Set(l.keys(layer, head)+at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width, kernel.Width, key)

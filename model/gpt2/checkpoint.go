@@ -15,23 +15,23 @@ import (
 	"strings"
 )
 
-// A Checkpoint is an open config.json and model.safetensors. Its tensors are
-// exactly those of the config. Values are read on demand, so that they need not
-// be in memory twice; the file must not change while the Checkpoint is open. The
-// methods are safe for concurrent use, except Close.
+// A Checkpoint is an open config.json and model.safetensors. Its tensors are exactly
+// those of the config. Values are read on demand, so they need not be in memory twice.
+// The file must not change while the Checkpoint is open. All methods except Close are
+// safe for concurrent use.
 type Checkpoint struct {
 	Config Config
 
 	file    io.ReaderAt
 	size    int64
 	close   func() error
-	tensors map[string]tensor // by name without "transformer."
+	tensors map[string]tensor // tensors by name; the names have no "transformer."
 }
 
 // ReadCheckpoint opens config.json and model.safetensors and checks that they fit
-// together. Tensors may be F32, F16 or BF16 and have names with the prefix
-// "transformer.". The causal-mask buffers of older files are ignored. An
-// lm_head.weight is accepted if it equals wte.weight.
+// together. Tensors may be F32, F16 or BF16, and their names may have the prefix
+// "transformer.". The causal-mask buffers of older files are ignored. An lm_head.weight
+// is accepted if it equals wte.weight.
 func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	config, err := ReadConfig(fsys)
 	if err != nil {
@@ -88,8 +88,8 @@ func (c *Checkpoint) read(f fs.File) error {
 	return c.checkTied()
 }
 
-// isMaskBuffer reports whether name is the causal mask, or the value for masked
-// scores, of a block below layers.
+// isMaskBuffer reports whether name is a mask buffer of a block whose number is below
+// layers. A mask buffer is the causal mask or the value for masked scores.
 func isMaskBuffer(name string, layers int) bool {
 	rest, ok := strings.CutPrefix(name, "h.")
 	if !ok {
@@ -100,8 +100,8 @@ func isMaskBuffer(name string, layers int) bool {
 	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
 }
 
-// check returns an error unless the tensors are those of the config, and perhaps
-// lm_head.weight.
+// check returns an error unless the tensors are exactly those of the config. The tensor
+// lm_head.weight may be present too.
 func (c *Checkpoint) check() error {
 	var missing []string
 	want := map[string]bool{"lm_head.weight": true}
@@ -159,8 +159,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// checkTied returns an error if lm_head.weight is present and differs from
-// wte.weight: GPT-2 uses one matrix for both.
+// checkTied returns an error if lm_head.weight is present and differs from wte.weight.
+// GPT-2 uses one matrix for both.
 func (c *Checkpoint) checkTied() error {
 	if _, ok := c.tensors["lm_head.weight"]; !ok {
 		return nil
@@ -185,9 +185,9 @@ func (c *Checkpoint) checkTied() error {
 	return nil
 }
 
-// Tensors yields the name and shape of every tensor of a network in the order of
-// the forward pass. Matrices are [inputs, outputs]; the embeddings are wte.weight
-// [Vocab, Embd] and wpe.weight [Context, Embd].
+// Tensors yields the name and shape of every tensor of a network in the order of the
+// forward pass. Matrices are [inputs, outputs]. The embeddings are wte.weight [Vocab,
+// Embd] and wpe.weight [Context, Embd].
 func (c Config) Tensors() iter.Seq2[string, []int] {
 	type entry struct {
 		name  string
@@ -219,7 +219,7 @@ func (c Config) Tensors() iter.Seq2[string, []int] {
 	}
 }
 
-// Tensor reads the values of a tensor in row-major order. The name is one of
+// Tensor reads the values of a tensor in row-major order. The name must be a name from
 // [Config.Tensors], which also gives the shape.
 func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	t, ok := c.tensors[name]
@@ -252,7 +252,7 @@ type buffer struct {
 	values []float32
 }
 
-// rows reads rows lo up to hi of a tensor. The result is valid until the buffer
+// rows reads the rows from lo to hi-1 of a tensor. The result is valid until the buffer
 // is used again.
 func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error) {
 	t := c.tensors[name]

@@ -107,8 +107,8 @@ func TestReadCheckpointRefusesUnfitFiles(t *testing.T) {
 	}
 }
 
-// Tensors may be in any order and have the prefix; masks and a tied output matrix
-// may be present.
+// Tensors may be in any order, and their names may have the prefix "transformer.".
+// Causal masks and a tied output matrix may be present.
 func TestReadCheckpointAcceptsEveryVariant(t *testing.T) {
 	plain, err := ReadCheckpoint(smallFiles(edit(func(map[string]*fileTensor) {})))
 	if err != nil {
@@ -149,7 +149,7 @@ func TestReadCheckpointAcceptsEveryVariant(t *testing.T) {
 	}
 }
 
-// streamFS has files without ReadAt.
+// streamFS is a file system whose files have no method ReadAt.
 type streamFS struct{ fs.FS }
 
 func (s streamFS) Open(name string) (fs.File, error) {
@@ -166,7 +166,7 @@ func TestReadCheckpointRefusesTruncatedFiles(t *testing.T) {
 	}
 }
 
-// Every accepted file can be run.
+// An engine must be able to run every file that ReadCheckpoint accepts.
 //
 // security: ASVS 1.4.2, LLM04:2025
 func FuzzSafetensors(f *testing.F) {

@@ -20,7 +20,7 @@ type Config struct {
 	EOS     int     // id of the token that ends a text, or -1
 }
 
-// Upper bounds of what a config.json may ask for. The largest published GPT-2
+// These are the upper bounds of the sizes in a config.json. The largest published GPT-2
 // (1.5 billion parameters) has 48 layers of 25 heads and a width of 1600.
 const (
 	maxVocab     = 1 << 20
@@ -34,9 +34,9 @@ const (
 // HeadDim returns the width of an attention head.
 func (c Config) HeadDim() int { return c.Embd / c.Heads }
 
-// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel.
-// Settings that change the arithmetic in a way that this package does not
-// implement are errors. Settings that only matter for training are ignored.
+// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel. It
+// returns an error for a setting that requires arithmetic that this package does not
+// implement. It ignores settings that only matter for training.
 func ReadConfig(fsys fs.FS) (Config, error) {
 	b, err := readFile(fsys, "config.json", 1<<20)
 	if err != nil {
@@ -49,8 +49,8 @@ func ReadConfig(fsys fs.FS) (Config, error) {
 	return c, nil
 }
 
-// configFile has the members of config.json that matter here; a pointer is nil
-// if the member is absent or null.
+// configFile has the members of config.json that this package uses. A pointer is nil if
+// the member is absent or null.
 type configFile struct {
 	ModelType *string `json:"model_type"`
 
@@ -94,8 +94,8 @@ func parseConfig(b []byte) (Config, error) {
 	return c, nil
 }
 
-// shape returns the checked sizes, with the defaults of Hugging Face's
-// GPT2Config for n_inner and layer_norm_epsilon. The others have none here.
+// shape returns the sizes after checking them. n_inner and layer_norm_epsilon have the
+// defaults of Hugging Face's GPT2Config. The other sizes have no default here.
 func (f *configFile) shape() (Config, error) {
 	var c Config
 	for _, n := range []struct {
@@ -173,8 +173,8 @@ func (f *configFile) checkSupported() error {
 	return nil
 }
 
-// parseEOS returns the id in eos_token_id, which is a number or a list of one,
-// or -1 if the member is absent or null.
+// parseEOS returns the id in eos_token_id, which is a number or a list of one number.
+// It returns -1 if the member is absent or null.
 func parseEOS(member json.RawMessage, vocab int) (int, error) {
 	if !isSet(member) {
 		return -1, nil

@@ -1,13 +1,13 @@
 // Package gpt2 reads and runs GPT-2 networks in the layout of Hugging Face:
 // config.json, model.safetensors, vocab.json and merges.txt in one directory.
 //
-// Files are not trusted. Every number is checked before it is used, and a file
-// that does not fit gives an error that says what is wrong with it.
+// Files are not trusted. Every number is checked before it is used. The error for an
+// invalid file says what is wrong with the file.
 //
-// An [Engine] keeps the promise of [model.Engine]: the bits of the logits depend
-// on the tokens of the sequence alone. Other sequences, the number of threads and
-// the split of the tokens between calls make no difference. It computes in float32
-// with weights in the format of [Options]. Every sum has a fixed order, so the
-// bits are the same on all machines with the same kernels, which model.Info
-// names. With int8 weights, all kernels give the same bits.
+// An [Engine] keeps the promise of [model.Engine]: the bits of the logits depend only
+// on the tokens of the sequence. Other sequences, the number of threads and the split
+// of the tokens between calls make no difference. The engine computes in float32 with
+// weights in the format of [Options]. Every sum has a fixed order. So the bits are the
+// same on all machines with the same kernels, which model.Info names. With int8
+// weights, all kernels give the same bits.
 package gpt2

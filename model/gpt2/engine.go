@@ -20,24 +20,24 @@ var ErrClosed = errors.New("engine is closed")
 
 // Options configure an Engine. Only Weights changes the logits.
 type Options struct {
-	Name      string        // for Info; "" is "gpt2"
-	Weights   kernel.Format // how weights are stored and multiplied; 0 is F16
-	Threads   int           // 0 is GOMAXPROCS
-	Sequences int           // largest number of open sequences; 0 is 16
+	Name      string        // name in Info; "" means "gpt2"
+	Weights   kernel.Format // format in which weights are stored and multiplied; 0 means F16
+	Threads   int           // number of threads; 0 means GOMAXPROCS
+	Sequences int           // largest number of open sequences; 0 means 16
 }
 
 // An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
 // batching.
 //
-// One goroutine computes step by step. A step computes the next token of every
-// decoding sequence, and tokens of waiting prompts, oldest first. Beside decoding
-// sequences, prompt tokens make a step about twice as long, or there are 8 of them if
-// that takes longer. Without decoding sequences, a step has up to 128 prompt tokens. A
-// call of Next whose context is done returns at once; its tokens leave the queue after
-// the current step.
+// One goroutine computes all tokens, step by step. A step computes the next token of
+// every decoding sequence, and tokens of waiting prompts, oldest prompt first. If
+// sequences are decoding, prompt tokens make a step about twice as long. If 8 prompt
+// tokens take longer than that, the step has 8 of them. Without decoding sequences, a
+// step has up to 128 prompt tokens. A call of Next returns at once when its context is
+// done. The tokens of that call leave the queue after the current step.
 //
-// Beyond the weights, memory goes to the keys and values of open sequences: at
-// most Sequences times Context tokens. Later sequences reuse it.
+// Besides the weights, an Engine needs memory for the keys and values of open
+// sequences: at most Sequences times Context tokens. Later sequences reuse this memory.
 type Engine struct {
 	info      model.Info
 	network   *network
@@ -48,19 +48,19 @@ type Engine struct {
 
 	mu       sync.Mutex
 	closed   bool
-	queue    []*sequence      // those with tokens to compute, oldest first
+	queue    []*sequence      // sequences with tokens to compute, oldest first
 	free     []*kernel.Panels // pages for reuse
 	step     uint64           // number of steps begun
-	decoding int              // open sequences that have had logits
-	expected int              // sequences that the last step finished and that have not called Next again
+	decoding int              // number of open sequences that have had logits
+	expected int              // number of sequences that the last step finished and that have not called Next again
 	budget   stepBudget
 	times    Times
 }
 
 var _ model.Engine = (*Engine)(nil)
 
-// maxGather bounds the wait of a step for the sequences of the previous step, so that
-// they stay in the same step.
+// maxGather is the longest time that a step waits for the sequences of the previous
+// step. The wait keeps these sequences together in the same step.
 const maxGather = 3 * time.Millisecond
 
 // Load reads config.json, model.safetensors, vocab.json and merges.txt and
@@ -78,10 +78,10 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 	return New(ck, tok, opts)
 }
 
-// New starts an engine with the weights of a checkpoint, which may be closed when
-// New returns. The tokenizer may have fewer ids than the checkpoint; the others
-// then stand for no text. With a nil tokenizer, the engine works on token ids
-// alone. Close ends the engine.
+// New starts an engine with the weights of a checkpoint. The checkpoint may be closed
+// when New returns. The tokenizer may have fewer ids than the checkpoint. The ids that
+// it lacks stand for no text. With a nil tokenizer, the engine works only with token
+// ids. Close ends the engine.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 	if tok.Size() > ck.Config.Vocab {
 		return nil, fmt.Errorf("tokenizer has %d ids, the network has %d", tok.Size(), ck.Config.Vocab)
@@ -151,9 +151,9 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	}
 }
 
-// ReadWeights reads all weights on the threads of a pool in the order of a step
-// for one sequence, and computes nothing. Its time is a lower bound for a step. It
-// returns the number of bytes.
+// ReadWeights reads all weights on the threads of a pool, and computes nothing. The
+// order is that of a step for one sequence. So the duration of ReadWeights is a lower
+// bound for the duration of a step. ReadWeights returns the number of bytes.
 func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	bytes := 0
 	for m := range e.network.matrices {
@@ -163,7 +163,7 @@ func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	return bytes
 }
 
-// Times returns the time that all steps so far have spent.
+// Times returns the total time of all steps so far.
 func (e *Engine) Times() Times {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -205,7 +205,7 @@ func (e *Engine) run(pool *kernel.Pool) {
 	}
 }
 
-// gather waits until there is something to compute, and then up to atMost for
+// gather waits until a sequence has tokens to compute. Then it waits up to atMost for
 // the sequences that are expected. It returns false when the engine is closed.
 func (e *Engine) gather(timer *time.Timer, atMost time.Duration) bool {
 	var timeout <-chan time.Time // nil until there is something to compute
@@ -236,14 +236,14 @@ func (e *Engine) gather(timer *time.Timer, atMost time.Duration) bool {
 	}
 }
 
-// plan chooses the tokens of the next step and gives them pages.
+// plan chooses the tokens of the next step and allocates pages for them.
 func (e *Engine) plan(f *forward) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.step++
 	e.expected = 0
 	f.rows = f.rows[:0]
-	ready := 0 // decoding sequences in this step
+	ready := 0 // number of decoding sequences in this step
 	for _, s := range e.queue {
 		if len(s.tokens) == 1 {
 			ready++
@@ -281,7 +281,7 @@ func (e *Engine) page(l *layout) *kernel.Panels {
 	return l.newPage()
 }
 
-// finish ends a step: it updates the sequences and wakes the callers whose logits are
+// finish ends a step. It updates the sequences and wakes the callers whose logits are
 // complete. times is the total of all steps.
 func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()

@@ -114,8 +114,8 @@ func TestOpenWaitsForRoom(t *testing.T) {
 	}
 }
 
-// Sequences reuse the pages of closed ones and never see their contents. Memory
-// does not grow with the number of sequences.
+// New sequences must reuse the pages of closed sequences, and must never see the old
+// contents. Memory must not grow with the number of sequences.
 func TestPagesAreReused(t *testing.T) {
 	c := smallShape()
 	e := randomEngine(t, c, Options{Threads: 1, Sequences: 2})
@@ -133,8 +133,9 @@ func TestPagesAreReused(t *testing.T) {
 	}
 }
 
-// A cancelled call returns and frees its pages and slot. Other sequences do not
-// notice.
+// A cancelled call of Next must return. After Close, the pages and the slot of its
+// sequence must be free. Other sequences must get the same logits as without the
+// cancelled call.
 func TestNextCanBeCancelled(t *testing.T) {
 	c := smallShape()
 	e := randomEngine(t, c, Options{Threads: 2, Sequences: 4})
@@ -181,15 +182,15 @@ func TestNextCanBeCancelled(t *testing.T) {
 	if cancelled == 0 {
 		t.Error("no call was cancelled")
 	}
-	// Steps that were under way have released their sequences once all slots are
-	// free.
+	// When all slots are free, the steps that were running have released their
+	// sequences.
 	for range cap(e.slots) {
 		modeltest.Open(t, e)
 	}
 }
 
-// A sequence that is abandoned and closed during a step releases its pages and
-// slot after that step, not before.
+// A sequence that is abandoned and closed during a step must release its pages and slot
+// after that step, and not before.
 func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 	c := smallShape()
 	n, err := load(randomCheckpoint(c, 1), kernel.F16, 1)
@@ -266,8 +267,8 @@ func TestCloseEndsCallsInFlight(t *testing.T) {
 	}
 }
 
-// Every step has the next token of each decoding sequence, and as many prompt
-// tokens as the step budget allows, oldest prompt first.
+// Every step must have the next token of each decoding sequence. It must also have as
+// many prompt tokens as the step budget allows, oldest prompt first.
 func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	c := smallShape()
 	c.Context = 400
@@ -308,7 +309,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		}
 	}
 
-	// With nothing beside them, prompts are computed in large chunks.
+	// Without decoding sequences, prompts must be computed in large chunks.
 	first, second := enqueue(maxPromptTokens+8), enqueue(5)
 	step(128 * time.Millisecond)
 	if first.computed != maxPromptTokens || second.computed != 0 {
@@ -320,10 +321,10 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	if e.decoding != 2 {
 		t.Errorf("%d sequences are decoding, want 2", e.decoding)
 	}
-	step(8 * time.Millisecond) // usual from now on
+	step(8 * time.Millisecond) // the usual duration from now on
 
-	// Beside decoding sequences, chunks take as long as a decoding step, even if one of
-	// the sequences is late.
+	// With decoding sequences in the same step, a chunk must take as long as a decoding
+	// step. This must hold even if one of the decoding sequences is late.
 	third, fourth := enqueue(20), enqueue(3)
 	var computed []string
 	for range 3 {

@@ -12,25 +12,25 @@ type row struct {
 	cache    *cache
 	position int
 	token    int
-	logits   []float32 // [Vocab], the destination of its logits, or nil
+	logits   []float32 // [Vocab]: destination of the row's logits, or nil if they are not wanted
 }
 
-// A forward is a forward pass over rows of any sequences together. A row attends
-// to the earlier positions of its sequence, whether they are in the cache or
-// among the rows, and depends on nothing else.
+// A forward is a forward pass over rows of any sequences together. A row attends to the
+// earlier positions of its own sequence, which are in the cache or among the rows. The
+// row depends on nothing else.
 type forward struct {
 	*network
 	layout layout
 	pool   *kernel.Pool
-	body   func(worker, lo, hi int) // the method compute, bound once
+	body   func(worker, lo, hi int) // the method value f.compute, created once
 
 	rows        []row
 	wanted      []int // indexes of the rows that want logits
 	spans       []span
-	oneSpanEach bool // no sequence has two spans
+	oneSpanEach bool // true if no sequence has two spans
 	layer       int
 	phase       phase
-	phaseEnd    time.Time // of the last phase
+	phaseEnd    time.Time // end of the last phase
 	times       Times
 
 	x      []float32     // [rows, Embd]: the residual stream
@@ -39,18 +39,18 @@ type forward struct {
 	up     *kernel.Input // [rows, Inner], with the stride of up
 	y      []float32     // [rows, stride of projection and down]: output of a half block
 	logits []float32     // [wanted, stride of embedding]
-	heads  []head        // scratch space, by worker
+	heads  []head        // scratch space: one head for each worker
 }
 
-// A phase is a part of the forward pass whose results are independent of each other,
-// so threads compute them in parallel.
+// A phase is a part of the forward pass. Its results do not depend on each other, so
+// threads compute them in parallel.
 type phase int
 
 const (
 	embed          phase = iota // over rows
 	normAttention               // over rows
 	multiplyQKV                 // over panels
-	store                       // over rows, where a sequence has several spans
+	store                       // over rows, only if a sequence has several spans
 	attend                      // over heads of spans
 	prepareAttend               // over rows
 	project                     // over panels
@@ -71,7 +71,8 @@ type Times struct {
 	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward allocates for at most rows rows. At most wanted of them want logits.
+// newForward returns a forward for at most the given number of rows. At most wanted of
+// these rows may want logits.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{
@@ -96,8 +97,8 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	return f
 }
 
-// run computes f.rows. It stores their keys and values in the caches, which must
-// have the pages, and writes the logits that are wanted.
+// run computes f.rows. It stores the keys and values of the rows in the caches, which
+// must have pages for them. It writes the logits of the rows that want logits.
 func (f *forward) run() {
 	f.times.Steps++
 	f.phaseEnd = time.Now()
@@ -134,7 +135,7 @@ func (f *forward) block() {
 	b := &f.blocks[f.layer]
 	f.overRows(normAttention, len(f.rows))
 	f.overPanels(multiplyQKV, b.qkv)
-	if !f.oneSpanEach { // otherwise attend stores them: no other span reads them
+	if !f.oneSpanEach { // otherwise attend stores the keys and values, because no other span reads them
 		f.overRows(store, len(f.rows))
 	}
 	f.over(attend, len(f.spans)*f.Heads, 1)
@@ -163,13 +164,14 @@ func (f *forward) output() {
 func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
 // overPanels computes a phase over the panels of m. The ranges are multiples of four
-// panels, which suit the kernels. They are short, so that the threads finish at about
-// the same time.
+// panels, which suit the kernels. The ranges are short, so that the threads finish at
+// about the same time.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
 	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
 }
 
-// over computes a phase over 0 to n-1 in ranges of chunk, and adds up its time.
+// over computes a phase over the indexes from 0 to n-1, in ranges of chunk indexes. It
+// adds the duration of the phase to f.times.
 func (f *forward) over(p phase, n, chunk int) {
 	f.phase = p
 	f.pool.Run(n, chunk, f.body)
@@ -242,7 +244,8 @@ func (f *forward) compute(worker, lo, hi int) {
 	}
 }
 
-// normalize writes the layer norm of rows lo up to hi to h.
+// normalize writes the layer norm of the rows from lo to hi-1 to f.h, and prepares
+// these rows of f.h.
 func (f *forward) normalize(n *norm, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		kernel.Normalize(f.h.Row(i), f.x[i*f.Embd:][:f.Embd], n.gain, n.bias, f.Epsilon)
@@ -256,7 +259,8 @@ func (f *forward) store(row, head int) {
 	f.layout.store(r.cache, r.position, f.layer, head, qkv[f.Embd+head*dim:][:dim], qkv[2*f.Embd+head*dim:][:dim])
 }
 
-// add adds f.y, the outputs of m, to the residual stream, for panels lo up to hi.
+// add adds the outputs of m, which are in f.y, to the residual stream. It does this for
+// the panels from lo to hi-1.
 func (f *forward) add(m *kernel.Matrix, lo, hi int) {
 	lo, hi = lo*kernel.Width, min(hi*kernel.Width, m.Outputs())
 	for i := range f.rows {

@@ -15,7 +15,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// tinyModel returns a complete model: the tiny network with one token a byte.
+// tinyModel returns a complete model: the tiny network and a tokenizer with one token
+// for each byte.
 func tinyModel(t testing.TB) fs.FS {
 	t.Helper()
 	m := fstest.MapFS{
@@ -50,8 +51,8 @@ func TestLoadNeedsFourFiles(t *testing.T) {
 	}
 }
 
-// A text that is sampled beside others, or interrupted after any delta and
-// continued, is the text that is sampled alone.
+// A text must be the same whether it is sampled alone or together with other texts. It
+// must also be the same if it is interrupted after any delta and continued.
 func TestGenerateIsInvariant(t *testing.T) {
 	forEveryFormat(t, testGenerateIsInvariant)
 }

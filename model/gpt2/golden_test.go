@@ -19,7 +19,8 @@ func tinyFiles(weights string) fs.FS {
 	return renamed{tiny, "model.safetensors", weights}
 }
 
-// renamed opens file under the name name.
+// renamed opens the file called file when the caller asks for the name in the field
+// name.
 type renamed struct {
 	fs.FS
 	name, file string
@@ -47,7 +48,7 @@ func openEngine(t testing.TB, fsys fs.FS, tok *Tokenizer, opts Options) *Engine 
 	return e
 }
 
-const tolerance = 1e-4 // between float32 implementations
+const tolerance = 1e-4 // largest difference of logits between float32 implementations
 
 func TestLogitsAndGreedyTextsMatchTheGoldenVectors(t *testing.T) {
 	for _, run := range []struct {

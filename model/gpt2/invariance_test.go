@@ -18,8 +18,8 @@ import (
 	"colophon/model/kernel"
 )
 
-// alone returns the logits after every token of a text, computed token by token
-// with no other sequence.
+// alone returns the logits after every token of a text. It computes the text token by
+// token, with no other sequence.
 func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]float32 {
 	s, err := e.Open(context.Background())
 	if err != nil {
@@ -37,14 +37,14 @@ func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]floa
 	return all
 }
 
-// A text has ids and the logits after each of them, computed by alone.
+// A text has token ids, and the logits after each id as alone computes them.
 type text struct {
 	ids  []int
 	want [][]float32
 }
 
-// someTexts returns texts of many lengths, up to the whole context, computed by
-// one thread.
+// someTexts returns texts of many lengths, up to the whole context. One thread computes
+// their logits.
 func someTexts(t testing.TB, c Config, weights kernel.Format) []text {
 	t.Helper()
 	e := randomEngine(t, c, Options{Threads: 1, Weights: weights})
@@ -68,8 +68,9 @@ func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
 	}
 }
 
-// The logits of a sequence have the same bits alone and beside any others. The number
-// of threads and the split of the tokens make no difference.
+// The logits of a sequence must have the same bits alone and together with any other
+// sequences. The number of threads and the split of the tokens between calls must make
+// no difference.
 func TestLogitsAreInvariant(t *testing.T) {
 	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
 		engines, texts := enginesAndTexts(t, weights)
@@ -83,7 +84,7 @@ func TestLogitsAreInvariant(t *testing.T) {
 	})
 }
 
-// FuzzLogitsAreInvariant is TestLogitsAreInvariant with inputs from the fuzzer.
+// FuzzLogitsAreInvariant is like TestLogitsAreInvariant, with inputs from the fuzzer.
 func FuzzLogitsAreInvariant(f *testing.F) {
 	var engines [3][]*Engine
 	var texts [3][]text
@@ -126,7 +127,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	return errors.Join(failures...)
 }
 
-// compare computes ids up to each cut and compares the logits there.
+// compare computes ids in parts that end at the cuts, and compares the logits at every
+// cut.
 func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	s, err := e.Open(context.Background())
 	if err != nil {
@@ -150,8 +152,9 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	return nil
 }
 
-// Any mix of rows in a step gives the same bits, also a mix that the engine would not
-// plan. Pages are full of NaNs at first, to catch reads of stale values.
+// Any mix of rows in a step must give the same bits, including a mix that the engine
+// would not plan. Pages are full of NaNs at first, so that the test detects reads of
+// stale values.
 func TestForwardIsInvariant(t *testing.T) {
 	forEveryFormat(t, testForwardIsInvariant)
 }
@@ -216,7 +219,7 @@ func testForwardIsInvariant(t *testing.T, weights kernel.Format) {
 	})
 }
 
-// If this fails, the kernels compute other bits than before and need a new
+// If this test fails, the kernels compute different bits than before and need a new
 // fingerprint.
 func TestFingerprintNamesTheseBits(t *testing.T) {
 	want := map[string]string{

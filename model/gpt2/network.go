@@ -72,7 +72,7 @@ type loader struct {
 }
 
 // run runs the tasks in parallel and stops at an error. If several tasks fail, it
-// returns the error of the earliest one.
+// returns the error of the earliest task.
 func (l *loader) run(threads int) error {
 	errs := make([]error, len(l.tasks))
 	var next atomic.Int64
@@ -96,8 +96,8 @@ func (l *loader) run(threads int) error {
 	return cmp.Or(errs...)
 }
 
-// rows adds tasks that pass the rows of a matrix to set, some at a time. Each
-// task has step rows.
+// rows adds tasks that read the rows of a matrix and pass them to set, some rows at a
+// time. Each task has step rows.
 func (l *loader) rows(name string, rows, step int, set func(i int, rows []float32) error) {
 	const some = 2 * kernel.Group // like step, a multiple of Group and Width
 	for begin := 0; begin < rows; begin += step {

@@ -15,9 +15,9 @@ import (
 	"github.com/tiktoken-go/tokenizer"
 )
 
-// The published vocab.json and merges.txt have 1.5 MB. The tests rebuild them
-// from the tables of tiktoken-go, which has the same encoding, and compare the
-// digests with the published ones.
+// The published vocab.json and merges.txt have 1.5 MB. The tests rebuild these files
+// from the tables of tiktoken-go, which has the same encoding. Then they compare the
+// digests of the files with the published digests.
 const (
 	vocabDigest  = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 	mergesDigest = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"

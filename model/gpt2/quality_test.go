@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A reference is a plain GPT-2 in float64. If it is quantised, both sides of
-// every product are rounded to 8 bits in groups of 32 inputs, much like the format
+// A reference is a plain GPT-2 in float64. If it is quantised, both factors of every
+// product are rounded to 8 bits in groups of 32 inputs. This is much like the format
 // Q8_0 of llama.cpp.
 type reference struct {
 	Config
@@ -51,7 +51,8 @@ func newReference(t testing.TB, ck *Checkpoint, quantised bool) *reference {
 	return r
 }
 
-// roundGroups rounds groups of 32 numbers to multiples of a 127th of the largest.
+// roundGroups rounds the numbers of each group of 32 to multiples of 1/127 of the
+// largest magnitude in the group.
 func roundGroups(x []float64) {
 	for group := range slices.Chunk(x, 32) {
 		var most float64
@@ -170,9 +171,9 @@ func divergence(p, q []float64) (kl float64, agree bool) {
 	return kl, slices.Index(p, slices.Max(p)) == slices.Index(q, slices.Max(q))
 }
 
-// The distributions of f16 and int8 are close to the exact one. The distribution of
-// int8 is about as close as that of the rounded reference, which rounds to groups of 32
-// and computes everything else exactly.
+// The distributions of f16 and int8 must be close to the exact distribution. The
+// distribution of int8 must be about as close as that of the rounded reference. This
+// reference rounds numbers in groups of 32 and computes everything else exactly.
 func TestQuantisedDistributionsAreClose(t *testing.T) {
 	tiny, err := ReadCheckpoint(tinyFiles("model.safetensors"))
 	if err != nil {
@@ -196,7 +197,7 @@ func TestQuantisedDistributionsAreClose(t *testing.T) {
 				defer e.Close()
 				engines[i] = e
 			}
-			var kl [4]float64 // of three engines and the rounded reference
+			var kl [4]float64 // divergences of three engines and of the rounded reference
 			var agree [4]int
 			positions := 0
 			rnd := rand.New(rand.NewPCG(11, 12))

@@ -13,11 +13,11 @@ func Published() Config {
 	return Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256}
 }
 
-// Random returns a checkpoint of pseudo-random F32 weights, which depend on the
-// seed alone. It takes no memory: weights are computed when they are read. They
-// are distributed like those of an untrained GPT-2, with mean 0 and standard
-// deviation 0.02; the gains of the layer norms have mean 1. So the logits are
-// finite, and meaningless.
+// Random returns a checkpoint of pseudo-random F32 weights, which depend only on the
+// seed. The weights take no memory, because they are computed when they are read. They
+// are distributed like those of an untrained GPT-2, with mean 0 and standard deviation
+// 0.02. The gains of the layer norms have mean 1. So the logits are finite, but
+// meaningless.
 func Random(c Config, seed uint64) *Checkpoint {
 	return computedCheckpoint(c, func(name string, _ []int) func(uint64) float32 {
 		var mean float32
@@ -33,8 +33,8 @@ func isGain(name string) bool {
 	return strings.HasSuffix(name, "weight") && (strings.HasPrefix(name, "ln_f.") || strings.Contains(name, ".ln_"))
 }
 
-// deviation returns the pseudo-random number of element i, with mean 0 and
-// standard deviation 0.02. It is the sum of four uniform numbers, which is
+// deviation returns the pseudo-random number of element i, with mean 0 and standard
+// deviation 0.02. The number is the sum of four uniform numbers, so its distribution is
 // close to normal.
 func deviation(seed, i uint64) float32 {
 	z := splitMix64(seed, i+1)
@@ -43,11 +43,11 @@ func deviation(seed, i uint64) float32 {
 		scale = 0.02 / 37837.227 // 0x10000 times the square root of 4/12
 	)
 	sum := z&0xffff + z>>16&0xffff + z>>32&0xffff + z>>48
-	return float32(float32(int(sum)-mean) * scale) // not fused with an addition of the caller
+	return float32(float32(int(sum)-mean) * scale) // the conversion prevents fusing with an addition in the caller
 }
 
-// splitMix64 returns output n, from 1, of the generator SplitMix64 (Steele, Lea
-// and Flood, 2014).
+// splitMix64 returns output number n, counted from 1, of the generator SplitMix64
+// (Steele, Lea and Flood, 2014).
 func splitMix64(seed, n uint64) uint64 {
 	z := seed + n*0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -55,9 +55,9 @@ func splitMix64(seed, n uint64) uint64 {
 	return z ^ z>>31
 }
 
-// computedCheckpoint returns a checkpoint of F32 values that are computed when they
-// are read. values returns the function for a tensor. The function computes the element
-// with index i, counted over all tensors.
+// computedCheckpoint returns a checkpoint of F32 values that are computed when they are
+// read. values returns the function that computes the elements of a tensor. The index i
+// of an element is counted over all tensors.
 func computedCheckpoint(c Config, values func(name string, shape []int) func(i uint64) float32) *Checkpoint {
 	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, close: func() error { return nil }}
 	var file computedFile
@@ -74,7 +74,7 @@ func computedCheckpoint(c Config, values func(name string, shape []int) func(i u
 	return ck
 }
 
-// computedFile is a file of little-endian float32 that are computed when they
+// computedFile is a file of little-endian float32 numbers that are computed when they
 // are read. The ranges are in order and cover the file.
 type computedFile []computedRange
 

@@ -11,8 +11,8 @@ import (
 )
 
 // WriteRandom writes a model of the published shape into a directory, 500 MB in four
-// files. It has the weights of [Random], and a vocabulary of up to three ASCII
-// characters per token. So generated texts are meaningless but readable.
+// files. The model has the weights of [Random]. The tokens of its vocabulary have up to
+// three ASCII characters. So generated texts are meaningless but readable.
 func WriteRandom(dir string, seed uint64) error {
 	ck := Random(Published(), seed)
 	vocab, merges := syntheticVocabulary(ck.Config.Vocab)
@@ -52,8 +52,8 @@ func (c *Checkpoint) write(w io.Writer) error {
 	return WriteSafetensors(w, tensors)
 }
 
-// syntheticVocabulary returns a vocabulary of n tokens and its merges: the bytes,
-// pairs and triples of printable characters, and the end-of-text token.
+// syntheticVocabulary returns a vocabulary of n tokens and its merges. The tokens are
+// the bytes, pairs and triples of printable characters, and the end-of-text token.
 func syntheticVocabulary(n int) (ids map[string]int, merges string) {
 	letters := ByteAlphabet()
 	ids = make(map[string]int, n)
@@ -70,7 +70,7 @@ func syntheticVocabulary(n int) (ids map[string]int, merges string) {
 	}
 	printable := letters[' ' : '~'+1]
 	for _, l := range printable {
-		for _, r := range printable[1:] { // a space only comes first
+		for _, r := range printable[1:] { // a space is only the first character of a token
 			add(string(l), string(r))
 			pairs = append(pairs, string(l)+string(r))
 		}

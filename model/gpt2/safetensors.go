@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxHeader      = 100_000_000 // bytes; the limit of the reference implementation
-	maxHeaderEntry = 1 << 12     // bytes of JSON that describe one tensor
+	maxHeader      = 100_000_000 // largest size in bytes; the limit of the reference implementation
+	maxHeaderEntry = 1 << 12     // largest size in bytes of the JSON that describes one tensor
 	maxTensors     = 1 << 16
 )
 
@@ -28,7 +28,7 @@ var elementSize = map[string]int64{
 
 // A tensor is the entry of a tensor in the header of a safetensors file.
 type tensor struct {
-	name       string // as in the file
+	name       string // name in the file
 	dtype      string
 	shape      []int
 	begin, end int64 // offsets in the file
@@ -36,13 +36,13 @@ type tensor struct {
 
 func (t *tensor) elements() int64 { return (t.end - t.begin) / elementSize[t.dtype] }
 
-// readHeader reads the header of a safetensors file of size bytes and returns
-// the tensors in the order of their data. All their numbers have been checked
-// against each other and against the size of the file.
+// readHeader reads the header of a safetensors file of size bytes and returns the
+// tensors in the order of their data. It checks the numbers of all tensors against each
+// other and against the size of the file.
 //
-// A file (github.com/huggingface/safetensors) is a little-endian uint64, the
-// length of a JSON object, then that object, then the data. The tensors must
-// cover the data without overlap or gap, as the reference implementation asks.
+// A file (github.com/huggingface/safetensors) has three parts: a little-endian uint64,
+// a JSON object, and the data. The uint64 is the length of the JSON object. The tensors
+// must cover the data without overlap or gap, as the reference implementation requires.
 func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	var length [8]byte
 	if size < int64(len(length)) {
@@ -87,8 +87,9 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	return tensors, nil
 }
 
-// parseHeader returns the tensors of a header, each checked by itself. Their
-// offsets are relative to the data, as in the header.
+// parseHeader returns the tensors of a header. It checks each tensor by itself, without
+// comparing tensors. The offsets are relative to the start of the data, as in the
+// header.
 func parseHeader(r io.Reader) ([]tensor, error) {
 	var tensors []tensor
 	members := 0
@@ -110,8 +111,8 @@ func parseHeader(r io.Reader) ([]tensor, error) {
 	return tensors, jsonError("tensor", err)
 }
 
-// jsonError adds the repeated name to an error of strictjson. kind says whether it is
-// the name of a tensor or of a member.
+// jsonError adds the repeated name to an error of strictjson. kind is the kind of thing
+// that has the name, such as "tensor" or "token".
 func jsonError(kind string, err error) error {
 	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
 		return fmt.Errorf("%s %q is repeated: %w", kind, short(e.Name), err)
@@ -173,7 +174,8 @@ func byteSize(dtype string, shape []uint64) (int64, error) {
 	return int64(size), nil
 }
 
-// decode converts little-endian elements of src to float32, as many as dst has.
+// decode fills dst with the first elements of src, which are little-endian, converted
+// to float32.
 func decode(dst []float32, dtype string, src []byte) {
 	switch dtype {
 	case "F32":

@@ -124,7 +124,8 @@ func TestWrittenTensorsAreReadBack(t *testing.T) {
 	})
 }
 
-// The writer gives the bytes of the embedded model, whose digest is published.
+// The writer must give the same bytes as the file of the embedded model, whose digest
+// is published.
 func TestWriterReproducesTheEmbeddedModel(t *testing.T) {
 	f, err := opticks.Files().Open("model.safetensors")
 	if err != nil {
@@ -211,7 +212,7 @@ func TestWriteSafetensorsRefusesInvalidTensors(t *testing.T) {
 	}
 }
 
-// fullDisk accepts no byte.
+// fullDisk is a writer that writes no byte and returns no error.
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, nil }

@@ -24,8 +24,8 @@ type Tensor struct {
 	Data  io.Reader // the elements in row-major order, little-endian
 }
 
-// NewTensor returns a tensor with the values given in row-major order. They are
-// stored as dtype, which must be "F32", or "F16", rounded to nearest even.
+// NewTensor returns a tensor with the given values, which are in row-major order. dtype
+// must be "F32" or "F16". Values are rounded to nearest even if dtype is "F16".
 func NewTensor(name, dtype string, shape []int, values []float32) (Tensor, error) {
 	var data []byte
 	switch dtype {

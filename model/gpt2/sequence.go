@@ -6,9 +6,10 @@ import (
 	"slices"
 )
 
-// A sequence implements [model.Sequence]. The engine's mutex guards the fields that
-// the computing goroutine and the caller share. The computing goroutine writes the
-// logits between submit and done; at other times the caller reads them.
+// A sequence implements [model.Sequence]. The engine's mutex guards the fields that the
+// computing goroutine and the caller share. The computing goroutine writes the logits
+// between submit and the value on done. At all other times, the caller may read the
+// logits.
 type sequence struct {
 	engine *Engine
 	logits []float32
@@ -16,12 +17,12 @@ type sequence struct {
 	err    error      // the first error of Next, which is final
 
 	cache        cache
-	tokens       []int  // of the last call of Next
-	computed     int    // how many of tokens are in the cache
-	inStep       int    // how many of tokens the current step computes
-	finishedStep uint64 // the step that computed the last of tokens
-	decoding     bool   // has had logits
-	abandoned    bool   // the caller no longer waits
+	tokens       []int  // arguments of the last call of Next
+	computed     int    // number of elements of tokens that are in the cache
+	inStep       int    // number of elements of tokens that the current step computes
+	finishedStep uint64 // number of the step that computed the last element of tokens
+	decoding     bool   // the sequence has had logits
+	abandoned    bool   // true if the caller no longer waits
 	closed       bool
 }
 
@@ -83,8 +84,8 @@ func (s *sequence) returned() {
 	e.signal()
 }
 
-// abandon gives up on the tokens that are queued. If the current step computes
-// some of them, the step goes on and finish does the rest.
+// abandon marks the sequence as abandoned and removes its tokens from the queue. If the
+// current step computes some of these tokens, finish removes them after the step.
 func (s *sequence) abandon() {
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()

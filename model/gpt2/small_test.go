@@ -6,11 +6,11 @@ import (
 	"testing/fstest"
 )
 
-// randomCheckpoint returns a checkpoint of pseudo-random values. They vary more
-// than those of Random, so that every part of a network matters for its logits.
+// randomCheckpoint returns a checkpoint of pseudo-random values. The values vary more
+// than those of Random, so that every part of a network affects the logits.
 func randomCheckpoint(c Config, seed uint64) *Checkpoint { return scaledCheckpoint(c, seed, 1) }
 
-// scaledCheckpoint is randomCheckpoint with all deviations times factor.
+// scaledCheckpoint is like randomCheckpoint, with all deviations multiplied by factor.
 func scaledCheckpoint(c Config, seed uint64, factor float64) *Checkpoint {
 	return computedCheckpoint(c, func(name string, shape []int) func(uint64) float32 {
 		mean, scale := 0.0, 0.2 // the larger a matrix, the smaller its weights
@@ -47,8 +47,8 @@ type fileTensor struct {
 	data        []byte
 }
 
-// smallConfig is the config.json of a small network, whose sizes are multiples of
-// no size of the kernels.
+// smallConfig is the config.json of a small network. None of its sizes is a multiple of
+// a size of the kernels.
 const smallConfig = `{"model_type":"gpt2","vocab_size":37,"n_positions":150,"n_embd":27,"n_layer":2,"n_head":3,"n_inner":50,"eos_token_id":36}`
 
 func smallShape() Config {

@@ -3,37 +3,38 @@ package gpt2
 import "time"
 
 const (
-	// maxPromptTokens is the largest number of prompt tokens in a step. With so
-	// many, the kernels reach their best rate.
+	// maxPromptTokens is the largest number of prompt tokens in a step. With this
+	// number, the kernels reach their best rate.
 	maxPromptTokens = 128
 
-	// minPromptTokens is the smallest budget, and the budget until steps have been
-	// measured. With fewer, a step would read the weights for next to nothing.
+	// minPromptTokens is the smallest budget. It is also the budget until steps have
+	// been measured. With fewer tokens, a step would read all weights for very little
+	// work.
 	minPromptTokens = 8
 
-	// measureEvery is the number of steps with prompt tokens after which one without
-	// them is measured.
+	// measureEvery is the number of steps with prompt tokens after which a step without
+	// prompt tokens is measured.
 	measureEvery = 8
 )
 
-// A stepBudget says how many prompt tokens a step may compute beside sequences
-// that decode, so that those do not stall. A step may take twice as long as one
-// without prompt tokens, or have minPromptTokens if that takes longer. The times are
-// measured, so the budget fits any machine, network and format.
+// A stepBudget limits the number of prompt tokens in a step, so that decoding sequences
+// in the same step do not stall. A step with prompt tokens may take twice as long as a
+// step without them. It may have minPromptTokens, even if that takes longer. The
+// times are measured, so the budget fits any machine, network and format.
 //
-// The time of a prompt token is known only as the difference from a step without
-// prompt tokens. With an outdated time of that step, the budget would settle at one
-// token for as long as prompts wait. While they wait, steps without prompt tokens
-// are therefore measured again and again.
+// The time of a prompt token is known only as the difference from a step without prompt
+// tokens. If the time of that step is outdated, the budget can become as small as
+// possible and stay so while prompts wait. Therefore, steps without prompt tokens are
+// measured repeatedly while prompts wait.
 type stepBudget struct {
-	decodeStep  time.Duration // of a step with one token for each sequence
-	promptToken time.Duration // that a prompt token adds to a step
-	since       int           // steps since the last one without prompt tokens
+	decodeStep  time.Duration // duration of a step with one token for each sequence
+	promptToken time.Duration // time that a prompt token adds to a step
+	since       int           // number of steps since the last step without prompt tokens
 }
 
-// tokens returns the largest number of prompt tokens for the next step, while the
-// given number of sequences are decoding and ready of them have a token in that step.
-// It returns 0 only if ready is not 0, so no step is empty.
+// tokens returns the largest number of prompt tokens for the next step. decoding is the
+// number of decoding sequences, and ready is the number of those with a token in that
+// step. tokens returns 0 only if ready is not 0, so no step is empty.
 func (b *stepBudget) tokens(decoding, ready int) int {
 	switch {
 	case decoding == 0:
@@ -59,13 +60,13 @@ func (b *stepBudget) observe(decoded, prompt int, took time.Duration) {
 	case prompt >= minPromptTokens && decoded == 0:
 		b.promptToken = smooth(b.promptToken, took/time.Duration(prompt), 4)
 	case prompt > 0 && decoded > 0 && b.decodeStep > 0:
-		added := max(took-b.decodeStep, took/8) // clocks are imprecise
+		added := max(took-b.decodeStep, took/8) // at least an eighth, because clocks are imprecise
 		b.promptToken = smooth(b.promptToken, added/time.Duration(prompt), 4)
 	}
 }
 
-// smooth returns an exponential moving average, at least 1 ns. The newest observation
-// counts for one part of all.
+// smooth returns an exponential moving average, at least 1 ns. The weight of the newest
+// observation is 1/parts.
 func smooth(average, observed, parts time.Duration) time.Duration {
 	if average == 0 {
 		return max(observed, 1)

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// On machines of any speed, a step beside decoding sequences takes at most three times
-// as long as a step without prompt tokens, unless it has the smallest number of prompt
-// tokens. No step has needlessly few.
+// On machines of any speed, a step with decoding sequences and prompt tokens must take
+// at most three times as long as a step without prompt tokens. It may take longer only
+// with the smallest number of prompt tokens. No step may have fewer prompt tokens than
+// the time allows.
 func TestStepBudgetAdaptsToTheMachine(t *testing.T) {
 	for _, c := range []struct{ base, single, prompt time.Duration }{
 		{8 * time.Millisecond, 1200 * time.Microsecond, 1200 * time.Microsecond},
@@ -80,8 +81,9 @@ func TestStepWithoutPromptTokensIsNotEmpty(t *testing.T) {
 	}
 }
 
-// The steps get slower while prompts wait: more sequences decode, or the memory is busy
-// with something else. The budget must not stay at what the old time of a step allows.
+// Steps get slower while prompts wait, because more sequences decode or other work uses
+// the memory. The budget must not stay at the number that the old duration of a step
+// allows.
 func TestStepBudgetForgetsAnOutdatedStep(t *testing.T) {
 	for _, c := range []struct {
 		name            string

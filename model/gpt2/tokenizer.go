@@ -15,19 +15,19 @@ import (
 // maxTokenizerFile is the largest size in bytes of vocab.json and merges.txt.
 const maxTokenizerFile = 64 << 20
 
-// A Tokenizer is the byte-level byte-pair encoding of GPT-2
-// (github.com/openai/gpt-2, encoder.py). It cuts text into [Words] and merges
-// the bytes of a word, pair by pair, in the order of a list of merges. It is
-// immutable and safe for concurrent use.
+// A Tokenizer is the byte-level byte-pair encoding of GPT-2 (github.com/openai/gpt-2,
+// encoder.py). It cuts text into [Words] and merges the bytes of a word, pair by pair,
+// in the order of a list of merges. A Tokenizer is immutable and safe for concurrent
+// use.
 //
-// Every text has an encoding, UTF-8 or not, and Decode(Encode(text)) is text,
-// byte for byte. Text that spells a special token,
-// such as "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens: it
-// encodes and decodes nothing.
+// Every text has an encoding, even if the text is not UTF-8. Decode(Encode(text))
+// equals text, byte for byte. Text that spells a special token, such as
+// "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens, so it encodes and
+// decodes nothing.
 type Tokenizer struct {
 	texts  []string         // the bytes of each id
 	bytes  [256]int32       // the id of each byte
-	merges map[uint64]merge // by pair of ids
+	merges map[uint64]merge // merges by pair of ids
 }
 
 // A merge replaces a pair of adjacent tokens by the token id. Lower ranks go
@@ -109,8 +109,8 @@ func parseVocab(b []byte) (map[string]int32, error) {
 	return ids, nil
 }
 
-// parseMerges reads lines of two tokens with a space between them, in the order
-// of rank. The first line may be a version.
+// parseMerges reads the merges in the order of rank. Each line has two tokens with a
+// space between them. The first line may be a version.
 func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 	merges := make(map[uint64]merge, len(ids))
 	number := 0
@@ -140,9 +140,9 @@ func parseMerges(b []byte, ids map[string]int32) (map[uint64]merge, error) {
 }
 
 // ByteAlphabet returns the character that stands for each byte in vocab.json and
-// merges.txt (github.com/openai/gpt-2, encoder.py, bytes_to_unicode). A byte that
-// is a printable character of Latin-1 stands for itself; the others get the
-// characters from U+0100 up, in order.
+// merges.txt (github.com/openai/gpt-2, encoder.py, bytes_to_unicode). A byte that is a
+// printable character of Latin-1 stands for itself. The other bytes have the characters
+// from U+0100 up, in order.
 func ByteAlphabet() [256]rune {
 	var a [256]rune
 	next := rune(256)
@@ -191,7 +191,7 @@ func (t *Tokenizer) Encode(text string) []int {
 	return ids
 }
 
-// Decode returns the bytes of ids, one after the other. They may end in the
+// Decode returns the bytes of all ids, one id after the other. The bytes may end in the
 // middle of a character. An id that is not in the vocabulary has no bytes.
 func (t *Tokenizer) Decode(ids []int) []byte {
 	var b []byte

@@ -75,7 +75,8 @@ func TestTokenizerAgreesWithOracle(t *testing.T) {
 	}
 }
 
-// randomText returns up to 40 pieces of the classes that the pattern distinguishes.
+// randomText returns a text of up to 40 pieces. The pieces are from the classes of
+// characters that the pattern distinguishes.
 func randomText(rnd *rand.Rand) string {
 	spaces := []string{" ", " ", " ", "\n", "\t", "\r\n", "\v", "\f", "\u0085", "\u00a0", "\u1680", "\u2003", "\u2028", "\u2029", "\u205f", "\u3000"}
 	words := []string{"the", "The", "dog", "quick", "antidisestablishment", "NASA", "camelCase", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", "''", "don't", "I'll"}
@@ -113,8 +114,8 @@ func randomText(rnd *rand.Rand) string {
 	return b.String()
 }
 
-// Encoding takes O(n log n) time for a word of n bytes; with O(n²) this would
-// take minutes.
+// Encoding must take O(n log n) time for a word of n bytes. If it took O(n²), this test
+// would take minutes.
 func TestTokenizerEncodesLongWordsFast(t *testing.T) {
 	tok := gpt2Files(t).tokenizer
 	for _, unit := range []string{"a", "ab", "the", "中", "=", "\n", " "} {
@@ -126,7 +127,7 @@ func TestTokenizerEncodesLongWordsFast(t *testing.T) {
 	}
 }
 
-// The heap gives the same merges as the definition, which compares all pairs before
+// The heap must give the same merges as the definition, which compares all pairs before
 // each merge.
 func TestTokenizerMergesByDefinition(t *testing.T) {
 	tok := gpt2Files(t).tokenizer

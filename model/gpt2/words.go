@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Words yields the words of a text, which a tokenizer encodes one by one. The words
-// together are the whole text. They are the matches of GPT-2's pattern
+// Words yields the words of a text, which a tokenizer encodes one by one. All words
+// together are the whole text. The words are the matches of GPT-2's pattern
 // (github.com/openai/gpt-2, encoder.py):
 //
 //	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
@@ -54,8 +54,9 @@ func firstWord(s string) int {
 	return end
 }
 
-// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word
-// follows, the last white space character is left to it, unless it is the only one.
+// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word follows,
+// the last white space character is left out, unless it is the only white space
+// character.
 func firstSpaces(s string) int {
 	end, last := 0, 0
 	for end < len(s) {

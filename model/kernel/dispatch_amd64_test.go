@@ -12,14 +12,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// withoutAssembly calls f with the portable Go versions in use.
+// withoutAssembly calls f while the portable Go versions are in use.
 func withoutAssembly(f func()) {
 	defer func(before bool) { useAVX2 = before }(useAVX2)
 	useAVX2 = false
 	f()
 }
 
-// withoutAVX512 calls f with the AVX2 versions in use.
+// withoutAVX512 calls f while the AVX2 versions are in use.
 func withoutAVX512(f func()) {
 	defer func(before bool) { useAVX512 = before }(useAVX512)
 	useAVX512 = false
@@ -42,7 +42,7 @@ func anyFloats(rnd *rand.Rand, n int) []float32 {
 	return x
 }
 
-// sameBitsOrNaN is sameBits, except that all NaNs are equal.
+// sameBitsOrNaN fails unless two vectors have the same bits. All NaNs count as equal.
 func sameBitsOrNaN(t *rapid.T, what string, got, want []float32) {
 	for i := range want {
 		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
@@ -51,7 +51,8 @@ func sameBitsOrNaN(t *rapid.T, what string, got, want []float32) {
 	}
 }
 
-// Where products are not fused, assembly and portable Go give the same bits.
+// Assembly and portable Go must give the same bits for all operations without fused
+// products.
 func TestAssemblyGivesTheBitsOfPortableGo(t *testing.T) {
 	if !useAVX2 {
 		t.Skip("this processor lacks AVX2, FMA or F16C")

@@ -8,7 +8,7 @@ const useAVX2 = false
 // maxTile returns the largest number of rows of a tile.
 func maxTile() int { return 6 }
 
-// pause does nothing here. On amd64 it is a hint that a loop spins.
+// pause spends a short time. On amd64, it is a hint to the processor that a loop spins.
 func pause() {
 	for range 50 {
 	}
@@ -30,7 +30,7 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	portableBlockErrors(errors, b, factors)
 }
 
-// Without assembly, each of these processes an empty prefix of its vectors.
+// Without assembly, the following functions process no elements and return 0.
 
 func addPrefix(y, x []float32) int                                        { return 0 }
 func sumPrefix(sums *[8]float64, x []float32, from float64) int           { return 0 }

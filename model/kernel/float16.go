@@ -2,8 +2,8 @@ package kernel
 
 import "math"
 
-// Float16bits returns x as an IEEE 754 binary16 number, rounded to nearest,
-// ties to even. Numbers from 65520 on become infinite; a NaN stays a NaN.
+// Float16bits returns x as an IEEE 754 binary16 number, rounded to nearest, ties to
+// even. Numbers from 65520 on become infinite. A NaN stays a NaN.
 func Float16bits(x float32) uint16 {
 	b := math.Float32bits(x)
 	sign, b := uint16(b>>16)&0x8000, b&^(1<<31)
@@ -16,7 +16,7 @@ func Float16bits(x float32) uint16 {
 		b -= (127 - 15) << 23
 		return sign | uint16((b+0xfff+b>>13&1)>>13)
 	}
-	// Adding 1/2 leaves the multiples of 2**-24 in the low bits, rounded.
+	// After adding 1/2, the low bits hold x as a multiple of 2**-24, rounded.
 	return sign | uint16(math.Float32bits(math.Float32frombits(b)+0.5)-math.Float32bits(0.5))
 }
 
@@ -39,6 +39,6 @@ func Float16frombits(h uint16) float32 {
 // these upper 16 bits.
 func BFloat16frombits(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
 
-// bfloat16Above returns the smallest bfloat16 that is at least x, which must
-// not be negative.
+// bfloat16Above returns the smallest bfloat16 that is at least x. x must not be
+// negative.
 func bfloat16Above(x float32) uint16 { return uint16((math.Float32bits(x) + 0xffff) >> 16) }

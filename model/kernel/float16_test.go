@@ -35,8 +35,8 @@ func TestEveryFloat16DecodesExactlyAndEncodesToItself(t *testing.T) {
 	}
 }
 
-// Numbers between two neighbours round to the nearer one, or to the even one;
-// the assembly agrees.
+// A number between two neighbours must round to the nearer neighbour. A number in the
+// middle must round to the even neighbour. The assembly must give the same results.
 func TestFloat16bitsRoundsToNearestEven(t *testing.T) {
 	var x []float32
 	var want []uint16

@@ -9,7 +9,7 @@ type Format uint8
 const (
 	F16  Format = iota // IEEE 754 binary16; inputs and sums are float32
 	F32                // float32 throughout
-	Int8               // int8 with one scale for every Group inputs of an output; inputs are quantised alike
+	Int8               // int8 with one scale for every Group inputs of an output; inputs are quantised in the same way
 )
 
 var formats = [...]string{F16: "f16", F32: "f32", Int8: "int8"}
@@ -17,7 +17,7 @@ var formats = [...]string{F16: "f16", F32: "f32", Int8: "int8"}
 // String returns "f16", "f32" or "int8".
 func (f Format) String() string { return formats[f] }
 
-// UnmarshalText accepts what String returns.
+// UnmarshalText accepts the names that String returns.
 func (f *Format) UnmarshalText(text []byte) error {
 	for i, name := range formats {
 		if name == string(text) {

@@ -9,24 +9,25 @@ type Input struct {
 	inputs int
 	groups int // groups of Group inputs in a row
 
-	// Quantised rows, for format Int8 only. An input is an integer of at most
-	// 127 in size, times the scale of its group; -128 stands for NaN. AVX-512
-	// reads packed; the other versions read values and scales.
+	// The following fields hold quantised rows, for format Int8 only. An input is an
+	// integer from -127 to 127, times the scale of its group. The integer -128 stands
+	// for NaN. The AVX-512 version reads packed. The other versions read values and
+	// scales.
 	values []int16       // [rows, groups, Group]
 	scales []float32     // [rows, groups]
 	packed []packedGroup // [rows, groups]
 }
 
-// A packedGroup is a group of quantised inputs in the layout of the AVX-512
-// assembly; gen/multiply.go has the same offsets.
+// A packedGroup is a group of quantised inputs in the layout of the AVX-512 assembly.
+// gen/multiply.go must have the same offsets.
 type packedGroup struct {
 	values [Group]byte // int8
 	scale  float32
 	offset int32 // -128 times the sum of values
 }
 
-// NewInput returns an Input for rows of inputs of a matrix in format f. The
-// stride must be at least inputs.
+// NewInput returns an Input with the given number of rows, for a matrix in format f.
+// Each row has the given number of inputs. The stride must be at least inputs.
 func NewInput(f Format, rows, inputs, stride int) *Input {
 	in := &Input{Floats: make([]float32, rows*stride), Stride: stride, inputs: inputs}
 	if f == Int8 {
@@ -41,8 +42,8 @@ func NewInput(f Format, rows, inputs, stride int) *Input {
 // Row returns the inputs of row r.
 func (in *Input) Row(r int) []float32 { return in.Floats[r*in.Stride:][:in.inputs] }
 
-// Prepare makes rows lo up to hi ready for Multiply: it quantises them if the
-// format is Int8.
+// Prepare makes the rows from lo to hi-1 ready for Multiply. If the format is Int8, it
+// quantises these rows.
 func (in *Input) Prepare(lo, hi int) {
 	if in.values == nil {
 		return
@@ -52,8 +53,8 @@ func (in *Input) Prepare(lo, hi int) {
 	}
 }
 
-// quantize writes the groups of a row as integers and scales, such that the
-// largest integer is 127 in size. The last group is padded with zeros.
+// quantize writes each group of a row as integers with a scale. The largest magnitude
+// of the integers in a group is 127. The last group is padded with zeros.
 func (in *Input) quantize(row int) {
 	x := in.Row(row)
 	for done := in.quantizePrefix(row); done < len(x); done += Group {

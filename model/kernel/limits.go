@@ -14,19 +14,19 @@ type Limits struct {
 	Int8GOP  float64 // int8 multiplications and additions of their products, 1e9 per second
 }
 
-// Measure runs threads in parallel, at least one, and returns the rates that
-// they reach together. It uses the best instructions among those that the
-// kernels use on this machine, and measures each rate for the given duration.
-// Shared machines vary from minute to minute, so measure the limits and the kernels
-// at about the same time. [Matrix.Read] measures memory bandwidth.
+// Measure runs the given number of threads in parallel, at least one. It returns the
+// rates that all threads reach together, and measures each rate for the given duration.
+// It uses the best of the instructions that the kernels use on this machine. The speed
+// of shared machines varies from minute to minute. So measure the limits and the
+// kernels at about the same time. [Matrix.Read] measures memory bandwidth.
 func Measure(threads int, duration time.Duration) Limits {
 	threads = max(threads, 1)
 	l := newLoops()
 	return Limits{FMAGFLOP: rate(threads, duration, l.fma), Int8GOP: rate(threads, duration, l.int8)}
 }
 
-// Read reads the weights of panels lo up to hi in the order of Multiply, and
-// computes nothing. It returns the number of bytes.
+// Read reads the weights of the panels from lo to hi-1 in the order of Multiply, and
+// computes nothing. It returns the number of bytes of these weights.
 func (m *Matrix) Read(lo, hi int) int {
 	defer runtime.KeepAlive(m)
 	var weights []byte
@@ -44,24 +44,25 @@ func (m *Matrix) Read(lo, hi int) int {
 	return len(weights)
 }
 
-// loops exercise one execution unit each, for less than a millisecond a call.
+// loops has one function for each kind of operation. A call takes less than a
+// millisecond.
 type loops struct {
-	fma, int8 func() int // return the number of operations
+	fma, int8 func() int // both return the number of operations
 }
 
 // rate runs threads that call f repeatedly for the given duration. It returns the sum
-// of f's results in 1e9 per second.
+// of all results of f, in 1e9 per second.
 func rate(threads int, duration time.Duration, f func() int) float64 {
 	var all sync.WaitGroup
 	var ready, done atomic.Int64
 	start := sync.OnceValue(time.Now)
 	for range threads {
 		all.Go(func() {
-			// Begin when every thread runs, each on a processor of its own.
+			// Begin when every thread runs on its own processor.
 			ready.Add(1)
 			for spin := 1; ready.Load() < int64(threads); spin++ {
 				if spin%100_000 == 0 {
-					runtime.Gosched() // for machines with fewer processors
+					runtime.Gosched() // lets other threads run if there are fewer processors
 				}
 			}
 			n := 0

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The bounds hold on any machine, however slow or busy.
+// The bounds must hold on any machine, including slow and busy ones.
 func TestMeasureGivesPlausibleRates(t *testing.T) {
 	start := time.Now()
 	l := Measure(2, 50*time.Millisecond)
@@ -33,7 +33,7 @@ func TestLoopsCountTheirOperations(t *testing.T) {
 	}
 }
 
-// The clock is that of a synctest bubble, so the rates are exact.
+// The test uses the clock of a synctest bubble, so the rates must be exact.
 func TestRateAddsUpAllThreads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		work := func() int { time.Sleep(time.Millisecond); return 1e6 } // 1e9 per second

@@ -16,16 +16,18 @@ const (
 	Group = 32
 )
 
-// A Matrix maps vectors of inputs to vectors of outputs: out = in·W + bias.
-// Methods that only read it are safe for concurrent use.
+// A Matrix maps vectors of inputs to vectors of outputs: out = in·W + bias. Methods
+// that only read the matrix are safe for concurrent use.
 //
-// The weights are packed into panels of [Width] outputs. Panel p holds, for each
-// input k in order, the weights from k to the outputs p*Width up to (p+1)*Width.
-// The last panel is padded with zero weights. A product reads a panel from start
-// to end for every tile of rows and keeps the sums of its outputs in registers.
+// The weights are packed into panels of [Width] outputs. Panel p has the weights to the
+// outputs from p*Width to (p+1)*Width-1. The weights are in the order of the inputs:
+// Width weights for each input. The last panel is padded with zero weights. For every
+// tile of rows, a product reads a panel from start to end and keeps the sums of the
+// tile in registers.
 //
-// In format Int8 a panel is a sequence of groups of [Group] inputs. In a group,
-// four inputs of an output are adjacent:
+// In format Int8, a panel is a sequence of groups. Each group has the weights of
+// [Group] inputs. In a group, the weights from four consecutive inputs to an output are
+// adjacent:
 //
 //	[Group/4][Width][4]int8  weights
 //	[Width]bfloat16          scales of the outputs
@@ -34,7 +36,7 @@ type Matrix struct {
 	inputs, outputs int
 	bias            []float32
 
-	// The weights, in the slice of the format; the others are nil.
+	// The weights are in the slice of the format. The other two slices are nil.
 	single []float32 // F32
 	half   []uint16  // F16
 	bytes  []byte    // Int8: groups
@@ -81,9 +83,9 @@ func (m *Matrix) SetBias(bias []float32) { copy(m.bias[:m.outputs], bias) }
 // A block holds the weights from Group inputs to the outputs of one panel.
 type block [Group][Width]float32
 
-// SetInputs packs weights [inputs, Outputs()]: the rows of the inputs from k on. k
-// must be a multiple of [Group]. The number of rows must be a multiple of Group too,
-// unless they reach the last input. SetInputs returns an error for a weight that is
+// SetInputs packs weights [inputs, Outputs()]: one row for each input, from input k on.
+// k must be a multiple of [Group]. The number of rows must be a multiple of Group too,
+// unless the rows reach the last input. SetInputs returns an error for a weight that is
 // not finite or exceeds the range of the format.
 func (m *Matrix) SetInputs(k int, weights []float32) error {
 	for ; len(weights) > 0; k += Group {
@@ -103,9 +105,10 @@ func (m *Matrix) SetInputs(k int, weights []float32) error {
 	return nil
 }
 
-// SetOutputs packs weights [outputs, Inputs()]: the columns of the outputs from o on.
-// o must be a multiple of [Width]. The number of outputs must be a multiple of Width
-// too, unless they reach the last one. Errors are those of SetInputs.
+// SetOutputs packs weights [outputs, Inputs()]: one column of the matrix for each
+// output, from output o on. o must be a multiple of [Width]. The number of outputs must
+// be a multiple of Width too, unless they reach the last output. SetOutputs returns the
+// same errors as SetInputs.
 func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	for ; len(weights) > 0; o += Width {
 		have := min(Width, len(weights)/m.inputs)
@@ -126,7 +129,8 @@ func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	return nil
 }
 
-// set packs a block into a panel: the weights of n inputs from k on.
+// set packs a block into a panel. The block has the weights of n inputs, from input k
+// on.
 func (m *Matrix) set(panel, k, n int, b *block) error {
 	const maxFloat16 = 65504
 	for _, row := range b[:n] {
@@ -159,9 +163,10 @@ func (m *Matrix) group(panel, group int) []byte {
 	return m.bytes[(panel*m.groups()+group)*groupBytes:][:groupBytes]
 }
 
-// quantizeBlock packs a block as integers of at most 127 in size, times a scale
-// for each output. It tries the few smallest scales that suffice and takes the one
-// with the smallest squared error: 10 to 20 % less than with the very smallest.
+// quantizeBlock packs a block as integers from -127 to 127, with one scale for each
+// output. It tries a few scales, from the smallest possible scale up, and takes the
+// scale with the smallest squared error. This error is 10 to 20 % less than with the
+// smallest possible scale.
 func quantizeBlock(g []byte, b *block) {
 	const candidates = 5
 	var most, inverse, best [Width]float32
@@ -201,10 +206,11 @@ func quantizeBlock(g []byte, b *block) {
 	}
 }
 
-// portableBlockErrors adds to errors, for every output, the squared error of
-// rounding its weights times a factor to integers.
+// portableBlockErrors multiplies the weights of every output by the factor of the
+// output, and rounds them to integers. It adds the squared rounding errors of every
+// output to errors.
 func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
-	const round = 3 << 22 // adding it rounds to an integer
+	const round = 3 << 22 // adding this number rounds to an integer
 	for _, row := range b {
 		for o, w := range row {
 			x := float32(w * factors[o])
@@ -219,8 +225,7 @@ func weightScale(group []byte, output int) float32 {
 	return BFloat16frombits(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
 }
 
-// Output writes the weights of output o, dequantised, to dst: one for each
-// input.
+// Output writes the dequantised weights of output o to dst, one weight for each input.
 func (m *Matrix) Output(o int, dst []float32) {
 	dst = dst[:m.inputs]
 	panel, o := o/Width, o%Width
@@ -244,9 +249,9 @@ func (m *Matrix) Output(o int, dst []float32) {
 	}
 }
 
-// Multiply computes the outputs of panels lo up to hi for the first rows of in,
-// which must have been prepared. It writes them to the same columns of y, whose
-// rows are Stride() long.
+// Multiply computes the outputs of the panels from lo to hi-1 for the first rows of in.
+// These rows must have been prepared. Multiply writes the outputs to the same columns
+// of y. A row of y has Stride() elements.
 func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	defer runtime.KeepAlive(m) // keeps the weights mapped
 	stride := len(m.bias)
@@ -265,8 +270,8 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
 		return
 	}
-	// For many rows, go through the panels in parts that stay in the first-level
-	// cache for all rows.
+	// For many rows, multiply one part of the panels at a time. The part stays in the
+	// first-level cache for all rows.
 	for p := lo; p < hi; p += partPanels {
 		panels := min(partPanels, hi-p)
 		for k := 0; k < m.inputs; k += partInputs {
@@ -276,14 +281,15 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	}
 }
 
-// The size of a part of panels that stays in the first-level cache.
+// partInputs and partPanels are the size of a part of the panels that stays in the
+// first-level cache.
 const (
 	partInputs = 256
 	partPanels = 2
 )
 
-// multiply adds products of rows of x with panels to rows of y, fusing where
-// the assembly does. The first weight is at index at.
+// multiply adds products of rows of x with panels to rows of y. The assembly fuses each
+// product with its addition. at is the index of the first weight.
 func (m *Matrix) multiply(y, x []float32, xStride, at, panels, rows, inputs int) {
 	if m.format == F32 {
 		multiplySingle(y, len(m.bias), x, xStride, m.single[at:], m.inputs*Width, rows, panels, inputs, true)

@@ -59,9 +59,9 @@ func TestFusedRoundsOnce(t *testing.T) {
 	}
 }
 
-// Every output is one chain of additions, from its bias on, in the order of the inputs.
-// The number of rows and panels computed together makes no difference. Packing by input
-// and by output gives the same matrix.
+// Every output must be one chain of additions, which begins with the bias and follows
+// the order of the inputs. The number of rows and panels computed together must make no
+// difference. Packing by input and packing by output must give the same matrix.
 func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")
@@ -99,7 +99,7 @@ func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 		if !slices.Equal(byOutput.half, byInput.half) || !slices.Equal(byOutput.bytes, byInput.bytes) {
 			t.Fatalf("SetInputs and SetOutputs pack the same weights differently")
 		}
-		for o := range outputs { // from here on, the weights as stored
+		for o := range outputs { // from here on, byColumn has the weights as stored
 			byInput.Output(o, byColumn[o*inputs:][:inputs])
 		}
 
@@ -177,7 +177,7 @@ func TestFormatsKeepWeightsWithinTheirPrecision(t *testing.T) {
 				switch f {
 				case F16:
 					allowed = max(math.Abs(float64(want))/2048, 0x1p-25)
-				case Int8: // half a step; a step is at most 1/127 of the largest weight plus 5/128 of that
+				case Int8: // half a step; a step is at most (1+5/128)/127 of the largest weight
 					for i := k / Group * Group; i < min(inputs, (k/Group+1)*Group); i++ {
 						allowed = max(allowed, math.Abs(float64(w[i*outputs+o]))/127*(1+5.0/128)/2*(1+1e-6))
 					}
@@ -218,7 +218,8 @@ func TestSetRefusesWeightsOutsideTheFormat(t *testing.T) {
 	}
 }
 
-// Products with Panels are chains in the order of the inputs too, never fused.
+// Products with Panels must also be added in the order of the inputs, and must never be
+// fused.
 func TestPanelsMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		format := rapid.SampledFrom([]Format{F32, F16, Int8}).Draw(t, "format")

@@ -5,11 +5,11 @@ import (
 	"syscall"
 )
 
-// allocate returns n zero bytes that live as long as owner, which must keep the
-// slice. Large blocks come from mmap, so the garbage collector does not count
-// them. Weights, keys and values are most of a program's memory; counting them
-// would let garbage grow to the same size. Huge pages make address translation
-// cheaper.
+// allocate returns n zero bytes that live as long as owner. The owner must keep the
+// slice. Large blocks come from mmap, so the garbage collector does not count them.
+// Weights, keys and values are most of a program's memory. If the collector counted
+// them, it would let the garbage grow to the same size. Huge pages make address
+// translation cheaper.
 func allocate[T any](owner *T, n int) []byte {
 	const worthwhile = 1 << 16
 	if n < worthwhile {

@@ -52,11 +52,11 @@ func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. Every sum
-// adds its products one by one, in the order of x.
+// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. The products are
+// added to every sum one by one, in the order of x.
 func multiplyAdd(sums *[Width]float32, x, panel []float32) {
-	// Four sums fit into registers. Going block by block keeps the block in the
-	// first-level cache for the other three quarters of the sums.
+	// The registers hold four sums, a quarter of all sums. Each block stays in the
+	// first-level cache while the other three quarters are computed.
 	const block = 64
 	panel = panel[:len(x)*Width]
 	for len(x) > 0 {
@@ -70,8 +70,9 @@ func multiplyAdd(sums *[Width]float32, x, panel []float32) {
 	}
 }
 
-// quarter computes four of the sums; their weights come first in every row of
-// panel. The conversions keep the compiler from fusing products with additions.
+// quarter computes four of the sums. The weights of these sums come first in every row
+// of panel. The conversions to float32 keep the compiler from fusing products with
+// additions.
 func quarter(sums *[4]float32, x, panel []float32) {
 	const last = 3*Width + 4 // end of the weights of four inputs
 	s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]

@@ -8,11 +8,12 @@ import (
 // Panels stores numbers that arrive one by one, such as attention keys and
 // values, in the panel layout of a [Matrix]: [Width] numbers for each input.
 type Panels struct {
-	single []float32 // one of the two is nil
+	single []float32 // either single or half is nil
 	half   []uint16
 }
 
-// NewPanels returns n zeros: float32 if f is F32, else binary16.
+// NewPanels returns Panels with n zeros. The zeros are float32 if f is F32, and
+// otherwise binary16.
 func NewPanels(f Format, n int) *Panels {
 	p := new(Panels)
 	if f == F32 {
@@ -23,7 +24,7 @@ func NewPanels(f Format, n int) *Panels {
 	return p
 }
 
-// Len returns how many numbers p stores.
+// Len returns the number of elements of p.
 func (p *Panels) Len() int { return len(p.single) + len(p.half) }
 
 // Set writes the elements of x to the indexes at, at+step, at+2*step and so on.
@@ -46,9 +47,9 @@ func (p *Panels) Set(at, step int, x []float32) {
 	}
 }
 
-// MultiplyAdd adds products of rows of x with panels to rows of y, without
-// fusing: y[r, panel, o] += x[r, k] * panel[k, o], for k in order. The first
-// panel begins at index at, and the panels are stride numbers apart.
+// MultiplyAdd adds products of rows of x with panels to rows of y: y[r, panel, o] +=
+// x[r, k] * panel[k, o], for k in order. It does not fuse products with additions. The
+// first panel begins at index at, and the panels are stride numbers apart.
 func (p *Panels) MultiplyAdd(y []float32, yStride int, x []float32, xStride, rows, inputs, at, stride, panels int) {
 	defer runtime.KeepAlive(p)
 	if p.single != nil {

@@ -7,27 +7,27 @@ import (
 
 // A Pool runs loops on several threads. One goroutine at a time may use it.
 //
-// A loop takes less time than waking a thread, so an idle helper spins for some
-// microseconds before it parks. Run waits only for helpers that have taken a
-// range: a helper that the system has not scheduled delays nothing.
+// A loop takes less time than waking a thread takes. So an idle helper spins for some
+// microseconds before it parks. Run waits only for helpers that have taken a range. So
+// a helper that the system has not scheduled does not delay Run.
 type Pool struct {
 	spins   int // polls before a thread parks
 	helpers []helper
 
-	// state has the number of the current loop in its upper 32 bits, and the number
-	// of ranges that are left in its lower 32 bits. A thread takes a range by
-	// decrementing state. The fields of the loop then do not change until that range
-	// is done.
+	// state has two parts. The upper 32 bits are the number of the current loop. The
+	// lower 32 bits are the number of ranges that no thread has taken yet. A thread
+	// takes a range by decrementing state. After that, the fields of the loop do not
+	// change until the range is done.
 	_       cacheLine
 	state   atomic.Uint64
 	_       cacheLine
 	pending atomic.Int64 // ranges that are not done
 	_       cacheLine
 
-	ranges, n, chunk int // the current loop
+	ranges, n, chunk int // parameters of the current loop
 	body             func(worker, lo, hi int)
 
-	parked atomic.Bool   // Run waits for done
+	parked atomic.Bool   // true while Run waits for done
 	done   chan struct{} // holds one value when pending may be 0
 }
 
@@ -37,19 +37,19 @@ type helper struct {
 	_      cacheLine
 }
 
-// A cacheLine is padding: it keeps fields that different threads write on
-// different cache lines.
+// A cacheLine is padding between fields that different threads write. It puts these
+// fields on different cache lines.
 type cacheLine [64]byte
 
-// spinRounds is how often an idle thread polls before it parks. A poll takes 10
+// spinRounds is the number of polls of an idle thread before it parks. A poll takes 10
 // to 100 nanoseconds.
 const spinRounds = 2000
 
-// NewPool returns a pool of at least one thread: the one that calls Run, and
-// helpers for the others. Close ends the helpers.
+// NewPool returns a pool with the given number of threads, at least one. The goroutine
+// that calls Run is one of the threads. The others are helpers, which Close ends.
 func NewPool(threads int) *Pool {
 	p := &Pool{helpers: make([]helper, max(threads, 1)-1), done: make(chan struct{}, 1)}
-	if threads <= runtime.GOMAXPROCS(0) { // otherwise a spinning thread keeps another from running
+	if threads <= runtime.GOMAXPROCS(0) { // otherwise a spinning thread keeps another thread from running
 		p.spins = spinRounds
 	}
 	for i := range p.helpers {
@@ -59,13 +59,13 @@ func NewPool(threads int) *Pool {
 	return p
 }
 
-// Threads returns the number of threads. Worker numbers are below it.
+// Threads returns the number of threads. Worker numbers are from 0 to Threads()-1.
 func (p *Pool) Threads() int { return len(p.helpers) + 1 }
 
-// Run splits 0 to n-1 into ranges of chunk elements, the last one shorter,
-// calls body for each, and returns when all calls have returned. Calls with
-// different worker numbers run in parallel; which worker gets which range is
-// not defined. Run does not allocate.
+// Run splits the indexes from 0 to n-1 into ranges of chunk indexes. The last range may
+// be shorter. Run calls body for each range, and returns when all calls have returned.
+// Calls with different worker numbers run in parallel. Any worker may get any range.
+// Run does not allocate.
 func (p *Pool) Run(n, chunk int, body func(worker, lo, hi int)) {
 	if len(p.helpers) == 0 || n <= chunk {
 		if n > 0 {
@@ -115,7 +115,7 @@ func (p *Pool) work(worker int) {
 	}
 }
 
-// help works on every loop until Close: it spins, then parks, between loops.
+// help works on every loop until Close. Between loops, it spins first and then parks.
 func (p *Pool) help(i int) {
 	h := &p.helpers[i]
 	for {

@@ -10,10 +10,10 @@ func Add(y, x []float32) {
 	}
 }
 
-// Normalize writes the layer norm of x to y (Ba, Kiros and Hinton, 2016):
-// (x - mean) / sqrt(variance + epsilon) * gain + bias, element by element. The
-// variance is the population's. y may be x; all slices have the length of x,
-// which must not be 0.
+// Normalize writes the layer norm of x to y (Ba, Kiros and Hinton, 2016): (x - mean) /
+// sqrt(variance + epsilon) * gain + bias, element by element. It uses the population
+// variance. y may be the same slice as x. All slices have the length of x, which must
+// not be 0.
 func Normalize(y, x, gain, bias []float32, epsilon float32) {
 	var sums [8]float64
 	for i := sumPrefix(&sums, x, 0); i < len(x); i++ {
@@ -34,14 +34,15 @@ func Normalize(y, x, gain, bias []float32, epsilon float32) {
 	}
 }
 
-// total adds up eight partial sums, each over every eighth element.
+// total returns the sum of eight partial sums. Each of them is a sum over every eighth
+// element.
 func total(sums *[8]float64) float64 {
 	return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
 }
 
 // GELU replaces each element x by x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the
-// approximation that GPT-2 uses (Hendrycks and Gimpel, 2016). It is computed as
-// x / (1 + exp(-2 √(2/π) (x + 0.044715 x³))), which is equal.
+// approximation that GPT-2 uses (Hendrycks and Gimpel, 2016). It computes the equal
+// expression x / (1 + exp(-2 √(2/π) (x + 0.044715 x³))).
 func GELU(x []float32) {
 	const (
 		a = -2 * 0.797884560802865355879892119868763737
@@ -73,14 +74,14 @@ func Softmax(x []float32) {
 	}
 }
 
-// exp returns e**x with a relative error of about 1e-7. It returns 0 below -87,
-// where e**x is close to subnormal, and exp(88) above 88.
+// exp returns e**x with a relative error of about 1e-7. For x below -87, where e**x is
+// close to subnormal, it returns 0. For x above 88, it returns exp(88).
 func exp(x float32) float32 {
 	const (
 		log2e = 1.44269504088896340735992468100189214
-		ln2hi = 0.693359375 // so few bits that n*ln2hi is exact
+		ln2hi = 0.693359375 // has so few bits that n*ln2hi is exact
 		ln2lo = 0.693147180559945309417232121458176568 - ln2hi
-		round = 3 << 22 // adding it rounds to an integer
+		round = 3 << 22 // adding this number rounds to an integer
 	)
 	if x < -87 {
 		return 0
@@ -111,15 +112,14 @@ func encodeFloat16(half []uint16, x []float32) {
 	}
 }
 
-// minScaled is the magnitude below which the largest number of a group counts
-// as zero when the group is quantised.
+// minScaled is the smallest magnitude that quantising distinguishes from zero. If all
+// numbers of a group are smaller, they are quantised to 0.
 const minScaled = 0x1p-100
 
-// quantizeGroup writes x as integers and returns their scale, such that the
-// largest integer is 127 in size. If x has an infinity or a NaN, the scale is
-// not finite either.
+// quantizeGroup writes x as integers and returns their scale. The largest magnitude of
+// the integers is 127. If x has an infinity or a NaN, the scale is not finite.
 func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
-	var bits uint32 // compared as integers, a NaN is the largest
+	var bits uint32 // bits of the largest magnitude; a NaN counts as the largest
 	for _, v := range x {
 		bits = max(bits, math.Float32bits(v)&^(1<<31))
 	}
@@ -135,13 +135,13 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 	return largest / 127
 }
 
-// round returns the integer nearest to x, ties to even, for x of up to 127 in
-// size.
+// round returns the integer nearest to x, with ties to even. The magnitude of x must be
+// at most 127.
 func round(x float32) int16 {
 	if x != x {
-		return -128 // as the assembly does
+		return -128 // the assembly returns the same number
 	}
-	const round = 3 << 22 // adding it rounds to an integer
+	const round = 3 << 22 // adding this number rounds to an integer
 	x = float32(x)        // keeps compilers from fusing a product with the addition
 	return int16(math.Float32bits(x+round) - math.Float32bits(round))
 }

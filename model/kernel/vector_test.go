@@ -64,7 +64,8 @@ func TestSoftmaxFollowsItsDefinition(t *testing.T) {
 		}
 		Softmax(x)
 		for i := range x {
-			// Rounding the distance from the largest costs up to 1e-5 here.
+			// Rounding the distance from the largest element causes an error of up to
+			// 1e-5 here.
 			if d := math.Abs(float64(x[i]) - want[i]/total); !(d <= 1e-5*want[i]/total+1e-37) {
 				t.Fatalf("%d of %d: %g, want %g", i, n, x[i], want[i]/total)
 			}
@@ -115,11 +116,12 @@ func BenchmarkGELU(b *testing.B) {
 	}
 }
 
-// On some architectures, compilers fuse a product with a following addition. A number
-// would then be rounded once, where the assembly rounds it twice.
+// On some architectures, compilers fuse a product with a following addition. Then a
+// number would be rounded once, but the assembly rounds it twice. Every quantised
+// number must be rounded twice.
 func TestQuantizedNumbersAreRoundedProducts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	telling := 0 // numbers that fusing would change
+	telling := 0 // count of the numbers that fusing would change
 	for range 50_000 {
 		var x [Group]float32
 		var largest float32

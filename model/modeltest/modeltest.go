@@ -16,16 +16,17 @@ import (
 	"colophon/model"
 )
 
-// A Case is a golden vector: a prompt and what the reference computes from it.
+// A Case is a golden vector: a prompt, and the results that the reference computes from
+// the prompt.
 type Case struct {
 	Name   string
 	IDs    []int       // the prompt
-	Logits [][]float32 // after each token of the prompt
-	Greedy []int       // the continuation by the likeliest token
+	Logits [][]float32 // logits after each token of the prompt
+	Greedy []int       // the continuation with the likeliest tokens
 }
 
-// Cases reads the golden vectors in cases.json and logits.f32, which has
-// little-endian float32.
+// Cases reads the golden vectors in cases.json and logits.f32. The numbers in
+// logits.f32 are little-endian float32.
 func Cases(t testing.TB, fsys fs.FS) []Case {
 	t.Helper()
 	var file struct {
@@ -59,7 +60,7 @@ func Cases(t testing.TB, fsys fs.FS) []Case {
 	return cases
 }
 
-// Floats reads a file of little-endian float32.
+// Floats reads a file of little-endian float32 numbers.
 func Floats(t testing.TB, fsys fs.FS, name string) []float32 {
 	t.Helper()
 	b, err := fs.ReadFile(fsys, name)
@@ -73,8 +74,8 @@ func Floats(t testing.TB, fsys fs.FS, name string) []float32 {
 	return f
 }
 
-// MaxDifference returns the largest difference between elements of two vectors,
-// which must have the same length. If an element is NaN, so is the result.
+// MaxDifference returns the largest difference between elements of two vectors, which
+// must have the same length. If an element is NaN, the result is NaN.
 func MaxDifference(t interface {
 	Helper()
 	Fatalf(string, ...any)
@@ -101,9 +102,9 @@ func Open(t testing.TB, e model.Engine) model.Sequence {
 	return s
 }
 
-// TestGolden checks that the logits of an engine differ from those of the cases
-// by no more than tolerance, token by token. If greedy, it also checks that the
-// likeliest tokens are those of the cases.
+// TestGolden computes each case token by token. After each token, the logits must
+// differ from those of the case by no more than tolerance. If greedy is true, the
+// likeliest tokens must also be those of the case.
 func TestGolden(t *testing.T, e model.Engine, cases []Case, tolerance float64, greedy bool) {
 	t.Helper()
 	var most float64
@@ -142,8 +143,8 @@ func TestGolden(t *testing.T, e model.Engine, cases []Case, tolerance float64, g
 	t.Logf("largest difference of a logit: %.2g", most)
 }
 
-// TestRefusals checks the errors of an engine for invalid calls, and that a sequence
-// returns its first error for ever.
+// TestRefusals makes invalid calls of an engine. Each call must return the right error.
+// After the first error of a sequence, all later calls must return the same error.
 func TestRefusals(t *testing.T, e model.Engine) {
 	t.Helper()
 	cancelled, cancel := context.WithCancel(t.Context())

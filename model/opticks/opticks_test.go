@@ -51,7 +51,7 @@ func TestModelCardHasTheDigestsOfAllFiles(t *testing.T) {
 	}
 }
 
-// The card gives the loss on the held-out text.
+// The card must give the measured loss on the held-out text.
 func TestModelCardHasTheMeasuredLoss(t *testing.T) {
 	m := regexp.MustCompile(`\*\*([0-9.]+) nats per token, ([0-9.]+) bits per byte\*\*`).FindStringSubmatch(card(t))
 	if m == nil {
@@ -105,8 +105,8 @@ func TestModelCardHasTheMeasuredLoss(t *testing.T) {
 	}
 }
 
-// loss returns the sum of the losses, in nats, of all tokens of a row but the
-// first.
+// loss returns the sum of the losses, in nats, of all tokens of a row except the first
+// token.
 func loss(t *testing.T, e model.Engine, row []int) (float64, error) {
 	s, err := e.Open(t.Context())
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// An error that a retry would repeat is reported at once.
+// An error that a retry would repeat must be reported at once.
 func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	weights := numbers(100)
 	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<!DOCTYPE html><p>Sign in") }
@@ -20,7 +20,7 @@ func TestPermanentErrorsAreNotRetried(t *testing.T) {
 		answer http.HandlerFunc
 		token  string
 		part   int  // size of the partial file before and after
-		gone   bool // the partial file is removed
+		gone   bool // whether the partial file is removed
 		want   string
 	}{
 		"not found":       {answer: code(404), part: 10, want: "404 Not Found: the file does not exist there"},
@@ -57,7 +57,7 @@ func TestPermanentErrorsAreNotRetried(t *testing.T) {
 			if test.gone != errors.Is(err, os.ErrNotExist) || string(left) != string(weights[:test.part]) {
 				t.Errorf("%s: left %d bytes, %v", name, len(left), err)
 			}
-			// A server without the fault completes the model.
+			// Without the fault, another pull must complete the model.
 			h.answers = nil
 			o.Note = nil
 			if err := errors.Join(Pull(t.Context(), models, h.release, o), h.complete(models)); err != nil {
@@ -74,7 +74,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 		ok      bool
 		least   time.Duration
 		most    time.Duration
-		want    string // in the error or the first note
+		want    string // text in the error or in the first note
 	}{
 		"500, then good": {slices.Repeat([]http.HandlerFunc{code(500)}, 5), true, 7 * time.Second, 16 * time.Second, "500 Internal Server Error"},
 		"always 503":     {slices.Repeat([]http.HandlerFunc{code(503)}, 50), false, 7 * time.Second, 16 * time.Second, "6 requests without progress"},
@@ -126,7 +126,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 	}
 }
 
-// Cut connections do not count as failures while there is progress.
+// Cut connections must not count as failures while there is progress.
 func TestCutsWithProgressAreNotFailures(t *testing.T) {
 	bubble(t, numbers(50), func(t *testing.T, h *fakeHub) {
 		for range 60 {

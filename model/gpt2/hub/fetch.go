@@ -23,16 +23,17 @@ import (
 )
 
 const (
-	// stallTimeout is how long a request may wait for the next byte.
+	// stallTimeout is the longest time that a request may wait for the next byte.
 	stallTimeout = 30 * time.Second
 
-	// maxFailures is how many requests in a row may fail without progress.
+	// maxFailures is the number of failed requests in a row without progress after
+	// which fetch gives up.
 	maxFailures = 6
 
-	// The wait before another request is firstWait after the first failure, and
-	// doubles with each further one. A longer Retry-After of the server replaces it.
-	// It is at most maxWait. Jitter shortens it by up to half, so that clients
-	// spread.
+	// The wait before another request is firstWait after the first failure. It doubles
+	// with each further failure. If the server sends a longer Retry-After, that time is
+	// used instead. No wait is longer than maxWait. Jitter shortens the wait by up to
+	// half, so that clients do not retry at the same time.
 	firstWait = 500 * time.Millisecond
 	maxWait   = time.Minute
 )
@@ -45,23 +46,23 @@ func (p *permanent) Unwrap() error { return p.error }
 // unavailable is a response that asks the client to come back later.
 type unavailable struct {
 	error
-	retryAfter time.Duration // 0 if the server does not say
+	retryAfter time.Duration // 0 if the server gives no time
 }
 
 // download is the state of one file while it is fetched.
 type download struct {
 	source
-	part     *os.File // positioned at its end
+	part     *os.File // its file offset is at the end
 	hash     hash.Hash
-	received int64  // bytes in part and hash
-	pieces   bool   // the bytes came in more than one response
-	etag     string // of that response; empty if unfit for If-Range
+	received int64  // number of bytes in part and hash
+	pieces   bool   // true if the bytes came in more than one response
+	etag     string // strong ETag of the response, for If-Range; empty if there is none
 	progress func(int64)
 }
 
-// fetch completes the file at path from a source. If the digest is known, fetch
-// resumes a partial file and checks the digest, which shows that the pieces belong
-// together. Otherwise it fetches the whole file.
+// fetch completes the file at path from a source. If the digest is known, fetch resumes
+// a partial file and checks the digest of the result. The digest shows whether the
+// pieces belong together. If the digest is not known, fetch requests the whole file.
 func fetch(ctx context.Context, from source, path string, progress func(int64), note func(string)) (err error) {
 	part, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -145,8 +146,9 @@ func (d *download) restart() error {
 	return nil
 }
 
-// verify compares the digest of a complete file. If it came in pieces and differs,
-// the file is fetched again in one piece.
+// verify compares the digest of a complete file. If the digest differs and the file
+// came in pieces, verify empties the file and returns a temporary error. Then the file
+// is fetched again in one piece.
 func (d *download) verify() error {
 	if d.SHA256 == "" {
 		return nil
@@ -169,13 +171,13 @@ func (d *download) refuse(err error) error {
 // errStalled is the cause of the cancellation of a stalled request.
 var errStalled = fmt.Errorf("no byte for %v", stallTimeout)
 
-// request asks for the rest of the file, or all of it, and receives the response.
-// It returns nil when the file has all its bytes.
+// request asks for the rest of the file, or the whole file, and receives the response.
+// It returns nil when all bytes of the file are received.
 func (d *download) request(ctx context.Context) error {
 	if d.received > 0 && d.received == d.Size {
 		return nil
 	}
-	if d.SHA256 == "" { // without a digest, pieces might not belong together
+	if d.SHA256 == "" { // without a digest, pieces might not belong to the same file
 		if err := d.restart(); err != nil {
 			return err
 		}
@@ -210,8 +212,8 @@ func (d *download) request(ctx context.Context) error {
 	return d.receive(ctx, resp.Body, stall)
 }
 
-// networkError returns the cause of a failed request without the URL: after a
-// redirect, the URL may be a secret.
+// networkError returns the cause of a failed request without the URL. After a redirect,
+// the URL may be a secret.
 func networkError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -225,8 +227,8 @@ func networkError(ctx context.Context, err error) error {
 	return err
 }
 
-// checkResponse checks status and headers, and restarts the partial file unless
-// the body continues it.
+// checkResponse checks the status and the headers of a response. It restarts the
+// partial file unless the body of the response continues the file.
 func (d *download) checkResponse(resp *http.Response) error {
 	host := resp.Request.URL.Host
 	switch code := resp.StatusCode; {
@@ -271,7 +273,8 @@ func (d *download) checkResponse(resp *http.Response) error {
 	return nil
 }
 
-// checkLength checks the length of the whole file, which is negative if unknown.
+// checkLength checks n, the length of the whole file. n is negative if the length is
+// unknown.
 func (d *download) checkLength(host string, n int64) error {
 	switch {
 	case d.SHA256 == "" && n > maxConfig:
@@ -347,8 +350,8 @@ func parseRetryAfter(s string) time.Duration {
 	return 0
 }
 
-// parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). The
-// total is -1 if it is "*".
+// parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). If the
+// header has "*" instead of the total, total is -1.
 func parseContentRange(s string) (first, last, total int64, ok bool) {
 	s, isBytes := strings.CutPrefix(s, "bytes ")
 	span, size, hasSize := strings.Cut(s, "/")

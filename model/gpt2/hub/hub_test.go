@@ -31,8 +31,8 @@ type fakeHub struct {
 
 	mu       sync.Mutex
 	requests []*http.Request
-	// Handlers for the next requests for the weights and for config.json, in
-	// order. All other requests are served by good.
+	// answers and config are the handlers for the next requests for the weights and for
+	// config.json, in order. The method good serves all other requests.
 	answers, config []http.HandlerFunc
 }
 
@@ -124,7 +124,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-// good answers like the hub.
+// good answers a request as the hub does.
 func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
 	file, ok := h.files[strings.TrimPrefix(r.URL.Path, base)]
 	if !ok {

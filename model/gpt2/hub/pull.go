@@ -16,9 +16,9 @@ import (
 
 // Options configure a pull.
 type Options struct {
-	// Endpoint is the base URL, https or http: a file is at
-	// Endpoint/<repo>/resolve/<revision>/<file>. An https endpoint must not
-	// redirect to http.
+	// Endpoint is the base URL, with scheme https or http. The URL of a file is
+	// Endpoint/<repo>/resolve/<revision>/<file>. An https endpoint must not redirect to
+	// http.
 	Endpoint string
 
 	// Token is an access token for the endpoint, or empty. It is sent only to the
@@ -28,23 +28,24 @@ type Options struct {
 	// Transport makes the requests; nil is http.DefaultTransport.
 	Transport http.RoundTripper
 
-	// Progress, if not nil, receives how many bytes of the model are complete, out
-	// of total. The number falls when a file is fetched again. Note, if not nil,
-	// receives other messages for the user, a line each: a retry, a wait. Pull calls
-	// both from its own goroutine.
+	// Progress, if not nil, receives the number of bytes of the model that are
+	// complete, and the total. The number falls when a file is fetched again. Note, if
+	// not nil, receives other messages for the user, such as a retry or a wait. Each
+	// message is one line. Pull calls both functions from the goroutine of its caller.
 	Progress func(done, total int64)
 	Note     func(text string)
 }
 
 // stagingDir is the directory of incomplete models, inside a directory of models. It
-// has <name>.lock and <name>@<revision>, with complete files and <file>.part.
+// has a lock file <name>.lock and a directory <name>@<revision> for a release. That
+// directory has complete files, and partial files with the name <file>.part.
 const stagingDir = ".pull"
 
 // Dir returns the directory of a release in a directory of models.
 func (r Release) Dir(models string) string { return filepath.Join(models, r.Name) }
 
-// Ensure pulls a release unless it is [Release.Present] in a directory of models,
-// and notes why it pulls.
+// Ensure pulls a release unless [Release.Present] finds it in a directory of models. It
+// passes the reason for a pull to Note.
 func Ensure(ctx context.Context, models string, r Release, o Options) error {
 	dir := r.Dir(models)
 	err := r.Present(ctx, os.DirFS(dir))
@@ -61,10 +62,10 @@ func Ensure(ctx context.Context, models string, r Release, o Options) error {
 	return Pull(ctx, models, r, o)
 }
 
-// Pull completes a release in a directory of models, which it creates if
-// necessary. Complete files are checked and not fetched again; damaged ones are
-// replaced. Pull waits for other pulls of the same release, also of other
-// processes.
+// Pull completes a release in a directory of models, and creates the directory if
+// necessary. It checks complete files and does not fetch them again. It replaces
+// damaged files. Pull waits for other pulls of the same release, including those of
+// other processes.
 //
 // After an error, or when ctx is done, partial files are kept and the next Pull
 // resumes them. Data that differs from what was published is removed.
@@ -126,8 +127,8 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	return install(staging, r.Dir(models), fetched)
 }
 
-// stageFile completes a file in the staging directory. done is the size of the
-// files before it.
+// stageFile completes a file in the staging directory. done is the total size of the
+// files before this file.
 func stageFile(ctx context.Context, s *server, staging string, r Release, f File, o Options, done int64) error {
 	if _, err := r.Check(ctx, os.DirFS(staging), f); err == nil {
 		return nil
@@ -155,7 +156,7 @@ func (p partFS) Open(name string) (fs.File, error) {
 }
 
 // install renames a complete staging directory to dir, in one step. If dir exists,
-// it replaces the given files one by one.
+// install replaces the given files one by one.
 func install(staging, dir string, files []string) error {
 	_, err := os.Stat(dir)
 	switch {
@@ -206,8 +207,8 @@ func removeOlder(staging string, r Release) error {
 // lockPoll is the time between tries to take a lock.
 const lockPoll = 200 * time.Millisecond
 
-// lock takes an advisory lock on a file, which the kernel releases if the process
-// ends. It calls wait once if another holder makes it wait.
+// lock takes an advisory lock on a file. The kernel releases the lock if the process
+// ends. If another holder has the lock, lock calls wait once.
 func lock(ctx context.Context, path string, wait func()) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -261,7 +262,8 @@ func newServer(o Options) (*server, error) {
 // maxRedirects is the largest number of redirects of a request.
 const maxRedirects = 10
 
-// redirect follows redirects and removes the access token for other servers.
+// redirect allows redirects to https and to the scheme of the endpoint. It removes the
+// access token from requests to other servers.
 func (s *server) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return &permanent{fmt.Errorf("more than %d redirects", maxRedirects)}

@@ -32,7 +32,7 @@ func TestPullLeavesACompleteModel(t *testing.T) {
 			last, total = done, of
 		}
 		o.Note = func(text string) { t.Errorf("note %q", text) }
-		// The model does not exist before it is complete.
+		// The directory of the model must not exist before the model is complete.
 		h.answers = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 			if _, err := os.Stat(h.release.Dir(models)); !os.IsNotExist(err) {
 				t.Errorf("the model's directory exists too early: %v", err)
@@ -64,8 +64,8 @@ func TestPullLeavesACompleteModel(t *testing.T) {
 	})
 }
 
-// After any faults in any order, the model is either absent or complete, and
-// pulling again completes it.
+// After any faults in any order, the model must be either absent or complete. Another
+// pull must complete the model.
 func TestPullSurvivesFaults(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		weights := rapid.SliceOfN(rapid.Byte(), 1, 400).Draw(rt, "weights")
@@ -73,7 +73,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 		type step struct {
 			fault string
 			at    int
-			stops bool // the pull is cancelled after this request
+			stops bool // whether the pull is cancelled after this request
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{
@@ -110,7 +110,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 						}
 						h.good(w, r)
 					}
-				case "other file": // of the same size
+				case "other file": // another file of the same size
 					answer = cut(s.at, func(w http.ResponseWriter, r *http.Request) {
 						w.Header().Set("ETag", `"other"`)
 						serve(w, r, other)
@@ -222,7 +222,7 @@ func TestACancelledPullKeepsPartialFiles(t *testing.T) {
 		if b, err := os.ReadFile(h.part(models)); err != nil || string(b) != string(numbers(30)) {
 			t.Errorf("left %d bytes, %v", len(b), err)
 		}
-		// Cancelling also ends the wait for the lock.
+		// Cancelling must also end the wait for the lock.
 		unlock, err := lock(t.Context(), filepath.Join(models, stagingDir, "tiny.lock"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -272,7 +272,7 @@ func TestPullReplacesDamagedFilesOnly(t *testing.T) {
 					t.Errorf("with a damaged %s, %s: %v", name, f.Name, err)
 				}
 			}
-			// Present does not read the weights.
+			// Present must not read the weights.
 			if err := h.release.Present(t.Context(), os.DirFS(dir)); (err == nil) != (name == "model.safetensors") {
 				t.Errorf("with a damaged %s: present: %v", name, err)
 			}

@@ -1,10 +1,10 @@
 // Package hub fetches published models from the Hugging Face hub, or a server
 // with the same layout, and verifies them by their SHA-256 digests.
 //
-// [Pull] leaves a model either absent or complete and verified. It resumes an
-// interrupted pull at the byte where it ended, whatever the reason. Pulls of one
-// model exclude each other, also between processes. Servers are not trusted: Pull
-// never writes more than was published, and removes data with another digest.
+// After [Pull], a model is either absent or complete and verified. Pull resumes an
+// interrupted pull at the byte where it ended, whatever the reason. Pulls of one model
+// exclude each other, also between processes. Servers are not trusted. Pull never
+// writes more bytes than were published, and removes data with another digest.
 package hub
 
 import (
@@ -21,17 +21,17 @@ import (
 
 // A Release identifies the files of a published model.
 type Release struct {
-	Name     string      // as users call it; also its directory
+	Name     string      // the name for users, and the name of the directory
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
 	Revision string      // commit in the repository
-	Config   gpt2.Config // what config.json must say
-	Files    []File      // in the order in which they are fetched
+	Config   gpt2.Config // network that config.json must describe
+	Files    []File      // the files are fetched in this order
 }
 
 // A File is a file of a release.
 type File struct {
 	Name   string
-	Size   int64  // bytes; 0 if SHA256 is empty
+	Size   int64  // size in bytes; 0 if SHA256 is empty
 	SHA256 string // in hex; empty for config.json, which is compared with Release.Config
 }
 
@@ -39,11 +39,11 @@ const (
 	configFile  = "config.json"
 	weightsFile = "model.safetensors"
 
-	maxConfig = 1 << 20 // bytes of a config.json
+	maxConfig = 1 << 20 // largest size in bytes of a config.json
 )
 
-// Releases returns the releases with a name. Their small files come first, so a
-// wrong server is noticed early.
+// Releases returns the releases with a name. The small files of a release come first,
+// so that a wrong server is noticed early.
 func Releases() []Release {
 	return []Release{{
 		Name:     "gpt2",
@@ -99,8 +99,8 @@ func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, 
 	return digest, f.compare(digest)
 }
 
-// Verify reads all files and returns the error of the first one that differs from
-// what was published.
+// Verify reads all files and returns the error of the first file that differs from the
+// published file.
 func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if _, err := r.Check(ctx, fsys, f); err != nil {
@@ -110,9 +110,8 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// Present checks all files of a model, except that it checks only the size of the
-// weights. The caller that loads the weights compares their digest with
-// [Release.Weights].
+// Present checks all files of a model. It checks only the size of the weights. The
+// caller that loads the weights must compare their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if f.Name != weightsFile {

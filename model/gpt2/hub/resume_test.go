@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The response is cut before its header and after every byte of its body. The same
-// pull requests the rest, and no byte twice.
+// The response is cut before its header or after any byte of its body. The same pull
+// must request the rest, and must request no byte twice.
 func TestPullResumesAtEveryByte(t *testing.T) {
 	weights := numbers(120)
 	for at := -1; at < len(weights); at++ {
@@ -37,7 +37,8 @@ func TestPullResumesAtEveryByte(t *testing.T) {
 	}
 }
 
-// A killed process left a partial file of any length, of this file or another.
+// A killed process may have left a partial file of any length. The bytes are those of
+// this file or of another file. The next pull must complete the model.
 func TestPullResumesAPartialFileOfAnyLength(t *testing.T) {
 	weights := numbers(60)
 	for n := range len(weights) + 10 {
@@ -107,7 +108,8 @@ func TestAWeakETagIsNotUsedForIfRange(t *testing.T) {
 	})
 }
 
-// Without a digest, nothing shows whether pieces of a config belong together.
+// Without a digest, nothing shows whether pieces of a config belong together. So a
+// config must be fetched in one piece.
 func TestConfigIsFetchedInOnePiece(t *testing.T) {
 	bubble(t, numbers(10), func(t *testing.T, h *fakeHub) {
 		h.config = []http.HandlerFunc{cut(20, func(w http.ResponseWriter, r *http.Request) {

@@ -65,7 +65,7 @@ func TestTLSIsVerifiedAndNotDowngraded(t *testing.T) {
 	defer secure.Close()
 	models := t.TempDir()
 
-	// An unknown certificate is a permanent error.
+	// An unknown certificate must be a permanent error.
 	o := Options{Endpoint: secure.URL, Transport: http.DefaultTransport.(*http.Transport).Clone()}
 	o.Note = func(text string) { t.Errorf("note %q", text) }
 	if err := Pull(t.Context(), models, h.release, o); err == nil || !strings.Contains(err.Error(), "certificate") {
@@ -75,7 +75,7 @@ func TestTLSIsVerifiedAndNotDowngraded(t *testing.T) {
 	if err := Pull(t.Context(), models, h.release, o); err == nil || !strings.Contains(err.Error(), "by http") {
 		t.Errorf("redirect to http: %v", err)
 	}
-	// A redirect from http to https is fine, and so is a path in the endpoint.
+	// A redirect from http to https must be allowed. The endpoint may have a path.
 	mirror := httptest.NewServer(http.StripPrefix("/mirror", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "merges.txt") {
 			h.ServeHTTP(w, r)

@@ -10,7 +10,7 @@ import (
 )
 
 // limits writes the loops that measure peak rates. A loop only reads, or only
-// multiplies and adds; its results are discarded.
+// multiplies and adds. The results of the loops are discarded.
 func limits() {
 	readLoop()
 	fmaLoop(avx2)
@@ -19,8 +19,8 @@ func limits() {
 	int8LoopWide()
 }
 
-// chains is the number of independent sums: enough for two execution units with
-// a latency of up to five cycles, and two more.
+// chains is the number of independent sums. Two execution units with a latency of up to
+// five cycles need ten sums, and chains has two more.
 const chains = 12
 
 // zeros returns n vectors of zeros.
@@ -34,7 +34,8 @@ func (s set) zeros(n int) []VecVirtual {
 	return v
 }
 
-// readLoop reads and prefetches in the pattern of the products.
+// readLoop writes a loop that reads and prefetches memory in the pattern of the
+// products.
 func readLoop() {
 	const size = 512
 	function("readLoop", "func(p *byte, rounds int)", "readLoop reads 512 bytes a round.")
@@ -52,8 +53,8 @@ func readLoop() {
 	ret()
 }
 
-// fmaLoop writes a loop with 4*chains fused multiply-adds per round. Each counts as
-// two operations per element.
+// fmaLoop writes a loop with 4*chains fused multiply-adds per round. Each multiply-add
+// counts as two operations per element.
 func fmaLoop(s set) {
 	TEXT("fmaLoop"+s.name, NOSPLIT, "func(rounds int)")
 	Doc(fmt.Sprintf("fmaLoop%s does %d operations of float32 a round.", s.name, 4*chains*2*s.lanes))
@@ -75,9 +76,9 @@ func fmaLoop(s set) {
 	ret()
 }
 
-// int8Loop writes a loop that adds the products of 32 pairs of int8 to int32 sums,
-// 4*chains times per round. It uses the fewest AVX2 instructions. Each time counts as
-// 64 operations.
+// int8Loop writes a loop that adds the products of 32 pairs of int8 to int32 sums. It
+// does this 4*chains times per round, with the fewest AVX2 instructions. Each time
+// counts as 64 operations.
 func int8Loop() {
 	TEXT("int8Loop", NOSPLIT, "func(rounds int)")
 	Doc("int8Loop does 3072 operations of int8 a round.")
@@ -101,7 +102,7 @@ func int8Loop() {
 }
 
 // int8LoopWide writes a loop with 4*chains instructions per round. Each instruction
-// adds 4 products of int8 to 16 sums, which counts as 128 operations.
+// adds 4 products of int8 to each of 16 sums, which counts as 128 operations.
 func int8LoopWide() {
 	TEXT("int8LoopWide", NOSPLIT, "func(rounds int)")
 	Doc("int8LoopWide does 6144 operations of int8 a round.")

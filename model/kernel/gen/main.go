@@ -1,7 +1,6 @@
-// Command gen writes the assembly of package kernel with avo. The go:generate
-// lines of package kernel run it. It is a module of its own, so that avo is not
-// a dependency of the product. This checks that the committed files are
-// current:
+// Command gen writes the assembly of package kernel with avo. The go:generate lines of
+// package kernel run it. It is a separate module, so the product does not depend on
+// avo. The following command checks that the committed files are current:
 //
 //	go generate ./model/kernel && git diff --exit-code -- model/kernel
 package main

@@ -13,8 +13,8 @@ const width = 16
 
 // A set is an instruction set.
 type set struct {
-	name     string // in the names of functions
-	lanes    int    // float32 in a vector
+	name     string // part of the names of functions
+	lanes    int    // number of float32 elements in a vector
 	register func() VecVirtual
 }
 
@@ -26,9 +26,9 @@ var (
 // vectors returns the number of vectors across a panel.
 func (s set) vectors() int { return width / s.lanes }
 
-// multiply writes the products of rows with panels. Each function computes one
-// tile, some rows by some panels. It keeps the sums of the tile in registers
-// and adds to each its products in the order of the inputs.
+// multiply writes the functions that multiply rows with panels. Each function computes
+// one tile: some rows by some panels. It keeps the sums of the tile in registers. To
+// each sum, it adds the products in the order of the inputs.
 func multiply() {
 	for _, half := range []bool{false, true} {
 		for _, fused := range []bool{true, false} {
@@ -36,7 +36,8 @@ func multiply() {
 			for rows := 1; rows <= 6; rows++ {
 				floats(avx2, rows, 1, half, fused)
 			}
-			// The most sums that leave registers for weights and inputs.
+			// These tiles have as many sums as possible, and leave enough registers for
+			// weights and inputs.
 			for rows := 1; rows <= 12; rows++ {
 				panels := 2
 				if rows <= 4 {
@@ -54,14 +55,14 @@ func multiply() {
 	}
 }
 
-// A walk holds the addresses of rows that are stride bytes apart. An addressing
-// mode reaches up to two rows beyond a register, so every third row has a register.
+// A walk holds the addresses of rows that are stride bytes apart. An addressing mode
+// reaches up to two rows beyond a register, so one register serves three rows.
 type walk struct {
 	third  []Register // addresses of rows 0, 3, 6 and so on
 	stride Register
 }
 
-// newWalk returns a walk over rows, the first at address first.
+// newWalk returns a walk over rows. The first row is at the address first.
 func newWalk(first, stride GPVirtual, rows int) walk {
 	w := walk{third: []Register{first}, stride: stride}
 	for row := 3; row < rows; row += 3 {
@@ -73,7 +74,7 @@ func newWalk(first, stride GPVirtual, rows int) walk {
 	return w
 }
 
-// at returns the operand offset bytes into a row.
+// at returns the operand that is offset bytes from the start of a row.
 func (w walk) at(row, offset int) Mem {
 	m := Mem{Base: w.third[row/3], Disp: offset}
 	if row %= 3; row > 0 {
@@ -82,7 +83,7 @@ func (w walk) at(row, offset int) Mem {
 	return m
 }
 
-// advance moves the walk along its rows.
+// advance moves the walk forward in its rows by a number of bytes.
 func (w walk) advance(bytes int) {
 	for _, r := range w.third {
 		ADDQ(U32(uint64(bytes)), r)
@@ -92,7 +93,7 @@ func (w walk) advance(bytes int) {
 // param loads a parameter of 64 bits.
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
 
-// copy returns a walk of its own at the same addresses.
+// copy returns an independent walk at the same addresses.
 func (w walk) copy() walk {
 	c := walk{stride: w.stride}
 	for _, r := range w.third {
@@ -118,7 +119,7 @@ func elements(r GPVirtual, shift int) GPVirtual {
 	return r
 }
 
-// A tile holds the sums: a row of vectors for each row.
+// A tile holds the registers of the sums. Each row has a list of vectors.
 type tile [][]VecVirtual
 
 // tile allocates the registers of a tile.
@@ -132,8 +133,9 @@ func (s set) tile(rows, vectors int) tile {
 	return t
 }
 
-// each calls f for every vector with its operand in y. It loads the parameters
-// anew each time, so that they occupy no registers in between.
+// each calls f for every vector of sums with the operand in y where the vector is
+// stored. It loads the parameters on every call, so that they occupy no registers
+// between calls.
 func (s set) each(t tile, f func(at Mem, sum VecVirtual)) {
 	y, stride := param("y"), elements(param("yStride"), 2)
 	for r, row := range t {
@@ -154,7 +156,8 @@ func (s set) store(t tile) {
 	s.each(t, func(at Mem, sum VecVirtual) { VMOVUPS(sum, at) })
 }
 
-// floats writes the product of float32 rows with float32 or binary16 panels.
+// floats writes a function that multiplies float32 rows with float32 or binary16
+// panels.
 func floats(s set, rows, panels int, half, fused bool) {
 	name, typ, size := "multiplySingle", "float32", 4
 	if half {
@@ -176,7 +179,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 	w := newWalk(param("w"), elements(param("wStride"), shift), panels)
 	inputs := param("inputs")
 
-	one := func(k int) { // adds the products of the input k inputs ahead
+	one := func(k int) { // adds the products of the input that is k inputs ahead
 		load := func(v int) VecVirtual {
 			weights := s.register()
 			at := w.at(v/s.vectors(), (k*width+v%s.vectors()*s.lanes)*size)
@@ -201,7 +204,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 			VBROADCASTSS(x.at(r, k*4), input)
 			return input
 		}
-		if rows == 1 { // weights are used once: do not keep them
+		if rows == 1 { // each weight is used only once, so no register keeps it
 			input := broadcast(0)
 			for v, sum := range sums[0] {
 				add(load(v), input, sum)
@@ -281,26 +284,26 @@ func floats(s set, rows, panels int, half, fused bool) {
 	RET()
 }
 
-// ahead is the prefetch distance in bytes: more than the largest tiles process in the
-// latency of memory.
+// ahead is the prefetch distance in bytes. During the latency of memory, the largest
+// tiles process fewer bytes.
 const ahead = 8192
 
-// The layout of a group of an Int8 panel: [group/4][width][4]int8, and then a
-// bfloat16 scale for each output. See kernel.Matrix.
+// A group of an Int8 panel has the layout [group/4][width][4]int8, and then a bfloat16
+// scale for each output. See kernel.Matrix.
 const (
 	group      = 32
 	groupBytes = group*width + 2*width
 )
 
-// inputGroup is the size in bytes of a packed group of inputs: the int8 inputs,
-// their float32 scale, and an int32, -128 times their sum. See
-// kernel.packedGroup.
+// inputGroup is the size in bytes of a packed group of inputs. The group has the int8
+// inputs, their float32 scale, and an int32 that is -128 times the sum of the inputs.
+// See kernel.packedGroup.
 const inputGroup = group + 4 + 4
 
-// bytes writes the product of quantised rows with an Int8 panel for AVX2. It
-// widens int8 to 16 bits and adds pairs of products with VPMADDWD, which is
-// exact. The sum of a group is then scaled and added in float32, with a
-// rounding after each step.
+// bytes writes a function that multiplies quantised rows with an Int8 panel, for AVX2.
+// The function widens int8 to 16 bits and adds pairs of products with VPMADDWD, which
+// is exact. Then it scales the sum of a group and adds it in float32, with a rounding
+// after each step.
 func bytes(rows int) {
 	s, vectors := avx2, avx2.vectors()
 	TEXT(fmt.Sprint("multiplyBytes", rows), NOSPLIT,
@@ -375,9 +378,9 @@ func bytes(rows int) {
 	RET()
 }
 
-// bytesWide writes the same for AVX-512 with VPDPBUSD, which multiplies unsigned
-// with signed bytes. So it adds 128 to the weights, and starts the sums at -128
-// times the sum of the inputs.
+// bytesWide writes the same function for AVX-512 with VPDPBUSD. This instruction
+// multiplies unsigned bytes with signed bytes. So the function adds 128 to the weights,
+// and starts the sums at -128 times the sum of the inputs.
 func bytesWide(rows int) {
 	s := avx512
 	TEXT(fmt.Sprint("multiplyBytesWide", rows), NOSPLIT,

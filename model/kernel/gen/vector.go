@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// vector writes the functions over vectors, 8 elements at a time. They run the
-// operations of the Go versions in the same order, so the bits are the same.
+// vector writes the functions over vectors, 8 elements at a time. These functions run
+// the operations of the Go versions in the same order, so they give the same bits.
 func vector() {
 	add()
 	sums()
@@ -24,7 +24,8 @@ func vector() {
 	halves()
 }
 
-// constants are read-only vectors of 8 equal elements, by their bits.
+// constants maps the bits of a number to a read-only vector of 8 elements with these
+// bits.
 type constants map[uint32]Mem
 
 func (c constants) bits(b uint32) Mem {
@@ -43,8 +44,8 @@ func (c constants) float(v float64) Mem { return c.bits(math.Float32bits(float32
 
 var eight = constants{}
 
-// loop writes a loop that runs body n times. After each run it advances every pointer
-// in order by its number of bytes.
+// loop writes a loop that runs body n times. After each run, it advances every pointer
+// p in order by advance[p] bytes.
 func loop(n GPVirtual, body func(), advance map[GPVirtual]int, order ...GPVirtual) {
 	Label("loop")
 	body()
@@ -78,8 +79,8 @@ func add() {
 	ret()
 }
 
-// sums writes the two float64 sums of a layer norm, each as eight interleaved
-// partial sums.
+// sums writes the two functions that compute the sums of a layer norm. Each sum
+// consists of eight interleaved partial sums in float64.
 func sums() {
 	for _, squares := range []bool{false, true} {
 		name, what := "sumVector", "differences"
@@ -154,7 +155,7 @@ func largest() {
 	loop(n, func() {
 		v := YMM()
 		VMOVUPS(Mem{Base: x}, v)
-		VMAXPS(m, v, m) // m if either is NaN
+		VMAXPS(m, v, m) // gives m if v or m is NaN
 	}, map[GPVirtual]int{x: 32}, x)
 	other := XMM()
 	VEXTRACTF128(U8(1), m, other)
@@ -178,7 +179,7 @@ func exp(x VecVirtual) VecVirtual {
 	VCMPPS(U8(1), eight.float(-87), x, none) // x < -87
 	top := YMM()
 	VMOVUPS(eight.float(88), top)
-	VMINPS(x, top, x) // x if it is NaN
+	VMINPS(x, top, x) // gives x if x is NaN
 	shifted, n, low, p := YMM(), YMM(), YMM(), YMM()
 	VMULPS(eight.float(math.Log2E), x, shifted)
 	VADDPS(eight.float(round), shifted, shifted)
@@ -285,7 +286,7 @@ func quantize(wide bool) {
 				continue
 			}
 			VPAND(eight.bits(0x7fffffff), v[i], magnitude)
-			VPMAXUD(magnitude, most, most) // compared as integers, a NaN is the largest
+			VPMAXUD(magnitude, most, most) // as an integer, a NaN is the largest
 		}
 		VPERM2I128(U8(1), most, most, magnitude)
 		VPMAXUD(magnitude, most, most)
@@ -294,7 +295,7 @@ func quantize(wide bool) {
 		VPSHUFD(U8(0b10110001), most, magnitude)
 		VPMAXUD(magnitude, most, most)
 		scaled, inverse := YMM(), YMM()
-		VCMPPS(U8(5), eight.bits(minScaled), most, scaled) // not less
+		VCMPPS(U8(5), eight.bits(minScaled), most, scaled) // true where most is not less than minScaled
 		VMOVUPS(eight.float(127), inverse)
 		VDIVPS(most, inverse, inverse)
 		VANDPS(scaled, inverse, inverse)
@@ -304,7 +305,7 @@ func quantize(wide bool) {
 		for i := range v {
 			VMULPS(inverse, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
-			VPMAXSD(eight.bits(minus128), v[i], v[i]) // for NaN
+			VPMAXSD(eight.bits(minus128), v[i], v[i]) // NaN becomes -128
 		}
 		if wide {
 			packBytes(v, q)
@@ -348,7 +349,8 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours returns, for each four bytes, their position after two packings.
+// packedFours returns a vector with the position of every four bytes after two
+// packings.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
 	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
@@ -357,7 +359,7 @@ func packedFours() Mem {
 	return m
 }
 
-// minScaled is the bits of 2**-100: kernel.minScaled.
+// minScaled is the bit pattern of 2**-100, the value of kernel.minScaled.
 const minScaled = 27 << 23
 
 func blockErrors() {

@@ -24,9 +24,9 @@ type encoding struct {
 	words  map[string][]int // ids of words encoded before
 }
 
-// learn builds a vocabulary of size tokens. Repeatedly it merges the pair of tokens
-// that is most often adjacent within a word. If several pairs are equally frequent, it
-// merges the one with the smaller bytes.
+// learn builds a vocabulary with the given number of tokens. It repeatedly merges the
+// pair of tokens that is most often adjacent within a word. If several pairs are
+// equally frequent, it merges the pair with the smaller bytes.
 func learn(text string, size int) (*encoding, error) {
 	e := &encoding{ranks: map[[2]int]int{}, words: map[string][]int{}}
 	for _, b := range byteOrder {
@@ -101,7 +101,7 @@ func (e *encoding) spell(word string) []int {
 // eot returns the id of the end-of-text token.
 func (e *encoding) eot() int { return len(e.tokens) - 1 }
 
-// encode returns the token ids of a word, which comes from gpt2.Words.
+// encode returns the token ids of a word. The word must come from gpt2.Words.
 func (e *encoding) encode(word string) []int {
 	ids, ok := e.words[word]
 	if !ok {
@@ -111,8 +111,8 @@ func (e *encoding) encode(word string) []int {
 	return ids
 }
 
-// merge merges the pair of the lowest rank until no pair is left. With p > 0, each
-// candidate is dropped with probability p each time, so the same word is encoded in
+// merge merges the pair with the lowest rank until no pair is left. With p > 0, it
+// drops each candidate with probability p each time. So the same word is encoded in
 // different ways (Provilkov et al., 2020, "BPE-Dropout").
 func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
 	ids := e.spell(word)

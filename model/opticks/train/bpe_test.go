@@ -36,8 +36,8 @@ func learned(t testing.TB) *encoding {
 	return e
 }
 
-// The encoder gives the ids of a Tokenizer with the same files. With BPE-dropout,
-// the ids still decode to the text.
+// The encoder must give the ids of a Tokenizer with the same files. With BPE-dropout,
+// the ids must still decode to the text.
 func TestEncodeAgreesWithTheTokenizer(t *testing.T) {
 	e := learned(t)
 	oracle := tokenizer(t, e)

@@ -16,10 +16,10 @@ var (
 	blankLines = regexp.MustCompile(`\n{2,}`)
 )
 
-// paragraphs returns Newton's text from the transcription in Go's source tree: a
-// paragraph or heading each, on one line. It omits the front matter, illustrations,
-// tables, the editor's footnotes, and the transcriber's marks for italics and Greek
-// letters.
+// paragraphs returns Newton's text from the transcription in Go's source tree. Each
+// element is a paragraph or a heading, on one line. It omits the front matter,
+// illustrations, tables, the editor's footnotes, and the transcriber's marks for
+// italics and Greek letters.
 func paragraphs(transcription string) ([]string, error) {
 	start := strings.Index(transcription, firstLine)
 	if start < 0 {

@@ -17,8 +17,8 @@ import (
 // the weights are stored in half precision.
 const maxRoundingLoss = 0.002
 
-// export writes the files of the model into a directory, and the held-out text,
-// which the test of the model card reads, into its testdata.
+// export writes the files of the model into a directory. It writes the held-out text
+// into testdata of that directory, for the test of the model card.
 func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, sections []string) error {
 	weights := trainer.Weights()
 	exact, err := test.loss(trainer, weights)
@@ -80,8 +80,8 @@ func configJSON(bpe *encoding) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// safetensors returns a safetensors file of weights, which are in the order of
-// config.Tensors, stored as "F32" or "F16".
+// safetensors returns a safetensors file of weights in the order of config.Tensors. The
+// weights are stored as dtype, which is "F32" or "F16".
 func safetensors(config gpt2.Config, weights [][]float32, dtype string) ([]byte, error) {
 	var tensors []gpt2.Tensor
 	for name, shape := range config.Tensors() {

@@ -4,8 +4,9 @@
 //
 //	GOEXPERIMENT=simd go run ./model/opticks/train -out model/opticks
 //
-// Without the experiment it is several times slower. An interrupted run resumes at
-// its last checkpoint. Two runs, interrupted or not, differ only by rounding.
+// Without GOEXPERIMENT=simd, the command is several times slower. An interrupted run
+// resumes at its last checkpoint. Two runs, interrupted or not, differ only by
+// rounding.
 package main
 
 import (
@@ -26,12 +27,12 @@ import (
 	"colophon/model/gpt2"
 )
 
-// The recipe is part of the command, so the command alone says how the model was
+// The recipe is part of the command, so the command alone defines how the model is
 // made.
 const (
-	batch      = 8   // rows of Context tokens in a step
-	bpeDropout = 0.1 // probability; on every other row, until the cool-down
-	evalEvery  = 100 // steps between checkpoints and evaluations on held-out text
+	batch      = 8   // number of rows in a step; each row has Context tokens
+	bpeDropout = 0.1 // probability of BPE-dropout, on every second row until the cool-down
+	evalEvery  = 100 // number of steps between checkpoints, and between evaluations on held-out text
 )
 
 var config = gpt2.Config{Vocab: 2048, Context: 256, Embd: 192, Layers: 4, Heads: 3, Inner: 768, Epsilon: 1e-5, EOS: 2047}
@@ -89,8 +90,8 @@ func run(ctx context.Context, out, work string, stop bool) error {
 	return export(out, trainer, bpe, test, sections)
 }
 
-// train runs the recipe to its end or until ctx is done. It saves the weights with
-// the lowest loss on held-out text in the file best.
+// train runs the recipe to its end or until ctx is done. Whenever the loss on held-out
+// text is the lowest so far, it saves the weights in the file best.
 func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOut, work, best string) error {
 	checkpoint, lowest := filepath.Join(work, "checkpoint"), math.Inf(1)
 	if err := load(trainer, best); err == nil {
@@ -169,8 +170,8 @@ func load(t *gomlx.Trainer, name string) error {
 	return t.Load(f)
 }
 
-// save writes a checkpoint to a temporary file and renames it to name, so a crash
-// leaves the previous one intact.
+// save writes a checkpoint to a temporary file and renames the file to name. So a crash
+// leaves the previous checkpoint intact.
 func save(t *gomlx.Trainer, name string) error {
 	f, err := os.Create(name + ".part")
 	if err != nil {

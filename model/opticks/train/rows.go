@@ -12,8 +12,8 @@ import (
 // rows draws the rows of training batches from the text.
 type rows struct {
 	bpe    *encoding
-	words  []string // of all sections; "" marks the end of a text, also at the start
-	tokens int      // in all words
+	words  []string // words of all sections; "" marks the end of a text, and is also the first word
+	tokens int      // number of tokens in all words
 }
 
 func newRows(bpe *encoding, sections []string) *rows {
@@ -39,8 +39,8 @@ func (r *rows) ids(word string, dropout *rand.Rand) []int {
 	}
 }
 
-// batch returns the tokens of a step and the targets, the tokens that follow. They
-// depend on the seed and the step alone.
+// batch returns the tokens of a step and their targets. The target of a token is the
+// token that follows. Both depend only on the seed and the step.
 func (r *rows) batch(step int) (tokens, targets [][]int32) {
 	rng := rand.New(rand.NewPCG(recipe.Seed, uint64(step)+1))
 	for row := range batch {
@@ -64,7 +64,7 @@ func (r *rows) batch(step int) (tokens, targets [][]int32) {
 // context. An incomplete last row is omitted.
 type heldOut struct {
 	tokens, targets [][]int32
-	bytes           int // of the text of the targets
+	bytes           int // number of bytes in the text of the targets
 }
 
 func newHeldOut(bpe *encoding, sections []string) *heldOut {
@@ -105,7 +105,7 @@ func (h *heldOut) loss(trainer *gomlx.Trainer, weights [][]float32) (float64, er
 	return total / float64(len(h.tokens)), nil
 }
 
-// bitsPerByte converts a loss in nats per token.
+// bitsPerByte converts a loss from nats per token to bits per byte.
 func (h *heldOut) bitsPerByte(nats float64) float64 {
 	return nats / math.Ln2 * float64(h.size()) / float64(h.bytes)
 }
