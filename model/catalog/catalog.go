@@ -1,8 +1,8 @@
 // Package catalog finds models by name and loads them.
 //
-// A name is the name of the embedded model, the name of a published model, or the path
-// of a directory in the Hugging Face layout of GPT-2. The names of models come first.
-// Write ./name for a directory that has the name of a model.
+// A name is the name of the embedded model or of a published model, or the path of a
+// directory in the Hugging Face layout of GPT-2. The names of models come first. Write
+// ./name for a directory that has the name of a model.
 package catalog
 
 import (

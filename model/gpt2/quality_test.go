@@ -150,8 +150,8 @@ func (r *reference) logits(ids []int) [][]float64 {
 	return all
 }
 
-// divergence returns the Kullback-Leibler divergence in nats of the distribution
-// of logits q from that of p, and whether both have the same likeliest token.
+// divergence returns the Kullback-Leibler divergence, in nats, of the distribution of
+// logits q from that of p. It also reports whether both have the same likeliest token.
 func divergence(p, q []float64) (kl float64, agree bool) {
 	probabilities := func(logits []float64) []float64 {
 		most, total := slices.Max(logits), 0.0

@@ -19,8 +19,8 @@ const (
 
 // A stepBudget limits the number of prompt tokens in a step, so that decoding sequences
 // in the same step do not stall. A step with prompt tokens may take twice as long as a
-// step without them. It may have minPromptTokens, even if that takes longer. The
-// times are measured, so the budget fits any machine, network and format.
+// step without them. It may have minPromptTokens, even if that takes longer. The times
+// are measured, so the budget fits any machine, network and format.
 //
 // The time of a prompt token is known only as the difference from a step without prompt
 // tokens. If the time of that step is outdated, the budget can become as small as

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// On machines of any speed, a step with decoding sequences and prompt tokens must take
-// at most three times as long as a step without prompt tokens. It may take longer only
-// with the smallest number of prompt tokens. No step may have fewer prompt tokens than
-// the time allows.
+// On machines of any speed, a step with decoding sequences must take at most three
+// times as long with prompt tokens as without. It may take longer only with the
+// smallest number of prompt tokens. No step may have fewer prompt tokens than the time
+// allows.
 func TestStepBudgetAdaptsToTheMachine(t *testing.T) {
 	for _, c := range []struct{ base, single, prompt time.Duration }{
 		{8 * time.Millisecond, 1200 * time.Microsecond, 1200 * time.Microsecond},

@@ -17,7 +17,7 @@ var (
 )
 
 // paragraphs returns Newton's text from the transcription in Go's source tree. Each
-// element is a paragraph or a heading, on one line. It omits the front matter,
+// element is a paragraph or a heading, on one line. paragraphs omits the front matter,
 // illustrations, tables, the editor's footnotes, and the transcriber's marks for
 // italics and Greek letters.
 func paragraphs(transcription string) ([]string, error) {

@@ -1,6 +1,6 @@
-// Command train makes the model of package opticks. It reads Newton's Opticks from
-// Go's source tree, learns a vocabulary, trains a small GPT-2 with GoMLX and writes
-// the files of a Hugging Face checkpoint.
+// Command train makes the model of package opticks. It reads Newton's Opticks from Go's
+// source tree and learns a vocabulary. Then it trains a small GPT-2 with GoMLX and
+// writes the files of a Hugging Face checkpoint.
 //
 //	GOEXPERIMENT=simd go run ./model/opticks/train -out model/opticks
 //
