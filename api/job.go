@@ -31,7 +31,8 @@ type Job struct {
 	Links            *JobLinks  `json:"links,omitempty"`
 }
 
-// Params, together with the prompt and the weights, determine the text of a job.
+// Params are the values that determine the text of a job, together with the prompt and the
+// weights.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens" doc:"The largest number of tokens to generate."`
 	Temperature float64  `json:"temperature"`
