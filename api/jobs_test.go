@@ -63,8 +63,8 @@ func TestCancelAfterSetsTheDeadline(t *testing.T) {
 	}
 }
 
-// The limit of 500 characters allows this prompt of 400 tokens. If the client sets no
-// length, the service must not refuse the prompt for its length.
+// The prompt has 400 tokens and is within the limit of 500 characters. The default length
+// counts only new tokens, so a request without a length must be accepted.
 func TestDefaultLengthCountsNewTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -186,7 +186,7 @@ func TestStoredBytesAreCanonical(t *testing.T) {
 		if err := json.Unmarshal(payload, &v); err != nil {
 			t.Fatal(err)
 		}
-		// encoding/json sorts the members of maps and adds no space.
+		// json.Marshal sorts map keys and adds no whitespace, so its output is canonical.
 		canonical, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

@@ -145,8 +145,9 @@ type (
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountKeyRotated records that a new key signs access tokens. The fact belongs to
-	// the service, so it is appended to the stream of the zero account.
+	// AccountKeyRotated records that a new key signs access tokens from a time on. The
+	// event belongs to the service and to no user, so it is appended to the stream of
+	// the zero account, whose id is the nil UUID.
 	AccountKeyRotated struct {
 		Key    string    `json:"key"`    // the id of the new key
 		From   time.Time `json:"from"`   // when it begins to sign: UTC, to the microsecond

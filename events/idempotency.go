@@ -68,8 +68,9 @@ func (k IdempotencyKey) fingerprint() []byte {
 // aad returns the associated data that binds a sealed fingerprint to its key.
 func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
 
-// Opened returns the stream that a request with the key has opened. It returns
-// ErrNotFound if no request has opened a stream. It can also return ErrKeyReused.
+// Opened returns the stream that an earlier request with the same key has opened. It
+// returns ErrNotFound if there is none, and ErrKeyReused if the earlier request was a
+// different one.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID

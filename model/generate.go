@@ -57,7 +57,7 @@ type Result struct {
 // delta and end in a later delta. Only the last delta may end at another position. emit
 // may keep the slice of tokens.
 //
-// To continue an interrupted generation, pass the tokens emitted so far as past.
+// To continue an interrupted generation, set past to the tokens already emitted.
 // Generate then emits exactly the deltas that would have followed these tokens without
 // the interruption.
 //

@@ -155,7 +155,7 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	}
 	signIn("for the first time", "home")
 
-	// Many networks guess at the owner's name.
+	// Wrong passwords for the owner's name arrive from many networks.
 	wantError(t, f.signInFrom(t, "1.1.1.1", name, "guess"), ErrCredentials)
 	f.exec(t, `update sign_in_failures set failures = $2 where key = $1`, f.Service.vault.Digest("sign-in name", name), underAttackAfter-1)
 	wantError(t, f.signInFrom(t, "1.1.1.2", name, "guess"), ErrCredentials)

@@ -20,10 +20,10 @@ type load struct {
 // run calls do with the number of the caller and the number of the call. It starts no
 // call after the duration. It returns when all calls have ended.
 //
-// do passes its results to count, which ignores results after the duration. If no
-// result arrives within the duration, the first later result counts and the duration is
-// extended until then. run returns the counted results per second, or the first error
-// of do. An error of do cancels the other calls.
+// do reports its results through count. Results that arrive after the duration are
+// ignored. If none arrived in time, run counts the first late one, and divides by the
+// time until it arrived. run returns the counted results per second. If a call of do
+// fails, run cancels the others and returns the first error.
 func (l load) run(ctx context.Context, do func(ctx context.Context, caller, call int, count func(int)) error) (float64, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -19,9 +19,9 @@ type timeouts struct {
 	// idle bounds the time between two requests on a connection.
 	idle time.Duration
 
-	// write bounds the time from the head of a request to the end of the response.
-	// A handler begins within a minute and then sets a shorter deadline. The handler of
-	// a stream sets a deadline for each write.
+	// write bounds the time from the request headers to the end of the response. It
+	// applies until the handler sets a shorter deadline of its own, within a minute. A
+	// handler that streams sets a deadline for each write.
 	write time.Duration
 
 	// unacknowledged bounds the time until the client acknowledges sent data. Without

@@ -81,10 +81,10 @@ var disguises = map[rune][]string{
 	'c': {"C", "ｃ", "Ｃ", "𝒄", "𝗖", "ⓒ", "с", "С", "ᴄ", "ç", "(", "¢"},
 }
 
-// obfuscate returns a random spelling of a word that must be refused. It replaces
-// letters, but keeps at least two real letters, and inserts characters between letters.
-// It does not split a short word as the words of a sentence can. Such spellings pass and
-// are in testdata/passes.txt.
+// obfuscate returns a random spelling of word that the policy must refuse. It replaces
+// letters, but keeps at least two, and inserts characters between letters. It never
+// splits a short word in two, because sentences contain the same pieces. The policy
+// allows such spellings; testdata/passes.txt lists them.
 func obfuscate(rng *rand.Rand, word string) string {
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	style := rng.IntN(4)

@@ -37,8 +37,8 @@ type helper struct {
 	_      cacheLine
 }
 
-// A cacheLine is padding between fields that different threads write. It puts these
-// fields on different cache lines.
+// A cacheLine is padding that prevents false sharing: it keeps fields that different
+// threads write on separate cache lines.
 type cacheLine [64]byte
 
 // spinRounds is the number of polls of an idle thread before it parks. A poll takes 10

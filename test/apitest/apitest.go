@@ -5,9 +5,10 @@
 // no cookie. A Client is a value, and a copy with other fields acts as another caller. It
 // is safe for concurrent use.
 //
-// Functions and methods with a testing.TB report a failure at the line of their caller,
-// and may end the test. Call them only in the test's own goroutine, or with the result of
-// Beside. Open and Send return their errors, so any goroutine may call them.
+// Functions with a testing.TB, and the methods of a Client with one, report a failure at
+// the line of their caller and may end the test. Call them only in the test's own
+// goroutine. In another goroutine, use the testing.TB that Beside returns. Open and Send
+// return their errors, so any goroutine may call them.
 package apitest
 
 import (

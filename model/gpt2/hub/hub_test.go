@@ -31,8 +31,8 @@ type fakeHub struct {
 
 	mu       sync.Mutex
 	requests []*http.Request
-	// answers and config are the handlers for the next requests for the weights and for
-	// config.json, in order. The method good serves all other requests.
+	// answers holds the handlers of the next requests for the weights, one for each
+	// request. config holds those for config.json. The method good serves all others.
 	answers, config []http.HandlerFunc
 }
 

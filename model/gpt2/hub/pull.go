@@ -28,12 +28,14 @@ type Options struct {
 	// Transport makes the requests; nil is http.DefaultTransport.
 	Transport http.RoundTripper
 
-	// Progress, if not nil, receives the number of bytes of the model that are
-	// complete, and the total. The number falls when a file is fetched again. Note, if
-	// not nil, receives other messages for the user, such as a retry or a wait. Each
-	// message is one line. Pull calls both functions from the goroutine of its caller.
+	// Progress, if set, receives the complete and the total bytes of the model. The
+	// complete bytes decrease when a file is fetched again. Pull calls it in the
+	// goroutine of its caller.
 	Progress func(done, total int64)
-	Note     func(text string)
+
+	// Note, if set, receives other messages for the user, such as a retry or a wait.
+	// Each message is one line. Pull calls it in the goroutine of its caller.
+	Note func(text string)
 }
 
 // stagingDir is the directory of incomplete models, inside a directory of models. It
