@@ -52,6 +52,7 @@ func newBrowser(t *testing.T) *browser {
 		chromedp.NoSandbox, // containers lack privileges for the sandbox, and the pages are our own
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.WindowSize(1000, 1400),
+		chromedp.Flag("force-prefers-reduced-motion", true), // a click must not miss a button that scrolls
 	)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
