@@ -23,16 +23,16 @@ type base struct {
 	store   *events.Store
 	metrics *metrics.Metrics
 	log     *slog.Logger
-	expired context.Context // done when a process has started to stop and its grace period is over
+	expired context.Context // done when the grace period of a stopping process is over
 	grace   grace
 }
 
 // with opens the database, calls fn, and closes everything in the opposite order. It
 // always migrates a private Postgres. It migrates another database only if migrate is
-// set, because the owner of that database decides this. The context of fn is done when
-// ctx is done or when a private Postgres ends. From then on fn must return within the
-// grace period. The error is errDatabaseEnded if a private Postgres ended and fn returned
-// no error.
+// set, because the owner of that database decides when to migrate. The context of fn is
+// done when ctx is done or when a private Postgres ends. From then on fn must return
+// within the grace period. with returns errDatabaseEnded if a private Postgres ended and
+// fn returned no error.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := f.open(ctx, log)
 	if err != nil {
@@ -55,8 +55,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	expired, expire := context.WithCancel(context.WithoutCancel(ctx))
 	defer expire()
 	defer func() {
-		// pool.Close waits even for work that exceeds the grace period. Such work ends
-		// with the process.
+		// pool.Close waits until all connections have been returned. The process stops
+		// waiting for them when its grace period ends.
 		closed := make(chan struct{})
 		go func() { pool.Close(); close(closed) }()
 		select {
@@ -83,8 +83,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	m := metrics.New(pool)
 	store.Appended = m.Appended
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })
-	// The store announces events until fn has returned, so that the last event of fn is
-	// announced too.
+	// The store goes on announcing events until fn has returned, so that the last event
+	// of fn is announced too.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
 	if err := fn(ctx, &base{pool, v, store, m, log, expired, g}); err != nil {
 		return err
@@ -117,11 +117,11 @@ const stopTimeout = 20 * time.Second
 // errDatabaseEnded is the error of a process whose private Postgres has ended.
 var errDatabaseEnded = errors.New("the private Postgres has ended; its log is in the data directory")
 
-// quiet returns a logger for River. The logger drops records below the level of a
+// quiet returns a logger for River, which drops every record below the level of a
 // warning.
 func quiet(log *slog.Logger) *slog.Logger { return slog.New(atLeast{log.Handler(), slog.LevelWarn}) }
 
-// atLeast is a handler that drops records below a level.
+// atLeast is a log handler that drops the records below a level.
 type atLeast struct {
 	slog.Handler
 	level slog.Level

@@ -31,7 +31,8 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 				t.Errorf("%v: %v after %d calls and %v", c.errs, err, calls, time.Since(start))
 			}
 		}
-		// A process that stops must not wait for the database.
+		// When ctx ends, the function must return the last error, so that a process can
+		// stop without waiting for the database.
 		ctx, cancel := context.WithTimeout(t.Context(), 3*retryInterval/2)
 		defer cancel()
 		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {

@@ -20,7 +20,7 @@ type benchCmd struct {
 	Measure benchMeasureCmd `cmd:"" hidden:"" help:"Measure the engine with one weight format, for bench engine."`
 }
 
-// benchFlags select the engine to measure and the duration of the measurement.
+// benchFlags are the flags of every benchmark of the engine.
 type benchFlags struct {
 	Model   string `placeholder:"MODEL" help:"Model to measure: opticks (built in), or a directory in the Hugging Face layout of GPT-2. Default: random weights in the shape of GPT-2 124M ($COLOPHON_MODEL)."`
 	Threads int    `placeholder:"N" help:"Number of threads that compute. Default: one per processor ($COLOPHON_THREADS)."`
@@ -42,7 +42,7 @@ func (f *benchFlags) options(t *terminal) (bench.Options, error) {
 	return bench.Options{Model: m, Threads: f.Threads, Quick: f.Quick, Progress: t.err}, err
 }
 
-// benchModel returns the model of --model. Without a name it returns the zero Model,
+// benchModel returns the model of --model. Without the flag it returns the zero Model,
 // whose weights are random.
 func benchModel(name string) (bench.Model, error) {
 	if name == "" {

@@ -15,7 +15,8 @@ import (
 	"colophon/model/catalog"
 )
 
-// The benchmarks start this program again. In a test, this program is the test binary.
+// The benchmarks start their own program again. In a test, that program is the test
+// binary, so init runs the command.
 func init() {
 	if len(os.Args) > 1 && (os.Args[1] == "bench" || os.Args[1] == "up") {
 		main()
@@ -111,7 +112,7 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := onWrite(func(p string) {
-		if strings.Contains(p, "load") { // the child has started
+		if strings.Contains(p, "load") { // the child process has started to load the model
 			cancel()
 		}
 	})

@@ -18,7 +18,7 @@ import (
 // service is a running `colophon up` or `colophon api`.
 type service struct {
 	url  string
-	data []string // flags that give other commands the same data
+	data []string // flags that select the database and the data directory of the service
 	log  *apitest.Log
 }
 
@@ -93,7 +93,7 @@ func signIn(t *testing.T, url, name string) apitest.Client {
 	return c.As(c.SignIn(name, password).Access)
 }
 
-// eventually waits until ok returns true, for at most a minute.
+// eventually fails the test unless ok returns true within a minute.
 func eventually(t *testing.T, condition string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {

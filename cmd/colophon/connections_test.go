@@ -7,7 +7,9 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// No part of the service may need two connections of the same pool at once.
+// TestServiceWorksWithOneConnection runs the service and the commands with a pool of one
+// connection. No part of them may need two connections at once, because it would wait for
+// ever.
 func TestServiceWorksWithOneConnection(t *testing.T) {
 	t.Parallel()
 	database := []string{"--database-url", withParameter(t, pgtest.Empty(t), "pool_max_conns", "1")}

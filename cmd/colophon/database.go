@@ -33,7 +33,7 @@ type databaseFlags struct {
 // startTimeout bounds the time until a database answers.
 const startTimeout = time.Minute
 
-// database is the Postgres of a command.
+// database is the Postgres that a command uses.
 type database struct {
 	url     string
 	cluster *pg.Cluster // the private Postgres; nil with DATABASE_URL
@@ -109,7 +109,7 @@ func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Sto
 	return events.NewStore(pool, v, log), v, nil
 }
 
-// masterKey is the value of a flag, which has 32 bytes in base64.
+// masterKey is the value of --master-key. The flag has the 32 bytes of the key in base64.
 type masterKey []byte
 
 func (k *masterKey) UnmarshalText(text []byte) (err error) {

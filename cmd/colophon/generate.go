@@ -23,8 +23,8 @@ type generateCmd struct {
 	Stop         []string `sep:"none" placeholder:"TEXT" help:"End the text before this string; may be repeated."`
 }
 
-// Run prints the prompt and then its continuation, token by token. No text policy applies,
-// because users who have the weights can generate any text with them.
+// Run prints the prompt and then its continuation, token by token. No text policy
+// applies, because a user who has the weights can generate any text from them.
 func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {

@@ -28,11 +28,11 @@ type limitFlags struct {
 	TokenBudget        uint32  `default:"0" help:"Maximum number of tokens per user and day (UTC), of prompts and completions together; 0 means no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 
-// maxAllStreams limits the event streams of a process. Each stream takes about 35 kB. One
-// HTTP/2 connection can have many streams.
+// maxAllStreams limits the open event streams of a process. Each stream takes about 35 kB
+// of memory, and one HTTP/2 connection can have many streams.
 const maxAllStreams = 10_000
 
-// jobTime is the value of a flag, such as 10m.
+// jobTime is the value of --max-job-time, such as 10m.
 type jobTime struct{ time.Duration }
 
 // UnmarshalText reads a duration from 1s to 24h.

@@ -9,8 +9,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRequestsOverTheLimitsAreRefused calls a service that has no worker, so that jobs
-// stay queued.
+// TestRequestsOverTheLimitsAreRefused exceeds each limit on jobs and streams. Each
+// refusal must have the code of that limit. The service has no worker, so that jobs stay
+// queued.
 func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
@@ -29,7 +30,7 @@ func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	first := c.Submit(body)
 	c.Submit(body)
 	for range c.Stream(t.Context(), "/jobs/"+first+"/events") {
-		break // the stream stays open
+		break // the stream stays open until the test ends
 	}
 	refused(c.Do("GET", "/jobs/"+first+"/events", "", "Accept", "text/event-stream"), 429, "too_many_streams", 60)
 	refused(c.Do("POST", "/jobs", body), 429, "too_many_jobs", 60)
@@ -41,7 +42,7 @@ func TestRequestsOverTheLimitsAreRefused(t *testing.T) {
 	}
 	refused(c.Do("POST", "/jobs", `{"prompt":"The nature of light","max_new_tokens":1000}`), 422, "over_token_budget", 0)
 	other := newUser(t, s.url, "other")
-	for range 2 { // at the second request, the queue may still count the cancelled job
+	for range 2 { // the queue may still count the cancelled job and refuse the second request
 		if a := other.Do("POST", "/jobs", body); a.Status != 503 {
 			a.Must(t, 202)
 		}

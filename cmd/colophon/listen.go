@@ -38,7 +38,7 @@ type adminFlags struct {
 	AdminRemote bool   `help:"Allow an admin listener that other machines can reach ($COLOPHON_ADMIN_REMOTE)."`
 }
 
-// trustedProxy is the value of a flag, such as 10.0.0.0/8 or 10.1.2.3.
+// trustedProxy is a network of --trusted-proxies, such as 10.0.0.0/8 or 10.1.2.3.
 type trustedProxy struct{ netip.Prefix }
 
 func (p *trustedProxy) UnmarshalText(text []byte) (err error) {
@@ -54,7 +54,8 @@ func (f *listenFlags) trusted() []netip.Prefix {
 	return networks
 }
 
-// corsOrigins is the value of a flag, such as https://a.example,https://b.example.
+// corsOrigins is the value of --cors-origins, such as
+// https://a.example,https://b.example.
 type corsOrigins []string
 
 // UnmarshalText reads origins that are separated by commas.
@@ -128,8 +129,8 @@ func (e *endpoints) close() {
 	}
 }
 
-// check returns an error for an address that other machines can reach, unless a flag
-// allows such an address.
+// check returns an error if other machines can reach the address of --admin-listen,
+// unless a flag allows such an address.
 func (f *adminFlags) check() error {
 	if f.AdminListen != "" && !network.IsLoopback(f.AdminListen) && !f.AdminRemote {
 		return &usageError{errors.New("--admin-listen: other machines could read the memory of this process: use 127.0.0.1, ::1 or localhost, or allow it with --admin-remote")}

@@ -43,7 +43,7 @@ func untilSignal() context.Context {
 		stop(fmt.Errorf("%s signal received", <-signals))
 		second := <-signals
 		number, _ := second.(syscall.Signal)
-		os.Exit(128 + int(number)) // the status with which shells report a death by signal
+		os.Exit(128 + int(number)) // the exit status that shells report for a process killed by this signal
 	}()
 	return ctx
 }
@@ -80,8 +80,8 @@ type terminal struct {
 }
 
 // run parses the arguments and runs the command that they name. A command that serves
-// returns when ctx is done. run takes arguments, flag variables and streams only from its
-// parameters.
+// returns when ctx is done. run reads arguments, streams and the environment variables of
+// flags from its parameters only.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		kong.Name("colophon"),
 		kong.Description("A text-generation service that records the history of every text."),
 		kong.Writers(stdout, stderr),
-		kong.Exit(func(int) { exited = true }), // called by --help
+		kong.Exit(func(int) { exited = true }), // kong calls this function after it has printed the help
 		kong.Resolvers(environment(env)),
 	)
 	if err != nil {
@@ -108,9 +108,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
 }
 
-// environment returns a resolver that reads flags from environment variables. The tag var
-// of a flag names the variable. Without this tag, the variable is COLOPHON_ and the name
-// of the flag. An empty variable counts as unset.
+// environment returns a resolver that reads the values of flags from environment
+// variables. The tag var of a flag names its variable. Without this tag, the variable is
+// COLOPHON_ and the name of the flag. An empty variable counts as unset.
 func environment(lookup func(string) (string, bool)) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		name := flag.Tag.Get("var")

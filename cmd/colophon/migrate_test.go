@@ -10,8 +10,9 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// A process that needs a migrated database must say so. The message must not depend on
-// whether another database of the server has been migrated.
+// TestProcessBeforeMigrateSaysToMigrate runs commands on a database that has not been
+// migrated. The error must say to migrate, whether or not another database of the server
+// has been migrated.
 func TestProcessBeforeMigrateSaysToMigrate(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
@@ -46,7 +47,8 @@ func TestProcessBeforeMigrateSaysToMigrate(t *testing.T) {
 	refused(`grant colophon_app to "stranger"`, []string{"--database-url", u.String(), "--data", t.TempDir()})
 }
 
-// The whole service must run for an owner with few rights in a locked-down database.
+// TestServiceRunsForAnOwnerWithFewRights gives the owner of the database few rights. The
+// whole service must still run.
 func TestServiceRunsForAnOwnerWithFewRights(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)

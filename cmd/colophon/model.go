@@ -53,8 +53,8 @@ func (f *modelDirFlags) dir(data string) string {
 	return filepath.Join(data, "models")
 }
 
-// hubFlags select the hub. The environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY
-// select the proxy for requests to the hub.
+// hubFlags select the hub from which models are pulled. The environment variables
+// HTTPS_PROXY, HTTP_PROXY and NO_PROXY select the proxy for requests to the hub.
 type hubFlags struct {
 	modelDirFlags
 	HFEndpoint string `name:"hf-endpoint" var:"HF_ENDPOINT" default:"https://huggingface.co" placeholder:"URL" help:"Hub to pull models from ($HF_ENDPOINT)."`
@@ -269,7 +269,8 @@ type logitsCmd struct {
 	IDs string `name:"ids" required:"" placeholder:"1,2,3" help:"Token ids of the sequence."`
 }
 
-// Run prints {"shape":[T,V],"logits":[[…],…]}. It needs no tokenizer.
+// Run prints {"shape":[T,V],"logits":[[…],…]} for T token ids and a vocabulary of V
+// tokens. It needs no tokenizer.
 func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	var ids []int
 	for field := range strings.SplitSeq(c.IDs, ",") {

@@ -193,8 +193,8 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
 		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
 	}
-	// A damaged small file or a wrong size is found before the weights are read. The
-	// command must then pull the files again.
+	// The command finds a damaged small file, or a file of the wrong size, before it
+	// reads the weights. It must then pull the files again.
 	if err := errors.Join(flip(filepath.Join(dir, "vocab.json")), os.Truncate(filepath.Join(dir, "model.safetensors"), 1000)); err != nil {
 		t.Fatal(err)
 	}

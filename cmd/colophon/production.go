@@ -93,7 +93,7 @@ func (f *adminFlags) faults() []string {
 	return []string{"--admin-listen: other machines can read the memory of this process: use 127.0.0.1"}
 }
 
-// digest is the value of a flag, such as sha256:248d….
+// digest is the value of --weights-digest, such as sha256:248d….
 type digest string
 
 func (d *digest) UnmarshalText(text []byte) error {

@@ -43,7 +43,7 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	for name, k := range map[string]struct {
 		env      map[string]string
 		commands string
-		refused  string // the refused settings
+		refused  string // the settings that the error must name
 	}{
 		"all secure":                     {nil, "api up worker", ""},
 		"not in production":              {map[string]string{"COLOPHON_PRODUCTION": "false", "COLOPHON_NO_RATE_LIMITS": "true", "COLOPHON_MASTER_KEY": ""}, "api up", ""},
@@ -117,9 +117,9 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	}
 }
 
-// TestReachableInsecureSettingsAreLogged has no --production. There must be one warning
-// for each insecure setting if other machines can reach the address, and no warning
-// otherwise.
+// TestReachableInsecureSettingsAreLogged runs the check without --production. There must
+// be one warning for each insecure setting if other machines can reach the address, and
+// no warning otherwise.
 func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {

@@ -30,7 +30,7 @@ type upCmd struct {
 
 type apiCmd struct {
 	processFlags
-	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // shared, because several processes may serve
+	listenFlags `group:"HTTP:" set:"rate_limits=shared"` // shared, because several api processes may serve the same clients
 }
 
 type workerCmd struct {
@@ -60,7 +60,7 @@ type workFlags struct {
 	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
 }
 
-// slots is the value of a flag, which is a number of jobs from 1 to 256.
+// slots is the value of --slots, a number of jobs from 1 to 256.
 type slots int
 
 func (s *slots) UnmarshalText(text []byte) error {
@@ -72,7 +72,7 @@ func (s *slots) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// grace is the value of a flag, which is a duration from a second to ten minutes.
+// grace is the value of --grace, a duration from one second to ten minutes.
 type grace struct{ time.Duration }
 
 // defaultGrace is the grace period of commands without the flag.
@@ -248,8 +248,8 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, message string
 	}
 }
 
-// work starts a worker. The function stop waits until the worker has handed over its
-// jobs, but no longer than the grace period.
+// work starts a worker. The returned function stop waits until the worker has handed over
+// its jobs, but no longer than the grace period.
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = retryUntilAvailable(ctx, b.log, func() (err error) {
@@ -274,8 +274,8 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	}, nil
 }
 
-// serve starts to answer HTTP. The function stop ends the background work for HTTP. The
-// caller calls stop after the shutdown of the servers.
+// serve starts to answer HTTP requests. The returned function stop ends the background
+// work for HTTP. The caller calls stop after the shutdown of the servers.
 func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
@@ -304,7 +304,8 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 			return nil, err
 		}
 	}
-	// The background work continues until the last requests have been answered.
+	// The background work continues after ctx is done, because the last requests still
+	// need it.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
 		func(ctx context.Context) { limit.RemoveOld(ctx, b.pool, b.log) },

@@ -49,7 +49,7 @@ func TestAccountsChangeWhileTheServiceRuns(t *testing.T) {
 	signIn(t, s.url, "isaac")
 	refused("no account", "", "disable", "leonhard")
 	refused("auditor", "", "role", "isaac", "emperor")
-	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // true within a second or two
+	ended := func() bool { return c.Do("GET", "/users", "").Status == 401 } // becomes true a second or two after the session has ended
 	must("isaac", "", "sign-out", "isaac")
 	eventually(t, "the session ends", ended)
 	c = signIn(t, s.url, "isaac")
