@@ -68,7 +68,7 @@ func (s *server) accounts() {
 }
 
 func (s *server) register(ctx context.Context, in *registerInput) (*registerOutput, error) {
-	key, err := in.key("POST /users", nil) // auth sets the payload, because the payload contains a password
+	key, err := in.key("POST /users", nil) // auth sets the payload of the key, because the payload contains a password
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ type Options struct {
 type server struct {
 	Options
 	api     huma.API
-	counted map[string]bool // patterns of operations; each operation counts its own requests
+	counted map[string]bool // the patterns of all operations, which count their own requests
 	origins origins
 	streams streams
 
@@ -211,7 +211,7 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	}
 	if name, ok := op.Metadata[limitName].(string); ok && name != uncounted {
-		s.Limits.named(name) // panics if the name is unknown, before the service takes requests
+		s.Limits.named(name) // panics when the service starts if the name is unknown
 	}
 	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
@@ -227,9 +227,9 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	})
 }
 
-// waiting returns a context for a request that waits for events. The context ends with
-// the cause errStopping when the service stops. It ends with the cause
-// auth.ErrAccessToken when the caller's session ends.
+// waiting returns a context for a request that waits for events. If the service stops,
+// the context ends with the cause errStopping. If the caller's session ends, the context
+// ends with the cause auth.ErrAccessToken.
 func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, forget := s.Auth.While(ctx, caller(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -39,7 +39,7 @@ func TestEveryParameterIsBounded(t *testing.T) {
 	}
 	registry := s.api.OpenAPI().Components.Schemas
 	var check func(where string, schema *huma.Schema)
-	lenient := false // forms accept unknown members, as OAuth2 requires
+	lenient := false // true for forms, which must accept unknown members (OAuth2)
 	check = func(where string, schema *huma.Schema) {
 		for schema.Ref != "" {
 			schema = registry.SchemaFromRef(schema.Ref)

@@ -23,9 +23,9 @@ const challenge = `Bearer realm="colophon"`
 func private() []map[string][]string { return []map[string][]string{{bearer: {}}} }
 
 // authenticate refuses requests for private operations without a valid access token. If
-// the operation accepts tickets, a valid ticket is enough. authenticate also refuses
-// requests with different Authorization headers. A proxy may have checked another one of
-// these headers than the service would.
+// the operation accepts tickets, a valid ticket is enough. authenticate also refuses a
+// request with several different Authorization headers, because a proxy may have checked
+// another header than the service would.
 func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
@@ -42,7 +42,7 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	authorization := ctx.Header("Authorization")
 	scheme, accessToken, _ := strings.Cut(authorization, " ")
 	ticket, opens, ticketed := ticketOf(ctx)
-	ticketed = ticketed && authorization == "" // a ticket does not count beside an Authorization header
+	ticketed = ticketed && authorization == "" // a request with an Authorization header must not use a ticket
 	switch {
 	case ticketed:
 		// A ticket costs a database statement even if the ticket is invalid. The request

@@ -25,7 +25,7 @@ func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
 	}
 	r, w := humago.Unwrap(ctx)
 	// The deadline starts again here, so that the time for authentication does not count.
-	// An error has no effect; see deadlines.
+	// The comment in deadlines says why the error is ignored.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timeouts.body))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {

@@ -19,8 +19,9 @@ func TestMalformedBodiesAreRefused(t *testing.T) {
 	const next = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
 	chunk := func(body string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(body), body) }
 	account := chunk(`{"username":"isaac","password":"a long sentence"}`)
-	// net/http reads at most 4096 bytes of such a line. If the client sent more, a reset
-	// of the connection could overtake the answer.
+	// fill returns a line of 4096 bytes, which is the most that net/http reads of a chunk
+	// line or trailer. If the client sent more, a reset of the connection could overtake
+	// the answer.
 	fill := func(begin string) string { return begin + strings.Repeat("a", 4096-len(begin)) }
 	for name, body := range map[string]string{
 		"a size that is no number":       "zz\r\n" + next,

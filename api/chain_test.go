@@ -27,8 +27,9 @@ func chained(t *testing.T, log *apitest.Log, mux *http.ServeMux) *httptest.Serve
 	return srv
 }
 
-// TestPanicAbortsAStartedAnswer panics after half of an answer, over HTTP/1.1 and HTTP/2.
-// The client must get an error, so that it does not take the half for the whole.
+// TestPanicAbortsAStartedAnswer panics after half of an answer has been sent, over
+// HTTP/1.1 and HTTP/2. The client must get an error, so that it does not take the half
+// for the whole.
 func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for name, fail := range map[string]any{"a fault": "canary", "a deliberate abort": http.ErrAbortHandler} {
@@ -64,8 +65,8 @@ func TestPanicAbortsAStartedAnswer(t *testing.T) {
 	}
 }
 
-// TestPanicIsAnsweredWithAProblem panics with a canary before the answer starts. The log
-// must have the canary, and the answer must have no part of it.
+// TestPanicIsAnsweredWithAProblem panics with the text "canary" before the answer starts.
+// The text must be in the log and not in the answer.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestPanicIsAnsweredWithAProblem(t *testing.T) {

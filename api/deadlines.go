@@ -50,7 +50,7 @@ type timedBody struct {
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
-		_ = b.control.SetReadDeadline(time.Time{}) // see deadlines
+		_ = b.control.SetReadDeadline(time.Time{}) // the comment in deadlines says why the error is ignored
 	}
 	return n, err
 }

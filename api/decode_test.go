@@ -35,8 +35,8 @@ func TestIntegersMayBeWrittenAsDecimals(t *testing.T) {
 }
 
 // TestRefusalsShowNeitherGoTypesNorValues sends values that no type of the service can
-// hold. It also sends malformed ids, which their parser would repeat. No answer may show
-// a Go type or a part of a value.
+// hold. It also sends malformed ids, which the error of their parser repeats. No answer
+// may show a Go type or a part of a value.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestRefusalsShowNeitherGoTypesNorValues(t *testing.T) {
@@ -109,9 +109,9 @@ func TestLongListHeadersAreRead(t *testing.T) {
 	f.Do("GET", "/jobs/"+id, "", "If-None-Match", `"`+long+`", `+tag).Must(t, 304)
 }
 
-// TestDifferentAccessTokensAreRefused sends several Authorization headers. If they
-// differ, the answer must be 400, because a proxy may have checked another header than
-// the service would.
+// TestDifferentAccessTokensAreRefused sends requests with several Authorization headers.
+// If the headers differ, the answer must be 400, because a proxy may have checked another
+// header than the service would.
 //
 // security: ASVS 4.2.1
 func TestDifferentAccessTokensAreRefused(t *testing.T) {
@@ -156,8 +156,8 @@ func TestEmptyLastEventIDCountsAsAbsent(t *testing.T) {
 }
 
 // TestStreamBeginsWithAComment opens a stream that has nothing to send. A comment must
-// arrive at once, because proxies that compress hold the headers back until the body
-// begins.
+// still arrive at once, because proxies that compress hold the headers back until the
+// body begins.
 func TestStreamBeginsWithAComment(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -63,9 +63,9 @@ func (s *server) files(prefix string, tree fs.FS) (http.Handler, error) {
 		}
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", tag)
-		// The headers below are removed, so ranges are not supported. The answers of
-		// net/http to bad ranges and conditions are not RFC 9457 problems. If-None-Match
-		// stays, because no value of If-None-Match is bad.
+		// net/http would answer bad ranges and conditions with texts that are not RFC
+		// 9457 problems. The headers below are therefore removed, and ranges are not
+		// supported. If-None-Match stays, because no value of If-None-Match is bad.
 		r = r.Clone(r.Context())
 		for _, name := range []string{"Range", "If-Range", "If-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 			r.Header.Del(name)

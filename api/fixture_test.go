@@ -24,7 +24,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// fixture is an API with one user and no worker, so that jobs stay queued.
+// fixture is an API with one user. It has no worker, so jobs stay queued.
 type fixture struct {
 	apitest.Client // the client of the user
 	db             *pgtest.DB
@@ -125,7 +125,7 @@ func (b servedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// newest waits until there are n jobs, and returns the latest job.
+// newest waits until the database has n jobs, and returns the latest job.
 func (f *fixture) newest(n int) events.Job {
 	f.T.Helper()
 	for look := time.NewTicker(5 * time.Millisecond); ; {

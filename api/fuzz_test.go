@@ -68,7 +68,8 @@ func FuzzNesting(f *testing.F) {
 				colons++
 			}
 		}
-		// If decoding has replaced a member, that member may have held the deepest value.
+		// A text with a name that occurs twice must be refused. Decoding drops one of the
+		// two members, so depth may be too small for such a text.
 		n, depth := members(v)
 		if twice := colons != n; (err != nil) != (twice || depth > maxDepth) {
 			t.Fatalf("%q: %v, with %d colons, %d members, %d deep", data, err, colons, n, depth)

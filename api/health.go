@@ -43,8 +43,8 @@ func (s *server) health() {
 }
 
 const (
-	// readyTimeout bounds the time for the database to answer, because readiness probes
-	// do not wait long.
+	// readyTimeout bounds the wait for the database's answer, because readiness probes do
+	// not wait long.
 	readyTimeout = 2 * time.Second
 
 	// readyFor is the time for which all probes share one answer of the database.

@@ -18,7 +18,8 @@ import (
 )
 
 // generateBody is the request body of /generate and /jobs. If zero is a valid value of a
-// member, the member is a pointer. Otherwise Huma would replace zero with the default.
+// member, the type of that member is a pointer. Otherwise Huma would replace zero with
+// the default.
 type generateBody struct {
 	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; (the operator can choose others) and refuses a prompt with a forbidden word."`
 	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" doc:"The largest number of tokens of the prompt and the continuation together."`
@@ -30,9 +31,9 @@ type generateBody struct {
 	Stop         []string `json:"stop,omitempty" maxItems:"4" minLength:"1" maxLength:"32" doc:"The text ends before the first of these strings. Each has 1 to 32 characters."`
 }
 
-// defaultNewTokens limits the continuation if the client sets no length. A default for
-// max_length would refuse longer prompts because of a member that the client did not
-// send.
+// defaultNewTokens limits the continuation if the client sets no length. It limits new
+// tokens only, because a default for max_length would refuse long prompts of clients that
+// never set max_length.
 const defaultNewTokens = 50
 
 func (b *generateBody) request() jobs.Request {
@@ -67,7 +68,7 @@ func (in *submitInput) key(ctx context.Context, path string) (*events.Idempotenc
 	}
 	body := in.Body
 	if body.MaxLength == 0 && body.MaxNewTokens == 0 {
-		body.MaxLength = 50 // the default of version 0.1.0, whose keys are valid for a day
+		body.MaxLength = 50 // a key of version 0.1.0 is valid for a day, and its payload has this default
 	}
 	payload, err := json.Marshal(struct {
 		CancelAfter int
@@ -276,7 +277,7 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 			s.Log.WarnContext(ctx, "waiting for a job interrupted, the job goes on", "request", requestID(ctx), "err", err)
 		}
 		if err != nil || job.State.Final() {
-			break // the wait is over
+			break // the job has ended, or the wait has ended or failed
 		}
 	}
 	if cause := context.Cause(waiting); errors.Is(cause, auth.ErrAccessToken) {

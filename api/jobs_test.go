@@ -63,8 +63,9 @@ func TestCancelAfterSetsTheDeadline(t *testing.T) {
 	}
 }
 
-// The prompt has 400 tokens and is within the limit of 500 characters. The default length
-// counts only new tokens, so a request without a length must be accepted.
+// TestDefaultLengthCountsNewTokens submits short prompts and a prompt of 400 tokens, with
+// and without a length. The default length counts only new tokens, so the long prompt
+// must be accepted without a length.
 func TestDefaultLengthCountsNewTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -76,7 +77,7 @@ func TestDefaultLengthCountsNewTokens(t *testing.T) {
 		`{"prompt":"light","max_length":50}`:                               45,
 		`{"prompt":"light","max_new_tokens":7}`:                            7,
 		`{"prompt":"light","max_new_tokens":60,"max_length":10}`:           60,
-		`{"prompt":"` + long + `","max_new_tokens":1024,"max_length":200}`: 600, // the model's context leaves no room for more
+		`{"prompt":"` + long + `","max_new_tokens":1024,"max_length":200}`: 600, // the context of the model leaves room for 600 new tokens
 	} {
 		var j struct {
 			Params struct {

@@ -15,9 +15,9 @@ import (
 	"colophon/internal/limit"
 )
 
-// TestInternalsStayInTheLog makes requests fail for every kind of internal cause. Each
-// cause contains a canary. The answer must show nothing of the cause, and the log must
-// have the cause.
+// TestInternalsStayInTheLog makes requests fail for every kind of internal cause. The
+// text of each cause contains the word canary-of-the-cause. The log must have this word,
+// and the answer must not.
 //
 // security: ASVS 16.5.1, API8:2023
 func TestInternalsStayInTheLog(t *testing.T) {

@@ -41,8 +41,8 @@ func inMemory(t testing.TB, requests uint64) api.Limits {
 	return l
 }
 
-// operations returns the operations in the description, such as "GET /jobs/{id}". The
-// value says whether the operation needs an access token.
+// operations returns the operations in the OpenAPI description, such as "GET /jobs/{id}".
+// Each value says whether the operation needs an access token.
 func (f *fixture) operations() map[string]bool {
 	f.T.Helper()
 	var description struct {
@@ -65,7 +65,7 @@ func (f *fixture) operations() map[string]bool {
 	return private
 }
 
-// concrete replaces the parameters of a path with values.
+// concrete replaces the parameters in the pattern of a path with values.
 func concrete(path string) string {
 	for strings.Contains(path, "{") {
 		before, rest, _ := strings.Cut(path, "{")
@@ -142,7 +142,7 @@ func TestEveryRouteHasALimit(t *testing.T) {
 		check(route, "", "anonymous")
 		check(route, "Bearer "+f.Access, "anonymous")
 	}
-	for route := range f.operations() { // from a page of another origin
+	for route := range f.operations() { // requests from a page of another origin count as anonymous
 		if method, _, _ := strings.Cut(route, " "); method != "GET" {
 			check(route, "", "anonymous", "", "Sec-Fetch-Site", "cross-site")
 			check(route, "Bearer "+f.Access, "anonymous", "", "Sec-Fetch-Site", "cross-site")
@@ -162,7 +162,8 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	} {
 		check("POST /token", "", want, body, form, apitest.FormType)
 	}
-	// This body is valid both as JSON and as a form.
+	// As a form, this body has the grant type refresh_token. Its media type is not
+	// that of a form, so it must count as a sign-in and not as a refresh.
 	const both = `{"username":"u","password":"pp","scope":"&grant_type=refresh_token&"}`
 	check("POST /token", "", "token", both, form, "application/json")
 	check("POST /token", "", "token", both, form, "")
@@ -171,7 +172,7 @@ func TestEveryRouteHasALimit(t *testing.T) {
 	f.Do("POST", "/jobs/"+job+"/ticket", "").Must(t, 200).Into(t, &ticket)
 	f.Do("POST", "/jobs/"+job+"/cancel", "").Must(t, 200)
 	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream")
-	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // the ticket has been used
+	check("GET "+ticket.URL, "", "anonymous", "", "Accept", "text/event-stream") // the request above has used up the ticket
 }
 
 // TestWrongSignInsDoNotBlockRefreshes has two users behind one address. The first user
@@ -218,9 +219,9 @@ func TestFloodOfTicketsCostsNoStatement(t *testing.T) {
 	}
 }
 
-// TestProbesAreCheapAndNotLimited probes a process from an address that has used up its
-// limit. Every probe must succeed. Together, the probes may cause at most one query per
-// second.
+// TestProbesAreCheapAndNotLimited sends health probes from an address that has used up
+// its limit. Every probe must succeed. Together, the probes may cause at most one query
+// per second.
 func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -388,8 +389,8 @@ func TestTwoProcessesShareALimit(t *testing.T) {
 	}
 }
 
-// TestUnreachableLimitRefuses has a limit in a database that does not exist. Requests
-// must get 503.
+// TestUnreachableLimitRefuses counts requests in a database that cannot be reached.
+// Requests must get 503.
 //
 // security: ASVS 16.5.3
 func TestUnreachableLimitRefuses(t *testing.T) {

@@ -134,5 +134,5 @@ func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 	return nil, nil
 }
 
-// eraseTimeout bounds how long a request to erase an account takes.
+// eraseTimeout bounds the time to erase an account.
 const eraseTimeout = 30 * time.Second

@@ -17,7 +17,7 @@ type coded interface {
 	Code() string
 }
 
-// temporary is a coded error that knows when the client may try again.
+// temporary is a coded error that says when the client may try again.
 type temporary interface {
 	RetryAfter() time.Duration
 }
@@ -33,7 +33,7 @@ type meaning struct {
 	as        string        // the code that clients see instead of the error's own code
 }
 
-// jobsWait is the Retry-After of limits that hold until a job or a stream ends.
+// jobsWait is the Retry-After of a refusal that lasts until a job or a stream ends.
 const jobsWait = 5 * time.Second
 
 // meanings has a row for each code of a coded error.

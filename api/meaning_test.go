@@ -159,7 +159,8 @@ func TestCodedErrorsBecomeProblems(t *testing.T) {
 	}
 }
 
-// unknownCode is an error of a library. It has a method Code only by chance.
+// unknownCode is an error of a library that happens to have a method Code. Clients must
+// not see this code.
 type unknownCode struct{}
 
 func (unknownCode) Error() string { return "canary" }

@@ -36,7 +36,7 @@ func client(r *http.Request, trusted []netip.Prefix) string {
 			}
 		}
 	}
-	return addr.String() // a trusted proxy sent a request of its own
+	return addr.String() // no hop is left, so a trusted proxy itself sent the request
 }
 
 // localHost refuses requests whose Host is neither an address nor localhost, if

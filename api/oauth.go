@@ -11,8 +11,8 @@ import (
 
 // OAuthProblem is a problem of an OAuth2 endpoint. The members error and
 // error_description are those of RFC 6749, 5.2. The codes temporarily_unavailable and
-// server_error come from section 4.1.2.1. A wrong user name or password is answered with
-// 401, although section 5.2 has 400.
+// server_error come from section 4.1.2.1. For a wrong user name or password the status is
+// 401, although section 5.2 says 400.
 type OAuthProblem struct {
 	Title       string  `json:"title" doc:"The kind of problem: the meaning of the status."`
 	Status      int     `json:"status" doc:"The HTTP status."`

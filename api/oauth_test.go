@@ -10,7 +10,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestOAuthClientsSeeTheErrorCode signs in through a public OAuth2 client.
+// TestOAuthClientsSeeTheErrorCode makes sign-ins fail through the client of
+// golang.org/x/oauth2. The client must report the OAuth2 code of each error.
 func TestOAuthClientsSeeTheErrorCode(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -48,8 +49,9 @@ func TestOAuthClientsSeeTheErrorCode(t *testing.T) {
 	}
 }
 
-// TestOAuthErrorsAreProblemsToo has requests to the OAuth2 endpoints refused by each
-// middleware. An error has the code of the service and the one of OAuth2.
+// TestOAuthErrorsAreProblemsToo sends requests that each middleware of the OAuth2
+// endpoints refuses. Each answer must have both the code of the service and the code of
+// OAuth2.
 func TestOAuthErrorsAreProblemsToo(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

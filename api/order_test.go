@@ -31,11 +31,11 @@ func TestRefusalsKeepTheirOrder(t *testing.T) {
 		return f.another(t, func(o *api.Options) {
 			o.Local, o.CORSOrigins, o.Limits = true, []string{allowed}, inMemory(t, most)
 			o.Observe = func(route string, status int, _ time.Duration) { seen <- observed{route, status} }
-			o.Store = nil // a handler that needs the store panics
+			o.Store = nil // a request that reaches a handler fails with 500
 		})
 	}
 	roomy, full := serve(1000), serve(1)
-	full.As("").Do("GET", "/docs", "").Must(t, 200) // uses up the limit of the network
+	full.As("").Do("GET", "/docs", "").Must(t, 200) // this request uses up the limit of the network
 	<-seen
 	rebound := []string{"Host", "rebound.example"}
 	page := []string{"Origin", allowed, "Sec-Fetch-Site", "cross-site"}

@@ -60,7 +60,7 @@ func (s *server) cors(next http.Handler) http.Handler {
 		if s.origins.cors != nil {
 			h := w.Header()
 			w = &starting{ResponseWriter: w, start: func() {
-				if !slices.Contains(h["Vary"], "Origin") { // an operation has replaced the Vary header
+				if !slices.Contains(h["Vary"], "Origin") { // the handler of an operation has replaced the Vary header
 					h.Add("Vary", "Origin")
 				}
 			}}

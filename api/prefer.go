@@ -15,8 +15,8 @@ const (
 	defaultWait = 30 * time.Second
 	maxWait     = 60 * time.Second
 
-	// beat is the interval at which a follower polls without an announcement. A silent
-	// stream sends a heartbeat at the same interval.
+	// beat is the interval at which a follower polls for events that were not announced.
+	// A silent stream sends a heartbeat at the same interval.
 	beat = 10 * time.Second
 )
 
@@ -24,7 +24,7 @@ const (
 type preference struct {
 	wait  time.Duration // the longest wait for the job to end
 	given bool          // the client sent wait=N
-	async bool          // the client sent respond-async: the job goes on if the client disconnects
+	async bool          // the client sent respond-async, so the job goes on if the client disconnects
 }
 
 // prefer parses a Prefer header (RFC 7240). The parameter wait is the default wait.
@@ -81,6 +81,6 @@ func accepts(header, media string) bool {
 	return false
 }
 
-// refused matches the parameters of a media type whose weight is zero: the client refuses
-// that media type (RFC 9110, 12.4.2).
+// refused matches the parameters of a media type whose weight q is zero. A weight of zero
+// means that the client refuses that media type (RFC 9110, 12.4.2).
 var refused = regexp.MustCompile(`(?i)(^|;)[ \t]*q[ \t]*=[ \t]*0(\.0*)?[ \t]*(;|$)`)

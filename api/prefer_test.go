@@ -11,8 +11,8 @@ func TestPreferDecidesTheWait(t *testing.T) {
 	for _, c := range []struct {
 		header string
 		want   preference
-		on200  string // the preferences that an answer with the text has applied
-		on202  string // the preferences that an answer without the text has applied
+		on200  string // the expected Preference-Applied of an answer with the text
+		on202  string // the expected Preference-Applied of an answer without the text
 	}{
 		{"", preference{wait: unsaid}, "", ""},
 		{"respond-async", preference{async: true}, "", "respond-async"},

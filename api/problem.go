@@ -52,7 +52,8 @@ func (p *Problem) GetHeaders() http.Header { return p.headers }
 // ContentType tells Huma the media type.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// newProblem returns a problem. Programs use the code to tell problems apart.
+// newProblem returns a problem with a code. Client programs tell problems apart by their
+// codes.
 func newProblem(status int, code, detail string) *Problem {
 	p := &Problem{Title: http.StatusText(status), Status: status, Detail: detail}
 	p.Compat = ErrorObj{Message: detail, Type: "invalid_request_error"}
@@ -93,7 +94,7 @@ func (p *Problem) retryAfter(d time.Duration) *Problem {
 // seconds formats a duration for Retry-After in whole seconds. The result is at least 1.
 func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Second-1)/time.Second))) }
 
-// answer writes a problem.
+// answer answers a request with a problem.
 func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
 	p.Instance = instance(r.Context())
 	var body any = p
@@ -108,7 +109,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
 	}
 }
 
-// refuse answers a request with a problem, and the operation is not called.
+// refuse answers a request with a problem instead of calling its operation.
 func (s *server) refuse(ctx huma.Context, p *Problem) {
 	r, w := humago.Unwrap(ctx)
 	s.answer(w, r, p)

@@ -42,7 +42,7 @@ func NewRedirect(o Options, port string, challenges http.Handler) (http.Handler,
 	return s.handler(mux), nil
 }
 
-// nameOf returns the name or the address of a Host header, without the port.
+// nameOf returns the host name or address in a Host header, without the port.
 func nameOf(host string) (string, bool) {
 	u, err := url.Parse("//" + host)
 	if err != nil || u.Host != host { // the header has more than a host and a port

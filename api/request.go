@@ -24,7 +24,7 @@ type request struct {
 	network string    // the client's network, as limits count it
 	route   string    // the pattern that matches, "preflight" or "unknown"
 	account uuid.UUID // the caller's account, once authenticated
-	counted bool      // already counted, so the limit of the operation does not count the request again
+	counted bool      // already counted, so the operation does not count the request again
 
 	preflight int      // the status of a preflight that succeeds, otherwise 0
 	foreign   *Problem // why the request's origin may not send the request, or nil if it may
@@ -40,7 +40,7 @@ func (s *server) identifyRequest(next http.Handler) http.Handler {
 	})
 }
 
-// requestOf returns what is known about the context's request.
+// requestOf returns the facts about the request whose context is given.
 func requestOf(ctx context.Context) *request {
 	if about, ok := ctx.Value(requestKey).(*request); ok {
 		return about

@@ -24,7 +24,7 @@ var everyAnswer = map[string]string{
 	"Permissions-Policy":           "camera=(), geolocation=(), microphone=()",
 }
 
-// caching returns the Cache-Control that an answer should have.
+// caching returns the Cache-Control that an answer must have.
 func caching(path string, status int) string {
 	_, job := strings.CutPrefix(path, "/jobs/")
 	switch {
@@ -85,7 +85,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 	type request struct {
 		route, body string
 		headers     []string
-		status      int // 0 means any
+		status      int // the expected status; 0 means any status
 	}
 	id := f.Submit(prompt)
 	requests := []request{

@@ -39,7 +39,7 @@ func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 			t.Error(err)
 		}
 		if m == (apitest.Message{}) {
-			if beats++; beats == 1 { // the silence has been longer than the deadline of a write
+			if beats++; beats == 1 { // the stream has been silent for longer than a write may take
 				f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 			}
 		}

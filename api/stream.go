@@ -258,7 +258,7 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	return nil
 }
 
-// ends reports whether a fact is the last one of its job.
+// ends reports whether a fact belongs to the last event of its job.
 func ends(f events.Fact) bool {
 	switch f := f.(type) {
 	case events.JobCompleted, events.JobCancelled:

@@ -27,7 +27,7 @@ import (
 )
 
 // quick has short timeouts. As in production, beat is longer than write. The slow reader
-// of these tests needs less time than write for each write.
+// of these tests reads each write within the timeout write.
 var quick = timeouts{body: time.Minute, answer: time.Minute, write: 2 * time.Second, beat: 2500 * time.Millisecond}
 
 // streamed is a server that streams the events of one job.
@@ -40,7 +40,7 @@ type streamed struct {
 	handler http.Handler
 	stop    context.CancelFunc
 
-	caller auth.Identity // the caller of all streams that are opened from now on
+	caller auth.Identity // the caller of the streams that open from now on
 }
 
 func newStreamed(t *testing.T) *streamed {
@@ -110,8 +110,8 @@ func (f *streamed) open(t *testing.T, path string) io.Reader {
 	return conn
 }
 
-// overTLS starts a TLS server for the stream. It returns a function like open, which uses
-// HTTP/2 or HTTP/1.1.
+// overTLS starts a TLS server for the stream. The returned function requests the stream
+// like open, but over HTTP/2 or HTTP/1.1 with TLS.
 func (f *streamed) overTLS(t *testing.T, http2 bool) func(*testing.T, string) io.Reader {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(f.handler)
@@ -152,8 +152,8 @@ func TestStalledClientIsDropped(t *testing.T) {
 }
 
 func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Reader) {
-	// After this first byte, the transport reads only a little more of the stream by
-	// itself.
+	// After this first byte, the client's transport reads only a little more by itself.
+	// The stream therefore stalls.
 	stalled := bufio.NewReaderSize(open(t, "/stalled"), 16)
 	if _, err := stalled.ReadByte(); err != nil {
 		t.Fatal(err)
@@ -201,7 +201,7 @@ func testDropped(t *testing.T, f *streamed, open func(*testing.T, string) io.Rea
 		t.Fatalf("the stream of %s ended first", who)
 	}
 	t.Logf("the stalled client is dropped %s after the last event", time.Since(begin))
-	if took := time.Since(begin); took > 10*time.Second { // takes 3 s on an idle machine
+	if took := time.Since(begin); took > 10*time.Second { // dropping takes 3 s on an idle machine
 		t.Errorf("the stalled client is dropped after %s", took)
 	}
 	hear(slow, "job.advanced", many)
@@ -233,8 +233,8 @@ func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	}
 }
 
-// endsWithRetry reads a stream to its end. The stream must end with a retry field before
-// the job ends.
+// endsWithRetry reads a stream to its end and calls started at the event job.started. The
+// stream must end with a retry field before the job ends.
 func (f *streamed) endsWithRetry(t *testing.T, started func()) {
 	t.Helper()
 	resp, err := http.Get(f.url)

@@ -94,7 +94,8 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// integerForm is the pattern of integers, as in JSON. strconv accepts +1 and 01 too.
+// integerForm is the pattern of integers in JSON. strconv also accepts other spellings,
+// such as +1 and 01.
 var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
 
 var idForm = regexp.MustCompile(uuidForm)
@@ -120,7 +121,7 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 		case "query":
 			given = query[p.Name]
 		case "header":
-			if p.Schema.Type != huma.TypeString { // a header with a text may be a list over several lines
+			if p.Schema.Type != huma.TypeString { // a text header may be split over several lines
 				given = headers[http.CanonicalHeaderKey(p.Name)]
 			}
 			if p.Name == "Last-Event-ID" && len(given) == 1 && given[0] == "" {

@@ -53,7 +53,7 @@ func (s *server) ticket(ctx context.Context, in *jobInput) (*ticketOutput, error
 	return out, nil
 }
 
-// ticketParam is the query parameter of a ticket.
+// ticketParam is the query parameter that has the ticket.
 const ticketParam = "ticket"
 
 // eventsPath returns the path of a job's events. A ticket for the job opens this path.
@@ -62,7 +62,7 @@ func eventsPath(job uuid.UUID) string { return jobPath(job) + "/events" }
 // ticketOf returns the ticket of a request, and the path that the ticket must be for. It
 // reports false if the request has no ticket, or if the operation accepts no tickets.
 func ticketOf(ctx huma.Context) (ticket, path string, ok bool) {
-	// A HEAD request opens no stream.
+	// A HEAD request opens no stream, so it must not use up a ticket.
 	if ticket = ctx.Query(ticketParam); ticket == "" || ctx.Method() == http.MethodHead || !accepts(ctx.Header("Accept"), "text/event-stream") {
 		return "", "", false
 	}

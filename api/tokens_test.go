@@ -51,7 +51,7 @@ func TestRevokingATokenEndsItsSession(t *testing.T) {
 		if hint != "" {
 			values.Set("token_type_hint", hint)
 		}
-		for range 2 { // the answer does not depend on whether there is a session to end
+		for range 2 { // the answer must be the same after the session has ended
 			if a := revoke(values).Must(t, 200); len(a.Body) > 0 {
 				t.Errorf("%s: %s", what, a.Body)
 			}
@@ -121,7 +121,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	first := ticket()
 	stream := f.As("").Stream(t.Context(), path+"?ticket="+first)
 	for m, err := range stream {
-		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // the stream begins with a comment
+		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // the empty message is the comment at the beginning of the stream
 			t.Fatalf("%+v, %v", m, err)
 		}
 		if m.Event == "job.accepted" {

@@ -20,7 +20,7 @@ import (
 // operation.
 const rolesName = "roles"
 
-// only(roles) is the metadata of an operation that requires one of the roles.
+// only returns the metadata of an operation that requires one of the roles.
 func only(roles ...auth.Role) map[string]any { return map[string]any{rolesName: roles} }
 
 // authorize refuses callers whose role may not call the operation. It reads the account's

@@ -17,7 +17,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// token tries to sign in and returns the answer.
+// token asks for an access token with a password, and returns the answer.
 func (f *fixture) token(name, password string) apitest.Answer {
 	f.T.Helper()
 	return f.Form("/token", "username", name, "password", password)
@@ -43,7 +43,7 @@ func TestRolesDecideWhoMayCall(t *testing.T) {
 	ids := map[auth.Role]uuid.UUID{auth.User: f.owner}
 	for _, role := range []auth.Role{auth.Auditor, auth.Admin} {
 		ids[role], access[role] = f.user("the-" + string(role))
-		if _, err := accounts.SetRole(t.Context(), ids[role], role); err != nil { // after the sign-in
+		if _, err := accounts.SetRole(t.Context(), ids[role], role); err != nil { // the role changes after the sign-in
 			t.Fatal(err)
 		}
 	}
@@ -260,8 +260,8 @@ func TestSigningOutEverywhereEndsAllSessions(t *testing.T) {
 	f.token("somebody", "a long sentence").Must(t, 200)
 }
 
-// TestErasedAccountIsGone searches for remains of an erased account. An access token from
-// before the erasure must be refused.
+// TestErasedAccountIsGone erases an account. Its name, texts and key must be gone, and
+// its access token must be refused.
 //
 // security: ASVS 7.4.2, ASVS 7.5.1
 func TestErasedAccountIsGone(t *testing.T) {
@@ -334,7 +334,8 @@ func TestGuessingIsThrottledForEveryName(t *testing.T) {
 	for _, name := range []string{"somebody", "nobody-at-all"} {
 		guesses := 0
 		a := f.token(name, "a long guess")
-		// On a slow machine, the first short waits end before the next guess.
+		// On a slow machine, the first short waits end before the next guess. The test
+		// therefore guesses until a guess is refused.
 		for ; a.Status == http.StatusUnauthorized && guesses < 20; guesses++ {
 			a.Refused(t, 401, "invalid_credentials")
 			a = f.token(name, "a long guess")

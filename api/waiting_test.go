@@ -9,8 +9,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestLeavingClientCancelsItsJob breaks off requests that wait for their jobs. The job
-// must be cancelled, unless the client can come back for it.
+// TestLeavingClientCancelsItsJob disconnects clients that wait for their jobs. Each job
+// must be cancelled, unless the request lets the client ask for the job later.
 func TestLeavingClientCancelsItsJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
