@@ -23,8 +23,8 @@ type Client struct {
 	base    func() string
 	http    http.Client
 	tries   int
-	timeout time.Duration // limit of one try
-	silence time.Duration // longest silence of a stream
+	timeout time.Duration // the longest time that one try may take
+	silence time.Duration // the longest time for which a stream may be silent
 
 	mu      sync.Mutex
 	session session
@@ -187,13 +187,13 @@ func (c *Client) open(ctx context.Context, r *Request) (*http.Response, error) {
 	if renewErr != nil {
 		return nil, renewErr
 	}
-	if renewed == access { // the session cannot get new tokens
+	if renewed == access { // the session has no means to get a new token
 		return nil, err
 	}
 	return c.send(ctx, r, renewed)
 }
 
-// send sends a request once.
+// send sends a request once, with the access token unless access is "".
 func (c *Client) send(ctx context.Context, r *Request, access string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, r.method(), strings.TrimSuffix(c.base(), "/")+r.Path, bytes.NewReader(r.Body))
 	if err != nil {

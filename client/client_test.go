@@ -30,11 +30,12 @@ func TestNewAcceptsOnlyAbsoluteHTTPURLs(t *testing.T) {
 }
 
 // TestTemporaryFailuresAreRetried answers the first try with each kind of temporary
-// failure. The second try must succeed with the same key.
+// failure. The client must try again with the same idempotency key, and that try must
+// succeed.
 func TestTemporaryFailuresAreRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		first http.HandlerFunc
-		after time.Duration // shortest time until the answer; the longest is firstPause more
+		after time.Duration // the shortest time that the call may take; the longest is firstPause more
 	}{
 		"connection":     {abort, firstPause / 2},
 		"half an answer": {half, firstPause / 2},
@@ -100,7 +101,7 @@ func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 func TestFinalAnswersAreNotRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
-		want   error // ErrProtocol, or a problem
+		want   error // ErrProtocol, or nil if the error must be a problem with the code
 		code   string
 	}{
 		"400":                {problem(400, "invalid_request"), nil, "invalid_request"},
@@ -169,9 +170,10 @@ func TestPausesDoubleUpToALimit(t *testing.T) {
 	})
 }
 
-// TestSingleTryNeedsNoKey sends POSTs that are not retried. A key would only cost the
-// service a row in its database. Only a POST that waits must have a key, because its job
-// continues without the client only under a key.
+// TestSingleTryNeedsNoKey sends POSTs that are not retried. They must have no key,
+// because a key costs the service a row in its database. A POST that waits for a text
+// must have a key, because without a key the service cancels the job of a client that
+// disconnects.
 func TestSingleTryNeedsNoKey(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /jobs", text(`{"id":"j"}`))
@@ -212,8 +214,9 @@ func TestContextEndsTries(t *testing.T) {
 	}
 }
 
-// TestDeadlineBeforeRetryAfterReturnsAtOnce has a deadline that is earlier than the end
-// of Retry-After. The call must not wait for the deadline.
+// TestDeadlineBeforeRetryAfterReturnsAtOnce gives a call a deadline that is earlier than
+// the end of Retry-After. The call must return at once, because a retry would be too
+// late.
 func TestDeadlineBeforeRetryAfterReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -228,8 +231,8 @@ func TestDeadlineBeforeRetryAfterReturnsAtOnce(t *testing.T) {
 	})
 }
 
-// TestBaseIsPickedForEachTry uses two replicas. The first replica is down, so the second
-// one must answer.
+// TestBaseIsPickedForEachTry calls two replicas, the first of which is down. The second
+// try must go to the second replica.
 func TestBaseIsPickedForEachTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -249,8 +252,8 @@ func TestBaseIsPickedForEachTry(t *testing.T) {
 	})
 }
 
-// TestRequestsAreNotChanged sends a request that has a key and headers of its own. The
-// client must send them and must not change the caller's request.
+// TestRequestsAreNotChanged sends a request whose caller has set an idempotency key and
+// headers. The client must send them and must not change the caller's request.
 func TestRequestsAreNotChanged(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /x", text("{}"))

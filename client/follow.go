@@ -135,7 +135,8 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 			return 0, errDone
 		}
 		if e.Ends() {
-			// The transport reuses a connection if its answer was read to the end.
+			// The transport can reuse the connection only after the answer has been read
+			// to its end.
 			quiet.Reset(streamEnd)
 			_, _ = io.CopyN(io.Discard, resp.Body, maxStreamEnd)
 			return 0, errDone
@@ -176,9 +177,9 @@ func (f *follower) event(m Message) (e Event, err error) {
 	return e, nil
 }
 
-// explainEmpty requests the job after an empty stream. It returns errDone if the caller
-// has seen the job's last event. It returns errCut if the stream was cut before that
-// event.
+// explainEmpty finds out why a stream was empty, by requesting the job. It returns
+// errDone if the caller has seen the job's last event. It returns errCut if the stream
+// was cut before that event.
 func (f *follower) explainEmpty(ctx context.Context) error {
 	resp, err := f.client.try(ctx, &Request{Path: jobPath(f.job)})
 	if err != nil {

@@ -23,7 +23,7 @@ var course = []string{
 	`{"version":4,"type":"job.completed","at":"2026-11-23T03:03:29Z","finish_reason":"length","usage":{"total_tokens":3},"timings":{"total_ms":9}}`,
 }
 
-// stream returns the messages of the course after a version.
+// stream returns the events of course after a version, as the messages of a stream.
 func stream(after int) string {
 	var b strings.Builder
 	for i, data := range course[after:] {
@@ -50,10 +50,10 @@ func resumes(t *testing.T, r *http.Request) int {
 	return after
 }
 
-// sse answers with a stream.
+// sse returns a handler that answers with a stream of server-sent events.
 func sse(stream string) http.HandlerFunc { return text(stream, "Content-Type", "text/event-stream") }
 
-// follow collects the versions that a client sees.
+// follow collects the versions of the events that Follow yields.
 func follow(ctx context.Context, c *Client, after int) (versions []int, err error) {
 	for e, err := range c.Follow(ctx, "j", after) {
 		if err != nil {
@@ -318,24 +318,24 @@ func TestFollowGivesUpOnFinalErrors(t *testing.T) {
 	}
 }
 
-// TestFollowGivesUpAfterSilentConnections has connections that bring nothing. Follow must
-// end after Options.Tries of them in a row. A connection that brings something resets the
-// count.
+// TestFollowGivesUpAfterSilentConnections breaks connections before their first message.
+// Follow must end after Options.Tries such connections in a row. A connection with a
+// message must reset the count.
 func TestFollowGivesUpAfterSilentConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
 		s.answers("GET /jobs/j/events", abort, sse(": x\n\n"), sse(""), abort, abort, abort, sse(stream(0)))
 		s.answers("GET /jobs/j", text(`{"id":"j","state":"queued","version":1}`))
 		_, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
-		if err == nil || len(s.requests()) != 7 { // one of the requests is for the job
+		if err == nil || len(s.requests()) != 7 { // six streams, and a request for the job after the empty stream
 			t.Errorf("%v after %d requests", err, len(s.requests()))
 		}
 		got, err := follow(t.Context(), s.client(Options{Tries: 5}), 0)
 		if err != nil || len(got) != 4 {
 			t.Errorf("%v, %v", got, err)
 		}
-		// With one try, a stream that is cut must end Follow with an error. A stream that
-		// ends with a retry field must not.
+		// With Options.Tries of 1, a stream that is cut must end Follow with an error. A
+		// stream that ends with a retry field must not end Follow.
 		s = newService(t)
 		s.answers("GET /jobs/j/events", sse(strings.TrimSuffix(stream(0), stream(2))+"retry: 500\n\n"), sse(strings.TrimSuffix(stream(2), stream(3))))
 		got, err = follow(t.Context(), s.client(Options{Tries: 1}), 0)
@@ -345,8 +345,8 @@ func TestFollowGivesUpAfterSilentConnections(t *testing.T) {
 	})
 }
 
-// TestContextEndsFollow cancels the context during a stream and during the pauses after
-// it. Follow must return at once.
+// TestContextEndsFollow cancels the context during a stream, and during the pause before
+// the next one. Follow must return at once.
 func TestContextEndsFollow(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"the stream": func(w http.ResponseWriter, r *http.Request) { sse(": x\n\n")(w, r); hang(w, r) },
@@ -371,9 +371,9 @@ func TestContextEndsFollow(t *testing.T) {
 	}
 }
 
-// TestEmptyStreamsAreToldApart has two kinds of empty streams. Some belong to a job that
-// has ended, and others were cut before the first byte. The client must request the job to
-// tell the two kinds apart.
+// TestEmptyStreamsAreToldApart answers with two kinds of empty streams. Some belong to a
+// job that has ended, and others were cut before the first byte. The client must request
+// the job to tell the two kinds apart.
 func TestEmptyStreamsAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, job := range []http.HandlerFunc{abort, problem(503, "unavailable"), text(`{"id":"j","state":"running","version":2}`), text(`{"id":"j","state":"completed","version":4}`)} {

@@ -123,7 +123,8 @@ type Event struct {
 	// Final belongs to job.failed. It is false if another attempt follows.
 	Final bool `json:"final"`
 
-	// By belongs to job.cancelled. It is owner, or service for a deadline.
+	// By belongs to job.cancelled. It is "owner", or "service" if the deadline has
+	// passed.
 	By string `json:"by"`
 }
 

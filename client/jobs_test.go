@@ -50,8 +50,9 @@ func TestInvalidKeysAreNotSent(t *testing.T) {
 
 func inf() float64 { zero := 0.0; return 1 / zero }
 
-// TestGenerateRepeatsItsKeyUntilCompletion first answers that the text takes longer, and
-// then breaks a connection. The client must repeat the request with the same key.
+// TestGenerateRepeatsItsKeyUntilCompletion first answers that the text is not ready, and
+// then breaks a connection. The client must repeat the request with the same idempotency
+// key until the job has completed.
 func TestGenerateRepeatsItsKeyUntilCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -189,8 +190,8 @@ func TestHistoryRequestsOnlyNeededPages(t *testing.T) {
 	})
 }
 
-// TestHistoryRefusesForeignLinks has links that the client must not follow. The client
-// may send the access token only to the service.
+// TestHistoryRefusesForeignLinks answers with links to the next page that the client must
+// not follow, because it may send the access token to the service only.
 func TestHistoryRefusesForeignLinks(t *testing.T) {
 	for _, link := range []string{"https://elsewhere.example/history", "//elsewhere.example/history", "history", "", "/history", "http://a b", "/%zz"} {
 		s := newService(t)

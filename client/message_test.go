@@ -120,8 +120,8 @@ func TestSecondRangeContinuesAfterTheFirst(t *testing.T) {
 	}
 }
 
-// FuzzMessages compares the reader with messagesByDefinition. The result must be the same
-// if the stream arrives in two parts.
+// FuzzMessages compares the reader with messagesByDefinition. Both must return the same
+// messages, even if the stream arrives in two parts.
 func FuzzMessages(f *testing.F) {
 	for _, seed := range []string{
 		"id: 1\nevent: e\ndata: d\nretry: 5\n\n", ": x\n\n", "data: a\r\ndata: b\r\n\r\n", "\ufeffdata\r\rid", "id: \x00\n\n", "retry: 1x\n\n\n",

@@ -135,7 +135,7 @@ func (w *response) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// abort breaks the connection.
+// abort breaks the connection before an answer.
 func abort(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
 // text answers 200 with a body.

@@ -86,8 +86,8 @@ func (c *Client) access(ctx context.Context) (string, error) {
 // renew returns an access token that replaces a refused one. This is the token that
 // another call has received meanwhile, or a new token. If the session cannot be renewed,
 // renew returns the refused token. Concurrent calls share one request for tokens. The
-// request continues after their contexts end, because a refresh token may be unusable
-// once its answer is lost.
+// request continues after their contexts end, because the refresh token may then be used
+// up, so the answer must not be lost.
 func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	c.mu.Lock()
 	if c.session.tokens.Access != refused || !c.session.renewable() {
@@ -110,7 +110,7 @@ func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 }
 
 // run gets new tokens, with one try for each kind of credential. It does not retry,
-// because the calls that wait for the renewal do so.
+// because the calls that wait for the renewal retry by themselves.
 func (c *Client) run(ctx context.Context, r *renewal) {
 	tokens, err := c.newTokens(ctx, r.of)
 	c.mu.Lock()

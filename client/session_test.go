@@ -120,8 +120,8 @@ func TestSessionIsRenewedAndSignedInAgain(t *testing.T) {
 	}
 }
 
-// TestTokensContinueAnEarlierSession continues a session with a refresh token alone.
-// After a refusal of this token the call must fail, because the client has no password.
+// TestTokensContinueAnEarlierSession continues a session with a refresh token alone. When
+// the service refuses this token, the call must fail, because the client has no password.
 func TestTokensContinueAnEarlierSession(t *testing.T) {
 	s := newSessions(t)
 	s.n = 7
@@ -147,8 +147,8 @@ func TestTokensContinueAnEarlierSession(t *testing.T) {
 	}
 }
 
-// TestConcurrentCallsShareARenewal has many calls whose access token has expired. These
-// calls must share one request for another token.
+// TestConcurrentCallsShareARenewal makes many calls with an expired access token. The
+// calls must share one request for a new token.
 func TestConcurrentCallsShareARenewal(t *testing.T) {
 	s := newSessions(t)
 	c := s.over(Options{})
@@ -198,8 +198,8 @@ func TestRenewalOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestRenewalIsRetried loses the answer of a renewal. The waiting call must retry with
-// the same refresh token.
+// TestRenewalIsRetried loses the answer to a request for new tokens. The call that waits
+// for the tokens must retry with the same refresh token.
 func TestRenewalIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -259,8 +259,8 @@ func TestAnswersWithoutATokenAreErrors(t *testing.T) {
 	}
 }
 
-// TestSecondRefusalIsFinal also refuses the renewed access token. The call must then
-// fail.
+// TestSecondRefusalIsFinal refuses an access token and then the renewed one. The call
+// must fail.
 func TestSecondRefusalIsFinal(t *testing.T) {
 	s := newService(t)
 	s.answers("POST /token", text(`{"access_token":"a","refresh_token":"r"}`))

@@ -13,14 +13,14 @@ import (
 
 const timeout = time.Minute
 
-// TestFreshCallBeginsAfterItsCallers has several callers that arrive while a call runs.
+// TestFreshCallBeginsAfterItsCallers calls DoFresh several times while another call runs.
 // All these callers must share the next call.
 func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		begun, answer := 0, make(chan struct{})
 		fn := func(context.Context) (int, error) {
-			begun++ // needs no lock, because calls run one at a time
+			begun++ // begun needs no lock, because calls with one key run one at a time
 			n := begun
 			<-answer
 			return n, nil
@@ -40,7 +40,7 @@ func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		// A call with another key must not wait for these calls.
+		// A call with another key must not wait for the calls above.
 		if n, err := g.DoFresh(t.Context(), "b", func(context.Context) (int, error) { return 7, nil }); n != 7 || err != nil {
 			t.Errorf("another key got %d, %v", n, err)
 		}
@@ -85,7 +85,7 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 			}
 			return n, nil
 		}
-		const anyCount = 0 // the number of calls is not fixed, because one may begin just when another ends
+		const anyCount = 0 // any number of calls is right, because one may begin just when another ends
 		begin := time.Now()
 		expect := func(what string, err, want error, n int32, at time.Duration) {
 			t.Helper()
@@ -106,8 +106,8 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 		callers.Wait()
 		expect("just afterwards", do(t.Context()), failing, 1, 2*time.Second)
 		time.Sleep(keep)
-		// Keep begins at the end of a call. So callers that have waited for a call must not
-		// repeat it, even if the call took longer than Keep.
+		// Keep counts from the end of a call. Callers that have waited for a call must
+		// therefore not repeat it, even if the call took longer than Keep.
 		callers.Go(func() { expect("a second later", do(t.Context()), nil, anyCount, 5*time.Second) })
 		synctest.Wait()
 		if !g.Busy("") || g.Busy("other") {
@@ -196,9 +196,9 @@ func TestKeepUsesTheGroupsClock(t *testing.T) {
 	}
 }
 
-// TestConcurrentCallersGetFreshResults has concurrent callers of Do and DoFresh. Calls with
-// the same key must not overlap. A result of DoFresh must come from a call that began after
-// DoFresh was called.
+// TestConcurrentCallersGetFreshResults calls Do and DoFresh from several goroutines.
+// Calls with the same key must not overlap. A result of DoFresh must come from a call
+// that began after DoFresh was called.
 func TestConcurrentCallersGetFreshResults(t *testing.T) {
 	g := Group[int64]{Timeout: timeout}
 	var clock, running atomic.Int64

@@ -16,7 +16,7 @@ type Certificate struct {
 
 	mu      sync.Mutex
 	checked time.Time
-	read    [2]stamp // the state of the files at the last read, valid or not
+	read    [2]stamp // the state of the files at the last read, whether or not they were usable
 	current *tls.Certificate
 }
 
@@ -94,9 +94,9 @@ func (c *Certificate) stamps() (now [2]stamp) {
 	return now
 }
 
-// load reads the files. The caller must hold c.mu if c is shared already.
+// load reads the files. If other goroutines may already use c, the caller must hold c.mu.
 func (c *Certificate) load() error {
-	c.read = c.stamps() // before the files are read, so that a later change is noticed
+	c.read = c.stamps() // taken before the files are read, so that a later change is noticed
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
 		return err

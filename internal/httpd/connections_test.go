@@ -15,7 +15,7 @@ import (
 func TestConnectionsAreLimited(t *testing.T) {
 	for name, k := range map[string]struct {
 		trusted []netip.Prefix
-		want    int // connections of one network
+		want    int // the number of connections that one network may open
 	}{
 		"one network": {nil, 2},
 		"a proxy":     {[]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, 8},

@@ -116,7 +116,8 @@ func TestAmbiguousFramingClosesTheConnection(t *testing.T) {
 	}
 }
 
-// By default, package net/http answers OPTIONS * itself. Here the handler must answer it.
+// TestHandlerAnswersOptionsOfTheServer sends OPTIONS *. The handler must answer it,
+// although net/http would answer it itself by default.
 func TestHandlerAnswersOptionsOfTheServer(t *testing.T) {
 	addr := serve(t, ListenOptions{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }).Addr().String()
 	if got := exchange(t, addr, "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 418") {
@@ -168,7 +169,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 		},
 		"does not read the response": func(conn net.Conn) {
 			if runtime.GOOS != "linux" {
-				return // only Linux has the timeout; elsewhere the client sends no head and is timed out
+				return // only Linux has the timeout unacknowledged; elsewhere the timeout header ends this connection
 			}
 			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			<-closed
@@ -184,7 +185,7 @@ func TestSlowClientsLoseTheirConnections(t *testing.T) {
 			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 				t.Error("the connection is still open")
 			}
-			// The write timeout of a minute must not be what has closed the connection.
+			// The connection must end before the write timeout, which is a minute.
 			if took := time.Since(begin); took < quick.header/2 || took > 40*time.Second {
 				t.Errorf("closed after %s", took)
 			} else {

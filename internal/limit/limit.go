@@ -56,7 +56,7 @@ func InMemory(name string, rate Rate) (*Limit, error) {
 	store, err := memorystore.New(&memorystore.Config{
 		Tokens:   rate.Requests,
 		Interval: rate.Per,
-		// After a window without a request, a key needs no memory.
+		// A key that had no request for a whole window needs no memory.
 		SweepInterval: rate.Per,
 		SweepMinTTL:   rate.Per,
 	})

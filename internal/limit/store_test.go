@@ -90,8 +90,9 @@ func TestStoreBehavesLikeTheMemoryStore(t *testing.T) {
 	})
 }
 
-// Windows must stay aligned to the first request, even after a long pause. A change of
-// the database's clock must not make a window longer.
+// TestWindowsStayAligned takes requests of one key over several windows. The windows must
+// stay aligned to the first request, even after a long pause. A change of the database's
+// clock must not make a window longer.
 func TestWindowsStayAligned(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -107,7 +108,7 @@ func TestWindowsStayAligned(t *testing.T) {
 			t.Errorf("%+v, want %v, %d remaining, a reset in %s to %s", c, ok, remaining, minReset, maxReset)
 		}
 	}
-	const slack = 5 * time.Minute // for a slow machine
+	const slack = 5 * time.Minute // the time that a slow machine may take
 	take(true, 1, time.Hour-slack, time.Hour)
 	take(true, 0, time.Hour-slack, time.Hour)
 	take(false, 0, time.Hour-slack, time.Hour)
@@ -167,8 +168,8 @@ func TestProcessesShareOneLimit(t *testing.T) {
 	}
 }
 
-// TestRefusedKeyNeedsNoQuery drops the table. A key that was refused before must be
-// refused again, without an error.
+// TestRefusedKeyNeedsNoQuery drops the table of counts after a key has been refused. The
+// key must be refused again, without an error.
 func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -182,7 +183,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	if !ok {
 		t.Fatal("the refusal is not cached")
 	}
-	r.until = time.Now().Add(time.Hour) // for a slow machine
+	r.until = time.Now().Add(time.Hour) // so that the refusal does not expire on a slow machine
 	s.cache("k", r)
 	if _, err := db.Owner.Exec(t.Context(), `drop table rate_limits`); err != nil {
 		t.Fatal(err)
@@ -254,7 +255,8 @@ func TestOldCountsAreRemoved(t *testing.T) {
 	wg.Wait()
 }
 
-// The stored row must not contain the key.
+// TestKeysAreStoredAsHashes reads the row of a key from the database. The row must not
+// contain the key itself.
 func TestKeysAreStoredAsHashes(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)

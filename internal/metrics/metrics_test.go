@@ -11,7 +11,8 @@ import (
 	"colophon/events"
 )
 
-// The metrics of the process itself must be served without a database.
+// TestMetricsWorkWithoutADatabase uses a database that cannot be reached. The metrics
+// that need no query must still be served.
 func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), "postgres://nobody@127.0.0.1:1/nothing")
 	if err != nil {

@@ -15,7 +15,7 @@ func TestOfIsTheAddressOrThe64OfIPv6(t *testing.T) {
 		"[2001:db8:1:2::1]":            "2001:db8:1:2::/64",
 		"[::ffff:192.0.2.7]:443":       "192.0.2.7",
 		"[fe80::1%eth0]:443":           "fe80::/64",
-		"@":                            "@", // a unix socket
+		"@":                            "@", // the peer of a Unix socket
 		"[2001:db8:1:3:ffff::1]:65535": "2001:db8:1:3::/64",
 	} {
 		if got := Of(remote); got != want {

@@ -119,7 +119,7 @@ func readEnd(d *jsontext.Decoder) error {
 
 // readError converts an error of jsontext to an error of Object or Check.
 func readError(d *jsontext.Decoder, err error) error {
-	if errors.Is(err, io.EOF) { // the text ends before the value begins
+	if errors.Is(err, io.EOF) { // the text ends where a value should begin
 		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
 	}
 	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)

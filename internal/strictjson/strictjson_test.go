@@ -95,8 +95,8 @@ func TestObjectNamesTheRepeatedMember(t *testing.T) {
 
 func TestObjectCallsForEachMemberInOrder(t *testing.T) {
 	var got []string
-	// The reader returns single bytes. Names and values must stay right when the decoder
-	// reuses its buffer.
+	// The reader returns one byte at a time, so the decoder reuses its buffer often.
+	// Names and values must stay right.
 	err := Object(iotest.OneByteReader(strings.NewReader(`{"b": [1, {"x":2}],"a":null}`)), func(name string, value []byte) error {
 		got = append(got, name, string(value))
 		return nil

@@ -35,8 +35,9 @@ func NewAuthority(t *testing.T) *Authority {
 // File returns the path of the file that Issue writes under a name.
 func (a *Authority) File(name string) string { return filepath.Join(a.dir, name) }
 
-// Issue writes a new certificate and its key to the named files, each in one step, and
-// returns the certificate's serial number.
+// Issue writes a new certificate and its key to the named files, and returns the
+// certificate's serial number. It replaces each file in one step, so that no reader sees
+// half a file.
 func (a *Authority) Issue(cert, key string) int64 {
 	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
