@@ -119,7 +119,7 @@ func divergence(p, q []float32) float64 {
 		lp := float64(p[i]) - logP
 		kl += math.Exp(lp) * (lp - (float64(q[i]) - logQ))
 	}
-	return max(kl, 0) // rounding can make it negative
+	return max(kl, 0) // rounding can make the sum negative
 }
 
 func logSumExp(x []float32) float64 {

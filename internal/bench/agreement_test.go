@@ -6,7 +6,7 @@ import (
 )
 
 func TestDivergenceIsInNats(t *testing.T) {
-	// Probabilities of 1/2 and 1/2, and of 3/4 and 1/4.
+	// The logits give the probabilities 1/2 and 1/2, and the probabilities 3/4 and 1/4.
 	even, uneven := []float32{7, 7}, []float32{float32(math.Log(3)), 0}
 	if got, want := divergence(uneven, even), 0.75*math.Log(1.5)+0.25*math.Log(0.5); math.Abs(got-want) > 1e-6 {
 		t.Errorf("%g, want %g", got, want)

@@ -48,7 +48,7 @@ func (b *serviceBench) calls(ctx context.Context, r *ServiceReport) error {
 	return nil
 }
 
-// call runs four callers that repeat do, and measures the times of do.
+// call runs four callers that repeat the function do, and measures how long do takes.
 func (b *serviceBench) call(ctx context.Context, name string, do func(context.Context) error, busy bool) (serviceCall, error) {
 	const callers = 4
 	row := serviceCall{Call: name, Busy: busy}
@@ -115,7 +115,7 @@ func (b *serviceBench) whileBusy(ctx context.Context, do func() error) (float64,
 	begin, before := time.Now(), tokens.Load()
 	err := do()
 	select {
-	case <-arrived: // ignore a token that arrived during do
+	case <-arrived: // ignore a token that arrived while do was running
 	default:
 	}
 	next()

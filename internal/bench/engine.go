@@ -29,8 +29,8 @@ import (
 // Model is the model to measure. The zero Model has random weights in the shape of the
 // published GPT-2 124M.
 type Model struct {
-	Name  string // in reports
-	From  string // argument of `colophon up --model`
+	Name  string // the name in reports
+	From  string // the value of `colophon up --model`
 	Files fs.FS  // config.json, model.safetensors, vocab.json and merges.txt
 }
 

@@ -10,9 +10,9 @@ import (
 
 // limits are the machine's speeds at a moment.
 type limits struct {
-	ReadGB   float64 `json:"read_gb_s"`   // reading the weights from memory
-	FMAGFLOP float64 `json:"fma_gflop_s"` // computing with float32
-	Int8GOP  float64 `json:"int8_gop_s"`
+	ReadGB   float64 `json:"read_gb_s"`   // 1e9 bytes per second, when reading the weights from memory
+	FMAGFLOP float64 `json:"fma_gflop_s"` // 1e9 operations per second, when computing with float32
+	Int8GOP  float64 `json:"int8_gop_s"`  // 1e9 operations per second, when computing with int8
 }
 
 // measureLimits measures the machine's speeds at this moment. The measurement takes

@@ -19,9 +19,9 @@ func TestMinTimeIsTheLimitOfTheMachine(t *testing.T) {
 		{engineRow{Phase: "decode", Weights: "f32", Batch: 1}, 57.7},
 		{engineRow{Phase: "decode", Weights: "f16", Batch: 1}, 115.4},
 		{engineRow{Phase: "decode", Weights: "int8", Batch: 1}, 230.7},
-		{engineRow{Phase: "decode", Weights: "f32", Batch: 1, Context: 1000}, 50.2}, // 74 MB of keys and values
+		{engineRow{Phase: "decode", Weights: "f32", Batch: 1, Context: 1000}, 50.2}, // this step also reads 74 MB of keys and values
 		{engineRow{Phase: "decode", Weights: "f32", Batch: 4}, 230.7},
-		{engineRow{Phase: "decode", Weights: "f16", Batch: 16}, 789.3}, // 195 / 0.247
+		{engineRow{Phase: "decode", Weights: "f16", Batch: 16}, 789.3}, // 195 GFLOP/s divided by 0.247 GFLOP per token
 		{engineRow{Phase: "prefill", Weights: "f16", Prompt: 128}, 1127},
 		{engineRow{Phase: "prefill", Weights: "int8", Prompt: 128}, 2102},
 	} {

@@ -30,7 +30,7 @@ type engineRun struct {
 // measureInChild runs a command that calls Measure, and returns the result.
 func measureInChild(cmd *exec.Cmd, progress io.Writer) (run engineRun, err error) {
 	cmd.Stderr = progress
-	in, err := cmd.StdinPipe() // the system closes in when this process ends
+	in, err := cmd.StdinPipe() // if this process ends, the system closes the pipe
 	if err != nil {
 		return run, err
 	}

@@ -16,25 +16,25 @@ import (
 type engineRow struct {
 	Phase        string  `json:"phase"` // decode or prefill
 	Weights      string  `json:"weights"`
-	Batch        int     `json:"batch"`                    // streams
-	Prompt       int     `json:"prompt"`                   // tokens of each stream's prompt
+	Batch        int     `json:"batch"`                    // number of streams
+	Prompt       int     `json:"prompt"`                   // number of tokens of each stream's prompt
 	Kernel       string  `json:"kernel"`                   // fingerprint of the arithmetic
-	TokS         float64 `json:"tok_s"`                    // of all streams
+	TokS         float64 `json:"tok_s"`                    // tokens per second, of all streams together
 	Roofline     float64 `json:"roofline"`                 // share of the machine's limit
 	RSSMB        float64 `json:"rss_mb"`                   // peak memory so far, in 1e6 bytes
-	StepMS       float64 `json:"step_ms,omitempty"`        // decode: the median step
-	Context      int     `json:"context,omitempty"`        // decode: tokens in a sequence after half the steps
-	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // prefill: until the first token is sampled
-	limits               // measured between the steps or the prompts
-	partTimes            // of a step or of a prompt
+	StepMS       float64 `json:"step_ms,omitempty"`        // decode: the median time of a step
+	Context      int     `json:"context,omitempty"`        // decode: number of tokens in a sequence after half the steps
+	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // prefill: the time until the first token is sampled
+	limits               // the machine's limits, measured between the steps or prompts
+	partTimes            // the parts of the time of a step or prompt
 }
 
 // partTimes are the mean times of the parts of a step or of a prompt.
 type partTimes struct {
-	ProductsMS  float64 `json:"products_ms"` // products with the weights
+	ProductsMS  float64 `json:"products_ms"` // multiplication with the weights
 	AttentionMS float64 `json:"attention_ms"`
 	RowsMS      float64 `json:"rows_ms"`    // work on one token at a time, such as normalising
-	BetweenMS   float64 `json:"between_ms"` // only the caller works
+	BetweenMS   float64 `json:"between_ms"` // the rest of the time, in which only the caller works
 
 	// ProductsShare is the speed of the products as a share of their own limit.
 	ProductsShare float64 `json:"products_share"`
@@ -45,19 +45,19 @@ type mixedRow struct {
 	Weights       string  `json:"weights"`
 	Streams       int     `json:"streams"`
 	Prompt        int     `json:"prompt"`
-	StepMS        float64 `json:"step_ms"`         // the median before the prompt
+	StepMS        float64 `json:"step_ms"`         // the median time of a step before the prompt
 	P95WaitMS     float64 `json:"p95_wait_ms"`     // 95th percentile of the waits during the prompt
-	LongestWaitMS float64 `json:"longest_wait_ms"` // of any stream during the prompt
+	LongestWaitMS float64 `json:"longest_wait_ms"` // the longest wait of any stream during the prompt
 	Ratio         float64 `json:"ratio"`           // LongestWaitMS / StepMS
-	PromptMS      float64 `json:"prompt_ms"`       // until the prompt has been computed
+	PromptMS      float64 `json:"prompt_ms"`       // the time until the prompt has been computed
 
-	LongestUsualMS float64 `json:"longest_usual_ms"` // longest wait of any stream before the prompt: the jitter of the machine
+	LongestUsualMS float64 `json:"longest_usual_ms"` // the longest wait of any stream before the prompt, which shows the jitter of the machine
 }
 
 // Prompts have these lengths if the context has room for them.
 const (
-	decodePrompt = 64  // before decoding
-	longPrompt   = 900 // computed while other streams run
+	decodePrompt = 64  // tokens of the prompt before decoding
+	longPrompt   = 900 // tokens of the prompt that is computed while other streams run
 	longStreams  = 7   // number of streams that run during the long prompt
 )
 
@@ -97,7 +97,7 @@ func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 		machine = append(machine, b.measureLimits(logits[len(logits)-1]))
 	}
 	parts := b.parts(before, logits, len(logits))
-	if len(logits) > 1 { // the first run also allocates the keys and values
+	if len(logits) > 1 { // the first run is dropped, because it also allocates the keys and values
 		logits, token = logits[1:], token[1:]
 	}
 	return engineRow{Phase: "prefill", Batch: 1, Prompt: n, TokS: float64(n) / median(logits).Seconds(),

@@ -32,18 +32,18 @@ type ServiceOptions struct {
 
 // Setup is the environment of the measured service. Service removes it afterwards.
 type Setup struct {
-	Model    string // argument of `colophon up --model`
+	Model    string // the value of `colophon up --model`
 	Database string // URL of an empty database
 	Data     string // data directory, which does not exist yet
 }
 
 // These constants set the size of the work.
 const (
-	promptTokens   = 32  // in a caller's job
-	newTokens      = 64  // in a caller's job
-	engineStreams  = 8   // callers of the engine alone
-	historyRecords = 100 // in a response of GET /history
-	watchTokens    = 800 // in a text that many clients follow
+	promptTokens   = 32  // tokens of the prompt in a caller's job
+	newTokens      = 64  // new tokens of a caller's job
+	engineStreams  = 8   // concurrent sequences when the engine is measured alone
+	historyRecords = 100 // records in a response of GET /history
+	watchTokens    = 800 // tokens of a text that many clients follow
 )
 
 // serviceBench measures one service in a process of its own, and one engine in this

@@ -26,7 +26,7 @@ type serviceRow struct {
 	Callers    int     `json:"callers"`
 	Jobs       int     `json:"jobs"`
 	TokS       float64 `json:"tok_s"`
-	Share      float64 `json:"share"` // of the speed of the engine alone just before
+	Share      float64 `json:"share"` // the share of the engine's speed alone, measured just before
 	FirstP50MS float64 `json:"first_token_p50_ms"`
 	FirstP99MS float64 `json:"first_token_p99_ms"`
 }
@@ -44,7 +44,7 @@ type serviceWatch struct {
 	Clients     int     `json:"clients"`
 	Jobs        int     `json:"jobs"`
 	Messages    int     `json:"messages"`
-	P50MS       float64 `json:"behind_p50_ms"` // from the event's time to its arrival at the client
+	P50MS       float64 `json:"behind_p50_ms"` // the time from the event to its arrival at the client
 	P99MS       float64 `json:"behind_p99_ms"`
 	Listening   int     `json:"listening_connections"`
 	KBPerClient float64 `json:"kb_per_client"` // growth of the process's memory, in 1e3 bytes
@@ -57,7 +57,7 @@ type serviceCall struct {
 	PerSecond float64 `json:"per_second"`
 	P50MS     float64 `json:"p50_ms"`
 	P99MS     float64 `json:"p99_ms"`
-	TokS      float64 `json:"tok_s"` // of the busy engine at the same time
+	TokS      float64 `json:"tok_s"` // tokens per second of the engine during the calls, if it is busy
 }
 
 func (r *ServiceReport) heading() []string {

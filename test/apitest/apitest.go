@@ -91,7 +91,7 @@ func (c Client) Do(method, path, body string, headers ...string) Answer {
 	return a
 }
 
-// Form posts a form. The fields are names and values in turn.
+// Form posts a form with fields, which are names and values in turn.
 func (c Client) Form(path string, fields ...string) Answer {
 	c.T.Helper()
 	values := url.Values{}
@@ -258,7 +258,7 @@ func (a Answer) Problem() (p Problem, err error) {
 	said := p.Detail
 	if err := json.Unmarshal(read.Error, &p.Error.Type); err == nil {
 		p.Error.Code, p.Error.Message = read.Code, read.Description
-		said = strings.ReplaceAll(p.Detail, `"`, "'") // OAuth2 does not allow quotation marks
+		said = strings.ReplaceAll(p.Detail, `"`, "'") // the service replaces quotation marks, because OAuth2 does not allow them
 	} else if err := json.Unmarshal(read.Error, &p.Error); err != nil {
 		return p, err
 	}

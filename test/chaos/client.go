@@ -74,7 +74,7 @@ func (m meter) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Header.Get("Last-Event-ID") != "" && resp.StatusCode == http.StatusOK {
 		m.count.resumed.Add(1)
 	}
-	if r.Header.Get("Accept") != "text/event-stream" { // clients cut streams themselves
+	if r.Header.Get("Accept") != "text/event-stream" { // the clients end streams on purpose, so a broken stream is not counted
 		resp.Body = &countedBody{resp.Body, func() {
 			m.count.broken.Add(1)
 			if submits {

@@ -85,7 +85,7 @@ func (r *run) inject(ctx context.Context, f fault) error {
 		r.faultLog.add(entry)
 	}
 	if ctx.Err() != nil {
-		err = nil // the run ended during the fault
+		err = nil // the end of the run during a fault is no error
 	}
 	return err
 }

@@ -82,7 +82,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 			add("postgres", freeze, between(time.Second, 4*time.Second))
 		case i%4 == 3:
 			add(api(), freeze, between(500*time.Millisecond, 5*time.Second))
-		case i%2 == 0: // longer than the lease: another worker takes the job before the frozen worker wakes up
+		case i%2 == 0: // longer than the lease, so another worker takes the job before the frozen worker wakes up
 			add(worker(), freeze, between(7*time.Second, 11*time.Second))
 		default:
 			add(worker(), freeze, between(500*time.Millisecond, 3*time.Second))

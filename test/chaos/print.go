@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// resultLines returns the lines with the result: faults and violations.
+// resultLines returns the lines with the numbers of faults and violations.
 func resultLines(r *Report) []string {
 	return []string{
 		fmt.Sprintf("%d jobs under %d kills, %d freezes, %d restarts and %d cuts in %.0f s", r.Jobs, r.Kinds["kills"], r.Kinds["freezes"], r.Kinds["restarts"], r.Kinds["cuts"], r.Seconds),

@@ -211,11 +211,11 @@ func (p *Proxy) copy(l *link, dir direction) {
 	}
 	// When one side has ended the connection, nobody reads the bytes of the other side.
 	l.finish()
-	for range chunks { // the reading goroutine ends with the link
+	for range chunks { // waits for the reading goroutine, which ends with the link
 	}
 }
 
-// finish ends a link in order. Bytes that were written before still arrive.
+// finish ends a link without a reset. Bytes that were written before still arrive.
 func (l *link) finish() {
 	l.once.Do(func() {
 		close(l.done)

@@ -88,7 +88,8 @@ func (r *record) recovery(id string, f injectedFault) (time.Duration, bool) {
 		if !w.at.After(f.injectedAt) || w.kind != "job.advanced" && w.kind != "job.completed" {
 			continue
 		}
-		// Statements that the process sent before the fault may arrive after the fault.
+		// Postgres may run a statement after the fault although the process sent it
+		// before the fault. Such a write is not a recovery.
 		sentBefore := f.action == kill || f.action == freeze && w.at.Before(f.injectedAt.Add(f.lasts))
 		if w.writer == f.writer && sentBefore {
 			if w.kind == "job.completed" {

@@ -78,9 +78,9 @@ func TestReportFindsEveryViolation(t *testing.T) {
 	}
 }
 
-// TestRecoveryLastsUntilTheNextTokens has one job. worker-1 takes this job at 0 s and is
-// killed at 1 s. The last write of worker-1 arrives at 1.1 s. worker-2 takes the job at 7
-// s and completes it at 7.5 s.
+// TestRecoveryLastsUntilTheNextTokens measures the recovery of one job. worker-1 takes
+// this job at 0 s and is killed at 1 s. The last write of worker-1 arrives at 1.1 s.
+// worker-2 takes the job at 7 s and completes it at 7.5 s. The recovery must take 6.5 s.
 func TestRecoveryLastsUntilTheNextTokens(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }

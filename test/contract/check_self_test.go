@@ -12,8 +12,9 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestCheckFindsPlantedFaults plants one fault in each answer. The check must report each
-// of them, or it could also miss a fault of the service.
+// TestCheckFindsPlantedFaults tests checkAnswer, which compares the answers of the
+// service with its document. It plants one fault in each request or answer. checkAnswer
+// must report the fault, because otherwise it could also miss a fault of the service.
 func TestCheckFindsPlantedFaults(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -110,8 +111,9 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	}
 }
 
-// TestMutationsReachEveryPart shows three properties. The function missing lists all
-// pairs at first. Requests and mutations reach each pair. Some rare results occur.
+// TestMutationsReachEveryPart tests the coverage of the generated requests. At first, the
+// method missing must list every pair as untried. After all rounds it must list none, and
+// the rare results below must have occurred.
 func TestMutationsReachEveryPart(t *testing.T) {
 	t.Parallel()
 	s := newService(t)

@@ -113,7 +113,7 @@ func shape(a apitest.Answer) string {
 	return b.String() + anyUUID.ReplaceAllString(string(a.Body), "ID")
 }
 
-// caller is one row of the matrix.
+// caller is one row of the access matrix.
 type caller struct {
 	what          string
 	person        *person
@@ -121,7 +121,7 @@ type caller struct {
 	authenticated bool   // the service accepts the access token
 }
 
-// matrixUsers holds the users behind the rows of the matrix.
+// matrixUsers holds the users behind the rows of the access matrix.
 type matrixUsers struct {
 	owner, other, auditor, admin *person
 	disabled, erased             *person

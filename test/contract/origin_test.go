@@ -20,8 +20,8 @@ func (s *service) databaseState() (state string) {
 
 // TestOtherOriginsChangeNothing sends every operation as a browser does for a page of
 // another origin. A GET must change nothing. The service must refuse any other method
-// before it checks anything else, with or without an access token. POST /users, /token
-// and /revoke need no access token.
+// before it checks anything else. It must do so with and without an access token, because
+// some operations need no token.
 //
 // security: ASVS 3.5.1, ASVS 3.5.2, ASVS 3.5.3
 func TestOtherOriginsChangeNothing(t *testing.T) {
@@ -29,7 +29,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 	s := newService(t)
 	doc := s.fetchDocument()
 	g := &generator{Rand: rand.New(rand.NewPCG(1, 4)), doc: doc, caller: s.signUp("caller")}
-	g.own = []string{s.runningJob(g.caller)} // the worker is killed, so only requests change the database
+	g.own = []string{s.runningJob(g.caller)} // runningJob kills the worker, so only requests change the database
 	for _, op := range doc.operations {
 		for _, signedIn := range []bool{true, false} {
 			for _, from := range []http.Header{

@@ -55,8 +55,9 @@ func TestSeedFaultsAreGone(t *testing.T) {
 	s.checkLogs()
 }
 
-// The seed held a database connection while it generated a text. While sixteen texts were
-// in progress, the seed never answered another request.
+// testWaitingJobsBlockNoRequests fills all slots of the worker and queues more jobs.
+// Other requests must still be answered. The original project held a database connection
+// for each text, and answered no other request during sixteen texts.
 //
 // security: ASVS 15.2.2, API4:2023, LLM10:2025
 func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
@@ -80,7 +81,7 @@ func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
 	}
 	s.as(c.person).Do("GET", "/history", "").Must(t, 200)
 	s.signUp("meanwhile")
-	if took := time.Since(begin); took > 20*time.Second { // usually milliseconds; the seed took 70 s for the first request
+	if took := time.Since(begin); took > 20*time.Second { // usually milliseconds; the original project took 70 s for the first request
 		t.Errorf("other requests took %s", took)
 	}
 	s.cancelBurst(c)
@@ -151,8 +152,8 @@ func testEmptyPromptsAreRefused(t *testing.T, s *service) {
 	}
 }
 
-// testForgedTokensAreRefused signs tokens with the default secrets of the seed and of
-// other examples. The service must refuse each token.
+// testForgedTokensAreRefused signs tokens with the default secrets of the original
+// project and of other examples. The service must refuse each token.
 //
 // security: ASVS 6.3.2, ASVS 9.1.1, API2:2023
 func testForgedTokensAreRefused(t *testing.T, s *service) {

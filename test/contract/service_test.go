@@ -153,7 +153,7 @@ type person struct {
 	name, password  string
 	id              string
 	access, refresh string
-	role            string // "" is user
+	role            string // "" means the role user
 }
 
 // signUp registers an account and signs in to it.

@@ -69,7 +69,8 @@ func port(t *testing.T, address string) int {
 
 // TestCertificatesComeFromAnACMEAuthority gets certificates through both kinds of
 // challenges. One name resolves to the HTTPS listener. The other name resolves only to
-// the plain HTTP listener.
+// the plain HTTP listener. Both names must get a certificate, which the next process must
+// serve again.
 //
 // security: ASVS 12.2.2
 func TestCertificatesComeFromAnACMEAuthority(t *testing.T) {

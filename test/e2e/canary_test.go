@@ -243,7 +243,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	err = filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			if entry != nil && entry.Name() == "data" && strings.HasSuffix(filepath.Dir(path), "postgres") {
-				return fs.SkipDir // the rows of these files have been read
+				return fs.SkipDir // the test has already read the rows in these files
 			}
 			return err
 		}

@@ -97,7 +97,8 @@ func (b *breakingConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// try sends a request over a new connection. This connection breaks at the moment at.
+// try sends a request over a new connection. The parameter at is the moment at which the
+// connection breaks.
 func try(ctx context.Context, c apitest.Client, path, body, key string, at cut) (apitest.Answer, error) {
 	c.Transport = &http.Transport{
 		DisableKeepAlives: true,

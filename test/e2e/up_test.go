@@ -22,7 +22,8 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// The first three tests are the tests of the tutorial's service.
+// The first three tests make the same checks as the tests of the tutorial that this
+// project is based on.
 
 func TestTextIsGeneratedAndKeptInTheHistory(t *testing.T) {
 	t.Parallel()

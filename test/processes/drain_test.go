@@ -39,7 +39,7 @@ func TestDrainedWorkerHandsItsJobsOver(t *testing.T) {
 		}
 		next(t, events, advanced)
 	}
-	second.Freeze() // else an event of the running job may win against the cancellation
+	second.Freeze() // otherwise the second worker could store an event of its running job before the cancellation
 	for _, id := range others {
 		c.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	}

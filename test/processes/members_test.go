@@ -148,7 +148,7 @@ func (c user) watch(id string) <-chan event {
 		defer close(events)
 		for m, err := range stream {
 			if err != nil || m.Data == "" {
-				continue // if the test needs a lost event, next fails
+				continue // a test that waits for the lost event fails in next
 			}
 			e := event{at: time.Now()}
 			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {

@@ -27,7 +27,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	output output
 	exited chan struct{}
-	err    error // result of Wait; set before exited is closed
+	err    error // the result of cmd.Wait, which is set before exited is closed
 }
 
 // Start starts a command of the program at path. It returns at once, and Ready waits
@@ -50,7 +50,8 @@ func Start(log io.Writer, env []string, path string, args ...string) (*Process, 
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
-		// When the thread that forked ends, Linux treats this as the death of the parent.
+		// Linux sends the parent-death signal when the thread that started the process
+		// ends. The goroutine therefore keeps its thread.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()

@@ -7,8 +7,8 @@ import "syscall"
 func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 
 // awaitStop blocks until all threads of a child process have stopped, or until the
-// process has ended. A stop signal takes effect some time after it is sent. Other waits
-// can still see the state of the child.
+// process has ended. It is needed because a stop signal takes effect some time after it
+// is sent. With WNOWAIT, a later wait can still see the state of the child.
 func awaitStop(pid int) {
 	const byPID = 1 // P_PID, which package syscall lacks
 	for {

@@ -91,7 +91,7 @@ func Path(t testing.TB) string {
 // the database is dropped after the test.
 func Database(t testing.TB) *pgtest.DB {
 	t.Helper()
-	Path(t) // builds first, because a build may exceed the time for a migration
+	Path(t) // the build comes first, because it may take longer than a migration may take
 	return pgtest.New(t, migrate)
 }
 

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// statSources makes the files of the module inputs of the test. go test repeats a cached
-// result unless an input has changed. It does not see that the program is built from
-// these files, because another process reads them.
+// statSources makes go test treat the files of the module as inputs of the test. go test
+// repeats a cached result unless an input has changed. It does not see that the program
+// is built from these files, because another process reads them.
 func statSources() error {
 	root, err := moduleRoot()
 	if err != nil {
