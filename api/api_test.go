@@ -28,8 +28,8 @@ func TestDescriptionIsCommitted(t *testing.T) {
 	}
 }
 
-// TestEveryParameterIsBounded walks the description. Every value that a client may send
-// must have an upper bound.
+// TestEveryParameterIsBounded walks through the OpenAPI description. Every value that a
+// client may send must have an upper bound.
 //
 // security: ASVS 2.1.1, ASVS 2.2.1, API4:2023, LLM10:2025
 func TestEveryParameterIsBounded(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 // timeouts bound the time for which the service waits for a client, and the time for
 // which a stream may be silent.
 type timeouts struct {
-	body   time.Duration // for a client to send the body of a request
-	answer time.Duration // for a client to read an answer that is not a stream; a client that reads nothing is dropped sooner
-	write  time.Duration // for a client to read one write of a stream
-	beat   time.Duration // until a silent stream sends a heartbeat
+	body   time.Duration // the time for a client to send the body of a request
+	answer time.Duration // the time for a client to read an answer that is not a stream; a client that reads nothing is dropped sooner
+	write  time.Duration // the time for a client to read one write of a stream
+	beat   time.Duration // the time until a silent stream sends a heartbeat
 }
 
 var productionTimeouts = timeouts{

@@ -78,7 +78,7 @@ func FuzzNesting(f *testing.F) {
 }
 
 // FuzzGenerateBody sends bodies through Huma's checks. If a body passes, all its values
-// must be in the bounds of the description.
+// must be within the bounds of the OpenAPI description.
 //
 // security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {

@@ -22,6 +22,9 @@ func clientOf(remote string, forwarded ...string) string {
 	return network.Of(client(r, proxies))
 }
 
+// TestOnlyTrustedProxiesNameTheClient derives the client's address from X-Forwarded-For
+// headers. Only hops that trusted proxies wrote may decide the address.
+//
 // security: ASVS 4.1.3, ASVS 15.3.4
 func TestOnlyTrustedProxiesNameTheClient(t *testing.T) {
 	for name, k := range map[string]struct {

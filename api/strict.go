@@ -18,9 +18,9 @@ const (
 	uuidText = "8-4-4-4-12 hexadecimal digits"
 )
 
-// strict makes an operation's description agree with what the service accepts. An id in a
-// parameter must match uuidForm. A text in the query must not be empty. A body member
-// that is not required may be null.
+// strict makes the OpenAPI description of an operation agree with what the service
+// accepts. An id in a parameter must match uuidForm. A text in the query must not be
+// empty. A body member that is not required may be null.
 func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 	for _, p := range op.Parameters {
 		if p.Schema == nil {

@@ -34,6 +34,10 @@ func TestPublishedKeysHaveNoPrivatePart(t *testing.T) {
 	}
 }
 
+// TestRevokingATokenEndsItsSession revokes access tokens and refresh tokens, with and
+// without a hint. Afterwards both tokens of the session must be refused. An unknown token
+// must be answered with 200.
+//
 // security: ASVS 7.4.1, ASVS 10.4.9
 func TestRevokingATokenEndsItsSession(t *testing.T) {
 	t.Parallel()
@@ -187,7 +191,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 			t.Errorf("%.10s... is in the log", secret)
 		}
 	}
-	// The description must not say that any other operation accepts tickets.
+	// The OpenAPI description must not say that any other operation accepts tickets.
 	var spec struct {
 		Paths map[string]map[string]struct {
 			Security []map[string][]string

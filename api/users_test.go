@@ -95,8 +95,8 @@ func TestRolesDecideWhoMayCall(t *testing.T) {
 	f.As(access[auth.Auditor]).Do("GET", "/users/me", "").Must(t, 401)
 }
 
-// TestDescriptionNamesRoles reads the roles of each operation in the description. These
-// must be the roles that the operation requires.
+// TestDescriptionNamesRoles reads the roles of each operation in the OpenAPI description.
+// These must be the roles that the operation requires.
 //
 // security: ASVS 8.1.1
 func TestDescriptionNamesRoles(t *testing.T) {
@@ -132,6 +132,9 @@ func TestDescriptionNamesRoles(t *testing.T) {
 	}
 }
 
+// TestDisabledAccountCannotSignIn disables an account and enables it again. The account
+// must be able to sign in only while it is enabled.
+//
 // security: ASVS 7.4.2, ASVS 7.4.5, ASVS 8.3.2
 func TestDisabledAccountCannotSignIn(t *testing.T) {
 	t.Parallel()
@@ -216,6 +219,10 @@ func TestLinkHeadersLeadThroughAllPages(t *testing.T) {
 	auditor.Do("GET", "/users/"+f.owner.String()+"/events?after=-1", "").Must(t, 422)
 }
 
+// TestPasswordChangeChecksBothPasswords changes a password. A wrong current password and
+// an unsuitable new password must be refused, and the answer must name the member that is
+// wrong.
+//
 // security: ASVS 6.2.2, ASVS 6.2.3, ASVS 7.4.3, ASVS 7.5.1
 func TestPasswordChangeChecksBothPasswords(t *testing.T) {
 	t.Parallel()
@@ -250,6 +257,9 @@ func TestPasswordChangeChecksBothPasswords(t *testing.T) {
 	f.token("somebody", "another sentence").Must(t, 200)
 }
 
+// TestSigningOutEverywhereEndsAllSessions ends all sessions of an account. An earlier
+// refresh token must be refused, and a new sign-in must succeed.
+//
 // security: ASVS 7.5.2
 func TestSigningOutEverywhereEndsAllSessions(t *testing.T) {
 	t.Parallel()

@@ -90,6 +90,9 @@ func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 	}
 }
 
+// TestAdminListenerIsLoopbackUnlessAllowed checks addresses of --admin-listen. An address
+// that other machines can reach must be refused without --admin-remote.
+//
 // security: ASVS 13.4.5
 func TestAdminListenerIsLoopbackUnlessAllowed(t *testing.T) {
 	for address, ok := range map[string]bool{

@@ -80,6 +80,9 @@ func newTestTerminal() *testTerminal {
 	return s
 }
 
+// TestPulledModelIsListedAndVerified pulls a model, damages its files and pulls it again.
+// The commands list and verify must report the state of the files at each step.
+//
 // security: LLM03:2025, API10:2023
 func TestPulledModelIsListedAndVerified(t *testing.T) {
 	h := newFakeHub(t)

@@ -61,7 +61,7 @@ func TestServiceServesOnlySecureTLS(t *testing.T) {
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}}); err == nil {
 		t.Error("a weak cipher suite is accepted")
 	}
-	// The service must use the new certificate after the files have changed.
+	// After the files have changed, the service must use the new certificate.
 	second := a.Issue("cert.pem", "key.pem")
 	eventually(t, "the new certificate is used", func() bool {
 		got, err := get(nil)

@@ -20,7 +20,7 @@ type agreementRow struct {
 	Top1    float64 `json:"top1"`   // share of the tokens with the same most likely next token
 }
 
-// agreementTokens is the length of the text for the comparison.
+// agreementTokens is the number of tokens of the compared text.
 const agreementTokens = 64
 
 // agreement compares the other weight formats with f32 on a text sampled with f32

@@ -18,7 +18,7 @@ func goVersion() string {
 
 // cpuName returns the processor's name, or the architecture if it is unknown.
 func cpuName() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // on Linux
+	info, _ := os.ReadFile("/proc/cpuinfo") // the file exists only on Linux
 	for line := range strings.Lines(string(info)) {
 		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
 			return strings.TrimSpace(value)
@@ -36,7 +36,7 @@ const (
 // memoryOf returns a field of a process's memory, in 1e6 bytes. It returns 0 if the
 // system has no such field.
 func memoryOf(pid int, field string) float64 {
-	status, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status")) // on Linux
+	status, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status")) // the file exists only on Linux
 	for line := range bytes.Lines(status) {
 		if rest, ok := bytes.CutPrefix(line, []byte(field)); ok {
 			kib, _ := strconv.ParseFloat(string(bytes.Fields(rest)[0]), 64)
@@ -53,7 +53,7 @@ type processorTime struct{ busy, all time.Duration }
 // readProcessorTime returns the processor time since the start of the system. It
 // returns zero if the system does not count processor time.
 func readProcessorTime() (t processorTime) {
-	stat, _ := os.ReadFile("/proc/stat") // on Linux
+	stat, _ := os.ReadFile("/proc/stat") // the file exists only on Linux
 	line, _, _ := strings.Cut(string(stat), "\n")
 	for i, field := range strings.Fields(strings.TrimPrefix(line, "cpu")) {
 		const idle, wait, guest = 3, 4, 8

@@ -22,9 +22,9 @@ type engineRow struct {
 	TokS         float64 `json:"tok_s"`                    // tokens per second, of all streams together
 	Roofline     float64 `json:"roofline"`                 // share of the machine's limit
 	RSSMB        float64 `json:"rss_mb"`                   // peak memory so far, in 1e6 bytes
-	StepMS       float64 `json:"step_ms,omitempty"`        // decode: the median time of a step
-	Context      int     `json:"context,omitempty"`        // decode: number of tokens in a sequence after half the steps
-	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // prefill: the time until the first token is sampled
+	StepMS       float64 `json:"step_ms,omitempty"`        // the median time of a step; only for decode
+	Context      int     `json:"context,omitempty"`        // the number of tokens in a sequence after half the steps; only for decode
+	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // the time until the first token is sampled; only for prefill
 	limits               // the machine's limits, measured between the steps or prompts
 	partTimes            // the parts of the time of a step or prompt
 }

@@ -32,7 +32,7 @@ func NewProgress(w io.Writer, name string) *Progress {
 	return p
 }
 
-// Show shows the progress: the number of bytes that have arrived, and the total.
+// Show shows the number of bytes that have arrived, and the total.
 func (p *Progress) Show(done, total int64) {
 	if total == 0 {
 		return

@@ -255,7 +255,7 @@ func (r *run) close() error {
 	err := r.postgres.close()
 	// Each start of Postgres begins a new log and keeps the log of the previous start.
 	for _, name := range []string{"log.1", "log"} {
-		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // only one of the two logs may exist
+		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // the error is ignored, because one of the two logs may be missing
 		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))
 	}
 	return err

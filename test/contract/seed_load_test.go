@@ -88,6 +88,9 @@ func testKnownNamesTakeNoLonger(t *testing.T, s *service) {
 	}
 }
 
+// testHashingBlocksNoRequests sends many sign-ins at once, each of which hashes a
+// password. Meanwhile the service must answer other requests.
+//
 // security: ASVS 15.2.2
 func testHashingBlocksNoRequests(t *testing.T, s *service) {
 	p := s.signUp("reads-meanwhile")
@@ -156,6 +159,10 @@ func testEveryRequestCounts(t *testing.T, s *service) {
 	}
 }
 
+// testForwardingHeadersAreIgnored sends a different client address in a forwarding header
+// of each request. All requests must count against the same limit, because no proxy is
+// trusted.
+//
 // security: ASVS 15.3.4
 func testForwardingHeadersAreIgnored(t *testing.T, s *service) {
 	for _, header := range []string{"X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP"} {
@@ -173,6 +180,9 @@ func testForwardingHeadersAreIgnored(t *testing.T, s *service) {
 	}
 }
 
+// testRateLimitHasRetryAfter exceeds a rate limit of an hour. The refusal must say in
+// Retry-After how long to wait, at most an hour.
+//
 // security: ASVS 2.4.1
 func testRateLimitHasRetryAfter(t *testing.T, s *service) {
 	limited := s.rateLimited(hourly)

@@ -95,6 +95,9 @@ func testWaitingJobsBlockNoRequests(t *testing.T, _ *service) {
 	s.checkLogs()
 }
 
+// testErrorsHideInternals sends invalid texts, names and passwords. No answer may be a
+// 5xx, and no answer may show a detail of the implementation.
+//
 // security: ASVS 16.5.1, API8:2023
 func testErrorsHideInternals(t *testing.T, s *service) {
 	p := s.signUp("clumsy")
@@ -175,6 +178,9 @@ func testForgedTokensAreRefused(t *testing.T, s *service) {
 	}
 }
 
+// testWholePasswordCounts signs in with passwords that differ only after 72 bytes. Only
+// the right password may be accepted.
+//
 // security: ASVS 6.2.8, ASVS 6.2.9
 func testWholePasswordCounts(t *testing.T, s *service) {
 	head := strings.Repeat("0123456789ab", 6) // 72 bytes
@@ -186,6 +192,9 @@ func testWholePasswordCounts(t *testing.T, s *service) {
 	}
 }
 
+// testOriginsAreNotReflected sends requests with Origin headers that are not allowed. No
+// answer may have a CORS header.
+//
 // security: ASVS 3.4.2, ASVS 3.5.2
 func testOriginsAreNotReflected(t *testing.T, s *service) {
 	p := s.signUp("elsewhere")
@@ -201,6 +210,9 @@ func testOriginsAreNotReflected(t *testing.T, s *service) {
 	}
 }
 
+// testUserNamesForgeNoLogLines puts line breaks and a forged log line into names and
+// paths. The log must not contain the forged line.
+//
 // security: ASVS 16.4.1
 func testUserNamesForgeNoLogLines(t *testing.T, s *service) {
 	const forged = "level=ERROR msg=forged-line"
@@ -269,6 +281,9 @@ func testTimesHaveAZone(t *testing.T, s *service) {
 	}
 }
 
+// testPlainHTTPHasNoHSTS requests pages over plain HTTP. No answer may have the header
+// Strict-Transport-Security.
+//
 // security: ASVS 3.4.1
 func testPlainHTTPHasNoHSTS(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/healthz", "/history", "/nowhere"} {
@@ -280,6 +295,9 @@ func testPlainHTTPHasNoHSTS(t *testing.T, s *service) {
 	}
 }
 
+// testLargeBodiesAreRefused sends bodies of 20 MB. The service must answer 413 or close
+// the connection.
+//
 // security: API4:2023
 func testLargeBodiesAreRefused(t *testing.T, s *service) {
 	p := s.signUp("verbose")
@@ -296,6 +314,8 @@ func testLargeBodiesAreRefused(t *testing.T, s *service) {
 	}
 }
 
+// testPagesLoadNothingForeign reads the pages. No page may refer to another host.
+//
 // security: ASVS 3.6.1
 func testPagesLoadNothingForeign(t *testing.T, s *service) {
 	foreign := regexp.MustCompile(`(?i)(src|href|action)\s*=\s*["']?\s*(https?:)?//`)
@@ -310,6 +330,9 @@ func testPagesLoadNothingForeign(t *testing.T, s *service) {
 	}
 }
 
+// testSignInRevealsNoAccounts signs in with a wrong password, as a known user and as an
+// unknown user. Both answers must be the same.
+//
 // security: ASVS 6.3.8
 func testSignInRevealsNoAccounts(t *testing.T, s *service) {
 	s.signUp("well-known")
@@ -324,6 +347,9 @@ func testSignInRevealsNoAccounts(t *testing.T, s *service) {
 	}
 }
 
+// testPolicyForbidsInlineScripts reads the Content-Security-Policy of pages and of other
+// answers. No policy may allow inline scripts or other hosts.
+//
 // security: ASVS 3.4.3, ASVS 3.4.6
 func testPolicyForbidsInlineScripts(t *testing.T, s *service) {
 	for _, path := range []string{"/", "/docs", "/openapi.json", "/history", "/nowhere", "/assets/favicon.svg"} {

@@ -304,6 +304,9 @@ func TestAccountsKeepTheirSecrets(t *testing.T) {
 	}
 }
 
+// TestUnknownRoutesAreProblems requests routes and methods that do not exist. Each answer
+// must be a problem with the right code. Every answer must have the security headers.
+//
 // security: ASVS 4.1.4, ASVS 13.4.3, ASVS 13.4.4
 func TestUnknownRoutesAreProblems(t *testing.T) {
 	t.Parallel()
