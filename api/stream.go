@@ -160,7 +160,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*eventsOutput, er
 // streams counts the open streams.
 type streams struct {
 	mu  sync.Mutex
-	of  map[uuid.UUID]int // by account
+	of  map[uuid.UUID]int // the number of open streams of each account
 	all int
 }
 

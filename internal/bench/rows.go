@@ -208,8 +208,8 @@ func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 // is computed.
 func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 	short := min(decodePrompt, b.info.Context/4)
-	before := min(24, b.info.Context/4) // steps before the prompt
-	const after = 4                     // steps after the prompt
+	before := min(24, b.info.Context/4) // number of steps before the prompt
+	const after = 4                     // number of steps after the prompt
 	streams, closeAll, err := b.open(ctx, longStreams, b.prompt(short))
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ import (
 type ServiceOptions struct {
 	Model    Model
 	Weights  kernel.Format
-	Quick    bool      // shorter runs
+	Quick    bool      // makes the runs shorter
 	PGBin    string    // directory of initdb and postgres; if empty, Service searches for it
 	Progress io.Writer // receives a line for each step
 }

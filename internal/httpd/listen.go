@@ -19,7 +19,7 @@ type ListenOptions struct {
 	// quarter of this number, unless the network is in Trusted. 0 means no limit.
 	MaxConnections int
 
-	Trusted []netip.Prefix // networks of reverse proxies
+	Trusted []netip.Prefix // networks of trusted reverse proxies
 	Log     *slog.Logger   // required if MaxConnections is not 0
 
 	timeouts timeouts // zero means productionTimeouts

@@ -189,7 +189,7 @@ func (s *Store) Close(context.Context) error {
 
 const (
 	removeEvery = time.Minute
-	removeBatch = 10_000 // rows per statement
+	removeBatch = 10_000 // the largest number of rows that one statement removes
 )
 
 // RemoveOld removes the windows that ended at least ten minutes ago. It does so once a

@@ -117,7 +117,7 @@ func TestWindowsStayAligned(t *testing.T) {
 	take(false, 0, 40*time.Minute-slack, 40*time.Minute)
 	age(t, db.Owner, 45*time.Minute) // five minutes into the second window
 	take(true, 1, 55*time.Minute-slack, 55*time.Minute)
-	age(t, db.Owner, 3*time.Hour+20*time.Minute) // into the fifth window
+	age(t, db.Owner, 3*time.Hour+20*time.Minute) // 25 minutes into the fifth window
 	take(true, 1, 35*time.Minute-slack, 35*time.Minute)
 	age(t, db.Owner, -100*time.Hour) // as if the database's clock had been set back
 	take(true, 0, time.Hour-slack, time.Hour)

@@ -47,7 +47,7 @@ type faultLog struct {
 	mu     sync.Mutex
 	faults []injectedFault // faults that have ended
 	kinds  map[string]int  // number of faults by kind, including faults that have not ended
-	notes  []string        // failed starts
+	notes  []string        // descriptions of failed starts
 }
 
 func (l *faultLog) add(f injectedFault) {

@@ -32,7 +32,7 @@ func detailLines(r *Report) []string {
 // cpuName returns the processor's name on Linux, and the processor's architecture on
 // other systems.
 func cpuName() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // only on Linux
+	info, _ := os.ReadFile("/proc/cpuinfo") // the file exists only on Linux
 	if name := regexp.MustCompile(`model name\s*: (.+)`).FindSubmatch(info); name != nil {
 		return string(name[1])
 	}

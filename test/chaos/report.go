@@ -17,19 +17,19 @@ type Report struct {
 	APIs    int     `json:"apis"`
 	Logs    string  `json:"logs"`
 
-	Requests    int            `json:"requests"`    // requests of clients
-	Jobs        int            `json:"jobs"`        // stored jobs
-	Tokens      int            `json:"tokens"`      // stored tokens
-	Attempts    int            `json:"attempts"`    // starts of jobs
-	Interrupted int            `json:"interrupted"` // jobs that were started more than once
-	Clients     map[string]int `json:"clients"`     // number by mode
+	Requests    int            `json:"requests"`    // number of requests of clients
+	Jobs        int            `json:"jobs"`        // number of stored jobs
+	Tokens      int            `json:"tokens"`      // number of stored tokens
+	Attempts    int            `json:"attempts"`    // number of starts of jobs
+	Interrupted int            `json:"interrupted"` // number of jobs that were started more than once
+	Clients     map[string]int `json:"clients"`     // number of clients by mode
 
 	Kinds  map[string]int `json:"kinds"`  // number of faults by kind: kills, freezes, restarts, cuts
 	Faults map[string]int `json:"faults"` // number of faults by action and target
 
 	Resubmitted int         `json:"resubmitted"`
 	Resumed     int         `json:"resumed"`
-	Broken      int         `json:"broken"`   // calls without an answer
+	Broken      int         `json:"broken"`   // number of calls without an answer
 	Statuses    map[int]int `json:"statuses"` // number of answers for each status from 500
 
 	Recoveries []Distribution `json:"recoveries"`

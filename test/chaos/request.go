@@ -57,7 +57,7 @@ func newRequests(n int, seed uint64) []request {
 			TopP:         []float64{0.3, 0.9, 1, 1}[rng.IntN(4)],
 			Seed:         seed%seedsPerRun*seedsPerRun + uint64(i),
 		}
-		if i%3 == 0 { // a unique prompt
+		if i%3 == 0 { // every third request has a unique prompt
 			r.Prompt = fmt.Sprintf("%d. %s", i, r.Prompt)
 		}
 		for range rng.IntN(3) {

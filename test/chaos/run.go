@@ -175,7 +175,7 @@ func (r *run) start(ctx context.Context) (err error) {
 		return err
 	}
 	key := make([]byte, vault.MasterKeySize)
-	_, _ = rand.Read(key) // never fails
+	_, _ = rand.Read(key) // rand.Read never fails
 	r.key = base64.StdEncoding.EncodeToString(key)
 	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin); err != nil {
 		return err

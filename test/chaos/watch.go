@@ -59,15 +59,15 @@ type leaseChange struct {
 
 // record is the content of the database after the run.
 type record struct {
-	streams      map[string][]event       // by job id
-	seeds        map[string]uint64        // by job id
-	writes       map[string][]write       // by job id, ordered by version
-	leaseChanges map[string][]leaseChange // by job id, ordered by time
+	streams      map[string][]event       // the events of each job, by job id
+	seeds        map[string]uint64        // the seed of each job, by job id
+	writes       map[string][]write       // the writes of each job, by job id, ordered by version
+	leaseChanges map[string][]leaseChange // the lease changes of each job, by job id, ordered by time
 	openLeases   int
 	openEntries  int               // queue entries that are not done
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
-	finished     map[string]bool   // by job id: in a final state
-	entries      map[string]string // by id of an unfinished job: its queue entries and its lease
+	finished     map[string]bool   // whether each job is in a final state, by job id
+	entries      map[string]string // the queue entries and the lease of each unfinished job, by job id
 }
 
 // countUnfinished returns two numbers. jobs is the number of unfinished jobs plus the

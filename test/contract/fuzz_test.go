@@ -34,7 +34,7 @@ type campaign struct {
 
 	left       atomic.Int64
 	mu         sync.Mutex
-	sent       map[string]map[int]int // by kind and status
+	sent       map[string]map[int]int // number of requests by kind and status
 	tried      coverage
 	unsent     int      // number of requests that no client could send
 	accounts   int      // number of accounts registered during the run

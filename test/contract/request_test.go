@@ -21,7 +21,7 @@ type request struct {
 	unknownRoute bool // the route was changed, mostly to a route without an operation
 
 	method string
-	path   []string // segments, not escaped
+	path   []string // the segments of the path, not escaped
 	query  [][2]string
 	more   string // appended to the query, not escaped
 	header [][2]string

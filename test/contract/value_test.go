@@ -71,7 +71,7 @@ func encode(v any) string {
 type generator struct {
 	*rand.Rand
 	doc     *document
-	caller  *person  // sends the requests
+	caller  *person  // the user who sends the requests
 	own     []string // ids of the caller's jobs
 	foreign []string // ids of other users' jobs, and of accounts
 

@@ -137,7 +137,7 @@ func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {
 	t.Parallel()
 	b := newBrowser(t)
 	s := up(t, "--no-rate-limits")
-	const ( // selectors
+	const ( // CSS selectors of elements of the page
 		sign, who                    = chromedp.CSS("#sign"), chromedp.CSS("#who")
 		username, secret             = chromedp.CSS("#username"), chromedp.CSS("#password")
 		register                     = chromedp.CSS("#account button[value=register]")

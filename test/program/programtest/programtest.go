@@ -49,7 +49,7 @@ func Main(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", parallel) // Set accepts every number
+		_ = flag.Set("test.parallel", parallel) // the error is ignored, because Set accepts every number
 	}
 	code := m.Run()
 	if build.remove != nil {
