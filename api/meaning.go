@@ -25,8 +25,8 @@ type temporary interface {
 // meaning describes the problem that clients get for a coded error.
 type meaning struct {
 	status    int
-	detail    string        // in place of the error's own text
-	advice    string        // added to the error's own text
+	detail    string        // the text that replaces the error's own text
+	advice    string        // the text that is added to the error's own text
 	at        string        // the part of the request that is wrong
 	wait      time.Duration // the smallest value of Retry-After
 	challenge string        // the value of WWW-Authenticate

@@ -24,7 +24,7 @@ type request struct {
 	network string    // the client's network, as limits count it
 	route   string    // the pattern that matches, "preflight" or "unknown"
 	account uuid.UUID // the caller's account, once authenticated
-	counted bool      // already counted, so the operation does not count the request again
+	counted bool      // whether the request has been counted, so that its operation does not count it again
 
 	preflight int      // the status of a preflight that succeeds, otherwise 0
 	foreign   *Problem // why the request's origin may not send the request, or nil if it may

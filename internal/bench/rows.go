@@ -26,7 +26,7 @@ type engineRow struct {
 	Context      int     `json:"context,omitempty"`        // the number of tokens in a sequence after half the steps; only for decode
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // the time until the first token is sampled; only for prefill
 	limits               // the machine's limits, measured between the steps or prompts
-	partTimes            // the parts of the time of a step or prompt
+	partTimes            // the mean times of the parts of a step or prompt
 }
 
 // partTimes are the mean times of the parts of a step or of a prompt.

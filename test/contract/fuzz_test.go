@@ -63,7 +63,7 @@ func TestContractHoldsUnderRateLimits(t *testing.T) {
 	s := newService(t)
 	s.startWorker()
 	limited := s.withT(apitest.Beside(t))
-	limited.wire = s.rateLimited("10/10s").wire // the original service registers the accounts, without a limit
+	limited.wire = s.rateLimited("10/10s").wire // the service s registers the accounts, because it has no limit
 	c := newCampaign(limited, s.fetchDocument(), 400)
 	c.findings.rateLimited = true
 	c.run(s, 0)

@@ -148,7 +148,7 @@ func (c user) watch(id string) <-chan event {
 		defer close(events)
 		for m, err := range stream {
 			if err != nil || m.Data == "" {
-				continue // a test that waits for the lost event fails in next
+				continue // the error is ignored, because a test that waits for the lost event fails in the function next
 			}
 			e := event{at: time.Now()}
 			if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
