@@ -45,8 +45,8 @@ type attempt struct {
 	river    *river.Job[generateArgs]
 	job      events.Job         // the state that this attempt last read or wrote
 	holder   uuid.UUID          // identifies this attempt as the holder of the lease
-	deadline time.Time          // the job's deadline by this process's clock; zero if the job has none
-	rules    *policy.Rules      // they filter the generated text
+	deadline time.Time          // the job's deadline on this process's clock, or zero if the job has no deadline
+	rules    *policy.Rules      // the rules that filter the generated text
 	pending  events.JobAdvanced // tokens and text that are generated but not recorded
 }
 
@@ -103,7 +103,7 @@ func (a *attempt) run(ctx context.Context) error {
 		ended <- a.generate(working, job, deltas)
 	}(a.job)
 	err := a.record(working, deltas)
-	stop(err) // stops the generator
+	stop(err) // makes generate return
 	out := <-ended
 	cause := context.Cause(working)
 	switch {
@@ -145,8 +145,8 @@ type outcome struct {
 	err          error
 }
 
-// generate runs the model and sends the released deltas on the channel deltas. It
-// returns the last delta in the outcome.
+// generate runs the model and sends each delta that the holdback buffer releases on the
+// channel deltas. It returns the last delta in the outcome.
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -184,7 +184,7 @@ func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- mo
 // record receives deltas until the channel is closed, and appends them to the job's
 // stream in batches. It leaves the last incomplete batch in a.pending.
 func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
-	timer := time.NewTimer(0) // the first token does not wait
+	timer := time.NewTimer(0) // expires at once, so that the first token is recorded without delay
 	defer timer.Stop()
 	for due := false; ; {
 		select {
@@ -211,7 +211,7 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 // complete runs one transaction that ends the attempt. The transaction records the rest
 // of the text and the job's completion, drops the lease and completes the queue entry.
 func (a *attempt) complete(ctx context.Context, out outcome) error {
-	ctx = context.WithoutCancel(ctx) // see append
+	ctx = context.WithoutCancel(ctx) // for the reason that append gives
 	rest := events.JobAdvanced{
 		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // an empty list is stored as [], not null
 		Text:   a.pending.Text + out.last.Text,

@@ -34,7 +34,7 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
-	first := f.submit(request) // 6 tokens of the prompt and up to 40 new tokens
+	first := f.submit(request) // reserves 6 tokens for the prompt and up to 40 new tokens
 	if today := time.Now().UTC().Format(time.DateOnly); first.Reserved.Tokens != 46 || first.Reserved.Day > today {
 		t.Fatalf("reservation: %+v", first.Reserved)
 	}
@@ -90,14 +90,15 @@ func TestNoBudgetReservesNothing(t *testing.T) {
 	}
 }
 
-// These types are the operations on a budget in the sequential model.
+// These types are the operations on a budget. porcupine compares their concurrent
+// results with a sequential model.
 type (
 	reserve  struct{ tokens int }
 	giveBack struct{ tokens int }
 	read     struct{}
 )
 
-// result is the result of an operation.
+// result is the result of one operation on a budget.
 type result struct {
 	refused bool
 	tokens  int // tokens left after a refused reserve, or tokens spent as seen by a read

@@ -35,7 +35,8 @@ func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog
 	})
 }
 
-// endOverdue ends overdue jobs. A running job gets the additional time grace.
+// endOverdue ends overdue jobs. It ends a running job only after the additional time
+// grace, so that the job's own worker can end the job first.
 func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
 	late, err := store.Overdue(ctx, grace, sweepBatch)
 	// Other processes end the same jobs. A random order makes conflicts rare.

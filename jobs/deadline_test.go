@@ -39,7 +39,8 @@ func (f *fixture) mustEndAtDeadline(j events.Job) {
 	if j.FinishedAt.Before(j.Deadline) {
 		f.t.Errorf("ended %v before its deadline", j.Deadline.Sub(j.FinishedAt))
 	}
-	// On an idle machine, the job ends a second or two after its deadline.
+	// On an idle machine, the job ends a second or two after its deadline. The limit
+	// leaves time for a busy machine.
 	if late := j.FinishedAt.Sub(j.Deadline); late > 20*time.Second {
 		f.t.Errorf("ended %v after its deadline", late)
 	}
@@ -52,7 +53,7 @@ func TestQueuedJobPastItsDeadlineNeverStarts(t *testing.T) {
 	if j.Deadline.IsZero() || j.Deadline.Sub(j.AcceptedAt) > time.Second {
 		t.Fatalf("deadline %v of a job accepted at %v", j.Deadline, j.AcceptedAt)
 	}
-	time.Sleep(time.Until(j.Deadline) + time.Millisecond) // no event marks the deadline
+	time.Sleep(time.Until(j.Deadline) + time.Millisecond) // the test must sleep, because no event marks the deadline
 	f.work(e)
 	j = f.until(j, final)
 	f.mustEndAtDeadline(j)
@@ -87,8 +88,8 @@ func TestRunningJobEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-// TestJobWithoutAWorkerEndsAtItsDeadline has a queued job and a job that has lost its
-// worker. The queue must end both jobs at their deadlines.
+// TestJobWithoutAWorkerEndsAtItsDeadline makes a queued job and a job whose worker is
+// dead. The queue must end both jobs at their deadlines.
 func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -114,7 +115,7 @@ func TestOverdueJobsOfErasedOwnersAreSkipped(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update owner_keys set wrapped = null, erased_at = now()`); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Until(lost.Deadline) + time.Millisecond) // no event marks the deadline
+	time.Sleep(time.Until(lost.Deadline) + time.Millisecond) // the test must sleep, because no event marks the deadline
 	if late, err := f.store.Overdue(t.Context(), 0, 10); err != nil || len(late) != 0 {
 		t.Errorf("overdue jobs: %v, %v, want none (%s has an erased owner)", late, err, lost.ID)
 	}
@@ -164,7 +165,7 @@ func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
 func TestCancelStopsWithinAToken(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.stepTime = 500 * time.Millisecond // far longer than a notification takes
+	e.stepTime = 500 * time.Millisecond // far longer than the notification of the cancel takes
 	f.work(e)
 	j := f.until(f.submit(request), tokens(1))
 	calls := func() int {
@@ -186,8 +187,8 @@ func TestCancelStopsWithinAToken(t *testing.T) {
 	}
 }
 
-// TestCancelOutlastsManyConflicts simulates a worker that wins 50 races against a
-// cancel. The cancel must succeed after that.
+// TestCancelOutlastsManyConflicts simulates a worker that appends an event before each
+// of the first 50 tries of a cancel. The cancel must succeed after that.
 func TestCancelOutlastsManyConflicts(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

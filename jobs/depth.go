@@ -9,10 +9,10 @@ import (
 // maxCountAge is the age after which the queued jobs are counted again.
 const maxCountAge = time.Second
 
-// depthLimit limits the number of queued jobs. It does not count the queued jobs at
-// each submit, but at most once a second. To this count it adds the jobs that this
-// process has queued since the count. It does not subtract the jobs that have started
-// since the count.
+// depthLimit limits the number of queued jobs. It counts the queued jobs at most once a
+// second, and not at each submit. To this count it adds the jobs that this process has
+// queued since the count. It does not subtract the jobs that have started since the
+// count.
 //
 // So one process alone never exceeds the limit. Several processes together may exceed
 // the limit by the number of jobs that the other processes queue within a second.

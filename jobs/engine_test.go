@@ -16,13 +16,13 @@ import (
 type engine struct {
 	weights  string
 	context  int
-	stepTime time.Duration // per token
-	says     string        // the text after a prompt of one token; if empty, pseudorandom letters
-	open     atomic.Int32  // open sequences
+	stepTime time.Duration // duration of each step
+	says     string        // the text after a prompt of one token, or "" for pseudorandom letters
+	open     atomic.Int32  // number of open sequences
 
 	mu    sync.Mutex
-	pause map[int]chan struct{} // by length: wait until the channel is closed or the context is done
-	fail  map[int]error         // by length: fail once
+	pause map[int]chan struct{} // by sequence length, the channels on which Next waits until they are closed or ctx is done
+	fail  map[int]error         // by sequence length, the errors that Next returns once
 	calls int
 }
 
@@ -33,7 +33,7 @@ func newEngine() *engine {
 func (e *engine) Info() model.Info {
 	vocab := 26
 	if e.says != "" {
-		vocab = 'z' + 2 - 'a' // including {, the separator of words
+		vocab = 'z' + 2 - 'a' // the letters and {, which separates words
 	}
 	return model.Info{Name: "fake", Weights: e.weights, Kernel: "fake", Context: e.context, Vocab: vocab, EOS: -1}
 }
@@ -73,7 +73,7 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
 	if s.engine.stepTime > 0 {
-		time.Sleep(s.engine.stepTime) // does not end with the context, like a step of a batch
+		time.Sleep(s.engine.stepTime) // ignores ctx, because the end of one job does not interrupt a step of a batch either
 	}
 	if gate != nil {
 		select {

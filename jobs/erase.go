@@ -16,12 +16,12 @@ const (
 	// erasures that a dead process or an unavailable database has interrupted.
 	eraseEvery = 5 * time.Second
 
-	eraseBatch = 100 // owners or jobs
+	eraseBatch = 100 // maximum number of owners or jobs that one query returns
 )
 
 // Erase cancels the outstanding jobs of a closed owner and destroys the owner's key.
 // After that, nobody can read the owner's prompts and texts. A caller may repeat Erase.
-// Run repeats Erase until it succeeds.
+// Run also repeats a failed Erase until it succeeds.
 func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
 	for {
 		outstanding, err := q.store.Outstanding(ctx, owner, eraseBatch)

@@ -21,7 +21,7 @@ func (f *fixture) close(owner uuid.UUID) {
 	}
 }
 
-// mustBeErased fails the test unless the owner's jobs are cancelled and unreadable.
+// mustBeErased fails the test unless the given jobs are cancelled and unreadable.
 func (f *fixture) mustBeErased(all []events.Job) {
 	f.t.Helper()
 	for _, j := range all {

@@ -11,7 +11,7 @@ import (
 // serviceRate is a measurement of the speed at which the workers take queued jobs.
 type serviceRate struct {
 	at      time.Time     // time of the measurement
-	meanRun time.Duration // mean duration of the latest runs; 0 if there were none
+	meanRun time.Duration // mean duration of the latest runs, or 0 without any run
 	running int           // number of running jobs
 	queued  int           // number of queued jobs
 }
@@ -23,7 +23,8 @@ const (
 	// rateTimeout bounds the query that measures the rate.
 	rateTimeout = 10 * time.Second
 
-	// The mean is taken over the last rateJobs jobs that ended within rateWindow.
+	// The mean run time is taken over the last rateJobs jobs that ended within
+	// rateWindow.
 	rateJobs   = 50
 	rateWindow = time.Hour
 )
@@ -88,9 +89,9 @@ func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
 
 // Outlook is an estimate for a job that has not ended.
 type Outlook struct {
-	Position  int           // in the queue, from 1; 0 if the job is not queued
-	Start     time.Time     // estimated start, to the second; zero if unknown
-	PollAfter time.Duration // time to the client's next poll
+	Position  int           // position in the queue, from 1, or 0 if the job is not queued
+	Start     time.Time     // estimated start, to the second, or zero if unknown
+	PollAfter time.Duration // time that the client should wait before its next poll
 }
 
 // Outlook estimates a job's start and the time after which the client should poll the

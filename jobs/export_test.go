@@ -2,10 +2,11 @@ package jobs
 
 import "time"
 
-// Age calls age, which otherwise runs every ten seconds.
+// Age lets tests call age directly. A worker calls age only every ten seconds.
 var Age = (*Worker).age
 
-// EraseClosed calls eraseClosed, which otherwise runs every five seconds.
+// EraseClosed lets tests call eraseClosed directly. A queue calls eraseClosed only
+// every five seconds.
 var EraseClosed = (*Queue).eraseClosed
 
 // ShortenTiming shortens the intervals of a worker's background work, but not
@@ -13,8 +14,8 @@ var EraseClosed = (*Queue).eraseClosed
 func (w *Worker) ShortenTiming() { w.timing = shortTiming() }
 
 // ShortenTiming shortens the intervals of a queue's background work. It also shortens
-// the time for which the queue leaves overdue jobs to their workers. Call it before
-// Run.
+// the time for which the queue leaves overdue jobs to their workers. Call ShortenTiming
+// before Run.
 func (q *Queue) ShortenTiming() {
 	q.timing = shortTiming()
 	q.timing.overdueGrace = 100 * time.Millisecond

@@ -15,11 +15,11 @@ import (
 // Limits bounds the jobs that a queue accepts. A zero field means no limit, except that
 // a zero JobTime means DefaultJobTime.
 type Limits struct {
-	Outstanding int // queued and running jobs of one owner
-	Queued      int // queued jobs of all owners
-	Tokens      int // tokens of prompts and completions per owner and day (UTC)
+	Outstanding int // maximum number of queued and running jobs of one owner
+	Queued      int // maximum number of queued jobs of all owners together
+	Tokens      int // maximum number of tokens, in prompts and completions, per owner and day (UTC)
 
-	JobTime time.Duration // time from a job's acceptance to its end
+	JobTime time.Duration // maximum time from a job's acceptance to its end
 }
 
 // ErrQueueFull is returned when the limit of queued jobs is reached.
@@ -40,12 +40,12 @@ func (e *OutstandingError) Error() string {
 type BudgetError struct {
 	Limit  int           // tokens per day
 	Left   int           // tokens left today
-	Needed int           // tokens of the prompt plus the limit of the completion
-	Reset  time.Duration // time until the next day
+	Needed int           // tokens of the prompt plus the maximum number of new tokens
+	Reset  time.Duration // time until the next day begins (UTC)
 }
 
 // Code returns the error's code. A job that exceeds a whole day's budget has its own
-// code, because no other day's budget is large enough either.
+// code, because its owner gains nothing by waiting for another day.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -53,8 +53,8 @@ func (e *BudgetError) Code() string {
 	return "token_budget_spent"
 }
 
-// RetryAfter returns the time until the next day's budget. It returns 0 if the job
-// exceeds a whole day's budget.
+// RetryAfter returns the time until the owner gets the next day's budget. It returns 0
+// if the job exceeds a whole day's budget.
 func (e *BudgetError) RetryAfter() time.Duration {
 	if e.Needed > e.Limit {
 		return 0
@@ -69,7 +69,7 @@ func (e *BudgetError) Error() string {
 // reserve sets a job's priority, token reservation and deadline. It returns an
 // OutstandingError or a BudgetError if the job would exceed a limit. Concurrent submits
 // can pass reserve together and exceed a limit, so the caller must call checkQuota
-// later.
+// before the commit.
 func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
 	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
@@ -85,8 +85,8 @@ func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, job
 }
 
 // checkQuota checks the limits again after the job's events were appended in tx. It
-// locks the owner's load, so no other job of the owner can be accepted before tx
-// ends.
+// also takes a lock for the owner, so no other job of the owner can be accepted before
+// tx ends.
 func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) error {
 	if q.limits.Outstanding == 0 && q.limits.Tokens == 0 {
 		return nil
@@ -98,8 +98,8 @@ func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) e
 	return q.limits.allow(load, job.Reserved.Tokens)
 }
 
-// allow returns an error if a load exceeds the limits. The load includes the new job,
-// which needs the given number of tokens.
+// allow returns an error if a load exceeds the limits. The load already includes the
+// new job, which needs the given number of tokens.
 func (l Limits) allow(load events.Load, needed int) error {
 	if l.Outstanding > 0 && load.Outstanding > l.Outstanding {
 		return &OutstandingError{l.Outstanding}
@@ -135,15 +135,15 @@ func priority(load events.Load) int {
 
 const (
 	// ageAfter is the waiting time after which an owner's oldest job gets priority 1.
-	// So the jobs of other owners cannot precede it forever.
+	// Without this limit, the jobs of other owners could precede this job forever.
 	ageAfter = 30 * time.Second
 	ageEvery = 10 * time.Second
 )
 
-// age gives an owner's oldest job priority 1 when the job has waited for ageAfter. The
-// job is then the last of the jobs with priority 1. age skips an owner who has a
-// running job or a waiting job of priority 1. It does nothing while all waiting jobs
-// have the same priority.
+// age gives an owner's oldest job priority 1 when the job has waited for ageAfter.
+// River then takes the job after the other jobs with priority 1. age skips an owner who
+// has a running job or a waiting job of priority 1. It does nothing while all waiting
+// jobs have the same priority.
 func (w *Worker) age(ctx context.Context) error {
 	_, err := w.pool.Exec(ctx, `
 		with waiting as (

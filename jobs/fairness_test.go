@@ -33,8 +33,8 @@ func (f *fixture) submitFor(owner uuid.UUID, r jobs.Request) events.Job {
 
 // TestFloodDoesNotDelayOtherOwners submits 500 jobs of one owner. The worker runs one
 // job at a time. Meanwhile another owner submits one job after the other. Each job of
-// the other owner must wait only for the running job and at most one more job. The
-// worker may just have taken that one.
+// the other owner must wait only for the running job and at most one more job, which
+// the worker may already have fetched.
 func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -92,7 +92,7 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	for range 12 {
 		all = append(all, f.submit(small))
 	}
-	for _, j := range all[1:7] { // five are left, which alone would give priority 2
+	for _, j := range all[1:7] { // five jobs are left, so the next job would have priority 2 if only their number counted
 		if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
 			t.Fatal(err)
 		}
@@ -126,8 +126,8 @@ func (f *fixture) order() []uuid.UUID {
 }
 
 // TestAgeingMovesWaitingOwnersForward ages the jobs of an owner who waits behind other
-// owners. Each ageing must move only the owner's oldest job forward, and none while a
-// job of the owner is running.
+// owners. Each ageing must move only the owner's oldest job forward. It must move no
+// job while a job of the owner is running.
 func TestAgeingMovesWaitingOwnersForward(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -189,7 +189,8 @@ func TestStartedJobGoesFirst(t *testing.T) {
 	if j.Priority != 4 {
 		t.Fatalf("priority %d, want 4", j.Priority)
 	}
-	// All other jobs are put off, so that the worker starts j first and hands it over.
+	// All other jobs are postponed, so that the worker starts j first. At its stop, the
+	// worker puts j back into the queue.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -203,8 +204,8 @@ func TestStartedJobGoesFirst(t *testing.T) {
 	}
 }
 
-// flood submits n jobs of each owner concurrently and returns the errors. Several queues
-// stand for several processes.
+// flood submits n jobs of each owner concurrently and returns the errors. Each queue
+// stands for one process.
 func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []error {
 	var wg sync.WaitGroup
 	errs := make([]error, n*len(owners))
@@ -295,7 +296,7 @@ func TestQueueLimitHolds(t *testing.T) {
 		if !errors.Is(err, jobs.ErrQueueFull) || time.Now().After(deadline) {
 			t.Fatalf("submit to the emptied queue: %v", err)
 		}
-		time.Sleep(50 * time.Millisecond) // the queue is counted once a second
+		time.Sleep(50 * time.Millisecond) // the queue counts its jobs only once a second
 	}
 }
 
@@ -314,7 +315,7 @@ func TestFloodLeavesConnectionsForOthers(t *testing.T) {
 		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
 			_, err := tx.LockLoad(context.Background(), f.owner, 1)
 			close(held)
-			for err == nil { // a statement each second, because Postgres ends idle transactions
+			for err == nil { // sends a statement each second, because Postgres ends idle transactions
 				select {
 				case <-release:
 					return nil

@@ -13,13 +13,13 @@ import (
 // errRefused ends the generation of a text that contains a refused word.
 var errRefused = errors.New("the text is refused")
 
-// holdback is the buffer between the model and the record. It holds deltas back
-// while they may be the beginning of a word that the policy refuses.
+// holdback is the buffer between the model and the job's event stream. It holds deltas
+// back while they may be the beginning of a word that the policy refuses.
 //
-// The released text and its end depend only on the rules, the prompt and the tokens.
-// The final delta is returned by end, not by add. The worker records the final delta
-// together with the end of the job. Until then an interrupted job can continue from its
-// tokens.
+// The released text depends only on the rules, the prompt and the tokens, and not on
+// interruptions. The final delta is returned by end, not by add. The worker records the
+// final delta together with the end of the job. Until then an interrupted job can
+// continue from its tokens.
 type holdback struct {
 	rules  *policy.Rules
 	decode func([]int) []byte
@@ -36,7 +36,7 @@ type holdback struct {
 func newHoldback(rules *policy.Rules, e model.Engine, job events.Job) *holdback {
 	h := &holdback{rules: rules, decode: e.Decode, prompt: job.Prompt, filter: rules.Filter(job.Prompt, job.Text)}
 	h.released.WriteString(job.Text)
-	_, h.refused = h.filter.Add("") // newer rules may refuse text that is already on record
+	_, h.refused = h.filter.Add("") // newer rules may refuse the text that is already on record
 	return h
 }
 

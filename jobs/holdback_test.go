@@ -14,10 +14,10 @@ import (
 	"colophon/model"
 )
 
-// script is a fake model that generates given tokens and then ends the text.
+// script is a fake model that generates the tokens in says and then ends the text.
 type script struct {
 	says  []int
-	steps int // number of calls
+	steps int // number of calls of Next
 }
 
 // vocabulary has tokens that are words, parts of words or parts of characters.
@@ -41,7 +41,7 @@ func (e *script) Open(context.Context) (model.Sequence, error) { return &scriptS
 
 type scriptSequence struct {
 	*script
-	at int // number of tokens, including one for the prompt
+	at int // number of tokens so far, including one for the prompt
 }
 
 func (s *scriptSequence) Next(_ context.Context, tokens ...int) ([]float32, error) {

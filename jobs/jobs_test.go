@@ -199,7 +199,7 @@ func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 	var running []events.Job
 	for i, k := range []int{0, 1, 7, 8, 9, 39} {
 		r := request
-		r.Prompt = strings.Repeat("p", 80*(i+1)) // the length identifies the job
+		r.Prompt = strings.Repeat("p", 80*(i+1)) // the prompt's length tells the model which job it runs
 		first.pause[len(r.Prompt)+k] = gate
 		at, running = append(at, k), append(running, f.submit(r))
 	}
@@ -279,7 +279,7 @@ func TestLastFailedAttemptFailsTheJob(t *testing.T) {
 func TestUnservableRequestFailsAtItsFirstAttempt(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	e.context = 20 // smaller than the queue assumes
+	e.context = 20 // smaller than the context that the queue assumes
 	f.work(e)
 	if j := f.until(f.submit(request), final); j.State != events.Failed || j.Attempts != 1 {
 		t.Fatalf("%+v", j)
@@ -300,7 +300,7 @@ func TestCancelStopsTheModel(t *testing.T) {
 	if err != nil || !cmp.Equal(again, cancelled) {
 		t.Fatalf("second cancel: %v\n%s", err, cmp.Diff(cancelled, again))
 	}
-	// The worker has left the gate and can run another job.
+	// The cancel must also free the worker for another job.
 	f.awaitIdle(e)
 	e.mu.Lock()
 	clear(e.pause)
@@ -334,7 +334,7 @@ func TestCancelledJobIsNeverStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.work(e)
-	f.until(f.submit(request), final) // this job was queued later, so the worker has seen the cancelled job
+	f.until(f.submit(request), final) // this job was queued later, so the worker has already passed the cancelled job
 	if got := f.facts(j); len(got) != 2 {
 		t.Errorf("facts of the cancelled job: %+v", got)
 	}
@@ -361,7 +361,7 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 		if !errors.Is(err, events.ErrConflict) {
 			t.Fatal(err)
 		}
-		if j, err = f.store.Job(t.Context(), j.ID); err != nil { // the first worker has recorded another batch
+		if j, err = f.store.Job(t.Context(), j.ID); err != nil { // the first worker has recorded another batch meanwhile
 			t.Fatal(err)
 		}
 		taken.FromToken = len(j.Tokens)
@@ -375,7 +375,8 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 	if next := facts[i+1:]; len(next) > 0 && next[0].Type() != (events.JobStarted{}).Type() {
 		t.Errorf("the zombie appended %+v", next[0])
 	}
-	// The second attempt dies. The zombie must have kept the job's only queue entry.
+	// No worker runs the second attempt. The zombie must have kept the job's only queue
+	// entry, so that another worker can continue the job.
 	f.work(newEngine())
 	j = f.until(j, final)
 	if want := e.text("prompt", j.Params); j.State != events.Completed || j.Text != want {

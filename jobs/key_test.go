@@ -128,8 +128,8 @@ func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	if o := outlook(third); o.Position != 1 || !o.Start.IsZero() {
 		t.Errorf("outlook without a worker: %+v", o)
 	}
-	// From now on, each completed job seems to have taken 20 seconds, and two jobs seem
-	// to run.
+	// These statements make each completed job look as if it had taken 20 seconds. They
+	// also make two jobs look as if they were running.
 	for _, sql := range []string{
 		`update history set started_at = finished_at - interval '20 seconds' where finished_at is not null`,
 		`insert into leases (job, holder, expires_at, tokens) select gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour', 0 from generate_series(1, 2)`,

@@ -21,19 +21,20 @@ import (
 
 // River rescues the jobs of a dead worker after an hour. Leases rescue such jobs within
 // seconds. Each running job has a lease, which its worker renews. Every worker searches
-// for jobs that are running in the queue without a valid lease. It queues these jobs
-// again.
+// for jobs that have no valid lease although River lists them as running. The worker
+// queues these jobs again.
 //
 // Leases only make the rescue fast. The version check of the job's stream decides
 // whether an attempt may write.
 const (
-	// leaseTime is the duration of a lease. If a worker is silent for this time, its
-	// jobs are queued again. A lease stays valid after three late or lost renewals.
+	// leaseTime is the duration of a lease. If a worker is silent for this time,
+	// another worker queues its jobs again. A lease survives three late or lost
+	// renewals.
 	leaseTime = 3 * time.Second
 
-	renewTimeout = time.Second // after a timeout, the next renewal uses another connection
+	renewTimeout = time.Second // limit of one renewal, after which the next renewal uses another connection
 	sweepTimeout = 5 * time.Second
-	sweepBatch   = 100 // jobs
+	sweepBatch   = 100 // maximum number of jobs that one search handles
 
 	// maxCrashes is the number of successive worker crashes without a new token after
 	// which a job fails.
@@ -53,8 +54,9 @@ var (
 )
 
 // takeLease takes a job's lease for the attempt with the id holder, and returns the
-// database's time. tokens is the number of tokens on record. takeLease can return
-// errLeased and errCrashes.
+// database's time. tokens is the number of tokens on record. takeLease returns
+// errLeased if another attempt's lease is valid. It returns errCrashes after maxCrashes
+// crashes.
 func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) (now time.Time, err error) {
 	var crashes int
 	err = tx.QueryRow(ctx, `
@@ -89,7 +91,7 @@ type leases struct {
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	held map[uuid.UUID]context.CancelCauseFunc // cancel functions of the attempts, by holder
+	held map[uuid.UUID]context.CancelCauseFunc // cancel functions of the running attempts, by holder
 }
 
 // hold makes run renew a lease until release is called. If the lease is lost, run calls
@@ -141,17 +143,17 @@ func (l *leases) renew(ctx context.Context) error {
 	return nil
 }
 
-// sweep queues the jobs of silent workers again. Such a job is running in the queue but
-// has no valid lease. Its worker may even have died before it took the lease. If the
-// job has ended meanwhile, sweep only closes the job's queue entry and removes the
-// job's lease.
+// sweep queues the jobs of silent workers again. River lists such a job as running, but
+// the job has no valid lease. The worker may even have died before it took the lease.
+// If the job has ended meanwhile, sweep only closes the job's queue entry and removes
+// the job's lease.
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		// The queue entry is closed and not reused, because its worker may still be
-		// alive and update the entry. Leases that expired while Postgres restarted do
-		// not count as lost.
+		// The queue entry is closed and not reused, because the silent worker may still
+		// be alive and may update the entry. Leases that expired while Postgres
+		// restarted do not count as lost.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
 				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
@@ -188,14 +190,14 @@ func (w *Worker) sweep(ctx context.Context) error {
 // queueEntry is a job's closed entry in River's queue.
 type queueEntry struct {
 	Job         uuid.UUID
-	Attempt     int // from 1
+	Attempt     int // number of the interrupted attempt, from 1
 	MaxAttempts int
 }
 
 // requeue inserts a new queue entry for a job whose entry is closed. The new entry
-// keeps the remaining attempts of the closed entry. The interrupted attempt still
-// counts as remaining. The new entry has priority 1, so it precedes jobs that were
-// never started.
+// allows as many attempts as the closed entry had left. The interrupted attempt does
+// not count as used. The new entry has priority 1, so it precedes jobs that were never
+// started.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
 	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
@@ -210,7 +212,7 @@ func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) erro
 // job's deadline has passed.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
-	ctx = context.WithoutCancel(ctx) // see append
+	ctx = context.WithoutCancel(ctx) // for the reason that append gives
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		now, err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens))
 		if err != nil {

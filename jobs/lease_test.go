@@ -12,9 +12,9 @@ import (
 	"colophon/migrations"
 )
 
-// orphan returns a job whose worker seems to have been killed after some tokens. The
-// job is on record as running. The job's lease expires after the interval lease. The
-// job's queue entry is taken.
+// orphan returns a job whose worker seems to have been killed after the given number of
+// tokens. The job's events and its queue entry say that the job is running. The job's
+// lease expires after the given interval.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
 	e := newEngine()
@@ -121,7 +121,8 @@ func TestJobOfALivingWorkerIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
-	// The job's queue entry becomes available, as after a rescue by River.
+	// River's own rescue of a dead worker's job makes the job's queue entry available
+	// in the same way.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func TestLostLeaseStopsTheAttempt(t *testing.T) {
 	f.work(e)
 	j := f.until(f.submit(request), tokens(12))
 	e.mu.Lock()
-	clear(e.pause) // for the next attempt; this one stays paused
+	clear(e.pause) // the second attempt does not pause, but the first attempt stays paused
 	e.mu.Unlock()
 	if _, err := f.db.Owner.Exec(t.Context(), `update leases set expires_at = now() - interval '1 second', holder = $1`, uuid.New()); err != nil {
 		t.Fatal(err)

@@ -27,8 +27,8 @@ import (
 // maxAttempts is the number of failed attempts after which a job fails.
 const maxAttempts = 3
 
-// MaxSeed is the largest seed. Every JSON parser represents integers up to MaxSeed
-// exactly.
+// MaxSeed is the largest seed. A JSON parser that reads numbers as float64 represents
+// every integer up to MaxSeed exactly.
 const MaxSeed = 1<<53 - 1
 
 // generateArgs is the content of a queue entry. Prompts and texts stay in package
@@ -56,22 +56,22 @@ func (e *NoRoomError) Error() string {
 // Request is a client's request for a job.
 type Request struct {
 	Prompt       string
-	MaxLength    int     // limit of the tokens of prompt plus completion; ignored if MaxNewTokens is set
-	MaxNewTokens int     // limit of the tokens of the completion; if 0, MaxLength applies
-	Temperature  float64 // for this and the following fields, see model.Params
+	MaxLength    int     // maximum number of tokens in the prompt and the completion together, ignored if MaxNewTokens is set
+	MaxNewTokens int     // maximum number of tokens in the completion, or 0 to apply MaxLength
+	Temperature  float64 // model.Params documents this field and the following fields
 	TopK         int
 	TopP         float64
 	Seed         *uint64 // if nil, a random seed is drawn
 	Stop         []string
 
 	CancelAfter time.Duration          // if not 0, shortens Limits.JobTime for this job
-	Key         *events.IdempotencyKey // if nil, each request makes a job
+	Key         *events.IdempotencyKey // if nil, a repeated request makes another job
 }
 
 // Model describes the model that the workers run.
 type Model struct {
 	Name    string
-	Context int                     // in tokens
+	Context int                     // maximum number of tokens in a sequence
 	Encode  func(text string) []int // safe for concurrent use
 }
 
@@ -141,15 +141,17 @@ func (q *Queue) Run(ctx context.Context) {
 //
 // Submit returns a policy.Refusal for a prompt that breaks the rules. It returns a
 // NoRoomError for a prompt that is too long, and vault.ErrErased for an erased owner.
-// At a limit, Submit returns ErrQueueFull, an OutstandingError or a BudgetError.
+// If a limit is reached, Submit returns ErrQueueFull, an OutstandingError or a
+// BudgetError.
 //
-// If an earlier request has used the key, Submit returns that request's job in its
-// current state. Then Submit can also return events.ErrKeyReused or events.ErrInFlight.
+// If an earlier request had the same idempotency key, Submit returns that request's job
+// in its current state. For a request with a key, Submit can also return
+// events.ErrKeyReused or events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	job, err := q.accept(ctx, owner, r)
 	if err != nil && r.Key != nil {
-		// An earlier request with the key may have succeeded, whatever the error of
-		// this request is.
+		// Even if this request fails, an earlier request with the same key may have
+		// succeeded.
 		if first, err := q.jobUnder(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
 			return first, err
 		}
@@ -157,7 +159,7 @@ func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.
 	return job, err
 }
 
-// jobUnder returns the job that the first request with the key made.
+// jobUnder returns the job that the first request with the given key has made.
 func (q *Queue) jobUnder(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
 	stream, err := q.store.Opened(ctx, key)
 	if err != nil {
@@ -166,7 +168,8 @@ func (q *Queue) jobUnder(ctx context.Context, key events.IdempotencyKey) (events
 	return q.store.Job(ctx, stream.ID())
 }
 
-// accept makes a new job.
+// accept checks a request and makes a new job. It returns events.ErrClaimed if an
+// earlier request has used the key.
 func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
 	rules := q.rules()
 	prompt, err := rules.Prompt(r.Prompt)

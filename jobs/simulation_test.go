@@ -17,12 +17,12 @@ type sim struct {
 	free     int
 	queue    []*simJob
 	running  []*simJob
-	ageAfter int // the wait after which an owner's oldest job is aged; if 0, never
+	ageAfter int // number of steps after which an owner's waiting oldest job is aged, or 0 for never
 }
 
 type simJob struct {
 	owner, priority   int
-	at, due, id       int // at is the time of the submission; due is later if the job was aged
+	at, due, id       int // at is the time of submission, and due is the time of submission or of ageing, whichever is later
 	service           int
 	started, finished int
 }
@@ -44,7 +44,7 @@ func (s *sim) submit(id, owner, service int) *simJob {
 	return j
 }
 
-// step advances the time by one unit.
+// step runs the queue for one time step.
 func (s *sim) step() {
 	s.running = slices.DeleteFunc(s.running, func(j *simJob) bool {
 		if s.now < j.started+j.service {
@@ -96,7 +96,7 @@ func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), ageAfter: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "age after")}
 		service := rapid.IntRange(1, longest)
 		ids := 0
-		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // number of jobs in each flood; a flood starts every 50 steps
+		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // number of jobs in each flood, of which one starts every 50 steps
 		var waiting *simJob
 		pause := 0
 		for i := range 2000 {

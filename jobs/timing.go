@@ -4,11 +4,11 @@ import "time"
 
 // timing holds the intervals of background work. Tests use shorter intervals.
 type timing struct {
-	renew        time.Duration // between two renewals of a worker's leases
-	sweep        time.Duration // between two searches for expired leases
-	retryLeased  time.Duration // delay before a job is tried again while another attempt has the job
-	endOverdue   time.Duration // between two searches for overdue jobs
-	overdueGrace time.Duration // time in which an overdue job's own worker may still end the job
+	renew        time.Duration // time between two renewals of a worker's leases
+	sweep        time.Duration // time between two searches for expired leases
+	retryLeased  time.Duration // delay before the next try at a job that another attempt is running
+	endOverdue   time.Duration // time between two searches for overdue jobs
+	overdueGrace time.Duration // time after a running job's deadline in which only the job's own worker ends the job
 }
 
 func defaultTiming() timing {

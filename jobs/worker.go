@@ -62,7 +62,7 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 		// worker may find a later insert only by polling. River's default interval is a
 		// second.
 		FetchPollInterval:   250 * time.Millisecond,
-		ReindexerIndexNames: []string{}, // none, because only the tables' owner may reindex
+		ReindexerIndexNames: []string{}, // none, because the worker's database role may not reindex tables
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create the queue client: %w", err)
@@ -76,8 +76,8 @@ func (w *Worker) Name() string { return w.name }
 // Start starts the worker in the background. The worker runs until Stop is called, even
 // if ctx ends earlier.
 func (w *Worker) Start(ctx context.Context) error {
-	// The end of ctx would end jobs and lease renewals at once. Stop ends each job
-	// after a token and renews the job's lease until then.
+	// The end of ctx would end jobs and lease renewals at once. Stop lets each job
+	// finish its current token, and the worker renews the job's lease until then.
 	ctx = context.WithoutCancel(ctx)
 	if err := w.river.Start(ctx); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
@@ -124,7 +124,7 @@ type generate struct {
 	*Worker
 }
 
-// Timeout removes River's own limit of a minute.
+// Timeout removes River's default limit of one minute for a job.
 func (g *generate) Timeout(*river.Job[generateArgs]) time.Duration { return -1 }
 
 // Work runs one attempt at a job. River stores the errors that Work returns, so these
@@ -166,11 +166,11 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 		}
 		return nil
 	case errors.Is(err, errLeased):
-		// After this delay, the other attempt may have ended the job, or its lease may
-		// have expired.
+		// After this delay, the other attempt may have ended the job, or the other
+		// attempt's lease may have expired.
 		return river.JobSnooze(a.timing.retryLeased)
 	case errors.Is(err, events.ErrConflict), errors.Is(err, errJobFinal), errors.Is(err, errLeaseLost):
-		// The job was cancelled, or another attempt has it.
+		// The job was cancelled, or another attempt has taken it over.
 		log.InfoContext(ctx, "attempt superseded, stopped")
 		if err := a.release(ctx); err != nil {
 			log.WarnContext(ctx, "lease not released, left to expire", "err", err)
