@@ -21,9 +21,9 @@ import (
 // notifyTracer records the statements of a pool that contain a NOTIFY.
 type notifyTracer struct {
 	mu      sync.Mutex
-	outside int           // number of statements outside a transaction
-	inside  []string      // statements inside a transaction
-	seen    chan struct{} // holds one value after the first statement
+	outside int           // number of NOTIFY statements outside a transaction
+	inside  []string      // NOTIFY statements inside a transaction
+	seen    chan struct{} // holds one value after the first NOTIFY statement
 }
 
 func (n *notifyTracer) check(conn *pgx.Conn, sql string, batch bool) {
@@ -32,7 +32,7 @@ func (n *notifyTracer) check(conn *pgx.Conn, sql string, batch bool) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if batch || conn.PgConn().TxStatus() != 'I' { // a batch is a transaction of its own
+	if batch || conn.PgConn().TxStatus() != 'I' { // Postgres runs a batch as one transaction
 		n.inside = append(n.inside, sql)
 	} else {
 		n.outside++
@@ -71,8 +71,9 @@ func tracedStore(t *testing.T, f *fixture, tracer pgx.QueryTracer) *events.Store
 	return events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
 }
 
-// A commit with a pending NOTIFY locks the whole database, so such commits run one at a
-// time. Every append must be announced after its commit. No trigger may announce an
+// TestAnnouncementsAreMadeOutsideTransactions traces all statements of a store. A
+// commit with a pending NOTIFY locks the whole database, so such commits run one at a
+// time. Every append must be announced after its commit, and no trigger may announce an
 // append.
 func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	t.Parallel()
@@ -116,7 +117,8 @@ func TestAnnouncementsAreMadeOutsideTransactions(t *testing.T) {
 	}
 }
 
-// failingTracer fails the first NOTIFY, as a lost connection does.
+// failingTracer cancels the first NOTIFY, which then fails as if the connection were
+// lost.
 type failingTracer struct{ failed atomic.Bool }
 
 func (f *failingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -149,7 +151,7 @@ func TestFailedAnnouncementIsRepeated(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for announced := false; !announced; { // the loop skips the fixture's announcement of its account
+	for announced := false; !announced; { // the loop skips the announcement of the fixture's account
 		n, err := listener.Conn().WaitForNotification(ctx)
 		if err != nil {
 			t.Fatalf("no announcement after a failed one: %v", err)

@@ -17,7 +17,7 @@ type broker struct {
 // topic is a stream that has followers.
 type topic struct {
 	followers map[*follower]struct{}
-	tail      []Event // the latest events appended by this process, contiguous and committed
+	tail      []Event // the latest committed events that this process appended, without a gap
 }
 
 // tailEvents is the maximum number of events in a tail. A follower that needs earlier
@@ -26,9 +26,9 @@ const tailEvents = 32
 
 // follower is one subscription to a stream.
 type follower struct {
-	wake chan struct{} // holds one value if the stream may have new events
+	wake chan struct{} // holds one value while the stream may have new events
 
-	// stale is set if the database may have events that are later than the tail.
+	// stale is true if the database may have later events than the topic's tail.
 	stale bool
 }
 
@@ -75,7 +75,7 @@ func (b *broker) appended(stream Stream, events []Event) {
 		t.markStale()
 		return
 	}
-	all := append(slices.Clip(t.tail), events...) // a copy, because followers may read the old tail
+	all := append(slices.Clip(t.tail), events...) // append must copy the tail, because followers may still read the old tail
 	t.tail = all[max(0, len(all)-tailEvents):]
 	for f := range t.followers {
 		wakeUp(f.wake)
@@ -133,7 +133,7 @@ func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, 
 }
 
 // wakeUp puts a value into the channel wake, unless a value is waiting in it already.
-// The channel has room for one value.
+// The channel must have room for one value.
 func wakeUp(wake chan struct{}) {
 	select {
 	case wake <- struct{}{}:

@@ -7,14 +7,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A follower must get every event once and in order, without waiting for a heartbeat.
-// This must hold for any order of commits, announcements and wake-ups.
+// TestFollowerMissesNoEvent makes commits, announcements and wake-ups in random order.
+// The follower must get every event once and in order, without waiting for a heartbeat.
 func TestFollowerMissesNoEvent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stream = Stream("job/1")
 		var b broker
 		var committed []Event
-		var calls []func() // pending calls of the broker, to be made in any order
+		var calls []func() // calls of the broker that are still to be made, in any order
 		appendEvents := func(n int) []Event {
 			first := len(committed)
 			for range n {
@@ -87,7 +87,8 @@ func TestFollowerMissesNoEvent(t *testing.T) {
 	})
 }
 
-// Events that this process appends must reach its own followers without a query.
+// TestLocalFollowersNeedNoQuery appends events in the follower's own process. The
+// follower must get the events from memory, without a query.
 func TestLocalFollowersNeedNoQuery(t *testing.T) {
 	var b broker
 	const stream = Stream("job/1")
@@ -110,8 +111,9 @@ func TestLocalFollowersNeedNoQuery(t *testing.T) {
 	}
 }
 
-// After a gap in the events appended by this process, followers must read the database
-// at once. They must not wait for an announcement or a heartbeat.
+// TestFollowersReadTheDatabaseAfterAGap makes a gap in the events that this process
+// appends. Followers must then read the database at once. They must not wait for an
+// announcement or a heartbeat.
 func TestFollowersReadTheDatabaseAfterAGap(t *testing.T) {
 	const stream = Stream("job/1")
 	put := func(b *broker, version int) { b.appended(stream, []Event{{Stream: stream, Version: version}}) }

@@ -13,8 +13,8 @@ import (
 
 // Reservation is a job's share of the owner's token budget of one day.
 type Reservation struct {
-	Day    string `json:"day"`    // in UTC, in the format time.DateOnly
-	Tokens int    `json:"tokens"` // the prompt's tokens plus the completion's limit
+	Day    string `json:"day"`    // the day in UTC, in the format time.DateOnly
+	Tokens int    `json:"tokens"` // number of tokens of the prompt plus the maximum number of new tokens
 }
 
 // Spent returns the number of tokens that the job takes from the owner's budget. An
@@ -46,8 +46,8 @@ func queueSpending(batch *pgx.Batch, before, after Job) {
 // Load is an owner's current use of the service.
 type Load struct {
 	Outstanding int       // number of queued or running jobs, counted up to a limit
-	Priority    int       // priority of the owner's latest queued job; 0 if the owner has no queued job
-	Spent       int       // tokens of the day's budget that are reserved or used
+	Priority    int       // priority of the owner's latest queued job, or 0 if the owner has no queued job
+	Spent       int       // number of tokens of today's budget that are reserved or used
 	At          time.Time // the start of the transaction, by the database's clock, in UTC
 }
 
@@ -65,9 +65,10 @@ func (tx *Tx) Load(ctx context.Context, owner uuid.UUID, limit int) (Load, error
 }
 
 // LockLoad is like Load, but also locks the owner's load until the transaction ends.
-// Concurrent calls for the same owner wait for the lock. A limit that is kept at the
-// call is therefore also kept at the commit. Jobs of the owner may still end before the
-// commit. To keep the wait short, make LockLoad the last call before the commit.
+// Concurrent calls for the same owner wait for the lock. If every transaction that adds
+// to a load calls LockLoad, a limit that is kept at the call is also kept at the
+// commit. Jobs of the owner may still end before the commit. To keep the wait short,
+// make LockLoad the last call before the commit.
 func (tx *Tx) LockLoad(ctx context.Context, owner uuid.UUID, limit int) (l Load, err error) {
 	var batch pgx.Batch
 	// The lock is a separate statement, because only a later statement sees the changes
@@ -92,7 +93,8 @@ func scanLoad(owner uuid.UUID, row pgx.Row) (l Load, err error) {
 }
 
 // budgetDays is the number of days for which a budget is kept after its own day. The
-// budget of a past day limits nothing. It is kept so that people can read it.
+// budget of a past day no longer limits the owner. It is kept so that people can read
+// it.
 const budgetDays = 7
 
 // ForgetBudgets removes the budgets of days that ended more than a week ago.

@@ -15,7 +15,7 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// budgets returns, for each day, the tokens taken from an owner's budget.
+// budgets returns, for each day, the number of tokens taken from an owner's budget.
 func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 	t.Helper()
 	rows, _ := f.db.Owner.Query(t.Context(), `select day::text, tokens from budgets where owner = $1 and tokens > 0`, owner)
@@ -111,7 +111,7 @@ func TestEveryEndSettlesTheReservation(t *testing.T) {
 	}
 }
 
-const budgetDays = 7 // days for which a budget is kept after its own day
+const budgetDays = 7 // number of days for which a budget is kept after its own day
 
 func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 	t.Parallel()
@@ -126,10 +126,10 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // locks the row, as the end of a job of that day does
+	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // locks the row, as a job of that day does when it ends
 		t.Fatal(err)
 	}
-	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // numbers of days, including today; the first also includes the locked day
+	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // number of days left, including today, and at first also the locked day
 		if err := f.ForgetBudgets(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,7 @@ import (
 const schema = 1
 
 // ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are damaged,
-// or a later build wrote them.
+// or a later version of the program wrote them.
 var ErrCorrupt = errors.New("the stored event is damaged")
 
 // stored is the payload of an event as JSON. The JSON is canonical. It is compact, and
@@ -36,7 +36,8 @@ type stored struct {
 // Postgres.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-// encode returns the payload of e. key is the owner's key.
+// encode returns the payload of the event e. It seals secret members with the owner's
+// key.
 func encode(e Event, key *vault.Key) ([]byte, error) {
 	fact, err := encodeFact(e, key)
 	if err != nil {
@@ -53,7 +54,8 @@ func encode(e Event, key *vault.Key) ([]byte, error) {
 	})
 }
 
-// encodeFact moves the fact's sealed members into one member "sealed".
+// encodeFact returns the fact as JSON. It encrypts the fact's secret members together
+// into one member named "sealed".
 func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 	members, err := toMembers(e.Fact)
 	if err != nil {
@@ -80,8 +82,8 @@ func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
 	return json.Marshal(members) // json.Marshal sorts the members of a map
 }
 
-// toMembers returns the members of v's JSON object. The JSON of nested objects is
-// canonical.
+// toMembers returns the members of the JSON object that represents v. It sorts the
+// members of nested objects, so their JSON is canonical.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -125,8 +127,8 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	return s, at, nil
 }
 
-// decode reverses encode. If key is nil, the sealed members of the fact are zero. An
-// event with sealed members is then marked as erased.
+// decode reverses encode. If key is nil, the sealed members of the fact stay zero, and
+// an event that has such members is marked as erased.
 func decode(payload []byte, key *vault.Key) (Event, error) {
 	s, at, err := readEnvelope(payload)
 	if err != nil {
@@ -145,7 +147,8 @@ func decode(payload []byte, key *vault.Key) (Event, error) {
 }
 
 // openFact decrypts the member "sealed" and adds the decrypted members to the fact. If
-// key is nil, openFact leaves out the decrypted members and returns true for erased.
+// key is nil, openFact cannot decrypt the member. It then returns the fact unchanged
+// and reports it as erased.
 func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {

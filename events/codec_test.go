@@ -22,17 +22,18 @@ import (
 
 var update = flag.Bool("update", false, "add missing facts to the golden file")
 
-// The owner and the master key of the golden file.
+// The golden file was written with this owner and this master key.
 var (
 	goldenOwner  = uuid.MustParse("01a205f5-d3cb-7edf-b4b0-4999c136b1eb")
 	goldenMaster = bytes.Repeat([]byte{0x42}, vault.MasterKeySize)
 )
 
-// wrappedKey is a fake of the table owner_keys. It holds the golden file's wrapped key.
+// wrappedKey is a fake of the table owner_keys that holds only the wrapped key of the
+// golden file.
 type wrappedKey struct{ wrapped []byte }
 
 func (w *wrappedKey) Exec(_ context.Context, _ string, args ...any) (pgconn.CommandTag, error) {
-	w.wrapped = args[1].([]byte) // args of the insert
+	w.wrapped = args[1].([]byte) // the second argument of the insert statement is the wrapped key
 	return pgconn.CommandTag{}, nil
 }
 
@@ -93,8 +94,8 @@ func sample(i int, f Fact) Event {
 	}
 }
 
-// form returns the fact's name in the golden file. The name has the type of the fact,
-// and the members that a later release added.
+// form returns the fact's name in the golden file. The name contains the fact's type,
+// and it names the members that a later release added to the type.
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
@@ -113,7 +114,7 @@ func form(f Fact) string {
 // events.
 type golden struct {
 	WrappedKey []byte            `json:"wrapped_key"`
-	Payloads   map[string]string `json:"payloads"` // by form
+	Payloads   map[string]string `json:"payloads"` // payloads by the name that form returns
 }
 
 const goldenFile = "testdata/stored.schema1.json"
@@ -159,7 +160,7 @@ func TestEveryStoredFormIsReadable(t *testing.T) {
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("%s: %v\n%s", form(fact), err, cmp.Diff(want, got))
 		}
-		// An event without sealed members must have only one encoding.
+		// An event without sealed members must always be encoded as the same bytes.
 		if again, err := encode(got, key); len(fact.sealed()) == 0 && (err != nil || string(again) != payload) {
 			t.Errorf("%s is encoded as\n%s, want\n%s, %v", fact.Type(), again, payload, err)
 		}

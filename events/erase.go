@@ -8,11 +8,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The erasure of an owner has three steps. Each step may be repeated. First, CloseOwner
-// stops further jobs of the owner. It runs in the transaction that erases the account.
-// Second, the caller ends the outstanding jobs, which needs the owner's key. Third,
-// Erase destroys the key. If a process dies between the first and the last step,
-// ClosedOwners returns the owner.
+// The erasure of an owner has three steps, and each step may be repeated. First,
+// CloseOwner stops further jobs of the owner. It runs in the transaction that erases
+// the account. Second, the caller ends the outstanding jobs, which needs the owner's
+// key. Third, Erase destroys the key. If a process dies between the first and the last
+// step, ClosedOwners returns the owner, so that the erasure can be finished.
 
 // CloseOwner stops an owner from starting new work. After the commit, no further job of
 // the owner is accepted. Outstanding jobs can continue.

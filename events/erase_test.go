@@ -19,7 +19,8 @@ func (f *fixture) closeOwner(t *testing.T) {
 	}
 }
 
-// A closed owner must get no new jobs. It must be possible to end the outstanding jobs.
+// TestClosedOwnerGetsNoNewJobs closes an owner who has an outstanding job. New jobs
+// must be refused. It must be possible to end the outstanding job.
 func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -53,8 +54,8 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 	}
 }
 
-// Every job that is accepted before or during CloseOwner must be outstanding after
-// CloseOwner.
+// TestCloseOwnerMissesNoConcurrentJob closes an owner while jobs of the owner are being
+// accepted. Every accepted job must be outstanding after CloseOwner.
 func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -101,8 +102,9 @@ func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	}
 }
 
-// The rows of an erased owner's jobs must agree with the events, however the jobs ended.
-// It must be possible to rebuild these rows.
+// TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt erases an owner whose jobs ended in
+// different ways. The rows of these jobs must agree with the events, before and after a
+// rebuild.
 func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -130,7 +132,7 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// CheckHistory must still find wrong rows.
+	// CheckHistory must find wrong rows even if the owner is erased.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where state = 'cancelled'`); err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ func JobStream(id uuid.UUID) Stream { return Stream("job/" + id.String()) }
 // AccountStream returns the stream of an account.
 func AccountStream(id uuid.UUID) Stream { return Stream("account/" + id.String()) }
 
-// ID returns the id after the stream's kind, or the zero UUID if the stream has no valid
-// id.
+// ID returns the UUID in the stream's name, or the zero UUID if the name has no valid
+// UUID.
 func (s Stream) ID() uuid.UUID {
 	_, id, _ := strings.Cut(string(s), "/")
 	u, err := uuid.Parse(id)
@@ -34,7 +34,7 @@ type Event struct {
 	Stream  Stream
 	Version int       // position in the stream, from 1
 	Owner   uuid.UUID // the account whose key seals the fact
-	At      time.Time // UTC, to the microsecond, by the clock of the appending process
+	At      time.Time // time of the append in UTC, to the microsecond, by the clock of the appending process
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
@@ -58,7 +58,7 @@ type (
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
-		Priority     int          `json:"priority,omitempty"` // in the queue, from 1 (first) to 4 (last)
+		Priority     int          `json:"priority,omitempty"` // priority in the queue, from 1 (first) to 4 (last)
 		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if the owner had no token budget
 		// Deadline is the time at which the job is cancelled if it has not ended. It is
 		// in UTC, to the microsecond, by the database's clock. Jobs of the first release
@@ -72,12 +72,13 @@ type (
 		Attempt   int    `json:"attempt"`
 		Worker    string `json:"worker"`
 		FromToken int    `json:"from_token"`
-		Weights   string `json:"weights"`          // digest of the weights and their format
+		Weights   string `json:"weights"`          // digest of the model's weights and the format of the weights
 		Kernel    string `json:"kernel"`           // fingerprint of the arithmetic
-		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text; empty in the first release
+		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text, or empty in events of the first release
 	}
 
-	// JobAdvanced adds tokens, and the text that these tokens complete.
+	// JobAdvanced adds generated tokens, and the text that is complete with these
+	// tokens.
 	JobAdvanced struct {
 		Tokens []int  `json:"tokens"`
 		Text   string `json:"text"`
@@ -99,7 +100,7 @@ type (
 
 	// JobCancelled ends a job before its text is complete.
 	JobCancelled struct {
-		By     string `json:"by"` // "owner", or "service" for a deadline
+		By     string `json:"by"` // "owner", or "service" if the deadline has passed
 		Reason string `json:"reason,omitempty"`
 	}
 )
@@ -145,13 +146,13 @@ type (
 		Session uuid.UUID `json:"session"`
 	}
 
-	// AccountKeyRotated records that a new key signs access tokens from a time on. The
-	// event belongs to the service and to no user, so it is appended to the stream of
-	// the zero account, whose id is the nil UUID.
+	// AccountKeyRotated records that a new key signs access tokens from the time From
+	// on. The event belongs to the service and to no user, so it is appended to the
+	// stream of the zero account, whose id is the nil UUID.
 	AccountKeyRotated struct {
 		Key    string    `json:"key"`    // the id of the new key
-		From   time.Time `json:"from"`   // when it begins to sign: UTC, to the microsecond
-		Leaked bool      `json:"leaked"` // access tokens of earlier keys are refused
+		From   time.Time `json:"from"`   // time in UTC, to the microsecond, from which the new key signs
+		Leaked bool      `json:"leaked"` // true if access tokens signed by earlier keys are refused
 	}
 
 	// AccountSignedOutEverywhere records that all sessions were ended.
@@ -169,7 +170,7 @@ type (
 	// AccountRoleChanged records the account's new role.
 	AccountRoleChanged struct {
 		Role string `json:"role"`
-		By   string `json:"by"` // the id of an account, or "command" for the command line
+		By   string `json:"by"` // id of the account that made the change, or "command" for the command line
 	}
 
 	// AccountDisabled records that the account can no longer sign in and that all

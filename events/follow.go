@@ -16,13 +16,13 @@ import (
 	"colophon/internal/retry"
 )
 
-// Follow yields the events of a stream after a version. It yields the events in batches,
-// as they are appended. After each heartbeat interval without events, it yields an empty
-// batch.
+// Follow yields the events of a stream that have a later version than after. It yields
+// the events in batches, as they are appended. After each heartbeat interval without
+// events, it yields an empty batch.
 //
-// The sequence ends when the caller stops it, or with an error such as the error of ctx.
-// It does not end when the job ends. While the database is unavailable, Follow retries
-// its reads and yields only empty batches.
+// The sequence ends when the caller leaves the loop, or with an error such as the error
+// of ctx. It does not end when the job ends. While the database is unavailable, Follow
+// retries its reads and yields only empty batches.
 func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
 		// The subscription begins before the first read, so every event is either read
@@ -65,15 +65,16 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 			case <-f.wake:
 			case <-retryRead:
 			case <-tick.C:
-				mustRead, heartbeatDue = true, true // the next read finds events whose announcement was lost
+				mustRead, heartbeatDue = true, true // the next read also finds events whose announcement was lost
 			}
 		}
 	}
 }
 
-// WatchAccounts returns a channel that receives a value when a process may have appended
-// to the stream of any account. The channel holds at most one value, so several appends
-// may give only one value. The caller must call unsubscribe at the end.
+// WatchAccounts returns a channel that receives a value when a process may have
+// appended to the stream of any account. The channel holds at most one value, so
+// several appends may give only one value. The caller must call unsubscribe when it
+// stops reading.
 func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
 	f := s.broker.subscribe(anyAccount)
 	return f.wake, func() { s.broker.unsubscribe(anyAccount, f) }
@@ -83,8 +84,8 @@ func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
 // the database was unavailable.
 const readRetryDelay = 500 * time.Millisecond
 
-// channel is the LISTEN/NOTIFY channel. A payload has the name of a stream, a space, and
-// the name of the store that appended to the stream.
+// channel is the name of the LISTEN/NOTIFY channel. The payload of a notification has
+// the name of a stream, a space, and the name of the store that appended to the stream.
 const channel = "colophon_events"
 
 // announceEvery is the minimum time between two announcements of a store. Appends
@@ -95,7 +96,7 @@ const announceEvery = 25 * time.Millisecond
 type announcements struct {
 	mu      *sync.Mutex
 	pending map[Stream]struct{}
-	wake    chan struct{} // holds one value if there may be pending streams
+	wake    chan struct{} // holds one value while there may be pending streams
 }
 
 func newAnnouncements() announcements {
@@ -162,7 +163,7 @@ func (s *Store) announce(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
-	s.notify(ctx) // announces the appends since the last announcement
+	s.notify(ctx) // announces the last appends before Run returns
 }
 
 // notifyTimeout bounds one announcement.
@@ -189,8 +190,8 @@ func (s *Store) notify(ctx context.Context) bool {
 // listen opens a connection and passes announcements to the broker until the connection
 // fails. It calls the function listening when the connection is ready for announcements.
 func (s *Store) listen(ctx context.Context, listening func()) error {
-	// The connection is not taken from the pool, because it is never returned to the
-	// pool.
+	// The connection does not come from the pool, because listen would keep it for as
+	// long as the store runs.
 	config := s.pool.Config().ConnConfig.Copy()
 	config.RuntimeParams["application_name"] += " listen" // identifies the connection in pg_stat_activity
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -208,8 +209,8 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 			return err
 		}
 		if n != nil {
-			// publish has already woken the followers of the streams to which this store
-			// appended.
+			// This store's own announcements are skipped, because publish has already
+			// woken the followers of these streams.
 			if stream, by, _ := strings.Cut(n.Payload, " "); by != s.name {
 				s.broker.announced(Stream(stream))
 			}
@@ -222,7 +223,7 @@ const (
 	// before it is checked. A connection that was cut silently reports no error.
 	defaultListenCheck = 5 * time.Second
 
-	// defaultListenCheckTimeout bounds the check.
+	// defaultListenCheckTimeout bounds the check of a silent connection.
 	defaultListenCheckTimeout = 2 * time.Second
 )
 

@@ -50,7 +50,7 @@ func TestFollowersSeeEveryEventOnceAndInOrder(t *testing.T) {
 func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // Run is not called, so this store announces nothing
+	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // this store announces nothing, because Run is not called
 	j := f.newJob()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -68,8 +68,8 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	}
 }
 
-// A follower in the appending process gets the events from memory. They must equal the
-// stored events.
+// TestCachedEventsEqualStoredOnes follows a stream in the appending process, so the
+// follower gets the events from memory. These events must equal the stored events.
 func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -99,9 +99,9 @@ func TestCachedEventsEqualStoredOnes(t *testing.T) {
 	}
 }
 
-// follow follows a job's stream. It expects the events from version after+1 to version
-// until. It returns an error if an event is out of order. The heartbeat is longer than
-// any test, so the follower depends on announcements.
+// follow reads a job's events from version after+1 to version until. It returns an
+// error if an event is missing or out of order. The heartbeat is longer than any test,
+// so the follower depends on announcements.
 func follow(ctx context.Context, s *events.Store, id uuid.UUID, after, until int) error {
 	for batch, err := range s.Follow(ctx, events.JobStream(id), after, time.Hour) {
 		if err != nil {
@@ -194,7 +194,7 @@ type cutConn struct {
 func (c cutConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	for err == nil && c.cut.Load() {
-		n, err = c.Conn.Read(b) // reads on until the connection's deadline passes
+		n, err = c.Conn.Read(b) // drops what arrives until the connection's deadline passes
 	}
 	return n, err
 }
@@ -213,7 +213,7 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	config := f.db.App.Config()
-	var cut atomic.Pointer[atomic.Bool] // the switch that cuts the connections dialed so far
+	var cut atomic.Pointer[atomic.Bool] // setting the value to true cuts the connections dialed so far
 	cut.Store(new(atomic.Bool))
 	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)

@@ -19,7 +19,7 @@ type Record struct {
 	Job              uuid.UUID
 	Owner            uuid.UUID
 	State            State
-	Priority         int // in the queue, from 1 (first) to 4 (last)
+	Priority         int // priority in the queue, from 1 (first) to 4 (last)
 	Model            string
 	Prompt           string
 	Text             string // empty until the job is final
@@ -33,7 +33,7 @@ type Record struct {
 	Erased           bool      // the owner's key is gone, so Prompt and Text are empty
 }
 
-// record projects a job onto its row.
+// record returns the history row of a job.
 func record(j Job) Record {
 	r := Record{
 		Job:          j.ID,
@@ -69,7 +69,7 @@ type secrets struct {
 func rowAAD(job uuid.UUID) string { return "history " + job.String() }
 
 // queueProjection updates the job's row in the history view if the append changes the
-// row. Generated tokens do not change the row, so most appends do not write it.
+// row. Most appends add only generated tokens, which do not change the row.
 func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
 	if r := record(after); before.Version == 0 || r != record(before) {
 		return queueUpsert(batch, r, key)
@@ -77,7 +77,8 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 	return nil
 }
 
-// queueUpsert writes a row. If key is nil, it stores no prompt and no text.
+// queueUpsert adds a statement to the batch that inserts or updates a row. If key is
+// nil, the row gets no prompt and no text.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
 	var sealed []byte
 	if key != nil && !r.Erased {
@@ -105,7 +106,8 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
-// columns are the columns that scanRow expects.
+// columns are the columns of the table history in the order in which scanRow reads
+// them.
 const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed`
 
 // row is the stored form of a Record.
@@ -183,10 +185,10 @@ func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) (
 const MaxQueuePosition = 10_000
 
 // QueuePosition returns the position of a queued job. The position is 1 plus the number
-// of queued jobs ahead. A job is ahead if it has a higher priority, or if it has the
-// same priority and was accepted earlier. New jobs of a higher priority increase the
-// position. A job that was aged or handed back may run earlier than its position says.
-// Counting stops at MaxQueuePosition.
+// of queued jobs ahead of this job. A job is ahead if its priority is higher, or if its
+// priority is the same and it was accepted earlier. New jobs of a higher priority
+// increase the position. A job that was aged or handed back may run earlier than its
+// position says. Counting stops at MaxQueuePosition.
 func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `

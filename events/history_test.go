@@ -22,7 +22,7 @@ func TestHistoryIsPagedNewestFirst(t *testing.T) {
 		}
 		ids = append([]uuid.UUID{j.ID}, ids...)
 	}
-	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...); err != nil { // this job is not completed, so it must not be returned
+	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...); err != nil { // History must not return this job, because it is not completed
 		t.Fatal(err)
 	}
 	other := uuid.Must(uuid.NewV7())

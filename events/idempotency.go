@@ -27,7 +27,7 @@ var (
 	// ended within a second.
 	ErrInFlight = errcode.New("idempotency_key_in_flight", "a request with this idempotency key is under way")
 
-	// ErrKeyReused occurs when an idempotency key is sent again with a different
+	// ErrKeyReused occurs when a client sends an idempotency key again with a different
 	// payload. It also occurs when the owner of the key has been erased.
 	ErrKeyReused = errcode.New("idempotency_key_reused", "the idempotency key was used for something else")
 )
@@ -44,7 +44,7 @@ const (
 // IdempotencyKey identifies a request. The request opens only one stream, even if it is
 // sent several times.
 type IdempotencyKey struct {
-	Scope   string // the caller and the route; each scope has its own keys
+	Scope   string // the caller and the route, so that the same key in another scope is another key
 	Key     string // chosen by the client
 	Payload []byte // the content of the request, without passwords
 }
@@ -59,7 +59,8 @@ func (k IdempotencyKey) hash() []byte {
 	return h.Sum(nil)
 }
 
-// fingerprint returns a digest of the payload.
+// fingerprint returns a digest of the payload. A repeated request must have the same
+// fingerprint.
 func (k IdempotencyKey) fingerprint() []byte {
 	sum := sha256.Sum256(k.Payload)
 	return sum[:]
@@ -69,8 +70,8 @@ func (k IdempotencyKey) fingerprint() []byte {
 func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
 
 // Opened returns the stream that an earlier request with the same key has opened. It
-// returns ErrNotFound if there is none, and ErrKeyReused if the earlier request was a
-// different one.
+// returns ErrNotFound if no request has used the key. It returns ErrKeyReused if the
+// earlier request had another payload.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
@@ -148,6 +149,6 @@ func (s *Store) ForgetIdempotencyKeys(ctx context.Context) error {
 }
 
 const (
-	forgetBatch   = 1000 // rows per statement
+	forgetBatch   = 1000 // maximum number of rows that one statement deletes
 	forgetTimeout = 10 * time.Second
 )

@@ -91,8 +91,8 @@ func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, c := range map[string]struct {
-		end  error // returned by the first transaction; nil commits it
-		late bool  // the first transaction ends after the second claim
+		end  error // error that rolls back the first transaction, or nil for a commit
+		late bool  // true if the first transaction ends after the second claim
 		want error // result of the second claim
 	}{
 		"first commits":        {nil, false, events.ErrClaimed},
@@ -144,7 +144,8 @@ func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 	}
 }
 
-// awaitLockWait returns when a connection waits for a lock.
+// awaitLockWait returns as soon as a connection to the test's database waits for a
+// lock.
 func (f *fixture) awaitLockWait(t *testing.T) {
 	t.Helper()
 	for poll := time.NewTicker(5 * time.Millisecond); ; {

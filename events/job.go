@@ -42,29 +42,29 @@ type Job struct {
 	Params       model.Params
 	Model        string
 	Policy       string
-	Priority     int         // in the queue, from 1 (first) to 4 (last)
+	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the owner's token budget
 
 	Attempts int    // number of starts
-	Weights  string // weights of the first start; later starts need the same weights
+	Weights  string // weights of the first start, which every later start must have too
 	Kernel   string // kernel of the latest start
-	Tokens   []int  // generated so far
+	Tokens   []int  // tokens generated so far
 	Text     string // the text of Tokens
 
-	FinishReason string // of a completed job: "stop", "length" or "content_filter"
+	FinishReason string // "stop", "length" or "content_filter" for a completed job, otherwise empty
 	Usage        Usage  // usage of a completed job
 	Timings      Timings
 	Reason       string // reason of the latest failure or of the cancellation
 
 	AcceptedAt   time.Time
-	Deadline     time.Time // time at which the job is cancelled if it has not ended; zero if it has no deadline
+	Deadline     time.Time // time at which an unfinished job is cancelled, or zero if the job has no deadline
 	StartedAt    time.Time // time of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
 }
 
-// Apply returns the job after the event e. If e cannot follow the events of j, Apply
-// returns j and ErrIllegal. It does not modify j's slices.
+// Apply returns the job j with the event e applied to it. If e cannot follow the events
+// of j, Apply returns j and ErrIllegal. It does not modify j's slices.
 func (j Job) Apply(e Event) (Job, error) {
 	if !j.allows(e) {
 		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, ErrIllegal)
@@ -104,7 +104,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	return j, nil
 }
 
-// allows reports whether e may come next.
+// allows reports whether e may be the next event of the job.
 func (j Job) allows(e Event) bool {
 	if e.Version != j.Version+1 || j.Version > 0 && (e.Stream != JobStream(j.ID) || e.Owner != j.Owner) {
 		return false

@@ -11,7 +11,7 @@ import (
 	"colophon/internal/vault"
 )
 
-// rebuildBatch is the number of jobs folded at a time.
+// rebuildBatch is the number of jobs whose events are in memory at a time.
 const rebuildBatch = 500
 
 // RebuildHistory rebuilds the history view and the token budgets from the events, in one
@@ -38,7 +38,7 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 					if key, err = s.vault.Key(ctx, tx, j.Owner); err != nil {
 						return err
 					}
-					queueSpending(&batch, Job{}, j) // an erased owner needs no budget
+					queueSpending(&batch, Job{}, j) // the budget is left out for an erased owner, who can start no job
 				}
 				if err := queueUpsert(&batch, record(j), key); err != nil {
 					return err
@@ -58,8 +58,8 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 }
 
 // CheckHistory compares the history view with the events, in one snapshot and without a
-// lock. It returns the number of jobs in the log. The result wrong has the jobs whose
-// rows differ, are missing or should not exist.
+// lock. It returns the number of jobs in the log, and in wrong the jobs whose rows
+// differ, are missing or should not exist.
 func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
@@ -92,9 +92,9 @@ func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, 
 	return jobs, wrong, nil
 }
 
-// readable returns r without the values that an erasure has removed from the events. The
-// token count of a cancelled or failed job follows only from its sealed tokens. After an
-// erasure, only the row still has this count.
+// readable returns r without the values that an erasure has removed from the events.
+// The token count of a cancelled or failed job can be computed only from its sealed
+// tokens. After an erasure, only the history row still has this count.
 func readable(r Record) Record {
 	if r.Erased && r.State != Completed {
 		r.CompletionTokens = 0

@@ -29,9 +29,9 @@ var (
 // Store keeps events in Postgres. Create it with [NewStore], and keep [Store.Run]
 // running while the store is used.
 type Store struct {
-	// Appended is called with every event that this store has appended, after the
-	// commit. Calls may be concurrent and out of order. It must be set before the
-	// store is used and must not block.
+	// Appended is called by the store with every event that the store has appended,
+	// after the commit. Calls may be concurrent and out of order. Appended must be set
+	// before the store is used, and it must not block.
 	Appended func(Event)
 
 	pool  *pgxpool.Pool
@@ -41,9 +41,9 @@ type Store struct {
 	broker        broker
 	announcements announcements
 	name          string                // identifies this store's announcements
-	reads         flight.Group[[]Event] // shared reads, by stream and version
+	reads         flight.Group[[]Event] // queries that concurrent readers share, by stream and version
 
-	// Tests change these intervals.
+	// These intervals are fields so that tests can shorten them.
 	claimWait          time.Duration
 	listenCheck        time.Duration
 	listenCheckTimeout time.Duration
@@ -99,9 +99,9 @@ func (s *Store) publish(appended map[Stream][]Event) {
 	}
 }
 
-// AppendJob appends facts to a job's stream and updates the history view and the owner's
-// budget. It returns the job after the facts. The parameter before is the job as the
-// caller last saw it. For a new job, it is Job{ID: …, Owner: …}.
+// AppendJob appends facts to a job's stream and updates the history view and the
+// owner's budget. It returns the job after the facts. The parameter before is the job
+// as the caller last saw it. For a new job, before has only ID and Owner.
 //
 // AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
 // returns ErrConflict if before is not the job's latest version. It returns
@@ -122,7 +122,8 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 	return change.after, nil
 }
 
-// change is an append to a job's stream that is ready to be sent.
+// change is an append to a job's stream that is checked and ready to be sent to the
+// database.
 type change struct {
 	events []Event
 	after  Job
@@ -159,8 +160,8 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 
 // AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own, in
 // one round trip. After ErrIllegal, ErrConflict or vault.ErrErased, nothing is written.
-// After any other error, the facts may or may not have been committed. In that case, the
-// returned job is before, and the caller must read the stream to know the result.
+// After any other error, the facts may or may not have been committed. In that case,
+// AppendJob returns before, and the caller must read the stream to know the result.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -188,9 +189,9 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 		return nil
 	}
 	stream := AccountStream(account)
-	// The lock makes concurrent appends wait, so they do not conflict. The lock is taken
-	// in a separate statement, because only a later statement sees the changes that are
-	// committed during the wait.
+	// The lock makes concurrent appends to the account wait for each other, so they do
+	// not conflict. The lock is taken in a separate statement, because only a later
+	// statement sees the changes that are committed during the wait.
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream); err != nil {
 		return fmt.Errorf("lock %s: %w", stream, err)
 	}
@@ -222,7 +223,7 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	return nil
 }
 
-// note records events of one stream in tx. Write publishes the recorded events after the
+// note remembers the appended events of one stream, which Write publishes after the
 // commit.
 func (tx *Tx) note(events []Event) {
 	stream := events[0].Stream
@@ -264,9 +265,10 @@ func send(ctx context.Context, db interface {
 // equals the stored event.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// Read returns the events of a stream after a version, in order. If the stream does not
-// exist, it returns no events. The result has at least the events that were committed
-// before the call. Concurrent readers of the same stream and version share one query.
+// Read returns the events of a stream that have a later version than after, in order.
+// If the stream does not exist, it returns no events. The result has at least the
+// events that were committed before the call. Concurrent readers of the same stream and
+// version share one query.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
 		events, err := s.read(ctx, stream, after)
@@ -277,7 +279,8 @@ func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, er
 	})
 }
 
-// Page returns up to limit events of a stream after a version, in order.
+// Page returns up to limit events of a stream that have a later version than after, in
+// order.
 func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Event, error) {
 	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version limit $3`, stream, after, limit)
 	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
@@ -287,11 +290,11 @@ func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Ev
 	return s.decodeAll(ctx, s.pool, payloads)
 }
 
-// If a connection is cut silently, a call without a timeout returns no error for
-// minutes.
+// These timeouts are needed because a connection may be cut silently. A call without a
+// timeout would then return no error for minutes.
 const (
-	readTimeout  = 10 * time.Second // for a query, which goes on even if all of its readers have stopped waiting
-	writeTimeout = 10 * time.Second // for a transaction
+	readTimeout  = 10 * time.Second // time limit of a query, which goes on even if all of its readers have stopped waiting
+	writeTimeout = 10 * time.Second // time limit of a transaction
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {

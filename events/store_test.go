@@ -21,7 +21,7 @@ import (
 	"colophon/migrations"
 )
 
-// fixture is a running store with one owner.
+// fixture is a running store with one registered owner.
 type fixture struct {
 	*events.Store
 	db    *pgtest.DB
@@ -42,7 +42,8 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// run runs a store until the test ends. It returns when the store listens.
+// run starts a store, which runs until the test ends. It returns when the store listens
+// for announcements.
 func run(t *testing.T, s *events.Store) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,8 +80,8 @@ func (f *fixture) newJob() events.Job {
 	return events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner}
 }
 
-// completedFacts returns the facts of a completed job. Its prompt, stop string and text
-// contain the word "secret", and its tokens contain 4242.
+// completedFacts returns the facts of a completed job. The job's prompt, stop string
+// and text contain the word "secret". The job's tokens contain 4242.
 func completedFacts() []events.Fact {
 	return []events.Fact{
 		events.JobAccepted{Prompt: "the prompt is secret", Stop: []string{"secret stop"}, PromptTokens: 4, Model: "m", Policy: "p"},
@@ -146,8 +147,8 @@ func TestOneWriterWinsEachVersion(t *testing.T) {
 	}
 }
 
-// A writer may hold a job with events that were never committed. The next append of this
-// writer must be refused, because it would leave a gap in the versions.
+// TestAppendAfterARolledBackWriteIsRefused appends to a job whose last event was rolled
+// back. The append must be refused, because it would leave a gap in the versions.
 func TestAppendAfterARolledBackWriteIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -197,8 +198,8 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
-// Store.AppendJob sends a batch without begin and commit. The batch must still be one
-// transaction.
+// TestFailedAppendLeavesNothing makes one statement of an append fail. Store.AppendJob
+// sends a batch without begin and commit, but the batch must still be one transaction.
 func TestFailedAppendLeavesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -209,7 +210,7 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table history add constraint full_up check (state <> 'completed')`); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second batch uses prepared statements
+	for range 2 { // two rounds, because the second batch uses prepared statements
 		if after, err := f.AppendJob(t.Context(), j, completedFacts()[2:]...); err == nil || after.Version != j.Version {
 			t.Fatalf("failing append: version %d, %v, want version %d and an error", after.Version, err, j.Version)
 		}

@@ -32,7 +32,7 @@ const (
 	// renewals.
 	leaseTime = 3 * time.Second
 
-	renewTimeout = time.Second // limit of one renewal, after which the next renewal uses another connection
+	renewTimeout = time.Second // time limit of one renewal, after which the next renewal uses another connection
 	sweepTimeout = 5 * time.Second
 	sweepBatch   = 100 // maximum number of jobs that one search handles
 
