@@ -31,7 +31,7 @@ const oldest = 14
 type binaries struct {
 	initdb, postgres string
 	major            int
-	version          string // in the program's own words, for people
+	version          string // version as the program prints it, such as 17.2
 }
 
 // candidates returns the directories that may hold the programs, the likeliest first.
@@ -50,7 +50,7 @@ func candidates(ctx context.Context, named string) []string {
 		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
 	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", // Debian and its family
+		"/usr/lib/postgresql/*/bin", // Debian and related distributions
 		"/usr/pgsql-*/bin",          // the PostgreSQL project's RPMs
 		"/opt/homebrew/opt/postgresql@*/bin",
 		"/usr/local/opt/postgresql@*/bin",
@@ -79,7 +79,7 @@ func chooseBinaries(ctx context.Context, dirs []string, d directory) (binaries, 
 	if err != nil {
 		return binaries{}, err
 	}
-	var other []string // versions that do not match the data
+	var other []string // major versions of programs that cannot read the data
 	var errs []error
 	for _, dir := range dirs {
 		bin, err := examine(ctx, dir, d)

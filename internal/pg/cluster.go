@@ -22,7 +22,7 @@ const (
 	// the service keeps in the cluster.
 	owner    = "colophon"
 	database = "colophon"
-	port     = "5432" // names the socket file; nothing listens on the network
+	port     = "5432" // part of the socket file's name, because the server listens on no network port
 
 	// poll is the interval between two checks of a state that sends no event. Examples
 	// are a lock of another process and a server that is starting.
@@ -32,7 +32,7 @@ const (
 // Options are the choices of a caller of Start.
 type Options struct {
 	// Bin is the directory that holds initdb and postgres. If Bin is empty, Start
-	// searches the usual directories; see ErrNoServer.
+	// searches the usual directories, which the text of ErrNoServer lists.
 	Bin string
 	// Log gets a record of each server that was started, found running or moved
 	// elsewhere. If Log is nil, nothing is recorded.
@@ -45,8 +45,8 @@ type Options struct {
 // Cluster is a running private PostgreSQL server.
 type Cluster struct {
 	dir    directory
-	socket string  // directory of the socket
-	server *server // nil when another process started it
+	socket string  // directory of the server's unix socket
+	server *server // nil if another process started the server
 }
 
 // Start returns the private server whose files are in dir. It creates dir if dir is
@@ -92,7 +92,8 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 		opt.Log.Info("private postgres found running", "dir", dir)
 		return running, nil
 	}
-	// The server inherits the lock. Until then, this copy of the file holds the lock.
+	// The server inherits the lock when it starts. Before that, this open file holds
+	// the lock.
 	defer lock.Close()
 
 	bin, pl, err := prepare(ctx, dir, opt)
@@ -155,9 +156,9 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, directory,
 //
 // The lock is a flock on <dir>.lock. Start holds the lock while it prepares the server.
 // Then the server and all its backends inherit the lock. So the lock is free exactly
-// when no process can be writing to the data directory. This holds for a recycled
-// process id, for a zombie, and across containers that share the directory. In these
-// cases postmaster.pid proves nothing.
+// when no process can be writing to the data directory. The lock is reliable even if a
+// process id was recycled, if a process is a zombie, or if containers share the
+// directory. In these cases postmaster.pid proves nothing.
 func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), dirMode()); err != nil {
 		return nil, nil, err
@@ -179,7 +180,7 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 			return nil, nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 		}
 		// A server that was started by hand can run although the lock is free. If such
-		// a server answers, it is as good as a server that Start has started.
+		// a server answers, Start uses it.
 		pl, err := locate(dir)
 		var at pidfile
 		if err == nil {
@@ -204,7 +205,8 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 	}
 }
 
-// ready waits until the server that c started answers.
+// ready waits until the server that this cluster started answers, or returns the reason
+// why it cannot.
 func (c *Cluster) ready(ctx context.Context) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
@@ -244,8 +246,8 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 		return nil
 	}
 	_, err = conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{database}.Sanitize())
-	// If two processes create the database at once, the second one gets an error. The
-	// error comes from a check or from the unique index.
+	// If two processes create the database at once, the second process gets one of
+	// these errors. Then the database exists.
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42P04" || pgErr.Code == "23505") {
 		return nil
 	}
@@ -290,14 +292,14 @@ func (c *Cluster) PID() int {
 // Stop ends the server that Start started and waits for the server's end. Clients are
 // disconnected, and everything committed is on disk. If ctx ends first, Stop kills the
 // server. A kill loses nothing, but the next start must recover. Stop does nothing for
-// a server that another process started. A second Stop does nothing either.
+// a server that another process started. A second call of Stop also does nothing.
 func (c *Cluster) Stop(ctx context.Context) error {
 	if c.server == nil {
 		return nil
 	}
 	err := c.server.stop(ctx)
 	if filepath.Dir(c.socket) != c.dir.dir {
-		os.Remove(c.socket) // if the socket is in a directory in /tmp, that directory is empty now
+		os.Remove(c.socket) // a socket's directory in /tmp is empty after the server has ended
 	}
 	return err
 }

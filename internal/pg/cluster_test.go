@@ -20,8 +20,8 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// shared is the directory of a cluster that tests use one after another, because
-// creating a cluster takes seconds.
+// shared returns the directory of a cluster that the tests use one after another,
+// because the creation of a cluster takes seconds.
 var shared = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "colophon-test-")
 	if err != nil {
@@ -144,14 +144,15 @@ func TestDataOutlivesStopAndStart(t *testing.T) {
 	default:
 		t.Fatal("stopped, but Exited is open")
 	}
-	stop(t, c) // the second stop must do nothing
+	stop(t, c) // stopped a second time, which must do nothing
 	free(t, dir)
 
 	c = startWith(t, dir, durable())
 	if v := query1(t, c, `SELECT v FROM kept`); v != "as it was" {
 		t.Fatalf("after the restart: %q", v)
 	}
-	// Settings and modes must keep data safe and other accounts out.
+	// The server's settings must keep committed data safe, and the modes of its
+	// directories must keep other accounts out.
 	for setting, want := range map[string]string{"fsync": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
 		if got := query1(t, c, `SELECT current_setting('`+setting+`')`); got != want {
 			t.Errorf("%s = %q, want %q", setting, got, want)
@@ -227,7 +228,7 @@ func TestStartWaitsForAStoppingServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := start(t, dir)
-		if next.Exited() == nil { // Start found the old server, which still answered
+		if next.Exited() == nil { // Start used the old server, which still answered
 			<-c.Exited()
 			next = start(t, dir)
 		}
@@ -251,7 +252,7 @@ func TestLongPathGetsASocketInTmp(t *testing.T) {
 	for range 2 {
 		c := start(t, dir)
 		query1(t, c, `SELECT 'works'`)
-		cfg, err := pgx.ParseConfig(start(t, dir).URL()) // the second Start finds the server running
+		cfg, err := pgx.ParseConfig(start(t, dir).URL()) // this second Start uses the running server
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,8 +35,8 @@ func TestStartRecoversAKilledServer(t *testing.T) {
 }
 
 // TestStartIgnoresThePIDOfAnotherProcess starts a server whose pid file names a living
-// process of the server's account. As after a restart of the machine, that process is
-// not a server. The start must succeed.
+// process of the server's account. That process is not a server, which also happens
+// after a restart of the machine. The start must succeed.
 func TestStartIgnoresThePIDOfAnotherProcess(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)
@@ -73,7 +73,7 @@ func TestStartIgnoresThePIDOfAnotherProcess(t *testing.T) {
 
 func TestInterruptedInitdbIsStartedAgain(t *testing.T) {
 	dir := filepath.Join(pgtest.Dir(t), "postgres")
-	// The first start is cancelled somewhere inside initdb.
+	// The first start is cancelled while initdb runs.
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
@@ -95,7 +95,7 @@ func TestInterruptedInitdbIsStartedAgain(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("interrupted: %v", err)
 	}
-	// A killed process would have left an incomplete cluster.
+	// A start that was killed leaves an incomplete cluster like this one.
 	half := filepath.Join(dir, "data.new-123")
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)

@@ -20,18 +20,19 @@ import (
 //	<dir>/run    the socket's directory, mode 0700, owned by the account
 //	<dir>/log    the server's log; log.1 is the log of the previous run
 //
-// dir itself belongs to the caller of Start. So the account that runs root's server
-// cannot make root follow a link.
+// dir itself belongs to the caller of Start. If the caller is root, the account that
+// runs the server cannot put a link into dir and make root follow it.
 type directory struct {
-	dir  string              // absolute path; has no symbolic links once dir exists
-	cred *syscall.Credential // nil if the account is the caller's
+	dir  string              // absolute path, without symbolic links if dir exists
+	cred *syscall.Credential // the account, or nil if the caller's own account owns the files
 }
 
 func (d directory) data() string { return filepath.Join(d.dir, "data") }
 func (d directory) log() string  { return filepath.Join(d.dir, "log") }
 
-// dirMode is the mode of a directory above the cluster. Root's server runs as another
-// account, which must be able to pass through the directory.
+// dirMode returns the mode of a directory above the cluster. If root starts the server,
+// the server runs as another account. That account must be able to pass through the
+// directory.
 func dirMode() os.FileMode {
 	if os.Geteuid() == 0 {
 		return 0o711
@@ -67,8 +68,8 @@ func locate(dir string) (directory, error) {
 	return d, err
 }
 
-// serverAccount returns the first account of names that exists, without supplementary
-// groups.
+// serverAccount returns the first of the named accounts that exists. The result has no
+// supplementary groups.
 func serverAccount(names ...string) (*syscall.Credential, error) {
 	for _, name := range names {
 		u, err := user.Lookup(name)
@@ -111,7 +112,7 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 			errs = append(errs, err)
 			continue
 		}
-		// Files of an interrupted start in dir are useless.
+		// dir holds at most the useless files of an interrupted start.
 		if err := os.RemoveAll(dir); err != nil {
 			return false, err
 		}
@@ -124,7 +125,8 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 	return false, fmt.Errorf("account %d can reach neither %s nor another directory for it: %w", d.cred.Uid, d.dir, errors.Join(errs...))
 }
 
-// elsewhere makes a directory below base that the server's account can reach.
+// elsewhere creates a directory below base that the server's account can reach, and
+// returns its path.
 func (d *directory) elsewhere(ctx context.Context, bin binaries, base string) (string, error) {
 	if err := os.MkdirAll(base, 0o711); err != nil {
 		return "", err
@@ -142,8 +144,8 @@ func (d *directory) elsewhere(ctx context.Context, bin binaries, base string) (s
 	return dir, nil
 }
 
-// reachable reports whether the account can start a program in dir. It starts a program
-// to find out, so every kind of access rule counts.
+// reachable reports whether the account can start a program in dir. It really starts a
+// program, so that the result respects every kind of access rule.
 func (d *directory) reachable(ctx context.Context, bin binaries, dir string) bool {
 	cmd := d.command(ctx, bin.postgres, "--version")
 	cmd.Dir = dir
@@ -163,7 +165,7 @@ func (d *directory) command(ctx context.Context, name string, args ...string) *e
 	return cmd
 }
 
-// give makes the server's account the only one that can enter path.
+// give makes the server's account the only account, except root, that can enter path.
 func (d *directory) give(path string) error {
 	if d.cred != nil {
 		if err := os.Lchown(path, int(d.cred.Uid), int(d.cred.Gid)); err != nil {
@@ -174,8 +176,8 @@ func (d *directory) give(path string) error {
 }
 
 // initdb creates the cluster unless it exists. It builds the cluster under another name
-// and renames the complete cluster. So an incomplete cluster is never taken for a
-// complete one.
+// and renames the complete cluster. So an incomplete cluster is never mistaken for a
+// complete cluster.
 func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) error {
 	if _, err := os.Stat(filepath.Join(d.data(), "PG_VERSION")); err == nil {
 		return nil
@@ -235,8 +237,8 @@ func syncDir(dir string) error {
 // bytes. Linux allows 107 bytes. macOS and the BSDs allow 103 bytes.
 const maxSocketPath = 103
 
-// socketDir creates the directory of the socket. This is <dir>/run, or a directory in
-// /tmp if that path would be too long for a socket.
+// socketDir creates the directory of the socket. The directory is <dir>/run. If that
+// path would be too long for a socket, the directory is in /tmp.
 func (d *directory) socketDir() (string, error) {
 	dir := filepath.Join(d.dir, "run")
 	if len(filepath.Join(dir, ".s.PGSQL."+port)) <= maxSocketPath {
@@ -245,7 +247,7 @@ func (d *directory) socketDir() (string, error) {
 		}
 		return dir, d.give(dir)
 	}
-	// The name is the same each time, so that crashes do not leave many directories.
+	// Each start uses the same name, so that crashes do not leave many directories.
 	sum := sha256.Sum256([]byte(d.dir))
 	dir = fmt.Sprintf("/tmp/colophon-%x", sum[:6])
 	err := os.Mkdir(dir, 0o700)

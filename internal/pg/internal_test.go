@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// fakeServer creates a directory of programs that claim to be the given version.
+// fakeServer creates a directory with programs initdb and postgres that claim to have
+// the given version.
 func fakeServer(t *testing.T, version string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -28,7 +29,7 @@ func TestChooseBinariesMatchesTheData(t *testing.T) {
 	liar := fakeServer(t, "")
 	for _, c := range []struct {
 		name    string
-		data    string // version in the data directory, if there is one
+		data    string // version in the data directory, or "" if there is no data
 		dirs    []string
 		want    string
 		wantErr string
@@ -87,9 +88,9 @@ func TestParsePidfileToleratesAStartingServer(t *testing.T) {
 	}
 }
 
-// TestForeignSocketDirIsNotUsed makes the usual socket directory unsafe. It opens the
-// directory to other accounts or replaces the directory with a link. socketDir must
-// then use another directory.
+// TestForeignSocketDirIsNotUsed makes the usual socket directory unsafe. The test opens
+// the directory to other accounts, or replaces it with a link. socketDir must then use
+// another directory.
 func TestForeignSocketDirIsNotUsed(t *testing.T) {
 	p := directory{dir: filepath.Join(t.TempDir(), strings.Repeat("x", maxSocketPath))}
 	usual, err := p.socketDir()
@@ -131,9 +132,9 @@ func TestServerAccountIsTheFirstThatExists(t *testing.T) {
 	}
 }
 
-// TestCommandInheritsNothing runs a program with command. The program must not get this
-// process's environment. If this process runs as root, the program must get only the
-// account's groups.
+// TestCommandInheritsNothing runs a program with the method command. The program must
+// not get this process's environment. If this process runs as root, the program must
+// get only the account's groups.
 func TestCommandInheritsNothing(t *testing.T) {
 	t.Setenv("COLOPHON_MASTER_KEY", "secret")
 	p, err := locate(t.TempDir())

@@ -20,13 +20,13 @@ import (
 // the first lines.
 type pidfile struct {
 	pid    int
-	socket string // directory
-	status string // starting, ready, stopping
+	socket string // directory of the server's unix socket
+	status string // "starting", "ready" or "stopping"
 }
 
 func readPidfile(data string) (pidfile, error) {
-	// Root reads this file below a directory of the server's account. So no link may
-	// lead out of that directory.
+	// A root process reads this file in a directory that belongs to another account.
+	// That account must not be able to make root follow a link out of the directory.
 	f, err := os.OpenInRoot(data, "postmaster.pid")
 	if err != nil {
 		return pidfile{}, err
@@ -50,8 +50,8 @@ func parsePidfile(s string) (pidfile, error) {
 }
 
 // probe returns the pidfile of the server that answers for the data directory. If no
-// server answers, probe returns an error with the reason. For this error, refused
-// reports whether waiting is useless.
+// server answers, probe returns an error with the reason. The caller passes this error
+// to refused to learn whether waiting is useless.
 func probe(ctx context.Context, data string) (pidfile, error) {
 	at, err := readPidfile(data)
 	if err != nil {
@@ -69,16 +69,17 @@ func probe(ctx context.Context, data string) (pidfile, error) {
 	return at, conn.Close(ctx)
 }
 
-// refused reports whether the server answered with a permanent error.
+// refused reports whether the server answered with an error that waiting cannot change.
 func refused(err error) bool {
 	_, answered := errors.AsType[*pgconn.PgError](err)
 	return answered && !transient(err)
 }
 
-// disownPidfile prepares a killed server's file for the next server. PostgreSQL refuses
-// to start if a process with the id in the file exists. After a restart of a container
-// or of the machine, another process or a zombie often has this id. Such a process is
-// not a server of this directory, because this process holds the lock.
+// disownPidfile changes the postmaster.pid of a killed server so that the next server
+// can start. PostgreSQL refuses to start if a process with the id in the file exists.
+// After a restart of a container or of the machine, another process or a zombie often
+// has this id. That process cannot be a server of this directory, because the caller
+// holds the directory's lock.
 //
 // PostgreSQL ignores the id of its own parent, so disownPidfile writes that id into the
 // file. It does not remove the file, because PostgreSQL must still check the shared

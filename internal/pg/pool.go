@@ -30,10 +30,10 @@ var ErrNoRole = errors.New("the server lacks a role")
 // ends. Connect returns every other error at once.
 //
 // If role is not empty, every connection acts as that role from its first statement on.
-// So the service has few rights even when the URL is the owner's. The server then also
-// ends a connection that is idle for 3 seconds inside a transaction. Otherwise a frozen
-// or cut-off process would keep its locks. The same holds for connections that are
-// opened from a copy of the pool's ConnConfig.
+// So the service has few rights even if the URL names the owner of the database. The
+// server then also ends a connection that is idle for 3 seconds inside a transaction.
+// Otherwise a frozen or cut-off process would keep its locks. Connections that are
+// opened from a copy of the pool's ConnConfig act as the role too.
 //
 // The URL's pool_max_conns sets the size of the pool. Without pool_max_conns, the pool
 // has four connections per CPU, but at least ten and at most 50.
@@ -46,7 +46,7 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
 	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
-	cfg.PingTimeout = 2 * time.Second // time for a check of an idle connection, which may have been cut
+	cfg.PingTimeout = 2 * time.Second // time limit of the check of an idle connection, which may have been cut
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
 	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
@@ -97,7 +97,7 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	}
 	cfg, err := pgxpool.ParseConfig(databaseURL)
 	if err == nil && strings.Contains(cfg.ConnConfig.Database, "@") {
-		return nil, errURL // the password contains a slash, and the rest of it became the path
+		return nil, errURL // the password contains a slash, so the rest of the password was read as the path
 	}
 	if err == nil {
 		return cfg, nil
@@ -113,7 +113,7 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	return nil, fmt.Errorf("database URL: %w", err)
 }
 
-// transient reports whether a new attempt to connect may succeed. In this case the
+// transient reports whether a new attempt to connect may succeed. This is so if the
 // server is starting, is full, or does not listen yet.
 func transient(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -134,11 +134,11 @@ func transient(err error) bool {
 	return false
 }
 
-// Unavailable reports whether an error says that the server was unavailable. The server
-// is stopping, starting or full, has cut the connection, or does not answer in time.
-// Unavailable also returns true if the server has aborted a transaction in favour of
-// another transaction. A retry may succeed. The failed statement may have been carried
-// out nevertheless.
+// Unavailable reports whether an error says that the server was unavailable. Such a
+// server is stopping, starting or full, has cut the connection, or does not answer in
+// time. Unavailable also returns true if the server has aborted a transaction in favour
+// of another transaction. A retry may succeed. The server may have carried out the
+// statement despite the error.
 func Unavailable(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		// 08xxx: connection exception. 57P0x: operator intervention. 25P03: end of a
@@ -147,7 +147,7 @@ func Unavailable(err error) bool {
 		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
 			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
 	}
-	if _, ok := errors.AsType[net.Error](err); ok { // the error of a context's deadline is a net.Error too
+	if _, ok := errors.AsType[net.Error](err); ok { // context.DeadlineExceeded is a net.Error too
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {

@@ -39,8 +39,8 @@ func TestConnectActsAsTheRole(t *testing.T) {
 	}
 }
 
-// TestServerEndsIdleTransactions leaves a transaction idle, like a frozen process. The
-// server must end the transaction, so that its locks become free.
+// TestServerEndsIdleTransactions leaves a transaction idle, as a frozen process does.
+// The server must end the transaction, so that its locks become free.
 func TestServerEndsIdleTransactions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")
 	if err != nil {
@@ -66,8 +66,8 @@ func TestServerEndsIdleTransactions(t *testing.T) {
 	}
 }
 
-// TestConnectWaitsForAStartingServer first answers like a starting server. Then it lets
-// the real server answer. Connect must succeed.
+// TestConnectWaitsForAStartingServer connects through a proxy. The proxy first answers
+// like a starting server. Later it lets the real server answer. Connect must succeed.
 func TestConnectWaitsForAStartingServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -133,7 +133,7 @@ func TestConnectGivesUpWithTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	l.Close() // the address of l now refuses connections
+	l.Close() // after this, the address of l refuses connections
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err = pg.Connect(ctx, "postgres://u:hunter2@"+addr+"/d?sslmode=disable", "")

@@ -16,13 +16,13 @@ import (
 type server struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
-	err    error // the error with which the process ended; set before exited is closed
+	err    error // the error with which the process ended, which is set before exited is closed
 }
 
 // settings returns the settings of a small private server. All other settings keep
 // PostgreSQL's defaults on purpose. fsync and full_page_writes are on. wal_level is
-// replica. The level minimal would save nothing for small transactions and rule out
-// pg_basebackup. initdb chooses shared_buffers for the machine.
+// replica, because the level minimal would save nothing for small transactions and
+// would rule out pg_basebackup. initdb chooses shared_buffers for the machine.
 func settings(socket string, disposable bool) []string {
 	s := []string{
 		"listen_addresses=",
@@ -61,7 +61,7 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	for _, s := range settings(socket, disposable) {
 		args = append(args, "-c", s)
 	}
-	// The server outlives the caller's ctx. Stop ends it.
+	// The server outlives the caller's ctx, because only Stop ends the server.
 	cmd := d.command(context.Background(), bin.postgres, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lock}
@@ -76,8 +76,8 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	started := make(chan error, 1)
 	go func() {
 		// The kernel sends the death signal when the forking thread ends, which in Go
-		// may be long before the process ends. So this thread stays until the server
-		// has ended.
+		// may be long before the process ends. So the goroutine keeps its thread until
+		// the server has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -116,7 +116,8 @@ func (s *server) stop(ctx context.Context) error {
 	return fmt.Errorf("stop the private postgres in time (it was killed and recovers at the next start): %w", why)
 }
 
-// signal sends sig and reports whether the server ended before ctx did.
+// signal sends sig to the server. It reports whether the server ended before ctx was
+// done.
 func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
 	// An error means that the process has ended. Then exited is closed.
 	_ = s.cmd.Process.Signal(sig)
@@ -128,8 +129,8 @@ func (s *server) signal(ctx context.Context, sig syscall.Signal) bool {
 	}
 }
 
-// output runs a short command. It keeps the thread until the command ends, because of
-// the death signal; see launch.
+// output runs a short command. It keeps the thread until the command ends, because the
+// end of the thread would kill the command. The function launch explains this.
 func output(cmd *exec.Cmd) ([]byte, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -9,7 +9,7 @@ import (
 func TestWeaknessesAreNamed(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")
 	t.Setenv("PGPASSWORD", "")
-	t.Setenv("PGPASSFILE", t.TempDir()) // no password file
+	t.Setenv("PGPASSFILE", t.TempDir()) // a directory, so that no password file is read
 	const good = "qF9x2mZ7tW4k"
 	for url, want := range map[string]string{
 		"postgres://u:" + good + "@db.example/c?sslmode=verify-full":                  "",
@@ -17,7 +17,7 @@ func TestWeaknessesAreNamed(t *testing.T) {
 		"postgres://u:" + good + "@db.example/c?sslmode=disable":                      "clear",
 		"postgres://u:" + good + "@db.example/c?sslmode=prefer":                       "clear",
 		"postgres://u:" + good + "@db.example/c?sslmode=allow":                        "clear",
-		"postgres://u:" + good + "@db.example/c":                                      "clear", // prefer is the default
+		"postgres://u:" + good + "@db.example/c":                                      "clear", // the default sslmode is prefer, which allows plain text
 		"postgres://u:" + good + "@10.0.0.1/c?sslmode=disable":                        "clear",
 		"postgres://u:" + good + "@localhost/c?sslmode=disable":                       "",
 		"postgres://u:" + good + "@127.0.0.1/c?sslmode=disable":                       "",

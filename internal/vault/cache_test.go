@@ -16,7 +16,7 @@ import (
 // table is a fake of the table owner_keys in which every owner has the same key.
 type table struct {
 	wrapped []byte
-	delay   func() // if set, called after a row is read and before the row is returned
+	delay   func() // if set, QueryRow calls delay after reading the row and before returning it
 	reads   int
 }
 
@@ -48,14 +48,16 @@ func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
 }
 
-// cachedKeys returns the number of keys and tombstones in memory.
+// cachedKeys returns the number of keys in memory, plus the number of tombstones of
+// erased owners.
 func (v *Vault) cachedKeys() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.keys.Len() + len(v.erased)
 }
 
-// A key that was read before an erasure must not be cached after the erasure.
+// TestLateReaderDoesNotUndoAnErasure erases an owner while a reader still holds the
+// owner's row. The reader must not put the key into the cache after the erasure.
 func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -88,7 +90,8 @@ func TestLateReaderDoesNotUndoAnErasure(t *testing.T) {
 	})
 }
 
-// Keys and tombstones must be removed from memory after KeyTTL.
+// TestKeysLeaveMemory expects that the vault removes keys, and tombstones of erased
+// owners, from memory after KeyTTL.
 func TestKeysLeaveMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -123,7 +126,8 @@ func TestKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// The cache must hold the maxCached most recently used keys, and all tombstones.
+// TestCacheIsBounded adds more than maxCached keys. The cache must hold only the
+// maxCached most recently used keys, but the tombstones of all erased owners.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -154,7 +158,7 @@ func TestCacheIsBounded(t *testing.T) {
 		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
 			t.Errorf("an erased owner: %v", err)
 		}
-		time.Sleep(KeyTTL) // until all timers have fired
+		time.Sleep(KeyTTL) // after this time, all timers have fired
 		synctest.Wait()
 		if n := v.cachedKeys(); n != 0 {
 			t.Errorf("%d keys and tombstones are left", n)

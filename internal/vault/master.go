@@ -46,9 +46,9 @@ func makeMasterKey(path string) ([]byte, error) {
 		return nil, err
 	}
 	key := make([]byte, MasterKeySize)
-	_, _ = rand.Read(key) // never fails
+	_, _ = rand.Read(key) // rand.Read never returns an error
 	text := []byte(base64.StdEncoding.EncodeToString(key) + "\n")
-	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
+	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // CreateTemp creates the file with mode 0600
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ const (
 	// MasterKeySize is the length of a master key in bytes.
 	MasterKeySize = 32
 
-	maxCached = 10_000 // keys of about 1 KB each
+	maxCached = 10_000 // maximum number of cached keys, which take about 1 KB each
 )
 
 var (
@@ -111,7 +111,7 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 // a key.
 func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	data := make([]byte, 32)
-	_, _ = rand.Read(data) // never fails
+	_, _ = rand.Read(data) // rand.Read never returns an error
 	wrapped := v.master.Seal(nil, nil, data, owner[:])
 	if _, err := db.Exec(ctx, `insert into owner_keys (owner, wrapped) values ($1, $2)`, owner, wrapped); err != nil {
 		return fmt.Errorf("create the key of owner %s: %w", owner, err)
@@ -147,7 +147,7 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if key, err := v.cached(owner); key != nil || err != nil { // another caller has cached or erased the key
+	if key, err := v.cached(owner); key != nil || err != nil { // meanwhile another caller has cached or erased the key
 		return key, err
 	}
 	key = &Key{aead}
@@ -155,8 +155,9 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
-// cached returns the owner's key or ErrErased. It returns nil for both if the key must
-// be read from the database. The caller holds v.mu.
+// cached returns the owner's key from memory, or ErrErased if the owner was erased
+// lately. It returns nil and nil if the key must be read from the database. The caller
+// holds v.mu.
 func (v *Vault) cached(owner uuid.UUID) (*Key, error) {
 	now := time.Now()
 	if now.Before(v.erased[owner]) {
@@ -189,9 +190,9 @@ func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Erase destroys the owner's key. Afterwards, the values that were sealed with the key
-// cannot be opened. This holds in this process at once, and in other processes within
-// KeyTTL. If db is a transaction, the caller must commit the transaction.
+// Erase destroys the owner's key. After that, the values that were sealed with the key
+// cannot be opened. In this process this holds at once, and in other processes after at
+// most KeyTTL. If db is a transaction, the caller must commit the transaction.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
@@ -200,7 +201,7 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.keys.Remove(owner)
-	// A key that was read before the erasure expires no later than this time.
+	// The tombstone lasts at least as long as any key that was read before the erasure.
 	v.erased[owner] = time.Now().Add(KeyTTL)
 	time.AfterFunc(KeyTTL, func() {
 		v.mu.Lock()
@@ -229,8 +230,8 @@ func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
 }
 
 // Digest returns a 32-byte HMAC of the purpose and the parts. All processes with the
-// same master key get the same digest. To a person without that master key, a digest
-// looks random, and they cannot test guesses against the digest.
+// same master key get the same digest. Without the master key, a digest looks random,
+// and nobody can test guesses against it.
 func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	h := hmac.New(sha256.New, v.mac)
 	for _, part := range append([]string{purpose}, parts...) {

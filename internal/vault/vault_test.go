@@ -42,7 +42,8 @@ func TestSealedValuesOpenOnlyWithTheirAssociatedData(t *testing.T) {
 	if bytes.Equal(sealed, key.Seal([]byte("secret"), "here")) {
 		t.Error("sealing a value twice gives the same ciphertext")
 	}
-	// Another process with the same master key must also open the sealed value.
+	// A second vault with the same master key stands for another process. It must also
+	// open the sealed value.
 	again, err := newVault(t, 1).Key(t.Context(), db, one)
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// OneDay waits until the next UTC day if the current one ends within a minute. Token
+// OneDay waits until the next UTC day if the current day ends within a minute. Token
 // budgets are counted by UTC day, so a test of one day's budget calls OneDay first.
 func OneDay(t testing.TB) {
 	t.Helper()

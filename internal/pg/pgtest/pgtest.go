@@ -1,9 +1,9 @@
 // Package pgtest gives each test a PostgreSQL database of its own.
 //
 // The first test of a test binary starts a private server without durability. The
-// server and its files disappear when the binary ends, even if it is killed, so no
-// package needs a TestMain. Migrations run once, into a template. The database of
-// each test is a copy of the template. Tests may run in parallel.
+// server and its files disappear when the binary ends, even by a kill. So no package
+// needs a TestMain. Migrations run once, into a template. The database of each test is
+// a copy of the template. Tests may run in parallel.
 //
 // If DATABASE_URL is set, the databases are created on that server instead. A killed
 // binary would leave a template there, so each test migrates its own database.
@@ -35,9 +35,9 @@ const AppRole = "colophon_app"
 
 // DB is one test's database.
 type DB struct {
-	URL   string        // connects as the owner
-	Owner *pgxpool.Pool // may do everything
-	App   *pgxpool.Pool // acts as AppRole
+	URL   string        // connection URL of the database's owner
+	Owner *pgxpool.Pool // connections of the owner, who may do everything in the database
+	App   *pgxpool.Pool // connections with the few rights of AppRole
 }
 
 // Migrate creates the schema under test in an empty database.
@@ -83,12 +83,12 @@ const (
 	diskRoot = "/tmp"
 
 	memoryRoot = "/dev/shm"
-	minMemory  = 2 << 30 // bytes
+	minMemory  = 2 << 30 // free bytes of memory that the server's files need
 )
 
 // serverRoot returns the parent directory for the server of a test binary. The
-// directory is in memory if there is room. A database has hundreds of files. Creating
-// and dropping them in memory takes a third of the processor time.
+// directory is in memory if there is room. A database has hundreds of files. In memory,
+// creating and dropping these files takes a third of the processor time.
 func serverRoot() string {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(memoryRoot, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) >= minMemory {
@@ -111,7 +111,7 @@ func makeDir(root string) (string, error) {
 
 func newDatabase(t testing.TB, migrate Migrate) string {
 	t.Helper()
-	// t.Context() would end before the cleanups run.
+	// t.Context() is not used, because it ends before the cleanups run.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	srv, err := shared()
@@ -157,15 +157,15 @@ func connect(t testing.TB, url, role string) *pgxpool.Pool {
 // host is the server that this test binary uses.
 type host struct {
 	url      string
-	external bool      // the server of DATABASE_URL
-	alive    io.Closer // stays open while the process lives; see removeAtExit
+	external bool      // true if DATABASE_URL names the server
+	alive    io.Closer // the pipe of removeAtExit, which stays open while the process lives
 
-	mu        sync.Mutex         // locked while migrations run
-	templates map[uintptr]string // database name by migrate function
+	mu        sync.Mutex         // held while migrations run, and guards templates
+	templates map[uintptr]string // name of the template database, by the pointer of the migrate function
 }
 
-// shared starts the server at its first call. It is the only exception to the rule "no
-// state in packages", because the server belongs to the process.
+// shared starts the server at its first call. It is package state, which this code base
+// otherwise avoids, because the server belongs to the whole process.
 var shared = sync.OnceValues(func() (*host, error) {
 	h := &host{templates: map[uintptr]string{}}
 	if url := os.Getenv("DATABASE_URL"); url != "" {
@@ -192,8 +192,8 @@ var shared = sync.OnceValues(func() (*host, error) {
 	return h, nil
 })
 
-// removeAtExit starts a shell that outlives this process and removes dir. The end of
-// this process closes the shell's standard input. The shell first waits for this, and
+// removeAtExit starts a shell that outlives this process and removes dir. When this
+// process ends, the shell's standard input is closed. The shell waits for that, and
 // then for the end of the server. The caller must keep the returned pipe reachable,
 // because the garbage collector would close it.
 func removeAtExit(dir string) (io.Closer, error) {
@@ -231,9 +231,9 @@ func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 	return name, h.copy(ctx, template, name)
 }
 
-// copy creates a database by copying the files of another one. The default strategy is
-// a copy through the write-ahead log. A copy of the files takes a quarter of the
-// default strategy's processor time. PostgreSQL 14 has no strategies and always copies
+// copy creates a database by copying the files of another database. By default,
+// Postgres copies through the write-ahead log instead. A copy of the files takes a
+// quarter of that processor time. PostgreSQL 14 has no strategies and always copies
 // files.
 func (h *host) copy(ctx context.Context, from, to string) error {
 	conn, err := pgx.Connect(ctx, h.url)
@@ -259,7 +259,7 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 		return name, nil
 	}
 	name := fmt.Sprintf("template_%d", len(h.templates))
-	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // a failed attempt may have left the database
+	if err := h.exec(ctx, "DROP DATABASE IF EXISTS "+name); err != nil { // a failed migration may have left a database of this name
 		return "", err
 	}
 	if err := h.exec(ctx, "CREATE DATABASE "+name); err != nil {
@@ -272,7 +272,7 @@ func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
 	return name, nil
 }
 
-// migrate runs the migration under a lock of the whole server. Roles belong to the
+// migrate runs the migration under a lock for the whole server. Roles belong to the
 // server, and other test binaries may migrate on the same server at the same time.
 func (h *host) migrate(ctx context.Context, name string, migrate Migrate) error {
 	conn, err := pgx.Connect(ctx, h.url)
@@ -306,5 +306,5 @@ func (h *host) exec(ctx context.Context, sql string) error {
 	return nil
 }
 
-// databaseURL returns the server's URL with another database.
+// databaseURL returns the server's URL with another database name.
 func (h *host) databaseURL(name string) string { return withDatabase(h.url, name) }

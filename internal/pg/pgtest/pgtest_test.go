@@ -58,7 +58,8 @@ func TestAppActsAsTheRole(t *testing.T) {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "42501" {
 		t.Fatalf("DELETE as the app: %v; want insufficient_privilege", err)
 	}
-	// LISTEN needs a connection outside the pool, with the pool's configuration.
+	// A LISTEN needs a connection outside the pool, which is made with the pool's
+	// configuration.
 	conn, err := pgx.ConnectConfig(t.Context(), db.App.Config().ConnConfig.Copy())
 	if err != nil {
 		t.Fatal(err)

@@ -29,8 +29,8 @@ func NewServer(t testing.TB) *Server {
 	return OpenServer(t, filepath.Join(Dir(t), "postgres"))
 }
 
-// OpenServer starts the server whose files are in dir, as the program starts its
-// private server. The server ends with the test.
+// OpenServer starts the server whose files are in dir, in the way in which the service
+// starts its private server. The server ends with the test.
 func OpenServer(t testing.TB, dir string) *Server {
 	t.Helper()
 	s := &Server{t: t, dir: dir}
@@ -71,7 +71,7 @@ func (s *Server) Crash() {
 }
 
 // Freeze suspends all processes of the server. The returned function resumes the
-// processes. The end of the test resumes them too.
+// processes. They are also resumed when the test ends.
 func (s *Server) Freeze() (thaw func()) {
 	s.t.Helper()
 	pids := s.processes()

@@ -9,11 +9,11 @@ import (
 // another database name.
 func withDatabase(databaseURL, name string) string {
 	if !strings.Contains(databaseURL, "://") {
-		return databaseURL + " dbname=" + name // the last dbname counts
+		return databaseURL + " dbname=" + name // if there are two values for dbname, the last one counts
 	}
 	u, err := url.Parse(databaseURL)
 	if err != nil {
-		return databaseURL // the connection reports the error
+		return databaseURL // the attempt to connect will report the error
 	}
 	u.Path = "/" + name
 	q := u.Query()
