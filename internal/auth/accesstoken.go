@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxAccessToken is the maximum length of an access token, in bytes. The tokens of
-	// this service have about 500.
+	// maxAccessToken is the maximum length of an access token, in bytes. A token of
+	// this service has about 500 bytes.
 	maxAccessToken = 8 << 10
 
 	// maxSkew is the tolerated difference between the clocks of two processes.

@@ -67,7 +67,7 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	if want := (Identity{account, session, s.now().Add(30 * time.Minute)}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
-	// Package ed25519 must accept the signature too.
+	// The standard library's package ed25519 must accept the signature too.
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
 	if err != nil || !ed25519.Verify(public, []byte(parts[0]+"."+parts[1]), signature) {
 		t.Error("the signature is wrong")
@@ -85,7 +85,7 @@ func TestAccessTokenTimesAreChecked(t *testing.T) {
 		claims members
 		good   bool
 	}{
-		{"expires now", members{"exp": now}, true}, // within the skew
+		{"expires now", members{"exp": now}, true}, // accepted, because clocks may differ by maxSkew
 		{"expired within the skew", members{"exp": now - 4}, true},
 		{"expired", members{"exp": now - 5}, false},
 		{"valid after one skew", members{"nbf": now + 5}, true},
@@ -125,7 +125,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 	}
 
 	tokens := map[string]string{
-		// Texts that are not tokens.
+		// The following texts are not tokens.
 		"empty":           "",
 		"a dot":           ".",
 		"two dots":        "..",
@@ -155,7 +155,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"nested":          f.raw(encode(change(f.header(), members{"cty": "JWT"})), good),
 		"unsigned claims": encode(f.claims()),
 
-		// Wrong signatures.
+		// The following tokens have wrong signatures.
 		"no signature":        part[0] + "." + part[1] + ".",
 		"signature of zeros":  part[0] + "." + part[1] + "." + b64(strings.Repeat("\x00", 64)),
 		"signature truncated": good[:len(good)-2],
@@ -184,7 +184,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"alg a list":          f.with(members{"alg": []string{"EdDSA"}}, nil),
 		"alg a number":        f.with(members{"alg": 1}, nil),
 
-		// Keys supplied by the token.
+		// The following tokens supply a key for their own verification.
 		"jwk":          thief.with(members{"jwk": thiefJWK}, nil),
 		"jwk, signed":  f.with(members{"jwk": thiefJWK}, nil),
 		"jwk, no kid":  thief.with(members{"jwk": thiefJWK, "kid": absent{}}, nil),
@@ -211,7 +211,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"kid null":     f.with(members{"kid": nil}, nil),
 		"kid long":     f.with(members{"kid": strings.Repeat("k", 4000)}, nil),
 
-		// Other kinds of tokens, and tokens of other services.
+		// The following tokens are of another kind or were made for another service.
 		"typ JWT":          f.with(members{"typ": "JWT"}, nil),
 		"no typ":           f.with(members{"typ": absent{}}, nil),
 		"typ id token":     f.with(members{"typ": "id+jwt"}, nil),
@@ -236,7 +236,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"no jti":           f.with(nil, members{"jti": absent{}}),
 		"jti empty":        f.with(nil, members{"jti": ""}),
 
-		// Times.
+		// The following tokens have wrong times.
 		"expired":           f.with(nil, members{"exp": f.now.Add(-time.Hour).Unix()}),
 		"exp 0":             f.with(nil, members{"exp": 0}),
 		"exp negative":      f.with(nil, members{"exp": -1}),
@@ -259,7 +259,7 @@ func hostile(t testing.TB, f forger, url string) map[string]string {
 		"alg in other case": f.with(members{"alg": absent{}, "Alg": "EdDSA"}, nil),
 		"claims empty":      f.raw(encode(f.header()), `{}`),
 
-		// JSON that two parsers may read differently.
+		// The following tokens have JSON that two parsers may read differently.
 		"alg twice":           f.raw(`{"alg":"none",`+encode(f.header())[1:], encode(f.claims())),
 		"kid twice":           f.raw(`{"kid":"other",`+encode(f.header())[1:], encode(f.claims())),
 		"alg twice, escaped":  f.raw(`{"\u0061lg":"none",`+encode(f.header())[1:], encode(f.claims())),

@@ -176,7 +176,8 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	return account, nil
 }
 
-// accountColumns are the columns that scanAccount expects.
+// accountColumns are the columns of the table accounts in the order in which
+// scanAccount reads them.
 const accountColumns = `id, username, role, created_at, disabled_at, erased_at`
 
 func scanAccount(row pgx.CollectableRow) (Account, error) {

@@ -81,7 +81,7 @@ func TestConcurrentRegistrationsOfOneNameMakeOneAccount(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d registrations of one name, want 1", won)
 	}
-	for _, table := range []string{"accounts", "owner_keys", "events"} { // one row for the account, one row for unknown names
+	for _, table := range []string{"accounts", "owner_keys", "events"} { // each table must have one row for the account and one row for unknown names
 		if n := f.count(t, `select count(*) from `+table); n != 2 {
 			t.Errorf("%d rows in %s, want 2", n, table)
 		}
@@ -130,8 +130,9 @@ func TestSignInBeginsASession(t *testing.T) {
 	}
 }
 
-// A failed sign-in does the same work whether or not the name exists. It returns the same
-// error, computes one hash with the same parameters, and appends one event.
+// TestFailedSignInsAreAlike signs in with a wrong password, under a name that exists
+// and under an unknown name. Both sign-ins must do the same work. They must return the
+// same error, compute one hash with the same parameters, and append one event.
 //
 // security: ASVS 6.3.8, ASVS 16.3.1
 func TestFailedSignInsAreAlike(t *testing.T) {
@@ -209,7 +210,7 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	var took [2][]time.Duration
 	for round := range *tries {
 		for i := range took {
-			i ^= round / 2 & 1 // alternate the order, because the garbage collector may run every second time
+			i ^= round / 2 & 1 // alternates the order, because the garbage collector may run at every second sign-in
 			start := time.Now()
 			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
 			took[i] = append(took[i], time.Since(start))
@@ -285,8 +286,9 @@ func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {
 	})
 }
 
-// A password hash with the parameters of an earlier build is replaced at the account's
-// next sign-in. The hash for unknown names is replaced when the service starts.
+// TestOutdatedHashesAreReplaced stores password hashes with the parameters of an
+// earlier build. The hash of an account must be replaced at the account's next sign-in.
+// The hash for unknown names must be replaced when the service starts.
 func TestOutdatedHashesAreReplaced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -319,8 +321,9 @@ func TestOutdatedHashesAreReplaced(t *testing.T) {
 	}
 }
 
-// If two processes create the account for unknown names, the later process uses the
-// account of the earlier process.
+// TestConcurrentStartsCreateOneUnknownAccount lets one process start while another
+// process creates the account for unknown names. Only one account for unknown names may
+// be created, and both starts must succeed.
 func TestConcurrentStartsCreateOneUnknownAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

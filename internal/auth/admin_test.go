@@ -149,7 +149,7 @@ func TestConcurrentEndingsDoNotDeadlock(t *testing.T) {
 					}
 				})
 			}
-			wg.Go(func() { // may fail, because the password may be replaced at the same time
+			wg.Go(func() { // this sign-in may fail, because the password may be replaced at the same time
 				if _, err := f.SignIn(t.Context(), name, password); err != nil && !errors.Is(err, ErrCredentials) {
 					t.Error(err)
 				}
@@ -237,7 +237,8 @@ func TestRolesAreGivenByCommand(t *testing.T) {
 	}
 }
 
-// If two administrators disable each other concurrently, one of them must stay enabled.
+// TestOneOfTwoAdministratorsStaysEnabled lets two administrators disable each other
+// concurrently. One of them must stay enabled.
 func TestOneOfTwoAdministratorsStaysEnabled(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -112,14 +112,14 @@ const (
 type Options struct {
 	Issuer     string        // "iss" of the access tokens, usually the service's own URL
 	Audience   string        // "aud" of the access tokens
-	AccessTTL  time.Duration // lifetime of an access token; 0 means DefaultAccessTTL
-	RefreshTTL time.Duration // lifetime of a session; 0 means DefaultRefreshTTL
+	AccessTTL  time.Duration // lifetime of an access token, or 0 for DefaultAccessTTL
+	RefreshTTL time.Duration // lifetime of a session, or 0 for DefaultRefreshTTL
 
-	Unthrottled bool // if true, wrong passwords are not counted; for measurements
+	Unthrottled bool // true in measurements, so that wrong passwords are not counted
 
-	// HashMemory is the memory of a password hash in KiB. A value above 0 also means
-	// one pass, and is for tests whose subject is not hashing. 0 means the production
-	// parameters.
+	// HashMemory is the memory that one password hash uses, in KiB. The value 0 means
+	// the production parameters. A value above 0 also reduces a hash to one pass. Such
+	// a value is only for tests that do not test hashing.
 	HashMemory uint32
 }
 
@@ -136,10 +136,10 @@ const (
 // Account is a registered user. An erased account remains, without its name.
 type Account struct {
 	ID         uuid.UUID
-	Username   string // as registered; empty after the erasure
+	Username   string // as registered, or empty after the erasure
 	Role       Role
 	CreatedAt  time.Time
-	DisabledAt time.Time // zero if the account is not disabled; set for erased accounts
+	DisabledAt time.Time // zero if the account is neither disabled nor erased
 	ErasedAt   time.Time // zero if the account is not erased
 }
 
@@ -185,8 +185,9 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
 	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, backoffs: productionBackoffs, now: now, pollInterval: defaultPollInterval}
-	// After its retirement a key may still sign: in a process that has not read the
-	// new keys yet, and in a transaction that has begun. The retention covers both.
+	// A key may still sign for a short time after its retirement. This happens in a
+	// process that has not read the new keys yet, and in a transaction that has begun.
+	// The retention is long enough for both cases.
 	s.keys = &keyring{
 		pool: pool, vault: v, now: now,
 		maxAge: keysMaxAge, publishAhead: keysPublishAhead, retention: o.AccessTTL + 2*keysMaxAge + 2*maxSkew,

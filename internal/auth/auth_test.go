@@ -24,7 +24,7 @@ import (
 	"colophon/migrations"
 )
 
-// cheapParams are for tests whose subject is not hashing.
+// cheapParams are fast hash parameters for tests that do not test hashing.
 var cheapParams = argon2id.Params{Memory: 64, Iterations: 1, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
 // clock is a clock that moves only when a test advances it.
@@ -33,7 +33,7 @@ type clock struct {
 	now time.Time
 }
 
-func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // microseconds are the precision of Postgres
+func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} } // Postgres stores times with microsecond precision
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()
@@ -89,7 +89,7 @@ func (f *fixture) another(t *testing.T, h *hasher) *Service {
 	return s
 }
 
-// network returns a network without earlier sign-ins.
+// network returns the name of a new network, which has no earlier sign-ins.
 func (f *fixture) network() string { return fmt.Sprint("network ", f.networks.Add(1)) }
 
 // SignIn signs in from a new network, so that earlier failures do not delay the sign-in.
@@ -271,7 +271,7 @@ func TestErrorsRepeatNoInput(t *testing.T) {
 		}
 		errs = append(errs, err)
 	}
-	aaaa, _ := f.newRefreshToken(uuid.UUID(slices.Repeat([]byte{0x69, 0xa6, 0x9a}, 6)[:16])) // "aaaa..." in base64
+	aaaa, _ := f.newRefreshToken(uuid.UUID(slices.Repeat([]byte{0x69, 0xa6, 0x9a}, 6)[:16])) // the text of this token contains "aaaa...", which no error may repeat
 	note(f.Register(ctx, canary+"<", password))
 	note(f.Register(ctx, name, canary+canary))
 	note(f.Register(ctx, canary+canary, canary+canary))

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// The runbook must state the delays after wrong passwords and the lifetime of sessions.
+// TestRunbookStatesTheLimits reads docs/runbook.md. It must state the delays after
+// wrong passwords and the lifetime of sessions.
 //
 // security: ASVS 6.1.1, ASVS 7.1.1, ASVS 7.1.2
 func TestRunbookStatesTheLimits(t *testing.T) {

@@ -38,18 +38,19 @@ type endedSessions struct {
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
-	horizon int64 // used by query only: the oldest transaction that may be unread; 0 at first
+	horizon int64 // id of the oldest transaction that may be unread, or 0 before the first query, accessed only by query
 
 	mu       sync.RWMutex
 	polled   time.Time                                           // the start of the last successful poll
-	forgetAt map[uuid.UUID]time.Time                             // by ended session: the time when the session may be forgotten
-	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // by session: the functions to call when the session ends
+	forgetAt map[uuid.UUID]time.Time                             // time at which an ended session may be forgotten, by session
+	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // functions to call when a session ends, by session
 }
 
 func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endedSessions {
 	return &endedSessions{
-		// A transaction that began before the end of a session may sign the session's last
-		// access token a few seconds after that end. The minute covers these seconds.
+		// A transaction that began before the end of a session may sign the session's
+		// last access token a few seconds after that end. The additional minute covers
+		// these seconds.
 		pool: pool, keep: accessTTL + time.Minute, now: now,
 		queries:  flight.Group[struct{}]{Timeout: queryTimeout, Keep: pollRetry, Now: now},
 		forgetAt: map[uuid.UUID]time.Time{}, watchers: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
@@ -59,8 +60,8 @@ func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() ti
 // endedQuery is the only key of endedSessions.queries.
 const endedQuery = "ended sessions"
 
-// poll reads the sessions that have ended since the last poll. Its query begins after
-// poll was called, so the query sees all commits before the call.
+// poll reads the sessions that have ended since the last poll. The query begins after
+// the call of poll, so it sees everything that was committed before the call.
 func (e *endedSessions) poll(ctx context.Context) error {
 	_, err := e.queries.DoFresh(ctx, endedQuery, e.query)
 	return err

@@ -63,8 +63,8 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 	bystander := f.mustSignIn(t)
 	for _, c := range []struct {
 		how    string
-		here   bool // the session ends by a call in this process
-		others bool // the other sessions of the account end too
+		here   bool // true if the session ends by a call in this process
+		others bool // true if the other sessions of the account end too
 		end    func(*testing.T, Tokens, Identity)
 	}{
 		{"signed out", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
@@ -83,7 +83,8 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			_, err := f.Refresh(t.Context(), tokens.RefreshToken)
 			wantError(t, err, ErrRefreshToken)
 		}},
-		// Other programs change the tables without an announcement.
+		// In the following cases, another program changes the tables, without an
+		// announcement.
 		{"revoked", false, false, func(t *testing.T, _ Tokens, id Identity) {
 			f.exec(t, `update sessions set revoked_at = $2 where id = $1`, id.Session, f.clock.Now())
 		}},
@@ -130,15 +131,16 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 			if _, err := other.Verify(t.Context(), bystander.AccessToken); err != nil {
 				t.Errorf("session of another account: %v", err)
 			}
-			// A process that starts afterwards must refuse the token too.
+			// A process that starts after the session's end must refuse the token too.
 			_, err = f.another(t, newHasher(cheapParams)).Verify(t.Context(), ended.AccessToken)
 			wantError(t, err, ErrAccessToken)
 		})
 	}
 }
 
-// An announcement makes another process refuse the tokens of an ended session. The next
-// poll of that process is an hour away, so only the announcement can be the cause.
+// TestEndedSessionsAreAnnounced ends a session in one process. Another process must
+// refuse the session's tokens soon after. The next poll of that process is an hour
+// away, so only the announcement can be the cause.
 func TestEndedSessionsAreAnnounced(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -177,8 +179,8 @@ func TestEnabledAccountMustSignInAgain(t *testing.T) {
 	f.mustVerify(t, f.mustSignIn(t).AccessToken)
 }
 
-// One transaction ends a session but commits only after later transactions and after two
-// polls. The next poll must find the ended session.
+// TestLateCommitsAreNotMissed ends a session in a transaction that commits only after
+// later transactions and after two polls. The next poll must find the ended session.
 func TestLateCommitsAreNotMissed(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -241,8 +243,8 @@ func TestVerifyDoesNotQueryTheDatabase(t *testing.T) {
 	}
 }
 
-// As long as polls fail, Verify must return the database's error. Contexts returned by
-// While must stay open.
+// TestVerifyAcceptsNothingWhenPollsFail makes all polls fail. Verify must then return
+// the database's error, and contexts returned by While must stay open.
 func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -282,7 +284,8 @@ func TestVerifyAcceptsNothingWhenPollsFail(t *testing.T) {
 	wantError(t, context.Cause(waiting), ErrAccessToken)
 }
 
-// An ended session is forgotten when all its access tokens have expired.
+// TestEndedSessionsAreForgotten expects that an ended session is removed from memory
+// when all its access tokens have expired, and not earlier.
 func TestEndedSessionsAreForgotten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -71,7 +71,7 @@ type forger struct {
 	private  ed25519.PrivateKey
 	kid      string
 	now      time.Time
-	identity Identity // the identity in the tokens
+	identity Identity // the account and the session that the tokens name
 }
 
 func newForger(t testing.TB, s *Service) forger {
@@ -93,14 +93,14 @@ func (f forger) claims() members {
 	}
 }
 
-// raw signs a header and a payload without any change.
+// raw returns a token with the given header and payload, signed as they are.
 func (f forger) raw(header, payload string) string {
 	input := b64(header) + "." + b64(payload)
 	return input + "." + b64(string(ed25519.Sign(f.private, []byte(input))))
 }
 
-// with signs a valid token after it has replaced some members. It removes a member whose
-// new value is absent{}.
+// with returns a signed token whose header and claims are valid, except for the given
+// members. A member with the value absent{} is removed.
 func (f forger) with(header, claims members) string {
 	return f.raw(encode(change(f.header(), header)), encode(change(f.claims(), claims)))
 }
@@ -123,8 +123,8 @@ func encode(v any) string {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// The service must accept the forger's default tokens. Otherwise the refusal of changed
-// tokens would prove nothing.
+// TestForgerMakesGoodTokens verifies a forger's default token. The service must accept
+// this token. Otherwise the refusal of changed tokens would prove nothing.
 func TestForgerMakesGoodTokens(t *testing.T) {
 	t.Parallel()
 	s := offline(t)

@@ -81,8 +81,9 @@ func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx c
 	}
 }
 
-// If the database does not answer, requests for the same data share one query. They fail
-// when the query times out. Later requests fail at once, without a query.
+// TestHangingDatabaseFailsRequestsTogether uses a database that does not answer.
+// Concurrent requests for the same data must share one query and fail when the query
+// times out. Later requests must fail at once, without a query.
 func TestHangingDatabaseFailsRequestsTogether(t *testing.T) {
 	t.Parallel()
 	if s := newFixture(t); s.keys.reads.Timeout != 2*time.Second || s.Service.ended.queries.Timeout != 2*time.Second {
@@ -105,14 +106,14 @@ func TestClientThatLeavesDoesNotWaitForTheDatabase(t *testing.T) {
 	leaving.Go(func() { verify(left, 25) })
 	waiting.Go(func() { verify(stays, 25) })
 	begin := time.Now()
-	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // no signal exists for this state
+	for !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) { // polls, because no event announces that the queries are running
 		if time.Since(begin) > time.Minute {
 			t.Fatal("no query is under way")
 		}
 		time.Sleep(time.Millisecond)
 	}
 	leave()
-	leaving.Wait() // must not take an hour
+	leaving.Wait() // returns at once, although the queries time out only after an hour
 	verify(left, 25)
 	if !s.keys.reads.Busy(keysRead) || !s.ended.queries.Busy(endedQuery) {
 		t.Error("the clients that left have ended the queries for the others")

@@ -193,7 +193,7 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	t.Logf("%d forged tokens", sent)
 	good(t, "Bearer "+forger.With(nil, nil)) // the forged tokens must have ended no session
 
-	// The following tokens were valid earlier.
+	// Each of the following tokens was valid until the event that its name describes.
 	revoke := func(token string) func(*testing.T, string, auth.Tokens, auth.Identity) {
 		return func(t *testing.T, _ string, tokens auth.Tokens, _ auth.Identity) {
 			values := url.Values{"token": {tokens.RefreshToken}}
@@ -205,7 +205,7 @@ func TestHostileAccessTokensAreRefusedOverHTTP(t *testing.T) {
 	}
 	for i, c := range []struct {
 		what string
-		soon bool // refused after the next poll, not at once
+		soon bool // true if the token is refused after the next poll and not at once
 		end  func(*testing.T, string, auth.Tokens, auth.Identity)
 	}{
 		{"revoked", false, revoke("refresh_token")},

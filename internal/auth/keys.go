@@ -39,7 +39,8 @@ const (
 	// of requests.
 	keysMinInterval = time.Second
 
-	// keysTimeout bounds a read of the keys, because a request may be waiting for it.
+	// keysTimeout bounds a read of the keys, because a request may be waiting for the
+	// keys.
 	keysTimeout = 2 * time.Second
 )
 
@@ -59,19 +60,19 @@ type keyring struct {
 // keySet is the result of one read of the keys. It is immutable.
 type keySet struct {
 	read    time.Time
-	sign    []signingKey         // in the order in which the keys sign
-	verify  map[string]publicKey // by key id
+	sign    []signingKey         // the private keys, in the order in which they sign
+	verify  map[string]publicKey // the keys that verify access tokens, by key id
 	encoded []byte               // the public keys as a JWK set
 }
 
 type signingKey struct {
 	key   jwk.Key
-	until time.Time // its retirement; zero if none is planned
+	until time.Time // time of the key's retirement, or zero if no retirement is planned
 }
 
 type publicKey struct {
 	key   jwk.Key
-	until time.Time // the end of its use; zero if no retirement is planned
+	until time.Time // time from which the key verifies nothing, or zero if no retirement is planned
 }
 
 // reached reports whether now is at or after until. A zero until is never reached.
@@ -115,7 +116,7 @@ func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.ma
 // or another request is reading the keys, within returns older keys.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // one request reads the keys; the other requests use the old keys
+	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // while one request reads the keys, the other requests use the old keys
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
@@ -187,7 +188,7 @@ func (r *keyring) create(ctx context.Context) error {
 // purpose returns the purpose of a wrapped key. The purpose binds the key to its row.
 func purpose(kid string) string { return "signing key " + kid }
 
-// newKey returns a private key as a JWK. Its id is its RFC 7638 thumbprint.
+// newKey returns a private key as a JWK. The key's id is its RFC 7638 thumbprint.
 func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
 	key, err := jwk.FromRaw(private)
 	if err != nil {

@@ -70,7 +70,7 @@ func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	if err := services[0].keys.create(t.Context()); err != nil { // like a process that has not read the stored key
+	if err := services[0].keys.create(t.Context()); err != nil { // acts like a process that has not read the stored key
 		t.Error(err)
 	}
 	if n := f.count(t, `select count(*) from signing_keys`); n != 1 {
@@ -166,8 +166,8 @@ func TestRotatedKeysSignAndVerifyInTheirTerms(t *testing.T) {
 	}
 }
 
-// Concurrent rotations give each new key a signing period of its own. At any time exactly
-// one key signs.
+// TestConcurrentRotationsAreSerialized rotates the keys concurrently. Each new key must
+// get a signing period of its own, so that exactly one key signs at any time.
 func TestConcurrentRotationsAreSerialized(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -210,7 +210,7 @@ func TestLeakedKeysAreRefused(t *testing.T) {
 	f.mustRegister(t)
 	other := f.another(t, newHasher(cheapParams))
 	tokens := f.mustSignIn(t)
-	if _, err := f.Rotate(t.Context(), false); err != nil { // publishes a key, which leaks as well
+	if _, err := f.Rotate(t.Context(), false); err != nil { // publishes another key, which leaks as well
 		t.Fatal(err)
 	}
 	r, err := other.Rotate(t.Context(), true)
@@ -243,7 +243,7 @@ func kidOf(t testing.TB, token string) string {
 	return kid
 }
 
-// privateKeyOf reads a private key from the database: the key that signed the token.
+// privateKeyOf reads from the database the private key that signed a token.
 func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	t.Helper()
 	kid := kidOf(t, token)
@@ -273,8 +273,9 @@ func TestRotatedKeySignsInOtherProcesses(t *testing.T) {
 	f.mustVerify(t, after.AccessToken)
 }
 
-// Tokens with unknown keys cause at most one read of the keys per second. Valid tokens
-// cause no read.
+// TestUnknownKeysCauseOneReadASecond verifies many tokens with unknown keys. These
+// tokens may cause at most one read of the keys per second. Valid tokens must cause no
+// read.
 func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -324,7 +325,8 @@ func TestUnknownKeysCauseOneReadASecond(t *testing.T) {
 	}
 }
 
-// Without the database, Verify must accept tokens with known keys. For an unknown key it
+// TestKnownKeysVerifyWithoutTheDatabase verifies tokens while the database is
+// unavailable. Verify must accept tokens with known keys. For an unknown key, Verify
 // must return the database's error.
 func TestKnownKeysVerifyWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
@@ -351,7 +353,8 @@ func TestKnownKeysVerifyWithoutTheDatabase(t *testing.T) {
 	wantError(t, err, ErrAccessToken)
 }
 
-// A stored key must be refused unless the master key has wrapped it for the key's row.
+// TestTamperedKeysAreRefused changes the stored keys. The service must refuse a key
+// unless the master key has wrapped the key for its own row.
 func TestTamperedKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -12,13 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// interceptor waits for a statement that counts a sign-in attempt. It calls beforeAnswer
-// before the connection reads the answer to that statement. It does so only once after it
-// has been armed.
+// interceptor waits for the first statement that counts a sign-in attempt after armed
+// was set. It calls beforeAnswer after that statement was sent and before the
+// connection reads the answer.
 type interceptor struct {
 	beforeAnswer func(deadlines <-chan struct{})
 	armed        atomic.Bool
-	sent         atomic.Bool // the next Read reads the answer to the statement
+	sent         atomic.Bool // true if the next Read reads the answer to the statement
 }
 
 func (i *interceptor) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
@@ -33,7 +33,7 @@ func (i *interceptor) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEn
 type interceptedConn struct {
 	net.Conn
 	i         *interceptor
-	deadlines chan struct{} // receives when pgx gives the connection a deadline
+	deadlines chan struct{} // receives a value when pgx sets a deadline of the connection
 }
 
 func (c *interceptedConn) Read(b []byte) (int, error) {
@@ -51,8 +51,9 @@ func (c *interceptedConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// The client leaves after the database has counted the client's sign-in attempt and before
-// the service has read the answer. The password was not wrong, so no failure may remain.
+// TestAttemptIsWithdrawnIfTheClientLeaves makes a client disconnect after the database
+// has counted the client's sign-in attempt and before the service has read the answer.
+// The password was not wrong, so no failure may remain.
 func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -74,20 +75,20 @@ func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // pgx prepares the statements now
+	if _, err := s.SignIn(t.Context(), name, password, "n"); err != nil { // at this first sign-in, pgx prepares the statements
 		t.Fatal(err)
 	}
 	const failures = `select coalesce(sum(failures), 0) from sign_in_failures`
 	ctx, leave := context.WithCancel(t.Context())
 	i.beforeAnswer = func(deadlines <-chan struct{}) {
-		for f.count(t, failures) == 0 { // until the counted attempt is committed
+		for f.count(t, failures) == 0 { // waits until the counted attempt is committed
 		}
 		select { // discards an earlier deadline
 		case <-deadlines:
 		default:
 		}
 		leave()
-		select { // a statement that depends on the client's context closes its connection now
+		select { // pgx would now set a deadline if the statement depended on the client's context
 		case <-deadlines:
 		case <-time.After(100 * time.Millisecond):
 		}

@@ -69,7 +69,7 @@ func (s *Service) writeIfUnchanged(ctx context.Context, r reauthentication, fn f
 			return err
 		}
 		if !same {
-			return ErrBusy // the password was changed or only rehashed; a retry finds out
+			return ErrBusy // the password was changed, or only hashed again with new parameters, and a retry tells which
 		}
 		return fn(tx)
 	})

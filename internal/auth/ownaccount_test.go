@@ -38,7 +38,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	if n := len(f.facts(t, account.ID)); n != before {
 		t.Errorf("%d events of refused changes, want 0", n-before)
 	}
-	if err := change("ｈypotheses non fingo", newPassword); err != nil { // the same password in another Unicode form
+	if err := change("ｈypotheses non fingo", newPassword); err != nil { // the current password in another Unicode form
 		t.Fatal(err)
 	}
 	if facts := f.facts(t, account.ID); facts[before] != (events.AccountPasswordChanged{Session: id.Session}) || len(facts) != before+1 {
@@ -68,8 +68,9 @@ func (f *fixture) knownNetworks(t *testing.T, account uuid.UUID) int {
 	return f.count(t, `select count(*) from known_networks where account = $1`, account)
 }
 
-// A change of the password removes the account's known networks, except the caller's
-// network. A reset of the password removes all known networks.
+// TestNetworksAreForgottenWithThePassword changes a password and later resets it. The
+// change must remove the account's known networks, except the caller's network. The
+// reset must remove all known networks.
 func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -115,8 +116,9 @@ func TestNetworksAreForgottenWithThePassword(t *testing.T) {
 	}
 }
 
-// Several concurrent changes give the same current password. After the first change has
-// succeeded, this password is wrong for the other changes.
+// TestOneOfConcurrentPasswordChangesSucceeds makes several concurrent changes that give
+// the same current password. Only one change may succeed. After that change, the
+// current password is wrong for the other changes.
 func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -185,8 +187,9 @@ func TestSignOutEverywhereEndsAllSessions(t *testing.T) {
 	}
 }
 
-// A sign-out everywhere locks the account before it locks the account's sessions. So the
-// sign-out cannot deadlock with a transaction that locks the sessions in another order.
+// TestSignOutEverywhereWaitsForTheAccount expects that a sign-out everywhere locks the
+// account before the account's sessions. So the sign-out cannot deadlock with a
+// transaction that locks the sessions in another order.
 func TestSignOutEverywhereWaitsForTheAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -254,7 +257,8 @@ func TestErasedAccountCannotSignIn(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// At the end of the first round the owner's key is destroyed.
+	// The owner's key is destroyed at the end of the first round, so the second round
+	// runs without the key.
 	for range 2 {
 		unknown, before := len(f.facts(t, unknownAccount)), len(f.facts(t, account.ID))
 		_, err := f.SignIn(t.Context(), name, password)
@@ -338,8 +342,9 @@ func TestNameStaysTakenDuringErasure(t *testing.T) {
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 	late := newHasher(cheapParams)
 	s := f.another(t, late)
-	// The name is free at the first check of Register. An account gets this name and is
-	// erased before the insert.
+	// Register first checks that the name is free, and inserts the account later.
+	// Between these two steps, this function gives the name to another account and
+	// erases that account.
 	f.exec(t, `update accounts set username_key = 'another' where id = $1`, id.Account)
 	late.create = func(given string, params *argon2id.Params) (string, error) {
 		f.exec(t, `update accounts set username_key = $2 where id = $1`, id.Account, name)

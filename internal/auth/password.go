@@ -10,18 +10,19 @@ import (
 	"github.com/alexedwards/argon2id"
 )
 
-// productionParams are 19 MiB, two passes and one lane. In OWASP's Password Storage Cheat
-// Sheet they are the second choice for Argon2id. The first choice needs 46 MiB.
+// productionParams are the hash parameters of the service: 19 MiB of memory, two passes
+// and one lane. OWASP's Password Storage Cheat Sheet lists these parameters as its
+// second choice for Argon2id. The first choice needs 46 MiB.
 var productionParams = argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// hashWait is the maximum time that a caller waits for a free slot.
+// hashWait is the maximum time for which a caller waits for a free slot of the hasher.
 const hashWait = 5 * time.Second
 
 // hasher hashes passwords and limits the number of concurrent hashes.
 type hasher struct {
 	params argon2id.Params
 	wait   time.Duration
-	slots  chan struct{} // a semaphore: one element per running hash
+	slots  chan struct{} // semaphore that has one element per running hash
 
 	// The next two fields are functions of package argon2id, except in tests.
 	create func(password string, params *argon2id.Params) (string, error)

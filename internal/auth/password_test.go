@@ -99,7 +99,7 @@ func TestWaitForAHashSlotEnds(t *testing.T) {
 	_, err = f.hash.Hash(ctx, password)
 	wantError(t, err, context.Canceled)
 
-	f.mustVerify(t, access) // Verify needs no slot
+	f.mustVerify(t, access) // Verify hashes no password, so it needs no slot
 
 	done := make(chan error)
 	go func() { _, err := f.SignIn(context.Background(), name, password); done <- err }()

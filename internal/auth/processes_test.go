@@ -52,7 +52,7 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	}
 	ctx, done := context.WithCancel(t.Context())
 	defer done()
-	signed := make(chan string, 1000) // the key ids of the access tokens, in order
+	signed := make(chan string, 1000) // the ids of the keys that signed the access tokens, in order
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -179,7 +179,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 			}
 			took := time.Since(begin)
 			t.Logf("both ended after %v", took)
-			if took > 8*time.Second { // it usually takes under 1 s; a heartbeat would come after 10 s
+			if took > 8*time.Second { // this usually takes less than 1 s, and a heartbeat would come only after 10 s
 				t.Errorf("the stream and the waiting request lasted %v", took)
 			}
 			state, want := "", "queued"

@@ -24,13 +24,13 @@ const (
 // refreshToken is the stored form of a refresh token.
 type refreshToken struct {
 	session uuid.UUID
-	hash    []byte // SHA-256
+	hash    []byte // SHA-256 of the token
 }
 
 // newRefreshToken returns a refresh token of a session, and the token's stored form.
 func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToken) {
 	raw := make([]byte, len(session)+refreshSecretSize, refreshSize)
-	_, _ = rand.Read(raw[copy(raw, session[:]):]) // Read never fails
+	_, _ = rand.Read(raw[copy(raw, session[:]):]) // rand.Read never returns an error
 	raw = append(raw, s.refreshMAC(raw)...)
 	sum := sha256.Sum256(raw)
 	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, sum[:]}
@@ -50,7 +50,7 @@ func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 		return t, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil || len(raw) != refreshSize { // raw is too short if the text has line breaks
+	if err != nil || len(raw) != refreshSize { // raw is too short if the text has line breaks, which DecodeString skips
 		return t, false
 	}
 	content, mac := raw[:refreshSize-refreshMACSize], raw[refreshSize-refreshMACSize:]

@@ -12,16 +12,17 @@ import (
 	"github.com/google/uuid"
 )
 
-// At least 255 bits of a session's refresh tokens must be random. A bit counts as random
-// if it is set in about half of the tokens and does not depend on the next bit. Constant
-// bits and counters do not count as random.
+// TestRefreshTokensAreRandom makes many refresh tokens of one session. At least 255 of
+// their bits must be random. A bit counts as random if it is set in about half of the
+// tokens and does not depend on the next bit. Constant bits and counters do not count
+// as random.
 //
 // security: ASVS 7.2.3
 func TestRefreshTokensAreRandom(t *testing.T) {
 	t.Parallel()
 	const (
 		many = 400
-		far  = many/2 - 10*6 // six standard deviations from a half
+		far  = many/2 - 10*6 // six standard deviations below half of the tokens
 	)
 	f := newFixture(t)
 	f.mustRegister(t)
@@ -53,12 +54,13 @@ func TestRefreshTokensAreRandom(t *testing.T) {
 			random++
 		}
 	}
-	if random < 256-1 { // a random bit counts as not random once in a million runs
+	if random < 256-1 { // one bit may be missing, because a random bit is taken for a constant one in one of a million runs
 		t.Errorf("%d bits of %d are random", random, len(set))
 	}
 }
 
-// Tokens that were exchanged more than Grace ago must not be stored.
+// TestFewRefreshTokensAreStored exchanges tokens repeatedly. Tokens that were exchanged
+// more than Grace ago must not stay stored.
 func TestFewRefreshTokensAreStored(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -73,8 +75,9 @@ func TestFewRefreshTokensAreStored(t *testing.T) {
 	if n := stored(); n != 2 {
 		t.Errorf("%d tokens are stored, want 2: the latest and the one before", n)
 	}
-	// A client may repeat an exchange within Grace. All pairs that it gets stay valid, up
-	// to maxRefreshTokens. Beyond this limit the oldest tokens count as reused.
+	// A client may repeat an exchange within Grace. All pairs of tokens that the client
+	// gets must stay valid, up to maxRefreshTokens. Beyond this limit, the oldest
+	// tokens must count as reused.
 	f.exec(t, `
 		insert into refresh_tokens (hash, session, issued_at)
 		select sha256(n::text::bytea), $1, $2::timestamptz - interval '1 hour' from generate_series(1, $3::integer) n`,

@@ -100,7 +100,8 @@ func (s *Service) lockByToken(ctx context.Context, tx *events.Tx, t refreshToken
 	if err != nil {
 		return locked, err
 	}
-	// This query is a separate statement, so that it sees all commits before the lock.
+	// This query is a separate statement, so that it sees everything that was committed
+	// before the session was locked.
 	var exchanged *time.Time
 	err = tx.QueryRow(ctx, `select exchanged_at from refresh_tokens where hash = $1`, t.hash).Scan(&exchanged)
 	switch {
@@ -142,7 +143,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	if !ok {
 		return Tokens{}, ErrRefreshToken
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // not read inside the transaction, because such a read would need a second connection
 	var tokens Tokens
 	reused, session := false, uuid.UUID{}
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
@@ -154,7 +155,7 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 			return ErrRefreshToken
 		}
 		if locked.reused {
-			reused, session = true, locked.session // not an error, because an error would roll back the end of the session
+			reused, session = true, locked.session // the reuse is not returned as an error, because an error would roll back the end of the session
 			return s.endSession(ctx, tx, locked, events.AccountTokenReuseDetected{Session: locked.session})
 		}
 		if !locked.exchanged {

@@ -41,8 +41,9 @@ func TestRefreshReturnsNewTokensOfTheSession(t *testing.T) {
 	}
 }
 
-// A client that has lost the response or sent the request twice gets another pair of
-// tokens.
+// TestRefreshMayBeRepeatedWithinGrace repeats a refresh within Grace, like a client
+// that has lost the response or sent the request twice. The client must get another
+// pair of tokens.
 func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -60,7 +61,8 @@ func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	}
 }
 
-// Grace begins with the first exchange of a token, not with the latest exchange.
+// TestGraceIsNotProlonged repeats the exchange of a token. Grace must begin with the
+// first exchange and not with the latest exchange.
 func TestGraceIsNotProlonged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -79,7 +81,7 @@ func TestReuseEndsTheSession(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		generations int
-		every       time.Duration // time between refreshes; with 0 the rows of all tokens remain
+		every       time.Duration // time between refreshes, where 0 keeps the rows of all tokens
 	}{{1, 0}, {10, 0}, {1, time.Hour}, {10, time.Hour}} {
 		t.Run(fmt.Sprintf("%d generations every %v", c.generations, c.every), func(t *testing.T) {
 			t.Parallel()
@@ -138,7 +140,7 @@ func TestConcurrentRefreshesAllSucceed(t *testing.T) {
 		f.mustRefresh(t, tokens.RefreshToken)
 	}
 
-	// Concurrent reuse of a token must be recorded once.
+	// Concurrent requests reuse one token. The reuse must be recorded only once.
 	for range 8 {
 		wg.Go(func() {
 			_, err := f.Refresh(context.Background(), first.RefreshToken)
@@ -189,7 +191,7 @@ func TestRevokeEndsTheSession(t *testing.T) {
 			t.Errorf("%q: %v", token, err)
 		}
 	}
-	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // an exchanged, the current and a revoked token
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, second.RefreshToken} { // an exchanged token, the current token, and the current token again
 		if err := f.Revoke(t.Context(), token); err != nil || !f.hasEnded(t, session) {
 			t.Errorf("the session has not ended, error %v", err)
 		}
@@ -210,8 +212,9 @@ func TestRevokeEndsTheSession(t *testing.T) {
 	wantError(t, err, context.Canceled)
 }
 
-// The revocation of an access token ends its session and all tokens of the session, unless
-// the access token has expired.
+// TestAccessTokenRevokesItsSession revokes an access token. This must end its session
+// and all tokens of the session. The revocation of an expired access token must change
+// nothing.
 func TestAccessTokenRevokesItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -249,7 +252,8 @@ func TestAccessTokensEndWithTheSession(t *testing.T) {
 	}
 }
 
-// A sign-in beyond maxSessions ends the account's oldest session, in all processes.
+// TestSignInBeyondTheLimitEndsTheOldestSession signs in more than maxSessions times.
+// Each further sign-in must end the account's oldest session, in all processes.
 func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -295,8 +299,9 @@ func TestSignInBeyondTheLimitEndsTheOldestSession(t *testing.T) {
 	}
 }
 
-// When all access tokens of a session have expired, the session and its refresh tokens are
-// deleted. The deletion works in batches and skips locked rows.
+// TestSessionsAreCollected expects that a session and its refresh tokens are deleted
+// when all access tokens of the session have expired. The deletion must work in batches
+// and skip locked rows.
 func TestSessionsAreCollected(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -62,7 +62,7 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 			return Tokens{}, err
 		}
 	}
-	signer := s.keys.fresh(ctx).signer(s.now()) // before the transaction, because a read inside it would need a second connection
+	signer := s.keys.fresh(ctx).signer(s.now()) // not read inside the transaction, because such a read would need a second connection
 	var tokens Tokens
 	var ended []uuid.UUID
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
@@ -90,10 +90,10 @@ func (s *Service) signIn(ctx context.Context, key, password string, a *signInAtt
 	return tokens, nil
 }
 
-// checkPassword compares a password with an account's hash, and reports whether the hash
-// is outdated. If the password is wrong or the account is disabled, checkPassword counts
-// and records the failure and returns ErrCredentials. It does so even if the client has
-// left.
+// checkPassword compares a password with an account's hash, and reports whether the
+// hash is outdated. If the password is wrong or the account is disabled, checkPassword
+// counts and records the failure and returns ErrCredentials. It does so even if the
+// client has disconnected.
 func (s *Service) checkPassword(ctx context.Context, account uuid.UUID, a *signInAttempt, password, hash string, disabled bool) (outdated bool, err error) {
 	match, outdated, err := s.hash.Check(ctx, password, hash)
 	if err != nil {

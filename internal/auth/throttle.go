@@ -37,15 +37,15 @@ const (
 
 // backoff is a policy that delays sign-in attempts after failures.
 type backoff struct {
-	free         int           // attempts without a delay
-	initial, max time.Duration // the first delay; each later delay is twice as long, up to max
+	free         int           // number of attempts before the first delay
+	initial, max time.Duration // initial is the first delay, and each later delay is twice as long, up to max
 }
 
 // backoffs are the policies of a service.
 type backoffs struct {
-	pair        backoff // under one name from one network
-	underAttack backoff // under a name under attack from one unknown network; replaces pair
-	network     backoff // under all names from one network, unless it is known for the name
+	pair        backoff // delays attempts under one name from one network
+	underAttack backoff // replaces pair for an unknown network, if the name is under attack
+	network     backoff // delays attempts under any name from one network, unless the network is known for the name
 }
 
 var productionBackoffs = backoffs{
@@ -73,7 +73,7 @@ func (e *ThrottledError) Error() string {
 // are digests. The database counts failures under these digests. The zero signInAttempt
 // is not counted.
 type signInAttempt struct {
-	pair    []byte // name and network
+	pair    []byte // digest of the name and the network
 	network []byte
 	name    []byte
 	known   bool // a sign-in to the account has succeeded from this network
@@ -113,8 +113,8 @@ func (s *Service) beginAttempt(ctx context.Context, name, network string) (signI
 		policy = s.backoffs.underAttack
 	}
 	var allowed bool
-	// The statement runs to its end even if the client leaves. Otherwise the database
-	// could count an attempt that the service never withdraws.
+	// The statement runs to its end even if the client disconnects. Otherwise the
+	// database could count an attempt that the service never withdraws.
 	err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 		defer cancel()
@@ -152,7 +152,7 @@ func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAtte
 	if a.pair == nil || a.known {
 		return nil
 	}
-	for _, key := range [][]byte{a.network, a.name} { // always in this order, to avoid deadlocks
+	for _, key := range [][]byte{a.network, a.name} { // every transaction locks these rows in this order, to avoid deadlocks
 		_, err := tx.Exec(ctx, `
 			insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
 			on conflict (key) do update set `+countFailure, key, failureWindow)
@@ -191,8 +191,8 @@ func (s *Service) forgetNetworks(ctx context.Context, tx *events.Tx, account uui
 }
 
 // withdrawAttempt removes an attempt from the count of failures, after an error of the
-// password check or of a later step. It does so even if the client has left. If the
-// password was wrong, withdrawAttempt does nothing.
+// password check or of a later step. It does so even if the client has disconnected. If
+// the password was wrong, withdrawAttempt does nothing.
 func (s *Service) withdrawAttempt(ctx context.Context, a signInAttempt) error {
 	if a.pair == nil || a.wrong {
 		return nil

@@ -22,8 +22,8 @@ func (f *fixture) signInFrom(t *testing.T, network, username, password string) e
 	return err
 }
 
-// newSlowFixture returns a fixture whose first delay is a minute. So even a slow machine
-// checks the delay before the delay ends.
+// newSlowFixture returns a fixture whose first delay after failures is a minute. So
+// even a slow machine checks the delay before the delay ends.
 func newSlowFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
@@ -44,7 +44,7 @@ func wantThrottled(t *testing.T, what string, err error, want time.Duration) {
 	}
 }
 
-// age makes all failures older by d.
+// age makes all stored failures older by the duration d.
 func (f *fixture) age(t *testing.T, d time.Duration) {
 	t.Helper()
 	f.exec(t, `update sign_in_failures set at = at - $1::interval, began_at = began_at - $1::interval`, d)
@@ -59,8 +59,9 @@ func (f *fixture) countHashes() *atomic.Int32 {
 	return n
 }
 
-// A network that guesses must wait longer after each failure, whether or not the account
-// exists. Other networks must not wait.
+// TestGuessingDelaysOnlyTheGuesser guesses passwords from one network. This network
+// must wait longer after each failure, whether or not the account exists. Other
+// networks must not wait.
 func TestGuessingDelaysOnlyTheGuesser(t *testing.T) {
 	t.Parallel()
 	f := newSlowFixture(t)
@@ -138,9 +139,9 @@ func TestFailuresCountForADay(t *testing.T) {
 	wantThrottled(t, "on the next day", f.signInFrom(t, "n", name, password), time.Minute)
 }
 
-// An owner must be able to sign in from a known network. Failures under the owner's name
-// from other networks must not prevent this. Failures under other names from the known
-// network must not prevent it either.
+// TestOthersCannotLockAnOwnerOut makes failures under the owner's name from other
+// networks, and failures under other names from the owner's known network. The owner
+// must still be able to sign in from the known network.
 //
 // security: ASVS 6.3.1
 func TestOthersCannotLockAnOwnerOut(t *testing.T) {
@@ -223,8 +224,8 @@ func TestBusySignInIsNoFailure(t *testing.T) {
 	}
 }
 
-// A sign-in attempt counts as a failure only if the password check has found a wrong
-// password.
+// TestUndecidedAttemptsAreNoFailures disturbs sign-in attempts in different ways. An
+// attempt may count as a failure only if the password check has found a wrong password.
 func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 	t.Parallel()
 	failing := errors.New("no answer")
@@ -240,10 +241,10 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 		return f.ChangePassword(ctx, id, password, newPassword, "n")
 	}
 	leaves := func(f *fixture, t *testing.T, leave context.CancelFunc) {
-		slots := make(chan struct{}, 1) // the only slot is occupied
+		slots := make(chan struct{}, 1) // the only slot is occupied, so the password check waits
 		slots <- struct{}{}
 		f.hash.slots, f.hash.wait = slots, time.Minute
-		go func() { // leaves when the attempt has been counted
+		go func() { // the client disconnects when the attempt has been counted
 			for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
 				var n int
 				if err := f.db.Owner.QueryRow(context.Background(), `select count(*) from sign_in_failures`).Scan(&n); err != nil || n > 0 {
@@ -288,7 +289,7 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 				leave()
 				return argon2id.CheckHash(password, hash)
 			}
-		}, "not " + password, 3}, // one each for the pair, the network and the name
+		}, "not " + password, 3}, // the failure is counted once for the pair, once for the network and once for the name
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -308,7 +309,8 @@ func TestUndecidedAttemptsAreNoFailures(t *testing.T) {
 	}
 }
 
-// Every operation that checks a password must be throttled like a sign-in.
+// TestEveryPasswordCheckIsThrottled gives wrong passwords to every operation that
+// checks a password. Each operation must be throttled like a sign-in.
 //
 // security: ASVS 6.3.4
 func TestEveryPasswordCheckIsThrottled(t *testing.T) {
@@ -398,7 +400,7 @@ func TestOldFailuresAreCollected(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		failures, networks time.Duration // added to the age of the rows
+		failures, networks time.Duration // durations added to the age of the rows
 		want               [2]int
 	}{
 		{0, 0, [2]int{7, 1}}, // seven rows of failures: three pairs, three networks, one name

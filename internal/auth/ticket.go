@@ -38,7 +38,7 @@ func hashTicket(text string) []byte {
 // Ticket returns ErrAccessToken.
 func (s *Service) Ticket(ctx context.Context, id Identity, path string) (string, error) {
 	var secret [32]byte
-	_, _ = rand.Read(secret[:]) // Read never fails
+	_, _ = rand.Read(secret[:]) // rand.Read never returns an error
 	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
 	now := s.now()
 	err := s.store.Write(ctx, func(tx *events.Tx) error {
@@ -73,7 +73,7 @@ func (s *Service) Redeem(ctx context.Context, ticket, path string) (Identity, er
 		return Identity{}, fmt.Errorf("%w: it is not a ticket", ErrAccessToken)
 	}
 	var id Identity
-	var bound string // the ticket's path
+	var bound string // the path for which the ticket was created
 	var expires time.Time
 	var live bool
 	err := s.pool.QueryRow(ctx, `

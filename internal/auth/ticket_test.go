@@ -53,7 +53,7 @@ func TestTicketIsBoundToPathTimeAndSession(t *testing.T) {
 				t.Errorf("%+v, %v; want %+v", got, err, id)
 			}
 			_, err = f.Redeem(t.Context(), ticket, "/here")
-			wantError(t, err, ErrAccessToken) // the ticket has been presented before
+			wantError(t, err, ErrAccessToken) // refused, because the ticket has been presented before
 			f.exec(t, `update accounts set disabled_at = null where username = $1`, name)
 		})
 	}
@@ -98,7 +98,8 @@ func TestTicketIsRedeemedOnce(t *testing.T) {
 	}
 }
 
-// A session has at most maxTickets unused tickets. The database holds only the hashes of
+// TestTicketsAreLimitedAndHashed requests more than maxTickets tickets for one session.
+// The last ticket must replace the oldest one. The database may hold only the hashes of
 // tickets.
 func TestTicketsAreLimitedAndHashed(t *testing.T) {
 	t.Parallel()
