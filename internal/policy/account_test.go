@@ -86,12 +86,12 @@ func FuzzUsername(f *testing.F) {
 		if strings.ContainsFunc(display+key, unicode.IsSpace) || strings.ContainsFunc(display+key, unicode.IsControl) || strings.ContainsAny(display+key, "<>{};") {
 			t.Fatalf("%q: %q passed", name, key)
 		}
-		if len(key) == 0 || len(key) > 2500 { // an index entry has room for 2,700 bytes
+		if len(key) == 0 || len(key) > 2500 { // a database index entry has room for 2,700 bytes
 			t.Fatalf("%q: a key of %d bytes", name, len(key))
 		}
-		// All valid spellings of the name must have the same key. The case is changed
-		// only in the NFD form, because in other forms such a change can change more
-		// than case.
+		// All valid spellings of the name must have the same key. Case is changed only
+		// in the NFD form. In other forms, a change of case can also change other
+		// things.
 		nfd := norm.NFD.String(name)
 		for _, variant := range []string{nfd, norm.NFC.String(name), norm.NFKD.String(name), strings.ToUpper(nfd), strings.ToLower(nfd)} {
 			if strings.EqualFold(variant, nfd) || norm.NFKD.String(variant) == norm.NFKD.String(name) {
@@ -155,7 +155,8 @@ func TestPasswordFollowsItsRules(t *testing.T) {
 	}
 }
 
-// Password must not truncate a password and must not fold it.
+// TestDifferentPasswordsStayDifferent passes pairs of similar passwords to Password.
+// Password must neither truncate nor fold them, so the results must differ.
 func TestDifferentPasswordsStayDifferent(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 16)
 	for _, pair := range [][2]string{

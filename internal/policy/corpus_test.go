@@ -44,11 +44,11 @@ func unquoted(t testing.TB, corpus string) []string {
 	return list
 }
 
-// spelling is a spelling of a refused word, with the text before and after the word.
+// spelling is one spelling of a refused word, with the text before and after the word.
 type spelling struct{ before, word, after string }
 
-// obfuscated returns spellings of the words in the built-in rules. They are the
-// spellings of the corpus, and further spellings from a seeded generator.
+// obfuscated returns spellings of the words in the built-in rules. The first spellings
+// come from testdata/refused.txt. A generator with a fixed seed makes the others.
 func obfuscated(t testing.TB) []spelling {
 	t.Helper()
 	var list []spelling
@@ -67,7 +67,7 @@ func obfuscated(t testing.TB) []spelling {
 	return list
 }
 
-// disguises has the possible replacements of each letter.
+// disguises has characters that look like each letter.
 var disguises = map[rune][]string{
 	'h': {"H", "ｈ", "Ｈ", "𝒉", "𝗛", "ⓗ", "һ", "Н", "Η", "ʜ", "ḧ", "ɦ", "Ⱨ", "ђ", "ᕼ"},
 	'a': {"A", "ａ", "Ａ", "𝒂", "𝗔", "ⓐ", "а", "А", "α", "Α", "ᴀ", "á", "ⱥ", "₳", "ᗩ", "@", "4"},
@@ -83,8 +83,8 @@ var disguises = map[rune][]string{
 
 // obfuscate returns a random spelling of word that the policy must refuse. It replaces
 // letters, but keeps at least two, and inserts characters between letters. It never
-// splits a short word in two, because sentences contain the same pieces. The policy
-// allows such spellings; testdata/passes.txt lists them.
+// splits a short word in two, because ordinary sentences contain the same pieces. The
+// policy allows such spellings, which testdata/passes.txt lists.
 func obfuscate(rng *rand.Rand, word string) string {
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	style := rng.IntN(4)
@@ -113,7 +113,7 @@ func obfuscate(rng *rand.Rand, word string) string {
 			break
 		}
 		switch style {
-		case 1: // in pieces
+		case 1: // the word in pieces
 			switch {
 			case rng.IntN(3) != 0:
 				continue
@@ -123,7 +123,7 @@ func obfuscate(rng *rand.Rand, word string) string {
 				b.WriteString(pick(" ", "  ", "-", "_", ".", "\n", "\u00a0", "\u3000", "💔", "-\n"))
 			}
 			piece = 0
-		case 2: // letter by letter
+		case 2: // the word letter by letter
 			for range 1 + rng.IntN(maxGap) {
 				b.WriteString(pick(" ", ".", ",", "-", "_", "*", "\n", "\t", "\u2003", "•", "·", "💔"))
 			}
@@ -151,8 +151,9 @@ func TestObfuscationsAreRefused(t *testing.T) {
 	t.Logf("%d spellings, in 5 places each", len(list))
 }
 
-// The spellings that pass according to ADR 25 must pass. If a spelling is refused after
-// a change, move the spelling to testdata/refused.txt.
+// TestKnownSpellingsPass reads the spellings that pass according to ADR 25. They must
+// still pass. If a change of the matcher refuses a spelling, move the spelling to
+// testdata/refused.txt.
 func TestKnownSpellingsPass(t *testing.T) {
 	rules := Default()
 	for _, text := range unquoted(t, passes) {

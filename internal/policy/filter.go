@@ -3,17 +3,17 @@ package policy
 import "slices"
 
 // Filter reads a text that is generated piece by piece. It returns the number of bytes
-// of the text that may be emitted. These bytes cannot be part of a refused word,
-// whatever text follows. The results depend only on the rules and the text, not on how
-// the text is cut into pieces. A text that is resumed after an emitted piece therefore
-// gets the same results as a text that was never interrupted.
+// of the text that may be emitted. Whatever text follows, these bytes are not part of a
+// refused word. The results depend only on the rules and the text, not on how the text
+// is cut into pieces. A text that is resumed after an emitted piece therefore gets the
+// same results as a text that was never interrupted.
 //
 // A Filter must not be used by two goroutines at once.
 type Filter struct {
 	matcher matcher
 	length  int   // length of the text so far, in bytes
-	ends    []int // ends of pieces after free; the text up to such an end has no refused word
-	free    int   // bytes of the text that may be emitted
+	ends    []int // ends of the pieces after free, where the text up to each end has no refused word
+	free    int   // number of bytes of the text that may be emitted
 	refused bool
 }
 
@@ -25,7 +25,7 @@ func (r *Rules) Filter(prompt, emitted string) *Filter {
 	f := &Filter{matcher: matcher{rules: r}}
 	for i, c := range prompt {
 		letters(c, func(l letter) {
-			f.matcher.next(l, i-len(prompt)) // Rules.Prompt has already refused words that lie within the prompt
+			f.matcher.next(l, i-len(prompt)) // the result is ignored, because Rules.Prompt has already refused words within the prompt
 		})
 	}
 	f.matcher.states = slices.DeleteFunc(f.matcher.states, func(t state) bool { return f.matcher.complete(&t) })
@@ -37,8 +37,8 @@ func (r *Rules) Filter(prompt, emitted string) *Filter {
 
 // Add adds a piece, which must consist of whole characters. It returns the number of
 // bytes, from the start of the text, that may be emitted. These bytes end at the end of
-// a piece. If the text is refused now, they end before the refused word or character.
-// After a refusal, no more pieces may be added.
+// a piece. If the text is refused now, these bytes end before the refused word or
+// character. After a refusal, no more pieces may be added.
 func (f *Filter) Add(piece string) (free int, refused bool) {
 	if f.refused {
 		return f.free, true
@@ -75,8 +75,8 @@ func (f *Filter) End() (free int, refused bool) {
 }
 
 func (f *Filter) refuse(start int) (free int, refused bool) {
-	// start may be less than f.free: the refused word may begin in the prompt, or in
-	// text that was emitted under earlier rules.
+	// start may be less than f.free, because the refused word may begin in the prompt
+	// or in text that was emitted under earlier rules.
 	f.free, f.refused = max(f.free, start), true
 	return f.free, true
 }

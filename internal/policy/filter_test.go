@@ -38,7 +38,7 @@ func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, piec
 		if r.refuses(emitted) {
 			t.Fatalf("%q: %q has been emitted", pieces, emitted)
 		}
-		if resume() { // adds the held-back pieces to a new filter
+		if resume() { // continues with a new filter, to which the held-back pieces are added again
 			f = r.Filter(prompt, emitted)
 			j := 0
 			for n := 0; n < free; j++ {
@@ -71,7 +71,7 @@ func onEdge(pieces []string, at int) bool {
 	return at == 0
 }
 
-// cut divides a text into pieces of whole characters, some of them empty.
+// cut divides a text into pieces of whole characters. Some pieces are empty.
 func cut(text string, length func() int) (pieces []string) {
 	for text != "" {
 		n := 0
@@ -85,19 +85,20 @@ func cut(text string, length func() int) (pieces []string) {
 	return pieces
 }
 
-// bits are parts of texts that come close to refused words.
+// bits are parts of which texts with near misses of refused words can be made.
 var bits = []string{
 	"hate", "violence", "h", "a", "t", "e", "ha", "te", "hat", "vio", "lence", "H", "𝒉", "а", "@", "3", "!", "1", "ful", "s", "what",
 	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "를", "\u202e", "aa", "卂", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",
 }
 
-// rich returns a generator of texts that are made of bits.
+// rich returns a generator of texts that are random sequences of bits.
 func rich() *rapid.Generator[string] {
 	return rapid.Map(rapid.SliceOfN(rapid.SampledFrom(bits), 0, 30), func(parts []string) string { return strings.Join(parts, "") })
 }
 
-// The emitted bytes must be the same for all pieces and all interruptions. They must
-// never contain a refused word.
+// TestFilterEmitsTheSameForEverySplit cuts texts into random pieces and interrupts the
+// filter. The emitted bytes must not depend on the pieces or the interruptions, and
+// must never contain a refused word.
 func TestFilterEmitsTheSameForEverySplit(t *testing.T) {
 	own, err := Parse("name x\nword hate\nword hatewhat\nword violence\nword 我我\nword te\nword hs")
 	if err != nil {
@@ -152,7 +153,8 @@ func TestNoObfuscationIsEmitted(t *testing.T) {
 	t.Logf("%d spellings, in 5 places, in pieces of up to 8 characters: %d bytes leaked", len(list), leaked)
 }
 
-// A word that begins in the prompt and ends in the text must be refused.
+// TestFilterFindsWordsThatBeginInThePrompt generates text after a prompt. A word that
+// begins in the prompt and ends in the text must be refused.
 func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	for _, c := range []struct {
 		prompt, text, emitted string
@@ -163,7 +165,7 @@ func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 		{"I h", "ave a hat", "ave a hat", false},
 		{"I h ", "a t e", "", true},
 		{"w", "hatever", "hatever", false},
-		{"w", "hate", "", true}, // the text alone is the word
+		{"w", "hate", "", true}, // refused, because the text alone is the word
 		{"non", "violence", "", true},
 		{"nonviol", "ence", "ence", false},
 		{"hate", " is a prompt of other rules", " is a prompt of other rules", false},
@@ -184,8 +186,9 @@ func TestFilterFindsWordsThatBeginInThePrompt(t *testing.T) {
 	}
 }
 
-// Text that was emitted under earlier rules cannot be taken back. If it has a word that
-// is refused now, no more text may be emitted.
+// TestFilterStopsTextEmittedUnderEarlierRules continues a text that has a refused word,
+// as if earlier rules had emitted the word. The emitted text cannot be taken back, but
+// no more text may be emitted.
 func TestFilterStopsTextEmittedUnderEarlierRules(t *testing.T) {
 	f := Default().Filter("", "I hate it")
 	if free, refused := f.Add(" so"); free != len("I hate it") || !refused {
@@ -267,7 +270,7 @@ func BenchmarkFilter(b *testing.B) {
 	for _, rules := range []*Rules{Default(), many} {
 		for name, text := range texts {
 			b.Run(fmt.Sprintf("%s/%d letters", name, len(rules.nodes)), func(b *testing.B) {
-				var tokens []string // tokens of four characters, the average length of a model's tokens
+				var tokens []string // tokens of four characters, which is the average length of a model's tokens
 				for rest := []rune(text); len(rest) > 4; rest = rest[4:] {
 					tokens = append(tokens, string(rest[:4]))
 				}

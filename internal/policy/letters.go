@@ -7,29 +7,29 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// letter describes a character for the word rules. It depends only on the character.
-// Compatibility variants are decomposed, and case is folded. Marks and ignorable
-// characters have no letter.
+// letter describes a character for the word rules. It depends only on the character and
+// not on the text around it. A compatibility variant is first decomposed, and case is
+// folded. Marks and ignorable characters have no letter.
 type letter struct {
 	own    rune   // the character itself, in lower case
-	likes  uint32 // the Latin letters that the character is or looks like; bit 0 stands for 'a'
+	likes  uint32 // set of the Latin letters that the character is or looks like, with bit 0 for 'a'
 	kind   kind
-	proper bool // a real letter, not a digit or sign that looks like a letter
-	sign   bool // counts as a sign when it is matched as another letter
+	proper bool // true for a real letter, false for a digit or sign that looks like a letter
+	sign   bool // true if the character counts as a sign when it is matched as another letter
 }
 
 // kind is a character's behaviour at a word boundary.
 type kind uint8
 
 const (
-	between kind = iota // not part of a word, except as a sign that looks like a letter
-	inWord              // letters, digits
-	foreign             // letters that are never in one word with Latin letters: a word ends between the two
-	alone               // letters of scripts without spaces: a word may begin or end at each such letter (UAX #29)
+	between kind = iota // characters that are no part of a word, except as a sign that looks like a letter
+	inWord              // letters and digits
+	foreign             // letters that are never in one word with Latin letters, so a word ends between the two
+	alone               // letters of scripts without spaces, where a word may begin or end at each letter (UAX #29)
 )
 
-// punctuation reports whether l is a punctuation mark. A punctuation mark before white
-// space separates the words of a sentence.
+// punctuation reports whether l is a punctuation mark of a sentence. Such a mark before
+// white space separates words.
 func (l letter) punctuation() bool {
 	switch l.own {
 	case ',', '.', ';', ':', '!', '?':
@@ -43,7 +43,7 @@ func (l *letter) like(letter rune) bool {
 	return 'a' <= letter && letter <= 'z' && l.likes&bit(byte(letter)) != 0
 }
 
-// ascii holds the letters of the ASCII characters.
+// ascii holds the letter of each ASCII character.
 var ascii = func() (table [utf8.RuneSelf]letter) {
 	for c := range table {
 		r := rune(c)
@@ -56,7 +56,7 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 			table[c].kind = inWord
 		}
 	}
-	table['I'].likes |= bit('l') // a capital i looks like a small L
+	table['I'].likes |= bit('l') // a capital i looks like a small l
 	for c, letters := range map[byte]string{
 		'0': "o", '1': "il", '2': "z", '3': "e", '4': "a", '5': "s", '6': "bg", '7': "t", '8': "b", '9': "g",
 		'@': "a", '$': "s", '!': "il", '|': "il", '+': "t", '(': "c",
@@ -70,15 +70,15 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
-// everyday has the lookalikes that are frequent in ordinary texts of their own scripts.
-// When such a character is matched as itself, it counts as a letter. When it is matched
-// as a Latin letter, it counts as a sign.
+// everyday has the lookalikes that are frequent in ordinary texts of their own scripts,
+// such as Thai. Such a character counts as a letter when it is matched as itself. It
+// counts as a sign when it is matched as a Latin letter.
 const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
 
-// sign is the bit that marks everyday characters in likeness.
+// sign is the bit in the values of likeness that marks the characters of everyday.
 const sign = 1 << 31
 
-// likeness holds the letters that each character of lookalikes resembles.
+// likeness holds, for each lookalike, the set of Latin letters that it resembles.
 var likeness = func() map[rune]uint32 {
 	table := map[rune]uint32{'€': bit('e'), '£': bit('l'), '¡': bit('i') | bit('l')}
 	for _, r := range everyday {
@@ -102,13 +102,13 @@ func letters(r rune, yield func(letter)) {
 	case r < utf8.RuneSelf:
 		yield(ascii[r])
 		return
-	case 0x1f150 <= r && r <= 0x1f169: // letters in black circles
+	case 0x1f150 <= r && r <= 0x1f169: // white letters in black circles, such as 🅐
 		yield(ascii['a'+r-0x1f150])
 		return
-	case 0x1f170 <= r && r <= 0x1f189: // letters in black squares
+	case 0x1f170 <= r && r <= 0x1f189: // white letters in black squares, such as 🅰
 		yield(ascii['a'+r-0x1f170])
 		return
-	case 0x1f1e6 <= r && r <= 0x1f1ff: // letters of flags
+	case 0x1f1e6 <= r && r <= 0x1f1ff: // regional indicators, which are the letters of flags
 		yield(ascii['a'+r-0x1f1e6])
 		return
 	case r == 'ß' || r == 'ẞ':
@@ -141,7 +141,7 @@ func standsForNothing(r rune) bool { return unicode.Is(unicode.M, r) || ignorabl
 
 // letterOf returns the letter of a character that does not decompose.
 func letterOf(r rune) letter {
-	own := unicode.ToLower(unicode.ToUpper(r)) // maps both forms of the small sigma to the same letter
+	own := unicode.ToLower(unicode.ToUpper(r)) // ToUpper first, so that both forms of the small sigma become the same letter
 	likes := likeness[r] | likeness[own] | likeness[unicode.ToLower(r)]
 	if !unlikeCapital(own) {
 		likes |= likeness[unicode.ToUpper(r)]
@@ -165,15 +165,16 @@ func letterOf(r rune) letter {
 // than its capital does, or like no Latin letter.
 func unlikeCapital(r rune) bool { return r == 'δ' || r == 'λ' || r == 'ξ' || r == 'σ' }
 
-// foreignScript reports whether r belongs to a script whose words stand directly beside
-// Latin words ("나는chat를"). The letters of these scripts do not look like Latin letters.
+// foreignScript reports whether r belongs to a script whose words can stand directly
+// beside Latin words, as in "나는chat를". The letters of these scripts do not look like
+// Latin letters.
 func foreignScript(r rune) bool {
 	return unicode.In(r, unicode.Hangul, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya,
 		unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Arabic, unicode.Hebrew)
 }
 
 // betweenWords reports whether a word may end directly before r or begin directly after
-// r. Only r decides this, and not the characters around r.
+// r. The answer depends only on r and not on the characters around r.
 func betweenWords(r rune) bool {
 	return !unicode.In(r, unicode.L, unicode.M, unicode.N) ||
 		unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar)

@@ -28,10 +28,10 @@ var scripts = []*unicode.RangeTable{
 	unicode.Lisu, unicode.Deseret, unicode.Canadian_Aboriginal, unicode.Common,
 }
 
-// more has lookalikes that confusables.txt does not have in the class of a Latin letter.
-// Some are small capitals, turned letters, or letters that look like a letter of the
-// other case. Other characters are here only for their looks. Websites use these
-// characters to rewrite a text with Cherokee, Thai, Yi or Chinese characters.
+// more has lookalikes that confusables.txt does not assign to a Latin letter. Some are
+// small capitals, turned letters, or letters that look like a letter of the other case.
+// Other characters are here only because of their shape. Some websites use these
+// characters to rewrite a Latin text with Cherokee, Thai, Yi or Chinese characters.
 var more = map[byte]string{
 	'a': "ᴀɐΛΔʌⲁ₳ᗩค卂ꍏ", 'b': "ʙвβ฿๒乃ꌃ", 'c': "ɔ₵ᑕ匚ꉓ⊂", 'd': "ᴅ∂๔ꀸ", 'e': "ᴇεɛєЄəǝɘɜэΣΞ∃∑ⲉ乇ꍟ", 'f': "ꜰ₣千ꎇ", 'g': "ɢ₲ꁅ",
 	'h': "ʜнɥђɧ卄ꃅ", 'i': "ɪเ丨ꀤ", 'j': "ᴊꀭ", 'k': "ᴋкκꀘ", 'l': "ʟӏㄥ꒒", 'm': "ᴍмɯ₥๓爪ꂵ", 'n': "ɴпиИπ₦ภᑎ几ꈤ",
@@ -60,8 +60,8 @@ func main() {
 		}
 		from, to := decode(fields[0]), plain(decode(fields[1]))
 		r := []rune(from)[0]
-		// Characters that decompose are omitted, because each of their parts is looked
-		// up alone.
+		// Characters that decompose are omitted, because the matcher looks up each of
+		// their parts separately.
 		if r >= unicode.MaxASCII && norm.NFKD.String(from) == from && unicode.In(r, scripts...) && !unicode.In(r, unicode.M) &&
 			len(to) == 1 && (to[0] >= 'a' && to[0] <= 'z' || to[0] >= '0' && to[0] <= '9') {
 			add(to[0], r)

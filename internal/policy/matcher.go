@@ -16,16 +16,16 @@ const (
 	longWord = 7
 )
 
-// matcher finds refused words in a text that arrives letter by letter. Its state depends
-// only on the letters, not on the pieces in which the letters arrive. The matcher is a
-// nondeterministic automaton over the tree of words. Each state is one way to read the
-// latest characters as the beginning of a refused word.
+// matcher finds refused words in a text that arrives letter by letter. Its states
+// depend only on the letters and not on the pieces in which the letters arrive. The
+// matcher is a nondeterministic automaton over the tree of words. Each state is one way
+// to read the latest characters as the beginning of a refused word.
 type matcher struct {
 	rules  *Rules
-	last   kind           // of the previous letter
+	last   kind           // kind of the previous letter
 	states []state        // ordered by their start in the text
 	spare  []state        // storage for the next states
-	seen   map[state]bool // the states without their starts; used only when there are many states
+	seen   map[state]bool // the states with start set to 0, used only if there are many states
 	cache  [64]struct {
 		r rune
 		l letter
@@ -34,19 +34,19 @@ type matcher struct {
 
 // state is a possible beginning of a word in the text.
 type state struct {
-	start    int   // position in the text
-	node     int32 // the part of the word that has been read
-	gap      uint8 // characters after the last letter
-	proper   uint8 // real letters, up to minProper
-	run      uint8 // number of times the last letter stands in a row, up to 3
-	pairs    uint8 // doubled letters between the first and the last letter, up to 2
-	joined   bool  // at least two letters of the word are adjacent
-	piece    bool  // the last two letters are adjacent
-	signs    bool  // only digits and signs follow the last gap
-	hyphen   bool  // the gap begins with a hyphen
-	stop     bool  // the previous character is punctuation
-	broken   bool  // punctuation and white space came between letters
-	wordlike bool  // the pieces look like words of their own, so only a long word can match
+	start    int   // position in the text at which the word begins
+	node     int32 // index of the node for the letters read so far
+	gap      uint8 // number of characters after the last letter
+	proper   uint8 // number of real letters, counted up to minProper
+	run      uint8 // number of times that the last letter follows itself, plus 1, counted up to 3
+	pairs    uint8 // number of doubled letters between the first and the last letter, counted up to 2
+	joined   bool  // true if at least two letters of the word are adjacent
+	piece    bool  // true if the last two letters are adjacent
+	signs    bool  // true if only digits and signs follow the last gap
+	hyphen   bool  // true if the gap begins with a hyphen
+	stop     bool  // true if the previous character is punctuation
+	broken   bool  // true if punctuation followed by white space came between two letters
+	wordlike bool  // true if the pieces look like words of their own, so only a long word can match
 }
 
 // next reads the letter l. The parameter at is the position of l in the text. If a
@@ -76,7 +76,7 @@ func (m *matcher) next(l letter, at int) (start int, refused bool) {
 }
 
 // idle reports whether a letter has no effect, because there is no state and no word
-// begins with the letter. If the result is true, idle has read the letter.
+// begins with the letter. If the result is true, the letter counts as read.
 func (m *matcher) idle(l *letter) bool {
 	root := &m.rules.nodes[0]
 	if len(m.states) > 0 || (root.likes&l.likes != 0 || root.other) && m.begins(l.kind) {
@@ -152,7 +152,7 @@ func (m *matcher) add(t state) {
 	switch {
 	case notShort && !n.long:
 		return
-	case notShort || !n.short: // the other fields no longer matter
+	case notShort || !n.short: // only a long word can match, so the other fields no longer matter
 		t = state{start: t.start, node: t.node, gap: t.gap, proper: t.proper, wordlike: true}
 	}
 	if !m.duplicate(t) {
@@ -162,7 +162,7 @@ func (m *matcher) add(t state) {
 
 // duplicate reports whether an earlier state equals t except for its start.
 func (m *matcher) duplicate(t state) bool {
-	const few = 32 // with fewer states than this, a comparison with each state is fastest
+	const few = 32 // below this number of states, a comparison with each state is faster than the map
 	if len(m.states) < few {
 		for i := range m.states {
 			u := &m.states[i]
@@ -191,7 +191,8 @@ func (m *matcher) duplicate(t state) bool {
 	return false
 }
 
-// complete reports whether a state is a refused word if the word ends here.
+// complete reports whether a state has read a whole refused word, if no further letter
+// belongs to the word.
 func (m *matcher) complete(t *state) bool {
 	n := &m.rules.nodes[t.node]
 	if !n.word || t.gap != 0 || t.proper != minProper {
@@ -200,10 +201,11 @@ func (m *matcher) complete(t *state) bool {
 	return n.depth >= longWord || !t.wordlike && !(t.joined && t.signs) && !t.doubled(n)
 }
 
-// doubled reports whether a doubled letter turns a short word into a different word, as
-// "later" into "latter". A doubled first letter does not do this. A doubled last letter
-// does this only in words of up to three letters. A word with two doubled letters, or
-// with three equal letters in a row, is still the same word.
+// doubled reports whether a doubled letter turns a short word into a different word.
+// For example, a doubled t turns "later" into "latter". A doubled first letter does not
+// do this. A doubled last letter does this only in words of up to three letters. A word
+// with two doubled letters, or with three equal letters in a row, is still the same
+// word.
 func (t *state) doubled(n *node) bool {
 	last := t.run == 2 && n.depth > 1
 	switch t.pairs {
@@ -215,7 +217,8 @@ func (t *state) doubled(n *node) bool {
 	return false
 }
 
-// end returns the start of the first word that is refused if the text ends here.
+// end returns the start of the first refused word that is complete if the text ends
+// now.
 func (m *matcher) end() (start int, refused bool) {
 	for i := range m.states {
 		if t := &m.states[i]; m.complete(t) {

@@ -7,8 +7,8 @@ import (
 )
 
 // BenchmarkHostilePrompts matches prompts for which the matcher has as many states as
-// possible. It uses rules with a thousand English words, and rules with a thousand words
-// that all look alike.
+// possible. One set of rules has a thousand English words. The other set has a thousand
+// words that all look alike.
 func BenchmarkHostilePrompts(b *testing.B) {
 	var english, alike strings.Builder
 	seen := map[string]bool{}
@@ -31,7 +31,7 @@ func BenchmarkHostilePrompts(b *testing.B) {
 			b.Run(name+"/"+text[:12], func(b *testing.B) {
 				for b.Loop() {
 					m := matcher{rules: rules}
-					for i, r := range text { // the loop continues after a refusal
+					for i, r := range text { // the loop continues after a refusal, so that the whole text is matched
 						letters(r, func(l letter) { _, _ = m.next(l, i) })
 					}
 				}

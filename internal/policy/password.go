@@ -23,26 +23,26 @@ var (
 	ErrPasswordService  = Refusal{"password", "password_service", "the password is little more than the name of this service; choose another"}
 )
 
-// service is the name of this service, folded.
+// service is the folded name of this service.
 const service = "colophon"
 
-// common has the most common passwords, one folded password per line. They are the first
-// 3,000 passwords of zxcvbn 4.4.2 that are long enough, and some others. common.LICENSE
-// has the licence of zxcvbn. common_gen.go makes common.txt.
+// common has the most common passwords, one folded password per line. It has the first
+// 3,000 passwords of zxcvbn 4.4.2 that are long enough, and some other passwords.
+// common.LICENSE has the licence of zxcvbn. common_gen.go makes common.txt.
 //
 //go:embed common.txt
 var common string
 
 // Password returns the form in which a new password is hashed, or a Refusal. The rules
-// are those of NIST SP 800-63B: a length and a list of common passwords. A password must
-// not be derived from the user name or the name of the service. There is no rule about
-// kinds of characters.
+// are those of NIST SP 800-63B: a length and a list of common passwords. A password
+// must not be derived from the user name or the name of the service. No rule asks for
+// certain kinds of characters.
 func Password(password, username string) (normal string, err error) {
 	if damaged(password) {
 		return "", ErrPasswordEncoding
 	}
-	// Normalisation can make a password longer or shorter. Both forms must be long
-	// enough.
+	// Normalisation can make a password longer or shorter. Both the given form and the
+	// normal form must be long enough.
 	normal = norm.NFKC.String(password)
 	given := utf8.RuneCountInString(password)
 	if given > MaxPassword || min(given, utf8.RuneCountInString(normal)) < MinPassword {
@@ -65,8 +65,8 @@ func Password(password, username string) (normal string, err error) {
 // weak reports whether a folded password is easily guessed.
 func weak(folded string) bool { return monotonous(folded) || isCommon(folded) }
 
-// without returns a folded password from which a publicly known word is removed. The
-// rest must be a good password by itself.
+// without returns a folded password without all occurrences of a word that everybody
+// knows. The caller checks whether the rest is a good password by itself.
 func without(folded, word string) string {
 	if word == "" {
 		return folded

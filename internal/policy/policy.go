@@ -1,10 +1,10 @@
-// Package policy holds the rules for submitted prompts, user names and passwords,
-// and for generated texts.
+// Package policy holds the rules for submitted prompts, user names and passwords, and
+// for generated texts.
 //
-// Every rule is a pure function. It uses no clock and no input except its arguments, and
-// is safe for concurrent use. Only [Watcher] reads a file and uses a clock. A text that
-// breaks a rule gives a [Refusal]. The message of a Refusal is a constant, so it never
-// repeats the submitted text.
+// Every rule is a pure function. It uses no clock and no input except its arguments,
+// and is safe for concurrent use. Only [Watcher] reads a file and uses a clock. A text
+// that breaks a rule gives a [Refusal]. The message of a Refusal is a constant, so it
+// never repeats the submitted text.
 //
 // [Rules] are the refused words in prompts and in generated texts. A word matches in
 // many spellings:
@@ -17,12 +17,11 @@
 //
 // A word ends at Unicode's word boundaries. It also ends beside a letter of a script
 // that does not look like Latin. "nonviolence" is a different word than "violence". A
-// word of fewer than seven letters must meet more conditions, because a sentence can
-// contain its letters by chance. For example, "ha-te" matches, but "hat 3" does not. The
-// decision record 0025 lists the spellings that pass.
+// word of fewer than seven letters matches only under more conditions, because a
+// sentence can contain such a word's letters by chance. For example, "ha-te" matches,
+// but "hat 3" does not. The decision record 0025 lists the spellings that pass.
 //
-// Characters are Unicode code points, as in JSON Schema's minLength and
-// maxLength.
+// Characters are Unicode code points, as in JSON Schema's minLength and maxLength.
 package policy
 
 import (
@@ -37,12 +36,12 @@ import (
 // Refusal is the error for text that breaks a rule. Refusals are comparable:
 // this package returns only its Err variables.
 type Refusal struct {
-	Field   string // the refused field: "prompt", "username" or "password"
-	Rule    string // the broken rule, for programs: lower case with underscores
-	Message string // the broken rule and what to do, for people; never the text itself
+	Field   string // name of the refused field, which is "prompt", "username" or "password"
+	Rule    string // code of the broken rule for programs, in lower case with underscores
+	Message string // text for people that says what to do and never repeats the submitted text
 }
 
-// Code returns the rule.
+// Code returns the code of the broken rule.
 func (r Refusal) Code() string { return r.Rule }
 
 // Error returns the message.
@@ -61,8 +60,8 @@ func control(r rune) bool { return unicode.Is(unicode.Cc, r) }
 // then read these letters in a different order than the stored order.
 func override(r rune) bool { return r == '\u202d' || r == '\u202e' }
 
-// stripped reports whether r is a character that user names must not have. The
-// built-in rules remove the same characters from prompts.
+// stripped reports whether user names must not have r because r may be part of markup
+// or code. The built-in rules remove the same characters from prompts.
 func stripped(r rune) bool { return strings.ContainsRune("<>{};", r) }
 
 // ignorable reports whether r is normally not visible, such as a soft hyphen or a
@@ -74,7 +73,7 @@ func ignorable(r rune) bool {
 
 // invisible reports whether r looks blank.
 func invisible(r rune) bool {
-	const brailleBlank = '\u2800' // Unicode classifies it as a symbol, but it looks blank
+	const brailleBlank = '\u2800' // Unicode classifies this character as a symbol, but it looks blank
 	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank
 }
 
@@ -87,12 +86,12 @@ func fold(text string) string {
 		switch {
 		case ignorable(r):
 			return -1
-		case unicode.Is(unicode.Cherokee, r): // cases.Fold does not fold Cherokee
+		case unicode.Is(unicode.Cherokee, r): // cases.Fold leaves Cherokee letters unchanged
 			return unicode.ToUpper(r)
 		}
 		return r
 	}
-	folder := cases.Fold() // a folder has state, so each call needs its own
+	folder := cases.Fold() // a folder has state, so each call needs its own folder
 	text = folder.String(norm.NFD.String(strings.Map(prepare, text)))
 	return norm.NFKC.String(folder.String(norm.NFKD.String(text)))
 }

@@ -20,7 +20,7 @@ func texts() *rapid.Generator[string] {
 func TestFoldIsIdempotent(t *testing.T) {
 	for r := range unicode.MaxRune + 1 {
 		if 0xac00 < r && r < 0xd7a0 || unicode.Is(unicode.Unified_Ideograph, r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Co, unicode.Cs}, r) || !unicode.IsGraphic(r) && !unicode.IsControl(r) {
-			continue // single characters of these classes do not fold
+			continue // skipped to save time, because characters of these classes have no case
 		}
 		if once := fold(string(r)); fold(once) != once {
 			t.Errorf("%U: %q folds to %q, and that to %q", r, r, once, fold(once))
@@ -42,7 +42,8 @@ func TestCaseVariantsFoldAlike(t *testing.T) {
 	}
 }
 
-// errors.Is must distinguish the refusals, and errors.AsType must find each refusal.
+// TestRefusalsAreDistinct compares every refusal with every other. errors.Is must
+// distinguish the refusals, and errors.AsType must find each refusal.
 func TestRefusalsAreDistinct(t *testing.T) {
 	all := []Refusal{
 		ErrPromptLength, ErrPromptEncoding, ErrPromptControl, ErrPromptBlank, ErrPromptWord,
@@ -66,8 +67,8 @@ func TestRefusalsAreDistinct(t *testing.T) {
 	}
 }
 
-// BenchmarkPassword measures Password for a password that requires a search of the whole
-// list.
+// BenchmarkPassword measures the check of a password that is not common, for which
+// Password searches the whole list.
 func BenchmarkPassword(b *testing.B) {
 	for b.Loop() {
 		if _, err := Password("securepassword", "somebody"); err != nil {

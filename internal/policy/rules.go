@@ -21,7 +21,7 @@ const (
 	MaxWords     = 1000
 	MaxWord      = 64 // maximum number of letters, after folding
 	MinWord      = 2
-	maxName      = 32 // characters
+	maxName      = 32 // maximum number of characters
 )
 
 // method is the version of the matching code. It must be increased with every change
@@ -37,20 +37,20 @@ type Rules struct {
 	name    string
 	version string
 	removed []rune
-	nodes   []node // the words as a tree of letters; the first node is the root
+	nodes   []node // the words as a tree of letters, whose root is the first node
 }
 
-// node is a prefix of one or more words.
+// node is a node of the tree of words. It stands for a prefix of one or more words.
 type node struct {
 	next   []edge
-	likes  uint32 // the Latin letters in next; bit 0 stands for 'a'
+	likes  uint32 // set of the Latin letters in next, with bit 0 for 'a'
 	letter rune   // the last letter of the prefix
 	depth  uint8  // number of letters in the prefix
-	other  bool   // next has letters that are not Latin
-	word   bool   // a word ends here
-	alone  bool   // the last letter is of a script without spaces
-	short  bool   // a short word has this prefix
-	long   bool   // a long word has this prefix
+	other  bool   // true if next has letters that are not Latin
+	word   bool   // true if the prefix is a whole word
+	alone  bool   // true if the last letter belongs to a script without spaces
+	short  bool   // true if a short word has this prefix
+	long   bool   // true if a long word has this prefix
 }
 
 type edge struct {
@@ -62,7 +62,7 @@ type edge struct {
 func Default() *Rules {
 	r, err := Parse(seed)
 	if err != nil {
-		panic(err) // a test parses the embedded file, so it is valid
+		panic(err) // impossible, because a test parses the embedded file
 	}
 	return r
 }
@@ -86,7 +86,7 @@ func Parse(file string) (*Rules, error) {
 		return nil, fmt.Errorf("the rules have %d bytes, more than the limit of %d", len(file), MaxRulesSize)
 	}
 	r := &Rules{nodes: make([]node, 1)}
-	words := map[string]int{} // line numbers by word
+	words := map[string]int{} // number of the line that defines each word
 	number := 0
 	for line := range strings.Lines(strings.TrimPrefix(file, "\ufeff")) {
 		number++
@@ -196,7 +196,7 @@ func (r *Rules) add(word []rune) {
 	for _, c := range word {
 		to := r.nodes[at].child(c)
 		if to == 0 {
-			to = int32(len(r.nodes)) // at most MaxWords * MaxWord
+			to = int32(len(r.nodes)) // no overflow, because there are at most MaxWords * MaxWord nodes
 			r.nodes = append(r.nodes, node{letter: c, depth: r.nodes[at].depth + 1, alone: c >= utf8.RuneSelf && betweenWords(c)})
 			n := &r.nodes[at]
 			n.next = append(n.next, edge{c, to})

@@ -55,7 +55,8 @@ func TestParseErrorsNameTheLine(t *testing.T) {
 	}
 }
 
-// The version must depend on the effect of the rules, not on their wording.
+// TestVersionNamesTheEffect compares the versions of different rules files. The version
+// must depend on the effect of the rules and not on the wording of the file.
 func TestVersionNamesTheEffect(t *testing.T) {
 	version := func(file string) string {
 		t.Helper()
@@ -110,7 +111,8 @@ func TestWordsOfAFileAreRefused(t *testing.T) {
 	}
 }
 
-// Ordinary sentences that contain the letters of a short word by chance must be
+// TestShortWordsInPiecesMustMeetMoreConditions checks sentences with the letters of
+// refused words. A sentence that contains the letters of a short word by chance must be
 // accepted.
 func TestShortWordsInPiecesMustMeetMoreConditions(t *testing.T) {
 	r, err := Parse("name x\nword sunset\nword moonrise\nword later")

@@ -30,9 +30,9 @@ func Username(name string) (display, key string, err error) {
 		return "", "", ErrUsernameLength
 	}
 	// The key is checked too, because folding can produce a refused character. A
-	// compatibility variant of such a character folds to that character. An accent
-	// without a letter can fold to white space. Unassigned and private characters are
-	// refused because a new Unicode version could change their keys.
+	// compatibility variant of a refused character folds to the refused character. An
+	// accent without a letter can fold to white space. Unassigned and private
+	// characters are refused because a new Unicode version could change their keys.
 	key = fold(name)
 	unfit := func(r rune) bool { return invisible(r) || stripped(r) || !unicode.IsGraphic(r) }
 	if strings.ContainsFunc(name, unfit) || strings.ContainsFunc(key, unfit) || key == "" {

@@ -17,18 +17,18 @@ const pollEvery = 2 * time.Second
 // Watcher keeps the rules of a file in force while the file changes. It is safe for
 // concurrent use.
 type Watcher struct {
-	file    string // empty for the built-in rules
+	file    string // name of the rules file, or empty for the built-in rules
 	log     *slog.Logger
 	inForce atomic.Pointer[Rules]
 
 	mu     sync.Mutex
-	text   string // the file's text at the last read, which may be invalid
-	broken string // the error that was last logged; empty after valid rules
+	text   string // the file's text at the last successful read, which may hold invalid rules
+	broken string // the error that was last logged, or empty after valid rules
 }
 
-// NewWatcher reads the rules of a file. If file is "", the built-in rules are in force
-// and never change. An error names the file. If a line of the file is invalid, the error
-// also names the line.
+// NewWatcher returns a watcher of the given rules file, whose rules are in force at
+// once. If file is "", the built-in rules are in force and never change. An error names
+// the file. If a line of the file is invalid, the error also names the line.
 func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 	w := &Watcher{file: file, log: log}
 	if file == "" {
@@ -48,10 +48,10 @@ func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 // Rules returns the rules in force.
 func (w *Watcher) Rules() *Rules { return w.inForce.Load() }
 
-// Run checks the file every two seconds until ctx is done. Changed rules come into force
-// when two checks in a row have read the same text. Before that, the file may be
-// incomplete. If the rules are invalid or the file cannot be read, Run logs the error
-// and the previous rules stay in force.
+// Run checks the file every two seconds until ctx is done. Changed rules come into
+// force when two checks in a row have read the same text, because a file that is still
+// being written is incomplete. If the rules are invalid or the file cannot be read, Run
+// logs the error and the previous rules stay in force.
 func (w *Watcher) Run(ctx context.Context) {
 	if w.file == "" {
 		return

@@ -37,8 +37,9 @@ func TestNewWatcherReportsInvalidFiles(t *testing.T) {
 	}
 }
 
-// TestChangedFileComesIntoForce changes the file of a watcher. Complete and valid rules
-// must come into force. Otherwise, the previous rules must stay in force.
+// TestChangedFileComesIntoForce changes the file of a watcher. Rules that are complete
+// and valid must come into force. After any other change, the previous rules must stay
+// in force.
 func TestChangedFileComesIntoForce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rules")
 	write := func(text string) {
