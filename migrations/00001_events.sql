@@ -1,12 +1,12 @@
 -- +goose Up
 
--- One row is one fact, stored once and for ever. payload is the canonical JSON
--- of the whole event, in the exact bytes that will be hashed. The other columns
--- repeat the values that queries need. (stream, version) fences writers that
--- have missed an event. The reference to the previous event fences writers that
--- have seen one that was never committed, so versions have no gaps. position
--- alone is not commit order: read across streams by (tx, position) up to
--- pg_snapshot_xmin(pg_current_snapshot()).
+-- One row is one event, which is never changed or deleted. payload is the canonical
+-- JSON of the whole event, in the exact bytes that will be hashed. The other columns
+-- repeat the values that queries need. The primary key (stream, version) refuses
+-- writers that have missed an event. The reference to the previous event refuses
+-- writers that have seen an event that was never committed, so versions have no gaps.
+-- position alone is not the order of commits. A reader of several streams must read by
+-- (tx, position), up to pg_snapshot_xmin(pg_current_snapshot()).
 create table events (
     stream   text        collate "C" not null check (stream ~ '^(job|account)/[0-9a-f-]{36}$'),
     version  integer     not null check (version > 0),
@@ -34,8 +34,9 @@ $$;
 create trigger append_only before update or delete or truncate on events
     for each statement execute function refuse_change();
 
--- The fold of the job events, one row per job. The table can be rebuilt. sealed is
--- ciphertext: the prompt and, once the job is final, the text.
+-- One row is the current state of one job, computed from the job's events. The table
+-- can be rebuilt from the events. sealed is the ciphertext of the prompt and, once the
+-- job is final, of the text.
 create table history (
     job               uuid        primary key,
     owner             uuid        not null,
@@ -53,8 +54,8 @@ create table history (
 create index history_newest_completed on history (owner, job desc) where state = 'completed';
 create index history_queued on history (job) where state = 'queued';
 
--- Each owner's data key, wrapped by the master key. Erasing an owner empties
--- the row and keeps it, so that the key is never made again.
+-- One row is one owner's data key, wrapped by the master key. The erasure of an owner
+-- removes the key but keeps the row, so that no new key is ever made for the owner.
 create table owner_keys (
     owner      uuid        primary key,
     wrapped    bytea,

@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one account that can sign in. Its history is in its event stream;
--- the password's hash is only here. username_key is the same for all spellings
--- of one name. The row with the zero id and an empty key stands for every name
--- without an account.
+-- One row is one account that can sign in. The account's history is in its event
+-- stream, but the password hash is only in this table. username_key is the same for all
+-- spellings of one name. The row with the zero id and an empty username_key stands for
+-- every name without an account.
 create table accounts (
     id            uuid        primary key,
     username      text        not null,
@@ -13,7 +13,8 @@ create table accounts (
     disabled_at   timestamptz
 );
 
--- One row is one sign-in and all the access tokens that it gave.
+-- One row is one session. A session begins with a sign-in and covers all access tokens
+-- that are issued in it.
 create table sessions (
     id         uuid        primary key,
     account    uuid        not null references accounts on delete cascade,
@@ -23,8 +24,9 @@ create table sessions (
 );
 create index sessions_of_account on sessions (account, expires_at);
 
--- The SHA-256 of every refresh token that a session has had, so that a token
--- exchanged long ago is still recognised. Changed only under a lock on the session.
+-- One row is one refresh token, stored as its SHA-256. All tokens that a session has
+-- had are kept, so that a token exchanged long ago is still recognised. A transaction
+-- must lock the session before it changes the session's rows here.
 create table refresh_tokens (
     hash         bytea       primary key check (octet_length(hash) = 32),
     session      uuid        not null references sessions on delete cascade,
@@ -32,10 +34,11 @@ create table refresh_tokens (
 );
 create index refresh_tokens_of_session on refresh_tokens (session);
 
--- Ed25519 keys that sign access tokens. kid is the RFC 7638 thumbprint of the public
--- key. wrapped is the private key's seed under the master key. The public key is
--- derived from it, so write access to this table adds no key. One key signs; retired
--- keys verify until their last signature has expired.
+-- One row is one Ed25519 key that signs access tokens. kid is the RFC 7638 thumbprint
+-- of the public key. wrapped is the private key's seed, encrypted with the master key.
+-- The public key is derived from the seed, so write access to this table is not enough
+-- to add a key. Only one key signs at a time. A retired key verifies tokens until the
+-- last token that it signed has expired.
 create table signing_keys (
     kid        text        primary key,
     wrapped    bytea       not null,

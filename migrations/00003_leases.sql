@@ -1,9 +1,10 @@
 -- +goose Up
 
--- One row is one job that a worker is running, or was running when it died.
--- holder is the attempt that has it. Another attempt may take a lease that is
--- not renewed by expires_at. crashes counts the leases that expired this way
--- since the job's last new token. Times are the database's.
+-- One row is the lease of one job that a worker is running, or was running when the
+-- worker died. holder is the id of the attempt that has the lease. Another attempt may
+-- take a lease that was not renewed before expires_at. crashes counts the leases that
+-- expired in this way since the job's last new token. Times are set by the database's
+-- clock.
 create table leases (
     job        uuid        primary key,
     holder     uuid,

@@ -1,13 +1,14 @@
 -- +goose Up
 
--- Queued jobs are taken in the order of (priority, job), 1 first.
+-- Workers take queued jobs in the order of (priority, job). Priority 1 comes first.
 alter table history add column priority smallint not null default 1 check (priority between 1 and 4);
 drop index history_queued;
 create index history_queued on history (priority, job) where state = 'queued';
 create index history_outstanding on history (owner, job) where state in ('queued', 'running');
 
--- The tokens that an owner's jobs have reserved and used of their budget, by the
--- day (UTC) of acceptance. Derived from the events, like history.
+-- One row is the number of tokens that an owner's jobs have reserved or used on one
+-- day. A job counts for the day (UTC) of its acceptance. Like history, the table can be
+-- rebuilt from the events.
 create table budgets (
     owner  uuid   not null,
     day    date   not null,

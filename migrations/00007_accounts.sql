@@ -1,20 +1,21 @@
 -- +goose Up
 
--- The role of an account, and whether its owner has had it erased. An erased
--- account is a row without a name, and a keyed digest of the name, which stays taken.
+-- role gives an account rights beyond its own data. erased_at is set when the account
+-- has been erased. The row of an erased account stays, without the name. erased_name is
+-- a keyed digest of the name, so that the name stays taken.
 alter table accounts
     add column role text not null default 'user' check (role in ('user', 'auditor', 'admin')),
     add column erased_at timestamptz,
     add column erased_name bytea unique check (octet_length(erased_name) = 32),
     add check (erased_at is null or disabled_at is not null);
 
--- An owner who is closed starts nothing new. Their key is destroyed as soon as
--- everything they started has ended.
+-- closed_at is set for an owner who may start no more jobs. The owner's key is
+-- destroyed as soon as all jobs of the owner have ended.
 alter table owner_keys add column closed_at timestamptz;
 create index owner_keys_closed on owner_keys (owner) where closed_at is not null and wrapped is not null;
 
--- Fails for a closed owner, and keeps an open one from being closed until the
--- end of the transaction.
+-- admit fails if the owner is closed. Otherwise no other transaction can close the
+-- owner before this transaction ends.
 -- +goose StatementBegin
 create function admit(who uuid) returns void language plpgsql as $$
 begin
@@ -26,9 +27,10 @@ end
 $$;
 -- +goose StatementEnd
 
--- Sign-in attempts that are not known to have succeeded, for a day from the first
--- attempt on. key is a digest under the master key: of a name and a network, of a
--- network, or of a name. The digests do not reveal names, networks or other input.
+-- One row counts sign-in attempts that are not known to have succeeded. The count
+-- covers a day that begins with the first attempt. key is a digest of a name and a
+-- network, of a network, or of a name. The digest is keyed with the master key, so it
+-- reveals neither name nor network.
 create table sign_in_failures (
     key      bytea       primary key check (octet_length(key) = 32),
     failures integer     not null,
@@ -37,8 +39,9 @@ create table sign_in_failures (
 );
 create index sign_in_failures_oldest on sign_in_failures (began_at);
 
--- The known networks of an account, from its sign-ins. key is the digest
--- of account and network. Failures of others do not count there.
+-- One row is one network from which an account has signed in. key is a digest of the
+-- account's name and the network. Failures from other networks or under other names do
+-- not delay sign-ins to the account from this network.
 create table known_networks (
     key     bytea       primary key check (octet_length(key) = 32),
     account uuid        not null references accounts on delete cascade,
@@ -47,9 +50,9 @@ create table known_networks (
 create index known_networks_of_account on known_networks (account);
 create index known_networks_oldest on known_networks (at);
 
--- The wait after the latest of the given number of failures, before the next
--- attempt. There is no wait while the failures are fewer than free. The wait is then
--- first, and doubles with each further failure, up to most.
+-- sign_in_wait returns the wait between the latest failure and the next allowed
+-- attempt. With fewer failures than free, there is no wait. The next wait is first. It
+-- doubles with each further failure, up to most.
 -- +goose StatementBegin
 create function sign_in_wait(failures integer, free integer, first interval, most interval)
 returns interval language sql immutable as $$

@@ -1,11 +1,11 @@
 -- +goose Up
 
--- One row is one session that ended before its time, for whatever reason.
--- Triggers write it, so that every process learns from this table alone which
--- access tokens to refuse. tx is the transaction that ended the session. A process
--- remembers the oldest transaction that was running at its last read. The next read
--- begins with that transaction, so no session is missed. A row matters for as long
--- as access tokens of the session have not expired.
+-- One row is one session that ended before its expiry, for any reason. Triggers write
+-- the rows, so that every process learns from this table alone which access tokens to
+-- refuse. tx is the transaction that ended the session. A process remembers the oldest
+-- transaction that was running at its last read. The next read begins with that
+-- transaction, so no session is missed. A row is needed until all access tokens of the
+-- session have expired.
 create table ended_sessions (
     session  uuid        primary key,
     ended_at timestamptz not null default clock_timestamp(),
@@ -29,9 +29,9 @@ create trigger removed after delete on sessions
     for each row when (old.revoked_at is null and old.expires_at > clock_timestamp())
     execute function note_ended_session();
 
--- Disabling an account ends its sessions, whether or not the statement says so
--- (an erased account is disabled too). A concurrent sign-in holds the account's
--- row, and its session is here when this runs.
+-- This trigger ends all sessions of an account when the account is disabled or erased.
+-- It sees the session of a concurrent sign-in, because a sign-in locks the account's
+-- row until its session is committed.
 -- +goose StatementBegin
 create function end_sessions_of_account() returns trigger language plpgsql as $$
 begin
@@ -44,9 +44,10 @@ create trigger disabled after update of disabled_at on accounts
     for each row when (old.disabled_at is null and new.disabled_at is not null)
     execute function end_sessions_of_account();
 
--- One row is one unused ticket: the SHA-256 of its secret, its session, the one path
--- that it opens, and an expiry. The expiry is that of the access token that requested
--- it. Redeeming a ticket deletes it.
+-- One row is one unused ticket. hash is the SHA-256 of the ticket's secret, and path is
+-- the only path that the ticket opens. The ticket expires at expires_at. access_until
+-- is the expiry of the access token that requested the ticket. Redeeming a ticket
+-- deletes its row.
 create table tickets (
     hash         bytea       primary key check (octet_length(hash) = 32),
     session      uuid        not null references sessions on delete cascade,
@@ -59,7 +60,8 @@ create index tickets_oldest on tickets (expires_at);
 
 grant select, insert, delete on ended_sessions, tickets to colophon_app;
 
--- Retired keys are removed when none of their signatures is valid any longer.
+-- The service deletes a retired key when the last token that the key signed has
+-- expired.
 grant delete on signing_keys to colophon_app;
 
 -- +goose Down

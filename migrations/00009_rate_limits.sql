@@ -1,11 +1,11 @@
 -- +goose Up
 
--- One row is one user or network at one limit, in a window of time. remaining is
--- the rest of the window, or -1 once a request has been refused. tokens and per
--- are set where the key has a limit of its own. Times are the database's. The
--- table is unlogged: a crash of the database loses the counts, which cover the
--- last minute. Keys are hashes, which reveal no user or address. Rows are removed
--- long after their window has ended.
+-- One row counts the requests of one user or network under one limit, in a window of
+-- time. remaining is the number of requests left in the window, or -1 once a request
+-- has been refused. tokens and per are set if the key has a limit of its own. Times are
+-- set by the database's clock. The table is unlogged, so a crash of the database loses
+-- the counts of the last minute. key is a hash, which reveals no user and no address.
+-- Rows are removed long after their window has ended.
 create unlogged table rate_limits (
     key       bytea       primary key check (octet_length(key) = 16),
     remaining bigint      not null check (remaining >= -1),

@@ -9,8 +9,9 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// If an account has more than 100 live sessions, the migration must keep the 100 that
-// expire last. It must announce the end of the other sessions in ended_sessions.
+// TestMigrationKeepsTheLatest100Sessions migrates a database that has an account with
+// more than 100 live sessions. The migration must keep the 100 sessions that expire
+// last. It must record the end of the other sessions in ended_sessions.
 func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
 	if err != nil {

@@ -27,7 +27,8 @@ import (
 var files embed.FS
 
 // The names of River's schema and table are defined here, because this package creates
-// the schema and imports no other package of the program. A new value needs a migration.
+// the schema and imports no other package of the program. A change of a name needs a
+// migration that renames the schema or table.
 const (
 	// RiverSchema is the Postgres schema that holds River's tables.
 	RiverSchema = "river"
@@ -42,7 +43,8 @@ const (
 // AppRole outside the migrations.
 const AppRole = "colophon_app"
 
-// ErrBehind means that a database has not been migrated to the schema of this build.
+// ErrBehind is returned by Check if a database has not been migrated to the schema of
+// this build.
 var ErrBehind = errors.New("the database is behind this version: run colophon migrate as its owner")
 
 // lockKey is the key of the advisory lock under which migrations run: "colophon" in

@@ -17,7 +17,7 @@ import (
 	"colophon/migrations"
 )
 
-// schema lists every column of every table, with its type.
+// schema returns every column of every table, with its type.
 func schema(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
 	rows, _ := pool.Query(t.Context(), `
@@ -94,12 +94,13 @@ func TestMigratingStopsWithItsContext(t *testing.T) {
 	if err := migrations.Up(ctx, db.Owner); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if err := migrations.Up(t.Context(), db.Owner); err != nil { // succeeds if the lock was released
+	if err := migrations.Up(t.Context(), db.Owner); err != nil { // succeeds only if the failed migration has released the lock
 		t.Error(err)
 	}
 }
 
-// Up must succeed if the pool has only one connection.
+// TestMigratingWorksWithOneConnection migrates with a pool that has only one
+// connection. Up must succeed.
 func TestMigratingWorksWithOneConnection(t *testing.T) {
 	config, err := pgxpool.ParseConfig(pgtest.Empty(t))
 	if err != nil {
@@ -121,8 +122,9 @@ func TestMigratingWorksWithOneConnection(t *testing.T) {
 	}
 }
 
-// Up must succeed although the database's owner has few rights or the server has revoked
-// default rights. If rights are missing, the error must name the statements to run.
+// TestOwnerWithFewRightsMigrates migrates as an owner who has few rights, on a server
+// that has revoked default rights. Up must succeed. If rights are missing, the error
+// must name the statements to run.
 func TestOwnerWithFewRightsMigrates(t *testing.T) {
 	server := pgtest.NewServer(t)
 	super, err := pg.Connect(t.Context(), server.URL(), "")

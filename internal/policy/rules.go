@@ -17,7 +17,7 @@ import (
 
 // The limits of a rules file.
 const (
-	MaxRulesSize = 64 << 10 // bytes
+	MaxRulesSize = 64 << 10 // maximum number of bytes
 	MaxWords     = 1000
 	MaxWord      = 64 // maximum number of letters, after folding
 	MinWord      = 2
