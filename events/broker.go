@@ -14,7 +14,7 @@ type broker struct {
 	topics map[Stream]*topic
 }
 
-// topic is a stream that has followers.
+// topic holds the followers of a stream, and the stream's latest events.
 type topic struct {
 	followers map[*follower]struct{}
 	tail      []Event // the latest committed events that this process appended, without a gap
@@ -24,7 +24,7 @@ type topic struct {
 // events reads the database.
 const tailEvents = 32
 
-// follower is one subscription to a stream.
+// follower is one reader's subscription to a stream.
 type follower struct {
 	wake chan struct{} // holds one value while the stream may have new events
 
@@ -92,7 +92,7 @@ func (b *broker) announced(stream Stream) {
 	}
 }
 
-// anyAccount is the topic of all accounts' streams.
+// anyAccount is the topic for followers of all accounts. It names no real stream.
 const anyAccount Stream = "account/"
 
 // wakeAccountFollowers wakes the followers of anyAccount if the stream belongs to an
@@ -137,6 +137,6 @@ func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, 
 func wakeUp(wake chan struct{}) {
 	select {
 	case wake <- struct{}{}:
-	default: // a value is waiting already
+	default: // nothing to do, because a value is waiting already
 	}
 }

@@ -82,7 +82,8 @@ func everyFact() []Fact {
 	}
 }
 
-// sample returns the golden file's event for the i-th fact.
+// sample returns the event of the golden file that holds the fact f, the i-th fact of
+// everyFact.
 func sample(i int, f Fact) Event {
 	stream := JobStream(goldenOwner)
 	if strings.HasPrefix(f.Type(), "account.") {

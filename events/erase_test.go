@@ -60,7 +60,7 @@ func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	var mu sync.Mutex
-	var accepted []uuid.UUID // the jobs accepted until the owner is closed
+	var accepted []uuid.UUID // ids of the jobs that are accepted until the owner is closed
 	started := make(chan struct{}, 8)
 	var wg sync.WaitGroup
 	for range cap(started) {

@@ -33,7 +33,7 @@ func (s Stream) ID() uuid.UUID {
 type Event struct {
 	Stream  Stream
 	Version int       // position in the stream, from 1
-	Owner   uuid.UUID // the account whose key seals the fact
+	Owner   uuid.UUID // id of the account whose key encrypts the fact
 	At      time.Time // time of the append in UTC, to the microsecond, by the clock of the appending process
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
@@ -48,9 +48,9 @@ type Fact interface {
 	sealed() []string
 }
 
-// The facts of a job's stream.
+// These types are the facts of a job's stream.
 type (
-	// JobAccepted opens a job's stream with everything that determines its text.
+	// JobAccepted opens a job's stream with everything that determines the job's text.
 	JobAccepted struct {
 		Prompt       string       `json:"prompt"`
 		Stop         []string     `json:"stop,omitempty"` // Params.Stop, stored apart because it is sealed
@@ -59,7 +59,7 @@ type (
 		Model        string       `json:"model"`
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // priority in the queue, from 1 (first) to 4 (last)
-		Reserved     Reservation  `json:"reserved,omitzero"`  // zero if the owner had no token budget
+		Reserved     Reservation  `json:"reserved,omitzero"`  // tokens reserved of the owner's budget, or zero without a budget
 		// Deadline is the time at which the job is cancelled if it has not ended. It is
 		// in UTC, to the microsecond, by the database's clock. Jobs of the first release
 		// have no deadline.
@@ -73,7 +73,7 @@ type (
 		Worker    string `json:"worker"`
 		FromToken int    `json:"from_token"`
 		Weights   string `json:"weights"`          // digest of the model's weights and the format of the weights
-		Kernel    string `json:"kernel"`           // fingerprint of the arithmetic
+		Kernel    string `json:"kernel"`           // fingerprint of the arithmetic, such as "avx2-fma/1"
 		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text, or empty in events of the first release
 	}
 
@@ -114,12 +114,12 @@ type Usage struct {
 
 // Timings are durations of a completed job in milliseconds.
 type Timings struct {
-	QueuedMS     int64 `json:"queued_ms"`      // from accepted to the first start
-	FirstTokenMS int64 `json:"first_token_ms"` // from accepted to the first appended token
-	TotalMS      int64 `json:"total_ms"`       // from accepted to completed
+	QueuedMS     int64 `json:"queued_ms"`      // milliseconds from the job's acceptance to its first start
+	FirstTokenMS int64 `json:"first_token_ms"` // milliseconds from the job's acceptance to its first appended token
+	TotalMS      int64 `json:"total_ms"`       // milliseconds from the job's acceptance to its completion
 }
 
-// The facts of an account's stream.
+// These types are the facts of an account's stream.
 type (
 	// AccountRegistered opens an account's stream.
 	AccountRegistered struct {
@@ -179,12 +179,13 @@ type (
 		By string `json:"by"`
 	}
 
-	// AccountEnabled reverses AccountDisabled. Ended sessions stay ended.
+	// AccountEnabled reverses AccountDisabled, but the account's ended sessions stay
+	// ended.
 	AccountEnabled struct {
 		By string `json:"by"`
 	}
 
-	// AccountErased ends an account's stream.
+	// AccountErased records that the account was erased. It ends the account's stream.
 	AccountErased struct {
 		By string `json:"by,omitempty"` // "command" for the command line, empty for the owner
 	}

@@ -227,7 +227,7 @@ func TestFollowersSurviveASilentCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { go pool.Close() }() // Close waits long for the cut connections
+	defer func() { go pool.Close() }() // in the background, because Close waits long for the cut connections
 	far := events.NewStore(pool, f.vault, slog.New(slog.DiscardHandler))
 	far.SetListenCheck(100*time.Millisecond, 300*time.Millisecond)
 	run(t, far)

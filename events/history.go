@@ -22,9 +22,9 @@ type Record struct {
 	Priority         int // priority in the queue, from 1 (first) to 4 (last)
 	Model            string
 	Prompt           string
-	Text             string // empty until the job is final
+	Text             string // generated text, or empty until the job is final
 	PromptTokens     int
-	CompletionTokens int // 0 until the job is final
+	CompletionTokens int // number of generated tokens, or 0 until the job is final
 	FinishReason     string
 	CreatedAt        time.Time
 	Deadline         time.Time // zero if the job has no deadline
@@ -110,7 +110,8 @@ func nullTime(t time.Time) *time.Time {
 // them.
 const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed`
 
-// row is the stored form of a Record.
+// row is a row of the table history. Its sealed bytes hold the encrypted prompt and
+// text.
 type row struct {
 	Record
 	sealed []byte

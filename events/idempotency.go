@@ -44,8 +44,8 @@ const (
 // IdempotencyKey identifies a request. The request opens only one stream, even if it is
 // sent several times.
 type IdempotencyKey struct {
-	Scope   string // the caller and the route, so that the same key in another scope is another key
-	Key     string // chosen by the client
+	Scope   string // the caller and the route, within which the key is unique
+	Key     string // the key that the client has chosen
 	Payload []byte // the content of the request, without passwords
 }
 
@@ -122,7 +122,7 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 		Exec(func(tag pgconn.CommandTag) error { claimed = tag.RowsAffected() == 1; return nil })
 	batch.Queue(`set local lock_timeout to default`)
 	err = tx.SendBatch(ctx, &batch).Close()
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "55P03" { // lock_not_available
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "55P03" { // the code means lock_not_available
 		return ErrInFlight
 	}
 	if err != nil {

@@ -45,11 +45,11 @@ type Job struct {
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the owner's token budget
 
-	Attempts int    // number of starts
-	Weights  string // weights of the first start, which every later start must have too
-	Kernel   string // kernel of the latest start
+	Attempts int    // number of times that the job was started
+	Weights  string // JobStarted.Weights of the first start, which every later start must have too
+	Kernel   string // JobStarted.Kernel of the latest start
 	Tokens   []int  // tokens generated so far
-	Text     string // the text of Tokens
+	Text     string // text generated so far
 
 	FinishReason string // "stop", "length" or "content_filter" for a completed job, otherwise empty
 	Usage        Usage  // usage of a completed job

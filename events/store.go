@@ -40,7 +40,7 @@ type Store struct {
 
 	broker        broker
 	announcements announcements
-	name          string                // identifies this store's announcements
+	name          string                // random name that identifies this store in its announcements
 	reads         flight.Group[[]Event] // queries that concurrent readers share, by stream and version
 
 	// These intervals are fields so that tests can shorten them.

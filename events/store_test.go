@@ -286,12 +286,12 @@ func TestLogCannotBeRewritten(t *testing.T) {
 		`alter table events disable trigger append_only`,
 		`drop table events`,
 	} {
-		if _, err := f.db.App.Exec(t.Context(), sql); code(err) != "42501" { // insufficient_privilege
+		if _, err := f.db.App.Exec(t.Context(), sql); code(err) != "42501" { // the code means insufficient_privilege
 			t.Errorf("%s as the app role: %v", sql, err)
 		}
 	}
 	for _, sql := range []string{`update events set payload = ''`, `delete from events`, `truncate events`} {
-		if _, err := f.db.Owner.Exec(t.Context(), sql); code(err) != "23001" { // restrict_violation, by the trigger
+		if _, err := f.db.Owner.Exec(t.Context(), sql); code(err) != "23001" { // the code means restrict_violation, which the trigger raises
 			t.Errorf("%s as the owner: %v", sql, err)
 		}
 	}

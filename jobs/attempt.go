@@ -39,7 +39,7 @@ var (
 	errEngine = errors.New("the model failed")
 )
 
-// attempt is one worker's attempt at a job.
+// attempt is one worker's attempt to run a job.
 type attempt struct {
 	*Worker
 	river    *river.Job[generateArgs]
@@ -211,9 +211,9 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 // complete runs one transaction that ends the attempt. The transaction records the rest
 // of the text and the job's completion, drops the lease and completes the queue entry.
 func (a *attempt) complete(ctx context.Context, out outcome) error {
-	ctx = context.WithoutCancel(ctx) // for the reason that append gives
+	ctx = context.WithoutCancel(ctx) // the comment on attempt.append gives the reason
 	rest := events.JobAdvanced{
-		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // an empty list is stored as [], not null
+		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // begins with an empty list, so that no tokens are stored as [] and not as null
 		Text:   a.pending.Text + out.last.Text,
 	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {

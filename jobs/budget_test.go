@@ -124,7 +124,8 @@ func budgetModel(limit int) porcupine.Model {
 	}
 }
 
-// budgetClients are concurrent clients of one budget.
+// budgetClients runs concurrent operations on one owner's budget and records their
+// history.
 type budgetClients struct {
 	*fixture
 	start time.Time
@@ -287,7 +288,7 @@ func TestBudgetIsLinearizable(t *testing.T) {
 	if check := porcupine.CheckOperationsTimeout(budgetModel(limit), c.history, time.Minute); check != porcupine.Ok {
 		t.Errorf("the history is not linearizable: %s", check)
 	}
-	// The budget must agree with the events.
+	// The budget must equal the sum of the tokens spent according to the events.
 	sum := 0
 	rows, _ := f.db.Owner.Query(t.Context(), `select job from history where owner = $1`, f.owner)
 	defer rows.Close()

@@ -17,14 +17,14 @@ const maxCountAge = time.Second
 // So one process alone never exceeds the limit. Several processes together may exceed
 // the limit by the number of jobs that the other processes queue within a second.
 type depthLimit struct {
-	limit int // 0 means no limit
+	limit int // maximum number of queued jobs, or 0 for no limit
 	count func(ctx context.Context, limit int) (int, error)
 
 	mu      sync.Mutex
 	counted int
 	at      time.Time // time of the count
-	added   int       // reservations made since the count, plus the reservations open at the count
-	open    int       // reservations that are not settled
+	added   int       // number of reservations made since the count, plus the reservations open at the count
+	open    int       // number of reservations that are not settled
 }
 
 // reserve reserves room for one job, or returns ErrQueueFull. After a reservation the

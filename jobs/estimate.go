@@ -87,7 +87,7 @@ func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
 	return min(max(d, minPoll), maxPoll)
 }
 
-// Outlook is an estimate for a job that has not ended.
+// Outlook estimates when a job that has not ended will start, and when to poll it.
 type Outlook struct {
 	Position  int           // position in the queue, from 1, or 0 if the job is not queued
 	Start     time.Time     // estimated start, to the second, or zero if unknown

@@ -28,7 +28,7 @@ var ErrQueueFull = errcode.New("queue_full", "the queue is full")
 // OutstandingError is returned when an owner's limit of outstanding jobs is reached.
 type OutstandingError struct{ Limit int }
 
-// Code returns the error's code.
+// Code returns the error's code for programs.
 func (*OutstandingError) Code() string { return "too_many_jobs" }
 
 func (e *OutstandingError) Error() string {
@@ -38,14 +38,14 @@ func (e *OutstandingError) Error() string {
 // BudgetError is returned when a job may use more tokens than its owner has left for
 // the day.
 type BudgetError struct {
-	Limit  int           // tokens per day
+	Limit  int           // tokens that the owner may use per day
 	Left   int           // tokens left today
 	Needed int           // tokens of the prompt plus the maximum number of new tokens
 	Reset  time.Duration // time until the next day begins (UTC)
 }
 
-// Code returns the error's code. A job that exceeds a whole day's budget has its own
-// code, because its owner gains nothing by waiting for another day.
+// Code returns the error's code for programs. A job that exceeds a whole day's budget
+// has its own code, because its owner gains nothing by waiting for another day.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -53,8 +53,8 @@ func (e *BudgetError) Code() string {
 	return "token_budget_spent"
 }
 
-// RetryAfter returns the time until the owner gets the next day's budget. It returns 0
-// if the job exceeds a whole day's budget.
+// RetryAfter returns the time until the next day's budget begins. It returns 0 if the
+// job exceeds a whole day's budget.
 func (e *BudgetError) RetryAfter() time.Duration {
 	if e.Needed > e.Limit {
 		return 0

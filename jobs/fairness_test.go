@@ -242,7 +242,7 @@ func TestOutstandingLimitHoldsUnderConcurrentSubmits(t *testing.T) {
 	if err != nil || counted != 20 {
 		t.Fatalf("%d jobs of one owner, %v, want 20", counted, err)
 	}
-	// Jobs that end make room for new ones.
+	// Jobs that end must make room for new jobs.
 	rows, _ := f.db.Owner.Query(t.Context(), `select job from history where owner = $1 limit 3`, f.owner)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {

@@ -58,7 +58,7 @@ func (f *fixture) newStore() *events.Store {
 	return store
 }
 
-// register adds an owner.
+// register adds an account, whose id is the owner of its jobs.
 func (f *fixture) register() uuid.UUID {
 	f.t.Helper()
 	owner := uuid.Must(uuid.NewV7())

@@ -77,7 +77,7 @@ func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int
 	return now, nil
 }
 
-// dropLease removes a job's lease if holder still has it.
+// dropLease removes a job's lease if holder still has the lease.
 func dropLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID) error {
 	if _, err := tx.Exec(ctx, `delete from leases where job = $1 and holder = $2`, job, holder); err != nil {
 		return fmt.Errorf("drop the lease of job %s: %w", job, err)
@@ -212,7 +212,7 @@ func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) erro
 // job's deadline has passed.
 func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
-	ctx = context.WithoutCancel(ctx) // for the reason that append gives
+	ctx = context.WithoutCancel(ctx) // the comment on attempt.append gives the reason
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		now, err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens))
 		if err != nil {

@@ -43,10 +43,10 @@ func (generateArgs) Kind() string { return "generate" }
 type NoRoomError struct {
 	PromptTokens int
 	Limit        int
-	LimitName    string // "max_length" or "the model's context"
+	LimitName    string // name of the limit, which is "max_length" or "the model's context"
 }
 
-// Code returns the error's code.
+// Code returns the error's code for programs.
 func (*NoRoomError) Code() string { return "no_room" }
 
 func (e *NoRoomError) Error() string {
@@ -72,7 +72,7 @@ type Request struct {
 type Model struct {
 	Name    string
 	Context int                     // maximum number of tokens in a sequence
-	Encode  func(text string) []int // safe for concurrent use
+	Encode  func(text string) []int // returns the tokens of a text, and must be safe for concurrent use
 }
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
@@ -88,7 +88,7 @@ type Queue struct {
 	timing  timing
 	log     *slog.Logger
 
-	rate  atomic.Pointer[serviceRate] // the latest measurement
+	rate  atomic.Pointer[serviceRate] // latest measured service rate
 	rates flight.Group[serviceRate]
 }
 

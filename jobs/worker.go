@@ -35,7 +35,7 @@ type Worker struct {
 	name   string
 	log    *slog.Logger
 
-	cancel     context.CancelFunc // ends the background work
+	cancel     context.CancelFunc // ends the goroutines of background
 	background sync.WaitGroup
 }
 

@@ -35,7 +35,7 @@ create table sign_in_failures (
     key      bytea       primary key check (octet_length(key) = 32),
     failures integer     not null,
     began_at timestamptz not null,
-    at       timestamptz not null -- the latest one
+    at       timestamptz not null -- time of the latest attempt
 );
 create index sign_in_failures_oldest on sign_in_failures (began_at);
 
@@ -45,7 +45,7 @@ create index sign_in_failures_oldest on sign_in_failures (began_at);
 create table known_networks (
     key     bytea       primary key check (octet_length(key) = 32),
     account uuid        not null references accounts on delete cascade,
-    at      timestamptz not null -- the latest sign-in
+    at      timestamptz not null -- time of the latest sign-in
 );
 create index known_networks_of_account on known_networks (account);
 create index known_networks_oldest on known_networks (at);

@@ -89,7 +89,7 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	sources := p.ListSources()
 	var applied int64
 	err = pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from goose_db_version where is_applied`).Scan(&applied)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42P01" { // undefined_table
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42P01" { // the code means undefined_table
 		return fmt.Errorf("%w: the schemas of its search_path have no tables of this program", ErrBehind)
 	}
 	if err != nil {
@@ -147,7 +147,7 @@ func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 			end if;
 		end
 		$$`)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // insufficient_privilege
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // the code means insufficient_privilege
 		user := pgx.Identifier{pool.Config().ConnConfig.User}.Sanitize()
 		return fmt.Errorf("%s needs the role %s and may not create or grant it: run as a superuser: create role %[2]s nologin; grant %[2]s to %[1]s (%[3]w)",
 			user, AppRole, err)

@@ -52,7 +52,7 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	delete(claims, "jti")
 	now := float64(s.now().Unix())
 	public, _ := privateKey(t, s).Public().(ed25519.PublicKey)
-	thumbprint := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + b64(string(public)) + `"}`)) // RFC 7638, RFC 8037
+	thumbprint := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + b64(string(public)) + `"}`)) // RFC 7638 and RFC 8037 define this input
 	want := []members{
 		{"alg": "EdDSA", "typ": "at+jwt", "kid": b64(string(thumbprint[:]))},
 		{

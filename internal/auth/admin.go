@@ -18,10 +18,10 @@ import (
 // rights of an administrator.
 var CommandLine uuid.UUID
 
-// byCommand names CommandLine in events.
+// byCommand is the name of the actor CommandLine in events.
 const byCommand = "command"
 
-// actor returns the name of an actor in events.
+// actor returns the name under which an actor appears in events.
 func actor(by uuid.UUID) string {
 	if by == CommandLine {
 		return byCommand

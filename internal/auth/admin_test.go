@@ -52,7 +52,7 @@ func TestDisabledAccountIsLockedOutUntilEnabled(t *testing.T) {
 	change("enable by a user", f.Enable, account.ID, account.ID, true, ErrForbidden)
 	change("enable", f.Enable, admin.ID, account.ID, false, nil)
 	change("enable again", f.Enable, admin.ID, account.ID, false, nil)
-	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // the session must stay ended
+	_, err := f.Refresh(t.Context(), tokens.RefreshToken) // Refresh must fail, because the session must stay ended
 	wantError(t, err, ErrRefreshToken)
 	f.mustSignIn(t)
 	if _, err := f.Disable(t.Context(), CommandLine, admin.ID); err != nil {

@@ -102,7 +102,7 @@ var (
 	ErrBusy = errcode.New("busy", "too many passwords are being checked at the moment")
 )
 
-// Defaults of Options.
+// These are the default values of Options.
 const (
 	DefaultAccessTTL  = 30 * time.Minute
 	DefaultRefreshTTL = 30 * 24 * time.Hour
@@ -110,8 +110,8 @@ const (
 
 // Options configure a Service.
 type Options struct {
-	Issuer     string        // "iss" of the access tokens, usually the service's own URL
-	Audience   string        // "aud" of the access tokens
+	Issuer     string        // member "iss" of the access tokens, usually the service's own URL
+	Audience   string        // member "aud" of the access tokens
 	AccessTTL  time.Duration // lifetime of an access token, or 0 for DefaultAccessTTL
 	RefreshTTL time.Duration // lifetime of a session, or 0 for DefaultRefreshTTL
 

@@ -205,7 +205,8 @@ func TestInvalidOptionsAreRefused(t *testing.T) {
 	}
 }
 
-// No table may hold a secret in a usable form, and no event may hold a password hash.
+// TestSecretsAreNotStored searches all tables after a sign-in. No table may hold a
+// secret in a usable form, and no event may hold a password hash.
 //
 // security: ASVS 16.2.5
 func TestSecretsAreNotStored(t *testing.T) {

@@ -34,14 +34,14 @@ var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 // query.
 type endedSessions struct {
 	pool *pgxpool.Pool
-	keep time.Duration // the time for which an ended session is held
+	keep time.Duration // time for which an ended session is held in memory
 	now  func() time.Time
 
 	queries flight.Group[struct{}]
 	horizon int64 // id of the oldest transaction that may be unread, or 0 before the first query, accessed only by query
 
 	mu       sync.RWMutex
-	polled   time.Time                                           // the start of the last successful poll
+	polled   time.Time                                           // start time of the last successful poll
 	forgetAt map[uuid.UUID]time.Time                             // time at which an ended session may be forgotten, by session
 	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // functions to call when a session ends, by session
 }
@@ -57,7 +57,7 @@ func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() ti
 	}
 }
 
-// endedQuery is the only key of endedSessions.queries.
+// endedQuery is the only key that endedSessions uses in its flight.Group.
 const endedQuery = "ended sessions"
 
 // poll reads the sessions that have ended since the last poll. The query begins after

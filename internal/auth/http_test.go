@@ -35,10 +35,10 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.MaxHeaderBytes = 4 << 20 // so that overlong headers reach the API
+	server.Config.MaxHeaderBytes = 4 << 20 // large, so that overlong headers reach the API and are refused there
 	server.Start()
 	t.Cleanup(server.Close)
-	t.Cleanup(stop) // stop runs before server.Close
+	t.Cleanup(stop) // cleanups run in reverse order, so stop runs before server.Close
 	return server.URL
 }
 

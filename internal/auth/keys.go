@@ -54,7 +54,7 @@ type keyring struct {
 	now          func() time.Time
 
 	current atomic.Pointer[keySet]
-	reads   flight.Group[*keySet] // keeps a result for keysMinInterval
+	reads   flight.Group[*keySet] // shares one read between callers, and keeps its result for keysMinInterval
 }
 
 // keySet is the result of one read of the keys. It is immutable.
@@ -151,7 +151,7 @@ func (r *keyring) newer(ctx context.Context, seen *keySet) (*keySet, error) {
 	return r.reload(ctx)
 }
 
-// keysRead is the only key of keyring.reads.
+// keysRead is the only key that a keyring uses in its flight.Group.
 const keysRead = "signing keys"
 
 // reload reads the keys. If a read is running or ended less than keysMinInterval ago,
@@ -205,7 +205,7 @@ func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
 	)
 }
 
-// row is a stored signing key.
+// row is a row of the table signing_keys.
 type row struct {
 	KID       string
 	Wrapped   []byte

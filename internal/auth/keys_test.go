@@ -225,7 +225,7 @@ func TestLeakedKeysAreRefused(t *testing.T) {
 		_, err := s.Verify(t.Context(), tokens.AccessToken)
 		wantError(t, err, ErrAccessToken)
 	}
-	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients must be able to refresh
+	f.mustVerify(t, f.mustRefresh(t, tokens.RefreshToken).AccessToken) // clients must be able to refresh their access tokens
 	if kids := f.jwks(t); len(kids) != 1 || kids[0] != r.Key {
 		t.Errorf("published keys: %q", kids)
 	}

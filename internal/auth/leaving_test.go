@@ -83,7 +83,7 @@ func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 	i.beforeAnswer = func(deadlines <-chan struct{}) {
 		for f.count(t, failures) == 0 { // waits until the counted attempt is committed
 		}
-		select { // discards an earlier deadline
+		select { // discards the notice of an earlier deadline
 		case <-deadlines:
 		default:
 		}

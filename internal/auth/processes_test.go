@@ -77,7 +77,7 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 	}
 	go func() { wg.Wait(); close(signed) }()
 	seen := map[string]bool{}
-	for kid := range signed { // wait for more than 50 requests before the first rotation
+	for kid := range signed { // waits for more than 50 requests before the first rotation
 		seen[kid] = true
 		if requests.Load() > 50 {
 			break
@@ -88,13 +88,13 @@ func TestRotationUnderLoadFailsNoRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kid := range signed { // wait until the new key signs
+		for kid := range signed { // waits until the new key signs
 			if seen[kid] = true; kid == r.Key {
 				break
 			}
 		}
 	}
-	for range 100 { // wait until all clients have tokens of the last key
+	for range 100 { // waits until all clients have tokens of the last key
 		seen[<-signed] = true
 	}
 	done()
@@ -154,7 +154,7 @@ func TestStreamEndsWithItsSession(t *testing.T) {
 				waits <- a
 			}()
 			deadline := time.Now().Add(time.Minute)
-			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // wait until the second job exists
+			for n := 0; n < 2; time.Sleep(5 * time.Millisecond) { // waits until the second job exists
 				if time.Now().After(deadline) {
 					t.Fatal("the waiting request has created no job")
 				}

@@ -125,7 +125,7 @@ func TestMalformedRefreshTokensAreRefused(t *testing.T) {
 		"line break":            good + "\n",
 		"line break for a char": good[:len(good)-1] + "\n",
 		"space":                 " " + good,
-		"other unused bits":     good[:len(good)-1] + string(last+1), // decodes to the same bytes
+		"other unused bits":     good[:len(good)-1] + string(last+1), // this text decodes to the same bytes
 		"NUL":                   good[:len(good)-1] + "\x00",
 		"other token":           refreshPrefix + strings.Repeat("A", len(good)-len(refreshPrefix)),
 		"another session":       altered(0),

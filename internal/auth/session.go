@@ -31,7 +31,7 @@ const (
 // Tokens are the result of a sign-in or a refresh.
 type Tokens struct {
 	AccessToken  string
-	RefreshToken string        // valid for one call of Refresh, or for Revoke
+	RefreshToken string        // for one call of Refresh, or for Revoke
 	ExpiresIn    time.Duration // remaining lifetime of the access token
 }
 
@@ -86,10 +86,10 @@ func (s *Service) issueTokens(ctx context.Context, tx *events.Tx, signer jwk.Key
 type lockedSession struct {
 	session   uuid.UUID
 	account   uuid.UUID
-	live      bool // the session has not ended
+	live      bool // true if the session has not ended
 	expires   time.Time
-	exchanged bool // the refresh token has been exchanged
-	reused    bool // the refresh token was exchanged more than Grace ago
+	exchanged bool // true if the refresh token has been exchanged
+	reused    bool // true if the refresh token was exchanged more than Grace ago
 }
 
 // lockByToken locks the session of a refresh token and reads the token's state. The

@@ -41,7 +41,7 @@ type backoff struct {
 	initial, max time.Duration // initial is the first delay, and each later delay is twice as long, up to max
 }
 
-// backoffs are the policies of a service.
+// backoffs are the delays that a service applies after failed sign-ins.
 type backoffs struct {
 	pair        backoff // delays attempts under one name from one network
 	underAttack backoff // replaces pair for an unknown network, if the name is under attack
@@ -59,7 +59,7 @@ type ThrottledError struct {
 	Wait time.Duration // the time until the next sign-in attempt may succeed
 }
 
-// Code returns the error's code.
+// Code returns the error's code for programs.
 func (*ThrottledError) Code() string { return "too_many_wrong_passwords" }
 
 // RetryAfter returns the time to wait before the next sign-in attempt.
@@ -76,8 +76,8 @@ type signInAttempt struct {
 	pair    []byte // digest of the name and the network
 	network []byte
 	name    []byte
-	known   bool // a sign-in to the account has succeeded from this network
-	wrong   bool // the password was checked and is wrong
+	known   bool // true if a sign-in to the account has succeeded from this network
+	wrong   bool // true if the password was checked and is wrong
 }
 
 // beginAttempt counts a sign-in attempt under the key of a name, or returns a

@@ -171,7 +171,7 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	f.age(t, time.Minute)
 	signIn("after them", "home")
 
-	// Another user at home guesses at many names.
+	// Another user in the owner's home network guesses passwords under many names.
 	wantError(t, f.signInFrom(t, "home", "leonhard", "guess"), ErrCredentials)
 	f.exec(t, `update sign_in_failures set failures = $2, at = now() where key = $1`, f.Service.vault.Digest("sign-in network", "home"), productionBackoffs.network.free+20)
 	wantThrottled(t, "a network that has tried many names", f.signInFrom(t, "home", "gottfried", "guess"), time.Minute)

@@ -51,7 +51,7 @@ func candidates(ctx context.Context, named string) []string {
 	}
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin", // Debian and related distributions
-		"/usr/pgsql-*/bin",          // the PostgreSQL project's RPMs
+		"/usr/pgsql-*/bin",          // RPM packages of the PostgreSQL project
 		"/opt/homebrew/opt/postgresql@*/bin",
 		"/usr/local/opt/postgresql@*/bin",
 		"/Applications/Postgres.app/Contents/Versions/*/bin",

@@ -22,14 +22,14 @@ const (
 	// the service keeps in the cluster.
 	owner    = "colophon"
 	database = "colophon"
-	port     = "5432" // part of the socket file's name, because the server listens on no network port
+	port     = "5432" // only names the socket file, because the server listens on no network port
 
 	// poll is the interval between two checks of a state that sends no event. Examples
 	// are a lock of another process and a server that is starting.
 	poll = 20 * time.Millisecond
 )
 
-// Options are the choices of a caller of Start.
+// Options change how Start runs the server.
 type Options struct {
 	// Bin is the directory that holds initdb and postgres. If Bin is empty, Start
 	// searches the usual directories, which the text of ErrNoServer lists.

@@ -277,7 +277,7 @@ func TestClusterMovesWhereItsAccountCanReachIt(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an ordinary user's server runs as that user")
 	}
-	dir := filepath.Join(t.TempDir(), "postgres") // below a directory of mode 0700
+	dir := filepath.Join(t.TempDir(), "postgres") // t.TempDir has the mode 0700
 	var log bytes.Buffer
 	opt := options()
 	opt.Log = slog.New(slog.NewTextHandler(&log, nil))

@@ -126,7 +126,7 @@ func TestServerEndsWithItsParent(t *testing.T) {
 	if dir := os.Getenv("PG_TEST_PARENT"); dir != "" {
 		query1(t, start(t, dir), `SELECT 'works'`)
 		fmt.Println("started")
-		_, _ = io.Copy(io.Discard, os.Stdin) // wait until this process is killed
+		_, _ = io.Copy(io.Discard, os.Stdin) // waits until this process is killed
 		return
 	}
 	dir := stopped(t)

@@ -62,9 +62,9 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 			switch {
 			case err == nil:
 				return nil
-			case pgErr != nil && pgErr.Code == "22023": // invalid_parameter_value
+			case pgErr != nil && pgErr.Code == "22023": // the code means invalid_parameter_value
 				return fmt.Errorf("%w: %w", ErrNoRole, err)
-			case pgErr != nil && pgErr.Code == "42501": // insufficient_privilege
+			case pgErr != nil && pgErr.Code == "42501": // the code means insufficient_privilege
 				return fmt.Errorf("act as role %s (run as a superuser: grant %[1]s to %s): %w", role, pgx.Identifier{conn.User}.Sanitize(), err)
 			}
 			return fmt.Errorf("act as role %s: %w", role, err)
@@ -113,11 +113,12 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 	return nil, fmt.Errorf("database URL: %w", err)
 }
 
-// transient reports whether a new attempt to connect may succeed. This is so if the
-// server is starting, is full, or does not listen yet.
+// transient reports whether a new attempt to connect may succeed, because the server is
+// starting, is full, or does not listen yet.
 func transient(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
+		// The codes mean admin_shutdown, crash_shutdown, cannot_connect_now and
+		// too_many_connections.
 		return slices.Contains([]string{"57P01", "57P02", "57P03", "53300"}, pgErr.Code)
 	}
 	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {

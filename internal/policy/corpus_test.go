@@ -19,7 +19,7 @@ var written string
 //go:embed testdata/passes.txt
 var passes string
 
-// lines returns the lines of a corpus that are not comments.
+// lines returns the lines of a test file that are not comments.
 func lines(corpus string) []string {
 	var list []string
 	for line := range strings.SplitSeq(strings.TrimSuffix(corpus, "\n"), "\n") {

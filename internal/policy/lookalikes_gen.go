@@ -1,7 +1,7 @@
 //go:build ignore
 
-// Makes lookalikes.go from confusables.txt, the data file of Unicode Technical
-// Standard #39, and from the names of Latin letters:
+// Command lookalikes_gen makes lookalikes.go from confusables.txt, which is a data file
+// of Unicode Technical Standard #39, and from the names of Latin letters:
 //
 //	go run lookalikes_gen.go < confusables.txt > lookalikes.go
 package main

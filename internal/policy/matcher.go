@@ -23,8 +23,8 @@ const (
 type matcher struct {
 	rules  *Rules
 	last   kind           // kind of the previous letter
-	states []state        // ordered by their start in the text
-	spare  []state        // storage for the next states
+	states []state        // the current states, ordered by their start in the text
+	spare  []state        // unused storage for the next list of states
 	seen   map[state]bool // the states with start set to 0, used only if there are many states
 	cache  [64]struct {
 		r rune

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// The length of a password in characters.
+// These are the limits of a password's length in characters.
 const (
 	MinPassword = 8
 	MaxPassword = 256
 )
 
-// The refusals of Password.
+// Password returns these refusals.
 var (
 	ErrPasswordLength   = Refusal{"password", "password_length", "the password must have 8 to 256 characters"}
 	ErrPasswordEncoding = Refusal{"password", "password_encoding", "the password is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}

@@ -71,7 +71,7 @@ func ignorable(r rune) bool {
 	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// invisible reports whether r looks blank.
+// invisible reports whether r looks blank, such as a space or a control character.
 func invisible(r rune) bool {
 	const brailleBlank = '\u2800' // Unicode classifies this character as a symbol, but it looks blank
 	return unicode.IsSpace(r) || ignorable(r) || control(r) || r == brailleBlank

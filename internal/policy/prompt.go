@@ -9,7 +9,7 @@ import (
 // MaxPrompt is the maximum length of a submitted prompt in characters.
 const MaxPrompt = 500
 
-// The refusals of Rules.Prompt.
+// Rules.Prompt returns these refusals.
 var (
 	ErrPromptLength   = Refusal{"prompt", "prompt_length", "the prompt must have 1 to 500 characters"}
 	ErrPromptEncoding = Refusal{"prompt", "prompt_encoding", "the prompt is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
@@ -46,7 +46,7 @@ func (r *Rules) Prompt(text string) (clean string, err error) {
 	return clean, nil
 }
 
-// refuses reports whether a text has a refused word.
+// refuses reports whether a complete text has a refused word.
 func (r *Rules) refuses(text string) bool {
 	m := matcher{rules: r}
 	_, refused := m.read(text, 0)

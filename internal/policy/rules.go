@@ -15,7 +15,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// The limits of a rules file.
+// These are the limits of a rules file.
 const (
 	MaxRulesSize = 64 << 10 // maximum number of bytes
 	MaxWords     = 1000

@@ -6,13 +6,13 @@ import (
 	"unicode/utf8"
 )
 
-// The length of a user name in characters.
+// These are the limits of a user name's length in characters.
 const (
 	MinUsername = 3
 	MaxUsername = 50
 )
 
-// The refusals of Username.
+// Username returns these refusals.
 var (
 	ErrUsernameLength     = Refusal{"username", "username_length", "the user name must have 3 to 50 characters"}
 	ErrUsernameEncoding   = Refusal{"username", "username_encoding", "the user name is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}

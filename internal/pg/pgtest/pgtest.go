@@ -30,7 +30,7 @@ import (
 	"colophon/internal/pg"
 )
 
-// AppRole is the role of the service. Migrations create it.
+// AppRole is the database role of the service, which the migrations create.
 const AppRole = "colophon_app"
 
 // DB is one test's database.

@@ -131,7 +131,7 @@ func TestServerAndFilesDisappearWithTheBinary(t *testing.T) {
 			in.Close()
 		}
 		_ = cmd.Wait()
-		cluster := filepath.Dir(filepath.Dir(string(socket))) // <temporary>/postgres/run
+		cluster := filepath.Dir(filepath.Dir(string(socket))) // the socket is in <temporary>/postgres/run
 		if !strings.HasPrefix(cluster, "/tmp/colophon-test-") && !strings.HasPrefix(cluster, "/dev/shm/colophon-test-") {
 			t.Fatalf("socket in %q", socket)
 		}
