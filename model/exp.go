@@ -2,17 +2,18 @@ package model
 
 import "math"
 
-// exp returns e^x for x up to 0. For x below -40 it returns 0, because the weight of
-// such a token is 0. The error is at most 4e-16 of the result. exp uses only basic
-// operations and rounds the result of each, so all machines give the same bits.
+// exp returns e^x for x at most 0. For x below -40 it returns 0, because the sampler
+// would round so small a weight to 0. The relative error is at most 4e-16. exp uses
+// only basic operations and rounds the result of each, so all machines give the same
+// bits.
 //
-// exp uses e^x = 2^(n/32) e^r, where n is an integer and |r| is at most ln(2)/64. It
-// computes e^r as the sum of a Taylor series.
+// exp splits e^x into 2^(n/32) * e^r, where n is an integer and |r| is at most
+// ln(2)/64. The first factor comes from a table, the second from a Taylor series.
 func exp(x float64) float64 {
 	const (
 		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32 in 32 bits, so that n*stepHi is exact
 		stepLo = 0x1.a39ef35793c76p-38 // ln(2)/32 - stepHi
-		round  = 3 << 51               // adding this number rounds to an integer
+		round  = 3 << 51               // adding and then subtracting this number rounds to an integer
 	)
 	if x < -40 {
 		return 0
@@ -33,7 +34,7 @@ func exp(x float64) float64 {
 	return (root + float64(root*p)) * power
 }
 
-// roots returns 2^(i/32) for i from 0 to 31, rounded to nearest.
+// roots returns 2^(i/32) for i from 0 to 31, rounded to the nearest float64.
 func roots(i int) float64 {
 	return [32]float64{
 		0x1.0000000000000p+0, 0x1.059b0d3158574p+0, 0x1.0b5586cf9890fp+0, 0x1.11301d0125b51p+0,

@@ -8,11 +8,10 @@ import (
 )
 
 var (
-	// ErrContext is returned if more tokens are given than fit into the context of the
-	// engine.
+	// ErrContext is returned for more tokens than fit into the context of the engine.
 	ErrContext = errors.New("too many tokens for the context")
 
-	// ErrToken is returned for a token id that the engine does not have.
+	// ErrToken is returned for a token id that is not in the engine's vocabulary.
 	ErrToken = errors.New("no such token")
 
 	// ErrPrompt is returned for a prompt without tokens.
@@ -24,12 +23,13 @@ const (
 	FinishStop   = "stop"   // the end-of-text token or a stop string was generated
 	FinishLength = "length" // MaxTokens tokens were generated
 
-	// FinishContentFilter is for callers of Generate that end a text because of
-	// its content. Generate never returns it.
+	// FinishContentFilter is the reason to report if a caller of Generate ends a text
+	// because of its content. Generate itself never returns it.
 	FinishContentFilter = "content_filter"
 )
 
-// A Delta is a piece of a generation: tokens and the text that they add.
+// A Delta is a piece of the output of a generation. It has tokens and the text that
+// they add.
 type Delta struct {
 	Tokens []int
 	Text   string
@@ -39,17 +39,17 @@ type Delta struct {
 type Result struct {
 	FinishReason     string
 	PromptTokens     int
-	CompletionTokens int // number of generated tokens, including the past
+	CompletionTokens int // number of generated tokens, including those in past
 }
 
 // Generate continues a prompt and passes the continuation to emit, delta by delta.
 //
 // Generation ends after p.MaxTokens tokens, at the end-of-text token of the engine, or
-// when the text contains one of p.Stop. The end-of-text token is not among the tokens
-// and adds no text. If the text contains several stop strings, the stop string that
-// ends first counts. If several stop strings end at the same position, the longest of
-// them counts. The text ends before this stop string. The tokens include those that
-// spell the stop string.
+// when the text contains one of p.Stop. The end-of-text token is not among the emitted
+// tokens and adds no text. If the text contains several stop strings, the stop string
+// that ends first counts. If several stop strings end at the same position, the longest
+// of them counts. The text ends before this stop string, but the emitted tokens include
+// those that spell it.
 //
 // The text of all deltas together is the [Text] of their decoded tokens, up to a stop
 // string. A delta is emitted as soon as later tokens cannot change its text. A delta
@@ -130,7 +130,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	return result, err
 }
 
-// check returns an error for a prompt or past that an engine cannot continue.
+// check returns an error if the engine cannot continue the prompt with the past tokens.
 func check(info Info, prompt, past []int, p Params) error {
 	if len(prompt) == 0 {
 		return ErrPrompt

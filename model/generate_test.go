@@ -16,16 +16,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A fakeEngine computes logits from a hash of the tokens before them. Its tokens may
-// have any bytes.
+// A fakeEngine is an Engine that computes logits from a hash of the tokens of the
+// sequence. Its vocabulary may have tokens of any bytes.
 type fakeEngine struct {
 	tokens  []string
 	eos     int
 	context int
-	fail    error // error that Next returns at position failAt
+	fail    error // error that Next returns once the sequence has failAt tokens
 	failAt  int
 	open    int // number of open sequences
-	steps   int // number of tokens computed
+	steps   int // number of tokens passed to Next
 }
 
 func (e *fakeEngine) Info() Info {
@@ -79,7 +79,7 @@ func (s *fakeSequence) Close() {
 	s.closed = true
 }
 
-// generate collects the deltas of a run that must succeed.
+// generate runs Generate, which must succeed, and returns the deltas and the result.
 func generate(t interface{ Fatalf(string, ...any) }, e *fakeEngine, prompt, past []int, p Params) ([]Delta, Result) {
 	deltas := []Delta{}
 	r, err := Generate(context.Background(), e, prompt, past, p, func(d Delta) error {
@@ -103,9 +103,10 @@ func join(deltas []Delta) (tokens []int, text string) {
 	return tokens, text
 }
 
-// textByDefinition decodes tokens and looks after every byte for a stop string that
-// ends there. It returns the text, the number of tokens used, and whether a stop string
-// ended the text.
+// textByDefinition computes the text that Generate must return for the given tokens. It
+// decodes the tokens one by one and looks, at every position of the text, for a stop
+// string that ends there. It returns the text, the number of tokens used, and whether a
+// stop string ended the text.
 func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
 	for used = 0; used <= len(tokens); used++ {
 		b := e.Decode(tokens[:used])
@@ -128,8 +129,8 @@ func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string,
 	return Text(e.Decode(tokens)), len(tokens), false
 }
 
-// drawRun draws an engine with few tokens, and arguments of Generate. Many of the
-// tokens are parts of characters.
+// drawRun draws a fakeEngine with a small vocabulary, a prompt, and parameters. Many
+// tokens of the vocabulary are only parts of characters.
 func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
 	piece := rapid.SampledFrom([]string{
 		"", "a", "b", "ab", "aa", "ba", "aab", " ", "\n", "中", "\xe4", "\xb8", "\xad", "\xe4\xb8", "\xb8\xad", "\xb8\xada",
@@ -160,7 +161,8 @@ func TestGenerateContinuesExactly(t *testing.T) {
 		deltas, result := generate(t, e, prompt, nil, p)
 		tokens, text := join(deltas)
 
-		// The text must be the text that the definition gives.
+		// Generate must return the text and the number of tokens that textByDefinition
+		// returns.
 		want, used, stopped := textByDefinition(e, tokens, p.Stop)
 		if text != want || used != len(tokens) {
 			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
@@ -179,8 +181,8 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			t.Fatalf("tokens %v contain the end-of-text token", tokens)
 		}
 
-		// Every delta must have tokens. The text of every delta but the last must
-		// depend only on the tokens of the delta.
+		// Every delta must have tokens. The text of every delta but the last must be the
+		// decoded text of its own tokens.
 		for i, d := range deltas {
 			if len(d.Tokens) == 0 {
 				t.Fatalf("delta %d has no tokens", i)
@@ -190,7 +192,8 @@ func TestGenerateContinuesExactly(t *testing.T) {
 			}
 		}
 
-		// A run that is continued after any delta must emit the same remaining deltas.
+		// A run that is interrupted after any delta and continued must emit the
+		// remaining deltas.
 		for i := range len(deltas) + 1 {
 			past, _ := join(deltas[:i])
 			rest, again := generate(t, e, prompt, past, p)
@@ -266,7 +269,7 @@ func TestGenerateReturnsErrorsOfEngineAndEmit(t *testing.T) {
 	}
 
 	e = newEngine()
-	p.MaxTokens = 1 // the only delta is the last one
+	p.MaxTokens = 1 // with one token, the only delta is the last delta
 	if _, err = Generate(t.Context(), e, []int{0}, nil, p, func(Delta) error { return want }); err != want {
 		t.Errorf("emit of the last delta: %v", err)
 	}

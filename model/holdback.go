@@ -6,20 +6,21 @@ import (
 )
 
 // A holdback turns tokens into deltas. It holds tokens back until later tokens cannot
-// change their text. At that point their text ends with a whole character, and no stop
-// string can begin in the text and end after it.
+// change their text. Then their text ends with a whole character, and no stop string
+// can begin in their text and end after it.
 type holdback struct {
 	stops   [][]byte
-	pending []pending // tokens that have not been emitted
+	pending []pending // tokens that have not been emitted yet
 	text    []byte    // text of the pending tokens, up to the last whole character
-	tail    []byte    // the bytes after text, which begin an incomplete character
+	tail    []byte    // bytes of the incomplete character that follows the text
 }
 
-// pending is a token that has not been emitted, with the boundary after the token.
+// A pending is a token that has not been emitted yet, with the boundary between this
+// token and the next.
 type pending struct {
 	token int
-	end   int  // length of text before the boundary
-	whole bool // a character ends at the boundary
+	end   int  // length of holdback.text up to the boundary
+	whole bool // true if a character ends at the boundary
 }
 
 func newHoldback(stops []string) *holdback {
@@ -30,9 +31,9 @@ func newHoldback(stops []string) *holdback {
 	return h
 }
 
-// resume prepares the holdback to continue after tokens with the bytes past. It reports
-// whether the text of these tokens contains a stop string. last is true if no token
-// follows.
+// resume prepares the holdback to continue an interrupted text. The bytes of the tokens
+// already emitted are past. resume reports whether their text contains a stop string.
+// last is true if no token follows.
 func (h *holdback) resume(past []byte, last bool) bool {
 	n := complete(past)
 	if last {
@@ -43,8 +44,8 @@ func (h *holdback) resume(past []byte, last bool) bool {
 	return found
 }
 
-// add adds a token with the bytes b. It reports whether the text contains a stop
-// string. If so, it cuts the text before the stop string.
+// add adds a token that decodes to the bytes b. It reports whether the text now
+// contains a stop string. If so, it cuts off the text from the stop string on.
 func (h *holdback) add(token int, b []byte) bool {
 	h.tail = append(h.tail, b...)
 	n := complete(h.tail)
@@ -54,8 +55,8 @@ func (h *holdback) add(token int, b []byte) bool {
 	return h.truncate()
 }
 
-// truncate cuts the text before a stop string. It reports whether the text contains a
-// stop string.
+// truncate cuts off the text from the first stop string on. It reports whether the text
+// contains a stop string.
 func (h *holdback) truncate() bool {
 	start, found := h.findStop(h.text)
 	if found {
@@ -77,9 +78,9 @@ func (h *holdback) findStop(text []byte) (start int, found bool) {
 	return start, found
 }
 
-// certain removes and returns the tokens whose text later tokens cannot change. These
-// are the tokens before the last boundary that no stop string can still span. certain
-// returns false if there are no such tokens.
+// certain removes and returns the tokens whose text later tokens cannot change. No stop
+// string can begin in their text and end in later text. certain returns false if there
+// are no such tokens.
 func (h *holdback) certain() (Delta, bool) {
 	begun := len(h.text) // start of the first unfinished stop string
 	for _, s := range h.stops {

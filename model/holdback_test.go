@@ -8,8 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// No token may be held back longer than necessary. Every boundary between pending
-// tokens must be inside a character, or inside text that may become a stop string.
+// The holdback must not hold back a token longer than necessary. Every boundary between
+// pending tokens must be inside a character, or inside text that may become a stop
+// string.
 func TestHoldbackEmitsAsEarlyAsPossible(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e, prompt, p := drawRun(t)
@@ -52,9 +53,9 @@ func begins(stops []string, text []byte) bool {
 
 func TestHoldbackEndsTheTextBeforeStopStrings(t *testing.T) {
 	for _, c := range []struct {
-		tokens []string // generated in this order
+		tokens []string // texts of the tokens, in the order of generation
 		stop   []string
-		want   []string // texts of the deltas
+		want   []string // texts of the emitted deltas
 	}{
 		{[]string{"a", "b", "c"}, nil, []string{"a", "b", "c"}},
 		{[]string{"a", "b", "c"}, []string{"x"}, []string{"a", "b", "c"}},

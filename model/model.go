@@ -1,12 +1,12 @@
 // Package model defines text-generation engines and generates text with them.
 //
 // An [Engine] computes logits from tokens, and [Generate] samples the next token from
-// the logits. A text depends only on the prompt, the [Params] and everything that the
-// engine's [Info] names. So the same inputs give the same text. An interrupted text can
-// be continued from its tokens, and the rest is the same as without the interruption.
+// the logits. A text depends only on the prompt, the [Params] and the properties in the
+// engine's [Info]. So the same inputs give the same text. An interrupted text can be
+// continued from its tokens, and the rest is the same as without the interruption.
 //
-// The package has no state. An Engine is safe for concurrent use. One goroutine at
-// a time may use a [Sequence].
+// The package has no state. An Engine is safe for concurrent use. A [Sequence] must be
+// used by only one goroutine at a time.
 package model
 
 import (
@@ -19,26 +19,26 @@ import (
 // valid.
 type Params struct {
 	MaxTokens   int      `json:"max_tokens"`  // largest number of tokens to generate, at least 1
-	Temperature float64  `json:"temperature"` // 0 always takes the likeliest token
+	Temperature float64  `json:"temperature"` // divisor of the logits; 0 always takes the likeliest token
 	TopK        int      `json:"top_k"`       // sample from the k likeliest tokens; 0 means all
-	TopP        float64  `json:"top_p"`       // sample from the likeliest tokens that add up to p; 1 means all
-	Seed        uint64   `json:"seed"`        // of the random numbers that choose tokens
-	Stop        []string `json:"-"`           // the text ends before the first of these; the user's text, so not in JSON
+	TopP        float64  `json:"top_p"`       // sample from the likeliest tokens whose probabilities add up to p; 1 means all
+	Seed        uint64   `json:"seed"`        // seed of the random numbers that choose tokens
+	Stop        []string `json:"-"`           // the text ends before the first of these strings; not in JSON, because they are the user's text
 }
 
 // Info identifies an engine. Two engines with equal Info give the same bytes.
 type Info struct {
-	Name    string `json:"name"`    // of the model, such as "gpt2"
+	Name    string `json:"name"`    // name of the model, such as "gpt2"
 	Weights string `json:"weights"` // digest of the weights and their format, such as "sha256:248d…/f32"
-	Kernel  string `json:"kernel"`  // fingerprint of the arithmetic, such as "avx2-fma/1"
+	Kernel  string `json:"kernel"`  // fingerprint of the engine's arithmetic, such as "avx2-fma/1"
 	Context int    `json:"context"` // largest number of tokens in a sequence, prompt included
 	Vocab   int    `json:"vocab"`   // number of token ids
-	EOS     int    `json:"eos"`     // the id that ends a text, or -1
+	EOS     int    `json:"eos"`     // id of the token that ends a text, or -1 if there is none
 }
 
-// CheckTokens returns the error that [Sequence.Next] returns for tokens after a
-// sequence of the given length. The error wraps [ErrToken] for an unknown id, and
-// [ErrContext] if the tokens do not fit. An empty list of tokens is an error too.
+// CheckTokens returns the error that [Sequence.Next] would return for these tokens if
+// the sequence already had length tokens. The error wraps [ErrToken] for an unknown id,
+// and [ErrContext] if the tokens do not fit. An empty list of tokens is an error too.
 func (i Info) CheckTokens(length int, tokens []int) error {
 	switch {
 	case len(tokens) == 0:
@@ -60,8 +60,8 @@ func (i Info) checkVocab(tokens []int) error {
 
 // An Engine computes the logits of token sequences. It is safe for concurrent use.
 //
-// The bits of the logits depend only on the tokens of the sequence. Other sequences
-// and the split of the tokens between calls of Next make no difference.
+// The bits of the logits depend only on the tokens of their sequence. Other sequences
+// make no difference, and neither does the split of the tokens between calls of Next.
 type Engine interface {
 	Info() Info
 
@@ -78,12 +78,12 @@ type Engine interface {
 	Open(ctx context.Context) (Sequence, error)
 }
 
-// A Sequence is a growing list of tokens.
+// A Sequence is a growing list of tokens for which an [Engine] computes logits.
 type Sequence interface {
-	// Next appends tokens and returns the logits of the token that follows. There is
-	// one logit for each token id. The slice is valid until the next call. Next refuses
-	// the tokens for which [Info.CheckTokens] returns an error. After an error, every
-	// later call returns the same error.
+	// Next appends tokens and returns the logits of the token that follows them. The
+	// slice has one logit for each token id and is valid until the next call. If
+	// [Info.CheckTokens] returns an error for the tokens, Next returns that error.
+	// After an error, every later call returns the same error.
 	Next(ctx context.Context, tokens ...int) ([]float32, error)
 
 	// Close frees the sequence. It is safe to call twice.

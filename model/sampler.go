@@ -20,8 +20,8 @@ var (
 	ErrLogits = errors.New("unusable logits")
 )
 
-// maxVocab is the largest number of token ids. It keeps the sum of all weights below
-// 2^64.
+// maxVocab is the largest number of token ids. With this limit, the sum of all sampling
+// weights is below 2^64.
 const maxVocab = 1 << 20
 
 // Validate returns an error that wraps [ErrParams] and names the first invalid
@@ -70,9 +70,9 @@ type Sampler struct {
 	candidates []candidate
 }
 
-// A candidate is a token that may be chosen.
+// A candidate is a token that the sampler may choose.
 type candidate struct {
-	key    uint64 // sort key of the token; the low 32 bits are the id
+	key    uint64 // sort key of the token, with the token id in the low 32 bits
 	weight uint64
 }
 
@@ -84,9 +84,9 @@ func NewSampler(p Params) (*Sampler, error) {
 	return &Sampler{params: p}, nil
 }
 
-// Sample chooses a token by logits, which has one logit for each token id. index is the
-// position of the token among the generated tokens, from 0. The error wraps
-// [ErrLogits].
+// Sample chooses the next token from logits, which has one logit for each token id.
+// index is the position of the token among the generated tokens, from 0. The error
+// wraps [ErrLogits].
 func (s *Sampler) Sample(logits []float32, index int) (int, error) {
 	first, err := argmax(logits)
 	if err != nil || s.params.Temperature == 0 {
@@ -142,7 +142,7 @@ func uniform(seed, index uint64) uint64 {
 	return binary.BigEndian.Uint64(sum[:]) >> 11
 }
 
-// scale returns part*total/2^53, rounded up if up is true and otherwise rounded down.
+// scale returns part*total/2^53. It rounds up if up is true, and otherwise down.
 func scale(part, total uint64, up bool) uint64 {
 	hi, lo := bits.Mul64(part, total)
 	if up {
@@ -158,7 +158,7 @@ func scale(part, total uint64, up bool) uint64 {
 func key(logit float32, id int) uint64 {
 	b := math.Float32bits(logit)
 	switch {
-	case logit == 0: // -0 equals 0
+	case logit == 0: // -0 and 0 must have the same key
 		b = 1 << 31
 	case b>>31 == 0:
 		b |= 1 << 31
@@ -168,7 +168,7 @@ func key(logit float32, id int) uint64 {
 	return uint64(^b)<<32 | uint64(uint32(id))
 }
 
-// keepAll makes all tokens candidates.
+// keepAll makes all tokens candidates and sets their keys.
 func (s *Sampler) keepAll(logits []float32) {
 	s.candidates = slices.Grow(s.candidates[:0], len(logits))[:len(logits)]
 	for i, l := range logits {
@@ -176,8 +176,8 @@ func (s *Sampler) keepAll(logits []float32) {
 	}
 }
 
-// keepTopK makes the first k tokens in order the candidates. It keeps the candidates in
-// a heap. The top of the heap is the last candidate in order.
+// keepTopK makes the first k tokens, in the order of their keys, the candidates. It
+// collects them in a heap whose top is the last candidate in this order.
 func (s *Sampler) keepTopK(logits []float32, k int) {
 	h := slices.Grow(s.candidates[:0], k)
 	for i, l := range logits[:k] {
@@ -188,7 +188,7 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 	}
 	lowest := logits[uint32(h[0].key)]
 	for i, l := range logits[k:] {
-		if l > lowest { // if the logits are equal, this token has a higher id than all tokens in the heap
+		if l > lowest { // for an equal logit, this token comes later in order, because its id is higher
 			h[0].key = key(l, k+i)
 			sink(h, 0)
 			lowest = logits[uint32(h[0].key)]
@@ -197,7 +197,7 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 	s.candidates = h
 }
 
-// sink moves element i down until the heap order holds again.
+// sink moves element i of a heap down until no child of it has a higher key.
 func sink(h []candidate, i int) {
 	for {
 		last := i
@@ -228,11 +228,11 @@ func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 }
 
 // selectFirst returns the smallest n for which the weights of the first n candidates,
-// in order, add up to at least need. It also returns the sum of these weights. It moves
-// these candidates to c[:n], and the last of them to c[n-1]. The sum of all weights
-// must be at least need.
+// in the order of their keys, add up to at least need. It also returns the sum of these
+// weights. It moves these candidates to c[:n], and the last of them to c[n-1]. The sum
+// of all weights must be at least need.
 func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
-	lo, hi := 0, len(c) // the last of the n candidates is in c[lo:hi]
+	lo, hi := 0, len(c) // the last of the first n candidates is in c[lo:hi]
 	for tries := 0; hi-lo > 12 && tries < 40; tries++ {
 		m, weight := partition(c[lo:hi])
 		m += lo
@@ -254,11 +254,12 @@ func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
 	return n, sum
 }
 
-// partition moves the candidates before a pivot to the front. It returns their number
-// and the sum of their weights. The number is more than 0 and less than len(c).
+// partition moves the candidates whose keys are below a pivot to the front of c. It
+// returns their number and the sum of their weights. The number is more than 0 and less
+// than len(c).
 func partition(c []candidate) (n int, weight uint64) {
 	x, y, z := c[0].key, c[len(c)/2].key, c[len(c)-1].key
-	pivot := max(min(x, y), min(max(x, y), z)) // the median
+	pivot := max(min(x, y), min(max(x, y), z)) // the median of three keys
 	for i := range c {
 		if c[i].key < pivot {
 			weight += c[i].weight

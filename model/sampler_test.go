@@ -14,8 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// chooseByDefinition chooses a token by the steps in the comment of Sampler. It sorts
-// all tokens and uses integers of any size.
+// chooseByDefinition chooses a token by the steps in the comment of Sampler. Unlike
+// Sample, it sorts all tokens and computes with big integers.
 func chooseByDefinition(logits []float32, p Params, index int) int {
 	ids := make([]int, len(logits))
 	for i := range ids {
@@ -42,8 +42,9 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
 		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
 	}
-	// reach returns the smallest number of weights, in order, whose sum reaches a share
-	// of the total. If above is true, the sum must exceed the share.
+	// reach returns the smallest n for which the first n weights add up to at least
+	// share/2^53 of the total. If above is true, their sum must exceed this part of the
+	// total.
 	reach := func(share *big.Int, above bool) int {
 		total := new(big.Int)
 		for _, w := range weights {
@@ -80,7 +81,7 @@ func TestSampleFollowsItsDefinition(t *testing.T) {
 		for i := range logits {
 			logits[i] = float32(rnd.NormFloat64() * spread)
 			if rnd.IntN(4) == 0 {
-				logits[i] = logits[rnd.IntN(i+1)] // makes ties
+				logits[i] = logits[rnd.IntN(i+1)] // gives some tokens equal logits
 			}
 			if rnd.IntN(20) == 0 {
 				logits[i] = float32(math.Copysign(0, float64(rnd.IntN(2))-0.5))
@@ -109,8 +110,8 @@ func TestSampleFollowsItsDefinition(t *testing.T) {
 	})
 }
 
-// vocabulary returns logits distributed like those of a language model: a few
-// likely tokens and a long tail.
+// vocabulary returns logits that are distributed like those of a language model. A few
+// tokens are likely, and the others are a long tail.
 func vocabulary(seed uint64) []float32 {
 	rnd := rand.New(rand.NewPCG(seed, 50257))
 	logits := make([]float32, 50257)
@@ -146,7 +147,7 @@ func TestSampleFollowsItsDefinitionForALargeVocabulary(t *testing.T) {
 	}
 }
 
-// These values must never change: recorded texts depend on them.
+// The sampled tokens must never change, because recorded texts depend on them.
 func TestSampledTokensArePinned(t *testing.T) {
 	for _, c := range []struct{ seed, index, want uint64 }{
 		{0, 0, 0x14b55c9b8ef86f}, {0, 1, 0xdcf217dd1eb13}, {1, 0, 0x1b9695b4021f62}, {math.MaxUint64, 1 << 40, 0x16a5e424188de7},
@@ -191,8 +192,9 @@ func TestSampledTokensArePinned(t *testing.T) {
 }
 
 // Over many indexes, the frequencies of the tokens must fit the distribution of the
-// logits. Pearson's statistic must stay below the quantile for one in a million. The
-// seeds are fixed, so this test cannot fail by chance.
+// logits. Pearson's chi-squared statistic must stay below a limit that a correct
+// sampler exceeds with a probability of one in a million. The seeds are fixed, so this
+// test cannot fail by chance.
 func TestSampleHasTheDistributionOfTheLogits(t *testing.T) {
 	logits := []float32{2, 1, 1, 0, -1, 3, 0.5, -4, 2.5, -0.5}
 	for _, c := range []struct {
@@ -250,7 +252,7 @@ func TestSampleHasTheDistributionOfTheLogits(t *testing.T) {
 }
 
 func TestTopPIsExactAtItsEdges(t *testing.T) {
-	const third = (1 << 53) / 3 // rounded down
+	const third = (1 << 53) / 3 // a third of 2^53, rounded down
 	for _, c := range []struct {
 		topP float64
 		want int
@@ -278,7 +280,8 @@ func TestWeightsAreRoundedToNearest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The nearest integers to 2^43 times e^0, e^-30, e^-30.4, e^-30.6, e^-2, e^-200.
+	// The weights must be the integers nearest to 2^43 times e^0, e^-30, e^-30.4,
+	// e^-30.6, e^-2 and e^-200.
 	logits := []float32{3, 3 - 15, 3 - 15.2, 3 - 15.3, 3 - 1, 3 - 100}
 	s.keepAll(logits)
 	total := s.weigh(logits, 3)

@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// Text returns b as UTF-8 text. Bytes that are not part of a character become U+FFFD,
-// one U+FFFD for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD
+// Text returns b as UTF-8 text. Text replaces bytes that are not part of a character
+// with U+FFFD, one for each maximal subpart of a character. Unicode (chapter 3, "U+FFFD
 // Substitution of Maximal Subparts") recommends this rule, and WHATWG's Encoding
 // requires it.
 func Text(b []byte) string {
@@ -36,7 +36,7 @@ func subpart(b []byte) int {
 	return n
 }
 
-// complete returns the length of b without an incomplete character at its end.
+// complete returns the length of b without the bytes of an incomplete last character.
 func complete(b []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
 		if at := len(b) - n; utf8.RuneStart(b[at]) {

@@ -27,12 +27,12 @@ func TestTextReplacesMaximalSubparts(t *testing.T) {
 		"a中😀":                                "a中😀",
 		"\xf0\x9f\x98":                       "\ufffd",
 		"\xf0\x9f\x98a":                      "\ufffda",
-		"\xf0\x80\x80":                       "\ufffd\ufffd\ufffd", // overlong
-		"\xed\xa0\x80":                       "\ufffd\ufffd\ufffd", // a surrogate
+		"\xf0\x80\x80":                       "\ufffd\ufffd\ufffd", // a character encoded in too many bytes
+		"\xed\xa0\x80":                       "\ufffd\ufffd\ufffd", // a UTF-16 surrogate
 		"\xf4\x90\x80\x80":                   "\ufffd\ufffd\ufffd\ufffd",
 		"\xc0\xaf":                           "\ufffd\ufffd",
 		"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf":   "\ufffd\ufffd\ufffd\ufffd",
-		"A\xe1\x80\xe2\xf0\x91\x92\xf1\xbfA": "A\ufffd\ufffd\ufffd\ufffdA", // Unicode, table 3-11
+		"A\xe1\x80\xe2\xf0\x91\x92\xf1\xbfA": "A\ufffd\ufffd\ufffd\ufffdA", // the example in table 3-11 of Unicode
 		"\x80\x80":                           "\ufffd\ufffd",
 		"\xef\xbf\xbd":                       "\ufffd",
 		"\xff\xfe\x00ok":                     "\ufffd\ufffd\x00ok",
@@ -54,8 +54,8 @@ func TestTextReplacesMaximalSubparts(t *testing.T) {
 	}
 }
 
-// A text that is cut at the positions that complete returns must have the same Text as
-// the whole.
+// Text must give the same result for a whole text and for its pieces together, if the
+// text is cut where complete allows it.
 func FuzzTextInPieces(f *testing.F) {
 	f.Add([]byte("a中\xf0\x9f\x98é\xff"), uint64(0x5a))
 	f.Add([]byte("\xf0\x9f\x98\x80\xed\xa0\x80"), uint64(0xff))

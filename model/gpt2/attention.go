@@ -6,21 +6,22 @@ import (
 	"colophon/model/kernel"
 )
 
-// A span is a group of consecutive rows of one sequence. Attention computes these rows
-// together, because they read the same keys and values, except for the last few keys
-// and values.
+// A span is a group of consecutive rows of one sequence. A row is one token. Attention
+// computes the rows of a span together, because they read almost the same keys and
+// values.
 type span struct {
 	first, rows int
 }
 
-// maxSpan is the largest number of rows of a span.
+// maxSpan is the largest number of rows in a span.
 const maxSpan = 6
 
-// A head is scratch space for one attention head of a span.
+// A head is the memory in which a worker computes one attention head for the rows of a
+// span.
 type head struct {
 	queries []float32 // [maxSpan, HeadDim]
 	scores  []float32 // [maxSpan, tokens]
-	tokens  int       // Context rounded up to whole pages
+	tokens  int       // number of tokens in the context, rounded up to whole pages of the cache
 	out     []float32 // [maxSpan, HeadDim rounded up to panels]
 }
 

@@ -10,7 +10,8 @@ import (
 
 // BenchmarkDecode decodes several sequences in parallel. Each step computes one token
 // of every sequence. The network has the shape of the published GPT-2. A step reads all
-// weights once, so the throughput that SetBytes reports is the memory bandwidth.
+// weights once, so the throughput that SetBytes reports is the rate of reading weights
+// from memory.
 func BenchmarkDecode(b *testing.B) {
 	for _, weights := range everyFormat() {
 		e := randomEngine(b, Published(), Options{Weights: weights})
@@ -63,7 +64,7 @@ func BenchmarkPrefill(b *testing.B) {
 	}
 }
 
-// bytes returns the size of the weights that are read to compute one token.
+// bytes returns the size in bytes of the weights that a step reads.
 func (n *network) bytes() (size int64) {
 	for m := range n.matrices {
 		size += int64(m.Bytes())

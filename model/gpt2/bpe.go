@@ -1,25 +1,26 @@
 package gpt2
 
-// A word is scratch space for encoding one word.
+// A word is the working memory for encoding one word of a text.
 //
-// The parts of the word are a linked list over the positions of its bytes, and
-// the possible merges are a heap. So a word of n bytes takes O(n log n) time.
+// Merges join the bytes of the word to longer and longer parts. The parts are a linked
+// list over the positions of the bytes. The possible merges are in a heap, so a word of
+// n bytes takes O(n log n) time.
 type word struct {
-	id         []int32 // the token that begins at a byte, or -1
-	prev, next []int32 // the neighbouring parts; -1 and len(word) at the ends
+	id         []int32 // for each position in the word, the token id of the part that begins there, or -1
+	prev, next []int32 // positions of the neighbouring parts; -1 before the first part, the length of the word after the last
 	heap       []candidate
 }
 
-// A candidate is a merge of two adjacent parts. It is stale if either part has changed
-// since the candidate was found.
+// A candidate is a possible merge of two adjacent parts. It is stale if either part has
+// changed since the candidate was found.
 type candidate struct {
-	rank, at    int32 // at is the position of the left part
-	left, right int32 // the ids of the parts when the candidate was found
-	id          int32 // the id of the merged part
+	rank, at    int32 // rank of the merge, and position of the left part
+	left, right int32 // token ids of the two parts when the candidate was found
+	id          int32 // token id of the merged part
 }
 
-// encode appends the ids of s. It merges adjacent parts in the order of rank, and
-// from left to right for equal ranks.
+// encode appends the token ids of the word s to ids. It merges adjacent parts in the
+// order of rank, and from left to right for equal ranks.
 func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	n := int32(len(s))
 	w.id, w.prev, w.next, w.heap = w.id[:0], w.prev[:0], w.next[:0], w.heap[:0]
@@ -54,8 +55,8 @@ func (w *word) encode(ids []int, t *Tokenizer, s string) []int {
 	return ids
 }
 
-// find adds the merge of the part at a position with the next part to the heap, if that
-// merge exists.
+// find adds a candidate to the heap if the part at a position can merge with the next
+// part.
 func (w *word) find(t *Tokenizer, at int32) {
 	left, right := w.id[at], w.id[w.next[at]]
 	if m, ok := t.merges[pair(left, right)]; ok {

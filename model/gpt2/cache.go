@@ -2,7 +2,8 @@ package gpt2
 
 import "colophon/model/kernel"
 
-// pageTokens is the number of tokens whose keys and values a page holds.
+// pageTokens is the number of tokens whose keys and values fit into a page of the KV
+// cache.
 const pageTokens = 4 * kernel.Width
 
 // A cache is the paged KV cache of one sequence. In a page, each head of each
@@ -16,19 +17,20 @@ const pageTokens = 4 * kernel.Width
 // The keys and values are float32 if the weights are float32, and otherwise binary16.
 type cache struct {
 	pages  []*kernel.Panels
-	tokens int // number of tokens computed so far
+	tokens int // number of tokens whose keys and values are in the cache
 }
 
-// A layout computes indexes in a page.
+// A layout computes where the keys and values of a head begin in a page of the KV
+// cache.
 type layout struct {
 	format         kernel.Format
 	heads, headDim int
-	valuePanels    int // number of panels of values for each head
-	perHead        int // number of elements for one head of one layer
+	valuePanels    int // number of panels that hold the values of one head
+	perHead        int // number of elements that one head of one layer has in a page
 	total          int // number of elements in a page
 }
 
-// valuePanel is the number of elements in a panel of values.
+// valuePanel is the number of elements in one panel of values.
 const valuePanel = pageTokens * kernel.Width
 
 func newLayout(c Config, f kernel.Format) layout {
@@ -39,7 +41,7 @@ func newLayout(c Config, f kernel.Format) layout {
 	return l
 }
 
-// newPage allocates a page.
+// newPage allocates a page of the KV cache.
 func (l *layout) newPage() *kernel.Panels { return kernel.NewPanels(l.format, l.total) }
 
 // keys returns the index of the first panel of keys of a head.
@@ -48,8 +50,8 @@ func (l *layout) keys(layer, head int) int { return (layer*l.heads + head) * l.p
 // values returns the index of the first panel of values of a head.
 func (l *layout) values(layer, head int) int { return l.keys(layer, head) + pageTokens*l.headDim }
 
-// store writes the key and the value of one head for the token at a position. Both are
-// [headDim].
+// store writes the key and the value of one head for the token at a position. The key
+// and the value have headDim elements each.
 func (l *layout) store(c *cache, position, layer, head int, key, value []float32) {
 	p, at := c.pages[position/pageTokens], position%pageTokens
 	p.Set(l.keys(layer, head)+at/kernel.Width*l.headDim*kernel.Width+at%kernel.Width, kernel.Width, key)

@@ -15,17 +15,17 @@ import (
 	"strings"
 )
 
-// A Checkpoint is an open config.json and model.safetensors. Its tensors are exactly
-// those of the config. Values are read on demand, so they need not be in memory twice.
-// The file must not change while the Checkpoint is open. All methods except Close are
-// safe for concurrent use.
+// A Checkpoint is an opened model. It has the contents of config.json and the tensors
+// of model.safetensors, which are exactly those that the config requires. Values are
+// read on demand, so they need not be in memory twice. The file must not change while
+// the Checkpoint is open. All methods except Close are safe for concurrent use.
 type Checkpoint struct {
 	Config Config
 
 	file    io.ReaderAt
 	size    int64
 	close   func() error
-	tensors map[string]tensor // tensors by name; the names have no "transformer."
+	tensors map[string]tensor // tensors by their names without the prefix "transformer."
 }
 
 // ReadCheckpoint opens config.json and model.safetensors and checks that they fit
@@ -49,7 +49,7 @@ func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	return c, nil
 }
 
-// read reads the header and checks the tensors.
+// read reads the header of model.safetensors and checks the tensors in it.
 func (c *Checkpoint) read(f fs.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -100,8 +100,8 @@ func isMaskBuffer(name string, layers int) bool {
 	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
 }
 
-// check returns an error unless the tensors are exactly those of the config. The tensor
-// lm_head.weight may be present too.
+// check returns an error unless the tensors are exactly those that the config requires.
+// The tensor lm_head.weight may be present too.
 func (c *Checkpoint) check() error {
 	var missing []string
 	want := map[string]bool{"lm_head.weight": true}
@@ -160,7 +160,7 @@ func list(names []string) string {
 }
 
 // checkTied returns an error if lm_head.weight is present and differs from wte.weight.
-// GPT-2 uses one matrix for both.
+// GPT-2 uses one matrix both for the embeddings and for the output.
 func (c *Checkpoint) checkTied() error {
 	if _, ok := c.tensors["lm_head.weight"]; !ok {
 		return nil
@@ -186,8 +186,8 @@ func (c *Checkpoint) checkTied() error {
 }
 
 // Tensors yields the name and shape of every tensor of a network in the order of the
-// forward pass. Matrices are [inputs, outputs]. The embeddings are wte.weight [Vocab,
-// Embd] and wpe.weight [Context, Embd].
+// forward pass. Matrices have the shape [inputs, outputs]. The embeddings are
+// wte.weight [Vocab, Embd] and wpe.weight [Context, Embd].
 func (c Config) Tensors() iter.Seq2[string, []int] {
 	type entry struct {
 		name  string
@@ -243,10 +243,10 @@ func (c *Checkpoint) Tensor(name string) ([]float32, error) {
 	return values, nil
 }
 
-// rowLength returns the last dimension.
+// rowLength returns the number of elements in a row, which is the last dimension.
 func (t *tensor) rowLength() int { return t.shape[len(t.shape)-1] }
 
-// A buffer is reusable memory for rows.
+// A buffer is memory that successive reads of rows share.
 type buffer struct {
 	raw    []byte
 	values []float32

@@ -23,7 +23,8 @@ func fileDigest(t *testing.T, name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// edit returns a safetensors file of smallTensors with a change applied.
+// edit returns a safetensors file with the tensors of smallTensors, after change has
+// edited them.
 func edit(change func(byName map[string]*fileTensor)) []byte {
 	ts := smallTensors()
 	byName := map[string]*fileTensor{}
@@ -107,8 +108,9 @@ func TestReadCheckpointRefusesUnfitFiles(t *testing.T) {
 	}
 }
 
-// Tensors may be in any order, and their names may have the prefix "transformer.".
-// Causal masks and a tied output matrix may be present.
+// ReadCheckpoint must read the same values from every variant of a file. Tensors may be
+// in any order, and their names may have the prefix "transformer.". Causal masks and a
+// tied output matrix may be present.
 func TestReadCheckpointAcceptsEveryVariant(t *testing.T) {
 	plain, err := ReadCheckpoint(smallFiles(edit(func(map[string]*fileTensor) {})))
 	if err != nil {

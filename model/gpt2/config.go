@@ -8,16 +8,16 @@ import (
 	"io/fs"
 )
 
-// Config is the shape of a GPT-2 network.
+// Config has the sizes and the other settings of a GPT-2 network.
 type Config struct {
 	Vocab   int     // number of token ids
 	Context int     // largest number of tokens in a sequence
 	Embd    int     // width of the residual stream
 	Layers  int     // number of blocks
-	Heads   int     // attention heads in a block, each Embd/Heads wide
+	Heads   int     // number of attention heads in a block, each Embd/Heads wide
 	Inner   int     // width of the feed-forward layer
-	Epsilon float32 // added to the variance in layer norms
-	EOS     int     // id of the token that ends a text, or -1
+	Epsilon float32 // number added to the variance in layer norms
+	EOS     int     // id of the token that ends a text, or -1 if there is none
 }
 
 // These are the upper bounds of the sizes in a config.json. The largest published GPT-2
@@ -94,8 +94,8 @@ func parseConfig(b []byte) (Config, error) {
 	return c, nil
 }
 
-// shape returns the sizes after checking them. n_inner and layer_norm_epsilon have the
-// defaults of Hugging Face's GPT2Config. The other sizes have no default here.
+// shape checks the sizes in the file and returns them. n_inner and layer_norm_epsilon
+// have the defaults of Hugging Face's GPT2Config. The other sizes have no default here.
 func (f *configFile) shape() (Config, error) {
 	var c Config
 	for _, n := range []struct {
@@ -195,7 +195,7 @@ func parseEOS(member json.RawMessage, vocab int) (int, error) {
 // isSet reports whether a JSON member is present and not null.
 func isSet(member json.RawMessage) bool { return len(member) > 0 && string(member) != "null" }
 
-// readFile reads a whole file of at most limit bytes.
+// readFile reads a whole file. A file of more than limit bytes is an error.
 func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {

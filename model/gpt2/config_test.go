@@ -8,8 +8,8 @@ import (
 	"testing/fstest"
 )
 
-// changedConfig returns a small config.json with one member changed. The value
-// "absent" removes it.
+// changedConfig returns a small config.json with one member changed. The value "absent"
+// removes the member.
 func changedConfig(name string, value any) string {
 	m := map[string]any{"vocab_size": 10, "n_positions": 10, "n_embd": 4, "n_layer": 1, "n_head": 2}
 	m[name] = value

@@ -20,7 +20,7 @@ var ErrClosed = errors.New("engine is closed")
 
 // Options configure an Engine. Only Weights changes the logits.
 type Options struct {
-	Name      string        // name in Info; "" means "gpt2"
+	Name      string        // name of the model in Info; "" means "gpt2"
 	Weights   kernel.Format // format in which weights are stored and multiplied; 0 means F16
 	Threads   int           // number of threads; 0 means GOMAXPROCS
 	Sequences int           // largest number of open sequences; 0 means 16
@@ -30,18 +30,18 @@ type Options struct {
 // batching.
 //
 // One goroutine computes all tokens, step by step. A step computes the next token of
-// every decoding sequence, and tokens of waiting prompts, oldest prompt first. If
-// sequences are decoding, prompt tokens make a step about twice as long. If 8 prompt
-// tokens take longer than that, the step has 8 of them. Without decoding sequences, a
-// step has up to 128 prompt tokens. A call of Next returns at once when its context is
-// done. The tokens of that call leave the queue after the current step.
+// every decoding sequence, and tokens of waiting prompts, oldest prompt first. While
+// sequences are decoding, prompt tokens may make a step about twice as long. If even 8
+// prompt tokens take longer than that, the step has 8 of them. Without decoding
+// sequences, a step has up to 128 prompt tokens. A call of Next returns at once when
+// its context is done. The tokens of that call leave the queue after the current step.
 //
 // Besides the weights, an Engine needs memory for the keys and values of open
 // sequences: at most Sequences times Context tokens. Later sequences reuse this memory.
 type Engine struct {
 	info      model.Info
 	network   *network
-	tokenizer *Tokenizer    // may be nil
+	tokenizer *Tokenizer    // nil if callers use only token ids
 	slots     chan struct{} // holds one value for each open sequence
 	wake      chan struct{} // holds one value when the queue may have changed
 	stopped   chan struct{} // closed when the computing goroutine has ended
@@ -49,10 +49,10 @@ type Engine struct {
 	mu       sync.Mutex
 	closed   bool
 	queue    []*sequence      // sequences with tokens to compute, oldest first
-	free     []*kernel.Panels // pages for reuse
+	free     []*kernel.Panels // pages of the KV cache for reuse
 	step     uint64           // number of steps begun
 	decoding int              // number of open sequences that have had logits
-	expected int              // number of sequences that the last step finished and that have not called Next again
+	expected int              // number of sequences that the last step finished and that have not called Next since
 	budget   stepBudget
 	times    Times
 }
@@ -151,8 +151,8 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	}
 }
 
-// ReadWeights reads all weights on the threads of a pool, and computes nothing. The
-// order is that of a step for one sequence. So the duration of ReadWeights is a lower
+// ReadWeights reads all weights on the threads of a pool, without computing anything.
+// It reads them in the order of a step for one sequence, so its duration is a lower
 // bound for the duration of a step. ReadWeights returns the number of bytes.
 func (e *Engine) ReadWeights(pool *kernel.Pool) int {
 	bytes := 0
@@ -196,7 +196,7 @@ func (e *Engine) run(pool *kernel.Pool) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var took time.Duration
-	for e.gather(timer, min(took/8, maxGather)) { // waits an eighth of a step
+	for e.gather(timer, min(took/8, maxGather)) { // waits for at most an eighth of the last step's duration
 		e.plan(f)
 		start := time.Now()
 		f.run()
@@ -206,9 +206,10 @@ func (e *Engine) run(pool *kernel.Pool) {
 }
 
 // gather waits until a sequence has tokens to compute. Then it waits up to atMost for
-// the sequences that are expected. It returns false when the engine is closed.
+// the sequences that are expected to call Next again. It returns false when the engine
+// is closed.
 func (e *Engine) gather(timer *time.Timer, atMost time.Duration) bool {
-	var timeout <-chan time.Time // nil until there is something to compute
+	var timeout <-chan time.Time // nil until a sequence has tokens to compute
 	for {
 		e.mu.Lock()
 		closed, waiting, expected := e.closed, len(e.queue), e.expected
@@ -243,7 +244,7 @@ func (e *Engine) plan(f *forward) {
 	e.step++
 	e.expected = 0
 	f.rows = f.rows[:0]
-	ready := 0 // number of decoding sequences in this step
+	ready := 0 // number of decoding sequences with a token in this step
 	for _, s := range e.queue {
 		if len(s.tokens) == 1 {
 			ready++
@@ -271,7 +272,7 @@ func (e *Engine) plan(f *forward) {
 	}
 }
 
-// page returns a page with undefined contents. The mutex must be held.
+// page returns a page of the KV cache with undefined contents. The mutex must be held.
 func (e *Engine) page(l *layout) *kernel.Panels {
 	if n := len(e.free); n > 0 {
 		p := e.free[n-1]
@@ -282,7 +283,7 @@ func (e *Engine) page(l *layout) *kernel.Panels {
 }
 
 // finish ends a step. It updates the sequences and wakes the callers whose logits are
-// complete. times is the total of all steps.
+// complete. times is the total time of all steps so far.
 func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -62,7 +62,7 @@ func TestNewRefusesUnfitArguments(t *testing.T) {
 	if _, err := New(ck, nil, Options{Threads: -1}); err == nil {
 		t.Error("New accepts negative threads")
 	}
-	ck.file = computedFile{} // ends at once
+	ck.file = computedFile{} // an empty file, so that every read fails
 	if _, err := New(ck, nil, Options{}); err == nil {
 		t.Error("New accepts a file that ends early")
 	}
@@ -115,7 +115,7 @@ func TestOpenWaitsForRoom(t *testing.T) {
 }
 
 // New sequences must reuse the pages of closed sequences, and must never see the old
-// contents. Memory must not grow with the number of sequences.
+// contents of these pages. Memory must not grow with the number of sequences.
 func TestPagesAreReused(t *testing.T) {
 	c := smallShape()
 	e := randomEngine(t, c, Options{Threads: 1, Sequences: 2})
@@ -182,8 +182,7 @@ func TestNextCanBeCancelled(t *testing.T) {
 	if cancelled == 0 {
 		t.Error("no call was cancelled")
 	}
-	// When all slots are free, the steps that were running have released their
-	// sequences.
+	// All slots must be free again when the running steps have ended.
 	for range cap(e.slots) {
 		modeltest.Open(t, e)
 	}
@@ -321,10 +320,11 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	if e.decoding != 2 {
 		t.Errorf("%d sequences are decoding, want 2", e.decoding)
 	}
-	step(8 * time.Millisecond) // the usual duration from now on
+	step(8 * time.Millisecond) // a step without prompt tokens takes 8 ms
 
-	// With decoding sequences in the same step, a chunk must take as long as a decoding
-	// step. This must hold even if one of the decoding sequences is late.
+	// A step with decoding sequences must have up to 8 prompt tokens, because 8 take as
+	// long as the decoding alone. This must hold even if one of the decoding sequences
+	// is late.
 	third, fourth := enqueue(20), enqueue(3)
 	var computed []string
 	for range 3 {

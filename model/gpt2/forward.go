@@ -12,20 +12,20 @@ type row struct {
 	cache    *cache
 	position int
 	token    int
-	logits   []float32 // [Vocab]: destination of the row's logits, or nil if they are not wanted
+	logits   []float32 // [Vocab]: destination of the row's logits; nil if the caller does not want them
 }
 
-// A forward is a forward pass over rows of any sequences together. A row attends to the
-// earlier positions of its own sequence, which are in the cache or among the rows. The
-// row depends on nothing else.
+// A forward computes a forward pass over rows of any sequences together. A row attends
+// to the earlier positions of its own sequence, which are in the cache or among the
+// rows. The result of a row depends on nothing else.
 type forward struct {
 	*network
 	layout layout
 	pool   *kernel.Pool
-	body   func(worker, lo, hi int) // the method value f.compute, created once
+	body   func(worker, lo, hi int) // the method value f.compute, created once to save allocations
 
 	rows        []row
-	wanted      []int // indexes of the rows that want logits
+	wanted      []int // indexes of the rows whose logits are wanted
 	spans       []span
 	oneSpanEach bool // true if no sequence has two spans
 	layer       int
@@ -37,42 +37,42 @@ type forward struct {
 	h      *kernel.Input // [rows, Embd]: output of a layer norm or of attention
 	qkv    []float32     // [rows, stride of qkv]
 	up     *kernel.Input // [rows, Inner], with the stride of up
-	y      []float32     // [rows, stride of projection and down]: output of a half block
+	y      []float32     // [rows, stride of projection and down]: output of attention or of the feed-forward layer
 	logits []float32     // [wanted, stride of embedding]
-	heads  []head        // scratch space: one head for each worker
+	heads  []head        // working memory for attention, one for each worker
 }
 
-// A phase is a part of the forward pass. Its results do not depend on each other, so
-// threads compute them in parallel.
+// A phase is a part of the forward pass. The results of a phase do not depend on each
+// other, so threads compute them in parallel.
 type phase int
 
 const (
-	embed          phase = iota // over rows
-	normAttention               // over rows
-	multiplyQKV                 // over panels
-	store                       // over rows, only if a sequence has several spans
-	attend                      // over heads of spans
-	prepareAttend               // over rows
-	project                     // over panels
-	normUp                      // over rows
-	multiplyUp                  // over panels
-	prepareUp                   // over rows
-	multiplyDown                // over panels
-	normOutput                  // over wanted rows
-	multiplyOutput              // over panels
-	copyLogits                  // over wanted rows
+	embed          phase = iota // in parallel over rows
+	normAttention               // in parallel over rows
+	multiplyQKV                 // in parallel over panels
+	store                       // in parallel over rows; only if a sequence has several spans
+	attend                      // in parallel over the heads of spans
+	prepareAttend               // in parallel over rows
+	project                     // in parallel over panels
+	normUp                      // in parallel over rows
+	multiplyUp                  // in parallel over panels
+	prepareUp                   // in parallel over rows
+	multiplyDown                // in parallel over panels
+	normOutput                  // in parallel over the wanted rows
+	multiplyOutput              // in parallel over panels
+	copyLogits                  // in parallel over the wanted rows
 )
 
-// Times is the wall-clock time of steps, by part of the forward pass.
+// Times is the total wall-clock time of an engine's steps, by part of the forward pass.
 type Times struct {
 	Steps     int           // number of steps
-	Products  time.Duration // products with weights; also biases, GELU and residual additions
+	Products  time.Duration // products with weights, including biases, GELU and residual additions
 	Attention time.Duration // storing keys and values, and attention
 	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward returns a forward for at most the given number of rows. At most wanted of
-// these rows may want logits.
+// newForward returns a forward for at most the given number of rows. The logits of at
+// most wanted of these rows may be wanted.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{
@@ -97,15 +97,15 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	return f
 }
 
-// run computes f.rows. It stores the keys and values of the rows in the caches, which
-// must have pages for them. It writes the logits of the rows that want logits.
+// run computes f.rows. It stores the keys and values of the rows in their caches, which
+// must have pages for them. It writes the logits of the rows whose logits are wanted.
 func (f *forward) run() {
 	f.times.Steps++
 	f.phaseEnd = time.Now()
 	f.start()
 	for f.layer = range f.blocks {
 		f.block()
-		runtime.Gosched() // other goroutines should not wait for a whole step
+		runtime.Gosched() // lets other goroutines run, so that they need not wait for a whole step
 	}
 	f.output()
 }
@@ -147,7 +147,7 @@ func (f *forward) block() {
 	f.overPanels(multiplyDown, b.down)
 }
 
-// output computes the logits of the rows that want them.
+// output computes the logits of the rows whose logits are wanted.
 func (f *forward) output() {
 	f.wanted = f.wanted[:0]
 	for i, r := range f.rows {
@@ -160,12 +160,12 @@ func (f *forward) output() {
 	f.overRows(copyLogits, len(f.wanted))
 }
 
-// overRows computes a phase over rows, four at a time.
+// overRows computes a phase over the rows. A thread takes four rows at a time.
 func (f *forward) overRows(p phase, rows int) { f.over(p, rows, 4) }
 
-// overPanels computes a phase over the panels of m. The ranges are multiples of four
-// panels, which suit the kernels. The ranges are short, so that the threads finish at
-// about the same time.
+// overPanels computes a phase over the panels of m. A thread takes a multiple of four
+// panels at a time, because that suits the kernels. It takes few at a time, so that all
+// threads finish at about the same time.
 func (f *forward) overPanels(p phase, m *kernel.Matrix) {
 	f.over(p, m.Panels(), min(max(m.Panels()/(8*f.pool.Threads())&^3, 4), 16))
 }
@@ -188,7 +188,7 @@ func (f *forward) over(p phase, n, chunk int) {
 	}
 }
 
-// compute computes a range of the current phase.
+// compute computes the current phase for the indexes from lo to hi-1.
 func (f *forward) compute(worker, lo, hi int) {
 	b := &f.blocks[f.layer]
 	switch f.phase {
@@ -244,8 +244,8 @@ func (f *forward) compute(worker, lo, hi int) {
 	}
 }
 
-// normalize writes the layer norm of the rows from lo to hi-1 to f.h, and prepares
-// these rows of f.h.
+// normalize writes the layer norm of the rows from lo to hi-1 to f.h. It prepares these
+// rows of f.h for the next product.
 func (f *forward) normalize(n *norm, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		kernel.Normalize(f.h.Row(i), f.x[i*f.Embd:][:f.Embd], n.gain, n.bias, f.Epsilon)

@@ -19,8 +19,7 @@ func tinyFiles(weights string) fs.FS {
 	return renamed{tiny, "model.safetensors", weights}
 }
 
-// renamed opens the file called file when the caller asks for the name in the field
-// name.
+// renamed is a file system that shows the file called file under another name.
 type renamed struct {
 	fs.FS
 	name, file string

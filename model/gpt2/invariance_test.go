@@ -37,7 +37,7 @@ func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]floa
 	return all
 }
 
-// A text has token ids, and the logits after each id as alone computes them.
+// A text is a list of token ids with the logits that alone returns for them.
 type text struct {
 	ids  []int
 	want [][]float32
@@ -102,7 +102,8 @@ func FuzzLogitsAreInvariant(f *testing.F) {
 	})
 }
 
-// enginesAndTexts returns engines with different numbers of threads, and texts.
+// enginesAndTexts returns engines with different numbers of threads, and texts to
+// compute on them.
 func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	c := smallShape()
 	var engines []*Engine
@@ -112,7 +113,8 @@ func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	return engines, someTexts(t, c, weights)
 }
 
-// together computes texts at the same time, each split at random.
+// together computes texts at the same time, each split at random, and checks their
+// logits.
 func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var running sync.WaitGroup
@@ -127,8 +129,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	return errors.Join(failures...)
 }
 
-// compare computes ids in parts that end at the cuts, and compares the logits at every
-// cut.
+// compare computes ids in parts that end at the cuts. It returns an error if the logits
+// at a cut differ from want.
 func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	s, err := e.Open(context.Background())
 	if err != nil {
@@ -153,8 +155,8 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 }
 
 // Any mix of rows in a step must give the same bits, including a mix that the engine
-// would not plan. Pages are full of NaNs at first, so that the test detects reads of
-// stale values.
+// would not plan. The pages are full of NaNs at first, so that a read of stale values
+// would change the logits.
 func TestForwardIsInvariant(t *testing.T) {
 	forEveryFormat(t, testForwardIsInvariant)
 }

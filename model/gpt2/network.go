@@ -9,7 +9,7 @@ import (
 	"colophon/model/kernel"
 )
 
-// A network has the weights of a GPT-2, packed for the kernels.
+// A network has the weights of a GPT-2 model, packed for the kernels.
 type network struct {
 	Config
 	format    kernel.Format
@@ -29,7 +29,7 @@ type block struct {
 	down            *kernel.Matrix // Inner to Embd
 }
 
-// A norm has the parameters of a layer norm.
+// A norm has the parameters of one layer norm.
 type norm struct{ gain, bias []float32 }
 
 // load reads and packs the weights on the given number of threads. It reads a few rows
@@ -54,7 +54,7 @@ func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	return n, l.run(threads)
 }
 
-// matrices yields the matrices in the order in which a step multiplies them.
+// matrices yields the weight matrices in the order in which a step multiplies them.
 func (n *network) matrices(yield func(*kernel.Matrix) bool) {
 	for i := range n.blocks {
 		b := &n.blocks[i]
@@ -99,7 +99,7 @@ func (l *loader) run(threads int) error {
 // rows adds tasks that read the rows of a matrix and pass them to set, some rows at a
 // time. Each task has step rows.
 func (l *loader) rows(name string, rows, step int, set func(i int, rows []float32) error) {
-	const some = 2 * kernel.Group // like step, a multiple of Group and Width
+	const some = 2 * kernel.Group // a multiple of Group and Width, as set requires of i
 	for begin := 0; begin < rows; begin += step {
 		l.tasks = append(l.tasks, func(b *buffer) error {
 			end := min(begin+step, rows)
@@ -117,7 +117,7 @@ func (l *loader) rows(name string, rows, step int, set func(i int, rows []float3
 	}
 }
 
-// vector adds a task that reads a tensor.
+// vector adds a task that reads a tensor into *to.
 func (l *loader) vector(name string, to *[]float32) {
 	l.tasks = append(l.tasks, func(*buffer) (err error) {
 		*to, err = l.checkpoint.Tensor(name)
@@ -125,13 +125,13 @@ func (l *loader) vector(name string, to *[]float32) {
 	})
 }
 
-// norm adds tasks that read a layer norm of a block.
+// norm adds tasks that read one layer norm of a block.
 func (l *loader) norm(layer int, name string, to *norm) {
 	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), &to.gain)
 	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), &to.bias)
 }
 
-// matrix adds tasks that read and pack a matrix of a block and its bias.
+// matrix adds tasks that read and pack a matrix of a block, and its bias.
 func (l *loader) matrix(f kernel.Format, layer int, name string, inputs, outputs int) *kernel.Matrix {
 	m := kernel.NewMatrix(f, inputs, outputs)
 	l.rows(fmt.Sprintf("h.%d.%s.weight", layer, name), inputs, inputs, m.SetInputs)

@@ -34,7 +34,7 @@ var loadPublished = sync.OnceValues(func() (*published, error) {
 	if err != nil {
 		return nil, err
 	}
-	const n = 50256 // without <|endoftext|>
+	const n = 50256 // number of tokens without <|endoftext|>
 	letters := ByteAlphabet()
 	spell := func(s string) string {
 		var b strings.Builder
@@ -77,7 +77,7 @@ var loadPublished = sync.OnceValues(func() (*published, error) {
 	return p, err
 })
 
-// gpt2Files returns the published tokenizer and its oracle.
+// gpt2Files returns the published tokenizer, and an independent one for comparison.
 func gpt2Files(t testing.TB) *published {
 	t.Helper()
 	p, err := loadPublished()
@@ -87,7 +87,7 @@ func gpt2Files(t testing.TB) *published {
 	return p
 }
 
-// lastMerge merges the bytes of s into known tokens until two are left.
+// lastMerge merges the bytes of s into known tokens until only two tokens are left.
 func lastMerge(s string, known map[string]int) (left, right string) {
 	parts := strings.Split(s, "")
 	if len(parts) != len(s) {
@@ -109,7 +109,8 @@ func lastMerge(s string, known map[string]int) (left, right string) {
 	return parts[0], parts[1]
 }
 
-// asciiJSON writes a JSON string with everything beyond ASCII escaped.
+// asciiJSON returns s as a JSON string in which all characters beyond ASCII are
+// escaped.
 func asciiJSON(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')

@@ -28,7 +28,7 @@ func newReference(t testing.TB, ck *Checkpoint, quantised bool) *reference {
 		for i, x := range v {
 			wide[i] = float64(x)
 		}
-		if len(shape) == 2 && name != "wte.weight" && name != "wpe.weight" { // [inputs, outputs]
+		if len(shape) == 2 && name != "wte.weight" && name != "wpe.weight" { // a matrix of shape [inputs, outputs]
 			byOutput := make([]float64, len(wide))
 			for k := range shape[0] {
 				for o := range shape[1] {
@@ -151,7 +151,8 @@ func (r *reference) logits(ids []int) [][]float64 {
 }
 
 // divergence returns the Kullback-Leibler divergence, in nats, of the distribution of
-// logits q from that of p. It also reports whether both have the same likeliest token.
+// the logits q from the distribution of the logits p. It also reports whether both have
+// the same likeliest token.
 func divergence(p, q []float64) (kl float64, agree bool) {
 	probabilities := func(logits []float64) []float64 {
 		most, total := slices.Max(logits), 0.0

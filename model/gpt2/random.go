@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Published is the shape of the published GPT-2 with 124 million parameters.
+// Published returns the shape of the published GPT-2 with 124 million parameters.
 func Published() Config {
 	return Config{Vocab: 50257, Context: 1024, Embd: 768, Layers: 12, Heads: 12, Inner: 3072, Epsilon: 1e-5, EOS: 50256}
 }
@@ -33,17 +33,17 @@ func isGain(name string) bool {
 	return strings.HasSuffix(name, "weight") && (strings.HasPrefix(name, "ln_f.") || strings.Contains(name, ".ln_"))
 }
 
-// deviation returns the pseudo-random number of element i, with mean 0 and standard
-// deviation 0.02. The number is the sum of four uniform numbers, so its distribution is
-// close to normal.
+// deviation returns the pseudo-random number of tensor element i, with mean 0 and
+// standard deviation 0.02. The number is a sum of four uniform numbers, so its
+// distribution is close to normal.
 func deviation(seed, i uint64) float32 {
 	z := splitMix64(seed, i+1)
 	const (
 		mean  = 2 * 0xffff
-		scale = 0.02 / 37837.227 // 0x10000 times the square root of 4/12
+		scale = 0.02 / 37837.227 // the divisor is the standard deviation of the sum, 0x10000 times the square root of 4/12
 	)
 	sum := z&0xffff + z>>16&0xffff + z>>32&0xffff + z>>48
-	return float32(float32(int(sum)-mean) * scale) // the conversion prevents fusing with an addition in the caller
+	return float32(float32(int(sum)-mean) * scale) // the conversion keeps the compiler from fusing the product with an addition in the caller
 }
 
 // splitMix64 returns output number n, counted from 1, of the generator SplitMix64
@@ -79,7 +79,7 @@ func computedCheckpoint(c Config, values func(name string, shape []int) func(i u
 type computedFile []computedRange
 
 type computedRange struct {
-	end   int64 // offset in the file
+	end   int64 // offset in the file at which the range ends, in bytes
 	value func(i uint64) float32
 }
 
@@ -96,7 +96,7 @@ func (f computedFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// fill computes the bytes of p, which begin at off in the file.
+// fill computes the bytes of p. The first of them is at offset off in the file.
 func (r computedRange) fill(p []byte, off int64) int {
 	i, skip, n := uint64(off/4), int(off%4), 0
 	if skip == 0 {

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// WriteRandom writes a model of the published shape into a directory, 500 MB in four
-// files. The model has the weights of [Random]. The tokens of its vocabulary have up to
-// three ASCII characters. So generated texts are meaningless but readable.
+// WriteRandom writes a model of the published shape into a directory. The four files
+// have 500 MB. The model has the weights of [Random]. The tokens of its vocabulary have
+// up to three ASCII characters, so generated texts are meaningless but readable.
 func WriteRandom(dir string, seed uint64) error {
 	ck := Random(Published(), seed)
 	vocab, merges := syntheticVocabulary(ck.Config.Vocab)
@@ -70,7 +70,7 @@ func syntheticVocabulary(n int) (ids map[string]int, merges string) {
 	}
 	printable := letters[' ' : '~'+1]
 	for _, l := range printable {
-		for _, r := range printable[1:] { // a space is only the first character of a token
+		for _, r := range printable[1:] { // a space can only be the first character of a token
 			add(string(l), string(r))
 			pairs = append(pairs, string(l)+string(r))
 		}

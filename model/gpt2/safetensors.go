@@ -28,10 +28,10 @@ var elementSize = map[string]int64{
 
 // A tensor is the entry of a tensor in the header of a safetensors file.
 type tensor struct {
-	name       string // name in the file
+	name       string // name of the tensor in the file
 	dtype      string
 	shape      []int
-	begin, end int64 // offsets in the file
+	begin, end int64 // offsets in the file, in bytes
 }
 
 func (t *tensor) elements() int64 { return (t.end - t.begin) / elementSize[t.dtype] }
@@ -111,8 +111,8 @@ func parseHeader(r io.Reader) ([]tensor, error) {
 	return tensors, jsonError("tensor", err)
 }
 
-// jsonError adds the repeated name to an error of strictjson. kind is the kind of thing
-// that has the name, such as "tensor" or "token".
+// jsonError adds the repeated name to an error of strictjson about a repeated name.
+// kind is the kind of thing that has the name, such as "tensor" or "token".
 func jsonError(kind string, err error) error {
 	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
 		return fmt.Errorf("%s %q is repeated: %w", kind, short(e.Name), err)
@@ -174,8 +174,8 @@ func byteSize(dtype string, shape []uint64) (int64, error) {
 	return int64(size), nil
 }
 
-// decode fills dst with the first elements of src, which are little-endian, converted
-// to float32.
+// decode converts the first elements of src to float32 until dst is full. The elements
+// of src are little-endian.
 func decode(dst []float32, dtype string, src []byte) {
 	switch dtype {
 	case "F32":
@@ -193,7 +193,7 @@ func decode(dst []float32, dtype string, src []byte) {
 	}
 }
 
-// short cuts a string from a file to a length fit for error messages.
+// short cuts a string from a file to a length that fits into an error message.
 func short(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "..."

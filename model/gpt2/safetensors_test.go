@@ -17,7 +17,7 @@ import (
 	"colophon/model/opticks"
 )
 
-// file returns a file with the given header and zeros as data.
+// file returns a safetensors file with the given header, followed by data zero bytes.
 func file(header string, data int) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
 	return append(append(b, header...), make([]byte, data)...)
@@ -113,7 +113,7 @@ func TestWrittenTensorsAreReadBack(t *testing.T) {
 		for _, x := range tensors {
 			got = append(got, fileTensor{x.name, x.dtype, x.shape, b[x.begin:x.end]})
 		}
-		byName := func(a, b fileTensor) int { return cmp.Compare(a.name, b.name) } // empty tensors have no order
+		byName := func(a, b fileTensor) int { return cmp.Compare(a.name, b.name) } // sorts by name, because empty tensors have no order in the file
 		slices.SortFunc(want, byName)
 		slices.SortFunc(got, byName)
 		if !slices.EqualFunc(got, want, func(a, b fileTensor) bool {
@@ -124,8 +124,8 @@ func TestWrittenTensorsAreReadBack(t *testing.T) {
 	})
 }
 
-// The writer must give the same bytes as the file of the embedded model, whose digest
-// is published.
+// WriteSafetensors must give the same bytes as the file of the embedded model, whose
+// digest is published.
 func TestWriterReproducesTheEmbeddedModel(t *testing.T) {
 	f, err := opticks.Files().Open("model.safetensors")
 	if err != nil {
@@ -212,7 +212,8 @@ func TestWriteSafetensorsRefusesInvalidTensors(t *testing.T) {
 	}
 }
 
-// fullDisk is a writer that writes no byte and returns no error.
+// fullDisk is a writer that writes no byte and returns no error, so that bufio reports
+// a short write.
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, nil }

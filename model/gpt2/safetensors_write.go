@@ -19,7 +19,7 @@ const metadata = "__metadata__"
 // A Tensor is one tensor of a file that [WriteSafetensors] writes.
 type Tensor struct {
 	Name  string
-	DType string    // as in the format: "F32", "F16", "BF16" and others
+	DType string    // type of the elements as the format names it, such as "F32", "F16" or "BF16"
 	Shape []int     // empty for a scalar
 	Data  io.Reader // the elements in row-major order, little-endian
 }
@@ -87,7 +87,8 @@ func WriteSafetensors(w io.Writer, tensors []Tensor) error {
 		text = append(text, ' ')
 	}
 	out := bufio.NewWriterSize(w, 1<<20)
-	// A bufio.Writer keeps its first error for Flush.
+	// The errors need no check here, because Flush returns the first error of a
+	// bufio.Writer.
 	_, _ = out.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(text))))
 	_, _ = out.Write(text)
 	for _, t := range tensors {

@@ -13,16 +13,16 @@ import (
 type sequence struct {
 	engine *Engine
 	logits []float32
-	done   chan error // receives the result of Next
-	err    error      // the first error of Next, which is final
+	done   chan error // receives the error of each call of Next, or nil
+	err    error      // the first error of Next, which every later call returns too
 
 	cache        cache
-	tokens       []int  // arguments of the last call of Next
+	tokens       []int  // tokens passed to the last call of Next
 	computed     int    // number of elements of tokens that are in the cache
 	inStep       int    // number of elements of tokens that the current step computes
 	finishedStep uint64 // number of the step that computed the last element of tokens
-	decoding     bool   // the sequence has had logits
-	abandoned    bool   // true if the caller no longer waits
+	decoding     bool   // true if Next has returned logits before
+	abandoned    bool   // true if the caller no longer waits for logits
 	closed       bool
 }
 
@@ -73,8 +73,8 @@ func (s *sequence) submit(tokens []int) error {
 	return nil
 }
 
-// returned tells the computing goroutine not to expect the sequence any longer. The
-// engine's mutex must be held.
+// returned tells the computing goroutine that the sequence is no longer expected to
+// call Next. The engine's mutex must be held.
 func (s *sequence) returned() {
 	e := s.engine
 	if s.finishedStep > 0 && s.finishedStep == e.step {

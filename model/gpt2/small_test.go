@@ -10,10 +10,11 @@ import (
 // than those of Random, so that every part of a network affects the logits.
 func randomCheckpoint(c Config, seed uint64) *Checkpoint { return scaledCheckpoint(c, seed, 1) }
 
-// scaledCheckpoint is like randomCheckpoint, with all deviations multiplied by factor.
+// scaledCheckpoint is like randomCheckpoint, but multiplies the deviations of all
+// values by factor.
 func scaledCheckpoint(c Config, seed uint64, factor float64) *Checkpoint {
 	return computedCheckpoint(c, func(name string, shape []int) func(uint64) float32 {
-		mean, scale := 0.0, 0.2 // the larger a matrix, the smaller its weights
+		mean, scale := 0.0, 0.2 // scale is smaller for larger matrices
 		switch {
 		case isGain(name):
 			mean = 1
@@ -28,7 +29,7 @@ func scaledCheckpoint(c Config, seed uint64, factor float64) *Checkpoint {
 	})
 }
 
-// writeSafetensors returns a file with tensors in the order given.
+// writeSafetensors returns a safetensors file with the tensors in the order given.
 func writeSafetensors(tensors []fileTensor) []byte {
 	var out []Tensor
 	for _, t := range tensors {
@@ -48,7 +49,7 @@ type fileTensor struct {
 }
 
 // smallConfig is the config.json of a small network. None of its sizes is a multiple of
-// a size of the kernels.
+// a block size of the kernels, so that tests cover incomplete blocks.
 const smallConfig = `{"model_type":"gpt2","vocab_size":37,"n_positions":150,"n_embd":27,"n_layer":2,"n_head":3,"n_inner":50,"eos_token_id":36}`
 
 func smallShape() Config {

@@ -7,9 +7,9 @@ const (
 	// number, the kernels reach their best rate.
 	maxPromptTokens = 128
 
-	// minPromptTokens is the smallest budget. It is also the budget until steps have
-	// been measured. With fewer tokens, a step would read all weights for very little
-	// work.
+	// minPromptTokens is the smallest number of prompt tokens in a step that has any.
+	// It is also the budget until steps have been measured. With fewer tokens, a step
+	// would read all weights for very little work.
 	minPromptTokens = 8
 
 	// measureEvery is the number of steps with prompt tokens after which a step without
@@ -60,7 +60,7 @@ func (b *stepBudget) observe(decoded, prompt int, took time.Duration) {
 	case prompt >= minPromptTokens && decoded == 0:
 		b.promptToken = smooth(b.promptToken, took/time.Duration(prompt), 4)
 	case prompt > 0 && decoded > 0 && b.decodeStep > 0:
-		added := max(took-b.decodeStep, took/8) // at least an eighth, because clocks are imprecise
+		added := max(took-b.decodeStep, took/8) // at least an eighth of the step, because clocks are imprecise
 		b.promptToken = smooth(b.promptToken, added/time.Duration(prompt), 4)
 	}
 }

@@ -57,7 +57,7 @@ func TestStepBudgetIsSmallUntilMeasured(t *testing.T) {
 		t.Errorf("%d tokens of 1 ms beside steps of 20 ms", n)
 	}
 	for range 20 {
-		b.observe(3, 20, time.Nanosecond) // a clock that was set back
+		b.observe(3, 20, time.Nanosecond) // a duration that is too short, as after a change of the clock
 	}
 	if n := b.tokens(3, 0); n != maxPromptTokens {
 		t.Errorf("%d tokens that take no time", n)
@@ -81,9 +81,8 @@ func TestStepWithoutPromptTokensIsNotEmpty(t *testing.T) {
 	}
 }
 
-// Steps get slower while prompts wait, because more sequences decode or other work uses
-// the memory. The budget must not stay at the number that the old duration of a step
-// allows.
+// Steps can get slower or faster while prompts wait, because more sequences decode or
+// other work uses the memory. The budget must then follow the new duration of a step.
 func TestStepBudgetForgetsAnOutdatedStep(t *testing.T) {
 	for _, c := range []struct {
 		name            string

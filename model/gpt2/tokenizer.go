@@ -25,13 +25,13 @@ const maxTokenizerFile = 64 << 20
 // "<|endoftext|>", is ordinary text. A nil Tokenizer has no tokens, so it encodes and
 // decodes nothing.
 type Tokenizer struct {
-	texts  []string         // the bytes of each id
-	bytes  [256]int32       // the id of each byte
-	merges map[uint64]merge // merges by pair of ids
+	texts  []string         // bytes of each token, by id
+	bytes  [256]int32       // token id of each byte
+	merges map[uint64]merge // merges by the pair of ids that they replace
 }
 
-// A merge replaces a pair of adjacent tokens by the token id. Lower ranks go
-// first.
+// A merge replaces a pair of adjacent tokens by the token with the given id. Merges
+// with lower ranks come first.
 type merge struct{ rank, id int32 }
 
 // pair returns the key of a pair of ids in Tokenizer.merges.

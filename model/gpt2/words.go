@@ -54,9 +54,9 @@ func firstWord(s string) int {
 	return end
 }
 
-// firstSpaces matches \s+(?!\S)|\s+ : all white space at the start. If a word follows,
-// the last white space character is left out, unless it is the only white space
-// character.
+// firstSpaces matches \s+(?!\S)|\s+ at the start of s and returns the length of the
+// match. It matches all white space at the start. If a word follows, the match leaves
+// out the last white space character, unless it is the only one.
 func firstSpaces(s string) int {
 	end, last := 0, 0
 	for end < len(s) {

@@ -19,8 +19,8 @@ func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer http.HandlerFunc
 		token  string
-		part   int  // size of the partial file before and after
-		gone   bool // whether the partial file is removed
+		part   int  // size in bytes of the partial file before and after the pull
+		gone   bool // whether the pull removes the partial file
 		want   string
 	}{
 		"not found":       {answer: code(404), part: 10, want: "404 Not Found: the file does not exist there"},
@@ -88,7 +88,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 	} {
 		bubble(t, weights, func(t *testing.T, h *fakeHub) {
 			h.answers = test.answers
-			for i, answer := range test.answers { // handlers that need h
+			for i, answer := range test.answers { // sets the handlers that need h
 				switch name {
 				case "stall":
 					h.answers[i] = stall([]int{10, 50}[i], h.good)
@@ -110,7 +110,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 			if took < test.least || took > test.most {
 				t.Errorf("%s: took %v", name, took)
 			}
-			if name == "416" || name == "wrong range" { // the partial file may be wrong
+			if name == "416" || name == "wrong range" { // the next request must be for the whole file, because the partial file may be wrong
 				if got := h.ranges(); !slices.Equal(got, []string{"all", "50-", "all"}) {
 					t.Errorf("%s: requested %q", name, got)
 				}
@@ -142,7 +142,8 @@ func TestCutsWithProgressAreNotFailures(t *testing.T) {
 	})
 }
 
-// The partial file is a link to a device that is always full.
+// Pull must report a full disk at once. Here, the partial file is a link to a device
+// that is always full.
 func TestAFullDiskIsAPermanentError(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Skip("this system has no /dev/full")

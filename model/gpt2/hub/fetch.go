@@ -43,19 +43,19 @@ type permanent struct{ error }
 
 func (p *permanent) Unwrap() error { return p.error }
 
-// unavailable is a response that asks the client to come back later.
+// unavailable is the error for a response that asks the client to come back later.
 type unavailable struct {
 	error
-	retryAfter time.Duration // 0 if the server gives no time
+	retryAfter time.Duration // 0 if the server names no time
 }
 
 // download is the state of one file while it is fetched.
 type download struct {
 	source
-	part     *os.File // its file offset is at the end
+	part     *os.File // partial file; its file offset is at the end
 	hash     hash.Hash
-	received int64  // number of bytes in part and hash
-	pieces   bool   // true if the bytes came in more than one response
+	received int64  // number of bytes in part, all of which hash has read
+	pieces   bool   // true if the bytes of the file came in more than one response
 	etag     string // strong ETag of the response, for If-Range; empty if there is none
 	progress func(int64)
 }
@@ -115,7 +115,8 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 	return fmt.Errorf("fetch %s: %w", d.Name, err)
 }
 
-// resume reads the partial file that an earlier fetch left.
+// resume reads the partial file that an earlier fetch left, so that the download
+// continues at its end.
 func (d *download) resume(ctx context.Context) error {
 	info, err := d.part.Stat()
 	if err != nil {
@@ -130,7 +131,7 @@ func (d *download) resume(ctx context.Context) error {
 	return err
 }
 
-// restart empties the partial file.
+// restart empties the partial file, so that the download begins again.
 func (d *download) restart() error {
 	d.hash.Reset()
 	d.received, d.pieces, d.etag = 0, false, ""
@@ -146,9 +147,9 @@ func (d *download) restart() error {
 	return nil
 }
 
-// verify compares the digest of a complete file. If the digest differs and the file
-// came in pieces, verify empties the file and returns a temporary error. Then the file
-// is fetched again in one piece.
+// verify compares the digest of a complete file with the published digest. If the
+// digests differ and the file came in pieces, verify empties the file and returns a
+// temporary error. Then the file is fetched again in one piece.
 func (d *download) verify() error {
 	if d.SHA256 == "" {
 		return nil
@@ -177,7 +178,7 @@ func (d *download) request(ctx context.Context) error {
 	if d.received > 0 && d.received == d.Size {
 		return nil
 	}
-	if d.SHA256 == "" { // without a digest, pieces might not belong to the same file
+	if d.SHA256 == "" { // without a digest, nothing shows whether two pieces belong to the same file
 		if err := d.restart(); err != nil {
 			return err
 		}
@@ -191,7 +192,7 @@ func (d *download) request(ctx context.Context) error {
 		return &permanent{err}
 	}
 	req.Header.Set("User-Agent", "colophon")
-	req.Header.Set("Accept-Encoding", "identity") // ranges count the bytes of the file
+	req.Header.Set("Accept-Encoding", "identity") // no compression, because byte ranges must count the bytes of the file
 	if d.token != "" {
 		req.Header.Set("Authorization", "Bearer "+d.token)
 	}
@@ -239,7 +240,7 @@ func (d *download) checkResponse(resp *http.Response) error {
 		if err := d.checkLength(host, resp.ContentLength); err != nil {
 			return err
 		}
-		if d.received > 0 { // the server ignores ranges, or the file has changed
+		if d.received > 0 { // the server does not support ranges, or the file has changed
 			if err := d.restart(); err != nil {
 				return err
 			}
@@ -267,7 +268,7 @@ func (d *download) checkResponse(resp *http.Response) error {
 	default:
 		return &permanent{fmt.Errorf("%s answers %s, which is unexpected for a download", host, status(code))}
 	}
-	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // a strong ETag
+	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // only a strong ETag begins with a quotation mark
 		d.etag = tag
 	}
 	return nil
@@ -338,8 +339,8 @@ func status(code int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
 }
 
-// parseRetryAfter reads a Retry-After header, in seconds or as a date. It returns
-// 0 if the header has neither.
+// parseRetryAfter reads a Retry-After header, which is a number of seconds or a date.
+// It returns 0 for any other value.
 func parseRetryAfter(s string) time.Duration {
 	if n, err := strconv.ParseUint(s, 10, 16); err == nil {
 		return time.Duration(n) * time.Second

@@ -32,13 +32,14 @@ type fakeHub struct {
 	mu       sync.Mutex
 	requests []*http.Request
 	// answers holds the handlers of the next requests for the weights, one for each
-	// request. config holds those for config.json. The method good serves all others.
+	// request. config holds the handlers of the next requests for config.json. The
+	// method good answers all other requests.
 	answers, config []http.HandlerFunc
 }
 
 const base = "/maker/tiny/resolve/0123456789abcdef/"
 
-// newHub starts a server for a release with the given weights.
+// newHub starts a fakeHub for a release with the given weights.
 func newHub(t *testing.T, weights []byte) *fakeHub {
 	t.Helper()
 	config, err := os.ReadFile("../testdata/tiny/config.json")
@@ -69,7 +70,7 @@ func newHub(t *testing.T, weights []byte) *fakeHub {
 	return h
 }
 
-// bubble runs a test with a server in a synctest bubble.
+// bubble runs a test with a fakeHub in a synctest bubble.
 func bubble(t *testing.T, weights []byte, test func(t *testing.T, h *fakeHub)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newHub(t, weights)) })
@@ -92,7 +93,7 @@ func (h *fakeHub) Accept() (net.Conn, error) {
 func (h *fakeHub) Close() error   { close(h.closed); return nil }
 func (h *fakeHub) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
 
-// dial connects to the server for any address.
+// dial returns a connection to the fakeHub, whatever the address.
 func (h *fakeHub) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {
@@ -124,7 +125,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-// good answers a request as the hub does.
+// good answers a request as the real hub does.
 func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
 	file, ok := h.files[strings.TrimPrefix(r.URL.Path, base)]
 	if !ok {
@@ -135,13 +136,14 @@ func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
 	serve(w, r, file.Data)
 }
 
-// serve answers with b as the hub serves a file.
+// serve answers a request with the bytes b, as the real hub serves a file.
 func serve(w http.ResponseWriter, r *http.Request, b []byte) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(b)))
 }
 
-// ranges returns the range of each request for the weights, or "all".
+// ranges returns the byte range of each request for the weights, or "all" for a request
+// of the whole file.
 func (h *fakeHub) ranges() []string {
 	var ranges []string
 	for _, r := range h.requests {
@@ -156,7 +158,8 @@ func (h *fakeHub) ranges() []string {
 	return ranges
 }
 
-// cut sends the first n bytes of the body and closes the connection.
+// cut returns a handler that sends only the first n bytes of the body of an answer and
+// then closes the connection.
 func cut(n int, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { answer(&cutter{w, n}, r) }
 }
@@ -176,11 +179,12 @@ func (c *cutter) Write(b []byte) (int, error) {
 	panic(http.ErrAbortHandler)
 }
 
-// stall sends n bytes of the body and then nothing.
+// stall returns a handler that sends only the first n bytes of the body of an answer
+// and then waits.
 func stall(n int, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			_ = recover() // the panic that would close the connection
+			_ = recover() // without this, cutter's panic would close the connection
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
 		}()
@@ -188,7 +192,8 @@ func stall(n int, answer http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// code answers with a status code and header fields.
+// code returns a handler that answers with a status code and header fields. The header
+// has names and values in turn.
 func code(code int, header ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(header); i += 2 {
@@ -198,7 +203,7 @@ func code(code int, header ...string) http.HandlerFunc {
 	}
 }
 
-// body sends bytes without a Content-Length.
+// body returns a handler that sends b without a Content-Length.
 func body(b []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
@@ -207,8 +212,7 @@ func body(b []byte) http.HandlerFunc {
 	}
 }
 
-// complete returns an error unless the model is complete and no partial file is
-// left.
+// complete returns an error if the model is not complete, or if a partial file is left.
 func (h *fakeHub) complete(models string) error {
 	for name, f := range h.files {
 		got, err := os.ReadFile(filepath.Join(models, "tiny", name))
@@ -234,7 +238,7 @@ func (h *fakeHub) part(models string) string {
 	return filepath.Join(models, ".pull", "tiny@0123456789abcdef", "model.safetensors.part")
 }
 
-// leave writes a partial file that an earlier pull may have left.
+// leave writes a partial file of the weights, as an earlier pull may have left it.
 func (h *fakeHub) leave(t *testing.T, models string, b []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(h.part(models)), 0o755); err != nil {
@@ -245,7 +249,7 @@ func (h *fakeHub) leave(t *testing.T, models string, b []byte) {
 	}
 }
 
-// numbers returns n bytes, each different from its neighbours.
+// numbers returns n bytes. Each of them differs from its neighbours.
 func numbers(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

@@ -25,7 +25,7 @@ type Options struct {
 	// scheme, host and port of the endpoint.
 	Token string
 
-	// Transport makes the requests; nil is http.DefaultTransport.
+	// Transport makes the requests; nil means http.DefaultTransport.
 	Transport http.RoundTripper
 
 	// Progress, if set, receives the complete and the total bytes of the model. The
@@ -38,8 +38,8 @@ type Options struct {
 	Note func(text string)
 }
 
-// stagingDir is the directory of incomplete models, inside a directory of models. It
-// has a lock file <name>.lock and a directory <name>@<revision> for a release. That
+// stagingDir is the directory of incomplete models, inside a directory of models. For
+// each release, it has a lock file <name>.lock and a directory <name>@<revision>. This
 // directory has complete files, and partial files with the name <file>.part.
 const stagingDir = ".pull"
 
@@ -69,8 +69,8 @@ func Ensure(ctx context.Context, models string, r Release, o Options) error {
 // damaged files. Pull waits for other pulls of the same release, including those of
 // other processes.
 //
-// After an error, or when ctx is done, partial files are kept and the next Pull
-// resumes them. Data that differs from what was published is removed.
+// After an error, or when ctx is done, partial files are kept and the next Pull resumes
+// them. Pull removes data that differs from the published data.
 func Pull(ctx context.Context, models string, r Release, o Options) error {
 	switch err := pull(ctx, models, r, o); {
 	case err == nil:
@@ -94,8 +94,8 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	// Mode 0711 lets other users open known paths, but not list the directory: keys
-	// may be stored beside the models.
+	// Mode 0711 lets other users open files whose paths they know, but not list the
+	// directory, because keys may be stored beside the models.
 	if err := os.MkdirAll(filepath.Join(models, stagingDir), 0o711); err != nil {
 		return err
 	}
@@ -129,8 +129,8 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	return install(staging, r.Dir(models), fetched)
 }
 
-// stageFile completes a file in the staging directory. done is the total size of the
-// files before this file.
+// stageFile completes a file in the staging directory. done is the total size in bytes
+// of the files before this file.
 func stageFile(ctx context.Context, s *server, staging string, r Release, f File, o Options, done int64) error {
 	if _, err := r.Check(ctx, os.DirFS(staging), f); err == nil {
 		return nil
@@ -150,7 +150,8 @@ func stageFile(ctx context.Context, s *server, staging string, r Release, f File
 	return os.Rename(path+".part", path)
 }
 
-// partFS is a staging directory whose partial files have their final names.
+// partFS is the file system of a staging directory. It shows a partial file under the
+// final name of the file.
 type partFS string
 
 func (p partFS) Open(name string) (fs.File, error) {
@@ -206,11 +207,12 @@ func removeOlder(staging string, r Release) error {
 	return nil
 }
 
-// lockPoll is the time between tries to take a lock.
+// lockPoll is the time between two attempts to take a lock.
 const lockPoll = 200 * time.Millisecond
 
 // lock takes an advisory lock on a file. The kernel releases the lock if the process
-// ends. If another holder has the lock, lock calls wait once.
+// ends. If another holder has the lock, lock calls wait once and tries until ctx is
+// done.
 func lock(ctx context.Context, path string, wait func()) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -239,7 +241,7 @@ func lock(ctx context.Context, path string, wait func()) (unlock func(), err err
 	}
 }
 
-// server is a hub, with the client and the access token for it.
+// A server is a hub, with the client and the access token for requests to it.
 type server struct {
 	base   *url.URL
 	token  string
@@ -250,7 +252,7 @@ func newServer(o Options) (*server, error) {
 	base, err := url.Parse(o.Endpoint)
 	switch {
 	case err != nil:
-		return nil, errors.New("the endpoint (HF_ENDPOINT) is not a URL") // err has the URL, perhaps with a password
+		return nil, errors.New("the endpoint (HF_ENDPOINT) is not a URL") // err is not wrapped, because it has the URL, perhaps with a password
 	case base.Scheme != "https" && base.Scheme != "http", base.Host == "":
 		return nil, errors.New("the endpoint (HF_ENDPOINT) is not a URL such as https://huggingface.co")
 	case base.User != nil, base.RawQuery != "", base.Fragment != "":
@@ -285,7 +287,7 @@ func (s *server) file(r Release, f File) source {
 	return source{s, f, s.base.JoinPath(r.Repo, "resolve", r.Revision, f.Name).String()}
 }
 
-// source is a file on a server.
+// A source is a file of a release on a server.
 type source struct {
 	*server
 	File

@@ -64,8 +64,8 @@ func TestPullLeavesACompleteModel(t *testing.T) {
 	})
 }
 
-// After any faults in any order, the model must be either absent or complete. Another
-// pull must complete the model.
+// After any faults in any order, the model must be either absent or complete. A further
+// pull without faults must complete the model.
 func TestPullSurvivesFaults(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		weights := rapid.SliceOfN(rapid.Byte(), 1, 400).Draw(rt, "weights")
@@ -73,7 +73,7 @@ func TestPullSurvivesFaults(t *testing.T) {
 		type step struct {
 			fault string
 			at    int
-			stops bool // whether the pull is cancelled after this request
+			stops bool // whether the context of the pull is cancelled after this request
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{
@@ -180,7 +180,7 @@ func TestConfigIsVerifiedByItsContent(t *testing.T) {
 func TestPullsOfOneModelExcludeEachOther(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		models := t.TempDir()
-		h.answers = []http.HandlerFunc{stall(50, h.good)} // so that the other pulls begin during this one
+		h.answers = []http.HandlerFunc{stall(50, h.good)} // the first pull must still run when the other pulls begin
 		var waits sync.Map
 		var pulls sync.WaitGroup
 		for i := range 4 {
@@ -222,7 +222,7 @@ func TestACancelledPullKeepsPartialFiles(t *testing.T) {
 		if b, err := os.ReadFile(h.part(models)); err != nil || string(b) != string(numbers(30)) {
 			t.Errorf("left %d bytes, %v", len(b), err)
 		}
-		// Cancelling must also end the wait for the lock.
+		// A cancelled context must also end the wait for the lock.
 		unlock, err := lock(t.Context(), filepath.Join(models, stagingDir, "tiny.lock"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -272,7 +272,8 @@ func TestPullReplacesDamagedFilesOnly(t *testing.T) {
 					t.Errorf("with a damaged %s, %s: %v", name, f.Name, err)
 				}
 			}
-			// Present must not read the weights.
+			// Present must notice all damage, except in the weights, which it must not
+			// read.
 			if err := h.release.Present(t.Context(), os.DirFS(dir)); (err == nil) != (name == "model.safetensors") {
 				t.Errorf("with a damaged %s: present: %v", name, err)
 			}

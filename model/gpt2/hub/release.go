@@ -21,7 +21,7 @@ import (
 
 // A Release identifies the files of a published model.
 type Release struct {
-	Name     string      // the name for users, and the name of the directory
+	Name     string      // name for users, and name of the directory
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
 	Revision string      // commit in the repository
 	Config   gpt2.Config // network that config.json must describe
@@ -42,8 +42,8 @@ const (
 	maxConfig = 1 << 20 // largest size in bytes of a config.json
 )
 
-// Releases returns the releases with a name. The small files of a release come first,
-// so that a wrong server is noticed early.
+// Releases returns all releases that can be pulled by name. The small files of a
+// release come first, so that a wrong server is noticed early.
 func Releases() []Release {
 	return []Release{{
 		Name:     "gpt2",
@@ -79,7 +79,7 @@ func (r Release) Weights() string {
 	return ""
 }
 
-// Check reads a whole file and compares it with the published one. It returns the
+// Check reads a whole file and compares it with the published file. It returns the
 // file's SHA-256 in hex, and an error if the file differs. The error wraps
 // [fs.ErrNotExist] if there is no such file.
 func (r Release) Check(ctx context.Context, fsys fs.FS, f File) (digest string, err error) {
@@ -110,8 +110,8 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 	return nil
 }
 
-// Present checks all files of a model. It checks only the size of the weights. The
-// caller that loads the weights must compare their digest with [Release.Weights].
+// Present checks all files of a model, but only the size of the weights. The caller
+// that loads the weights must compare their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
 		if f.Name != weightsFile {
@@ -152,7 +152,7 @@ func open(fsys fs.FS, f File) (fs.File, error) {
 	return in, nil
 }
 
-// compare returns an error unless digest is the published one.
+// compare returns an error unless digest is the published digest of the file.
 func (f File) compare(digest string) error {
 	if digest != f.SHA256 {
 		return fmt.Errorf("%s has the SHA-256 %s, the published one %s", f.Name, digest, f.SHA256)
@@ -160,7 +160,7 @@ func (f File) compare(digest string) error {
 	return nil
 }
 
-// checkConfig returns an error unless config.json says what was published.
+// checkConfig returns an error unless config.json describes the published network.
 func (r Release) checkConfig(fsys fs.FS) error {
 	c, err := gpt2.ReadConfig(fsys)
 	if err != nil {
@@ -172,7 +172,7 @@ func (r Release) checkConfig(fsys fs.FS) error {
 	return nil
 }
 
-// contextReader reads until its context is done.
+// A contextReader reads from r until its context is done, and then returns the cause.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader

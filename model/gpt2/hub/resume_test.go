@@ -90,7 +90,8 @@ func TestAChangedETagFetchesTheWholeFile(t *testing.T) {
 	})
 }
 
-// A weak ETag does not promise the same bytes.
+// A pull must not send a weak ETag with If-Range, because a weak ETag does not promise
+// the same bytes.
 func TestAWeakETagIsNotUsedForIfRange(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
 		h.answers = []http.HandlerFunc{cut(60, func(w http.ResponseWriter, r *http.Request) {
