@@ -4,11 +4,11 @@
 
 package kernel
 
-// cpuid runs CPUID.
+// cpuid runs the instruction CPUID.
 func cpuid(leaf uint32, sub uint32) (eax uint32, ebx uint32, ecx uint32, edx uint32)
 
-// xgetbv reads XCR0, the registers that the operating system saves.
+// xgetbv returns XCR0, which names the registers that the operating system saves.
 func xgetbv() (eax uint32, edx uint32)
 
-// pause executes PAUSE, the hint that a loop spins.
+// pause runs the instruction PAUSE, the hint that a loop waits.
 func pause()

@@ -2,13 +2,13 @@
 
 package kernel
 
-// useAVX2 reports whether the assembly is used. It needs AVX2, FMA and F16C,
-// and an operating system that saves the registers. Tests switch it off.
+// useAVX2 reports whether the package uses its assembly. The assembly needs AVX2, FMA
+// and F16C, and an operating system that saves the registers. Tests switch it off.
 var useAVX2 = func() bool {
 	const (
-		fma, osxsave, avx, f16c = 1 << 12, 1 << 27, 1 << 28, 1 << 29 // leaf 1, ecx
-		avx2                    = 1 << 5                             // leaf 7, ebx
-		registers               = 1<<1 | 1<<2                        // XCR0: xmm and ymm
+		fma, osxsave, avx, f16c = 1 << 12, 1 << 27, 1 << 28, 1 << 29 // bits of leaf 1, ecx
+		avx2                    = 1 << 5                             // bit of leaf 7, ebx
+		registers               = 1<<1 | 1<<2                        // bits of XCR0 for the xmm and ymm registers
 	)
 	if leaves, _, _, _ := cpuid(0, 0); leaves < 7 {
 		return false
@@ -24,22 +24,23 @@ var useAVX2 = func() bool {
 	return b&avx2 != 0
 }()
 
-// useAVX512 reports whether the AVX-512 assembly is used too. Its functions have
-// Wide in their names and give the same bits. It needs AVX-512 F, BW, VL and VNNI,
-// and an operating system that saves the registers. Tests switch it off.
+// useAVX512 reports whether the package uses its AVX-512 assembly too. The functions of
+// this assembly have Wide in their names and give the same bits as the others. They
+// need AVX-512 F, BW, VL and VNNI, and an operating system that saves the registers.
+// Tests switch them off.
 var useAVX512 = useAVX2 && func() bool {
 	const (
-		avx512 = 1<<16 | 1<<30 | 1<<31 // leaf 7, ebx: F, BW, VL
-		vnni   = 1 << 11               // leaf 7, ecx
+		avx512 = 1<<16 | 1<<30 | 1<<31 // bits of leaf 7, ebx, for F, BW and VL
+		vnni   = 1 << 11               // bit of leaf 7, ecx
 
-		registers = 7 << 5 // XCR0: masks and zmm
+		registers = 7 << 5 // bits of XCR0 for the mask and zmm registers
 	)
 	saved, _ := xgetbv()
 	_, b, c, _ := cpuid(7, 0)
 	return saved&registers == registers && b&avx512 == avx512 && c&vnni != 0
 }()
 
-// maxTile returns the largest number of rows of a tile.
+// maxTile returns the largest number of rows in a tile.
 func maxTile() int {
 	if useAVX512 {
 		return 12
@@ -54,18 +55,19 @@ func tile(rows, limit int) int {
 	return (rows + tiles - 1) / tiles
 }
 
-// A floatTile adds the products of rows with panels of float32 or binary16
-// weights. The name of its assembly says how many: <rows>x<panels>.
+// A floatTile adds the products of some rows with some panels of float32 or binary16
+// weights. The names of the assembly functions end in <rows>x<panels>.
 type floatTile[W float32 | uint16] func(y *float32, yStride int, x *float32, xStride int, w *W, wStride int, inputs int)
 
 // floatTiles are the tiles for one type of weights.
 type floatTiles[W float32 | uint16] struct {
-	one  [6]floatTile[W]  // 1 panel; index i has i+1 rows
-	four floatTile[W]     // 4 panels, 1 row
-	wide [12]floatTile[W] // AVX-512: widePanels(rows) panels; index i has i+1 rows
+	one  [6]floatTile[W]  // tiles of 1 panel; index i has the tile of i+1 rows
+	four floatTile[W]     // tile of 4 panels and 1 row
+	wide [12]floatTile[W] // AVX-512 tiles of widePanels(rows) panels; index i has the tile of i+1 rows
 }
 
-// widePanels returns the number of panels of the AVX-512 tile for rows.
+// widePanels returns the number of panels of the AVX-512 tile with the given number of
+// rows.
 func widePanels(rows int) int {
 	if rows <= 4 {
 		return 4
@@ -73,7 +75,8 @@ func widePanels(rows int) int {
 	return 2
 }
 
-// The tiles by type of weights. The fused ones use fused multiply-adds.
+// These are the tiles by type of weights. The tiles with Fused in their names use fused
+// multiply-adds.
 var (
 	singleFusedTiles = floatTiles[float32]{
 		one: [...]floatTile[float32]{multiplySingleFused1x1, multiplySingleFused2x1, multiplySingleFused3x1,
@@ -114,7 +117,7 @@ var (
 )
 
 // multiplySingle adds the products of rows of x [rows, inputs] with panels of w
-// [panels, inputs, Width] to rows of y [rows, panels*Width]. The strides are
+// [panels, inputs, Width] to rows of y [rows, panels*Width]. A stride is the number of
 // elements from one row, or panel, to the next.
 func multiplySingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int, fused bool) {
 	if !useAVX2 {
@@ -141,7 +144,7 @@ func multiplyHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 	tiles.multiply(y, yStride, x, xStride, w, wStride, rows, panels, inputs)
 }
 
-// multiply splits rows and panels into tiles.
+// multiply splits the rows and panels into tiles and computes each tile in assembly.
 func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride int, w []W, wStride, rows, panels, inputs int) {
 	if rows == 0 || panels == 0 || inputs == 0 {
 		return
@@ -164,14 +167,14 @@ func (t *floatTiles[W]) multiply(y []float32, yStride int, x []float32, xStride 
 	}
 }
 
-// A byteTile adds the products of quantised rows with an Int8 panel. A
-// wideByteTile, for AVX-512, reads the rows as packed groups.
+// A byteTile adds the products of some quantised rows with an Int8 panel. A
+// wideByteTile does the same with AVX-512 and reads the rows as packed groups.
 type (
 	byteTile     func(y *float32, yStride int, x *int16, xStride int, scales *float32, scaleStride int, w *byte, groups int)
 	wideByteTile func(y *float32, yStride int, x *byte, xStride int, w *byte, groups int)
 )
 
-// The tiles; index i has i+1 rows.
+// These are the tiles for Int8 panels. Index i has the tile of i+1 rows.
 var (
 	byteTiles = [...]byteTile{multiplyBytes1, multiplyBytes2, multiplyBytes3, multiplyBytes4, multiplyBytes5, multiplyBytes6}
 
@@ -206,7 +209,7 @@ func multiplyBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// blockErrors is portableBlockErrors, in assembly if possible.
+// blockErrors computes portableBlockErrors, in assembly if possible.
 func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	if !useAVX2 {
 		portableBlockErrors(errors, b, factors)
@@ -215,8 +218,8 @@ func blockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
 	blockErrorsVector(errors, (*[Group][Width]float32)(b), factors)
 }
 
-// Each of these processes a prefix of its vectors in assembly and returns the length
-// of the prefix. Portable Go processes the rest.
+// Each of the following functions processes a prefix of its vectors in assembly and
+// returns the length of the prefix. Portable Go processes the rest.
 
 func addPrefix(y, x []float32) int {
 	n := eights(len(y))

@@ -2,10 +2,10 @@
 
 package kernel
 
-// useAVX2 reports whether the assembly is used.
+// useAVX2 reports whether the package uses its assembly. This build has none.
 const useAVX2 = false
 
-// maxTile returns the largest number of rows of a tile.
+// maxTile returns the largest number of rows in a tile.
 func maxTile() int { return 6 }
 
 // pause spends a short time. On amd64, it is a hint to the processor that a loop spins.

@@ -9,7 +9,7 @@
 //
 // Every loop has two versions: assembly for amd64 with AVX2, FMA and F16C, and portable
 // Go. The build tag purego selects portable Go on amd64 as well. Both versions run the
-// same operations in the same order and give the same bits. There is one exception: the
+// same operations in the same order and give the same bits. There is one exception. The
 // assembly for F32 and F16 matrices fuses each product with its addition. [Fingerprint]
 // distinguishes the two versions. The products also have a version for AVX-512 with
 // VNNI, which always gives the bits of the AVX2 version. The package uses no function

@@ -29,7 +29,7 @@ func TestEveryFloat16DecodesExactlyAndEncodesToItself(t *testing.T) {
 		if float64(x) != want && !(x != x && want != want) || math.Signbit(float64(x)) != (h>>15 == 1) {
 			t.Fatalf("Float16frombits(%#04x) = %g, want %g", h, x, want)
 		}
-		if back := Float16bits(x); back != h && !(x != x && back == h|0x200) { // quiet NaN
+		if back := Float16bits(x); back != h && !(x != x && back == h|0x200) { // a signalling NaN may become quiet
 			t.Fatalf("Float16bits(%g) = %#04x, want %#04x", x, back, h)
 		}
 	}

@@ -4,10 +4,10 @@ package kernel
 // Floats, where row r begins at r*Stride, and then call Prepare.
 type Input struct {
 	Floats []float32 // [rows, Stride]
-	Stride int       // elements from one row to the next
+	Stride int       // number of elements from one row to the next
 
 	inputs int
-	groups int // groups of Group inputs in a row
+	groups int // number of groups in a row, each of Group inputs
 
 	// The following fields hold quantised rows, for format Int8 only. An input is an
 	// integer from -127 to 127, times the scale of its group. The integer -128 stands
@@ -18,10 +18,10 @@ type Input struct {
 	packed []packedGroup // [rows, groups]
 }
 
-// A packedGroup is a group of quantised inputs in the layout of the AVX-512 assembly.
-// gen/multiply.go must have the same offsets.
+// A packedGroup is a group of quantised inputs in the layout that the AVX-512 assembly
+// reads. The offsets in gen/multiply.go must agree with it.
 type packedGroup struct {
-	values [Group]byte // int8
+	values [Group]byte // int8 numbers
 	scale  float32
 	offset int32 // -128 times the sum of values
 }

@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// Limits are the peak rates of some threads, for a roofline model.
+// Limits are the peak rates that some threads reach together, for a roofline model.
 type Limits struct {
 	FMAGFLOP float64 // float32 operations in fused multiply-adds, 1e9 per second
 	Int8GOP  float64 // int8 multiplications and additions of their products, 1e9 per second
@@ -25,8 +25,8 @@ func Measure(threads int, duration time.Duration) Limits {
 	return Limits{FMAGFLOP: rate(threads, duration, l.fma), Int8GOP: rate(threads, duration, l.int8)}
 }
 
-// Read reads the weights of the panels from lo to hi-1 in the order of Multiply, and
-// computes nothing. It returns the number of bytes of these weights.
+// Read reads the weights of the panels from lo to hi-1 in the order of Multiply,
+// without computing anything. It returns the number of bytes of these weights.
 func (m *Matrix) Read(lo, hi int) int {
 	defer runtime.KeepAlive(m)
 	var weights []byte
@@ -44,25 +44,26 @@ func (m *Matrix) Read(lo, hi int) int {
 	return len(weights)
 }
 
-// loops has one function for each kind of operation. A call takes less than a
-// millisecond.
+// loops has one function for each kind of operation that Measure counts. A call takes
+// less than a millisecond.
 type loops struct {
-	fma, int8 func() int // both return the number of operations
+	fma, int8 func() int // each returns the number of operations of the call
 }
 
 // rate runs threads that call f repeatedly for the given duration. It returns the sum
-// of all results of f, in 1e9 per second.
+// of all results of f per second, in units of 1e9.
 func rate(threads int, duration time.Duration, f func() int) float64 {
 	var all sync.WaitGroup
 	var ready, done atomic.Int64
 	start := sync.OnceValue(time.Now)
 	for range threads {
 		all.Go(func() {
-			// Begin when every thread runs on its own processor.
+			// Wait until all threads run, each on its own processor if there are
+			// enough.
 			ready.Add(1)
 			for spin := 1; ready.Load() < int64(threads); spin++ {
 				if spin%100_000 == 0 {
-					runtime.Gosched() // lets other threads run if there are fewer processors
+					runtime.Gosched() // lets other threads run if there are fewer processors than threads
 				}
 			}
 			n := 0
@@ -76,7 +77,7 @@ func rate(threads int, duration time.Duration, f func() int) float64 {
 	return float64(done.Load()) / float64(time.Since(start()).Nanoseconds())
 }
 
-// portableLoops use the scalar operations of the portable kernels.
+// portableLoops returns loops with the scalar operations of the portable kernels.
 func portableLoops() loops {
 	const rounds = 1 << 14
 	return loops{

@@ -4,19 +4,19 @@
 
 package kernel
 
-// readLoop reads 512 bytes a round.
+// readLoop reads 512 bytes in each round.
 //
 //go:noescape
 func readLoop(p *byte, rounds int)
 
-// fmaLoop does 768 operations of float32 a round.
+// fmaLoop does 768 float32 operations in each round.
 func fmaLoop(rounds int)
 
-// fmaLoopWide does 1536 operations of float32 a round.
+// fmaLoopWide does 1536 float32 operations in each round.
 func fmaLoopWide(rounds int)
 
-// int8Loop does 3072 operations of int8 a round.
+// int8Loop does 3072 int8 operations in each round.
 func int8Loop(rounds int)
 
-// int8LoopWide does 6144 operations of int8 a round.
+// int8LoopWide does 6144 int8 operations in each round.
 func int8LoopWide(rounds int)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The bounds must hold on any machine, including slow and busy ones.
+// The test accepts any rate that a slow or busy machine may have.
 func TestMeasureGivesPlausibleRates(t *testing.T) {
 	start := time.Now()
 	l := Measure(2, 50*time.Millisecond)
@@ -33,10 +33,10 @@ func TestLoopsCountTheirOperations(t *testing.T) {
 	}
 }
 
-// The test uses the clock of a synctest bubble, so the rates must be exact.
+// The rates must be exact, because the clock of a synctest bubble measures them.
 func TestRateAddsUpAllThreads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		work := func() int { time.Sleep(time.Millisecond); return 1e6 } // 1e9 per second
+		work := func() int { time.Sleep(time.Millisecond); return 1e6 } // a rate of 1e9 per second
 		one, four := rate(1, 50*time.Millisecond, work), rate(4, 50*time.Millisecond, work)
 		if one != 1 || four != 4 {
 			t.Errorf("rate is %g with one thread, %g with four, want 1 and 4", one, four)

@@ -20,10 +20,10 @@ const (
 // that only read the matrix are safe for concurrent use.
 //
 // The weights are packed into panels of [Width] outputs. Panel p has the weights to the
-// outputs from p*Width to (p+1)*Width-1. The weights are in the order of the inputs:
-// Width weights for each input. The last panel is padded with zero weights. For every
-// tile of rows, a product reads a panel from start to end and keeps the sums of the
-// tile in registers.
+// outputs from p*Width to (p+1)*Width-1. A panel has Width weights for each input, in
+// the order of the inputs. The last panel is padded with zero weights. For every tile
+// of rows, a product reads a panel from start to end and keeps the sums of the tile in
+// registers.
 //
 // In format Int8, a panel is a sequence of groups. Each group has the weights of
 // [Group] inputs. In a group, the weights from four consecutive inputs to an output are
@@ -36,13 +36,13 @@ type Matrix struct {
 	inputs, outputs int
 	bias            []float32
 
-	// The weights are in the slice of the format. The other two slices are nil.
-	single []float32 // F32
-	half   []uint16  // F16
-	bytes  []byte    // Int8: groups
+	// Only the slice for the matrix's format has weights. The other two slices are nil.
+	single []float32 // weights in format F32
+	half   []uint16  // weights in format F16
+	bytes  []byte    // groups in format Int8
 }
 
-// groupBytes is the size of a group in format Int8.
+// groupBytes is the size in bytes of a group in format Int8.
 const groupBytes = Group*Width + 2*Width
 
 // NewMatrix returns a matrix whose weights and bias are zero.
@@ -83,10 +83,10 @@ func (m *Matrix) SetBias(bias []float32) { copy(m.bias[:m.outputs], bias) }
 // A block holds the weights from Group inputs to the outputs of one panel.
 type block [Group][Width]float32
 
-// SetInputs packs weights [inputs, Outputs()]: one row for each input, from input k on.
-// k must be a multiple of [Group]. The number of rows must be a multiple of Group too,
-// unless the rows reach the last input. SetInputs returns an error for a weight that is
-// not finite or exceeds the range of the format.
+// SetInputs packs weights [inputs, Outputs()], with one row for each input from input k
+// on. k must be a multiple of [Group]. The number of rows must be a multiple of Group
+// too, unless the rows reach the last input. SetInputs returns an error for a weight
+// that is not finite or exceeds the range of the format.
 func (m *Matrix) SetInputs(k int, weights []float32) error {
 	for ; len(weights) > 0; k += Group {
 		n := min(Group, len(weights)/m.outputs)
@@ -105,8 +105,8 @@ func (m *Matrix) SetInputs(k int, weights []float32) error {
 	return nil
 }
 
-// SetOutputs packs weights [outputs, Inputs()]: one column of the matrix for each
-// output, from output o on. o must be a multiple of [Width]. The number of outputs must
+// SetOutputs packs weights [outputs, Inputs()], with one column of the matrix for each
+// output from output o on. o must be a multiple of [Width]. The number of outputs must
 // be a multiple of Width too, unless they reach the last output. SetOutputs returns the
 // same errors as SetInputs.
 func (m *Matrix) SetOutputs(o int, weights []float32) error {
@@ -129,8 +129,8 @@ func (m *Matrix) SetOutputs(o int, weights []float32) error {
 	return nil
 }
 
-// set packs a block into a panel. The block has the weights of n inputs, from input k
-// on.
+// set packs a block into a panel. The block has the weights of n inputs, beginning with
+// input k.
 func (m *Matrix) set(panel, k, n int, b *block) error {
 	const maxFloat16 = 65504
 	for _, row := range b[:n] {
@@ -165,8 +165,8 @@ func (m *Matrix) group(panel, group int) []byte {
 
 // quantizeBlock packs a block as integers from -127 to 127, with one scale for each
 // output. It tries a few scales, from the smallest possible scale up, and takes the
-// scale with the smallest squared error. This error is 10 to 20 % less than with the
-// smallest possible scale.
+// scale with the smallest squared error. This error is 10 to 20 % less than the error
+// with the smallest possible scale.
 func quantizeBlock(g []byte, b *block) {
 	const candidates = 5
 	var most, inverse, best [Width]float32
@@ -183,7 +183,7 @@ func quantizeBlock(g []byte, b *block) {
 		var inv, errors [Width]float32
 		for o, m := range most {
 			if m >= minScaled {
-				inv[o] = 1 / BFloat16frombits(bfloat16Above(m/127.49)+c) // 127.49 rounds to 127
+				inv[o] = 1 / BFloat16frombits(bfloat16Above(m/127.49)+c) // the largest weight may become 127.49, which rounds to 127
 			}
 		}
 		blockErrors(&errors, b, &inv)
@@ -208,9 +208,9 @@ func quantizeBlock(g []byte, b *block) {
 
 // portableBlockErrors multiplies the weights of every output by the factor of the
 // output, and rounds them to integers. It adds the squared rounding errors of every
-// output to errors.
+// output to that output's element of errors.
 func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float32) {
-	const round = 3 << 22 // adding this number rounds to an integer
+	const round = 3 << 22 // adding and then subtracting this number rounds to an integer
 	for _, row := range b {
 		for o, w := range row {
 			x := float32(w * factors[o])
@@ -220,7 +220,7 @@ func portableBlockErrors(errors *[Width]float32, b *block, factors *[Width]float
 	}
 }
 
-// weightScale returns the scale of an output in a group.
+// weightScale returns the scale of an output's weights in a group.
 func weightScale(group []byte, output int) float32 {
 	return BFloat16frombits(binary.LittleEndian.Uint16(group[Group*Width+2*output:]))
 }
@@ -250,10 +250,10 @@ func (m *Matrix) Output(o int, dst []float32) {
 }
 
 // Multiply computes the outputs of the panels from lo to hi-1 for the first rows of in.
-// These rows must have been prepared. Multiply writes the outputs to the same columns
-// of y. A row of y has Stride() elements.
+// These rows must have been prepared. Multiply writes each output to the column of y
+// that has its number. A row of y has Stride() elements.
 func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
-	defer runtime.KeepAlive(m) // keeps the weights mapped
+	defer runtime.KeepAlive(m) // keeps the weights in memory during the call
 	stride := len(m.bias)
 	for r := range rows {
 		copy(y[r*stride+lo*Width:r*stride+hi*Width], m.bias[lo*Width:])
@@ -270,8 +270,8 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 		m.multiply(y[lo*Width:], in.Floats, in.Stride, lo*size, hi-lo, rows, m.inputs)
 		return
 	}
-	// For many rows, multiply one part of the panels at a time. The part stays in the
-	// first-level cache for all rows.
+	// With many rows, multiply all rows with one part of the panels before the next
+	// part. Then the part stays in the first-level cache.
 	for p := lo; p < hi; p += partPanels {
 		panels := min(partPanels, hi-p)
 		for k := 0; k < m.inputs; k += partInputs {
@@ -281,15 +281,15 @@ func (m *Matrix) Multiply(y []float32, in *Input, rows, lo, hi int) {
 	}
 }
 
-// partInputs and partPanels are the size of a part of the panels that stays in the
-// first-level cache.
+// partInputs and partPanels are the numbers of inputs and panels in a part of the
+// matrix. A part fits into the first-level cache.
 const (
 	partInputs = 256
 	partPanels = 2
 )
 
-// multiply adds products of rows of x with panels to rows of y. The assembly fuses each
-// product with its addition. at is the index of the first weight.
+// multiply adds the products of rows of x with panels to rows of y. The assembly fuses
+// each product with its addition. at is the index of the first weight.
 func (m *Matrix) multiply(y, x []float32, xStride, at, panels, rows, inputs int) {
 	if m.format == F32 {
 		multiplySingle(y, len(m.bias), x, xStride, m.single[at:], m.inputs*Width, rows, panels, inputs, true)

@@ -33,9 +33,10 @@ func sameBits(t interface{ Fatalf(string, ...any) }, got, want []float32) {
 
 // fused returns a*b + c, rounded once, as a fused multiply-add does.
 func fused(a, b, c float32) float32 {
-	product, c64 := float64(a)*float64(b), float64(c) // exact
+	product, c64 := float64(a)*float64(b), float64(c) // the product is exact in float64
 	sum := product + c64
-	// Rounding the float64 sum to odd keeps the second rounding correct.
+	// The float64 sum is rounded to odd, so that rounding it again to float32 gives the
+	// correct result.
 	back := sum - product
 	if lost := (product - (sum - back)) + (c64 - back); lost != 0 && math.Float64bits(sum)&1 == 0 {
 		sum = math.Nextafter(sum, math.Inf(int(math.Copysign(1, lost))))
@@ -99,7 +100,7 @@ func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 		if !slices.Equal(byOutput.half, byInput.half) || !slices.Equal(byOutput.bytes, byInput.bytes) {
 			t.Fatalf("SetInputs and SetOutputs pack the same weights differently")
 		}
-		for o := range outputs { // from here on, byColumn has the weights as stored
+		for o := range outputs { // from here on, byColumn has the weights as the matrix stores them
 			byInput.Output(o, byColumn[o*inputs:][:inputs])
 		}
 
@@ -124,7 +125,7 @@ func TestMultiplyAddsInTheOrderOfInputs(t *testing.T) {
 	})
 }
 
-// chain computes one output of a row, term by term.
+// chain computes one output of a row by adding its products one by one.
 func chain(m *Matrix, in *Input, row, output int, sum float32, weights []float32) float32 {
 	x := in.Row(row)
 	if m.format != Int8 {
@@ -177,7 +178,7 @@ func TestFormatsKeepWeightsWithinTheirPrecision(t *testing.T) {
 				switch f {
 				case F16:
 					allowed = max(math.Abs(float64(want))/2048, 0x1p-25)
-				case Int8: // half a step; a step is at most (1+5/128)/127 of the largest weight
+				case Int8: // half a step between integers; a step is at most (1+5/128)/127 of the largest weight
 					for i := k / Group * Group; i < min(inputs, (k/Group+1)*Group); i++ {
 						allowed = max(allowed, math.Abs(float64(w[i*outputs+o]))/127*(1+5.0/128)/2*(1+1e-6))
 					}

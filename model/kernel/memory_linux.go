@@ -19,7 +19,7 @@ func allocate[T any](owner *T, n int) []byte {
 	if err != nil {
 		return make([]byte, n)
 	}
-	_ = syscall.Madvise(b, syscall.MADV_HUGEPAGE) // only a hint
+	_ = syscall.Madvise(b, syscall.MADV_HUGEPAGE) // no error matters, because this call is only a hint
 	runtime.AddCleanup(owner, func(b []byte) { _ = syscall.Munmap(b) }, b)
 	return b
 }

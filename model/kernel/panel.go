@@ -1,6 +1,6 @@
 package kernel
 
-// portableSingle is multiplySingle in portable Go.
+// portableSingle implements multiplySingle in portable Go.
 func portableSingle(y []float32, yStride int, x []float32, xStride int, w []float32, wStride, rows, panels, inputs int) {
 	for p := range panels {
 		for r := range rows {
@@ -9,7 +9,7 @@ func portableSingle(y []float32, yStride int, x []float32, xStride int, w []floa
 	}
 }
 
-// portableHalf is multiplyHalf in portable Go. It decodes a block of a panel
+// portableHalf implements multiplyHalf in portable Go. It decodes a block of a panel
 // once for all rows.
 func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16, wStride, rows, panels, inputs int) {
 	const block = 64
@@ -27,7 +27,7 @@ func portableHalf(y []float32, yStride int, x []float32, xStride int, w []uint16
 	}
 }
 
-// portableBytes is multiplyBytes in portable Go.
+// portableBytes implements multiplyBytes in portable Go.
 func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	for g := range in.groups {
 		weights := w[g*groupBytes:][:groupBytes]
@@ -52,11 +52,11 @@ func portableBytes(y []float32, yStride int, in *Input, w []byte, rows int) {
 	}
 }
 
-// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. The products are
-// added to every sum one by one, in the order of x.
+// multiplyAdd adds x·panel to sums, where panel is [len(x), Width]. It adds the
+// products to each sum one by one, in the order of x.
 func multiplyAdd(sums *[Width]float32, x, panel []float32) {
-	// The registers hold four sums, a quarter of all sums. Each block stays in the
-	// first-level cache while the other three quarters are computed.
+	// The registers hold four of the sixteen sums. Each block stays in the first-level
+	// cache until all four quarters of the sums have used it.
 	const block = 64
 	panel = panel[:len(x)*Width]
 	for len(x) > 0 {
@@ -74,7 +74,7 @@ func multiplyAdd(sums *[Width]float32, x, panel []float32) {
 // of panel. The conversions to float32 keep the compiler from fusing products with
 // additions.
 func quarter(sums *[4]float32, x, panel []float32) {
-	const last = 3*Width + 4 // end of the weights of four inputs
+	const last = 3*Width + 4 // number of elements up to the last weight of four inputs
 	s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
 	for len(x) >= 4 && len(panel) >= last {
 		v, w := (*[4]float32)(x), (*[last]float32)(panel)

@@ -5,10 +5,10 @@ import (
 	"unsafe"
 )
 
-// Panels stores numbers that arrive one by one, such as attention keys and
-// values, in the panel layout of a [Matrix]: [Width] numbers for each input.
+// Panels stores numbers that arrive one by one, such as attention keys and values. They
+// have the layout of a panel of a [Matrix], which has [Width] numbers for each input.
 type Panels struct {
-	single []float32 // either single or half is nil
+	single []float32 // nil if half is set, and the reverse
 	half   []uint16
 }
 
@@ -47,9 +47,9 @@ func (p *Panels) Set(at, step int, x []float32) {
 	}
 }
 
-// MultiplyAdd adds products of rows of x with panels to rows of y: y[r, panel, o] +=
-// x[r, k] * panel[k, o], for k in order. It does not fuse products with additions. The
-// first panel begins at index at, and the panels are stride numbers apart.
+// MultiplyAdd adds the products of rows of x with panels to rows of y: y[r, panel, o]
+// += x[r, k] * panel[k, o], for k in order. It does not fuse products with additions.
+// The first panel begins at index at, and the panels are stride elements apart.
 func (p *Panels) MultiplyAdd(y []float32, yStride int, x []float32, xStride, rows, inputs, at, stride, panels int) {
 	defer runtime.KeepAlive(p)
 	if p.single != nil {

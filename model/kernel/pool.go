@@ -5,13 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// A Pool runs loops on several threads. One goroutine at a time may use it.
+// A Pool runs loops on several threads. Only one goroutine at a time may use it.
 //
-// A loop takes less time than waking a thread takes. So an idle helper spins for some
-// microseconds before it parks. Run waits only for helpers that have taken a range. So
-// a helper that the system has not scheduled does not delay Run.
+// Most loops take less time than it takes to wake a thread. So an idle helper polls for
+// some microseconds before it parks. Run waits only for helpers that have taken a
+// range. So a helper that the system has not scheduled does not delay Run.
 type Pool struct {
-	spins   int // polls before a thread parks
+	spins   int // number of polls before a thread parks
 	helpers []helper
 
 	// state has two parts. The upper 32 bits are the number of the current loop. The
@@ -21,24 +21,24 @@ type Pool struct {
 	_       cacheLine
 	state   atomic.Uint64
 	_       cacheLine
-	pending atomic.Int64 // ranges that are not done
+	pending atomic.Int64 // number of ranges that are not done
 	_       cacheLine
 
 	ranges, n, chunk int // parameters of the current loop
 	body             func(worker, lo, hi int)
 
 	parked atomic.Bool   // true while Run waits for done
-	done   chan struct{} // holds one value when pending may be 0
+	done   chan struct{} // holds one value when pending may have become 0
 }
 
 type helper struct {
 	parked atomic.Bool
-	wake   chan struct{} // holds one value when there is a loop; closed by Close
+	wake   chan struct{} // holds one value when a loop has begun; closed by Close
 	_      cacheLine
 }
 
-// A cacheLine is padding that prevents false sharing: it keeps fields that different
-// threads write on separate cache lines.
+// A cacheLine is padding between fields that different threads write. It puts them on
+// separate cache lines and so prevents false sharing.
 type cacheLine [64]byte
 
 // spinRounds is the number of polls of an idle thread before it parks. A poll takes 10
@@ -59,7 +59,8 @@ func NewPool(threads int) *Pool {
 	return p
 }
 
-// Threads returns the number of threads. Worker numbers are from 0 to Threads()-1.
+// Threads returns the number of threads. The worker numbers that Run passes to body are
+// from 0 to Threads()-1.
 func (p *Pool) Threads() int { return len(p.helpers) + 1 }
 
 // Run splits the indexes from 0 to n-1 into ranges of chunk indexes. The last range may
@@ -115,7 +116,8 @@ func (p *Pool) work(worker int) {
 	}
 }
 
-// help works on every loop until Close. Between loops, it spins first and then parks.
+// help runs a helper, which works on every loop until Close. Between loops, the helper
+// polls first and then parks.
 func (p *Pool) help(i int) {
 	h := &p.helpers[i]
 	for {

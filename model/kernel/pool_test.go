@@ -22,7 +22,7 @@ func TestRunCoversEveryIndexOnce(t *testing.T) {
 						t.Errorf("worker %d runs two ranges at once", worker)
 					}
 					for i := lo; i < hi; i++ {
-						seen[i]++ // a data race if two workers get the same index
+						seen[i]++ // the race detector reports it if two workers get the same index
 					}
 					inUse[worker].Store(false)
 				})
@@ -46,7 +46,7 @@ func TestRunWaitsForHelpers(t *testing.T) {
 		var begun, ended atomic.Int64
 		p.Run(2, 1, func(worker, lo, hi int) {
 			if worker == 0 {
-				<-started // so a helper takes the other range
+				<-started // keeps worker 0 busy, so that a helper takes the other range
 				return
 			}
 			begun.Add(1)
@@ -75,7 +75,7 @@ func TestParkedHelpersWakeForTheNextLoop(t *testing.T) {
 			all.Add(threads)
 			p.Run(threads, 1, func(worker, lo, hi int) {
 				all.Done()
-				all.Wait() // until every thread has a range
+				all.Wait() // waits until every thread has a range
 			})
 		}
 		p.Close()

@@ -34,7 +34,7 @@ func Normalize(y, x, gain, bias []float32, epsilon float32) {
 	}
 }
 
-// total returns the sum of eight partial sums. Each of them is a sum over every eighth
+// total returns the sum of eight partial sums. Each of these is a sum over every eighth
 // element.
 func total(sums *[8]float64) float64 {
 	return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
@@ -79,9 +79,9 @@ func Softmax(x []float32) {
 func exp(x float32) float32 {
 	const (
 		log2e = 1.44269504088896340735992468100189214
-		ln2hi = 0.693359375 // has so few bits that n*ln2hi is exact
+		ln2hi = 0.693359375 // ln(2) in so few bits that n*ln2hi is exact
 		ln2lo = 0.693147180559945309417232121458176568 - ln2hi
-		round = 3 << 22 // adding this number rounds to an integer
+		round = 3 << 22 // adding and then subtracting this number rounds to an integer
 	)
 	if x < -87 {
 		return 0
@@ -89,7 +89,7 @@ func exp(x float32) float32 {
 	if x > 88 {
 		x = 88
 	}
-	// e**x = 2**n e**r, with |r| at most ln(2)/2.
+	// e**x is 2**n * e**r, where |r| is at most ln(2)/2.
 	shifted := float32(x*log2e) + round
 	n := shifted - round
 	r := float32(x-float32(n*ln2hi)) - float32(n*ln2lo)
@@ -116,8 +116,9 @@ func encodeFloat16(half []uint16, x []float32) {
 // numbers of a group are smaller, they are quantised to 0.
 const minScaled = 0x1p-100
 
-// quantizeGroup writes x as integers and returns their scale. The largest magnitude of
-// the integers is 127. If x has an infinity or a NaN, the scale is not finite.
+// quantizeGroup writes x to q as integers and returns their scale. The largest
+// magnitude of the integers is 127. If x has an infinity or a NaN, the scale is not
+// finite.
 func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 	var bits uint32 // bits of the largest magnitude; a NaN counts as the largest
 	for _, v := range x {
@@ -139,9 +140,9 @@ func quantizeGroup(q *[Group]int16, x *[Group]float32) float32 {
 // at most 127.
 func round(x float32) int16 {
 	if x != x {
-		return -128 // the assembly returns the same number
+		return -128 // the assembly gives the same number for a NaN
 	}
-	const round = 3 << 22 // adding this number rounds to an integer
-	x = float32(x)        // keeps compilers from fusing a product with the addition
+	const round = 3 << 22 // adding this number puts the rounded integer into the low bits
+	x = float32(x)        // keeps compilers from fusing the caller's product with the addition
 	return int16(math.Float32bits(x+round) - math.Float32bits(round))
 }

@@ -4,62 +4,62 @@
 
 package kernel
 
-// addVector adds x to y. Here and below, eights is the length in vectors of 8, at least 1.
+// addVector adds the 8*eights elements of x to those of y. eights must be at least 1.
 //
 //go:noescape
 func addVector(y *float32, x *float32, eights int)
 
-// sumVector adds the differences of x and from to sums: element i to sums[i%8].
+// sumVector adds x[i] - from to sums[i%8], for each of the 8*eights elements of x.
 //
 //go:noescape
 func sumVector(sums *[8]float64, x *float32, eights int, from float64)
 
-// sumSquaresVector adds the squares of the differences of x and from to sums: element i to sums[i%8].
+// sumSquaresVector adds the square of x[i] - from to sums[i%8], for each of the 8*eights elements of x.
 //
 //go:noescape
 func sumSquaresVector(sums *[8]float64, x *float32, eights int, from float64)
 
-// normalizeVector computes y = (x - mean) * scale * gain + bias.
+// normalizeVector computes y = (x - mean) * scale * gain + bias, for 8*eights elements.
 //
 //go:noescape
 func normalizeVector(y *float32, x *float32, gain *float32, bias *float32, eights int, mean float32, scale float32)
 
-// maxVector returns the largest element, ignoring NaNs.
+// maxVector returns the largest of the 8*eights elements of x. It ignores NaNs.
 //
 //go:noescape
 func maxVector(x *float32, eights int) float32
 
-// expVector replaces x by exp(x - largest) and adds the results to sums: element i to sums[i%8].
+// expVector replaces x[i] by exp(x[i] - largest) and adds the result to sums[i%8], for each of the 8*eights elements of x.
 //
 //go:noescape
 func expVector(sums *[8]float64, x *float32, eights int, largest float32)
 
-// scaleVector multiplies x by scale.
+// scaleVector multiplies the 8*eights elements of x by scale.
 //
 //go:noescape
 func scaleVector(x *float32, eights int, scale float32)
 
-// geluVector replaces x by GELU(x).
+// geluVector replaces each of the 8*eights elements of x by its GELU.
 //
 //go:noescape
 func geluVector(x *float32, eights int)
 
-// quantizeVector quantises groups of 32 elements, such that the largest integer is 127 in size.
+// quantizeVector quantises groups of 32 elements of x. The largest magnitude of the integers in a group is 127.
 //
 //go:noescape
 func quantizeVector(q *int16, scales *float32, x *float32, groups int)
 
-// quantizeBytesVector quantises groups of 32 elements, such that the largest integer is 127 in size.
+// quantizeBytesVector quantises groups of 32 elements of x. The largest magnitude of the integers in a group is 127.
 //
 //go:noescape
 func quantizeBytesVector(q *byte, x *float32, groups int)
 
-// blockErrorsVector adds to errors, for every output, the squared error of rounding its weights times inverse to integers.
+// blockErrorsVector multiplies the weights of every output by inverse[output] and rounds them to integers. It adds the squared rounding errors to errors[output].
 //
 //go:noescape
 func blockErrorsVector(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)
 
-// narrowVector rounds x to binary16, to nearest even.
+// narrowVector writes the 8*eights elements of x to half as binary16, rounded to nearest, ties to even.
 //
 //go:noescape
 func narrowVector(half *uint16, x *float32, eights int)

@@ -78,7 +78,7 @@ func TestNormalizeFollowsItsDefinition(t *testing.T) {
 	for n := 1; n < 200; n++ {
 		x, gain, bias := random(rnd, n), random(rnd, n), random(rnd, n)
 		for i := range x {
-			x[i] = 3*x[i] + 40 // a mean far from 0
+			x[i] = 3*x[i] + 40 // gives the elements a mean far from 0
 		}
 		const epsilon = 1e-5
 		var mean, variance float64
@@ -116,12 +116,12 @@ func BenchmarkGELU(b *testing.B) {
 	}
 }
 
-// On some architectures, compilers fuse a product with a following addition. Then a
-// number would be rounded once, but the assembly rounds it twice. Every quantised
-// number must be rounded twice.
+// A compiler may fuse a product with the addition that follows, and then round once
+// instead of twice. Every quantised number must be rounded twice, as the assembly does
+// it.
 func TestQuantizedNumbersAreRoundedProducts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	telling := 0 // count of the numbers that fusing would change
+	telling := 0 // number of quantised numbers that fusing would change
 	for range 50_000 {
 		var x [Group]float32
 		var largest float32

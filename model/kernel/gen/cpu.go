@@ -5,11 +5,11 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// cpu writes the functions that detect instruction sets, and the hint for loops that
-// spin.
+// cpu writes functions that detect instruction sets, and the function pause for loops
+// that wait.
 func cpu() {
 	TEXT("cpuid", NOSPLIT, "func(leaf, sub uint32) (eax, ebx, ecx, edx uint32)")
-	Doc("cpuid runs CPUID.")
+	Doc("cpuid runs the instruction CPUID.")
 	Load(Param("leaf"), EAX)
 	Load(Param("sub"), ECX)
 	CPUID()
@@ -20,7 +20,7 @@ func cpu() {
 	RET()
 
 	TEXT("xgetbv", NOSPLIT, "func() (eax, edx uint32)")
-	Doc("xgetbv reads XCR0, the registers that the operating system saves.")
+	Doc("xgetbv returns XCR0, which names the registers that the operating system saves.")
 	XORL(ECX, ECX)
 	XGETBV()
 	Store(EAX, Return("eax"))
@@ -28,7 +28,7 @@ func cpu() {
 	RET()
 
 	TEXT("pause", NOSPLIT, "func()")
-	Doc("pause executes PAUSE, the hint that a loop spins.")
+	Doc("pause runs the instruction PAUSE, the hint that a loop waits.")
 	PAUSE()
 	RET()
 }

@@ -9,8 +9,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// limits writes the loops that measure peak rates. A loop only reads, or only
-// multiplies and adds. The results of the loops are discarded.
+// limits writes the loops that measure peak rates. Each loop only reads, or only
+// multiplies and adds. The results are discarded.
 func limits() {
 	readLoop()
 	fmaLoop(avx2)
@@ -19,8 +19,8 @@ func limits() {
 	int8LoopWide()
 }
 
-// chains is the number of independent sums. Two execution units with a latency of up to
-// five cycles need ten sums, and chains has two more.
+// chains is the number of independent sums of a loop. Two execution units with a
+// latency of up to five cycles need ten sums. chains is a little more than that.
 const chains = 12
 
 // zeros returns n vectors of zeros.
@@ -28,7 +28,7 @@ func (s set) zeros(n int) []VecVirtual {
 	v := make([]VecVirtual, n)
 	for i := range v {
 		v[i] = s.register()
-		low := v[i].AsX() // clears the upper bits too
+		low := v[i].AsX() // a write to the lower bits clears the upper bits too
 		VPXOR(low, low, low)
 	}
 	return v
@@ -38,7 +38,7 @@ func (s set) zeros(n int) []VecVirtual {
 // products.
 func readLoop() {
 	const size = 512
-	function("readLoop", "func(p *byte, rounds int)", "readLoop reads 512 bytes a round.")
+	function("readLoop", "func(p *byte, rounds int)", "readLoop reads 512 bytes in each round.")
 	p, n := param("p"), param("rounds")
 	sums := avx2.zeros(4)
 	loop(n, func() {
@@ -57,10 +57,10 @@ func readLoop() {
 // counts as two operations per element.
 func fmaLoop(s set) {
 	TEXT("fmaLoop"+s.name, NOSPLIT, "func(rounds int)")
-	Doc(fmt.Sprintf("fmaLoop%s does %d operations of float32 a round.", s.name, 4*chains*2*s.lanes))
+	Doc(fmt.Sprintf("fmaLoop%s does %d float32 operations in each round.", s.name, 4*chains*2*s.lanes))
 	n := param("rounds")
 	sums := s.zeros(chains)
-	half := s.register() // sum = sum/2 + 1/2 stays below 1
+	half := s.register() // sum = sum/2 + 1/2 stays below 1 and so never overflows
 	bits := GP32()
 	MOVL(U32(math.Float32bits(0.5)), bits)
 	low := half.AsX()
@@ -76,12 +76,12 @@ func fmaLoop(s set) {
 	ret()
 }
 
-// int8Loop writes a loop that adds the products of 32 pairs of int8 to int32 sums. It
-// does this 4*chains times per round, with the fewest AVX2 instructions. Each time
-// counts as 64 operations.
+// int8Loop writes a loop that adds the products of 32 pairs of int8 to int32 sums. A
+// round has 4*chains such additions, each in the fewest AVX2 instructions. Each
+// addition counts as 64 operations.
 func int8Loop() {
 	TEXT("int8Loop", NOSPLIT, "func(rounds int)")
-	Doc("int8Loop does 3072 operations of int8 a round.")
+	Doc("int8Loop does 3072 int8 operations in each round.")
 	n := param("rounds")
 	sums := avx2.zeros(chains)
 	ones, x := YMM(), YMM()
@@ -105,7 +105,7 @@ func int8Loop() {
 // adds 4 products of int8 to each of 16 sums, which counts as 128 operations.
 func int8LoopWide() {
 	TEXT("int8LoopWide", NOSPLIT, "func(rounds int)")
-	Doc("int8LoopWide does 6144 operations of int8 a round.")
+	Doc("int8LoopWide does 6144 int8 operations in each round.")
 	n := param("rounds")
 	sums := avx512.zeros(chains + 1)
 	x := sums[0]

@@ -8,12 +8,12 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// width is the number of outputs in a panel: kernel.Width.
+// width is the number of outputs in a panel. It must equal kernel.Width.
 const width = 16
 
 // A set is an instruction set.
 type set struct {
-	name     string // part of the names of functions
+	name     string // part of the function names
 	lanes    int    // number of float32 elements in a vector
 	register func() VecVirtual
 }
@@ -55,14 +55,14 @@ func multiply() {
 	}
 }
 
-// A walk holds the addresses of rows that are stride bytes apart. An addressing mode
-// reaches up to two rows beyond a register, so one register serves three rows.
+// A walk has the addresses of rows that are stride bytes apart. An address operand can
+// be up to two rows beyond a register, so one register serves three rows.
 type walk struct {
 	third  []Register // addresses of rows 0, 3, 6 and so on
 	stride Register
 }
 
-// newWalk returns a walk over rows. The first row is at the address first.
+// newWalk returns a walk over rows. The first row begins at the address first.
 func newWalk(first, stride GPVirtual, rows int) walk {
 	w := walk{third: []Register{first}, stride: stride}
 	for row := 3; row < rows; row += 3 {
@@ -90,7 +90,7 @@ func (w walk) advance(bytes int) {
 	}
 }
 
-// param loads a parameter of 64 bits.
+// param loads a 64-bit parameter into a register.
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
 
 // copy returns an independent walk at the same addresses.
@@ -104,7 +104,7 @@ func (w walk) copy() walk {
 	return c
 }
 
-// skip moves the walk down by some rows.
+// skip moves the walk down by a number of rows.
 func (w walk) skip(rows int) {
 	for range rows {
 		for _, r := range w.third {
@@ -113,7 +113,8 @@ func (w walk) skip(rows int) {
 	}
 }
 
-// elements converts a number of elements of 1<<shift bytes to bytes.
+// elements converts r from a number of elements to a number of bytes. An element has
+// 1<<shift bytes.
 func elements(r GPVirtual, shift int) GPVirtual {
 	SHLQ(U8(uint64(shift)), r)
 	return r
@@ -179,7 +180,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 	w := newWalk(param("w"), elements(param("wStride"), shift), panels)
 	inputs := param("inputs")
 
-	one := func(k int) { // adds the products of the input that is k inputs ahead
+	one := func(k int) { // adds the products of one input, the input k after the current one
 		load := func(v int) VecVirtual {
 			weights := s.register()
 			at := w.at(v/s.vectors(), (k*width+v%s.vectors()*s.lanes)*size)
@@ -204,7 +205,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 			VBROADCASTSS(x.at(r, k*4), input)
 			return input
 		}
-		if rows == 1 { // each weight is used only once, so no register keeps it
+		if rows == 1 { // no register keeps a weight, because each weight is used only once
 			input := broadcast(0)
 			for v, sum := range sums[0] {
 				add(load(v), input, sum)
@@ -284,8 +285,8 @@ func floats(s set, rows, panels int, half, fused bool) {
 	RET()
 }
 
-// ahead is the prefetch distance in bytes. During the latency of memory, the largest
-// tiles process fewer bytes.
+// ahead is the distance in bytes from the weights in use to the weights that are
+// prefetched. Even the largest tiles process fewer bytes during the latency of memory.
 const ahead = 8192
 
 // A group of an Int8 panel has the layout [group/4][width][4]int8, and then a bfloat16
@@ -378,9 +379,9 @@ func bytes(rows int) {
 	RET()
 }
 
-// bytesWide writes the same function for AVX-512 with VPDPBUSD. This instruction
-// multiplies unsigned bytes with signed bytes. So the function adds 128 to the weights,
-// and starts the sums at -128 times the sum of the inputs.
+// bytesWide writes the AVX-512 version of the function that bytes writes. It uses
+// VPDPBUSD, which multiplies unsigned bytes with signed bytes. So the function adds 128
+// to the weights, and starts the sums at -128 times the sum of the inputs.
 func bytesWide(rows int) {
 	s := avx512
 	TEXT(fmt.Sprint("multiplyBytesWide", rows), NOSPLIT,

@@ -68,7 +68,7 @@ func ret() {
 }
 
 func add() {
-	function("addVector", "func(y, x *float32, eights int)", "addVector adds x to y. Here and below, eights is the length in vectors of 8, at least 1.")
+	function("addVector", "func(y, x *float32, eights int)", "addVector adds the 8*eights elements of x to those of y. eights must be at least 1.")
 	y, x, n := param("y"), param("x"), param("eights")
 	loop(n, func() {
 		v := YMM()
@@ -83,12 +83,12 @@ func add() {
 // consists of eight interleaved partial sums in float64.
 func sums() {
 	for _, squares := range []bool{false, true} {
-		name, what := "sumVector", "differences"
+		name, what := "sumVector", "x[i] - from"
 		if squares {
-			name, what = "sumSquaresVector", "squares of the differences"
+			name, what = "sumSquaresVector", "the square of x[i] - from"
 		}
 		function(name, "func(sums *[8]float64, x *float32, eights int, from float64)",
-			name+" adds the "+what+" of x and from to sums: element i to sums[i%8].")
+			name+" adds "+what+" to sums[i%8], for each of the 8*eights elements of x.")
 		to, x, n := param("sums"), param("x"), param("eights")
 		from := YMM()
 		address, err := Param("from").Resolve()
@@ -131,7 +131,7 @@ func broadcast(name string) VecVirtual {
 
 func normalize() {
 	function("normalizeVector", "func(y, x, gain, bias *float32, eights int, mean, scale float32)",
-		"normalizeVector computes y = (x - mean) * scale * gain + bias.")
+		"normalizeVector computes y = (x - mean) * scale * gain + bias, for 8*eights elements.")
 	y, x, gain, bias, n := param("y"), param("x"), param("gain"), param("bias"), param("eights")
 	mean, scale := broadcast("mean"), broadcast("scale")
 	loop(n, func() {
@@ -148,14 +148,14 @@ func normalize() {
 
 func largest() {
 	function("maxVector", "func(x *float32, eights int) float32",
-		"maxVector returns the largest element, ignoring NaNs.")
+		"maxVector returns the largest of the 8*eights elements of x. It ignores NaNs.")
 	x, n := param("x"), param("eights")
 	m := YMM()
 	VMOVUPS(eight.bits(0xff800000), m) // minus infinity
 	loop(n, func() {
 		v := YMM()
 		VMOVUPS(Mem{Base: x}, v)
-		VMAXPS(m, v, m) // gives m if v or m is NaN
+		VMAXPS(m, v, m) // the result is m if v or m is NaN
 	}, map[GPVirtual]int{x: 32}, x)
 	other := XMM()
 	VEXTRACTF128(U8(1), m, other)
@@ -179,7 +179,7 @@ func exp(x VecVirtual) VecVirtual {
 	VCMPPS(U8(1), eight.float(-87), x, none) // x < -87
 	top := YMM()
 	VMOVUPS(eight.float(88), top)
-	VMINPS(x, top, x) // gives x if x is NaN
+	VMINPS(x, top, x) // the result is x if x is NaN
 	shifted, n, low, p := YMM(), YMM(), YMM(), YMM()
 	VMULPS(eight.float(math.Log2E), x, shifted)
 	VADDPS(eight.float(round), shifted, shifted)
@@ -202,7 +202,7 @@ func exp(x VecVirtual) VecVirtual {
 
 func exps() {
 	function("expVector", "func(sums *[8]float64, x *float32, eights int, largest float32)",
-		"expVector replaces x by exp(x - largest) and adds the results to sums: element i to sums[i%8].")
+		"expVector replaces x[i] by exp(x[i] - largest) and adds the result to sums[i%8], for each of the 8*eights elements of x.")
 	to, x, n := param("sums"), param("x"), param("eights")
 	from := broadcast("largest")
 	chains := [2]VecVirtual{YMM(), YMM()}
@@ -227,7 +227,7 @@ func exps() {
 	}
 	ret()
 
-	function("scaleVector", "func(x *float32, eights int, scale float32)", "scaleVector multiplies x by scale.")
+	function("scaleVector", "func(x *float32, eights int, scale float32)", "scaleVector multiplies the 8*eights elements of x by scale.")
 	x, n = param("x"), param("eights")
 	scale := broadcast("scale")
 	loop(n, func() {
@@ -243,7 +243,7 @@ func gelu() {
 		a = -2 * 0.797884560802865355879892119868763737
 		b = a * 0.044715
 	)
-	function("geluVector", "func(x *float32, eights int)", "geluVector replaces x by GELU(x).")
+	function("geluVector", "func(x *float32, eights int)", "geluVector replaces each of the 8*eights elements of x by its GELU.")
 	x, n := param("x"), param("eights")
 	loop(n, func() {
 		v, u := YMM(), YMM()
@@ -265,7 +265,7 @@ func quantize(wide bool) {
 	if wide {
 		name, signature = "quantizeBytesVector", "func(q *byte, x *float32, groups int)"
 	}
-	function(name, signature, name+" quantises groups of 32 elements, such that the largest integer is 127 in size.")
+	function(name, signature, name+" quantises groups of 32 elements of x. The largest magnitude of the integers in a group is 127.")
 	q, x, n := param("q"), param("x"), param("groups")
 	advance, order := map[GPVirtual]int{q: inputGroup, x: 128}, []GPVirtual{q, x}
 	scale := Mem{Base: q, Disp: group}
@@ -286,7 +286,7 @@ func quantize(wide bool) {
 				continue
 			}
 			VPAND(eight.bits(0x7fffffff), v[i], magnitude)
-			VPMAXUD(magnitude, most, most) // as an integer, a NaN is the largest
+			VPMAXUD(magnitude, most, most) // compared as integers, a NaN is larger than any number
 		}
 		VPERM2I128(U8(1), most, most, magnitude)
 		VPMAXUD(magnitude, most, most)
@@ -305,7 +305,7 @@ func quantize(wide bool) {
 		for i := range v {
 			VMULPS(inverse, v[i], v[i])
 			VCVTPS2DQ(v[i], v[i])
-			VPMAXSD(eight.bits(minus128), v[i], v[i]) // NaN becomes -128
+			VPMAXSD(eight.bits(minus128), v[i], v[i]) // a NaN becomes -128
 		}
 		if wide {
 			packBytes(v, q)
@@ -320,10 +320,10 @@ func quantize(wide bool) {
 	ret()
 }
 
-// minus128 is the integer that stands for NaN.
+// minus128 has the bits of -128, the integer that stands for NaN.
 const minus128 = 0xffffff80
 
-// packBytes writes 32 integers as int8, and -128 times their sum.
+// packBytes writes 32 integers as int8, and -128 times their sum as an int32.
 func packBytes(v [4]VecVirtual, q GPVirtual) {
 	sum, other := YMM(), YMM()
 	VPADDD(v[1], v[0], sum)
@@ -339,7 +339,8 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VPXOR(other, other, other)
 	VPSUBD(sum, other, sum)
 	VMOVD(sum.AsX(), Mem{Base: q, Disp: group + 4})
-	// Packing works within 128-bit lanes; VPERMD restores the order.
+	// The pack instructions work within 128-bit lanes, so VPERMD must restore the
+	// order.
 	VPACKSSDW(v[1], v[0], v[0])
 	VPACKSSDW(v[3], v[2], v[2])
 	VPACKSSWB(v[2], v[0], v[0])
@@ -349,8 +350,8 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours returns a vector with the position of every four bytes after two
-// packings.
+// packedFours returns a vector with the position of every four bytes after two pack
+// instructions.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
 	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
@@ -364,7 +365,7 @@ const minScaled = 27 << 23
 
 func blockErrors() {
 	function("blockErrorsVector", "func(errors *[16]float32, b *[32][16]float32, inverse *[16]float32)",
-		"blockErrorsVector adds to errors, for every output, the squared error of rounding its weights times inverse to integers.")
+		"blockErrorsVector multiplies the weights of every output by inverse[output] and rounds them to integers. It adds the squared rounding errors to errors[output].")
 	const vectors = width / 8
 	errors, b, inverse := param("errors"), param("b"), param("inverse")
 	n := GP64()
@@ -393,7 +394,7 @@ func blockErrors() {
 }
 
 func halves() {
-	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector rounds x to binary16, to nearest even.")
+	function("narrowVector", "func(half *uint16, x *float32, eights int)", "narrowVector writes the 8*eights elements of x to half as binary16, rounded to nearest, ties to even.")
 	half, x, n := param("half"), param("x"), param("eights")
 	loop(n, func() {
 		v := YMM()
