@@ -9,8 +9,8 @@ import (
 	"colophon/model/opticks"
 )
 
-// BenchmarkNext compares the time of the two engines for one token of the embedded
-// model.
+// BenchmarkNext measures how long this engine and the native engine take for one token
+// of the embedded model.
 func BenchmarkNext(b *testing.B) {
 	native, err := gpt2.Load(opticks.Files(), gpt2.Options{})
 	if err != nil {

@@ -28,8 +28,8 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// An Engine runs a checkpoint in float32 on GoMLX's pure-Go backend. It is safe
-// for concurrent use; sequences alternate token by token.
+// An Engine runs a checkpoint in float32 on GoMLX's pure-Go backend. It is safe for
+// concurrent use. Concurrent sequences alternate token by token.
 type Engine struct {
 	config    gpt2.Config
 	info      model.Info
@@ -37,8 +37,9 @@ type Engine struct {
 	backend   compute.Backend
 	weights   []any // arguments of step; each is a *tensors.Tensor
 	step      *graph.Exec
-	// computing holds one value during a computation. The backend of compute 0.1.2
-	// deadlocks when two computations run out of workers at the same time.
+	// computing holds one value during a computation, so only one runs at a time. The
+	// backend in version 0.1.2 of the module compute deadlocks when two computations
+	// run out of workers at the same time.
 	computing chan struct{}
 }
 
@@ -82,10 +83,10 @@ func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*
 	return e, nil
 }
 
-// graph takes three groups of inputs: a token and its position, each [1]; the keys and
-// values of every layer, each [1, heads, context, head width]; and the weights. It
-// returns the logits [1, vocab], and the keys and values. These include the key and
-// value of the token.
+// graph builds the computation of one token. Its inputs are the token [1] and its
+// position [1], the keys and values of every layer [1, heads, context, head width], and
+// the weights. It returns the logits [1, vocab], and the keys and values with those of
+// the token added.
 func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	token, position, cache := in[0], in[1], in[2:2+2*e.config.Layers]
 	n := newNetwork(e.config, in[2+len(cache):])
@@ -100,8 +101,8 @@ func (e *Engine) graph(in []*graph.Node) []*graph.Node {
 	return out
 }
 
-// put returns the cache after storing row, [1, heads, 1, head width], at position. It
-// compares positions because the Go backend has no DynamicUpdateSlice.
+// put returns the cache after it has stored row [1, heads, 1, head width] at position.
+// It compares positions because the Go backend has no DynamicUpdateSlice.
 func put(cache, row, position *graph.Node) *graph.Node {
 	shape := cache.Shape()
 	here := graph.Equal(graph.Iota(cache.Graph(), shapes.Make(dtypes.Int32, shape.Dimensions...), 2),
@@ -143,7 +144,7 @@ type sequence struct {
 	length int
 	cache  []*tensors.Tensor // keys and values of every layer; undefined from position length on
 	logits []float32
-	err    error // the first error of Next, which is final
+	err    error // the first error of Next, which every later call returns too
 }
 
 var errClosed = errors.New("sequence is closed")
@@ -169,7 +170,7 @@ func (s *sequence) next(ctx context.Context, tokens []int) error {
 	return nil
 }
 
-// append computes one token.
+// append adds a token to the sequence and computes the logits that follow it.
 func (s *sequence) append(ctx context.Context, id int) error {
 	e := s.engine
 	select {

@@ -35,7 +35,7 @@ func open(t testing.TB, fsys fs.FS) *Engine {
 	return e
 }
 
-// Hugging Face's GPT-2 computed the golden vectors.
+// The logits must be close to the golden vectors, which Hugging Face's GPT-2 computed.
 func TestLogitsMatchTheGoldenVectors(t *testing.T) {
 	modeltest.TestGolden(t, open(t, tiny), modeltest.Cases(t, tiny), tolerance, true)
 }

@@ -16,8 +16,8 @@ import (
 type network struct {
 	gpt2.Config
 	weights map[string]*graph.Node
-	// dropout, if not nil, is applied to the embeddings and to the output of each
-	// half of a block.
+	// dropout, if not nil, is applied to the embeddings and to the output of each half
+	// of a block (attention and feed-forward layer).
 	dropout func(*graph.Node) *graph.Node
 	// storeKV, if not nil, takes a layer's new keys and values, each [batch, head,
 	// position, head width]. It returns all keys and values that the attention uses.
@@ -33,8 +33,8 @@ func newNetwork(config gpt2.Config, weights []*graph.Node) *network {
 	return n
 }
 
-// hidden returns the output of the final layer norm, [batch*length, width], for
-// tokens [batch, length] at the given positions, [length].
+// hidden returns the output of the final layer norm, [batch*length, width], for tokens
+// [batch, length] at positions [length].
 func (n *network) hidden(tokens, positions *graph.Node) *graph.Node {
 	batch, length := tokens.Shape().Dimensions[0], tokens.Shape().Dimensions[1]
 	x := graph.Gather(n.weights["wte.weight"], graph.InsertAxes(tokens, -1))
@@ -49,7 +49,7 @@ func (n *network) hidden(tokens, positions *graph.Node) *graph.Node {
 	return n.layerNorm("ln_f", x)
 }
 
-// logits returns [rows, vocab] for rows of hidden.
+// logits returns the logits [rows, vocab] for rows of the result of hidden.
 func (n *network) logits(hidden *graph.Node) *graph.Node {
 	return matMul(hidden, n.weights["wte.weight"], 1)
 }
@@ -83,7 +83,7 @@ func causal(positions *graph.Node, scores shapes.Shape) *graph.Node {
 	return graph.BroadcastToDims(graph.InsertAxes(mask, 0, 0), scores.Dimensions...)
 }
 
-// linear returns x·weight + bias.
+// linear returns x·weight + bias, with the weight and the bias of the given name.
 func (n *network) linear(name string, x *graph.Node) *graph.Node {
 	return graph.Add(matMul(x, n.weights[name+".weight"], 0), graph.InsertAxes(n.weights[name+".bias"], 0))
 }
@@ -112,7 +112,7 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 	})
 }
 
-// gelu is the tanh approximation of GELU, like in GPT-2's training. GoMLX's own
+// gelu is the tanh approximation of GELU, with which GPT-2 was trained. GoMLX's own
 // function computes the cube as a power, which is slow.
 func gelu(x *graph.Node) *graph.Node {
 	cube := graph.Mul(x, graph.Mul(x, x))
@@ -124,7 +124,7 @@ func gelu(x *graph.Node) *graph.Node {
 func (n *network) layerNorm(name string, x *graph.Node) *graph.Node {
 	centred := graph.Sub(x, graph.ReduceAndKeep(x, graph.ReduceMean, -1))
 	variance := graph.ReduceAndKeep(graph.Mul(centred, centred), graph.ReduceMean, -1)
-	// Rsqrt has no gradient in GoMLX 0.28.
+	// The reciprocal of Sqrt replaces Rsqrt, which has no gradient in GoMLX 0.28.
 	scale := graph.Reciprocal(graph.Sqrt(graph.AddScalar(variance, float64(n.Epsilon))))
 	return graph.Add(graph.Mul(graph.Mul(centred, scale), graph.InsertAxes(n.weights[name+".weight"], 0)), graph.InsertAxes(n.weights[name+".bias"], 0))
 }

@@ -23,22 +23,22 @@ import (
 
 // Recipe has the hyper-parameters of a training run.
 type Recipe struct {
-	Steps       int     // length of the run
-	WarmUp      int     // steps at the beginning in which the learning rate rises linearly
-	CoolDown    int     // steps at the end in which the learning rate falls linearly to zero
-	Period      int     // steps in which the learning rate falls along a cosine to LastRate
+	Steps       int     // number of steps of the run
+	WarmUp      int     // number of steps at the beginning in which the learning rate rises linearly
+	CoolDown    int     // number of steps at the end in which the learning rate falls linearly to zero
+	Period      int     // number of steps in which the learning rate falls along a cosine to LastRate
 	Rate        float64 // highest learning rate
-	LastRate    float64 // learning rate at the end of the cosine, as a share of Rate
+	LastRate    float64 // learning rate at the end of the cosine, as a fraction of Rate
 	Beta1       float64 // AdamW: decay of the mean gradient
 	Beta2       float64 // AdamW: decay of the mean squared gradient
 	WeightDecay float64 // AdamW: weight decay, only on matrices and embeddings
-	Clip        float64 // largest norm of the gradient
-	Dropout     float64 // dropout probability on embeddings and on the output of each half block
+	Clip        float64 // largest norm of the gradient; a larger gradient is scaled down
+	Dropout     float64 // dropout probability on embeddings and on the output of each half of a block
 	Average     float64 // decay of the moving average of the weights, per step
 	Seed        uint64  // seed of the initial weights and of dropout
 }
 
-// A Trainer trains a GPT-2 from scratch. One goroutine at a time may use it.
+// A Trainer trains a GPT-2 from scratch. Only one goroutine at a time may use it.
 type Trainer struct {
 	config   gpt2.Config
 	recipe   Recipe
@@ -47,7 +47,7 @@ type Trainer struct {
 	loss     *graph.Exec
 }
 
-// state is the content of a checkpoint.
+// A state is what a checkpoint file stores of a training run.
 type state struct {
 	Step    int         // number of steps done
 	Weights [][]float32 // weights in the order of gpt2.Config.Tensors
@@ -58,8 +58,8 @@ type state struct {
 
 // A replica computes the gradients of one half of a batch. GoMLX runs most operations
 // on one core, so two halves in parallel are faster than the whole. Each replica has
-// its own backend. In compute 0.1.2, two matrix products that run out of the workers of
-// one backend deadlock.
+// its own backend. In version 0.1.2 of the module compute, two matrix products deadlock
+// if they run out of the workers of one backend.
 type replica struct {
 	backend compute.Backend
 	step    *graph.Exec
@@ -109,7 +109,8 @@ func elements(shape []int) int {
 	return n
 }
 
-// initial returns the distribution of the initial weights of a tensor.
+// initial returns the mean and the standard deviation of the initial weights of a
+// tensor.
 func initial(name string, rank, layers int) (mean, deviation float64) {
 	switch {
 	case rank == 1 && strings.HasSuffix(name, ".weight"):
@@ -125,8 +126,8 @@ func initial(name string, rank, layers int) (mean, deviation float64) {
 	}
 }
 
-// stepGraph takes tokens, targets, a random state and the weights. It returns the
-// loss and its gradients.
+// stepGraph builds the computation of the loss and its gradients. Its inputs are
+// tokens, targets, a random state and the weights.
 func (t *Trainer) stepGraph(in []*graph.Node) []*graph.Node {
 	random := in[2]
 	n := newNetwork(t.config, in[3:])
@@ -142,16 +143,17 @@ func (t *Trainer) stepGraph(in []*graph.Node) []*graph.Node {
 	return append([]*graph.Node{loss}, graph.Gradient(seed, in[3:]...)...)
 }
 
-// lossGraph takes tokens, targets and the weights. It returns the loss.
+// lossGraph builds the computation of the loss. Its inputs are tokens, targets and the
+// weights.
 func (t *Trainer) lossGraph(in []*graph.Node) []*graph.Node {
 	loss, _ := newNetwork(t.config, in[2:]).crossEntropy(in[0], in[1])
 	return []*graph.Node{loss}
 }
 
 // crossEntropy returns the mean loss in nats, and the node seed. The gradient of seed
-// is that of the loss, but the value of seed is not the loss. The gradient has the
-// closed form softmax minus target, which saves two thirds of the passes over the
-// logits.
+// equals the gradient of the loss, but the value of seed is not the loss. The gradient
+// has the closed form softmax minus target, which saves two thirds of the passes over
+// the logits.
 func (n *network) crossEntropy(tokens, targets *graph.Node) (loss, seed *graph.Node) {
 	g := tokens.Graph()
 	logits := n.logits(n.hidden(tokens, graph.Iota(g, shapes.Make(dtypes.Int32, tokens.Shape().Dimensions[1]), 0)))
@@ -203,8 +205,8 @@ func (t *Trainer) Step(tokens, targets [][]int32) (float64, error) {
 	return loss, nil
 }
 
-// gradients returns the loss of some rows and the gradients of this loss, as a replica
-// computes them.
+// gradients computes the loss of some rows and the gradients of this loss on one of the
+// replicas.
 func (t *Trainer) gradients(replica int, tokens, targets [][]int32) (float64, [][]float32, error) {
 	random, err := graph.RNGStateFromSeed(int64(t.recipe.Seed<<32) + int64(2*t.state.Step+replica))
 	if err != nil {
@@ -281,7 +283,7 @@ func (t *Trainer) Loss(weights [][]float32, tokens, targets [][]int32) (float64,
 	return float64(tensors.ToScalar[float32](out[0])), out[0].FinalizeAll()
 }
 
-// run calls a graph with tokens, targets, more arguments and the weights.
+// run calls a graph with tokens and targets, then more, then the weights.
 func (t *Trainer) run(exec *graph.Exec, weights [][]float32, tokens, targets [][]int32, more ...any) ([]*tensors.Tensor, error) {
 	args := append([]any{tokens, targets}, more...)
 	for _, shape := range t.config.Tensors() {

@@ -1,7 +1,8 @@
-// Package opticks embeds a small model: a GPT-2 of 2.2 million weights, trained on
-// Newton's Opticks alone. With this model, the service is complete without a download.
-// The model is a demonstration; its texts are not reliable. MODEL_CARD.md describes the
-// training and the quality of the model. The command in train makes the model again.
+// Package opticks embeds a small model, a GPT-2 of 2.2 million weights that was trained
+// on Newton's Opticks alone. With this model, the service is complete without a
+// download. The model is a demonstration, and its texts are not reliable. MODEL_CARD.md
+// describes the training and the quality of the model. The command in train makes the
+// model again.
 package opticks
 
 import (

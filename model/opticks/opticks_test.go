@@ -51,7 +51,7 @@ func TestModelCardHasTheDigestsOfAllFiles(t *testing.T) {
 	}
 }
 
-// The card must give the measured loss on the held-out text.
+// MODEL_CARD.md must give the loss that the model has on the held-out text.
 func TestModelCardHasTheMeasuredLoss(t *testing.T) {
 	m := regexp.MustCompile(`\*\*([0-9.]+) nats per token, ([0-9.]+) bits per byte\*\*`).FindStringSubmatch(card(t))
 	if m == nil {

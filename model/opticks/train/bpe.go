@@ -15,18 +15,18 @@ import (
 // endOfText is GPT-2's special token at the end of a text.
 const endOfText = "<|endoftext|>"
 
-// An encoding is a byte-level BPE vocabulary in the order of GPT-2: the 256 bytes
-// in byteOrder, the merged tokens in the order of the merges, and endOfText.
+// An encoding is a byte-level BPE vocabulary. Its tokens are in the order of GPT-2: the
+// 256 bytes in byteOrder, the merged tokens in the order of the merges, and endOfText.
 type encoding struct {
-	tokens []string         // the bytes of each id
-	merges [][2]int         // the pair of ids that becomes id 256+i
-	ranks  map[[2]int]int   // index of a pair in merges
-	words  map[string][]int // ids of words encoded before
+	tokens []string         // bytes of each token, by id
+	merges [][2]int         // element i is the pair of ids that becomes the id 256+i
+	ranks  map[[2]int]int   // index of each pair in merges
+	words  map[string][]int // ids of the words that encode has encoded before
 }
 
 // learn builds a vocabulary with the given number of tokens. It repeatedly merges the
 // pair of tokens that is most often adjacent within a word. If several pairs are
-// equally frequent, it merges the pair with the smaller bytes.
+// equally frequent, it merges the pair whose bytes sort first.
 func learn(text string, size int) (*encoding, error) {
 	e := &encoding{ranks: map[[2]int]int{}, words: map[string][]int{}}
 	for _, b := range byteOrder {
@@ -74,7 +74,8 @@ func learn(text string, size int) (*encoding, error) {
 	return e, nil
 }
 
-// replacePair replaces every occurrence of a pair by id, from the left, in place.
+// replacePair replaces every occurrence of a pair in ids by id. It goes from left to
+// right and changes ids in place.
 func replacePair(ids []int, pair [2]int, id int) []int {
 	n := 0
 	for i := 0; i < len(ids); i++ {
@@ -89,7 +90,7 @@ func replacePair(ids []int, pair [2]int, id int) []int {
 	return ids[:n]
 }
 
-// spell returns the ids of the bytes of a word.
+// spell returns the token ids of the single bytes of a word.
 func (e *encoding) spell(word string) []int {
 	ids := make([]int, len(word))
 	for i := range len(word) {
@@ -111,9 +112,9 @@ func (e *encoding) encode(word string) []int {
 	return ids
 }
 
-// merge merges the pair with the lowest rank until no pair is left. With p > 0, it
-// drops each candidate with probability p each time. So the same word is encoded in
-// different ways (Provilkov et al., 2020, "BPE-Dropout").
+// merge merges the adjacent pair with the lowest rank until no pair is left. With p >
+// 0, it ignores each possible merge with probability p in each round. So the same word
+// is encoded in different ways (Provilkov et al., 2020, "BPE-Dropout").
 func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
 	ids := e.spell(word)
 	for {
@@ -131,7 +132,7 @@ func (e *encoding) merge(word string, rng *rand.Rand, p float64) []int {
 	}
 }
 
-// files returns vocab.json and merges.txt.
+// files returns the contents of vocab.json and merges.txt.
 func (e *encoding) files() (vocab, merges []byte, err error) {
 	var list bytes.Buffer
 	list.WriteString("#version: 0.2\n")
@@ -146,8 +147,8 @@ func (e *encoding) files() (vocab, merges []byte, err error) {
 	return vocab, list.Bytes(), err
 }
 
-// byteOrder is GPT-2's order of the byte tokens: the order of the characters that stand
-// for the bytes.
+// byteOrder has the bytes in the order of GPT-2's byte tokens. This is the order of the
+// characters that stand for the bytes.
 var byteOrder = func() []byte {
 	alphabet := gpt2.ByteAlphabet()
 	order := make([]byte, len(alphabet))
@@ -158,7 +159,7 @@ var byteOrder = func() []byte {
 	return order
 }()
 
-// printable writes bytes as the characters that stand for them.
+// printable returns the characters that stand for the bytes of s.
 func printable(s string) string {
 	alphabet := gpt2.ByteAlphabet()
 	var out strings.Builder

@@ -36,8 +36,8 @@ func learned(t testing.TB) *encoding {
 	return e
 }
 
-// The encoder must give the ids of a Tokenizer with the same files. With BPE-dropout,
-// the ids must still decode to the text.
+// encode must give the ids of a Tokenizer with the same files. With BPE-dropout, the
+// ids must still decode to the text.
 func TestEncodeAgreesWithTheTokenizer(t *testing.T) {
 	e := learned(t)
 	oracle := tokenizer(t, e)
@@ -73,7 +73,8 @@ func TestLearnMergesTheMostFrequentPairs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// " a" (3 times) goes before "ab" (3 times) because a space is the smaller byte.
+	// The pairs " a" and "ab" occur three times each. " a" must be merged first,
+	// because a space sorts before a letter.
 	if got := small.tokens[256:]; !slices.Equal(got, []string{" a", " ab", endOfText}) {
 		t.Errorf("learned %q", got)
 	}

@@ -40,9 +40,9 @@ func paragraphs(transcription string) ([]string, error) {
 	return list, nil
 }
 
-// divide splits the text into sections for training and held-out sections. A run
-// is a group of consecutive paragraphs of at least 3,000 bytes together. The ninth of
-// every sixteen runs is held out. Adjacent runs of the same kind form one section. Every
+// divide splits the text into sections for training and held-out sections. A run is a
+// group of consecutive paragraphs of at least 3,000 bytes together. The ninth of every
+// sixteen runs is held out. Adjacent runs of the same kind form one section. Every
 // paragraph ends in a line feed.
 func divide(paragraphs []string) (training, heldOut []string) {
 	const run, period, before = 3000, 16, 8

@@ -13,8 +13,9 @@ import (
 	"colophon/model/kernel"
 )
 
-// maxRoundingLoss is the largest increase of the loss, in nats per token, at which
-// the weights are stored in half precision.
+// maxRoundingLoss is the limit for the increase of the loss, in nats per token, when
+// the weights are rounded to half precision. With a larger increase, the weights are
+// stored as float32.
 const maxRoundingLoss = 0.002
 
 // export writes the files of the model into a directory. It writes the held-out text
@@ -68,7 +69,7 @@ func export(dir string, trainer *gomlx.Trainer, bpe *encoding, test *heldOut, se
 	return nil
 }
 
-// configJSON returns config.json.
+// configJSON returns the contents of config.json.
 func configJSON(bpe *encoding) ([]byte, error) {
 	b, err := json.MarshalIndent(map[string]any{
 		"architectures": []string{"GPT2LMHeadModel"}, "model_type": "gpt2", "activation_function": "gelu_new",

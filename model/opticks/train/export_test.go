@@ -20,7 +20,7 @@ func TestExportedWeightsAreReadBack(t *testing.T) {
 		w := make([]float32, n)
 		for i := range w {
 			next++
-			w[i] = float32(next) / 16 // exact in half precision
+			w[i] = float32(next) / 16 // a number that half precision can represent exactly
 		}
 		weights = append(weights, w)
 	}

@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-// run trains and exports, or only exports if stop is true.
+// run trains the model and exports it. If stop is true, it only exports.
 func run(ctx context.Context, out, work string, stop bool) error {
 	training, sections, err := corpus(ctx)
 	if err != nil {
@@ -142,7 +142,8 @@ func train(ctx context.Context, trainer *gomlx.Trainer, rows *rows, test *heldOu
 	return save(trainer, checkpoint)
 }
 
-// corpus reads the Opticks from the source tree of the go command in PATH.
+// corpus returns the text of the Opticks from the source tree of the go command in
+// PATH.
 func corpus(ctx context.Context) (training, heldOut []string, err error) {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {

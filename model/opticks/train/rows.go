@@ -9,10 +9,10 @@ import (
 	"colophon/model/gpt2"
 )
 
-// rows draws the rows of training batches from the text.
+// rows draws the rows of training batches at random from the text.
 type rows struct {
 	bpe    *encoding
-	words  []string // words of all sections; "" marks the end of a text, and is also the first word
+	words  []string // words of all sections; "" marks the end of a text and is also the first element
 	tokens int      // number of tokens in all words
 }
 
@@ -40,7 +40,7 @@ func (r *rows) ids(word string, dropout *rand.Rand) []int {
 }
 
 // batch returns the tokens of a step and their targets. The target of a token is the
-// token that follows. Both depend only on the seed and the step.
+// token that follows it. The result depends only on the seed and the step.
 func (r *rows) batch(step int) (tokens, targets [][]int32) {
 	rng := rand.New(rand.NewPCG(recipe.Seed, uint64(step)+1))
 	for row := range batch {
@@ -64,7 +64,7 @@ func (r *rows) batch(step int) (tokens, targets [][]int32) {
 // context. An incomplete last row is omitted.
 type heldOut struct {
 	tokens, targets [][]int32
-	bytes           int // number of bytes in the text of the targets
+	bytes           int // number of bytes in the text that the targets decode to
 }
 
 func newHeldOut(bpe *encoding, sections []string) *heldOut {
@@ -89,7 +89,7 @@ func newHeldOut(bpe *encoding, sections []string) *heldOut {
 	return h
 }
 
-// size returns the number of targets.
+// size returns the number of target tokens.
 func (h *heldOut) size() int { return len(h.tokens) * config.Context }
 
 // loss returns the mean loss of the given weights, in nats per token.
