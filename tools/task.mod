@@ -1,4 +1,5 @@
-// Task is apart from the other tools: it does not build with the versions they need.
+// Task has a module of its own, because it does not build with the versions that the
+// other tools need.
 module colophon/tools/task
 
 go 1.26.5

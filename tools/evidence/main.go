@@ -1,5 +1,5 @@
-// Command evidence writes docs/reports/security.md. For each requirement of three public
-// lists, this report names the tests that show the requirement.
+// Command evidence writes docs/reports/security.md. This report lists the requirements
+// of three public lists and, for each requirement, the tests that show it.
 //
 // The comment line directly above a test names the requirements that the test shows:
 //
@@ -37,9 +37,9 @@ func main() {
 	fmt.Print(text)
 }
 
-// requirements has a line for each requirement, with four fields between bars. The fields
-// are the id, the level, a summary in our own words, and the reason if no test shows the
-// requirement.
+// requirements has a line for each requirement. Bars separate the four fields of a
+// line, which are the id, the level, a summary in our own words, and the reason if no
+// test shows the requirement.
 //
 //go:embed requirements.txt
 var requirements string
@@ -49,14 +49,14 @@ type requirement struct {
 	shown                      []evidence
 }
 
-// evidence is a test, or a step of .ci/run, that shows requirements.
+// evidence is a test, or a step of .ci/run, that shows that requirements are met.
 type evidence struct {
 	name, file string
 	ids        []string
 }
 
-// These are the kinds of reasons. A requirement that does not apply has no tests. A
-// requirement with another kind of reason may have tests.
+// These prefixes mark the kinds of reasons in requirements. A requirement that does not
+// apply has no tests. A requirement with another kind of reason may have tests.
 const (
 	otherwise     = "otherwise: "
 	notMet        = "not met: "
@@ -106,7 +106,7 @@ func read(text string) ([]*requirement, error) {
 	return all, nil
 }
 
-// match gives each requirement the evidence that shows it.
+// match assigns to each requirement the evidence that shows it.
 func match(all []*requirement, shown []evidence) error {
 	byID := map[string]*requirement{}
 	for _, r := range all {

@@ -24,7 +24,7 @@ func TestReportIsUpToDate(t *testing.T) {
 	}
 }
 
-// level1 lists all 70 requirements of level 1 of version 5.0.0, by chapter.
+// level1 lists all 70 requirements of level 1 of OWASP ASVS 5.0.0, by chapter.
 const level1 = `
 	1.2.1 1.2.2 1.2.3 1.2.4 1.2.5 1.3.1 1.3.2 1.5.1
 	2.1.1 2.2.1 2.2.2 2.3.1

@@ -17,8 +17,8 @@ more than that.
 
 `
 
-// lists has the heading of each list of requirements. The prefix and the suffix belong to
-// the ids of that list.
+// lists has the heading of each list of requirements. All ids of a list have its prefix
+// and its suffix.
 var lists = []struct{ prefix, suffix, title string }{
 	{"ASVS ", "", "OWASP ASVS 5.0.0"},
 	{"API", ":2023", "OWASP API Security Top 10, 2023"},

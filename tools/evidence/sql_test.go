@@ -13,12 +13,12 @@ import (
 	"testing"
 )
 
-// sqlAt is the index of the SQL among the arguments of a function. The functions are
+// sqlAt gives the index of the SQL among the arguments of a function. The functions are
 // pgx's methods and pg.DeleteBatches. Only goose uses database/sql, on embedded files.
 var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow": 1, "Queue": 0, "Prepare": 2, "ExecParams": 1, "CopyTo": 2}
 
-// composed lists the SQL that the program puts together while it runs. Each value is the
-// reason why no input from outside can change this SQL.
+// composed lists the SQL that the program puts together while it runs. Each value says
+// why no input from outside can change this SQL.
 var composed = map[string]string{
 	"events/idempotency.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
 	"events/rebuild.go `delete from ` + view":                                                             "one of two names in the same file",
@@ -76,7 +76,7 @@ func TestSQLIsConstant(t *testing.T) {
 }
 
 // packages imports the packages of this module, because the tests need their constants.
-// All other packages are imported as empty packages.
+// It replaces all other packages by empty packages.
 type packages map[string]*types.Package
 
 func (known packages) Import(path string) (*types.Package, error) {
@@ -140,7 +140,7 @@ func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (call
 			}
 			at, ok := sqlAt[method.Sel.Name]
 			if !ok || len(call.Args) <= at {
-				return true // a method with the same name, of a batch's result or of a URL
+				return true // another method of this name, as of a batch's result or of a URL
 			}
 			calls++
 			if arg := call.Args[at]; info.Types[arg].Value == nil {
