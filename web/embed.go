@@ -1,7 +1,7 @@
-// Package web holds the playground: one page of HTML, CSS and JavaScript
-// modules that talks to the service as any other client does.
+// Package web has the files of the playground. The playground is one page of HTML, CSS
+// and JavaScript modules that uses the public API of the service like any other client.
 //
-// There is no build step: the service serves the files as they are. The page loads
+// There is no build step. The service serves the files as they are. The page loads
 // nothing from another host and stores nothing in the browser. It works under this
 // Content-Security-Policy:
 //

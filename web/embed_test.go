@@ -12,9 +12,9 @@ import (
 	"colophon/web"
 )
 
-// TestPageFitsItsPolicy reads the page and its files. Everything that they refer to must
-// exist on this service. They must work under a policy without unsafe-* sources, and load
-// nothing from other hosts.
+// TestPageFitsItsPolicy reads the page and its files. Everything that the files refer
+// to must exist on this service. The files must work under a policy without unsafe-*
+// sources, and load nothing from other hosts.
 //
 // security: ASVS 1.3.2, ASVS 3.2.2, ASVS 3.6.1, ASVS 14.3.3, LLM05:2025
 func TestPageFitsItsPolicy(t *testing.T) {
@@ -35,8 +35,8 @@ func TestPageFitsItsPolicy(t *testing.T) {
 	if m := inline.FindString(web.Page()); m != "" {
 		t.Errorf("the page contains %q", m)
 	}
-	// Browsers do not fetch an address in a comment. The address of the SVG namespace is
-	// only a name.
+	// An address in a comment does not count, because browsers do not fetch it. The
+	// address of the SVG namespace does not count either, because it is only a name.
 	comment := regexp.MustCompile(`(?m)^\s*//.*$`)
 	host := regexp.MustCompile(`(?i:https?://)[^\s"'<>)]+|["'(]//[a-z]|@import|url\(`)
 	sink := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|(local|session)Storage|indexedDB|document\.cookie`)
@@ -76,7 +76,7 @@ func TestPageFitsItsPolicy(t *testing.T) {
 }
 
 // TestScriptsFindTheirElements looks for every id that a script or the page refers to.
-// Each id must be on the page exactly once.
+// Each of these ids must be on the page exactly once.
 func TestScriptsFindTheirElements(t *testing.T) {
 	ids := map[string]int{}
 	for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
@@ -145,8 +145,8 @@ func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
 	}
 }
 
-// TestModulesPassTheirOwnTests runs the tests in test/. These tests cover the modules
-// that need no page.
+// TestModulesPassTheirOwnTests runs the tests in test/. These tests cover the
+// JavaScript modules that need no page.
 func TestModulesPassTheirOwnTests(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {

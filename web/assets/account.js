@@ -22,8 +22,8 @@ export class Account {
     find("account-close").addEventListener("click", () => this.#dialog.close());
   }
 
-  // ask opens the dialog and resolves to whether the user is signed in when it
-  // closes. The problem, if any, is shown as the reason.
+  // ask opens the dialog. It resolves, when the dialog closes, to whether the user is
+  // signed in. The problem, if any, is shown as the reason why the user must sign in.
   ask(problem = null) {
     this.#complain(problem);
     this.#dialog.showModal();

@@ -1,22 +1,22 @@
-// The service's HTTP interface, as far as the page needs it.
+// The part of the service's HTTP API that the page uses.
 
 import { Problem } from "./problem.js";
 
-// Client speaks for one account at a time. Its access token and refresh token
-// live in this object alone. Another page, a browser extension or the next user
-// of this computer could read them in the browser's storage. After a reload,
-// users sign in again.
+// Client makes requests for one account at a time. Only this object has the access
+// token and the refresh token. In the browser's storage, another page, a browser
+// extension or the next user of this computer could read them. After a reload, users
+// sign in again.
 //
-// Every method throws a Problem when the service refuses or does not answer,
-// and the signal's own reason when it is aborted.
+// Every method throws a Problem when the service refuses or does not answer. It throws
+// the signal's own reason when the signal is aborted.
 export class Client {
   #base;
   #accessToken = "";
   #refreshToken = "";
-  #renewal = null; // the renewal under way: a refresh token may be used only once
+  #renewal = null; // promise of the running renewal; renewals are shared, because a refresh token may be used only once
   #onSignedOut;
 
-  username = ""; // "" when no user is signed in
+  username = ""; // name of the account; "" when no user is signed in
 
   // onSignedOut is called when the service no longer accepts the session.
   constructor(base, onSignedOut = () => {}) {
@@ -33,15 +33,15 @@ export class Client {
     this.username = username;
   }
 
-  // signOut drops the tokens at once and asks the service to end the session. It
-  // drops them even when the service cannot be reached.
+  // signOut forgets the tokens at once, even when the service cannot be reached. It
+  // also asks the service to end the session.
   async signOut() {
     const token = this.#refreshToken;
     this.#forget();
     if (token) await this.#send("/revoke", { method: "POST", body: new URLSearchParams({ token }), keepalive: true }).catch(() => {});
   }
 
-  // submit returns the new job and its path.
+  // submit sends a request for a text and returns the new job and its path.
   async submit(request) {
     const response = await this.#signed("/jobs", { method: "POST", json: request });
     const job = await response.json();
@@ -56,21 +56,24 @@ export class Client {
     await this.#signed(`${path}/cancel`, { method: "POST" });
   }
 
-  // events opens the stream of the job's events after a version; the caller reads the body.
+  // events opens the stream of the job's events after the given version and returns the
+  // response body.
   async events(path, after, signal) {
     const headers = { Accept: "text/event-stream" };
     if (after > 0) headers["Last-Event-ID"] = String(after);
     return (await this.#signed(`${path}/events`, { headers, signal })).body;
   }
 
-  // history returns one page of finished jobs, newest first, and the path of the next, or "".
+  // history returns a page of finished jobs, newest first, and the path of the next
+  // page, or "" after the last page.
   async history(path = "/history") {
     const response = await this.#signed(path);
     const next = linkTo("next", response.headers.get("Link"));
     return { items: await response.json(), older: next && this.#local(next) };
   }
 
-  // signed sends a request as the account and renews an expired access token first.
+  // signed sends a request with the access token. If the token has expired, signed
+  // renews it and sends the request again.
   async #signed(path, options = {}) {
     const used = this.#accessToken;
     const send = () =>
@@ -93,7 +96,7 @@ export class Client {
     this.#renewal ??= this.#token({ grant_type: "refresh_token", refresh_token: spent })
       .then(
         (answer) => {
-          if (this.#refreshToken === spent) this.#keep(answer); // still signed in
+          if (this.#refreshToken === spent) this.#keep(answer); // unless the user has signed out or in meanwhile
         },
         (err) => {
           if (err.temporary) throw err;
@@ -139,8 +142,8 @@ export class Client {
     return response;
   }
 
-  // local turns a reference in an answer into a path of this service, because the
-  // access token must not reach another host.
+  // local turns a URL in a response into a path of this service. It refuses other
+  // hosts, because the access token must not reach them.
   #local(reference) {
     const base = new URL(this.#base);
     const url = new URL(reference, base);
@@ -153,8 +156,8 @@ const param = String.raw`;\s*([^\s=;,]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,
 const params = new RegExp(param, "g");
 const links = new RegExp(String.raw`<([^>]*)>\s*((?:${param})*)`, "g");
 
-// linkTo returns the target of the first link with that relation in a Link
-// header (RFC 8288), or "".
+// linkTo returns the target of the first link with the given relation in a Link header
+// (RFC 8288), or "".
 export function linkTo(relation, header) {
   for (const [, target, tail] of (header ?? "").matchAll(links)) {
     const rel = [...tail.matchAll(params)].find(([, name]) => name.toLowerCase() === "rel");

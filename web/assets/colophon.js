@@ -1,9 +1,10 @@
-// Folds a job's events into the record of its text, without the page or the network.
+// Builds the record of a text from the events of its job, without the page or the
+// network.
 
-// blank is the record of a job without a known event.
+// blank is the record of a job before its first event.
 export const blank = { state: "queued", attempts: 0, tokens: 0, events: [] };
 
-// fold returns the record after one more event.
+// fold returns the record after it has added an event.
 export function fold(record, event) {
   const next = { ...record, events: [...record.events, event] };
   switch (event.type) {
@@ -23,12 +24,12 @@ export function fold(record, event) {
       return event.final === false ? { ...next, state: "queued" } : { ...next, state: "failed", reason: event.reason, finishedAt: event.at };
     case "job.cancelled":
       return { ...next, state: "cancelled", reason: event.reason, finishedAt: event.at };
-    default: // an event of a later version of the service
+    default: // an event type of a later version of the service
       return next;
   }
 }
 
-// ended reports whether the record's job has had its final event.
+// ended reports whether the record has the final event of its job.
 export const ended = ({ state }) => state !== "queued" && state !== "running";
 
 // request returns the request that generates the text of a record again.
@@ -51,7 +52,8 @@ export function unquote(text) {
   }
 }
 
-// sentence names the model, the speed and the time of an ended job's text.
+// sentence returns a sentence with the model, the speed and the time of an ended job's
+// text.
 export function sentence(record) {
   const took = duration(record);
   const date = new Date(record.finishedAt).toLocaleString(undefined, { dateStyle: "long", timeStyle: "short" });
@@ -66,7 +68,7 @@ export function sentence(record) {
   }
 }
 
-// lines returns the rest of the colophon as [term, value] pairs.
+// lines returns the other facts about a text as [term, value] pairs.
 export function lines(id, record) {
   const params = record.params ?? {};
   const settings = [
@@ -90,15 +92,16 @@ export function lines(id, record) {
   ].filter(([, value]) => known(value)).map(([term, value]) => [term, String(value)]);
 }
 
-// since returns the time between the job's acceptance and an event.
+// since returns the time from the job's acceptance to an event, such as "+1.50 s".
 export const since = (record, at) => `+${((Date.parse(at) - Date.parse(record.acceptedAt)) / 1000).toFixed(2)} s`;
 
-// count returns a number with its noun, singular or plural.
+// count returns a number with its noun, which is singular or plural.
 export const count = (n, thing) => `${n} ${n === 1 ? thing : `${thing}s`}`;
 
 const known = (value) => value !== undefined && value !== null && value !== "";
 
-// seconds from the first start to the end; NaN for a job that never started.
+// seconds returns the time from the job's first start to its end. It returns NaN for a
+// job that never started.
 const seconds = ({ startedAt, finishedAt }) => (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000;
 
 function duration(record) {

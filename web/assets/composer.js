@@ -3,7 +3,7 @@
 import { quote, unquote } from "./colophon.js";
 import { complain, find, hold, isReady, ready, show } from "./dom.js";
 
-const longest = 500; // characters, as the service counts them: code points
+const longest = 500; // largest number of characters; like the service, the page counts code points
 
 export class Composer {
   #form = find("composer");
@@ -14,8 +14,8 @@ export class Composer {
   #settings = ["max_new_tokens", "temperature", "top_k", "top_p", "seed"].map(find);
   #stop = find("stop");
 
-  // write is called with a request when the form is sent, cancel when the user
-  // cancels the running text.
+  // The constructor takes two callbacks. It calls write with a request when the user
+  // submits the form, and cancel when the user cancels the running text.
   constructor(write, cancel) {
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -38,7 +38,7 @@ export class Composer {
     this.#measure();
   }
 
-  // fill takes over a request.
+  // fill puts the values of a request into the form.
   fill(request) {
     for (const input of this.#settings) input.value = request[input.name] ?? "";
     this.#stop.value = quote(request.stop ?? []);
@@ -54,7 +54,8 @@ export class Composer {
     this.#checkStop();
   }
 
-  // busy marks a text as running; users can cancel it when cancellable is true.
+  // busy shows whether a text is running. Users can cancel the text if cancellable is
+  // true.
   busy(yes, cancellable = false) {
     ready(this.#generate, !yes);
     ready(this.#cancel);
@@ -63,7 +64,8 @@ export class Composer {
     if (lost) this.#generate.focus();
   }
 
-  // complain shows a problem and disables the button for the problem's wait, if any.
+  // complain shows a problem. It disables the button for the time that the problem asks
+  // users to wait.
   complain(problem) {
     const fields = Object.fromEntries([this.#prompt, ...this.#settings, this.#stop].map((field) => [field.name, field]));
     const seconds = complain(this.#notice, problem, fields);

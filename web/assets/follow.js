@@ -1,22 +1,22 @@
-// Follows a job to its end, over as many connections as it takes.
+// Follows a job to its end, and connects again when a connection is lost.
 
 import { Problem } from "./problem.js";
 import { read } from "./sse.js";
 
-const first = 500; // milliseconds before the first new attempt; doubled by each that fails
+const first = 500; // milliseconds before the first new attempt; doubles with each attempt that fails
 const longest = 10_000;
 
-// follow yields the events of a job after a version, each once and in order,
-// and returns after the final one. open(after, signal) resolves to the body of
-// an event stream. A stream that breaks, ends early or sends no byte for silence
-// milliseconds, not even a heartbeat, is opened again from the last version seen.
-// Before the wait, onCut is called with its milliseconds.
+// follow yields the events of a job after a version, each once and in order, and
+// returns after the final event. open(after, signal) resolves to the body of an event
+// stream. If a stream breaks, ends early or sends no byte for silence milliseconds, not
+// even a heartbeat, follow opens it again from the last version that it has seen.
+// Before each wait, it calls onCut with the wait in milliseconds.
 //
-// It throws the errors of open that a retry cannot fix, and the signal's reason
-// when it is aborted.
+// follow throws the errors of open that a retry cannot fix, and the signal's reason
+// when the signal is aborted.
 export async function* follow(open, { signal, after = 0, silence = 30_000, onCut = () => {}, pause = sleep }) {
   let version = after;
-  let failures = 0; // in a row
+  let failures = 0; // number of failed attempts in a row
   for (;;) {
     let asked = 0;
     const watch = new AbortController();
@@ -43,14 +43,14 @@ export async function* follow(open, { signal, after = 0, silence = 30_000, onCut
       clearTimeout(timer);
       watch.abort();
     }
-    const jitter = 0.75 + Math.random() / 2; // many pages must not reconnect at once
+    const jitter = 0.75 + Math.random() / 2; // a random factor, so that many pages do not reconnect at the same time
     const wait = Math.max(asked, Math.min(longest, first * 2 ** failures++) * jitter);
     onCut(wait);
     await pause(wait, signal);
   }
 }
 
-// isFinal reports whether this is the last event of its job.
+// isFinal reports whether an event is the last event of its job.
 export function isFinal({ type, final }) {
   return type === "job.completed" || type === "job.cancelled" || (type === "job.failed" && final !== false);
 }

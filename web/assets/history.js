@@ -1,17 +1,18 @@
-// The list of finished texts, newest first.
+// The list of the user's finished texts, newest first.
 
 import { complain, find, isReady, make, ready, show } from "./dom.js";
 
-const excerpt = 160; // characters shown of each
+const excerpt = 160; // number of characters that the list shows of each text
 
 export class History {
   #client;
   #open;
   #list = find("history-items");
-  #older = ""; // the path of the next page
-  #entries = new Map(); // by job id
+  #older = ""; // path of the next page of the history; "" after the last page
+  #entries = new Map(); // buttons by job id
 
-  // open is called with the id of the job that the user chose.
+  // The constructor takes a client and the function open, which is called with the id
+  // of the job that the user chooses.
   constructor(client, open) {
     this.#client = client;
     this.#open = open;
@@ -26,7 +27,8 @@ export class History {
     show(find("older"), false);
   }
 
-  // refresh loads the new texts, or the first page when none is loaded.
+  // refresh adds the texts that are new. If no text is loaded yet, it loads the first
+  // page.
   async refresh() {
     const username = this.#client.username;
     await this.#load("/history", (items, older) => {
@@ -36,7 +38,7 @@ export class History {
     });
   }
 
-  // mark shows which text is on the sheet.
+  // mark shows which of the listed texts is on the sheet.
   mark(id) {
     for (const [each, button] of this.#entries) {
       if (each === id) button.setAttribute("aria-current", "true");

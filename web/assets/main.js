@@ -1,4 +1,4 @@
-// The page: wires the form, the sheet, the history and the account together.
+// Connects the form, the sheet, the history and the account of the page.
 
 import { Account } from "./account.js";
 import { Client } from "./api.js";
@@ -18,7 +18,7 @@ const composer = new Composer(write, cancel);
 const sheet = new Sheet((request) => composer.fill(request));
 const history = new History(client, reopen);
 
-let current = null; // {path, following} of the job on the sheet
+let current = null; // {path, following} of the job on the sheet, or null
 
 find("sign").addEventListener("click", () => {
   if (!client.username) return account.ask().then(enter);
@@ -28,7 +28,7 @@ find("sign").addEventListener("click", () => {
 });
 show(find("sign"));
 
-// enter shows the account's name and texts after a sign-in.
+// enter shows the account's name and texts after users sign in.
 function enter(signedIn) {
   if (!signedIn) return;
   find("who").textContent = client.username;
@@ -83,9 +83,9 @@ function reopen(id) {
   return present(`/jobs/${encodeURIComponent(id)}`);
 }
 
-// present puts a job on the sheet and follows it to its end, unless another one
-// takes its place; it resolves to whether the end was reached. A job that
-// is no longer shown continues, and its text appears in the history.
+// present puts a job on the sheet and follows it to its end, unless another job
+// replaces it. It resolves to whether the job was followed to its end. A job that is no
+// longer shown continues, and its text appears in the history.
 async function present(path, job) {
   current?.following.abort();
   const mine = { path, following: new AbortController() };

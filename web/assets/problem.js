@@ -1,7 +1,8 @@
-// A failure, with the text of the service (RFC 9457 problem details), or with the
-// page's own text if the service sent none.
+// A failure of a request. Its text comes from the service (RFC 9457 problem details).
+// If the service sent no text, the page has one of its own.
 
-// A title that is only the name of the status says little to most people.
+// Some titles are only the name of an HTTP status, which says little to most people.
+// These texts replace them.
 const plain = {
   400: "This request cannot be read.",
   401: "You are not signed in.",
@@ -22,11 +23,11 @@ export class Problem extends Error {
   constructor({ status = 0, title = "", detail = "", errors = [], retryAfter = 0 } = {}) {
     super(detail || title);
     this.name = "Problem";
-    this.status = status; // of HTTP; 0 when there was no answer
+    this.status = status; // HTTP status; 0 when there was no response
     this.title = title;
     this.detail = detail;
-    this.errors = errors; // [{field, message}]; field is "" if no single field is wrong
-    this.retryAfter = retryAfter; // seconds; 0 when the service did not say
+    this.errors = errors; // list of {field, message}; field is "" if no single field is wrong
+    this.retryAfter = retryAfter; // seconds until a retry makes sense; 0 when the service did not say
   }
 
   // temporary reports whether a retry of the same request may succeed.
@@ -34,13 +35,13 @@ export class Problem extends Error {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 
-  // from reads the problem from a refused request's answer.
+  // from makes a Problem from the response to a refused request.
   static async from(response) {
     let body = {};
     try {
       body = (await response.json()) ?? {};
     } catch {
-      // A proxy answered, in its own format.
+      // The body is not JSON if a proxy answered.
     }
     return new Problem({
       status: response.status,
@@ -59,7 +60,8 @@ export class Problem extends Error {
   }
 }
 
-// retryAfter reads the header of that name, seconds or a date, as seconds from now.
+// retryAfter returns the value of a Retry-After header in seconds from now. The header
+// has a number of seconds or a date.
 export function retryAfter(header, now = Date.now()) {
   if (!header) return 0;
   const seconds = /^\s*\d+\s*$/.test(header) ? Number(header) : (Date.parse(header) - now) / 1000;

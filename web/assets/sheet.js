@@ -10,7 +10,8 @@ export class Sheet {
   #status = find("status");
   #continuation = find("continuation");
 
-  // again is called with the request that generates the sheet's text again.
+  // The constructor takes a callback. The sheet calls it with the request that
+  // generates the text once more.
   constructor(again) {
     find("again").addEventListener("click", () => again(request(this.#record)));
   }
@@ -42,18 +43,20 @@ export class Sheet {
   // apply adds an event to the sheet.
   apply(event) {
     this.#record = fold(this.#record, event);
-    // One span for each: a screen reader announces what was added, not the whole text again.
+    // Each piece gets its own span, so that a screen reader announces only this piece
+    // and not the whole text again.
     if (event.type === "job.advanced") this.#continuation.append(make("span", {}, event.text));
     if (event.type !== "job.advanced" || this.#root.dataset.state !== this.#record.state) this.#report();
     if (ended(this.#record)) this.#close();
   }
 
-  // interrupted says that the connection was lost and will be tried again in that many milliseconds.
+  // interrupted shows that the connection was lost. wait is the number of milliseconds
+  // until the next attempt.
   interrupted(wait) {
     this.#say(`The connection was lost, trying again${wait < 1500 ? "" : ` in ${Math.round(wait / 1000)} s`}`, "interrupted");
   }
 
-  // complain shows why the job cannot be followed.
+  // complain shows why the page cannot follow the job.
   complain(problem) {
     show(this.#root);
     complain(find("sheet-notice"), problem);
@@ -93,7 +96,7 @@ export class Sheet {
   }
 }
 
-// fact returns the part of an event that the list shows.
+// fact returns the detail of an event that the list of events shows.
 function fact({ type, tokens, attempt, finish_reason, reason }) {
   switch (type) {
     case "job.started":

@@ -1,18 +1,19 @@
 // Reads text/event-stream as the HTML standard defines it:
 // https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 //
-// The browser's own EventSource cannot send an Authorization header, so the
-// stream is fetched like any other answer and parsed here.
+// The browser's own EventSource cannot send an Authorization header. So the page
+// fetches the stream like any other response and parses it here.
 
-// Parser turns pieces of a stream, cut anywhere, into messages {id, type, data}.
+// Parser turns the pieces of a stream into messages {id, type, data}. The pieces may be
+// cut anywhere.
 export class Parser {
   #rest = ""; // a line that has not ended yet
-  #afterCR = false; // the last piece ended in CR: a LF that comes next belongs to it
+  #afterCR = false; // true if the last piece ended in CR; an LF at the start of the next piece belongs to it
   #id = "";
   #type = "";
   #data = null;
 
-  // feed returns the messages that text completes.
+  // feed takes a piece of the stream and returns the messages that it completes.
   feed(text) {
     const messages = [];
     if (text === "") return messages;
@@ -50,7 +51,7 @@ export class Parser {
     return null;
   }
 
-  // The id stays for the messages that follow; type and data do not.
+  // The id stays valid for the messages that follow. The type and the data do not.
   #dispatch() {
     const message = this.#data === null ? null : { id: this.#id, type: this.#type || "message", data: this.#data };
     this.#type = "";
@@ -59,12 +60,12 @@ export class Parser {
   }
 }
 
-// read yields the messages of a response body (a ReadableStream of bytes) and
-// ends with it. A message without its blank line is dropped. onBytes is
-// called for everything that arrives, comments included.
+// read yields the messages of a response body (a ReadableStream of bytes) until the
+// body ends. It drops a message without its blank line. It calls onBytes for everything
+// that arrives, comments included.
 export async function* read(body, onBytes = () => {}) {
   const parser = new Parser();
-  const utf8 = new TextDecoder(); // holds back a character that is cut in two; drops a byte order mark
+  const utf8 = new TextDecoder(); // keeps the start of a character until its end arrives; drops a byte order mark
   const reader = body.getReader();
   try {
     for (;;) {
@@ -74,6 +75,6 @@ export async function* read(body, onBytes = () => {}) {
       yield* parser.feed(utf8.decode(value, { stream: true }));
     }
   } finally {
-    reader.cancel().catch(() => {}); // the stream may have failed already
+    reader.cancel().catch(() => {}); // the error does not matter, because the stream may have failed already
   }
 }

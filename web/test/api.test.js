@@ -4,8 +4,8 @@ import { Client, linkTo } from "../assets/api.js";
 import { Problem, retryAfter } from "../assets/problem.js";
 import { json, serve } from "./service.js";
 
-// renewing returns a service whose first access token is refused, and whose refresh
-// tokens are valid once.
+// renewing returns the handler of a service that refuses the first access token and
+// accepts each refresh token once.
 function renewing(log) {
   let n = 0;
   return (request, response, body) => {
@@ -79,10 +79,10 @@ test("signing out ends the session, and drops the tokens even if the service fai
     json(response, 200, { access_token: "a", refresh_token: "r" });
   });
   const client = new Client(origin);
-  await client.signOut(); // before any sign-in
+  await client.signOut(); // signing out without a session must not fail
   await client.signIn("reader", "securepassword");
   const gone = client.signOut();
-  assert.equal(client.username, ""); // at once
+  assert.equal(client.username, ""); // the name must be empty at once
   await gone;
   assert.deepEqual(seen.slice(1), ["/revoke token=r"]);
 });

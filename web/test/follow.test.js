@@ -39,7 +39,7 @@ test("a stream cut at every boundary, and within every event, yields each event 
     let cuts = 0;
     const { signal } = new AbortController();
     assert.deepEqual(await collect(follow(open(origin), { signal, onCut: () => cuts++, pause: async () => {} })), events);
-    assert.ok(cuts >= events.length - 1, `${cuts} cuts`); // a destroyed connection may lose what was on its way
+    assert.ok(cuts >= events.length - 1, `${cuts} cuts`); // a destroyed connection may lose an event that was already sent, so there may be more cuts
     assert.deepEqual(asked, asked.toSorted((a, b) => a - b));
     assert.equal(asked.at(-1), events.length - 1);
   }
@@ -78,7 +78,7 @@ test("waits grow with failures in a row and start over after an event", async (t
   const waits = [];
   const pause = async (wait) => waits.push(wait);
   await collect(follow(open(origin), { signal: new AbortController().signal, pause }));
-  const row = [500, 1000, 2000, 4000]; // then an event, and the first wait again
+  const row = [500, 1000, 2000, 4000]; // waits in milliseconds until an event arrives; then the waits start again
   waits.slice(0, 12).forEach((wait, i) => {
     const want = i < 4 ? row[i] : [500, 1000, 2000, 4000, 8000][(i - 4) % 5];
     assert.ok(wait >= want * 0.75 && wait <= want * 1.25, `wait ${i} is ${wait} ms, want about ${want}`);

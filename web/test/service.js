@@ -1,9 +1,9 @@
-// A service for tests, on a loopback port of its own.
+// An HTTP server for tests. Each test has its own server on a loopback port.
 
 import http from "node:http";
 
-// serve calls answer(request, response, body) for each request until the test
-// is over, and returns the service's origin.
+// serve starts a server that calls answer(request, response, body) for each request
+// until the test is over. It returns the origin of the server.
 export async function serve(t, answer) {
   const server = http.createServer(async (request, response) => {
     let body = "";
@@ -18,7 +18,7 @@ export async function serve(t, answer) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
-// json answers with a status and a value.
+// json sends a response with a status and a value as JSON.
 export function json(response, status, value, headers = {}) {
   response.writeHead(status, { "Content-Type": "application/json", ...headers }).end(JSON.stringify(value));
 }

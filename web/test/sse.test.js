@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Parser, read } from "../assets/sse.js";
 
-// A stream that uses every feature of the format, and its messages.
+// text is a stream that uses every feature of the format.
 const text = [
   ": a comment, which is a heartbeat here",
   "",
