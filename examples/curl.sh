@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A tour of the API with curl: create an account, get an access token, generate a
-# text, follow another text as it is generated, resume a broken stream, and read the
-# history.
+# A tour of the API with curl. It creates an account, gets an access token, generates a
+# text, follows another text while the service generates it, resumes a broken stream,
+# and reads the history.
 #
 #   examples/curl.sh                                   # a service on this machine
 #   BASE_URL=https://colophon.example examples/curl.sh # or another one
 #
-# It needs curl and POSIX tools. It ends with an error at the first unexpected
-# answer.
+# The script needs curl and POSIX tools. It ends with an error at the first unexpected
+# response.
 set -euo pipefail
 
 BASE_URL=${BASE_URL:-http://127.0.0.1:8000}
@@ -41,7 +41,7 @@ show() {
   printf '%s\n' "$line"
 }
 
-# call STATUS ARGUMENT... runs curl, prints the answer and checks its status. It
+# call STATUS ARGUMENT... runs curl, prints the response and checks its status. It
 # leaves the body in $work/body and the headers in $work/headers.
 call() {
   local want=$1 got
@@ -49,7 +49,7 @@ call() {
   show "$@"
   got=$(curl --silent --show-error --max-time 90 --dump-header "$work/headers" --output "$work/body" --write-out '%{http_code}' "$@") ||
     fail "no answer from $BASE_URL"
-  sed 's/_token": *"[^"]*"/_token":"..."/g' "$work/body" # no secrets in the terminal
+  sed 's/_token": *"[^"]*"/_token":"..."/g' "$work/body" # keeps secrets out of the terminal
   [ "$got" = "$want" ] || fail "the status is $got, expected $want"
 }
 
@@ -58,12 +58,12 @@ field() {
   grep -o "\"$1\": *\"[^\"]*\"" "$work/body" | sed -n '1s/.*: *"\(.*\)"/\1/p'
 }
 
-# header NAME prints the value of a header of the last answer.
+# header NAME prints the value of a header of the last response.
 header() {
   tr -d '\r' <"$work/headers" | awk -F ': *' -v name="$1" 'tolower($1) == tolower(name) { print $2 }'
 }
 
-# messages prints a stream without its comments, which only keep the connection alive.
+# messages prints a stream without its comments, which only keep the connection open.
 messages() { grep -E '^(id|event|data):' "$1"; }
 
 say "Without an access token, requests for texts are refused."
@@ -110,7 +110,7 @@ show -N "$job/events" -H "$auth" -H 'Accept: text/event-stream' -H 'Last-Event-I
 curl --silent --show-error --no-buffer --fail --max-time 30 "$job/events" -H "$auth" -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2' >"$work/resumed" ||
   fail "the resumed stream ended with an error"
 messages "$work/resumed" >"$work/tail"
-sed -n '7,$p' "$work/all" | cmp - "$work/tail" || fail "the resumed stream differs" # three lines per event
+sed -n '7,$p' "$work/all" | cmp - "$work/tail" || fail "the resumed stream differs" # each event has three lines
 printf '(%d events)\n' "$(grep -c '^id:' "$work/tail")"
 
 say "Get the completed job."

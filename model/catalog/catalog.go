@@ -1,8 +1,8 @@
 // Package catalog finds models by name and loads them.
 //
 // A name is the name of the embedded model or of a published model, or the path of a
-// directory in the Hugging Face layout of GPT-2. The names of models come first. Write
-// ./name for a directory that has the name of a model.
+// directory in the Hugging Face layout of GPT-2. The name of a model takes precedence
+// over a directory. Write ./name for a directory that has the name of a model.
 package catalog
 
 import (
@@ -29,7 +29,7 @@ func Files() []string {
 	return []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}
 }
 
-// Releases are the published models that have a name.
+// Releases are the published models that users can name.
 type Releases []hub.Release
 
 // Named returns the release with the given name. It returns false if there is no such
@@ -43,7 +43,7 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 	return hub.Release{}, false
 }
 
-// Names returns the given names and the names of all releases, separated by commas.
+// Names returns the names in more and the names of all releases, separated by commas.
 func (r Releases) Names(more ...string) string {
 	for _, release := range r {
 		more = append(more, release.Name)
@@ -51,10 +51,10 @@ func (r Releases) Names(more ...string) string {
 	return strings.Join(more, ", ")
 }
 
-// Model is a model whose files have been found.
+// Model is a model whose files have been found, but not loaded.
 type Model struct {
 	Name   string // name of the model
-	From   string // the name or path that Find was given
+	From   string // name or path that was passed to Find
 	Files  fs.FS
 	Digest string // required digest of the weights, such as sha256:248d…; "" allows any digest
 }
@@ -62,15 +62,15 @@ type Model struct {
 // NotFoundError means that a name is not the name of a model.
 type NotFoundError struct {
 	Name  string
-	Known string // the known names, separated by commas
+	Known string // all known names, separated by commas
 }
 
-// Error names the models that are known.
+// Error returns a message that lists the known models.
 func (e *NotFoundError) Error() string {
 	return fmt.Sprintf("unknown model %q: want %s, or a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
 }
 
-// Library is a directory of pulled models and the hub of the published ones.
+// Library is a directory of pulled models, and the hub from which models are pulled.
 type Library struct {
 	Releases Releases
 	Dir      string // directory of the pulled models
@@ -94,8 +94,8 @@ func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	return Model{Name: r.Name, From: r.Name, Files: os.DirFS(r.Dir(l.Dir)), Digest: r.Weights()}, nil
 }
 
-// Find returns the embedded model or the model in a directory. The error for an unknown
-// name is a [NotFoundError].
+// Find returns the embedded model, or the model in the directory with the given path.
+// The error for an unknown name is a [NotFoundError].
 func Find(name string) (Model, error) { return find(name, BuiltIn) }
 
 func find(name, known string) (Model, error) {
@@ -112,7 +112,7 @@ func find(name, known string) (Model, error) {
 	return Model{Name: filepath.Base(dir), From: name, Files: os.DirFS(dir)}, nil
 }
 
-// Engine is a [model.Engine] that its owner closes.
+// Engine is a [model.Engine] that its owner must close.
 type Engine interface {
 	model.Engine
 	Close()
@@ -121,7 +121,7 @@ type Engine interface {
 // LoadOptions select the engine of a model.
 type LoadOptions struct {
 	GoMLX     bool          // use the reference engine instead of the native engine
-	Weights   kernel.Format // how the native engine stores the weights
+	Weights   kernel.Format // format in which the native engine stores the weights
 	Sequences int           // largest number of open sequences of the native engine; 0 means 16
 }
 
@@ -135,8 +135,8 @@ func (m Model) Load(o LoadOptions) (Engine, error) {
 	return m.load(o, tokenizer)
 }
 
-// LoadWeights is like Load, but it does not read the tokenizer. The engine has token
-// ids but no text.
+// LoadWeights is like Load, but it does not read the tokenizer. The engine can compute
+// token ids, but cannot encode or decode text.
 func (m Model) LoadWeights(o LoadOptions) (Engine, error) { return m.load(o, nil) }
 
 func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err error) {
@@ -160,7 +160,7 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	return e, nil
 }
 
-// Tokenizer reads the tokenizer and the context size, without the weights.
+// Tokenizer reads the tokenizer and the context size in tokens, without the weights.
 func (m Model) Tokenizer() (t *gpt2.Tokenizer, context int, err error) {
 	config, err := gpt2.ReadConfig(m.Files)
 	if err != nil {

@@ -16,13 +16,13 @@ import (
 	"colophon/model"
 )
 
-// A Case is a golden vector: a prompt, and the results that the reference computes from
-// the prompt.
+// A Case is a golden vector. It has a prompt, and the results that the reference
+// implementation computes from the prompt.
 type Case struct {
 	Name   string
-	IDs    []int       // the prompt
+	IDs    []int       // token ids of the prompt
 	Logits [][]float32 // logits after each token of the prompt
-	Greedy []int       // the continuation with the likeliest tokens
+	Greedy []int       // token ids of the continuation with the likeliest tokens
 }
 
 // Cases reads the golden vectors in cases.json and logits.f32. The numbers in
@@ -34,7 +34,7 @@ func Cases(t testing.TB, fsys fs.FS) []Case {
 			Name   string `json:"name"`
 			IDs    []int  `json:"input_ids"`
 			Offset int    `json:"logits_offset_bytes"`
-			Shape  [2]int `json:"logits_shape"` // tokens, vocabulary
+			Shape  [2]int `json:"logits_shape"` // number of tokens, size of the vocabulary
 			Greedy []int  `json:"greedy"`
 		} `json:"cases"`
 	}
@@ -103,8 +103,8 @@ func Open(t testing.TB, e model.Engine) model.Sequence {
 }
 
 // TestGolden computes each case token by token. After each token, the logits must
-// differ from those of the case by no more than tolerance. If greedy is true, the
-// likeliest tokens must also be those of the case.
+// differ from the logits of the case by no more than tolerance. If greedy is true, the
+// likeliest tokens must be the tokens in Greedy.
 func TestGolden(t *testing.T, e model.Engine, cases []Case, tolerance float64, greedy bool) {
 	t.Helper()
 	var most float64
