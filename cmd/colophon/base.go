@@ -27,13 +27,17 @@ type base struct {
 	grace   grace
 }
 
-// with opens the database, calls fn, and closes everything in the opposite order. It
-// always migrates a private Postgres. It migrates another database only if migrate is
-// set, because the owner of that database decides when to migrate. The context of fn is
+// with opens the database, proves the master key, calls fn, and closes everything in the
+// opposite order. It always migrates a private Postgres. It migrates another database only
+// if migrate is set, because the owner of that database decides this. The context of fn is
 // done when ctx is done or when a private Postgres ends. From then on fn must return
-// within the grace period. with returns errDatabaseEnded if a private Postgres ended and
+// within the grace period. The error is errDatabaseEnded if a private Postgres ended and
 // fn returned no error.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
+	key, err := f.readMasterKey()
+	if err != nil {
+		return err
+	}
 	db, err := f.open(ctx, log)
 	if err != nil {
 		return err
@@ -76,10 +80,11 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	if err := retryUntilAvailable(ctx, log, func() error { return migrations.Check(ctx, pool) }); err != nil {
 		return err
 	}
-	store, v, err := f.store(pool, log)
+	v, err := f.openVault(ctx, pool, key, log)
 	if err != nil {
 		return err
 	}
+	store := events.NewStore(pool, v, log)
 	m := metrics.New(pool)
 	store.Appended = m.Appended
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })

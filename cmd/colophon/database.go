@@ -10,9 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"colophon/events"
 	"colophon/internal/pg"
-	"colophon/internal/vault"
 	"colophon/migrations"
 )
 
@@ -27,7 +25,7 @@ type databaseFlags struct {
 	dataFlags
 	DatabaseURL string    `var:"DATABASE_URL" placeholder:"URL" help:"URL of the Postgres database. Default: a private Postgres is started in the data directory ($DATABASE_URL)."`
 	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres, for the private Postgres ($PGBIN)."`
-	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, created if missing ($COLOPHON_MASTER_KEY)."`
+	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, which is made for an empty database ($COLOPHON_MASTER_KEY)."`
 }
 
 // startTimeout bounds the time until a database answers.
@@ -91,30 +89,6 @@ func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
 		err = fmt.Errorf("%w: %w", migrations.ErrBehind, err)
 	}
 	return pool, err
-}
-
-// store returns the event store on the pool, and a vault that uses the master key.
-func (f *databaseFlags) store(pool *pgxpool.Pool, log *slog.Logger) (*events.Store, *vault.Vault, error) {
-	key := f.MasterKey
-	if key == nil {
-		var err error
-		if key, err = vault.MasterKeyFile(filepath.Join(f.Data, "master.key")); err != nil {
-			return nil, nil, err
-		}
-	}
-	v, err := vault.New(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	return events.NewStore(pool, v, log), v, nil
-}
-
-// masterKey is the value of --master-key. The flag has the 32 bytes of the key in base64.
-type masterKey []byte
-
-func (k *masterKey) UnmarshalText(text []byte) (err error) {
-	*k, err = vault.ParseMasterKey(string(text))
-	return err
 }
 
 type migrateCmd struct{ databaseFlags }

@@ -177,8 +177,8 @@ func (r *keyring) create(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create a signing key: %w", err)
 	}
-	_, err = r.pool.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at) values ($1, $2, $3) on conflict do nothing`,
-		key.KeyID(), r.vault.WrapSecret(private.Seed(), purpose(key.KeyID())), r.now())
+	_, err = r.pool.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4) on conflict do nothing`,
+		key.KeyID(), r.vault.WrapSecret(private.Seed(), purpose(key.KeyID())), r.now(), r.vault.KeyID())
 	if err != nil {
 		return fmt.Errorf("store a signing key: %w", err)
 	}
@@ -186,7 +186,7 @@ func (r *keyring) create(ctx context.Context) error {
 }
 
 // purpose returns the purpose of a wrapped key. The purpose binds the key to its row.
-func purpose(kid string) string { return "signing key " + kid }
+func purpose(kid string) string { return vault.SigningKeyPurpose + kid }
 
 // newKey returns a private key as a JWK. The key's id is its RFC 7638 thumbprint.
 func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
@@ -209,6 +209,7 @@ func newKey(private ed25519.PrivateKey) (jwk.Key, error) {
 type row struct {
 	KID       string
 	Wrapped   []byte
+	MasterKey []byte // id of the master key; nil for a row of an earlier version
 	RetiredAt *time.Time
 }
 
@@ -217,7 +218,7 @@ type row struct {
 func (r *keyring) load(ctx context.Context) (*keySet, error) {
 	now := r.now()
 	rows, _ := r.pool.Query(ctx, `
-		select kid, wrapped, retired_at from signing_keys
+		select kid, wrapped, master_key_id, retired_at from signing_keys
 		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, now.Add(-r.retention))
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
@@ -253,7 +254,7 @@ func (r *keyring) load(ctx context.Context) (*keySet, error) {
 
 // unwrap returns the private key of a row.
 func (r *keyring) unwrap(row row) (jwk.Key, error) {
-	seed, err := r.vault.UnwrapSecret(row.Wrapped, purpose(row.KID))
+	seed, err := r.vault.UnwrapSecret(row.Wrapped, purpose(row.KID), row.MasterKey)
 	if err != nil {
 		return nil, err
 	}

@@ -251,7 +251,7 @@ func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	if err := f.db.Owner.QueryRow(t.Context(), `select wrapped from signing_keys where kid = $1`, kid).Scan(&wrapped); err != nil {
 		t.Fatal(err)
 	}
-	seed, err := f.vault.UnwrapSecret(wrapped, purpose(kid))
+	seed, err := f.vault.UnwrapSecret(wrapped, purpose(kid), f.vault.KeyID())
 	if err != nil {
 		t.Fatal(err)
 	}

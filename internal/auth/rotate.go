@@ -61,7 +61,8 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 			r.From = r.From.UTC()
 			r.Last = r.From.Add(s.keys.retention)
 		}
-		_, err := tx.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at) values ($1, $2, $3)`, kid, wrapped, now)
+		_, err := tx.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4)`,
+			kid, wrapped, now, s.keys.vault.KeyID())
 		if err != nil {
 			return err
 		}

@@ -5,10 +5,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // ParseMasterKey decodes a master key from base64. White space around the base64 text is
@@ -21,14 +23,27 @@ func ParseMasterKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// MasterKeyFile reads a master key in base64 from a file. If the file does not exist,
-// MasterKeyFile creates it with a random key and mode 0600. Processes that create the
-// same file concurrently return the same key.
-func MasterKeyFile(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = makeMasterKey(path)
+// ReadMasterKey reads a master key in base64 from a file. The error is fs.ErrNotExist if
+// the file does not exist. ReadMasterKey refuses a file that other accounts may read.
+func ReadMasterKey(path string) ([]byte, error) {
+	// O_NONBLOCK, because opening a pipe would wait for a writer.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read the master key: %w", err)
 	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read the master key: %w", err)
+	}
+	switch {
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("read the master key: %s is not a regular file", path)
+	case info.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("read the master key: other accounts may read or change %s (mode %04o): chmod 600 it, and if they may have read it, the key has leaked",
+			path, info.Mode().Perm())
+	}
+	text, err := io.ReadAll(io.LimitReader(file, 4<<10))
 	if err != nil {
 		return nil, fmt.Errorf("read the master key: %w", err)
 	}
@@ -39,30 +54,56 @@ func MasterKeyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-// makeMasterKey writes a new key to the file, unless another process writes a key first.
-// It returns the content of the file.
-func makeMasterKey(path string) ([]byte, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return nil, err
+// CreateMasterKey writes a new random key in base64 to a file of mode 0600. If the file
+// exists, CreateMasterKey leaves it unchanged and returns its key. So processes that
+// create the same file concurrently return the same key, and created is true in one of
+// them.
+//
+// In a directory of another account, the file belongs to that account. So a first start
+// as root does not keep the directory's owner from later starts.
+func CreateMasterKey(path string) (key []byte, created bool, err error) {
+	key = make([]byte, MasterKeySize)
+	_, _ = rand.Read(key) // never fails
+	if err := link(path, base64.StdEncoding.EncodeToString(key)+"\n"); errors.Is(err, fs.ErrExist) {
+		key, err := ReadMasterKey(path)
+		return key, false, err
+	} else if err != nil {
+		return nil, false, fmt.Errorf("create the master key: %w", err)
 	}
-	key := make([]byte, MasterKeySize)
-	_, _ = rand.Read(key) // rand.Read never returns an error
-	text := []byte(base64.StdEncoding.EncodeToString(key) + "\n")
-	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // CreateTemp creates the file with mode 0600
+	return key, true, nil
+}
+
+// link makes a complete file appear under path, unless there is a file.
+func link(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return err
+	}
+	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.Remove(draft.Name())
-	_, err = draft.Write(text)
+	_, err = draft.WriteString(text)
+	if err == nil && os.Geteuid() == 0 {
+		err = giveToOwner(draft, filepath.Dir(path))
+	}
 	if err := errors.Join(err, draft.Sync(), draft.Close()); err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.Link(draft.Name(), path); errors.Is(err, fs.ErrExist) {
-		return os.ReadFile(path)
-	} else if err != nil {
-		return nil, err
+	return os.Link(draft.Name(), path)
+}
+
+// giveToOwner gives a new file to the owner of a directory.
+func giveToOwner(file *os.File, dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
 	}
-	return text, nil
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return nil
+	}
+	return file.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 // IsGuessable reports whether a master key is obviously not random. Such a key has few

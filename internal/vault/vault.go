@@ -3,12 +3,17 @@
 //
 // A data key is wrapped by the master key (AES-256-GCM, with the owner's id as
 // associated data) and stored in the table owner_keys. The master key never enters the
-// database. A [Vault] caches unwrapped keys for [KeyTTL]. After one process has erased
+// database. Each wrapped row has the id of the master key that wrapped it. Rows of
+// earlier versions have no id, and stay readable. Before a process uses a vault, it calls
+// [Vault.Prove], which refuses a master key that is not the database's.
+//
+// A [Vault] caches unwrapped keys for [KeyTTL]. After one process has erased
 // an owner, other processes can therefore still read the owner's values for up to
 // KeyTTL.
 package vault
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -59,6 +64,7 @@ type DB interface {
 // use.
 type Vault struct {
 	master cipher.AEAD
+	id     []byte // see KeyID
 	mac    []byte // the key of Digest, derived from the master key
 
 	mu   sync.Mutex
@@ -92,11 +98,15 @@ func New(master []byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
+	id, err := hkdf.Key(sha256.New, master, nil, "colophon master key id", 16)
+	if err != nil {
+		return nil, err
+	}
 	keys, err := simplelru.NewLRU(maxCached, func(_ uuid.UUID, e entry) { e.timer.Stop() })
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{master: aead, mac: mac, keys: keys, erased: map[uuid.UUID]time.Time{}}, nil
+	return &Vault{master: aead, id: id, mac: mac, keys: keys, erased: map[uuid.UUID]time.Time{}}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -113,7 +123,7 @@ func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	data := make([]byte, 32)
 	_, _ = rand.Read(data) // rand.Read never returns an error
 	wrapped := v.master.Seal(nil, nil, data, owner[:])
-	if _, err := db.Exec(ctx, `insert into owner_keys (owner, wrapped) values ($1, $2)`, owner, wrapped); err != nil {
+	if _, err := db.Exec(ctx, `insert into owner_keys (owner, wrapped, master_key_id) values ($1, $2, $3)`, owner, wrapped, v.id); err != nil {
 		return fmt.Errorf("create the key of owner %s: %w", owner, err)
 	}
 	return nil
@@ -129,17 +139,17 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	if key != nil || err != nil {
 		return key, err
 	}
-	var wrapped []byte
-	err = db.QueryRow(ctx, `select wrapped from owner_keys where owner = $1`, owner).Scan(&wrapped)
+	var wrapped, id []byte
+	err = db.QueryRow(ctx, `select wrapped, master_key_id from owner_keys where owner = $1`, owner).Scan(&wrapped, &id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && wrapped == nil:
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
 	case err != nil:
 		return nil, fmt.Errorf("read the key of owner %s: %w", owner, err)
 	}
-	data, err := v.master.Open(nil, nil, wrapped, owner[:])
+	data, err := v.unwrap(wrapped, owner[:], id)
 	if err != nil {
-		return nil, fmt.Errorf("unwrap the key of owner %s (was the master key changed?): %w", owner, ErrUnreadable)
+		return nil, fmt.Errorf("unwrap the key of owner %s: %w", owner, err)
 	}
 	aead, err := newAEAD(data)
 	if err != nil {
@@ -181,6 +191,19 @@ func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 	})})
 }
 
+// unwrap opens what a master key has sealed. The parameter id is the id of that master
+// key, or nil for a row of an earlier version. The error is ErrUnreadable.
+func (v *Vault) unwrap(wrapped, aad, id []byte) ([]byte, error) {
+	if id != nil && !bytes.Equal(id, v.id) {
+		return nil, fmt.Errorf("sealed with the master key of id %x, and this process has the one of id %x: %w", id, v.id, ErrUnreadable)
+	}
+	plain, err := v.master.Open(nil, nil, wrapped, aad)
+	if err != nil {
+		return nil, fmt.Errorf("damaged, or sealed with another master key: %w", ErrUnreadable)
+	}
+	return plain, nil
+}
+
 // CloseOwner stops an owner from starting new work. The owner's key still seals and
 // opens values until the key is erased.
 func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
@@ -215,19 +238,26 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 
 // WrapSecret seals a secret of the service, such as a signing key, under the master key.
 // The parameter purpose is the associated data. It names the secret and the secret's
-// location.
+// location. The caller stores KeyID beside the result.
 func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
-	return v.master.Seal(nil, nil, secret, []byte("service secret: "+purpose))
+	return v.master.Seal(nil, nil, secret, secretAAD(purpose))
 }
 
-// UnwrapSecret reverses WrapSecret, or returns ErrUnreadable.
-func (v *Vault) UnwrapSecret(wrapped []byte, purpose string) ([]byte, error) {
-	secret, err := v.master.Open(nil, nil, wrapped, []byte("service secret: "+purpose))
+// UnwrapSecret reverses WrapSecret, or returns ErrUnreadable. The parameter id is the
+// stored KeyID, or nil for a row of an earlier version.
+func (v *Vault) UnwrapSecret(wrapped []byte, purpose string, id []byte) ([]byte, error) {
+	secret, err := v.unwrap(wrapped, secretAAD(purpose), id)
 	if err != nil {
-		return nil, fmt.Errorf("unwrap %s (was the master key changed?): %w", purpose, ErrUnreadable)
+		return nil, fmt.Errorf("unwrap %s: %w", purpose, err)
 	}
 	return secret, nil
 }
+
+func secretAAD(purpose string) []byte { return []byte("service secret: " + purpose) }
+
+// KeyID returns the id of the master key, which is 16 bytes derived from the key. The id
+// tells master keys apart and reveals nothing of a key.
+func (v *Vault) KeyID() []byte { return v.id }
 
 // Digest returns a 32-byte HMAC of the purpose and the parts. All processes with the
 // same master key get the same digest. Without the master key, a digest looks random,

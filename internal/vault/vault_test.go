@@ -106,13 +106,13 @@ func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
 	t.Parallel()
 	v := newVault(t, 1)
 	wrapped := v.WrapSecret([]byte("secret"), "signing key 1")
-	if plain, err := v.UnwrapSecret(wrapped, "signing key 1"); err != nil || string(plain) != "secret" {
+	if plain, err := v.UnwrapSecret(wrapped, "signing key 1", v.KeyID()); err != nil || string(plain) != "secret" {
 		t.Fatalf("%q, %v", plain, err)
 	}
-	if _, err := v.UnwrapSecret(wrapped, "signing key 2"); !errors.Is(err, vault.ErrUnreadable) {
+	if _, err := v.UnwrapSecret(wrapped, "signing key 2", v.KeyID()); !errors.Is(err, vault.ErrUnreadable) {
 		t.Errorf("for another purpose: %v, want ErrUnreadable", err)
 	}
-	if _, err := newVault(t, 2).UnwrapSecret(wrapped, "signing key 1"); !errors.Is(err, vault.ErrUnreadable) {
+	if _, err := newVault(t, 2).UnwrapSecret(wrapped, "signing key 1", nil); !errors.Is(err, vault.ErrUnreadable) {
 		t.Errorf("with another master key: %v, want ErrUnreadable", err)
 	}
 }

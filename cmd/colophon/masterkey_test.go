@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// TestProcessWithoutTheMasterKeyDoesNotStart gives each kind of process a database whose
+// rows another key has sealed. The process must end, name the remedy, and write no key.
+//
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	prove(t, db, 1)
+	key := func(fill byte) string {
+		return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
+	}
+	for _, process := range []string{"worker", "api --listen 127.0.0.1:0", "up --listen 127.0.0.1:0", "user list", "keys rotate", "history rebuild"} {
+		start := func(data string, flags ...string) error {
+			t.Helper()
+			args := append(strings.Fields(process), "--database-url", db.URL, "--data", data)
+			_, _, err := command(t, "", append(args, flags...)...)
+			return err
+		}
+		none := filepath.Join(t.TempDir(), "none")
+		if err := start(none); !errors.Is(err, errNoMasterKey) {
+			t.Errorf("%s without a key: %v", process, err)
+		}
+		if _, err := os.Stat(filepath.Join(none, "master.key")); err == nil {
+			t.Errorf("%s wrote a master key", process)
+		}
+		if err := start(none, "--master-key", key(2)); !errors.Is(err, vault.ErrMasterKey) || !strings.Contains(err.Error(), "COLOPHON_MASTER_KEY") {
+			t.Errorf("%s with a wrong key: %v", process, err)
+		}
+		readable := filepath.Join(t.TempDir(), "readable")
+		file := filepath.Join(readable, "master.key")
+		if err := errors.Join(os.Mkdir(readable, 0o700), os.WriteFile(file, []byte(key(1)), 0o600), os.Chmod(file, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		if err := start(readable); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+			t.Errorf("%s with a key that others can read: %v", process, err)
+		}
+		// A wrong file is no reason to wait for the database.
+		if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if err := start(readable); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s with a directory as key: %v", process, err)
+		}
+	}
+	if _, _, err := command(t, "", "user", "list", "--database-url", db.URL, "--data", t.TempDir(), "--master-key", key(1)); err != nil {
+		t.Errorf("with the right key: %v", err)
+	}
+}
+
+// prove makes a key that consists of equal bytes the database's master key.
+func prove(t *testing.T, db *pgtest.DB, fill byte) {
+	t.Helper()
+	v, err := vault.New(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Prove(t.Context(), db.App); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMasterKeyIsMadeForAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	data := filepath.Join(t.TempDir(), "data")
+	list := func(data string) error {
+		_, _, err := command(t, "", "user", "list", "--database-url", db.URL, "--data", data)
+		return err
+	}
+	// The key cannot be written below a file. The error must be final, and it must not
+	// claim the database.
+	blocked := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := list(filepath.Join(blocked, "data")); err == nil || !strings.Contains(err.Error(), blocked) {
+		t.Errorf("a directory that cannot be made: %v", err)
+	}
+	for range 2 {
+		if err := list(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(data, "master.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := list(t.TempDir()); !errors.Is(err, errNoMasterKey) {
+		t.Errorf("a second machine without the key: %v", err)
+	}
+}
