@@ -48,11 +48,11 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		err = errors.Join(err, db.close(ctx))
 	}()
 	if migrate || db.cluster != nil {
-		if err := db.migrate(ctx); err != nil {
+		if err := db.migrate(ctx, log); err != nil {
 			return err
 		}
 	}
-	pool, err := db.connect(ctx)
+	pool, err := db.connect(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -103,15 +103,19 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 // retryInterval is the wait between two tries while the database is unavailable.
 const retryInterval = 500 * time.Millisecond
 
-// retryUntilAvailable calls fn again while fn reports that the database is unavailable.
-// It stops when fn returns nil or another error, or when ctx is done. It returns the last
-// error of fn.
+// retryUntilAvailable calls fn again while fn reports that the database is unavailable. It
+// logs the first such error, and then one in ten seconds. It stops when fn returns nil or
+// another error, or when ctx is done. It returns the last error of fn.
 func retryUntilAvailable(ctx context.Context, log *slog.Logger, fn func() error) error {
+	var logged time.Time
 	return retry.Do(ctx, fn, func(err error) (time.Duration, bool) {
 		if !pg.Unavailable(err) {
 			return 0, false
 		}
-		log.WarnContext(ctx, "database unavailable at startup, retrying", "err", err)
+		if logged.IsZero() || time.Since(logged) >= nextNotice {
+			logged = time.Now()
+			log.WarnContext(ctx, "database unavailable at startup, retrying", "err", err)
+		}
 		return retryInterval, true
 	})
 }

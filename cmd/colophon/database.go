@@ -69,10 +69,10 @@ func (d *database) close(ctx context.Context) error {
 }
 
 // migrate migrates the schema, as the owner of the database.
-func (d *database) migrate(ctx context.Context) error {
+func (d *database) migrate(ctx context.Context, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	pool, err := pg.Connect(ctx, d.url, "")
+	pool, err := connect(ctx, log, func(ctx context.Context) (*pgxpool.Pool, error) { return pg.Connect(ctx, d.url, "") })
 	if err != nil {
 		return err
 	}
@@ -81,14 +81,38 @@ func (d *database) migrate(ctx context.Context) error {
 }
 
 // connect returns a pool with the rights of the application.
-func (d *database) connect(ctx context.Context) (*pgxpool.Pool, error) {
+func (d *database) connect(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	pool, err := pg.Connect(ctx, d.url, migrations.AppRole)
+	pool, err := connect(ctx, log, func(ctx context.Context) (*pgxpool.Pool, error) {
+		return pg.Connect(ctx, d.url, migrations.AppRole)
+	})
 	if errors.Is(err, pg.ErrNoRole) {
 		err = fmt.Errorf("%w: %w", migrations.ErrBehind, err)
 	}
 	return pool, err
+}
+
+const (
+	// firstNotice and nextNotice are the times between two notices that the database does
+	// not answer.
+	firstNotice = 2 * time.Second
+	nextNotice  = 10 * time.Second
+)
+
+// connect calls dial until it returns no error or an error of its own. Each call has until
+// the next notice is due. A call that was cut short is logged and repeated until ctx ends.
+func connect(ctx context.Context, log *slog.Logger, dial func(context.Context) (*pgxpool.Pool, error)) (*pgxpool.Pool, error) {
+	for wait := firstNotice; ; wait = nextNotice {
+		try, cancel := context.WithTimeout(ctx, wait)
+		pool, err := dial(try)
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return pool, err
+		}
+		log.WarnContext(ctx, "database does not answer, retrying", "err", err)
+	}
 }
 
 type migrateCmd struct{ databaseFlags }
@@ -99,7 +123,7 @@ func (c *migrateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, db.close(context.WithoutCancel(ctx))) }()
-	if err := db.migrate(ctx); err != nil {
+	if err := db.migrate(ctx, log); err != nil {
 		return err
 	}
 	fmt.Fprintln(t.out, "the database is up to date")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -107,16 +108,16 @@ type endpoints struct {
 // listen opens the endpoints. The caller closes them.
 func (f *listenFlags) listen(ctx context.Context, config *tls.Config, log *slog.Logger) (*endpoints, error) {
 	o := httpd.ListenOptions{TLS: config, MaxConnections: int(f.MaxConnections), Trusted: f.trusted(), Log: log}
-	public, err := httpd.Listen(ctx, f.Listen, o)
+	public, err := listen(ctx, "--listen", f.Listen, o)
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, err
 	}
 	e := &endpoints{public: public}
 	if f.RedirectListen != "" {
 		o.TLS = nil
-		if e.redirect, err = httpd.Listen(ctx, f.RedirectListen, o); err != nil {
+		if e.redirect, err = listen(ctx, "--redirect-listen", f.RedirectListen, o); err != nil {
 			public.Close()
-			return nil, fmt.Errorf("--redirect-listen: %w", err)
+			return nil, err
 		}
 	}
 	return e, nil
@@ -138,16 +139,27 @@ func (f *adminFlags) check() error {
 	return nil
 }
 
-// serve serves metrics and profiles if --admin-listen is set.
-func (f *adminFlags) serve(ctx context.Context, servers *httpd.Servers, metrics http.Handler, log *slog.Logger) error {
+// listen opens the listener for metrics and profiles. It returns nil without
+// --admin-listen. The caller closes the listener.
+func (f *adminFlags) listen(ctx context.Context) (*httpd.Listener, error) {
 	if f.AdminListen == "" {
-		return nil
+		return nil, nil
 	}
-	listener, err := httpd.Listen(ctx, f.AdminListen, httpd.ListenOptions{})
-	if err != nil {
-		return fmt.Errorf("--admin-listen: %w", err)
+	return listen(ctx, "--admin-listen", f.AdminListen, httpd.ListenOptions{})
+}
+
+// listen opens a listener on the address that a flag has. The error names the flag. It is
+// a usageError if the flag has no address and port.
+func listen(ctx context.Context, flag, address string, o httpd.ListenOptions) (*httpd.Listener, error) {
+	l, err := httpd.Listen(ctx, address, o)
+	if err == nil {
+		return l, nil
 	}
-	servers.Serve(listener, httpd.Admin(metrics))
-	log.Info("serving metrics and profiles", "url", listener.URL()+"/metrics")
-	return nil
+	err = fmt.Errorf("%s: %w", flag, err)
+	_, malformed := errors.AsType[*net.AddrError](err)
+	_, unresolved := errors.AsType[*net.DNSError](err)
+	if malformed || unresolved {
+		return nil, &usageError{err}
+	}
+	return nil, err
 }

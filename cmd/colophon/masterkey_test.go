@@ -16,7 +16,7 @@ import (
 
 // TestProcessWithoutTheMasterKeyDoesNotStart gives each kind of process a database whose
 // rows another key has sealed. The process must end, name the remedy, and write no key.
-//
+func TestProcessWithoutTheMasterKeyDoesNotStart(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	prove(t, db, 1)

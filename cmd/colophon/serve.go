@@ -115,10 +115,11 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 // run serves HTTP, runs jobs, or does both, until ctx is done or a server fails.
 //
 // It first checks all settings that can be checked without a database. Then it starts, in
-// this order: the database, the watcher of the policy, the listeners, the worker, HTTP.
-// Clients that connect while the weights load wait in the listener's backlog. The parts
-// are stopped in the opposite order. HTTP may use half of the grace period, and the
-// worker may use the rest.
+// this order: the listeners, the database, the watcher of the policy, the worker, HTTP.
+// The listeners come first, so that a taken address leaves nothing behind. Clients that
+// connect while the database starts and the weights load wait in the listener's backlog.
+// The parts are stopped in the opposite order. HTTP may use half of the grace period, and
+// the worker may use the rest.
 func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	if err := f.check(r, known, log); err != nil {
 		return err
@@ -147,20 +148,34 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 		m = jobs.Model{Name: source.Name, Context: window, Encode: tokenizer.Encode}
 	}
+	if r.alone() && f.DatabaseURL == "" {
+		release, err := holdData(f.Data, "up --listen "+r.listen.Listen)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	var e *endpoints
+	if r.listen != nil {
+		if e, err = r.listen.listen(ctx, tlsSetup.config, log); err != nil {
+			return err
+		}
+		defer e.close()
+	}
+	admin, err := f.adminFlags.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if admin != nil {
+		defer admin.Close()
+	}
 	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
 		defer background(ctx, rules.Run)()
-		var e *endpoints
-		if r.listen != nil {
-			var err error
-			if e, err = r.listen.listen(ctx, tlsSetup.config, log); err != nil {
-				return err
-			}
-			defer e.close()
-		}
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()
-		if err := f.adminFlags.serve(ctx, servers, b.metrics.Handler(), log); err != nil {
-			return err
+		if admin != nil {
+			servers.Serve(admin, httpd.Admin(b.metrics.Handler()))
+			log.Info("serving metrics and profiles", "url", admin.URL()+"/metrics")
 		}
 		if r.work != nil {
 			o := f.loadOptions()

@@ -14,11 +14,11 @@ import (
 	"strings"
 )
 
-// ErrNoServer is returned if no searched directory contains initdb and postgres. Start
-// searches the directory that the caller named or, without one, the usual directories.
-// The text of ErrNoServer tells the user what to do.
+// ErrNoServer is returned if the caller named no directory and none of the usual
+// directories contains initdb and postgres. The text of ErrNoServer tells the user what to
+// do.
 var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
-(searched $PGBIN, $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
+(searched $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:
   install it       apt-get install postgresql    (macOS: brew install postgresql@17)
   use containers   docker compose up
@@ -61,6 +61,19 @@ func candidates(ctx context.Context, named string) []string {
 		dirs = append(dirs, found...)
 	}
 	return dirs
+}
+
+// checkNamed returns an error if the directory that the caller named lacks a program.
+func checkNamed(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	for _, program := range []string{"initdb", "postgres"} {
+		if _, err := os.Stat(filepath.Join(dir, program)); err != nil {
+			return fmt.Errorf("the directory of the PostgreSQL programs ($PGBIN, --pg-bin) is %s: %w: name the directory that has initdb and postgres, or none", dir, err)
+		}
+	}
+	return nil
 }
 
 var digits = regexp.MustCompile(`\d+`)

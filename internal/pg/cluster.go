@@ -10,11 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"colophon/internal/datadir"
 )
 
 const (
@@ -45,8 +46,12 @@ type Options struct {
 // Cluster is a running private PostgreSQL server.
 type Cluster struct {
 	dir    directory
-	socket string  // directory of the server's unix socket
-	server *server // nil if another process started the server
+	socket string  // directory of the socket
+	server *server // nil when another process started it
+
+	// The end of a server that another process started.
+	ended   chan struct{}
+	unwatch context.CancelFunc
 }
 
 // Start returns the private server whose files are in dir. It creates dir if dir is
@@ -86,7 +91,9 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 		return nil, err
 	}
 	if running != nil {
+		running.watch(lock)
 		if err := running.ensureDatabase(ctx); err != nil {
+			running.unwatch()
 			return nil, err
 		}
 		opt.Log.Info("private postgres found running", "dir", dir)
@@ -103,7 +110,7 @@ func start(ctx context.Context, dir string, opt Options) (*Cluster, error) {
 	if err := pl.initdb(ctx, bin, opt.Disposable); err != nil {
 		return nil, err
 	}
-	if err := disownPidfile(pl.data()); err != nil {
+	if err := pl.disownPidfile(); err != nil {
 		return nil, err
 	}
 	socket, err := pl.socketDir()
@@ -137,6 +144,9 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, directory,
 	if err != nil {
 		return binaries{}, directory{}, err
 	}
+	if err := checkNamed(opt.Bin); err != nil {
+		return binaries{}, directory{}, err
+	}
 	bin, err := chooseBinaries(ctx, candidates(ctx, opt.Bin), pl)
 	if err != nil {
 		return binaries{}, directory{}, err
@@ -152,31 +162,35 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, directory,
 	return bin, pl, nil
 }
 
-// acquire takes the lock of dir, or returns the cluster that already runs in dir.
+// acquire takes the lock of dir, or returns the cluster that already runs in dir. In both
+// cases the caller closes the lock's file.
 //
 // The lock is a flock on <dir>.lock. Start holds the lock while it prepares the server.
 // Then the server and all its backends inherit the lock. So the lock is free exactly
-// when no process can be writing to the data directory. The lock is reliable even if a
-// process id was recycled, if a process is a zombie, or if containers share the
-// directory. In these cases postmaster.pid proves nothing.
-func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
-	if err := os.MkdirAll(filepath.Dir(dir), dirMode()); err != nil {
+// when no process can be writing to the data directory. This holds for a recycled
+// process id, for a zombie, and across containers that share the directory. In these
+// cases postmaster.pid proves nothing.
+func acquire(ctx context.Context, dir string) (lock *os.File, running *Cluster, err error) {
+	if err := datadir.Make(filepath.Dir(dir)); err != nil {
 		return nil, nil, err
 	}
-	lock, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	lock, err = datadir.OpenLock(dir + ".lock")
 	if errors.Is(err, os.ErrPermission) {
 		return nil, nil, fmt.Errorf("%w (the directory belongs to another account)", err)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		free := err == nil
-		if err != nil && !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			lock.Close()
+		free, err := datadir.TryLock(lock)
+		if err != nil {
 			return nil, nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 		}
 		// A server that was started by hand can run although the lock is free. If such
@@ -188,25 +202,63 @@ func acquire(ctx context.Context, dir string) (*os.File, *Cluster, error) {
 		}
 		switch {
 		case err == nil:
-			lock.Close()
-			return nil, &Cluster{dir: pl, socket: at.socket}, nil
+			if free {
+				err = datadir.Unlock(lock)
+			}
+			return lock, &Cluster{dir: pl, socket: at.socket}, err
 		case refused(err):
-			lock.Close()
 			return nil, nil, err
 		case free:
 			return lock, nil, nil
 		}
 		select {
 		case <-ctx.Done():
-			lock.Close()
 			return nil, nil, fmt.Errorf("wait for %s, which a server or another start holds: %w (last answer: %w)", lock.Name(), context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
 }
 
-// ready waits until the server that this cluster started answers, or returns the reason
-// why it cannot.
+// watchEvery is the interval at which a process checks a server that another process
+// started. The kernel tells only the parent of a server that the server has ended.
+const watchEvery = 250 * time.Millisecond
+
+// watch closes c.ended when the server has ended, and closes lock then or at unwatch.
+func (c *Cluster) watch(lock *os.File) {
+	c.ended = make(chan struct{})
+	var ctx context.Context
+	ctx, c.unwatch = context.WithCancel(context.Background())
+	go func() {
+		defer lock.Close()
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if c.gone(ctx, lock) {
+					close(c.ended)
+					return
+				}
+			}
+		}
+	}()
+}
+
+// gone reports whether no server runs in the directory. A server has the lock, or it was
+// started by hand and answers.
+func (c *Cluster) gone(ctx context.Context, lock *os.File) bool {
+	free, err := datadir.TryLock(lock)
+	if err != nil || !free || datadir.Unlock(lock) != nil {
+		return false
+	}
+	_, err = probe(ctx, c.dir.data())
+	_, answered := errors.AsType[*pgconn.PgError](err)
+	return err != nil && !answered && ctx.Err() == nil
+}
+
+// ready waits until the server that c started answers.
 func (c *Cluster) ready(ctx context.Context) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
@@ -270,12 +322,12 @@ func socketURL(socket, database string) string {
 	return u.String()
 }
 
-// Exited returns a channel that is closed when the server that this process
-// started has ended, by Stop or by itself. For a server that another process
-// started the channel is nil.
+// Exited returns a channel that is closed when the server has ended, by Stop or by itself.
+// For a server that another process started, the channel is closed within a second of the
+// server's end, and never after Stop.
 func (c *Cluster) Exited() <-chan struct{} {
 	if c.server == nil {
-		return nil
+		return c.ended
 	}
 	return c.server.exited
 }
@@ -291,10 +343,11 @@ func (c *Cluster) PID() int {
 
 // Stop ends the server that Start started and waits for the server's end. Clients are
 // disconnected, and everything committed is on disk. If ctx ends first, Stop kills the
-// server. A kill loses nothing, but the next start must recover. Stop does nothing for
-// a server that another process started. A second call of Stop also does nothing.
+// server. A kill loses nothing, but the next start must recover. A server that another
+// process started goes on. A second Stop does nothing.
 func (c *Cluster) Stop(ctx context.Context) error {
 	if c.server == nil {
+		c.unwatch()
 		return nil
 	}
 	err := c.server.stop(ctx)
@@ -306,7 +359,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 
 // logTail returns the end of the server's log, for an error message.
 func (d directory) logTail() string {
-	f, err := os.Open(d.log())
+	f, err := os.OpenInRoot(d.dir, "log")
 	if err != nil {
 		return err.Error()
 	}

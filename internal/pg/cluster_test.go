@@ -175,11 +175,25 @@ func TestOnlyTheStarterStopsTheServer(t *testing.T) {
 	if second.URL() != first.URL() {
 		t.Fatalf("%s and %s", first.URL(), second.URL())
 	}
-	if second.Exited() != nil {
+	if second.PID() != 0 {
 		t.Fatal("the second says that it started the server")
 	}
+	third := start(t, dir)
 	stop(t, second)
 	query1(t, first, `SELECT 'still there'`)
+	select {
+	case <-third.Exited():
+		t.Fatal("the server runs, but Exited is closed")
+	default:
+	}
+	// A process that uses the server of another process must learn that it has ended.
+	stop(t, first)
+	<-third.Exited()
+	select {
+	case <-second.Exited():
+		t.Error("Exited is closed after Stop")
+	default:
+	}
 }
 
 func TestConcurrentStartsShareOneServer(t *testing.T) {
@@ -199,7 +213,7 @@ func TestConcurrentStartsShareOneServer(t *testing.T) {
 				return
 			}
 			t.Cleanup(func() { stop(t, c) })
-			if c.Exited() != nil {
+			if c.PID() != 0 {
 				mu.Lock()
 				started++
 				mu.Unlock()
@@ -228,7 +242,7 @@ func TestStartWaitsForAStoppingServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := start(t, dir)
-		if next.Exited() == nil { // Start used the old server, which still answered
+		if next.PID() == 0 { // Start found the old server, which still answered
 			<-c.Exited()
 			next = start(t, dir)
 		}
@@ -310,13 +324,16 @@ func TestClusterMovesWhereItsAccountCanReachIt(t *testing.T) {
 }
 
 func TestMissingProgramsAreExplained(t *testing.T) {
-	_, err := pg.Start(t.Context(), filepath.Join(t.TempDir(), "postgres"), pg.Options{Bin: t.TempDir()})
-	if !errors.Is(err, pg.ErrNoServer) {
-		t.Fatal(err)
-	}
 	for _, way := range []string{"apt-get install postgresql", "docker compose up", "DATABASE_URL="} {
-		if !strings.Contains(err.Error(), way) {
-			t.Errorf("the message does not say %q:\n%v", way, err)
+		if !strings.Contains(pg.ErrNoServer.Error(), way) {
+			t.Errorf("the message does not say %q:\n%v", way, pg.ErrNoServer)
+		}
+	}
+	// A directory that the user has named must be named too.
+	for _, bin := range []string{t.TempDir(), filepath.Join(t.TempDir(), "missing")} {
+		_, err := pg.Start(t.Context(), filepath.Join(t.TempDir(), "postgres"), pg.Options{Bin: bin})
+		if err == nil || !strings.Contains(err.Error(), "PGBIN") || !strings.Contains(err.Error(), bin) {
+			t.Errorf("%s: %v", bin, err)
 		}
 	}
 }

@@ -150,7 +150,7 @@ func TestServerEndsWithItsParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := start(t, dir)
-	if found.Exited() != nil {
+	if found.PID() != 0 {
 		t.Fatal("the other process's server was not found")
 	}
 	if err := cmd.Process.Kill(); err != nil {

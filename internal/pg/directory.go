@@ -2,9 +2,12 @@ package pg
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -20,25 +23,20 @@ import (
 //	<dir>/run    the socket's directory, mode 0700, owned by the account
 //	<dir>/log    the server's log; log.1 is the log of the previous run
 //
-// dir itself belongs to the caller of Start. If the caller is root, the account that
-// runs the server cannot put a link into dir and make root follow it.
+// dir itself belongs to the caller of Start, or to the account. An account that owns dir
+// can replace each entry at any time. So Start opens the entries below dir, without
+// following a link out of it, and checks and changes what it has opened. It never gives
+// away or changes what a path names.
 type directory struct {
-	dir  string              // absolute path, without symbolic links if dir exists
-	cred *syscall.Credential // the account, or nil if the caller's own account owns the files
+	dir  string              // absolute path; has no symbolic links once dir exists
+	cred *syscall.Credential // nil if the account is the caller's
+
+	// ofOwner is set if the account is the owner of the directory above dir, and not an
+	// account for servers. A new dir then belongs to that owner.
+	ofOwner bool
 }
 
 func (d directory) data() string { return filepath.Join(d.dir, "data") }
-func (d directory) log() string  { return filepath.Join(d.dir, "log") }
-
-// dirMode returns the mode of a directory above the cluster. If root starts the server,
-// the server runs as another account. That account must be able to pass through the
-// directory.
-func dirMode() os.FileMode {
-	if os.Geteuid() == 0 {
-		return 0o711
-	}
-	return 0o700
-}
 
 // locate follows dir to the cluster of an earlier start. It also finds the account that
 // must run the server. It creates nothing.
@@ -64,12 +62,36 @@ func locate(dir string) (directory, error) {
 			return d, nil
 		}
 	}
+	// A cluster of another account in a user's directory would keep the user out.
+	for _, dir := range []string{d.dir, filepath.Dir(d.dir)} {
+		if fi, err := os.Lstat(dir); err == nil {
+			d.cred = userAccount(fi)
+			d.ofOwner = d.cred != nil
+			break
+		}
+	}
+	if d.cred != nil {
+		return d, nil
+	}
 	d.cred, err = serverAccount("postgres", "nobody")
 	return d, err
 }
 
-// serverAccount returns the first of the named accounts that exists. The result has no
-// supplementary groups.
+// userAccount returns the owner of a directory. It returns nil for root, and for an owner
+// who has no account on this machine, because PostgreSQL needs one.
+func userAccount(dir os.FileInfo) *syscall.Credential {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok || !dir.IsDir() || st.Uid == 0 {
+		return nil
+	}
+	if _, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10)); err != nil {
+		return nil
+	}
+	return &syscall.Credential{Uid: st.Uid, Gid: st.Gid}
+}
+
+// serverAccount returns the first account of names that exists, without supplementary
+// groups.
 func serverAccount(names ...string) (*syscall.Credential, error) {
 	for _, name := range names {
 		u, err := user.Lookup(name)
@@ -93,7 +115,7 @@ func serverAccount(names ...string) (*syscall.Credential, error) {
 // settle creates d.dir. If the server's account cannot reach d.dir, settle creates the
 // cluster elsewhere, makes dir a link to the cluster, and returns true.
 func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved bool, err error) {
-	if err := os.MkdirAll(d.dir, dirMode()); err != nil {
+	if err := d.make(); err != nil {
 		return false, err
 	}
 	if d.dir, err = filepath.EvalSymlinks(d.dir); err != nil {
@@ -165,14 +187,62 @@ func (d *directory) command(ctx context.Context, name string, args ...string) *e
 	return cmd
 }
 
-// give makes the server's account the only account, except root, that can enter path.
-func (d *directory) give(path string) error {
-	if d.cred != nil {
-		if err := os.Lchown(path, int(d.cred.Uid), int(d.cred.Gid)); err != nil {
+// make creates d.dir. The directory above it exists.
+func (d *directory) make() error {
+	above, err := os.OpenRoot(filepath.Dir(d.dir))
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o711 // the account must be able to pass through
+	}
+	name := filepath.Base(d.dir)
+	err = above.Mkdir(name, mode)
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return nil
+	case err != nil || !d.ofOwner:
+		return err
+	}
+	return d.give(above, name, mode)
+}
+
+// give makes the server's account the owner of the directory name in root, and sets the
+// directory's mode. It gives away only an empty directory of this process's account, which
+// the process has just made. Such a directory has nothing that the account could gain.
+func (d *directory) give(root *os.Root, name string, mode os.FileMode) error {
+	dir, err := root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fi, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: unknown owner", dir.Name())
+	}
+	if account := d.account(); st.Uid != account {
+		if _, err := dir.Readdirnames(1); st.Uid != uint32(os.Geteuid()) || !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s belongs to account %d, want %d: move it away", dir.Name(), st.Uid, account)
+		}
+		if err := dir.Chown(int(account), int(d.cred.Gid)); err != nil {
 			return err
 		}
 	}
-	return os.Chmod(path, 0o700)
+	return dir.Chmod(mode)
+}
+
+// account returns the id of the server's account.
+func (d *directory) account() uint32 {
+	if d.cred != nil {
+		return d.cred.Uid
+	}
+	return uint32(os.Geteuid())
 }
 
 // initdb creates the cluster unless it exists. It builds the cluster under another name
@@ -182,25 +252,33 @@ func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) e
 	if _, err := os.Stat(filepath.Join(d.data(), "PG_VERSION")); err == nil {
 		return nil
 	}
-	if err := os.Remove(d.data()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w (the directory is not a cluster: move it away)", err)
-	}
-	const unfinished = "data.new-"
-	left, _ := filepath.Glob(filepath.Join(d.dir, unfinished+"*"))
-	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("remove the files of an interrupted start: %w", err)
-		}
-	}
-	dir, err := os.MkdirTemp(d.dir, unfinished)
+	root, err := os.OpenRoot(d.dir)
 	if err != nil {
 		return err
 	}
-	if err := d.give(dir); err != nil {
+	defer root.Close()
+	if err := root.Remove("data"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w (the directory is not a cluster: move it away)", err)
+	}
+	const unfinished = "data.new-"
+	left, err := fs.Glob(root.FS(), unfinished+"*")
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := root.RemoveAll(name); err != nil {
+			return fmt.Errorf("remove the files of an interrupted start: %w", err)
+		}
+	}
+	name := unfinished + rand.Text()
+	if err := root.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	if err := d.give(root, name, 0o700); err != nil {
 		return err
 	}
 	args := []string{
-		"--pgdata=" + dir, "--username=" + owner, "--encoding=UTF8",
+		"--pgdata=" + filepath.Join(d.dir, name), "--username=" + owner, "--encoding=UTF8",
 		// Text sorts in byte order, so that no index depends on the locales of a libc.
 		"--no-locale",
 		"--data-checksums",
@@ -216,21 +294,17 @@ func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) e
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), os.RemoveAll(dir))
+		return errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), root.RemoveAll(name))
 	}
-	if err := os.Rename(dir, d.data()); err != nil {
+	if err := root.Rename(name, "data"); err != nil {
 		return err
 	}
-	return syncDir(d.dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // maxSocketPath is the longest path of a unix socket that every system allows, in
@@ -242,39 +316,41 @@ const maxSocketPath = 103
 func (d *directory) socketDir() (string, error) {
 	dir := filepath.Join(d.dir, "run")
 	if len(filepath.Join(dir, ".s.PGSQL."+port)) <= maxSocketPath {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			return "", err
-		}
-		return dir, d.give(dir)
+		return dir, d.mkdir(d.dir, "run")
 	}
 	// Each start uses the same name, so that crashes do not leave many directories.
 	sum := sha256.Sum256([]byte(d.dir))
-	dir = fmt.Sprintf("/tmp/colophon-%x", sum[:6])
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, os.ErrExist) {
-		if d.owns(dir) {
-			return dir, nil
-		}
+	name := fmt.Sprintf("colophon-%x", sum[:6])
+	dir = filepath.Join("/tmp", name)
+	if _, err := os.Lstat(dir); err == nil && !d.owns(dir) {
 		// The directory belongs to another account, which could impersonate the server.
-		dir, err = os.MkdirTemp("/tmp", "colophon-")
+		name = "colophon-" + rand.Text()
+		dir = filepath.Join("/tmp", name)
 	}
+	return dir, d.mkdir("/tmp", name)
+}
+
+// mkdir creates the directory name in parent, or uses the existing one. Only the server's
+// account can enter it.
+func (d *directory) mkdir(parent, name string) error {
+	root, err := os.OpenRoot(parent)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return dir, d.give(dir)
+	defer root.Close()
+	if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return d.give(root, name, 0o700)
 }
 
 // owns reports whether path is a directory, not a link, that only the server's
 // account can enter.
 func (d *directory) owns(path string) bool {
-	uid := uint32(os.Geteuid())
-	if d.cred != nil {
-		uid = d.cred.Uid
-	}
 	fi, err := os.Lstat(path)
 	if err != nil || fi.Mode() != os.ModeDir|0o700 {
 		return false
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && st.Uid == uid
+	return ok && st.Uid == d.account()
 }

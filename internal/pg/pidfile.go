@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -84,19 +85,36 @@ func refused(err error) bool {
 // PostgreSQL ignores the id of its own parent, so disownPidfile writes that id into the
 // file. It does not remove the file, because PostgreSQL must still check the shared
 // memory that the file names.
-func disownPidfile(data string) error {
-	root, err := os.OpenRoot(data)
+func (d *directory) disownPidfile() error {
+	root, err := os.OpenRoot(d.data())
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	b, err := root.ReadFile("postmaster.pid")
+	f, err := root.OpenFile("postmaster.pid", os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	// The account could have put a hard link to a file of another account here.
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || !fi.Mode().IsRegular() || st.Nlink != 1 || st.Uid != d.account() {
+		return fmt.Errorf("%s is not a file that the server has written: remove it", f.Name())
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return err
+	}
 	_, rest, _ := strings.Cut(string(b), "\n")
-	return root.WriteFile("postmaster.pid", fmt.Appendf(nil, "%d\n%s", os.Getpid(), rest), 0o600)
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(fmt.Appendf(nil, "%d\n%s", os.Getpid(), rest), 0)
+	return err
 }

@@ -48,10 +48,16 @@ func settings(socket string, disposable bool) []string {
 // launch starts postgres itself, not pg_ctl. So the server is a child of this process,
 // and each process notices when the other ends. The server inherits the lock.
 func (d directory) launch(bin binaries, socket string, lock *os.File, disposable bool) (*server, error) {
-	if err := os.Rename(d.log(), d.log()+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	root, err := os.OpenRoot(d.dir)
+	if err != nil {
 		return nil, err
 	}
-	log, err := os.OpenFile(d.log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	defer root.Close()
+	if err := root.Rename("log", "log.1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// O_EXCL, because the owner of the directory could put a hard link here.
+	log, err := root.OpenFile("log", os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}

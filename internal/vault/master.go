@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"colophon/internal/datadir"
 )
 
 // ParseMasterKey decodes a master key from base64. White space around the base64 text is
@@ -75,7 +77,7 @@ func CreateMasterKey(path string) (key []byte, created bool, err error) {
 
 // link makes a complete file appear under path, unless there is a file.
 func link(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+	if err := datadir.Make(filepath.Dir(path)); err != nil {
 		return err
 	}
 	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
@@ -84,26 +86,10 @@ func link(path, text string) error {
 	}
 	defer os.Remove(draft.Name())
 	_, err = draft.WriteString(text)
-	if err == nil && os.Geteuid() == 0 {
-		err = giveToOwner(draft, filepath.Dir(path))
-	}
-	if err := errors.Join(err, draft.Sync(), draft.Close()); err != nil {
+	if err := errors.Join(err, datadir.Give(draft), draft.Sync(), draft.Close()); err != nil {
 		return err
 	}
 	return os.Link(draft.Name(), path)
-}
-
-// giveToOwner gives a new file to the owner of a directory.
-func giveToOwner(file *os.File, dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || owner.Uid == 0 {
-		return nil
-	}
-	return file.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 // IsGuessable reports whether a master key is obviously not random. Such a key has few

@@ -15,7 +15,7 @@ import (
 
 // TestMasterKeyIsProven puts rows of both kinds, of this version and of earlier ones, into
 // a database. Only the key that sealed them may pass, and from then on no other key may.
-//
+func TestMasterKeyIsProven(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
 	right, wrong := newVault(t, 1), newVault(t, 2)

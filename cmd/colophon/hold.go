@@ -1,0 +1,43 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"colophon/internal/datadir"
+)
+
+// errHeld means that another process runs `up` with the data directory.
+var errHeld = errors.New("another process runs the service with this data directory")
+
+// holdData keeps every other `up` out of the data directory until release is called or the
+// process ends. Otherwise a second `up` would use the private Postgres of the first, and
+// lose its database when the first ends. The text who tells other processes who holds the
+// directory.
+func holdData(dir, who string) (release func(), err error) {
+	if err := datadir.Make(dir); err != nil {
+		return nil, err
+	}
+	lock, err := datadir.OpenLock(filepath.Join(dir, "up.lock"))
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	locked, err := datadir.TryLock(lock)
+	if err == nil && !locked {
+		text, _ := io.ReadAll(io.LimitReader(lock, 1<<10))
+		err = fmt.Errorf("%s: %w: %s: stop it, or choose another --data", dir, errHeld, strings.TrimSpace(string(text)))
+	}
+	if err == nil {
+		if err = lock.Truncate(0); err == nil {
+			_, err = fmt.Fprintf(lock, "process %d, %s\n", os.Getpid(), who)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() { lock.Close() }, nil
+}
