@@ -46,6 +46,9 @@ func locate(dir string) (directory, error) {
 	switch {
 	case err == nil:
 		d.dir = real
+		if err := checkLink(dir, real); err != nil {
+			return directory{}, err
+		}
 	case !errors.Is(err, os.ErrNotExist):
 		return directory{}, err
 	default:
@@ -122,7 +125,7 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 		return false, err
 	}
 	if d.cred == nil || d.reachable(ctx, bin, d.dir) {
-		return false, nil
+		return false, d.recordLink(dir)
 	}
 	if _, err := os.Lstat(d.data()); err == nil {
 		return false, fmt.Errorf("account %d, which owns the cluster, cannot reach it: let it pass through the directories above (chmod a+x)", d.cred.Uid)
@@ -142,7 +145,7 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 			return false, err
 		}
 		d.dir = elsewhere
-		return true, nil
+		return true, d.recordLink(dir)
 	}
 	return false, fmt.Errorf("account %d can reach neither %s nor another directory for it: %w", d.cred.Uid, d.dir, errors.Join(errs...))
 }

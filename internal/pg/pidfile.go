@@ -21,8 +21,9 @@ import (
 // the first lines.
 type pidfile struct {
 	pid    int
-	socket string // directory of the server's unix socket
-	status string // "starting", "ready" or "stopping"
+	data   string // data directory
+	socket string // directory
+	status string // starting, ready, stopping
 }
 
 func readPidfile(data string) (pidfile, error) {
@@ -47,7 +48,31 @@ func parsePidfile(s string) (pidfile, error) {
 	if err != nil {
 		return pidfile{}, fmt.Errorf("postmaster.pid: %w", err)
 	}
-	return pidfile{pid: pid, socket: strings.TrimSpace(line[4]), status: strings.TrimSpace(line[7])}, nil
+	return pidfile{pid: pid, data: line[1], socket: strings.TrimSpace(line[4]), status: strings.TrimSpace(line[7])}, nil
+}
+
+// errCopy means that a directory is a copy of a directory whose cluster it does not own.
+var errCopy = errors.New("this directory is a copy")
+
+// ofCopy returns errCopy if the pidfile in the data directory is a copy. The socket in a
+// copied pidfile leads to the original's server. The files of such a copy were read while
+// the server wrote them, or after a crash, and may contradict each other.
+//
+// If the original is gone, the directory was not copied but moved.
+func (at pidfile) ofCopy(data string) error {
+	if at.data == "" {
+		return nil
+	}
+	original, err := os.Stat(at.data)
+	if err != nil {
+		return nil //nolint:nilerr // the original is gone
+	}
+	here, err := os.Stat(data)
+	if err != nil || os.SameFile(original, here) {
+		return err
+	}
+	return fmt.Errorf("%w of %s, made while PostgreSQL ran there or after a crash, so it may be damaged: "+
+		"stop the original (after a crash, start it first) and copy it again", errCopy, at.data)
 }
 
 // probe returns the pidfile of the server that answers for the data directory. If no
@@ -56,6 +81,9 @@ func parsePidfile(s string) (pidfile, error) {
 func probe(ctx context.Context, data string) (pidfile, error) {
 	at, err := readPidfile(data)
 	if err != nil {
+		return pidfile{}, err
+	}
+	if err := at.ofCopy(data); err != nil {
 		return pidfile{}, err
 	}
 	if at.status != "ready" || at.socket == "" {
@@ -70,10 +98,11 @@ func probe(ctx context.Context, data string) (pidfile, error) {
 	return at, conn.Close(ctx)
 }
 
-// refused reports whether the server answered with an error that waiting cannot change.
+// refused reports whether the server answered with a permanent error, or is not the
+// server of this directory.
 func refused(err error) bool {
 	_, answered := errors.AsType[*pgconn.PgError](err)
-	return answered && !transient(err)
+	return answered && !transient(err) || errors.Is(err, errCopy)
 }
 
 // disownPidfile changes the postmaster.pid of a killed server so that the next server

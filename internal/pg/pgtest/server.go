@@ -42,6 +42,9 @@ func OpenServer(t testing.TB, dir string) *Server {
 // URL returns the connection URL of the server's database, as its owner.
 func (s *Server) URL() string { return s.cluster.URL() }
 
+// Dir returns the directory of the server's files.
+func (s *Server) Dir() string { return s.dir }
+
 // Start starts the server again after Stop or Crash.
 func (s *Server) Start() {
 	s.t.Helper()
