@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	limiter "github.com/sethvargo/go-limiter"
-	"github.com/sethvargo/go-limiter/memorystore"
 )
 
 // Rate is a number of requests in fixed windows of time.
@@ -48,18 +46,18 @@ func (r *Rate) UnmarshalText(text []byte) error {
 type Limit struct {
 	name  string
 	rate  Rate
-	store limiter.Store
+	store store
 }
 
-// InMemory returns a limit that counts within this process.
+// store counts requests. It is in memory or in the database.
+type store interface {
+	Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error)
+}
+
+// InMemory returns a limit that counts within this process. It counts up to 100,000 keys,
+// and forgets the least recently used key beyond that number.
 func InMemory(name string, rate Rate) (*Limit, error) {
-	store, err := memorystore.New(&memorystore.Config{
-		Tokens:   rate.Requests,
-		Interval: rate.Per,
-		// A key that had no request for a whole window needs no memory.
-		SweepInterval: rate.Per,
-		SweepMinTTL:   rate.Per,
-	})
+	store, err := newMemory(rate)
 	if err != nil {
 		return nil, fmt.Errorf("limit %s: %w", name, err)
 	}

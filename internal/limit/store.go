@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	limiter "github.com/sethvargo/go-limiter"
@@ -28,7 +29,7 @@ type Store struct {
 	stopped atomic.Bool
 
 	mu      sync.Mutex
-	refused map[string]refusal // refusals of keys that are refused without a query
+	refused *simplelru.LRU[string, refusal] // refusals of keys that are refused without a query
 }
 
 var _ limiter.Store = (*Store)(nil)
@@ -50,13 +51,15 @@ const (
 	// would cost one statement per request.
 	refusedFor = time.Second
 
-	// maxRefused is the maximum number of cached refusals.
+	// maxRefused is the maximum number of cached refusals. Beyond it, the refusal that was
+	// used least recently is dropped.
 	maxRefused = 10_000
 )
 
 // NewStore returns a store. Stores of the same name share their counts.
 func NewStore(pool *pgxpool.Pool, name string, rate Rate) *Store {
-	return &Store{pool: pool, name: name, rate: rate, refused: map[string]refusal{}}
+	refused, _ := simplelru.NewLRU[string, refusal](maxRefused, nil) // fails only for a size below 1
+	return &Store{pool: pool, name: name, rate: rate, refused: refused}
 }
 
 // rowKey returns the primary key of a key's row.
@@ -107,27 +110,24 @@ func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset 
 func (s *Store) cached(key string) (refusal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, ok := s.refused[key]
+	r, ok := s.refused.Get(key)
 	if ok && time.Now().Before(r.until) {
 		return r, true
 	}
-	delete(s.refused, key)
+	s.refused.Remove(key)
 	return refusal{}, false
 }
 
 func (s *Store) cache(key string, r refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.refused) >= maxRefused {
-		clear(s.refused) // an empty cache is correct, because the cache only saves statements
-	}
-	s.refused[key] = r
+	s.refused.Add(key, r)
 }
 
 func (s *Store) forget(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.refused, key)
+	s.refused.Remove(key)
 }
 
 // Get returns the tokens of a key per window, and the tokens left after the last

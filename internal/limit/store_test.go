@@ -179,7 +179,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r, ok := s.refused["k"]
+	r, ok := s.refused.Peek("k")
 	if !ok {
 		t.Fatal("the refusal is not cached")
 	}
@@ -198,7 +198,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	for i := range 2*maxRefused + 5 {
 		s.cache(fmt.Sprint(i), refusal{until: time.Now().Add(time.Hour)})
 	}
-	if n := len(s.refused); n > maxRefused {
+	if n := s.refused.Len(); n > maxRefused {
 		t.Errorf("%d keys are cached, want at most %d", n, maxRefused)
 	}
 }
@@ -280,12 +280,13 @@ func TestDatabaseOutageIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := Shared(pool, "jobs", Rate{1, time.Hour})
+	store := l.store.(*Store)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if c, err := l.Take(ctx, "k"); err == nil || c.OK {
 		t.Errorf("%+v, %v", c, err)
 	}
-	if err := l.store.Close(t.Context()); err != nil {
+	if err := store.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Take(t.Context(), "k"); !errors.Is(err, limiter.ErrStopped) {
@@ -300,7 +301,6 @@ func TestInMemoryLimitRefusesFurtherRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.store.Close(context.Background()) })
 	for i, want := range []bool{true, false} {
 		c, err := l.Take(t.Context(), "k")
 		if err != nil || c.OK != want || c.Limit != 1 || c.Remaining != 0 || c.Reset > time.Hour || c.Reset < 30*time.Minute {

@@ -22,8 +22,9 @@ type Watcher struct {
 	inForce atomic.Pointer[Rules]
 
 	mu     sync.Mutex
-	text   string // the file's text at the last successful read, which may hold invalid rules
-	broken string // the error that was last logged, or empty after valid rules
+	text   string // the file's text at the last read, which may be invalid
+	parsed bool   // whether the text has been parsed, and every read since has given the same text
+	broken string // the error that was last logged; empty after valid rules
 }
 
 // NewWatcher returns a watcher of the given rules file, whose rules are in force at
@@ -38,6 +39,7 @@ func NewWatcher(file string, log *slog.Logger) (*Watcher, error) {
 	var err error
 	if w.text, err = w.read(); err == nil {
 		err = w.adopt(w.text)
+		w.parsed = true
 	}
 	if err != nil {
 		return nil, err
@@ -81,12 +83,12 @@ func (w *Watcher) reload(ctx context.Context, complete bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	text, err := w.read()
-	if !complete && err == nil && text != w.text {
-		w.text = text
+	if !complete && err == nil && (w.parsed || text != w.text) {
+		w.text, w.parsed = text, w.parsed && text == w.text
 		return
 	}
 	before := w.Rules().Version()
-	if err == nil {
+	if w.parsed = err == nil; w.parsed {
 		w.text = text
 		err = w.adopt(text)
 	}

@@ -69,6 +69,14 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 		t.Errorf("%s is in force: %s", name(), said.String())
 	}
 
+	// An unchanged file must not be parsed again.
+	parsed := w.Rules()
+	for range 3 {
+		if poll(); w.Rules() != parsed {
+			t.Error("an unchanged file was parsed again")
+		}
+	}
+
 	said.Reset()
 	write("name three\nword\n")
 	for range 5 {
@@ -85,6 +93,13 @@ func TestChangedFileComesIntoForce(t *testing.T) {
 	poll()
 	if name() != "two" || strings.Count(said.String(), "policy file broken") != 1 {
 		t.Errorf("without the file: %s is in force, %s", name(), said.String())
+	}
+	said.Reset()
+	write("name two\nword sunrise\n")
+	poll()
+	poll()
+	if name() != "two" || strings.Count(said.String(), "policy file reloaded") != 1 {
+		t.Errorf("with the file again: %s is in force, %s", name(), said.String())
 	}
 	write("name four\n")
 	w.Reload(ctx)
