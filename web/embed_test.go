@@ -150,7 +150,7 @@ func TestPasswordFieldsSuitPasswordManagers(t *testing.T) {
 func TestModulesPassTheirOwnTests(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("node is not installed; with it, these tests run too")
+		t.Skip("node is missing: install it to test the modules of the page (Debian: apt-get install nodejs; macOS: brew install node)")
 	}
 	out, err := exec.CommandContext(t.Context(), node, "--test").CombinedOutput()
 	if err != nil {

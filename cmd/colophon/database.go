@@ -28,6 +28,9 @@ type databaseFlags struct {
 	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, which is made for an empty database ($COLOPHON_MASTER_KEY)."`
 }
 
+// clusterDir is the directory of the private Postgres.
+func (f *dataFlags) clusterDir() string { return filepath.Join(f.Data, "postgres") }
+
 // startTimeout bounds the time until a database answers.
 const startTimeout = time.Minute
 
@@ -45,7 +48,7 @@ func (f *databaseFlags) open(ctx context.Context, log *slog.Logger) (*database, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	cluster, err := pg.Start(ctx, filepath.Join(f.Data, "postgres"), pg.Options{Bin: f.PGBin, Log: log})
+	cluster, err := pg.Start(ctx, f.clusterDir(), pg.Options{Bin: f.PGBin, Log: log})
 	if err != nil {
 		return nil, fmt.Errorf("start the private Postgres: %w", err)
 	}

@@ -240,7 +240,7 @@ func TestUpPullsItsModel(t *testing.T) {
 				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
 				h.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
-			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2},
+			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2}, installFlags{},
 		}
 		err := c.Run(ctx, &s.terminal, h.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)

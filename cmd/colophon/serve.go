@@ -26,6 +26,7 @@ type upCmd struct {
 	processFlags
 	listenFlags `group:"HTTP:" set:"rate_limits=memory"`
 	workFlags
+	installFlags
 }
 
 type apiCmd struct {
@@ -91,17 +92,24 @@ func (g *grace) UnmarshalText(text []byte) error {
 type roles struct {
 	listen *listenFlags // flags for HTTP; nil if the process serves no HTTP
 	work   *workFlags   // flags for jobs; nil if the process runs no jobs
+
+	// install provides the programs of a private Postgres. nil means that they must exist.
+	install func(context.Context) error
 }
 
 // alone reports whether the process is the whole service.
 func (r roles) alone() bool { return r.listen != nil && r.work != nil }
 
-func (c *upCmd) roles() roles     { return roles{&c.listenFlags, &c.workFlags} }
+func (c *upCmd) roles() roles     { return roles{listen: &c.listenFlags, work: &c.workFlags} }
 func (c *apiCmd) roles() roles    { return roles{listen: &c.listenFlags} }
 func (c *workerCmd) roles() roles { return roles{work: &c.workFlags} }
 
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
-	return c.run(ctx, c.roles(), t, known, log)
+	r := c.roles()
+	if c.DatabaseURL == "" {
+		r.install = func(ctx context.Context) error { return c.installer(t).ensure(ctx, c.InstallPostgres, t) }
+	}
+	return c.run(ctx, r, t, known, log)
 }
 
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
@@ -168,6 +176,11 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 	}
 	if admin != nil {
 		defer admin.Close()
+	}
+	if r.install != nil {
+		if err := r.install(ctx); err != nil {
+			return err
+		}
 	}
 	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
 		defer background(ctx, rules.Run)()

@@ -20,7 +20,7 @@ import (
 var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
 (searched $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:
-  install it       apt-get install postgresql    (macOS: brew install postgresql@17)
+  install it       colophon up --install-postgres, or apt-get install postgresql (macOS: brew install postgresql@17)
   use containers   docker compose up
   name a server    DATABASE_URL=postgres://USER:PASSWORD@HOST:5432/DATABASE`)
 
@@ -50,8 +50,9 @@ func candidates(ctx context.Context, named string) []string {
 		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
 	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", // Debian and related distributions
-		"/usr/pgsql-*/bin",          // RPM packages of the PostgreSQL project
+		"/usr/lib/postgresql/*/bin", // Debian and its family
+		"/usr/pgsql-*/bin",          // the PostgreSQL project's RPMs
+		"/usr/libexec/postgresql*",  // Alpine
 		"/opt/homebrew/opt/postgresql@*/bin",
 		"/usr/local/opt/postgresql@*/bin",
 		"/Applications/Postgres.app/Contents/Versions/*/bin",
@@ -61,6 +62,16 @@ func candidates(ctx context.Context, named string) []string {
 		dirs = append(dirs, found...)
 	}
 	return dirs
+}
+
+// Installed returns nil if this machine has the programs that Start needs for dir, and
+// ErrNoServer if it has no programs. The directory bin is Options.Bin.
+func Installed(ctx context.Context, dir, bin string) error {
+	if err := checkNamed(bin); err != nil {
+		return err
+	}
+	_, err := chooseBinaries(ctx, candidates(ctx, bin), directory{dir: dir})
+	return err
 }
 
 // checkNamed returns an error if the directory that the caller named lacks a program.

@@ -45,7 +45,7 @@ func newBrowser(t *testing.T) *browser {
 		}
 	}
 	if exe == "" {
-		t.Skip("Chromium is missing: install Debian's chromium to try the pages in a browser")
+		t.Skip("Chromium is missing: install it to test the pages (Debian: apt-get install chromium; macOS: brew install --cask chromium)")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(exe),

@@ -372,7 +372,8 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 }
 
 // TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again with
-// the same data directory. The history and the account must still exist.
+// the same data directory. The history and the account must still exist. Meanwhile, a
+// second `up` must be refused, and a worker that shares the Postgres must end with it.
 func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)
@@ -384,7 +385,15 @@ func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	var before, after []client.Job
 	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
 	c.Do("GET", "/history", "").Must(t, 200).Into(t, &before)
+	_, stderr, code := programtest.Run(t, nil, "", "up", "--listen", "127.0.0.1:0", "--data", data)
+	if who := fmt.Sprintf("process %d, up --listen 127.0.0.1:0", s.PID()); code != 1 || !strings.Contains(stderr, who) {
+		t.Errorf("a second up ended with %d and %s, want %s", code, stderr, who)
+	}
+	worker := programtest.Start(t, nil, "worker", "--data", data, "--grace", "1s")
 	s.Stop()
+	if code := worker.Exit(programtest.Patience); code != 1 || !strings.Contains(worker.Log(), "the private Postgres has ended") {
+		t.Errorf("without its Postgres, the worker ended with %d", code)
+	}
 	if info, err := os.Stat(filepath.Join(data, "master.key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("master.key: %v, %v", info, err)
 	}
