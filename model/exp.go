@@ -12,7 +12,7 @@ import "math"
 func exp(x float64) float64 {
 	const (
 		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32 in 32 bits, so that n*stepHi is exact
-		stepLo = 0x1.a39ef35793c76p-38 // ln(2)/32 - stepHi
+		stepLo = 0x1.a39ef35793c76p-38 // the rest of ln(2)/32
 		round  = 3 << 51               // adding and then subtracting this number rounds to an integer
 	)
 	if x < -40 {

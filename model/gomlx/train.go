@@ -283,7 +283,8 @@ func (t *Trainer) Loss(weights [][]float32, tokens, targets [][]int32) (float64,
 	return float64(tensors.ToScalar[float32](out[0])), out[0].FinalizeAll()
 }
 
-// run calls a graph with tokens and targets, then more, then the weights.
+// run calls a graph. Its arguments are tokens, targets, the values in more, and the
+// weights, in this order.
 func (t *Trainer) run(exec *graph.Exec, weights [][]float32, tokens, targets [][]int32, more ...any) ([]*tensors.Tensor, error) {
 	args := append([]any{tokens, targets}, more...)
 	for _, shape := range t.config.Tensors() {

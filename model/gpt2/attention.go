@@ -19,10 +19,10 @@ const maxSpan = 6
 // A head is the memory in which a worker computes one attention head for the rows of a
 // span.
 type head struct {
-	queries []float32 // [maxSpan, HeadDim]
-	scores  []float32 // [maxSpan, tokens]
+	queries []float32 // scaled queries, of shape [maxSpan, HeadDim]
+	scores  []float32 // attention scores and then weights, of shape [maxSpan, tokens]
 	tokens  int       // number of tokens in the context, rounded up to whole pages of the cache
-	out     []float32 // [maxSpan, HeadDim rounded up to panels]
+	out     []float32 // outputs, of shape [maxSpan, HeadDim rounded up to panels]
 }
 
 func newHead(c Config, l *layout) head {

@@ -308,7 +308,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		}
 	}
 
-	// Without decoding sequences, prompts must be computed in large chunks.
+	// Without decoding sequences, a step must have up to maxPromptTokens prompt tokens.
 	first, second := enqueue(maxPromptTokens+8), enqueue(5)
 	step(128 * time.Millisecond)
 	if first.computed != maxPromptTokens || second.computed != 0 {

@@ -12,7 +12,7 @@ type row struct {
 	cache    *cache
 	position int
 	token    int
-	logits   []float32 // [Vocab]: destination of the row's logits; nil if the caller does not want them
+	logits   []float32 // destination of the row's logits, of shape [Vocab]; nil if the caller does not want them
 }
 
 // A forward computes a forward pass over rows of any sequences together. A row attends
@@ -33,12 +33,12 @@ type forward struct {
 	phaseEnd    time.Time // end of the last phase
 	times       Times
 
-	x      []float32     // [rows, Embd]: the residual stream
-	h      *kernel.Input // [rows, Embd]: output of a layer norm or of attention
-	qkv    []float32     // [rows, stride of qkv]
-	up     *kernel.Input // [rows, Inner], with the stride of up
-	y      []float32     // [rows, stride of projection and down]: output of attention or of the feed-forward layer
-	logits []float32     // [wanted, stride of embedding]
+	x      []float32     // residual stream, of shape [rows, Embd]
+	h      *kernel.Input // output of a layer norm or of attention, of shape [rows, Embd]
+	qkv    []float32     // queries, keys and values, of shape [rows, stride of qkv]
+	up     *kernel.Input // inner part of the feed-forward layer, of shape [rows, Inner], with the stride of up
+	y      []float32     // output of attention or of the feed-forward layer, of shape [rows, stride of projection and down]
+	logits []float32     // logits of the wanted rows, of shape [wanted, stride of embedding]
 	heads  []head        // working memory for attention, one for each worker
 }
 
@@ -71,8 +71,8 @@ type Times struct {
 	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward returns a forward for at most the given number of rows. The logits of at
-// most wanted of these rows may be wanted.
+// newForward returns a forward for at most the given number of rows. At most wanted of
+// these rows may have a destination for logits.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{

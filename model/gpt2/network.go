@@ -13,8 +13,8 @@ import (
 type network struct {
 	Config
 	format    kernel.Format
-	embedding *kernel.Matrix // Embd to Vocab: the output layer; column t is the embedding of token t
-	positions []float32      // [Context, Embd]: the position embeddings
+	embedding *kernel.Matrix // output layer from Embd to Vocab; column t is the embedding of token t
+	positions []float32      // position embeddings, of shape [Context, Embd]
 	blocks    []block
 	finalNorm norm
 }
@@ -22,11 +22,11 @@ type network struct {
 // A block is one transformer block.
 type block struct {
 	attentionNorm   norm
-	qkv             *kernel.Matrix // Embd to 3*Embd: query, key and value, each [Heads, HeadDim]
-	projection      *kernel.Matrix // Embd to Embd
+	qkv             *kernel.Matrix // matrix from Embd to 3*Embd: query, key and value, each [Heads, HeadDim]
+	projection      *kernel.Matrix // matrix from Embd to Embd
 	feedForwardNorm norm
-	up              *kernel.Matrix // Embd to Inner
-	down            *kernel.Matrix // Inner to Embd
+	up              *kernel.Matrix // matrix from Embd to Inner
+	down            *kernel.Matrix // matrix from Inner to Embd
 }
 
 // A norm has the parameters of one layer norm.

@@ -75,7 +75,7 @@ func computedCheckpoint(c Config, values func(name string, shape []int) func(i u
 }
 
 // computedFile is a file of little-endian float32 numbers that are computed when they
-// are read. The ranges are in order and cover the file.
+// are read. Its ranges are in order and cover the whole file.
 type computedFile []computedRange
 
 type computedRange struct {

@@ -111,8 +111,8 @@ func parseHeader(r io.Reader) ([]tensor, error) {
 	return tensors, jsonError("tensor", err)
 }
 
-// jsonError adds the repeated name to an error of strictjson about a repeated name.
-// kind is the kind of thing that has the name, such as "tensor" or "token".
+// jsonError adds the name to an error of strictjson about a repeated name. kind says
+// what has this name, such as "tensor" or "token".
 func jsonError(kind string, err error) error {
 	if e, ok := errors.AsType[*strictjson.Error](err); ok && e.Name != "" {
 		return fmt.Errorf("%s %q is repeated: %w", kind, short(e.Name), err)

@@ -3,7 +3,7 @@ package kernel
 // An Input holds rows of inputs for [Matrix.Multiply]. Write the values to
 // Floats, where row r begins at r*Stride, and then call Prepare.
 type Input struct {
-	Floats []float32 // [rows, Stride]
+	Floats []float32 // inputs, of shape [rows, Stride]
 	Stride int       // number of elements from one row to the next
 
 	inputs int
@@ -13,9 +13,9 @@ type Input struct {
 	// integer from -127 to 127, times the scale of its group. The integer -128 stands
 	// for NaN. The AVX-512 version reads packed. The other versions read values and
 	// scales.
-	values []int16       // [rows, groups, Group]
-	scales []float32     // [rows, groups]
-	packed []packedGroup // [rows, groups]
+	values []int16       // quantised inputs, of shape [rows, groups, Group]
+	scales []float32     // scales of the groups, of shape [rows, groups]
+	packed []packedGroup // quantised groups with their scales, of shape [rows, groups]
 }
 
 // A packedGroup is a group of quantised inputs in the layout that the AVX-512 assembly

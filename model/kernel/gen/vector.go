@@ -350,8 +350,8 @@ func packBytes(v [4]VecVirtual, q GPVirtual) {
 	VMOVDQU(v[0], Mem{Base: q})
 }
 
-// packedFours returns a vector with the position of every four bytes after two pack
-// instructions.
+// packedFours returns the indexes with which VPERMD restores the order of the bytes
+// after two pack instructions.
 func packedFours() Mem {
 	m := GLOBL("packedFours", RODATA|NOPTR)
 	for i, at := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
