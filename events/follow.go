@@ -179,7 +179,11 @@ func (s *Store) notify(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, streams, s.name)
+	names := make([]string, len(streams)) // in the text modes of pgx, only slices of known types are arrays
+	for i, stream := range streams {
+		names[i] = string(stream)
+	}
+	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, names, s.name)
 	if err != nil {
 		s.announcements.add(streams...)
 		s.log.WarnContext(ctx, "events not announced, retrying", "streams", len(streams), "err", err)

@@ -103,11 +103,11 @@ func readable(r Record) Record {
 }
 
 func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUID]Record, error) {
-	ids := make([]uuid.UUID, len(jobs))
+	ids := make([]string, len(jobs))
 	for i, j := range jobs {
-		ids[i] = j.ID
+		ids[i] = j.ID.String()
 	}
-	rows, _ := tx.Query(ctx, `select `+columns+` from history where job = any($1)`, ids)
+	rows, _ := tx.Query(ctx, `select `+columns+` from history where job = any($1::uuid[])`, ids)
 	found, err := pgx.CollectRows(rows, scanRow)
 	if err != nil {
 		return nil, err
@@ -127,14 +127,14 @@ func (s *Store) foldAll(ctx context.Context, tx pgx.Tx, fn func([]Job) error) er
 		rows, _ := tx.Query(ctx, `
 			select stream from events where stream > $1 and stream < 'job0' and version = 1
 			order by stream limit $2`, last, rebuildBatch)
-		streams, err := pgx.CollectRows(rows, pgx.RowTo[Stream])
+		streams, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			return err
 		}
 		if len(streams) == 0 {
 			return nil
 		}
-		last = streams[len(streams)-1]
+		last = Stream(streams[len(streams)-1])
 		rows, _ = tx.Query(ctx, `select payload from events where stream = any($1) order by stream, version`, streams)
 		payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
 		if err != nil {

@@ -117,10 +117,10 @@ func (l *leases) run(ctx context.Context, interval time.Duration) {
 func (l *leases) renew(ctx context.Context) error {
 	l.mu.Lock()
 	mine := make(map[uuid.UUID]context.CancelCauseFunc, len(l.held))
-	holders := make([]uuid.UUID, 0, len(l.held))
+	holders := make([]string, 0, len(l.held))
 	for holder, lost := range l.held {
 		mine[holder] = lost
-		holders = append(holders, holder)
+		holders = append(holders, holder.String())
 	}
 	l.mu.Unlock()
 	if len(mine) == 0 {
@@ -129,7 +129,7 @@ func (l *leases) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	rows, _ := l.pool.Query(ctx, `
-		update leases set expires_at = clock_timestamp() + $2 where holder = any($1) returning holder`, holders, leaseTime)
+		update leases set expires_at = clock_timestamp() + $2 where holder = any($1::uuid[]) returning holder`, holders, leaseTime)
 	renewed, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return err

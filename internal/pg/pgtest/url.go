@@ -21,3 +21,15 @@ func withDatabase(databaseURL, name string) string {
 	u.RawQuery = q.Encode()
 	return u.String()
 }
+
+// With returns the connection URL, or the keyword=value pairs, with another setting.
+func With(databaseURL, setting, value string) string {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Scheme == "" {
+		return databaseURL + " " + setting + "=" + value // the last value counts
+	}
+	q := u.Query()
+	q.Set(setting, value)
+	u.RawQuery = q.Encode()
+	return u.String()
+}

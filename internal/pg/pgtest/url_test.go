@@ -24,3 +24,20 @@ func TestWithDatabaseChangesOnlyTheDatabase(t *testing.T) {
 		}
 	}
 }
+
+func TestWithReplacesASetting(t *testing.T) {
+	for _, in := range []string{
+		"postgres://u:p%2Fw@db.example/d",
+		"postgres://u:p%2Fw@db.example/d?application_name=old",
+		"host=db.example user=u password=p/w dbname=d application_name=old",
+	} {
+		cfg, err := pgx.ParseConfig(With(in, "application_name", "new"))
+		if err != nil {
+			t.Errorf("%s: %v", in, err)
+			continue
+		}
+		if cfg.RuntimeParams["application_name"] != "new" || cfg.Host != "db.example" || cfg.Password != "p/w" || cfg.Database != "d" {
+			t.Errorf("%s: %v on %s", in, cfg.RuntimeParams, cfg.Host)
+		}
+	}
+}

@@ -1,0 +1,101 @@
+package jobs_test
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/events"
+	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/policy"
+	"colophon/jobs"
+	"colophon/migrations"
+)
+
+// TestWorkersStatementsWorkInEveryQueryMode runs the statements that only matter to jobs
+// that last longer: renewed leases, the rescue of a dead worker's job, ageing, estimates,
+// deadlines, and the check of the view.
+func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
+	t.Parallel()
+	for _, mode := range pgtest.QueryModes() {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			db := *pgtest.New(t, migrations.Up)
+			pool, err := pg.Connect(t.Context(), pgtest.With(db.URL, "default_query_exec_mode", mode), migrations.AppRole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			db.App = pool
+			f, e := &fixture{t: t, db: &db}, newEngine()
+			f.store = f.newStore()
+			f.queue = f.newQueue(jobs.Limits{Outstanding: 10, Queued: 10, Tokens: 10_000})
+			f.owner = f.register()
+
+			orphan := f.orphan(12, 0, "-1 second")
+			w, err := jobs.NewWorker(pool, f.store, e, policy.Default, 1, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := jobs.Age(w, t.Context()); err != nil {
+				t.Error(err)
+			}
+			pause := make(chan struct{})
+			e.pause[6+20] = pause
+			f.work(e)
+			orphan = f.until(orphan, tokens(16))
+			f.leaseRenewed(orphan)
+			if _, err := f.queue.Outlook(t.Context(), orphan); err != nil {
+				t.Error(err)
+			}
+			close(pause)
+			if j := f.until(orphan, final); j.State != events.Completed {
+				t.Errorf("the job ended as %s", j.State)
+			}
+			if _, err := f.store.Overdue(t.Context(), time.Second, 10); err != nil {
+				t.Error(err)
+			}
+			if n, err := f.store.RebuildHistory(t.Context(), nil); err != nil || n != 1 {
+				t.Errorf("%d jobs rebuilt, %v", n, err)
+			}
+			if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || n != 1 || len(wrong) > 0 {
+				t.Errorf("%d jobs checked, %v differ, %v", n, wrong, err)
+			}
+			for _, forget := range []error{f.store.ForgetIdempotencyKeys(t.Context()), f.store.ForgetBudgets(t.Context())} {
+				if forget != nil {
+					t.Error(forget)
+				}
+			}
+		})
+	}
+}
+
+// leaseRenewed waits until the attempt that has a job's lease has renewed it.
+func (f *fixture) leaseRenewed(j events.Job) {
+	f.t.Helper()
+	type lease struct {
+		Holder  uuid.UUID
+		Expires time.Time
+	}
+	var first *lease
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		rows, _ := f.db.Owner.Query(f.t.Context(), `select holder, expires_at from leases where job = $1`, j.ID)
+		now, err := pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByPos[lease])
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		switch {
+		case first == nil:
+			first = now
+		case now.Holder != first.Holder:
+			f.t.Fatal("the lease expired")
+		case now.Expires.After(first.Expires):
+			return
+		}
+	}
+	f.t.Fatal("the lease was never renewed")
+}
