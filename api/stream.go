@@ -224,7 +224,9 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	}
 	ctx, cancel := s.waiting(ctx)
 	defer cancel()
-	ctx, expire := context.WithDeadlineCause(ctx, caller(ctx).Expires, errExpired)
+	// Access tokens expire by the database's clock, and contexts end by this process's.
+	left := caller(ctx).Expires.Sub(s.Store.Clock().Now())
+	ctx, expire := context.WithTimeoutCause(ctx, left, errExpired)
 	defer expire()
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), after, s.timeouts.beat) {

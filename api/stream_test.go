@@ -38,6 +38,7 @@ type streamed struct {
 	ended chan string // receives the path of each stream that has ended
 
 	handler http.Handler
+	db      *pgtest.DB
 	stop    context.CancelFunc
 
 	caller auth.Identity // the caller of the streams that open from now on
@@ -51,7 +52,7 @@ func newStreamed(t *testing.T) *streamed {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	f := &streamed{store: events.NewStore(db.App, v, log), ended: make(chan string, 10)}
+	f := &streamed{db: db, store: events.NewStore(db.App, v, log), ended: make(chan string, 10)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { f.store.Run(ctx, nil) })
@@ -225,11 +226,20 @@ func TestStoppingServiceEndsStreams(t *testing.T) {
 // The stream must end with a retry field, but not before the token expires.
 func TestExpiredAccessTokenEndsStreams(t *testing.T) {
 	t.Parallel()
-	f := newStreamed(t)
-	f.caller.Expires = time.Now().Add(300 * time.Millisecond)
-	f.endsWithRetry(t, func() {})
-	if now := time.Now(); now.Before(f.caller.Expires) {
-		t.Error("the stream ended before the access token expired")
+	for name, shift := range map[string]time.Duration{"right": 0, "behind": -time.Hour, "ahead": time.Hour} {
+		t.Run("database's clock "+name, func(t *testing.T) {
+			t.Parallel()
+			f := newStreamed(t)
+			f.db.ShiftClock(t, shift)
+			if err := f.store.Clock().Sync(t.Context(), f.db.App); err != nil {
+				t.Fatal(err)
+			}
+			f.caller.Expires = f.store.Clock().Now().Add(300 * time.Millisecond)
+			f.endsWithRetry(t, func() {})
+			if left := f.caller.Expires.Sub(f.store.Clock().Now()); left > 100*time.Millisecond { // the clock is exact to a round trip
+				t.Errorf("the stream ended %v before the access token expired", left)
+			}
+		})
 	}
 }
 

@@ -34,7 +34,7 @@ type Event struct {
 	Stream  Stream
 	Version int       // position in the stream, from 1
 	Owner   uuid.UUID // id of the account whose key encrypts the fact
-	At      time.Time // time of the append in UTC, to the microsecond, by the clock of the appending process
+	At      time.Time // time of the append in UTC, to the microsecond, by the database's clock; never before the stream's last event
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }

@@ -11,3 +11,7 @@ func (s *Store) SetClaimWait(wait time.Duration) { s.claimWait = wait }
 func (s *Store) SetListenCheck(silence, timeout time.Duration) {
 	s.listenCheck, s.listenCheckTimeout = silence, timeout
 }
+
+// SetSyncEvery sets the interval between two reads of the database's clock. Call it
+// before Run.
+func (s *Store) SetSyncEvery(interval time.Duration) { s.syncEvery = interval }

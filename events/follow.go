@@ -120,13 +120,14 @@ func (a *announcements) take() []Stream {
 	return streams
 }
 
-// Run announces this store's appends and listens for the announcements of all processes
-// until ctx is done. It reconnects after errors. If the function ready is not nil, Run
-// calls it once, when Run listens for the first time.
+// Run announces this store's appends, listens for the announcements of all processes and
+// keeps the clock in step, until ctx is done. It reconnects after errors. If the function
+// ready is not nil, Run calls it once, when Run listens for the first time.
 func (s *Store) Run(ctx context.Context, ready func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.announce(ctx) })
+	wg.Go(func() { s.keepTime(ctx) })
 	wait := retry.Backoff{First: 50 * time.Millisecond, Max: 2 * time.Second}
 	listen := func() error {
 		return s.listen(ctx, func() {

@@ -61,6 +61,7 @@ type Job struct {
 	StartedAt    time.Time // time of the first start
 	FirstTokenAt time.Time
 	FinishedAt   time.Time
+	ChangedAt    time.Time // time of the latest event
 }
 
 // Apply returns the job j with the event e applied to it. If e cannot follow the events
@@ -69,7 +70,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	if !j.allows(e) {
 		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, ErrIllegal)
 	}
-	j.Version = e.Version
+	j.Version, j.ChangedAt = e.Version, e.At
 	j.Erased = j.Erased || e.Erased
 	switch f := e.Fact.(type) {
 	case JobAccepted:

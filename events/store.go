@@ -14,6 +14,7 @@ import (
 
 	"colophon/internal/errcode"
 	"colophon/internal/flight"
+	"colophon/internal/pg"
 	"colophon/internal/vault"
 )
 
@@ -36,6 +37,8 @@ type Store struct {
 
 	pool  *pgxpool.Pool
 	vault *vault.Vault
+	clock *pg.Clock
+	ids   ids
 	log   *slog.Logger
 
 	broker        broker
@@ -45,6 +48,7 @@ type Store struct {
 
 	// These intervals are fields so that tests can shorten them.
 	claimWait          time.Duration
+	syncEvery          time.Duration
 	listenCheck        time.Duration
 	listenCheckTimeout time.Duration
 }
@@ -52,9 +56,9 @@ type Store struct {
 // NewStore returns a store that uses pool. Its database must have all migrations.
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
-		pool: pool, vault: v, log: log, announcements: newAnnouncements(), name: uuid.NewString(),
+		pool: pool, vault: v, clock: pg.NewClock(), log: log, announcements: newAnnouncements(), name: uuid.NewString(),
 		reads:     flight.Group[[]Event]{Timeout: readTimeout},
-		claimWait: defaultClaimWait, listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
+		claimWait: defaultClaimWait, syncEvery: syncEvery, listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
 
@@ -132,10 +136,13 @@ type change struct {
 
 // prepare checks the facts and builds the statements that append the facts.
 func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fact) (*change, error) {
+	at, err := s.now(ctx, db, before.ChangedAt)
+	if err != nil {
+		return nil, err
+	}
 	c := &change{after: before}
 	for i, fact := range facts {
-		e := Event{Stream: JobStream(before.ID), Version: before.Version + 1 + i, Owner: before.Owner, At: now(), Fact: fact}
-		var err error
+		e := Event{Stream: JobStream(before.ID), Version: before.Version + 1 + i, Owner: before.Owner, At: at, Fact: fact}
 		if c.after, err = c.after.Apply(e); err != nil {
 			return nil, err
 		}
@@ -196,7 +203,12 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 		return fmt.Errorf("lock %s: %w", stream, err)
 	}
 	var version int
-	if err := tx.QueryRow(ctx, `select coalesce(max(version), 0) from events where stream = $1`, stream).Scan(&version); err != nil {
+	var at time.Time // not before the last event, as in Store.now
+	err := tx.QueryRow(ctx, `
+		select coalesce(version, 0), greatest(at, clock_timestamp())
+		from (select) as one left join lateral (
+			select version, at from events where stream = $1 order by version desc limit 1) as last on true`, stream).Scan(&version, &at)
+	if err != nil {
 		return fmt.Errorf("read the version of %s: %w", stream, err)
 	}
 	events := make([]Event, len(facts))
@@ -206,7 +218,7 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 				return err
 			}
 		}
-		events[i] = Event{Stream: stream, Version: version + 1 + i, Owner: account, At: now(), Fact: fact}
+		events[i] = Event{Stream: stream, Version: version + 1 + i, Owner: account, At: at.UTC(), Fact: fact}
 	}
 	key, err := tx.store.vault.Key(ctx, tx, account)
 	if err != nil {
@@ -260,10 +272,6 @@ func send(ctx context.Context, db interface {
 	}
 	return nil
 }
-
-// now returns the current time at Postgres's resolution, so that an event in memory
-// equals the stored event.
-func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // Read returns the events of a stream that have a later version than after, in order.
 // If the stream does not exist, it returns no events. The result has at least the

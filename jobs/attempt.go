@@ -224,7 +224,7 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 				return job, err
 			}
 		}
-		if job, err = tx.AppendJob(ctx, job, completed(job, out.finishReason)); err != nil {
+		if job, err = tx.AppendJob(ctx, job, completed(job, out.finishReason, a.store.Clock().Now())); err != nil {
 			return job, err
 		}
 		if err := dropLease(ctx, tx.Tx, job.ID, a.holder); err != nil {
@@ -235,9 +235,11 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 	})
 }
 
-// completed returns the fact that completes a job. All tokens of the job must be on
-// record.
-func completed(job events.Job, finishReason string) events.JobCompleted {
+// completed returns the fact that completes a job now. All tokens of the job must be on
+// record. No duration is negative: events are in the order of their times, and events of
+// earlier releases, which are not, are taken to be so.
+func completed(job events.Job, finishReason string, now time.Time) events.JobCompleted {
+	since := func(at time.Time) int64 { return max(0, at.Sub(job.AcceptedAt).Milliseconds()) }
 	c := events.JobCompleted{
 		FinishReason: finishReason,
 		Usage: events.Usage{
@@ -246,12 +248,20 @@ func completed(job events.Job, finishReason string) events.JobCompleted {
 			TotalTokens:      job.PromptTokens + len(job.Tokens),
 		},
 		Timings: events.Timings{
-			QueuedMS: job.StartedAt.Sub(job.AcceptedAt).Milliseconds(),
-			TotalMS:  time.Since(job.AcceptedAt).Milliseconds(),
+			QueuedMS: since(job.StartedAt),
+			TotalMS:  since(later(now, job.ChangedAt)),
 		},
 	}
 	if !job.FirstTokenAt.IsZero() {
-		c.Timings.FirstTokenMS = job.FirstTokenAt.Sub(job.AcceptedAt).Milliseconds()
+		c.Timings.FirstTokenMS = since(job.FirstTokenAt)
 	}
 	return c
+}
+
+// later returns the later of two times.
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }

@@ -10,7 +10,8 @@ import (
 
 // serviceRate is a measurement of the speed at which the workers take queued jobs.
 type serviceRate struct {
-	at      time.Time     // time of the measurement
+	at      time.Time     // time of the measurement, by this process's clock
+	now     time.Time     // the same time by the database's clock
 	meanRun time.Duration // mean duration of the latest runs, or 0 without any run
 	running int           // number of running jobs
 	queued  int           // number of queued jobs
@@ -39,7 +40,7 @@ func (q *Queue) currentRate(ctx context.Context) (serviceRate, error) {
 }
 
 func (q *Queue) measureRate(ctx context.Context) (serviceRate, error) {
-	r := serviceRate{at: time.Now()}
+	r := serviceRate{at: time.Now(), now: q.store.Clock().Now()}
 	var seconds float64
 	err := q.pool.QueryRow(ctx, `
 		select
@@ -66,7 +67,7 @@ func (r serviceRate) start(position int) time.Time {
 		return time.Time{}
 	}
 	wait := time.Duration(float64(r.meanRun) * float64(position) / float64(r.running))
-	return r.at.Add(wait).Truncate(time.Second).Add(time.Second)
+	return r.now.Add(wait).Truncate(time.Second).Add(time.Second)
 }
 
 // Clients are told to poll after at least minPoll and at most maxPoll.
@@ -78,11 +79,12 @@ const (
 // pollAfter returns the time after which a client should poll a job again. If the job
 // is queued, position is its position in the queue.
 func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
+	now := r.now.Add(time.Since(r.at))
 	var d time.Duration
 	if job.State == events.Running {
-		d = r.meanRun - time.Since(job.StartedAt)
+		d = r.meanRun - now.Sub(job.StartedAt)
 	} else if start := r.start(position); !start.IsZero() {
-		d = time.Until(start)
+		d = start.Sub(now)
 	}
 	return min(max(d, minPoll), maxPoll)
 }

@@ -150,17 +150,31 @@ func (l *leases) renew(ctx context.Context) error {
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
+	clock := w.store.Clock()
+	if err := clock.Sync(ctx, w.pool); err != nil {
+		return err
+	}
+	w.steps.look(clock)
+	if w.steps.back() {
+		if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return mendTimes(ctx, tx) }); err != nil {
+			return err
+		}
+	}
+	if w.steps.forward() {
+		return nil
+	}
 	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 		// The queue entry is closed and not reused, because the silent worker may still
 		// be alive and may update the entry. Leases that expired while Postgres
-		// restarted do not count as lost.
+		// restarted do not count as lost. A start in the future shows that the clock was
+		// set back.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
 				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
 				where id in (
 					select id from `+migrations.RiverJobs+`
 					where state = 'running' and kind = $1 and attempted_at < clock_timestamp() - $2::interval
-						and pg_postmaster_start_time() < clock_timestamp() - $2::interval
+						and pg_postmaster_start_time() not between clock_timestamp() - $2::interval and clock_timestamp()
 						and not exists (select from leases where job = (args->>'job')::uuid and expires_at > clock_timestamp())
 					order by id limit $3 for update skip locked)
 				returning (args->>'job')::uuid as job, attempt, max_attempts)
@@ -199,7 +213,7 @@ type queueEntry struct {
 // not count as used. The new entry has priority 1, so it precedes jobs that were never
 // started.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
-	_, err := w.river.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
+	_, err := w.insert.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
 	})
 	if err != nil {

@@ -14,13 +14,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
 	"colophon/internal/flight"
 	"colophon/internal/periodic"
 	"colophon/internal/policy"
-	"colophon/migrations"
 	"colophon/model"
 )
 
@@ -98,15 +96,9 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	if limits.JobTime == 0 {
 		limits.JobTime = DefaultJobTime
 	}
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
-		Schema: migrations.RiverSchema,
-		Logger: log,
-		// FetchCooldown is the shortest time between two announcements of inserts.
-		// River's default of 100 ms would be most of a short job's total time.
-		FetchCooldown: time.Millisecond,
-	})
+	client, err := newInserter(pool, log)
 	if err != nil {
-		return nil, fmt.Errorf("create the queue client: %w", err)
+		return nil, err
 	}
 	return &Queue{
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
@@ -214,10 +206,7 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		}
 		// The id is made after the wait for a connection, so that ids sort in the order
 		// of acceptance.
-		id, err := uuid.NewV7()
-		if err != nil {
-			return err
-		}
+		id := q.store.NewID()
 		if r.Key != nil {
 			if err := tx.Claim(ctx, *r.Key, owner, events.JobStream(id)); err != nil {
 				return err

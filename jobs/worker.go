@@ -30,7 +30,9 @@ type Worker struct {
 	engine model.Engine
 	rules  func() *policy.Rules
 	river  *river.Client[pgx.Tx]
+	insert *river.Client[pgx.Tx] // for new queue entries
 	leases *leases
+	steps  clockSteps
 	timing timing
 	name   string
 	log    *slog.Logger
@@ -46,9 +48,12 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 		pool: pool, store: store, engine: engine, rules: rules, timing: defaultTiming(), name: uuid.NewString(), log: log,
 		leases: &leases{pool: pool, log: log, held: map[uuid.UUID]context.CancelCauseFunc{}},
 	}
+	var err error
+	if w.insert, err = newInserter(pool, log); err != nil {
+		return nil, err
+	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &generate{Worker: w})
-	var err error
 	w.river, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
 		ID:      w.name,
 		Schema:  migrations.RiverSchema,
@@ -63,6 +68,7 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 		// second.
 		FetchPollInterval:   250 * time.Millisecond,
 		ReindexerIndexNames: []string{}, // none, because the worker's database role may not reindex tables
+		Test:                river.TestConfig{Time: riverClock{store.Clock()}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create the queue client: %w", err)
@@ -79,6 +85,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	// The end of ctx would end jobs and lease renewals at once. Stop lets each job
 	// finish its current token, and the worker renews the job's lease until then.
 	ctx = context.WithoutCancel(ctx)
+	if err := w.store.Clock().Ensure(ctx, w.pool); err != nil {
+		return fmt.Errorf("start the worker: %w", err)
+	}
 	if err := w.river.Start(ctx); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
 	}
@@ -108,7 +117,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 const (
 	// retryElsewhere is the delay before the next attempt at a job that this worker's
 	// model cannot run.
-	retryElsewhere = 5 * time.Second
+	retryElsewhere = maxDelay
 
 	// retryDatabase is the delay before the next attempt at a job after a database
 	// error.

@@ -133,10 +133,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	if err != nil {
 		return Account{}, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return Account{}, fmt.Errorf("create an account id: %w", err)
-	}
+	id := s.store.NewID()
 	account := Account{ID: id, Username: display, Role: role, CreatedAt: s.now().UTC().Truncate(time.Microsecond)}
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
 		_, err := tx.Exec(ctx, `insert into accounts (id, username, username_key, password_hash, role, created_at) values ($1, $2, $3, $4, $5, $6)`,

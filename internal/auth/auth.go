@@ -154,7 +154,7 @@ type Service struct {
 	backoffs backoffs
 	keys     *keyring
 	ended    *endedSessions
-	now      func() time.Time
+	now      func() time.Time // the database's time
 
 	pollInterval time.Duration // defaultPollInterval, except in tests
 }
@@ -166,10 +166,17 @@ func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.
 	if o.HashMemory > 0 {
 		params.Memory, params.Iterations = o.HashMemory, 1
 	}
-	return newService(ctx, pool, store, v, o, newHasher(params), time.Now)
+	now := func() time.Time { return store.Clock().Now() }
+	return newService(ctx, pool, store, v, o, newHasher(params), clocks{now, time.Now})
 }
 
-func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options, h *hasher, now func() time.Time) (*Service, error) {
+// clocks are the clocks of a Service.
+type clocks struct {
+	now   func() time.Time // the database's time, for all times that are stored, signed or compared with those
+	local func() time.Time // this process's time, for the age of what is in memory, so that it does not jump
+}
+
+func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options, h *hasher, c clocks) (*Service, error) {
 	if o.AccessTTL == 0 {
 		o.AccessTTL = DefaultAccessTTL
 	}
@@ -184,19 +191,22 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	case o.RefreshTTL < o.AccessTTL:
 		return nil, fmt.Errorf("sessions would last %v, less than the %v of an access token", o.RefreshTTL, o.AccessTTL)
 	}
-	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, backoffs: productionBackoffs, now: now, pollInterval: defaultPollInterval}
+	if err := store.Clock().Ensure(ctx, pool); err != nil {
+		return nil, err
+	}
+	s := &Service{pool: pool, store: store, vault: v, options: o, hash: h, backoffs: productionBackoffs, now: c.now, pollInterval: defaultPollInterval}
 	// A key may still sign for a short time after its retirement. This happens in a
 	// process that has not read the new keys yet, and in a transaction that has begun.
 	// The retention is long enough for both cases.
 	s.keys = &keyring{
-		pool: pool, vault: v, now: now,
+		pool: pool, vault: v, clocks: c,
 		maxAge: keysMaxAge, publishAhead: keysPublishAhead, retention: o.AccessTTL + 2*keysMaxAge + 2*maxSkew,
-		reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: now},
+		reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: c.local},
 	}
 	if err := s.keys.open(ctx); err != nil {
 		return nil, err
 	}
-	s.ended = newEndedSessions(pool, o.AccessTTL, now)
+	s.ended = newEndedSessions(pool, o.AccessTTL, c.local)
 	if err := s.ended.poll(ctx); err != nil {
 		return nil, err
 	}

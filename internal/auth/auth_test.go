@@ -82,7 +82,7 @@ func newFixture(t *testing.T) *fixture {
 // another returns a second service over the same database.
 func (f *fixture) another(t *testing.T, h *hasher) *Service {
 	t.Helper()
-	s, err := newService(t.Context(), f.db.App, f.store, f.vault, testOptions, h, f.clock.Now)
+	s, err := newService(t.Context(), f.db.App, f.store, f.vault, testOptions, h, clocks{f.clock.Now, f.clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

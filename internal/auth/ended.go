@@ -34,8 +34,8 @@ var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 // query.
 type endedSessions struct {
 	pool *pgxpool.Pool
-	keep time.Duration // time for which an ended session is held in memory
-	now  func() time.Time
+	keep time.Duration    // time for which an ended session is held in memory
+	now  func() time.Time // this process's clock
 
 	queries flight.Group[struct{}]
 	horizon int64 // id of the oldest transaction that may be unread, or 0 before the first query, accessed only by query

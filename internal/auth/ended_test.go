@@ -21,7 +21,7 @@ func (f *fixture) process(t *testing.T, now func() time.Time, changes ...func(*S
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	store := events.NewStore(f.db.App, f.vault, log)
-	s, err := newService(t.Context(), f.db.App, store, f.vault, testOptions, newHasher(cheapParams), now)
+	s, err := newService(t.Context(), f.db.App, store, f.vault, testOptions, newHasher(cheapParams), clocks{now, now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func offline(t testing.TB) *Service {
 	clock := &clock{now: now}
 	o := testOptions
 	o.AccessTTL = DefaultAccessTTL
-	s := &Service{options: o, now: clock.Now, keys: &keyring{now: clock.Now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: clock.Now}}, ended: newEndedSessions(nil, o.AccessTTL, clock.Now)}
+	s := &Service{options: o, now: clock.Now, keys: &keyring{clocks: clocks{clock.Now, clock.Now}, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: keysTimeout, Keep: keysMinInterval, Now: clock.Now}}, ended: newEndedSessions(nil, o.AccessTTL, clock.Now)}
 	s.ended.polled = now
 	set := &keySet{read: now, sign: []signingKey{{key: key}}, verify: map[string]publicKey{key.KeyID(): {key: public}}}
 	s.keys.current.Store(set)

@@ -59,7 +59,7 @@ func hanging(t *testing.T, timeout time.Duration) (s *Service, verify func(ctx c
 	s = offline(t)
 	current := s.keys.current.Load()
 	forger := newForger(t, s)
-	s.keys = &keyring{pool: pool, vault: newVault(t, 7), now: s.now, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: timeout, Keep: keysMinInterval, Now: s.now}}
+	s.keys = &keyring{pool: pool, vault: newVault(t, 7), clocks: clocks{s.now, s.now}, maxAge: keysMaxAge, reads: flight.Group[*keySet]{Timeout: timeout, Keep: keysMinInterval, Now: s.now}}
 	s.keys.current.Store(current)
 	s.ended = newEndedSessions(pool, DefaultAccessTTL, s.now)
 	s.ended.queries.Timeout = timeout

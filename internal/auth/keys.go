@@ -51,7 +51,7 @@ type keyring struct {
 	maxAge       time.Duration // keysMaxAge, except in tests
 	publishAhead time.Duration // keysPublishAhead, except in tests
 	retention    time.Duration // the time for which a key verifies after its retirement
-	now          func() time.Time
+	clocks
 
 	current atomic.Pointer[keySet]
 	reads   flight.Group[*keySet] // shares one read between callers, and keeps its result for keysMinInterval
@@ -59,7 +59,7 @@ type keyring struct {
 
 // keySet is the result of one read of the keys. It is immutable.
 type keySet struct {
-	read    time.Time
+	read    time.Time            // time of the read, by this process's clock
 	sign    []signingKey         // the private keys, in the order in which they sign
 	verify  map[string]publicKey // the keys that verify access tokens, by key id
 	encoded []byte               // the public keys as a JWK set
@@ -116,7 +116,7 @@ func (r *keyring) fresh(ctx context.Context) *keySet { return r.within(ctx, r.ma
 // or another request is reading the keys, within returns older keys.
 func (r *keyring) within(ctx context.Context, age time.Duration) *keySet {
 	set := r.current.Load()
-	if r.now().Sub(set.read) > age && !r.reads.Busy(keysRead) { // while one request reads the keys, the other requests use the old keys
+	if r.local().Sub(set.read) > age && !r.reads.Busy(keysRead) { // while one request reads the keys, the other requests use the old keys
 		if newer, err := r.reload(ctx); err == nil {
 			return newer
 		}
@@ -216,15 +216,15 @@ type row struct {
 // load reads the future signing keys, the current signing key, and the retired keys
 // that still verify.
 func (r *keyring) load(ctx context.Context) (*keySet, error) {
-	now := r.now()
+	read := r.local()
 	rows, _ := r.pool.Query(ctx, `
 		select kid, wrapped, master_key_id, retired_at from signing_keys
-		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, now.Add(-r.retention))
+		where retired_at is null or retired_at > $1 order by retired_at desc nulls first, kid`, r.now().Add(-r.retention))
 	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
 		return nil, fmt.Errorf("read the signing keys: %w", err)
 	}
-	set := &keySet{read: now, verify: map[string]publicKey{}}
+	set := &keySet{read: read, verify: map[string]publicKey{}}
 	public := jwk.NewSet()
 	for _, row := range stored {
 		private, err := r.unwrap(row)

@@ -59,7 +59,7 @@ func TestConcurrentFirstStartsShareOneKey(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range services {
 		wg.Go(func() {
-			s, err := newService(context.Background(), f.db.App, f.store, f.vault, testOptions, newHasher(cheapParams), f.clock.Now)
+			s, err := newService(context.Background(), f.db.App, f.store, f.vault, testOptions, newHasher(cheapParams), clocks{f.clock.Now, f.clock.Now})
 			if err != nil {
 				t.Error(err)
 			}
@@ -363,7 +363,7 @@ func TestTamperedKeysAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func(v *vault.Vault) error {
-		_, err := newService(t.Context(), f.db.App, f.store, v, testOptions, newHasher(cheapParams), f.clock.Now)
+		_, err := newService(t.Context(), f.db.App, f.store, v, testOptions, newHasher(cheapParams), clocks{f.clock.Now, f.clock.Now})
 		return err
 	}
 	if err := start(f.vault); err != nil {

@@ -71,7 +71,7 @@ func TestAttemptIsWithdrawnIfTheClientLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	s, err := newService(t.Context(), pool, f.store, f.vault, testOptions, newHasher(cheapParams), f.clock.Now)
+	s, err := newService(t.Context(), pool, f.store, f.vault, testOptions, newHasher(cheapParams), clocks{f.clock.Now, f.clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

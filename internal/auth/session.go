@@ -38,10 +38,7 @@ type Tokens struct {
 // beginSession creates a session of an account whose row is locked. If the account then
 // has more than maxSessions, beginSession ends the oldest sessions and returns their ids.
 func (s *Service) beginSession(ctx context.Context, tx *events.Tx, signer jwk.Key, account uuid.UUID) (Tokens, []uuid.UUID, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return Tokens{}, nil, err
-	}
+	id := s.store.NewID()
 	now := s.now()
 	rows, _ := tx.Query(ctx, `
 		update sessions set revoked_at = $2 where id in (

@@ -76,6 +76,7 @@ type database struct{ pool *pgxpool.Pool }
 
 var (
 	up          = prometheus.NewDesc("colophon_database_up", "Whether the database has answered this scrape.", nil, nil)
+	clock       = prometheus.NewDesc("colophon_clock_ahead_seconds", "Time by which this process's clock is ahead of the database's clock, which the service uses.", nil, nil)
 	outstanding = prometheus.NewDesc("colophon_jobs", "Jobs of the whole service that have not ended, by state; queued is the queue's depth.", []string{"state"}, nil)
 	connections = prometheus.NewDesc("colophon_database_connections", "Connections of this process's pool, by state.", []string{"state"}, nil)
 	most        = prometheus.NewDesc("colophon_database_connections_max", "Limit of connections of this process's pool.", nil, nil)
@@ -85,7 +86,7 @@ var (
 
 // Describe sends the descriptions of all metrics that Collect may send.
 func (d database) Describe(all chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{up, outstanding, connections, most, waits, waited} {
+	for _, desc := range []*prometheus.Desc{up, clock, outstanding, connections, most, waits, waited} {
 		all <- desc
 	}
 }
@@ -108,24 +109,27 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(waited, prometheus.CounterValue, stat.EmptyAcquireWaitTime().Seconds())
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	queued, running, err := d.jobs(ctx)
+	begin := time.Now()
+	queued, running, now, err := d.query(ctx)
 	if err != nil {
 		send(up, prometheus.GaugeValue, 0)
 		return
 	}
 	send(up, prometheus.GaugeValue, 1)
+	middle := begin.Round(0).Add(time.Since(begin) / 2) // without the monotonic reading, which the database's time lacks
+	send(clock, prometheus.GaugeValue, middle.Sub(now).Seconds())
 	send(outstanding, prometheus.GaugeValue, float64(queued), "queued")
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")
 }
 
-// jobs counts the jobs that have not ended. The query uses an index that contains no ended
-// jobs.
-func (d database) jobs(ctx context.Context) (queued, running int, err error) {
+// query counts the jobs that have not ended and reads the database's clock. It uses an
+// index that contains no ended jobs.
+func (d database) query(ctx context.Context) (queued, running int, now time.Time, err error) {
 	err = d.pool.QueryRow(ctx, `
-		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')
-		from history where state in ('queued', 'running')`).Scan(&queued, &running)
+		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running'), clock_timestamp()
+		from history where state in ('queued', 'running')`).Scan(&queued, &running, &now)
 	if err != nil {
-		return 0, 0, fmt.Errorf("count jobs: %w", err)
+		return 0, 0, now, fmt.Errorf("count jobs: %w", err)
 	}
-	return queued, running, nil
+	return queued, running, now, nil
 }

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
+	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
 )
 
 // TestMetricsWorkWithoutADatabase uses a database that cannot be reached. The metrics
@@ -40,5 +43,16 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	}
 	if w.Code != 200 || strings.Contains(all, "canary") || strings.Contains(all, `colophon_jobs{`) {
 		t.Errorf("%d: %s", w.Code, all)
+	}
+}
+
+func TestMetricsShowTheDifferenceOfTheClocks(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	db.ShiftClock(t, -time.Hour)
+	w := httptest.NewRecorder()
+	New(db.App).Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if all := w.Body.String(); !regexp.MustCompile(`\ncolophon_clock_ahead_seconds (3599\.|3600)`).MatchString(all) {
+		t.Errorf("the clock is not an hour ahead:\n%s", all)
 	}
 }

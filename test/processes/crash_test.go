@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"colophon/client"
+	"colophon/internal/pg/pgtest"
 	"colophon/test/program/programtest"
 )
 
 // TestJobOfAKilledWorkerContinues kills the worker of a job. Another worker must continue
-// the job. COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The log has the
-// time from each kill to the next token.
+// the job. The database's clock is 15 seconds off and jumps by 30 seconds at each kill.
+// COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The log has the time from
+// each kill to the next token.
 func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -23,6 +25,8 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 		kills = n
 	}
 	m := newMembers(t)
+	shift := -15 * time.Second // access tokens are valid from then on
+	pgtest.ShiftClock(t, m.url, shift)
 	c := newUser(t, m.api("--no-rate-limits").URL, "killer")
 	workers := []*programtest.Process{m.worker(), m.worker()}
 	var took []time.Duration
@@ -32,6 +36,8 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 		first := next(t, events, started)
 		next(t, events, advanced)
 		holder := slices.IndexFunc(workers, func(p *programtest.Process) bool { return p.Worker == first.Worker })
+		shift = -shift
+		pgtest.ShiftClock(t, m.url, shift)
 		killed := time.Now()
 		workers[holder].Kill()
 		undisturbed := c.Submit(long(seed)) // runs while the lease of the other job expires

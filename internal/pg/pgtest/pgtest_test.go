@@ -165,3 +165,22 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+func TestShiftedClock(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrate)
+	for _, ahead := range []time.Duration{-15 * time.Second, 0, time.Hour} {
+		db.ShiftClock(t, ahead)
+		for _, pool := range []*pgxpool.Pool{db.Owner, db.App} {
+			for _, clock := range []string{"now", "clock_timestamp", "statement_timestamp"} {
+				var got time.Duration
+				if err := pool.QueryRow(t.Context(), `select `+clock+`() - pg_catalog.`+clock+`()`).Scan(&got); err != nil {
+					t.Fatal(err)
+				}
+				if (got - ahead).Abs() > time.Second { // the two calls of clock_timestamp differ
+					t.Errorf("%s is %v ahead, want %v", clock, got, ahead)
+				}
+			}
+		}
+	}
+}

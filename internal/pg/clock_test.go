@@ -1,0 +1,91 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// reading is a database whose clock and round trip a test sets. It is also a row.
+type reading struct {
+	now  func() time.Time
+	trip func() // runs before and after the clock is read
+	err  error
+}
+
+func (r *reading) QueryRow(context.Context, string, ...any) pgx.Row { return r }
+
+func (r *reading) Scan(dst ...any) error {
+	r.trip()
+	*dst[0].(*time.Time) = r.now()
+	r.trip()
+	return r.err
+}
+
+func TestClockFollowsTheDatabase(t *testing.T) {
+	t.Parallel()
+	real := time.Now()
+	var mono time.Duration // time that has passed
+	c := newClock(func() time.Time { return real.Add(mono) })
+	shift := -15 * time.Second // the database's clock minus the process's clock
+	const trip = time.Millisecond
+	db := &reading{now: func() time.Time { return real.Add(mono + shift) }, trip: func() { mono += trip }}
+	within := func(what string, limit time.Duration) {
+		t.Helper()
+		if off := c.Now().Sub(db.now()).Abs(); off > limit {
+			t.Errorf("%s: the clock is off by %v, want at most %v", what, off, limit)
+		}
+	}
+	if got := c.Now(); !got.Equal(real) {
+		t.Errorf("before the first read: %v, want the process's time %v", got, real)
+	}
+	if err := c.Ensure(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	within("behind", trip)
+	if ahead := c.Ahead(); (ahead - 15*time.Second).Abs() > trip {
+		t.Errorf("the process is ahead by %v, want 15s", ahead)
+	}
+	mono += time.Hour
+	within("an hour later", trip)
+	epoch := c.Epoch()
+	for _, late := range []time.Duration{0, trip, 3 * trip} { // slow and uneven trips agree with the clock
+		db.trip = func() { mono += late }
+		if err := c.Sync(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if step := c.Epoch().Sub(epoch); step.Abs() > trip {
+		t.Errorf("the clock moved by %v without a cause", step)
+	}
+	for _, jump := range []time.Duration{40 * time.Second, -70 * time.Second} {
+		epoch = c.Epoch()
+		shift += jump
+		db.trip = func() { mono += trip }
+		if err := c.Sync(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		within("after a jump", trip)
+		if step := c.Epoch().Sub(epoch); (step - jump).Abs() > 2*trip {
+			t.Errorf("the clock moved by %v, want %v", step, jump)
+		}
+	}
+	db.err, shift = errors.New("gone"), 0
+	if err := c.Sync(t.Context(), db); !errors.Is(err, db.err) {
+		t.Errorf("failed read: %v", err)
+	}
+	if err := c.Ensure(t.Context(), db); err != nil {
+		t.Errorf("a clock that was read needs no other read: %v", err)
+	}
+}
+
+func TestClockGivesNoMonotonicReading(t *testing.T) {
+	t.Parallel()
+	c := NewClock()
+	if now := c.Now(); now != now.Round(0) || now.Location() != time.UTC {
+		t.Errorf("%#v has a monotonic reading or a zone", now)
+	}
+}

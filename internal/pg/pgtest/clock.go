@@ -1,0 +1,53 @@
+package pgtest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ShiftClock sets the clock of the test's database: its statements see the server's time
+// plus d. A second call makes the clock jump, also for open connections. The first call
+// must come before anything but the test's own pools has connected.
+func (db *DB) ShiftClock(t testing.TB, d time.Duration) {
+	t.Helper()
+	ShiftClock(t, db.URL, d)
+	db.Owner.Reset()
+	db.App.Reset()
+}
+
+// ShiftClock is like [DB.ShiftClock], for the database that url names. Connections that
+// are open at the first call keep the server's clock.
+//
+// The functions now and clock_timestamp are shadowed in a schema that comes before
+// pg_catalog in the search path. The defaults of columns and the keyword
+// current_timestamp keep the server's clock.
+func ShiftClock(t testing.TB, url string, d time.Duration) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `
+		create schema if not exists shifted;
+		create table if not exists shifted.clock (ahead interval not null);
+		create or replace function shifted.now() returns timestamptz stable language sql
+			as 'select pg_catalog.now() + (select ahead from shifted.clock)';
+		create or replace function shifted.statement_timestamp() returns timestamptz stable language sql
+			as 'select pg_catalog.statement_timestamp() + (select ahead from shifted.clock)';
+		create or replace function shifted.clock_timestamp() returns timestamptz volatile language sql
+			as 'select pg_catalog.clock_timestamp() + (select ahead from shifted.clock)';
+		grant usage on schema shifted to public;
+		grant select on shifted.clock to public;
+		do $$ begin execute format('alter database %I set search_path = shifted, pg_catalog, public', current_database()); end $$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, `with old as (delete from shifted.clock) insert into shifted.clock values ($1)`, d); err != nil {
+		t.Fatal(err)
+	}
+}

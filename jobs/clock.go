@@ -1,0 +1,118 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"colophon/internal/pg"
+	"colophon/migrations"
+)
+
+// All times in River's tables are the database's. River fetches entries by the
+// database's clock, but it stores times of the process's clock: the time of an insert
+// and the time until which an entry is put back. River has a setting for its clock,
+// which is named after its use in tests. The types below use this setting.
+
+// riverClock gives River the database's time.
+type riverClock struct{ *pg.Clock }
+
+// NowOrNil returns nil. River's statements then use the database's function now.
+func (riverClock) NowOrNil() *time.Time { return nil }
+
+// insertClock is the clock of a client that only inserts.
+type insertClock struct{}
+
+// Now returns this process's time. The client compares it only with other results, to
+// limit its announcements.
+func (insertClock) Now() time.Time { return time.Now() }
+
+// NowOrNil returns the zero time. River's insert statement replaces it by now().
+func (insertClock) NowOrNil() *time.Time { return &time.Time{} }
+
+// newInserter returns a client that inserts queue entries with the database's time.
+func newInserter(pool *pgxpool.Pool, log *slog.Logger) (*river.Client[pgx.Tx], error) {
+	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
+		Schema: migrations.RiverSchema,
+		Logger: log,
+		// FetchCooldown is the shortest time between two announcements of inserts.
+		// River's default of 100 ms would be most of a short job's total time.
+		FetchCooldown: time.Millisecond,
+		Test:          river.TestConfig{Time: insertClock{}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create the queue client: %w", err)
+	}
+	return client, nil
+}
+
+// maxDelay is the longest delay of a queue entry. River makes an entry with a delay of up
+// to five seconds available at once, and workers fetch it after the delay. An entry with
+// a longer delay would need River's leader, which may have died.
+const maxDelay = 5 * time.Second
+
+// NextRetry returns the time of the next attempt at a job: 1 s after the first failed
+// attempt and 4 s after the second.
+func (g *generate) NextRetry(rj *river.Job[generateArgs]) time.Time {
+	failed := time.Duration(len(rj.Errors) + 1)
+	return g.store.Clock().Now().Add(min(failed*failed*time.Second, maxDelay))
+}
+
+// minStep is the smallest change of the database's clock that the search for expired
+// leases notices. A smaller change delays or hastens nothing that matters.
+const minStep = 500 * time.Millisecond
+
+// clockSteps notices that the database's clock was set. One goroutine uses it. After a
+// step, back or forward stays true for leaseTime.
+type clockSteps struct {
+	epoch      time.Time // of the clock at the last call of look; zero before the first call
+	backEnd    time.Time // by this process's clock, as forwardEnd
+	forwardEnd time.Time
+}
+
+// look compares the clock with its state at the last call. The first call counts as a step
+// back, because the process has not seen earlier steps.
+func (s *clockSteps) look(c *pg.Clock) {
+	epoch, end := c.Epoch(), time.Now().Add(leaseTime)
+	switch step := epoch.Sub(s.epoch); {
+	case s.epoch.IsZero(), step < -minStep:
+		s.backEnd = end
+	case step > minStep:
+		s.forwardEnd = end
+	}
+	s.epoch = epoch
+}
+
+// back reports whether the clock was set back. Meanwhile a process that has not noticed
+// the step may store times that lie in the future.
+func (s *clockSteps) back() bool { return time.Now().Before(s.backEnd) }
+
+// forward reports whether the clock was set forward. All leases have then expired at once,
+// and living workers may not have renewed them yet.
+func (s *clockSteps) forward() bool { return time.Now().Before(s.forwardEnd) }
+
+// mendTimes removes times that no worker could have stored if the clock had not been set
+// back. Otherwise a dead worker's lease would stay valid for as long as the clock was set
+// back, and queue entries would wait for as long. An entry that was put back for a short
+// time may run at once, which does no harm. All delayed entries are available (see
+// maxDelay).
+func mendTimes(ctx context.Context, tx pgx.Tx) error {
+	var batch pgx.Batch
+	batch.Queue(`update leases set expires_at = clock_timestamp() + $1::interval where expires_at > clock_timestamp() + $1::interval`, leaseTime)
+	batch.Queue(`
+		update ` + migrations.RiverJobs + ` set attempted_at = clock_timestamp()
+		where state = 'running' and attempted_at > clock_timestamp()`)
+	batch.Queue(`
+		update `+migrations.RiverJobs+` set scheduled_at = clock_timestamp()
+		where state = 'available' and kind = $1 and scheduled_at > clock_timestamp()`, generateArgs{}.Kind())
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("mend times after the database's clock was set back: %w", err)
+	}
+	return nil
+}
