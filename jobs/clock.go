@@ -104,7 +104,7 @@ func (s *clockSteps) forward() bool { return time.Now().Before(s.forwardEnd) }
 // maxDelay).
 func mendTimes(ctx context.Context, tx pgx.Tx) error {
 	var batch pgx.Batch
-	batch.Queue(`update leases set expires_at = clock_timestamp() + $1::interval where expires_at > clock_timestamp() + $1::interval`, leaseTime)
+	batch.Queue(`update leases set expires_at = now() + $1::interval where expires_at > now() + $1::interval`, leaseTime)
 	batch.Queue(`
 		update ` + migrations.RiverJobs + ` set attempted_at = clock_timestamp()
 		where state = 'running' and attempted_at > clock_timestamp()`)

@@ -9,6 +9,9 @@ var Age = (*Worker).age
 // every five seconds.
 var EraseClosed = (*Queue).eraseClosed
 
+// CrashWait is the delay after the second and each further crash, after ShortenTiming.
+const CrashWait = 400 * time.Millisecond
+
 // ShortenTiming shortens the intervals of a worker's background work, but not
 // leaseTime. Call ShortenTiming before Start.
 func (w *Worker) ShortenTiming() { w.timing = shortTiming() }
@@ -27,5 +30,6 @@ func shortTiming() timing {
 	t.sweep = 100 * time.Millisecond
 	t.retryLeased = 100 * time.Millisecond
 	t.endOverdue = 100 * time.Millisecond
+	t.crashWaits = []time.Duration{0, CrashWait, CrashWait, CrashWait}
 	return t
 }

@@ -19,10 +19,10 @@ import (
 	"colophon/migrations"
 )
 
-// River rescues the jobs of a dead worker after an hour. Leases rescue such jobs within
-// seconds. Each running job has a lease, which its worker renews. Every worker searches
-// for jobs that have no valid lease although River lists them as running. The worker
-// queues these jobs again.
+// Leases rescue the jobs of a dead worker within seconds. Each running job has a lease,
+// which its worker renews. Every worker searches for jobs that have no valid lease although
+// River lists them as running. The worker queues these jobs again. There is no second line:
+// River's own rescue is off (see generate.Timeout).
 //
 // Leases only make the rescue fast. The version check of the job's stream decides
 // whether an attempt may write.
@@ -36,41 +36,45 @@ const (
 	sweepTimeout = 5 * time.Second
 	sweepBatch   = 100 // maximum number of jobs that one search handles
 
-	// maxCrashes is the number of successive worker crashes without a new token after
-	// which a job fails.
+	// maxCrashes is the number of successive counted crashes without a new token after
+	// which a job fails. A worker's crash counts for the unfinished job that the worker
+	// had started last, and for no other job. Between two counted crashes the job waits
+	// (see timing.crashWaits), so that a cause outside the job can pass.
 	maxCrashes = 5
 )
 
 var (
-	// errLeased is returned when another attempt has the job's lease.
-	errLeased = errors.New("another attempt runs the job")
+	// errLeased is returned when another attempt has the job's lease, or when the job
+	// waits after a crash.
+	errLeased = errors.New("another attempt runs the job, or the job waits after a crash")
 
 	// errLeaseLost ends an attempt whose lease has expired.
 	errLeaseLost = errors.New("the job's lease was lost")
 
-	// errCrashes is returned when maxCrashes workers have crashed while running the
-	// job.
+	// errCrashes is returned when maxCrashes crashes have been counted for the job.
 	errCrashes = errors.New("too many workers crashed while running the job")
 )
 
-// takeLease takes a job's lease for the attempt with the id holder, and returns the
-// database's time. tokens is the number of tokens on record. takeLease returns
-// errLeased if another attempt's lease is valid. It returns errCrashes after maxCrashes
-// crashes.
-func takeLease(ctx context.Context, tx pgx.Tx, job, holder uuid.UUID, tokens int) (now time.Time, err error) {
+// takeLease takes the lease of the attempt's job and returns the database's time. It
+// returns errLeased if another attempt's lease is valid or the job waits after a crash. It
+// returns errCrashes after maxCrashes crashes.
+func (a *attempt) takeLease(ctx context.Context, tx pgx.Tx) (now time.Time, err error) {
 	var crashes int
 	err = tx.QueryRow(ctx, `
-		insert into leases as l (job, holder, expires_at, tokens) values ($1, $2, clock_timestamp() + $3, $4)
+		insert into leases as l (job, holder, worker, expires_at, tokens) values ($1, $2, $3, clock_timestamp() + $4, $5)
 		on conflict (job) do update set
-			holder = excluded.holder, expires_at = excluded.expires_at, tokens = excluded.tokens,
-			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + 1 end
-		where l.expires_at < clock_timestamp()
-		returning crashes, clock_timestamp()`, job, holder, leaseTime, tokens).Scan(&crashes, &now)
+			holder = excluded.holder, worker = excluded.worker, started = excluded.started,
+			expires_at = excluded.expires_at, tokens = excluded.tokens, suspect = false,
+			crashes = case when excluded.tokens > l.tokens then 0 else l.crashes + l.suspect::integer end
+		where l.expires_at + case when l.suspect and excluded.tokens <= l.tokens
+			then coalesce(($6::interval[])[l.crashes + 1], '0') else '0' end < clock_timestamp()
+		returning crashes, clock_timestamp()`,
+		a.job.ID, a.holder, a.name, leaseTime, len(a.job.Tokens), a.timing.crashWaits).Scan(&crashes, &now)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return now, errLeased
 	case err != nil:
-		return now, fmt.Errorf("take the lease of job %s: %w", job, err)
+		return now, fmt.Errorf("take the lease of job %s: %w", a.job.ID, err)
 	case crashes >= maxCrashes:
 		return now, errCrashes
 	}
@@ -128,8 +132,10 @@ func (l *leases) renew(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
+	// All leases get the same time, so that a worker's leases expire in the order in which
+	// it took them (see suspect).
 	rows, _ := l.pool.Query(ctx, `
-		update leases set expires_at = clock_timestamp() + $2 where holder = any($1::uuid[]) returning holder`, holders, leaseTime)
+		update leases set expires_at = statement_timestamp() + $2 where holder = any($1::uuid[]) returning holder`, holders, leaseTime)
 	renewed, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return err
@@ -185,6 +191,9 @@ func (w *Worker) sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("find jobs without a worker: %w", err)
 		}
+		if err := suspect(ctx, tx, orphans); err != nil {
+			return err
+		}
 		for _, entry := range orphans {
 			w.log.WarnContext(ctx, "worker went silent, job queued again", "job", entry.Job)
 			if err := w.requeue(ctx, tx, entry); err != nil {
@@ -208,6 +217,22 @@ type queueEntry struct {
 	MaxAttempts int
 }
 
+// suspect marks the expired leases whose workers had started no other unfinished job
+// later. The other leases of such a worker may still be valid, because it took them later.
+func suspect(ctx context.Context, tx pgx.Tx, orphans []queueEntry) error {
+	jobs := make([]uuid.UUID, len(orphans))
+	for i, entry := range orphans {
+		jobs[i] = entry.Job
+	}
+	_, err := tx.Exec(ctx, `
+		update leases l set suspect = true
+		where job = any($1::uuid[]) and not exists (select from leases o where o.worker = l.worker and o.started > l.started)`, jobs)
+	if err != nil {
+		return fmt.Errorf("mark the jobs that may have crashed a worker: %w", err)
+	}
+	return nil
+}
+
 // requeue inserts a new queue entry for a job whose entry is closed. The new entry
 // allows as many attempts as the closed entry had left. The interrupted attempt does
 // not count as used. The new entry has priority 1, so it precedes jobs that were never
@@ -228,7 +253,7 @@ func (a *attempt) start(ctx context.Context) error {
 	info := a.engine.Info()
 	ctx = context.WithoutCancel(ctx) // the comment on attempt.append gives the reason
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		now, err := takeLease(ctx, tx, a.job.ID, a.holder, len(a.job.Tokens))
+		now, err := a.takeLease(ctx, tx)
 		if err != nil {
 			return a.job, err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"colophon/events"
+	"colophon/jobs"
 	"colophon/migrations"
 )
 
@@ -17,28 +18,38 @@ import (
 // lease expires after the given interval.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
+	return f.orphans(1, after, crashes, lease)[0]
+}
+
+// orphans returns n jobs of one dead worker, in the order in which it took their leases.
+func (f *fixture) orphans(n, after, crashes int, lease string) []events.Job {
+	f.t.Helper()
 	e := newEngine()
-	e.pause[6+after] = make(chan struct{}) // never closed, so the job stops here
+	e.pause[6+after] = make(chan struct{}) // never closed, so the jobs stop here
+	left := make([]events.Job, n)
+	for i := range left {
+		left[i] = f.submit(request)
+	}
 	stop := f.work(e)
-	j := f.until(f.submit(request), tokens(min(after, 1)))
+	for _, j := range left {
+		f.until(j, tokens(min(after, 1)))
+	}
 	stop()
-	j, err := f.store.Job(f.t.Context(), j.ID)
+	_, err := f.db.Owner.Exec(f.t.Context(), `update `+migrations.RiverJobs+` set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 1 where state = 'available'`)
+	for i, j := range left {
+		if err == nil {
+			left[i], err = f.store.Job(f.t.Context(), j.ID)
+		}
+		if err == nil {
+			_, err = f.db.Owner.Exec(f.t.Context(), `
+				insert into leases (job, holder, worker, expires_at, tokens, crashes) values ($1, $2, 'dead', now() + $3::text::interval, $4, $5)`,
+				j.ID, uuid.New(), lease, len(left[i].Tokens), crashes)
+		}
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	for _, sql := range []string{
-		`update ` + migrations.RiverJobs + ` set state = 'running', attempted_at = now() - interval '10 seconds', attempt = 1 where state = 'available'`,
-		`insert into leases (job, holder, expires_at, tokens, crashes) values ($1, $2, now() + interval '` + lease + `', $3, $4)`,
-	} {
-		args := []any{j.ID, uuid.New(), len(j.Tokens), crashes}
-		if sql[0] == 'u' {
-			args = nil
-		}
-		if _, err := f.db.Owner.Exec(f.t.Context(), sql, args...); err != nil {
-			f.t.Fatal(err)
-		}
-	}
-	return j
+	return left
 }
 
 func TestJobOfADeadWorkerIsContinued(t *testing.T) {
@@ -121,8 +132,7 @@ func TestJobOfALivingWorkerIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
-	// River's own rescue of a dead worker's job makes the job's queue entry available
-	// in the same way.
+	// A second queue entry of the job would be available in the same way.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +163,55 @@ func TestCrashesWithProgressDoNotFailTheJob(t *testing.T) {
 	f.work(newEngine())
 	if j = f.until(j, final); j.State != events.Completed {
 		t.Fatalf("%+v", j)
+	}
+}
+
+// TestCrashCountsForTheLastStartedJob simulates a worker that died while it ran three jobs.
+// One more crash would fail each of the jobs. It must fail the job that was started last,
+// and no other job.
+func TestCrashCountsForTheLastStartedJob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	left := f.orphans(3, 12, 4, "-1 second")
+	f.work(newEngine())
+	for i, j := range left {
+		want := events.Completed
+		if i == len(left)-1 {
+			want = events.Failed
+		}
+		if j = f.until(j, final); j.State != want {
+			t.Errorf("job %d of the dead worker is %s (%s), want %s", i, j.State, j.Reason, want)
+		}
+	}
+}
+
+// TestJobWaitsAfterItsSecondCrash simulates a worker that died, as the job's worker before
+// it. The job must wait, and then it must be completed.
+func TestJobWaitsAfterItsSecondCrash(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		crashes int
+		wait    time.Duration
+	}{"first crash": {0, 0}, "second crash": {1, jobs.CrashWait}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			j := f.orphan(12, c.crashes, "-1 second")
+			var free time.Time // when the lease no longer keeps the job back
+			err := f.db.Owner.QueryRow(t.Context(), `update leases set expires_at = clock_timestamp() returning expires_at`).Scan(&free)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.work(newEngine())
+			j = f.until(j, func(j events.Job) bool { return j.Attempts == 2 })
+			const exact = 50 * time.Millisecond // of the clock of events
+			if waited := j.ChangedAt.Sub(free); waited < c.wait-exact {
+				t.Errorf("the job waited for %v, want %v", waited, c.wait)
+			}
+			if j = f.until(j, final); j.State != events.Completed {
+				t.Errorf("%+v", j)
+			}
+		})
 	}
 }
 

@@ -9,6 +9,8 @@ type timing struct {
 	retryLeased  time.Duration // delay before the next try at a job that another attempt is running
 	endOverdue   time.Duration // time between two searches for overdue jobs
 	overdueGrace time.Duration // time after a running job's deadline in which only the job's own worker ends the job
+
+	crashWaits []time.Duration // delays after the first, second, … counted crash without a new token
 }
 
 func defaultTiming() timing {
@@ -18,5 +20,8 @@ func defaultTiming() timing {
 		retryLeased:  leaseTime,
 		endOverdue:   time.Second,
 		overdueGrace: 2 * time.Second,
+		// The first crash has no delay, because most often the cause is not the job. All
+		// delays together outlast a worker's restart or a short lack of memory.
+		crashWaits: []time.Duration{0, 2 * time.Second, 10 * time.Second, 30 * time.Second},
 	}
 }

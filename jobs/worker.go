@@ -133,7 +133,8 @@ type generate struct {
 	*Worker
 }
 
-// Timeout removes River's default limit of one minute for a job.
+// Timeout removes River's default limit of one minute for a job. It also turns off River's
+// rescue, which would queue a job again after an hour, by the process's clock.
 func (g *generate) Timeout(*river.Job[generateArgs]) time.Duration { return -1 }
 
 // Work runs one attempt at a job. River stores the errors that Work returns, so these
