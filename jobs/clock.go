@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -96,6 +97,21 @@ func (s *clockSteps) back() bool { return time.Now().Before(s.backEnd) }
 // forward reports whether the clock was set forward. All leases have then expired at once,
 // and living workers may not have renewed them yet.
 func (s *clockSteps) forward() bool { return time.Now().Before(s.forwardEnd) }
+
+// errClockSet rolls back a search for expired leases because the clock was set forward.
+var errClockSet = errors.New("the database's clock was set forward")
+
+// lookAtClock reads the database's clock and compares it with its state at the last look.
+func (w *Worker) lookAtClock(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) error {
+	clock := w.store.Clock()
+	if err := clock.Sync(ctx, db); err != nil {
+		return err
+	}
+	w.steps.look(clock)
+	return nil
+}
 
 // mendTimes removes times that no worker could have stored if the clock had not been set
 // back. Otherwise a dead worker's lease would stay valid for as long as the clock was set

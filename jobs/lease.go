@@ -156,11 +156,9 @@ func (l *leases) renew(ctx context.Context) error {
 func (w *Worker) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	clock := w.store.Clock()
-	if err := clock.Sync(ctx, w.pool); err != nil {
+	if err := w.lookAtClock(ctx, w.pool); err != nil {
 		return err
 	}
-	w.steps.look(clock)
 	if w.steps.back() {
 		if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return mendTimes(ctx, tx) }); err != nil {
 			return err
@@ -169,7 +167,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 	if w.steps.forward() {
 		return nil
 	}
-	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 		// The queue entry is closed and not reused, because the silent worker may still
 		// be alive and may update the entry. Leases that expired while Postgres
 		// restarted do not count as lost. A start in the future shows that the clock was
@@ -191,6 +189,15 @@ func (w *Worker) sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("find jobs without a worker: %w", err)
 		}
+		if len(orphans) > 0 {
+			// The clock may have been set forward since the first look.
+			if err := w.lookAtClock(ctx, tx); err != nil {
+				return err
+			}
+			if w.steps.forward() {
+				return errClockSet
+			}
+		}
 		if err := suspect(ctx, tx, orphans); err != nil {
 			return err
 		}
@@ -208,6 +215,10 @@ func (w *Worker) sweep(ctx context.Context) error {
 		}
 		return nil
 	})
+	if errors.Is(err, errClockSet) {
+		return nil
+	}
+	return err
 }
 
 // queueEntry is a job's closed entry in River's queue.
@@ -220,13 +231,13 @@ type queueEntry struct {
 // suspect marks the expired leases whose workers had started no other unfinished job
 // later. The other leases of such a worker may still be valid, because it took them later.
 func suspect(ctx context.Context, tx pgx.Tx, orphans []queueEntry) error {
-	jobs := make([]uuid.UUID, len(orphans))
+	jobs := make([]string, len(orphans)) // not every query mode encodes a slice of ids
 	for i, entry := range orphans {
-		jobs[i] = entry.Job
+		jobs[i] = entry.Job.String()
 	}
 	_, err := tx.Exec(ctx, `
 		update leases l set suspect = true
-		where job = any($1::uuid[]) and not exists (select from leases o where o.worker = l.worker and o.started > l.started)`, jobs)
+		where job = any($1::text[]::uuid[]) and not exists (select from leases o where o.worker = l.worker and o.started > l.started)`, jobs)
 	if err != nil {
 		return fmt.Errorf("mark the jobs that may have crashed a worker: %w", err)
 	}
