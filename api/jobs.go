@@ -219,9 +219,7 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 		out.Location = jobPath(job.ID)
 	}
 	if !job.State.Final() {
-		look, err := s.Queue.PollAfter(ctx, job)
-		s.unestimated(ctx, err)
-		out.RetryAfter = seconds(look)
+		out.RetryAfter = seconds(s.Queue.PollAfter(job))
 	}
 	return out, nil
 }

@@ -3,49 +3,69 @@ package jobs
 import (
 	"context"
 	"sync"
-	"time"
 )
 
-// maxCountAge is the age after which the queued jobs are counted again.
-const maxCountAge = time.Second
-
-// depthLimit limits the number of queued jobs. It counts the queued jobs at most once a
-// second, and not at each submit. To this count it adds the jobs that this process has
-// queued since the count. It does not subtract the jobs that have started since the
-// count.
+// depthLimit limits the number of queued jobs. It does not count the queued jobs at each
+// submit, but when the queue refreshes its snapshot. To this count it adds the jobs that
+// this process has queued since the count. It does not subtract the jobs that have started
+// since the count.
 //
 // So one process alone never exceeds the limit. Several processes together may exceed
-// the limit by the number of jobs that the other processes queue within a second.
+// the limit by the number of jobs that the other processes queue between two counts.
 type depthLimit struct {
 	limit int // maximum number of queued jobs, or 0 for no limit
-	count func(ctx context.Context, limit int) (int, error)
+
+	known chan struct{} // closed after the first count
 
 	mu      sync.Mutex
 	counted int
-	at      time.Time // time of the count
-	added   int       // number of reservations made since the count, plus the reservations open at the count
-	open    int       // number of reservations that are not settled
+	added   int // number of reservations made since the count began, plus the reservations open at that time
+	next    int // the same for the count that is running
+	open    int // number of reservations that are not settled
 }
 
-// reserve reserves room for one job, or returns ErrQueueFull. After a reservation the
-// caller must call settle.
+func newDepthLimit(limit int) *depthLimit {
+	return &depthLimit{limit: limit, known: make(chan struct{})}
+}
+
+// beginCount must be called before the queued jobs are counted. If the count fails, the
+// earlier count stays in force.
+func (d *depthLimit) beginCount() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.next = d.open // the count may miss these jobs and all jobs that are reserved from now on
+}
+
+// endCount sets the number of queued jobs.
+func (d *depthLimit) endCount(queued int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.counted, d.added = queued, d.next
+	select {
+	case <-d.known:
+	default:
+		close(d.known)
+	}
+}
+
+// reserve reserves room for one job, or returns ErrQueueFull. It waits for the first count.
+// After a reservation the caller must call settle.
 func (d *depthLimit) reserve(ctx context.Context) error {
 	if d.limit == 0 {
 		return nil
 	}
+	select {
+	case <-d.known:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.at) >= maxCountAge {
-		n, err := d.count(ctx, d.limit)
-		if err != nil {
-			return err
-		}
-		d.counted, d.added, d.at = n, d.open, time.Now()
-	}
 	if d.counted+d.added >= d.limit {
 		return ErrQueueFull
 	}
 	d.added++
+	d.next++
 	d.open++
 	return nil
 }
@@ -60,5 +80,6 @@ func (d *depthLimit) settle(queued bool) {
 	d.open--
 	if !queued {
 		d.added--
+		d.next--
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"colophon/events"
+	"colophon/internal/periodic"
 )
 
 // serviceRate is a measurement of the speed at which the workers take queued jobs.
@@ -18,11 +19,11 @@ type serviceRate struct {
 }
 
 const (
-	// rateTTL is the time for which a measured rate is used.
-	rateTTL = time.Second
+	// refreshEvery is the interval at which a queue refreshes its snapshot.
+	refreshEvery = time.Second
 
-	// rateTimeout bounds the query that measures the rate.
-	rateTimeout = 10 * time.Second
+	// refreshTimeout bounds a refresh, so that the next one takes another connection.
+	refreshTimeout = 2 * time.Second
 
 	// The mean run time is taken over the last rateJobs jobs that ended within
 	// rateWindow.
@@ -30,33 +31,50 @@ const (
 	rateWindow = time.Hour
 )
 
-// currentRate returns the service rate, measured at most a second ago. Concurrent
-// callers share one query.
-func (q *Queue) currentRate(ctx context.Context) (serviceRate, error) {
-	if r := q.rate.Load(); r != nil && time.Since(r.at) < rateTTL {
-		return *r, nil
+// runRefresh refreshes the snapshot until ctx is done. No request runs these queries, so
+// no request waits for them.
+func (q *Queue) runRefresh(ctx context.Context) {
+	const failure = "queue not measured, earlier estimates used"
+	if err := q.refresh(ctx); err != nil && ctx.Err() == nil {
+		q.log.WarnContext(ctx, failure, "err", err)
 	}
-	return q.rates.Do(ctx, "rate", q.measureRate)
+	periodic.Run(ctx, refreshEvery, q.log, failure, q.refresh)
 }
 
-func (q *Queue) measureRate(ctx context.Context) (serviceRate, error) {
+// refresh counts the queued jobs and measures the service rate.
+func (q *Queue) refresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
 	r := serviceRate{at: time.Now(), now: q.store.Clock().Now()}
+	q.depth.beginCount()
+	var err error
+	if r.queued, err = q.store.Queued(ctx, max(q.depth.limit, events.MaxQueuePosition)); err != nil {
+		return err
+	}
+	q.depth.endCount(r.queued)
 	var seconds float64
-	err := q.pool.QueryRow(ctx, `
+	err = q.pool.QueryRow(ctx, `
 		select
 			(select coalesce(extract(epoch from avg(finished_at - started_at)), 0) from (
 				select started_at, finished_at from history
 				where finished_at > clock_timestamp() - $1::interval and started_at is not null
 				order by finished_at desc limit $2) as latest)::float8,
-			(select count(*) from leases where expires_at > clock_timestamp()),
-			(select count(*) from (select from history where state = 'queued' limit $3) as queued)`,
-		rateWindow, rateJobs, events.MaxQueuePosition).Scan(&seconds, &r.running, &r.queued)
+			(select count(*) from leases where expires_at > clock_timestamp())`,
+		rateWindow, rateJobs).Scan(&seconds, &r.running)
 	if err != nil {
-		return serviceRate{}, fmt.Errorf("measure the service rate: %w", err)
+		return fmt.Errorf("measure the service rate: %w", err)
 	}
 	r.meanRun = time.Duration(seconds * float64(time.Second))
 	q.rate.Store(&r)
-	return r, nil
+	return nil
+}
+
+// currentRate returns the latest service rate, or zero before the first one.
+func (q *Queue) currentRate() serviceRate {
+	if r := q.rate.Load(); r != nil {
+		return *r
+	}
+	return serviceRate{}
 }
 
 // start estimates the start time of the job at a queue position. Positions count from
@@ -99,12 +117,10 @@ type Outlook struct {
 // Outlook estimates a job's start and the time after which the client should poll the
 // job.
 func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
-	r, err := q.currentRate(ctx)
-	if err != nil {
-		return Outlook{}, err
-	}
+	r := q.currentRate()
 	var o Outlook
 	if job.State == events.Queued {
+		var err error
 		if o.Position, err = q.store.QueuePosition(ctx, job.ID); err != nil {
 			return o, err
 		}
@@ -117,7 +133,7 @@ func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
 // PollAfter returns the time after which a client should poll a job that has just
 // been accepted. It costs less than Outlook, because it assumes that the job is the
 // last in the queue.
-func (q *Queue) PollAfter(ctx context.Context, job events.Job) (time.Duration, error) {
-	r, err := q.currentRate(ctx)
-	return r.pollAfter(job, r.queued+1), err
+func (q *Queue) PollAfter(job events.Job) time.Duration {
+	r := q.currentRate()
+	return r.pollAfter(job, r.queued+1)
 }

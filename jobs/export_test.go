@@ -12,6 +12,9 @@ var EraseClosed = (*Queue).eraseClosed
 // CrashWait is the delay after the second and each further crash, after ShortenTiming.
 const CrashWait = 400 * time.Millisecond
 
+// Refresh calls refresh, which Run calls every second.
+var Refresh = (*Queue).refresh
+
 // ShortenTiming shortens the intervals of a worker's background work, but not
 // leaseTime. Call ShortenTiming before Start.
 func (w *Worker) ShortenTiming() { w.timing = shortTiming() }

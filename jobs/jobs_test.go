@@ -80,6 +80,9 @@ func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	if err := jobs.Refresh(q, f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
 	return q
 }
 

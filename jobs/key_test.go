@@ -2,7 +2,6 @@ package jobs_test
 
 import (
 	"errors"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -100,12 +99,10 @@ func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	outlook := func(j events.Job) jobs.Outlook {
 		t.Helper()
-		// A queue caches the service rate, so each call uses a new queue.
-		q, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{}, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
-		if err != nil {
+		if err := jobs.Refresh(f.queue, t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		o, err := q.Outlook(t.Context(), j)
+		o, err := f.queue.Outlook(t.Context(), j)
 		if err != nil {
 			t.Fatal(err)
 		}

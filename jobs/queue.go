@@ -16,7 +16,6 @@ import (
 	"github.com/riverqueue/river"
 
 	"colophon/events"
-	"colophon/internal/flight"
 	"colophon/internal/periodic"
 	"colophon/internal/policy"
 	"colophon/model"
@@ -82,12 +81,11 @@ type Queue struct {
 	rules   func() *policy.Rules
 	limits  Limits
 	submits ownerSemaphore
-	depth   depthLimit
+	depth   *depthLimit
 	timing  timing
 	log     *slog.Logger
 
-	rate  atomic.Pointer[serviceRate] // latest measured service rate
-	rates flight.Group[serviceRate]
+	rate atomic.Pointer[serviceRate] // latest measured service rate
 }
 
 // NewQueue returns a queue of jobs for the given model. The queue checks each prompt
@@ -103,21 +101,22 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	return &Queue{
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
 		submits: ownerSemaphore{owners: map[uuid.UUID]*slots{}},
-		depth:   depthLimit{limit: limits.Queued, count: store.Queued},
+		depth:   newDepthLimit(limits.Queued),
 		timing:  defaultTiming(),
-		rates:   flight.Group[serviceRate]{Timeout: rateTimeout},
 	}, nil
 }
 
 // forgetEvery is the interval at which old idempotency keys and budgets are removed.
 const forgetEvery = time.Minute
 
-// Run does the queue's background work until ctx is done. It ends overdue jobs that
-// have no worker, finishes the erasure of closed owners, and removes old idempotency
-// keys and budgets.
+// Run does the queue's background work until ctx is done. It measures the queue once a
+// second, ends overdue jobs that have no worker, finishes the erasure of closed owners, and
+// removes old idempotency keys and budgets. If the number of queued jobs is limited, Submit
+// waits until Run has counted them for the first time.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
+	running.Go(func() { q.runRefresh(ctx) })
 	running.Go(func() { runEndOverdue(ctx, q.store, q.timing, q.log) })
 	running.Go(func() {
 		periodic.Run(ctx, eraseEvery, q.log, "erasure of a closed account failed, retrying", q.eraseClosed)
