@@ -57,7 +57,7 @@ type Store struct {
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, clock: pg.NewClock(), log: log, announcements: newAnnouncements(), name: uuid.NewString(),
-		reads:     flight.Group[[]Event]{Timeout: readTimeout},
+		reads:     flight.Group[[]Event]{Timeout: readTimeout, Overtake: readOvertake},
 		claimWait: defaultClaimWait, syncEvery: syncEvery, listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
@@ -303,6 +303,10 @@ func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Ev
 const (
 	readTimeout  = 10 * time.Second // time limit of a query, which goes on even if all of its readers have stopped waiting
 	writeTimeout = 10 * time.Second // time limit of a transaction
+
+	// readOvertake is the time after which the readers of a stream no longer wait for an
+	// earlier query.
+	readOvertake = time.Second
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {

@@ -8,7 +8,8 @@
 //
 // Callers may rely on the following, for each key of a group:
 //   - At most one call runs at a time. At most one more call waits for the end of the
-//     running call.
+//     running call. If [Group.Overtake] is set, the waiting call begins after that time
+//     even if the running call has not ended.
 //   - A call is shared by all of its callers. It runs in a goroutine of its own. The
 //     call's context has the values of one caller's context but does not end with it.
 //     The call's context ends after [Group.Timeout].
@@ -35,6 +36,10 @@ import (
 // not change after its first use.
 type Group[V any] struct {
 	Timeout time.Duration // bounds each call; required
+
+	// Overtake is the longest time for which a call waits for the end of the running call;
+	// 0 means no limit. So a call that hangs does not hold up the callers of DoFresh.
+	Overtake time.Duration
 
 	// Keep is the time after the end of a call during which Do returns the call's result
 	// or error. If Keep is not zero, the group holds the latest result of every key for
@@ -138,7 +143,14 @@ func (g *Group[V]) begin(key string) *call[V] {
 	defer g.mu.Unlock()
 	if before := g.running[key]; before != nil { // only this call is waiting, so no other call begins first
 		g.mu.Unlock()
-		<-before.done
+		var overtake <-chan time.Time
+		if g.Overtake > 0 {
+			overtake = time.After(g.Overtake)
+		}
+		select {
+		case <-before.done:
+		case <-overtake:
+		}
 		g.mu.Lock()
 	}
 	g.running[key] = c
@@ -150,10 +162,12 @@ func (g *Group[V]) begin(key string) *call[V] {
 func (g *Group[V]) end(key string, c *call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.running, key)
 	c.ended = g.now()
-	if g.Keep > 0 {
-		g.kept[key] = c
+	if g.running[key] == c { // no other call has overtaken this call
+		delete(g.running, key)
+		if g.Keep > 0 {
+			g.kept[key] = c
+		}
 	}
 	close(c.done)
 }

@@ -229,3 +229,31 @@ func TestConcurrentCallersGetFreshResults(t *testing.T) {
 	}
 	callers.Wait()
 }
+
+// TestHangingCallIsOvertaken has a call that does not end. Later callers must get the
+// result of the next call, and the late end of the first call must not matter to them.
+func TestHangingCallIsOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := Group[int]{Timeout: timeout, Overtake: time.Second, Keep: time.Hour}
+		var first sync.WaitGroup
+		first.Go(func() {
+			_, err := g.DoFresh(t.Context(), "a", func(ctx context.Context) (int, error) { <-ctx.Done(); return 1, ctx.Err() })
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the first call: %v", err)
+			}
+		})
+		synctest.Wait()
+		begin := time.Now()
+		if n, err := g.DoFresh(t.Context(), "a", func(context.Context) (int, error) { return 2, nil }); n != 2 || err != nil || time.Since(begin) != time.Second {
+			t.Errorf("the next caller got %d, %v after %v", n, err, time.Since(begin))
+		}
+		first.Wait()
+		if n, err := g.Do(t.Context(), "a", nil); n != 2 || err != nil {
+			t.Errorf("kept: %d, %v", n, err)
+		}
+		synctest.Wait()
+		if len(g.running)+len(g.pending) != 0 {
+			t.Errorf("left are %v, %v", g.running, g.pending)
+		}
+	})
+}
