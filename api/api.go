@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -37,8 +38,8 @@ type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
 	Auth     *auth.Service
-	Ready    func(context.Context) error // returns nil while the service can serve requests
-	Stopping context.Context             // is done when the service stops; requests that wait are then answered
+	Ready    Ready
+	Stopping context.Context // is done when the service stops; requests that wait are then answered
 	Limits   Limits
 	Log      *slog.Logger
 
@@ -66,6 +67,10 @@ type Options struct {
 	timeouts timeouts // zero means productionTimeouts
 }
 
+// Ready returns no error while the service can serve requests. The warnings are for the
+// operator and for everybody who can reach the service.
+type Ready func(context.Context) (warnings []string, err error)
+
 type server struct {
 	Options
 	api     huma.API
@@ -73,7 +78,8 @@ type server struct {
 	origins origins
 	streams streams
 
-	readiness flight.Group[struct{}]
+	readiness flight.Group[[]string]
+	exhausted atomic.Pointer[time.Time] // the last time a request met an exhausted database
 }
 
 // newServer returns a server without operations.
@@ -87,7 +93,7 @@ func newServer(o Options) (*server, error) {
 	}
 	return &server{
 		Options: o, origins: origins, counted: map[string]bool{},
-		readiness: flight.Group[struct{}]{Timeout: readyTimeout, Keep: readyFor},
+		readiness: flight.Group[[]string]{Timeout: readyTimeout, Keep: readyFor},
 	}, nil
 }
 
@@ -215,7 +221,13 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 	}
 	s.counted[op.Method+" "+op.Path] = true
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
-		out, err := handle(ctx, in)
+		handled := ctx
+		if op.Metadata[waitsName] == nil {
+			var cancel context.CancelFunc
+			handled, cancel = context.WithTimeout(ctx, requestTime)
+			defer cancel()
+		}
+		out, err := handle(handled, in)
 		if err != nil {
 			p := s.problemOf(ctx, err)
 			if isOAuth(op.Path) {
@@ -225,6 +237,22 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		}
 		return out, nil
 	})
+}
+
+// requestTime bounds the time of a request that does not wait for a job. Every statement
+// has a bound of its own; see pg.Connect.
+const requestTime = 20 * time.Second
+
+// waitsName is the key of the metadata of operations that may wait for a job.
+const waitsName = "waits"
+
+// waits adds to an operation's metadata that the operation may wait for a job.
+func waits(metadata map[string]any) map[string]any {
+	if metadata == nil {
+		metadata = map[string]any{}
+	}
+	metadata[waitsName] = true
+	return metadata
 }
 
 // waiting returns a context for a request that waits for events. If the service stops,

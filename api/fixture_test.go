@@ -16,6 +16,7 @@ import (
 	"colophon/api"
 	"colophon/events"
 	"colophon/internal/auth"
+	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/policy"
 	"colophon/internal/vault"
@@ -58,7 +59,8 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	stopping, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	f.stop = stop
-	f.api = api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Auth: accounts, Ready: db.App.Ping, Log: log}
+	f.api = api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Auth: accounts, Log: log}
+	f.api.Ready = func(ctx context.Context) ([]string, error) { return nil, pg.CheckWritable(ctx, db.App) }
 	for _, change := range with {
 		change(f)
 	}

@@ -2,15 +2,25 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"colophon/internal/pg"
 )
 
 type healthOutput struct {
 	Body struct {
 		Status string `json:"status" enum:"ok"`
+	}
+}
+
+type readyOutput struct {
+	Body struct {
+		Status   string   `json:"status" enum:"ok"`
+		Warnings []string `json:"warnings,omitempty" doc:"What the operator should change, although requests can be served."`
 	}
 }
 
@@ -30,14 +40,15 @@ func (s *server) health() {
 	register(s, huma.Operation{
 		OperationID: "readyz", Method: http.MethodGet, Path: "/readyz", Tags: []string{"service"},
 		Summary:     "Check that requests can be served",
-		Description: "503 while the database does not answer, and once the service has been told to stop. Not limited: the database is queried at most once a second.",
+		Description: "503 while the database does not answer, accepts no writes or lacks resources, and once the service has been told to stop. Not limited: the database is queried at most once a second.",
 		Metadata:    limited(uncounted),
-	}, func(ctx context.Context, _ *struct{}) (*healthOutput, error) {
-		if !s.ready(ctx) {
-			return nil, newProblem(http.StatusServiceUnavailable, "not_ready", "the service cannot serve requests at the moment: try again").retryAfter(beat)
+	}, func(ctx context.Context, _ *struct{}) (*readyOutput, error) {
+		warnings, err := s.ready(ctx)
+		if err != nil {
+			return nil, notReady(err)
 		}
-		out := &healthOutput{}
-		out.Body.Status = "ok"
+		out := &readyOutput{}
+		out.Body.Status, out.Body.Warnings = "ok", warnings
 		return out, nil
 	})
 }
@@ -49,18 +60,42 @@ const (
 
 	// readyFor is the time for which all probes share one answer of the database.
 	readyFor = time.Second
+
+	// stateFor is the time for which the service is not ready after a request has met an
+	// exhausted database. A probe cannot see that state, because only some statements
+	// fail.
+	stateFor = 5 * time.Second
 )
 
-// ready reports whether requests can be served.
-func (s *server) ready(ctx context.Context) bool {
+// ready returns no error if requests can be served, and the warnings for the operator.
+func (s *server) ready(ctx context.Context) (warnings []string, err error) {
 	if s.Stopping.Err() != nil {
-		return false
+		return nil, errStopping
 	}
-	_, err := s.readiness.Do(ctx, "readiness", func(ctx context.Context) (none struct{}, err error) {
-		return none, s.Ready(ctx)
-	})
+	warnings, err = s.readiness.Do(ctx, "readiness", s.Ready)
+	if at := s.exhausted.Load(); err == nil && at != nil && time.Since(*at) < stateFor {
+		err = pg.ErrExhausted
+	}
 	if err != nil && ctx.Err() == nil { // the client is still connected
 		s.Log.WarnContext(ctx, "not ready", "request", requestID(ctx), "err", err)
 	}
-	return err == nil
+	return warnings, err
+}
+
+// met records that a request has met a state of the database.
+func (s *server) met(state error) {
+	if errors.Is(state, pg.ErrExhausted) {
+		now := time.Now()
+		s.exhausted.Store(&now)
+	}
+}
+
+// notReady returns the answer to a probe. It names the state of the database, for the
+// operator who reads the probe.
+func notReady(err error) *Problem {
+	detail := tryAgain
+	if state := pg.State(err); state != nil {
+		detail = cannotServe + ": " + state.Error()
+	}
+	return newProblem(http.StatusServiceUnavailable, "not_ready", detail).retryAfter(beat)
 }

@@ -145,7 +145,7 @@ func (s *server) jobs() {
 		Description: "Waits 30 seconds, or as long as Prefer says, and answers 200 with the text. If the job has not ended by then, the answer is 202 and the job goes on. " +
 			"A client that disconnects before the answer cancels its job, unless it sent an Idempotency-Key: with the same key it can come back for the text. " + admission,
 		Security:  private(),
-		Metadata:  limited("generate"),
+		Metadata:  waits(limited("generate")),
 		Responses: either(),
 		Errors:    []int{http.StatusConflict},
 	}, func(ctx context.Context, in *submitInput) (*jobOutput, error) {
@@ -157,7 +157,7 @@ func (s *server) jobs() {
 		Summary:       "Submit a job",
 		Description:   "Answers 202 as soon as the job is on record. With Prefer: wait=N, the call waits for the text. " + admission,
 		Security:      private(),
-		Metadata:      limited("jobs"),
+		Metadata:      waits(limited("jobs")),
 		Responses:     either(),
 		Errors:        []int{http.StatusConflict},
 	}, func(ctx context.Context, in *submitInput) (*jobOutput, error) {

@@ -47,10 +47,10 @@ func TestInternalsStayInTheLog(t *testing.T) {
 			o.Limits.Jobs = limit.Shared(dead, "jobs", limit.Rate{Requests: 1, Per: time.Hour})
 		}, 503, "unavailable", "the service cannot serve requests at the moment: try again", "2"},
 		"not ready": {"GET /readyz", "", func(o *api.Options) {
-			o.Ready = func(context.Context) error { return errors.New(canary) }
+			o.Ready = func(context.Context) ([]string, error) { return nil, errors.New(canary) }
 		}, 503, "not_ready", "the service cannot serve requests at the moment: try again", "10"},
 		"a check that panics": {"GET /readyz", "", func(o *api.Options) {
-			o.Ready = func(context.Context) error { panic(canary) }
+			o.Ready = func(context.Context) ([]string, error) { panic(canary) }
 		}, 503, "not_ready", "the service cannot serve requests at the moment: try again", "10"},
 	} {
 		t.Run(name, func(t *testing.T) {

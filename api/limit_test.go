@@ -229,12 +229,12 @@ func TestProbesAreCheapAndNotLimited(t *testing.T) {
 	var broken atomic.Bool
 	c := f.another(t, func(o *api.Options) {
 		o.Limits = inMemory(t, 1)
-		o.Ready = func(context.Context) error {
+		o.Ready = func(context.Context) ([]string, error) {
 			queries.Add(1)
 			if broken.Load() {
-				return errors.New("no database")
+				return nil, errors.New("no database")
 			}
-			return nil
+			return nil, nil
 		}
 	})
 	c.Do("GET", "/docs", "")

@@ -80,7 +80,18 @@ var meanings = map[string]meaning{
 	"username_characters": {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_encoding":   {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_length":     {status: http.StatusUnprocessableEntity, at: "body.username"},
+
+	// The states of the database; see pg.State. Clients need not know more about it.
+	"unavailable":        {status: http.StatusServiceUnavailable, detail: tryAgain, wait: 2 * time.Second},
+	"database_read_only": {status: http.StatusServiceUnavailable, detail: tryAgain, wait: 2 * time.Second},
+	"database_exhausted": {status: http.StatusServiceUnavailable, detail: tryAgain, wait: stateFor},
+	"database_contended": {status: http.StatusServiceUnavailable, detail: tryAgain, wait: time.Second},
 }
+
+const (
+	cannotServe = "the service cannot serve requests at the moment"
+	tryAgain    = cannotServe + ": try again"
+)
 
 // explain turns a coded error into a problem. It reports false if meanings has no row for
 // the error's code.
@@ -128,15 +139,20 @@ func (s *server) problemOf(ctx context.Context, err error) *Problem {
 			return p
 		}
 	}
-	switch {
+	switch state := pg.State(err); {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		if ctx.Err() == nil { // the client is still connected
 			s.Log.WarnContext(ctx, "request interrupted", "request", requestID(ctx), "err", err)
 		}
 		return newProblem(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: try again").retryAfter(time.Second)
-	case pg.Unavailable(err):
-		s.Log.WarnContext(ctx, "database unavailable", "request", requestID(ctx), "err", err)
-		return newProblem(http.StatusServiceUnavailable, "unavailable", "the service cannot serve requests at the moment: try again").retryAfter(2 * time.Second)
+	case state != nil:
+		s.Log.WarnContext(ctx, "database unavailable", "request", requestID(ctx), "state", state, "err", err)
+		s.met(state)
+		if known, ok := errors.AsType[coded](state); ok {
+			if p, ok := explain(known); ok {
+				return p
+			}
+		}
 	}
 	s.Log.ErrorContext(ctx, "request failed", "request", requestID(ctx), "err", err)
 	return internalError()

@@ -83,7 +83,7 @@ func codesOf(t *testing.T, dir string) (codes []string) {
 // have a row in meanings, and each row must have an error with its code.
 func TestEveryCodeHasAMeaning(t *testing.T) {
 	defined := map[string]bool{}
-	for _, dir := range []string{"../events", "../jobs", "../internal/auth", "../internal/policy", "../internal/vault"} {
+	for _, dir := range []string{"../events", "../jobs", "../internal/auth", "../internal/pg", "../internal/policy", "../internal/vault"} {
 		codes := codesOf(t, dir)
 		if len(codes) == 0 {
 			t.Errorf("%s defines no codes", dir)

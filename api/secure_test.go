@@ -156,7 +156,7 @@ func TestEveryAnswerIsSecured(t *testing.T) {
 				ask(c, r)
 			}
 			broken := f.api
-			broken.Ready = func(context.Context) error { return errors.New("no database") }
+			broken.Ready = func(context.Context) ([]string, error) { return nil, errors.New("no database") }
 			ask(serve(broken), request{"GET /readyz", "", nil, 503})
 			panics := f.api
 			panics.Store = nil

@@ -98,6 +98,7 @@ func (s *server) stream() {
 			"The number of open streams of an account and of the service is limited: beyond that the answer is 429 too_many_streams or 503 streams_full, with Retry-After. " +
 			"Without that media type, the answer is a JSON array of the events so far.",
 		Security: append(private(), map[string][]string{ticketScheme: {}}),
+		Metadata: waits(nil),
 		Errors:   []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The events after the given version.",

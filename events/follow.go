@@ -225,16 +225,17 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 
 const (
 	// defaultListenCheck is the time for which the listening connection may be silent
-	// before it is checked. A connection that was cut silently reports no error.
-	defaultListenCheck = 5 * time.Second
+	// before it is checked. A connection that was cut silently reports no error. Nothing
+	// is announced on a server that has become read-only.
+	defaultListenCheck = 2 * time.Second
 
 	// defaultListenCheckTimeout bounds the check of a silent connection.
-	defaultListenCheckTimeout = 2 * time.Second
+	defaultListenCheckTimeout = time.Second
 )
 
 // nextNotification returns the next notification. If no notification arrives within
 // listenCheck, it checks the connection, and returns nil and no error if the connection
-// works.
+// works and its server accepts writes.
 func (s *Store) nextNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	quiet, cancel := context.WithTimeout(ctx, s.listenCheck)
 	defer cancel()
@@ -244,7 +245,7 @@ func (s *Store) nextNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.N
 	}
 	check, cancel := context.WithTimeout(ctx, s.listenCheckTimeout)
 	defer cancel()
-	if err := conn.Ping(check); err != nil {
+	if err := pg.CheckWritable(check, conn); err != nil {
 		return nil, err
 	}
 	return n, nil

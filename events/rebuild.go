@@ -8,19 +8,27 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"colophon/internal/pg"
 	"colophon/internal/vault"
 )
 
 // rebuildBatch is the number of jobs whose events are in memory at a time.
 const rebuildBatch = 500
 
+// noLimit lets the statements of a transaction take as long as the log is long.
+const noLimit = `set local statement_timeout = 0`
+
 // RebuildHistory rebuilds the history view and the token budgets from the events, in one
 // transaction. It returns the number of jobs. Until the commit, readers see the old view
 // and appends wait. If the function progress is not nil, it is called with the number of
 // jobs rebuilt so far.
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
+	ctx = pg.Unlimited(ctx)
 	total := 0
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, noLimit); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `lock table history, budgets in exclusive mode`); err != nil {
 			return err
 		}
@@ -61,8 +69,12 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (in
 // lock. It returns the number of jobs in the log, and in wrong the jobs whose rows
 // differ, are missing or should not exist.
 func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
+	ctx = pg.Unlimited(ctx)
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, noLimit); err != nil {
+			return err
+		}
 		err := s.foldAll(ctx, tx, func(batch []Job) error {
 			jobs += len(batch)
 			found, err := s.rowsOf(ctx, tx, batch)

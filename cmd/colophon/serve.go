@@ -183,7 +183,10 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 	}
 	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
-		defer background(ctx, rules.Run)()
+		if err := b.checkDurability(ctx, f.Production); err != nil {
+			return err
+		}
+		defer background(ctx, rules.Run, b.watchReplication)()
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()
 		if admin != nil {
@@ -318,7 +321,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 		return nil, err
 	}
 	o := api.Options{
-		Store: b.store, Queue: queue, Auth: accounts, Ready: b.pool.Ping, Stopping: ctx, Log: b.log,
+		Store: b.store, Queue: queue, Auth: accounts, Ready: b.ready, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
 		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: e.public.IsLocal(),
 	}

@@ -30,7 +30,8 @@ func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, 
 		t.Fatal(err)
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	handler, err := api.New(api.Options{Stopping: stopping, Store: store, Queue: queue, Auth: s, Ready: f.DB().App.Ping, Log: log})
+	ready := func(ctx context.Context) ([]string, error) { return nil, f.DB().App.Ping(ctx) }
+	handler, err := api.New(api.Options{Stopping: stopping, Store: store, Queue: queue, Auth: s, Ready: ready, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/url"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,14 +22,22 @@ var ErrNoRole = errors.New("the server lacks a role")
 
 // Connect opens a pool to the server that databaseURL names, and returns when the
 // server has answered. databaseURL is a URL or keyword=value pairs, as in libpq. If the
-// server is starting, is full or refuses connections, Connect tries again until ctx
-// ends. Connect returns every other error at once.
+// server is starting, is full, is read-only or refuses connections, Connect tries again
+// until ctx ends. Connect returns every other error at once.
+//
+// databaseURL may name several hosts, such as a primary and its standbys. Every connection
+// goes to a server that accepts writes, whatever target_session_attrs says. When a server
+// turns out to be read-only, the pool drops all connections to it.
+//
+// A commit returns when it survives a crash of the server, and a failover to a synchronous
+// standby, whatever synchronous_commit the database or the user has.
 //
 // If role is not empty, every connection acts as that role from its first statement on.
 // So the service has few rights even if the URL names the owner of the database. The
-// server then also ends a connection that is idle for 3 seconds inside a transaction.
-// Otherwise a frozen or cut-off process would keep its locks. Connections that are
-// opened from a copy of the pool's ConnConfig act as the role too.
+// server then also ends a statement after 10 seconds, and a connection that is idle for 3 seconds inside a
+// transaction. Otherwise a frozen or cut-off process would keep its locks. If the server
+// does not answer, statements end a second later; see Unlimited. The same holds for
+// connections that are opened from a copy of the pool's ConnConfig.
 //
 // The URL's pool_max_conns sets the size of the pool. Without pool_max_conns, the pool
 // has four connections per CPU, but at least ten and at most 50.
@@ -46,41 +50,89 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		cfg.MaxConns = int32(max(10, min(4*runtime.NumCPU(), 50)))
 	}
 	cfg.MaxConnIdleTime = 5 * time.Minute
-	cfg.PingTimeout = 2 * time.Second // time limit of the check of an idle connection, which may have been cut
+	cfg.PingTimeout = time.Second // time limit of the check of an idle connection, which may have been cut
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
-	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > 10*time.Second {
-		conn.ConnectTimeout = 10 * time.Second
+	limit := 10 * time.Second
+	if slices.ContainsFunc(conn.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != conn.Host || f.Port != conn.Port }) {
+		limit = 2 * time.Second // a host that does not answer must not keep the next one waiting
 	}
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > limit {
+		conn.ConnectTimeout = limit
+	}
+	conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	if conn.RuntimeParams["application_name"] == "" {
 		conn.RuntimeParams["application_name"] = "colophon"
 	}
-	if role != "" {
-		conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
-			_, err := c.Exec(ctx, "SET idle_in_transaction_session_timeout = '3s'; SET ROLE "+pgx.Identifier{role}.Sanitize()).ReadAll()
-			pgErr, _ := errors.AsType[*pgconn.PgError](err)
-			switch {
-			case err == nil:
-				return nil
-			case pgErr != nil && pgErr.Code == "22023": // the code means invalid_parameter_value
-				return fmt.Errorf("%w: %w", ErrNoRole, err)
-			case pgErr != nil && pgErr.Code == "42501": // the code means insufficient_privilege
-				return fmt.Errorf("act as role %s (run as a superuser: grant %[1]s to %s): %w", role, pgx.Identifier{conn.User}.Sanitize(), err)
-			}
-			return fmt.Errorf("act as role %s: %w", role, err)
+	conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
+		sql := durable
+		if role != "" {
+			sql += fmt.Sprintf(bounded, statementTime.Milliseconds()) + "set role " + pgx.Identifier{role}.Sanitize()
 		}
+		_, err := c.Exec(ctx, sql).ReadAll()
+		pgErr, _ := errors.AsType[*pgconn.PgError](err)
+		switch {
+		case err == nil:
+			return nil
+		case pgErr != nil && pgErr.Code == "22023": // the code means invalid_parameter_value
+			return fmt.Errorf("%w: %w", ErrNoRole, err)
+		case pgErr != nil && pgErr.Code == "42501": // the code means insufficient_privilege
+			return fmt.Errorf("act as role %s (run as a superuser: grant %[1]s to %s): %w", role, pgx.Identifier{conn.User}.Sanitize(), err)
+		}
+		return fmt.Errorf("set up a connection for role %q: %w", role, err)
 	}
+	if role != "" {
+		conn.Tracer = bound{statementTime + time.Second}
+	}
+	watch(cfg)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	wait := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
-	err = retry.Do(ctx, func() error { return pool.Ping(ctx) }, func(err error) (time.Duration, bool) { return wait.Next(), transient(err) })
+	var last error
+	ping := func() error {
+		// The end of ctx interrupts an attempt. The error of the attempt before says more.
+		if err := pool.Ping(ctx); ctx.Err() == nil || last == nil {
+			last = err
+		}
+		return last
+	}
+	err = retry.Do(ctx, ping, func(err error) (time.Duration, bool) { return wait.Next(), transient(err) })
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("connect to database %s on %s: %w", conn.Database, conn.Host, err)
 	}
 	return pool, nil
+}
+
+// durable makes a commit wait until it survives a crash, and a failover to a synchronous
+// standby. A database or a role may have a setting that promises less.
+const durable = `
+	select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') not in ('on', 'remote_apply');`
+
+// bounded limits the time of a statement, unless the limit is shorter already, and of a
+// transaction that is idle. Its parameter is in milliseconds.
+const bounded = `
+	select set_config('statement_timeout', '%[1]d', false)
+	from (select current_setting('statement_timeout')::interval as t) as now where t = '0' or t > '%[1]d milliseconds';
+	set idle_in_transaction_session_timeout = '3s';`
+
+// CheckWritable returns an error if the server does not answer or accepts no writes. db is a
+// pool or a connection of a pool's configuration. If the server accepts no writes, the
+// pool drops its connections to it.
+func CheckWritable(ctx context.Context, db interface {
+	Exec(context.Context, string, ...any) (pgconn.CommandTag, error)
+}) error {
+	// The server itself raises the error, so that it passes the hooks of the pool.
+	_, err := db.Exec(ctx, `do $$ begin
+		if current_setting('transaction_read_only')::boolean then
+			raise read_only_sql_transaction using message = 'the server accepts no writes';
+		end if; end $$`)
+	if err != nil {
+		return fmt.Errorf("check that the database accepts writes: %w", err)
+	}
+	return nil
 }
 
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
@@ -111,48 +163,4 @@ func parse(databaseURL string) (*pgxpool.Config, error) {
 		return nil, errURL
 	}
 	return nil, fmt.Errorf("database URL: %w", err)
-}
-
-// transient reports whether a new attempt to connect may succeed, because the server is
-// starting, is full, or does not listen yet.
-func transient(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// The codes mean admin_shutdown, crash_shutdown, cannot_connect_now and
-		// too_many_connections.
-		return slices.Contains([]string{"57P01", "57P02", "57P03", "53300"}, pgErr.Code)
-	}
-	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
-		return true
-	}
-	if dnsErr, ok := errors.AsType[*net.DNSError](err); ok {
-		return dnsErr.IsTemporary
-	}
-	for _, e := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// Unavailable reports whether an error says that the server was unavailable. Such a
-// server is stopping, starting or full, has cut the connection, or does not answer in
-// time. Unavailable also returns true if the server has aborted a transaction in favour
-// of another transaction. A retry may succeed. The server may have carried out the
-// statement despite the error.
-func Unavailable(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// 08xxx: connection exception. 57P0x: operator intervention. 25P03: end of a
-		// connection that was idle in a transaction. 40001: serialization failure.
-		// 40P01: deadlock.
-		return transient(err) || strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P0") ||
-			slices.Contains([]string{"25P03", "40001", "40P01"}, pgErr.Code)
-	}
-	if _, ok := errors.AsType[net.Error](err); ok { // context.DeadlineExceeded is a net.Error too
-		return true
-	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return true
-	}
-	return transient(err) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
 }

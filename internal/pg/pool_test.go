@@ -3,7 +3,6 @@ package pg_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -172,47 +171,6 @@ func TestErrorsDoNotContainThePassword(t *testing.T) {
 			if strings.Contains(err.Error(), secret) {
 				t.Errorf("%s: %v", url, err)
 			}
-		}
-	}
-}
-
-func TestUnavailableClassifiesErrors(t *testing.T) {
-	cut, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cut.Close()
-	_, terminated := cut.Exec(t.Context(), `SELECT pg_terminate_backend(pg_backend_pid())`)
-	_, wrong := cut.Exec(t.Context(), `SELECT 1/0`)
-	soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	_, late := cut.Exec(soon, `SELECT pg_sleep(10)`)
-	left, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, gone := cut.Exec(left, `SELECT 1`)
-	_, refused := pgx.Connect(t.Context(), "postgres://u@127.0.0.1:1/d?sslmode=disable")
-	for name, c := range map[string]struct {
-		err  error
-		want bool
-	}{
-		"the connection was terminated": {terminated, true},
-		"no answer in time":             {late, true},
-		"nobody listens":                {refused, true},
-		"starting":                      {&pgconn.PgError{Code: "57P03"}, true},
-		"full":                          {&pgconn.PgError{Code: "53300"}, true},
-		"closed":                        {io.ErrUnexpectedEOF, true},
-		"a deadlock":                    {&pgconn.PgError{Code: "40P01"}, true},
-		"not serialisable":              {&pgconn.PgError{Code: "40001"}, true},
-		"a transaction rolled back":     {&pgconn.PgError{Code: "40000"}, false},
-		"a statement that is wrong":     {wrong, false},
-		"the statement was cancelled":   {&pgconn.PgError{Code: "57014"}, false},
-		"a wrong password":              {&pgconn.PgError{Code: "28P01"}, false},
-		"the caller has left":           {gone, false},
-		"something else":                {errors.New("something else"), false},
-		"nothing":                       {nil, false},
-	} {
-		if got := pg.Unavailable(fmt.Errorf("query: %w", c.err)); got != c.want {
-			t.Errorf("%s: %v: %v", name, c.err, got)
 		}
 	}
 }

@@ -73,6 +73,15 @@ func (s *Server) Crash() {
 	<-s.cluster.Exited()
 }
 
+// Kill ends all processes of the server at once. Its clients see their connections end.
+func (s *Server) Kill() {
+	s.t.Helper()
+	for _, pid := range s.processes() {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // the process may have ended
+	}
+	<-s.cluster.Exited()
+}
+
 // Freeze suspends all processes of the server. The returned function resumes the
 // processes. They are also resumed when the test ends.
 func (s *Server) Freeze() (thaw func()) {

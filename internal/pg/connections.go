@@ -1,0 +1,63 @@
+package pg
+
+import (
+	"context"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// connections holds the open connections of a pool. When one of them meets a read-only
+// server, all connections to that server are dropped, also those that a caller has taken
+// from the pool for long. The next connections go to a server that accepts writes.
+type connections struct {
+	mu   sync.Mutex
+	open map[*pgconn.PgConn]struct{}
+}
+
+// watch adds the hooks of a new pool and of its connections to cfg.
+func watch(cfg *pgxpool.Config) {
+	c := &connections{open: map[*pgconn.PgConn]struct{}{}}
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.open[conn.PgConn()] = struct{}{}
+		return nil
+	}
+	cfg.BeforeClose = func(conn *pgx.Conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.open, conn.PgConn())
+	}
+	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		_, ok := c.open[conn.PgConn()]
+		return ok, nil // a dropped connection is replaced
+	}
+	inner := cfg.ConnConfig.OnPgError
+	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
+		m := meaningOf(err.Code)
+		if m.state == ErrReadOnly { //nolint:errorlint // a value of the table, never wrapped
+			c.drop(conn)
+		}
+		return inner(conn, err) && m.after != drops
+	}
+}
+
+// drop drops the connections to the server of conn. The caller closes conn itself.
+func (c *connections) drop(conn *pgconn.PgConn) {
+	server := conn.Conn().RemoteAddr().String()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for other := range c.open {
+		if other.Conn().RemoteAddr().String() == server {
+			delete(c.open, other)
+			if other != conn {
+				go other.Conn().Close() // a statement that runs on it ends with an error
+			}
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package pg_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
+)
+
+// makeReadOnly makes the sessions of all connections of a pool read-only, also of those
+// that are in use. To these connections, their server looks like a demoted primary.
+func makeReadOnly(t *testing.T, pool *pgxpool.Pool, inUse ...*pgxpool.Conn) {
+	t.Helper()
+	idle := pool.AcquireAllIdle(t.Context())
+	for _, conn := range append(slices.Clip(idle), inUse...) {
+		if _, err := conn.Exec(t.Context(), `set default_transaction_read_only = on`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, conn := range idle {
+		conn.Release()
+	}
+}
+
+// open makes a pool open connections, and returns one of them that is in use.
+func open(t *testing.T, pool *pgxpool.Pool, connections int) *pgxpool.Conn {
+	t.Helper()
+	var open []*pgxpool.Conn
+	for range connections {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+	}
+	for _, conn := range open[1:] {
+		conn.Release()
+	}
+	return open[0]
+}
+
+// TestPoolDropsAReadOnlyServer meets a read-only server with a write and with a check. The
+// pool must at once drop all connections to it, also one that a caller keeps, such as the
+// one on which River listens.
+func TestPoolDropsAReadOnlyServer(t *testing.T) {
+	t.Parallel()
+	pool := connectedTo(t, pgtest.Empty(t))
+	for name, meet := range map[string]func() error{
+		"a write": func() error {
+			_, err := pool.Exec(t.Context(), `create table written ()`)
+			return err
+		},
+		"a check": func() error { return pg.CheckWritable(t.Context(), pool) },
+	} {
+		kept := open(t, pool, 4)
+		makeReadOnly(t, pool, kept)
+		if err := meet(); pg.State(err) != pg.ErrReadOnly {
+			t.Errorf("%s: %v, want ErrReadOnly", name, err)
+		}
+		for range 8 { // more than there were connections
+			if err := pg.CheckWritable(t.Context(), pool); err != nil {
+				t.Fatalf("%s: then %v", name, err)
+			}
+		}
+		if err := kept.Ping(t.Context()); err == nil {
+			t.Errorf("%s: the connection in use goes on", name)
+		}
+		kept.Release()
+	}
+}
+
+func TestConnectWaitsForAWritableServer(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Empty(t)
+	owner := connectedTo(t, url)
+	name := owner.Config().ConnConfig.Database
+	if _, err := owner.Exec(t.Context(), `alter database `+name+` set default_transaction_read_only = on`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := pg.Connect(ctx, url, "")
+	if pg.State(err) != pg.ErrReadOnly || ctx.Err() == nil {
+		t.Errorf("%v, want ErrReadOnly at the end of the context", err)
+	}
+}
+
+// A database may have settings that promise less, or more, than the service needs.
+func TestConnectionsHaveTheSettingsOfTheService(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Empty(t)
+	owner := connectedTo(t, url)
+	name := owner.Config().ConnConfig.Database
+	for _, c := range []struct{ setting, value, want, wantForOwner string }{
+		{"synchronous_commit", "off", "on", "on"},
+		{"synchronous_commit", "local", "on", "on"},
+		{"synchronous_commit", "remote_write", "on", "on"},
+		{"synchronous_commit", "on", "on", "on"},
+		{"synchronous_commit", "remote_apply", "remote_apply", "remote_apply"},
+		{"statement_timeout", "0", "10s", "0"},
+		{"statement_timeout", "500ms", "500ms", "500ms"},
+		{"statement_timeout", "2s", "2s", "2s"},
+		{"statement_timeout", "1h", "10s", "1h"},
+	} {
+		if _, err := owner.Exec(t.Context(), `alter database `+name+` set `+c.setting+` = '`+c.value+`'`); err != nil {
+			t.Fatal(err)
+		}
+		for role, want := range map[string]string{"pg_monitor": c.want, "": c.wantForOwner} {
+			pool, err := pg.Connect(t.Context(), url, role)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if err := pool.QueryRow(t.Context(), `select current_setting($1)`, c.setting).Scan(&got); err != nil || got != want {
+				t.Errorf("%s = %s: %s for role %q, want %s, %v", c.setting, c.value, got, role, want, err)
+			}
+			pool.Close()
+		}
+	}
+}
+
+// TestDurabilityOfAServerIsKnown changes a real server and gives it a standby.
+func TestDurabilityOfAServerIsKnown(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.NewServer(t)
+	pool, err := pg.Connect(t.Context(), primary.URL(), "pg_read_all_data") // a role that may not see the state of standbys
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	unsafe := func(want ...string) {
+		t.Helper()
+		got, err := pg.UnsafeSettings(t.Context(), pool)
+		if err != nil || len(got) != len(want) {
+			t.Fatalf("%q, %v, want %q", got, err, want)
+		}
+		for i, name := range want {
+			if !strings.HasPrefix(got[i], name+" is off") {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+	loses := func(want bool) {
+		t.Helper()
+		if got, err := pg.LosesAtFailover(t.Context(), pool); err != nil || got != want {
+			t.Errorf("loses at failover: %v, %v, want %v", got, err, want)
+		}
+	}
+	unsafe()
+	primary.Set("full_page_writes", "off")
+	eventually(t, "the setting is in force", func() bool {
+		got, err := pg.UnsafeSettings(t.Context(), pool)
+		return err == nil && len(got) == 1
+	})
+	unsafe("full_page_writes")
+	primary.Set("full_page_writes", "on") // a standby needs it
+	loses(false)
+	standby := primary.Standby()
+	loses(true)
+	primary.WaitForStandby()
+	eventually(t, "the setting is in force", func() bool {
+		got, err := pg.LosesAtFailover(t.Context(), pool)
+		return err == nil && !got
+	})
+
+	both, err := pg.Connect(t.Context(), pgtest.AnyOf(standby, primary), "pg_read_all_data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer both.Close()
+	inRecovery := func() (standby bool) {
+		t.Helper()
+		if err := both.QueryRow(t.Context(), `select pg_is_in_recovery()`).Scan(&standby); err != nil {
+			t.Fatal(err)
+		}
+		return standby
+	}
+	if inRecovery() {
+		t.Error("connected to the standby")
+	}
+	primary.Kill()
+	standby.Promote()
+	eventually(t, "the pool finds the new primary", func() bool {
+		err := pg.CheckWritable(t.Context(), both)
+		if err != nil && pg.State(err) == nil {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
