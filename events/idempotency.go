@@ -71,7 +71,8 @@ func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", 
 
 // Opened returns the stream that an earlier request with the same key has opened. It
 // returns ErrNotFound if no request has used the key. It returns ErrKeyReused if the
-// earlier request had another payload.
+// earlier request had another payload. The stream is then as durable as if the earlier
+// request had succeeded.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
@@ -97,6 +98,11 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	}
 	if !bytes.Equal(fingerprint, k.fingerprint()) {
 		return "", ErrKeyReused
+	}
+	// The earlier request may have failed while its commit waited for a synchronous
+	// standby. This commit waits for the standby in its place.
+	if _, err := s.pool.Exec(ctx, `select pg_logical_emit_message(true, 'colophon', '')`); err != nil {
+		return "", fmt.Errorf("wait for the commit of an earlier request: %w", err)
 	}
 	return stream, nil
 }

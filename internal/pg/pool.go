@@ -34,10 +34,10 @@ var ErrNoRole = errors.New("the server lacks a role")
 //
 // If role is not empty, every connection acts as that role from its first statement on.
 // So the service has few rights even if the URL names the owner of the database. The
-// server then also ends a statement after 10 seconds, and a connection that is idle for 3 seconds inside a
-// transaction. Otherwise a frozen or cut-off process would keep its locks. If the server
-// does not answer, statements end a second later; see Unlimited. The same holds for
-// connections that are opened from a copy of the pool's ConnConfig.
+// server then also ends a statement after 10 seconds, and a connection that is idle for 3
+// seconds inside a transaction. Otherwise a frozen or cut-off process would keep its locks.
+// If the server does not answer, statements end a second later; see Unlimited. The same
+// holds for connections that are opened from a copy of the pool's ConnConfig.
 //
 // The URL's pool_max_conns sets the size of the pool. Without pool_max_conns, the pool
 // has four connections per CPU, but at least ten and at most 50.

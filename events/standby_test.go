@@ -1,0 +1,69 @@
+package events_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
+)
+
+// TestReplayWaitsForTheStandby commits a job without its synchronous standby, because the
+// caller no longer waits for it. A repeated request must not return the job before the
+// standby has it.
+func TestReplayWaitsForTheStandby(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.NewServer(t)
+	owner, err := pg.Connect(t.Context(), primary.URL(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close()
+	if err := migrations.Up(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	app, err := pg.Connect(t.Context(), primary.URL(), pgtest.AppRole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{Store: events.NewStore(app, v, slog.New(slog.DiscardHandler)), vault: v, owner: uuid.Must(uuid.NewV7())}
+	f.register(t, f.owner)
+	standby := primary.Standby()
+	primary.WaitForStandby()
+
+	thaw := standby.Freeze()
+	k := idempotencyKey()
+	late := func(fn func(context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if err := fn(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want context.DeadlineExceeded", err)
+		}
+	}
+	late(func(ctx context.Context) error { _, err := f.open(ctx, k); return err })
+	for seen := 0; seen == 0; { // the server commits when it learns that the caller has left
+		if err := owner.QueryRow(t.Context(), `select count(*) from idempotency_keys`).Scan(&seen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late(func(ctx context.Context) error { _, err := f.Opened(ctx, k); return err })
+	thaw()
+	if _, err := f.Opened(t.Context(), k); err != nil {
+		t.Error(err)
+	}
+}
