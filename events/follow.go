@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"maps"
@@ -197,7 +198,7 @@ func (s *Store) notify(ctx context.Context) bool {
 func (s *Store) listen(ctx context.Context, listening func()) error {
 	// The connection does not come from the pool, because listen would keep it for as
 	// long as the store runs.
-	config := s.pool.Config().ConnConfig.Copy()
+	config := cmp.Or(s.Listener, s.pool.Config().ConnConfig).Copy()
 	config.RuntimeParams["application_name"] += " listen" // identifies the connection in pg_stat_activity
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -35,6 +35,10 @@ type Store struct {
 	// before the store is used, and it must not block.
 	Appended func(Event)
 
+	// Listener configures the connection that listens for announcements. Nil means the
+	// pool's configuration. It must be set before Run, and must not lead to a pooler.
+	Listener *pgx.ConnConfig
+
 	pool  *pgxpool.Pool
 	vault *vault.Vault
 	clock *pg.Clock

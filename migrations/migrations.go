@@ -1,8 +1,8 @@
 // Package migrations brings a database to the schema that this build needs. It first
 // migrates the tables of this program with goose, and then River's tables. Any number of
 // processes may call [Up] at once, because an advisory lock lets only one of them migrate
-// at a time. [Up] may be called again at any time, and leaves an up-to-date database
-// unchanged.
+// at a time. [Up] may be called again at any time. In an up-to-date database it only mends the
+// service's role and rights.
 package migrations
 
 import (
@@ -38,7 +38,7 @@ const (
 )
 
 // AppRole is the least-privileged role that the service runs as. The application connects
-// as AppRole, or as a login role that is a member of AppRole. AppRole owns nothing and
+// with a login that is a member of AppRole. AppRole cannot log in, owns nothing and
 // cannot rewrite the log. A role belongs to the whole database server, so [Up] creates
 // AppRole outside the migrations.
 const AppRole = "colophon_app"
@@ -51,9 +51,10 @@ var ErrBehind = errors.New("the database is behind this version: run colophon mi
 // ASCII.
 const lockKey = 0x636f6c6f70686f6e
 
-// Up migrates the database. The pool's role must own the schema, or be allowed to create
-// objects in the schema. The pool's role must also be allowed to create roles, unless
-// AppRole exists and the pool's role is a member of AppRole.
+// Up migrates the database. It also mends AppRole and its rights, which a restored
+// database may lack. The pool's role must own the schema, or be allowed to create objects
+// in the schema. The pool's role must also be allowed to create roles, unless AppRole
+// exists and the pool's role is a member of AppRole.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	// The lock has a connection of its own, because the pool may have only one
 	// connection.
@@ -68,11 +69,21 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	if err := ensureRole(ctx, pool); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
+	if err := checkOwner(ctx, pool); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
 	if err := upOwn(ctx, pool); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	if err := upRiver(ctx, pool); err != nil {
 		return fmt.Errorf("migrate river: %w", err)
+	}
+	sql, err := grants()
+	if err != nil {
+		return err
+	}
+	if _, err := pool.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("grant rights to %s: %w", AppRole, err)
 	}
 	return nil
 }
@@ -127,46 +138,6 @@ func upOwn(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// ensureRole creates AppRole and makes the pool's role a member of AppRole.
-func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
-	_, err := pool.Exec(ctx, `
-		do $$
-		begin
-			begin
-				if not exists (select from pg_roles where rolname = '`+AppRole+`') then
-					create role `+AppRole+` nologin;
-				end if;
-			exception when duplicate_object or unique_violation then null; -- created for another database meanwhile
-			end;
-			grant `+AppRole+` to current_user;
-		exception when insufficient_privilege then
-			if not exists (select from pg_roles where rolname = '`+AppRole+`') or not pg_has_role(current_user, '`+AppRole+`',
-				case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end)
-			then
-				raise;
-			end if;
-		end
-		$$`)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // the code means insufficient_privilege
-		user := pgx.Identifier{pool.Config().ConnConfig.User}.Sanitize()
-		return fmt.Errorf("%s needs the role %s and may not create or grant it: run as a superuser: create role %[2]s nologin; grant %[2]s to %[1]s (%[3]w)",
-			user, AppRole, err)
-	}
-	return err
-}
-
-// grants gives AppRole all rights on the rows of River's tables, because River deletes
-// and updates its own rows. It also gives AppRole the default rights of PUBLIC, because
-// an administrator may have revoked them from PUBLIC.
-const grants = `
-do $$ begin execute format('grant usage on schema %I to ` + AppRole + `', current_schema()); end $$;
-grant execute on function admit(uuid), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;
-grant select on goose_db_version to ` + AppRole + `;
-grant usage on schema ` + RiverSchema + ` to ` + AppRole + `;
-grant select, insert, update, delete on all tables in schema ` + RiverSchema + ` to ` + AppRole + `;
-grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;
-grant execute on all functions in schema ` + RiverSchema + ` to ` + AppRole + `;`
-
 func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
 	// "create schema if not exists" would need the right to create schemas even if the
 	// schema exists.
@@ -178,10 +149,7 @@ func upRiver(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return err
-	}
-	_, err = pool.Exec(ctx, grants)
+	_, err = m.Migrate(ctx, rivermigrate.DirectionUp, nil)
 	return err
 }
 

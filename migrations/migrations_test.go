@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -193,5 +195,33 @@ func TestOwnerWithFewRightsMigrates(t *testing.T) {
 			exec(app, `insert into owner_keys (owner, wrapped) values (gen_random_uuid(), ''); select admit(owner) from owner_keys;
 				select sign_in_wait(1, 1, '1s', '1s'); select from `+migrations.RiverJobs)
 		})
+	}
+}
+
+// The runbook must say what each migration locks.
+func TestRunbookHasTheLocksOfEachMigration(t *testing.T) {
+	t.Parallel()
+	runbook, err := os.ReadFile("../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(runbook), "## Migrations and their locks")
+	named := map[string]bool{}
+	for line := range strings.Lines(section) {
+		if numbers, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " |"); ok && strings.HasPrefix(line, "| ") {
+			for number := range strings.SplitSeq(numbers, ", ") {
+				named[number] = true
+			}
+		}
+	}
+	files, err := filepath.Glob("0*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d migrations, %v", len(files), err)
+	}
+	for _, file := range files {
+		number, _, _ := strings.Cut(strings.TrimLeft(file, "0"), "_")
+		if !named[number] {
+			t.Errorf("docs/runbook.md does not say what %s locks, and for how long", file)
+		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 // base holds the resources of a command that uses the database.
 type base struct {
 	pool    *pgxpool.Pool
+	direct  *pgxpool.Pool // without a pooler, for sessions that last; may be pool
 	vault   *vault.Vault
 	store   *events.Store
 	metrics *metrics.Metrics
@@ -29,10 +30,10 @@ type base struct {
 
 // with opens the database, proves the master key, calls fn, and closes everything in the
 // opposite order. It always migrates a private Postgres. It migrates another database only
-// if migrate is set, because the owner of that database decides this. The context of fn is
-// done when ctx is done or when a private Postgres ends. From then on fn must return
-// within the grace period. The error is errDatabaseEnded if a private Postgres ended and
-// fn returned no error.
+// if migrate is set and the login may, because the owner of that database decides when to
+// migrate. The context of fn is done when ctx is done or when a private Postgres ends. From
+// then on fn must return within the grace period. with returns errDatabaseEnded if a
+// private Postgres ended and fn returned no error.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	key, err := f.readMasterKey()
 	if err != nil {
@@ -47,12 +48,15 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		defer cancel()
 		err = errors.Join(err, db.close(ctx))
 	}()
+	if err := db.refusePooler(ctx, log); err != nil {
+		return err
+	}
 	if migrate || db.cluster != nil {
-		if err := db.migrate(ctx, log); err != nil {
+		if err := db.migrate(ctx, log, db.cluster != nil); err != nil {
 			return err
 		}
 	}
-	pool, err := db.connect(ctx, log)
+	pool, direct, err := db.connect(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -62,7 +66,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 		// pool.Close waits until all connections have been returned. The process stops
 		// waiting for them when its grace period ends.
 		closed := make(chan struct{})
-		go func() { pool.Close(); close(closed) }()
+		go func() { pool.Close(); direct.Close(); close(closed) }()
 		select {
 		case <-closed:
 		case <-expired.Done():
@@ -87,11 +91,12 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	store := events.NewStore(pool, v, log)
 	m := metrics.New(pool)
 	store.Appended = m.Appended
+	store.Listener = direct.Config().ConnConfig
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })
 	// The store goes on announcing events until fn has returned, so that the last event
 	// of fn is announced too.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
-	if err := fn(ctx, &base{pool, v, store, m, log, expired, g}); err != nil {
+	if err := fn(ctx, &base{pool, direct, v, store, m, log, expired, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errDatabaseEnded) {

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"colophon/internal/network"
 	"colophon/internal/pg"
 	"colophon/internal/vault"
+	"colophon/migrations"
 	"colophon/model/catalog"
 )
 
@@ -28,21 +33,48 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 	if r.work != nil {
 		faults = append(faults, f.modelFlags.faults(known)...)
 	}
-	reachable := false
 	if r.listen != nil {
 		faults = append(faults, r.listen.faults()...)
-		reachable = !network.IsLoopback(r.listen.Listen)
 	}
-	faults = append(faults, f.adminFlags.faults()...)
+	return f.report(r, append(faults, f.adminFlags.faults()...), log)
+}
+
+// report returns the faults as an error with --production, and logs them otherwise if
+// other machines can reach the service.
+func (f *processFlags) report(r roles, faults []string, log *slog.Logger) error {
 	if f.Production && len(faults) > 0 {
 		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(faults, "\n  ") + "\n")}
 	}
-	if reachable {
+	if r.listen != nil && !network.IsLoopback(r.listen.Listen) {
 		for _, fault := range faults {
 			log.Warn("insecure setting on an address that other machines reach", "fault", fault)
 		}
 	}
 	return nil
+}
+
+// checkLogins is check for the logins of the database, which are known only when it
+// answers.
+func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error {
+	var faults []string
+	for _, pool := range []struct {
+		flag string
+		*pgxpool.Pool
+	}{{"--database-url", b.pool}, {"--database-direct-url", b.direct}} {
+		var login migrations.Login
+		err := retryUntilAvailable(ctx, b.log, func() (err error) { login, err = migrations.LoginOf(ctx, pool.Pool); return err })
+		if err != nil {
+			return err
+		}
+		if login.Power != "" {
+			faults = append(faults, fmt.Sprintf("%s: the login %s %s, so a stolen connection can rewrite the log of events: "+
+				"migrate with this URL, and give the service a login that is only a member of %s", pool.flag, login.Name, login.Power, migrations.AppRole))
+		}
+		if b.pool == b.direct {
+			break
+		}
+	}
+	return f.report(r, faults, b.log)
 }
 
 func (f *databaseFlags) faults() (faults []string) {
@@ -55,12 +87,17 @@ func (f *databaseFlags) faults() (faults []string) {
 	if f.DatabaseURL == "" {
 		return append(faults, "--database-url: a private Postgres has no backup and no second machine: set DATABASE_URL")
 	}
-	weak, err := pg.Weaknesses(f.DatabaseURL)
-	if err != nil {
-		weak = []string{err.Error()}
-	}
-	for _, w := range weak {
-		faults = append(faults, "--database-url: "+w)
+	for _, u := range []struct{ flag, url string }{{"--database-url", f.DatabaseURL}, {"--database-direct-url", f.DirectURL}} {
+		if u.url == "" {
+			continue
+		}
+		weak, err := pg.Weaknesses(u.url)
+		if err != nil {
+			weak = []string{err.Error()}
+		}
+		for _, w := range weak {
+			faults = append(faults, u.flag+": "+w)
+		}
 	}
 	return faults
 }

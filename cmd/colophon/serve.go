@@ -183,6 +183,9 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 	}
 	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
+		if err := f.checkLogins(ctx, r, b); err != nil {
+			return err
+		}
 		if err := b.checkDurability(ctx, f.Production); err != nil {
 			return err
 		}
@@ -284,7 +287,7 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, message string
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = retryUntilAvailable(ctx, b.log, func() (err error) {
-		if worker, err = jobs.NewWorker(b.pool, b.store, e, rules, slots, quiet(b.log)); err != nil {
+		if worker, err = jobs.NewWorker(b.direct, b.store, e, rules, slots, quiet(b.log)); err != nil {
 			return err
 		}
 		return worker.Start(ctx)

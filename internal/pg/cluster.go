@@ -314,10 +314,16 @@ func (c *Cluster) ensureDatabase(ctx context.Context) error {
 // out.
 func (c *Cluster) URL() string { return c.url(database) }
 
+// LoginURL returns the connection URL of the service's database for another login, which
+// the owner has to create.
+func (c *Cluster) LoginURL(login string) string { return loginURL(c.socket, database, login) }
+
 func (c *Cluster) url(database string) string { return socketURL(c.socket, database) }
 
-func socketURL(socket, database string) string {
-	u := url.URL{Scheme: "postgres", User: url.User(owner), Path: "/" + database}
+func socketURL(socket, database string) string { return loginURL(socket, database, owner) }
+
+func loginURL(socket, database, login string) string {
+	u := url.URL{Scheme: "postgres", User: url.User(login), Path: "/" + database}
 	u.RawQuery = url.Values{"host": {socket}, "port": {port}, "sslmode": {"disable"}}.Encode()
 	return u.String()
 }

@@ -42,6 +42,11 @@ var ErrNoRole = errors.New("the server lacks a role")
 // The URL's pool_max_conns sets the size of the pool. Without pool_max_conns, the pool
 // has four connections per CPU, but at least ten and at most 50.
 func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, error) {
+	return open(ctx, databaseURL, role, false)
+}
+
+// open opens a pool. If pooled is set, it changes no session and role is empty.
+func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.Pool, error) {
 	cfg, err := parse(databaseURL)
 	if err != nil {
 		return nil, err
@@ -81,7 +86,10 @@ func Connect(ctx context.Context, databaseURL, role string) (*pgxpool.Pool, erro
 		}
 		return fmt.Errorf("set up a connection for role %q: %w", role, err)
 	}
-	if role != "" {
+	if pooled {
+		conn.AfterConnect = nil
+	}
+	if role != "" || pooled {
 		conn.Tracer = bound{statementTime + time.Second}
 	}
 	watch(cfg)
