@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +67,9 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	if _, err := lock.Exec(ctx, `select pg_advisory_lock($1)`, int64(lockKey)); err != nil {
 		return fmt.Errorf("lock for migration: %w", err)
 	}
+	if err := checkVersion(lock.PgConn().ParameterStatus("server_version")); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
 	if err := ensureRole(ctx, pool); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
@@ -84,6 +88,19 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	}
 	if _, err := pool.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("grant rights to %s: %w", AppRole, err)
+	}
+	return nil
+}
+
+// oldest is the oldest supported major version of PostgreSQL.
+const oldest = 15
+
+// checkVersion returns an error for a version of PostgreSQL that is too old, such as 14.9.
+// A version that it cannot read may be a new one.
+func checkVersion(version string) error {
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < oldest {
+		return fmt.Errorf("PostgreSQL %s is too old: use version 15 to 18", version)
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type databaseFlags struct {
 	DirectURL   string    `name:"database-direct-url" placeholder:"URL" help:"URL of the same database without a pooler. Needed if the database URL leads to a pooler in transaction mode, such as PgBouncer. LISTEN, the queue of workers and migrate use it ($COLOPHON_DATABASE_DIRECT_URL)."`
 	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres, for the private Postgres ($PGBIN)."`
 	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, which is made for an empty database ($COLOPHON_MASTER_KEY)."`
+	KeyFile     string    `name:"master-key-file" type:"path" placeholder:"FILE" help:"File with the master key in base64, which other accounts must not be able to read ($COLOPHON_MASTER_KEY_FILE)."`
 }
 
 // clusterDir is the directory of the private Postgres.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,14 +23,23 @@ func (k *masterKey) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// masterKeyFile is the file of the master key if no flag has the key.
+// masterKeyFile is the file of the master key if no flag has the key or names a file.
 func (f *databaseFlags) masterKeyFile() string { return filepath.Join(f.Data, "master.key") }
 
-// readMasterKey returns the master key of the flag or of the file. It returns nil if
-// there is neither.
+// readMasterKey returns the master key of the flags or of the file in the data directory.
+// It returns nil if there is neither.
 func (f *databaseFlags) readMasterKey() ([]byte, error) {
-	if f.MasterKey != nil {
+	switch {
+	case f.MasterKey != nil && f.KeyFile != "":
+		return nil, &usageError{errors.New("--master-key-file: --master-key is set too: set one of them")}
+	case f.MasterKey != nil:
 		return f.MasterKey, nil
+	case f.KeyFile != "":
+		key, err := vault.ReadMasterKey(f.KeyFile)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("--master-key-file: %w", err)}
+		}
+		return key, nil
 	}
 	key, err := vault.ReadMasterKey(f.masterKeyFile())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,5 +88,5 @@ func (f *databaseFlags) openVault(ctx context.Context, pool *pgxpool.Pool, key [
 		// Another process has claimed the empty database with a key of its own.
 		return nil, errors.Join(err, os.Remove(f.masterKeyFile()))
 	}
-	return nil, fmt.Errorf("%w: set COLOPHON_MASTER_KEY to the database's key, or put that key into %s", err, f.masterKeyFile())
+	return nil, fmt.Errorf("%w: set COLOPHON_MASTER_KEY to the database's key, or put that key into %s", err, cmp.Or(f.KeyFile, f.masterKeyFile()))
 }

@@ -78,11 +78,18 @@ func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error 
 }
 
 func (f *databaseFlags) faults() (faults []string) {
+	flag := "--master-key"
+	if f.KeyFile != "" {
+		flag = "--master-key-file"
+	}
+	key, err := f.readMasterKey()
 	switch {
-	case f.MasterKey == nil:
-		faults = append(faults, "--master-key: a key beside the data does not protect stolen data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from a secret store")
-	case vault.IsGuessable(f.MasterKey):
-		faults = append(faults, "--master-key: the key is not random: make one with `openssl rand -base64 32`")
+	case err != nil && f.KeyFile != "":
+		faults = append(faults, err.Error())
+	case f.MasterKey == nil && f.KeyFile == "":
+		faults = append(faults, "--master-key: a key beside the data does not protect stolen data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from a secret store, or COLOPHON_MASTER_KEY_FILE")
+	case vault.IsGuessable(key):
+		faults = append(faults, flag+": the key is not random: make one with `openssl rand -base64 32`")
 	}
 	if f.DatabaseURL == "" {
 		return append(faults, "--database-url: a private Postgres has no backup and no second machine: set DATABASE_URL")

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,6 +33,13 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	}
 	a := httpdtest.NewAuthority(t)
 	a.Issue("cert.pem", "key.pem")
+	keyFile := func(key []byte) string {
+		file := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(file, []byte(encode(key)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
 	pinned := "sha256:" + strings.Repeat("0a", 32)
 	good := map[string]string{
 		"COLOPHON_PRODUCTION": "true",
@@ -48,6 +57,11 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 		"all secure":                     {nil, "api up worker", ""},
 		"not in production":              {map[string]string{"COLOPHON_PRODUCTION": "false", "COLOPHON_NO_RATE_LIMITS": "true", "COLOPHON_MASTER_KEY": ""}, "api up", ""},
 		"a key beside the data":          {map[string]string{"COLOPHON_MASTER_KEY": ""}, "api up worker", "--master-key"},
+		"a key in a file":                {map[string]string{"COLOPHON_MASTER_KEY": "", "COLOPHON_MASTER_KEY_FILE": keyFile(random)}, "api up worker", ""},
+		"a key of zeros in a file":       {map[string]string{"COLOPHON_MASTER_KEY": "", "COLOPHON_MASTER_KEY_FILE": keyFile(make([]byte, 32))}, "api up worker", "--master-key-file"},
+		"a file that does not exist":     {map[string]string{"COLOPHON_MASTER_KEY": "", "COLOPHON_MASTER_KEY_FILE": "/nowhere/key"}, "api up worker", "--master-key-file"},
+		"a key and a file":               {map[string]string{"COLOPHON_MASTER_KEY_FILE": keyFile(random)}, "api up worker", "--master-key-file"},
+		"an unencrypted direct URL":      {map[string]string{"COLOPHON_DATABASE_DIRECT_URL": "postgres://u:qF9x2mZ7tW4k@192.0.2.1/c?sslmode=disable"}, "api up worker", "--database-direct-url"},
 		"a key of zeros":                 {map[string]string{"COLOPHON_MASTER_KEY": encode(make([]byte, 32))}, "api up worker", "--master-key"},
 		"a key of text":                  {map[string]string{"COLOPHON_MASTER_KEY": encode([]byte("a key that a person thought up!!"))}, "api up worker", "--master-key"},
 		"a key of consecutive bytes":     {map[string]string{"COLOPHON_MASTER_KEY": encode(sequence)}, "api up worker", "--master-key"},

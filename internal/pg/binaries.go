@@ -17,7 +17,7 @@ import (
 // ErrNoServer is returned if the caller named no directory and none of the usual
 // directories contains initdb and postgres. The text of ErrNoServer tells the user what to
 // do.
-var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 14 or newer) on this machine
+var ErrNoServer = errors.New(`no PostgreSQL server programs (initdb and postgres, version 15 or newer) on this machine
 (searched $PATH, pg_config, /usr/lib/postgresql, /usr/pgsql-*, Homebrew, Postgres.app).
 Any one of these helps:
   install it       colophon up --install-postgres, or apt-get install postgresql (macOS: brew install postgresql@17)
@@ -25,7 +25,7 @@ Any one of these helps:
   name a server    DATABASE_URL=postgres://USER:PASSWORD@HOST:5432/DATABASE`)
 
 // oldest is the oldest supported major version.
-const oldest = 14
+const oldest = 15
 
 // binaries are the server programs of one PostgreSQL installation.
 type binaries struct {

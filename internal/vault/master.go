@@ -26,7 +26,8 @@ func ParseMasterKey(text string) ([]byte, error) {
 }
 
 // ReadMasterKey reads a master key in base64 from a file. The error is fs.ErrNotExist if
-// the file does not exist. ReadMasterKey refuses a file that other accounts may read.
+// the file does not exist. ReadMasterKey refuses a file that other accounts may read. A
+// file of root may be readable by its group, as secrets of Kubernetes are.
 func ReadMasterKey(path string) ([]byte, error) {
 	// O_NONBLOCK, because opening a pipe would wait for a writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -38,10 +39,14 @@ func ReadMasterKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the master key: %w", err)
 	}
+	forbidden := fs.FileMode(0o077)
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid == 0 && os.Geteuid() != 0 {
+		forbidden = 0o037 // this process reads the file as a member of the group
+	}
 	switch {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("read the master key: %s is not a regular file", path)
-	case info.Mode().Perm()&0o077 != 0:
+	case info.Mode().Perm()&forbidden != 0:
 		return nil, fmt.Errorf("read the master key: other accounts may read or change %s (mode %04o): chmod 600 it, and if they may have read it, the key has leaked",
 			path, info.Mode().Perm())
 	}

@@ -99,7 +99,7 @@ func TestServiceWorksBehindAPooler(t *testing.T) {
 	direct := makeRoles(t, server.URL())
 	key := masterKey()
 	settings := func(databaseURL, directURL string) []string {
-		return []string{"DATABASE_URL=" + databaseURL, "COLOPHON_DATABASE_DIRECT_URL=" + directURL, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MASTER_KEY=" + key}
+		return []string{"DATABASE_URL=" + databaseURL, "COLOPHON_DATABASE_DIRECT_URL=" + directURL, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MASTER_KEY=" + key, "COLOPHON_LISTEN=127.0.0.1:0"}
 	}
 	for _, command := range [][]string{{"migrate"}, {"up"}} {
 		for _, setting := range [][]string{settings(through(server.URL()), ""), settings(through(server.URL()), through(server.URL()))} {
@@ -129,7 +129,7 @@ func TestServiceWorksBehindAPooler(t *testing.T) {
 	}
 	s := settings(through(direct), direct)
 	worker := programtest.Start(t, s, "worker")
-	api := programtest.Start(t, s, "api", "--listen", "127.0.0.1:0")
+	api := programtest.Start(t, s, "api")
 	c := newUser(t, api.URL, "isaac")
 	for seed := range 5 {
 		id := c.Submit(sized(seed, 20))

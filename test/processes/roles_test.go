@@ -69,8 +69,9 @@ func TestServiceNeedsNoRightsOfTheOwner(t *testing.T) {
 	server := pgtest.NewServer(t)
 	owner := server.URL()
 	service := makeRoles(t, owner)
+	key := masterKey()
 	settings := func(databaseURL string) []string {
-		return []string{"DATABASE_URL=" + databaseURL, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MASTER_KEY=" + masterKey(), "COLOPHON_PRODUCTION=true"}
+		return []string{"DATABASE_URL=" + databaseURL, "COLOPHON_DATA=" + t.TempDir(), "COLOPHON_MASTER_KEY=" + key, "COLOPHON_PRODUCTION=true", "COLOPHON_LISTEN=127.0.0.1:0"}
 	}
 	if _, log, code := programtest.Run(t, settings(owner), "", "migrate"); code != 0 {
 		t.Fatalf("migrate: exit status %d\n%s", code, log)
@@ -85,7 +86,7 @@ func TestServiceNeedsNoRightsOfTheOwner(t *testing.T) {
 	if _, log, code := programtest.Run(t, settings(service), "", "migrate"); code != 1 || !strings.Contains(log, `the tables belong to "colophon"`) {
 		t.Errorf("migrate without the owner's rights: exit status %d\n%s", code, log)
 	}
-	p := programtest.Start(t, settings(service), "up", "--listen", "127.0.0.1:0")
+	p := programtest.Start(t, settings(service), "up")
 	c := newUser(t, p.URL, "isaac")
 	if job := c.end(c.Submit(`{"prompt":"The nature of light"}`)); job.State != "completed" {
 		t.Errorf("the job ended as %s", job.State)

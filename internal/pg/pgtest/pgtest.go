@@ -233,22 +233,9 @@ func (h *host) create(ctx context.Context, migrate Migrate) (string, error) {
 
 // copy creates a database by copying the files of another database. By default,
 // Postgres copies through the write-ahead log instead. A copy of the files takes a
-// quarter of that processor time. PostgreSQL 14 has no strategies and always copies
-// files.
+// quarter of that processor time.
 func (h *host) copy(ctx context.Context, from, to string) error {
-	conn, err := pgx.Connect(ctx, h.url)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	sql := "CREATE DATABASE " + to + " TEMPLATE " + from
-	if !strings.HasPrefix(conn.PgConn().ParameterStatus("server_version"), "14.") {
-		sql += " STRATEGY file_copy"
-	}
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		return fmt.Errorf("%s: %w", sql, err)
-	}
-	return nil
+	return h.exec(ctx, "CREATE DATABASE "+to+" TEMPLATE "+from+" STRATEGY file_copy")
 }
 
 func (h *host) template(ctx context.Context, migrate Migrate) (string, error) {
