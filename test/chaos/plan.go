@@ -29,8 +29,10 @@ const (
 	lose    action = "lose"    // connections are blocked in both directions, then reset
 	deafen  action = "deafen"  // connections are blocked for answers only, then reset
 
-	crash   action = "crash"   // Postgres stops at once and recovers at the next start
-	shoot   action = "shoot"   // SIGKILL to one backend of Postgres; Postgres then ends all backends and recovers
+	crash    action = "crash"     // Postgres stops at once and recovers at the next start
+	shoot    action = "shoot"     // SIGKILL to one backend of Postgres; Postgres then ends all backends and recovers
+	setClock action = "set clock" // the database's clock is set forward, then back
+
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 
@@ -44,6 +46,8 @@ func (a action) kind() string {
 		return "freezes"
 	case restart, refresh:
 		return "restarts"
+	case setClock:
+		return "settings of the clock"
 	}
 	return "cuts"
 }
@@ -53,7 +57,7 @@ const faultFreeShare = 0.06
 
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
 // and the same number of cuts. The freezes are a third of that number, and the restarts
-// are a fifth, both rounded up.
+// are a fifth, both rounded up. The settings of the clock are a tenth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -114,6 +118,9 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 		default:
 			add(worker(), restart, 0)
 		}
+	}
+	for range (kills + 9) / 10 { // longer than the lease
+		add("postgres", setClock, between(4*time.Second, 8*time.Second))
 	}
 	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	return faults

@@ -30,11 +30,11 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			if (network != "") != (f.action.kind() == "cuts") {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
-			if slices.Contains([]action{crash, shoot, refresh}, f.action) != (name == "postgres") && f.action != freeze {
+			if slices.Contains([]action{crash, shoot, refresh, setClock}, f.action) != (name == "postgres") && f.action != freeze {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
 		}
-		if kinds["kills"] != kills || kinds["cuts"] != kills || kinds["freezes"] < kills/3 || kinds["restarts"] < kills/5 {
+		if kinds["kills"] != kills || kinds["cuts"] != kills || kinds["freezes"] < kills/3 || kinds["restarts"] < kills/5 || kinds["settings of the clock"] < kills/10 {
 			t.Errorf("%d kills requested, planned %v", kills, kinds)
 		}
 		if !slices.IsSortedFunc(faults, func(a, b fault) int { return int(a.at - b.at) }) {

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/internal/pg"
+	"colophon/internal/pg/pgtest"
 )
 
 // postgres is the private server of a run. Its methods are not safe for concurrent use.
@@ -85,6 +86,8 @@ func (p *postgres) inject(ctx context.Context, f fault, injected func()) error {
 		return p.freeze(ctx, f.lasts, injected)
 	case shoot:
 		return p.shoot(ctx, injected)
+	case setClock:
+		return p.setClock(ctx, f.lasts, injected)
 	case refresh:
 		p.stop(10 * time.Second)
 	default:
@@ -127,6 +130,25 @@ func (p *postgres) shoot(ctx context.Context, injected func()) error {
 	injected()
 	_, err = p.backends(ctx, `false`) // waits for the recovery
 	return err
+}
+
+// clockAhead is the time by which setClock sets the clock forward. Never setting it back
+// further than that keeps access tokens valid.
+const clockAhead = 15 * time.Second
+
+// setClock sets the database's clock forward for the given time, and then back.
+func (p *postgres) setClock(ctx context.Context, lasts time.Duration, injected func()) error {
+	// The server may just have recovered from another fault and have cut the pool's
+	// connections.
+	if _, err := p.backends(ctx, `false`); err != nil {
+		return err
+	}
+	if err := pgtest.SetClock(ctx, p.pool, clockAhead); err != nil {
+		return err
+	}
+	injected()
+	err := sleep(ctx, lasts)
+	return errors.Join(err, pgtest.SetClock(context.WithoutCancel(ctx), p.pool, 0))
 }
 
 // freeze stops all processes of the server with SIGSTOP for the given time.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"colophon/events"
+	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/model"
 )
@@ -215,7 +216,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// migrate creates the schema and the triggers.
+// migrate creates the schema and the triggers, and prepares the settings of the clock.
 func (r *run) migrate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, r.Program, "migrate")
 	cmd.Env = []string{"DATABASE_URL=" + r.postgres.cluster.URL()}
@@ -224,6 +225,9 @@ func (r *run) migrate(ctx context.Context) error {
 	}
 	if _, err := r.postgres.pool.Exec(ctx, triggers); err != nil {
 		return fmt.Errorf("create the triggers: %w", err)
+	}
+	if err := pgtest.SetClock(ctx, r.postgres.pool, 0); err != nil { // before the service connects
+		return err
 	}
 	return nil
 }

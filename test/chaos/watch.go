@@ -16,7 +16,8 @@ import (
 
 // triggers is the SQL of triggers that run in the transaction of a change. They record
 // which process writes an event, and which process takes or ends a lease. The name of a
-// process is its application_name.
+// process is its application_name. Their times are the server's, even if a fault has set
+// the clock.
 const triggers = `
 create schema chaos;
 create table chaos.writes (
@@ -25,16 +26,16 @@ create table chaos.writes (
 create table chaos.leases (job uuid not null, held bool not null, writer text not null, at timestamptz not null);
 create function chaos.wrote() returns trigger language plpgsql security definer as $$
 begin
-	insert into chaos.writes values (new.stream, new.version, new.type, current_setting('application_name'), clock_timestamp());
+	insert into chaos.writes values (new.stream, new.version, new.type, current_setting('application_name'), pg_catalog.clock_timestamp());
 	return null;
 end $$;
 create trigger chaos after insert on public.events for each row execute function chaos.wrote();
 create function chaos.leased() returns trigger language plpgsql security definer as $$
 begin
 	if tg_op = 'DELETE' then
-		insert into chaos.leases values (old.job, false, current_setting('application_name'), clock_timestamp());
+		insert into chaos.leases values (old.job, false, current_setting('application_name'), pg_catalog.clock_timestamp());
 	elsif tg_op = 'INSERT' or new.holder is distinct from old.holder then
-		insert into chaos.leases values (new.job, new.holder is not null, current_setting('application_name'), clock_timestamp());
+		insert into chaos.leases values (new.job, new.holder is not null, current_setting('application_name'), pg_catalog.clock_timestamp());
 	end if;
 	return null;
 end $$;

@@ -2,10 +2,12 @@ package pgtest
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ShiftClock sets the clock of the test's database: its statements see the server's time
@@ -20,10 +22,6 @@ func (db *DB) ShiftClock(t testing.TB, d time.Duration) {
 
 // ShiftClock is like [DB.ShiftClock], for the database that url names. Connections that
 // are open at the first call keep the server's clock.
-//
-// The functions now and clock_timestamp are shadowed in a schema that comes before
-// pg_catalog in the search path. The defaults of columns and the keyword
-// current_timestamp keep the server's clock.
 func ShiftClock(t testing.TB, url string, d time.Duration) {
 	t.Helper()
 	ctx := context.Background()
@@ -32,22 +30,42 @@ func ShiftClock(t testing.TB, url string, d time.Duration) {
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, `
-		create schema if not exists shifted;
-		create table if not exists shifted.clock (ahead interval not null);
-		create or replace function shifted.now() returns timestamptz stable language sql
-			as 'select pg_catalog.now() + (select ahead from shifted.clock)';
-		create or replace function shifted.statement_timestamp() returns timestamptz stable language sql
-			as 'select pg_catalog.statement_timestamp() + (select ahead from shifted.clock)';
-		create or replace function shifted.clock_timestamp() returns timestamptz volatile language sql
-			as 'select pg_catalog.clock_timestamp() + (select ahead from shifted.clock)';
-		grant usage on schema shifted to public;
-		grant select on shifted.clock to public;
-		do $$ begin execute format('alter database %I set search_path = shifted, pg_catalog, public', current_database()); end $$`)
+	if err := SetClock(ctx, conn, d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// SetClock is like [ShiftClock], over the owner's connection to the database.
+//
+// The functions now, clock_timestamp and statement_timestamp are shadowed in a schema that
+// comes before pg_catalog in the search path. The defaults of columns and the keyword
+// current_timestamp keep the server's clock.
+func SetClock(ctx context.Context, db interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, d time.Duration) error {
+	_, err := db.Exec(ctx, `
+		do $$ begin
+			if to_regnamespace('shifted') is not null then
+				return;
+			end if;
+			create schema shifted;
+			create table shifted.clock (ahead interval not null);
+			insert into shifted.clock values ('0');
+			create function shifted.now() returns timestamptz stable language sql
+				as 'select pg_catalog.now() + (select ahead from shifted.clock)';
+			create function shifted.statement_timestamp() returns timestamptz stable language sql
+				as 'select pg_catalog.statement_timestamp() + (select ahead from shifted.clock)';
+			create function shifted.clock_timestamp() returns timestamptz volatile language sql
+				as 'select pg_catalog.clock_timestamp() + (select ahead from shifted.clock)';
+			grant usage on schema shifted to public;
+			grant select on shifted.clock to public;
+			execute format('alter database %I set search_path = shifted, pg_catalog, public', current_database());
+		end $$`)
+	if err == nil {
+		_, err = db.Exec(ctx, `update shifted.clock set ahead = $1`, d)
+	}
 	if err != nil {
-		t.Fatal(err)
+		return fmt.Errorf("set the database's clock: %w", err)
 	}
-	if _, err := conn.Exec(ctx, `with old as (delete from shifted.clock) insert into shifted.clock values ($1)`, d); err != nil {
-		t.Fatal(err)
-	}
+	return nil
 }
