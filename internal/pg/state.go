@@ -118,7 +118,7 @@ func stateOf(err error) (after, error) {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return drops, ErrUnavailable
 	}
-	if unreachable(err) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) {
+	if unreachable(err) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) {
 		return drops, ErrUnavailable
 	}
 	return keeps, nil

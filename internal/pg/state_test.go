@@ -165,6 +165,7 @@ func TestStatesOfARealServer(t *testing.T) {
 		"no answer in time":       {late, pg.ErrUnavailable},
 		"nobody listens":          {refused, pg.ErrUnavailable},
 		"closed":                  {io.ErrUnexpectedEOF, pg.ErrUnavailable},
+		"closed by an error":      {pgconn.ErrConnClosed, pg.ErrUnavailable},
 		"a state":                 {pg.ErrExhausted, pg.ErrExhausted},
 		"the caller has left":     {gone, nil},
 		"something else":          {errors.New("something else"), nil},
