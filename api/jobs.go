@@ -147,7 +147,7 @@ func (s *server) jobs() {
 		Security:  private(),
 		Metadata:  waits(limited("generate")),
 		Responses: either(),
-		Errors:    []int{http.StatusConflict},
+		Errors:    []int{http.StatusConflict, http.StatusGone},
 	}, func(ctx context.Context, in *submitInput) (*jobOutput, error) {
 		return s.submit(ctx, in, "/generate", defaultWait)
 	})
@@ -159,7 +159,7 @@ func (s *server) jobs() {
 		Security:      private(),
 		Metadata:      waits(limited("jobs")),
 		Responses:     either(),
-		Errors:        []int{http.StatusConflict},
+		Errors:        []int{http.StatusConflict, http.StatusGone},
 	}, func(ctx context.Context, in *submitInput) (*jobOutput, error) {
 		return s.submit(ctx, in, "/jobs", 0)
 	})
@@ -169,14 +169,14 @@ func (s *server) jobs() {
 		Description: "Retry-After says when to poll again. With the ETag of the last answer as If-None-Match, an unchanged job is answered with an empty 304.",
 		Security:    private(),
 		Responses:   map[string]*huma.Response{"304": {Description: "Nothing has changed."}},
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusNotFound, http.StatusGone},
 	}, s.job)
 	register(s, huma.Operation{
 		OperationID: "cancel-job", Method: http.MethodPost, Path: "/jobs/{id}/cancel", Tags: []string{"jobs"},
 		Summary:     "Cancel a job",
 		Description: "Cancels the job unless it has ended, and answers with the job. Cancelling again changes nothing.",
 		Security:    private(),
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusNotFound, http.StatusGone},
 	}, s.cancel)
 	s.stream()
 }
@@ -254,9 +254,9 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 }
 
 // await follows a job until the job has ended or the wait is over, and returns the last
-// known state of the job. The only error is auth.ErrAccessToken, which means that the
-// caller's session has ended. Other errors are logged and end the wait, because the job
-// is on record and goes on.
+// known state of the job. It returns auth.ErrAccessToken if the caller's session has ended,
+// and events.ErrDamaged if the job is damaged. Other errors are logged and end the wait,
+// because the job is on record and goes on.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
 	if job.State.Final() {
 		return job, nil
@@ -270,6 +270,9 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 			if err == nil {
 				job, err = job.Apply(e)
 			}
+		}
+		if errors.Is(err, events.ErrDamaged) {
+			return job, err
 		}
 		if err != nil && waiting.Err() == nil {
 			s.Log.WarnContext(ctx, "waiting for a job interrupted, the job goes on", "request", requestID(ctx), "err", err)
@@ -322,9 +325,12 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error
 }
 
 // own returns a job of the caller. It returns events.ErrNotFound for a job of another
-// account and for an erased job.
+// account and for an erased job, and events.ErrDamaged for a damaged job of the caller.
 func (s *server) own(ctx context.Context, id uuid.UUID) (events.Job, error) {
 	job, err := s.Store.Job(ctx, id)
+	if d, ok := errors.AsType[*events.Damage](err); ok && d.Owner != caller(ctx).Account {
+		return job, events.ErrNotFound
+	}
 	if err == nil && (job.Owner != caller(ctx).Account || job.Erased) {
 		err = events.ErrNotFound
 	}

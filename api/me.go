@@ -39,6 +39,8 @@ type passwordInput struct {
 	}
 }
 
+type eraseOutput struct{ Status int }
+
 type eraseInput struct {
 	Body struct {
 		Password string `json:"password" minLength:"1" maxLength:"256" format:"password" doc:"The password of the account, as a confirmation."`
@@ -75,11 +77,14 @@ func (s *server) me() {
 		DefaultStatus: http.StatusNoContent,
 		Summary:       "Erase the account",
 		Description: "Permanent. Signing in is no longer possible, the account's jobs are cancelled, and the key that opens its prompts and texts is destroyed. " +
-			"An interrupted erasure is completed as soon as the service is back. The user name stays taken. " +
+			"The user name stays taken. " +
 			"A wrong password counts as a failed sign-in.",
 		Security: private(),
 		Metadata: limited("token"),
 		Errors:   []int{http.StatusForbidden},
+		Responses: map[string]*huma.Response{
+			"202": {Description: "The account is closed for good, but its key still exists. The service destroys the key within seconds, or as soon as its database is back."},
+		},
 	}, s.erase)
 }
 
@@ -118,7 +123,7 @@ func (s *server) changePassword(ctx context.Context, in *passwordInput) (*struct
 
 // erase closes the caller's account, cancels the account's jobs and destroys the
 // account's key. It goes on even if the client disconnects.
-func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
+func (s *server) erase(ctx context.Context, in *eraseInput) (*eraseOutput, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()
 	err := s.Auth.Erase(undisturbed, caller(ctx), in.Body.Password, networkOf(ctx))
@@ -130,8 +135,9 @@ func (s *server) erase(ctx context.Context, in *eraseInput) (*struct{}, error) {
 	}
 	if err := s.Queue.Erase(undisturbed, caller(ctx).Account); err != nil {
 		s.Log.WarnContext(ctx, "account closed but not yet erased, the erasure goes on", "request", requestID(ctx), "err", err)
+		return &eraseOutput{http.StatusAccepted}, nil
 	}
-	return nil, nil
+	return &eraseOutput{http.StatusNoContent}, nil
 }
 
 // eraseTimeout bounds the time to erase an account.

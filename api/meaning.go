@@ -55,6 +55,8 @@ var meanings = map[string]meaning{
 		challenge: challenge},
 	"owner_erased": {as: "invalid_access_token"},
 
+	"damaged": {status: http.StatusGone, detail: "the record of this is damaged and cannot be read: the operator finds it by its id"},
+
 	"not_found": {status: http.StatusNotFound, detail: "there is nothing here, or it belongs to another account"},
 	"idempotency_key_reused": {status: http.StatusUnprocessableEntity, at: "header.Idempotency-Key",
 		detail: "this Idempotency-Key was used with another request: send a new one, such as a UUID"},

@@ -116,6 +116,7 @@ func TestCodedErrorsBecomeProblems(t *testing.T) {
 		challenge    string
 	}{
 		{events.ErrNotFound, 404, "not_found", "there is nothing here, or it belongs to another account", "", "", ""},
+		{&events.Damage{Stream: "job/canary"}, 410, "damaged", "the record of this is damaged and cannot be read: the operator finds it by its id", "", "", ""},
 		{events.ErrKeyReused, 422, "idempotency_key_reused", "this Idempotency-Key was used with another request: send a new one, such as a UUID", "header.Idempotency-Key", "", ""},
 		{events.ErrInFlight, 409, "idempotency_key_in_flight", "a request with this Idempotency-Key is being accepted: send it again in a moment", "", "1", ""},
 		{auth.ErrTaken, 409, "username_taken", "the user name is taken: choose another one", "body.username", "", ""},

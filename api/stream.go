@@ -99,7 +99,7 @@ func (s *server) stream() {
 			"Without that media type, the answer is a JSON array of the events so far.",
 		Security: append(private(), map[string][]string{ticketScheme: {}}),
 		Metadata: waits(nil),
-		Errors:   []int{http.StatusNotFound},
+		Errors:   []int{http.StatusNotFound, http.StatusGone},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The events after the given version.",
 			Headers: map[string]*huma.Param{"X-Accel-Buffering": {

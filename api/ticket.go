@@ -33,7 +33,7 @@ func (s *server) tickets() {
 			"A session has at most 32 unused tickets; a further one replaces the oldest. " +
 			"A request with a ticket counts under the anonymous limit of its network.",
 		Security: private(),
-		Errors:   []int{http.StatusNotFound},
+		Errors:   []int{http.StatusNotFound, http.StatusGone},
 	}, s.ticket)
 }
 

@@ -94,7 +94,7 @@ func (s *server) users() {
 		Description: "Sign-ins, failed sign-ins and changes. Only the owner can read the account's jobs.",
 		Security:    private(),
 		Metadata:    only(auth.Auditor, auth.Admin),
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusNotFound, http.StatusGone},
 	}, s.userEvents)
 	register(s, huma.Operation{
 		OperationID: "disable-user", Method: http.MethodPost, Path: "/users/{id}/disable", Tags: []string{"administration"},

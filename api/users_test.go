@@ -312,8 +312,8 @@ func TestErasedAccountIsGone(t *testing.T) {
 	}
 	f.token("somebody", "a long sentence").Refused(t, 401, "invalid_credentials")
 	f.Do("POST", "/users", `{"username":"SOMEBODY","password":"another sentence"}`).Refused(t, 409, "username_taken")
-	if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || n != 2 {
-		t.Errorf("%d of %d rows of the history are wrong, %v", len(wrong), n, err)
+	if r, err := f.store.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 || r.Jobs != 2 {
+		t.Errorf("%d of %d rows of the history are wrong, %v", len(r.Wrong), r.Jobs, err)
 	}
 	id, access := f.user("the-admin")
 	if _, err := f.accounts().SetRole(t.Context(), id, auth.Admin); err != nil {

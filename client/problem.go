@@ -35,6 +35,7 @@ type Fault struct {
 const (
 	CodeJobFailed    = "job_failed"    // the job that a call waited for has failed
 	CodeJobCancelled = "job_cancelled" // the job that a call waited for was cancelled
+	CodeDamaged      = "damaged"       // the service cannot read the events of the job any more
 )
 
 // Error returns the status, the code, the detail and the instance.

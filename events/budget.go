@@ -2,7 +2,9 @@ package events
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,7 +41,8 @@ func queueSpending(batch *pgx.Batch, before, after Job) {
 			insert into budgets as b (owner, day, tokens) values ($1, $2, $3)
 			on conflict (owner, day) do update set tokens = b.tokens + excluded.tokens`, after.Owner, after.Reserved.Day, more)
 	case more < 0:
-		batch.Queue(`update budgets set tokens = tokens + $3 where owner = $1 and day = $2`, after.Owner, after.Reserved.Day, more)
+		// A row that is too low must not keep the job from ending.
+		batch.Queue(`update budgets set tokens = greatest(0, tokens + $3) where owner = $1 and day = $2`, after.Owner, after.Reserved.Day, more)
 	}
 }
 
@@ -98,8 +101,6 @@ func scanLoad(owner uuid.UUID, row pgx.Row) (l Load, err error) {
 const budgetDays = 7
 
 // ForgetBudgets removes the budgets of days that ended more than a week ago.
-// RebuildHistory restores these budgets, and the next call of ForgetBudgets removes them
-// again.
 func (s *Store) ForgetBudgets(ctx context.Context) error {
 	_, err := pg.DeleteBatches(ctx, s.pool, forgetBatch, forgetTimeout, `
 		delete from budgets where (owner, day) in (
@@ -110,4 +111,77 @@ func (s *Store) ForgetBudgets(ctx context.Context) error {
 		return fmt.Errorf("remove old budgets: %w", err)
 	}
 	return nil
+}
+
+// ownerDay identifies a budget.
+type ownerDay struct {
+	owner uuid.UUID
+	day   string
+}
+
+// rebuildBudgets corrects the budgets of the days that ForgetBudgets keeps. It compares the
+// budgets with the events in one snapshot, and then adds the differences, so that what
+// writers add meanwhile counts too.
+func (s *Store) rebuildBudgets(ctx context.Context, conn *pgx.Conn) error {
+	wrong := map[ownerDay]int{} // how much is missing
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := pgx.BeginTxFunc(ctx, conn, snapshot, func(tx pgx.Tx) error {
+		// The transaction holds no lock that a writer waits for.
+		if _, err := tx.Exec(ctx, `set local idle_in_transaction_session_timeout = 0`); err != nil {
+			return err
+		}
+		var first time.Time
+		if err := tx.QueryRow(ctx, `select (now() at time zone 'UTC')::date - $1::integer`, budgetDays).Scan(&first); err != nil {
+			return err
+		}
+		erased := map[uuid.UUID]bool{}
+		err := s.eachJob(ctx, conn, acceptedSince(first), func(streams []Stream) error {
+			stored, err := readStreams(ctx, conn, streams)
+			if err != nil {
+				return err
+			}
+			jobs, _, err := s.foldStreams(ctx, conn, stored)
+			for _, j := range jobs {
+				erased[j.Owner] = erased[j.Owner] || j.Erased
+				if j.Reserved.Day >= first.Format(time.DateOnly) {
+					wrong[ownerDay{j.Owner, j.Reserved.Day}] += j.Spent()
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		rows, _ := tx.Query(ctx, `select owner, day::text, tokens from budgets where day >= $1::text::date`, first.Format(time.DateOnly))
+		var b ownerDay
+		var tokens int
+		if _, err := pgx.ForEachRow(rows, []any{&b.owner, &b.day, &tokens}, func() error { wrong[b] -= tokens; return nil }); err != nil {
+			return err
+		}
+		// An erased owner needs no budget, and the tokens of their jobs cannot be counted.
+		maps.DeleteFunc(wrong, func(b ownerDay, missing int) bool { return missing == 0 || erased[b.owner] })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for b, missing := range wrong {
+		_, err := conn.Exec(ctx, `
+			insert into budgets as b (owner, day, tokens) values ($1, $2::text::date, greatest(0, $3::bigint))
+			on conflict (owner, day) do update set tokens = greatest(0, b.tokens + $3::bigint)`, b.owner, b.day, missing)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// acceptedSince returns a stream that is before the streams of all jobs accepted on a day
+// or later. Job ids begin with the time in milliseconds. acceptedSince allows for a clock
+// that was wrong by a day.
+func acceptedSince(day time.Time) Stream {
+	var id uuid.UUID
+	ms := day.AddDate(0, 0, -1).UnixMilli()
+	binary.BigEndian.PutUint64(id[:8], uint64(ms)<<16)
+	return JobStream(id)
 }

@@ -16,9 +16,15 @@ import (
 // and every earlier version.
 const schema = 1
 
-// ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are damaged,
-// or a later version of the program wrote them.
-var ErrCorrupt = errors.New("the stored event is damaged")
+var (
+	// ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are
+	// damaged, or a later version of the program wrote them.
+	ErrCorrupt = errors.New("the stored event is damaged")
+
+	// errNewer occurs when a well-formed event has a schema or a type that this build
+	// does not know. It wraps ErrCorrupt.
+	errNewer = fmt.Errorf("%w or newer than this build", ErrCorrupt)
+)
 
 // stored is the payload of an event as JSON. The JSON is canonical. It is compact, and
 // the members of every object are in alphabetical order.
@@ -121,8 +127,11 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	if err != nil {
 		return s, at, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if s.Schema < 1 || s.Schema > schema {
-		return s, at, fmt.Errorf("%w: %s@%d has schema %d, this build knows up to %d", ErrCorrupt, s.Stream, s.Version, s.Schema, schema)
+	if s.Schema < 1 {
+		return s, at, fmt.Errorf("%w: %s@%d has schema %d", ErrCorrupt, s.Stream, s.Version, s.Schema)
+	}
+	if s.Schema > schema {
+		return s, at, fmt.Errorf("%w: %s@%d has schema %d, this build knows up to %d", errNewer, s.Stream, s.Version, s.Schema, schema)
 	}
 	return s, at, nil
 }
@@ -220,7 +229,7 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 	case AccountErased{}.Type():
 		return as[AccountErased](raw)
 	}
-	return nil, fmt.Errorf("%w: unknown type %q", ErrCorrupt, kind)
+	return nil, fmt.Errorf("%w: unknown type %q", errNewer, kind)
 }
 
 func as[F Fact](raw json.RawMessage) (Fact, error) {

@@ -122,8 +122,8 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, after := range []string{"the erasure", "a rebuild"} {
-		if jobs, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 || jobs != 11 {
-			t.Errorf("after %s: %d of %d rows wrong, %v, want none of 11", after, len(wrong), jobs, err)
+		if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 || r.Jobs != 11 {
+			t.Errorf("after %s: %d of %d rows wrong, %v, want none of 11", after, len(r.Wrong), r.Jobs, err)
 		}
 		if records, err := f.History(t.Context(), f.owner, uuid.UUID{}, 10); err != nil || len(records) != 0 {
 			t.Errorf("after %s: history %+v, %v, want none", after, records, err)
@@ -136,8 +136,8 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where state = 'cancelled'`); err != nil {
 		t.Fatal(err)
 	}
-	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) != 5 {
-		t.Errorf("%d rows wrong, want 5, %v", len(wrong), err)
+	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) != 5 {
+		t.Errorf("%d rows wrong, want 5, %v", len(r.Wrong), err)
 	}
 }
 

@@ -15,3 +15,6 @@ func (s *Store) SetListenCheck(silence, timeout time.Duration) {
 // SetSyncEvery sets the interval between two reads of the database's clock. Call it
 // before Run.
 func (s *Store) SetSyncEvery(interval time.Duration) { s.syncEvery = interval }
+
+// SetRebuildBatch sets the number of streams that a rebuild reads in one snapshot.
+func (s *Store) SetRebuildBatch(streams int) { s.rebuildBatch = streams }

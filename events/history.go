@@ -14,6 +14,10 @@ import (
 	"colophon/internal/vault"
 )
 
+// stateDamaged is the state of a row whose job had not ended when its stream was set
+// aside. No Job has this state.
+const stateDamaged State = "damaged"
+
 // Record is a row of the history view: a job without its events.
 type Record struct {
 	Job              uuid.UUID
@@ -72,31 +76,34 @@ func rowAAD(job uuid.UUID) string { return "history " + job.String() }
 // row. Most appends add only generated tokens, which do not change the row.
 func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error {
 	if r := record(after); before.Version == 0 || r != record(before) {
-		return queueUpsert(batch, r, key)
+		_, err := queueUpsert(batch, r, key, "")
+		return err
 	}
 	return nil
 }
 
-// queueUpsert adds a statement to the batch that inserts or updates a row. If key is
-// nil, the row gets no prompt and no text.
-func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key) error {
+// queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
+// row is replaced only if it meets the condition, whose parameters begin with $14. An empty
+// condition is always met.
+func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, args ...any) (*pgx.QueuedQuery, error) {
 	var sealed []byte
 	if key != nil && !r.Erased {
 		plain, err := json.Marshal(secrets{r.Prompt, r.Text})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		sealed = key.Seal(plain, rowAAD(r.Job))
 	}
-	batch.Queue(`
+	return batch.Queue(`
 		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		on conflict (job) do update set
-			state = excluded.state, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
-			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed`,
-		r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-		r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed)
-	return nil
+			owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
+			prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
+			created_at = excluded.created_at, deadline = excluded.deadline,
+			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed `+condition,
+		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
+			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed}, args...)...), nil
 }
 
 func nullTime(t time.Time) *time.Time {
@@ -106,22 +113,22 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
-// columns are the columns of the table history in the order in which scanRow reads
-// them.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed`
+// columns are the columns that scanRow expects.
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, xmin::text`
 
 // row is a row of the table history. Its sealed bytes hold the encrypted prompt and
 // text.
 type row struct {
 	Record
 	sealed []byte
+	xmin   string // the transaction that wrote the row
 }
 
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
 	var deadline, started, finished *time.Time
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &deadline, &started, &finished, &r.sealed)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.xmin)
 	r.CreatedAt = r.CreatedAt.UTC()
 	if deadline != nil {
 		r.Deadline = deadline.UTC()
@@ -134,6 +141,9 @@ func scanRow(rows pgx.CollectableRow) (row, error) {
 	}
 	return r, err
 }
+
+// errRow occurs when the ciphertext of a row cannot be opened with the owner's key.
+var errRow = errors.New("the row of the history view is damaged")
 
 // open returns the record with its prompt and text, or marks it as erased if the
 // owner's key is gone.
@@ -148,11 +158,11 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 	}
 	plain, err := key.Open(r.sealed, rowAAD(r.Job))
 	if err != nil {
-		return r.Record, err
+		return r.Record, fmt.Errorf("%w: %w", errRow, err)
 	}
 	var secret secrets
 	if err := json.Unmarshal(plain, &secret); err != nil {
-		return r.Record, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return r.Record, fmt.Errorf("%w: %w", errRow, err)
 	}
 	r.Prompt, r.Text = secret.Prompt, secret.Text
 	return r.Record, nil
@@ -160,7 +170,7 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 
 // History returns up to limit completed jobs of an owner, newest first. The parameter
 // last is the last job of the previous page, or the zero UUID for the first page. An
-// erased owner has no history.
+// erased owner has no history. A job whose row and events are damaged is left out.
 func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) ([]Record, error) {
 	if last == (uuid.UUID{}) {
 		last = uuid.Max
@@ -175,7 +185,16 @@ func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) (
 	}
 	records := make([]Record, len(found))
 	for i, r := range found {
-		if records[i], err = s.open(ctx, s.pool, r); err != nil {
+		records[i], err = s.open(ctx, s.pool, r)
+		if errors.Is(err, errRow) {
+			// The events have the text too.
+			var job Job
+			if job, err = s.Job(ctx, r.Job); errors.Is(err, ErrDamaged) {
+				job, err = Job{Erased: true}, nil // the text is lost, and the other texts are not
+			}
+			records[i] = record(job)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read the history of %s: %w", owner, err)
 		}
 	}

@@ -2,111 +2,234 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
-	"colophon/internal/pg"
 	"colophon/internal/vault"
 )
 
-// rebuildBatch is the number of jobs whose events are in memory at a time.
-const rebuildBatch = 500
+// The history view is compared with the events and rebuilt while the service writes.
+// Streams are read in batches, each in a snapshot of its own. A row that differs is
+// replaced by a statement of its own batch, and only if the row is still the row of the
+// snapshot. Writers replace a row in the transaction that appends the event. So a writer
+// that was faster has written the right row, and the rebuild reads its stream again. No
+// lock is held longer than one batch of replacements. A rebuild that was interrupted at any
+// point is run again from its beginning, and finds less to do.
+const (
+	defaultRebuildBatch = 500 // streams read in one snapshot
+	repairBatch         = 100 // rows replaced in one transaction
+)
 
-// noLimit lets the statements of a transaction take as long as the log is long.
-const noLimit = `set local statement_timeout = 0`
-
-// RebuildHistory rebuilds the history view and the token budgets from the events, in one
-// transaction. It returns the number of jobs. Until the commit, readers see the old view
-// and appends wait. If the function progress is not nil, it is called with the number of
-// jobs rebuilt so far.
-func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (int, error) {
-	ctx = pg.Unlimited(ctx)
-	total := 0
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, noLimit); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `lock table history, budgets in exclusive mode`); err != nil {
-			return err
-		}
-		for _, view := range []string{"history", "budgets"} {
-			if _, err := tx.Exec(ctx, `delete from `+view); err != nil {
-				return err
-			}
-		}
-		return s.foldAll(ctx, tx, func(jobs []Job) error {
-			var batch pgx.Batch
-			for _, j := range jobs {
-				var key *vault.Key
-				if !j.Erased {
-					var err error
-					if key, err = s.vault.Key(ctx, tx, j.Owner); err != nil {
-						return err
-					}
-					queueSpending(&batch, Job{}, j) // the budget is left out for an erased owner, who can start no job
-				}
-				if err := queueUpsert(&batch, record(j), key); err != nil {
-					return err
-				}
-			}
-			total += len(jobs)
-			if progress != nil {
-				progress(total)
-			}
-			return tx.SendBatch(ctx, &batch).Close()
-		})
-	})
-	if err != nil {
-		return 0, fmt.Errorf("rebuild the history view: %w", err)
-	}
-	return total, nil
+// Report says how the history view compares with the events.
+type Report struct {
+	Jobs    int         // jobs whose events were folded
+	Wrong   []uuid.UUID // jobs whose rows differ, are missing or should not exist
+	Damaged []*Damage   // streams that cannot be folded, whose rows are not compared
 }
 
-// CheckHistory compares the history view with the events, in one snapshot and without a
-// lock. It returns the number of jobs in the log, and in wrong the jobs whose rows
-// differ, are missing or should not exist.
-func (s *Store) CheckHistory(ctx context.Context) (jobs int, wrong []uuid.UUID, err error) {
-	ctx = pg.Unlimited(ctx)
-	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, noLimit); err != nil {
-			return err
-		}
-		err := s.foldAll(ctx, tx, func(batch []Job) error {
-			jobs += len(batch)
-			found, err := s.rowsOf(ctx, tx, batch)
+// CheckHistory compares the history view with the events, without a lock.
+func (s *Store) CheckHistory(ctx context.Context) (Report, error) {
+	var report Report
+	err := s.alone(ctx, "check", func(conn *pgx.Conn) error {
+		err := s.eachJob(ctx, conn, "job/", func(streams []Stream) error {
+			c, err := s.compare(ctx, conn, streams)
 			if err != nil {
 				return err
 			}
-			for _, j := range batch {
-				if r, ok := found[j.ID]; !ok || readable(r) != readable(record(j)) {
-					wrong = append(wrong, j.ID)
-				}
+			report.Jobs += c.jobs
+			report.Damaged = append(report.Damaged, c.damaged...)
+			for _, j := range c.wrong {
+				report.Wrong = append(report.Wrong, j.ID)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		rows, _ := tx.Query(ctx, `
-			select job from history h
-			where not exists (select 1 from events where stream = 'job/' || h.job and version = 1)`)
-		orphans, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		wrong = append(wrong, orphans...)
+		return s.eachOrphan(ctx, conn, func(orphans []uuid.UUID) error {
+			report.Wrong = append(report.Wrong, orphans...)
+			return nil
+		})
+	})
+	if err != nil {
+		return Report{}, fmt.Errorf("check the history view: %w", err)
+	}
+	return report, nil
+}
+
+// RebuildHistory makes the history view and the token budgets of the last days agree with
+// the events, while events are appended. It reports the rows that were wrong. If the
+// function progress is not nil, it is called with the number of jobs compared so far.
+//
+// RebuildHistory sets damaged streams aside and leaves their rows as they are. The
+// quarantine of a stream ends if its events can be folded again.
+//
+// RebuildHistory may be interrupted at any point and called again. If another process
+// rebuilds the view, RebuildHistory waits.
+func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (Report, error) {
+	var report Report
+	err := s.alone(ctx, "rebuild", func(conn *pgx.Conn) error {
+		// Two rebuilds at a time would correct a budget twice.
+		if _, err := conn.Exec(ctx, `select pg_advisory_lock(hashtextextended('rebuild', 0))`); err != nil {
+			return fmt.Errorf("wait for another rebuild: %w", err)
+		}
+		err := s.eachJob(ctx, conn, "job/", func(streams []Stream) error {
+			if err := s.rebuild(ctx, conn, streams, &report); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(report.Jobs)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = s.eachOrphan(ctx, conn, func(orphans []uuid.UUID) error {
+			report.Wrong = append(report.Wrong, orphans...)
+			_, err := conn.Exec(ctx, `
+				delete from history where job = any($1::uuid[])
+					and not exists (select from events where stream = 'job/' || job and version = 1)`, texts(orphans))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.endQuarantineOfAccounts(ctx, conn); err != nil {
+			return err
+		}
+		return s.rebuildBudgets(ctx, conn)
+	})
+	if err != nil {
+		return Report{}, fmt.Errorf("rebuild the history view: %w", err)
+	}
+	return report, nil
+}
+
+// alone calls fn with a connection of its own, which no request waits for.
+func (s *Store) alone(ctx context.Context, purpose string, fn func(*pgx.Conn) error) error {
+	config := s.pool.Config().ConnConfig.Copy()
+	config.RuntimeParams["application_name"] += " " + purpose // identifies the connection in pg_stat_activity
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return fn(conn)
+}
+
+// eachJob calls fn with the streams of all jobs after a stream, in order and in batches.
+func (s *Store) eachJob(ctx context.Context, conn *pgx.Conn, after Stream, fn func([]Stream) error) error {
+	for {
+		rows, _ := conn.Query(ctx, `
+			select stream from events where stream > $1 and stream < 'job0' and version = 1
+			order by stream limit $2`, after, s.rebuildBatch)
+		streams, err := pgx.CollectRows(rows, pgx.RowTo[Stream])
+		if err != nil || len(streams) == 0 {
+			return err
+		}
+		if err := fn(streams); err != nil {
+			return err
+		}
+		after = streams[len(streams)-1]
+	}
+}
+
+// eachOrphan calls fn with the rows of the view that have no events, in batches.
+func (s *Store) eachOrphan(ctx context.Context, conn *pgx.Conn, fn func([]uuid.UUID) error) error {
+	type row struct {
+		Job    uuid.UUID
+		Orphan bool
+	}
+	for last := (uuid.UUID{}); ; {
+		rows, _ := conn.Query(ctx, `
+			select job, not exists (select from events where stream = 'job/' || job and version = 1)
+			from history where job > $1 order by job limit $2`, last, s.rebuildBatch)
+		page, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		last = page[len(page)-1].Job
+		var orphans []uuid.UUID
+		for _, r := range page {
+			if r.Orphan {
+				orphans = append(orphans, r.Job)
+			}
+		}
+		if len(orphans) > 0 {
+			if err := fn(orphans); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// comparison is the state of some jobs in one snapshot.
+type comparison struct {
+	jobs    int               // number of jobs that were folded
+	intact  []Stream          // their streams, except those of damaged jobs of erased owners
+	damaged []*Damage         // the other streams
+	wrong   []Job             // jobs whose rows are missing or differ
+	found   map[uuid.UUID]row // the rows, by job
+}
+
+// compare folds jobs and compares them with their rows. It reads both in one snapshot.
+func (s *Store) compare(ctx context.Context, conn *pgx.Conn, streams []Stream) (comparison, error) {
+	c := comparison{found: map[uuid.UUID]row{}}
+	var stored []storedEvent
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := pgx.BeginTxFunc(ctx, conn, snapshot, func(tx pgx.Tx) error {
+		var err error
+		if stored, err = readStreams(ctx, conn, streams); err != nil {
+			return err
+		}
+		ids := make([]uuid.UUID, len(streams))
+		for i, stream := range streams {
+			ids[i] = stream.ID()
+		}
+		rows, _ := tx.Query(ctx, `select `+columns+` from history where job = any($1::uuid[])`, texts(ids))
+		found, err := pgx.CollectRows(rows, scanRow)
+		for _, r := range found {
+			c.found[r.Job] = r
+		}
 		return err
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("check the history view: %w", err)
+		return c, err
 	}
-	return jobs, wrong, nil
+	jobs, damaged, err := s.foldStreams(ctx, conn, stored)
+	if err != nil {
+		return c, err
+	}
+	c.jobs, c.damaged = len(jobs), damaged
+	for _, j := range jobs {
+		r, ok := c.found[j.ID]
+		if j.Erased && !j.State.Final() && r.State == stateDamaged {
+			continue // the job was damaged before its owner's key was destroyed, and cannot end any more
+		}
+		c.intact = append(c.intact, JobStream(j.ID))
+		if ok {
+			if r.Record, err = s.open(ctx, conn, r); errors.Is(err, errRow) {
+				ok = false
+			} else if err != nil {
+				return c, err
+			}
+		}
+		if !ok || readable(r.Record) != readable(record(j)) {
+			c.wrong = append(c.wrong, j)
+		}
+	}
+	return c, nil
 }
 
-// readable returns r without the values that an erasure has removed from the events.
-// The token count of a cancelled or failed job can be computed only from its sealed
-// tokens. After an erasure, only the history row still has this count.
+// readable returns r without the values that an erasure has removed from the events. The
+// token count of a cancelled or failed job follows only from its sealed tokens. After an
+// erasure, only the row still has this count.
 func readable(r Record) Record {
 	if r.Erased && r.State != Completed {
 		r.CompletionTokens = 0
@@ -114,62 +237,104 @@ func readable(r Record) Record {
 	return r
 }
 
-func (s *Store) rowsOf(ctx context.Context, tx pgx.Tx, jobs []Job) (map[uuid.UUID]Record, error) {
-	ids := make([]string, len(jobs))
-	for i, j := range jobs {
-		ids[i] = j.ID.String()
-	}
-	rows, _ := tx.Query(ctx, `select `+columns+` from history where job = any($1::uuid[])`, ids)
-	found, err := pgx.CollectRows(rows, scanRow)
-	if err != nil {
-		return nil, err
-	}
-	records := make(map[uuid.UUID]Record, len(found))
-	for _, r := range found {
-		if records[r.Job], err = s.open(ctx, tx, r); err != nil {
-			return nil, err
-		}
-	}
-	return records, nil
+func readStreams(ctx context.Context, conn *pgx.Conn, streams []Stream) ([]storedEvent, error) {
+	return storedEvents(conn.Query(ctx, `select `+eventColumns+` from events where stream = any($1::text[]) order by stream, version`, texts(streams)))
 }
 
-// foldAll folds all jobs of the log and passes the jobs to fn in batches, ordered by id.
-func (s *Store) foldAll(ctx context.Context, tx pgx.Tx, fn func([]Job) error) error {
-	for last := Stream("job/"); ; {
-		rows, _ := tx.Query(ctx, `
-			select stream from events where stream > $1 and stream < 'job0' and version = 1
-			order by stream limit $2`, last, rebuildBatch)
-		streams, err := pgx.CollectRows(rows, pgx.RowTo[string])
+// texts returns values as texts. In the text modes of pgx, a parameter that is an array
+// must be a slice of strings.
+func texts[T any](values []T) []string {
+	all := make([]string, len(values))
+	for i, v := range values {
+		all[i] = fmt.Sprint(v)
+	}
+	return all
+}
+
+// foldStreams folds the events of jobs. The events of each stream follow each other.
+// foldStreams returns the damaged streams apart.
+func (s *Store) foldStreams(ctx context.Context, conn *pgx.Conn, stored []storedEvent) (jobs []Job, damaged []*Damage, err error) {
+	for len(stored) > 0 {
+		n := slices.IndexFunc(stored, func(r storedEvent) bool { return r.Stream != stored[0].Stream })
+		if n < 0 {
+			n = len(stored)
+		}
+		events, err := s.decodeAll(ctx, conn, stored[:n])
+		stored = stored[n:]
+		var job Job
+		if err == nil {
+			job, err = foldStream(events)
+		}
+		d, isDamage := errors.AsType[*Damage](err)
+		switch {
+		case err == nil:
+			jobs = append(jobs, job)
+		case isDamage:
+			damaged = append(damaged, d)
+		default:
+			return nil, nil, err
+		}
+	}
+	return jobs, damaged, nil
+}
+
+// rebuild makes the rows of some jobs agree with the events, and adds to the report.
+func (s *Store) rebuild(ctx context.Context, conn *pgx.Conn, streams []Stream, report *Report) error {
+	for first := true; len(streams) > 0; first = false {
+		c, err := s.compare(ctx, conn, streams)
 		if err != nil {
 			return err
 		}
-		if len(streams) == 0 {
-			return nil
+		if first {
+			report.Jobs += c.jobs
 		}
-		last = Stream(streams[len(streams)-1])
-		rows, _ = tx.Query(ctx, `select payload from events where stream = any($1) order by stream, version`, streams)
-		payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-		if err != nil {
-			return err
-		}
-		events, err := s.decodeAll(ctx, tx, payloads)
-		if err != nil {
-			return err
-		}
-		jobs := make([]Job, 0, len(streams))
-		for len(events) > 0 {
-			n := slices.IndexFunc(events, func(e Event) bool { return e.Stream != events[0].Stream })
-			if n < 0 {
-				n = len(events)
+		report.Damaged = append(report.Damaged, c.damaged...)
+		for _, d := range c.damaged {
+			if err := s.setAside(ctx, d); err != nil && !errors.Is(err, d) {
+				return err
 			}
-			j, err := Fold(events[:n])
+		}
+		if _, err := conn.Exec(ctx, `delete from quarantine where stream = any($1::text[])`, texts(c.intact)); err != nil {
+			return err
+		}
+		streams = nil
+		for part := range slices.Chunk(c.wrong, repairBatch) {
+			outdated, err := s.repair(ctx, conn, part, c.found)
 			if err != nil {
 				return err
 			}
-			jobs, events = append(jobs, j), events[n:]
-		}
-		if err := fn(jobs); err != nil {
-			return err
+			for _, j := range part {
+				if stream := JobStream(j.ID); slices.Contains(outdated, stream) {
+					streams = append(streams, stream)
+				} else {
+					report.Wrong = append(report.Wrong, j.ID)
+				}
+			}
 		}
 	}
+	return nil
+}
+
+// repair replaces the rows of jobs. found has the rows that the jobs were compared with.
+// If a writer has written a row since then, repair leaves the row as it is and returns the
+// job's stream.
+func (s *Store) repair(ctx context.Context, conn *pgx.Conn, jobs []Job, found map[uuid.UUID]row) (outdated []Stream, err error) {
+	var batch pgx.Batch
+	for _, j := range jobs {
+		key, err := s.vault.Key(ctx, conn, j.Owner)
+		if err != nil && !errors.Is(err, vault.ErrErased) {
+			return nil, err
+		}
+		query, err := queueUpsert(&batch, record(j), key, `where history.xmin::text = $14`, found[j.ID].xmin)
+		if err != nil {
+			return nil, err
+		}
+		query.Exec(func(tag pgconn.CommandTag) error {
+			if tag.RowsAffected() == 0 {
+				outdated = append(outdated, JobStream(j.ID))
+			}
+			return nil
+		})
+	}
+	return outdated, conn.SendBatch(ctx, &batch).Close()
 }

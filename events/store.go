@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,7 +51,8 @@ type Store struct {
 	name          string                // random name that identifies this store in its announcements
 	reads         flight.Group[[]Event] // queries that concurrent readers share, by stream and version
 
-	// These intervals are fields so that tests can shorten them.
+	// These values are fields so that tests can change them.
+	rebuildBatch       int
 	claimWait          time.Duration
 	syncEvery          time.Duration
 	listenCheck        time.Duration
@@ -61,8 +63,9 @@ type Store struct {
 func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, clock: pg.NewClock(), log: log, announcements: newAnnouncements(), name: uuid.NewString(),
-		reads:     flight.Group[[]Event]{Timeout: readTimeout, Overtake: readOvertake},
-		claimWait: defaultClaimWait, syncEvery: syncEvery, listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
+		reads:        flight.Group[[]Event]{Timeout: readTimeout, Overtake: readOvertake},
+		rebuildBatch: defaultRebuildBatch, claimWait: defaultClaimWait, syncEvery: syncEvery,
+		listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
 
@@ -112,8 +115,9 @@ func (s *Store) publish(appended map[Stream][]Event) {
 // as the caller last saw it. For a new job, before has only ID and Owner.
 //
 // AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
-// returns ErrConflict if before is not the job's latest version. It returns
-// vault.ErrErased for a new job of a closed owner and for any job of an erased owner.
+// returns ErrConflict if before is not the job's latest version. It returns ErrDamaged if
+// the stream is in quarantine. It returns vault.ErrErased for a new job of a closed owner
+// and for any job of an erased owner.
 // After an error, the transaction must be rolled back.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
@@ -170,9 +174,9 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 }
 
 // AppendJob is like Tx.AppendJob, but commits the facts in a transaction of its own, in
-// one round trip. After ErrIllegal, ErrConflict or vault.ErrErased, nothing is written.
-// After any other error, the facts may or may not have been committed. In that case,
-// AppendJob returns before, and the caller must read the stream to know the result.
+// one round trip. After ErrIllegal, ErrConflict, ErrDamaged or vault.ErrErased, nothing is
+// written. After any other error, the facts may or may not have been committed. In that
+// case, AppendJob returns before, and the caller must read the stream to know the result.
 func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -225,6 +229,9 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 		events[i] = Event{Stream: stream, Version: version + 1 + i, Owner: account, At: at.UTC(), Fact: fact}
 	}
 	key, err := tx.store.vault.Key(ctx, tx, account)
+	if errors.Is(err, vault.ErrUnreadable) && !slices.ContainsFunc(facts, func(f Fact) bool { return len(f.sealed()) > 0 }) {
+		err = nil // an account with a damaged key can be erased, because that seals nothing
+	}
 	if err != nil {
 		return err
 	}
@@ -269,6 +276,8 @@ func send(ctx context.Context, db interface {
 			err = ErrConflict
 		case pg.Code == codeClosed:
 			err = vault.ErrErased
+		case pg.Code == codeDamaged:
+			err = &Damage{Stream: stream, Reason: quarantined}
 		}
 	}
 	if err != nil {
@@ -280,7 +289,8 @@ func send(ctx context.Context, db interface {
 // Read returns the events of a stream that have a later version than after, in order.
 // If the stream does not exist, it returns no events. The result has at least the
 // events that were committed before the call. Concurrent readers of the same stream and
-// version share one query.
+// version share one query. If an event is damaged, Read sets the stream aside and returns
+// ErrDamaged.
 func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, error) {
 	return s.reads.DoFresh(ctx, fmt.Sprintf("%s@%d", stream, after), func(ctx context.Context) ([]Event, error) {
 		events, err := s.read(ctx, stream, after)
@@ -292,14 +302,17 @@ func (s *Store) Read(ctx context.Context, stream Stream, after int) ([]Event, er
 }
 
 // Page returns up to limit events of a stream that have a later version than after, in
-// order.
+// order. It returns ErrDamaged like Read.
 func (s *Store) Page(ctx context.Context, stream Stream, after, limit int) ([]Event, error) {
-	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version limit $3`, stream, after, limit)
-	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	stored, err := storedEvents(s.pool.Query(ctx, `select `+eventColumns+` from events where stream = $1 and version > $2 order by version limit $3`, stream, after, limit))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", stream, err)
 	}
-	return s.decodeAll(ctx, s.pool, payloads)
+	events, err := s.decodeAll(ctx, s.pool, stored)
+	if err != nil {
+		return nil, s.setAside(ctx, err)
+	}
+	return events, nil
 }
 
 // These timeouts are needed because a connection may be cut silently. A call without a
@@ -314,36 +327,19 @@ const (
 )
 
 func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, error) {
-	rows, _ := s.pool.Query(ctx, `select payload from events where stream = $1 and version > $2 order by version`, stream, after)
-	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	stored, err := storedEvents(s.pool.Query(ctx, `select `+eventColumns+` from events where stream = $1 and version > $2 order by version`, stream, after))
 	if err != nil {
 		return nil, err
 	}
-	return s.decodeAll(ctx, s.pool, payloads)
-}
-
-// decodeAll decodes payloads in order. Events of erased owners are marked as erased.
-func (s *Store) decodeAll(ctx context.Context, db vault.DB, payloads [][]byte) ([]Event, error) {
-	events := make([]Event, 0, len(payloads))
-	for _, payload := range payloads {
-		envelope, _, err := readEnvelope(payload)
-		if err != nil {
-			return nil, err
-		}
-		key, err := s.vault.Key(ctx, db, envelope.Owner)
-		if err != nil && !errors.Is(err, vault.ErrErased) {
-			return nil, err
-		}
-		e, err := decode(payload, key)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
+	events, err := s.decodeAll(ctx, s.pool, stored)
+	if err != nil {
+		return nil, s.setAside(ctx, err)
 	}
 	return events, nil
 }
 
-// Job returns the fold of a job's events, or ErrNotFound.
+// Job returns the fold of a job's events. It returns ErrNotFound, or ErrDamaged if an
+// event cannot be used.
 func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
 	events, err := s.Read(ctx, JobStream(id), 0)
 	if err != nil {
@@ -352,5 +348,6 @@ func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
 	if len(events) == 0 {
 		return Job{}, fmt.Errorf("%s: %w", JobStream(id), ErrNotFound)
 	}
-	return Fold(events)
+	job, err := foldStream(events)
+	return job, s.setAside(ctx, err)
 }

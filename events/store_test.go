@@ -29,7 +29,7 @@ type fixture struct {
 	owner uuid.UUID
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	db := pgtest.New(t, migrations.Up)
 	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
@@ -44,7 +44,7 @@ func newFixture(t *testing.T) *fixture {
 
 // run starts a store, which runs until the test ends. It returns when the store listens
 // for announcements.
-func run(t *testing.T, s *events.Store) {
+func run(t testing.TB, s *events.Store) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -54,7 +54,7 @@ func run(t *testing.T, s *events.Store) {
 	<-ready
 }
 
-func (f *fixture) register(t *testing.T, owner uuid.UUID) {
+func (f *fixture) register(t testing.TB, owner uuid.UUID) {
 	t.Helper()
 	err := f.Write(t.Context(), func(tx *events.Tx) error {
 		return tx.AppendAccount(t.Context(), owner, events.AccountRegistered{Username: "test-user"})
@@ -350,10 +350,10 @@ func TestEventsOfAnErasedOwnerStillFold(t *testing.T) {
 	if _, err := f.put(t.Context(), f.newJob(), completedFacts()[0]); !errors.Is(err, vault.ErrErased) {
 		t.Fatalf("new job of an erased owner: %v, want ErrErased", err)
 	}
-	if n, err := f.RebuildHistory(t.Context(), nil); err != nil || n != 1 {
-		t.Fatalf("rebuilt %d rows, %v", n, err)
+	if r, err := f.RebuildHistory(t.Context(), nil); err != nil || r.Jobs != 1 {
+		t.Fatalf("rebuilt %d rows, %v", r.Jobs, err)
 	}
-	if _, wrong, err := f.CheckHistory(t.Context()); err != nil || len(wrong) > 0 {
-		t.Fatalf("wrong rows after the rebuild: %v, %v", wrong, err)
+	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+		t.Fatalf("wrong rows after the rebuild: %v, %v", r.Wrong, err)
 	}
 }

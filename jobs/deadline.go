@@ -46,6 +46,9 @@ func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) e
 		if errJob == nil {
 			_, errJob = cancel(ctx, store, job, deadlinePassed())
 		}
+		if d, ok := errors.AsType[*events.Damage](errJob); ok && errors.Is(d, events.ErrDamaged) {
+			errJob = store.SetAside(ctx, d) // the job is not overdue any more
+		}
 		err = errors.Join(err, errJob) // continue, so that one broken job does not block the other jobs
 		if ctx.Err() != nil {
 			break
@@ -92,7 +95,7 @@ func cancel(ctx context.Context, store *events.Store, job events.Job, fact event
 }
 
 // catchUp reads the events that were appended after job was read, and applies them to
-// job.
+// job. If one of them is damaged, the error is events.ErrDamaged.
 func catchUp(ctx context.Context, store *events.Store, job events.Job) (events.Job, error) {
 	latest, err := store.Read(ctx, events.JobStream(job.ID), job.Version)
 	for _, e := range latest {
@@ -100,6 +103,9 @@ func catchUp(ctx context.Context, store *events.Store, job events.Job) (events.J
 			break
 		}
 		job, err = job.Apply(e)
+	}
+	if errors.Is(err, events.ErrIllegal) {
+		return store.Job(ctx, job.ID)
 	}
 	return job, err
 }

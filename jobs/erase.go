@@ -20,21 +20,28 @@ const (
 )
 
 // Erase cancels the outstanding jobs of a closed owner and destroys the owner's key.
-// After that, nobody can read the owner's prompts and texts. A caller may repeat Erase.
-// Run also repeats a failed Erase until it succeeds.
-func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error {
+// After that, nobody can read the owner's prompts and texts. Jobs that cannot be read are
+// set aside, and the key is destroyed nevertheless. A caller may repeat Erase. Run also
+// repeats a failed Erase until it succeeds.
+func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error { return Erase(ctx, q.store, owner) }
+
+// Erase does the same as Queue.Erase, for processes without a queue.
+func Erase(ctx context.Context, store *events.Store, owner uuid.UUID) error {
 	for {
-		outstanding, err := q.store.Outstanding(ctx, owner, eraseBatch)
+		outstanding, err := store.Outstanding(ctx, owner, eraseBatch)
 		if err != nil {
 			return err
 		}
 		if len(outstanding) == 0 {
-			return q.store.Erase(ctx, owner)
+			return store.Erase(ctx, owner)
 		}
 		for _, id := range outstanding {
-			job, err := q.store.Job(ctx, id)
+			job, err := store.Job(ctx, id)
 			if err == nil {
-				_, err = cancel(ctx, q.store, job, events.JobCancelled{By: "owner", Reason: "the account was erased"})
+				_, err = cancel(ctx, store, job, events.JobCancelled{By: "owner", Reason: "the account was erased"})
+			}
+			if d, ok := errors.AsType[*events.Damage](err); ok {
+				err = store.SetAside(ctx, d)
 			}
 			if err != nil {
 				return fmt.Errorf("erase owner %s: %w", owner, err)

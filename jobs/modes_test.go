@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -59,11 +60,30 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 			if _, err := f.store.Overdue(t.Context(), time.Second, 10); err != nil {
 				t.Error(err)
 			}
-			if n, err := f.store.RebuildHistory(t.Context(), nil); err != nil || n != 1 {
-				t.Errorf("%d jobs rebuilt, %v", n, err)
+			// The rebuild must also repair rows, correct budgets and end a quarantine.
+			for _, sql := range []string{
+				`update history set model = 'wrong'`,
+				`insert into quarantine (stream, version, owner, reason) select 'job/' || job, 1, owner, 'test' from history`,
+				`insert into budgets (owner, day, tokens) select owner, (now() at time zone 'UTC')::date, 1000 from history on conflict (owner, day) do update set tokens = 1000`,
+			} {
+				if _, err := f.db.Owner.Exec(t.Context(), sql); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if n, wrong, err := f.store.CheckHistory(t.Context()); err != nil || n != 1 || len(wrong) > 0 {
-				t.Errorf("%d jobs checked, %v differ, %v", n, wrong, err)
+			for _, wrong := range []int{1, 0} {
+				if r, err := f.store.RebuildHistory(t.Context(), nil); err != nil || r.Jobs != 1 || len(r.Wrong) != wrong {
+					t.Errorf("rebuild: %+v, %v, want %d rows corrected", r, err, wrong)
+				}
+			}
+			if r, err := f.store.CheckHistory(t.Context()); err != nil || r.Jobs != 1 || len(r.Wrong) > 0 {
+				t.Errorf("check: %+v, %v", r, err)
+			}
+			if damaged, err := f.store.Quarantine(t.Context(), "", 10); err != nil || len(damaged) > 0 {
+				t.Errorf("in quarantine: %v, %v", damaged, err)
+			}
+			f.damage(orphan, 1)
+			if _, err := f.store.Job(t.Context(), orphan.ID); !errors.Is(err, events.ErrDamaged) {
+				t.Errorf("%v, want ErrDamaged", err)
 			}
 			for _, forget := range []error{f.store.ForgetIdempotencyKeys(t.Context()), f.store.ForgetBudgets(t.Context())} {
 				if forget != nil {

@@ -144,6 +144,8 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	switch {
 	case errors.Is(err, events.ErrNotFound):
 		return river.JobCancel(err)
+	case errors.Is(err, events.ErrDamaged):
+		return river.JobCancel(err) // the stream is in quarantine
 	case err != nil:
 		g.log.WarnContext(ctx, "job not read, retrying", "job", rj.Args.Job, "err", err)
 		return river.JobSnooze(retryDatabase)
@@ -170,6 +172,12 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, events.ErrDamaged):
+		log.WarnContext(ctx, "job damaged, attempt stopped")
+		if err := a.release(ctx); err != nil {
+			log.WarnContext(ctx, "lease not released, left to expire", "err", err)
+		}
+		return river.JobCancel(err)
 	case errors.Is(err, errDeadline):
 		if err := a.endOverdue(ctx); err != nil {
 			log.WarnContext(ctx, "job not ended at its deadline, left to the next search", "err", err)

@@ -3,11 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"text/tabwriter"
+	"time"
+
+	"colophon/events"
 )
 
 type historyCmd struct {
-	Rebuild rebuildCmd `cmd:"" help:"Rebuild the history view from the events, or only check it."`
+	Rebuild rebuildCmd `cmd:"" help:"Rebuild the history view from the events while the service runs, or only check it."`
+	Damaged damagedCmd `cmd:"" help:"List the damaged event streams that were set aside."`
 }
 
 type rebuildCmd struct {
@@ -17,25 +23,75 @@ type rebuildCmd struct {
 
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
-		if !c.Check {
-			n, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs rebuilt\n", jobs) })
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(t.out, "history view rebuilt from the events: %d rows\n", n)
-			return err
+		if c.Check {
+			return check(ctx, t.out, b.store)
 		}
-		jobs, wrong, err := b.store.CheckHistory(ctx)
+		report, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs compared\n", jobs) })
 		if err != nil {
 			return err
 		}
-		for _, id := range wrong {
-			fmt.Fprintf(t.out, "differs %s\n", id)
+		if err := showDamaged(t.out, report.Damaged...); err != nil {
+			return err
 		}
-		if len(wrong) > 0 {
-			return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild repairs them", len(wrong), jobs)
+		fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs: %d rows corrected\n", report.Jobs, len(report.Wrong))
+		if n := len(report.Damaged); n > 0 {
+			return &pendingError{fmt.Errorf("%d damaged streams could not be read, their rows are unchanged: restore their events from a backup, and run this again", n)}
 		}
-		_, err = fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs\n", jobs)
-		return err
+		return nil
 	})
+}
+
+func check(ctx context.Context, out io.Writer, store *events.Store) error {
+	report, err := store.CheckHistory(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range report.Wrong {
+		fmt.Fprintf(out, "differs %s\n", id)
+	}
+	if err := showDamaged(out, report.Damaged...); err != nil {
+		return err
+	}
+	wrong, damaged := len(report.Wrong), len(report.Damaged)
+	switch {
+	case wrong > 0 && damaged > 0:
+		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs, and %d streams are damaged: "+
+			"colophon history rebuild repairs the rows", wrong, report.Jobs, damaged)
+	case wrong > 0:
+		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild repairs them", wrong, report.Jobs)
+	case damaged > 0:
+		return fmt.Errorf("the history view agrees with the events of %d jobs, but %d streams are damaged: restore their events from a backup", report.Jobs, damaged)
+	}
+	_, err = fmt.Fprintf(out, "the history view agrees with the events of %d jobs\n", report.Jobs)
+	return err
+}
+
+type damagedCmd struct{ databaseFlags }
+
+func (c *damagedCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
+	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+		for last := events.Stream(""); ; {
+			page, err := b.store.Quarantine(ctx, last, listPage)
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			if err := showDamaged(t.out, page...); err != nil {
+				return err
+			}
+			last = page[len(page)-1].Stream
+		}
+	})
+}
+
+// showDamaged prints a line for each damaged stream.
+func showDamaged(out io.Writer, damaged ...*events.Damage) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, d := range damaged {
+		since := ""
+		if !d.At.IsZero() {
+			since = d.At.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "damaged\t%s@%d\towner %s\t%s\t%s\n", d.Stream, d.Version, d.Owner, d.Reason, since)
+	}
+	return w.Flush()
 }

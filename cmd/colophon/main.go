@@ -27,10 +27,18 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "colophon:", err)
+	os.Exit(status(err))
+}
+
+// status returns the exit status for an error of run.
+func status(err error) int {
 	if _, ok := errors.AsType[*usageError](err); ok {
-		os.Exit(2)
+		return 2
 	}
-	os.Exit(1)
+	if _, ok := errors.AsType[*pendingError](err); ok {
+		return 3
+	}
+	return 1
 }
 
 // untilSignal returns a context that is done at the first SIGINT or SIGTERM. A second
@@ -55,6 +63,13 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() + " (see colophon --help)" }
 func (e *usageError) Unwrap() error { return e.err }
 
+// pendingError says what a command has left to do, after the rest was done. The program
+// then ends with status 3.
+type pendingError struct{ err error }
+
+func (e *pendingError) Error() string { return e.err.Error() }
+func (e *pendingError) Unwrap() error { return e.err }
+
 // cli declares every command, flag and default.
 type cli struct {
 	Up       upCmd       `cmd:"" help:"Run the whole service in one process (quick start)."`
@@ -64,7 +79,7 @@ type cli struct {
 	Generate generateCmd `cmd:"" help:"Generate text from a prompt in this process, without a server and without a text policy."`
 	Model    modelCmd    `cmd:"" help:"Pull, verify and inspect models."`
 	User     userCmd     `cmd:"" help:"Manage accounts."`
-	History  historyCmd  `cmd:"" help:"Check and rebuild the history view."`
+	History  historyCmd  `cmd:"" help:"Check and rebuild the history view, and list damaged streams."`
 	Keys     keysCmd     `cmd:"" help:"Rotate the keys that sign access tokens."`
 	Bench    benchCmd    `cmd:"" help:"Measure the speed of the engine and of the service."`
 	OpenAPI  openAPICmd  `cmd:"" name:"openapi" help:"Print the OpenAPI description of the API."`

@@ -14,6 +14,7 @@ import (
 	"colophon/events"
 	"colophon/internal/auth"
 	"colophon/internal/console"
+	"colophon/jobs"
 )
 
 // accounts opens the account service. If unthrottled is set, the service does not count
@@ -64,10 +65,7 @@ func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(conte
 // change calls fn for the named account, and prints the account that fn returns.
 func (f *namedAccountFlags) change(ctx context.Context, t *terminal, log *slog.Logger, fn func(context.Context, *auth.Service, uuid.UUID) (auth.Account, error)) error {
 	return f.with(ctx, log, func(ctx context.Context, accounts *auth.Service) error {
-		account, err := accounts.Named(ctx, f.Name)
-		if errors.Is(err, events.ErrNotFound) {
-			return errors.New("no account has this name (colophon user list shows all)")
-		}
+		account, err := named(ctx, accounts, f.Name)
 		if err != nil {
 			return err
 		}
@@ -76,6 +74,14 @@ func (f *namedAccountFlags) change(ctx context.Context, t *terminal, log *slog.L
 		}
 		return show(t.out, account)
 	})
+}
+
+func named(ctx context.Context, accounts *auth.Service, name string) (auth.Account, error) {
+	account, err := accounts.Named(ctx, name)
+	if errors.Is(err, events.ErrNotFound) {
+		err = errors.New("no account has this name (colophon user list shows all)")
+	}
+	return account, err
 }
 
 type userCreateCmd struct {
@@ -186,7 +192,9 @@ func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger)
 
 type userEraseCmd struct{ namedAccountFlags }
 
-// Run erases an account after the user has typed the account's name again.
+// Run erases an account after the user has typed the account's name again. It returns
+// when the account's key is destroyed. If the key cannot be destroyed, Run returns a
+// pendingError.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	if console.IsTerminal(t.in) {
 		fmt.Fprintf(t.err, "This destroys all texts of %s for good. Type the name to confirm: ", c.Name)
@@ -198,7 +206,30 @@ func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) e
 	if confirmed != c.Name {
 		return errors.New("name not confirmed, nothing erased: type it again on the terminal, or as a line of standard input")
 	}
-	return c.change(ctx, t, log, func(ctx context.Context, accounts *auth.Service, id uuid.UUID) (auth.Account, error) {
-		return accounts.EraseAccount(ctx, id)
+	return c.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+		accounts, err := b.accounts(ctx, false)
+		if err != nil {
+			return err
+		}
+		account, err := named(ctx, accounts, c.Name)
+		if err != nil {
+			return err
+		}
+		if account, err = accounts.EraseAccount(ctx, account.ID); err != nil {
+			return err
+		}
+		if err := show(t.out, account); err != nil {
+			return err
+		}
+		erasing, cancel := context.WithTimeout(ctx, eraseTimeout)
+		defer cancel()
+		if err := jobs.Erase(erasing, b.store, account.ID); err != nil {
+			return &pendingError{fmt.Errorf("the account is closed, but its texts are not destroyed yet: "+
+				"colophon api or up finishes this within seconds of its start (%w)", err)}
+		}
+		return nil
 	})
 }
+
+// eraseTimeout bounds the time to end the jobs of an account and to destroy its key.
+const eraseTimeout = time.Minute

@@ -4,7 +4,58 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"colophon/internal/pg/pgtest"
+	"colophon/migrations"
 )
+
+// TestEraseDestroysTheKeyBeforeItReports erases accounts while no other process runs. The
+// key must be gone when the command reports success. If the key cannot be destroyed, the
+// command must say so, and the next start of the service must destroy it.
+func TestEraseDestroysTheKeyBeforeItReports(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	database := []string{"--database-url", db.URL, "--data", t.TempDir()}
+	user := func(stdin string, args ...string) error {
+		t.Helper()
+		_, _, err := command(t, stdin, slices.Concat([]string{"user"}, args, database)...)
+		return err
+	}
+	keys := func() (n int) {
+		t.Helper()
+		err := db.Owner.QueryRow(t.Context(), `
+			select count(*) from owner_keys join accounts on id = owner where wrapped is not null and username_key <> ''`).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, name := range []string{"isaac", "edmond"} {
+		if err := user(password+"\n", "create", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := user("isaac\n", "erase", "isaac"); err != nil || keys() != 1 {
+		t.Errorf("%d keys after an erasure, %v, want the other account's", keys(), err)
+	}
+	for _, sql := range []string{
+		`create function stuck() returns trigger language plpgsql as $$ begin raise exception 'stuck'; end $$`,
+		`create trigger stuck before update of wrapped on owner_keys for each row execute function stuck()`,
+	} {
+		if _, err := db.Owner.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := user("edmond\n", "erase", "edmond")
+	if err == nil || status(err) != 3 || !strings.Contains(err.Error(), "not destroyed yet") || keys() != 1 {
+		t.Errorf("erase that is stuck: %v, and %d keys, want status 3 and the key", err, keys())
+	}
+	if _, err := db.Owner.Exec(t.Context(), `drop trigger stuck on owner_keys`); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, "api", database...)
+	eventually(t, "the key is destroyed", func() bool { return keys() == 0 })
+}
 
 // TestAccountsChangeWhileTheServiceRuns creates the first administrator and then runs
 // every other command for accounts. The running service must follow each change.

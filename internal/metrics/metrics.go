@@ -78,6 +78,7 @@ var (
 	up          = prometheus.NewDesc("colophon_database_up", "Whether the database has answered this scrape.", nil, nil)
 	clock       = prometheus.NewDesc("colophon_clock_ahead_seconds", "Time by which this process's clock is ahead of the database's clock, which the service uses.", nil, nil)
 	outstanding = prometheus.NewDesc("colophon_jobs", "Jobs of the whole service that have not ended, by state; queued is the queue's depth.", []string{"state"}, nil)
+	damaged     = prometheus.NewDesc("colophon_damaged_streams", "Event streams of the whole service that are in quarantine.", nil, nil)
 	connections = prometheus.NewDesc("colophon_database_connections", "Connections of this process's pool, by state.", []string{"state"}, nil)
 	most        = prometheus.NewDesc("colophon_database_connections_max", "Limit of connections of this process's pool.", nil, nil)
 	waits       = prometheus.NewDesc("colophon_database_waits_total", "Number of waits for a connection.", nil, nil)
@@ -86,7 +87,7 @@ var (
 
 // Describe sends the descriptions of all metrics that Collect may send.
 func (d database) Describe(all chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{up, clock, outstanding, connections, most, waits, waited} {
+	for _, desc := range []*prometheus.Desc{up, clock, outstanding, damaged, connections, most, waits, waited} {
 		all <- desc
 	}
 }
@@ -110,7 +111,7 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 	begin := time.Now()
-	queued, running, now, err := d.query(ctx)
+	queued, running, quarantined, now, err := d.query(ctx)
 	if err != nil {
 		send(up, prometheus.GaugeValue, 0)
 		return
@@ -120,16 +121,17 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(clock, prometheus.GaugeValue, middle.Sub(now).Seconds())
 	send(outstanding, prometheus.GaugeValue, float64(queued), "queued")
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")
+	send(damaged, prometheus.GaugeValue, float64(quarantined))
 }
 
-// query counts the jobs that have not ended and reads the database's clock. It uses an
-// index that contains no ended jobs.
-func (d database) query(ctx context.Context) (queued, running int, now time.Time, err error) {
+// query counts the jobs that have not ended and the damaged streams, and reads the
+// database's clock. It uses an index that contains no ended jobs.
+func (d database) query(ctx context.Context) (queued, running, damaged int, now time.Time, err error) {
 	err = d.pool.QueryRow(ctx, `
-		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running'), clock_timestamp()
-		from history where state in ('queued', 'running')`).Scan(&queued, &running, &now)
+		select count(*) filter (where state = 'queued'), count(*) filter (where state = 'running'), (select count(*) from quarantine), clock_timestamp()
+		from history where state in ('queued', 'running')`).Scan(&queued, &running, &damaged, &now)
 	if err != nil {
-		return 0, 0, now, fmt.Errorf("count jobs: %w", err)
+		return 0, 0, 0, now, fmt.Errorf("count jobs: %w", err)
 	}
-	return queued, running, now, nil
+	return queued, running, damaged, now, nil
 }

@@ -136,7 +136,8 @@ func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*
 			return nil, err
 		}
 	}
-	_, r.wrongRows, err = store.CheckHistory(ctx)
+	report, err := store.CheckHistory(ctx)
+	r.wrongRows = report.Wrong
 	return r, err
 }
 

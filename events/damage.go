@@ -1,0 +1,192 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/errcode"
+	"colophon/internal/vault"
+)
+
+// ErrDamaged occurs when an event of a stream cannot be used, and when an event is
+// appended to a stream that is in quarantine. The error is then a [Damage].
+var ErrDamaged = errcode.New("damaged", "the stored events are damaged")
+
+// Damage describes a damaged stream. It never has the content of an event.
+type Damage struct {
+	Stream  Stream
+	Version int       // the first event that cannot be used
+	Owner   uuid.UUID // the owner of that event, by its column
+	Reason  string
+	At      time.Time // when the stream was set aside; zero if it is not in quarantine
+}
+
+// The reasons of a Damage.
+const (
+	undecodable = "not decodable"
+	unopenable  = "sealed members not readable"
+	misplaced   = "columns and payload differ"
+	illegal     = "cannot follow the events before it"
+	quarantined = "in quarantine, no event is added"
+
+	// A stream is not set aside for these reasons. Another build or another master key
+	// may be able to read it.
+	newer   = "written by a later version"
+	keyless = "the owner's key cannot be opened"
+)
+
+func (d *Damage) Error() string { return fmt.Sprintf("%s@%d: %s", d.Stream, d.Version, d.Reason) }
+
+// Unwrap returns ErrDamaged. For an event of a later version it returns ErrCorrupt, and
+// for an owner whose key cannot be opened vault.ErrUnreadable.
+func (d *Damage) Unwrap() error {
+	switch d.Reason {
+	case newer:
+		return ErrCorrupt
+	case keyless:
+		return vault.ErrUnreadable
+	}
+	return ErrDamaged
+}
+
+// storedEvent is a row of the table events.
+type storedEvent struct {
+	Stream  Stream
+	Version int
+	Owner   uuid.UUID
+	Type    string
+	Payload []byte
+}
+
+// eventColumns are the columns that storedEvents expects.
+const eventColumns = `stream, version, owner, type, payload`
+
+func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[storedEvent])
+}
+
+// decode decodes the payload with the key of the row's owner. The error is a Damage.
+func (r storedEvent) decode(key *vault.Key) (Event, error) {
+	s, _, err := readEnvelope(r.Payload)
+	if err == nil && (s.Stream != r.Stream || s.Version != r.Version || s.Owner != r.Owner || s.Type != r.Type) {
+		return Event{}, r.damage(misplaced)
+	}
+	e, err := decode(r.Payload, key)
+	switch {
+	case err == nil:
+		return e, nil
+	case errors.Is(err, errNewer):
+		return e, r.damage(newer)
+	case errors.Is(err, vault.ErrUnreadable):
+		return e, r.damage(unopenable)
+	}
+	return e, r.damage(undecodable)
+}
+
+func (r storedEvent) damage(reason string) *Damage {
+	return &Damage{Stream: r.Stream, Version: r.Version, Owner: r.Owner, Reason: reason}
+}
+
+// decodeAll decodes events in order. Events of erased owners are marked as erased. If an
+// event is damaged, decodeAll returns the events before it, and a Damage.
+func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent) ([]Event, error) {
+	events := make([]Event, 0, len(stored))
+	for _, r := range stored {
+		key, err := s.vault.Key(ctx, db, r.Owner)
+		switch {
+		case errors.Is(err, vault.ErrUnreadable):
+			return events, r.damage(keyless)
+		case err != nil && !errors.Is(err, vault.ErrErased):
+			return nil, err
+		}
+		e, err := r.decode(key)
+		if err != nil {
+			return events, err
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// foldStream folds the events of one stream. The error is a Damage if an event cannot
+// follow the events before it.
+func foldStream(events []Event) (Job, error) {
+	j, err := Fold(events)
+	if err != nil {
+		bad := events[j.Version]
+		return j, &Damage{Stream: bad.Stream, Version: bad.Version, Owner: bad.Owner, Reason: illegal}
+	}
+	return j, nil
+}
+
+// codeDamaged is the SQLSTATE that the trigger not_damaged raises.
+const codeDamaged = "CL002"
+
+// setAside returns err. If err wraps ErrDamaged, setAside first calls SetAside. If that
+// fails, setAside returns the error of the database, so that the caller tries again.
+func (s *Store) setAside(ctx context.Context, err error) error {
+	if d, ok := errors.AsType[*Damage](err); ok && errors.Is(d, ErrDamaged) {
+		if err := s.SetAside(ctx, d); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// SetAside puts a damaged stream into quarantine, and logs this the first time. No event
+// is added to the stream of a job from then on. A job that has not ended is then damaged
+// in the history view. It is no longer outstanding.
+func (s *Store) SetAside(ctx context.Context, d *Damage) error {
+	var first bool
+	err := s.pool.QueryRow(ctx, `
+		with added as (
+			insert into quarantine (stream, version, owner, reason) values ($1, $2, $3, $4) on conflict do nothing returning stream
+		), marked as (
+			update history set state = 'damaged' where job = $5 and state in ('queued', 'running')
+		)
+		select exists (select from added)`, d.Stream, d.Version, d.Owner, d.Reason, d.Stream.ID()).Scan(&first)
+	if err != nil {
+		return fmt.Errorf("set damaged stream %s aside: %w", d.Stream, err)
+	}
+	if first {
+		s.log.ErrorContext(ctx, "damaged stream set aside", "stream", d.Stream, "version", d.Version, "reason", d.Reason)
+	}
+	return nil
+}
+
+// Quarantine returns up to limit damaged streams in order. The results begin after the
+// given stream. For the empty stream they begin with the first one. Damage that nothing
+// has read yet is not in quarantine.
+func (s *Store) Quarantine(ctx context.Context, after Stream, limit int) ([]*Damage, error) {
+	rows, _ := s.pool.Query(ctx, `select stream, version, owner, reason, at from quarantine where stream > $1 order by stream limit $2`, after, limit)
+	damaged, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[Damage])
+	if err != nil {
+		return nil, fmt.Errorf("list the damaged streams: %w", err)
+	}
+	return damaged, nil
+}
+
+// endQuarantineOfAccounts ends the quarantine of accounts' streams whose events can be
+// decoded again.
+func (s *Store) endQuarantineOfAccounts(ctx context.Context, conn *pgx.Conn) error {
+	rows, _ := conn.Query(ctx, `select stream from quarantine where starts_with(stream, 'account/')`)
+	streams, err := pgx.CollectRows(rows, pgx.RowTo[Stream])
+	if err != nil {
+		return err
+	}
+	for _, stream := range streams {
+		_, err := s.read(ctx, stream, 0)
+		if err == nil {
+			_, err = conn.Exec(ctx, `delete from quarantine where stream = $1`, stream)
+		}
+		if _, damaged := errors.AsType[*Damage](err); err != nil && !damaged {
+			return err
+		}
+	}
+	return nil
+}

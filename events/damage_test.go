@@ -1,0 +1,307 @@
+package events_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"colophon/events"
+	"colophon/internal/vault"
+)
+
+// alter changes the payload of an event. The function change gets the payload as text.
+func (f *fixture) alter(t *testing.T, stream events.Stream, version int, change func(string) string) {
+	t.Helper()
+	var payload []byte
+	err := f.db.Owner.QueryRow(t.Context(), `select payload from events where stream = $1 and version = $2`, stream, version).Scan(&payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	altered := change(string(payload))
+	if altered == string(payload) {
+		t.Fatalf("the payload is unchanged: %s", payload)
+	}
+	f.db.Damage(t, `update events set payload = $3 where stream = $1 and version = $2`, stream, version, []byte(altered))
+}
+
+func replace(from, to string) func(string) string {
+	return func(payload string) string { return strings.Replace(payload, from, to, 1) }
+}
+
+// quarantine returns the streams in quarantine.
+func (f *fixture) quarantine(t *testing.T) (streams []events.Stream) {
+	t.Helper()
+	damaged, err := f.Quarantine(t.Context(), "", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range damaged {
+		if d.At.IsZero() {
+			t.Errorf("%v has no time", d)
+		}
+		streams = append(streams, d.Stream)
+	}
+	return streams
+}
+
+func (f *fixture) row(t *testing.T, job uuid.UUID) (state string) {
+	t.Helper()
+	if err := f.db.Owner.QueryRow(t.Context(), `select state from history where job = $1`, job).Scan(&state); err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// TestDamagedStreamIsSetAside damages one event of a running job in every way. The stream
+// must be set aside and logged once, without its content. No event may follow. Other
+// streams must stay as they are.
+func TestDamagedStreamIsSetAside(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var log bytes.Buffer
+	f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.NewTextHandler(&log, nil)))
+	sealed := func(payload string) string {
+		at := strings.Index(payload, `"sealed":"`) + len(`"sealed":"`)
+		other := "A"
+		if payload[at] == 'A' {
+			other = "B"
+		}
+		return payload[:at] + other + payload[at+1:]
+	}
+	var want []events.Stream
+	for name, k := range map[string]struct {
+		version int
+		change  func(string) string
+		reason  string
+	}{
+		"not JSON":         {3, func(p string) string { return "\x00" + p[1:] }, "not decodable"},
+		"cut":              {2, func(p string) string { return p[:len(p)/2] }, "not decodable"},
+		"empty":            {1, func(string) string { return "" }, "not decodable"},
+		"time":             {3, replace(`"at":"2`, `"at":"x`), "not decodable"},
+		"type of a member": {2, replace(`"attempt":1`, `"attempt":"secret"`), "not decodable"},
+		"ciphertext":       {1, sealed, "sealed members not readable"},
+		"later ciphertext": {3, sealed, "sealed members not readable"},
+		"owner":            {1, replace(f.owner.String(), uuid.NewString()), "columns and payload differ"},
+		"version":          {3, replace(`"version":3`, `"version":9`), "columns and payload differ"},
+		"type":             {2, replace("job.started", "job.sTarted"), "columns and payload differ"},
+		"stream":           {3, replace(`"stream":"job/`, `"stream":"JOB/`), "columns and payload differ"},
+		"order":            {2, replace(`"from_token":0`, `"from_token":7`), "cannot follow the events before it"},
+	} {
+		intact, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		job, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream := events.JobStream(job.ID)
+		want = append(want, stream)
+		f.alter(t, stream, k.version, k.change)
+		for range 2 {
+			_, err = f.Job(t.Context(), job.ID)
+			d, ok := errors.AsType[*events.Damage](err)
+			if !errors.Is(err, events.ErrDamaged) || !ok || d.Stream != stream || d.Version != k.version || d.Owner != f.owner || d.Reason != k.reason {
+				t.Errorf("%s: %v, want damage at version %d: %s", name, err, k.version, k.reason)
+			}
+		}
+		if state := f.row(t, job.ID); state != "damaged" {
+			t.Errorf("%s: the job is %s in the view, want damaged", name, state)
+		}
+		if _, err := f.AppendJob(t.Context(), job, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrDamaged) {
+			t.Errorf("%s: append to a damaged stream: %v, want ErrDamaged", name, err)
+		}
+		if intact, err = f.put(t.Context(), intact, completedFacts()[3:]...); err != nil || intact.State != events.Completed {
+			t.Errorf("%s: another job: %+v, %v", name, intact, err)
+		}
+	}
+	if got := f.quarantine(t); !cmp.Equal(len(got), len(want)) {
+		t.Errorf("in quarantine: %v, want %v", got, want)
+	}
+	if n := strings.Count(log.String(), "damaged stream set aside"); n != len(want) || strings.Contains(log.String(), "secret") {
+		t.Errorf("%d lines for %d streams:\n%s", n, len(want), log.String())
+	}
+	if outstanding, err := f.Outstanding(t.Context(), f.owner, 100); err != nil || len(outstanding) != 0 {
+		t.Errorf("outstanding jobs: %v, %v, want none", outstanding, err)
+	}
+}
+
+// What this process cannot read, another process may read. So the stream must not be set
+// aside.
+func TestUnknownEventsAndKeysAreNotSetAside(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	put := func() events.Stream {
+		job, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return events.JobStream(job.ID)
+	}
+	schema, kind, key := put(), put(), put()
+	f.alter(t, schema, 2, replace(`"schema":1`, `"schema":2`))
+	f.alter(t, kind, 2, replace("job.started", "job.praised"))
+	f.db.Damage(t, `update events set type = 'job.praised' where stream = $1 and version = 2`, kind)
+	stranger, err := vault.New(bytes.Repeat([]byte{8}, vault.MasterKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []struct {
+		stream events.Stream
+		vault  *vault.Vault
+		want   error
+	}{{schema, f.vault, events.ErrCorrupt}, {kind, f.vault, events.ErrCorrupt}, {key, stranger, vault.ErrUnreadable}} {
+		store := events.NewStore(f.db.App, k.vault, slog.New(slog.DiscardHandler))
+		if _, err := store.Job(t.Context(), k.stream.ID()); !errors.Is(err, k.want) || errors.Is(err, events.ErrDamaged) {
+			t.Errorf("%v, want %v", err, k.want)
+		}
+		r, err := store.RebuildHistory(t.Context(), nil)
+		if err != nil || len(r.Wrong) != 0 || len(r.Damaged) == 0 {
+			t.Errorf("rebuild: %+v, %v, want the stream reported and no row changed", r, err)
+		}
+	}
+	if got := f.quarantine(t); len(got) != 0 {
+		t.Errorf("in quarantine: %v, want none", got)
+	}
+}
+
+// TestRebuildPassesDamagedStreams rebuilds a view that has wrong rows beside damaged
+// streams. When the events are whole again, the quarantine must end.
+func TestRebuildPassesDamagedStreams(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var jobs []events.Job
+	for n := range 4 {
+		j, err := f.put(t.Context(), f.newJob(), completedFacts()[:2+n]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = append(jobs, j)
+	}
+	running, wrong, advanced, completed := jobs[0], jobs[1], jobs[2], jobs[3]
+	for _, j := range []events.Job{running, advanced, completed} {
+		f.alter(t, events.JobStream(j.ID), 2, replace(`"fact"`, `"FACT!`))
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where job = $1`, wrong.ID); err != nil {
+		t.Fatal(err)
+	}
+	mustReport := func(what string, r events.Report, err error, jobs, wrong, damaged int) {
+		t.Helper()
+		if err != nil || r.Jobs != jobs || len(r.Wrong) != wrong || len(r.Damaged) != damaged {
+			t.Errorf("%s: %+v, %v; want %d jobs, %d wrong and %d damaged", what, r, err, jobs, wrong, damaged)
+		}
+	}
+	r, err := f.CheckHistory(t.Context())
+	mustReport("check", r, err, 1, 1, 3)
+	if got := f.quarantine(t); len(got) != 0 {
+		t.Errorf("a check has set aside %v", got)
+	}
+	r, err = f.RebuildHistory(t.Context(), nil)
+	mustReport("rebuild", r, err, 1, 1, 3)
+	r, err = f.CheckHistory(t.Context())
+	mustReport("check after the rebuild", r, err, 1, 0, 3)
+	if got := f.quarantine(t); len(got) != 3 {
+		t.Errorf("in quarantine: %v, want 3 streams", got)
+	}
+	for id, want := range map[uuid.UUID]string{running.ID: "damaged", wrong.ID: "running", advanced.ID: "damaged", completed.ID: "completed"} {
+		if got := f.row(t, id); got != want {
+			t.Errorf("a row is %s, want %s", got, want)
+		}
+	}
+	if list, err := f.History(t.Context(), f.owner, uuid.UUID{}, 10); err != nil || len(list) != 1 || list[0].Text != "the text is secret too" {
+		t.Errorf("history: %+v, %v, want the completed job from the view", list, err)
+	}
+	for _, j := range []events.Job{running, advanced, completed} {
+		f.alter(t, events.JobStream(j.ID), 2, replace(`"FACT!`, `"fact"`))
+	}
+	r, err = f.RebuildHistory(t.Context(), nil)
+	mustReport("rebuild of restored events", r, err, 4, 2, 0)
+	r, err = f.CheckHistory(t.Context())
+	mustReport("check of restored events", r, err, 4, 0, 0)
+	if got := f.quarantine(t); len(got) != 0 {
+		t.Errorf("in quarantine: %v, want none", got)
+	}
+	if _, err := f.AppendJob(t.Context(), running, events.JobCancelled{By: "owner"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A damaged row of the view must not hide the other rows. The text of its job comes from
+// the events.
+func TestHistoryPassesDamagedRows(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for range 3 {
+		if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustList := func(n int) {
+		t.Helper()
+		list, err := f.History(t.Context(), f.owner, uuid.UUID{}, 10)
+		if err != nil || len(list) != n {
+			t.Fatalf("%d records, %v, want %d", len(list), err, n)
+		}
+		for _, r := range list {
+			if r.Text != "the text is secret too" || r.CompletionTokens != 3 {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `update history set sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)`); err != nil {
+		t.Fatal(err)
+	}
+	mustList(3)
+	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) != 3 {
+		t.Errorf("%+v, %v, want 3 wrong rows", r, err)
+	}
+	var stream events.Stream
+	if err := f.db.Owner.QueryRow(t.Context(), `select stream from events where type = 'job.advanced' order by stream limit 1`).Scan(&stream); err != nil {
+		t.Fatal(err)
+	}
+	f.alter(t, stream, 3, func(p string) string { return p[1:] })
+	mustList(2)
+	if r, err := f.RebuildHistory(t.Context(), nil); err != nil || len(r.Wrong) != 2 {
+		t.Errorf("%+v, %v, want 2 rows corrected", r, err)
+	}
+	mustList(2)
+}
+
+// A damaged account must stay usable where nothing is sealed. Above all, it must be
+// possible to erase it.
+func TestDamagedAccountCanBeErased(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	stream := events.AccountStream(f.owner)
+	f.alter(t, stream, 1, func(p string) string { return p[1:] })
+	if _, err := f.Page(t.Context(), stream, 0, 10); !errors.Is(err, events.ErrDamaged) {
+		t.Errorf("%v, want ErrDamaged", err)
+	}
+	if got := f.quarantine(t); !cmp.Equal(got, []events.Stream{stream}) {
+		t.Errorf("in quarantine: %v, want %v", got, stream)
+	}
+	f.db.Damage(t, `update owner_keys set wrapped = '\x00'`)
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)) // has not cached the key
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Store = events.NewStore(f.db.App, v, slog.New(slog.DiscardHandler))
+	appendFact := func(fact events.Fact) error {
+		return f.Write(t.Context(), func(tx *events.Tx) error { return tx.AppendAccount(t.Context(), f.owner, fact) })
+	}
+	if err := appendFact(events.AccountErased{}); err != nil {
+		t.Errorf("append an erasure: %v", err)
+	}
+	f.closeOwner(t)
+	if err := f.Erase(t.Context(), f.owner); err != nil {
+		t.Error(err)
+	}
+	if owners, err := f.ClosedOwners(t.Context(), 10); err != nil || len(owners) != 0 {
+		t.Errorf("owners whose keys exist: %v, %v, want none", owners, err)
+	}
+}

@@ -1,0 +1,229 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"colophon/events"
+	"colophon/internal/pg/pgtest"
+)
+
+// today returns a reservation of today's budget.
+func (f *fixture) today(t *testing.T, tokens int) events.Reservation {
+	t.Helper()
+	r := events.Reservation{Tokens: tokens}
+	if err := f.db.Owner.QueryRow(t.Context(), `select (now() at time zone 'UTC')::date::text`).Scan(&r.Day); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// write appends jobs to their ends, one after the other, until the function stop is
+// called. Each fourth job stays open.
+func (f *fixture) write(t *testing.T, writers int, reserved events.Reservation) (written *atomic.Int64, stop func()) {
+	t.Helper()
+	written = &atomic.Int64{}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				facts := completedFacts()
+				accepted := facts[0].(events.JobAccepted)
+				accepted.Reserved = reserved
+				facts[0] = accepted
+				job := f.newJob()
+				for _, fact := range facts[:len(facts)-n%4] {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					var err error
+					if job, err = f.AppendJob(context.Background(), job, fact); err != nil {
+						t.Errorf("append during a rebuild: %v", err)
+						return
+					}
+					written.Add(1)
+				}
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() { close(done); wg.Wait() })
+	t.Cleanup(stop)
+	return written, stop
+}
+
+// spoil makes the view and the budgets wrong in every way.
+func (f *fixture) spoil(t testing.TB) {
+	t.Helper()
+	for _, sql := range []string{
+		`delete from history where get_byte(uuid_send(job), 15) % 5 = 0`,
+		`update history set state = 'cancelled', model = 'wrong', sealed = null where get_byte(uuid_send(job), 15) % 5 = 1`,
+		`insert into history (job, owner, state, model, prompt_tokens, completion_tokens, finish_reason, created_at)
+			select gen_random_uuid(), owner, 'queued', model, 1, 1, '', now() from history limit 10`,
+		`update budgets set tokens = tokens + 1000`,
+	} {
+		if _, err := f.db.Owner.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mustAgree fails the test unless the view and the budgets agree with the events.
+func (f *fixture) mustAgree(t *testing.T) {
+	t.Helper()
+	r, err := f.CheckHistory(t.Context())
+	if err != nil || len(r.Wrong) > 0 || len(r.Damaged) > 0 || r.Jobs == 0 {
+		t.Errorf("%d of %d rows wrong, %d damaged, %v", len(r.Wrong), r.Jobs, len(r.Damaged), err)
+	}
+	rows, _ := f.db.Owner.Query(t.Context(), `select stream from events where stream like 'job/%' and version = 1`)
+	streams, err := pgx.CollectRows(rows, pgx.RowTo[events.Stream])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{}
+	for _, stream := range streams {
+		j, err := f.Job(t.Context(), stream.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[j.Reserved.Day] += j.Spent()
+	}
+	if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
+		t.Errorf("budgets: %s", cmp.Diff(want, got))
+	}
+}
+
+// TestRebuildAgreesWhileWritersAppend spoils the view and rebuilds it while jobs are
+// written. The rebuild is killed after each of its batches and at its end, and run again.
+// At last the view must agree with the fold of every stream.
+func TestRebuildAgreesWhileWritersAppend(t *testing.T) {
+	t.Parallel()
+	pgtest.OneDay(t)
+	f := newFixture(t)
+	f.SetRebuildBatch(40)
+	reserved := f.today(t, 54)
+	written, stop := f.write(t, 4, reserved)
+	for written.Load() < 600 { // some batches
+		if _, err := f.db.Owner.Exec(t.Context(), `select pg_sleep(0.01)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.spoil(t)
+	kill := func() {
+		_, err := f.db.Owner.Exec(t.Context(), `
+			select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name like '% rebuild' and datname = current_database()`)
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	before := written.Load()
+	batches := 1
+	for last := 1; last <= batches && last < 8; last++ {
+		n := 0
+		_, err := f.RebuildHistory(t.Context(), func(int) {
+			if n++; n == last {
+				kill()
+			}
+		})
+		if batches = max(batches, n+1); err == nil {
+			t.Errorf("a rebuild that was killed after batch %d reports success", last)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := f.RebuildHistory(ctx, func(int) { cancel() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled rebuild: %v", err)
+	}
+	if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if during := written.Load() - before; during == 0 {
+		t.Error("nothing was written during the rebuilds")
+	}
+	stop()
+	f.mustAgree(t)
+}
+
+// TestRebuildNeverOutrunsAWriter rebuilds a row while a transaction that writes the row is
+// open. The row of that transaction must stay.
+func TestRebuildNeverOutrunsAWriter(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, spoiled := range []string{`delete from history`, `update history set model = 'wrong'`} {
+		job, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.db.Owner.Exec(t.Context(), spoiled); err != nil {
+			t.Fatal(err)
+		}
+		rebuilt := make(chan error, 1)
+		err = f.Write(t.Context(), func(tx *events.Tx) error {
+			if _, err := tx.AppendJob(t.Context(), job, events.JobCancelled{By: "owner"}); err != nil {
+				return err
+			}
+			go func() {
+				_, err := f.RebuildHistory(t.Context(), nil)
+				rebuilt <- err
+			}()
+			// The rebuild has read the old events when it waits for the row.
+			waiting := false
+			for giveUp := time.Now().Add(5 * time.Second); !waiting; {
+				if time.Now().After(giveUp) {
+					return errors.New("the rebuild does not wait for the row")
+				}
+				err := f.db.Owner.QueryRow(t.Context(), `
+					select exists (select from pg_stat_activity
+						where application_name like '% rebuild' and datname = current_database() and wait_event_type = 'Lock')`).Scan(&waiting)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err := errors.Join(err, <-rebuilt); err != nil {
+			t.Fatal(err)
+		}
+		if state := f.row(t, job.ID); state != "cancelled" {
+			t.Errorf("%s: the job is %s after the rebuild, want cancelled", spoiled, state)
+		}
+		if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+			t.Errorf("%s: %+v, %v", spoiled, r, err)
+		}
+	}
+}
+
+// A budget that is too low must not keep a job from ending.
+func TestJobEndsUnderATooLowBudget(t *testing.T) {
+	t.Parallel()
+	pgtest.OneDay(t)
+	f := newFixture(t)
+	facts := completedFacts()
+	accepted := facts[0].(events.JobAccepted)
+	accepted.Reserved = f.today(t, 54)
+	facts[0] = accepted
+	job, err := f.put(t.Context(), f.newJob(), facts[:4]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.db.Owner.Exec(t.Context(), `update budgets set tokens = 1`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.put(t.Context(), job, facts[4]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.budgets(t, f.owner); len(got) != 1 || got[accepted.Reserved.Day] != 7 {
+		t.Errorf("budgets after a rebuild: %v, want 7", got)
+	}
+}
