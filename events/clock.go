@@ -18,10 +18,6 @@ const (
 
 	// syncTimeout bounds a read of the database's clock.
 	syncTimeout = 2 * time.Second
-
-	// maxAhead is the difference between the clocks of this process and the database
-	// that is not logged.
-	maxAhead = 5 * time.Second
 )
 
 // Clock returns the database's clock. [Store.Run] keeps it in step.
@@ -44,7 +40,7 @@ func (s *Store) now(ctx context.Context, db vault.DB, last time.Time) (time.Time
 
 // keepTime keeps the clock in step with the database's clock until ctx is done. It logs
 // when the difference between this process's clock and the database's clock changes by
-// more than maxAhead.
+// more than pg.MaxAhead.
 func (s *Store) keepTime(ctx context.Context) {
 	tick := time.NewTicker(s.syncEvery)
 	defer tick.Stop()
@@ -65,14 +61,14 @@ func (s *Store) keepTime(ctx context.Context) {
 }
 
 // logAhead logs the time by which the process's clock is ahead of the database's clock,
-// if it differs by more than maxAhead from the time that was logged last. It returns the
+// if it differs by more than pg.MaxAhead from the time that was logged last. It returns the
 // time that is now logged.
 func logAhead(ctx context.Context, log *slog.Logger, ahead, logged time.Duration) time.Duration {
-	if (ahead - logged).Abs() <= maxAhead {
+	if (ahead - logged).Abs() <= pg.MaxAhead {
 		return logged
 	}
 	ahead = ahead.Round(time.Millisecond)
-	if ahead.Abs() > maxAhead {
+	if ahead.Abs() > pg.MaxAhead {
 		log.WarnContext(ctx, "clock of this process differs from the database's clock, which the service uses", "ahead", ahead)
 	} else {
 		log.InfoContext(ctx, "clock of this process agrees with the database's clock again", "ahead", ahead)

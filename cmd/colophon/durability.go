@@ -14,6 +14,9 @@ const (
 	// asynchronous is the warning of a database whose standbys are all asynchronous.
 	asynchronous = "the database waits for no standby: a failover loses the jobs that were accepted last"
 
+	// wrongClock is the warning of a process whose clock is off.
+	wrongClock = "the clock of this process differs by more than 5 s from the database's, which the service uses"
+
 	// replicationEvery is the interval at which the log learns of a change of the standbys.
 	replicationEvery = 30 * time.Second
 )
@@ -65,6 +68,9 @@ func (b *base) watchReplication(ctx context.Context) {
 func (b *base) ready(ctx context.Context) (warnings []string, err error) {
 	if err := pg.CheckWritable(ctx, b.pool); err != nil {
 		return nil, err
+	}
+	if b.store.Clock().Ahead().Abs() > pg.MaxAhead {
+		warnings = append(warnings, wrongClock)
 	}
 	loses, err := pg.LosesAtFailover(ctx, b.pool)
 	if loses {

@@ -9,6 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// MaxAhead is the difference between the clocks of a process and its database above which
+// the operator is told.
+const MaxAhead = 5 * time.Second
+
 // Clock tells the time of a database. [Clock.Sync] reads the database's clock. Between
 // two reads, Clock adds the time that has passed on this process's monotonic clock. So a
 // wrong or changing wall clock of this process does not matter.
