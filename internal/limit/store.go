@@ -166,7 +166,7 @@ func (s *Store) Burst(ctx context.Context, key string, tokens uint64) error {
 	defer s.forget(key)
 	return s.exec(ctx, `
 		insert into rate_limits as r (key, remaining, ends_at, tokens)
-		values ($1, $2::bigint + $3, statement_timestamp() + $4::interval, $2 + $3)
+		values ($1, $2::bigint + $3::bigint, statement_timestamp() + $4::interval, $2::bigint + $3::bigint)
 		on conflict (key) do update set remaining = greatest(r.remaining, 0) + $3`,
 		s.rowKey(key), int64(s.rate.Requests), int64(tokens), s.rate.Per)
 }
