@@ -150,8 +150,10 @@ type outcome struct {
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			a.log.ErrorContext(ctx, "engine panicked", "job", job.ID, "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			out.err = errors.New("the engine panicked")
+			out.err = &model.PanicError{Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}
+		}
+		if p, ok := errors.AsType[*model.PanicError](out.err); ok {
+			a.log.ErrorContext(ctx, "engine panicked", "job", job.ID, "panic", p.Type, "stack", p.Stack)
 		}
 	}()
 	buffer := newHoldback(a.rules, a.engine, job)

@@ -78,6 +78,15 @@ type Engine interface {
 	Open(ctx context.Context) (Sequence, error)
 }
 
+// PanicError is the error of a sequence whose computation panicked. The engine works on
+// with its other sequences. The error has no values, because these may come from a prompt.
+type PanicError struct {
+	Type  string // Go type of the panic's value
+	Stack string // stack of the goroutine that panicked
+}
+
+func (e *PanicError) Error() string { return "the engine panicked: " + e.Type }
+
 // A Sequence is a growing list of tokens for which an [Engine] computes logits.
 type Sequence interface {
 	// Next appends tokens and returns the logits of the token that follows them. The

@@ -36,6 +36,9 @@ type Options struct {
 // sequences, a step has up to 128 prompt tokens. A call of Next returns at once when
 // its context is done. The tokens of that call leave the queue after the current step.
 //
+// If a step panics, its sequences are computed again, each in a step of its own. The
+// sequence that panics alone ends with a [model.PanicError], and the others go on.
+//
 // Besides the weights, an Engine needs memory for the keys and values of open
 // sequences: at most Sequences times Context tokens. Later sequences reuse this memory.
 type Engine struct {
@@ -197,9 +200,11 @@ func (e *Engine) run(pool *kernel.Pool) {
 	defer timer.Stop()
 	var took time.Duration
 	for e.gather(timer, min(took/8, maxGather)) { // waits for at most an eighth of the last step's duration
-		e.plan(f)
 		start := time.Now()
-		f.run()
+		if e.compute(f, nil) != nil {
+			e.isolate(f)
+			continue
+		}
 		took = time.Since(start)
 		e.finish(took, f.times)
 	}
@@ -237,8 +242,9 @@ func (e *Engine) gather(timer *time.Timer, atMost time.Duration) bool {
 	}
 }
 
-// plan chooses the tokens of the next step and allocates pages for them.
-func (e *Engine) plan(f *forward) {
+// plan chooses the tokens of the next step and allocates pages for them. If only is not
+// nil, the step has tokens of this sequence alone.
+func (e *Engine) plan(f *forward, only *sequence) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.step++
@@ -252,6 +258,9 @@ func (e *Engine) plan(f *forward) {
 	}
 	budget := e.budget.tokens(e.decoding, ready)
 	for _, s := range e.queue {
+		if only != nil && s != only {
+			continue
+		}
 		n := len(s.tokens) - s.computed
 		if n > 1 {
 			n = min(n, budget)

@@ -208,7 +208,7 @@ func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 	if err := s.submit(make([]int, maxPromptTokens+1)); err != nil {
 		t.Fatal(err)
 	}
-	e.plan(f)
+	e.plan(f, nil)
 	s.abandon()
 	s.Close()
 	if len(e.slots) != 1 || len(e.free) != 0 || len(e.queue) != 1 {
@@ -290,7 +290,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		return s.(*sequence)
 	}
 	step := func(took time.Duration) {
-		e.plan(f)
+		e.plan(f, nil)
 		f.run()
 		e.finish(took, Times{})
 	}

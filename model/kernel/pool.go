@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 )
 
@@ -29,6 +30,14 @@ type Pool struct {
 
 	parked atomic.Bool   // true while Run waits for done
 	done   chan struct{} // holds one value when pending may have become 0
+
+	panicked atomic.Pointer[Panic] // the first panic of the current loop
+}
+
+// A Panic is the value with which Run panics if body has panicked.
+type Panic struct {
+	Value any    // the value of body's panic
+	Stack []byte // the stack of the thread that panicked
 }
 
 type helper struct {
@@ -67,11 +76,16 @@ func (p *Pool) Threads() int { return len(p.helpers) + 1 }
 // be shorter. Run calls body for each range, and returns when all calls have returned.
 // Calls with different worker numbers run in parallel. Any worker may get any range.
 // Run does not allocate.
+//
+// If body panics, Run still waits for the other ranges. Then it panics with a *Panic in the
+// goroutine of its caller. The pool may be used again.
 func (p *Pool) Run(n, chunk int, body func(worker, lo, hi int)) {
 	if len(p.helpers) == 0 || n <= chunk {
 		if n > 0 {
-			body(0, 0, n)
+			p.body = body
+			p.call(0, 0, n)
 		}
+		p.rethrow()
 		return
 	}
 	p.ranges = (n + chunk - 1) / chunk
@@ -96,6 +110,25 @@ func (p *Pool) Run(n, chunk int, body func(worker, lo, hi int)) {
 		}
 		<-p.done
 	}
+	p.rethrow()
+}
+
+// call calls the body for a range, and keeps its panic for rethrow.
+func (p *Pool) call(worker, lo, hi int) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.panicked.CompareAndSwap(nil, &Panic{v, debug.Stack()})
+		}
+	}()
+	p.body(worker, lo, hi)
+}
+
+// rethrow panics if a call has panicked. All calls must have returned.
+func (p *Pool) rethrow() {
+	if failed := p.panicked.Load(); failed != nil {
+		p.panicked.Store(nil)
+		panic(failed)
+	}
 }
 
 // work takes ranges of the current loop until none is left.
@@ -109,7 +142,7 @@ func (p *Pool) work(worker int) {
 			continue
 		}
 		lo := (p.ranges - int(uint32(state))) * p.chunk
-		p.body(worker, lo, min(lo+p.chunk, p.n))
+		p.call(worker, lo, min(lo+p.chunk, p.n))
 		if p.pending.Add(-1) == 0 && p.parked.CompareAndSwap(true, false) {
 			p.done <- struct{}{}
 		}

@@ -91,3 +91,37 @@ func TestRunDoesNotAllocate(t *testing.T) {
 		t.Errorf("%g allocations", n)
 	}
 }
+
+// A panic of any range must reach the caller of Run, after the other ranges are done. The
+// pool must work afterwards.
+func TestPanicReachesTheCallerOfRun(t *testing.T) {
+	for _, threads := range []int{1, 2, 8} {
+		p := NewPool(threads)
+		for bad := range 20 {
+			var done atomic.Int64
+			func() {
+				defer func() {
+					failed, ok := recover().(*Panic)
+					if !ok || failed.Value != "poison" || len(failed.Stack) == 0 {
+						t.Errorf("%d threads: recovered %v", threads, failed)
+					}
+				}()
+				p.Run(20, 1, func(_, lo, hi int) {
+					if lo <= bad && bad < hi {
+						panic("poison")
+					}
+					done.Add(1)
+				})
+			}()
+			if n := done.Load(); threads > 1 && n != 19 {
+				t.Errorf("%d threads: %d ranges are done, want 19", threads, n)
+			}
+			done.Store(0)
+			p.Run(20, 1, func(_, lo, hi int) { done.Add(int64(hi - lo)) })
+			if n := done.Load(); n != 20 {
+				t.Errorf("%d threads: %d of 20 indexes after a panic", threads, n)
+			}
+		}
+		p.Close()
+	}
+}

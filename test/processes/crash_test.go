@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -204,5 +205,40 @@ func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
 	m.query(`select count(*) from river.river_job where attempt > 1 or max_attempts < 3`, &used)
 	if listening != 4 || used > 0 {
 		t.Errorf("%d connections listen for events in 4 processes; %d attempts are used up", listening, used)
+	}
+}
+
+// TestJobThatKillsItsWorkersFails kills every worker that starts a job. The job must hop to
+// the next worker, and fail after the last crash that is allowed. The worker that ends it
+// must run other jobs.
+func TestJobThatKillsItsWorkersFails(t *testing.T) {
+	slow(t)
+	t.Parallel()
+	m := newMembers(t)
+	c := newUser(t, m.api("--no-rate-limits").URL, "poisoner")
+	id := c.Submit(long(1))
+	events := c.watch(id)
+	var killed []string
+	for range 2 {
+		worker := m.worker("--slots", "1")
+		if e := next(t, events, started); e.Worker != worker.Worker || slices.Contains(killed, e.Worker) {
+			t.Fatalf("started as %+v after %v", e, killed)
+		}
+		worker.Kill()
+		killed = append(killed, worker.Worker)
+	}
+	// The waits between more crashes would take a minute. The token count makes the tokens
+	// that the job has recorded before a kill count for nothing.
+	var n int
+	m.query(`with seeded as (update leases set crashes = 4, tokens = 1000000 returning 1) select count(*)::integer from seeded`, &n)
+	if n != 1 {
+		t.Fatalf("%d leases, want that of the job", n)
+	}
+	m.worker("--slots", "1")
+	if j := c.end(id); j.State != "failed" || !strings.Contains(j.Reason, "too many workers crashed") {
+		t.Errorf("the job ended as %s: %s", j.State, j.Reason)
+	}
+	if j := c.end(c.Submit(sized(2, 20))); j.State != "completed" {
+		t.Errorf("another job ended as %s: %s", j.State, j.Reason)
 	}
 }
