@@ -37,7 +37,7 @@ func TestServiceWorksInEveryQueryMode(t *testing.T) {
 }
 
 // complaint finds the lines of a log that tell about a failed statement.
-var complaint = regexp.MustCompile(`.*level=(WARN|ERROR).*`)
+var complaint = regexp.MustCompile(`.*level=(WARN|ERROR).* err=.*`)
 
 // mainFlow is the life of an account: it signs up and in, refreshes its session, has
 // jobs run, follows one, reads its history and is erased.
