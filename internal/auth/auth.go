@@ -24,8 +24,9 @@
 //     unknown keys, at most once a second.
 //   - Refresh. A refresh token is exchanged once. A client that presents the token
 //     again within [Grace] has lost the response or sent the request twice. That
-//     client gets another pair of tokens, and both pairs stay valid. A token that is
-//     presented later has been copied, and its session ends.
+//     client gets a new access token and the same refresh token as before. So a copied
+//     refresh token cannot divide a session in two. A token that is presented after
+//     Grace has been copied, and its session ends.
 //   - Session limits. An account has at most 100 sessions. One more sign-in ends
 //     the oldest session. A session ends RefreshTTL after its sign-in at the latest.
 //     No access token outlives its session.

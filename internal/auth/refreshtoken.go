@@ -21,19 +21,31 @@ const (
 	refreshSize       = len(uuid.UUID{}) + refreshSecretSize + refreshMACSize
 )
 
-// refreshToken is the stored form of a refresh token.
+// refreshToken is a decoded refresh token.
 type refreshToken struct {
 	session uuid.UUID
-	hash    []byte // SHA-256 of the token
+	raw     []byte // the session's id, the secret and the MAC: not stored
+	hash    []byte // SHA-256 of raw: stored
 }
 
-// newRefreshToken returns a refresh token of a session, and the token's stored form.
+// newRefreshToken returns a random refresh token of a session, as text and decoded.
 func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToken) {
-	raw := make([]byte, len(session)+refreshSecretSize, refreshSize)
-	_, _ = rand.Read(raw[copy(raw, session[:]):]) // rand.Read never returns an error
+	secret := make([]byte, refreshSecretSize)
+	_, _ = rand.Read(secret) // Read never fails
+	return s.makeRefreshToken(session, secret)
+}
+
+// successor returns the refresh token that a client gets in exchange for t. The database stores only hashes of tokens. The secret of the successor is therefore
+// derived from t, so that a repeated exchange gives the same successor.
+func (s *Service) successor(t refreshToken) (text string, next refreshToken) {
+	return s.makeRefreshToken(t.session, s.vault.Digest("refresh token successor", string(t.raw))[:refreshSecretSize])
+}
+
+func (s *Service) makeRefreshToken(session uuid.UUID, secret []byte) (text string, t refreshToken) {
+	raw := append(session[:], secret...)
 	raw = append(raw, s.refreshMAC(raw)...)
 	sum := sha256.Sum256(raw)
-	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, sum[:]}
+	return refreshPrefix + base64.RawURLEncoding.EncodeToString(raw), refreshToken{session, raw, sum[:]}
 }
 
 // refreshMAC returns the MAC of a refresh token's session id and secret.
@@ -41,7 +53,7 @@ func (s *Service) refreshMAC(content []byte) []byte {
 	return s.vault.Digest("refresh token", string(content))[:refreshMACSize]
 }
 
-// readRefreshToken returns the stored form of a refresh token. The result ok reports
+// readRefreshToken decodes a refresh token. The result ok reports
 // whether this service has made the token. It does not depend on the token's row, which
 // may have been deleted.
 func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
@@ -58,5 +70,5 @@ func (s *Service) readRefreshToken(text string) (t refreshToken, ok bool) {
 		return t, false
 	}
 	sum := sha256.Sum256(raw)
-	return refreshToken{uuid.UUID(raw[:len(t.session)]), sum[:]}, true
+	return refreshToken{uuid.UUID(raw[:len(t.session)]), raw, sum[:]}, true
 }

@@ -52,7 +52,11 @@ func (s *Service) beginSession(ctx context.Context, tx *events.Tx, signer jwk.Ke
 		id, account, now, now.Add(s.options.RefreshTTL)); err != nil {
 		return Tokens{}, nil, err
 	}
-	tokens, err := s.issueTokens(ctx, tx, signer, account, id, now.Add(s.options.RefreshTTL))
+	text, refresh := s.newRefreshToken(id)
+	if err := s.storeToken(ctx, tx, refresh); err != nil {
+		return Tokens{}, nil, err
+	}
+	tokens, err := s.issueTokens(signer, account, id, text, now.Add(s.options.RefreshTTL))
 	if err != nil {
 		return Tokens{}, nil, err
 	}
@@ -63,19 +67,22 @@ func (s *Service) beginSession(ctx context.Context, tx *events.Tx, signer jwk.Ke
 	return tokens, ended, tx.AppendAccount(ctx, account, append(facts, events.AccountSignedIn{Session: id})...)
 }
 
-// issueTokens returns new tokens of a session. The access token does not outlive the
-// session.
-func (s *Service) issueTokens(ctx context.Context, tx *events.Tx, signer jwk.Key, account, session uuid.UUID, end time.Time) (Tokens, error) {
-	text, token := s.newRefreshToken(session)
-	if _, err := tx.Exec(ctx, `insert into refresh_tokens (hash, session, issued_at) values ($1, $2, $3)`, token.hash, session, s.now()); err != nil {
-		return Tokens{}, err
-	}
+// storeToken stores a refresh token, unless it is stored already.
+func (s *Service) storeToken(ctx context.Context, tx *events.Tx, t refreshToken) error {
+	_, err := tx.Exec(ctx, `insert into refresh_tokens (hash, session, issued_at) values ($1, $2, $3) on conflict do nothing`,
+		t.hash, t.session, s.now())
+	return err
+}
+
+// issueTokens returns a new access token of a session together with a stored refresh
+// token. The access token does not outlive the session.
+func (s *Service) issueTokens(signer jwk.Key, account, session uuid.UUID, refresh string, end time.Time) (Tokens, error) {
 	valid := min(s.options.AccessTTL, end.Sub(s.now()))
 	access, err := s.sign(signer, account, session, s.now().Add(valid))
 	if err != nil {
 		return Tokens{}, err
 	}
-	return Tokens{AccessToken: access, RefreshToken: text, ExpiresIn: valid}, nil
+	return Tokens{AccessToken: access, RefreshToken: refresh, ExpiresIn: valid}, nil
 }
 
 // lockedSession is a session whose row is locked, and the state of the refresh token
@@ -134,7 +141,8 @@ func (s *Service) endSession(ctx context.Context, tx *events.Tx, locked lockedSe
 }
 
 // Refresh exchanges a refresh token for new tokens of the same session, or
-// returns ErrRefreshToken.
+// returns ErrRefreshToken. A call repeated within Grace returns the same refresh token
+// again, so that a session has one current refresh token.
 func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 	token, ok := s.readRefreshToken(text)
 	if !ok {
@@ -155,15 +163,11 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 			reused, session = true, locked.session // the reuse is not returned as an error, because an error would roll back the end of the session
 			return s.endSession(ctx, tx, locked, events.AccountTokenReuseDetected{Session: locked.session})
 		}
-		if !locked.exchanged {
-			if _, err := tx.Exec(ctx, `update refresh_tokens set exchanged_at = $2 where hash = $1`, token.hash, s.now()); err != nil {
-				return err
-			}
-		}
-		if err := s.pruneTokens(ctx, tx, locked.session); err != nil {
+		text, err := s.exchange(ctx, tx, token, locked.exchanged)
+		if err != nil {
 			return err
 		}
-		tokens, err = s.issueTokens(ctx, tx, signer, locked.account, locked.session, locked.expires)
+		tokens, err = s.issueTokens(signer, locked.account, locked.session, text, locked.expires)
 		return err
 	})
 	if reused && err == nil {
@@ -176,6 +180,21 @@ func (s *Service) Refresh(ctx context.Context, text string) (Tokens, error) {
 		return Tokens{}, fmt.Errorf("refresh a session: %w", err)
 	}
 	return tokens, nil
+}
+
+// exchange stores and returns the successor of a refresh token. Unless the token has been
+// exchanged before, exchange also records the exchange.
+func (s *Service) exchange(ctx context.Context, tx *events.Tx, token refreshToken, before bool) (string, error) {
+	if !before {
+		if _, err := tx.Exec(ctx, `update refresh_tokens set exchanged_at = $2 where hash = $1`, token.hash, s.now()); err != nil {
+			return "", err
+		}
+	}
+	if err := s.pruneTokens(ctx, tx, token.session); err != nil {
+		return "", err
+	}
+	text, next := s.successor(token)
+	return text, s.storeToken(ctx, tx, next)
 }
 
 // pruneTokens deletes the refresh tokens of a session that were exchanged more than Grace

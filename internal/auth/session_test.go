@@ -41,9 +41,8 @@ func TestRefreshReturnsNewTokensOfTheSession(t *testing.T) {
 	}
 }
 
-// TestRefreshMayBeRepeatedWithinGrace repeats a refresh within Grace, like a client
-// that has lost the response or sent the request twice. The client must get another
-// pair of tokens.
+// A client that has lost the response or sent the request twice must get the same refresh
+// token again, with an access token that is valid.
 func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -52,17 +51,40 @@ func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	a := f.mustRefresh(t, first.RefreshToken)
 	f.clock.Advance(Grace)
 	b := f.mustRefresh(t, first.RefreshToken)
-	f.clock.Advance(time.Hour)
-	for _, tokens := range []Tokens{a, b} {
-		f.mustRefresh(t, tokens.RefreshToken)
+	if a.RefreshToken != b.RefreshToken {
+		t.Error("the repeated exchange gave another refresh token")
 	}
+	for _, tokens := range []Tokens{a, b} {
+		f.mustVerify(t, tokens.AccessToken)
+	}
+	f.clock.Advance(time.Hour)
+	f.mustRefresh(t, b.RefreshToken)
 	if facts := f.facts(t, account.ID); len(facts) != 2 {
 		t.Errorf("facts: %#v", facts)
 	}
 }
 
-// TestGraceIsNotProlonged repeats the exchange of a token. Grace must begin with the
-// first exchange and not with the latest exchange.
+// A thief who repeats an exchange within Grace must not get a line of refresh tokens of
+// their own. When the thief and the owner have both gone on, the session must end.
+func TestRepeatedExchangeDoesNotForkTheSession(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.mustRegister(t)
+	first := f.mustSignIn(t)
+	session := f.mustVerify(t, first.AccessToken).Session
+	owner := f.mustRefresh(t, first.RefreshToken)
+	thief := f.mustRefresh(t, first.RefreshToken)
+	f.clock.Advance(time.Minute)
+	f.mustRefresh(t, owner.RefreshToken)
+	f.clock.Advance(time.Minute)
+	_, err := f.Refresh(t.Context(), thief.RefreshToken)
+	wantError(t, err, ErrRefreshToken)
+	if !f.hasEnded(t, session) {
+		t.Error("the session has not ended")
+	}
+}
+
+// Grace begins with the first exchange of a token, not with the latest exchange.
 func TestGraceIsNotProlonged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
