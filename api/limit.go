@@ -17,6 +17,7 @@ import (
 
 	"colophon/internal/auth"
 	"colophon/internal/limit"
+	"colophon/internal/network"
 )
 
 // Limits bound the number of calls of each user. If the user of a request is not known
@@ -69,7 +70,7 @@ func (s *server) turnAway(w http.ResponseWriter, r *http.Request, p *Problem) {
 // whether the request may go on. If it reports false, it has already answered the
 // request.
 func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
-	refused := s.take(r.Context(), w.Header(), s.Limits.Anonymous, networkOf(r.Context()))
+	refused := s.takeOfNetwork(r.Context(), w.Header(), s.Limits.Anonymous)
 	if refused != nil {
 		s.answer(w, r, refused)
 	}
@@ -79,10 +80,10 @@ func (s *server) countAnonymous(w http.ResponseWriter, r *http.Request) bool {
 // limit counts a request against the limit of its operation, and refuses a request that
 // is beyond the limit.
 func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
-	key, counted := networkOf(ctx.Context()), s.Limits.Anonymous
+	counted := s.Limits.Anonymous
 	id, known := ctx.Context().Value(identityKey).(auth.Identity)
 	if known {
-		key, counted = "user "+id.Account.String(), s.Limits.Calls
+		counted = s.Limits.Calls
 	}
 	switch name, ok := ctx.Operation().Metadata[limitName].(string); {
 	case name == uncounted || requestOf(ctx.Context()).counted:
@@ -95,7 +96,13 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 		counted = s.Limits.named(name)
 	}
 	r, w := humago.Unwrap(ctx)
-	if refused := s.take(ctx.Context(), w.Header(), counted, key); refused != nil {
+	var refused *Problem
+	if known {
+		refused = s.take(ctx.Context(), w.Header(), counted, "user "+id.Account.String(), "")
+	} else {
+		refused = s.takeOfNetwork(ctx.Context(), w.Header(), counted)
+	}
+	if refused != nil {
 		s.answer(w, r, refused)
 		return
 	}
@@ -127,13 +134,20 @@ type unreadable struct{ err error }
 
 func (f unreadable) Read([]byte) (int, error) { return 0, f.err }
 
-// take counts a request against a limit under the key, and sets the RateLimit headers. It
-// returns a problem if the request is beyond the limit or cannot be counted.
-func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key string) *Problem {
+// takeOfNetwork counts a request against a limit under its network and the network's site.
+func (s *server) takeOfNetwork(ctx context.Context, h http.Header, l *limit.Limit) *Problem {
+	from := networkOf(ctx)
+	return s.take(ctx, h, l, from, network.Site(from))
+}
+
+// take counts a request against a limit under the key and its group, and sets the
+// RateLimit headers. It returns a problem if the request is beyond the limit or cannot be
+// counted.
+func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key, group string) *Problem {
 	if l == nil {
 		return nil
 	}
-	count, err := l.Take(ctx, key)
+	count, err := l.Take(ctx, key, group)
 	if err != nil {
 		return s.problemOf(ctx, err)
 	}

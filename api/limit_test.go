@@ -336,6 +336,20 @@ func TestExcessRequestsAreRefused(t *testing.T) {
 				if again := ask("203.0.113.1", "Bearer "+other).Code; again != first {
 					t.Errorf("another user: %d, the first one got %d", again, first)
 				}
+				return
+			}
+			// All networks of an IPv6 site together may send 16 times as many requests.
+			const networks = 16
+			for i := range networks * most {
+				if code := ask(fmt.Sprintf("2001:db8:1:%d::1", i/most), k.access).Code; code != first {
+					t.Fatalf("request %d of %d of a site: %d", i+1, networks*most, code)
+				}
+			}
+			if code := ask("2001:db8:1:ffff::1", k.access).Code; code != 429 {
+				t.Errorf("one more network of the site: %d", code)
+			}
+			if code := ask("2001:db8:2::1", k.access).Code; code != first {
+				t.Errorf("another site: %d", code)
 			}
 		})
 	}

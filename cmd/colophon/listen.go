@@ -20,7 +20,7 @@ import (
 type listenFlags struct {
 	Listen         string         `default:"127.0.0.1:8000" help:"Address and port of the API ($COLOPHON_LISTEN)."`
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of the reverse proxies whose X-Forwarded-For is trusted. Default: none ($COLOPHON_TRUSTED_PROXIES)."`
-	MaxConnections uint16         `default:"10000" help:"Maximum number of open connections. One network may have a quarter of them, unless it is a trusted proxy. 0 means no limit ($COLOPHON_MAX_CONNECTIONS)."`
+	MaxConnections uint16         `default:"10000" help:"Maximum number of open connections, lowered to three quarters of the process's limit of open files. One network may have a quarter of them and one IPv6 /48 half, unless it is a trusted proxy. 0 means no limit ($COLOPHON_MAX_CONNECTIONS)."`
 	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Web origins that may call the API from a browser, such as https://example.com or https://*.example.com; * allows all. Default: none ($COLOPHON_CORS_ORIGINS)."`
 	tlsFlags       `group:"TLS:"`
 	limitFlags     `group:"Limits:"`

@@ -10,13 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
+	netaddr "colophon/internal/network"
 	"colophon/internal/vault"
 )
 
 // Wrong passwords delay the next sign-in attempt. The delay is checked before a hash is
 // computed. The database counts failures per pair of name and network, by its own clock,
 // even if no account has the name. So guessing delays only the guesser, with two
-// exceptions. First, a network with failures under many names is delayed under all names.
+// exceptions. First, a network with failures under many names is delayed under all names,
+// and so is a site (see the package network) with failures from many networks.
 // Second, after very many failures under one name, an unknown network has one free attempt
 // under this name instead of ten. A network is known for an account if a sign-in from the
 // network has succeeded. The exceptions do not apply to known networks, so that attackers
@@ -43,15 +45,17 @@ type backoff struct {
 
 // backoffs are the delays that a service applies after failed sign-ins.
 type backoffs struct {
-	pair        backoff // delays attempts under one name from one network
-	underAttack backoff // replaces pair for an unknown network, if the name is under attack
-	network     backoff // delays attempts under any name from one network, unless the network is known for the name
+	pair        backoff // under one name from one network
+	underAttack backoff // under a name under attack from one unknown network; replaces pair
+	network     backoff // under all names from one network, unless it is known for the name
+	site        backoff // under all names from the networks of one site, unless they are known for the name
 }
 
 var productionBackoffs = backoffs{
 	pair:        backoff{10, time.Second, 15 * time.Minute},
 	underAttack: backoff{1, time.Minute, 15 * time.Minute},
 	network:     backoff{100, time.Second, time.Minute},
+	site:        backoff{1600, time.Second, time.Minute},
 }
 
 // ThrottledError occurs when a password is not checked because of earlier failures.
@@ -69,12 +73,13 @@ func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("too many wrong passwords from your network: wait %.0f s", max(1, math.Ceil(e.Wait.Seconds())))
 }
 
-// signInAttempt is a password check under a name from a network. Its first three fields
+// signInAttempt is a password check under a name from a network. Its first four fields
 // are digests. The database counts failures under these digests. The zero signInAttempt
 // is not counted.
 type signInAttempt struct {
 	pair    []byte // digest of the name and the network
 	network []byte
+	site    []byte // nil if the network has no site
 	name    []byte
 	known   bool // true if a sign-in to the account has succeeded from this network
 	wrong   bool // true if the password was checked and is wrong
@@ -92,15 +97,21 @@ func (s *Service) beginAttempt(ctx context.Context, name, network string) (signI
 		network: s.vault.Digest("sign-in network", network),
 		name:    s.vault.Digest("sign-in name", name),
 	}
+	if site := netaddr.Site(network); site != "" {
+		a.site = s.vault.Digest("sign-in site", site)
+	}
 	var wait time.Duration
 	var underAttack bool
 	err := s.pool.QueryRow(ctx, `
 		with counted as (select * from sign_in_failures where began_at > clock_timestamp() - $4::interval)
 		select
 			exists (select from known_networks where key = $1),
-			coalesce((select at + sign_in_wait(failures, $5, $6, $7) - clock_timestamp() from counted where key = $2), '0'),
+			greatest(
+				(select at + sign_in_wait(failures, $5, $6, $7) - clock_timestamp() from counted where key = $2),
+				(select at + sign_in_wait(failures, $10, $11, $12) - clock_timestamp() from counted where key = $9), '0'),
 			exists (select from counted where key = $3 and failures >= $8)`,
-		a.pair, a.network, a.name, failureWindow, s.backoffs.network.free, s.backoffs.network.initial, s.backoffs.network.max, underAttackAfter).
+		a.pair, a.network, a.name, failureWindow, s.backoffs.network.free, s.backoffs.network.initial, s.backoffs.network.max, underAttackAfter,
+		a.site, s.backoffs.site.free, s.backoffs.site.initial, s.backoffs.site.max).
 		Scan(&a.known, &wait, &underAttack)
 	if err != nil {
 		return signInAttempt{}, fmt.Errorf("read failed sign-ins: %w", err)
@@ -145,14 +156,17 @@ const countFailure = `
 	began_at = case when f.began_at > clock_timestamp() - $2::interval then f.began_at else clock_timestamp() end,
 	at = clock_timestamp()`
 
-// recordFailure adds a wrong password to the count of the network under all names, and to
-// the count of the name from all networks. beginAttempt has already added the attempt to
-// the count of the pair.
+// recordFailure adds a wrong password to the counts of the network and its site under all
+// names, and to the count of the name from all networks. beginAttempt has already added the
+// attempt to the count of the pair.
 func (s *Service) recordFailure(ctx context.Context, tx *events.Tx, a signInAttempt) error {
 	if a.pair == nil || a.known {
 		return nil
 	}
-	for _, key := range [][]byte{a.network, a.name} { // every transaction locks these rows in this order, to avoid deadlocks
+	for _, key := range [][]byte{a.network, a.site, a.name} { // always in this order, to avoid deadlocks
+		if key == nil {
+			continue
+		}
 		_, err := tx.Exec(ctx, `
 			insert into sign_in_failures as f (key, failures, began_at, at) values ($1, 1, clock_timestamp(), clock_timestamp())
 			on conflict (key) do update set `+countFailure, key, failureWindow)

@@ -180,6 +180,30 @@ func TestOthersCannotLockAnOwnerOut(t *testing.T) {
 	wantError(t, f.signInFrom(t, "home", "gottfried", "guess"), ErrCredentials)
 }
 
+// A guesser with many networks of one IPv6 site must wait when the failures of the site
+// exceed its free attempts. Other sites, and the owner's known network of the same site,
+// must not wait.
+func TestManyNetworksOfOneSiteShareTheirFailures(t *testing.T) {
+	t.Parallel()
+	f := newSlowFixture(t)
+	f.mustRegister(t)
+	f.Service.backoffs.site = backoff{4, time.Minute, time.Minute}
+	if err := f.signInFrom(t, "2001:db8:1:ffff::/64", name, password); err != nil {
+		t.Fatal(err)
+	}
+	guess := func(i int, prefix string) error {
+		return f.signInFrom(t, fmt.Sprintf("%s:%x::/64", prefix, i), fmt.Sprint("name ", i), "guess")
+	}
+	for i := range 4 {
+		wantError(t, guess(i, "2001:db8:1"), ErrCredentials)
+	}
+	wantThrottled(t, "a further network of the site", guess(5, "2001:db8:1"), time.Minute)
+	wantError(t, guess(5, "2001:db8:2"), ErrCredentials)
+	if err := f.signInFrom(t, "2001:db8:1:ffff::/64", name, password); err != nil {
+		t.Errorf("the owner's known network: %v", err)
+	}
+}
+
 func TestConcurrentGuessesGetNoExtraTries(t *testing.T) {
 	t.Parallel()
 	f := newSlowFixture(t)

@@ -11,7 +11,8 @@ import (
 )
 
 // connectionLimiter is a listener that limits the number of open connections to max. The
-// limit for one network is a quarter of max, except for the addresses of trusted proxies.
+// limit for one network is a quarter of max, and the limit for the networks of one IPv6
+// site is half of max. The addresses of trusted proxies have neither of these two limits.
 // connectionLimiter closes connections above a limit at once, so that no client waits in a
 // queue.
 type connectionLimiter struct {
@@ -22,8 +23,8 @@ type connectionLimiter struct {
 
 	mu        sync.Mutex
 	open      int
-	byNetwork map[string]int
-	refused   int // refused connections since the last log line
+	byNetwork map[string]int // by network or site
+	refused   int            // refused connections since the last log line
 	logged    time.Time
 }
 
@@ -45,19 +46,21 @@ func (l *connectionLimiter) Accept() (net.Conn, error) {
 		addr, err := network.ParseAddr(remote)
 		proxy := err == nil && network.Contains(l.trusted, addr)
 		from := network.Of(remote)
-		if l.acquire(from, proxy) {
-			return &connection{Conn: conn, release: sync.OnceFunc(func() { l.release(from) })}, nil
+		site := network.Site(from)
+		if l.acquire(from, site, proxy) {
+			return &connection{Conn: conn, release: sync.OnceFunc(func() { l.release(from, site) })}, nil
 		}
 		_ = conn.Close()
 	}
 }
 
 // acquire reports whether one more connection of a network is within the limits. If so, it
-// counts the connection.
-func (l *connectionLimiter) acquire(from string, proxy bool) bool {
+// counts the connection. The site is empty if the network has none.
+func (l *connectionLimiter) acquire(from, site string, proxy bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open >= l.max || !proxy && l.byNetwork[from] >= max(1, l.max/4) {
+	greedy := l.byNetwork[from] >= max(1, l.max/4) || site != "" && l.byNetwork[site] >= max(1, l.max/2)
+	if l.open >= l.max || !proxy && greedy {
 		if l.refused++; time.Since(l.logged) >= refusedEvery {
 			l.log.Warn("too many connections, closing new ones", "closed", l.refused, "open", l.open, "max", l.max)
 			l.refused, l.logged = 0, time.Now()
@@ -66,15 +69,20 @@ func (l *connectionLimiter) acquire(from string, proxy bool) bool {
 	}
 	l.open++
 	l.byNetwork[from]++
+	if site != "" {
+		l.byNetwork[site]++
+	}
 	return true
 }
 
-func (l *connectionLimiter) release(from string) {
+func (l *connectionLimiter) release(from, site string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
-	if l.byNetwork[from]--; l.byNetwork[from] == 0 {
-		delete(l.byNetwork, from)
+	for _, key := range []string{from, site} {
+		if l.byNetwork[key]--; l.byNetwork[key] <= 0 {
+			delete(l.byNetwork, key)
+		}
 	}
 }
 

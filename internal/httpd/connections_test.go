@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"colophon/internal/network"
 )
 
 // TestConnectionsAreLimited opens connections from one network and from other networks.
@@ -69,12 +72,51 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 	c := limitConnections(nil, 8, nil, slog.New(slog.DiscardHandler))
 	for i := range 8 {
-		if !c.acquire(string(rune('a'+i/2)), false) {
+		if !c.acquire(string(rune('a'+i/2)), "", false) {
 			t.Errorf("connection %d of four networks was closed", i)
 		}
 	}
-	if c.acquire("z", false) || c.acquire("z", true) {
+	if c.acquire("z", "", false) || c.acquire("z", "", true) {
 		t.Error("a connection over the limit was accepted")
+	}
+}
+
+// The networks of one IPv6 site must not take more than half of all connections, and other
+// sites must get the rest.
+func TestOneSiteCannotTakeAllConnections(t *testing.T) {
+	t.Parallel()
+	c := limitConnections(nil, 16, nil, slog.New(slog.DiscardHandler))
+	open := func(site int, want int) {
+		t.Helper()
+		got := 0
+		for i := range 16 {
+			from := network.Of(fmt.Sprintf("[2001:db8:%d:%d::1]:443", site, i))
+			if c.acquire(from, network.Site(from), false) {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("site %d has %d connections, want %d", site, got, want)
+		}
+	}
+	open(1, 8)
+	open(2, 8)
+	open(3, 0)
+	for i := range 8 {
+		from := network.Of(fmt.Sprintf("[2001:db8:1:%d::1]:443", i))
+		c.release(from, network.Site(from))
+	}
+	open(3, 8)
+}
+
+// A process with few file descriptors must accept fewer connections than the option says,
+// so that a quarter of the descriptors remains for its files and its database.
+func TestConnectionsFollowTheFileDescriptors(t *testing.T) {
+	t.Parallel()
+	for descriptors, want := range map[uint64]int{256: 192, 1024: 768, 1 << 20: 10_000, 1<<64 - 1: 10_000, 3: 2} {
+		if got := withinDescriptors(10_000, descriptors); got != want {
+			t.Errorf("%d descriptors: %d connections, want %d", descriptors, got, want)
+		}
 	}
 }
 

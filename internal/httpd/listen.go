@@ -15,8 +15,10 @@ import (
 type ListenOptions struct {
 	TLS *tls.Config // nil means plain HTTP
 
-	// MaxConnections is the maximum number of open connections. One network may have a
-	// quarter of this number, unless the network is in Trusted. 0 means no limit.
+	// MaxConnections is the maximum number of open connections. It is lowered to three
+	// quarters of the file descriptors that the process may open. One network may have a
+	// quarter of the connections, and the networks of one IPv6 /48 may have half of them,
+	// unless the network is in Trusted. 0 means no limit.
 	MaxConnections int
 
 	Trusted []netip.Prefix // networks of trusted reverse proxies
@@ -44,7 +46,12 @@ func Listen(ctx context.Context, address string, o ListenOptions) (*Listener, er
 		return nil, err
 	}
 	if o.MaxConnections > 0 {
-		l = limitConnections(l, o.MaxConnections, o.Trusted, o.Log)
+		limit := withinDescriptors(o.MaxConnections, maxDescriptors())
+		if limit < o.MaxConnections {
+			o.Log.WarnContext(ctx, "fewer connections than configured, because the process may open few files",
+				"connections", limit, "configured", o.MaxConnections)
+		}
+		l = limitConnections(l, limit, o.Trusted, o.Log)
 	}
 	return &Listener{l, o}, nil
 }

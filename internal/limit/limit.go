@@ -42,11 +42,16 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Limit applies a rate to each key separately.
+// groupShare is the number of keys whose requests together use up the rate of their group.
+const groupShare = 16
+
+// Limit applies a rate to each key separately. A group of keys has groupShare times the
+// rate of one key.
 type Limit struct {
-	name  string
-	rate  Rate
-	store store
+	name   string
+	rate   Rate
+	store  store
+	groups store
 }
 
 // store counts requests. It is in memory or in the database.
@@ -54,21 +59,25 @@ type store interface {
 	Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error)
 }
 
-// InMemory returns a limit that counts within this process. It counts up to 100,000 keys,
-// and forgets the least recently used key beyond that number.
+// ofGroup returns the rate of a group of keys.
+func (r Rate) ofGroup() Rate { return Rate{groupShare * r.Requests, r.Per} }
+
+// InMemory returns a limit that counts within this process. It counts up to 100,000 keys
+// and as many groups, and forgets the least recently used key or group beyond that number.
 func InMemory(name string, rate Rate) (*Limit, error) {
 	store, err := newMemory(rate)
-	if err != nil {
+	groups, err2 := newMemory(rate.ofGroup())
+	if err := errors.Join(err, err2); err != nil {
 		return nil, fmt.Errorf("limit %s: %w", name, err)
 	}
-	return &Limit{name, rate, store}, nil
+	return &Limit{name, rate, store, groups}, nil
 }
 
 // Shared returns a limit that counts in the database. It shares its counts with the
 // limits of the same name in other processes. [RemoveOld] must run in at least one
 // process.
 func Shared(pool *pgxpool.Pool, name string, rate Rate) *Limit {
-	return &Limit{name, rate, NewStore(pool, name, rate)}
+	return &Limit{name, rate, NewStore(pool, name, rate), NewStore(pool, name+" of a group", rate.ofGroup())}
 }
 
 // Count is the state of a key's window after a request.
@@ -85,10 +94,24 @@ func (l *Limit) Name() string { return l.name }
 // Rate returns the rate of the keys that have no rate of their own.
 func (l *Limit) Rate() Rate { return l.rate }
 
-// Take counts a request of a key. Count.OK says whether the request is allowed. After a
+// Take counts a request of a key. If the key belongs to a group, Take also counts the
+// request for the group, unless the key's own window is used up. An empty group means
+// none. Count.OK says whether the request is allowed. The result is the state of the
+// group's window if that window is used up, and of the key's window otherwise. After a
 // database error, the request may or may not have been counted.
-func (l *Limit) Take(ctx context.Context, key string) (Count, error) {
-	tokens, remaining, reset, ok, err := l.store.Take(ctx, key)
+func (l *Limit) Take(ctx context.Context, key, group string) (Count, error) {
+	count, err := take(ctx, l.store, key)
+	if err != nil || !count.OK || group == "" {
+		return count, err
+	}
+	if all, err := take(ctx, l.groups, group); err != nil || !all.OK {
+		return all, err
+	}
+	return count, nil
+}
+
+func take(ctx context.Context, store store, key string) (Count, error) {
+	tokens, remaining, reset, ok, err := store.Take(ctx, key)
 	if err != nil {
 		return Count{}, fmt.Errorf("count a request: %w", err)
 	}

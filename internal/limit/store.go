@@ -68,10 +68,10 @@ func (s *Store) rowKey(key string) []byte {
 	return sum[:16]
 }
 
-// take counts one request. A statement may have to wait for the row. If a new window
+// takeSQL counts one request. A statement may have to wait for the row. If a new window
 // begins during the wait, the request counts in the new window. If the database's clock
 // was set back, the window ends at most one window length from now.
-const take = `
+const takeSQL = `
 insert into rate_limits as r (key, remaining, ends_at)
 values ($1, greatest($2::bigint - 1, -1), statement_timestamp() + $3::interval)
 on conflict (key) do update set
@@ -97,7 +97,7 @@ func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset 
 	defer cancel()
 	var limit, left int64
 	var seconds float64
-	if err := s.pool.QueryRow(ctx, take, s.rowKey(key), int64(s.rate.Requests), s.rate.Per).Scan(&limit, &left, &seconds); err != nil {
+	if err := s.pool.QueryRow(ctx, takeSQL, s.rowKey(key), int64(s.rate.Requests), s.rate.Per).Scan(&limit, &left, &seconds); err != nil {
 		return 0, 0, 0, false, err
 	}
 	ends := time.Now().Add(time.Duration(seconds * float64(time.Second)))

@@ -100,7 +100,7 @@ func TestWindowsStayAligned(t *testing.T) {
 	take := func(ok bool, remaining uint64, minReset, maxReset time.Duration) {
 		t.Helper()
 		l.store.(*Store).forget("k")
-		c, err := l.Take(t.Context(), "k")
+		c, err := l.Take(t.Context(), "k", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,6 +127,45 @@ func TestWindowsStayAligned(t *testing.T) {
 	take(false, 0, 0, time.Minute)
 }
 
+// Keys of one group must together get groupShare times the rate of one key, in memory and
+// in the database. Keys without a group and keys of other groups must not be affected.
+func TestGroupsHaveALargerLimit(t *testing.T) {
+	t.Parallel()
+	memory, err := InMemory("calls", Rate{2, time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, l := range map[string]*Limit{"memory": memory, "shared": Shared(pgtest.New(t, migrations.Up).App, "calls", Rate{2, time.Hour})} {
+		take := func(key, group string) Count {
+			t.Helper()
+			c, err := l.Take(t.Context(), key, group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		for i := range groupShare {
+			for range 2 {
+				if c := take(fmt.Sprint("key ", i), "a"); !c.OK || c.Limit != 2 {
+					t.Fatalf("%s: key %d: %+v", name, i, c)
+				}
+			}
+			if c := take(fmt.Sprint("key ", i), "a"); c.OK { // must not count for the group
+				t.Fatalf("%s: key %d got a third request", name, i)
+			}
+		}
+		if c := take("one more key", "a"); c.OK || c.Limit != 2*groupShare || c.Reset <= 0 {
+			t.Errorf("%s: beyond the group's limit: %+v", name, c)
+		}
+		if c := take("another key", "b"); !c.OK {
+			t.Errorf("%s: another group: %+v", name, c)
+		}
+		if c := take("a key without a group", ""); !c.OK {
+			t.Errorf("%s: no group: %+v", name, c)
+		}
+	}
+}
+
 // TestProcessesShareOneLimit sends concurrent requests through several pools. Exactly 37
 // requests, the limit, must be allowed. Each allowed request must get a different number
 // of remaining requests.
@@ -146,7 +185,7 @@ func TestProcessesShareOneLimit(t *testing.T) {
 		l := Shared(pool, "jobs", Rate{limit, time.Hour})
 		for range each {
 			wg.Go(func() {
-				c, err := l.Take(t.Context(), "user x")
+				c, err := l.Take(t.Context(), "user x", "")
 				if err != nil {
 					t.Error(err)
 				}
@@ -175,7 +214,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	db := pgtest.New(t, migrations.Up)
 	s := NewStore(db.App, "jobs", Rate{1, time.Hour})
 	for range 3 {
-		if _, _, _, _, err := s.Take(t.Context(), "k"); err != nil {
+		if _, _, _, _, err := s.Take(t.Context(), "k", ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -188,7 +227,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	if _, err := db.Owner.Exec(t.Context(), `drop table rate_limits`); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, ok, err := s.Take(t.Context(), "k"); ok || err != nil {
+	if _, _, _, ok, err := s.Take(t.Context(), "k", ""); ok || err != nil {
 		t.Errorf("a refused key: %v, %v", ok, err)
 	}
 	if _, _, _, _, err := s.Take(t.Context(), "another"); err == nil {
@@ -246,7 +285,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 					if _, err := removeOld(t.Context(), db.App); err != nil {
 						t.Error(err)
 					}
-				} else if _, _, _, _, err := s.Take(t.Context(), "k"); err != nil {
+				} else if _, _, _, _, err := s.Take(t.Context(), "k", ""); err != nil {
 					t.Error(err)
 				}
 			}
@@ -283,13 +322,13 @@ func TestDatabaseOutageIsAnError(t *testing.T) {
 	store := l.store.(*Store)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if c, err := l.Take(ctx, "k"); err == nil || c.OK {
+	if c, err := l.Take(ctx, "k", ""); err == nil || c.OK {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if err := store.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Take(t.Context(), "k"); !errors.Is(err, limiter.ErrStopped) {
+	if _, err := l.Take(t.Context(), "k", ""); !errors.Is(err, limiter.ErrStopped) {
 		t.Errorf("after Close: %v", err)
 	}
 	pool.Close()
@@ -302,7 +341,7 @@ func TestInMemoryLimitRefusesFurtherRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []bool{true, false} {
-		c, err := l.Take(t.Context(), "k")
+		c, err := l.Take(t.Context(), "k", "")
 		if err != nil || c.OK != want || c.Limit != 1 || c.Remaining != 0 || c.Reset > time.Hour || c.Reset < 30*time.Minute {
 			t.Errorf("request %d: %+v, %v", i, c, err)
 		}
@@ -327,7 +366,7 @@ func BenchmarkTake(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.RunParallel(func(p *testing.PB) {
 				for p.Next() {
-					if _, err := l.Take(context.Background(), "user 0190a0c0-0000-7000-8000-000000000000"); err != nil {
+					if _, err := l.Take(context.Background(), "user 0190a0c0-0000-7000-8000-000000000000", ""); err != nil {
 						b.Error(err)
 					}
 				}

@@ -79,6 +79,21 @@ func Of(remote string) string {
 	return addr.String()
 }
 
+// Site returns the site of a network that [Of] returned. The site of an IPv6 network is its
+// /48, because providers give a customer up to 65,536 networks of the same /48. An IPv4
+// address has no site, and Site returns an empty text.
+func Site(of string) string {
+	network, err := netip.ParsePrefix(of)
+	if err != nil {
+		return ""
+	}
+	site, err := network.Addr().Prefix(48)
+	if err != nil {
+		return ""
+	}
+	return site.String()
+}
+
 // IsLiteral reports whether the value of a Host header is an IP address or localhost. The
 // requests of a web page that uses DNS rebinding have the page's own host name instead.
 func IsLiteral(host string) bool {

@@ -24,6 +24,23 @@ func TestOfIsTheAddressOrThe64OfIPv6(t *testing.T) {
 	}
 }
 
+// Only IPv6 networks have a site. Networks of the same /48 must have the same site.
+func TestSiteIsThe48OfIPv6(t *testing.T) {
+	for remote, want := range map[string]string{
+		"[2001:db8:1:2:3:4:5:6]:443": "2001:db8:1::/48",
+		"2001:db8:1:ffff::9":         "2001:db8:1::/48",
+		"2001:db8:2:2::9":            "2001:db8:2::/48",
+		"192.0.2.7:1234":             "",
+		"[::ffff:192.0.2.7]:443":     "",
+		"@":                          "",
+		"":                           "",
+	} {
+		if got := Site(Of(remote)); got != want {
+			t.Errorf("%s: %q, want %q", remote, got, want)
+		}
+	}
+}
+
 func TestIsLiteralAcceptsAddressesAndLocalhost(t *testing.T) {
 	for host, want := range map[string]bool{
 		"127.0.0.1": true, "127.0.0.1:8000": true, "[::1]": true, "[::1]:8000": true, "localhost": true, "LOCALHOST:8000": true, "192.0.2.1": true,
