@@ -79,6 +79,7 @@ var meanings = map[string]meaning{
 	"prompt_encoding":     {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"prompt_length":       {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"prompt_word":         {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"username_scripts":    {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_characters": {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_encoding":   {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_length":     {status: http.StatusUnprocessableEntity, at: "body.username"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -111,8 +112,12 @@ func (s *Service) Register(ctx context.Context, username, password string) (Acco
 	return s.register(ctx, nil, username, password, User)
 }
 
+// takenConstraints are the constraints that a registration violates if another account has
+// the same name in any spelling, or a name that looks alike.
+var takenConstraints = []string{"accounts_username_key_key", "accounts_username_skeleton_key"}
+
 func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, username, password string, role Role) (Account, error) {
-	display, key, err := policy.Username(username)
+	display, key, skeleton, err := policy.NewUsername(username)
 	if err != nil {
 		return Account{}, err
 	}
@@ -120,9 +125,10 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	if err != nil {
 		return Account{}, err
 	}
-	erased := s.erasedName(key)
+	erased := [][]byte{s.erasedName(key), s.erasedName(skeleton)}
 	var taken bool
-	err = s.pool.QueryRow(ctx, `select exists (select from accounts where username_key = $1 or erased_name = $2)`, key, erased).Scan(&taken)
+	err = s.pool.QueryRow(ctx, `
+		select exists (select from accounts where username_key = $1 or username_skeleton = $2 or erased_name = any($3))`, key, skeleton, erased).Scan(&taken)
 	if err != nil {
 		return Account{}, fmt.Errorf("look up the user name: %w", err)
 	}
@@ -136,9 +142,10 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 	id := s.store.NewID()
 	account := Account{ID: id, Username: display, Role: role, CreatedAt: s.now().UTC().Truncate(time.Microsecond)}
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
-		_, err := tx.Exec(ctx, `insert into accounts (id, username, username_key, password_hash, role, created_at) values ($1, $2, $3, $4, $5, $6)`,
-			account.ID, account.Username, key, hash, account.Role, account.CreatedAt)
-		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.ConstraintName == "accounts_username_key_key" {
+		_, err := tx.Exec(ctx, `
+			insert into accounts (id, username, username_key, username_skeleton, password_hash, role, created_at)
+			values ($1, $2, $3, $4, $5, $6, $7)`, account.ID, account.Username, key, skeleton, hash, account.Role, account.CreatedAt)
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains(takenConstraints, pg.ConstraintName) {
 			return ErrTaken
 		}
 		if err != nil {
@@ -146,7 +153,7 @@ func (s *Service) register(ctx context.Context, once *events.IdempotencyKey, use
 		}
 		// An erasure may have freed the name since the first check. The insert has waited
 		// for the erasure's transaction, so this query sees the erased name.
-		if err := tx.QueryRow(ctx, `select exists (select from accounts where erased_name = $1)`, erased).Scan(&taken); err != nil {
+		if err := tx.QueryRow(ctx, `select exists (select from accounts where erased_name = any($1))`, erased).Scan(&taken); err != nil {
 			return err
 		}
 		if taken {

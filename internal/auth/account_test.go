@@ -57,6 +57,52 @@ func TestRegisteredNameIsTakenInAnySpelling(t *testing.T) {
 	}
 }
 
+// Of names that look alike although their scripts differ, only one can be registered. An
+// erased account keeps such names taken too.
+func TestLookalikeOfANameIsTaken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const latin, cyrillic = "aca-cope", "аса-соре"
+	account, err := f.Register(t.Context(), cyrillic, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Register(t.Context(), latin, password)
+	wantError(t, err, ErrTaken)
+	_, err = f.Register(t.Context(), "аdmin", password) // the first letter is Cyrillic
+	wantError(t, err, policy.ErrUsernameScripts)
+	tokens, err := f.SignIn(t.Context(), cyrillic, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := f.mustVerify(t, tokens.AccessToken)
+	if id.Account != account.ID {
+		t.Errorf("signed in as %s, want %s", id.Account, account.ID)
+	}
+	if err := f.Erase(t.Context(), id, password, "home"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{latin, cyrillic} {
+		_, err = f.Register(t.Context(), name, password)
+		wantError(t, err, ErrTaken)
+	}
+}
+
+// An account from before the rules for new names must still be able to sign in.
+func TestOldNameWithMixedScriptsSignsIn(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	account := f.mustRegister(t)
+	f.exec(t, `update accounts set username = 'аdmin', username_key = 'аdmin', username_skeleton = null where id = $1`, account.ID)
+	tokens, err := f.SignIn(t.Context(), "аdmin", password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := f.mustVerify(t, tokens.AccessToken); id.Account != account.ID {
+		t.Errorf("signed in as %s, want %s", id.Account, account.ID)
+	}
+}
+
 func TestConcurrentRegistrationsOfOneNameMakeOneAccount(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

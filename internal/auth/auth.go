@@ -69,8 +69,8 @@ import (
 )
 
 var (
-	// ErrTaken occurs when another account has the user name, in any spelling, or when
-	// an erased account had the user name.
+	// ErrTaken occurs when another account has the user name, in any spelling, or a name
+	// that looks alike. It also occurs when an erased account had such a name.
 	ErrTaken = errcode.New("username_taken", "the user name is taken")
 
 	// ErrCredentials occurs when the user name is unknown, the password is wrong,

@@ -175,9 +175,9 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	}
 	// The new username key contains a space. No user name has such a key.
 	_, err = tx.Exec(ctx, `
-		update accounts set username = '', username_key = 'erased ' || id, erased_name = $2, password_hash = '',
+		update accounts set username = '', username_key = 'erased ' || id, username_skeleton = null, erased_name = $2, password_hash = '',
 			role = $3, disabled_at = $4, erased_at = $4
-		where id = $1`, id, s.erasedName(key), User, s.now())
+		where id = $1`, id, s.erasedName(policy.Skeleton(key)), User, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -190,5 +190,6 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	return ended, tx.CloseOwner(ctx, id)
 }
 
-// erasedName returns the digest of a user name that remains after the erasure.
-func (s *Service) erasedName(key string) []byte { return s.vault.Digest("erased name", key) }
+// erasedName returns the digest of a user name's skeleton that remains after the erasure.
+// Accounts that were erased by version 0.1.0 have the digest of the name's key.
+func (s *Service) erasedName(skeleton string) []byte { return s.vault.Digest("erased name", skeleton) }

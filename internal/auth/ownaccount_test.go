@@ -342,12 +342,11 @@ func TestNameStaysTakenDuringErasure(t *testing.T) {
 	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
 	late := newHasher(cheapParams)
 	s := f.another(t, late)
-	// Register first checks that the name is free, and inserts the account later.
-	// Between these two steps, this function gives the name to another account and
-	// erases that account.
-	f.exec(t, `update accounts set username_key = 'another' where id = $1`, id.Account)
+	// The name is free at the first check of Register. An account gets this name and is
+	// erased before the insert.
+	f.exec(t, `update accounts set username_key = 'another', username_skeleton = 'another' where id = $1`, id.Account)
 	late.create = func(given string, params *argon2id.Params) (string, error) {
-		f.exec(t, `update accounts set username_key = $2 where id = $1`, id.Account, name)
+		f.exec(t, `update accounts set username_key = $2, username_skeleton = $2 where id = $1`, id.Account, name)
 		if err := f.Erase(t.Context(), id, password, "home"); err != nil {
 			t.Error(err)
 		}

@@ -67,6 +67,47 @@ func TestUsernameFollowsItsRules(t *testing.T) {
 	}
 }
 
+// A new name must not mix scripts that are not written together.
+func TestNewNamesDoNotMixScripts(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"isaac": true, "rené-7": true, "наташа_1": true, "οδυσσευς": true, "🦊🦊🦊": true, "123": true, "ひらカタ漢abc": true, "漢ㄅabc": true, "한국漢abc": true, "straße": true,
+		"аdmin": false, "admіn": false, "pаypаl": false, "αdmin": false, "наташаa": false, "ひら한국": false, "漢б": false, "աdmin": false,
+	} {
+		_, _, _, err := policy.NewUsername(name)
+		if ok && err != nil || !ok && !errors.Is(err, policy.ErrUsernameScripts) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+// Names that look alike although their scripts differ must have the same skeleton. Names
+// that differ in ASCII characters must have different skeletons.
+func TestLookalikesHaveTheSameSkeleton(t *testing.T) {
+	skeleton := func(name string) string {
+		t.Helper()
+		_, _, s, err := policy.NewUsername(name)
+		if err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+		return s
+	}
+	for name, lookalike := range map[string]string{"aca": "аса", "cope": "соре", "admın": "admin", "OXO": "ОХО", "kiss": "kiſſ", "vov": "νον"} {
+		if a, b := skeleton(name), skeleton(lookalike); a != b {
+			t.Errorf("%q has the skeleton %q, %q has %q", name, a, lookalike, b)
+		}
+	}
+	for a, b := range map[string]string{"user1": "userl", "modern": "modem", "o0o": "ooo", "rené": "rene", "аса": "аса1", "isaac": "isaak"} {
+		if skeleton(a) == skeleton(b) {
+			t.Errorf("%q and %q have the same skeleton %q", a, b, skeleton(a))
+		}
+	}
+	for _, ascii := range []string{"isaac", "a.b_c-d@e", "mmm", "l1|"} {
+		if s := skeleton(ascii); s != ascii {
+			t.Errorf("%q has the skeleton %q", ascii, s)
+		}
+	}
+}
+
 func FuzzUsername(f *testing.F) {
 	for _, s := range []string{"isaac", "ＩＳＡＡＣ", "René", "Rene\u0301", "a\u00a8b", "ǅabc", "\u0345\u0345α", "ﷺﷺﷺ", "İİİ", "\u0345\u0301Ψ", "<a>", "\xff\xff\xff"} {
 		f.Add(s)

@@ -47,7 +47,7 @@ func TestCaseVariantsFoldAlike(t *testing.T) {
 func TestRefusalsAreDistinct(t *testing.T) {
 	all := []Refusal{
 		ErrPromptLength, ErrPromptEncoding, ErrPromptControl, ErrPromptBlank, ErrPromptWord,
-		ErrUsernameLength, ErrUsernameEncoding, ErrUsernameCharacters,
+		ErrUsernameLength, ErrUsernameEncoding, ErrUsernameScripts, ErrUsernameCharacters,
 		ErrPasswordLength, ErrPasswordEncoding, ErrPasswordCommon, ErrPasswordUsername,
 	}
 	codes := map[string]bool{}

@@ -12,16 +12,18 @@ const (
 	MaxUsername = 50
 )
 
-// Username returns these refusals.
+// The refusals of Username and NewUsername.
 var (
 	ErrUsernameLength     = Refusal{"username", "username_length", "the user name must have 3 to 50 characters"}
 	ErrUsernameEncoding   = Refusal{"username", "username_encoding", "the user name is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}
+	ErrUsernameScripts    = Refusal{"username", "username_scripts", "the user name must not mix scripts such as Latin and Cyrillic, because their letters look alike"}
 	ErrUsernameCharacters = Refusal{"username", "username_characters", "the user name must not have white space, control or invisible characters, the characters < > { } ; or their lookalikes"}
 )
 
 // Username returns the display form and the key of a user name, or a Refusal. The
 // display form is the submitted name. The key is the same for all compatibility and case
-// variants of the name. Two accounts must not have the same key.
+// variants of the name. Two accounts must not have the same key. A new account must also
+// follow the rules of [NewUsername].
 func Username(name string) (display, key string, err error) {
 	if damaged(name) {
 		return "", "", ErrUsernameEncoding
@@ -39,4 +41,17 @@ func Username(name string) (display, key string, err error) {
 		return "", "", ErrUsernameCharacters
 	}
 	return name, key, nil
+}
+
+// NewUsername applies the rules of Username and the rules for names of new accounts. It
+// also returns the name's [Skeleton]. Two new accounts must not have the same skeleton.
+func NewUsername(name string) (display, key, skeleton string, err error) {
+	display, key, err = Username(name)
+	if err != nil {
+		return "", "", "", err
+	}
+	if mixesScripts(key) {
+		return "", "", "", ErrUsernameScripts
+	}
+	return display, key, Skeleton(key), nil
 }
