@@ -2,8 +2,10 @@ package gpt2
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"colophon/model/modeltest"
 )
@@ -70,4 +72,109 @@ func (n *network) bytes() (size int64) {
 		size += int64(m.Bytes())
 	}
 	return size
+}
+
+// BenchmarkLongPrompt measures a prompt of 900 tokens that arrives while seven sequences
+// decode, six of which have just begun. beside/alone is the median of the prompt's times,
+// divided by the median of its times without other sequences.
+func BenchmarkLongPrompt(b *testing.B) {
+	prompt := make([]int, 900)
+	for i := range prompt {
+		prompt[i] = i * 7919 % Published().Vocab
+	}
+	for _, weights := range everyFormat() {
+		b.Run(weights.String(), func(b *testing.B) {
+			e := randomEngine(b, Published(), Options{Weights: weights})
+			measure := func() time.Duration {
+				s := modeltest.Open(b, e)
+				defer s.Close()
+				begin := time.Now()
+				if _, err := s.Next(b.Context(), prompt...); err != nil {
+					b.Fatal(err)
+				}
+				return time.Since(begin)
+			}
+			measure() // allocates memory
+			var alone, beside []time.Duration
+			for b.Loop() {
+				alone = append(alone, measure())
+				stop := make(chan struct{})
+				var running sync.WaitGroup
+				decode := func(begin []int, decoding chan<- struct{}) {
+					s := modeltest.Open(b, e)
+					defer s.Close()
+					next := begin
+					for n := range Published().Context - len(begin) {
+						logits, err := s.Next(b.Context(), next...)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						if n == 20 {
+							close(decoding)
+						}
+						select {
+						case <-stop:
+							return
+						default:
+							next = []int{int(uint32(logits[0]*1000)) % Published().Vocab}
+						}
+					}
+				}
+				first := make(chan struct{})
+				running.Go(func() { decode(prompt[:32], first) })
+				<-first // its steps alone are much shorter than those of seven sequences
+				for i := range 6 {
+					running.Go(func() { decode(prompt[:40+8*i], make(chan struct{})) })
+				}
+				beside = append(beside, measure())
+				close(stop)
+				running.Wait()
+			}
+			slices.Sort(alone)
+			slices.Sort(beside)
+			b.ReportMetric(beside[len(beside)/2].Seconds()/alone[len(alone)/2].Seconds(), "beside/alone")
+			b.ReportMetric(beside[len(beside)-1].Seconds()/alone[len(alone)/2].Seconds(), "longest/alone")
+		})
+	}
+}
+
+// BenchmarkClients measures eight clients that ask for text after text, with prompts of
+// 16 to 240 tokens. slowest/median compares the throughput of the slowest run with that of
+// the median run.
+func BenchmarkClients(b *testing.B) {
+	const clients, texts, length = 8, 4, 64
+	for _, weights := range everyFormat() {
+		b.Run(weights.String(), func(b *testing.B) {
+			e := randomEngine(b, Published(), Options{Weights: weights})
+			var runs []time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				var all sync.WaitGroup
+				for client := range clients {
+					all.Go(func() {
+						for text := range texts {
+							s := modeltest.Open(b, e)
+							next := make([]int, 16+(client*texts+text)*7)
+							for range length {
+								logits, err := s.Next(b.Context(), next...)
+								if err != nil {
+									b.Error(err)
+									break
+								}
+								next = []int{int(uint32(logits[0]*1000)) % Published().Vocab}
+							}
+							s.Close()
+						}
+					})
+				}
+				all.Wait()
+				runs = append(runs, time.Since(begin))
+			}
+			slices.Sort(runs)
+			median := runs[len(runs)/2].Seconds()
+			b.ReportMetric(clients*texts*length/median, "tok/s")
+			b.ReportMetric(median/runs[len(runs)-1].Seconds(), "slowest/median")
+		})
+	}
 }
