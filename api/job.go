@@ -17,6 +17,8 @@ type Job struct {
 	GeneratedText    string     `json:"generated_text" doc:"The prompt, followed by the text generated so far."`
 	Completion       string     `json:"completion" doc:"The text generated so far."`
 	ModelName        string     `json:"model_name"`
+	WaitingForModel  bool       `json:"waiting_for_model,omitempty" doc:"Whether the job was accepted for other weights than new jobs are, and waits for a worker that has them."`
+	MixedKernels     bool       `json:"mixed_kernels,omitempty" doc:"Whether the text was continued with arithmetic that gives other bits, so that it may differ from an uninterrupted one."`
 	Params           *Params    `json:"params,omitempty"`
 	Usage            Usage      `json:"usage"`
 	FinishReason     string     `json:"finish_reason,omitempty" enum:"stop,length,content_filter" doc:"Why a completed text ends: at a natural end or a stop string (stop), at the requested length (length), or before a word that the text policy refuses (content_filter)."`
@@ -75,6 +77,7 @@ func jobBody(j events.Job) Job {
 			Seed:        j.Params.Seed,
 			Stop:        j.Params.Stop,
 		},
+		MixedKernels: j.Mixed,
 		Usage:        usage(j.PromptTokens, len(j.Tokens)),
 		FinishReason: j.FinishReason,
 		Reason:       j.Reason,

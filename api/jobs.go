@@ -305,6 +305,7 @@ func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error
 		outlook, err := s.Queue.Outlook(ctx, job)
 		s.unestimated(ctx, err)
 		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Position, optional(outlook.Start)
+		out.Body.WaitingForModel = s.Queue.WaitsForModel(job)
 		out.RetryAfter = seconds(outlook.PollAfter)
 	}
 	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {

@@ -31,7 +31,7 @@ const (
 // present. The type decides which other members are present.
 type EventBody struct {
 	Version int       `json:"version" minimum:"1" doc:"The position of the event in the job's stream, from 1. It is the id of the SSE message."`
-	Type    string    `json:"type" enum:"job.accepted,job.started,job.advanced,job.completed,job.failed,job.cancelled"`
+	Type    string    `json:"type" enum:"job.accepted,job.reassigned,job.started,job.advanced,job.completed,job.failed,job.cancelled"`
 	At      time.Time `json:"at"`
 
 	Prompt       string      `json:"prompt,omitempty" doc:"job.accepted"`
@@ -46,7 +46,7 @@ type EventBody struct {
 	Attempt      int         `json:"attempt,omitempty" doc:"job.started, job.failed"`
 	Worker       string      `json:"worker,omitempty" doc:"job.started"`
 	FromToken    int         `json:"from_token,omitempty" doc:"job.started: the number of tokens already on record."`
-	Weights      string      `json:"weights,omitempty" doc:"job.started: the digest of the weights."`
+	Weights      string      `json:"weights,omitempty" doc:"job.accepted, job.reassigned: the digest of the weights that may run the job; any if it is missing. job.started: the digest of the weights and their format."`
 	Kernel       string      `json:"kernel,omitempty" doc:"job.started: the fingerprint of the arithmetic."`
 	Tokens       []int       `json:"tokens,omitempty" doc:"job.advanced: the new token ids. Empty if the text ends inside a token, before a refused word."`
 	Text         string      `json:"text,omitempty" doc:"job.advanced: the text that the new tokens complete."`
@@ -55,7 +55,7 @@ type EventBody struct {
 	Timings      *TimingBody `json:"timings,omitempty" doc:"job.completed"`
 	Reason       string      `json:"reason,omitempty" doc:"job.failed, job.cancelled"`
 	Final        bool        `json:"final,omitempty" doc:"job.failed: false if the job will be tried again."`
-	By           string      `json:"by,omitempty" doc:"job.cancelled"`
+	By           string      `json:"by,omitempty" doc:"job.cancelled, job.reassigned"`
 }
 
 // Reserved is a part of a token budget.

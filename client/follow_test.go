@@ -424,7 +424,7 @@ func TestEventsReturnsEventsAfterAVersion(t *testing.T) {
 }
 
 func TestOnlyFinalEventsEndAJob(t *testing.T) {
-	for kind, want := range map[string]bool{JobAccepted: false, JobStarted: false, JobAdvanced: false, JobCompleted: true, JobCancelled: true, JobFailed: false} {
+	for kind, want := range map[string]bool{JobAccepted: false, JobReassigned: false, JobStarted: false, JobAdvanced: false, JobCompleted: true, JobCancelled: true, JobFailed: false} {
 		if got := (&Event{Type: kind}).Ends(); got != want {
 			t.Errorf("%s: %v", kind, got)
 		}

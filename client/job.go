@@ -71,12 +71,13 @@ type Links struct {
 
 // The types of events.
 const (
-	JobAccepted  = "job.accepted"
-	JobStarted   = "job.started"
-	JobAdvanced  = "job.advanced"
-	JobCompleted = "job.completed"
-	JobFailed    = "job.failed"
-	JobCancelled = "job.cancelled"
+	JobAccepted   = "job.accepted"
+	JobReassigned = "job.reassigned" // other weights may run the queued job
+	JobStarted    = "job.started"
+	JobAdvanced   = "job.advanced"
+	JobCompleted  = "job.completed"
+	JobFailed     = "job.failed"
+	JobCancelled  = "job.cancelled"
 )
 
 // An Event is one fact about a job. The type of an event decides which fields it has,
@@ -105,8 +106,11 @@ type Event struct {
 	// Fields of job.started.
 	Worker    string `json:"worker"`
 	FromToken int    `json:"from_token"` // number of tokens that were generated before this attempt
-	Weights   string `json:"weights"`    // digest of the weights
 	Kernel    string `json:"kernel"`     // fingerprint of the arithmetic
+
+	// Weights is the digest of the weights. In job.started it also has their format. In
+	// job.accepted and job.reassigned it may be empty: then any weights may run the job.
+	Weights string `json:"weights"`
 
 	// Fields of job.advanced: the new tokens and the text that they complete.
 	Tokens []int  `json:"tokens"`
@@ -123,8 +127,8 @@ type Event struct {
 	// Final belongs to job.failed. It is false if another attempt follows.
 	Final bool `json:"final"`
 
-	// By belongs to job.cancelled. It is "owner", or "service" if the deadline has
-	// passed.
+	// By belongs to job.cancelled and job.reassigned. It is owner, service for a
+	// deadline, or command for a command of the operator.
 	By string `json:"by"`
 }
 

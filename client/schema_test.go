@@ -55,7 +55,7 @@ func TestTypesMatchTheAPIDocument(t *testing.T) {
 	if got := enum("Job", "state"); !slices.Equal(got, []string{string(Queued), string(Running), string(Completed), string(Failed), string(Cancelled)}) {
 		t.Errorf("states %q", got)
 	}
-	if got := enum("EventBody", "type"); !slices.Equal(got, []string{JobAccepted, JobStarted, JobAdvanced, JobCompleted, JobFailed, JobCancelled}) {
+	if got := enum("EventBody", "type"); !slices.Equal(got, []string{JobAccepted, JobReassigned, JobStarted, JobAdvanced, JobCompleted, JobFailed, JobCancelled}) {
 		t.Errorf("types of events %q", got)
 	}
 }

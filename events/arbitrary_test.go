@@ -20,14 +20,19 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 			Params:       model.Params{MaxTokens: rapid.IntRange(1, 200).Draw(t, "max"), Temperature: 0.8, TopP: 1, Seed: rapid.Uint64().Draw(t, "seed")},
 			PromptTokens: rapid.IntRange(1, 99).Draw(t, "prompt tokens"),
 			Model:        "m", Policy: "p",
+			Weights:  rapid.SampledFrom([]string{"", "sha256:0"}).Draw(t, "weights"),
 			Priority: rapid.IntRange(0, 4).Draw(t, "priority"),
 			Reserved: events.Reservation{Day: rapid.SampledFrom([]string{"2026-11-22", "2026-11-23"}).Draw(t, "day"), Tokens: rapid.IntRange(0, 99).Draw(t, "reserved")},
 			Deadline: rapid.SampledFrom([]time.Time{{}, time.Date(2026, 11, 23, 1, 2, 3, 400_000, time.UTC)}).Draw(t, "deadline"),
 		}
 	}
-	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: "go"}
+	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: rapid.SampledFrom([]string{"go", "avx"}).Draw(t, "kernel")}
 	failed := events.JobFailed{Attempt: j.Attempts, Reason: "r", Final: rapid.Bool().Draw(t, "final")}
 	cancelled := events.JobCancelled{By: "owner"}
+	if j.State == events.Queued && j.Weights == "" {
+		reassigned := events.JobReassigned{Weights: "sha256:0", By: "command"}
+		return rapid.SampledFrom([]events.Fact{started, started, started, failed, cancelled, reassigned}).Draw(t, "fact")
+	}
 	if j.State == events.Queued {
 		return rapid.SampledFrom([]events.Fact{started, started, started, failed, cancelled}).Draw(t, "fact")
 	}

@@ -194,6 +194,8 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 	switch kind {
 	case JobAccepted{}.Type():
 		return as[JobAccepted](raw)
+	case JobReassigned{}.Type():
+		return as[JobReassigned](raw)
 	case JobStarted{}.Type():
 		return as[JobStarted](raw)
 	case JobAdvanced{}.Type():

@@ -79,6 +79,11 @@ func everyFact() []Fact {
 		AccountPasswordChanged{By: "command"},
 		AccountSignedOutEverywhere{By: "command"},
 		AccountErased{By: "command"},
+		JobAccepted{
+			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
+			Weights: "sha256:00",
+		},
+		JobReassigned{Weights: "sha256:01", By: "command"},
 	}
 }
 
@@ -100,6 +105,9 @@ func sample(i int, f Fact) Event {
 func form(f Fact) string {
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
+	}
+	if a, ok := f.(JobAccepted); ok && a.Weights != "" {
+		return f.Type() + " for weights"
 	}
 	if s, ok := f.(JobStarted); ok && s.Policy != "" {
 		return f.Type() + " with a policy"

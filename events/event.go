@@ -57,6 +57,7 @@ type (
 		Params       model.Params `json:"params"`
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
+		Weights      string       `json:"weights,omitempty"`  // digest of the weights that may run the job; empty for any
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // priority in the queue, from 1 (first) to 4 (last)
 		Reserved     Reservation  `json:"reserved,omitzero"`  // tokens reserved of the owner's budget, or zero without a budget
@@ -64,6 +65,12 @@ type (
 		// in UTC, to the microsecond, by the database's clock. Jobs of the first release
 		// have no deadline.
 		Deadline time.Time `json:"deadline,omitzero"`
+	}
+
+	// JobReassigned changes the weights that may run a queued job without tokens.
+	JobReassigned struct {
+		Weights string `json:"weights"` // digest
+		By      string `json:"by"`      // "command" for the command line
 	}
 
 	// JobStarted records that a worker has started the job, or resumed it after
@@ -100,7 +107,7 @@ type (
 
 	// JobCancelled ends a job before its text is complete.
 	JobCancelled struct {
-		By     string `json:"by"` // "owner", or "service" if the deadline has passed
+		By     string `json:"by"` // "owner", "service" for a deadline, or "command" for the command line
 		Reason string `json:"reason,omitempty"`
 	}
 )
@@ -192,6 +199,7 @@ type (
 )
 
 func (JobAccepted) Type() string                { return "job.accepted" }
+func (JobReassigned) Type() string              { return "job.reassigned" }
 func (JobStarted) Type() string                 { return "job.started" }
 func (JobAdvanced) Type() string                { return "job.advanced" }
 func (JobCompleted) Type() string               { return "job.completed" }
@@ -211,6 +219,7 @@ func (AccountEnabled) Type() string             { return "account.enabled" }
 func (AccountErased) Type() string              { return "account.erased" }
 
 func (JobAccepted) sealed() []string                { return []string{"prompt", "stop"} }
+func (JobReassigned) sealed() []string              { return nil }
 func (JobStarted) sealed() []string                 { return nil }
 func (JobAdvanced) sealed() []string                { return []string{"tokens", "text"} }
 func (JobCompleted) sealed() []string               { return nil }

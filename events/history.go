@@ -25,6 +25,7 @@ type Record struct {
 	State            State
 	Priority         int // priority in the queue, from 1 (first) to 4 (last)
 	Model            string
+	AcceptedFor      string // digest of the weights that may run the job; empty for any
 	Prompt           string
 	Text             string // generated text, or empty until the job is final
 	PromptTokens     int
@@ -45,6 +46,7 @@ func record(j Job) Record {
 		State:        j.State,
 		Priority:     j.Priority,
 		Model:        j.Model,
+		AcceptedFor:  j.AcceptedFor,
 		Prompt:       j.Prompt,
 		PromptTokens: j.PromptTokens,
 		FinishReason: j.FinishReason,
@@ -83,7 +85,7 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 }
 
 // queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
-// row is replaced only if it meets the condition, whose parameters begin with $14. An empty
+// row is replaced only if it meets the condition, whose parameters begin with $15. An empty
 // condition is always met.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, args ...any) (*pgx.QueuedQuery, error) {
 	var sealed []byte
@@ -95,15 +97,15 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, a
 		sealed = key.Seal(plain, rowAAD(r.Job))
 	}
 	return batch.Queue(`
-		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 		on conflict (job) do update set
 			owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
 			prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 			created_at = excluded.created_at, deadline = excluded.deadline,
-			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed `+condition,
+			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights `+condition,
 		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed}, args...)...), nil
+			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor}, args...)...), nil
 }
 
 func nullTime(t time.Time) *time.Time {
@@ -114,7 +116,7 @@ func nullTime(t time.Time) *time.Time {
 }
 
 // columns are the columns that scanRow expects.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, xmin::text`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, xmin::text`
 
 // row is a row of the table history. Its sealed bytes hold the encrypted prompt and
 // text.
@@ -128,7 +130,7 @@ func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
 	var deadline, started, finished *time.Time
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.xmin)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &r.xmin)
 	r.CreatedAt = r.CreatedAt.UTC()
 	if deadline != nil {
 		r.Deadline = deadline.UTC()

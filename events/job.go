@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,15 +42,18 @@ type Job struct {
 	PromptTokens int
 	Params       model.Params
 	Model        string
+	AcceptedFor  string // digest of the weights that the job was accepted for or reassigned to; empty for any
 	Policy       string
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the owner's token budget
 
-	Attempts int    // number of times that the job was started
-	Weights  string // JobStarted.Weights of the first start, which every later start must have too
-	Kernel   string // JobStarted.Kernel of the latest start
-	Tokens   []int  // tokens generated so far
-	Text     string // text generated so far
+	Attempts int    // number of starts
+	Weights  string // weights of the first start; later starts need the same weights
+	Kernel   string // kernel of the latest start
+	Tokens   []int  // generated so far
+	TokensBy string // kernel that generated the latest of Tokens
+	Mixed    bool   // kernels with different bits generated Tokens
+	Text     string // the text of Tokens
 
 	FinishReason string // "stop", "length" or "content_filter" for a completed job, otherwise empty
 	Usage        Usage  // usage of a completed job
@@ -75,10 +79,12 @@ func (j Job) Apply(e Event) (Job, error) {
 	switch f := e.Fact.(type) {
 	case JobAccepted:
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
-		j.Prompt, j.PromptTokens, j.Model, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Policy
+		j.Prompt, j.PromptTokens, j.Model, j.AcceptedFor, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Weights, f.Policy
 		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of the first release have no priority
 		j.Params, j.Deadline = f.Params, f.Deadline
 		j.Params.Stop = f.Stop
+	case JobReassigned:
+		j.AcceptedFor = f.Weights
 	case JobStarted:
 		if j.Attempts == 0 {
 			j.StartedAt, j.Weights = e.At, f.Weights
@@ -87,6 +93,10 @@ func (j Job) Apply(e Event) (Job, error) {
 	case JobAdvanced:
 		if j.FirstTokenAt.IsZero() {
 			j.FirstTokenAt = e.At
+		}
+		if len(f.Tokens) > 0 {
+			j.Mixed = j.Mixed || j.TokensBy != "" && j.TokensBy != j.Kernel
+			j.TokensBy = j.Kernel
 		}
 		j.Tokens = append(slices.Clip(j.Tokens), f.Tokens...)
 		j.Text += f.Text
@@ -113,15 +123,25 @@ func (j Job) allows(e Event) bool {
 	switch f := e.Fact.(type) {
 	case JobAccepted:
 		return j.Version == 0
+	case JobReassigned:
+		return j.State == Queued && j.Weights == ""
 	case JobStarted:
 		return (j.State == Queued || j.State == Running) &&
-			(f.FromToken == len(j.Tokens) || j.Erased) && (j.Weights == "" || j.Weights == f.Weights)
+			(f.FromToken == len(j.Tokens) || j.Erased) && j.RunsOn(f.Weights)
 	case JobAdvanced, JobCompleted:
 		return j.State == Running
 	case JobFailed, JobCancelled:
 		return j.State == Queued || j.State == Running
 	}
 	return false
+}
+
+// RunsOn reports whether weights may run the job. The text of a job that has started needs
+// the same weights in the same format to the end. Weights is a digest and a format, such
+// as "sha256:248d…/f32".
+func (j Job) RunsOn(weights string) bool {
+	digest, _, _ := strings.Cut(weights, "/")
+	return (j.AcceptedFor == "" || j.AcceptedFor == digest) && (j.Weights == "" || j.Weights == weights)
 }
 
 // Fold applies events in order to the zero Job. If an event is illegal, Fold stops and

@@ -325,7 +325,7 @@ func (s *Store) repair(ctx context.Context, conn *pgx.Conn, jobs []Job, found ma
 		if err != nil && !errors.Is(err, vault.ErrErased) {
 			return nil, err
 		}
-		query, err := queueUpsert(&batch, record(j), key, `where history.xmin::text = $14`, found[j.ID].xmin)
+		query, err := queueUpsert(&batch, record(j), key, `where history.xmin::text = $15`, found[j.ID].xmin)
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 // pause and fail at given lengths of a sequence.
 type engine struct {
 	weights  string
+	kernel   string
 	context  int
 	stepTime time.Duration // duration of each step
 	says     string        // the text after a prompt of one token, or "" for pseudorandom letters
@@ -27,7 +28,7 @@ type engine struct {
 }
 
 func newEngine() *engine {
-	return &engine{weights: "w/f32", context: 1000, pause: map[int]chan struct{}{}, fail: map[int]error{}}
+	return &engine{weights: "w/f32", kernel: "fake", context: 1000, pause: map[int]chan struct{}{}, fail: map[int]error{}}
 }
 
 func (e *engine) Info() model.Info {
@@ -35,7 +36,7 @@ func (e *engine) Info() model.Info {
 	if e.says != "" {
 		vocab = 'z' + 2 - 'a' // the letters and {, which separates words
 	}
-	return model.Info{Name: "fake", Weights: e.weights, Kernel: "fake", Context: e.context, Vocab: vocab, EOS: -1}
+	return model.Info{Name: "fake", Weights: e.weights, Kernel: e.kernel, Context: e.context, Vocab: vocab, EOS: -1}
 }
 
 func (e *engine) Encode(text string) []int {

@@ -27,10 +27,15 @@ func (q *Queue) ShortenTiming() {
 	q.timing.overdueGrace = 100 * time.Millisecond
 }
 
+// SameKernelFor sets the time for which a started job waits for a worker with the same
+// arithmetic. Call it before Start.
+func (w *Worker) SameKernelFor(d time.Duration) { w.timing.sameKernel = d }
+
 func shortTiming() timing {
 	t := defaultTiming()
 	t.renew = 200 * time.Millisecond
 	t.sweep = 100 * time.Millisecond
+	t.retryKernel = 20 * time.Millisecond
 	t.retryLeased = 100 * time.Millisecond
 	t.endOverdue = 100 * time.Millisecond
 	t.crashWaits = []time.Duration{0, CrashWait, CrashWait, CrashWait}

@@ -75,7 +75,13 @@ func (f *fixture) register() uuid.UUID {
 // process.
 func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 	f.t.Helper()
-	m := jobs.Model{Name: "fake", Context: 1000, Encode: newEngine().Encode}
+	return f.newQueueFor("", limits)
+}
+
+// newQueueFor returns another queue, whose jobs need the weights with the given digest.
+func (f *fixture) newQueueFor(weights string, limits jobs.Limits) *jobs.Queue {
+	f.t.Helper()
+	m := jobs.Model{Name: "fake", Weights: weights, Context: 1000, Encode: newEngine().Encode}
 	q, err := jobs.NewQueue(f.db.App, f.store, m, policy.Default, limits, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
@@ -93,13 +99,16 @@ func (f *fixture) work(e *engine) (stop func()) {
 }
 
 // workSlots starts a worker that runs up to slots jobs at a time.
-func (f *fixture) workSlots(e *engine, slots int) (stop func()) {
+func (f *fixture) workSlots(e *engine, slots int, options ...func(*jobs.Worker)) (stop func()) {
 	f.t.Helper()
 	w, err := jobs.NewWorker(f.db.App, f.store, e, policy.Default, slots, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	w.ShortenTiming()
+	for _, option := range options {
+		option(w)
+	}
 	if err := w.Start(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}

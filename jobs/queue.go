@@ -68,8 +68,9 @@ type Request struct {
 // Model describes the model that the workers run.
 type Model struct {
 	Name    string
-	Context int                     // maximum number of tokens in a sequence
-	Encode  func(text string) []int // returns the tokens of a text, and must be safe for concurrent use
+	Weights string                  // digest of the weights, such as "sha256:248d…"; empty if any weights may run the jobs
+	Context int                     // in tokens
+	Encode  func(text string) []int // safe for concurrent use
 }
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
@@ -188,6 +189,7 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		},
 		PromptTokens: promptTokens,
 		Model:        q.model.Name,
+		Weights:      q.model.Weights,
 		Policy:       rules.Version(),
 	}
 	release, err := q.submits.acquire(ctx, owner)
@@ -248,6 +250,12 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 		return 0, &NoRoomError{promptTokens, r.MaxLength, "max_length"}
 	}
 	return min(r.MaxLength-promptTokens, inContext), nil
+}
+
+// WaitsForModel reports whether a job is queued for other weights than those of new jobs.
+// Such a job waits until a worker has its weights.
+func (q *Queue) WaitsForModel(job events.Job) bool {
+	return job.State == events.Queued && job.AcceptedFor != "" && q.model.Weights != "" && job.AcceptedFor != q.model.Weights
 }
 
 // Cancel cancels a job and returns its new state. It does not change a final job.

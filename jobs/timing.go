@@ -6,6 +6,8 @@ import "time"
 type timing struct {
 	renew        time.Duration // time between two renewals of a worker's leases
 	sweep        time.Duration // time between two searches for expired leases
+	retryKernel  time.Duration // delay before a worker with other arithmetic looks at a started job again
+	sameKernel   time.Duration // time for which a started job waits for a worker with the same arithmetic
 	retryLeased  time.Duration // delay before the next try at a job that another attempt is running
 	endOverdue   time.Duration // time between two searches for overdue jobs
 	overdueGrace time.Duration // time after a running job's deadline in which only the job's own worker ends the job
@@ -17,6 +19,8 @@ func defaultTiming() timing {
 	return timing{
 		renew:        750 * time.Millisecond,
 		sweep:        500 * time.Millisecond,
+		retryKernel:  time.Second,
+		sameKernel:   time.Minute,
 		retryLeased:  leaseTime,
 		endOverdue:   time.Second,
 		overdueGrace: 2 * time.Second,

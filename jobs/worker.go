@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,13 +156,33 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 		return river.JobCancel(errors.New("the owner has been erased"))
 	}
 	info := g.engine.Info()
-	if job.Model != info.Name || job.Weights != "" && job.Weights != info.Weights {
+	if job.Model != info.Name || !job.RunsOn(info.Weights) {
 		g.log.WarnContext(ctx, "job needs another model, put back",
-			"job", job.ID, "needs", job.Model, "needs_weights", job.Weights, "has", info.Name, "has_weights", info.Weights)
+			"job", job.ID, "needs", job.Model, "needs_weights", cmp.Or(job.Weights, job.AcceptedFor), "has", info.Name, "has_weights", info.Weights)
 		return river.JobSnooze(retryElsewhere)
+	}
+	if job.TokensBy != "" && job.TokensBy != info.Kernel {
+		waited, err := g.interruptedFor(ctx, rj)
+		switch {
+		case err != nil:
+			g.log.WarnContext(ctx, "time in the queue not read, retrying", "job", job.ID, "err", err)
+			return river.JobSnooze(retryDatabase)
+		case waited < g.timing.sameKernel:
+			return river.JobSnooze(g.timing.retryKernel)
+		}
+		g.log.WarnContext(ctx, "no worker with the same arithmetic, job continued with other bits", "job", job.ID, "began_with", job.TokensBy, "has", info.Kernel)
 	}
 	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New(), rules: g.rules()}
 	return a.finish(ctx, a.run(ctx))
+}
+
+// interruptedFor returns the time since a started job was put back into the queue, by the
+// database's clock.
+func (g *generate) interruptedFor(ctx context.Context, rj *river.Job[generateArgs]) (waited time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	err = g.pool.QueryRow(ctx, `select clock_timestamp() - created_at from `+migrations.RiverJobs+` where id = $1`, rj.ID).Scan(&waited)
+	return waited, err
 }
 
 // finish ends an attempt. err is the error that run returned. finish records the tokens

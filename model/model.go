@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Params are the sampling parameters of a text. [Params.Validate] checks that they are
@@ -36,9 +37,15 @@ type Info struct {
 	EOS     int    `json:"eos"`     // id of the token that ends a text, or -1 if there is none
 }
 
-// CheckTokens returns the error that [Sequence.Next] would return for these tokens if
-// the sequence already had length tokens. The error wraps [ErrToken] for an unknown id,
-// and [ErrContext] if the tokens do not fit. An empty list of tokens is an error too.
+// Digest returns the digest of the weights without their format.
+func (i Info) Digest() string {
+	digest, _, _ := strings.Cut(i.Weights, "/")
+	return digest
+}
+
+// CheckTokens returns the error that [Sequence.Next] returns for tokens after a
+// sequence of the given length. The error wraps [ErrToken] for an unknown id, and
+// [ErrContext] if the tokens do not fit. An empty list of tokens is an error too.
 func (i Info) CheckTokens(length int, tokens []int) error {
 	switch {
 	case len(tokens) == 0:

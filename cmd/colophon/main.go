@@ -79,6 +79,7 @@ type cli struct {
 	Generate generateCmd `cmd:"" help:"Generate text from a prompt in this process, without a server and without a text policy."`
 	Model    modelCmd    `cmd:"" help:"Pull, verify and inspect models."`
 	User     userCmd     `cmd:"" help:"Manage accounts."`
+	Queue    queueCmd    `cmd:"" help:"Show, reassign and cancel the jobs that wait for weights that no worker has."`
 	History  historyCmd  `cmd:"" help:"Check and rebuild the history view, and list damaged streams."`
 	Keys     keysCmd     `cmd:"" help:"Rotate the keys that sign access tokens."`
 	Bench    benchCmd    `cmd:"" help:"Measure the speed of the engine and of the service."`

@@ -154,7 +154,11 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		if err != nil {
 			return err
 		}
-		m = jobs.Model{Name: source.Name, Context: window, Encode: tokenizer.Encode}
+		weights, err := source.WeightsDigest()
+		if err != nil {
+			return err
+		}
+		m = jobs.Model{Name: source.Name, Weights: weights, Context: window, Encode: tokenizer.Encode}
 	}
 	if r.alone() && f.DatabaseURL == "" {
 		release, err := holdData(f.Data, "up --listen "+r.listen.Listen)
@@ -208,7 +212,8 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 				return err
 			}
 			defer stop()
-			m = jobs.Model{Name: engine.Info().Name, Context: engine.Info().Context, Encode: engine.Encode}
+			info := engine.Info()
+			m = jobs.Model{Name: info.Name, Weights: info.Digest(), Context: info.Context, Encode: engine.Encode}
 		}
 		if r.listen == nil {
 			fmt.Fprintf(t.out, "working with %s\n", m.Name)

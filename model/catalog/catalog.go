@@ -153,14 +153,30 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", m.From, err)
 	}
-	if digest, _, _ := strings.Cut(e.Info().Weights, "/"); m.Digest != "" && digest != m.Digest {
+	if digest := e.Info().Digest(); m.Digest != "" && digest != m.Digest {
 		e.Close()
 		return nil, fmt.Errorf("load model %s: the weights have the digest %s, want %s (colophon model pull %s replaces the weights of a published model)", m.From, digest, m.Digest, m.Name)
 	}
 	return e, nil
 }
 
-// Tokenizer reads the tokenizer and the context size in tokens, without the weights.
+// WeightsDigest returns the digest of the weights, without loading them. If Digest is set,
+// WeightsDigest returns it. If the weights file is absent, WeightsDigest returns "".
+func (m Model) WeightsDigest() (string, error) {
+	if m.Digest != "" {
+		return m.Digest, nil
+	}
+	_, digest, err := DigestOf(m.Files, "model.safetensors")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read model %s: %w", m.From, err)
+	}
+	return "sha256:" + digest, nil
+}
+
+// Tokenizer reads the tokenizer and the context size, without the weights.
 func (m Model) Tokenizer() (t *gpt2.Tokenizer, context int, err error) {
 	config, err := gpt2.ReadConfig(m.Files)
 	if err != nil {

@@ -1,0 +1,101 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/events"
+)
+
+// Waiting describes the outstanding jobs without a worker that need the same weights.
+type Waiting struct {
+	Model   string
+	Weights string // digest; empty if any weights may run the jobs
+	Jobs    int
+	Oldest  time.Time // when the first of the jobs was accepted
+}
+
+// outstanding selects the jobs that no worker runs.
+const outstanding = `
+	(state = 'queued' or state = 'running' and not exists (select from leases where job = history.job and expires_at > clock_timestamp()))`
+
+// FindWaiting returns the outstanding jobs without a worker, by the weights that they need.
+func FindWaiting(ctx context.Context, pool *pgxpool.Pool) ([]Waiting, error) {
+	rows, _ := pool.Query(ctx, `
+		select model, weights, count(*)::integer, min(created_at) from history where `+outstanding+` group by model, weights order by model, weights`)
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Waiting])
+	if err != nil {
+		return nil, fmt.Errorf("count the waiting jobs: %w", err)
+	}
+	return found, nil
+}
+
+// Reassign lets other weights run the waiting jobs that need the weights from. It returns
+// the number of jobs that it has reassigned, and the number of jobs that it has left
+// because they have started.
+func Reassign(ctx context.Context, pool *pgxpool.Pool, store *events.Store, from, to string) (reassigned, started int, err error) {
+	err = eachWaiting(ctx, pool, store, from, func(job events.Job) error {
+		_, err := store.AppendJob(ctx, job, events.JobReassigned{Weights: to, By: "command"})
+		switch {
+		case err == nil:
+			reassigned++
+		case errors.Is(err, events.ErrIllegal):
+			started++
+			err = nil
+		case errors.Is(err, events.ErrConflict): // a worker has started the job, or its owner has cancelled it
+			err = nil
+		}
+		return err
+	})
+	return reassigned, started, err
+}
+
+// CancelWaiting cancels the waiting jobs that need the given weights, and returns their
+// number.
+func CancelWaiting(ctx context.Context, pool *pgxpool.Pool, store *events.Store, weights string) (cancelled int, err error) {
+	err = eachWaiting(ctx, pool, store, weights, func(job events.Job) error {
+		_, err := cancel(ctx, store, job, events.JobCancelled{By: "command", Reason: "no worker has the job's weights"})
+		if err == nil {
+			cancelled++
+		}
+		return err
+	})
+	return cancelled, err
+}
+
+// waitingBatch is the number of jobs that eachWaiting reads at a time.
+const waitingBatch = 500
+
+// eachWaiting calls fn with each waiting job that needs the given weights.
+func eachWaiting(ctx context.Context, pool *pgxpool.Pool, store *events.Store, weights string, fn func(events.Job) error) error {
+	for last := (uuid.UUID{}); ; {
+		rows, _ := pool.Query(ctx, `
+			select job from history where weights = $1 and job > $2 and `+outstanding+` order by job limit $3`, weights, last, waitingBatch)
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return fmt.Errorf("find the waiting jobs: %w", err)
+		}
+		for _, id := range ids {
+			job, err := store.Job(ctx, id)
+			if err != nil {
+				return err
+			}
+			if job.State.Final() {
+				continue
+			}
+			if err := fn(job); err != nil {
+				return err
+			}
+		}
+		if len(ids) < waitingBatch {
+			return nil
+		}
+		last = ids[len(ids)-1]
+	}
+}
