@@ -79,6 +79,9 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		{"completed after cancel", []events.Fact{accepted, started, cancelled}, completed},
 		{"started after final failure", []events.Fact{accepted, failed}, started},
 		{"started with other weights", []events.Fact{accepted, started}, events.JobStarted{Weights: "other"}},
+		{"started with weights it was not accepted for", []events.Fact{events.JobAccepted{Prompt: "p", Weights: "sha256:1"}}, events.JobStarted{Weights: "sha256:2/f32"}},
+		{"reassigned after the start", []events.Fact{accepted, started}, events.JobReassigned{Weights: "sha256:1"}},
+		{"started with weights from before it was reassigned", []events.Fact{accepted, events.JobReassigned{Weights: "sha256:1"}}, started},
 		{"started at the wrong token", []events.Fact{accepted, started, advanced}, started},
 		{"account fact", []events.Fact{accepted}, events.AccountSignedIn{}},
 	} {
