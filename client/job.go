@@ -28,6 +28,8 @@ type Job struct {
 	GeneratedText    string     `json:"generated_text"` // the prompt and the completion
 	Completion       string     `json:"completion"`     // the text generated so far
 	ModelName        string     `json:"model_name"`
+	WaitingForModel  bool       `json:"waiting_for_model"` // true if the queued job needs other weights than new jobs
+	MixedKernels     bool       `json:"mixed_kernels"`     // true if arithmetic that gives other bits continued the text
 	Params           *Params    `json:"params"`
 	Usage            Usage      `json:"usage"`
 	FinishReason     string     `json:"finish_reason"`      // stop, length or content_filter; only in a completed job

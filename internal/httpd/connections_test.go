@@ -113,7 +113,7 @@ func TestOneSiteCannotTakeAllConnections(t *testing.T) {
 // so that a quarter of the descriptors remains for its files and its database.
 func TestConnectionsFollowTheFileDescriptors(t *testing.T) {
 	t.Parallel()
-	for descriptors, want := range map[uint64]int{256: 192, 1024: 768, 1 << 20: 10_000, 1<<64 - 1: 10_000, 3: 2} {
+	for descriptors, want := range map[uint64]int{256: 192, 1024: 768, 1 << 20: 10_000, 1<<64 - 1: 10_000, 4: 3} {
 		if got := withinDescriptors(10_000, descriptors); got != want {
 			t.Errorf("%d descriptors: %d connections, want %d", descriptors, got, want)
 		}

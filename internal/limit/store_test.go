@@ -214,7 +214,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	db := pgtest.New(t, migrations.Up)
 	s := NewStore(db.App, "jobs", Rate{1, time.Hour})
 	for range 3 {
-		if _, _, _, _, err := s.Take(t.Context(), "k", ""); err != nil {
+		if _, _, _, _, err := s.Take(t.Context(), "k"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -227,7 +227,7 @@ func TestRefusedKeyNeedsNoQuery(t *testing.T) {
 	if _, err := db.Owner.Exec(t.Context(), `drop table rate_limits`); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, ok, err := s.Take(t.Context(), "k", ""); ok || err != nil {
+	if _, _, _, ok, err := s.Take(t.Context(), "k"); ok || err != nil {
 		t.Errorf("a refused key: %v, %v", ok, err)
 	}
 	if _, _, _, _, err := s.Take(t.Context(), "another"); err == nil {
@@ -285,7 +285,7 @@ func TestOldCountsAreRemoved(t *testing.T) {
 					if _, err := removeOld(t.Context(), db.App); err != nil {
 						t.Error(err)
 					}
-				} else if _, _, _, _, err := s.Take(t.Context(), "k", ""); err != nil {
+				} else if _, _, _, _, err := s.Take(t.Context(), "k"); err != nil {
 					t.Error(err)
 				}
 			}
