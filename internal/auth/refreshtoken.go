@@ -35,8 +35,9 @@ func (s *Service) newRefreshToken(session uuid.UUID) (text string, t refreshToke
 	return s.makeRefreshToken(session, secret)
 }
 
-// successor returns the refresh token that a client gets in exchange for t. The database stores only hashes of tokens. The secret of the successor is therefore
-// derived from t, so that a repeated exchange gives the same successor.
+// successor returns the refresh token that a client gets in exchange for t. The database
+// stores only hashes of tokens. The secret of the successor is therefore derived from t,
+// so that a repeated exchange gives the same successor.
 func (s *Service) successor(t refreshToken) (text string, next refreshToken) {
 	return s.makeRefreshToken(t.session, s.vault.Digest("refresh token successor", string(t.raw))[:refreshSecretSize])
 }

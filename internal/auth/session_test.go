@@ -41,8 +41,9 @@ func TestRefreshReturnsNewTokensOfTheSession(t *testing.T) {
 	}
 }
 
-// A client that has lost the response or sent the request twice must get the same refresh
-// token again, with an access token that is valid.
+// TestRefreshMayBeRepeatedWithinGrace repeats a refresh within Grace, like a client
+// that has lost the response or sent the request twice. The client must get the same
+// refresh token again, with a valid access token.
 func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -84,7 +85,8 @@ func TestRepeatedExchangeDoesNotForkTheSession(t *testing.T) {
 	}
 }
 
-// Grace begins with the first exchange of a token, not with the latest exchange.
+// TestGraceIsNotProlonged repeats the exchange of a token. Grace must begin with the
+// first exchange and not with the latest exchange.
 func TestGraceIsNotProlonged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

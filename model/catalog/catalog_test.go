@@ -80,3 +80,25 @@ func TestVerifyJoinsTheProblemsOfAllFiles(t *testing.T) {
 		t.Errorf("two damaged files: %v", err)
 	}
 }
+
+func TestWeightsDigestIsThatOfTheEngine(t *testing.T) {
+	m, err := Find(BuiltIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := m.LoadWeights(LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if digest, err := m.WeightsDigest(); err != nil || digest != e.Info().Digest() || !strings.HasPrefix(digest, "sha256:") {
+		t.Errorf("%q, %v; the engine has %q", digest, err, e.Info().Digest())
+	}
+	m.Digest = "sha256:pinned"
+	if digest, err := m.WeightsDigest(); err != nil || digest != m.Digest {
+		t.Errorf("%q, %v", digest, err)
+	}
+	if digest, err := (Model{Files: fstest.MapFS{}}).WeightsDigest(); err != nil || digest != "" {
+		t.Errorf("without weights: %q, %v", digest, err)
+	}
+}
