@@ -215,7 +215,7 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 func (a *attempt) complete(ctx context.Context, out outcome) error {
 	ctx = context.WithoutCancel(ctx) // the comment on attempt.append gives the reason
 	rest := events.JobAdvanced{
-		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // begins with an empty list, so that no tokens are stored as [] and not as null
+		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // the empty list makes the JSON [] instead of null if there are no tokens
 		Text:   a.pending.Text + out.last.Text,
 	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
@@ -238,8 +238,8 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 }
 
 // completed returns the fact that completes a job now. All tokens of the job must be on
-// record. No duration is negative: events are in the order of their times, and events of
-// earlier releases, which are not, are taken to be so.
+// record. A duration is never negative, not even for events of earlier releases, whose
+// times are not always in order.
 func completed(job events.Job, finishReason string, now time.Time) events.JobCompleted {
 	since := func(at time.Time) int64 { return max(0, at.Sub(job.AcceptedAt).Milliseconds()) }
 	c := events.JobCompleted{

@@ -34,7 +34,7 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
 	f := newLimitedFixture(t, jobs.Limits{Tokens: 100})
-	first := f.submit(request) // reserves 6 tokens for the prompt and up to 40 new tokens
+	first := f.submit(request) // reserves 46 tokens, which are 6 for the prompt and 40 for the completion
 	if today := time.Now().UTC().Format(time.DateOnly); first.Reserved.Tokens != 46 || first.Reserved.Day > today {
 		t.Fatalf("reservation: %+v", first.Reserved)
 	}
@@ -190,7 +190,7 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 	}
 }
 
-// end ends a job in a random way and reports whether that succeeded.
+// end completes, fails or cancels a job, at random, and reports whether that succeeded.
 func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, j events.Job, rnd *rand.Rand) bool {
 	cancelled := events.JobCancelled{By: "owner"}
 	ways := []events.Fact{
@@ -199,7 +199,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 		cancelled,
 	}
 	way := rnd.IntN(len(ways) + 1)
-	if way == len(ways) { // two concurrent cancels, of which only one has an effect
+	if way == len(ways) { // two concurrent cancels; only one of them has an effect
 		used := 0
 		if j.Attempts > 0 {
 			used = 6 + len(j.Tokens)
@@ -212,7 +212,7 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 			}
 			wg.Wait()
 			if errs[0] == nil || errs[1] == nil {
-				return result{}, nil // the other cancel may have crashed
+				return result{}, nil // one success is enough, because the other cancel may have crashed
 			}
 			return result{}, errs[0]
 		})

@@ -16,10 +16,11 @@ import (
 	"colophon/migrations"
 )
 
-// All times in River's tables are the database's. River fetches entries by the
-// database's clock, but it stores times of the process's clock: the time of an insert
-// and the time until which an entry is put back. River has a setting for its clock,
-// which is named after its use in tests. The types below use this setting.
+// All times in River's tables are times of the database's clock. River fetches entries by
+// that clock. By default, however, River stores two times of the process's clock: the
+// time of an insert, and the time until which a delayed entry must wait. River's setting
+// for another clock is named TestConfig, because River itself uses it in tests. The types
+// below use this setting.
 
 // riverClock gives River the database's time.
 type riverClock struct{ *pg.Clock }
@@ -30,11 +31,12 @@ func (riverClock) NowOrNil() *time.Time { return nil }
 // insertClock is the clock of a client that only inserts.
 type insertClock struct{}
 
-// Now returns this process's time. The client compares it only with other results, to
-// limit its announcements.
+// Now returns this process's time. The client only compares results of Now with each
+// other, to limit its announcements of inserts.
 func (insertClock) Now() time.Time { return time.Now() }
 
-// NowOrNil returns the zero time. River's insert statement replaces it by now().
+// NowOrNil returns the zero time. River's insert statement then stores the database's
+// now() instead.
 func (insertClock) NowOrNil() *time.Time { return &time.Time{} }
 
 // newInserter returns a client that inserts queue entries with the database's time.
@@ -53,9 +55,9 @@ func newInserter(pool *pgxpool.Pool, log *slog.Logger) (*river.Client[pgx.Tx], e
 	return client, nil
 }
 
-// maxDelay is the longest delay of a queue entry. River makes an entry with a delay of up
-// to five seconds available at once, and workers fetch it after the delay. An entry with
-// a longer delay would need River's leader, which may have died.
+// maxDelay is the longest delay of a queue entry. River marks an entry with a delay of up
+// to five seconds as available at once, and workers fetch it after the delay. An entry
+// with a longer delay must be marked later by River's leader, which may have died.
 const maxDelay = 5 * time.Second
 
 // NextRetry returns the time of the next attempt at a job: 1 s after the first failed
@@ -66,14 +68,15 @@ func (g *generate) NextRetry(rj *river.Job[generateArgs]) time.Time {
 }
 
 // minStep is the smallest change of the database's clock that the search for expired
-// leases notices. A smaller change delays or hastens nothing that matters.
+// leases notices. A smaller change is of little effect, because leases last for seconds.
 const minStep = 500 * time.Millisecond
 
-// clockSteps notices that the database's clock was set. One goroutine uses it. After a
-// step, back or forward stays true for leaseTime.
+// clockSteps notices when the database's clock is set back or forward. After such a step,
+// the method back or forward returns true for leaseTime. clockSteps is not safe for
+// concurrent use.
 type clockSteps struct {
-	epoch      time.Time // of the clock at the last call of look; zero before the first call
-	backEnd    time.Time // by this process's clock, as forwardEnd
+	epoch      time.Time // Clock.Epoch at the last call of look; zero before the first call
+	backEnd    time.Time // end of the time in which back returns true, by this process's clock
 	forwardEnd time.Time
 }
 
@@ -90,12 +93,12 @@ func (s *clockSteps) look(c *pg.Clock) {
 	s.epoch = epoch
 }
 
-// back reports whether the clock was set back. Meanwhile a process that has not noticed
-// the step may store times that lie in the future.
+// back reports whether look has noticed a step back in the last leaseTime. During this
+// time, a process that has not noticed the step may store times that lie in the future.
 func (s *clockSteps) back() bool { return time.Now().Before(s.backEnd) }
 
-// forward reports whether the clock was set forward. All leases have then expired at once,
-// and living workers may not have renewed them yet.
+// forward reports whether look has noticed a step forward in the last leaseTime. All
+// leases may have expired at the step, and living workers may not have renewed them yet.
 func (s *clockSteps) forward() bool { return time.Now().Before(s.forwardEnd) }
 
 // errClockSet rolls back a search for expired leases because the clock was set forward.
@@ -113,10 +116,10 @@ func (w *Worker) lookAtClock(ctx context.Context, db interface {
 	return nil
 }
 
-// mendTimes removes times that no worker could have stored if the clock had not been set
-// back. Otherwise a dead worker's lease would stay valid for as long as the clock was set
-// back, and queue entries would wait for as long. An entry that was put back for a short
-// time may run at once, which does no harm. All delayed entries are available (see
+// mendTimes corrects times that lie too far in the future because the clock was set back.
+// Otherwise a dead worker's lease would stay valid for as long as the clock was set back,
+// and queue entries would wait for as long. A delayed entry may run too early as a
+// result, which does no harm. All delayed entries have the state available (see
 // maxDelay).
 func mendTimes(ctx context.Context, tx pgx.Tx) error {
 	var batch pgx.Batch

@@ -17,7 +17,7 @@ import (
 // so large that a job that waits for them fails its test.
 var shifts = map[string]time.Duration{"behind": -time.Hour, "ahead": time.Hour}
 
-// fromDatabase returns the result of a query for a time.
+// fromDatabase returns the time that a query selects.
 func (f *fixture) fromDatabase(query string, args ...any) time.Time {
 	f.t.Helper()
 	var at time.Time
@@ -27,7 +27,8 @@ func (f *fixture) fromDatabase(query string, args ...any) time.Time {
 	return at
 }
 
-// startClock sets the database's clock as if it had been so when the processes started.
+// startClock shifts the database's clock, as if it had been wrong since before the
+// processes started.
 func (f *fixture) startClock(shift time.Duration) {
 	f.t.Helper()
 	f.db.ShiftClock(f.t, shift)

@@ -41,7 +41,8 @@ func (f *fixture) eventually(what string, ok func() bool) {
 	}
 }
 
-// A job whose events cannot be read must leave the queue, and the job behind it must run.
+// TestDamagedJobLeavesTheQueue damages the events of a queued job. The job must leave the
+// queue, and the job behind it must run.
 func TestDamagedJobLeavesTheQueue(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -60,8 +61,8 @@ func TestDamagedJobLeavesTheQueue(t *testing.T) {
 	}
 }
 
-// When another process finds the damage of a running job, the job must stop and no event
-// may follow.
+// TestRunningJobStopsWhenItsDamageIsFound damages a running job, and another process
+// finds the damage. The job must stop, and nothing more may be appended to its events.
 func TestRunningJobStopsWhenItsDamageIsFound(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
@@ -91,8 +92,8 @@ func TestRunningJobStopsWhenItsDamageIsFound(t *testing.T) {
 	}
 }
 
-// A damaged job past its deadline must not be found again and again, and must not keep
-// another job from ending.
+// TestDamagedJobIsOverdueOnce damages a job whose deadline has passed. The search for
+// overdue jobs must find the job only once. It must still end another overdue job.
 func TestDamagedJobIsOverdueOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -108,8 +109,9 @@ func TestDamagedJobIsOverdueOnce(t *testing.T) {
 	})
 }
 
-// TestEraseDestroysTheKeyOfDamagedJobs erases owners with damaged jobs, with events of a
-// later version, and with a damaged key. The key must be gone, and the other jobs ended.
+// TestEraseDestroysTheKeyOfDamagedJobs erases an owner with a damaged event, an owner
+// with events of a later version, and an owner with a damaged key. The key must be
+// destroyed each time, and the readable jobs must be ended.
 func TestEraseDestroysTheKeyOfDamagedJobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -132,7 +134,7 @@ func TestEraseDestroysTheKeyOfDamagedJobs(t *testing.T) {
 		}
 		damage(all[1])
 		f.close(owner)
-		v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)) // has not cached the key
+		v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)) // a new vault, which has not cached the owner's key
 		if err != nil {
 			t.Fatal(err)
 		}

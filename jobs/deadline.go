@@ -47,7 +47,7 @@ func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) e
 			_, errJob = cancel(ctx, store, job, deadlinePassed())
 		}
 		if d, ok := errors.AsType[*events.Damage](errJob); ok && errors.Is(d, events.ErrDamaged) {
-			errJob = store.SetAside(ctx, d) // the job is not overdue any more
+			errJob = store.SetAside(ctx, d) // after this, store.Overdue no longer returns the job
 		}
 		err = errors.Join(err, errJob) // continue, so that one broken job does not block the other jobs
 		if ctx.Err() != nil {

@@ -11,7 +11,7 @@ import (
 	"colophon/migrations"
 )
 
-// within returns the request with a deadline d after its acceptance.
+// within returns the fixed test request with a deadline d after the job's acceptance.
 func within(d time.Duration) jobs.Request {
 	r := request
 	r.CancelAfter = d
@@ -97,8 +97,8 @@ func TestJobWithoutAWorkerEndsAtItsDeadline(t *testing.T) {
 	left := f.orphan(12, 0, "1 hour")
 	queued := f.submit(within(500 * time.Millisecond))
 	f.mustEndAtDeadline(f.until(queued, final))
-	// The orphan has the default deadline. The job's events cannot be changed, but its
-	// row in the history can.
+	// The job without a worker has the default deadline, which cannot be changed in the
+	// job's events. So the test changes it in the job's row of the history view.
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set deadline = clock_timestamp() where job = $1`, left.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestCancelOutlastsManyConflicts(t *testing.T) {
 	f := newFixture(t)
 	job := f.submit(request)
 	for _, sql := range []string{
-		`create sequence tries`, // a rollback does not reset a sequence
+		`create sequence tries`, // counts the tries; a rolled-back try counts too
 		`grant usage on sequence tries to ` + migrations.AppRole,
 		`create function lose() returns trigger language plpgsql as $$
 		begin

@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// depthLimit limits the number of queued jobs. It does not count the queued jobs at each
-// submit, but when the queue refreshes its snapshot. To this count it adds the jobs that
-// this process has queued since the count. It does not subtract the jobs that have started
-// since the count.
+// depthLimit limits the number of queued jobs. To be cheap, it does not count the jobs at
+// each submit, but when the queue refreshes its snapshot. To this count it adds the jobs
+// that this process has queued since. It does not subtract the jobs that have started
+// since.
 //
-// So one process alone never exceeds the limit. Several processes together may exceed
-// the limit by the number of jobs that the other processes queue between two counts.
+// So one process alone never exceeds the limit. Several processes may exceed the limit by
+// the number of jobs that the other processes queue between two counts.
 type depthLimit struct {
 	limit int // maximum number of queued jobs, or 0 for no limit
 
@@ -19,8 +19,8 @@ type depthLimit struct {
 
 	mu      sync.Mutex
 	counted int
-	added   int // number of reservations made since the count began, plus the reservations open at that time
-	next    int // the same for the count that is running
+	added   int // reservations that counted may not include; added to counted
+	next    int // the value of added when the running count ends
 	open    int // number of reservations that are not settled
 }
 
@@ -33,7 +33,7 @@ func newDepthLimit(limit int) *depthLimit {
 func (d *depthLimit) beginCount() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.next = d.open // the count may miss these jobs and all jobs that are reserved from now on
+	d.next = d.open // the running count may not include the jobs of these reservations
 }
 
 // endCount sets the number of queued jobs.

@@ -50,7 +50,7 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 				p.settle(false)
 			case step == "start" && queued > 0:
 				queued--
-			case step == "begin a count": // an earlier count may have failed
+			case step == "begin a count": // a new count may begin before the last one has ended, because the last one may have failed
 				p.beginCount()
 				p.counting, p.count = true, queued
 			case step == "count" && p.counting:

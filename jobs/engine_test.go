@@ -22,8 +22,8 @@ type engine struct {
 	open     atomic.Int32  // number of open sequences
 
 	mu    sync.Mutex
-	pause map[int]chan struct{} // by sequence length, the channels on which Next waits until they are closed or ctx is done
-	fail  map[int]error         // by sequence length, the errors that Next returns once
+	pause map[int]chan struct{} // at these sequence lengths, Next waits until the channel is closed or ctx is done
+	fail  map[int]error         // at these sequence lengths, Next returns the error once
 	calls int
 }
 
@@ -34,7 +34,7 @@ func newEngine() *engine {
 func (e *engine) Info() model.Info {
 	vocab := 26
 	if e.says != "" {
-		vocab = 'z' + 2 - 'a' // the letters and {, which separates words
+		vocab = 'z' + 2 - 'a' // 26 letters and the character {, which stands for a space
 	}
 	return model.Info{Name: "fake", Weights: e.weights, Kernel: e.kernel, Context: e.context, Vocab: vocab, EOS: -1}
 }
@@ -74,7 +74,7 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	delete(s.engine.fail, len(s.tokens))
 	s.engine.mu.Unlock()
 	if s.engine.stepTime > 0 {
-		time.Sleep(s.engine.stepTime) // ignores ctx, because the end of one job does not interrupt a step of a batch either
+		time.Sleep(s.engine.stepTime) // ignores ctx, as a real engine does, because a step serves several jobs at once
 	}
 	if gate != nil {
 		select {

@@ -25,7 +25,7 @@ const (
 // repeats a failed Erase until it succeeds.
 func (q *Queue) Erase(ctx context.Context, owner uuid.UUID) error { return Erase(ctx, q.store, owner) }
 
-// Erase does the same as Queue.Erase, for processes without a queue.
+// Erase erases an owner like Queue.Erase. It is for processes without a queue.
 func Erase(ctx context.Context, store *events.Store, owner uuid.UUID) error {
 	for {
 		outstanding, err := store.Outstanding(ctx, owner, eraseBatch)

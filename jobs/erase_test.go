@@ -40,7 +40,7 @@ func (f *fixture) mustBeErased(all []events.Job) {
 func TestEraseCancelsJobsAndHidesTexts(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
-	gate := make(chan struct{}) // holds each job at its fifth new token
+	gate := make(chan struct{}) // each job waits at its fifth new token until gate is closed
 	e.pause[len(request.Prompt)+5] = gate
 	f.workSlots(e, 2)
 	var all []events.Job

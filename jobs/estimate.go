@@ -12,7 +12,7 @@ import (
 // serviceRate is a measurement of the speed at which the workers take queued jobs.
 type serviceRate struct {
 	at      time.Time     // time of the measurement, by this process's clock
-	now     time.Time     // the same time by the database's clock
+	now     time.Time     // time of the measurement, by the database's clock
 	meanRun time.Duration // mean duration of the latest runs, or 0 without any run
 	running int           // number of running jobs
 	queued  int           // number of queued jobs
@@ -22,7 +22,8 @@ const (
 	// refreshEvery is the interval at which a queue refreshes its snapshot.
 	refreshEvery = time.Second
 
-	// refreshTimeout bounds a refresh, so that the next one takes another connection.
+	// refreshTimeout bounds a refresh. After a timeout, the next refresh uses another
+	// connection.
 	refreshTimeout = 2 * time.Second
 
 	// The mean run time is taken over the last rateJobs jobs that ended within

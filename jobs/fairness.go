@@ -98,8 +98,8 @@ func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) e
 	return q.limits.allow(load, job.Reserved.Tokens)
 }
 
-// allow returns an error if a load exceeds the limits. The load already includes the
-// new job, which needs the given number of tokens.
+// allow returns an error if an owner's load exceeds the limits. The load must already
+// include the new job, which needs the given number of tokens.
 func (l Limits) allow(load events.Load, needed int) error {
 	if l.Outstanding > 0 && load.Outstanding > l.Outstanding {
 		return &OutstandingError{l.Outstanding}
@@ -135,12 +135,12 @@ func priority(load events.Load) int {
 
 const (
 	// ageAfter is the waiting time after which an owner's oldest job gets priority 1.
-	// Without this limit, the jobs of other owners could precede this job forever.
+	// Without ageing, the jobs of other owners could precede this job forever.
 	ageAfter = 30 * time.Second
 	ageEvery = 10 * time.Second
 )
 
-// age gives an owner's oldest job priority 1 when the job has waited for ageAfter.
+// age gives the oldest job of each owner priority 1 when the job has waited for ageAfter.
 // River then takes the job after the other jobs with priority 1. age skips an owner who
 // has a running job or a waiting job of priority 1. It does nothing while all waiting
 // jobs have the same priority.

@@ -102,7 +102,7 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	for range 12 {
 		all = append(all, f.submit(small))
 	}
-	for _, j := range all[1:7] { // five jobs are left, so the next job would have priority 2 if only their number counted
+	for _, j := range all[1:7] { // leaves six jobs; if only their number counted, the next job would have priority 2
 		if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +116,7 @@ func TestJobsOfOneOwnerAreTakenInOrder(t *testing.T) {
 	if !slices.IsSortedFunc(started, time.Time.Compare) {
 		t.Errorf("started at %v", started)
 	}
-	// With an empty queue, the owner's next job has the first priority again.
+	// Now that the queue is empty, the owner's next job must have priority 1 again.
 	if j := f.submit(small); j.Priority != 1 {
 		t.Errorf("priority %d after all jobs have ended, want 1", j.Priority)
 	}
@@ -199,8 +199,8 @@ func TestStartedJobGoesFirst(t *testing.T) {
 	if j.Priority != 4 {
 		t.Fatalf("priority %d, want 4", j.Priority)
 	}
-	// All other jobs are postponed, so that the worker starts j first. At its stop, the
-	// worker puts j back into the queue.
+	// All other jobs are postponed, so that the worker starts j first. The test then
+	// stops the worker, which puts j back into the queue.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set scheduled_at = now() + interval '1 hour', state = 'scheduled' where args->>'job' <> $1`, j.ID.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestFloodLeavesConnectionsForOthers(t *testing.T) {
 		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
 			_, err := tx.LockLoad(context.Background(), f.owner, 1)
 			close(held)
-			for err == nil { // sends a statement each second, because Postgres ends idle transactions
+			for err == nil { // sends a statement each second, so that Postgres does not end an idle transaction
 				select {
 				case <-release:
 					return nil

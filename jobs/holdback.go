@@ -29,7 +29,7 @@ type holdback struct {
 	released strings.Builder // the text released so far
 	buffer   []model.Delta   // the deltas held back
 	refused  bool            // the text contains a refused word
-	cut      bool            // the last delta's tokens spell more than the last delta's text
+	cut      bool            // the last delta ends in the middle of its tokens' text, for example before a stop sequence
 }
 
 // newHoldback returns a buffer for the rest of a job's text.

@@ -22,7 +22,7 @@ import (
 	"colophon/migrations"
 )
 
-// fixture is a queue with one owner and, at first, no worker.
+// fixture is a queue with one owner. It has no worker until work is called.
 type fixture struct {
 	t     testing.TB
 	db    *pgtest.DB
@@ -303,7 +303,7 @@ func TestCancelStopsTheModel(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	e.pause[6+3] = make(chan struct{}) // never closed, so the job stops here
 	f.work(e)
-	j := f.until(f.submit(request), tokens(3)) // all tokens are on record, so the worker appends nothing more
+	j := f.until(f.submit(request), tokens(3)) // all generated tokens are on record, so the worker has nothing left to append
 	cancelled, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"})
 	if err != nil || cancelled.State != events.Cancelled {
 		t.Fatalf("%+v, %v", cancelled, err)

@@ -54,7 +54,7 @@ func TestRequestsUnderOneKeyMakeOneJob(t *testing.T) {
 	if _, err := f.queue.Submit(t.Context(), f.owner, keyed(request, "b")); !errors.Is(err, events.ErrKeyReused) {
 		t.Errorf("another payload: %v, want ErrKeyReused", err)
 	}
-	// A later repetition returns the job in its current state.
+	// A repetition after the job's end must return the completed job.
 	f.work(newEngine())
 	done := f.until(events.Job{ID: ids[0]}, final)
 	if j := f.submit(keyed(request, "a")); j.ID != ids[0] || j.State != events.Completed || j.Text != done.Text {

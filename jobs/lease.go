@@ -19,13 +19,13 @@ import (
 	"colophon/migrations"
 )
 
-// Leases rescue the jobs of a dead worker within seconds. Each running job has a lease,
-// which its worker renews. Every worker searches for jobs that have no valid lease although
-// River lists them as running. The worker queues these jobs again. There is no second line:
-// River's own rescue is off (see generate.Timeout).
+// Leases let other workers continue the jobs of a dead worker within seconds. Each
+// running job has a lease, which its worker renews. Every worker searches for jobs that
+// have no valid lease although River lists them as running. The worker queues these jobs
+// again. River's own rescue of such jobs is off (see generate.Timeout).
 //
-// Leases only make the rescue fast. The version check of the job's stream decides
-// whether an attempt may write.
+// Leases do not decide whether an attempt may write. The version check of the job's
+// stream decides that.
 const (
 	// leaseTime is the duration of a lease. If a worker is silent for this time,
 	// another worker queues its jobs again. A lease survives three late or lost
@@ -36,10 +36,10 @@ const (
 	sweepTimeout = 5 * time.Second
 	sweepBatch   = 100 // maximum number of jobs that one search handles
 
-	// maxCrashes is the number of successive counted crashes without a new token after
-	// which a job fails. A worker's crash counts for the unfinished job that the worker
-	// had started last, and for no other job. Between two counted crashes the job waits
-	// (see timing.crashWaits), so that a cause outside the job can pass.
+	// maxCrashes is the number of counted crashes after which a job fails. A new token
+	// resets the count. A worker's crash counts for the unfinished job that the worker
+	// had started last, and for no other job. From the second counted crash on, the job
+	// waits after each (see timing.crashWaits), so that a cause outside the job can pass.
 	maxCrashes = 5
 )
 
@@ -168,10 +168,10 @@ func (w *Worker) sweep(ctx context.Context) error {
 		return nil
 	}
 	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		// The queue entry is closed and not reused, because the silent worker may still
-		// be alive and may update the entry. Leases that expired while Postgres
-		// restarted do not count as lost. A start in the future shows that the clock was
-		// set back.
+		// The old queue entry is closed and not reused, because the silent worker may
+		// still be alive and may update the entry. Leases that expired while Postgres
+		// restarted do not count as lost. A start time of Postgres in the future shows
+		// only that the clock was set back.
 		rows, _ := tx.Query(ctx, `
 			with orphans as (
 				update `+migrations.RiverJobs+` set state = 'cancelled', finalized_at = clock_timestamp()
@@ -228,10 +228,11 @@ type queueEntry struct {
 	MaxAttempts int
 }
 
-// suspect marks the expired leases whose workers had started no other unfinished job
-// later. The other leases of such a worker may still be valid, because it took them later.
+// suspect marks the leases of the given jobs that their workers took last. The job of
+// such a lease may have crashed the worker. If the lease that a worker took last is still
+// valid, suspect marks none of the worker's leases.
 func suspect(ctx context.Context, tx pgx.Tx, orphans []queueEntry) error {
-	jobs := make([]string, len(orphans)) // not every query mode encodes a slice of ids
+	jobs := make([]string, len(orphans)) // as strings, because not every query mode of pgx encodes a slice of UUIDs
 	for i, entry := range orphans {
 		jobs[i] = entry.Job.String()
 	}

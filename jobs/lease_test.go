@@ -13,9 +13,10 @@ import (
 	"colophon/migrations"
 )
 
-// orphan returns a job whose worker seems to have been killed after the given number of
-// tokens. The job's events and its queue entry say that the job is running. The job's
-// lease expires after the given interval.
+// orphan returns a job whose worker seems to have died after the given number of tokens.
+// The job's events and its queue entry say that the job is running. The job's lease
+// expires after the given interval, which may be negative. crashes is the number of
+// crashes counted so far.
 func (f *fixture) orphan(after, crashes int, lease string) events.Job {
 	f.t.Helper()
 	return f.orphans(1, after, crashes, lease)[0]
@@ -132,7 +133,8 @@ func TestJobOfALivingWorkerIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()
 	j := f.orphan(12, 0, "1 hour")
-	// A second queue entry of the job would be available in the same way.
+	// The update makes the running job available to workers, as a second queue entry
+	// would. A worker must then leave the job alone, because the job's lease is valid.
 	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set state = 'available', attempt = 0, scheduled_at = now() where state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
@@ -185,8 +187,9 @@ func TestCrashCountsForTheLastStartedJob(t *testing.T) {
 	}
 }
 
-// TestJobWaitsAfterItsSecondCrash simulates a worker that died, as the job's worker before
-// it. The job must wait, and then it must be completed.
+// TestJobWaitsAfterItsSecondCrash simulates a worker that died while it ran a job, for
+// the first and for the second time. The job must wait only after the second crash. In
+// both cases it must then be completed.
 func TestJobWaitsAfterItsSecondCrash(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -197,14 +200,14 @@ func TestJobWaitsAfterItsSecondCrash(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			j := f.orphan(12, c.crashes, "-1 second")
-			var free time.Time // when the lease no longer keeps the job back
+			var free time.Time // expiry of the dead worker's lease; before this time no worker may start the job
 			err := f.db.Owner.QueryRow(t.Context(), `update leases set expires_at = clock_timestamp() returning expires_at`).Scan(&free)
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.work(newEngine())
 			j = f.until(j, func(j events.Job) bool { return j.Attempts == 2 })
-			const exact = 50 * time.Millisecond // of the clock of events
+			const exact = 50 * time.Millisecond // tolerance, because the clock that stamps events may differ a little from the database's
 			if waited := j.ChangedAt.Sub(free); waited < c.wait-exact {
 				t.Errorf("the job waited for %v, want %v", waited, c.wait)
 			}

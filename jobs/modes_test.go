@@ -17,9 +17,9 @@ import (
 	"colophon/migrations"
 )
 
-// TestWorkersStatementsWorkInEveryQueryMode runs the statements that only matter to jobs
-// that last longer: renewed leases, the rescue of a dead worker's job, ageing, estimates,
-// deadlines, and the check of the view.
+// TestWorkersStatementsWorkInEveryQueryMode runs SQL statements that a short job does not
+// need, in every query mode of pgx: renewed leases, the rescue of a dead worker's job,
+// ageing, estimates, deadlines, and the check of the history view. None may fail.
 func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 	t.Parallel()
 	for _, mode := range pgtest.QueryModes() {
@@ -60,7 +60,8 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 			if _, err := f.store.Overdue(t.Context(), time.Second, 10); err != nil {
 				t.Error(err)
 			}
-			// The rebuild must also repair rows, correct budgets and end a quarantine.
+			// The statements below damage the history view. Its rebuild must repair the
+			// rows, correct the budgets and end the quarantine.
 			for _, sql := range []string{
 				`update history set model = 'wrong'`,
 				`insert into quarantine (stream, version, owner, reason) select 'job/' || job, 1, owner, 'test' from history`,
@@ -94,7 +95,7 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 	}
 }
 
-// leaseRenewed waits until the attempt that has a job's lease has renewed it.
+// leaseRenewed waits until the lease of the given job has been renewed.
 func (f *fixture) leaseRenewed(j events.Job) {
 	f.t.Helper()
 	type lease struct {

@@ -67,8 +67,8 @@ func TestRefusedTextEndsBeforeTheWord(t *testing.T) {
 	}
 }
 
-// TestHeldBackTextIsNotLost generates words that begin like refused words. All of the
-// text must be on record.
+// TestHeldBackTextIsNotLost generates allowed words that begin like refused words. The
+// whole text must be on record.
 func TestHeldBackTextIsNotLost(t *testing.T) {
 	t.Parallel()
 	f, e := newFixture(t), newEngine()

@@ -57,7 +57,7 @@ func TestRoomIsCountedInTokens(t *testing.T) {
 		{6, 50, 0, 44},
 		{6, 50, 10, 10},
 		{49, 50, 0, 1},
-		{500, 10, 600, 500}, // limited by the model's context of 1,000 tokens
+		{500, 10, 600, 500}, // 500 tokens, because the model's context is 1,000 tokens
 	} {
 		r := jobs.Request{Prompt: strings.Repeat("p", c.promptTokens), MaxLength: c.maxLength, MaxNewTokens: c.maxNew, TopP: 1}
 		if j := f.submit(r); j.Params.MaxTokens != c.want {

@@ -17,12 +17,12 @@ type sim struct {
 	free     int
 	queue    []*simJob
 	running  []*simJob
-	ageAfter int // number of steps after which an owner's waiting oldest job is aged, or 0 for never
+	ageAfter int // number of steps after which an owner's oldest waiting job gets priority 1, or 0 for never
 }
 
 type simJob struct {
 	owner, priority   int
-	at, due, id       int // at is the time of submission, and due is the time of submission or of ageing, whichever is later
+	at, due, id       int // at is the time of submission; due is the later of the times of submission and of ageing
 	service           int
 	started, finished int
 }
@@ -96,7 +96,7 @@ func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 		s := &sim{free: rapid.IntRange(1, 8).Draw(rt, "slots"), ageAfter: rapid.SampledFrom([]int{0, 1, 30, 200}).Draw(rt, "age after")}
 		service := rapid.IntRange(1, longest)
 		ids := 0
-		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // number of jobs in each flood, of which one starts every 50 steps
+		flood := rapid.SliceOfN(rapid.IntRange(0, 100), 1, 8).Draw(rt, "flood") // number of jobs in each flood; a flood starts every 50 steps
 		var waiting *simJob
 		pause := 0
 		for i := range 2000 {
@@ -126,7 +126,8 @@ func TestSimulatedFloodDelaysOthersByAtMostTwoServiceTimes(t *testing.T) {
 }
 
 // TestAgeingPreventsStarvation overloads the slots with owners who each have one
-// outstanding job. One more owner has 20 jobs. With ageing, all 20 jobs must end.
+// outstanding job. One more owner has 20 jobs. With ageing, all 20 jobs must end. Without
+// it, some of them must not.
 func TestAgeingPreventsStarvation(t *testing.T) {
 	run := func(ageAfter int) (ended int) {
 		s := &sim{free: 2, ageAfter: ageAfter}

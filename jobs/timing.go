@@ -24,8 +24,8 @@ func defaultTiming() timing {
 		retryLeased:  leaseTime,
 		endOverdue:   time.Second,
 		overdueGrace: 2 * time.Second,
-		// The first crash has no delay, because most often the cause is not the job. All
-		// delays together outlast a worker's restart or a short lack of memory.
+		// The first crash has no delay, because its cause is most often not the job. The
+		// delays together are longer than a worker's restart or a short lack of memory.
 		crashWaits: []time.Duration{0, 2 * time.Second, 10 * time.Second, 30 * time.Second},
 	}
 }

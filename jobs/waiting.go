@@ -13,19 +13,22 @@ import (
 	"colophon/events"
 )
 
-// Waiting describes the outstanding jobs without a worker that need the same weights.
+// Waiting describes the outstanding jobs that need the same weights and that no worker
+// runs.
 type Waiting struct {
 	Model   string
 	Weights string // digest; empty if any weights may run the jobs
 	Jobs    int
-	Oldest  time.Time // when the first of the jobs was accepted
+	Oldest  time.Time // time at which the oldest of the jobs was accepted
 }
 
-// outstanding selects the jobs that no worker runs.
+// outstanding is an SQL condition on rows of the history view. It holds for jobs that
+// have not ended and that no worker runs.
 const outstanding = `
 	(state = 'queued' or state = 'running' and not exists (select from leases where job = history.job and expires_at > clock_timestamp()))`
 
-// FindWaiting returns the outstanding jobs without a worker, by the weights that they need.
+// FindWaiting returns the outstanding jobs that no worker runs, grouped by the weights
+// that they need.
 func FindWaiting(ctx context.Context, pool *pgxpool.Pool) ([]Waiting, error) {
 	rows, _ := pool.Query(ctx, `
 		select model, weights, count(*)::integer, min(created_at) from history where `+outstanding+` group by model, weights order by model, weights`)
@@ -36,9 +39,9 @@ func FindWaiting(ctx context.Context, pool *pgxpool.Pool) ([]Waiting, error) {
 	return found, nil
 }
 
-// Reassign lets other weights run the waiting jobs that need the weights from. It returns
-// the number of jobs that it has reassigned, and the number of jobs that it has left
-// because they have started.
+// Reassign lets the waiting jobs that need one set of weights (from) run with another set
+// (to). It returns the number of jobs that it has changed, and the number of jobs that it
+// has left because they have started.
 func Reassign(ctx context.Context, pool *pgxpool.Pool, store *events.Store, from, to string) (reassigned, started int, err error) {
 	err = eachWaiting(ctx, pool, store, from, func(job events.Job) error {
 		_, err := store.AppendJob(ctx, job, events.JobReassigned{Weights: to, By: "command"})

@@ -138,15 +138,15 @@ type generate struct {
 // rescue, which would queue a job again after an hour, by the process's clock.
 func (g *generate) Timeout(*river.Job[generateArgs]) time.Duration { return -1 }
 
-// Work runs one attempt at a job. River stores the errors that Work returns, so these
-// errors contain no prompts and no texts.
+// Work runs one attempt at a job. The errors that it returns contain no prompts and no
+// texts, because River stores them.
 func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error {
 	job, err := g.store.Job(ctx, rj.Args.Job)
 	switch {
 	case errors.Is(err, events.ErrNotFound):
 		return river.JobCancel(err)
 	case errors.Is(err, events.ErrDamaged):
-		return river.JobCancel(err) // the stream is in quarantine
+		return river.JobCancel(err) // store.Job has put the job's stream in quarantine
 	case err != nil:
 		g.log.WarnContext(ctx, "job not read, retrying", "job", rj.Args.Job, "err", err)
 		return river.JobSnooze(retryDatabase)
