@@ -119,8 +119,9 @@ func (t *topic) markStale() {
 	}
 }
 
-// cached returns the events after a version from memory. If ok is false, the follower f
-// must read these events from the database. In that case, cached clears f.stale.
+// cached returns from memory the events that have a later version than after. If ok is
+// false, the follower f must read these events from the database. That read brings f up
+// to date, so cached then clears f.stale.
 func (b *broker) cached(stream Stream, f *follower, after int) (events []Event, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,13 +8,14 @@ import (
 )
 
 // TestFollowerMissesNoEvent makes commits, announcements and wake-ups in random order.
-// The follower must get every event once and in order, without waiting for a heartbeat.
+// The follower must get every event exactly once and in order, without waiting for a
+// heartbeat.
 func TestFollowerMissesNoEvent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stream = Stream("job/1")
 		var b broker
 		var committed []Event
-		var calls []func() // calls of the broker that are still to be made, in any order
+		var calls []func() // calls of the broker's methods that have not been made yet; they may be made in any order
 		appendEvents := func(n int) []Event {
 			first := len(committed)
 			for range n {

@@ -41,7 +41,8 @@ func queueSpending(batch *pgx.Batch, before, after Job) {
 			insert into budgets as b (owner, day, tokens) values ($1, $2, $3)
 			on conflict (owner, day) do update set tokens = b.tokens + excluded.tokens`, after.Owner, after.Reserved.Day, more)
 	case more < 0:
-		// A row that is too low must not keep the job from ending.
+		// The table refuses a negative budget. Without greatest, a budget that is too low
+		// would keep the job from ending.
 		batch.Queue(`update budgets set tokens = greatest(0, tokens + $3) where owner = $1 and day = $2`, after.Owner, after.Reserved.Day, more)
 	}
 }
@@ -69,8 +70,8 @@ func (tx *Tx) Load(ctx context.Context, owner uuid.UUID, limit int) (Load, error
 
 // LockLoad is like Load, but also locks the owner's load until the transaction ends.
 // Concurrent calls for the same owner wait for the lock. If every transaction that adds
-// to a load calls LockLoad, a limit that is kept at the call is also kept at the
-// commit. Jobs of the owner may still end before the commit. To keep the wait short,
+// to a load calls LockLoad, no other transaction can add to the load between this call
+// and the commit. Jobs of the owner may still end in this time. To keep the wait short,
 // make LockLoad the last call before the commit.
 func (tx *Tx) LockLoad(ctx context.Context, owner uuid.UUID, limit int) (l Load, err error) {
 	var batch pgx.Batch
@@ -119,14 +120,16 @@ type ownerDay struct {
 	day   string
 }
 
-// rebuildBudgets corrects the budgets of the days that ForgetBudgets keeps. It compares the
-// budgets with the events in one snapshot, and then adds the differences, so that what
-// writers add meanwhile counts too.
+// rebuildBudgets corrects the budgets of the days that ForgetBudgets keeps. It compares
+// the budgets with the events in one snapshot. It then adds the differences to the
+// budgets. It does not overwrite the budgets, because writers may have changed them since
+// the snapshot.
 func (s *Store) rebuildBudgets(ctx context.Context, conn *pgx.Conn) error {
-	wrong := map[ownerDay]int{} // how much is missing
+	wrong := map[ownerDay]int{} // number of tokens that each budget lacks; negative if the budget is too high
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, conn, snapshot, func(tx pgx.Tx) error {
-		// The transaction holds no lock that a writer waits for.
+		// This transaction may be idle for long, because it holds no lock that a writer
+		// waits for.
 		if _, err := tx.Exec(ctx, `set local idle_in_transaction_session_timeout = 0`); err != nil {
 			return err
 		}
@@ -176,9 +179,9 @@ func (s *Store) rebuildBudgets(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// acceptedSince returns a stream that is before the streams of all jobs accepted on a day
-// or later. Job ids begin with the time in milliseconds. acceptedSince allows for a clock
-// that was wrong by a day.
+// acceptedSince returns a stream name that sorts before the streams of all jobs accepted
+// on the given day or later. Job ids begin with the time in milliseconds. The result is
+// one day earlier than necessary, in case a clock was wrong by a day.
 func acceptedSince(day time.Time) Stream {
 	var id uuid.UUID
 	ms := day.AddDate(0, 0, -1).UnixMilli()

@@ -129,7 +129,7 @@ func TestBudgetsAreForgottenAfterAWeek(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `select from budgets where tokens = 100 for update`); err != nil { // locks the row, as a job of that day does when it ends
 		t.Fatal(err)
 	}
-	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // number of days left, including today, and at first also the locked day
+	for _, want := range []int{budgetDays + 2, budgetDays + 1} { // number of budgets left, including today's, and in the first round also the locked one
 		if err := f.ForgetBudgets(t.Context()); err != nil {
 			t.Fatal(err)
 		}

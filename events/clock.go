@@ -20,7 +20,8 @@ const (
 	syncTimeout = 2 * time.Second
 )
 
-// Clock returns the database's clock. [Store.Run] keeps it in step.
+// Clock returns a clock that shows the database's time. [Store.Run] keeps the clock up to
+// date.
 func (s *Store) Clock() *pg.Clock { return s.clock }
 
 // now returns the database's time at Postgres's resolution, so that an event in memory
@@ -46,7 +47,8 @@ func (s *Store) keepTime(ctx context.Context) {
 	defer tick.Stop()
 	logged := time.Duration(0)
 	for {
-		// An error is not logged, because it is no news: all other work reports it too.
+		// An error is not logged, because everything else that uses the database reports
+		// it too.
 		reading, cancel := context.WithTimeout(ctx, syncTimeout)
 		if s.clock.Sync(reading, s.pool) == nil {
 			logged = logAhead(ctx, s.log, s.clock.Ahead(), logged)
@@ -60,9 +62,9 @@ func (s *Store) keepTime(ctx context.Context) {
 	}
 }
 
-// logAhead logs the time by which the process's clock is ahead of the database's clock,
-// if it differs by more than pg.MaxAhead from the time that was logged last. It returns the
-// time that is now logged.
+// logAhead logs how far the process's clock is ahead of the database's clock. It does so
+// only if this value differs by more than pg.MaxAhead from the value that was logged
+// last. It returns the value that was logged last.
 func logAhead(ctx context.Context, log *slog.Logger, ahead, logged time.Duration) time.Duration {
 	if (ahead - logged).Abs() <= pg.MaxAhead {
 		return logged
@@ -76,16 +78,16 @@ func logAhead(ctx context.Context, log *slog.Logger, ahead, logged time.Duration
 	return ahead
 }
 
-// ids makes the ids of one store.
+// ids keeps the ids of one store in increasing order.
 type ids struct {
 	mu   sync.Mutex
-	last int64 // milliseconds times 4096 plus the fraction of a millisecond
+	last int64 // time of the last id, in units of 1/4096 of a millisecond
 }
 
 // NewID returns a UUID of version 7 with the database's time. Ids of one store are in
 // increasing order, even if the database's clock is set back.
 func (s *Store) NewID() uuid.UUID {
-	id := uuid.New() // all other bits are random
+	id := uuid.New() // bits that are not overwritten below stay random
 	now := s.clock.Now().UnixNano()
 	const ms = int64(time.Millisecond)
 	next := now/ms<<12 | now%ms*4096/ms

@@ -47,7 +47,7 @@ func TestEventTimesAndIDsAreTheDatabases(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			f.db.ShiftClock(t, shift)
-			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // has not read the clock
+			f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // this store has not read the database's clock yet
 			begin := f.databaseClock(t)
 			job, err := f.put(t.Context(), f.newJob(), completedFacts()...)
 			if err != nil {
@@ -57,7 +57,8 @@ func TestEventTimesAndIDsAreTheDatabases(t *testing.T) {
 			f.register(t, f.owner)
 			id := f.NewID()
 			end := f.databaseClock(t)
-			// A read of the clock is exact to its own duration.
+			// The store's clock may differ from the database's clock by the duration of
+			// one read, so the bounds allow one second.
 			ok := func(at time.Time) bool { return !at.Before(begin.Add(-time.Second)) && !at.After(end.Add(time.Second)) }
 			for _, times := range f.times(t, job.ID) {
 				for _, at := range times {
@@ -134,8 +135,9 @@ func TestIDsIncrease(t *testing.T) {
 	}
 }
 
-// TestClockDifferenceIsLoggedOnce sets the database's clock an hour back and then right
-// again. The log must say each once, however often the clock is read.
+// TestClockDifferenceIsLoggedOnce sets the database's clock back by an hour and then
+// right again. The log must report each of the two changes exactly once, although the
+// clock is read many times.
 func TestClockDifferenceIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -160,7 +162,7 @@ func TestClockDifferenceIsLoggedOnce(t *testing.T) {
 		}
 	}
 	await(differs)
-	f.db.ShiftClock(t, -time.Hour+time.Second) // too little for a new line
+	f.db.ShiftClock(t, -time.Hour+time.Second) // a change of one second is too small to be logged
 	await(differs)
 	f.db.ShiftClock(t, 0)
 	await(agrees)

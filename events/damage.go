@@ -13,17 +13,18 @@ import (
 	"colophon/internal/vault"
 )
 
-// ErrDamaged occurs when an event of a stream cannot be used, and when an event is
-// appended to a stream that is in quarantine. The error is then a [Damage].
+// ErrDamaged occurs when an event of a stream cannot be used, or when an event is
+// appended to a stream in quarantine. The error is then a [Damage], which wraps
+// ErrDamaged.
 var ErrDamaged = errcode.New("damaged", "the stored events are damaged")
 
-// Damage describes a damaged stream. It never has the content of an event.
+// Damage describes a damaged stream. It never contains the content of an event.
 type Damage struct {
 	Stream  Stream
-	Version int       // the first event that cannot be used
-	Owner   uuid.UUID // the owner of that event, by its column
+	Version int       // version of the first event that cannot be used
+	Owner   uuid.UUID // id of the owner in that event's row
 	Reason  string
-	At      time.Time // when the stream was set aside; zero if it is not in quarantine
+	At      time.Time // time at which the stream was put into quarantine, or zero if it was not
 }
 
 // The reasons of a Damage.
@@ -34,16 +35,17 @@ const (
 	illegal     = "cannot follow the events before it"
 	quarantined = "in quarantine, no event is added"
 
-	// A stream is not set aside for these reasons. Another build or another master key
-	// may be able to read it.
+	// For these two reasons, a stream is not put into quarantine. Another build or
+	// another master key may be able to read it.
 	newer   = "written by a later version"
 	keyless = "the owner's key cannot be opened"
 )
 
 func (d *Damage) Error() string { return fmt.Sprintf("%s@%d: %s", d.Stream, d.Version, d.Reason) }
 
-// Unwrap returns ErrDamaged. For an event of a later version it returns ErrCorrupt, and
-// for an owner whose key cannot be opened vault.ErrUnreadable.
+// Unwrap returns ErrCorrupt for an event that a later version of the program wrote. It
+// returns vault.ErrUnreadable if the owner's key cannot be opened. Otherwise it returns
+// ErrDamaged.
 func (d *Damage) Unwrap() error {
 	switch d.Reason {
 	case newer:
@@ -138,9 +140,10 @@ func (s *Store) setAside(ctx context.Context, err error) error {
 	return err
 }
 
-// SetAside puts a damaged stream into quarantine, and logs this the first time. No event
-// is added to the stream of a job from then on. A job that has not ended is then damaged
-// in the history view. It is no longer outstanding.
+// SetAside puts a damaged stream into quarantine, and logs this the first time. If the
+// stream is a job's stream, no event can be appended to it from then on. If the job has
+// not ended, its state in the history view becomes "damaged", and the job no longer
+// counts as outstanding.
 func (s *Store) SetAside(ctx context.Context, d *Damage) error {
 	var first bool
 	err := s.pool.QueryRow(ctx, `
@@ -159,9 +162,9 @@ func (s *Store) SetAside(ctx context.Context, d *Damage) error {
 	return nil
 }
 
-// Quarantine returns up to limit damaged streams in order. The results begin after the
-// given stream. For the empty stream they begin with the first one. Damage that nothing
-// has read yet is not in quarantine.
+// Quarantine returns up to limit damaged streams, in order of their names. It returns the
+// streams that follow the stream after; an empty after means all streams. A damaged
+// stream that has not been read yet is not in quarantine.
 func (s *Store) Quarantine(ctx context.Context, after Stream, limit int) ([]*Damage, error) {
 	rows, _ := s.pool.Query(ctx, `select stream, version, owner, reason, at from quarantine where stream > $1 order by stream limit $2`, after, limit)
 	damaged, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[Damage])

@@ -57,9 +57,9 @@ func (f *fixture) row(t *testing.T, job uuid.UUID) (state string) {
 	return state
 }
 
-// TestDamagedStreamIsSetAside damages one event of a running job in every way. The stream
-// must be set aside and logged once, without its content. No event may follow. Other
-// streams must stay as they are.
+// TestDamagedStreamIsSetAside damages one event of a running job in each of several ways.
+// The stream must be set aside. It must be logged once, without its content. It must
+// accept no further event. Other streams must stay as they are.
 func TestDamagedStreamIsSetAside(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -131,8 +131,8 @@ func TestDamagedStreamIsSetAside(t *testing.T) {
 	}
 }
 
-// What this process cannot read, another process may read. So the stream must not be set
-// aside.
+// Another process may be able to read an event that this process cannot read. So the
+// stream must not be set aside.
 func TestUnknownEventsAndKeysAreNotSetAside(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -170,8 +170,9 @@ func TestUnknownEventsAndKeysAreNotSetAside(t *testing.T) {
 	}
 }
 
-// TestRebuildPassesDamagedStreams rebuilds a view that has wrong rows beside damaged
-// streams. When the events are whole again, the quarantine must end.
+// TestRebuildPassesDamagedStreams rebuilds a view with a wrong row and three damaged
+// streams. The rebuild must correct the row and set the streams aside. After the events
+// are repaired, another rebuild must end the quarantine.
 func TestRebuildPassesDamagedStreams(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -231,8 +232,8 @@ func TestRebuildPassesDamagedStreams(t *testing.T) {
 	}
 }
 
-// A damaged row of the view must not hide the other rows. The text of its job comes from
-// the events.
+// A damaged row of the view must not hide the other rows. The text of the damaged row's
+// job must come from the events.
 func TestHistoryPassesDamagedRows(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -272,8 +273,8 @@ func TestHistoryPassesDamagedRows(t *testing.T) {
 	mustList(2)
 }
 
-// A damaged account must stay usable where nothing is sealed. Above all, it must be
-// possible to erase it.
+// An account with a damaged event and a damaged key must still accept facts without
+// sealed members. Above all, it must be possible to erase the account.
 func TestDamagedAccountCanBeErased(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -286,7 +287,7 @@ func TestDamagedAccountCanBeErased(t *testing.T) {
 		t.Errorf("in quarantine: %v, want %v", got, stream)
 	}
 	f.db.Damage(t, `update owner_keys set wrapped = '\x00'`)
-	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)) // has not cached the key
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize)) // a new vault, which has not cached the key
 	if err != nil {
 		t.Fatal(err)
 	}

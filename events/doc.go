@@ -12,8 +12,8 @@
 //     ends at another version, the append returns [ErrConflict] and writes nothing.
 //   - Atomicity. [Store.Write] is one database transaction: events, the history
 //     view and the caller's other changes are committed together or not at all.
-//   - Delivery. [Store.Follow] yields every event of a stream once and in order,
-//     after any given version. A process announces its appends to the other
+//   - Delivery. [Store.Follow] yields every event after a given version of a stream,
+//     exactly once and in order. A process announces its appends to the other
 //     processes by LISTEN/NOTIFY, after the commit. A lost announcement delays a
 //     reader by one heartbeat, but no event is lost.
 //   - Idempotency. A request with an [IdempotencyKey] opens only one stream, even if

@@ -55,7 +55,7 @@ func TestClosedOwnerGetsNoNewJobs(t *testing.T) {
 }
 
 // TestCloseOwnerMissesNoConcurrentJob closes an owner while jobs of the owner are being
-// accepted. Every accepted job must be outstanding after CloseOwner.
+// accepted. After CloseOwner, Outstanding must return every accepted job.
 func TestCloseOwnerMissesNoConcurrentJob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -57,7 +57,7 @@ type (
 		Params       model.Params `json:"params"`
 		PromptTokens int          `json:"prompt_tokens"`
 		Model        string       `json:"model"`
-		Weights      string       `json:"weights,omitempty"`  // digest of the weights that may run the job; empty for any
+		Weights      string       `json:"weights,omitempty"`  // digest of the weights that may run the job; empty if any weights may run it
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // priority in the queue, from 1 (first) to 4 (last)
 		Reserved     Reservation  `json:"reserved,omitzero"`  // tokens reserved of the owner's budget, or zero without a budget
@@ -67,9 +67,10 @@ type (
 		Deadline time.Time `json:"deadline,omitzero"`
 	}
 
-	// JobReassigned changes the weights that may run a queued job without tokens.
+	// JobReassigned changes the weights that may run a queued job. The job has no tokens
+	// yet.
 	JobReassigned struct {
-		Weights string `json:"weights"` // digest
+		Weights string `json:"weights"` // digest of the new weights
 		By      string `json:"by"`      // "command" for the command line
 	}
 

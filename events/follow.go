@@ -85,8 +85,9 @@ func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
 // the database was unavailable.
 const readRetryDelay = 500 * time.Millisecond
 
-// channel is the name of the LISTEN/NOTIFY channel. The payload of a notification has
-// the name of a stream, a space, and the name of the store that appended to the stream.
+// channel is the name of the LISTEN/NOTIFY channel. The payload of a notification
+// contains the name of a stream, a space, and the name of the store that appended to the
+// stream.
 const channel = "colophon_events"
 
 // announceEvery is the minimum time between two announcements of a store. Appends
@@ -181,7 +182,7 @@ func (s *Store) notify(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
-	names := make([]string, len(streams)) // in the text modes of pgx, only slices of known types are arrays
+	names := make([]string, len(streams)) // in its text modes, pgx encodes only slices of known types as arrays
 	for i, stream := range streams {
 		names[i] = string(stream)
 	}
@@ -226,8 +227,9 @@ func (s *Store) listen(ctx context.Context, listening func()) error {
 
 const (
 	// defaultListenCheck is the time for which the listening connection may be silent
-	// before it is checked. A connection that was cut silently reports no error. Nothing
-	// is announced on a server that has become read-only.
+	// before it is checked. Without the check, two faults would stay unnoticed. A
+	// connection that was cut silently reports no error, and a server that has become
+	// read-only sends no announcements.
 	defaultListenCheck = 2 * time.Second
 
 	// defaultListenCheckTimeout bounds the check of a silent connection.

@@ -25,7 +25,7 @@ type Record struct {
 	State            State
 	Priority         int // priority in the queue, from 1 (first) to 4 (last)
 	Model            string
-	AcceptedFor      string // digest of the weights that may run the job; empty for any
+	AcceptedFor      string // digest of the weights that may run the job; empty if any weights may run it
 	Prompt           string
 	Text             string // generated text, or empty until the job is final
 	PromptTokens     int
@@ -123,7 +123,7 @@ const columns = `job, owner, state, priority, model, prompt_tokens, completion_t
 type row struct {
 	Record
 	sealed []byte
-	xmin   string // the transaction that wrote the row
+	xmin   string // id of the transaction that wrote the row
 }
 
 func scanRow(rows pgx.CollectableRow) (row, error) {
@@ -189,10 +189,10 @@ func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) (
 	for i, r := range found {
 		records[i], err = s.open(ctx, s.pool, r)
 		if errors.Is(err, errRow) {
-			// The events have the text too.
+			// The events contain the text too, so the text is read from the events.
 			var job Job
 			if job, err = s.Job(ctx, r.Job); errors.Is(err, ErrDamaged) {
-				job, err = Job{Erased: true}, nil // the text is lost, and the other texts are not
+				job, err = Job{Erased: true}, nil // the text of this job is lost, but the other jobs must still be returned
 			}
 			records[i] = record(job)
 		}

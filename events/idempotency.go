@@ -71,8 +71,8 @@ func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", 
 
 // Opened returns the stream that an earlier request with the same key has opened. It
 // returns ErrNotFound if no request has used the key. It returns ErrKeyReused if the
-// earlier request had another payload. The stream is then as durable as if the earlier
-// request had succeeded.
+// earlier request had another payload. A stream that Opened returns is as durable as if
+// the earlier request had succeeded.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID

@@ -92,7 +92,7 @@ func TestClaimWaitsForAnUncommittedClaim(t *testing.T) {
 	f := newFixture(t)
 	for name, c := range map[string]struct {
 		end  error // error that rolls back the first transaction, or nil for a commit
-		late bool  // true if the first transaction ends after the second claim
+		late bool  // true if the first transaction ends only after the second claim has returned
 		want error // result of the second claim
 	}{
 		"first commits":        {nil, false, events.ErrClaimed},

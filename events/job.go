@@ -42,7 +42,7 @@ type Job struct {
 	PromptTokens int
 	Params       model.Params
 	Model        string
-	AcceptedFor  string // digest of the weights that the job was accepted for or reassigned to; empty for any
+	AcceptedFor  string // digest of the weights that the job was accepted for or reassigned to; empty if any weights may run it
 	Policy       string
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the owner's token budget
@@ -50,9 +50,9 @@ type Job struct {
 	Attempts int    // number of starts
 	Weights  string // weights of the first start; later starts need the same weights
 	Kernel   string // kernel of the latest start
-	Tokens   []int  // generated so far
-	TokensBy string // kernel that generated the latest of Tokens
-	Mixed    bool   // kernels with different bits generated Tokens
+	Tokens   []int  // tokens generated so far
+	TokensBy string // kernel that generated the last of these tokens
+	Mixed    bool   // true if more than one kernel generated these tokens
 	Text     string // the text of Tokens
 
 	FinishReason string // "stop", "length" or "content_filter" for a completed job, otherwise empty

@@ -14,18 +14,18 @@ import (
 )
 
 // The history view is compared with the events and rebuilt while the service writes.
-// Streams are read in batches, each in a snapshot of its own. A row that differs is
-// replaced by a statement of its own batch, and only if the row is still the row of the
-// snapshot. Writers replace a row in the transaction that appends the event. So a writer
-// that was faster has written the right row, and the rebuild reads its stream again. No
-// lock is held longer than one batch of replacements. A rebuild that was interrupted at any
-// point is run again from its beginning, and finds less to do.
+// Streams are read in batches, each in a snapshot of its own. The rows that differ are
+// then replaced in batches of their own. A row is replaced only if it has not changed
+// since the snapshot. Writers replace a row in the transaction that appends the event. If
+// a writer has changed the row, the row is therefore right, and the rebuild reads its
+// stream again. No lock is held longer than one batch of replacements. A rebuild that was
+// interrupted at any point is run again from its beginning, and finds less to do.
 const (
 	defaultRebuildBatch = 500 // streams read in one snapshot
 	repairBatch         = 100 // rows replaced in one transaction
 )
 
-// Report says how the history view compares with the events.
+// Report is the result of comparing the history view with the events.
 type Report struct {
 	Jobs    int         // jobs whose events were folded
 	Wrong   []uuid.UUID // jobs whose rows differ, are missing or should not exist
@@ -111,7 +111,8 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (Re
 	return report, nil
 }
 
-// alone calls fn with a connection of its own, which no request waits for.
+// alone calls fn with a new connection. The connection does not come from the pool, so no
+// request waits for it.
 func (s *Store) alone(ctx context.Context, purpose string, fn func(*pgx.Conn) error) error {
 	config := s.pool.Config().ConnConfig.Copy()
 	config.RuntimeParams["application_name"] += " " + purpose // identifies the connection in pg_stat_activity
@@ -123,7 +124,8 @@ func (s *Store) alone(ctx context.Context, purpose string, fn func(*pgx.Conn) er
 	return fn(conn)
 }
 
-// eachJob calls fn with the streams of all jobs after a stream, in order and in batches.
+// eachJob calls fn with the streams of all jobs that follow the stream after, in order
+// and in batches.
 func (s *Store) eachJob(ctx context.Context, conn *pgx.Conn, after Stream, fn func([]Stream) error) error {
 	for {
 		rows, _ := conn.Query(ctx, `
@@ -140,7 +142,8 @@ func (s *Store) eachJob(ctx context.Context, conn *pgx.Conn, after Stream, fn fu
 	}
 }
 
-// eachOrphan calls fn with the rows of the view that have no events, in batches.
+// eachOrphan calls fn with the jobs that have a row in the view but no events, in
+// batches.
 func (s *Store) eachOrphan(ctx context.Context, conn *pgx.Conn, fn func([]uuid.UUID) error) error {
 	type row struct {
 		Job    uuid.UUID
@@ -172,10 +175,10 @@ func (s *Store) eachOrphan(ctx context.Context, conn *pgx.Conn, fn func([]uuid.U
 // comparison is the state of some jobs in one snapshot.
 type comparison struct {
 	jobs    int               // number of jobs that were folded
-	intact  []Stream          // their streams, except those of damaged jobs of erased owners
-	damaged []*Damage         // the other streams
+	intact  []Stream          // streams of the folded jobs, except damaged jobs of erased owners
+	damaged []*Damage         // streams that cannot be folded
 	wrong   []Job             // jobs whose rows are missing or differ
-	found   map[uuid.UUID]row // the rows, by job
+	found   map[uuid.UUID]row // rows of the history view, by job
 }
 
 // compare folds jobs and compares them with their rows. It reads both in one snapshot.
@@ -251,8 +254,8 @@ func texts[T any](values []T) []string {
 	return all
 }
 
-// foldStreams folds the events of jobs. The events of each stream follow each other.
-// foldStreams returns the damaged streams apart.
+// foldStreams folds the events of jobs. The events of each stream must be adjacent.
+// foldStreams returns the damaged streams separately.
 func (s *Store) foldStreams(ctx context.Context, conn *pgx.Conn, stored []storedEvent) (jobs []Job, damaged []*Damage, err error) {
 	for len(stored) > 0 {
 		n := slices.IndexFunc(stored, func(r storedEvent) bool { return r.Stream != stored[0].Stream })
@@ -278,7 +281,8 @@ func (s *Store) foldStreams(ctx context.Context, conn *pgx.Conn, stored []stored
 	return jobs, damaged, nil
 }
 
-// rebuild makes the rows of some jobs agree with the events, and adds to the report.
+// rebuild makes the rows of some jobs agree with the events, and adds the result to
+// report.
 func (s *Store) rebuild(ctx context.Context, conn *pgx.Conn, streams []Stream, report *Report) error {
 	for first := true; len(streams) > 0; first = false {
 		c, err := s.compare(ctx, conn, streams)
@@ -315,9 +319,9 @@ func (s *Store) rebuild(ctx context.Context, conn *pgx.Conn, streams []Stream, r
 	return nil
 }
 
-// repair replaces the rows of jobs. found has the rows that the jobs were compared with.
-// If a writer has written a row since then, repair leaves the row as it is and returns the
-// job's stream.
+// repair replaces the rows of jobs. The map found contains the rows that the jobs were
+// compared with. If a writer has written a row since then, repair leaves the row as it is
+// and returns the job's stream.
 func (s *Store) repair(ctx context.Context, conn *pgx.Conn, jobs []Job, found map[uuid.UUID]row) (outdated []Stream, err error) {
 	var batch pgx.Batch
 	for _, j := range jobs {

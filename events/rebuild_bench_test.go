@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// BenchmarkRebuildBesideWriters rebuilds a spoiled view of 5,000 jobs, or of
-// COLOPHON_TEST_JOBS, beside 100 writes a second. It reports the longest write before and
-// during the rebuild, and the longest time for which the rebuild held a lock on rows.
+// BenchmarkRebuildBesideWriters rebuilds a view with many wrong rows while 100 events a
+// second are appended. The view has 5,000 jobs, or as many as COLOPHON_TEST_JOBS says.
+// The benchmark reports the longest write before and during the rebuild, and the longest
+// time for which the rebuild held a lock on rows.
 func BenchmarkRebuildBesideWriters(b *testing.B) {
 	jobs := 5000
 	if n, err := strconv.Atoi(os.Getenv("COLOPHON_TEST_JOBS")); err == nil {
@@ -58,8 +59,8 @@ func BenchmarkRebuildBesideWriters(b *testing.B) {
 	}
 }
 
-// writeEvery appends an event at each interval until done is closed. It stores the
-// duration of the longest append.
+// writeEvery appends one event per interval until done is closed. It stores the duration
+// of the longest append in longest.
 func (f *fixture) writeEvery(b *testing.B, interval time.Duration, done <-chan struct{}, longest, count *atomic.Int64) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -83,8 +84,8 @@ func (f *fixture) writeEvery(b *testing.B, interval time.Duration, done <-chan s
 	}
 }
 
-// longestLock looks at the locks of the rebuild until done is closed. It returns the
-// longest transaction that could lock rows.
+// longestLock polls the locks of the rebuild until done is closed. It returns the
+// duration of the longest transaction that could lock rows.
 func (f *fixture) longestLock(b *testing.B, done <-chan struct{}) (longest time.Duration) {
 	for {
 		select {

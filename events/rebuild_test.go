@@ -25,8 +25,9 @@ func (f *fixture) today(t *testing.T, tokens int) events.Reservation {
 	return r
 }
 
-// write appends jobs to their ends, one after the other, until the function stop is
-// called. Each fourth job stays open.
+// write starts writers. Each writer appends one job after the other until the function
+// stop is called. The events of a writer's first job are complete. Its next three jobs
+// lack one, two and three events, and so on.
 func (f *fixture) write(t *testing.T, writers int, reserved events.Reservation) (written *atomic.Int64, stop func()) {
 	t.Helper()
 	written = &atomic.Int64{}
@@ -61,7 +62,7 @@ func (f *fixture) write(t *testing.T, writers int, reserved events.Reservation) 
 	return written, stop
 }
 
-// spoil makes the view and the budgets wrong in every way.
+// spoil deletes, changes and adds rows of the view, and makes the budgets too high.
 func (f *fixture) spoil(t testing.TB) {
 	t.Helper()
 	for _, sql := range []string{
@@ -104,7 +105,7 @@ func (f *fixture) mustAgree(t *testing.T) {
 
 // TestRebuildAgreesWhileWritersAppend spoils the view and rebuilds it while jobs are
 // written. The rebuild is killed after each of its batches and at its end, and run again.
-// At last the view must agree with the fold of every stream.
+// In the end, the view must agree with the fold of every stream.
 func TestRebuildAgreesWhileWritersAppend(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
@@ -112,7 +113,7 @@ func TestRebuildAgreesWhileWritersAppend(t *testing.T) {
 	f.SetRebuildBatch(40)
 	reserved := f.today(t, 54)
 	written, stop := f.write(t, 4, reserved)
-	for written.Load() < 600 { // some batches
+	for written.Load() < 600 { // enough events for several batches
 		if _, err := f.db.Owner.Exec(t.Context(), `select pg_sleep(0.01)`); err != nil {
 			t.Fatal(err)
 		}
@@ -152,8 +153,8 @@ func TestRebuildAgreesWhileWritersAppend(t *testing.T) {
 	f.mustAgree(t)
 }
 
-// TestRebuildNeverOutrunsAWriter rebuilds a row while a transaction that writes the row is
-// open. The row of that transaction must stay.
+// TestRebuildNeverOutrunsAWriter rebuilds a row while a transaction that writes the row
+// is open. The rebuild must not replace the row that this transaction writes.
 func TestRebuildNeverOutrunsAWriter(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -174,7 +175,8 @@ func TestRebuildNeverOutrunsAWriter(t *testing.T) {
 				_, err := f.RebuildHistory(t.Context(), nil)
 				rebuilt <- err
 			}()
-			// The rebuild has read the old events when it waits for the row.
+			// A rebuild that waits for the lock on the row has already read the old
+			// events.
 			waiting := false
 			for giveUp := time.Now().Add(5 * time.Second); !waiting; {
 				if time.Now().After(giveUp) {

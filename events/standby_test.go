@@ -17,9 +17,9 @@ import (
 	"colophon/migrations"
 )
 
-// TestReplayWaitsForTheStandby commits a job without its synchronous standby, because the
-// caller no longer waits for it. A repeated request must not return the job before the
-// standby has it.
+// TestReplayWaitsForTheStandby freezes the synchronous standby. The caller of an append
+// gives up, so the primary commits the job without the standby. A repeated request must
+// not return the job before the standby has it.
 func TestReplayWaitsForTheStandby(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.NewServer(t)

@@ -110,15 +110,15 @@ func (s *Store) publish(appended map[Stream][]Event) {
 	}
 }
 
-// AppendJob appends facts to a job's stream and updates the history view and the
-// owner's budget. It returns the job after the facts. The parameter before is the job
-// as the caller last saw it. For a new job, before has only ID and Owner.
+// AppendJob appends facts to a job's stream and updates the history view and the owner's
+// budget. It returns the job after the facts. The parameter before is the job as the
+// caller last saw it. For a new job, before contains only ID and Owner.
 //
 // AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
 // returns ErrConflict if before is not the job's latest version. It returns ErrDamaged if
 // the stream is in quarantine. It returns vault.ErrErased for a new job of a closed owner
-// and for any job of an erased owner.
-// After an error, the transaction must be rolled back.
+// and for any job of an erased owner. After an error, the transaction must be rolled
+// back.
 func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, error) {
 	if len(facts) == 0 {
 		return before, nil
@@ -230,7 +230,7 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	}
 	key, err := tx.store.vault.Key(ctx, tx, account)
 	if errors.Is(err, vault.ErrUnreadable) && !slices.ContainsFunc(facts, func(f Fact) bool { return len(f.sealed()) > 0 }) {
-		err = nil // an account with a damaged key can be erased, because that seals nothing
+		err = nil // erasing an account encrypts nothing, so it must be possible even if the account's key is damaged
 	}
 	if err != nil {
 		return err
@@ -286,8 +286,8 @@ func send(ctx context.Context, db interface {
 	return nil
 }
 
-// Read returns the events of a stream that have a later version than after, in order.
-// If the stream does not exist, it returns no events. The result has at least the
+// Read returns the events of a stream that have a later version than after, in order. If
+// the stream does not exist, it returns no events. The result contains at least the
 // events that were committed before the call. Concurrent readers of the same stream and
 // version share one query. If an event is damaged, Read sets the stream aside and returns
 // ErrDamaged.
@@ -321,8 +321,8 @@ const (
 	readTimeout  = 10 * time.Second // time limit of a query, which goes on even if all of its readers have stopped waiting
 	writeTimeout = 10 * time.Second // time limit of a transaction
 
-	// readOvertake is the time after which the readers of a stream no longer wait for an
-	// earlier query.
+	// readOvertake is the time after which a reader stops waiting for an earlier query of
+	// the stream and starts its own query.
 	readOvertake = time.Second
 )
 
