@@ -299,6 +299,30 @@ func TestErasedAccountCannotSignIn(t *testing.T) {
 	}
 }
 
+// Names from before the rules for new names may look alike. The erasure of one of their
+// accounts must not prevent the erasure of the other.
+func TestBothAccountsOfLookalikeNamesCanBeErased(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for _, name := range []string{"admin", "someone"} {
+		account, err := f.Register(t.Context(), name, password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, account.ID)
+	}
+	const lookalike = "аdmin" // the first letter is Cyrillic
+	f.exec(t, `update accounts set username = $2, username_key = $2, username_skeleton = $2 where id = $1`, ids[1], lookalike)
+	for _, id := range ids {
+		if _, err := f.EraseAccount(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := f.Register(t.Context(), "admin", password)
+	wantError(t, err, ErrTaken)
+}
+
 // Of several concurrent erasures of an account, one must succeed. Concurrent sign-ins must
 // leave no session.
 func TestConcurrentErasuresEraseOnce(t *testing.T) {
