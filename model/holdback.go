@@ -31,9 +31,9 @@ func newHoldback(stops []string) *holdback {
 	return h
 }
 
-// resume prepares the holdback to continue an interrupted text. The bytes of the tokens
-// already emitted are past. resume reports whether their text contains a stop string.
-// last is true if no token follows.
+// resume prepares the holdback to continue an interrupted text. past has the bytes of the
+// tokens that were already emitted. last is true if no token follows. resume reports
+// whether the text of past contains a stop string.
 func (h *holdback) resume(past []byte, last bool) bool {
 	n := complete(past)
 	if last {

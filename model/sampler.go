@@ -197,7 +197,7 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 	s.candidates = h
 }
 
-// sink moves element i of a heap down until no child of it has a higher key.
+// sink moves element i of a heap down until none of its children has a higher key.
 func sink(h []candidate, i int) {
 	for {
 		last := i

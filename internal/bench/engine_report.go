@@ -54,8 +54,8 @@ func (r *EngineReport) prefill() table {
 	return t
 }
 
-// parts returns a table with the parts of the time of a prompt and of one stream's
-// step. It also shows how fast the products are, as a share of their own limit.
+// parts returns a table that shows the time of each part of a prompt and of one stream's
+// step. It also shows the speed of the products as a share of their own limit.
 func (r *EngineReport) parts() table {
 	t := table{{"weights", "what", "ms", "products", "attention", "rows", "between", "products, share of limit"}}
 	for _, row := range r.Rows {

@@ -8,7 +8,7 @@ import (
 	"colophon/model/kernel"
 )
 
-// limits are the machine's speeds at a moment.
+// limits are the speeds that the machine reaches at the time of a measurement.
 type limits struct {
 	ReadGB   float64 `json:"read_gb_s"`   // 1e9 bytes per second, when reading the weights from memory
 	FMAGFLOP float64 `json:"fma_gflop_s"` // 1e9 operations per second, when computing with float32

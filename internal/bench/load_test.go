@@ -15,7 +15,7 @@ func TestLoadIgnoresLateResults(t *testing.T) {
 		perSecond, err := load{1, 50 * time.Millisecond}.run(t.Context(), func(_ context.Context, _, _ int, count func(int)) error {
 			count(3)
 			time.Sleep(60 * time.Millisecond)
-			count(100) // this result comes after the duration and must not count
+			count(100) // this result arrives after the load's duration, so it must not count
 			calls++
 			return nil
 		})

@@ -59,7 +59,7 @@ func readProcessorTime() (t processorTime) {
 		const idle, wait, guest = 3, 4, 8
 		n, _ := strconv.ParseInt(field, 10, 64)
 		took := time.Duration(n) * (time.Second / 100)
-		if i >= guest { // the user time includes the guest times
+		if i >= guest { // stop here, because the guest times are already part of the user time
 			break
 		}
 		t.all += took
@@ -70,8 +70,9 @@ func readProcessorTime() (t processorTime) {
 	return t
 }
 
-// minus returns the time between two readings. The system's count of time spent waiting
-// for I/O may decrease, so minus returns at least the busy time as the total time.
+// minus returns the processor time from reading u to reading t. The system's count of
+// time spent waiting for I/O may decrease. So minus returns a total time that is at least
+// the busy time.
 func (t processorTime) minus(u processorTime) processorTime {
 	busy := t.busy - u.busy
 	return processorTime{busy, max(t.all-u.all, busy)}

@@ -23,7 +23,7 @@ type engineRow struct {
 	Roofline     float64 `json:"roofline"`                 // share of the machine's limit
 	RSSMB        float64 `json:"rss_mb"`                   // peak memory so far, in 1e6 bytes
 	StepMS       float64 `json:"step_ms,omitempty"`        // the median time of a step; only for decode
-	Context      int     `json:"context,omitempty"`        // the number of tokens in a sequence after half the steps; only for decode
+	Context      int     `json:"context,omitempty"`        // number of tokens in a sequence when half of the steps are done; only for decode
 	FirstTokenMS float64 `json:"first_token_ms,omitempty"` // the time until the first token is sampled; only for prefill
 	limits               // the machine's limits, measured between the steps or prompts
 	partTimes            // the mean times of the parts of a step or prompt
@@ -49,7 +49,7 @@ type mixedRow struct {
 	P95WaitMS     float64 `json:"p95_wait_ms"`     // 95th percentile of the waits during the prompt
 	LongestWaitMS float64 `json:"longest_wait_ms"` // the longest wait of any stream during the prompt
 	Ratio         float64 `json:"ratio"`           // LongestWaitMS / StepMS
-	PromptMS      float64 `json:"prompt_ms"`       // the time until the prompt has been computed
+	PromptMS      float64 `json:"prompt_ms"`       // time until the logits of the whole prompt have been computed
 
 	LongestUsualMS float64 `json:"longest_usual_ms"` // the longest wait of any stream before the prompt, which shows the jitter of the machine
 }

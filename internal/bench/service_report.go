@@ -7,7 +7,7 @@ type ServiceReport struct {
 	Machine serviceMachine `json:"machine"`
 	Model   string         `json:"model"`
 	Weights string         `json:"weights"`
-	Alone   []float64      `json:"engine_alone_tok_s"` // with 8 sequences, once before each round of rows
+	Alone   []float64      `json:"engine_alone_tok_s"` // tokens per second of the engine alone, with 8 sequences, once before each round of rows
 	Rows    []serviceRow   `json:"rows"`
 	Burst   serviceBurst   `json:"burst"`
 	Watch   serviceWatch   `json:"watch"`
@@ -26,7 +26,7 @@ type serviceRow struct {
 	Callers    int     `json:"callers"`
 	Jobs       int     `json:"jobs"`
 	TokS       float64 `json:"tok_s"`
-	Share      float64 `json:"share"` // the share of the engine's speed alone, measured just before
+	Share      float64 `json:"share"` // speed as a share of the speed of the engine alone, which was measured just before
 	FirstP50MS float64 `json:"first_token_p50_ms"`
 	FirstP99MS float64 `json:"first_token_p99_ms"`
 }

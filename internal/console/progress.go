@@ -19,7 +19,7 @@ type Progress struct {
 
 	bar    *progressbar.ProgressBar // nil until the first byte is shown
 	logged time.Time                // the time of the last line
-	tenth  int64                    // the tenths of the total that had arrived at the last line, from 0 to 10
+	tenth  int64                    // tenths of the total that had arrived when the last line was written, from 0 to 10
 }
 
 // NewProgress returns a progress that has shown nothing yet.

@@ -141,7 +141,7 @@ func (g *Group[V]) begin(key string) *call[V] {
 	c := &call[V]{done: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if before := g.running[key]; before != nil { // only this call is waiting, so no other call begins first
+	if before := g.running[key]; before != nil { // wait until before ends; a third call cannot begin meanwhile, because g.waiting holds back all others
 		g.mu.Unlock()
 		var overtake <-chan time.Time
 		if g.Overtake > 0 {
@@ -163,7 +163,7 @@ func (g *Group[V]) end(key string, c *call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c.ended = g.now()
-	if g.running[key] == c { // no other call has overtaken this call
+	if g.running[key] == c { // c is still the latest call, because no call has begun before its end
 		delete(g.running, key)
 		if g.Keep > 0 {
 			g.kept[key] = c

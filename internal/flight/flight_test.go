@@ -20,7 +20,7 @@ func TestFreshCallBeginsAfterItsCallers(t *testing.T) {
 		g := Group[int]{Timeout: timeout}
 		begun, answer := 0, make(chan struct{})
 		fn := func(context.Context) (int, error) {
-			begun++ // begun needs no lock, because calls with one key run one at a time
+			begun++ // needs no lock, because calls with the same key never overlap here
 			n := begun
 			<-answer
 			return n, nil
@@ -85,7 +85,7 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 			}
 			return n, nil
 		}
-		const anyCount = 0 // any number of calls is right, because one may begin just when another ends
+		const anyCount = 0 // the number is not checked, because another call may begin just when one ends
 		begin := time.Now()
 		expect := func(what string, err, want error, n int32, at time.Duration) {
 			t.Helper()
@@ -106,8 +106,8 @@ func TestKeepBoundsHowLongAResultIsShared(t *testing.T) {
 		callers.Wait()
 		expect("just afterwards", do(t.Context()), failing, 1, 2*time.Second)
 		time.Sleep(keep)
-		// Keep counts from the end of a call. Callers that have waited for a call must
-		// therefore not repeat it, even if the call took longer than Keep.
+		// Keep counts from the end of a call. So the callers that have waited for a call
+		// must not start another one, even if the call took longer than Keep.
 		callers.Go(func() { expect("a second later", do(t.Context()), nil, anyCount, 5*time.Second) })
 		synctest.Wait()
 		if !g.Busy("") || g.Busy("other") {
@@ -230,8 +230,8 @@ func TestConcurrentCallersGetFreshResults(t *testing.T) {
 	callers.Wait()
 }
 
-// TestHangingCallIsOvertaken has a call that does not end. Later callers must get the
-// result of the next call, and the late end of the first call must not matter to them.
+// TestHangingCallIsOvertaken runs a call that hangs. Later callers must get the result of
+// a second call. The late end of the first call must not change what they get.
 func TestHangingCallIsOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := Group[int]{Timeout: timeout, Overtake: time.Second, Keep: time.Hour}

@@ -81,8 +81,8 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// The networks of one IPv6 site must not take more than half of all connections, and other
-// sites must get the rest.
+// TestOneSiteCannotTakeAllConnections opens connections from many networks of one IPv6
+// site. They must get at most half of all connections, and other sites must get the rest.
 func TestOneSiteCannotTakeAllConnections(t *testing.T) {
 	t.Parallel()
 	c := limitConnections(nil, 16, nil, slog.New(slog.DiscardHandler))
@@ -109,8 +109,9 @@ func TestOneSiteCannotTakeAllConnections(t *testing.T) {
 	open(3, 8)
 }
 
-// A process with few file descriptors must accept fewer connections than the option says,
-// so that a quarter of the descriptors remains for its files and its database.
+// TestConnectionsFollowTheFileDescriptors limits the file descriptors of a process. The
+// process must accept at most three quarters as many connections, so that descriptors
+// remain for its files and its database.
 func TestConnectionsFollowTheFileDescriptors(t *testing.T) {
 	t.Parallel()
 	for descriptors, want := range map[uint64]int{256: 192, 1024: 768, 1 << 20: 10_000, 1<<64 - 1: 10_000, 4: 3} {

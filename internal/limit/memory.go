@@ -33,7 +33,7 @@ func newMemory(rate Rate) (*memory, error) {
 	return &memory{rate: rate, windows: windows}, err
 }
 
-// Take takes one token of a key, as [Store.Take] does.
+// Take takes one token of a key. It is described at [Store.Take].
 func (m *memory) Take(_ context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
 	now := time.Now()
 	m.mu.Lock()

@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A client with many addresses must not fill the memory, and must not reset the count of
-// a client that goes on.
+// TestKeysInMemoryAreBounded sends requests with very many keys. They must not fill the
+// memory, and must not reset the count of a key that is used all the time.
 func TestKeysInMemoryAreBounded(t *testing.T) {
 	t.Parallel()
 	m, err := newMemory(Rate{1000, time.Hour})
@@ -66,8 +66,8 @@ func TestOldKeysLeaveMemory(t *testing.T) {
 	})
 }
 
-// TestMemoryBehavesLikeTheMemoryStore takes tokens of go-limiter's memory store and of our
-// own, over several windows. Both must return the same results.
+// TestMemoryBehavesLikeTheMemoryStore takes tokens from go-limiter's memory store and
+// from this package's memory, over several windows. Both must return the same results.
 func TestMemoryBehavesLikeTheMemoryStore(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -114,7 +114,7 @@ func TestWindowsInMemoryStayAligned(t *testing.T) {
 			{time.Minute, true, 2 * time.Minute},
 			{2*time.Minute + 30*time.Second, true, 3 * time.Minute},
 			{2*time.Minute + 59*time.Second, false, 3 * time.Minute},
-			{9*time.Minute + 10*time.Second, true, 10*time.Minute + 10*time.Second}, // the key was forgotten
+			{9*time.Minute + 10*time.Second, true, 10*time.Minute + 10*time.Second}, // a new window begins with this request, because the key was forgotten
 		} {
 			time.Sleep(time.Until(start.Add(c.at)))
 			_, _, reset, ok, err := m.Take(t.Context(), "key")

@@ -150,7 +150,7 @@ func TestGroupsHaveALargerLimit(t *testing.T) {
 					t.Fatalf("%s: key %d: %+v", name, i, c)
 				}
 			}
-			if c := take(fmt.Sprint("key ", i), "a"); c.OK { // must not count for the group
+			if c := take(fmt.Sprint("key ", i), "a"); c.OK { // this refused request must not count for the group
 				t.Fatalf("%s: key %d got a third request", name, i)
 			}
 		}

@@ -117,7 +117,7 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 		return
 	}
 	send(up, prometheus.GaugeValue, 1)
-	middle := begin.Round(0).Add(time.Since(begin) / 2) // without the monotonic reading, which the database's time lacks
+	middle := begin.Round(0).Add(time.Since(begin) / 2) // without the monotonic clock reading, because the database's time has none either
 	send(clock, prometheus.GaugeValue, middle.Sub(now).Seconds())
 	send(outstanding, prometheus.GaugeValue, float64(queued), "queued")
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")

@@ -24,7 +24,8 @@ func TestOfIsTheAddressOrThe64OfIPv6(t *testing.T) {
 	}
 }
 
-// Only IPv6 networks have a site. Networks of the same /48 must have the same site.
+// TestSiteIsThe48OfIPv6 checks the sites of networks. Only IPv6 networks may have a site,
+// and networks of the same /48 must have the same site.
 func TestSiteIsThe48OfIPv6(t *testing.T) {
 	for remote, want := range map[string]string{
 		"[2001:db8:1:2:3:4:5:6]:443": "2001:db8:1::/48",

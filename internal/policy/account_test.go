@@ -67,7 +67,8 @@ func TestUsernameFollowsItsRules(t *testing.T) {
 	}
 }
 
-// A new name must not mix scripts that are not written together.
+// TestNewNamesDoNotMixScripts checks names for new accounts. A name must be refused if it
+// mixes scripts that are not written together.
 func TestNewNamesDoNotMixScripts(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"isaac": true, "rené-7": true, "наташа_1": true, "οδυσσευς": true, "🦊🦊🦊": true, "123": true, "ひらカタ漢abc": true, "漢ㄅabc": true, "한국漢abc": true, "straße": true,
@@ -80,8 +81,9 @@ func TestNewNamesDoNotMixScripts(t *testing.T) {
 	}
 }
 
-// Names that look alike although their scripts differ must have the same skeleton. Names
-// that differ in ASCII characters must have different skeletons.
+// TestLookalikesHaveTheSameSkeleton compares skeletons of names. Names in different
+// scripts that look alike must have the same skeleton. Names that differ in ASCII
+// characters must have different skeletons.
 func TestLookalikesHaveTheSameSkeleton(t *testing.T) {
 	skeleton := func(name string) string {
 		t.Helper()
@@ -130,9 +132,9 @@ func FuzzUsername(f *testing.F) {
 		if len(key) == 0 || len(key) > 2500 { // a database index entry has room for 2,700 bytes
 			t.Fatalf("%q: a key of %d bytes", name, len(key))
 		}
-		// All valid spellings of the name must have the same key. Case is changed only
-		// in the NFD form. In other forms, a change of case can also change other
-		// things.
+		// All valid variants of the name must have the same key. Upper and lower case are
+		// made only from the NFD form, because in other forms a change of case can also
+		// change other characters.
 		nfd := norm.NFD.String(name)
 		for _, variant := range []string{nfd, norm.NFC.String(name), norm.NFKD.String(name), strings.ToUpper(nfd), strings.ToLower(nfd)} {
 			if strings.EqualFold(variant, nfd) || norm.NFKD.String(variant) == norm.NFKD.String(name) {

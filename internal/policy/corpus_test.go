@@ -113,7 +113,7 @@ func obfuscate(rng *rand.Rand, word string) string {
 			break
 		}
 		switch style {
-		case 1: // the word in pieces
+		case 1: // the word in several parts
 			switch {
 			case rng.IntN(3) != 0:
 				continue
@@ -123,7 +123,7 @@ func obfuscate(rng *rand.Rand, word string) string {
 				b.WriteString(pick(" ", "  ", "-", "_", ".", "\n", "\u00a0", "\u3000", "💔", "-\n"))
 			}
 			piece = 0
-		case 2: // the word letter by letter
+		case 2: // each letter of the word separately
 			for range 1 + rng.IntN(maxGap) {
 				b.WriteString(pick(" ", ".", ",", "-", "_", "*", "\n", "\t", "\u2003", "•", "·", "💔"))
 			}

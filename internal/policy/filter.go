@@ -12,7 +12,7 @@ import "slices"
 type Filter struct {
 	matcher matcher
 	length  int   // length of the text so far, in bytes
-	ends    []int // ends of the pieces after free, where the text up to each end has no refused word
+	ends    []int // ends of pieces after free, up to which the text contains no refused word
 	free    int   // number of bytes of the text that may be emitted
 	refused bool
 }
@@ -36,9 +36,9 @@ func (r *Rules) Filter(prompt, emitted string) *Filter {
 }
 
 // Add adds a piece, which must consist of whole characters. It returns the number of
-// bytes, from the start of the text, that may be emitted. These bytes end at the end of
-// a piece. If the text is refused now, these bytes end before the refused word or
-// character. After a refusal, no more pieces may be added.
+// bytes, from the start of the text, that may be emitted. If the text is not refused,
+// these bytes are whole pieces. If it is refused, they are the bytes before the refused
+// word or character. After a refusal, no more pieces may be added.
 func (f *Filter) Add(piece string) (free int, refused bool) {
 	if f.refused {
 		return f.free, true

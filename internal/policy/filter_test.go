@@ -18,8 +18,8 @@ func whole(r *Rules, prompt, text string) (free int, refused bool) {
 }
 
 // passed adds the pieces of a text to a filter and returns the emitted text. When resume
-// returns true, passed drops the text that was held back. It then adds these pieces
-// again, to a new filter.
+// returns true, passed simulates an interruption: it makes a new filter and adds all
+// pieces to it again that were not emitted.
 func passed(t interface{ Fatalf(string, ...any) }, r *Rules, prompt string, pieces []string, resume func() bool) (emitted string, refused bool) {
 	f := r.Filter(prompt, "")
 	var free int
@@ -85,7 +85,8 @@ func cut(text string, length func() int) (pieces []string) {
 	return pieces
 }
 
-// bits are parts of which texts with near misses of refused words can be made.
+// bits are the pieces from which tests make random texts. Many of these texts almost
+// contain a refused word.
 var bits = []string{
 	"hate", "violence", "h", "a", "t", "e", "ha", "te", "hat", "vio", "lence", "H", "𝒉", "а", "@", "3", "!", "1", "ful", "s", "what",
 	" ", "  ", ".", ", ", "-", "\n", "\u200b", "\u0301", "我", "를", "\u202e", "aa", "卂", "ß", "ﬁ", "⒣", "x", " of", " the", "7", "…",

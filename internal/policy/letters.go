@@ -15,17 +15,17 @@ type letter struct {
 	likes  uint32 // set of the Latin letters that the character is or looks like, with bit 0 for 'a'
 	kind   kind
 	proper bool // true for a real letter, false for a digit or sign that looks like a letter
-	sign   bool // true if the character counts as a sign when it is matched as another letter
+	sign   bool // true if the character counts as a sign when it stands for a Latin letter that it looks like
 }
 
-// kind is a character's behaviour at a word boundary.
+// kind says whether a word may begin or end beside a character.
 type kind uint8
 
 const (
 	between kind = iota // characters that are no part of a word, except as a sign that looks like a letter
 	inWord              // letters and digits
-	foreign             // letters that are never in one word with Latin letters, so a word ends between the two
-	alone               // letters of scripts without spaces, where a word may begin or end at each letter (UAX #29)
+	foreign             // letters that are never in the same word as Latin letters, so a word ends between a foreign and a Latin letter
+	alone               // letters of scripts that are written without spaces; a word may begin or end at each of them (UAX #29)
 )
 
 // punctuation reports whether l is a punctuation mark of a sentence. Such a mark before
@@ -71,11 +71,12 @@ var ascii = func() (table [utf8.RuneSelf]letter) {
 func bit(letter byte) uint32 { return 1 << (letter - 'a') }
 
 // everyday has the lookalikes that are frequent in ordinary texts of their own scripts,
-// such as Thai. Such a character counts as a letter when it is matched as itself. It
-// counts as a sign when it is matched as a Latin letter.
+// such as Thai. When a word of the rules contains such a character, it counts as a
+// letter. When it stands for a Latin letter, it counts as a sign.
 const everyday = "ค๒๔เ๓ภ๏รยฬ乃千爪几尺丂山乂乙〇"
 
-// sign is the bit in the values of likeness that marks the characters of everyday.
+// sign is a bit in the values of the map likeness. It is set for the characters in
+// everyday.
 const sign = 1 << 31
 
 // likeness holds, for each lookalike, the set of Latin letters that it resembles.

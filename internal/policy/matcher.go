@@ -4,7 +4,7 @@ import "unicode/utf8"
 
 const (
 	// maxGap is the maximum number of characters between two letters of a word that is
-	// spread out, such as "h a t e". Marks and ignorable characters do not count.
+	// spread out, such as "h a t e". Marks and ignorable characters are not counted.
 	maxGap = 3
 
 	// minProper is the minimum number of real letters in a refused word. Digits and
@@ -38,15 +38,15 @@ type state struct {
 	node     int32 // index of the node for the letters read so far
 	gap      uint8 // number of characters after the last letter
 	proper   uint8 // number of real letters, counted up to minProper
-	run      uint8 // number of times that the last letter follows itself, plus 1, counted up to 3
+	run      uint8 // number of successive occurrences of the last letter, counted up to 3
 	pairs    uint8 // number of doubled letters between the first and the last letter, counted up to 2
 	joined   bool  // true if at least two letters of the word are adjacent
 	piece    bool  // true if the last two letters are adjacent
-	signs    bool  // true if only digits and signs follow the last gap
+	signs    bool  // true if all letters after the last gap are written as digits or signs
 	hyphen   bool  // true if the gap begins with a hyphen
 	stop     bool  // true if the previous character is punctuation
 	broken   bool  // true if punctuation followed by white space came between two letters
-	wordlike bool  // true if the pieces look like words of their own, so only a long word can match
+	wordlike bool  // true if the parts between gaps look like separate words, so only a long refused word can match
 }
 
 // next reads the letter l. The parameter at is the position of l in the text. If a
@@ -152,7 +152,7 @@ func (m *matcher) add(t state) {
 	switch {
 	case notShort && !n.long:
 		return
-	case notShort || !n.short: // only a long word can match, so the other fields no longer matter
+	case notShort || !n.short: // only a long word can match, so only the following fields matter
 		t = state{start: t.start, node: t.node, gap: t.gap, proper: t.proper, wordlike: true}
 	}
 	if !m.duplicate(t) {
@@ -191,8 +191,8 @@ func (m *matcher) duplicate(t state) bool {
 	return false
 }
 
-// complete reports whether a state has read a whole refused word, if no further letter
-// belongs to the word.
+// complete reports whether the letters that t has read are a whole refused word, assuming
+// that the word ends here.
 func (m *matcher) complete(t *state) bool {
 	n := &m.rules.nodes[t.node]
 	if !n.word || t.gap != 0 || t.proper != minProper {

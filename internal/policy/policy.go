@@ -15,11 +15,11 @@
 //   - with repeated letters, and with invisible characters in between
 //   - spread out, with up to three characters between the letters
 //
-// A word ends at Unicode's word boundaries. It also ends beside a letter of a script
-// that does not look like Latin. "nonviolence" is a different word than "violence". A
-// word of fewer than seven letters matches only under more conditions, because a
-// sentence can contain such a word's letters by chance. For example, "ha-te" matches,
-// but "hat 3" does not. The decision record 0025 lists the spellings that pass.
+// A word must begin and end at a word boundary of Unicode, or beside a letter of a script
+// that does not look like Latin. So "nonviolence" does not contain the word "violence". A
+// word of fewer than seven letters matches only under more conditions, because a sentence
+// can contain such a word's letters by chance. For example, "ha-te" matches, but "hat 3"
+// does not. The decision record 0025 lists the spellings that pass.
 //
 // Characters are Unicode code points, as in JSON Schema's minLength and maxLength.
 package policy

@@ -20,7 +20,7 @@ func texts() *rapid.Generator[string] {
 func TestFoldIsIdempotent(t *testing.T) {
 	for r := range unicode.MaxRune + 1 {
 		if 0xac00 < r && r < 0xd7a0 || unicode.Is(unicode.Unified_Ideograph, r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Co, unicode.Cs}, r) || !unicode.IsGraphic(r) && !unicode.IsControl(r) {
-			continue // skipped to save time, because characters of these classes have no case
+			continue // skipped to save time; characters of these classes have no case
 		}
 		if once := fold(string(r)); fold(once) != once {
 			t.Errorf("%U: %q folds to %q, and that to %q", r, r, once, fold(once))

@@ -62,7 +62,7 @@ type edge struct {
 func Default() *Rules {
 	r, err := Parse(seed)
 	if err != nil {
-		panic(err) // impossible, because a test parses the embedded file
+		panic(err) // never happens, because a test parses the embedded file
 	}
 	return r
 }

@@ -16,8 +16,8 @@ var combined = [][]string{
 	{"Latin", "Han", "Hangul"},
 }
 
-// mixesScripts reports whether a text has letters of scripts that are not written together.
-// With such a text, a letter of another script can pass for a Latin one.
+// mixesScripts reports whether a text has letters of scripts that are not written
+// together. In such a text, a letter of another script can look like a Latin letter.
 func mixesScripts(text string) bool {
 	found := map[string]bool{}
 	for _, r := range text {

@@ -12,7 +12,7 @@ const (
 	MaxUsername = 50
 )
 
-// The refusals of Username and NewUsername.
+// Username and NewUsername return these refusals.
 var (
 	ErrUsernameLength     = Refusal{"username", "username_length", "the user name must have 3 to 50 characters"}
 	ErrUsernameEncoding   = Refusal{"username", "username_encoding", "the user name is not valid Unicode text: it has a lone surrogate, bytes that are not UTF-8, or the replacement character U+FFFD that stands for them"}

@@ -158,7 +158,7 @@ func TestCacheIsBounded(t *testing.T) {
 		if _, err := v.Key(t.Context(), db, erased); !errors.Is(err, ErrErased) {
 			t.Errorf("an erased owner: %v", err)
 		}
-		time.Sleep(KeyTTL) // after this time, all timers have fired
+		time.Sleep(KeyTTL) // all timers of the cache fire within this time
 		synctest.Wait()
 		if n := v.cachedKeys(); n != 0 {
 			t.Errorf("%d keys and tombstones are left", n)

@@ -29,7 +29,7 @@ func ParseMasterKey(text string) ([]byte, error) {
 // the file does not exist. ReadMasterKey refuses a file that other accounts may read. A
 // file of root may be readable by its group, as secrets of Kubernetes are.
 func ReadMasterKey(path string) ([]byte, error) {
-	// O_NONBLOCK, because opening a pipe would wait for a writer.
+	// O_NONBLOCK is set, because opening a pipe would otherwise wait for a writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the master key: %w", err)
@@ -41,7 +41,7 @@ func ReadMasterKey(path string) ([]byte, error) {
 	}
 	forbidden := fs.FileMode(0o077)
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid == 0 && os.Geteuid() != 0 {
-		forbidden = 0o037 // this process reads the file as a member of the group
+		forbidden = 0o037 // the owner is root, so this process may read the file as a member of the file's group
 	}
 	switch {
 	case !info.Mode().IsRegular():
@@ -80,7 +80,8 @@ func CreateMasterKey(path string) (key []byte, created bool, err error) {
 	return key, true, nil
 }
 
-// link makes a complete file appear under path, unless there is a file.
+// link writes a complete file to path in one step. If a file exists there, link returns
+// an error.
 func link(path, text string) error {
 	if err := datadir.Make(filepath.Dir(path)); err != nil {
 		return err

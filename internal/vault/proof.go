@@ -30,8 +30,8 @@ select 'signing keys', null, kid, wrapped, master_key_id from signing_keys`
 // sample is a row that a master key has sealed.
 type sample struct {
 	Kind    string
-	Owner   *uuid.UUID // of a data key
-	KID     string     // of a signing key
+	Owner   *uuid.UUID // owner of a data key; nil for a signing key
+	KID     string     // id of a signing key; empty for a data key
 	Wrapped []byte
 	KeyID   []byte // nil for a row of an earlier version
 }
@@ -43,11 +43,12 @@ func (s sample) aad() []byte {
 	return secretAAD(SigningKeyPurpose + s.KID)
 }
 
-// Prove returns nil if the master key is the database's, and ErrMasterKey if it is not.
-// The key of the first process that proves it becomes the key of an empty database.
+// Prove returns nil if the vault's master key is the one that the database uses, and
+// ErrMasterKey if it is not. An empty database has no key yet. It then takes the key of
+// the first process that calls Prove.
 //
-// The database's key has the recorded id, and for each kind of sealed rows it has sealed
-// at least one of the sampled rows. One damaged row therefore stops no process.
+// A key passes if it has the recorded id, and if it has sealed at least one of the
+// sampled rows of each kind. So one damaged row does not stop a process.
 func (v *Vault) Prove(ctx context.Context, db *pgxpool.Pool) error {
 	rows, _ := db.Query(ctx, samples)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sample])

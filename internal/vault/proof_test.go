@@ -13,8 +13,9 @@ import (
 	"colophon/migrations"
 )
 
-// TestMasterKeyIsProven puts rows of both kinds, of this version and of earlier ones, into
-// a database. Only the key that sealed them may pass, and from then on no other key may.
+// TestMasterKeyIsProven puts rows of both kinds, of this version and of earlier ones,
+// into a database. Only the key that sealed the rows may pass. After it has passed, no
+// other key may pass.
 func TestMasterKeyIsProven(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -68,7 +69,7 @@ func TestMasterKeyIsProven(t *testing.T) {
 			t.Errorf("%s: another key in a database that has one: %v", name, err)
 		}
 	}
-	// The right key for one kind and a wrong one for the other must not pass.
+	// If different keys sealed the rows of the two kinds, neither key may pass.
 	exec(`truncate owner_keys, signing_keys, master_key`)
 	dataKey(right)
 	signingKey(wrong, "one")
@@ -80,8 +81,8 @@ func TestMasterKeyIsProven(t *testing.T) {
 	}
 }
 
-// TestOneKeyClaimsAnEmptyDatabase proves different keys at the same time. The database
-// must belong to one of them.
+// TestOneKeyClaimsAnEmptyDatabase calls Prove with different keys at the same time.
+// Exactly one key must become the database's key.
 func TestOneKeyClaimsAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)

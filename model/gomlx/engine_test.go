@@ -35,7 +35,8 @@ func open(t testing.TB, fsys fs.FS) *Engine {
 	return e
 }
 
-// The logits must be close to the golden vectors, which Hugging Face's GPT-2 computed.
+// TestLogitsMatchTheGoldenVectors compares logits with the golden vectors, which Hugging
+// Face's GPT-2 computed. The logits must be close to them.
 func TestLogitsMatchTheGoldenVectors(t *testing.T) {
 	modeltest.TestGolden(t, open(t, tiny), modeltest.Cases(t, tiny), tolerance, true)
 }

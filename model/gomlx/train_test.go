@@ -73,7 +73,7 @@ func TestRateWarmsUpAndCoolsDown(t *testing.T) {
 	tr := &Trainer{recipe: Recipe{Steps: 80, WarmUp: 10, CoolDown: 20, Period: 100, Rate: 2, LastRate: 0.1}}
 	for step, want := range map[int]float64{
 		0:  0.2,                                 // the first step of the warm-up, a tenth of the rate
-		50: 2 * 0.55,                            // half of the cosine
+		50: 2 * 0.55,                            // halfway along the cosine
 		60: 2 * (0.1 + 0.9*0.5*(1-0.309016994)), // the last step before the cool-down
 		70: (0.1 + 0.9*0.5*(1-0.587785252)),     // halfway through the cool-down
 		80: 0,

@@ -77,8 +77,8 @@ func (f *forward) attend(s *head, span span, number int) {
 	}
 }
 
-// average adds the values of the tokens [from, to), times their attention weights, to
-// the output of the rows [lo, hi).
+// average multiplies the values of the tokens [from, to) by their attention weights, and
+// adds the products to the output of the rows [lo, hi).
 func (f *forward) average(s *head, c *cache, number, lo, hi, from, to int) {
 	width := f.layout.valuePanels * kernel.Width
 	at := f.layout.values(f.layer, number)

@@ -74,9 +74,10 @@ func (n *network) bytes() (size int64) {
 	return size
 }
 
-// BenchmarkLongPrompt measures a prompt of 900 tokens that arrives while seven sequences
-// decode, six of which have just begun. beside/alone is the median of the prompt's times,
-// divided by the median of its times without other sequences.
+// BenchmarkLongPrompt measures the time of a prompt of 900 tokens, without other
+// sequences and while seven sequences decode. Six of these have just begun. The metric
+// beside/alone is the median with the other sequences, divided by the median without
+// them.
 func BenchmarkLongPrompt(b *testing.B) {
 	prompt := make([]int, 900)
 	for i := range prompt {
@@ -94,7 +95,7 @@ func BenchmarkLongPrompt(b *testing.B) {
 				}
 				return time.Since(begin)
 			}
-			measure() // allocates memory
+			measure() // the first run also allocates memory, so it is not counted
 			var alone, beside []time.Duration
 			for b.Loop() {
 				alone = append(alone, measure())
@@ -123,7 +124,7 @@ func BenchmarkLongPrompt(b *testing.B) {
 				}
 				first := make(chan struct{})
 				running.Go(func() { decode(prompt[:32], first) })
-				<-first // its steps alone are much shorter than those of seven sequences
+				<-first // lets it decode alone for some steps, which are much shorter than steps with seven sequences
 				for i := range 6 {
 					running.Go(func() { decode(prompt[:40+8*i], make(chan struct{})) })
 				}

@@ -55,7 +55,7 @@ type Engine struct {
 	free     []*kernel.Panels // pages of the KV cache for reuse
 	step     uint64           // number of steps begun
 	decoding int              // number of open sequences that have had logits
-	expected int              // number of sequences that the last step finished and that have not called Next since
+	expected int              // number of sequences that got logits in the last step and have called neither Next nor Close since
 	budget   stepBudget
 	times    Times
 }

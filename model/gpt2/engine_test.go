@@ -324,7 +324,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 
 	// A step with decoding sequences must have up to 8 prompt tokens, because 8 take as
 	// long as the decoding alone. This must hold even if one of the decoding sequences
-	// is late.
+	// has not called Next yet.
 	third, fourth := enqueue(20), enqueue(3)
 	var computed []string
 	for range 3 {

@@ -99,7 +99,8 @@ func testGenerateIsInvariant(t *testing.T, weights kernel.Format) {
 	running.Wait()
 }
 
-// The published weights have 548 MB and are not part of this repository.
+// TestPublishedWeightsContinueAsPublished needs the published weights, which have 548 MB
+// and are not part of this repository. Without them, it is skipped.
 func TestPublishedWeightsContinueAsPublished(t *testing.T) {
 	dir := os.Getenv("COLOPHON_TEST_GPT2")
 	if dir == "" {

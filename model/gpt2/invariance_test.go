@@ -154,8 +154,9 @@ func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	return nil
 }
 
-// Any mix of rows in a step must give the same bits, including a mix that the engine
-// would not plan. The pages are full of NaNs at first, so that a read of stale values
+// TestForwardIsInvariant computes steps with random rows of several sequences, also with
+// mixes that the engine would not plan. The logits must have the same bits as for a
+// sequence alone. The pages are full of NaNs at first, so that a read of stale values
 // would change the logits.
 func TestForwardIsInvariant(t *testing.T) {
 	forEveryFormat(t, testForwardIsInvariant)

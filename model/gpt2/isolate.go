@@ -56,7 +56,7 @@ func (e *Engine) suspects() []*sequence {
 		}
 		return s.abandoned
 	})
-	if len(suspects) == 0 { // plan has panicked before its first sequence
+	if len(suspects) == 0 { // plan panicked before it chose a sequence
 		suspects = slices.Clone(e.queue)
 	}
 	return suspects

@@ -19,7 +19,7 @@ func TestPanicEndsOnlyItsSequence(t *testing.T) {
 	c := smallShape()
 	for _, threads := range []int{1, 3} {
 		e := randomEngine(t, c, Options{Threads: threads, Sequences: 8})
-		const poison = 1 << 20 // the engine accepts this id, and the network has no embedding for it
+		const poison = 1 << 20 // the engine accepts this token id, but the network has no embedding for it, so the step panics
 		e.info.Vocab = poison + 1
 		rnd := rand.New(rand.NewPCG(7, uint64(threads)))
 		var wg sync.WaitGroup
@@ -71,7 +71,8 @@ func TestPanicEndsOnlyItsSequence(t *testing.T) {
 	}
 }
 
-// TestPanicReleasesAbandonedSequences lets the callers of a step leave before it panics.
+// TestPanicReleasesAbandonedSequences lets the callers of a step leave before the step
+// panics. The slots and pages of their sequences must be free afterwards.
 func TestPanicReleasesAbandonedSequences(t *testing.T) {
 	n, err := load(randomCheckpoint(smallShape(), 1), kernel.F16, 1)
 	if err != nil {

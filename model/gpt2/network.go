@@ -13,7 +13,7 @@ import (
 type network struct {
 	Config
 	format    kernel.Format
-	embedding *kernel.Matrix // output layer from Embd to Vocab; column t is the embedding of token t
+	embedding *kernel.Matrix // weights of the output layer, with Embd inputs and Vocab outputs; column t is the embedding of token t
 	positions []float32      // position embeddings, of shape [Context, Embd]
 	blocks    []block
 	finalNorm norm
@@ -22,11 +22,11 @@ type network struct {
 // A block is one transformer block.
 type block struct {
 	attentionNorm   norm
-	qkv             *kernel.Matrix // matrix from Embd to 3*Embd: query, key and value, each [Heads, HeadDim]
-	projection      *kernel.Matrix // matrix from Embd to Embd
+	qkv             *kernel.Matrix // weights with Embd inputs and 3*Embd outputs, which are the query, key and value, each [Heads, HeadDim]
+	projection      *kernel.Matrix // weights of the output of attention, with Embd inputs and Embd outputs
 	feedForwardNorm norm
-	up              *kernel.Matrix // matrix from Embd to Inner
-	down            *kernel.Matrix // matrix from Inner to Embd
+	up              *kernel.Matrix // weights of the first feed-forward layer, with Embd inputs and Inner outputs
+	down            *kernel.Matrix // weights of the second feed-forward layer, with Inner inputs and Embd outputs
 }
 
 // A norm has the parameters of one layer norm.
@@ -99,7 +99,7 @@ func (l *loader) run(threads int) error {
 // rows adds tasks that read the rows of a matrix and pass them to set, some rows at a
 // time. Each task has step rows.
 func (l *loader) rows(name string, rows, step int, set func(i int, rows []float32) error) {
-	const some = 2 * kernel.Group // a multiple of Group and Width, as set requires of i
+	const some = 2 * kernel.Group // number of rows that set gets at a time; i must be a multiple of Group or Width
 	for begin := 0; begin < rows; begin += step {
 		l.tasks = append(l.tasks, func(b *buffer) error {
 			end := min(begin+step, rows)

@@ -172,9 +172,10 @@ func divergence(p, q []float64) (kl float64, agree bool) {
 	return kl, slices.Index(p, slices.Max(p)) == slices.Index(q, slices.Max(q))
 }
 
-// The distributions of f16 and int8 must be close to the exact distribution. The
-// distribution of int8 must be about as close as that of the rounded reference. This
-// reference rounds numbers in groups of 32 and computes everything else exactly.
+// TestQuantisedDistributionsAreClose compares the next-token distributions of f16 and
+// int8 with those of exact arithmetic. They must be close. The distributions of int8 must
+// be about as close as those of the rounded reference, which rounds numbers in groups of
+// 32 and computes everything else exactly.
 func TestQuantisedDistributionsAreClose(t *testing.T) {
 	tiny, err := ReadCheckpoint(tinyFiles("model.safetensors"))
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 )
 
 // A sequence implements [model.Sequence]. The engine's mutex guards the fields that the
-// computing goroutine and the caller share. The computing goroutine writes the logits
-// between submit and the value on done. At all other times, the caller may read the
-// logits.
+// computing goroutine and the caller share. From submit until the computing goroutine
+// sends on done, only that goroutine may use logits. At all other times, only the caller
+// may.
 type sequence struct {
 	engine *Engine
 	logits []float32

@@ -4,28 +4,28 @@ import "time"
 
 const (
 	// maxPromptTokens is the largest number of prompt tokens in a step. With this
-	// number, the kernels reach their best rate.
+	// number, the kernels process the most tokens per second.
 	maxPromptTokens = 128
 
 	// minPromptTokens is the smallest number of prompt tokens in a step that has any.
-	// It is also the budget until steps have been measured. With fewer tokens, a step
-	// would read all weights for very little work.
+	// It is also the limit until the first steps have been measured. With fewer tokens, a
+	// step would read all weights for very little work.
 	minPromptTokens = 8
 
-	// measureEvery is the number of steps with prompt tokens after which a step without
-	// prompt tokens is measured.
+	// measureEvery is the number of steps with prompt tokens after which the engine makes
+	// a step without prompt tokens, to measure its duration, even if prompts are waiting.
 	measureEvery = 8
 )
 
 // A stepBudget limits the number of prompt tokens in a step, so that decoding sequences
-// in the same step do not stall. A step with prompt tokens may take twice as long as a
-// step without them. It may have minPromptTokens, even if that takes longer. The times
-// are measured, so the budget fits any machine, network and format.
+// in the same step do not stall. A step with prompt tokens should take at most twice as
+// long as a step without them. Only a step with minPromptTokens prompt tokens may take
+// longer. The durations are measured, so the budget fits any machine, network and format.
 //
-// The time of a prompt token is known only as the difference from a step without prompt
-// tokens. If the time of that step is outdated, the budget can become as small as
-// possible and stay so while prompts wait. Therefore, steps without prompt tokens are
-// measured repeatedly while prompts wait.
+// The time of a prompt token is computed as the difference from the duration of a step
+// without prompt tokens. If that duration is outdated, the budget can shrink to the
+// minimum and stay there while prompts wait. Therefore, some steps are made without
+// prompt tokens even while prompts wait.
 type stepBudget struct {
 	decodeStep  time.Duration // duration of a step with one token for each sequence
 	promptToken time.Duration // time that a prompt token adds to a step

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// On machines of any speed, a step with decoding sequences must take at most three
-// times as long with prompt tokens as without. It may take longer only with the
-// smallest number of prompt tokens. No step may have fewer prompt tokens than the time
-// allows.
+// TestStepBudgetAdaptsToTheMachine simulates machines of several speeds. With prompt
+// tokens, a step with decoding sequences must take at most three times as long as
+// without. It may take longer only with the smallest number of prompt tokens. No step may
+// have fewer prompt tokens than the time allows.
 func TestStepBudgetAdaptsToTheMachine(t *testing.T) {
 	for _, c := range []struct{ base, single, prompt time.Duration }{
 		{8 * time.Millisecond, 1200 * time.Microsecond, 1200 * time.Microsecond},
@@ -81,8 +81,9 @@ func TestStepWithoutPromptTokensIsNotEmpty(t *testing.T) {
 	}
 }
 
-// Steps can get slower or faster while prompts wait, because more sequences decode or
-// other work uses the memory. The budget must then follow the new duration of a step.
+// TestStepBudgetForgetsAnOutdatedStep changes the duration of a step while prompts wait.
+// In practice, more sequences may decode, or other programs may use the memory. The
+// budget must follow the new duration.
 func TestStepBudgetForgetsAnOutdatedStep(t *testing.T) {
 	for _, c := range []struct {
 		name            string

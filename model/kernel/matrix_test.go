@@ -178,7 +178,7 @@ func TestFormatsKeepWeightsWithinTheirPrecision(t *testing.T) {
 				switch f {
 				case F16:
 					allowed = max(math.Abs(float64(want))/2048, 0x1p-25)
-				case Int8: // half a step between integers; a step is at most (1+5/128)/127 of the largest weight
+				case Int8: // half a rounding step of int8; a step is at most (1+5/128)/127 of the largest weight
 					for i := k / Group * Group; i < min(inputs, (k/Group+1)*Group); i++ {
 						allowed = max(allowed, math.Abs(float64(w[i*outputs+o]))/127*(1+5.0/128)/2*(1+1e-6))
 					}

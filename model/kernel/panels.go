@@ -8,7 +8,7 @@ import (
 // Panels stores numbers that arrive one by one, such as attention keys and values. They
 // have the layout of a panel of a [Matrix], which has [Width] numbers for each input.
 type Panels struct {
-	single []float32 // nil if half is set, and the reverse
+	single []float32 // exactly one of single and half is set
 	half   []uint16
 }
 

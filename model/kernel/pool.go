@@ -28,7 +28,7 @@ type Pool struct {
 	ranges, n, chunk int // parameters of the current loop
 	body             func(worker, lo, hi int)
 
-	parked atomic.Bool   // true while Run waits for done
+	parked atomic.Bool   // true while Run waits for a value on done
 	done   chan struct{} // holds one value when pending may have become 0
 
 	panicked atomic.Pointer[Panic] // the first panic of the current loop

@@ -140,7 +140,7 @@ func notConstant(known packages, files *token.FileSet, parsed []*ast.File) (call
 			}
 			at, ok := sqlAt[method.Sel.Name]
 			if !ok || len(call.Args) <= at {
-				return true // another method of this name, as of a batch's result or of a URL
+				return true // another function of the same name, such as a method of a batch's result or of a URL
 			}
 			calls++
 			if arg := call.Args[at]; info.Types[arg].Value == nil {

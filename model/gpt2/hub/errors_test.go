@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// An error that a retry would repeat must be reported at once.
+// TestPermanentErrorsAreNotRetried lets the server give answers that would be the same at
+// a second request. Pull must report each error at once.
 func TestPermanentErrorsAreNotRetried(t *testing.T) {
 	weights := numbers(100)
 	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<!DOCTYPE html><p>Sign in") }
@@ -126,7 +127,8 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 	}
 }
 
-// Cut connections must not count as failures while there is progress.
+// TestCutsWithProgressAreNotFailures cuts the connection many times. If each response
+// brings some bytes, Pull must not give up.
 func TestCutsWithProgressAreNotFailures(t *testing.T) {
 	bubble(t, numbers(50), func(t *testing.T, h *fakeHub) {
 		for range 60 {

@@ -54,7 +54,7 @@ type download struct {
 	source
 	part     *os.File // partial file; its file offset is at the end
 	hash     hash.Hash
-	received int64  // number of bytes in part, all of which hash has read
+	received int64  // number of bytes in part, all of which have been written to hash
 	pieces   bool   // true if the bytes of the file came in more than one response
 	etag     string // strong ETag of the response, for If-Range; empty if there is none
 	progress func(int64)

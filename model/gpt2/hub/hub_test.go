@@ -93,7 +93,7 @@ func (h *fakeHub) Accept() (net.Conn, error) {
 func (h *fakeHub) Close() error   { close(h.closed); return nil }
 func (h *fakeHub) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
 
-// dial returns a connection to the fakeHub, whatever the address.
+// dial returns a connection to the fakeHub. It ignores the address.
 func (h *fakeHub) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The response is cut before its header or after any byte of its body. The same pull
-// must request the rest, and must request no byte twice.
+// TestPullResumesAtEveryByte cuts the response before its header or after any byte of its
+// body. The same pull must then request only the rest, and request no byte twice.
 func TestPullResumesAtEveryByte(t *testing.T) {
 	weights := numbers(120)
 	for at := -1; at < len(weights); at++ {
@@ -37,8 +37,9 @@ func TestPullResumesAtEveryByte(t *testing.T) {
 	}
 }
 
-// A killed process may have left a partial file of any length. The bytes are those of
-// this file or of another file. The next pull must complete the model.
+// TestPullResumesAPartialFileOfAnyLength begins with a partial file that a killed process
+// may have left. It has any length, and bytes of the right file or of another file. The
+// next pull must complete the model.
 func TestPullResumesAPartialFileOfAnyLength(t *testing.T) {
 	weights := numbers(60)
 	for n := range len(weights) + 10 {

@@ -19,8 +19,9 @@ func limits() {
 	int8LoopWide()
 }
 
-// chains is the number of independent sums of a loop. Two execution units with a
-// latency of up to five cycles need ten sums. chains is a little more than that.
+// chains is the number of independent sums of a loop. Two execution units with a latency
+// of up to five cycles need ten sums to be always busy. chains is a little more than
+// that.
 const chains = 12
 
 // zeros returns n vectors of zeros.
