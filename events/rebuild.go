@@ -32,6 +32,21 @@ type Report struct {
 	Damaged []*Damage   // streams that cannot be folded, whose rows are not compared
 }
 
+// Err returns an error that says what to do, if rows differ or streams are damaged.
+func (r Report) Err() error {
+	wrong, damaged := len(r.Wrong), len(r.Damaged)
+	switch {
+	case wrong > 0 && damaged > 0:
+		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs, and %d streams are damaged: "+
+			"colophon history rebuild repairs the rows", wrong, r.Jobs, damaged)
+	case wrong > 0:
+		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild repairs them", wrong, r.Jobs)
+	case damaged > 0:
+		return fmt.Errorf("the history view agrees with the events of %d jobs, but %d streams are damaged: restore their events from a backup", r.Jobs, damaged)
+	}
+	return nil
+}
+
 // CheckHistory compares the history view with the events, without a lock.
 func (s *Store) CheckHistory(ctx context.Context) (Report, error) {
 	var report Report

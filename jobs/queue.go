@@ -92,6 +92,7 @@ type Queue struct {
 // NewQueue returns a queue of jobs for the given model. The queue checks each prompt
 // against the rules in force at its submission, and accepts jobs within the limits.
 func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *policy.Rules, limits Limits, log *slog.Logger) (*Queue, error) {
+	log = quiet(log)
 	if limits.JobTime == 0 {
 		limits.JobTime = DefaultJobTime
 	}

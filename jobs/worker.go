@@ -45,6 +45,7 @@ type Worker struct {
 // NewWorker returns a worker that runs up to slots jobs at a time. The worker filters a
 // job's text by the rules that are in force when it starts the job.
 func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rules func() *policy.Rules, slots int, log *slog.Logger) (*Worker, error) {
+	log = quiet(log)
 	w := &Worker{
 		pool: pool, store: store, engine: engine, rules: rules, timing: defaultTiming(), name: uuid.NewString(), log: log,
 		leases: &leases{pool: pool, log: log, held: map[uuid.UUID]context.CancelCauseFunc{}},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"colophon/events"
+	"colophon/internal/database"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/migrations"
@@ -20,7 +21,7 @@ func TestReadinessWarnsOfAWrongClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &base{pool: db.App, store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler))}
+	b := &base{Database: &database.Database{Pool: db.App}, store: events.NewStore(db.App, v, slog.New(slog.DiscardHandler))}
 	for ahead, want := range map[time.Duration]bool{0: false, time.Second: false, 10 * time.Second: true, -10 * time.Second: true} {
 		db.ShiftClock(t, -ahead)
 		if err := b.store.Clock().Sync(t.Context(), db.App); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"colophon/internal/database"
 	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
 	"colophon/test/apitest"
@@ -28,7 +29,8 @@ func TestUnsafeDatabaseIsRefusedInProduction(t *testing.T) {
 		t.Skip("the server of DATABASE_URL is safe")
 	}
 	var log apitest.Log
-	b := &base{pool: pool, log: slog.New(slog.NewTextHandler(&log, nil))}
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	b := &base{Database: &database.Database{Pool: pool, Log: logger}, log: logger}
 	err = b.checkDurability(t.Context(), true)
 	if _, ok := errors.AsType[*usageError](err); !ok {
 		t.Errorf("with --production: %v, want a usageError", err)

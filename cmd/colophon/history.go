@@ -52,15 +52,8 @@ func check(ctx context.Context, out io.Writer, store *events.Store) error {
 	if err := showDamaged(out, report.Damaged...); err != nil {
 		return err
 	}
-	wrong, damaged := len(report.Wrong), len(report.Damaged)
-	switch {
-	case wrong > 0 && damaged > 0:
-		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs, and %d streams are damaged: "+
-			"colophon history rebuild repairs the rows", wrong, report.Jobs, damaged)
-	case wrong > 0:
-		return fmt.Errorf("%d rows of the history view differ from the events of %d jobs: colophon history rebuild repairs them", wrong, report.Jobs)
-	case damaged > 0:
-		return fmt.Errorf("the history view agrees with the events of %d jobs, but %d streams are damaged: restore their events from a backup", report.Jobs, damaged)
+	if err := report.Err(); err != nil {
+		return err
 	}
 	_, err = fmt.Fprintf(out, "the history view agrees with the events of %d jobs\n", report.Jobs)
 	return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"colophon/internal/database"
 	"colophon/model/catalog"
 	"colophon/model/gpt2/hub"
 )
@@ -121,7 +122,11 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	parsed.Bind(catalog.Releases(hub.Releases()))
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.LogLevel}))
-	return parsed.Run(&terminal{stdin, stdout, stderr}, log)
+	err = parsed.Run(&terminal{stdin, stdout, stderr}, log)
+	if _, ok := errors.AsType[*database.OptionError](err); ok {
+		err = &usageError{err}
+	}
+	return err
 }
 
 // environment returns a resolver that reads the values of flags from environment

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"colophon/internal/database"
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/migrations"
@@ -31,7 +32,7 @@ func TestProcessWithoutTheMasterKeyDoesNotStart(t *testing.T) {
 			return err
 		}
 		none := filepath.Join(t.TempDir(), "none")
-		if err := start(none); !errors.Is(err, errNoMasterKey) {
+		if err := start(none); !errors.Is(err, database.ErrNoMasterKey) {
 			t.Errorf("%s without a key: %v", process, err)
 		}
 		if _, err := os.Stat(filepath.Join(none, "master.key")); err == nil {
@@ -98,7 +99,7 @@ func TestMasterKeyIsMadeForAnEmptyDatabase(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(data, "master.key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if err := list(t.TempDir()); !errors.Is(err, errNoMasterKey) {
+	if err := list(t.TempDir()); !errors.Is(err, database.ErrNoMasterKey) {
 		t.Errorf("a second machine without the key: %v", err)
 	}
 }

@@ -38,7 +38,7 @@ type modelFlags struct {
 	Weights kernel.Format `default:"f16" help:"Weight format of the native engine: f32, f16 (half the memory and time) or int8 (a quarter) ($COLOPHON_WEIGHTS)."`
 	hubFlags
 
-	WeightsDigest digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
+	WeightsDigest catalog.Digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
 // modelDirFlags select the directory for pulled models.
@@ -159,61 +159,8 @@ type verifyCmd struct {
 	modelDirFlags
 }
 
-// Run compares a published model with the published digests. For any other model it
-// prints the digests and checks that the program can load the model.
 func (c *verifyCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
-	if r, ok := known.Named(c.Model); ok {
-		return verifyRelease(ctx, t.out, r, c.dir(c.Data))
-	}
-	found, err := catalog.Library{Releases: known}.Find(ctx, c.Model)
-	if err != nil {
-		return asUsage("<model>", err)
-	}
-	var wrong []error
-	for _, name := range catalog.Files() {
-		size, digest, err := catalog.DigestOf(found.Files, name)
-		if err != nil {
-			wrong = append(wrong, err)
-			continue
-		}
-		fmt.Fprintf(t.out, "%-17s  sha256:%s  %d bytes\n", name, digest, size)
-	}
-	err = errors.Join(wrong...)
-	if err == nil {
-		var config gpt2.Config
-		if config, err = found.Verify(ctx); err == nil {
-			_, err := fmt.Fprintf(t.out, "%s can be loaded: %d layers of %d heads, %d wide, %d token ids, context %d\n",
-				found.Name, config.Layers, config.Heads, config.Embd, config.Vocab, config.Context)
-			return err
-		}
-	}
-	return fmt.Errorf("%s cannot be loaded: %w", c.Model, err)
-}
-
-// verifyRelease prints a line for each good file of a release. Its error names the other
-// files.
-func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
-	dir := r.Dir(models)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not in %s: run colophon model pull %[1]s", r.Name, dir)
-	}
-	var wrong []error
-	for _, f := range r.Files {
-		digest, err := r.Check(ctx, os.DirFS(dir), f)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			wrong = append(wrong, err)
-			continue
-		}
-		fmt.Fprintf(out, "%-17s  sha256:%s  as published\n", f.Name, digest)
-	}
-	if wrong != nil {
-		return fmt.Errorf("%s in %s is not as published (colophon model pull %[1]s replaces damaged files): %[3]w", r.Name, dir, errors.Join(wrong...))
-	}
-	_, err := fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
-	return err
+	return asUsage("<model>", catalog.Library{Releases: known, Dir: c.dir(c.Data)}.Verify(ctx, c.Model, t.out))
 }
 
 type tokenizeCmd struct {

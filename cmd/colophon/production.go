@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"colophon/internal/database"
 	"colophon/internal/network"
 	"colophon/internal/pg"
 	"colophon/internal/vault"
@@ -60,9 +60,9 @@ func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error 
 	for _, pool := range []struct {
 		flag string
 		*pgxpool.Pool
-	}{{"--database-url", b.pool}, {"--database-direct-url", b.direct}} {
+	}{{"--database-url", b.Pool}, {"--database-direct-url", b.Direct}} {
 		var login migrations.Login
-		err := retryUntilAvailable(ctx, b.log, func() (err error) { login, err = migrations.LoginOf(ctx, pool.Pool); return err })
+		err := database.Retry(ctx, b.log, func() (err error) { login, err = migrations.LoginOf(ctx, pool.Pool); return err })
 		if err != nil {
 			return err
 		}
@@ -70,11 +70,27 @@ func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error 
 			faults = append(faults, fmt.Sprintf("%s: the login %s %s, so a stolen connection can rewrite the log of events: "+
 				"migrate with this URL, and give the service a login that is only a member of %s", pool.flag, login.Name, login.Power, migrations.AppRole))
 		}
-		if b.pool == b.direct {
+		if b.Pool == b.Direct {
 			break
 		}
 	}
 	return f.report(r, faults, b.log)
+}
+
+// checkDurability returns an error if the database may lose accepted jobs in a crash and
+// production is set. Without production, it logs a warning.
+func (b *base) checkDurability(ctx context.Context, production bool) error {
+	unsafe, err := b.Unsafe(ctx)
+	if err != nil {
+		return err
+	}
+	if production && len(unsafe) > 0 {
+		return &usageError{errors.New("--production refuses to start:\n  --database-url: " + strings.Join(unsafe, "\n  --database-url: ") + "\n")}
+	}
+	for _, setting := range unsafe {
+		b.log.WarnContext(ctx, "database may lose accepted jobs in a crash", "fault", setting)
+	}
+	return nil
 }
 
 func (f *databaseFlags) faults() (faults []string) {
@@ -82,7 +98,7 @@ func (f *databaseFlags) faults() (faults []string) {
 	if f.KeyFile != "" {
 		flag = "--master-key-file"
 	}
-	key, err := f.readMasterKey()
+	key, err := f.options(nil).ReadMasterKey()
 	switch {
 	case err != nil && f.KeyFile != "":
 		faults = append(faults, err.Error())
@@ -135,16 +151,4 @@ func (f *adminFlags) faults() []string {
 		return nil
 	}
 	return []string{"--admin-listen: other machines can read the memory of this process: use 127.0.0.1"}
-}
-
-// digest is the value of --weights-digest, such as sha256:248d….
-type digest string
-
-func (d *digest) UnmarshalText(text []byte) error {
-	name, ok := strings.CutPrefix(string(text), "sha256:")
-	if raw, err := hex.DecodeString(name); !ok || err != nil || len(raw) != 32 {
-		return errors.New("want sha256: and 64 hexadecimal digits")
-	}
-	*d = digest("sha256:" + strings.ToLower(name))
-	return nil
 }

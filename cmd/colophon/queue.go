@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"colophon/jobs"
+	"colophon/model/catalog"
 )
 
 type queueCmd struct {
@@ -21,7 +22,7 @@ type queueListCmd struct{ databaseFlags }
 
 func (c *queueListCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
-		found, err := jobs.FindWaiting(ctx, b.pool)
+		found, err := jobs.FindWaiting(ctx, b.Pool)
 		if err != nil {
 			return err
 		}
@@ -36,13 +37,13 @@ func (c *queueListCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) e
 
 type queueReassignCmd struct {
 	databaseFlags
-	From digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that the jobs were accepted for (see queue list)."`
-	To   digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that may run them."`
+	From catalog.Digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that the jobs were accepted for (see queue list)."`
+	To   catalog.Digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that may run them."`
 }
 
 func (c *queueReassignCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
-		reassigned, started, err := jobs.Reassign(ctx, b.pool, b.store, string(c.From), string(c.To))
+		reassigned, started, err := jobs.Reassign(ctx, b.Pool, b.store, string(c.From), string(c.To))
 		fmt.Fprintf(t.out, "%d jobs reassigned\n", reassigned)
 		if started > 0 {
 			fmt.Fprintf(t.out, "%d jobs left: they have started, so their texts need the same weights to the end (colophon queue cancel ends them)\n", started)
@@ -53,12 +54,12 @@ func (c *queueReassignCmd) Run(ctx context.Context, t *terminal, log *slog.Logge
 
 type queueCancelCmd struct {
 	databaseFlags
-	Weights digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that the jobs were accepted for (see queue list)."`
+	Weights catalog.Digest `arg:"" placeholder:"sha256:HEX" help:"Digest of the weights that the jobs were accepted for (see queue list)."`
 }
 
 func (c *queueCancelCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
-		n, err := jobs.CancelWaiting(ctx, b.pool, b.store, string(c.Weights))
+		n, err := jobs.CancelWaiting(ctx, b.Pool, b.store, string(c.Weights))
 		fmt.Fprintf(t.out, "%d jobs cancelled\n", n)
 		return err
 	})

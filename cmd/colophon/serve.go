@@ -14,7 +14,10 @@ import (
 	"time"
 
 	"colophon/api"
+	"colophon/internal/database"
+	"colophon/internal/datadir"
 	"colophon/internal/httpd"
+	"colophon/internal/install"
 	"colophon/internal/limit"
 	"colophon/internal/policy"
 	"colophon/jobs"
@@ -27,6 +30,10 @@ type upCmd struct {
 	listenFlags `group:"HTTP:" set:"rate_limits=memory"`
 	workFlags
 	installFlags
+}
+
+type installFlags struct {
+	InstallPostgres bool `help:"Install PostgreSQL with the package manager of the system if this machine lacks it. The commands are shown first. Without the flag, up asks on a terminal ($COLOPHON_INSTALL_POSTGRES)."`
 }
 
 type apiCmd struct {
@@ -107,9 +114,19 @@ func (c *workerCmd) roles() roles { return roles{work: &c.workFlags} }
 func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	r := c.roles()
 	if c.DatabaseURL == "" {
-		r.install = func(ctx context.Context) error { return c.installer(t).ensure(ctx, c.InstallPostgres, t) }
+		r.install = func(ctx context.Context) error { return c.install(ctx, t) }
 	}
 	return c.run(ctx, r, t, known, log)
+}
+
+// install installs PostgreSQL if it is missing, with consent.
+func (c *upCmd) install(ctx context.Context, t *terminal) error {
+	// Standard output is for the line that says when the service is ready.
+	err := install.New(c.options(nil).ClusterDir(), c.PGBin, t.in, t.err).Ensure(ctx, c.InstallPostgres)
+	if errors.Is(err, install.ErrNoConsent) {
+		err = fmt.Errorf("%w\nwith --install-postgres, `colophon up` runs the commands above", err)
+	}
+	return err
 }
 
 func (c *apiCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, log *slog.Logger) error {
@@ -161,7 +178,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		m = jobs.Model{Name: source.Name, Weights: weights, Context: window, Encode: tokenizer.Encode}
 	}
 	if r.alone() && f.DatabaseURL == "" {
-		release, err := holdData(f.Data, "up --listen "+r.listen.Listen)
+		release, err := datadir.Hold(f.Data, "up --listen "+r.listen.Listen)
 		if err != nil {
 			return err
 		}
@@ -193,7 +210,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		if err := b.checkDurability(ctx, f.Production); err != nil {
 			return err
 		}
-		defer background(ctx, rules.Run, b.watchReplication)()
+		defer background(ctx, rules.Run, b.WatchReplication)()
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()
 		if admin != nil {
@@ -291,8 +308,8 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, message string
 // its jobs, but no longer than the grace period.
 func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
 	var worker *jobs.Worker
-	err = retryUntilAvailable(ctx, b.log, func() (err error) {
-		if worker, err = jobs.NewWorker(b.direct, b.store, e, rules, slots, quiet(b.log)); err != nil {
+	err = database.Retry(ctx, b.log, func() (err error) {
+		if worker, err = jobs.NewWorker(b.Direct, b.store, e, rules, slots, b.log); err != nil {
 			return err
 		}
 		return worker.Start(ctx)
@@ -320,11 +337,11 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	if err != nil {
 		return nil, err
 	}
-	queue, err := jobs.NewQueue(b.pool, b.store, m, rules, f.jobLimits(), quiet(b.log))
+	queue, err := jobs.NewQueue(b.Pool, b.store, m, rules, f.jobLimits(), b.log)
 	if err != nil {
 		return nil, err
 	}
-	limits, err := f.rateLimits(b.pool)
+	limits, err := f.rateLimits(b.Pool)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +364,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	// need it.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
-		func(ctx context.Context) { limit.RemoveOld(ctx, b.pool, b.log) },
+		func(ctx context.Context) { limit.RemoveOld(ctx, b.Pool, b.log) },
 		func(ctx context.Context) { accounts.Run(ctx, b.log) },
 	)
 	servers.Serve(e.public, handler)

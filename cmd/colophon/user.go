@@ -14,6 +14,7 @@ import (
 	"colophon/events"
 	"colophon/internal/auth"
 	"colophon/internal/console"
+	"colophon/internal/database"
 	"colophon/jobs"
 )
 
@@ -21,8 +22,8 @@ import (
 // wrong passwords.
 func (b *base) accounts(ctx context.Context, unthrottled bool) (*auth.Service, error) {
 	var accounts *auth.Service
-	err := retryUntilAvailable(ctx, b.log, func() (err error) {
-		accounts, err = auth.New(ctx, b.pool, b.store, b.vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
+	err := database.Retry(ctx, b.log, func() (err error) {
+		accounts, err = auth.New(ctx, b.Pool, b.store, b.Vault, auth.Options{Issuer: "colophon", Audience: "colophon", Unthrottled: unthrottled})
 		return err
 	})
 	if err != nil {

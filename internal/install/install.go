@@ -1,9 +1,13 @@
-package main
+// Package install installs PostgreSQL with the package manager of the system: apt-get,
+// dnf, apk or brew. It shows each command before it runs the command, and runs none
+// without consent. A user other than root needs sudo, except for brew.
+package install
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,43 +16,47 @@ import (
 	"colophon/internal/pg"
 )
 
-type installFlags struct {
-	InstallPostgres bool `help:"Install PostgreSQL with the package manager of the system if this machine lacks it. The commands are shown first. Without the flag, up asks on a terminal ($COLOPHON_INSTALL_POSTGRES)."`
-}
+// ErrNoConsent occurs when PostgreSQL is missing and there is nobody to ask.
+var ErrNoConsent = errors.New("PostgreSQL was not installed, because nobody agreed to it")
 
-// installer installs PostgreSQL with the package manager of the system.
-type installer struct {
-	root      bool // whether this process may install packages
+// Installer installs PostgreSQL with the package manager of the system.
+type Installer struct {
+	in        io.Reader // answers questions
+	out       io.Writer // gets questions and the output of the commands
+	root      bool      // whether this process may install packages
 	lookPath  func(program string) (string, error)
 	installed func(context.Context) error // pg.ErrNoServer if PostgreSQL is missing
 	run       func(ctx context.Context, command []string) error
 }
 
-// installer returns the installer of this machine.
-func (f *databaseFlags) installer(t *terminal) installer {
-	return installer{
+// New returns the installer of this machine. PostgreSQL is missing if pg.Installed does not
+// find it for the directories of the cluster and of the programs. Questions are read from
+// in and written to out.
+func New(cluster, bin string, in io.Reader, out io.Writer) Installer {
+	return Installer{
+		in: in, out: out,
 		root:     os.Geteuid() == 0,
 		lookPath: exec.LookPath,
 		installed: func(ctx context.Context) error {
-			return pg.Installed(ctx, f.clusterDir(), f.PGBin)
+			return pg.Installed(ctx, cluster, bin)
 		},
 		run: func(ctx context.Context, command []string) error {
 			cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 			// A killed package manager could leave a half-installed package.
 			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-			if in, ok := t.in.(*os.File); ok {
-				cmd.Stdin = in // sudo asks for a password
+			if file, ok := in.(*os.File); ok {
+				cmd.Stdin = file // sudo asks for a password
 			}
-			// Standard output is for the line that says when the service is ready.
-			cmd.Stdout, cmd.Stderr = t.err, t.err
+			cmd.Stdout, cmd.Stderr = out, out
 			return cmd.Run()
 		},
 	}
 }
 
-// ensure installs PostgreSQL if it is missing and the user consents, by the flag or on the
-// terminal.
-func (i installer) ensure(ctx context.Context, consent bool, t *terminal) error {
+// Ensure installs PostgreSQL if it is missing and the user consents. If consent is false,
+// Ensure asks on the terminal. Without a terminal it returns ErrNoConsent. Every error
+// wraps pg.ErrNoServer, unless a command failed.
+func (i Installer) Ensure(ctx context.Context, consent bool) error {
 	err := i.installed(ctx)
 	if !errors.Is(err, pg.ErrNoServer) {
 		return nil // any other error is reported at the start of the server
@@ -56,19 +64,19 @@ func (i installer) ensure(ctx context.Context, consent bool, t *terminal) error 
 	commands, commandsErr := i.commands()
 	if commandsErr != nil {
 		if consent {
-			err = fmt.Errorf("--install-postgres: %w\n%w", commandsErr, err)
+			err = fmt.Errorf("%w\n%w", commandsErr, err)
 		}
 		return err
 	}
-	fmt.Fprintln(t.err, "PostgreSQL is missing on this machine. These commands install it:")
+	fmt.Fprintln(i.out, "PostgreSQL is missing on this machine. These commands install it:")
 	for _, command := range commands {
-		fmt.Fprintln(t.err, "  "+strings.Join(command, " "))
+		fmt.Fprintln(i.out, "  "+strings.Join(command, " "))
 	}
 	if !consent {
-		if !console.IsTerminal(t.in) {
-			return fmt.Errorf("%w\nwith --install-postgres, `colophon up` runs the commands above", err)
+		if !console.IsTerminal(i.in) {
+			return fmt.Errorf("%w\n%w", err, ErrNoConsent)
 		}
-		if consent, err = confirm(ctx, t); err != nil || !consent {
+		if consent, err = i.confirm(ctx); err != nil || !consent {
 			return errors.Join(err, pg.ErrNoServer)
 		}
 	}
@@ -84,9 +92,9 @@ func (i installer) ensure(ctx context.Context, consent bool, t *terminal) error 
 }
 
 // confirm asks whether to run the commands.
-func confirm(ctx context.Context, t *terminal) (bool, error) {
-	fmt.Fprint(t.err, "Run them now? [y/N] ")
-	line, err := console.ReadLine(ctx, t.in)
+func (i Installer) confirm(ctx context.Context) (bool, error) {
+	fmt.Fprint(i.out, "Run them now? [y/N] ")
+	line, err := console.ReadLine(ctx, i.in)
 	if err != nil {
 		return false, fmt.Errorf("read answer: %w", err)
 	}
@@ -95,7 +103,7 @@ func confirm(ctx context.Context, t *terminal) (bool, error) {
 }
 
 // commands returns the commands that install PostgreSQL on this system.
-func (i installer) commands() ([][]string, error) {
+func (i Installer) commands() ([][]string, error) {
 	managers := [][][]string{
 		{
 			{"apt-get", "update"},

@@ -1,4 +1,4 @@
-package main
+package database
 
 import (
 	"context"
@@ -17,7 +17,7 @@ var errPooler = errors.New("the URL leads to a pooler that shares sessions betwe
 	"set COLOPHON_DATABASE_DIRECT_URL to a URL of the same database without the pooler, and leave DATABASE_URL as it is")
 
 // refusePooler returns an error if the URL for sessions that last leads to a pooler.
-func (d *database) refusePooler(ctx context.Context, log *slog.Logger) error {
+func (d *server) refusePooler(ctx context.Context, log *slog.Logger) error {
 	if d.cluster != nil {
 		return nil
 	}
@@ -25,7 +25,7 @@ func (d *database) refusePooler(ctx context.Context, log *slog.Logger) error {
 	defer cancel()
 	pooled, err := connect(ctx, log, func(ctx context.Context) (bool, error) { return pg.Pooled(ctx, d.lasting()) })
 	if pooled {
-		err = &usageError{fmt.Errorf("--database-direct-url: %w", errPooler)}
+		err = &OptionError{"database-direct-url", errPooler}
 	}
 	return err
 }
@@ -56,7 +56,7 @@ func checkPooled(ctx context.Context, pool, direct *pgxpool.Pool) error {
 		return err
 	}
 	if err := login.WithoutSet(); err != nil {
-		return &usageError{fmt.Errorf("--database-url: behind a pooler %w", err)}
+		return &OptionError{"database-url", fmt.Errorf("behind a pooler %w", err)}
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func sameDatabase(ctx context.Context, pools ...*pgxpool.Pool) error {
 			return fmt.Errorf("identify the database: %w", err)
 		}
 		if i > 0 && id != first {
-			return &usageError{errors.New("--database-direct-url: it leads to another database than --database-url")}
+			return &OptionError{"database-direct-url", errors.New("it leads to another database than the database URL")}
 		}
 		first = id
 	}

@@ -1,9 +1,10 @@
-package main
+package install
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -20,8 +21,9 @@ type machine struct {
 	ran       []string // commands
 }
 
-func (m *machine) installer() installer {
-	return installer{
+func (m *machine) installer(out io.Writer) Installer {
+	return Installer{
+		in: strings.NewReader("y\n"), out: out,
 		root: m.root,
 		lookPath: func(program string) (string, error) {
 			if strings.Contains(" "+m.programs+" ", " "+program+" ") {
@@ -43,7 +45,7 @@ func (m *machine) installer() installer {
 	}
 }
 
-// TestPostgresIsInstalledOnlyWithConsent runs `up` on machines with and without
+// TestPostgresIsInstalledOnlyWithConsent calls Ensure on machines with and without
 // PostgreSQL. Each command must have been shown before it runs.
 func TestPostgresIsInstalledOnlyWithConsent(t *testing.T) {
 	t.Parallel()
@@ -62,12 +64,12 @@ func TestPostgresIsInstalledOnlyWithConsent(t *testing.T) {
 		"Alpine":                {machine{programs: "apk", root: true}, true, "apk add postgresql", ""},
 		"macOS":                 {machine{programs: "brew sudo"}, true, "brew install postgresql@17", ""},
 		"no package manager":    {machine{}, true, "", "no package manager"},
-		"without consent":       {machine{programs: "apt-get", root: true}, false, "", "--install-postgres"},
+		"without consent":       {machine{programs: "apt-get", root: true}, false, "", "nobody agreed"},
 		"PostgreSQL is there":   {machine{programs: "apt-get", root: true, installed: true}, true, "", ""},
 		"nothing was installed": {machine{programs: "brew", broken: true}, true, "brew install postgresql@17", "not found"},
 	} {
 		var said bytes.Buffer
-		err := c.machine.installer().ensure(t.Context(), c.consent, &terminal{in: strings.NewReader("y\n"), out: &bytes.Buffer{}, err: &said})
+		err := c.machine.installer(&said).Ensure(t.Context(), c.consent)
 		if got := strings.Join(c.machine.ran, "; "); got != c.ran || (err == nil) != (c.want == "") {
 			t.Errorf("%s: ran %q, %v", name, got, err)
 		}

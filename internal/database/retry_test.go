@@ -1,4 +1,4 @@
-package main
+package database
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 		} {
 			start := time.Now()
 			var calls int
-			err := retryUntilAvailable(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.errs[calls-1] })
+			err := Retry(t.Context(), slog.New(slog.DiscardHandler), func() error { calls++; return c.errs[calls-1] })
 			if !errors.Is(err, c.want) || calls != len(c.errs) || time.Since(start) != c.took {
 				t.Errorf("%v: %v after %d calls and %v", c.errs, err, calls, time.Since(start))
 			}
@@ -35,7 +35,7 @@ func TestStartingProcessWaitsForTheDatabase(t *testing.T) {
 		// stop without waiting for the database.
 		ctx, cancel := context.WithTimeout(t.Context(), 3*retryInterval/2)
 		defer cancel()
-		if err := retryUntilAvailable(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {
+		if err := Retry(ctx, slog.New(slog.DiscardHandler), func() error { return unavailable }); !errors.Is(err, unavailable) {
 			t.Error(err)
 		}
 	})

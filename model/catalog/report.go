@@ -1,0 +1,71 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"colophon/model/gpt2/hub"
+)
+
+// Verify compares the pulled files of a published model with the published digests. For
+// any other model it prints the digests and checks that the program can load the model. It
+// prints a line for each good file, and its error names the other files. Verify pulls
+// nothing. The error for an unknown name is a [NotFoundError].
+func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
+	if r, ok := l.Releases.Named(name); ok {
+		return verifyRelease(ctx, out, r, l.Dir)
+	}
+	found, err := Library{Releases: l.Releases}.Find(ctx, name)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, file := range Files() {
+		size, digest, err := DigestOf(found.Files, file)
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		fmt.Fprintf(out, "%-17s  sha256:%s  %d bytes\n", file, digest, size)
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return fmt.Errorf("%s cannot be loaded: %w", name, err)
+	}
+	config, err := found.Verify(ctx)
+	if err != nil {
+		return fmt.Errorf("%s cannot be loaded: %w", name, err)
+	}
+	_, err = fmt.Fprintf(out, "%s can be loaded: %d layers of %d heads, %d wide, %d token ids, context %d\n",
+		found.Name, config.Layers, config.Heads, config.Embd, config.Vocab, config.Context)
+	return err
+}
+
+// verifyRelease prints a line for each good file of a release. Its error names the other
+// files.
+func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
+	dir := r.Dir(models)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not in %s: run colophon model pull %[1]s", r.Name, dir)
+	}
+	var wrong []error
+	for _, f := range r.Files {
+		digest, err := r.Check(ctx, os.DirFS(dir), f)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			wrong = append(wrong, err)
+			continue
+		}
+		fmt.Fprintf(out, "%-17s  sha256:%s  as published\n", f.Name, digest)
+	}
+	if wrong != nil {
+		return fmt.Errorf("%s in %s is not as published (colophon model pull %[1]s replaces damaged files): %[3]w", r.Name, dir, errors.Join(wrong...))
+	}
+	_, err := fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
+	return err
+}
