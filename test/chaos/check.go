@@ -151,7 +151,7 @@ func (c *checker) compareText(where, text string, tokens []int, want text) {
 func checkClient(o observation, stream []event, want text) []Violation {
 	c := &checker{job: o.job}
 	c.checkEvents(o, stream, want)
-	c.checkSnapshots(o, want)
+	c.checkSnapshots(o, stream, want)
 	if len(o.events)+len(o.snapshots) == 0 {
 		c.add(Lost, "a client sees its job", "an event or a state", "nothing, as a %s client", o.mode)
 	}
@@ -177,7 +177,11 @@ func (c *checker) checkEvents(o observation, stream []event, want text) {
 			c.add(Duplicated, "a client is sent no earlier event", fmt.Sprintf("version %d", before+1), "version %d: a reset", e.Version)
 			return
 		}
-		if i < len(stream) && (e.Type != stream[i].Type || e.Text != stream[i].Text || !slices.Equal(e.Tokens, stream[i].Tokens)) {
+		if i >= len(stream) {
+			c.add(Lost, "a sent event stays on record", fmt.Sprintf("%s at version %d", e.Type, e.Version), "%d events", len(stream))
+			return
+		}
+		if e.Type != stream[i].Type || e.Text != stream[i].Text || !slices.Equal(e.Tokens, stream[i].Tokens) {
 			c.add(Changed, "a client is sent the stored event", fmt.Sprintf("%s %s at version %d", stream[i].Type, quote(stream[i].Text), i+1), "%s %s", e.Type, quote(e.Text))
 		}
 		tokens = append(tokens, e.Tokens...)
@@ -193,7 +197,7 @@ func (c *checker) checkEvents(o observation, stream []event, want text) {
 }
 
 // checkSnapshots checks the states of a job that a client polled.
-func (c *checker) checkSnapshots(o observation, want text) {
+func (c *checker) checkSnapshots(o observation, stream []event, want text) {
 	var before snapshot
 	for _, now := range o.snapshots {
 		if now.Version < before.Version {
@@ -206,6 +210,9 @@ func (c *checker) checkSnapshots(o observation, want text) {
 			c.add(Duplicated, "a job ends once", before.State, "%s afterwards", now.State)
 		}
 		before = now
+	}
+	if before.Version > len(stream) {
+		c.add(Lost, "a polled event stays on record", fmt.Sprintf("version %d", before.Version), "%d events", len(stream))
 	}
 	if len(o.snapshots) == 0 || len(o.events) > 0 {
 		return

@@ -3,10 +3,11 @@
 //
 //	go run ./test/chaos --jobs 120 --kills 25 --for 75s
 //
-// It starts a service of its own. This service has a private Postgres, API and worker
-// processes, and a [Proxy] on every connection between them. The command submits jobs
-// with fixed seeds, and clients follow these jobs. Meanwhile it kills, freezes, restarts
-// and cuts off the processes and Postgres. A seed decides the times. When every job has
+// It starts a service of its own. This service has a private Postgres with a synchronous
+// standby, API and worker processes, and a [Proxy] on every connection between them. The
+// command submits jobs with fixed seeds, and clients follow these jobs. Meanwhile it
+// kills, freezes, restarts and cuts off the processes and Postgres, promotes the standby,
+// makes Postgres read-only and sets its clock. A seed decides the times. When every job has
 // ended, the command compares the stored events and the observations of each client with
 // the expected text. The expected text is the text that an engine generates without
 // faults.

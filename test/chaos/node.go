@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,8 +30,8 @@ type node struct {
 	path     string // path of the program
 	args     []string
 	env      []string
-	database *Proxy
-	clients  *Proxy // nil for a worker
+	database network // a proxy for each server
+	clients  network // a proxy, or none for a worker
 	log      io.WriteCloser
 	note     func(format string, args ...any) // called for each failed start
 
@@ -43,18 +44,25 @@ type node struct {
 }
 
 // newNode returns a node with its proxies and its log. It does not start a process.
-func newNode(ctx context.Context, name, path, logs string, args, env []string, socket string) (*node, error) {
+func newNode(ctx context.Context, name, path, logs string, args, env []string, sockets [2]string) (*node, error) {
 	n := &node{name: name, path: path, args: args, env: env}
-	var err error
-	if n.database, err = NewProxy(ctx); err != nil {
-		return nil, err
-	}
-	n.database.Serve("unix", socket)
-	if strings.HasPrefix(name, "api-") {
-		if n.clients, err = NewProxy(ctx); err != nil {
+	for _, socket := range sockets {
+		proxy, err := NewProxy(ctx)
+		if err != nil {
 			return nil, err
 		}
+		proxy.Serve("unix", socket)
+		proxy.Delay(usualDelay)
+		n.database = append(n.database, proxy)
 	}
+	if strings.HasPrefix(name, "api-") {
+		proxy, err := NewProxy(ctx)
+		if err != nil {
+			return nil, err
+		}
+		n.clients = network{proxy}
+	}
+	var err error
 	n.log, err = os.Create(filepath.Join(logs, name+".log"))
 	return n, err
 }
@@ -68,10 +76,8 @@ func (n *node) close() {
 	if p != nil {
 		p.Kill()
 	}
-	for _, proxy := range []*Proxy{n.database, n.clients} {
-		if proxy != nil {
-			proxy.Close()
-		}
+	for _, proxy := range slices.Concat(n.database, n.clients) {
+		proxy.Close()
 	}
 	if n.log != nil {
 		n.log.Close()
@@ -114,8 +120,16 @@ func (n *node) startOnce(ctx context.Context) error {
 	n.generation++
 	writer := fmt.Sprintf("%s.%d", n.name, n.generation)
 	fmt.Fprintf(n.log, "--- %s\n", writer)
-	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Host: n.database.Addr(), Path: "/colophon"}
-	at.RawQuery = url.Values{"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"}}.Encode()
+	var hosts, ports []string
+	for _, proxy := range n.database {
+		host, port, _ := strings.Cut(proxy.Addr(), ":")
+		hosts, ports = append(hosts, host), append(ports, port)
+	}
+	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Path: "/colophon"}
+	at.RawQuery = url.Values{
+		"host": {strings.Join(hosts, ",")}, "port": {strings.Join(ports, ",")},
+		"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"},
+	}.Encode()
 	p, err := program.Start(n.log, append([]string{"DATABASE_URL=" + at.String()}, n.env...), n.path, n.args...)
 	n.running = p
 	n.mu.Unlock()
@@ -132,12 +146,12 @@ func (n *node) startOnce(ctx context.Context) error {
 		p.Kill()
 		return err
 	}
-	if n.clients != nil {
+	for _, proxy := range n.clients {
 		at, err := url.Parse(base)
 		if err != nil {
 			return err
 		}
-		n.clients.Serve("tcp", at.Host)
+		proxy.Serve("tcp", at.Host)
 	}
 	return nil
 }
@@ -188,27 +202,35 @@ func (n *node) inject(ctx context.Context, f fault, injected func()) error {
 	return n.start(ctx)
 }
 
-// inject injects a fault into the connections of the proxy, then removes the fault. It
+// network has the proxies between a process and its clients, or its servers.
+type network []*Proxy
+
+// inject injects a fault into the connections of all proxies, then removes the fault. It
 // calls the function injected once, when the fault has taken effect.
-func (p *Proxy) inject(ctx context.Context, f fault, usual time.Duration, injected func()) error {
-	defer p.Unblock()
+func (n network) inject(ctx context.Context, f fault, usual time.Duration, injected func()) error {
+	all := func(do func(*Proxy)) {
+		for _, p := range n {
+			do(p)
+		}
+	}
+	defer all((*Proxy).Unblock)
 	switch f.action {
 	case cut:
-		p.Cut()
+		all((*Proxy).Cut)
 		injected()
 		return nil
 	case slow:
-		p.Delay(usual + 150*time.Millisecond)
-		defer p.Delay(usual)
+		all(func(p *Proxy) { p.Delay(usual + 150*time.Millisecond) })
+		defer all(func(p *Proxy) { p.Delay(usual) })
 	case deafen:
-		p.Block(answers)
+		all(func(p *Proxy) { p.Block(answers) })
 	default:
-		p.Block(requests, answers)
+		all(func(p *Proxy) { p.Block(requests, answers) })
 	}
 	injected()
 	err := sleep(ctx, f.lasts)
 	if f.action == lose || f.action == deafen {
-		p.Cut()
+		all((*Proxy).Cut)
 	}
 	return err
 }

@@ -33,8 +33,14 @@ const (
 	shoot    action = "shoot"     // SIGKILL to one backend of Postgres; Postgres then ends all backends and recovers
 	setClock action = "set clock" // the database's clock is set forward, then back
 
+	promote      action = "promote"       // SIGKILL to all of Postgres; its synchronous standby takes over
+	writeProtect action = "write-protect" // Postgres refuses all writes
+
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
+
+// kinds are the kinds of faults, in the order of the report.
+var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods"}
 
 // kind returns the kind of fault to which the action belongs. The report counts faults by
 // kind.
@@ -48,6 +54,10 @@ func (a action) kind() string {
 		return "restarts"
 	case setClock:
 		return "settings of the clock"
+	case promote:
+		return "promotions"
+	case writeProtect:
+		return "read-only periods"
 	}
 	return "cuts"
 }
@@ -57,7 +67,8 @@ const faultFreeShare = 0.06
 
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
 // and the same number of cuts. The freezes are a third of that number, and the restarts
-// are a fifth, both rounded up. The settings of the clock are a tenth.
+// are a fifth, both rounded up. The settings of the clock are a tenth, the read-only periods
+// a twelfth, and the promotions a twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -121,6 +132,12 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	}
 	for range (kills + 9) / 10 { // longer than the lease
 		add("postgres", setClock, between(4*time.Second, 8*time.Second))
+	}
+	for range (kills + 11) / 12 {
+		add("postgres", writeProtect, between(2*time.Second, 5*time.Second))
+	}
+	for range (kills + 24) / 25 {
+		add("postgres", promote, 0)
 	}
 	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	return faults

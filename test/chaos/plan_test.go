@@ -20,9 +20,9 @@ func TestSeedDecidesThePlan(t *testing.T) {
 		if diff := cmp.Diff(faults, plan(seed, kills, workers, apis, during), cmp.AllowUnexported(fault{})); diff != "" {
 			t.Fatalf("the same seed makes another plan:\n%s", diff)
 		}
-		kinds := map[string]int{}
+		planned := map[string]int{}
 		for _, f := range faults {
-			kinds[f.action.kind()]++
+			planned[f.action.kind()]++
 			if f.at < time.Duration(faultFreeShare*float64(during)) || f.at > during || f.lasts < 0 || f.lasts > 15*time.Second {
 				t.Errorf("fault out of bounds: %+v", f)
 			}
@@ -30,12 +30,22 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			if (network != "") != (f.action.kind() == "cuts") {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
-			if slices.Contains([]action{crash, shoot, refresh, setClock}, f.action) != (name == "postgres") && f.action != freeze {
+			if slices.Contains([]action{crash, shoot, refresh, setClock, promote, writeProtect}, f.action) != (name == "postgres") && f.action != freeze {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
 		}
-		if kinds["kills"] != kills || kinds["cuts"] != kills || kinds["freezes"] < kills/3 || kinds["restarts"] < kills/5 || kinds["settings of the clock"] < kills/10 {
-			t.Errorf("%d kills requested, planned %v", kills, kinds)
+		for kind, least := range map[string]int{
+			"kills": kills, "cuts": kills, "freezes": kills / 3, "restarts": kills / 5, "settings of the clock": kills / 10,
+			"read-only periods": kills / 12, "promotions": kills / 25,
+		} {
+			if n := planned[kind]; n == 0 || n < least || n > least+1 {
+				t.Errorf("%d kills requested, planned %d %s", kills, n, kind)
+			}
+		}
+		for kind := range planned {
+			if !slices.Contains(kinds, kind) {
+				t.Errorf("%q is not in the report", kind)
+			}
 		}
 		if !slices.IsSortedFunc(faults, func(a, b fault) int { return int(a.at - b.at) }) {
 			t.Error("the faults are not ordered by time")

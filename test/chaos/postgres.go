@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os/exec"
+	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,168 +18,206 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// postgres is the private server of a run. Its methods are not safe for concurrent use.
+// postgres has the two private servers of a run: a primary, and a synchronous standby. Its
+// methods are not safe for concurrent use. The pool is.
 type postgres struct {
 	dir  string
 	bin  string
-	pool *pgxpool.Pool // connects as the owner of the database, without a proxy
+	logs string        // directory for the servers' logs
+	pool *pgxpool.Pool // connects to the primary as the owner of the database, without a proxy
 
-	cluster *pg.Cluster
+	clusters [2]*pg.Cluster
+	primary  int // index in clusters
 }
 
-// startPostgres starts the server and opens a pool that observes it.
-func startPostgres(ctx context.Context, dir, bin string) (*postgres, error) {
-	p := &postgres{dir: filepath.Join(dir, "postgres"), bin: bin}
-	if err := p.start(ctx); err != nil {
+// startPostgres starts the servers and opens a pool that observes the primary.
+func startPostgres(ctx context.Context, dir, bin, logs string) (_ *postgres, err error) {
+	p := &postgres{dir: dir, bin: bin, logs: logs}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if err := p.start(ctx, p.primary); err != nil {
 		return nil, err
 	}
-	var err error
-	if p.pool, err = pg.Connect(ctx, p.cluster.URL(), ""); err != nil {
-		return nil, errors.Join(err, p.close())
+	// After a crash of the primary, its standby tries to connect at this interval. Commits
+	// wait for the standby. The default is 5 s.
+	if err := p.set(ctx, "wal_retrieve_retry_interval", "200ms"); err != nil {
+		return nil, err
 	}
-	return p, nil
+	if err := p.addStandby(ctx); err != nil {
+		return nil, err
+	}
+	both, err := p.both()
+	if err != nil {
+		return nil, err
+	}
+	p.pool, err = pg.Connect(ctx, both, "")
+	return p, err
 }
 
-func (p *postgres) start(ctx context.Context) error {
+// both returns the URL of the owner's database on either server. The clients of the URL
+// find the primary.
+func (p *postgres) both() (string, error) {
+	var hosts, ports []string
+	var at *url.URL
+	for _, c := range p.clusters {
+		var err error
+		if at, err = url.Parse(c.URL()); err != nil {
+			return "", err
+		}
+		hosts, ports = append(hosts, at.Query().Get("host")), append(ports, at.Query().Get("port"))
+	}
+	query := at.Query()
+	query.Set("host", strings.Join(hosts, ","))
+	query.Set("port", strings.Join(ports, ","))
+	at.RawQuery = query.Encode()
+	return at.String(), nil
+}
+
+// sockets returns the sockets of the servers, which stay the same after each start.
+func (p *postgres) sockets() (sockets [2]string, err error) {
+	for i, c := range p.clusters {
+		at, err := url.Parse(c.URL())
+		if err != nil {
+			return sockets, err
+		}
+		sockets[i] = filepath.Join(at.Query().Get("host"), ".s.PGSQL."+at.Query().Get("port"))
+	}
+	return sockets, nil
+}
+
+func (p *postgres) serverDir(i int) string {
+	return filepath.Join(p.dir, fmt.Sprintf("postgres-%d", i+1))
+}
+
+// start starts a server that is down.
+func (p *postgres) start(ctx context.Context, i int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cluster, err := pg.Start(ctx, p.dir, pg.Options{Bin: p.bin})
+	cluster, err := pg.Start(ctx, p.serverDir(i), pg.Options{Bin: p.bin})
 	if err == nil {
-		p.cluster = cluster
+		p.clusters[i] = cluster
 	}
 	return err
 }
 
+// addStandby makes a new standby of the primary, in place of the other server, which must
+// be down. When addStandby returns, the commits of the primary wait for the standby.
+func (p *postgres) addStandby(ctx context.Context) error {
+	other := 1 - p.primary
+	if err := errors.Join(p.keepLogs(other), os.RemoveAll(p.serverDir(other))); err != nil {
+		return err
+	}
+	if err := pgtest.CopyServer(ctx, p.clusters[p.primary].URL(), p.serverDir(other)); err != nil {
+		return err
+	}
+	if err := p.start(ctx, other); err != nil {
+		return err
+	}
+	if err := p.set(ctx, "synchronous_standby_names", "*"); err != nil {
+		return err
+	}
+	return p.awaitStandby(ctx)
+}
+
+// awaitStandby waits until the standby has everything that the primary has committed, and
+// all commits of the primary wait for the standby.
+func (p *postgres) awaitStandby(ctx context.Context) error {
+	return p.until(ctx, p.primary, `select exists (select from pg_stat_replication where state = 'streaming' and sync_state = 'sync')`)
+}
+
+// set changes a setting of the primary in all sessions. It works on a server that is
+// read-only.
+func (p *postgres) set(ctx context.Context, setting, value string) error {
+	conn, err := pgx.Connect(ctx, p.clusters[p.primary].URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err = conn.Exec(ctx, `alter system set `+setting+` = '`+value+`'`); err == nil {
+		_, err = conn.Exec(ctx, `select pg_reload_conf()`)
+	}
+	if err != nil {
+		return fmt.Errorf("set %s: %w", setting, err)
+	}
+	return nil
+}
+
+// until repeats a query on a server until its result is true.
+func (p *postgres) until(ctx context.Context, i int, sql string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.clusters[i].URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for {
+		var done bool
+		if err := conn.QueryRow(ctx, sql).Scan(&done); err != nil || done {
+			return err
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("wait for %q: %w", sql, err)
+		}
+	}
+}
+
+// close stops the servers and keeps their logs.
 func (p *postgres) close() error {
 	if p.pool != nil {
 		p.pool.Close()
 	}
-	p.stop(0)
-	select {
-	case <-p.cluster.Exited():
-		return nil
-	default:
-		return errors.New("postgres is still running after its stop")
+	var errs []error
+	for i, c := range p.clusters {
+		if c == nil {
+			continue
+		}
+		p.stop(i, 0)
+		select {
+		case <-c.Exited():
+		default:
+			errs = append(errs, errors.New("postgres is still running after its stop"))
+		}
+		errs = append(errs, p.keepLogs(i))
 	}
+	return errors.Join(errs...)
 }
 
-// stop stops the server in order. If the server still runs after the given time, stop
-// ends it at once. A recovering server may ignore an ordinary stop.
-func (p *postgres) stop(within time.Duration) {
+// stop stops a server in order. If the server still runs after the given time, stop ends it
+// at once. A recovering server may ignore an ordinary stop.
+func (p *postgres) stop(i int, within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	_ = p.cluster.Stop(ctx) // an error means that the server recovers at its next start
+	_ = p.clusters[i].Stop(ctx) // an error means that the server recovers at its next start
 }
 
-func (p *postgres) socket() (string, error) {
-	at, err := url.Parse(p.cluster.URL())
+// kill ends all processes of a server at once.
+func (p *postgres) kill(i int) error {
+	pids, err := pgtest.Processes(p.clusters[i].PID())
 	if err != nil {
-		return "", err
-	}
-	return filepath.Join(at.Query().Get("host"), ".s.PGSQL."+at.Query().Get("port")), nil
-}
-
-// inject injects a fault into the server, then makes the server run again. It calls the
-// function injected once, when the fault has taken effect.
-func (p *postgres) inject(ctx context.Context, f fault, injected func()) error {
-	switch f.action {
-	case freeze:
-		return p.freeze(ctx, f.lasts, injected)
-	case shoot:
-		return p.shoot(ctx, injected)
-	case setClock:
-		return p.setClock(ctx, f.lasts, injected)
-	case refresh:
-		p.stop(10 * time.Second)
-	default:
-		p.stop(0)
-	}
-	injected()
-	if err := sleep(ctx, f.lasts); err != nil {
-		return err
-	}
-	return p.start(ctx)
-}
-
-// backends returns the process ids of the server's processes that match an SQL condition.
-// While the server does not answer, backends tries again for up to 30 seconds.
-func (p *postgres) backends(ctx context.Context, condition string) ([]int, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		rows, _ := p.pool.Query(ctx, `select pid from pg_stat_activity where `+condition)
-		pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
-		if err == nil {
-			return pids, nil
-		}
-		if sleep(ctx, 100*time.Millisecond) != nil {
-			return nil, fmt.Errorf("list the processes of postgres: %w", err)
-		}
-	}
-}
-
-// shoot kills a backend of a node, as the kernel does when memory runs out. The server then
-// ends all backends and recovers. shoot returns when the server answers again.
-func (p *postgres) shoot(ctx context.Context, injected func()) error {
-	pids, err := p.backends(ctx, `application_name ~ '^(worker|api)-' order by backend_start desc limit 1`)
-	if err != nil {
-		return err
+		return fmt.Errorf("list the processes of postgres: %w", err)
 	}
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // the backend may have ended
+		_ = syscall.Kill(pid, syscall.SIGKILL) // the process may have ended
 	}
-	injected()
-	_, err = p.backends(ctx, `false`) // waits for the recovery
-	return err
+	<-p.clusters[i].Exited()
+	return nil
 }
 
-// clockAhead is the time by which setClock sets the clock forward. Never setting it back
-// further than that keeps access tokens valid.
-const clockAhead = 15 * time.Second
-
-// setClock sets the database's clock forward for the given time, and then back.
-func (p *postgres) setClock(ctx context.Context, lasts time.Duration, injected func()) error {
-	// The server may just have recovered from another fault and have cut the pool's
-	// connections.
-	if _, err := p.backends(ctx, `false`); err != nil {
-		return err
-	}
-	if err := pgtest.SetClock(ctx, p.pool, clockAhead); err != nil {
-		return err
-	}
-	injected()
-	err := sleep(ctx, lasts)
-	return errors.Join(err, pgtest.SetClock(context.WithoutCancel(ctx), p.pool, 0))
-}
-
-// freeze stops all processes of the server with SIGSTOP for the given time.
-func (p *postgres) freeze(ctx context.Context, lasts time.Duration, injected func()) error {
-	pids, err := p.backends(ctx, `pid <> pg_backend_pid()`)
+// keepLogs appends the logs of a server to those of the run. Each start of Postgres begins
+// a new log and keeps the log of the previous start.
+func (p *postgres) keepLogs(i int) error {
+	kept, err := os.OpenFile(filepath.Join(p.logs, filepath.Base(p.serverDir(i))+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	pids = append(pids, p.cluster.PID())
-	all := func(s syscall.Signal) {
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, s) // the process may have ended
-		}
+	for _, name := range []string{"log.1", "log"} {
+		text, _ := os.ReadFile(filepath.Join(p.serverDir(i), name)) // the error is ignored, because one of the two logs may be missing
+		_, writeErr := kept.Write(text)
+		err = errors.Join(err, writeErr)
 	}
-	// If this process dies meanwhile, guard wakes the server. Then the server can exit.
-	guard := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", `sleep "$1"; shift; kill -CONT "$@"`, "sh", fmt.Sprint(int(lasts.Seconds())+2))
-	for _, pid := range pids {
-		guard.Args = append(guard.Args, fmt.Sprint(pid))
-	}
-	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := guard.Start(); err != nil {
-		return fmt.Errorf("start the process that wakes postgres: %w", err)
-	}
-	defer func() {
-		_ = syscall.Kill(-guard.Process.Pid, syscall.SIGKILL)
-		_ = guard.Wait()
-	}()
-	all(syscall.SIGSTOP)
-	injected()
-	err = sleep(ctx, lasts)
-	all(syscall.SIGCONT)
-	return err
+	return errors.Join(err, kept.Close())
 }

@@ -12,9 +12,13 @@ import (
 
 // resultLines returns the lines with the numbers of faults and violations.
 func resultLines(r *Report) []string {
+	var faults []string
+	for _, kind := range kinds {
+		faults = append(faults, fmt.Sprintf("%d %s", r.Kinds[kind], kind))
+	}
+	last := len(faults) - 1
 	return []string{
-		fmt.Sprintf("%d jobs under %d kills, %d freezes, %d restarts, %d cuts and %d settings of the clock in %.0f s",
-			r.Jobs, r.Kinds["kills"], r.Kinds["freezes"], r.Kinds["restarts"], r.Kinds["cuts"], r.Kinds["settings of the clock"], r.Seconds),
+		fmt.Sprintf("%d jobs under %s and %s in %.0f s", r.Jobs, strings.Join(faults[:last], ", "), faults[last], r.Seconds),
 		fmt.Sprintf("%d lost, %d changed, %d duplicated, %d stuck; %d violations of any kind", r.Harms[Lost], r.Harms[Changed], r.Harms[Duplicated], r.Harms[Stuck], len(r.Violations)),
 	}
 }

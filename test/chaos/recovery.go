@@ -47,6 +47,7 @@ func recoveries(r *record, faults []injectedFault) []Distribution {
 			return f.action == freeze && strings.HasPrefix(f.target, "worker-") && f.lasts >= leaseLossFreeze
 		}},
 		{"Postgres crash", func(f injectedFault) bool { return f.action == crash || f.action == shoot }},
+		{"promotion of the standby", func(f injectedFault) bool { return f.action == promote }},
 	} {
 		var times, alone []time.Duration
 		for _, f := range faults {

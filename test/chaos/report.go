@@ -24,7 +24,7 @@ type Report struct {
 	Interrupted int            `json:"interrupted"` // number of jobs that were started more than once
 	Clients     map[string]int `json:"clients"`     // number of clients by mode
 
-	Kinds  map[string]int `json:"kinds"`  // number of faults by kind: kills, freezes, restarts, cuts
+	Kinds  map[string]int `json:"kinds"`  // number of faults by kind
 	Faults map[string]int `json:"faults"` // number of faults by action and target
 
 	Resubmitted int         `json:"resubmitted"`

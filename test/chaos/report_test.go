@@ -64,6 +64,14 @@ func TestReportFindsEveryViolation(t *testing.T) {
 		"a queue entry":       {func(r *record, _ *[]observation) { r.openEntries = 1 }, Stuck, "no queue entry"},
 		"a wrong row":         {func(r *record, _ *[]observation) { r.wrongRows = []uuid.UUID{jobID} }, Changed, "the history view"},
 		"another text":        {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
+		"an end that was sent and lost": {func(r *record, s *[]observation) {
+			r.streams[jobID.String()] = recorded()[:8]
+			(*s)[0].snapshots = nil
+		}, Lost, "a sent event stays on record"},
+		"an end that was polled and lost": {func(r *record, s *[]observation) {
+			r.streams[jobID.String()] = recorded()[:8]
+			(*s)[0].events = nil
+		}, Lost, "a polled event stays on record"},
 		"a piece twice": {func(_ *record, s *[]observation) {
 			o := &(*s)[0]
 			o.events = append(o.events[:3:3], o.events[2:]...)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,7 +45,7 @@ type status struct {
 	Accepted int
 	Followed int            // jobs that a client has followed to the end
 	Faults   int            // number of planned faults
-	Injected map[string]int // faults so far by kind: kills, freezes, restarts, cuts
+	Injected map[string]int // faults so far by kind
 }
 
 const (
@@ -66,7 +65,7 @@ const (
 // run is the state of one run.
 type run struct {
 	options
-	dir      string // directory of the private Postgres
+	dir      string // directory of the private Postgres servers
 	key      string // master key, in base64
 	begin    time.Time
 	postgres *postgres
@@ -178,32 +177,35 @@ func (r *run) start(ctx context.Context) (err error) {
 	key := make([]byte, vault.MasterKeySize)
 	_, _ = rand.Read(key) // rand.Read never fails
 	r.key = base64.StdEncoding.EncodeToString(key)
-	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin); err != nil {
+	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin, r.Logs); err != nil {
 		return err
 	}
 	if err := r.migrate(ctx); err != nil {
 		return err
 	}
-	socket, err := r.postgres.socket()
+	sockets, err := r.postgres.sockets()
 	if err != nil {
 		return err
 	}
 	env := []string{"COLOPHON_MASTER_KEY=" + r.key, "COLOPHON_DATA=" + r.dir}
 	for i := range r.APIs {
 		args := []string{"api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
-		if err := r.startNode(ctx, fmt.Sprintf("api-%d", i+1), args, env, socket); err != nil {
+		if err := r.addNode(ctx, fmt.Sprintf("api-%d", i+1), args, env, sockets); err != nil {
 			return err
 		}
 	}
 	for i := range r.Workers {
 		args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
-		if err := r.startNode(ctx, fmt.Sprintf("worker-%d", i+1), args, env, socket); err != nil {
+		if err := r.addNode(ctx, fmt.Sprintf("worker-%d", i+1), args, env, sockets); err != nil {
 			return err
 		}
 	}
+	if err := r.startNodes(ctx); err != nil {
+		return err
+	}
 	var bases []string
 	for i := range r.APIs {
-		bases = append(bases, "http://"+r.nodes[fmt.Sprintf("api-%d", i+1)].clients.Addr())
+		bases = append(bases, "http://"+r.nodes[fmt.Sprintf("api-%d", i+1)].clients[0].Addr())
 	}
 	r.http = &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext}
 	for i := range usersPerRun {
@@ -219,7 +221,7 @@ func (r *run) start(ctx context.Context) (err error) {
 // migrate creates the schema and the triggers, and prepares the settings of the clock.
 func (r *run) migrate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, r.Program, "migrate")
-	cmd.Env = []string{"DATABASE_URL=" + r.postgres.cluster.URL()}
+	cmd.Env = []string{"DATABASE_URL=" + r.postgres.clusters[r.postgres.primary].URL()}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("migrate: %w: %s", err, out)
 	}
@@ -232,18 +234,30 @@ func (r *run) migrate(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) startNode(ctx context.Context, name string, args, env []string, socket string) error {
-	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, socket)
+func (r *run) addNode(ctx context.Context, name string, args, env []string, sockets [2]string) error {
+	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, sockets)
 	if err != nil {
 		return err
 	}
 	r.nodes[name] = n
 	n.note, n.addViolation = r.note, r.addViolation
-	n.database.Delay(usualDelay)
-	return n.start(ctx)
+	return nil
 }
 
-// close ends all processes and copies the log of Postgres to Logs.
+// startNodes starts the processes of all nodes.
+func (r *run) startNodes(ctx context.Context) error {
+	errs := make(chan error, len(r.nodes))
+	for _, n := range r.nodes {
+		go func() { errs <- n.start(ctx) }()
+	}
+	var err error
+	for range r.nodes {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+// close ends all processes.
 func (r *run) close() error {
 	var wg sync.WaitGroup
 	for _, n := range r.nodes {
@@ -256,13 +270,7 @@ func (r *run) close() error {
 	if r.postgres == nil {
 		return nil
 	}
-	err := r.postgres.close()
-	// Each start of Postgres begins a new log and keeps the log of the previous start.
-	for _, name := range []string{"log.1", "log"} {
-		text, _ := os.ReadFile(filepath.Join(r.dir, "postgres", name)) // the error is ignored, because one of the two logs may be missing
-		err = errors.Join(err, os.WriteFile(filepath.Join(r.Logs, "postgres."+name), text, 0o600))
-	}
-	return err
+	return r.postgres.close()
 }
 
 // openStore returns a store over the service's database.

@@ -98,20 +98,27 @@ func (s *Server) Freeze() (thaw func()) {
 	return thaw
 }
 
-// processes returns the process ids of the server. The postmaster comes first, then its
-// children.
 func (s *Server) processes() []int {
 	s.t.Helper()
-	first := s.cluster.PID()
-	pids := []int{first}
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", first, first))
+	pids, err := Processes(s.cluster.PID())
 	if err != nil {
 		s.t.Skipf("only Linux lists a server's processes: %v", err)
 	}
+	return pids
+}
+
+// Processes returns the process ids of the server whose postmaster has the given id. The
+// postmaster comes first, then its children. Only Linux lists them.
+func Processes(postmaster int) ([]int, error) {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{postmaster}
 	for field := range strings.FieldsSeq(string(children)) {
 		if pid, err := strconv.Atoi(field); err == nil {
 			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, nil
 }

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
@@ -19,31 +20,48 @@ import (
 func (s *Server) Standby() *Server {
 	s.t.Helper()
 	dir := filepath.Join(Dir(s.t), "postgres")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := CopyServer(s.t.Context(), s.URL(), dir); err != nil {
 		s.t.Fatal(err)
-	}
-	var programs string
-	s.Query(`select setting from pg_config where name = 'BINDIR'`, &programs)
-	cmd := exec.CommandContext(s.t.Context(), filepath.Join(programs, "pg_basebackup"), "--dbname="+s.URL(), "--pgdata="+filepath.Join(dir, "data"),
-		"--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync")
-	cmd.Dir, cmd.Env = "/", []string{"LC_ALL=C"}
-	if os.Geteuid() == 0 { // the server's account owns its files
-		info, err := os.Stat(filepath.Join(s.dir, "data"))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		owner := info.Sys().(*syscall.Stat_t)
-		if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
-			s.t.Fatal(err)
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Fatalf("pg_basebackup: %v\n%s", err, out)
 	}
 	standby := OpenServer(s.t, dir)
 	s.until(`select exists (select from pg_stat_replication where state = 'streaming')`)
 	return standby
+}
+
+// CopyServer copies the running server that url names, as its owner, into the new
+// directory dir. A server that is started in dir is a standby of the first server.
+func CopyServer(ctx context.Context, url, dir string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	var programs, data string
+	err = conn.QueryRow(ctx, `select setting, current_setting('data_directory') from pg_config where name = 'BINDIR'`).Scan(&programs, &data)
+	if err != nil {
+		return fmt.Errorf("find the files of the server: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "pg_basebackup"), "--dbname="+url, "--pgdata="+filepath.Join(dir, "data"),
+		"--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync")
+	cmd.Dir, cmd.Env = "/", []string{"LC_ALL=C"}
+	if os.Geteuid() == 0 { // the server's account owns its files
+		info, err := os.Stat(data)
+		if err != nil {
+			return err
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
+			return err
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pg_basebackup: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // WaitForStandby makes the commits of the server wait for its standby.
