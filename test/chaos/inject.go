@@ -72,6 +72,8 @@ func (r *run) inject(ctx context.Context, f fault) error {
 	switch {
 	case f.target == "postgres":
 		err = r.postgres.inject(ctx, f, injected)
+	case f.target == stranger:
+		err = r.stranger.injectStranger(ctx, injected)
 	case network == "database":
 		err = n.database.inject(ctx, f, usualDelay, injected)
 	case network == "clients":

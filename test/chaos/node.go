@@ -111,11 +111,12 @@ func (n *node) start(ctx context.Context) error {
 	}
 }
 
-func (n *node) startOnce(ctx context.Context) error {
+// launch starts a process. Its output goes to the node's log and to the given one.
+func (n *node) launch(log io.Writer) (*program.Process, error) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.closed {
-		n.mu.Unlock()
-		return context.Canceled
+		return nil, context.Canceled
 	}
 	n.generation++
 	writer := fmt.Sprintf("%s.%d", n.name, n.generation)
@@ -130,9 +131,13 @@ func (n *node) startOnce(ctx context.Context) error {
 		"host": {strings.Join(hosts, ",")}, "port": {strings.Join(ports, ",")},
 		"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"},
 	}.Encode()
-	p, err := program.Start(n.log, append([]string{"DATABASE_URL=" + at.String()}, n.env...), n.path, n.args...)
+	p, err := program.Start(io.MultiWriter(n.log, log), append([]string{"DATABASE_URL=" + at.String()}, n.env...), n.path, n.args...)
 	n.running = p
-	n.mu.Unlock()
+	return p, err
+}
+
+func (n *node) startOnce(ctx context.Context) error {
+	p, err := n.launch(io.Discard)
 	if err != nil {
 		return err
 	}
@@ -162,13 +167,11 @@ func (n *node) process() *program.Process {
 	n.mu.Lock()
 	p := n.running
 	n.mu.Unlock()
-	select {
-	case <-p.Exited():
+	if hasEnded(p) {
 		n.addViolation(Violation{Lost, "", "no process ends by itself", n.writer() + " running", fmt.Sprint(p.Err())})
 		return nil
-	default:
-		return p
 	}
+	return p
 }
 
 // inject injects a fault into the process, then makes the process run again. It calls the

@@ -36,11 +36,13 @@ const (
 	promote      action = "promote"       // SIGKILL to all of Postgres; its synchronous standby takes over
 	writeProtect action = "write-protect" // Postgres refuses all writes
 
+	startStranger action = "start" // a worker with a wrong master key starts, and must end
+
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 
 // kinds are the kinds of faults, in the order of the report.
-var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods"}
+var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods", "wrong keys"}
 
 // kind returns the kind of fault to which the action belongs. The report counts faults by
 // kind.
@@ -58,6 +60,8 @@ func (a action) kind() string {
 		return "promotions"
 	case writeProtect:
 		return "read-only periods"
+	case startStranger:
+		return "wrong keys"
 	}
 	return "cuts"
 }
@@ -68,7 +72,7 @@ const faultFreeShare = 0.06
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
 // and the same number of cuts. The freezes are a third of that number, and the restarts
 // are a fifth, both rounded up. The settings of the clock are a tenth, the read-only periods
-// a twelfth, and the promotions a twenty-fifth.
+// and the wrong keys a twelfth, and the promotions a twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -138,6 +142,9 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	}
 	for range (kills + 24) / 25 {
 		add("postgres", promote, 0)
+	}
+	for range (kills + 11) / 12 {
+		add(stranger, startStranger, 0)
 	}
 	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	return faults

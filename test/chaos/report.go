@@ -152,6 +152,7 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 	for _, id := range stored.wrongRows {
 		p.add(Violation{Changed, id.String(), "the history view agrees with the events", "the row of a rebuild", "another row"})
 	}
+	p.add(checkStrangers(stored)...)
 	if stored.openLeases > 0 {
 		p.add(Violation{Stuck, "", "no lease is left", "0", fmt.Sprint(stored.openLeases)})
 	}

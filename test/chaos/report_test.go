@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+
+	"colophon/internal/vault"
 )
 
 var jobID = uuid.MustParse("01a20693-0628-791e-89e9-2fa880aae0ce")
@@ -63,7 +65,13 @@ func TestReportFindsEveryViolation(t *testing.T) {
 		"a lease":             {func(r *record, _ *[]observation) { r.openLeases = 1 }, Stuck, "no lease is left"},
 		"a queue entry":       {func(r *record, _ *[]observation) { r.openEntries = 1 }, Stuck, "no queue entry"},
 		"a wrong row":         {func(r *record, _ *[]observation) { r.wrongRows = []uuid.UUID{jobID} }, Changed, "the history view"},
-		"another text":        {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
+		"an event of a stranger": {func(r *record, _ *[]observation) {
+			r.writes = map[string][]write{jobID.String(): {{kind: "job.started", version: 2, writer: "stranger.3"}}}
+		}, Changed, "a worker with a wrong key takes no job"},
+		"a lease of a stranger": {func(r *record, _ *[]observation) {
+			r.leaseChanges = map[string][]leaseChange{jobID.String(): {{job: jobID, held: true, writer: "stranger.3"}}}
+		}, Changed, "a worker with a wrong key takes no job"},
+		"another text": {func(r *record, _ *[]observation) { r.streams[jobID.String()][6].Text = " too" }, Changed, "the text on record"},
 		"an end that was sent and lost": {func(r *record, s *[]observation) {
 			r.streams[jobID.String()] = recorded()[:8]
 			(*s)[0].snapshots = nil
@@ -83,6 +91,23 @@ func TestReportFindsEveryViolation(t *testing.T) {
 				t.Errorf("not found: %s, %s; found %v:\n%s", c.harm, c.rule, p.Harms, all)
 			}
 		})
+	}
+}
+
+func TestWorkerWithAWrongKeyMustEndBecauseOfIt(t *testing.T) {
+	output := "colophon: " + vault.ErrMasterKey.Error() + ": this process has the one of id 1"
+	if found := checkRefusal(refusal{ended: true, output: output}); len(found) > 0 {
+		t.Errorf("a refusal is a violation: %v", found)
+	}
+	for harm, r := range map[Harm][]refusal{
+		Changed: {{ready: true}, {ended: true, output: "the database is down"}},
+		Stuck:   {{output: "database unavailable, retrying"}},
+	} {
+		for _, r := range r {
+			if found := checkRefusal(r); len(found) != 1 || found[0].Harm != harm {
+				t.Errorf("%+v: found %v, want %s", r, found, harm)
+			}
+		}
 	}
 }
 

@@ -70,6 +70,7 @@ type run struct {
 	begin    time.Time
 	postgres *postgres
 	nodes    map[string]*node
+	stranger *node
 	users    []*user
 	http     *http.Transport
 	count    counters
@@ -174,9 +175,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := os.MkdirAll(r.Logs, 0o755); err != nil {
 		return err
 	}
-	key := make([]byte, vault.MasterKeySize)
-	_, _ = rand.Read(key) // rand.Read never fails
-	r.key = base64.StdEncoding.EncodeToString(key)
+	r.key = newMasterKey()
 	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin, r.Logs); err != nil {
 		return err
 	}
@@ -194,11 +193,15 @@ func (r *run) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
 	for i := range r.Workers {
-		args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
 		if err := r.addNode(ctx, fmt.Sprintf("worker-%d", i+1), args, env, sockets); err != nil {
 			return err
 		}
+	}
+	env = []string{"COLOPHON_MASTER_KEY=" + newMasterKey(), "COLOPHON_DATA=" + r.dir}
+	if r.stranger, err = r.newNode(ctx, stranger, args, env, sockets); err != nil {
+		return err
 	}
 	if err := r.startNodes(ctx); err != nil {
 		return err
@@ -234,14 +237,21 @@ func (r *run) migrate(ctx context.Context) error {
 	return nil
 }
 
+// addNode makes a node, which is not started yet.
 func (r *run) addNode(ctx context.Context, name string, args, env []string, sockets [2]string) error {
-	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, sockets)
-	if err != nil {
-		return err
+	n, err := r.newNode(ctx, name, args, env, sockets)
+	if err == nil {
+		r.nodes[name] = n
 	}
-	r.nodes[name] = n
-	n.note, n.addViolation = r.note, r.addViolation
-	return nil
+	return err
+}
+
+func (r *run) newNode(ctx context.Context, name string, args, env []string, sockets [2]string) (*node, error) {
+	n, err := newNode(ctx, name, r.Program, r.Logs, args, env, sockets)
+	if err == nil {
+		n.note, n.addViolation = r.note, r.addViolation
+	}
+	return n, err
 }
 
 // startNodes starts the processes of all nodes.
@@ -263,6 +273,9 @@ func (r *run) close() error {
 	for _, n := range r.nodes {
 		wg.Go(n.close)
 	}
+	if r.stranger != nil {
+		wg.Go(r.stranger.close)
+	}
 	wg.Wait()
 	if r.http != nil {
 		r.http.CloseIdleConnections()
@@ -271,6 +284,12 @@ func (r *run) close() error {
 		return nil
 	}
 	return r.postgres.close()
+}
+
+func newMasterKey() string {
+	key := make([]byte, vault.MasterKeySize)
+	_, _ = rand.Read(key) // rand.Read never fails
+	return base64.StdEncoding.EncodeToString(key)
 }
 
 // openStore returns a store over the service's database.
