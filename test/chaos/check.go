@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"colophon/client"
 )
 
 // Harm is the effect of a violation.
@@ -66,6 +68,7 @@ type observation struct {
 	mode      string
 	snapshots []snapshot
 	events    []event
+	refused   bool // the last answer was that the job is damaged
 }
 
 // checker collects violations of one job.
@@ -147,12 +150,15 @@ func (c *checker) compareText(where, text string, tokens []int, want text) {
 }
 
 // checkClient compares the observation of a client with the stored events and the
-// expected text of the job.
+// expected text of the job. If the job is damaged, stream is nil.
 func checkClient(o observation, stream []event, want text) []Violation {
 	c := &checker{job: o.job}
 	c.checkEvents(o, stream, want)
 	c.checkSnapshots(o, stream, want)
-	if len(o.events)+len(o.snapshots) == 0 {
+	if o.refused && stream != nil {
+		c.add(Lost, "only a damaged job is refused", "its end", "%s", client.CodeDamaged)
+	}
+	if len(o.events)+len(o.snapshots) == 0 && !o.refused {
 		c.add(Lost, "a client sees its job", "an event or a state", "nothing, as a %s client", o.mode)
 	}
 	return c.found
@@ -177,22 +183,24 @@ func (c *checker) checkEvents(o observation, stream []event, want text) {
 			c.add(Duplicated, "a client is sent no earlier event", fmt.Sprintf("version %d", before+1), "version %d: a reset", e.Version)
 			return
 		}
-		if i >= len(stream) {
+		if stream != nil && i >= len(stream) {
 			c.add(Lost, "a sent event stays on record", fmt.Sprintf("%s at version %d", e.Type, e.Version), "%d events", len(stream))
 			return
 		}
-		if e.Type != stream[i].Type || e.Text != stream[i].Text || !slices.Equal(e.Tokens, stream[i].Tokens) {
+		if stream != nil && (e.Type != stream[i].Type || e.Text != stream[i].Text || !slices.Equal(e.Tokens, stream[i].Tokens)) {
 			c.add(Changed, "a client is sent the stored event", fmt.Sprintf("%s %s at version %d", stream[i].Type, quote(stream[i].Text), i+1), "%s %s", e.Type, quote(e.Text))
 		}
 		tokens = append(tokens, e.Tokens...)
 		text.WriteString(e.Text)
 	}
 	end := o.events[len(o.events)-1]
-	if !end.final() {
+	if !end.final() && !o.refused {
 		c.add(Stuck, "a client is sent the final event", "a final event", "%s", end.Type)
 	}
 	if end.Type == "job.completed" {
 		c.compareText("of the pieces", text.String(), tokens, want)
+	} else if n := len(tokens); !strings.HasPrefix(want.Text, text.String()) || n > len(want.Tokens) || !slices.Equal(tokens, want.Tokens[:n]) {
+		c.add(Changed, "the pieces so far begin the undisturbed text", quoteDifference(want.Text, text.String()), "%s", quoteDifference(text.String(), want.Text))
 	}
 }
 
@@ -211,13 +219,16 @@ func (c *checker) checkSnapshots(o observation, stream []event, want text) {
 		}
 		before = now
 	}
-	if before.Version > len(stream) {
+	if stream != nil && before.Version > len(stream) {
 		c.add(Lost, "a polled event stays on record", fmt.Sprintf("version %d", before.Version), "%d events", len(stream))
 	}
 	if len(o.snapshots) == 0 || len(o.events) > 0 {
 		return
 	}
-	if !isFinal(before.State) {
+	if !strings.HasPrefix(want.Text, before.Completion) {
+		c.add(Changed, "the polled text begins the undisturbed one", quoteDifference(want.Text, before.Completion), "%s", quoteDifference(before.Completion, want.Text))
+	}
+	if !isFinal(before.State) && !o.refused {
 		c.add(Stuck, "a client sees a final state", "a final state", "%s", before.State)
 	}
 	if before.State == "completed" {

@@ -27,6 +27,7 @@ const (
 // safe for concurrent use.
 type user struct {
 	*client.Client
+	id    string
 	count *counters
 }
 
@@ -42,10 +43,11 @@ func newUser(ctx context.Context, name string, bases []string, transport http.Ro
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.Register(ctx, name, password); err != nil {
+	account, err := c.Register(ctx, name, password)
+	if err != nil {
 		return nil, err
 	}
-	return &user{c, count}, c.SignIn(ctx, name, password)
+	return &user{c, account.ID, count}, c.SignIn(ctx, name, password)
 }
 
 // meter is a transport that counts failed and repeated calls.
@@ -102,29 +104,36 @@ func (a *countedBody) Read(b []byte) (int, error) {
 // modes are the ways to follow a job. Client n uses modes[n%len(modes)].
 var modes = []string{"poll", "pieces", "sse", "sse", "wait"}
 
-// do submits a request and follows its job to the end. If do returns an error, it also
-// returns the observation so far.
+// do submits a request and follows its job to the end, or until the service answers that
+// the job is damaged. If do returns an error, it also returns the observation so far.
 func (u *user) do(ctx context.Context, key string, n int, r request) (observation, error) {
 	o := observation{request: n, mode: modes[n%len(modes)]}
+	err := u.observe(ctx, key, r, &o)
+	if problem, ok := errors.AsType[*client.Problem](err); ok && problem.Code == client.CodeDamaged {
+		o.refused, err = true, nil
+	}
+	if err == nil {
+		u.count.followed.Add(1)
+	}
+	return o, err
+}
+
+// observe submits a request and follows its job to the end.
+func (u *user) observe(ctx context.Context, key string, r request, o *observation) error {
 	job, err := u.submit(ctx, o.mode, key, r)
 	if err != nil {
-		return o, err
+		return err
 	}
 	o.job = job.ID
 	o.addSnapshot(job)
 	u.count.accepted.Add(1)
 	switch o.mode {
 	case "sse":
-		err = u.follow(ctx, &o)
+		return u.follow(ctx, o)
 	case "pieces":
-		err = u.pollEvents(ctx, &o)
-	default:
-		err = u.poll(ctx, &o, job)
+		return u.pollEvents(ctx, o)
 	}
-	if err == nil {
-		u.count.followed.Add(1)
-	}
-	return o, err
+	return u.poll(ctx, o, job)
 }
 
 // submit submits a request. In wait mode the service may wait 1 s to 5 s for the text before

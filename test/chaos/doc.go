@@ -7,7 +7,8 @@
 // standby, API and worker processes, and a [Proxy] on every connection between them. The
 // command submits jobs with fixed seeds, and clients follow these jobs. Meanwhile it
 // kills, freezes, restarts and cuts off the processes and Postgres, promotes the standby,
-// makes Postgres read-only and sets its clock. A seed decides the times. When every job has
+// makes Postgres read-only, sets its clock, starts workers with a wrong master key and
+// damages stored events. A seed decides the times. When every job has
 // ended, the command compares the stored events and the observations of each client with
 // the expected text. The expected text is the text that an engine generates without
 // faults.

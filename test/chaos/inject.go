@@ -74,6 +74,8 @@ func (r *run) inject(ctx context.Context, f fault) error {
 		err = r.postgres.inject(ctx, f, injected)
 	case f.target == stranger:
 		err = r.stranger.injectStranger(ctx, injected)
+	case f.target == storedEvent:
+		err = r.alterEvent(ctx, injected)
 	case network == "database":
 		err = n.database.inject(ctx, f, usualDelay, injected)
 	case network == "clients":

@@ -43,7 +43,7 @@ func main() {
 
 type command struct {
 	Jobs    int           `default:"120" help:"Number of jobs, submitted over the whole time."`
-	Kills   int           `default:"25" help:"Number of kills. There are a third as many freezes, a fifth as many restarts and as many cuts."`
+	Kills   int           `default:"25" help:"Number of kills. There are as many cuts, and shares of the other faults."`
 	For     time.Duration `default:"75s" help:"Duration of the fault injection."`
 	Seed    uint64        `default:"1" help:"Seed of the jobs and of the faults."`
 	Workers int           `default:"3" help:"Number of worker processes."`

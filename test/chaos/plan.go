@@ -38,11 +38,16 @@ const (
 
 	startStranger action = "start" // a worker with a wrong master key starts, and must end
 
+	alter action = "alter" // a stored event of a job is made unreadable
+
 	refresh action = "refresh" // Postgres shuts down in order, then starts again
 )
 
+// storedEvent is the target of the faults that alter a stored event.
+const storedEvent = "event"
+
 // kinds are the kinds of faults, in the order of the report.
-var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods", "wrong keys"}
+var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods", "wrong keys", "damaged events"}
 
 // kind returns the kind of fault to which the action belongs. The report counts faults by
 // kind.
@@ -62,6 +67,8 @@ func (a action) kind() string {
 		return "read-only periods"
 	case startStranger:
 		return "wrong keys"
+	case alter:
+		return "damaged events"
 	}
 	return "cuts"
 }
@@ -71,8 +78,9 @@ const faultFreeShare = 0.06
 
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
 // and the same number of cuts. The freezes are a third of that number, and the restarts
-// are a fifth, both rounded up. The settings of the clock are a tenth, the read-only periods
-// and the wrong keys a twelfth, and the promotions a twenty-fifth.
+// are a fifth, both rounded up. The settings of the clock are a tenth, the read-only
+// periods, the wrong keys and the damaged events a twelfth, and the promotions a
+// twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -145,6 +153,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	}
 	for range (kills + 11) / 12 {
 		add(stranger, startStranger, 0)
+		add(storedEvent, alter, 0)
 	}
 	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	return faults

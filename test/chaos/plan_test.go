@@ -26,7 +26,7 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			if f.at < time.Duration(faultFreeShare*float64(during)) || f.at > during || f.lasts < 0 || f.lasts > 15*time.Second {
 				t.Errorf("fault out of bounds: %+v", f)
 			}
-			if (f.target == stranger) != (f.action == startStranger) {
+			if (f.target == stranger) != (f.action == startStranger) || (f.target == storedEvent) != (f.action == alter) {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
 			name, network, _ := strings.Cut(f.target, "/")
@@ -39,7 +39,7 @@ func TestSeedDecidesThePlan(t *testing.T) {
 		}
 		for kind, least := range map[string]int{
 			"kills": kills, "cuts": kills, "freezes": kills / 3, "restarts": kills / 5, "settings of the clock": kills / 10,
-			"read-only periods": kills / 12, "promotions": kills / 25, "wrong keys": kills / 12,
+			"read-only periods": kills / 12, "promotions": kills / 25, "wrong keys": kills / 12, "damaged events": kills / 12,
 		} {
 			if n := planned[kind]; n == 0 || n < least || n > least+1 {
 				t.Errorf("%d kills requested, planned %d %s", kills, n, kind)

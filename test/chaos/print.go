@@ -107,7 +107,11 @@ without a service. The versions of its events are contiguous from 1. Attempts ar
 after those on record. Once a later attempt has started, nothing of an earlier one is on record: triggers in the database
 recorded which process wrote each event. There is one final event, and it is the last. The pieces that each client got,
 over all its connections, make up that text, with no event missing, repeated or out of order. For clients that polled,
-the text only grew. No lease and no queue entry is left, and a rebuild would make the same rows of the history view.`
+the text only grew. No lease and no queue entry is left, and a rebuild would make the same rows of the history view.
+
+No worker with a wrong master key became ready, wrote an event or held a lease. Each job whose event was damaged has been
+set aside, is listed by ` + "`colophon history damaged`" + ` and was refused to its owner. The pieces that its client got before begin
+the undisturbed text. No other job was set aside.`
 
 const recoveryText = `The time from a fault that has taken effect until the next tokens of a job are on record, once for each job that an
 affected worker held. Every process reaches Postgres over a simulated network, and most faults overlap. In the rows

@@ -47,7 +47,11 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	r.postgres.pool.Reset() // a crash of Postgres may have broken the pool's connections
-	stored, err := readRecord(ctx, r.postgres.pool, store)
+	harmed, err := r.readDamage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := readRecord(ctx, r.postgres.pool, store, harmed)
 	if err != nil {
 		return nil, fmt.Errorf("read the record: %w", err)
 	}
@@ -62,7 +66,7 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	defer r.faultLog.mu.Unlock()
 	report := &Report{
 		Seed: r.Seed, Seconds: time.Since(r.begin).Seconds(), Workers: r.Workers, APIs: r.APIs, Logs: r.Logs,
-		Requests: len(requests), Jobs: len(stored.streams), Clients: map[string]int{},
+		Requests: len(requests), Jobs: len(stored.streams) + len(stored.damage.unreadable), Clients: map[string]int{},
 		Kinds: r.faultLog.kinds, Faults: map[string]int{},
 		Resubmitted: int(r.count.resubmitted.Load()), Resumed: int(r.count.resumed.Load()),
 		Broken: int(r.count.broken.Load()), Statuses: r.count.statusCounts(),
@@ -133,8 +137,15 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 	}
 	for _, o := range seen {
 		p.Clients[o.mode]++
+		if o.job == "" && o.refused {
+			continue // checked by checkRefused
+		}
 		if o.job == "" {
 			p.add(Violation{Lost, "", "every request is accepted in the end", fmt.Sprintf("a job for request %d", o.request), "none"})
+			continue
+		}
+		if _, ok := stored.damage.altered[o.job]; ok && stored.streams[o.job] == nil {
+			p.add(checkClient(o, nil, texts[o.request])...)
 			continue
 		}
 		if stored.streams[o.job] == nil {
@@ -152,6 +163,8 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 	for _, id := range stored.wrongRows {
 		p.add(Violation{Changed, id.String(), "the history view agrees with the events", "the row of a rebuild", "another row"})
 	}
+	p.add(checkDamage(stored.damage)...)
+	p.add(stored.damage.checkRefused(seen)...)
 	p.add(checkStrangers(stored)...)
 	if stored.openLeases > 0 {
 		p.add(Violation{Stuck, "", "no lease is left", "0", fmt.Sprint(stored.openLeases)})

@@ -80,13 +80,14 @@ type run struct {
 	mu         sync.Mutex
 	stage      string
 	seen       []observation
-	violations []Violation // found during the run
+	violations []Violation    // found during the run
+	altered    map[string]int // version of the event that a fault has altered, by job id
 }
 
 // perform makes one run and returns its report, which contains the violations. An error
 // means that the run did not complete.
 func perform(ctx context.Context, o options) (_ *Report, err error) {
-	r := &run{options: o, begin: time.Now(), nodes: map[string]*node{}, stage: "starting"}
+	r := &run{options: o, begin: time.Now(), nodes: map[string]*node{}, altered: map[string]int{}, stage: "starting"}
 	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
 	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+settleTimeout+time.Minute, errors.New("the run took too long"))
 	defer cancel()

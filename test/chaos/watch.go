@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -69,6 +70,7 @@ type record struct {
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
 	finished     map[string]bool   // whether each job is in a final state, by job id
 	entries      map[string]string // the queue entries and the lease of each unfinished job, by job id
+	damage       damage
 }
 
 // countUnfinished returns two numbers. jobs is the number of unfinished jobs plus the
@@ -83,9 +85,11 @@ func countUnfinished(ctx context.Context, pool *pgxpool.Pool) (jobs, entries int
 	return jobs, entries, nil
 }
 
-// readRecord reads the record and checks the history view.
-func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store) (*record, error) {
+// readRecord reads the record and checks the history view. It adds the jobs that cannot be
+// read to d.
+func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store, d damage) (*record, error) {
 	r := &record{
+		damage:  d,
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},
 		leaseChanges: map[string][]leaseChange{}, finished: map[string]bool{}, entries: map[string]string{},
 	}
@@ -158,11 +162,15 @@ func queueEntries(ctx context.Context, pool *pgxpool.Pool, id string) (string, e
 
 // readStream reads the events of one job into r.
 func (r *record) readStream(ctx context.Context, store *events.Store, stream events.Stream) error {
+	id := stream.ID().String()
 	stored, err := store.Read(ctx, stream, 0)
+	if errors.Is(err, events.ErrDamaged) {
+		r.damage.unreadable[id] = err.Error()
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	id := stream.ID().String()
 	writers := map[int]string{}
 	for _, w := range r.writes[id] {
 		writers[w.version] = w.writer
