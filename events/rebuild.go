@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"colophon/internal/pg"
 	"colophon/internal/vault"
 )
 
@@ -89,8 +90,7 @@ func (s *Store) CheckHistory(ctx context.Context) (Report, error) {
 func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (Report, error) {
 	var report Report
 	err := s.alone(ctx, "rebuild", func(conn *pgx.Conn) error {
-		// Two rebuilds at a time would correct a budget twice.
-		if _, err := conn.Exec(ctx, `select pg_advisory_lock(hashtextextended('rebuild', 0))`); err != nil {
+		if err := waitForRebuild(ctx, conn); err != nil {
 			return fmt.Errorf("wait for another rebuild: %w", err)
 		}
 		err := s.eachJob(ctx, conn, "job/", func(streams []Stream) error {
@@ -124,6 +124,18 @@ func (s *Store) RebuildHistory(ctx context.Context, progress func(jobs int)) (Re
 		return Report{}, fmt.Errorf("rebuild the history view: %w", err)
 	}
 	return report, nil
+}
+
+// waitForRebuild waits until no other process rebuilds the view. Until conn is closed,
+// other rebuilds wait. Two rebuilds at a time would correct a budget twice.
+func waitForRebuild(ctx context.Context, conn *pgx.Conn) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local statement_timeout = 0`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(pg.Unlimited(ctx), `select pg_advisory_lock(hashtextextended('rebuild', 0))`)
+		return err
+	})
 }
 
 // alone calls fn with a new connection. The connection does not come from the pool, so no

@@ -203,6 +203,51 @@ func TestRebuildNeverOutrunsAWriter(t *testing.T) {
 	}
 }
 
+// TestRebuildWaitsForAnother rebuilds while another rebuild takes longer than the server
+// runs a statement of the service.
+func TestRebuildWaitsForAnother(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	name := f.db.Owner.Config().ConnConfig.Database
+	if _, err := f.db.Owner.Exec(t.Context(), `alter database `+name+` set statement_timeout = '500ms'`); err != nil { // applies to new connections
+		t.Fatal(err)
+	}
+	other, err := f.db.Owner.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Release()
+	const lock = `(hashtextextended('rebuild', 0))`
+	if _, err := other.Exec(t.Context(), `select pg_advisory_lock`+lock); err != nil {
+		t.Fatal(err)
+	}
+	rebuilt := make(chan error, 1)
+	go func() {
+		_, err := f.RebuildHistory(t.Context(), nil)
+		rebuilt <- err
+	}()
+	for waited := false; !waited; {
+		select {
+		case err := <-rebuilt:
+			t.Fatalf("the rebuild does not wait: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		err := other.QueryRow(t.Context(), `
+			select exists (select from pg_stat_activity
+				where application_name like '% rebuild' and datname = current_database() and wait_event = 'advisory'
+					and query_start < clock_timestamp() - interval '700 milliseconds')`).Scan(&waited)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := other.Exec(t.Context(), `select pg_advisory_unlock`+lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-rebuilt; err != nil {
+		t.Error(err)
+	}
+}
+
 // A budget that is too low must not keep a job from ending.
 func TestJobEndsUnderATooLowBudget(t *testing.T) {
 	t.Parallel()
