@@ -288,12 +288,13 @@ func (a *attempt) start(ctx context.Context) error {
 }
 
 // release records facts and drops the lease, even if ctx is done. It also gives the
-// queue entry priority 1, so that the job precedes jobs that were never started.
+// queue entry priority 1, so that the job precedes jobs that were never started, and the
+// age of a new entry (see generate.interruptedFor).
 func (a *attempt) release(ctx context.Context, facts ...events.Fact) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
-		if _, err := tx.Exec(ctx, `update `+migrations.RiverJobs+` set priority = 1 where id = $1`, a.river.ID); err != nil {
+		if _, err := tx.Exec(ctx, `update `+migrations.RiverJobs+` set priority = 1, created_at = clock_timestamp() where id = $1`, a.river.ID); err != nil {
 			return a.job, err
 		}
 		return a.appendAndDropLease(ctx, tx, facts)

@@ -22,26 +22,22 @@ func (f *fixture) interrupted() events.Job {
 	return f.until(j, func(j events.Job) bool { return len(j.Tokens) >= 4 })
 }
 
+// putBack returns how often workers have put the job's queue entry back.
+func (f *fixture) putBack(j events.Job) (times int) {
+	f.t.Helper()
+	err := f.db.Owner.QueryRow(f.t.Context(), `
+		select coalesce(max((metadata->>'snoozes')::integer), 0) from `+migrations.RiverJobs+`
+		where args->>'job' = $1 and finalized_at is null`, j.ID.String()).Scan(&times)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return times
+}
+
 // untilPutBack waits until a worker has put the job back into the queue at least n times.
 func (f *fixture) untilPutBack(j events.Job, n int) {
 	f.t.Helper()
-	for tick := time.NewTicker(5 * time.Millisecond); ; {
-		var snoozes int
-		err := f.db.Owner.QueryRow(f.t.Context(), `
-			select coalesce(max((metadata->>'snoozes')::integer), 0) from `+migrations.RiverJobs+`
-			where args->>'job' = $1 and finalized_at is null`, j.ID.String()).Scan(&snoozes)
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		if snoozes >= n {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-f.t.Context().Done():
-			f.t.Fatal("the test ended first")
-		}
-	}
+	f.eventually("the job is put back", func() bool { return f.putBack(j) >= n })
 }
 
 // kernels returns the kernel of each attempt at a job, in order.
@@ -79,6 +75,49 @@ func TestStartedJobWaitsForTheSameArithmetic(t *testing.T) {
 	}
 	if k := f.kernels(j); len(k) != 2 || k[0] != "a" || k[1] != "a" {
 		t.Errorf("started with the kernels %q, want a twice", k)
+	}
+}
+
+// The wait for the same arithmetic begins when the job is interrupted, although its queue
+// entry may be much older.
+func TestWaitForTheSameArithmeticBeginsAtTheInterruption(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j := f.interrupted()
+	f.ageEntries()
+	other := newEngine()
+	other.kernel = "b"
+	f.work(other)
+	f.eventually("the job is put back, or continued", func() bool { return f.putBack(j) >= 2 || len(f.kernels(j)) > 1 })
+	if k := f.kernels(j); len(k) != 1 {
+		t.Errorf("started with the kernels %q, want a only", k)
+	}
+}
+
+// A failed attempt puts its queue entry back. The entry must not seem to have waited since
+// the job was accepted.
+func TestFailedAttemptRenewsTheQueueEntry(t *testing.T) {
+	t.Parallel()
+	f, e := newFixture(t), newEngine()
+	gate := make(chan struct{})
+	e.pause[6+3] = gate
+	e.fail[6+4] = errBroken
+	f.work(e)
+	j := f.until(f.submit(small), tokens(3))
+	f.ageEntries()
+	close(gate)
+	f.until(j, func(j events.Job) bool { return j.Reason != "" })
+	var age time.Duration
+	if err := f.db.Owner.QueryRow(t.Context(), `select clock_timestamp() - created_at from `+migrations.RiverJobs).Scan(&age); err != nil || age > time.Minute {
+		t.Errorf("the queue entry is %v old, %v", age, err)
+	}
+}
+
+// ageEntries makes all queue entries an hour older.
+func (f *fixture) ageEntries() {
+	f.t.Helper()
+	if _, err := f.db.Owner.Exec(f.t.Context(), `update `+migrations.RiverJobs+` set created_at = created_at - interval '1 hour'`); err != nil {
+		f.t.Fatal(err)
 	}
 }
 

@@ -163,7 +163,7 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 		return river.JobSnooze(retryElsewhere)
 	}
 	if job.TokensBy != "" && job.TokensBy != info.Kernel {
-		waited, err := g.interruptedFor(ctx, rj)
+		waited, err := g.interruptedFor(ctx, rj, job)
 		switch {
 		case err != nil:
 			g.log.WarnContext(ctx, "time in the queue not read, retrying", "job", job.ID, "err", err)
@@ -177,12 +177,14 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	return a.finish(ctx, a.run(ctx))
 }
 
-// interruptedFor returns the time since a started job was put back into the queue, by the
-// database's clock.
-func (g *generate) interruptedFor(ctx context.Context, rj *river.Job[generateArgs]) (waited time.Duration, err error) {
+// interruptedFor returns the time for which a started job has waited in the queue, by the
+// database's clock. The queue entry may be older than the job's last event, because another
+// attempt has put it back. It may be younger, because a dead worker's job was queued again.
+func (g *generate) interruptedFor(ctx context.Context, rj *river.Job[generateArgs], job events.Job) (waited time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
-	err = g.pool.QueryRow(ctx, `select clock_timestamp() - created_at from `+migrations.RiverJobs+` where id = $1`, rj.ID).Scan(&waited)
+	err = g.pool.QueryRow(ctx, `
+		select clock_timestamp() - greatest(created_at, $2) from `+migrations.RiverJobs+` where id = $1`, rj.ID, job.ChangedAt).Scan(&waited)
 	return waited, err
 }
 
