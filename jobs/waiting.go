@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events"
+	"colophon/internal/pg"
 )
 
 // Waiting describes the outstanding jobs that need the same weights and that no worker
@@ -75,29 +76,29 @@ func CancelWaiting(ctx context.Context, pool *pgxpool.Pool, store *events.Store,
 // waitingBatch is the number of jobs that eachWaiting reads at a time.
 const waitingBatch = 500
 
-// eachWaiting calls fn with each waiting job that needs the given weights.
+// eachWaiting calls fn with each waiting job that needs the given weights. The error of one
+// job does not keep fn from the other jobs, unless the database is unavailable.
 func eachWaiting(ctx context.Context, pool *pgxpool.Pool, store *events.Store, weights string, fn func(events.Job) error) error {
+	var failed error
 	for last := (uuid.UUID{}); ; {
 		rows, _ := pool.Query(ctx, `
 			select job from history where weights = $1 and job > $2 and `+outstanding+` order by job limit $3`, weights, last, waitingBatch)
 		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 		if err != nil {
-			return fmt.Errorf("find the waiting jobs: %w", err)
+			return errors.Join(failed, fmt.Errorf("find the waiting jobs: %w", err))
 		}
 		for _, id := range ids {
 			job, err := store.Job(ctx, id)
-			if err != nil {
-				return err
+			if err == nil && !job.State.Final() {
+				err = fn(job)
 			}
-			if job.State.Final() {
-				continue
-			}
-			if err := fn(job); err != nil {
-				return err
+			failed = errors.Join(failed, err)
+			if ctx.Err() != nil || pg.Unavailable(err) {
+				return failed
 			}
 		}
 		if len(ids) < waitingBatch {
-			return nil
+			return failed
 		}
 		last = ids[len(ids)-1]
 	}

@@ -1,6 +1,8 @@
 package jobs_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -194,6 +196,32 @@ func TestStartedJobsAreNotReassigned(t *testing.T) {
 	}
 	if j := f.until(j, final); j.State != events.Cancelled || j.Reason == "" {
 		t.Errorf("%s, %q", j.State, j.Reason)
+	}
+}
+
+// A job that cannot be read must not keep the other jobs from being reassigned or
+// cancelled, and the error names it.
+func TestUnreadableJobsDoNotKeepOthersWaiting(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.queue = f.newQueueFor("w", jobs.Limits{})
+	for _, command := range []func() (int, error){
+		func() (int, error) {
+			n, _, err := jobs.Reassign(t.Context(), f.db.App, f.store, "w", "v")
+			return n, err
+		},
+		func() (int, error) { return jobs.CancelWaiting(t.Context(), f.db.App, f.store, "w") },
+	} {
+		damaged := f.submit(small)
+		f.submit(small)
+		f.submit(small)
+		f.damage(damaged, 1)
+		if n, err := command(); n != 2 || !errors.Is(err, events.ErrDamaged) || !strings.Contains(err.Error(), damaged.ID.String()) {
+			t.Errorf("%d jobs, %v, want 2 and the damaged job", n, err)
+		}
+		if n, err := command(); n != 0 || err != nil {
+			t.Errorf("again: %d jobs, %v, want none", n, err)
+		}
 	}
 }
 
