@@ -236,8 +236,8 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 	return n, nil
 }
 
-// Overdue returns up to limit outstanding jobs that are past their deadlines, in no
-// particular order. A running job must be past its deadline by at least the duration
+// Overdue returns up to limit outstanding jobs that are past their deadlines, in a random
+// order. So jobs that cannot be ended do not hide the other jobs. A running job must be past its deadline by at least the duration
 // grace, because its worker ends the job within that time. Jobs of erased owners are
 // omitted, because no event can be appended to these jobs.
 func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]uuid.UUID, error) {
@@ -245,7 +245,7 @@ func (s *Store) Overdue(ctx context.Context, grace time.Duration, limit int) ([]
 		select job from history
 		where state in ('queued', 'running') and deadline < clock_timestamp() - case state when 'running' then $1::interval else '0' end
 			and not exists (select from owner_keys where owner = history.owner and erased_at is not null)
-		limit $2`, grace, limit)
+		order by random() limit $2`, grace, limit)
 	jobs, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, fmt.Errorf("find jobs past their deadlines: %w", err)

