@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -18,18 +19,15 @@ type connections struct {
 }
 
 // watch adds the hooks of a new pool and of its connections to cfg.
-func watch(cfg *pgxpool.Config) {
+func watch(cfg *pgxpool.Config) *connections {
 	c := &connections{open: map[*pgconn.PgConn]struct{}{}}
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		// BeforeClose would not see the end of a connection that a caller has taken away.
+		maps.DeleteFunc(c.open, func(conn *pgconn.PgConn, _ struct{}) bool { return closed(conn) })
 		c.open[conn.PgConn()] = struct{}{}
 		return nil
-	}
-	cfg.BeforeClose = func(conn *pgx.Conn) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.open, conn.PgConn())
 	}
 	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
 		c.mu.Lock()
@@ -44,6 +42,17 @@ func watch(cfg *pgxpool.Config) {
 			c.drop(conn)
 		}
 		return inner(conn, err) && m.after != drops
+	}
+	return c
+}
+
+// closed reports whether conn was closed. It may be called while conn is in use.
+func closed(conn *pgconn.PgConn) bool {
+	select {
+	case <-conn.CleanupDone():
+		return true
+	default:
+		return false
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Meanings returns the rows of the table of SQLSTATEs in the runbook.
@@ -29,3 +30,14 @@ func Meanings() (rows []string) {
 
 // Bound returns the tracer that gives statements a deadline.
 func Bound(d time.Duration) pgx.QueryTracer { return bound{d} }
+
+// Watch adds the hooks of a pool to cfg. The function open returns the number of
+// connections that the hooks remember.
+func Watch(cfg *pgxpool.Config) (open func() int) {
+	c := watch(cfg)
+	return func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.open)
+	}
+}
