@@ -1,8 +1,11 @@
 package pg_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,5 +62,46 @@ func TestStatementsAreBounded(t *testing.T) {
 	}
 	if _, err := pool.Exec(pg.Unlimited(t.Context()), `select pg_sleep(0.1)`); err != nil {
 		t.Errorf("unlimited: %v", err)
+	}
+}
+
+// deaf is a connection that loses what is written from the text on, like a network that
+// was cut.
+type deaf struct {
+	net.Conn
+	text string
+	cut  bool
+}
+
+func (d *deaf) Write(b []byte) (int, error) {
+	if d.cut = d.cut || bytes.Contains(b, []byte(d.text)); d.cut {
+		return len(b), nil
+	}
+	return d.Conn.Write(b)
+}
+
+// TestConnectionAttemptIsBounded cuts the network at the last step of an attempt to
+// connect.
+func TestConnectionAttemptIsBounded(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Empty(t)
+	if !strings.Contains(url, "?") {
+		url += "?"
+	}
+	pool, err := pg.Connect(t.Context(), url+"&connect_timeout=1", "pg_monitor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	config := pool.Config().ConnConfig
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return &deaf{Conn: conn, text: "set role"}, err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := pgx.ConnectConfig(ctx, config); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		t.Errorf("%v, want context.DeadlineExceeded after a second", err)
 	}
 }

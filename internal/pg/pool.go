@@ -70,6 +70,8 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 		conn.RuntimeParams["application_name"] = "colophon"
 	}
 	conn.AfterConnect = func(ctx context.Context, c *pgconn.PgConn) error {
+		ctx, cancel := context.WithTimeout(ctx, conn.ConnectTimeout) // pgx bounds only the steps before
+		defer cancel()
 		sql := durable
 		if role != "" {
 			sql += fmt.Sprintf(bounded, statementTime.Milliseconds()) + "set role " + pgx.Identifier{role}.Sanitize()
