@@ -171,8 +171,8 @@ func TestCancelAfterOnlyShortensTheDeadline(t *testing.T) {
 		100 * time.Hour: 10 * time.Minute,
 	} {
 		j := f.submit(within(given))
-		// The deadline comes from the database's clock. The acceptance time comes from
-		// this process's clock. In tests both clocks are the same.
+		// The deadline is counted from the begin of the transaction, which is before the
+		// acceptance.
 		if got := j.Deadline.Sub(j.AcceptedAt); got > want || got < want-10*time.Second {
 			t.Errorf("Cancel-After %v: deadline %v after the acceptance, want %v", given, got, want)
 		}
