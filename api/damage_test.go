@@ -6,7 +6,8 @@ import (
 	"colophon/events"
 )
 
-// A damaged job is a problem to its owner, and does not exist for others.
+// The owner of a damaged job must get 410 with the code damaged. Other users must get
+// 404, as for a job that does not exist.
 func TestDamagedJobIsAProblem(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -20,7 +21,8 @@ func TestDamagedJobIsAProblem(t *testing.T) {
 	}
 	f.Do("POST", "/jobs", prompt).Must(t, 202)
 	f.Do("GET", "/history", "").Must(t, 200)
-	// The erasure says so while the key cannot be destroyed.
+	// If the key of an erased account cannot be destroyed yet, the answer to the erasure
+	// must be 202 and not 204.
 	if _, err := f.db.Owner.Exec(t.Context(), `alter table owner_keys add check (wrapped is not null) not valid`); err != nil {
 		t.Fatal(err)
 	}

@@ -21,8 +21,9 @@ import (
 )
 
 // TestStatesOfTheDatabaseAreTemporary makes the database refuse the events of a job with
-// several SQLSTATEs. The answer must say when to try again. The service must be ready
-// unless the database lacks resources.
+// several SQLSTATEs. If the SQLSTATE is a temporary state of the database, the answer
+// must say when to try again. The readiness probe must fail only if the database lacks
+// resources.
 func TestStatesOfTheDatabaseAreTemporary(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -47,7 +48,7 @@ func TestStatesOfTheDatabaseAreTemporary(t *testing.T) {
 		{"42501", 500, "internal", "", 200},
 		{"XX001", 500, "internal", "", 200},
 		{"08006", 503, "unavailable", "2", 200},
-		{"25006", 503, "database_read_only", "2", 200}, // only one connection says so
+		{"25006", 503, "database_read_only", "2", 200}, // the service stays ready, because only this connection is read-only
 		{"40001", 503, "database_contended", "1", 200},
 		{"55P03", 503, "database_contended", "1", 200},
 		{"57014", 503, "database_contended", "1", 200},
@@ -74,7 +75,7 @@ func TestStatesOfTheDatabaseAreTemporary(t *testing.T) {
 }
 
 // TestReadOnlyConnectionsAreReplaced makes the sessions of all connections read-only. The
-// first write must be answered 503. The next write must succeed, because it has another
+// first write must be answered 503. The next write must succeed, because it gets a new
 // connection.
 func TestReadOnlyConnectionsAreReplaced(t *testing.T) {
 	t.Parallel()
@@ -89,7 +90,8 @@ func TestReadOnlyConnectionsAreReplaced(t *testing.T) {
 		}
 		conn.Release()
 	}
-	// The background work may meet the state first.
+	// If background work uses a read-only connection first, this request gets a new
+	// connection and succeeds.
 	if a := f.Do("POST", "/jobs", prompt); a.Status != 202 {
 		a.Refused(t, 503, "database_read_only")
 	}
@@ -97,8 +99,9 @@ func TestReadOnlyConnectionsAreReplaced(t *testing.T) {
 	f.Do("GET", "/readyz", "").Must(t, 200)
 }
 
-// silencer forwards connections to a database. When armed, it stops forwarding the first
-// connection on which a client sends the given text, for ever. The connection stays open.
+// silencer forwards connections to a database. Once armed, it waits for a connection on
+// which a client sends a given text. It then forwards nothing more on this connection,
+// which stays open.
 type silencer struct {
 	listener net.Listener
 	server   [2]string // network and address
@@ -188,7 +191,8 @@ func TestSilentConnectionDelaysOneRequest(t *testing.T) {
 	f := newFixture(t)
 	direct := f.db.App.Config().ConnConfig
 	proxy := newSilencer(t, &direct.Config)
-	// In this mode the text of a statement is sent at each use.
+	// With the mode exec, pgx sends the text of a statement each time. The silencer can
+	// then find the text.
 	url := "postgres://" + direct.User + ":" + direct.Password + "@" + proxy.listener.Addr().String() + "/" + direct.Database +
 		"?sslmode=disable&default_query_exec_mode=exec"
 	pool, err := pg.Connect(t.Context(), url, pgtest.AppRole)

@@ -124,7 +124,7 @@ func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 		`"` + strings.Repeat("[", 100) + `"`:     nil,
 		`}`:                                      strictjson.ErrSyntax, `]`: strictjson.ErrSyntax, `{"a"}`: strictjson.ErrSyntax, `{"a":1}}`: strictjson.ErrTrailing, `[}`: strictjson.ErrSyntax, `{1:2}`: strictjson.ErrSyntax,
 	} {
-		var raw json.RawMessage // the type any would not do, because a number may be too large for float64
+		var raw json.RawMessage // json.RawMessage and not any, because a number may be too large for float64
 		if err := unmarshalJSON([]byte(text), &raw); !errors.Is(err, want) {
 			t.Errorf("%.60s: %v, want %v", text, err, want)
 		}

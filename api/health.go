@@ -82,7 +82,8 @@ func (s *server) ready(ctx context.Context) (warnings []string, err error) {
 	return warnings, err
 }
 
-// met records that a request has met a state of the database.
+// met records the time if the state of the database that a request has met is
+// ErrExhausted.
 func (s *server) met(state error) {
 	if errors.Is(state, pg.ErrExhausted) {
 		now := time.Now()

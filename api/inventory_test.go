@@ -9,7 +9,7 @@ import (
 )
 
 // TestEveryRouteIsDescribed compares the patterns of the mux with the OpenAPI
-// description. Every route must be in both, or the map elsewhere must say what it is.
+// description. Every route must be in both, or must be listed in the map elsewhere.
 //
 // security: ASVS 13.4.5, API9:2023
 func TestEveryRouteIsDescribed(t *testing.T) {

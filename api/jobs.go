@@ -68,7 +68,7 @@ func (in *submitInput) key(ctx context.Context, path string) (*events.Idempotenc
 	}
 	body := in.Body
 	if body.MaxLength == 0 && body.MaxNewTokens == 0 {
-		body.MaxLength = 50 // a key of version 0.1.0 is valid for a day, and its payload has this default
+		body.MaxLength = 50 // An idempotency key is valid for a day. The payloads of keys from version 0.1.0 contain this default.
 	}
 	payload, err := json.Marshal(struct {
 		CancelAfter int

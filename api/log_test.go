@@ -10,7 +10,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// line returns the log line that has a message and the id of a request.
+// line returns the log line with the given message and the id of the request that a
+// answers.
 func (f *fixture) line(message string, a apitest.Answer) string {
 	f.T.Helper()
 	for line := range strings.Lines(f.log.String()) {
@@ -34,7 +35,7 @@ func TestEveryRequestIsInTheLog(t *testing.T) {
 		method, path, as string
 		route            string
 		status           int
-		known            bool // whether the log has the account
+		known            bool // true if the log line must contain the account
 	}{
 		{"GET", "/history", f.Access, `"GET /history"`, 200, true},
 		{"GET", "/history", "", `"GET /history"`, 401, false},

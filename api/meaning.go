@@ -10,7 +10,7 @@ import (
 )
 
 // coded is an error that clients may know about. The package that returns the error
-// chooses its code. The codes are part of the API. The text of a coded error has no
+// chooses its code. The codes are part of the API. The text of a coded error contains no
 // secret and no cause. Secrets and causes may be in the errors that wrap a coded error.
 type coded interface {
 	error
@@ -84,7 +84,8 @@ var meanings = map[string]meaning{
 	"username_encoding":   {status: http.StatusUnprocessableEntity, at: "body.username"},
 	"username_length":     {status: http.StatusUnprocessableEntity, at: "body.username"},
 
-	// The states of the database; see pg.State. Clients need not know more about it.
+	// These codes are the states of the database; see pg.State. The answer gives no
+	// details, because clients cannot use them.
 	"unavailable":        {status: http.StatusServiceUnavailable, detail: tryAgain, wait: 2 * time.Second},
 	"database_read_only": {status: http.StatusServiceUnavailable, detail: tryAgain, wait: 2 * time.Second},
 	"database_exhausted": {status: http.StatusServiceUnavailable, detail: tryAgain, wait: stateFor},

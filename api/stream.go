@@ -225,7 +225,9 @@ func (s *server) send(ctx context.Context, w http.ResponseWriter, job events.Job
 	}
 	ctx, cancel := s.waiting(ctx)
 	defer cancel()
-	// Access tokens expire by the database's clock, and contexts end by this process's.
+	// Access tokens expire by the database's clock, but contexts end by this process's
+	// clock. The context therefore gets the remaining lifetime and not the time of
+	// expiry.
 	left := caller(ctx).Expires.Sub(s.Store.Clock().Now())
 	ctx, expire := context.WithTimeoutCause(ctx, left, errExpired)
 	defer expire()

@@ -89,7 +89,7 @@ func ExampleClient_Follow() {
 	// Output: The nature of light and colours
 }
 
-// A program that has seen version 3 goes on with version 4.
+// A program that has seen version 3 continues with version 4.
 func ExampleClient_Follow_resume() {
 	for event, err := range signedIn().Follow(context.Background(), jobID, 3) {
 		if err != nil {

@@ -23,8 +23,8 @@ const (
 	maxStreamEnd = 4 << 10
 )
 
-// Events returns the events of a job after a version, up to now. With version 0 it returns
-// all events.
+// Events returns the stored events of a job whose version is later than after. With
+// version 0 it returns all of them.
 func (c *Client) Events(ctx context.Context, id string, after int) ([]Event, error) {
 	r := &Request{Path: jobPath(id) + "/events?after=" + strconv.Itoa(after)}
 	var events []Event
@@ -43,8 +43,9 @@ func outOfOrder(version, after int) error {
 	return fmt.Errorf("%w: event %d follows event %d", ErrProtocol, version, after)
 }
 
-// Follow yields the events of a job after a version as they arrive. It yields each event
-// once and in order, up to the last event. With version 0 it yields all events.
+// Follow yields the events of a job whose version is later than after, as they arrive. It
+// yields each event exactly once and in order, up to the last event. With version 0 it
+// yields all events.
 //
 // Follow reconnects when the stream breaks off, when the stream is silent for 15 s, or
 // when the service asks for a reconnection. Follow resumes after the last event that it

@@ -98,7 +98,7 @@ func TestFollowYieldsEveryEventInOrder(t *testing.T) {
 
 // TestFollowSurvivesACutAtEveryByte cuts the first connection after each byte of the
 // stream. The connection ends cleanly in one case and breaks in the other. The caller
-// must see every event once.
+// must see every event exactly once.
 func TestFollowSurvivesACutAtEveryByte(t *testing.T) {
 	whole := stream(0)
 	for name, end := range map[string]func(){"ended": func() {}, "broken": func() { panic(http.ErrAbortHandler) }} {
@@ -128,7 +128,7 @@ func TestFollowSurvivesACutAtEveryByte(t *testing.T) {
 }
 
 // TestFollowResumesBrokenConnections breaks every connection after a part of the stream,
-// over the network. The caller must see every event once.
+// over the network. The caller must see every event exactly once.
 func TestFollowResumesBrokenConnections(t *testing.T) {
 	s := newService(t)
 	connections := 0

@@ -29,12 +29,12 @@ type Job struct {
 	Completion       string     `json:"completion"`     // the text generated so far
 	ModelName        string     `json:"model_name"`
 	WaitingForModel  bool       `json:"waiting_for_model"` // true if the queued job needs other weights than new jobs
-	MixedKernels     bool       `json:"mixed_kernels"`     // true if arithmetic that gives other bits continued the text
+	MixedKernels     bool       `json:"mixed_kernels"`     // true if parts of the text were generated with different arithmetic
 	Params           *Params    `json:"params"`
 	Usage            Usage      `json:"usage"`
 	FinishReason     string     `json:"finish_reason"`      // stop, length or content_filter; only in a completed job
 	Reason           string     `json:"reason"`             // why the job failed or was cancelled
-	QueuePosition    int        `json:"queue_position"`     // only in a queued job: 1 is next
+	QueuePosition    int        `json:"queue_position"`     // only in a queued job; the next job to run has position 1
 	EstimatedStartAt *time.Time `json:"estimated_start_at"` // only in a queued job; nil if unknown
 	Version          int        `json:"version"`            // version of the job's latest event
 	CreatedAt        time.Time  `json:"created_at"`
@@ -95,7 +95,7 @@ type Event struct {
 	Params       *Params    `json:"params"`
 	PromptTokens int        `json:"prompt_tokens"`
 	Model        string     `json:"model"`
-	Priority     int        `json:"priority"` // in the queue: 1 (first) to 4
+	Priority     int        `json:"priority"` // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     *Reserved  `json:"reserved"` // nil if the owner of the job has no token budget
 	Deadline     *time.Time `json:"deadline"` // time at which the job is cancelled unless it has ended
 
@@ -108,13 +108,15 @@ type Event struct {
 	// Fields of job.started.
 	Worker    string `json:"worker"`
 	FromToken int    `json:"from_token"` // number of tokens that were generated before this attempt
-	Kernel    string `json:"kernel"`     // fingerprint of the arithmetic
+	Kernel    string `json:"kernel"`     // name of the arithmetic that this attempt uses, such as avx2-fma/1
 
-	// Weights is the digest of the weights. In job.started it also has their format. In
-	// job.accepted and job.reassigned it may be empty: then any weights may run the job.
+	// Weights is the digest of the weights. In job.started it also contains their format.
+	// In job.accepted and job.reassigned it may be empty, which means that any weights
+	// may run the job.
 	Weights string `json:"weights"`
 
-	// Fields of job.advanced: the new tokens and the text that they complete.
+	// Fields of job.advanced. Tokens are the new tokens. Text is the text that is
+	// complete with them.
 	Tokens []int  `json:"tokens"`
 	Text   string `json:"text"`
 
@@ -129,8 +131,8 @@ type Event struct {
 	// Final belongs to job.failed. It is false if another attempt follows.
 	Final bool `json:"final"`
 
-	// By belongs to job.cancelled and job.reassigned. It is owner, service for a
-	// deadline, or command for a command of the operator.
+	// By belongs to job.cancelled and job.reassigned. It is "owner", "service" for a
+	// deadline, or "command" for a command of the operator.
 	By string `json:"by"`
 }
 

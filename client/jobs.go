@@ -16,13 +16,13 @@ import (
 // A JobRequest asks for a text. The service has defaults for zero and nil fields.
 type JobRequest struct {
 	Prompt       string   `json:"prompt"`
-	MaxLength    int      `json:"max_length,omitempty"`     // largest number of tokens of prompt and completion together; 0 for none
-	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // largest number of tokens of the completion; it replaces MaxLength; 0 is 50 without MaxLength
-	Temperature  *float64 `json:"temperature,omitempty"`    // 0 takes the likeliest token; nil is 0.8
-	TopK         *int     `json:"top_k,omitempty"`          // choose among the k likeliest tokens; 0 is all, nil is 40
-	TopP         float64  `json:"top_p,omitempty"`          // choose among the likeliest tokens that add up to this probability; 0 is 1
-	Seed         *uint64  `json:"seed,omitempty"`           // the same seed gives the same text again; nil draws a seed
-	Stop         []string `json:"stop,omitempty"`           // the text ends before the first of these
+	MaxLength    int      `json:"max_length,omitempty"`     // largest number of tokens of prompt and completion together; 0 means no such limit
+	MaxNewTokens int      `json:"max_new_tokens,omitempty"` // largest number of tokens of the completion, used instead of MaxLength; if both are 0, it is 50
+	Temperature  *float64 `json:"temperature,omitempty"`    // 0 always takes the likeliest token; nil means 0.8
+	TopK         *int     `json:"top_k,omitempty"`          // number of likeliest tokens to choose from; 0 means all tokens, nil means 40
+	TopP         float64  `json:"top_p,omitempty"`          // tokens are chosen from the likeliest ones whose probabilities add up to this value; 0 means 1
+	Seed         *uint64  `json:"seed,omitempty"`           // the same request with the same seed gives the same text; nil means a random seed
+	Stop         []string `json:"stop,omitempty"`           // the text ends before the first occurrence of one of these strings
 
 	// Key is the Idempotency-Key. For a day, all requests with the same key create only
 	// one job, also if they come from different processes. If Key is "", the client
@@ -54,7 +54,8 @@ func (c *Client) Generate(ctx context.Context, r JobRequest) (*Job, error) {
 		if err != nil || job.State.Final() {
 			return job, err
 		}
-		// A service that shuts down answers earlier, before r.Wait is over.
+		// A service that shuts down answers before r.Wait is over. The pause then lasts
+		// at most until the end of r.Wait.
 		if err := sleep(ctx, min(job.RetryAfter, r.Wait-time.Since(begin))); err != nil {
 			return nil, fmt.Errorf("wait for job %s: %w", job.ID, err)
 		}

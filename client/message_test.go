@@ -87,7 +87,8 @@ func TestMessagesFollowTheStandard(t *testing.T) {
 
 var errBroken = errors.New("broken")
 
-// broken marks the end of a stream whose reader returns an error there.
+// broken, at the end of a test stream, means that the reader returns an error at this
+// point.
 const broken = "\xff!"
 
 // TestMessagesArriveAtOnce sends a message that ends with CR or LF, and nothing after it.

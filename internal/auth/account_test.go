@@ -57,8 +57,8 @@ func TestRegisteredNameIsTakenInAnySpelling(t *testing.T) {
 	}
 }
 
-// Of names that look alike although their scripts differ, only one can be registered. An
-// erased account keeps such names taken too.
+// If names in different scripts look alike, only one of them can be registered. After the
+// account with this name is erased, the others must still be refused.
 func TestLookalikeOfANameIsTaken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -173,8 +173,8 @@ func New(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.
 
 // clocks are the clocks of a Service.
 type clocks struct {
-	now   func() time.Time // the database's time, for all times that are stored, signed or compared with those
-	local func() time.Time // this process's time, for the age of what is in memory, so that it does not jump
+	now   func() time.Time // the database's time, for times that are stored or signed and for comparisons with them
+	local func() time.Time // this process's time, for the age of data in memory; a change of the database's clock must not affect this age
 }
 
 func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v *vault.Vault, o Options, h *hasher, c clocks) (*Service, error) {

@@ -10,7 +10,7 @@ import (
 
 // TestAuthTimesAreTheDatabases signs in, refreshes and signs out while the clocks of the
 // database and of the process differ by an hour. All times that another process would
-// compare must be the database's.
+// compare must come from the database's clock.
 func TestAuthTimesAreTheDatabases(t *testing.T) {
 	t.Parallel()
 	for what, shift := range map[string]time.Duration{"behind": -time.Hour, "ahead": time.Hour} {

@@ -84,11 +84,11 @@ func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 }
 
 const (
-	// recentlyEnded reads the sessions that ended within a duration, for a process
-	// that has just started. endedSince reads the sessions ended by the transactions
-	// from a horizon on. Both queries also return the next horizon. All sessions ended
-	// by transactions older than the next horizon are in this result or in an earlier
-	// result.
+	// recentlyEnded reads the sessions that ended within a duration, for a process that
+	// has just started. endedSince reads the sessions that were ended by transactions
+	// with at least a given id, the horizon. Both queries also return the next horizon.
+	// All sessions ended by transactions older than the next horizon are in this result
+	// or in an earlier result.
 	recentlyEnded = `
 		select now.horizon::text::bigint, e.session
 		from (select pg_snapshot_xmin(pg_current_snapshot()) as horizon) now

@@ -24,8 +24,8 @@ const (
 // refreshToken is a decoded refresh token.
 type refreshToken struct {
 	session uuid.UUID
-	raw     []byte // the session's id, the secret and the MAC: not stored
-	hash    []byte // SHA-256 of raw: stored
+	raw     []byte // bytes of the session's id, the secret and the MAC; never stored
+	hash    []byte // SHA-256 of raw, which is stored
 }
 
 // newRefreshToken returns a random refresh token of a session, as text and decoded.

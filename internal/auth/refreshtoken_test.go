@@ -54,7 +54,7 @@ func TestRefreshTokensAreRandom(t *testing.T) {
 			random++
 		}
 	}
-	if random < 256-1 { // one bit may be missing, because a random bit is taken for a constant one in one of a million runs
+	if random < 256-1 { // one bit may be missing, because in one of a million runs a random bit looks constant
 		t.Errorf("%d bits of %d are random", random, len(set))
 	}
 }

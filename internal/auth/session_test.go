@@ -65,8 +65,9 @@ func TestRefreshMayBeRepeatedWithinGrace(t *testing.T) {
 	}
 }
 
-// A thief who repeats an exchange within Grace must not get a line of refresh tokens of
-// their own. When the thief and the owner have both gone on, the session must end.
+// A thief who repeats an exchange within Grace must not get a refresh token that lives
+// beside the owner's. When both the thief and the owner refresh again, the session must
+// end.
 func TestRepeatedExchangeDoesNotForkTheSession(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -105,7 +106,7 @@ func TestReuseEndsTheSession(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		generations int
-		every       time.Duration // time between refreshes, where 0 keeps the rows of all tokens
+		every       time.Duration // time between two refreshes; at 0, the rows of all tokens stay stored
 	}{{1, 0}, {10, 0}, {1, time.Hour}, {10, time.Hour}} {
 		t.Run(fmt.Sprintf("%d generations every %v", c.generations, c.every), func(t *testing.T) {
 			t.Parallel()
