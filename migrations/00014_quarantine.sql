@@ -1,9 +1,9 @@
 -- +goose Up
 
--- One row is one stream with an event that cannot be used: version is the first
--- such event, reason says what is wrong with it and never what it contains. owner
--- repeats the column of that event. Jobs whose streams are here are set aside:
--- their rows in history are damaged, unless they had ended.
+-- One row is one stream with an event that cannot be used. version is the first such
+-- event. reason says what is wrong with the event, and never contains its content. owner
+-- repeats the column of that event. If the stream is a job's stream and the job had not
+-- ended, the state of the job's row in history becomes 'damaged'.
 create table quarantine (
     stream  text        collate "C" primary key,
     version integer     not null,
@@ -16,8 +16,9 @@ alter table history drop constraint history_state_check;
 alter table history add constraint history_state_check
     check (state in ('queued', 'running', 'completed', 'failed', 'cancelled', 'damaged'));
 
--- No event is added to the damaged stream of a job. Streams of accounts go on,
--- because sign-ins are always on record, and a damaged account can be erased.
+-- No event can be added to the damaged stream of a job. Events can still be added to a
+-- damaged stream of an account, because every sign-in is recorded, and a damaged account
+-- can be erased.
 -- +goose StatementBegin
 create function refuse_damaged() returns trigger language plpgsql as $$
 begin

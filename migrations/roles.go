@@ -16,10 +16,11 @@ import (
 // grantLine is a statement of a migration that gives AppRole rights, or takes some away.
 var grantLine = regexp.MustCompile(`(?m)^(?:grant .+ on (.+) to|revoke .+ from) ` + AppRole + `;$`)
 
-// grants returns the statements that give AppRole exactly its rights, so that a database
-// in which they are missing or were changed is mended. They are those of all migrations,
-// each of which is one line. AppRole also gets the default rights of PUBLIC, because an
-// administrator may have revoked them from PUBLIC. River deletes and updates its own rows.
+// grants returns the statements that give AppRole exactly its rights. They mend a
+// database in which rights are missing or were changed. They are the statements of all
+// migrations, in which each such statement is one line. AppRole also gets the default
+// rights of PUBLIC, because an administrator may have revoked them from PUBLIC. River
+// deletes and updates its own rows.
 func grants() (string, error) {
 	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
@@ -79,7 +80,7 @@ func ensureRole(ctx context.Context, pool *pgxpool.Pool) error {
 			end if;
 		end
 		$$`)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // insufficient_privilege
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "42501" { // the code means insufficient_privilege
 		user := pgx.Identifier{pool.Config().ConnConfig.User}.Sanitize()
 		return fmt.Errorf("%s needs the role %s and may not create, change or grant it: run as a superuser: create role %[2]s nologin; grant %[2]s to %[1]s (%[3]w)",
 			user, AppRole, err)
@@ -112,7 +113,7 @@ func checkOwner(ctx context.Context, pool *pgxpool.Pool) error {
 func AddLogin(ctx context.Context, pool *pgxpool.Pool, login string) error {
 	name := pgx.Identifier{login}.Sanitize()
 	_, err := pool.Exec(ctx, `create role `+name+` login in role `+AppRole)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42710" || pgErr.Code == "23505") { // exists, or was created at the same time
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "42710" || pgErr.Code == "23505") { // the login exists, or another process has just created it
 		_, err = pool.Exec(ctx, `grant `+AppRole+` to `+name)
 	}
 	if err != nil {

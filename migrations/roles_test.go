@@ -87,7 +87,8 @@ func TestMigratingMendsRolesAndRights(t *testing.T) {
 	}
 }
 
-// TestLoginOfTellsWhoCanRewriteTheLog connects with logins of different rights.
+// TestLoginOfTellsWhoCanRewriteTheLog connects with logins of different rights. LoginOf
+// must report the right power, membership and settings of each login.
 func TestLoginOfTellsWhoCanRewriteTheLog(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
@@ -111,7 +112,7 @@ func TestLoginOfTellsWhoCanRewriteTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.User, u.Path = url.User(login), "/"+database
-		pool, err := pg.ConnectPooled(t.Context(), u.String()) // it leaves the settings as they are
+		pool, err := pg.ConnectPooled(t.Context(), u.String()) // ConnectPooled leaves the settings of the login as they are
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +125,7 @@ func TestLoginOfTellsWhoCanRewriteTheLog(t *testing.T) {
 	if err := migrations.AddLogin(t.Context(), super, "service"); err != nil {
 		t.Fatal(err)
 	}
-	if err := migrations.AddLogin(t.Context(), super, "service"); err != nil { // it exists
+	if err := migrations.AddLogin(t.Context(), super, "service"); err != nil { // the login exists already
 		t.Fatal(err)
 	}
 	exec(`create role restorer login; alter role restorer set idle_in_transaction_session_timeout = '3s';

@@ -64,8 +64,8 @@ func OpenLock(path string) (*os.File, error) {
 }
 
 // TryLock takes an exclusive lock on the file, and reports false if another open file has
-// a lock. Child processes may inherit the lock. It ends when every copy of the file is
-// closed, also by the end of its processes.
+// a lock. Child processes may inherit the lock. The lock ends when every process that has
+// the open file has closed it or has ended.
 func TryLock(file *os.File) (locked bool, err error) {
 	for {
 		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)

@@ -63,8 +63,8 @@ func TestLockFollowsNoLink(t *testing.T) {
 	}
 }
 
-// TestFilesBelongToTheDirectorysOwner creates a lock as root in directories of root and of
-// another account.
+// TestFilesBelongToTheDirectorysOwner creates a lock as root in directories of root and
+// of another account. Each lock must belong to the owner of its directory.
 func TestFilesBelongToTheDirectorysOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

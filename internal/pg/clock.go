@@ -23,7 +23,7 @@ const MaxAhead = 5 * time.Second
 type Clock struct {
 	local func() time.Time // the process's clock
 	start time.Time        // the time of NewClock, by the process's clock
-	epoch atomic.Int64     // the same time by the database's clock, in Unix nanoseconds; 0 before the first Sync
+	epoch atomic.Int64     // time of NewClock by the database's clock, in Unix nanoseconds; 0 before the first Sync
 }
 
 // NewClock returns a clock that tells this process's time until the first Sync.

@@ -9,7 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// reading is a database whose clock and round trip a test sets. It is also a row.
+// reading is a fake of a database whose clock and round trip the test sets. It is also a
+// fake of the row with the result.
 type reading struct {
 	now  func() time.Time
 	trip func() // runs before and after the clock is read
@@ -28,7 +29,7 @@ func (r *reading) Scan(dst ...any) error {
 func TestClockFollowsTheDatabase(t *testing.T) {
 	t.Parallel()
 	real := time.Now()
-	var mono time.Duration // time that has passed
+	var mono time.Duration // time that has passed since real
 	c := newClock(func() time.Time { return real.Add(mono) })
 	shift := -15 * time.Second // the database's clock minus the process's clock
 	const trip = time.Millisecond
@@ -52,7 +53,7 @@ func TestClockFollowsTheDatabase(t *testing.T) {
 	mono += time.Hour
 	within("an hour later", trip)
 	epoch := c.Epoch()
-	for _, late := range []time.Duration{0, trip, 3 * trip} { // slow and uneven trips agree with the clock
+	for _, late := range []time.Duration{0, trip, 3 * trip} { // these reads, some of them slow, agree with the clock, so they must not change it
 		db.trip = func() { mono += late }
 		if err := c.Sync(t.Context(), db); err != nil {
 			t.Fatal(err)

@@ -49,7 +49,8 @@ type Cluster struct {
 	socket string  // directory of the socket
 	server *server // nil when another process started it
 
-	// The end of a server that another process started.
+	// These fields are set for a server that another process started. They report its
+	// end.
 	ended   chan struct{}
 	unwatch context.CancelFunc
 }
@@ -223,7 +224,8 @@ func acquire(ctx context.Context, dir string) (lock *os.File, running *Cluster, 
 // started. The kernel tells only the parent of a server that the server has ended.
 const watchEvery = 250 * time.Millisecond
 
-// watch closes c.ended when the server has ended, and closes lock then or at unwatch.
+// watch closes c.ended when the server has ended. It closes lock at the same time, or
+// when c.unwatch is called.
 func (c *Cluster) watch(lock *os.File) {
 	c.ended = make(chan struct{})
 	var ctx context.Context
@@ -246,8 +248,8 @@ func (c *Cluster) watch(lock *os.File) {
 	}()
 }
 
-// gone reports whether no server runs in the directory. A server has the lock, or it was
-// started by hand and answers.
+// gone reports whether no server runs in the directory. A running server holds the lock,
+// unless it was started by hand. A server that was started by hand answers.
 func (c *Cluster) gone(ctx context.Context, lock *os.File) bool {
 	free, err := datadir.TryLock(lock)
 	if err != nil || !free || datadir.Unlock(lock) != nil {

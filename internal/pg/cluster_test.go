@@ -186,7 +186,8 @@ func TestOnlyTheStarterStopsTheServer(t *testing.T) {
 		t.Fatal("the server runs, but Exited is closed")
 	default:
 	}
-	// A process that uses the server of another process must learn that it has ended.
+	// A process that uses the server of another process must learn that the server has
+	// ended.
 	stop(t, first)
 	<-third.Exited()
 	select {
@@ -329,7 +330,8 @@ func TestMissingProgramsAreExplained(t *testing.T) {
 			t.Errorf("the message does not say %q:\n%v", way, pg.ErrNoServer)
 		}
 	}
-	// A directory that the user has named must be named too.
+	// If the user has named a directory without the programs, the error must name this
+	// directory.
 	for _, bin := range []string{t.TempDir(), filepath.Join(t.TempDir(), "missing")} {
 		_, err := pg.Start(t.Context(), filepath.Join(t.TempDir(), "postgres"), pg.Options{Bin: bin})
 		if err == nil || !strings.Contains(err.Error(), "PGBIN") || !strings.Contains(err.Error(), bin) {

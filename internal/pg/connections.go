@@ -11,8 +11,8 @@ import (
 )
 
 // connections holds the open connections of a pool. When one of them meets a read-only
-// server, all connections to that server are dropped, also those that a caller has taken
-// from the pool for long. The next connections go to a server that accepts writes.
+// server, all connections to that server are dropped, including those that a caller keeps
+// for a long time. The next connections go to a server that accepts writes.
 type connections struct {
 	mu   sync.Mutex
 	open map[*pgconn.PgConn]struct{}
@@ -65,7 +65,7 @@ func (c *connections) drop(conn *pgconn.PgConn) {
 		if other.Conn().RemoteAddr().String() == server {
 			delete(c.open, other)
 			if other != conn {
-				go other.Conn().Close() // a statement that runs on it ends with an error
+				go other.Conn().Close() // a statement that runs on this connection ends with an error
 			}
 		}
 	}

@@ -47,8 +47,8 @@ func TestCopiedDirectoryHasAClusterOfItsOwn(t *testing.T) {
 	}
 }
 
-// A directory that was moved after a crash is not a copy. Its file postmaster.pid names
-// the directory's old path.
+// A directory that was moved after a crash is not a copy, so its server must start. Its
+// file postmaster.pid still names the old path.
 func TestMovedDirectoryIsStartedAfterACrash(t *testing.T) {
 	t.Parallel()
 	s := pgtest.NewServer(t)
@@ -61,8 +61,8 @@ func TestMovedDirectoryIsStartedAfterACrash(t *testing.T) {
 	query1(t, start(t, moved), `SELECT 'works'`)
 }
 
-// TestCopiedLinkIsRefused copies a data directory whose cluster is elsewhere. The copied
-// link leads to the original's cluster.
+// TestCopiedLinkIsRefused copies a data directory that is a link to a cluster elsewhere.
+// The copied link leads to the original's cluster, so Start must refuse the copy.
 func TestCopiedLinkIsRefused(t *testing.T) {
 	cluster := stopped(t)
 	above := pgtest.Dir(t)

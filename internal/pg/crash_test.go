@@ -35,8 +35,8 @@ func TestStartRecoversAKilledServer(t *testing.T) {
 }
 
 // TestStartIgnoresThePIDOfAnotherProcess starts a server whose pid file names a living
-// process of the server's account. That process is not a server, which also happens
-// after a restart of the machine. The start must succeed.
+// process of the server's account. That process is not a server. A restart of the machine
+// can leave such a file. The start must succeed.
 func TestStartIgnoresThePIDOfAnotherProcess(t *testing.T) {
 	dir := stopped(t)
 	c := start(t, dir)

@@ -25,8 +25,8 @@ import (
 //
 // dir itself belongs to the caller of Start, or to the account. An account that owns dir
 // can replace each entry at any time. So Start opens the entries below dir, without
-// following a link out of it, and checks and changes what it has opened. It never gives
-// away or changes what a path names.
+// following a link out of it, and checks and changes what it has opened. It never
+// changes the owner or the mode of a file by its path.
 type directory struct {
 	dir  string              // absolute path; has no symbolic links once dir exists
 	cred *syscall.Credential // nil if the account is the caller's
@@ -65,7 +65,8 @@ func locate(dir string) (directory, error) {
 			return d, nil
 		}
 	}
-	// A cluster of another account in a user's directory would keep the user out.
+	// If a cluster in a user's directory belonged to another account, the user could not
+	// start it.
 	for _, dir := range []string{d.dir, filepath.Dir(d.dir)} {
 		if fi, err := os.Lstat(dir); err == nil {
 			d.cred = userAccount(fi)

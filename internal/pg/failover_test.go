@@ -45,9 +45,9 @@ func open(t *testing.T, pool *pgxpool.Pool, connections int) *pgxpool.Conn {
 	return open[0]
 }
 
-// TestPoolDropsAReadOnlyServer meets a read-only server with a write and with a check. The
-// pool must at once drop all connections to it, also one that a caller keeps, such as the
-// one on which River listens.
+// TestPoolDropsAReadOnlyServer runs a write, or a check, on a server that has become
+// read-only. The pool must at once drop all connections to this server. It must also drop
+// a connection that a caller keeps, as River does to listen.
 func TestPoolDropsAReadOnlyServer(t *testing.T) {
 	t.Parallel()
 	pool := connectedTo(t, pgtest.Empty(t))
@@ -63,7 +63,7 @@ func TestPoolDropsAReadOnlyServer(t *testing.T) {
 		if err := meet(); pg.State(err) != pg.ErrReadOnly {
 			t.Errorf("%s: %v, want ErrReadOnly", name, err)
 		}
-		for range 8 { // more than there were connections
+		for range 8 { // more checks than the pool had connections
 			if err := pg.CheckWritable(t.Context(), pool); err != nil {
 				t.Fatalf("%s: then %v", name, err)
 			}
@@ -92,6 +92,7 @@ func TestConnectWaitsForAWritableServer(t *testing.T) {
 }
 
 // A database may have settings that promise less, or more, than the service needs.
+// Connections must correct the former and keep the latter.
 func TestConnectionsHaveTheSettingsOfTheService(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Empty(t)
@@ -125,7 +126,8 @@ func TestConnectionsHaveTheSettingsOfTheService(t *testing.T) {
 	}
 }
 
-// TestDurabilityOfAServerIsKnown changes a real server and gives it a standby.
+// TestDurabilityOfAServerIsKnown changes the settings of a real server and gives it a
+// standby. UnsafeSettings and LosesAtFailover must report each change.
 func TestDurabilityOfAServerIsKnown(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.NewServer(t)
@@ -159,7 +161,7 @@ func TestDurabilityOfAServerIsKnown(t *testing.T) {
 		return err == nil && len(got) == 1
 	})
 	unsafe("full_page_writes")
-	primary.Set("full_page_writes", "on") // a standby needs it
+	primary.Set("full_page_writes", "on") // a standby needs full_page_writes
 	loses(false)
 	standby := primary.Standby()
 	loses(true)

@@ -59,7 +59,7 @@ func checkLink(dir, cluster string) error {
 	}
 	target, err := os.Stat(recorded)
 	if err != nil {
-		return nil // the original leads nowhere
+		return nil // the original link leads nowhere
 	}
 	ours, err := os.Stat(cluster)
 	if err != nil || !os.SameFile(target, ours) {

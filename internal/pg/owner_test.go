@@ -12,10 +12,11 @@ import (
 	"time"
 )
 
-// nobody is an account of every system, which is no server account.
+// nobody is the id of an account that every system has. Here it stands for an ordinary
+// user.
 const nobody = 65534
 
-// ofNobody returns the directory of a data directory that belongs to nobody.
+// ofNobody returns an empty data directory that belongs to the account nobody.
 func ofNobody(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,7 +34,8 @@ func ofNobody(t *testing.T) string {
 }
 
 // TestRootGoesOnWhereAUserWasInterrupted leaves the files of a user's start that was
-// killed in initdb. Root's start must succeed, and everything must still be the user's.
+// killed during initdb. Root's start must succeed, and all files must still belong to the
+// user.
 func TestRootGoesOnWhereAUserWasInterrupted(t *testing.T) {
 	t.Parallel()
 	data := ofNobody(t)
@@ -57,7 +59,8 @@ func TestRootGoesOnWhereAUserWasInterrupted(t *testing.T) {
 	}
 }
 
-// A first start as root in a user's directory must not keep the user out either.
+// After a first start as root in a user's directory, the user must be able to start the
+// cluster too.
 func TestRootsClusterBelongsToTheDirectorysOwner(t *testing.T) {
 	t.Parallel()
 	data := ofNobody(t)
@@ -78,7 +81,8 @@ func startAndStop(t *testing.T, dir string) {
 	}
 }
 
-// belongsToNobody checks that root has kept nothing except the server's log.
+// belongsToNobody checks that all files in data belong to the account nobody. Only the
+// server's log may belong to root.
 func belongsToNobody(t *testing.T, data string) {
 	t.Helper()
 	n := 0
@@ -98,8 +102,9 @@ func belongsToNobody(t *testing.T, data string) {
 	}
 }
 
-// TestRootChangesNothingThatAUserPointsTo replaces entries of a user's directory by
-// something of root's. Root must refuse the entry and leave root's files unchanged.
+// TestRootChangesNothingThatAUserPointsTo replaces entries of a user's directory by links
+// to root's files, or by a directory of root. Root must refuse the entry and leave the
+// files unchanged.
 func TestRootChangesNothingThatAUserPointsTo(t *testing.T) {
 	for what, c := range map[string]struct {
 		prepare func(p directory, target string) error
@@ -109,7 +114,7 @@ func TestRootChangesNothingThatAUserPointsTo(t *testing.T) {
 			func(p directory, target string) error { return os.Symlink(target, filepath.Join(p.dir, "run")) },
 			func(p *directory) error { _, err := p.socketDir(); return err },
 		},
-		"run is root's directory": { // which the user has renamed
+		"run is root's directory": { // the user has given root's directory this name
 			func(p directory, target string) error { return os.Rename(target, filepath.Join(p.dir, "run")) },
 			func(p *directory) error { _, err := p.socketDir(); return err },
 		},

@@ -102,7 +102,7 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 	wait := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
 	var last error
 	ping := func() error {
-		// The end of ctx interrupts an attempt. The error of the attempt before says more.
+		// If ctx ends during an attempt, the error of the previous attempt says more.
 		if err := pool.Ping(ctx); ctx.Err() == nil || last == nil {
 			last = err
 		}
@@ -121,8 +121,8 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 const durable = `
 	select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') not in ('on', 'remote_apply');`
 
-// bounded limits the time of a statement, unless the limit is shorter already, and of a
-// transaction that is idle. Its parameter is in milliseconds.
+// bounded limits the time of statements and of idle transactions. It keeps a statement
+// limit that is shorter already. Its parameter is in milliseconds.
 const bounded = `
 	select set_config('statement_timeout', '%[1]d', false)
 	from (select current_setting('statement_timeout')::interval as t) as now where t = '0' or t > '%[1]d milliseconds';

@@ -37,8 +37,8 @@ func Pooled(ctx context.Context, databaseURL string) (pooled bool, err error) {
 	return pooled, nil
 }
 
-// backendsShared opens two connections and reports whether they share a backend process
-// of the server, or change it.
+// backendsShared opens two connections. It reports whether they share a backend process
+// of the server, or whether a connection changes its backend.
 func backendsShared(ctx context.Context, config *pgconn.Config) (bool, error) {
 	var backends [2]func() (string, error)
 	for i := range backends {
@@ -67,9 +67,10 @@ func backendsShared(ctx context.Context, config *pgconn.Config) (bool, error) {
 	return shared(backends[0], backends[1])
 }
 
-// shared reports whether two connections have the same backend at any time, or one of
-// them has two. An idle pooler gives both the backend that was released last. A pooler
-// that gives the backends in turn gives one connection two of them.
+// shared reports whether two connections ever have the same backend, or whether one
+// connection has two backends. Both are signs of a pooler. If an idle pooler gives out
+// the backend that was released last, both connections get this backend. If a pooler
+// gives out its backends in turn, one connection gets two of them.
 func shared(one, other func() (string, error)) (bool, error) {
 	var first, second string
 	for range 3 {
@@ -94,10 +95,10 @@ func shared(one, other func() (string, error)) (bool, error) {
 }
 
 // ConnectPooled is like Connect for a URL that leads to a pooler in transaction mode. It
-// leaves the sessions of the server as they are: connections act with the rights of the
-// login, and have the settings of the login. Unless the URL names a
-// default_query_exec_mode, statements are not prepared, because a pooler may send the
-// next transaction to a session without the prepared statement.
+// leaves the sessions of the server as they are. So connections have the rights and the
+// settings of the login. Unless the URL names a default_query_exec_mode, statements are
+// not prepared, because a pooler may send the next transaction to a session without the
+// prepared statement.
 func ConnectPooled(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 	const mode = "default_query_exec_mode"
 	if !strings.Contains(databaseURL, mode) {

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// TestSharedBackendsAreAPooler gives the backends of poolers to two connections. The
-// letters are the backends in the order in which the pooler gives them.
+// TestSharedBackendsAreAPooler gives backends to two connections, as a server and as
+// poolers do. Each letter is a backend, in the order in which the backends are given.
+// shared must report true for every pooler and false for the server.
 func TestSharedBackendsAreAPooler(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -56,7 +56,7 @@ func (d directory) launch(bin binaries, socket string, lock *os.File, disposable
 	if err := root.Rename("log", "log.1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	// O_EXCL, because the owner of the directory could put a hard link here.
+	// O_EXCL is needed, because the owner of the directory could put a hard link here.
 	log, err := root.OpenFile("log", os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err

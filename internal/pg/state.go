@@ -12,8 +12,8 @@ import (
 	"colophon/internal/errcode"
 )
 
-// The states of a database in which a statement fails although the statement is right. The
-// same statement may succeed later.
+// These errors are states of the database in which a statement fails although the
+// statement is right. The same statement may succeed later.
 var (
 	// ErrUnavailable means that the server is starting, is stopping, has cut the
 	// connection, or does not answer in time.
@@ -35,11 +35,11 @@ var (
 // meaning is what an error of the server means for the service.
 type meaning struct {
 	state error  // one of the states above; nil is a fault of the service or of its set-up
-	after after  // what becomes of the connection and of a start
+	after after  // what happens to the connection and to a process that starts
 	why   string // for the runbook
 }
 
-// after is what follows from an error, besides the answer to the client.
+// after says what happens after an error, besides the answer to the client.
 type after int
 
 const (
@@ -98,7 +98,7 @@ func Unavailable(err error) bool {
 	return state != nil && next != stops
 }
 
-// stateOf returns what follows from an error, and the state of the database.
+// stateOf returns what happens after an error, and the state of the database.
 func stateOf(err error) (after, error) {
 	for _, state := range []error{ErrUnavailable, ErrReadOnly, ErrExhausted, ErrContended} {
 		if errors.Is(err, state) {

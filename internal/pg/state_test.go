@@ -38,8 +38,9 @@ func connectedTo(t *testing.T, url string) *pgxpool.Pool {
 	return pool
 }
 
-// TestEverySQLSTATEHasAState makes the server raise an error of each class that
-// Postgres 18 documents, and more errors of the classes in which the answers differ.
+// TestEverySQLSTATEHasAState makes the server raise an error of each class of SQLSTATEs
+// that Postgres 18 documents. In some classes the states differ, so it raises several
+// errors of these classes. State must return the state of each error.
 func TestEverySQLSTATEHasAState(t *testing.T) {
 	t.Parallel()
 	pool := connected(t)
@@ -118,7 +119,8 @@ func backend(t *testing.T, pool *pgxpool.Pool) (pid int) {
 	return pid
 }
 
-// TestStatesOfARealServer brings a server into states of which it reports by itself.
+// TestStatesOfARealServer puts a server into several states and takes the errors that the
+// server itself reports. State must return the right state for each error.
 func TestStatesOfARealServer(t *testing.T) {
 	t.Parallel()
 	pool := connectedTo(t, pgtest.Empty(t))

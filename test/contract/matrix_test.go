@@ -56,7 +56,7 @@ func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 // target is an object on which an operation is tried.
 type target struct {
 	what  string
-	ids   map[string]string // by path parameter; nil if the path has none
+	ids   map[string]string // ids by path parameter; nil if the path has no parameter
 	owned bool              // the object belongs to the owner
 }
 

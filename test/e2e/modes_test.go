@@ -39,8 +39,8 @@ func TestServiceWorksInEveryQueryMode(t *testing.T) {
 // complaint finds the lines of a log that tell about a failed statement.
 var complaint = regexp.MustCompile(`.*level=(WARN|ERROR).* err=.*`)
 
-// mainFlow is the life of an account: it signs up and in, refreshes its session, has
-// jobs run, follows one, reads its history and is erased.
+// mainFlow goes through the life of an account. The account signs up and in, refreshes
+// its session, submits jobs, follows one of them, reads its history and is erased.
 func mainFlow(t *testing.T, p *programtest.Process, db *pgtest.DB) {
 	t.Helper()
 	c := anonymous(t, p.URL)

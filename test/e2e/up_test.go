@@ -110,8 +110,8 @@ func TestPagesReferToNoOtherHost(t *testing.T) {
 	c.Do("GET", "/docs", "", "Host", "rebound.example").Refused(t, 421, "misdirected")
 }
 
-// TestStreamResumesAtEveryEvent cuts a stream after every event and resumes the stream.
-// The client must receive every message once.
+// TestStreamResumesAtEveryEvent cuts a stream after each of its events and resumes it.
+// The client must receive every event exactly once.
 func TestStreamResumesAtEveryEvent(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
@@ -372,8 +372,9 @@ func TestPromptsAndTextsAreSealedInTheDatabase(t *testing.T) {
 }
 
 // TestPrivatePostgresKeepsDataAcrossARestart stops the service and starts it again with
-// the same data directory. The history and the account must still exist. Meanwhile, a
-// second `up` must be refused, and a worker that shares the Postgres must end with it.
+// the same data directory. The history and the account must still exist. Before the stop,
+// a second `up` must be refused. A worker that uses the private Postgres must end when
+// this Postgres ends.
 func TestPrivatePostgresKeepsDataAcrossARestart(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)

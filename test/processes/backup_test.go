@@ -12,9 +12,10 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// TestBackupIsRestoredIntoAnotherServer follows the section of the runbook with jobs that
-// run and jobs that wait, a session that has ended, and a ticket. In the restored
-// service every job must end with the text that it has in the first service.
+// TestBackupIsRestoredIntoAnotherServer follows the runbook's section on backups. At the
+// time of the backup there are running and waiting jobs, a session that has ended, and a
+// ticket. In the restored service every job must end with the text that it has in the
+// first service.
 //
 // security: ASVS 13.2.2
 func TestBackupIsRestoredIntoAnotherServer(t *testing.T) {
@@ -38,7 +39,7 @@ func TestBackupIsRestoredIntoAnotherServer(t *testing.T) {
 	dump := filepath.Join(t.TempDir(), "colophon.dump")
 	tool(t, m.url, "pg_dump", "--format=custom", "--file="+dump, m.url)
 	late := newUser(t, first.URL, "signed-out-late")
-	c.Do("DELETE", "/users/me/sessions", "").Must(t, 204) // after the backup
+	c.Do("DELETE", "/users/me/sessions", "").Must(t, 204) // the sign-out is not in the backup
 	again := user{c.As(c.SignIn("isaac", apitest.Password).Access)}
 	want := map[string]string{}
 	for _, id := range ids {
@@ -55,8 +56,9 @@ func TestBackupIsRestoredIntoAnotherServer(t *testing.T) {
 	if _, log, code := programtest.Run(t, append(slices.Clone(m.settings), "DATABASE_URL="+server.URL()), "", "migrate"); code != 0 {
 		t.Fatalf("migrate: exit status %d\n%s", code, log)
 	}
-	// Sessions that ended after the backup are back, and access tokens of accounts that it
-	// does not have are still valid. The runbook signs everybody out.
+	// Sessions that ended after the backup are live again. Access tokens of accounts that
+	// the backup does not contain are still valid. The runbook therefore signs everybody
+	// out.
 	tool(t, server.URL(), "psql", server.URL(), "--command=update sessions set revoked_at = clock_timestamp() where revoked_at is null")
 	if _, log, code := programtest.Run(t, restored.settings, "", "keys", "rotate", "--leaked"); code != 0 {
 		t.Fatalf("rotate the keys: exit status %d\n%s", code, log)

@@ -16,7 +16,7 @@ import (
 
 // TestJobOfAKilledWorkerContinues kills the worker of a job. Another worker must continue
 // the job. The database's clock is 15 seconds off and jumps by 30 seconds at each kill.
-// COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The log has the time from
+// COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The test logs the time from
 // each kill to the next token.
 func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	slow(t)
@@ -26,7 +26,7 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 		kills = n
 	}
 	m := newMembers(t)
-	shift := -15 * time.Second // access tokens are valid from then on
+	shift := -15 * time.Second // negative at first, because an access token is not valid before the time at which it is signed
 	pgtest.ShiftClock(t, m.url, shift)
 	c := newUser(t, m.api("--no-rate-limits").URL, "killer")
 	workers := []*programtest.Process{m.worker(), m.worker()}
@@ -227,8 +227,9 @@ func TestJobThatKillsItsWorkersFails(t *testing.T) {
 		worker.Kill()
 		killed = append(killed, worker.Worker)
 	}
-	// The waits between more crashes would take a minute. The token count makes the tokens
-	// that the job has recorded before a kill count for nothing.
+	// The waits before more crashes would take a minute, so the test sets the number of
+	// crashes. New tokens would reset this number. The large token count prevents the
+	// reset.
 	var n int
 	m.query(`with seeded as (update leases set crashes = 4, tokens = 1000000 returning 1) select count(*)::integer from seeded`, &n)
 	if n != 1 {

@@ -2,4 +2,4 @@
 
 package processes
 
-const depth = 4 // the race detector makes models slow enough
+const depth = 4 // fewer layers, because the race detector makes the model slow enough

@@ -88,9 +88,9 @@ auth_file = %s/users
 	return through
 }
 
-// TestServiceWorksBehindAPooler runs the service behind PgBouncer with a direct URL, and
-// refuses to start without the direct URL. Afterwards the pooler's sessions must be as
-// they were.
+// TestServiceWorksBehindAPooler runs the service behind PgBouncer, with a direct URL for
+// LISTEN. Without the direct URL the service must refuse to start. Afterwards the
+// pooler's sessions must be as they were.
 func TestServiceWorksBehindAPooler(t *testing.T) {
 	t.Parallel()
 	programtest.Path(t)
@@ -149,12 +149,12 @@ func TestServiceWorksBehindAPooler(t *testing.T) {
 	worker.Stop()
 }
 
-// unchangedSessions looks at all sessions of the pooler, as another program would get
-// them.
+// unchangedSessions fails the test if the service has changed a session of the pooler. It
+// uses the sessions as another program would.
 func unchangedSessions(t *testing.T, databaseURL string) {
 	t.Helper()
 	ctx := context.Background()
-	for range 4 { // sessions of the pooler, each held by a transaction
+	for range 4 { // each transaction stays open and so gets a session of its own
 		conn, err := pgx.Connect(ctx, pgtest.With(databaseURL, "default_query_exec_mode", "exec"))
 		if err != nil {
 			t.Fatal(err)

@@ -58,7 +58,7 @@ func refusedSQL(t *testing.T, databaseURL, sql string) {
 	}
 }
 
-// TestServiceNeedsNoRightsOfTheOwner follows the runbook: the owner migrates, and the
+// TestServiceNeedsNoRightsOfTheOwner follows the runbook. The owner migrates, and the
 // service has a login of its own. With --production the service must refuse the owner's
 // login.
 //
@@ -102,12 +102,13 @@ func TestServiceNeedsNoRightsOfTheOwner(t *testing.T) {
 	p.Stop()
 }
 
-// TestPrivatePostgresHasALoginForTheService looks at the logins of `up`'s connections.
+// TestPrivatePostgresHasALoginForTheService reads the logins of the connections of `up`.
+// All must use the login colophon_service and not the owner's.
 func TestPrivatePostgresHasALoginForTheService(t *testing.T) {
 	t.Parallel()
 	data := pgtest.Dir(t)
 	p := programtest.Start(t, nil, "up", "--listen", "127.0.0.1:0", "--data", data)
-	server := pgtest.OpenServer(t, data+"/postgres") // the one that runs already
+	server := pgtest.OpenServer(t, data+"/postgres") // OpenServer uses the server that already runs
 	conn, err := pgx.Connect(t.Context(), server.URL())
 	if err != nil {
 		t.Fatal(err)

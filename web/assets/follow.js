@@ -6,7 +6,7 @@ import { read } from "./sse.js";
 const first = 500; // milliseconds before the first new attempt; doubles with each attempt that fails
 const longest = 10_000;
 
-// follow yields the events of a job after a version, each once and in order, and
+// follow yields the events of a job after a version, each exactly once and in order, and
 // returns after the final event. open(after, signal) resolves to the body of an event
 // stream. If a stream breaks, ends early or sends no byte for silence milliseconds, not
 // even a heartbeat, follow opens it again from the last version that it has seen.

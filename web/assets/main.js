@@ -24,7 +24,7 @@ find("sign").addEventListener("click", () => {
   if (!client.username) return account.ask().then(enter);
   client.signOut();
   leave();
-  composer.clear(); // after a session that expires, the form stays: the same user goes on
+  composer.clear(); // when a session expires, the form is kept instead, because the same user goes on
 });
 show(find("sign"));
 

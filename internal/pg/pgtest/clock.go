@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ShiftClock sets the clock of the test's database: its statements see the server's time
-// plus d. A second call makes the clock jump, also for open connections. The first call
-// must come before anything but the test's own pools has connected.
+// ShiftClock shifts the clock of the test's database, so that its statements see the
+// server's time plus d. A second call shifts the clock again, also for open connections.
+// At the first call, only the test's own pools may have connected.
 func (db *DB) ShiftClock(t testing.TB, d time.Duration) {
 	t.Helper()
 	ShiftClock(t, db.URL, d)

@@ -127,8 +127,8 @@ func (s *Server) connected(fn func(context.Context, *pgx.Conn) error) {
 	}
 }
 
-// AnyOf returns the URL of a database that one of the servers has. The clients of the URL
-// find the server that accepts writes.
+// AnyOf returns a connection URL that lists all the servers. A client of this URL
+// connects to the server that accepts writes.
 func AnyOf(servers ...*Server) string {
 	var hosts, ports []string
 	for _, s := range servers {
