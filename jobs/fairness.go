@@ -75,7 +75,9 @@ func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, job
 	if err != nil {
 		return err
 	}
-	job.Priority, job.Deadline = priority(load), load.At.Add(jobTime)
+	// The event of the acceptance gets a later time of the same clock. So the deadline is
+	// never later than jobTime after the acceptance.
+	job.Priority, job.Deadline = priority(load), q.store.Clock().Now().Truncate(time.Microsecond).Add(jobTime)
 	if q.limits.Tokens > 0 {
 		job.Reserved = events.Reservation{Day: load.At.Format(time.DateOnly), Tokens: job.PromptTokens + job.Params.MaxTokens}
 	}
