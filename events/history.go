@@ -84,6 +84,16 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 	return nil
 }
 
+// upsert writes a row of the history view.
+const upsert = `
+insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+on conflict (job) do update set
+	owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
+	prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
+	created_at = excluded.created_at, deadline = excluded.deadline,
+	started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights `
+
 // queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
 // row is replaced only if it meets the condition, whose parameters begin with $15. An empty
 // condition is always met.
@@ -96,14 +106,7 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, a
 		}
 		sealed = key.Seal(plain, rowAAD(r.Job))
 	}
-	return batch.Queue(`
-		insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-		on conflict (job) do update set
-			owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
-			prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
-			created_at = excluded.created_at, deadline = excluded.deadline,
-			started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights `+condition,
+	return batch.Queue(upsert+condition,
 		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
 			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor}, args...)...), nil
 }

@@ -21,16 +21,17 @@ var sqlAt = map[string]int{"DeleteBatches": 4, "Exec": 1, "Query": 1, "QueryRow"
 // why no input from outside can change this SQL.
 var composed = map[string]string{
 	"events/idempotency.go fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds())": "a number, and SET takes no parameters",
-	"internal/auth/ended.go query": "one of two constants",
-	"internal/auth/run.go sql":     "composed of the constants above it",
-	"test/chaos/postgres.go `select pid from pg_stat_activity where ` + condition": "constants, in a program for tests",
-	"internal/limit/store.go sql": "its callers pass constants, in the same file",
-	"internal/pg/delete.go sql":   "its callers' argument, which this test checks there",
-	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()": "a quoted name of the program's own: CREATE takes no parameters",
-	"internal/pg/pool.go sql":      "constants, a number, and a quoted name of the program's own: SET takes no parameters",
-	"migrations/migrations.go sql": "lines of the embedded migrations",
-	"migrations/roles.go `create role ` + name + ` login in role ` + AppRole": "a quoted name of the program's own: CREATE takes no parameters",
-	"migrations/roles.go `grant ` + AppRole + ` to ` + name":                  "a quoted name of the program's own: GRANT takes no parameters",
+	"events/history.go upsert + condition":                                        "its callers pass constants, in the same package",
+	"internal/auth/ended.go query":                                                "one of two constants",
+	"internal/auth/run.go sql":                                                    "composed of the constants above it",
+	"test/chaos/weather.go `select pid from pg_stat_activity where ` + condition": "constants, in a program for tests",
+	"internal/limit/store.go sql":                                                 "its callers pass constants, in the same file",
+	"internal/pg/delete.go sql":                                                   "its callers' argument, which this test checks there",
+	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":    "a quoted name of the program's own: CREATE takes no parameters",
+	"internal/pg/pool.go sql":                                                     "constants, a number, and a quoted name of the program's own: SET takes no parameters",
+	"migrations/migrations.go sql":                                                "lines of the embedded migrations",
+	"migrations/roles.go `create role ` + name + ` login in role ` + AppRole":     "a quoted name of the program's own: CREATE takes no parameters",
+	"migrations/roles.go `grant ` + AppRole + ` to ` + name":                      "a quoted name of the program's own: GRANT takes no parameters",
 }
 
 // TestSQLIsConstant requires that every statement which the product sends to Postgres is
