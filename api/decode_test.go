@@ -73,6 +73,67 @@ func TestRefusalsShowNeitherGoTypesNorValues(t *testing.T) {
 	check(f.Do("POST", "/jobs", prompt, "Cancel-After", secret), 422, "Cancel-After")
 }
 
+// TestRefusalsDoNotRepeatNames sends members and query parameters with names that the
+// service does not know. A user may have mixed up names and values, so an answer must not
+// repeat these names.
+//
+// security: ASVS 16.5.1
+func TestRefusalsDoNotRepeatNames(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for what, a := range map[string]apitest.Answer{
+		"a member":           f.Do("POST", "/jobs", `{"prompt":"light","hunter2":1}`),
+		"several members":    f.Do("POST", "/users", `{"hunter2.a":1,"hunter2[b]":2,"hunter2":{"hunter2":1}}`),
+		"a query parameter":  f.Do("GET", "/history?hunter2=1", ""),
+		"a name with points": f.Do("GET", "/history?a.hunter2[b]=1", ""),
+	} {
+		p := a.Refused(t, 422, "invalid_request")
+		if strings.Contains(string(a.Body), "hunter2") {
+			t.Errorf("%s: the answer repeats the name: %s", what, a.Body)
+		}
+		if at := p.Errors[len(p.Errors)-1].Location; what != "several members" && at != "body" && at != "query" {
+			t.Errorf("%s: location %q", what, at)
+		}
+	}
+}
+
+// TestRefusalsAreShort sends bodies with thousands of mistakes. The answer must be much
+// shorter than the body.
+//
+// security: ASVS 15.2.2
+func TestRefusalsAreShort(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var members strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&members, `,"m%d":1`, i)
+	}
+	for what, body := range map[string]string{
+		"unknown members": `{"prompt":"light"` + members.String() + "}",
+		"wrong items":     `{"prompt":"light","stop":[1` + strings.Repeat(",1", 30_000) + "]}",
+		"long items":      `{"prompt":"light","stop":["` + strings.Repeat(`","`, 15_000) + `"]}`,
+	} {
+		a := f.Do("POST", "/jobs", body)
+		a.Refused(t, 422, "invalid_request")
+		if len(a.Body) > 5000 {
+			t.Errorf("%s: the answer to %d bytes has %d bytes: %.2000s", what, len(body), len(a.Body), a.Body)
+		}
+	}
+}
+
+// TestTruncatedJSONIsExplained sends JSON that ends early. The answer must say so in the
+// service's own words.
+func TestTruncatedJSONIsExplained(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, body := range []string{"{", "nul", `{"prompt":"light"`, `{"prompt`, " "} {
+		p := f.Do("POST", "/jobs", body).Refused(t, 400, "invalid_request")
+		if strings.Contains(p.Detail, "EOF") || !strings.Contains(p.Detail, "the text ends early at byte") {
+			t.Errorf("%q: %s", body, p.Detail)
+		}
+	}
+}
+
 func TestCompressedBodyIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

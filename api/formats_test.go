@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -29,9 +28,9 @@ func TestLoneSurrogatesAreRefused(t *testing.T) {
 		`"\ud800\u0041"`:             strictjson.ErrSurrogate,
 		`"\ud800\ud800"`:             strictjson.ErrSurrogate,
 		`"\udc00\ud800"`:             strictjson.ErrSurrogate,
-		`"\ud800`:                    io.ErrUnexpectedEOF,
-		`"\u`:                        io.ErrUnexpectedEOF,
-		`"\`:                         io.ErrUnexpectedEOF,
+		`"\ud800`:                    strictjson.ErrTruncated,
+		`"\u`:                        strictjson.ErrTruncated,
+		`"\`:                         strictjson.ErrTruncated,
 	} {
 		var v any
 		if err := unmarshalJSON([]byte(text), &v); !errors.Is(err, want) {
@@ -98,7 +97,7 @@ func TestFormsBecomeObjects(t *testing.T) {
 func TestDeepAndAmbiguousJSONIsRefused(t *testing.T) {
 	deep := func(n int, open, end string) string { return strings.Repeat(open, n) + "1" + strings.Repeat(end, n) }
 	for text, want := range map[string]error{
-		`{}`: nil, `[]`: nil, `1`: nil, `"x"`: nil, `null`: nil, ``: io.ErrUnexpectedEOF,
+		`{}`: nil, `[]`: nil, `1`: nil, `"x"`: nil, `null`: nil, ``: strictjson.ErrTruncated,
 		`{"a":1,"b":1}`:                          nil,
 		`{"a":{"a":{"a":1}},"b":{"a":1}}`:        nil,
 		`[{"a":1},{"a":1},{"b":[{"a":1}]}]`:      nil,

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/danielgtaylor/huma/v2/validation"
 )
 
 // Problem is the body of every error response, except those of the OAuth2 endpoints (see
@@ -115,20 +118,33 @@ func (s *server) refuse(ctx huma.Context, p *Problem) {
 	s.answer(w, r, p)
 }
 
+// maxFaults is the largest number of faults in a problem. A body can have thousands of
+// faults, and a list of all of them would be 30 times the size of the body.
+const maxFaults = 10
+
+// unknownQuery is Huma's message about a query parameter that an operation does not have.
+const unknownQuery = "unknown query parameter"
+
 // humaProblem turns Huma's own errors into problems. These are errors of validation, of
 // parsing and of body limits. Huma's error details contain the submitted values, and
-// humaProblem leaves these values out.
+// humaProblem leaves these values out. It also leaves out the names of unknown members and
+// parameters, because the client has chosen them.
 func humaProblem(status int, message string, errs ...error) huma.StatusError {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))
 	}
 	p := newProblem(status, "invalid_request", message)
 	for _, err := range errs {
-		if err == nil {
+		d, ok := errors.AsType[*huma.ErrorDetail](err)
+		if err == nil || !ok {
 			continue
 		}
-		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
-			p.Errors = append(p.Errors, Fault{Message: d.Message, Location: d.Location})
+		f := Fault{Message: d.Message, Location: d.Location}
+		if f.Message == validation.MsgUnexpectedProperty || f.Message == unknownQuery {
+			f.Location, _, _ = strings.Cut(f.Location, ".")
+		}
+		if len(p.Errors) < maxFaults && !slices.Contains(p.Errors, f) {
+			p.Errors = append(p.Errors, f)
 		}
 	}
 	if len(p.Errors) > 0 {

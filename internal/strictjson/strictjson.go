@@ -18,8 +18,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// These values and io.ErrUnexpectedEOF are the possible reasons of an Error.
+// These values are the possible reasons of an Error.
 var (
+	ErrTruncated     = errors.New("the text ends early")
 	ErrSyntax        = errors.New("syntax error")
 	ErrNotObject     = errors.New("not a JSON object")
 	ErrEncoding      = errors.New("invalid UTF-8")
@@ -120,7 +121,7 @@ func readEnd(d *jsontext.Decoder) error {
 // readError converts an error of jsontext to an error of Object or Check.
 func readError(d *jsontext.Decoder, err error) error {
 	if errors.Is(err, io.EOF) { // the text ends where a value should begin
-		return &Error{Reason: io.ErrUnexpectedEOF, Offset: d.InputOffset()}
+		return &Error{Reason: ErrTruncated, Offset: d.InputOffset()}
 	}
 	syntactic, ok := errors.AsType[*jsontext.SyntacticError](err)
 	if !ok {
@@ -134,7 +135,7 @@ func readError(d *jsontext.Decoder, err error) error {
 			e.Name = name.LastToken()
 		}
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		e.Reason = io.ErrUnexpectedEOF
+		e.Reason = ErrTruncated
 	}
 	return e
 }

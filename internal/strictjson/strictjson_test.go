@@ -32,10 +32,10 @@ func TestInvalidJSONIsRefusedAtItsOffset(t *testing.T) {
 		check      error // the wanted error of Check
 		offset     int64 // the wanted offset of Check's error
 	}{
-		{"an empty text", ``, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
-		{"spaces", "  ", io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 0},
-		{"a cut object", `{"a":1`, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 6},
-		{"a cut string", `{"a":"b`, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 7},
+		{"an empty text", ``, ErrTruncated, ErrTruncated, 0},
+		{"spaces", "  ", ErrTruncated, ErrTruncated, 0},
+		{"a cut object", `{"a":1`, ErrTruncated, ErrTruncated, 6},
+		{"a cut string", `{"a":"b`, ErrTruncated, ErrTruncated, 7},
 		{"an array", `[1]`, ErrNotObject, nil, 0},
 		{"null", `null`, ErrNotObject, nil, 0},
 		{"a word", `secret`, ErrSyntax, ErrSyntax, 0},
@@ -137,7 +137,7 @@ func FuzzCheck(f *testing.F) {
 		}
 		if ok && json.Valid(text) {
 			switch e.Reason {
-			case ErrSyntax, ErrTrailing, ErrNotObject, io.ErrUnexpectedEOF:
+			case ErrSyntax, ErrTrailing, ErrNotObject, ErrTruncated:
 				t.Fatalf("%q is refused: %v", text, err)
 			}
 		}

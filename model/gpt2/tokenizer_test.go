@@ -180,9 +180,9 @@ func byteVocab(more ...string) string {
 func TestReadTokenizerRefusesInvalidFiles(t *testing.T) {
 	good := byteVocab("ab", "abc", "<|endoftext|>", "中")
 	for _, c := range []struct{ name, vocab, merges, want string }{
-		{"empty vocab", "", "", "vocab.json: unexpected EOF"},
+		{"empty vocab", "", "", "vocab.json: the text ends early"},
 		{"not an object", "[]", "", "not a JSON object"},
-		{"truncated", good[:len(good)-1], "", "vocab.json: unexpected EOF"},
+		{"truncated", good[:len(good)-1], "", "vocab.json: the text ends early"},
 		{"more follows", good + "{}", "", "something follows"},
 		{"no bytes", `{"a":0}`, "", `no token "Ā", which stands for the byte 0x00`},
 		{"one byte less", strings.Replace(good, `"a":`, `"aa":`, 1), "", `no token "a"`},
