@@ -49,6 +49,11 @@ func TestCheckFindsPlantedFaults(t *testing.T) {
 	}{
 		{"no fault", "", nil, right},
 		{"an internal error", serverError, nil, answer(500, with("Content-Type", "application/problem+json"), `{}`)},
+		{"an unavailability without a reason", serverError, nil, answer(503, with("Content-Type", "application/problem+json"), `{}`)},
+		{"an error of Go", leakedInternal, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"json: cannot unmarshal number"}`)},
+		{"an error of Postgres", leakedInternal, nil, answer(422, with("Content-Type", "application/problem+json"), `{"detail":"ERROR (SQLSTATE 22P05)"}`)},
+		{"a submitted value in an error", repeatedInput, func(r *request) { r.query = [][2]string{{"color", "ultramarine"}} },
+			answer(422, with("Content-Type", "application/problem+json"), `{"detail":"ultramarine is no color"}`)},
 		{"an undocumented status", undocumentedStatus, nil, answer(418, header, `{}`)},
 		{"a redirect", undocumentedStatus, nil, answer(307, header, "")},
 		{"a missing member", schemaMismatch, nil, answer(200, header, `{"id":"`+id+`"}`)},

@@ -40,9 +40,14 @@ const (
 	leakedSecret          = "secrets in errors"
 	reachedForeign        = "other users' objects reached"
 	panicked              = "panics"
+	leakedInternal        = "errors in the words of Go or Postgres"
+	repeatedInput         = "errors that repeat submitted values"
+	malformedAnswer       = "missing or malformed answers"
+	smuggledRequest       = "answers to smuggled requests"
 )
 
-var kinds = []string{serverError, undocumentedStatus, schemaMismatch, undocumentedHeader, wrongHeader, acceptedInvalid, acceptedUnauthorized, refusedValid, missingSecurityHeader, leakedSecret, reachedForeign, panicked}
+var kinds = []string{serverError, undocumentedStatus, schemaMismatch, undocumentedHeader, wrongHeader, acceptedInvalid, acceptedUnauthorized, refusedValid, missingSecurityHeader, leakedSecret, reachedForeign, panicked,
+	leakedInternal, repeatedInput, malformedAnswer, smuggledRequest}
 
 func (f *findings) add(kind, format string, args ...any) {
 	f.mu.Lock()
@@ -97,29 +102,75 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	}
 }
 
-// checkAnswer compares an answer with the document and adds the differences as findings.
-func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a apitest.Answer) {
-	report := func(kind, format string, args ...any) {
-		f.add(kind, "%s\n    answered %d %s: %s", r, a.Status, truncate(string(a.Body)), fmt.Sprintf(format, args...))
+// report returns a function that adds findings about an answer. sent describes the
+// request.
+func (f *findings) report(sent fmt.Stringer, a apitest.Answer) func(kind, format string, args ...any) {
+	return func(kind, format string, args ...any) {
+		f.add(kind, "%s\n    answered %d %s: %s", sent, a.Status, truncate(string(a.Body)), fmt.Sprintf(format, args...))
 	}
+}
+
+// unavailable lists the problem codes with which the service may answer 503.
+var unavailable = []string{"busy", "queue_full", "streams_full", "not_ready", "interrupted", "unavailable", "database_read_only", "database_exhausted", "database_contended"}
+
+// internalWords matches text that only errors of Go's packages and of Postgres have.
+var internalWords = regexp.MustCompile(`(?i)\bgo (struct|value|type)\b|goroutine|runtime error|\.go:\d|nil pointer|unmarshal|invalid character|unexpected EOF|unexpected end of|` +
+	`\b(json|strconv|reflect|url|http|net|pgx|pgconn|time|uuid|huma|io|errors|context|sql)\.[a-z]|\b(u?int|float)(8|16|32|64)\b|\[\]byte|\[\]string|map\[|interface \{|%!|sqlstate`)
+
+// checkError checks what every error must obey, whatever the request was. An error is a
+// complete problem, and it has no word of the implementation.
+func checkError(a apitest.Answer, report func(kind, format string, args ...any)) {
+	if a.Status < 400 {
+		return
+	}
+	if _, err := a.Problem(); err != nil {
+		report(schemaMismatch, "%v", err)
+	}
+	if a.Status >= 500 && !(a.Status == 503 && slices.Contains(unavailable, a.Code())) {
+		report(serverError, "")
+	}
+	if word := internalWords.Find(a.Body); word != nil {
+		report(leakedInternal, "%q", word)
+	}
+}
+
+func checkHeaders(a apitest.Answer, report func(kind, format string, args ...any)) {
 	for _, name := range commonHeaders {
 		if a.Header.Get(name) == "" {
 			report(missingSecurityHeader, "no %s", name)
 		}
 	}
+}
+
+// checkSafety checks an answer without the document's schemas.
+func (f *findings) checkSafety(g *generator, r *request, _ *http.Request, a apitest.Answer) {
+	report := f.report(r, a)
+	checkHeaders(a, report)
+	checkError(a, report)
 	if a.Status >= 400 {
 		for _, secret := range []string{g.caller.password, g.caller.access, g.caller.refresh} {
 			if bytes.Contains(a.Body, []byte(secret)) {
 				report(leakedSecret, "the answer repeats a secret")
 			}
 		}
-		if _, err := a.Problem(); err != nil {
-			report(schemaMismatch, "%v", err)
+		for _, value := range r.values() {
+			if len(value) >= 8 && !strings.Contains(g.doc.text, value) && strings.Contains(string(a.Body), value) {
+				report(repeatedInput, "the answer repeats %q", truncate(value))
+			}
 		}
 	}
-	if a.Status >= 500 {
-		report(serverError, "")
+	if r.unauthorized && a.Status != 401 && !r.unknownRoute && !(a.Status == 429 && f.rateLimited) {
+		report(acceptedUnauthorized, "")
 	}
+	if r.invalid && a.Status/100 == 2 && !r.unknownRoute {
+		report(acceptedInvalid, "")
+	}
+}
+
+// checkAnswer compares an answer with the document and adds the differences as findings.
+func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a apitest.Answer) {
+	report := f.report(r, a)
+	f.checkSafety(g, r, sent, a)
 	if r.unknownRoute {
 		if a.Status != 404 && a.Status != 405 && a.Status != 401 && a.Status != 422 && !(a.Status == 429 && f.rateLimited) {
 			// The mutation may have changed the method or path to that of another
@@ -130,13 +181,8 @@ func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a a
 		}
 		return
 	}
-	if r.unauthorized && a.Status != 401 && !(a.Status == 429 && f.rateLimited) {
-		report(acceptedUnauthorized, "")
-	}
-	if a.Status/100 == 2 {
-		if r.invalid {
-			report(acceptedInvalid, "")
-		} else if ok, errs := g.doc.check.ValidateHttpRequestSync(withBody(sent, r)); !ok {
+	if a.Status/100 == 2 && !r.invalid {
+		if ok, errs := g.doc.check.ValidateHttpRequestSync(withBody(sent, r)); !ok {
 			report(acceptedInvalid, "%s", summary(errs))
 		}
 	}

@@ -1,8 +1,5 @@
 package contract
 
-// thorough is the smallest number of requests for which a run must try every pair.
-const thorough = 20_000
-
 // coverage counts the tries of each mutation on each operation, and the mutations of each
 // part of an operation.
 type coverage map[string]int

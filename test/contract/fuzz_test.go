@@ -32,6 +32,12 @@ type campaign struct {
 	requests int
 	findings findings
 
+	// thorough is the smallest number of requests for which a run must try every pair of
+	// coverage.
+	thorough int
+
+	check func(*generator, *request, *http.Request, apitest.Answer) // checks an answer
+
 	left       atomic.Int64
 	mu         sync.Mutex
 	sent       map[string]map[int]int // number of requests by kind and status
@@ -51,7 +57,7 @@ func TestContract(t *testing.T) {
 	s := newService(t)
 	s.startWorker()
 	c := newCampaign(s.withT(apitest.Beside(t)), s.fetchDocument(), *requests)
-	c.run(s, 0.05)
+	c.run(s, c.contractStep)
 }
 
 // TestContractHoldsUnderRateLimits sends more requests than the service accepts. The
@@ -66,22 +72,22 @@ func TestContractHoldsUnderRateLimits(t *testing.T) {
 	limited.wire = s.rateLimited("10/10s").wire // the service s registers the accounts, because it has no limit
 	c := newCampaign(limited, s.fetchDocument(), 400)
 	c.findings.rateLimited = true
-	c.run(s, 0)
+	c.run(s, c.sendOne)
 	if n := c.sent["valid"][429]; n == 0 || c.sent["valid"][200] == 0 {
 		t.Errorf("%d valid requests were over the limit, %d were answered 200", n, c.sent["valid"][200])
 	}
 }
 
 func newCampaign(s *service, doc *document, requests int) *campaign {
-	c := &campaign{service: s, doc: doc, requests: requests, sent: map[string]map[int]int{}, tried: coverage{}}
+	c := &campaign{service: s, doc: doc, requests: requests, thorough: 20_000, sent: map[string]map[int]int{}, tried: coverage{}}
+	c.check = c.findings.checkAnswer
 	c.left.Store(int64(requests))
 	return c
 }
 
-// run sends the requests of the campaign from several callers at once. sequences is the
-// probability that the next step of a caller is a sequence. The callers sign up through
-// s, in the test's own goroutine.
-func (c *campaign) run(s *service, sequences float64) {
+// run sends the requests of the campaign from several callers at once. Each call of step
+// sends at least one request. The callers sign up through s, in the test's own goroutine.
+func (c *campaign) run(s *service, step func(*generator)) {
 	begin := time.Now()
 	all := make([]*generator, callers)
 	for i := range all {
@@ -94,11 +100,7 @@ func (c *campaign) run(s *service, sequences float64) {
 	for _, g := range all {
 		wg.Go(func() {
 			for c.left.Load() > 0 {
-				if g.chance(sequences) {
-					c.sequence(g)
-				} else {
-					c.sendOne(g)
-				}
+				step(g)
 			}
 		})
 	}
@@ -116,6 +118,10 @@ func (c *campaign) report(took time.Duration) {
 	for _, kind := range sortedKeys(c.sent) {
 		n := 0
 		var statuses []string
+		if m := c.sent[kind][unanswered]; m > 0 {
+			n += m
+			statuses = append(statuses, fmt.Sprintf("none: %d", m))
+		}
 		for status := 100; status < 600; status++ {
 			if m := c.sent[kind][status]; m > 0 {
 				n += m
@@ -123,14 +129,14 @@ func (c *campaign) report(took time.Duration) {
 			}
 		}
 		total += n
-		lines = append(lines, fmt.Sprintf("%-18s %7d  %s", kind, n, strings.Join(statuses, ", ")))
+		lines = append(lines, fmt.Sprintf("%-24s %7d  %s", kind, n, strings.Join(statuses, ", ")))
 	}
 	c.t.Logf("%d requests with seed %d to %d operations in %.0f s, by %d accounts; %d others could not be sent\n%s",
 		total, *seed, len(c.doc.operations), took.Seconds(), callers+c.accounts, c.unsent, strings.Join(lines, "\n"))
 	g := &generator{Rand: rand.New(rand.NewPCG(*seed, callers)), doc: c.doc, caller: &person{name: "nobody", access: "no.access.token", refresh: "crt_none"}}
 	pairs, untried := c.tried.missing(g)
 	c.t.Logf("%d of %d pairs of an operation and a mutation or a part were tried", pairs-len(untried), pairs)
-	if c.requests >= thorough && len(untried) > 0 {
+	if c.requests >= c.thorough && len(untried) > 0 {
 		c.t.Errorf("never tried:\n%s", strings.Join(untried, "\n"))
 	}
 	for _, kind := range kinds {
@@ -141,21 +147,39 @@ func (c *campaign) report(took time.Duration) {
 	}
 }
 
+// contractStep sends one request or a sequence of requests.
+func (c *campaign) contractStep(g *generator) {
+	if g.chance(0.05) {
+		c.sequence(g)
+	} else {
+		c.sendOne(g)
+	}
+}
+
 // sendOne sends one request, which is valid or mutated.
 func (c *campaign) sendOne(g *generator) {
-	r := g.compose(pick(g, c.doc.operations...))
-	if g.chance(0.6) {
-		kind := pick(g, sortedKeys(mutations)...)
-		for tries := 0; !mutations[kind](g, r); tries++ {
-			if tries == 1000 {
-				c.t.Errorf("the mutation %q applies to no request", kind)
-				return
-			}
-			r = g.compose(pick(g, c.doc.operations...))
-		}
-		r.kind, r.valid = kind, false
+	if r := c.draw(func() *request { return g.compose(pick(g, c.doc.operations...)) }, g, 0.6); r != nil {
+		c.send(g, r)
 	}
-	c.send(g, r)
+}
+
+// draw returns a composed request. With the given probability it mutates the request.
+func (c *campaign) draw(compose func() *request, g *generator, mutated float64) *request {
+	r := compose()
+	if !g.chance(mutated) {
+		return r
+	}
+	kind := pick(g, sortedKeys(mutations)...)
+	for tries := 0; !mutations[kind](g, r); tries++ {
+		if tries == 1000 {
+			c.t.Errorf("the mutation %q applies to no request", kind)
+			c.left.Store(0)
+			return nil
+		}
+		r = compose()
+	}
+	r.kind, r.valid = kind, false
+	return r
 }
 
 // send sends a request, checks the answer, and keeps data of the answer for later
@@ -173,19 +197,29 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 		c.t.Fatalf("%s: %v", r, err)
 	}
 	c.left.Add(-1)
+	c.tally(r.kind, a.Status, 1)
 	c.mu.Lock()
-	if c.sent[r.kind] == nil {
-		c.sent[r.kind] = map[int]int{}
-	}
-	c.sent[r.kind][a.Status]++
 	c.tried.add(r)
 	c.mu.Unlock()
-	c.findings.checkAnswer(g, r, out, a)
+	c.check(g, r, out, a)
 	if r.valid && a.Status == 401 && r.op.private() && !c.ended(g.caller) {
 		c.findings.add(refusedValid, "%s\n    answered 401 to a valid access token", r)
 	}
 	c.learn(g, r, a)
 	return a
+}
+
+// unanswered counts in sent as the status of requests without an answer.
+const unanswered = 0
+
+// tally counts requests of a kind whose answers have a status.
+func (c *campaign) tally(kind string, status, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sent[kind] == nil {
+		c.sent[kind] = map[int]int{}
+	}
+	c.sent[kind][status] += n
 }
 
 // exchange sends a request. It sends only one request that hashes a password at a time.

@@ -20,6 +20,7 @@ type document struct {
 	operations []*operation // sorted by path and method
 	schemas    map[string]*schema
 	check      validator.Validator
+	text       string
 }
 
 type operation struct {
@@ -95,7 +96,7 @@ func (s *service) fetchDocument() *document {
 		}
 	}
 	raw.Into(s.t, &d)
-	doc := &document{schemas: d.Components.Schemas}
+	doc := &document{schemas: d.Components.Schemas, text: string(raw.Body)}
 	for path, item := range d.Paths {
 		for method, body := range item {
 			if !slices.Contains(methods, method) {

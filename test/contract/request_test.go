@@ -120,6 +120,41 @@ func (r *request) content() []byte {
 	return []byte(encode(r.body))
 }
 
+// values returns the names and values of the request that a client chooses.
+func (r *request) values() []string {
+	values := append(slices.Clone(r.path), r.more)
+	for _, pair := range slices.Concat(r.query, r.header) {
+		values = append(values, pair[0], pair[1])
+	}
+	var add func(v any)
+	add = func(v any) {
+		switch v := v.(type) {
+		case object:
+			for _, m := range v {
+				values = append(values, m.name)
+				add(m.value)
+			}
+		case []any:
+			for _, e := range v {
+				add(e)
+			}
+		case string, verbatim, int64, float64:
+			values = append(values, plain(v))
+		}
+	}
+	add(r.body)
+	return append(values, r.media)
+}
+
+// head writes the request line and the headers of an HTTP request to the host. It ends
+// before the headers that tell the length of the body.
+func head(out *http.Request, host string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", out.Method, out.RequestURI, host)
+	_ = out.Header.Write(&b) // a strings.Builder returns no errors
+	return b.String()
+}
+
 // http returns the request without its body. It returns nil if the target of the request
 // is invalid, because a server refuses such a target before any handler sees the request.
 func (r *request) http() *http.Request {

@@ -28,7 +28,7 @@ const slots = 16
 // first part of that name.
 const workerConnections = "contract-worker"
 
-// service is a test's own api process and database. If the test needs a worker process,
+// service is a test's own api process, or up process, and database. If the test needs a worker process,
 // the service has a worker process too.
 type service struct {
 	t      testing.TB
@@ -50,16 +50,20 @@ func newService(t *testing.T) *service {
 	t.Helper()
 	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
 	s.env = []string{"COLOPHON_DATA=" + t.TempDir(), "DATABASE_URL=" + s.db.URL}
-	s.listen("--no-rate-limits")
+	s.listen("api", append(noQuotas(), "--no-rate-limits")...)
 	return s
 }
 
-// listen starts the api process without quotas, because a long run has more jobs than the
-// default quota of a user.
-func (s *service) listen(flags ...string) {
+// noQuotas returns the flags of a service without quotas. A long run has more jobs than
+// the default quota of a user.
+func noQuotas() []string {
+	return []string{"--max-outstanding-jobs", "0", "--max-queued-jobs", "0", "--max-streams", "0"}
+}
+
+// listen starts the process that serves requests. The command is api or up.
+func (s *service) listen(command string, flags ...string) {
 	s.t.Helper()
-	s.api = programtest.Start(s.t, s.env, append([]string{"api", "--listen", "127.0.0.1:0",
-		"--max-outstanding-jobs", "0", "--max-queued-jobs", "0", "--max-streams", "0"}, flags...)...)
+	s.api = programtest.Start(s.t, s.env, append([]string{command, "--listen", "127.0.0.1:0"}, flags...)...)
 	s.wire = newWire(s.t, s.api.URL)
 	*s.started = append(*s.started, s.api)
 }
@@ -69,11 +73,11 @@ func (s *service) listen(flags ...string) {
 func (s *service) rateLimited(rate string) *service {
 	s.t.Helper()
 	other := *s
-	flags := []string{"--rate-limits", "memory"}
+	flags := append(noQuotas(), "--rate-limits", "memory")
 	for _, limit := range []string{"users", "token", "jobs", "calls", "anonymous"} {
 		flags = append(flags, "--limit-"+limit, rate)
 	}
-	other.listen(flags...)
+	other.listen("api", flags...)
 	return &other
 }
 

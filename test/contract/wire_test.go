@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,18 +112,14 @@ func (c *connection) exchange(r *request, req *http.Request, patience time.Durat
 		return a, false, err
 	}
 	body := r.content()
-	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, req.RequestURI, c.RemoteAddr())
-	if err := req.Header.Write(&head); err != nil {
-		return a, false, err
-	}
+	head := head(req, c.RemoteAddr().String())
 	if len(body) > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut {
-		fmt.Fprintf(&head, "Content-Length: %d\r\n", len(body))
+		head += fmt.Sprintf("Content-Length: %d\r\n", len(body))
 	}
-	head.WriteString("\r\n")
+	head += "\r\n"
 	sent := make(chan error, 1)
 	go func() { // concurrent, because the service may answer before it has read the whole body
-		_, err := (&net.Buffers{head.Bytes(), body}).WriteTo(c.Conn)
+		_, err := (&net.Buffers{[]byte(head), body}).WriteTo(c.Conn)
 		sent <- err
 	}()
 	if _, err := c.buffer.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -154,6 +152,58 @@ func (c *connection) exchange(r *request, req *http.Request, patience time.Durat
 		a.Header.Del(name)
 	}
 	return a, !cut && !resp.Close && <-sent == nil, nil
+}
+
+// pause is the time after which sendText tells the service that no more bytes follow.
+const pause = time.Second
+
+// sendText sends a text over a connection of its own. It returns the final answers that
+// the service sends before it closes the connection. The first answer is to a request
+// with the given method. If ends is true, the client closes its side of the connection
+// after the text. Otherwise the client does so only if the service still waits after a
+// pause, because the text may be a part of a request.
+func (w *wire) sendText(text, method string, ends bool) (answers []apitest.Answer, err error) {
+	dialed, err := net.Dial("tcp", w.address)
+	if err != nil {
+		return nil, err
+	}
+	conn := dialed.(*net.TCPConn)
+	defer conn.Close()
+	_ = conn.SetLinger(0) // a closed connection then does not occupy its port
+	if err := conn.SetDeadline(time.Now().Add(w.patience)); err != nil {
+		return nil, err
+	}
+	go func() { // the errors are ignored, because the service may close the connection at any time
+		_, _ = io.WriteString(conn, text)
+		if ends {
+			_ = conn.CloseWrite()
+		}
+	}()
+	defer time.AfterFunc(pause, func() { _ = conn.CloseWrite() }).Stop()
+	for buffer := bufio.NewReader(conn); ; {
+		if _, err := buffer.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+			return answers, err
+		} else if err != nil {
+			return answers, nil // the service has closed the connection
+		}
+		resp, err := http.ReadResponse(buffer, &http.Request{Method: method})
+		if errors.Is(err, syscall.ECONNRESET) {
+			return answers, nil
+		} else if err != nil {
+			return answers, err
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if errors.Is(err, syscall.ECONNRESET) {
+			return answers, nil
+		} else if err != nil {
+			return answers, err
+		}
+		if resp.StatusCode >= 200 {
+			answers = append(answers, apitest.Answer{Status: resp.StatusCode, Header: resp.Header, Body: body})
+			method = http.MethodGet
+		}
+	}
 }
 
 // countConnections starts a server and counts its connections.
@@ -215,6 +265,40 @@ func TestWireReusesConnections(t *testing.T) {
 			if a.Header.Get(name) != "" {
 				t.Errorf("%s: %s", name, a.Header.Get(name))
 			}
+		}
+	}
+}
+
+// TestSendTextReadsTheFinalAnswers sends texts to a server. sendText must return the final
+// answers until the server closes the connection. A text that ends within a request must
+// not keep sendText waiting.
+func TestSendTextReadsTheFinalAnswers(t *testing.T) {
+	t.Parallel()
+	server, connections := countConnections(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.Copy(w, r.Body)
+	})
+	w := newWire(t, server.URL)
+	const get, last = "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+	for i, c := range []struct {
+		text, method string
+		ends         bool
+		want         string // statuses
+	}{
+		{get + last, "GET", false, "200 200"},
+		{"HEAD" + last[3:], "HEAD", false, "200"},
+		{get + "no HTTP\r\n\r\n", "GET", false, "200 400"},
+		{get, "GET", true, "200"},
+		{get[:10], "GET", false, "400"}, // after the pause
+		{"", "GET", true, ""},
+	} {
+		answers, err := w.sendText(c.text, c.method, c.ends)
+		var got []string
+		for _, a := range answers {
+			got = append(got, strconv.Itoa(a.Status))
+		}
+		if s := strings.Join(got, " "); err != nil || s != c.want || int(connections.Load()) != i+1 {
+			t.Errorf("%q: %q, %v, want %q", c.text, s, err, c.want)
 		}
 	}
 }
