@@ -279,8 +279,9 @@ func TestLastFailedAttemptFailsTheJob(t *testing.T) {
 	f, e := newFixture(t), newEngine()
 	e.fail[6+5] = errBroken
 	j := f.submit(request)
-	if _, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set max_attempts = 1`); err != nil {
-		t.Fatal(err)
+	last, err := f.db.Owner.Exec(t.Context(), `update `+migrations.RiverJobs+` set max_attempts = 1 where max_attempts = 3`)
+	if err != nil || last.RowsAffected() != 1 {
+		t.Fatalf("%d jobs have three attempts, %v", last.RowsAffected(), err)
 	}
 	f.work(e)
 	if j = f.until(j, final); j.State != events.Failed || j.Reason == "" || len(j.Tokens) != 5 {
@@ -398,18 +399,23 @@ func TestZombieAttemptIsFenced(t *testing.T) {
 
 func TestJobIsNotContinuedWithOtherWeights(t *testing.T) {
 	t.Parallel()
-	f, first := newFixture(t), newEngine()
-	first.pause[6+9] = make(chan struct{}) // never closed, so the job stops here
-	stop := f.work(first)
-	j := f.until(f.submit(request), tokens(8))
-	stop()
-	before := f.facts(j)
-	other := newEngine()
-	other.weights = "x/f32"
-	f.work(other)
-	f.awaitPutBack(j)
-	if after := f.facts(j); !cmp.Equal(after, before) {
-		t.Errorf("events after the put-back:\n%s", cmp.Diff(before, after))
+	for name, weights := range map[string]string{"another digest": "x/f32", "another format": "w/f16"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, first := newFixture(t), newEngine()
+			first.pause[6+9] = make(chan struct{}) // never closed, so the job stops here
+			stop := f.work(first)
+			j := f.until(f.submit(request), tokens(8))
+			stop()
+			before := f.facts(j)
+			other := newEngine()
+			other.weights = weights
+			f.work(other)
+			f.awaitPutBack(j)
+			if after := f.facts(j); !cmp.Equal(after, before) {
+				t.Errorf("events after the put-back:\n%s", cmp.Diff(before, after))
+			}
+		})
 	}
 }
 

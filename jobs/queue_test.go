@@ -47,6 +47,45 @@ func TestRefusedRequestLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestFailedSubmitLeavesNothing lets each of the tables that a submit writes refuse its
+// row. No event, no row of the view and no queue entry may be left, and the key of the
+// request must stay unused.
+func TestFailedSubmitLeavesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := keyed(request, "a")
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := f.db.Owner.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func() (rows [4]int) {
+		t.Helper()
+		err := f.db.Owner.QueryRow(t.Context(), `
+			select (select count(*) from events where type like 'job.%'), (select count(*) from history), (select count(*) from `+migrations.RiverJobs+`),
+				(select count(*) from idempotency_keys)`).Scan(&rows[0], &rows[1], &rows[2], &rows[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rows
+	}
+	for _, table := range []string{"events", "history", migrations.RiverJobs, "idempotency_keys"} {
+		exec(`alter table ` + table + ` add constraint refused check (false) not valid`)
+		if j, err := f.queue.Submit(t.Context(), f.owner, r); err == nil {
+			t.Errorf("without its row of %s the job is accepted as %+v", table, j)
+		}
+		exec(`alter table ` + table + ` drop constraint refused`)
+		if rows := count(); rows != [4]int{} {
+			t.Errorf("without its row of %s: %v rows are left", table, rows)
+		}
+	}
+	f.submit(r)
+	if rows := count(); rows != [4]int{1, 1, 1, 1} {
+		t.Errorf("%v rows of an accepted job, want one of each", rows)
+	}
+}
+
 // security: ASVS 2.2.3
 func TestRoomIsCountedInTokens(t *testing.T) {
 	t.Parallel()
