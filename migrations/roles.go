@@ -147,6 +147,9 @@ func LoginOf(ctx context.Context, pool *pgxpool.Pool) (l Login, err error) {
 			case
 			when rolsuper then 'is a superuser'
 			when rolcreaterole then 'may create roles'
+			when exists (select from pg_roles other where pg_has_role(session_user, other.oid, 'member') and (other.rolsuper or other.rolcreaterole
+				or other.rolname in ('pg_execute_server_program', 'pg_write_server_files')))
+				then 'can act as a role that has power over the server'
 			when exists (select from pg_database where datname = current_database() and pg_has_role(session_user, datdba, 'member'))
 				then 'can act as the owner of the database'
 			when exists (select from pg_namespace where nspname in (current_schema(), '`+RiverSchema+`') and pg_has_role(session_user, nspowner, 'member'))

@@ -130,12 +130,16 @@ func TestLoginOfTellsWhoCanRewriteTheLog(t *testing.T) {
 	}
 	exec(`create role restorer login; alter role restorer set idle_in_transaction_session_timeout = '3s';
 		alter role restorer set statement_timeout = '5s'; alter role restorer set synchronous_commit = off`)
-	exec(`create role deputy login noinherit in role owner, colophon_app; create role creator login createrole in role colophon_app`)
+	exec(`create role deputy login noinherit in role owner, colophon_app; create role creator login createrole in role colophon_app;
+		create role boss superuser; create role heir login noinherit in role boss, colophon_app;
+		create role porter login in role pg_write_server_files, colophon_app`)
 	for name, want := range map[string]migrations.Login{
 		"colophon": {Power: "is a superuser", Member: true},
 		"owner":    {Power: "can act as the owner of the database", Member: true},
 		"deputy":   {Power: "can act as the owner of the database"},
 		"creator":  {Power: "may create roles", Member: true},
+		"heir":     {Power: "can act as a role that has power over the server"},
+		"porter":   {Power: "can act as a role that has power over the server", Member: true},
 		"service":  {Member: true},
 		"restorer": {},
 	} {
