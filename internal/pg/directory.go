@@ -131,16 +131,15 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 	if _, err := os.Lstat(d.data()); err == nil {
 		return false, fmt.Errorf("account %d, which owns the cluster, cannot reach it: let it pass through the directories above (chmod a+x)", d.cred.Uid)
 	}
+	if err := removeUnfinished(dir); err != nil {
+		return false, err
+	}
 	var errs []error
 	for _, base := range []string{"/var/lib/colophon", "/var/tmp"} {
 		elsewhere, err := d.elsewhere(ctx, bin, base)
 		if err != nil {
 			errs = append(errs, err)
 			continue
-		}
-		// dir holds at most the useless files of an interrupted start.
-		if err := os.RemoveAll(dir); err != nil {
-			return false, err
 		}
 		if err := os.Symlink(elsewhere, dir); err != nil {
 			return false, err
@@ -149,6 +148,32 @@ func (d *directory) settle(ctx context.Context, dir string, bin binaries) (moved
 		return true, d.recordLink(dir)
 	}
 	return false, fmt.Errorf("account %d can reach neither %s nor another directory for it: %w", d.cred.Uid, d.dir, errors.Join(errs...))
+}
+
+// removeUnfinished removes the files of an interrupted start, and dir. It returns an error
+// if dir has other files.
+func removeUnfinished(dir string) error {
+	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
+		return errors.Join(err, os.Remove(dir))
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	names, err := fs.Glob(root.FS(), unfinished+"*")
+	if err != nil {
+		return err
+	}
+	for _, name := range append(names, "run", "log", "log.1", linkFile) {
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		return fmt.Errorf("%w (the directory is not a cluster: move it away)", err)
+	}
+	return nil
 }
 
 // elsewhere creates a directory below base that the server's account can reach, and
@@ -249,6 +274,9 @@ func (d *directory) account() uint32 {
 	return uint32(os.Geteuid())
 }
 
+// unfinished begins the name of a cluster that initdb has not completed.
+const unfinished = "data.new-"
+
 // initdb creates the cluster unless it exists. It builds the cluster under another name
 // and renames the complete cluster. So an incomplete cluster is never mistaken for a
 // complete cluster.
@@ -264,7 +292,6 @@ func (d *directory) initdb(ctx context.Context, bin binaries, disposable bool) e
 	if err := root.Remove("data"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w (the directory is not a cluster: move it away)", err)
 	}
-	const unfinished = "data.new-"
 	left, err := fs.Glob(root.FS(), unfinished+"*")
 	if err != nil {
 		return err

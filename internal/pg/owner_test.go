@@ -189,3 +189,26 @@ func TestServersAccountIsTheDirectorysOwner(t *testing.T) {
 		t.Errorf("an owner without an account: %+v, %v", p, err)
 	}
 }
+
+// TestOtherFilesAreNotRemoved starts in a directory that the server's account cannot
+// reach, so that the cluster has to be elsewhere. Files that no start has made must stay.
+func TestOtherFilesAreNotRemoved(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root runs the server of another account")
+	}
+	above := t.TempDir()
+	dir := filepath.Join(above, "postgres")
+	kept := filepath.Join(dir, "backup.sql")
+	err := errors.Join(os.Chmod(above, 0o700), os.MkdirAll(filepath.Join(dir, "data.new-123"), 0o700), os.WriteFile(kept, nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Start(t.Context(), dir, Options{Bin: os.Getenv("PGBIN"), Disposable: true})
+	if err == nil {
+		t.Errorf("a cluster was made in place of other files: %v", c.Stop(t.Context()))
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Error(err)
+	}
+}
