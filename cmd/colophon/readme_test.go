@@ -38,6 +38,77 @@ func TestReadmeFiguresAreTrue(t *testing.T) {
 	}
 }
 
+// linkToTest is a link to a test: its name, and its file beside the page.
+var linkToTest = regexp.MustCompile(`\[(\w+)\]\(([^)#]+_test\.go)\)`)
+
+// TestLinkedTestsExist reads the pages. Each test that a page links to must be in the file
+// that the link names.
+func TestLinkedTestsExist(t *testing.T) {
+	t.Parallel()
+	pages := []string{"../../README.md", "../../SECURITY.md", "../../CHANGELOG.md"}
+	for _, pattern := range []string{"../../docs/*.md", "../../docs/*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %d pages, %v", pattern, len(found), err)
+		}
+		pages = append(pages, found...)
+	}
+	for _, page := range pages {
+		text := readFile(t, page)
+		links := linkToTest.FindAllStringSubmatch(text, -1)
+		if all := strings.Count(text, "_test.go)"); len(links) != all {
+			t.Errorf("%s: %d of %d links to tests have the name of a test", page, len(links), all)
+		}
+		for _, link := range links {
+			source := readFile(t, filepath.Join(filepath.Dir(page), link[2]))
+			if !strings.Contains(source, "\nfunc "+link[1]+"(") {
+				t.Errorf("%s: %s has no function %s", page, link[2], link[1])
+			}
+		}
+	}
+}
+
+// TestPromisesLinkToTheirTests reads what the README says that users can rely on, and the
+// architecture's table of guarantees. A list item and a row must end with links to tests.
+// Elsewhere a test must follow a sentence that promises something without exception.
+func TestPromisesLinkToTheirTests(t *testing.T) {
+	t.Parallel()
+	absolute := regexp.MustCompile(`(?i)\b(always|never|only|same|every)\b`)
+	section := func(page, title string) string {
+		_, text, ok := strings.Cut(readFile(t, page), "\n## "+title+"\n")
+		if !ok {
+			t.Fatalf("%s has no section %q", page, title)
+		}
+		text, _, _ = strings.Cut(text, "\n## ")
+		return text
+	}
+	promises := 0
+	for line := range strings.Lines(section("../../README.md", "What you can rely on")) {
+		text := strings.TrimSpace(line)
+		unshown := text // what follows the last link
+		if links := linkToTest.FindAllStringIndex(text, -1); links != nil {
+			unshown = text[links[len(links)-1][1]:]
+			promises += len(links)
+		}
+		if strings.HasPrefix(text, "- ") && unshown == text || absolute.MatchString(unshown) {
+			t.Errorf("README.md: no test follows %q", unshown)
+		}
+	}
+	rows := 0
+	for line := range strings.Lines(section("../../docs/architecture.md", "Guarantees, and the tests that show them")) {
+		cells := strings.Split(strings.TrimSpace(line), " | ")
+		if !strings.HasPrefix(line, "| ") || cells[0] == "| guarantee" {
+			continue
+		}
+		if rows++; !linkToTest.MatchString(cells[len(cells)-1]) {
+			t.Errorf("docs/architecture.md: no test shows %q", cells[0])
+		}
+	}
+	if promises < 20 || rows < 20 {
+		t.Errorf("%d promises and %d rows found", promises, rows)
+	}
+}
+
 func readFile(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
