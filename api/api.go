@@ -4,8 +4,10 @@
 // Clients may rely on the following:
 //
 //   - Every error is an RFC 9457 problem. Its instance is the request's id. A problem
-//     never repeats what the client sent.
-//   - If the answer to a new job is 202, the job is on record and will be finished.
+//     never repeats a value that it refuses. At /token and /revoke it also has the members
+//     of an OAuth2 error. Package net/http answers bytes that are not HTTP.
+//   - If the answer to a new job is 202, the job is on record and goes on without the
+//     client.
 //   - The events of a job are numbered without gaps. Clients can read them again from
 //     any number on.
 //   - A resource of another account looks like a resource that does not exist.

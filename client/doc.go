@@ -25,7 +25,7 @@ expired access token, and signs in again when the session has ended.
 # A job
 
 A job generates each text. [Client.Submit] returns as soon as the job is on
-record. From then on the service finishes it, whatever happens to the client.
+record. From then on the service runs it, whatever happens to the client.
 [Client.Follow] yields the job's events as they happen:
 
 	job, err := c.Submit(ctx, client.JobRequest{Prompt: "The nature of light"})

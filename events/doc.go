@@ -24,6 +24,10 @@
 //     [Event.Erased] set.
 //   - Legality. A [Job] is a pure fold of its events. A fact that cannot follow the
 //     earlier events is refused with [ErrIllegal] and is not appended.
+//   - Damage. The first reader of an event that cannot be used sets its stream aside.
+//     Reading the event and appending to its job return [ErrDamaged]. Other streams go
+//     on.
+//   - Time. The times of events are the database's. In a stream they never decrease.
 //
 // A [Store] is safe for concurrent use. Events that it returns may be shared
 // between readers and must not be modified.

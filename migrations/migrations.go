@@ -1,8 +1,8 @@
-// Package migrations brings a database to the schema that this build needs. It first
-// migrates the tables of this program with goose, and then River's tables. Any number of
-// processes may call [Up] at once, because an advisory lock lets only one of them migrate
-// at a time. [Up] may be called again at any time. In an up-to-date database it only mends the
-// service's role and rights.
+// Package migrations brings a database of PostgreSQL 15 or later to the schema that this
+// build needs. It first migrates the tables of this program with goose, and then River's
+// tables. Any number of processes may call [Up] at once, because an advisory lock lets only
+// one of them migrate at a time. [Up] may be called again at any time. In an up-to-date
+// database it only mends the service's role and rights.
 package migrations
 
 import (

@@ -4,9 +4,9 @@
 // begins with the key's first request. Each later window begins at the end of the
 // previous window. Around the boundary of two windows, up to twice the number of
 // requests can therefore pass in a short time. A refused request does not count. Limits
-// are exact under any concurrency. An [InMemory] limit is exact within one process. A
-// [Shared] limit is exact across all processes that use one database. All types are safe
-// for concurrent use.
+// are exact under any concurrency. An [InMemory] limit is exact within one process,
+// for up to 100,000 keys at a time. A [Shared] limit is exact across all processes that
+// use one database. All types are safe for concurrent use.
 package limit
 
 import (

@@ -3,6 +3,11 @@
 //
 // Callers may rely on these properties:
 //
+//   - A commit on a connection of Connect survives a crash of the server and a failover to
+//     a synchronous standby, unless the server has fsync off. [UnsafeSettings] and
+//     [LosesAtFailover] tell. Every connection leads to a server that accepts writes.
+//   - [State] tells the states of a database, such as a full disk, from other errors.
+//   - A [Clock] has the database's time, whatever the clock of this process says.
 //   - Any number of processes may call Start at once for one directory. One process
 //     starts the server, and all other processes get the running server. Only the
 //     process that started the server stops it. The others learn of the end through
