@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -61,10 +62,18 @@ func TestLockFollowsNoLink(t *testing.T) {
 			t.Errorf("opened a link to %s", target)
 		}
 	}
+	secret, link := filepath.Join(t.TempDir(), "secret"), filepath.Join(t.TempDir(), "lock")
+	if err := errors.Join(os.WriteFile(secret, []byte("text"), 0o600), os.Link(secret, link)); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := OpenLock(link); err == nil {
+		f.Close()
+		t.Error("opened a second name of a file")
+	}
 }
 
-// TestFilesBelongToTheDirectorysOwner creates a lock as root in directories of root and
-// of another account. Each lock must belong to the owner of its directory.
+// TestFilesBelongToTheDirectorysOwner creates directories and a lock as root in directories of root and of
+// another account.
 func TestFilesBelongToTheDirectorysOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -75,14 +84,26 @@ func TestFilesBelongToTheDirectorysOwner(t *testing.T) {
 		if err := os.Chown(dir, owner, owner); err != nil {
 			t.Fatal(err)
 		}
-		f, err := OpenLock(filepath.Join(dir, "lock"))
+		below := filepath.Join(dir, "new", "data")
+		for range 2 {
+			if err := Make(below); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lock := filepath.Join(below, "lock")
+		f, err := OpenLock(lock)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		info, err := f.Stat()
-		if err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != owner {
-			t.Errorf("in a directory of account %d: %+v, %v", owner, info, err)
+		for _, path := range []string{filepath.Dir(below), below, lock} {
+			info, err := os.Stat(path)
+			if err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != owner {
+				t.Errorf("in a directory of account %d: %+v, %v", owner, info, err)
+			}
+		}
+		if err := Make(lock); err == nil {
+			t.Error("a file counts as a directory")
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,9 @@ func Hold(dir, who string) (release func(), err error) {
 		return nil, err
 	}
 	lock, err := OpenLock(filepath.Join(dir, "up.lock"))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("lock the data directory: %w (it belongs to another account: run this as that account, or choose another --data)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
