@@ -152,12 +152,18 @@ func (s *Store) alone(ctx context.Context, purpose string, fn func(*pgx.Conn) er
 }
 
 // eachJob calls fn with the streams of all jobs that follow the stream after, in order
-// and in batches.
+// and in batches. It leaves out jobs that are accepted after the call. Otherwise it would
+// never end while jobs are accepted faster than fn handles them.
 func (s *Store) eachJob(ctx context.Context, conn *pgx.Conn, after Stream, fn func([]Stream) error) error {
+	var last *Stream
+	err := conn.QueryRow(ctx, `select max(stream) from events where stream > $1 and stream < 'job0' and version = 1`, after).Scan(&last)
+	if err != nil || last == nil {
+		return err
+	}
 	for {
 		rows, _ := conn.Query(ctx, `
-			select stream from events where stream > $1 and stream < 'job0' and version = 1
-			order by stream limit $2`, after, s.rebuildBatch)
+			select stream from events where stream > $1 and stream <= $2 and version = 1
+			order by stream limit $3`, after, *last, s.rebuildBatch)
 		streams, err := pgx.CollectRows(rows, pgx.RowTo[Stream])
 		if err != nil || len(streams) == 0 {
 			return err
@@ -176,10 +182,18 @@ func (s *Store) eachOrphan(ctx context.Context, conn *pgx.Conn, fn func([]uuid.U
 		Job    uuid.UUID
 		Orphan bool
 	}
+	var newest *uuid.UUID
+	err := conn.QueryRow(ctx, `select job from history order by job desc limit 1`).Scan(&newest)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	for last := (uuid.UUID{}); ; {
 		rows, _ := conn.Query(ctx, `
 			select job, not exists (select from events where stream = 'job/' || job and version = 1)
-			from history where job > $1 order by job limit $2`, last, s.rebuildBatch)
+			from history where job > $1 and job <= $2 order by job limit $3`, last, *newest, s.rebuildBatch)
 		page, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 		if err != nil || len(page) == 0 {
 			return err

@@ -153,6 +153,36 @@ func TestRebuildAgreesWhileWritersAppend(t *testing.T) {
 	f.mustAgree(t)
 }
 
+// TestRebuildEndsWhileJobsAreAccepted accepts a job for each job that the rebuild
+// compares. The rebuild must leave out the new jobs and end.
+func TestRebuildEndsWhileJobsAreAccepted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.SetRebuildBatch(1)
+	const before = 3
+	accept := func() {
+		if _, err := f.put(t.Context(), f.newJob(), completedFacts()...); err != nil {
+			t.Error(err)
+		}
+	}
+	for range before {
+		accept()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := f.RebuildHistory(ctx, func(jobs int) {
+		if accept(); jobs > before {
+			cancel()
+		}
+	})
+	if err != nil || r.Jobs != before {
+		t.Errorf("%d jobs compared, %v, want %d", r.Jobs, err, before)
+	}
+	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // TestRebuildNeverOutrunsAWriter rebuilds a row while a transaction that writes the row
 // is open. The rebuild must not replace the row that this transaction writes.
 func TestRebuildNeverOutrunsAWriter(t *testing.T) {
