@@ -177,7 +177,7 @@ func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key st
 	// with a lookalike name keeps this name taken already.
 	_, err = tx.Exec(ctx, `
 		update accounts set username = '', username_key = 'erased ' || id, username_skeleton = null,
-			erased_name = case when not exists (select from accounts where erased_name = $2) then $2 end, password_hash = '',
+			erased_name = case when not exists (select from accounts where erased_name = $2::bytea) then $2::bytea end, password_hash = '',
 			role = $3, disabled_at = $4, erased_at = $4
 		where id = $1`, id, s.erasedName(policy.Skeleton(key)), User, s.now())
 	if err != nil {

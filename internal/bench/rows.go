@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -204,9 +205,22 @@ func (b *engineBench) decode(ctx context.Context, n int) (engineRow, error) {
 		limits: medianLimits(machine), partTimes: parts, StepMS: milliseconds(step), Context: prompt + warm + made/2}, nil
 }
 
+// errNoWait occurs when no stream waited during the long prompt, or none before it.
+var errNoWait = errors.New("the context is too short to measure it")
+
 // mixed measures the waits of running streams for their next token while a long prompt
-// is computed.
-func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
+// is computed. With a tiny network, the prompt can be over before a stream runs, so mixed
+// tries a few times.
+func (b *engineBench) mixed(ctx context.Context) (row *mixedRow, err error) {
+	for range 5 {
+		if row, err = b.mixedOnce(ctx); !errors.Is(err, errNoWait) {
+			break
+		}
+	}
+	return row, err
+}
+
+func (b *engineBench) mixedOnce(ctx context.Context) (*mixedRow, error) {
 	short := min(decodePrompt, b.info.Context/4)
 	before := min(24, b.info.Context/4) // number of steps before the prompt
 	const after = 4                     // number of steps after the prompt
@@ -269,7 +283,7 @@ func (b *engineBench) mixed(ctx context.Context) (*mixedRow, error) {
 		}
 	}
 	if len(usual) == 0 || len(waits) == 0 {
-		return nil, fmt.Errorf("a long prompt beside streams: a context of %d tokens is too short to measure it", b.info.Context)
+		return nil, fmt.Errorf("a long prompt beside streams, with a context of %d tokens: %w", b.info.Context, errNoWait)
 	}
 	m := &mixedRow{Weights: b.weights, Streams: longStreams, Prompt: long, StepMS: milliseconds(median(usual)),
 		LongestUsualMS: milliseconds(slices.Max(usual)), P95WaitMS: milliseconds(percentile(waits, 0.95)), LongestWaitMS: milliseconds(slices.Max(waits)), PromptMS: milliseconds(end.Sub(start))}

@@ -28,7 +28,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		"max_length 9":             {`{"prompt":"hi","max_length":9}`, 422, "10"},
 		"max_length 201":           {`{"prompt":"hi","max_length":201}`, 422, "200"},
 		"no room":                  {`{"prompt":"` + long + `","max_length":10}`, 422, "max_length of 10"},
-		"unknown field":            {`{"prompt":"hi","max_lenght":20}`, 422, "max_lenght"},
+		"unknown field":            {`{"prompt":"hi","max_lenght":20}`, 422, "unexpected property"},
 		"prompt of wrong type":     {`{"prompt":17}`, 422, "string"},
 		"length of wrong type":     {`{"prompt":"hi","max_length":"20"}`, 422, "integer"},
 		"fractional length":        {`{"prompt":"hi","max_length":20.5}`, 422, "integer"},

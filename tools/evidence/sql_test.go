@@ -25,6 +25,8 @@ var composed = map[string]string{
 	"internal/auth/ended.go query":                                                "one of two constants",
 	"internal/auth/run.go sql":                                                    "composed of the constants above it",
 	"test/chaos/weather.go `select pid from pg_stat_activity where ` + condition": "constants, in a program for tests",
+	"test/chaos/postgres.go `alter system set ` + setting + ` = '` + value + `'`": "constants, in a program for tests",
+	"test/chaos/postgres.go sql":                                                  "constants, in a program for tests",
 	"internal/limit/store.go sql":                                                 "its callers pass constants, in the same file",
 	"internal/pg/delete.go sql":                                                   "its callers' argument, which this test checks there",
 	"internal/pg/cluster.go `CREATE DATABASE ` + pgx.Identifier{…}.Sanitize()":    "a quoted name of the program's own: CREATE takes no parameters",
