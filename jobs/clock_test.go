@@ -183,8 +183,10 @@ func (f *fixture) awaitSweep() {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
-	j := f.submit(request)
-	if _, err := f.queue.Cancel(ctx, j, events.JobCancelled{By: "owner"}); err != nil {
+	// The job has no queue entry, so that no worker takes it.
+	j, err := f.store.AppendJob(ctx, events.Job{ID: uuid.Must(uuid.NewV7()), Owner: f.owner},
+		events.JobAccepted{Prompt: "p", PromptTokens: 1, Model: "fake"}, events.JobCancelled{By: "owner"})
+	if err != nil {
 		f.t.Fatal(err)
 	}
 	if _, err := f.db.Owner.Exec(ctx, `insert into leases (job, holder, expires_at, tokens) values ($1, $2, clock_timestamp() - interval '1 second', 0)`, j.ID, uuid.New()); err != nil {

@@ -1,7 +1,6 @@
 package database
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"colophon/test/apitest"
 )
 
 // TestSilentDatabaseIsReported dials a database that never answers. There must be a
@@ -18,7 +19,7 @@ import (
 func TestSilentDatabaseIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var said bytes.Buffer
+		var said apitest.Log
 		log := slog.New(slog.NewTextHandler(&said, nil))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
