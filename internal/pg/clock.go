@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,9 @@ type Clock struct {
 	local func() time.Time // the process's clock
 	start time.Time        // the time of NewClock, by the process's clock
 	epoch atomic.Int64     // time of NewClock by the database's clock, in Unix nanoseconds; 0 before the first Sync
+
+	mu   sync.Mutex
+	read time.Duration // when the latest reading began, since NewClock
 }
 
 // NewClock returns a clock that tells this process's time until the first Sync.
@@ -63,6 +67,12 @@ func (c *Clock) Sync(ctx context.Context, db queryRower) error {
 	if err := db.QueryRow(ctx, `select clock_timestamp()`).Scan(&now); err != nil {
 		return fmt.Errorf("read the database's clock: %w", err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before < c.read {
+		return nil // a reading that began later is known, and the database's clock may have been set between the two
+	}
+	c.read = before
 	earliest, latest := now.Add(-c.elapsed()).UnixNano(), now.Add(-before).UnixNano()
 	// A read that agrees with the clock does not change it, so that the clock has no
 	// jitter.

@@ -90,3 +90,30 @@ func TestClockGivesNoMonotonicReading(t *testing.T) {
 		t.Errorf("%#v has a monotonic reading or a zone", now)
 	}
 }
+
+// TestLateReadingDoesNotReplaceANewerOne ends a reading after another one that began
+// later. The database's clock was set back between the two. The newer reading must count.
+func TestLateReadingDoesNotReplaceANewerOne(t *testing.T) {
+	t.Parallel()
+	real := time.Now()
+	var mono time.Duration // time that has passed since real
+	c := newClock(func() time.Time { return real.Add(mono) })
+	set := time.Date(2026, 11, 23, 1, 2, 3, 0, time.UTC)
+	newer := &reading{now: func() time.Time { return set }, trip: func() {}}
+	nested := false
+	late := &reading{now: func() time.Time { return set.Add(time.Hour) }, trip: func() {
+		if mono++; nested {
+			return
+		}
+		nested = true
+		if err := c.Sync(t.Context(), newer); err != nil {
+			t.Error(err)
+		}
+	}}
+	if err := c.Sync(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+	if off := c.Now().Sub(set); off.Abs() > time.Second {
+		t.Errorf("the clock is %v after the newer reading", off)
+	}
+}
