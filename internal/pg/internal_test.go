@@ -3,11 +3,16 @@ package pg
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // fakeServer creates a directory with programs initdb and postgres that claim to have
@@ -64,6 +69,17 @@ func TestChooseBinariesMatchesTheData(t *testing.T) {
 				t.Fatalf("%+v, %v; want %s", bin, err, c.want)
 			}
 		})
+	}
+}
+
+// A connection may break at any point of the start of a process: while it is opened, or
+// while its first statement is sent.
+func TestBrokenConnectionIsTriedAgain(t *testing.T) {
+	broken := []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, pgconn.ErrConnClosed, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE}
+	for _, err := range broken {
+		if err := fmt.Errorf("connect: %w", err); !transient(err) || State(err) != ErrUnavailable {
+			t.Errorf("%v: tried again %v, state %v", err, transient(err), State(err))
+		}
 	}
 }
 

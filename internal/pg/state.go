@@ -118,7 +118,7 @@ func stateOf(err error) (after, error) {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return drops, ErrUnavailable
 	}
-	if unreachable(err) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) {
+	if unreachable(err) || pgconn.SafeToRetry(err) {
 		return drops, ErrUnavailable
 	}
 	return keeps, nil
@@ -140,9 +140,11 @@ func transient(err error) bool {
 	return unreachable(err) || errors.Is(err, pgconn.ErrReadOnlyConnection)
 }
 
-// unreachable reports whether the server does not listen or has closed the connection.
+// unreachable reports whether the server does not listen or the connection has ended.
 func unreachable(err error) bool {
-	for _, e := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF} {
+	for _, e := range []error{
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, pgconn.ErrConnClosed,
+	} {
 		if errors.Is(err, e) {
 			return true
 		}
