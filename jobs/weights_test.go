@@ -21,7 +21,11 @@ func (f *fixture) interrupted() events.Job {
 	stop := f.work(e)
 	j := f.until(f.submit(small), func(j events.Job) bool { return len(j.Tokens) > 0 })
 	stop()
-	return f.until(j, func(j events.Job) bool { return len(j.Tokens) >= 4 })
+	j, err := f.store.Job(f.t.Context(), j.ID)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return j
 }
 
 // putBack returns how often workers have put the job's queue entry back.
