@@ -56,6 +56,9 @@ func TestFoldEqualsRepeatedApply(t *testing.T) {
 	})
 }
 
+// TestIllegalFactsAreRefused applies events to a job in a wrong order, such as a start
+// after the end. The job must refuse these events and stay unchanged.
+//
 // security: ASVS 2.3.1
 func TestIllegalFactsAreRefused(t *testing.T) {
 	id, owner := uuid.Must(uuid.NewV7()), uuid.New()

@@ -175,6 +175,9 @@ func TestAppendAfterARolledBackWriteIsRefused(t *testing.T) {
 	}
 }
 
+// TestFailedWriteLeavesNothing appends an event in a transaction that then fails. Neither
+// the event nor a row of the history view may remain.
+//
 // security: ASVS 2.3.3
 func TestFailedWriteLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -272,6 +275,9 @@ func TestConcurrentAppendsToAnAccountSucceed(t *testing.T) {
 	}
 }
 
+// TestLogCannotBeRewritten tries to change and delete stored events in SQL. The database
+// must refuse this to the service's own role and also to the owner of the table.
+//
 // security: ASVS 13.2.2, ASVS 16.4.2
 func TestLogCannotBeRewritten(t *testing.T) {
 	t.Parallel()
@@ -304,6 +310,9 @@ func code(err error) string {
 	return ""
 }
 
+// TestSecretsAreStoredEncrypted reads the stored rows of a completed job. No row may
+// contain the prompt, the tokens or the user name in plain text.
+//
 // security: ASVS 11.3.2, LLM02:2025
 func TestSecretsAreStoredEncrypted(t *testing.T) {
 	t.Parallel()

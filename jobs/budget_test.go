@@ -29,6 +29,9 @@ func (f *fixture) spent() (tokens int) {
 	return tokens
 }
 
+// TestBudgetIsReservedAndSettled submits jobs against a daily limit of 100 tokens. A job
+// must reserve the most that it can use, and give back the rest when it ends.
+//
 // security: ASVS 2.3.2
 func TestBudgetIsReservedAndSettled(t *testing.T) {
 	t.Parallel()

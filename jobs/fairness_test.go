@@ -228,6 +228,10 @@ func (f *fixture) flood(n int, queues []*jobs.Queue, owners ...uuid.UUID) []erro
 	return errs
 }
 
+// TestOutstandingLimitHoldsUnderConcurrentSubmits submits many jobs at once for two users
+// through two queues. Exactly the permitted number of unfinished jobs must be accepted
+// for each user.
+//
 // security: ASVS 2.3.4, ASVS 15.4.2, LLM10:2025, ASVS 2.3.2
 func TestOutstandingLimitHoldsUnderConcurrentSubmits(t *testing.T) {
 	t.Parallel()

@@ -86,6 +86,9 @@ func TestFailedSubmitLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestRoomIsCountedInTokens submits prompts of various lengths. The length limit must
+// cover prompt and completion together, and a prompt that leaves no room must be refused.
+//
 // security: ASVS 2.2.3
 func TestRoomIsCountedInTokens(t *testing.T) {
 	t.Parallel()

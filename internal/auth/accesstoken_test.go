@@ -26,6 +26,9 @@ import (
 	"github.com/google/uuid"
 )
 
+// TestAccessTokenHasTheDocumentedForm decodes a signed access token. Its header and
+// claims must be exactly those that the documentation lists.
+//
 // security: ASVS 9.2.3
 func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	t.Parallel()
@@ -74,6 +77,9 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 	}
 }
 
+// TestAccessTokenTimesAreChecked verifies access tokens whose times are close to the
+// limits. A time may be off by the permitted difference between clocks, but not by more.
+//
 // security: ASVS 9.2.1
 func TestAccessTokenTimesAreChecked(t *testing.T) {
 	t.Parallel()
@@ -317,6 +323,9 @@ func es256(t testing.TB, input string) string {
 	return input + "." + b64(string(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)))
 }
 
+// TestHostileAccessTokensAreRefused verifies forged and malformed access tokens. Verify
+// must refuse each token and must not request any URL that a token contains.
+//
 // security: ASVS 7.2.1, ASVS 9.1.1, ASVS 9.1.2, ASVS 9.1.3, ASVS 9.2.2, ASVS 9.2.3, API2:2023
 func TestHostileAccessTokensAreRefused(t *testing.T) {
 	t.Parallel()

@@ -151,6 +151,9 @@ func TestNameTakenDuringHashingIsRefused(t *testing.T) {
 	}
 }
 
+// TestSignInBeginsASession signs a new user in. The access token must name the new
+// session. Other spellings of the same name and password must work too.
+//
 // security: ASVS 7.2.2, ASVS 7.2.4
 func TestSignInBeginsASession(t *testing.T) {
 	t.Parallel()

@@ -72,6 +72,10 @@ func TestDisabledAccountIsLockedOutUntilEnabled(t *testing.T) {
 	}
 }
 
+// TestPasswordResetEndsAllSessions sets a user's password as an administrator does.
+// Earlier tokens must stop working and the new password must work. A refused password
+// must change nothing.
+//
 // security: ASVS 6.4.3
 func TestPasswordResetEndsAllSessions(t *testing.T) {
 	t.Parallel()

@@ -256,6 +256,9 @@ func TestSecretsAreNotStored(t *testing.T) {
 	}
 }
 
+// TestErrorsRepeatNoInput passes recognizable names, passwords and tokens to failing
+// calls. No error may repeat them, because errors are logged.
+//
 // security: ASVS 16.5.1
 func TestErrorsRepeatNoInput(t *testing.T) {
 	t.Parallel()

@@ -47,6 +47,9 @@ func TestRunbookStatesTheLimits(t *testing.T) {
 	}
 }
 
+// TestPasswordsDoNotExpire signs a user in 20 years after the registration. The password
+// must still work.
+//
 // security: ASVS 6.2.10
 func TestPasswordsDoNotExpire(t *testing.T) {
 	t.Parallel()

@@ -153,6 +153,9 @@ func TestOneOfConcurrentPasswordChangesSucceeds(t *testing.T) {
 	}
 }
 
+// TestSignOutEverywhereEndsAllSessions signs a user out of all sessions. All tokens of
+// these sessions must stop working. Another user's session must stay live.
+//
 // security: ASVS 7.4.1
 func TestSignOutEverywhereEndsAllSessions(t *testing.T) {
 	t.Parallel()

@@ -101,6 +101,10 @@ func TestGraceIsNotProlonged(t *testing.T) {
 	wantError(t, err, ErrRefreshToken)
 }
 
+// TestReuseEndsTheSession uses a refresh token again long after it was exchanged, as a
+// thief might. The whole session must end, and the account's history must record the
+// reuse once.
+//
 // security: ASVS 10.4.5
 func TestReuseEndsTheSession(t *testing.T) {
 	t.Parallel()
@@ -178,6 +182,9 @@ func TestConcurrentRefreshesAllSucceed(t *testing.T) {
 	}
 }
 
+// TestEndedSessionsAreNotRefreshed refreshes a session after its lifetime, and a session
+// whose account was disabled or deleted. Each refresh must be refused.
+//
 // security: ASVS 7.3.2, ASVS 10.4.8
 func TestEndedSessionsAreNotRefreshed(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,9 @@ import (
 	"testing"
 )
 
+// TestWeaknessesAreNamed passes database URLs to Weaknesses. Weaknesses must report an
+// unencrypted connection to another machine, and a missing or guessable password.
+//
 // security: ASVS 12.3.1, ASVS 13.2.3
 func TestWeaknessesAreNamed(t *testing.T) {
 	t.Setenv("PGSSLMODE", "")

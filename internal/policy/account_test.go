@@ -149,6 +149,9 @@ func FuzzUsername(f *testing.F) {
 	})
 }
 
+// TestPasswordFollowsItsRules checks passwords against every rule: length, encoding,
+// common passwords, and parts of the user's or the service's name.
+//
 // security: ASVS 6.2.1, ASVS 6.2.5, ASVS 6.2.9, ASVS 6.2.11
 func TestPasswordFollowsItsRules(t *testing.T) {
 	for _, c := range []struct {

@@ -77,6 +77,9 @@ func BenchmarkPassword(b *testing.B) {
 	}
 }
 
+// TestEveryCommonPasswordIsRefused tries every password of the built-in list in upper
+// case. Each one must be refused. The list itself must be sorted and long enough.
+//
 // security: ASVS 6.2.4
 func TestEveryCommonPasswordIsRefused(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(common, "\n"), "\n")

@@ -21,6 +21,9 @@ func newVault(t *testing.T, fill byte) *vault.Vault {
 	return v
 }
 
+// TestSealedValuesOpenOnlyWithTheirAssociatedData encrypts a value for one owner.
+// Decryption must fail for other associated data, another owner's key and damaged bytes.
+//
 // security: ASVS 11.3.1, ASVS 11.3.2, ASVS 11.3.3
 func TestSealedValuesOpenOnlyWithTheirAssociatedData(t *testing.T) {
 	t.Parallel()

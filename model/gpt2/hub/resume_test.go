@@ -127,6 +127,9 @@ func TestConfigIsFetchedInOnePiece(t *testing.T) {
 	})
 }
 
+// FuzzContentRange parses arbitrary Content-Range headers. An accepted range must lie
+// within the file, and must be the same range after it is written and parsed again.
+//
 // security: API10:2023
 func FuzzContentRange(f *testing.F) {
 	for _, s := range []string{"bytes 0-9/10", "bytes 5-9/*", "bytes */10", "bytes 9-5/10", "bytes 0-10/10", "bytes -1-2/3", "items 0-1/2", "bytes 0-9223372036854775807/*", ""} {

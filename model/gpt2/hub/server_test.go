@@ -12,6 +12,10 @@ import (
 	"testing"
 )
 
+// TestAccessTokenIsSentOnlyToTheEndpoint follows redirects to other hosts, ports and
+// schemes. Only the configured host may receive the access token, and no message to the
+// user may contain it.
+//
 // security: ASVS 15.3.2
 func TestAccessTokenIsSentOnlyToTheEndpoint(t *testing.T) {
 	bubble(t, numbers(100), func(t *testing.T, h *fakeHub) {
