@@ -22,13 +22,7 @@ import (
 
 // shared returns the directory of a cluster that the tests use one after another,
 // because the creation of a cluster takes seconds.
-var shared = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("/tmp", "colophon-test-")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.Chmod(dir, 0o711)
-})
+var shared = sync.OnceValues(pgtest.MakeDir)
 
 func TestMain(m *testing.M) {
 	code := m.Run()

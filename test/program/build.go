@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 )
 
 // Variable is the environment variable that may hold the path of a built program. If this
@@ -29,17 +30,58 @@ func Build(ctx context.Context) (path string, remove func() error, err error) {
 	}
 	remove = func() error { return os.RemoveAll(dir) }
 	path = filepath.Join(dir, "colophon")
+	if err = build(ctx, path); err == nil {
+		err = os.Chmod(dir, 0o711) // MkdirTemp lets only the caller's account enter
+	}
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("build the program: %w", err), remove())
+	}
+	return path, remove, nil
+}
+
+// build writes the program to path. It keeps a copy in the user's cache directory, because
+// go build does not link the program again if that copy is up to date. One process builds
+// at a time, and the others then find the copy.
+func build(ctx context.Context, path string) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return link(ctx, path) // an account without a home directory keeps no copy
+	}
+	kept := filepath.Join(cache, "colophon-test", "program")
+	if race {
+		kept += "-race"
+	}
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(kept+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // also releases the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	if err := link(ctx, kept); err != nil {
+		return err
+	}
+	program, err := os.ReadFile(kept)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, program, 0o755)
+}
+
+// link runs go build, which writes the program to path unless path is up to date.
+func link(ctx context.Context, path string) error {
 	// Without debug information the linker takes a third less time.
 	args := []string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", path}
 	if race {
 		args = append(args, "-race")
 	}
 	out, err := exec.CommandContext(ctx, "go", append(args, "colophon/cmd/colophon")...).CombinedOutput()
-	if err == nil {
-		err = os.Chmod(dir, 0o711) // MkdirTemp lets only the caller's account enter
-	}
 	if err != nil {
-		return "", nil, errors.Join(fmt.Errorf("build the program: %w\n%s", err, bytes.TrimSpace(out)), remove())
+		return fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
 	}
-	return path, remove, nil
+	return nil
 }

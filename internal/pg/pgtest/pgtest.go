@@ -60,12 +60,11 @@ func Empty(t testing.TB) string {
 	return newDatabase(t, nil)
 }
 
-// Dir returns an empty directory for a private cluster. The server's account can reach
-// it even if the tests run as root. That account cannot reach t.TempDir. The directory
-// is removed when the test ends.
+// Dir returns an empty directory for a private cluster, as MakeDir does. The directory is
+// removed when the test ends.
 func Dir(t testing.TB) string {
 	t.Helper()
-	dir, err := makeDir(diskRoot)
+	dir, err := MakeDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,22 +82,22 @@ const (
 	diskRoot = "/tmp"
 
 	memoryRoot = "/dev/shm"
-	minMemory  = 2 << 30 // free bytes of memory that the server's files need
+	minMemory  = 2 << 30 // free bytes of memory that the servers' files need
 )
 
-// serverRoot returns the parent directory for the server of a test binary. The
-// directory is in memory if there is room. A database has hundreds of files. In memory,
-// creating and dropping these files takes a third of the processor time.
-func serverRoot() string {
+// MakeDir creates an empty directory that the server's account can reach, even if the
+// tests run as root. That account cannot reach t.TempDir. The caller removes the
+// directory.
+//
+// The directory is in memory if there is room. A cluster has a thousand files. In memory,
+// creating and dropping these files takes a third of the processor time. The files outlive
+// every process, so a durable server keeps its data when the test kills it.
+func MakeDir() (string, error) {
+	root := diskRoot
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(memoryRoot, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) >= minMemory {
-		return memoryRoot
+		root = memoryRoot
 	}
-	return diskRoot
-}
-
-// makeDir creates a directory that the server's account can reach.
-func makeDir(root string) (string, error) {
 	dir, err := os.MkdirTemp(root, "colophon-test-")
 	if err != nil {
 		return "", err
@@ -172,7 +171,7 @@ var shared = sync.OnceValues(func() (*host, error) {
 		h.url, h.external = url, true
 		return h, nil
 	}
-	dir, err := makeDir(serverRoot())
+	dir, err := MakeDir()
 	if err != nil {
 		return nil, err
 	}
