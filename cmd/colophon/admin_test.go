@@ -58,7 +58,7 @@ func TestOnlyAdminListenerServesMetrics(t *testing.T) {
 		`colophon_http_request_duration_seconds_count{route="unknown",status="404"} 1`,
 		`colophon_events_total{type="job.accepted"} 1`,
 		`colophon_events_total{type="job.completed"} 1`,
-		`colophon_events_total{type="account.registered"} 2`, // the test's account, and the one that the service keeps for unknown names
+		`colophon_events_total{type="account.registered"} 2`, // the test's account, and the service's own account for sign-ins with unknown names
 		fmt.Sprintf(`colophon_tokens_total %d`, j.Usage.CompletionTokens),
 		`colophon_jobs{state="queued"} 0`,
 		`colophon_jobs{state="running"} 0`,

@@ -22,10 +22,10 @@ type base struct {
 	grace   grace
 }
 
-// with opens the database, calls fn, and closes everything in the opposite order. The
-// parameter migrate is that of database.Open. The context of fn is done when ctx is done or
-// when a private Postgres ends. From then on fn must return within the grace period. with
-// returns database.ErrEnded if a private Postgres ended and fn returned no error.
+// with opens the database, calls fn, and closes the database. It passes migrate to
+// database.Open. The context of fn is done when ctx is done or when a private Postgres
+// ends. From then on fn must return within the grace period g. If a private Postgres
+// ended and fn returned no error, with returns database.ErrEnded.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := database.Open(ctx, f.options(log), migrate)
 	if err != nil {
@@ -41,8 +41,8 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	store.Appended = m.Appended
 	store.Listener = db.Direct.Config().ConnConfig
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })
-	// The store goes on announcing events until fn has returned, so that the last event
-	// of fn is announced too.
+	// The store announces new events until fn has returned, because fn may append events up
+	// to that moment.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
 	if err := fn(ctx, &base{db, store, m, log, expired, g}); err != nil {
 		return err
@@ -53,11 +53,11 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	return nil
 }
 
-// wrongClock is the warning of a process whose clock is off.
+// wrongClock warns that the clock of this process differs from the database's clock.
 const wrongClock = "the clock of this process differs by more than 5 s from the database's, which the service uses"
 
-// ready is the readiness of the database, with a warning if the clock of this process is
-// off.
+// ready reports whether the database is ready. It returns a warning if the clock of this
+// process differs too much from the database's clock.
 func (b *base) ready(ctx context.Context) (warnings []string, err error) {
 	warnings, err = b.Ready(ctx)
 	if err == nil && b.store.Clock().Ahead().Abs() > pg.MaxAhead {

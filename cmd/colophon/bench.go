@@ -29,7 +29,7 @@ type benchFlags struct {
 
 const maxBenchThreads = 1024
 
-// Validate checks the value of --threads. kong calls Validate.
+// Validate checks the value of --threads. The flag parser, kong, calls it.
 func (f *benchFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > maxBenchThreads {
 		return fmt.Errorf("--threads is %d, want 1 to %d", f.Threads, maxBenchThreads)
@@ -97,14 +97,14 @@ func (c *benchEngineCmd) Run(ctx context.Context, t *terminal) error {
 	return c.print(t.out, r)
 }
 
-// benchMeasureCmd is the hidden command that bench engine runs for each weight format.
+// benchMeasureCmd is the hidden command that `bench engine` runs for each weight format.
 type benchMeasureCmd struct {
 	benchFlags
 	Weights kernel.Format `required:""`
 }
 
-// Run prints the result in the format that bench engine reads. It stops when its standard
-// input ends.
+// Run prints the result in the format that `bench engine` reads. It stops when standard
+// input ends, because `bench engine` has then ended.
 func (c *benchMeasureCmd) Run(ctx context.Context, t *terminal) error {
 	o, err := c.options(t)
 	if err != nil {

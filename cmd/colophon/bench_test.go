@@ -123,8 +123,9 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-// TestBenchMeasureStopsWhenItsInputEnds shows that bench measure does not outlive bench
-// engine. The parent bench engine holds the other end of the child's standard input.
+// TestBenchMeasureStopsWhenItsInputEnds shows that `bench measure` does not outlive
+// `bench engine`. The parent `bench engine` holds the other end of the child's standard
+// input.
 func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {

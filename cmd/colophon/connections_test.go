@@ -8,8 +8,7 @@ import (
 )
 
 // TestServiceWorksWithOneConnection runs the service and the commands with a pool of one
-// connection. No part of them may need two connections at once, because it would wait for
-// ever.
+// database connection. The test would hang if any part needed two connections at once.
 func TestServiceWorksWithOneConnection(t *testing.T) {
 	t.Parallel()
 	database := []string{"--database-url", withParameter(t, pgtest.Empty(t), "pool_max_conns", "1")}

@@ -33,7 +33,7 @@ func (k *masterKey) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// options returns the options of the database.
+// options returns the database options that the flags select.
 func (f *databaseFlags) options(log *slog.Logger) database.Options {
 	return database.Options{
 		Data: f.Data, URL: f.DatabaseURL, DirectURL: f.DirectURL, Bin: f.PGBin,

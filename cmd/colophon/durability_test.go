@@ -12,8 +12,8 @@ import (
 	"colophon/test/apitest"
 )
 
-// A database that may lose accepted jobs in a crash is reported. With --production it is
-// refused.
+// TestUnsafeDatabaseIsRefusedInProduction checks a database that may lose accepted jobs
+// in a crash. The check must fail with --production and must otherwise log a warning.
 func TestUnsafeDatabaseIsRefusedInProduction(t *testing.T) {
 	t.Parallel()
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")

@@ -76,7 +76,7 @@ func (c *damagedCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) err
 	})
 }
 
-// showDamaged prints a line for each damaged stream.
+// showDamaged prints a line for each damaged event stream.
 func showDamaged(out io.Writer, damaged ...*events.Damage) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, d := range damaged {

@@ -9,8 +9,9 @@ import (
 	"colophon/migrations"
 )
 
-// TestDamagedStreamsAreListed damages a completed job. The rebuild and the check must go
-// on, report the stream and say so in their exit status.
+// TestDamagedStreamsAreListed makes a stored event of a completed job unreadable. The
+// history commands must report this job. The exit status of a rebuild and of a check must
+// show that a job is damaged.
 func TestDamagedStreamsAreListed(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)

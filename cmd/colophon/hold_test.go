@@ -14,7 +14,8 @@ import (
 	"colophon/internal/datadir"
 )
 
-// private runs a command with a private Postgres, without any environment.
+// private runs a command that uses a private Postgres. The command sees no environment
+// variables.
 func private(t *testing.T, args ...string) error {
 	t.Helper()
 	var out bytes.Buffer

@@ -148,8 +148,8 @@ func (f *adminFlags) listen(ctx context.Context) (*httpd.Listener, error) {
 	return listen(ctx, "--admin-listen", f.AdminListen, httpd.ListenOptions{})
 }
 
-// listen opens a listener on the address that a flag has. The error names the flag. It is
-// a usageError if the flag has no address and port.
+// listen opens a listener on the address in a flag. The error names the flag. It is a
+// usageError if the address is malformed or its host name is unknown.
 func listen(ctx context.Context, flag, address string, o httpd.ListenOptions) (*httpd.Listener, error) {
 	l, err := httpd.Listen(ctx, address, o)
 	if err == nil {

@@ -64,8 +64,8 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() + " (see colophon --help)" }
 func (e *usageError) Unwrap() error { return e.err }
 
-// pendingError says what a command has left to do, after the rest was done. The program
-// then ends with status 3.
+// pendingError says which part of a command's work is still to be done. The program then
+// ends with status 3.
 type pendingError struct{ err error }
 
 func (e *pendingError) Error() string { return e.err.Error() }

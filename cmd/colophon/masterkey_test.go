@@ -15,8 +15,8 @@ import (
 	"colophon/migrations"
 )
 
-// TestProcessWithoutTheMasterKeyDoesNotStart gives each kind of process a database whose
-// rows another key has sealed. The process must end, name the remedy, and write no key.
+// TestProcessWithoutTheMasterKeyDoesNotStart starts each kind of process with a missing,
+// wrong or unsafe master key. The process must end, name the remedy, and write no key.
 func TestProcessWithoutTheMasterKeyDoesNotStart(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)
@@ -49,7 +49,7 @@ func TestProcessWithoutTheMasterKeyDoesNotStart(t *testing.T) {
 		if err := start(readable); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 			t.Errorf("%s with a key that others can read: %v", process, err)
 		}
-		// A wrong file is no reason to wait for the database.
+		// A directory takes the place of the key file. The process must report it at once.
 		if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestProcessWithoutTheMasterKeyDoesNotStart(t *testing.T) {
 	}
 }
 
-// prove makes a key that consists of equal bytes the database's master key.
+// prove gives the database a master key whose bytes all have the value fill.
 func prove(t *testing.T, db *pgtest.DB, fill byte) {
 	t.Helper()
 	v, err := vault.New(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
@@ -82,8 +82,8 @@ func TestMasterKeyIsMadeForAnEmptyDatabase(t *testing.T) {
 		_, _, err := command(t, "", "user", "list", "--database-url", db.URL, "--data", data)
 		return err
 	}
-	// The key cannot be written below a file. The error must be final, and it must not
-	// claim the database.
+	// The key file cannot be made, because its directory would be below a file. After this
+	// error another key must still be possible.
 	blocked := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
 		t.Fatal(err)

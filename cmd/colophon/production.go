@@ -39,8 +39,8 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 	return f.report(r, append(faults, f.adminFlags.faults()...), log)
 }
 
-// report returns the faults as an error with --production, and logs them otherwise if
-// other machines can reach the service.
+// report returns insecure settings as an error if --production is set. Otherwise it logs
+// them if other machines can reach the service.
 func (f *processFlags) report(r roles, faults []string, log *slog.Logger) error {
 	if f.Production && len(faults) > 0 {
 		return &usageError{errors.New("--production refuses to start:\n  " + strings.Join(faults, "\n  ") + "\n")}
@@ -53,8 +53,8 @@ func (f *processFlags) report(r roles, faults []string, log *slog.Logger) error 
 	return nil
 }
 
-// checkLogins is check for the logins of the database, which are known only when it
-// answers.
+// checkLogins finds database logins with too many rights and reports them as check does.
+// It needs a running database.
 func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error {
 	var faults []string
 	for _, pool := range []struct {

@@ -18,8 +18,9 @@ import (
 	"colophon/internal/httpd/httpdtest"
 )
 
-// TestProductionRefusesInsecureSettings runs the check of each command with one insecure
-// setting, and with all of them. The error must name exactly the insecure settings.
+// TestProductionRefusesInsecureSettings checks the settings of each command, with one
+// insecure setting and with all of them. The error must name exactly the insecure
+// settings.
 //
 // security: API8:2023, ASVS 6.3.2, ASVS 12.3.1, ASVS 13.2.3
 func TestProductionRefusesInsecureSettings(t *testing.T) {
@@ -131,9 +132,9 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	}
 }
 
-// TestReachableInsecureSettingsAreLogged runs the check without --production. There must
-// be one warning for each insecure setting if other machines can reach the address, and
-// no warning otherwise.
+// TestReachableInsecureSettingsAreLogged checks insecure settings without --production.
+// There must be one warning for each insecure setting if other machines can reach the
+// address, and no warning otherwise.
 func TestReachableInsecureSettingsAreLogged(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "[::1]:0": 0, "0.0.0.0:0": 5, ":0": 5, "192.0.2.1:80": 5} {

@@ -8,8 +8,9 @@ import (
 	"colophon/model/catalog"
 )
 
-// TestOperatorsDealWithJobsThatNoWorkerCanRun accepts jobs without a worker. The commands
-// must count the jobs, give them other weights and cancel them, and the jobs must say so.
+// TestOperatorsDealWithJobsThatNoWorkerCanRun submits a job to a service without a
+// worker. The queue commands must count the job, assign it to other weights and cancel
+// it. The API must show each change.
 func TestOperatorsDealWithJobsThatNoWorkerCanRun(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "api", "--no-rate-limits")

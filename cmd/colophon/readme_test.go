@@ -38,11 +38,12 @@ func TestReadmeFiguresAreTrue(t *testing.T) {
 	}
 }
 
-// linkToTest is a link to a test: its name, and its file beside the page.
+// linkToTest matches a Markdown link to a test: the name of the test, and the path of its
+// file from the page.
 var linkToTest = regexp.MustCompile(`\[(\w+)\]\(([^)#]+_test\.go)\)`)
 
-// TestLinkedTestsExist reads the pages. Each test that a page links to must be in the file
-// that the link names.
+// TestLinkedTestsExist reads the Markdown pages. Each test that a page links to must be
+// in the file that the link names.
 func TestLinkedTestsExist(t *testing.T) {
 	t.Parallel()
 	pages := []string{"../../README.md", "../../SECURITY.md", "../../CHANGELOG.md"}
@@ -68,9 +69,9 @@ func TestLinkedTestsExist(t *testing.T) {
 	}
 }
 
-// TestPromisesLinkToTheirTests reads what the README says that users can rely on, and the
-// architecture's table of guarantees. A list item and a row must end with links to tests.
-// Elsewhere a test must follow a sentence that promises something without exception.
+// TestPromisesLinkToTheirTests reads the promises in the README and in the architecture's
+// table of guarantees. A list item and a table row must end with links to tests. In other
+// text, a link to a test must follow each sentence with a word such as always or never.
 func TestPromisesLinkToTheirTests(t *testing.T) {
 	t.Parallel()
 	absolute := regexp.MustCompile(`(?i)\b(always|never|only|same|every)\b`)

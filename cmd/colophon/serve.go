@@ -119,7 +119,7 @@ func (c *upCmd) Run(ctx context.Context, t *terminal, known catalog.Releases, lo
 	return c.run(ctx, r, t, known, log)
 }
 
-// install installs PostgreSQL if it is missing, with consent.
+// install installs PostgreSQL if it is missing and the user consents.
 func (c *upCmd) install(ctx context.Context, t *terminal) error {
 	// Standard output is for the line that says when the service is ready.
 	err := install.New(c.options(nil).ClusterDir(), c.PGBin, t.in, t.err).Ensure(ctx, c.InstallPostgres)
@@ -141,10 +141,10 @@ func (c *workerCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 //
 // It first checks all settings that can be checked without a database. Then it starts, in
 // this order: the listeners, the database, the watcher of the policy, the worker, HTTP.
-// The listeners come first, so that a taken address leaves nothing behind. Clients that
-// connect while the database starts and the weights load wait in the listener's backlog.
-// The parts are stopped in the opposite order. HTTP may use half of the grace period, and
-// the worker may use the rest.
+// The listeners come first, so that an address in use is found before anything is
+// changed. Clients that connect while the database starts and the weights load wait in
+// the listener's backlog. The parts are stopped in the opposite order. HTTP may use half
+// of the grace period, and the worker may use the rest.
 func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known catalog.Releases, log *slog.Logger) error {
 	if err := f.check(r, known, log); err != nil {
 		return err

@@ -194,8 +194,8 @@ func (c *userSignOutCmd) Run(ctx context.Context, t *terminal, log *slog.Logger)
 type userEraseCmd struct{ namedAccountFlags }
 
 // Run erases an account after the user has typed the account's name again. It returns
-// when the account's key is destroyed. If the key cannot be destroyed, Run returns a
-// pendingError.
+// when the account's encryption key is destroyed. If the key cannot be destroyed, Run
+// returns a pendingError.
 func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	if console.IsTerminal(t.in) {
 		fmt.Fprintf(t.err, "This destroys all texts of %s for good. Type the name to confirm: ", c.Name)
@@ -232,5 +232,5 @@ func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) e
 	})
 }
 
-// eraseTimeout bounds the time to end the jobs of an account and to destroy its key.
+// eraseTimeout bounds the time to end an account's jobs and destroy its encryption key.
 const eraseTimeout = time.Minute

@@ -10,8 +10,9 @@ import (
 )
 
 // TestEraseDestroysTheKeyBeforeItReports erases accounts while no other process runs. The
-// key must be gone when the command reports success. If the key cannot be destroyed, the
-// command must say so, and the next start of the service must destroy it.
+// account's encryption key must be gone when the command reports success. If the key
+// cannot be destroyed, the command must say so, and the next start of the service must
+// destroy the key.
 func TestEraseDestroysTheKeyBeforeItReports(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)

@@ -9,7 +9,7 @@ import (
 	"colophon/client"
 )
 
-// Harm is the effect of a violation.
+// Harm says what a broken guarantee did to a job.
 type Harm string
 
 // The values of Harm.
@@ -53,7 +53,7 @@ func (e event) final() bool {
 	return e.Type == "job.completed" || e.Type == "job.cancelled" || e.Type == "job.failed" && e.Final
 }
 
-// snapshot is a job resource as a client polled it.
+// snapshot is the state of a job as a client read it.
 type snapshot struct {
 	Version      int
 	State        string
@@ -68,7 +68,7 @@ type observation struct {
 	mode      string
 	snapshots []snapshot
 	events    []event
-	refused   bool // the last answer was that the job is damaged
+	refused   bool // the last answer said that the job is damaged
 }
 
 // checker collects violations of one job.

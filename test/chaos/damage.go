@@ -19,14 +19,14 @@ import (
 // damage describes the damaged jobs of a run.
 type damage struct {
 	altered    map[string]int    // version of the event that a fault has altered, by job id
-	aside      map[string]int    // version of the event for which the service has set a job aside, by job id
+	aside      map[string]int    // version of the event that made the service set a job aside, by job id
 	listed     map[string]bool   // whether the command that lists damaged jobs has printed a job, by job id
 	answers    map[string]string // answer to the owner of an altered job, by job id
 	unreadable map[string]string // error of the event store, by job id
 }
 
-// checkDamage checks that every altered job has been set aside and reported, and that no
-// other job has.
+// checkDamage checks that the service has set aside and reported every altered job, and
+// no other job.
 func checkDamage(d damage) (found []Violation) {
 	for id, version := range d.altered {
 		event := fmt.Sprintf("version %d", version)
@@ -76,8 +76,8 @@ func (d damage) checkRefused(seen []observation) (found []Violation) {
 	return found
 }
 
-// alterEvent makes a stored event unreadable, as a faulty disk does. The job of this event
-// has not ended. It calls the function injected when the change is on record.
+// alterEvent makes a stored event of an unfinished job unreadable, as a faulty disk does.
+// It calls the function injected when the change is committed.
 func (r *run) alterEvent(ctx context.Context, injected func()) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -101,10 +101,10 @@ func (r *run) alterEvent(ctx context.Context, injected func()) error {
 	r.mu.Unlock()
 	err = untilAvailable(ctx, func() error {
 		return pgx.BeginFunc(ctx, r.postgres.pool, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `set local session_replication_role = replica`); err != nil { // events are only added
+			if _, err := tx.Exec(ctx, `set local session_replication_role = replica`); err != nil { // turns off the trigger that forbids changes to events
 				return err
 			}
-			// A second try changes nothing, so it does no harm if the first has succeeded.
+			// The statement may run twice, because a second run changes nothing.
 			_, err := tx.Exec(ctx, `
 				update events set payload = set_byte(payload, case
 					when version % 2 = 0 or position('"sealed":"'::bytea in payload) = 0 then 0
@@ -129,7 +129,8 @@ func untilAvailable(ctx context.Context, fn func() error) error {
 	}
 }
 
-// readDamage asks the service for the altered jobs, and reads which jobs it has set aside.
+// readDamage requests the altered jobs from the service, and reads which jobs the service
+// has set aside.
 func (r *run) readDamage(ctx context.Context) (damage, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"colophon/client"
 )
 
-// damagedRecord returns what is on record of one damaged job that was set aside and
+// damagedRecord returns a correct record of one damaged job that was set aside and
 // reported.
 func damagedRecord() damage {
 	return damage{
@@ -40,8 +40,8 @@ func TestDamagedJobsMustBeSetAsideAndReported(t *testing.T) {
 	}
 }
 
-// A client of a damaged job may see its whole text, or its beginning and then the answer
-// that the job is damaged.
+// TestClientsOfDamagedJobs checks observations of damaged jobs. A client may see the
+// whole text, or its beginning and then the answer that the job is damaged.
 func TestClientsOfDamagedJobs(t *testing.T) {
 	refused := func(o observation) observation {
 		o.refused = true

@@ -8,16 +8,15 @@
 // command submits jobs with fixed seeds, and clients follow these jobs. Meanwhile it
 // kills, freezes, restarts and cuts off the processes and Postgres, promotes the standby,
 // makes Postgres read-only, sets its clock, starts workers with a wrong master key and
-// damages stored events. A seed decides the times. When every job has
-// ended, the command compares the stored events and the observations of each client with
-// the expected text. The expected text is the text that an engine generates without
-// faults.
+// damages stored events. When every job has ended, the command compares the stored events
+// and the observations of each client with the expected text. The expected text is the
+// text that an engine generates without faults.
 //
 // The checks are plain functions of observations and stored events. The tests of these
 // functions give them falsified results, because a checker that cannot fail shows
 // nothing.
 //
-// The seed decides when faults are injected and into which target. Processes and
+// The seed of a run decides when faults are injected and into which target. Processes and
 // connections have their own timing. The same seed therefore repeats the faults and the
 // jobs, but not the whole run.
 package main

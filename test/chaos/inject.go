@@ -100,7 +100,8 @@ func (r *run) submit(ctx context.Context, begin time.Time) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	for i, request := range newRequests(r.Jobs, r.Seed) {
-		// All jobs are submitted before the last faults.
+		// All jobs are submitted in the first 97% of the run, so that the last jobs meet faults
+		// too.
 		at := begin.Add(time.Duration(float64(i) / float64(r.Jobs) * 0.97 * float64(r.For)))
 		if err := sleep(ctx, time.Until(at)); err != nil {
 			return

@@ -55,7 +55,7 @@ type command struct {
 	JSON     bool   `name:"json" xor:"format" help:"Print the report as JSON."`
 }
 
-// Validate checks the ranges of the flags. kong calls Validate.
+// Validate checks the ranges of the flags. The flag parser, kong, calls it.
 func (c *command) Validate() error {
 	for _, limit := range []struct {
 		flag       string

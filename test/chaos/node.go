@@ -15,23 +15,23 @@ import (
 	"colophon/test/program"
 )
 
-// startTimeout bounds the time until a process is ready. This time includes the wait of
-// the process for Postgres.
+// startTimeout bounds the time until a process is ready. This time includes the time that
+// the process waits for Postgres.
 const startTimeout = 90 * time.Second
 
 // stopTimeout bounds the time from SIGTERM to the end of a process. It is longer than the
 // grace period of the process, because the machine may be loaded.
 const stopTimeout = 30 * time.Second
 
-// node is one API or worker, with its proxies. It runs one process at a time. If a fault
-// ends this process, the node starts another process.
+// node is one API server or one worker, with the proxies on its connections. It runs one
+// process at a time. If a fault ends this process, the node starts another process.
 type node struct {
 	name     string // such as "worker-2"
 	path     string // path of the program
 	args     []string
 	env      []string
-	database network // a proxy for each server
-	clients  network // a proxy, or none for a worker
+	database network // a proxy for each Postgres server
+	clients  network // one proxy, or none for a worker, which has no clients
 	log      io.WriteCloser
 	note     func(format string, args ...any) // called for each failed start
 
@@ -84,16 +84,16 @@ func (n *node) close() {
 	}
 }
 
-// writer returns the application_name of the current process.
+// writer returns the application_name by which Postgres knows the current process.
 func (n *node) writer() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return fmt.Sprintf("%s.%d", n.name, n.generation)
 }
 
-// start starts a process and waits until the process is ready. The process may end before
-// it is ready, because Postgres is unavailable. The method then starts another process,
-// as a supervisor does.
+// start starts a process and waits until the process is ready. If the process ends before
+// that, for example because Postgres is unavailable, start starts another process, as a
+// supervisor does.
 func (n *node) start(ctx context.Context) error {
 	deadline := time.Now().Add(startTimeout)
 	for {
@@ -111,7 +111,8 @@ func (n *node) start(ctx context.Context) error {
 	}
 }
 
-// launch starts a process. Its output goes to the node's log and to the given one.
+// launch starts a process. It writes the output of the process to the node's log and to
+// the given writer.
 func (n *node) launch(log io.Writer) (*program.Process, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -205,7 +206,8 @@ func (n *node) inject(ctx context.Context, f fault, injected func()) error {
 	return n.start(ctx)
 }
 
-// network has the proxies between a process and its clients, or its servers.
+// network is the set of proxies between a process and its clients, or between a process
+// and Postgres.
 type network []*Proxy
 
 // inject injects a fault into the connections of all proxies, then removes the fault. It

@@ -40,7 +40,7 @@ const (
 
 	alter action = "alter" // a stored event of a job is made unreadable
 
-	refresh action = "refresh" // Postgres shuts down in order, then starts again
+	refresh action = "refresh" // Postgres shuts down cleanly, then starts again
 )
 
 // storedEvent is the target of the faults that alter a stored event.
@@ -77,10 +77,9 @@ func (a action) kind() string {
 const faultFreeShare = 0.06
 
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
-// and the same number of cuts. The freezes are a third of that number, and the restarts
-// are a fifth, both rounded up. The settings of the clock are a tenth, the read-only
-// periods, the wrong keys and the damaged events a twelfth, and the promotions a
-// twenty-fifth.
+// and the same number of cuts. The other faults are shares of that number, rounded up:
+// freezes a third, restarts a fifth and clock changes a tenth. Read-only periods, wrong
+// keys and damaged events are a twelfth each, and promotions are a twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
@@ -142,7 +141,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 			add(worker(), restart, 0)
 		}
 	}
-	for range (kills + 9) / 10 { // longer than the lease
+	for range (kills + 9) / 10 { // the clock stays ahead for longer than a lease lasts
 		add("postgres", setClock, between(4*time.Second, 8*time.Second))
 	}
 	for range (kills + 11) / 12 {

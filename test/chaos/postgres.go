@@ -18,8 +18,8 @@ import (
 	"colophon/internal/pg/pgtest"
 )
 
-// postgres has the two private servers of a run: a primary, and a synchronous standby. Its
-// methods are not safe for concurrent use. The pool is.
+// postgres has the two private servers of a run: a primary, and a synchronous standby.
+// Its methods are not safe for concurrent use, but the pool is.
 type postgres struct {
 	dir  string
 	bin  string
@@ -57,8 +57,8 @@ func startPostgres(ctx context.Context, dir, bin, logs string) (_ *postgres, err
 	return p, err
 }
 
-// both returns the URL of the owner's database on either server. The clients of the URL
-// find the primary.
+// both returns a database URL with the addresses of both servers. A client that connects
+// with this URL finds the primary.
 func (p *postgres) both() (string, error) {
 	var hosts, ports []string
 	var at *url.URL
@@ -186,8 +186,8 @@ func (p *postgres) close() error {
 	return errors.Join(errs...)
 }
 
-// stop stops a server in order. If the server still runs after the given time, stop ends it
-// at once. A recovering server may ignore an ordinary stop.
+// stop shuts a server down. If the server still runs after the given time, stop ends it
+// at once. A recovering server may ignore an ordinary shutdown.
 func (p *postgres) stop(i int, within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()

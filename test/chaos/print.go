@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// resultLines returns the lines with the numbers of faults and violations.
+// resultLines returns the lines of the report with the numbers of faults and violations.
 func resultLines(r *Report) []string {
 	var faults []string
 	for _, kind := range kinds {
@@ -23,7 +23,7 @@ func resultLines(r *Report) []string {
 	}
 }
 
-// detailLines returns the lines with the other counts of the run.
+// detailLines returns the lines of the report with the other counts of the run.
 func detailLines(r *Report) []string {
 	lines := []string{
 		fmt.Sprintf("%d API and %d worker processes at a time, seed %d", r.APIs, r.Workers, r.Seed),

@@ -8,7 +8,7 @@ import (
 	"colophon/model"
 )
 
-// decodeOnlyEngine is an engine that can only decode.
+// decodeOnlyEngine is a fake engine that can only turn tokens into text.
 type decodeOnlyEngine struct {
 	model.Engine
 	words []string

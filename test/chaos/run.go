@@ -222,7 +222,8 @@ func (r *run) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// migrate creates the schema and the triggers, and prepares the settings of the clock.
+// migrate creates the schema and the triggers, and prepares the database for changes of
+// its clock.
 func (r *run) migrate(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, r.Program, "migrate")
 	cmd.Env = []string{"DATABASE_URL=" + r.postgres.clusters[r.postgres.primary].URL()}
@@ -232,13 +233,13 @@ func (r *run) migrate(ctx context.Context) error {
 	if _, err := r.postgres.pool.Exec(ctx, triggers); err != nil {
 		return fmt.Errorf("create the triggers: %w", err)
 	}
-	if err := pgtest.SetClock(ctx, r.postgres.pool, 0); err != nil { // before the service connects
+	if err := pgtest.SetClock(ctx, r.postgres.pool, 0); err != nil { // must run before the service connects
 		return err
 	}
 	return nil
 }
 
-// addNode makes a node, which is not started yet.
+// addNode adds a node to the run. It does not start the node's process.
 func (r *run) addNode(ctx context.Context, name string, args, env []string, sockets [2]string) error {
 	n, err := r.newNode(ctx, name, args, env, sockets)
 	if err == nil {
@@ -268,7 +269,7 @@ func (r *run) startNodes(ctx context.Context) error {
 	return err
 }
 
-// close ends all processes.
+// close ends all processes of the run.
 func (r *run) close() error {
 	var wg sync.WaitGroup
 	for _, n := range r.nodes {

@@ -13,7 +13,7 @@ import (
 // stranger is the name of the worker that has a wrong master key.
 const stranger = "stranger"
 
-// refusal is the end of a process that must not start.
+// refusal describes how a process with a wrong master key ended.
 type refusal struct {
 	writer string
 	ready  bool // the process became ready
@@ -21,7 +21,7 @@ type refusal struct {
 	output string
 }
 
-// checkRefusal checks that a process has ended because of its master key.
+// checkRefusal checks that a process has ended because its master key is wrong.
 func checkRefusal(r refusal) []Violation {
 	const rule = "a worker with a wrong key does not start"
 	switch {
@@ -59,10 +59,9 @@ func checkStrangers(stored *record) (found []Violation) {
 	return found
 }
 
-// injectStranger starts a process of the node, which has a wrong master key. It waits until
-// the process has ended. A process that ends because Postgres is unavailable shows
-// nothing, so another one is started. It calls the function injected when the process has
-// read its answer from Postgres.
+// injectStranger starts a process with a wrong master key and waits until the process has
+// ended. A process that ends because Postgres is unavailable shows nothing, so
+// injectStranger then starts another process. It calls the function injected at the end.
 func (n *node) injectStranger(ctx context.Context, injected func()) error {
 	var r refusal
 	for deadline := time.Now().Add(startTimeout); ; {

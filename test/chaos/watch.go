@@ -15,10 +15,10 @@ import (
 	"colophon/events"
 )
 
-// triggers is the SQL of triggers that run in the transaction of a change. They record
-// which process writes an event, and which process takes or ends a lease. The name of a
-// process is its application_name. Their times are the server's, even if a fault has set
-// the clock.
+// triggers is the SQL of triggers that record which process writes an event, and which
+// process takes or ends a lease. They run in the transaction of the write. The name of a
+// process is its application_name. The recorded times are real times, even if a fault has
+// changed the clock that the service sees.
 const triggers = `
 create schema chaos;
 create table chaos.writes (

@@ -71,14 +71,14 @@ func (p *postgres) shoot(ctx context.Context, injected func()) error {
 	return err
 }
 
-// clockAhead is the time by which setClock sets the clock forward. Never setting it back
-// further than that keeps access tokens valid.
+// clockAhead is the time by which setClock sets the clock forward. setClock never sets
+// the clock back behind the real time, so that access tokens stay valid.
 const clockAhead = 15 * time.Second
 
 // setClock sets the database's clock forward for the given time, and then back.
 func (p *postgres) setClock(ctx context.Context, lasts time.Duration, injected func()) error {
-	// The server may just have recovered from another fault and have cut the pool's
-	// connections.
+	// The server may just have recovered from another fault, which broke the pool's
+	// connections. This query waits until the server answers.
 	if _, err := p.backends(ctx, `false`); err != nil {
 		return err
 	}
@@ -91,8 +91,9 @@ func (p *postgres) setClock(ctx context.Context, lasts time.Duration, injected f
 }
 
 // promote kills the primary and promotes the standby, then makes the other server the
-// standby. It waits first until the standby has everything that the primary has committed.
-// After a crash, the primary has commits for which nobody has waited.
+// standby. It first waits until the standby has everything that the primary has
+// committed. After a crash, the primary may have commits that the standby has not
+// confirmed.
 func (p *postgres) promote(ctx context.Context, injected func()) error {
 	if _, err := p.backends(ctx, `false`); err != nil { // waits for a recovery
 		return err
@@ -137,7 +138,8 @@ func (p *postgres) freeze(ctx context.Context, lasts time.Duration, injected fun
 			_ = syscall.Kill(pid, s) // the process may have ended
 		}
 	}
-	// If this process dies meanwhile, guard wakes the server. Then the server can exit.
+	// guard is a process that wakes the server even if this process dies meanwhile.
+	// Otherwise the frozen server could never exit.
 	guard := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", `sleep "$1"; shift; kill -CONT "$@"`, "sh", fmt.Sprint(int(lasts.Seconds())+2))
 	for _, pid := range pids {
 		guard.Args = append(guard.Args, fmt.Sprint(pid))
