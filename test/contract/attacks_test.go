@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// attack is a text for a connection of its own. No HTTP client would send it.
+// attack is a text that is sent over a connection of its own. No HTTP client would send
+// such a text.
 type attack struct {
 	kind     string
 	method   string // method of the first request, because the answer to HEAD has no body
@@ -29,11 +30,11 @@ func (a attack) String() string {
 
 var bearer = regexp.MustCompile(`(Authorization: Bearer )[-\w.]{50,}`)
 
-// next is a request that is sent behind another one. Only a service that reads the end of
-// the first request in its own way answers it.
+// next is a second request on the connection of an attack. The number of answers shows
+// where the service saw the end of the first request.
 const next = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-// canary draws a value that no answer may repeat.
+// canary returns a random value that no answer may repeat.
 func (g *generator) canary() string {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
 	b := []byte("zq7")
@@ -43,14 +44,14 @@ func (g *generator) canary() string {
 	return string(b)
 }
 
-// parts are the parts of a valid request. They have no header that tells the length of
-// the body.
+// parts are the parts of a valid request. The header does not tell the length of the
+// body.
 type parts struct {
 	line, header string // each with its line breaks
 	body         string
 }
 
-// length returns the request with the length of its body.
+// length returns the request with a Content-Length header.
 func (p parts) length() string {
 	return p.line + p.header + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(p.body)) + p.body
 }
@@ -60,7 +61,8 @@ func (p parts) chunked(chunks string) string {
 	return p.line + p.header + "Transfer-Encoding: chunked\r\n\r\n" + chunks
 }
 
-// base draws a valid request of the caller, or of nobody. It asks for no stream.
+// base returns a random valid request, with or without the caller's access token. The
+// request never asks for an event stream.
 func (h *hostile) base(g *generator) parts {
 	r := h.compose(g)
 	for h.costly(r) && !g.chance(0.02) {
@@ -109,7 +111,7 @@ func (g *generator) edit(text string) string {
 }
 
 // once returns an attack that begins with one request. The service answers this request,
-// and perhaps the request next behind it.
+// and perhaps also the request next.
 func once(text string, most int) attack {
 	a := attack{method: http.MethodGet, text: text + next, requests: 2, least: 1, most: most}
 	if len(a.text) > 4096 {
@@ -118,7 +120,7 @@ func once(text string, most int) attack {
 	return a
 }
 
-// attacks are functions that draw an attack.
+// attacks has a function for each kind of attack. The function returns a random attack.
 var attacks = map[string]func(*hostile, *generator) attack{
 	"raw: chunked": func(h *hostile, g *generator) attack {
 		p := h.base(g)
@@ -174,7 +176,7 @@ var attacks = map[string]func(*hostile, *generator) attack{
 		a.ends = true
 		return a
 	},
-	"raw: almost a coding": func(h *hostile, g *generator) attack { // each is malformed or another header
+	"raw: almost a coding": func(h *hostile, g *generator) attack { // each name is malformed or is another header
 		p := h.base(g)
 		name := pick(g, "Transfer-Encoding : ", "Transfer_Encoding: ", " Transfer-Encoding: ", "Transfer-Encoding\t: ", "X-Transfer-Encoding: ", "Transfer-Encoding\x00: ", "Tran\r\nsfer-Encoding: ", "Transfer-Encoding\r\n: ", "Тransfer-Encoding: ")
 		a := once(p.line+p.header+name+"chunked\r\n"+fmt.Sprintf("Content-Length: %d\r\n\r\n", len(p.body))+p.body, 2)
@@ -218,7 +220,7 @@ var attacks = map[string]func(*hostile, *generator) attack{
 			canary, canary+":443", "localhost:443", "\\"+canary, "/jobs\\..", "/jobs;"+canary, "/jobs?"+canary, "/jobs#"+canary, "/jobs?a=%zz", "/jobs?a=1;b=2", "/jobs/ /events", "/jobs/"+canary+"/events", "/jobs/%2F", "/users/me%00", "/"+strings.Repeat("a/", 3000), "/"+strings.Repeat("../", 1000), "/?"+strings.Repeat("&", 9000), "/JOBS", "/jobs/", "/docs/"+canary, "/docs/../"+canary, "/openapi.json?"+canary, "javascript:alert(1)", "data:,"+canary, "/history?limit="+strings.Repeat("9", 400), "/metrics", "/debug/pprof/")
 		version := pick(g, "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/0.9", "HTTP/2.0", "HTTP/3.0", "HTTP/1.10", "HTTP/01.1", "http/1.1", "HTTP/1", "HTTP/ 1.1", "HTTPS/1.1", "", canary, "HTTP/9.9", "HTTP/-1.1", "HTTP/1.1 x")
 		hosts := pick(g, "Host: localhost\r\n", "Host: localhost\r\n", "Host: localhost\r\n", "", "Host:\r\n", "Host: a b\r\n", "Host: "+canary+"\r\n", "Host: localhost:99999999\r\n", "Host: [::1\r\n", "Host: localhost@"+canary+"\r\n", "Host: \xff\r\n", "Host: localhost/"+canary+"\r\n", "Host: localhost\r\nHost: localhost\r\n", "Host: 127.0.0.1.\r\n", "Host: LOCALHOST\r\n", "Host: localhost,"+canary+"\r\n")
-		_, rest, _ := strings.Cut(p.header, "\r\n") // without the host
+		_, rest, _ := strings.Cut(p.header, "\r\n") // the header without Host
 		return once(method+" "+target+" "+version+"\r\n"+hosts+rest+fmt.Sprintf("Content-Length: %d\r\n\r\n", len(p.body))+p.body, 2)
 	},
 	"raw: HEAD": func(h *hostile, g *generator) attack {

@@ -116,9 +116,10 @@ func TestCheckFindsMissingRateLimitHeaders(t *testing.T) {
 	}
 }
 
-// TestMutationsReachEveryPart tests the coverage of the generated requests. At first, the
-// method missing must list every pair as untried. After all rounds it must list none, and
-// the rare results below must have occurred.
+// TestMutationsReachEveryPart changes valid requests with every mutation, in rounds. At
+// the end every mutation must have been tried on every operation to which it applies.
+// Every part of an operation must have been changed. The rare results below must also
+// have occurred.
 func TestMutationsReachEveryPart(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
@@ -136,8 +137,8 @@ func TestMutationsReachEveryPart(t *testing.T) {
 	if slices.Contains(untried, "/healthz GET: NUL") {
 		t.Error("the NUL mutation applies to a request without a body")
 	}
-	// missing holds the rare results that have not occurred yet. A key is an operation
-	// and the name of a result.
+	// missing holds the rare results that have not occurred yet. A key names an operation
+	// and a result.
 	missing := map[string]func(*request) bool{
 		"/jobs POST: NUL in a list": func(r *request) bool {
 			o, _ := r.body.(object)

@@ -17,7 +17,7 @@ import (
 	"colophon/test/apitest"
 )
 
-// findings collects the differences between the service and its document.
+// findings collects the differences between the service and its OpenAPI document.
 type findings struct {
 	rateLimited bool // the service limits the rate of requests
 
@@ -117,8 +117,8 @@ var unavailable = []string{"busy", "queue_full", "streams_full", "not_ready", "i
 var internalWords = regexp.MustCompile(`(?i)\bgo (struct|value|type)\b|goroutine|runtime error|\.go:\d|nil pointer|unmarshal|invalid character|unexpected EOF|unexpected end of|` +
 	`\b(json|strconv|reflect|url|http|net|pgx|pgconn|time|uuid|huma|io|errors|context|sql)\.[a-z]|\b(u?int|float)(8|16|32|64)\b|\[\]byte|\[\]string|map\[|interface \{|%!|sqlstate`)
 
-// checkError checks what every error must obey, whatever the request was. An error is a
-// complete problem, and it has no word of the implementation.
+// checkError checks an error answer to any request. The answer must be a complete problem
+// document (RFC 9457) and must not show details of the implementation.
 func checkError(a apitest.Answer, report func(kind, format string, args ...any)) {
 	if a.Status < 400 {
 		return
@@ -142,7 +142,8 @@ func checkHeaders(a apitest.Answer, report func(kind, format string, args ...any
 	}
 }
 
-// checkSafety checks an answer without the document's schemas.
+// checkSafety checks the rules that hold for the answers of all operations: complete
+// headers, no leaked secrets, and no success for an invalid request.
 func (f *findings) checkSafety(g *generator, r *request, _ *http.Request, a apitest.Answer) {
 	report := f.report(r, a)
 	checkHeaders(a, report)

@@ -18,8 +18,8 @@
 // applies to an operation and was never tried on it. The second is a part of an operation
 // that was never mutated.
 //
-// TestServiceSurvivesHostileRequests also sends what no HTTP client would send, and checks
-// only whether the service survives. Its long run is
+// TestServiceSurvivesHostileRequests also sends requests that no HTTP client would send,
+// and checks only whether the service survives. Its long run is
 //
 //	COLOPHON_TEST_HOSTILE_REQUESTS=1000000 go test ./test/contract -run TestServiceSurvivesHostileRequests -seed 1 -timeout 1h -v
 package contract

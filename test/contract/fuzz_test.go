@@ -32,8 +32,8 @@ type campaign struct {
 	requests int
 	findings findings
 
-	// thorough is the smallest number of requests for which a run must try every pair of
-	// coverage.
+	// thorough is a number of requests. A run with at least this many requests must try
+	// every mutation on every operation to which it applies.
 	thorough int
 
 	check func(*generator, *request, *http.Request, apitest.Answer) // checks an answer
@@ -163,7 +163,8 @@ func (c *campaign) sendOne(g *generator) {
 	}
 }
 
-// draw returns a composed request. With the given probability it mutates the request.
+// draw returns a request that compose has made. With the given probability it changes the
+// request by a random mutation.
 func (c *campaign) draw(compose func() *request, g *generator, mutated float64) *request {
 	r := compose()
 	if !g.chance(mutated) {
@@ -209,7 +210,7 @@ func (c *campaign) send(g *generator, r *request) apitest.Answer {
 	return a
 }
 
-// unanswered counts in sent as the status of requests without an answer.
+// unanswered stands for the status of a request that got no answer.
 const unanswered = 0
 
 // tally counts requests of a kind whose answers have a status.
@@ -222,7 +223,8 @@ func (c *campaign) tally(kind string, status, n int) {
 	c.sent[kind][status] += n
 }
 
-// exchange sends a request. It sends only one request that hashes a password at a time.
+// exchange sends a request and returns the answer. Requests for which the service hashes
+// a password are sent one at a time.
 func (c *campaign) exchange(r *request, out *http.Request) (apitest.Answer, error) {
 	if c.doc.hashesPassword(r.op) {
 		c.hashing.Lock()

@@ -20,19 +20,18 @@ import (
 // TestServiceSurvivesHostileRequests sends.
 const hostileVariable = "COLOPHON_TEST_HOSTILE_REQUESTS"
 
-// The limits of what a hostile client may leave in the process after all its connections
-// are closed. Caches and pools grow up to bounds of their own, which these limits
-// include.
+// These constants limit the goroutines and the memory that the process may keep after all
+// connections are closed. They leave room for caches and pools.
 const (
 	moreGoroutines = 30
 	moreHeap       = 48 << 20 // bytes
 )
 
-// TestServiceSurvivesHostileRequests sends hostile requests to a process that serves and
-// generates. Half of them are requests for operations of the document, most of them
-// mutated. The others are texts that no HTTP client would send. The service must answer
-// none with a status of 500 or above, except for a declared unavailability. It must
-// neither panic nor repeat submitted values, and it must not keep memory or goroutines.
+// TestServiceSurvivesHostileRequests sends hostile requests to a process that serves HTTP
+// and runs jobs. Half of them are requests for operations of the OpenAPI document, most
+// of them mutated. The others are texts that no HTTP client would send. No answer may
+// have a status of 500 or above, except a documented 503. The service must not panic,
+// repeat submitted values, or keep memory or goroutines.
 //
 // The number of requests is COLOPHON_TEST_HOSTILE_REQUESTS, 1000 by default. The report
 // has the seed of the run. A finding has the whole request.
@@ -81,14 +80,15 @@ type adminListener struct {
 	url string
 }
 
-// usage is what a process uses.
+// usage is the number of goroutines of a process and its memory in bytes.
 type usage struct{ goroutines, heap, resident int }
 
 func (u usage) String() string {
 	return fmt.Sprintf("%d goroutines, %.1f MiB of heap, %.1f MiB resident", u.goroutines, float64(u.heap)/(1<<20), float64(u.resident)/(1<<20))
 }
 
-// usage runs the garbage collector of the process and returns what the process uses.
+// usage runs the garbage collector of the process and then reads the metrics of the
+// process.
 func (l adminListener) usage() usage {
 	l.t.Helper()
 	l.get("/debug/pprof/heap?gc=1")
@@ -132,7 +132,7 @@ type hostile struct {
 	codes map[string]int // number of answers of 503 by problem code
 }
 
-// check notes the code of an unavailability and checks the answer.
+// check counts an answer of 503 by its problem code, and checks the answer.
 func (h *hostile) check(g *generator, r *request, out *http.Request, a apitest.Answer) {
 	h.note(a)
 	h.findings.checkSafety(g, r, out, a)
@@ -165,8 +165,8 @@ func (h *hostile) step(g *generator) {
 	h.send(g, r)
 }
 
-// compose draws a valid request. If the request creates a job, the job has one token, so
-// that the run measures the service and not the model.
+// compose returns a random valid request. If the request creates a job, the job has one
+// token, so that the run measures the service and not the model.
 func (h *hostile) compose(g *generator) *request {
 	r := g.compose(pick(g, h.doc.operations...))
 	if o, ok := r.body.(object); ok && o.at("prompt") >= 0 {
@@ -175,8 +175,9 @@ func (h *hostile) compose(g *generator) *request {
 	return r
 }
 
-// costly reports whether the service probably hashes a password for the request, or ends
-// the caller's session. The caller would have to sign in again, which hashes a password.
+// costly reports whether the request probably makes the service hash a password or end
+// the caller's session. After the end of the session the caller would have to sign in
+// again, which hashes a password too.
 func (h *hostile) costly(r *request) bool {
 	if r.invalid || r.unauthorized || r.unknownRoute {
 		return false

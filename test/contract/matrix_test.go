@@ -181,8 +181,8 @@ func (c *matrixUsers) callers() []caller {
 }
 
 // TestCallersReachOnlyPermittedObjects is the access matrix. It sends every operation of
-// the document as every caller to every object. Each caller must reach only the objects
-// that it may use.
+// the OpenAPI document as every caller to every object. Each caller must reach only the
+// objects that the caller may use.
 //
 // security: ASVS 7.4.2, ASVS 8.2.1, ASVS 8.2.2, ASVS 8.3.1, API1:2023, API5:2023, LLM02:2025
 func TestCallersReachOnlyPermittedObjects(t *testing.T) {

@@ -178,7 +178,7 @@ var mutations = map[string]func(*generator, *request) bool{
 			name := pick(g, append(known, "page")...)
 			r.more = pick(g, name+"=1;"+name+"=2", name+"=%zz", "%", name+"=1&"+name+"=1", name, "&&", name+"==", name+"=5%00")
 			malformed := strings.Contains(r.more, ";") || strings.HasSuffix(r.more, "%") || strings.HasSuffix(r.more, "%zz")
-			r.invalid = malformed || strings.Count(r.more, name+"=1") == 2 // the schema decides about NUL
+			r.invalid = malformed || strings.Count(r.more, name+"=1") == 2 // the schema decides whether NUL is valid
 			return true
 		}
 		r.query = append(r.query, [2]string{pick(g, append(known, "page", "", "a[b]", "limit ", "Limit", "\xff", "__proto__")...) + pick(g, "x", "", "[]"), pick(g, "", "1", "\x00", "-1", "1e3", " 5", "0x5", "99999999999999999999", strings.Repeat("9", 3000), "1;2", "\xff", "a,b")})
@@ -290,8 +290,8 @@ var mutations = map[string]func(*generator, *request) bool{
 	},
 }
 
-// spellings returns other ways to write an id. Each way is accepted by at least one
-// parser.
+// spellings returns other ways to write a UUID. At least one UUID parser accepts each of
+// them.
 func spellings(id string) []string {
 	return []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + "\x00", id + " ", " " + id}
 }
@@ -366,7 +366,8 @@ func (g *generator) replaceText(r *request, change func(text string) any) bool {
 	return true
 }
 
-// outOfBounds draws a value of the right type that is outside the bounds of the schema.
+// outOfBounds returns a random value of the right type that is outside the bounds of the
+// schema.
 func (g *generator) outOfBounds(s *schema) any {
 	var wrong []any
 	if len(s.Enum) > 0 {

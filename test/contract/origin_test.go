@@ -18,7 +18,7 @@ func (s *service) databaseState() (state string) {
 	return state
 }
 
-// TestOtherOriginsChangeNothing sends every operation as a browser does for a page of
+// TestOtherOriginsChangeNothing requests every operation as a browser does for a page of
 // another origin. A GET must change nothing. The service must refuse any other method
 // before it checks anything else. It must do so with and without an access token, because
 // some operations need no token.

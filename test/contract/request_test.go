@@ -30,7 +30,7 @@ type request struct {
 	raw    []byte // if not nil, sent instead of body
 }
 
-// compose draws a request that the document allows for the operation.
+// compose returns a random request that the document allows for the operation.
 func (g *generator) compose(op *operation) *request {
 	r := &request{op: op, kind: "valid", valid: true, method: op.method}
 	values := map[string]string{}

@@ -14,10 +14,10 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestSeedFaultsAreGone shows that the service has none of the faults of the seed, which
-// is the original project. The seed showed these faults when it ran. The name of a
-// subtest is the fault, and the name of its function is the opposite. All subtests share
-// one service, with accounts of their own.
+// TestSeedFaultsAreGone shows that the service has none of the faults that the original
+// project showed when it ran. The test calls that project the seed. The name of a subtest
+// is the fault, and the name of its function is the opposite. All subtests share one
+// service, with accounts of their own.
 func TestSeedFaultsAreGone(t *testing.T) {
 	t.Parallel()
 	s := newService(t)

@@ -28,8 +28,8 @@ const slots = 16
 // first part of that name.
 const workerConnections = "contract-worker"
 
-// service is a test's own api process, or up process, and database. If the test needs a worker process,
-// the service has a worker process too.
+// service is a running service that belongs to one test. It has a database and an `api`
+// or `up` process. It also has a worker process if the test needs one.
 type service struct {
 	t      testing.TB
 	db     *pgtest.DB

@@ -67,7 +67,7 @@ func encode(v any) string {
 	return string(b)
 }
 
-// generator draws requests from a document. Only one goroutine may use it.
+// generator makes random requests from a document. Only one goroutine may use it.
 type generator struct {
 	*rand.Rand
 	doc     *document
@@ -84,8 +84,8 @@ func (g *generator) chance(p float64) bool { return g.Float64() < p }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
 
-// valid draws a value that the schema allows. Some strings also depend on the name, as
-// the method text describes.
+// valid returns a random value that the schema allows. Some strings also depend on the
+// name, as the method text describes.
 func (g *generator) valid(s *schema, name string) any {
 	s = g.doc.resolve(s)
 	switch {
@@ -137,8 +137,8 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// between draws a length from least to most. If least is nil, the lower bound is low. If
-// most is nil, the upper bound is high.
+// between returns a random length from least to most. If least is nil, the lower bound is
+// low. If most is nil, the upper bound is high.
 func between(g *generator, least, most *int, low, high int) int {
 	if least != nil {
 		low = *least
@@ -166,8 +166,8 @@ func bounds(s *schema) (low, high float64) {
 	return low, high
 }
 
-// text draws a string. A name, a password or a token is often the caller's own, because
-// no schema can express which values are valid.
+// text returns a random string. A name, a password or a token is often the caller's own,
+// because no schema can express which values are valid.
 func (g *generator) text(s *schema, name string) string {
 	lower := strings.ToLower(name)
 	fits := func(text string) bool { n := len([]rune(text)); return s.MaxLength == nil || n <= *s.MaxLength }
@@ -208,7 +208,7 @@ func (g *generator) text(s *schema, name string) string {
 	return g.characters(n)
 }
 
-// characters draws a string of n characters.
+// characters returns a random string of n characters.
 func (g *generator) characters(n int) string {
 	alphabet := pick(g,
 		"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'0123456789",
@@ -225,8 +225,8 @@ func (g *generator) characters(n int) string {
 	return b.String()
 }
 
-// anyID draws an id, which belongs to one of the caller's jobs, to an object of another
-// user, or to no object.
+// anyID returns a random id, which belongs to one of the caller's jobs, to an object of
+// another user, or to no object.
 func (g *generator) anyID() string {
 	switch {
 	case len(g.own) > 0 && g.chance(0.6):

@@ -129,8 +129,8 @@ func (b *browser) show(name string) {
 }
 
 // TestPagesWorkInABrowserAndRunNothingInjected registers, generates a text and signs out
-// on the page, under the policy that the service sends. Before the sign-out the test
-// injects elements, as an attacker would.
+// on the page, under the Content-Security-Policy of the service. Before the sign-out the
+// test injects elements, as an attacker would.
 //
 // security: ASVS 3.4.3, ASVS 3.6.1, ASVS 14.3.1, LLM05:2025
 func TestPagesWorkInABrowserAndRunNothingInjected(t *testing.T) {

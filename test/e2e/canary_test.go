@@ -165,7 +165,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 		log.WriteString(p.Log())
 	}
 
-	// These requests for accounts have right, wrong and incomplete data.
+	// These requests sign up and sign in with right, wrong and incomplete data.
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the password")+`}`).Must(t, 200)
 	c.Do("POST", "/users", `{"username":"canary","password":`+quoted("the wrong password")+`}`).Must(t, 409)
 	c.Do("POST", "/users", `{"username":"x","password":`+quoted("the wrong password")+`}`).Must(t, 422)
@@ -206,7 +206,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	c.Do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").Must(t, 422)
 	stop(p)
 
-	// This process over the same data has a job that fails.
+	// A process with a broken model continues on the same data, so that its job fails.
 	p = programtest.Start(t, nil, append(flags, "--weights", "f32", "--model", brokenModel(t))...)
 	c.URL = p.URL
 	c.SignIn("canary", secrets["the password"])

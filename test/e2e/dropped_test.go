@@ -31,8 +31,9 @@ type cut struct {
 
 var never = cut{-1, -1, -1}
 
-// drawCut draws the moment at which a connection breaks. One time in five this is while
-// the request is sent. Otherwise it is before, during or after the answer.
+// drawCut returns a random moment at which a connection breaks. In one of five cases the
+// connection breaks while the request is sent. Otherwise it breaks before, during or
+// after the answer.
 func drawCut(r *rand.Rand) cut {
 	c := never
 	switch r.IntN(5) {

@@ -1,7 +1,8 @@
 //go:build !race
 
 // With the race detector the model is a hundred times slower, so 200 texts take minutes.
-// The other tests run the same code concurrently.
+// The race detector sees the same code in the other tests, which also run it
+// concurrently.
 
 package e2e
 

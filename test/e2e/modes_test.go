@@ -36,7 +36,7 @@ func TestServiceWorksInEveryQueryMode(t *testing.T) {
 	}
 }
 
-// complaint finds the lines of a log that tell about a failed statement.
+// complaint matches log lines about a failed statement.
 var complaint = regexp.MustCompile(`.*level=(WARN|ERROR).* err=.*`)
 
 // mainFlow goes through the life of an account. The account signs up and in, refreshes

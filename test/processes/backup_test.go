@@ -14,8 +14,8 @@ import (
 
 // TestBackupIsRestoredIntoAnotherServer follows the runbook's section on backups. At the
 // time of the backup there are running and waiting jobs, a session that has ended, and a
-// ticket. In the restored service every job must end with the text that it has in the
-// first service.
+// ticket, which is a single-use permission to open a stream. In the restored service
+// every job must end with the text that it has in the first service.
 //
 // security: ASVS 13.2.2
 func TestBackupIsRestoredIntoAnotherServer(t *testing.T) {

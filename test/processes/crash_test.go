@@ -216,9 +216,9 @@ func TestServiceSurvivesARestartOfPostgres(t *testing.T) {
 	}
 }
 
-// TestJobThatKillsItsWorkersFails kills every worker that starts a job. The job must hop to
-// the next worker, and fail after the last crash that is allowed. The worker that ends it
-// must run other jobs.
+// TestJobThatKillsItsWorkersFails kills every worker that starts a job. After each crash
+// another worker must start the job, until the job fails at the permitted number of
+// crashes. The worker that ends the job must run other jobs.
 func TestJobThatKillsItsWorkersFails(t *testing.T) {
 	slow(t)
 	t.Parallel()

@@ -2,4 +2,4 @@
 
 package processes
 
-const depth = 4 // fewer layers, because the race detector makes the model slow enough
+const depth = 4 // fewer repeated layers than without -race, because the race detector makes the model slow enough

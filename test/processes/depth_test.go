@@ -2,4 +2,4 @@
 
 package processes
 
-const depth = 8 // how many times deepModel repeats the layers
+const depth = 8 // number of times that deepModel repeats the layers of the built-in model

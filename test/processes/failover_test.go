@@ -119,7 +119,8 @@ func failover(t *testing.T, within time.Duration, end func(primary *pgtest.Serve
 	c.Do("GET", "/readyz", "").Must(t, 200)
 	t.Logf("%d accepted jobs completed %s after the promotion", len(ids), time.Since(promoted))
 
-	// The new primary becomes read-only under its connections, as a demoted one does.
+	// The new primary becomes read-only while clients are connected to it, as after a
+	// demotion.
 	standby.Set("default_transaction_read_only", "on")
 	programtest.Eventually(t, "jobs are refused", func() bool {
 		a := c.Do("POST", "/jobs", sized(0, 2))

@@ -39,7 +39,7 @@ func newMembers(t *testing.T) *members {
 	return membersOver(t, programtest.Database(t).URL)
 }
 
-// membersOver prepares the same service over the given database, which must be up to
+// membersOver prepares the same service on the given database, whose schema must be up to
 // date.
 func membersOver(t *testing.T, url string) *members {
 	t.Helper()
@@ -47,8 +47,8 @@ func membersOver(t *testing.T, url string) *members {
 	return &members{t, url, settings}
 }
 
-// newServer starts a Postgres with an up-to-date database. The test may stop this
-// Postgres.
+// newServer starts a Postgres server whose database has the current schema. The test may
+// stop this server.
 func newServer(t *testing.T) *pgtest.Server {
 	t.Helper()
 	server := pgtest.NewServer(t)
@@ -94,8 +94,8 @@ type user struct{ apitest.Client }
 // newUser registers an account and signs in to it.
 func newUser(t *testing.T, url, name string) user { return user{apitest.NewUser(t, url, name)} }
 
-// undisturbed runs jobs without a failure. It returns the text of each request by the
-// body of the request.
+// undisturbed runs jobs without a failure. The result maps the body of each request to
+// its text.
 func undisturbed(c user, bodies ...string) map[string]string {
 	c.T.Helper()
 	texts := map[string]string{}

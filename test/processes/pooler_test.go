@@ -17,9 +17,9 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// pooled starts PgBouncer in transaction mode in front of a server. It returns the URL of
-// a database behind the pooler, for a given URL of the server. Without PgBouncer, the
-// test is skipped.
+// pooled starts PgBouncer in transaction mode in front of a server. The function through
+// turns a URL of the server into a URL of the same database behind PgBouncer. Without
+// PgBouncer, the test is skipped.
 func pooled(t *testing.T, server *pgtest.Server) (through func(databaseURL string) string) {
 	t.Helper()
 	path, err := exec.LookPath("pgbouncer")
@@ -37,7 +37,8 @@ func pooled(t *testing.T, server *pgtest.Server) (through func(databaseURL strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Only the server's account reaches its socket, and PgBouncer refuses to run as root.
+	// PgBouncer runs under the account of the Postgres server. No other account can open the
+	// server's socket, and PgBouncer refuses to run as root.
 	account := info.Sys().(*syscall.Stat_t)
 	dir := pgtest.Dir(t)
 	config := fmt.Sprintf(`

@@ -17,7 +17,8 @@ import (
 	"colophon/test/program/programtest"
 )
 
-// tool runs a program of PostgreSQL, such as psql, beside the server of a database.
+// tool runs a PostgreSQL program, such as psql, in the version of the given database's
+// server.
 func tool(t *testing.T, databaseURL, name string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), pgtest.Program(t, databaseURL, name), args...)
