@@ -22,12 +22,18 @@ type base struct {
 	grace   grace
 }
 
+// with is the function with, for a command that uses every database that its flags name and
+// does not migrate it.
+func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *base) error) error {
+	return with(ctx, f.options(log), false, defaultGrace, fn)
+}
+
 // with opens the database, calls fn, and closes the database. It passes migrate to
 // database.Open. The context of fn is done when ctx is done or when a private Postgres
 // ends. From then on fn must return within the grace period g. If a private Postgres
 // ended and fn returned no error, with returns database.ErrEnded.
-func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
-	db, err := database.Open(ctx, f.options(log), migrate)
+func with(ctx context.Context, o database.Options, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
+	db, err := database.Open(ctx, o, migrate)
 	if err != nil {
 		return err
 	}
@@ -36,7 +42,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	defer func() { err = errors.Join(err, db.Close(expired)) }()
 	ctx, stop := db.While(ctx)
 	defer stop()
-	store := events.NewStore(db.Pool, db.Vault, log)
+	store := events.NewStore(db.Pool, db.Vault, db.Log)
 	m := metrics.New(db.Pool)
 	store.Appended = m.Appended
 	store.Listener = db.Direct.Config().ConnConfig
@@ -44,7 +50,7 @@ func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, migrate bool
 	// The store announces new events until fn has returned, because fn may append events up
 	// to that moment.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
-	if err := fn(ctx, &base{db, store, m, log, expired, g}); err != nil {
+	if err := fn(ctx, &base{db, store, m, db.Log, expired, g}); err != nil {
 		return err
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, database.ErrEnded) {

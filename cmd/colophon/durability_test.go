@@ -30,12 +30,12 @@ func TestUnsafeDatabaseIsRefusedInProduction(t *testing.T) {
 	}
 	var log apitest.Log
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	b := &base{Database: &database.Database{Pool: pool, Log: logger}, log: logger}
-	err = b.checkDurability(t.Context(), true)
+	db := &database.Database{Pool: pool, Log: logger}
+	err = checkDurability(t.Context(), db, true)
 	if _, ok := errors.AsType[*usageError](err); !ok {
 		t.Errorf("with --production: %v, want a usageError", err)
 	}
-	if err := b.checkDurability(t.Context(), false); err != nil {
+	if err := checkDurability(t.Context(), db, false); err != nil {
 		t.Error(err)
 	}
 	for _, setting := range unsafe {

@@ -22,7 +22,7 @@ type rebuildCmd struct {
 }
 
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		if c.Check {
 			return check(ctx, t.out, b.store)
 		}
@@ -62,7 +62,7 @@ func check(ctx context.Context, out io.Writer, store *events.Store) error {
 type damagedCmd struct{ databaseFlags }
 
 func (c *damagedCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		for last := events.Stream(""); ; {
 			page, err := b.store.Quarantine(ctx, last, listPage)
 			if err != nil || len(page) == 0 {

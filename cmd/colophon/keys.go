@@ -18,7 +18,7 @@ type rotateCmd struct {
 
 // Run rotates the signing key. Running processes load the new key by themselves.
 func (c *rotateCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
 		if err != nil {
 			return err

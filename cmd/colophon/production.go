@@ -3,18 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/internal/database"
 	"colophon/internal/network"
 	"colophon/internal/pg"
 	"colophon/internal/vault"
-	"colophon/migrations"
 	"colophon/model/catalog"
 )
 
@@ -53,34 +49,23 @@ func (f *processFlags) report(r roles, faults []string, log *slog.Logger) error 
 	return nil
 }
 
-// checkLogins finds database logins with too many rights and reports them as check does.
-// It needs a running database.
-func (f *processFlags) checkLogins(ctx context.Context, r roles, b *base) error {
-	var faults []string
-	for _, pool := range []struct {
-		flag string
-		*pgxpool.Pool
-	}{{"--database-url", b.Pool}, {"--database-direct-url", b.Direct}} {
-		var login migrations.Login
-		err := database.Retry(ctx, b.log, func() (err error) { login, err = migrations.LoginOf(ctx, pool.Pool); return err })
-		if err != nil {
-			return err
-		}
-		if login.Power != "" {
-			faults = append(faults, fmt.Sprintf("%s: the login %s %s, so a stolen connection can rewrite the log of events: "+
-				"migrate with this URL, and give the service a login that is only a member of %s", pool.flag, login.Name, login.Power, migrations.AppRole))
-		}
-		if b.Pool == b.Direct {
-			break
-		}
+// checkDatabase is check for what is known only when the database answers: the power of
+// its logins, and whether a crash may lose accepted jobs.
+func (f *processFlags) checkDatabase(ctx context.Context, r roles, db *database.Database) error {
+	faults, err := db.PowerfulLogins(ctx)
+	if err != nil {
+		return err
 	}
-	return f.report(r, faults, b.log)
+	if err := f.report(r, faults, db.Log); err != nil {
+		return err
+	}
+	return checkDurability(ctx, db, f.Production)
 }
 
 // checkDurability returns an error if the database may lose accepted jobs in a crash and
 // production is set. Without production, it logs a warning.
-func (b *base) checkDurability(ctx context.Context, production bool) error {
-	unsafe, err := b.Unsafe(ctx)
+func checkDurability(ctx context.Context, db *database.Database, production bool) error {
+	unsafe, err := db.Unsafe(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,7 +73,7 @@ func (b *base) checkDurability(ctx context.Context, production bool) error {
 		return &usageError{errors.New("--production refuses to start:\n  --database-url: " + strings.Join(unsafe, "\n  --database-url: ") + "\n")}
 	}
 	for _, setting := range unsafe {
-		b.log.WarnContext(ctx, "database may lose accepted jobs in a crash", "fault", setting)
+		db.Log.WarnContext(ctx, "database may lose accepted jobs in a crash", "fault", setting)
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/alecthomas/kong"
 
 	"colophon/internal/httpd/httpdtest"
+	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
+	"colophon/migrations"
 )
 
 // TestProductionRefusesInsecureSettings checks the settings of each command, with one
@@ -129,6 +132,32 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 	err := run(t.Context(), []string{"up", "--production", "--no-rate-limits", "--data", t.TempDir()}, func(string) (string, bool) { return "", false }, strings.NewReader(""), &out, &out)
 	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--no-rate-limits: ") || !strings.Contains(err.Error(), "--master-key: ") || out.Len() > 0 {
 		t.Errorf("%v, %s", err, out.String())
+	}
+}
+
+// TestRefusedProcessClaimsNoDatabase starts each kind of process on an empty database, with
+// a login that --production refuses. No process may make its key the database's, so a later
+// process with another key must start.
+func TestRefusedProcessClaimsNoDatabase(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	key := func() string {
+		random := make([]byte, vault.MasterKeySize)
+		_, _ = rand.Read(random)
+		return base64.StdEncoding.EncodeToString(random)
+	}
+	for _, process := range []string{"worker", "api --listen 127.0.0.1:0", "up --listen 127.0.0.1:0"} {
+		args := append(strings.Fields(process), "--production", "--database-url", db.URL, "--data", t.TempDir(), "--master-key", key())
+		_, _, err := command(t, "", args...)
+		if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--database-url: the login") {
+			t.Errorf("%s: %v, want a refused login", process, err)
+		}
+		if unused, err := vault.IsUnused(t.Context(), db.App); err != nil || !unused {
+			t.Errorf("%s: unused %v, %v, want a database that no key has claimed", process, unused, err)
+		}
+	}
+	if _, _, err := command(t, "", "user", "list", "--database-url", db.URL, "--data", t.TempDir(), "--master-key", key()); err != nil {
+		t.Errorf("another key after the refused ones: %v", err)
 	}
 }
 

@@ -21,7 +21,7 @@ type queueCmd struct {
 type queueListCmd struct{ databaseFlags }
 
 func (c *queueListCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		found, err := jobs.FindWaiting(ctx, b.Pool)
 		if err != nil {
 			return err
@@ -42,7 +42,7 @@ type queueReassignCmd struct {
 }
 
 func (c *queueReassignCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		reassigned, started, err := jobs.Reassign(ctx, b.Pool, b.store, string(c.From), string(c.To))
 		fmt.Fprintf(t.out, "%d jobs reassigned\n", reassigned)
 		if started > 0 {
@@ -58,7 +58,7 @@ type queueCancelCmd struct {
 }
 
 func (c *queueCancelCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
-	return c.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		n, err := jobs.CancelWaiting(ctx, b.Pool, b.store, string(c.Weights))
 		fmt.Fprintf(t.out, "%d jobs cancelled\n", n)
 		return err

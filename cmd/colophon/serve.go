@@ -203,13 +203,9 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			return err
 		}
 	}
-	return f.with(ctx, log, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
-		if err := f.checkLogins(ctx, r, b); err != nil {
-			return err
-		}
-		if err := b.checkDurability(ctx, f.Production); err != nil {
-			return err
-		}
+	o := f.options(log)
+	o.Check = func(ctx context.Context, db *database.Database) error { return f.checkDatabase(ctx, r, db) }
+	return with(ctx, o, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
 		defer background(ctx, rules.Run, b.WatchReplication)()
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()

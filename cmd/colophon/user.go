@@ -54,7 +54,7 @@ type namedAccountFlags struct {
 
 // with opens the account service and calls fn.
 func (f *accountFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *auth.Service) error) error {
-	return f.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return f.databaseFlags.with(ctx, log, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
 		if err != nil {
 			return err
@@ -207,7 +207,7 @@ func (c *userEraseCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) e
 	if confirmed != c.Name {
 		return errors.New("name not confirmed, nothing erased: type it again on the terminal, or as a line of standard input")
 	}
-	return c.databaseFlags.with(ctx, log, false, defaultGrace, func(ctx context.Context, b *base) error {
+	return c.databaseFlags.with(ctx, log, func(ctx context.Context, b *base) error {
 		accounts, err := b.accounts(ctx, false)
 		if err != nil {
 			return err

@@ -2,7 +2,7 @@
 //
 // [Open] starts the private Postgres of a data directory, or connects to the database of a
 // URL. It refuses a pooler that would break sessions, checks that the schema is current,
-// and proves the master key. A [Database] is therefore safe to use as soon as there is one.
+// runs the check of the caller, and proves the master key. A [Database] is therefore safe to use as soon as there is one.
 // It is safe for concurrent use until it is closed.
 package database
 
@@ -38,7 +38,8 @@ const stopTimeout = 20 * time.Second
 
 // Open opens the database. It always migrates a private Postgres. It migrates another
 // database only if migrate is set and the login may, because the owner of that database
-// decides when to migrate. Open returns an OptionError for a mistake in the options. The
+// decides when to migrate. Open returns an OptionError for a mistake in the options, and the
+// error of o.Check. A process that is refused leaves no master key in the database. The
 // caller closes the result.
 func Open(ctx context.Context, o Options, migrate bool) (_ *Database, err error) {
 	key, err := o.ReadMasterKey()
@@ -72,6 +73,11 @@ func Open(ctx context.Context, o Options, migrate bool) (_ *Database, err error)
 	defer stop()
 	if err := Retry(ctx, o.Log, func() error { return migrations.Check(ctx, d.Pool) }); err != nil {
 		return nil, err
+	}
+	if o.Check != nil {
+		if err := o.Check(ctx, d); err != nil {
+			return nil, err
+		}
 	}
 	if d.Vault, err = o.openVault(ctx, d.Pool, key); err != nil {
 		return nil, err

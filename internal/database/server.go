@@ -24,6 +24,11 @@ type Options struct {
 	MasterKey []byte // nil if KeyFile or the file in the data directory has the key
 	KeyFile   string // file of the master key; empty for the file in the data directory
 	Log       *slog.Logger
+
+	// Check decides whether the process may use the database. It is called before an empty
+	// database gets the master key of the process. Its argument has no vault yet. A nil
+	// Check accepts every database.
+	Check func(context.Context, *Database) error
 }
 
 // OptionError is a mistake in an option.
