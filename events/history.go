@@ -25,7 +25,7 @@ type Record struct {
 	State            State
 	Priority         int // priority in the queue, from 1 (first) to 4 (last)
 	Model            string
-	AcceptedFor      string // digest of the weights that may run the job; empty if any weights may run it
+	AcceptedFor      string // digest of the weights that the job was accepted for or reassigned to; empty if any weights may run it
 	Prompt           string
 	Text             string // generated text, or empty until the job is final
 	PromptTokens     int

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,7 +49,7 @@ type Job struct {
 	Reserved     Reservation // share of the owner's token budget
 
 	Attempts int    // number of starts
-	Weights  string // weights of the first start; later starts need the same weights
+	Weights  string // weights of the first start, which may differ from AcceptedFor; later starts need the same weights
 	Kernel   string // kernel of the latest start
 	Tokens   []int  // tokens generated so far
 	TokensBy string // kernel that generated the last of these tokens
@@ -115,7 +116,9 @@ func (j Job) Apply(e Event) (Job, error) {
 	return j, nil
 }
 
-// allows reports whether e may be the next event of the job.
+// allows reports whether e may be the next event of the job. All starts of a job have the
+// same weights. The first start may have other weights than those that the job was accepted
+// for, because earlier builds of a worker do not know these.
 func (j Job) allows(e Event) bool {
 	if e.Version != j.Version+1 || j.Version > 0 && (e.Stream != JobStream(j.ID) || e.Owner != j.Owner) {
 		return false
@@ -127,7 +130,7 @@ func (j Job) allows(e Event) bool {
 		return j.State == Queued && j.Weights == ""
 	case JobStarted:
 		return (j.State == Queued || j.State == Running) &&
-			(f.FromToken == len(j.Tokens) || j.Erased) && j.RunsOn(f.Weights)
+			(f.FromToken == len(j.Tokens) || j.Erased) && (j.Weights == "" || j.Weights == f.Weights)
 	case JobAdvanced, JobCompleted:
 		return j.State == Running
 	case JobFailed, JobCancelled:
@@ -137,11 +140,24 @@ func (j Job) allows(e Event) bool {
 }
 
 // RunsOn reports whether weights may run the job. The text of a job that has started needs
-// the same weights in the same format to the end. Weights is a digest and a format, such
-// as "sha256:248d…/f32".
+// the weights of the start, in the same format, to the end. A job that has not started needs
+// the weights that it was accepted for. Weights is a digest and a format, such as
+// "sha256:248d…/f32".
 func (j Job) RunsOn(weights string) bool {
+	if j.Weights != "" {
+		return j.Weights == weights
+	}
+	return j.AcceptedFor == "" || j.AcceptedFor == digest(weights)
+}
+
+// Needs returns the digest of the weights that the job's next attempt must have. It is empty
+// if any weights may run the job.
+func (j Job) Needs() string { return digest(cmp.Or(j.Weights, j.AcceptedFor)) }
+
+// digest returns the digest of weights, without their format.
+func digest(weights string) string {
 	digest, _, _ := strings.Cut(weights, "/")
-	return (j.AcceptedFor == "" || j.AcceptedFor == digest) && (j.Weights == "" || j.Weights == weights)
+	return digest
 }
 
 // Fold applies events in order to the zero Job. If an event is illegal, Fold stops and

@@ -82,9 +82,8 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		{"completed after cancel", []events.Fact{accepted, started, cancelled}, completed},
 		{"started after final failure", []events.Fact{accepted, failed}, started},
 		{"started with other weights", []events.Fact{accepted, started}, events.JobStarted{Weights: "other"}},
-		{"started with weights it was not accepted for", []events.Fact{events.JobAccepted{Prompt: "p", Weights: "sha256:1"}}, events.JobStarted{Weights: "sha256:2/f32"}},
 		{"reassigned after the start", []events.Fact{accepted, started}, events.JobReassigned{Weights: "sha256:1"}},
-		{"started with weights from before it was reassigned", []events.Fact{accepted, events.JobReassigned{Weights: "sha256:1"}}, started},
+		{"started again with the weights it was accepted for", []events.Fact{events.JobAccepted{Prompt: "p", Weights: "sha256:1"}, events.JobStarted{Weights: "sha256:2/f32"}}, events.JobStarted{Weights: "sha256:1/f32"}},
 		{"started at the wrong token", []events.Fact{accepted, started, advanced}, started},
 		{"account fact", []events.Fact{accepted}, events.AccountSignedIn{}},
 	} {
@@ -121,5 +120,32 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		if _, err := j.Apply(e); !errors.Is(err, events.ErrIllegal) {
 			t.Errorf("%s: %v, want ErrIllegal", name, err)
 		}
+	}
+}
+
+// TestJobOfAnEarlierBuildKeepsItsWeights starts a job with other weights than those that it
+// was accepted for, as builds do that do not know this member of job.accepted. The job must
+// be legal, and its text needs the weights of the start from then on.
+func TestJobOfAnEarlierBuildKeepsItsWeights(t *testing.T) {
+	id, owner := uuid.Must(uuid.NewV7()), uuid.New()
+	var stored []events.Event
+	add := func(f events.Fact) {
+		stored = append(stored, events.Event{Stream: events.JobStream(id), Version: len(stored) + 1, Owner: owner, Fact: f})
+	}
+	add(events.JobAccepted{Prompt: "p", Weights: "sha256:1"})
+	j, err := events.Fold(stored)
+	if err != nil || !j.RunsOn("sha256:1/f32") || j.RunsOn("sha256:2/f32") || j.Needs() != "sha256:1" {
+		t.Errorf("before the start: needs %s, %v", j.Needs(), err)
+	}
+	add(events.JobStarted{Weights: "sha256:2/f32"})
+	j, err = events.Fold(stored)
+	if err != nil || j.RunsOn("sha256:1/f32") || j.RunsOn("sha256:2/int8") || !j.RunsOn("sha256:2/f32") || j.Needs() != "sha256:2" {
+		t.Errorf("after the start: needs %s, %v", j.Needs(), err)
+	}
+	add(events.JobAdvanced{Tokens: []int{1}})
+	add(events.JobStarted{Weights: "sha256:2/f32", FromToken: 1})
+	add(events.JobCompleted{})
+	if j, err = events.Fold(stored); err != nil || j.State != events.Completed {
+		t.Errorf("%s, %v", j.State, err)
 	}
 }

@@ -256,7 +256,8 @@ func (q *Queue) room(r Request, promptTokens int) (int, error) {
 // WaitsForModel reports whether a job is queued for other weights than those of new jobs.
 // Such a job waits until a worker has its weights.
 func (q *Queue) WaitsForModel(job events.Job) bool {
-	return job.State == events.Queued && job.AcceptedFor != "" && q.model.Weights != "" && job.AcceptedFor != q.model.Weights
+	needs := job.Needs()
+	return job.State == events.Queued && needs != "" && q.model.Weights != "" && needs != q.model.Weights
 }
 
 // Cancel cancels a job and returns its new state. It does not change a final job.

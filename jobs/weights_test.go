@@ -229,6 +229,34 @@ func TestUnreadableJobsDoNotKeepOthersWaiting(t *testing.T) {
 	}
 }
 
+// TestJobOfAnEarlierBuildIsContinued starts a job as a worker of an earlier build does, with
+// other weights than those that the job was accepted for. A worker with the weights of the
+// start must complete the job, and nothing must call it damaged.
+func TestJobOfAnEarlierBuildIsContinued(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.queue = f.newQueueFor("w", jobs.Limits{})
+	j := f.submit(small)
+	for _, fact := range []events.Fact{events.JobStarted{Attempt: 1, Weights: "v/f32"}, events.JobFailed{Attempt: 1}} {
+		var err error
+		if j, err = f.store.AppendJob(t.Context(), j, fact); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !f.queue.WaitsForModel(j) || f.newQueueFor("v", jobs.Limits{}).WaitsForModel(j) {
+		t.Error("the job does not wait for the weights of its start")
+	}
+	e := newEngine()
+	e.weights = "v/f32"
+	f.work(e)
+	if j = f.until(j, final); j.State != events.Completed || j.Weights != "v/f32" || j.AcceptedFor != "w" {
+		t.Errorf("%s on %s, accepted for %s", j.State, j.Weights, j.AcceptedFor)
+	}
+	if wrong := f.check(); wrong != 0 {
+		t.Errorf("%d rows of the history view differ from the events", wrong)
+	}
+}
+
 // check returns the number of rows of the history view that differ from the events.
 func (f *fixture) check() int {
 	f.t.Helper()
