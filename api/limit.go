@@ -27,9 +27,9 @@ type Limits struct {
 	Token    *limit.Limit // POST /token
 	Generate *limit.Limit // POST /generate
 	Jobs     *limit.Limit // POST /jobs
-	Calls    *limit.Limit // all other calls of a user together
+	Calls    *limit.Limit // all of a user's other calls combined
 
-	// Anonymous is the limit of a network for requests that are counted before their user
+	// Anonymous is the limit per network for requests that are counted before their user
 	// is known. Such a request has no valid access token, has a ticket or a refresh
 	// token, or is for a page or an unknown route.
 	Anonymous *limit.Limit

@@ -34,7 +34,7 @@ type Event struct {
 	Stream  Stream
 	Version int       // position in the stream, from 1
 	Owner   uuid.UUID // id of the account whose key encrypts the fact
-	At      time.Time // time of the append in UTC, to the microsecond, by the database's clock; never before the stream's last event
+	At      time.Time // time of the append in UTC, to the microsecond, by the database's clock; never before the stream's previous event
 	Fact    Fact
 	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
 }
@@ -80,7 +80,7 @@ type (
 		Attempt   int    `json:"attempt"`
 		Worker    string `json:"worker"`
 		FromToken int    `json:"from_token"`
-		Weights   string `json:"weights"`          // digest of the model's weights and the format of the weights
+		Weights   string `json:"weights"`          // digest of the model's weights, then a slash and their format
 		Kernel    string `json:"kernel"`           // fingerprint of the arithmetic, such as "avx2-fma/1"
 		Policy    string `json:"policy,omitempty"` // version of the rules that filter the text, or empty in events of the first release
 	}

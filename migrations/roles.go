@@ -122,13 +122,13 @@ func AddLogin(ctx context.Context, pool *pgxpool.Pool, login string) error {
 	return nil
 }
 
-// A Login is the role with which a pool has connected. It stays the same when the
-// connections act as AppRole.
+// A Login is the role that a pool has connected as. It stays the same when the connections
+// act as AppRole.
 type Login struct {
 	Name string
 
-	// Power says in words why this login can change the log of events. It is empty for a
-	// login that cannot. RESET ROLE gives a connection this power, even if it acts as
+	// Power describes what lets this login change the log of events. It is empty if nothing
+	// does. RESET ROLE gives a connection this power, even if it acts as
 	// AppRole.
 	Power string
 

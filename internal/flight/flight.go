@@ -85,10 +85,10 @@ func (g *Group[V]) Do(ctx context.Context, key string, fn func(context.Context) 
 	return g.next(ctx, key, fn)
 }
 
-// DoFresh returns the result of a call that begins after DoFresh was called. If a call is
-// waiting for the end of the running call, DoFresh joins the waiting call. Otherwise it
-// creates a call of fn, which waits if another call is running. If ctx ends first, DoFresh
-// returns ctx's error.
+// DoFresh returns the result of a call of fn that begins after DoFresh was called. If a call
+// for key already waits for the running call to end, DoFresh joins it. Otherwise it starts a
+// new call, which waits for the running call, if any. If ctx ends first, DoFresh returns
+// ctx's error.
 func (g *Group[V]) DoFresh(ctx context.Context, key string, fn func(context.Context) (V, error)) (V, error) {
 	g.mu.Lock()
 	return g.next(ctx, key, fn)

@@ -15,7 +15,10 @@ const statementTime = 10 * time.Second
 
 // bound is a tracer that gives each statement, each batch of statements and each wait for
 // a connection of the pool a deadline. The deadline of the caller applies if it is earlier.
-type bound struct{ time.Duration }
+type bound struct {
+	limit    time.Duration
+	takeover *takeover // nil if the URL names one host
+}
 
 var (
 	_ pgx.QueryTracer       = bound{}
@@ -23,8 +26,8 @@ var (
 	_ pgxpool.AcquireTracer = bound{}
 )
 
-// cancelKey is the key of a context's own cancel function.
-type cancelKey struct{}
+// endKey is the key of the function that releases what begin has started.
+type endKey struct{}
 
 // unlimitedKey is the key of the contexts of Unlimited.
 type unlimitedKey struct{}
@@ -35,31 +38,43 @@ func Unlimited(ctx context.Context) context.Context {
 	return context.WithValue(ctx, unlimitedKey{}, true)
 }
 
-func (b bound) begin(ctx context.Context) context.Context {
+// begin starts a statement on conn, or a wait for a connection if conn is nil.
+func (b bound) begin(ctx context.Context, conn *pgx.Conn) context.Context {
+	var cancel context.CancelFunc
 	if ctx.Value(unlimitedKey{}) != nil {
-		return ctx
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, b.limit)
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.Duration)
-	return context.WithValue(ctx, cancelKey{}, cancel)
+	end := cancel
+	if b.takeover != nil && conn != nil {
+		server := conn.PgConn().Conn().RemoteAddr().String()
+		silent := time.AfterFunc(silence, func() { b.takeover.await(ctx, server) })
+		end = func() {
+			silent.Stop()
+			cancel()
+		}
+	}
+	return context.WithValue(ctx, endKey{}, end)
 }
 
 func (bound) end(ctx context.Context) {
-	if cancel, ok := ctx.Value(cancelKey{}).(context.CancelFunc); ok {
-		cancel()
+	if end, ok := ctx.Value(endKey{}).(context.CancelFunc); ok {
+		end()
 	}
 }
 
 // TraceQueryStart gives a statement its deadline.
-func (b bound) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return b.begin(ctx)
+func (b bound) TraceQueryStart(ctx context.Context, conn *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return b.begin(ctx, conn)
 }
 
 // TraceQueryEnd releases the deadline.
 func (b bound) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) { b.end(ctx) }
 
 // TraceBatchStart gives a batch its deadline.
-func (b bound) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	return b.begin(ctx)
+func (b bound) TraceBatchStart(ctx context.Context, conn *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return b.begin(ctx, conn)
 }
 
 // TraceBatchQuery does nothing.
@@ -70,7 +85,7 @@ func (b bound) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchE
 
 // TraceAcquireStart gives the wait for a connection its deadline.
 func (b bound) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
-	return b.begin(ctx)
+	return b.begin(ctx, nil)
 }
 
 // TraceAcquireEnd releases the deadline.

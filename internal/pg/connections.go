@@ -11,8 +11,9 @@ import (
 )
 
 // connections holds the open connections of a pool. When one of them meets a read-only
-// server, all connections to that server are dropped, including those that a caller keeps
-// for a long time. The next connections go to a server that accepts writes.
+// server, or a takeover is found, all connections to that server are dropped, including
+// those that a caller keeps for a long time. The next connections go to a server that
+// accepts writes.
 type connections struct {
 	mu   sync.Mutex
 	open map[*pgconn.PgConn]struct{}
@@ -39,7 +40,7 @@ func watch(cfg *pgxpool.Config) *connections {
 	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
 		m := meaningOf(err.Code)
 		if m.state == ErrReadOnly { //nolint:errorlint // a value of the table, never wrapped
-			c.drop(conn)
+			c.drop(conn.Conn().RemoteAddr().String(), conn)
 		}
 		return inner(conn, err) && m.after != drops
 	}
@@ -56,16 +57,16 @@ func closed(conn *pgconn.PgConn) bool {
 	}
 }
 
-// drop drops the connections to the server of conn. The caller closes conn itself.
-func (c *connections) drop(conn *pgconn.PgConn) {
-	server := conn.Conn().RemoteAddr().String()
+// drop drops the connections to a server, whose address it is given. The caller closes the
+// connection own itself.
+func (c *connections) drop(server string, own *pgconn.PgConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for other := range c.open {
-		if other.Conn().RemoteAddr().String() == server {
-			delete(c.open, other)
-			if other != conn {
-				go other.Conn().Close() // a statement that runs on this connection ends with an error
+	for conn := range c.open {
+		if conn.Conn().RemoteAddr().String() == server {
+			delete(c.open, conn)
+			if conn != own {
+				go conn.Conn().Close() // a statement that runs on this connection ends with an error
 			}
 		}
 	}

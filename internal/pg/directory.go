@@ -81,8 +81,9 @@ func locate(dir string) (directory, error) {
 	return d, err
 }
 
-// userAccount returns the owner of a directory. It returns nil for root, and for an owner
-// who has no account on this machine, because PostgreSQL needs one.
+// userAccount returns the owner of a directory. It returns nil for root and for an owner
+// with no account on this machine, because PostgreSQL refuses to run as root or without an
+// account.
 func userAccount(dir os.FileInfo) *syscall.Credential {
 	st, ok := dir.Sys().(*syscall.Stat_t)
 	if !ok || !dir.IsDir() || st.Uid == 0 {

@@ -29,7 +29,7 @@ func Meanings() (rows []string) {
 }
 
 // Bound returns the tracer that gives statements a deadline.
-func Bound(d time.Duration) pgx.QueryTracer { return bound{d} }
+func Bound(d time.Duration) pgx.QueryTracer { return bound{limit: d} }
 
 // Watch adds the hooks of a pool to cfg. The function open returns the number of
 // connections that the hooks remember.

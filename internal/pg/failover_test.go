@@ -134,7 +134,9 @@ func TestConnectionsHaveTheSettingsOfTheService(t *testing.T) {
 }
 
 // TestDurabilityOfAServerIsKnown changes the settings of a real server and gives it a
-// standby. UnsafeSettings and LosesAtFailover must report each change.
+// standby. UnsafeSettings and LosesAtFailover must report each change. Then the standby is
+// promoted while the primary is frozen. A statement that waits for the primary must end,
+// and the pool must go over to the new primary.
 func TestDurabilityOfAServerIsKnown(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.NewServer(t)
@@ -193,8 +195,23 @@ func TestDurabilityOfAServerIsKnown(t *testing.T) {
 	if inRecovery() {
 		t.Error("connected to the standby")
 	}
-	primary.Kill()
+	conn, err := both.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	primary.Freeze()
+	ctx, cancel := context.WithTimeout(pg.Unlimited(t.Context()), time.Minute)
+	defer cancel()
+	ended := make(chan error)
+	go func() {
+		_, err := conn.Exec(ctx, `select 1`)
+		ended <- err
+	}()
 	standby.Promote()
+	if err := <-ended; err == nil || ctx.Err() != nil {
+		t.Errorf("the statement on the silent primary ended with %v", err)
+	}
 	eventually(t, "the pool finds the new primary", func() bool {
 		err := pg.CheckWritable(t.Context(), both)
 		if err != nil && pg.State(err) == nil {

@@ -27,7 +27,8 @@ var ErrNoRole = errors.New("the server lacks a role")
 //
 // databaseURL may name several hosts, such as a primary and its standbys. Every connection
 // goes to a server that accepts writes, whatever target_session_attrs says. When a server
-// turns out to be read-only, the pool drops all connections to it.
+// turns out to be read-only, the pool drops all connections to it. It does so too when a
+// server leaves a statement of a role unanswered while another host accepts writes.
 //
 // A commit returns when it survives a crash of the server, and a failover to a synchronous
 // standby, whatever synchronous_commit the database or the user has.
@@ -59,7 +60,8 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 	cfg.MaxConnLifetimeJitter = cfg.MaxConnLifetime / 10
 	conn := cfg.ConnConfig
 	limit := 10 * time.Second
-	if slices.ContainsFunc(conn.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != conn.Host || f.Port != conn.Port }) {
+	several := slices.ContainsFunc(conn.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != conn.Host || f.Port != conn.Port })
+	if several {
 		limit = 2 * time.Second // a host that does not answer must not keep the next one waiting
 	}
 	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > limit {
@@ -91,10 +93,17 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 	if pooled {
 		conn.AfterConnect = nil
 	}
+	open := watch(cfg)
 	if role != "" || pooled {
-		conn.Tracer = bound{statementTime + time.Second}
+		b := bound{limit: statementTime + time.Second}
+		if several {
+			config := conn.Copy()
+			b.takeover = &takeover{connections: open, connect: func(ctx context.Context) (*pgx.Conn, error) {
+				return pgx.ConnectConfig(ctx, config.Copy())
+			}}
+		}
+		conn.Tracer = b
 	}
-	watch(cfg)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)

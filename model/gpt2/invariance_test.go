@@ -129,8 +129,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 	return errors.Join(failures...)
 }
 
-// compare computes ids in parts that end at the cuts. It returns an error if the logits
-// at a cut differ from want.
+// compare runs ids through the engine in parts that end at the cuts. It returns an error if
+// the logits at a cut differ from want.
 func compare(e *Engine, ids, cuts []int, want [][]float32) error {
 	s, err := e.Open(context.Background())
 	if err != nil {

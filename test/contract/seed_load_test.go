@@ -129,8 +129,8 @@ const (
 )
 
 // testEveryRequestCounts exceeds the rate limit with requests that the service refuses,
-// and with reads of the history. Every request must count. The original project did not
-// count reads of the history and requests that it answered with 401 or 422.
+// and with reads of the history. Every request must count. The original project
+// counted neither reads of the history nor requests that it answered with 401 or 422.
 //
 // security: ASVS 2.4.1, API4:2023
 func testEveryRequestCounts(t *testing.T, s *service) {

@@ -205,7 +205,7 @@ func floats(s set, rows, panels int, half, fused bool) {
 			VBROADCASTSS(x.at(r, k*4), input)
 			return input
 		}
-		if rows == 1 { // no register keeps a weight, because each weight is used only once
+		if rows == 1 { // weights stay in memory and not in registers, because each is used only once
 			input := broadcast(0)
 			for v, sum := range sums[0] {
 				add(load(v), input, sum)
