@@ -48,17 +48,37 @@ func TestCopiedDirectoryHasAClusterOfItsOwn(t *testing.T) {
 }
 
 // A directory that was moved after a crash is not a copy, so its server must start. Its
-// file postmaster.pid still names the old path.
+// file postmaster.pid still names the old path. A new cluster at the old path must neither
+// prevent the start nor be taken for the moved cluster. A copy of the moved directory may be
+// damaged, so it must be refused.
 func TestMovedDirectoryIsStartedAfterACrash(t *testing.T) {
 	t.Parallel()
-	s := pgtest.NewServer(t)
-	s.Crash()
-	dir := s.Dir()
-	moved := filepath.Join(filepath.Dir(dir), "moved")
-	if err := os.Rename(dir, moved); err != nil {
-		t.Fatal(err)
+	for _, replaced := range []bool{false, true} {
+		s := pgtest.NewServer(t)
+		var id, other string
+		s.Query(`SELECT system_identifier::text FROM pg_control_system()`, &id)
+		s.Kill()
+		dir := s.Dir()
+		moved, copied := filepath.Join(filepath.Dir(dir), "moved"), filepath.Join(filepath.Dir(dir), "copied")
+		if err := os.Rename(dir, moved); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(moved, "data", "postmaster.pid")); err != nil {
+			t.Fatal(err)
+		}
+		if replaced {
+			s.Start()
+			s.Query(`SELECT system_identifier::text FROM pg_control_system()`, &other)
+			copyDir(t, moved, copied)
+			_, err := pg.Start(t.Context(), copied, options())
+			if pidfile := filepath.Join(copied, "data", "postmaster.pid"); err == nil || !strings.Contains(err.Error(), "copy of "+dir) || !strings.Contains(err.Error(), "remove "+pidfile) {
+				t.Errorf("a copy of the moved directory: %v", err)
+			}
+		}
+		if got := query1(t, start(t, moved), `SELECT system_identifier::text FROM pg_control_system()`); got != id || got == other {
+			t.Errorf("replaced %v: cluster %s runs in the moved directory, want %s", replaced, got, id)
+		}
 	}
-	query1(t, start(t, moved), `SELECT 'works'`)
 }
 
 // TestCopiedLinkIsRefused copies a data directory that is a link to a cluster elsewhere.

@@ -95,9 +95,11 @@ func FuzzParsePidfile(f *testing.F) {
 }
 
 func TestParsePidfileToleratesAStartingServer(t *testing.T) {
-	got, err := parsePidfile("4711\n/d/data\n1700000000\n5432\n/d/run\n\n  12345   6\nready   \n")
-	if err != nil || got != (pidfile{4711, "/d/data", "/d/run", "ready"}) {
-		t.Fatalf("%+v, %v", got, err)
+	for key, want := range map[string]uint32{"    12345": 12345, "18446744071562067969": 1<<31 + 1} { // PostgreSQL writes a negative key as a large number
+		got, err := parsePidfile("4711\n/d/data\n1700000000\n5432\n/d/run\n\n" + key + "   6\nready   \n")
+		if err != nil || got != (pidfile{4711, "/d/data", "/d/run", want, "ready"}) {
+			t.Fatalf("%+v, %v", got, err)
+		}
 	}
 	if got, err := parsePidfile("4711\n/d/data\n"); err != nil || got != (pidfile{pid: 4711, data: "/d/data"}) {
 		t.Fatalf("a file that is being written: %+v, %v", got, err)

@@ -23,6 +23,7 @@ type pidfile struct {
 	pid    int
 	data   string // data directory
 	socket string // directory
+	key    uint32 // key of the shared memory; 0 if the server had none yet
 	status string // starting, ready, stopping
 }
 
@@ -48,31 +49,9 @@ func parsePidfile(s string) (pidfile, error) {
 	if err != nil {
 		return pidfile{}, fmt.Errorf("postmaster.pid: %w", err)
 	}
-	return pidfile{pid: pid, data: line[1], socket: strings.TrimSpace(line[4]), status: strings.TrimSpace(line[7])}, nil
-}
-
-// errCopy means that a directory is a copy of a directory whose cluster it does not own.
-var errCopy = errors.New("this directory is a copy")
-
-// ofCopy returns errCopy if the pidfile in the data directory is a copy. The socket in a
-// copied pidfile leads to the original's server. The files of such a copy were read while
-// the server wrote them, or after a crash, and may contradict each other.
-//
-// If the original is gone, the directory was not copied but moved.
-func (at pidfile) ofCopy(data string) error {
-	if at.data == "" {
-		return nil
-	}
-	original, err := os.Stat(at.data)
-	if err != nil {
-		return nil //nolint:nilerr // the original is gone
-	}
-	here, err := os.Stat(data)
-	if err != nil || os.SameFile(original, here) {
-		return err
-	}
-	return fmt.Errorf("%w of %s, made while PostgreSQL ran there or after a crash, so it may be damaged: "+
-		"stop the original (after a crash, start it first) and copy it again", errCopy, at.data)
+	var key uint64 // the file has a negative key as a large number
+	_, _ = fmt.Sscan(line[6], &key)
+	return pidfile{pid: pid, data: line[1], socket: strings.TrimSpace(line[4]), key: uint32(key), status: strings.TrimSpace(line[7])}, nil
 }
 
 // probe returns the pidfile of the server that answers for the data directory. If no
