@@ -38,8 +38,9 @@ func (v Violation) String() string {
 type event struct {
 	Version      int
 	Type         string
-	Attempt      int // only in job.started and job.failed
-	FromToken    int `json:"from_token"` // only in job.started
+	Attempt      int    // only in job.started and job.failed
+	FromToken    int    `json:"from_token"` // only in job.started
+	Kernel       string // only in job.started
 	Tokens       []int
 	Text         string
 	FinishReason string `json:"finish_reason"`
@@ -53,12 +54,16 @@ func (e event) final() bool {
 	return e.Type == "job.completed" || e.Type == "job.cancelled" || e.Type == "job.failed" && e.Final
 }
 
+// starts reports whether the event begins an attempt.
+func (e event) starts() bool { return e.Type == "job.started" }
+
 // snapshot is the state of a job as a client read it.
 type snapshot struct {
 	Version      int
 	State        string
 	Completion   string
 	FinishReason string `json:"finish_reason"`
+	Mixed        bool   `json:"mixed_kernels"`
 }
 
 // observation holds everything that one client received about one job, in order.

@@ -13,11 +13,11 @@ var wanted = text{Text: "one two three", Tokens: []int{1, 2, 3, 4, 5}, FinishRea
 func recorded() []event {
 	return []event{
 		{Version: 1, Type: "job.accepted", writer: "api-1.1"},
-		{Version: 2, Type: "job.started", Attempt: 1, writer: "worker-1.1"},
+		{Version: 2, Type: "job.started", Attempt: 1, Kernel: "a/1", writer: "worker-1.1"},
 		{Version: 3, Type: "job.advanced", Tokens: []int{1, 2}, Text: "one", writer: "worker-1.1"},
-		{Version: 4, Type: "job.started", Attempt: 2, FromToken: 2, writer: "worker-2.1"},
+		{Version: 4, Type: "job.started", Attempt: 2, Kernel: "a/1", FromToken: 2, writer: "worker-2.1"},
 		{Version: 5, Type: "job.failed", Attempt: 2, writer: "worker-2.1"},
-		{Version: 6, Type: "job.started", Attempt: 3, FromToken: 2, writer: "worker-2.1"},
+		{Version: 6, Type: "job.started", Attempt: 3, Kernel: "a/1", FromToken: 2, writer: "worker-2.1"},
 		{Version: 7, Type: "job.advanced", Tokens: []int{3, 4}, Text: " two", writer: "worker-2.1"},
 		{Version: 8, Type: "job.advanced", Tokens: []int{5}, Text: " three", writer: "worker-2.1"},
 		{Version: 9, Type: "job.completed", FinishReason: "length", writer: "worker-2.1"},

@@ -211,12 +211,12 @@ func (u *user) follow(ctx context.Context, o *observation) error {
 func pause() time.Duration { return 50*time.Millisecond + rand.N(250*time.Millisecond) }
 
 func (o *observation) addSnapshot(j *client.Job) {
-	o.snapshots = append(o.snapshots, snapshot{j.Version, string(j.State), j.Completion, j.FinishReason})
+	o.snapshots = append(o.snapshots, snapshot{j.Version, string(j.State), j.Completion, j.FinishReason, j.MixedKernels})
 }
 
 func (o *observation) addEvent(e client.Event) {
 	o.events = append(o.events, event{
-		Version: e.Version, Type: e.Type, Attempt: e.Attempt, FromToken: e.FromToken,
+		Version: e.Version, Type: e.Type, Attempt: e.Attempt, FromToken: e.FromToken, Kernel: e.Kernel,
 		Tokens: e.Tokens, Text: e.Text, FinishReason: e.FinishReason, Final: e.Final,
 	})
 }

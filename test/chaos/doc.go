@@ -12,6 +12,10 @@
 // and the observations of each client with the expected text. The expected text is the
 // text that an engine generates without faults.
 //
+// Every second worker runs a build with portable Go instead of assembly. This build may
+// generate other bits, so it is another kernel class. The expected texts of its jobs come
+// from an undisturbed service of the same build.
+//
 // The checks are plain functions of observations and stored events. The tests of these
 // functions give them falsified results, because a checker that cannot fail shows
 // nothing.

@@ -46,7 +46,7 @@ type command struct {
 	Kills   int           `default:"25" help:"Number of kills. There are as many cuts, and shares of the other faults."`
 	For     time.Duration `default:"75s" help:"Duration of the fault injection."`
 	Seed    uint64        `default:"1" help:"Seed of the jobs and of the faults."`
-	Workers int           `default:"3" help:"Number of worker processes."`
+	Workers int           `default:"4" help:"Number of worker processes. Every second worker runs portable Go instead of assembly, so it gives other bits."`
 	APIs    int           `name:"apis" default:"2" help:"Number of API processes."`
 	PGBin   string        `name:"pg-bin" env:"PGBIN" type:"path" help:"Directory of the programs initdb and postgres."`
 	Logs    string        `type:"path" help:"Directory for the logs of the processes. Default: a temporary directory."`
@@ -88,6 +88,11 @@ func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
+	purego, removePurego, err := program.Build(ctx, "purego")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, removePurego()) }()
 	logs := c.Logs
 	if logs == "" {
 		if logs, err = os.MkdirTemp("", "colophon-chaos-logs-"); err != nil {
@@ -97,7 +102,7 @@ func (c *command) run(ctx context.Context, out, log io.Writer) (err error) {
 	p := newProgress(log)
 	fmt.Fprintf(log, "chaos: seed %d, logs in %s\n", c.Seed, logs)
 	report, err := perform(ctx, options{
-		Program: path, Engine: engine, Logs: logs, PGBin: c.PGBin,
+		Program: path, Purego: purego, Engine: engine, Logs: logs, PGBin: c.PGBin,
 		Jobs: c.Jobs, Kills: c.Kills, For: c.For, Workers: c.Workers, APIs: c.APIs, Seed: c.Seed,
 		Progress: p.show,
 	})

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -76,14 +78,39 @@ func (a action) kind() string {
 // faultFreeShare is the share of the run before the first fault.
 const faultFreeShare = 0.06
 
+// The program has two builds: as it is released, and with portable Go instead of assembly.
+// Workers of different builds are of different kernel classes.
+const (
+	released = iota
+	portable
+)
+
+// buildOf returns the build of a worker. The numbers of workers begin at 1. Two workers or
+// more have both builds.
+func buildOf(worker int) int { return (worker + 1) % 2 }
+
+// workerNumber returns the number of the worker that is the target of a fault.
+func workerNumber(target string) (number int, ok bool) {
+	name, isWorker := strings.CutPrefix(target, "worker-")
+	number, err := strconv.Atoi(name)
+	return number, isWorker && err == nil
+}
+
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
-// and the same number of cuts. The other faults are shares of that number, rounded up:
-// freezes a third, restarts a fifth and clock changes a tenth. Read-only periods, wrong
-// keys and damaged events are a twelfth each, and promotions are a twenty-fifth.
+// and the same number of cuts. The kills of workers alternate between the builds. The
+// other faults are shares of that number, rounded up: freezes a third, restarts a fifth
+// and clock changes a tenth. Read-only periods, wrong keys and damaged events are a
+// twelfth each, and promotions are a twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(rng.Int64N(int64(to-from))) }
 	worker := func() string { return fmt.Sprintf("worker-%d", 1+rng.IntN(workers)) }
+	workerOf := func(build int) string {
+		if workers == 1 {
+			return worker()
+		}
+		return fmt.Sprintf("worker-%d", 1+build+2*rng.IntN((workers+1-build)/2))
+	}
 	api := func() string { return fmt.Sprintf("api-%d", 1+rng.IntN(apis)) }
 	var faults []fault
 	add := func(target string, a action, lasts time.Duration) {
@@ -93,7 +120,7 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	for i := range kills {
 		switch {
 		case i%20 < 13:
-			add(worker(), kill, between(200*time.Millisecond, 3*time.Second))
+			add(workerOf(i%2), kill, between(200*time.Millisecond, 3*time.Second))
 		case i%20 < 17:
 			add(api(), kill, between(100*time.Millisecond, 2*time.Second))
 		case i%2 == 0:

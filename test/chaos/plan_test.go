@@ -21,8 +21,15 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			t.Fatalf("the same seed makes another plan:\n%s", diff)
 		}
 		planned := map[string]int{}
+		var killed [2]int // kills of workers by build
 		for _, f := range faults {
 			planned[f.action.kind()]++
+			if number, ok := workerNumber(f.target); ok && f.action == kill {
+				killed[buildOf(number)]++
+			}
+			if number, ok := workerNumber(f.target); ok && (number < 1 || number > workers) {
+				t.Errorf("%s is planned for %s of %d workers", f.action, f.target, workers)
+			}
 			if f.at < time.Duration(faultFreeShare*float64(during)) || f.at > during || f.lasts < 0 || f.lasts > 15*time.Second {
 				t.Errorf("fault out of bounds: %+v", f)
 			}
@@ -35,6 +42,11 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			}
 			if slices.Contains([]action{crash, shoot, refresh, setClock, promote, writeProtect}, f.action) != (name == "postgres") && f.action != freeze {
 				t.Errorf("%s is planned for %s", f.action, f.target)
+			}
+		}
+		for build, n := range killed {
+			if workers > 1 && kills > 1 && n == 0 {
+				t.Errorf("%d kills of %d workers: none of build %d", kills, workers, build)
 			}
 		}
 		for kind, least := range map[string]int{

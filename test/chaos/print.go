@@ -31,6 +31,7 @@ func detailLines(r *Report) []string {
 		fmt.Sprintf("clients followed by %s; they resumed %d streams, sent %d submits again and had %d calls without an answer", formatCounts(r.Clients), r.Resumed, r.Resubmitted, r.Broken),
 		fmt.Sprintf("answers with status 500 or more: %s", formatCounts(r.Statuses)),
 	}
+	lines = append(lines, classLines(r)...)
 	return append(lines, "faults: "+formatCounts(r.Faults))
 }
 
@@ -108,6 +109,11 @@ after those on record. Once a later attempt has started, nothing of an earlier o
 recorded which process wrote each event. There is one final event, and it is the last. The pieces that each client got,
 over all its connections, make up that text, with no event missing, repeated or out of order. For clients that polled,
 the text only grew. No lease and no queue entry is left, and a rebuild would make the same rows of the history view.
+
+The workers are of two kernel classes, which generate different bits. The text of a job is that of the class of its first
+tokens. Workers of the other class left a job with tokens alone for at least half a minute. A text by both classes begins
+as that of the first, and the service has told the owner about it. The texts of portable Go come from an undisturbed
+service.
 
 No worker with a wrong master key became ready, wrote an event or held a lease. Each job whose event was damaged has been
 set aside, is listed by ` + "`colophon history damaged`" + ` and was refused to its owner. The pieces that its client got before begin

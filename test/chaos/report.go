@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -26,6 +25,11 @@ type Report struct {
 
 	Kinds  map[string]int `json:"kinds"`  // number of faults by kind
 	Faults map[string]int `json:"faults"` // number of faults by action and target
+
+	Classes              map[string]*Class `json:"classes"`               // counts by kernel class
+	Compared             int               `json:"compared"`              // number of jobs with expected texts of several kernel classes
+	Different            int               `json:"different"`             // number of these jobs whose texts differ
+	DifferentInterrupted int               `json:"different_interrupted"` // number of these jobs that were started more than once
 
 	Resubmitted int         `json:"resubmitted"`
 	Resumed     int         `json:"resumed"`
@@ -56,7 +60,10 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 		return nil, fmt.Errorf("read the record: %w", err)
 	}
 	requests := newRequests(r.Jobs, r.Seed)
-	texts, err := r.expectedTexts(ctx, requests)
+	if err := r.readMixed(ctx, requests, stored); err != nil {
+		return nil, err
+	}
+	texts, found, err := r.expectedTexts(ctx, requests, stored)
 	if err != nil {
 		return nil, err
 	}
@@ -77,43 +84,16 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 		name, _, _ = strings.Cut(name, "-")
 		report.Faults[strings.TrimSpace(fmt.Sprintf("%s %s %s", f.action, name, network))]++
 	}
+	report.countKills(r.faultLog.faults, r.classes)
+	report.add(found...)
 	report.checkRules(stored, r.seen, requests, texts)
 	return report, nil
 }
 
-// expectedTexts returns the expected text of each request, in the order of the requests.
-func (r *run) expectedTexts(ctx context.Context, requests []request) ([]text, error) {
-	texts := make([]text, len(requests))
-	errs := make([]error, len(requests))
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range 4 { // the engine generates the texts of concurrent calls in one batch
-		wg.Go(func() {
-			for i := range next {
-				texts[i], errs[i] = expectedText(ctx, r.Engine, requests[i])
-			}
-		})
-	}
-	for i := range requests {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return texts, nil
-}
-
 // checkRules checks the record and the observations. It adds the counts and the
 // violations to the report, and sorts the violations by job and rule.
-func (p *Report) checkRules(stored *record, seen []observation, requests []request, texts []text) {
-	bySeed := map[uint64]int{}
-	for i, r := range requests {
-		bySeed[r.Seed] = i
-	}
+func (p *Report) checkRules(stored *record, seen []observation, requests []request, texts oracle) {
+	bySeed := indexBySeed(requests)
 	jobsOf := map[int][]string{}
 	for id, stream := range stored.streams {
 		i, ok := bySeed[stored.seeds[id]]
@@ -123,7 +103,10 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 		}
 		jobsOf[i] = append(jobsOf[i], id)
 		p.countAttempts(stream)
-		p.add(checkStream(id, stream, texts[i])...)
+		p.countClasses(stream, i, texts)
+		want, found := texts.expect(id, i, stream, stored.writes[id], stored.mixed[id])
+		p.add(found...)
+		p.add(checkStream(id, stream, want)...)
 		if !stored.finished[id] {
 			p.add(Violation{Stuck, id, "every job is final", "a final state", stored.entries[id]})
 		}
@@ -145,7 +128,7 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 			continue
 		}
 		if _, ok := stored.damage.altered[o.job]; ok && stored.streams[o.job] == nil {
-			p.add(checkClient(o, nil, texts[o.request])...)
+			p.add(checkClient(o, nil, texts.expectSeen(o))...)
 			continue
 		}
 		if stored.streams[o.job] == nil {
@@ -155,7 +138,9 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 		if !slices.Contains(jobsOf[o.request], o.job) {
 			p.add(Violation{Changed, o.job, "a client gets the job of its request", fmt.Sprintf("one with seed %d", requests[o.request].Seed), fmt.Sprint(stored.seeds[o.job])})
 		}
-		p.add(checkClient(o, stored.streams[o.job], texts[o.request])...)
+		// The violations of the job's events have been added above.
+		want, _ := texts.expect(o.job, o.request, stored.streams[o.job], stored.writes[o.job], stored.mixed[o.job])
+		p.add(checkClient(o, stored.streams[o.job], want)...)
 	}
 	if n := len(requests) - len(seen); n > 0 {
 		p.add(Violation{Stuck, "", "every client finishes", "all of them", fmt.Sprintf("%d still wait", n)})

@@ -26,7 +26,7 @@ func reportOn(tamper func(*record, *[]observation)) *Report {
 	seen := []observation{o}
 	tamper(stored, &seen)
 	p := &Report{Clients: map[string]int{}}
-	p.checkRules(stored, seen, []request{{Seed: 7}}, []text{wanted})
+	p.checkRules(stored, seen, []request{{Seed: 7}}, twoClasses())
 	return p
 }
 

@@ -60,6 +60,9 @@ func newRequests(n int, seed uint64) []request {
 		if i%3 == 0 { // every third request has a unique prompt
 			r.Prompt = fmt.Sprintf("%d. %s", i, r.Prompt)
 		}
+		if i%2 == 0 { // a long text of unlikely tokens shows different bits of the logits most often
+			r.MaxNewTokens, r.Temperature, r.TopK, r.TopP = 200, 2, 0, 1
+		}
 		for range rng.IntN(3) {
 			if rng.IntN(2) == 0 {
 				r.Stop = append(r.Stop, stops[rng.IntN(len(stops))])

@@ -23,6 +23,7 @@ import (
 // options configure a run. Only PGBin and Progress may be zero.
 type options struct {
 	Program string       // path of the program
+	Purego  string       // path of the program with portable Go instead of assembly
 	Engine  model.Engine // generates the expected texts; has the same model as the workers
 	Logs    string       // directory for the logs of all processes
 	PGBin   string       // directory of initdb and postgres, see pg.Options
@@ -71,11 +72,14 @@ type run struct {
 	postgres *postgres
 	nodes    map[string]*node
 	stranger *node
-	users    []*user
-	http     *http.Transport
-	count    counters
-	faultLog faultLog
-	planned  []fault
+	classes  [2]string // kernel classes of the builds; empty if unknown
+
+	reference *reference // nil if all workers have the released build
+	users     []*user
+	http      *http.Transport
+	count     counters
+	faultLog  faultLog
+	planned   []fault
 
 	mu         sync.Mutex
 	stage      string
@@ -88,6 +92,7 @@ type run struct {
 // means that the run did not complete.
 func perform(ctx context.Context, o options) (_ *Report, err error) {
 	r := &run{options: o, begin: time.Now(), nodes: map[string]*node{}, altered: map[string]int{}, stage: "starting"}
+	r.classes[released] = o.Engine.Info().Kernel
 	r.planned = plan(o.Seed, o.Kills, o.Workers, o.APIs, o.For)
 	ctx, cancel := context.WithTimeoutCause(ctx, o.For*3/2+settleTimeout+time.Minute, errors.New("the run took too long"))
 	defer cancel()
@@ -176,6 +181,11 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := os.MkdirAll(r.Logs, 0o755); err != nil {
 		return err
 	}
+	if r.Workers > 1 {
+		if r.reference, err = startReference(r.Purego, r.dir, r.PGBin, r.Logs); err != nil {
+			return err
+		}
+	}
 	r.key = newMasterKey()
 	if r.postgres, err = startPostgres(ctx, r.dir, r.PGBin, r.Logs); err != nil {
 		return err
@@ -196,8 +206,12 @@ func (r *run) start(ctx context.Context) (err error) {
 	}
 	args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
 	for i := range r.Workers {
-		if err := r.addNode(ctx, fmt.Sprintf("worker-%d", i+1), args, env, sockets); err != nil {
+		name := fmt.Sprintf("worker-%d", i+1)
+		if err := r.addNode(ctx, name, args, env, sockets); err != nil {
 			return err
+		}
+		if buildOf(i+1) == portable {
+			r.nodes[name].path = r.Purego
 		}
 	}
 	env = []string{"COLOPHON_MASTER_KEY=" + newMasterKey(), "COLOPHON_DATA=" + r.dir}
@@ -282,10 +296,14 @@ func (r *run) close() error {
 	if r.http != nil {
 		r.http.CloseIdleConnections()
 	}
-	if r.postgres == nil {
-		return nil
+	var errs []error
+	if r.reference != nil {
+		errs = append(errs, r.reference.close())
 	}
-	return r.postgres.close()
+	if r.postgres != nil {
+		errs = append(errs, r.postgres.close())
+	}
+	return errors.Join(errs...)
 }
 
 func newMasterKey() string {

@@ -69,6 +69,7 @@ type record struct {
 	openEntries  int               // queue entries that are not done
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
 	finished     map[string]bool   // whether each job is in a final state, by job id
+	mixed        map[string]bool   // whether the service has told the owner that several kernel classes generated the text, by job id
 	entries      map[string]string // the queue entries and the lease of each unfinished job, by job id
 	damage       damage
 }
@@ -91,7 +92,7 @@ func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store, d 
 	r := &record{
 		damage:  d,
 		streams: map[string][]event{}, seeds: map[string]uint64{}, writes: map[string][]write{},
-		leaseChanges: map[string][]leaseChange{}, finished: map[string]bool{}, entries: map[string]string{},
+		leaseChanges: map[string][]leaseChange{}, finished: map[string]bool{}, mixed: map[string]bool{}, entries: map[string]string{},
 	}
 	rows, _ := pool.Query(ctx, `select stream, version, type, writer, at from chaos.writes where stream like 'job/%' order by stream, version`)
 	writes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w write, err error) {
