@@ -25,6 +25,9 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 	if err := f.adminFlags.check(); err != nil {
 		return err
 	}
+	if err := f.options(log).Validate(); err != nil {
+		return err
+	}
 	faults := f.databaseFlags.faults()
 	if r.work != nil {
 		faults = append(faults, f.modelFlags.faults(known)...)

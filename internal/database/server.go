@@ -56,9 +56,31 @@ type server struct {
 // serviceLogin is the login of the service in a private Postgres. It owns nothing.
 const serviceLogin = "colophon_service"
 
+// Validate returns an OptionError for an option that is wrong whatever the database answers.
+// The error contains no password.
+func (o Options) Validate() error {
+	for _, u := range []struct{ option, url string }{{"database-url", o.URL}, {"database-direct-url", o.DirectURL}} {
+		if u.url == "" {
+			continue
+		}
+		if err := pg.CheckURL(u.url); err != nil {
+			return &OptionError{u.option, err}
+		}
+	}
+	if o.URL == "" {
+		if err := pg.CheckPrograms(o.Bin); err != nil {
+			return &OptionError{"pg-bin", err}
+		}
+	}
+	return nil
+}
+
 // start starts a private Postgres unless the options name another database. It does not
 // connect to the database. The caller closes the result.
 func (o Options) start(ctx context.Context) (*server, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
 	if o.URL != "" {
 		return &server{url: o.URL, direct: o.DirectURL}, nil
 	}

@@ -67,15 +67,16 @@ func candidates(ctx context.Context, named string) []string {
 // Installed returns nil if this machine has the programs that Start needs for dir, and
 // ErrNoServer if it has no programs. The directory bin is Options.Bin.
 func Installed(ctx context.Context, dir, bin string) error {
-	if err := checkNamed(bin); err != nil {
+	if err := CheckPrograms(bin); err != nil {
 		return err
 	}
 	_, err := chooseBinaries(ctx, candidates(ctx, bin), directory{dir: dir})
 	return err
 }
 
-// checkNamed returns an error if the directory that the caller named lacks a program.
-func checkNamed(dir string) error {
+// CheckPrograms returns an error if dir, the directory of Options.Bin, lacks a program. An
+// empty dir has no mistake.
+func CheckPrograms(dir string) error {
 	if dir == "" {
 		return nil
 	}

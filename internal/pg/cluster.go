@@ -145,7 +145,7 @@ func prepare(ctx context.Context, dir string, opt Options) (binaries, directory,
 	if err != nil {
 		return binaries{}, directory{}, err
 	}
-	if err := checkNamed(opt.Bin); err != nil {
+	if err := CheckPrograms(opt.Bin); err != nil {
 		return binaries{}, directory{}, err
 	}
 	bin, err := chooseBinaries(ctx, candidates(ctx, opt.Bin), pl)

@@ -154,6 +154,12 @@ func CheckWritable(ctx context.Context, db interface {
 	return nil
 }
 
+// CheckURL returns an error if the URL cannot be parsed. The error quotes no password.
+func CheckURL(databaseURL string) error {
+	_, err := parse(databaseURL)
+	return err
+}
+
 var errURL = errors.New("database URL: neither of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE " +
 	"(special characters in the password percent-encoded) nor keyword=value pairs")
 
