@@ -35,8 +35,8 @@ const (
 	illegal     = "cannot follow the events before it"
 	quarantined = "in quarantine, no event is added"
 
-	// For these two reasons, a stream is not put into quarantine. Another build or
-	// another master key may be able to read it.
+	// For these two reasons, a stream is not put into quarantine, unless its job is
+	// overdue. Another build or another master key may be able to read it.
 	newer   = "written by a later version"
 	keyless = "the owner's key cannot be opened"
 )
@@ -160,6 +160,21 @@ func (s *Store) SetAside(ctx context.Context, d *Damage) error {
 		s.log.ErrorContext(ctx, "damaged stream set aside", "stream", d.Stream, "version", d.Version, "reason", d.Reason)
 	}
 	return nil
+}
+
+// SetAsideOverdue calls SetAside for the stream of a job whose deadline passed at least the
+// duration late ago. It does nothing for other jobs.
+func (s *Store) SetAsideOverdue(ctx context.Context, d *Damage, late time.Duration) error {
+	var overdue bool
+	err := s.pool.QueryRow(ctx, `
+		select exists (select from history where job = $1 and deadline < clock_timestamp() - $2::interval)`, d.Stream.ID(), late).Scan(&overdue)
+	if err != nil {
+		return fmt.Errorf("read the deadline of %s: %w", d.Stream, err)
+	}
+	if !overdue {
+		return nil
+	}
+	return s.SetAside(ctx, d)
 }
 
 // Quarantine returns up to limit damaged streams, in order of their names. It returns the

@@ -239,6 +239,17 @@ func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
 	return n, nil
 }
 
+// Ended reports whether a job has ended or was set aside, according to the history view. It
+// reads no event, so it also works for a job that this process cannot read.
+func (s *Store) Ended(ctx context.Context, job uuid.UUID) (ended bool, err error) {
+	err = s.pool.QueryRow(ctx, `
+		select exists (select from history where job = $1 and state not in ('queued', 'running'))`, job).Scan(&ended)
+	if err != nil {
+		err = fmt.Errorf("read the state of job %s: %w", job, err)
+	}
+	return ended, err
+}
+
 // Overdue returns up to limit outstanding jobs that are past their deadlines, in a random
 // order. So jobs that cannot be ended do not hide the other jobs. A running job must be past its deadline by at least the duration
 // grace, because its worker ends the job within that time. Jobs of erased owners are

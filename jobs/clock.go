@@ -57,7 +57,8 @@ func newInserter(pool *pgxpool.Pool, log *slog.Logger) (*river.Client[pgx.Tx], e
 
 // maxDelay is the longest delay of a queue entry. River marks an entry with a delay of up
 // to five seconds as available at once, and workers fetch it after the delay. An entry
-// with a longer delay must be marked later by River's leader, which may have died.
+// with a longer delay must be marked later by River's leader, which may have died. Only the
+// entries of jobs that cannot be read have longer delays.
 const maxDelay = 5 * time.Second
 
 // NextRetry returns the time of the next attempt at a job: 1 s after the first failed
@@ -119,8 +120,8 @@ func (w *Worker) lookAtClock(ctx context.Context, db interface {
 // mendTimes corrects times that lie too far in the future because the clock was set back.
 // Otherwise a dead worker's lease would stay valid for as long as the clock was set back,
 // and queue entries would wait for as long. A delayed entry may run too early as a
-// result, which does no harm. All delayed entries have the state available (see
-// maxDelay).
+// result, which does no harm. Delayed entries have the state available or, after longer
+// delays, scheduled (see maxDelay).
 func mendTimes(ctx context.Context, tx pgx.Tx) error {
 	var batch pgx.Batch
 	batch.Queue(`update leases set expires_at = now() + $1::interval where expires_at > now() + $1::interval`, leaseTime)
@@ -129,7 +130,7 @@ func mendTimes(ctx context.Context, tx pgx.Tx) error {
 		where state = 'running' and attempted_at > clock_timestamp()`)
 	batch.Queue(`
 		update `+migrations.RiverJobs+` set scheduled_at = clock_timestamp()
-		where state = 'available' and kind = $1 and scheduled_at > clock_timestamp()`, generateArgs{}.Kind())
+		where state in ('available', 'scheduled') and kind = $1 and scheduled_at > clock_timestamp()`, generateArgs{}.Kind())
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("mend times after the database's clock was set back: %w", err)
 	}

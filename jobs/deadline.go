@@ -30,21 +30,27 @@ func deadlinePassed() events.JobCancelled {
 // runEndOverdue searches for overdue jobs and ends them, until ctx is done.
 func runEndOverdue(ctx context.Context, store *events.Store, t timing, log *slog.Logger) {
 	periodic.Run(ctx, t.endOverdue, log, "overdue jobs not ended, retrying", func(ctx context.Context) error {
-		return endOverdue(ctx, store, t.overdueGrace)
+		return endOverdue(ctx, store, t)
 	})
 }
 
 // endOverdue ends overdue jobs. It ends a running job only after the additional time
-// grace, so that the job's own worker can end the job first.
-func endOverdue(ctx context.Context, store *events.Store, grace time.Duration) error {
-	late, err := store.Overdue(ctx, grace, sweepBatch)
+// t.overdueGrace, so that the job's own worker can end the job first. It sets a job aside
+// that this process cannot read, after the time t.unreadableGrace, so that a process that can
+// read the job ends it first.
+func endOverdue(ctx context.Context, store *events.Store, t timing) error {
+	late, err := store.Overdue(ctx, t.overdueGrace, sweepBatch)
 	for _, id := range late { // in a random order, because other processes end the same jobs
 		job, errJob := store.Job(ctx, id)
 		if errJob == nil {
 			_, errJob = cancel(ctx, store, job, deadlinePassed())
 		}
-		if d, ok := errors.AsType[*events.Damage](errJob); ok && errors.Is(d, events.ErrDamaged) {
-			errJob = store.SetAside(ctx, d) // after this, store.Overdue no longer returns the job
+		if d, ok := errors.AsType[*events.Damage](errJob); ok { // after it is set aside, store.Overdue no longer returns the job
+			if errors.Is(d, events.ErrDamaged) {
+				errJob = store.SetAside(ctx, d)
+			} else {
+				errJob = store.SetAsideOverdue(ctx, d, t.unreadableGrace)
+			}
 		}
 		err = errors.Join(err, errJob) // continue, so that one broken job does not block the other jobs
 		if ctx.Err() != nil {

@@ -1,6 +1,9 @@
 package jobs
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Age lets tests call age directly. A worker calls age only every ten seconds.
 var Age = (*Worker).age
@@ -27,6 +30,9 @@ func (q *Queue) ShortenTiming() {
 	q.timing.overdueGrace = 100 * time.Millisecond
 }
 
+// LogTo makes a worker log to another handler. Call it before Start.
+func (w *Worker) LogTo(h slog.Handler) { w.log = slog.New(h) }
+
 // SameKernelFor sets the time for which a started job waits for a worker with the same
 // arithmetic. Call it before Start.
 func (w *Worker) SameKernelFor(d time.Duration) { w.timing.sameKernel = d }
@@ -38,6 +44,8 @@ func shortTiming() timing {
 	t.retryKernel = 20 * time.Millisecond
 	t.retryLeased = 100 * time.Millisecond
 	t.endOverdue = 100 * time.Millisecond
+	t.retryUnreadable = 20 * time.Millisecond
+	t.unreadableGrace = 500 * time.Millisecond
 	t.crashWaits = []time.Duration{0, CrashWait, CrashWait, CrashWait}
 	return t
 }

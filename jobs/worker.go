@@ -37,6 +37,7 @@ type Worker struct {
 	timing timing
 	name   string
 	log    *slog.Logger
+	rarely rarely // for records of jobs that are put back
 
 	cancel     context.CancelFunc // ends the goroutines of background
 	background sync.WaitGroup
@@ -149,6 +150,9 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	case errors.Is(err, events.ErrDamaged):
 		return river.JobCancel(err) // store.Job has put the job's stream in quarantine
 	case err != nil:
+		if d, ok := errors.AsType[*events.Damage](err); ok {
+			return g.putBackUnreadable(ctx, rj, d)
+		}
 		g.log.WarnContext(ctx, "job not read, retrying", "job", rj.Args.Job, "err", err)
 		return river.JobSnooze(retryDatabase)
 	case job.State.Final():
