@@ -215,11 +215,11 @@ func TestQueuePositionFollowsPriorityThenAge(t *testing.T) {
 	check := func(want ...int) {
 		t.Helper()
 		for i, j := range jobs {
-			if got, err := f.QueuePosition(t.Context(), j.ID); err != nil || want[i] != 0 && got != want[i] {
+			if got, err := f.QueuePosition(t.Context(), j.ID, ""); err != nil || want[i] != 0 && got != want[i] {
 				t.Errorf("job %d is at position %d, want %d, %v", i, got, want[i], err)
 			}
 		}
-		if n, err := f.Queued(t.Context(), 100); err != nil || n != max(want[0], want[5]) {
+		if n, err := f.Queued(t.Context(), "", 100); err != nil || n != max(want[0], want[5]) {
 			t.Errorf("%d jobs queued, %v", n, err)
 		}
 	}
@@ -231,7 +231,7 @@ func TestQueuePositionFollowsPriorityThenAge(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(3, 1, 0, 0, 2, 4)
-	if n, err := f.Queued(t.Context(), 3); err != nil || n != 3 {
+	if n, err := f.Queued(t.Context(), "", 3); err != nil || n != 3 {
 		t.Errorf("%d jobs queued, want the limit 3, %v", n, err)
 	}
 }

@@ -213,26 +213,29 @@ const MaxQueuePosition = 10_000
 // of queued jobs ahead of this job. A job is ahead if its priority is higher, or if its
 // priority is the same and it was accepted earlier. New jobs of a higher priority
 // increase the position. A job that was aged or handed back may run earlier than its
-// position says. Counting stops at MaxQueuePosition.
-func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID) (int, error) {
+// position says. Counting stops at MaxQueuePosition. Only jobs that the given weights (a
+// digest) may run are ahead. If weights is empty, any job may be ahead.
+func (s *Store) QueuePosition(ctx context.Context, job uuid.UUID, weights string) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
 		select count(*) from (
 			select from history
 			where state = 'queued' and (priority, job) < ((select priority from history where job = $1), $1)
+				and ($3 = '' or weights in ('', $3))
 			limit $2) as ahead`,
-		job, MaxQueuePosition-1).Scan(&n)
+		job, MaxQueuePosition-1, weights).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the queue before %s: %w", job, err)
 	}
 	return n + 1, nil
 }
 
-// Queued returns the number of queued jobs, counted up to limit.
-func (s *Store) Queued(ctx context.Context, limit int) (int, error) {
+// Queued returns the number of queued jobs that the given weights (a digest) may run, counted
+// up to limit. If weights is empty, it counts all queued jobs.
+func (s *Store) Queued(ctx context.Context, weights string, limit int) (int, error) {
 	var n int
 	err := s.pool.QueryRow(ctx, `
-		select count(*) from (select from history where state = 'queued' limit $1) as queued`, limit).Scan(&n)
+		select count(*) from (select from history where state = 'queued' and ($1 = '' or weights in ('', $1)) limit $2) as queued`, weights, limit).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the queue: %w", err)
 	}

@@ -53,7 +53,7 @@ func TestDamagedJobLeavesTheQueue(t *testing.T) {
 		t.Fatalf("the next job: %+v", j)
 	}
 	f.eventually("the queue entry ends", func() bool { return f.entry(damaged) == "cancelled" })
-	if n, err := f.store.Queued(t.Context(), 10); err != nil || n != 0 {
+	if n, err := f.store.Queued(t.Context(), "", 10); err != nil || n != 0 {
 		t.Errorf("%d jobs queued, %v, want none", n, err)
 	}
 	if _, err := f.queue.Cancel(t.Context(), damaged, events.JobCancelled{By: "owner"}); !errors.Is(err, events.ErrDamaged) {

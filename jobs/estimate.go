@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -15,7 +16,7 @@ type serviceRate struct {
 	now     time.Time     // time of the measurement, by the database's clock
 	meanRun time.Duration // mean duration of the latest runs, or 0 without any run
 	running int           // number of running jobs
-	queued  int           // number of queued jobs
+	queued  int           // number of queued jobs, without those that wait for other weights than new jobs get
 }
 
 const (
@@ -49,7 +50,7 @@ func (q *Queue) refresh(ctx context.Context) error {
 	r := serviceRate{at: time.Now(), now: q.store.Clock().Now()}
 	q.depth.beginCount()
 	var err error
-	if r.queued, err = q.store.Queued(ctx, max(q.depth.limit, events.MaxQueuePosition)); err != nil {
+	if r.queued, err = q.store.Queued(ctx, q.model.Weights, max(q.depth.limit, events.MaxQueuePosition)); err != nil {
 		return err
 	}
 	q.depth.endCount(r.queued)
@@ -110,7 +111,7 @@ func (r serviceRate) pollAfter(job events.Job, position int) time.Duration {
 
 // Outlook estimates when a job that has not ended will start, and when to poll it.
 type Outlook struct {
-	Position  int           // position in the queue, from 1, or 0 if the job is not queued
+	Position  int           // position in the queue of the job's weights, from 1, or 0 if the job is not queued
 	Start     time.Time     // estimated start, to the second, or zero if unknown
 	PollAfter time.Duration // time that the client should wait before its next poll
 }
@@ -122,8 +123,12 @@ func (q *Queue) Outlook(ctx context.Context, job events.Job) (Outlook, error) {
 	var o Outlook
 	if job.State == events.Queued {
 		var err error
-		if o.Position, err = q.store.QueuePosition(ctx, job.ID); err != nil {
+		if o.Position, err = q.store.QueuePosition(ctx, job.ID, cmp.Or(job.Needs(), q.model.Weights)); err != nil {
 			return o, err
+		}
+		if q.WaitsForModel(job) { // the service rate is that of workers with other weights
+			o.PollAfter = maxPoll
+			return o, nil
 		}
 		o.Start = r.start(o.Position)
 	}

@@ -16,7 +16,7 @@ import (
 // a zero JobTime means DefaultJobTime.
 type Limits struct {
 	Outstanding int // maximum number of queued and running jobs of one owner
-	Queued      int // maximum number of queued jobs of all owners together
+	Queued      int // maximum number of queued jobs of all owners together, without jobs that wait for other weights than new jobs get
 	Tokens      int // maximum number of tokens, in prompts and completions, per owner and day (UTC)
 
 	JobTime time.Duration // maximum time from a job's acceptance to its end

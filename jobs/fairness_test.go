@@ -58,7 +58,7 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 		f.until(events.Job{ID: id}, final)
 	}
 	last := f.submit(small)
-	if n, err := f.store.QueuePosition(t.Context(), last.ID); err != nil || n < flood/2 {
+	if n, err := f.store.QueuePosition(t.Context(), last.ID, ""); err != nil || n < flood/2 {
 		t.Fatalf("last job of the flood at position %d, %v", n, err)
 	}
 	startedBefore := func(at any) (n int) {
@@ -73,7 +73,7 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 	for range 20 {
 		j := f.submitFor(other, small)
 		before := startedBefore(nil)
-		position, err := f.store.QueuePosition(t.Context(), j.ID)
+		position, err := f.store.QueuePosition(t.Context(), j.ID, "")
 		if err != nil || position > 1 {
 			t.Errorf("job of the other owner at position %d, %v, want at most 1", position, err)
 		}
@@ -84,7 +84,7 @@ func TestFloodDoesNotDelayOtherOwners(t *testing.T) {
 		waits = append(waits, j.StartedAt.Sub(j.AcceptedAt))
 		services = append(services, j.FinishedAt.Sub(j.StartedAt))
 	}
-	if n, err := f.store.Queued(t.Context(), flood); err != nil || n < flood/2 {
+	if n, err := f.store.Queued(t.Context(), "", flood); err != nil || n < flood/2 {
 		t.Fatalf("no flood: %d jobs left, %v", n, err)
 	}
 	slices.Sort(waits)

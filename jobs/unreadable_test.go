@@ -48,7 +48,7 @@ func TestDeadlineEndsAnUnreadableJob(t *testing.T) {
 		}
 		f.work(newEngine())
 		f.eventually(cause+": the queue entry ends", func() bool { return f.entry(j) == "cancelled" })
-		if n, err := f.store.Queued(t.Context(), 10); err != nil || n != 0 {
+		if n, err := f.store.Queued(t.Context(), "", 10); err != nil || n != 0 {
 			t.Errorf("%s: %d jobs queued, %v, want none", cause, n, err)
 		}
 		if late, err := f.store.Overdue(t.Context(), 0, 10); err != nil || len(late) != 0 {

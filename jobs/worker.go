@@ -162,8 +162,11 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	}
 	info := g.engine.Info()
 	if job.Model != info.Name || !job.RunsOn(info.Weights) {
-		g.log.WarnContext(ctx, "job needs another model, put back",
-			"job", job.ID, "needs", job.Model, "needs_weights", cmp.Or(job.Weights, job.AcceptedFor), "has", info.Name, "has_weights", info.Weights)
+		needs := cmp.Or(job.Weights, job.AcceptedFor)
+		if due, others := g.rarely.due(job.Model + " " + needs); due {
+			g.log.WarnContext(ctx, "job needs another model, put back",
+				"job", job.ID, "needs", job.Model, "needs_weights", needs, "has", info.Name, "has_weights", info.Weights, "not_logged", others)
+		}
 		return river.JobSnooze(retryElsewhere)
 	}
 	if job.TokensBy != "" && job.TokensBy != info.Kernel {
