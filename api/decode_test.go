@@ -97,6 +97,28 @@ func TestRefusalsDoNotRepeatNames(t *testing.T) {
 	}
 }
 
+// TestUnknownMembersAreAnsweredWithTheKnownOnes sends members that the service does not know.
+// The answer must list the members that exist, in the order of the OpenAPI description.
+func TestUnknownMembersAreAnsweredWithTheKnownOnes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const generate = "body: unexpected property; known are max_length, max_new_tokens, prompt, seed, stop, temperature, top_k, top_p"
+	for body, want := range map[string]string{
+		`{"prompt":"light","max_lenght":20}`:  generate,
+		`{"prompt":"light","prompt.x":20}`:    generate,
+		`{"prompt":"light","stop[0].a":20}`:   generate,
+		`{"prompt":"light","max_length.":20}`: generate,
+	} {
+		if p := f.Do("POST", "/jobs", body).Refused(t, 422, "invalid_request"); p.Detail != want || len(p.Errors) != 1 {
+			t.Errorf("%s: %q and %d errors, want %q", body, p.Detail, len(p.Errors), want)
+		}
+	}
+	p := f.Do("POST", "/users", `{"username":"isaac","pasword":"x"}`).Refused(t, 422, "invalid_request")
+	if want := "unexpected property; known are password, username"; p.Errors[len(p.Errors)-1].Message != want && p.Errors[0].Message != want {
+		t.Errorf("%+v, want %q", p.Errors, want)
+	}
+}
+
 // TestRefusalsAreShort sends bodies with thousands of mistakes. The answer must be much
 // shorter than the body.
 //

@@ -128,8 +128,9 @@ const unknownQuery = "unknown query parameter"
 // humaProblem turns Huma's own errors into problems. These are errors of validation, of
 // parsing and of body limits. Huma's error details contain the submitted values, and
 // humaProblem leaves these values out. It also leaves out the names of unknown members and
-// parameters, because the client has chosen them.
-func humaProblem(status int, message string, errs ...error) huma.StatusError {
+// parameters, because the client has chosen them. It lists the known members instead, if the
+// metadata of the operation has them.
+func humaProblem(metadata map[string]any, status int, message string, errs ...error) huma.StatusError {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))
 	}
@@ -140,7 +141,13 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 			continue
 		}
 		f := Fault{Message: d.Message, Location: d.Location}
-		if f.Message == validation.MsgUnexpectedProperty || f.Message == unknownQuery {
+		body, ok := metadata[bodyName].(bodySchema)
+		switch {
+		case f.Message == validation.MsgUnexpectedProperty && ok:
+			var known string
+			f.Location, known = body.members(f.Location)
+			f.Message += "; known are " + known
+		case f.Message == validation.MsgUnexpectedProperty, f.Message == unknownQuery:
 			f.Location, _, _ = strings.Cut(f.Location, ".")
 		}
 		if len(p.Errors) < maxFaults && !slices.Contains(p.Errors, f) {
@@ -157,12 +164,14 @@ func humaProblem(status int, message string, errs ...error) huma.StatusError {
 
 func init() {
 	// These variables are the only way to replace Huma's errors.
-	huma.NewError = humaProblem
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		return humaProblem(nil, status, message, errs...)
+	}
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
 		if isOAuth(ctx.Operation().Path) && status == http.StatusUnprocessableEntity {
 			status = http.StatusBadRequest
 		}
-		return humaProblem(status, message, errs...)
+		return humaProblem(ctx.Operation().Metadata, status, message, errs...)
 	}
 	// Otherwise Huma would read MAX_LENGTH as max_length, without the bounds of
 	// max_length.

@@ -44,6 +44,10 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 		if body.Ref != "" {
 			body = oapi.Components.Schemas.SchemaFromRef(body.Ref)
 		}
+		if op.Metadata == nil {
+			op.Metadata = map[string]any{}
+		}
+		op.Metadata[bodyName] = bodySchema{oapi.Components.Schemas, body}
 		if media == formType {
 			body.AdditionalProperties = true // as OAuth2 requires; see unmarshalForm
 		}

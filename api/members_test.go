@@ -1,0 +1,37 @@
+package api
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// TestMembersOfNestedObjectsAreKnown reads the members of objects in objects, of objects in
+// arrays, and of objects that the schema only refers to.
+func TestMembersOfNestedObjectsAreKnown(t *testing.T) {
+	type inner struct {
+		Size int `json:"size"`
+		From int `json:"from"`
+	}
+	type outer struct {
+		One  inner   `json:"one"`
+		Many []inner `json:"many"`
+		Text string  `json:"text"`
+	}
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	b := bodySchema{registry, registry.Schema(reflect.TypeFor[outer](), false, "")}
+	for location, want := range map[string][2]string{
+		"body.x":             {"body", "many, one, text"},
+		"body.one.x":         {"body.one", "from, size"},
+		"body.one.x.y":       {"body.one", "from, size"},
+		"body.many[3].x":     {"body.many", "from, size"},
+		"body.text.x":        {"body", "many, one, text"},
+		"body.hunter2.one.x": {"body", "many, one, text"},
+		"body":               {"body", "many, one, text"},
+	} {
+		if at, known := b.members(location); at != want[0] || known != want[1] {
+			t.Errorf("%s: %s has %s, want %v", location, at, known, want)
+		}
+	}
+}
