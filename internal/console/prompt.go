@@ -17,6 +17,9 @@ import (
 // maxLine is the maximum length of an input line, in bytes.
 const maxLine = 4096
 
+// ErrLongLine is the error for a line that is longer than maxLine.
+var ErrLongLine = fmt.Errorf("the line is longer than %d bytes", maxLine)
+
 // IsTerminal reports whether in is a terminal.
 func IsTerminal(in io.Reader) bool {
 	_, ok := terminalOf(in)
@@ -51,17 +54,22 @@ func ReadPassword(ctx context.Context, in io.Reader, out io.Writer) (string, err
 	return line, nil
 }
 
-// ReadLine reads a line of at most 4096 bytes and returns the line without the line break.
-// At the end of the input it returns an empty line. If ctx is done first, it returns the
-// error of ctx.
+// ReadLine reads a line and returns it without the line break. It returns ErrLongLine for a
+// line of more than 4096 bytes. At the end of the input it returns an empty line. If ctx is
+// done first, it returns the error of ctx.
 func ReadLine(ctx context.Context, in io.Reader) (string, error) {
 	line, err := interruptibly(ctx, func() ([]byte, error) {
-		return bufio.NewReaderSize(io.LimitReader(in, maxLine), maxLine).ReadBytes('\n')
+		const longest = maxLine + 2 // with the line break
+		return bufio.NewReaderSize(io.LimitReader(in, longest), longest).ReadBytes('\n')
 	})
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	return string(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))), nil
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+	if len(line) > maxLine {
+		return "", ErrLongLine
+	}
+	return string(line), nil
 }
 
 // terminalOf returns the file descriptor of an input. The result ok reports whether the
