@@ -47,8 +47,8 @@ func TestHashingIsBounded(t *testing.T) {
 	f.mustRegister(t)
 	var running, most atomic.Int32
 	f.hash.check = func(password, hash string) (bool, *argon2id.Params, error) {
-		if n := running.Add(1); n > most.Load() {
-			most.Store(n)
+		n := running.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() { // another call may have raised the maximum
 		}
 		defer running.Add(-1)
 		return argon2id.CheckHash(password, hash)
