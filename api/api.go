@@ -231,11 +231,7 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		}
 		out, err := handle(handled, in)
 		if err != nil {
-			p := s.problemOf(ctx, err)
-			if isOAuth(op.Path) {
-				p = p.at400()
-			}
-			return nil, p
+			return nil, s.problemOf(ctx, err).on(op.Path)
 		}
 		return out, nil
 	})

@@ -27,9 +27,10 @@ type OAuthProblem struct {
 // isOAuth reports whether a path belongs to an OAuth2 endpoint.
 func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
 
-// at400 changes the status 422 of a malformed request to 400, as RFC 6749 requires.
-func (p *Problem) at400() *Problem {
-	if p.Status == http.StatusUnprocessableEntity {
+// on makes p the problem of an operation with the given path. An OAuth2 endpoint answers a
+// malformed request with 400 instead of 422, as RFC 6749 requires.
+func (p *Problem) on(path string) *Problem {
+	if isOAuth(path) && p.Status == http.StatusUnprocessableEntity {
 		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
 	}
 	return p
@@ -65,7 +66,7 @@ func documentOAuth(oapi *huma.OpenAPI, op *huma.Operation) {
 	if !isOAuth(op.Path) {
 		return
 	}
-	delete(op.Responses, "422") // Huma documents 422 for every body; see at400
+	delete(op.Responses, "422") // Huma documents 422 for every body; see Problem.on
 	schema := oapi.Components.Schemas.Schema(reflect.TypeFor[OAuthProblem](), true, "OAuthProblem")
 	for _, response := range op.Responses {
 		if problem := response.Content[(&Problem{}).ContentType("")]; problem != nil {

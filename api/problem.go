@@ -99,10 +99,10 @@ func seconds(d time.Duration) string { return strconv.Itoa(int(max(1, (d+time.Se
 
 // answer answers a request with a problem.
 func (s *server) answer(w http.ResponseWriter, r *http.Request, p *Problem) {
-	p.Instance = instance(r.Context())
+	p.on(r.URL.Path).Instance = instance(r.Context())
 	var body any = p
 	if isOAuth(r.URL.Path) {
-		body = p.at400().oauth()
+		body = p.oauth()
 	}
 	maps.Copy(w.Header(), p.headers)
 	w.Header().Set("Content-Type", p.ContentType(""))
@@ -130,7 +130,7 @@ const unknownQuery = "unknown query parameter"
 // humaProblem leaves these values out. It also leaves out the names of unknown members and
 // parameters, because the client has chosen them. It lists the known members instead, if the
 // metadata of the operation has them.
-func humaProblem(metadata map[string]any, status int, message string, errs ...error) huma.StatusError {
+func humaProblem(metadata map[string]any, status int, message string, errs ...error) *Problem {
 	if status >= 500 {
 		return newProblem(status, "internal", http.StatusText(status))
 	}
@@ -168,10 +168,7 @@ func init() {
 		return humaProblem(nil, status, message, errs...)
 	}
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
-		if isOAuth(ctx.Operation().Path) && status == http.StatusUnprocessableEntity {
-			status = http.StatusBadRequest
-		}
-		return humaProblem(ctx.Operation().Metadata, status, message, errs...)
+		return humaProblem(ctx.Operation().Metadata, status, message, errs...).on(ctx.Operation().Path)
 	}
 	// Otherwise Huma would read MAX_LENGTH as max_length, without the bounds of
 	// max_length.
