@@ -90,37 +90,70 @@ const readRetryDelay = 500 * time.Millisecond
 // stream.
 const channel = "colophon_events"
 
-// announceEvery is the minimum time between two announcements of a store. Appends
-// that follow each other within this time share one announcement.
-const announceEvery = 25 * time.Millisecond
+const (
+	// announceEvery is the minimum time between two announcements of a store. Appends
+	// that follow each other within this time share one announcement.
+	announceEvery = 25 * time.Millisecond
 
-// announcements holds the streams that this store has not announced yet.
+	// announceSoon is the minimum time between two announcements that contain an
+	// Announcement of the store's caller.
+	announceSoon = 5 * time.Millisecond
+)
+
+// An Announcement is a hint to other processes, which listen on a LISTEN/NOTIFY channel.
+// It is sent after the commit of the change that it announces, and it may be lost.
+type Announcement struct{ Channel, Payload string }
+
+// announcements holds what this store has not announced yet.
 type announcements struct {
 	mu      *sync.Mutex
-	pending map[Stream]struct{}
-	wake    chan struct{} // holds one value while there may be pending streams
+	pending map[Announcement]struct{}
+	wake    chan struct{} // holds one value while there may be pending announcements
+	soon    chan struct{} // holds one value while some of them may wait only for announceSoon
+
+	sending *sync.Mutex // held while announcements are sent
+	sent    time.Time   // time of the last announcements that could wait only for announceSoon; guarded by sending
 }
 
 func newAnnouncements() announcements {
-	return announcements{mu: &sync.Mutex{}, pending: map[Stream]struct{}{}, wake: make(chan struct{}, 1)}
+	return announcements{
+		mu: &sync.Mutex{}, sending: &sync.Mutex{},
+		pending: map[Announcement]struct{}{}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1),
+	}
 }
 
-func (a *announcements) add(streams ...Stream) {
+// add adds announcements that may wait for announceEvery, and announcements that may wait
+// for announceSoon.
+func (a *announcements) add(every, soon []Announcement) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, stream := range streams {
-		a.pending[stream] = struct{}{}
+	for _, announcement := range slices.Concat(every, soon) {
+		a.pending[announcement] = struct{}{}
+	}
+	if len(soon) > 0 {
+		wakeUp(a.soon)
 	}
 	wakeUp(a.wake)
 }
 
-func (a *announcements) take() []Stream {
+// take returns the pending announcements. It also reports whether some of them may wait
+// only for announceSoon.
+func (a *announcements) take() (all []Announcement, soon bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	streams := slices.Collect(maps.Keys(a.pending))
+	all = slices.Collect(maps.Keys(a.pending))
 	clear(a.pending)
-	return streams
+	select {
+	case <-a.soon:
+		soon = true
+	default:
+	}
+	return all, soon
 }
+
+// Announce announces a in the background. It must not be called before the commit of the
+// announced change.
+func (s *Store) Announce(a Announcement) { s.announcements.add(nil, []Announcement{a}) }
 
 // Run announces this store's appends, listens for the announcements of all processes and
 // keeps the clock in step, until ctx is done. It reconnects after errors. If the function
@@ -155,41 +188,67 @@ func (s *Store) announce(ctx context.Context) {
 			continue
 		case <-s.announcements.wake:
 		}
-		pause := announceEvery
+		var pause time.Duration // time in which nothing is announced
+		s.announcements.sending.Lock()
 		if s.notify(ctx) {
 			wait.Reset()
+			pause = max(0, announceSoon-time.Since(s.announcements.sent))
 		} else {
 			pause = wait.Next()
 		}
+		s.announcements.sending.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
+		select {
+		case <-ctx.Done():
+		case <-s.announcements.soon:
+		case <-time.After(announceEvery - pause):
+		}
 	}
+	s.announcements.sending.Lock()
+	defer s.announcements.sending.Unlock()
 	s.notify(ctx) // announces the last appends before Run returns
+}
+
+// notifyAtOnce sends the pending announcements, and saves the time in which the goroutine
+// of Run wakes up. It leaves them to Run if announcements are being sent, or if the last ones
+// were sent within announceSoon.
+func (s *Store) notifyAtOnce(ctx context.Context) {
+	if !s.announcements.sending.TryLock() {
+		return
+	}
+	defer s.announcements.sending.Unlock()
+	if time.Since(s.announcements.sent) >= announceSoon {
+		s.notify(ctx)
+	}
 }
 
 // notifyTimeout bounds one announcement.
 const notifyTimeout = 2 * time.Second
 
-// notify announces the pending streams, even if ctx is done. The followers in other
+// notify sends the pending announcements, even if ctx is done. The followers in other
 // processes therefore see the last events of a stopping process at once. notify returns
-// false if the streams are still pending.
+// false if the announcements are still pending. The caller must hold sending.
 func (s *Store) notify(ctx context.Context) bool {
-	streams := s.announcements.take()
-	if len(streams) == 0 {
+	all, soon := s.announcements.take()
+	if len(all) == 0 {
 		return true
+	}
+	if soon {
+		s.announcements.sent = time.Now()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
-	names := make([]string, len(streams)) // in its text modes, pgx encodes only slices of known types as arrays
-	for i, stream := range streams {
-		names[i] = string(stream)
+	channels, payloads := make([]string, len(all)), make([]string, len(all))
+	for i, a := range all {
+		channels[i], payloads[i] = a.Channel, a.Payload
 	}
-	_, err := s.pool.Exec(ctx, `select pg_notify($1, stream || ' ' || $3) from unnest($2::text[]) as stream`, channel, names, s.name)
+	_, err := s.pool.Exec(ctx, `select pg_notify(channel, payload) from unnest($1::text[], $2::text[]) as pending (channel, payload)`, channels, payloads)
 	if err != nil {
-		s.announcements.add(streams...)
-		s.log.WarnContext(ctx, "events not announced, retrying", "streams", len(streams), "err", err)
+		s.announcements.add(all, nil)
+		s.log.WarnContext(ctx, "events not announced, retrying", "announcements", len(all), "err", err)
 	}
 	return err == nil
 }

@@ -72,9 +72,14 @@ func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 // Tx is a database transaction that can append events.
 type Tx struct {
 	pgx.Tx
-	store    *Store
-	appended map[Stream][]Event
+	store     *Store
+	appended  map[Stream][]Event
+	announced []Announcement
 }
+
+// Announce announces a after the commit, at once unless such an announcement was made just
+// before. If the transaction is rolled back, nothing is announced.
+func (tx *Tx) Announce(a Announcement) { tx.announced = append(tx.announced, a) }
 
 // Write runs fn in one transaction of at most ten seconds. After the commit, Write
 // announces the streams to which fn has appended. If fn returns an error, Write rolls
@@ -91,14 +96,18 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	s.publish(w.appended)
+	s.publish(w.appended, w.announced...)
+	if len(w.announced) > 0 {
+		s.notifyAtOnce(ctx)
+	}
 	return nil
 }
 
-// publish wakes the followers in this process and announces the streams to other
-// processes. It must not be called inside a transaction, because a commit with a
+// publish wakes the followers in this process, and announces the streams and the further
+// announcements to other processes. It must not be called inside a transaction, because a commit with a
 // pending NOTIFY locks the whole database.
-func (s *Store) publish(appended map[Stream][]Event) {
+func (s *Store) publish(appended map[Stream][]Event, further ...Announcement) {
+	streams := make([]Announcement, 0, len(appended))
 	for stream, events := range appended {
 		if s.Appended != nil {
 			for _, e := range events {
@@ -106,8 +115,9 @@ func (s *Store) publish(appended map[Stream][]Event) {
 			}
 		}
 		s.broker.appended(stream, events)
-		s.announcements.add(stream)
+		streams = append(streams, Announcement{channel, string(stream) + " " + s.name})
 	}
+	s.announcements.add(streams, further)
 }
 
 // AppendJob appends facts to a job's stream and updates the history view and the owner's

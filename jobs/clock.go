@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/internal/pg"
 	"colophon/migrations"
@@ -31,29 +28,12 @@ func (riverClock) NowOrNil() *time.Time { return nil }
 // insertClock is the clock of a client that only inserts.
 type insertClock struct{}
 
-// Now returns this process's time. The client only compares results of Now with each
-// other, to limit its announcements of inserts.
+// Now returns this process's time, which the client does not store.
 func (insertClock) Now() time.Time { return time.Now() }
 
 // NowOrNil returns the zero time. River's insert statement then stores the database's
 // now() instead.
 func (insertClock) NowOrNil() *time.Time { return &time.Time{} }
-
-// newInserter returns a client that inserts queue entries with the database's time.
-func newInserter(pool *pgxpool.Pool, log *slog.Logger) (*river.Client[pgx.Tx], error) {
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
-		Schema: migrations.RiverSchema,
-		Logger: log,
-		// FetchCooldown is the shortest time between two announcements of inserts.
-		// River's default of 100 ms would be most of a short job's total time.
-		FetchCooldown: time.Millisecond,
-		Test:          river.TestConfig{Time: insertClock{}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create the queue client: %w", err)
-	}
-	return client, nil
-}
 
 // maxDelay is the longest delay of a queue entry. River marks an entry with a delay of up
 // to five seconds as available at once, and workers fetch it after the delay. An entry

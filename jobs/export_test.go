@@ -3,6 +3,11 @@ package jobs
 import (
 	"log/slog"
 	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"colophon/migrations"
 )
 
 // Age lets tests call age directly. A worker calls age only every ten seconds.
@@ -48,4 +53,29 @@ func shortTiming() timing {
 	t.unreadableGrace = 500 * time.Millisecond
 	t.crashWaits = []time.Duration{0, CrashWait, CrashWait, CrashWait}
 	return t
+}
+
+// PollEvery sets the interval at which a worker with eight slots looks for new queue
+// entries. Call it before Start.
+func (w *Worker) PollEvery(interval time.Duration) {
+	var err error
+	if w.river, err = w.newFetcher(8, interval); err != nil {
+		panic(err)
+	}
+}
+
+// NotifyInTransactions lets River announce the queue's inserts in their transactions, as
+// River does by default. The benchmarks compare this with announcements after the commit,
+// which the queue still makes as well.
+func (q *Queue) NotifyInTransactions() {
+	client, err := river.NewClient(riverpgxv5.New(q.pool), &river.Config{
+		Schema:        migrations.RiverSchema,
+		Logger:        q.log,
+		FetchCooldown: time.Millisecond, // the shortest time between two announcements
+		Test:          river.TestConfig{Time: insertClock{}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	q.river = client
 }

@@ -167,6 +167,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 	if w.steps.forward() {
 		return nil
 	}
+	requeued := 0
 	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
 		// The old queue entry is closed and not reused, because the silent worker may
 		// still be alive and may update the entry. Leases that expired while Postgres
@@ -206,6 +207,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 			if err := w.requeue(ctx, tx, entry); err != nil {
 				return err
 			}
+			requeued++
 		}
 		_, err = tx.Exec(ctx, `
 			delete from leases where expires_at < clock_timestamp()
@@ -217,6 +219,9 @@ func (w *Worker) sweep(ctx context.Context) error {
 	})
 	if errors.Is(err, errClockSet) {
 		return nil
+	}
+	if err == nil && requeued > 0 {
+		w.store.Announce(newEntry)
 	}
 	return err
 }
@@ -248,7 +253,7 @@ func suspect(ctx context.Context, tx pgx.Tx, orphans []queueEntry) error {
 // requeue inserts a new queue entry for a job whose entry is closed. The new entry
 // allows as many attempts as the closed entry had left. The interrupted attempt does
 // not count as used. The new entry has priority 1, so it precedes jobs that were never
-// started.
+// started. After the commit, the caller must announce newEntry.
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, closed queueEntry) error {
 	_, err := w.insert.InsertTx(ctx, tx, generateArgs{Job: closed.Job}, &river.InsertOpts{
 		MaxAttempts: max(1, closed.MaxAttempts-closed.Attempt+1),
@@ -315,6 +320,7 @@ func (a *attempt) handOver(ctx context.Context, facts ...events.Fact) error {
 		if _, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Tx, a.river); err != nil {
 			return job, err
 		}
+		tx.Announce(newEntry)
 		return job, a.requeue(ctx, tx, queueEntry{job.ID, a.river.Attempt, a.river.MaxAttempts})
 	})
 }

@@ -221,6 +221,7 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.
 		if err != nil {
 			return err
 		}
+		tx.Announce(newEntry)
 		return q.checkQuota(ctx, tx, job)
 	})
 	q.depth.settle(err == nil)

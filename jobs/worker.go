@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"colophon/events"
 	"colophon/internal/periodic"
@@ -55,28 +54,37 @@ func NewWorker(pool *pgxpool.Pool, store *events.Store, engine model.Engine, rul
 	if w.insert, err = newInserter(pool, log); err != nil {
 		return nil, err
 	}
+	if w.river, err = w.newFetcher(slots, pollEvery); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// pollEvery is the interval at which a worker looks for new queue entries whose
+// announcement was lost. River's default interval is a second.
+const pollEvery = 250 * time.Millisecond
+
+// newFetcher returns a client that fetches and runs up to slots jobs at a time.
+func (w *Worker) newFetcher(slots int, pollEvery time.Duration) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &generate{Worker: w})
-	w.river, err = river.NewClient(riverpgxv5.New(pool), &river.Config{
+	client, err := river.NewClient(newQuietDriver(w.pool), &river.Config{
 		ID:      w.name,
 		Schema:  migrations.RiverSchema,
-		Logger:  log,
+		Logger:  w.log,
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
 		// FetchCooldown is the shortest time between two fetches. With River's default
 		// of 100 ms, a job that has just missed a fetch would wait longer than it runs.
-		FetchCooldown: 10 * time.Millisecond,
-		// River sends one announcement for several inserts in quick succession. So the
-		// worker may find a later insert only by polling. River's default interval is a
-		// second.
-		FetchPollInterval:   250 * time.Millisecond,
+		FetchCooldown:       10 * time.Millisecond,
+		FetchPollInterval:   pollEvery,
 		ReindexerIndexNames: []string{}, // none, because the worker's database role may not reindex tables
-		Test:                river.TestConfig{Time: riverClock{store.Clock()}},
+		Test:                river.TestConfig{Time: riverClock{w.store.Clock()}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create the queue client: %w", err)
 	}
-	return w, nil
+	return client, nil
 }
 
 // Name returns the worker's name in job.started events.
