@@ -163,6 +163,25 @@ func TestReportCountsEachClass(t *testing.T) {
 	}
 }
 
+func TestEachBuildIsBehindThePoolerAndWithoutIt(t *testing.T) {
+	seen := map[[2]bool]bool{}
+	for worker := 1; worker <= 4; worker++ {
+		seen[[2]bool{buildOf(worker) == portable, behindPooler(worker)}] = true
+	}
+	if len(seen) != 4 || behindPooler(1) == behindPooler(2) {
+		t.Errorf("four workers have only %v; APIs 1 and 2 behind the pooler: %v, %v", seen, behindPooler(1), behindPooler(2))
+	}
+}
+
+func TestUnusedPoolerIsFound(t *testing.T) {
+	if got := checkPooler(1); len(got) > 0 {
+		t.Errorf("a pooler that carried a write: %v", got)
+	}
+	if got := found(checkPooler(0)); !strings.Contains(got, "processes behind the pooler write events") {
+		t.Errorf("a pooler that carried nothing: found %q", got)
+	}
+}
+
 func TestFleetHasBothBuilds(t *testing.T) {
 	for workers := 2; workers <= 16; workers++ {
 		count := [2]int{}

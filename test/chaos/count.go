@@ -47,7 +47,7 @@ type faultLog struct {
 	mu     sync.Mutex
 	faults []injectedFault // faults that have ended
 	kinds  map[string]int  // number of faults by kind, including faults that have not ended
-	notes  []string        // descriptions of failed starts
+	notes  []string        // descriptions of failed starts, and kinds of faults that the run lacked
 }
 
 func (l *faultLog) add(f injectedFault) {
@@ -57,13 +57,13 @@ func (l *faultLog) add(f injectedFault) {
 }
 
 // count counts a fault when it takes effect.
-func (l *faultLog) count(a action) {
+func (l *faultLog) count(f fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.kinds == nil {
 		l.kinds = map[string]int{}
 	}
-	l.kinds[a.kind()]++
+	l.kinds[f.kind()]++
 }
 
 func (l *faultLog) counts() map[string]int {

@@ -16,6 +16,9 @@
 // generate other bits, so it is another kernel class. The expected texts of its jobs come
 // from an undisturbed service of the same build.
 //
+// If PgBouncer is installed, every second API and half of the workers use the database
+// through it. The command kills PgBouncer too.
+//
 // The checks are plain functions of observations and stored events. The tests of these
 // functions give them falsified results, because a checker that cannot fail shows
 // nothing.

@@ -64,7 +64,7 @@ func (r *run) inject(ctx context.Context, f fault) error {
 	entry := injectedFault{fault: f}
 	injected := func() {
 		entry.injectedAt = time.Now()
-		r.faultLog.count(f.action)
+		r.faultLog.count(f)
 	}
 	var err error
 	name, network, _ := strings.Cut(f.target, "/")
@@ -72,6 +72,9 @@ func (r *run) inject(ctx context.Context, f fault) error {
 	switch {
 	case f.target == "postgres":
 		err = r.postgres.inject(ctx, f, injected)
+	case f.target == poolerName && r.pooler == nil:
+	case f.target == poolerName:
+		err = r.pooler.inject(ctx, f.lasts, injected)
 	case f.target == stranger:
 		err = r.stranger.injectStranger(ctx, injected)
 	case f.target == storedEvent:

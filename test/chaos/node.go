@@ -30,8 +30,10 @@ type node struct {
 	path     string // path of the program
 	args     []string
 	env      []string
-	database network // a proxy for each Postgres server
-	clients  network // one proxy, or none for a worker, which has no clients
+	servers  [2]*Proxy // a proxy for each Postgres server
+	pooler   *Proxy    // nil for a process that uses no pooler
+	database network   // all proxies between the process and Postgres
+	clients  network   // one proxy, or none for a worker, which has no clients
 	log      io.WriteCloser
 	note     func(format string, args ...any) // called for each failed start
 
@@ -46,14 +48,11 @@ type node struct {
 // newNode returns a node with its proxies and its log. It does not start a process.
 func newNode(ctx context.Context, name, path, logs string, args, env []string, sockets [2]string) (*node, error) {
 	n := &node{name: name, path: path, args: args, env: env}
-	for _, socket := range sockets {
-		proxy, err := NewProxy(ctx)
-		if err != nil {
+	for i, socket := range sockets {
+		var err error
+		if n.servers[i], err = n.addDatabase(ctx, socket); err != nil {
 			return nil, err
 		}
-		proxy.Serve("unix", socket)
-		proxy.Delay(usualDelay)
-		n.database = append(n.database, proxy)
 	}
 	if strings.HasPrefix(name, "api-") {
 		proxy, err := NewProxy(ctx)
@@ -65,6 +64,18 @@ func newNode(ctx context.Context, name, path, logs string, args, env []string, s
 	var err error
 	n.log, err = os.Create(filepath.Join(logs, name+".log"))
 	return n, err
+}
+
+// addDatabase adds a proxy of the connections to Postgres.
+func (n *node) addDatabase(ctx context.Context, socket string) (*Proxy, error) {
+	proxy, err := NewProxy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	proxy.Serve("unix", socket)
+	proxy.Delay(usualDelay)
+	n.database = append(n.database, proxy)
+	return proxy, nil
 }
 
 // close kills the process and closes the proxies and the log. No process starts afterwards.
@@ -122,19 +133,28 @@ func (n *node) launch(log io.Writer) (*program.Process, error) {
 	n.generation++
 	writer := fmt.Sprintf("%s.%d", n.name, n.generation)
 	fmt.Fprintf(n.log, "--- %s\n", writer)
+	env := []string{"DATABASE_URL=" + databaseURL("colophon", writer, n.servers[:]...)}
+	if n.pooler != nil {
+		env = []string{"DATABASE_URL=" + databaseURL(poolerLogin, writer, n.pooler), "COLOPHON_DATABASE_DIRECT_URL=" + databaseURL("colophon", writer, n.servers[:]...)}
+	}
+	p, err := program.Start(io.MultiWriter(n.log, log), append(env, n.env...), n.path, n.args...)
+	n.running = p
+	return p, err
+}
+
+// databaseURL returns the URL of the service's database behind one or more proxies.
+func databaseURL(login, writer string, proxies ...*Proxy) string {
 	var hosts, ports []string
-	for _, proxy := range n.database {
+	for _, proxy := range proxies {
 		host, port, _ := strings.Cut(proxy.Addr(), ":")
 		hosts, ports = append(hosts, host), append(ports, port)
 	}
-	at := url.URL{Scheme: "postgres", User: url.User("colophon"), Path: "/colophon"}
+	at := url.URL{Scheme: "postgres", User: url.User(login), Path: "/colophon"}
 	at.RawQuery = url.Values{
 		"host": {strings.Join(hosts, ",")}, "port": {strings.Join(ports, ",")},
 		"sslmode": {"disable"}, "application_name": {writer}, "pool_max_conns": {"8"},
 	}.Encode()
-	p, err := program.Start(io.MultiWriter(n.log, log), append([]string{"DATABASE_URL=" + at.String()}, n.env...), n.path, n.args...)
-	n.running = p
-	return p, err
+	return at.String()
 }
 
 func (n *node) startOnce(ctx context.Context) error {

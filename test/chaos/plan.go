@@ -49,12 +49,14 @@ const (
 const storedEvent = "event"
 
 // kinds are the kinds of faults, in the order of the report.
-var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "read-only periods", "wrong keys", "damaged events"}
+var kinds = []string{"kills", "freezes", "restarts", "cuts", "settings of the clock", "promotions", "kills of the pooler", "read-only periods", "wrong keys", "damaged events"}
 
-// kind returns the kind of fault to which the action belongs. The report counts faults by
-// kind.
-func (a action) kind() string {
-	switch a {
+// kind returns the kind of the fault. The report counts faults by kind.
+func (f fault) kind() string {
+	if f.target == poolerName {
+		return "kills of the pooler"
+	}
+	switch f.action {
 	case kill, crash, shoot:
 		return "kills"
 	case freeze:
@@ -99,7 +101,7 @@ func workerNumber(target string) (number int, ok bool) {
 // plan returns the faults of a seed, ordered by time. It plans the given number of kills
 // and the same number of cuts. The kills of workers alternate between the builds. The
 // other faults are shares of that number, rounded up: freezes a third, restarts a fifth
-// and clock changes a tenth. Read-only periods, wrong keys and damaged events are a
+// clock changes a tenth and kills of the pooler an eighth. Read-only periods, wrong keys and damaged events are a
 // twelfth each, and promotions are a twenty-fifth.
 func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	rng := rand.New(rand.NewPCG(seed, 2))
@@ -173,6 +175,9 @@ func plan(seed uint64, kills, workers, apis int, during time.Duration) []fault {
 	}
 	for range (kills + 11) / 12 {
 		add("postgres", writeProtect, between(2*time.Second, 5*time.Second))
+	}
+	for range (kills + 7) / 8 {
+		add(poolerName, kill, between(100*time.Millisecond, 2*time.Second))
 	}
 	for range (kills + 24) / 25 {
 		add("postgres", promote, 0)

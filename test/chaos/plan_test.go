@@ -23,7 +23,7 @@ func TestSeedDecidesThePlan(t *testing.T) {
 		planned := map[string]int{}
 		var killed [2]int // kills of workers by build
 		for _, f := range faults {
-			planned[f.action.kind()]++
+			planned[f.kind()]++
 			if number, ok := workerNumber(f.target); ok && f.action == kill {
 				killed[buildOf(number)]++
 			}
@@ -36,8 +36,11 @@ func TestSeedDecidesThePlan(t *testing.T) {
 			if (f.target == stranger) != (f.action == startStranger) || (f.target == storedEvent) != (f.action == alter) {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
+			if f.target == poolerName && f.action != kill {
+				t.Errorf("%s is planned for %s", f.action, f.target)
+			}
 			name, network, _ := strings.Cut(f.target, "/")
-			if (network != "") != (f.action.kind() == "cuts") {
+			if (network != "") != (f.kind() == "cuts") {
 				t.Errorf("%s is planned for %s", f.action, f.target)
 			}
 			if slices.Contains([]action{crash, shoot, refresh, setClock, promote, writeProtect}, f.action) != (name == "postgres") && f.action != freeze {
@@ -51,7 +54,7 @@ func TestSeedDecidesThePlan(t *testing.T) {
 		}
 		for kind, least := range map[string]int{
 			"kills": kills, "cuts": kills, "freezes": kills / 3, "restarts": kills / 5, "settings of the clock": kills / 10,
-			"read-only periods": kills / 12, "promotions": kills / 25, "wrong keys": kills / 12, "damaged events": kills / 12,
+			"read-only periods": kills / 12, "promotions": kills / 25, "kills of the pooler": kills / 8, "wrong keys": kills / 12, "damaged events": kills / 12,
 		} {
 			if n := planned[kind]; n == 0 || n < least || n > least+1 {
 				t.Errorf("%d kills requested, planned %d %s", kills, n, kind)

@@ -28,6 +28,8 @@ type postgres struct {
 
 	clusters [2]*pg.Cluster
 	primary  int // index in clusters
+
+	promoted func() // called after each promotion, or nil
 }
 
 // startPostgres starts the servers and opens a pool that observes the primary.

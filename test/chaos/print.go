@@ -32,6 +32,7 @@ func detailLines(r *Report) []string {
 		fmt.Sprintf("answers with status 500 or more: %s", formatCounts(r.Statuses)),
 	}
 	lines = append(lines, classLines(r)...)
+	lines = append(lines, fmt.Sprintf("%d events of jobs were written through the pooler", r.Pooled))
 	return append(lines, "faults: "+formatCounts(r.Faults))
 }
 
@@ -90,7 +91,7 @@ func markdown(b *strings.Builder, c *command, r *Report) {
 		}
 	}
 	if len(r.Notes) > 0 {
-		fmt.Fprintf(b, "\n## Notes\n\nThese processes ended before they were ready. They were started again, as a supervisor would do.\n\n")
+		fmt.Fprintf(b, "\n## Notes\n\nA process that ended before it was ready was started again, as a supervisor would do.\n\n")
 		for _, note := range r.Notes {
 			fmt.Fprintf(b, "- %s\n", note)
 		}

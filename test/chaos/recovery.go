@@ -119,6 +119,6 @@ func (r *record) disturbed(id string, f injectedFault, took time.Duration, fault
 			return false
 		}
 		name, _, _ := strings.Cut(other.target, "/")
-		return name == "postgres" || holders[name]
+		return name == "postgres" || name == poolerName || holders[name]
 	})
 }

@@ -31,13 +31,15 @@ type Report struct {
 	Different            int               `json:"different"`             // number of these jobs whose texts differ
 	DifferentInterrupted int               `json:"different_interrupted"` // number of these jobs that were started more than once
 
+	Pooled int `json:"pooled"` // number of events that were written through the pooler
+
 	Resubmitted int         `json:"resubmitted"`
 	Resumed     int         `json:"resumed"`
 	Broken      int         `json:"broken"`   // number of calls without an answer
 	Statuses    map[int]int `json:"statuses"` // number of answers for each status from 500
 
 	Recoveries []Distribution `json:"recoveries"`
-	Notes      []string       `json:"notes"` // failed starts of processes
+	Notes      []string       `json:"notes"` // failed starts of processes, and kinds of faults that the run lacked
 	Violations []Violation    `json:"violations"`
 
 	Harms map[Harm]int `json:"harms"` // number of affected jobs by harm
@@ -86,6 +88,10 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	}
 	report.countKills(r.faultLog.faults, r.classes)
 	report.add(found...)
+	if r.pooler != nil {
+		report.Pooled = stored.pooled
+		report.add(checkPooler(stored.pooled)...)
+	}
 	report.checkRules(stored, r.seen, requests, texts)
 	return report, nil
 }

@@ -72,6 +72,7 @@ type run struct {
 	postgres *postgres
 	nodes    map[string]*node
 	stranger *node
+	pooler   *pooler   // nil if no process is behind a pooler
 	classes  [2]string // kernel classes of the builds; empty if unknown
 
 	reference *reference // nil if all workers have the released build
@@ -193,6 +194,9 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.migrate(ctx); err != nil {
 		return err
 	}
+	if err := r.addPooler(ctx); err != nil {
+		return err
+	}
 	sockets, err := r.postgres.sockets()
 	if err != nil {
 		return err
@@ -200,18 +204,17 @@ func (r *run) start(ctx context.Context) (err error) {
 	env := []string{"COLOPHON_MASTER_KEY=" + r.key, "COLOPHON_DATA=" + r.dir}
 	for i := range r.APIs {
 		args := []string{"api", "--listen", "127.0.0.1:0", "--no-rate-limits"}
-		if err := r.addNode(ctx, fmt.Sprintf("api-%d", i+1), args, env, sockets); err != nil {
+		if err := r.addNode(ctx, "api", i+1, args, env, sockets); err != nil {
 			return err
 		}
 	}
 	args := []string{"worker", fmt.Sprintf("--slots=%d", slots)}
 	for i := range r.Workers {
-		name := fmt.Sprintf("worker-%d", i+1)
-		if err := r.addNode(ctx, name, args, env, sockets); err != nil {
+		if err := r.addNode(ctx, "worker", i+1, args, env, sockets); err != nil {
 			return err
 		}
 		if buildOf(i+1) == portable {
-			r.nodes[name].path = r.Purego
+			r.nodes[fmt.Sprintf("worker-%d", i+1)].path = r.Purego
 		}
 	}
 	env = []string{"COLOPHON_MASTER_KEY=" + newMasterKey(), "COLOPHON_DATA=" + r.dir}
@@ -254,10 +257,14 @@ func (r *run) migrate(ctx context.Context) error {
 }
 
 // addNode adds a node to the run. It does not start the node's process.
-func (r *run) addNode(ctx context.Context, name string, args, env []string, sockets [2]string) error {
-	n, err := r.newNode(ctx, name, args, env, sockets)
-	if err == nil {
-		r.nodes[name] = n
+func (r *run) addNode(ctx context.Context, kind string, number int, args, env []string, sockets [2]string) error {
+	n, err := r.newNode(ctx, fmt.Sprintf("%s-%d", kind, number), args, env, sockets)
+	if err != nil {
+		return err
+	}
+	r.nodes[n.name] = n
+	if r.pooler != nil && behindPooler(number) {
+		n.pooler, err = n.addDatabase(ctx, r.pooler.socket())
 	}
 	return err
 }
@@ -295,6 +302,9 @@ func (r *run) close() error {
 	wg.Wait()
 	if r.http != nil {
 		r.http.CloseIdleConnections()
+	}
+	if r.pooler != nil {
+		r.pooler.close()
 	}
 	var errs []error
 	if r.reference != nil {

@@ -22,12 +22,12 @@ import (
 const triggers = `
 create schema chaos;
 create table chaos.writes (
-	stream text not null, version int not null, type text not null, writer text not null, at timestamptz not null
+	stream text not null, version int not null, type text not null, writer text not null, at timestamptz not null, login text not null
 );
 create table chaos.leases (job uuid not null, held bool not null, writer text not null, at timestamptz not null);
 create function chaos.wrote() returns trigger language plpgsql security definer as $$
 begin
-	insert into chaos.writes values (new.stream, new.version, new.type, current_setting('application_name'), pg_catalog.clock_timestamp());
+	insert into chaos.writes values (new.stream, new.version, new.type, current_setting('application_name'), pg_catalog.clock_timestamp(), session_user);
 	return null;
 end $$;
 create trigger chaos after insert on public.events for each row execute function chaos.wrote();
@@ -65,6 +65,7 @@ type record struct {
 	seeds        map[string]uint64        // the seed of each job, by job id
 	writes       map[string][]write       // the writes of each job, by job id, ordered by version
 	leaseChanges map[string][]leaseChange // the lease changes of each job, by job id, ordered by time
+	pooled       int                      // number of events of jobs that were written through the pooler
 	openLeases   int
 	openEntries  int               // queue entries that are not done
 	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
@@ -129,9 +130,10 @@ func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store, d 
 	}
 	err = pool.QueryRow(ctx, `
 		select (select count(*) from leases),
-		(select count(*) from river.river_job where state not in ('completed', 'cancelled'))`).Scan(&r.openLeases, &r.openEntries)
+		(select count(*) from river.river_job where state not in ('completed', 'cancelled')),
+		(select count(*) from chaos.writes where stream like 'job/%' and login = $1)`, poolerLogin).Scan(&r.openLeases, &r.openEntries, &r.pooled)
 	if err != nil {
-		return nil, fmt.Errorf("count leases and queue entries: %w", err)
+		return nil, fmt.Errorf("count leases, queue entries and events: %w", err)
 	}
 	for id := range r.streams {
 		if r.finished[id] {

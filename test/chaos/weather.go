@@ -109,6 +109,9 @@ func (p *postgres) promote(ctx context.Context, injected func()) error {
 	if err := p.until(ctx, p.primary, `select pg_promote()`); err != nil {
 		return err
 	}
+	if p.promoted != nil {
+		p.promoted()
+	}
 	return p.addStandby(ctx)
 }
 

@@ -35,6 +35,12 @@ type Process struct {
 // Its standard output and standard error go to log. Each write to log is complete before
 // the next write begins.
 func Start(log io.Writer, env []string, path string, args ...string) (*Process, error) {
+	return StartAs(nil, log, env, path, args...)
+}
+
+// StartAs is like Start for a process of another account. A nil account is that of the
+// caller. Only root can start processes of other accounts.
+func StartAs(account *syscall.Credential, log io.Writer, env []string, path string, args ...string) (*Process, error) {
 	p := &Process{
 		cmd:    exec.CommandContext(context.Background(), path, args...), // only signals end the process
 		output: output{log: log, ready: make(chan struct{})},
@@ -46,7 +52,7 @@ func Start(log io.Writer, env []string, path string, args ...string) (*Process, 
 	p.cmd.Env = env
 	p.cmd.Stdout = &p.output
 	p.cmd.Stderr = writerFunc(p.output.write)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: account}
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
