@@ -52,11 +52,12 @@ func TestLocalFollowersNeedNoAnnouncement(t *testing.T) {
 	f := newFixture(t)
 	silent := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler)) // this store announces nothing, because Run is not called
 	j := f.newJob()
+	id := j.ID
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	facts := completedFacts()
 	done := make(chan error, 1)
-	go func() { done <- follow(ctx, silent, j.ID, 0, len(facts)) }()
+	go func() { done <- follow(ctx, silent, id, 0, len(facts)) }()
 	for _, fact := range facts {
 		var err error
 		if j, err = silent.AppendJob(ctx, j, fact); err != nil {

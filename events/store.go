@@ -104,8 +104,8 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 }
 
 // publish wakes the followers in this process, and announces the streams and the further
-// announcements to other processes. It must not be called inside a transaction, because a commit with a
-// pending NOTIFY locks the whole database.
+// announcements to other processes. It must not be called inside a transaction, because a
+// commit with a pending NOTIFY locks the whole database.
 func (s *Store) publish(appended map[Stream][]Event, further ...Announcement) {
 	streams := make([]Announcement, 0, len(appended))
 	for stream, events := range appended {
