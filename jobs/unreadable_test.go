@@ -76,12 +76,16 @@ func TestUnreadableJobIsPutBackLessOften(t *testing.T) {
 	f.unreadable(j)
 	var log apitest.Log
 	f.workSlots(newEngine(), 1, func(w *jobs.Worker) { w.LogTo(slog.NewTextHandler(&log, nil)) })
-	f.untilPutBack(j, 6)
-	var delay time.Duration
-	err := f.db.Owner.QueryRow(t.Context(), `select scheduled_at - attempted_at from `+migrations.RiverJobs).Scan(&delay)
-	if want := 32 * 20 * time.Millisecond; err != nil || delay < want {
-		t.Errorf("put back for %v after six times, %v, want at least %v", delay, err, want)
-	}
+	// A worker that has just started shortens all delays now and then, because the clock may
+	// have been set back before.
+	f.eventually("the sixth delay, or a later one, is long", func() bool {
+		var delay time.Duration
+		err := f.db.Owner.QueryRow(t.Context(), `select coalesce(scheduled_at - attempted_at, '0') from `+migrations.RiverJobs).Scan(&delay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.putBack(j) >= 6 && delay >= 32*20*time.Millisecond
+	})
 	if n := strings.Count(log.String(), j.ID.String()); n != 1 {
 		t.Errorf("%d records of the job, want 1:\n%s", n, &log)
 	}
