@@ -97,8 +97,8 @@ func TestRefusalsDoNotRepeatNames(t *testing.T) {
 	}
 }
 
-// TestUnknownMembersAreAnsweredWithTheKnownOnes sends members that the service does not know.
-// The answer must list the members that exist, in the order of the OpenAPI description.
+// TestUnknownMembersAreAnsweredWithTheKnownOnes sends bodies with unknown members. Each error
+// must list the known members in the order of openapi.yaml.
 func TestUnknownMembersAreAnsweredWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -17,10 +17,9 @@ type bodySchema struct {
 	schema   *huma.Schema
 }
 
-// members returns the members of the object that has an unknown member, in the order of the
-// OpenAPI description, and the object's location. The parameter location is that of the
-// unknown member. The client has chosen its last part, so the results contain only names of
-// the schema.
+// members takes the location of an unknown member. It returns the location of the object
+// around that member, and the object's known members in the order of openapi.yaml. The
+// client has chosen the unknown name, so the results contain only names of the schema.
 func (b bodySchema) members(location string) (object, known string) {
 	object, rest, _ := strings.Cut(location, ".")
 	at := b.schema

@@ -22,16 +22,16 @@ type base struct {
 	grace   grace
 }
 
-// with is the function with, for a command that uses every database that its flags name and
-// does not migrate it.
+// with calls fn with the database that the flags name. It does not migrate that database. fn
+// has the default grace period.
 func (f *databaseFlags) with(ctx context.Context, log *slog.Logger, fn func(context.Context, *base) error) error {
 	return with(ctx, f.options(log), false, defaultGrace, fn)
 }
 
 // with opens the database, calls fn, and closes the database. It passes migrate to
-// database.Open. The context of fn is done when ctx is done or when a private Postgres
-// ends. From then on fn must return within the grace period g. If a private Postgres
-// ended and fn returned no error, with returns database.ErrEnded.
+// database.Open. The context that fn receives ends with ctx, or earlier if a private Postgres
+// ends. fn must then return within the grace period g. If a private Postgres ended and fn
+// returned no error, with returns database.ErrEnded.
 func with(ctx context.Context, o database.Options, migrate bool, g grace, fn func(context.Context, *base) error) (err error) {
 	db, err := database.Open(ctx, o, migrate)
 	if err != nil {
@@ -47,8 +47,7 @@ func with(ctx context.Context, o database.Options, migrate bool, g grace, fn fun
 	store.Appended = m.Appended
 	store.Listener = db.Direct.Config().ConnConfig
 	context.AfterFunc(ctx, func() { time.AfterFunc(g.Duration, expire) })
-	// The store announces new events until fn has returned, because fn may append events up
-	// to that moment.
+	// fn may append events until it returns, so the store announces events until then.
 	defer background(context.WithoutCancel(ctx), func(ctx context.Context) { store.Run(ctx, nil) })()
 	if err := fn(ctx, &base{db, store, m, db.Log, expired, g}); err != nil {
 		return err

@@ -29,7 +29,8 @@ type benchFlags struct {
 
 const maxBenchThreads = 1024
 
-// Validate checks the value of --threads. The flag parser, kong, calls it.
+// Validate refuses a value of --threads that is out of range. The parser of the flags calls
+// Validate.
 func (f *benchFlags) Validate() error {
 	if f.Threads < 0 || f.Threads > maxBenchThreads {
 		return fmt.Errorf("--threads is %d, want 1 to %d", f.Threads, maxBenchThreads)

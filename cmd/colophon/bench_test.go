@@ -123,9 +123,8 @@ func TestBenchEngineStopsWhenCancelled(t *testing.T) {
 	}
 }
 
-// TestBenchMeasureStopsWhenItsInputEnds shows that `bench measure` does not outlive
-// `bench engine`. The parent `bench engine` holds the other end of the child's standard
-// input.
+// TestBenchMeasureStopsWhenItsInputEnds ends the standard input of `bench measure`. This input
+// is a pipe from its parent process, `bench engine`, so the child does not outlive the parent.
 func TestBenchMeasureStopsWhenItsInputEnds(t *testing.T) {
 	out, _, err := command(t, "", "bench", "measure", "--model", "opticks", "--weights", "f32")
 	if !errors.Is(err, context.Canceled) || out != "" {

@@ -8,7 +8,7 @@ import (
 )
 
 // TestServiceWorksWithOneConnection runs the service and the commands with a pool of one
-// database connection. The test would hang if any part needed two connections at once.
+// database connection. A part that needed a second connection would wait for ever.
 func TestServiceWorksWithOneConnection(t *testing.T) {
 	t.Parallel()
 	database := []string{"--database-url", withParameter(t, pgtest.Empty(t), "pool_max_conns", "1")}

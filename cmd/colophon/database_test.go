@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestWrongDatabaseSettingsEndWithStatus2 gives each kind of process a URL that cannot be read,
-// and a directory without the programs of Postgres. The error must name the flag, and no part
-// of the URL's password.
+// TestWrongDatabaseSettingsEndWithStatus2 starts each kind of process with a malformed URL, and
+// with a directory that has no programs of Postgres. The error must name the flag. It must not
+// contain any part of the URL's password.
 func TestWrongDatabaseSettingsEndWithStatus2(t *testing.T) {
 	t.Parallel()
 	const url = "postgres://u:qF9x2mZ7@127.0.0.1:1/d?connect_timeout=1"

@@ -13,7 +13,7 @@ import (
 )
 
 // TestUnsafeDatabaseIsRefusedInProduction checks a database that may lose accepted jobs
-// in a crash. The check must fail with --production and must otherwise log a warning.
+// in a crash. With --production the check must fail. Without it, the check must log a warning.
 func TestUnsafeDatabaseIsRefusedInProduction(t *testing.T) {
 	t.Parallel()
 	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "pg_monitor")

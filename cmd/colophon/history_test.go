@@ -9,9 +9,9 @@ import (
 	"colophon/migrations"
 )
 
-// TestDamagedStreamsAreListed makes a stored event of a completed job unreadable. The
-// history commands must report this job. The exit status of a rebuild and of a check must
-// show that a job is damaged.
+// TestDamagedStreamsAreListed damages a stored event of a completed job. `history damaged`
+// must then list this job. `history rebuild` must exit with status 3, and with --check with
+// status 1.
 func TestDamagedStreamsAreListed(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t, migrations.Up)

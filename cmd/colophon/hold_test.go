@@ -14,8 +14,7 @@ import (
 	"colophon/internal/datadir"
 )
 
-// private runs a command that uses a private Postgres. The command sees no environment
-// variables.
+// private runs a command without environment variables, so that it uses a private Postgres.
 func private(t *testing.T, args ...string) error {
 	t.Helper()
 	var out bytes.Buffer

@@ -2,7 +2,8 @@
 //
 // [Open] starts the private Postgres of a data directory, or connects to the database of a
 // URL. It refuses a pooler that would break sessions, checks that the schema is current,
-// runs the check of the caller, and proves the master key. A [Database] is therefore safe to use as soon as there is one.
+// runs the check of the caller, and proves the master key. A [Database] is therefore safe to
+// use as soon as there is one.
 // It is safe for concurrent use until it is closed.
 package database
 

@@ -136,7 +136,8 @@ func TestConnectionsHaveTheSettingsOfTheService(t *testing.T) {
 // TestDurabilityOfAServerIsKnown changes the settings of a real server and gives it a
 // standby. UnsafeSettings and LosesAtFailover must report each change. Then the standby is
 // promoted while the primary is frozen. A statement that waits for the primary must end,
-// and the pool must go over to the new primary.
+// and the pool must go over to the new primary. Before the promotion, a slow statement must
+// succeed.
 func TestDurabilityOfAServerIsKnown(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.NewServer(t)
@@ -200,6 +201,9 @@ func TestDurabilityOfAServerIsKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
+	if _, err := conn.Exec(t.Context(), `select pg_sleep(2)`); err != nil { // pg looks for another server after 1 s
+		t.Errorf("a slow statement on the primary ended with %v", err)
+	}
 	primary.Freeze()
 	ctx, cancel := context.WithTimeout(pg.Unlimited(t.Context()), time.Minute)
 	defer cancel()

@@ -93,12 +93,12 @@ func open(ctx context.Context, databaseURL, role string, pooled bool) (*pgxpool.
 	if pooled {
 		conn.AfterConnect = nil
 	}
-	open := watch(cfg)
+	opened := watch(cfg)
 	if role != "" || pooled {
 		b := bound{limit: statementTime + time.Second}
 		if several {
 			config := conn.Copy()
-			b.takeover = &takeover{connections: open, connect: func(ctx context.Context) (*pgx.Conn, error) {
+			b.takeover = &takeover{connections: opened, connect: func(ctx context.Context) (*pgx.Conn, error) {
 				return pgx.ConnectConfig(ctx, config.Copy())
 			}}
 		}
