@@ -1,20 +1,28 @@
 package events
 
 import (
-	"encoding/base64"
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"colophon/events/receipt"
 	"colophon/internal/vault"
 )
 
 // schema is the version of the stored form that encode writes. decode reads this version
 // and every earlier version.
-const schema = 1
+const schema = 2
 
 var (
 	// ErrCorrupt occurs when stored bytes cannot be decoded. Either the bytes are
@@ -24,68 +32,128 @@ var (
 	// errNewer occurs when a well-formed event has a schema or a type that this build
 	// does not know. It wraps ErrCorrupt.
 	errNewer = fmt.Errorf("%w or newer than this build", ErrCorrupt)
+
+	// errUncommitted occurs when the sealed members of an event are not the members that
+	// its payload commits to.
+	errUncommitted = errors.New("the sealed members differ from their commitments")
+
+	// errEmptied occurs when the ciphertext of secret members was emptied although the
+	// owner has a key.
+	errEmptied = errors.New("the ciphertext is missing")
+
+	// errMisplaced occurs when the columns of a row and its payload differ.
+	errMisplaced = errors.New("the columns and the payload differ")
+
+	// errUnchained occurs when a payload does not have the hash of the event before it.
+	errUnchained = errors.New("the payload does not have the hash of the previous event")
 )
 
-// stored is the payload of an event as JSON. The JSON is canonical. It is compact, and
-// the members of every object are in alphabetical order.
+// Hash is the SHA-256 of an event's payload. The zero Hash means that there is no event.
+type Hash [sha256.Size]byte
+
+// stored is the payload of an event as JSON. The JSON is canonical. It is compact, the
+// members of every object are in alphabetical order, and texts are escaped as
+// encoding/json escapes them.
+//
+// The secret members of the fact are not in the payload. The payload has a commitment to
+// each of them (package receipt), so its hash covers them. Their values are in the row's
+// column sealed, which an erasure empties without a change of the payload.
 type stored struct {
-	At      string          `json:"at"`
-	Fact    json.RawMessage `json:"fact"`
-	Owner   uuid.UUID       `json:"owner"`
-	Schema  int             `json:"schema"`
-	Stream  Stream          `json:"stream"`
-	Type    string          `json:"type"`
-	Version int             `json:"version"`
+	At      string            `json:"at"`
+	Commit  map[string]string `json:"commit,omitempty"` // commitments in hexadecimal, by member
+	Fact    json.RawMessage   `json:"fact"`
+	Owner   uuid.UUID         `json:"owner,omitzero"` // schema 1 only; schema 2 commits to the owner of a job
+	Prev    string            `json:"prev,omitempty"` // hash of the previous event's payload in hexadecimal; empty in version 1 and in schema 1
+	Schema  int               `json:"schema"`
+	Stream  Stream            `json:"stream"`
+	Type    string            `json:"type"`
+	Version int               `json:"version"`
 }
+
+// sealed is the plaintext of the column sealed as JSON.
+type sealed struct {
+	Members map[string]json.RawMessage `json:"members"`
+	Seed    []byte                     `json:"seed"` // the blinding values of the commitments are derived from it
+}
+
+// memberOwner is the name of the sealed member that names the owner of a job. The first
+// event of the job has this member.
+const memberOwner = "owner"
 
 // timeFormat is RFC 3339 in UTC with exactly six decimals, which is the resolution of
 // Postgres.
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
-// encode returns the payload of the event e. It seals secret members with the owner's
-// key.
-func encode(e Event, key *vault.Key) ([]byte, error) {
-	fact, err := encodeFact(e, key)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", e.Fact.Type(), err)
-	}
-	return json.Marshal(stored{
+// encode returns the row of the event e. The parameter prev is the hash of the stream's
+// previous event, or zero for the first event. Secret members are sealed with the owner's
+// key. If the event has no secret members, the key may be nil. Two rows of the same event
+// differ, because each has a seed of its own.
+func encode(e Event, prev Hash, key *vault.Key) (storedEvent, error) {
+	r := storedEvent{Stream: e.Stream, Version: e.Version, Owner: e.Owner, Type: e.Fact.Type()}
+	s := stored{
 		At:      e.At.UTC().Format(timeFormat),
-		Fact:    fact,
-		Owner:   e.Owner,
 		Schema:  schema,
 		Stream:  e.Stream,
-		Type:    e.Fact.Type(),
+		Type:    r.Type,
 		Version: e.Version,
-	})
+	}
+	if prev != (Hash{}) {
+		s.Prev = hex.EncodeToString(prev[:])
+	}
+	members, secret, err := split(e)
+	if err == nil && len(secret) > 0 {
+		s.Commit, r.Sealed, err = r.seal(secret, key)
+	}
+	if err == nil {
+		s.Fact, err = json.Marshal(members) // json.Marshal sorts the members of a map
+	}
+	if err == nil {
+		r.Payload, err = json.Marshal(s)
+	}
+	if err != nil {
+		return r, fmt.Errorf("encode %s: %w", r.Type, err)
+	}
+	return r, nil
 }
 
-// encodeFact returns the fact as JSON. It encrypts the fact's secret members together
-// into one member named "sealed".
-func encodeFact(e Event, key *vault.Key) (json.RawMessage, error) {
-	members, err := toMembers(e.Fact)
-	if err != nil {
-		return nil, err
+// split returns the members of the event's fact that are stored in the clear, and those
+// that are sealed.
+func split(e Event) (clear, secret map[string]json.RawMessage, err error) {
+	if clear, err = toMembers(e.Fact); err != nil {
+		return nil, nil, err
 	}
-	secret := map[string]json.RawMessage{}
+	secret = map[string]json.RawMessage{}
 	for _, name := range e.Fact.sealed() {
-		if value, ok := members[name]; ok {
+		if value, ok := clear[name]; ok {
 			secret[name] = value
-			delete(members, name)
+			delete(clear, name)
 		}
 	}
-	if len(secret) > 0 {
-		plain, err := json.Marshal(secret)
-		if err != nil {
-			return nil, err
-		}
-		sealed, err := json.Marshal(key.Seal(plain, aad(e.Stream, e.Version)))
-		if err != nil {
-			return nil, err
-		}
-		members["sealed"] = sealed
+	if _, ok := e.Fact.(JobAccepted); ok {
+		secret[memberOwner], err = json.Marshal(e.Owner)
 	}
-	return json.Marshal(members) // json.Marshal sorts the members of a map
+	return clear, secret, err
+}
+
+// seal returns the commitments to the secret members, and the members' ciphertext.
+func (r storedEvent) seal(secret map[string]json.RawMessage, key *vault.Key) (commit map[string]string, box []byte, err error) {
+	seed := make([]byte, receipt.SeedSize)
+	_, _ = rand.Read(seed) // rand.Read never returns an error
+	plain, err := json.Marshal(sealed{secret, seed})
+	if err != nil {
+		return nil, nil, err
+	}
+	commit = make(map[string]string, len(secret))
+	for name, value := range secret {
+		commit[name] = r.commitment(name, seed, value)
+	}
+	return commit, key.Seal(plain, aad(r.Stream, r.Version)), nil
+}
+
+// commitment returns the commitment to a member of the event in hexadecimal.
+func (r storedEvent) commitment(member string, seed, value []byte) string {
+	c := receipt.Commit(receipt.Place{Stream: string(r.Stream), Version: r.Version, Type: r.Type, Member: member}, receipt.Blinding(seed, member), value)
+	return hex.EncodeToString(c[:])
 }
 
 // toMembers returns the members of the JSON object that represents v. It sorts the
@@ -133,58 +201,112 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	if s.Schema > schema {
 		return s, at, fmt.Errorf("%w: %s@%d has schema %d, this build knows up to %d", errNewer, s.Stream, s.Version, s.Schema, schema)
 	}
+	if s.Schema > 1 && !s.canonical(payload) {
+		return s, at, fmt.Errorf("%w: %s@%d is not canonical JSON", ErrCorrupt, s.Stream, s.Version)
+	}
 	return s, at, nil
 }
 
-// decode reverses encode. If key is nil, the sealed members of the fact stay zero, and
-// an event that has such members is marked as erased.
-func decode(payload []byte, key *vault.Key) (Event, error) {
-	s, at, err := readEnvelope(payload)
-	if err != nil {
-		return Event{}, err
-	}
-	e := Event{Stream: s.Stream, Version: s.Version, Owner: s.Owner, At: at}
-	raw, erased, err := openFact(s, key)
-	if err != nil {
-		return e, fmt.Errorf("open %s: %w", aad(s.Stream, s.Version), err)
-	}
-	e.Erased = erased
-	if e.Fact, err = decodeFact(s.Type, raw); err != nil {
-		return e, fmt.Errorf("decode %s: %w", aad(s.Stream, s.Version), err)
-	}
-	return e, nil
+// canonical reports whether the payload is the only way in which s is written. Another
+// payload could say one thing to this program and another thing to a verifier, for example
+// if it has two members of the same name.
+func (s stored) canonical(payload []byte) bool {
+	again, err := json.Marshal(s)
+	return err == nil && bytes.Equal(again, payload) && canonical(s.Fact)
 }
 
-// openFact decrypts the member "sealed" and adds the decrypted members to the fact. If
-// key is nil, openFact cannot decrypt the member. It then returns the fact unchanged
-// and reports it as erased.
-func openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
+// canonical reports whether a JSON text is compact, has sorted members and is escaped as
+// encoding/json escapes it. The names of members must be lower-case ASCII, because
+// encoding/json takes a name of another case for the same name.
+func canonical(text []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // keeps each number as it is written
+	var v any
+	if err := d.Decode(&v); err != nil || !lowerCase(v) {
+		return false
+	}
+	again, err := json.Marshal(v)
+	return err == nil && bytes.Equal(again, text) // false if something follows the value
+}
+
+// lowerCase reports whether all names of members in a decoded JSON value are lower-case
+// ASCII.
+func lowerCase(v any) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, value := range v {
+			if strings.ContainsFunc(name, func(c rune) bool { return c >= utf8.RuneSelf || unicode.IsUpper(c) }) || !lowerCase(value) {
+				return false
+			}
+		}
+	case []any:
+		return !slices.ContainsFunc(v, func(value any) bool { return !lowerCase(value) })
+	}
+	return true
+}
+
+// openMembers decrypts the column sealed and compares its members with their commitments.
+// A ciphertext can be made to open under two keys, but only to one set of committed
+// members.
+func (r storedEvent) openMembers(s stored, key *vault.Key) (map[string]json.RawMessage, error) {
+	plain, err := key.Open(r.Sealed, aad(r.Stream, r.Version))
+	if err != nil {
+		return nil, err
+	}
+	var box sealed
+	if err := json.Unmarshal(plain, &box); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if len(box.Members) != len(s.Commit) {
+		return nil, errUncommitted
+	}
+	for name, value := range box.Members {
+		if r.commitment(name, box.Seed, value) != s.Commit[name] {
+			return nil, errUncommitted
+		}
+	}
+	return box.Members, nil
+}
+
+// openFact returns the fact with its secret members. If key is nil, it returns the fact
+// without them and reports it as erased.
+func (r storedEvent) openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
+	switch {
+	case len(s.Commit) == 0 && r.Sealed != nil:
+		return nil, false, errUncommitted
+	case len(s.Commit) == 0:
+		return s.Fact, false, nil
+	case key == nil:
+		return s.Fact, true, nil
+	case r.Sealed == nil:
+		return nil, false, errEmptied
+	}
+	secret, err := r.openMembers(s, key)
+	if err != nil {
+		return nil, false, err
+	}
+	if owner, ok := secret[memberOwner]; ok {
+		var id uuid.UUID
+		if err := json.Unmarshal(owner, &id); err != nil {
+			return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		if id != r.Owner {
+			return nil, false, errMisplaced
+		}
+		delete(secret, memberOwner)
+	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(s.Fact, &members); err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	box, ok := members["sealed"]
-	if !ok {
-		return s.Fact, false, nil
+	if members == nil {
+		members = map[string]json.RawMessage{}
 	}
-	if key == nil {
-		return s.Fact, true, nil
-	}
-	var encoded string
-	if err := json.Unmarshal(box, &encoded); err != nil {
-		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	sealed, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	plain, err := key.Open(sealed, aad(s.Stream, s.Version))
-	if err != nil {
-		return nil, false, err
-	}
-	delete(members, "sealed")
-	if err := json.Unmarshal(plain, &members); err != nil { // adds the decrypted members to the map
-		return nil, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	for name, value := range secret {
+		if _, ok := members[name]; ok {
+			return nil, false, fmt.Errorf("%w: the member %s is both sealed and in the clear", ErrCorrupt, name)
+		}
+		members[name] = value
 	}
 	fact, err = json.Marshal(members)
 	return fact, false, err

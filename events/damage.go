@@ -2,8 +2,11 @@ package events
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,7 +34,10 @@ type Damage struct {
 const (
 	undecodable = "not decodable"
 	unopenable  = "sealed members not readable"
+	uncommitted = "sealed members differ from their commitments"
+	missing     = "sealed members missing, but not erased"
 	misplaced   = "columns and payload differ"
+	unchained   = "does not name the hash of the event before it"
 	illegal     = "cannot follow the events before it"
 	quarantined = "in quarantine, no event is added"
 
@@ -63,56 +69,144 @@ type storedEvent struct {
 	Owner   uuid.UUID
 	Type    string
 	Payload []byte
+	Sealed  []byte // ciphertext of the secret members; nil if there are none, if it was emptied, and in schema 1
 }
 
 // eventColumns are the columns that storedEvents expects.
-const eventColumns = `stream, version, owner, type, payload`
+const eventColumns = `stream, version, owner, type, payload, sealed`
 
 func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[storedEvent])
 }
 
-// decode decodes the payload with the key of the row's owner. The error is a Damage.
-func (r storedEvent) decode(key *vault.Key) (Event, error) {
-	s, _, err := readEnvelope(r.Payload)
-	if err == nil && (s.Stream != r.Stream || s.Version != r.Version || s.Owner != r.Owner || s.Type != r.Type) {
-		return Event{}, r.damage(misplaced)
-	}
-	e, err := decode(r.Payload, key)
+// hash returns the hash of the payload.
+func (r storedEvent) hash() Hash { return sha256.Sum256(r.Payload) }
+
+// decode reverses encode, with the key of the row's owner. If key is nil, the secret
+// members of the fact stay zero, and an event that has such members is marked as erased.
+// The error is a Damage. The previous event is the one before it in
+// the stream, or nil if the caller has not read it.
+func (r storedEvent) decode(previous *storedEvent, key *vault.Key) (Event, error) {
+	e, err := r.read(previous, key)
 	switch {
 	case err == nil:
 		return e, nil
 	case errors.Is(err, errNewer):
 		return e, r.damage(newer)
+	case errors.Is(err, errEmptied):
+		return e, r.damage(missing)
+	case errors.Is(err, errMisplaced):
+		return e, r.damage(misplaced)
+	case errors.Is(err, errUnchained):
+		return e, r.damage(unchained)
+	case errors.Is(err, errUncommitted):
+		return e, r.damage(uncommitted)
 	case errors.Is(err, vault.ErrUnreadable):
 		return e, r.damage(unopenable)
 	}
 	return e, r.damage(undecodable)
 }
 
+func (r storedEvent) read(previous *storedEvent, key *vault.Key) (Event, error) {
+	s, at, err := readEnvelope(r.Payload)
+	if err != nil {
+		return Event{}, err
+	}
+	if err := r.agrees(s); err != nil {
+		return Event{}, err
+	}
+	if err := r.follows(s, previous); err != nil {
+		return Event{}, err
+	}
+	e := Event{Stream: r.Stream, Version: r.Version, Owner: r.Owner, At: at, Hash: r.hash()}
+	open := r.openFact
+	if s.Schema == 1 {
+		open = openFact1
+	}
+	raw, erased, err := open(s, key)
+	if err != nil {
+		return e, fmt.Errorf("open %s: %w", aad(r.Stream, r.Version), err)
+	}
+	e.Erased = erased
+	if e.Fact, err = decodeFact(s.Type, raw); err != nil {
+		return e, fmt.Errorf("decode %s: %w", aad(r.Stream, r.Version), err)
+	}
+	return e, nil
+}
+
+// agrees returns errMisplaced if the columns of the row say something else than the
+// payload. In schema 2, the owner of a job is a committed member of its first event, and
+// the owner of an account's event is the account.
+func (r storedEvent) agrees(s stored) error {
+	if s.Stream != r.Stream || s.Version != r.Version || s.Type != r.Type {
+		return errMisplaced
+	}
+	owned := s.Owner == (uuid.UUID{})
+	switch {
+	case s.Schema == 1:
+		owned = s.Owner == r.Owner && r.Sealed == nil
+	case s.Type == JobAccepted{}.Type():
+		owned = owned && s.Commit[memberOwner] != ""
+	case strings.HasPrefix(string(s.Stream), "account/"):
+		owned = owned && r.Owner == s.Stream.ID()
+	}
+	if !owned {
+		return errMisplaced
+	}
+	return nil
+}
+
+// follows returns errUnchained if the payload does not have the hash of the previous event,
+// or has a hash although there is no previous event.
+func (r storedEvent) follows(s stored, previous *storedEvent) error {
+	switch {
+	case s.Schema == 1 && s.Prev == "", s.Schema > 1 && r.Version == 1 && s.Prev == "", s.Schema > 1 && r.Version > 1 && previous == nil:
+		return nil
+	case s.Schema == 1, r.Version == 1, previous == nil:
+		return errUnchained
+	}
+	if hash := previous.hash(); s.Prev != hex.EncodeToString(hash[:]) {
+		return errUnchained
+	}
+	return nil
+}
+
 func (r storedEvent) damage(reason string) *Damage {
 	return &Damage{Stream: r.Stream, Version: r.Version, Owner: r.Owner, Reason: reason}
 }
 
-// decodeAll decodes events in order. Events of erased owners are marked as erased. If an
+// decodeAll decodes consecutive events of one stream in order. Events of erased owners are marked as erased. If an
 // event is damaged, decodeAll returns the events before it, and a Damage.
 func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent) ([]Event, error) {
 	events := make([]Event, 0, len(stored))
-	for _, r := range stored {
-		key, err := s.vault.Key(ctx, db, r.Owner)
-		switch {
-		case errors.Is(err, vault.ErrUnreadable):
-			return events, r.damage(keyless)
-		case err != nil && !errors.Is(err, vault.ErrErased):
-			return nil, err
+	var previous *storedEvent
+	for i, r := range stored {
+		e, err := s.decode(ctx, db, r, previous)
+		if d, ok := errors.AsType[*Damage](err); ok && d.Reason == missing {
+			// Another process may have erased the owner, whose key is still in this one's
+			// memory.
+			s.vault.Forget(r.Owner)
+			e, err = s.decode(ctx, db, r, previous)
 		}
-		e, err := r.decode(key)
 		if err != nil {
 			return events, err
 		}
 		events = append(events, e)
+		previous = &stored[i]
 	}
 	return events, nil
+}
+
+// decode decodes one event. The error is a Damage unless the key cannot be read.
+func (s *Store) decode(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent) (Event, error) {
+	key, err := s.vault.Key(ctx, db, r.Owner)
+	switch {
+	case errors.Is(err, vault.ErrUnreadable):
+		return Event{}, r.damage(keyless)
+	case err != nil && !errors.Is(err, vault.ErrErased):
+		return Event{}, err
+	}
+	return r.decode(previous, key)
 }
 
 // foldStream folds the events of one stream. The error is a Damage if an event cannot

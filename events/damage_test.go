@@ -65,32 +65,27 @@ func TestDamagedStreamIsSetAside(t *testing.T) {
 	f := newFixture(t)
 	var log bytes.Buffer
 	f.Store = events.NewStore(f.db.App, f.vault, slog.New(slog.NewTextHandler(&log, nil)))
-	sealed := func(payload string) string {
-		at := strings.Index(payload, `"sealed":"`) + len(`"sealed":"`)
-		other := "A"
-		if payload[at] == 'A' {
-			other = "B"
-		}
-		return payload[:at] + other + payload[at+1:]
-	}
 	var want []events.Stream
 	for name, k := range map[string]struct {
 		version int
-		change  func(string) string
+		change  func(string) string // of the payload, or nil
+		sealed  string              // an expression for the new ciphertext, or empty
 		reason  string
 	}{
-		"not JSON":         {3, func(p string) string { return "\x00" + p[1:] }, "not decodable"},
-		"cut":              {2, func(p string) string { return p[:len(p)/2] }, "not decodable"},
-		"empty":            {1, func(string) string { return "" }, "not decodable"},
-		"time":             {3, replace(`"at":"2`, `"at":"x`), "not decodable"},
-		"type of a member": {2, replace(`"attempt":1`, `"attempt":"secret"`), "not decodable"},
-		"ciphertext":       {1, sealed, "sealed members not readable"},
-		"later ciphertext": {3, sealed, "sealed members not readable"},
-		"owner":            {1, replace(f.owner.String(), uuid.NewString()), "columns and payload differ"},
-		"version":          {3, replace(`"version":3`, `"version":9`), "columns and payload differ"},
-		"type":             {2, replace("job.started", "job.sTarted"), "columns and payload differ"},
-		"stream":           {3, replace(`"stream":"job/`, `"stream":"JOB/`), "columns and payload differ"},
-		"order":            {2, replace(`"from_token":0`, `"from_token":7`), "cannot follow the events before it"},
+		"not JSON":           {3, func(p string) string { return "\x00" + p[1:] }, "", "not decodable"},
+		"cut":                {2, func(p string) string { return p[:len(p)/2] }, "", "not decodable"},
+		"empty":              {1, func(string) string { return "" }, "", "not decodable"},
+		"time":               {3, replace(`"at":"2`, `"at":"x`), "", "not decodable"},
+		"type of a member":   {2, replace(`"attempt":1`, `"attempt":"secret"`), "", "not decodable"},
+		"ciphertext":         {1, nil, "set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "sealed members not readable"},
+		"later ciphertext":   {3, nil, "set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "sealed members not readable"},
+		"another ciphertext": {3, nil, "(select sealed from events as first where stream = $1 and version = 1)", "sealed members not readable"},
+		"no ciphertext":      {3, nil, "null", "sealed members missing, but not erased"},
+		"commitment":         {3, replace(`"text":"`, `"texts":"`), "", "sealed members differ from their commitments"},
+		"version":            {3, replace(`"version":3`, `"version":9`), "", "columns and payload differ"},
+		"type":               {2, replace("job.started", "job.sTarted"), "", "columns and payload differ"},
+		"stream":             {3, replace(`"stream":"job/`, `"stream":"JOB/`), "", "columns and payload differ"},
+		"event before":       {3, nil, "", "does not name the hash of the event before it"},
 	} {
 		intact, err := f.put(t.Context(), f.newJob(), completedFacts()[:3]...)
 		if err != nil {
@@ -102,7 +97,14 @@ func TestDamagedStreamIsSetAside(t *testing.T) {
 		}
 		stream := events.JobStream(job.ID)
 		want = append(want, stream)
-		f.alter(t, stream, k.version, k.change)
+		switch {
+		case k.sealed != "":
+			f.db.Damage(t, `update events set sealed = `+k.sealed+` where stream = $1 and version = $2`, stream, k.version)
+		case k.change != nil:
+			f.alter(t, stream, k.version, k.change)
+		default:
+			f.alter(t, stream, k.version-1, replace(`"kernel":"k"`, `"kernel":"j"`))
+		}
 		for range 2 {
 			_, err = f.Job(t.Context(), job.ID)
 			d, ok := errors.AsType[*events.Damage](err)
@@ -131,6 +133,35 @@ func TestDamagedStreamIsSetAside(t *testing.T) {
 	}
 }
 
+// An owner column that names another owner leads to another key, and an event that cannot
+// follow the earlier events makes no job. Both must be found although each payload decodes.
+func TestEventsOfOtherOwnersAndOrdersAreDamaged(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	other := uuid.Must(uuid.NewV7())
+	f.register(t, other)
+	for name, k := range map[string]struct {
+		version int
+		damage  string
+		reason  string
+	}{
+		"owner of the first event": {1, `owner = '` + other.String() + `'`, "sealed members not readable"},
+		"erased owner":             {1, `owner = '` + uuid.NewString() + `'`, "cannot follow the events before it"},
+		"owner of a later event":   {2, `owner = '` + other.String() + `'`, "cannot follow the events before it"},
+		"order":                    {2, `payload = convert_to(replace(convert_from(payload, 'UTF8'), '"from_token":0', '"from_token":7'), 'UTF8')`, "cannot follow the events before it"},
+	} {
+		job, err := f.put(t.Context(), f.newJob(), completedFacts()[:2]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.db.Damage(t, `update events set `+k.damage+` where stream = $1 and version = $2`, events.JobStream(job.ID), k.version)
+		_, err = f.Job(t.Context(), job.ID)
+		if d, ok := errors.AsType[*events.Damage](err); !ok || d.Reason != k.reason {
+			t.Errorf("%s: %v, want damage: %s", name, err, k.reason)
+		}
+	}
+}
+
 // Another process may be able to read an event that this process cannot read. So the
 // stream must not be set aside.
 func TestUnknownEventsAndKeysAreNotSetAside(t *testing.T) {
@@ -144,7 +175,7 @@ func TestUnknownEventsAndKeysAreNotSetAside(t *testing.T) {
 		return events.JobStream(job.ID)
 	}
 	schema, kind, key := put(), put(), put()
-	f.alter(t, schema, 2, replace(`"schema":1`, `"schema":2`))
+	f.alter(t, schema, 2, replace(`"schema":2`, `"schema":3`))
 	f.alter(t, kind, 2, replace("job.started", "job.praised"))
 	f.db.Damage(t, `update events set type = 'job.praised' where stream = $1 and version = 2`, kind)
 	stranger, err := vault.New(bytes.Repeat([]byte{8}, vault.MasterKeySize))

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -11,8 +12,9 @@ import (
 // The erasure of an owner has three steps, and each step may be repeated. First,
 // CloseOwner stops further jobs of the owner. It runs in the transaction that erases
 // the account. Second, the caller ends the outstanding jobs, which needs the owner's
-// key. Third, Erase destroys the key. If a process dies between the first and the last
-// step, ClosedOwners returns the owner, so that the erasure can be finished.
+// key. Third, Erase destroys the key and empties the ciphertext of the owner's events. If a
+// process dies between the first and the last step, ClosedOwners returns the owner, so that
+// the erasure can be finished.
 
 // CloseOwner stops an owner from starting new work. After the commit, no further job of
 // the owner is accepted. Outstanding jobs can continue.
@@ -28,9 +30,9 @@ const codeClosed = "CL001"
 // transaction ends.
 func queueOpenCheck(batch *pgx.Batch, owner uuid.UUID) { batch.Queue(`select admit($1)`, owner) }
 
-// ClosedOwners returns up to limit closed owners whose keys still exist.
+// ClosedOwners returns up to limit closed owners whose erasure is not finished.
 func (s *Store) ClosedOwners(ctx context.Context, limit int) ([]uuid.UUID, error) {
-	rows, _ := s.pool.Query(ctx, `select owner from owner_keys where closed_at is not null and wrapped is not null limit $1`, limit)
+	rows, _ := s.pool.Query(ctx, `select owner from owner_keys where closed_at is not null and emptied_at is null limit $1`, limit)
 	owners, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, fmt.Errorf("find owners to erase: %w", err)
@@ -49,8 +51,49 @@ func (s *Store) Outstanding(ctx context.Context, owner uuid.UUID, limit int) ([]
 }
 
 // Erase destroys the owner's key, so that nothing that the owner wrote can be read
-// again. Other processes can still read the owner's values for up to vault.KeyTTL. The
-// owner must be closed and have no outstanding jobs.
+// again. Other processes can still read the owner's values for up to vault.KeyTTL. Erase
+// then empties the ciphertext of the owner's events. Their payloads stay, so proofs that
+// cover them stay valid. The owner must be closed and have no outstanding jobs.
 func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
-	return s.vault.Erase(ctx, s.pool, owner)
+	if err := s.vault.Erase(ctx, s.pool, owner); err != nil {
+		return err
+	}
+	for last := (emptied{Tx: "0"}); ; {
+		next, err := s.empty(ctx, owner, last)
+		if errors.Is(err, pgx.ErrNoRows) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("empty the ciphertext of owner %s: %w", owner, err)
+		}
+		last = next
+	}
+	if _, err := s.pool.Exec(ctx, `update owner_keys set emptied_at = clock_timestamp() where owner = $1 and emptied_at is null`, owner); err != nil {
+		return fmt.Errorf("record the erasure of owner %s: %w", owner, err)
+	}
+	return nil
+}
+
+// defaultEmptyBatch is the number of events whose ciphertext one statement empties.
+const defaultEmptyBatch = 1000
+
+// emptied is the place of an event in the order of the owner's events.
+type emptied struct {
+	Tx       string
+	Position int64
+}
+
+// empty empties the ciphertext of up to s.emptyBatch events of the owner that follow the
+// event last. It returns the last of these events, or pgx.ErrNoRows if there are none.
+func (s *Store) empty(ctx context.Context, owner uuid.UUID, last emptied) (emptied, error) {
+	rows, _ := s.pool.Query(ctx, `
+		with batch as (
+			select stream, version, tx, position from events
+			where owner = $1 and (tx, position) > ($2::xid8, $3) order by tx, position limit $4
+		), emptied as (
+			update events set sealed = null from batch
+			where events.stream = batch.stream and events.version = batch.version and events.sealed is not null
+		)
+		select tx::text, position from batch order by tx desc, position desc limit 1`, owner, last.Tx, last.Position, s.emptyBatch)
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[emptied])
 }

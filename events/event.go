@@ -36,7 +36,8 @@ type Event struct {
 	Owner   uuid.UUID // id of the account whose key encrypts the fact
 	At      time.Time // time of the append in UTC, to the microsecond, by the database's clock; never before the stream's previous event
 	Fact    Fact
-	Erased  bool // the owner's key is gone, so the sealed members of Fact are zero
+	Erased  bool // the ciphertext or the owner's key is gone, so the sealed members of Fact are zero
+	Hash    Hash // hash of the stored payload; the next event of the stream contains it
 }
 
 // Fact is the content of an event. Its type is one of the Job and Account types below.
@@ -44,7 +45,8 @@ type Fact interface {
 	// Type returns the name under which the fact is stored, such as "job.accepted".
 	Type() string
 
-	// sealed names the JSON members that are stored as ciphertext.
+	// sealed names the JSON members that are stored as ciphertext. The log contains only
+	// commitments to them.
 	sealed() []string
 }
 
@@ -219,7 +221,7 @@ func (AccountDisabled) Type() string            { return "account.disabled" }
 func (AccountEnabled) Type() string             { return "account.enabled" }
 func (AccountErased) Type() string              { return "account.erased" }
 
-func (JobAccepted) sealed() []string                { return []string{"prompt", "stop"} }
+func (JobAccepted) sealed() []string                { return []string{"prompt", "stop", "params"} }
 func (JobReassigned) sealed() []string              { return nil }
 func (JobStarted) sealed() []string                 { return nil }
 func (JobAdvanced) sealed() []string                { return []string{"tokens", "text"} }

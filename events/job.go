@@ -36,8 +36,9 @@ type Job struct {
 	ID      uuid.UUID
 	Owner   uuid.UUID
 	Version int
+	Hash    Hash // hash of the event of this version
 	State   State
-	Erased  bool // the owner's key is gone, so Prompt, Params.Stop, Tokens and Text are empty
+	Erased  bool // the ciphertext or the owner's key is gone, so Prompt, Params, Tokens and Text are empty
 
 	Prompt       string
 	PromptTokens int
@@ -75,7 +76,7 @@ func (j Job) Apply(e Event) (Job, error) {
 	if !j.allows(e) {
 		return j, fmt.Errorf("%s %s@%d after version %d, state %q: %w", e.Fact.Type(), e.Stream, e.Version, j.Version, j.State, ErrIllegal)
 	}
-	j.Version, j.ChangedAt = e.Version, e.At
+	j.Version, j.Hash, j.ChangedAt = e.Version, e.Hash, e.At
 	j.Erased = j.Erased || e.Erased
 	switch f := e.Fact.(type) {
 	case JobAccepted:

@@ -53,6 +53,7 @@ type Store struct {
 
 	// These values are fields so that tests can change them.
 	rebuildBatch       int
+	emptyBatch         int
 	claimWait          time.Duration
 	syncEvery          time.Duration
 	listenCheck        time.Duration
@@ -64,7 +65,7 @@ func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, clock: pg.NewClock(), log: log, announcements: newAnnouncements(), name: uuid.NewString(),
 		reads:        flight.Group[[]Event]{Timeout: readTimeout, Overtake: readOvertake},
-		rebuildBatch: defaultRebuildBatch, claimWait: defaultClaimWait, syncEvery: syncEvery,
+		rebuildBatch: defaultRebuildBatch, emptyBatch: defaultEmptyBatch, claimWait: defaultClaimWait, syncEvery: syncEvery,
 		listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
@@ -173,7 +174,7 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 	if before.Version == 0 {
 		queueOpenCheck(&c.batch, before.Owner)
 	}
-	if err := queueInserts(&c.batch, c.events, key); err != nil {
+	if c.after.Hash, err = queueInserts(&c.batch, c.events, before.Hash, key); err != nil {
 		return nil, err
 	}
 	if err := queueProjection(&c.batch, before, c.after, key); err != nil {
@@ -221,11 +222,12 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 		return fmt.Errorf("lock %s: %w", stream, err)
 	}
 	var version int
+	var hash []byte
 	var at time.Time // not before the last event, as in Store.now
 	err := tx.QueryRow(ctx, `
-		select coalesce(version, 0), greatest(at, clock_timestamp())
+		select coalesce(version, 0), hash, greatest(at, clock_timestamp())
 		from (select) as one left join lateral (
-			select version, at from events where stream = $1 order by version desc limit 1) as last on true`, stream).Scan(&version, &at)
+			select version, sha256(payload) as hash, at from events where stream = $1 order by version desc limit 1) as last on true`, stream).Scan(&version, &hash, &at)
 	if err != nil {
 		return fmt.Errorf("read the version of %s: %w", stream, err)
 	}
@@ -245,8 +247,10 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	if err != nil {
 		return err
 	}
+	var previous Hash
+	copy(previous[:], hash)
 	var batch pgx.Batch
-	if err := queueInserts(&batch, events, key); err != nil {
+	if _, err := queueInserts(&batch, events, previous, key); err != nil {
 		return err
 	}
 	if err := send(ctx, tx, stream, &batch); err != nil {
@@ -263,16 +267,21 @@ func (tx *Tx) note(events []Event) {
 	tx.appended[stream] = append(tx.appended[stream], events...)
 }
 
-func queueInserts(batch *pgx.Batch, events []Event, key *vault.Key) error {
-	for _, e := range events {
-		payload, err := encode(e, key)
+// queueInserts adds the statements that insert the events of one stream, and sets the
+// hashes of the events. The parameter hash is the hash of the event before them, or zero if
+// there is none. It returns the hash of the last event.
+func queueInserts(batch *pgx.Batch, events []Event, hash Hash, key *vault.Key) (Hash, error) {
+	for i, e := range events {
+		r, err := encode(e, hash, key)
 		if err != nil {
-			return err
+			return hash, err
 		}
-		batch.Queue(`insert into events (stream, version, owner, type, at, payload) values ($1, $2, $3, $4, $5, $6)`,
-			e.Stream, e.Version, e.Owner, e.Fact.Type(), e.At, payload)
+		hash = r.hash()
+		events[i].Hash = hash
+		batch.Queue(`insert into events (stream, version, owner, type, at, schema, payload, sealed) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			r.Stream, r.Version, r.Owner, r.Type, e.At, schema, r.Payload, r.Sealed)
 	}
-	return nil
+	return hash, nil
 }
 
 // send runs the statements of a batch that appends to stream.

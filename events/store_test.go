@@ -321,7 +321,7 @@ func TestSecretsAreStoredEncrypted(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows, _ := f.db.Owner.Query(t.Context(), `
-		select convert_from(payload, 'UTF8') from events
+		select convert_from(payload, 'UTF8') || coalesce(encode(sealed, 'escape'), '') from events
 		union all select history::text || coalesce(encode(sealed, 'escape'), '') from history`)
 	stored, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {

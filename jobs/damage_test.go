@@ -118,7 +118,7 @@ func TestEraseDestroysTheKeyOfDamagedJobs(t *testing.T) {
 	for what, damage := range map[string]func(events.Job){
 		"event": func(j events.Job) { f.damage(j, 1) },
 		"later version": func(j events.Job) {
-			f.db.Damage(t, `update events set payload = convert_to(replace(convert_from(payload, 'UTF8'), '"schema":1', '"schema":9'), 'UTF8') where stream = $1`,
+			f.db.Damage(t, `update events set payload = convert_to(replace(convert_from(payload, 'UTF8'), '"schema":2', '"schema":9'), 'UTF8') where stream = $1`,
 				events.JobStream(j.ID))
 		},
 		"key": func(j events.Job) { f.db.Damage(t, `update owner_keys set wrapped = '\x00' where owner = $1`, j.Owner) },

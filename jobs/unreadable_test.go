@@ -43,7 +43,7 @@ func TestDeadlineEndsAnUnreadableJob(t *testing.T) {
 		if cause == "key" {
 			mend = f.unreadable(j)
 		} else {
-			f.db.Damage(t, `update events set payload = convert_to(replace(convert_from(payload, 'UTF8'), '"schema":1', '"schema":9'), 'UTF8') where stream = $1`,
+			f.db.Damage(t, `update events set payload = convert_to(replace(convert_from(payload, 'UTF8'), '"schema":2', '"schema":9'), 'UTF8') where stream = $1`,
 				events.JobStream(j.ID))
 		}
 		f.work(newEngine())

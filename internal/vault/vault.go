@@ -165,6 +165,14 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	return key, nil
 }
 
+// Forget removes the owner's key from memory, so that the next call of Key reads the
+// database.
+func (v *Vault) Forget(owner uuid.UUID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.keys.Remove(owner)
+}
+
 // cached returns the owner's key from memory, or ErrErased if the owner was erased
 // lately. It returns nil and nil if the key must be read from the database. The caller
 // holds v.mu.

@@ -104,11 +104,11 @@ func (r *run) alterEvent(ctx context.Context, injected func()) error {
 			if _, err := tx.Exec(ctx, `set local session_replication_role = replica`); err != nil { // turns off the trigger that forbids changes to events
 				return err
 			}
-			// The statement may run twice, because a second run changes nothing.
+			// The statement may run twice, because a second run repairs nothing.
 			_, err := tx.Exec(ctx, `
-				update events set payload = set_byte(payload, case
-					when version % 2 = 0 or position('"sealed":"'::bytea in payload) = 0 then 0
-					else position('"sealed":"'::bytea in payload) + 20 end, 0)
+				update events set
+					payload = case when version % 2 = 0 or sealed is null then set_byte(payload, 0, 0) else payload end,
+					sealed = case when version % 2 = 0 then sealed else sealed || '\x00' end
 				where stream = $1 and version = $2`, stream, version)
 			return err
 		})

@@ -1,0 +1,62 @@
+// Package receipt defines the commitments of stored events, by which a value can be shown
+// without the other values of its event.
+//
+// A stored event does not contain its secret members. It contains one commitment for each
+// of them. [Commit] computes the commitment from the member's value and a blinding value.
+// Who knows both can show the member, and everybody can compare them with the stored
+// event. Without the blinding value, a commitment says nothing about the value, not even
+// to a reader who guesses it.
+//
+// The package knows no database and no key, and imports only the standard library.
+package receipt
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"strconv"
+)
+
+// commitTag begins every hashed commitment. It keeps the hashes apart from all other
+// hashes of the service.
+const commitTag = "colophon/commit/1"
+
+// SeedSize is the length in bytes of the seed from which the blinding values of an event
+// are derived.
+const SeedSize = 32
+
+// Place names a member of a stored event.
+type Place struct {
+	Stream  string
+	Version int    // position of the event in the stream, from 1
+	Type    string // type of the event, such as "job.accepted"
+	Member  string // name of the member, such as "prompt"
+}
+
+// Commit returns the commitment to a member's value. The value is canonical JSON, and
+// blinding is the result of [Blinding].
+//
+// The commitment is the SHA-256 of the tag "colophon/commit/1", followed by the stream,
+// the version in decimal, the type, the member's name, the blinding value and the value.
+// Each of these six parts is preceded by its length in bytes, as a big-endian unsigned
+// integer of 64 bits.
+func Commit(p Place, blinding, value []byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write([]byte(commitTag))
+	for _, part := range [][]byte{[]byte(p.Stream), strconv.AppendInt(nil, int64(p.Version), 10), []byte(p.Type), []byte(p.Member), blinding, value} {
+		var size [8]byte
+		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+		h.Write(size[:])
+		h.Write(part)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// Blinding returns the blinding value of a member: the HMAC-SHA256 of the member's name
+// under the event's seed. A blinding value says nothing about the blinding values of the
+// event's other members.
+func Blinding(seed []byte, member string) []byte {
+	h := hmac.New(sha256.New, seed)
+	h.Write([]byte(member))
+	return h.Sum(nil)
+}
