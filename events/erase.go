@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -58,13 +57,13 @@ func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 	if err := s.vault.Erase(ctx, s.pool, owner); err != nil {
 		return err
 	}
-	for last := (emptied{Tx: "0"}); ; {
+	for last := int64(0); ; {
 		next, err := s.empty(ctx, owner, last)
-		if errors.Is(err, pgx.ErrNoRows) {
-			break
-		}
 		if err != nil {
 			return fmt.Errorf("empty the ciphertext of owner %s: %w", owner, err)
+		}
+		if next == 0 {
+			break
 		}
 		last = next
 	}
@@ -77,23 +76,17 @@ func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 // defaultEmptyBatch is the number of events whose ciphertext one statement empties.
 const defaultEmptyBatch = 1000
 
-// emptied is the place of an event in the order of the owner's events.
-type emptied struct {
-	Tx       string
-	Position int64
-}
-
 // empty empties the ciphertext of up to s.emptyBatch events of the owner that follow the
-// event last. It returns the last of these events, or pgx.ErrNoRows if there are none.
-func (s *Store) empty(ctx context.Context, owner uuid.UUID, last emptied) (emptied, error) {
-	rows, _ := s.pool.Query(ctx, `
+// position last. It returns the position of the last of these events, or 0 if there are
+// none.
+func (s *Store) empty(ctx context.Context, owner uuid.UUID, last int64) (next int64, err error) {
+	err = s.pool.QueryRow(ctx, `
 		with batch as (
-			select stream, version, tx, position from events
-			where owner = $1 and (tx, position) > ($2::xid8, $3) order by tx, position limit $4
+			select stream, version, position from events where owner = $1 and position > $2 order by position limit $3
 		), emptied as (
 			update events set sealed = null from batch
 			where events.stream = batch.stream and events.version = batch.version and events.sealed is not null
 		)
-		select tx::text, position from batch order by tx desc, position desc limit 1`, owner, last.Tx, last.Position, s.emptyBatch)
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[emptied])
+		select coalesce(max(position), 0) from batch`, owner, last, s.emptyBatch).Scan(&next)
+	return next, err
 }

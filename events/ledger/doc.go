@@ -1,0 +1,18 @@
+// Package ledger puts the events of all streams into one order, the log, and computes the
+// log's Merkle tree.
+//
+// A [Sequencer] gives each committed event an index: 0, 1, 2 … Callers may rely on these
+// properties:
+//
+//   - No gap and no repeat. The indexes are dense, and each event has one index, which never
+//     changes. A reader that has read up to an index misses no event before it.
+//   - Order. The events of a stream have increasing indexes. Events of different streams are
+//     in the order of their commits, except those that are committed at about the same time.
+//   - Atomicity. The index of an event, its hash and the complete subtrees of the tree are
+//     committed together. They are never changed.
+//   - Concurrency. Any number of processes may run a Sequencer. One of them works at a time.
+//     When it dies, another one goes on.
+//
+// An event gets its index some tens of milliseconds after its commit. Until then, readers of
+// its own stream see it, and readers of the log do not.
+package ledger
