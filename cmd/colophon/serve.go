@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"colophon/api"
+	"colophon/events/ledger"
 	"colophon/internal/database"
 	"colophon/internal/datadir"
 	"colophon/internal/httpd"
@@ -313,8 +314,10 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	if err != nil {
 		return nil, err
 	}
+	stopSequencer := background(context.WithoutCancel(ctx), ledger.NewSequencer(b.Direct, b.log).Run)
 	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", slots)
 	return func() {
+		defer stopSequencer() // after the worker's last events
 		ctx, cancel := context.WithTimeout(b.expired, b.grace.Duration)
 		defer cancel()
 		begin := time.Now()

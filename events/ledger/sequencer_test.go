@@ -494,3 +494,29 @@ func runSequencer(ctx context.Context, t *testing.T, pool *pgxpool.Pool, r *rand
 		}
 	}
 }
+
+// TestLagIsTheAgeOfTheOldestEventWithoutAnIndex gives two events a time in the past.
+func TestLagIsTheAgeOfTheOldestEventWithoutAnIndex(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	mustLag := func(least, most time.Duration) {
+		t.Helper()
+		lag, err := ledger.Lag(t.Context(), db.App)
+		if err != nil || lag < least || lag > most {
+			t.Errorf("lag %s, %v, want %s to %s", lag, err, least, most)
+		}
+	}
+	s := newSequencer(db)
+	s.SetLimit(1)
+	mustLag(0, 0)
+	for _, minutes := range []int{20, 10} {
+		_, err := db.App.Exec(t.Context(), `insert into events (stream, version, owner, type, at, schema, payload)
+			values ($1, 1, gen_random_uuid(), 'test', clock_timestamp() - $2::interval, 2, '')`, newStream(), time.Duration(minutes)*time.Minute)
+		must(t, err)
+	}
+	mustLag(20*time.Minute, 22*time.Minute)
+	mustPass(t, s, 1, 1)
+	mustLag(10*time.Minute, 12*time.Minute)
+	mustPass(t, s, 1, 2)
+	mustLag(0, 0)
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"colophon/events"
+	"colophon/events/ledger"
 )
 
 // Metrics holds the metrics of one process.
@@ -79,6 +80,7 @@ var (
 	clock       = prometheus.NewDesc("colophon_clock_ahead_seconds", "Time by which this process's clock is ahead of the database's clock, which the service uses.", nil, nil)
 	outstanding = prometheus.NewDesc("colophon_jobs", "Jobs of the whole service that have not ended, by state; queued is the queue's depth.", []string{"state"}, nil)
 	damaged     = prometheus.NewDesc("colophon_damaged_streams", "Event streams of the whole service that are in quarantine.", nil, nil)
+	logLag      = prometheus.NewDesc("colophon_log_lag_seconds", "Age of the oldest event of the whole service that has no index in the log yet; 0 if all have one.", nil, nil)
 	connections = prometheus.NewDesc("colophon_database_connections", "Connections of this process's pool, by state.", []string{"state"}, nil)
 	most        = prometheus.NewDesc("colophon_database_connections_max", "Limit of connections of this process's pool.", nil, nil)
 	waits       = prometheus.NewDesc("colophon_database_waits_total", "Number of waits for a connection.", nil, nil)
@@ -87,7 +89,7 @@ var (
 
 // Describe sends the descriptions of all metrics that Collect may send.
 func (d database) Describe(all chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{up, clock, outstanding, damaged, connections, most, waits, waited} {
+	for _, desc := range []*prometheus.Desc{up, clock, outstanding, damaged, logLag, connections, most, waits, waited} {
 		all <- desc
 	}
 }
@@ -122,6 +124,9 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(outstanding, prometheus.GaugeValue, float64(queued), "queued")
 	send(outstanding, prometheus.GaugeValue, float64(running), "running")
 	send(damaged, prometheus.GaugeValue, float64(quarantined))
+	if lag, err := ledger.Lag(ctx, d.pool); err == nil {
+		send(logLag, prometheus.GaugeValue, lag.Seconds())
+	}
 }
 
 // query counts the jobs that have not ended and the damaged streams, and reads the
