@@ -98,8 +98,10 @@ func byTransaction() reader {
 	}
 }
 
-func newSequencer(db *pgtest.DB) *ledger.Sequencer {
-	return ledger.NewSequencer(db.App, slog.New(slog.DiscardHandler))
+func newSequencer(db *pgtest.DB) *ledger.Sequencer { return newSequencerOf(db.App) }
+
+func newSequencerOf(pool *pgxpool.Pool) *ledger.Sequencer {
+	return ledger.NewSequencer(pool, slog.New(slog.DiscardHandler))
 }
 
 func mustPass(t *testing.T, s *ledger.Sequencer, added int, size int64) {
@@ -394,7 +396,7 @@ func TestLogIsDenseUnderLoad(t *testing.T) {
 	}
 	writing.Wait()
 	want := int(committed.Load())
-	s := ledger.NewSequencer(pool, slog.New(slog.DiscardHandler))
+	s := newSequencerOf(pool)
 	for deadline := time.Now().Add(time.Minute); ; {
 		p, err := s.Pass(t.Context())
 		if err != nil || time.Now().After(deadline) {
@@ -466,8 +468,8 @@ func write(ctx context.Context, pool *pgxpool.Pool, r *rand.Rand, shared []strin
 // commit, and others while they run. After that, a new sequencer goes on.
 func runSequencer(ctx context.Context, t *testing.T, pool *pgxpool.Pool, r *rand.Rand) {
 	killed := errors.New("killed")
-	newSequencer := func() *ledger.Sequencer {
-		s := ledger.NewSequencer(pool, slog.New(slog.DiscardHandler))
+	start := func() *ledger.Sequencer {
+		s := newSequencerOf(pool)
 		s.SetLimit(1 + r.IntN(40))
 		s.SetBeforeCommit(func(int) error {
 			if r.IntN(4) == 0 {
@@ -477,7 +479,7 @@ func runSequencer(ctx context.Context, t *testing.T, pool *pgxpool.Pool, r *rand
 		})
 		return s
 	}
-	for s := newSequencer(); ctx.Err() == nil; {
+	for s := start(); ctx.Err() == nil; {
 		pass, cancel := context.WithCancel(ctx)
 		if r.IntN(6) == 0 {
 			time.AfterFunc(time.Duration(r.IntN(5))*time.Millisecond, cancel)
@@ -490,7 +492,7 @@ func runSequencer(ctx context.Context, t *testing.T, pool *pgxpool.Pool, r *rand
 			return
 		}
 		if err != nil && r.IntN(2) == 0 {
-			s = newSequencer()
+			s = start()
 		}
 	}
 }
