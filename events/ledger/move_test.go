@@ -1,9 +1,11 @@
 package ledger_test
 
 import (
+	"context"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -120,4 +122,38 @@ func TestLogGoesOnAfterAPromotion(t *testing.T) {
 	promoted := &pgtest.DB{URL: standby.URL(), App: connect(t, standby.URL())}
 	s.SetPool(promoted.App)
 	mustContinue(t, s, promoted, stream, 5)
+}
+
+// TestRunGoesOnAfterACrashOfTheServer runs a sequencer while the server crashes.
+func TestRunGoesOnAfterACrashOfTheServer(t *testing.T) {
+	t.Parallel()
+	server, db := newServer(t)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		newSequencer(db).Run(ctx)
+	}()
+	stream := newStream()
+	mustIndex := func(version int) {
+		t.Helper()
+		commit(t, db, stream, version)
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			var size int
+			must(t, db.App.QueryRow(t.Context(), `select count(*) from log_entries`).Scan(&size))
+			if size == version {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the log has %d events, want %d", size, version)
+			}
+		}
+	}
+	mustIndex(1)
+	server.Crash()
+	server.Start()
+	db.App.Reset()
+	mustIndex(2)
+	stop()
+	<-ended
 }

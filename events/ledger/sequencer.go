@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// beat is the time between two passes of the sequencer that works.
-	beat = 50 * time.Millisecond
+	// beat is the time between two passes of the sequencer that works. While no events come,
+	// it doubles up to idleBeat.
+	beat     = 50 * time.Millisecond
+	idleBeat = 200 * time.Millisecond
 
 	// standby is the time after which a sequencer tries again while another one works.
 	standby = 500 * time.Millisecond
@@ -52,7 +54,7 @@ func NewSequencer(pool *pgxpool.Pool, log *slog.Logger) *Sequencer {
 // Run sequences events until ctx ends. While the database is unavailable, Run tries again.
 func (s *Sequencer) Run(ctx context.Context) {
 	var failed error
-	for {
+	for wait := beat; ; {
 		p, err := s.Pass(ctx)
 		if ctx.Err() != nil {
 			return
@@ -64,12 +66,15 @@ func (s *Sequencer) Run(ctx context.Context) {
 			s.log.InfoContext(ctx, "sequencing again")
 		}
 		failed = err
-		wait := beat
 		switch {
 		case err != nil || !p.Alone:
 			wait = standby
 		case p.Added == s.limit:
 			wait = 0 // there is more
+		case p.Added > 0:
+			wait = beat
+		default:
+			wait = min(max(beat, 2*wait), idleBeat)
 		}
 		select {
 		case <-ctx.Done():
