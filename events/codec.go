@@ -201,8 +201,8 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 	if s.Schema > schema {
 		return s, at, fmt.Errorf("%w: %s@%d has schema %d, this build knows up to %d", errNewer, s.Stream, s.Version, s.Schema, schema)
 	}
-	if s.Schema > 1 && !s.canonical(payload) {
-		return s, at, fmt.Errorf("%w: %s@%d is not canonical JSON", ErrCorrupt, s.Stream, s.Version)
+	if s.Version < 1 || s.Schema > 1 && (at.Format(timeFormat) != s.At || !s.canonical(payload)) {
+		return s, at, fmt.Errorf("%w: %s@%d is not in its canonical form", ErrCorrupt, s.Stream, s.Version)
 	}
 	return s, at, nil
 }

@@ -256,6 +256,8 @@ func TestOnlyCanonicalBytesAreRead(t *testing.T) {
 		"space":            strings.Replace(payload, `":`, `": `, 1),
 		"newline":          payload + "\n",
 		"second value":     payload + "{}",
+		"short hour":       strings.Replace(payload, "T01:", "T1:", 1),
+		"decimal comma":    strings.Replace(payload, "03.0004", "03,0004", 1),
 		"repeated member":  strings.Replace(payload, `{"at"`, `{"at":"2026","at"`, 1),
 		"unescaped":        strings.Replace(payload, `\u003c`, "<", 1),
 		"escaped":          strings.Replace(payload, `"sha256`, `"\u0073ha256`, 1),
@@ -429,7 +431,7 @@ func FuzzDecode(f *testing.F) {
 			r.Owner = s.Stream.ID()
 		}
 		e, err := r.decode(nil, key)
-		if err != nil {
+		if err != nil || strings.HasPrefix(string(e.Stream), "account/") && e.Owner != e.Stream.ID() { // only schema 1 has such an owner
 			return
 		}
 		again, err := encode(e, goldenPrev(e.Version), key)
