@@ -1,11 +1,11 @@
-// Package receipt defines the commitments of stored events, by which a value can be shown
-// without the other values of its event.
+// Package receipt defines the commitments of stored events. A commitment lets an owner show
+// one value of an event without the event's other values.
 //
-// A stored event does not contain its secret members. It contains one commitment for each
-// of them. [Commit] computes the commitment from the member's value and a blinding value.
-// Who knows both can show the member, and everybody can compare them with the stored
-// event. Without the blinding value, a commitment says nothing about the value, not even
-// to a reader who guesses it.
+// A stored event does not contain its secret members. It contains one commitment to each of
+// them. [Commit] computes the commitment from the member's value and a blinding value. An
+// owner shows a member by its value and its blinding value, and everybody can compare them
+// with the stored event. Without the blinding value, a reader cannot even test a guess of
+// the value.
 //
 // The package knows no database and no key, and imports only the standard library.
 package receipt
