@@ -150,9 +150,9 @@ func (r storedEvent) seal(secret map[string]json.RawMessage, key *vault.Key) (co
 	return commit, key.Seal(plain, aad(r.Stream, r.Version)), nil
 }
 
-// commitment returns the commitment to a member of the event in hexadecimal.
-func (r storedEvent) commitment(member string, seed, value []byte) string {
-	c := receipt.Commit(receipt.Place{Stream: string(r.Stream), Version: r.Version, Type: r.Type, Member: member}, receipt.Blinding(seed, member), value)
+// commitment returns the commitment to a member of the event, in hexadecimal.
+func (r storedEvent) commitment(name string, seed, value []byte) string {
+	c := receipt.Commit(receipt.Member{Stream: string(r.Stream), Version: r.Version, Type: r.Type, Name: name}, receipt.Blinding(seed, name), value)
 	return hex.EncodeToString(c[:])
 }
 

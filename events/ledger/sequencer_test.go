@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,24 +17,24 @@ import (
 	"colophon/migrations"
 )
 
-// place is the place of an event in its stream.
-type place struct {
+// event identifies an event.
+type event struct {
 	stream  string
 	version int
 }
 
 // sequence is what one reader has read, in the order in which it was read.
-type sequence []place
+type sequence []event
 
 // faults returns what is wrong with a sequence that should contain the given number of
 // events, each once, and those of each stream in order.
 func (s sequence) faults(events int) (faults []string) {
 	last := map[string]int{}
-	for i, p := range s {
-		if p.version != last[p.stream]+1 {
-			faults = append(faults, fmt.Sprintf("%s@%d at index %d, after version %d", p.stream, p.version, i, last[p.stream]))
+	for i, e := range s {
+		if e.version != last[e.stream]+1 {
+			faults = append(faults, fmt.Sprintf("%s@%d at index %d, after version %d", e.stream, e.version, i, last[e.stream]))
 		}
-		last[p.stream] = p.version
+		last[e.stream] = e.version
 	}
 	if len(s) != events {
 		faults = append(faults, fmt.Sprintf("%d events, want %d", len(s), events))
@@ -49,10 +46,10 @@ func (s sequence) faults(events int) (faults []string) {
 type reader func(ctx context.Context, db *pgxpool.Pool) (sequence, error)
 
 func collect(rows pgx.Rows) (sequence, error) {
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (place, error) {
-		var p place
-		err := row.Scan(&p.stream, &p.version)
-		return p, err
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (event, error) {
+		var e event
+		err := row.Scan(&e.stream, &e.version)
+		return e, err
 	})
 }
 
@@ -73,9 +70,9 @@ func byPosition() reader {
 	last := int64(0)
 	return func(ctx context.Context, db *pgxpool.Pool) (read sequence, err error) {
 		rows, _ := db.Query(ctx, `select stream, version, position from events where position > $1 order by position`, last)
-		var p place
-		_, err = pgx.ForEachRow(rows, []any{&p.stream, &p.version, &last}, func() error {
-			read = append(read, p)
+		var e event
+		_, err = pgx.ForEachRow(rows, []any{&e.stream, &e.version, &last}, func() error {
+			read = append(read, e)
 			return nil
 		})
 		return read, err
@@ -89,9 +86,9 @@ func byTransaction() reader {
 	return func(ctx context.Context, db *pgxpool.Pool) (read sequence, err error) {
 		rows, _ := db.Query(ctx, `select stream, version, tx::text, position from events
 			where (tx, position) > ($1::xid8, $2) and tx < pg_snapshot_xmin(pg_current_snapshot()) order by tx, position`, tx, last)
-		var p place
-		_, err = pgx.ForEachRow(rows, []any{&p.stream, &p.version, &tx, &last}, func() error {
-			read = append(read, p)
+		var e event
+		_, err = pgx.ForEachRow(rows, []any{&e.stream, &e.version, &tx, &last}, func() error {
+			read = append(read, e)
 			return nil
 		})
 		return read, err
@@ -332,168 +329,6 @@ func TestOneSequencerWorksAtATime(t *testing.T) {
 			added = 1
 		}
 		mustPass(t, second, added, size)
-	}
-}
-
-// TestLogIsDenseUnderLoad is the property test: many writers, some of which roll back, wait
-// before their commit, or write elsewhere before they lock a stream; two sequencers that are
-// killed again and again; and readers. Each reader must read each committed event once,
-// without a gap, and the events of each stream in order.
-func TestLogIsDenseUnderLoad(t *testing.T) {
-	t.Parallel()
-	const writers, sequencers, readers = 64, 2, 8
-	transactions := 12
-	if testing.Short() {
-		transactions = 2
-	}
-	db := pgtest.New(t, migrations.Up)
-	config := db.App.Config()
-	config.MaxConns = 24
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	must(t, err)
-	defer pool.Close()
-	shared := make([]string, 12) // the streams to which all writers append
-	for i := range shared {
-		shared[i] = newStream()
-	}
-	var committed atomic.Int64
-	var writing, running sync.WaitGroup
-	for w := range writers {
-		writing.Go(func() {
-			r := rand.New(rand.NewPCG(1, uint64(w)))
-			for range transactions {
-				n, err := write(t.Context(), pool, r, shared)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				committed.Add(int64(n))
-			}
-		})
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var done atomic.Bool // all events are committed and in the log
-	for n := range sequencers {
-		running.Go(func() { runSequencer(ctx, t, pool, rand.New(rand.NewPCG(2, uint64(n)))) })
-	}
-	read := make([]sequence, readers)
-	for n := range readers {
-		running.Go(func() {
-			for next := byIndex(); ; {
-				finished := done.Load()
-				more, err := next(t.Context(), pool)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				read[n] = append(read[n], more...)
-				if finished && len(more) == 0 {
-					return
-				}
-			}
-		})
-	}
-	writing.Wait()
-	want := int(committed.Load())
-	s := newSequencerOf(pool)
-	for deadline := time.Now().Add(time.Minute); ; {
-		p, err := s.Pass(t.Context())
-		if err != nil || time.Now().After(deadline) {
-			t.Errorf("%d of %d events are in the log, %v", p.Size, want, err)
-			break
-		}
-		if p.Alone && p.Added == 0 && p.Size >= int64(want) {
-			break
-		}
-	}
-	stop()
-	done.Store(true)
-	running.Wait()
-	for n, s := range read {
-		if faults := s.faults(want); len(faults) > 0 {
-			t.Errorf("reader %d: %d faults, such as %s", n, len(faults), faults[0])
-		}
-	}
-	var stored int
-	must(t, pool.QueryRow(t.Context(), `select count(*) from events`).Scan(&stored))
-	if stored != want {
-		t.Errorf("%d events are stored, the writers have committed %d", stored, want)
-	}
-}
-
-// write runs one transaction that appends a few events, and returns how many it has
-// committed.
-func write(ctx context.Context, pool *pgxpool.Pool, r *rand.Rand, shared []string) (events int, err error) {
-	tx, err := pool.Begin(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	pause := func() {
-		if r.IntN(2) == 0 {
-			_, err = tx.Exec(ctx, `select pg_sleep($1)`, r.Float64()/100)
-		}
-	}
-	if r.IntN(2) == 0 { // the transaction gets its id before it waits for a stream
-		_, err = tx.Exec(ctx, `select pg_current_xact_id()`)
-		pause()
-	}
-	stream := shared[r.IntN(len(shared))]
-	own := newStream()
-	var version int
-	if err == nil {
-		_, err = tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, stream)
-	}
-	if err == nil {
-		err = tx.QueryRow(ctx, `select coalesce(max(version), 0) from events where stream = $1`, stream).Scan(&version)
-	}
-	for n := range 1 + r.IntN(3) {
-		if err == nil {
-			err = insert(ctx, tx, stream, version+n+1)
-		}
-		if err == nil {
-			err = insert(ctx, tx, own, n+1)
-		}
-		events += 2
-		pause()
-	}
-	if err != nil || r.IntN(10) == 0 {
-		return 0, err
-	}
-	return events, tx.Commit(ctx)
-}
-
-// runSequencer runs a sequencer until ctx ends. Some of its passes are killed before their
-// commit, and others while they run. After that, a new sequencer goes on.
-func runSequencer(ctx context.Context, t *testing.T, pool *pgxpool.Pool, r *rand.Rand) {
-	killed := errors.New("killed")
-	start := func() *ledger.Sequencer {
-		s := newSequencerOf(pool)
-		s.SetLimit(1 + r.IntN(40))
-		s.SetBeforeCommit(func(int) error {
-			if r.IntN(4) == 0 {
-				return killed
-			}
-			return nil
-		})
-		return s
-	}
-	for s := start(); ctx.Err() == nil; {
-		pass, cancel := context.WithCancel(ctx)
-		if r.IntN(6) == 0 {
-			time.AfterFunc(time.Duration(r.IntN(5))*time.Millisecond, cancel)
-		}
-		_, err := s.Pass(pass)
-		interrupted := pass.Err() != nil
-		cancel()
-		if err != nil && !errors.Is(err, killed) && !interrupted {
-			t.Error(err)
-			return
-		}
-		if err != nil && r.IntN(2) == 0 {
-			s = start()
-		}
 	}
 }
 

@@ -25,12 +25,12 @@ const commitTag = "colophon/commit/1"
 // are derived.
 const SeedSize = 32
 
-// Place names a member of a stored event.
-type Place struct {
+// Member identifies a secret member of a stored event.
+type Member struct {
 	Stream  string
 	Version int    // position of the event in the stream, from 1
 	Type    string // type of the event, such as "job.accepted"
-	Member  string // name of the member, such as "prompt"
+	Name    string // such as "prompt"
 }
 
 // Commit returns the commitment to a member's value. The value is canonical JSON, and
@@ -40,10 +40,10 @@ type Place struct {
 // the version in decimal, the type, the member's name, the blinding value and the value.
 // Each of these six parts is preceded by its length in bytes, as a big-endian unsigned
 // integer of 64 bits.
-func Commit(p Place, blinding, value []byte) [sha256.Size]byte {
+func Commit(m Member, blinding, value []byte) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write([]byte(commitTag))
-	for _, part := range [][]byte{[]byte(p.Stream), strconv.AppendInt(nil, int64(p.Version), 10), []byte(p.Type), []byte(p.Member), blinding, value} {
+	for _, part := range [][]byte{[]byte(m.Stream), strconv.AppendInt(nil, int64(m.Version), 10), []byte(m.Type), []byte(m.Name), blinding, value} {
 		var size [8]byte
 		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
 		h.Write(size[:])
