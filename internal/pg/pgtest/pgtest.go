@@ -180,7 +180,7 @@ var shared = sync.OnceValues(func() (*host, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cluster, err := pg.Start(ctx, filepath.Join(dir, "postgres"), pg.Options{
+	cluster, err := start(ctx, filepath.Join(dir, "postgres"), pg.Options{
 		Bin:        os.Getenv("PGBIN"),
 		Disposable: true,
 	})

@@ -26,7 +26,10 @@ type Server struct {
 // NewServer starts an empty server. The server ends with the test.
 func NewServer(t testing.TB) *Server {
 	t.Helper()
-	return OpenServer(t, filepath.Join(Dir(t), "postgres"))
+	s := &Server{t: t, dir: filepath.Join(Dir(t), "postgres")}
+	s.startWith(start)
+	t.Cleanup(s.Stop)
+	return s
 }
 
 // OpenServer starts the server whose files are in dir, in the way in which the service
@@ -48,10 +51,15 @@ func (s *Server) Dir() string { return s.dir }
 // Start starts the server again after Stop or Crash.
 func (s *Server) Start() {
 	s.t.Helper()
+	s.startWith(pg.Start)
+}
+
+func (s *Server) startWith(start func(context.Context, string, pg.Options) (*pg.Cluster, error)) {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var err error
-	if s.cluster, err = pg.Start(ctx, s.dir, pg.Options{Bin: os.Getenv("PGBIN")}); err != nil {
+	if s.cluster, err = start(ctx, s.dir, pg.Options{Bin: os.Getenv("PGBIN")}); err != nil {
 		s.t.Fatal(err)
 	}
 }
