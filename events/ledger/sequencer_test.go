@@ -1,7 +1,9 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"colophon/events/ledger"
 	"colophon/internal/pg/pgtest"
@@ -278,8 +281,52 @@ func TestEventsOfEarlierReleasesAreSequencedInBatches(t *testing.T) {
 		}
 	}
 	mustPass(t, s, 0, 1000)
+	mustHaveSubtrees(t, db, 3)
 	if read := readAll(t, db); len(read.faults(1000)) > 0 {
 		t.Error(read.faults(1000))
+	}
+}
+
+// storedHashes is an oracle: the hashes of a tree as x/mod stores them.
+type storedHashes []tlog.Hash
+
+func (s storedHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		hashes[i] = s[index]
+	}
+	return hashes, nil
+}
+
+// mustHaveSubtrees fails the test unless the database has the given number of complete
+// subtrees, all of level 1, with the hashes that x/mod computes from the payloads.
+func mustHaveSubtrees(t *testing.T, db *pgtest.DB, want int) {
+	t.Helper()
+	rows, _ := db.App.Query(t.Context(), `select payload from events join log_entries using (position) order by idx`)
+	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	must(t, err)
+	var oracle storedHashes
+	for i, payload := range payloads {
+		entry := sha256.Sum256(payload)
+		more, err := tlog.StoredHashes(int64(i), entry[:], oracle)
+		must(t, err)
+		oracle = append(oracle, more...)
+	}
+	rows, _ = db.App.Query(t.Context(), `select level, n, hash from log_nodes order by level, n`)
+	var level int
+	var n int64
+	var hash []byte
+	found := 0
+	_, err = pgx.ForEachRow(rows, []any{&level, &n, &hash}, func() error {
+		if root := oracle[tlog.StoredHashIndex(8, n)]; level != 1 || n != int64(found) || !bytes.Equal(hash, root[:]) {
+			t.Errorf("subtree %d of level %d has the hash %x, want %x", n, level, hash, root[:])
+		}
+		found++
+		return nil
+	})
+	must(t, err)
+	if found != want {
+		t.Errorf("%d complete subtrees, want %d", found, want)
 	}
 }
 

@@ -56,28 +56,27 @@ func readEdge(ctx context.Context, tx pgx.Tx, size int64) (edge, error) {
 // readLevel returns the hashes of a level with the numbers from ≤ n < to. Level 0 has the
 // hashes of the leaves.
 func readLevel(ctx context.Context, tx pgx.Tx, level int, from, to int64) ([]tlog.Hash, error) {
-	query, args := `select hash from log_nodes where n >= $1 and n < $2 and level = $3 order by n`, []any{from, to, level}
+	var rows pgx.Rows
 	if level == 0 {
-		query, args = `select hash from log_entries where idx >= $1 and idx < $2 order by idx`, args[:2]
+		rows, _ = tx.Query(ctx, `select hash from log_entries where idx >= $1 and idx < $2 order by idx`, from, to)
+	} else {
+		rows, _ = tx.Query(ctx, `select hash from log_nodes where level = $1 and n >= $2 and n < $3 order by n`, level, from, to)
 	}
-	rows, _ := tx.Query(ctx, query, args...)
-	hashes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (tlog.Hash, error) {
+	hashes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (hash tlog.Hash, err error) {
 		var stored []byte
 		if err := row.Scan(&stored); err != nil {
-			return tlog.Hash{}, err
+			return hash, err
 		}
+		copy(hash[:], stored) // the database checks the length
 		if level == 0 {
-			return tlog.RecordHash(stored), nil
+			hash = tlog.RecordHash(stored)
 		}
-		return tlog.Hash(stored), nil
+		return hash, nil
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && int64(len(hashes)) != to-from {
+		err = fmt.Errorf("the log's tree has %d hashes of level %d from %d to %d", len(hashes), level, from, to)
 	}
-	if int64(len(hashes)) != to-from {
-		return nil, fmt.Errorf("the log's tree has %d hashes of level %d from %d to %d", len(hashes), level, from, to)
-	}
-	return hashes, nil
+	return hashes, err
 }
 
 // add adds the hash of the i-th leaf. It calls complete for each subtree that becomes
