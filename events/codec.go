@@ -89,7 +89,7 @@ const timeFormat = "2006-01-02T15:04:05.000000Z"
 // key. If the event has no secret members, the key may be nil. Two rows of the same event
 // differ, because each has a seed of its own.
 func encode(e Event, prev Hash, key *vault.Key) (storedEvent, error) {
-	r := storedEvent{Stream: e.Stream, Version: e.Version, Owner: e.Owner, Type: e.Fact.Type()}
+	r := storedEvent{Stream: e.Stream, Version: e.Version, Owner: e.Owner, Type: e.Fact.Type(), Schema: schema}
 	s := stored{
 		At:      e.At.UTC().Format(timeFormat),
 		Schema:  schema,
@@ -97,7 +97,10 @@ func encode(e Event, prev Hash, key *vault.Key) (storedEvent, error) {
 		Type:    r.Type,
 		Version: e.Version,
 	}
-	if prev != (Hash{}) {
+	if e.Version > 1 {
+		if prev == (Hash{}) {
+			return r, fmt.Errorf("encode %s: the hash of the event before version %d is missing", r.Type, e.Version)
+		}
 		s.Prev = hex.EncodeToString(prev[:])
 	}
 	members, secret, err := split(e)
@@ -106,6 +109,9 @@ func encode(e Event, prev Hash, key *vault.Key) (storedEvent, error) {
 	}
 	if err == nil {
 		s.Fact, err = json.Marshal(members) // json.Marshal sorts the members of a map
+	}
+	if err == nil && !canonical(s.Fact) {
+		err = errors.New("a text is not valid UTF-8") // decode would refuse the event for ever
 	}
 	if err == nil {
 		r.Payload, err = json.Marshal(s)

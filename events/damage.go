@@ -68,12 +68,13 @@ type storedEvent struct {
 	Version int
 	Owner   uuid.UUID
 	Type    string
+	Schema  int
 	Payload []byte
 	Sealed  []byte // ciphertext of the secret members; nil if there are none, if it was emptied, and in schema 1
 }
 
 // eventColumns are the columns that storedEvents expects.
-const eventColumns = `stream, version, owner, type, payload, sealed`
+const eventColumns = `stream, version, owner, type, schema, payload, sealed`
 
 func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[storedEvent])
@@ -138,7 +139,7 @@ func (r storedEvent) read(previous *storedEvent, key *vault.Key) (Event, error) 
 // payload. In schema 2, the owner of a job is a committed member of its first event, and
 // the owner of an account's event is the account.
 func (r storedEvent) agrees(s stored) error {
-	if s.Stream != r.Stream || s.Version != r.Version || s.Type != r.Type {
+	if s.Stream != r.Stream || s.Version != r.Version || s.Type != r.Type || s.Schema != r.Schema {
 		return errMisplaced
 	}
 	owned := s.Owner == (uuid.UUID{})
@@ -156,19 +157,29 @@ func (r storedEvent) agrees(s stored) error {
 	return nil
 }
 
-// follows returns errUnchained if the payload does not have the hash of the previous event,
-// or has a hash although there is no previous event.
+// follows returns errUnchained unless the payload has the hash of the previous event, or no
+// hash if it is the first event. Events of schema 1 have no hash, and do not follow an event
+// of schema 2. If previous is nil, the hash is not compared.
 func (r storedEvent) follows(s stored, previous *storedEvent) error {
 	switch {
-	case s.Schema == 1 && s.Prev == "", s.Schema > 1 && r.Version == 1 && s.Prev == "", s.Schema > 1 && r.Version > 1 && previous == nil:
-		return nil
-	case s.Schema == 1, r.Version == 1, previous == nil:
-		return errUnchained
+	case r.Schema == 1:
+		if s.Prev == "" && (previous == nil || previous.Schema == 1) {
+			return nil
+		}
+	case r.Version == 1:
+		if s.Prev == "" && previous == nil {
+			return nil
+		}
+	case previous == nil:
+		if len(s.Prev) == hex.EncodedLen(sha256.Size) {
+			return nil
+		}
+	default:
+		if hash := previous.hash(); s.Prev == hex.EncodeToString(hash[:]) {
+			return nil
+		}
 	}
-	if hash := previous.hash(); s.Prev != hex.EncodeToString(hash[:]) {
-		return errUnchained
-	}
-	return nil
+	return errUnchained
 }
 
 func (r storedEvent) damage(reason string) *Damage {
@@ -181,12 +192,11 @@ func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent
 	events := make([]Event, 0, len(stored))
 	var previous *storedEvent
 	for i, r := range stored {
-		e, err := s.decode(ctx, db, r, previous)
+		e, err := s.decode(ctx, db, r, previous, s.vault.Key)
 		if d, ok := errors.AsType[*Damage](err); ok && d.Reason == missing {
 			// Another process may have erased the owner, whose key is still in this one's
 			// memory.
-			s.vault.Forget(r.Owner)
-			e, err = s.decode(ctx, db, r, previous)
+			e, err = s.decode(ctx, db, r, previous, s.vault.Reload)
 		}
 		if err != nil {
 			return events, err
@@ -197,9 +207,12 @@ func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent
 	return events, nil
 }
 
-// decode decodes one event. The error is a Damage unless the key cannot be read.
-func (s *Store) decode(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent) (Event, error) {
-	key, err := s.vault.Key(ctx, db, r.Owner)
+// decode decodes one event with the key of its owner, which it gets by calling keyOf. The
+// error is a Damage unless the key cannot be read.
+func (s *Store) decode(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent,
+	keyOf func(context.Context, vault.DB, uuid.UUID) (*vault.Key, error),
+) (Event, error) {
+	key, err := keyOf(ctx, db, r.Owner)
 	switch {
 	case errors.Is(err, vault.ErrUnreadable):
 		return Event{}, r.damage(keyless)

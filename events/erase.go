@@ -51,8 +51,9 @@ func (s *Store) Outstanding(ctx context.Context, owner uuid.UUID, limit int) ([]
 
 // Erase destroys the owner's key, so that nothing that the owner wrote can be read
 // again. Other processes can still read the owner's values for up to vault.KeyTTL. Erase
-// then empties the ciphertext of the owner's events. Their payloads stay, so proofs that
-// cover them stay valid. The owner must be closed and have no outstanding jobs.
+// then empties the ciphertext of the owner's events and of their rows in the history view.
+// The payloads of the events stay, so proofs that cover them stay valid. The owner must be
+// closed and have no outstanding jobs.
 func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 	if err := s.vault.Erase(ctx, s.pool, owner); err != nil {
 		return err
@@ -73,19 +74,22 @@ func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 	return nil
 }
 
-// defaultEmptyBatch is the number of events whose ciphertext one statement empties.
+// defaultEmptyBatch is the number of events or rows whose ciphertext one statement empties.
 const defaultEmptyBatch = 1000
 
 // empty empties the ciphertext of up to s.emptyBatch events of the owner that follow the
-// position last. It returns the position of the last of these events, or 0 if there are
+// position last, and of the history rows of the jobs that these events have opened. It returns the position of the last of these events, or 0 if there are
 // none.
 func (s *Store) empty(ctx context.Context, owner uuid.UUID, last int64) (next int64, err error) {
 	err = s.pool.QueryRow(ctx, `
 		with batch as (
 			select stream, version, position from events where owner = $1 and position > $2 order by position limit $3
-		), emptied as (
+		), emptied_events as (
 			update events set sealed = null from batch
 			where events.stream = batch.stream and events.version = batch.version and events.sealed is not null
+		), emptied_history as (
+			update history set sealed = null
+			where job in (select substr(stream, 5)::uuid from batch where version = 1 and starts_with(stream, 'job/')) and sealed is not null
 		)
 		select coalesce(max(position), 0) from batch`, owner, last, s.emptyBatch).Scan(&next)
 	return next, err

@@ -19,5 +19,5 @@ func (s *Store) SetSyncEvery(interval time.Duration) { s.syncEvery = interval }
 // SetRebuildBatch sets the number of streams that a rebuild reads in one snapshot.
 func (s *Store) SetRebuildBatch(streams int) { s.rebuildBatch = streams }
 
-// SetEmptyBatch sets the number of events whose ciphertext one statement empties.
+// SetEmptyBatch sets the number of events or rows whose ciphertext one statement empties.
 func (s *Store) SetEmptyBatch(events int) { s.emptyBatch = events }

@@ -188,6 +188,13 @@ func TestErasureEmptiesTheCiphertext(t *testing.T) {
 	if n, after := f.ciphertexts(t, erased); n != 0 || after != before {
 		t.Errorf("%d events of the erased owner have a ciphertext, want none; other columns changed: %v", n, after != before)
 	}
+	var rows int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from history where owner = $1 and sealed is not null`, erased).Scan(&rows); err != nil || rows != 0 {
+		t.Errorf("%d rows of the history have a ciphertext, %v, want none", rows, err)
+	}
+	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+		t.Errorf("%d rows of the history differ from the events, %v, want none", len(r.Wrong), err)
+	}
 	if n, _ := f.ciphertexts(t, other); n != kept {
 		t.Errorf("%d events of the other owner have a ciphertext, want %d", n, kept)
 	}

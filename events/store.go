@@ -90,7 +90,9 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	w := &Tx{store: s, appended: map[Stream][]Event{}}
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	// A database or a role may have another isolation level as its default. Its statements
+	// would not see what was committed while they waited for a lock.
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		w.Tx = tx
 		return fn(w)
 	})
@@ -279,7 +281,7 @@ func queueInserts(batch *pgx.Batch, events []Event, hash Hash, key *vault.Key) (
 		hash = r.hash()
 		events[i].Hash = hash
 		batch.Queue(`insert into events (stream, version, owner, type, at, schema, payload, sealed) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			r.Stream, r.Version, r.Owner, r.Type, e.At, schema, r.Payload, r.Sealed)
+			r.Stream, r.Version, r.Owner, r.Type, e.At, r.Schema, r.Payload, r.Sealed)
 	}
 	return hash, nil
 }

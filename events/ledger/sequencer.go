@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -67,7 +68,7 @@ func (s *Sequencer) Run(ctx context.Context) {
 		}
 		failed = err
 		switch {
-		case err != nil || !p.Alone:
+		case err != nil || !p.Leading:
 			wait = standby
 		case p.Added == s.limit:
 			wait = 0 // there is more
@@ -86,9 +87,9 @@ func (s *Sequencer) Run(ctx context.Context) {
 
 // Pass is the result of one pass.
 type Pass struct {
-	Alone bool  // false if another sequencer was working, so that this one did nothing
-	Added int   // number of events that got an index
-	Size  int64 // size of the log after the pass
+	Leading bool  // false if another sequencer was working, so that this one did nothing
+	Added   int   // number of events that got an index
+	Size    int64 // size of the log after the pass
 }
 
 // Pass gives an index to the events that are committed and have none, up to a maximum. It is
@@ -96,11 +97,13 @@ type Pass struct {
 func (s *Sequencer) Pass(ctx context.Context) (Pass, error) {
 	var p Pass
 	var next horizon
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	// Each statement must see what was committed before it. In particular, the events must be
+	// read after the locks of their writers.
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		// The lock is taken in a statement of its own, because only a later statement sees
 		// what the sequencer before has committed.
-		err := tx.QueryRow(ctx, `select pg_try_advisory_xact_lock(hashtextextended('colophon sequencer', 0))`).Scan(&p.Alone)
-		if err != nil || !p.Alone {
+		err := tx.QueryRow(ctx, `select pg_try_advisory_xact_lock(hashtextextended('colophon sequencer', 0))`).Scan(&p.Leading)
+		if err != nil || !p.Leading {
 			return err
 		}
 		p, next, err = s.pass(ctx, tx)
@@ -117,7 +120,7 @@ func (s *Sequencer) Pass(ctx context.Context) (Pass, error) {
 	return p, nil
 }
 
-// state is what a pass begins with.
+// state is the state of the log at the start of a pass.
 type state struct {
 	size int64 // number of entries of the log
 	low  int64 // all events up to this position are in the log, or never will be
@@ -155,8 +158,11 @@ func (s *Sequencer) pass(ctx context.Context, tx pgx.Tx) (p Pass, next horizon, 
 			return p, next, err
 		}
 	}
-	return Pass{Alone: true, Added: len(positions), Size: at.size + int64(len(positions))}, next, err
+	return Pass{Leading: true, Added: len(positions), Size: at.size + int64(len(positions))}, next, err
 }
+
+// prepared begins the id of a prepared transaction in pg_locks, which has no backend.
+const prepared = "-1/"
 
 // settle returns a position up to which all events are committed or will never exist, and
 // the horizon of the next pass.
@@ -164,7 +170,11 @@ func (s *Sequencer) pass(ctx context.Context, tx pgx.Tx) (p Pass, next horizon, 
 // A transaction locks the table before it gets a position, and holds the lock until it ends.
 // So the transactions that may still add an event up to a position are among those that hold
 // the lock after the position was seen. Unlike the oldest transaction id of the cluster, the
-// locks are not held by other programs, which may keep a transaction open for hours.
+// lock is held only by transactions that write events, and not by any other program that
+// keeps a transaction open for hours.
+//
+// A transaction that is prepared for a two-phase commit changes its id in pg_locks. So while
+// there is one, nothing is settled.
 func (s *Sequencer) settle(ctx context.Context, tx pgx.Tx, at state) (settled int64, next horizon, err error) {
 	if at.last == at.low {
 		return at.low, horizon{}, nil
@@ -181,11 +191,14 @@ func (s *Sequencer) settle(ctx context.Context, tx pgx.Tx, at state) (settled in
 	if len(writers) == 0 {
 		return at.last, horizon{}, nil
 	}
+	if slices.ContainsFunc(writers, func(w string) bool { return strings.HasPrefix(w, prepared) }) {
+		return at.low, h, nil
+	}
 	if h.position > at.low && h.boot.Equal(at.boot) {
 		if slices.ContainsFunc(h.writers, func(w string) bool { return slices.Contains(writers, w) }) {
 			return at.low, h, nil
 		}
-		settled = h.position
+		settled = min(h.position, at.last)
 	}
 	return settled, horizon{at.last, writers, at.boot}, nil
 }

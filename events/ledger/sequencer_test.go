@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,7 +108,7 @@ func newSequencerOf(pool *pgxpool.Pool) *ledger.Sequencer {
 func mustPass(t *testing.T, s *ledger.Sequencer, added int, size int64) {
 	t.Helper()
 	p, err := s.Pass(t.Context())
-	if err != nil || p != (ledger.Pass{Alone: true, Added: added, Size: size}) {
+	if err != nil || p != (ledger.Pass{Leading: true, Added: added, Size: size}) {
 		t.Fatalf("pass: %+v, %v, want %d events added and a size of %d", p, err, added, size)
 	}
 }
@@ -363,7 +364,7 @@ func TestOneSequencerWorksAtATime(t *testing.T) {
 			done <- err
 		}()
 		<-held
-		if p, err := second.Pass(t.Context()); err != nil || p.Alone || p.Added != 0 {
+		if p, err := second.Pass(t.Context()); err != nil || p.Leading || p.Added != 0 {
 			t.Errorf("a second sequencer: %+v, %v, want nothing", p, err)
 		}
 		close(release)
@@ -376,6 +377,68 @@ func TestOneSequencerWorksAtATime(t *testing.T) {
 			added = 1
 		}
 		mustPass(t, second, added, size)
+	}
+}
+
+// TestServiceCannotSpoilTheLog writes to the log with the rights of the service. Only
+// entries that follow the log and have the hash of an event may be added.
+func TestServiceCannotSpoilTheLog(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	for range 3 {
+		commit(t, db, newStream(), 1)
+	}
+	s := newSequencer(db)
+	s.SetLimit(1)
+	mustPass(t, s, 1, 1)
+	const entry = `insert into log_entries (idx, position, hash) select $1::int, position, sha256(payload) from events where position = 2`
+	for _, spoil := range []string{
+		strings.Replace(entry, "$1", "2", 1),                       // a gap
+		strings.Replace(entry, "$1", "0", 1),                       // an index again
+		strings.Replace(entry, "payload", "payload || '-'", 1),     // another hash
+		strings.Replace(entry, "position,", "position + 9,", 1),    // no such event
+		strings.Replace(entry, "position = 2", "position <= 3", 1), // one index for all
+		`update log_entries set idx = 7`, `delete from log_entries`, `delete from log_nodes`,
+		`update log_state set low = 0`, `update log_state set low = 4`, `delete from log_state`,
+	} {
+		if _, err := db.App.Exec(t.Context(), strings.Replace(spoil, "$1", "1", 1)); err == nil {
+			t.Errorf("accepted: %s", spoil)
+		}
+	}
+	mustPass(t, s, 1, 2)
+	mustPass(t, s, 1, 3)
+	if faults := readAll(t, db).faults(3); len(faults) > 0 {
+		t.Error(faults)
+	}
+}
+
+// A prepared transaction has no backend any more, and may still be committed.
+func TestPreparedTransactionsAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	server, db := newServer(t)
+	server.Set("max_prepared_transactions", "2")
+	server.Stop()
+	server.Start()
+	db.App.Reset()
+	s := newSequencer(db)
+	late := begin(t, db)
+	must(t, insert(t.Context(), late, newStream(), 1))
+	commit(t, db, newStream(), 1)
+	mustPass(t, s, 1, 1)
+	_, err := late.Exec(t.Context(), `prepare transaction 'late'`)
+	must(t, err)
+	for size := range int64(3) {
+		commit(t, db, newStream(), 1)
+		mustPass(t, s, 1, size+2)
+	}
+	if got := low(t, db); got != 0 {
+		t.Errorf("low is %d while the event at position 1 may be committed", got)
+	}
+	_, err = db.App.Exec(t.Context(), `commit prepared 'late'`)
+	must(t, err)
+	mustPass(t, s, 1, 5)
+	if got := low(t, db); got != 5 {
+		t.Errorf("low is %d, want 5", got)
 	}
 }
 

@@ -139,8 +139,22 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	if key != nil || err != nil {
 		return key, err
 	}
+	if key, err = v.Reload(ctx, db, owner); err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if key, err := v.cached(owner); key != nil || err != nil { // meanwhile another caller has cached or erased the key
+		return key, err
+	}
+	v.remember(owner, key, expires)
+	return key, nil
+}
+
+// Reload is like Key, but reads the key from the database even if it is in memory.
+func (v *Vault) Reload(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	var wrapped, id []byte
-	err = db.QueryRow(ctx, `select wrapped, master_key_id from owner_keys where owner = $1`, owner).Scan(&wrapped, &id)
+	err := db.QueryRow(ctx, `select wrapped, master_key_id from owner_keys where owner = $1`, owner).Scan(&wrapped, &id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && wrapped == nil:
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
@@ -155,22 +169,7 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if key, err := v.cached(owner); key != nil || err != nil { // meanwhile another caller has cached or erased the key
-		return key, err
-	}
-	key = &Key{aead}
-	v.remember(owner, key, expires)
-	return key, nil
-}
-
-// Forget removes the owner's key from memory, so that the next call of Key reads the
-// database.
-func (v *Vault) Forget(owner uuid.UUID) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.keys.Remove(owner)
+	return &Key{aead}, nil
 }
 
 // cached returns the owner's key from memory, or ErrErased if the owner was erased
