@@ -83,10 +83,10 @@ func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 // hash returns the hash of the payload.
 func (r storedEvent) hash() Hash { return sha256.Sum256(r.Payload) }
 
-// decode reverses encode, with the key of the row's owner. If key is nil, the secret
-// members of the fact stay zero, and an event that has such members is marked as erased.
-// The error is a Damage. The previous event is the one before it in
-// the stream, or nil if the caller has not read it.
+// decode reverses encode, with the key of the row's owner. If key is nil, the secret members
+// of the fact stay zero, and an event that has such members is marked as erased. The event
+// previous is the one before it in the stream, or nil if the caller has not read it. The
+// error is a Damage.
 func (r storedEvent) decode(previous *storedEvent, key *vault.Key) (Event, error) {
 	e, err := r.read(previous, key)
 	switch {
@@ -186,8 +186,9 @@ func (r storedEvent) damage(reason string) *Damage {
 	return &Damage{Stream: r.Stream, Version: r.Version, Owner: r.Owner, Reason: reason}
 }
 
-// decodeAll decodes consecutive events of one stream in order. Events of erased owners are marked as erased. If an
-// event is damaged, decodeAll returns the events before it, and a Damage.
+// decodeAll decodes consecutive events of one stream in order. Events of erased owners are
+// marked as erased. If an event is damaged, decodeAll returns the events before it, and a
+// Damage.
 func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent) ([]Event, error) {
 	events := make([]Event, 0, len(stored))
 	var previous *storedEvent

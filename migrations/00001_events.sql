@@ -5,8 +5,8 @@
 -- repeat the values that queries need. The primary key (stream, version) refuses
 -- writers that have missed an event. The reference to the previous event refuses
 -- writers that have seen an event that was never committed, so versions have no gaps.
--- position alone is not the order of commits. A reader of several streams must read by
--- (tx, position), up to pg_snapshot_xmin(pg_current_snapshot()).
+-- position alone is not the order of commits. A reader of several streams reads by the
+-- index that migration 18 gives.
 create table events (
     stream   text        collate "C" not null check (stream ~ '^(job|account)/[0-9a-f-]{36}$'),
     version  integer     not null check (version > 0),

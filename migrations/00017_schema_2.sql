@@ -19,7 +19,7 @@ create index owner_keys_closed on owner_keys (owner) where closed_at is not null
 -- An event never changes, except that its ciphertext is emptied after the key of its owner
 -- has been destroyed.
 -- +goose StatementBegin
-create function refuse_change_but_emptying() returns trigger language plpgsql as $$
+create function allow_only_erasure() returns trigger language plpgsql as $$
 declare
     emptied events := old;
 begin
@@ -36,8 +36,8 @@ $$;
 drop trigger append_only on events;
 create trigger append_only before delete or truncate on events
     for each statement execute function refuse_change();
-create trigger only_emptied before update on events
-    for each row execute function refuse_change_but_emptying();
+create trigger only_erasure before update on events
+    for each row execute function allow_only_erasure();
 grant update (sealed) on events to colophon_app;
 
 -- +goose Down
@@ -49,11 +49,11 @@ do $$ begin
 end $$;
 -- +goose StatementEnd
 revoke update (sealed) on events from colophon_app;
-drop trigger only_emptied on events;
+drop trigger only_erasure on events;
 drop trigger append_only on events;
 create trigger append_only before update or delete or truncate on events
     for each statement execute function refuse_change();
-drop function refuse_change_but_emptying;
+drop function allow_only_erasure;
 drop index owner_keys_closed;
 create index owner_keys_closed on owner_keys (owner) where closed_at is not null and wrapped is not null;
 alter table owner_keys drop column emptied_at;

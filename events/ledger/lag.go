@@ -20,8 +20,7 @@ func Lag(ctx context.Context, db interface {
 	if err != nil {
 		return 0, fmt.Errorf("read the state of the log: %w", err)
 	}
-	// The value of low is a parameter. As part of the query, it would be unknown to the
-	// planner, which would then read both tables from their beginning.
+	// The value of low is a parameter, so that the planner can know how few events follow it.
 	var lag time.Duration
 	err = db.QueryRow(ctx, `
 		select greatest(clock_timestamp() - at, '0') from events
