@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/events/ledger"
@@ -29,10 +28,6 @@ func TestLogIsDenseUnderLoad(t *testing.T) {
 		transactions = 2
 	}
 	db := pgtest.New(t, migrations.Up)
-	// A default isolation level of the database must not matter.
-	_, err := db.Owner.Exec(t.Context(), `do $$ begin
-		execute format('alter database %I set default_transaction_isolation = ''repeatable read''', current_database()); end $$`)
-	must(t, err)
 	config := db.App.Config()
 	config.MaxConns = 24
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
@@ -111,7 +106,7 @@ func TestLogIsDenseUnderLoad(t *testing.T) {
 // write runs one transaction that appends a few events, and returns how many it has
 // committed.
 func write(ctx context.Context, pool *pgxpool.Pool, r *rand.Rand, shared []string) (events int, err error) {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	tx, err := pool.Begin(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -202,67 +202,6 @@ func TestRolledBackEventsLeaveNoGap(t *testing.T) {
 	}
 }
 
-// low returns the position up to which the sequencer looks at no event any more.
-func low(t *testing.T, db *pgtest.DB) (low int64) {
-	t.Helper()
-	must(t, db.App.QueryRow(t.Context(), `select low from log_state`).Scan(&low))
-	return low
-}
-
-// An open transaction of another program must not stop events from getting their index, and
-// must not stop the sequencer from forgetting old positions.
-func TestForeignTransactionsDelayNothing(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t, migrations.Up)
-	s := newSequencer(db)
-	foreign := begin(t, db)
-	_, err := foreign.Exec(t.Context(), `select pg_current_xact_id() from events`)
-	must(t, err)
-	stream := newStream()
-	for version := 1; version <= 4; version++ {
-		tx := begin(t, db)
-		must(t, insert(t.Context(), tx, stream, version), tx.Commit(t.Context()))
-		mustPass(t, s, 1, int64(version))
-		if got := low(t, db); got != int64(version) {
-			t.Errorf("low is %d, want %d", got, version)
-		}
-	}
-}
-
-// A transaction that inserts early and commits late must find low before its position, while
-// other transactions insert and commit.
-func TestLateEventsAreNeverPassedBy(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t, migrations.Up)
-	s := newSequencer(db)
-	add := func() {
-		t.Helper()
-		tx := begin(t, db)
-		must(t, insert(t.Context(), tx, newStream(), 1), tx.Commit(t.Context()))
-	}
-	late, later := begin(t, db), begin(t, db)
-	must(t, insert(t.Context(), late, newStream(), 1))
-	for size := range int64(3) {
-		add()
-		mustPass(t, s, 1, size+1)
-	}
-	must(t, insert(t.Context(), later, newStream(), 1))
-	add()
-	must(t, late.Commit(t.Context()))
-	mustPass(t, s, 2, 5)
-	if got := low(t, db); got < 1 || got > 4 {
-		t.Errorf("low is %d, want a position after the first transaction's event and before position 5, which is not committed", got)
-	}
-	must(t, later.Commit(t.Context()))
-	mustPass(t, s, 1, 6)
-	if got := low(t, db); got != 6 {
-		t.Errorf("low is %d, want 6", got)
-	}
-	if faults := readAll(t, db).faults(6); len(faults) > 0 {
-		t.Error(faults)
-	}
-}
-
 // TestEventsOfEarlierReleasesAreSequencedInBatches starts a sequencer on a table with many
 // events and no index. Low must move with the batches, so that each batch costs the same.
 func TestEventsOfEarlierReleasesAreSequencedInBatches(t *testing.T) {
@@ -409,36 +348,6 @@ func TestServiceCannotSpoilTheLog(t *testing.T) {
 	mustPass(t, s, 1, 3)
 	if faults := readAll(t, db).faults(3); len(faults) > 0 {
 		t.Error(faults)
-	}
-}
-
-// A prepared transaction has no backend any more, and may still be committed.
-func TestPreparedTransactionsAreWaitedFor(t *testing.T) {
-	t.Parallel()
-	server, db := newServer(t)
-	server.Set("max_prepared_transactions", "2")
-	server.Stop()
-	server.Start()
-	db.App.Reset()
-	s := newSequencer(db)
-	late := begin(t, db)
-	must(t, insert(t.Context(), late, newStream(), 1))
-	commit(t, db, newStream(), 1)
-	mustPass(t, s, 1, 1)
-	_, err := late.Exec(t.Context(), `prepare transaction 'late'`)
-	must(t, err)
-	for size := range int64(3) {
-		commit(t, db, newStream(), 1)
-		mustPass(t, s, 1, size+2)
-	}
-	if got := low(t, db); got != 0 {
-		t.Errorf("low is %d while the event at position 1 may be committed", got)
-	}
-	_, err = db.App.Exec(t.Context(), `commit prepared 'late'`)
-	must(t, err)
-	mustPass(t, s, 1, 5)
-	if got := low(t, db); got != 5 {
-		t.Errorf("low is %d, want 5", got)
 	}
 }
 
