@@ -78,8 +78,8 @@ func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 const defaultEmptyBatch = 1000
 
 // empty empties the ciphertext of up to s.emptyBatch events of the owner that follow the
-// position last, and of the history rows of the jobs that these events have opened. It returns the position of the last of these events, or 0 if there are
-// none.
+// position last, and of the history rows of the jobs that these events have opened. It
+// returns the position of the last of these events, or 0 if there are none.
 func (s *Store) empty(ctx context.Context, owner uuid.UUID, last int64) (next int64, err error) {
 	err = s.pool.QueryRow(ctx, `
 		with batch as (

@@ -3,7 +3,6 @@ package ledger_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"colophon/internal/pg/pgtest"
 	"colophon/migrations"
@@ -92,9 +91,10 @@ func TestEachStatementOfAPassSeesWhatIsCommitted(t *testing.T) {
 		p, _ := s.Pass(context.WithoutCancel(t.Context()))
 		added <- p.Added
 	}()
-	for waiting := false; !waiting; time.Sleep(time.Millisecond) {
+	eventually(t, "the pass waits for the table", func() (waiting bool) {
 		must(t, db.Owner.QueryRow(t.Context(), `select exists (select from pg_locks where relation = 'log_state'::regclass and not granted)`).Scan(&waiting))
-	}
+		return waiting
+	})
 	must(t, late.Commit(t.Context()), hold.Rollback(t.Context()))
 	if n := <-added; n != 2 {
 		t.Errorf("%d events added, want 2", n)

@@ -2,10 +2,10 @@ package ledger_test
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -138,16 +138,11 @@ func TestRunGoesOnAfterACrashOfTheServer(t *testing.T) {
 	mustIndex := func(version int) {
 		t.Helper()
 		commit(t, db, stream, version)
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		eventually(t, fmt.Sprintf("the log has %d events", version), func() bool {
 			var size int
 			must(t, db.App.QueryRow(t.Context(), `select count(*) from log_entries`).Scan(&size))
-			if size == version {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("the log has %d events, want %d", size, version)
-			}
-		}
+			return size == version
+		})
 	}
 	mustIndex(1)
 	server.Crash()

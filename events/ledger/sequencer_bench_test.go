@@ -51,6 +51,7 @@ func BenchmarkIndexLatency(b *testing.B) {
 	var failed atomic.Value
 	b.ResetTimer()
 	running.Go(func() {
+		// The reader polls, as readers of the log do. The pause is part of what is measured.
 		for next := 0; ctx.Err() == nil && len(seen) < b.N; time.Sleep(2 * time.Millisecond) {
 			rows, err := pool.Query(ctx, `select position from log_entries where idx >= $1`, next)
 			if err != nil {
@@ -76,6 +77,7 @@ func BenchmarkIndexLatency(b *testing.B) {
 		running.Go(func() {
 			payload := make([]byte, 400)
 			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
+				// The event waits for its turn, so that the rate does not follow the database.
 				time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / rate)))
 				position, err := appendOne(ctx, pool, payload)
 				if err != nil {

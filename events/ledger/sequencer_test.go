@@ -140,6 +140,17 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
+// eventually polls a condition, for at most a minute. It is for conditions of the database
+// that no event announces, such as a statement that waits for a lock.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
+
 // TestOtherOrdersLoseOrReorderEvents runs transactions that overlap. The reader by index must
 // read all events in order. The two readers that look simpler must each fail, which also
 // shows that the checks of the property test can fail.
@@ -227,17 +238,6 @@ func TestEventsOfEarlierReleasesAreSequencedInBatches(t *testing.T) {
 	}
 }
 
-// storedHashes is an oracle: the hashes of a tree as x/mod stores them.
-type storedHashes []tlog.Hash
-
-func (s storedHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = s[index]
-	}
-	return hashes, nil
-}
-
 // mustHaveSubtrees fails the test unless the database has the given number of complete
 // subtrees, all of level 1, with the hashes that x/mod computes from the payloads.
 func mustHaveSubtrees(t *testing.T, db *pgtest.DB, want int) {
@@ -245,7 +245,7 @@ func mustHaveSubtrees(t *testing.T, db *pgtest.DB, want int) {
 	rows, _ := db.App.Query(t.Context(), `select payload from events join log_entries using (position) order by idx`)
 	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
 	must(t, err)
-	var oracle storedHashes
+	var oracle ledger.StoredHashes
 	for i, payload := range payloads {
 		entry := sha256.Sum256(payload)
 		more, err := tlog.StoredHashes(int64(i), entry[:], oracle)

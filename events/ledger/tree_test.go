@@ -7,22 +7,11 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// storedHashes is an oracle: the hashes of a tree as x/mod stores them.
-type storedHashes []tlog.Hash
-
-func (s storedHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = s[index]
-	}
-	return hashes, nil
-}
-
 // TestCompleteSubtreesHaveTheHashesOfTheTree adds more than 256² leaves. Each complete
 // subtree must have the hash that x/mod computes for its root.
 func TestCompleteSubtreesHaveTheHashesOfTheTree(t *testing.T) {
 	const leaves = 256*256 + 256 + 1
-	var oracle storedHashes
+	var oracle StoredHashes
 	var e edge
 	complete := map[int]int64{}
 	for i := range int64(leaves) {
