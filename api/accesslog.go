@@ -25,6 +25,9 @@ func (s *server) accessLog(next http.Handler) http.Handler {
 			if about.account != uuid.Nil {
 				attrs = append(attrs, slog.String("account", about.account.String()))
 			}
+			if about.key != uuid.Nil {
+				attrs = append(attrs, slog.String("key", about.key.String()))
+			}
 			switch rec.status {
 			case http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest, http.StatusTooManyRequests:
 				attrs = append(attrs, slog.String("network", about.network)) // so that operators can investigate and block networks

@@ -20,14 +20,14 @@ type registerInput struct {
 
 type registerOutput struct {
 	Body struct {
-		ID       uuid.UUID `json:"id" format:"uuid"`
-		Username string    `json:"username"`
+		ID       uuid.UUID `json:"id" format:"uuid" doc:"The id of the account."`
+		Username string    `json:"username" doc:"The user name as registered."`
 	}
 }
 
 type tokenInput struct {
 	Body struct {
-		GrantType    string `json:"grant_type,omitempty" enum:"password,refresh_token" default:"password"`
+		GrantType    string `json:"grant_type,omitempty" enum:"password,refresh_token" default:"password" doc:"What is exchanged for tokens."`
 		Username     string `json:"username,omitempty" maxLength:"50" doc:"With grant_type password."`
 		Password     string `json:"password,omitempty" maxLength:"256" format:"password" doc:"With grant_type password."`
 		RefreshToken string `json:"refresh_token,omitempty" maxLength:"200" doc:"With grant_type refresh_token."`
@@ -39,8 +39,8 @@ type tokenInput struct {
 
 type tokenOutput struct {
 	Body struct {
-		AccessToken  string `json:"access_token"`
-		TokenType    string `json:"token_type" enum:"bearer"`
+		AccessToken  string `json:"access_token" doc:"A JWT, for Authorization: Bearer."`
+		TokenType    string `json:"token_type" enum:"bearer" doc:"How to send the access token."`
 		ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires."`
 		RefreshToken string `json:"refresh_token" doc:"Can be exchanged once, for a new pair of tokens."`
 	}
@@ -49,9 +49,10 @@ type tokenOutput struct {
 func (s *server) accounts() {
 	register(s, huma.Operation{
 		OperationID: "register", Method: http.MethodPost, Path: "/users", Tags: []string{"accounts"},
-		Summary:  "Create an account",
-		Metadata: limited("users"),
-		Errors:   []int{http.StatusConflict},
+		Summary:     "Create an account",
+		Description: "Anybody can create an account. Then sign in at /token. A name that another account has or had, in any spelling, or one that looks like it, is taken (409).",
+		Metadata:    limited("users"),
+		Errors:      []int{http.StatusConflict},
 	}, s.register)
 	register(s, huma.Operation{
 		OperationID: "get-token", Method: http.MethodPost, Path: "/token", Tags: []string{"accounts"},
@@ -64,6 +65,7 @@ func (s *server) accounts() {
 		Errors:   []int{http.StatusUnauthorized},
 	}, s.token)
 	s.me()
+	s.sessions()
 	s.users()
 }
 

@@ -30,8 +30,10 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"colophon/events"
+	"colophon/events/ledger"
 	"colophon/internal/auth"
 	"colophon/internal/flight"
+	"colophon/internal/webhook"
 	"colophon/jobs"
 )
 
@@ -39,15 +41,28 @@ import (
 type Options struct {
 	Store    *events.Store
 	Queue    *jobs.Queue
+	Detector *jobs.Detector
 	Auth     *auth.Service
 	Ready    Ready
 	Stopping context.Context // is done when the service stops; requests that wait are then answered
 	Limits   Limits
 	Log      *slog.Logger
+	Ledger   *ledger.Log
+	Model    jobs.Model // the model of new jobs
+
+	// ChatTemplate makes the prompts of chat completions: jobs.TemplatePlain or
+	// jobs.TemplateEOS. Empty switches chat completions off.
+	ChatTemplate string
+
+	// PrivateLog hides the log from everybody. Receipts of one's own jobs remain.
+	PrivateLog bool
 
 	// TrustedProxies are the networks of the proxies whose X-Forwarded-For header the
 	// service trusts.
 	TrustedProxies []netip.Prefix
+
+	// Webhooks says which receivers of webhooks the operator allows beside public ones.
+	Webhooks webhook.Policy
 
 	// Local makes the API refuse a request whose Host is neither an address nor
 	// localhost. Set Local if only this machine can reach the service. Without Local, a
@@ -114,7 +129,8 @@ func Description() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.api.OpenAPI().YAML()
+	p, err := s.publish()
+	return p.yaml, err
 }
 
 // routes is a ServeMux that keeps a list of its patterns.
@@ -140,13 +156,26 @@ func build(o Options) (*server, *routes, error) {
 	mux := &routes{ServeMux: http.NewServeMux()}
 	s.api = humago.New(mux, config())
 	s.api.UseMiddleware(s.operationMiddlewares()...)
+	s.bodySchemas() // before any operation that uses their types
 	s.accounts()
+	s.apiKeys()
+	s.webhooks()
 	s.keys()
 	s.revocation()
 	s.jobs()
+	s.listing()
+	s.tokenizing()
+	s.usage()
 	s.tickets()
 	s.history()
+	s.feed()
+	s.audit()
+	s.log(mux)
+	s.receipts()
+	s.detection()
+	s.openai()
 	s.health()
+	s.descriptions(mux)
 	if err := s.docs(mux); err != nil {
 		return nil, nil, err
 	}
@@ -158,6 +187,10 @@ func config() huma.Config {
 	c.Info.Description = "Text generation with GPT-2. The history of every text is on record. " +
 		"Submit a job, then poll it, follow its events or wait for it."
 	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	c.Info.Contact = &huma.Contact{Name: "The operator of this service"}
+	c.Servers = []*huma.Server{{URL: "/", Description: "This service."}}
+	c.Components.Schemas = huma.NewMapRegistry(schemasPath, schemaName)
+	c.OpenAPIPath = ""  // document.go serves the description
 	c.DocsPath = ""     // Huma's pages load scripts from other hosts; docs.go serves our own pages
 	c.SchemasPath = ""  // no routes for single schemas
 	c.CreateHooks = nil // no links to single schemas in answers
@@ -168,13 +201,17 @@ func config() huma.Config {
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},
-		ticketScheme: {Type: "apiKey", In: "query", Name: ticketParam, Description: "A ticket from POST /jobs/{id}/ticket. Send it without an Authorization header and with Accept: text/event-stream."},
+		keyScheme:    {Type: "http", Scheme: "bearer", BearerFormat: "sk-colophon-...", Description: "An API key from POST /keys. Each operation says which scope the key needs."},
+		ticketScheme: {Type: "apiKey", In: "query", Name: ticketParam, Description: "A ticket from POST /jobs/{id}/ticket or /events/ticket. Send it without an Authorization header and with Accept: text/event-stream."},
 	}
 	c.Tags = []*huma.Tag{
-		{Name: "accounts", Description: "Your account and its sessions."},
+		{Name: "accounts", Description: "Your account, its sessions and its API keys."},
 		{Name: "administration", Description: "Other accounts, for auditors and administrators."},
 		{Name: "jobs", Description: "Texts to generate, and their events."},
 		{Name: "history", Description: "Completed texts."},
+		{Name: "webhooks", Description: "Messages that tell your own services that a job has ended."},
+		{Name: "openai", Description: "OpenAI's API, for its SDKs: the same jobs in OpenAI's form. docs/openai.md lists the fields."},
+		{Name: "log", Description: "The signed log of all events, for everybody."},
 		{Name: "service", Description: "The state of the service."},
 	}
 	return c
@@ -203,11 +240,11 @@ func register[I, O any](s *server, op huma.Operation, handle func(context.Contex
 		op.Errors = append(op.Errors, http.StatusForbidden)
 	}
 	if op.Security != nil {
-		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized)
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden)
+		scoped(&op)
 	}
 	if roles := op.Metadata[rolesName]; roles != nil {
-		op.Extensions = map[string]any{"x-role": roles}
-		op.Errors = append(op.Errors, http.StatusForbidden)
+		op.Extensions = withMetadata(op.Extensions, "x-role", roles)
 	}
 	if _, ok := reflect.TypeFor[I]().FieldByName("Body"); ok {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
@@ -246,16 +283,12 @@ const waitsName = "waits"
 
 // waits adds to an operation's metadata that the operation may wait for a job.
 func waits(metadata map[string]any) map[string]any {
-	if metadata == nil {
-		metadata = map[string]any{}
-	}
-	metadata[waitsName] = true
-	return metadata
+	return withMetadata(metadata, waitsName, true)
 }
 
 // waiting returns a context for a request that waits for events. If the service stops,
-// the context ends with the cause errStopping. If the caller's session ends, the context
-// ends with the cause auth.ErrAccessToken.
+// the context ends with the cause errStopping. If the caller's session or API key ends, the
+// context ends with the cause auth.ErrAccessToken or auth.ErrAPIKey.
 func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, forget := s.Auth.While(ctx, caller(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -264,8 +297,8 @@ func (s *server) waiting(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // errStopping ends waits and streams when the service stops. errExpired ends a stream
-// when its access token expires.
+// when its access token or API key expires.
 var (
 	errStopping = errors.New("the service is stopping")
-	errExpired  = errors.New("the access token has expired")
+	errExpired  = errors.New("the access token or API key has expired")
 )

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,10 @@ import (
 // of 500 four-byte characters, all of them escaped, and for the other members.
 const maxBody = 64 << 10
 
+// bodyLimitName names the metadata entry with the largest body of an operation in bytes, if
+// it is not maxBody.
+const bodyLimitName = "bodyLimit"
+
 // readBody reads the whole body of a request before Huma does. Huma would answer 500 to a
 // body that is malformed or ends early. net/http closes the connection after such a body.
 func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
@@ -27,9 +32,13 @@ func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
 	// The deadline starts again here, so that the time for authentication does not count.
 	// The comment in deadlines says why the error is ignored.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timeouts.body))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	most, ok := ctx.Operation().Metadata[bodyLimitName].(int64)
+	if !ok {
+		most = maxBody
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err != nil {
-		s.refuse(ctx, bodyProblem(err))
+		s.refuse(ctx, bodyProblem(err, most))
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
@@ -37,9 +46,9 @@ func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
 }
 
 // bodyProblem returns the answer to a request whose body cannot be read.
-func bodyProblem(err error) *Problem {
+func bodyProblem(err error, most int64) *Problem {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return newProblem(http.StatusRequestEntityTooLarge, "invalid_request", "the body is too large: send at most 65536 bytes")
+		return newProblem(http.StatusRequestEntityTooLarge, "invalid_request", fmt.Sprintf("the body is too large: send at most %d bytes", most))
 	}
 	if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() {
 		return newProblem(http.StatusRequestTimeout, "invalid_request", "the body took too long: send it at once")

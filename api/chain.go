@@ -35,7 +35,8 @@ func (s *server) operationMiddlewares() []func(huma.Context, func(huma.Context))
 		s.authorize,    // before the content of the request is checked
 		s.accept,       // before Huma chooses a parser by the media type
 		s.exact,        // refuses parameters that Huma would ignore or accept
-		s.readBody,     // last, because readBody waits for the client
+		s.readBody,     // last but one, because readBody waits for the client
+		s.unsupported,  // reads what readBody has read
 	}
 }
 

@@ -15,7 +15,7 @@ func TestDamagedJobIsAProblem(t *testing.T) {
 	f.Do("POST", "/jobs", prompt).Must(t, 202).Into(t, &j)
 	_, access := f.user("somebody-else")
 	f.db.Damage(t, `update events set payload = '\x00' where stream = $1`, events.Stream("job/"+j.ID))
-	for _, r := range [][2]string{{"GET", ""}, {"GET", "/events"}, {"POST", "/cancel"}, {"POST", "/ticket"}} {
+	for _, r := range [][2]string{{"GET", ""}, {"GET", "/events"}, {"DELETE", ""}, {"POST", "/cancel"}, {"POST", "/ticket"}} {
 		f.Do(r[0], "/jobs/"+j.ID+r[1], "").Refused(t, 410, "damaged")
 		f.As(access).Do(r[0], "/jobs/"+j.ID+r[1], "").Refused(t, 404, "not_found")
 	}

@@ -52,7 +52,7 @@ func TestRefusalsShowNeitherGoTypesNorValues(t *testing.T) {
 			}
 		}
 	}
-	for _, member := range []string{"prompt", "max_length", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop"} {
+	for _, member := range []string{"prompt", "max_length", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "logit_bias", "min_tokens", "logprobs"} {
 		for _, value := range []string{secret, "-" + secret, `{"hunter2":` + secret + `}`, "[" + secret + "]", `"hunter2` + strings.Repeat("x", 600) + `"`} {
 			body := fmt.Sprintf(`{"prompt":"light",%q:%s}`, member, value)
 			if member == "prompt" {
@@ -102,7 +102,7 @@ func TestRefusalsDoNotRepeatNames(t *testing.T) {
 func TestUnknownMembersAreAnsweredWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	const generate = "body: unexpected property; known are max_length, max_new_tokens, prompt, seed, stop, temperature, top_k, top_p"
+	const generate = "body: unexpected property; known are frequency_penalty, logit_bias, logprobs, max_length, max_new_tokens, min_p, min_tokens, presence_penalty, prompt, repetition_penalty, seed, stop, temperature, top_k, top_p, watermark"
 	for body, want := range map[string]string{
 		`{"prompt":"light","max_lenght":20}`:  generate,
 		`{"prompt":"light","prompt.x":20}`:    generate,
@@ -243,9 +243,9 @@ func TestEmptyLastEventIDCountsAsAbsent(t *testing.T) {
 // body begins.
 func TestStreamBeginsWithAComment(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newFixture(t, func(f *fixture) { f.api.Timeouts(time.Minute, time.Minute, time.Minute, time.Hour) })
 	id := f.Submit(prompt)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // the first heartbeat comes after 10 s
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the first heartbeat comes after an hour
 	defer cancel()
 	begun := false
 	for m, err := range f.Stream(ctx, "/jobs/"+id+"/events", "Last-Event-ID", "1") {

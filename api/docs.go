@@ -15,10 +15,18 @@ import (
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
+// verifyPolicy lets a page load its own files, and lets it send nothing.
+const verifyPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'none'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " + noInjection
+
+// noInjection lets no script turn a text into elements or into another script.
+const noInjection = "require-trusted-types-for 'script'; trusted-types 'none'"
+
 // docs serves the pages and their files. The pages show the OpenAPI description, which
 // Huma serves at /openapi.json and /openapi.yaml.
 func (s *server) docs(mux *routes) error {
-	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; require-trusted-types-for 'script'; trusted-types 'none'"))
+	mux.Handle("GET /{$}", page(web.Page(), pagePolicy+"; "+noInjection))
+	mux.Handle("GET /verify", page(web.VerifyPage(), verifyPolicy))
 	mux.Handle("GET /docs", page(openapi.Page(), pagePolicy))
 	for prefix, tree := range map[string]fs.FS{"/assets/": web.Assets(), "/docs/assets/": openapi.Assets()} {
 		files, err := s.files(prefix, tree)

@@ -15,6 +15,7 @@ import (
 
 	"colophon/api"
 	"colophon/events"
+	"colophon/events/ledger"
 	"colophon/internal/auth"
 	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
@@ -22,6 +23,7 @@ import (
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
+	"colophon/model"
 	"colophon/test/apitest"
 )
 
@@ -32,6 +34,7 @@ type fixture struct {
 	store          *events.Store
 	vault          *vault.Vault
 	queue          *jobs.Queue
+	engine         model.Engine // the engine of work; nil without withOpticks
 	owner          uuid.UUID
 	api            api.Options // the options of the API
 	log            apitest.Log
@@ -51,7 +54,14 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	}
 	f.db, f.vault, f.store = db, v, events.NewStore(db.App, v, log)
 	encode := func(text string) []int { return make([]int, len(text)) }
-	f.queue, err = jobs.NewQueue(db.App, f.store, jobs.Model{Name: "fake", Context: 1000, Encode: encode}, policy.Default, jobs.Limits{}, log)
+	decode := func(tokens []int) (text []byte) {
+		for _, token := range tokens {
+			text = append(text, byte(token))
+		}
+		return text
+	}
+	m := jobs.Model{Name: "fake", Context: 1000, Vocab: 300, Encode: encode, Decode: decode}
+	f.queue, err = jobs.NewQueue(db.App, f.store, m, policy.Default, jobs.Limits{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +69,7 @@ func newFixture(t *testing.T, with ...func(*fixture)) *fixture {
 	stopping, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	f.stop = stop
-	f.api = api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Auth: accounts, Log: log}
+	f.api = api.Options{Stopping: stopping, Store: f.store, Queue: f.queue, Detector: jobs.NewDetector(f.store, encode), Model: m, ChatTemplate: jobs.TemplatePlain, Auth: accounts, Log: log, Ledger: ledger.NewLog(db.App)}
 	f.api.Ready = func(ctx context.Context) ([]string, error) { return nil, pg.CheckWritable(ctx, db.App) }
 	for _, change := range with {
 		change(f)

@@ -26,16 +26,12 @@ func formats() map[string]huma.Format {
 	}
 }
 
-// maxDepth is the largest depth of nested arrays and objects. It is far more than any
-// request needs.
-const maxDepth = 16
-
 // unmarshalJSON is json.Unmarshal for strict JSON. It accepts integers such as 50.0,
 // which encoding/json refuses. It refuses invalid text, which encoding/json would replace
 // with U+FFFD. It also refuses two members with the same name, of which encoding/json
 // would take the last.
 func unmarshalJSON(data []byte, v any) error {
-	if err := strictjson.Check(data, maxDepth); err != nil {
+	if err := strictjson.Check(data, strictjson.MaxDepth); err != nil {
 		return fmt.Errorf("the body cannot be read as JSON: %w", err)
 	}
 	plain, err := strictjson.PlainNumbers(data)

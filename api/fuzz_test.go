@@ -51,7 +51,7 @@ func FuzzNesting(f *testing.F) {
 		return n, depth + 1
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		err := strictjson.Check(data, maxDepth)
+		err := strictjson.Check(data, strictjson.MaxDepth)
 		var v any
 		var compact bytes.Buffer
 		if !utf8.Valid(data) || errors.Is(err, strictjson.ErrSurrogate) || json.Unmarshal(data, &v) != nil || json.Compact(&compact, data) != nil {
@@ -71,7 +71,7 @@ func FuzzNesting(f *testing.F) {
 		// A text with a name that occurs twice must be refused. Decoding drops one of the
 		// two members, so depth may be too small for such a text.
 		n, depth := members(v)
-		if twice := colons != n; (err != nil) != (twice || depth > maxDepth) {
+		if twice := colons != n; (err != nil) != (twice || depth > strictjson.MaxDepth) {
 			t.Fatalf("%q: %v, with %d colons, %d members, %d deep", data, err, colons, n, depth)
 		}
 	})
@@ -82,7 +82,7 @@ func FuzzNesting(f *testing.F) {
 //
 // security: ASVS 1.4.2, ASVS 15.3.3, ASVS 1.5.2
 func FuzzGenerateBody(f *testing.F) {
-	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"PROMPT":"a","max_length":1e2}`, `{"prompt":"a","max_length":50.0,"seed":-0,"top_k":1e999}`} {
+	for _, seed := range []string{`{"prompt":"light"}`, `{"prompt":"light","max_length":10,"temperature":0,"top_k":1000,"top_p":1,"seed":9007199254740991,"stop":["a"],"max_new_tokens":1}`, `{"prompt":"light","presence_penalty":-2,"frequency_penalty":2,"repetition_penalty":1.2,"min_p":0.5,"min_tokens":9,"logit_bias":{"7":-100,"x":1}}`, `{"PROMPT":"a","max_length":1e2}`, `{"prompt":"a","max_length":50.0,"seed":-0,"top_k":1e999}`} {
 		f.Add([]byte(seed))
 	}
 	s, _, err := build(Options{})
@@ -102,8 +102,15 @@ func FuzzGenerateBody(f *testing.F) {
 		n := utf8.RuneCountInString(b.Prompt)
 		outside := func(v *float64, low, high float64) bool { return v != nil && !(*v >= low && *v <= high) }
 		if n < 1 || n > 500 || b.MaxLength != 0 && (b.MaxLength < 10 || b.MaxLength > 200) || b.MaxNewTokens < 0 || b.MaxNewTokens > 1024 ||
-			outside(b.Temperature, 0, 2) || b.TopK != nil && (*b.TopK < 0 || *b.TopK > 1000) || b.TopP < 0 || b.TopP > 1 || b.Seed != nil && *b.Seed > 1<<53-1 || len(b.Stop) > 4 {
+			outside(b.Temperature, 0, 2) || b.TopK != nil && (*b.TopK < 0 || *b.TopK > 1000) || b.TopP < 0 || b.TopP > 1 || b.Seed != nil && *b.Seed > 1<<53-1 || len(b.Stop) > 4 ||
+			outside(&b.PresencePenalty, -2, 2) || outside(&b.FrequencyPenalty, -2, 2) || b.RepetitionPenalty != 0 && outside(&b.RepetitionPenalty, 0.01, 2) ||
+			outside(&b.MinP, 0, 1) || b.Logprobs != nil && (*b.Logprobs < 0 || *b.Logprobs > 20) || b.MinTokens < 0 || b.MinTokens > 1024 || len(b.LogitBias) > 1024 {
 			t.Fatalf("%q passed as %+v", data, b)
+		}
+		for _, bias := range b.LogitBias {
+			if outside(&bias, -100, 100) {
+				t.Fatalf("%q passed with the bias %g", data, bias)
+			}
 		}
 		for _, stop := range b.Stop {
 			if n := utf8.RuneCountInString(stop); n < 1 || n > 32 {

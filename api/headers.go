@@ -16,8 +16,10 @@ func commonHeaders() map[string]*huma.Header {
 		"X-Request-Id":     header("The id of the request. The service's log has it too.", "0f3b8c1e-5a51-4d1e-9d51-6d3f7c1f2a44", uuidForm, true),
 		"RateLimit-Policy": header("The limit that counted the request: its name, its requests, and its window in seconds.", `"jobs";q=5;w=60`, `^"[a-z]+";q=[0-9]+;w=[0-9]+$`, false),
 		"RateLimit":        header("What is left of the limit: requests, and seconds until the next window.", `"jobs";r=4;t=60`, `^"[a-z]+";r=[0-9]+;t=[0-9]+$`, false),
-		"Retry-After":      header("Seconds after which to try again.", "2", secondsForm, true),
-		"WWW-Authenticate": header("How to authenticate (RFC 6750).", `Bearer realm="colophon"`, "^Bearer ", true),
+		// Some statuses always have one of these headers, and others sometimes. One generator
+		// mixes answers up that differ in this alone, so all are described as optional.
+		"Retry-After":      header("Seconds after which to try again. Every 429 and 503 has it.", "2", secondsForm, false),
+		"WWW-Authenticate": header("How to authenticate (RFC 6750). Every 401 has it.", `Bearer realm="colophon"`, "^Bearer ", false),
 	}
 }
 
@@ -45,11 +47,21 @@ func documentHeaders(_ *huma.OpenAPI, op *huma.Operation) {
 			response.Headers = map[string]*huma.Header{}
 		}
 		for name, h := range response.Headers {
-			h.Required = slices.Contains([]string{"ETag", "Cache-Control", "Vary"}, name) || name == "Location" && status == "202"
+			h.Required = slices.Contains([]string{"ETag", "Cache-Control", "Vary"}, name)
 		}
 		if status == "409" && slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "Idempotency-Key" }) {
 			response.Headers["Retry-After"] = &huma.Header{
 				Description: "With idempotency_key_in_flight: seconds after which to try again.", Schema: &huma.Schema{Type: huma.TypeString, Pattern: secondsForm},
+			}
+		}
+		if isOpenAI(op.Path) && slices.Contains([]string{"409", "429", "500"}, status) {
+			response.Headers["X-Should-Retry"] = &huma.Header{
+				Description: "false if another try cannot succeed soon. OpenAI's clients obey it.", Schema: &huma.Schema{Type: huma.TypeString, Pattern: "^(true|false)$"},
+			}
+		}
+		if status == "403" && op.Metadata[scopeName] != nil {
+			response.Headers["WWW-Authenticate"] = &huma.Header{
+				Description: "With insufficient_scope: the scope that the API key lacks (RFC 6750).", Schema: &huma.Schema{Type: huma.TypeString, Pattern: "^Bearer "},
 			}
 		}
 		for _, name := range names {

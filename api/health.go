@@ -13,13 +13,13 @@ import (
 
 type healthOutput struct {
 	Body struct {
-		Status string `json:"status" enum:"ok"`
+		Status string `json:"status" enum:"ok" doc:"ok, in every answer with this form."`
 	}
 }
 
 type readyOutput struct {
 	Body struct {
-		Status   string   `json:"status" enum:"ok"`
+		Status   string   `json:"status" enum:"ok" doc:"ok, in every answer with this form."`
 		Warnings []string `json:"warnings,omitempty" doc:"What the operator should change, although requests can be served."`
 	}
 }

@@ -17,42 +17,6 @@ import (
 	"colophon/jobs"
 )
 
-// generateBody is the request body of /generate and /jobs. If zero is a valid value of a
-// member, the type of that member is a pointer. Otherwise Huma would replace zero with
-// the default.
-type generateBody struct {
-	Prompt       string   `json:"prompt" minLength:"1" maxLength:"500" example:"The nature of light" doc:"The text to continue. The text policy removes the characters <>{}; (the operator can choose others) and refuses a prompt with a forbidden word."`
-	MaxLength    int      `json:"max_length,omitempty" minimum:"10" maximum:"200" doc:"The largest number of tokens of the prompt and the continuation together."`
-	MaxNewTokens int      `json:"max_new_tokens,omitempty" minimum:"1" maximum:"1024" doc:"The largest number of tokens of the continuation alone. With it, max_length is ignored. With neither, it is 50. The model's context may leave room for fewer; params.max_tokens of the job has the limit that applies."`
-	Temperature  *float64 `json:"temperature,omitempty" minimum:"0" maximum:"2" default:"0.8" doc:"0 always takes the most likely token."`
-	TopK         *int     `json:"top_k,omitempty" minimum:"0" maximum:"1000" default:"40" doc:"Choose among this number of the most likely tokens; 0 means all."`
-	TopP         float64  `json:"top_p,omitempty" exclusiveMinimum:"0" maximum:"1" default:"1" doc:"Choose among the most likely tokens whose probabilities add up to this share."`
-	Seed         *uint64  `json:"seed,omitempty" minimum:"0" maximum:"9007199254740991" doc:"The same seed gives the same text again. Without one, the service draws one."`
-	Stop         []string `json:"stop,omitempty" maxItems:"4" minLength:"1" maxLength:"32" doc:"The text ends before the first of these strings. Each has 1 to 32 characters."`
-}
-
-// defaultNewTokens limits the continuation if the client sets no length. It limits new
-// tokens only, because a default for max_length would refuse long prompts of clients that
-// never set max_length.
-const defaultNewTokens = 50
-
-func (b *generateBody) request() jobs.Request {
-	r := jobs.Request{
-		Prompt:       b.Prompt,
-		MaxLength:    b.MaxLength,
-		MaxNewTokens: b.MaxNewTokens,
-		Temperature:  *b.Temperature, // never nil, because Huma sets the default
-		TopK:         *b.TopK,
-		TopP:         b.TopP,
-		Seed:         b.Seed,
-		Stop:         b.Stop,
-	}
-	if r.MaxLength == 0 && r.MaxNewTokens == 0 {
-		r.MaxNewTokens = defaultNewTokens
-	}
-	return r
-}
-
 type submitInput struct {
 	Idempotent
 	Prefer      string `header:"Prefer" maxLength:"8192" example:"wait=10" doc:"RFC 7240. Unknown preferences are ignored. wait=N waits up to N seconds for the text, at most 60. respond-async does not wait; together with wait=N it answers 202 after the wait. A client that disconnects while it waits cancels its job, unless it sent respond-async or an Idempotency-Key."`
@@ -86,6 +50,7 @@ type jobInput struct {
 
 type getJobInput struct {
 	ID          uuid.UUID `path:"id" format:"uuid" doc:"The job's id."`
+	At          string    `query:"at" maxLength:"35" pattern:"^([0-9]{1,9}|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))$" patternDescription:"a version such as 3, or an RFC 3339 time such as 2026-08-01T12:00:00Z (in a URL, + is %2B)" example:"3" doc:"Answer with the job as it was at this version, a number from 1, or at this time (RFC 3339; in a URL, + is written %2B). A time more than a second ahead of the service's clock is refused."`
 	IfNoneMatch string    `header:"If-None-Match" maxLength:"8192" doc:"Entity tags of answers that the client has. If one still holds, the answer is 304."`
 }
 
@@ -114,7 +79,7 @@ type getJobOutput struct {
 // admission is the part of the descriptions of POST /generate and POST /jobs that names
 // the limits of a new job.
 const admission = "The number of outstanding jobs of a user and the number of queued jobs are limited. If there is a token budget, " +
-	"the tokens of the prompt and of the longest continuation are reserved from the user's budget of the day (UTC) until the job ends; " +
+	"the tokens of the prompt and of the longest continuation are reserved from the user's budget of the day (UTC) until the job ends, and in the same way from that of the API key; " +
 	"then usage.total_tokens counts, or nothing if the job never started. Beyond these limits the answer is 429 too_many_jobs or token_budget_spent, " +
 	"or 503 queue_full, with Retry-After, and no job is created. Jobs of users with fewer outstanding jobs go first."
 
@@ -144,7 +109,7 @@ func (s *server) jobs() {
 		Summary: "Generate a text and wait for it",
 		Description: "Waits 30 seconds, or as long as Prefer says, and answers 200 with the text. If the job has not ended by then, the answer is 202 and the job goes on. " +
 			"A client that disconnects before the answer cancels its job, unless it sent an Idempotency-Key: with the same key it can come back for the text. " + admission,
-		Security:  private(),
+		Security:  keyed(auth.ScopeGenerate),
 		Metadata:  waits(limited("generate")),
 		Responses: either(),
 		Errors:    []int{http.StatusConflict, http.StatusGone},
@@ -156,7 +121,7 @@ func (s *server) jobs() {
 		DefaultStatus: http.StatusAccepted,
 		Summary:       "Submit a job",
 		Description:   "Answers 202 as soon as the job is on record. With Prefer: wait=N, the call waits for the text. " + admission,
-		Security:      private(),
+		Security:      keyed(auth.ScopeGenerate),
 		Metadata:      waits(limited("jobs")),
 		Responses:     either(),
 		Errors:        []int{http.StatusConflict, http.StatusGone},
@@ -165,19 +130,32 @@ func (s *server) jobs() {
 	})
 	register(s, huma.Operation{
 		OperationID: "get-job", Method: http.MethodGet, Path: "/jobs/{id}", Tags: []string{"jobs"},
-		Summary:     "Get a job",
-		Description: "Retry-After says when to poll again. With the ETag of the last answer as If-None-Match, an unchanged job is answered with an empty 304.",
-		Security:    private(),
-		Responses:   map[string]*huma.Response{"304": {Description: "Nothing has changed."}},
-		Errors:      []int{http.StatusNotFound, http.StatusGone},
+		Summary: "Get a job",
+		Description: "Retry-After says when to poll again. With the ETag of the last answer as If-None-Match, an unchanged job is answered with an empty 304. " +
+			"With the parameter at, the answer is that of an earlier version or time, without Retry-After, queue_position, estimated_start_at and waiting_for_model, which are not on record. " +
+			"The answer for a version stays the same until the job is erased. Then it has no texts for any version, and counts no tokens before the end. " + settled,
+		Security:  keyed(auth.ScopeRead),
+		Responses: map[string]*huma.Response{"304": {Description: "Nothing has changed."}},
+		Errors:    []int{http.StatusNotFound, http.StatusGone},
 	}, s.job)
 	register(s, huma.Operation{
 		OperationID: "cancel-job", Method: http.MethodPost, Path: "/jobs/{id}/cancel", Tags: []string{"jobs"},
 		Summary:     "Cancel a job",
-		Description: "Cancels the job unless it has ended, and answers with the job. Cancelling again changes nothing.",
-		Security:    private(),
+		Description: "Cancels the job unless it has ended, and answers with the job. If the job has a group, the other jobs of the group are cancelled too. Cancelling again changes nothing.",
+		Security:    keyed(auth.ScopeGenerate),
 		Errors:      []int{http.StatusNotFound, http.StatusGone},
 	}, s.cancel)
+	register(s, huma.Operation{
+		OperationID: "erase-job", Method: http.MethodDelete, Path: "/jobs/{id}", Tags: []string{"jobs"},
+		DefaultStatus: http.StatusNoContent,
+		Summary:       "Erase the prompt and the text of a job",
+		Description: "Erases the job's prompt, text, tokens and params for ever, and cancels the job if it has not ended. " +
+			"The rest of the record stays: state, times, counts, and the hashes that receipts prove, so that receipts issued before remain valid. " +
+			"The job then has erased_at. Erasing again changes nothing. Backups of the database keep the values until they are deleted.",
+		Security: keyed(auth.ScopeGenerate),
+		Errors:   []int{http.StatusNotFound, http.StatusGone},
+	}, s.eraseJob)
+	s.logprobs()
 	s.stream()
 }
 
@@ -203,18 +181,16 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 			return nil, err
 		}
 		if s.left(ctx) && !preferred.async && request.Key == nil {
-			job = s.abandon(ctx, job)
+			job = s.abandon(ctx, job, clientLeft)
 		}
-		switch job.State {
-		case events.Completed:
+		if p := unsuccessful(job); p != nil {
+			return nil, p
+		}
+		if job.State == events.Completed {
 			status = http.StatusOK
-		case events.Failed:
-			return nil, newProblem(http.StatusInternalServerError, "job_failed", fmt.Sprintf("job %s failed: %s", job.ID, job.Reason))
-		case events.Cancelled:
-			return nil, newProblem(http.StatusConflict, "job_cancelled", cancelledDetail(job))
 		}
 	}
-	out := &jobOutput{Status: status, PreferenceApplied: preferred.applied(status), Vary: "Prefer", Body: jobBody(job)}
+	out := &jobOutput{Status: status, PreferenceApplied: preferred.applied(status), Vary: "Prefer", Body: s.jobBody(job)}
 	if status == http.StatusAccepted {
 		out.Location = jobPath(job.ID)
 	}
@@ -222,6 +198,20 @@ func (s *server) submit(ctx context.Context, in *submitInput, path string, wait 
 		out.RetryAfter = seconds(s.Queue.PollAfter(job))
 	}
 	return out, nil
+}
+
+// unsuccessful returns the problem of a job that was erased, failed or cancelled, and
+// otherwise nil.
+func unsuccessful(job events.Job) *Problem {
+	switch {
+	case !job.ErasedAt.IsZero():
+		return newProblem(http.StatusGone, "job_erased", fmt.Sprintf("job %s was erased", job.ID))
+	case job.State == events.Failed:
+		return newProblem(http.StatusInternalServerError, "job_failed", fmt.Sprintf("job %s failed: %s", job.ID, job.Reason))
+	case job.State == events.Cancelled:
+		return newProblem(http.StatusConflict, "job_cancelled", cancelledDetail(job))
+	}
+	return nil
 }
 
 func cancelledDetail(job events.Job) string {
@@ -237,15 +227,26 @@ func cancelledDetail(job events.Job) string {
 func (s *server) enqueue(ctx context.Context, r jobs.Request) (events.Job, error) {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
-	return s.Queue.Submit(undisturbed, caller(ctx).Account, r)
+	return s.Queue.Submit(undisturbed, caller(ctx).Account, byAPIKey(ctx, r))
 }
 
-// abandon cancels the job of a client that has disconnected, and returns the ended job.
-// If the job cannot be cancelled, abandon logs the error and returns the job unchanged.
-func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
+// byAPIKey returns the request with the caller's API key, if there is one.
+func byAPIKey(ctx context.Context, r jobs.Request) jobs.Request {
+	if key := caller(ctx).Key; key != nil {
+		r.APIKey, r.APIKeyTokens = key.ID, key.Tokens
+	}
+	return r
+}
+
+// clientLeft is the reason on record of a job whose client has disconnected.
+const clientLeft = "the client has left"
+
+// abandon cancels a job that nobody waits for any more, and returns the ended job. If the job
+// cannot be cancelled, abandon logs the error and returns the job unchanged.
+func (s *server) abandon(ctx context.Context, job events.Job, reason string) events.Job {
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
-	ended, err := s.Queue.Cancel(undisturbed, job, events.JobCancelled{By: "owner", Reason: "the client has left"})
+	ended, err := s.Queue.Cancel(undisturbed, job, events.JobCancelled{By: "owner", Reason: reason})
 	if err != nil {
 		s.Log.WarnContext(ctx, "job of a client that has left not cancelled, it goes on", "request", requestID(ctx), "err", err)
 		return job
@@ -254,7 +255,8 @@ func (s *server) abandon(ctx context.Context, job events.Job) events.Job {
 }
 
 // await follows a job until the job has ended or the wait is over, and returns the last
-// known state of the job. It returns auth.ErrAccessToken if the caller's session has ended,
+// known state of the job. It returns auth.ErrAccessToken or auth.ErrAPIKey if the caller's
+// session or API key has ended,
 // and events.ErrDamaged if the job is damaged. Other errors are logged and end the wait,
 // because the job is on record and goes on.
 func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) (events.Job, error) {
@@ -281,7 +283,7 @@ func (s *server) await(ctx context.Context, job events.Job, wait time.Duration) 
 			break // the job has ended, or the wait has ended or failed
 		}
 	}
-	if cause := context.Cause(waiting); errors.Is(cause, auth.ErrAccessToken) {
+	if cause := context.Cause(waiting); unauthenticated(cause) {
 		return job, cause
 	}
 	return job, nil
@@ -296,22 +298,29 @@ func (s *server) unestimated(ctx context.Context, err error) {
 }
 
 func (s *server) job(ctx context.Context, in *getJobInput) (*getJobOutput, error) {
+	if in.At != "" {
+		return s.pastJob(ctx, in)
+	}
 	job, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	out := &getJobOutput{CacheControl: "private, no-cache", Vary: "Authorization", Body: jobBody(job)}
+	body, retryAfter := s.jobBody(job), ""
 	if !job.State.Final() {
 		outlook, err := s.Queue.Outlook(ctx, job)
 		s.unestimated(ctx, err)
-		out.Body.QueuePosition, out.Body.EstimatedStartAt = outlook.Position, optional(outlook.Start)
-		out.Body.WaitingForModel = s.Queue.WaitsForModel(job)
-		out.RetryAfter = seconds(outlook.PollAfter)
+		body.QueuePosition, body.EstimatedStartAt = outlook.Position, optional(outlook.Start)
+		body.WaitingForModel = s.Queue.WaitsForModel(job)
+		retryAfter = seconds(outlook.PollAfter)
 	}
-	if out.ETag, out.Status, err = conditional(out.Body, in.IfNoneMatch); err != nil {
-		return nil, err
-	}
-	return out, nil
+	return jobAnswer(body, retryAfter, in.IfNoneMatch)
+}
+
+// jobAnswer returns the answer to a request for a job. The client may keep it, but has to ask
+// again at each use.
+func jobAnswer(body Job, retryAfter, ifNoneMatch string) (*getJobOutput, error) {
+	etag, status, err := conditional(body, ifNoneMatch)
+	return &getJobOutput{Status: status, RetryAfter: retryAfter, ETag: etag, CacheControl: "private, no-cache", Vary: "Authorization", Body: body}, err
 }
 
 func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error) {
@@ -319,21 +328,37 @@ func (s *server) cancel(ctx context.Context, in *jobInput) (*cancelOutput, error
 	if err != nil {
 		return nil, err
 	}
-	if job, err = s.Queue.Cancel(ctx, job, events.JobCancelled{By: "owner"}); err != nil {
+	if job, err = s.Queue.CancelGroup(ctx, job, events.JobCancelled{By: "owner"}); err != nil {
 		return nil, err
 	}
-	return &cancelOutput{Body: jobBody(job)}, nil
+	body := s.jobBody(job)
+	hideTexts(ctx, &body)
+	return &cancelOutput{Body: body}, nil
 }
 
-// own returns a job of the caller. It returns events.ErrNotFound for a job of another
-// account and for an erased job, and events.ErrDamaged for a damaged job of the caller.
+func (s *server) eraseJob(ctx context.Context, in *jobInput) (*struct{}, error) {
+	job, err := s.own(ctx, in.ID)
+	if err == nil {
+		_, err = s.Queue.EraseJob(ctx, job)
+	}
+	return nil, err
+}
+
+// own returns a job of the caller. Its errors are those of owned.
 func (s *server) own(ctx context.Context, id uuid.UUID) (events.Job, error) {
 	job, err := s.Store.Job(ctx, id)
+	return job, owned(ctx, job, err)
+}
+
+// owned returns the error of reading a job, or events.ErrNotFound if the job belongs to
+// another account or to an erased one. It returns events.ErrDamaged only for a job of the
+// caller.
+func owned(ctx context.Context, job events.Job, err error) error {
 	if d, ok := errors.AsType[*events.Damage](err); ok && d.Owner != caller(ctx).Account {
-		return job, events.ErrNotFound
+		return events.ErrNotFound
 	}
-	if err == nil && (job.Owner != caller(ctx).Account || job.Erased) {
-		err = events.ErrNotFound
+	if err == nil && (job.Owner != caller(ctx).Account || job.Erased && job.ErasedAt.IsZero()) {
+		return events.ErrNotFound
 	}
-	return job, err
+	return err
 }

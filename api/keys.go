@@ -18,10 +18,10 @@ type JWKSet struct {
 
 // JWK is the public part of an Ed25519 key (RFC 8037).
 type JWK struct {
-	KeyType   string `json:"kty" enum:"OKP"`
-	Curve     string `json:"crv" enum:"Ed25519"`
-	Algorithm string `json:"alg" enum:"EdDSA"`
-	Use       string `json:"use" enum:"sig"`
+	KeyType   string `json:"kty" enum:"OKP" doc:"The type of the key."`
+	Curve     string `json:"crv" enum:"Ed25519" doc:"The curve of the key."`
+	Algorithm string `json:"alg" enum:"EdDSA" doc:"The algorithm of the signatures."`
+	Use       string `json:"use" enum:"sig" doc:"The use of the key: signatures."`
 	ID        string `json:"kid" doc:"The key's RFC 7638 thumbprint. The access tokens that it signs have it in their header."`
 	X         string `json:"x" doc:"The public key in base64url."`
 }

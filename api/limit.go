@@ -27,7 +27,11 @@ type Limits struct {
 	Token    *limit.Limit // POST /token
 	Generate *limit.Limit // POST /generate
 	Jobs     *limit.Limit // POST /jobs
+	Detect   *limit.Limit // POST /detect
+	Webhooks *limit.Limit // calls that create, change, rotate, test or send again to webhooks, combined
+	Keys     *limit.Limit // POST /generate and POST /jobs with an API key, per key; the keys of a user are a group
 	Calls    *limit.Limit // all of a user's other calls combined
+	Log      *limit.Limit // the public log, per network
 
 	// Anonymous is the limit per network for requests that are counted before their user
 	// is known. Such a request has no valid access token, has a ticket or a refresh
@@ -47,6 +51,12 @@ func (l *Limits) named(name string) *limit.Limit {
 		return l.Generate
 	case "jobs":
 		return l.Jobs
+	case "detect":
+		return l.Detect
+	case "webhooks":
+		return l.Webhooks
+	case "log":
+		return l.Log
 	}
 	panic("unknown limit " + name)
 }
@@ -97,10 +107,18 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 	}
 	r, w := humago.Unwrap(ctx)
 	var refused *Problem
-	if known {
-		refused = s.take(ctx.Context(), w.Header(), counted, "user "+id.Account.String(), "")
-	} else {
+	user := "user " + id.Account.String()
+	switch scope := ctx.Operation().Metadata[scopeName]; {
+	case !known:
 		refused = s.takeOfNetwork(ctx.Context(), w.Header(), counted)
+	case id.Key == nil:
+		refused = s.take(ctx.Context(), w.Header(), counted, user, "", 0)
+	case scope == auth.ScopeGenerate && ctx.Operation().Metadata[limitName] != nil:
+		refused = s.take(ctx.Context(), w.Header(), s.Limits.Keys, "key "+id.Key.ID.String(), user, id.Key.Generations)
+	default:
+		// Calls with API keys do not count against the calls of the user. Otherwise a leaked key
+		// could use up the calls with which its owner revokes it.
+		refused = s.take(ctx.Context(), w.Header(), s.Limits.Calls, "keys of "+id.Account.String(), "", 0)
 	}
 	if refused != nil {
 		s.answer(w, r, refused)
@@ -137,13 +155,14 @@ func (f unreadable) Read([]byte) (int, error) { return 0, f.err }
 // takeOfNetwork counts a request against a limit under its network and the network's site.
 func (s *server) takeOfNetwork(ctx context.Context, h http.Header, l *limit.Limit) *Problem {
 	from := networkOf(ctx)
-	return s.take(ctx, h, l, from, network.Site(from))
+	return s.take(ctx, h, l, from, network.Site(from), 0)
 }
 
 // take counts a request against a limit under the key and its group, and sets the
-// RateLimit headers. It returns a problem if the request is beyond the limit or cannot be
-// counted.
-func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key, group string) *Problem {
+// RateLimit headers. If perMinute is not 0, the key has no more than that number of requests a
+// minute, on average over a window of the limit. It returns a problem if the request is beyond
+// the limit or cannot be counted.
+func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key, group string, perMinute int) *Problem {
 	if l == nil {
 		return nil
 	}
@@ -152,6 +171,9 @@ func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key, g
 		return s.problemOf(ctx, err)
 	}
 	per := l.Rate().Per
+	if perMinute > 0 {
+		count = count.AtMost(max(1, uint64(float64(perMinute)*per.Minutes())))
+	}
 	reset := strconv.Itoa(int((count.Reset + time.Second - 1) / time.Second))
 	h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", l.Name(), count.Limit, int(per.Seconds())))
 	h.Set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", l.Name(), count.Remaining, reset))

@@ -31,7 +31,7 @@ func inMemory(t testing.TB, requests uint64) api.Limits {
 	t.Helper()
 	var l api.Limits
 	for name, at := range map[string]**limit.Limit{
-		"users": &l.Users, "token": &l.Token, "generate": &l.Generate, "jobs": &l.Jobs, "calls": &l.Calls, "anonymous": &l.Anonymous,
+		"users": &l.Users, "token": &l.Token, "generate": &l.Generate, "jobs": &l.Jobs, "detect": &l.Detect, "keys": &l.Keys, "calls": &l.Calls, "anonymous": &l.Anonymous, "log": &l.Log, "webhooks": &l.Webhooks,
 	} {
 		var err error
 		if *at, err = limit.InMemory(name, limit.Rate{Requests: requests, Per: time.Hour}); err != nil {
@@ -77,7 +77,7 @@ func concrete(path string) string {
 
 // elsewhere lists routes that are not operations, and requests that match no route.
 var elsewhere = []string{
-	"GET /", "GET /docs", "GET /openapi.json", "GET /openapi.yaml", "GET /assets/favicon.svg", "GET /assets/none", "GET /assets/",
+	"GET /", "GET /verify", "GET /docs", "GET /openapi.json", "GET /openapi.yaml", "GET /assets/favicon.svg", "GET /assets/none", "GET /assets/",
 	"HEAD /", "HEAD /docs", "HEAD /assets/favicon.svg", "GET /nowhere", "DELETE /generate", "OPTIONS /jobs", "GET //", "GET /docs/", "POST /docs",
 	"GET /docs/assets/docs-init.js", "TRACE /", "PROPFIND /history", "GET /jobs/../history", "GET //history", "POST /./jobs", "GET /assets", "HEAD /nowhere",
 }
@@ -89,8 +89,10 @@ var elsewhere = []string{
 func TestEveryRouteHasALimit(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, func(f *fixture) { f.api.Limits = inMemory(f.T, 1000) })
-	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /jobs": "jobs",
-		"PUT /users/me/password": "token", "DELETE /users/me": "token"}
+	own := map[string]string{"POST /users": "users", "POST /token": "token", "POST /generate": "generate", "POST /v1/completions": "generate", "POST /v1/chat/completions": "generate", "POST /v1/responses": "generate", "POST /jobs": "jobs", "POST /jobs/{id}/logprobs": "jobs", "POST /detect": "detect",
+		"PUT /users/me/password": "token", "DELETE /users/me": "token", "POST /keys": "token",
+		"POST /webhooks": "webhooks", "PATCH /webhooks/{id}": "webhooks", "POST /webhooks/{id}/rotate": "webhooks", "POST /webhooks/{id}/ping": "webhooks",
+		"POST /webhooks/{id}/deliveries/{delivery}/resend": "webhooks"}
 	// Orchestrators probe these routes from any address, and a probe costs nothing.
 	uncounted := map[string]bool{"GET /healthz": true, "GET /readyz": true}
 	check := func(route, access, want string, headers ...string) {
@@ -130,6 +132,9 @@ func TestEveryRouteHasALimit(t *testing.T) {
 				stranger = name
 			}
 		}
+		if strings.HasPrefix(route, "GET /log/") {
+			stranger, user = "log", "log"
+		}
 		access := f.Access
 		if route == "DELETE /users/me/sessions" {
 			_, access = f.user("signs-out")
@@ -137,6 +142,10 @@ func TestEveryRouteHasALimit(t *testing.T) {
 		check(route, "", stranger)
 		check(route, "Bearer nonsense", stranger)
 		check(route, "Bearer "+access, user)
+	}
+	for _, tile := range []string{"GET /log/tile/0/000", "GET /log/tile/nonsense/000", "HEAD /log/tile/entries/x001/000"} {
+		check(tile, "", "log")
+		check(tile, "Bearer "+f.Access, "log")
 	}
 	for _, route := range elsewhere {
 		check(route, "", "anonymous")

@@ -15,10 +15,10 @@ import (
 
 // Account is an account as clients see it.
 type Account struct {
-	ID         uuid.UUID  `json:"id" format:"uuid"`
+	ID         uuid.UUID  `json:"id" format:"uuid" doc:"The id of the account."`
 	Username   string     `json:"username,omitempty" doc:"As registered. An erased account has none."`
 	Role       string     `json:"role" enum:"user,auditor,admin" doc:"What the account may do with other accounts: auditors read them, and administrators also disable and enable them."`
-	CreatedAt  time.Time  `json:"created_at"`
+	CreatedAt  time.Time  `json:"created_at" doc:"When the account was registered."`
 	DisabledAt *time.Time `json:"disabled_at,omitempty" doc:"When the account was disabled. Missing if it is enabled."`
 	ErasedAt   *time.Time `json:"erased_at,omitempty" doc:"When the account was erased. Missing if it was not."`
 }
@@ -34,7 +34,7 @@ type accountOutput struct{ Body Account }
 
 type passwordInput struct {
 	Body struct {
-		CurrentPassword string `json:"current_password" minLength:"1" maxLength:"256" format:"password"`
+		CurrentPassword string `json:"current_password" minLength:"1" maxLength:"256" format:"password" doc:"The password so far."`
 		NewPassword     string `json:"new_password" minLength:"8" maxLength:"256" format:"password" doc:"The rules are those of POST /users."`
 	}
 }
@@ -52,31 +52,22 @@ func (s *server) me() {
 	register(s, huma.Operation{
 		OperationID: "me", Method: http.MethodGet, Path: "/users/me", Tags: []string{"accounts"},
 		Summary:  "Get your account",
-		Security: private(),
+		Security: keyed(auth.ScopeRead),
 	}, s.getMe)
 	register(s, huma.Operation{
 		OperationID: "change-password", Method: http.MethodPut, Path: "/users/me/password", Tags: []string{"accounts"},
 		DefaultStatus: http.StatusNoContent,
 		Summary:       "Change the password",
-		Description:   "Ends all other sessions of the account. A wrong current password counts as a failed sign-in.",
+		Description:   "Ends all other sessions of the account. Its API keys stay valid. A wrong current password counts as a failed sign-in.",
 		Security:      private(),
 		Metadata:      limited("token"),
 		Errors:        []int{http.StatusForbidden},
 	}, s.changePassword)
 	register(s, huma.Operation{
-		OperationID: "sign-out-everywhere", Method: http.MethodDelete, Path: "/users/me/sessions", Tags: []string{"accounts"},
-		DefaultStatus: http.StatusNoContent,
-		Summary:       "Sign out everywhere",
-		Description:   "Ends all sessions of the account, including this one.",
-		Security:      private(),
-	}, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
-		return nil, s.Auth.SignOutEverywhere(ctx, caller(ctx).Account)
-	})
-	register(s, huma.Operation{
 		OperationID: "erase-account", Method: http.MethodDelete, Path: "/users/me", Tags: []string{"accounts"},
 		DefaultStatus: http.StatusNoContent,
 		Summary:       "Erase the account",
-		Description: "Permanent. Signing in is no longer possible, the account's jobs are cancelled, and the key that opens its prompts and texts is destroyed. " +
+		Description: "Permanent. Signing in is no longer possible, the account's API keys are revoked, its jobs are cancelled, and the key that opens its prompts and texts is destroyed. " +
 			"The user name stays taken. " +
 			"A wrong password counts as a failed sign-in.",
 		Security: private(),

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
+	"colophon/internal/auth"
 	"colophon/internal/pg"
 )
 
@@ -20,6 +22,12 @@ type coded interface {
 // temporary is a coded error that says when the client may try again.
 type temporary interface {
 	RetryAfter() time.Duration
+}
+
+// located is a coded error that says which member of the body is wrong. An empty name means
+// the body as a whole.
+type located interface {
+	Param() string
 }
 
 // meaning describes the problem that clients get for a coded error.
@@ -51,17 +59,52 @@ var meanings = map[string]meaning{
 	"too_many_wrong_passwords": {status: http.StatusTooManyRequests, wait: time.Second},
 	"invalid_access_token": {status: http.StatusUnauthorized, detail: "the access token is invalid, expired or revoked: get a new one from POST /token",
 		challenge: challenge + `, error="invalid_token"`},
+	"invalid_api_key": {status: http.StatusUnauthorized, detail: "the API key is malformed, unknown, expired or revoked: create a new one with POST /keys",
+		challenge: challenge + `, error="invalid_token"`},
 	"invalid_refresh_token": {status: http.StatusUnauthorized, detail: "the refresh token is invalid, used, expired or revoked: sign in again",
 		challenge: challenge},
 	"owner_erased": {as: "invalid_access_token"},
 
+	"expiry_in_past": {status: http.StatusUnprocessableEntity, detail: "the API key would be expired at once", at: "body.expires_at"},
+	"key_name":       {status: http.StatusUnprocessableEntity, at: "body.name"},
+	"too_many_keys":  {status: http.StatusConflict, advice: "revoke one first"},
+
 	"damaged": {status: http.StatusGone, detail: "the record of this is damaged and cannot be read: the operator finds it by its id"},
+
+	"no_checkpoint":     {status: http.StatusNotFound, advice: "try again in a few seconds, or ask the operator which process signs the log"},
+	"not_in_checkpoint": {status: http.StatusServiceUnavailable, advice: "try again in a few seconds, or ask the operator which process signs the log"},
+	"no_such_tile":      {status: http.StatusNotFound, advice: "the latest checkpoint says how large the log is"},
+
+	"background_not_stored":        {status: http.StatusBadRequest},
+	"metadata_form":                {status: http.StatusUnprocessableEntity},
+	"previous_response_erased":     {status: http.StatusBadRequest},
+	"previous_response_not_found":  {status: http.StatusBadRequest},
+	"previous_response_unfinished": {status: http.StatusBadRequest},
+	"model_not_found":              {status: http.StatusNotFound, advice: "GET /v1/models has the names"},
+	"token_ids_not_text":           {status: http.StatusUnprocessableEntity},
+	"too_many_choices":             {status: http.StatusUnprocessableEntity},
+	"response_erased":              {status: http.StatusNotFound},
+	"unknown_parameter":            {status: http.StatusBadRequest},
+	"unsupported_parameter":        {status: http.StatusBadRequest},
+
+	"detector_busy": {status: http.StatusServiceUnavailable, advice: "try again in a moment", wait: time.Second},
+	"text_length":   {status: http.StatusUnprocessableEntity, advice: "send a part of it", at: "body.text"},
 
 	"not_found": {status: http.StatusNotFound, detail: "there is nothing here, or it belongs to another account"},
 	"idempotency_key_reused": {status: http.StatusUnprocessableEntity, at: "header.Idempotency-Key",
 		detail: "this Idempotency-Key was used with another request: send a new one, such as a UUID"},
 	"idempotency_key_in_flight": {status: http.StatusConflict, wait: time.Second,
 		detail: "a request with this Idempotency-Key is being accepted: send it again in a moment"},
+
+	"min_tokens_above_maximum": {status: http.StatusUnprocessableEntity, advice: "lower it or allow more", at: "body.min_tokens"},
+	"unknown_token":            {status: http.StatusUnprocessableEntity, advice: "POST /tokenize returns the ids of a text", at: "body.logit_bias"},
+
+	"no_repeatable_text": {status: http.StatusConflict},
+	"too_many_webhooks":  {status: http.StatusConflict, advice: "delete one first"},
+	"webhook_address":    {status: http.StatusUnprocessableEntity, at: "body.url"},
+	"webhook_disabled":   {status: http.StatusConflict, advice: "enable it first"},
+	"webhook_not_https":  {status: http.StatusUnprocessableEntity, at: "body.url"},
+	"webhook_url":        {status: http.StatusUnprocessableEntity, at: "body.url"},
 
 	"no_room":            {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or allow more", at: "body.prompt"},
 	"over_token_budget":  {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or ask for fewer tokens"},
@@ -77,6 +120,7 @@ var meanings = map[string]meaning{
 	"prompt_blank":        {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"prompt_control":      {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"prompt_encoding":     {status: http.StatusUnprocessableEntity, at: "body.prompt"},
+	"prompt_end_of_text":  {status: http.StatusUnprocessableEntity, advice: "remove it", at: "body.prompt"},
 	"prompt_length":       {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"prompt_word":         {status: http.StatusUnprocessableEntity, at: "body.prompt"},
 	"username_scripts":    {status: http.StatusUnprocessableEntity, at: "body.username"},
@@ -119,6 +163,9 @@ func explain(err coded) (p *Problem, ok bool) {
 	if m.at != "" {
 		p = p.at(m.at)
 	}
+	if l, ok := err.(located); ok {
+		p = p.at(strings.TrimSuffix("body."+l.Param(), "."))
+	}
 	wait := m.wait
 	if t, ok := err.(temporary); ok {
 		wait = max(wait, t.RetryAfter())
@@ -139,7 +186,11 @@ func (s *server) problemOf(ctx context.Context, err error) *Problem {
 		return p
 	}
 	if known, ok := errors.AsType[coded](err); ok {
-		if p, ok := explain(known); ok {
+		p, ok := explain(known)
+		if ok && p.Status == http.StatusUnauthorized && caller(ctx).Key != nil && !errors.Is(err, auth.ErrAPIKey) {
+			return s.problemOf(ctx, auth.ErrAPIKey) // the account is gone, and its API keys with it
+		}
+		if ok {
 			return p
 		}
 	}

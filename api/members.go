@@ -35,6 +35,27 @@ func (b bodySchema) members(location string) (object, known string) {
 	return object, strings.Join(slices.Sorted(maps.Keys(at.Properties)), ", ")
 }
 
+// known returns a location in the body without the names that the client has chosen. These
+// are the names in an object of any names, and what follows them.
+func (b bodySchema) known(location string) string {
+	names := strings.Split(location, ".")
+	at := b.schema
+	for i := 1; i < len(names) && at != nil; i++ {
+		name, _, _ := strings.Cut(names[i], "[")
+		if anyNames(at) && at.Properties[name] == nil {
+			return strings.Join(names[:i], ".")
+		}
+		at = b.object(at.Properties[name])
+	}
+	return location
+}
+
+// anyNames reports whether a schema is that of an object of any names.
+func anyNames(s *huma.Schema) bool {
+	_, ok := s.AdditionalProperties.(*huma.Schema)
+	return ok
+}
+
 // object returns the schema of an object, or of the objects in an array. It returns nil if
 // the schema is neither.
 func (b bodySchema) object(s *huma.Schema) *huma.Schema {
@@ -44,7 +65,7 @@ func (b bodySchema) object(s *huma.Schema) *huma.Schema {
 	if s != nil && s.Ref != "" {
 		s = b.registry.SchemaFromRef(s.Ref)
 	}
-	if s == nil || len(s.Properties) == 0 {
+	if s == nil || len(s.Properties) == 0 && !anyNames(s) {
 		return nil
 	}
 	return s

@@ -28,8 +28,12 @@ type OAuthProblem struct {
 func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
 
 // on makes p the problem of an operation with the given path. An OAuth2 endpoint answers a
-// malformed request with 400 instead of 422, as RFC 6749 requires.
+// malformed request with 400 instead of 422, as RFC 6749 requires. The problems of OpenAI's
+// operations are for its clients; see openAI.
 func (p *Problem) on(path string) *Problem {
+	if isOpenAI(path) {
+		return p.openAI(path)
+	}
 	if isOAuth(path) && p.Status == http.StatusUnprocessableEntity {
 		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
 	}

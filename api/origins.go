@@ -30,7 +30,7 @@ func newOrigins(allowed []string) (origins, error) {
 	var err error
 	o.cors, err = cors.NewMiddleware(cors.Config{
 		Origins: allowed,
-		Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete},
+		Methods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		RequestHeaders: []string{
 			"Authorization", "Cache-Control", "Cancel-After", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer",
 		},

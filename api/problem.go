@@ -37,7 +37,7 @@ type Fault struct {
 
 // ErrorObj is a problem in OpenAI's form.
 type ErrorObj struct {
-	Message string  `json:"message"`
+	Message string  `json:"message" doc:"The same as detail."`
 	Type    string  `json:"type" doc:"invalid_request_error, authentication_error, rate_limit_error or server_error."`
 	Param   *string `json:"param" doc:"The part of the request that is wrong."`
 	Code    *string `json:"code" doc:"The kind of problem, for programs."`
@@ -90,6 +90,12 @@ func (p *Problem) with(name, value string) *Problem {
 	return p
 }
 
+// again tells OpenAI's clients whether another try can succeed. Without it, they try again
+// after 408, 409, 429 and 5xx, and wait for as long as Retry-After says.
+func (p *Problem) again(can bool) *Problem {
+	return p.with("X-Should-Retry", strconv.FormatBool(can))
+}
+
 func (p *Problem) retryAfter(d time.Duration) *Problem {
 	return p.with("Retry-After", seconds(d))
 }
@@ -128,7 +134,7 @@ const unknownQuery = "unknown query parameter"
 // humaProblem turns Huma's own errors into problems. These are errors of validation, of
 // parsing and of body limits. Huma's error details contain the submitted values, and
 // humaProblem leaves these values out. It also leaves out the names of unknown members and
-// parameters, because the client has chosen them. It lists the known members instead, if the
+// parameters, and those in objects of any names, because the client has chosen them. It lists the known members instead, if the
 // metadata of the operation has them.
 func humaProblem(metadata map[string]any, status int, message string, errs ...error) *Problem {
 	if status >= 500 {
@@ -149,6 +155,8 @@ func humaProblem(metadata map[string]any, status int, message string, errs ...er
 			f.Message += "; known are " + known
 		case f.Message == validation.MsgUnexpectedProperty, f.Message == unknownQuery:
 			f.Location, _, _ = strings.Cut(f.Location, ".")
+		case ok && strings.HasPrefix(f.Location, "body."):
+			f.Location = body.known(f.Location)
 		}
 		if len(p.Errors) < maxFaults && !slices.Contains(p.Errors, f) {
 			p.Errors = append(p.Errors, f)

@@ -24,6 +24,8 @@ type request struct {
 	network string    // the client's network, as limits count it
 	route   string    // the pattern that matches, "preflight" or "unknown"
 	account uuid.UUID // the caller's account, once authenticated
+	key     uuid.UUID // the caller's API key, if it was authenticated by one
+	proof   string    // what reopens the stream of a ticket, apart from the ticket; "" without a ticket
 	counted bool      // whether the request has been counted, so that its operation does not count it again
 
 	preflight int      // the status of a preflight that succeeds, otherwise 0
@@ -58,7 +60,7 @@ func networkOf(ctx context.Context) string { return requestOf(ctx).network }
 // problem.
 func instance(ctx context.Context) string { return "urn:uuid:" + requestID(ctx) }
 
-// caller returns the account and the session of the request. The operation must be
+// caller returns the account of the request, and its session or API key. The operation must be
 // private.
 func caller(ctx context.Context) auth.Identity {
 	id, _ := ctx.Value(identityKey).(auth.Identity)

@@ -20,11 +20,11 @@ import (
 // than any write deadline. The stream must go on until the job ends.
 func TestSilentStreamOutlivesWriteDeadlines(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(f *fixture) {
-		f.api.Timeouts(time.Minute, time.Second, time.Second, 1500*time.Millisecond)
-	})
+	f := newFixture(t)
 	id := f.Submit(prompt)
-	c := f.another(t, func(*api.Options) {})
+	c := f.another(t, func(o *api.Options) {
+		o.Timeouts(time.Minute, time.Second, time.Second, 1500*time.Millisecond)
+	})
 	resp, err := c.Open(t.Context(), "GET", "/jobs/"+id+"/events", "", "Accept", "text/event-stream")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -59,7 +61,7 @@ func strict(oapi *huma.OpenAPI, op *huma.Operation) {
 			required[name] = true
 		}
 		for name, member := range body.Properties {
-			if !required[name] && member.Ref == "" && len(member.Enum) == 0 {
+			if !required[name] && member.Type != "" && len(member.Enum) == 0 {
 				member.Nullable = true
 			}
 		}
@@ -98,6 +100,11 @@ func (s *server) accept(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
+func isTime(text string) bool {
+	_, err := time.Parse(time.RFC3339Nano, text)
+	return err == nil
+}
+
 // integerForm is the pattern of integers in JSON. strconv also accepts other spellings,
 // such as +1 and 01.
 var integerForm = regexp.MustCompile("^-?(0|[1-9][0-9]*)$")
@@ -106,8 +113,8 @@ var idForm = regexp.MustCompile(uuidForm)
 
 // exact refuses parameters that Huma would ignore or accept. These are parameters of a
 // malformed query, repeated or empty parameters, and integers in spellings that only Go
-// accepts. It also refuses malformed ids, because Huma's answer would repeat a part of
-// the id.
+// accepts, and texts that Postgres does not take. It also refuses malformed ids, because Huma's answer would repeat a part of
+// the id, and malformed times, because Huma's answer would show a layout of Go.
 func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 	at := ctx.URL()
 	query, err := url.ParseQuery(at.RawQuery)
@@ -137,8 +144,14 @@ func (s *server) exact(ctx huma.Context, next func(huma.Context)) {
 		case len(given) > 1 || len(given) == 1 && given[0] == "":
 			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": give one value, or leave it out").at(where))
 			return
+		case len(given) == 1 && p.In == "query" && (!utf8.ValidString(given[0]) || strings.Contains(given[0], "\x00")):
+			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected a text in UTF-8 without NUL").at(where))
+			return
 		case len(given) == 1 && p.Schema.Type == huma.TypeInteger && !integerForm.MatchString(given[0]):
 			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected an integer in decimal digits").at(where))
+			return
+		case len(given) == 1 && p.Schema.Format == "date-time" && !isTime(given[0]):
+			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected a time such as 2026-11-23T03:03:29Z (RFC 3339)").at(where))
 			return
 		case len(given) == 1 && p.Schema.Format == "uuid" && !idForm.MatchString(given[0]):
 			s.refuse(ctx, newProblem(http.StatusUnprocessableEntity, "invalid_request", where+": expected "+uuidText).at(where))

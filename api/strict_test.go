@@ -29,6 +29,10 @@ func TestUndescribedInputIsRefused(t *testing.T) {
 	for _, query := range []string{"limit=", "limit=5&limit=6", "limit=+5", "limit=%2B5", "limit=05", "before=", "limit=5;before=x", "limit=%zz"} {
 		f.Do("GET", "/history?"+query, "").Refused(t, 422, "invalid_request")
 	}
+	for _, query := range []string{"model=%00", "model=a%00b", "model=%ff"} {
+		f.Do("GET", "/jobs?"+query, "").Refused(t, 422, "invalid_request")
+	}
+	f.Do("GET", "/jobs?model=%C3%85", "").Must(t, 200)
 	f.Do("GET", "/history?limit=5", "").Must(t, 200)
 	for _, after := range []string{"", "+5", "05", "0x5"} {
 		f.Do("POST", "/jobs", prompt, "Cancel-After", after).Refused(t, 422, "invalid_request")

@@ -125,7 +125,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	first := ticket()
 	stream := f.As("").Stream(t.Context(), path+"?ticket="+first)
 	for m, err := range stream {
-		if err != nil || m != (apitest.Message{}) && m.ID != "1" { // the empty message is the comment at the beginning of the stream
+		if version, _, _ := strings.Cut(m.ID, "."); err != nil || m.Data != "" && version != "1" || m.Data == "" && m.ID != "" && version != "0" {
 			t.Fatalf("%+v, %v", m, err)
 		}
 		if m.Event == "job.accepted" {
@@ -133,7 +133,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 		}
 	}
 	source(path+"?ticket="+first).Refused(t, 401, "invalid_ticket")
-	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // EventSource reconnects like this
+	source(path+"?ticket="+first, "Last-Event-ID", "1").Refused(t, 401, "invalid_ticket") // readers of URLs know no more
 	f.Do("POST", "/jobs/"+id+"/cancel", "").Must(t, 200)
 	var last apitest.Message
 	for m, err := range stream {
@@ -145,7 +145,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 		t.Fatalf("the stream ends with %+v", last)
 	}
 	// The client resumes the stream with another ticket.
-	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.HasPrefix(string(a.Body), ": open\n\nid: 2\n") {
+	if a := source(path+"?after=1&ticket="+ticket()).Must(t, 200); !strings.Contains(string(a.Body), "job.cancelled") || strings.Contains(string(a.Body), "job.accepted") {
 		t.Errorf("%s", a.Body)
 	}
 
@@ -165,6 +165,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	}
 	source(path+"?ticket="+unused, "Authorization", "Bearer nonsense").Refused(t, 401, "invalid_access_token") // the ticket does not count beside an Authorization header
 	source(path+"?ticket="+unused).Must(t, 200)
+	f.Do("GET", "/events?ticket="+ticket(), "", "Accept", "text/event-stream", "Authorization", "").Refused(t, 401, "invalid_ticket")
 
 	// Only the owner of a job gets a ticket for it.
 	own := f.Access
@@ -201,7 +202,7 @@ func TestTicketOpensOneStreamOnce(t *testing.T) {
 	for path, operations := range spec.Paths {
 		for method, op := range operations {
 			for _, scheme := range op.Security {
-				if _, ok := scheme["ticket"]; ok != (path == "/jobs/{id}/events") && ok {
+				if _, ok := scheme["ticket"]; ok != (method == "get" && (path == "/jobs/{id}/events" || path == "/events")) && ok {
 					t.Errorf("%s %s accepts tickets", method, path)
 				}
 			}

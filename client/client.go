@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// A Client calls the service as one user. Before SignIn it calls the service without a
-// user. It is safe for concurrent use.
+// A Client calls the service as one user. Before SignIn, and without Options.APIKey, it calls
+// the service without a user. It is safe for concurrent use.
 type Client struct {
 	base    func() string
 	http    http.Client
@@ -45,6 +45,10 @@ type Options struct {
 	// continues.
 	Tokens Tokens
 
+	// APIKey authenticates the calls in place of an access token. A client with a key needs
+	// no SignIn, and never renews it. SignIn replaces the key.
+	APIKey string
+
 	// Tries is the largest number of tries of a call. 0 means 5. With 1, no call is
 	// retried.
 	Tries int
@@ -59,7 +63,7 @@ const defaultTimeout = 30 * time.Second
 
 // New returns a client of the service at a base URL, such as
 // https://colophon.example. It sends nothing. It returns an error if the URL is
-// not an absolute http or https URL.
+// not an absolute http or https URL, or if the options have both tokens and an API key.
 func New(baseURL string, o Options) (*Client, error) {
 	base, err := url.Parse(baseURL)
 	if err != nil {
@@ -68,12 +72,15 @@ func New(baseURL string, o Options) (*Client, error) {
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.Fragment != "" {
 		return nil, fmt.Errorf("the base URL %q is not of the form https://host", base.Redacted())
 	}
+	if o.APIKey != "" && o.Tokens != (Tokens{}) {
+		return nil, errors.New("the options have both tokens and an API key")
+	}
 	c := &Client{
 		base:    o.Base,
 		tries:   cmp.Or(o.Tries, defaultTries),
 		timeout: cmp.Or(o.Timeout, defaultTimeout),
 		silence: streamSilence,
-		session: session{tokens: o.Tokens},
+		session: session{tokens: o.Tokens, key: o.APIKey},
 	}
 	if c.base == nil {
 		c.base = func() string { return baseURL }
@@ -109,7 +116,7 @@ type Response struct {
 // Do calls the API and returns the answer, whose Status is 2xx or 304. An error
 // answer is a [*Problem].
 //
-// Do adds the access token and renews this token when the service refuses it. Do adds an
+// Do adds the API key, or the access token and renews this token when the service refuses it. Do adds an
 // Idempotency-Key to a POST that has none. A POST needs no key, and gets none, if it has
 // no retries (Options.Tries is 1) and does not wait for a text.
 //

@@ -20,7 +20,10 @@ user, and [Client.Generate] returns a completed text:
 	fmt.Println(job.GeneratedText)
 
 [Client.Register] creates the account and needs no sign-in. The client renews an
-expired access token, and signs in again when the session has ended.
+expired access token, and signs in again when the session has ended. A client with
+an API key (Options.APIKey) needs no sign-in either. [Client.CreateKey],
+[Client.Keys] and [Client.RevokeKey] manage the keys of the user, who must be
+signed in for it.
 
 # A job
 
@@ -43,8 +46,12 @@ Follow yields every event once and in order, and reconnects as often as
 necessary. A restarted program passes the version of the last event that it has
 seen, and gets the later ones. [Client.Wait] returns the job when it has
 ended, [Client.Poll] asks whether it has changed, [Client.Events] returns the
-events so far, and [Client.Cancel] ends the job. [Client.History] yields the
-user's completed jobs.
+events so far, and [Client.Cancel] ends the job. [Client.Jobs] yields the user's
+jobs in any state, and [Client.History] the completed ones. [Client.JobAtVersion], [Client.JobAtTime] and
+[Client.HistoryAsOf] return what the service would have returned earlier.
+[Client.Feed] follows all of the
+user's jobs and the account in one stream. [Client.Detect] looks for the user's
+watermark in a text.
 
 # Errors
 

@@ -13,8 +13,8 @@ import (
 	"colophon/client"
 )
 
-// The service of the examples has one account and one job. Its answers do not depend on
-// the request.
+// The service of the examples has one account and one job. Few of its answers depend on the
+// request.
 
 const jobID = "01a2065b-cc6a-7336-8e81-69d56381a340"
 
@@ -42,7 +42,13 @@ func serve() string {
 	answer("POST /token", 200, `{"access_token":"a","token_type":"bearer","expires_in":900,"refresh_token":"r"}`)
 	answer("GET /users/me", 200, `{"id":"01a2065b-cc2b-7862-aacf-fc68b0c5c43b","username":"isaac","role":"user"}`)
 	answer("POST /jobs", 202, `{"id":"`+jobID+`","state":"queued","prompt":"The nature of light"}`)
-	answer("GET /jobs/{id}", 200, completed)
+	mux.HandleFunc("GET /jobs/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("at") == "3" {
+			io.WriteString(w, `{"id":"`+jobID+`","state":"running","prompt":"The nature of light","completion":" and","version":3}`)
+			return
+		}
+		io.WriteString(w, completed)
+	})
 	answer("POST /jobs/{id}/cancel", 200, completed)
 	mux.HandleFunc("POST /generate", func(w http.ResponseWriter, r *http.Request) {
 		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), `"prompt":""`) {
@@ -69,6 +75,13 @@ func serve() string {
 		}
 		io.WriteString(w, `[{"id":"1","prompt":"In a very dark Chamber"}]`)
 	})
+	mux.HandleFunc("GET /jobs", func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("state") == "queued,running" {
+			io.WriteString(w, `[{"id":"5","state":"queued","prompt":"Opticks"},{"id":"4","state":"running","prompt":"Query 31"}]`)
+		}
+	})
+	answer("GET /usage", 200, `{"from":"2026-08-01","to":"2026-08-02","days":[{"day":"2026-08-01","jobs":0,"total_tokens":0},`+
+		`{"day":"2026-08-02","jobs":3,"prompt_tokens":12,"completion_tokens":150,"total_tokens":162}],"total":{"jobs":3,"total_tokens":162}}`)
 	return httptest.NewServer(mux).URL
 }
 

@@ -126,6 +126,16 @@ func ExampleClient_Cancel() {
 	// Output: completed
 }
 
+// Every event of a job has a version, at which the job can be looked at later.
+func ExampleClient_JobAtVersion() {
+	job, err := signedIn().JobAtVersion(context.Background(), jobID, 3)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s: %q\n", job.State, job.Completion)
+	// Output: running: " and"
+}
+
 // History requests no more pages than the loop needs.
 func ExampleClient_History() {
 	for job, err := range signedIn().History(context.Background()) {
@@ -138,6 +148,33 @@ func ExampleClient_History() {
 	// The nature of light
 	// Of Colours
 	// In a very dark Chamber
+}
+
+func ExampleClient_Jobs() {
+	outstanding := client.JobFilter{States: []client.State{client.Queued, client.Running}}
+	for job, err := range signedIn().Jobs(context.Background(), outstanding) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(job.State, job.Prompt)
+	}
+	// Output:
+	// queued Opticks
+	// running Query 31
+}
+
+func ExampleClient_Usage() {
+	from := time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC)
+	report, err := signedIn().Usage(context.Background(), from, from.AddDate(0, 0, 1), "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, day := range report.Days {
+		fmt.Println(day.Day, day.Jobs, day.TotalTokens)
+	}
+	// Output:
+	// 2026-08-01 0 0
+	// 2026-08-02 3 162
 }
 
 func ExampleProblem() {

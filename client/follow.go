@@ -53,57 +53,91 @@ func outOfOrder(version, after int) error {
 // change, and Options.Tries connections in a row that bring nothing.
 func (c *Client) Follow(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		f := follower{c, id, after, tries{limit: c.tries}}
-		for {
-			pause, err := f.connect(ctx, yield)
-			if errors.Is(err, errDone) {
-				return
-			}
+		f := &follower{client: c, path: jobPath(id) + "/events", last: int64(after), tries: tries{limit: c.tries}}
+		f.take = func(m Message) error {
+			e, err := jobEvent(m, int(f.last))
 			if err != nil {
-				err = f.tries.again(ctx, err)
-			} else {
-				err = sleep(ctx, pause)
+				return err
 			}
-			if err != nil {
-				yield(Event{}, failed(f.request(), err))
-				return
+			f.last = int64(e.Version)
+			switch {
+			case !yield(e, nil):
+				return errDone
+			case e.Ends():
+				return errLast
 			}
+			return nil
+		}
+		f.explainEmpty = func(ctx context.Context) error { return c.explainEmpty(ctx, id, int(f.last)) }
+		if err := f.run(ctx); err != nil {
+			yield(Event{}, failed(f.request(), err))
 		}
 	}
 }
 
-// follower is the state of one Follow.
+// follower reads a stream over as many connections as it takes.
 type follower struct {
 	client *Client
-	job    string
-	last   int // version of the last event
+	path   string
+	first  int64 // the id before the first event
+	last   int64 // id of the last event
 	tries  tries
+
+	// take reads the event of a message, notes its id as last, and yields it. It returns
+	// errDone if the caller wants no more, and errLast after the last event of the stream.
+	take func(Message) error
+
+	// explainEmpty returns errDone if a connection was empty because there are no more
+	// events, or else why it was.
+	explainEmpty func(context.Context) error
 }
 
 var (
-	// errDone ends a Follow when the caller has all events or wants no more.
+	// errDone ends a follower when the caller has all events or wants no more.
 	errDone = errors.New("done")
+
+	// errLast follows the last event of a stream.
+	errLast = errors.New("the last event")
 
 	// errSilent is the cause of the end of a connection that was silent for too long.
 	errSilent = errors.New("the stream is silent")
 
-	// errCut is the error of a connection that ended before the job's last event.
-	errCut = errors.New("the stream ended before the job")
+	// errCut is the error of a connection that ended before the stream's last event.
+	errCut = errors.New("the stream ended before its last event")
 )
 
+// run reads the stream until the caller has all events or wants no more. It returns an error
+// if it cannot go on.
+func (f *follower) run(ctx context.Context) error {
+	for {
+		pause, err := f.connect(ctx)
+		if errors.Is(err, errDone) {
+			return nil
+		}
+		if err != nil {
+			err = f.tries.again(ctx, err)
+		} else {
+			err = sleep(ctx, pause)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 func (f *follower) request() *Request {
-	r := &Request{Path: jobPath(f.job) + "/events"}
+	r := &Request{Path: f.path}
 	r.setHeader("Accept", "text/event-stream")
-	if f.last > 0 {
-		r.setHeader("Last-Event-ID", strconv.Itoa(f.last))
+	if f.last > f.first {
+		r.setHeader("Last-Event-ID", strconv.FormatInt(f.last, 10))
 	}
 	return r
 }
 
-// connect yields the events of one connection. It returns errDone if there is nothing
+// connect takes the events of one connection. It returns errDone if there is nothing
 // more to yield. It returns a pause and no error if the service asked for a reconnection
 // after that pause. Any other error says why the connection ended.
-func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (pause time.Duration, err error) {
+func (f *follower) connect(ctx context.Context) (pause time.Duration, err error) {
 	c := f.client
 	ctx, hangUp := context.WithCancelCause(ctx)
 	defer hangUp(nil)
@@ -127,20 +161,16 @@ func (f *follower) connect(ctx context.Context, yield func(Event, error) bool) (
 		if m.Data == "" {
 			continue
 		}
-		e, err := f.event(m)
-		if err != nil {
-			return 0, err
-		}
-		f.last = e.Version
-		if !yield(e, nil) {
-			return 0, errDone
-		}
-		if e.Ends() {
+		err := f.take(m)
+		if errors.Is(err, errLast) {
 			// The transport can reuse the connection only after the answer has been read
 			// to its end.
 			quiet.Reset(streamEnd)
 			_, _ = io.CopyN(io.Discard, resp.Body, maxStreamEnd)
 			return 0, errDone
+		}
+		if err != nil {
+			return 0, err
 		}
 	}
 	if ms, err := strconv.Atoi(last.Retry); err == nil {
@@ -164,25 +194,25 @@ func (f *follower) cause(ctx context.Context, err error) error {
 	return err
 }
 
-// event reads the event of a message. The event must directly follow the last event.
-func (f *follower) event(m Message) (e Event, err error) {
+// jobEvent reads the event of a message. The event must directly follow the last event.
+func jobEvent(m Message, last int) (e Event, err error) {
 	if err := json.Unmarshal([]byte(m.Data), &e); err != nil {
 		return e, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	if m.ID != strconv.Itoa(e.Version) {
 		return e, fmt.Errorf("%w: event %d has the id %q", ErrProtocol, e.Version, m.ID)
 	}
-	if e.Version != f.last+1 {
-		return e, outOfOrder(e.Version, f.last)
+	if e.Version != last+1 {
+		return e, outOfOrder(e.Version, last)
 	}
 	return e, nil
 }
 
-// explainEmpty finds out why a stream was empty, by requesting the job. It returns
-// errDone if the caller has seen the job's last event. It returns errCut if the stream
-// was cut before that event.
-func (f *follower) explainEmpty(ctx context.Context) error {
-	resp, err := f.client.try(ctx, &Request{Path: jobPath(f.job)})
+// explainEmpty finds out why the stream of a job was empty, by requesting the job. It
+// returns errDone if the caller has seen the job's last event. It returns errCut if the
+// stream was cut before that event.
+func (c *Client) explainEmpty(ctx context.Context, id string, last int) error {
+	resp, err := c.try(ctx, &Request{Path: jobPath(id)})
 	if err != nil {
 		return err
 	}
@@ -190,7 +220,7 @@ func (f *follower) explainEmpty(ctx context.Context) error {
 	if err := json.Unmarshal(resp.Body, &job); err != nil {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	if job.State.Final() && job.Version <= f.last {
+	if job.State.Final() && job.Version <= last {
 		return errDone
 	}
 	return errCut

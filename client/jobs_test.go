@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ func TestSubmitSendsEveryField(t *testing.T) {
 	s := newService(t)
 	s.HandleFunc("POST /jobs", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if want := `{"prompt":"p","max_new_tokens":8,"temperature":0,"top_k":0,"top_p":0.9,"seed":0,"stop":["x"]}`; string(body) != want {
+		if want := `{"prompt":"p","max_new_tokens":8,"temperature":0,"top_k":0,"top_p":0.9,"seed":0,"stop":["x"],"presence_penalty":0.5,"logit_bias":{"7":-100},"min_tokens":3}`; string(body) != want {
 			t.Errorf("body %s", body)
 		}
 		for name, want := range map[string]string{"Idempotency-Key": `"a \"key\" \\"`, "Prefer": "wait=20", "Cancel-After": "91"} {
@@ -29,6 +30,7 @@ func TestSubmitSendsEveryField(t *testing.T) {
 	})
 	job, err := s.over(Options{}).Submit(t.Context(), JobRequest{
 		Prompt: "p", MaxNewTokens: 8, Temperature: new(0.0), TopK: new(0), TopP: 0.9, Seed: new(uint64(0)), Stop: []string{"x"},
+		PresencePenalty: 0.5, LogitBias: map[int]float64{7: -100}, MinTokens: 3,
 		Key: `a "key" \`, Wait: 20 * time.Second, CancelAfter: 90500 * time.Millisecond,
 	})
 	if err != nil || job.ID != "j" || job.State != Queued || job.QueuePosition != 3 || job.RetryAfter != 4*time.Second || job.State.Final() {
@@ -156,6 +158,31 @@ func TestCancelReturnsTheCancelledJob(t *testing.T) {
 	}
 }
 
+func TestLogprobsOfAPastText(t *testing.T) {
+	s := newService(t)
+	s.answers("POST /jobs/j/logprobs", func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err != nil || string(body) != `{"logprobs":0}` {
+			t.Errorf("%s, %v", body, err)
+		}
+		text(`{"id":"k","state":"completed","logprobs_of":"j","logprobs":[{"token":7,"text":"é","logprob":-0.5,"top":[{"token":8,"text":"\ufffd","bytes":[195],"logprob":-0.25}]}]}`)(w, r)
+	})
+	job, err := s.over(Options{}).Logprobs(t.Context(), "j", 0)
+	want := []TokenLogprobs{{TokenLogprob{Token: 7, Text: "é", Logprob: -0.5}, []TokenLogprob{{8, "\ufffd", []int{195}, -0.25}}}}
+	if err != nil || job.LogprobsOf != "j" || !reflect.DeepEqual(job.Logprobs, want) {
+		t.Errorf("%+v, %v", job, err)
+	}
+}
+
+func TestEraseIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t)
+		s.answers("DELETE /jobs/j", problem(503, "unavailable"), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
+		if err := s.client(Options{}).Erase(t.Context(), "j"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestHistoryRequestsOnlyNeededPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t)
@@ -188,6 +215,56 @@ func TestHistoryRequestsOnlyNeededPages(t *testing.T) {
 			t.Error("History requested more pages than the loop needs")
 		}
 	})
+}
+
+func TestPastJobIsRequestedByVersionOrTime(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("GET /jobs/j", func(w http.ResponseWriter, r *http.Request) {
+		switch at := r.FormValue("at"); at {
+		case "7":
+			text(`{"id":"j","state":"running","version":7}`)(w, r)
+		case "2026-08-01T10:00:00.000001Z":
+			text(`{"id":"j","state":"queued","version":1}`)(w, r)
+		default:
+			problem(404, map[string]string{"0": CodeNotAcceptedYet, "8": CodeNoSuchVersion}[at])(w, r)
+		}
+	})
+	c := s.client(Options{})
+	if job, err := c.JobAtVersion(t.Context(), "j", 7); err != nil || job.Version != 7 {
+		t.Errorf("%+v, %v", job, err)
+	}
+	at := time.Date(2026, 8, 1, 12, 0, 0, 1000, time.FixedZone("", 7200))
+	if job, err := c.JobAtTime(t.Context(), "j", at); err != nil || job.Version != 1 {
+		t.Errorf("%+v, %v", job, err)
+	}
+	for version, code := range map[int]string{0: CodeNotAcceptedYet, 8: CodeNoSuchVersion} {
+		_, err := c.JobAtVersion(t.Context(), "j", version)
+		if p, ok := errors.AsType[*Problem](err); !ok || p.Code != code {
+			t.Errorf("version %d: %v", version, err)
+		}
+	}
+}
+
+func TestPastHistoryIsPagedAsOfItsTime(t *testing.T) {
+	s := newService(t)
+	s.HandleFunc("GET /history", func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.RawQuery {
+		case "as_of=2026-08-01T10:00:00.5Z":
+			text(`[{"id":"2"}]`, "Link", `</history?as_of=2026-08-01T10%3A00%3A00.5Z&before=2&limit=1>; rel="next"`)(w, r)
+		case "as_of=2026-08-01T10%3A00%3A00.5Z&before=2&limit=1":
+			text(`[{"id":"1"}]`)(w, r)
+		}
+	})
+	var ids []string
+	for job, err := range s.client(Options{}).HistoryAsOf(t.Context(), time.Date(2026, 8, 1, 12, 0, 0, 5e8, time.FixedZone("", 7200))) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, job.ID)
+	}
+	if !slices.Equal(ids, []string{"2", "1"}) {
+		t.Errorf("%q", ids)
+	}
 }
 
 // TestHistoryRefusesForeignLinks answers with links to the next page that the client must

@@ -35,7 +35,14 @@ type Fault struct {
 const (
 	CodeJobFailed    = "job_failed"    // the job that a call waited for has failed
 	CodeJobCancelled = "job_cancelled" // the job that a call waited for was cancelled
+	CodeJobErased    = "job_erased"    // the job that a call waited for was erased
 	CodeDamaged      = "damaged"       // the service cannot read the events of the job any more
+
+	CodeNotAcceptedYet   = "not_accepted_yet"   // the job did not exist at the requested time
+	CodeNoSuchVersion    = "no_such_version"    // the job does not have the requested version yet
+	CodeNoRepeatableText = "no_repeatable_text" // the job has no complete text, or one of several kinds of arithmetic
+	CodeTextLength       = "text_length"        // the text has too many tokens to be examined
+	CodeTimeInFuture     = "time_in_future"     // the requested time has not come yet
 )
 
 // Error returns the status, the code, the detail and the instance.

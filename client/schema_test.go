@@ -27,18 +27,27 @@ func TestTypesMatchTheAPIDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]any{
-		"Job": Job{}, "Params": Params{}, "Usage": Usage{}, "JobLinks": Links{}, "GenerateBody": JobRequest{},
-		"EventBody": Event{}, "Reserved": Reserved{}, "TimingBody": Timings{}, "Fault": Fault{}, "RegisterOutputBody": Account{},
+		"Job": Job{}, "Params": Params{}, "TokenLogprob": TokenLogprob{}, "TokenLogprobs": TokenLogprobs{}, "RecordedLogprob": RecordedLogprob{}, "RecordedLogprobs": RecordedLogprobs{},
+		"Watermark": Watermark{}, "Usage": Usage{}, "JobLinks": Links{}, "GenerateRequest": JobRequest{},
+		"EventBody": Event{}, "FeedEvent": FeedEvent{}, "Reserved": Reserved{}, "Timings": Timings{}, "Fault": Fault{}, "RegisteredAccount": Account{}, "Detection": Detection{},
+		"Session": Session{}, "UsageReport": UsageReport{}, "UsageDay": DayUsage{}, "UsageSum": UsageSum{}, "UsageBudget": Budget{},
+		"APIKey": APIKey{}, "CreateKeyRequest": KeyRequest{},
 	} {
 		proxy := model.Model.Components.Schemas.GetOrZero(name)
 		if proxy == nil {
 			t.Errorf("the document has no %s", name)
 			continue
 		}
-		want := slices.Sorted(proxy.Schema().Properties.KeysFromOldest())
+		described := map[string]bool{}
+		for _, schema := range append(proxy.Schema().OneOf, proxy) {
+			for member := range schema.Schema().Properties.KeysFromOldest() {
+				described[member] = true
+			}
+		}
+		want := slices.Sorted(maps.Keys(described))
 		members := map[string]bool{}
-		for field := range reflect.TypeOf(value).Fields() {
-			if member, _, _ := strings.Cut(field.Tag.Get("json"), ","); member != "-" {
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(value)) {
+			if member, _, _ := strings.Cut(field.Tag.Get("json"), ","); member != "-" && !field.Anonymous {
 				members[member] = true
 			}
 		}
@@ -52,10 +61,17 @@ func TestTypesMatchTheAPIDocument(t *testing.T) {
 		}
 		return values
 	}
-	if got := enum("Job", "state"); !slices.Equal(got, []string{string(Queued), string(Running), string(Completed), string(Failed), string(Cancelled)}) {
+	if got := enum("Job", "state"); !slices.Equal(got, []string{string(Queued), string(Running), string(Completed), string(Failed), string(Cancelled), string(Damaged)}) {
 		t.Errorf("states %q", got)
 	}
-	if got := enum("EventBody", "type"); !slices.Equal(got, []string{JobAccepted, JobReassigned, JobStarted, JobAdvanced, JobCompleted, JobFailed, JobCancelled}) {
+	if got := enum("Detection", "result"); !slices.Equal(got, []string{string(WatermarkFound), string(WatermarkNotFound), string(WatermarkTooShort)}) {
+		t.Errorf("results of detections %q", got)
+	}
+	var types []string
+	for _, schema := range model.Model.Components.Schemas.GetOrZero("EventBody").Schema().OneOf {
+		types = append(types, schema.Schema().Properties.GetOrZero("type").Schema().Enum[0].Value)
+	}
+	if got := types; !slices.Equal(got, []string{JobAccepted, JobReassigned, JobStarted, JobAdvanced, JobCompleted, JobFailed, JobCancelled, JobErased}) {
 		t.Errorf("types of events %q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ func (c *Client) SignIn(ctx context.Context, username, password string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session = session{username, password, tokens}
+	c.session = session{username: username, password: password, tokens: tokens}
 	return nil
 }
 
@@ -61,6 +62,7 @@ func (c *Client) Tokens() Tokens {
 type session struct {
 	username, password string // "" if the client was given only tokens
 	tokens             Tokens
+	key                string // the API key, which replaces an access token; "" if there is none
 }
 
 // renewable reports whether the session can get new tokens.
@@ -74,11 +76,14 @@ type renewal struct {
 	err  error
 }
 
-// access returns the access token to send. If the session has no access token yet, access
-// requests one. Without a user it returns "".
+// access returns the API key or the access token to send. If the session has neither yet,
+// access requests a token. Without a user it returns "".
 func (c *Client) access(ctx context.Context) (string, error) {
-	if access := c.Tokens().Access; access != "" {
-		return access, nil
+	c.mu.Lock()
+	sent := cmp.Or(c.session.key, c.session.tokens.Access)
+	c.mu.Unlock()
+	if sent != "" {
+		return sent, nil
 	}
 	return c.renew(ctx, "")
 }
@@ -90,9 +95,9 @@ func (c *Client) access(ctx context.Context) (string, error) {
 // up, so the answer must not be lost.
 func (c *Client) renew(ctx context.Context, refused string) (string, error) {
 	c.mu.Lock()
-	if c.session.tokens.Access != refused || !c.session.renewable() {
+	if current := cmp.Or(c.session.key, c.session.tokens.Access); current != refused || !c.session.renewable() {
 		defer c.mu.Unlock()
-		return c.session.tokens.Access, nil
+		return current, nil
 	}
 	r := c.renewal
 	if r == nil || r.of != c.session {

@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,13 +18,20 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 		return events.JobAccepted{
 			Prompt:       rapid.StringN(1, 40, -1).Draw(t, "prompt"),
 			Stop:         rapid.SliceOfN(rapid.StringN(1, 8, -1), 0, 2).Draw(t, "stop"),
-			Params:       model.Params{MaxTokens: rapid.IntRange(1, 200).Draw(t, "max"), Temperature: 0.8, TopP: 1, Seed: rapid.Uint64().Draw(t, "seed")},
+			Params:       model.Params{MaxTokens: rapid.IntRange(1, 200).Draw(t, "max"), Temperature: 0.8, TopP: 1, Seed: rapid.Uint64().Draw(t, "seed"), LogitBias: rapid.MapOfN(rapid.IntRange(0, 99), rapid.Float64Range(-100, 100), 1, 3).Draw(t, "bias")},
 			PromptTokens: rapid.IntRange(1, 99).Draw(t, "prompt tokens"),
 			Model:        "m", Policy: "p",
 			Weights:  rapid.SampledFrom([]string{"", "sha256:0"}).Draw(t, "weights"),
 			Priority: rapid.IntRange(0, 4).Draw(t, "priority"),
 			Reserved: events.Reservation{Day: rapid.SampledFrom([]string{"2026-11-22", "2026-11-23"}).Draw(t, "day"), Tokens: rapid.IntRange(0, 99).Draw(t, "reserved")},
+			APIKey:   rapid.SampledFrom([]uuid.UUID{{}, {1}, {2}}).Draw(t, "API key"),
 			Deadline: rapid.SampledFrom([]time.Time{{}, time.Date(2026, 11, 23, 1, 2, 3, 400_000, time.UTC)}).Draw(t, "deadline"),
+
+			LogprobsOf: rapid.SampledFrom([]uuid.UUID{{}, {1}}).Draw(t, "logprobs of"),
+			Request:    rapid.SampledFrom([]json.RawMessage{nil, json.RawMessage(`{"operation":"responses"}`)}).Draw(t, "request"),
+			EraseAtEnd: rapid.Bool().Draw(t, "erase at end"),
+
+			Watermark: rapid.SampledFrom([]events.Watermark{{}, {Key: "020ca29fff479ebe", Parameters: "gumbel-h3-s8/1"}}).Draw(t, "watermark"),
 		}
 	}
 	started := events.JobStarted{Attempt: j.Attempts + 1, Worker: "w", FromToken: len(j.Tokens), Weights: "sha256:0/f32", Kernel: rapid.SampledFrom([]string{"go", "avx"}).Draw(t, "kernel")}
@@ -38,6 +46,11 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 	}
 	tokens := rapid.SliceOfN(rapid.IntRange(0, 50_000), 1, 8).Draw(t, "tokens")
 	advanced := events.JobAdvanced{Tokens: tokens, Text: text.Draw(t, "text")}
+	if rapid.Bool().Draw(t, "has logprobs") {
+		for _, token := range tokens {
+			advanced.Logprobs = append(advanced.Logprobs, model.TokenLogprobs{Logprob: -1, Top: []model.Logprob{{Token: token, Logprob: -0.5}}})
+		}
+	}
 	completed := events.JobCompleted{FinishReason: "length", Usage: events.Usage{
 		PromptTokens: j.PromptTokens, CompletionTokens: len(j.Tokens), TotalTokens: j.PromptTokens + len(j.Tokens),
 	}}

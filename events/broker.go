@@ -68,9 +68,10 @@ func (b *broker) appended(stream Stream, events []Event) {
 	if t == nil {
 		return
 	}
-	if n := len(t.tail); n > 0 && t.tail[n-1].Version+1 != events[0].Version {
-		// Another process has appended too, or two commits of this process are
-		// reported out of order.
+	_, erased := events[len(events)-1].Fact.(JobErased)
+	if n := len(t.tail); erased || n > 0 && t.tail[n-1].Version+1 != events[0].Version {
+		// The texts in memory are not given to followers any more. Or another process has
+		// appended too, or two commits of this process are reported out of order.
 		t.tail = nil
 		t.markStale()
 		return

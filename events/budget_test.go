@@ -30,12 +30,12 @@ func (f *fixture) budgets(t *testing.T, owner uuid.UUID) map[string]int {
 
 // TestBudgetIsTheSumOfSpentTokens appends random legal facts to jobs with reservations
 // on two days. The budget of each day must equal the sum of the tokens that its jobs
-// spent.
+// spent, and so must the budgets of the API keys that submitted jobs.
 func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
 	f := newFixture(t)
-	want := map[string]int{}
+	want := map[uuid.UUID]map[string]int{f.owner: {}, {}: {}, {1}: {}, {2}: {}}
 	rapid.Check(t, func(rt *rapid.T) {
 		id := uuid.Must(uuid.NewV7())
 		_, facts := drawFacts(rt, id, f.owner)
@@ -46,18 +46,24 @@ func TestBudgetIsTheSumOfSpentTokens(t *testing.T) {
 		if spent := j.Spent(); spent < 0 || spent > j.Reserved.Tokens {
 			rt.Fatalf("%d tokens spent of %d reserved", spent, j.Reserved.Tokens)
 		} else if spent > 0 {
-			want[j.Reserved.Day] += spent
+			want[f.owner][j.Reserved.Day] += spent
+			want[j.APIKey][j.Reserved.Day] += spent
 		}
 	})
-	if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
-		t.Fatal(cmp.Diff(want, got))
+	clear(want[uuid.UUID{}]) // of the jobs without an API key
+	compare := func(when string) {
+		t.Helper()
+		for payer, want := range want {
+			if got := f.budgets(t, payer); !cmp.Equal(got, want) {
+				t.Fatalf("budgets of %s %s: %s", payer, when, cmp.Diff(want, got))
+			}
+		}
 	}
-	if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
+	compare("before a rebuild")
+	if _, err := f.RebuildHistory(t.Context(), events.Observer{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.budgets(t, f.owner); !cmp.Equal(got, want) {
-		t.Fatalf("budgets after a rebuild: %s", cmp.Diff(want, got))
-	}
+	compare("after a rebuild")
 }
 
 func TestEveryEndSettlesTheReservation(t *testing.T) {
@@ -168,16 +174,20 @@ func TestLoadCountsOneOwner(t *testing.T) {
 	accepted := completedFacts()[0].(events.JobAccepted)
 	for i, facts := range [][]events.Fact{nil, nil, completedFacts()[1:2], completedFacts()[1:]} {
 		accepted.Priority, accepted.Reserved = i+1, events.Reservation{Day: today, Tokens: 20}
+		if i == 3 {
+			accepted.APIKey = uuid.UUID{1}
+		}
 		if _, err := f.put(t.Context(), f.newJob(), append([]events.Fact{accepted}, facts...)...); err != nil {
 			t.Fatal(err)
 		}
 	}
+	key := uuid.UUID{1}
 	load := func(owner uuid.UUID, limit int) events.Load {
 		t.Helper()
 		var l events.Load
 		err := f.Write(t.Context(), func(tx *events.Tx) (err error) {
-			l, err = tx.Load(t.Context(), owner, limit)
-			if locked, err := tx.LockLoad(t.Context(), owner, limit); err != nil || locked != l {
+			l, err = tx.Load(t.Context(), owner, key, limit)
+			if locked, err := tx.LockLoad(t.Context(), owner, key, limit); err != nil || locked != l {
 				t.Errorf("LockLoad: %+v, %v, want Load's %+v", locked, err, l)
 			}
 			return err
@@ -188,12 +198,13 @@ func TestLoadCountsOneOwner(t *testing.T) {
 		l.At = time.Time{}
 		return l
 	}
-	if got, want := load(f.owner, 100), (events.Load{Outstanding: 3, Priority: 2, Spent: 67}); got != want {
+	if got, want := load(f.owner, 100), (events.Load{Outstanding: 3, Priority: 2, Spent: 67, KeySpent: 7}); got != want {
 		t.Errorf("load: %+v, want %+v", got, want)
 	}
-	if got, want := load(f.owner, 2), (events.Load{Outstanding: 2, Priority: 2, Spent: 67}); got != want {
+	if got, want := load(f.owner, 2), (events.Load{Outstanding: 2, Priority: 2, Spent: 67, KeySpent: 7}); got != want {
 		t.Errorf("load: %+v, want %+v", got, want)
 	}
+	key = uuid.UUID{}
 	if got := load(other, 100); got != (events.Load{}) {
 		t.Errorf("load of an owner without jobs: %+v", got)
 	}

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// A ciphertext of AES-GCM can be made to open under two keys. Two owners, or an owner and
-// a later auditor, would then read two texts in the same event. The commitments refuse
-// every text but one.
+// TestSealedMembersMustBeThoseOfTheCommitments changes the plaintext of an event. A ciphertext
+// of AES-GCM can be made to open under two keys, and two readers would then read two texts. The
+// commitments refuse every text but one. A test in cmd/colophon makes such a ciphertext.
 func TestSealedMembersMustBeThoseOfTheCommitments(t *testing.T) {
 	_, key := readGolden(t, schema)
 	fact := JobAdvanced{Tokens: []int{1, 2}, Text: "one text"}

@@ -24,6 +24,10 @@ const (
 // date.
 func (s *Store) Clock() *pg.Clock { return s.clock }
 
+// Now returns the database's time in UTC, to the microsecond. Unlike [Store.Clock], it
+// reads the database's clock if nothing has read it yet.
+func (s *Store) Now(ctx context.Context) (time.Time, error) { return s.now(ctx, s.pool, time.Time{}) }
+
 // now returns the database's time at Postgres's resolution, so that an event in memory
 // equals the stored event. The result is not before the time of the stream's last event.
 // So no duration between two events of a stream is negative, even if the database's clock

@@ -8,11 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -38,8 +34,11 @@ var (
 	errUncommitted = errors.New("the sealed members differ from their commitments")
 
 	// errEmptied occurs when the ciphertext of secret members was emptied although the
-	// owner has a key.
+	// owner has a key and the job was not erased.
 	errEmptied = errors.New("the ciphertext is missing")
+
+	// errNotEmptied occurs when an event of an erased job has a ciphertext.
+	errNotEmptied = errors.New("the ciphertext of an erased job is still there")
 
 	// errMisplaced occurs when the columns of a row and its payload differ.
 	errMisplaced = errors.New("the columns and the payload differ")
@@ -110,7 +109,7 @@ func encode(e Event, prev Hash, key *vault.Key) (storedEvent, error) {
 	if err == nil {
 		s.Fact, err = json.Marshal(members) // json.Marshal sorts the members of a map
 	}
-	if err == nil && !canonical(s.Fact) {
+	if err == nil && !receipt.Canonical(s.Fact) {
 		err = errors.New("a text is not valid UTF-8") // decode would refuse the event for ever
 	}
 	if err == nil {
@@ -163,7 +162,7 @@ func (r storedEvent) commitment(name string, seed, value []byte) string {
 }
 
 // toMembers returns the members of the JSON object that represents v. It sorts the
-// members of nested objects, so their JSON is canonical.
+// members of nested objects, also of those in arrays, so their JSON is canonical.
 func toMembers(v any) (map[string]json.RawMessage, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -174,18 +173,34 @@ func toMembers(v any) (map[string]json.RawMessage, error) {
 		return nil, err
 	}
 	for name, value := range members {
-		if value[0] != '{' {
-			continue
-		}
-		nested, err := toMembers(value)
-		if err != nil {
-			return nil, err
-		}
-		if members[name], err = json.Marshal(nested); err != nil {
+		if members[name], err = sorted(value); err != nil {
 			return nil, err
 		}
 	}
 	return members, nil
+}
+
+// sorted returns a JSON value in which the members of all objects are sorted.
+func sorted(value json.RawMessage) (json.RawMessage, error) {
+	switch {
+	case value[0] == '{':
+		members, err := toMembers(value)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(members)
+	case value[0] == '[' && bytes.ContainsRune(value, '{'):
+		var list []json.RawMessage
+		err := json.Unmarshal(value, &list)
+		for i := 0; i < len(list) && err == nil; i++ {
+			list[i], err = sorted(list[i])
+		}
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(list)
+	}
+	return value, nil
 }
 
 // aad returns the associated data that binds a ciphertext to its event.
@@ -218,66 +233,38 @@ func readEnvelope(payload []byte) (stored, time.Time, error) {
 // if it has two members of the same name.
 func (s stored) canonical(payload []byte) bool {
 	again, err := json.Marshal(s)
-	return err == nil && bytes.Equal(again, payload) && canonical(s.Fact)
-}
-
-// canonical reports whether a JSON text is compact, has sorted members and is escaped as
-// encoding/json escapes it. The names of members must be lower-case ASCII, because
-// encoding/json takes a name of another case for the same name.
-func canonical(text []byte) bool {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber() // keeps each number as it is written
-	var v any
-	if err := d.Decode(&v); err != nil || !lowerCase(v) {
-		return false
-	}
-	again, err := json.Marshal(v)
-	return err == nil && bytes.Equal(again, text) // false if something follows the value
-}
-
-// lowerCase reports whether all names of members in a decoded JSON value are lower-case
-// ASCII.
-func lowerCase(v any) bool {
-	switch v := v.(type) {
-	case map[string]any:
-		for name, value := range v {
-			if strings.ContainsFunc(name, func(c rune) bool { return c >= utf8.RuneSelf || unicode.IsUpper(c) }) || !lowerCase(value) {
-				return false
-			}
-		}
-	case []any:
-		return !slices.ContainsFunc(v, func(value any) bool { return !lowerCase(value) })
-	}
-	return true
+	return err == nil && bytes.Equal(again, payload) && receipt.Canonical(s.Fact)
 }
 
 // openMembers decrypts the column sealed and compares its members with their commitments.
 // A ciphertext can be made to open under two keys, but only to one set of committed
 // members.
-func (r storedEvent) openMembers(s stored, key *vault.Key) (map[string]json.RawMessage, error) {
+func (r storedEvent) openMembers(s stored, key *vault.Key) (sealed, error) {
+	var box sealed
 	plain, err := key.Open(r.Sealed, aad(r.Stream, r.Version))
 	if err != nil {
-		return nil, err
+		return box, err
 	}
-	var box sealed
 	if err := json.Unmarshal(plain, &box); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return box, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if len(box.Members) != len(s.Commit) {
-		return nil, errUncommitted
+		return box, errUncommitted
 	}
 	for name, value := range box.Members {
 		if r.commitment(name, box.Seed, value) != s.Commit[name] {
-			return nil, errUncommitted
+			return box, errUncommitted
 		}
 	}
-	return box.Members, nil
+	return box, nil
 }
 
 // openFact returns the fact with its secret members. If key is nil, it returns the fact
 // without them and reports it as erased.
 func (r storedEvent) openFact(s stored, key *vault.Key) (fact json.RawMessage, erased bool, err error) {
 	switch {
+	case r.Erased && r.Sealed != nil:
+		return nil, false, errNotEmptied
 	case len(s.Commit) == 0 && r.Sealed != nil:
 		return nil, false, errUncommitted
 	case len(s.Commit) == 0:
@@ -287,10 +274,11 @@ func (r storedEvent) openFact(s stored, key *vault.Key) (fact json.RawMessage, e
 	case r.Sealed == nil:
 		return nil, false, errEmptied
 	}
-	secret, err := r.openMembers(s, key)
+	box, err := r.openMembers(s, key)
 	if err != nil {
 		return nil, false, err
 	}
+	secret := box.Members
 	if owner, ok := secret[memberOwner]; ok {
 		var id uuid.UUID
 		if err := json.Unmarshal(owner, &id); err != nil {
@@ -334,6 +322,8 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 		return as[JobFailed](raw)
 	case JobCancelled{}.Type():
 		return as[JobCancelled](raw)
+	case JobErased{}.Type():
+		return as[JobErased](raw)
 	case AccountRegistered{}.Type():
 		return as[AccountRegistered](raw)
 	case AccountSignedIn{}.Type():
@@ -358,6 +348,22 @@ func decodeFact(kind string, raw json.RawMessage) (Fact, error) {
 		return as[AccountEnabled](raw)
 	case AccountErased{}.Type():
 		return as[AccountErased](raw)
+	case KeyCreated{}.Type():
+		return as[KeyCreated](raw)
+	case KeyRevoked{}.Type():
+		return as[KeyRevoked](raw)
+	case PolicyRefused{}.Type():
+		return as[PolicyRefused](raw)
+	case WebhookCreated{}.Type():
+		return as[WebhookCreated](raw)
+	case WebhookUpdated{}.Type():
+		return as[WebhookUpdated](raw)
+	case WebhookSecretRotated{}.Type():
+		return as[WebhookSecretRotated](raw)
+	case WebhookDisabled{}.Type():
+		return as[WebhookDisabled](raw)
+	case WebhookDeleted{}.Type():
+		return as[WebhookDeleted](raw)
 	}
 	return nil, fmt.Errorf("%w: unknown type %q", errNewer, kind)
 }

@@ -1,11 +1,13 @@
 package events
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,7 @@ const (
 	unopenable  = "sealed members not readable"
 	uncommitted = "sealed members differ from their commitments"
 	missing     = "sealed members missing, but not erased"
+	notEmptied  = "sealed members not emptied, although the job was erased"
 	misplaced   = "columns and payload differ"
 	unchained   = "does not name the hash of the event before it"
 	illegal     = "cannot follow the events before it"
@@ -71,10 +74,12 @@ type storedEvent struct {
 	Schema  int
 	Payload []byte
 	Sealed  []byte // ciphertext of the secret members; nil if there are none, if it was emptied, and in schema 1
+	Erased  bool   // the stream has the event job.erased
 }
 
 // eventColumns are the columns that storedEvents expects.
-const eventColumns = `stream, version, owner, type, schema, payload, sealed`
+const eventColumns = `stream, version, owner, type, schema, payload, sealed,
+	exists (select from events as e where e.stream = events.stream and e.type = 'job.erased')`
 
 func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[storedEvent])
@@ -83,10 +88,10 @@ func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 // hash returns the hash of the payload.
 func (r storedEvent) hash() Hash { return sha256.Sum256(r.Payload) }
 
-// decode reverses encode, with the key of the row's owner. If key is nil, the secret members
-// of the fact stay zero, and an event that has such members is marked as erased. The event
-// previous is the one before it in the stream, or nil if the caller has not read it. The
-// error is a Damage.
+// decode reverses encode, with the key of the row's owner. If key is nil or the job was
+// erased, the secret members of the fact stay zero, and an event that has such members is
+// marked as erased. The event previous is the one before it in the stream, or nil if the
+// caller has not read it. The error is a Damage.
 func (r storedEvent) decode(previous *storedEvent, key *vault.Key) (Event, error) {
 	e, err := r.read(previous, key)
 	switch {
@@ -96,6 +101,8 @@ func (r storedEvent) decode(previous *storedEvent, key *vault.Key) (Event, error
 		return e, r.damage(newer)
 	case errors.Is(err, errEmptied):
 		return e, r.damage(missing)
+	case errors.Is(err, errNotEmptied):
+		return e, r.damage(notEmptied)
 	case errors.Is(err, errMisplaced):
 		return e, r.damage(misplaced)
 	case errors.Is(err, errUnchained):
@@ -123,6 +130,9 @@ func (r storedEvent) read(previous *storedEvent, key *vault.Key) (Event, error) 
 	open := r.openFact
 	if s.Schema == 1 {
 		open = openFact1
+	}
+	if r.Erased {
+		key = nil // the ciphertext of schema 1 is still there
 	}
 	raw, erased, err := open(s, key)
 	if err != nil {
@@ -193,12 +203,7 @@ func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent
 	events := make([]Event, 0, len(stored))
 	var previous *storedEvent
 	for i, r := range stored {
-		e, err := s.decode(ctx, db, r, previous, s.vault.Key)
-		if d, ok := errors.AsType[*Damage](err); ok && d.Reason == missing {
-			// Another process may have erased the owner, whose key is still in this one's
-			// memory.
-			e, err = s.decode(ctx, db, r, previous, s.vault.Reload)
-		}
+		e, err := s.decode(ctx, db, r, previous)
 		if err != nil {
 			return events, err
 		}
@@ -208,11 +213,46 @@ func (s *Store) decodeAll(ctx context.Context, db vault.DB, stored []storedEvent
 	return events, nil
 }
 
-// decode decodes one event with the key of its owner, which it gets by calling keyOf. The
-// error is a Damage unless the key cannot be read.
-func (s *Store) decode(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent,
-	keyOf func(context.Context, vault.DB, uuid.UUID) (*vault.Key, error),
-) (Event, error) {
+// decode decodes one event with the key of its owner. The error is a Damage unless the key
+// cannot be read.
+func (s *Store) decode(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent) (Event, error) {
+	e, err := s.decodeWith(ctx, db, r, previous, s.vault.Key)
+	if hasReason(err, missing, unopenable) {
+		// The key in memory may be older than the row: another process has erased the owner
+		// or replaced the key.
+		s.vault.Forget(r.Owner)
+		e, err = s.decodeWith(ctx, db, r, previous, s.vault.Reload)
+	}
+	for hasReason(err, unopenable) {
+		// The row may be older than the key: it was sealed again, and the earlier key is
+		// destroyed.
+		again, failed := storedEvents(s.pool.Query(ctx, `select `+eventColumns+` from events where stream = $1 and version = $2`, r.Stream, r.Version))
+		if failed != nil {
+			return e, fmt.Errorf("read %s again: %w", aad(r.Stream, r.Version), failed)
+		}
+		if len(again) == 0 || bytes.Equal(again[0].Sealed, r.Sealed) {
+			break
+		}
+		r = again[0]
+		e, err = s.decodeWith(ctx, s.pool, r, previous, s.vault.Reload)
+	}
+	return e, err
+}
+
+// hasReason reports whether err is a Damage for one of the reasons.
+func hasReason(err error, reasons ...string) bool {
+	d, ok := errors.AsType[*Damage](err)
+	return ok && slices.Contains(reasons, d.Reason)
+}
+
+// keyFunc is Key or Reload of a vault.
+type keyFunc func(context.Context, vault.DB, uuid.UUID) (*vault.Key, error)
+
+// decodeWith is decode with a key that it gets by calling keyOf.
+func (s *Store) decodeWith(ctx context.Context, db vault.DB, r storedEvent, previous *storedEvent, keyOf keyFunc) (Event, error) {
+	if r.Erased {
+		return r.decode(previous, nil) // nothing of it is sealed any more
+	}
 	key, err := keyOf(ctx, db, r.Owner)
 	switch {
 	case errors.Is(err, vault.ErrUnreadable):

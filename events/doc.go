@@ -15,12 +15,14 @@
 //   - Delivery. [Store.Follow] yields every event after a given version of a stream,
 //     exactly once and in order. A process announces its appends to the other
 //     processes by LISTEN/NOTIFY, after the commit. A lost announcement delays a
-//     reader by one heartbeat, but no event is lost.
+//     reader by one heartbeat, but no event is lost. [Store.FollowFeed] does the same
+//     for all events of an owner, in the order of the log.
 //   - Idempotency. A request with an [IdempotencyKey] opens only one stream, even if
 //     the request arrives many times within a day and at several processes.
 //   - Secrecy. In the log and in the view, prompts, texts and user names are stored
 //     only as ciphertext under their owner's key (package vault). [Store.Erase]
-//     destroys the key. The events remain and can still be folded, with
+//     destroys the key. The fact [JobErased] empties the ciphertext of one job, in the
+//     transaction that appends it. The events remain and can still be folded, with
 //     [Event.Erased] set.
 //   - Legality. A [Job] is a pure fold of its events. A fact that cannot follow the
 //     earlier events is refused with [ErrIllegal] and is not appended.

@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,8 @@ func (tx *Tx) CloseOwner(ctx context.Context, owner uuid.UUID) error {
 	return tx.store.vault.CloseOwner(ctx, tx, owner)
 }
 
-// codeClosed is the SQLSTATE that the database function admit raises for a closed owner.
+// codeClosed is the SQLSTATE that the database function admit raises for a closed owner, and
+// sealed_by for an erased one.
 const codeClosed = "CL001"
 
 // queueOpenCheck adds a statement to the batch that fails with codeClosed if the owner
@@ -93,4 +95,52 @@ func (s *Store) empty(ctx context.Context, owner uuid.UUID, last int64) (next in
 		)
 		select coalesce(max(position), 0) from batch`, owner, last, s.emptyBatch).Scan(&next)
 	return next, err
+}
+
+// queueEmptying adds a statement to the batch that empties the ciphertext of a job's events.
+// The statement fails unless the stream has the event JobErased.
+func queueEmptying(batch *pgx.Batch, job uuid.UUID) {
+	batch.Queue(`update events set sealed = null where stream = $1 and sealed is not null`, JobStream(job))
+}
+
+// Ended names a job that has ended, and the time of its end.
+type Ended struct {
+	Job uuid.UUID
+	At  time.Time
+}
+
+// unerased is the condition of Retained, and the order of its jobs.
+const unerased = `
+	finished_at < clock_timestamp() - $1::interval and (finished_at, job) > ($2, $3) and sealed is not null
+		and not exists (select from quarantine where stream = 'job/' || job)
+		and not exists (select from owner_keys where owner = history.owner and closed_at is not null)
+	order by finished_at, job limit $4`
+
+// Unkept returns up to limit jobs with EraseAtEnd that ended more than the duration age ago by
+// the database's clock and are not erased. The rest is as in Retained.
+func (s *Store) Unkept(ctx context.Context, age time.Duration, after Ended, limit int) ([]Ended, error) {
+	rows, _ := s.pool.Query(ctx, `
+		select job, finished_at from history
+		where erase_at_end and `+unerased, age, after.At, after.Job, limit)
+	return ended(rows)
+}
+
+// Retained returns up to limit jobs that ended more than the duration age ago by the
+// database's clock and are not erased, oldest first. It returns the jobs that follow the job
+// after; the zero Ended means all jobs. Damaged jobs and jobs of closed owners are left out,
+// because no event can be appended to the former, and Erase erases the latter.
+func (s *Store) Retained(ctx context.Context, age time.Duration, after Ended, limit int) ([]Ended, error) {
+	rows, _ := s.pool.Query(ctx, `
+		select job, finished_at from history
+		where `+unerased, age, after.At, after.Job, limit)
+	return ended(rows)
+}
+
+// ended reads the result of a query for jobs to erase.
+func ended(rows pgx.Rows) ([]Ended, error) {
+	ended, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ended])
+	if err != nil {
+		return nil, fmt.Errorf("find jobs to erase: %w", err)
+	}
+	return ended, nil
 }

@@ -122,13 +122,13 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, after := range []string{"the erasure", "a rebuild"} {
-		if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 || r.Jobs != 11 {
-			t.Errorf("after %s: %d of %d rows wrong, %v, want none of 11", after, len(r.Wrong), r.Jobs, err)
+		if r, err := f.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Wrong > 0 || r.Jobs != 11 {
+			t.Errorf("after %s: %d of %d rows wrong, %v, want none of 11", after, r.Wrong, r.Jobs, err)
 		}
 		if records, err := f.History(t.Context(), f.owner, uuid.UUID{}, 10); err != nil || len(records) != 0 {
 			t.Errorf("after %s: history %+v, %v, want none", after, records, err)
 		}
-		if _, err := f.RebuildHistory(t.Context(), nil); err != nil {
+		if _, err := f.RebuildHistory(t.Context(), events.Observer{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,8 +136,8 @@ func TestHistoryOfAnErasedOwnerIsCheckedAndRebuilt(t *testing.T) {
 	if _, err := f.db.Owner.Exec(t.Context(), `update history set state = 'failed' where state = 'cancelled'`); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) != 5 {
-		t.Errorf("%d rows wrong, want 5, %v", len(r.Wrong), err)
+	if r, err := f.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Wrong != 5 {
+		t.Errorf("%d rows wrong, want 5, %v", r.Wrong, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -36,11 +37,14 @@ type Event struct {
 	Owner   uuid.UUID // id of the account whose key encrypts the fact
 	At      time.Time // time of the append in UTC, to the microsecond, by the database's clock; never before the stream's previous event
 	Fact    Fact
-	Erased  bool // the ciphertext or the owner's key is gone, so the sealed members of Fact are zero
+	Erased  bool // the ciphertext or the owner's key is gone, so the members of Fact that Secret names are zero
 	Hash    Hash // hash of the stored payload; the next event of the stream contains it
 }
 
-// Fact is the content of an event. Its type is one of the Job and Account types below.
+// Secret returns the names of the fact's JSON members that are stored as ciphertext.
+func (e Event) Secret() []string { return e.Fact.sealed() }
+
+// Fact is the content of an event. Its type is one of the types below.
 type Fact interface {
 	// Type returns the name under which the fact is stored, such as "job.accepted".
 	Type() string
@@ -62,11 +66,31 @@ type (
 		Weights      string       `json:"weights,omitempty"`  // digest of the weights that may run the job; empty if any weights may run it
 		Policy       string       `json:"policy"`             // version of the rules that the prompt passed
 		Priority     int          `json:"priority,omitempty"` // priority in the queue, from 1 (first) to 4 (last)
-		Reserved     Reservation  `json:"reserved,omitzero"`  // tokens reserved of the owner's budget, or zero without a budget
+		Reserved     Reservation  `json:"reserved,omitzero"`  // tokens reserved of the budgets of the owner and of APIKey, or zero without a budget
+		// APIKey is the id of the API key that submitted the job, or zero. It is sealed, so
+		// that two receipts do not show that they come from one key.
+		APIKey uuid.UUID `json:"api_key,omitzero"`
 		// Deadline is the time at which the job is cancelled if it has not ended. It is
 		// in UTC, to the microsecond, by the database's clock. Jobs of the first release
 		// have no deadline.
 		Deadline time.Time `json:"deadline,omitzero"`
+		// Watermark says how the text is marked. It is zero for a text without a mark.
+		Watermark Watermark `json:"watermark,omitzero"`
+		// LogprobsOf is the job whose text this job computes again for its log probabilities.
+		// It is zero for a job with a text of its own.
+		LogprobsOf uuid.UUID `json:"logprobs_of,omitzero"`
+		// Group has the ids of the jobs of one request, in the order of its texts. They were
+		// accepted in one transaction. It is empty for a request for one text.
+		Group []uuid.UUID `json:"group,omitempty"`
+		// Template is the name of the chat template that made the prompt from messages. It is
+		// empty for a prompt that the client wrote itself.
+		Template string `json:"template,omitempty"`
+		// Request has what the operation that made the job must know later to answer about
+		// it, such as the messages of the prompt. It is a JSON object whose form the
+		// operation decides, with sorted members. It is empty for jobs of other operations.
+		Request json.RawMessage `json:"request,omitempty"`
+		// EraseAtEnd is set if the job is to be erased as soon as it has ended.
+		EraseAtEnd bool `json:"erase_at_end,omitempty"`
 	}
 
 	// JobReassigned changes the weights that may run a queued job. The job has no tokens
@@ -92,6 +116,9 @@ type (
 	JobAdvanced struct {
 		Tokens []int  `json:"tokens"`
 		Text   string `json:"text"`
+		// Logprobs has the log probabilities of each of the tokens, if the parameters ask for
+		// them.
+		Logprobs []model.TokenLogprobs `json:"logprobs,omitempty"`
 	}
 
 	// JobCompleted ends a job whose text is complete.
@@ -113,7 +140,27 @@ type (
 		By     string `json:"by"` // "owner", "service" for a deadline, or "command" for the command line
 		Reason string `json:"reason,omitempty"`
 	}
+
+	// JobErased records that the ciphertext of all events of an ended job was emptied. It
+	// ends the job's stream.
+	JobErased struct {
+		By string `json:"by"` // "owner", or "retention" for a text that was kept long enough
+
+		// CompletionTokens is the number of generated tokens. The tokens themselves are gone.
+		CompletionTokens int `json:"completion_tokens"`
+
+		// APIKey is the API key that submitted the job, or zero. Its budget counts erased jobs
+		// too, and the id in JobAccepted is gone.
+		APIKey uuid.UUID `json:"api_key,omitzero"`
+	}
 )
+
+// Watermark says how a text is marked. Nobody can execute a marked text again without the
+// key.
+type Watermark struct {
+	Key        string `json:"key"`        // id of the owner's watermark key
+	Parameters string `json:"parameters"` // name and version of the scheme, such as "gumbel-h3-s8/1"
+}
 
 // Usage counts model tokens.
 type Usage struct {
@@ -183,14 +230,14 @@ type (
 		By   string `json:"by"` // id of the account that made the change, or "command" for the command line
 	}
 
-	// AccountDisabled records that the account can no longer sign in and that all
-	// sessions were ended.
+	// AccountDisabled records that the account can no longer sign in, that all sessions
+	// were ended and that all API keys were revoked.
 	AccountDisabled struct {
 		By string `json:"by"`
 	}
 
 	// AccountEnabled reverses AccountDisabled, but the account's ended sessions stay
-	// ended.
+	// ended and its API keys revoked.
 	AccountEnabled struct {
 		By string `json:"by"`
 	}
@@ -198,6 +245,64 @@ type (
 	// AccountErased records that the account was erased. It ends the account's stream.
 	AccountErased struct {
 		By string `json:"by,omitempty"` // "command" for the command line, empty for the owner
+	}
+
+	// KeyCreated records a new API key. Neither its secret nor a hash of it is on record.
+	KeyCreated struct {
+		Key         uuid.UUID `json:"key"`
+		Name        string    `json:"name"`
+		Scopes      []string  `json:"scopes"`
+		Expires     time.Time `json:"expires_at,omitzero"`              // time in UTC, to the microsecond, from which the key is refused
+		Generations int       `json:"generations_per_minute,omitempty"` // the key's own limit, or 0
+		Tokens      int       `json:"tokens_per_day,omitempty"`         // the key's own budget, or 0
+		By          string    `json:"by,omitempty"`                     // "command" for the command line, empty for the owner
+	}
+
+	// KeyRevoked records that an API key was revoked. AccountDisabled and AccountErased
+	// revoke all keys of the account.
+	KeyRevoked struct {
+		Key uuid.UUID `json:"key"`
+		By  string    `json:"by,omitempty"` // "command" for the command line, "holder" for somebody who presented the key, empty for the owner
+	}
+
+	// PolicyRefused records that the text policy refused a prompt of the account. It has
+	// nothing of the prompt.
+	PolicyRefused struct {
+		Policy string `json:"policy"` // version of the rules that refused the prompt
+		Rule   string `json:"rule"`   // code of the rule, such as "prompt_word"
+	}
+
+	// WebhookCreated records a new webhook. None of its keys is on record.
+	WebhookCreated struct {
+		Webhook uuid.UUID `json:"webhook"`
+		Host    string    `json:"host"`   // host of the URL; the rest may be a secret
+		Events  []string  `json:"events"` // types of the events that it hears of
+	}
+
+	// WebhookUpdated records a change of a webhook. Host and Events are those after it.
+	WebhookUpdated struct {
+		Webhook  uuid.UUID `json:"webhook"`
+		Host     string    `json:"host"`
+		Events   []string  `json:"events"`
+		Enabled  bool      `json:"enabled,omitempty"`  // the webhook was disabled before
+		Disabled bool      `json:"disabled,omitempty"` // the owner has disabled it
+	}
+
+	// WebhookSecretRotated records that a webhook got new keys.
+	WebhookSecretRotated struct {
+		Webhook uuid.UUID `json:"webhook"`
+	}
+
+	// WebhookDisabled records that the service has disabled a webhook.
+	WebhookDisabled struct {
+		Webhook uuid.UUID `json:"webhook"`
+		Reason  string    `json:"reason"` // "gone" for an answer of 410, or "failures" for days of failed attempts
+	}
+
+	// WebhookDeleted records that a webhook was deleted. AccountErased deletes all webhooks
+	// of the account.
+	WebhookDeleted struct {
+		Webhook uuid.UUID `json:"webhook"`
 	}
 )
 
@@ -208,6 +313,7 @@ func (JobAdvanced) Type() string                { return "job.advanced" }
 func (JobCompleted) Type() string               { return "job.completed" }
 func (JobFailed) Type() string                  { return "job.failed" }
 func (JobCancelled) Type() string               { return "job.cancelled" }
+func (JobErased) Type() string                  { return "job.erased" }
 func (AccountRegistered) Type() string          { return "account.registered" }
 func (AccountSignedIn) Type() string            { return "account.signed_in" }
 func (AccountSignInFailed) Type() string        { return "account.sign_in_failed" }
@@ -220,14 +326,25 @@ func (AccountRoleChanged) Type() string         { return "account.role_changed" 
 func (AccountDisabled) Type() string            { return "account.disabled" }
 func (AccountEnabled) Type() string             { return "account.enabled" }
 func (AccountErased) Type() string              { return "account.erased" }
+func (KeyCreated) Type() string                 { return "key.created" }
+func (KeyRevoked) Type() string                 { return "key.revoked" }
+func (PolicyRefused) Type() string              { return "policy.refused" }
+func (WebhookCreated) Type() string             { return "webhook.created" }
+func (WebhookUpdated) Type() string             { return "webhook.updated" }
+func (WebhookSecretRotated) Type() string       { return "webhook.secret_rotated" }
+func (WebhookDisabled) Type() string            { return "webhook.disabled" }
+func (WebhookDeleted) Type() string             { return "webhook.deleted" }
 
-func (JobAccepted) sealed() []string                { return []string{"prompt", "stop", "params"} }
+func (JobAccepted) sealed() []string {
+	return []string{"prompt", "stop", "params", "api_key", "request"}
+}
 func (JobReassigned) sealed() []string              { return nil }
 func (JobStarted) sealed() []string                 { return nil }
-func (JobAdvanced) sealed() []string                { return []string{"tokens", "text"} }
+func (JobAdvanced) sealed() []string                { return []string{"tokens", "text", "logprobs"} }
 func (JobCompleted) sealed() []string               { return nil }
 func (JobFailed) sealed() []string                  { return nil }
 func (JobCancelled) sealed() []string               { return nil }
+func (JobErased) sealed() []string                  { return nil }
 func (AccountRegistered) sealed() []string          { return []string{"username"} }
 func (AccountSignedIn) sealed() []string            { return nil }
 func (AccountSignInFailed) sealed() []string        { return nil }
@@ -240,3 +357,11 @@ func (AccountRoleChanged) sealed() []string         { return nil }
 func (AccountDisabled) sealed() []string            { return nil }
 func (AccountEnabled) sealed() []string             { return nil }
 func (AccountErased) sealed() []string              { return nil }
+func (KeyCreated) sealed() []string                 { return []string{"name"} }
+func (KeyRevoked) sealed() []string                 { return nil }
+func (PolicyRefused) sealed() []string              { return nil }
+func (WebhookCreated) sealed() []string             { return []string{"host"} }
+func (WebhookUpdated) sealed() []string             { return []string{"host"} }
+func (WebhookSecretRotated) sealed() []string       { return nil }
+func (WebhookDisabled) sealed() []string            { return nil }
+func (WebhookDeleted) sealed() []string             { return nil }

@@ -1,6 +1,9 @@
 package events
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // SetClaimWait sets the maximum time for which a claim waits for an uncommitted claim of
 // the same key.
@@ -21,3 +24,27 @@ func (s *Store) SetRebuildBatch(streams int) { s.rebuildBatch = streams }
 
 // SetEmptyBatch sets the number of events or rows whose ciphertext one statement empties.
 func (s *Store) SetEmptyBatch(events int) { s.emptyBatch = events }
+
+// SetKeyWait sets the time for which a replacement of a data key waits for processes that have
+// the earlier key in memory.
+func (s *Store) SetKeyWait(wait time.Duration) { s.keyWait = wait }
+
+// FeedQuery is the query of Feed.
+const FeedQuery = feedQuery
+
+// ListQuery and UsageQuery are the queries of Jobs and of UsageByDay.
+const (
+	ListQuery  = listQuery
+	UsageQuery = usageQuery
+)
+
+// ListArgs and UsageArgs return the arguments of ListQuery and of UsageQuery.
+var (
+	ListArgs  = listArgs
+	UsageArgs = usageArgs
+)
+
+// ForgetDeliveriesBeyond is ForgetDeliveries with another number of messages of a webhook.
+func (s *Store) ForgetDeliveriesBeyond(ctx context.Context, most int) error {
+	return s.forgetDeliveries(ctx, most)
+}

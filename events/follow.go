@@ -163,6 +163,7 @@ func (s *Store) Run(ctx context.Context, ready func()) {
 	defer wg.Wait()
 	wg.Go(func() { s.announce(ctx) })
 	wg.Go(func() { s.keepTime(ctx) })
+	wg.Go(func() { s.watchLog(ctx) })
 	wait := retry.Backoff{First: 50 * time.Millisecond, Max: 2 * time.Second}
 	listen := func() error {
 		return s.listen(ctx, func() {

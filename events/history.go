@@ -10,13 +10,14 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"colophon/internal/vault"
 )
 
-// stateDamaged is the state of a row whose job had not ended when its stream was set
-// aside. No Job has this state.
-const stateDamaged State = "damaged"
+// StateDamaged is the state of a Record whose events are damaged. The row of a job has it if
+// the job had not ended when its stream was set aside. No Job has this state.
+const StateDamaged State = "damaged"
 
 // Record is a row of the history view: a job without its events.
 type Record struct {
@@ -35,7 +36,10 @@ type Record struct {
 	Deadline         time.Time // zero if the job has no deadline
 	StartedAt        time.Time // zero until the first start
 	FinishedAt       time.Time // zero until the job is final
-	Erased           bool      // the owner's key is gone, so Prompt and Text are empty
+	Erased           bool      // the ciphertext or the owner's key is gone, so Prompt and Text are empty
+	ErasedAt         time.Time // as in Job
+	APIKey           uuid.UUID // as in Job
+	EraseAtEnd       bool      // as in JobAccepted
 }
 
 // record returns the history row of a job.
@@ -55,9 +59,12 @@ func record(j Job) Record {
 		StartedAt:    j.StartedAt,
 		FinishedAt:   j.FinishedAt,
 		Erased:       j.Erased,
+		ErasedAt:     j.ErasedAt,
+		APIKey:       j.APIKey,
+		EraseAtEnd:   j.EraseAtEnd,
 	}
 	if j.State.Final() {
-		r.Text, r.CompletionTokens = j.Text, len(j.Tokens)
+		r.Text, r.CompletionTokens = j.Text, j.Generated()
 		if j.State == Completed {
 			r.CompletionTokens = j.Usage.CompletionTokens
 		}
@@ -86,16 +93,17 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 
 // upsert writes a row of the history view.
 const upsert = `
-insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, sealed_by($2, $16::integer, $13), $14, $15, $17, $18)
 on conflict (job) do update set
 	owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
 	prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 	created_at = excluded.created_at, deadline = excluded.deadline,
-	started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights `
+	started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights,
+	erased_at = excluded.erased_at, api_key = excluded.api_key, erase_at_end = excluded.erase_at_end `
 
 // queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
-// row is replaced only if it meets the condition, whose parameters begin with $15. An empty
+// row is replaced only if it meets the condition, whose parameters begin with $19. An empty
 // condition is always met.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, args ...any) (*pgx.QueuedQuery, error) {
 	var sealed []byte
@@ -108,7 +116,7 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, a
 	}
 	return batch.Queue(upsert+condition,
 		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor}, args...)...), nil
+			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor, nullTime(r.ErasedAt), key.Number(), nullID(r.APIKey), r.EraseAtEnd}, args...)...), nil
 }
 
 func nullTime(t time.Time) *time.Time {
@@ -118,8 +126,15 @@ func nullTime(t time.Time) *time.Time {
 	return &t
 }
 
+func nullID(id uuid.UUID) *uuid.UUID {
+	if id == (uuid.UUID{}) {
+		return nil
+	}
+	return &id
+}
+
 // columns are the columns that scanRow expects.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, xmin::text`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, xmin::text`
 
 // row is a row of the table history. Its sealed bytes hold the encrypted prompt and
 // text.
@@ -131,9 +146,10 @@ type row struct {
 
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
-	var deadline, started, finished *time.Time
+	var deadline, started, finished, erased *time.Time
+	var key *uuid.UUID
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &r.xmin)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &erased, &key, &r.EraseAtEnd, &r.xmin)
 	r.CreatedAt = r.CreatedAt.UTC()
 	if deadline != nil {
 		r.Deadline = deadline.UTC()
@@ -144,6 +160,12 @@ func scanRow(rows pgx.CollectableRow) (row, error) {
 	if finished != nil {
 		r.FinishedAt = finished.UTC()
 	}
+	if erased != nil {
+		r.ErasedAt = erased.UTC()
+	}
+	if key != nil {
+		r.APIKey = *key
+	}
 	return r, err
 }
 
@@ -153,8 +175,31 @@ var errRow = errors.New("the row of the history view is damaged")
 // open returns the record with its prompt and text, or marks it as erased if the
 // owner's key is gone.
 func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
-	key, err := s.vault.Key(ctx, db, r.Owner)
-	if r.sealed == nil || errors.Is(err, vault.ErrErased) {
+	record, err := s.openWith(ctx, db, r, s.vault.Key)
+	if errors.Is(err, errRow) { // the key in memory may be older than the row
+		s.vault.Forget(r.Owner)
+		record, err = s.openWith(ctx, db, r, s.vault.Reload)
+	}
+	if errors.Is(err, errRow) { // the row may be older than the key
+		if err := s.pool.QueryRow(ctx, `select sealed from history where job = $1`, r.Job).Scan(&r.sealed); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return record, fmt.Errorf("read the row of job %s again: %w", r.Job, err)
+		}
+		record, err = s.openWith(ctx, s.pool, r, s.vault.Reload)
+	}
+	return record, err
+}
+
+// openWith is open with a key that it gets by calling keyOf.
+func (s *Store) openWith(ctx context.Context, db vault.DB, r row, keyOf keyFunc) (Record, error) {
+	key, err := keyOf(ctx, db, r.Owner)
+	if errors.Is(err, vault.ErrErased) {
+		r.Erased = true
+		if r.ErasedAt.IsZero() {
+			r.APIKey = uuid.UUID{} // the owner's key was needed to read it in the events
+		}
+		return r.Record, nil
+	}
+	if r.sealed == nil {
 		r.Erased = true
 		return r.Record, nil
 	}
@@ -174,36 +219,66 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 }
 
 // History returns up to limit completed jobs of an owner, newest first. The parameter
-// last is the last job of the previous page, or the zero UUID for the first page. An
-// erased owner has no history. A job whose row and events are damaged is left out.
+// last is the last job of the previous page, or the zero UUID for the first page. The record
+// of an erased job has no prompt and no text. Neither has that of a job whose row and events
+// are damaged. Its state is StateDamaged. An erased owner has no history.
 func (s *Store) History(ctx context.Context, owner, last uuid.UUID, limit int) ([]Record, error) {
+	return s.history(ctx, owner, last, limit, pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true})
+}
+
+// HistoryAsOf is like History, but returns only jobs that had completed at the time asOf.
+// The time of a completion is that of its event, which is taken before the commit. So a job
+// that completes just now can be added to the history of a time that has passed, for as
+// long as its transaction takes.
+func (s *Store) HistoryAsOf(ctx context.Context, owner, last uuid.UUID, limit int, asOf time.Time) ([]Record, error) {
+	return s.history(ctx, owner, last, limit, pgtype.Timestamptz{Time: asOf, Valid: true})
+}
+
+func (s *Store) history(ctx context.Context, owner, last uuid.UUID, limit int, asOf pgtype.Timestamptz) ([]Record, error) {
 	if last == (uuid.UUID{}) {
 		last = uuid.Max
 	}
 	rows, _ := s.pool.Query(ctx, `
 		select `+columns+` from history
-		where owner = $1 and state = 'completed' and job < $2
-		order by job desc limit $3`, owner, last, limit)
+		where owner = $1 and state = 'completed' and job < $2 and finished_at <= $4
+			and not exists (select from owner_keys where owner = $1 and erased_at is not null)
+		order by job desc limit $3`, owner, last, limit, asOf)
 	found, err := pgx.CollectRows(rows, scanRow)
 	if err != nil {
 		return nil, fmt.Errorf("read the history of %s: %w", owner, err)
 	}
+	records, err := s.openAll(ctx, found)
+	if err != nil {
+		return nil, fmt.Errorf("read the history of %s: %w", owner, err)
+	}
+	return records, nil
+}
+
+// openAll returns the records of rows of one owner. It returns none if the owner is erased
+// meanwhile. The record of a damaged job has neither prompt nor text.
+func (s *Store) openAll(ctx context.Context, found []row) ([]Record, error) {
 	records := make([]Record, len(found))
 	for i, r := range found {
+		if r.State == StateDamaged {
+			records[i] = r.Record
+			continue
+		}
+		var err error
 		records[i], err = s.open(ctx, s.pool, r)
 		if errors.Is(err, errRow) {
 			// The events contain the text too, so the text is read from the events.
 			var job Job
-			if job, err = s.Job(ctx, r.Job); errors.Is(err, ErrDamaged) {
-				job, err = Job{Erased: true}, nil // the text of this job is lost, but the other jobs must still be returned
+			job, err = s.Job(ctx, r.Job)
+			if records[i] = record(job); errors.Is(err, ErrDamaged) {
+				records[i], err = r.Record, nil // the text of this job is lost, but the other jobs must still be returned
+				records[i].State = StateDamaged
 			}
-			records[i] = record(job)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the history of %s: %w", owner, err)
+			return nil, err
 		}
 	}
-	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased }), nil
+	return slices.DeleteFunc(records, func(r Record) bool { return r.Erased && r.ErasedAt.IsZero() && r.State != StateDamaged }), nil
 }
 
 // MaxQueuePosition is the maximum position that QueuePosition returns.

@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -74,22 +75,22 @@ func TestRebuildReproducesTheView(t *testing.T) {
 			rt.Fatal(err)
 		}
 	})
-	checked, err := f.CheckHistory(t.Context())
-	if err != nil || len(checked.Wrong) > 0 || checked.Jobs == 0 {
+	checked, err := f.CheckHistory(t.Context(), events.Observer{})
+	if err != nil || checked.Wrong > 0 || checked.Jobs == 0 {
 		t.Fatalf("check: %+v, %v", checked, err)
 	}
 	live := rows()
 	if _, err := f.db.Owner.Exec(t.Context(), `truncate history`); err != nil {
 		t.Fatal(err)
 	}
-	rebuilt, err := f.RebuildHistory(t.Context(), nil)
-	if err != nil || rebuilt.Jobs != checked.Jobs || len(rebuilt.Wrong) != checked.Jobs {
-		t.Fatalf("rebuilt %d rows of %d jobs, want %d, %v", len(rebuilt.Wrong), rebuilt.Jobs, checked.Jobs, err)
+	rebuilt, err := f.RebuildHistory(t.Context(), events.Observer{})
+	if err != nil || rebuilt.Jobs != checked.Jobs || rebuilt.Wrong != checked.Jobs {
+		t.Fatalf("rebuilt %d rows of %d jobs, want %d, %v", rebuilt.Wrong, rebuilt.Jobs, checked.Jobs, err)
 	}
 	if after := rows(); !cmp.Equal(live, after) {
 		t.Fatal(cmp.Diff(live, after))
 	}
-	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+	if r, err := f.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Wrong > 0 {
 		t.Fatalf("wrong rows after the rebuild: %v, %v", r.Wrong, err)
 	}
 }
@@ -118,14 +119,22 @@ func TestCheckFindsWrongRows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := []uuid.UUID{ids[0], ids[1], orphan}
-	if r, err := f.CheckHistory(t.Context()); err != nil || !cmp.Equal(r.Wrong, want) {
-		t.Fatalf("%v\n%s", err, cmp.Diff(want, r.Wrong))
+	want := map[uuid.UUID]string{
+		ids[0]: "state is queued, and the events say completed",
+		ids[1]: "the row is missing",
+		orphan: "the job has no events",
 	}
-	if r, err := f.RebuildHistory(t.Context(), nil); err != nil || !cmp.Equal(r.Wrong, want) {
-		t.Fatalf("%v\n%s", err, cmp.Diff(want, r.Wrong))
+	for _, run := range []func(context.Context, events.Observer) (events.Report, error){f.CheckHistory, f.RebuildHistory} {
+		got := map[uuid.UUID]string{}
+		r, err := run(t.Context(), events.Observer{Differs: func(d events.Difference) { got[d.Job] = d.What }})
+		if err != nil || r.Wrong != len(want) || !cmp.Equal(got, want) {
+			t.Fatalf("%d rows wrong, %v\n%s", r.Wrong, err, cmp.Diff(want, got))
+		}
+		if first := (events.Difference{Job: ids[0], What: want[ids[0]]}); *r.First != first {
+			t.Errorf("first %s, want %s", r.First, first)
+		}
 	}
-	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
+	if r, err := f.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Wrong > 0 {
 		t.Fatalf("wrong rows after the rebuild: %v, %v", r.Wrong, err)
 	}
 }

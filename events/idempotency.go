@@ -67,13 +67,23 @@ func (k IdempotencyKey) fingerprint() []byte {
 }
 
 // aad returns the associated data that binds a sealed fingerprint to its key.
-func (k IdempotencyKey) aad() string { return fmt.Sprintf("idempotency key %x", k.hash()) }
+func (k IdempotencyKey) aad() string { return requestAAD(k.hash()) }
+
+func requestAAD(hash []byte) string { return fmt.Sprintf("idempotency key %x", hash) }
 
 // Opened returns the stream that an earlier request with the same key has opened. It
 // returns ErrNotFound if no request has used the key. It returns ErrKeyReused if the
 // earlier request had another payload. A stream that Opened returns is as durable as if
 // the earlier request had succeeded.
 func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
+	stream, err := s.opened(ctx, k)
+	if errors.Is(err, vault.ErrUnreadable) {
+		stream, err = s.opened(ctx, k) // the owner's key may have been replaced between the reads
+	}
+	return stream, err
+}
+
+func (s *Store) opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	var stream Stream
 	var owner uuid.UUID
 	var sealed []byte
@@ -94,6 +104,7 @@ func (s *Store) Opened(ctx context.Context, k IdempotencyKey) (Stream, error) {
 	}
 	fingerprint, err := key.Open(sealed, k.aad())
 	if err != nil {
+		s.vault.Forget(owner)
 		return "", err
 	}
 	if !bytes.Equal(fingerprint, k.fingerprint()) {
@@ -123,15 +134,16 @@ func (tx *Tx) Claim(ctx context.Context, k IdempotencyKey, owner uuid.UUID, stre
 	batch.Queue(fmt.Sprintf(`set local lock_timeout = %d`, tx.store.claimWait.Milliseconds()))
 	claimed := true
 	batch.Queue(`
-		insert into idempotency_keys (key_hash, owner, stream, fingerprint) values ($1, $2, $3, $4) on conflict do nothing`,
-		k.hash(), owner, stream, key.Seal(k.fingerprint(), k.aad())).
+		insert into idempotency_keys (key_hash, owner, stream, fingerprint) values ($1, $2, $3, sealed_by($2, $5::integer, $4)) on conflict do nothing`,
+		k.hash(), owner, stream, key.Seal(k.fingerprint(), k.aad()), key.Number()).
 		Exec(func(tag pgconn.CommandTag) error { claimed = tag.RowsAffected() == 1; return nil })
 	batch.Queue(`set local lock_timeout to default`)
 	err = tx.SendBatch(ctx, &batch).Close()
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "55P03" { // the code means lock_not_available
 		return ErrInFlight
 	}
-	if err != nil {
+	if err = sealRefused(err); err != nil {
+		tx.store.forgetReplaced(err, owner)
 		return fmt.Errorf("claim an idempotency key: %w", err)
 	}
 	if !claimed {

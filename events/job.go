@@ -38,7 +38,11 @@ type Job struct {
 	Version int
 	Hash    Hash // hash of the event of this version
 	State   State
-	Erased  bool // the ciphertext or the owner's key is gone, so Prompt, Params, Tokens and Text are empty
+	Erased  bool // the ciphertext or the owner's key is gone, so Prompt, Params, Tokens, Text and Logprobs are empty
+
+	// ErasedAt is the time at which the job was erased by itself. It is zero if the job was
+	// not erased, and if its owner was erased with all of their jobs.
+	ErasedAt time.Time
 
 	Prompt       string
 	PromptTokens int
@@ -46,8 +50,15 @@ type Job struct {
 	Model        string
 	AcceptedFor  string // digest of the weights that the job was accepted for or reassigned to; empty if any weights may run it
 	Policy       string
+	Watermark    Watermark   // zero for a text without a mark
+	LogprobsOf   uuid.UUID   // job whose text this job computes again; zero for a job with a text of its own
+	Group        []uuid.UUID // jobs of the same request, this one included; empty for a request for one text
+	Template     string      // name of the chat template that made the prompt; empty without a template
+	Request      string      // as in JobAccepted; empty if the job was erased
+	EraseAtEnd   bool        // as in JobAccepted
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
-	Reserved     Reservation // share of the owner's token budget
+	Reserved     Reservation // share of the token budgets of the owner and of APIKey
+	APIKey       uuid.UUID   // id of the API key that submitted the job, or zero
 
 	Attempts int    // number of starts
 	Weights  string // weights of the first start, which may differ from AcceptedFor; later starts need the same weights
@@ -56,6 +67,11 @@ type Job struct {
 	TokensBy string // kernel that generated the last of these tokens
 	Mixed    bool   // true if more than one kernel generated these tokens
 	Text     string // the text of Tokens
+
+	// Logprobs has the log probabilities of each of Tokens, if Params asks for them.
+	Logprobs []model.TokenLogprobs
+
+	ErasedTokens int // number of tokens that the erasure of the job has removed from Tokens
 
 	FinishReason string // "stop", "length" or "content_filter" for a completed job, otherwise empty
 	Usage        Usage  // usage of a completed job
@@ -82,9 +98,11 @@ func (j Job) Apply(e Event) (Job, error) {
 	case JobAccepted:
 		j.ID, j.Owner, j.State, j.AcceptedAt = e.Stream.ID(), e.Owner, Queued, e.At
 		j.Prompt, j.PromptTokens, j.Model, j.AcceptedFor, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Weights, f.Policy
-		j.Priority, j.Reserved = max(1, f.Priority), f.Reserved // events of the first release have no priority
-		j.Params, j.Deadline = f.Params, f.Deadline
-		j.Params.Stop = f.Stop
+		j.Priority, j.Reserved, j.APIKey = max(1, f.Priority), f.Reserved, f.APIKey // events of the first release have no priority
+		j.Params, j.Deadline, j.Watermark = f.Params, f.Deadline, f.Watermark
+		j.Params.Stop, j.LogprobsOf = f.Stop, f.LogprobsOf
+		j.Group, j.Template = f.Group, f.Template
+		j.Request, j.EraseAtEnd = string(f.Request), f.EraseAtEnd
 	case JobReassigned:
 		j.AcceptedFor = f.Weights
 	case JobStarted:
@@ -102,6 +120,7 @@ func (j Job) Apply(e Event) (Job, error) {
 		}
 		j.Tokens = append(slices.Clip(j.Tokens), f.Tokens...)
 		j.Text += f.Text
+		j.Logprobs = append(slices.Clip(j.Logprobs), f.Logprobs...)
 	case JobCompleted:
 		j.State, j.FinishedAt = Completed, e.At
 		j.FinishReason, j.Usage, j.Timings = f.FinishReason, f.Usage, f.Timings
@@ -113,9 +132,18 @@ func (j Job) Apply(e Event) (Job, error) {
 		}
 	case JobCancelled:
 		j.State, j.FinishedAt, j.Reason = Cancelled, e.At, f.Reason
+	case JobErased:
+		// The result is the fold of the emptied events.
+		j.Erased, j.ErasedAt, j.ErasedTokens, j.APIKey = true, e.At, f.CompletionTokens, f.APIKey
+		j.Prompt, j.Params, j.Text, j.Tokens, j.Logprobs, j.Request = "", model.Params{}, "", nil, nil, ""
+		j.TokensBy, j.Mixed = "", false
 	}
 	return j, nil
 }
+
+// Generated returns the number of tokens generated so far. It also counts the tokens of an
+// erased job, but not those of an erased owner.
+func (j Job) Generated() int { return max(len(j.Tokens), j.ErasedTokens) }
 
 // allows reports whether e may be the next event of the job. All starts of a job have the
 // same weights. The first start may have other weights than those that the job was accepted
@@ -136,6 +164,8 @@ func (j Job) allows(e Event) bool {
 		return j.State == Running
 	case JobFailed, JobCancelled:
 		return j.State == Queued || j.State == Running
+	case JobErased:
+		return j.State.Final() && j.ErasedAt.IsZero() && f.CompletionTokens >= 0 && (f.CompletionTokens == len(j.Tokens) && f.APIKey == j.APIKey || j.Erased)
 	}
 	return false
 }

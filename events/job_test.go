@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -85,12 +86,16 @@ func TestIllegalFactsAreRefused(t *testing.T) {
 		{"reassigned after the start", []events.Fact{accepted, started}, events.JobReassigned{Weights: "sha256:1"}},
 		{"started again with the weights it was accepted for", []events.Fact{events.JobAccepted{Prompt: "p", Weights: "sha256:1"}, events.JobStarted{Weights: "sha256:2/f32"}}, events.JobStarted{Weights: "sha256:1/f32"}},
 		{"started at the wrong token", []events.Fact{accepted, started, advanced}, started},
+		{"erased before its end", []events.Fact{accepted, started, advanced}, events.JobErased{By: "owner", CompletionTokens: 1}},
+		{"erased twice", []events.Fact{accepted, cancelled, events.JobErased{By: "owner"}}, events.JobErased{By: "owner"}},
+		{"erased with too many tokens", []events.Fact{accepted, started, advanced, completed}, events.JobErased{By: "owner", CompletionTokens: 2}},
+		{"started after it was erased", []events.Fact{accepted, cancelled, events.JobErased{By: "owner"}}, started},
 		{"account fact", []events.Fact{accepted}, events.AccountSignedIn{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := events.Job{ID: id, Owner: owner}
 			next := func(f events.Fact) events.Event {
-				return events.Event{Stream: events.JobStream(id), Version: j.Version + 1, Owner: owner, Fact: f}
+				return events.Event{Stream: events.JobStream(id), Version: j.Version + 1, Owner: owner, At: time.Unix(1, 0), Fact: f}
 			}
 			for _, f := range c.before {
 				var err error

@@ -2,18 +2,25 @@ package events_test
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/events"
 )
 
-// BenchmarkRebuildBesideWriters rebuilds a view with many wrong rows while 100 events a
-// second are appended. The view has 5,000 jobs, or as many as COLOPHON_TEST_JOBS says.
-// The benchmark reports the longest write before and during the rebuild, and the longest
-// time for which the rebuild held a lock on rows.
-func BenchmarkRebuildBesideWriters(b *testing.B) {
+// BenchmarkRebuildBesideClients rebuilds a view whose rows are wrong in two of five cases,
+// beside 50 appends and 100 reads of the history a second. The view has 5,000 jobs of five
+// events each, or as many as COLOPHON_TEST_JOBS says. The benchmark fails if an append or a
+// read fails, or if the view then differs from the events. It reports the longest append
+// before and during the rebuild, the longest read, the longest time for which the rebuild held
+// a lock on rows, and the speed of a check of the right view without clients.
+func BenchmarkRebuildBesideClients(b *testing.B) {
 	jobs := 5000
 	if n, err := strconv.Atoi(os.Getenv("COLOPHON_TEST_JOBS")); err == nil {
 		jobs = n
@@ -33,16 +40,17 @@ func BenchmarkRebuildBesideWriters(b *testing.B) {
 	wg.Wait()
 	for b.Loop() {
 		f.spoil(b)
-		var longest, count atomic.Int64
+		var write, read activity
 		done := make(chan struct{})
-		wg.Go(func() { f.writeEvery(b, 10*time.Millisecond, done, &longest, &count) })
+		wg.Go(func() { f.writeEvery(b, 20*time.Millisecond, done, &write) })
+		wg.Go(func() { f.readEvery(b, 10*time.Millisecond, done, &read) })
 		time.Sleep(2 * time.Second)
-		before := time.Duration(longest.Swap(0))
+		before := write.longest()
 		var locked time.Duration
 		sampled := make(chan struct{})
 		wg.Go(func() { locked = f.longestLock(b, sampled) })
 		start := time.Now()
-		report, err := f.RebuildHistory(b.Context(), nil)
+		report, err := f.RebuildHistory(b.Context(), events.Observer{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -50,18 +58,41 @@ func BenchmarkRebuildBesideWriters(b *testing.B) {
 		close(sampled)
 		close(done)
 		wg.Wait()
+		start = time.Now()
+		checked, err := f.CheckHistory(b.Context(), events.Observer{})
+		if err != nil || checked.Err() != nil {
+			b.Fatal(err, checked.Err())
+		}
+		alone := time.Since(start)
+		var memory runtime.MemStats
+		runtime.ReadMemStats(&memory)
 		b.ReportMetric(float64(before.Milliseconds()), "longest-write-before-ms")
-		b.ReportMetric(float64(time.Duration(longest.Load()).Milliseconds()), "longest-write-during-ms")
+		b.ReportMetric(float64(write.longest().Milliseconds()), "longest-write-during-ms")
+		b.ReportMetric(float64(read.longest().Milliseconds()), "longest-read-ms")
 		b.ReportMetric(float64(locked.Milliseconds()), "longest-lock-ms")
-		b.ReportMetric(float64(count.Load()), "writes")
-		b.ReportMetric(float64(len(report.Wrong))/took.Seconds(), "rows-corrected/s")
-		b.ReportMetric(float64(report.Jobs)/took.Seconds(), "jobs/s")
+		b.ReportMetric(float64(write.count.Load())/(took.Seconds()+2), "writes/s")
+		b.ReportMetric(float64(read.count.Load())/(took.Seconds()+2), "reads/s")
+		b.ReportMetric(float64(report.Wrong)/took.Seconds(), "rows-corrected/s")
+		b.ReportMetric(float64(5*report.Jobs)/took.Seconds(), "events/s")
+		b.ReportMetric(float64(5*checked.Jobs)/alone.Seconds(), "events/s-checked-alone")
+		b.ReportMetric(float64(memory.Sys)/(1<<20), "MiB")
 	}
 }
 
-// writeEvery appends one event per interval until done is closed. It stores the duration
-// of the longest append in longest.
-func (f *fixture) writeEvery(b *testing.B, interval time.Duration, done <-chan struct{}, longest, count *atomic.Int64) {
+// activity counts operations and keeps the time of the longest.
+type activity struct{ count, max atomic.Int64 }
+
+func (a *activity) took(d time.Duration) {
+	a.count.Add(1)
+	for longest := a.max.Load(); int64(d) > longest && !a.max.CompareAndSwap(longest, int64(d)); longest = a.max.Load() {
+	}
+}
+
+// longest returns the time of the longest operation since the last call.
+func (a *activity) longest() time.Duration { return time.Duration(a.max.Swap(0)) }
+
+// writeEvery appends one event per interval until done is closed.
+func (f *fixture) writeEvery(b *testing.B, interval time.Duration, done <-chan struct{}, a *activity) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -78,9 +109,27 @@ func (f *fixture) writeEvery(b *testing.B, interval time.Duration, done <-chan s
 				b.Error(err)
 				return
 			}
-			longest.Store(max(longest.Load(), int64(time.Since(start))))
-			count.Add(1)
+			a.took(time.Since(start))
 		}
+	}
+}
+
+// readEvery reads the newest page of the history once per interval until done is closed.
+func (f *fixture) readEvery(b *testing.B, interval time.Duration, done <-chan struct{}, a *activity) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		start := time.Now()
+		if _, err := f.History(b.Context(), f.owner, uuid.UUID{}, 20); err != nil {
+			b.Error(err)
+			return
+		}
+		a.took(time.Since(start))
 	}
 }
 

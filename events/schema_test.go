@@ -11,6 +11,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -74,12 +75,11 @@ func TestEventsAreChained(t *testing.T) {
 	f.mustBeChained(t, events.AccountStream(f.owner), 1)
 }
 
-// TestStreamsOfSchema1GoOn stores events in the form of the first schema, and appends
-// events to their streams. The new events must name the hashes of the old ones, and both
-// must be readable.
-func TestStreamsOfSchema1GoOn(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+// useSchema1 gives the fixture the owner and the key of the golden file of schema 1, and stores
+// the event job.accepted of that file. It returns the job, and a function that stores another
+// event of the file.
+func (f *fixture) useSchema1(t *testing.T) (job uuid.UUID, store func(stream events.Stream, kind string)) {
+	t.Helper()
 	var golden struct {
 		WrappedKey []byte            `json:"wrapped_key"`
 		Payloads   map[string]string `json:"payloads"`
@@ -92,17 +92,27 @@ func TestStreamsOfSchema1GoOn(t *testing.T) {
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
-	f.Store = events.NewStore(f.db.App, v, slog.New(slog.DiscardHandler))
+	f.Store, f.vault = events.NewStore(f.db.App, v, slog.New(slog.DiscardHandler)), v
 	f.owner = uuid.MustParse("01a205f5-d3cb-7edf-b4b0-4999c136b1eb")
 	f.db.Damage(t, `insert into owner_keys (owner, wrapped) values ($1, $2)`, f.owner, golden.WrappedKey)
-	store := func(stream events.Stream, kind string) {
+	store = func(stream events.Stream, kind string) {
 		payload := []byte(golden.Payloads[kind])
 		f.db.Damage(t, `insert into events (stream, version, owner, type, at, schema, payload)
 			select $1, (p->>'version')::int, $2, $3, (p->>'at')::timestamptz, 1, $4 from (select convert_from($4, 'UTF8')::json as p) as payload`,
 			stream, f.owner, kind, payload)
 	}
-	job := events.JobStream(f.owner)
-	store(job, "job.accepted")
+	store(events.JobStream(f.owner), "job.accepted")
+	return f.owner, store
+}
+
+// TestStreamsOfSchema1GoOn stores events in the form of the first schema, and appends
+// events to their streams. The new events must name the hashes of the old ones, and both
+// must be readable.
+func TestStreamsOfSchema1GoOn(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	id, store := f.useSchema1(t)
+	job := events.JobStream(id)
 	j, err := f.Job(t.Context(), job.ID())
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +124,12 @@ func TestStreamsOfSchema1GoOn(t *testing.T) {
 	f.mustBeChained(t, job, 2)
 	if j, err = f.Job(t.Context(), job.ID()); err != nil || j.State != events.Completed || j.Prompt != prompt || j.Text != "the text is secret too" || j.Params.MaxTokens != 41 {
 		t.Errorf("%+v, %v, want the job with its prompt and text", j, err)
+	}
+
+	// Its ciphertext is part of a hashed payload, so it stays. Nobody gets the text from it.
+	j = f.erase(t, j)
+	if again, err := f.Job(t.Context(), job.ID()); err != nil || again.Prompt+again.Text != "" || !cmp.Equal(again, j) {
+		t.Errorf("%v\n%s", err, cmp.Diff(j, again))
 	}
 
 	account := events.AccountStream(f.owner)
@@ -130,8 +146,8 @@ func TestStreamsOfSchema1GoOn(t *testing.T) {
 	}
 
 	// A program of an earlier release does not name the schema.
-	_, err = f.db.App.Exec(t.Context(), `insert into events (stream, version, owner, type, at, payload) values ($1, 1, $2, 'job.accepted', now(), $3)`,
-		events.JobStream(uuid.New()), f.owner, []byte(golden.Payloads["job.accepted"]))
+	_, err = f.db.App.Exec(t.Context(), `insert into events (stream, version, owner, type, at, payload) values ($1, 1, $2, 'job.accepted', now(), '')`,
+		events.JobStream(uuid.New()), f.owner)
 	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "23502" {
 		t.Errorf("append of an earlier release: %v, want a violation of not null", err)
 	}
@@ -192,8 +208,8 @@ func TestErasureEmptiesTheCiphertext(t *testing.T) {
 	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from history where owner = $1 and sealed is not null`, erased).Scan(&rows); err != nil || rows != 0 {
 		t.Errorf("%d rows of the history have a ciphertext, %v, want none", rows, err)
 	}
-	if r, err := f.CheckHistory(t.Context()); err != nil || len(r.Wrong) > 0 {
-		t.Errorf("%d rows of the history differ from the events, %v, want none", len(r.Wrong), err)
+	if r, err := f.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Wrong > 0 {
+		t.Errorf("%d rows of the history differ from the events, %v, want none", r.Wrong, err)
 	}
 	if n, _ := f.ciphertexts(t, other); n != kept {
 		t.Errorf("%d events of the other owner have a ciphertext, want %d", n, kept)
@@ -272,6 +288,16 @@ func TestOnlyTheCiphertextOfErasedOwnersCanBeEmptied(t *testing.T) {
 		mustRefuse("before an erasure", change, codes)
 	}
 	mustRefuse("before an erasure", `update events set sealed = null`, map[string]string{"owner": refusedByTrigger, "service": refusedByTrigger})
+	// The erasure of one job allows nothing for another one.
+	j, err := f.put(t.Context(), f.newJob(), completedFacts()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.erase(t, j)
+	mustRefuse("after the erasure of a job", `update events set sealed = null`, map[string]string{"owner": refusedByTrigger, "service": refusedByTrigger})
+	if _, err := f.db.App.Exec(t.Context(), `update events set sealed = null where stream = $1`, events.JobStream(j.ID)); err != nil {
+		t.Errorf("emptied again: %v", err)
+	}
 	if err := f.Erase(t.Context(), f.owner); err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,7 @@ type Store struct {
 	log   *slog.Logger
 
 	broker        broker
+	readers       logReaders
 	announcements announcements
 	name          string                // random name that identifies this store in its announcements
 	reads         flight.Group[[]Event] // queries that concurrent readers share, by stream and version
@@ -55,6 +56,7 @@ type Store struct {
 	rebuildBatch       int
 	emptyBatch         int
 	claimWait          time.Duration
+	keyWait            time.Duration
 	syncEvery          time.Duration
 	listenCheck        time.Duration
 	listenCheckTimeout time.Duration
@@ -65,7 +67,7 @@ func NewStore(pool *pgxpool.Pool, v *vault.Vault, log *slog.Logger) *Store {
 	return &Store{
 		pool: pool, vault: v, clock: pg.NewClock(), log: log, announcements: newAnnouncements(), name: uuid.NewString(),
 		reads:        flight.Group[[]Event]{Timeout: readTimeout, Overtake: readOvertake},
-		rebuildBatch: defaultRebuildBatch, emptyBatch: defaultEmptyBatch, claimWait: defaultClaimWait, syncEvery: syncEvery,
+		rebuildBatch: defaultRebuildBatch, emptyBatch: defaultEmptyBatch, claimWait: defaultClaimWait, keyWait: vault.KeyTTL + time.Second, syncEvery: syncEvery,
 		listenCheck: defaultListenCheck, listenCheckTimeout: defaultListenCheckTimeout,
 	}
 }
@@ -117,15 +119,26 @@ func (s *Store) publish(appended map[Stream][]Event, further ...Announcement) {
 				s.Appended(e)
 			}
 		}
+		if !slices.ContainsFunc(events, changesSomething) {
+			continue
+		}
 		s.broker.appended(stream, events)
 		streams = append(streams, Announcement{channel, string(stream) + " " + s.name})
 	}
 	s.announcements.add(streams, further)
 }
 
+// changesSomething reports whether followers of a stream must know of an event. A refusal
+// changes nothing, and clients can cause many. The feed shows it when it is in the log.
+func changesSomething(e Event) bool {
+	_, refusal := e.Fact.(PolicyRefused)
+	return !refusal
+}
+
 // AppendJob appends facts to a job's stream and updates the history view and the owner's
 // budget. It returns the job after the facts. The parameter before is the job as the
-// caller last saw it. For a new job, before contains only ID and Owner.
+// caller last saw it. For a new job, before contains only ID and Owner. The fact JobErased
+// also empties the ciphertext of all events of the stream.
 //
 // AppendJob returns ErrIllegal for a fact that cannot follow the earlier facts. It
 // returns ErrConflict if before is not the job's latest version. It returns ErrDamaged if
@@ -141,6 +154,7 @@ func (tx *Tx) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, er
 		return before, err
 	}
 	if err := send(ctx, tx, JobStream(before.ID), &change.batch); err != nil {
+		tx.store.forgetReplaced(err, before.Owner)
 		return before, err
 	}
 	tx.note(change.events)
@@ -179,6 +193,9 @@ func (s *Store) prepare(ctx context.Context, db vault.DB, before Job, facts []Fa
 	if c.after.Hash, err = queueInserts(&c.batch, c.events, before.Hash, key); err != nil {
 		return nil, err
 	}
+	if !c.after.ErasedAt.IsZero() {
+		queueEmptying(&c.batch, before.ID)
+	}
 	if err := queueProjection(&c.batch, before, c.after, key); err != nil {
 		return nil, err
 	}
@@ -196,22 +213,29 @@ func (s *Store) AppendJob(ctx context.Context, before Job, facts ...Fact) (Job, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	change, err := s.prepare(ctx, s.pool, before, facts)
-	if err != nil {
-		return before, err
+	for first := true; ; first = false {
+		change, err := s.prepare(ctx, s.pool, before, facts)
+		if err != nil {
+			return before, err
+		}
+		// Outside a transaction, a batch is a transaction of its own.
+		err = send(ctx, s.pool, JobStream(before.ID), &change.batch)
+		if s.forgetReplaced(err, before.Owner) && first {
+			continue // nothing was written
+		}
+		if err != nil {
+			return before, err
+		}
+		s.publish(map[Stream][]Event{JobStream(before.ID): change.events})
+		return change.after, nil
 	}
-	// Outside a transaction, a batch is a transaction of its own.
-	if err := send(ctx, s.pool, JobStream(before.ID), &change.batch); err != nil {
-		return before, err
-	}
-	s.publish(map[Stream][]Event{JobStream(before.ID): change.events})
-	return change.after, nil
 }
 
 // AppendAccount appends facts to the end of an account's stream. Any fact may follow any
 // other fact. The fact AccountRegistered also creates the account's data key. If the
-// account has no data key, AppendAccount returns vault.ErrErased. Concurrent appends to
-// the same account wait for each other.
+// account has no data key, AppendAccount returns vault.ErrErased. It does so for
+// PolicyRefused also if the account is closed, because a closed owner starts no work.
+// Concurrent appends to the same account wait for each other.
 func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fact) error {
 	if len(facts) == 0 {
 		return nil
@@ -252,10 +276,14 @@ func (tx *Tx) AppendAccount(ctx context.Context, account uuid.UUID, facts ...Fac
 	var previous Hash
 	copy(previous[:], hash)
 	var batch pgx.Batch
+	if slices.ContainsFunc(facts, func(f Fact) bool { _, ok := f.(PolicyRefused); return ok }) {
+		queueOpenCheck(&batch, account)
+	}
 	if _, err := queueInserts(&batch, events, previous, key); err != nil {
 		return err
 	}
 	if err := send(ctx, tx, stream, &batch); err != nil {
+		tx.store.forgetReplaced(err, account)
 		return err
 	}
 	tx.note(events)
@@ -280,8 +308,8 @@ func queueInserts(batch *pgx.Batch, events []Event, hash Hash, key *vault.Key) (
 		}
 		hash = r.hash()
 		events[i].Hash = hash
-		batch.Queue(`insert into events (stream, version, owner, type, at, schema, payload, sealed) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			r.Stream, r.Version, r.Owner, r.Type, e.At, r.Schema, r.Payload, r.Sealed)
+		batch.Queue(`insert into events (stream, version, owner, type, at, schema, payload, sealed) values ($1, $2, $3, $4, $5, $6, $7, sealed_by($3, $9::integer, $8))`,
+			r.Stream, r.Version, r.Owner, r.Type, e.At, r.Schema, r.Payload, r.Sealed, key.Number())
 	}
 	return hash, nil
 }
@@ -295,13 +323,11 @@ func send(ctx context.Context, db interface {
 		switch {
 		case pg.ConstraintName == "events_pkey", pg.ConstraintName == "events_have_no_gaps":
 			err = ErrConflict
-		case pg.Code == codeClosed:
-			err = vault.ErrErased
 		case pg.Code == codeDamaged:
 			err = &Damage{Stream: stream, Reason: quarantined}
 		}
 	}
-	if err != nil {
+	if err = sealRefused(err); err != nil {
 		return fmt.Errorf("append to %s: %w", stream, err)
 	}
 	return nil
@@ -362,13 +388,27 @@ func (s *Store) read(ctx context.Context, stream Stream, after int) ([]Event, er
 // Job returns the fold of a job's events. It returns ErrNotFound, or ErrDamaged if an
 // event cannot be used.
 func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
+	job, _, err := s.JobBefore(ctx, id, func(Event) bool { return false })
+	return job, err
+}
+
+// JobBefore is like Job, and also returns the job as it was before the first event that is
+// too late. The second job is the zero Job if the first event is too late. An event that
+// cannot be used is an error even if it is too late.
+func (s *Store) JobBefore(ctx context.Context, id uuid.UUID, late func(Event) bool) (latest, past Job, err error) {
 	events, err := s.Read(ctx, JobStream(id), 0)
 	if err != nil {
-		return Job{}, err
+		return latest, past, err
 	}
 	if len(events) == 0 {
-		return Job{}, fmt.Errorf("%s: %w", JobStream(id), ErrNotFound)
+		return latest, past, fmt.Errorf("%s: %w", JobStream(id), ErrNotFound)
 	}
-	job, err := foldStream(events)
-	return job, s.setAside(ctx, err)
+	if latest, err = foldStream(events); err != nil {
+		return latest, past, s.setAside(ctx, err)
+	}
+	if i := slices.IndexFunc(events, late); i >= 0 {
+		past, err = foldStream(events[:i])
+		return latest, past, err
+	}
+	return latest, latest, nil
 }

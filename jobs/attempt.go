@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"colophon/events"
 	"colophon/internal/policy"
 	"colophon/model"
+	"colophon/model/watermark"
 )
 
 const (
@@ -47,6 +47,8 @@ type attempt struct {
 	holder   uuid.UUID          // identifies this attempt as the holder of the lease
 	deadline time.Time          // the job's deadline on this process's clock, or zero if the job has no deadline
 	rules    *policy.Rules      // the rules that filter the generated text
+	known    *known             // the text that the job computes again; nil for a job with a text of its own
+	mark     *watermark.Key     // the key that marks the text; nil for a text without a mark
 	pending  events.JobAdvanced // tokens and text that are generated but not recorded
 }
 
@@ -138,47 +140,22 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 	}
 }
 
-// outcome is the result of generating a text.
-type outcome struct {
-	finishReason string
-	last         model.Delta // the final delta, which is not sent on the channel
-	err          error
-}
-
 // generate runs the model and sends each delta that the holdback buffer releases on the
 // channel deltas. It returns the last delta in the outcome.
-func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) (out outcome) {
-	defer func() {
-		if p := recover(); p != nil {
-			out.err = &model.PanicError{Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}
+func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) outcome {
+	out := generateText(ctx, a.known.engine(a.engine, job), a.rules, a.mark, job, func(d model.Delta) error {
+		select {
+		case deltas <- d:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if p, ok := errors.AsType[*model.PanicError](out.err); ok {
-			a.log.ErrorContext(ctx, "engine panicked", "job", job.ID, "panic", p.Type, "stack", p.Stack)
-		}
-	}()
-	buffer := newHoldback(a.rules, a.engine, job)
-	if !buffer.refused {
-		var result model.Result
-		result, out.err = model.Generate(ctx, a.engine, a.engine.Encode(job.Prompt), job.Tokens, job.Params, func(d model.Delta) error {
-			d, ok, err := buffer.add(d)
-			if !ok {
-				return err
-			}
-			select {
-			case deltas <- d:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-		if out.err != nil && !errors.Is(out.err, errRefused) {
-			return out
-		}
-		out = outcome{finishReason: result.FinishReason}
+	})
+	if _, ok := errors.AsType[*wrongToken](out.err); ok {
+		out.err = fmt.Errorf("%w: %w", errOtherText, out.err)
 	}
-	var refused bool
-	if out.last, refused = buffer.end(); refused {
-		out.finishReason = model.FinishContentFilter
+	if p, ok := errors.AsType[*model.PanicError](out.err); ok {
+		a.log.ErrorContext(ctx, "engine panicked", "job", job.ID, "panic", p.Type, "stack", p.Stack)
 	}
 	return out
 }
@@ -198,6 +175,7 @@ func (a *attempt) record(ctx context.Context, deltas <-chan model.Delta) error {
 			}
 			a.pending.Tokens = append(a.pending.Tokens, d.Tokens...)
 			a.pending.Text += d.Text
+			a.pending.Logprobs = append(a.pending.Logprobs, d.Logprobs...)
 		}
 		if n := len(a.pending.Tokens); n == 0 || n < batchTokens && !due {
 			continue
@@ -217,6 +195,8 @@ func (a *attempt) complete(ctx context.Context, out outcome) error {
 	rest := events.JobAdvanced{
 		Tokens: slices.Concat([]int{}, a.pending.Tokens, out.last.Tokens), // the empty list makes the JSON [] instead of null if there are no tokens
 		Text:   a.pending.Text + out.last.Text,
+
+		Logprobs: slices.Concat(a.pending.Logprobs, out.last.Logprobs),
 	}
 	return a.write(ctx, func(tx *events.Tx) (events.Job, error) {
 		job := a.job

@@ -20,9 +20,16 @@ import (
 )
 
 // spent returns the number of tokens that the owner's jobs have reserved or used.
-func (f *fixture) spent() (tokens int) {
+func (f *fixture) spent() int {
 	f.t.Helper()
-	err := f.db.Owner.QueryRow(f.t.Context(), `select coalesce(sum(tokens), 0) from budgets where owner = $1`, f.owner).Scan(&tokens)
+	return f.spentBy(f.owner)
+}
+
+// spentBy returns the number of tokens that the jobs of an owner or an API key have reserved
+// or used.
+func (f *fixture) spentBy(payer uuid.UUID) (tokens int) {
+	f.t.Helper()
+	err := f.db.Owner.QueryRow(f.t.Context(), `select coalesce(sum(tokens), 0) from budgets where owner = $1`, payer).Scan(&tokens)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -67,6 +74,57 @@ func TestBudgetIsReservedAndSettled(t *testing.T) {
 	third = f.until(third, final)
 	if used := third.Usage.TotalTokens; used >= 46 || f.spent() != 46+used {
 		t.Errorf("%d tokens used by the job, %d spent in total", used, f.spent())
+	}
+}
+
+// TestKeyHasABudgetOfItsOwn submits jobs with API keys that have budgets, and without a key.
+// Each budget must count only the jobs of its key, also if the service has no budgets.
+//
+// security: API4:2023, LLM10:2025
+func TestKeyHasABudgetOfItsOwn(t *testing.T) {
+	t.Parallel()
+	pgtest.OneDay(t)
+	for name, limits := range map[string]jobs.Limits{"alone": {}, "beside the owner's": {Tokens: 200}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newLimitedFixture(t, limits)
+			first, second, third := uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
+			with := func(key uuid.UUID, tokens int) jobs.Request {
+				r := request // needs 46 tokens
+				r.APIKey, r.APIKeyTokens = key, tokens
+				return r
+			}
+			j := f.submit(with(first, 50))
+			if j.APIKey != first || j.Reserved.Tokens != 46 || f.spentBy(first) != 46 {
+				t.Fatalf("%+v, %d spent", j, f.spentBy(first))
+			}
+			_, err := f.queue.Submit(t.Context(), f.owner, with(first, 50))
+			if e, ok := errors.AsType[*jobs.BudgetError](err); !ok || !e.Key || e.Limit != 50 || e.Left != 4 || e.Needed != 46 ||
+				e.Code() != "token_budget_spent" || !strings.Contains(err.Error(), "of the API key") {
+				t.Errorf("second job of the key: %+v, %v", e, err)
+			}
+			_, err = f.queue.Submit(t.Context(), f.owner, with(second, 45))
+			if e, ok := errors.AsType[*jobs.BudgetError](err); !ok || e.Code() != "over_token_budget" {
+				t.Errorf("a job over the whole budget: %+v, %v", e, err)
+			}
+			f.submit(with(second, 50))
+			f.submit(request)
+			if _, err := f.queue.Cancel(t.Context(), j, events.JobCancelled{By: "owner"}); err != nil {
+				t.Fatal(err)
+			}
+			if f.spentBy(first) != 0 || f.spentBy(second) != 46 {
+				t.Errorf("%d and %d tokens spent after the first job was cancelled", f.spentBy(first), f.spentBy(second))
+			}
+			// A key without a budget is counted if the owner has one.
+			f.submit(with(third, 0))
+			if got, want := f.spentBy(third), min(limits.Tokens, 46); got != want {
+				t.Errorf("%d tokens of a key without a budget, want %d", got, want)
+			}
+			b, err := f.queue.KeyBudget(t.Context(), f.owner, second, 50)
+			if err != nil || b.Limit != 50 || b.Spent != 46 || b.Reset.IsZero() {
+				t.Errorf("%+v, %v", b, err)
+			}
+		})
 	}
 }
 
@@ -127,11 +185,13 @@ func budgetModel(limit int) porcupine.Model {
 	}
 }
 
-// budgetClients runs concurrent operations on one owner's budget and records their
-// history.
+// budgetClients runs concurrent operations on the budget of one owner or of one API key, and
+// records their history.
 type budgetClients struct {
 	*fixture
-	start time.Time
+	start   time.Time
+	request jobs.Request
+	payer   uuid.UUID // whose budget it is
 
 	mu      sync.Mutex
 	history []porcupine.Operation
@@ -162,7 +222,7 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 	for range 100 {
 		switch n := rnd.IntN(10); {
 		case n < 4:
-			r := request
+			r := c.request
 			r.MaxNewTokens = 1 + rnd.IntN(200)
 			c.do(client, reserve{6 + r.MaxNewTokens}, func() (result, error) {
 				j, err := queue.Submit(ctx, c.owner, r)
@@ -177,7 +237,7 @@ func (c *budgetClients) run(ctx context.Context, client int, queue *jobs.Queue, 
 		case n < 5:
 			c.do(client, read{}, func() (result, error) {
 				var out result
-				err := c.db.App.QueryRow(ctx, `select coalesce(sum(tokens), 0) from budgets where owner = $1`, c.owner).Scan(&out.tokens)
+				err := c.db.App.QueryRow(ctx, `select coalesce(sum(tokens), 0) from budgets where owner = $1`, c.payer).Scan(&out.tokens)
 				return out, err
 			})
 		case len(mine) > 0:
@@ -244,15 +304,29 @@ func (c *budgetClients) end(ctx context.Context, client int, queue *jobs.Queue, 
 func TestBudgetIsLinearizable(t *testing.T) {
 	t.Parallel()
 	pgtest.OneDay(t)
-	const limit = 2000
-	limits := jobs.Limits{Tokens: limit}
+	t.Run("owner", func(t *testing.T) {
+		t.Parallel()
+		testLinearizable(t, jobs.Limits{Tokens: tokensPerDay}, request)
+	})
+	t.Run("API key", func(t *testing.T) {
+		t.Parallel()
+		r := request
+		r.APIKey, r.APIKeyTokens = uuid.Must(uuid.NewV7()), tokensPerDay
+		testLinearizable(t, jobs.Limits{}, r)
+	})
+}
+
+// tokensPerDay is the budget that the clients of testLinearizable share.
+const tokensPerDay = 2000
+
+func testLinearizable(t *testing.T, limits jobs.Limits, r jobs.Request) {
 	f := newLimitedFixture(t, limits)
 	for _, sql := range []string{
 		fmt.Sprintf(`create function overspent() returns trigger language plpgsql as $$
 		begin
 			if exists (select from budgets where tokens > %d) then raise exception 'overspent'; end if;
 			return null;
-		end $$`, limit),
+		end $$`, tokensPerDay),
 		`create constraint trigger overspent after insert or update on budgets deferrable initially deferred
 			for each row execute function overspent()`, // the trigger checks at the commit
 		`create function crash() returns trigger language plpgsql security definer as $$
@@ -267,7 +341,10 @@ func TestBudgetIsLinearizable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := &budgetClients{fixture: f, start: time.Now()}
+	c := &budgetClients{fixture: f, start: time.Now(), request: r, payer: f.owner}
+	if r.APIKey != (uuid.UUID{}) {
+		c.payer = r.APIKey
+	}
 	queues := []*jobs.Queue{f.queue, f.newQueue(limits)}
 	var wg sync.WaitGroup
 	for client := range 8 {
@@ -288,7 +365,7 @@ func TestBudgetIsLinearizable(t *testing.T) {
 	if accepted < 20 || refused < 20 || c.crashes < 5 {
 		t.Error("too few operations of a kind for a meaningful check")
 	}
-	if check := porcupine.CheckOperationsTimeout(budgetModel(limit), c.history, time.Minute); check != porcupine.Ok {
+	if check := porcupine.CheckOperationsTimeout(budgetModel(tokensPerDay), c.history, time.Minute); check != porcupine.Ok {
 		t.Errorf("the history is not linearizable: %s", check)
 	}
 	// The budget must equal the sum of the tokens spent according to the events.
@@ -306,7 +383,7 @@ func TestBudgetIsLinearizable(t *testing.T) {
 		}
 		sum += j.Spent()
 	}
-	if got := f.spent(); rows.Err() != nil || got != sum {
+	if got := f.spentBy(c.payer); rows.Err() != nil || got != sum {
 		t.Errorf("%d tokens spent, %d by the jobs' events, %v", got, sum, rows.Err())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 
+	"colophon/events"
 	"colophon/internal/pg"
 	"colophon/migrations"
 )
@@ -111,6 +112,7 @@ func mendTimes(ctx context.Context, tx pgx.Tx) error {
 	batch.Queue(`
 		update `+migrations.RiverJobs+` set scheduled_at = clock_timestamp()
 		where state in ('available', 'scheduled') and kind = $1 and scheduled_at > clock_timestamp()`, generateArgs{}.Kind())
+	events.QueueMending(&batch)
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("mend times after the database's clock was set back: %w", err)
 	}

@@ -147,7 +147,7 @@ func TestEraseDestroysTheKeyOfDamagedJobs(t *testing.T) {
 		if err != nil || len(outstanding) != 0 {
 			t.Errorf("%s: outstanding jobs: %v, %v, want none", what, outstanding, err)
 		}
-		if _, err := store.RebuildHistory(t.Context(), nil); err != nil {
+		if _, err := store.RebuildHistory(t.Context(), events.Observer{}); err != nil {
 			t.Errorf("%s: rebuild: %v", what, err)
 		}
 		if outstanding, err = store.Outstanding(t.Context(), owner, 10); err != nil || len(outstanding) != 0 {

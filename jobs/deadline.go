@@ -74,27 +74,44 @@ func (a *attempt) endOverdue(ctx context.Context) error {
 }
 
 // cancel cancels a job and returns its new state. It does not change a final job.
-//
-// The worker of a running job may append an event first. Then cancel gets a conflict
-// and tries again. The number of a job's events is limited, so the conflicts end. After
-// a conflict, cancel reads only the new events. A read of the whole stream takes longer
-// than a fast worker takes between two appends. With such reads, cancel would always
-// come too late.
 func cancel(ctx context.Context, store *events.Store, job events.Job, fact events.JobCancelled) (events.Job, error) {
-	id := job.ID
-	for !job.State.Final() {
-		after, err := store.AppendJob(ctx, job, fact)
+	after, err := appendTo(ctx, store, job, func(latest events.Job) []events.Fact {
+		if latest.State.Final() {
+			return nil
+		}
+		return []events.Fact{fact}
+	})
+	if err != nil {
+		return after, fmt.Errorf("cancel job %s: %w", job.ID, err)
+	}
+	return after, nil
+}
+
+// appendTo appends the facts that end returns for the latest state of a job, if any, and
+// returns the job's new state.
+//
+// The worker of a running job may append an event first. Then appendTo gets a conflict and
+// tries again. The number of a job's events is limited, so the conflicts end. After a
+// conflict, appendTo reads only the new events. A read of the whole stream takes longer than
+// a fast worker takes between two appends. With such reads, a cancellation would always come
+// too late.
+func appendTo(ctx context.Context, store *events.Store, job events.Job, end func(latest events.Job) []events.Fact) (events.Job, error) {
+	for {
+		facts := end(job)
+		if len(facts) == 0 {
+			return job, nil
+		}
+		after, err := store.AppendJob(ctx, job, facts...)
 		if err == nil {
 			return after, nil
 		}
 		if !errors.Is(err, events.ErrConflict) {
-			return job, fmt.Errorf("cancel job %s: %w", id, err)
+			return job, err
 		}
 		if job, err = catchUp(ctx, store, job); err != nil {
-			return job, fmt.Errorf("cancel job %s: %w", id, err)
+			return job, err
 		}
 	}
-	return job, nil
 }
 
 // catchUp reads the events that were appended after job was read, and applies them to

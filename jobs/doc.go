@@ -14,6 +14,9 @@
 // transaction. If two workers run the same job, the version
 // check of the job's stream lets one worker continue and stops the other.
 //
+// A [Replayer] re-executes recorded jobs with the code that workers run, and compares every
+// token.
+//
 // A job fails after three failed attempts, or after five crashes of workers without a new
 // token in between. A crash counts only for the job that the worker had started last. A
 // job with a damaged event leaves the queue.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"colophon/jobs"
 	"colophon/model"
 )
 
@@ -25,6 +26,14 @@ type engine struct {
 	pause map[int]chan struct{} // at these sequence lengths, Next waits until the channel is closed or ctx is done
 	fail  map[int]error         // at these sequence lengths, Next returns the error once
 	calls int
+	parts int // number of calls of NextEach
+}
+
+// computed returns the number of calls of NextEach.
+func (e *engine) computed() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.parts
 }
 
 func newEngine() *engine {
@@ -103,20 +112,34 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	return logits, ctx.Err()
 }
 
+// NextEach implements model.Sequence.
+func (s *sequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error) {
+	s.engine.mu.Lock()
+	s.engine.parts++
+	s.engine.mu.Unlock()
+	return jobs.EachByNext(ctx, s, n, tokens)
+}
+
 func (s *sequence) Close() { s.engine.open.Add(-1) }
 
 var errBroken = errors.New("the engine is broken")
 
 // text returns the text of an uninterrupted job.
-func (e *engine) text(prompt string, p model.Params) string {
-	var text string
+func (e *engine) text(prompt string, p model.Params) string { return e.generate(prompt, p).Text }
+
+// logprobs returns the log probabilities of an undisturbed text.
+func (e *engine) logprobs(prompt string, p model.Params) []model.TokenLogprobs {
+	return e.generate(prompt, p).Logprobs
+}
+
+func (e *engine) generate(prompt string, p model.Params) (all model.Delta) {
 	undisturbed := newEngine()
 	_, err := model.Generate(context.Background(), undisturbed, undisturbed.Encode(prompt), nil, p, func(d model.Delta) error {
-		text += d.Text
+		all.Text, all.Logprobs = all.Text+d.Text, append(all.Logprobs, d.Logprobs...)
 		return nil
 	})
 	if err != nil {
 		panic(fmt.Sprintf("undisturbed: %v", err))
 	}
-	return text
+	return all
 }

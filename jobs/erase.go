@@ -50,6 +50,30 @@ func Erase(ctx context.Context, store *events.Store, owner uuid.UUID) error {
 	}
 }
 
+// EraseJob erases a job and returns its new state. A job that has not ended is cancelled in
+// the same transaction. An erased job stays as it is, so a caller may repeat EraseJob.
+func (q *Queue) EraseJob(ctx context.Context, job events.Job) (events.Job, error) {
+	return eraseJob(ctx, q.store, job, "owner")
+}
+
+// eraseJob erases a job. The parameter by says why: "owner" or "retention".
+func eraseJob(ctx context.Context, store *events.Store, job events.Job, by string) (events.Job, error) {
+	after, err := appendTo(ctx, store, job, func(latest events.Job) []events.Fact {
+		erased := events.JobErased{By: by, CompletionTokens: latest.Generated(), APIKey: latest.APIKey}
+		switch {
+		case !latest.ErasedAt.IsZero():
+			return nil
+		case !latest.State.Final():
+			return []events.Fact{events.JobCancelled{By: by, Reason: "the job was erased"}, erased}
+		}
+		return []events.Fact{erased}
+	})
+	if err != nil {
+		return after, fmt.Errorf("erase job %s: %w", job.ID, err)
+	}
+	return after, nil
+}
+
 // eraseClosed erases the owners who are closed but not yet erased.
 func (q *Queue) eraseClosed(ctx context.Context) error {
 	owners, err := q.store.ClosedOwners(ctx, eraseBatch)

@@ -10,6 +10,9 @@ import (
 	"colophon/migrations"
 )
 
+// EachByNext lets fake engines implement NextEach.
+var EachByNext = eachByNext
+
 // Age lets tests call age directly. A worker calls age only every ten seconds.
 var Age = (*Worker).age
 
@@ -17,11 +20,23 @@ var Age = (*Worker).age
 // every five seconds.
 var EraseClosed = (*Queue).eraseClosed
 
+// EraseOld lets tests call eraseOld directly. RunRetention calls it only once a minute.
+var EraseOld = eraseOld
+
+// RetryAfter lets tests see the waits after failed attempts at messages.
+var RetryAfter = retryAfter
+
+// EraseUnkept lets tests call eraseUnkept directly. A queue calls it only every 15 seconds.
+var EraseUnkept = (*Queue).eraseUnkept
+
 // CrashWait is the delay after the second and each further crash, after ShortenTiming.
 const CrashWait = 400 * time.Millisecond
 
 // Refresh calls refresh, which Run calls every second.
 var Refresh = (*Queue).refresh
+
+// Measured returns the time of the latest Refresh, by the database's clock.
+func Measured(q *Queue) time.Time { return q.currentRate().now }
 
 // ShortenTiming shortens the intervals of a worker's background work, but not
 // leaseTime. Call ShortenTiming before Start.

@@ -35,17 +35,18 @@ func (e *OutstandingError) Error() string {
 	return fmt.Sprintf("%d jobs are queued or running, the most that one user may have", e.Limit)
 }
 
-// BudgetError is returned when a job may use more tokens than its owner has left for
-// the day.
+// BudgetError is returned when a job may use more tokens than its owner, or the API key that
+// submits it, has left for the day.
 type BudgetError struct {
-	Limit  int           // tokens that the owner may use per day
+	Key    bool          // the budget is that of the API key
+	Limit  int           // tokens that the owner or the key may use per day
 	Left   int           // tokens left today
 	Needed int           // tokens of the prompt plus the maximum number of new tokens
 	Reset  time.Duration // time until the next day begins (UTC)
 }
 
 // Code returns the error's code for programs. A job that exceeds a whole day's budget
-// has its own code, because its owner gains nothing by waiting for another day.
+// has its own code, because waiting for another day does not help.
 func (e *BudgetError) Code() string {
 	if e.Needed > e.Limit {
 		return "over_token_budget"
@@ -63,54 +64,103 @@ func (e *BudgetError) RetryAfter() time.Duration {
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("the job may use %d tokens, but only %d of today's %d are left", e.Needed, e.Left, e.Limit)
+	of := ""
+	if e.Key {
+		of = " of the API key"
+	}
+	return fmt.Sprintf("the job may use %d tokens, but only %d of today's %d%s are left", e.Needed, e.Left, e.Limit, of)
 }
 
-// reserve sets a job's priority, token reservation and deadline. It returns an
-// OutstandingError or a BudgetError if the job would exceed a limit. Concurrent submits
-// can pass reserve together and exceed a limit, so the caller must call checkQuota
-// before the commit.
-func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, jobTime time.Duration, job *events.JobAccepted) error {
-	load, err := tx.Load(ctx, owner, max(q.limits.Outstanding, manyJobs))
+// reserve sets the API keys, priorities, token reservations and deadlines of the jobs of a
+// group, and returns the number of tokens that the group needs. It returns an OutstandingError
+// or a BudgetError if the jobs would exceed a limit. Concurrent submits can pass reserve
+// together and exceed a limit, so the caller must call checkQuota before the commit.
+func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, group []draft) (needed int, err error) {
+	by := group[0].request
+	load, err := tx.Load(ctx, owner, by.APIKey, max(q.limits.Outstanding, manyJobs))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	// The event of the acceptance gets a later time of the same clock. So the deadline is
-	// never later than jobTime after the acceptance.
-	job.Priority, job.Deadline = priority(load), q.store.Clock().Now().Truncate(time.Microsecond).Add(jobTime)
-	if q.limits.Tokens > 0 {
-		job.Reserved = events.Reservation{Day: load.At.Format(time.DateOnly), Tokens: job.PromptTokens + job.Params.MaxTokens}
+	now := q.store.Clock().Now().Truncate(time.Microsecond)
+	for i := range group {
+		job := &group[i].fact
+		// The event of the acceptance gets a later time of the same clock. So the deadline
+		// is never later than the job's time after the acceptance.
+		job.APIKey, job.Priority, job.Deadline = by.APIKey, priority(load), now.Add(q.jobTime(group[i].request.CancelAfter))
+		if q.limits.Tokens > 0 || by.APIKeyTokens > 0 {
+			job.Reserved = events.Reservation{Day: load.At.Format(time.DateOnly), Tokens: job.PromptTokens + job.Params.MaxTokens}
+		}
+		load.Outstanding++
+		load.Priority = job.Priority
+		load.Spent += job.Reserved.Tokens
+		load.KeySpent += job.Reserved.Tokens
+		needed += job.Reserved.Tokens
 	}
-	load.Outstanding++
-	load.Spent += job.Reserved.Tokens
-	return q.limits.allow(load, job.Reserved.Tokens)
+	return needed, q.limits.allow(load, needed, by.APIKeyTokens)
 }
 
-// checkQuota checks the limits again after the job's events were appended in tx. It
-// also takes a lock for the owner, so no other job of the owner can be accepted before
-// tx ends.
-func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, job events.Job) error {
-	if q.limits.Outstanding == 0 && q.limits.Tokens == 0 {
+// checkQuota checks the limits again after the events of a group were appended in tx. The
+// group needs the given number of tokens, and was submitted by the request by. checkQuota also
+// takes a lock for the owner, so no other job of the owner can be accepted before tx ends.
+func (q *Queue) checkQuota(ctx context.Context, tx *events.Tx, owner uuid.UUID, by Request, needed int) error {
+	if q.limits.Outstanding == 0 && q.limits.Tokens == 0 && by.APIKeyTokens == 0 {
 		return nil
 	}
-	load, err := tx.LockLoad(ctx, job.Owner, q.limits.Outstanding+1)
+	load, err := tx.LockLoad(ctx, owner, by.APIKey, q.limits.Outstanding+1)
 	if err != nil {
 		return err
 	}
-	return q.limits.allow(load, job.Reserved.Tokens)
+	return q.limits.allow(load, needed, by.APIKeyTokens)
 }
 
 // allow returns an error if an owner's load exceeds the limits. The load must already
-// include the new job, which needs the given number of tokens.
-func (l Limits) allow(load events.Load, needed int) error {
+// include the new jobs, which need the given number of tokens. If keyTokens is not 0, it is
+// the daily budget of the API key that submits the jobs.
+func (l Limits) allow(load events.Load, needed, keyTokens int) error {
 	if l.Outstanding > 0 && load.Outstanding > l.Outstanding {
 		return &OutstandingError{l.Outstanding}
 	}
 	if l.Tokens > 0 && load.Spent > l.Tokens {
-		tomorrow := load.At.Truncate(24 * time.Hour).Add(24 * time.Hour)
-		return &BudgetError{l.Tokens, max(0, l.Tokens-load.Spent+needed), needed, tomorrow.Sub(load.At)}
+		return &BudgetError{false, l.Tokens, max(0, l.Tokens-load.Spent+needed), needed, tomorrow(load).Sub(load.At)}
+	}
+	if keyTokens > 0 && load.KeySpent > keyTokens {
+		return &BudgetError{true, keyTokens, max(0, keyTokens-load.KeySpent+needed), needed, tomorrow(load).Sub(load.At)}
 	}
 	return nil
+}
+
+// tomorrow returns the beginning of the day (UTC) after that of a load.
+func tomorrow(load events.Load) time.Time {
+	return load.At.Truncate(24 * time.Hour).Add(24 * time.Hour)
+}
+
+// Budget is the token budget of an owner or an API key on the current day (UTC).
+type Budget struct {
+	Limit int       // tokens that may be used per day
+	Spent int       // tokens that the jobs of the day have used or reserved
+	Reset time.Time // the time at which the next day begins
+}
+
+// Budget returns an owner's token budget. The result ok is false if the queue limits no
+// tokens.
+func (q *Queue) Budget(ctx context.Context, owner uuid.UUID) (b Budget, ok bool, err error) {
+	if q.limits.Tokens == 0 {
+		return b, false, nil
+	}
+	load, err := q.store.Load(ctx, owner, uuid.UUID{}, 0)
+	if err != nil {
+		return b, false, err
+	}
+	return Budget{q.limits.Tokens, load.Spent, tomorrow(load)}, true, nil
+}
+
+// KeyBudget returns the budget of an owner's API key that may use limit tokens per day.
+func (q *Queue) KeyBudget(ctx context.Context, owner, key uuid.UUID, limit int) (Budget, error) {
+	load, err := q.store.Load(ctx, owner, key, 0)
+	if err != nil {
+		return Budget{}, err
+	}
+	return Budget{limit, load.KeySpent, tomorrow(load)}, nil
 }
 
 // If an owner has someJobs outstanding jobs, the owner's next job gets priority 3. If

@@ -337,7 +337,7 @@ func TestFloodLeavesConnectionsForOthers(t *testing.T) {
 	defer func() { cancel(); close(release); wg.Wait() }()
 	wg.Go(func() {
 		err := f.store.Write(context.Background(), func(tx *events.Tx) error {
-			_, err := tx.LockLoad(context.Background(), f.owner, 1)
+			_, err := tx.LockLoad(context.Background(), f.owner, uuid.UUID{}, 1)
 			close(held)
 			for err == nil { // sends a statement each second, so that Postgres does not end an idle transaction
 				select {

@@ -75,6 +75,7 @@ func join(deltas []model.Delta) model.Delta {
 	for _, d := range deltas {
 		all.Tokens = append(all.Tokens, d.Tokens...)
 		all.Text += d.Text
+		all.Logprobs = append(all.Logprobs, d.Logprobs...)
 	}
 	return all
 }
@@ -87,6 +88,7 @@ func (h *holdback) end() (last model.Delta, refused bool) {
 	last.Text = last.Text[:free-h.released.Len()]
 	if refused || h.cut {
 		last.Tokens = h.trimTokens(last, refused)
+		last.Logprobs = last.Logprobs[:min(len(last.Logprobs), len(last.Tokens))]
 	}
 	return last, refused
 }

@@ -55,6 +55,24 @@ func (s *scriptSequence) Next(_ context.Context, tokens ...int) ([]float32, erro
 	}
 	return logits, nil
 }
+
+// NextEach implements model.Sequence.
+func (s *scriptSequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error) {
+	return eachByNext(ctx, s, n, tokens)
+}
+
+// eachByNext calls Next token by token, of a sequence whose logits stay valid.
+func eachByNext(ctx context.Context, s model.Sequence, n int, tokens []int) (each [][]float32, err error) {
+	for from, to := 0, len(tokens)-n+1; to <= len(tokens); from, to = to, to+1 {
+		logits, err := s.Next(ctx, tokens[from:to]...)
+		if err != nil {
+			return nil, err
+		}
+		each = append(each, logits)
+	}
+	return each, nil
+}
+
 func (s *scriptSequence) Close() {}
 
 var errKilled = errors.New("killed")

@@ -20,6 +20,7 @@ import (
 	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
+	"colophon/model"
 )
 
 // fixture is a queue with one owner. It has no worker until work is called.
@@ -81,7 +82,7 @@ func (f *fixture) newQueue(limits jobs.Limits) *jobs.Queue {
 // newQueueFor returns another queue, whose jobs need the weights with the given digest.
 func (f *fixture) newQueueFor(weights string, limits jobs.Limits) *jobs.Queue {
 	f.t.Helper()
-	m := jobs.Model{Name: "fake", Weights: weights, Context: 1000, Encode: newEngine().Encode}
+	m := jobs.Model{Name: "fake", Weights: weights, Context: 1000, Vocab: 26, Encode: newEngine().Encode, Decode: newEngine().Decode}
 	q, err := jobs.NewQueue(f.db.App, f.store, m, policy.Default, limits, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
@@ -210,7 +211,7 @@ func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 	var at []int
 	var running []events.Job
 	for i, k := range []int{0, 1, 7, 8, 9, 39} {
-		r := request
+		r := []jobs.Request{sampled, request}[i%2]
 		r.Prompt = strings.Repeat("p", 80*(i+1)) // the prompt's length tells the model which job it runs
 		first.pause[len(r.Prompt)+k] = gate
 		at, running = append(at, k), append(running, f.submit(r))
@@ -235,6 +236,9 @@ func TestStoppedJobsEndWithTheSameText(t *testing.T) {
 		j = f.until(j, final)
 		if want := first.text(j.Prompt, j.Params); j.State != events.Completed || j.Text != want || len(j.Tokens) != 40 {
 			t.Errorf("job stopped at token %d: %s %q, want %q", at[i], j.State, j.Text, want)
+		}
+		if probs := first.logprobs(j.Prompt, j.Params); !slices.EqualFunc(j.Logprobs, probs, model.EqualLogprobs) || (len(probs) > 0) != (i%2 == 0) {
+			t.Errorf("job stopped at token %d: %d log probabilities, want the same %d as of an uninterrupted job", at[i], len(j.Logprobs), len(probs))
 		}
 		if j.Attempts != 2 {
 			t.Errorf("job stopped at token %d: %d starts, want 2", at[i], j.Attempts)

@@ -47,7 +47,9 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 			}
 			pause := make(chan struct{})
 			e.pause[6+20] = pause
-			f.work(e)
+			r := newReceiver(t)
+			hook := f.hook(r.URL)
+			f.workSlots(e, 8, f.delivering)
 			orphan = f.until(orphan, tokens(16))
 			f.leaseRenewed(orphan)
 			if _, err := f.queue.Outlook(t.Context(), orphan); err != nil {
@@ -57,6 +59,11 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 			if j := f.until(orphan, final); j.State != events.Completed {
 				t.Errorf("the job ended as %s", j.State)
 			}
+			r.next(500)
+			f.untilDelivery(hook, attempted(1))
+			f.hurry()
+			r.next(200)
+			f.webhookStatements(hook, f.untilDelivery(hook, ended).ID)
 			if _, err := f.store.Overdue(t.Context(), time.Second, 10); err != nil {
 				t.Error(err)
 			}
@@ -72,11 +79,11 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 				}
 			}
 			for _, wrong := range []int{1, 0} {
-				if r, err := f.store.RebuildHistory(t.Context(), nil); err != nil || r.Jobs != 1 || len(r.Wrong) != wrong {
+				if r, err := f.store.RebuildHistory(t.Context(), events.Observer{}); err != nil || r.Jobs != 1 || r.Wrong != wrong {
 					t.Errorf("rebuild: %+v, %v, want %d rows corrected", r, err, wrong)
 				}
 			}
-			if r, err := f.store.CheckHistory(t.Context()); err != nil || r.Jobs != 1 || len(r.Wrong) > 0 {
+			if r, err := f.store.CheckHistory(t.Context(), events.Observer{}); err != nil || r.Jobs != 1 || r.Wrong > 0 {
 				t.Errorf("check: %+v, %v", r, err)
 			}
 			if damaged, err := f.store.Quarantine(t.Context(), "", 10); err != nil || len(damaged) > 0 {
@@ -86,12 +93,27 @@ func TestWorkersStatementsWorkInEveryQueryMode(t *testing.T) {
 			if _, err := f.store.Job(t.Context(), orphan.ID); !errors.Is(err, events.ErrDamaged) {
 				t.Errorf("%v, want ErrDamaged", err)
 			}
-			for _, forget := range []error{f.store.ForgetIdempotencyKeys(t.Context()), f.store.ForgetBudgets(t.Context())} {
+			for _, forget := range []error{f.store.ForgetIdempotencyKeys(t.Context()), f.store.ForgetBudgets(t.Context()), f.store.ForgetDeliveries(t.Context())} {
 				if forget != nil {
 					t.Error(forget)
 				}
 			}
 		})
+	}
+}
+
+// webhookStatements calls what users do with a webhook and its message.
+func (f *fixture) webhookStatements(w events.Webhook, message uuid.UUID) {
+	f.t.Helper()
+	_, rotated := f.store.RotateWebhook(f.t.Context(), f.owner, w.ID)
+	_, changed := f.store.UpdateWebhook(f.t.Context(), f.owner, w.ID, events.WebhookChange{URL: new("https://webhook.invalid/"), Events: []string{"job.failed"}})
+	_, sent := f.store.Resend(f.t.Context(), f.owner, w.ID, message)
+	_, pinged := f.store.Ping(f.t.Context(), f.owner, w.ID)
+	page, listed := f.store.Deliveries(f.t.Context(), f.owner, w.ID, events.DeliveryDelivered, message, 10)
+	_, lag := events.DeliveryLag(f.t.Context(), f.db.App)
+	deleted := f.store.DeleteWebhook(f.t.Context(), f.owner, w.ID)
+	if err := errors.Join(rotated, changed, sent, pinged, listed, lag, deleted); err != nil || len(page) != 0 {
+		f.t.Errorf("%v, %+v", err, page)
 	}
 }
 

@@ -2,10 +2,10 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,15 +18,10 @@ import (
 	"colophon/events"
 	"colophon/internal/periodic"
 	"colophon/internal/policy"
-	"colophon/model"
 )
 
 // maxAttempts is the number of failed attempts after which a job fails.
 const maxAttempts = 3
-
-// MaxSeed is the largest seed. A JSON parser that reads numbers as float64 represents
-// every integer up to MaxSeed exactly.
-const MaxSeed = 1<<53 - 1
 
 // generateArgs is the content of a queue entry. Prompts and texts stay in package
 // events, so that queue tables, dashboards and logs never contain them.
@@ -36,30 +31,33 @@ type generateArgs struct {
 
 func (generateArgs) Kind() string { return "generate" }
 
-// NoRoomError is returned when a prompt leaves no room for a new token.
-type NoRoomError struct {
-	PromptTokens int
-	Limit        int
-	LimitName    string // name of the limit, which is "max_length" or "the model's context"
-}
-
-// Code returns the error's code for programs.
-func (*NoRoomError) Code() string { return "no_room" }
-
-func (e *NoRoomError) Error() string {
-	return fmt.Sprintf("the prompt has %d tokens, which leaves no room under %s of %d tokens", e.PromptTokens, e.LimitName, e.Limit)
-}
-
 // Request is a client's request for a job.
 type Request struct {
 	Prompt       string
-	MaxLength    int     // maximum number of tokens in the prompt and the completion together, ignored if MaxNewTokens is set
-	MaxNewTokens int     // maximum number of tokens in the completion, or 0 to apply MaxLength
-	Temperature  float64 // model.Params documents this field and the following fields
+	LongPrompt   bool     // allow a prompt of more than policy.MaxPrompt characters
+	Template     string   // chat template that made the prompt, or empty; with TemplateEOS, Turns replaces Prompt
+	Turns        []string // turns of a conversation, only with TemplateEOS
+	MaxLength    int      // maximum number of tokens in the prompt and the completion together, ignored if MaxNewTokens is set
+	MaxNewTokens int      // maximum number of tokens in the completion, or 0 to apply MaxLength
+	Temperature  float64  // model.Params documents this field and the following fields
 	TopK         int
 	TopP         float64
 	Seed         *uint64 // if nil, a random seed is drawn
 	Stop         []string
+	Record       json.RawMessage // what the operation must know later, see events.JobAccepted.Request; may be nil
+	EraseAtEnd   bool            // erase the job when it has ended
+	Watermark    bool            // mark the text, which a temperature of 0 prevents
+
+	PresencePenalty   float64
+	FrequencyPenalty  float64
+	RepetitionPenalty float64
+	MinP              float64
+	LogitBias         map[int]float64
+	Logprobs          *int
+	MinTokens         int // at most MaxNewTokens if that is set; lowered to the number of tokens for which there is room
+
+	APIKey       uuid.UUID // the owner's API key that submits the job, or zero
+	APIKeyTokens int       // maximum number of tokens that the jobs of APIKey may use per day (UTC); 0 means no limit
 
 	CancelAfter time.Duration          // if not 0, shortens Limits.JobTime for this job
 	Key         *events.IdempotencyKey // if nil, a repeated request makes another job
@@ -68,20 +66,26 @@ type Request struct {
 // Model describes the model that the workers run.
 type Model struct {
 	Name    string
-	Weights string                  // digest of the weights, such as "sha256:248d…"; empty if any weights may run the jobs
-	Context int                     // in tokens
-	Encode  func(text string) []int // safe for concurrent use
+	Weights string                    // digest of the weights, such as "sha256:248d…"; empty if any weights may run the jobs
+	Context int                       // in tokens
+	Vocab   int                       // number of token ids
+	Encode  func(text string) []int   // safe for concurrent use
+	Decode  func(tokens []int) []byte // safe for concurrent use
 }
 
 // Queue accepts and cancels jobs. It is safe for concurrent use.
 type Queue struct {
+	// Watermark marks the texts of all jobs, also of requests without a watermark. It must
+	// be set before the queue is used.
+	Watermark bool
+
 	pool    *pgxpool.Pool
 	store   *events.Store
 	river   *river.Client[pgx.Tx]
 	model   Model
 	rules   func() *policy.Rules
 	limits  Limits
-	submits ownerSemaphore
+	submits *ownerSemaphore
 	depth   *depthLimit
 	timing  timing
 	log     *slog.Logger
@@ -102,7 +106,7 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 	}
 	return &Queue{
 		pool: pool, store: store, river: client, model: m, rules: rules, limits: limits, log: log,
-		submits: ownerSemaphore{owners: map[uuid.UUID]*slots{}},
+		submits: newOwnerSemaphore(submitsPerOwner),
 		depth:   newDepthLimit(limits.Queued),
 		timing:  defaultTiming(),
 	}, nil
@@ -112,8 +116,9 @@ func NewQueue(pool *pgxpool.Pool, store *events.Store, m Model, rules func() *po
 const forgetEvery = time.Minute
 
 // Run does the queue's background work until ctx is done. It measures the queue once a
-// second, ends overdue jobs that have no worker, finishes the erasure of closed owners, and
-// removes old idempotency keys and budgets. If the number of queued jobs is limited, Submit
+// second, ends overdue jobs that have no worker, finishes the erasure of closed owners, erases
+// ended jobs that are not to be kept, and removes old idempotency keys, budgets and messages of
+// webhooks. If the number of queued jobs is limited, Submit
 // waits until Run has counted them for the first time.
 func (q *Queue) Run(ctx context.Context) {
 	var running sync.WaitGroup
@@ -124,16 +129,21 @@ func (q *Queue) Run(ctx context.Context) {
 		periodic.Run(ctx, eraseEvery, q.log, "erasure of a closed account failed, retrying", q.eraseClosed)
 	})
 	running.Go(func() {
-		periodic.Run(ctx, forgetEvery, q.log, "old idempotency keys and budgets not removed, retrying", func(ctx context.Context) error {
-			return errors.Join(q.store.ForgetIdempotencyKeys(ctx), q.store.ForgetBudgets(ctx))
+		periodic.Run(ctx, unkeptEvery, q.log, "texts that are not to be kept not erased, retrying", func(ctx context.Context) error { return q.eraseUnkept(ctx, unkeptFor) })
+	})
+	running.Go(func() {
+		periodic.Run(ctx, forgetEvery, q.log, "old idempotency keys, budgets and messages not removed, retrying", func(ctx context.Context) error {
+			return errors.Join(q.store.ForgetIdempotencyKeys(ctx), q.store.ForgetBudgets(ctx), q.store.ForgetDeliveries(ctx))
 		})
 	})
 }
 
 // Submit accepts a job and returns it.
 //
-// Submit returns a policy.Refusal for a prompt that breaks the rules. It returns a
-// NoRoomError for a prompt that is too long, and vault.ErrErased for an erased owner.
+// Submit returns a policy.Refusal for a prompt that breaks the rules. The refusal is then on
+// record in the owner's account, with the rule and without the prompt. It returns a
+// NoRoomError for a prompt that is too long, ErrMinTokens or an UnknownTokenError for
+// parameters that do not fit, and vault.ErrErased for an erased owner.
 // If a limit is reached, Submit returns ErrQueueFull, an OutstandingError or a
 // BudgetError.
 //
@@ -141,117 +151,34 @@ func (q *Queue) Run(ctx context.Context) {
 // in its current state. For a request with a key, Submit can also return
 // events.ErrKeyReused or events.ErrInFlight.
 func (q *Queue) Submit(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
-	job, err := q.accept(ctx, owner, r)
-	if err != nil && r.Key != nil {
-		// Even if this request fails, an earlier request with the same key may have
-		// succeeded.
-		if first, err := q.jobUnder(ctx, *r.Key); !errors.Is(err, events.ErrNotFound) {
-			return first, err
-		}
+	jobs, err := q.SubmitGroup(ctx, owner, r.Key, []Request{r})
+	if err != nil {
+		return events.Job{}, err
 	}
-	return job, err
+	return jobs[0], nil
 }
 
-// jobUnder returns the job that the first request with the given key has made.
-func (q *Queue) jobUnder(ctx context.Context, key events.IdempotencyKey) (events.Job, error) {
-	stream, err := q.store.Opened(ctx, key)
-	if err != nil {
-		return events.Job{}, err
-	}
-	return q.store.Job(ctx, stream.ID())
-}
-
-// accept checks a request and makes a new job. It returns events.ErrClaimed if an
-// earlier request has used the key.
-func (q *Queue) accept(ctx context.Context, owner uuid.UUID, r Request) (events.Job, error) {
-	rules := q.rules()
-	prompt, err := rules.Prompt(r.Prompt)
-	if err != nil {
-		return events.Job{}, err
-	}
-	promptTokens := len(q.model.Encode(prompt))
-	maxTokens, err := q.room(r, promptTokens)
-	if err != nil {
-		return events.Job{}, err
-	}
-	seed := rand.Uint64N(MaxSeed + 1)
-	if r.Seed != nil {
-		seed = *r.Seed
-	}
-	accepted := events.JobAccepted{
-		Prompt: prompt,
-		Stop:   r.Stop,
-		Params: model.Params{
-			MaxTokens:   maxTokens,
-			Temperature: r.Temperature,
-			TopK:        r.TopK,
-			TopP:        r.TopP,
-			Seed:        seed,
-		},
-		PromptTokens: promptTokens,
-		Model:        q.model.Name,
-		Weights:      q.model.Weights,
-		Policy:       rules.Version(),
-	}
+// recordRefusal puts a refusal on record. The calls of one owner at a time are bounded as
+// those that accept a job.
+func (q *Queue) recordRefusal(ctx context.Context, owner uuid.UUID, fact events.PolicyRefused) error {
 	release, err := q.submits.acquire(ctx, owner)
 	if err != nil {
-		return events.Job{}, err
+		return err
 	}
 	defer release()
-	if err := q.depth.reserve(ctx); err != nil {
-		return events.Job{}, err
-	}
-	var job events.Job
-	err = q.store.Write(ctx, func(tx *events.Tx) error {
-		if err := q.reserve(ctx, tx, owner, q.jobTime(r), &accepted); err != nil {
-			return err
-		}
-		// The id is made after the wait for a connection, so that ids sort in the order
-		// of acceptance.
-		id := q.store.NewID()
-		if r.Key != nil {
-			if err := tx.Claim(ctx, *r.Key, owner, events.JobStream(id)); err != nil {
-				return err
-			}
-		}
-		if job, err = tx.AppendJob(ctx, events.Job{ID: id, Owner: owner}, accepted); err != nil {
-			return err
-		}
-		_, err = q.river.InsertTx(ctx, tx.Tx, generateArgs{Job: id}, &river.InsertOpts{MaxAttempts: maxAttempts, Priority: accepted.Priority})
-		if err != nil {
-			return err
-		}
-		tx.Announce(newEntry)
-		return q.checkQuota(ctx, tx, job)
-	})
-	q.depth.settle(err == nil)
+	err = q.store.Write(ctx, func(tx *events.Tx) error { return tx.AppendAccount(ctx, owner, fact) })
 	if err != nil {
-		return events.Job{}, fmt.Errorf("submit a job: %w", err)
+		return fmt.Errorf("record a refused prompt: %w", err)
 	}
-	return job, nil
+	return nil
 }
 
 // jobTime returns the time from a job's acceptance to its deadline.
-func (q *Queue) jobTime(r Request) time.Duration {
-	if r.CancelAfter > 0 {
-		return min(r.CancelAfter, q.limits.JobTime)
+func (q *Queue) jobTime(cancelAfter time.Duration) time.Duration {
+	if cancelAfter > 0 {
+		return min(cancelAfter, q.limits.JobTime)
 	}
 	return q.limits.JobTime
-}
-
-// room returns the number of tokens that the job may generate, or a NoRoomError.
-func (q *Queue) room(r Request, promptTokens int) (int, error) {
-	inContext := q.model.Context - promptTokens
-	if inContext < 1 {
-		return 0, &NoRoomError{promptTokens, q.model.Context, "the model's context"}
-	}
-	if r.MaxNewTokens > 0 {
-		return min(r.MaxNewTokens, inContext), nil
-	}
-	if r.MaxLength <= promptTokens {
-		return 0, &NoRoomError{promptTokens, r.MaxLength, "max_length"}
-	}
-	return min(r.MaxLength-promptTokens, inContext), nil
 }
 
 // WaitsForModel reports whether a job is queued for other weights than those of new jobs.

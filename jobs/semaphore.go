@@ -12,12 +12,18 @@ import (
 // more.
 const submitsPerOwner = 4
 
-// ownerSemaphore limits the concurrent submits of each owner. The transactions of one
-// owner wait for each other in checkQuota. Without the semaphore, each waiting
-// transaction would occupy a connection.
+// ownerSemaphore limits how many calls of each owner run at a time. For submits, it saves
+// connections: the transactions of one owner wait for each other in checkQuota, and each
+// waiting transaction would occupy a connection.
 type ownerSemaphore struct {
+	most int // number of slots of each owner
+
 	mu     sync.Mutex
 	owners map[uuid.UUID]*slots
+}
+
+func newOwnerSemaphore(most int) *ownerSemaphore {
+	return &ownerSemaphore{most: most, owners: map[uuid.UUID]*slots{}}
 }
 
 type slots struct {
@@ -30,7 +36,7 @@ func (s *ownerSemaphore) acquire(ctx context.Context, owner uuid.UUID) (release 
 	s.mu.Lock()
 	own := s.owners[owner]
 	if own == nil {
-		own = &slots{taken: make(chan struct{}, submitsPerOwner)}
+		own = &slots{taken: make(chan struct{}, s.most)}
 		s.owners[owner] = own
 	}
 	own.users++

@@ -58,7 +58,7 @@ func TestDeadlineEndsAnUnreadableJob(t *testing.T) {
 			continue
 		}
 		mend()
-		if _, err := f.store.RebuildHistory(t.Context(), nil); err != nil {
+		if _, err := f.store.RebuildHistory(t.Context(), events.Observer{}); err != nil {
 			t.Fatal(err)
 		}
 		f.queue = f.newQueue(jobs.Limits{})

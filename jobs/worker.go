@@ -20,6 +20,7 @@ import (
 	"colophon/internal/retry"
 	"colophon/migrations"
 	"colophon/model"
+	"colophon/model/watermark"
 )
 
 // Worker runs queued jobs on an engine until it is stopped. It also queues the jobs of
@@ -30,6 +31,7 @@ type Worker struct {
 	engine model.Engine
 	rules  func() *policy.Rules
 	river  *river.Client[pgx.Tx]
+	kinds  *river.Workers        // what river runs, by the kind of queue entry
 	insert *river.Client[pgx.Tx] // for new queue entries
 	leases *leases
 	steps  clockSteps
@@ -37,6 +39,8 @@ type Worker struct {
 	name   string
 	log    *slog.Logger
 	rarely rarely // for records of jobs that are put back
+
+	delivers bool // Deliver was called
 
 	cancel     context.CancelFunc // ends the goroutines of background
 	background sync.WaitGroup
@@ -66,13 +70,13 @@ const pollEvery = 250 * time.Millisecond
 
 // newFetcher returns a client that fetches and runs up to slots jobs at a time.
 func (w *Worker) newFetcher(slots int, pollEvery time.Duration) (*river.Client[pgx.Tx], error) {
-	workers := river.NewWorkers()
-	river.AddWorker(workers, &generate{Worker: w})
+	w.kinds = river.NewWorkers()
+	river.AddWorker(w.kinds, &generate{Worker: w})
 	client, err := river.NewClient(newQuietDriver(w.pool), &river.Config{
 		ID:      w.name,
 		Schema:  migrations.RiverSchema,
 		Logger:  w.log,
-		Workers: workers,
+		Workers: w.kinds,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}},
 		// FetchCooldown is the shortest time between two fetches. With River's default
 		// of 100 ms, a job that has just missed a fetch would wait longer than it runs.
@@ -109,6 +113,9 @@ func (w *Worker) Start(ctx context.Context) error {
 	})
 	w.background.Go(func() { periodic.Run(ctx, ageEvery, w.log, "priority ageing failed, retrying", w.age) })
 	w.background.Go(func() { runEndOverdue(ctx, w.store, w.timing, w.log) })
+	if w.delivers {
+		w.background.Go(func() { w.runQueueDue(ctx) })
+	}
 	return nil
 }
 
@@ -168,9 +175,17 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 	case job.Erased:
 		return river.JobCancel(errors.New("the owner has been erased"))
 	}
+	known, gone := g.knownText(ctx, job)
+	if gone != nil && !errors.Is(gone, errTextGone) {
+		g.log.WarnContext(ctx, "job not read, retrying", "job", job.ID, "err", gone)
+		return river.JobSnooze(retryDatabase)
+	}
 	info := g.engine.Info()
-	if job.Model != info.Name || !job.RunsOn(info.Weights) {
+	if job.Model != info.Name || !job.RunsOn(info.Weights) || !known.runsOn(info) {
 		needs := cmp.Or(job.Weights, job.AcceptedFor)
+		if known != nil {
+			needs = known.weights + " on " + known.kernel
+		}
 		if due, others := g.rarely.due(job.Model + " " + needs); due {
 			g.log.WarnContext(ctx, "job needs another model, put back",
 				"job", job.ID, "needs", job.Model, "needs_weights", needs, "has", info.Name, "has_weights", info.Weights, "not_logged", others)
@@ -188,8 +203,25 @@ func (g *generate) Work(ctx context.Context, rj *river.Job[generateArgs]) error 
 		}
 		g.log.WarnContext(ctx, "no worker with the same arithmetic, job continued with other bits", "job", job.ID, "began_with", job.TokensBy, "has", info.Kernel)
 	}
-	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New(), rules: g.rules()}
-	return a.finish(ctx, a.run(ctx))
+	mark, err := watermarkKey(ctx, g.store.FindWatermarkKey, job)
+	switch {
+	case errors.Is(err, errWatermarkScheme):
+		if due, others := g.rarely.due(job.Watermark.Parameters); due {
+			g.log.WarnContext(ctx, "job needs another watermark, put back",
+				"job", job.ID, "needs", job.Watermark.Parameters, "has", watermark.Parameters, "not_logged", others)
+		}
+		return river.JobSnooze(retryElsewhere)
+	case errors.Is(err, events.ErrWatermarkUnreadable):
+		return g.putBackUnreadable(ctx, rj, &events.Damage{Stream: events.JobStream(job.ID), Owner: job.Owner, Reason: events.ErrWatermarkUnreadable.Error()})
+	case err != nil && !errors.Is(err, errWatermarkKey):
+		g.log.WarnContext(ctx, "job not read, retrying", "job", job.ID, "err", err)
+		return river.JobSnooze(retryDatabase)
+	}
+	a := &attempt{Worker: g.Worker, river: rj, job: job, holder: uuid.New(), rules: g.rules(), known: known, mark: mark}
+	if err = cmp.Or(err, gone); err == nil {
+		err = a.run(ctx)
+	}
+	return a.finish(ctx, err)
 }
 
 // interruptedFor returns the time for which a started job has waited in the queue, by the
@@ -247,6 +279,12 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errCrashes):
 		failed.Reason, failed.Final = errCrashes.Error(), true
+	case errors.Is(err, errWatermarkKey):
+		failed.Reason, failed.Final = errWatermarkKey.Error(), true
+	case errors.Is(err, errTextGone):
+		failed.Reason, failed.Final = errTextGone.Error(), true
+	case errors.Is(err, errOtherText):
+		failed.Reason, failed.Final = errOtherText.Error(), true
 	case errors.Is(err, model.ErrParams), errors.Is(err, model.ErrPrompt), errors.Is(err, model.ErrToken), errors.Is(err, model.ErrContext):
 		// Another attempt would fail in the same way.
 		failed.Reason, failed.Final = "the model cannot serve this request", true
@@ -264,7 +302,11 @@ func (a *attempt) finish(ctx context.Context, err error) error {
 		}
 		return river.JobSnooze(retryDatabase)
 	}
-	log.ErrorContext(ctx, "attempt failed", "err", err)
+	level := slog.LevelError
+	if errors.Is(err, errTextGone) {
+		level = slog.LevelInfo // the owner has erased the text
+	}
+	log.Log(ctx, level, "attempt failed", "err", err)
 	if err := a.release(ctx, append(a.unrecorded(), failed)...); err != nil {
 		log.ErrorContext(ctx, "failed attempt not recorded, retrying", "err", err)
 		return river.JobSnooze(retryDatabase)

@@ -3,7 +3,9 @@ package migrations
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
 
 	"colophon/internal/pg"
 	"colophon/internal/pg/pgtest"
@@ -13,24 +15,8 @@ import (
 // more than 100 live sessions. The migration must keep the 100 sessions that expire
 // last. It must record the end of the other sessions in ended_sessions.
 func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
-	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pool.Close()
-	db := stdlib.OpenDBFromPool(pool)
-	defer db.Close()
-	p, err := provider(db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ensureRole(t.Context(), pool); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.UpTo(t.Context(), 9); err != nil {
-		t.Fatal(err)
-	}
-	_, err = pool.Exec(t.Context(), `
+	pool, p := migratedTo(t, 9)
+	_, err := pool.Exec(t.Context(), `
 		insert into accounts (id, username, username_key, password_hash, created_at)
 		select ('00000000-0000-7000-8000-00000000000' || n)::uuid, n, n, '', now() from generate_series(1, 2) n;
 		insert into sessions (id, account, created_at, expires_at, revoked_at)
@@ -65,4 +51,27 @@ func TestMigrationKeepsTheLatest100Sessions(t *testing.T) {
 	if _, err := p.UpTo(t.Context(), 10); err != nil {
 		t.Error(err)
 	}
+}
+
+// migratedTo returns an empty database of a version, and the migrations.
+func migratedTo(t *testing.T, version int64) (*pgxpool.Pool, *goose.Provider) {
+	t.Helper()
+	pool, err := pg.Connect(t.Context(), pgtest.Empty(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	db := stdlib.OpenDBFromPool(pool)
+	t.Cleanup(func() { _ = db.Close() })
+	p, err := provider(db)
+	if err == nil {
+		err = ensureRole(t.Context(), pool)
+	}
+	if err == nil {
+		_, err = p.UpTo(t.Context(), version)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pool, p
 }

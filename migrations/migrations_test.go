@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,23 @@ func schema(t *testing.T, pool *pgxpool.Pool) []string {
 		t.Fatal(err)
 	}
 	return columns
+}
+
+// TestShiftedClockMovesNoTable migrates a database whose clock a test has shifted. Its tables
+// must be where they are in other databases.
+func TestShiftedClockMovesNoTable(t *testing.T) {
+	want := schema(t, pgtest.New(t, migrations.Up).Owner)
+	db := pgtest.New(t, func(context.Context, *pgxpool.Pool) error { return nil })
+	db.ShiftClock(t, time.Hour)
+	for range 2 { // the second time, nothing is left to do
+		if err := migrations.Up(t.Context(), db.Owner); err != nil {
+			t.Fatal(err)
+		}
+		got := slices.DeleteFunc(schema(t, db.Owner), func(column string) bool { return strings.HasPrefix(column, "shifted.") })
+		if !slices.Equal(got, want) {
+			t.Errorf("the columns are %v, want %v", got, want)
+		}
+	}
 }
 
 func TestManyProcessesMigrateAtOnce(t *testing.T) {

@@ -45,7 +45,7 @@ func grants() (string, error) {
 do $$ begin execute format('grant usage on schema %I to ` + AppRole + `', current_schema()); end $$;
 revoke all on goose_db_version from public, ` + AppRole + `;
 grant select on goose_db_version to ` + AppRole + `;
-grant execute on function admit(uuid), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;
+grant execute on function admit(uuid), sealed_by(uuid, integer, bytea), sign_in_wait(integer, integer, interval, interval) to ` + AppRole + `;
 grant usage on schema ` + RiverSchema + ` to ` + AppRole + `;
 grant select, insert, update, delete on all tables in schema ` + RiverSchema + ` to ` + AppRole + `;
 grant usage on all sequences in schema ` + RiverSchema + ` to ` + AppRole + `;

@@ -31,8 +31,9 @@ const (
 // A Delta is a piece of the output of a generation. It has tokens and the text that
 // they add.
 type Delta struct {
-	Tokens []int
-	Text   string
+	Tokens   []int
+	Text     string
+	Logprobs []TokenLogprobs // those of each of the tokens; nil if the parameters ask for none
 }
 
 // Result says how a generation ended.
@@ -51,6 +52,11 @@ type Result struct {
 // of them counts. The text ends before this stop string, but the emitted tokens include
 // those that spell it.
 //
+// Before p.MinTokens tokens, only p.MaxTokens ends the text. The sampler does not choose the
+// end-of-text token before. A stop string that ends in the text of the first p.MinTokens
+// tokens is ordinary text for ever. A stop string that begins there and ends later counts, as
+// in vLLM. So the text may be shorter than that of the first p.MinTokens tokens.
+//
 // The text of all deltas together is the [Text] of their decoded tokens, up to a stop
 // string. A delta is emitted as soon as later tokens cannot change its text. A delta
 // ends between two tokens, at the end of a character. No stop string can begin in one
@@ -66,16 +72,16 @@ type Result struct {
 // generation can be continued.
 func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit func(Delta) error) (Result, error) {
 	result := Result{PromptTokens: len(prompt), CompletionTokens: len(past)}
-	sampler, err := NewSampler(p)
+	info := e.Info()
+	sampler, err := NewSampler(p, prompt, info.EOS)
 	if err != nil {
 		return result, err
 	}
-	info := e.Info()
 	if err := check(info, prompt, past, p); err != nil {
 		return result, err
 	}
-	held := newHoldback(p.Stop)
-	if held.resume(e.Decode(past), len(past) >= p.MaxTokens) {
+	held := newHoldback(p.Stop, p.MinTokens)
+	if held.resume(past, e.Decode, len(past) >= p.MaxTokens) {
 		result.FinishReason = FinishStop
 		return result, nil
 	}
@@ -89,6 +95,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	}
 	defer seq.Close()
 	next := append(slices.Clone(prompt), past...)
+	generated := slices.Clone(past)
 	for result.FinishReason == "" {
 		if err := ctx.Err(); err != nil {
 			return result, err
@@ -97,7 +104,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 		if err != nil {
 			return result, err
 		}
-		token, err := sampler.Sample(logits, result.CompletionTokens)
+		token, err := sampler.Sample(logits, generated)
 		if err != nil {
 			return result, err
 		}
@@ -105,10 +112,14 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 			result.FinishReason = FinishStop
 			break
 		}
-		next = append(next[:0], token)
+		var probs *TokenLogprobs
+		if n := p.Logprobs; n != nil {
+			probs = new(Logprobs(logits, token, *n))
+		}
+		next, generated = append(next[:0], token), append(generated, token)
 		result.CompletionTokens++
 		switch {
-		case held.add(token, e.Decode(next)):
+		case held.add(token, e.Decode(next), probs):
 			result.FinishReason = FinishStop
 		case result.CompletionTokens == p.MaxTokens:
 			result.FinishReason = FinishLength
@@ -139,6 +150,9 @@ func check(info Info, prompt, past []int, p Params) error {
 		if err := info.checkVocab(tokens); err != nil {
 			return err
 		}
+	}
+	if err := info.CheckBias(p.LogitBias); err != nil {
+		return err
 	}
 	if len(prompt) > info.Context-min(p.MaxTokens, info.Context) {
 		return fmt.Errorf("%w: %d of the prompt and %d to generate, the model has room for %d",

@@ -72,6 +72,10 @@ func (s *fakeSequence) Next(ctx context.Context, tokens ...int) ([]float32, erro
 	return logits, nil
 }
 
+func (s *fakeSequence) NextEach(context.Context, int, ...int) ([][]float32, error) {
+	return nil, errors.New("Generate does not call NextEach")
+}
+
 func (s *fakeSequence) Close() {
 	if !s.closed {
 		s.engine.open--
@@ -105,16 +109,21 @@ func join(deltas []Delta) (tokens []int, text string) {
 
 // textByDefinition computes the text that Generate must return for the given tokens. It
 // decodes the tokens one by one and looks, at every position of the text, for a stop
-// string that ends there. It returns the text, the number of tokens used, and whether a
-// stop string ended the text.
-func textByDefinition(e *fakeEngine, tokens []int, stops []string) (text string, used int, stopped bool) {
+// string that ends there. It ignores those that end in the text of the first tokens, as many
+// as ignored. It returns the text, the number of tokens used, and whether a stop string ended
+// the text.
+func textByDefinition(e *fakeEngine, tokens []int, stops []string, ignored int) (text string, used int, stopped bool) {
+	after := -1
 	for used = 0; used <= len(tokens); used++ {
 		b := e.Decode(tokens[:used])
 		if used < len(tokens) {
 			b = b[:complete(b)]
 		}
 		whole := Text(b)
-		for end := range len(whole) + 1 {
+		if used <= ignored {
+			after = len(whole)
+		}
+		for end := after + 1; end <= len(whole); end++ {
 			longest := -1
 			for _, s := range stops {
 				if strings.HasSuffix(whole[:end], s) {
@@ -146,12 +155,14 @@ func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
 	}
 	prompt := rapid.SliceOfN(rapid.IntRange(0, len(e.tokens)-1), 1, 4).Draw(t, "prompt")
 	stop := rapid.SampledFrom([]string{"ab", "aab", "aaa", "ba", "b", "中a", "中", "é中", "\ufffd", "\ufffd\ufffda", "END", "NDa", "aaaaaaaab", "a\nb", "aaba", "aabaa"})
+	maxTokens := rapid.IntRange(1, 40).Draw(t, "max")
 	return e, prompt, Params{
-		MaxTokens:   rapid.IntRange(1, 40).Draw(t, "max"),
+		MaxTokens:   maxTokens,
 		Temperature: 3,
 		TopP:        1,
 		Seed:        rapid.Uint64().Draw(t, "seed"),
 		Stop:        rapid.SliceOfN(stop, 0, 3).Draw(t, "stop"),
+		MinTokens:   rapid.OneOf(rapid.Just(0), rapid.IntRange(0, maxTokens)).Draw(t, "min"),
 	}
 }
 
@@ -163,7 +174,7 @@ func TestGenerateContinuesExactly(t *testing.T) {
 
 		// Generate must return the text and the number of tokens that textByDefinition
 		// returns.
-		want, used, stopped := textByDefinition(e, tokens, p.Stop)
+		want, used, stopped := textByDefinition(e, tokens, p.Stop, p.MinTokens)
 		if text != want || used != len(tokens) {
 			t.Fatalf("tokens %v have text %q, want %q of the first %d", tokens, text, want, used)
 		}

@@ -17,10 +17,10 @@ func TestHoldbackEmitsAsEarlyAsPossible(t *testing.T) {
 		full, _ := generate(t, e, prompt, nil, p)
 		tokens, _ := join(full)
 		var emitted, held []int
-		h := newHoldback(p.Stop)
+		h := newHoldback(p.Stop, p.MinTokens)
 		for _, id := range tokens {
 			held = append(held, id)
-			if h.add(id, e.Decode([]int{id})) {
+			if h.add(id, e.Decode([]int{id}), nil) {
 				return
 			}
 			if d, ok := h.certain(); ok {
@@ -74,10 +74,10 @@ func TestHoldbackEndsTheTextBeforeStopStrings(t *testing.T) {
 		{[]string{"A", "\xf0\x9f", "\x98"}, []string{"\ufffd"}, []string{"A", ""}},
 		{[]string{"\xff", "A"}, nil, []string{"\ufffd", "A"}},
 	} {
-		h := newHoldback(c.stop)
+		h := newHoldback(c.stop, 0)
 		got := []string{}
 		for i, s := range c.tokens {
-			if h.add(i, []byte(s)) {
+			if h.add(i, []byte(s), nil) {
 				break
 			}
 			if i == len(c.tokens)-1 {

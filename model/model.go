@@ -16,17 +16,6 @@ import (
 	"strings"
 )
 
-// Params are the sampling parameters of a text. [Params.Validate] checks that they are
-// valid.
-type Params struct {
-	MaxTokens   int      `json:"max_tokens"`  // largest number of tokens to generate, at least 1
-	Temperature float64  `json:"temperature"` // divisor of the logits; 0 always takes the likeliest token
-	TopK        int      `json:"top_k"`       // sample from the k likeliest tokens; 0 means all
-	TopP        float64  `json:"top_p"`       // sample from the likeliest tokens whose probabilities add up to p; 1 means all
-	Seed        uint64   `json:"seed"`        // seed of the random numbers that choose tokens
-	Stop        []string `json:"-"`           // the text ends before the first of these strings; not in JSON, because they are the user's text
-}
-
 // Info identifies an engine. Two engines with equal Info give the same bytes.
 type Info struct {
 	Name    string `json:"name"`    // name of the model, such as "gpt2"
@@ -54,6 +43,15 @@ func (i Info) CheckTokens(length int, tokens []int) error {
 		return fmt.Errorf("%w: %d tokens, the model has room for %d", ErrContext, length+len(tokens), i.Context)
 	}
 	return i.checkVocab(tokens)
+}
+
+// CheckWanted returns the error that [Sequence.NextEach] returns if n is not from 1 to the
+// number of tokens.
+func CheckWanted(n int, tokens []int) error {
+	if n < 1 || n > len(tokens) {
+		return fmt.Errorf("logits after %d of %d tokens wanted", n, len(tokens))
+	}
+	return nil
 }
 
 func (i Info) checkVocab(tokens []int) error {
@@ -101,6 +99,12 @@ type Sequence interface {
 	// [Info.CheckTokens] returns an error for the tokens, Next returns that error.
 	// After an error, every later call returns the same error.
 	Next(ctx context.Context, tokens ...int) ([]float32, error)
+
+	// NextEach appends tokens like Next, and returns the logits that follow each of the
+	// last n of them, with the bits that Next returns after each of them. The slices are
+	// valid until the next call. They need memory for n logits of each token id, so long
+	// texts are computed in parts. n must be from 1 to the number of tokens.
+	NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error)
 
 	// Close frees the sequence. It is safe to call twice.
 	Close()

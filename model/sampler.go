@@ -8,96 +8,123 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"unicode/utf8"
+
+	"colophon/model/exact"
 )
 
-var (
-	// ErrParams is returned for invalid Params.
-	ErrParams = errors.New("invalid parameters")
-
-	// ErrLogits is returned if a logit is not finite, or if the number of logits is 0
-	// or too large.
-	ErrLogits = errors.New("unusable logits")
-)
+// ErrLogits is returned if a logit is not finite, if the number of logits is 0 or too
+// large, or if no token may be chosen.
+var ErrLogits = errors.New("unusable logits")
 
 // maxVocab is the largest number of token ids. With this limit, the sum of all sampling
 // weights is below 2^64.
 const maxVocab = 1 << 20
 
-// Validate returns an error that wraps [ErrParams] and names the first invalid
-// field.
-func (p Params) Validate() error {
-	switch {
-	case p.MaxTokens < 1:
-		return fmt.Errorf("%w: max_tokens is %d, want at least 1", ErrParams, p.MaxTokens)
-	case !(p.Temperature >= 0 && p.Temperature <= math.MaxFloat64):
-		return fmt.Errorf("%w: temperature is %g, want 0 or more", ErrParams, p.Temperature)
-	case p.TopK < 0:
-		return fmt.Errorf("%w: top_k is %d, want 0 or more", ErrParams, p.TopK)
-	case !(p.TopP >= 0 && p.TopP <= 1):
-		return fmt.Errorf("%w: top_p is %g, want 0 to 1", ErrParams, p.TopP)
-	}
-	for _, s := range p.Stop {
-		if s == "" || !utf8.ValidString(s) {
-			return fmt.Errorf("%w: a stop string is empty or not UTF-8", ErrParams)
-		}
-	}
-	return nil
-}
-
-// A Sampler chooses tokens. The choice depends only on the parameters of the sampler,
-// the logits and the index of the token. A Sampler has scratch space, so only one
+// A Sampler chooses tokens. The choice depends only on the parameters of the sampler, the
+// prompt, the logits and the text so far. The text matters to penalties and to a [Chooser];
+// otherwise only its number of tokens does. A Sampler has scratch space, so only one
 // goroutine at a time may use it.
 //
-// All arithmetic except the exponential is exact, so a program in any language can
-// repeat these steps:
+// All arithmetic except the exponential is exact or rounded in a way that step 1 and step 4
+// define, so a program in any language can repeat these steps:
 //
-//  1. Order the tokens by logit, highest first, and then by id, lowest first. With
+//  1. Change the logits by the parameters that name tokens; see below.
+//  2. Order the tokens by logit, highest first, and then by id, lowest first. With
 //     temperature 0, choose the first.
-//  2. If top_k is not 0, keep the first top_k.
-//  3. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), computed
+//  3. If top_k is not 0, keep the first top_k.
+//  4. The weight of a token is the integer nearest to 2^43 * e^((l-m)/t), computed
 //     in float64. Here l is the logit of the token, m is the highest logit and t is
 //     the temperature. Let W be the sum of the weights.
-//  4. Let P be the integer part of 2^53 * top_p. Keep the fewest tokens, in order,
+//  5. Let M be the integer part of 2^53 * min_p. Keep the tokens whose weight is at least
+//     M/2^10, which is min_p times the highest weight. From now on, W is the sum of the
+//     weights of these tokens.
+//  6. Let P be the integer part of 2^53 * top_p. Keep the fewest tokens, in order,
 //     whose weights add up to at least P*W/2^53 and to at least 1. From now on, W is
 //     the sum of the weights of these tokens.
-//  5. Append to "colophon sampler v1\x00" the seed and the index of the token among
+//  7. Append to "colophon sampler v1\x00" the seed and the index of the token among
 //     the generated tokens, from 0. Seed and index are big-endian 64-bit integers.
 //     Let U be the first 53 bits of the SHA-256 of this string. Choose the first
 //     token, in order, at which the weights add up to more than U*W/2^53.
+//
+// A [Chooser] in the parameters is asked after step 6. If it chooses, step 7 is omitted.
+//
+// Step 1 changes the logit x of each token as follows. Each change is computed in float64,
+// every operation is rounded, and the result is rounded to float32. A result that is too
+// large for float32 becomes the nearest finite number.
+//
+//  1. Add the number that logit_bias has for the token.
+//  2. If the prompt or the text so far has the token, repetition_penalty r makes it x*r for
+//     a negative x, and x/r otherwise. It is the rule of Nitish Shirish Keskar and others,
+//     "CTRL" (2019), as Hugging Face's RepetitionPenaltyLogitsProcessor has it.
+//  3. If the text so far has the token n times, n above 0, subtract frequency_penalty * n.
+//  4. If the text so far has the token, subtract presence_penalty. These two rules are
+//     OpenAI's.
+//  5. While the text has fewer than min_tokens tokens, the end-of-text token is not among
+//     the candidates, and temperature 0 does not choose it.
+//
+// The order of all these steps is that of vLLM (vllm/v1/sample/sampler.py). There the
+// end-of-text token gets the logit -Inf before the other changes, which is the same. Hugging
+// Face applies min_p after top_p. That keeps another set of tokens if both are set.
 type Sampler struct {
 	params     Params
-	candidates []candidate
+	adjuster   *adjuster // nil if step 1 changes nothing
+	candidates []Candidate
 }
 
-// A candidate is a token that the sampler may choose.
-type candidate struct {
+// A Chooser may choose the next token of a text in place of a sampler's random numbers.
+// generated has the tokens of the text so far, without the prompt. candidates has the
+// tokens that the sampler may choose, in any order and each once. At least one of them
+// has a weight above 0. A Chooser returns one of these tokens, or false to leave the
+// choice to the sampler.
+//
+// The result must depend only on the arguments and on what the Chooser was made for, and
+// never on earlier calls. Otherwise an interrupted text cannot be continued. A Chooser
+// must not change or keep the slices.
+type Chooser func(generated []int, candidates []Candidate) (token int, ok bool)
+
+// A Candidate is a token that a sampler may choose.
+type Candidate struct {
 	key    uint64 // sort key of the token, with the token id in the low 32 bits
 	weight uint64
 }
 
-// NewSampler returns a sampler, or an error that wraps [ErrParams].
-func NewSampler(p Params) (*Sampler, error) {
+// Token returns the id of the token.
+func (c Candidate) Token() int { return int(uint32(c.key)) }
+
+// Weight returns the weight of the token. It is at most 2^43, and 0 for a token that must
+// not be chosen. The sampler chooses tokens in proportion to their weights.
+func (c Candidate) Weight() uint64 { return c.weight }
+
+// NewSampler returns a sampler for the continuation of a prompt. eos is the id of the token
+// that ends a text, or -1 if there is none. All ids of the prompt, and all that are passed to
+// Sample, must be in the vocabulary. An error wraps [ErrParams].
+func NewSampler(p Params, prompt []int, eos int) (*Sampler, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	return &Sampler{params: p}, nil
+	return &Sampler{params: p, adjuster: newAdjuster(p, prompt, eos)}, nil
 }
 
 // Sample chooses the next token from logits, which has one logit for each token id.
-// index is the position of the token among the generated tokens, from 0. The error
-// wraps [ErrLogits].
-func (s *Sampler) Sample(logits []float32, index int) (int, error) {
+// generated has the tokens of the text so far, without the prompt. The error wraps
+// [ErrLogits], or [ErrParams] if logit_bias names a token that has no logit.
+func (s *Sampler) Sample(logits []float32, generated []int) (int, error) {
 	first, err := argmax(logits)
+	if err == nil && s.adjuster.changes(len(generated)) {
+		logits, first, err = s.adjuster.apply(logits, generated)
+	}
 	if err != nil || s.params.Temperature == 0 {
 		return first, err
 	}
 	if k := s.params.TopK; k > 0 && k < len(logits) {
-		s.keepTopK(logits, k)
+		s.candidates = topK(slices.Grow(s.candidates[:0], k), logits, k)
 	} else {
 		s.keepAll(logits)
 	}
 	total := s.weigh(logits, float64(logits[first]))
+	if p := s.params.MinP; p > 0 {
+		total = s.keepLikely((uint64(p*(1<<53)) + 1<<10 - 1) >> 10)
+	}
 	kept := s.candidates
 	if p := s.params.TopP; p < 1 {
 		need := scale(uint64(p*(1<<53)), total, true)
@@ -105,7 +132,12 @@ func (s *Sampler) Sample(logits []float32, index int) (int, error) {
 		n, total = selectFirst(kept, max(need, 1))
 		kept = kept[:n]
 	}
-	n, _ := selectFirst(kept, scale(uniform(s.params.Seed, uint64(index)), total, false)+1)
+	if s.params.Choose != nil {
+		if token, ok := s.params.Choose(generated, kept); ok {
+			return token, nil
+		}
+	}
+	n, _ := selectFirst(kept, scale(uniform(s.params.Seed, uint64(len(generated))), total, false)+1)
 	return int(uint32(kept[n-1].key)), nil
 }
 
@@ -176,12 +208,11 @@ func (s *Sampler) keepAll(logits []float32) {
 	}
 }
 
-// keepTopK makes the first k tokens, in the order of their keys, the candidates. It
-// collects them in a heap whose top is the last candidate in this order.
-func (s *Sampler) keepTopK(logits []float32, k int) {
-	h := slices.Grow(s.candidates[:0], k)
+// topK appends the first k tokens, in the order of their keys, to h, which is empty. It
+// collects them in a heap whose top is the last token in this order.
+func topK(h []Candidate, logits []float32, k int) []Candidate {
 	for i, l := range logits[:k] {
-		h = append(h, candidate{key: key(l, i)})
+		h = append(h, Candidate{key: key(l, i)})
 	}
 	for i := k/2 - 1; i >= 0; i-- {
 		sink(h, i)
@@ -194,11 +225,11 @@ func (s *Sampler) keepTopK(logits []float32, k int) {
 			lowest = logits[uint32(h[0].key)]
 		}
 	}
-	s.candidates = h
+	return h
 }
 
 // sink moves element i of a heap down until none of its children has a higher key.
-func sink(h []candidate, i int) {
+func sink(h []Candidate, i int) {
 	for {
 		last := i
 		for c := 2*i + 1; c <= 2*i+2 && c < len(h); c++ {
@@ -221,9 +252,23 @@ func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 	for i := range s.candidates {
 		c := &s.candidates[i]
 		x := (float64(logits[uint32(c.key)]) - highest) / s.params.Temperature
-		c.weight = uint64(float64(exp(x)*(1<<43)) + 0.5)
+		c.weight = uint64(float64(exact.Exp(x)*(1<<43)) + 0.5)
 		total += c.weight
 	}
+	return total
+}
+
+// keepLikely keeps the candidates whose weight is at least least, and returns the sum of
+// their weights.
+func (s *Sampler) keepLikely(least uint64) (total uint64) {
+	kept := s.candidates[:0]
+	for _, c := range s.candidates {
+		if c.weight >= least {
+			kept = append(kept, c)
+			total += c.weight
+		}
+	}
+	s.candidates = kept
 	return total
 }
 
@@ -231,7 +276,7 @@ func (s *Sampler) weigh(logits []float32, highest float64) uint64 {
 // in the order of their keys, add up to at least need. It also returns the sum of these
 // weights. It moves these candidates to c[:n], and the last of them to c[n-1]. The sum
 // of all weights must be at least need.
-func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
+func selectFirst(c []Candidate, need uint64) (n int, sum uint64) {
 	lo, hi := 0, len(c) // the last of the first n candidates is in c[lo:hi]
 	for tries := 0; hi-lo > 12 && tries < 40; tries++ {
 		m, weight := partition(c[lo:hi])
@@ -242,7 +287,7 @@ func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
 			lo, sum = m, sum+weight
 		}
 	}
-	slices.SortFunc(c[lo:hi], func(a, b candidate) int {
+	slices.SortFunc(c[lo:hi], func(a, b Candidate) int {
 		if a.key < b.key {
 			return -1
 		}
@@ -257,7 +302,7 @@ func selectFirst(c []candidate, need uint64) (n int, sum uint64) {
 // partition moves the candidates whose keys are below a pivot to the front of c. It
 // returns their number and the sum of their weights. The number is more than 0 and less
 // than len(c).
-func partition(c []candidate) (n int, weight uint64) {
+func partition(c []Candidate) (n int, weight uint64) {
 	x, y, z := c[0].key, c[len(c)/2].key, c[len(c)-1].key
 	pivot := max(min(x, y), min(max(x, y), z)) // the median of three keys
 	for i := range c {

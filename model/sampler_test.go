@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"colophon/model/exact"
 )
 
 // chooseByDefinition chooses a token by the steps in the comment of Sampler. Unlike
@@ -39,7 +41,7 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 	most := float64(logits[ids[0]])
 	var weights []*big.Int
 	for _, id := range ids {
-		w := exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
+		w := exact.Exp((float64(logits[id])-most)/p.Temperature) * (1 << 43)
 		weights = append(weights, big.NewInt(int64(math.Floor(w+0.5))))
 	}
 	// reach returns the smallest n for which the first n weights add up to at least
@@ -60,6 +62,9 @@ func chooseByDefinition(logits []float32, p Params, index int) int {
 			}
 		}
 		panic("weights do not reach")
+	}
+	for weights[len(weights)-1].Cmp(big.NewInt(int64(math.Ceil(float64(int64(p.MinP*(1<<53)))/(1<<10))))) < 0 {
+		weights = weights[:len(weights)-1]
 	}
 	if p.TopP < 1 {
 		weights = weights[:reach(big.NewInt(int64(p.TopP*(1<<53))), false)]
@@ -92,14 +97,15 @@ func TestSampleFollowsItsDefinition(t *testing.T) {
 			Temperature: rapid.SampledFrom([]float64{0, 5e-324, 0.01, 0.7, 1, 3, 1e300}).Draw(t, "temperature"),
 			TopK:        rapid.IntRange(0, n+2).Draw(t, "top_k"),
 			TopP:        rapid.OneOf(rapid.SampledFrom([]float64{0, 1e-300, 0.5, 1}), rapid.Float64Range(0, 1)).Draw(t, "top_p"),
+			MinP:        rapid.OneOf(rapid.SampledFrom([]float64{0, 0, 1e-300, 0.05, 1}), rapid.Float64Range(0, 1)).Draw(t, "min_p"),
 			Seed:        rapid.Uint64().Draw(t, "seed"),
 		}
-		s, err := NewSampler(p)
+		s, err := NewSampler(p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for index := range 3 {
-			got, err := s.Sample(logits, index)
+			got, err := s.Sample(logits, make([]int, index))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,15 +137,16 @@ func TestSampleFollowsItsDefinitionForALargeVocabulary(t *testing.T) {
 		{Temperature: 0.8, TopK: 40, TopP: 0.95},
 		{Temperature: 1, TopP: 0.9},
 		{Temperature: 2, TopK: 20000, TopP: 0.99},
+		{Temperature: 2, TopP: 0.99, MinP: 0.01},
 	} {
 		p.MaxTokens, p.Seed = 1, uint64(i)
-		s, err := NewSampler(p)
+		s, err := NewSampler(p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for index := range 2 {
 			logits := vocabulary(uint64(index))
-			got, err := s.Sample(logits, index)
+			got, err := s.Sample(logits, make([]int, index))
 			if want := chooseByDefinition(logits, p, index); err != nil || got != want {
 				t.Errorf("%+v: token %d, %v, want %d", p, got, err, want)
 			}
@@ -165,13 +172,13 @@ func TestSampledTokensArePinned(t *testing.T) {
 		{Temperature: 1.5, TopK: 100, TopP: 0.5, Seed: 1 << 63},
 	} {
 		p.MaxTokens = 1
-		s, err := NewSampler(p)
+		s, err := NewSampler(p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		row := []int{}
 		for index := range 8 {
-			id, err := s.Sample(vocabulary(1), index)
+			id, err := s.Sample(vocabulary(1), make([]int, index))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -223,14 +230,15 @@ func TestSampleHasTheDistributionOfTheLogits(t *testing.T) {
 				break
 			}
 		}
-		s, err := NewSampler(c.p)
+		s, err := NewSampler(c.p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		const draws = 100_000
+		texts := make([]int, draws)
 		count := make([]float64, len(logits))
 		for index := range draws {
-			id, err := s.Sample(logits, index)
+			id, err := s.Sample(logits, texts[:index])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -257,13 +265,13 @@ func TestTopPIsExactAtItsEdges(t *testing.T) {
 		topP float64
 		want int
 	}{{0, 1}, {1e-300, 1}, {float64(third) / (1 << 53), 1}, {float64(third+1) / (1 << 53), 2}, {2.0 / 3, 2}, {0.67, 3}, {1, 3}} {
-		s, err := NewSampler(Params{MaxTokens: 1, Temperature: 1, TopP: c.topP})
+		s, err := NewSampler(Params{MaxTokens: 1, Temperature: 1, TopP: c.topP}, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		seen := map[int]bool{}
 		for index := range 100 {
-			id, err := s.Sample([]float32{-50, 5, 5, 5}, index)
+			id, err := s.Sample([]float32{-50, 5, 5, 5}, make([]int, index))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +284,7 @@ func TestTopPIsExactAtItsEdges(t *testing.T) {
 }
 
 func TestWeightsAreRoundedToNearest(t *testing.T) {
-	s, err := NewSampler(Params{MaxTokens: 1, Temperature: 0.5, TopP: 1})
+	s, err := NewSampler(Params{MaxTokens: 1, Temperature: 0.5, TopP: 1}, nil, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,61 +322,18 @@ func TestSampleRefusesUnusableLogits(t *testing.T) {
 	inf := float32(math.Inf(1))
 	for _, p := range []Params{{Temperature: 0}, {Temperature: 1, TopP: 1}, {Temperature: 1, TopK: 1, TopP: 1}} {
 		p.MaxTokens = 1
-		s, err := NewSampler(p)
+		s, err := NewSampler(p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, bad := range [][]float32{nil, {}, {float32(math.NaN())}, {0, inf}, {-inf, 0}, {1, 2, float32(math.NaN())}, make([]float32, 1<<20+1)} {
-			if id, err := s.Sample(bad, 0); !errors.Is(err, ErrLogits) {
+			if id, err := s.Sample(bad, nil); !errors.Is(err, ErrLogits) {
 				t.Errorf("%d logits: token %d, %v", len(bad), id, err)
 			}
 		}
-		if id, err := s.Sample([]float32{-math.MaxFloat32, math.MaxFloat32}, 0); id != 1 || err != nil {
+		if id, err := s.Sample([]float32{-math.MaxFloat32, math.MaxFloat32}, nil); id != 1 || err != nil {
 			t.Errorf("the largest logits: token %d, %v", id, err)
 		}
-	}
-}
-
-func TestParamsAreValidated(t *testing.T) {
-	good := Params{MaxTokens: 1, Temperature: 1, TopP: 1, Stop: []string{"\n", "中"}}
-	if err := good.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	for name, change := range map[string]func(*Params){
-		"max_tokens":  func(p *Params) { p.MaxTokens = 0 },
-		"temperature": func(p *Params) { p.Temperature = -0.1 },
-		"top_k":       func(p *Params) { p.TopK = -1 },
-		"top_p":       func(p *Params) { p.TopP = 1.01 },
-		"stop":        func(p *Params) { p.Stop = []string{"a", ""} },
-	} {
-		p := good
-		change(&p)
-		if _, err := NewSampler(p); !errors.Is(err, ErrParams) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for _, x := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
-		p, q := good, good
-		p.Temperature, q.TopP = x, x
-		if p.Validate() == nil || q.Validate() == nil {
-			t.Errorf("Validate accepts %g", x)
-		}
-	}
-	p := good
-	p.Stop = []string{"\xff"}
-	if !errors.Is(p.Validate(), ErrParams) {
-		t.Error("Validate accepts a stop string that is not UTF-8")
-	}
-}
-
-func TestExpAgreesWithMath(t *testing.T) {
-	for x := -39.99; x <= 0; x += 0.00037 {
-		if got, want := exp(x), math.Exp(x); math.Abs(got-want) > 4e-16*want {
-			t.Fatalf("exp(%g) = %g, want %g", x, got, want)
-		}
-	}
-	if exp(0) != 1 || exp(-1e300) != 0 || exp(math.Inf(-1)) != 0 {
-		t.Error("exp is wrong at 0, -1e300 or -Inf")
 	}
 }
 
@@ -380,19 +345,22 @@ func samplerCases() map[string]Params {
 		"top_k=40":    {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1},
 		"top_p=0.9":   {MaxTokens: 1, Temperature: 1, TopP: 0.9},
 		"top_k_top_p": {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 0.9},
+		"min_p=0.05":  {MaxTokens: 1, Temperature: 1, TopP: 1, MinP: 0.05},
+		"penalties":   {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1, PresencePenalty: 0.5, FrequencyPenalty: 0.5, RepetitionPenalty: 1.2},
+		"logit_bias":  {MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1, LogitBias: map[int]float64{50256: -100}},
 	}
 }
 
 func TestSampleDoesNotAllocate(t *testing.T) {
 	logits := vocabulary(1)
 	for name, p := range samplerCases() {
-		s, err := NewSampler(p)
+		s, err := NewSampler(p, nil, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		index := 0
+		text, index := make([]int, 8), 0
 		if n := testing.AllocsPerRun(5, func() {
-			if _, err := s.Sample(logits, index); err != nil {
+			if _, err := s.Sample(logits, text[:index]); err != nil {
 				t.Error(err)
 			}
 			index++
@@ -406,12 +374,13 @@ func BenchmarkSample(b *testing.B) {
 	logits := vocabulary(1)
 	for name, p := range samplerCases() {
 		b.Run(name, func(b *testing.B) {
-			s, err := NewSampler(p)
+			s, err := NewSampler(p, nil, -1)
 			if err != nil {
 				b.Fatal(err)
 			}
+			text := make([]int, 1024)
 			for i := 0; b.Loop(); i++ {
-				if _, err := s.Sample(logits, i); err != nil {
+				if _, err := s.Sample(logits, text[:i%len(text)]); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -12,13 +12,13 @@ import (
 	"colophon/web"
 )
 
-// TestPageFitsItsPolicy reads the page and its files. Everything that the files refer
+// TestPageFitsItsPolicy reads the pages and their files. Everything that the files refer
 // to must exist on this service. The files must work under a policy without unsafe-*
 // sources, and load nothing from other hosts.
 //
 // security: ASVS 1.3.2, ASVS 3.2.2, ASVS 3.6.1, ASVS 14.3.3, LLM05:2025
 func TestPageFitsItsPolicy(t *testing.T) {
-	texts := map[string]string{"index.html": web.Page()}
+	texts := map[string]string{"index.html": web.Page(), "verify.html": web.VerifyPage()}
 	err := fs.WalkDir(web.Assets(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -32,8 +32,10 @@ func TestPageFitsItsPolicy(t *testing.T) {
 	}
 
 	inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|javascript:|<script[^>]*>[^<]`)
-	if m := inline.FindString(web.Page()); m != "" {
-		t.Errorf("the page contains %q", m)
+	for _, name := range []string{"index.html", "verify.html"} {
+		if m := inline.FindString(texts[name]); m != "" {
+			t.Errorf("%s contains %q", name, m)
+		}
 	}
 	// An address in a comment does not count, because browsers do not fetch it. The
 	// address of the SVG namespace does not count either, because it is only a name.
@@ -52,7 +54,7 @@ func TestPageFitsItsPolicy(t *testing.T) {
 		}
 	}
 
-	routes := []string{"/", "/docs", "/openapi.json"}
+	routes := []string{"/", "/docs", "/openapi.json", "/verify"}
 	reference := regexp.MustCompile(`(?:src|href|from|action)[= ]"([^"]+)"`)
 	used := map[string]bool{}
 	for name, text := range texts {
@@ -69,49 +71,54 @@ func TestPageFitsItsPolicy(t *testing.T) {
 		}
 	}
 	for name := range texts {
-		if name != "index.html" && !used[name] {
+		if path.Ext(name) != ".html" && !used[name] {
 			t.Errorf("%s is not used", name)
 		}
 	}
 }
 
-// TestScriptsFindTheirElements looks for every id that a script or the page refers to.
+// TestScriptsFindTheirElements looks for every id that a script or its page refers to.
 // Each of these ids must be on the page exactly once.
 func TestScriptsFindTheirElements(t *testing.T) {
-	ids := map[string]int{}
-	for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
-		ids[m[1]]++
-	}
-	for id, n := range ids {
-		if n != 1 {
-			t.Errorf("%d elements have the id %s", n, id)
-		}
-	}
-	for _, m := range regexp.MustCompile(`\s(?:for|aria-labelledby|aria-describedby)="([^"]+)"`).FindAllStringSubmatch(web.Page(), -1) {
-		for id := range strings.FieldsSeq(m[1]) {
-			if ids[id] == 0 {
-				t.Errorf("the page refers to #%s, which is not on it", id)
-			}
-		}
-	}
 	scripts, err := fs.Glob(web.Assets(), "*.js")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
-	for _, script := range scripts {
-		code, err := fs.ReadFile(web.Assets(), script)
-		if err != nil {
-			t.Fatal(err)
+	for name, page := range map[string]string{"index.html": web.Page(), "verify.html": web.VerifyPage()} {
+		ids := map[string]int{}
+		for _, m := range regexp.MustCompile(`\sid="([^"]+)"`).FindAllStringSubmatch(page, -1) {
+			ids[m[1]]++
 		}
-		for _, m := range regexp.MustCompile(`find\("([^"]+)"\)`).FindAllSubmatch(code, -1) {
-			if found++; ids[string(m[1])] == 0 {
-				t.Errorf("%s looks for #%s, which is not on the page", script, m[1])
+		for id, n := range ids {
+			if n != 1 {
+				t.Errorf("%s: %d elements have the id %s", name, n, id)
 			}
 		}
-	}
-	if found == 0 {
-		t.Error("no script looks for an element")
+		for _, m := range regexp.MustCompile(`\s(?:for|aria-labelledby|aria-describedby)="([^"]+)"`).FindAllStringSubmatch(page, -1) {
+			for id := range strings.FieldsSeq(m[1]) {
+				if ids[id] == 0 {
+					t.Errorf("%s refers to #%s, which is not on it", name, id)
+				}
+			}
+		}
+		found := 0
+		for _, script := range scripts {
+			if (script == "verify.js") != (name == "verify.html") {
+				continue // the script belongs to the other page
+			}
+			code, err := fs.ReadFile(web.Assets(), script)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`find\("([^"]+)"\)`).FindAllSubmatch(code, -1) {
+				if found++; ids[string(m[1])] == 0 {
+					t.Errorf("%s looks for #%s, which is not on %s", script, m[1], name)
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("no script looks for an element of %s", name)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"colophon/events"
+	"colophon/events/ledger"
 	"colophon/internal/database"
 	"colophon/internal/metrics"
 	"colophon/internal/pg"
@@ -61,12 +62,24 @@ func with(ctx context.Context, o database.Options, migrate bool, g grace, fn fun
 // wrongClock warns that the clock of this process differs from the database's clock.
 const wrongClock = "the clock of this process differs by more than 5 s from the database's, which the service uses"
 
+// logNotSigned warns that events have no checkpoint.
+const logNotSigned = "the log of events has not been signed for a minute: the metric colophon_log_unsigned_seconds and the log of the process that signs say more"
+
+// maxUnsigned is the age of an event without a checkpoint from which ready warns.
+const maxUnsigned = time.Minute
+
 // ready reports whether the database is ready. It returns a warning if the clock of this
-// process differs too much from the database's clock.
+// process differs too much from the database's clock, and one if the log is not signed.
 func (b *base) ready(ctx context.Context) (warnings []string, err error) {
 	warnings, err = b.Ready(ctx)
 	if err == nil && b.store.Clock().Ahead().Abs() > pg.MaxAhead {
 		warnings = append(warnings, wrongClock)
+	}
+	if err == nil {
+		var unsigned time.Duration
+		if unsigned, err = ledger.Unsigned(ctx, b.Pool); unsigned > maxUnsigned {
+			warnings = append(warnings, logNotSigned)
+		}
 	}
 	return warnings, err
 }

@@ -20,6 +20,9 @@ type service struct {
 	url  string
 	data []string // flags that select the database and the data directory of the service
 	log  *apitest.Log
+
+	first string       // first line of the output
+	stop  func() error // stops the service; its result is the command's error
 }
 
 // ownDatabase returns flags that select a database and a data directory for one test.
@@ -38,7 +41,13 @@ func up(t *testing.T, flags ...string) *service {
 // returns when the service is ready.
 func serve(t *testing.T, command string, flags ...string) *service {
 	t.Helper()
-	s := &service{data: ownDatabase(t), log: &apitest.Log{}}
+	return serveWith(t, ownDatabase(t), command, flags...)
+}
+
+// serveWith is serve with given flags for the data.
+func serveWith(t *testing.T, data []string, command string, flags ...string) *service {
+	t.Helper()
+	s := &service{data: data, log: &apitest.Log{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
@@ -48,9 +57,9 @@ func serve(t *testing.T, command string, flags ...string) *service {
 		w.CloseWithError(io.EOF)
 		ended <- err
 	}()
-	stop := sync.OnceValue(func() error { cancel(); return <-ended })
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 	t.Cleanup(func() {
-		if err := stop(); err != nil {
+		if err := s.stop(); err != nil {
 			t.Errorf("stop: %v", err)
 		}
 		if t.Failed() {
@@ -59,13 +68,16 @@ func serve(t *testing.T, command string, flags ...string) *service {
 	})
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
+		if s.first == "" {
+			s.first = lines.Text()
+		}
 		if at, ok := strings.CutPrefix(lines.Text(), "ready "); ok {
 			go io.Copy(io.Discard, r)
 			s.url = at
 			return s
 		}
 	}
-	t.Fatalf("the service did not start: %v", stop())
+	t.Fatalf("the service did not start: %v", s.stop())
 	return nil
 }
 

@@ -23,6 +23,8 @@ type databaseFlags struct {
 	PGBin       string    `name:"pg-bin" var:"PGBIN" type:"path" placeholder:"DIR" help:"Directory of the programs initdb and postgres, for the private Postgres ($PGBIN)."`
 	MasterKey   masterKey `placeholder:"KEY" help:"Key that encrypts the stored secrets: 32 bytes in base64. Default: the file master.key in the data directory, which is made for an empty database ($COLOPHON_MASTER_KEY)."`
 	KeyFile     string    `name:"master-key-file" type:"path" placeholder:"FILE" help:"File with the master key in base64, which other accounts must not be able to read ($COLOPHON_MASTER_KEY_FILE)."`
+	Second      masterKey `name:"second-master-key" placeholder:"KEY" help:"A second master key, which opens stored secrets too. All processes need it while keys rotate --master puts it into the place of the first ($COLOPHON_SECOND_MASTER_KEY)."`
+	SecondFile  string    `name:"second-master-key-file" type:"path" placeholder:"FILE" help:"File with the second master key ($COLOPHON_SECOND_MASTER_KEY_FILE)."`
 }
 
 // masterKey is the value of --master-key: 32 bytes in base64.
@@ -37,7 +39,7 @@ func (k *masterKey) UnmarshalText(text []byte) (err error) {
 func (f *databaseFlags) options(log *slog.Logger) database.Options {
 	return database.Options{
 		Data: f.Data, URL: f.DatabaseURL, DirectURL: f.DirectURL, Bin: f.PGBin,
-		MasterKey: f.MasterKey, KeyFile: f.KeyFile, Log: log,
+		MasterKey: f.MasterKey, KeyFile: f.KeyFile, SecondKey: f.Second, SecondKeyFile: f.SecondFile, Log: log,
 	}
 }
 

@@ -21,6 +21,13 @@ type generateCmd struct {
 	TopP         float64  `name:"top-p" default:"1" help:"Sample among the most likely tokens with this total probability."`
 	Seed         *uint64  `placeholder:"N" help:"Seed of the sampler: the same seed gives the same text. Default: random."`
 	Stop         []string `sep:"none" placeholder:"TEXT" help:"End the text before this string; may be repeated."`
+
+	MinP              float64         `name:"min-p" default:"0" help:"Sample among the tokens with at least this share of the highest probability; 0 means all."`
+	PresencePenalty   float64         `default:"0" placeholder:"N" help:"Make tokens that the text has less likely, from -2 to 2."`
+	FrequencyPenalty  float64         `default:"0" placeholder:"N" help:"Make tokens less likely each time that the text has them, from -2 to 2."`
+	RepetitionPenalty float64         `default:"1" placeholder:"N" help:"Make tokens that the prompt or the text has less likely, from 0.01 to 2; 1 changes nothing."`
+	LogitBias         map[int]float64 `placeholder:"ID=N" help:"Add a number from -100 to 100 to the logit of a token; may be repeated."`
+	MinTokens         int             `default:"0" help:"Number of tokens before which the text does not end."`
 }
 
 // Run prints the prompt and then its continuation, token by token. No text policy
@@ -39,7 +46,11 @@ func (c *generateCmd) Run(ctx context.Context, t *terminal, known catalog.Releas
 	if c.Seed != nil {
 		seed = *c.Seed
 	}
-	p := model.Params{MaxTokens: c.MaxNewTokens, Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, Seed: seed, Stop: c.Stop}
+	p := model.Params{
+		MaxTokens: c.MaxNewTokens, Temperature: c.Temperature, TopK: c.TopK, TopP: c.TopP, Seed: seed, Stop: c.Stop,
+		PresencePenalty: c.PresencePenalty, FrequencyPenalty: c.FrequencyPenalty, RepetitionPenalty: c.RepetitionPenalty,
+		MinP: c.MinP, LogitBias: c.LogitBias, MinTokens: c.MinTokens,
+	}
 	if _, err := io.WriteString(t.out, c.Prompt); err != nil {
 		return err
 	}

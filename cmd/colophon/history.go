@@ -24,16 +24,16 @@ type rebuildCmd struct {
 func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) error {
 	return c.with(ctx, log, func(ctx context.Context, b *base) error {
 		if c.Check {
-			return check(ctx, t.out, b.store)
+			return check(ctx, t, b.store)
 		}
-		report, err := b.store.RebuildHistory(ctx, func(jobs int) { fmt.Fprintf(t.err, "%d jobs compared\n", jobs) })
+		report, err := b.store.RebuildHistory(ctx, events.Observer{Progress: progress(t.err, "jobs compared")})
 		if err != nil {
 			return err
 		}
 		if err := showDamaged(t.out, report.Damaged...); err != nil {
 			return err
 		}
-		fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs: %d rows corrected\n", report.Jobs, len(report.Wrong))
+		fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs: %d rows corrected\n", report.Jobs, report.Wrong)
 		if n := len(report.Damaged); n > 0 {
 			return &pendingError{fmt.Errorf("%d damaged streams could not be read, their rows are unchanged: restore their events from a backup, and run this again", n)}
 		}
@@ -41,21 +41,22 @@ func (c *rebuildCmd) Run(ctx context.Context, t *terminal, log *slog.Logger) err
 	})
 }
 
-func check(ctx context.Context, out io.Writer, store *events.Store) error {
-	report, err := store.CheckHistory(ctx)
+// check prints a line for each difference between the history view and the events.
+func check(ctx context.Context, t *terminal, store *events.Store) error {
+	report, err := store.CheckHistory(ctx, events.Observer{
+		Progress: progress(t.err, "jobs compared"),
+		Differs:  func(d events.Difference) { fmt.Fprintf(t.out, "differs %s\n", d) },
+	})
 	if err != nil {
 		return err
 	}
-	for _, id := range report.Wrong {
-		fmt.Fprintf(out, "differs %s\n", id)
-	}
-	if err := showDamaged(out, report.Damaged...); err != nil {
+	if err := showDamaged(t.out, report.Damaged...); err != nil {
 		return err
 	}
 	if err := report.Err(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "the history view agrees with the events of %d jobs\n", report.Jobs)
+	_, err = fmt.Fprintf(t.out, "the history view agrees with the events of %d jobs\n", report.Jobs)
 	return err
 }
 

@@ -18,7 +18,11 @@ type limitFlags struct {
 	LimitUsers     limit.Rate `default:"5/1m" help:"Registrations per client network ($COLOPHON_LIMIT_USERS)."`
 	LimitToken     limit.Rate `default:"10/1m" help:"Sign-ins per client network ($COLOPHON_LIMIT_TOKEN)."`
 	LimitJobs      limit.Rate `default:"5/1m" help:"Calls of POST /generate per user; calls of POST /jobs have the same limit, counted separately ($COLOPHON_LIMIT_JOBS)."`
+	LimitDetect    limit.Rate `default:"10/1m" help:"Calls of POST /detect per user ($COLOPHON_LIMIT_DETECT)."`
+	LimitWebhooks  limit.Rate `default:"20/1m" help:"Calls per user that create, change, rotate or test webhooks or send their messages again ($COLOPHON_LIMIT_WEBHOOKS)."`
+	LimitKeys      limit.Rate `default:"60/1m" help:"Calls of POST /generate and POST /jobs together per API key, unless the key has a lower limit of its own. All keys of a user together have 16 times as many ($COLOPHON_LIMIT_KEYS)."`
 	LimitCalls     limit.Rate `default:"1200/1m" help:"All other calls per user ($COLOPHON_LIMIT_CALLS)."`
+	LimitLog       limit.Rate `default:"6000/1m" help:"Requests for the public log (/log/...), per client network. Each process counts by itself ($COLOPHON_LIMIT_LOG)."`
 	LimitAnonymous limit.Rate `default:"600/1m" help:"Requests without a user, per client network: pages, unknown routes, and requests without a valid access token. Each process counts by itself ($COLOPHON_LIMIT_ANONYMOUS)."`
 
 	MaxJobTime         jobTime `default:"10m" help:"Maximum time from the acceptance of a job to its end. The header Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
@@ -52,8 +56,9 @@ func (f *limitFlags) jobLimits() jobs.Limits {
 	}
 }
 
-// rateLimits returns the limits on requests. Requests without a user are always counted
-// in memory. Their limit protects the process, so it must work without the database.
+// rateLimits returns the limits on requests. Requests without a user and requests for the
+// log are always counted in memory. Their limits protect the process, so they must work
+// without the database.
 func (f *limitFlags) rateLimits(pool *pgxpool.Pool) (l api.Limits, err error) {
 	if f.NoRateLimits {
 		return l, nil
@@ -67,10 +72,14 @@ func (f *limitFlags) rateLimits(pool *pgxpool.Pool) (l api.Limits, err error) {
 		{&l.Token, "token", f.LimitToken},
 		{&l.Generate, "generate", f.LimitJobs},
 		{&l.Jobs, "jobs", f.LimitJobs},
+		{&l.Detect, "detect", f.LimitDetect},
+		{&l.Webhooks, "webhooks", f.LimitWebhooks},
+		{&l.Keys, "keys", f.LimitKeys},
 		{&l.Calls, "calls", f.LimitCalls},
+		{&l.Log, "log", f.LimitLog},
 		{&l.Anonymous, "anonymous", f.LimitAnonymous},
 	} {
-		if f.RateLimits == "shared" && r.to != &l.Anonymous {
+		if f.RateLimits == "shared" && r.to != &l.Anonymous && r.to != &l.Log {
 			*r.to = limit.Shared(pool, r.name, r.rate)
 		} else if *r.to, err = limit.InMemory(r.name, r.rate); err != nil {
 			return api.Limits{}, err

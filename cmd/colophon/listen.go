@@ -15,6 +15,8 @@ import (
 	"colophon/api"
 	"colophon/internal/httpd"
 	"colophon/internal/network"
+	"colophon/jobs"
+	"colophon/model/catalog"
 )
 
 type listenFlags struct {
@@ -22,6 +24,10 @@ type listenFlags struct {
 	TrustedProxies []trustedProxy `placeholder:"CIDR" help:"Networks of the reverse proxies whose X-Forwarded-For is trusted. Default: none ($COLOPHON_TRUSTED_PROXIES)."`
 	MaxConnections uint16         `default:"10000" help:"Maximum number of open connections, lowered to three quarters of the process's limit of open files. One network may have a quarter of them and one IPv6 /48 half, unless it is a trusted proxy. 0 means no limit ($COLOPHON_MAX_CONNECTIONS)."`
 	CORSOrigins    corsOrigins    `name:"cors-origins" placeholder:"ORIGIN,..." help:"Web origins that may call the API from a browser, such as https://example.com or https://*.example.com; * allows all. Default: none ($COLOPHON_CORS_ORIGINS)."`
+	Watermark      bool           `help:"Mark the texts of all jobs with their owners' watermark keys, also if a request does not ask for it. Texts at temperature 0 get no mark ($COLOPHON_WATERMARK)."`
+	ChatTemplate   string         `default:"auto" enum:"auto,plain,eos" help:"How chat completions make a prompt of messages: plain puts the name of the role before each text, eos ends each text with the end-of-text token. auto means eos for models that were trained for conversations, such as DialoGPT, and plain for all others ($COLOPHON_CHAT_TEMPLATE)."`
+	NoChat         bool           `help:"Answer 404 to chat completions and new responses ($COLOPHON_NO_CHAT)."`
+	LogPrivate     bool           `help:"Do not serve the signed log of events at /log/ ($COLOPHON_LOG_PRIVATE)."`
 	tlsFlags       `group:"TLS:"`
 	limitFlags     `group:"Limits:"`
 }
@@ -53,6 +59,24 @@ func (f *listenFlags) trusted() []netip.Prefix {
 		networks[i] = p.Prefix
 	}
 	return networks
+}
+
+// chatTemplate returns the chat template for a model, or "" without chat completions. The
+// error for a template that the model cannot have is a usageError.
+func (f *listenFlags) chatTemplate(source catalog.Model) (string, error) {
+	if f.NoChat {
+		return "", nil
+	}
+	config, err := source.Config()
+	switch {
+	case err != nil:
+		return "", err
+	case f.ChatTemplate == jobs.TemplateEOS && config.EOS < 0:
+		return "", &usageError{fmt.Errorf("--chat-template: model %s has no end-of-text token, so it cannot have the template eos", source.Name)}
+	case f.ChatTemplate == jobs.TemplateEOS, f.ChatTemplate == "auto" && config.Conversational && config.EOS >= 0:
+		return jobs.TemplateEOS, nil
+	}
+	return jobs.TemplatePlain, nil
 }
 
 // corsOrigins is the value of --cors-origins, such as

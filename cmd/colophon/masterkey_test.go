@@ -13,6 +13,7 @@ import (
 	"colophon/internal/pg/pgtest"
 	"colophon/internal/vault"
 	"colophon/migrations"
+	"colophon/test/apitest"
 )
 
 // TestProcessWithoutTheMasterKeyDoesNotStart starts each kind of process with a missing,
@@ -102,4 +103,78 @@ func TestMasterKeyIsMadeForAnEmptyDatabase(t *testing.T) {
 	if err := list(t.TempDir()); !errors.Is(err, database.ErrNoMasterKey) {
 		t.Errorf("a second machine without the key: %v", err)
 	}
+}
+
+// TestMasterKeyIsReplacedWithoutAPause replaces the master key of a service with clients, and
+// starts the service again with the new key alone.
+func TestMasterKeyIsReplacedWithoutAPause(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, migrations.Up)
+	key := func(fill byte) string {
+		return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{fill}, vault.MasterKeySize))
+	}
+	at := []string{"--database-url", db.URL, "--data", t.TempDir()}
+	both := append([]string{"--master-key", key(1), "--second-master-key", key(2)}, at...)
+	rotate := func(flags ...string) (string, error) {
+		out, _, err := command(t, "", append([]string{"keys", "rotate", "--master"}, flags...)...)
+		return out, err
+	}
+	if _, err := rotate(append([]string{"--master-key", key(1)}, at...)...); status(err) != 2 {
+		t.Errorf("without a second key: %v", err)
+	}
+	s := serveWith(t, both, "up")
+	c := newUser(t, s.url, "isaac")
+	tokens := c.SignIn("isaac", password)
+	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
+	done, asked := make(chan struct{}), make(chan int)
+	go func() { // a client that asks all the time
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				asked <- n
+				return
+			default:
+			}
+			if a, err := c.Send(t.Context(), "GET", "/history", ""); err != nil || a.Status != 200 {
+				t.Errorf("during the rotation: %d, %v", a.Status, err)
+			}
+		}
+	}()
+	if out, err := rotate(both...); err != nil || !strings.Contains(out, "has sealed all keys of the database") {
+		t.Errorf("%q, %v", out, err)
+	}
+	close(done)
+	if n := <-asked; n == 0 {
+		t.Error("nothing was asked during the rotation")
+	}
+	if _, err := rotate(both...); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	texts := func(c apitest.Client, want int) {
+		t.Helper()
+		var list []struct{}
+		if c.Do("GET", "/history", "").Must(t, 200).Into(t, &list); len(list) != want {
+			t.Errorf("%d texts, want %d", len(list), want)
+		}
+	}
+	c.Do("POST", "/generate", `{"prompt":"Light","max_length":20}`).Must(t, 200)
+	texts(c, 2)
+	newUser(t, s.url, "gottfried")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := command(t, "", append([]string{"user", "list", "--master-key", key(1)}, at...)...); !errors.Is(err, vault.ErrMasterKey) {
+		t.Errorf("the earlier key alone: %v", err)
+	}
+	s = serveWith(t, append([]string{"--master-key", key(2)}, at...), "up")
+	c.URL = s.url
+	var refreshed apitest.Tokens
+	c.Form("/token", "grant_type", "refresh_token", "refresh_token", tokens.Refresh).Must(t, 200).Into(t, &refreshed)
+	texts(c.As(refreshed.Access), 2)
+	// The new key opens everything, the service's own events too.
+	eventually(t, "log verify succeeds", func() bool {
+		_, _, err := command(t, "", append([]string{"log", "verify", "--master-key", key(2)}, at...)...)
+		return err == nil
+	})
+	texts(signIn(t, s.url, "gottfried"), 0)
 }

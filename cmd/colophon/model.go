@@ -31,12 +31,17 @@ type modelCmd struct {
 	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence, as JSON."`
 }
 
+// sourceFlags select the model.
+type sourceFlags struct {
+	Model string `default:"opticks" help:"Model to run: opticks (built in), gpt2 (published, pulled if missing), or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
+	hubFlags
+}
+
 // modelFlags select the model and its engine.
 type modelFlags struct {
-	Model   string        `default:"opticks" help:"Model to run: opticks (built in), gpt2 (published, pulled if missing), or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
+	sourceFlags
 	Engine  string        `default:"native" enum:"native,gomlx" help:"Engine: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
 	Weights kernel.Format `default:"f16" help:"Weight format of the native engine: f32, f16 (half the memory and time) or int8 (a quarter) ($COLOPHON_WEIGHTS)."`
-	hubFlags
 
 	WeightsDigest catalog.Digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
 }
@@ -74,14 +79,20 @@ func (f *hubFlags) hubOptions(p *console.Progress) hub.Options {
 
 // find returns the model of --model. A published model that is missing or damaged is
 // pulled. The error for an unknown model is a usageError.
-func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
+func (f *sourceFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	p := console.NewProgress(t.err, f.Model)
 	defer p.End()
 	found, err := catalog.Library{Releases: known, Dir: f.dir(data), Hub: f.hubOptions(p)}.Find(ctx, f.Model)
+	return found, asUsage("--model", err)
+}
+
+// find returns the model of --model, which must have the digest of --weights-digest.
+func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
+	found, err := f.sourceFlags.find(ctx, data, known, t)
 	if found.Digest == "" {
 		found.Digest = string(f.WeightsDigest)
 	}
-	return found, asUsage("--model", err)
+	return found, err
 }
 
 // asUsage turns the error for an unknown model into a usageError that names the argument.

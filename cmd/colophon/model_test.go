@@ -65,7 +65,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 
 // flags returns flags that select the model pocket and the directory for pulled models.
 func (h *fakeHub) flags(models string) modelFlags {
-	return modelFlags{Model: "pocket", Engine: "native", hubFlags: hubFlags{modelDirFlags{models}, h.url, ""}}
+	return modelFlags{sourceFlags: sourceFlags{"pocket", hubFlags{modelDirFlags{models}, h.url, ""}}, Engine: "native"}
 }
 
 // testTerminal is a terminal whose output a test can read.
@@ -215,7 +215,7 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 	if err != nil || s.stdout.String() != want || !strings.Contains(s.stderr.String(), "./pocket") {
 		t.Errorf("%q, %v; %s", s.stdout.String(), err, s.stderr.String())
 	}
-	f := modelFlags{Model: "./pocket"}
+	f := modelFlags{sourceFlags: sourceFlags{Model: "./pocket"}}
 	if _, err := f.find(t.Context(), "data", h.known, &s.terminal); err != nil {
 		t.Error(err)
 	}
@@ -238,9 +238,9 @@ func TestUpPullsItsModel(t *testing.T) {
 		c := upCmd{
 			processFlags{
 				databaseFlags{dataFlags: dataFlags{data}, DatabaseURL: url},
-				h.flags(""), policyFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
+				h.flags(""), policyFlags{}, webhookFlags{}, retentionFlags{}, adminFlags{}, stopFlags{defaultGrace}, productionFlags{},
 			},
-			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{2}, installFlags{},
+			listenFlags{Listen: "127.0.0.1:0", limitFlags: limitFlags{NoRateLimits: true}}, workFlags{Slots: 2}, installFlags{},
 		}
 		err := c.Run(ctx, &s.terminal, h.known, slog.New(slog.DiscardHandler))
 		w.CloseWithError(io.EOF)

@@ -35,6 +35,7 @@ func (f *processFlags) check(r roles, known catalog.Releases, log *slog.Logger) 
 	if r.listen != nil {
 		faults = append(faults, r.listen.faults()...)
 	}
+	faults = append(faults, f.webhookFlags.faults()...)
 	return f.report(r, append(faults, f.adminFlags.faults()...), log)
 }
 
@@ -94,6 +95,11 @@ func (f *databaseFlags) faults() (faults []string) {
 		faults = append(faults, "--master-key: a key beside the data does not protect stolen data: set COLOPHON_MASTER_KEY (`openssl rand -base64 32`) from a secret store, or COLOPHON_MASTER_KEY_FILE")
 	case vault.IsGuessable(key):
 		faults = append(faults, flag+": the key is not random: make one with `openssl rand -base64 32`")
+	}
+	if second, err := f.options(nil).ReadSecondKey(); err != nil {
+		faults = append(faults, err.Error())
+	} else if second != nil && vault.IsGuessable(second) {
+		faults = append(faults, "--second-master-key: the key is not random: make one with `openssl rand -base64 32`")
 	}
 	if f.DatabaseURL == "" {
 		return append(faults, "--database-url: a private Postgres has no backup and no second machine: set DATABASE_URL")

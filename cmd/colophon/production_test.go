@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"colophon/internal/httpd/httpdtest"
 	"colophon/internal/pg/pgtest"
@@ -86,10 +88,13 @@ func TestProductionRefusesInsecureSettings(t *testing.T) {
 		"ACME":                           {map[string]string{"COLOPHON_LISTEN": ":0", "COLOPHON_ACME_DOMAIN": "a.example"}, serving, ""},
 		"a reachable admin listener":     {map[string]string{"COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true"}, "api up worker", "--admin-listen"},
 		"an admin listener on loopback":  {map[string]string{"COLOPHON_ADMIN_LISTEN": "127.0.0.1:0"}, "api up worker", ""},
+		"webhooks over plain HTTP":       {map[string]string{"COLOPHON_WEBHOOK_HTTP": "true"}, "api up worker", "--webhook-http"},
+		"webhooks to private networks":   {map[string]string{"COLOPHON_WEBHOOK_PRIVATE": "true"}, "api up worker", "--webhook-private"},
+		"no webhooks at all":             {map[string]string{"COLOPHON_WEBHOOK_SLOTS": "0"}, "up worker", ""},
 		"everything": {map[string]string{
 			"COLOPHON_MASTER_KEY": "", "DATABASE_URL": "", "COLOPHON_MODEL": "./mine", "COLOPHON_CORS_ORIGINS": "*", "COLOPHON_NO_RATE_LIMITS": "true",
-			"COLOPHON_LISTEN": ":0", "COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true",
-		}, "up", "--master-key --database-url --model --cors-origins --no-rate-limits --listen --admin-listen"},
+			"COLOPHON_LISTEN": ":0", "COLOPHON_ADMIN_LISTEN": ":0", "COLOPHON_ADMIN_REMOTE": "true", "COLOPHON_WEBHOOK_HTTP": "true", "COLOPHON_WEBHOOK_PRIVATE": "true",
+		}, "up", "--master-key --database-url --model --cors-origins --no-rate-limits --listen --webhook-http --webhook-private --admin-listen"},
 	} {
 		for command := range strings.FieldsSeq(k.commands) {
 			env := maps.Clone(good)
@@ -158,6 +163,25 @@ func TestRefusedProcessClaimsNoDatabase(t *testing.T) {
 	}
 	if _, _, err := command(t, "", "user", "list", "--database-url", db.URL, "--data", t.TempDir(), "--master-key", key()); err != nil {
 		t.Errorf("another key after the refused ones: %v", err)
+	}
+}
+
+// TestRefusedProcessMigratesNothing starts the service on an empty database, with the login of
+// its owner, which --production refuses.
+func TestRefusedProcessMigratesNothing(t *testing.T) {
+	t.Parallel()
+	pgtest.New(t, migrations.Up) // makes the role of the service in the cluster
+	db := pgtest.New(t, func(context.Context, *pgxpool.Pool) error { return nil })
+	key := make([]byte, vault.MasterKeySize)
+	_, _ = rand.Read(key)
+	_, _, err := command(t, "", "up", "--listen", "127.0.0.1:0", "--production", "--database-url", db.URL, "--data", t.TempDir(), "--master-key", base64.StdEncoding.EncodeToString(key))
+	if _, usage := errors.AsType[*usageError](err); !usage || !strings.Contains(err.Error(), "--database-url: the login") {
+		t.Errorf("%v, want a refused login", err)
+	}
+	var relations int
+	err = db.Owner.QueryRow(t.Context(), `select count(*) from pg_class where relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'pg_toast'::regnamespace)`).Scan(&relations)
+	if err != nil || relations != 0 {
+		t.Errorf("the refused process has made %d tables and indexes, %v", relations, err)
 	}
 }
 

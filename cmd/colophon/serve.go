@@ -21,6 +21,7 @@ import (
 	"colophon/internal/install"
 	"colophon/internal/limit"
 	"colophon/internal/policy"
+	"colophon/internal/webhook"
 	"colophon/jobs"
 	"colophon/model"
 	"colophon/model/catalog"
@@ -52,6 +53,8 @@ type processFlags struct {
 	databaseFlags `group:"Database:"`
 	modelFlags    `group:"Model:"`
 	policyFlags
+	webhookFlags `group:"Webhooks:"`
+	retentionFlags
 	adminFlags
 	stopFlags
 	productionFlags
@@ -61,12 +64,36 @@ type policyFlags struct {
 	Policy string `placeholder:"FILE" help:"File of a text policy that replaces the built-in one. Each line is name NAME, word WORD, remove CHARACTERS or a # comment. The file is read again when it changes, and on SIGHUP ($COLOPHON_POLICY)."`
 }
 
+// webhookFlags say which receivers of webhooks are allowed. Processes that serve HTTP check the
+// URLs of new webhooks, and workers check again when they send.
+type webhookFlags struct {
+	WebhookHTTP    bool `help:"Allow http URLs of webhooks, whose messages everybody on the way can read ($COLOPHON_WEBHOOK_HTTP)."`
+	WebhookPrivate bool `help:"Allow webhooks to loopback addresses and private networks, which lets every user send requests to services there ($COLOPHON_WEBHOOK_PRIVATE)."`
+}
+
+func (f *webhookFlags) receivers() webhook.Policy {
+	return webhook.Policy{HTTP: f.WebhookHTTP, Private: f.WebhookPrivate}
+}
+
+// faults names the flags that are insecure in production.
+func (f *webhookFlags) faults() (faults []string) {
+	if f.WebhookHTTP {
+		faults = append(faults, "--webhook-http: messages are sent without encryption: use https URLs")
+	}
+	if f.WebhookPrivate {
+		faults = append(faults, "--webhook-private: users reach services in private networks: use receivers with public addresses")
+	}
+	return faults
+}
+
 type stopFlags struct {
 	Grace grace `default:"20s" help:"Time that a stopping process may take to finish; a second signal ends it at once ($COLOPHON_GRACE)."`
 }
 
 type workFlags struct {
-	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
+	Slots        slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
+	WebhookSlots uint8 `group:"Webhooks:" default:"16" help:"Number of messages to webhooks to send at the same time, up to 255. With 0 this process sends none and makes no connections for them; other workers send them ($COLOPHON_WEBHOOK_SLOTS)."`
+	logFlags     `group:"Log:"`
 }
 
 // slots is the value of --slots, a number of jobs from 1 to 256.
@@ -160,15 +187,25 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			return err
 		}
 	}
+	signing, err := r.signing(f.Data)
+	if err != nil {
+		return err
+	}
 	defer f.onHangup(ctx, rules, tlsSetup.reload)()
 	source, err := f.find(ctx, f.Data, known, t)
 	if err != nil {
 		return err
 	}
+	template := ""
+	if r.listen != nil {
+		if template, err = r.listen.chatTemplate(source); err != nil {
+			return err
+		}
+	}
 	var m jobs.Model
 	if r.work == nil {
 		// The API needs only the tokenizer. The weights would take time and memory.
-		tokenizer, window, err := source.Tokenizer()
+		tokenizer, config, err := source.Tokenizer()
 		if err != nil {
 			return err
 		}
@@ -176,7 +213,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		if err != nil {
 			return err
 		}
-		m = jobs.Model{Name: source.Name, Weights: weights, Context: window, Encode: tokenizer.Encode}
+		m = jobs.Model{Name: source.Name, Weights: weights, Context: config.Context, Vocab: config.Vocab, Encode: tokenizer.Encode, Decode: tokenizer.Decode}
 	}
 	if r.alone() && f.DatabaseURL == "" {
 		release, err := datadir.Hold(f.Data, "up --listen "+r.listen.Listen)
@@ -206,8 +243,9 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 	}
 	o := f.options(log)
 	o.Check = func(ctx context.Context, db *database.Database) error { return f.checkDatabase(ctx, r, db) }
-	return with(ctx, o, r.alone(), f.Grace, func(ctx context.Context, b *base) error {
-		defer background(ctx, rules.Run, b.WatchReplication)()
+	// A login that may migrate is one that --production refuses. So such a process never migrates.
+	return with(ctx, o, r.alone() && !f.Production, f.Grace, func(ctx context.Context, b *base) error {
+		defer background(ctx, rules.Run, b.WatchReplication, f.eraseOld(b))()
 		servers := httpd.NewServers(ctx, log)
 		defer servers.Close()
 		if admin != nil {
@@ -221,19 +259,26 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 			if err != nil {
 				return err
 			}
-			stop, err := b.work(ctx, engine, rules.Rules, int(r.work.Slots))
+			stopSigning, err := b.sign(ctx, signing)
+			if err != nil {
+				return err
+			}
+			defer stopSigning()
+			sender := webhook.NewSender(f.receivers())
+			defer sender.Close()
+			stop, err := b.work(ctx, engine, rules.Rules, r.work, sender)
 			if err != nil {
 				return err
 			}
 			defer stop()
 			info := engine.Info()
-			m = jobs.Model{Name: info.Name, Weights: info.Digest(), Context: info.Context, Encode: engine.Encode}
+			m = jobs.Model{Name: info.Name, Weights: info.Digest(), Context: info.Context, Vocab: info.Vocab, Encode: engine.Encode, Decode: engine.Decode}
 		}
 		if r.listen == nil {
 			fmt.Fprintf(t.out, "working with %s\n", m.Name)
 			return b.await(ctx, servers, "stopping, no further jobs taken; a second signal ends the process at once")
 		}
-		stop, err := b.serve(ctx, servers, e, tlsSetup.challenges, m, rules.Rules, r.listen)
+		stop, err := b.serve(ctx, servers, e, tlsSetup.challenges, m, template, rules.Rules, r.listen, f.receivers())
 		if err != nil {
 			return err
 		}
@@ -303,19 +348,26 @@ func (b *base) await(ctx context.Context, servers *httpd.Servers, message string
 
 // work starts a worker. The returned function stop waits until the worker has handed over
 // its jobs, but no longer than the grace period.
-func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, slots int) (stop func(), err error) {
+func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Rules, f *workFlags, sender *webhook.Sender) (stop func(), err error) {
 	var worker *jobs.Worker
 	err = database.Retry(ctx, b.log, func() (err error) {
-		if worker, err = jobs.NewWorker(b.Direct, b.store, e, rules, slots, b.log); err != nil {
+		if worker, err = jobs.NewWorker(b.Direct, b.store, e, rules, int(f.Slots), b.log); err != nil {
 			return err
+		}
+		if f.WebhookSlots > 0 {
+			if err := worker.Deliver(sender, int(f.WebhookSlots), b.metrics.Delivery); err != nil {
+				return err
+			}
 		}
 		return worker.Start(ctx)
 	})
 	if err != nil {
 		return nil, err
 	}
-	stopSequencer := background(context.WithoutCancel(ctx), ledger.NewSequencer(b.Direct, b.log).Run)
-	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", slots)
+	sequencer := ledger.NewSequencer(b.Direct, b.log)
+	sequencer.Grown = b.store.LogGrew
+	stopSequencer := background(context.WithoutCancel(ctx), sequencer.Run)
+	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", f.Slots, "webhook_slots", f.WebhookSlots)
 	return func() {
 		defer stopSequencer() // after the worker's last events
 		ctx, cancel := context.WithTimeout(b.expired, b.grace.Duration)
@@ -331,7 +383,7 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 
 // serve starts to answer HTTP requests. The returned function stop ends the background
 // work for HTTP. The caller calls stop after the shutdown of the servers.
-func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, challenges http.Handler, m jobs.Model, rules func() *policy.Rules, f *listenFlags) (stop func(), err error) {
+func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, challenges http.Handler, m jobs.Model, chatTemplate string, rules func() *policy.Rules, f *listenFlags, receivers webhook.Policy) (stop func(), err error) {
 	accounts, err := b.accounts(ctx, f.NoRateLimits)
 	if err != nil {
 		return nil, err
@@ -340,14 +392,16 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	if err != nil {
 		return nil, err
 	}
+	queue.Watermark = f.Watermark
 	limits, err := f.rateLimits(b.Pool)
 	if err != nil {
 		return nil, err
 	}
 	o := api.Options{
-		Store: b.store, Queue: queue, Auth: accounts, Ready: b.ready, Stopping: ctx, Log: b.log,
+		Store: b.store, Queue: queue, Detector: jobs.NewDetector(b.store, m.Encode), Model: m, ChatTemplate: chatTemplate, Auth: accounts, Ready: b.ready, Stopping: ctx, Log: b.log,
 		Limits: limits, TrustedProxies: f.trusted(), CORSOrigins: f.CORSOrigins, Observe: b.metrics.Request,
 		MaxStreams: int(f.MaxStreams), MaxAllStreams: maxAllStreams, Local: e.public.IsLocal(),
+		Ledger: ledger.NewLog(b.Pool), PrivateLog: f.LogPrivate, Webhooks: receivers,
 	}
 	handler, err := api.New(o)
 	if err != nil {

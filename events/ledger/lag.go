@@ -34,3 +34,22 @@ func Lag(ctx context.Context, db interface {
 	}
 	return lag, nil
 }
+
+// Unsigned returns the age of the oldest event that has an index and is in no checkpoint, by
+// the database's clock. It returns 0 if there is none. It also counts events of a log that no
+// process has ever signed.
+func Unsigned(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) (time.Duration, error) {
+	var age time.Duration
+	err := db.QueryRow(ctx, `
+		select greatest(clock_timestamp() - at, '0') from log_entries join events using (position)
+		where idx = coalesce((select max(size) from log_checkpoints where origin = (select name from log_origins order by n desc limit 1)), 0)`).Scan(&age)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the oldest event without a checkpoint: %w", err)
+	}
+	return age, nil
+}

@@ -30,6 +30,10 @@ const (
 // Sequencer gives committed events their index. Create it with [NewSequencer]. A Sequencer
 // is not safe for concurrent use, but any number of Sequencers may run.
 type Sequencer struct {
+	// Grown is called after each pass that has added events to the log. It must be set before
+	// the first pass, and it must not block. It may be nil.
+	Grown func()
+
 	pool *pgxpool.Pool
 	log  *slog.Logger
 
@@ -117,6 +121,9 @@ func (s *Sequencer) Pass(ctx context.Context) (Pass, error) {
 		return Pass{}, fmt.Errorf("sequence events: %w", err)
 	}
 	s.horizon = next
+	if p.Added > 0 && s.Grown != nil {
+		s.Grown()
+	}
 	return p, nil
 }
 
@@ -221,9 +228,9 @@ func (s *Sequencer) add(ctx context.Context, tx pgx.Tx, at state) (positions []i
 				select from log_entries as entry where entry.position = events.position and entry.position > $1 and entry.position <= $2)
 			order by position limit $3
 		), found as (
-			select position, sha256(payload) as hash, row_number() over (order by position) - 1 as n from missing join events using (position)
+			select position, owner, sha256(payload) as hash, row_number() over (order by position) - 1 as n from missing join events using (position)
 		), added as (
-			insert into log_entries (idx, position, hash) select $4::bigint + n, position, hash from found returning idx, position, hash
+			insert into log_entries (idx, position, owner, hash) select $4::bigint + n, position, owner, hash from found returning idx, position, hash
 		)
 		select position, hash from added order by idx`, at.low, at.last, s.limit, at.size)
 	var position int64

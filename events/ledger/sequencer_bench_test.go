@@ -1,16 +1,21 @@
 package ledger_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"colophon/events"
 	"colophon/internal/pg/pgtest"
+	"colophon/internal/vault"
 	"colophon/migrations"
 )
 
@@ -102,23 +107,38 @@ func BenchmarkIndexLatency(b *testing.B) {
 	b.ReportMetric(float64(b.N)/commits[b.N-1].at.Sub(begin).Seconds(), "events/s")
 }
 
-// BenchmarkAppend appends events as fast as the database commits them, with and without a
-// sequencer.
+// BenchmarkAppend appends the events of jobs as workers do, as fast as the database commits
+// them, with and without a sequencer. Each event has a transaction of its own, which also
+// changes the history.
 func BenchmarkAppend(b *testing.B) {
 	for name, sequenced := range map[string]bool{"alone": false, "sequenced": true} {
 		b.Run(name, func(b *testing.B) {
 			pool := benchmarkPool(b)
+			store, owners := newStoreOf(b, pool, 16)
 			ctx, stop := context.WithCancel(b.Context())
 			var running sync.WaitGroup
+			running.Go(func() { store.Run(ctx, func() {}) })
 			if sequenced {
 				running.Go(func() { newSequencerOf(pool).Run(ctx) })
 			}
-			payload := make([]byte, 400)
+			var writer atomic.Int64
 			b.SetParallelism(8)
 			b.ResetTimer()
 			b.RunParallel(func(p *testing.PB) {
-				for p.Next() {
-					if _, err := appendOne(ctx, pool, payload); err != nil {
+				owner := owners[int(writer.Add(1))%len(owners)]
+				var job events.Job
+				for n := 0; p.Next(); n++ {
+					fact := events.Fact(events.JobAdvanced{Tokens: []int{1, 2, 3, 4, 5, 6, 7, 8}, Text: " of the Rays which are most refrangible"})
+					switch n % 10 {
+					case 0:
+						job, fact = events.Job{ID: uuid.Must(uuid.NewV7()), Owner: owner}, events.JobAccepted{Prompt: "The nature of light", Model: "m"}
+					case 1:
+						fact = events.JobStarted{Attempt: 1, Worker: "w", Weights: "w/f32"}
+					case 9:
+						fact = events.JobCompleted{FinishReason: "stop"}
+					}
+					var err error
+					if job, err = store.AppendJob(ctx, job, fact); err != nil {
 						b.Error(err)
 						return
 					}
@@ -129,6 +149,27 @@ func BenchmarkAppend(b *testing.B) {
 			running.Wait()
 		})
 	}
+}
+
+// newStoreOf returns a store with accounts.
+func newStoreOf(b *testing.B, pool *pgxpool.Pool, accounts int) (store *events.Store, owners []uuid.UUID) {
+	b.Helper()
+	v, err := vault.New(bytes.Repeat([]byte{7}, vault.MasterKeySize))
+	if err != nil {
+		b.Fatal(err)
+	}
+	store = events.NewStore(pool, v, slog.New(slog.DiscardHandler))
+	for range accounts {
+		owner := uuid.Must(uuid.NewV7())
+		owners = append(owners, owner)
+		err := store.Write(b.Context(), func(tx *events.Tx) error {
+			return tx.AppendAccount(b.Context(), owner, events.AccountRegistered{Username: "somebody"})
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	return store, owners
 }
 
 // BenchmarkBacklog gives an index to events that have none, as the first start of this

@@ -130,6 +130,10 @@ func begin(t *testing.T, db *pgtest.DB) pgx.Tx {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	// The server would end a transaction that is idle for 3 s.
+	if _, err := tx.Exec(t.Context(), `set local idle_in_transaction_session_timeout = 0`); err != nil {
+		t.Fatal(err)
+	}
 	return tx
 }
 
@@ -330,13 +334,14 @@ func TestServiceCannotSpoilTheLog(t *testing.T) {
 	s := newSequencer(db)
 	s.SetLimit(1)
 	mustPass(t, s, 1, 1)
-	const entry = `insert into log_entries (idx, position, hash) select $1::int, position, sha256(payload) from events where position = 2`
+	const entry = `insert into log_entries (idx, position, owner, hash) select $1::int, position, owner, sha256(payload) from events where position = 2`
 	for _, spoil := range []string{
-		strings.Replace(entry, "$1", "2", 1),                       // a gap
-		strings.Replace(entry, "$1", "0", 1),                       // an index again
-		strings.Replace(entry, "payload", "payload || '-'", 1),     // another hash
-		strings.Replace(entry, "position,", "position + 9,", 1),    // no such event
-		strings.Replace(entry, "position = 2", "position <= 3", 1), // one index for all
+		strings.Replace(entry, "$1", "2", 1),                                // a gap
+		strings.Replace(entry, "$1", "0", 1),                                // an index again
+		strings.Replace(entry, "payload", "payload || '-'", 1),              // another hash
+		strings.Replace(entry, " owner, sha", " gen_random_uuid(), sha", 1), // another owner
+		strings.Replace(entry, "position,", "position + 9,", 1),             // no such event
+		strings.Replace(entry, "position = 2", "position <= 3", 1),          // one index for all
 		`update log_entries set idx = 7`, `delete from log_entries`, `delete from log_nodes`,
 		`update log_state set low = 0`, `update log_state set low = 4`, `delete from log_state`,
 	} {

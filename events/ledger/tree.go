@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"math/bits"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
@@ -53,25 +55,37 @@ func readEdge(ctx context.Context, tx pgx.Tx, size int64) (edge, error) {
 	return e, nil
 }
 
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // readLevel returns the hashes of a level with the numbers from ≤ n < to. Level 0 has the
 // hashes of the leaves.
-func readLevel(ctx context.Context, tx pgx.Tx, level int, from, to int64) ([]tlog.Hash, error) {
-	var rows pgx.Rows
+func readLevel(ctx context.Context, db querier, level int, from, to int64) ([]tlog.Hash, error) {
 	if level == 0 {
-		rows, _ = tx.Query(ctx, `select hash from log_entries where idx >= $1 and idx < $2 order by idx`, from, to)
-	} else {
-		rows, _ = tx.Query(ctx, `select hash from log_nodes where level = $1 and n >= $2 and n < $3 order by n`, level, from, to)
+		hashes, err := readEntries(ctx, db, from, to)
+		for i, entry := range hashes {
+			hashes[i] = tlog.RecordHash(entry[:])
+		}
+		return hashes, err
 	}
+	rows, _ := db.Query(ctx, `select hash from log_nodes where level = $1 and n >= $2 and n < $3 order by n`, level, from, to)
+	return collectHashes(rows, level, from, to)
+}
+
+// readEntries returns the entries with the indexes from ≤ idx < to.
+func readEntries(ctx context.Context, db querier, from, to int64) ([]tlog.Hash, error) {
+	rows, _ := db.Query(ctx, `select hash from log_entries where idx >= $1 and idx < $2 order by idx`, from, to)
+	return collectHashes(rows, 0, from, to)
+}
+
+func collectHashes(rows pgx.Rows, level int, from, to int64) ([]tlog.Hash, error) {
 	hashes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (hash tlog.Hash, err error) {
 		var stored []byte
-		if err := row.Scan(&stored); err != nil {
-			return hash, err
-		}
+		err = row.Scan(&stored)
 		copy(hash[:], stored) // the database checks the length
-		if level == 0 {
-			hash = tlog.RecordHash(stored)
-		}
-		return hash, nil
+		return hash, err
 	})
 	if err == nil && int64(len(hashes)) != to-from {
 		err = fmt.Errorf("the log's tree has %d hashes of level %d from %d to %d", len(hashes), level, from, to)
@@ -94,6 +108,24 @@ func (e *edge) add(i int64, hash tlog.Hash, complete func(level int, n int64, ha
 		complete(level+1, i/tileWidth, hash)
 		(*e)[level] = nil
 	}
+}
+
+// hash returns the root of the tree that has this edge. The tree must not be empty.
+func (e edge) hash() tlog.Hash {
+	// The tree consists of complete subtrees of decreasing sizes. Each node to the right of
+	// one has all smaller ones below it.
+	var subtrees []tlog.Hash
+	for _, hashes := range slices.Backward(e) {
+		for len(hashes) > 0 {
+			n := 1 << (bits.Len(uint(len(hashes))) - 1)
+			subtrees, hashes = append(subtrees, root(hashes[:n])), hashes[n:]
+		}
+	}
+	hash := subtrees[len(subtrees)-1]
+	for i := len(subtrees) - 2; i >= 0; i-- {
+		hash = tlog.NodeHash(subtrees[i], hash)
+	}
+	return hash
 }
 
 // root returns the root of the hashes, whose number is a power of two.

@@ -31,6 +31,15 @@ func TestCompleteSubtreesHaveTheHashesOfTheTree(t *testing.T) {
 			}
 		})
 	}
+	for _, size := range []int64{1, 2, 3, 255, 256, 257, 511, 512, 1000, 65535, 65536, 65537, leaves} {
+		var small edge
+		for i := range size {
+			small.add(i, oracle[tlog.StoredHashIndex(0, i)], func(int, int64, tlog.Hash) {})
+		}
+		if want, err := tlog.TreeHash(size, oracle); err != nil || small.hash() != want {
+			t.Errorf("the root of %d leaves is %s, want %s, %v", size, small.hash(), want, err)
+		}
+	}
 	if complete[1] != 257 || complete[2] != 1 || len(complete) != 2 {
 		t.Errorf("complete subtrees by level: %v, want 257 and 1", complete)
 	}

@@ -1,5 +1,5 @@
-// Package receipt defines the commitments of stored events. A commitment lets an owner show
-// one value of an event without the event's other values.
+// Package receipt defines what the events of a job prove to others: commitments, checkpoints
+// and receipts. [Verify] checks a receipt offline. docs/receipts.md specifies the formats.
 //
 // A stored event does not contain its secret members. It contains one commitment to each of
 // them. [Commit] computes the commitment from the member's value and a blinding value. An
@@ -7,7 +7,9 @@
 // with the stored event. Without the blinding value, a reader cannot even test a guess of
 // the value.
 //
-// The package knows no database and no key, and imports only the standard library.
+// The package knows no database, and imports only the standard library and golang.org/x/mod.
+// All functions are pure and safe for concurrent use. They read untrusted bytes: no input makes
+// them panic, or run for longer than its length explains.
 package receipt
 
 import (

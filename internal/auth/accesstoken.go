@@ -30,11 +30,20 @@ const (
 	accessTokenType = "at+jwt"
 )
 
-// Identity is the account and the session that an access token authenticates.
+// Identity is the account that an access token or an API key authenticates.
 type Identity struct {
 	Account uuid.UUID
-	Session uuid.UUID
-	Expires time.Time // the time when the access token expires
+	Session uuid.UUID // the session of the access token, or zero for an API key
+	Key     *APIKey   // the API key, or nil for an access token; must not be changed
+	Expires time.Time // the time when the access token or the key expires; zero for a key that does not expire
+}
+
+// credential returns the id of what ends the identity: the API key or the session.
+func (id Identity) credential() uuid.UUID {
+	if id.Key != nil {
+		return id.Key.ID
+	}
+	return id.Session
 }
 
 // sign returns a signed access token that is valid until the given time.

@@ -67,7 +67,7 @@ func TestAccessTokenHasTheDocumentedForm(t *testing.T) {
 		t.Error(diff)
 	}
 	got, err := s.Verify(t.Context(), token)
-	if want := (Identity{account, session, s.now().Add(30 * time.Minute)}); err != nil || got != want {
+	if want := (Identity{Account: account, Session: session, Expires: s.now().Add(30 * time.Minute)}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
 	// The standard library's package ed25519 must accept the signature too.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,22 +248,28 @@ func TestFailedSignInsAreAlike(t *testing.T) {
 
 var tries = flag.Int("tries", 12, "sign-ins per name in TestUnknownNamesTakeAsLong")
 
-// TestUnknownNamesTakeAsLong compares the median sign-in times of a known and an unknown
-// name, with the production parameters. Without the hash for unknown names the times would
-// differ by a factor of ten. With -tries 1000 or more the difference must be within 5 %.
+// TestUnknownNamesTakeAsLong compares the median processor times that sign-ins with a known
+// and an unknown name take, with the production parameters. Without the hash for unknown
+// names they would differ by a factor of ten. With -tries 1000 or more, it compares the times
+// that a client sees, on an idle machine, and the difference must be within 5 %.
 //
 // security: ASVS 6.3.8
 func TestUnknownNamesTakeAsLong(t *testing.T) {
 	f := newFixture(t)
 	f.Service = f.another(t, newHasher(productionParams))
 	f.mustRegister(t)
+	clock := processorTime
+	if *tries >= 1000 {
+		begin := time.Now()
+		clock = func(*testing.T) time.Duration { return time.Since(begin) }
+	}
 	var took [2][]time.Duration
 	for round := range *tries {
 		for i := range took {
 			i ^= round / 2 & 1 // alternates the order, because the garbage collector may run at every second sign-in
-			start := time.Now()
+			start := clock(t)
 			_, err := f.SignIn(t.Context(), []string{name, "leonhard"}[i], "not "+password)
-			took[i] = append(took[i], time.Since(start))
+			took[i] = append(took[i], clock(t)-start)
 			wantError(t, err, ErrCredentials)
 		}
 	}
@@ -275,6 +282,17 @@ func TestUnknownNamesTakeAsLong(t *testing.T) {
 	if ratio < 0.5 || ratio > 2 || *tries >= 1000 && (ratio < 0.95 || ratio > 1.05) {
 		t.Errorf("known name %v, unknown name %v", known, unknown)
 	}
+}
+
+// processorTime returns the processor time that this process has used. Unlike the time on a
+// clock, it does not grow while other processes run.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func TestAccountChangedDuringHashingIsCheckedAgain(t *testing.T) {

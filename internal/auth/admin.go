@@ -65,8 +65,8 @@ func (s *Service) Create(ctx context.Context, username, password string, role Ro
 	return s.register(ctx, nil, username, password, role)
 }
 
-// Disable ends the sessions of an account and refuses later sign-ins. The account's
-// jobs continue. An account that is disabled already stays unchanged. Disable returns
+// Disable ends the sessions of an account, revokes its API keys and refuses later sign-ins.
+// The account's jobs continue. An account that is disabled already stays unchanged. Disable returns
 // events.ErrNotFound or ErrOwnAccount. If by is not an administrator, it returns
 // ErrForbidden.
 func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error) {
@@ -81,6 +81,11 @@ func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error
 		if ended, err = s.endAll(ctx, tx, id, uuid.Nil); err != nil {
 			return err
 		}
+		keys, err := s.endKeys(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		ended = append(ended, keys...)
 		a.DisabledAt = s.now().UTC()
 		if _, err := tx.Exec(ctx, `update accounts set disabled_at = $2 where id = $1`, id, a.DisabledAt); err != nil {
 			return err
@@ -93,7 +98,7 @@ func (s *Service) Disable(ctx context.Context, by, id uuid.UUID) (Account, error
 	return account, err
 }
 
-// Enable reverses Disable, except that ended sessions stay ended. It returns
+// Enable reverses Disable, except that ended sessions and revoked API keys stay so. It returns
 // events.ErrNotFound or ErrAccountErased. If by is not an administrator, it returns
 // ErrForbidden.
 func (s *Service) Enable(ctx context.Context, by, id uuid.UUID) (Account, error) {

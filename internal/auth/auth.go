@@ -1,12 +1,12 @@
-// Package auth keeps accounts and their sessions, and issues and verifies access
-// tokens. It is the only package that knows how access tokens are made.
+// Package auth keeps accounts, their sessions and their API keys, and issues and verifies
+// access tokens. It is the only package that knows how access tokens and API keys are made.
 //
 // Callers may rely on the following.
 //
 //   - Atomicity. A change to an account and the event about the change are one
 //     transaction. No database connection is held while a password is hashed.
 //   - Secrecy. The database holds Argon2id hashes of passwords, SHA-256 hashes of
-//     refresh tokens, and signing keys wrapped by the master key. No error text
+//     refresh tokens and API keys, and signing keys wrapped by the master key. No error text
 //     repeats a name, a password or a token.
 //   - Equal time. A sign-in under an unknown name does the same work as a sign-in
 //     with a wrong password. It makes the same queries, computes one hash with the
@@ -38,6 +38,11 @@
 //     of the account is announced (after about 50 ms). If the announcement is lost,
 //     the process refuses them at its next poll (within a second). Contexts returned
 //     by [Service.While] end at the same time.
+//   - API keys. A key ends when it is revoked, or when its account is disabled, erased or
+//     removed. Every process learns of it as of the end of a session, in the same time. A
+//     password change, a sign-out and the end of all sessions leave keys valid. A process
+//     queries the database only for keys that it has not read in the last five minutes, and
+//     never for a malformed one. The time of a key's last use is written once a minute.
 //   - Late commits. Revocation does not depend on clocks. Each process reads the
 //     transactions that it has not seen, so a late commit is not missed. A process
 //     that starts reads all recently ended sessions before it serves requests.
@@ -98,6 +103,20 @@ var (
 	// is not valid now. The text of the error gives the reason, for the log.
 	ErrAccessToken = errcode.New("invalid_access_token", "the access token is not valid")
 
+	// ErrAPIKey occurs when an API key is malformed, unknown, revoked or expired. The text
+	// of the error gives the reason, for the log.
+	ErrAPIKey = errcode.New("invalid_api_key", "the API key is not valid")
+
+	// ErrKeyName occurs when the name of an API key is empty or has other than printable
+	// characters.
+	ErrKeyName = errcode.New("key_name", "the name of an API key has printable characters only, and no space at its ends")
+
+	// ErrTooManyKeys occurs when an account has its maximum number of API keys.
+	ErrTooManyKeys = errcode.New("too_many_keys", "the account has 100 API keys, the limit")
+
+	// ErrKeyExpired occurs when the expiry of a new API key is not in the future.
+	ErrKeyExpired = errcode.New("expiry_in_past", "the expiry of the API key is in the past")
+
 	// ErrBusy occurs when too many passwords are being hashed, or when the account
 	// changed during the check. The caller may try again after a few seconds.
 	ErrBusy = errcode.New("busy", "too many passwords are being checked at the moment")
@@ -155,6 +174,7 @@ type Service struct {
 	backoffs backoffs
 	keys     *keyring
 	ended    *endedSessions
+	known    *knownKeys
 	now      func() time.Time // the database's time
 
 	pollInterval time.Duration // defaultPollInterval, except in tests
@@ -207,7 +227,8 @@ func newService(ctx context.Context, pool *pgxpool.Pool, store *events.Store, v 
 	if err := s.keys.open(ctx); err != nil {
 		return nil, err
 	}
-	s.ended = newEndedSessions(pool, o.AccessTTL, c.local)
+	s.ended = newEndedSessions(pool, max(o.AccessTTL, keyTTL), c.local)
+	s.known = newKnownKeys(c.local)
 	if err := s.ended.poll(ctx); err != nil {
 		return nil, err
 	}

@@ -26,12 +26,13 @@ const (
 	pollRetry = time.Second
 )
 
-// errSessionEnded occurs when the session of an access token has ended.
+// errSessionEnded occurs when the session of an access token has ended. VerifyKey and While
+// return errKeyEnded in its place for an API key.
 var errSessionEnded = fmt.Errorf("%w: its session has ended", ErrAccessToken)
 
 // endedSessions holds sessions in memory that ended early and whose access tokens may
-// not have expired yet. These sessions are few. So a request is checked without a
-// query.
+// not have expired yet. It also holds API keys that have ended, in the same way: to this
+// type, a key is a session. They are few. So a request is checked without a query.
 type endedSessions struct {
 	pool *pgxpool.Pool
 	keep time.Duration    // time for which an ended session is held in memory
@@ -46,12 +47,14 @@ type endedSessions struct {
 	watchers map[uuid.UUID]map[*context.CancelCauseFunc]struct{} // functions to call when a session ends, by session
 }
 
-func newEndedSessions(pool *pgxpool.Pool, accessTTL time.Duration, now func() time.Time) *endedSessions {
+// newEndedSessions returns an empty list. The duration validity is the longest time for which
+// a process may accept an access token, or what it has read of an API key.
+func newEndedSessions(pool *pgxpool.Pool, validity time.Duration, now func() time.Time) *endedSessions {
 	return &endedSessions{
 		// A transaction that began before the end of a session may sign the session's
 		// last access token a few seconds after that end. The additional minute covers
 		// these seconds.
-		pool: pool, keep: accessTTL + time.Minute, now: now,
+		pool: pool, keep: validity + time.Minute, now: now,
 		queries:  flight.Group[struct{}]{Timeout: queryTimeout, Keep: pollRetry, Now: now},
 		forgetAt: map[uuid.UUID]time.Time{}, watchers: map[uuid.UUID]map[*context.CancelCauseFunc]struct{}{},
 	}
@@ -79,6 +82,16 @@ func (e *endedSessions) query(ctx context.Context) (none struct{}, err error) {
 	e.add(sessions...)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if !e.polled.IsZero() && began.Sub(e.polled) > e.keep {
+		// Sessions and keys that ended meanwhile may be gone from the table. Their streams
+		// would go on for ever.
+		for _, watchers := range e.watchers {
+			for cancel := range watchers {
+				(*cancel)(errSessionEnded)
+			}
+		}
+		clear(e.watchers)
+	}
 	e.polled = began
 	return none, nil
 }
@@ -205,11 +218,15 @@ func (e *endedSessions) forget() {
 	maps.DeleteFunc(e.forgetAt, func(_ uuid.UUID, at time.Time) bool { return now.After(at) })
 }
 
-// While returns a context that ends with ctx or with the identity's session. If the
-// session ends, the context's cause is an ErrAccessToken. The caller must call the
-// returned function.
+// While returns a context that ends with ctx or with the identity's session or API key. If
+// the session ends, the context's cause is an ErrAccessToken. If the key ends, the cause is
+// an ErrAPIKey. The caller must call the returned function.
 func (s *Service) While(ctx context.Context, id Identity) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := s.ended.watch(id.Session, cancel)
+	end := cancel
+	if id.Key != nil {
+		end = func(error) { cancel(errKeyEnded) }
+	}
+	stop := s.ended.watch(id.credential(), end)
 	return ctx, func() { stop(); cancel(nil) }
 }

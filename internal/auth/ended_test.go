@@ -43,10 +43,16 @@ func (f *fixture) process(t *testing.T, now func() time.Time, changes ...func(*S
 // the wait.
 func waitRefused(t *testing.T, s *Service, token string) time.Duration {
 	t.Helper()
+	return waitFor(t, ErrAccessToken, func() (Identity, error) { return s.Verify(t.Context(), token) })
+}
+
+// waitFor calls verify until it returns the refusal. It returns the duration of the wait.
+func waitFor(t *testing.T, refusal error, verify func() (Identity, error)) time.Duration {
+	t.Helper()
 	begin := time.Now()
 	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		_, err := s.Verify(t.Context(), token)
-		if errors.Is(err, ErrAccessToken) {
+		_, err := verify()
+		if errors.Is(err, refusal) {
 			return time.Since(begin)
 		}
 		if err != nil || time.Since(begin) > 20*time.Second {
@@ -74,6 +80,11 @@ func TestEndedSessionsAreRefusedEverywhere(t *testing.T) {
 		}},
 		{"signed out by access token", true, false, func(t *testing.T, tokens Tokens, _ Identity) {
 			if err := f.Revoke(t.Context(), tokens.AccessToken); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"ended by its user", true, false, func(t *testing.T, _ Tokens, id Identity) {
+			if err := f.EndSession(t.Context(), id.Account, id.Session); err != nil {
 				t.Error(err)
 			}
 		}},
@@ -313,6 +324,30 @@ func TestEndedSessionsAreForgotten(t *testing.T) {
 	if n := len(f.ended.forgetAt); n != 0 {
 		t.Errorf("%d ended sessions are held, want 0", n)
 	}
+}
+
+// TestLongOutageEndsWhatItMayHide reads the ended sessions after a time in which their rows
+// may have been removed. Streams that were open meanwhile must end.
+func TestLongOutageEndsWhatItMayHide(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.mustRegister(t)
+	id := f.mustVerify(t, f.mustSignIn(t).AccessToken)
+	waiting, stop := f.While(t.Context(), id)
+	defer stop()
+	for _, c := range []struct {
+		later time.Duration
+		ends  bool
+	}{{0, false}, {f.ended.keep, false}, {f.ended.keep + time.Microsecond, true}} {
+		f.clock.Advance(c.later)
+		if err := f.ended.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if ended := waiting.Err() != nil; ended != c.ends {
+			t.Errorf("%s after the last poll: ended %v", c.later, ended)
+		}
+	}
+	wantError(t, context.Cause(waiting), ErrAccessToken)
 }
 
 func TestWhileEndsWithTheSession(t *testing.T) {

@@ -177,8 +177,15 @@ func (r *keyring) create(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create a signing key: %w", err)
 	}
-	_, err = r.pool.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4) on conflict do nothing`,
-		key.KeyID(), r.vault.WrapSecret(private.Seed(), purpose(key.KeyID())), r.now(), r.vault.KeyID())
+	err = pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		master, err := r.vault.Sealing(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4) on conflict do nothing`,
+			key.KeyID(), master.Wrap(private.Seed(), purpose(key.KeyID())), r.now(), master.ID())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("store a signing key: %w", err)
 	}

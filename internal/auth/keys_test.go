@@ -251,7 +251,7 @@ func privateKeyOf(t *testing.T, f *fixture, token string) ed25519.PrivateKey {
 	if err := f.db.Owner.QueryRow(t.Context(), `select wrapped from signing_keys where kid = $1`, kid).Scan(&wrapped); err != nil {
 		t.Fatal(err)
 	}
-	seed, err := f.vault.UnwrapSecret(wrapped, purpose(kid), f.vault.KeyID())
+	seed, err := f.vault.UnwrapSecret(wrapped, purpose(kid), f.vault.Own().ID())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,10 +384,10 @@ func TestTamperedKeysAreRefused(t *testing.T) {
 		wrapped []byte
 	}{
 		"not wrapped":                {key.KeyID(), private.Seed()},
-		"wrapped by another key":     {key.KeyID(), other.WrapSecret(private.Seed(), purpose(key.KeyID()))},
-		"wrapped for something else": {key.KeyID(), f.vault.WrapSecret(private.Seed(), "another secret")},
-		"under another id":           {"other", f.vault.WrapSecret(private.Seed(), purpose("other"))},
-		"another length":             {"short", f.vault.WrapSecret(private.Seed()[1:], purpose("short"))},
+		"wrapped by another key":     {key.KeyID(), other.Own().Wrap(private.Seed(), purpose(key.KeyID()))},
+		"wrapped for something else": {key.KeyID(), f.vault.Own().Wrap(private.Seed(), "another secret")},
+		"under another id":           {"other", f.vault.Own().Wrap(private.Seed(), purpose("other"))},
+		"another length":             {"short", f.vault.Own().Wrap(private.Seed()[1:], purpose("short"))},
 	} {
 		f.exec(t, `insert into signing_keys (kid, wrapped, created_at, retired_at) values ($1, $2, now(), $3)`, row.kid, row.wrapped, f.clock.Now())
 		if start(f.vault) == nil {

@@ -138,7 +138,7 @@ func (s *Service) SignOutEverywhere(ctx context.Context, account uuid.UUID) erro
 // call, and appends an event to the account's stream after the call. The event tells
 // other processes about the ended sessions. After the commit the caller adds the ended
 // sessions to s.ended. All transactions lock in this order: the account's row, the
-// sessions, the stream.
+// sessions, the API keys, the stream.
 func (s *Service) endAll(ctx context.Context, tx *events.Tx, account, except uuid.UUID) ([]uuid.UUID, error) {
 	rows, _ := tx.Query(ctx, `update sessions set revoked_at = $3 where account = $1 and id <> $2 and revoked_at is null returning id`, account, except, s.now())
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
@@ -167,12 +167,19 @@ func (s *Service) Erase(ctx context.Context, caller Identity, password, network 
 }
 
 // erase does the work of Erase on an account whose row is locked. It returns the
-// sessions that it has ended.
+// sessions and the API keys that it has ended.
 func (s *Service) erase(ctx context.Context, tx *events.Tx, id uuid.UUID, key string, fact events.AccountErased) ([]uuid.UUID, error) {
 	ended, err := s.endAll(ctx, tx, id, uuid.Nil)
 	if err != nil {
 		return nil, err
 	}
+	// The keys are deleted and not only revoked, because their names are the user's words.
+	rows, _ := tx.Query(ctx, `delete from api_keys where account = $1 returning id`, id)
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, err
+	}
+	ended = append(ended, keys...)
 	// The new username key contains a space. No user name has such a key. An erased account
 	// with a lookalike name keeps this name taken already.
 	_, err = tx.Exec(ctx, `

@@ -34,7 +34,6 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 		return Rotation{}, fmt.Errorf("create a signing key: %w", err)
 	}
 	kid := key.KeyID()
-	wrapped := s.keys.vault.WrapSecret(private.Seed(), purpose(kid))
 	now := s.now().UTC().Truncate(time.Microsecond)
 	r := Rotation{Key: kid, From: now, Last: now}
 	err = s.store.Write(ctx, func(tx *events.Tx) error {
@@ -61,8 +60,12 @@ func (s *Service) Rotate(ctx context.Context, leaked bool) (Rotation, error) {
 			r.From = r.From.UTC()
 			r.Last = r.From.Add(s.keys.retention)
 		}
-		_, err := tx.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4)`,
-			kid, wrapped, now, s.keys.vault.KeyID())
+		master, err := s.keys.vault.Sealing(ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `insert into signing_keys (kid, wrapped, created_at, master_key_id) values ($1, $2, $3, $4)`,
+			kid, master.Wrap(private.Seed(), purpose(kid)), now, master.ID())
 		if err != nil {
 			return err
 		}

@@ -26,13 +26,14 @@ const (
 )
 
 // Run reads ended sessions and new keys into memory until ctx is done. It also removes
-// expired rows from the database.
+// expired rows from the database, and writes when API keys were last used.
 func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 	announced, unsubscribe := s.store.WatchAccounts()
 	defer unsubscribe()
 	var collecting sync.WaitGroup
 	defer collecting.Wait()
 	collecting.Go(func() { periodic.Run(ctx, collectEvery, log, "expired rows not removed", s.collect) })
+	collecting.Go(func() { s.keepUsed(ctx, log) })
 	tick := time.NewTicker(s.pollInterval)
 	defer tick.Stop()
 	failing := false
@@ -67,6 +68,7 @@ func (s *Service) Run(ctx context.Context, log *slog.Logger) {
 // locked rows, to avoid deadlocks.
 func (s *Service) collect(ctx context.Context) error {
 	s.ended.forget()
+	s.known.forget()
 	const (
 		age  = `clock_timestamp() - $1::interval` // the database's clock has set the times in these rows
 		skip = `for update skip locked`
@@ -85,8 +87,10 @@ func (s *Service) collect(ctx context.Context) error {
 		// starts reads the table.
 		{"ended_sessions", "session", "ended_at", age, "", 2 * s.ended.keep},
 		{"tickets", "hash", "expires_at", "$1", "", s.now()},
+		{"resumptions", "hash", "expires_at", "$1", "", s.now()},
 		{"sessions", "id", "expires_at", "$1", skip, cutoff},
 		{"sessions", "id", "revoked_at", "$1", skip, cutoff},
+		{"api_keys", "id", "revoked_at", "$1", skip, cutoff},
 	} {
 		sql := fmt.Sprintf(`
 			delete from %[1]s where %[2]s in (
@@ -97,4 +101,13 @@ func (s *Service) collect(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// keepUsed writes once a minute when API keys were last used, and a last time when ctx is
+// done. A process that is killed loses the uses of its last minute.
+func (s *Service) keepUsed(ctx context.Context, log *slog.Logger) {
+	periodic.Run(ctx, collectEvery, log, "last use of API keys not written", s.writeUsed)
+	if err := s.writeUsed(context.WithoutCancel(ctx)); err != nil {
+		log.WarnContext(ctx, "last use of API keys not written", "err", err)
+	}
 }

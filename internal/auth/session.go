@@ -208,10 +208,13 @@ func (s *Service) pruneTokens(ctx context.Context, tx *events.Tx, session uuid.U
 	return err
 }
 
-// Revoke ends the session of an access token or of a refresh token. The refresh token may
-// have been exchanged. Revoke returns no error if the token is unknown or expired, or if
-// its session has ended already (RFC 7009, section 2.2).
+// Revoke ends the session of an access token or of a refresh token, or revokes an API key.
+// The refresh token may have been exchanged. Revoke returns no error if the token is unknown
+// or expired, or if its session has ended already (RFC 7009, section 2.2).
 func (s *Service) Revoke(ctx context.Context, text string) error {
+	if IsAPIKey(text) {
+		return s.revokePresented(ctx, text)
+	}
 	token, ok := s.readRefreshToken(text)
 	session := token.session
 	if !ok {

@@ -49,19 +49,19 @@ func (o Options) agreement(ctx context.Context, weights []kernel.Format) ([]agre
 // sampleText samples a text with f32 weights. It also returns the logits after each
 // token.
 func (o Options) sampleText(ctx context.Context) (text []int, logits [][]float32, err error) {
-	sampler, err := model.NewSampler(model.Params{MaxTokens: agreementTokens, Temperature: 1, TopP: 1})
+	sampler, err := model.NewSampler(model.Params{MaxTokens: agreementTokens, Temperature: 1, TopP: 1}, nil, -1)
 	if err != nil {
 		return nil, nil, err
 	}
 	err = o.withSequence(ctx, kernel.F32, func(info model.Info, s model.Sequence) error {
 		next := max(info.EOS, 0)
-		for i := range min(agreementTokens, info.Context) {
+		for range min(agreementTokens, info.Context) {
 			l, err := s.Next(ctx, next)
 			if err != nil {
 				return err
 			}
 			text, logits = append(text, next), append(logits, slices.Clone(l))
-			if next, err = sampler.Sample(l, i); err != nil {
+			if next, err = sampler.Sample(l, text[1:]); err != nil {
 				return err
 			}
 		}

@@ -74,7 +74,7 @@ func (b *engineBench) prompt(n int) []int {
 // prefill measures two times for a prompt of n tokens. One is the time until the
 // prompt's logits are computed, the other the time until the next token is sampled.
 func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
-	sampler, err := model.NewSampler(model.Params{MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1})
+	sampler, err := model.NewSampler(model.Params{MaxTokens: 1, Temperature: 0.8, TopK: 40, TopP: 1}, nil, -1)
 	if err != nil {
 		return engineRow{}, err
 	}
@@ -89,7 +89,7 @@ func (b *engineBench) prefill(ctx context.Context, n int) (engineRow, error) {
 			return engineRow{}, err
 		}
 		logits = append(logits, time.Since(start))
-		_, err = sampler.Sample(l[0].logits, 0)
+		_, err = sampler.Sample(l[0].logits, nil)
 		token = append(token, time.Since(start))
 		closeAll()
 		if err != nil {

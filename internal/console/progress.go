@@ -9,22 +9,26 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// Progress shows the number of bytes of a file that have arrived. On a terminal it shows a
-// bar. Elsewhere it writes a line every 10 % or 5 seconds. It is not safe for concurrent
-// use.
+// Progress shows how much of a total is done: bytes of a file that have arrived, or things
+// that are counted. On a terminal it shows a bar. Elsewhere it writes a line every 10 % or 5
+// seconds. It is not safe for concurrent use.
 type Progress struct {
 	w        io.Writer
 	name     string
+	unit     string // what is counted; empty for bytes
 	terminal bool
 
-	bar    *progressbar.ProgressBar // nil until the first byte is shown
+	bar    *progressbar.ProgressBar // nil until the first progress is shown
 	logged time.Time                // the time of the last line
-	tenth  int64                    // tenths of the total that had arrived when the last line was written, from 0 to 10
+	tenth  int64                    // tenths of the total that were done when the last line was written, from 0 to 10
 }
 
-// NewProgress returns a progress that has shown nothing yet.
-func NewProgress(w io.Writer, name string) *Progress {
-	p := &Progress{w: w, name: name, logged: time.Now()}
+// NewProgress returns a progress of bytes that has shown nothing yet.
+func NewProgress(w io.Writer, name string) *Progress { return NewCounter(w, name, "") }
+
+// NewCounter returns a progress of things, such as "files", that has shown nothing yet.
+func NewCounter(w io.Writer, name, unit string) *Progress {
+	p := &Progress{w: w, name: name, unit: unit, logged: time.Now()}
 	if f, ok := w.(*os.File); ok {
 		info, err := f.Stat()
 		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -32,7 +36,7 @@ func NewProgress(w io.Writer, name string) *Progress {
 	return p
 }
 
-// Show shows the number of bytes that have arrived, and the total.
+// Show shows how much is done, and the total.
 func (p *Progress) Show(done, total int64) {
 	if total == 0 {
 		return
@@ -42,7 +46,7 @@ func (p *Progress) Show(done, total int64) {
 			p.bar = progressbar.NewOptions64(total,
 				progressbar.OptionSetWriter(p.w),
 				progressbar.OptionSetDescription(p.name),
-				progressbar.OptionShowBytes(true),
+				progressbar.OptionShowBytes(p.unit == ""),
 				progressbar.OptionFullWidth(),
 				progressbar.OptionThrottle(100*time.Millisecond),
 			)
@@ -53,16 +57,28 @@ func (p *Progress) Show(done, total int64) {
 	tenth := done * 10 / total
 	if now := time.Now(); tenth > p.tenth || now.Sub(p.logged) >= 5*time.Second {
 		p.logged, p.tenth = now, tenth
-		fmt.Fprintf(p.w, "%s: %s of %s (%d %%)\n", p.name, Megabytes(done), Megabytes(total), done*100/total)
+		fmt.Fprintf(p.w, "%s: %s (%d %%)\n", p.name, p.amount(done, total), done*100/total)
 	}
+}
+
+func (p *Progress) amount(done, total int64) string {
+	if p.unit == "" {
+		return fmt.Sprintf("%s of %s", Megabytes(done), Megabytes(total))
+	}
+	return fmt.Sprintf("%d of %d %s", done, total, p.unit)
 }
 
 // Note writes a line of text. If a bar is shown, the line is above the bar.
 func (p *Progress) Note(text string) {
+	p.Above()
+	fmt.Fprintln(p.w, text)
+}
+
+// Above makes room for a line above the bar, which the caller writes.
+func (p *Progress) Above() {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
-	fmt.Fprintln(p.w, text)
 }
 
 // End moves the cursor below the bar.

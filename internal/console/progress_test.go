@@ -22,3 +22,17 @@ func TestProgressIsABarOnATerminal(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestCounterWritesLinesElsewhere(t *testing.T) {
+	var w bytes.Buffer
+	p := NewCounter(&w, "replay", "events")
+	for done := range int64(31) {
+		p.Show(done, 30)
+	}
+	p.Above()
+	p.End()
+	lines := strings.Split(strings.TrimSpace(w.String()), "\n")
+	if len(lines) != 10 || lines[0] != "replay: 3 of 30 events (10 %)" || lines[9] != "replay: 30 of 30 events (100 %)" {
+		t.Errorf("%q", lines)
+	}
+}

@@ -1,8 +1,8 @@
 // Package database opens the database of a process and proves that the process may use it.
 //
 // [Open] starts the private Postgres of a data directory, or connects to the database of a
-// URL. It refuses a pooler that would break sessions, checks that the schema is current,
-// runs the check of the caller, and proves the master key. A [Database] is therefore safe to
+// URL. It refuses a pooler that would break sessions, runs the check of the caller, checks
+// that the schema is current, and proves the master key. A [Database] is therefore safe to
 // use as soon as there is one.
 // It is safe for concurrent use until it is closed.
 package database
@@ -47,6 +47,9 @@ func Open(ctx context.Context, o Options, migrate bool) (_ *Database, err error)
 	if err != nil {
 		return nil, err
 	}
+	if _, err := o.ReadSecondKey(); err != nil { // an error of a file must not wait for the database
+		return nil, err
+	}
 	server, err := o.start(ctx)
 	if err != nil {
 		return nil, err
@@ -72,13 +75,13 @@ func Open(ctx context.Context, o Options, migrate bool) (_ *Database, err error)
 	}
 	ctx, stop := d.While(ctx)
 	defer stop()
-	if err := Retry(ctx, o.Log, func() error { return migrations.Check(ctx, d.Pool) }); err != nil {
-		return nil, err
-	}
 	if o.Check != nil {
 		if err := o.Check(ctx, d); err != nil {
 			return nil, err
 		}
+	}
+	if err := Retry(ctx, o.Log, func() error { return migrations.Check(ctx, d.Pool) }); err != nil {
+		return nil, err
 	}
 	if d.Vault, err = o.openVault(ctx, d.Pool, key); err != nil {
 		return nil, err
@@ -97,6 +100,30 @@ func Migrate(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	return server.migrate(ctx, o.Log, true)
+}
+
+// ErrNotOwner occurs when a login that has only the rights of the service needs those of the
+// owner.
+var ErrNotOwner = errors.New("the login of the service may not do this: use the URL of the database's owner, as for colophon migrate")
+
+// AsOwner returns a pool that has the rights of the login itself, not those of the service.
+// The error is ErrNotOwner if the login has no others. The caller closes the pool.
+func (d *Database) AsOwner(ctx context.Context) (*pgxpool.Pool, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	pool, err := d.server.asLogin(ctx, d.Log)
+	if err != nil {
+		return nil, err
+	}
+	login, err := migrations.LoginOf(ctx, pool)
+	if err == nil && login.Power == "" {
+		err = ErrNotOwner
+	}
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
 }
 
 // While returns a context that also ends when the private Postgres ends. Its cause is then

@@ -39,11 +39,26 @@ func (o Options) ReadMasterKey() ([]byte, error) {
 	return key, err
 }
 
+// ReadSecondKey returns the second master key of the options, or nil if there is none.
+func (o Options) ReadSecondKey() ([]byte, error) {
+	switch {
+	case o.SecondKey != nil && o.SecondKeyFile != "":
+		return nil, &OptionError{"second-master-key-file", errors.New("--second-master-key is set too: set one of them")}
+	case o.SecondKeyFile == "":
+		return o.SecondKey, nil
+	}
+	key, err := vault.ReadMasterKey(o.SecondKeyFile)
+	if err != nil {
+		return nil, &OptionError{"second-master-key-file", err}
+	}
+	return key, nil
+}
+
 // ErrNoMasterKey is the error of a process without a key whose database has data.
 var ErrNoMasterKey = errors.New("the database has data that a master key sealed, and this process has no master key: " +
 	"set COLOPHON_MASTER_KEY, or copy the file master.key from the data directory of the first process")
 
-// openVault returns a vault whose master key is the database's. If key is nil and the
+// openVault returns a vault that has the database's master key. If key is nil and the
 // database has no data, openVault makes a key and writes it to the file.
 //
 // Only the statements are repeated while the database is unavailable. An error of the
@@ -67,7 +82,13 @@ func (o Options) openVault(ctx context.Context, pool *pgxpool.Pool, key []byte) 
 			return nil, err
 		}
 	}
-	v, err := vault.New(key)
+	var others [][]byte
+	if second, err := o.ReadSecondKey(); err != nil {
+		return nil, err
+	} else if second != nil {
+		others = append(others, second)
+	}
+	v, err := vault.New(key, others...)
 	if err != nil {
 		return nil, err
 	}
@@ -79,5 +100,6 @@ func (o Options) openVault(ctx context.Context, pool *pgxpool.Pool, key []byte) 
 		// Another process has claimed the empty database with a key of its own.
 		return nil, errors.Join(err, os.Remove(o.masterKeyFile()))
 	}
-	return nil, fmt.Errorf("%w: set COLOPHON_MASTER_KEY to the database's key, or put that key into %s", err, cmp.Or(o.KeyFile, o.masterKeyFile()))
+	return nil, fmt.Errorf("%w: set COLOPHON_MASTER_KEY to the database's key, or put that key into %s; during a rotation, the other key is COLOPHON_SECOND_MASTER_KEY",
+		err, cmp.Or(o.KeyFile, o.masterKeyFile()))
 }

@@ -23,11 +23,16 @@ type Options struct {
 	Bin       string // directory of the programs of the private Postgres; empty to search for them
 	MasterKey []byte // nil if KeyFile or the file in the data directory has the key
 	KeyFile   string // file of the master key; empty for the file in the data directory
-	Log       *slog.Logger
+
+	// While the master key is replaced, a process has a second one, or a file with it.
+	SecondKey     []byte
+	SecondKeyFile string
+
+	Log *slog.Logger
 
 	// Check decides whether the process may use the database. It is called before an empty
-	// database gets the master key of the process. Its argument has no vault yet. A nil
-	// Check accepts every database.
+	// database gets the master key of the process. Its argument has no vault yet, and perhaps
+	// not the tables of this program. A nil Check accepts every database.
 	Check func(context.Context, *Database) error
 }
 
@@ -114,11 +119,7 @@ func (d *server) close(ctx context.Context) error {
 func (d *server) migrate(ctx context.Context, log *slog.Logger, always bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	url := d.lasting()
-	if d.cluster != nil {
-		url = d.cluster.URL()
-	}
-	pool, err := connect(ctx, log, func(ctx context.Context) (*pgxpool.Pool, error) { return pg.Connect(ctx, url, "") })
+	pool, err := d.asLogin(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -136,6 +137,15 @@ func (d *server) migrate(ctx context.Context, log *slog.Logger, always bool) err
 		return migrations.AddLogin(ctx, pool, serviceLogin)
 	}
 	return nil
+}
+
+// asLogin returns a pool with the rights of the login, or of the owner of a private Postgres.
+func (d *server) asLogin(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
+	url := d.lasting()
+	if d.cluster != nil {
+		url = d.cluster.URL()
+	}
+	return connect(ctx, log, func(ctx context.Context) (*pgxpool.Pool, error) { return pg.Connect(ctx, url, "") })
 }
 
 // lasting returns the URL for sessions that last.

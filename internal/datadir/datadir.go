@@ -151,5 +151,9 @@ func TryLock(file *os.File) (locked bool, err error) {
 	return err == nil, err
 }
 
+// CloseLock releases the lock of TryLock and closes the file. A child process that is about to
+// execute its program has the file open too, so closing it alone would release the lock late.
+func CloseLock(file *os.File) error { return errors.Join(Unlock(file), file.Close()) }
+
 // Unlock releases the lock of TryLock.
 func Unlock(file *os.File) error { return syscall.Flock(int(file.Fd()), syscall.LOCK_UN) }

@@ -2,6 +2,7 @@ package datadir
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -47,6 +48,38 @@ func TestOneOpenFileHasTheLock(t *testing.T) {
 	}
 	if info, err := again.Stat(); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestFilesAreWrittenInOneStep creates and replaces a file. A second Create must change nothing.
+func TestFilesAreWrittenInOneStep(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "new", "file")
+	must := func(want string) {
+		t.Helper()
+		content, err := os.ReadFile(path)
+		info, err2 := os.Stat(path)
+		if err := errors.Join(err, err2); err != nil || string(content) != want || info.Mode().Perm() != 0o600 {
+			t.Errorf("%q, %v, %v, want %q", content, info, err, want)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+			t.Errorf("files in the directory: %v, %v", entries, err)
+		}
+	}
+	if err := Create(path, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	must("first")
+	if err := Create(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second creation: %v", err)
+	}
+	must("first")
+	if err := Replace(path, []byte("third")); err != nil {
+		t.Fatal(err)
+	}
+	must("third")
+	if err := Replace(filepath.Join(path, "below"), nil); err == nil {
+		t.Error("a file below a file")
 	}
 }
 

@@ -41,5 +41,5 @@ func Hold(dir, who string) (release func(), err error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	return func() { lock.Close() }, nil
+	return func() { _ = CloseLock(lock) }, nil
 }

@@ -88,6 +88,18 @@ type Count struct {
 	OK        bool          // whether the request is allowed
 }
 
+// AtMost returns the count of a key that has its own limit of n requests per window, if n is
+// lower. Requests that are refused for that limit have counted.
+func (c Count) AtMost(n uint64) Count {
+	if n >= c.Limit {
+		return c
+	}
+	used := c.Limit - c.Remaining
+	c.OK = c.OK && used <= n
+	c.Limit, c.Remaining = n, n-min(n, used)
+	return c
+}
+
 // Name returns the limit's name, which clients see.
 func (l *Limit) Name() string { return l.name }
 

@@ -6,6 +6,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -27,6 +28,8 @@ type Metrics struct {
 	requests *prometheus.HistogramVec
 	appended *prometheus.CounterVec
 	tokens   prometheus.Counter
+	erased   *prometheus.CounterVec
+	sent     *prometheus.HistogramVec
 }
 
 // New returns metrics that start at zero. They include figures of the given connection
@@ -47,8 +50,17 @@ func New(pool *pgxpool.Pool) *Metrics {
 			Name: "colophon_tokens_total",
 			Help: "Model tokens generated and recorded by this process.",
 		}),
+		erased: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "colophon_jobs_erased_total",
+			Help: "Jobs whose prompts and texts this process has erased, by who or what wanted it: owner or retention.",
+		}, []string{"by"}),
+		sent: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "colophon_webhook_attempt_duration_seconds",
+			Help:    "Duration of attempts of this process to send messages to webhooks, by result: delivered, or the reason of the failure.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+		}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.requests, m.appended, m.tokens, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.requests, m.appended, m.tokens, m.erased, m.sent, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), database{pool})
 	return m
 }
@@ -58,12 +70,21 @@ func (m *Metrics) Request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// Appended counts an appended event and the tokens that the event records.
+// Appended counts an appended event, the tokens that it records, and the job that it erases.
 func (m *Metrics) Appended(e events.Event) {
 	m.appended.WithLabelValues(e.Fact.Type()).Inc()
-	if advanced, ok := e.Fact.(events.JobAdvanced); ok {
-		m.tokens.Add(float64(len(advanced.Tokens)))
+	switch f := e.Fact.(type) {
+	case events.JobAdvanced:
+		m.tokens.Add(float64(len(f.Tokens)))
+	case events.JobErased:
+		m.erased.WithLabelValues(f.By).Inc()
 	}
+}
+
+// Delivery counts an attempt to send a message to a webhook. The reason of a failure is one of
+// package webhook, and empty for a message that was delivered.
+func (m *Metrics) Delivery(reason string, took time.Duration) {
+	m.sent.WithLabelValues(cmp.Or(reason, "delivered")).Observe(took.Seconds())
 }
 
 // Handler serves all metrics. If the database does not answer, the metrics that need a
@@ -81,6 +102,8 @@ var (
 	outstanding = prometheus.NewDesc("colophon_jobs", "Jobs of the whole service that have not ended, by state; queued is the queue's depth.", []string{"state"}, nil)
 	damaged     = prometheus.NewDesc("colophon_damaged_streams", "Event streams of the whole service that are in quarantine.", nil, nil)
 	logLag      = prometheus.NewDesc("colophon_log_lag_seconds", "Age of the oldest event of the whole service that has no index in the log yet; 0 if all have one.", nil, nil)
+	unsigned    = prometheus.NewDesc("colophon_log_unsigned_seconds", "Age of the oldest event of the whole service that has an index in the log and is in no signed checkpoint; 0 if there is none.", nil, nil)
+	overdue     = prometheus.NewDesc("colophon_webhook_lag_seconds", "Time since when the message of the whole service to a webhook that has waited longest is due; 0 if none is due.", nil, nil)
 	connections = prometheus.NewDesc("colophon_database_connections", "Connections of this process's pool, by state.", []string{"state"}, nil)
 	most        = prometheus.NewDesc("colophon_database_connections_max", "Limit of connections of this process's pool.", nil, nil)
 	waits       = prometheus.NewDesc("colophon_database_waits_total", "Number of waits for a connection.", nil, nil)
@@ -89,7 +112,7 @@ var (
 
 // Describe sends the descriptions of all metrics that Collect may send.
 func (d database) Describe(all chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{up, clock, outstanding, damaged, logLag, connections, most, waits, waited} {
+	for _, desc := range []*prometheus.Desc{up, clock, outstanding, damaged, logLag, unsigned, overdue, connections, most, waits, waited} {
 		all <- desc
 	}
 }
@@ -126,6 +149,12 @@ func (d database) Collect(all chan<- prometheus.Metric) {
 	send(damaged, prometheus.GaugeValue, float64(quarantined))
 	if lag, err := ledger.Lag(ctx, d.pool); err == nil {
 		send(logLag, prometheus.GaugeValue, lag.Seconds())
+	}
+	if age, err := ledger.Unsigned(ctx, d.pool); err == nil {
+		send(unsigned, prometheus.GaugeValue, age.Seconds())
+	}
+	if lag, err := events.DeliveryLag(ctx, d.pool); err == nil {
+		send(overdue, prometheus.GaugeValue, lag.Seconds())
 	}
 }
 

@@ -27,6 +27,8 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	m.Request("GET /jobs/{id}", 503, time.Millisecond)
 	m.Appended(events.Event{Fact: events.JobAdvanced{Tokens: []int{1, 2, 3}, Text: "canary"}})
 	m.Appended(events.Event{Fact: events.JobCompleted{}})
+	m.Delivery("", 30*time.Millisecond)
+	m.Delivery("timeout", 20*time.Second)
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	all := w.Body.String()
@@ -36,6 +38,8 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 		`colophon_http_request_duration_seconds_bucket{route="GET /jobs/{id}",status="200",le="0.05"} 1` + "\n",
 		`colophon_http_request_duration_seconds_count{route="GET /jobs/{id}",status="503"} 1` + "\n",
 		"colophon_database_connections_max ",
+		`colophon_webhook_attempt_duration_seconds_bucket{result="delivered",le="0.05"} 1` + "\n",
+		`colophon_webhook_attempt_duration_seconds_count{result="timeout"} 1` + "\n",
 	} {
 		if !strings.Contains(all, "\n"+want) {
 			t.Errorf("no %s", want)

@@ -19,8 +19,9 @@ const MaxAhead = 5 * time.Second
 // wrong or changing wall clock of this process does not matter.
 //
 // After a Sync, Clock differs from the database's clock by at most the duration of that
-// read. If the database's clock is set, Clock follows at the next Sync. Clock is safe for
-// concurrent use.
+// read. Clock goes back only if the database's clock was set back, or is slower than this
+// process's clock. If the database's clock is set, Clock follows at the next Sync. Clock is
+// safe for concurrent use.
 type Clock struct {
 	local func() time.Time // the process's clock
 	start time.Time        // the time of NewClock, by the process's clock
@@ -74,11 +75,15 @@ func (c *Clock) Sync(ctx context.Context, db queryRower) error {
 	}
 	c.read = before
 	earliest, latest := now.Add(-c.elapsed()).UnixNano(), now.Add(-before).UnixNano()
-	// A read that agrees with the clock does not change it, so that the clock has no
-	// jitter.
-	if epoch := c.epoch.Load(); epoch < earliest || epoch > latest {
-		c.epoch.Store(earliest + (latest-earliest)/2)
+	// The database's clock was read at an unknown moment of the query. The first read counts
+	// as its earliest possible result, and later ones correct it no further than they must. So
+	// the correction of a slow read only moves the clock forward, and a read that agrees with
+	// the clock does not change it.
+	epoch := c.epoch.Load()
+	if epoch == 0 {
+		epoch = earliest
 	}
+	c.epoch.Store(min(max(epoch, earliest), latest))
 	return nil
 }
 

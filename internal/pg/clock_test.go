@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
 )
 
 // reading is a fake of a database whose clock and round trip the test sets. It is also a
@@ -81,6 +82,40 @@ func TestClockFollowsTheDatabase(t *testing.T) {
 	if err := c.Ensure(t.Context(), db); err != nil {
 		t.Errorf("a clock that was read needs no other read: %v", err)
 	}
+}
+
+// TestSlowReadsNeverSetTheClockBack reads a database whose queries and answers take random
+// times. The clock must never go back, and must differ from the database's clock by at most
+// the duration of the latest read.
+func TestSlowReadsNeverSetTheClockBack(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		real := time.Now()
+		var mono time.Duration // time that has passed since real
+		c := newClock(func() time.Time { return real.Add(mono) })
+		trip := rapid.Map(rapid.Int64Range(0, int64(time.Second)), func(ns int64) time.Duration { return time.Duration(ns) })
+		db := &reading{now: func() time.Time { return real.Add(mono + time.Hour) }, trip: func() { mono += trip.Draw(t, "trip") }}
+		var last time.Time
+		for range rapid.IntRange(2, 20).Draw(t, "reads") {
+			begin := mono
+			if err := c.Sync(context.Background(), db); err != nil {
+				t.Fatal(err)
+			}
+			now := c.Now()
+			if now.Before(last) {
+				t.Fatalf("the clock went back by %v", last.Sub(now))
+			}
+			if off := now.Sub(db.now()).Abs(); off > mono-begin {
+				t.Fatalf("the clock is off by %v after a read of %v", off, mono-begin)
+			}
+			last = now
+			mono += trip.Draw(t, "pause")
+			if now = c.Now(); now.Before(last) {
+				t.Fatalf("the clock went back by %v", last.Sub(now))
+			}
+			last = now
+		}
+	})
 }
 
 func TestClockGivesNoMonotonicReading(t *testing.T) {

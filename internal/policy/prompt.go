@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxPrompt is the maximum length of a submitted prompt in characters.
+// MaxPrompt is the maximum length of a short prompt in characters.
 const MaxPrompt = 500
 
 // Rules.Prompt returns these refusals.
@@ -18,15 +18,20 @@ var (
 	ErrPromptWord     = Refusal{"prompt", "prompt_word", "the prompt has a word that is not allowed"}
 )
 
-// Prompt removes from a prompt the characters that the rules remove, and returns the
+// Prompt removes from a short prompt the characters that the rules remove, and returns the
 // rest unchanged. If the prompt breaks a rule, it returns a Refusal. Prompt is
 // idempotent.
 func (r *Rules) Prompt(text string) (clean string, err error) {
+	if n := utf8.RuneCountInString(text); !damaged(text) && (n < 1 || n > MaxPrompt) {
+		return "", ErrPromptLength
+	}
+	return r.LongPrompt(text)
+}
+
+// LongPrompt is like Prompt for a prompt of any length. Its caller bounds the length.
+func (r *Rules) LongPrompt(text string) (clean string, err error) {
 	if damaged(text) {
 		return "", ErrPromptEncoding
-	}
-	if n := utf8.RuneCountInString(text); n < 1 || n > MaxPrompt {
-		return "", ErrPromptLength
 	}
 	if strings.ContainsFunc(text, func(c rune) bool { return control(c) && c != '\t' && c != '\n' && c != '\r' || override(c) }) {
 		return "", ErrPromptControl

@@ -1,7 +1,8 @@
 // Package retry calls a function again until the function succeeds.
 //
 // After each failure the caller of [Do] decides whether another call may help. The caller
-// also chooses the wait before that call. [Backoff] computes growing waits.
+// also chooses the wait before that call. [Backoff] computes growing waits. [Requests]
+// decides for requests of a file from a server that the process does not control.
 package retry
 
 import (

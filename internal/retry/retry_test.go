@@ -1,9 +1,15 @@
 package retry
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,4 +72,80 @@ func TestBackoffDoublesUpToItsMaximum(t *testing.T) {
 	if !slices.Equal(waits, want) {
 		t.Errorf("waits %v, want %v", waits, want)
 	}
+}
+
+// TestRequestsGrowTheirWaits fails requests in several ways. Jitter shortens a wait by up to
+// half.
+func TestRequestsGrowTheirWaits(t *testing.T) {
+	failed := errors.New("failed")
+	answer := func(status int, after string) error {
+		resp := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {after}}}
+		err := Unavailable(resp, failed)
+		if unavailable := status != http.StatusTeapot; (err != nil) != unavailable || unavailable && !errors.Is(err, failed) {
+			t.Errorf("status %d: %v", status, err)
+		}
+		return cmp.Or(err, failed)
+	}
+	var r Requests
+	for i, c := range []struct {
+		err  error
+		wait time.Duration // without jitter; 0 if there must be no further request
+	}{
+		{failed, 500 * time.Millisecond},
+		{answer(503, "0"), time.Second},
+		{answer(418, "30"), 2 * time.Second},
+		{answer(429, "30"), 30 * time.Second},
+		{answer(500, "7200"), MaxRequestWait},
+		{failed, 0},
+		{nil, 0}, // Reset
+		{failed, 500 * time.Millisecond},
+		{fmt.Errorf("wrapped: %w", Permanent(failed)), 0},
+	} {
+		if c.err == nil {
+			r.Reset()
+			continue
+		}
+		wait, again := r.Next(c.err)
+		if again != (c.wait > 0) || wait > c.wait || wait < c.wait/2 {
+			t.Errorf("failure %d: %v, %v, want up to %v", i, wait, again, c.wait)
+		}
+	}
+	if r.Failed() != 1 {
+		t.Errorf("%d failures in a row, want 1: a permanent error is not counted", r.Failed())
+	}
+}
+
+func TestRequestErrorsHaveNoURL(t *testing.T) {
+	refused, stopped := errors.New("refused"), errors.New("stopped")
+	untrusted := &tls.CertificateVerificationError{Err: errors.New("unknown authority")}
+	over := func(err error) error { return &url.Error{Op: "Get", URL: "https://example.com/?secret", Err: err} }
+	ended, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	for name, c := range map[string]struct {
+		ctx       context.Context
+		err, want error
+		permanent bool
+	}{
+		"network":     {t.Context(), over(refused), refused, false},
+		"certificate": {t.Context(), over(untrusted), untrusted, true},
+		"stopped":     {ended, over(context.Canceled), stopped, false},
+	} {
+		if err := RequestError(c.ctx, c.err); !errors.Is(err, c.want) || IsPermanent(err) != c.permanent || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRetryAfterIsANumberOfSecondsOrADate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+		for header, want := range map[string]time.Duration{
+			"0": 0, "7": 7 * time.Second, "65535": 65535 * time.Second, "65536": 0, "": 0, "-1": 0, "soon": 0,
+			date(time.Minute): time.Minute, date(-time.Minute): 0,
+		} {
+			if got := After(header); got != want {
+				t.Errorf("%q: %v, want %v", header, got, want)
+			}
+		}
+	})
 }

@@ -75,6 +75,10 @@ func Object(r io.Reader, member func(name string, value []byte) error) error {
 	return readEnd(d)
 }
 
+// MaxDepth is the depth to which bodies of requests may nest arrays and objects. It is far
+// more than any request needs.
+const MaxDepth = 16
+
 // Check returns an *Error unless data is exactly one JSON value. In this value arrays and
 // objects may be nested up to the given depth.
 func Check(data []byte, depth int) error {

@@ -45,7 +45,7 @@ func newTable(t *testing.T, owner uuid.UUID) (*Vault, *table) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v, &table{wrapped: v.master.Seal(nil, nil, make([]byte, 32), owner[:])}
+	return v, &table{wrapped: v.Own().seal(make([]byte, 32), owner[:])}
 }
 
 // cachedKeys returns the number of keys in memory, plus the number of tombstones of

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -71,31 +70,13 @@ func ReadMasterKey(path string) ([]byte, error) {
 func CreateMasterKey(path string) (key []byte, created bool, err error) {
 	key = make([]byte, MasterKeySize)
 	_, _ = rand.Read(key) // never fails
-	if err := link(path, base64.StdEncoding.EncodeToString(key)+"\n"); errors.Is(err, fs.ErrExist) {
+	if err := datadir.Create(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n")); errors.Is(err, fs.ErrExist) {
 		key, err := ReadMasterKey(path)
 		return key, false, err
 	} else if err != nil {
 		return nil, false, fmt.Errorf("create the master key: %w", err)
 	}
 	return key, true, nil
-}
-
-// link writes a complete file to path in one step. If a file exists there, link returns
-// an error.
-func link(path, text string) error {
-	if err := datadir.Make(filepath.Dir(path)); err != nil {
-		return err
-	}
-	draft, err := os.CreateTemp(filepath.Dir(path), ".master.key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(draft.Name())
-	_, err = draft.WriteString(text)
-	if err := errors.Join(err, datadir.Give(draft), draft.Sync(), draft.Close()); err != nil {
-		return err
-	}
-	return os.Link(draft.Name(), path)
 }
 
 // IsGuessable reports whether a master key is obviously not random. Such a key has few

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,9 @@ const SigningKeyPurpose = "signing key "
 
 // samples selects rows of every kind that the master key seals: all signing keys, and the
 // data keys at both ends of the table, because a table may have millions.
+//
+// Log keys are left out. A log key that the master key has not sealed is ignored where the
+// keys are used.
 const samples = `
 (select 'data keys', owner, '', wrapped, master_key_id from owner_keys where wrapped is not null order by owner limit 5)
 union all
@@ -43,43 +45,56 @@ func (s sample) aad() []byte {
 	return secretAAD(SigningKeyPurpose + s.KID)
 }
 
-// Prove returns nil if the vault's master key is the one that the database uses, and
-// ErrMasterKey if it is not. An empty database has no key yet. It then takes the key of
-// the first process that calls Prove.
+// Prove returns nil if the vault has the master key that the database uses, and
+// ErrMasterKey if it has not. While a rotation is unfinished, the vault must have both
+// keys. A database without a recorded key takes the one that has sealed its rows, or the
+// vault's own if it has no rows. Then the first process to call Prove decides.
 //
-// A key passes if it has the recorded id, and if it has sealed at least one of the
-// sampled rows of each kind. So one damaged row does not stop a process.
+// A vault passes if it has the key with the recorded id, and if its keys have sealed at
+// least one of the sampled rows of each kind. So one damaged row does not stop a process.
+//
+// Prove must return before other goroutines use the vault.
 func (v *Vault) Prove(ctx context.Context, db *pgxpool.Pool) error {
 	rows, _ := db.Query(ctx, samples)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sample])
 	if err != nil {
 		return fmt.Errorf("read what the master key sealed: %w", err)
 	}
+	claim := v.Own()
 	sealed, proven := map[string][]byte{}, map[string]bool{}
 	for _, s := range all {
-		ours := bytes.Equal(s.KeyID, v.id)
+		m := v.known(s.KeyID)
 		if s.KeyID == nil {
-			_, err := v.unwrap(s.Wrapped, s.aad(), nil)
-			ours = err == nil
+			m, _, _ = v.openRow(s.Wrapped, s.aad(), nil) // a row that does not open proves nothing
 		}
-		sealed[s.Kind], proven[s.Kind] = s.KeyID, proven[s.Kind] || ours
+		if m != nil {
+			claim = m
+		}
+		sealed[s.Kind], proven[s.Kind] = s.KeyID, proven[s.Kind] || m != nil
 	}
 	for kind, id := range sealed {
 		if !proven[kind] {
 			return v.wrongKey(kind+" were sealed with", id)
 		}
 	}
-	if _, err := db.Exec(ctx, `insert into master_key (id) values ($1) on conflict do nothing`, v.id); err != nil {
+	if _, err := db.Exec(ctx, `insert into master_key (id) values ($1) on conflict do nothing`, claim.id); err != nil {
 		return fmt.Errorf("record the id of the master key: %w", err)
 	}
-	var id []byte
-	if err := db.QueryRow(ctx, `select id from master_key`).Scan(&id); err != nil {
-		return fmt.Errorf("read the id of the master key: %w", err)
+	var now current
+	if err := now.read(ctx, db); err != nil {
+		return err
 	}
-	if !bytes.Equal(id, v.id) {
-		return v.wrongKey("the database belongs to", id)
+	if v.known(now.id) == nil {
+		return v.wrongKey("the database belongs to", now.id)
 	}
-	return nil
+	if now.previous != nil && v.known(now.previous) == nil {
+		return v.wrongKey("a rotation is unfinished (`colophon keys rotate --master` goes on with it), so rows may be sealed with", now.previous)
+	}
+	mac, err := v.digestKey(now)
+	if err == nil {
+		v.mac = mac
+	}
+	return err
 }
 
 func (v *Vault) wrongKey(what string, id []byte) error {
@@ -87,7 +102,7 @@ func (v *Vault) wrongKey(what string, id []byte) error {
 	if id != nil {
 		other = fmt.Sprintf("the one of id %x", id)
 	}
-	return fmt.Errorf("%w: this process has the one of id %x, and %s %s", ErrMasterKey, v.id, what, other)
+	return fmt.Errorf("%w: this process has %s, and %s %s", ErrMasterKey, v.ids(), what, other)
 }
 
 // IsUnused reports whether no master key has been used with the database yet. The

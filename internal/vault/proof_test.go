@@ -34,7 +34,7 @@ func TestMasterKeyIsProven(t *testing.T) {
 	}
 	signingKey := func(v *vault.Vault, kid string) {
 		exec(`insert into signing_keys (kid, wrapped, created_at, retired_at, master_key_id) values ($1, $2, now(), now(), $3)`,
-			kid, v.WrapSecret(bytes.Repeat([]byte{3}, 32), vault.SigningKeyPurpose+kid), v.KeyID())
+			kid, v.Own().Wrap(bytes.Repeat([]byte{3}, 32), vault.SigningKeyPurpose+kid), v.Own().ID())
 	}
 	const older = `update owner_keys set master_key_id = null; update signing_keys set master_key_id = null`
 	for name, fill := range map[string]func(){
@@ -118,7 +118,7 @@ func TestRowsWithoutAKeyIDStayReadable(t *testing.T) {
 	}
 	var id []byte
 	err := db.Owner.QueryRow(t.Context(), `select master_key_id from owner_keys`).Scan(&id)
-	if err != nil || !bytes.Equal(id, v.KeyID()) || len(id) != 16 || bytes.Equal(id, newVault(t, 2).KeyID()) {
+	if err != nil || !bytes.Equal(id, v.Own().ID()) || len(id) != 16 || bytes.Equal(id, newVault(t, 2).Own().ID()) {
 		t.Errorf("id %x, %v", id, err)
 	}
 	if _, err := db.Owner.Exec(t.Context(), `update owner_keys set master_key_id = null`); err != nil {
@@ -127,10 +127,10 @@ func TestRowsWithoutAKeyIDStayReadable(t *testing.T) {
 	if _, err := v.Key(t.Context(), db.App, owner); err != nil {
 		t.Error(err)
 	}
-	if secret, err := v.UnwrapSecret(v.WrapSecret([]byte("secret"), "p"), "p", nil); err != nil || string(secret) != "secret" {
+	if secret, err := v.UnwrapSecret(v.Own().Wrap([]byte("secret"), "p"), "p", nil); err != nil || string(secret) != "secret" {
 		t.Errorf("%q, %v", secret, err)
 	}
-	if _, err := v.UnwrapSecret(v.WrapSecret([]byte("secret"), "p"), "p", newVault(t, 2).KeyID()); !errors.Is(err, vault.ErrUnreadable) {
+	if _, err := v.UnwrapSecret(v.Own().Wrap([]byte("secret"), "p"), "p", newVault(t, 2).Own().ID()); !errors.Is(err, vault.ErrUnreadable) {
 		t.Errorf("a row of another master key: %v", err)
 	}
 }

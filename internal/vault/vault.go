@@ -3,21 +3,32 @@
 //
 // A data key is wrapped by the master key (AES-256-GCM, with the owner's id as
 // associated data) and stored in the table owner_keys. The master key never enters the
-// database. Each wrapped row has the id of the master key that wrapped it. Rows of
-// earlier versions have no id, and stay readable. Before a process uses a vault, it calls
-// [Vault.Prove], which refuses a master key that is not the database's.
+// database. An owner may also have a secret that marks the owner's texts. It is wrapped
+// alike and destroyed with the data key. Each wrapped row has the id of the master key that
+// wrapped it. Rows of earlier versions have no id, and stay readable. Before a process uses
+// a vault, it calls [Vault.Prove], which refuses a master key that is not the database's.
+//
+// A vault may have a second master key. It opens what either key has wrapped, and wraps
+// with the one that the database names. So [Vault.Rotate] replaces the master key of a
+// database while processes that have both keys use it.
 //
 // A [Vault] caches unwrapped keys for [KeyTTL]. After one process has erased
 // an owner, other processes can therefore still read the owner's values for up to
 // KeyTTL.
+//
+// An owner's data key can be replaced while processes use it ([Vault.Replace]). An owner then
+// has two keys: the one that seals, and the earlier one, which only opens. A [Key] opens what
+// either has sealed. A key in memory may be older than a value, and a value that was read may
+// be older than a key. So a caller that cannot open a value calls [Vault.Forget], reads the key
+// again, and then the value. A caller that stores a ciphertext passes it through the database
+// function sealed_by with the key's [Key.Number]. The function refuses a key that was replaced
+// more than KeyTTL ago.
 package vault
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -63,9 +74,8 @@ type DB interface {
 // Vault creates, caches and erases the owners' data keys. It is safe for concurrent
 // use.
 type Vault struct {
-	master cipher.AEAD
-	id     []byte // see KeyID
-	mac    []byte // the key of Digest, derived from the master key
+	masters []*Master // the first is the vault's own; the second, if there is one, is another key of the same database
+	mac     []byte    // the key of Digest, which Prove sets
 
 	mu   sync.Mutex
 	keys *simplelru.LRU[uuid.UUID, entry]
@@ -84,29 +94,22 @@ type entry struct {
 	timer   *time.Timer
 }
 
-// New returns a vault whose data keys are wrapped by master. It returns an error
-// unless master has MasterKeySize bytes.
-func New(master []byte) (*Vault, error) {
-	if len(master) != MasterKeySize {
-		return nil, fmt.Errorf("the master key has %d bytes, want %d", len(master), MasterKeySize)
-	}
-	aead, err := newAEAD(master)
-	if err != nil {
-		return nil, err
-	}
-	mac, err := hkdf.Key(sha256.New, master, nil, "colophon digests", sha256.Size)
-	if err != nil {
-		return nil, err
-	}
-	id, err := hkdf.Key(sha256.New, master, nil, "colophon master key id", 16)
-	if err != nil {
-		return nil, err
+// New returns a vault with a master key, and perhaps with others that open rows too. It
+// returns an error unless each has MasterKeySize bytes.
+func New(master []byte, others ...[]byte) (*Vault, error) {
+	var masters []*Master
+	for _, key := range append([][]byte{master}, others...) {
+		m, err := newMaster(key)
+		if err != nil {
+			return nil, err
+		}
+		masters = append(masters, m)
 	}
 	keys, err := simplelru.NewLRU(maxCached, func(_ uuid.UUID, e entry) { e.timer.Stop() })
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{master: aead, id: id, mac: mac, keys: keys, erased: map[uuid.UUID]time.Time{}}, nil
+	return &Vault{masters: masters, mac: masters[0].mac, keys: keys, erased: map[uuid.UUID]time.Time{}}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -118,12 +121,15 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 }
 
 // Create stores a new key for the owner. It returns an error if the owner has or had
-// a key.
+// a key. During a rotation, db must be a transaction.
 func (v *Vault) Create(ctx context.Context, db DB, owner uuid.UUID) error {
 	data := make([]byte, 32)
 	_, _ = rand.Read(data) // rand.Read never returns an error
-	wrapped := v.master.Seal(nil, nil, data, owner[:])
-	if _, err := db.Exec(ctx, `insert into owner_keys (owner, wrapped, master_key_id) values ($1, $2, $3)`, owner, wrapped, v.id); err != nil {
+	master, err := v.Sealing(ctx, db)
+	if err != nil {
+		return err
+	}
+	if _, err := db.Exec(ctx, `insert into owner_keys (owner, wrapped, master_key_id) values ($1, $2, $3)`, owner, master.seal(data, owner[:]), master.id); err != nil {
 		return fmt.Errorf("create the key of owner %s: %w", owner, err)
 	}
 	return nil
@@ -153,23 +159,22 @@ func (v *Vault) Key(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
 
 // Reload is like Key, but reads the key from the database even if it is in memory.
 func (v *Vault) Reload(ctx context.Context, db DB, owner uuid.UUID) (*Key, error) {
-	var wrapped, id []byte
-	err := db.QueryRow(ctx, `select wrapped, master_key_id from owner_keys where owner = $1`, owner).Scan(&wrapped, &id)
+	var row keyRow
+	err := row.scan(db.QueryRow(ctx, selectKeys, owner))
 	switch {
-	case errors.Is(err, pgx.ErrNoRows), err == nil && wrapped == nil:
+	case errors.Is(err, pgx.ErrNoRows), err == nil && row.wrapped == nil:
 		return nil, fmt.Errorf("owner %s: %w", owner, ErrErased)
 	case err != nil:
 		return nil, fmt.Errorf("read the key of owner %s: %w", owner, err)
 	}
-	data, err := v.unwrap(wrapped, owner[:], id)
-	if err != nil {
-		return nil, fmt.Errorf("unwrap the key of owner %s: %w", owner, err)
-	}
-	aead, err := newAEAD(data)
-	if err != nil {
-		return nil, err
-	}
-	return &Key{aead}, nil
+	return v.unwrapKeys(row, owner)
+}
+
+// Forget removes the owner's key from memory. The next call of Key reads it from the database.
+func (v *Vault) Forget(owner uuid.UUID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.keys.Remove(owner)
 }
 
 // cached returns the owner's key from memory, or ErrErased if the owner was erased
@@ -198,19 +203,6 @@ func (v *Vault) remember(owner uuid.UUID, key *Key, expires time.Time) {
 	})})
 }
 
-// unwrap opens what a master key has sealed. The parameter id is the id of that master
-// key, or nil for a row of an earlier version. The error is ErrUnreadable.
-func (v *Vault) unwrap(wrapped, aad, id []byte) ([]byte, error) {
-	if id != nil && !bytes.Equal(id, v.id) {
-		return nil, fmt.Errorf("sealed with the master key of id %x, and this process has the one of id %x: %w", id, v.id, ErrUnreadable)
-	}
-	plain, err := v.master.Open(nil, nil, wrapped, aad)
-	if err != nil {
-		return nil, fmt.Errorf("damaged, or sealed with another master key: %w", ErrUnreadable)
-	}
-	return plain, nil
-}
-
 // CloseOwner stops an owner from starting new work. The owner's key still seals and
 // opens values until the key is erased.
 func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
@@ -220,11 +212,11 @@ func (v *Vault) CloseOwner(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// Erase destroys the owner's key. After that, the values that were sealed with the key
-// cannot be opened. In this process this holds at once, and in other processes after at
-// most KeyTTL. If db is a transaction, the caller must commit the transaction.
+// Erase destroys the owner's key and watermark secret. After that, the values that were
+// sealed with the key cannot be opened. In this process this holds at once, and in other
+// processes after at most KeyTTL. If db is a transaction, the caller must commit the transaction.
 func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
-	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
+	_, err := db.Exec(ctx, `update owner_keys set wrapped = null, watermark = null, watermark_master_key_id = null, erased_at = now() where owner = $1 and wrapped is not null`, owner)
 	if err != nil {
 		return fmt.Errorf("erase the key of owner %s: %w", owner, err)
 	}
@@ -243,32 +235,9 @@ func (v *Vault) Erase(ctx context.Context, db DB, owner uuid.UUID) error {
 	return nil
 }
 
-// WrapSecret seals a secret of the service, such as a signing key, under the master key.
-// The parameter purpose is the associated data. It names the secret and the secret's
-// location. The caller stores KeyID beside the result.
-func (v *Vault) WrapSecret(secret []byte, purpose string) []byte {
-	return v.master.Seal(nil, nil, secret, secretAAD(purpose))
-}
-
-// UnwrapSecret reverses WrapSecret, or returns ErrUnreadable. The parameter id is the
-// stored KeyID, or nil for a row of an earlier version.
-func (v *Vault) UnwrapSecret(wrapped []byte, purpose string, id []byte) ([]byte, error) {
-	secret, err := v.unwrap(wrapped, secretAAD(purpose), id)
-	if err != nil {
-		return nil, fmt.Errorf("unwrap %s: %w", purpose, err)
-	}
-	return secret, nil
-}
-
-func secretAAD(purpose string) []byte { return []byte("service secret: " + purpose) }
-
-// KeyID returns the id of the master key, which is 16 bytes derived from the key. The id
-// tells master keys apart and reveals nothing of a key.
-func (v *Vault) KeyID() []byte { return v.id }
-
-// Digest returns a 32-byte HMAC of the purpose and the parts. All processes with the
-// same master key get the same digest. Without the master key, a digest looks random,
-// and nobody can test guesses against it.
+// Digest returns a 32-byte HMAC of the purpose and the parts. All processes of a database
+// get the same digest, also after a rotation of the master key. Without the master key or an
+// earlier one, a digest looks random, and nobody can test guesses against it.
 func (v *Vault) Digest(purpose string, parts ...string) []byte {
 	h := hmac.New(sha256.New, v.mac)
 	for _, part := range append([]string{purpose}, parts...) {
@@ -282,7 +251,11 @@ func (v *Vault) Digest(purpose string, parts ...string) []byte {
 
 // Key seals and opens one owner's values with AES-256-GCM and random nonces. It is
 // safe for concurrent use.
-type Key struct{ aead cipher.AEAD }
+type Key struct {
+	aead    cipher.AEAD
+	number  int
+	earlier []cipher.AEAD // keys that this one has replaced, and that still open values
+}
 
 // Seal returns the nonce, ciphertext and tag of plain. Open succeeds only with the
 // same associated data aad.
@@ -290,9 +263,12 @@ func (k *Key) Seal(plain []byte, aad string) []byte {
 	return k.aead.Seal(nil, nil, plain, []byte(aad))
 }
 
-// Open reverses Seal, or returns ErrUnreadable.
+// Open reverses Seal of this key or of one that it has replaced, or returns ErrUnreadable.
 func (k *Key) Open(sealed []byte, aad string) ([]byte, error) {
 	plain, err := k.aead.Open(nil, nil, sealed, []byte(aad))
+	for i := 0; err != nil && i < len(k.earlier); i++ {
+		plain, err = k.earlier[i].Open(nil, nil, sealed, []byte(aad))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", aad, ErrUnreadable)
 	}

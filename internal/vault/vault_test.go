@@ -108,11 +108,11 @@ func TestErasedKeysStayErased(t *testing.T) {
 func TestServiceSecretsAreBoundToTheirPurpose(t *testing.T) {
 	t.Parallel()
 	v := newVault(t, 1)
-	wrapped := v.WrapSecret([]byte("secret"), "signing key 1")
-	if plain, err := v.UnwrapSecret(wrapped, "signing key 1", v.KeyID()); err != nil || string(plain) != "secret" {
+	wrapped := v.Own().Wrap([]byte("secret"), "signing key 1")
+	if plain, err := v.UnwrapSecret(wrapped, "signing key 1", v.Own().ID()); err != nil || string(plain) != "secret" {
 		t.Fatalf("%q, %v", plain, err)
 	}
-	if _, err := v.UnwrapSecret(wrapped, "signing key 2", v.KeyID()); !errors.Is(err, vault.ErrUnreadable) {
+	if _, err := v.UnwrapSecret(wrapped, "signing key 2", v.Own().ID()); !errors.Is(err, vault.ErrUnreadable) {
 		t.Errorf("for another purpose: %v, want ErrUnreadable", err)
 	}
 	if _, err := newVault(t, 2).UnwrapSecret(wrapped, "signing key 1", nil); !errors.Is(err, vault.ErrUnreadable) {

@@ -177,14 +177,22 @@ func (m Model) WeightsDigest() (string, error) {
 	return "sha256:" + digest, nil
 }
 
-// Tokenizer reads the tokenizer and the context size, without the weights.
-func (m Model) Tokenizer() (t *gpt2.Tokenizer, context int, err error) {
+// Config reads the settings of the model.
+func (m Model) Config() (gpt2.Config, error) {
 	config, err := gpt2.ReadConfig(m.Files)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read model %s: %w", m.From, err)
+		return config, fmt.Errorf("read model %s: %w", m.From, err)
+	}
+	return config, nil
+}
+
+// Tokenizer reads the tokenizer and the configuration, without the weights.
+func (m Model) Tokenizer() (t *gpt2.Tokenizer, config gpt2.Config, err error) {
+	if config, err = m.Config(); err != nil {
+		return nil, config, err
 	}
 	if t, err = gpt2.ReadTokenizer(m.Files); err != nil {
-		return nil, 0, fmt.Errorf("read model %s: %w", m.From, err)
+		return nil, config, fmt.Errorf("read model %s: %w", m.From, err)
 	}
-	return t, config.Context, nil
+	return t, config, nil
 }

@@ -12,6 +12,7 @@
 package gomlx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,6 +156,25 @@ func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 		s.err = s.next(ctx, tokens)
 	}
 	return s.logits, s.err
+}
+
+// NextEach implements [model.Sequence].
+func (s *sequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error) {
+	if s.err == nil {
+		s.err = cmp.Or(s.engine.info.CheckTokens(s.length, tokens), model.CheckWanted(n, tokens))
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	var each [][]float32
+	for from, to := 0, len(tokens)-n+1; to <= len(tokens); from, to = to, to+1 {
+		logits, err := s.Next(ctx, tokens[from:to]...)
+		if err != nil {
+			return nil, err
+		}
+		each = append(each, logits) // each computation has logits of its own
+	}
+	return each, nil
 }
 
 func (s *sequence) next(ctx context.Context, tokens []int) error {

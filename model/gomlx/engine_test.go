@@ -159,3 +159,7 @@ func TestConcurrentSequencesHaveTheGoldenLogits(t *testing.T) {
 }
 
 func TestNextRefusesInvalidTokens(t *testing.T) { modeltest.TestRefusals(t, open(t, tiny)) }
+
+func TestNextEachReturnsTheLogitsOfNext(t *testing.T) {
+	modeltest.TestEach(t, open(t, tiny), []int{7, 1, 30, 30, 2, 9, 100})
+}

@@ -18,6 +18,10 @@ type Config struct {
 	Inner   int     // width of the feed-forward layer
 	Epsilon float32 // number added to the variance in layer norms
 	EOS     int     // id of the token that ends a text, or -1 if there is none
+
+	// Conversational is set if the file has parameters for conversations, as those of
+	// DialoGPT do. Such a model was trained with turns that end with the token EOS.
+	Conversational bool
 }
 
 // These are the upper bounds of the sizes in a config.json. The largest published GPT-2
@@ -64,6 +68,8 @@ type configFile struct {
 
 	EOS json.RawMessage `json:"eos_token_id"`
 
+	Tasks json.RawMessage `json:"task_specific_params"`
+
 	Activation   *string          `json:"activation_function"`
 	ScaleWeights *bool            `json:"scale_attn_weights"`
 	ScaleByLayer *bool            `json:"scale_attn_by_inverse_layer_idx"`
@@ -91,6 +97,10 @@ func parseConfig(b []byte) (Config, error) {
 	if c.EOS, err = parseEOS(f.EOS, c.Vocab); err != nil {
 		return Config{}, err
 	}
+	var tasks struct{ Conversational json.RawMessage }
+	// Only a chat template depends on this member, so a form that this package does not know
+	// is no reason to refuse the model.
+	c.Conversational = json.Unmarshal(f.Tasks, &tasks) == nil && tasks.Conversational != nil
 	return c, nil
 }
 

@@ -54,7 +54,7 @@ type Engine struct {
 	queue    []*sequence      // sequences with tokens to compute, oldest first
 	free     []*kernel.Panels // pages of the KV cache for reuse
 	step     uint64           // number of steps begun
-	decoding int              // number of open sequences that have had logits
+	decoding int              // number of open sequences that decode
 	expected int              // number of sequences that got logits in the last step and have called neither Next nor Close since
 	budget   stepBudget
 	times    Times
@@ -146,7 +146,7 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	}
 	select {
 	case e.slots <- struct{}{}:
-		return &sequence{engine: e, logits: make([]float32, e.info.Vocab), done: make(chan error, 1)}, nil
+		return &sequence{engine: e, logits: [][]float32{make([]float32, e.info.Vocab)}, done: make(chan error, 1)}, nil
 	case <-e.stopped:
 		return nil, ErrClosed
 	case <-ctx.Done():
@@ -273,8 +273,8 @@ func (e *Engine) plan(f *forward, only *sequence) {
 				s.cache.pages = append(s.cache.pages, e.page(&f.layout))
 			}
 			r := row{cache: &s.cache, position: position, token: s.tokens[s.computed+i]}
-			if s.computed+i == len(s.tokens)-1 {
-				r.logits = s.logits
+			if w := s.computed + i - (len(s.tokens) - s.wanted); w >= 0 {
+				r.logits = s.logits[w]
 			}
 			f.rows = append(f.rows, r)
 		}
@@ -320,7 +320,7 @@ func (e *Engine) finish(took time.Duration, times Times) {
 		case stepped && s.computed == len(s.tokens):
 			s.finishedStep = e.step
 			e.expected++
-			if !s.decoding {
+			if s.wanted == 1 && !s.decoding {
 				s.decoding = true
 				e.decoding++
 			}

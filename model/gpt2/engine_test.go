@@ -75,6 +75,11 @@ func TestNextRefusesInvalidTokens(t *testing.T) {
 	modeltest.TestRefusals(t, randomEngine(t, smallShape(), Options{Threads: 2}))
 }
 
+func TestNextEachReturnsTheLogitsOfNext(t *testing.T) {
+	e := randomEngine(t, smallShape(), Options{Threads: 2, Sequences: 2})
+	modeltest.TestEach(t, e, randomIDs(rand.New(rand.NewPCG(5, 6)), e.info.Context, e.info.Vocab))
+}
+
 func TestOpenWaitsForRoom(t *testing.T) {
 	e := randomEngine(t, smallShape(), Options{Threads: 1, Sequences: 2})
 	a, b := modeltest.Open(t, e), modeltest.Open(t, e)
@@ -205,7 +210,7 @@ func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := opened.(*sequence)
-	if err := s.submit(make([]int, maxPromptTokens+1)); err != nil {
+	if err := s.submit(1, make([]int, maxPromptTokens+1)); err != nil {
 		t.Fatal(err)
 	}
 	e.plan(f, nil)
@@ -284,7 +289,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.(*sequence).submit(make([]int, tokens)); err != nil {
+		if err := s.(*sequence).submit(1, make([]int, tokens)); err != nil {
 			t.Fatal(err)
 		}
 		return s.(*sequence)
@@ -303,7 +308,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		default:
 			t.Fatal("a step left out a decoding sequence")
 		}
-		if err := s.submit([]int{1}); err != nil {
+		if err := s.submit(1, []int{1}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,8 +71,8 @@ type Times struct {
 	Rows      time.Duration // embedding, layer norms, quantising and copying logits
 }
 
-// newForward returns a forward for at most the given number of rows. At most wanted of
-// these rows may have a destination for logits.
+// newForward returns a forward for at most the given number of rows. It has memory for the
+// logits of the given number of wanted rows, and gets more when a step wants more.
 func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 	b := &n.blocks[0]
 	f := &forward{
@@ -154,6 +154,9 @@ func (f *forward) output() {
 		if r.logits != nil {
 			f.wanted = append(f.wanted, i)
 		}
+	}
+	if n := len(f.wanted) * f.embedding.Stride(); n > len(f.logits) {
+		f.logits = make([]float32, n)
 	}
 	f.overRows(normOutput, len(f.wanted))
 	f.overPanels(multiplyOutput, f.embedding)

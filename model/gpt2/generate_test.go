@@ -70,6 +70,11 @@ func testGenerateIsInvariant(t *testing.T, weights kernel.Format) {
 	run := func(e *Engine, past []int, seed uint64) ([]model.Delta, error) {
 		var deltas []model.Delta
 		p := model.Params{MaxTokens: 40, Temperature: 1.2, TopK: 60, TopP: 0.97, Seed: seed, Stop: []string{"zq", "éa", "\x01"}}
+		if seed%2 == 1 {
+			p.PresencePenalty, p.FrequencyPenalty, p.RepetitionPenalty, p.MinP = 0.5, 0.25, 1.3, 0.01
+			p.LogitBias, p.MinTokens = map[int]float64{97: 2, 200: -100}, 20
+			p.Logprobs = new(5)
+		}
 		_, err := model.Generate(t.Context(), e, []int{1, 2, 3, int(seed)}, past, p, func(d model.Delta) error {
 			deltas = append(deltas, d)
 			return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"colophon/model"
 )
 
 // A sequence implements [model.Sequence]. The engine's mutex guards the fields that the
@@ -12,36 +14,46 @@ import (
 // may.
 type sequence struct {
 	engine *Engine
-	logits []float32
-	done   chan error // receives the error of each call of Next, or nil
-	err    error      // the first error of Next, which every later call returns too
+	logits [][]float32 // as many as a call has wanted so far, each of shape [Vocab]
+	done   chan error  // receives the error of each call of NextEach, or nil
+	err    error       // the first error of NextEach, which every later call returns too
 
 	cache        cache
-	tokens       []int  // tokens passed to the last call of Next
+	tokens       []int  // tokens passed to the last call of NextEach
+	wanted       int    // number of the last of these tokens whose logits the caller wants
 	computed     int    // number of elements of tokens that are in the cache
 	inStep       int    // number of elements of tokens that the current step computes
 	finishedStep uint64 // number of the step that computed the last element of tokens
-	decoding     bool   // true if Next has returned logits before
+	decoding     bool   // true if a call that wanted only the last logits has returned
 	abandoned    bool   // true if the caller no longer waits for logits
 	closed       bool
 }
 
 // Next implements [model.Sequence].
 func (s *sequence) Next(ctx context.Context, tokens ...int) ([]float32, error) {
+	logits, err := s.NextEach(ctx, 1, tokens...)
+	if err != nil {
+		return nil, err
+	}
+	return logits[0], nil
+}
+
+// NextEach implements [model.Sequence].
+func (s *sequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error) {
 	if s.err == nil {
-		s.err = s.next(ctx, tokens)
+		s.err = s.next(ctx, n, tokens)
 	}
 	if s.err != nil {
 		return nil, s.err
 	}
-	return s.logits, nil
+	return s.logits[:n], nil
 }
 
-func (s *sequence) next(ctx context.Context, tokens []int) error {
+func (s *sequence) next(ctx context.Context, n int, tokens []int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.submit(tokens); err != nil {
+	if err := s.submit(n, tokens); err != nil {
 		return err
 	}
 	select {
@@ -53,8 +65,9 @@ func (s *sequence) next(ctx context.Context, tokens []int) error {
 	}
 }
 
-// submit queues the sequence with tokens to compute.
-func (s *sequence) submit(tokens []int) error {
+// submit queues the sequence with tokens to compute. The caller wants the logits of the last
+// n of them.
+func (s *sequence) submit(n int, tokens []int) error {
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -67,7 +80,13 @@ func (s *sequence) submit(tokens []int) error {
 	if err := e.info.CheckTokens(s.cache.tokens, tokens); err != nil {
 		return err
 	}
-	s.tokens, s.computed = append(s.tokens[:0], tokens...), 0
+	if err := model.CheckWanted(n, tokens); err != nil {
+		return err
+	}
+	for len(s.logits) < n {
+		s.logits = append(s.logits, make([]float32, e.info.Vocab))
+	}
+	s.tokens, s.computed, s.wanted = append(s.tokens[:0], tokens...), 0, n
 	e.queue = append(e.queue, s)
 	s.returned()
 	return nil

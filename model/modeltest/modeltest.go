@@ -143,6 +143,47 @@ func TestGolden(t *testing.T, e model.Engine, cases []Case, tolerance float64, g
 	t.Logf("largest difference of a logit: %.2g", most)
 }
 
+// TestEach computes tokens in parts of several sizes. The logits that NextEach returns for
+// each token must have the bits that Next returns after that token.
+func TestEach(t *testing.T, e model.Engine, ids []int) {
+	t.Helper()
+	alone := Open(t, e)
+	var want [][]float32
+	for _, id := range ids {
+		logits, err := alone.Next(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, slices.Clone(logits))
+	}
+	for _, part := range []int{1, 2, 5, len(ids)} {
+		for _, n := range []int{1, (part + 1) / 2, part} {
+			s, at := Open(t, e), 0
+			for tokens := range slices.Chunk(ids, part) {
+				n := min(n, len(tokens))
+				got, err := s.NextEach(t.Context(), n, tokens...)
+				at += len(tokens)
+				if err != nil || !slices.EqualFunc(got, want[at-n:at], func(a, b []float32) bool { return slices.EqualFunc(a, b, sameBits) }) {
+					t.Errorf("parts of %d tokens, the last %d logits after %d tokens: %v, or other bits", part, n, at, err)
+				}
+			}
+			s.Close()
+		}
+	}
+	for _, n := range []int{-1, 0, 3} {
+		s := Open(t, e)
+		if logits, err := s.NextEach(t.Context(), n, ids[:2]...); err == nil || logits != nil {
+			t.Errorf("%d of the logits after 2 tokens: %v", n, err)
+		}
+		if _, err := s.Next(t.Context(), ids...); err == nil {
+			t.Errorf("%d of the logits after 2 tokens: the next call succeeds", n)
+		}
+		s.Close()
+	}
+}
+
+func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
+
 // TestRefusals makes invalid calls of an engine. Each call must return the right error.
 // After the first error of a sequence, all later calls must return the same error.
 func TestRefusals(t *testing.T, e model.Engine) {

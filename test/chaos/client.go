@@ -142,6 +142,7 @@ func (u *user) submit(ctx context.Context, mode, key string, r request) (*client
 	submit := client.JobRequest{
 		Prompt: r.Prompt, MaxNewTokens: r.MaxNewTokens, Stop: r.Stop,
 		Temperature: &r.Temperature, TopK: &r.TopK, TopP: r.TopP, Seed: &r.Seed,
+		PresencePenalty: r.PresencePenalty, RepetitionPenalty: r.RepetitionPenalty, MinTokens: r.MinTokens,
 		Key: key,
 	}
 	if mode == "wait" {

@@ -151,8 +151,8 @@ func (p *Report) checkRules(stored *record, seen []observation, requests []reque
 	if n := len(requests) - len(seen); n > 0 {
 		p.add(Violation{Stuck, "", "every client finishes", "all of them", fmt.Sprintf("%d still wait", n)})
 	}
-	for _, id := range stored.wrongRows {
-		p.add(Violation{Changed, id.String(), "the history view agrees with the events", "the row of a rebuild", "another row"})
+	for _, d := range stored.wrongRows {
+		p.add(Violation{Changed, d.Job.String(), "the history view agrees with the events", "the row of a rebuild", d.What})
 	}
 	p.add(checkDamage(stored.damage)...)
 	p.add(stored.damage.checkRefused(seen)...)

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"colophon/events"
 	"colophon/internal/vault"
 )
 
@@ -64,7 +65,9 @@ func TestReportFindsEveryViolation(t *testing.T) {
 		"a client that waits": {func(_ *record, s *[]observation) { *s = nil }, Stuck, "every client finishes"},
 		"a lease":             {func(r *record, _ *[]observation) { r.openLeases = 1 }, Stuck, "no lease is left"},
 		"a queue entry":       {func(r *record, _ *[]observation) { r.openEntries = 1 }, Stuck, "no queue entry"},
-		"a wrong row":         {func(r *record, _ *[]observation) { r.wrongRows = []uuid.UUID{jobID} }, Changed, "the history view"},
+		"a wrong row": {func(r *record, _ *[]observation) {
+			r.wrongRows = []events.Difference{{Job: jobID, What: "the row is missing"}}
+		}, Changed, "the history view"},
 		"an event of a stranger": {func(r *record, _ *[]observation) {
 			r.writes = map[string][]write{jobID.String(): {{kind: "job.started", version: 2, writer: "stranger.3"}}}
 		}, Changed, "a worker with a wrong key takes no job"},

@@ -19,6 +19,10 @@ type request struct {
 	TopP         float64
 	Seed         uint64
 	Stop         []string
+
+	PresencePenalty   float64
+	RepetitionPenalty float64
+	MinTokens         int
 }
 
 // text is the expected result of a request, which is the result without faults.
@@ -68,6 +72,9 @@ func newRequests(n int, seed uint64) []request {
 				r.Stop = append(r.Stop, stops[rng.IntN(len(stops))])
 			}
 		}
+		if i%4 == 1 { // what depends on the text so far must survive faults too
+			r.PresencePenalty, r.RepetitionPenalty, r.MinTokens = 0.5, 1.2, r.MaxNewTokens/2
+		}
 		requests[i] = r
 	}
 	return requests
@@ -85,6 +92,8 @@ func expectedText(ctx context.Context, e model.Engine, r request) (text, error) 
 		TopP:        r.TopP,
 		Seed:        r.Seed,
 		Stop:        r.Stop,
+
+		PresencePenalty: r.PresencePenalty, RepetitionPenalty: r.RepetitionPenalty, MinTokens: r.MinTokens,
 	}, func(d model.Delta) error {
 		t.Text += d.Text
 		t.Tokens = append(t.Tokens, d.Tokens...)

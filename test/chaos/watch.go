@@ -67,11 +67,11 @@ type record struct {
 	leaseChanges map[string][]leaseChange // the lease changes of each job, by job id, ordered by time
 	pooled       int                      // number of events of jobs that were written through the pooler
 	openLeases   int
-	openEntries  int               // queue entries that are not done
-	wrongRows    []uuid.UUID       // jobs whose row in the history view contradicts their events
-	finished     map[string]bool   // whether each job is in a final state, by job id
-	mixed        map[string]bool   // whether the service has told the owner that several kernel classes generated the text, by job id
-	entries      map[string]string // the queue entries and the lease of each unfinished job, by job id
+	openEntries  int                 // queue entries that are not done
+	wrongRows    []events.Difference // jobs whose row in the history view contradicts their events
+	finished     map[string]bool     // whether each job is in a final state, by job id
+	mixed        map[string]bool     // whether the service has told the owner that several kernel classes generated the text, by job id
+	entries      map[string]string   // the queue entries and the lease of each unfinished job, by job id
 	damage       damage
 }
 
@@ -143,8 +143,7 @@ func readRecord(ctx context.Context, pool *pgxpool.Pool, store *events.Store, d 
 			return nil, err
 		}
 	}
-	report, err := store.CheckHistory(ctx)
-	r.wrongRows = report.Wrong
+	_, err = store.CheckHistory(ctx, events.Observer{Differs: func(d events.Difference) { r.wrongRows = append(r.wrongRows, d) }})
 	return r, err
 }
 

@@ -63,12 +63,31 @@ func (p *postgres) shoot(ctx context.Context, injected func()) error {
 	if err != nil {
 		return err
 	}
+	conn, err := pgx.Connect(ctx, p.clusters[p.primary].URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	killed := false
 	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // the backend may have ended
+		killed = syscall.Kill(pid, syscall.SIGKILL) == nil // the backend may have ended
 	}
 	injected()
-	_, err = p.backends(ctx, `false`) // waits for the recovery
-	return err
+	if !killed {
+		return nil
+	}
+	// The server notices the death of a backend a little later. It then ends all statements, one
+	// after the other, and takes no connection until it has recovered.
+	_, _ = conn.Exec(ctx, `select pg_sleep(10)`)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return untilAvailable(ctx, func() error {
+		conn, err := pgx.Connect(ctx, p.clusters[p.primary].URL())
+		if err != nil {
+			return err
+		}
+		return conn.Close(ctx)
+	})
 }
 
 // clockAhead is the time by which setClock sets the clock forward. setClock never sets
@@ -77,17 +96,27 @@ const clockAhead = 15 * time.Second
 
 // setClock sets the database's clock forward for the given time, and then back.
 func (p *postgres) setClock(ctx context.Context, lasts time.Duration, injected func()) error {
-	// The server may just have recovered from another fault, which broke the pool's
-	// connections. This query waits until the server answers.
-	if _, err := p.backends(ctx, `false`); err != nil {
+	if _, err := p.backends(ctx, `false`); err != nil { // waits for a recovery
 		return err
 	}
-	if err := pgtest.SetClock(ctx, p.pool, clockAhead); err != nil {
+	if err := p.clock(ctx, clockAhead); err != nil {
 		return err
 	}
 	injected()
 	err := sleep(ctx, lasts)
-	return errors.Join(err, pgtest.SetClock(context.WithoutCancel(ctx), p.pool, 0))
+	return errors.Join(err, p.clock(context.WithoutCancel(ctx), 0))
+}
+
+// clock sets the database's clock ahead of the machine's. It connects anew, because a
+// recovery of the server breaks the pool's connections, and the pool notices that of each
+// only when it is used.
+func (p *postgres) clock(ctx context.Context, ahead time.Duration) error {
+	conn, err := pgx.Connect(ctx, p.clusters[p.primary].URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return pgtest.SetClock(ctx, conn, ahead)
 }
 
 // promote kills the primary and promotes the standby, then makes the other server the

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,6 +61,10 @@ func (f *findings) add(kind, format string, args ...any) {
 	}
 }
 
+// dueHeaders are the headers that an answer with a status must have, although they are described
+// as optional.
+var dueHeaders = map[int][]string{202: {"Location"}, 401: {"WWW-Authenticate"}, 429: {"Retry-After"}, 503: {"Retry-After"}}
+
 // commonHeaders are the headers that every answer has.
 var commonHeaders = []string{"X-Request-Id", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy",
 	"Cross-Origin-Resource-Policy", "Permissions-Policy", "Content-Security-Policy", "Cache-Control"}
@@ -74,14 +79,32 @@ const rateLimitExceeded = "rate_limit_exceeded"
 // if the document allows the request, because a document cannot express these reasons.
 // mayRefuse adds the reasons that many operations share.
 var refusals = map[string][]string{
-	"register":        {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
-	"get-token":       {"invalid_credentials", "invalid_refresh_token"},
-	"change-password": {"wrong_password", "password_common"},
-	"erase-account":   {"wrong_password"},
-	"disable-user":    {"own_account", "account_erased"},
-	"enable-user":     {"account_erased"},
-	"generate":        {"no_room", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled"},
-	"submit-job":      {"no_room", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled"},
+	"register":                    {"username_taken", "password_common", "invalid_idempotency_key", "idempotency_key_reused", "idempotency_key_in_flight"},
+	"get-token":                   {"invalid_credentials", "invalid_refresh_token"},
+	"create-key":                  {"expiry_in_past", "key_name", "too_many_keys"},
+	"change-password":             {"wrong_password", "password_common"},
+	"erase-account":               {"wrong_password"},
+	"detect":                      {"text_length"},
+	"create-webhook":              {"webhook_url", "webhook_not_https", "webhook_address", "too_many_webhooks"},
+	"update-webhook":              {"webhook_url", "webhook_not_https", "webhook_address"},
+	"resend-delivery":             {"webhook_disabled"},
+	"disable-user":                {"own_account", "account_erased"},
+	"enable-user":                 {"account_erased"},
+	"generate":                    {"no_room", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased"},
+	"get-job":                     {"not_accepted_yet", "no_such_version", "time_in_future", "invalid_time"},
+	"job-logprobs":                {"no_repeatable_text", "invalid_idempotency_key", "idempotency_key_reused", "job_erased"},
+	"history":                     {"time_in_future"},
+	"log-checkpoint":              {"no_checkpoint"},
+	"log-key":                     {"no_checkpoint"},
+	"receipt":                     {"not_in_checkpoint"},
+	"usage":                       {"invalid_range"},
+	"submit-job":                  {"no_room", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased"},
+	"create-completion":           {"model_not_found", "context_length_exceeded", "token_ids_not_text", "too_many_choices", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased"},
+	"create-chat-completion":      {"model_not_found", "context_length_exceeded", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased"},
+	"get-model":                   {"model_not_found"},
+	"create-response":             {"model_not_found", "context_length_exceeded", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "response_erased", "background_not_stored", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
+	"count-response-input-tokens": {"model_not_found", "prompt_blank", "prompt_word", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
+	"list-response-input-items":   {"invalid_request"},
 }
 
 // mayRefuse reports whether the answer is a legitimate refusal of a valid request.
@@ -94,8 +117,12 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	case "invalid_access_token":
 		return r.op.private()
 	case "forbidden":
-		return r.op.Roles != nil && !slices.Contains(r.op.Roles, g.caller.role)
+		// A user may not give a key the scope admin, and a document cannot express this.
+		return r.op.OperationID == "create-key" || r.op.Roles != nil && !slices.Contains(r.op.Roles, g.caller.role)
 	case "invalid_request":
+		if (r.op.OperationID == "detect" || strings.HasPrefix(r.op.path, "/v1/")) && a.Status == 413 { // the longest texts fit into a body only if few of their characters need several bytes
+			return true
+		}
 		return r.op.OperationID == "get-token" && strings.Contains(string(a.Body), "is required with")
 	default:
 		return slices.Contains(refusals[r.op.OperationID], code)
@@ -111,7 +138,7 @@ func (f *findings) report(sent fmt.Stringer, a apitest.Answer) func(kind, format
 }
 
 // unavailable lists the problem codes with which the service may answer 503.
-var unavailable = []string{"busy", "queue_full", "streams_full", "not_ready", "interrupted", "unavailable", "database_read_only", "database_exhausted", "database_contended"}
+var unavailable = []string{"busy", "queue_full", "streams_full", "detector_busy", "not_ready", "interrupted", "not_in_checkpoint", "unavailable", "database_read_only", "database_exhausted", "database_contended"}
 
 // internalWords matches text that only errors of Go's packages and of Postgres have.
 var internalWords = regexp.MustCompile(`(?i)\bgo (struct|value|type)\b|goroutine|runtime error|\.go:\d|nil pointer|unmarshal|invalid character|unexpected EOF|unexpected end of|` +
@@ -202,7 +229,7 @@ func (f *findings) checkAnswer(g *generator, r *request, sent *http.Request, a a
 	if described, ok := r.op.Responses[strconv.Itoa(a.Status)]; ok {
 		for name, want := range described.Headers {
 			got, sent := a.Header[http.CanonicalHeaderKey(name)]
-			due := want.Required || f.rateLimited && strings.HasPrefix(name, "RateLimit") && !unlimitedPaths[r.op.path]
+			due := want.Required || slices.Contains(dueHeaders[a.Status], name) || f.rateLimited && strings.HasPrefix(name, "RateLimit") && !unlimitedPaths[r.op.path]
 			if sent && !regexp.MustCompile(want.Schema.Pattern).MatchString(got[0]) || !sent && due {
 				report(wrongHeader, "%s: %q", name, got)
 			}
@@ -265,9 +292,18 @@ func (d *document) checkStream(sent *http.Request, r *request, a apitest.Answer)
 		if err != nil {
 			return err.Error()
 		}
+		if strings.HasPrefix(r.op.path, "/v1/") { // the document describes these messages in words
+			if m.Data != "" && m.Data != "[DONE]" && !json.Valid([]byte(m.Data)) {
+				return "a message that is not JSON"
+			}
+			continue
+		}
 		if m.Data != "" {
 			events = append(events, m.Data)
 		}
+	}
+	if strings.HasPrefix(r.op.path, "/v1/") {
+		return ""
 	}
 	list := apitest.Answer{Status: a.Status, Header: a.Header.Clone(), Body: []byte("[" + strings.Join(events, ",") + "]")}
 	list.Header.Set("Content-Type", "application/json")

@@ -46,6 +46,7 @@ func TestServiceSurvivesHostileRequests(t *testing.T) {
 	s := &service{t: t, db: programtest.Database(t), started: new([]*programtest.Process), hashing: new(sync.Mutex)}
 	s.env = []string{"COLOPHON_DATA=" + t.TempDir(), "DATABASE_URL=" + s.db.URL, "COLOPHON_LOG_LEVEL=debug"} // net/http logs panics at this level
 	s.listen("up", "--no-rate-limits", "--admin-listen", "127.0.0.1:0")
+	s.api.Await("serving metrics and profiles")
 	admin := adminListener{t, regexp.MustCompile(`url=(http://\S+)/metrics`).FindStringSubmatch(s.api.Log())[1]}
 	h := &hostile{newCampaign(s.withT(apitest.Beside(t)), s.fetchDocument(), requests), map[string]int{}}
 	h.thorough, h.campaign.check = 100_000, h.check

@@ -18,6 +18,8 @@ import (
 var publicOperations = map[string]string{
 	"/.well-known/jwks.json GET": "public keys that verify access tokens",
 	"/healthz GET":               "probe of a process supervisor",
+	"/log/checkpoint GET":        "the log is for everybody",
+	"/log/key GET":               "the log is for everybody",
 	"/readyz GET":                "probe of a load balancer",
 	"/revoke POST":               "the token to revoke is enough (RFC 7009)",
 	"/token POST":                "this is the sign-in",
@@ -80,6 +82,35 @@ func (s *service) targets(owner *person, op *operation) []target {
 			{"a running job", withID(s.runningJob(owner)), true},
 			{"a job that has ended", withID(ended), true},
 		}
+	case op.path == "/users/me/sessions/{id}":
+		return []target{
+			{"the id of an account", withID(owner.id), false},
+			{"a session that does not exist", withID(unknown), false},
+			{"a session", withID(s.session(owner)), true},
+		}
+	case strings.HasPrefix(op.path, "/keys/{id}"):
+		var key struct{ ID string }
+		s.as(owner).Do("POST", "/keys", `{"name":"target"}`).Must(s.t, 201).Into(s.t, &key)
+		return []target{
+			{"a key that does not exist", withID(unknown), false},
+			{"a key", withID(key.ID), true},
+		}
+	case op.path == "/v1/models/{model}":
+		return []target{{"the model", map[string]string{"model": "opticks"}, false}}
+	case strings.HasPrefix(op.path, "/v1/responses/{id}"):
+		var response struct{ ID string }
+		s.as(owner).Do("POST", "/v1/responses", `{"model":"opticks","input":"`+canary+`","max_output_tokens":20}`).Must(s.t, 200).Into(s.t, &response)
+		return []target{
+			{"the id of an account", withID("resp_" + owner.id), false},
+			{"a response that does not exist", withID("resp_" + unknown), false},
+			{"a response", withID(response.ID), true},
+		}
+	case strings.HasPrefix(op.path, "/webhooks/{id}"):
+		hook, delivery := s.webhook(owner)
+		return []target{
+			{"a webhook that does not exist", map[string]string{"id": unknown, "delivery": unknown}, false},
+			{"a webhook", map[string]string{"id": hook, "delivery": delivery}, true},
+		}
 	case strings.HasPrefix(op.path, "/users/{id}"):
 		return []target{
 			{"an account that does not exist", withID(unknown), false},
@@ -90,10 +121,45 @@ func (s *service) targets(owner *person, op *operation) []target {
 	return nil
 }
 
+// webhook creates a webhook with a message, in place of the owner's earlier ones. It returns the
+// ids of both.
+func (s *service) webhook(owner *person) (id, delivery string) {
+	s.t.Helper()
+	var all []struct{ ID string }
+	s.as(owner).Do("GET", "/webhooks", "").Must(s.t, 200).Into(s.t, &all)
+	for _, w := range all {
+		s.as(owner).Do("DELETE", "/webhooks/"+w.ID, "").Must(s.t, 204)
+	}
+	var created struct{ ID string }
+	s.as(owner).Do("POST", "/webhooks", `{"url":"https://webhook.invalid/"}`).Must(s.t, 201).Into(s.t, &created)
+	id = created.ID
+	s.as(owner).Do("POST", "/webhooks/"+id+"/ping", "").Must(s.t, 202).Into(s.t, &created)
+	return id, created.ID
+}
+
 // victim registers an account on which other users act, and returns the account's id.
 func (s *service) victim() string {
 	s.t.Helper()
 	return s.register("victim-"+uuid.NewString(), "a long sentence")
+}
+
+// session signs in to an account once more, and returns the id of the new session.
+func (s *service) session(p *person) string {
+	s.t.Helper()
+	again := *p
+	s.signIn(&again).Must(s.t, 200)
+	var sessions []struct {
+		ID      string
+		Current bool
+	}
+	s.as(&again).Do("GET", "/users/me/sessions", "").Must(s.t, 200).Into(s.t, &sessions)
+	for _, found := range sessions {
+		if found.Current {
+			return found.ID
+		}
+	}
+	s.t.Fatalf("no session of %v is the current one", sessions)
+	return ""
 }
 
 // canary is a word that only the prompts of the owner's jobs contain.
@@ -118,13 +184,21 @@ type caller struct {
 	what          string
 	person        *person
 	authorization string // header value, "" to send none
-	authenticated bool   // the service accepts the access token
+	authenticated bool   // the service accepts the access token or the API key
+
+	scopes []string // the scopes of the API key, or nil for an access token
+}
+
+// permits reports whether the scopes of an API key, if it is one, are enough for the operation.
+func (c caller) permits(op *operation) bool {
+	return c.scopes == nil || op.Scope == "any" || slices.Contains(c.scopes, op.Scope)
 }
 
 // matrixUsers holds the users behind the rows of the access matrix.
 type matrixUsers struct {
 	owner, other, auditor, admin *person
 	disabled, erased             *person
+	revoked                      string // an API key
 	registered                   int
 }
 
@@ -146,6 +220,10 @@ func newMatrixUsers(s *service) *matrixUsers {
 	c := &matrixUsers{}
 	c.disabled, c.erased = c.add(s, "disabled", ""), c.add(s, "erased", "")
 	admin := c.add(s, "admin", "admin")
+	s.key(c.disabled, "generate", "read")
+	s.key(c.erased, "generate", "read")
+	c.revoked = s.key(admin, "generate", "read", "admin")
+	s.as(nil).Form("/revoke", "token", c.revoked).Must(s.t, 200)
 	s.as(admin).Do("POST", "/users/"+c.disabled.id+"/disable", "").Must(s.t, 200)
 	s.as(c.erased).Do("DELETE", "/users/me", fmt.Sprintf(`{"password":%q}`, c.erased.password)).Must(s.t, 204)
 	return c
@@ -165,18 +243,39 @@ func (c *matrixUsers) renew(s *service) {
 	}
 }
 
-// callers returns the callers in the order of their rows. The owner comes last, because
-// no other caller may change the owner's objects.
-func (c *matrixUsers) callers() []caller {
+// callers returns the callers in the order of their rows. The owner's keys and the owner come
+// last, because no other caller may change the owner's objects. The keys of a user come before
+// the user, who may erase the account.
+func (c *matrixUsers) callers(s *service) []caller {
+	s.t.Helper()
+	stranger := func(what, credential string) caller {
+		return caller{what: what, person: c.other, authorization: credential}
+	}
+	user := func(what string, p *person) caller {
+		return caller{what: what, person: p, authorization: "Bearer " + p.access, authenticated: true}
+	}
+	key := func(what string, p *person, scopes ...string) caller {
+		return caller{what: what, person: p, authorization: "Bearer " + s.key(p, scopes...), authenticated: true, scopes: scopes}
+	}
 	return []caller{
-		{"nobody", c.other, "", false},
-		{"a forger", c.other, "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI" + c.owner.id + "In0.", false},
-		{"a disabled user", c.disabled, "Bearer " + c.disabled.access, false},
-		{"an erased user", c.erased, "Bearer " + c.erased.access, false},
-		{"another user", c.other, "Bearer " + c.other.access, true},
-		{"an auditor", c.auditor, "Bearer " + c.auditor.access, true},
-		{"an administrator", c.admin, "Bearer " + c.admin.access, true},
-		{"the owner", c.owner, "Bearer " + c.owner.access, true},
+		stranger("nobody", ""),
+		stranger("a forger", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiI"+c.owner.id+"In0."),
+		stranger("a disabled user", "Bearer "+c.disabled.access),
+		stranger("an erased user", "Bearer "+c.erased.access),
+		stranger("a forged key", "Bearer "+c.revoked+"x"),
+		stranger("a revoked key", "Bearer "+c.revoked),
+		stranger("a key of a disabled user", "Bearer "+s.key(c.disabled, "generate", "read")),
+		stranger("a key of an erased user", "Bearer "+s.key(c.erased, "generate", "read")),
+		key("a key of another user", c.other, "generate", "read"),
+		user("another user", c.other),
+		key("an auditor's key for administration", c.auditor, "admin"),
+		user("an auditor", c.auditor),
+		key("an administrator's key for administration", c.admin, "admin"),
+		key("an administrator's other key", c.admin, "generate", "read"),
+		user("an administrator", c.admin),
+		key("the owner's key that reads", c.owner, "read"),
+		key("the owner's key that generates", c.owner, "generate"),
+		user("the owner", c.owner),
 	}
 }
 
@@ -195,7 +294,7 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 	for _, op := range doc.operations {
 		users.renew(s)
 		targets := s.targets(users.owner, op)
-		for _, row := range users.callers() {
+		for _, row := range users.callers(s) {
 			role := row.person.role
 			if role == "" {
 				role = "user"
@@ -221,6 +320,14 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 				switch {
 				case op.private() && (a.Status == 401) == row.authenticated:
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
+				case op.private() && row.authenticated && !row.permits(op):
+					want := "key_not_allowed"
+					if op.Scope != "" {
+						want = "insufficient_scope"
+					}
+					if a.Status != 403 || a.Code() != want {
+						t.Errorf("%s: %d %s, want 403 %s", cell, a.Status, a.Body, want)
+					}
 				case op.Roles != nil && row.authenticated && (a.Status == 403) == allowed:
 					t.Errorf("%s: %d %s", cell, a.Status, a.Body)
 				case object.owned && row.authenticated && (a.Status == 404) == (row.person == users.owner):
@@ -229,7 +336,7 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 				if row.person != users.owner && strings.Contains(string(a.Body), canary) {
 					t.Errorf("%s: the answer contains the owner's text", cell)
 				}
-				if op.Roles != nil && allowed && row.authenticated && object.what == "an account" {
+				if op.Roles != nil && allowed && row.authenticated && row.permits(op) && object.what == "an account" {
 					targets[i].ids = withID(s.victim()) // a new account for the next caller
 				}
 				if object.ids == nil || row.person == users.owner || op.Roles != nil && allowed {
@@ -254,6 +361,6 @@ func TestCallersReachOnlyPermittedObjects(t *testing.T) {
 // the events of the worker.
 func (s *service) requestEvents() (n int) {
 	s.t.Helper()
-	s.query([]any{&n}, `select count(*) from events where type in ('job.accepted', 'job.cancelled')`)
+	s.query([]any{&n}, `select count(*) from events where type in ('job.accepted', 'job.cancelled', 'job.erased')`)
 	return n
 }

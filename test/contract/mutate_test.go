@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -138,7 +139,11 @@ var mutations = map[string]func(*generator, *request) bool{
 		if r.op.RequestBody == nil {
 			return false
 		}
-		r.raw = append(r.content(), bytes.Repeat([]byte(" "), pick(g, 65<<10, 100<<10, 1<<20))...)
+		sizes := []int{65 << 10, 100 << 10, 1 << 20}
+		if strings.HasPrefix(r.op.path, "/v1/") && r.op.path != "/v1/responses/input_tokens" { // prompts of these may be as long as a context
+			sizes = []int{1<<20 + 1<<10, 2 << 20}
+		}
+		r.raw = append(r.content(), bytes.Repeat([]byte(" "), pick(g, sizes...))...)
 		r.invalid = true
 		return true
 	},
@@ -171,7 +176,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		if len(known) > 0 && g.chance(0.5) {
 			name := pick(g, known...)
 			r.part = "query." + name
-			r.query = append(r.without(name), [2]string{name, pick(g, "", " ", "x", "-1", "1.0", "1e1", "0x1", "+5", "１", "99999999999999999999", "\x00")})
+			r.query = append(r.without(name), [2]string{name, pick(g, "", " ", "x", "-2", "1.0", "1e1", "0x1", "+5", "１", "99999999999999999999", "\x00")})
 			return true
 		}
 		if g.chance(0.5) {
@@ -236,7 +241,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		if i := slices.IndexFunc(r.header, func(h [2]string) bool { return h[0] == p.Name }); i >= 0 {
 			r.header = slices.Delete(r.header, i, i+1)
 		}
-		value := pick(g, "", "x", "-1", "1.5", "+1", "1e1", "99999999999999999999", "0x5", "1,2", "\xff\xfe", "\"", strings.Repeat("a", 20000), "=;,")
+		value := pick(g, "", "x", "-2", "1.5", "+1", "1e1", "99999999999999999999", "0x5", "1,2", "\xff\xfe", "\"", strings.Repeat("a", 20000), "=;,")
 		if value == "" && p.Name == "Last-Event-ID" {
 			return false // an empty header counts as absent, which the document cannot express
 		}
@@ -252,8 +257,9 @@ var mutations = map[string]func(*generator, *request) bool{
 			}
 			id := r.path[i]
 			r.path = slices.Clone(r.path)
-			r.path[i] = pick(g, "x", "0", "\x00", "%", "..;", "a/b", "..", "*", "'", `"`, id[:len(id)-1], id+"0", strings.Repeat("a", 5000), "\xff", "-1")
+			r.path[i] = pick(g, "x", "0", "\x00", "%", "..;", "a/b", "..", "*", "'", `"`, cmp.Or(id[:max(1, len(id))-1], "x"), id+"0", strings.Repeat("a", 5000), "\xff", "-1")
 			r.part, r.invalid = "path."+strings.Trim(segment, "{}"), true
+			r.unknownRoute = r.path[i] == ".." // a reader of the document may take the path for a shorter one
 			return true
 		}
 		return false
@@ -343,7 +349,7 @@ func (g *generator) replaceText(r *request, change func(text string) any) bool {
 	}
 	var texts []string
 	for _, name := range sortedKeys(s.Properties) {
-		if p := g.doc.resolve(s.Properties[name]); p.is("string") || p.is("array") && g.doc.resolve(p.Items).is("string") {
+		if p := g.doc.first(s.Properties[name]); p.is("string") || p.is("array") && g.doc.resolve(p.Items).is("string") {
 			texts = append(texts, name)
 		}
 	}
@@ -351,7 +357,7 @@ func (g *generator) replaceText(r *request, change func(text string) any) bool {
 		return false
 	}
 	name := pick(g, texts...)
-	property := g.doc.resolve(s.Properties[name])
+	property := g.doc.first(s.Properties[name])
 	list := property.is("array")
 	if list {
 		property = g.doc.resolve(property.Items)
@@ -370,6 +376,9 @@ func (g *generator) replaceText(r *request, change func(text string) any) bool {
 // schema.
 func (g *generator) outOfBounds(s *schema) any {
 	var wrong []any
+	if len(s.OneOf) > 0 {
+		return notApplicable // what is outside of one form may be another
+	}
 	if len(s.Enum) > 0 {
 		wrong = append(wrong, "", "another", strings.ToUpper(s.Enum[0].(string)), s.Enum[0].(string)+" ")
 	}

@@ -37,7 +37,8 @@ type operation struct {
 		Content map[string]struct{ Schema *schema }
 	}
 	Security []map[string][]string
-	Roles    []string `json:"x-role"` // nil if every role may call the operation
+	Roles    []string `json:"x-role"`  // nil if every role may call the operation
+	Scope    string   `json:"x-scope"` // the scope that an API key needs; "" if API keys are refused
 }
 
 // responseHeader describes a header of a response.
@@ -66,6 +67,7 @@ type schema struct {
 	Properties                         map[string]*schema
 	Required                           []string
 	AdditionalProperties               any
+	OneOf                              []*schema
 }
 
 // types holds one or more JSON types of a schema.
@@ -80,9 +82,20 @@ func (t *types) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(t))
 }
 
-func (s *schema) is(kind string) bool { return slices.Contains(s.Type, kind) }
+// is reports whether a value of a type may be valid. One form of several is enough.
+func (s *schema) is(kind string) bool {
+	return slices.Contains(s.Type, kind) || slices.ContainsFunc(s.OneOf, func(one *schema) bool { return one.is(kind) })
+}
 
 var methods = []string{"get", "post", "put", "patch", "delete"}
+
+// first returns a resolved schema. Of several forms, it returns the first.
+func (d *document) first(s *schema) *schema {
+	if s = d.resolve(s); len(s.OneOf) > 0 {
+		return d.resolve(s.OneOf[0])
+	}
+	return s
+}
 
 // fetchDocument reads the document that the service serves.
 func (s *service) fetchDocument() *document {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,7 +75,7 @@ func (s *service) rateLimited(rate string) *service {
 	s.t.Helper()
 	other := *s
 	flags := append(noQuotas(), "--rate-limits", "memory")
-	for _, limit := range []string{"users", "token", "jobs", "calls", "anonymous"} {
+	for _, limit := range []string{"users", "token", "jobs", "keys", "calls", "anonymous"} {
 		flags = append(flags, "--limit-"+limit, rate)
 	}
 	other.listen("api", flags...)
@@ -101,7 +102,7 @@ func (s *service) startWorker() {
 	query := databaseURL.Query()
 	query.Set("application_name", workerConnections)
 	databaseURL.RawQuery = query.Encode()
-	s.worker = programtest.Start(s.t, append(s.env[:1:1], "DATABASE_URL="+databaseURL.String()), "worker", "--slots", strconv.Itoa(slots))
+	s.worker = programtest.Start(s.t, append(s.env[:1:1], "DATABASE_URL="+databaseURL.String()), "worker", "--slots", strconv.Itoa(slots), "--log-state", filepath.Join(s.t.TempDir(), "log-state"))
 	*s.started = append(*s.started, s.worker)
 }
 
@@ -158,6 +159,27 @@ type person struct {
 	id              string
 	access, refresh string
 	role            string // "" means the role user
+
+	keys map[string]string // API keys, by their scopes
+}
+
+// key returns an API key of a person with the given scopes. It creates each key once.
+func (s *service) key(p *person, scopes ...string) string {
+	s.t.Helper()
+	name := strings.Join(scopes, " ")
+	if p.keys[name] == "" {
+		body, err := json.Marshal(map[string]any{"name": name, "scopes": scopes})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		var created struct{ Key string }
+		s.as(p).Do("POST", "/keys", string(body)).Must(s.t, 201).Into(s.t, &created)
+		if p.keys == nil {
+			p.keys = map[string]string{}
+		}
+		p.keys[name] = created.Key
+	}
+	return p.keys[name]
 }
 
 // signUp registers an account and signs in to it.
@@ -299,7 +321,7 @@ func (s *service) sendBurst(ctx context.Context, n int) burst {
 	c := burst{person: s.signUp("burst-" + uuid.NewString()), results: make(chan result, n)}
 	for range n {
 		go func() {
-			a, err := s.as(c.person).Send(ctx, "POST", "/generate", longJob, "Prefer", "wait=30")
+			a, err := s.as(c.person).Send(ctx, "POST", "/generate", longJob, "Prefer", "wait=60")
 			c.results <- result{a, err}
 		}()
 	}

@@ -91,6 +91,8 @@ func (g *generator) valid(s *schema, name string) any {
 	switch {
 	case s.is("null") && g.chance(0.1):
 		return nil
+	case len(s.OneOf) > 0:
+		return g.valid(pick(g, s.OneOf...), name)
 	case len(s.Enum) > 0:
 		return pick(g, s.Enum...)
 	case s.is("object"):
@@ -103,7 +105,11 @@ func (g *generator) valid(s *schema, name string) any {
 		g.Shuffle(len(o), func(i, j int) { o[i], o[j] = o[j], o[i] })
 		return o
 	case s.is("array"):
-		list := make([]any, between(g, s.MinItems, s.MaxItems, 0, 5))
+		n := between(g, s.MinItems, s.MaxItems, 0, 5)
+		if items := g.doc.resolve(s.Items); items.is("object") || items.is("array") {
+			n = min(n, 3) // lists in lists would be larger than any body
+		}
+		list := make([]any, n)
 		for i := range list {
 			list[i] = g.valid(s.Items, name)
 		}
@@ -178,6 +184,10 @@ func (g *generator) text(s *schema, name string) string {
 		return time.Now().Add(time.Duration(g.Int64N(int64(48*time.Hour))) - 24*time.Hour).UTC().Format(time.RFC3339Nano)
 	case s.Format == "date":
 		return time.Now().AddDate(0, 0, g.IntN(9)-4).UTC().Format(time.DateOnly)
+	case lower == "model" && g.chance(0.8): // only the served model is known
+		return "opticks"
+	case lower == "at" && g.chance(0.7): // a random time is rarely one of a job's life
+		return pick(g, "1", "2", "3", time.Now().UTC().Format(time.RFC3339Nano))
 	case s.Pattern != "":
 		return rapid.StringMatching(s.Pattern).Example(g.IntN(1 << 30))
 	case strings.Contains(lower, "username") && g.chance(0.5):

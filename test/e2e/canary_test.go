@@ -141,11 +141,15 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 		"the next password":     "Aarau cassowary/feather=0x5eed",
 		"the prompt":            "a peacock's öre & plume",
 		"a prompt refused":      "an ibis' öre\u0000& plume",
+		"a text to examine":     "a kingfisher's ärmel & plume",
 		"a stop text":           "puffin? ünd",
+		"a text to tokenize":    "spoonbill's <ünd>",
+		"a model in a query":    "dotterel ä&b",
 		"a text in a path":      "toucan ä/b",
 		"a text in a query":     "hoopoe ä&b",
 		"a text in a header":    "kookaburra=b/c",
 		"half a JSON text":      "flamingö \"c",
+		"a webhook's URL":       "bittern-ä/ü&b",
 		"an unknown token":      "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
 		"an access token's sig": "shoebill-shoebill-shoebill",
 	}
@@ -184,10 +188,25 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	c.Access = strings.Join([]string{"x", "y", secrets["an access token's sig"]}, ".")
 	c.Do("GET", "/history", "").Must(t, 401)
 	c.Access = second.Access
+	var key struct{ Key string }
+	c.Do("POST", "/keys", `{"name":"canary"}`).Must(t, 201).Into(t, &key)
+	secrets["an API key"], secrets["a mistyped API key"] = key.Key[16:], key.Key[16:40]+"!"
+	c.As(key.Key).Do("GET", "/history", "").Must(t, 200)
+	c.As(key.Key[:16]+secrets["a mistyped API key"]).Do("GET", "/history", "").Must(t, 401)
+	c.Form("/revoke", "token", key.Key).Must(t, 200)
+
+	var hook, rotated struct{ ID, Secret string }
+	c.Do("POST", "/webhooks", `{"url":"https://webhook.invalid/?a=`+url.QueryEscape(secrets["a webhook's URL"])+`"}`).Must(t, 201).Into(t, &hook)
+	c.Do("POST", "/webhooks", `{"url":`+quoted("a webhook's URL")+`}`).Must(t, 422)
+	c.Do("POST", "/webhooks/"+hook.ID+"/rotate", "").Must(t, 200).Into(t, &rotated)
+	c.Do("POST", "/webhooks/"+hook.ID+"/ping", "").Must(t, 202)
+	secrets["a webhook's secret"], secrets["a webhook's next secret"] = hook.Secret[6:], rotated.Secret[6:]
 
 	// One job is completed, one is cancelled, one loses its client, and some are refused.
 	var ended client.Job
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`,"max_length":60,"stop":[`+quoted("a stop text")+`]}`, "Idempotency-Key", secrets["a text in a header"]).Must(t, 200).Into(t, &ended)
+	c.Do("POST", "/detect", `{"text":`+quoted("a text to examine")+`}`).Must(t, 200)
+	c.Do("POST", "/detect", `{"text":`+quoted("a text to examine")+`,"key":""}`).Must(t, 422)
 	words := strings.Fields(ended.Completion)
 	secrets["the text"] = strings.Join(words[:min(5, len(words))], " ")
 	follow(c, ended.ID, "", 0)
@@ -199,6 +218,9 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	disconnect()
 	c.Do("POST", "/generate", `{"prompt":`+quoted("a prompt refused")+`}`).Must(t, 422)
 	c.Do("POST", "/generate", `{"prompt":`+quoted("half a JSON text")).Must(t, 400)
+	c.Do("POST", "/tokenize", `{"text":`+quoted("a text to tokenize")+`}`).Must(t, 200)
+	c.Do("POST", "/tokenize", `{"text":"","x":`+quoted("a text to tokenize")+`}`).Must(t, 422)
+	c.Do("GET", "/jobs?model="+url.QueryEscape(secrets["a model in a query"]), "").Must(t, 200)
 	c.Do("POST", "/generate", `{"prompt":"a","`+secrets["a text in a header"]+`":1}`).Must(t, 422)
 	c.Do("POST", "/generate", `{"prompt":`+quoted("the prompt")+`}`, "Cancel-After", secrets["a text in a header"]).Must(t, 422)
 	c.Do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 422)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"regexp"
+	"strings"
 	"testing"
 
 	"colophon/client"
@@ -77,8 +78,52 @@ func mainFlow(t *testing.T, p *programtest.Process, db *pgtest.DB) {
 	if len(history) != 2 || history[1].ID != job.ID || history[1].GeneratedText != job.GeneratedText {
 		t.Errorf("history %+v", history)
 	}
+	var listed []client.Job
+	c.Do("GET", "/jobs?state=completed,queued&model="+history[0].ModelName+"&since=2000-01-01T00:00:00Z&until=9999-12-31T23:59:59Z&limit=1", "").Must(t, 200).Into(t, &listed)
+	if len(listed) != 1 || listed[0].ID != id || listed[0].GeneratedText != history[0].GeneratedText {
+		t.Errorf("jobs %+v", listed)
+	}
+	var usage client.UsageReport
+	c.Do("GET", "/usage", "").Must(t, 200).Into(t, &usage)
+	spent := int64(history[0].Usage.TotalTokens + history[1].Usage.TotalTokens)
+	if usage.Total.Jobs != 2 || usage.Total.TotalTokens != spent || usage.Budget == nil || usage.Budget.Used > int(spent) || usage.Budget.Left != 10000-usage.Budget.Used {
+		t.Errorf("usage %+v, want %d tokens", usage, spent)
+	}
+	var prompt struct{ Count int }
+	c.Do("POST", "/tokenize", `{"text":"The nature of light"}`).Must(t, 200).Into(t, &prompt)
+	if prompt.Count != history[0].Usage.PromptTokens {
+		t.Errorf("%d tokens, want %d", prompt.Count, history[0].Usage.PromptTokens)
+	}
+	completed := 0
+	for m, err := range c.Stream(ctx, "/events") {
+		if err != nil {
+			t.Errorf("feed: %v", err)
+		}
+		if m.Event == "job.completed" {
+			completed++
+		}
+		if completed == 2 {
+			break
+		}
+	}
+	if _, err := db.Owner.Exec(t.Context(), `update accounts set role = 'auditor' where id = $1`, owner); err != nil {
+		t.Fatal(err)
+	}
+	var accepted []struct{ Index int64 }
+	c.Do("GET", "/audit?type=job.accepted&since=2000-01-01T00:00:00Z&owner="+owner.String(), "").Must(t, 200).Into(t, &accepted)
+	if all := c.Do("GET", "/audit", "", "Accept", "application/x-ndjson").Must(t, 200); len(accepted) != 2 || strings.Count(string(all.Body), "job.accepted") != 2 {
+		t.Errorf("audit %+v, all\n%s", accepted, all.Body)
+	}
 	c.Do("PUT", "/users/me/password", `{"current_password":"`+apitest.Password+`","new_password":"another long sentence"}`).Must(t, 204)
 	other := c.As(c.SignIn("isaac", "another long sentence").Access)
+	var sessions []client.Session
+	other.Do("GET", "/users/me/sessions", "").Must(t, 200).Into(t, &sessions)
+	if len(sessions) != 2 || !sessions[0].Current || sessions[1].Current {
+		t.Errorf("sessions %+v", sessions)
+	}
+	c.As(c.SignIn("isaac", "another long sentence").Access).Do("DELETE", "/users/me/sessions/"+sessions[0].ID, "").Must(t, 204)
+	other.Do("GET", "/users/me", "").Refused(t, 401, "invalid_access_token")
+	other = c.As(c.SignIn("isaac", "another long sentence").Access)
 	c.Form("/revoke", "token", other.Access).Must(t, 200)
 	c.Do("DELETE", "/users/me", `{"password":"another long sentence"}`).Must(t, 204)
 	programtest.Eventually(t, "the key of the erased account is destroyed", func() bool {

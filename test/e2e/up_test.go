@@ -168,8 +168,8 @@ func TestJobIsPolledAndWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := up(t, "--no-rate-limits")
 	c := apitest.NewUser(t, s.URL, "poller")
-	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=20").Must(t, 200)
-	if got := a.Header.Get("Preference-Applied"); got != "wait=20" {
+	a := c.Do("POST", "/jobs", `{"prompt":"Light","max_length":30}`, "Prefer", "wait=60").Must(t, 200)
+	if got := a.Header.Get("Preference-Applied"); got != "wait=60" {
 		t.Errorf("Preference-Applied %q", got)
 	}
 	a = c.Do("POST", "/generate", `{"prompt":"Light","max_length":30}`, "Prefer", "respond-async").Must(t, 202)

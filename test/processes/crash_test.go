@@ -17,7 +17,7 @@ import (
 // TestJobOfAKilledWorkerContinues kills the worker of a job. Another worker must continue
 // the job. The database's clock is 15 seconds off and jumps by 30 seconds at each kill.
 // COLOPHON_TEST_KILLS sets the number of kills, 2 by default. The test logs the time from
-// each kill to the next token.
+// each kill to the next token. The text of every second job is marked.
 func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	slow(t)
 	t.Parallel()
@@ -32,7 +32,11 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 	workers := []*programtest.Process{m.worker(), m.worker()}
 	var took []time.Duration
 	for seed := 0; len(took) < kills; seed++ {
-		id := c.Submit(long(seed))
+		body := long(seed)
+		if seed%2 == 1 {
+			body = marked(body)
+		}
+		id := c.Submit(body)
 		events := c.watch(id)
 		first := next(t, events, started)
 		next(t, events, advanced)
@@ -41,7 +45,7 @@ func TestJobOfAKilledWorkerContinues(t *testing.T) {
 		pgtest.ShiftClock(t, m.url, shift)
 		killed := time.Now()
 		workers[holder].Kill()
-		undisturbed := c.Submit(long(seed)) // runs while the lease of the other job expires
+		undisturbed := c.Submit(body) // runs while the lease of the other job expires
 		second := next(t, events, func(e event) bool { return started(e) || e.Type == "job.completed" })
 		if second.Type == "job.completed" {
 			t.Logf("job %d was faster than the signal", seed)

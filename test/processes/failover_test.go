@@ -73,7 +73,7 @@ func failover(t *testing.T, within time.Duration, end func(primary *pgtest.Serve
 				a := c.Do("POST", "/jobs", sized(seed, 2))
 				mu.Lock()
 				switch {
-				case len(ids) >= jobs:
+				case len(ids) >= jobs && !back.IsZero():
 					mu.Unlock()
 					return
 				case a.Status == 202:

@@ -88,6 +88,9 @@ func sized(seed, tokens int) string {
 	return fmt.Sprintf(`{"prompt":"The nature of light","max_new_tokens":%d,"temperature":1.5,"top_k":0,"seed":%d}`, tokens, seed)
 }
 
+// marked returns a request with a watermark.
+func marked(body string) string { return `{"watermark":true,` + body[1:] }
+
 // user is a client that follows jobs across failures.
 type user struct{ apitest.Client }
 

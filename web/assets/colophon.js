@@ -9,8 +9,8 @@ export function fold(record, event) {
   const next = { ...record, events: [...record.events, event] };
   switch (event.type) {
     case "job.accepted": {
-      const { at: acceptedAt, prompt, prompt_tokens: promptTokens, params, stop, model } = event;
-      return { ...next, acceptedAt, prompt, promptTokens, params, stop, model };
+      const { at: acceptedAt, prompt, prompt_tokens: promptTokens, params, watermark, stop, model } = event;
+      return { ...next, acceptedAt, prompt, promptTokens, params, watermark, stop, model };
     }
     case "job.started": {
       const { weights, kernel } = event;
@@ -33,9 +33,9 @@ export function fold(record, event) {
 export const ended = ({ state }) => state !== "queued" && state !== "running";
 
 // request returns the request that generates the text of a record again.
-export function request({ prompt, params, stop }) {
-  const { max_tokens, temperature, top_k, top_p, seed } = params;
-  return { prompt, max_new_tokens: max_tokens, temperature, top_k, top_p, seed, ...(stop?.length && { stop }) };
+export function request({ prompt, params, watermark, stop }) {
+  const { max_tokens, ...others } = params;
+  return { prompt, max_new_tokens: max_tokens, ...others, ...(watermark && { watermark: true }), ...(stop?.length && { stop }) };
 }
 
 // quote returns strings as users write them: in double quotes, with commas between them.
@@ -76,6 +76,12 @@ export function lines(id, record) {
     ["temperature", params.temperature],
     ["top-k", params.top_k],
     ["top-p", params.top_p],
+    ["min-p", params.min_p],
+    ["presence penalty", params.presence_penalty],
+    ["frequency penalty", params.frequency_penalty],
+    ["repetition penalty", params.repetition_penalty],
+    ["logit bias for", params.logit_bias && count(Object.keys(params.logit_bias).length, "token")],
+    ["at least", params.min_tokens && count(params.min_tokens, "new token")],
     ["stop at", record.stop && quote(record.stop)],
   ];
   const versions = record.events.map(({ version }) => version);
@@ -87,6 +93,7 @@ export function lines(id, record) {
     ["Attempts", record.attempts > 1 ? record.attempts : undefined],
     ["Weights", record.weights],
     ["Kernel", record.kernel],
+    ["Watermark", record.watermark && `key ${record.watermark.key}, ${record.watermark.parameters}`],
     ["Job", id],
     ["Events", versions.length > 0 ? `${versions[0]} to ${versions.at(-1)}` : undefined],
   ].filter(([, value]) => known(value)).map(([term, value]) => [term, String(value)]);

@@ -13,6 +13,7 @@ export class Composer {
   #notice = find("composer-notice");
   #settings = ["max_new_tokens", "temperature", "top_k", "top_p", "seed"].map(find);
   #stop = find("stop");
+  #watermark = find("watermark");
 
   // The constructor takes two callbacks. It calls write with a request when the user
   // submits the form, and cancel when the user cancels the running text.
@@ -42,6 +43,7 @@ export class Composer {
   fill(request) {
     for (const input of this.#settings) input.value = request[input.name] ?? "";
     this.#stop.value = quote(request.stop ?? []);
+    this.#watermark.checked = request.watermark ?? false;
     this.#checkStop();
     find("seed").closest("details").open = true;
     this.#begin(request.prompt);
@@ -103,6 +105,7 @@ export class Composer {
     }
     const stop = unquote(this.#stop.value);
     if (stop.length > 0) request.stop = stop;
+    if (this.#watermark.checked) request.watermark = true;
     return request;
   }
 }

@@ -50,9 +50,9 @@ export async function* follow(open, { signal, after = 0, silence = 30_000, onCut
   }
 }
 
-// isFinal reports whether an event is the last event of its job.
+// isFinal reports whether an event ends its job. Only job.erased may follow.
 export function isFinal({ type, final }) {
-  return type === "job.completed" || type === "job.cancelled" || (type === "job.failed" && final !== false);
+  return type === "job.completed" || type === "job.cancelled" || type === "job.erased" || (type === "job.failed" && final !== false);
 }
 
 function sleep(milliseconds, signal) {

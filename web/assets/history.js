@@ -9,7 +9,7 @@ export class History {
   #open;
   #list = find("history-items");
   #older = ""; // path of the next page of the history; "" after the last page
-  #entries = new Map(); // buttons by job id
+  #entries = new Map(); // buttons, and items of erased texts, by job id
 
   // The constructor takes a client and the function open, which is called with the id
   // of the job that the user chooses.
@@ -27,13 +27,14 @@ export class History {
     show(find("older"), false);
   }
 
-  // refresh adds the texts that are new. If no text is loaded yet, it loads the first
-  // page.
+  // refresh adds the texts that are new, and marks those that were erased. If no text is
+  // loaded yet, it loads the first page.
   async refresh() {
     const username = this.#client.username;
     await this.#load("/history", (items, older) => {
       if (this.#client.username !== username) return;
       if (this.#entries.size === 0) this.#older = older;
+      for (const item of items) if (item.erased_at) this.#erase(item);
       this.#list.prepend(...this.#fresh(items));
     });
   }
@@ -73,8 +74,22 @@ export class History {
     show(find("older"), this.#older !== "");
   }
 
+  // erase replaces a listed text by what is left of it.
+  #erase(item) {
+    const entry = this.#entries.get(item.id);
+    if (entry?.tagName !== "BUTTON") return;
+    const tombstone = make("li", {}, ...erased(item));
+    entry.parentElement.replaceWith(tombstone);
+    this.#entries.set(item.id, tombstone);
+  }
+
   #fresh(items) {
     return items.filter(({ id }) => !this.#entries.has(id)).map((item) => {
+      if (item.erased_at) {
+        const tombstone = make("li", {}, ...erased(item));
+        this.#entries.set(item.id, tombstone);
+        return tombstone;
+      }
       const button = make("button", { type: "button" }, ...summary(item));
       button.addEventListener("click", () => this.#open(item.id));
       this.#entries.set(item.id, button);
@@ -83,11 +98,20 @@ export class History {
   }
 }
 
+// erased returns what is left of an erased text.
+function erased({ model_name, created_at, erased_at }) {
+  return [
+    make("span", { className: "excerpt" }, make("i", {}, `Erased on ${moment(erased_at)}`)),
+    make("span", { className: "when" }, make("time", { dateTime: created_at }, moment(created_at)), ` · ${model_name}`),
+  ];
+}
+
+const moment = (at) => new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
 function summary({ prompt, completion, model_name, created_at }) {
   const rest = [...completion].slice(0, Math.max(0, excerpt - [...prompt].length)).join("");
-  const date = new Date(created_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
   return [
     make("span", { className: "excerpt" }, make("b", {}, prompt), rest),
-    make("span", { className: "when" }, make("time", { dateTime: created_at }, date), ` · ${model_name}`),
+    make("span", { className: "when" }, make("time", { dateTime: created_at }, moment(created_at)), ` · ${model_name}`),
   ];
 }

@@ -94,6 +94,10 @@ async function present(path, job) {
   try {
     job ??= await client.job(path);
     signal.throwIfAborted();
+    if (job.erased_at) {
+      history.refresh();
+      throw new Error("This text was erased.");
+    }
     sheet.begin(job);
     history.mark(job.id);
     const open = (after, signal) => client.events(path, after, signal);

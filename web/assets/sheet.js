@@ -45,7 +45,7 @@ export class Sheet {
     this.#record = fold(this.#record, event);
     // Each piece gets its own span, so that a screen reader announces only this piece
     // and not the whole text again.
-    if (event.type === "job.advanced") this.#continuation.append(make("span", {}, event.text));
+    if (event.type === "job.advanced") this.#continuation.append(make("span", {}, event.text ?? ""));
     if (event.type !== "job.advanced" || this.#root.dataset.state !== this.#record.state) this.#report();
     if (ended(this.#record)) this.#close();
   }

@@ -33,6 +33,13 @@ test("a finished job has every line of its colophon", () => {
 test("the repeated request equals the first one", () => {
   assert.deepEqual(request(record(accepted)), { prompt: "The Rays", max_new_tokens: 48, temperature: 0, top_k: 40, top_p: 1, seed: 9007199254740991, stop: ["\n"] });
   assert.equal("stop" in request(record({ ...accepted, stop: undefined })), false);
+  const params = { ...accepted.params, presence_penalty: 0.5, logit_bias: { 7: -100 }, min_tokens: 1 };
+  const repeated = request(record({ ...accepted, params }));
+  assert.deepEqual([repeated.presence_penalty, repeated.logit_bias, repeated.min_tokens], [0.5, { 7: -100 }, 1]);
+  assert.match(told(record({ ...accepted, params })).Settings, /presence penalty.0\.5 · logit bias for.1 token · at least.1 new token/);
+  const watermark = { key: "020ca29fff479ebe", parameters: "gumbel-h3-s8/1" };
+  assert.equal(request(record({ ...accepted, watermark })).watermark, true);
+  assert.equal(told(record({ ...accepted, watermark })).Watermark, "key 020ca29fff479ebe, gumbel-h3-s8/1");
 });
 
 test("users can write every stop string", () => {

@@ -38,8 +38,9 @@ func ShiftClock(t testing.TB, url string, d time.Duration) {
 // SetClock is like [ShiftClock], over the owner's connection to the database.
 //
 // The functions now, clock_timestamp and statement_timestamp are shadowed in a schema that
-// comes before pg_catalog in the search path. The defaults of columns and the keyword
-// current_timestamp keep the server's clock.
+// comes before pg_catalog in the search path, and after public, in which a process that
+// migrates creates its tables. The defaults of columns that exist at the first call and the
+// keyword current_timestamp keep the server's clock.
 func SetClock(ctx context.Context, db interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }, d time.Duration) error {
@@ -59,7 +60,7 @@ func SetClock(ctx context.Context, db interface {
 				as 'select pg_catalog.clock_timestamp() + (select ahead from shifted.clock)';
 			grant usage on schema shifted to public;
 			grant select on shifted.clock to public;
-			execute format('alter database %I set search_path = shifted, pg_catalog, public', current_database());
+			execute format('alter database %I set search_path = public, shifted, pg_catalog', current_database());
 		end $$`)
 	if err == nil {
 		_, err = db.Exec(ctx, `update shifted.clock set ahead = $1`, d)

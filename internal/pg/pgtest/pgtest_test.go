@@ -183,4 +183,13 @@ func TestShiftedClock(t *testing.T) {
 			}
 		}
 	}
+	// A process that migrates afterwards must find the tables, and create new ones beside them.
+	var schema string
+	_, err := db.Owner.Exec(t.Context(), `create table later (at timestamptz not null default now())`)
+	if err == nil {
+		err = db.Owner.QueryRow(t.Context(), `select relnamespace::regnamespace::text from pg_class where relname = 'later'`).Scan(&schema)
+	}
+	if err != nil || schema != "public" {
+		t.Errorf("a new table is in the schema %q, %v", schema, err)
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"colophon/internal/retry"
 )
 
 // TestPermanentErrorsAreNotRetried lets the server give answers that would be the same at
@@ -80,7 +82,7 @@ func TestTemporaryErrorsAreRetried(t *testing.T) {
 		"500, then good": {slices.Repeat([]http.HandlerFunc{code(500)}, 5), true, 7 * time.Second, 16 * time.Second, "500 Internal Server Error"},
 		"always 503":     {slices.Repeat([]http.HandlerFunc{code(503)}, 50), false, 7 * time.Second, 16 * time.Second, "6 requests without progress"},
 		"asked to wait":  {[]http.HandlerFunc{code(429, "Retry-After", "20")}, true, 20 * time.Second, 20 * time.Second, "trying again in 20s"},
-		"asked too long": {[]http.HandlerFunc{code(503, "Retry-After", "7200")}, true, maxWait, maxWait, "503"},
+		"asked too long": {[]http.HandlerFunc{code(503, "Retry-After", "7200")}, true, retry.MaxRequestWait, retry.MaxRequestWait, "503"},
 		"stall":          {[]http.HandlerFunc{stall(10, nil), stall(50, nil)}, true, 60 * time.Second, 62 * time.Second, "no byte for 30s"},
 		"silence":        {[]http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}, true, 30 * time.Second, 31 * time.Second, "no byte for 30s"},
 		"416":            {[]http.HandlerFunc{cut(50, nil), code(416)}, true, 0, 2 * time.Second, "unexpected EOF"},

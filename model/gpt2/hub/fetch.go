@@ -4,15 +4,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -22,32 +19,8 @@ import (
 	"colophon/internal/retry"
 )
 
-const (
-	// stallTimeout is the longest time that a request may wait for the next byte.
-	stallTimeout = 30 * time.Second
-
-	// maxFailures is the number of failed requests in a row without progress after
-	// which fetch gives up.
-	maxFailures = 6
-
-	// The wait before another request is firstWait after the first failure. It doubles
-	// with each further failure. If the server sends a longer Retry-After, that time is
-	// used instead. No wait is longer than maxWait. Jitter shortens the wait by up to
-	// half, so that clients do not retry at the same time.
-	firstWait = 500 * time.Millisecond
-	maxWait   = time.Minute
-)
-
-// permanent is an error that a retry would repeat.
-type permanent struct{ error }
-
-func (p *permanent) Unwrap() error { return p.error }
-
-// unavailable is the error for a response that asks the client to come back later.
-type unavailable struct {
-	error
-	retryAfter time.Duration // 0 if the server names no time
-}
+// stallTimeout is the longest time that a request may wait for the next byte.
+const stallTimeout = 30 * time.Second
 
 // download is the state of one file while it is fetched.
 type download struct {
@@ -73,9 +46,8 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 	if err := d.resume(ctx); err != nil {
 		return err
 	}
-	best, failures := d.received, 0
-	backoff := retry.Backoff{First: firstWait, Max: maxWait}
-	gaveUp := false
+	best := d.received
+	var requests retry.Requests // failed requests without progress
 	request := func() error {
 		if err := d.request(ctx); err != nil {
 			return err
@@ -83,34 +55,23 @@ func fetch(ctx context.Context, from source, path string, progress func(int64), 
 		return d.verify()
 	}
 	err = retry.Do(ctx, request, func(err error) (time.Duration, bool) {
-		if _, ok := errors.AsType[*permanent](err); ok {
-			return 0, false
+		if d.received > best {
+			best = d.received
+			requests.Reset()
 		}
-		if failures++; d.received > best {
-			best, failures = d.received, 1
-			backoff.Reset()
+		wait, again := requests.Next(err)
+		if again {
+			note(fmt.Sprintf("%s: %v; trying again in %v", d.Name, err, wait.Round(time.Second/10)))
 		}
-		if gaveUp = failures == maxFailures; gaveUp {
-			return 0, false
-		}
-		wait := backoff.Next()
-		wait -= rand.N(wait / 2)
-		if u, ok := errors.AsType[*unavailable](err); ok {
-			wait = min(max(wait, u.retryAfter), maxWait)
-		}
-		note(fmt.Sprintf("%s: %v; trying again in %v", d.Name, err, wait.Round(time.Second/10)))
-		return wait, true
+		return wait, again
 	})
 	switch {
 	case err == nil:
 		return d.diskError(part.Sync())
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case gaveUp:
-		return fmt.Errorf("fetch %s: %d requests without progress; the partial file is kept, so try again later: %w", d.Name, failures, err)
-	}
-	if p, ok := errors.AsType[*permanent](err); ok {
-		err = p.error
+	case !retry.IsPermanent(err):
+		return fmt.Errorf("fetch %s: %d requests without progress; the partial file is kept, so try again later: %w", d.Name, requests.Failed(), err)
 	}
 	return fmt.Errorf("fetch %s: %w", d.Name, err)
 }
@@ -138,11 +99,11 @@ func (d *download) restart() error {
 	d.progress(0)
 	if info, err := d.part.Stat(); err != nil || info.Size() > 0 {
 		if err := errors.Join(err, d.part.Truncate(0)); err != nil {
-			return &permanent{err}
+			return retry.Permanent(err)
 		}
 	}
 	if _, err := d.part.Seek(0, io.SeekStart); err != nil {
-		return &permanent{err}
+		return retry.Permanent(err)
 	}
 	return nil
 }
@@ -166,7 +127,7 @@ func (d *download) verify() error {
 
 // refuse removes the partial file and returns a permanent error.
 func (d *download) refuse(err error) error {
-	return &permanent{fmt.Errorf("%s sent a file that is not the published one; it was removed: %w", d.base.Host, errors.Join(err, os.Remove(d.part.Name())))}
+	return retry.Permanent(fmt.Errorf("%s sent a file that is not the published one; it was removed: %w", d.base.Host, errors.Join(err, os.Remove(d.part.Name()))))
 }
 
 // errStalled is the cause of the cancellation of a stalled request.
@@ -189,7 +150,7 @@ func (d *download) request(ctx context.Context) error {
 	defer stall.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
 	if err != nil {
-		return &permanent{err}
+		return retry.Permanent(err)
 	}
 	req.Header.Set("User-Agent", "colophon")
 	req.Header.Set("Accept-Encoding", "identity") // no compression, because byte ranges must count the bytes of the file
@@ -204,28 +165,13 @@ func (d *download) request(ctx context.Context) error {
 	}
 	resp, err := d.client.Do(req)
 	if err != nil {
-		return networkError(ctx, err)
+		return retry.RequestError(ctx, err)
 	}
 	defer resp.Body.Close()
 	if err := d.checkResponse(resp); err != nil {
 		return err
 	}
 	return d.receive(ctx, resp.Body, stall)
-}
-
-// networkError returns the cause of a failed request without the URL. After a redirect,
-// the URL may be a secret.
-func networkError(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err
-	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &permanent{err}
-	}
-	return err
 }
 
 // checkResponse checks the status and the headers of a response. It restarts the
@@ -235,7 +181,7 @@ func (d *download) checkResponse(resp *http.Response) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK:
 		if media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); media == "text/html" {
-			return &permanent{fmt.Errorf("%s answers with a web page: does a proxy or network ask you to sign in?", host)}
+			return retry.Permanent(fmt.Errorf("%s answers with a web page: does a proxy or network ask you to sign in?", host))
 		}
 		if err := d.checkLength(host, resp.ContentLength); err != nil {
 			return err
@@ -258,15 +204,16 @@ func (d *download) checkResponse(resp *http.Response) error {
 		return cmp.Or(d.restart(), errors.New("the requested range does not exist"))
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		if d.token == "" {
-			return &permanent{fmt.Errorf("%s answers %s: if the model requires an account, set HF_TOKEN to your access token", host, status(code))}
+			return retry.Permanent(fmt.Errorf("%s answers %s: if the model requires an account, set HF_TOKEN to your access token", host, status(code)))
 		}
-		return &permanent{fmt.Errorf("%s answers %s: the access token in HF_TOKEN may not read %s", host, status(code), d.Name)}
+		return retry.Permanent(fmt.Errorf("%s answers %s: the access token in HF_TOKEN may not read %s", host, status(code), d.Name))
 	case code == http.StatusNotFound || code == http.StatusGone:
-		return &permanent{fmt.Errorf("%s answers %s: the file does not exist there; is HF_ENDPOINT right?", host, status(code))}
-	case code == http.StatusRequestTimeout || code == http.StatusTooEarly || code == http.StatusTooManyRequests || code >= 500:
-		return &unavailable{fmt.Errorf("%s answers %s", host, status(code)), parseRetryAfter(resp.Header.Get("Retry-After"))}
+		return retry.Permanent(fmt.Errorf("%s answers %s: the file does not exist there; is HF_ENDPOINT right?", host, status(code)))
 	default:
-		return &permanent{fmt.Errorf("%s answers %s, which is unexpected for a download", host, status(code))}
+		if err := retry.Unavailable(resp, fmt.Errorf("%s answers %s", host, status(code))); err != nil {
+			return err
+		}
+		return retry.Permanent(fmt.Errorf("%s answers %s, which is unexpected for a download", host, status(code)))
 	}
 	if tag := resp.Header.Get("ETag"); strings.HasPrefix(tag, `"`) { // only a strong ETag begins with a quotation mark
 		d.etag = tag
@@ -279,9 +226,9 @@ func (d *download) checkResponse(resp *http.Response) error {
 func (d *download) checkLength(host string, n int64) error {
 	switch {
 	case d.SHA256 == "" && n > maxConfig:
-		return &permanent{fmt.Errorf("%s has a file of %d bytes, too large for a config", host, n)}
+		return retry.Permanent(fmt.Errorf("%s has a file of %d bytes, too large for a config", host, n))
 	case d.SHA256 != "" && n >= 0 && n != d.Size:
-		return &permanent{fmt.Errorf("%s has a file of %d bytes, the published one has %d", host, n, d.Size)}
+		return retry.Permanent(fmt.Errorf("%s has a file of %d bytes, the published one has %d", host, n, d.Size))
 	}
 	return nil
 }
@@ -306,14 +253,14 @@ func (d *download) receive(ctx context.Context, body io.Reader, stall *time.Time
 			d.received += int64(n)
 			d.progress(d.received)
 			if err != nil {
-				return &permanent{d.diskError(err)}
+				return retry.Permanent(d.diskError(err))
 			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return networkError(ctx, err)
+			return retry.RequestError(ctx, err)
 		}
 	}
 	if d.received < d.Size {
@@ -337,18 +284,6 @@ func (d *download) diskError(err error) error {
 // status returns a status code with its text.
 func status(code int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
-}
-
-// parseRetryAfter reads a Retry-After header, which is a number of seconds or a date.
-// It returns 0 for any other value.
-func parseRetryAfter(s string) time.Duration {
-	if n, err := strconv.ParseUint(s, 10, 16); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if at, err := http.ParseTime(s); err == nil {
-		return max(time.Until(at), 0)
-	}
-	return 0
 }
 
 // parseContentRange reads "bytes first-last/total" (RFC 9110 section 14.4). If the

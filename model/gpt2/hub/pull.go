@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"colophon/internal/retry"
 )
 
 // Options configure a pull.
@@ -270,10 +272,10 @@ const maxRedirects = 10
 // access token from requests to other servers.
 func (s *server) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
-		return &permanent{fmt.Errorf("more than %d redirects", maxRedirects)}
+		return retry.Permanent(fmt.Errorf("more than %d redirects", maxRedirects))
 	}
 	if scheme := req.URL.Scheme; scheme != "https" && scheme != s.base.Scheme {
-		return &permanent{fmt.Errorf("redirected to %s by %s", req.URL.Host, scheme)}
+		return retry.Permanent(fmt.Errorf("redirected to %s by %s", req.URL.Host, scheme))
 	}
 	if req.URL.Scheme != s.base.Scheme || req.URL.Host != s.base.Host {
 		req.Header.Del("Authorization")

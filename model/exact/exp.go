@@ -1,15 +1,22 @@
-package model
+// Package exact computes functions of float64 with the same bits on every machine. The standard
+// library does not promise that: its functions are assembly on some processors. Compilers may
+// also join a product and a sum into one operation with one rounding, so every product here is
+// converted to float64.
+//
+// Its bits must never change, because recorded texts depend on them. The functions have no
+// state and are safe for concurrent use.
+package exact
 
 import "math"
 
-// exp returns e^x for x at most 0. For x below -40 it returns 0, because the sampler
-// would round so small a weight to 0. The relative error is at most 4e-16. exp uses
+// Exp returns e^x for x at most 0. For x below -40 it returns 0, because the sampler
+// would round so small a weight to 0. The relative error is at most 4e-16. Exp uses
 // only basic operations and rounds the result of each, so all machines give the same
 // bits.
 //
-// exp splits e^x into 2^(n/32) * e^r, where n is an integer and |r| is at most
+// Exp splits e^x into 2^(n/32) * e^r, where n is an integer and |r| is at most
 // ln(2)/64. The first factor comes from a table, the second from a Taylor series.
-func exp(x float64) float64 {
+func Exp(x float64) float64 {
 	const (
 		stepHi = 0x1.62e42fee00000p-6  // ln(2)/32 in 32 bits, so that n*stepHi is exact
 		stepLo = 0x1.a39ef35793c76p-38 // the rest of ln(2)/32

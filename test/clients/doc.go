@@ -1,0 +1,15 @@
+// Package clients tests the service with clients that other people wrote, and with clients
+// that their tools generate from the OpenAPI description.
+//
+// It is a module of its own, because the product must not depend on these clients. Directory
+// npm has the clients for Node, pinned by its lock file, and their scenarios. Directory
+// generated is a module of its own too: it has the generators for Go, and programs that use
+// what they generate. Nothing generated is committed. Run everything with
+//
+//	npm --prefix test/clients/npm ci
+//	go -C test/clients test -count=1 ./... -report ../../docs/reports/clients.md
+//
+// The tests start the real program, on loopback only. A scenario is a test in a file of its
+// client's kind that calls [scenario]; the report has one row for each. -count=1 is needed,
+// because go test does not see changes outside of this module.
+package clients
