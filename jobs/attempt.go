@@ -143,6 +143,10 @@ func (a *attempt) watch(ctx context.Context, job events.Job, stop context.Cancel
 // generate runs the model and sends each delta that the holdback buffer releases on the
 // channel deltas. It returns the last delta in the outcome.
 func (a *attempt) generate(ctx context.Context, job events.Job, deltas chan<- model.Delta) outcome {
+	job.Params.Scope = job.Owner.String()
+	if a.SharePrefixes {
+		job.Params.Scope = "all owners"
+	}
 	out := generateText(ctx, a.known.engine(a.engine, job), a.rules, a.mark, job, func(d model.Delta) error {
 		select {
 		case deltas <- d:

@@ -64,7 +64,7 @@ func (e *engine) Decode(ids []int) []byte {
 	return text
 }
 
-func (e *engine) Open(context.Context) (model.Sequence, error) {
+func (e *engine) Open(context.Context, string) (model.Sequence, error) {
 	e.open.Add(1)
 	return &sequence{engine: e}, nil
 }

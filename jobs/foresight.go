@@ -24,8 +24,8 @@ type wrongToken struct{ index int }
 func (e *wrongToken) Error() string { return fmt.Sprintf("token %d is not the recorded one", e.index) }
 
 // Open implements [model.Engine].
-func (f *foresight) Open(ctx context.Context) (model.Sequence, error) {
-	s, err := f.Engine.Open(ctx)
+func (f *foresight) Open(ctx context.Context, scope string) (model.Sequence, error) {
+	s, err := f.Engine.Open(ctx, scope)
 	if err != nil {
 		return nil, err
 	}

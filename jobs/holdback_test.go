@@ -37,7 +37,9 @@ func (e *script) Decode(ids []int) []byte {
 	}
 	return b
 }
-func (e *script) Open(context.Context) (model.Sequence, error) { return &scriptSequence{e, 0}, nil }
+func (e *script) Open(context.Context, string) (model.Sequence, error) {
+	return &scriptSequence{e, 0}, nil
+}
 
 type scriptSequence struct {
 	*script

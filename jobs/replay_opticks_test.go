@@ -39,8 +39,8 @@ func newOpticks(t testing.TB, threads int) *gpt2.Engine {
 	return e
 }
 
-// opticksJobs runs jobs of the small model, with random parameters, on a worker with 16 slots.
-func (f *fixture) opticksJobs(e *gpt2.Engine, n int, rnd *rand.Rand) []events.Job {
+// workOpticks starts a worker with 16 slots for the small model, and returns its queue.
+func (f *fixture) workOpticks(e *gpt2.Engine, options ...func(*jobs.Worker)) *jobs.Queue {
 	f.t.Helper()
 	m := jobs.Model{Name: opticks.Name, Weights: e.Info().Digest(), Context: e.Info().Context, Vocab: e.Info().Vocab, Encode: e.Encode}
 	q, err := jobs.NewQueue(f.db.App, f.store, m, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
@@ -50,6 +50,9 @@ func (f *fixture) opticksJobs(e *gpt2.Engine, n int, rnd *rand.Rand) []events.Jo
 	w, err := jobs.NewWorker(f.db.App, f.store, e, policy.Default, 16, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	for _, set := range options {
+		set(w)
 	}
 	if err := w.Start(f.t.Context()); err != nil {
 		f.t.Fatal(err)
@@ -61,6 +64,13 @@ func (f *fixture) opticksJobs(e *gpt2.Engine, n int, rnd *rand.Rand) []events.Jo
 			f.t.Errorf("stop the worker: %v", err)
 		}
 	})
+	return q
+}
+
+// opticksJobs runs jobs of the small model, with random parameters.
+func (f *fixture) opticksJobs(e *gpt2.Engine, n int, rnd *rand.Rand) []events.Job {
+	f.t.Helper()
+	q := f.workOpticks(e)
 	prompts := []string{"Light", "In a very dark Chamber, at a round hole", "The Colours of the Rays", "Qu. 1. Do not Bodies act upon Light at a distance"}
 	submitted := make([]events.Job, n)
 	for i := range submitted {
@@ -80,6 +90,7 @@ func (f *fixture) opticksJobs(e *gpt2.Engine, n int, rnd *rand.Rand) []events.Jo
 		if rnd.IntN(2) == 0 {
 			r.Logprobs = new(rnd.IntN(model.MaxLogprobs + 1))
 		}
+		var err error
 		if submitted[i], err = q.Submit(f.t.Context(), f.owner, r); err != nil {
 			f.t.Fatal(err)
 		}

@@ -40,6 +40,11 @@ type Worker struct {
 	log    *slog.Logger
 	rarely rarely // for records of jobs that are put back
 
+	// SharePrefixes lets the jobs of all owners share what the engine has computed for texts
+	// that begin alike. Otherwise only jobs of the same owner do. It must be set before
+	// Start.
+	SharePrefixes bool
+
 	delivers bool // Deliver was called
 
 	cancel     context.CancelFunc // ends the goroutines of background

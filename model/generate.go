@@ -89,7 +89,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 		result.FinishReason = FinishLength
 		return result, nil
 	}
-	seq, err := e.Open(ctx)
+	seq, err := e.Open(ctx, p.Scope)
 	if err != nil {
 		return result, err
 	}

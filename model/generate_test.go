@@ -42,7 +42,7 @@ func (e *fakeEngine) Decode(ids []int) []byte {
 	return b
 }
 
-func (e *fakeEngine) Open(ctx context.Context) (Sequence, error) {
+func (e *fakeEngine) Open(ctx context.Context, _ string) (Sequence, error) {
 	e.open++
 	return &fakeSequence{engine: e}, nil
 }

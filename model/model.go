@@ -79,8 +79,10 @@ type Engine interface {
 	Decode(ids []int) []byte
 
 	// Open starts an empty sequence. If the engine has no room for another sequence,
-	// Open waits until there is room or ctx is done.
-	Open(ctx context.Context) (Sequence, error)
+	// Open waits until there is room or ctx is done. The engine may reuse what it has
+	// computed for earlier sequences of the same scope, which changes the time of a call
+	// and never its result. Sequences of the scope "" share nothing.
+	Open(ctx context.Context, scope string) (Sequence, error)
 }
 
 // PanicError is the error of a sequence whose computation panicked. The engine works on

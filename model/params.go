@@ -30,6 +30,7 @@ type Params struct {
 
 	Stop   []string `json:"-"` // the text ends before the first of these strings; not in JSON, because they are the user's text
 	Choose Chooser  `json:"-"` // chooses tokens in place of the random numbers, if not nil; never asked with temperature 0
+	Scope  string   `json:"-"` // an engine may reuse what it has computed for texts of the same scope; "" for none
 }
 
 const (

@@ -247,7 +247,7 @@ func (c *logitsCmd) Run(ctx context.Context, t *terminal, known catalog.Releases
 		return err
 	}
 	defer e.Close()
-	sequence, err := e.Open(ctx)
+	sequence, err := e.Open(ctx, "")
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,8 @@ type stopFlags struct {
 }
 
 type workFlags struct {
-	Slots        slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
+	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
+	prefixFlags
 	WebhookSlots uint8 `group:"Webhooks:" default:"16" help:"Number of messages to webhooks to send at the same time, up to 255. With 0 this process sends none and makes no connections for them; other workers send them ($COLOPHON_WEBHOOK_SLOTS)."`
 	logFlags     `group:"Log:"`
 }
@@ -254,7 +255,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 		if r.work != nil {
 			o := f.loadOptions()
-			o.Sequences = int(r.work.Slots)
+			o.Sequences, o.Prefixes = int(r.work.Slots), r.work.bytes()
 			engine, err := source.Load(o)
 			if err != nil {
 				return err
@@ -354,6 +355,7 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 		if worker, err = jobs.NewWorker(b.Direct, b.store, e, rules, int(f.Slots), b.log); err != nil {
 			return err
 		}
+		worker.SharePrefixes = f.SharePrefixes
 		if f.WebhookSlots > 0 {
 			if err := worker.Deliver(sender, int(f.WebhookSlots), b.metrics.Delivery); err != nil {
 				return err
@@ -364,6 +366,7 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	if err != nil {
 		return nil, err
 	}
+	showPrefixCache(e, b.metrics)
 	sequencer := ledger.NewSequencer(b.Direct, b.log)
 	sequencer.Grown = b.store.LogGrew
 	stopSequencer := background(context.WithoutCancel(ctx), sequencer.Run)

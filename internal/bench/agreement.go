@@ -102,7 +102,7 @@ func (o Options) withSequence(ctx context.Context, weights kernel.Format, f func
 		return err
 	}
 	defer e.Close()
-	s, err := e.Open(ctx)
+	s, err := e.Open(ctx, "")
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ func (b *engineBench) open(ctx context.Context, n int, prompt []int) ([]stream, 
 	}
 	err := together(n, func(i int) (err error) {
 		s := &streams[i]
-		if s.Sequence, err = b.engine.Open(ctx); err == nil {
+		if s.Sequence, err = b.engine.Open(ctx, ""); err == nil {
 			s.logits, err = s.Next(ctx, prompt...)
 		}
 		return err

@@ -87,6 +87,26 @@ func (m *Metrics) Delivery(reason string, took time.Duration) {
 	m.sent.WithLabelValues(cmp.Or(reason, "delivered")).Observe(took.Seconds())
 }
 
+// PrefixCache adds the figures of a worker's prefix cache, which read returns: the number of
+// tokens that were computed and that were found in the cache, and the size in bytes of what
+// the cache keeps. It may be called once.
+func (m *Metrics) PrefixCache(read func() (computed, found int, unused int64)) {
+	tokens := func(result string, n func() int) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "colophon_prefix_cache_tokens_total",
+			Help:        "Tokens of prompts and texts of this process's jobs, by result: found in the prefix cache, or computed.",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(n()) })
+	}
+	m.registry.MustRegister(
+		tokens("computed", func() int { computed, _, _ := read(); return computed }),
+		tokens("found", func() int { _, found, _ := read(); return found }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "colophon_prefix_cache_bytes",
+			Help: "Size of the keys and values that the prefix cache keeps and no running job uses.",
+		}, func() float64 { _, _, unused := read(); return float64(unused) }))
+}
+
 // Handler serves all metrics. If the database does not answer, the metrics that need a
 // query are missing.
 func (m *Metrics) Handler() http.Handler {

@@ -29,6 +29,7 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	m.Appended(events.Event{Fact: events.JobCompleted{}})
 	m.Delivery("", 30*time.Millisecond)
 	m.Delivery("timeout", 20*time.Second)
+	m.PrefixCache(func() (computed, found int, unused int64) { return 3, 64, 4096 })
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	all := w.Body.String()
@@ -38,6 +39,9 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 		`colophon_http_request_duration_seconds_bucket{route="GET /jobs/{id}",status="200",le="0.05"} 1` + "\n",
 		`colophon_http_request_duration_seconds_count{route="GET /jobs/{id}",status="503"} 1` + "\n",
 		"colophon_database_connections_max ",
+		`colophon_prefix_cache_tokens_total{result="computed"} 3` + "\n",
+		`colophon_prefix_cache_tokens_total{result="found"} 64` + "\n",
+		"colophon_prefix_cache_bytes 4096\n",
 		`colophon_webhook_attempt_duration_seconds_bucket{result="delivered",le="0.05"} 1` + "\n",
 		`colophon_webhook_attempt_duration_seconds_count{result="timeout"} 1` + "\n",
 	} {

@@ -124,6 +124,7 @@ type LoadOptions struct {
 	GoMLX     bool          // use the reference engine instead of the native engine
 	Weights   kernel.Format // format in which the native engine stores the weights
 	Sequences int           // largest number of open sequences of the native engine; 0 means 16
+	Prefixes  int64         // size in bytes of the native engine's prefix cache; 0 means none
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the
@@ -149,7 +150,7 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if o.GoMLX {
 		e, err = gomlx.New(m.Name, checkpoint, tokenizer)
 	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences})
+		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences, Prefixes: o.Prefixes})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", m.From, err)

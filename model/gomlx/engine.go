@@ -121,7 +121,7 @@ func (e *Engine) Encode(text string) []int { return e.tokenizer.Encode(text) }
 func (e *Engine) Decode(ids []int) []byte { return e.tokenizer.Decode(ids) }
 
 // Open implements [model.Engine]. There is always room for another sequence.
-func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
+func (e *Engine) Open(ctx context.Context, _ string) (model.Sequence, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

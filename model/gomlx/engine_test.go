@@ -73,7 +73,7 @@ func TestLogitsAreInvariant(t *testing.T) {
 }
 
 func openIn(t *rapid.T, e model.Engine) model.Sequence {
-	s, err := e.Open(context.Background())
+	s, err := e.Open(context.Background(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestConcurrentSequencesHaveTheGoldenLogits(t *testing.T) {
 		go func() {
 			done <- func() error {
 				for _, c := range cases {
-					s, err := e.Open(t.Context())
+					s, err := e.Open(t.Context(), "")
 					if err != nil {
 						return err
 					}

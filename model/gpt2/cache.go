@@ -44,6 +44,14 @@ func newLayout(c Config, f kernel.Format) layout {
 // newPage allocates a page of the KV cache.
 func (l *layout) newPage() *kernel.Panels { return kernel.NewPanels(l.format, l.total) }
 
+// pageBytes returns the size of a page in bytes.
+func (l *layout) pageBytes() int64 {
+	if l.format == kernel.F32 {
+		return 4 * int64(l.total)
+	}
+	return 2 * int64(l.total)
+}
+
 // keys returns the index of the first panel of keys of a head.
 func (l *layout) keys(layer, head int) int { return (layer*l.heads + head) * l.perHead }
 

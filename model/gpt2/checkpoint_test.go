@@ -185,7 +185,7 @@ func FuzzSafetensors(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer e.Close()
-		s, err := e.Open(t.Context())
+		s, err := e.Open(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}

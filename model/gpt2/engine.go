@@ -24,6 +24,7 @@ type Options struct {
 	Weights   kernel.Format // format in which weights are stored and multiplied; 0 means F16
 	Threads   int           // number of threads; 0 means GOMAXPROCS
 	Sequences int           // largest number of open sequences; 0 means 16
+	Prefixes  int64         // number of bytes of unused pages that the prefix cache may keep; 0 means no cache
 }
 
 // An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
@@ -41,6 +42,10 @@ type Options struct {
 //
 // Besides the weights, an Engine needs memory for the keys and values of open
 // sequences: at most Sequences times Context tokens. Later sequences reuse this memory.
+//
+// With a prefix cache, a sequence also reuses keys and values that sequences of the same
+// scope have computed for the same first tokens. A sequence computes no page that another one
+// of its scope is computing, but waits for it.
 type Engine struct {
 	info      model.Info
 	network   *network
@@ -58,6 +63,9 @@ type Engine struct {
 	expected int              // number of sequences that got logits in the last step and have called neither Next nor Close since
 	budget   stepBudget
 	times    Times
+	prefixes *prefixCache
+	expiry   *time.Timer // calls expire when the next unused page expires
+	claims   []claim     // pages that sequences with a scope compute in the step being planned
 }
 
 var _ model.Engine = (*Engine)(nil)
@@ -109,7 +117,8 @@ func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 }
 
 func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
-	return &Engine{
+	l := newLayout(n.Config, n.format)
+	e := &Engine{
 		info: model.Info{
 			Name:    cmp.Or(opts.Name, "gpt2"),
 			Kernel:  kernel.Fingerprint(n.format),
@@ -123,6 +132,9 @@ func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
 		wake:      make(chan struct{}, 1),
 		stopped:   make(chan struct{}),
 	}
+	e.prefixes = newPrefixCache(opts.Prefixes, l.pageBytes(), func(p *kernel.Panels) { e.free = append(e.free, p) })
+	e.expiry = time.AfterFunc(keepPrefixes, e.expire)
+	return e
 }
 
 // Info implements [model.Engine].
@@ -135,7 +147,7 @@ func (e *Engine) Encode(text string) []int { return e.tokenizer.Encode(text) }
 func (e *Engine) Decode(ids []int) []byte { return e.tokenizer.Decode(ids) }
 
 // Open implements [model.Engine]. Waiting callers are served in order.
-func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
+func (e *Engine) Open(ctx context.Context, scope string) (model.Sequence, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -146,7 +158,11 @@ func (e *Engine) Open(ctx context.Context) (model.Sequence, error) {
 	}
 	select {
 	case e.slots <- struct{}{}:
-		return &sequence{engine: e, logits: [][]float32{make([]float32, e.info.Vocab)}, done: make(chan error, 1)}, nil
+		s := &sequence{engine: e, logits: [][]float32{make([]float32, e.info.Vocab)}, done: make(chan error, 1)}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		s.prefix = e.prefixes.open(scope)
+		return s, nil
 	case <-e.stopped:
 		return nil, ErrClosed
 	case <-ctx.Done():
@@ -178,6 +194,7 @@ func (e *Engine) Times() Times {
 func (e *Engine) Close() {
 	e.mu.Lock()
 	e.closed = true
+	e.expiry.Stop()
 	e.mu.Unlock()
 	e.signal()
 	<-e.stopped
@@ -249,6 +266,7 @@ func (e *Engine) plan(f *forward, only *sequence) {
 	defer e.mu.Unlock()
 	e.step++
 	e.expected = 0
+	e.claims = e.claims[:0]
 	f.rows = f.rows[:0]
 	ready := 0 // number of decoding sequences with a token in this step
 	for _, s := range e.queue {
@@ -259,6 +277,10 @@ func (e *Engine) plan(f *forward, only *sequence) {
 	budget := e.budget.tokens(e.decoding, ready)
 	for _, s := range e.queue {
 		if only != nil && s != only {
+			continue
+		}
+		s.reuse()
+		if only == nil && e.waits(s) {
 			continue
 		}
 		n := len(s.tokens) - s.computed
@@ -307,10 +329,8 @@ func (e *Engine) finish(took time.Duration, times Times) {
 	}
 	e.budget.observe(decoded, prompt, took)
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {
-		s.cache.tokens += s.inStep
-		s.computed += s.inStep
 		stepped := s.inStep > 0
-		s.inStep = 0
+		s.advance()
 		switch {
 		case s.abandoned:
 			if s.closed {
@@ -337,7 +357,8 @@ func (e *Engine) release(s *sequence) {
 	if s.decoding {
 		e.decoding--
 	}
-	e.free = append(e.free, s.cache.pages...)
+	e.free = append(e.free, s.cache.pages[s.sharedPages():]...)
 	s.cache.pages = nil
+	e.prefixes.close(s.prefix, time.Now())
 	<-e.slots
 }

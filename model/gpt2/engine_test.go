@@ -86,18 +86,18 @@ func TestOpenWaitsForRoom(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	opened := make(chan error)
 	go func() {
-		_, err := e.Open(ctx)
+		_, err := e.Open(ctx, "")
 		opened <- err
 	}()
 	cancel()
 	if err := <-opened; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if _, err := e.Open(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := e.Open(ctx, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled before: %v", err)
 	}
 	go func() {
-		s, err := e.Open(t.Context())
+		s, err := e.Open(t.Context(), "")
 		if err == nil {
 			defer s.Close()
 			_, err = s.Next(t.Context(), 1)
@@ -127,7 +127,7 @@ func TestPagesAreReused(t *testing.T) {
 	ids := randomIDs(rand.New(rand.NewPCG(1, 2)), c.Context, c.Vocab)
 	want := alone(t, e, ids)
 	for range 3 {
-		if err := compare(e, ids, []int{70, len(ids)}, want); err != nil {
+		if err := compare(e, "", ids, []int{70, len(ids)}, want); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -156,7 +156,7 @@ func TestNextCanBeCancelled(t *testing.T) {
 				return
 			default:
 			}
-			if err := compare(e, ids, []int{1, 2, 3, 40, 41, 42, 100}, want); err != nil {
+			if err := compare(e, "", ids, []int{1, 2, 3, 40, 41, 42, 100}, want); err != nil {
 				t.Error(err)
 				return
 			}
@@ -165,7 +165,7 @@ func TestNextCanBeCancelled(t *testing.T) {
 	cancelled := 0
 	for range 300 {
 		ctx, cancel := context.WithCancel(t.Context())
-		s, err := e.Open(ctx)
+		s, err := e.Open(ctx, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +205,7 @@ func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 	pool := kernel.NewPool(1)
 	defer pool.Close()
 	f := newForward(n, pool, 1+maxPromptTokens, 1)
-	opened, err := e.Open(t.Context())
+	opened, err := e.Open(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestCloseEndsCallsInFlight(t *testing.T) {
 	ready := make(chan struct{}, 3)
 	for range 3 {
 		calls.Go(func() {
-			s, err := e.Open(t.Context())
+			s, err := e.Open(t.Context(), "")
 			if err != nil {
 				t.Error(err)
 				return
@@ -249,7 +249,7 @@ func TestCloseEndsCallsInFlight(t *testing.T) {
 				}
 				if n%100 == 99 {
 					s.Close()
-					if s, err = e.Open(t.Context()); err != nil {
+					if s, err = e.Open(t.Context(), ""); err != nil {
 						break
 					}
 				}
@@ -266,7 +266,7 @@ func TestCloseEndsCallsInFlight(t *testing.T) {
 	e.Close()
 	e.Close()
 	calls.Wait()
-	if _, err := e.Open(t.Context()); !errors.Is(err, ErrClosed) {
+	if _, err := e.Open(t.Context(), ""); !errors.Is(err, ErrClosed) {
 		t.Errorf("Open: %v", err)
 	}
 }
@@ -285,7 +285,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 	defer pool.Close()
 	f := newForward(n, pool, 8+maxPromptTokens, 8)
 	enqueue := func(tokens int) *sequence {
-		s, err := e.Open(t.Context())
+		s, err := e.Open(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}

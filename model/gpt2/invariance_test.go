@@ -21,7 +21,7 @@ import (
 // alone returns the logits after every token of a text. It computes the text token by
 // token, with no other sequence.
 func alone(t interface{ Fatalf(string, ...any) }, e *Engine, ids []int) [][]float32 {
-	s, err := e.Open(context.Background())
+	s, err := e.Open(context.Background(), "")
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -54,6 +54,11 @@ func someTexts(t testing.TB, c Config, weights kernel.Format) []text {
 		ids := randomIDs(rnd, n, c.Vocab)
 		texts = append(texts, text{ids, alone(t, e, ids)})
 	}
+	longest := texts[len(texts)-1].ids
+	for _, same := range []int{40, pageTokens, 70, 2 * pageTokens} { // texts that begin alike
+		ids := append(slices.Clone(longest[:same]), randomIDs(rnd, c.Context-same, c.Vocab)...)
+		texts = append(texts, text{ids, alone(t, e, ids)})
+	}
 	return texts
 }
 
@@ -69,8 +74,8 @@ func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
 }
 
 // The logits of a sequence must have the same bits alone and together with any other
-// sequences. The number of threads and the split of the tokens between calls must make
-// no difference.
+// sequences. The number of threads, the split of the tokens between calls, and the contents of
+// the prefix cache must make no difference.
 func TestLogitsAreInvariant(t *testing.T) {
 	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
 		engines, texts := enginesAndTexts(t, weights)
@@ -108,7 +113,8 @@ func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	c := smallShape()
 	var engines []*Engine
 	for _, threads := range []int{1, 2, 4} {
-		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights}))
+		// The cache is smaller than the texts, so that pages are evicted too.
+		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights, Prefixes: 5 * pageBytesOf(c, weights)}))
 	}
 	return engines, someTexts(t, c, weights)
 }
@@ -123,7 +129,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 		x := texts[rnd.IntN(len(texts))]
 		cuts := rnd.Perm(len(x.ids))[:rnd.IntN(len(x.ids))]
 		slices.Sort(cuts)
-		running.Go(func() { failures[i] = compare(e, x.ids, append(cuts, len(x.ids)), x.want) })
+		scope := []string{"", "one", "two"}[rnd.IntN(3)]
+		running.Go(func() { failures[i] = compare(e, scope, x.ids, append(cuts, len(x.ids)), x.want) })
 	}
 	running.Wait()
 	return errors.Join(failures...)
@@ -132,8 +139,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 // compare runs ids through the engine in parts that end at the cuts. It returns an error if
 // the logits before a cut differ from want. It looks at the last logits of a part, or at
 // more, up to all of the part.
-func compare(e *Engine, ids, cuts []int, want [][]float32) error {
-	s, err := e.Open(context.Background())
+func compare(e *Engine, scope string, ids, cuts []int, want [][]float32) error {
+	s, err := e.Open(context.Background(), scope)
 	if err != nil {
 		return err
 	}

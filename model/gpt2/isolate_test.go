@@ -26,7 +26,7 @@ func TestPanicEndsOnlyItsSequence(t *testing.T) {
 		for range 6 {
 			ids := randomIDs(rnd, 40, c.Vocab)
 			wg.Go(func() {
-				s, err := e.Open(t.Context())
+				s, err := e.Open(t.Context(), "")
 				if err != nil {
 					t.Error(err)
 					return
@@ -48,7 +48,7 @@ func TestPanicEndsOnlyItsSequence(t *testing.T) {
 			})
 		}
 		for i := range 10 {
-			s, err := e.Open(t.Context())
+			s, err := e.Open(t.Context(), "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestPanicReleasesAbandonedSequences(t *testing.T) {
 	defer pool.Close()
 	f := newForward(n, pool, 4+maxPromptTokens, 4)
 	open := func(ids ...int) *sequence {
-		s, err := e.Open(t.Context())
+		s, err := e.Open(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}

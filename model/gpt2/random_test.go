@@ -70,7 +70,7 @@ func TestRandomHasTheDistributionOfUntrainedWeights(t *testing.T) {
 }
 
 func logitsOf(t *testing.T, e *Engine, tokens ...int) []float32 {
-	s, err := e.Open(t.Context())
+	s, err := e.Open(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,13 +19,15 @@ type sequence struct {
 	err    error       // the first error of NextEach, which every later call returns too
 
 	cache        cache
-	tokens       []int  // tokens passed to the last call of NextEach
-	wanted       int    // number of the last of these tokens whose logits the caller wants
-	computed     int    // number of elements of tokens that are in the cache
-	inStep       int    // number of elements of tokens that the current step computes
-	finishedStep uint64 // number of the step that computed the last element of tokens
-	decoding     bool   // true if a call that wanted only the last logits has returned
-	abandoned    bool   // true if the caller no longer waits for logits
+	prefix       *prefix // last shared page of the cache, or the root of the scope; nil if the sequence uses no prefix cache
+	tail         []int   // tokens in the cache after the shared pages; unused if prefix is nil
+	tokens       []int   // tokens passed to the last call of NextEach
+	wanted       int     // number of the last of these tokens whose logits the caller wants
+	computed     int     // number of elements of tokens that are in the cache
+	inStep       int     // number of elements of tokens that the current step computes
+	finishedStep uint64  // number of the step that computed the last element of tokens
+	decoding     bool    // true if a call that wanted only the last logits has returned
+	abandoned    bool    // true if the caller no longer waits for logits
 	closed       bool
 }
 

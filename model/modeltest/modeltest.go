@@ -94,7 +94,7 @@ func MaxDifference(t interface {
 // Open opens a sequence that is closed at the end of the test.
 func Open(t testing.TB, e model.Engine) model.Sequence {
 	t.Helper()
-	s, err := e.Open(t.Context())
+	s, err := e.Open(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestRefusals(t *testing.T, e model.Engine) {
 	if _, err := s.Next(t.Context(), 0); err == nil || err.Error() != "sequence is closed" {
 		t.Errorf("Next after Close: %v", err)
 	}
-	if _, err := e.Open(cancelled); !errors.Is(err, context.Canceled) {
+	if _, err := e.Open(cancelled, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open with a context that is done: %v", err)
 	}
 }

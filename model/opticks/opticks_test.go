@@ -108,7 +108,7 @@ func TestModelCardHasTheMeasuredLoss(t *testing.T) {
 // loss returns the sum of the losses, in nats, of all tokens of a row except the first
 // token.
 func loss(t *testing.T, e model.Engine, row []int) (float64, error) {
-	s, err := e.Open(t.Context())
+	s, err := e.Open(t.Context(), "")
 	if err != nil {
 		return 0, err
 	}

@@ -27,7 +27,7 @@ func TestInterruptedTextContinuesTheSameAtEveryCut(t *testing.T) {
 		if len(markedTokens(want)) < 15 {
 			t.Fatalf("%d of %d tokens are marked", len(markedTokens(want)), len(want))
 		}
-		s, err := e.Open(t.Context())
+		s, err := e.Open(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
