@@ -41,6 +41,16 @@ func (s *Store) ClosedOwners(ctx context.Context, limit int) ([]uuid.UUID, error
 	return owners, nil
 }
 
+// ClosedAmong returns those of the owners that are closed.
+func (s *Store) ClosedAmong(ctx context.Context, owners []uuid.UUID) ([]uuid.UUID, error) {
+	rows, _ := s.pool.Query(ctx, `select owner from owner_keys where owner = any($1) and closed_at is not null`, owners)
+	closed, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("find closed owners: %w", err)
+	}
+	return closed, nil
+}
+
 // Outstanding returns up to limit queued or running jobs of an owner, oldest first.
 func (s *Store) Outstanding(ctx context.Context, owner uuid.UUID, limit int) ([]uuid.UUID, error) {
 	rows, _ := s.pool.Query(ctx, `select job from history where owner = $1 and state in ('queued', 'running') order by job limit $2`, owner, limit)

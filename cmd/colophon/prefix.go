@@ -1,7 +1,12 @@
 package main
 
 import (
-	"colophon/internal/metrics"
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"colophon/internal/periodic"
 	"colophon/model"
 	"colophon/model/gpt2"
 )
@@ -15,15 +20,42 @@ type prefixFlags struct {
 // bytes returns the size of the prefix cache.
 func (f *prefixFlags) bytes() int64 { return int64(f.PrefixCacheMiB) << 20 }
 
-// showPrefixCache adds the figures of the engine's prefix cache to the metrics. Only the
-// native engine has one.
-func showPrefixCache(e model.Engine, m *metrics.Metrics) {
+// forgetEvery is the interval at which a worker looks for closed accounts whose texts are in
+// the prefix cache.
+const forgetEvery = 5 * time.Second
+
+// watchPrefixes adds the figures of the engine's prefix cache to the metrics, and drops what
+// the cache has of closed accounts until stop is called. Only the native engine has a cache.
+func (b *base) watchPrefixes(ctx context.Context, e model.Engine) (stop func()) {
 	native, ok := e.(*gpt2.Engine)
 	if !ok {
-		return
+		return func() {}
 	}
-	m.PrefixCache(func() (computed, found int, unused int64) {
+	b.metrics.PrefixCache(func() (computed, found int, unused int64) {
 		s := native.PrefixStats()
 		return s.Looked - s.Found, s.Found, s.Unused
 	})
+	return background(ctx, func(ctx context.Context) {
+		periodic.Run(ctx, forgetEvery, b.log, "prefixes of closed accounts not forgotten, retrying", func(ctx context.Context) error {
+			return b.forgetClosed(ctx, native)
+		})
+	})
+}
+
+// forgetClosed drops what the prefix cache has of closed accounts.
+func (b *base) forgetClosed(ctx context.Context, e *gpt2.Engine) error {
+	var owners []uuid.UUID
+	for _, scope := range e.Scopes() {
+		if owner, err := uuid.Parse(scope); err == nil { // the scope of all owners together is no id
+			owners = append(owners, owner)
+		}
+	}
+	if len(owners) == 0 {
+		return nil
+	}
+	closed, err := b.store.ClosedAmong(ctx, owners)
+	for _, owner := range closed {
+		e.Forget(owner.String())
+	}
+	return err
 }

@@ -366,13 +366,14 @@ func (b *base) work(ctx context.Context, e model.Engine, rules func() *policy.Ru
 	if err != nil {
 		return nil, err
 	}
-	showPrefixCache(e, b.metrics)
+	stopPrefixes := b.watchPrefixes(context.WithoutCancel(ctx), e)
 	sequencer := ledger.NewSequencer(b.Direct, b.log)
 	sequencer.Grown = b.store.LogGrew
 	stopSequencer := background(context.WithoutCancel(ctx), sequencer.Run)
 	b.log.Info("working", "worker", worker.Name(), "model", e.Info().Name, "policy", rules().Version(), "slots", f.Slots, "webhook_slots", f.WebhookSlots)
 	return func() {
 		defer stopSequencer() // after the worker's last events
+		defer stopPrefixes()
 		ctx, cancel := context.WithTimeout(b.expired, b.grace.Duration)
 		defer cancel()
 		begin := time.Now()

@@ -3,6 +3,7 @@ package gpt2
 import (
 	lists "container/list"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 
@@ -37,6 +38,7 @@ type prefixCache struct {
 type prefix struct {
 	parent   *prefix // nil for a root
 	scope    string  // of a root
+	gone     bool    // true for a root that Forget was called for
 	key      string  // tokens of the page, see pageKey
 	page     *kernel.Panels
 	children map[string]*prefix // by their keys
@@ -108,16 +110,19 @@ func (c *prefixCache) add(p *prefix, key string, page *kernel.Panels) *prefix {
 
 // close ends the use of p, and of the pages before it, by a sequence.
 func (c *prefixCache) close(p *prefix, now time.Time) {
+	root := p.root()
 	for ; p != nil; p = p.parent { // from the last page on, so that each page is behind its parent
-		if p.users--; p.users > 0 {
-			continue
-		}
-		if p.parent == nil {
+		p.users--
+		switch {
+		case p.users > 0:
+		case p.parent == nil:
 			c.drop(p)
-			continue
+		case root.gone:
+			c.remove(p)
+		default:
+			p.since = now
+			p.element = c.unused.PushFront(p)
 		}
-		p.since = now
-		p.element = c.unused.PushFront(p)
 	}
 	c.shrink(func(*prefix) bool { return c.unused.Len() > c.limit })
 }
@@ -136,21 +141,54 @@ func (c *prefixCache) expire(before time.Time) (next time.Time, ok bool) {
 // one. Such a page has no children, because they would be behind it.
 func (c *prefixCache) shrink(gone func(*prefix) bool) {
 	for last := c.unused.Back(); last != nil && gone(last.Value.(*prefix)); last = c.unused.Back() {
-		p := c.unused.Remove(last).(*prefix)
+		c.remove(last.Value.(*prefix))
+	}
+}
+
+// remove evicts a page without children that no sequence uses.
+func (c *prefixCache) remove(p *prefix) {
+	if p.element != nil {
+		c.unused.Remove(p.element)
 		p.element = nil
-		delete(p.parent.children, p.key)
-		c.evict(p.page)
-		if p.parent.parent == nil {
-			c.drop(p.parent)
-		}
+	}
+	delete(p.parent.children, p.key)
+	c.evict(p.page)
+	if p.parent.parent == nil {
+		c.drop(p.parent)
 	}
 }
 
 // drop forgets a root that has no pages and no sequences.
 func (c *prefixCache) drop(root *prefix) {
-	if root.users == 0 && len(root.children) == 0 {
+	if root.users == 0 && len(root.children) == 0 && !root.gone {
 		delete(c.scopes, root.scope)
 	}
+}
+
+// forget evicts the pages of a scope that no sequence uses. The others follow when their last
+// sequence is closed. Later sequences find none of them.
+func (c *prefixCache) forget(scope string) {
+	root := c.scopes[scope]
+	if root == nil {
+		return
+	}
+	root.gone = true
+	delete(c.scopes, scope)
+	for e := c.unused.Back(); e != nil; {
+		p := e.Value.(*prefix)
+		e = e.Prev()
+		if p.root() == root {
+			c.remove(p)
+		}
+	}
+}
+
+// root returns the root of the tree of p, or nil for no page.
+func (p *prefix) root() *prefix {
+	for p != nil && p.parent != nil {
+		p = p.parent
+	}
+	return p
 }
 
 // A claim is a page that a sequence has begun to compute, or will compute in the next step.
@@ -249,6 +287,21 @@ func (e *Engine) PrefixStats() PrefixStats {
 	s := e.prefixes.stats
 	s.Unused = int64(e.prefixes.unused.Len()) * e.prefixes.pageBytes
 	return s
+}
+
+// Scopes returns the scopes whose pages are in the prefix cache.
+func (e *Engine) Scopes() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.prefixes.scopes))
+}
+
+// Forget drops what the prefix cache has of a scope. Open sequences of the scope go on with
+// their pages, which are dropped when the sequences are closed.
+func (e *Engine) Forget(scope string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.prefixes.forget(scope)
 }
 
 // expire evicts the pages that no sequence has used for keepPrefixes.

@@ -227,17 +227,24 @@ func TestPrefixCacheIsBounded(t *testing.T) {
 	const limit = 4
 	rapid.Check(t, func(t *rapid.T) {
 		pages, free := 0, 0
+		forgotten := map[*prefix]bool{}
 		c := newPrefixCache(limit, 1, func(*kernel.Panels) { free++ })
 		type user struct{ last *prefix }
 		var users []user
 		now := time.Now()
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now = now.Add(time.Second)
-			switch action := rapid.SampledFrom([]string{"open", "grow", "grow", "close", "expire"}).Draw(t, "action"); {
+			switch action := rapid.SampledFrom([]string{"open", "grow", "grow", "close", "expire", "forget"}).Draw(t, "action"); {
 			case action == "open":
 				users = append(users, user{c.open(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "scope"))})
 			case action == "expire":
 				c.expire(now.Add(-time.Duration(rapid.IntRange(0, 60).Draw(t, "age")) * time.Second))
+			case action == "forget":
+				scope := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "scope")
+				if root := c.scopes[scope]; root != nil {
+					forgotten[root] = true
+				}
+				c.forget(scope)
 			case len(users) == 0:
 			case action == "grow":
 				u := &users[rapid.IntRange(0, len(users)-1).Draw(t, "user")]
@@ -258,7 +265,17 @@ func TestPrefixCacheIsBounded(t *testing.T) {
 			}
 			reachable := 0
 			for _, root := range c.scopes {
+				if forgotten[root] {
+					t.Fatal("a forgotten scope can be found")
+				}
 				reachable += count(t, root)
+			}
+			for root := range forgotten {
+				if n := count(t, root); root.users == 0 && n != 0 {
+					t.Fatalf("%d pages of a forgotten scope are left", n)
+				} else {
+					reachable += n
+				}
 			}
 			if reachable+free != pages {
 				t.Fatalf("%d pages in the trees and %d evicted, want %d together", reachable, free, pages)
@@ -288,6 +305,36 @@ func count(t *rapid.T, p *prefix) int {
 		t.Fatalf("%d sequences use the pages after a page that %d use", users, p.users)
 	}
 	return n
+}
+
+// TestForgottenScopeIsComputedAgain forgets a scope while a sequence of it is open.
+func TestForgottenScopeIsComputedAgain(t *testing.T) {
+	e := cachingEngine(t, 8)
+	ids := randomIDs(rand.New(rand.NewPCG(1, 7)), 2*pageTokens, e.info.Vocab)
+	want := run(t, e, "a", ids)
+	run(t, e, "b", ids)
+	s, err := e.Open(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Next(t.Context(), ids[:pageTokens+1]...); err != nil {
+		t.Fatal(err)
+	}
+	e.Forget("a")
+	if got := e.Scopes(); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("scopes %q, want b alone", got)
+	}
+	if got := found(e, func() { run(t, e, "a", ids) }); got != 0 {
+		t.Errorf("found %d tokens of a forgotten scope", got)
+	}
+	logits, err := s.Next(t.Context(), ids[pageTokens+1:]...)
+	if err != nil || !bitsEqual(logits, want) {
+		t.Errorf("the logits of the open sequence have other bits, %v", err)
+	}
+	s.Close()
+	if got := found(e, func() { run(t, e, "b", ids) }); got != pageTokens {
+		t.Errorf("found %d tokens of another scope, want %d", got, pageTokens)
+	}
 }
 
 // TestUnusedPrefixesExpire waits until the pages of a text expire.
