@@ -42,10 +42,14 @@ func (s *server) converse(ctx context.Context, in *chatInput) (*openAIOutput, er
 	if err != nil {
 		return nil, err
 	}
-	return s.generate(ctx, key, b.Requests(s.ChatTemplate, defaultNewTokens), b.Stream, surface{
-		answer: func(group []events.Job) any { return b.Answer(group) },
+	requests, err := b.Requests(s.ChatTemplate, defaultNewTokens)
+	if err != nil {
+		return nil, err
+	}
+	return s.generate(ctx, key, requests, b.Stream, surface{
+		answer: func(group []events.Job) any { return b.Answer(group, s.Queue.Logprobs) },
 		stream: func(group []events.Job) surfaceStream {
-			stream := b.NewStream(group)
+			stream := b.NewStream(group, s.Queue.Logprobs)
 			return dataStream(stream.Chunks, stream.End)
 		},
 	})

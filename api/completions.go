@@ -61,9 +61,9 @@ func (s *server) complete(ctx context.Context, in *completionInput) (*openAIOutp
 		return nil, err
 	}
 	return s.generate(ctx, key, requests, b.Stream, surface{
-		answer: func(group []events.Job) any { return b.Answer(group) },
+		answer: func(group []events.Job) any { return b.Answer(group, s.Queue.Logprobs) },
 		stream: func(group []events.Job) surfaceStream {
-			stream := b.NewStream(group)
+			stream := b.NewStream(group, s.Queue.Logprobs)
 			return dataStream(stream.Chunks, stream.End)
 		},
 	})

@@ -83,6 +83,7 @@ var meanings = map[string]meaning{
 	"model_not_found":              {status: http.StatusNotFound, advice: "GET /v1/models has the names"},
 	"token_ids_not_text":           {status: http.StatusUnprocessableEntity},
 	"too_many_choices":             {status: http.StatusUnprocessableEntity},
+	"top_logprobs_alone":           {status: http.StatusBadRequest},
 	"response_erased":              {status: http.StatusNotFound},
 	"unknown_parameter":            {status: http.StatusBadRequest},
 	"unsupported_parameter":        {status: http.StatusBadRequest},

@@ -40,6 +40,8 @@ func (s *server) bodySchemas() {
 	schemas.RegisterTypeAlias(reflect.TypeFor[openai.IncompleteDetails](), reflect.TypeFor[nullable[openai.IncompleteDetails]]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[openai.ResponseError](), reflect.TypeFor[nullable[openai.ResponseError]]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[openai.ResponseUsage](), reflect.TypeFor[nullable[openai.ResponseUsage]]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[openai.CompletionLogprobs](), reflect.TypeFor[nullable[openai.CompletionLogprobs]]())
+	schemas.RegisterTypeAlias(reflect.TypeFor[openai.ChatLogprobs](), reflect.TypeFor[nullable[openai.ChatLogprobs]]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[openai.Metadata](), reflect.TypeFor[metadataSchema]())
 }
 

@@ -65,8 +65,10 @@ func reader(t testing.TB) func(path string, body []byte) string {
 		}
 		return nil, errRead
 	})
-	register(s, open("chat", "/v1/chat/completions", openai.Chat), func(_ context.Context, in *chatInput) (*struct{}, error) {
-		read = in.Body.Requests(jobs.TemplatePlain, defaultNewTokens)
+	register(s, open("chat", "/v1/chat/completions", openai.Chat), func(_ context.Context, in *chatInput) (out *struct{}, err error) {
+		if read, err = in.Body.Requests(jobs.TemplatePlain, defaultNewTokens); err != nil {
+			return nil, err
+		}
 		return nil, errRead
 	})
 	return func(path string, body []byte) string {

@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"colophon/events"
 	"colophon/internal/policy"
 	"colophon/jobs"
+	"colophon/model"
 	"colophon/model/gpt2"
 	"colophon/model/opticks"
 	"colophon/test/apitest"
@@ -34,23 +36,28 @@ func withOpticks(f *fixture) {
 	f.api.Queue, f.api.Model = f.queue, m
 }
 
-// work starts a worker of the fixture's model.
-func (f *fixture) work() {
+// work starts a worker of the fixture's model. The worker stops at the end of the test.
+func (f *fixture) work() { f.workWith(f.engine) }
+
+// workWith starts a worker with an engine, and returns a function that stops the worker.
+func (f *fixture) workWith(e model.Engine) (stop func()) {
 	f.T.Helper()
-	w, err := jobs.NewWorker(f.db.App, f.store, f.engine, policy.Default, 8, slog.New(slog.DiscardHandler))
+	w, err := jobs.NewWorker(f.db.App, f.store, e, policy.Default, 8, slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.T.Fatal(err)
 	}
 	if err := w.Start(f.T.Context()); err != nil {
 		f.T.Fatal(err)
 	}
-	f.T.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.Stop(ctx); err != nil {
 			f.T.Errorf("stop the worker: %v", err)
 		}
 	})
+	f.T.Cleanup(stop)
+	return stop
 }
 
 type completion struct {

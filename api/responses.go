@@ -242,7 +242,7 @@ func (s *server) responseAnswer(ctx context.Context, job events.Job) (*openAIOut
 	if !job.ErasedAt.IsZero() {
 		return nil, openai.ErrErased
 	}
-	return s.json(ctx, openai.NewResponse(job)), nil
+	return s.json(ctx, openai.NewResponse(job, s.Queue.Logprobs)), nil
 }
 
 // enqueueResponse puts the job of a response on record.
@@ -277,7 +277,7 @@ func (s *server) getResponse(ctx context.Context, in *getResponseInput) (*openAI
 	case in.Stream:
 		return s.followResponse(ctx, job, -1), nil
 	}
-	return s.json(ctx, openai.NewResponse(job)), nil
+	return s.json(ctx, openai.NewResponse(job, s.Queue.Logprobs)), nil
 }
 
 func (s *server) cancelResponse(ctx context.Context, in *ResponsePath) (*struct{ Body openai.Response }, error) {
@@ -291,7 +291,7 @@ func (s *server) cancelResponse(ctx context.Context, in *ResponsePath) (*struct{
 	if !job.ErasedAt.IsZero() { // meanwhile
 		return nil, openai.ErrErased
 	}
-	response := openai.NewResponse(job)
+	response := openai.NewResponse(job, s.Queue.Logprobs)
 	if !mayRead(ctx) {
 		response = response.WithoutTexts()
 	}

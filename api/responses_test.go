@@ -25,6 +25,7 @@ type response struct {
 	MaxOutputTokens           *int `json:"max_output_tokens"`
 	Background, Store         bool
 	Temperature               float64
+	TopLogprobs               int `json:"top_logprobs"`
 	Output                    []outputItem
 	Usage                     *responseUsage
 }
@@ -32,8 +33,9 @@ type response struct {
 type outputItem struct {
 	Type, ID, Status, Role, Phase string
 	Content                       []struct {
-		Type, Text            string
-		Annotations, Logprobs []any
+		Type, Text  string
+		Annotations []any
+		Logprobs    []logProb
 	}
 }
 
@@ -63,6 +65,7 @@ var requiredOfResponses = map[string]bool{
 // asResponse reads a response and fails the test unless it has the required members.
 func asResponse(t testing.TB, raw []byte) (r response) {
 	t.Helper()
+	mustFollowOpenResponses(t, schemaOfResponses, raw)
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &members); err != nil {
 		t.Fatal(err)
@@ -324,17 +327,17 @@ func TestFieldsOfResponsesAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for body, param := range map[string]string{
-		`"input":"x","tools":[{"type":"function","name":"f"}]`:                                      "tools",
-		`"input":"x","text":{"format":{"type":"json_schema","name":"n","schema":{}}}`:               "text.format",
-		`"input":"x","reasoning":{"effort":"high"}`:                                                 "reasoning.effort",
-		`"input":"x","truncation":"auto"`:                                                           "truncation",
-		`"input":"x","conversation":"conv_1"`:                                                       "conversation",
-		`"input":"x","include":["message.output_text.logprobs"]`:                                    "include",
-		`"input":"x","stream_options":{"include_obfuscation":true}`:                                 "stream_options.include_obfuscation",
-		`"input":[{"role":"user","content":[{"type":"input_image","image_url":"data:"}]}]`:          "input[0].content[0].type",
-		`"input":[{"type":"function_call_output","call_id":"c","output":"o"}]`:                      "input[0].type",
-		`"input":[{"role":"user","content":"x"},{"type":"item_reference","id":"msg_1"}]`:            "input[1].type",
-		`"input":"x","top_logprobs":2,"max_output_tokens":null,"metadata":null,"instructions":null`: "top_logprobs",
+		`"input":"x","tools":[{"type":"function","name":"f"}]`:                                   "tools",
+		`"input":"x","text":{"format":{"type":"json_schema","name":"n","schema":{}}}`:            "text.format",
+		`"input":"x","reasoning":{"effort":"high"}`:                                              "reasoning.effort",
+		`"input":"x","truncation":"auto"`:                                                        "truncation",
+		`"input":"x","conversation":"conv_1"`:                                                    "conversation",
+		`"input":"x","include":["file_search_call.results"]`:                                     "include",
+		`"input":"x","stream_options":{"include_obfuscation":true}`:                              "stream_options.include_obfuscation",
+		`"input":[{"role":"user","content":[{"type":"input_image","image_url":"data:"}]}]`:       "input[0].content[0].type",
+		`"input":[{"type":"function_call_output","call_id":"c","output":"o"}]`:                   "input[0].type",
+		`"input":[{"role":"user","content":"x"},{"type":"item_reference","id":"msg_1"}]`:         "input[1].type",
+		`"input":"x","max_tool_calls":2,"max_output_tokens":null,"metadata":null,"include":null`: "max_tool_calls",
 	} {
 		a := f.Do("POST", "/v1/responses", `{"model":"fake",`+body+`}`)
 		if a.Refused(t, 400, "unsupported_parameter"); paramOf(t, a) != param {

@@ -73,13 +73,13 @@ func (s *server) sendResponse(ctx context.Context, to http.ResponseWriter, job e
 	if err != nil {
 		return job, err
 	}
-	var stream openai.ResponseStream
+	stream := openai.NewResponseStream(s.Queue.Logprobs)
 	var buf bytes.Buffer
 	for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), 0, s.timeouts.beat) {
 		buf.Reset()
 		for _, e := range batch {
 			var list []openai.ResponseEvent
-			if seen, list, err = applyResponse(&stream, seen, e); err != nil {
+			if seen, list, err = applyResponse(stream, seen, e); err != nil {
 				break
 			}
 			for _, event := range list {

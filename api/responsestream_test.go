@@ -25,7 +25,7 @@ type responseEvent struct {
 	ContentIndex   *int   `json:"content_index"`
 	Item           *outputItem
 	Delta, Text    *string
-	Logprobs       []any
+	Logprobs       []logProb
 	data           string
 }
 
@@ -40,6 +40,7 @@ func asResponseEvent(t testing.TB, m apitest.Message) (e responseEvent) {
 		t.Fatal(err)
 	}
 	e.data = m.Data
+	mustFollowOpenResponses(t, schemaOfEvents, []byte(m.Data))
 	if m.ID != "" || m.Event != e.Type || e.SequenceNumber == nil {
 		t.Errorf("message %+v", m)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -61,6 +62,50 @@ func (q *Queue) SubmitLogprobs(ctx context.Context, of events.Job, n int, r Requ
 		return events.Job{}, err
 	}
 	return group[0], nil
+}
+
+// TokenLogprob is a token with its log probability.
+type TokenLogprob struct {
+	Bytes   []byte // what the token adds to the text; they may begin or end inside a character
+	Logprob float32
+}
+
+// TokenLogprobs are the log probabilities at the position of a token of a text.
+type TokenLogprobs struct {
+	TokenLogprob
+	Offset int            // of the character of the text that the token begins with or in
+	Top    []TokenLogprob // the likeliest tokens at this position, highest first
+}
+
+// Logprobs returns the log probabilities of the tokens of a job's text so far, without the
+// first skip tokens. A token that begins where the text has ended, before a stop string, is not
+// one of them. Later events of the job add tokens and change none.
+//
+// Logprobs reports false if the job did not ask for log probabilities, or if [Queue.Decode]
+// does not know the texts of its tokens.
+func (q *Queue) Logprobs(job events.Job, skip int) (list []TokenLogprobs, ok bool) {
+	if _, ok := q.Decode(job, nil); !ok || job.Params.Logprobs == nil {
+		return nil, false
+	}
+	pieces := make([][]byte, min(len(job.Tokens), len(job.Logprobs)))
+	for i := range pieces {
+		pieces[i] = q.model.Decode(job.Tokens[i : i+1])
+	}
+	length := utf8.RuneCountInString(job.Text)
+	for i, offset := range model.Offsets(pieces) {
+		if offset >= length {
+			break
+		}
+		if i < skip {
+			continue
+		}
+		p := TokenLogprobs{TokenLogprob: TokenLogprob{pieces[i], job.Logprobs[i].Logprob}, Offset: offset}
+		for _, top := range job.Logprobs[i].Top {
+			p.Top = append(p.Top, TokenLogprob{q.model.Decode([]int{top.Token}), top.Logprob})
+		}
+		list = append(list, p)
+	}
+	return list, true
 }
 
 // known is the text of another job, which a job computes again.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -16,14 +17,43 @@ func Text(b []byte) string {
 	var s strings.Builder
 	s.Grow(len(b) + 2*utf8.UTFMax)
 	for len(b) > 0 {
-		r, n := utf8.DecodeRune(b)
-		if r == utf8.RuneError && n == 1 {
-			n = subpart(b)
-		}
+		r, n := first(b)
 		s.WriteRune(r)
 		b = b[n:]
 	}
 	return s.String()
+}
+
+// Offsets returns the offset of each of consecutive pieces of bytes in their [Text], in
+// characters. A piece that begins inside a character has the offset of that character. A
+// piece without bytes has the offset of the next byte.
+func Offsets(pieces [][]byte) []int {
+	b := slices.Concat(pieces...)
+	offsets := make([]int, len(pieces))
+	start, end, n := 0, 0, 0 // the piece begins at start, and the first n characters end at end
+	for i, piece := range pieces {
+		for end <= start && end < len(b) {
+			_, size := first(b[end:])
+			end += size
+			n++
+		}
+		offsets[i] = n
+		if end > start {
+			offsets[i]--
+		}
+		start += len(piece)
+	}
+	return offsets
+}
+
+// first returns the first character of the Text of b, and the number of bytes that it stands
+// for. b must not be empty.
+func first(b []byte) (r rune, n int) {
+	r, n = utf8.DecodeRune(b)
+	if r == utf8.RuneError && n == 1 {
+		n = subpart(b)
+	}
+	return r, n
 }
 
 // subpart returns the length of the longest prefix of b that can begin a character. If

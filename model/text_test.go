@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 )
@@ -52,6 +54,50 @@ func TestTextReplacesMaximalSubparts(t *testing.T) {
 			t.Errorf("Text(%q) = %q, want %q", in, got, want)
 		}
 	}
+}
+
+func TestOffsetsCountCharacters(t *testing.T) {
+	for _, c := range []struct {
+		pieces string // separated by |
+		want   []int
+	}{
+		{"", []int{0}},
+		{"a|bc|d", []int{0, 1, 3}},
+		{"中|😀|é|x", []int{0, 1, 2, 3}},
+		{"a\xe4|\xb8|\xad|b", []int{0, 1, 1, 2}}, // a character in three pieces
+		{"\xf0\x9f|\x98\x80b|c", []int{0, 0, 2}}, // the second piece ends the character of the first
+		{"\xf0\x9f|a|\xff|b", []int{0, 1, 2, 3}}, // a character that never ends
+		{"a|\xf0\x9f\x98", []int{0, 1}},
+		{"|a||b|", []int{0, 0, 1, 1, 2}}, // pieces without bytes
+	} {
+		var pieces [][]byte
+		for piece := range strings.SplitSeq(c.pieces, "|") {
+			pieces = append(pieces, []byte(piece))
+		}
+		if got := Offsets(pieces); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %v, want %v", c.pieces, got, c.want)
+		}
+	}
+}
+
+// FuzzOffsets cuts bytes into pieces. The last character of the text up to the first byte of a
+// piece is the character that this byte belongs to.
+func FuzzOffsets(f *testing.F) {
+	f.Add([]byte("a中\xf0\x9f\x98é\xff"), uint64(0x5a))
+	f.Add([]byte("\xf0\x9f\x98\x80\xed\xa0\x80"), uint64(0xff))
+	f.Fuzz(func(t *testing.T, b []byte, cuts uint64) {
+		pieces, want := [][]byte{nil}, []int{0}
+		for i, c := range b {
+			if cuts>>(i%64)&1 == 1 {
+				pieces, want = append(pieces, nil), append(want, utf8.RuneCountInString(Text(b[:i+1]))-1)
+			}
+			last := len(pieces) - 1
+			pieces[last] = append(pieces[last], c)
+		}
+		if got := Offsets(pieces); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", pieces, got, want)
+		}
+	})
 }
 
 // Text must give the same result for a whole text and for its pieces together, if the

@@ -18,6 +18,8 @@ type ChatBody struct {
 	Messages            Messages `json:"messages" doc:"The conversation. The chat template of the model makes a prompt of it; GET /v1/models says which. The text policy applies to the prompt."`
 	MaxTokens           int      `json:"max_tokens,omitempty" minimum:"1" maximum:"1048576" doc:"The largest number of tokens of each answer. The model's context may leave room for fewer. Without it, the length is that of POST /generate: 50."`
 	MaxCompletionTokens int      `json:"max_completion_tokens,omitempty" minimum:"1" maximum:"1048576" doc:"The same. It precedes max_tokens."`
+	Logprobs            bool     `json:"logprobs,omitempty" doc:"Answer with the log probability of each token of the text."`
+	TopLogprobs         int      `json:"top_logprobs,omitempty" minimum:"0" maximum:"20" doc:"With logprobs: the number of the likeliest tokens at each position whose log probabilities to answer with."`
 	Sampling
 	Hints
 }
@@ -29,7 +31,6 @@ var Chat = Operation{
 		{"audio", nil, onlyText},
 		{"function_call", []string{`"none"`, `"auto"`}, noTools},
 		{"functions", []string{"[]"}, noTools},
-		{"logprobs", []string{"false"}, logprobsAt},
 		{"metadata", []string{"{}"}, "jobs have no metadata"},
 		{"modalities", []string{"[]", `["text"]`}, onlyText},
 		{"moderation", []string{"{}"}, ownPolicy},
@@ -42,7 +43,6 @@ var Chat = Operation{
 		{"store", []string{"false"}, "every job is on record, and in the history of its user; there is no second store"},
 		{"tool_choice", []string{`"none"`, `"auto"`}, noTools},
 		{"tools", []string{"[]"}, noTools},
-		{"top_logprobs", []string{"0"}, logprobsAt},
 		{"verbosity", []string{`"medium"`}, noSetting},
 		{"web_search_options", nil, noTools},
 	},
@@ -131,15 +131,26 @@ func (c *Content) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// errTopLogprobsAlone is the refusal of a chat that asks for the log probabilities of other
+// tokens than those of the text alone.
+var errTopLogprobsAlone = &Refusal{"top_logprobs", "top_logprobs_alone", "top_logprobs is only allowed when logprobs is true"}
+
 // Requests returns a request for each answer. The template is one of package jobs.
-// defaultTokens is the length of an answer if the client sets none.
-func (b *ChatBody) Requests(template string, defaultTokens int) []jobs.Request {
+// defaultTokens is the length of an answer if the client sets none. It returns a *Refusal for
+// top_logprobs without logprobs.
+func (b *ChatBody) Requests(template string, defaultTokens int) ([]jobs.Request, error) {
+	if b.TopLogprobs > 0 && !b.Logprobs {
+		return nil, errTopLogprobsAlone
+	}
 	rendered := render(template, b.Messages)
 	r := b.request(rendered.Prompt)
 	r.Template, r.Turns = rendered.Template, rendered.Turns
 	r.Stop = append(slices.Clone(r.Stop), rendered.Stop...)
 	r.MaxNewTokens = cmp.Or(b.MaxCompletionTokens, b.MaxTokens, defaultTokens)
-	return b.copies(r)
+	if b.Logprobs {
+		r.Logprobs = &b.TopLogprobs
+	}
+	return b.copies(r), nil
 }
 
 // ChatCompletion is the answer of /v1/chat/completions.
@@ -155,10 +166,10 @@ type ChatCompletion struct {
 
 // ChatChoice is an answer.
 type ChatChoice struct {
-	Index        int         `json:"index" doc:"The number of the answer, from 0."`
-	Message      ChatMessage `json:"message" doc:"The answer."`
-	Logprobs     any         `json:"logprobs" doc:"Always null."`
-	FinishReason string      `json:"finish_reason" enum:"stop,length,content_filter" doc:"Why the text ends: at a natural end or a stop string (stop), at its largest length (length), or before a word that the text policy refuses (content_filter)."`
+	Index        int           `json:"index" doc:"The number of the answer, from 0."`
+	Message      ChatMessage   `json:"message" doc:"The answer."`
+	Logprobs     *ChatLogprobs `json:"logprobs" doc:"The log probabilities of the tokens. null if the request did not ask for them."`
+	FinishReason string        `json:"finish_reason" enum:"stop,length,content_filter" doc:"Why the text ends: at a natural end or a stop string (stop), at its largest length (length), or before a word that the text policy refuses (content_filter)."`
 }
 
 // ChatMessage is the message of an answer.
@@ -181,10 +192,10 @@ type ChatChunk struct {
 
 // ChatChunkChoice is a piece of an answer.
 type ChatChunkChoice struct {
-	Index        int       `json:"index"`
-	Delta        ChatDelta `json:"delta"`
-	Logprobs     any       `json:"logprobs"`
-	FinishReason *string   `json:"finish_reason"`
+	Index        int           `json:"index"`
+	Delta        ChatDelta     `json:"delta"`
+	Logprobs     *ChatLogprobs `json:"logprobs"`
+	FinishReason *string       `json:"finish_reason"`
 }
 
 // ChatDelta is what a chunk adds to an answer.
@@ -194,28 +205,33 @@ type ChatDelta struct {
 }
 
 // Answer returns the answer about ended jobs.
-func (b *ChatBody) Answer(jobs []events.Job) ChatCompletion {
+func (b *ChatBody) Answer(jobs []events.Job, logprobs Logprobs) ChatCompletion {
 	h := headOf("chatcmpl-", jobs)
 	c := ChatCompletion{ID: h.id, Object: "chat.completion", Created: h.created, Model: h.model, SystemFingerprint: h.fingerprint, Usage: new(usageOf(jobs, b.N))}
 	for i, job := range jobs {
-		c.Choices = append(c.Choices, ChatChoice{Index: i, Message: ChatMessage{Role: "assistant", Content: job.Text}, FinishReason: job.FinishReason})
+		choice := ChatChoice{Index: i, Message: ChatMessage{Role: "assistant", Content: job.Text}, FinishReason: job.FinishReason}
+		if list, ok := logprobs(job, 0); ok {
+			choice.Logprobs = chatLogprobs(list)
+		}
+		c.Choices = append(c.Choices, choice)
 	}
 	return c
 }
 
 // ChatStream makes the chunks of a stream.
 type ChatStream struct {
-	body *ChatBody
-	head head
+	body     *ChatBody
+	head     head
+	logprobs logprobCursor
 }
 
 // NewStream returns the stream of accepted jobs.
-func (b *ChatBody) NewStream(jobs []events.Job) ChatStream {
-	return ChatStream{b, headOf("chatcmpl-", jobs)}
+func (b *ChatBody) NewStream(jobs []events.Job, logprobs Logprobs) ChatStream {
+	return ChatStream{b, headOf("chatcmpl-", jobs), newLogprobCursor(logprobs, len(jobs))}
 }
 
 // Chunks returns the chunks for an event of job i. The jobs are folded up to their latest
-// events, this one included.
+// events, this one included. The events of each job must come in their order.
 func (s ChatStream) Chunks(jobs []events.Job, i int, fact events.Fact) ([]json.RawMessage, error) {
 	choice := ChatChunkChoice{Index: i}
 	switch fact := fact.(type) {
@@ -230,6 +246,9 @@ func (s ChatStream) Chunks(jobs []events.Job, i int, fact events.Fact) ([]json.R
 		choice.FinishReason = &fact.FinishReason
 	default:
 		return nil, nil
+	}
+	if list := s.logprobs.next(jobs[i], i); len(list) > 0 {
+		choice.Logprobs = chatLogprobs(list)
 	}
 	chunk := s.chunk(jobs[i])
 	chunk.Choices = append(chunk.Choices, choice)

@@ -18,7 +18,8 @@ type CompletionBody struct {
 	Model     string  `json:"model" minLength:"1" maxLength:"200" example:"opticks" doc:"The name of the served model, as GET /v1/models has it."`
 	Prompt    Prompts `json:"prompt" doc:"The text to continue: a string, a list of strings, a list of token ids, or a list of lists of token ids. Token ids must be those of their text. The text policy applies as in POST /generate, but a prompt may be as long as the model's context."`
 	MaxTokens *int    `json:"max_tokens,omitempty" minimum:"1" maximum:"1048576" default:"16" doc:"The largest number of tokens of each text. The model's context may leave room for fewer."`
-	Echo      bool    `json:"echo,omitempty" doc:"Begin each text with its prompt, as the text policy has left it."`
+	Echo      bool    `json:"echo,omitempty" doc:"Begin each text with its prompt, as the text policy has left it. Refused together with logprobs."`
+	Logprobs  *int    `json:"logprobs,omitempty" minimum:"0" maximum:"20" doc:"Answer with the log probability of each token of the text, and with those of this number of the likeliest tokens at its position. OpenAI's specification allows up to 5."`
 	Sampling
 	Hints
 }
@@ -29,7 +30,6 @@ var Completions = Operation{
 	Refused: []Refused{
 		{"best_of", []string{"1"}, "the service does not rank texts: ask for n texts and choose among them"},
 		{"suffix", []string{`""`}, "the model continues texts and does not fill gaps"},
-		{"logprobs", nil, logprobsAt},
 	},
 	Inner: inner,
 }.unique()
@@ -39,10 +39,13 @@ var inner = map[string]func(json.RawMessage, string) (json.RawMessage, error){"s
 
 // Requests returns a request for each text, in the order of the choices: all texts of the
 // first prompt, then all of the second. It returns a *Refusal if the body asks for too many
-// texts, or for token ids that are not those of a text.
+// texts, for the log probabilities of prompts, or for token ids that are not those of a text.
 func (b *CompletionBody) Requests(encode func(string) []int, decode func([]int) []byte) ([]jobs.Request, error) {
 	if len(b.Prompt)*b.N > MaxChoices {
 		return nil, &Refusal{"n", "too_many_choices", fmt.Sprintf("%d prompts with n=%d are too many texts: the largest number is %d", len(b.Prompt), b.N, MaxChoices)}
+	}
+	if b.Echo && b.Logprobs != nil {
+		return nil, unsupported("echo", "with logprobs, a text has no prompt, because no worker computes the log probabilities of prompts")
 	}
 	var requests []jobs.Request
 	for _, prompt := range b.Prompt {
@@ -52,6 +55,7 @@ func (b *CompletionBody) Requests(encode func(string) []int, decode func([]int) 
 		}
 		r := b.request(text)
 		r.MaxNewTokens = *b.MaxTokens // never nil, because the schema has a default
+		r.Logprobs = b.Logprobs
 		requests = append(requests, b.copies(r)...)
 	}
 	return requests, nil
@@ -96,17 +100,21 @@ type Completion struct {
 
 // CompletionChoice is a text, or a piece of it.
 type CompletionChoice struct {
-	Text         string  `json:"text" doc:"The text, and before it the prompt if the request asked for an echo."`
-	Index        int     `json:"index" doc:"The number of the text, from 0: that of the prompt times n, plus that of its text."`
-	Logprobs     any     `json:"logprobs" doc:"Always null."`
-	FinishReason *string `json:"finish_reason" enum:"stop,length,content_filter" nullable:"true" doc:"Why the text ends: at a natural end or a stop string (stop), at max_tokens (length), or before a word that the text policy refuses (content_filter). In a chunk before the last one of its text: null."`
+	Text         string              `json:"text" doc:"The text, and before it the prompt if the request asked for an echo."`
+	Index        int                 `json:"index" doc:"The number of the text, from 0: that of the prompt times n, plus that of its text."`
+	Logprobs     *CompletionLogprobs `json:"logprobs" doc:"The log probabilities of the tokens. null if the request did not ask for them, and in a chunk without tokens."`
+	FinishReason *string             `json:"finish_reason" enum:"stop,length,content_filter" nullable:"true" doc:"Why the text ends: at a natural end or a stop string (stop), at max_tokens (length), or before a word that the text policy refuses (content_filter). In a chunk before the last one of its text: null."`
 }
 
 // Answer returns the answer about ended jobs.
-func (b *CompletionBody) Answer(jobs []events.Job) Completion {
+func (b *CompletionBody) Answer(jobs []events.Job, logprobs Logprobs) Completion {
 	c := b.chunk(headOf("cmpl-", jobs))
 	for i, job := range jobs {
-		c.Choices = append(c.Choices, CompletionChoice{Text: b.echo(job) + job.Text, Index: i, FinishReason: &job.FinishReason})
+		choice := CompletionChoice{Text: b.echo(job) + job.Text, Index: i, FinishReason: &job.FinishReason}
+		if list, ok := logprobs(job, 0); ok {
+			choice.Logprobs = completionLogprobs(list)
+		}
+		c.Choices = append(c.Choices, choice)
 	}
 	c.Usage = new(usageOf(jobs, b.N))
 	return c
@@ -126,17 +134,18 @@ func (b *CompletionBody) chunk(h head) Completion {
 
 // CompletionStream makes the chunks of a stream.
 type CompletionStream struct {
-	body *CompletionBody
-	head head
+	body     *CompletionBody
+	head     head
+	logprobs logprobCursor
 }
 
 // NewStream returns the stream of accepted jobs.
-func (b *CompletionBody) NewStream(jobs []events.Job) CompletionStream {
-	return CompletionStream{b, headOf("cmpl-", jobs)}
+func (b *CompletionBody) NewStream(jobs []events.Job, logprobs Logprobs) CompletionStream {
+	return CompletionStream{b, headOf("cmpl-", jobs), newLogprobCursor(logprobs, len(jobs))}
 }
 
 // Chunks returns the chunks for an event of job i. The jobs are folded up to their latest
-// events, this one included.
+// events, this one included. The events of each job must come in their order.
 func (s CompletionStream) Chunks(jobs []events.Job, i int, fact events.Fact) ([]json.RawMessage, error) {
 	b := s.body
 	choice := CompletionChoice{Index: i}
@@ -150,6 +159,9 @@ func (s CompletionStream) Chunks(jobs []events.Job, i int, fact events.Fact) ([]
 	}
 	if choice.Text == "" && choice.FinishReason == nil {
 		return nil, nil
+	}
+	if list := s.logprobs.next(jobs[i], i); len(list) > 0 {
+		choice.Logprobs = completionLogprobs(list)
 	}
 	c := b.chunk(s.head.of(jobs[i]))
 	c.Choices = append(c.Choices, choice)

@@ -37,7 +37,6 @@ type Refused struct {
 
 // These are reasons of several operations for refusing a field.
 const (
-	logprobsAt   = "send logprobs to POST /jobs, or read them with POST /jobs/{id}/logprobs"
 	noCache      = "the service has no cache that clients control"
 	noForm       = "the model is not held to a form"
 	noSetting    = "the model has no such setting"

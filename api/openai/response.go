@@ -26,6 +26,8 @@ type ResponseBody struct {
 	Background       bool     `json:"background,omitempty" doc:"Answer at once, or go on if the client leaves the stream. GET /v1/responses/{id} has the text."`
 	Store            *bool    `json:"store,omitempty" default:"true" doc:"With false, the job is erased when it has ended: at once after the answer, or within two minutes if the request has an Idempotency-Key. Background responses must be stored."`
 	Stream           bool     `json:"stream,omitempty" doc:"Send the text in pieces as server-sent events."`
+	Include          []string `json:"include,omitempty" maxItems:"16" enum:"message.output_text.logprobs,reasoning.encrypted_content" doc:"With message.output_text.logprobs, the text has the log probability of each of its tokens. reasoning.encrypted_content has no effect. Other values are refused."`
+	TopLogprobs      int      `json:"top_logprobs,omitempty" minimum:"0" maximum:"20" doc:"The number of the likeliest tokens at each position whose log probabilities the text has, beside those of its own tokens. More than 0 includes them without include."`
 	Metadata         Metadata `json:"metadata,omitempty" doc:"Up to 16 texts of the client, each with a name of up to 64 characters. They are in each answer about the response."`
 	Hints
 }
@@ -56,7 +58,6 @@ var Responses = Operation{
 		{"access_programs", []string{"{}"}, "the service has no such programs"},
 		{"context_management", []string{"[]"}, notShortened},
 		{"image", []string{"{}"}, onlyText},
-		{"include", []string{"[]", `["reasoning.encrypted_content"]`}, "the service has nothing to include: no reasoning, no tools and no probabilities"},
 		{"max_tool_calls", nil, noTools},
 		{"moderation", []string{"{}"}, ownPolicy},
 		{"prompt", nil, "the service has no prompts of its own"},
@@ -64,10 +65,21 @@ var Responses = Operation{
 		{"prompt_cache_retention", nil, noCache},
 		{"service_tier", []string{`"auto"`, `"default"`}, oneTier},
 		{"stream_options", []string{"{}"}, "a stream has no options"},
-		{"top_logprobs", []string{"0"}, logprobsAt},
 	}, neverInResponses...),
 	Inner: responseInner,
 }.unique()
+
+// includeLogprobs is the value of include that asks for log probabilities.
+const includeLogprobs = "message.output_text.logprobs"
+
+// readInclude refuses what the service cannot include.
+func readInclude(value json.RawMessage, at string) (json.RawMessage, error) {
+	var list []string
+	if json.Unmarshal(value, &list) == nil && slices.ContainsFunc(list, func(what string) bool { return what != includeLogprobs && what != "reasoning.encrypted_content" }) {
+		return nil, unsupported(at, "the service has nothing else to include than "+includeLogprobs+": no reasoning and no tools")
+	}
+	return value, nil
+}
 
 // ResponseTokens is the table of the fields of /v1/responses/input_tokens.
 var ResponseTokens = Operation{
@@ -89,6 +101,7 @@ var neverInResponses = []Refused{
 
 // responseInner has the readers of the fields with members of their own.
 var responseInner = map[string]func(json.RawMessage, string) (json.RawMessage, error){
+	"include":        readInclude,
 	"input":          each(readItem),
 	"metadata":       readMetadata,
 	"stream_options": inside(streamOptionsOfResponses),
@@ -126,7 +139,18 @@ var inputPart = Operation{
 		{"logprobs", []string{"[]"}, "a text of the input has no probabilities"},
 		{"prompt_cache_breakpoint", nil, noCache},
 	},
+	Inner: map[string]func(json.RawMessage, string) (json.RawMessage, error){"logprobs": withoutElements},
 }.unique()
+
+// withoutElements returns an empty list for a list. The log probabilities of an earlier output
+// have no effect on a new text.
+func withoutElements(value json.RawMessage, _ string) (json.RawMessage, error) {
+	var list []json.RawMessage
+	if json.Unmarshal(value, &list) == nil && list != nil {
+		return json.RawMessage("[]"), nil
+	}
+	return value, nil
+}
 
 // readItem refuses items that are not messages.
 func readItem(value json.RawMessage, at string) (json.RawMessage, error) {
@@ -304,6 +328,9 @@ func (b *ResponseBody) Request(template string, history []Message, defaultTokens
 	r.MaxNewTokens = cmp.Or(b.MaxOutputTokens, defaultTokens)
 	r.Temperature, r.TopP = *b.Temperature, *b.TopP // never nil, because the schema has defaults
 	r.PresencePenalty, r.FrequencyPenalty, r.RepetitionPenalty = b.PresencePenalty, b.FrequencyPenalty, 1
+	if b.TopLogprobs > 0 || slices.Contains(b.Include, includeLogprobs) {
+		r.Logprobs = &b.TopLogprobs
+	}
 	r.EraseAtEnd = !*b.Store
 	if r.EraseAtEnd && b.Background {
 		return r, errBackgroundUnstored

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"colophon/events"
+	"colophon/jobs"
 )
 
 // Response is a response as clients see it. It has the members that OpenAI's specification and
@@ -31,7 +32,7 @@ type Response struct {
 	TopP               float64            `json:"top_p" doc:"The parameter of the request."`
 	PresencePenalty    float64            `json:"presence_penalty" doc:"The parameter of the request."`
 	FrequencyPenalty   float64            `json:"frequency_penalty" doc:"The parameter of the request."`
-	TopLogprobs        int                `json:"top_logprobs" doc:"Always 0."`
+	TopLogprobs        int                `json:"top_logprobs" doc:"The parameter of the request."`
 	Reasoning          ResponseReasoning  `json:"reasoning" doc:"The model does not reason."`
 	Usage              *ResponseUsage     `json:"usage" doc:"The tokens of a response that has ended."`
 	Store              bool               `json:"store" doc:"Whether the response stays on record."`
@@ -101,17 +102,17 @@ type ResponseItem struct {
 }
 
 // ResponsePart is the text of a message. Texts of the output and of the assistant have lists
-// of annotations and of probabilities, which are empty.
+// of annotations, which are empty, and of log probabilities.
 type ResponsePart struct {
-	Type        string   `json:"type" enum:"input_text,output_text" doc:"Whose text it is."`
-	Text        string   `json:"text" doc:"The text."`
-	Annotations []string `json:"annotations,omitzero" maxItems:"0" doc:"Always empty."`
-	Logprobs    []string `json:"logprobs,omitzero" maxItems:"0" doc:"Always empty."`
+	Type        string    `json:"type" enum:"input_text,output_text" doc:"Whose text it is."`
+	Text        string    `json:"text" doc:"The text."`
+	Annotations []string  `json:"annotations,omitzero" maxItems:"0" doc:"Always empty."`
+	Logprobs    []LogProb `json:"logprobs,omitzero" doc:"The log probabilities of the tokens. Empty if the request did not ask for them, and in the input."`
 }
 
 // outputPart returns the part with a text of the assistant.
-func outputPart(text string) ResponsePart {
-	return ResponsePart{Type: "output_text", Text: text, Annotations: []string{}, Logprobs: []string{}}
+func outputPart(text string, tokens []jobs.TokenLogprobs) ResponsePart {
+	return ResponsePart{Type: "output_text", Text: text, Annotations: []string{}, Logprobs: logProbs(tokens)}
 }
 
 // ResponseDeleted is the answer to the deletion of a response.
@@ -139,12 +140,12 @@ func optional(text string) *string {
 }
 
 // NewResponse returns the response of a job that was made by /v1/responses and is not erased.
-func NewResponse(job events.Job) Response {
+func NewResponse(job events.Job, logprobs Logprobs) Response {
 	record, _ := recordOf(job)
-	return newResponse(job, record)
+	return newResponse(job, record, logprobs)
 }
 
-func newResponse(job events.Job, record responseRecord) Response {
+func newResponse(job events.Job, record responseRecord, logprobs Logprobs) Response {
 	r := Response{
 		ID: ResponseID(job.ID), Object: "response", CreatedAt: job.AcceptedAt.Unix(), Status: status(job, record), Model: job.Model,
 		PreviousResponseID: optional(record.PreviousResponseID), Instructions: optional(record.Instructions),
@@ -162,7 +163,10 @@ func newResponse(job events.Job, record responseRecord) Response {
 		r.MaxOutputTokens = &record.MaxOutputTokens
 	}
 	if job.Attempts > 0 {
-		r.Output = append(r.Output, outputItem(job, r.Status))
+		r.Output = append(r.Output, outputItem(job, r.Status, logprobs))
+	}
+	if n := job.Params.Logprobs; n != nil {
+		r.TopLogprobs = *n
 	}
 	switch r.Status {
 	case "completed":
@@ -199,13 +203,14 @@ func status(job events.Job, record responseRecord) string {
 }
 
 // outputItem returns the message with the text so far.
-func outputItem(job events.Job, status string) ResponseItem {
+func outputItem(job events.Job, status string, logprobs Logprobs) ResponseItem {
 	switch status {
 	case "in_progress", "completed":
 	default:
 		status = "incomplete"
 	}
-	return ResponseItem{Type: "message", ID: messagePrefix + job.ID.String(), Status: status, Role: "assistant", Content: []ResponsePart{outputPart(job.Text)}, Phase: "final_answer"}
+	tokens, _ := logprobs(job, 0)
+	return ResponseItem{Type: "message", ID: messagePrefix + job.ID.String(), Status: status, Role: "assistant", Content: []ResponsePart{outputPart(job.Text, tokens)}, Phase: "final_answer"}
 }
 
 // WithoutTexts returns the response without what the client has written and without the text.
@@ -222,7 +227,7 @@ func InputItems(job events.Job) []ResponseItem {
 	for i, m := range record.Input {
 		part := ResponsePart{Type: "input_text", Text: string(m.Content)}
 		if m.Role == "assistant" {
-			part = outputPart(part.Text)
+			part = outputPart(part.Text, nil)
 		}
 		items[i] = ResponseItem{Type: "message", ID: m.ID, Status: "completed", Role: m.Role, Content: []ResponsePart{part}, Phase: m.Phase}
 		if m.ID == "" {

@@ -25,18 +25,24 @@ type responseEvent struct {
 	Part           *ResponsePart `json:"part,omitempty"`
 	Delta          *string       `json:"delta,omitempty"`
 	Text           *string       `json:"text,omitempty"`
-	Logprobs       []string      `json:"logprobs,omitzero"`
+	Logprobs       []LogProb     `json:"logprobs,omitzero"`
 }
 
 // A ResponseStream makes the events of a response from those of its job. The events and their
 // numbers are a function of the job's events alone, so every process makes the same ones,
-// whenever it begins. The zero ResponseStream is before the job's first event.
+// whenever it begins. Only a process with another model leaves the log probabilities out.
 type ResponseStream struct {
-	job    events.Job
-	record responseRecord
-	list   []ResponseEvent // events of the latest call of Apply
-	next   int             // number of the next event
-	failed error
+	job      events.Job
+	record   responseRecord
+	logprobs logprobCursor
+	list     []ResponseEvent // events of the latest call of Apply
+	next     int             // number of the next event
+	failed   error
+}
+
+// NewResponseStream returns a stream before the first event of the job.
+func NewResponseStream(logprobs Logprobs) *ResponseStream {
+	return &ResponseStream{logprobs: newLogprobCursor(logprobs, 1)}
 }
 
 // Apply returns the events for the next event of the job. The job must be one of a response,
@@ -62,8 +68,8 @@ func (s *ResponseStream) Apply(e events.Event) ([]ResponseEvent, error) {
 			s.begin()
 		}
 	case events.JobAdvanced:
-		if fact.Text != "" { // tokens may end inside a character
-			s.text(responseEvent{Type: "response.output_text.delta", Delta: &fact.Text, Logprobs: []string{}})
+		if fact.Text != "" { // the tokens may be cut off
+			s.text(responseEvent{Type: "response.output_text.delta", Delta: &fact.Text, Logprobs: logProbs(s.logprobs.next(job, 0))})
 		}
 	case events.JobCompleted, events.JobCancelled:
 		s.end()
@@ -83,10 +89,10 @@ func (s *ResponseStream) begin() {
 	if s.record.Background {
 		s.response("response.in_progress")
 	}
-	item := outputItem(s.job, "in_progress")
+	item := outputItem(s.job, "in_progress", s.logprobs.logprobs)
 	item.Content = []ResponsePart{}
 	s.add(responseEvent{Type: "response.output_item.added", OutputIndex: new(0), Item: &item})
-	s.text(responseEvent{Type: "response.content_part.added", Part: new(outputPart(""))})
+	s.text(responseEvent{Type: "response.content_part.added", Part: new(outputPart("", nil))})
 }
 
 // end adds the events of a response that has ended. Neither specification has an event for a
@@ -95,10 +101,11 @@ func (s *ResponseStream) begin() {
 func (s *ResponseStream) end() {
 	state := status(s.job, s.record)
 	if s.job.Attempts > 0 {
-		text := s.job.Text
-		s.text(responseEvent{Type: "response.output_text.done", Text: &text, Logprobs: []string{}})
-		s.text(responseEvent{Type: "response.content_part.done", Part: new(outputPart(text))})
-		s.add(responseEvent{Type: "response.output_item.done", OutputIndex: new(0), Item: new(outputItem(s.job, state))})
+		item := outputItem(s.job, state, s.logprobs.logprobs)
+		part := &item.Content[0]
+		s.text(responseEvent{Type: "response.output_text.done", Text: &part.Text, Logprobs: part.Logprobs})
+		s.text(responseEvent{Type: "response.content_part.done", Part: part})
+		s.add(responseEvent{Type: "response.output_item.done", OutputIndex: new(0), Item: &item})
 	}
 	if state == string(events.Cancelled) {
 		state = "incomplete"
@@ -108,7 +115,7 @@ func (s *ResponseStream) end() {
 
 // response adds an event with the response as it is.
 func (s *ResponseStream) response(kind string) {
-	s.add(responseEvent{Type: kind, Response: new(newResponse(s.job, s.record))})
+	s.add(responseEvent{Type: kind, Response: new(newResponse(s.job, s.record, s.logprobs.logprobs))})
 }
 
 // text adds an event about the text of the message.
