@@ -34,7 +34,7 @@ func (c logprobCursor) next(job events.Job, i int) []jobs.TokenLogprobs {
 
 // TopLogProb is a token with its log probability.
 type TopLogProb struct {
-	Token   string  `json:"token" doc:"The text of the token. If its bytes are not whole characters: bytes: and the bytes, those that are not printable ASCII as \\x and two hexadecimal digits."`
+	Token   string  `json:"token" doc:"The text of the token. If its bytes are not whole characters: bytes: and the bytes, with \\x and two hexadecimal digits for a backslash and all that is not printable ASCII."`
 	Logprob float32 `json:"logprob" doc:"The natural logarithm of the probability that the model gives to the token."`
 	Bytes   []int   `json:"bytes" nullable:"false" doc:"The bytes of the token."`
 }
@@ -53,7 +53,7 @@ type ChatLogprobs struct {
 
 // CompletionLogprobs are the log probabilities of a text, or of a piece of it.
 type CompletionLogprobs struct {
-	Tokens        []string             `json:"tokens" nullable:"false" doc:"The texts of the tokens. A token whose bytes are not whole characters is bytes: and its bytes, those that are not printable ASCII as \\x and two hexadecimal digits."`
+	Tokens        []string             `json:"tokens" nullable:"false" doc:"The texts of the tokens. A token whose bytes are not whole characters is bytes: and its bytes, with \\x and two hexadecimal digits for a backslash and all that is not printable ASCII."`
 	TokenLogprobs []float32            `json:"token_logprobs" nullable:"false" doc:"The natural logarithm of the probability that the model gives to each token."`
 	TopLogprobs   []map[string]float32 `json:"top_logprobs" nullable:"false" doc:"The log probabilities of the likeliest tokens at each position, as many as logprobs of the request, and of the token of the text."`
 	TextOffset    []int                `json:"text_offset" nullable:"false" doc:"Where each token begins in the whole text: the number of Unicode characters before it. A token that begins inside a character has the offset of that character."`
