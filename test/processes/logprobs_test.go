@@ -52,11 +52,13 @@ func TestLogprobsOfAStreamSurviveAKilledWorker(t *testing.T) {
 	m := newMembers(t)
 	c := newUser(t, m.api("--no-rate-limits").URL, "counter")
 	workers := []*programtest.Process{m.worker(), m.worker()}
+	var models struct{ Data []struct{ ID string } }
+	c.Do(http.MethodGet, "/v1/models", "").Must(t, http.StatusOK).Into(t, &models)
 	for seed, starts := 1, 0; starts < 2; seed++ {
-		request := fmt.Sprintf(`"model":"opticks","prompt":"The nature of light","max_tokens":500,"min_tokens":500,"temperature":1.5,"seed":%d,"logprobs":2}`, seed)
+		request := fmt.Sprintf(`"model":%q,"prompt":"The nature of light","max_tokens":500,"min_tokens":500,"temperature":1.5,"seed":%d,"logprobs":2}`, models.Data[0].ID, seed)
 		resp, err := c.Open(t.Context(), http.MethodPost, "/v1/completions", `{"stream":true,`+request)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp, err)
 		}
 		defer resp.Body.Close()
 		var got, want completion
