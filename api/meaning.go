@@ -107,6 +107,7 @@ var meanings = map[string]meaning{
 	"webhook_not_https":  {status: http.StatusUnprocessableEntity, at: "body.url"},
 	"webhook_url":        {status: http.StatusUnprocessableEntity, at: "body.url"},
 
+	"no_token":           {status: http.StatusUnprocessableEntity, advice: "remove it"},
 	"no_room":            {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or allow more", at: "body.prompt"},
 	"over_token_budget":  {status: http.StatusUnprocessableEntity, advice: "shorten the prompt or ask for fewer tokens"},
 	"queue_full":         {status: http.StatusServiceUnavailable, advice: "try again later", wait: jobsWait},

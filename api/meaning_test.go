@@ -136,6 +136,7 @@ func TestCodedErrorsBecomeProblems(t *testing.T) {
 		{&jobs.BudgetError{Limit: 10, Left: 2, Needed: 5, Reset: time.Minute}, 429, "token_budget_spent", "the job may use 5 tokens, but only 2 of today's 10 are left: ask for fewer, or wait until midnight UTC", "", "60", ""},
 		{&jobs.BudgetError{Limit: 10, Left: 2, Needed: 11, Reset: time.Minute}, 422, "over_token_budget", "the job may use 11 tokens, but only 2 of today's 10 are left: shorten the prompt or ask for fewer tokens", "", "", ""},
 		{&jobs.NoRoomError{PromptTokens: 60, Limit: 50, LimitName: "max_length"}, 422, "no_room", "the prompt has 60 tokens, which leaves no room under max_length of 50 tokens: shorten the prompt or allow more", "body.prompt", "", ""},
+		{jobs.ErrNoToken, 422, "no_token", "the model has no token for a character of the text: remove it", "", "", ""},
 		{jobs.ErrMinTokens, 422, "min_tokens_above_maximum", "min_tokens is above max_new_tokens, which is 50 in a request without any length: lower it or allow more", "body.min_tokens", "", ""},
 		{&jobs.UnknownTokenError{Vocab: 50257}, 422, "unknown_token", "logit_bias names something else than a token id of the model, which has the ids 0 to 50256: POST /tokenize returns the ids of a text", "body.logit_bias", "", ""},
 		{jobs.ErrNoRepeatableText, 409, "no_repeatable_text", "the job has no complete text, its text is not to be kept, or parts of it were generated with different arithmetic", "", "", ""},

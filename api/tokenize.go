@@ -38,6 +38,9 @@ func (s *server) tokenizing() {
 }
 
 func (s *server) tokenize(_ context.Context, in *tokenizeInput) (*tokenizeOutput, error) {
-	tokens := s.Model.Encode(in.Body.Text)
+	tokens, err := s.Model.Tokens(in.Body.Text)
+	if err != nil {
+		return nil, err
+	}
 	return &tokenizeOutput{TokenList{append([]int{}, tokens...), len(tokens)}}, nil
 }

@@ -102,7 +102,10 @@ func (q *Queue) draft(r Request, rules *policy.Rules) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	promptTokens := q.promptTokens(r, prompt)
+	promptTokens, err := q.promptTokens(r, prompt)
+	if err != nil {
+		return draft{}, err
+	}
 	maxTokens, err := q.room(r, promptTokens)
 	if err != nil {
 		return draft{}, err
@@ -133,12 +136,14 @@ func (q *Queue) PromptTokens(r Request) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return q.promptTokens(r, prompt), nil
+	return q.promptTokens(r, prompt)
 }
 
-// promptTokens returns the number of tokens of the prompt of a request.
-func (q *Queue) promptTokens(r Request, prompt string) int {
-	return len(encodePrompt(q.model.Encode, 0, r.Template, prompt)) // the id of the end-of-text token does not matter
+// promptTokens returns the number of tokens of the prompt of a request. The error is
+// ErrNoToken if the model cannot read the prompt.
+func (q *Queue) promptTokens(r Request, prompt string) (int, error) {
+	tokens := encodePrompt(q.model.Encode, 0, r.Template, prompt) // the id of the end-of-text token does not matter
+	return len(tokens), q.model.check(tokens)
 }
 
 // accept checks requests and makes their jobs. It returns events.ErrClaimed if an earlier

@@ -16,6 +16,10 @@ const MaxSeed = 1<<53 - 1
 // ErrMinTokens is returned for a request whose MinTokens is above its MaxNewTokens.
 var ErrMinTokens = errcode.New("min_tokens_above_maximum", "min_tokens is above max_new_tokens, which is 50 in a request without any length")
 
+// ErrNoToken is returned for a text that the model cannot read. Its vocabulary lacks a byte of
+// the text, or has a token that its network lacks.
+var ErrNoToken = errcode.New("no_token", "the model has no token for a character of the text")
+
 // UnknownTokenError is returned if LogitBias names a token that the model does not have.
 type UnknownTokenError struct {
 	Vocab int // number of token ids that the model has

@@ -73,6 +73,23 @@ type Model struct {
 	Decode  func(tokens []int) []byte // safe for concurrent use
 }
 
+// Tokens returns the tokens of a text. The error is ErrNoToken if the model cannot read the
+// text.
+func (m Model) Tokens(text string) ([]int, error) {
+	tokens := m.Encode(text)
+	return tokens, m.check(tokens)
+}
+
+// check returns ErrNoToken if a token is not one of the model.
+func (m Model) check(tokens []int) error {
+	for _, id := range tokens {
+		if id < 0 || id >= m.Vocab {
+			return ErrNoToken
+		}
+	}
+	return nil
+}
+
 // Queue accepts and cancels jobs. It is safe for concurrent use.
 type Queue struct {
 	// Watermark marks the texts of all jobs, also of requests without a watermark. It must

@@ -155,7 +155,7 @@ func TestJobsReplayEqualOnAnyThreads(t *testing.T) {
 func flipped(t *testing.T) fs.FS {
 	t.Helper()
 	files := fstest.MapFS{}
-	for _, name := range catalog.Files() {
+	for _, name := range catalog.Files(opticks.Files()) {
 		content, err := fs.ReadFile(opticks.Files(), name)
 		if err != nil {
 			t.Fatal(err)

@@ -13,7 +13,7 @@ type adjuster struct {
 	params Params
 	bias   []bias // in the order of the ids
 	prompt []int  // the ids in the prompt, each once and in order; nil without a repetition penalty
-	eos    int    // the end-of-text token, or -1 if it is not held back
+	ends   []int  // the end-of-text tokens; nil if they are not held back
 
 	logits []float32 // changed copy of the logits
 	counts []int32   // number of each token in the text; all zero between calls
@@ -26,8 +26,8 @@ type bias struct {
 }
 
 // newAdjuster returns the adjuster of a text, or nil if the parameters need none.
-func newAdjuster(p Params, prompt []int, eos int) *adjuster {
-	a := &adjuster{params: p, eos: -1}
+func newAdjuster(p Params, prompt, ends []int) *adjuster {
+	a := &adjuster{params: p}
 	for _, token := range slices.Sorted(maps.Keys(p.LogitBias)) {
 		a.bias = append(a.bias, bias{token, p.LogitBias[token]})
 	}
@@ -35,9 +35,9 @@ func newAdjuster(p Params, prompt []int, eos int) *adjuster {
 		a.prompt = slices.Compact(slices.Sorted(slices.Values(prompt)))
 	}
 	if p.MinTokens > 0 {
-		a.eos = eos
+		a.ends = slices.DeleteFunc(slices.Clone(ends), func(id int) bool { return id < 0 })
 	}
-	if len(a.bias) == 0 && a.eos < 0 && !a.counting() {
+	if len(a.bias) == 0 && len(a.ends) == 0 && !a.counting() {
 		return nil
 	}
 	return a
@@ -54,7 +54,7 @@ func (a *adjuster) counting() bool {
 }
 
 // early reports whether a text of n tokens must not end yet.
-func (a *adjuster) early(n int) bool { return a.eos >= 0 && n < a.params.MinTokens }
+func (a *adjuster) early(n int) bool { return len(a.ends) > 0 && n < a.params.MinTokens }
 
 // changes reports whether apply may change the logits that follow a text of n tokens.
 func (a *adjuster) changes(n int) bool {
@@ -62,8 +62,8 @@ func (a *adjuster) changes(n int) bool {
 }
 
 // apply returns the changed logits, which are valid until the next call, and the token with
-// the highest of them. The given logits are finite. Among the changed ones, only that of the
-// end-of-text token may be -Inf. Such a token has the weight 0, so it is never chosen.
+// the highest of them. The given logits are finite. Among the changed ones, only those of
+// end-of-text tokens may be -Inf. Such a token has the weight 0, so it is never chosen.
 func (a *adjuster) apply(logits []float32, generated []int) (changed []float32, first int, err error) {
 	a.logits = append(a.logits[:0], logits...)
 	for _, b := range a.bias {
@@ -76,7 +76,9 @@ func (a *adjuster) apply(logits []float32, generated []int) (changed []float32, 
 		a.penalise(generated)
 	}
 	if a.early(len(generated)) {
-		a.logits[a.eos] = float32(math.Inf(-1))
+		for _, id := range a.ends {
+			a.logits[id] = float32(math.Inf(-1))
+		}
 	}
 	for i, l := range a.logits {
 		if l > a.logits[first] {
@@ -84,7 +86,7 @@ func (a *adjuster) apply(logits []float32, generated []int) (changed []float32, 
 		}
 	}
 	if math.IsInf(float64(a.logits[first]), -1) {
-		return nil, 0, fmt.Errorf("%w: the end-of-text token is the only one", ErrLogits)
+		return nil, 0, fmt.Errorf("%w: there are only end-of-text tokens", ErrLogits)
 	}
 	return a.logits, first, nil
 }

@@ -45,7 +45,7 @@ type Result struct {
 
 // Generate continues a prompt and passes the continuation to emit, delta by delta.
 //
-// Generation ends after p.MaxTokens tokens, at the end-of-text token of the engine, or
+// Generation ends after p.MaxTokens tokens, at an end-of-text token of the engine, or
 // when the text contains one of p.Stop. The end-of-text token is not among the emitted
 // tokens and adds no text. If the text contains several stop strings, the stop string
 // that ends first counts. If several stop strings end at the same position, the longest
@@ -73,7 +73,7 @@ type Result struct {
 func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit func(Delta) error) (Result, error) {
 	result := Result{PromptTokens: len(prompt), CompletionTokens: len(past)}
 	info := e.Info()
-	sampler, err := NewSampler(p, prompt, info.EOS)
+	sampler, err := NewSampler(p, prompt, append([]int{info.EOS}, info.MoreEOS...)...)
 	if err != nil {
 		return result, err
 	}
@@ -108,7 +108,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 		if err != nil {
 			return result, err
 		}
-		if token == info.EOS {
+		if info.Ends(token) {
 			result.FinishReason = FinishStop
 			break
 		}

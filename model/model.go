@@ -13,18 +13,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Info identifies an engine. Two engines with equal Info give the same bytes.
 type Info struct {
-	Name    string `json:"name"`    // name of the model, such as "gpt2"
-	Weights string `json:"weights"` // digest of the weights and their format, such as "sha256:248d…/f32"
-	Kernel  string `json:"kernel"`  // fingerprint of the engine's arithmetic, such as "avx2-fma/1"
-	Context int    `json:"context"` // largest number of tokens in a sequence, prompt included
-	Vocab   int    `json:"vocab"`   // number of token ids
-	EOS     int    `json:"eos"`     // id of the token that ends a text, or -1 if there is none
+	Name    string `json:"name"`               // name of the model, such as "gpt2"
+	Weights string `json:"weights"`            // digest of the weights and their format, such as "sha256:248d…/f32"; a network that differs from GPT-2's arithmetic is named too, as in "sha256:248d…/f32+relu"
+	Kernel  string `json:"kernel"`             // fingerprint of the engine's arithmetic, such as "avx2-fma/1"
+	Context int    `json:"context"`            // largest number of tokens in a sequence, prompt included
+	Vocab   int    `json:"vocab"`              // number of token ids
+	EOS     int    `json:"eos"`                // id of the token that ends a text, or -1 if there is none
+	MoreEOS []int  `json:"more_eos,omitempty"` // ids of the other tokens that end a text
 }
+
+// Ends reports whether a token ends a text.
+func (i Info) Ends(token int) bool { return token == i.EOS || slices.Contains(i.MoreEOS, token) }
 
 // Digest returns the digest of the weights without their format.
 func (i Info) Digest() string {
@@ -71,7 +76,8 @@ type Engine interface {
 	Info() Info
 
 	// Encode returns the token ids of text. Text that spells a special token is
-	// ordinary text.
+	// ordinary text. If the vocabulary lacks a byte of the text, an id is one that
+	// [Info.CheckTokens] refuses.
 	Encode(text string) []int
 
 	// Decode returns the bytes of all ids, one id after the other. The bytes may end in

@@ -59,8 +59,8 @@ const maxVocab = 1 << 20
 //  3. If the text so far has the token n times, n above 0, subtract frequency_penalty * n.
 //  4. If the text so far has the token, subtract presence_penalty. These two rules are
 //     OpenAI's.
-//  5. While the text has fewer than min_tokens tokens, the end-of-text token is not among
-//     the candidates, and temperature 0 does not choose it.
+//  5. While the text has fewer than min_tokens tokens, the tokens that end a text are not
+//     among the candidates, and temperature 0 does not choose them.
 //
 // The order of all these steps is that of vLLM (vllm/v1/sample/sampler.py). There the
 // end-of-text token gets the logit -Inf before the other changes, which is the same. Hugging
@@ -95,14 +95,14 @@ func (c Candidate) Token() int { return int(uint32(c.key)) }
 // not be chosen. The sampler chooses tokens in proportion to their weights.
 func (c Candidate) Weight() uint64 { return c.weight }
 
-// NewSampler returns a sampler for the continuation of a prompt. eos is the id of the token
-// that ends a text, or -1 if there is none. All ids of the prompt, and all that are passed to
-// Sample, must be in the vocabulary. An error wraps [ErrParams].
-func NewSampler(p Params, prompt []int, eos int) (*Sampler, error) {
+// NewSampler returns a sampler for the continuation of a prompt. ends has the ids of
+// the tokens that end a text; -1 is no token. All other ids, those of the prompt and all that
+// are passed to Sample, must be in the vocabulary. An error wraps [ErrParams].
+func NewSampler(p Params, prompt []int, ends ...int) (*Sampler, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	return &Sampler{params: p, adjuster: newAdjuster(p, prompt, eos)}, nil
+	return &Sampler{params: p, adjuster: newAdjuster(p, prompt, ends)}, nil
 }
 
 // Sample chooses the next token from logits, which has one logit for each token id.

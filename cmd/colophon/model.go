@@ -7,25 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"colophon/internal/console"
 	"colophon/model/catalog"
 	"colophon/model/gpt2"
 	"colophon/model/gpt2/hub"
 	"colophon/model/kernel"
-	"colophon/model/opticks"
 )
 
 type modelCmd struct {
 	Pull     pullCmd     `cmd:"" help:"Download a published model, or its missing and damaged files."`
-	List     listCmd     `cmd:"" help:"List the built-in and the published models, and check the pulled ones."`
+	List     listCmd     `cmd:"" help:"List the built-in, the published and the pulled models, and check the pulled ones."`
 	Verify   verifyCmd   `cmd:"" help:"Check all files of a model and report every problem."`
 	Tokenize tokenizeCmd `cmd:"" help:"Print the token ids of the text on standard input as a JSON array, or the reverse."`
 	Logits   logitsCmd   `cmd:"" help:"Print the logits after each token of a sequence, as JSON."`
@@ -33,7 +30,7 @@ type modelCmd struct {
 
 // sourceFlags select the model.
 type sourceFlags struct {
-	Model string `default:"opticks" help:"Model to run: opticks (built in), gpt2 (published, pulled if missing), or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
+	Model string `default:"opticks" help:"Model to run: opticks (built in), gpt2 or another published one (pulled if missing, see model list), a pulled repository such as ORG/NAME, or a directory in the Hugging Face layout of GPT-2, such as ./gpt2 ($COLOPHON_MODEL)."`
 	hubFlags
 }
 
@@ -43,7 +40,7 @@ type modelFlags struct {
 	Engine  string        `default:"native" enum:"native,gomlx" help:"Engine: native, or gomlx, the slower reference ($COLOPHON_ENGINE)."`
 	Weights kernel.Format `default:"f16" help:"Weight format of the native engine: f32, f16 (half the memory and time) or int8 (a quarter) ($COLOPHON_WEIGHTS)."`
 
-	WeightsDigest catalog.Digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
+	WeightsDigest catalog.Digest `placeholder:"sha256:HEX" help:"Required digest of the weights in a directory or of a first pull. Default: any ($COLOPHON_WEIGHTS_DIGEST)."`
 }
 
 // modelDirFlags select the directory for pulled models.
@@ -89,7 +86,7 @@ func (f *sourceFlags) find(ctx context.Context, data string, known catalog.Relea
 // find returns the model of --model, which must have the digest of --weights-digest.
 func (f *modelFlags) find(ctx context.Context, data string, known catalog.Releases, t *terminal) (catalog.Model, error) {
 	found, err := f.sourceFlags.find(ctx, data, known, t)
-	if found.Digest == "" {
+	if f.WeightsDigest != "" && !known.Pinned(f.Model) {
 		found.Digest = string(f.WeightsDigest)
 	}
 	return found, err
@@ -109,7 +106,7 @@ func (f *modelFlags) loadOptions() catalog.LoadOptions {
 }
 
 type pullCmd struct {
-	Name string `arg:"" help:"Name of the model, such as gpt2."`
+	Name string `arg:"" help:"Name of the model, such as gpt2, or a repository of the hub as ORG/NAME or ORG/NAME@REVISION."`
 	dataFlags
 	hubFlags
 }
@@ -121,7 +118,10 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	}
 	r, ok := known.Named(c.Name)
 	if !ok {
-		return &usageError{fmt.Errorf("unknown model %q: want %s; run other models from a directory with --model DIR", c.Name, known.Names())}
+		r, ok = hub.Repository(c.Name)
+	}
+	if !ok {
+		return &usageError{fmt.Errorf("unknown model %q: want %s, or a repository of the hub as ORG/NAME or ORG/NAME@REVISION; run other models from a directory with --model DIR", c.Name, known.Names())}
 	}
 	p := console.NewProgress(t.err, r.Name)
 	err := hub.Pull(ctx, c.dir(c.Data), r, c.hubOptions(p))
@@ -129,39 +129,16 @@ func (c *pullCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(t.out, "%s is in %s, verified\n", r.Name, r.Dir(c.dir(c.Data)))
-	return err
-}
-
-type listCmd struct {
-	dataFlags
-	modelDirFlags
-}
-
-// Run lists the models. It verifies every pulled model, so it reads all files of such a
-// model.
-func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
-	size, err := catalog.Size(opticks.Files())
+	recorded, err := r.Recorded(c.dir(c.Data))
 	if err != nil {
 		return err
 	}
-	out := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "NAME\tSIZE\tREVISION\tSTATE")
-	fmt.Fprintf(out, "%s\t%s\t-\tbuilt in\n", catalog.BuiltIn, console.Megabytes(size))
-	for _, r := range known {
-		dir := r.Dir(c.dir(c.Data))
-		state := "verified, in " + dir
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			state = "not pulled"
-		} else if err := r.Verify(ctx, os.DirFS(dir)); err != nil {
-			state = fmt.Sprintf("damaged, in %s: %v", dir, err)
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "%s\t%s\t%.12s\t%s\n", r.Name, console.Megabytes(r.Size()), r.Revision, state)
+	how := "verified"
+	if !r.Pinned() {
+		how = fmt.Sprintf("commit %.12s, weights %s, recorded for later pulls", recorded.Revision, recorded.Weights())
 	}
-	return out.Flush()
+	_, err = fmt.Fprintf(t.out, "%s is in %s, %s\n", r.Name, r.Dir(c.dir(c.Data)), how)
+	return err
 }
 
 type verifyCmd struct {
@@ -183,8 +160,8 @@ type tokenizeCmd struct {
 // maxStdin limits the size of standard input, in bytes.
 const maxStdin = 64 << 20
 
-// Run converts text to token ids, or token ids to text. It needs only vocab.json and
-// merges.txt of the model.
+// Run converts text to token ids, or token ids to text. It needs only the tokenizer of the
+// model.
 func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) error {
 	source, err := c.find(ctx, c.Data, known, t)
 	if err != nil {
@@ -203,6 +180,9 @@ func (c *tokenizeCmd) Run(ctx context.Context, t *terminal, known catalog.Releas
 	}
 	if !c.Decode {
 		ids := tokenizer.Encode(string(in))
+		if slices.Contains(ids, gpt2.NoToken) {
+			return errors.New("the model has no token for a byte of the text")
+		}
 		if ids == nil {
 			ids = []int{}
 		}

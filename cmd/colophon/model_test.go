@@ -40,7 +40,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 	if r.Config, err = gpt2.ReadConfig(opticks.Files()); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range catalog.Files() {
+	for _, name := range catalog.Files(opticks.Files()) {
 		f := hub.File{Name: name}
 		if name != "config.json" {
 			b, err := fs.ReadFile(opticks.Files(), name)
@@ -314,7 +314,7 @@ func TestVerifyNamesEveryProblemOfADirectory(t *testing.T) {
 	// write writes a changed copy of the built-in model and returns its directory.
 	write := func(changes map[string]func([]byte) []byte) string {
 		dir := t.TempDir()
-		for _, name := range catalog.Files() {
+		for _, name := range catalog.Files(opticks.Files()) {
 			b, err := fs.ReadFile(opticks.Files(), name)
 			if err != nil {
 				t.Fatal(err)

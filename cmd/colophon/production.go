@@ -120,11 +120,10 @@ func (f *databaseFlags) faults() (faults []string) {
 }
 
 func (f *modelFlags) faults(known catalog.Releases) []string {
-	_, published := known.Named(f.Model)
-	if published || f.Model == catalog.BuiltIn || f.WeightsDigest != "" {
+	if known.Pinned(f.Model) || f.Model == catalog.BuiltIn || f.WeightsDigest != "" {
 		return nil
 	}
-	return []string{"--model: the weights in the directory are not pinned: set --weights-digest (`colophon model verify` prints it)"}
+	return []string{"--model: the weights are not pinned: set --weights-digest (`colophon model verify` prints it)"}
 }
 
 func (f *listenFlags) faults() (faults []string) {

@@ -110,6 +110,7 @@ type replayEngines struct {
 func (e *replayEngines) get(_ context.Context, s events.JobStarted) (model.Engine, error) {
 	o := catalog.LoadOptions{GoMLX: strings.HasPrefix(s.Kernel, "gomlx/"), Sequences: 1}
 	_, format, _ := strings.Cut(s.Weights, "/")
+	format, _, _ = strings.Cut(format, "+") // the variant of the network, which follows the format, is not chosen here
 	if err := o.Weights.UnmarshalText([]byte(format)); err != nil {
 		return nil, err
 	}

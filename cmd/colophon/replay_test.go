@@ -180,7 +180,7 @@ func TestReplayTellsByItsStatus(t *testing.T) {
 func (r *replayed) otherWeights() string {
 	r.t.Helper()
 	dir := r.t.TempDir()
-	for _, name := range catalog.Files() {
+	for _, name := range catalog.Files(opticks.Files()) {
 		content, err := fs.ReadFile(opticks.Files(), name)
 		if err != nil {
 			r.t.Fatal(err)

@@ -1,8 +1,9 @@
 // Package catalog finds models by name and loads them.
 //
-// A name is the name of the embedded model or of a published model, or the path of a
-// directory in the Hugging Face layout of GPT-2. The name of a model takes precedence
-// over a directory. Write ./name for a directory that has the name of a model.
+// A name is the name of the embedded model, of a published model or of a repository that
+// has been pulled, or the path of a directory in the Hugging Face layout of GPT-2. The
+// name of a model takes precedence over a directory. Write ./name for a directory that has
+// the name of a model.
 package catalog
 
 import (
@@ -25,9 +26,26 @@ import (
 // BuiltIn is the name of the embedded model.
 const BuiltIn = opticks.Name
 
-// Files returns the names of the files of a model.
-func Files() []string {
-	return []string{"config.json", "vocab.json", "merges.txt", "model.safetensors"}
+// Files returns the names of the files of a model that are read. If files are missing,
+// their usual names are among them.
+func Files(files fs.FS) []string {
+	has := func(name string) bool {
+		_, err := fs.Stat(files, name)
+		return err == nil
+	}
+	names := []string{"config.json"}
+	if has("generation_config.json") {
+		names = append(names, "generation_config.json")
+	}
+	names = append(names, gpt2.TokenizerFiles(files)...)
+	if !has("model.safetensors") && has("model.safetensors.index.json") {
+		names = append(names, "model.safetensors.index.json")
+	}
+	weights, err := gpt2.WeightsFiles(files)
+	if errors.Is(err, fs.ErrNotExist) {
+		weights = []string{"model.safetensors"}
+	}
+	return append(names, weights...)
 }
 
 // Releases are the published models that users can name.
@@ -42,6 +60,13 @@ func (r Releases) Named(name string) (hub.Release, bool) {
 		}
 	}
 	return hub.Release{}, false
+}
+
+// Pinned reports whether the digests of the model with a name are known before it is
+// pulled.
+func (r Releases) Pinned(name string) bool {
+	release, ok := r.Named(name)
+	return ok && release.Pinned()
 }
 
 // Names returns the names in more and the names of all releases, separated by commas.
@@ -68,7 +93,7 @@ type NotFoundError struct {
 
 // Error returns a message that lists the known models.
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("unknown model %q: want %s, or a directory with config.json, model.safetensors, vocab.json and merges.txt", e.Name, e.Known)
+	return fmt.Sprintf("unknown model %q: want %s, a directory with the files of a GPT-2, or a repository that colophon model pull ORG/NAME has pulled", e.Name, e.Known)
 }
 
 // Library is a directory of pulled models, and the hub from which models are pulled.
@@ -79,20 +104,35 @@ type Library struct {
 }
 
 // Find returns the model with a name. It pulls a published model that is absent or
-// damaged. Find does not check the digest of the weights, but [Model.Load] does. The
-// error for an unknown name is a [NotFoundError].
+// damaged, and a repository whose pulled files are damaged. Find does not check the digest
+// of the weights, but [Model.Load] does. The error for an unknown name is a
+// [NotFoundError].
 func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	r, ok := l.Releases.Named(name)
+	if !ok {
+		r, ok = l.recorded(name)
+	}
 	if !ok {
 		return find(name, l.Releases.Names(BuiltIn))
 	}
 	if info, err := os.Stat(r.Name); err == nil && info.IsDir() && l.Hub.Note != nil {
 		l.Hub.Note(fmt.Sprintf("%s is the published model; use ./%[1]s for the directory", r.Name))
 	}
-	if err := hub.Ensure(ctx, l.Dir, r, l.Hub); err != nil {
+	r, err := hub.Ensure(ctx, l.Dir, r, l.Hub)
+	if err != nil {
 		return Model{}, err
 	}
 	return Model{Name: r.Name, From: r.Name, Files: os.DirFS(r.Dir(l.Dir)), Digest: r.Weights()}, nil
+}
+
+// recorded returns the release of a repository that has been pulled.
+func (l Library) recorded(name string) (hub.Release, bool) {
+	r, ok := hub.Repository(name)
+	if !ok || l.Dir == "" {
+		return r, false
+	}
+	_, err := r.Recorded(l.Dir)
+	return r, !errors.Is(err, fs.ErrNotExist)
 }
 
 // Find returns the embedded model, or the model in the directory with the given path.
@@ -168,14 +208,14 @@ func (m Model) WeightsDigest() (string, error) {
 	if m.Digest != "" {
 		return m.Digest, nil
 	}
-	_, digest, err := DigestOf(m.Files, "model.safetensors")
+	digest, err := gpt2.WeightsDigest(m.Files)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("read model %s: %w", m.From, err)
 	}
-	return "sha256:" + digest, nil
+	return digest, nil
 }
 
 // Config reads the settings of the model.

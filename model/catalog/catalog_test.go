@@ -62,7 +62,7 @@ func TestWeightsOfAnotherDigestAreRefused(t *testing.T) {
 
 func TestVerifyJoinsTheProblemsOfAllFiles(t *testing.T) {
 	files := fstest.MapFS{}
-	for _, name := range Files() {
+	for _, name := range Files(opticks.Files()) {
 		b, err := fs.ReadFile(opticks.Files(), name)
 		if err != nil {
 			t.Fatal(err)

@@ -16,7 +16,11 @@ import (
 // prints a line for each good file, and its error names the other files. Verify pulls
 // nothing. The error for an unknown name is a [NotFoundError].
 func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
-	if r, ok := l.Releases.Named(name); ok {
+	r, ok := l.Releases.Named(name)
+	if !ok {
+		r, ok = l.recorded(name)
+	}
+	if ok {
 		return verifyRelease(ctx, out, r, l.Dir)
 	}
 	found, err := Library{Releases: l.Releases}.Find(ctx, name)
@@ -24,7 +28,7 @@ func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
 		return err
 	}
 	var wrong []error
-	for _, file := range Files() {
+	for _, file := range Files(found.Files) {
 		size, digest, err := DigestOf(found.Files, file)
 		if err != nil {
 			wrong = append(wrong, err)
@@ -39,6 +43,11 @@ func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s cannot be loaded: %w", name, err)
 	}
+	digest, err := found.WeightsDigest()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%-17s  %s\n", "weights", digest)
 	_, err = fmt.Fprintf(out, "%s can be loaded: %d layers of %d heads, %d wide, %d token ids, context %d\n",
 		found.Name, config.Layers, config.Heads, config.Embd, config.Vocab, config.Context)
 	return err
@@ -48,8 +57,20 @@ func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
 // files.
 func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models string) error {
 	dir := r.Dir(models)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	pinned := r.Pinned()
+	_, err := os.Stat(dir)
+	if err == nil {
+		r, err = r.Recorded(models)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not in %s: run colophon model pull %[1]s", r.Name, dir)
+	}
+	if err != nil {
+		return err
+	}
+	as := "as published"
+	if !pinned {
+		as = "as at the first pull"
 	}
 	var wrong []error
 	for _, f := range r.Files {
@@ -61,11 +82,11 @@ func verifyRelease(ctx context.Context, out io.Writer, r hub.Release, models str
 			wrong = append(wrong, err)
 			continue
 		}
-		fmt.Fprintf(out, "%-17s  sha256:%s  as published\n", f.Name, digest)
+		fmt.Fprintf(out, "%-17s  sha256:%s  %s\n", f.Name, digest, as)
 	}
 	if wrong != nil {
-		return fmt.Errorf("%s in %s is not as published (colophon model pull %[1]s replaces damaged files): %[3]w", r.Name, dir, errors.Join(wrong...))
+		return fmt.Errorf("%s in %s is not %s (colophon model pull %[1]s replaces damaged files): %[4]w", r.Name, dir, as, errors.Join(wrong...))
 	}
-	_, err := fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
+	_, err = fmt.Fprintf(out, "%s in %s is %s at revision %s\n", r.Name, dir, r.Repo, r.Revision)
 	return err
 }

@@ -29,7 +29,7 @@ func DigestOf(files fs.FS, name string) (size int64, digest string, err error) {
 // Size returns the size in bytes of a model's files.
 func Size(files fs.FS) (int64, error) {
 	var size int64
-	for _, name := range Files() {
+	for _, name := range Files(files) {
 		info, err := fs.Stat(files, name)
 		if err != nil {
 			return 0, err
@@ -44,7 +44,7 @@ func Size(files fs.FS) (int64, error) {
 // problems.
 func (m Model) Verify(ctx context.Context) (gpt2.Config, error) {
 	var problems []error
-	tokenizer, err := gpt2.ReadTokenizer(m.Files)
+	_, err := gpt2.ReadTokenizer(m.Files)
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -54,20 +54,17 @@ func (m Model) Verify(ctx context.Context) (gpt2.Config, error) {
 	}
 	defer checkpoint.Close()
 	config := checkpoint.Config
-	if tokenizer != nil && tokenizer.Size() > config.Vocab {
-		problems = append(problems, fmt.Errorf("vocab.json has %d tokens, config.json has %d", tokenizer.Size(), config.Vocab))
-	}
 	for name := range config.Tensors() {
 		if err := ctx.Err(); err != nil {
 			return config, errors.Join(append(problems, err)...)
 		}
 		values, err := checkpoint.Tensor(name)
 		if err != nil {
-			return config, errors.Join(append(problems, fmt.Errorf("read model.safetensors: %w", err))...)
+			return config, errors.Join(append(problems, fmt.Errorf("read the weights: %w", err))...)
 		}
 		for i, v := range values {
 			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-				problems = append(problems, fmt.Errorf("model.safetensors: value %d of tensor %q is %v", i, name, v))
+				problems = append(problems, fmt.Errorf("value %d of tensor %q is %v", i, name, v))
 				break
 			}
 		}

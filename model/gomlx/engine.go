@@ -61,8 +61,8 @@ func New(name string, checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer) (*
 		tokenizer: tokenizer,
 		config:    config,
 		info: model.Info{
-			Name: name, Weights: digest + "/f32", Kernel: "gomlx/" + backend.Name() + "/" + runtime.GOARCH,
-			Context: config.Context, Vocab: config.Vocab, EOS: config.EOS,
+			Name: name, Weights: digest + "/f32" + config.Variant(), Kernel: "gomlx/" + backend.Name() + "/" + runtime.GOARCH,
+			Context: config.Context, Vocab: config.Vocab, EOS: config.EOS, MoreEOS: config.MoreEOS,
 		},
 		backend:   backend,
 		computing: make(chan struct{}, 1),

@@ -126,6 +126,30 @@ func testAgrees(t *testing.T, weights kernel.Format, tolerance float64) {
 	t.Logf("largest difference of a logit: %.2g", most)
 }
 
+// The graph must have the logits of the reference for every form of a checkpoint, as the
+// native engine has.
+func TestEveryFormOfACheckpointHasTheLogitsOfTheReference(t *testing.T) {
+	for _, v := range modeltest.Variants() {
+		t.Run(v.Name, func(t *testing.T) {
+			e := open(t, v.Files)
+			modeltest.TestVariant(t, e, v, tolerance)
+			checkpoint, err := gpt2.ReadCheckpoint(v.Files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer checkpoint.Close()
+			native, err := gpt2.New(checkpoint, nil, gpt2.Options{Weights: kernel.F32})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer native.Close()
+			if got, want := e.Info().Weights, native.Info().Weights; got != want {
+				t.Errorf("weights are %s, the native engine says %s", got, want)
+			}
+		})
+	}
+}
+
 func TestConcurrentSequencesHaveTheGoldenLogits(t *testing.T) {
 	e := open(t, tiny)
 	cases := modeltest.Cases(t, tiny)

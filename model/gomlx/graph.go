@@ -43,7 +43,7 @@ func (n *network) hidden(tokens, positions *graph.Node) *graph.Node {
 	for layer := range n.Layers {
 		block := fmt.Sprintf("h.%d.", layer)
 		x = graph.Add(x, n.drop(n.attention(layer, n.layerNorm(block+"ln_1", x), positions, batch)))
-		inner := gelu(n.linear(block+"mlp.c_fc", n.layerNorm(block+"ln_2", x)))
+		inner := n.activate(n.linear(block+"mlp.c_fc", n.layerNorm(block+"ln_2", x)))
 		x = graph.Add(x, n.drop(n.linear(block+"mlp.c_proj", inner)))
 	}
 	return n.layerNorm("ln_f", x)
@@ -51,7 +51,11 @@ func (n *network) hidden(tokens, positions *graph.Node) *graph.Node {
 
 // logits returns the logits [rows, vocab] for rows of the result of hidden.
 func (n *network) logits(hidden *graph.Node) *graph.Node {
-	return matMul(hidden, n.weights["wte.weight"], 1)
+	name := "wte.weight"
+	if n.Untied {
+		name = "lm_head.weight"
+	}
+	return matMul(hidden, n.weights[name], 1)
 }
 
 // attention returns the attention output of a block for x [batch*length, width].
@@ -67,7 +71,14 @@ func (n *network) attention(layer int, x, positions *graph.Node, batch int) *gra
 	if n.storeKV != nil {
 		keys, values = n.storeKV(layer, keys, values)
 	}
-	queries = graph.MulScalar(queries, 1/math.Sqrt(float64(headDim)))
+	scale := 1.0
+	if !n.Unscaled {
+		scale /= math.Sqrt(float64(headDim))
+	}
+	if n.ScaleByLayer {
+		scale /= float64(layer + 1)
+	}
+	queries = graph.MulScalar(queries, scale)
 	scores := graph.DotGeneral(queries, []int{3}, []int{0, 1}, keys, []int{3}, []int{0, 1})
 	scores = graph.Where(causal(positions, scores.Shape()), scores, graph.Scalar(x.Graph(), dtypes.Float32, -1e9))
 	y := graph.DotGeneral(graph.Softmax(scores, -1), []int{3}, []int{0, 1}, values, []int{2}, []int{0, 1})
@@ -110,6 +121,21 @@ func matMul(x, w *graph.Node, axis int) *graph.Node {
 		gradient = v
 		return v
 	})
+}
+
+// activate applies the activation function of the network.
+func (n *network) activate(x *graph.Node) *graph.Node {
+	switch n.Activation {
+	case gpt2.GELU:
+		return graph.Mul(x, graph.MulScalar(graph.AddScalar(graph.Erf(graph.MulScalar(x, 1/math.Sqrt2)), 1), 0.5))
+	case gpt2.ReLU:
+		return graph.Max(x, graph.ZerosLike(x))
+	case gpt2.SiLU:
+		return graph.Mul(x, graph.Logistic(x))
+	case gpt2.Tanh:
+		return graph.Tanh(x)
+	}
+	return gelu(x)
 }
 
 // gelu is the tanh approximation of GELU, with which GPT-2 was trained. GoMLX's own

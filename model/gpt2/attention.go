@@ -46,7 +46,7 @@ func (f *forward) attend(s *head, span span, number int) {
 		}
 	}
 	first := &f.rows[span.first]
-	scale := float32(1 / math.Sqrt(float64(dim)))
+	scale := f.scoreScale(f.layer)
 	for r := range span.rows {
 		query := f.qkv[(span.first+r)*stride+number*dim:][:dim]
 		for d, q := range query {
@@ -88,4 +88,16 @@ func (f *forward) average(s *head, c *cache, number, lo, hi, from, to int) {
 			hi-lo, n, at+from%pageTokens*kernel.Width, valuePanel, f.layout.valuePanels)
 		from += n
 	}
+}
+
+// scoreScale returns the factor for the attention scores of a block.
+func (c Config) scoreScale(block int) float32 {
+	scale := 1.0
+	if !c.Unscaled {
+		scale = 1 / math.Sqrt(float64(c.HeadDim()))
+	}
+	if c.ScaleByLayer {
+		scale /= float64(block + 1)
+	}
+	return float32(scale)
 }

@@ -1,9 +1,6 @@
 package gpt2
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,76 +13,87 @@ import (
 )
 
 // A Checkpoint is an opened model. It has the contents of config.json and the tensors
-// of model.safetensors, which are exactly those that the config requires. Values are
-// read on demand, so they need not be in memory twice. The file must not change while
-// the Checkpoint is open. All methods except Close are safe for concurrent use.
+// of the weights, which are exactly those that the config requires. Values are read on
+// demand, so they need not be in memory twice. The files must not change while the
+// Checkpoint is open. All methods except Close are safe for concurrent use.
 type Checkpoint struct {
 	Config Config
 
-	file    io.ReaderAt
-	size    int64
-	close   func() error
+	files   []*weightsFile
 	tensors map[string]tensor // tensors by their names without the prefix "transformer."
 }
 
-// ReadCheckpoint opens config.json and model.safetensors and checks that they fit
-// together. Tensors may be F32, F16 or BF16, and their names may have the prefix
-// "transformer.". The causal-mask buffers of older files are ignored. An lm_head.weight
-// is accepted if it equals wte.weight.
+// ReadCheckpoint opens config.json and the weights, and checks that they fit together.
+// The weights are in model.safetensors, or in the files that model.safetensors.index.json
+// names. Tensors may be F64, F32, F16 or BF16, and their names may have the prefix
+// "transformer.". The causal-mask buffers of older files are ignored, and tensors of other
+// heads than lm_head. If the output layer is tied to the embeddings, the one matrix may be
+// wte.weight or lm_head.weight, or both if they are equal.
 func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	config, err := ReadConfig(fsys)
 	if err != nil {
 		return nil, err
 	}
-	f, err := fsys.Open("model.safetensors")
+	files, index, err := openWeights(fsys)
 	if err != nil {
-		return nil, fmt.Errorf("read model.safetensors: %w", err)
+		return nil, err
 	}
-	c := &Checkpoint{Config: config, close: f.Close}
-	if err := c.read(f); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("read model.safetensors: %w", err)
+	c := &Checkpoint{Config: config, files: files, tensors: map[string]tensor{}}
+	if err := c.read(index); err != nil {
+		closeAll(files)
+		return nil, err
 	}
 	return c, nil
 }
 
-// read reads the header of model.safetensors and checks the tensors in it.
-func (c *Checkpoint) read(f fs.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("not a regular file")
-	}
-	c.size = info.Size()
-	var ok bool
-	if c.file, ok = f.(io.ReaderAt); !ok {
-		b, err := io.ReadAll(f)
+// read reads the headers of the files and checks the tensors in them.
+func (c *Checkpoint) read(index map[string]string) error {
+	var other []string // names of tensors that the network does not have
+	for _, f := range c.files {
+		tensors, err := readHeader(f.data, f.size)
 		if err != nil {
-			return err
+			return fmt.Errorf("read %s: %w", f.name, err)
 		}
-		c.file, c.size = bytes.NewReader(b), int64(len(b))
+		for _, t := range tensors {
+			t.file = f
+			name := strings.TrimPrefix(t.name, "transformer.")
+			if isMaskBuffer(name, c.Config.Layers) {
+				continue
+			}
+			if file, ok := index[t.name]; ok && file != f.name {
+				return fmt.Errorf("read %s: tensor %q is here, and %s says that it is in %s", f.name, short(t.name), indexName, file)
+			}
+			if before, ok := c.tensors[name]; ok {
+				return fmt.Errorf("read %s: %q and %q are the same tensor", f.name, short(before.name), short(t.name))
+			}
+			if c.tensors[name] = t; !isPart(name) {
+				other = append(other, short(t.name))
+			}
+		}
 	}
-	tensors, err := readHeader(c.file, c.size)
-	if err != nil {
+	if err := c.chooseOutput(); err != nil {
 		return err
 	}
-	c.tensors = make(map[string]tensor, len(tensors))
-	for _, t := range tensors {
-		name := strings.TrimPrefix(t.name, "transformer.")
-		if isMaskBuffer(name, c.Config.Layers) {
-			continue
+	return c.check(other)
+}
+
+// isPart reports whether a tensor belongs to the part of a network that this package
+// computes. Tensors of other heads do not.
+func isPart(name string) bool {
+	for _, part := range []string{"wte.", "wpe.", "h.", "ln_f."} {
+		if strings.HasPrefix(name, part) {
+			return true
 		}
-		if other, ok := c.tensors[name]; ok {
-			return fmt.Errorf("%q and %q are the same tensor", other.name, t.name)
-		}
-		c.tensors[name] = t
 	}
-	if err := c.check(); err != nil {
-		return err
+	return name == outputName
+}
+
+// name returns the names of the files, for errors about all of them.
+func (c *Checkpoint) name() string {
+	if len(c.files) == 1 {
+		return c.files[0].name
 	}
-	return c.checkTied()
+	return indexName
 }
 
 // isMaskBuffer reports whether name is a mask buffer of a block whose number is below
@@ -100,11 +108,11 @@ func isMaskBuffer(name string, layers int) bool {
 	return err == nil && n >= 0 && n < layers && (rest == "attn.bias" || rest == "attn.masked_bias")
 }
 
-// check returns an error unless the tensors are exactly those that the config requires.
-// The tensor lm_head.weight may be present too.
-func (c *Checkpoint) check() error {
-	var missing []string
-	want := map[string]bool{"lm_head.weight": true}
+// check returns an error unless the tensors are exactly those that the config requires,
+// apart from those of other heads, which it removes.
+func (c *Checkpoint) check(other []string) error {
+	var missing, unknown []string
+	want := map[string]bool{}
 	for name, shape := range c.Config.Tensors() {
 		want[name] = true
 		t, ok := c.tensors[name]
@@ -113,28 +121,31 @@ func (c *Checkpoint) check() error {
 			continue
 		}
 		if err := t.check(shape); err != nil {
-			return err
+			return fmt.Errorf("read %s: %w", t.file.name, err)
 		}
 	}
-	if t, ok := c.tensors["lm_head.weight"]; ok {
-		if err := t.check([]int{c.Config.Vocab, c.Config.Embd}); err != nil {
-			return err
-		}
-	}
-	var extra []string
 	for name, t := range c.tensors {
-		if !want[name] {
-			extra = append(extra, short(t.name))
+		switch {
+		case want[name]:
+		case isPart(name):
+			unknown = append(unknown, short(t.name))
+		default:
+			delete(c.tensors, name)
 		}
 	}
-	slices.Sort(extra)
-	switch {
-	case missing != nil && extra != nil:
-		return fmt.Errorf("tensors do not fit the config: missing %s; unknown %s", list(missing), list(extra))
-	case missing != nil:
-		return fmt.Errorf("tensors do not fit the config: missing %s", list(missing))
-	case extra != nil:
-		return fmt.Errorf("tensors do not fit the config: unknown %s", list(extra))
+	if missing != nil { // the names of the others may show why
+		unknown = append(unknown, other...)
+	}
+	slices.Sort(unknown)
+	var parts []string
+	if missing != nil {
+		parts = append(parts, "missing "+list(missing))
+	}
+	if unknown != nil {
+		parts = append(parts, "unknown "+list(unknown))
+	}
+	if parts != nil {
+		return fmt.Errorf("read %s: tensors do not fit config.json: %s", c.name(), strings.Join(parts, "; "))
 	}
 	return nil
 }
@@ -142,12 +153,13 @@ func (c *Checkpoint) check() error {
 // check returns an error unless the tensor has the given shape and a supported type.
 func (t tensor) check(shape []int) error {
 	if !slices.Equal(t.shape, shape) {
-		return fmt.Errorf("tensor %q has shape %v, the config asks for %v", t.name, t.shape, shape)
+		return fmt.Errorf("tensor %q has shape %v, config.json asks for %v", t.name, t.shape, shape)
 	}
-	if t.dtype != "F32" && t.dtype != "F16" && t.dtype != "BF16" {
-		return fmt.Errorf("tensor %q is %s, want F32, F16 or BF16", t.name, t.dtype)
+	switch t.dtype {
+	case "F64", "F32", "F16", "BF16":
+		return nil
 	}
-	return nil
+	return fmt.Errorf("tensor %q is %s, want F64, F32, F16 or BF16", t.name, t.dtype)
 }
 
 // list joins names. If there are many, it joins the first few and adds a count.
@@ -159,26 +171,55 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// checkTied returns an error if lm_head.weight is present and differs from wte.weight.
-// GPT-2 uses one matrix both for the embeddings and for the output.
-func (c *Checkpoint) checkTied() error {
-	if _, ok := c.tensors["lm_head.weight"]; !ok {
+// The names of the embeddings and of the weights of an output layer of its own.
+const (
+	embeddingName = "wte.weight"
+	outputName    = "lm_head.weight"
+)
+
+// chooseOutput leaves one matrix for the embeddings and the output layer, unless the
+// output layer has weights of its own. It returns an error if the file has two that
+// differ, and config.json does not say that they may.
+func (c *Checkpoint) chooseOutput() error {
+	head, ok := c.tensors[outputName]
+	if !ok || c.Config.Untied {
 		return nil
 	}
+	embedding, ok := c.tensors[embeddingName]
+	if !ok {
+		c.tensors[embeddingName] = head
+		delete(c.tensors, outputName)
+		return nil
+	}
+	shape := []int{c.Config.Vocab, c.Config.Embd}
+	for _, t := range []tensor{embedding, head} {
+		if err := t.check(shape); err != nil {
+			return fmt.Errorf("read %s: %w", t.file.name, err)
+		}
+	}
+	if err := c.checkTied(); err != nil {
+		return fmt.Errorf("read %s: %w", head.file.name, err)
+	}
+	delete(c.tensors, outputName)
+	return nil
+}
+
+// checkTied returns an error if the output layer differs from the embeddings.
+func (c *Checkpoint) checkTied() error {
 	const some = 64
 	var head, tokens buffer
 	for i := 0; i < c.Config.Vocab; i += some {
-		a, err := c.rows("lm_head.weight", i, min(i+some, c.Config.Vocab), &head)
+		a, err := c.rows(outputName, i, min(i+some, c.Config.Vocab), &head)
 		if err != nil {
 			return err
 		}
-		b, err := c.rows("wte.weight", i, min(i+some, c.Config.Vocab), &tokens)
+		b, err := c.rows(embeddingName, i, min(i+some, c.Config.Vocab), &tokens)
 		if err != nil {
 			return err
 		}
 		for i := range a {
 			if math.Float32bits(a[i]) != math.Float32bits(b[i]) {
-				return errors.New("lm_head.weight differs from wte.weight: an untied output matrix is not supported")
+				return errors.New("lm_head.weight differs from wte.weight, and versions of transformers disagree which of them counts: set tie_word_embeddings to false in config.json to use both, or remove lm_head.weight")
 			}
 		}
 	}
@@ -187,7 +228,8 @@ func (c *Checkpoint) checkTied() error {
 
 // Tensors yields the name and shape of every tensor of a network in the order of the
 // forward pass. Matrices have the shape [inputs, outputs]. The embeddings are
-// wte.weight [Vocab, Embd] and wpe.weight [Context, Embd].
+// wte.weight [Vocab, Embd] and wpe.weight [Context, Embd]. If the network is Untied, the
+// last tensor is lm_head.weight [Vocab, Embd].
 func (c Config) Tensors() iter.Seq2[string, []int] {
 	type entry struct {
 		name  string
@@ -203,7 +245,7 @@ func (c Config) Tensors() iter.Seq2[string, []int] {
 		{"mlp.c_proj.weight", []int{c.Inner, d}}, {"mlp.c_proj.bias", []int{d}},
 	}
 	return func(yield func(string, []int) bool) {
-		if !yield("wte.weight", []int{c.Vocab, d}) || !yield("wpe.weight", []int{c.Context, d}) {
+		if !yield(embeddingName, []int{c.Vocab, d}) || !yield("wpe.weight", []int{c.Context, d}) {
 			return
 		}
 		for l := range c.Layers {
@@ -213,8 +255,8 @@ func (c Config) Tensors() iter.Seq2[string, []int] {
 				}
 			}
 		}
-		if yield("ln_f.weight", []int{d}) {
-			yield("ln_f.bias", []int{d})
+		if yield("ln_f.weight", []int{d}) && yield("ln_f.bias", []int{d}) && c.Untied {
+			yield(outputName, []int{c.Vocab, d})
 		}
 	}
 }
@@ -265,22 +307,25 @@ func (c *Checkpoint) rows(name string, lo, hi int, b *buffer) ([]float32, error)
 	}
 	values, raw := b.values[:n], b.raw[:n*size]
 	at := t.begin + int64(lo)*int64(t.rowLength()*size)
-	if _, err := io.ReadFull(io.NewSectionReader(c.file, at, int64(len(raw))), raw); err != nil {
+	if _, err := io.ReadFull(io.NewSectionReader(t.file.data, at, int64(len(raw))), raw); err != nil {
 		return nil, fmt.Errorf("read tensor %q: %w", t.name, err)
 	}
 	decode(values, t.dtype, raw)
 	return values, nil
 }
 
-// Digest reads all of model.safetensors and returns its SHA-256 as
-// "sha256:<hex>".
-func (c *Checkpoint) Digest() (string, error) {
-	h := sha256.New()
-	if _, err := io.CopyBuffer(h, io.NewSectionReader(c.file, 0, c.size), make([]byte, 1<<20)); err != nil {
-		return "", fmt.Errorf("read model.safetensors: %w", err)
+// Digest reads all weights and returns their digest, as [JoinDigests] defines it.
+func (c *Checkpoint) Digest() (string, error) { return digestOf(c.files) }
+
+// DTypes returns the types of the tensors, such as "F32", in order.
+func (c *Checkpoint) DTypes() []string {
+	var types []string
+	for _, t := range c.tensors {
+		types = append(types, t.dtype)
 	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+	slices.Sort(types)
+	return slices.Compact(types)
 }
 
-// Close closes the file. No method may be called afterwards.
-func (c *Checkpoint) Close() error { return c.close() }
+// Close closes the files. No method may be called afterwards.
+func (c *Checkpoint) Close() error { return closeAll(c.files) }

@@ -19,6 +19,10 @@ func fileDigest(t *testing.T, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sha256Hex(b)
+}
+
+func sha256Hex(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }
@@ -62,12 +66,12 @@ func TestReadCheckpointRefusesUnfitFiles(t *testing.T) {
 				}
 			}
 		}, "missing h.0.ln_1.weight, h.0.ln_1.bias, h.0.attn.c_attn.weight, h.0.attn.c_attn.bias, h.0.attn.c_proj.weight and 7 more"},
-		{"unknown", func(m tensors) { m["x"] = &fileTensor{"score.weight", "F32", []int{1}, make([]byte, 4)} }, "unknown score.weight"},
+		{"unknown", func(m tensors) { m["x"] = &fileTensor{"h.0.attn.c_attn.scale", "F32", []int{1}, make([]byte, 4)} }, "unknown h.0.attn.c_attn.scale"},
 		{"both", func(m tensors) { m["wpe.weight"].name = "wpe" }, "missing wpe.weight; unknown wpe"},
 		{"mask of a missing block", func(m tensors) { m["x"] = &fileTensor{"h.2.attn.bias", "F32", []int{1}, make([]byte, 4)} }, "unknown h.2.attn.bias"},
-		{"other shape", func(m tensors) { m["wte.weight"].shape = []int{27, 37} }, `tensor "wte.weight" has shape [27 37], the config asks for [37 27]`},
+		{"other shape", func(m tensors) { m["wte.weight"].shape = []int{27, 37} }, `tensor "wte.weight" has shape [27 37], config.json asks for [37 27]`},
 		{"other rank", func(m tensors) { m["ln_f.bias"].shape = []int{27, 1} }, `"ln_f.bias" has shape [27 1]`},
-		{"other type", func(m tensors) { m["ln_f.bias"].dtype = "I32" }, `tensor "ln_f.bias" is I32, want F32, F16 or BF16`},
+		{"other type", func(m tensors) { m["ln_f.bias"].dtype = "I32" }, `tensor "ln_f.bias" is I32, want F64, F32, F16 or BF16`},
 		{"with and without prefix", func(m tensors) {
 			other := *m["ln_f.bias"]
 			other.name = "transformer.ln_f.bias"
@@ -78,7 +82,7 @@ func TestReadCheckpointRefusesUnfitFiles(t *testing.T) {
 			head.name, head.data = "lm_head.weight", slices.Clone(head.data)
 			head.data[len(head.data)-1] ^= 1
 			m["x"] = &head
-		}, "lm_head.weight differs from wte.weight"},
+		}, "lm_head.weight differs from wte.weight, and versions of transformers disagree which of them counts: set tie_word_embeddings to false"},
 		{"head of other shape", func(m tensors) {
 			m["x"] = &fileTensor{"lm_head.weight", "F32", []int{1}, make([]byte, 4)}
 		}, `tensor "lm_head.weight" has shape [1]`},

@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"slices"
 )
 
 // Config has the sizes and the other settings of a GPT-2 network.
@@ -18,10 +18,56 @@ type Config struct {
 	Inner   int     // width of the feed-forward layer
 	Epsilon float32 // number added to the variance in layer norms
 	EOS     int     // id of the token that ends a text, or -1 if there is none
+	MoreEOS []int   // ids of the other tokens that end a text; nil if there are none
+
+	Activation   Activation // activation function of the feed-forward layer
+	Unscaled     bool       // set if attention scores are not divided by the square root of HeadDim
+	ScaleByLayer bool       // set if the attention scores of block i, from 0, are divided by i+1
+	Untied       bool       // set if the output layer has weights of its own, lm_head.weight
 
 	// Conversational is set if the file has parameters for conversations, as those of
 	// DialoGPT do. Such a model was trained with turns that end with the token EOS.
 	Conversational bool
+}
+
+// An Activation is the activation function of the feed-forward layer.
+type Activation int
+
+// These are the activation functions. The zero value is that of the published GPT-2.
+const (
+	GELUTanh Activation = iota // x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))
+	GELU                       // x Φ(x), where Φ is the distribution function of the normal distribution
+	ReLU                       // the larger of x and 0
+	SiLU                       // x / (1 + exp(-x))
+	Tanh                       // tanh(x)
+)
+
+var activationNames = [...]string{"gelu_new", "gelu", "relu", "silu", "tanh"}
+
+// String returns the name in config.json.
+func (a Activation) String() string { return activationNames[a] }
+
+// activations has the values of activation_function that this package knows.
+var activations = map[string]Activation{
+	"gelu_new": GELUTanh, "gelu_fast": GELUTanh, "gelu_pytorch_tanh": GELUTanh,
+	"gelu": GELU, "relu": ReLU, "silu": SiLU, "swish": SiLU, "tanh": Tanh,
+}
+
+// Variant names the arithmetic that differs from that of the published GPT-2, such as
+// "+relu+unscaled". It is "" for the same arithmetic. model.Info has it after the format
+// of the weights, because the digest of the weights does not cover config.json.
+func (c Config) Variant() string {
+	var v string
+	if c.Activation != GELUTanh {
+		v += "+" + c.Activation.String()
+	}
+	if c.Unscaled {
+		v += "+unscaled"
+	}
+	if c.ScaleByLayer {
+		v += "+scaled-by-layer"
+	}
+	return v
 }
 
 // These are the upper bounds of the sizes in a config.json. The largest published GPT-2
@@ -38,11 +84,12 @@ const (
 // HeadDim returns the width of an attention head.
 func (c Config) HeadDim() int { return c.Embd / c.Heads }
 
-// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel. It
-// returns an error for a setting that requires arithmetic that this package does not
-// implement. It ignores settings that only matter for training.
+// ReadConfig reads config.json as Hugging Face writes it for GPT2LMHeadModel, and
+// eos_token_id from generation_config.json if that file has it. It returns an error for a
+// setting that requires arithmetic that this package does not implement. It ignores
+// settings that only matter for training, and n_ctx, which n_positions has replaced.
 func ReadConfig(fsys fs.FS) (Config, error) {
-	b, err := readFile(fsys, "config.json", 1<<20)
+	b, err := readFile(fsys, "config.json", maxConfig)
 	if err != nil {
 		return Config{}, err
 	}
@@ -50,174 +97,224 @@ func ReadConfig(fsys fs.FS) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read config.json: %w", err)
 	}
-	return c, nil
-}
-
-// configFile has the members of config.json that this package uses. A pointer is nil if
-// the member is absent or null.
-type configFile struct {
-	ModelType *string `json:"model_type"`
-
-	Vocab     *int     `json:"vocab_size"`
-	Positions *int     `json:"n_positions"`
-	Embd      *int     `json:"n_embd"`
-	Layers    *int     `json:"n_layer"`
-	Heads     *int     `json:"n_head"`
-	Inner     *int     `json:"n_inner"`
-	Epsilon   *float64 `json:"layer_norm_epsilon"`
-
-	EOS json.RawMessage `json:"eos_token_id"`
-
-	Tasks json.RawMessage `json:"task_specific_params"`
-
-	Activation   *string          `json:"activation_function"`
-	ScaleWeights *bool            `json:"scale_attn_weights"`
-	ScaleByLayer *bool            `json:"scale_attn_by_inverse_layer_idx"`
-	CrossAttn    *bool            `json:"add_cross_attention"`
-	Tied         *bool            `json:"tie_word_embeddings"`
-	Quantization json.RawMessage  `json:"quantization_config"`
-	PrunedHeads  map[string][]any `json:"pruned_heads"`
-}
-
-func parseConfig(b []byte) (Config, error) {
-	var f configFile
-	if err := json.Unmarshal(b, &f); err != nil {
-		return Config{}, err
+	b, err = readFile(fsys, "generation_config.json", maxConfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
 	}
-	if f.ModelType != nil && *f.ModelType != "gpt2" {
-		return Config{}, fmt.Errorf("model_type is %q, want \"gpt2\"", *f.ModelType)
-	}
-	c, err := f.shape()
 	if err != nil {
 		return Config{}, err
 	}
-	if err := f.checkSupported(); err != nil {
+	if err := c.generation(b); err != nil {
+		return Config{}, fmt.Errorf("read generation_config.json: %w", err)
+	}
+	return c, nil
+}
+
+// maxConfig is the largest size in bytes of config.json and generation_config.json.
+const maxConfig = 1 << 20
+
+// members has the members of a JSON object. The methods treat a member that is null as
+// absent.
+type members map[string]json.RawMessage
+
+func parseMembers(b []byte) (members, error) {
+	var m members
+	err := json.Unmarshal(b, &m)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok || err == nil && m == nil {
+		return nil, errors.New("not a JSON object")
+	}
+	return m, err
+}
+
+// read stores a member in *to, unless the member is absent. want says what the member
+// must be.
+func (m members) read(name string, to any, want string) error {
+	if !isSet(m[name]) {
+		return nil
+	}
+	if json.Unmarshal(m[name], to) != nil {
+		return fmt.Errorf("%s is %s, want %s", name, short(string(m[name])), want)
+	}
+	return nil
+}
+
+func parseConfig(b []byte) (Config, error) {
+	m, err := parseMembers(b)
+	if err != nil {
 		return Config{}, err
 	}
-	if c.EOS, err = parseEOS(f.EOS, c.Vocab); err != nil {
+	kind := "gpt2"
+	if err := m.read("model_type", &kind, "a name"); err != nil {
+		return Config{}, err
+	}
+	if kind != "gpt2" {
+		return Config{}, fmt.Errorf("model_type is %q, want \"gpt2\"", short(kind))
+	}
+	c, err := m.shape()
+	if err != nil {
+		return Config{}, err
+	}
+	if err := m.arithmetic(&c); err != nil {
+		return Config{}, err
+	}
+	c.setEOS(new(defaultEOS))
+	if err := m.readEOS(&c); err != nil {
 		return Config{}, err
 	}
 	var tasks struct{ Conversational json.RawMessage }
 	// Only a chat template depends on this member, so a form that this package does not know
 	// is no reason to refuse the model.
-	c.Conversational = json.Unmarshal(f.Tasks, &tasks) == nil && tasks.Conversational != nil
+	c.Conversational = json.Unmarshal(m["task_specific_params"], &tasks) == nil && tasks.Conversational != nil
 	return c, nil
 }
 
-// shape checks the sizes in the file and returns them. n_inner and layer_norm_epsilon
-// have the defaults of Hugging Face's GPT2Config. The other sizes have no default here.
-func (f *configFile) shape() (Config, error) {
-	var c Config
+// shape checks the sizes in the file and returns them. A size that is absent has the
+// default of Hugging Face's GPT2Config. A size may have either of two names.
+func (m members) shape() (Config, error) {
+	c := Published()
 	for _, n := range []struct {
-		name  string
-		from  *int
-		to    *int
-		limit int
+		name, alias string
+		to          *int
+		limit       int
 	}{
-		{"vocab_size", f.Vocab, &c.Vocab, maxVocab},
-		{"n_positions", f.Positions, &c.Context, maxPositions},
-		{"n_embd", f.Embd, &c.Embd, maxEmbd},
-		{"n_layer", f.Layers, &c.Layers, maxLayers},
-		{"n_head", f.Heads, &c.Heads, maxHeads},
+		{"vocab_size", "", &c.Vocab, maxVocab},
+		{"n_positions", "max_position_embeddings", &c.Context, maxPositions},
+		{"n_embd", "hidden_size", &c.Embd, maxEmbd},
+		{"n_layer", "num_hidden_layers", &c.Layers, maxLayers},
+		{"n_head", "num_attention_heads", &c.Heads, maxHeads},
 	} {
-		if n.from == nil {
-			return Config{}, fmt.Errorf("%s is missing", n.name)
+		given := 0
+		for _, name := range []string{n.alias, n.name} {
+			if _, ok := m[name]; !ok {
+				continue
+			}
+			if err := m.size(name, n.to, n.limit); err != nil {
+				return Config{}, err
+			}
+			if given != 0 && given != *n.to {
+				return Config{}, fmt.Errorf("%s is %d and %s is %d: they name the same size, so remove one", n.name, *n.to, n.alias, given)
+			}
+			given = *n.to
 		}
-		if err := checkSize(n.name, *n.from, n.limit); err != nil {
-			return Config{}, err
-		}
-		*n.to = *n.from
 	}
 	if c.Embd%c.Heads != 0 {
 		return Config{}, fmt.Errorf("n_embd %d is not a multiple of n_head %d", c.Embd, c.Heads)
 	}
 	c.Inner = 4 * c.Embd
-	if f.Inner != nil {
-		if err := checkSize("n_inner", *f.Inner, maxInner); err != nil {
+	if isSet(m["n_inner"]) {
+		if err := m.size("n_inner", &c.Inner, maxInner); err != nil {
 			return Config{}, err
 		}
-		c.Inner = *f.Inner
 	}
-	c.Epsilon = 1e-5
-	if f.Epsilon != nil {
-		if c.Epsilon = float32(*f.Epsilon); !(c.Epsilon > 0 && c.Epsilon < 1) {
-			return Config{}, fmt.Errorf("layer_norm_epsilon is %g, want more than 0 and less than 1", *f.Epsilon)
-		}
+	epsilon := 1e-5
+	if err := m.read("layer_norm_epsilon", &epsilon, "a number"); err != nil {
+		return Config{}, err
+	}
+	if c.Epsilon = float32(epsilon); !(c.Epsilon > 0 && c.Epsilon < 1) {
+		return Config{}, fmt.Errorf("layer_norm_epsilon is %g, want more than 0 and less than 1", epsilon)
 	}
 	return c, nil
 }
 
-func checkSize(name string, n, limit int) error {
-	if n < 1 || n > limit {
-		return fmt.Errorf("%s is %d, want 1 to %d", name, n, limit)
+// size stores a member from 1 to limit in *to.
+func (m members) size(name string, to *int, limit int) error {
+	*to = 0 // for a member that is null
+	if err := m.read(name, to, fmt.Sprintf("1 to %d", limit)); err != nil {
+		return err
+	}
+	if *to < 1 || *to > limit {
+		return fmt.Errorf("%s is %s, want 1 to %d", name, short(string(m[name])), limit)
 	}
 	return nil
 }
 
-// checkSupported returns an error if the file asks for arithmetic that this
-// package does not implement.
-func (f *configFile) checkSupported() error {
-	if a := f.Activation; a != nil && *a != "gelu_new" && *a != "gelu_pytorch_tanh" {
-		return fmt.Errorf("activation_function %q is not supported, only \"gelu_new\" and \"gelu_pytorch_tanh\"", *a)
-	}
+// arithmetic reads the settings of the arithmetic. It returns an error if the file asks
+// for arithmetic that this package does not implement.
+func (m members) arithmetic(c *Config) error {
+	activation, scaled, crossing, tied := "gelu_new", true, false, true
+	var pruned map[string]json.RawMessage
 	for _, s := range []struct {
 		name string
-		got  *bool
-		want bool
+		to   any
+		want string
 	}{
-		{"scale_attn_weights", f.ScaleWeights, true},
-		{"scale_attn_by_inverse_layer_idx", f.ScaleByLayer, false},
-		{"add_cross_attention", f.CrossAttn, false},
-		{"tie_word_embeddings", f.Tied, true},
+		{"activation_function", &activation, "a name"},
+		{"scale_attn_weights", &scaled, "true or false"},
+		{"scale_attn_by_inverse_layer_idx", &c.ScaleByLayer, "true or false"},
+		{"add_cross_attention", &crossing, "true or false"},
+		{"tie_word_embeddings", &tied, "true or false"},
+		{"pruned_heads", &pruned, "an object"},
 	} {
-		if s.got != nil && *s.got != s.want {
-			return fmt.Errorf("%s %t is not supported", s.name, *s.got)
+		if err := m.read(s.name, s.to, s.want); err != nil {
+			return err
 		}
 	}
-	if isSet(f.Quantization) {
-		return errors.New("quantization_config is not supported: convert the weights to float32, float16 or bfloat16")
+	var known bool
+	if c.Activation, known = activations[activation]; !known {
+		return fmt.Errorf("activation_function %q is not supported, only gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish and tanh", short(activation))
 	}
-	if len(f.PrunedHeads) > 0 {
+	c.Unscaled, c.Untied = !scaled, !tied
+	switch {
+	case crossing:
+		return errors.New("add_cross_attention is not supported")
+	case isSet(m["quantization_config"]):
+		return errors.New("quantization_config is not supported: convert the weights to float32, float16 or bfloat16")
+	case len(pruned) > 0:
 		return errors.New("pruned_heads is not supported")
 	}
 	return nil
 }
 
-// parseEOS returns the id in eos_token_id, which is a number or a list of one number.
-// It returns -1 if the member is absent or null.
-func parseEOS(member json.RawMessage, vocab int) (int, error) {
-	if !isSet(member) {
-		return -1, nil
+const (
+	defaultEOS = 50256 // default of Hugging Face's GPT2Config
+	maxEOS     = 64    // largest number of ids that may end a text
+)
+
+// generation reads eos_token_id from the contents of generation_config.json. It leaves
+// the ids of config.json if the file has none.
+func (c *Config) generation(b []byte) error {
+	m, err := parseMembers(b)
+	if err != nil {
+		return err
 	}
-	ids := make([]int, 1)
-	if json.Unmarshal(member, &ids[0]) != nil && json.Unmarshal(member, &ids) != nil {
-		return 0, errors.New("eos_token_id is neither a token id nor a list of them")
+	return m.readEOS(c)
+}
+
+// readEOS reads eos_token_id, which is a number, a list of numbers, or null for none. It
+// leaves the ids that c has if the member is absent.
+func (m members) readEOS(c *Config) error {
+	const name = "eos_token_id"
+	member, ok := m[name]
+	if !ok {
+		return nil
 	}
-	if len(ids) != 1 {
-		return 0, fmt.Errorf("eos_token_id has %d ids, only one is supported", len(ids))
+	ids := make([]*int, 1)
+	switch {
+	case !isSet(member):
+		ids = nil
+	case json.Unmarshal(member, &ids[0]) != nil && json.Unmarshal(member, &ids) != nil, slices.Contains(ids, nil):
+		return fmt.Errorf("%s is %s, want a token id, a list of them, or null", name, short(string(member)))
+	case len(ids) > maxEOS:
+		return fmt.Errorf("%s has %d ids, want at most %d", name, len(ids), maxEOS)
 	}
-	if ids[0] < 0 || ids[0] >= vocab {
-		return 0, fmt.Errorf("eos_token_id %d is not below vocab_size %d", ids[0], vocab)
+	c.setEOS(ids...)
+	return nil
+}
+
+// setEOS sets the ids that end a text. An id that is not in the vocabulary is left out,
+// because no text has it.
+func (c *Config) setEOS(ids ...*int) {
+	c.EOS, c.MoreEOS = -1, nil
+	for _, p := range ids {
+		switch id := *p; {
+		case id < 0 || id >= c.Vocab || id == c.EOS || slices.Contains(c.MoreEOS, id):
+		case c.EOS < 0:
+			c.EOS = id
+		default:
+			c.MoreEOS = append(c.MoreEOS, id)
+		}
 	}
-	return ids[0], nil
 }
 
 // isSet reports whether a JSON member is present and not null.
 func isSet(member json.RawMessage) bool { return len(member) > 0 && string(member) != "null" }
-
-// readFile reads a whole file. A file of more than limit bytes is an error.
-func readFile(fsys fs.FS, name string, limit int64) ([]byte, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("read %s: larger than %d bytes", name, limit)
-	}
-	return b, nil
-}

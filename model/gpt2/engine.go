@@ -74,8 +74,8 @@ var _ model.Engine = (*Engine)(nil)
 // step. The wait keeps these sequences together in the same step.
 const maxGather = 3 * time.Millisecond
 
-// Load reads config.json, model.safetensors, vocab.json and merges.txt and
-// starts an engine. Close ends it.
+// Load reads config.json, the weights and the tokenizer, and starts an engine. Close ends
+// it.
 func Load(fsys fs.FS, opts Options) (*Engine, error) {
 	tok, err := ReadTokenizer(fsys)
 	if err != nil {
@@ -90,13 +90,10 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 }
 
 // New starts an engine with the weights of a checkpoint. The checkpoint may be closed
-// when New returns. The tokenizer may have fewer ids than the checkpoint. The ids that
-// it lacks stand for no text. With a nil tokenizer, the engine works only with token
-// ids. Close ends the engine.
+// when New returns. The tokenizer may have fewer ids than the checkpoint, or more. Ids that
+// it lacks stand for no text, and ids that the network lacks cannot be computed. With a
+// nil tokenizer, the engine works only with token ids. Close ends the engine.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
-	if tok.Size() > ck.Config.Vocab {
-		return nil, fmt.Errorf("tokenizer has %d ids, the network has %d", tok.Size(), ck.Config.Vocab)
-	}
 	if opts.Threads < 0 || opts.Sequences < 0 {
 		return nil, fmt.Errorf("%d threads and %d sequences: want 0 or more of each", opts.Threads, opts.Sequences)
 	}
@@ -111,7 +108,7 @@ func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 		return nil, err
 	}
 	e := newEngine(n, tok, opts)
-	e.info.Weights = digest + "/" + opts.Weights.String()
+	e.info.Weights = digest + "/" + opts.Weights.String() + n.Variant()
 	go e.run(kernel.NewPool(threads))
 	return e, nil
 }
@@ -125,6 +122,7 @@ func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
 			Context: n.Context,
 			Vocab:   n.Vocab,
 			EOS:     n.EOS,
+			MoreEOS: n.MoreEOS,
 		},
 		network:   n,
 		tokenizer: tok,

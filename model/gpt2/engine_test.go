@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -45,7 +46,7 @@ func TestInfoNamesWeightsAndKernel(t *testing.T) {
 		Weights: "sha256:" + fileDigest(t, "testdata/tiny/model.safetensors") + "/f16",
 		Kernel:  kernel.Fingerprint(kernel.F16), Context: 64, Vocab: 256, EOS: 255,
 	}
-	if e.Info() != want {
+	if !reflect.DeepEqual(e.Info(), want) {
 		t.Errorf("%+v, want %+v", e.Info(), want)
 	}
 	if e.Encode("a") != nil || e.Decode([]int{1}) != nil {
@@ -54,15 +55,11 @@ func TestInfoNamesWeightsAndKernel(t *testing.T) {
 }
 
 func TestNewRefusesUnfitArguments(t *testing.T) {
-	tok := gpt2Files(t).tokenizer
 	ck := randomCheckpoint(smallShape(), 1)
-	if _, err := New(ck, tok, Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer has 50257 ids, the network has 37") {
-		t.Errorf("a tokenizer with more ids: %v", err)
-	}
 	if _, err := New(ck, nil, Options{Threads: -1}); err == nil {
 		t.Error("New accepts negative threads")
 	}
-	ck.file = computedFile{} // an empty file, so that every read fails
+	ck.files[0].data = computedFile{} // an empty file, so that every read fails
 	if _, err := New(ck, nil, Options{}); err == nil {
 		t.Error("New accepts a file that ends early")
 	}

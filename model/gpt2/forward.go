@@ -38,8 +38,10 @@ type forward struct {
 	qkv    []float32     // queries, keys and values, of shape [rows, stride of qkv]
 	up     *kernel.Input // inner part of the feed-forward layer, of shape [rows, Inner], with the stride of up
 	y      []float32     // output of attention or of the feed-forward layer, of shape [rows, stride of projection and down]
-	logits []float32     // logits of the wanted rows, of shape [wanted, stride of embedding]
+	logits []float32     // logits of the wanted rows, of shape [wanted, stride of lmHead]
 	heads  []head        // working memory for attention, one for each worker
+
+	activate func([]float32) // activation function
 }
 
 // A phase is a part of the forward pass. The results of a phase do not depend on each
@@ -87,8 +89,10 @@ func newForward(n *network, pool *kernel.Pool, rows, wanted int) *forward {
 		qkv:     make([]float32, rows*b.qkv.Stride()),
 		up:      kernel.NewInput(n.format, rows, n.Inner, b.up.Stride()),
 		y:       make([]float32, rows*b.down.Stride()),
-		logits:  make([]float32, wanted*n.embedding.Stride()),
+		logits:  make([]float32, wanted*n.lmHead.Stride()),
 		heads:   make([]head, pool.Threads()),
+
+		activate: [...]func([]float32){GELUTanh: kernel.GELU, GELU: kernel.ExactGELU, ReLU: kernel.ReLU, SiLU: kernel.SiLU, Tanh: kernel.Tanh}[n.Activation],
 	}
 	for i := range f.heads {
 		f.heads[i] = newHead(n.Config, &f.layout)
@@ -155,11 +159,11 @@ func (f *forward) output() {
 			f.wanted = append(f.wanted, i)
 		}
 	}
-	if n := len(f.wanted) * f.embedding.Stride(); n > len(f.logits) {
+	if n := len(f.wanted) * f.lmHead.Stride(); n > len(f.logits) {
 		f.logits = make([]float32, n)
 	}
 	f.overRows(normOutput, len(f.wanted))
-	f.overPanels(multiplyOutput, f.embedding)
+	f.overPanels(multiplyOutput, f.lmHead)
 	f.overRows(copyLogits, len(f.wanted))
 }
 
@@ -225,7 +229,7 @@ func (f *forward) compute(worker, lo, hi int) {
 	case multiplyUp:
 		b.up.Multiply(f.up.Floats, f.h, len(f.rows), lo, hi)
 		for i := range f.rows {
-			kernel.GELU(f.up.Floats[i*f.up.Stride:][lo*kernel.Width : hi*kernel.Width])
+			f.activate(f.up.Floats[i*f.up.Stride:][lo*kernel.Width : hi*kernel.Width])
 		}
 	case prepareUp:
 		f.up.Prepare(lo, hi)
@@ -239,10 +243,10 @@ func (f *forward) compute(worker, lo, hi int) {
 		}
 		f.h.Prepare(lo, hi)
 	case multiplyOutput:
-		f.embedding.Multiply(f.logits, f.h, len(f.wanted), lo, hi)
+		f.lmHead.Multiply(f.logits, f.h, len(f.wanted), lo, hi)
 	case copyLogits:
 		for i := lo; i < hi; i++ {
-			copy(f.rows[f.wanted[i]].logits, f.logits[i*f.embedding.Stride():][:f.Vocab])
+			copy(f.rows[f.wanted[i]].logits, f.logits[i*f.lmHead.Stride():][:f.Vocab])
 		}
 	}
 }

@@ -13,7 +13,8 @@ import (
 type network struct {
 	Config
 	format    kernel.Format
-	embedding *kernel.Matrix // weights of the output layer, with Embd inputs and Vocab outputs; column t is the embedding of token t
+	embedding *kernel.Matrix // Embd inputs and Vocab outputs; column t is the embedding of token t
+	lmHead    *kernel.Matrix // weights of the output layer, with Embd inputs and Vocab outputs; the embedding unless the network is Untied
 	positions []float32      // position embeddings, of shape [Context, Embd]
 	blocks    []block
 	finalNorm norm
@@ -38,7 +39,12 @@ func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	n := &network{Config: c.Config, format: f, blocks: make([]block, c.Config.Layers)}
 	l := loader{checkpoint: c}
 	n.embedding = kernel.NewMatrix(f, n.Embd, n.Vocab)
-	l.rows("wte.weight", n.Vocab, 1024, n.embedding.SetOutputs)
+	l.rows(embeddingName, n.Vocab, 1024, n.embedding.SetOutputs)
+	n.lmHead = n.embedding
+	if n.Untied {
+		n.lmHead = kernel.NewMatrix(f, n.Embd, n.Vocab)
+		l.rows(outputName, n.Vocab, 1024, n.lmHead.SetOutputs)
+	}
 	l.vector("wpe.weight", &n.positions)
 	for i := range n.blocks {
 		b := &n.blocks[i]
@@ -62,7 +68,7 @@ func (n *network) matrices(yield func(*kernel.Matrix) bool) {
 			return
 		}
 	}
-	yield(n.embedding)
+	yield(n.lmHead)
 }
 
 // A loader collects tasks that read and pack parts of a checkpoint.

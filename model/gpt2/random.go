@@ -59,18 +59,19 @@ func splitMix64(seed, n uint64) uint64 {
 // read. values returns the function that computes the elements of a tensor. The index i
 // of an element is counted over all tensors.
 func computedCheckpoint(c Config, values func(name string, shape []int) func(i uint64) float32) *Checkpoint {
-	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, close: func() error { return nil }}
+	f := &weightsFile{name: weightsName, close: func() error { return nil }}
+	ck := &Checkpoint{Config: c, tensors: map[string]tensor{}, files: []*weightsFile{f}}
 	var file computedFile
 	for name, shape := range c.Tensors() {
 		n := int64(4)
 		for _, d := range shape {
 			n *= int64(d)
 		}
-		t := tensor{name: name, dtype: "F32", shape: shape, begin: ck.size, end: ck.size + n}
-		ck.tensors[name], ck.size = t, t.end
+		t := tensor{name: name, dtype: "F32", shape: shape, begin: f.size, end: f.size + n, file: f}
+		ck.tensors[name], f.size = t, t.end
 		file = append(file, computedRange{t.end, values(name, shape)})
 	}
-	ck.file = file
+	f.data = file
 	return ck
 }
 

@@ -47,7 +47,7 @@ func (c *Checkpoint) write(w io.Writer) error {
 	var tensors []Tensor
 	for name, shape := range c.Config.Tensors() {
 		t := c.tensors[name]
-		tensors = append(tensors, Tensor{name, t.dtype, shape, io.NewSectionReader(c.file, t.begin, t.end-t.begin)})
+		tensors = append(tensors, Tensor{name, t.dtype, shape, io.NewSectionReader(t.file.data, t.begin, t.end-t.begin)})
 	}
 	return WriteSafetensors(w, tensors)
 }

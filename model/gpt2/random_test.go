@@ -11,15 +11,15 @@ import (
 
 func TestRandomReadsTheSameBytesInAnyPieces(t *testing.T) {
 	ck := Random(smallShape(), 3)
-	whole := make([]byte, ck.size)
-	if n, err := ck.file.ReadAt(whole, 0); n != len(whole) || err != nil {
+	whole := make([]byte, ck.files[0].size)
+	if n, err := ck.files[0].data.ReadAt(whole, 0); n != len(whole) || err != nil {
 		t.Fatalf("read %d of %d bytes: %v", n, len(whole), err)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		at := rapid.Int64Range(0, ck.size+9).Draw(t, "at")
+		at := rapid.Int64Range(0, ck.files[0].size+9).Draw(t, "at")
 		p := make([]byte, rapid.IntRange(0, 5000).Draw(t, "length"))
-		n, err := ck.file.ReadAt(p, at)
-		want := whole[min(at, ck.size):min(at+int64(len(p)), ck.size)]
+		n, err := ck.files[0].data.ReadAt(p, at)
+		want := whole[min(at, ck.files[0].size):min(at+int64(len(p)), ck.files[0].size)]
 		if !bytes.Equal(p[:n], want) {
 			t.Fatalf("%d bytes at %d differ from the whole", len(p), at)
 		}
@@ -27,9 +27,9 @@ func TestRandomReadsTheSameBytesInAnyPieces(t *testing.T) {
 			t.Fatalf("%d of %d bytes at %d and %v", n, len(p), at, err)
 		}
 	})
-	again, other := make([]byte, ck.size), make([]byte, ck.size)
-	Random(smallShape(), 3).file.ReadAt(again, 0)
-	Random(smallShape(), 4).file.ReadAt(other, 0)
+	again, other := make([]byte, ck.files[0].size), make([]byte, ck.files[0].size)
+	Random(smallShape(), 3).files[0].data.ReadAt(again, 0)
+	Random(smallShape(), 4).files[0].data.ReadAt(other, 0)
 	if !bytes.Equal(again, whole) || bytes.Equal(other, whole) {
 		t.Error("the weights do not depend on the seed alone")
 	}
@@ -86,6 +86,6 @@ func BenchmarkRandom(b *testing.B) {
 	ck, p := Random(Published(), 1), make([]byte, 1<<20)
 	b.SetBytes(int64(len(p)))
 	for b.Loop() {
-		ck.file.ReadAt(p, 3<<20)
+		ck.files[0].data.ReadAt(p, 3<<20)
 	}
 }

@@ -32,6 +32,7 @@ type tensor struct {
 	dtype      string
 	shape      []int
 	begin, end int64 // offsets in the file, in bytes
+	file       *weightsFile
 }
 
 func (t *tensor) elements() int64 { return (t.end - t.begin) / elementSize[t.dtype] }
@@ -51,13 +52,16 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	if _, err := r.ReadAt(length[:], 0); err != nil && err != io.EOF {
 		return nil, err
 	}
+	if string(length[:]) == pointerStart[:len(length)] {
+		return nil, errPointer
+	}
 	n := binary.LittleEndian.Uint64(length[:])
 	if n > maxHeader {
 		return nil, fmt.Errorf("header of %d bytes is longer than %d: not a safetensors file?", n, maxHeader)
 	}
 	data := 8 + int64(n)
 	if data > size {
-		return nil, fmt.Errorf("header of %d bytes does not fit the file of %d", n, size)
+		return nil, fmt.Errorf("header of %d bytes does not fit the file of %d, so the file is not complete: fetch it again", n, size)
 	}
 	tensors, err := parseHeader(io.NewSectionReader(r, 8, int64(n)))
 	if err != nil {
@@ -70,7 +74,7 @@ func readHeader(r io.ReaderAt, size int64) ([]tensor, error) {
 	for i := range tensors {
 		t := &tensors[i]
 		if t.end > size-data {
-			return nil, fmt.Errorf("tensor %q ends at byte %d of %d bytes of data", t.name, t.end, size-data)
+			return nil, fmt.Errorf("tensor %q ends at byte %d of %d bytes of data, so the file is not complete: fetch it again", t.name, t.end, size-data)
 		}
 		t.begin, t.end = t.begin+data, t.end+data
 		if t.begin < at {
@@ -178,6 +182,10 @@ func byteSize(dtype string, shape []uint64) (int64, error) {
 // of src are little-endian.
 func decode(dst []float32, dtype string, src []byte) {
 	switch dtype {
+	case "F64":
+		for i := range dst {
+			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
+		}
 	case "F32":
 		for i := range dst {
 			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))

@@ -67,7 +67,7 @@ func smallTensors() []fileTensor {
 	for name, shape := range ck.Config.Tensors() {
 		t := ck.tensors[name]
 		data := make([]byte, t.end-t.begin)
-		if _, err := ck.file.ReadAt(data, t.begin); err != nil {
+		if _, err := t.file.data.ReadAt(data, t.begin); err != nil {
 			panic(err)
 		}
 		ts = append(ts, fileTensor{name, "F32", shape, data})

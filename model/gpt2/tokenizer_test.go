@@ -184,11 +184,10 @@ func TestReadTokenizerRefusesInvalidFiles(t *testing.T) {
 		{"not an object", "[]", "", "not a JSON object"},
 		{"truncated", good[:len(good)-1], "", "vocab.json: the text ends early"},
 		{"more follows", good + "{}", "", "something follows"},
-		{"no bytes", `{"a":0}`, "", `no token "Ā", which stands for the byte 0x00`},
-		{"one byte less", strings.Replace(good, `"a":`, `"aa":`, 1), "", `no token "a"`},
+		{"no bytes", `{"ab":0}`, "", "no token stands for a byte"},
 		{"repeated token", strings.Replace(good, `"ab":256`, `"a":256`, 1), "", `token "a" is repeated`},
 		{"same id", strings.Replace(good, `"ab":256`, `"ab":255`, 1), "", "have the same id 255"},
-		{"gap", strings.Replace(good, `"ab":256`, `"ab":260`, 1), "", `token "ab" has id 260, want 0 to 259`},
+		{"too large", strings.Replace(good, `"ab":256`, `"ab":1048576`, 1), "", `token "ab" has id 1048576, want 0 to 1048575`},
 		{"negative", strings.Replace(good, `"ab":256`, `"ab":-1`, 1), "", `has id -1`},
 		{"fraction", strings.Replace(good, `"ab":256`, `"ab":2.5`, 1), "", `token "ab"`},
 		{"huge", strings.Replace(good, `"ab":256`, `"ab":99999999999`, 1), "", `token "ab"`},
@@ -197,10 +196,10 @@ func TestReadTokenizerRefusesInvalidFiles(t *testing.T) {
 		{"one token", good, "#version: 0.2\nab\n", `line 2: "ab" is not two tokens`},
 		{"three tokens", good, "a b c\n", `line 1: "a b c" is not two tokens`},
 		{"no left", good, " b\n", "not two tokens"},
-		{"unknown part", good, "a bc\n", `line 1: token "bc" is not in vocab.json`},
-		{"unknown result", good, "a c\n", `token "ac" is not in vocab.json`},
+		{"unknown part", good, "a bc\n", `line 1: token "bc" is not in the vocabulary`},
+		{"unknown result", good, "a c\n", `token "ac" is not in the vocabulary`},
 		{"merge twice", good, "a b\na b\n", `line 2: "a b" is repeated`},
-		{"later version line", good, "a b\n#version: 0.2\n", `line 2: token "#version:" is not in`},
+		{"later version line", good, "a b\n#version: 0.2\n", `line 2: token "#version:" is not in the vocabulary`},
 	} {
 		_, err := ReadTokenizer(fstest.MapFS{"vocab.json": {Data: []byte(c.vocab)}, "merges.txt": {Data: []byte(c.merges)}})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -246,7 +245,10 @@ func FuzzVocab(f *testing.F) {
 	f.Add([]byte(`{"a":1e3}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tok, err := parseTokenizer(b, []byte("a b\n"))
-		if err == nil && string(tok.Decode(tok.Encode("\x00ab\xff"))) != "\x00ab\xff" {
+		if err != nil {
+			return
+		}
+		if ids := tok.Encode("\x00ab\xff"); !slices.Contains(ids, NoToken) && string(tok.Decode(ids)) != "\x00ab\xff" {
 			t.Fatal("accepted, but does not round-trip")
 		}
 	})

@@ -225,9 +225,9 @@ func (d *download) checkResponse(resp *http.Response) error {
 // unknown.
 func (d *download) checkLength(host string, n int64) error {
 	switch {
-	case d.SHA256 == "" && n > maxConfig:
+	case !d.sized() && n > maxConfig:
 		return retry.Permanent(fmt.Errorf("%s has a file of %d bytes, too large for a config", host, n))
-	case d.SHA256 != "" && n >= 0 && n != d.Size:
+	case d.sized() && n >= 0 && n != d.Size:
 		return retry.Permanent(fmt.Errorf("%s has a file of %d bytes, the published one has %d", host, n, d.Size))
 	}
 	return nil
@@ -236,7 +236,7 @@ func (d *download) checkLength(host string, n int64) error {
 // receive appends a response body to the partial file.
 func (d *download) receive(ctx context.Context, body io.Reader, stall *time.Timer) error {
 	limit := d.Size
-	if d.SHA256 == "" {
+	if !d.sized() {
 		limit = maxConfig
 	}
 	b := make([]byte, 256<<10)

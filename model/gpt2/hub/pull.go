@@ -42,34 +42,49 @@ type Options struct {
 
 // stagingDir is the directory of incomplete models, inside a directory of models. For
 // each release, it has a lock file <name>.lock and a directory <name>@<revision>. This
-// directory has complete files, and partial files with the name <file>.part.
+// directory has complete files, and partial files with the name <file>.part. A name with
+// a slash is written ORG--NAME.
 const stagingDir = ".pull"
 
 // Dir returns the directory of a release in a directory of models.
-func (r Release) Dir(models string) string { return filepath.Join(models, r.Name) }
+func (r Release) Dir(models string) string { return filepath.Join(models, r.flat()) }
 
 // Ensure pulls a release unless [Release.Present] finds it in a directory of models. It
-// passes the reason for a pull to Note.
-func Ensure(ctx context.Context, models string, r Release, o Options) error {
+// passes the reason for a pull to Note. It returns the release with its files.
+func Ensure(ctx context.Context, models string, r Release, o Options) (Release, error) {
 	dir := r.Dir(models)
-	err := r.Present(ctx, os.DirFS(dir))
+	recorded, err := r.Recorded(models)
 	if err == nil {
-		return nil
+		err = recorded.Present(ctx, os.DirFS(dir))
+	}
+	if err == nil {
+		return recorded, nil
 	}
 	if o.Note != nil {
 		why := "is not in " + dir
 		if !errors.Is(err, fs.ErrNotExist) {
 			why = fmt.Sprintf("in %s is damaged (%v)", dir, err)
 		}
-		o.Note(fmt.Sprintf("the model %s %s: pulling it, %.1f MB", r.Name, why, float64(r.Size())/1e6))
+		size := ""
+		if recorded.Pinned() {
+			size = fmt.Sprintf(", %.1f MB", float64(recorded.Size())/1e6)
+		}
+		o.Note(fmt.Sprintf("the model %s %s: pulling it%s", r.Name, why, size))
 	}
-	return Pull(ctx, models, r, o)
+	if err := Pull(ctx, models, r, o); err != nil {
+		return r, err
+	}
+	return r.Recorded(models)
 }
 
 // Pull completes a release in a directory of models, and creates the directory if
 // necessary. It checks complete files and does not fetch them again. It replaces
 // damaged files. Pull waits for other pulls of the same release, including those of
 // other processes.
+//
+// The first pull of a release that is not pinned records its commit and the digests of
+// its files, from then on the release consists of these files. Its weights are verified by
+// the digest that the hub gives. The files are refused if no engine could run them.
 //
 // After an error, or when ctx is done, partial files are kept and the next Pull resumes
 // them. Pull removes data that differs from the published data.
@@ -82,6 +97,13 @@ func Pull(ctx context.Context, models string, r Release, o Options) error {
 	default:
 		return fmt.Errorf("pull %s: %w", r.Name, err)
 	}
+}
+
+// A puller pulls releases into a directory of models.
+type puller struct {
+	Options
+	server *server
+	models string
 }
 
 func pull(ctx context.Context, models string, r Release, o Options) error {
@@ -101,7 +123,7 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	if err := os.MkdirAll(filepath.Join(models, stagingDir), 0o711); err != nil {
 		return err
 	}
-	unlock, err := lock(ctx, filepath.Join(models, stagingDir, r.Name+".lock"), func() {
+	unlock, err := lock(ctx, filepath.Join(models, stagingDir, r.flat()+".lock"), func() {
 		o.Note("another process is pulling " + r.Name + ": waiting")
 	})
 	if err != nil {
@@ -109,44 +131,67 @@ func pull(ctx context.Context, models string, r Release, o Options) error {
 	}
 	defer unlock()
 
-	staging := filepath.Join(models, stagingDir, r.Name+"@"+r.Revision)
-	if err := removeOlder(staging, r); err != nil {
-		return err
+	p := &puller{o, server, models}
+	recorded, err := r.Recorded(models)
+	switch {
+	case err == nil:
+		return p.pullPinned(ctx, recorded)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: remove %s to pull the model again", err, r.Dir(models))
 	}
-	if err := os.MkdirAll(staging, 0o755); err != nil {
+	if _, err := os.Lstat(r.Dir(models)); err == nil {
+		return fmt.Errorf("%s exists and was not pulled: remove it, or run the model in it with --model DIR", r.Dir(models))
+	}
+	return p.pullFirst(ctx, r)
+}
+
+// pullPinned completes a release whose files are known.
+func (p *puller) pullPinned(ctx context.Context, r Release) error {
+	staging, err := p.stage(r)
+	if err != nil {
 		return err
 	}
 	var done int64
 	var fetched []string
 	for _, f := range r.Files {
-		if _, err := r.Check(ctx, os.DirFS(r.Dir(models)), f); err != nil {
-			if err := stageFile(ctx, server, staging, r, f, o, done); err != nil {
+		if _, err := r.Check(ctx, os.DirFS(r.Dir(p.models)), f); err != nil {
+			if err := p.stageFile(ctx, staging, r, f, done); err != nil {
 				return err
 			}
 			fetched = append(fetched, f.Name)
 		}
 		done += f.Size
-		o.Progress(done, r.Size())
+		p.Progress(done, r.Size())
 	}
-	return install(staging, r.Dir(models), fetched)
+	return install(staging, r.Dir(p.models), fetched)
+}
+
+// stage creates the staging directory of a release, and removes those of its other
+// revisions.
+func (p *puller) stage(r Release) (string, error) {
+	staging := filepath.Join(p.models, stagingDir, r.flat()+"@"+r.Revision)
+	if err := removeOlder(staging, r); err != nil {
+		return "", err
+	}
+	return staging, os.MkdirAll(staging, 0o755)
 }
 
 // stageFile completes a file in the staging directory. done is the total size in bytes
 // of the files before this file.
-func stageFile(ctx context.Context, s *server, staging string, r Release, f File, o Options, done int64) error {
+func (p *puller) stageFile(ctx context.Context, staging string, r Release, f File, done int64) error {
 	if _, err := r.Check(ctx, os.DirFS(staging), f); err == nil {
 		return nil
 	} else if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	path := filepath.Join(staging, f.Name)
-	if err := fetch(ctx, s.file(r, f), path+".part", func(n int64) { o.Progress(done+min(n, f.Size), r.Size()) }, o.Note); err != nil {
+	if err := fetch(ctx, p.server.file(r, f), path+".part", func(n int64) { p.Progress(done+min(n, f.Size), r.Size()) }, p.Note); err != nil {
 		return err
 	}
 	if f.SHA256 == "" {
 		if err := r.checkConfig(partFS(staging)); err != nil {
 			return fmt.Errorf("%s sent a file that is not the published one; it was removed: %w",
-				s.base.Host, errors.Join(err, os.Remove(path+".part")))
+				p.server.base.Host, errors.Join(err, os.Remove(path+".part")))
 		}
 	}
 	return os.Rename(path+".part", path)
@@ -200,7 +245,7 @@ func removeOlder(staging string, r Release) error {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), r.Name+"@") && e.Name() != filepath.Base(staging) {
+		if strings.HasPrefix(e.Name(), r.flat()+"@") && e.Name() != filepath.Base(staging) {
 			if err := os.RemoveAll(filepath.Join(filepath.Dir(staging), e.Name())); err != nil {
 				return err
 			}

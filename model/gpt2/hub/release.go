@@ -15,37 +15,42 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
+	"reflect"
+	"strings"
 
 	"colophon/model/gpt2"
 )
 
 // A Release identifies the files of a published model.
 type Release struct {
-	Name     string      // name for users, and name of the directory
+	Name     string      // name for users
 	Repo     string      // repository on the hub, such as "openai-community/gpt2"
-	Revision string      // commit in the repository
-	Config   gpt2.Config // network that config.json must describe
-	Files    []File      // the files are fetched in this order
+	Revision string      // commit in the repository; for a release that is not pinned, any revision, or "" for the main branch
+	Config   gpt2.Config // network that a config.json without a digest must describe; the zero value means any
+	Files    []File      // the files are fetched in this order; nil for a release that is not pinned
 }
 
 // A File is a file of a release.
 type File struct {
 	Name   string
-	Size   int64  // size in bytes; 0 if SHA256 is empty
-	SHA256 string // in hex; empty for config.json, which is compared with Release.Config
+	Size   int64  // size in bytes; 0 if it is not known
+	SHA256 string // in hex; empty if it is not known
 }
 
 const (
 	configFile  = "config.json"
 	weightsFile = "model.safetensors"
+	indexFile   = "model.safetensors.index.json"
 
 	maxConfig = 1 << 20 // largest size in bytes of a config.json
 )
 
 // Releases returns all releases that can be pulled by name. The small files of a
-// release come first, so that a wrong server is noticed early.
+// release come first, so that a wrong server is noticed early. Those without files are
+// not pinned.
 func Releases() []Release {
-	return []Release{{
+	releases := []Release{{
 		Name:     "gpt2",
 		Repo:     "openai-community/gpt2",
 		Revision: "607a30d783dfa663caf39e06633721c8d4cfcd7e",
@@ -57,6 +62,13 @@ func Releases() []Release {
 			{weightsFile, 548_105_171, "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"},
 		},
 	}}
+	for _, repo := range []string{
+		"openai-community/gpt2-medium", "openai-community/gpt2-large", "openai-community/gpt2-xl", "distilbert/distilgpt2",
+		"microsoft/DialoGPT-small", "microsoft/DialoGPT-medium", "microsoft/DialoGPT-large",
+	} {
+		releases = append(releases, Release{Name: path.Base(repo), Repo: repo})
+	}
+	return releases
 }
 
 // Size returns the size in bytes of all files of known size.
@@ -71,13 +83,16 @@ func (r Release) Size() int64 {
 // Weights returns the digest of the weights in the form of
 // [gpt2.Checkpoint.Digest].
 func (r Release) Weights() string {
+	digests := map[string]string{}
 	for _, f := range r.Files {
-		if f.Name == weightsFile {
-			return "sha256:" + f.SHA256
+		if f.isWeights() {
+			digests[f.Name] = f.SHA256
 		}
 	}
-	return ""
+	return gpt2.JoinDigests(digests)
 }
+
+func (f File) isWeights() bool { return strings.HasSuffix(f.Name, ".safetensors") }
 
 // Check reads a whole file and compares it with the published file. It returns the
 // file's SHA-256 in hex, and an error if the file differs. The error wraps
@@ -114,7 +129,7 @@ func (r Release) Verify(ctx context.Context, fsys fs.FS) error {
 // that loads the weights must compare their digest with [Release.Weights].
 func (r Release) Present(ctx context.Context, fsys fs.FS) error {
 	for _, f := range r.Files {
-		if f.Name != weightsFile {
+		if !f.isWeights() {
 			if _, err := r.Check(ctx, fsys, f); err != nil {
 				return err
 			}
@@ -140,9 +155,9 @@ func open(fsys fs.FS, f File) (fs.File, error) {
 	case err != nil:
 	case !info.Mode().IsRegular():
 		err = fmt.Errorf("%s is not a regular file", f.Name)
-	case f.SHA256 == "" && info.Size() > maxConfig:
+	case !f.sized() && info.Size() > maxConfig:
 		err = fmt.Errorf("%s has %d bytes, too large for a config", f.Name, info.Size())
-	case f.SHA256 != "" && info.Size() != f.Size:
+	case f.sized() && info.Size() != f.Size:
 		err = fmt.Errorf("%s has %d bytes, the published one %d", f.Name, info.Size(), f.Size)
 	}
 	if err != nil {
@@ -152,6 +167,9 @@ func open(fsys fs.FS, f File) (fs.File, error) {
 	return in, nil
 }
 
+// sized reports whether the size of the file is known.
+func (f File) sized() bool { return f.Size > 0 || f.SHA256 != "" }
+
 // compare returns an error unless digest is the published digest of the file.
 func (f File) compare(digest string) error {
 	if digest != f.SHA256 {
@@ -160,13 +178,17 @@ func (f File) compare(digest string) error {
 	return nil
 }
 
-// checkConfig returns an error unless config.json describes the published network.
+// checkConfig returns an error unless config.json describes the published network, if
+// that is known.
 func (r Release) checkConfig(fsys fs.FS) error {
+	if r.Config.Vocab == 0 {
+		return nil
+	}
 	c, err := gpt2.ReadConfig(fsys)
 	if err != nil {
 		return err
 	}
-	if c != r.Config {
+	if !reflect.DeepEqual(c, r.Config) {
 		return errors.New("config.json describes a network that is not the published one")
 	}
 	return nil
