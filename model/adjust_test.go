@@ -14,7 +14,7 @@ import (
 // adjustByDefinition changes logits by the rules in the comment of Sampler, one token of the
 // vocabulary after the other. It counts by going through the lists, and computes with
 // [big.Float], which rounds each operation to the precision of float64.
-func adjustByDefinition(logits []float32, p Params, prompt, generated []int, eos int) []float32 {
+func adjustByDefinition(logits []float32, p Params, prompt, generated, ends []int) []float32 {
 	exact := func(x float64) *big.Float { return new(big.Float).SetPrec(53).SetFloat64(x) }
 	rounded := func(x *big.Float) *big.Float {
 		f, _ := x.Float32()
@@ -45,7 +45,7 @@ func adjustByDefinition(logits []float32, p Params, prompt, generated []int, eos
 			x = rounded(x.Sub(x, exact(p.PresencePenalty)))
 		}
 		f, _ := x.Float32()
-		if token == eos && len(generated) < p.MinTokens {
+		if slices.Contains(ends, token) && len(generated) < p.MinTokens {
 			f = float32(math.Inf(-1))
 		}
 		changed = append(changed, f)
@@ -85,8 +85,8 @@ func TestAdjustedSampleFollowsItsDefinition(t *testing.T) {
 		}
 		drawAdjustments(t, &p, n)
 		ids := rapid.SliceOfN(rapid.IntRange(0, n-1), 0, 20)
-		prompt, eos := ids.Draw(t, "prompt"), rapid.IntRange(-1, n-1).Draw(t, "eos")
-		s, err := NewSampler(p, prompt, eos)
+		prompt, ends := ids.Draw(t, "prompt"), rapid.SliceOfN(rapid.IntRange(-1, n-1), 0, min(3, n-1)).Draw(t, "ends")
+		s, err := NewSampler(p, prompt, ends...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +98,7 @@ func TestAdjustedSampleFollowsItsDefinition(t *testing.T) {
 			before := slices.Clone(logits)
 			generated := ids.Draw(t, "generated")
 			got, err := s.Sample(logits, generated)
-			want := chooseByDefinition(adjustByDefinition(logits, p, prompt, generated, eos), p, len(generated))
+			want := chooseByDefinition(adjustByDefinition(logits, p, prompt, generated, ends), p, len(generated))
 			if err != nil || got != want {
 				t.Fatalf("token %d, %v, want %d", got, err, want)
 			}
@@ -126,7 +126,7 @@ func TestPenaltiesArePublishedOnes(t *testing.T) {
 		{Params{LogitBias: map[int]float64{2: -5}, RepetitionPenalty: 1.5}, []float32{float32(2 / 1.5), -3, -3, -4.5, 0, 1}},
 		{Params{RepetitionPenalty: 2, FrequencyPenalty: 1, PresencePenalty: 1}, []float32{1, -4, -2.5, -8, 0, 1}},
 	} {
-		got, _, err := newAdjuster(c.p, []int{0, 1, 0, 3}, -1).apply(logits, []int{2, 3, 2, 2})
+		got, _, err := newAdjuster(c.p, []int{0, 1, 0, 3}, nil).apply(logits, []int{2, 3, 2, 2})
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%+v: %v, %v, want %v", c.p, got, err, c.want)
 		}
@@ -137,14 +137,14 @@ func TestPenaltiesArePublishedOnes(t *testing.T) {
 // the texts of the releases before them.
 func TestNeutralValuesNeedNoAdjuster(t *testing.T) {
 	for _, p := range []Params{{}, {RepetitionPenalty: 1, LogitBias: map[int]float64{}}} {
-		if a := newAdjuster(p, []int{1}, 0); a != nil || a.changes(0) {
+		if a := newAdjuster(p, []int{1}, []int{0}); a != nil || a.changes(0) {
 			t.Errorf("%+v has an adjuster", p)
 		}
 	}
-	if a := newAdjuster(Params{MinTokens: 2}, nil, 0); !a.changes(1) || a.changes(2) {
+	if a := newAdjuster(Params{MinTokens: 2}, nil, []int{0}); !a.changes(1) || a.changes(2) {
 		t.Error("min_tokens 2 must change the logits of the first two tokens alone")
 	}
-	if a := newAdjuster(Params{MinTokens: 2}, nil, -1); a != nil {
+	if a := newAdjuster(Params{MinTokens: 2}, nil, []int{-1}); a != nil {
 		t.Error("min_tokens changes the logits of a model without an end-of-text token")
 	}
 }
@@ -152,7 +152,7 @@ func TestNeutralValuesNeedNoAdjuster(t *testing.T) {
 func TestSampleRefusesWhatItCannotAdjust(t *testing.T) {
 	for message, p := range map[string]Params{
 		"for token 3, the model has 1":          {MaxTokens: 1, LogitBias: map[int]float64{3: 1}},
-		"the end-of-text token is the only one": {MaxTokens: 1, MinTokens: 1},
+		"there are only end-of-text tokens": {MaxTokens: 1, MinTokens: 1},
 	} {
 		s, err := NewSampler(p, nil, 0)
 		if err != nil {

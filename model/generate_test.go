@@ -21,6 +21,7 @@ import (
 type fakeEngine struct {
 	tokens  []string
 	eos     int
+	moreEOS []int
 	context int
 	fail    error // error that Next returns once the sequence has failAt tokens
 	failAt  int
@@ -29,7 +30,7 @@ type fakeEngine struct {
 }
 
 func (e *fakeEngine) Info() Info {
-	return Info{Name: "fake", Context: e.context, Vocab: len(e.tokens), EOS: e.eos}
+	return Info{Name: "fake", Context: e.context, Vocab: len(e.tokens), EOS: e.eos, MoreEOS: e.moreEOS}
 }
 
 func (e *fakeEngine) Encode(text string) []int { return nil }
@@ -152,6 +153,9 @@ func drawRun(t *rapid.T) (*fakeEngine, []int, Params) {
 	}
 	if rapid.Bool().Draw(t, "has EOS") {
 		e.eos = 0
+		if len(e.tokens) > 2 && rapid.Bool().Draw(t, "has another EOS") {
+			e.moreEOS = []int{2}
+		}
 	}
 	prompt := rapid.SliceOfN(rapid.IntRange(0, len(e.tokens)-1), 1, 4).Draw(t, "prompt")
 	stop := rapid.SampledFrom([]string{"ab", "aab", "aaa", "ba", "b", "中a", "中", "é中", "\ufffd", "\ufffd\ufffda", "END", "NDa", "aaaaaaaab", "a\nb", "aaba", "aabaa"})
@@ -188,8 +192,8 @@ func TestGenerateContinuesExactly(t *testing.T) {
 		if want := (Result{reason, len(prompt), len(tokens)}); result != want {
 			t.Fatalf("result %+v, want %+v", result, want)
 		}
-		if e.eos >= 0 && slices.Contains(tokens, e.eos) {
-			t.Fatalf("tokens %v contain the end-of-text token", tokens)
+		if slices.ContainsFunc(tokens, e.Info().Ends) {
+			t.Fatalf("tokens %v contain an end-of-text token", tokens)
 		}
 
 		// Every delta must have tokens. The text of every delta but the last must be the

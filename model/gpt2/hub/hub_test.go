@@ -25,6 +25,8 @@ import (
 // run in a synctest bubble.
 type fakeHub struct {
 	release Release
+	prefix  string           // path of the files
+	list    http.HandlerFunc // answers requests for the list of files
 	files   fstest.MapFS
 	conns   chan net.Conn
 	closed  chan struct{}
@@ -53,6 +55,7 @@ func newHub(t *testing.T, weights []byte) *fakeHub {
 			"merges.txt":        {Data: []byte("#version: 0.2\n")},
 			"model.safetensors": {Data: weights},
 		},
+		prefix: base,
 		conns:  make(chan net.Conn),
 		closed: make(chan struct{}),
 	}
@@ -116,6 +119,8 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.requests = append(h.requests, r)
 	answer := h.good
 	switch {
+	case strings.HasPrefix(r.URL.Path, "/api/"):
+		answer = h.list
 	case name == "model.safetensors" && len(h.answers) > 0:
 		answer, h.answers = h.answers[0], h.answers[1:]
 	case name == "config.json" && len(h.config) > 0:
@@ -127,7 +132,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // good answers a request as the real hub does.
 func (h *fakeHub) good(w http.ResponseWriter, r *http.Request) {
-	file, ok := h.files[strings.TrimPrefix(r.URL.Path, base)]
+	file, ok := h.files[strings.TrimPrefix(r.URL.Path, h.prefix)]
 	if !ok {
 		http.NotFound(w, r)
 		return

@@ -298,6 +298,12 @@ func TestReleasesArePinned(t *testing.T) {
 			t.Errorf("two releases %s", r.Name)
 		}
 		names[r.Name] = true
+		if !r.Pinned() {
+			if of, ok := Repository(r.Repo); !ok || of.Pinned() || r.Weights() != "" {
+				t.Errorf("%+v", r)
+			}
+			continue
+		}
 		if len(r.Revision) != 40 || len(r.Weights()) != len("sha256:")+64 || len(r.Files) != 4 {
 			t.Errorf("%+v", r)
 		}
@@ -306,5 +312,8 @@ func TestReleasesArePinned(t *testing.T) {
 				t.Errorf("%s of %s: %+v", f.Name, r.Name, f)
 			}
 		}
+	}
+	if r := Releases()[0]; r.Name != "gpt2" || !r.Pinned() {
+		t.Errorf("%s is pinned: %t", r.Name, r.Pinned())
 	}
 }
