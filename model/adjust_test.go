@@ -151,7 +151,7 @@ func TestNeutralValuesNeedNoAdjuster(t *testing.T) {
 
 func TestSampleRefusesWhatItCannotAdjust(t *testing.T) {
 	for message, p := range map[string]Params{
-		"for token 3, the model has 1":          {MaxTokens: 1, LogitBias: map[int]float64{3: 1}},
+		"for token 3, the model has 1":      {MaxTokens: 1, LogitBias: map[int]float64{3: 1}},
 		"there are only end-of-text tokens": {MaxTokens: 1, MinTokens: 1},
 	} {
 		s, err := NewSampler(p, nil, 0)

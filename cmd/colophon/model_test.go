@@ -108,7 +108,7 @@ func TestPulledModelIsListedAndVerified(t *testing.T) {
 		}
 		return s
 	}
-	if out := list(); !strings.Contains(out, "opticks  4.5 MB  -") || !strings.Contains(out, "not pulled") {
+	if out := list(); !strings.Contains(out, "opticks  4.5 MB  F16   256      apache-2.0  -             built in\n") || !strings.Contains(out, "not pulled") {
 		t.Errorf("before: %s", out)
 	}
 	if _, err := verify(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") {
@@ -121,7 +121,7 @@ func TestPulledModelIsListedAndVerified(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(s.stderr.String()), "\n"); len(lines) < 5 || len(lines) > 20 || !strings.HasPrefix(lines[len(lines)-1], "pocket: 4.5 MB of 4.5 MB (100 %)") {
 		t.Errorf("progress %q", lines)
 	}
-	if out := list(); !strings.Contains(out, "fedcba987654  verified, in "+dir) {
+	if out := list(); !strings.Contains(out, "pocket   4.5 MB  F16   256      -           fedcba987654  verified, in "+dir) {
 		t.Errorf("after: %s", out)
 	}
 	if out, err := verify(); err != nil || strings.Count(out, "as published") != 4 || !strings.Contains(out, "maker/pocket at revision fedcba9876543210") {
@@ -293,12 +293,13 @@ func TestPullUsesHubOfTheEnvironment(t *testing.T) {
 	if out, _, err := command(t, "", "model", "pull", "opticks"); err != nil || !strings.Contains(out, "built in") {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "want gpt2;") {
+	if _, _, err := command(t, "", "model", "pull", "gpt5"); err == nil || !strings.Contains(err.Error(), "want gpt2, gpt2-medium, ") {
 		t.Errorf("%v", err)
 	} else if _, ok := errors.AsType[*usageError](err); !ok {
 		t.Errorf("%v is not a usage error", err)
 	}
-	if out, _, err := command(t, "", "model", "list", "--models", t.TempDir()); err != nil || !strings.Contains(out, "gpt2     549.6 MB  607a30d783df  not pulled") {
+	if out, _, err := command(t, "", "model", "list", "--models", t.TempDir()); err != nil || !strings.Contains(out, "gpt2             549.6 MB  -     -        -           607a30d783df  not pulled\n"+
+		"gpt2-medium      -         -     -        -           -             not pulled\n") {
 		t.Errorf("%s, %v", out, err)
 	}
 }

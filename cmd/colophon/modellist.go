@@ -31,6 +31,7 @@ func (c *listCmd) Run(ctx context.Context, t *terminal, known catalog.Releases) 
 	if err != nil {
 		return err
 	}
+	built.Licence = "apache-2.0" // the files are part of this program
 	writeModel(out, catalog.BuiltIn, built, "", "built in")
 	for _, r := range slices.Concat(known, hub.Pulled(models)) {
 		if err := c.list(ctx, out, r); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"colophon/model/gpt2"
 	"colophon/model/gpt2/hub"
 )
 
@@ -43,11 +44,13 @@ func (l Library) Verify(ctx context.Context, name string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s cannot be loaded: %w", name, err)
 	}
-	digest, err := found.WeightsDigest()
-	if err != nil {
-		return err
+	if files, err := gpt2.WeightsFiles(found.Files); err == nil && len(files) > 1 {
+		digest, err := found.WeightsDigest()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%-17s  %s\n", "all weights", digest)
 	}
-	fmt.Fprintf(out, "%-17s  %s\n", "weights", digest)
 	_, err = fmt.Fprintf(out, "%s can be loaded: %d layers of %d heads, %d wide, %d token ids, context %d\n",
 		found.Name, config.Layers, config.Heads, config.Embd, config.Vocab, config.Context)
 	return err
