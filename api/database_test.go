@@ -201,7 +201,7 @@ func TestSilentConnectionDelaysOneRequest(t *testing.T) {
 	}
 	log := f.api.Log
 	store := events.NewStore(pool, f.vault, log)
-	queue, err := jobs.NewQueue(pool, store, jobs.Model{Name: "fake", Context: 1000, Encode: func(text string) []int { return make([]int, len(text)) }},
+	queue, err := jobs.NewQueue(pool, store, jobs.Model{Name: "fake", Context: 1000, Vocab: 300, Encode: func(text string) []int { return make([]int, len(text)) }},
 		policy.Default, jobs.Limits{Queued: 1000}, log)
 	if err != nil {
 		t.Fatal(err)

@@ -102,7 +102,7 @@ func TestUsageHasTheBudget(t *testing.T) {
 	f := newFixture(t)
 	c := f.another(t, func(o *api.Options) {
 		var err error
-		m := jobs.Model{Name: "fake", Context: 1000, Encode: f.api.Model.Encode}
+		m := jobs.Model{Name: "fake", Context: 1000, Vocab: 300, Encode: f.api.Model.Encode}
 		if o.Queue, err = jobs.NewQueue(f.db.App, f.store, m, policy.Default, jobs.Limits{Tokens: 100}, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}

@@ -89,7 +89,7 @@ func TestRefusalOfAnEarlierJobIsNotRecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queue, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{Context: 1000, Encode: newEngine().Encode}, func() *policy.Rules { return strict }, jobs.Limits{}, slog.New(slog.DiscardHandler))
+	queue, err := jobs.NewQueue(f.db.App, f.store, jobs.Model{Context: 1000, Vocab: 26, Encode: newEngine().Encode}, func() *policy.Rules { return strict }, jobs.Limits{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

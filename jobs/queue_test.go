@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -44,6 +45,35 @@ func TestRefusedRequestLeavesNothing(t *testing.T) {
 		select (select count(*) from events where type like 'job.%') + (select count(*) from history) + (select count(*) from `+migrations.RiverJobs+`)`).Scan(&rows)
 	if err != nil || rows != 0 {
 		t.Errorf("%d rows left, %v, want none", rows, err)
+	}
+}
+
+// TestTextThatTheModelCannotReadIsRefused submits prompts to a model that has only the
+// tokens 0 to 9 of the texts, and none for one byte.
+func TestTextThatTheModelCannotReadIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	m := jobs.Model{Name: "fake", Context: 1000, Vocab: 10, Encode: func(text string) []int {
+		var ids []int
+		for _, b := range []byte(text) {
+			ids = append(ids, int(b)-'a')
+		}
+		return ids
+	}}
+	queue, err := jobs.NewQueue(f.db.App, f.store, m, policy.Default, jobs.Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for prompt, readable := range map[string]bool{"abc": true, "jj": true, "abk": false, "Aab": false} {
+		r := request
+		r.Prompt, r.Template = prompt, ""
+		_, err := queue.Submit(t.Context(), f.owner, r)
+		if _, counted := queue.PromptTokens(r); errors.Is(err, jobs.ErrNoToken) == readable || errors.Is(counted, jobs.ErrNoToken) == readable || readable && err != nil {
+			t.Errorf("%s: %v, %v", prompt, err, counted)
+		}
+		if _, err := m.Tokens(prompt); errors.Is(err, jobs.ErrNoToken) == readable {
+			t.Errorf("%s: %v", prompt, err)
+		}
 	}
 }
 

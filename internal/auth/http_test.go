@@ -24,7 +24,7 @@ import (
 // serve runs the whole API over a service and its store, and returns its URL.
 func serve(t *testing.T, f *auth.Fixture, s *auth.Service, store *events.Store, log *slog.Logger) string {
 	t.Helper()
-	model := jobs.Model{Name: "fake", Context: 1000, Encode: func(text string) []int { return make([]int, len(text)) }}
+	model := jobs.Model{Name: "fake", Context: 1000, Vocab: 300, Encode: func(text string) []int { return make([]int, len(text)) }}
 	queue, err := jobs.NewQueue(f.DB().App, store, model, policy.Default, jobs.Limits{}, log)
 	if err != nil {
 		t.Fatal(err)
