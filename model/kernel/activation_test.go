@@ -1,6 +1,9 @@
 package kernel
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"math"
 	"testing"
 )
@@ -9,9 +12,9 @@ import (
 // largest number, and positive infinity.
 func wide(f func(x float32)) {
 	f(0)
-	for e := -40.0; e <= 20; e += 1.0 / 128 {
-		f(float32(math.Exp2(e)))
-		f(-float32(math.Exp2(e)))
+	for bits := math.Float32bits(0x1p-40); bits < math.Float32bits(0x1p20); bits += 0xffff {
+		f(math.Float32frombits(bits))
+		f(-math.Float32frombits(bits))
 	}
 	f(math.MaxFloat32)
 	f(-math.MaxFloat32)
@@ -53,6 +56,31 @@ func TestActivationsAreCloseToTheirDefinitions(t *testing.T) {
 			t.Errorf("%s(NaN) is %g", name, nan[0])
 		}
 		t.Logf("%s: largest error %.2g", name, most)
+	}
+}
+
+// The activations have the same bits in every build and on every architecture. If this test
+// fails, they compute other bits than before and need another fingerprint.
+func TestActivationsHaveTheseBits(t *testing.T) {
+	for name, c := range map[string]struct {
+		activate func([]float32)
+		want     string
+	}{
+		"ExactGELU": {ExactGELU, "1fdd5a3e4a4410175c79b710fc00ee46b1df41e93ee41b9fdf928af5ee5d8831"},
+		"ReLU":      {ReLU, "00447a5f2206354d22388a5fb9951a5f885ebc8d867db6eb48ee974c68573268"},
+		"SiLU":      {SiLU, "c197862bfa33a1936f723d922e12310f8c8b8e98e39b3498b35cf6c36085db15"},
+		"Tanh":      {Tanh, "7528496700ec9d1a577b7a5aa10b412fee5e43ba0ac7e92f113ecd1724062c2a"},
+	} {
+		var x []float32
+		wide(func(v float32) { x = append(x, v) })
+		c.activate(x)
+		h := sha256.New()
+		if err := binary.Write(h, binary.LittleEndian, x); err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(h.Sum(nil)); got != c.want {
+			t.Errorf("%s has the bits %s, want %s", name, got, c.want)
+		}
 	}
 }
 
