@@ -40,8 +40,7 @@ func ReadCheckpoint(fsys fs.FS) (*Checkpoint, error) {
 	}
 	c := &Checkpoint{Config: config, files: files, tensors: map[string]tensor{}}
 	if err := c.read(index); err != nil {
-		closeAll(files)
-		return nil, err
+		return nil, errors.Join(err, closeAll(files))
 	}
 	return c, nil
 }

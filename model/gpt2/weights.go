@@ -56,8 +56,7 @@ func openWeights(fsys fs.FS) (files []*weightsFile, index map[string]string, err
 	for _, name := range Shards(index) {
 		f, err := openFile(fsys, name)
 		if err != nil {
-			closeAll(files)
-			return nil, nil, err
+			return nil, nil, errors.Join(err, closeAll(files))
 		}
 		files = append(files, f)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -147,6 +148,25 @@ func TestFirstPullResumesTheWeights(t *testing.T) {
 		}
 		if got := h.ranges(); !slices.Equal(got, []string{"30-"}) || len(h.requests) != 2 {
 			t.Errorf("%d requests, ranges %q", len(h.requests), got)
+		}
+	})
+}
+
+func TestFirstPullsOfOneModelExcludeEachOther(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, h *fakeHub) {
+		r := h.repository(modeltest.NewNetwork(nil).Files())
+		models := t.TempDir()
+		var pulls sync.WaitGroup
+		for range 4 {
+			pulls.Go(func() {
+				if err := errors.Join(Pull(t.Context(), models, r, h.options()), h.loads(models, r)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		pulls.Wait()
+		if n := len(h.requests); n != 1+len(h.files) {
+			t.Errorf("%d requests, want one list and %d files", n, len(h.files))
 		}
 	})
 }

@@ -285,6 +285,13 @@ func TestPullReplacesDamagedFilesOnly(t *testing.T) {
 				t.Errorf("%s: %d requests", name, len(h.requests))
 			}
 		}
+		// The user may choose other ids that end a text.
+		if err := os.WriteFile(filepath.Join(dir, "generation_config.json"), []byte(`{"eos_token_id":1}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.release.Present(t.Context(), os.DirFS(dir)); err != nil {
+			t.Errorf("with a generation_config.json of the user: %v", err)
+		}
 		if b, err := os.ReadFile(own); err != nil || string(b) != "mine" {
 			t.Errorf("a file of the user: %q, %v", b, err)
 		}

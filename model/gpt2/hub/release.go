@@ -184,7 +184,7 @@ func (r Release) checkConfig(fsys fs.FS) error {
 	if r.Config.Vocab == 0 {
 		return nil
 	}
-	c, err := gpt2.ReadConfig(fsys)
+	c, err := gpt2.ReadConfig(configFS{fsys})
 	if err != nil {
 		return err
 	}
@@ -192,6 +192,17 @@ func (r Release) checkConfig(fsys fs.FS) error {
 		return errors.New("config.json describes a network that is not the published one")
 	}
 	return nil
+}
+
+// configFS is a file system that has only config.json. A generation_config.json beside it is
+// the user's.
+type configFS struct{ fs.FS }
+
+func (c configFS) Open(name string) (fs.File, error) {
+	if name != configFile {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return c.FS.Open(name)
 }
 
 // A contextReader reads from r until its context is done, and then returns the cause.
