@@ -209,3 +209,23 @@ func TestReplayRefusesWrongUsage(t *testing.T) {
 		r.want(64, "", args...)
 	}
 }
+
+// The variant of the network follows the format of the weights on record. It does not choose
+// the format, and a difference is found by the engine's Info.
+func TestReplayReadsTheFormatBeforeTheVariant(t *testing.T) {
+	source, err := catalog.Find(catalog.BuiltIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	engines := &replayEngines{source: source}
+	defer engines.close()
+	for weights, want := range map[string]string{"sha256:0a/int8+relu": "/int8", "sha256:0a/f32": "/f32", "sha256:0a/f32+gelu+unscaled": "/f32"} {
+		e, err := engines.get(t.Context(), events.JobStarted{Weights: weights})
+		if err != nil || !strings.HasSuffix(e.Info().Weights, want) {
+			t.Errorf("%s: %v", weights, err)
+		}
+	}
+	if _, err := engines.get(t.Context(), events.JobStarted{Weights: "sha256:0a/relu"}); err == nil {
+		t.Error("a format that does not exist is read")
+	}
+}
