@@ -24,16 +24,25 @@ type topic struct {
 // events reads the database.
 const tailEvents = 32
 
-// follower is one reader's subscription to a stream.
+// follower is one reader's subscription to a stream. A reader of several streams has one for
+// each, with the same channel.
 type follower struct {
-	wake chan struct{} // holds one value while the stream may have new events
+	wake  chan struct{} // holds one value while a stream may have new events
+	woken bool          // this stream may have new events
 
 	// stale is true if the database may have later events than the topic's tail.
 	stale bool
 }
 
-func (b *broker) subscribe(stream Stream) *follower {
-	f := &follower{wake: make(chan struct{}, 1)}
+// wakeUp tells the reader that the stream may have new events. The caller holds broker.mu.
+func (f *follower) wakeUp() {
+	f.woken = true
+	wakeUp(f.wake)
+}
+
+// subscribe adds a follower of a stream. The channel wake must have room for one value.
+func (b *broker) subscribe(stream Stream, wake chan struct{}) *follower {
+	f := &follower{wake: wake}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.topics == nil {
@@ -79,7 +88,7 @@ func (b *broker) appended(stream Stream, events []Event) {
 	all := append(slices.Clip(t.tail), events...) // append must copy the tail, because followers may still read the old tail
 	t.tail = all[max(0, len(all)-tailEvents):]
 	for f := range t.followers {
-		wakeUp(f.wake)
+		f.wakeUp()
 	}
 }
 
@@ -116,8 +125,16 @@ func (b *broker) announcementsLost() {
 func (t *topic) markStale() {
 	for f := range t.followers {
 		f.stale = true
-		wakeUp(f.wake)
+		f.wakeUp()
 	}
+}
+
+// woken reports whether the stream of f may have new events since the last call.
+func (b *broker) woken(f *follower) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer func() { f.woken = false }()
+	return f.woken
 }
 
 // cached returns from memory the events that have a later version than after. If ok is

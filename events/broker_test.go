@@ -23,7 +23,7 @@ func TestFollowerMissesNoEvent(t *testing.T) {
 			}
 			return slices.Clone(committed[first:])
 		}
-		f := b.subscribe(stream)
+		f := b.subscribe(stream, make(chan struct{}, 1))
 		got := 0
 		follow := func(mustRead bool) { // one iteration of Follow's loop
 			var batch []Event
@@ -93,7 +93,7 @@ func TestFollowerMissesNoEvent(t *testing.T) {
 func TestLocalFollowersNeedNoQuery(t *testing.T) {
 	var b broker
 	const stream = Stream("job/1")
-	f := b.subscribe(stream)
+	f := b.subscribe(stream, make(chan struct{}, 1))
 	b.cached(stream, f, 0)
 	for version := 1; version <= 3*tailEvents; version++ {
 		b.appended(stream, []Event{{Stream: stream, Version: version}})
@@ -120,7 +120,7 @@ func TestFollowersReadTheDatabaseAfterAGap(t *testing.T) {
 	put := func(b *broker, version int) { b.appended(stream, []Event{{Stream: stream, Version: version}}) }
 	for name, next := range map[string]int{"another process appends too": 4, "two commits in the other order": 3, "repeated event": 1} {
 		var b broker
-		f := b.subscribe(stream)
+		f := b.subscribe(stream, make(chan struct{}, 1))
 		put(&b, 1)
 		<-f.wake
 		if batch, cached := b.cached(stream, f, 0); !cached || len(batch) != 1 {

@@ -26,47 +26,105 @@ import (
 // retries its reads and yields only empty batches.
 func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat time.Duration) iter.Seq2[[]Event, error] {
 	return func(yield func([]Event, error) bool) {
-		// The subscription begins before the first read, so every event is either read
-		// or announced.
-		f := s.broker.subscribe(stream)
-		defer s.broker.unsubscribe(stream, f)
-		tick := time.NewTicker(heartbeat)
-		defer tick.Stop()
-		for mustRead, heartbeatDue := true, false; ; {
-			var batch []Event
-			var err error
-			cached := false
-			if !mustRead {
-				batch, cached = s.broker.cached(stream, f, after)
-			}
-			if !cached {
-				batch, err = s.Read(ctx, stream, after)
-			}
-			var retryRead <-chan time.Time
-			switch mustRead = err != nil; {
-			case !mustRead:
-			case ctx.Err() == nil && pg.Unavailable(err):
-				retryRead = time.After(readRetryDelay)
-			default:
-				yield(nil, err)
+		for batch, err := range s.follow(ctx, []cursor{{stream: stream, after: after}}, heartbeat) {
+			if !yield(batch.Events, err) {
 				return
 			}
-			if len(batch) > 0 {
-				after = batch[len(batch)-1].Version
-				tick.Reset(heartbeat)
+		}
+	}
+}
+
+// Batch has events of one of several streams, in order. A heartbeat has no events.
+type Batch struct {
+	Stream int // index of the stream
+	Events []Event
+}
+
+// FollowAll is like Follow for several streams together, from their first events on. The events
+// of each stream are in order. A heartbeat follows if no stream has events for that time.
+func (s *Store) FollowAll(ctx context.Context, streams []Stream, heartbeat time.Duration) iter.Seq2[Batch, error] {
+	all := make([]cursor, len(streams))
+	for i, stream := range streams {
+		all[i].stream = stream
+	}
+	return s.follow(ctx, all, heartbeat)
+}
+
+// cursor is the position of a reader in a stream.
+type cursor struct {
+	stream   Stream
+	after    int // version of the last event that was read
+	f        *follower
+	mustRead bool // the database may have events that memory has not
+}
+
+// next returns the next events of the stream. After an error, the caller reads again.
+func (s *Store) next(ctx context.Context, c *cursor) (batch []Event, err error) {
+	cached := false
+	if !c.mustRead {
+		batch, cached = s.broker.cached(c.stream, c.f, c.after)
+	}
+	if !cached {
+		batch, err = s.Read(ctx, c.stream, c.after)
+	}
+	if c.mustRead = err != nil; len(batch) > 0 {
+		c.after = batch[len(batch)-1].Version
+	}
+	return batch, err
+}
+
+// follow yields the events after the cursors.
+func (s *Store) follow(ctx context.Context, all []cursor, heartbeat time.Duration) iter.Seq2[Batch, error] {
+	return func(yield func(Batch, error) bool) {
+		// The subscriptions begin before the first reads, so every event is either read
+		// or announced.
+		wake := make(chan struct{}, 1)
+		for i := range all {
+			c := &all[i]
+			c.f, c.mustRead = s.broker.subscribe(c.stream, wake), true
+			defer s.broker.unsubscribe(c.stream, c.f)
+		}
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for heartbeatDue := false; ; {
+			var retryRead <-chan time.Time
+			for i := range all {
+				c := &all[i]
+				if woken := s.broker.woken(c.f); !woken && !c.mustRead {
+					continue
+				}
+				batch, err := s.next(ctx, c)
+				if err != nil && (ctx.Err() != nil || !pg.Unavailable(err)) {
+					yield(Batch{Stream: i}, err)
+					return
+				}
+				if err != nil {
+					retryRead = time.After(readRetryDelay)
+					break // the other reads would fail too
+				}
+				if len(batch) > 0 {
+					tick.Reset(heartbeat)
+					heartbeatDue = false
+					if !yield(Batch{i, batch}, nil) {
+						return
+					}
+				}
 			}
-			if (len(batch) > 0 || heartbeatDue) && !yield(batch, nil) {
+			if heartbeatDue && !yield(Batch{}, nil) {
 				return
 			}
 			heartbeatDue = false
 			select {
 			case <-ctx.Done():
-				yield(nil, ctx.Err())
+				yield(Batch{}, ctx.Err())
 				return
-			case <-f.wake:
+			case <-wake:
 			case <-retryRead:
 			case <-tick.C:
-				mustRead, heartbeatDue = true, true // the next read also finds events whose announcement was lost
+				for i := range all {
+					all[i].mustRead = true // the next reads also find events whose announcement was lost
+				}
+				heartbeatDue = true
 			}
 		}
 	}
@@ -77,7 +135,7 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 // several appends may give only one value. The caller must call unsubscribe when it
 // stops reading.
 func (s *Store) WatchAccounts() (wake <-chan struct{}, unsubscribe func()) {
-	f := s.broker.subscribe(anyAccount)
+	f := s.broker.subscribe(anyAccount, make(chan struct{}, 1))
 	return f.wake, func() { s.broker.unsubscribe(anyAccount, f) }
 }
 

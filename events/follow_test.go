@@ -150,6 +150,81 @@ func TestFollowYieldsHeartbeats(t *testing.T) {
 	}
 }
 
+// TestStreamsFollowedTogetherHaveOneHeartbeat follows many silent streams. Their heartbeats must
+// come as often as those of one stream. Then events are appended to the streams in turn, in two
+// processes; each must be seen once, and those of a stream in order.
+func TestStreamsFollowedTogetherHaveOneHeartbeat(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	elsewhere := events.NewStore(f.db.App, f.vault, slog.New(slog.DiscardHandler))
+	run(t, elsewhere)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	facts := completedFacts()
+	all, streams := make([]events.Job, 24), make([]events.Stream, 24)
+	for i := range all {
+		j, err := f.put(ctx, f.newJob(), facts[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[i], streams[i] = j, events.JobStream(j.ID)
+	}
+	const interval, beats = 10 * time.Millisecond, 30
+	seen, silent, begin := make([]int, len(all)), 0, time.Now()
+	for batch, err := range f.FollowAll(ctx, streams, interval) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range batch.Events {
+			if seen[batch.Stream]++; e.Version != seen[batch.Stream] || e.Stream != streams[batch.Stream] {
+				t.Fatalf("%s@%d, want version %d of %s", e.Stream, e.Version, seen[batch.Stream], streams[batch.Stream])
+			}
+		}
+		if len(batch.Events) == 0 {
+			silent++
+		}
+		if silent == beats {
+			break
+		}
+	}
+	if took := time.Since(begin); took < beats*interval {
+		t.Errorf("%d heartbeats in %v, want at most one in %v", beats, took, interval)
+	}
+	clear(seen)
+	appended := make(chan error, 1)
+	missing := len(all) * len(facts)
+	for batch, err := range f.FollowAll(ctx, streams, time.Hour) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range batch.Events {
+			if seen[batch.Stream]++; e.Version != seen[batch.Stream] {
+				t.Fatalf("version %d of %s, want %d", e.Version, e.Stream, seen[batch.Stream])
+			}
+			if missing--; missing == len(all)*(len(facts)-1) {
+				go func() {
+					var failed error
+					for n, fact := range facts[1:] {
+						for i := range all {
+							store := []*events.Store{f.Store, elsewhere}[(i+n)%2]
+							var err error
+							all[i], err = store.AppendJob(ctx, all[i], fact)
+							failed = errors.Join(failed, err)
+						}
+					}
+					appended <- failed
+				}()
+			}
+		}
+		if missing == 0 {
+			break
+		}
+	}
+	if err := <-appended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRunReconnectsALostListener(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -99,7 +99,7 @@ func (s *Store) LogGrew() {
 // watchLog wakes the readers of feeds until ctx is done. One query serves all of them.
 // While there are no readers, it makes no query.
 func (s *Store) watchLog(ctx context.Context) {
-	f := s.broker.subscribe(logGrew)
+	f := s.broker.subscribe(logGrew, make(chan struct{}, 1))
 	defer s.broker.unsubscribe(logGrew, f)
 	last, failed := int64(unknown), false
 	for {
