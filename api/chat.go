@@ -25,7 +25,7 @@ func (s *server) chat() {
 			"plain puts the name of the role before each text, and eos ends each text with the end-of-text token. One message of a user alone is the prompt as it is, except with eos. " +
 			"If chat completions are switched off, the answer is 404 chat_off. " +
 			"A field of OpenAI's specification that is not listed here is refused with unsupported_parameter, unless its value asks for nothing, such as null. Tools, images, audio and forms of answers are refused. " +
-			"A client that disconnects before the answer or during the stream cancels the jobs, unless it sent an Idempotency-Key. " + openAIStreams + admission,
+			"A client that disconnects before the answer or during the stream cancels the jobs, unless it sent an Idempotency-Key. " + openAIStreams + openAILimits + admission,
 		Responses: openAIResponses(answer, "The answers.", "Messages with data alone: a chunk (chat.completion.chunk) as JSON for each piece of an answer, then [DONE]."),
 	}, openai.Chat), s.converse)
 }

@@ -24,7 +24,7 @@ func (s *server) completions() {
 		Summary: "Complete a text, as OpenAI's API does",
 		Description: "Makes a job for each text and waits for all of them. The jobs are like those of POST /jobs: they are in the history and have receipts, and several of one request have the same group. " +
 			"A field of OpenAI's specification that is not listed here is refused with unsupported_parameter, unless its value asks for nothing, such as null. " +
-			"A client that disconnects before the answer or during the stream cancels the jobs, unless it sent an Idempotency-Key. " + openAIStreams + admission,
+			"A client that disconnects before the answer or during the stream cancels the jobs, unless it sent an Idempotency-Key. " + openAIStreams + openAILimits + admission,
 		Responses: openAIResponses(answer, "The texts.", "Messages with data alone: a Completion as JSON for each piece of a text, then [DONE]."),
 	}, openai.Completions), s.complete)
 }
@@ -32,6 +32,10 @@ func (s *server) completions() {
 // openAIStreams is the part of descriptions that says how a stream ends.
 const openAIStreams = "With stream, the answer is a stream of server-sent events. A comment follows every ten seconds of silence. " +
 	"If a text fails after the stream has begun, the last message has a member error instead. "
+
+// openAILimits is the part of descriptions that says how texts count and how long a wait lasts.
+const openAILimits = "Each text counts under the limits of generations, all texts of a request or none. " +
+	"Without a stream, the wait ends after nine minutes with 503 wait_over. Streams and waits count together: beyond their limit the answer is 429 too_many_streams or 503 streams_full. "
 
 // openAIResponses describes an answer as JSON or as a stream.
 func openAIResponses(body *huma.Schema, text, stream string) map[string]*huma.Response {

@@ -14,6 +14,7 @@ type timeouts struct {
 	answer time.Duration // the time for a client to read an answer that is not a stream; a client that reads nothing is dropped sooner
 	write  time.Duration // the time for a client to read one write of a stream
 	beat   time.Duration // the time until a silent stream sends a heartbeat
+	texts  time.Duration // the time for which a request of OpenAI's API waits for its texts
 }
 
 var productionTimeouts = timeouts{
@@ -21,6 +22,7 @@ var productionTimeouts = timeouts{
 	answer: time.Minute,
 	write:  8 * time.Second,
 	beat:   beat,
+	texts:  9 * time.Minute, // OpenAI's clients wait for ten minutes
 }
 
 // deadlines bounds how long a client may take to send its request and to read the

@@ -25,11 +25,11 @@ import (
 type Limits struct {
 	Users    *limit.Limit // POST /users
 	Token    *limit.Limit // POST /token
-	Generate *limit.Limit // POST /generate
+	Generate *limit.Limit // POST /generate, and the texts of OpenAI's operations
 	Jobs     *limit.Limit // POST /jobs
 	Detect   *limit.Limit // POST /detect
 	Webhooks *limit.Limit // calls that create, change, rotate, test or send again to webhooks, combined
-	Keys     *limit.Limit // POST /generate and POST /jobs with an API key, per key; the keys of a user are a group
+	Keys     *limit.Limit // texts with an API key, per key; the keys of a user are a group
 	Calls    *limit.Limit // all of a user's other calls combined
 	Log      *limit.Limit // the public log, per network
 
@@ -64,6 +64,10 @@ func (l *Limits) named(name string) *limit.Limit {
 // limitName is the metadata key of an operation's limit. The value uncounted means no
 // limit, for an operation that costs nothing.
 const limitName, uncounted = "limit", "none"
+
+// perText is the metadata key of operations that may make several texts. The limit of such an
+// operation counts texts, by countTexts. The operation itself is one of the user's calls.
+const perText = "perText"
 
 // limited returns the metadata of an operation with its own limit.
 func limited(name string) map[string]any { return map[string]any{limitName: name} }
@@ -106,19 +110,23 @@ func (s *server) limit(ctx huma.Context, next func(huma.Context)) {
 		counted = s.Limits.named(name)
 	}
 	r, w := humago.Unwrap(ctx)
+	texts := ctx.Operation().Metadata[perText] != nil
+	if texts {
+		requestOf(ctx.Context()).answer = w.Header()
+		counted = s.Limits.Calls
+	}
 	var refused *Problem
-	user := "user " + id.Account.String()
 	switch scope := ctx.Operation().Metadata[scopeName]; {
 	case !known:
 		refused = s.takeOfNetwork(ctx.Context(), w.Header(), counted)
 	case id.Key == nil:
-		refused = s.take(ctx.Context(), w.Header(), counted, user, "", 0)
-	case scope == auth.ScopeGenerate && ctx.Operation().Metadata[limitName] != nil:
-		refused = s.take(ctx.Context(), w.Header(), s.Limits.Keys, "key "+id.Key.ID.String(), user, id.Key.Generations)
+		refused = s.take(ctx.Context(), w.Header(), counted, limit.Use{Key: "user " + id.Account.String()})
+	case scope == auth.ScopeGenerate && ctx.Operation().Metadata[limitName] != nil && !texts:
+		refused = s.takeOfKey(ctx.Context(), w.Header(), id, 1)
 	default:
 		// Calls with API keys do not count against the calls of the user. Otherwise a leaked key
 		// could use up the calls with which its owner revokes it.
-		refused = s.take(ctx.Context(), w.Header(), s.Limits.Calls, "keys of "+id.Account.String(), "", 0)
+		refused = s.take(ctx.Context(), w.Header(), s.Limits.Calls, limit.Use{Key: "keys of " + id.Account.String()})
 	}
 	if refused != nil {
 		s.answer(w, r, refused)
@@ -152,33 +160,62 @@ type unreadable struct{ err error }
 
 func (f unreadable) Read([]byte) (int, error) { return 0, f.err }
 
+// countTexts counts the texts of an operation with the metadata perText against the limits of
+// generations. It counts all of them or none, and sets the RateLimit headers of the answer. It
+// returns a problem if they are beyond a limit.
+func (s *server) countTexts(ctx context.Context, texts int) error {
+	var refused *Problem
+	id, answer := caller(ctx), requestOf(ctx).answer
+	if id.Key != nil {
+		refused = s.takeOfKey(ctx, answer, id, texts)
+	} else {
+		refused = s.take(ctx, answer, s.Limits.Generate, limit.Use{Key: "user " + id.Account.String(), N: uint64(texts)})
+	}
+	if refused != nil {
+		return refused
+	}
+	return nil
+}
+
+// takeOfKey counts texts against the limits of the caller's API key and of all keys of its user.
+// A limit of the key's own holds on average over a window.
+func (s *server) takeOfKey(ctx context.Context, h http.Header, id auth.Identity, texts int) *Problem {
+	if s.Limits.Keys == nil {
+		return nil
+	}
+	use := limit.Use{Key: "key " + id.Key.ID.String(), Group: "user " + id.Account.String(), N: uint64(texts)}
+	if perMinute := id.Key.Generations; perMinute > 0 {
+		use.Most = max(1, uint64(float64(perMinute)*s.Limits.Keys.Rate().Per.Minutes()))
+	}
+	return s.take(ctx, h, s.Limits.Keys, use)
+}
+
 // takeOfNetwork counts a request against a limit under its network and the network's site.
 func (s *server) takeOfNetwork(ctx context.Context, h http.Header, l *limit.Limit) *Problem {
 	from := networkOf(ctx)
-	return s.take(ctx, h, l, from, network.Site(from), 0)
+	return s.take(ctx, h, l, limit.Use{Key: from, Group: network.Site(from)})
 }
 
-// take counts a request against a limit under the key and its group, and sets the
-// RateLimit headers. If perMinute is not 0, the key has no more than that number of requests a
-// minute, on average over a window of the limit. It returns a problem if the request is beyond
-// the limit or cannot be counted.
-func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, key, group string, perMinute int) *Problem {
+// take counts a use of a limit and sets the RateLimit headers. It returns a problem if the use
+// is beyond the limit or cannot be counted.
+func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, use limit.Use) *Problem {
 	if l == nil {
 		return nil
 	}
-	count, err := l.Take(ctx, key, group)
+	count, err := l.Take(ctx, use)
 	if err != nil {
 		return s.problemOf(ctx, err)
 	}
 	per := l.Rate().Per
-	if perMinute > 0 {
-		count = count.AtMost(max(1, uint64(float64(perMinute)*per.Minutes())))
-	}
 	reset := strconv.Itoa(int((count.Reset + time.Second - 1) / time.Second))
 	h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", l.Name(), count.Limit, int(per.Seconds())))
 	h.Set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", l.Name(), count.Remaining, reset))
-	if count.OK {
+	switch {
+	case count.OK:
 		return nil
+	case use.N > count.Limit:
+		return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
+			fmt.Sprintf("%d texts in %.0f seconds are allowed, and the request is for %d: send several requests", count.Limit, per.Seconds(), use.N))
 	}
 	return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
 		fmt.Sprintf("%d requests in %.0f seconds are allowed: try again in %s s", count.Limit, per.Seconds(), reset)).retryAfter(count.Reset)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -101,6 +102,7 @@ func openAIOperation(op huma.Operation, fields openai.Operation) huma.Operation 
 	op.Method, op.Tags = http.MethodPost, []string{"openai"}
 	op.Security = keyed(auth.ScopeGenerate)
 	op.Metadata = waits(limited("generate"))
+	op.Metadata[perText] = true
 	op.Metadata[fieldsName], op.Metadata[bodyLimitName] = fields, maxOpenAIBody
 	op.Errors = append(op.Errors, http.StatusNotFound, http.StatusConflict, http.StatusGone)
 	return op
@@ -157,28 +159,59 @@ type openAIOutput struct {
 // a stream. If the client disconnects before the end, the jobs are cancelled, unless the
 // request has an idempotency key.
 func (s *server) generate(ctx context.Context, key *events.IdempotencyKey, requests []jobs.Request, stream bool, out surface) (*openAIOutput, error) {
-	if stream {
-		return s.generateStream(ctx, key, requests, out)
-	}
-	group, err := s.enqueueGroup(ctx, key, requests)
+	group, leave, err := s.enqueueAndEnter(ctx, key, func() ([]jobs.Request, error) { return requests, nil })
 	if err != nil {
 		return nil, err
 	}
-	for i, job := range group {
-		// The deadline of a job bounds the wait.
-		if group[i], err = s.await(ctx, job, untilDeadline(job, s.Store.Clock().Now())); err != nil {
-			return nil, err
-		}
+	if stream {
+		return s.generateStream(ctx, key, group, leave, out), nil
 	}
-	if key == nil && slices.ContainsFunc(group, func(j events.Job) bool { return !j.State.Final() }) {
-		s.abandonGroup(ctx, group, s.reasonToAbandon(ctx))
-	}
-	for _, job := range group {
-		if err := textless(job); err != nil {
-			return nil, err
-		}
+	defer leave()
+	if err := s.awaitTexts(ctx, key, group); err != nil {
+		return nil, err
 	}
 	return s.json(ctx, out.answer(group)), nil
+}
+
+// awaitTexts waits until the jobs of a request have ended, for a limited time. The slice then
+// has their last known states. If the wait ends before the jobs, awaitTexts cancels them, unless
+// the client can come back with an idempotency key. It returns the problem of the first job
+// without a complete text.
+func (s *server) awaitTexts(ctx context.Context, key *events.IdempotencyKey, group []events.Job) error {
+	ends := time.Now().Add(s.timeouts.texts)
+	for i, job := range group {
+		var err error
+		// The deadline of a job bounds the wait too.
+		if group[i], err = s.await(ctx, job, min(time.Until(ends), untilDeadline(job, s.Store.Clock().Now()))); err != nil {
+			return err
+		}
+	}
+	var problem error
+	for i := 0; i < len(group) && problem == nil; i++ {
+		problem = textless(group[i])
+	}
+	if slices.ContainsFunc(group, func(j events.Job) bool { return !j.State.Final() }) {
+		reason := s.reasonToAbandon(ctx)
+		if ctx.Err() == nil && s.Stopping.Err() == nil && !time.Now().Before(ends) {
+			reason, problem = "the wait for the text is over", s.waitOver(key)
+		}
+		if key == nil {
+			s.abandonGroup(ctx, group, reason)
+		}
+	}
+	return problem
+}
+
+// waitOver returns the problem of a request whose wait has ended before its jobs.
+func (s *server) waitOver(key *events.IdempotencyKey) *Problem {
+	what := fmt.Sprintf("the text was not complete after %.0f seconds", s.timeouts.texts.Seconds())
+	if key == nil {
+		// Another try would begin again, and wait as long.
+		return newProblem(http.StatusServiceUnavailable, "wait_over", what+", so its job was cancelled: ask for a shorter text, a stream, or a response in the background").
+			retryAfter(jobsWait).again(false)
+	}
+	return newProblem(http.StatusServiceUnavailable, "wait_over", what+", and its job goes on: send the request again with the same Idempotency-Key").
+		retryAfter(time.Second).again(true)
 }
 
 // reasonToAbandon returns the reason for which the jobs of a request are cancelled before its
@@ -222,21 +255,49 @@ func (s *server) json(ctx context.Context, body any) *openAIOutput {
 	}}
 }
 
-// enqueueGroup puts the jobs of a request on record. Like enqueue, it goes on even if the
-// client disconnects.
-func (s *server) enqueueGroup(ctx context.Context, key *events.IdempotencyKey, requests []jobs.Request) ([]events.Job, error) {
-	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
-	defer cancel()
-	for i, r := range requests {
-		requests[i] = byAPIKey(ctx, r)
+// enqueueAndEnter is enqueueGroup for a request that waits for its jobs or streams them. The
+// request counts as one of the account's open streams, before its jobs are on record, until
+// the caller calls leave.
+func (s *server) enqueueAndEnter(ctx context.Context, key *events.IdempotencyKey, requests func() ([]jobs.Request, error)) (group []events.Job, leave func(), err error) {
+	account := caller(ctx).Account
+	if refused := s.streams.enter(account, s.MaxStreams, s.MaxAllStreams); refused != nil {
+		return nil, nil, refused
 	}
-	return s.Queue.SubmitGroup(undisturbed, caller(ctx).Account, key, requests)
+	if group, err = s.enqueueGroup(ctx, key, requests); err != nil {
+		s.streams.leave(account)
+		return nil, nil, err
+	}
+	return group, func() { s.streams.leave(account) }, nil
 }
 
-// abandonGroup cancels the jobs of a request that nobody waits for any more.
+// enqueueGroup counts the texts of a request and puts their jobs on record. A repetition of a
+// request with an idempotency key gets the jobs of the first one, before anything is counted,
+// and before requests is called: what made the request possible may be gone. Like enqueue, it
+// goes on even if the client disconnects.
+func (s *server) enqueueGroup(ctx context.Context, key *events.IdempotencyKey, requests func() ([]jobs.Request, error)) ([]events.Job, error) {
+	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
+	defer cancel()
+	if group, repeated, err := s.Queue.Repeated(undisturbed, key); repeated {
+		return group, err
+	}
+	list, err := requests()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.countTexts(undisturbed, len(list)); err != nil {
+		return nil, err
+	}
+	for i, r := range list {
+		list[i] = byAPIKey(ctx, r)
+	}
+	return s.Queue.SubmitGroup(undisturbed, caller(ctx).Account, key, list)
+}
+
+// abandonGroup cancels the jobs of a request that nobody waits for any more. The slice then has
+// the ended jobs.
 func (s *server) abandonGroup(ctx context.Context, group []events.Job, reason string) {
-	for _, job := range group {
-		s.abandon(ctx, job, reason)
+	for i, job := range group {
+		group[i] = s.abandon(ctx, job, reason)
 	}
 }
 

@@ -6,29 +6,17 @@ import (
 	"errors"
 	"iter"
 	"net/http"
-	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"colophon/events"
-	"colophon/jobs"
 )
 
-// generateStream puts the jobs of a request on record and streams their texts. The stream
-// counts as one of the account's.
-func (s *server) generateStream(ctx context.Context, key *events.IdempotencyKey, requests []jobs.Request, out surface) (*openAIOutput, error) {
-	account := caller(ctx).Account
-	if refused := s.streams.enter(account, s.MaxStreams, s.MaxAllStreams); refused != nil {
-		return nil, refused // before the jobs are on record
-	}
-	group, err := s.enqueueGroup(ctx, key, requests)
-	if err != nil {
-		s.streams.leave(account)
-		return nil, err
-	}
+// generateStream streams the texts of jobs. It calls leave at the end of the stream.
+func (s *server) generateStream(ctx context.Context, key *events.IdempotencyKey, group []events.Job, leave func(), out surface) *openAIOutput {
 	return &openAIOutput{ContentType: "text/event-stream", Body: func(hctx huma.Context) {
-		defer s.streams.leave(account)
+		defer leave()
 		_, w := humago.Unwrap(hctx)
 		err := s.sendGroup(ctx, w, group, out.stream(group))
 		if err != nil {
@@ -37,7 +25,7 @@ func (s *server) generateStream(ctx context.Context, key *events.IdempotencyKey,
 		if key == nil && (err != nil || s.left(ctx)) {
 			s.abandonGroup(ctx, group, s.reasonToAbandon(ctx))
 		}
-	}}, nil
+	}}
 }
 
 // sendGroup streams the texts of jobs. It returns an error if the client does not read the
@@ -74,39 +62,36 @@ func (s *server) sendGroup(ctx context.Context, to http.ResponseWriter, group []
 	return nil
 }
 
-// step is a batch of events of one of several jobs.
-type step struct {
-	job   int
-	batch []events.Event
-	err   error
-}
-
 // progress yields the messages of a stream until all jobs have ended. An empty batch is a
 // heartbeat. A job without a complete text ends the sequence with its problem.
 func (s *server) progress(ctx context.Context, group []events.Job, out surfaceStream) iter.Seq2[[]message, error] {
 	return func(yield func([]message, error) bool) {
 		all := make([]events.Job, len(group)) // folded again from the first event
 		open := len(group)
-		for st := range s.followAll(ctx, group) {
-			if st.err != nil {
-				yield(nil, st.err)
+		streams := make([]events.Stream, len(group))
+		for i, job := range group {
+			streams[i] = events.JobStream(job.ID)
+		}
+		for batch, err := range s.Store.FollowAll(ctx, streams, s.timeouts.beat) {
+			if err != nil {
+				yield(nil, err)
 				return
 			}
 			var messages []message
-			for _, e := range st.batch {
-				job, err := all[st.job].Apply(e)
+			for _, e := range batch.Events {
+				job, err := all[batch.Stream].Apply(e)
 				if err != nil {
 					yield(nil, err)
 					return
 				}
-				all[st.job] = job
+				all[batch.Stream] = job
 				if job.State.Final() {
 					if err := textless(job); err != nil {
 						yield(nil, err)
 						return
 					}
 				}
-				more, err := out.chunks(all, st.job, e.Fact)
+				more, err := out.chunks(all, batch.Stream, e.Fact)
 				if err != nil {
 					yield(nil, err)
 					return
@@ -124,41 +109,7 @@ func (s *server) progress(ctx context.Context, group []events.Job, out surfaceSt
 				yield(last, err)
 				return
 			}
-			if (len(messages) > 0 || len(st.batch) == 0) && !yield(messages, nil) {
-				return
-			}
-		}
-	}
-}
-
-// followAll yields the events of several jobs from the first on, those of each job in order.
-// It does not end by itself.
-func (s *server) followAll(ctx context.Context, group []events.Job) iter.Seq[step] {
-	return func(yield func(step) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		steps := make(chan step)
-		var followers sync.WaitGroup
-		defer followers.Wait()
-		defer cancel()
-		for i, job := range group {
-			followers.Go(func() {
-				for batch, err := range s.Store.Follow(ctx, events.JobStream(job.ID), 0, s.timeouts.beat) {
-					select {
-					case steps <- step{i, batch, err}:
-					case <-ctx.Done():
-						return
-					}
-				}
-			})
-		}
-		for {
-			select {
-			case st := <-steps:
-				if !yield(st) {
-					return
-				}
-			case <-ctx.Done():
-				yield(step{err: ctx.Err()})
+			if (len(messages) > 0 || len(batch.Events) == 0) && !yield(messages, nil) {
 				return
 			}
 		}

@@ -21,12 +21,13 @@ const (
 // shows most of these facts.
 type request struct {
 	id      string
-	network string    // the client's network, as limits count it
-	route   string    // the pattern that matches, "preflight" or "unknown"
-	account uuid.UUID // the caller's account, once authenticated
-	key     uuid.UUID // the caller's API key, if it was authenticated by one
-	proof   string    // what reopens the stream of a ticket, apart from the ticket; "" without a ticket
-	counted bool      // whether the request has been counted, so that its operation does not count it again
+	network string      // the client's network, as limits count it
+	route   string      // the pattern that matches, "preflight" or "unknown"
+	account uuid.UUID   // the caller's account, once authenticated
+	key     uuid.UUID   // the caller's API key, if it was authenticated by one
+	proof   string      // what reopens the stream of a ticket, apart from the ticket; "" without a ticket
+	counted bool        // whether the request has been counted, so that its operation does not count it again
+	answer  http.Header // the headers of the answer, of an operation that counts its texts
 
 	preflight int      // the status of a preflight that succeeds, otherwise 0
 	foreign   *Problem // why the request's origin may not send the request, or nil if it may

@@ -76,7 +76,7 @@ func (s *server) responses() {
 			"A client that disconnects before the answer or during the stream cancels the job, unless it sent an Idempotency-Key or background. " +
 			"With stream, the answer is a stream of server-sent events, each with a type and a sequence_number. A comment follows every ten seconds of silence. " +
 			"The last event is response.completed, response.incomplete or response.failed; a cancelled response ends with response.incomplete, and its status is cancelled. " +
-			"If the stream ends before the response, its last event is error, with the sequence_number of the event before. GET /v1/responses/{id} with starting_after continues the stream, at any process. " + admission,
+			"If the stream ends before the response, its last event is error, with the sequence_number of the event before. GET /v1/responses/{id} with starting_after continues the stream, at any process. " + openAILimits + admission,
 		Responses: openAIResponses(answer, "The response.", "Messages with event and data: the type of the event, and the event as JSON."),
 	}, openai.Responses), s.createResponse)
 	register(s, huma.Operation{
@@ -205,35 +205,37 @@ func (s *server) createResponse(ctx context.Context, in *createResponseInput) (*
 	if err != nil {
 		return nil, err
 	}
-	history, err := s.historyOf(ctx, &b.ResponseInput)
-	if err != nil {
-		return nil, err
+	requests := func() ([]jobs.Request, error) {
+		history, err := s.historyOf(ctx, &b.ResponseInput)
+		if err != nil {
+			return nil, err
+		}
+		request, err := b.Request(s.ChatTemplate, history, defaultNewTokens)
+		return []jobs.Request{request}, err
 	}
-	request, err := b.Request(s.ChatTemplate, history, defaultNewTokens)
+	if b.Background && !b.Stream {
+		group, err := s.enqueueGroup(ctx, key, requests)
+		if err != nil {
+			return nil, err
+		}
+		return s.responseAnswer(ctx, group[0])
+	}
+	group, leave, err := s.enqueueAndEnter(ctx, key, requests)
 	if err != nil {
 		return nil, err
 	}
 	if b.Stream {
-		return s.streamNewResponse(ctx, key, request, b.Background)
+		return s.streamNewResponse(ctx, key, group[0], leave, b.Background)
 	}
-	job, err := s.enqueueResponse(ctx, key, request)
+	defer leave()
+	err = s.awaitTexts(ctx, key, group)
+	if key == nil {
+		s.forget(ctx, group[0])
+	}
 	if err != nil {
 		return nil, err
 	}
-	if !b.Background {
-		// The deadline of the job bounds the wait.
-		if job, err = s.await(ctx, job, untilDeadline(job, s.Store.Clock().Now())); err != nil {
-			return nil, err
-		}
-		if key == nil {
-			job = s.abandon(ctx, job, s.reasonToAbandon(ctx)) // nothing happens to a job that has ended
-			s.forget(ctx, job)
-		}
-		if err := textless(job); err != nil {
-			return nil, err
-		}
-	}
-	return s.responseAnswer(ctx, job)
+	return s.responseAnswer(ctx, group[0])
 }
 
 // responseAnswer returns the answer about a job. With an idempotency key, the job may have
@@ -243,15 +245,6 @@ func (s *server) responseAnswer(ctx context.Context, job events.Job) (*openAIOut
 		return nil, openai.ErrErased
 	}
 	return s.json(ctx, openai.NewResponse(job, s.Queue.Logprobs)), nil
-}
-
-// enqueueResponse puts the job of a response on record.
-func (s *server) enqueueResponse(ctx context.Context, key *events.IdempotencyKey, request jobs.Request) (events.Job, error) {
-	group, err := s.enqueueGroup(ctx, key, []jobs.Request{request})
-	if err != nil {
-		return events.Job{}, err
-	}
-	return group[0], nil
 }
 
 // forget erases an ended job that is not to be kept. If that fails, the queue does it later.

@@ -10,25 +10,17 @@ import (
 
 	"colophon/api/openai"
 	"colophon/events"
-	"colophon/jobs"
 )
 
-// streamNewResponse puts the job of a response on record and streams its events.
-func (s *server) streamNewResponse(ctx context.Context, key *events.IdempotencyKey, request jobs.Request, background bool) (*openAIOutput, error) {
-	account := caller(ctx).Account
-	if refused := s.streams.enter(account, s.MaxStreams, s.MaxAllStreams); refused != nil {
-		return nil, refused // before the job is on record
-	}
-	job, err := s.enqueueResponse(ctx, key, request)
-	if err == nil && !job.ErasedAt.IsZero() { // the job of an idempotency key
-		err = openai.ErrErased
-	}
-	if err != nil {
-		s.streams.leave(account)
-		return nil, err
+// streamNewResponse streams the events of a new response. It calls leave at the end of the
+// stream.
+func (s *server) streamNewResponse(ctx context.Context, key *events.IdempotencyKey, job events.Job, leave func(), background bool) (*openAIOutput, error) {
+	if !job.ErasedAt.IsZero() { // the job of an idempotency key
+		leave()
+		return nil, openai.ErrErased
 	}
 	return &openAIOutput{ContentType: "text/event-stream", Body: func(hctx huma.Context) {
-		defer s.streams.leave(account)
+		defer leave()
 		_, w := humago.Unwrap(hctx)
 		ended, err := s.sendResponse(ctx, w, job, -1)
 		if err != nil {

@@ -99,7 +99,8 @@ func (s *server) sse(ctx context.Context, account uuid.UUID, from int64, message
 	}}
 }
 
-// streams counts the open streams.
+// streams counts the open streams. Requests of OpenAI's API that wait for texts count as
+// streams, because they take as long.
 type streams struct {
 	mu  sync.Mutex
 	of  map[uuid.UUID]int // the number of open streams of each account
@@ -115,7 +116,7 @@ func (s *streams) enter(account uuid.UUID, most, mostOfAll int) *Problem {
 	switch {
 	case most > 0 && s.of[account] >= most:
 		return newProblem(http.StatusTooManyRequests, "too_many_streams",
-			fmt.Sprintf("your account has %d open streams, the limit: wait until one has ended, or close one", most)).retryAfter(jobsWait)
+			fmt.Sprintf("your account has %d open streams and requests that wait for texts, the limit: wait until one has ended, or close one", most)).retryAfter(jobsWait)
 	case mostOfAll > 0 && s.all >= mostOfAll:
 		return newProblem(http.StatusServiceUnavailable, "streams_full", "the service has no room for another stream: try again later").retryAfter(jobsWait)
 	}

@@ -36,7 +36,17 @@ func (q *Queue) SubmitGroup(ctx context.Context, owner uuid.UUID, key *events.Id
 // Even if a request fails, an earlier request with the same key may have succeeded. repeated
 // reports false if there are no such jobs, or if the request has not failed.
 func (q *Queue) repeated(ctx context.Context, key *events.IdempotencyKey, failure error) (group []events.Job, repeated bool, err error) {
-	if failure == nil || key == nil {
+	if failure == nil {
+		return nil, false, nil
+	}
+	return q.Repeated(ctx, key)
+}
+
+// Repeated returns the jobs that an earlier request with the key has made, in their current
+// state. It reports false if there is none, or if the key is nil. The error may be
+// events.ErrKeyReused.
+func (q *Queue) Repeated(ctx context.Context, key *events.IdempotencyKey) (group []events.Job, repeated bool, err error) {
+	if key == nil {
 		return nil, false, nil
 	}
 	stream, err := q.store.Opened(ctx, *key)

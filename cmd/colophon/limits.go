@@ -28,7 +28,7 @@ type limitFlags struct {
 	MaxJobTime         jobTime `default:"10m" help:"Maximum time from the acceptance of a job to its end. The header Cancel-After can only shorten it ($COLOPHON_MAX_JOB_TIME)."`
 	MaxOutstandingJobs uint32  `default:"1000" help:"Maximum number of queued and running jobs per user; 0 means no limit ($COLOPHON_MAX_OUTSTANDING_JOBS)."`
 	MaxQueuedJobs      uint32  `default:"10000" help:"Maximum number of queued jobs of all users; 0 means no limit ($COLOPHON_MAX_QUEUED_JOBS)."`
-	MaxStreams         uint16  `default:"64" help:"Maximum number of open event streams per user and process; 0 means no limit ($COLOPHON_MAX_STREAMS)."`
+	MaxStreams         uint16  `default:"64" help:"Maximum number of open event streams and of waits of OpenAI's routes per user and process; 0 means no limit ($COLOPHON_MAX_STREAMS)."`
 	TokenBudget        uint32  `default:"0" help:"Maximum number of tokens per user and day (UTC), of prompts and completions together; 0 means no limit ($COLOPHON_TOKEN_BUDGET)."`
 }
 

@@ -3,8 +3,8 @@
 // A [Limit] allows each key a number of requests per window. The first window of a key
 // begins with the key's first request. Each later window begins at the end of the
 // previous window. Around the boundary of two windows, up to twice the number of
-// requests can therefore pass in a short time. A refused request does not count. Limits
-// are exact under any concurrency. An [InMemory] limit is exact within one process,
+// requests can therefore pass in a short time. A [Use] may count as several requests, which
+// pass all or none. A refused use does not count. Limits are exact under any concurrency. An [InMemory] limit is exact within one process,
 // for up to 100,000 keys at a time. A [Shared] limit is exact across all processes that
 // use one database. All types are safe for concurrent use.
 package limit
@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -56,7 +57,10 @@ type Limit struct {
 
 // store counts requests. It is in memory or in the database.
 type store interface {
-	Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error)
+	// take counts n requests of a key, unless fewer are left, or the key would have more than
+	// most requests in the window. The function undo takes them back, if their window has not
+	// ended. It is nil if nothing was counted.
+	take(ctx context.Context, key string, n, most uint64) (c Count, undo func(context.Context) error, err error)
 }
 
 // ofGroup returns the rate of a group of keys.
@@ -88,16 +92,12 @@ type Count struct {
 	OK        bool          // whether the request is allowed
 }
 
-// AtMost returns the count of a key that has its own limit of n requests per window, if n is
-// lower. Requests that are refused for that limit have counted.
-func (c Count) AtMost(n uint64) Count {
-	if n >= c.Limit {
-		return c
-	}
-	used := c.Limit - c.Remaining
-	c.OK = c.OK && used <= n
-	c.Limit, c.Remaining = n, n-min(n, used)
-	return c
+// Use is what a call of Take counts.
+type Use struct {
+	Key   string
+	Group string // the key's group, or empty
+	N     uint64 // number of requests that the use counts as; 0 means one
+	Most  uint64 // the key's own limit of requests per window, which applies if it is lower; 0 means none
 }
 
 // Name returns the limit's name, which clients see.
@@ -106,27 +106,24 @@ func (l *Limit) Name() string { return l.name }
 // Rate returns the rate of the keys that have no rate of their own.
 func (l *Limit) Rate() Rate { return l.rate }
 
-// Take counts a request of a key. If the key belongs to a group, Take also counts the
-// request for the group, unless the key's own window is used up. An empty group means
-// none. Count.OK says whether the request is allowed. The result is the state of the
-// group's window if that window is used up, and of the key's window otherwise. After a
-// database error, the request may or may not have been counted.
-func (l *Limit) Take(ctx context.Context, key, group string) (Count, error) {
-	count, err := take(ctx, l.store, key)
-	if err != nil || !count.OK || group == "" {
-		return count, err
+// Take counts a use of a key, and for the key's group if it has one. Count.OK says whether the
+// use is allowed; otherwise nothing is counted. The result is the state of the group's window
+// if the use does not fit into that window, and of the key's window otherwise. After a database
+// error, the use may or may not have been counted.
+func (l *Limit) Take(ctx context.Context, u Use) (Count, error) {
+	n, most := max(1, u.N), u.Most
+	if most == 0 {
+		most = math.MaxInt64
 	}
-	if all, err := take(ctx, l.groups, group); err != nil || !all.OK {
-		return all, err
+	count, undo, err := l.store.take(ctx, u.Key, n, most)
+	if err == nil && count.OK && u.Group != "" {
+		var all Count
+		if all, _, err = l.groups.take(ctx, u.Group, n, math.MaxInt64); err == nil && !all.OK {
+			count, err = all, undo(ctx)
+		}
+	}
+	if err != nil {
+		return Count{}, fmt.Errorf("count requests: %w", err)
 	}
 	return count, nil
-}
-
-func take(ctx context.Context, store store, key string) (Count, error) {
-	tokens, remaining, reset, ok, err := store.Take(ctx, key)
-	if err != nil {
-		return Count{}, fmt.Errorf("count a request: %w", err)
-	}
-	// reset is Unix time in nanoseconds.
-	return Count{tokens, remaining, max(0, time.Until(time.Unix(0, int64(reset)))), ok}, nil
 }

@@ -13,8 +13,8 @@ import (
 // least recently is forgotten, and its next request begins a new window.
 const maxKeys = 100_000
 
-// memory counts requests within this process. It behaves like go-limiter's memory store,
-// which has no bound on its keys.
+// memory counts requests within this process. It counts single requests like go-limiter's
+// memory store, which has no bound on its keys.
 type memory struct {
 	rate Rate
 
@@ -33,8 +33,8 @@ func newMemory(rate Rate) (*memory, error) {
 	return &memory{rate: rate, windows: windows}, err
 }
 
-// Take takes one token of a key. It is described at [Store.Take].
-func (m *memory) Take(_ context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
+// take is described at store.
+func (m *memory) take(_ context.Context, key string, n, most uint64) (c Count, undo func(context.Context) error, err error) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -47,10 +47,24 @@ func (m *memory) Take(_ context.Context, key string) (tokens, remaining, reset u
 	if late := now.Sub(w.ends); late >= 0 {
 		w.left, w.ends = m.rate.Requests, w.ends.Add(m.rate.Per*(1+late/m.rate.Per))
 	}
-	if ok = w.left > 0; ok {
-		w.left--
+	c.Limit, c.Reset = min(m.rate.Requests, most), w.ends.Sub(now)
+	reserved := m.rate.Requests - c.Limit // beyond the key's own limit
+	if c.OK = w.left >= reserved && w.left-reserved >= n; c.OK {
+		w.left -= n
 	}
-	return m.rate.Requests, w.left, uint64(w.ends.UnixNano()), ok, nil
+	c.Remaining = w.left - min(w.left, reserved)
+	if !c.OK {
+		return c, nil, nil
+	}
+	ends := w.ends
+	return c, func(context.Context) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if w.ends.Equal(ends) {
+			w.left += n
+		}
+		return nil
+	}, nil
 }
 
 // forgetOld forgets keys that have had no request for a whole window after their last one.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,8 @@ var _ limiter.Store = (*Store)(nil)
 
 // refusal is the cached result for a key whose window is used up.
 type refusal struct {
-	tokens uint64
+	tokens uint64    // requests per window
+	most   uint64    // the key's own limit
 	reset  time.Time // the end of the window
 	until  time.Time // time at which the cached result expires
 }
@@ -68,43 +70,74 @@ func (s *Store) rowKey(key string) []byte {
 	return sum[:16]
 }
 
-// takeSQL counts one request. A statement may have to wait for the row. If a new window
-// begins during the wait, the request counts in the new window. If the database's clock
-// was set back, the window ends at most one window length from now.
+// takeSQL counts n requests ($4) if the key has as many left, and if its own limit ($5) allows
+// them. The column remaining has the requests that are left. After a refusal it has them as
+// -1 - left, because the statement returns only the new row. A statement may have to wait for
+// the row. If a new window begins during the wait, the requests count in the new window. If the
+// database's clock was set back, the window ends at most one window length from now.
 const takeSQL = `
 insert into rate_limits as r (key, remaining, ends_at)
-values ($1, greatest($2::bigint - 1, -1), statement_timestamp() + $3::interval)
+values ($1, case when $4::bigint <= least($2::bigint, $5::bigint) then $2::bigint - $4::bigint else -1 - $2::bigint end, statement_timestamp() + $3::interval)
 on conflict (key) do update set
-    remaining = greatest(case when r.ends_at <= statement_timestamp() then coalesce(r.tokens, $2) else r.remaining end - 1, -1),
+    remaining = (
+        select case when $4 <= has - greatest(rate - $5, 0) then has - $4 else -1 - has end
+        from (select coalesce(r.tokens, $2) as rate, case
+            when r.ends_at <= statement_timestamp() then coalesce(r.tokens, $2)
+            when r.remaining < 0 then -1 - r.remaining
+            else r.remaining end as has) as before),
     ends_at = case when r.ends_at <= statement_timestamp()
         then r.ends_at + coalesce(r.per, $3) * (1 + floor(
             extract(epoch from statement_timestamp() - r.ends_at) / extract(epoch from coalesce(r.per, $3)))::double precision)
         else least(r.ends_at, statement_timestamp() + coalesce(r.per, $3)) end
-returning coalesce(tokens, $2), remaining, greatest(extract(epoch from ends_at - statement_timestamp()), 0)::double precision`
+returning coalesce(tokens, $2), remaining, greatest(extract(epoch from ends_at - statement_timestamp()), 0)::double precision, ends_at`
+
+// undoSQL takes back n requests ($2) that have counted in the window that ends at $3.
+const undoSQL = `
+update rate_limits set remaining = case when remaining < 0 then -1 - remaining else remaining end + $2 where key = $1 and ends_at = $3`
 
 // Take takes one token of a key, if the key's current window has a token left. It
 // returns the tokens per window and the tokens left in the current window. The result
 // reset is the end of the current window as Unix time in nanoseconds, by this process's
 // clock.
 func (s *Store) Take(ctx context.Context, key string) (tokens, remaining, reset uint64, ok bool, err error) {
-	if s.stopped.Load() {
-		return 0, 0, 0, false, limiter.ErrStopped
+	c, _, err := s.take(ctx, key, 1, math.MaxInt64)
+	if err != nil {
+		return 0, 0, 0, false, err
 	}
-	if r, ok := s.cached(key); ok {
-		return r.tokens, 0, uint64(r.reset.UnixNano()), false, nil
+	return c.Limit, c.Remaining, uint64(time.Now().Add(c.Reset).UnixNano()), c.OK, nil
+}
+
+// take is described at store.
+func (s *Store) take(ctx context.Context, key string, n, most uint64) (c Count, undo func(context.Context) error, err error) {
+	if s.stopped.Load() {
+		return c, nil, limiter.ErrStopped
+	}
+	if r, ok := s.cached(key); ok && r.most == most {
+		return Count{Limit: r.tokens, Reset: max(0, time.Until(r.reset))}, nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	var limit, left int64
+	var tokens, left int64
 	var seconds float64
-	if err := s.pool.QueryRow(ctx, takeSQL, s.rowKey(key), int64(s.rate.Requests), s.rate.Per).Scan(&limit, &left, &seconds); err != nil {
-		return 0, 0, 0, false, err
+	var ends time.Time
+	if err := s.pool.QueryRow(ctx, takeSQL, s.rowKey(key), int64(s.rate.Requests), s.rate.Per, int64(n), int64(most)).Scan(&tokens, &left, &seconds, &ends); err != nil {
+		return c, nil, err
 	}
-	ends := time.Now().Add(time.Duration(seconds * float64(time.Second)))
-	if left < 0 {
-		s.cache(key, refusal{uint64(limit), ends, time.Now().Add(min(refusedFor, time.Until(ends)))})
+	c.OK = left >= 0
+	if !c.OK {
+		left = -1 - left
 	}
-	return uint64(limit), uint64(max(left, 0)), uint64(ends.UnixNano()), left >= 0, nil
+	c.Limit = min(uint64(tokens), most)
+	c.Remaining = uint64(max(0, left-(tokens-int64(c.Limit))))
+	c.Reset = time.Duration(seconds * float64(time.Second))
+	if c.OK {
+		return c, func(ctx context.Context) error { return s.exec(ctx, undoSQL, s.rowKey(key), int64(n), ends) }, nil
+	}
+	if c.Remaining == 0 { // otherwise fewer requests would be allowed
+		now := time.Now()
+		s.cache(key, refusal{c.Limit, most, now.Add(c.Reset), now.Add(min(refusedFor, c.Reset))})
+	}
+	return c, nil, nil
 }
 
 func (s *Store) cached(key string) (refusal, bool) {
@@ -139,7 +172,7 @@ func (s *Store) Get(ctx context.Context, key string) (tokens, remaining uint64, 
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	var limit, left int64
-	err = s.pool.QueryRow(ctx, `select coalesce(tokens, $2), greatest(remaining, 0) from rate_limits where key = $1`,
+	err = s.pool.QueryRow(ctx, `select coalesce(tokens, $2), case when remaining < 0 then -1 - remaining else remaining end from rate_limits where key = $1`,
 		s.rowKey(key), int64(s.rate.Requests)).Scan(&limit, &left)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return 0, 0, err
@@ -167,7 +200,8 @@ func (s *Store) Burst(ctx context.Context, key string, tokens uint64) error {
 	return s.exec(ctx, `
 		insert into rate_limits as r (key, remaining, ends_at, tokens)
 		values ($1, $2::bigint + $3::bigint, statement_timestamp() + $4::interval, $2::bigint + $3::bigint)
-		on conflict (key) do update set remaining = greatest(r.remaining, 0) + $3`,
+		on conflict (key) do update set
+		    remaining = case when r.remaining < 0 then -1 - r.remaining else r.remaining end + $3`,
 		s.rowKey(key), int64(s.rate.Requests), int64(tokens), s.rate.Per)
 }
 

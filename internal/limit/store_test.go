@@ -100,7 +100,7 @@ func TestWindowsStayAligned(t *testing.T) {
 	take := func(ok bool, remaining uint64, minReset, maxReset time.Duration) {
 		t.Helper()
 		l.store.(*Store).forget("k")
-		c, err := l.Take(t.Context(), "k", "")
+		c, err := l.Take(t.Context(), Use{Key: "k"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +138,7 @@ func TestGroupsHaveALargerLimit(t *testing.T) {
 	for name, l := range map[string]*Limit{"memory": memory, "shared": Shared(pgtest.New(t, migrations.Up).App, "calls", Rate{2, time.Hour})} {
 		take := func(key, group string) Count {
 			t.Helper()
-			c, err := l.Take(t.Context(), key, group)
+			c, err := l.Take(t.Context(), Use{Key: key, Group: group})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestProcessesShareOneLimit(t *testing.T) {
 		l := Shared(pool, "jobs", Rate{limit, time.Hour})
 		for range each {
 			wg.Go(func() {
-				c, err := l.Take(t.Context(), "user x", "")
+				c, err := l.Take(t.Context(), Use{Key: "user x"})
 				if err != nil {
 					t.Error(err)
 				}
@@ -322,13 +322,13 @@ func TestDatabaseOutageIsAnError(t *testing.T) {
 	store := l.store.(*Store)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if c, err := l.Take(ctx, "k", ""); err == nil || c.OK {
+	if c, err := l.Take(ctx, Use{Key: "k"}); err == nil || c.OK {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if err := store.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Take(t.Context(), "k", ""); !errors.Is(err, limiter.ErrStopped) {
+	if _, err := l.Take(t.Context(), Use{Key: "k"}); !errors.Is(err, limiter.ErrStopped) {
 		t.Errorf("after Close: %v", err)
 	}
 	pool.Close()
@@ -341,7 +341,7 @@ func TestInMemoryLimitRefusesFurtherRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []bool{true, false} {
-		c, err := l.Take(t.Context(), "k", "")
+		c, err := l.Take(t.Context(), Use{Key: "k"})
 		if err != nil || c.OK != want || c.Limit != 1 || c.Remaining != 0 || c.Reset > time.Hour || c.Reset < 30*time.Minute {
 			t.Errorf("request %d: %+v, %v", i, c, err)
 		}
@@ -366,7 +366,7 @@ func BenchmarkTake(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.RunParallel(func(p *testing.PB) {
 				for p.Next() {
-					if _, err := l.Take(context.Background(), "user 0190a0c0-0000-7000-8000-000000000000", ""); err != nil {
+					if _, err := l.Take(context.Background(), Use{Key: "user 0190a0c0-0000-7000-8000-000000000000"}); err != nil {
 						b.Error(err)
 					}
 				}
