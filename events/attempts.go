@@ -16,8 +16,9 @@ import (
 
 const (
 	// AttemptsPerOwner is the number of attempts of one owner that are queued or under way at
-	// a time, so that the slow receivers of one owner delay nobody else.
-	AttemptsPerOwner = 8
+	// a time, so that the slow receivers of one owner delay nobody else. It is the number of
+	// River's priorities, because the turn of an attempt is its priority.
+	AttemptsPerOwner = 4
 
 	// queuedFor and sendingFor are the times after which an attempt that has not begun, or not
 	// ended, gives way to another one. Its process may have died.
@@ -31,12 +32,14 @@ const (
 type DueDelivery struct {
 	ID    uuid.UUID
 	Entry int64 // id of the queue entry of an attempt that has not ended in time, or 0
+	Turn  int   // number of attempts of the owner that are queued or under way, this one included
 }
 
-// DueDeliveries returns up to limit messages that are due, the oldest of each owner first. A
-// message is due after all earlier messages about the same job to the same webhook have ended.
-// Only one transaction at a time gets messages. The caller queues each message and calls
-// QueueDelivery in the same transaction.
+// DueDeliveries returns up to limit messages that are due. The first attempts of all owners
+// precede the second ones, and so on; within that, the message that is due for the longest time
+// is first. A message is due after all earlier messages about the same job to the same webhook
+// have ended. Only one transaction at a time gets messages. The caller queues each message and
+// calls QueueDelivery in the same transaction.
 func (tx *Tx) DueDeliveries(ctx context.Context, limit int) ([]DueDelivery, error) {
 	var first bool
 	if err := tx.QueryRow(ctx, `select pg_try_advisory_xact_lock(hashtextextended('messages to webhooks', 0))`).Scan(&first); err != nil || !first {
@@ -49,15 +52,18 @@ func (tx *Tx) DueDeliveries(ctx context.Context, limit int) ([]DueDelivery, erro
 			union all
 			select (select d.owner from webhook_deliveries d where d.state = 'waiting' and d.owner > owners.owner order by d.owner limit 1)
 			from owners where owners.owner is not null)
-		select due.id, coalesce(due.entry, 0) from owners cross join lateral (
-			select id, entry from webhook_deliveries d
-			where d.owner = owners.owner and state = 'waiting' and due_at <= clock_timestamp() and not exists (
-				select from webhook_deliveries e where e.webhook = d.webhook and e.job = d.job and e.state = 'waiting' and e.number < d.number)
-			order by due_at, number
-			limit greatest(0, $2 - (
-				select count(*) from webhook_deliveries b
-				where b.owner = owners.owner and b.state = 'waiting' and b.entry is not null and b.due_at > clock_timestamp()))) as due
-		where owners.owner is not null limit $1`, limit, AttemptsPerOwner)
+		select due.id, coalesce(due.entry, 0), (busy.attempts + due.nth)::integer from owners cross join lateral (
+			select count(*) as attempts from webhook_deliveries b
+			where b.owner = owners.owner and b.state = 'waiting' and b.entry is not null and b.due_at > clock_timestamp()) as busy
+		cross join lateral (
+			select *, row_number() over (order by due_at, number) as nth from (
+				select id, entry, due_at, number from webhook_deliveries d
+				where d.owner = owners.owner and state = 'waiting' and due_at <= clock_timestamp() and not exists (
+					select from webhook_deliveries e where e.webhook = d.webhook and e.job = d.job and e.state = 'waiting' and e.number < d.number)
+				order by due_at, number
+				limit greatest(0, $2 - busy.attempts)) as few) as due
+		where owners.owner is not null
+		order by 3, due.due_at, due.number limit $1`, limit, AttemptsPerOwner)
 	due, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DueDelivery])
 	if err != nil {
 		return nil, fmt.Errorf("find messages that are due: %w", err)
@@ -82,7 +88,8 @@ type Attempt struct {
 	Entry int64        // id of the queue entry
 }
 
-// Body returns the message. It has ids and the state of the job, and no text.
+// Body returns the message. It has ids and the state of the job, and no text. A message about a
+// response has the form of OpenAI's API.
 func (a Attempt) Body() ([]byte, error) {
 	data := map[string]any{"webhook": a.Webhook}
 	if a.Type != WebhookPing {
@@ -163,6 +170,7 @@ type AttemptResult struct {
 	Took   time.Duration
 	Gone   bool          // the receiver wants no further messages
 	Again  time.Duration // wait before another attempt
+	Anew   time.Duration // wait before another attempt if the message was sent again during this one
 }
 
 // EndAttempt records the result of an attempt. After a failure the message waits for another
@@ -195,16 +203,17 @@ func (tx *Tx) endAttempt(ctx context.Context, a Attempt, r AttemptResult) (disab
 	var state DeliveryState
 	err = tx.QueryRow(ctx, `
 		with ending as (
-			select id, case when $5 = '' then 'delivered' when $8 or clock_timestamp() + $7::interval >= give_up_at then 'failed' else 'waiting' end as state
-			from webhook_deliveries where id = $1 and entry = $2 and state = 'waiting' for update)
+			select *, case when $5 = '' then 'delivered' when $8 or clock_timestamp() + wait >= give_up_at then 'failed' else 'waiting' end as state from (
+				select id, give_up_at, case attempts when $9 then $7::interval else $10::interval end as wait
+				from webhook_deliveries where id = $1 and entry = $2 and state = 'waiting' for update) as attempted)
 		update webhook_deliveries d set
 			state = e.state, attempts = attempts + 1, attempted_at = clock_timestamp() - $6::interval,
 			attempt_status = nullif($3, 0), attempt_reason = nullif($5, ''), attempt_ms = $4, entry = null,
-			due_at = case when e.state = 'waiting' then clock_timestamp() + $7::interval end,
-			give_up_at = case when e.state = 'waiting' then give_up_at end,
+			due_at = case when e.state = 'waiting' then clock_timestamp() + e.wait end,
+			give_up_at = case when e.state = 'waiting' then d.give_up_at end,
 			ended_at = case when e.state <> 'waiting' then clock_timestamp() end
 		from ending e where d.id = e.id returning d.state`,
-		a.ID, a.Entry, r.Status, r.Took.Milliseconds(), r.Reason, r.Took, r.Again, r.Gone).Scan(&state)
+		a.ID, a.Entry, r.Status, r.Took.Milliseconds(), r.Reason, r.Took, r.Again, r.Gone, a.Attempts, r.Anew).Scan(&state)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, ErrNotFound
 	}

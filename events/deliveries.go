@@ -51,7 +51,7 @@ type Delivery struct {
 	Version    int       // version of the event in the job's stream, or 0 for a ping
 	HappenedAt time.Time // time of the event
 	State      DeliveryState
-	Attempts   int
+	Attempts   int       // number of attempts that have ended since the message was made or sent again
 	DueAt      time.Time // time of the next attempt, or of the end of the one under way; zero unless waiting
 	EndedAt    time.Time // zero while waiting
 
@@ -129,15 +129,16 @@ func (s *Store) Ping(ctx context.Context, owner, webhook uuid.UUID) (Delivery, e
 	return oneDelivery(rows)
 }
 
-// Resend makes a message wait again, with all its attempts and the same id. A message that is
-// waiting stays as it is. It returns ErrNotFound if the owner has no such webhook, or the
-// webhook no such message, and ErrWebhookDisabled for a disabled webhook.
+// Resend sends a message again at once, with all its attempts and the same id. The schedule of
+// a message that is waiting begins anew too. An attempt that is queued or under way counts as
+// the first one. It returns ErrNotFound if the owner has no such webhook, or the webhook no such
+// message, and ErrWebhookDisabled for a disabled webhook.
 func (s *Store) Resend(ctx context.Context, owner, webhook, id uuid.UUID) (Delivery, error) {
 	rows, _ := s.pool.Query(ctx, `
 		update webhook_deliveries d set
-			state = 'waiting', ended_at = null,
-			due_at = case when d.state = 'waiting' then d.due_at else clock_timestamp() end,
-			give_up_at = case when d.state = 'waiting' then d.give_up_at when d.type = $4 then clock_timestamp() else clock_timestamp() + $5::interval end
+			state = 'waiting', ended_at = null, attempts = 0,
+			due_at = case when d.entry is not null then d.due_at else clock_timestamp() end,
+			give_up_at = case when d.type = $4 then clock_timestamp() else clock_timestamp() + $5::interval end
 		from webhooks w where d.webhook = $1 and d.owner = $2 and d.id = $3 and w.id = d.webhook and (w.disabled_at is null or d.type = $4)
 		returning `+deliveryColumns, webhook, owner, id, WebhookPing, deliveryTime)
 	d, err := oneDelivery(rows)

@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -88,5 +89,64 @@ func TestOldMessagesAreForgotten(t *testing.T) {
 	}
 	if got := left(); !slices.Equal(got, ids[4:]) {
 		t.Errorf("%v, want %v", got, ids[4:])
+	}
+}
+
+// TestOwnersTakeTurns has messages of several owners that are due. The first attempts of all
+// owners must precede the second ones, whatever their ids are, and none has more than
+// AttemptsPerOwner at a time.
+func TestOwnersTakeTurns(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	names := map[uuid.UUID]string{}
+	message := func(name string, owner uuid.UUID, n int) {
+		t.Helper()
+		w, err := f.CreateWebhook(t.Context(), owner, "https://example.com/", events.WebhookEvents())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range n {
+			d, err := f.Ping(t.Context(), owner, w.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names[d.ID] = name
+		}
+	}
+	owners := map[string]uuid.UUID{"busy": f.owner, "first": {0: 1}, "last": uuid.Max}
+	for _, name := range []string{"first", "last"} {
+		f.register(t, owners[name])
+	}
+	message("busy", owners["busy"], 10)
+	due := func(limit int) (turns []string) {
+		t.Helper()
+		err := f.Write(t.Context(), func(tx *events.Tx) error {
+			found, err := tx.DueDeliveries(t.Context(), limit)
+			for i, d := range found {
+				turns = append(turns, fmt.Sprint(names[d.ID], " ", d.Turn))
+				if err == nil {
+					err = tx.QueueDelivery(t.Context(), d.ID, int64(i+1))
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return turns
+	}
+	if got, want := due(2), []string{"busy 1", "busy 2"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	message("last", owners["last"], 3)
+	message("first", owners["first"], 2)
+	if got, want := due(3), []string{"last 1", "first 1", "last 2"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got, want := due(100), []string{"first 2", "busy 3", "last 3", "busy 4"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := due(100); len(got) != 0 {
+		t.Errorf("%v are due beyond the limit of their owner", got)
 	}
 }

@@ -20,7 +20,9 @@ import (
 // (migration 30), whatever program appends the event. A worker that delivers looks for messages
 // that are due and queues an attempt at each. The row decides, and not the queue entry: an
 // attempt whose worker has died gives way to another one after half a minute. So every message
-// is sent at least once, and messages about one job to one webhook are sent in order.
+// is sent at least once, and messages about one job to one webhook are sent in order. The
+// priority of an attempt is the number of attempts of its owner at a time, so an owner's first
+// one goes before another's second.
 
 // deliverQueue is the name of the queue of attempts. Jobs are in River's default queue, so that
 // slow receivers hold up no job.
@@ -84,7 +86,7 @@ func (w *Worker) queueDue(ctx context.Context) error {
 						return err
 					}
 				}
-				inserted, err := w.insert.InsertTx(ctx, tx.Tx, deliverArgs{d.ID}, &river.InsertOpts{Queue: deliverQueue, MaxAttempts: 1})
+				inserted, err := w.insert.InsertTx(ctx, tx.Tx, deliverArgs{d.ID}, &river.InsertOpts{Queue: deliverQueue, MaxAttempts: 1, Priority: d.Turn})
 				if err != nil {
 					return err
 				}
@@ -149,7 +151,7 @@ func (d *deliver) Work(ctx context.Context, rj *river.Job[deliverArgs]) error {
 		d.observe(string(sent.Reason), sent.Took)
 	}
 	disabled, err := d.store.EndAttempt(ending, a, events.AttemptResult{
-		Status: sent.Status, Reason: string(sent.Reason), Took: sent.Took, Gone: sent.Reason == webhook.Gone, Again: retryAfter(a.Attempts+1, sent.RetryAfter),
+		Status: sent.Status, Reason: string(sent.Reason), Took: sent.Took, Gone: sent.Reason == webhook.Gone, Again: retryAfter(a.Attempts+1, sent.RetryAfter), Anew: retryAfter(1, sent.RetryAfter),
 	})
 	switch {
 	case err != nil && !errors.Is(err, events.ErrNotFound):

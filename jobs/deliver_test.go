@@ -195,40 +195,110 @@ func TestMessagesOfAJobKeepTheirOrder(t *testing.T) {
 	f.untilDelivery(w, ended)
 }
 
-// TestSlowReceiversDelayNobodyElse has an owner whose receiver does not answer. Only so many
-// of that owner's messages may be under way, and another owner's must be sent.
+// TestSlowReceiversDelayNobodyElse has two owners whose receivers do not answer, with more
+// messages than there are slots. Only so many of an owner's messages may be under way, and
+// another owner's must be sent.
 //
 // security: ASVS 2.4.1, API4:2023
 func TestSlowReceiversDelayNobodyElse(t *testing.T) {
 	t.Parallel()
-	f, slow, quick := newFixture(t), newReceiver(t), newReceiver(t)
-	hooks := []events.Webhook{f.hook(slow.URL), f.hook(slow.URL)}
-	for range events.AttemptsPerOwner {
-		if _, err := f.queue.Cancel(t.Context(), f.submit(request), events.JobCancelled{By: "owner"}); err != nil {
-			t.Fatal(err)
+	f, quick := newFixture(t), newReceiver(t)
+	const slots, messages = 16, 10
+	slow := []*receiver{newReceiver(t), newReceiver(t)}
+	owners := []uuid.UUID{f.owner, f.register()}
+	hooks := make([][]events.Webhook, len(owners))
+	for i, r := range slow {
+		f.owner = owners[i]
+		hooks[i] = []events.Webhook{f.hook(r.URL), f.hook(r.URL)}
+		for range messages / 2 {
+			if _, err := f.queue.Cancel(t.Context(), f.submit(request), events.JobCancelled{By: "owner"}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	first, second := f.owner, f.register()
-	f.owner = second
+	f.owner = f.register()
 	f.hook(quick.URL)
+	f.deliverSlots(slots)
+	open := make([][]message, len(slow))
+	for i, r := range slow {
+		for range events.AttemptsPerOwner {
+			open[i] = append(open[i], r.next(0))
+		}
+	}
+	for range 3 {
+		f.until(f.submit(request), final) // jobs have slots of their own
+		quick.next(200)
+	}
+	for i, r := range slow {
+		r.none()
+		for _, m := range open[i] {
+			select {
+			case <-m.ended:
+				t.Error("the third owner's messages have waited for the end of a slow attempt")
+			default:
+			}
+			m.answer <- 200
+		}
+		for range messages - events.AttemptsPerOwner {
+			r.next(200)
+		}
+		f.owner = owners[i]
+		for _, w := range hooks[i] {
+			f.untilDelivery(w, ended)
+		}
+	}
+}
+
+// TestResentMessageBeginsAnew sends messages again: one that has failed often and waits, one
+// that was delivered, and one whose attempt is under way. Each must be sent at once, and wait
+// after a failure as after the first one.
+func TestResentMessageBeginsAnew(t *testing.T) {
+	t.Parallel()
+	f, r := newFixture(t), newReceiver(t)
+	r.asks = "30"
+	w := f.hook(r.URL)
 	f.deliver()
-	var open []message
-	for range events.AttemptsPerOwner {
-		open = append(open, slow.next(0))
+	f.until(f.submit(request), final)
+	id := uuid.UUID{}
+	for n := range 4 {
+		r.next(500)
+		id = f.untilDelivery(w, attempted(n+1)).ID
+		if n < 3 {
+			f.hurry()
+		}
 	}
-	f.until(f.submit(request), final) // jobs have slots of their own
-	quick.next(200)
-	slow.none()
-	f.owner = first
-	for _, m := range open {
-		m.answer <- 200
+	resend := func() events.Delivery {
+		t.Helper()
+		d, err := f.store.Resend(t.Context(), f.owner, w.ID, id)
+		if err != nil || d.State != events.DeliveryWaiting || d.Attempts != 0 {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		return d
 	}
-	for range events.AttemptsPerOwner {
-		slow.next(200)
+	failsOnce := func(what string) {
+		t.Helper()
+		d := f.untilDelivery(w, attempted(1))
+		if wait := d.DueAt.Sub(d.AttemptedAt); d.Attempts != 1 || wait > time.Minute {
+			t.Errorf("%s: %v until the next attempt, after %d", what, wait, d.Attempts)
+		}
 	}
-	for _, w := range hooks {
-		f.untilDelivery(w, ended)
+	first := resend()
+	r.next(500)
+	failsOnce("a waiting message")
+	f.setAttempts(w, 9)
+	f.hurry()
+	m := r.next(0)
+	resend()
+	m.answer <- 500
+	failsOnce("a message under way")
+	resend()
+	r.next(200)
+	f.untilDelivery(w, ended)
+	if again := resend(); again.ID != first.ID || again.AttemptedAt.IsZero() {
+		t.Errorf("%+v", again)
 	}
+	r.next(500)
+	failsOnce("a delivered message")
 }
 
 // TestStoppedWorkerPutsMessagesBack stops a worker while a receiver has not answered. Another

@@ -33,7 +33,8 @@ type message struct {
 		State        events.State
 		Version      int
 	}
-	answer chan int // takes the status of the answer
+	answer chan int        // takes the status of the answer
+	ended  <-chan struct{} // closed when the attempt has ended
 }
 
 // receiver is a receiver of webhooks that leaves each answer to its test. After a failure it asks
@@ -42,22 +43,23 @@ type receiver struct {
 	*httptest.Server
 	t        testing.TB
 	messages chan message
+	asks     string // Retry-After of failures, or empty
 }
 
 func newReceiver(t testing.TB) *receiver {
 	t.Helper()
-	r := &receiver{t: t, messages: make(chan message, 100)}
+	r := &receiver{t: t, messages: make(chan message, 100), asks: "3600"}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
-		m := message{id: req.Header.Get("webhook-id"), header: req.Header, body: string(body), answer: make(chan int, 1)}
+		m := message{id: req.Header.Get("webhook-id"), header: req.Header, body: string(body), answer: make(chan int, 1), ended: req.Context().Done()}
 		if err := errors.Join(err, json.Unmarshal(body, &m)); err != nil {
 			t.Error(err)
 		}
 		r.messages <- m
 		select {
 		case status := <-m.answer:
-			if status/100 != 2 {
-				w.Header().Set("Retry-After", "3600")
+			if status/100 != 2 && r.asks != "" {
+				w.Header().Set("Retry-After", r.asks)
 			}
 			w.WriteHeader(status)
 		case <-req.Context().Done():
@@ -105,18 +107,34 @@ func (f *fixture) hook(url string, types ...string) events.Webhook {
 }
 
 // delivering makes a worker send messages to the receivers of tests.
-func (f *fixture) delivering(w *jobs.Worker) {
+func (f *fixture) delivering(w *jobs.Worker) { f.deliveringSlots(w, 32) }
+
+func (f *fixture) deliveringSlots(w *jobs.Worker, slots int) {
 	f.t.Helper()
 	sender := webhook.NewSender(webhook.Policy{HTTP: true, Private: true})
 	f.t.Cleanup(sender.Close)
-	if err := w.Deliver(sender, 32, nil); err != nil {
+	if err := w.Deliver(sender, slots, nil); err != nil {
 		f.t.Fatal(err)
 	}
 }
 
 func (f *fixture) deliver() (stop func()) {
 	f.t.Helper()
-	return f.workSlots(newEngine(), 8, f.delivering)
+	return f.deliverSlots(32)
+}
+
+// deliverSlots starts a worker with a number of slots for messages.
+func (f *fixture) deliverSlots(slots int) (stop func()) {
+	f.t.Helper()
+	return f.workSlots(newEngine(), 8, func(w *jobs.Worker) { f.deliveringSlots(w, slots) })
+}
+
+// setAttempts sets the number of attempts of all messages to a webhook.
+func (f *fixture) setAttempts(w events.Webhook, n int) {
+	f.t.Helper()
+	if _, err := f.db.Owner.Exec(f.t.Context(), `update webhook_deliveries set attempts = $2 where webhook = $1`, w.ID, n); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // deliveries returns the messages to a webhook, the oldest first.
