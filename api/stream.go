@@ -40,6 +40,7 @@ type EventBody struct {
 	Template     string             `json:"template,omitempty" doc:"The chat template that made the prompt from messages, such as plain. Missing if the client wrote the prompt."`
 	Request      any                `json:"request,omitempty" doc:"What the operation of OpenAI's API that made the job must know later, such as the messages of the prompt. Its members are not part of the API."`
 	EraseAtEnd   bool               `json:"erase_at_end,omitempty" doc:"Whether the job is erased when it has ended."`
+	Response     string             `json:"response,omitempty" enum:"capped,uncapped" doc:"Whether the client chose the length of the text, for the job of a response of OpenAI's API. Missing for other jobs."`
 	LogprobsOf   *uuid.UUID         `json:"logprobs_of,omitempty" format:"uuid" doc:"The job whose text this job computes again for its log probabilities."`
 	Attempt      int                `json:"attempt,omitempty" doc:"The number of the attempt, from 1."`
 	Worker       string             `json:"worker,omitempty" doc:"The worker that started the job."`

@@ -20,7 +20,7 @@ import (
 type Webhook struct {
 	ID                uuid.UUID  `json:"id" format:"uuid" doc:"The webhook's id."`
 	URL               string     `json:"url" doc:"Where messages are sent."`
-	Events            []string   `json:"events" enum:"job.cancelled,job.completed,job.failed" nullable:"false" doc:"The types of the events that it hears of."`
+	Events            []string   `json:"events" enum:"job.cancelled,job.completed,job.failed,response.cancelled,response.completed,response.failed,response.incomplete" nullable:"false" doc:"The types of the events that it hears of."`
 	PublicKey         string     `json:"public_key" example:"whpk_7aP8cMeZPRWQLmgLpY1hG1sjHgCPIa2yJbm+Dw4vNdU=" doc:"The Ed25519 key that verifies v1a signatures."`
 	PreviousPublicKey string     `json:"previous_public_key,omitempty" doc:"The public key before the last rotation. Missing when it signs no more."`
 	PreviousUntil     *time.Time `json:"previous_until,omitempty" doc:"Until when the keys before the last rotation also sign. Missing when they sign no more."`
@@ -41,12 +41,12 @@ type CreatedWebhook struct {
 type Delivery struct {
 	ID            uuid.UUID        `json:"id" format:"uuid" doc:"The message's id. The header webhook-id has it in every attempt."`
 	Webhook       uuid.UUID        `json:"webhook" format:"uuid" doc:"The webhook's id."`
-	Type          string           `json:"type" enum:"job.cancelled,job.completed,job.failed,webhook.ping" doc:"The type of the event."`
+	Type          string           `json:"type" enum:"job.cancelled,job.completed,job.failed,response.cancelled,response.completed,response.failed,response.incomplete,webhook.ping" doc:"The type of the event."`
 	Job           *uuid.UUID       `json:"job,omitempty" format:"uuid" doc:"The job that has ended. Missing for webhook.ping."`
 	Version       int              `json:"version,omitempty" doc:"The version of the event that has ended the job."`
 	HappenedAt    time.Time        `json:"happened_at" doc:"When the event happened, which the message has as its timestamp."`
 	State         string           `json:"state" enum:"waiting,delivered,failed" doc:"waiting: for an attempt, or one is under way. delivered: the receiver has answered 2xx. failed: no further attempt is made."`
-	Attempts      int              `json:"attempts" doc:"How many attempts have ended."`
+	Attempts      int              `json:"attempts" doc:"How many attempts have ended since the message was made or sent again."`
 	NextAttemptAt *time.Time       `json:"next_attempt_at,omitempty" doc:"When the next attempt is made, if the message is waiting."`
 	EndedAt       *time.Time       `json:"ended_at,omitempty" doc:"When the message was delivered or failed."`
 	LastAttempt   *DeliveryAttempt `json:"last_attempt,omitempty" doc:"The last attempt that has ended."`
@@ -92,7 +92,7 @@ func deliveryBody(d events.Delivery) Delivery {
 type createWebhookInput struct {
 	Body struct {
 		URL    string   `json:"url" minLength:"1" maxLength:"2048" example:"https://example.com/colophon" doc:"Where messages are sent: an https URL of a host with a public address, without user name and fragment."`
-		Events []string `json:"events,omitempty" enum:"job.cancelled,job.completed,job.failed" minItems:"1" maxItems:"3" doc:"The types of the events to hear of; all if missing."`
+		Events []string `json:"events,omitempty" enum:"job.cancelled,job.completed,job.failed,response.cancelled,response.completed,response.failed,response.incomplete" minItems:"1" maxItems:"7" doc:"The types of the events to hear of; the three of jobs if missing. Those of responses are for jobs of POST /v1/responses, beside the ones of jobs."`
 	}
 }
 
@@ -100,7 +100,7 @@ type updateWebhookInput struct {
 	ID   uuid.UUID `path:"id" format:"uuid" doc:"The webhook's id."`
 	Body struct {
 		URL     *string  `json:"url,omitempty" minLength:"1" maxLength:"2048" example:"https://example.com/colophon" doc:"The new URL. Messages that are waiting go there too."`
-		Events  []string `json:"events,omitempty" enum:"job.cancelled,job.completed,job.failed" minItems:"1" maxItems:"3" doc:"The types of the events to hear of from now on."`
+		Events  []string `json:"events,omitempty" enum:"job.cancelled,job.completed,job.failed,response.cancelled,response.completed,response.failed,response.incomplete" minItems:"1" maxItems:"7" doc:"The types of the events to hear of from now on."`
 		Enabled *bool    `json:"enabled,omitempty" doc:"false: messages that are waiting fail, and events make no more. true: events make messages again."`
 	}
 }
@@ -139,6 +139,7 @@ func (s *server) webhooks() {
 		DefaultStatus: http.StatusCreated,
 		Summary:       "Create a webhook",
 		Description: "When one of your jobs ends, the service sends a message to the URL, as Standard Webhooks (standardwebhooks.com) describes: {type, timestamp, data}, with the job's id, its state and the version of the event, and without texts. " +
+			"The events of responses (response.completed and others) have the form of OpenAI's API: {id, object, created_at, type, data}, with the id of the response. " +
 			"Messages have two signatures. Verify v1 with the secret, or v1a with the public key. " +
 			"A receiver answers 2xx within 20 seconds. Otherwise the message is sent again, after 5 seconds at first and then less and less often, for a day. It can arrive more than once, with the same id. " +
 			"Redirects are not followed. An answer of 410, and three days of failures, disable the webhook; the event webhook.disabled of your account says so. " +
@@ -208,7 +209,7 @@ func (s *server) deliveries() {
 		OperationID: "resend-delivery", Method: http.MethodPost, Path: "/webhooks/{id}/deliveries/{delivery}/resend", Tags: []string{"webhooks"},
 		DefaultStatus: http.StatusAccepted,
 		Summary:       "Send a message again",
-		Description:   "The message keeps its id, and has a day of attempts. A message that is waiting stays as it is. For a disabled webhook the answer is 409 webhook_disabled.",
+		Description:   "The message is sent at once. It keeps its id, and its day of attempts begins anew, also if it is waiting. For a disabled webhook the answer is 409 webhook_disabled.",
 		Security:      private(),
 		Metadata:      limited("webhooks"),
 		Errors:        []int{http.StatusNotFound, http.StatusConflict},
@@ -248,7 +249,7 @@ func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*cr
 	}
 	types := in.Body.Events
 	if len(types) == 0 {
-		types = events.WebhookEvents()
+		types = events.JobWebhookEvents()
 	}
 	w, err := s.Store.CreateWebhook(ctx, caller(ctx).Account, in.Body.URL, types)
 	if err != nil {

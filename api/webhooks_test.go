@@ -123,8 +123,8 @@ func TestWebhookRequestsAreChecked(t *testing.T) {
 		`{"url":"https://` + strings.Repeat("a", 2100) + `"}`:      "invalid_request",
 		`{"url":"https://example.com/","events":[]}`:               "invalid_request",
 		`{"url":"https://example.com/","events":["job.accepted"]}`: "invalid_request",
-		`{"url":"https://example.com/","events":["job.failed","job.failed","job.failed","job.failed"]}`: "invalid_request",
-		`{"url":"https://example.com/","secret":"whsec_AAAA"}`:                                          "invalid_request",
+		`{"url":"https://example.com/","events":["job.failed"` + strings.Repeat(`,"job.failed"`, 7) + `]}`: "invalid_request",
+		`{"url":"https://example.com/","secret":"whsec_AAAA"}`:                                             "invalid_request",
 	} {
 		for _, r := range [][2]string{{"POST", "/webhooks"}, {"PATCH", "/webhooks/" + w.ID}} {
 			if a := f.Do(r[0], r[1], body); a.Status != 422 || a.Code() != code || strings.Contains(string(a.Body), "127.0.0.1") {
@@ -228,5 +228,31 @@ func TestWebhooksEndWithTheirAccount(t *testing.T) {
 	var left int
 	if err := f.db.Owner.QueryRow(t.Context(), `select (select count(*) from webhooks) + (select count(*) from webhook_deliveries)`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d rows are left, %v", left, err)
+	}
+}
+
+// TestWebhookHearsOfAResponse makes a response. Its webhook must have a message with the id
+// under which the API serves it.
+func TestWebhookHearsOfAResponse(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, withOpticks)
+	f.work()
+	var hook struct {
+		ID     string
+		Events []string
+	}
+	f.Do("POST", "/webhooks", `{"url":"https://example.com/","events":["response.completed","response.incomplete"]}`).Must(t, 201).Into(t, &hook)
+	complete := f.respond(f.Client, `"input":"Light"`)
+	short := f.respond(f.Client, `"input":"Light","max_output_tokens":2`)
+	f.Do("POST", "/v1/chat/completions", `{"model":"opticks","messages":[{"role":"user","content":"light"}]}`).Must(t, 200)
+	var list []struct{ Type, Job string }
+	f.Do("GET", "/webhooks/"+hook.ID+"/deliveries", "").Must(t, 200).Into(t, &list)
+	if len(list) != 2 || list[0].Type != "response.incomplete" || events.ResponsePrefix+list[0].Job != short.ID || list[1].Type != "response.completed" || events.ResponsePrefix+list[1].Job != complete.ID {
+		t.Errorf("%+v of %s and %s", list, complete.ID, short.ID)
+	}
+	var plain struct{ Events []string }
+	f.Do("POST", "/webhooks", `{"url":"https://example.com/"}`).Must(t, 201).Into(t, &plain)
+	if want := "[job.cancelled job.completed job.failed]"; fmt.Sprint(plain.Events) != want {
+		t.Errorf("%v, want %s: the end of a response would be said twice", plain.Events, want)
 	}
 }

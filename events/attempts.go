@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,6 +92,15 @@ type Attempt struct {
 // Body returns the message. It has ids and the state of the job, and no text. A message about a
 // response has the form of OpenAI's API.
 func (a Attempt) Body() ([]byte, error) {
+	if strings.HasPrefix(a.Type, responseEvents) {
+		return json.Marshal(struct {
+			ID        string            `json:"id"`
+			Object    string            `json:"object"`
+			CreatedAt int64             `json:"created_at"`
+			Type      string            `json:"type"`
+			Data      map[string]string `json:"data"`
+		}{"evt_" + a.ID.String(), "event", a.HappenedAt.Unix(), a.Type, map[string]string{"id": ResponsePrefix + a.Job.String()}})
+	}
 	data := map[string]any{"webhook": a.Webhook}
 	if a.Type != WebhookPing {
 		data["job"], data["version"] = a.Job, a.Version

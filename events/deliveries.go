@@ -46,7 +46,7 @@ const (
 type Delivery struct {
 	ID         uuid.UUID // the message's id, the same in each attempt
 	Webhook    uuid.UUID
-	Type       string    // type of the event, or WebhookPing
+	Type       string    // one of WebhookEvents, or WebhookPing
 	Job        uuid.UUID // zero for a ping
 	Version    int       // version of the event in the job's stream, or 0 for a ping
 	HappenedAt time.Time // time of the event

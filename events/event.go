@@ -91,6 +91,10 @@ type (
 		Request json.RawMessage `json:"request,omitempty"`
 		// EraseAtEnd is set if the job is to be erased as soon as it has ended.
 		EraseAtEnd bool `json:"erase_at_end,omitempty"`
+		// Response is set for the job of a response of OpenAI's API: ResponseCapped if the
+		// client chose the length of the text, and otherwise ResponseUncapped. It is in the
+		// clear, because the database names the end of the response to webhooks by it.
+		Response string `json:"response,omitempty"`
 	}
 
 	// JobReassigned changes the weights that may run a queued job. The job has no tokens
@@ -153,6 +157,14 @@ type (
 		// too, and the id in JobAccepted is gone.
 		APIKey uuid.UUID `json:"api_key,omitzero"`
 	}
+)
+
+// The values of JobAccepted.Response. A text that ends at its length is an incomplete response
+// if the client chose the length, and a completed one if the service chose it. The database's
+// function make_deliveries has them too.
+const (
+	ResponseCapped   = "capped"
+	ResponseUncapped = "uncapped"
 )
 
 // Watermark says how a text is marked. Nobody can execute a marked text again without the

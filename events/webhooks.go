@@ -64,10 +64,24 @@ type Webhook struct {
 	DisabledFor  string    // the reason, or empty
 }
 
-// WebhookEvents returns the types of all events that a webhook can hear of.
+// WebhookEvents returns the types of all events that a webhook can hear of, sorted. Those of
+// responses are about the jobs with JobAccepted.Response, beside the ones of jobs.
 func WebhookEvents() []string {
+	return append(JobWebhookEvents(), responseEvents+"cancelled", responseEvents+"completed", responseEvents+"failed", responseEvents+"incomplete")
+}
+
+// JobWebhookEvents returns the types of the events about jobs that a webhook can hear of.
+func JobWebhookEvents() []string {
 	return []string{JobCancelled{}.Type(), JobCompleted{}.Type(), JobFailed{}.Type()}
 }
+
+const (
+	// responseEvents begins the types of the events about responses of OpenAI's API.
+	responseEvents = "response."
+
+	// ResponsePrefix and the id of the job are the id of a response.
+	ResponsePrefix = "resp_"
+)
 
 // webhookSecrets is the plaintext of the column sealed as JSON.
 type webhookSecrets struct {

@@ -135,6 +135,7 @@ func (q *Queue) draft(r Request, rules *policy.Rules) (draft, error) {
 		Template:     r.Template,
 		Request:      r.Record,
 		EraseAtEnd:   r.EraseAtEnd,
+		Response:     r.Response,
 	}}, nil
 }
 

@@ -46,6 +46,7 @@ type Request struct {
 	Stop         []string
 	Record       json.RawMessage // what the operation must know later, see events.JobAccepted.Request; may be nil
 	EraseAtEnd   bool            // erase the job when it has ended
+	Response     string          // see events.JobAccepted.Response
 	Watermark    bool            // mark the text, which a temperature of 0 prevents
 
 	PresencePenalty   float64

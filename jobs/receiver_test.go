@@ -97,7 +97,7 @@ func (r *receiver) none() {
 func (f *fixture) hook(url string, types ...string) events.Webhook {
 	f.t.Helper()
 	if len(types) == 0 {
-		types = events.WebhookEvents()
+		types = events.JobWebhookEvents()
 	}
 	w, err := f.store.CreateWebhook(f.t.Context(), f.owner, url, types)
 	if err != nil {

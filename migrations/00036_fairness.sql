@@ -4,6 +4,71 @@
 -- for several texts was refused, which counts nothing.
 alter table rate_limits drop constraint rate_limits_remaining_check;
 
+-- Webhooks can also hear of the ends of responses, in the form of OpenAI's API.
+alter table webhooks drop constraint webhooks_events_check;
+alter table webhooks add constraint webhooks_events_check check (cardinality(events) > 0 and events <@ array[
+    'job.completed', 'job.failed', 'job.cancelled',
+    'response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']);
+
+-- The message about a job comes before the one about its response. The first event of a
+-- response's job says who chose the length of its text. A payload is canonical, and a quotation
+-- mark inside a text is escaped, so no text can look like a member.
+-- +goose StatementBegin
+create or replace function make_deliveries() returns trigger language plpgsql as $$
+declare
+    accepted bytea;
+    kind text := 'response.completed';
+begin
+    if new.type = 'job.failed' and position('"final":true'::bytea in new.payload) = 0 then
+        return null;
+    end if;
+    insert into webhook_deliveries (id, webhook, owner, type, job, version, happened_at, due_at, give_up_at)
+    select gen_random_uuid(), id, owner, new.type, substr(new.stream, 5)::uuid, new.version, new.at, clock_timestamp(), clock_timestamp() + interval '1 day'
+    from webhooks where owner = new.owner and disabled_at is null and new.type = any(events);
+    if not exists (select from webhooks where owner = new.owner and disabled_at is null
+        and events && array['response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']) then
+        return null;
+    end if;
+    select payload into accepted from events where stream = new.stream and version = 1;
+    if accepted is null or position('"response":"capped"'::bytea in accepted) = 0 and position('"response":"uncapped"'::bytea in accepted) = 0 then
+        return null;
+    end if;
+    if new.type <> 'job.completed' then
+        kind := 'response' || substr(new.type, 4);
+    elsif position('"finish_reason":"content_filter"'::bytea in new.payload) > 0
+        or position('"finish_reason":"length"'::bytea in new.payload) > 0 and position('"response":"capped"'::bytea in accepted) > 0 then
+        kind := 'response.incomplete';
+    end if;
+    insert into webhook_deliveries (id, webhook, owner, type, job, version, happened_at, due_at, give_up_at)
+    select gen_random_uuid(), id, owner, kind, substr(new.stream, 5)::uuid, new.version, new.at, clock_timestamp(), clock_timestamp() + interval '1 day'
+    from webhooks where owner = new.owner and disabled_at is null and kind = any(events);
+    return null;
+end
+$$;
+-- +goose StatementEnd
+
 -- +goose Down
+-- +goose StatementBegin
+do $$ begin
+    if exists (select from webhooks where events && array['response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']) then
+        raise exception 'webhooks hear of responses, which the release before this one does not know: change their events first';
+    end if;
+end $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+create or replace function make_deliveries() returns trigger language plpgsql as $$
+begin
+    if new.type = 'job.failed' and position('"final":true'::bytea in new.payload) = 0 then
+        return null;
+    end if;
+    insert into webhook_deliveries (id, webhook, owner, type, job, version, happened_at, due_at, give_up_at)
+    select gen_random_uuid(), id, owner, new.type, substr(new.stream, 5)::uuid, new.version, new.at, clock_timestamp(), clock_timestamp() + interval '1 day'
+    from webhooks where owner = new.owner and disabled_at is null and new.type = any(events);
+    return null;
+end
+$$;
+-- +goose StatementEnd
+alter table webhooks drop constraint webhooks_events_check;
+alter table webhooks add constraint webhooks_events_check check (events <@ array['job.completed', 'job.failed', 'job.cancelled'] and cardinality(events) > 0);
 delete from rate_limits where remaining < -1;
 alter table rate_limits add constraint rate_limits_remaining_check check (remaining >= -1);

@@ -253,18 +253,15 @@ func IsResponse(job events.Job) bool {
 	return ok
 }
 
-const (
-	responsePrefix = "resp_"
-	messagePrefix  = "msg_"
-)
+const messagePrefix = "msg_"
 
 // ResponseID returns the id of a job's response.
-func ResponseID(job uuid.UUID) string { return responsePrefix + job.String() }
+func ResponseID(job uuid.UUID) string { return events.ResponsePrefix + job.String() }
 
 // JobOfResponse returns the id of the job with a response's id. It reports false for a text
 // that is no such id.
 func JobOfResponse(id string) (uuid.UUID, bool) {
-	name, ok := strings.CutPrefix(id, responsePrefix)
+	name, ok := strings.CutPrefix(id, events.ResponsePrefix)
 	job, err := uuid.Parse(name)
 	return job, ok && err == nil && ResponseID(job) == id
 }
@@ -332,6 +329,9 @@ func (b *ResponseBody) Request(template string, history []Message, defaultTokens
 		r.Logprobs = &b.TopLogprobs
 	}
 	r.EraseAtEnd = !*b.Store
+	if r.Response = events.ResponseUncapped; b.MaxOutputTokens > 0 {
+		r.Response = events.ResponseCapped
+	}
 	if r.EraseAtEnd && b.Background {
 		return r, errBackgroundUnstored
 	}
