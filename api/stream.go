@@ -42,6 +42,7 @@ type EventBody struct {
 	EraseAtEnd   bool               `json:"erase_at_end,omitempty" doc:"Whether the job is erased when it has ended."`
 	Response     string             `json:"response,omitempty" enum:"capped,uncapped" doc:"Whether the client chose the length of the text, for the job of a response of OpenAI's API. Missing for other jobs."`
 	LogprobsOf   *uuid.UUID         `json:"logprobs_of,omitempty" format:"uuid" doc:"The job whose text this job computes again for its log probabilities."`
+	TextAt       *time.Time         `json:"text_at,omitempty" doc:"When the job that generated the text ended, if that is another job. The text is kept for as long as that job's."`
 	Attempt      int                `json:"attempt,omitempty" doc:"The number of the attempt, from 1."`
 	Worker       string             `json:"worker,omitempty" doc:"The worker that started the job."`
 	FromToken    int                `json:"from_token,omitempty" doc:"The number of tokens already on record."`

@@ -168,6 +168,13 @@ type Event struct {
 	// EraseAtEnd is set if the job is erased when it has ended.
 	EraseAtEnd bool `json:"erase_at_end"`
 
+	// Response is "capped" or "uncapped" for the job of a response of OpenAI's API: whether the
+	// client chose the length of the text. It is "" for other jobs.
+	Response string `json:"response"`
+
+	// TextAt is when the job that generated the text ended, if that is another job.
+	TextAt *time.Time `json:"text_at"`
+
 	// Policy is the version of the text policy, only in job.accepted and job.started.
 	Policy string `json:"policy"`
 

@@ -30,6 +30,8 @@ func drawFact(t *rapid.T, j events.Job) events.Fact {
 			LogprobsOf: rapid.SampledFrom([]uuid.UUID{{}, {1}}).Draw(t, "logprobs of"),
 			Request:    rapid.SampledFrom([]json.RawMessage{nil, json.RawMessage(`{"operation":"responses"}`)}).Draw(t, "request"),
 			EraseAtEnd: rapid.Bool().Draw(t, "erase at end"),
+			TextAt:     rapid.SampledFrom([]time.Time{{}, time.Date(2026, 11, 20, 1, 2, 3, 400_000, time.UTC)}).Draw(t, "text at"),
+			Response:   rapid.SampledFrom([]string{"", events.ResponseCapped, events.ResponseUncapped}).Draw(t, "response"),
 
 			Watermark: rapid.SampledFrom([]events.Watermark{{}, {Key: "020ca29fff479ebe", Parameters: "gumbel-h3-s8/1"}}).Draw(t, "watermark"),
 		}

@@ -61,6 +61,7 @@ func differences(row, want Record) string {
 	clear("erased_at", row.ErasedAt, want.ErasedAt)
 	clear("erased", row.Erased, want.Erased)
 	clear("erase_at_end", row.EraseAtEnd, want.EraseAtEnd)
+	clear("text_at", row.TextAt, want.TextAt)
 	if len(all) == 0 {
 		return "a column differs"
 	}

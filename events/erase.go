@@ -119,20 +119,22 @@ type Ended struct {
 	At  time.Time
 }
 
-// unerased is the condition of Retained, and the order of its jobs.
-const unerased = `
-	finished_at < clock_timestamp() - $1::interval and (finished_at, job) > ($2, $3) and sealed is not null
-		and not exists (select from quarantine where stream = 'job/' || job)
-		and not exists (select from owner_keys where owner = history.owner and closed_at is not null)
-	order by finished_at, job limit $4`
+// unerased returns the query of jobs that have ended and whose texts are still there. The
+// column has the time from which their age counts. The parameters are the age, the time and
+// the id of the job before, and the limit.
+func unerased(column, condition string) string {
+	return `
+		select job, ` + column + ` from history
+		where ` + column + ` < clock_timestamp() - $1::interval and (` + column + `, job) > ($2, $3) and finished_at is not null and sealed is not null
+			and not exists (select from quarantine where stream = 'job/' || job)
+			and not exists (select from owner_keys where owner = history.owner and closed_at is not null) ` + condition + `
+		order by ` + column + `, job limit $4`
+}
 
 // Unkept returns up to limit jobs with EraseAtEnd that ended more than the duration age ago by
 // the database's clock and are not erased. The rest is as in Retained.
 func (s *Store) Unkept(ctx context.Context, age time.Duration, after Ended, limit int) ([]Ended, error) {
-	rows, _ := s.pool.Query(ctx, `
-		select job, finished_at from history
-		where erase_at_end and `+unerased, age, after.At, after.Job, limit)
-	return ended(rows)
+	return s.unerased(ctx, unerased("finished_at", "and erase_at_end"), age, after, limit)
 }
 
 // Retained returns up to limit jobs that ended more than the duration age ago by the
@@ -140,17 +142,36 @@ func (s *Store) Unkept(ctx context.Context, age time.Duration, after Ended, limi
 // after; the zero Ended means all jobs. Damaged jobs and jobs of closed owners are left out,
 // because no event can be appended to the former, and Erase erases the latter.
 func (s *Store) Retained(ctx context.Context, age time.Duration, after Ended, limit int) ([]Ended, error) {
-	rows, _ := s.pool.Query(ctx, `
-		select job, finished_at from history
-		where `+unerased, age, after.At, after.Job, limit)
-	return ended(rows)
+	return s.unerased(ctx, unerased("finished_at", ""), age, after, limit)
 }
 
-// ended reads the result of a query for jobs to erase.
-func ended(rows pgx.Rows) ([]Ended, error) {
+// RetainedCopies is Retained for the ended jobs with the text of another job. Their age counts
+// from TextAt.
+func (s *Store) RetainedCopies(ctx context.Context, age time.Duration, after Ended, limit int) ([]Ended, error) {
+	return s.unerased(ctx, unerased("text_at", ""), age, after, limit)
+}
+
+func (s *Store) unerased(ctx context.Context, query string, age time.Duration, after Ended, limit int) ([]Ended, error) {
+	rows, _ := s.pool.Query(ctx, query, age, after.At, after.Job, limit)
 	ended, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Ended])
 	if err != nil {
 		return nil, fmt.Errorf("find jobs to erase: %w", err)
 	}
 	return ended, nil
+}
+
+// HoldText reports whether an ended job still has its text. If it has, no other transaction can
+// erase the job before this one ends.
+func (tx *Tx) HoldText(ctx context.Context, job uuid.UUID) (held bool, err error) {
+	// An append locks the event before it, so that there are no gaps. The second statement sees
+	// what was committed while the first one waited for such a lock.
+	stream := JobStream(job)
+	_, err = tx.Exec(ctx, `select from events where stream = $1 order by version desc limit 1 for update`, stream)
+	if err == nil {
+		err = tx.QueryRow(ctx, `select not exists (select from events where stream = $1 and type = 'job.erased')`, stream).Scan(&held)
+	}
+	if err != nil {
+		return false, fmt.Errorf("hold the text of job %s: %w", job, err)
+	}
+	return held, nil
 }

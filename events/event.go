@@ -79,6 +79,9 @@ type (
 		// LogprobsOf is the job whose text this job computes again for its log probabilities.
 		// It is zero for a job with a text of its own.
 		LogprobsOf uuid.UUID `json:"logprobs_of,omitzero"`
+		// TextAt is the end of the job that generated the text, if that is another job. It is
+		// in UTC, to the microsecond. The text is kept for as long as that job's.
+		TextAt time.Time `json:"text_at,omitzero"`
 		// Group has the ids of the jobs of one request, in the order of its texts. They were
 		// accepted in one transaction. It is empty for a request for one text.
 		Group []uuid.UUID `json:"group,omitempty"`

@@ -98,6 +98,13 @@ func everyFact() []Fact {
 			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
 			Request: json.RawMessage(`{"input":[{"content":"p","role":"user"}],"operation":"responses"}`), EraseAtEnd: true,
 		},
+		JobAccepted{
+			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1}, Response: ResponseCapped,
+		},
+		JobAccepted{
+			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1, Logprobs: new(0)},
+			LogprobsOf: id, TextAt: time.Date(2026, 11, 20, 1, 2, 3, 400_000, time.UTC),
+		},
 	}
 }
 
@@ -107,7 +114,7 @@ func firstSchema(f Fact) int {
 	case JobErased, PolicyRefused, KeyCreated, KeyRevoked, WebhookCreated, WebhookUpdated, WebhookSecretRotated, WebhookDisabled, WebhookDeleted:
 		return 2
 	case JobAccepted:
-		if f.Watermark != (Watermark{}) || f.APIKey != (uuid.UUID{}) || f.Params.MinTokens > 0 || f.Params.Logprobs != nil || f.Group != nil || f.Template != "" || f.Request != nil || f.EraseAtEnd {
+		if f.Watermark != (Watermark{}) || f.APIKey != (uuid.UUID{}) || f.Params.MinTokens > 0 || f.Params.Logprobs != nil || f.Group != nil || f.Template != "" || f.Request != nil || f.EraseAtEnd || f.Response != "" {
 			return 2
 		}
 	case JobAdvanced:
@@ -143,6 +150,12 @@ func sample(i int, f Fact) Event {
 // form returns the fact's name in the golden file. The name contains the fact's type,
 // and it names the members that a later release added to the type.
 func form(f Fact) string {
+	if a, ok := f.(JobAccepted); ok && a.Response != "" {
+		return f.Type() + " for a response"
+	}
+	if a, ok := f.(JobAccepted); ok && !a.TextAt.IsZero() {
+		return f.Type() + " of log probabilities, with the time of the text"
+	}
 	if a, ok := f.(JobAccepted); ok && !a.Deadline.IsZero() {
 		return f.Type() + " with a deadline"
 	}

@@ -40,6 +40,7 @@ type Record struct {
 	ErasedAt         time.Time // as in Job
 	APIKey           uuid.UUID // as in Job
 	EraseAtEnd       bool      // as in JobAccepted
+	TextAt           time.Time // as in JobAccepted
 }
 
 // record returns the history row of a job.
@@ -62,6 +63,7 @@ func record(j Job) Record {
 		ErasedAt:     j.ErasedAt,
 		APIKey:       j.APIKey,
 		EraseAtEnd:   j.EraseAtEnd,
+		TextAt:       j.TextAt,
 	}
 	if j.State.Final() {
 		r.Text, r.CompletionTokens = j.Text, j.Generated()
@@ -93,17 +95,17 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 
 // upsert writes a row of the history view.
 const upsert = `
-insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, sealed_by($2, $16::integer, $13), $14, $15, $17, $18)
+insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, sealed_by($2, $16::integer, $13), $14, $15, $17, $18, $19)
 on conflict (job) do update set
 	owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
 	prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 	created_at = excluded.created_at, deadline = excluded.deadline,
 	started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights,
-	erased_at = excluded.erased_at, api_key = excluded.api_key, erase_at_end = excluded.erase_at_end `
+	erased_at = excluded.erased_at, api_key = excluded.api_key, erase_at_end = excluded.erase_at_end, text_at = excluded.text_at `
 
 // queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
-// row is replaced only if it meets the condition, whose parameters begin with $19. An empty
+// row is replaced only if it meets the condition, whose parameters begin with $20. An empty
 // condition is always met.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, args ...any) (*pgx.QueuedQuery, error) {
 	var sealed []byte
@@ -116,7 +118,7 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, a
 	}
 	return batch.Queue(upsert+condition,
 		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor, nullTime(r.ErasedAt), key.Number(), nullID(r.APIKey), r.EraseAtEnd}, args...)...), nil
+			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor, nullTime(r.ErasedAt), key.Number(), nullID(r.APIKey), r.EraseAtEnd, nullTime(r.TextAt)}, args...)...), nil
 }
 
 func nullTime(t time.Time) *time.Time {
@@ -134,7 +136,7 @@ func nullID(id uuid.UUID) *uuid.UUID {
 }
 
 // columns are the columns that scanRow expects.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, xmin::text`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at, xmin::text`
 
 // row is a row of the table history. Its sealed bytes hold the encrypted prompt and
 // text.
@@ -146,23 +148,12 @@ type row struct {
 
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
-	var deadline, started, finished, erased *time.Time
+	var deadline, started, finished, erased, text *time.Time
 	var key *uuid.UUID
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &erased, &key, &r.EraseAtEnd, &r.xmin)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &erased, &key, &r.EraseAtEnd, &text, &r.xmin)
 	r.CreatedAt = r.CreatedAt.UTC()
-	if deadline != nil {
-		r.Deadline = deadline.UTC()
-	}
-	if started != nil {
-		r.StartedAt = started.UTC()
-	}
-	if finished != nil {
-		r.FinishedAt = finished.UTC()
-	}
-	if erased != nil {
-		r.ErasedAt = erased.UTC()
-	}
+	r.Deadline, r.StartedAt, r.FinishedAt, r.ErasedAt, r.TextAt = utc(deadline), utc(started), utc(finished), utc(erased), utc(text)
 	if key != nil {
 		r.APIKey = *key
 	}

@@ -56,6 +56,7 @@ type Job struct {
 	Template     string      // name of the chat template that made the prompt; empty without a template
 	Request      string      // as in JobAccepted; empty if the job was erased
 	EraseAtEnd   bool        // as in JobAccepted
+	TextAt       time.Time   // as in JobAccepted
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the token budgets of the owner and of APIKey
 	APIKey       uuid.UUID   // id of the API key that submitted the job, or zero
@@ -100,7 +101,7 @@ func (j Job) Apply(e Event) (Job, error) {
 		j.Prompt, j.PromptTokens, j.Model, j.AcceptedFor, j.Policy = f.Prompt, f.PromptTokens, f.Model, f.Weights, f.Policy
 		j.Priority, j.Reserved, j.APIKey = max(1, f.Priority), f.Reserved, f.APIKey // events of the first release have no priority
 		j.Params, j.Deadline, j.Watermark = f.Params, f.Deadline, f.Watermark
-		j.Params.Stop, j.LogprobsOf = f.Stop, f.LogprobsOf
+		j.Params.Stop, j.LogprobsOf, j.TextAt = f.Stop, f.LogprobsOf, f.TextAt
 		j.Group, j.Template = f.Group, f.Template
 		j.Request, j.EraseAtEnd = string(f.Request), f.EraseAtEnd
 	case JobReassigned:
@@ -139,6 +140,14 @@ func (j Job) Apply(e Event) (Job, error) {
 		j.TokensBy, j.Mixed = "", false
 	}
 	return j, nil
+}
+
+// RetainedFrom returns the time from which the retention of an ended job's text counts.
+func (j Job) RetainedFrom() time.Time {
+	if !j.TextAt.IsZero() {
+		return j.TextAt
+	}
+	return j.FinishedAt
 }
 
 // Generated returns the number of tokens generated so far. It also counts the tokens of an

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -198,6 +199,11 @@ func (q *Queue) put(ctx context.Context, owner uuid.UUID, key *events.Idempotenc
 	}
 	jobs := make([]events.Job, len(group))
 	err = q.store.Write(ctx, func(tx *events.Tx) error {
+		if of := group[0].fact.LogprobsOf; of != (uuid.UUID{}) {
+			if held, err := tx.HoldText(ctx, of); err != nil || !held {
+				return cmp.Or(err, error(ErrNoRepeatableText))
+			}
+		}
 		needed, err := q.reserve(ctx, tx, owner, group)
 		if err != nil {
 			return err

@@ -33,7 +33,8 @@ var (
 // Of the request, only the API key and the idempotency key matter.
 //
 // SubmitLogprobs returns ErrNoRepeatableText unless the job of has completed with one
-// arithmetic, and was not erased and is not to be. Other errors are those of Submit.
+// arithmetic, and was not erased and is not to be, also if it is erased meanwhile. Other errors
+// are those of Submit. The text of the new job is kept for as long as that of the job of.
 func (q *Queue) SubmitLogprobs(ctx context.Context, of events.Job, n int, r Request) (events.Job, error) {
 	if of.State != events.Completed || of.Erased || of.EraseAtEnd || of.Mixed {
 		return events.Job{}, ErrNoRepeatableText
@@ -48,6 +49,7 @@ func (q *Queue) SubmitLogprobs(ctx context.Context, of events.Job, n int, r Requ
 		Policy:       of.Policy,
 		Watermark:    of.Watermark,
 		LogprobsOf:   of.ID,
+		TextAt:       of.RetainedFrom(),
 		Template:     of.Template,
 	}
 	accepted.Params.Logprobs = &n

@@ -35,10 +35,13 @@ func RunRetention(ctx context.Context, store *events.Store, age time.Duration, l
 	periodic.Run(ctx, retainEvery, log, failure, pass)
 }
 
-// eraseOld erases the jobs that ended more than the duration age ago.
+// eraseOld erases the jobs that ended more than the duration age ago, and those with the texts
+// of such jobs.
 func eraseOld(ctx context.Context, store *events.Store, age time.Duration, log *slog.Logger) error {
-	erased, err := eraseEnded(ctx, store, age, store.Retained, "retention", func(events.Job) bool { return true })
-	if erased > 0 {
+	all := func(events.Job) bool { return true }
+	erased, err := eraseEnded(ctx, store, age, store.Retained, "retention", all)
+	copies, failed := eraseEnded(ctx, store, age, store.RetainedCopies, "retention", all)
+	if erased, err = erased+copies, errors.Join(err, failed); erased > 0 {
 		log.InfoContext(ctx, "old texts erased", "jobs", erased, "older_than", age)
 	}
 	return err
@@ -72,7 +75,7 @@ func eraseEnded(ctx context.Context, store *events.Store, age time.Duration, fin
 		}
 		for _, ended := range old {
 			job, err := store.Job(ctx, ended.Job)
-			old := job.State.Final() && job.FinishedAt.Before(now.Add(-age)) && erasable(job)
+			old := job.State.Final() && job.RetainedFrom().Before(now.Add(-age)) && erasable(job)
 			if err == nil && old && job.ErasedAt.IsZero() { // another process may have erased it
 				if _, err = eraseJob(ctx, store, job, by); err == nil {
 					erased++

@@ -47,6 +47,11 @@ end
 $$;
 -- +goose StatementEnd
 
+-- text_at is the end of the job that generated the text, if that is another job. The index
+-- finds such jobs whose texts are still there, the oldest text first.
+alter table history add column text_at timestamptz;
+create index history_retained_copies on history (text_at, job) where text_at is not null and finished_at is not null and sealed is not null;
+
 -- +goose Down
 -- +goose StatementBegin
 do $$ begin
@@ -70,5 +75,7 @@ $$;
 -- +goose StatementEnd
 alter table webhooks drop constraint webhooks_events_check;
 alter table webhooks add constraint webhooks_events_check check (events <@ array['job.completed', 'job.failed', 'job.cancelled'] and cardinality(events) > 0);
+drop index history_retained_copies;
+alter table history drop column text_at;
 delete from rate_limits where remaining < -1;
 alter table rate_limits add constraint rate_limits_remaining_check check (remaining >= -1);
