@@ -21,7 +21,7 @@ type Row struct {
 	At      time.Time
 	Payload []byte
 	Sealed  []byte
-	Erased  bool // the stream has the event job.erased
+	Erased  bool // the stream has the event job.erased, and this is another one
 }
 
 // ErrNoKey occurs when the sealed members of an event cannot be compared with their

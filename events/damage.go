@@ -74,12 +74,12 @@ type storedEvent struct {
 	Schema  int
 	Payload []byte
 	Sealed  []byte // ciphertext of the secret members; nil if there are none, if it was emptied, and in schema 1
-	Erased  bool   // the stream has the event job.erased
+	Erased  bool   // the event was emptied: its stream ends with the event job.erased, and it is another one
 }
 
 // eventColumns are the columns that storedEvents expects.
 const eventColumns = `stream, version, owner, type, schema, payload, sealed,
-	exists (select from events as e where e.stream = events.stream and e.type = 'job.erased')`
+	type <> 'job.erased' and exists (select from events as e where e.stream = events.stream and e.type = 'job.erased')`
 
 func storedEvents(rows pgx.Rows, _ error) ([]storedEvent, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[storedEvent])

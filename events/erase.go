@@ -107,13 +107,13 @@ func (s *Store) empty(ctx context.Context, owner uuid.UUID, last int64) (next in
 	return next, err
 }
 
-// queueEmptying adds a statement to the batch that empties the ciphertext of a job's events.
-// The statement fails unless the stream has the event JobErased.
+// queueEmptying adds a statement to the batch that empties the ciphertext of a job's events but
+// that of JobErased. The statement fails unless the stream has this event.
 func queueEmptying(batch *pgx.Batch, job uuid.UUID) {
-	batch.Queue(`update events set sealed = null where stream = $1 and sealed is not null`, JobStream(job))
+	batch.Queue(`update events set sealed = null where stream = $1 and sealed is not null and type <> 'job.erased'`, JobStream(job))
 }
 
-// Ended names a job that has ended, and the time of its end.
+// Ended names a job that has ended, and the time from which its age counts.
 type Ended struct {
 	Job uuid.UUID
 	At  time.Time

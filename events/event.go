@@ -148,8 +148,8 @@ type (
 		Reason string `json:"reason,omitempty"`
 	}
 
-	// JobErased records that the ciphertext of all events of an ended job was emptied. It
-	// ends the job's stream.
+	// JobErased records that the ciphertext of all other events of an ended job was emptied.
+	// It ends the job's stream.
 	JobErased struct {
 		By string `json:"by"` // "owner", or "retention" for a text that was kept long enough
 
@@ -157,7 +157,7 @@ type (
 		CompletionTokens int `json:"completion_tokens"`
 
 		// APIKey is the API key that submitted the job, or zero. Its budget counts erased jobs
-		// too, and the id in JobAccepted is gone.
+		// too, and the id in JobAccepted is gone. It is sealed as it was there.
 		APIKey uuid.UUID `json:"api_key,omitzero"`
 	}
 )
@@ -359,7 +359,7 @@ func (JobAdvanced) sealed() []string                { return []string{"tokens", 
 func (JobCompleted) sealed() []string               { return nil }
 func (JobFailed) sealed() []string                  { return nil }
 func (JobCancelled) sealed() []string               { return nil }
-func (JobErased) sealed() []string                  { return nil }
+func (JobErased) sealed() []string                  { return []string{"api_key"} }
 func (AccountRegistered) sealed() []string          { return []string{"username"} }
 func (AccountSignedIn) sealed() []string            { return nil }
 func (AccountSignInFailed) sealed() []string        { return nil }

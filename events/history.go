@@ -184,10 +184,7 @@ func (s *Store) open(ctx context.Context, db vault.DB, r row) (Record, error) {
 func (s *Store) openWith(ctx context.Context, db vault.DB, r row, keyOf keyFunc) (Record, error) {
 	key, err := keyOf(ctx, db, r.Owner)
 	if errors.Is(err, vault.ErrErased) {
-		r.Erased = true
-		if r.ErasedAt.IsZero() {
-			r.APIKey = uuid.UUID{} // the owner's key was needed to read it in the events
-		}
+		r.Erased, r.APIKey = true, uuid.UUID{} // the owner's key was needed to read the id in the events
 		return r.Record, nil
 	}
 	if r.sealed == nil {

@@ -10,6 +10,7 @@ import (
 
 	"colophon/events"
 	"colophon/internal/policy"
+	"colophon/internal/vault"
 	"colophon/jobs"
 	"colophon/migrations"
 )
@@ -153,5 +154,56 @@ func TestOutlookFollowsTheServiceRate(t *testing.T) {
 	running.State, running.StartedAt = events.Running, time.Now().Add(-12*time.Second)
 	if o := outlook(running); o.Position != 0 || o.PollAfter > 8*time.Second || o.PollAfter < time.Second {
 		t.Errorf("outlook of a running job: %+v", o)
+	}
+}
+
+// TestErasureKeepsTheAPIKeySealed erases a job that an API key has submitted. Its payloads must
+// not have the key's id, and its owner and a rebuild of the budgets must.
+func TestErasureKeepsTheAPIKeySealed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.work(newEngine())
+	key := uuid.New()
+	r := request
+	r.APIKey, r.APIKeyTokens = key, 1000
+	j, err := f.queue.EraseJob(t.Context(), f.until(f.submit(r), final))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown int
+	if err := f.db.Owner.QueryRow(t.Context(), `select count(*) from events where position($1::text::bytea in payload) > 0`, key).Scan(&shown); err != nil || shown != 0 {
+		t.Errorf("%d payloads have the id of the key, %v", shown, err)
+	}
+	spent, err := f.queue.KeyBudget(t.Context(), f.owner, key, 1000)
+	if err != nil || spent.Spent == 0 {
+		t.Fatal(spent, err)
+	}
+	f.db.Damage(t, `delete from budgets`)
+	f.db.Damage(t, `update history set api_key = null`)
+	if _, err := f.store.RebuildHistory(t.Context(), events.Observer{}); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := f.queue.KeyBudget(t.Context(), f.owner, key, 1000); err != nil || again.Spent != spent.Spent {
+		t.Errorf("%+v, %v, want %+v", again, err, spent)
+	}
+	all, err := f.store.Read(t.Context(), events.JobStream(j.ID), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := all[len(all)-1]; last.Erased || last.Fact.(events.JobErased).APIKey != key || !all[0].Erased {
+		t.Errorf("%+v", last)
+	}
+	err = f.store.Write(t.Context(), func(tx *events.Tx) error { return tx.CloseOwner(t.Context(), f.owner) })
+	if err == nil {
+		err = f.queue.Erase(t.Context(), f.owner)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := f.newStore().Job(t.Context(), j.ID); err != nil && !errors.Is(err, vault.ErrErased) || gone.APIKey == key {
+		t.Errorf("after the erasure of the account: %+v, %v", gone, err)
+	}
+	if c, err := f.store.CheckHistory(t.Context(), events.Observer{}); err != nil || c.Wrong > 0 || len(c.Damaged) > 0 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }

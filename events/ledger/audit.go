@@ -265,7 +265,7 @@ func (a *auditor) read(ctx context.Context, batches chan<- []loggedRow) error {
 	}
 	rows, _ := a.tx.Query(ctx, `
 		select stream, version, events.owner, type, schema, at, payload, sealed,
-			exists (select from events as e where e.stream = events.stream and e.type = 'job.erased'), position, idx, hash, coalesce(log_entries.owner = events.owner, false)
+			type <> 'job.erased' and exists (select from events as e where e.stream = events.stream and e.type = 'job.erased'), position, idx, hash, coalesce(log_entries.owner = events.owner, false)
 		from events left join log_entries using (position) order by stream, version`)
 	batch := []loggedRow{{}}
 	done := int64(0)
