@@ -47,7 +47,7 @@ type createKeyInput struct {
 		Name        string     `json:"name" minLength:"1" maxLength:"100" example:"night shift" doc:"What the key is for. Printable characters, without spaces at the ends."`
 		Scopes      []string   `json:"scopes,omitempty" enum:"generate,read,admin" minItems:"1" maxItems:"3" doc:"What the key may do; generate and read if missing. generate submits, cancels and erases jobs, read reads jobs, events and the account, and admin does what the account's role allows with other accounts. No scope includes another one."`
 		ExpiresAt   *time.Time `json:"expires_at,omitempty" doc:"When the key expires (RFC 3339). Without it, the key does not expire."`
-		Generations int        `json:"generations_per_minute,omitempty" minimum:"1" maximum:"1000000" doc:"The key's own limit of calls of POST /generate and POST /jobs together. The service's limit per key applies if it is lower."`
+		Generations int        `json:"generations_per_minute,omitempty" minimum:"1" maximum:"1000000" doc:"The key's own limit of texts, by all operations that make some. The service's limit per key applies if it is lower."`
 		Tokens      int        `json:"tokens_per_day,omitempty" minimum:"1" maximum:"1000000000" doc:"The key's own budget of tokens per day (UTC), of prompts and completions together. It counts beside the user's budget, and in the same way."`
 	}
 }

@@ -213,8 +213,8 @@ func (s *server) take(ctx context.Context, h http.Header, l *limit.Limit, use li
 	switch {
 	case count.OK:
 		return nil
-	case use.N > count.Limit:
-		return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",
+	case use.N > count.Limit: // another try would be useless
+		return newProblem(http.StatusUnprocessableEntity, "over_rate_limit",
 			fmt.Sprintf("%d texts in %.0f seconds are allowed, and the request is for %d: send several requests", count.Limit, per.Seconds(), use.N))
 	}
 	return newProblem(http.StatusTooManyRequests, "rate_limit_exceeded",

@@ -17,11 +17,11 @@ type limitFlags struct {
 	NoRateLimits   bool       `help:"Turn off all limits on requests and on wrong passwords ($COLOPHON_NO_RATE_LIMITS)."`
 	LimitUsers     limit.Rate `default:"5/1m" help:"Registrations per client network ($COLOPHON_LIMIT_USERS)."`
 	LimitToken     limit.Rate `default:"10/1m" help:"Sign-ins per client network ($COLOPHON_LIMIT_TOKEN)."`
-	LimitJobs      limit.Rate `default:"5/1m" help:"Calls of POST /generate per user; calls of POST /jobs have the same limit, counted separately ($COLOPHON_LIMIT_JOBS)."`
+	LimitJobs      limit.Rate `default:"5/1m" help:"Calls of POST /generate, and texts of OpenAI's routes, per user; calls of POST /jobs have the same limit, counted separately ($COLOPHON_LIMIT_JOBS)."`
 	LimitDetect    limit.Rate `default:"10/1m" help:"Calls of POST /detect per user ($COLOPHON_LIMIT_DETECT)."`
 	LimitWebhooks  limit.Rate `default:"20/1m" help:"Calls per user that create, change, rotate or test webhooks or send their messages again ($COLOPHON_LIMIT_WEBHOOKS)."`
-	LimitKeys      limit.Rate `default:"60/1m" help:"Calls of POST /generate and POST /jobs together per API key, unless the key has a lower limit of its own. All keys of a user together have 16 times as many ($COLOPHON_LIMIT_KEYS)."`
-	LimitCalls     limit.Rate `default:"1200/1m" help:"All other calls per user ($COLOPHON_LIMIT_CALLS)."`
+	LimitKeys      limit.Rate `default:"60/1m" help:"Texts per API key, by all operations together, unless the key has a lower limit of its own. All keys of a user together have 16 times as many ($COLOPHON_LIMIT_KEYS)."`
+	LimitCalls     limit.Rate `default:"1200/1m" help:"All other calls per user, and those of OpenAI's routes ($COLOPHON_LIMIT_CALLS)."`
 	LimitLog       limit.Rate `default:"6000/1m" help:"Requests for the public log (/log/...), per client network. Each process counts by itself ($COLOPHON_LIMIT_LOG)."`
 	LimitAnonymous limit.Rate `default:"600/1m" help:"Requests without a user, per client network: pages, unknown routes, and requests without a valid access token. Each process counts by itself ($COLOPHON_LIMIT_ANONYMOUS)."`
 
