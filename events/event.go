@@ -164,7 +164,7 @@ type (
 
 // The values of JobAccepted.Response. A text that ends at its length is an incomplete response
 // if the client chose the length, and a completed one if the service chose it. The database's
-// function make_deliveries has them too.
+// function make_response_deliveries has them too.
 const (
 	ResponseCapped   = "capped"
 	ResponseUncapped = "uncapped"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -170,56 +171,55 @@ func TestStreamsFollowedTogetherHaveOneHeartbeat(t *testing.T) {
 		all[i], streams[i] = j, events.JobStream(j.ID)
 	}
 	const interval, beats = 10 * time.Millisecond, 30
-	seen, silent, begin := make([]int, len(all)), 0, time.Now()
-	for batch, err := range f.FollowAll(ctx, streams, interval) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range batch.Events {
-			if seen[batch.Stream]++; e.Version != seen[batch.Stream] || e.Stream != streams[batch.Stream] {
-				t.Fatalf("%s@%d, want version %d of %s", e.Stream, e.Version, seen[batch.Stream], streams[batch.Stream])
+	followAll := func(heartbeat time.Duration, done func(events.Batch) bool) {
+		t.Helper()
+		seen := make([]int, len(all))
+		for batch, err := range f.FollowAll(ctx, streams, heartbeat) {
+			for _, e := range batch.Events {
+				if seen[batch.Stream]++; e.Version != seen[batch.Stream] || e.Stream != streams[batch.Stream] {
+					t.Fatalf("%s@%d, want version %d of %s", e.Stream, e.Version, seen[batch.Stream], streams[batch.Stream])
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done(batch) {
+				break
 			}
 		}
-		if len(batch.Events) == 0 {
+	}
+	silent, begin := 0, time.Now()
+	followAll(interval, func(b events.Batch) bool {
+		if len(b.Events) == 0 {
 			silent++
 		}
-		if silent == beats {
-			break
-		}
-	}
+		return silent == beats
+	})
 	if took := time.Since(begin); took < beats*interval {
 		t.Errorf("%d heartbeats in %v, want at most one in %v", beats, took, interval)
 	}
-	clear(seen)
 	appended := make(chan error, 1)
 	missing := len(all) * len(facts)
-	for batch, err := range f.FollowAll(ctx, streams, time.Hour) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range batch.Events {
-			if seen[batch.Stream]++; e.Version != seen[batch.Stream] {
-				t.Fatalf("version %d of %s, want %d", e.Version, e.Stream, seen[batch.Stream])
+	begun := sync.OnceFunc(func() {
+		go func() {
+			var failed error
+			for n, fact := range facts[1:] {
+				for i := range all {
+					store := []*events.Store{f.Store, elsewhere}[(i+n)%2]
+					var err error
+					all[i], err = store.AppendJob(ctx, all[i], fact)
+					failed = errors.Join(failed, err)
+				}
 			}
-			if missing--; missing == len(all)*(len(facts)-1) {
-				go func() {
-					var failed error
-					for n, fact := range facts[1:] {
-						for i := range all {
-							store := []*events.Store{f.Store, elsewhere}[(i+n)%2]
-							var err error
-							all[i], err = store.AppendJob(ctx, all[i], fact)
-							failed = errors.Join(failed, err)
-						}
-					}
-					appended <- failed
-				}()
-			}
+			appended <- failed
+		}()
+	})
+	followAll(time.Hour, func(b events.Batch) bool {
+		if missing -= len(b.Events); missing == len(all)*(len(facts)-1) {
+			begun()
 		}
-		if missing == 0 {
-			break
-		}
-	}
+		return missing == 0
+	})
 	if err := <-appended; err != nil {
 		t.Error(err)
 	}

@@ -10,23 +10,19 @@ alter table webhooks add constraint webhooks_events_check check (cardinality(eve
     'job.completed', 'job.failed', 'job.cancelled',
     'response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']);
 
--- The message about a job comes before the one about its response. The first event of a
--- response's job says who chose the length of its text. A payload is canonical, and a quotation
--- mark inside a text is escaped, so no text can look like a member.
+-- The end of the job of a response makes these messages too. The trigger's name sorts after that
+-- of webhooks_hear, so the message about the job comes first. The first event of the job says who
+-- chose the length of its text. A payload is canonical, and a quotation mark inside a text is
+-- escaped, so no text can look like a member.
 -- +goose StatementBegin
-create or replace function make_deliveries() returns trigger language plpgsql as $$
+create function make_response_deliveries() returns trigger language plpgsql as $$
 declare
     accepted bytea;
     kind text := 'response.completed';
 begin
-    if new.type = 'job.failed' and position('"final":true'::bytea in new.payload) = 0 then
-        return null;
-    end if;
-    insert into webhook_deliveries (id, webhook, owner, type, job, version, happened_at, due_at, give_up_at)
-    select gen_random_uuid(), id, owner, new.type, substr(new.stream, 5)::uuid, new.version, new.at, clock_timestamp(), clock_timestamp() + interval '1 day'
-    from webhooks where owner = new.owner and disabled_at is null and new.type = any(events);
-    if not exists (select from webhooks where owner = new.owner and disabled_at is null
-        and events && array['response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']) then
+    if new.type = 'job.failed' and position('"final":true'::bytea in new.payload) = 0
+        or not exists (select from webhooks where owner = new.owner and disabled_at is null
+            and events && array['response.completed', 'response.incomplete', 'response.failed', 'response.cancelled']) then
         return null;
     end if;
     select payload into accepted from events where stream = new.stream and version = 1;
@@ -46,6 +42,8 @@ begin
 end
 $$;
 -- +goose StatementEnd
+create trigger webhooks_hear_responses after insert on events
+    for each row when (new.type in ('job.completed', 'job.failed', 'job.cancelled')) execute function make_response_deliveries();
 
 -- text_at is the end of the job that generated the text, if that is another job. The index
 -- finds such jobs whose texts are still there, the oldest text first.
@@ -60,19 +58,8 @@ do $$ begin
     end if;
 end $$;
 -- +goose StatementEnd
--- +goose StatementBegin
-create or replace function make_deliveries() returns trigger language plpgsql as $$
-begin
-    if new.type = 'job.failed' and position('"final":true'::bytea in new.payload) = 0 then
-        return null;
-    end if;
-    insert into webhook_deliveries (id, webhook, owner, type, job, version, happened_at, due_at, give_up_at)
-    select gen_random_uuid(), id, owner, new.type, substr(new.stream, 5)::uuid, new.version, new.at, clock_timestamp(), clock_timestamp() + interval '1 day'
-    from webhooks where owner = new.owner and disabled_at is null and new.type = any(events);
-    return null;
-end
-$$;
--- +goose StatementEnd
+drop trigger webhooks_hear_responses on events;
+drop function make_response_deliveries;
 alter table webhooks drop constraint webhooks_events_check;
 alter table webhooks add constraint webhooks_events_check check (events <@ array['job.completed', 'job.failed', 'job.cancelled'] and cardinality(events) > 0);
 drop index history_retained_copies;
