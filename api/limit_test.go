@@ -83,8 +83,7 @@ var elsewhere = []string{
 }
 
 // TestEveryRouteHasALimit requests every route, with and without an access token. The
-// RateLimit headers must name the limit that should count the request. The operations that make
-// several texts are calls here, because these requests make none.
+// RateLimit headers must name the limit that counts it. Requests that make no text are calls.
 //
 // security: ASVS 2.4.1, API4:2023, API6:2023
 func TestEveryRouteHasALimit(t *testing.T) {
