@@ -34,15 +34,15 @@ func (s *Store) Follow(ctx context.Context, stream Stream, after int, heartbeat 
 	}
 }
 
-// Batch has events of one of several streams, in order. A heartbeat has no events.
-type Batch struct {
+// Followed has events of one of several streams, in order. A heartbeat has no events.
+type Followed struct {
 	Stream int // index of the stream
 	Events []Event
 }
 
 // FollowAll is like Follow for several streams together, from their first events on. The events
 // of each stream are in order. A heartbeat follows if no stream has events for that time.
-func (s *Store) FollowAll(ctx context.Context, streams []Stream, heartbeat time.Duration) iter.Seq2[Batch, error] {
+func (s *Store) FollowAll(ctx context.Context, streams []Stream, heartbeat time.Duration) iter.Seq2[Followed, error] {
 	all := make([]cursor, len(streams))
 	for i, stream := range streams {
 		all[i].stream = stream
@@ -74,8 +74,8 @@ func (s *Store) next(ctx context.Context, c *cursor) (batch []Event, err error) 
 }
 
 // follow yields the events after the cursors.
-func (s *Store) follow(ctx context.Context, all []cursor, heartbeat time.Duration) iter.Seq2[Batch, error] {
-	return func(yield func(Batch, error) bool) {
+func (s *Store) follow(ctx context.Context, all []cursor, heartbeat time.Duration) iter.Seq2[Followed, error] {
+	return func(yield func(Followed, error) bool) {
 		// The subscriptions begin before the first reads, so every event is either read
 		// or announced.
 		wake := make(chan struct{}, 1)
@@ -95,7 +95,7 @@ func (s *Store) follow(ctx context.Context, all []cursor, heartbeat time.Duratio
 				}
 				batch, err := s.next(ctx, c)
 				if err != nil && (ctx.Err() != nil || !pg.Unavailable(err)) {
-					yield(Batch{Stream: i}, err)
+					yield(Followed{Stream: i}, err)
 					return
 				}
 				if err != nil {
@@ -105,18 +105,18 @@ func (s *Store) follow(ctx context.Context, all []cursor, heartbeat time.Duratio
 				if len(batch) > 0 {
 					tick.Reset(heartbeat)
 					heartbeatDue = false
-					if !yield(Batch{i, batch}, nil) {
+					if !yield(Followed{i, batch}, nil) {
 						return
 					}
 				}
 			}
-			if heartbeatDue && !yield(Batch{}, nil) {
+			if heartbeatDue && !yield(Followed{}, nil) {
 				return
 			}
 			heartbeatDue = false
 			select {
 			case <-ctx.Done():
-				yield(Batch{}, ctx.Err())
+				yield(Followed{}, ctx.Err())
 				return
 			case <-wake:
 			case <-retryRead:

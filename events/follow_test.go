@@ -171,7 +171,7 @@ func TestStreamsFollowedTogetherHaveOneHeartbeat(t *testing.T) {
 		all[i], streams[i] = j, events.JobStream(j.ID)
 	}
 	const interval, beats = 10 * time.Millisecond, 30
-	followAll := func(heartbeat time.Duration, done func(events.Batch) bool) {
+	followAll := func(heartbeat time.Duration, done func(events.Followed) bool) {
 		t.Helper()
 		seen := make([]int, len(all))
 		for batch, err := range f.FollowAll(ctx, streams, heartbeat) {
@@ -189,7 +189,7 @@ func TestStreamsFollowedTogetherHaveOneHeartbeat(t *testing.T) {
 		}
 	}
 	silent, begin := 0, time.Now()
-	followAll(interval, func(b events.Batch) bool {
+	followAll(interval, func(b events.Followed) bool {
 		if len(b.Events) == 0 {
 			silent++
 		}
@@ -214,7 +214,7 @@ func TestStreamsFollowedTogetherHaveOneHeartbeat(t *testing.T) {
 			appended <- failed
 		}()
 	})
-	followAll(time.Hour, func(b events.Batch) bool {
+	followAll(time.Hour, func(b events.Followed) bool {
 		if missing -= len(b.Events); missing == len(all)*(len(facts)-1) {
 			begun()
 		}
