@@ -141,7 +141,15 @@ func (s *server) readAudit(ctx context.Context, in *auditInput) (*feedOutput, er
 // export returns the answer with all events that the filters select, as NDJSON. It holds one
 // step at a time.
 func (s *server) export(ctx context.Context, in *auditInput) *feedOutput {
-	return &feedOutput{ContentType: ndjsonType, Vary: "Accept, Authorization", Body: func(hctx huma.Context) {
+	return &feedOutput{ContentType: ndjsonType, Vary: "Accept, Authorization", Body: s.transfer(ctx, func(w timedWriter) error {
+		return s.sendAudit(ctx, w, in)
+	})}
+}
+
+// transfer returns the body of an answer that is written in parts and may take long. It counts
+// as an open stream of the account. If send returns an error, the connection breaks.
+func (s *server) transfer(ctx context.Context, send func(timedWriter) error) func(huma.Context) {
+	return func(hctx huma.Context) {
 		_, w := humago.Unwrap(hctx)
 		if hctx.Method() == http.MethodHead {
 			hctx.SetStatus(http.StatusOK)
@@ -154,11 +162,11 @@ func (s *server) export(ctx context.Context, in *auditInput) *feedOutput {
 		}
 		defer s.streams.leave(account)
 		w.WriteHeader(http.StatusOK)
-		if err := s.sendAudit(ctx, timedWriter{w, s.timeouts.write}, in); err != nil {
-			s.Log.DebugContext(ctx, "export ended early", "request", requestID(ctx), "err", err)
+		if err := send(timedWriter{w, s.timeouts.write}); err != nil {
+			s.Log.DebugContext(ctx, "transfer ended early", "request", requestID(ctx), "err", err)
 			panic(http.ErrAbortHandler) // an answer that only ended would look complete
 		}
-	}}
+	}
 }
 
 func (s *server) sendAudit(ctx context.Context, w timedWriter, in *auditInput) error {

@@ -21,10 +21,13 @@ const maxBody = 64 << 10
 // it is not maxBody.
 const bodyLimitName = "bodyLimit"
 
+// streamedName is the metadata key of operations that read the body by themselves, in parts.
+const streamedName = "streamed"
+
 // readBody reads the whole body of a request before Huma does. Huma would answer 500 to a
 // body that is malformed or ends early. net/http closes the connection after such a body.
 func (s *server) readBody(ctx huma.Context, next func(huma.Context)) {
-	if ctx.Operation().RequestBody == nil {
+	if ctx.Operation().RequestBody == nil || ctx.Operation().Metadata[streamedName] != nil {
 		next(ctx)
 		return
 	}

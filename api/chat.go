@@ -9,6 +9,7 @@ import (
 
 	"colophon/api/openai"
 	"colophon/events"
+	"colophon/jobs"
 )
 
 type chatInput struct {
@@ -19,7 +20,7 @@ type chatInput struct {
 func (s *server) chat() {
 	answer := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[openai.ChatCompletion](), true, "ChatCompletion")
 	register(s, openAIOperation(huma.Operation{
-		OperationID: "create-chat-completion", Path: "/v1/chat/completions",
+		OperationID: "create-chat-completion", Path: openai.EndpointChat,
 		Summary: "Answer a conversation, as OpenAI's API does",
 		Description: "Makes a job for each answer and waits for all of them, like POST /v1/completions. The chat template of the model makes the prompt: " +
 			"plain puts the name of the role before each text, and eos ends each text with the end-of-text token. One message of a user alone is the prompt as it is, except with eos. " +
@@ -32,17 +33,11 @@ func (s *server) chat() {
 
 func (s *server) converse(ctx context.Context, in *chatInput) (*openAIOutput, error) {
 	b := &in.Body
-	if s.ChatTemplate == "" {
-		return nil, errChatOff()
-	}
-	if err := openai.CheckModel(b.Model, s.Model.Name); err != nil {
-		return nil, err
-	}
-	key, err := openAIKey(ctx, &in.Idempotent, "/v1/chat/completions", b)
+	requests, err := s.chatRequests(b)
 	if err != nil {
 		return nil, err
 	}
-	requests, err := b.Requests(s.ChatTemplate, defaultNewTokens)
+	key, err := openAIKey(ctx, &in.Idempotent, openai.EndpointChat, b)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +48,17 @@ func (s *server) converse(ctx context.Context, in *chatInput) (*openAIOutput, er
 			return dataStream(stream.Chunks, stream.End)
 		},
 	})
+}
+
+// chatRequests returns the requests for the answers that a body asks for.
+func (s *server) chatRequests(b *openai.ChatBody) ([]jobs.Request, error) {
+	if s.ChatTemplate == "" {
+		return nil, errChatOff()
+	}
+	if err := openai.CheckModel(b.Model, s.Model.Name); err != nil {
+		return nil, err
+	}
+	return b.Requests(s.ChatTemplate, defaultNewTokens)
 }
 
 // messagesSchema describes openai.Messages.

@@ -9,6 +9,7 @@ import (
 
 	"colophon/api/openai"
 	"colophon/events"
+	"colophon/jobs"
 )
 
 type completionInput struct {
@@ -20,7 +21,7 @@ func (s *server) completions() {
 	schemas := s.api.OpenAPI().Components.Schemas
 	answer := schemas.Schema(reflect.TypeFor[openai.Completion](), true, "Completion")
 	register(s, openAIOperation(huma.Operation{
-		OperationID: "create-completion", Path: "/v1/completions",
+		OperationID: "create-completion", Path: openai.EndpointCompletions,
 		Summary: "Complete a text, as OpenAI's API does",
 		Description: "Makes a job for each text and waits for all of them. The jobs are like those of POST /jobs: they are in the history and have receipts, and several of one request have the same group. " +
 			"A field of OpenAI's specification that is not listed here is refused with unsupported_parameter, unless its value asks for nothing, such as null. " +
@@ -53,14 +54,11 @@ func openAIResponses(body *huma.Schema, text, stream string) map[string]*huma.Re
 
 func (s *server) complete(ctx context.Context, in *completionInput) (*openAIOutput, error) {
 	b := &in.Body
-	if err := openai.CheckModel(b.Model, s.Model.Name); err != nil {
-		return nil, err
-	}
-	requests, err := b.Requests(s.Model.Encode, s.Model.Decode)
+	requests, err := s.completionRequests(b)
 	if err != nil {
 		return nil, err
 	}
-	key, err := openAIKey(ctx, &in.Idempotent, "/v1/completions", b)
+	key, err := openAIKey(ctx, &in.Idempotent, openai.EndpointCompletions, b)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +69,14 @@ func (s *server) complete(ctx context.Context, in *completionInput) (*openAIOutp
 			return dataStream(stream.Chunks, stream.End)
 		},
 	})
+}
+
+// completionRequests returns the requests for the texts that a body asks for.
+func (s *server) completionRequests(b *openai.CompletionBody) ([]jobs.Request, error) {
+	if err := openai.CheckModel(b.Model, s.Model.Name); err != nil {
+		return nil, err
+	}
+	return b.Requests(s.Model.Encode, s.Model.Decode)
 }
 
 // dataStream returns a stream whose messages have only the field data. The data of the last

@@ -75,6 +75,15 @@ var meanings = map[string]meaning{
 	"not_in_checkpoint": {status: http.StatusServiceUnavailable, advice: "try again in a few seconds, or ask the operator which process signs the log"},
 	"no_such_tile":      {status: http.StatusNotFound, advice: "the latest checkpoint says how large the log is"},
 
+	"batch_cancelled":  {status: http.StatusConflict},
+	"batch_expired":    {status: http.StatusConflict},
+	"file_in_use":      {status: http.StatusConflict, advice: "cancel the batch or wait for its end"},
+	"file_too_large":   {status: http.StatusRequestEntityTooLarge, advice: "split it", at: "body.file"},
+	"line_too_long":    {status: http.StatusUnprocessableEntity, at: "body.file"},
+	"too_many_batches": {status: http.StatusConflict, advice: "cancel one or wait until one has ended"},
+	"too_many_files":   {status: http.StatusConflict, advice: "delete one first"},
+	"too_many_lines":   {status: http.StatusUnprocessableEntity, advice: "split it", at: "body.file"},
+
 	"background_not_stored":        {status: http.StatusBadRequest},
 	"metadata_form":                {status: http.StatusUnprocessableEntity},
 	"previous_response_erased":     {status: http.StatusBadRequest},

@@ -28,6 +28,8 @@ func (s *server) openai() {
 	s.completions()
 	s.chat()
 	s.responses()
+	s.inputFiles()
+	s.batches()
 }
 
 // bodySchemas describes the types of bodies that have several wire forms, and biases of tokens.

@@ -15,7 +15,7 @@ import (
 	"colophon/jobs"
 )
 
-const responsesPath = "/v1/responses"
+const responsesPath = openai.EndpointResponses
 
 type createResponseInput struct {
 	Idempotent
@@ -198,19 +198,12 @@ func (s *server) ownJob(ctx context.Context, id string) (events.Job, error) {
 
 func (s *server) createResponse(ctx context.Context, in *createResponseInput) (*openAIOutput, error) {
 	b := &in.Body
-	if err := openai.CheckModel(b.Model, s.Model.Name); err != nil {
-		return nil, err
-	}
 	key, err := openAIKey(ctx, &in.Idempotent, responsesPath, b)
 	if err != nil {
 		return nil, err
 	}
 	requests := func() ([]jobs.Request, error) {
-		history, err := s.historyOf(ctx, &b.ResponseInput)
-		if err != nil {
-			return nil, err
-		}
-		request, err := b.Request(s.ChatTemplate, history, defaultNewTokens)
+		request, err := s.responseRequest(ctx, b)
 		return []jobs.Request{request}, err
 	}
 	if b.Background && !b.Stream {
@@ -236,6 +229,18 @@ func (s *server) createResponse(ctx context.Context, in *createResponseInput) (*
 		return nil, err
 	}
 	return s.responseAnswer(ctx, group[0])
+}
+
+// responseRequest returns the request for the text that a body asks for.
+func (s *server) responseRequest(ctx context.Context, b *openai.ResponseBody) (r jobs.Request, err error) {
+	if err = openai.CheckModel(b.Model, s.Model.Name); err != nil {
+		return r, err
+	}
+	history, err := s.historyOf(ctx, &b.ResponseInput)
+	if err != nil {
+		return r, err
+	}
+	return b.Request(s.ChatTemplate, history, defaultNewTokens)
 }
 
 // responseAnswer returns the answer about a job. With an idempotency key, the job may have

@@ -41,6 +41,7 @@ type EventBody struct {
 	Request      any                `json:"request,omitempty" doc:"What the operation of OpenAI's API that made the job must know later, such as the messages of the prompt. Its members are not part of the API."`
 	EraseAtEnd   bool               `json:"erase_at_end,omitempty" doc:"Whether the job is erased when it has ended."`
 	Response     string             `json:"response,omitempty" enum:"capped,uncapped" doc:"Whether the client chose the length of the text, for the job of a response of OpenAI's API. Missing for other jobs."`
+	Batch        *BatchLine         `json:"batch,omitempty" doc:"The line of a batch that asked for the job. Missing for other jobs."`
 	LogprobsOf   *uuid.UUID         `json:"logprobs_of,omitempty" format:"uuid" doc:"The job whose text this job computes again for its log probabilities."`
 	TextAt       *time.Time         `json:"text_at,omitempty" doc:"When the job that generated the text ended, if that is another job. The text is kept for as long as that job's."`
 	Attempt      int                `json:"attempt,omitempty" doc:"The number of the attempt, from 1."`
@@ -71,6 +72,12 @@ type RecordedLogprobs struct {
 type RecordedLogprob struct {
 	Token   int     `json:"token" doc:"The id of the token."`
 	Logprob float32 `json:"logprob" doc:"The natural logarithm of its probability."`
+}
+
+// BatchLine names a line of a batch.
+type BatchLine struct {
+	ID   uuid.UUID `json:"id" format:"uuid" doc:"The id of the batch. In OpenAI's API it has the prefix batch_."`
+	Line int       `json:"line" minimum:"1" doc:"The number of the line in the input, from 1."`
 }
 
 // Reserved is a part of a token budget.

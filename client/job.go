@@ -137,6 +137,12 @@ const (
 	JobErased     = "job.erased" // the prompt and the text of the ended job were erased
 )
 
+// BatchLine names a line of a batch of POST /v1/batches.
+type BatchLine struct {
+	ID   string `json:"id"`   // id of the batch, without the prefix of OpenAI's API
+	Line int    `json:"line"` // number of the line in the input, from 1
+}
+
 // An Event is one fact about a job. The type of an event decides which fields it has,
 // from Prompt to the last field. The events of an erased job have no Prompt, Stop, Params,
 // Request, Tokens, Text and Logprobs.
@@ -174,6 +180,9 @@ type Event struct {
 
 	// TextAt is when the job that generated the text ended, if that is another job.
 	TextAt *time.Time `json:"text_at"`
+
+	// Batch is the line of a batch that asked for the job. It is nil for other jobs.
+	Batch *BatchLine `json:"batch"`
 
 	// Policy is the version of the text policy, only in job.accepted and job.started.
 	Policy string `json:"policy"`

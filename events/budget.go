@@ -62,7 +62,7 @@ func queueSpending(batch *pgx.Batch, before, after Job) {
 	}
 }
 
-// Load is an owner's current use of the service.
+// Load is an owner's current use of the service. Jobs of batches count only for the budgets.
 type Load struct {
 	Outstanding int       // number of queued or running jobs, counted up to a limit
 	Priority    int       // priority of the owner's latest queued job, or 0 if the owner has no queued job
@@ -73,8 +73,8 @@ type Load struct {
 
 const loadQuery = `
 	select
-		(select count(*) from (select from history where owner = $1 and state in ('queued', 'running') limit $2) as outstanding),
-		coalesce((select priority from history where owner = $1 and state = 'queued' order by job desc limit 1), 0),
+		(select count(*) from (select from history where owner = $1 and state in ('queued', 'running') and batch is null limit $2) as outstanding),
+		coalesce((select priority from history where owner = $1 and state = 'queued' and batch is null order by job desc limit 1), 0),
 		coalesce((select tokens from budgets where owner = $1 and day = (now() at time zone 'UTC')::date), 0),
 		coalesce((select tokens from budgets where owner = $3 and day = (now() at time zone 'UTC')::date), 0),
 		now()`

@@ -62,6 +62,7 @@ func differences(row, want Record) string {
 	clear("erased", row.Erased, want.Erased)
 	clear("erase_at_end", row.EraseAtEnd, want.EraseAtEnd)
 	clear("text_at", row.TextAt, want.TextAt)
+	clear("batch", row.Batch, want.Batch)
 	if len(all) == 0 {
 		return "a column differs"
 	}

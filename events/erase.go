@@ -63,7 +63,8 @@ func (s *Store) Outstanding(ctx context.Context, owner uuid.UUID, limit int) ([]
 
 // Erase destroys the owner's key, so that nothing that the owner wrote can be read
 // again. Other processes can still read the owner's values for up to vault.KeyTTL. Erase
-// then empties the ciphertext of the owner's events and of their rows in the history view.
+// then empties the ciphertext of the owner's events and of their rows in the history view, and
+// removes the owner's files and batches.
 // The payloads of the events stay, so proofs that cover them stay valid. The owner must be
 // closed and have no outstanding jobs.
 func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
@@ -79,6 +80,9 @@ func (s *Store) Erase(ctx context.Context, owner uuid.UUID) error {
 			break
 		}
 		last = next
+	}
+	if err := s.removeFilesOf(ctx, owner); err != nil {
+		return err
 	}
 	if _, err := s.pool.Exec(ctx, `update owner_keys set emptied_at = clock_timestamp() where owner = $1 and emptied_at is null`, owner); err != nil {
 		return fmt.Errorf("record the erasure of owner %s: %w", owner, err)

@@ -98,6 +98,8 @@ type (
 		// client chose the length of the text, and otherwise ResponseUncapped. It is in the
 		// clear, because the database names the end of the response to webhooks by it.
 		Response string `json:"response,omitempty"`
+		// Batch is the line of a batch that asked for the job. It is zero for other jobs.
+		Batch BatchLine `json:"batch,omitzero"`
 	}
 
 	// JobReassigned changes the weights that may run a queued job. The job has no tokens
@@ -169,6 +171,13 @@ const (
 	ResponseCapped   = "capped"
 	ResponseUncapped = "uncapped"
 )
+
+// BatchLine names a line of a batch. The ids of the jobs that a line has made are on record in
+// their job.accepted, so no row decides which line a job belongs to.
+type BatchLine struct {
+	ID   uuid.UUID `json:"id"`   // id of the batch
+	Line int       `json:"line"` // number of the line in the input, from 1
+}
 
 // Watermark says how a text is marked. Nobody can execute a marked text again without the
 // key.

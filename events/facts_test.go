@@ -105,6 +105,10 @@ func everyFact() []Fact {
 			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1, Logprobs: new(0)},
 			LogprobsOf: id, TextAt: time.Date(2026, 11, 20, 1, 2, 3, 400_000, time.UTC),
 		},
+		JobAccepted{
+			Prompt: "p", PromptTokens: 1, Model: "gpt2", Policy: "seed/1", Params: model.Params{MaxTokens: 1, TopP: 1},
+			Batch: BatchLine{ID: id, Line: 17},
+		},
 	}
 }
 
@@ -114,7 +118,7 @@ func firstSchema(f Fact) int {
 	case JobErased, PolicyRefused, KeyCreated, KeyRevoked, WebhookCreated, WebhookUpdated, WebhookSecretRotated, WebhookDisabled, WebhookDeleted:
 		return 2
 	case JobAccepted:
-		if f.Watermark != (Watermark{}) || f.APIKey != (uuid.UUID{}) || f.Params.MinTokens > 0 || f.Params.Logprobs != nil || f.Group != nil || f.Template != "" || f.Request != nil || f.EraseAtEnd || f.Response != "" {
+		if f.Watermark != (Watermark{}) || f.APIKey != (uuid.UUID{}) || f.Params.MinTokens > 0 || f.Params.Logprobs != nil || f.Group != nil || f.Template != "" || f.Request != nil || f.EraseAtEnd || f.Response != "" || f.Batch != (BatchLine{}) {
 			return 2
 		}
 	case JobAdvanced:
@@ -179,6 +183,9 @@ func form(f Fact) string {
 	}
 	if a, ok := f.(JobAccepted); ok && a.Request != nil {
 		return f.Type() + " with a request"
+	}
+	if a, ok := f.(JobAccepted); ok && a.Batch != (BatchLine{}) {
+		return f.Type() + " of a batch"
 	}
 	if a, ok := f.(JobAccepted); ok && a.Params.MinTokens > 0 {
 		return f.Type() + " with all parameters"

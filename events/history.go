@@ -41,6 +41,7 @@ type Record struct {
 	APIKey           uuid.UUID // as in Job
 	EraseAtEnd       bool      // as in JobAccepted
 	TextAt           time.Time // as in JobAccepted
+	Batch            uuid.UUID // batch whose line asked for the job, or zero
 }
 
 // record returns the history row of a job.
@@ -64,6 +65,7 @@ func record(j Job) Record {
 		APIKey:       j.APIKey,
 		EraseAtEnd:   j.EraseAtEnd,
 		TextAt:       j.TextAt,
+		Batch:        j.Batch.ID,
 	}
 	if j.State.Final() {
 		r.Text, r.CompletionTokens = j.Text, j.Generated()
@@ -95,17 +97,17 @@ func queueProjection(batch *pgx.Batch, before, after Job, key *vault.Key) error 
 
 // upsert writes a row of the history view.
 const upsert = `
-insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, sealed_by($2, $16::integer, $13), $14, $15, $17, $18, $19)
+insert into history (job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at, batch)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, sealed_by($2, $16::integer, $13), $14, $15, $17, $18, $19, $20)
 on conflict (job) do update set
 	owner = excluded.owner, state = excluded.state, priority = excluded.priority, model = excluded.model,
 	prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, finish_reason = excluded.finish_reason,
 	created_at = excluded.created_at, deadline = excluded.deadline,
 	started_at = excluded.started_at, finished_at = excluded.finished_at, sealed = excluded.sealed, weights = excluded.weights,
-	erased_at = excluded.erased_at, api_key = excluded.api_key, erase_at_end = excluded.erase_at_end, text_at = excluded.text_at `
+	erased_at = excluded.erased_at, api_key = excluded.api_key, erase_at_end = excluded.erase_at_end, text_at = excluded.text_at, batch = excluded.batch `
 
 // queueUpsert writes a row. If key is nil, it stores no prompt and no text. An existing
-// row is replaced only if it meets the condition, whose parameters begin with $20. An empty
+// row is replaced only if it meets the condition, whose parameters begin with $21. An empty
 // condition is always met.
 func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, args ...any) (*pgx.QueuedQuery, error) {
 	var sealed []byte
@@ -118,7 +120,7 @@ func queueUpsert(batch *pgx.Batch, r Record, key *vault.Key, condition string, a
 	}
 	return batch.Queue(upsert+condition,
 		append([]any{r.Job, r.Owner, r.State, r.Priority, r.Model, r.PromptTokens, r.CompletionTokens, r.FinishReason,
-			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor, nullTime(r.ErasedAt), key.Number(), nullID(r.APIKey), r.EraseAtEnd, nullTime(r.TextAt)}, args...)...), nil
+			r.CreatedAt, nullTime(r.Deadline), nullTime(r.StartedAt), nullTime(r.FinishedAt), sealed, r.AcceptedFor, nullTime(r.ErasedAt), key.Number(), nullID(r.APIKey), r.EraseAtEnd, nullTime(r.TextAt), nullID(r.Batch)}, args...)...), nil
 }
 
 func nullTime(t time.Time) *time.Time {
@@ -136,7 +138,7 @@ func nullID(id uuid.UUID) *uuid.UUID {
 }
 
 // columns are the columns that scanRow expects.
-const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at, xmin::text`
+const columns = `job, owner, state, priority, model, prompt_tokens, completion_tokens, finish_reason, created_at, deadline, started_at, finished_at, sealed, weights, erased_at, api_key, erase_at_end, text_at, batch, xmin::text`
 
 // row is a row of the table history. Its sealed bytes hold the encrypted prompt and
 // text.
@@ -149,13 +151,16 @@ type row struct {
 func scanRow(rows pgx.CollectableRow) (row, error) {
 	var r row
 	var deadline, started, finished, erased, text *time.Time
-	var key *uuid.UUID
+	var key, batch *uuid.UUID
 	err := rows.Scan(&r.Job, &r.Owner, &r.State, &r.Priority, &r.Model, &r.PromptTokens, &r.CompletionTokens, &r.FinishReason,
-		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &erased, &key, &r.EraseAtEnd, &text, &r.xmin)
+		&r.CreatedAt, &deadline, &started, &finished, &r.sealed, &r.AcceptedFor, &erased, &key, &r.EraseAtEnd, &text, &batch, &r.xmin)
 	r.CreatedAt = r.CreatedAt.UTC()
 	r.Deadline, r.StartedAt, r.FinishedAt, r.ErasedAt, r.TextAt = utc(deadline), utc(started), utc(finished), utc(erased), utc(text)
 	if key != nil {
 		r.APIKey = *key
+	}
+	if batch != nil {
+		r.Batch = *batch
 	}
 	return r, err
 }

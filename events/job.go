@@ -57,6 +57,7 @@ type Job struct {
 	Request      string      // as in JobAccepted; empty if the job was erased
 	EraseAtEnd   bool        // as in JobAccepted
 	TextAt       time.Time   // as in JobAccepted
+	Batch        BatchLine   // line of a batch that asked for the job, or zero
 	Priority     int         // priority in the queue, from 1 (first) to 4 (last)
 	Reserved     Reservation // share of the token budgets of the owner and of APIKey
 	APIKey       uuid.UUID   // id of the API key that submitted the job, or zero
@@ -103,7 +104,7 @@ func (j Job) Apply(e Event) (Job, error) {
 		j.Params, j.Deadline, j.Watermark = f.Params, f.Deadline, f.Watermark
 		j.Params.Stop, j.LogprobsOf, j.TextAt = f.Stop, f.LogprobsOf, f.TextAt
 		j.Group, j.Template = f.Group, f.Template
-		j.Request, j.EraseAtEnd = string(f.Request), f.EraseAtEnd
+		j.Request, j.EraseAtEnd, j.Batch = string(f.Request), f.EraseAtEnd, f.Batch
 	case JobReassigned:
 		j.AcceptedFor = f.Weights
 	case JobStarted:

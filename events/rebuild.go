@@ -260,7 +260,7 @@ func (s *Store) repair(ctx context.Context, conn *pgx.Conn, wrong []wrongRow, fo
 		if err != nil && !errors.Is(err, vault.ErrErased) {
 			return nil, err
 		}
-		query, err := queueUpsert(&batch, record(j), key, `where history.xmin::text = $20`, found[j.ID].xmin)
+		query, err := queueUpsert(&batch, record(j), key, `where history.xmin::text = $21`, found[j.ID].xmin)
 		if err != nil {
 			return nil, err
 		}

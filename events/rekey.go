@@ -32,6 +32,7 @@ type Rekeyed struct {
 	Rows     int // rows of the history view that were sealed again
 	Requests int // fingerprints of idempotency keys that were sealed again
 	Webhooks int // URLs and keys of webhooks that were sealed again
+	Parts    int // parts of files and lines of batches that were sealed again
 	Kept     int // events of schema 1, which only earlier keys open
 	Left     int // damaged values
 }
@@ -44,8 +45,8 @@ type RekeyObserver struct {
 }
 
 // Rekey replaces an owner's data key and seals everything with the new one that the earlier
-// one has sealed: events, rows of the history view, fingerprints of idempotency keys, and
-// webhooks. It then destroys the earlier key. Other processes go on meanwhile (package vault has
+// one has sealed: events, rows of the history view, fingerprints of idempotency keys, webhooks,
+// files and batches. It then destroys the earlier key. Other processes go on meanwhile (package vault has
 // the steps). The login of db must own the tables.
 //
 // Rekey compares the values of each event with their commitments before it seals them again.
@@ -134,7 +135,9 @@ func (k *rekeying) count(ctx context.Context) error {
 			select (select count(*) from events where owner = $1)
 				+ (select count(*) from history where owner = $1 and sealed is not null)
 				+ (select count(*) from idempotency_keys where owner = $1)
-				+ (select count(*) from webhooks where owner = $1)`, k.Owner).Scan(&k.total)
+				+ (select count(*) from webhooks where owner = $1)
+				+ (select count(*) from file_chunks where owner = $1)
+				+ (select count(*) from batch_lines where owner = $1)`, k.Owner).Scan(&k.total)
 		k.total *= 2
 		return err
 	})
@@ -170,13 +173,27 @@ func (k *rekeying) pass(ctx context.Context) (found int, err error) {
 			return n, err
 		})
 	}
+	for _, of := range []parts{{"file_chunks", "file", 16, chunkAAD}, {"batch_lines", "batch", rekeyBatch, lineAAD}} {
+		last := part{}
+		if err == nil {
+			err = k.pagesOf(ctx, of.rows, &found, func(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) (n int, err error) {
+				n, last, err = k.parts(ctx, tx, batch, of, last)
+				return n, err
+			})
+		}
+	}
 	return found, err
 }
 
-// pages calls fn until it has read less than a page. Each call has a transaction of its own.
-// The statements that fn adds to the batch are sent at its end. found counts them.
+// pages is pagesOf for the usual number of rows.
 func (k *rekeying) pages(ctx context.Context, found *int, fn func(context.Context, pgx.Tx, *pgx.Batch) (rows int, err error)) error {
-	for n := rekeyBatch; n == rekeyBatch; {
+	return k.pagesOf(ctx, rekeyBatch, found, fn)
+}
+
+// pagesOf calls fn until it has read less than a page. Each call has a transaction of its own.
+// The statements that fn adds to the batch are sent at its end. found counts them.
+func (k *rekeying) pagesOf(ctx context.Context, page int, found *int, fn func(context.Context, pgx.Tx, *pgx.Batch) (rows int, err error)) error {
+	for n := page; n == page; {
 		err := unlimited(ctx, k.db, func(ctx context.Context, tx pgx.Tx) (err error) {
 			var batch pgx.Batch
 			if err := k.current(ctx, tx); err != nil {

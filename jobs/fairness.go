@@ -87,11 +87,17 @@ func (q *Queue) reserve(ctx context.Context, tx *events.Tx, owner uuid.UUID, gro
 		// The event of the acceptance gets a later time of the same clock. So the deadline
 		// is never later than the job's time after the acceptance.
 		job.APIKey, job.Priority, job.Deadline = by.APIKey, priority(load), now.Add(q.jobTime(group[i].request.CancelAfter))
+		ofBatch := by.Batch != (events.BatchLine{})
+		if ofBatch {
+			job.Priority, job.Deadline = lowestPriority, by.Expires
+		}
 		if q.limits.Tokens > 0 || by.APIKeyTokens > 0 {
 			job.Reserved = events.Reservation{Day: load.At.Format(time.DateOnly), Tokens: job.PromptTokens + job.Params.MaxTokens}
 		}
-		load.Outstanding++
-		load.Priority = job.Priority
+		if !ofBatch {
+			load.Outstanding++
+			load.Priority = job.Priority
+		}
 		load.Spent += job.Reserved.Tokens
 		load.KeySpent += job.Reserved.Tokens
 		needed += job.Reserved.Tokens
@@ -168,12 +174,14 @@ func (q *Queue) KeyBudget(ctx context.Context, owner, key uuid.UUID, limit int) 
 const (
 	someJobs = 8
 	manyJobs = 64
+
+	lowestPriority = 4
 )
 
 // priority returns the River priority of an owner's next job, from 1 to 4. River takes
 // lower numbers first. The next job never precedes an earlier job of the same owner.
 func priority(load events.Load) int {
-	p := 4
+	p := lowestPriority
 	switch n := load.Outstanding; {
 	case n == 0:
 		p = 1
@@ -210,6 +218,6 @@ func (w *Worker) age(ctx context.Context) error {
 			where priority > 1 and scheduled_at < clock_timestamp() - $1::interval
 				and not exists (select from waiting o where o.owner = w.owner and o.priority = 1)
 				and not exists (select from history h where h.owner = w.owner and h.state = 'running')
-			order by owner, id)`, ageAfter)
+			order by owner, priority, id)`, ageAfter)
 	return err
 }

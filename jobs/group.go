@@ -135,6 +135,7 @@ func (q *Queue) draft(r Request, rules *policy.Rules) (draft, error) {
 		Policy:       rules.Version(),
 		Template:     r.Template,
 		Request:      r.Record,
+		Batch:        r.Batch,
 		EraseAtEnd:   r.EraseAtEnd,
 		Response:     r.Response,
 	}}, nil
@@ -168,12 +169,23 @@ func (q *Queue) accept(ctx context.Context, owner uuid.UUID, key *events.Idempot
 			return nil, err
 		}
 	}
-	return q.put(ctx, owner, key, group)
+	return q.put(ctx, owner, group, claim(owner, key))
 }
 
-// put makes the jobs of a group in one transaction, within the limits. It returns
-// events.ErrClaimed if an earlier request has used the key.
-func (q *Queue) put(ctx context.Context, owner uuid.UUID, key *events.IdempotencyKey, group []draft) ([]events.Job, error) {
+// claim returns a function for put that records that a request has used its key, if it has one.
+func claim(owner uuid.UUID, key *events.IdempotencyKey) func(context.Context, *events.Tx, []uuid.UUID) error {
+	return func(ctx context.Context, tx *events.Tx, ids []uuid.UUID) error {
+		if key == nil {
+			return nil
+		}
+		return tx.Claim(ctx, *key, owner, events.JobStream(ids[0]))
+	}
+}
+
+// put makes the jobs of a group in one transaction, within the limits. The function first runs
+// in the same transaction, with the ids of the jobs, before they are made. Its error ends the
+// transaction.
+func (q *Queue) put(ctx context.Context, owner uuid.UUID, group []draft, first func(context.Context, *events.Tx, []uuid.UUID) error) ([]events.Job, error) {
 	release, err := q.submits.acquire(ctx, owner)
 	if err != nil {
 		return nil, err
@@ -214,10 +226,8 @@ func (q *Queue) put(ctx context.Context, owner uuid.UUID, key *events.Idempotenc
 		for i := range ids {
 			ids[i] = q.store.NewID()
 		}
-		if key != nil {
-			if err := tx.Claim(ctx, *key, owner, events.JobStream(ids[0])); err != nil {
-				return err
-			}
+		if err := first(ctx, tx, ids); err != nil {
+			return err
 		}
 		for i, d := range group {
 			if len(ids) > 1 {

@@ -56,7 +56,7 @@ func (q *Queue) SubmitLogprobs(ctx context.Context, of events.Job, n int, r Requ
 	if err := accepted.Params.Validate(); err != nil {
 		return events.Job{}, err
 	}
-	group, err := q.put(ctx, of.Owner, r.Key, []draft{{r, accepted}})
+	group, err := q.put(ctx, of.Owner, []draft{{r, accepted}}, claim(of.Owner, r.Key))
 	if first, repeated, failure := q.repeated(ctx, r.Key, err); repeated {
 		group, err = first, failure
 	}

@@ -60,6 +60,11 @@ type Request struct {
 	APIKey       uuid.UUID // the owner's API key that submits the job, or zero
 	APIKeyTokens int       // maximum number of tokens that the jobs of APIKey may use per day (UTC); 0 means no limit
 
+	// Batch is the line of a batch that asks for the job, or zero. Such a job has the lowest
+	// priority, does not count as outstanding, and is cancelled at the time Expires.
+	Batch   events.BatchLine
+	Expires time.Time
+
 	CancelAfter time.Duration          // if not 0, shortens Limits.JobTime for this job
 	Key         *events.IdempotencyKey // if nil, a repeated request makes another job
 }

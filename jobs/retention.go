@@ -23,8 +23,8 @@ const (
 	retainBatch = 100 // maximum number of jobs that one query returns
 )
 
-// RunRetention erases the jobs that ended more than the duration age ago by the database's
-// clock, at once and then once a minute, until ctx is done. Any number of processes may do
+// RunRetention erases the jobs and removes the batches that ended more than the duration age ago
+// by the database's clock, and the uploaded files that are older, at once and then once a minute, until ctx is done. Any number of processes may do
 // this at the same time. They erase each job once.
 func RunRetention(ctx context.Context, store *events.Store, age time.Duration, log *slog.Logger) {
 	const failure = "old texts not erased, retrying"
@@ -36,7 +36,7 @@ func RunRetention(ctx context.Context, store *events.Store, age time.Duration, l
 }
 
 // eraseOld erases the jobs that ended more than the duration age ago, and those with the texts
-// of such jobs.
+// of such jobs. It removes files and batches of that age.
 func eraseOld(ctx context.Context, store *events.Store, age time.Duration, log *slog.Logger) error {
 	all := func(events.Job) bool { return true }
 	erased, err := eraseEnded(ctx, store, age, store.Retained, "retention", all)
@@ -44,7 +44,11 @@ func eraseOld(ctx context.Context, store *events.Store, age time.Duration, log *
 	if erased, err = erased+copies, errors.Join(err, failed); erased > 0 {
 		log.InfoContext(ctx, "old texts erased", "jobs", erased, "older_than", age)
 	}
-	return err
+	removed, failed := store.RemoveOldFiles(ctx, age)
+	if removed > 0 {
+		log.InfoContext(ctx, "old files and batches removed", "number", removed, "older_than", age)
+	}
+	return errors.Join(err, failed)
 }
 
 // eraseUnkept erases the jobs with EraseAtEnd that ended more than the duration age ago. The request

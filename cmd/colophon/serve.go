@@ -411,6 +411,10 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	if err != nil {
 		return nil, err
 	}
+	batches, err := api.NewBatches(o)
+	if err != nil {
+		return nil, err
+	}
 	var redirect http.Handler
 	if e.redirect != nil {
 		if redirect, err = api.NewRedirect(o, e.public.Port(), challenges); err != nil {
@@ -421,6 +425,7 @@ func (b *base) serve(ctx context.Context, servers *httpd.Servers, e *endpoints, 
 	// need it.
 	stop = background(context.WithoutCancel(ctx),
 		func(ctx context.Context) { queue.Run(ctx) },
+		batches.Run,
 		func(ctx context.Context) { limit.RemoveOld(ctx, b.Pool, b.log) },
 		func(ctx context.Context) { accounts.Run(ctx, b.log) },
 	)
