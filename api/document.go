@@ -43,6 +43,7 @@ func schemaName(t reflect.Type, hint string) string {
 // schemaNames has the names of schemas that follow no rule. None ends with Response, because
 // generators give such names to the answers of operations.
 var schemaNames = map[string]string{
+	"BatchBody":           "CreateBatchRequest",
 	"ChatBody":            "ChatCompletionRequest",
 	"CompletionBody":      "CompletionRequest",
 	"ErrorObj":            "ErrorObject",
@@ -114,6 +115,12 @@ var schemaDocs = map[string]string{
 	"Account":                "An account as auditors see it.",
 	"AccountEvent":           "An event of an account. The type decides which other members are present.",
 	"AuditEvent":             "An event of the log as auditors see it, without texts.",
+	"Batch":                  "Requests that are answered over time, in OpenAI's form.",
+	"BatchCounts":            "Numbers of lines of a batch.",
+	"BatchError":             "A fault of the input of a batch.",
+	"BatchErrors":            "Why the input of a batch cannot be processed.",
+	"BatchLine":              "A line of a batch.",
+	"BatchList":              "Batches, in OpenAI's form.",
 	"ChatChoice":             "One of the answers of a chat.",
 	"ChatCompletion":         "Answers of a chat, in OpenAI's form.",
 	"ChatCompletionRequest":  "The chat to continue, in OpenAI's form.",
@@ -123,6 +130,7 @@ var schemaDocs = map[string]string{
 	"CompletionRequest":      "The texts to generate, in OpenAI's form.",
 	"CompletionUsage":        "Numbers of model tokens, in OpenAI's form.",
 	"CountTokensRequest":     "The input whose tokens to count, in OpenAI's form.",
+	"CreateBatchRequest":     "The batch to begin, in OpenAI's form.",
 	"CreateKeyRequest":       "The API key to create.",
 	"CreateWebhookRequest":   "The webhook to create.",
 	"CreatedAPIKey":          "A new API key, with its secret.",
@@ -135,6 +143,9 @@ var schemaDocs = map[string]string{
 	"ErrorObject":            "A problem in OpenAI's form.",
 	"Fault":                  "One fault of a request.",
 	"FeedEvent":              "An event of one of your jobs, as EventBody, or of your account, as AccountEvent. The type decides which other members are present.",
+	"File":                   "The input of batches, or an output of a batch, in OpenAI's form.",
+	"FileDeleted":            "The confirmation that a file was deleted.",
+	"FileList":               "Files, in OpenAI's form.",
 	"GenerateRequest":        "The text to generate.",
 	"GeneratedTokensDetails": "Kinds of generated tokens.",
 	"Health":                 "The state of the process.",
@@ -326,6 +337,9 @@ func older(doc object) {
 			if value, ok := o[exclusive].(float64); ok {
 				o[bound], o[exclusive] = value, true
 			}
+		}
+		if o["format"] == "binary" {
+			delete(o, "contentMediaType")
 		}
 		if o["contentEncoding"] == "base64" {
 			delete(o, "contentEncoding")

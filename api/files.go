@@ -76,14 +76,15 @@ func (s *server) inputFiles() {
 		Security: keyed(auth.ScopeGenerate),
 		Metadata: withMetadata(waits(nil), streamedName, true),
 		Errors:   []int{http.StatusBadRequest, http.StatusRequestTimeout, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType},
-		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{multipartType: {Schema: &huma.Schema{
-			Type: huma.TypeObject, AdditionalProperties: false, Required: []string{"purpose", "file"},
-			Properties: map[string]*huma.Schema{
-				"purpose": {Type: huma.TypeString, Enum: []any{"batch"}, Description: "What the file is for."},
-				"file":    {Type: huma.TypeString, Format: "binary", Description: "The file."},
-			},
-		}}}},
 	}, s.uploadFile)
+	// Huma would read a body that it knows of when it registers the operation.
+	s.api.OpenAPI().Paths[filesPath].Post.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{multipartType: {Schema: &huma.Schema{
+		Type: huma.TypeObject, AdditionalProperties: false, Required: []string{"purpose", "file"},
+		Properties: map[string]*huma.Schema{
+			"purpose": {Type: huma.TypeString, Enum: []any{"batch"}, Description: "What the file is for."},
+			"file":    {Type: huma.TypeString, Format: "binary", Description: "The file."},
+		},
+	}}}}
 	register(s, huma.Operation{
 		OperationID: "list-files", Method: http.MethodGet, Path: filesPath, Tags: []string{"openai"},
 		Summary:  "List your files, as OpenAI's API does",
@@ -237,6 +238,9 @@ func cleanName(name string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(path.Base(name), ""))
+	if name == "." || name == "/" || name == "" {
+		name = "file.jsonl" // the client has sent none
+	}
 	runes := []rune(name)
 	return string(runes[:min(maxFilename, len(runes))])
 }

@@ -69,6 +69,7 @@ func withID(id string) map[string]string { return map[string]string{"id": id} }
 func (s *service) targets(owner *person, op *operation) []target {
 	s.t.Helper()
 	s.startWorker() // POST /generate waits for a text
+	s.endBatches(owner)
 	unknown := uuid.Must(uuid.NewV7()).String()
 	switch {
 	case !strings.Contains(op.path, "{"):
@@ -105,6 +106,17 @@ func (s *service) targets(owner *person, op *operation) []target {
 			{"a response that does not exist", withID("resp_" + unknown), false},
 			{"a response", withID(response.ID), true},
 		}
+	case strings.HasPrefix(op.path, "/v1/files/{id}"), strings.HasPrefix(op.path, "/v1/batches/{id}"):
+		file, batch := s.batch(owner)
+		prefix, id := "file-", file
+		if strings.HasPrefix(op.path, "/v1/batches/") {
+			prefix, id = "batch_", batch
+		}
+		return []target{
+			{"the id of an account", withID(prefix + owner.id), false},
+			{"an object that does not exist", withID(prefix + unknown), false},
+			{"an object of a batch", withID(id), true},
+		}
 	case strings.HasPrefix(op.path, "/webhooks/{id}"):
 		hook, delivery := s.webhook(owner)
 		return []target{
@@ -135,6 +147,46 @@ func (s *service) webhook(owner *person) (id, delivery string) {
 	id = created.ID
 	s.as(owner).Do("POST", "/webhooks/"+id+"/ping", "").Must(s.t, 202).Into(s.t, &created)
 	return id, created.ID
+}
+
+// endBatches cancels the owner's batches and waits for their ends, because their jobs are events
+// that no caller has caused.
+func (s *service) endBatches(owner *person) {
+	s.t.Helper()
+	s.eventually("the batches end", func() bool {
+		var all struct{ Data []struct{ ID, Status string } }
+		s.as(owner).Do("GET", "/v1/batches?limit=100", "").Must(s.t, 200).Into(s.t, &all)
+		ended := true
+		for _, b := range all.Data {
+			if !slices.Contains([]string{"completed", "failed", "expired", "cancelled"}, b.Status) {
+				ended = false
+				s.as(owner).Do("POST", "/v1/batches/"+b.ID+"/cancel", "").Must(s.t, 200)
+			}
+		}
+		return ended
+	})
+}
+
+// batch begins a batch, and returns the ids of its input and of itself. The batch stays open and
+// does not go on, because its worker is killed. So its input cannot be deleted.
+func (s *service) batch(owner *person) (file, batch string) {
+	s.t.Helper()
+	s.killWorker()
+	var lines strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&lines, `{"custom_id":"%d","method":"POST","url":"/v1/completions","body":{"model":"opticks","prompt":%q}}`+"\n", i, canary)
+	}
+	r := request{media: multipartType, body: object{{"purpose", "batch"}, {"file", lines.String()}}}
+	var created struct{ ID string }
+	s.as(owner).Do("POST", "/v1/files", string(r.content()), "Content-Type", multipartType+"; boundary="+boundary).Must(s.t, 200).Into(s.t, &created)
+	file = created.ID
+	s.as(owner).Do("POST", "/v1/batches", `{"input_file_id":"`+file+`","endpoint":"/v1/completions","completion_window":"24h","metadata":{"a":"`+canary+`"}}`).Must(s.t, 200).Into(s.t, &created)
+	s.eventually("the batch waits for its worker", func() bool {
+		var running int
+		s.query([]any{&running}, `select count(*) from batch_lines where state = 'running' and owner = $1`, owner.id)
+		return running == 32
+	})
+	return file, created.ID
 }
 
 // victim registers an account on which other users act, and returns the account's id.

@@ -136,7 +136,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		return true
 	},
 	"large body": func(g *generator, r *request) bool {
-		if r.op.RequestBody == nil {
+		if r.op.RequestBody == nil || r.media == multipartType { // a file has another limit, and what follows a form counts for nothing
 			return false
 		}
 		sizes := []int{65 << 10, 100 << 10, 1 << 20}
@@ -148,7 +148,7 @@ var mutations = map[string]func(*generator, *request) bool{
 		return true
 	},
 	"media type": func(g *generator, r *request) bool {
-		if r.op.RequestBody == nil {
+		if r.op.RequestBody == nil || r.media == multipartType { // without its boundary, a form is malformed
 			return false
 		}
 		r.raw = r.content()
@@ -388,7 +388,7 @@ func (g *generator) outOfBounds(s *schema) any {
 	if s.is("string") && s.MinLength != nil && *s.MinLength > 0 {
 		wrong = append(wrong, g.characters(*s.MinLength-1))
 	}
-	if s.is("string") && s.Format != "" && s.Format != "password" {
+	if s.is("string") && s.Format != "" && s.Format != "password" && s.Format != "binary" {
 		wrong = append(wrong, "x")
 	}
 	if s.is("integer") || s.is("number") {

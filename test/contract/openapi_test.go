@@ -2,8 +2,10 @@ package contract
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/url"
 	"slices"
 	"strings"
@@ -135,7 +137,7 @@ func (s *service) fetchDocument() *document {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	check, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithBodyDecoder("application/x-www-form-urlencoded", content.DecoderFunc(decodeForm)))
+	check, errs := validator.NewValidator(parsed, config.WithFormatAssertions(), config.WithBodyDecoder("application/x-www-form-urlencoded", content.DecoderFunc(decodeForm)), config.WithBodyDecoder(multipartType, content.DecoderFunc(decodeParts)))
 	if len(errs) > 0 {
 		s.t.Fatal(errs)
 	}
@@ -162,6 +164,25 @@ func decodeForm(in *content.DecodeInput) (any, error) {
 		fields[name] = value[0]
 	}
 	return fields, nil
+}
+
+// decodeParts decodes a form with parts for the validator.
+func decodeParts(in *content.DecodeInput) (any, error) {
+	fields := map[string]any{}
+	for form := multipart.NewReader(in.Body, boundary); ; {
+		part, err := form.NextPart()
+		if errors.Is(err, io.EOF) {
+			return fields, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		value, err := io.ReadAll(part)
+		if err != nil {
+			return nil, err
+		}
+		fields[part.FormName()] = string(value)
+	}
 }
 
 func (op *operation) String() string { return op.path + " " + op.method }

@@ -1,7 +1,10 @@
 package contract
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"mime/multipart"
 	"net/http"
 	"net/url"
 	"slices"
@@ -102,6 +105,9 @@ func headerText(text string) string {
 	}, text))
 }
 
+// multipartType is the media type of a form with parts, which boundary separates.
+const multipartType, boundary = "multipart/form-data", "----the-boundary"
+
 // content returns the body's bytes.
 func (r *request) content() []byte {
 	switch {
@@ -116,6 +122,17 @@ func (r *request) content() []byte {
 			fields = append(fields, url.QueryEscape(m.name)+"="+url.QueryEscape(plain(m.value)))
 		}
 		return []byte(strings.Join(fields, "&"))
+	case r.media == multipartType:
+		var b bytes.Buffer
+		w := multipart.NewWriter(&b)
+		_ = w.SetBoundary(boundary) // it is a valid one, and a buffer returns no errors
+		o, _ := r.body.(object)
+		for _, m := range o {
+			part, _ := w.CreateFormField(m.name)
+			_, _ = io.WriteString(part, plain(m.value))
+		}
+		_ = w.Close()
+		return b.Bytes()
 	}
 	return []byte(encode(r.body))
 }
@@ -183,7 +200,10 @@ func (r *request) http() *http.Request {
 	for _, h := range r.header {
 		out.Header.Add(h[0], h[1])
 	}
-	if r.media != "" {
+	switch {
+	case r.media == multipartType && r.raw == nil:
+		out.Header.Set("Content-Type", r.media+"; boundary="+boundary)
+	case r.media != "":
 		out.Header.Set("Content-Type", r.media)
 	}
 	return out
