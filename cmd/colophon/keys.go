@@ -129,7 +129,7 @@ func (c *rotateCmd) rotateOwner(ctx context.Context, t *terminal, b *base) error
 	case err != nil:
 		return err
 	}
-	fmt.Fprintf(t.out, "%d events, %d rows of the history view, %d fingerprints of requests and %d webhooks sealed with the new data key\n", r.Events, r.Rows, r.Requests, r.Webhooks)
+	fmt.Fprintf(t.out, "%d events, %d rows of the history view, %d fingerprints of requests, %d webhooks and %d parts of files and batches sealed with the new data key\n", r.Events, r.Rows, r.Requests, r.Webhooks, r.Parts)
 	if r.Kept > 0 {
 		_, err = fmt.Fprintf(t.out, "%d events of release 0.1.0 cannot be sealed again: the key that opens them stays until the account is erased\n", r.Kept)
 		return err
