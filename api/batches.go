@@ -25,12 +25,12 @@ type createBatchInput struct{ Body openai.BatchBody }
 // BatchPath is the path of a batch. It is exported because Huma reads only exported types inside
 // others.
 type BatchPath struct {
-	ID string `path:"id" minLength:"1" maxLength:"64" example:"batch_01920000-0000-7000-8000-000000000001" doc:"The batch's id."`
+	ID string `path:"id" pattern:"^batch_[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"batch_ and a UUID" maxLength:"42" example:"batch_01920000-0000-7000-8000-000000000001" doc:"The batch's id."`
 }
 
 type listBatchesInput struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"The largest number of batches."`
-	After string `query:"after" maxLength:"64" doc:"Begin after the batch with this id."`
+	After string `query:"after" pattern:"^batch_[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"batch_ and a UUID" maxLength:"42" doc:"Begin after the batch with this id."`
 }
 
 type (
@@ -97,10 +97,7 @@ func (s *server) createBatch(ctx context.Context, in *createBatchInput) (*batchO
 }
 
 func (s *server) listBatches(ctx context.Context, in *listBatchesInput) (*batchListOutput, error) {
-	after, err := cursor(openai.BatchPrefix, in.After)
-	if err != nil {
-		return nil, err
-	}
+	after, _ := openai.ParseID(openai.BatchPrefix, in.After)
 	found, err := s.Store.Batches(ctx, caller(ctx).Account, after, in.Limit+1)
 	if err != nil {
 		return nil, err

@@ -49,14 +49,14 @@ func (in *uploadInput) Resolve(ctx huma.Context) []error {
 // FilePath is the path of a file. It is exported because Huma reads only exported types inside
 // others.
 type FilePath struct {
-	ID string `path:"id" minLength:"1" maxLength:"64" example:"file-01920000-0000-7000-8000-000000000001" doc:"The file's id."`
+	ID string `path:"id" pattern:"^file-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"file- and a UUID" maxLength:"41" example:"file-01920000-0000-7000-8000-000000000001" doc:"The file's id."`
 }
 
 type listFilesInput struct {
 	Purpose string `query:"purpose" enum:"batch,batch_output" doc:"Only files with this purpose."`
 	Limit   int    `query:"limit" minimum:"1" maximum:"100" default:"100" doc:"The largest number of files."`
 	Order   string `query:"order" enum:"asc,desc" default:"desc" doc:"The order by time of creation."`
-	After   string `query:"after" maxLength:"64" doc:"Begin after the file with this id."`
+	After   string `query:"after" pattern:"^file-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"file- and a UUID" maxLength:"41" doc:"Begin after the file with this id."`
 }
 
 type (
@@ -246,9 +246,9 @@ func cleanName(name string) string {
 }
 
 func (s *server) listFiles(ctx context.Context, in *listFilesInput) (*fileListOutput, error) {
-	after, err := cursor(openai.FilePrefix, in.After)
-	if err != nil {
-		return nil, err
+	after, _ := openai.ParseID(openai.FilePrefix, in.After)
+	if in.After == "" && in.Order == "desc" {
+		after = uuid.Max
 	}
 	found, err := s.Store.Files(ctx, caller(ctx).Account, after, in.Purpose != "batch_output", in.Purpose != "batch", in.Order == "desc", in.Limit+1)
 	if err != nil {
@@ -262,15 +262,6 @@ func (s *server) listFiles(ctx context.Context, in *listFilesInput) (*fileListOu
 		page.FirstID, page.LastID = &page.Data[0].ID, &page.Data[n-1].ID
 	}
 	return &fileListOutput{page}, nil
-}
-
-// cursor returns the id in a parameter after, or the zero UUID if it was not sent.
-func cursor(prefix, after string) (uuid.UUID, error) {
-	id, ok := openai.ParseID(prefix, after)
-	if after != "" && !ok {
-		return id, newProblem(http.StatusUnprocessableEntity, "invalid_request", "query.after: expected an id of the list").at("query.after")
-	}
-	return id, nil
 }
 
 func (s *server) deleteFile(ctx context.Context, in *FilePath) (*fileDeletedOutput, error) {
@@ -303,7 +294,7 @@ func (s *server) readFile(ctx context.Context, in *FilePath) (*openAIOutput, err
 		}
 		for number := 0; ; {
 			chunk, err := s.Store.NextChunk(ctx, file.Owner, file.ID, number)
-			if number > 0 && errors.Is(err, events.ErrNotFound) {
+			if errors.Is(err, events.ErrNotFound) {
 				_, err = s.Store.File(ctx, file.Owner, file.ID) // a file that was deleted meanwhile is not complete
 				return err
 			}

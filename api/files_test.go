@@ -60,10 +60,11 @@ func TestFilesAreKeptAsSent(t *testing.T) {
 	f.Do("GET", "/v1/files?after=file-x", "").Refused(t, 422, "invalid_request")
 	_, stranger := f.user("stranger")
 	path := "/v1/files/" + files[0].ID
-	for _, at := range []string{"GET " + path, "GET " + path + "/content", "DELETE " + path, "GET /v1/files/file-" + uuid.NewString(), "GET /v1/files/" + strings.ToUpper(files[0].ID)} {
+	for _, at := range []string{"GET " + path, "GET " + path + "/content", "DELETE " + path, "GET /v1/files/file-" + uuid.NewString()} {
 		method, path, _ := strings.Cut(at, " ")
 		f.As(stranger).Do(method, path, "").Refused(t, 404, "not_found")
 	}
+	f.Do("GET", "/v1/files/"+strings.ToUpper(files[0].ID), "").Refused(t, 422, "invalid_request")
 	f.As(stranger).Do("POST", "/v1/batches", `{"input_file_id":"`+files[0].ID+`","endpoint":"/v1/completions","completion_window":"24h"}`).Refused(t, 404, "not_found")
 	f.Do("DELETE", path, "").Must(t, 200)
 	f.Do("GET", path, "").Refused(t, 404, "not_found")
@@ -80,8 +81,8 @@ func TestBadUploadsAreRefused(t *testing.T) {
 		status int
 		code   string
 	}{
-		"no form":        {"", 400, "invalid_request"},
-		"cut off":        {strings.TrimSuffix(form("purpose", "batch", "file", "a"), "--\r\n"), 400, "invalid_request"},
+		"no form":        {"", 422, "invalid_request"},
+		"cut off":        {strings.TrimSuffix(form("purpose", "batch", "file", "a"), "\r\n--"+boundary+"--\r\n"), 400, "invalid_request"},
 		"no purpose":     {form("file", "a"), 422, "invalid_request"},
 		"no file":        {form("purpose", "batch"), 422, "invalid_request"},
 		"other purpose":  {form("file", "a", "purpose", "vision"), 422, "invalid_request"},

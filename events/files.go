@@ -204,11 +204,11 @@ func (s *Store) File(ctx context.Context, owner, id uuid.UUID) (File, error) {
 
 // Files returns up to limit stored files of an owner in the order of their ids, which is that of
 // their creation. If descending is set, the order is the opposite. The parameter after is the
-// last file of the previous page, or the zero UUID.
+// last file of the previous page. Before the first page, it is the zero UUID, or uuid.Max.
 func (s *Store) Files(ctx context.Context, owner, after uuid.UUID, uploaded, made, descending bool, limit int) ([]File, error) {
 	where := `and f.id > $2 and (f.batch is null and $3 or f.batch is not null and $4) order by f.id limit $5`
 	if descending {
-		where = `and ($2 = '00000000-0000-0000-0000-000000000000' or f.id < $2) and (f.batch is null and $3 or f.batch is not null and $4) order by f.id desc limit $5`
+		where = `and f.id < $2 and (f.batch is null and $3 or f.batch is not null and $4) order by f.id desc limit $5`
 	}
 	found, err := s.files(ctx, where, owner, after, uploaded, made, limit)
 	if err != nil {

@@ -73,6 +73,9 @@ func (q *Queue) EndLines(ctx context.Context, b events.Batch, limit int) error {
 			if err == nil {
 				_, err = q.Cancel(ctx, job, fact)
 			}
+			if _, damaged := errors.AsType[*events.Damage](err); damaged {
+				continue
+			}
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("cancel line %d of batch %s: %w", line.Number, b.ID, err))
 			}

@@ -73,7 +73,7 @@ type FileList struct {
 
 // BatchBody is the request body of /v1/batches.
 type BatchBody struct {
-	InputFileID      string   `json:"input_file_id" minLength:"1" maxLength:"64" example:"file-01920000-0000-7000-8000-000000000001" doc:"The id of an uploaded file with the requests."`
+	InputFileID      string   `json:"input_file_id" pattern:"^file-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$" patternDescription:"file- and a UUID" maxLength:"41" example:"file-01920000-0000-7000-8000-000000000001" doc:"The id of an uploaded file with the requests."`
 	Endpoint         string   `json:"endpoint" enum:"/v1/completions,/v1/chat/completions,/v1/responses" doc:"The operation that each line asks for."`
 	CompletionWindow string   `json:"completion_window" enum:"24h" doc:"The time until the deadline."`
 	Metadata         Metadata `json:"metadata,omitempty" doc:"Up to 16 texts of the client, each with a name of up to 64 characters. They are in each answer about the batch."`

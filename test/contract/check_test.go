@@ -102,6 +102,8 @@ var refusals = map[string][]string{
 	"create-completion":           {"model_not_found", "context_length_exceeded", "token_ids_not_text", "too_many_choices", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "unsupported_parameter"},
 	"create-chat-completion":      {"model_not_found", "context_length_exceeded", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "top_logprobs_alone"},
 	"get-model":                   {"model_not_found"},
+	"create-batch":                {"too_many_batches", "metadata_form"},
+	"upload-file":                 {"too_many_files"},
 	"create-response":             {"model_not_found", "context_length_exceeded", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "response_erased", "background_not_stored", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
 	"count-response-input-tokens": {"model_not_found", "prompt_blank", "prompt_word", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
 	"list-response-input-items":   {"invalid_request"},
@@ -113,7 +115,7 @@ func (f *findings) mayRefuse(g *generator, r *request, a apitest.Answer) bool {
 	case rateLimitExceeded:
 		return f.rateLimited
 	case "not_found":
-		return strings.Contains(r.op.path, "{")
+		return strings.Contains(r.op.path, "{") || r.op.OperationID == "create-batch" // the id of a file
 	case "invalid_access_token":
 		return r.op.private()
 	case "forbidden":
