@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -38,40 +39,42 @@ func newLineReader(o Options) (*lineReader, error) {
 	s.api = humago.New(mux, config())
 	s.api.UseMiddleware(s.unsupported)
 	s.bodySchemas()
-	registerLine(s, openai.EndpointCompletions, openai.Completions, func(_ context.Context, in *completionInput) (openai.LineRecord, []jobs.Request, error) {
-		record, err := in.Body.Line()
-		if err != nil {
-			return record, nil, err
-		}
-		requests, err := s.completionRequests(&in.Body)
-		return record, requests, err
+	registerLine(s, openai.EndpointCompletions, openai.Completions, func(_ context.Context, in *completionInput) (lineBody, func() ([]jobs.Request, error)) {
+		return &in.Body, func() ([]jobs.Request, error) { return s.completionRequests(&in.Body) }
 	})
-	registerLine(s, openai.EndpointChat, openai.Chat, func(_ context.Context, in *chatInput) (openai.LineRecord, []jobs.Request, error) {
-		record, err := in.Body.Line()
-		if err != nil {
-			return record, nil, err
-		}
-		requests, err := s.chatRequests(&in.Body)
-		return record, requests, err
+	registerLine(s, openai.EndpointChat, openai.Chat, func(_ context.Context, in *chatInput) (lineBody, func() ([]jobs.Request, error)) {
+		return &in.Body, func() ([]jobs.Request, error) { return s.chatRequests(&in.Body) }
 	})
-	registerLine(s, openai.EndpointResponses, openai.Responses, func(ctx context.Context, in *createResponseInput) (openai.LineRecord, []jobs.Request, error) {
-		record, err := in.Body.Line()
-		if err != nil {
-			return record, nil, err
+	registerLine(s, openai.EndpointResponses, openai.Responses, func(ctx context.Context, in *createResponseInput) (lineBody, func() ([]jobs.Request, error)) {
+		return &in.Body, func() ([]jobs.Request, error) {
+			request, err := s.responseRequest(ctx, &in.Body)
+			return []jobs.Request{request}, err
 		}
-		request, err := s.responseRequest(ctx, &in.Body)
-		return record, []jobs.Request{request}, err
 	})
 	return &lineReader{mux}, nil
 }
 
-// registerLine adds the operation for lines of an endpoint.
-func registerLine[I any](s *server, path string, fields openai.Operation, read func(context.Context, *I) (openai.LineRecord, []jobs.Request, error)) {
+// lineBody is the body of a line.
+type lineBody interface {
+	// Line returns the record of the line, or why a line cannot have the body.
+	Line() (openai.LineRecord, error)
+}
+
+// registerLine adds the operation for lines of an endpoint. read returns the body, and a function
+// that returns its requests.
+func registerLine[I any](s *server, path string, fields openai.Operation, read func(context.Context, *I) (lineBody, func() ([]jobs.Request, error))) {
 	register(s, openAIOperation(huma.Operation{OperationID: path, Path: path, DefaultStatus: http.StatusNoContent}, fields), func(ctx context.Context, in *I) (*struct{}, error) {
-		record, requests, err := read(ctx, in)
-		if p, ok := ctx.Value(preparedKey).(*prepared); ok && err == nil {
-			p.record, p.requests = record, requests
+		body, requests := read(ctx, in)
+		record, err := body.Line()
+		if err != nil {
+			return nil, err
 		}
+		p, ok := ctx.Value(preparedKey).(*prepared)
+		if !ok {
+			return nil, errors.New("the context of a line lacks a place for its requests")
+		}
+		p.record = record
+		p.requests, err = requests()
 		return nil, err
 	})
 }

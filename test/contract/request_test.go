@@ -45,6 +45,9 @@ func (g *generator) compose(op *operation) *request {
 		switch p.In {
 		case "path":
 			values[p.Name] = value
+			if strings.Contains(value, "/") || value == "." || value == ".." {
+				r.valid = false // the service refuses paths with empty segments and with dots, whatever the schema of a segment
+			}
 		case "query":
 			r.query = append(r.query, [2]string{p.Name, value})
 		case "header":
@@ -64,7 +67,7 @@ func (g *generator) compose(op *operation) *request {
 		kinds := sortedKeys(op.RequestBody.Content)
 		r.media = kinds[g.IntN(len(kinds))]
 		r.body = g.valid(op.RequestBody.Content[r.media].Schema, "body")
-		r.valid = len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is an empty body
+		r.valid = r.valid && len(r.content()) > 0 || !op.RequestBody.Required // a form without fields is an empty body
 	}
 	if op.private() {
 		r.header = append(r.header, [2]string{"Authorization", "Bearer " + g.caller.access})
