@@ -201,7 +201,7 @@ func (s *server) answerLine(ctx context.Context, batch events.Batch, record open
 		response.StatusCode, response.Body = p.Status, p
 		return response, nil, nil
 	}
-	response.Body = record.Answer(batch.Endpoint, group)
+	response.Body = record.Answer(batch.Endpoint, group, s.Queue.Logprobs)
 	return response, nil, nil
 }
 

@@ -177,8 +177,8 @@ func TestBatchAnswersLikeSingleRequests(t *testing.T) {
 			`{"model":"opticks","prompt":"such violence"}`, `{"model":"opticks","prompt":"` + strings.Repeat("light ", 4000) + `"}`, `{"model":"opticks"}`, `{"model":"opticks","prompt":"light","canary":1}`,
 		},
 		"/v1/chat/completions": {
-			`{"model":"opticks","messages":[{"role":"system","content":"rays"},{"role":"user","content":"light"}],"seed":3,"max_tokens":6}`,
-			`{"model":"opticks","messages":[{"role":"user","content":"light"}],"tools":[{}]}`,
+			`{"model":"opticks","messages":[{"role":"system","content":"rays"},{"role":"user","content":"light"}],"seed":3,"max_tokens":6,"logprobs":true,"top_logprobs":2}`,
+			`{"model":"opticks","messages":[{"role":"user","content":"light"}],"tools":[{}]}`, `{"model":"opticks","messages":[{"role":"user","content":"light"}],"top_logprobs":1}`,
 		},
 		"/v1/responses": {
 			`{"model":"opticks","input":"light","temperature":0,"max_output_tokens":6,"metadata":{"a":"b"}}`,

@@ -261,13 +261,14 @@ func (b *ResponseBody) Line() (LineRecord, error) {
 	return LineRecord{}, nil
 }
 
-// Answer returns what the operation at an endpoint answers about the ended jobs of a line.
-func (r LineRecord) Answer(endpoint string, jobs []events.Job) any {
+// Answer returns what the operation at an endpoint answers about the ended jobs of a line. The
+// jobs know whether their request asked for log probabilities.
+func (r LineRecord) Answer(endpoint string, jobs []events.Job, logprobs Logprobs) any {
 	switch endpoint {
 	case EndpointChat:
-		return (&ChatBody{Sampling: Sampling{N: r.N}}).Answer(jobs)
+		return (&ChatBody{Sampling: Sampling{N: r.N}}).Answer(jobs, logprobs)
 	case EndpointResponses:
-		return NewResponse(jobs[0])
+		return NewResponse(jobs[0], logprobs)
 	}
-	return (&CompletionBody{Sampling: Sampling{N: r.N}, Echo: r.Echo}).Answer(jobs)
+	return (&CompletionBody{Sampling: Sampling{N: r.N}, Echo: r.Echo}).Answer(jobs, logprobs)
 }
