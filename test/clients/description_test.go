@@ -8,9 +8,7 @@ import (
 
 // testDescription checks the description of the service with linters. None may report
 // anything.
-func testDescription(t *testing.T) {
-	t.Parallel()
-	s := start(t)
+func testDescription(t *testing.T, s *service) {
 	for _, form := range []string{"/openapi.json", "/openapi-3.0.json"} {
 		scenario(t, "@redocly/cli", npmVersion(t, "@redocly/cli"), "reports nothing about "+form[1:], func(t *testing.T) {
 			// recommended-strict turns warnings into errors, and a warning ends the command well

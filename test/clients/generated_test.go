@@ -8,9 +8,7 @@ import (
 
 // testGenerated generates clients from the description, compiles them and makes calls. The
 // generators and what they generate are in a copy of the module generated.
-func testGenerated(t *testing.T) {
-	t.Parallel()
-	s := start(t)
+func testGenerated(t *testing.T, s *service) {
 	for _, g := range []struct {
 		name, module, call string
 		generate           func(description string) []string

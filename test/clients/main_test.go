@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -62,10 +61,22 @@ func scenario(t *testing.T, client, version, name string, run func(*testing.T)) 
 // TestClients runs all scenarios and writes the report, if one is wanted.
 func TestClients(t *testing.T) {
 	t.Run("all", func(t *testing.T) { // it returns when all parallel groups have ended
-		t.Run("description", testDescription)
-		t.Run("generated", testGenerated)
-		t.Run("streams", testStreams)
-		t.Run("sessions", testSessions)
+		s := start(t)
+		s.work()
+		for name, test := range map[string]func(*testing.T, *service){
+			"description": testDescription,
+			"generated":   testGenerated,
+			"npm":         testNpm,
+			"openai":      testOpenAI,
+			"sessions":    testSessions,
+			"streams":     testStreams,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, s)
+			})
+		}
+		t.Run("killed", testKilled)
 	})
 	if *report == "" {
 		return
@@ -90,27 +101,50 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// service is two processes of the API and a worker over one database.
+// service is two processes of the API and a worker over one database. The scenarios share
+// one, unless they stop its processes.
 type service struct {
+	t        *testing.T
 	apis     [2]*programtest.Process
+	worker   *programtest.Process
 	settings []string
 }
 
+// start starts a service without its worker.
 func start(t *testing.T) *service {
 	t.Helper()
 	db := programtest.Database(t)
-	s := &service{settings: []string{"DATABASE_URL=" + db.URL, "COLOPHON_DATA=" + t.TempDir()}}
+	s := &service{t: t, settings: []string{"DATABASE_URL=" + db.URL, "COLOPHON_DATA=" + t.TempDir()}}
 	for i := range s.apis {
-		s.apis[i] = programtest.Start(t, s.settings, "api", "--listen", "127.0.0.1:0", "--no-rate-limits")
+		s.apis[i] = s.api(t, "--no-rate-limits", "--max-streams=0")
 	}
-	programtest.Start(t, s.settings, "worker")
 	return s
+}
+
+// work starts the worker.
+func (s *service) work() {
+	s.t.Helper()
+	s.worker = programtest.Start(s.t, s.settings, "worker")
+}
+
+// api starts one more process of the API for a test.
+func (s *service) api(t *testing.T, args ...string) *programtest.Process {
+	t.Helper()
+	return programtest.Start(t, s.settings, append([]string{"api", "--listen", "127.0.0.1:0"}, args...)...)
 }
 
 // user returns a client of a new user.
 func (s *service) user(t *testing.T, name string) apitest.Client {
 	t.Helper()
 	return apitest.NewUser(t, s.apis[0].URL, name)
+}
+
+// key returns an API key of a new user.
+func (s *service) key(t *testing.T, name string) string {
+	t.Helper()
+	var key struct{ Key string }
+	s.user(t, name).Do("POST", "/keys", `{"name":"test"}`).Must(t, 201).Into(t, &key)
+	return key.Key
 }
 
 // fetch saves an answer of the service in a file.
@@ -139,45 +173,9 @@ func output(t *testing.T, dir string, env []string, name string, args ...string)
 	return string(out)
 }
 
-// npm is the directory of the clients for Node.
-func npm(t *testing.T) string {
-	t.Helper()
-	dir := filepath.Join(here, "npm")
-	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
-		t.Fatal("the clients for Node are missing: npm --prefix test/clients/npm ci")
-	}
-	return dir
-}
-
-// npmVersion returns the version of a package that package.json pins.
-func npmVersion(t *testing.T, name string) string {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(npm(t), "package.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pinned struct{ Dependencies map[string]string }
-	if err := json.Unmarshal(raw, &pinned); err != nil {
-		t.Fatal(err)
-	}
-	if pinned.Dependencies[name] == "" {
-		t.Fatalf("package.json has no %s", name)
-	}
-	return pinned.Dependencies[name]
-}
-
 // goVersion returns the version of a module that the go.mod in a directory of this package
 // requires.
 func goVersion(t *testing.T, dir, module string) string {
 	t.Helper()
 	return strings.TrimSpace(output(t, filepath.Join(here, dir), nil, "go", "list", "-m", "-f", "{{.Version}}", module))
-}
-
-// run runs a scenario in Node and decodes the JSON that it prints.
-func run(t *testing.T, into any, file string, env ...string) {
-	t.Helper()
-	out := output(t, npm(t), env, "node", file)
-	if err := json.Unmarshal([]byte(out), into); err != nil {
-		t.Fatalf("%s: %v in %.4000s", file, err, out)
-	}
 }

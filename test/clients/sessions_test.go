@@ -12,9 +12,7 @@ import (
 )
 
 // testSessions signs in with golang.org/x/oauth2, and with a session that must be renewed.
-func testSessions(t *testing.T) {
-	t.Parallel()
-	s := start(t)
+func testSessions(t *testing.T, s *service) {
 	version := goVersion(t, ".", "golang.org/x/oauth2")
 	config := oauth2.Config{Endpoint: oauth2.Endpoint{TokenURL: s.apis[0].URL + "/token", AuthStyle: oauth2.AuthStyleInParams}}
 	get := func(t *testing.T, client *http.Client, want int) {

@@ -43,9 +43,7 @@ func compare(t *testing.T, c apitest.Client, id string, got []string) {
 }
 
 // testStreams follows jobs through cuts.
-func testStreams(t *testing.T) {
-	t.Parallel()
-	s := start(t)
+func testStreams(t *testing.T, s *service) {
 	// The first bytes of an answer are its headers and the first id, about 900 bytes.
 	for _, c := range []struct {
 		name     string
