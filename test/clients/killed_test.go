@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/openai/openai-go/v3"
@@ -20,15 +21,14 @@ func testKilled(t *testing.T) {
 	s := start(t)
 	full := s.api(t, "--no-rate-limits", "--max-outstanding-jobs=1")
 	g := newGo(t, s, "openai-go")
-	key := s.key(t, "openai-node")
-	node := []string{"KEY=" + key, "URL=" + s.apis[0].URL, "OTHER=" + s.apis[1].URL, "LIMITED=" + full.URL}
-	for _, key := range []string{g.key, key} {
+	node := append(s.env(t, "openai-node"), "LIMITED="+full.URL)
+	for _, key := range []string{g.key, strings.TrimPrefix(node[0], "KEY=")} {
 		g.user.As(key).Submit(`{"prompt":"A job that waits for a worker","max_new_tokens":1}`)
 	}
 	t.Run("idle", func(t *testing.T) { // it returns when the parallel parts have ended
 		t.Run("node", func(t *testing.T) {
 			t.Parallel()
-			scenarios(t, []string{"openai"}, "openai.js", append(node, "STAGE=idle")...)
+			scenarios(t, "openai", npmVersion(t, "openai"), "openai.js", append(node, "STAGE=idle")...)
 		})
 		for _, f := range surfaces {
 			t.Run(f.name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func testKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scenarios(t, []string{"openai"}, "openai.js", append(node, "STAGE=killed", "DOOMED="+string(list), "WORKER="+strconv.Itoa(s.worker.PID()))...)
+	scenarios(t, "openai", npmVersion(t, "openai"), "openai.js", append(node, "STAGE=killed", "DOOMED="+string(list), "WORKER="+strconv.Itoa(s.worker.PID()))...)
 	for _, f := range surfaces {
 		g.killed(t, f)
 	}

@@ -47,8 +47,11 @@ func scenario(t *testing.T, client, version, name string, run func(*testing.T)) 
 	t.Run(client+"/"+name, func(t *testing.T) {
 		defer func() {
 			result := "passed"
-			if t.Failed() {
+			switch {
+			case t.Failed():
 				result = "failed"
+			case t.Skipped():
+				result = "not done"
 			}
 			rows.Lock()
 			defer rows.Unlock()

@@ -3,6 +3,7 @@ package clients
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,14 +48,9 @@ func run(t *testing.T, into any, file string, env ...string) {
 }
 
 // scenarios runs a file of scenarios for Node's test runner. Each of its tests is a scenario of
-// the client, which consists of packages.
-func scenarios(t *testing.T, packages []string, file string, env ...string) {
+// the client. A test that is skipped is reported as not done.
+func scenarios(t *testing.T, client, version, file string, env ...string) {
 	t.Helper()
-	versions := make([]string, len(packages))
-	for i, name := range packages {
-		versions[i] = npmVersion(t, name)
-	}
-	client, version := strings.Join(packages, ", "), strings.Join(versions, ", ")
 	cmd := exec.CommandContext(t.Context(), "node", "--test-reporter=./reporter.js", "--test-force-exit", file)
 	cmd.Dir, cmd.Env = npm(t), append(os.Environ(), env...)
 	var errs strings.Builder
@@ -66,15 +62,19 @@ func scenarios(t *testing.T, packages []string, file string, env ...string) {
 	n := 0
 	for line := range strings.Lines(string(out)) {
 		var result struct {
-			Name  string
-			Error *string
+			Name    string
+			Error   *string
+			Skipped bool
 		}
 		if err := json.Unmarshal([]byte(line), &result); err != nil {
 			t.Fatalf("%s: %v in %.4000s", file, err, line)
 		}
 		n++
 		scenario(t, client, version, result.Name, func(t *testing.T) {
-			if result.Error != nil {
+			switch {
+			case result.Skipped:
+				t.Skip("not done")
+			case result.Error != nil:
 				t.Error(*result.Error)
 			}
 		})
@@ -100,8 +100,31 @@ func testNpm(t *testing.T, s *service) {
 		provider := c.packages[len(c.packages)-1]
 		t.Run(provider, func(t *testing.T) {
 			t.Parallel()
+			versions := make([]string, len(c.packages))
+			for i, name := range c.packages {
+				versions[i] = npmVersion(t, name)
+			}
 			user := "npm-" + strings.NewReplacer("@", "", "/", "-").Replace(provider)
-			scenarios(t, c.packages, c.file, "STAGE=live", "PROVIDER="+provider, "KEY="+s.key(t, user), "URL="+s.apis[0].URL, "OTHER="+s.apis[1].URL, "LIMITED="+limited.URL)
+			env := append(s.env(t, user), "STAGE=live", "PROVIDER="+provider, "LIMITED="+limited.URL)
+			scenarios(t, strings.Join(c.packages, ", "), strings.Join(versions, ", "), c.file, env...)
 		})
 	}
+	t.Run("openresponses", func(t *testing.T) {
+		t.Parallel()
+		const client, version = "compliance cases of OpenResponses", "2026-04-24"
+		schema := filepath.Join(here, "..", "..", "..", "shared", "openresponses", "openapi.json") // beside the clone
+		switch raw, err := os.ReadFile(schema); {
+		case errors.Is(err, fs.ErrNotExist):
+			schema = ""
+		case err != nil || !strings.Contains(string(raw), version):
+			t.Fatalf("%s is not of %s: %v", schema, version, err)
+		}
+		scenarios(t, client, version, "openresponses.js", append(s.env(t, "openresponses"), "SCHEMA="+schema)...)
+	})
+}
+
+// env returns the environment of scenarios with a new user.
+func (s *service) env(t *testing.T, user string) []string {
+	t.Helper()
+	return []string{"KEY=" + s.key(t, user), "URL=" + s.apis[0].URL, "OTHER=" + s.apis[1].URL}
 }

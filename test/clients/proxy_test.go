@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"bytes"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -11,23 +12,30 @@ import (
 )
 
 // cutter is a proxy of connections. It passes them to the two API processes in turn, and cuts
-// some of them after a random number of bytes of the answer.
+// them after a random number of bytes of the answers.
 type cutter struct {
-	url  string
-	cuts atomic.Int64 // connections that were cut
+	url           string
+	earliest, end int64         // a connection is cut at the earliest after some bytes, and before an end
+	left          chan struct{} // cuts for later connections
+	made          atomic.Int64
+
+	mu     sync.Mutex
+	random *rand.Rand
 }
 
-// newCutter starts a proxy that cuts so many connections, and passes all later ones on whole.
-// A connection is cut at the earliest after some bytes, and before an end.
+// newCutter starts a proxy that cuts connections until it has made so many cuts, and then
+// passes all on whole. If earliest is 1, half of the cuts are resets, after which the client may
+// not have what the proxy has sent.
 func newCutter(t *testing.T, s *service, cuts int, earliest, end int64, seed uint64) *cutter {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{url: "http://" + listener.Addr().String()}
-	random := rand.New(rand.NewPCG(seed, 0))
-	t.Logf("seed %d", seed)
+	c := &cutter{url: "http://" + listener.Addr().String(), earliest: earliest, end: end, left: make(chan struct{}, cuts), random: rand.New(rand.NewPCG(seed, 0))}
+	for range cuts {
+		c.left <- struct{}{}
+	}
 	var all sync.WaitGroup
 	t.Cleanup(all.Wait)
 	t.Cleanup(func() { listener.Close() })
@@ -37,19 +45,14 @@ func newCutter(t *testing.T, s *service, cuts int, earliest, end int64, seed uin
 			if err != nil {
 				return
 			}
-			most := int64(-1)
-			if n < cuts {
-				most = earliest + random.Int64N(end-earliest)
-			}
-			all.Go(func() { c.pass(t, client, s.apis[n%2].URL, most) })
+			all.Go(func() { c.pass(t, client, s.apis[n%2].URL) })
 		}
 	})
 	return c
 }
 
-// pass connects a client with an API process until one of them closes, or until the process
-// has sent most bytes, unless most is negative.
-func (c *cutter) pass(t *testing.T, client net.Conn, api string, most int64) {
+// pass connects a client with an API process until one of them closes or the connection is cut.
+func (c *cutter) pass(t *testing.T, client net.Conn, api string) {
 	defer client.Close()
 	at, err := url.Parse(api)
 	if err != nil {
@@ -68,14 +71,34 @@ func (c *cutter) pass(t *testing.T, client net.Conn, api string, most int64) {
 		_, _ = io.Copy(server, client) // either end may close
 		server.Close()
 	}()
-	if most < 0 {
-		_, _ = io.Copy(client, server)
-	} else if n, _ := io.CopyN(client, server, most); n == most {
-		c.cuts.Add(1)
-		if tcp, ok := client.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // the client gets a reset
-		}
-	}
+	c.answer(client, server)
 	client.Close()
 	<-stop
+}
+
+// answer passes the bytes of a server on. A connection that ends before its cut leaves the cut to
+// another one, and one without an answer takes none.
+func (c *cutter) answer(client, server net.Conn) {
+	var first [1]byte
+	if _, err := io.ReadFull(server, first[:]); err != nil {
+		return
+	}
+	answer := io.MultiReader(bytes.NewReader(first[:]), server)
+	select {
+	case <-c.left:
+	default:
+		_, _ = io.Copy(client, answer)
+		return
+	}
+	c.mu.Lock()
+	most, reset := c.earliest+c.random.Int64N(c.end-c.earliest), c.earliest == 1 && c.random.IntN(2) == 0
+	c.mu.Unlock()
+	if n, _ := io.CopyN(client, answer, most); n < most {
+		c.left <- struct{}{}
+		return
+	}
+	if tcp, ok := client.(*net.TCPConn); ok && reset {
+		_ = tcp.SetLinger(0)
+	}
+	c.made.Add(1)
 }

@@ -1,29 +1,33 @@
 // Follows jobs with tickets in parallel, as a page does with EventSource, through a proxy that
-// cuts connections. Prints the data of all messages of each job, and how often a page had to
-// get another ticket.
+// cuts connections. Prints the data of all messages of each job, and the answers for which a page
+// had to get another ticket.
 import { EventSource } from "eventsource";
 
 const { URL: url, PROXY: proxy, TOKEN: token, JOBS: jobs } = process.env;
 const types = ["accepted", "reassigned", "started", "advanced", "completed", "failed", "cancelled", "erased"].map((t) => `job.${t}`);
 
 async function follow(job) {
-  const got = { data: [], tickets: 0, opened: 0 };
+  const got = { data: [], refused: [] };
   for (let version = 0, ended = false; !ended; ) {
     const answer = await fetch(`${url}/jobs/${job}/ticket`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    if (answer.status === 503) {
+      await new Promise((next) => setTimeout(next, 1000 * answer.headers.get("Retry-After")));
+      continue;
+    }
     if (!answer.ok) throw new Error(`ticket: ${answer.status} ${await answer.text()}`);
     const ticket = await answer.json();
-    got.tickets++;
     ended = await new Promise((resolve) => {
       const source = new EventSource(`${proxy}${ticket.url}&after=${version}`);
-      source.addEventListener("open", () => got.opened++);
       for (const type of types) {
         source.addEventListener(type, (message) => {
           got.data.push(message.data);
           version = JSON.parse(message.data).version;
         });
       }
-      source.addEventListener("error", () => {
-        if (source.readyState === EventSource.CLOSED) resolve(JSON.parse(got.data.at(-1) ?? "{}").type === "job.completed");
+      source.addEventListener("error", ({ code }) => {
+        if (source.readyState !== EventSource.CLOSED) return;
+        if (code !== 204) got.refused.push(code);
+        resolve(code === 204);
       });
     });
   }
@@ -31,5 +35,4 @@ async function follow(job) {
 }
 
 const all = await Promise.all(jobs.split(",").map(async (job) => [job, await follow(job)]));
-console.log(JSON.stringify(Object.fromEntries(all)));
-process.exit();
+process.stdout.write(JSON.stringify(Object.fromEntries(all)), () => process.exit());
