@@ -2,6 +2,7 @@ package clients
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -14,25 +15,28 @@ import (
 // cutter is a proxy of connections. It passes them to the two API processes in turn, and cuts
 // them after a random number of bytes of the answers.
 type cutter struct {
-	url           string
-	earliest, end int64         // a connection is cut at the earliest after some bytes, and before an end
-	left          chan struct{} // cuts for later connections
-	made          atomic.Int64
+	url  string
+	left chan struct{} // cuts for later connections
+	made atomic.Int64
 
 	mu     sync.Mutex
 	random *rand.Rand
 }
 
+// most is the largest number of bytes before a cut. The longest message has fewer, with the
+// headers of its answer.
+const most = 5000
+
 // newCutter starts a proxy that cuts connections until it has made so many cuts, and then
-// passes all on whole. If earliest is 1, half of the cuts are resets, after which the client may
-// not have what the proxy has sent.
-func newCutter(t *testing.T, s *service, cuts int, earliest, end int64, seed uint64) *cutter {
+// passes all on whole. Half of the cuts are resets, after which the client may not have what the
+// proxy has sent.
+func newCutter(t *testing.T, s *service, cuts int, seed uint64) *cutter {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{url: "http://" + listener.Addr().String(), earliest: earliest, end: end, left: make(chan struct{}, cuts), random: rand.New(rand.NewPCG(seed, 0))}
+	c := &cutter{url: "http://" + listener.Addr().String(), left: make(chan struct{}, cuts), random: rand.New(rand.NewPCG(seed, 0))}
 	for range cuts {
 		c.left <- struct{}{}
 	}
@@ -65,6 +69,8 @@ func (c *cutter) pass(t *testing.T, client net.Conn, api string) {
 		return
 	}
 	defer server.Close()
+	// The context ends before the test waits for its proxies. Idle connections would last.
+	defer context.AfterFunc(t.Context(), func() { client.Close(); server.Close() })()
 	stop := make(chan struct{})
 	go func() {
 		defer close(stop)
@@ -91,9 +97,9 @@ func (c *cutter) answer(client, server net.Conn) {
 		return
 	}
 	c.mu.Lock()
-	most, reset := c.earliest+c.random.Int64N(c.end-c.earliest), c.earliest == 1 && c.random.IntN(2) == 0
+	at, reset := 1+c.random.Int64N(most), c.random.IntN(2) == 0
 	c.mu.Unlock()
-	if n, _ := io.CopyN(client, answer, most); n < most {
+	if n, _ := io.CopyN(client, answer, at); n < at {
 		c.left <- struct{}{}
 		return
 	}

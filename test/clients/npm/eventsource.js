@@ -1,6 +1,7 @@
 // Follows jobs with tickets in parallel, as a page does with EventSource, through a proxy that
-// cuts connections. Prints the data of all messages of each job, and the answers for which a page
-// had to get another ticket.
+// cuts connections. Prints the data of all messages of each job. A page has to get another ticket
+// if the connection was cut before the first message. Prints the answers for which it had to get
+// one although its ticket had brought events.
 import { EventSource } from "eventsource";
 
 const { URL: url, PROXY: proxy, TOKEN: token, JOBS: jobs } = process.env;
@@ -17,16 +18,18 @@ async function follow(job) {
     if (!answer.ok) throw new Error(`ticket: ${answer.status} ${await answer.text()}`);
     const ticket = await answer.json();
     ended = await new Promise((resolve) => {
+      let brought = false;
       const source = new EventSource(`${proxy}${ticket.url}&after=${version}`);
       for (const type of types) {
         source.addEventListener(type, (message) => {
+          brought = true;
           got.data.push(message.data);
           version = JSON.parse(message.data).version;
         });
       }
       source.addEventListener("error", ({ code }) => {
         if (source.readyState !== EventSource.CLOSED) return;
-        if (code !== 204) got.refused.push(code);
+        if (code !== 204 && brought) got.refused.push(code);
         resolve(code === 204);
       });
     });
