@@ -10,6 +10,10 @@
 //	go -C test/clients test -count=1 ./... -report ../../docs/reports/clients.md
 //
 // The tests start the real program, on loopback only. A scenario is a test in a file of its
-// client's kind that calls [scenario]; the report has one row for each. -count=1 is needed,
-// because go test does not see changes outside of this module.
+// client's kind that calls [scenario], or a test of Node's test runner; the report has one row for
+// each. -count=1 is needed, because go test does not see changes outside of this module.
+//
+// Streams are cut at random bytes. The log has the seed of these points, and -seed takes it. The
+// specification of OpenResponses is not in this repository: if ../shared/openresponses is not
+// beside the clone, the report says that nothing was checked against its schema.
 package clients

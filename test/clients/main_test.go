@@ -67,6 +67,7 @@ func TestClients(t *testing.T) {
 		s := start(t)
 		s.work()
 		for name, test := range map[string]func(*testing.T, *service){
+			"browser":     testBrowser,
 			"description": testDescription,
 			"generated":   testGenerated,
 			"npm":         testNpm,

@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"math/rand/v2"
@@ -27,19 +26,14 @@ type cutter struct {
 // headers of its answer.
 const most = 5000
 
-// newCutter starts a proxy that cuts connections until it has made so many cuts, and then
-// passes all on whole. Half of the cuts are resets, after which the client may not have what the
-// proxy has sent.
-func newCutter(t *testing.T, s *service, cuts int, seed uint64) *cutter {
+// newCutter starts a proxy that passes connections on whole, until cut is called.
+func newCutter(t *testing.T, s *service, seed uint64) *cutter {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cutter{url: "http://" + listener.Addr().String(), left: make(chan struct{}, cuts), random: rand.New(rand.NewPCG(seed, 0))}
-	for range cuts {
-		c.left <- struct{}{}
-	}
 	var all sync.WaitGroup
 	t.Cleanup(all.Wait)
 	t.Cleanup(func() { listener.Close() })
@@ -53,6 +47,14 @@ func newCutter(t *testing.T, s *service, cuts int, seed uint64) *cutter {
 		}
 	})
 	return c
+}
+
+// cut makes so many cuts, cuts at most in all, and lets the other connections pass whole. Half of
+// the cuts are resets, after which the client may not have what the proxy has sent.
+func (c *cutter) cut(n int) {
+	for range n {
+		c.left <- struct{}{}
+	}
 }
 
 // pass connects a client with an API process until one of them closes or the connection is cut.
@@ -83,28 +85,42 @@ func (c *cutter) pass(t *testing.T, client net.Conn, api string) {
 }
 
 // answer passes the bytes of a server on. A connection that ends before its cut leaves the cut to
-// another one, and one without an answer takes none.
+// another one.
 func (c *cutter) answer(client, server net.Conn) {
-	var first [1]byte
-	if _, err := io.ReadFull(server, first[:]); err != nil {
-		return
+	at := -1 // bytes before the cut
+	for buf := make([]byte, 4096); ; {
+		n, err := server.Read(buf)
+		if n > 0 && at < 0 { // an idle connection keeps no cut from others
+			select {
+			case <-c.left:
+				at = 1 + c.draw(most)
+			default:
+			}
+		}
+		if at >= 0 && n >= at {
+			_, _ = client.Write(buf[:at]) // the client may have gone
+			if tcp, ok := client.(*net.TCPConn); ok && c.draw(2) == 0 {
+				_ = tcp.SetLinger(0)
+			}
+			c.made.Add(1)
+			return
+		}
+		if _, failed := client.Write(buf[:n]); err == nil {
+			err = failed
+		}
+		if err != nil {
+			if at >= 0 {
+				c.left <- struct{}{}
+			}
+			return
+		}
+		at = max(at-n, -1)
 	}
-	answer := io.MultiReader(bytes.NewReader(first[:]), server)
-	select {
-	case <-c.left:
-	default:
-		_, _ = io.Copy(client, answer)
-		return
-	}
+}
+
+// draw returns a random number below n.
+func (c *cutter) draw(n int) int {
 	c.mu.Lock()
-	at, reset := 1+c.random.Int64N(most), c.random.IntN(2) == 0
-	c.mu.Unlock()
-	if n, _ := io.CopyN(client, answer, at); n < at {
-		c.left <- struct{}{}
-		return
-	}
-	if tcp, ok := client.(*net.TCPConn); ok && reset {
-		_ = tcp.SetLinger(0)
-	}
-	c.made.Add(1)
+	defer c.mu.Unlock()
+	return c.random.IntN(n)
 }

@@ -62,7 +62,8 @@ func testStreams(t *testing.T, s *service) {
 		t.Run(c.client, func(t *testing.T) {
 			t.Parallel()
 			scenario(t, c.client, c.version, fmt.Sprintf("streams are the same, byte for byte, after %d cuts anywhere, at two processes", cuts), func(t *testing.T) {
-				cut := newCutter(t, s, cuts, from+uint64(i))
+				cut := newCutter(t, s, from+uint64(i))
+				cut.cut(cuts)
 				rounds := 0
 				for ; cut.made.Load() < cuts; rounds++ {
 					got := c.follow(t, cut.url, user, ids) // after which the record is whole
