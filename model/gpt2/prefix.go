@@ -213,7 +213,7 @@ func (s *sequence) nextKey() (string, bool) {
 	if s.prefix == nil || len(s.tokens)-s.computed < n+s.wanted {
 		return "", false
 	}
-	return pageKey(append(s.tail[:len(s.tail):len(s.tail)], s.tokens[s.computed:][:n]...)), true
+	return pageKey(slices.Concat(s.tail, s.tokens[s.computed:][:n])), true
 }
 
 // reuse puts all pages of the prefix cache that begin the tokens to compute into the
