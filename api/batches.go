@@ -221,7 +221,7 @@ func lasting(err error) *Problem {
 // lineError returns the error of a line of a batch.
 func lineError(err error) *openai.LineError {
 	e := &openai.LineError{Message: err.Error()}
-	if known, ok := err.(coded); ok {
+	if known, ok := errors.AsType[coded](err); ok {
 		e.Code = known.Code()
 	}
 	return e

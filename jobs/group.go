@@ -213,7 +213,7 @@ func (q *Queue) put(ctx context.Context, owner uuid.UUID, group []draft, first f
 	err = q.store.Write(ctx, func(tx *events.Tx) error {
 		if of := group[0].fact.LogprobsOf; of != (uuid.UUID{}) {
 			if held, err := tx.HoldText(ctx, of); err != nil || !held {
-				return cmp.Or(err, error(ErrNoRepeatableText))
+				return cmp.Or(err, ErrNoRepeatableText)
 			}
 		}
 		needed, err := q.reserve(ctx, tx, owner, group)
