@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -62,11 +63,9 @@ func TestSessionsAreListedAndEnded(t *testing.T) {
 	id := f.Submit(prompt)
 	opened, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
+		first := sync.OnceFunc(func() { close(opened) })
 		for _, err := range other.Stream(t.Context(), "/jobs/"+id+"/events") {
-			if opened != nil {
-				close(opened)
-				opened = nil
-			}
+			first()
 			if err != nil {
 				ended <- err
 				return

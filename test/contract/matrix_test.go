@@ -42,6 +42,9 @@ func TestOnlyListedOperationsNeedNoAccessToken(t *testing.T) {
 			t.Errorf("%s: the document says private: %v, the list here says %q", op, op.private(), publicOperations[op.String()])
 		}
 		r := g.compose(op)
+		for !r.valid { // a path with dots leads to no operation
+			r = g.compose(op)
+		}
 		r.header = slices.DeleteFunc(r.header, func(h [2]string) bool { return h[0] == "Authorization" })
 		a := s.roundTrip(r)
 		if op.private() != (a.Status == 401 && a.Code() == "missing_access_token") {
