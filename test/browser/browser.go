@@ -103,7 +103,7 @@ func (b *Browser) Do(what string, steps ...chromedp.Action[chromedp.Void]) {
 // Read runs an action and returns its result.
 func Read[T any](b *Browser, what string, action chromedp.Action[T]) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(b.ctx, 3*time.Minute) // as long as a page may take beside all other tests
 	defer cancel()
 	result, err := chromedp.Run(ctx, action)
 	if err != nil {
