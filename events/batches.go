@@ -206,7 +206,11 @@ func (s *Store) BeginBatch(ctx context.Context, id uuid.UUID, ranks []int32) err
 // FailBatch records that the input of a batch is not valid. A batch that is not validating stays
 // as it is.
 func (s *Store) FailBatch(ctx context.Context, id uuid.UUID, faults []BatchFault) error {
-	return s.changeBatch(ctx, "fail", id, `state = 'failed', ended_at = clock_timestamp(), faults = $2`, `state = 'validating'`, faults)
+	text, err := json.Marshal(faults)
+	if err != nil {
+		return fmt.Errorf("fail batch %s: %w", id, err)
+	}
+	return s.changeBatch(ctx, "fail", id, `state = 'failed', ended_at = clock_timestamp(), faults = $2::jsonb`, `state = 'validating'`, string(text))
 }
 
 // FinalizeBatch records that the deadline of a batch has passed, so that no more lines get jobs.

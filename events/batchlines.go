@@ -29,15 +29,12 @@ func (tx *Tx) addLine(ctx context.Context, b Batch, number int, state string, jo
 	if err != nil {
 		return err
 	}
-	if jobs == nil {
-		jobs = []uuid.UUID{}
-	}
 	var batch pgx.Batch
 	queueOpenCheck(&batch, b.Owner)
 	batch.Queue(`
 		insert into batch_lines (batch, number, owner, rank, state, jobs, sealed)
-		select $1, $2, $3, coalesce(ranks[$2], 0), $4, $5, sealed_by($3, $7::integer, $6) from batches where id = $1`,
-		b.ID, number, b.Owner, state, jobs, sealed, key)
+		select $1, $2, $3, coalesce(ranks[$2], 0), $4, $5::uuid[], sealed_by($3, $7::integer, $6) from batches where id = $1`,
+		b.ID, number, b.Owner, state, texts(jobs), sealed, key)
 	return tx.store.refused(tx.SendBatch(ctx, &batch).Close(), b.Owner)
 }
 

@@ -43,7 +43,7 @@ func (s *Store) ClosedOwners(ctx context.Context, limit int) ([]uuid.UUID, error
 
 // ClosedAmong returns those of the owners that are closed.
 func (s *Store) ClosedAmong(ctx context.Context, owners []uuid.UUID) ([]uuid.UUID, error) {
-	rows, _ := s.pool.Query(ctx, `select owner from owner_keys where owner = any($1) and closed_at is not null`, owners)
+	rows, _ := s.pool.Query(ctx, `select owner from owner_keys where owner = any($1::uuid[]) and closed_at is not null`, texts(owners))
 	closed, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	if err != nil {
 		return nil, fmt.Errorf("find closed owners: %w", err)

@@ -124,6 +124,7 @@ func mainFlow(t *testing.T, p *programtest.Process, db *pgtest.DB) {
 	c.As(c.SignIn("isaac", "another long sentence").Access).Do("DELETE", "/users/me/sessions/"+sessions[0].ID, "").Must(t, 204)
 	other.Do("GET", "/users/me", "").Refused(t, 401, "invalid_access_token")
 	other = c.As(c.SignIn("isaac", "another long sentence").Access)
+	batchFlow(t, other)
 	c.Form("/revoke", "token", other.Access).Must(t, 200)
 	c.Do("DELETE", "/users/me", `{"password":"another long sentence"}`).Must(t, 204)
 	programtest.Eventually(t, "the key of the erased account is destroyed", func() bool {
@@ -131,4 +132,45 @@ func mainFlow(t *testing.T, p *programtest.Process, db *pgtest.DB) {
 		err := db.Owner.QueryRow(t.Context(), `select wrapped is null from owner_keys where owner = $1`, owner).Scan(&destroyed)
 		return err == nil && destroyed
 	})
+}
+
+// batchFlow runs a batch of a valid line and of one that is refused, and reads and removes what
+// it leaves.
+func batchFlow(t *testing.T, c apitest.Client) {
+	t.Helper()
+	const form = "--form\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n" +
+		"--form\r\nContent-Disposition: form-data; name=\"file\"; filename=\"lines.jsonl\"\r\n\r\n" +
+		`{"custom_id":"good","method":"POST","url":"/v1/completions","body":{"model":"opticks","prompt":["Light","Rays"],"max_tokens":4}}` + "\n" +
+		`{"custom_id":"bad","method":"POST","url":"/v1/completions","body":{"model":"opticks","prompt":"Light","max_tokens":-1}}` + "\n\r\n--form--\r\n"
+	var file struct{ ID string }
+	c.Do("POST", "/v1/files", form, "Content-Type", "multipart/form-data; boundary=form").Must(t, 200).Into(t, &file)
+	var batch struct {
+		ID            string
+		Status        string
+		RequestCounts struct{ Completed, Failed int } `json:"request_counts"`
+		Output        string                          `json:"output_file_id"`
+		Errors        string                          `json:"error_file_id"`
+	}
+	c.Do("POST", "/v1/batches", `{"input_file_id":"`+file.ID+`","endpoint":"/v1/completions","completion_window":"24h","metadata":{"for":"test"}}`).Must(t, 200).Into(t, &batch)
+	programtest.Eventually(t, "the batch ends", func() bool {
+		c.Do("GET", "/v1/batches/"+batch.ID, "").Must(t, 200).Into(t, &batch)
+		return batch.Status != "validating" && batch.Status != "in_progress"
+	})
+	if batch.Status != "completed" || batch.RequestCounts.Completed != 1 || batch.RequestCounts.Failed != 1 {
+		t.Fatalf("batch %+v", batch)
+	}
+	for id, want := range map[string]string{batch.Output: `"custom_id":"good"`, batch.Errors: `"custom_id":"bad"`} {
+		if a := c.Do("GET", "/v1/files/"+id+"/content", "").Must(t, 200); !strings.Contains(string(a.Body), want) || strings.Count(string(a.Body), "\n") != 1 {
+			t.Errorf("file %s: %s", id, a.Body)
+		}
+	}
+	c.Do("POST", "/v1/batches", `{"input_file_id":"`+file.ID+`","endpoint":"/v1/chat/completions","completion_window":"24h"}`).Must(t, 200).Into(t, &batch)
+	programtest.Eventually(t, "the batch for another endpoint fails", func() bool {
+		c.Do("GET", "/v1/batches/"+batch.ID, "").Must(t, 200).Into(t, &batch)
+		return batch.Status == "failed"
+	})
+	c.Do("GET", "/v1/files", "").Must(t, 200)
+	c.Do("GET", "/v1/batches", "").Must(t, 200)
+	c.Do("POST", "/v1/batches/"+batch.ID+"/cancel", "").Must(t, 200)
+	c.Do("DELETE", "/v1/files/"+file.ID, "").Must(t, 200)
 }
