@@ -154,9 +154,12 @@ type output struct {
 	isReady  bool
 }
 
-// Write takes pieces of standard output. A piece may end within a line.
+// Write takes pieces of standard output. A piece may end within a line. When ready is closed,
+// the log has the line, and all lines before it.
 func (o *output) Write(b []byte) (int, error) {
+	n, err := o.write(b)
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, c := range b {
 		if o.isReady {
 			break
@@ -166,8 +169,7 @@ func (o *output) Write(b []byte) (int, error) {
 			o.line = o.line[:0]
 		}
 	}
-	o.mu.Unlock()
-	return o.write(b)
+	return n, err
 }
 
 func (o *output) readLine(line string) {
