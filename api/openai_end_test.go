@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -26,6 +27,19 @@ func (f *fixture) groupOf(n int) []events.Job {
 	return jobs
 }
 
+// leaving posts a request that ctx ends while it is served. It returns the error that the
+// client sees, after the handler has returned.
+func (f *fixture) leaving(ctx context.Context, path, body string, headers ...string) error {
+	resp, err := f.Open(ctx, "POST", path, body, headers...)
+	if err != nil { // the client left before the headers of the answer
+		<-f.served
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.ReadAll(resp.Body)
+	return err
+}
+
 // TestLeavingClientCancelsItsGroup disconnects clients before the answer and during the
 // stream. All jobs of the request must be cancelled, unless it has an Idempotency-Key.
 func TestLeavingClientCancelsItsGroup(t *testing.T) {
@@ -46,17 +60,11 @@ func TestLeavingClientCancelsItsGroup(t *testing.T) {
 		if k.key != "" {
 			headers = []string{"Idempotency-Key", k.key}
 		}
-		go func() {
-			_, err := f.Send(ctx, "POST", "/v1/completions", group+k.stream, headers...)
-			gone <- err
-		}()
+		go func() { gone <- f.leaving(ctx, "/v1/completions", group+k.stream, headers...) }()
 		all := f.groupOf(4 * (i + 1))
 		leave()
 		if err := <-gone; err == nil {
 			t.Errorf("%+v: answered", k)
-		}
-		if k.stream == "false}" {
-			<-f.served // the close of a stream's body has waited for its handler
 		}
 		if len(all) != 4 || len(all[0].Group) != 4 {
 			t.Fatalf("%+v: %d jobs", k, len(all))

@@ -172,10 +172,7 @@ func TestWaitsCountAsStreams(t *testing.T) {
 	for path, body := range waitingRequests {
 		ctx, leave := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
-		go func() {
-			_, err := f.Send(ctx, "POST", path, body)
-			gone <- err
-		}()
+		go func() { gone <- f.leaving(ctx, path, body) }()
 		jobs += 1 + strings.Count(body, `"n":2`)
 		f.newest(jobs)
 		for path, body := range waitingRequests {
@@ -189,7 +186,6 @@ func TestWaitsCountAsStreams(t *testing.T) {
 		if err := <-gone; err == nil {
 			t.Errorf("%s: answered", path)
 		}
-		<-f.served
 	}
 	// Two accounts fill the service.
 	var leaves []context.CancelFunc

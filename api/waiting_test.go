@@ -28,16 +28,12 @@ func TestLeavingClientCancelsItsJob(t *testing.T) {
 	} {
 		ctx, leave := context.WithCancel(t.Context())
 		gone := make(chan error)
-		go func() {
-			_, err := f.Send(ctx, "POST", c.path, prompt, c.headers...)
-			gone <- err
-		}()
+		go func() { gone <- f.leaving(ctx, c.path, prompt, c.headers...) }()
 		j := f.newest(i + 1)
 		leave()
 		if err := <-gone; err == nil {
 			t.Errorf("%s %q: answered", c.path, c.headers)
 		}
-		<-f.served
 		j, err := f.store.Job(t.Context(), j.ID)
 		if err != nil {
 			t.Fatal(err)
