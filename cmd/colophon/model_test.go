@@ -188,12 +188,19 @@ func TestPublishedModelIsPulledOnce(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 
-	// The command must refuse weights that have changed on disk.
-	dir := filepath.Join(models, "pocket")
+	// The packed weights are those of the digest, even if the weights have changed on disk.
+	dir, packed := filepath.Join(models, "pocket"), filepath.Join(models, ".packed", "pocket.f16")
 	if err := flip(filepath.Join(dir, "model.safetensors")); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := generate(); err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
+	if s, err := generate(); err != nil || s.stdout.String() != want {
+		t.Errorf("damaged weights beside packed ones: %q, %v", s.stdout.String(), err)
+	}
+	// The command must refuse weights that have changed on disk, and packed ones too.
+	if err := flip(packed); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := generate(); !strings.Contains(s.stderr.String(), "packing the weights again") || err == nil || !strings.Contains(err.Error(), "colophon model pull pocket") || s.stdout.Len() > 0 {
 		t.Errorf("damaged weights: %q, %v", s.stdout.String(), err)
 	}
 	// The command finds a damaged small file, or a file of the wrong size, before it

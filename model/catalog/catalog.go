@@ -83,7 +83,14 @@ type Model struct {
 	From   string // name or path that was passed to Find
 	Files  fs.FS
 	Digest string // required digest of the weights, such as sha256:248d…; "" allows any digest
+
+	packed string            // path of the files of packed weights, without the format; "" if none are kept
+	note   func(text string) // receives messages for the user, if set
 }
+
+// packedDir is the directory of packed weights, inside a directory of models. They are kept
+// for pulled models, whose digest is known before the weights are read.
+const packedDir = ".packed"
 
 // NotFoundError means that a name is not the name of a model.
 type NotFoundError struct {
@@ -122,7 +129,11 @@ func (l Library) Find(ctx context.Context, name string) (Model, error) {
 	if err != nil {
 		return Model{}, err
 	}
-	return Model{Name: r.Name, From: r.Name, Files: os.DirFS(r.Dir(l.Dir)), Digest: r.Weights()}, nil
+	dir := r.Dir(l.Dir)
+	return Model{
+		Name: r.Name, From: r.Name, Files: os.DirFS(dir), Digest: r.Weights(),
+		packed: filepath.Join(l.Dir, packedDir, filepath.Base(dir)), note: l.Hub.Note,
+	}, nil
 }
 
 // recorded returns the release of a repository that has been pulled.
@@ -168,7 +179,8 @@ type LoadOptions struct {
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the
-// weights do not have the required digest.
+// weights do not have the required digest. Of a pulled model, it keeps the packed weights,
+// and the next Load reads these. They are packed again if their file is damaged.
 func (m Model) Load(o LoadOptions) (Engine, error) {
 	tokenizer, err := gpt2.ReadTokenizer(m.Files)
 	if err != nil {
@@ -190,7 +202,7 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if o.GoMLX {
 		e, err = gomlx.New(m.Name, checkpoint, tokenizer)
 	} else {
-		e, err = gpt2.New(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences, Prefixes: o.Prefixes})
+		e, err = m.native(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences, Prefixes: o.Prefixes})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", m.From, err)
@@ -198,6 +210,34 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if digest := e.Info().Digest(); m.Digest != "" && digest != m.Digest {
 		e.Close()
 		return nil, fmt.Errorf("load model %s: the weights have the digest %s, want %s (colophon model pull %s replaces the weights of a published model)", m.From, digest, m.Digest, m.Name)
+	}
+	return e, nil
+}
+
+// native starts the native engine with the packed weights, if they are kept.
+func (m Model) native(checkpoint *gpt2.Checkpoint, tokenizer *gpt2.Tokenizer, o gpt2.Options) (*gpt2.Engine, error) {
+	if m.packed == "" || m.Digest == "" {
+		return gpt2.New(checkpoint, tokenizer, o)
+	}
+	note := func(format string, args ...any) {
+		if m.note != nil {
+			m.note(fmt.Sprintf(format, args...))
+		}
+	}
+	path := m.packed + "." + o.Weights.String()
+	e, err := gpt2.NewPacked(checkpoint, tokenizer, o, path, m.Digest)
+	if err == nil {
+		return e, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		note("%v: packing the weights again", err)
+	}
+	e, err = gpt2.New(checkpoint, tokenizer, o)
+	if err != nil || e.Info().Digest() != m.Digest {
+		return e, err
+	}
+	if err := e.WritePacked(path); err != nil {
+		note("%v: the next start packs them again", err)
 	}
 	return e, nil
 }

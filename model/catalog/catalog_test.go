@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
 
+	"colophon/model/kernel"
 	"colophon/model/opticks"
 )
 
@@ -112,5 +114,63 @@ func TestDigestIsSHA256InHex(t *testing.T) {
 		if err := d.UnmarshalText([]byte(text)); (err == nil) != ok || ok && d != Digest("sha256:"+strings.Repeat("0a", 32)) {
 			t.Errorf("%q: %s, %v", text, d, err)
 		}
+	}
+}
+
+// TestPackedWeightsAreKept loads a model whose packed weights are kept, as those of a pulled
+// model are. They must be read, replaced when they are damaged, and kept for each format. If
+// they cannot be written, the model must load all the same.
+func TestPackedWeightsAreKept(t *testing.T) {
+	m, err := Find(BuiltIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Digest, err = m.WeightsDigest(); err != nil {
+		t.Fatal(err)
+	}
+	var notes []string
+	m.note = func(text string) { notes = append(notes, text) }
+	m.packed = filepath.Join(t.TempDir(), packedDir, "opticks")
+	load := func(weights kernel.Format) {
+		t.Helper()
+		e, err := m.Load(LoadOptions{Weights: weights})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		if e.Info().Digest() != m.Digest {
+			t.Errorf("loaded %s", e.Info().Weights)
+		}
+	}
+	for _, weights := range []kernel.Format{kernel.F16, kernel.Int8} {
+		path := m.packed + "." + weights.String()
+		load(weights)
+		first, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		load(weights)
+		if again, err := os.Stat(path); err != nil || !os.SameFile(first, again) {
+			t.Errorf("%s: written again, %v", weights, err)
+		}
+		if len(notes) > 0 {
+			t.Errorf("%s: %q", weights, notes)
+		}
+		if err := os.Truncate(path, first.Size()-1); err != nil {
+			t.Fatal(err)
+		}
+		load(weights)
+		if again, err := os.Stat(path); err != nil || again.Size() != first.Size() {
+			t.Errorf("%s: not written again, %v", weights, err)
+		}
+		if len(notes) != 1 || !strings.Contains(notes[0], path) || !strings.HasSuffix(notes[0], "packing the weights again") {
+			t.Errorf("%s: %q", weights, notes)
+		}
+		notes = nil
+	}
+	m.packed = filepath.Join(m.packed+".int8", "in-a-file") // as with a directory that may not be written
+	load(kernel.F16)
+	if len(notes) != 2 || !strings.HasSuffix(notes[1], "the next start packs them again") {
+		t.Errorf("%q", notes)
 	}
 }

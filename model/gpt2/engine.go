@@ -94,8 +94,8 @@ func Load(fsys fs.FS, opts Options) (*Engine, error) {
 // it lacks stand for no text, and ids that the network lacks cannot be computed. With a
 // nil tokenizer, the engine works only with token ids. Close ends the engine.
 func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
-	if opts.Threads < 0 || opts.Sequences < 0 {
-		return nil, fmt.Errorf("%d threads and %d sequences: want 0 or more of each", opts.Threads, opts.Sequences)
+	if err := opts.check(); err != nil {
+		return nil, err
 	}
 	var digest string
 	var digestErr error
@@ -107,10 +107,27 @@ func New(ck *Checkpoint, tok *Tokenizer, opts Options) (*Engine, error) {
 	if err := cmp.Or(err, digestErr); err != nil {
 		return nil, err
 	}
+	return start(n, tok, opts, n.info(digest), threads), nil
+}
+
+func (o Options) check() error {
+	if o.Threads < 0 || o.Sequences < 0 {
+		return fmt.Errorf("%d threads and %d sequences: want 0 or more of each", o.Threads, o.Sequences)
+	}
+	return nil
+}
+
+// info returns what [model.Info] says of the weights with a digest.
+func (n *network) info(digest string) string {
+	return digest + "/" + n.format.String() + n.Variant()
+}
+
+// start starts an engine with a network, whose weights info names.
+func start(n *network, tok *Tokenizer, opts Options, info string, threads int) *Engine {
 	e := newEngine(n, tok, opts)
-	e.info.Weights = digest + "/" + opts.Weights.String() + n.Variant()
+	e.info.Weights = info
 	go e.run(kernel.NewPool(threads))
-	return e, nil
+	return e
 }
 
 func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {

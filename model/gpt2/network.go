@@ -33,31 +33,51 @@ type block struct {
 // A norm has the parameters of one layer norm.
 type norm struct{ gain, bias []float32 }
 
+// newNetwork returns a network whose weights are zero.
+func newNetwork(c Config, f kernel.Format) *network {
+	vector := func() []float32 { return make([]float32, c.Embd) }
+	n := &network{Config: c, format: f, blocks: make([]block, c.Layers)}
+	n.embedding = kernel.NewMatrix(f, c.Embd, c.Vocab)
+	n.lmHead = n.embedding
+	if c.Untied {
+		n.lmHead = kernel.NewMatrix(f, c.Embd, c.Vocab)
+	}
+	n.positions = make([]float32, c.Context*c.Embd)
+	for i := range n.blocks {
+		n.blocks[i] = block{
+			attentionNorm:   norm{vector(), vector()},
+			qkv:             kernel.NewMatrix(f, c.Embd, 3*c.Embd),
+			projection:      kernel.NewMatrix(f, c.Embd, c.Embd),
+			feedForwardNorm: norm{vector(), vector()},
+			up:              kernel.NewMatrix(f, c.Embd, c.Inner),
+			down:            kernel.NewMatrix(f, c.Inner, c.Embd),
+		}
+	}
+	n.finalNorm = norm{vector(), vector()}
+	return n
+}
+
 // load reads and packs the weights on the given number of threads. It reads a few rows
 // at a time, so the weights are in memory only once.
 func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
-	n := &network{Config: c.Config, format: f, blocks: make([]block, c.Config.Layers)}
+	n := newNetwork(c.Config, f)
 	l := loader{checkpoint: c}
-	n.embedding = kernel.NewMatrix(f, n.Embd, n.Vocab)
 	l.rows(embeddingName, n.Vocab, 1024, n.embedding.SetOutputs)
-	n.lmHead = n.embedding
 	if n.Untied {
-		n.lmHead = kernel.NewMatrix(f, n.Embd, n.Vocab)
 		l.rows(outputName, n.Vocab, 1024, n.lmHead.SetOutputs)
 	}
-	l.vector("wpe.weight", &n.positions)
-	for i := range n.blocks {
-		b := &n.blocks[i]
-		l.norm(i, "ln_1", &b.attentionNorm)
-		b.qkv = l.matrix(f, i, "attn.c_attn", n.Embd, 3*n.Embd)
-		b.projection = l.matrix(f, i, "attn.c_proj", n.Embd, n.Embd)
-		l.norm(i, "ln_2", &b.feedForwardNorm)
-		b.up = l.matrix(f, i, "mlp.c_fc", n.Embd, n.Inner)
-		b.down = l.matrix(f, i, "mlp.c_proj", n.Inner, n.Embd)
+	l.vector("wpe.weight", n.positions)
+	for i, b := range n.blocks {
+		l.norm(i, "ln_1", b.attentionNorm)
+		l.matrix(i, "attn.c_attn", b.qkv)
+		l.matrix(i, "attn.c_proj", b.projection)
+		l.norm(i, "ln_2", b.feedForwardNorm)
+		l.matrix(i, "mlp.c_fc", b.up)
+		l.matrix(i, "mlp.c_proj", b.down)
 	}
-	l.vector("ln_f.weight", &n.finalNorm.gain)
-	l.vector("ln_f.bias", &n.finalNorm.bias)
-	return n, l.run(threads)
+	l.vector("ln_f.weight", n.finalNorm.gain)
+	l.vector("ln_f.bias", n.finalNorm.bias)
+	return n, runAll(threads, l.tasks)
 }
 
 // matrices yields the weight matrices in the order in which a step multiplies them.
@@ -77,10 +97,10 @@ type loader struct {
 	tasks      []func(*buffer) error
 }
 
-// run runs the tasks in parallel and stops at an error. If several tasks fail, it
-// returns the error of the earliest task.
-func (l *loader) run(threads int) error {
-	errs := make([]error, len(l.tasks))
+// runAll runs tasks in parallel and stops at an error. If several tasks fail, it returns
+// the error of the earliest task.
+func runAll(threads int, tasks []func(*buffer) error) error {
+	errs := make([]error, len(tasks))
 	var next atomic.Int64
 	var failed atomic.Bool
 	var running sync.WaitGroup
@@ -89,10 +109,10 @@ func (l *loader) run(threads int) error {
 			var b buffer
 			for !failed.Load() {
 				i := int(next.Add(1)) - 1
-				if i >= len(l.tasks) {
+				if i >= len(tasks) {
 					return
 				}
-				if errs[i] = l.tasks[i](&b); errs[i] != nil {
+				if errs[i] = tasks[i](&b); errs[i] != nil {
 					failed.Store(true)
 				}
 			}
@@ -123,24 +143,24 @@ func (l *loader) rows(name string, rows, step int, set func(i int, rows []float3
 	}
 }
 
-// vector adds a task that reads a tensor into *to.
-func (l *loader) vector(name string, to *[]float32) {
-	l.tasks = append(l.tasks, func(*buffer) (err error) {
-		*to, err = l.checkpoint.Tensor(name)
+// vector adds a task that reads a tensor.
+func (l *loader) vector(name string, to []float32) {
+	l.tasks = append(l.tasks, func(*buffer) error {
+		v, err := l.checkpoint.Tensor(name)
+		copy(to, v)
 		return err
 	})
 }
 
 // norm adds tasks that read one layer norm of a block.
-func (l *loader) norm(layer int, name string, to *norm) {
-	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), &to.gain)
-	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), &to.bias)
+func (l *loader) norm(layer int, name string, to norm) {
+	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), to.gain)
+	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), to.bias)
 }
 
 // matrix adds tasks that read and pack a matrix of a block, and its bias.
-func (l *loader) matrix(f kernel.Format, layer int, name string, inputs, outputs int) *kernel.Matrix {
-	m := kernel.NewMatrix(f, inputs, outputs)
-	l.rows(fmt.Sprintf("h.%d.%s.weight", layer, name), inputs, inputs, m.SetInputs)
+func (l *loader) matrix(layer int, name string, m *kernel.Matrix) {
+	l.rows(fmt.Sprintf("h.%d.%s.weight", layer, name), m.Inputs(), m.Inputs(), m.SetInputs)
 	bias := fmt.Sprintf("h.%d.%s.bias", layer, name)
 	l.tasks = append(l.tasks, func(*buffer) error {
 		v, err := l.checkpoint.Tensor(bias)
@@ -149,5 +169,4 @@ func (l *loader) matrix(f kernel.Format, layer int, name string, inputs, outputs
 		}
 		return err
 	})
-	return m
 }

@@ -75,6 +75,30 @@ func (m *Matrix) Stride() int { return len(m.bias) }
 // Bytes returns the size of the packed weights in bytes.
 func (m *Matrix) Bytes() int { return 4*len(m.single) + 2*len(m.half) + len(m.bytes) }
 
+// Packing names how weights are quantised and arranged in [Matrix.Memory]. A change that
+// gives other bytes for the same weights must change it.
+const Packing = "panels/1"
+
+// Memory returns the memory of the packed weights and that of the bias, in the byte order
+// of the machine. The caller may keep a copy and write it into the memory of a matrix of
+// the same format and shape. The memory is valid as long as the matrix is reachable.
+func (m *Matrix) Memory() (weights, bias []byte) {
+	switch m.format {
+	case F32:
+		weights = BytesOf(m.single)
+	case F16:
+		weights = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(m.half))), 2*len(m.half))
+	case Int8:
+		weights = m.bytes
+	}
+	return weights, BytesOf(m.bias)
+}
+
+// BytesOf returns the memory of numbers, in the byte order of the machine.
+func BytesOf(v []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
+}
+
 func (m *Matrix) groups() int { return (m.inputs + Group - 1) / Group }
 
 // SetBias sets the bias, one element for each output.

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -288,6 +290,34 @@ func BenchmarkMultiply(b *testing.B) {
 				}
 				b.ReportMetric(2*float64(s.inputs*s.outputs*s.rows)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})
+		}
+	}
+}
+
+// TestPackingHasItsName packs fixed weights. If the bytes differ from those of [Packing],
+// its value must change, because files of packed weights would be read wrongly.
+func TestPackingHasItsName(t *testing.T) {
+	t.Parallel()
+	const inputs, outputs = 3*Group + 5, 2*Width + 3
+	rnd := rand.New(rand.NewPCG(1, 2))
+	values := make([]float32, inputs*outputs)
+	for i := range values {
+		values[i] = rnd.Float32() - 0.5
+	}
+	for f, want := range map[Format]string{
+		F32:  "panels/1 231a310f02810b08",
+		F16:  "panels/1 ee6f3560caca80b2",
+		Int8: "panels/1 0c7709037844974f",
+	} {
+		m := NewMatrix(f, inputs, outputs)
+		if err := m.SetInputs(0, values); err != nil {
+			t.Fatal(err)
+		}
+		m.SetBias(values[:outputs])
+		weights, bias := m.Memory()
+		got := fmt.Sprintf("%s %.8x", Packing, sha256.Sum256(slices.Concat(weights, bias)))
+		if got != want {
+			t.Errorf("%s: %s, want %s", f, got, want)
 		}
 	}
 }
