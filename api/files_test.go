@@ -57,14 +57,14 @@ func TestFilesAreKeptAsSent(t *testing.T) {
 	if len(p.Data) != 0 {
 		t.Errorf("%+v", p)
 	}
-	f.Do("GET", "/v1/files?after=file-x", "").Refused(t, 422, "invalid_request")
+	f.Do("GET", "/v1/files?after=file-x", "").Refused(t, 400, "invalid_request")
 	_, stranger := f.user("stranger")
 	path := "/v1/files/" + files[0].ID
 	for _, at := range []string{"GET " + path, "GET " + path + "/content", "DELETE " + path, "GET /v1/files/file-" + uuid.NewString()} {
 		method, path, _ := strings.Cut(at, " ")
 		f.As(stranger).Do(method, path, "").Refused(t, 404, "not_found")
 	}
-	f.Do("GET", "/v1/files/"+strings.ToUpper(files[0].ID), "").Refused(t, 422, "invalid_request")
+	f.Do("GET", "/v1/files/"+strings.ToUpper(files[0].ID), "").Refused(t, 400, "invalid_request")
 	f.As(stranger).Do("POST", "/v1/batches", `{"input_file_id":"`+files[0].ID+`","endpoint":"/v1/completions","completion_window":"24h"}`).Refused(t, 404, "not_found")
 	f.Do("DELETE", path, "").Must(t, 200)
 	f.Do("GET", path, "").Refused(t, 404, "not_found")
@@ -81,15 +81,15 @@ func TestBadUploadsAreRefused(t *testing.T) {
 		status int
 		code   string
 	}{
-		"no form":        {"", 422, "invalid_request"},
+		"no form":        {"", 400, "invalid_request"},
 		"cut off":        {strings.TrimSuffix(form("purpose", "batch", "file", "a"), "\r\n--"+boundary+"--\r\n"), 400, "invalid_request"},
-		"no purpose":     {form("file", "a"), 422, "invalid_request"},
-		"no file":        {form("purpose", "batch"), 422, "invalid_request"},
-		"other purpose":  {form("file", "a", "purpose", "vision"), 422, "invalid_request"},
+		"no purpose":     {form("file", "a"), 400, "invalid_request"},
+		"no file":        {form("purpose", "batch"), 400, "invalid_request"},
+		"other purpose":  {form("file", "a", "purpose", "vision"), 400, "invalid_request"},
 		"other part":     {form("purpose", "batch", "file", "a", "expires_after[seconds]", "1"), 400, "unsupported_parameter"},
 		"two files":      {form("file", "a", "file", "b", "purpose", "batch"), 400, "unsupported_parameter"},
-		"too many lines": {form("purpose", "batch", "file", strings.Repeat("a\n", openai.MaxFileLines+1)), 422, "too_many_lines"},
-		"long line":      {form("purpose", "batch", "file", "a\n"+"x"+long), 422, "line_too_long"},
+		"too many lines": {form("purpose", "batch", "file", strings.Repeat("a\n", openai.MaxFileLines+1)), 400, "too_many_lines"},
+		"long line":      {form("purpose", "batch", "file", "a\n"+"x"+long), 400, "line_too_long"},
 		"too large":      {form("purpose", "batch", "file", strings.Repeat(long, 16)+"a"), 413, "file_too_large"},
 	} {
 		a := post(f.Client, k.form)

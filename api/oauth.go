@@ -27,15 +27,19 @@ type OAuthProblem struct {
 // isOAuth reports whether a path belongs to an OAuth2 endpoint.
 func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
 
-// on makes p the problem of an operation with the given path. An OAuth2 endpoint answers a
-// malformed request with 400 instead of 422, as RFC 6749 requires. The problems of OpenAI's
+// bad reports whether the operation at a path answers a request with wrong values with 400
+// instead of 422. RFC 6749 requires that for OAuth2 endpoints. Clients of OpenAI's API expect it:
+// some of them send a request again after 422.
+func bad(path string) bool { return isOAuth(path) || isOpenAI(path) }
+
+// on makes p the problem of an operation with the given path. The problems of OpenAI's
 // operations are for its clients; see openAI.
 func (p *Problem) on(path string) *Problem {
+	if bad(path) && p.Status == http.StatusUnprocessableEntity {
+		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+	}
 	if isOpenAI(path) {
 		return p.openAI(path)
-	}
-	if isOAuth(path) && p.Status == http.StatusUnprocessableEntity {
-		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
 	}
 	return p
 }
@@ -65,12 +69,18 @@ func (p *Problem) oauth() *OAuthProblem {
 	return o
 }
 
+// documentBad removes the status 422 from the operations that never answer with it.
+func documentBad(_ *huma.OpenAPI, op *huma.Operation) {
+	if bad(op.Path) {
+		delete(op.Responses, "422") // Huma documents 422 for every body; see Problem.on
+	}
+}
+
 // documentOAuth describes the errors of the OAuth2 endpoints.
 func documentOAuth(oapi *huma.OpenAPI, op *huma.Operation) {
 	if !isOAuth(op.Path) {
 		return
 	}
-	delete(op.Responses, "422") // Huma documents 422 for every body; see Problem.on
 	schema := oapi.Components.Schemas.Schema(reflect.TypeFor[OAuthProblem](), true, "OAuthProblem")
 	for _, response := range op.Responses {
 		if problem := response.Content[(&Problem{}).ContentType("")]; problem != nil {

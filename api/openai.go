@@ -77,7 +77,6 @@ func (p *Problem) openAI(path string) *Problem {
 	}
 	if code := p.Compat.Code; code != nil && openAICodes[*code] != "" {
 		p.Compat.Code = new(openAICodes[*code])
-		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
 	}
 	if wait, err := time.ParseDuration(p.headers.Get("Retry-After") + "s"); err != nil || wait > patience {
 		switch p.Status {

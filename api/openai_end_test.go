@@ -159,7 +159,7 @@ func TestRepeatedGroupIsTheSame(t *testing.T) {
 		t.Errorf("%s\n%s", first.Body, again.Body)
 	}
 	f.newest(4)
-	f.Do("POST", "/v1/completions", request+"true}", "Idempotency-Key", "k").Refused(t, 422, "idempotency_key_reused")
+	f.Do("POST", "/v1/completions", request+"true}", "Idempotency-Key", "k").Refused(t, 400, "idempotency_key_reused")
 	var c completion
 	first.Into(t, &c)
 	streamed := f.stream("/v1/completions", request+"true}", "Idempotency-Key", "s")
@@ -244,8 +244,8 @@ func TestErrorsAreThoseOfOpenAI(t *testing.T) {
 		"a wrong model":     {f.Client, "completions", `{"model":"gpt-4","prompt":"light"}`, 404, "model_not_found", `"model"`, ""},
 		"a long prompt":     {f.Client, "completions", `{"model":"fake","prompt":"` + strings.Repeat("light ", 200) + `"}`, 400, "context_length_exceeded", `"prompt"`, ""},
 		"a long talk":       {f.Client, "chat/completions", `{"model":"fake","messages":[{"role":"user","content":"` + strings.Repeat("light ", 200) + `"}]}`, 400, "context_length_exceeded", `"messages"`, ""},
-		"a blank prompt":    {f.Client, "completions", `{"model":"fake","prompt":" "}`, 422, "prompt_blank", `"prompt"`, ""},
-		"a spent budget":    {limited(jobs.Limits{Tokens: 30}), "completions", `{"model":"fake","prompt":["light","light"],"max_tokens":20}`, 422, "over_token_budget", "null", ""},
+		"a blank prompt":    {f.Client, "completions", `{"model":"fake","prompt":" "}`, 400, "prompt_blank", `"prompt"`, ""},
+		"a spent budget":    {limited(jobs.Limits{Tokens: 30}), "completions", `{"model":"fake","prompt":["light","light"],"max_tokens":20}`, 400, "over_token_budget", "null", ""},
 		"too many jobs":     {limited(jobs.Limits{Outstanding: 1}), "completions", `{"model":"fake","prompt":["light","dark"]}`, 429, "too_many_jobs", "null", ""},
 		"no bearer":         {f.As(""), "completions", `{"model":"fake","prompt":"light"}`, 401, "missing_access_token", "null", ""},
 		"a malformed body":  {f.Client, "completions", `{`, 400, "invalid_request", "null", ""},
@@ -292,4 +292,35 @@ func TestFullStreamsMakeNoJobs(t *testing.T) {
 	f.Do("POST", "/v1/completions", `{"model":"fake","prompt":"light","stream":true}`).Refused(t, 429, "too_many_streams")
 	f.newest(1)
 	resp.Body.Close()
+}
+
+// TestWrongValuesAre400 sends a wrong value to each operation of OpenAI's API. Clients of this API
+// may send a request again after any other status.
+func TestWrongValuesAre400(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var described struct {
+		Paths map[string]map[string]struct{ Responses map[string]json.RawMessage }
+	}
+	f.Do("GET", "/openapi.json", "").Must(t, 200).Into(t, &described)
+	operations := 0
+	for path, methods := range described.Paths {
+		if !strings.HasPrefix(path, "/v1/") {
+			continue
+		}
+		for method, op := range methods {
+			operations++
+			if op.Responses["422"] != nil || op.Responses["400"] == nil {
+				t.Errorf("%s %s: the description has not 400, or has 422", method, path)
+			}
+			headers := []string{"Content-Type", "application/json"}
+			if method == "post" && path == "/v1/files" {
+				headers[1] = "multipart/form-data; boundary=b"
+			}
+			f.Do(strings.ToUpper(method), path+"?colour=1", `{}`, headers...).Refused(t, 400, "invalid_request")
+		}
+	}
+	if operations < 18 {
+		t.Errorf("only %d operations", operations)
+	}
 }

@@ -80,12 +80,12 @@ func TestEachTextCounts(t *testing.T) {
 				t.Errorf("%v", a.Header)
 			}
 			calls++
-			ask(own, "keys", 18, 422, 15, 15).Refused(t, 422, "over_rate_limit")
+			ask(own, "keys", 18, 400, 15, 15).Refused(t, 400, "over_rate_limit")
 			ask(f.Client, "generate", 12, 200, 3, 15)
 			calls-- // not a call with a key
 			ask(f.Client, "generate", 6, 429, 3, 15)
 			calls--
-			if a := key.Do("POST", "/v1/completions", `{"model":"opticks"}`).Must(t, 422); !strings.HasPrefix(a.Header.Get("RateLimit"), fmt.Sprintf(`"calls";r=%d;`, 1000-calls-1)) {
+			if a := key.Do("POST", "/v1/completions", `{"model":"opticks"}`).Must(t, 400); !strings.HasPrefix(a.Header.Get("RateLimit"), fmt.Sprintf(`"calls";r=%d;`, 1000-calls-1)) {
 				t.Errorf("%v after %d calls", a.Header, calls)
 			}
 			f.newest(made)
@@ -237,6 +237,6 @@ func TestRepetitionNeedsNoPreviousResponse(t *testing.T) {
 	f.newest(4)
 	f.Do("POST", "/v1/responses", body).Refused(t, 400, "previous_response_erased")
 	f.Do("POST", "/v1/responses", body, "Idempotency-Key", "new").Refused(t, 400, "previous_response_erased")
-	f.Do("POST", "/v1/responses", body, "Idempotency-Key", "streamed").Refused(t, 422, "idempotency_key_reused")
+	f.Do("POST", "/v1/responses", body, "Idempotency-Key", "streamed").Refused(t, 400, "idempotency_key_reused")
 	f.newest(4)
 }

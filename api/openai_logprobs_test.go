@@ -258,12 +258,12 @@ func TestLogprobsThatCannotBeAreRefused(t *testing.T) {
 		code, param string
 	}{
 		{"completions", `"prompt":"x","echo":true,"logprobs":0`, 400, "unsupported_parameter", "echo"},
-		{"completions", `"prompt":"x","logprobs":21`, 422, "invalid_request", "logprobs"},
-		{"completions", `"prompt":"x","logprobs":true`, 422, "invalid_request", "logprobs"},
+		{"completions", `"prompt":"x","logprobs":21`, 400, "invalid_request", "logprobs"},
+		{"completions", `"prompt":"x","logprobs":true`, 400, "invalid_request", "logprobs"},
 		{"chat/completions", `"messages":[{"role":"user","content":"x"}],"top_logprobs":2`, 400, "top_logprobs_alone", "top_logprobs"},
 		{"chat/completions", `"messages":[{"role":"user","content":"x"}],"logprobs":false,"top_logprobs":2`, 400, "top_logprobs_alone", "top_logprobs"},
-		{"chat/completions", `"messages":[{"role":"user","content":"x"}],"logprobs":true,"top_logprobs":21`, 422, "invalid_request", "top_logprobs"},
-		{"responses", `"input":"x","top_logprobs":21`, 422, "invalid_request", "top_logprobs"},
+		{"chat/completions", `"messages":[{"role":"user","content":"x"}],"logprobs":true,"top_logprobs":21`, 400, "invalid_request", "top_logprobs"},
+		{"responses", `"input":"x","top_logprobs":21`, 400, "invalid_request", "top_logprobs"},
 		{"responses", `"input":"x","include":["message.output_text.logprobs","file_search_call.results"]`, 400, "unsupported_parameter", "include"},
 		{"responses", `"input":[{"role":"assistant","content":[{"type":"output_text","text":"x","logprobs":"y"}]}]`, 400, "unsupported_parameter", "input[0].content[0].logprobs"},
 	} {

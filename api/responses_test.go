@@ -345,14 +345,14 @@ func TestFieldsOfResponsesAreRefused(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("peacockfeather", 100)
-	p := f.Do("POST", "/v1/responses", `{"model":"fake","input":"x","metadata":{"`+long+`":"a"}}`).Refused(t, 422, "metadata_form")
+	p := f.Do("POST", "/v1/responses", `{"model":"fake","input":"x","metadata":{"`+long+`":"a"}}`).Refused(t, 400, "metadata_form")
 	if strings.Contains(fmt.Sprint(p), "peacock") {
 		t.Errorf("%+v", p)
 	}
-	f.Do("POST", "/v1/responses", `{"model":"fake","input":"x","metadata":{"a":1}}`).Refused(t, 422, "metadata_form")
+	f.Do("POST", "/v1/responses", `{"model":"fake","input":"x","metadata":{"a":1}}`).Refused(t, 400, "metadata_form")
 	f.Do("POST", "/v1/responses", `{"model":"fake","input":"x","temprature":1}`).Refused(t, 400, "unknown_parameter")
 	f.Do("POST", "/v1/responses", `{"model":"gpt-5","input":"x"}`).Refused(t, 404, "model_not_found")
-	f.Do("POST", "/v1/responses", `{"model":"fake"}`).Refused(t, 422, "invalid_request")
+	f.Do("POST", "/v1/responses", `{"model":"fake"}`).Refused(t, 400, "invalid_request")
 	if a := f.Do("POST", "/v1/responses", `{"model":"fake","input":"`+strings.Repeat("x", 1200)+`"}`); a.Code() != "context_length_exceeded" || a.Status != http.StatusBadRequest {
 		t.Errorf("%d %s", a.Status, a.Code())
 	}
