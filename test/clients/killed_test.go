@@ -28,7 +28,13 @@ func testKilled(t *testing.T) {
 	t.Run("idle", func(t *testing.T) { // it returns when the parallel parts have ended
 		t.Run("node", func(t *testing.T) {
 			t.Parallel()
-			scenarios(t, "openai", npmVersion(t, "openai"), "openai.js", append(node, "STAGE=idle")...)
+			for _, file := range []string{"openai.js", "batches.js"} {
+				scenarios(t, "openai", npmVersion(t, "openai"), file, append(node, "STAGE=idle")...)
+			}
+		})
+		t.Run("batches", func(t *testing.T) {
+			t.Parallel()
+			g.cancelledBatch(t)
 		})
 		for _, f := range surfaces {
 			t.Run(f.name, func(t *testing.T) {

@@ -89,13 +89,13 @@ func testNpm(t *testing.T, s *service) {
 	limited := s.api(t, "--limit-keys=1/2s")
 	for _, c := range []struct {
 		packages []string
-		file     string
+		files    []string
 	}{
-		{[]string{"openai"}, "openai.js"},
-		{[]string{"ai", "@ai-sdk/openai"}, "ai.js"},
-		{[]string{"ai", "@ai-sdk/openai-compatible"}, "ai.js"},
-		{[]string{"ai", "@ai-sdk/open-responses"}, "ai.js"},
-		{[]string{"@langchain/openai"}, "langchain.js"},
+		{[]string{"openai"}, []string{"openai.js", "logprobs.js", "batches.js"}},
+		{[]string{"ai", "@ai-sdk/openai"}, []string{"ai.js", "logprobs.js"}},
+		{[]string{"ai", "@ai-sdk/openai-compatible"}, []string{"ai.js"}},
+		{[]string{"ai", "@ai-sdk/open-responses"}, []string{"ai.js"}},
+		{[]string{"@langchain/openai"}, []string{"langchain.js", "logprobs.js"}},
 	} {
 		provider := c.packages[len(c.packages)-1]
 		t.Run(provider, func(t *testing.T) {
@@ -106,7 +106,9 @@ func testNpm(t *testing.T, s *service) {
 			}
 			user := "npm-" + strings.NewReplacer("@", "", "/", "-").Replace(provider)
 			env := append(s.env(t, user), "STAGE=live", "PROVIDER="+provider, "LIMITED="+limited.URL)
-			scenarios(t, strings.Join(c.packages, ", "), strings.Join(versions, ", "), c.file, env...)
+			for _, file := range c.files {
+				scenarios(t, strings.Join(c.packages, ", "), strings.Join(versions, ", "), file, env...)
+			}
 		})
 	}
 	t.Run("openresponses", func(t *testing.T) {

@@ -101,13 +101,13 @@ for (const [name, surface] of Object.entries(surfaces)) {
         });
         assert.ok(job.usage.completion_tokens < long);
       });
-      test(`${name}: errors 400, 401, 404 and 422 have their classes and codes, and are not retried`, async () => {
+      test(`${name}: errors 400, 401 and 404 have their classes and codes, and are not retried`, async () => {
         const fetch = counter();
         const counted = at(url, { fetch });
         await refused(surface, counted, surface.unsupported, 400, "unsupported_parameter", OpenAI.BadRequestError);
         await refused(surface, at(url, { fetch, apiKey: "sk-colophon-wrong" }), {}, 401, "invalid_api_key", OpenAI.AuthenticationError);
         await refused(surface, counted, { model: "gpt-none" }, 404, "model_not_found", OpenAI.NotFoundError);
-        await refused(surface, counted, { temperature: 5 }, 422, "invalid_request", OpenAI.UnprocessableEntityError);
+        await refused(surface, counted, { temperature: 5 }, 400, "invalid_request", OpenAI.BadRequestError);
         assert.equal(fetch.calls, 4);
       });
       test(`${name}: a request beyond the rate is sent again and succeeds`, async () => {
