@@ -1,7 +1,7 @@
 package api
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,34 +130,63 @@ func (s *server) cancelBatch(ctx context.Context, in *BatchPath) (*batchOutput, 
 	return &batchOutput{body}, nil
 }
 
-// outputPage is the number of lines that are read at a time.
-const outputPage = 100
+const (
+	outputPage = 100 // lines that are read at a time
+	jobsAtOnce = 64  // jobs that are read at a time, unless one line has more
+)
 
 // writeOutput writes a file that a batch has made.
-func (s *server) writeOutput(ctx context.Context, w timedWriter, batch events.Batch, failed bool) error {
+func (s *server) writeOutput(ctx context.Context, to timedWriter, batch events.Batch, failed bool) error {
+	w := bufio.NewWriterSize(to, 64<<10) // each write to the connection flushes it
 	for rank := 0; ; {
 		lines, err := s.Store.EndedLines(ctx, batch, failed, rank, outputPage)
-		if err != nil || len(lines) == 0 {
+		if err != nil {
 			return err
 		}
-		var buf bytes.Buffer
-		for _, line := range lines {
-			text, _, err := s.outputOf(ctx, batch, line)
-			if err != nil {
-				return err
-			}
-			buf.Write(text)
-			rank = line.Rank
+		if len(lines) == 0 {
+			return w.Flush()
 		}
-		if _, err := w.Write(buf.Bytes()); err != nil {
+		err = s.outputs(ctx, batch, lines, func(line events.Line, text []byte, _ bool) error {
+			rank = line.Rank
+			_, err := w.Write(text)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
 }
 
+// outputs calls each with the output of each ended line; see outputOf. It reads the jobs of many
+// lines at a time, but not of all, because texts can be long.
+func (s *server) outputs(ctx context.Context, batch events.Batch, lines []events.Line, each func(line events.Line, text []byte, failed bool) error) error {
+	for len(lines) > 0 {
+		var ids []uuid.UUID
+		n := 0
+		for n < len(lines) && (n == 0 || len(ids)+len(lines[n].Jobs) <= jobsAtOnce) {
+			ids = append(ids, lines[n].Jobs...)
+			n++
+		}
+		found, err := s.Store.JobsByID(ctx, ids)
+		for i := 0; err == nil && i < n; i++ {
+			var text []byte
+			var failed bool
+			if text, failed, err = s.outputOf(ctx, batch, lines[i], found); err == nil {
+				err = each(lines[i], text, failed)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		lines = lines[n:]
+	}
+	return nil
+}
+
 // outputOf returns the output of an ended line, with its line feed. It reports whether the line
-// has failed. The output is what the operation would have answered about the jobs.
-func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.Line) (text []byte, failed bool, err error) {
+// has failed. The output is what the operation would have answered about the jobs. Those that
+// found lacks are read.
+func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.Line, found map[uuid.UUID]events.Job) (text []byte, failed bool, err error) {
 	var record openai.LineRecord
 	if err := json.Unmarshal(line.Record, &record); err != nil {
 		return nil, false, fmt.Errorf("read the record of line %d of batch %s: %w", line.Number, batch.ID, err)
@@ -165,7 +194,7 @@ func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.L
 	out := openai.LineOutput{ID: fmt.Sprintf("batch_req_%s_%d", batch.ID, line.Number), CustomID: record.CustomID}
 	switch f := record.Failure; {
 	case f == nil:
-		out.Response, out.Error, err = s.answerLine(ctx, batch, record, line.Jobs)
+		out.Response, out.Error, err = s.answerLine(ctx, batch, record, line.Jobs, found)
 	case f.Error != nil:
 		out.Error = f.Error
 	default:
@@ -179,12 +208,17 @@ func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.L
 }
 
 // answerLine returns the answer about the ended jobs of a line, or why there is none.
-func (s *server) answerLine(ctx context.Context, batch events.Batch, record openai.LineRecord, ids []uuid.UUID) (*openai.LineResponse, *openai.LineError, error) {
+func (s *server) answerLine(ctx context.Context, batch events.Batch, record openai.LineRecord, ids []uuid.UUID, found map[uuid.UUID]events.Job) (*openai.LineResponse, *openai.LineError, error) {
 	response := &openai.LineResponse{StatusCode: http.StatusOK, RequestID: ids[0].String()}
 	group := make([]events.Job, len(ids))
 	for i, id := range ids {
 		var err error
-		if group[i], err = s.Store.Job(ctx, id); err == nil {
+		job, ok := found[id]
+		if !ok {
+			job, err = s.Store.Job(ctx, id)
+		}
+		group[i] = job
+		if err == nil {
 			if cut := jobs.EndOfLine(group[i]); cut != nil {
 				return nil, lineError(cut), nil
 			}

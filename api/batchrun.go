@@ -31,6 +31,8 @@ const (
 type Batches struct {
 	*server
 	lines *lineReader
+	waits budgetWaits
+	now   func() time.Time
 }
 
 // NewBatches returns what moves the batches of an API with the same options on.
@@ -43,7 +45,7 @@ func NewBatches(o Options) (*Batches, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Batches{s, lines}, nil
+	return &Batches{s, lines, budgetWaits{}, time.Now}, nil
 }
 
 // Run moves batches on until ctx is done.
@@ -60,6 +62,7 @@ func (b *Batches) Run(ctx context.Context) {
 // the others.
 func (b *Batches) pass(ctx context.Context) error {
 	open, err := b.Store.OpenBatches(ctx, openBatches)
+	b.waits.keep(open)
 	for _, batch := range open {
 		if ctx.Err() != nil {
 			break
@@ -107,14 +110,13 @@ func (b *Batches) advance(ctx context.Context, open events.OpenBatch) error {
 // endLines puts the results of lines whose jobs have ended on record.
 func (b *Batches) endLines(ctx context.Context, batch events.Batch) error {
 	lines, err := b.Store.RunningLines(ctx, batch, true, linesInFlight)
-	for i := 0; err == nil && i < len(lines); i++ {
-		var text []byte
-		var failed bool
-		if text, failed, err = b.outputOf(ctx, batch, lines[i]); err == nil {
-			err = b.Store.EndLine(ctx, batch, lines[i].Number, failed, len(text))
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return b.outputs(ctx, batch, lines, func(line events.Line, text []byte, failed bool) error {
+		delete(b.waits, batch.ID) // the line may have used less than it reserved
+		return b.Store.EndLine(ctx, batch, line.Number, failed, len(text))
+	})
 }
 
 // validate reads the input of a batch. It puts the order of the lines on record, or the faults.
@@ -179,6 +181,9 @@ var errWait = errors.New("the line has to wait")
 
 // submit makes jobs for the next lines of a batch, as long as the owner has room.
 func (b *Batches) submit(ctx context.Context, batch events.Batch) error {
+	if b.waits.waiting(batch.ID, b.now()) {
+		return nil
+	}
 	running, err := b.Store.RunningOf(ctx, batch.Owner)
 	if err != nil {
 		return err
@@ -229,13 +234,20 @@ func (b *Batches) submitLine(ctx context.Context, batch events.Batch, r openai.B
 		if err == nil {
 			err = b.Queue.SubmitLine(ctx, batch, batch.Next, record, p.requests)
 		}
-		if err == nil || errors.Is(err, events.ErrLineTaken) {
+		if err == nil {
+			delete(b.waits, batch.ID)
+			return nil
+		}
+		if errors.Is(err, events.ErrLineTaken) {
 			return err
 		}
 		problem := lasting(err)
 		var budget *jobs.BudgetError
 		switch {
-		case problem == nil && (errors.Is(err, jobs.ErrQueueFull) || errors.As(err, &budget)):
+		case problem == nil && errors.Is(err, jobs.ErrQueueFull):
+			return errWait
+		case problem == nil && errors.As(err, &budget):
+			b.waits.add(batch.ID, b.now(), budget.Reset)
 			return errWait
 		case problem == nil:
 			return err
@@ -257,7 +269,7 @@ func (b *Batches) failed(ctx context.Context, batch events.Batch, number int, re
 	if line.Record, err = json.Marshal(record); err != nil {
 		return line, err
 	}
-	text, _, err := b.outputOf(ctx, batch, events.Line{Number: number, Record: line.Record})
+	text, _, err := b.outputOf(ctx, batch, events.Line{Number: number, Record: line.Record}, nil)
 	line.Bytes = len(text)
 	return line, err
 }

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Timeouts shortens the timeouts of an API, for the tests of package api_test.
 func (o *Options) Timeouts(body, answer, write, beat time.Duration) {
@@ -11,4 +14,18 @@ func (o *Options) Timeouts(body, answer, write, beat time.Duration) {
 func (o *Options) TextsTimeout(wait time.Duration) {
 	o.timeouts = productionTimeouts
 	o.timeouts.texts = wait
+}
+
+// Advance moves batches on once, at a time.
+func (b *Batches) Advance(ctx context.Context, now time.Time) error {
+	b.now = func() time.Time { return now }
+	return b.pass(ctx)
+}
+
+// Pauses returns the pauses of the batches that wait for a token budget.
+func (b *Batches) Pauses() (all []time.Duration) {
+	for _, w := range b.waits {
+		all = append(all, w.pause)
+	}
+	return all
 }

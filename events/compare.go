@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"colophon/internal/pg"
+	"colophon/internal/vault"
 )
 
 // Difference says how a row of the history view differs from the events of its job.
@@ -257,8 +258,11 @@ func readable(r Record) Record {
 	return r
 }
 
+// streamsQuery reads the events of some streams, those of each stream together and in order.
+const streamsQuery = `select ` + eventColumns + ` from events where stream = any($1::text[]) order by stream, version`
+
 func readStreams(ctx context.Context, conn *pgx.Conn, streams []Stream) ([]storedEvent, error) {
-	return storedEvents(conn.Query(ctx, `select `+eventColumns+` from events where stream = any($1::text[]) order by stream, version`, texts(streams)))
+	return storedEvents(conn.Query(ctx, streamsQuery, texts(streams)))
 }
 
 // texts returns values as texts. In the text modes of pgx, a parameter that is an array
@@ -273,13 +277,13 @@ func texts[T any](values []T) []string {
 
 // foldStreams folds the events of jobs. The events of each stream must be adjacent.
 // foldStreams returns the damaged streams separately.
-func (s *Store) foldStreams(ctx context.Context, conn *pgx.Conn, stored []storedEvent) (jobs []Job, damaged []*Damage, err error) {
+func (s *Store) foldStreams(ctx context.Context, db vault.DB, stored []storedEvent) (jobs []Job, damaged []*Damage, err error) {
 	for len(stored) > 0 {
 		n := slices.IndexFunc(stored, func(r storedEvent) bool { return r.Stream != stored[0].Stream })
 		if n < 0 {
 			n = len(stored)
 		}
-		events, err := s.decodeAll(ctx, conn, stored[:n])
+		events, err := s.decodeAll(ctx, db, stored[:n])
 		stored = stored[n:]
 		var job Job
 		if err == nil {

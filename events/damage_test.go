@@ -339,3 +339,36 @@ func TestDamagedAccountCanBeErased(t *testing.T) {
 		t.Errorf("owners whose keys exist: %v, %v, want none", owners, err)
 	}
 }
+
+// TestJobsAreReadTogether reads jobs of two owners in one query. Each must be the job that is read
+// alone, and those that cannot be read must be missing.
+func TestJobsAreReadTogether(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var ids []uuid.UUID
+	for i := range 4 {
+		if i == 2 {
+			f.owner = uuid.New()
+			f.register(t, f.owner)
+		}
+		job, err := f.put(t.Context(), f.newJob(), completedFacts()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, job.ID)
+	}
+	f.db.Damage(t, `update events set payload = '\x00' where stream = $1 and version = 2`, events.JobStream(ids[3]))
+	found, err := f.JobsByID(t.Context(), append(ids, uuid.New()))
+	if err != nil || len(found) != 3 {
+		t.Fatalf("%d jobs, %v", len(found), err)
+	}
+	for _, id := range ids[:3] {
+		alone, err := f.Job(t.Context(), id)
+		if diff := cmp.Diff(alone, found[id], cmp.AllowUnexported(events.Job{})); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+	}
+	if found, err := f.JobsByID(t.Context(), nil); err != nil || len(found) != 0 {
+		t.Errorf("%v, %v", found, err)
+	}
+}

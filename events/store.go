@@ -392,6 +392,31 @@ func (s *Store) Job(ctx context.Context, id uuid.UUID) (Job, error) {
 	return job, err
 }
 
+// JobsByID returns jobs by their ids, read in one query. A job that does not exist or that is
+// damaged is missing from the result, and [Store.Job] says why.
+func (s *Store) JobsByID(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Job, error) {
+	found := make(map[uuid.UUID]Job, len(ids))
+	if len(ids) == 0 {
+		return found, nil
+	}
+	streams := make([]Stream, len(ids))
+	for i, id := range ids {
+		streams[i] = JobStream(id)
+	}
+	stored, err := storedEvents(s.pool.Query(ctx, streamsQuery, texts(streams)))
+	if err != nil {
+		return nil, fmt.Errorf("read %d jobs: %w", len(ids), err)
+	}
+	jobs, _, err := s.foldStreams(ctx, s.pool, stored)
+	if err != nil {
+		return nil, fmt.Errorf("read %d jobs: %w", len(ids), err)
+	}
+	for _, job := range jobs {
+		found[job.ID] = job
+	}
+	return found, nil
+}
+
 // JobBefore is like Job, and also returns the job as it was before the first event that is
 // too late. The second job is the zero Job if the first event is too late. An event that
 // cannot be used is an error even if it is too late.
