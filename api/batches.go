@@ -45,7 +45,8 @@ func (s *server) batches() {
 		Summary:       "Begin a batch, as OpenAI's API does",
 		Description: "Makes the jobs of a file of requests, over time: at most 32 lines of an account have jobs at once. The jobs go after those of other requests. They do not count against the limits of calls and of outstanding jobs, but against the token budgets: when a budget of the day is spent, the lines wait for the next day. " +
 			"Each line is answered as its operation answers the same request alone, and has its own failure. stream, background, store: false and previous_response_id are refused in lines. " +
-			"Lines that have not ended after 24 hours are cancelled. An account has at most 8 batches that have not ended, beyond which the answer is 409 too_many_batches.",
+			"Lines that have not ended after 24 hours are cancelled. An account has at most 8 batches that have not ended, beyond which the answer is 409 too_many_batches. " +
+			"When its batches have 500000 lines, the answer is 409 too_many_batch_lines until files of ended batches are deleted.",
 		Security: keyed(auth.ScopeGenerate),
 		Metadata: map[string]any{fieldsName: openai.Batches},
 		Errors:   []int{http.StatusNotFound, http.StatusConflict},
@@ -144,6 +145,13 @@ func (s *server) writeOutput(ctx context.Context, to timedWriter, batch events.B
 			return err
 		}
 		if len(lines) == 0 {
+			file := batch.Output
+			if failed {
+				file = batch.Errors
+			}
+			if _, err := s.Store.File(ctx, batch.Owner, file); err != nil { // the lines go with the file
+				return err
+			}
 			return w.Flush()
 		}
 		err = s.outputs(ctx, batch, lines, func(line events.Line, text []byte, _ bool) error {

@@ -116,7 +116,7 @@ func (s *server) inputFiles() {
 		OperationID: "delete-file", Method: http.MethodDelete, Path: filesPath + "/{id}", Tags: []string{"openai"},
 		DefaultStatus: http.StatusOK,
 		Summary:       "Delete a file, as OpenAI's API does",
-		Description: "While a batch that has not ended reads the file, the answer is 409 file_in_use. " +
+		Description: "While a batch that has not ended reads the file, the answer is 409 file_in_use. The lines of an ended batch are removed with the last of its files, which makes room for others. " +
 			"The jobs of a batch outlive its files: DELETE /jobs/{id} erases their texts.",
 		Security: keyed(auth.ScopeGenerate),
 		Errors:   []int{http.StatusNotFound, http.StatusConflict},

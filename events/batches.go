@@ -17,12 +17,23 @@ const (
 	// MaxOpenBatches is the maximum number of batches of an owner that have not ended.
 	MaxOpenBatches = 8
 
+	// MaxBatchLines is the number of lines of an owner's batches from which on they may begin no
+	// more. The lines of an ended batch count until its files are deleted.
+	MaxBatchLines = 500_000
+
+	// MaxBatchesWithoutFiles is the maximum number of an owner's ended batches without files.
+	// Beyond it, the oldest ones are removed.
+	MaxBatchesWithoutFiles = 1000
+
 	// BatchTime is the time from a batch's creation to its deadline.
 	BatchTime = 24 * time.Hour
 )
 
 // ErrTooManyBatches occurs when MaxOpenBatches batches of an owner have not ended.
 var ErrTooManyBatches = errcode.New("too_many_batches", fmt.Sprintf("an account has at most %d batches that have not ended", MaxOpenBatches))
+
+// ErrTooManyLines occurs when the batches of an owner have MaxBatchLines lines.
+var ErrTooManyLines = errcode.New("too_many_batch_lines", fmt.Sprintf("the batches of an account have at most %d lines on record", MaxBatchLines))
 
 // BatchState is the state of a batch.
 type BatchState string
@@ -81,7 +92,7 @@ type NewBatch struct {
 }
 
 // CreateBatch creates a batch of the lines of an uploaded file. It returns ErrNotFound if the
-// owner has no such file, and ErrTooManyBatches.
+// owner has no such file, ErrTooManyBatches, and ErrTooManyLines.
 func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 	id := s.NewID()
 	err := s.writeSealed(ctx, func(tx *Tx) error {
@@ -98,6 +109,9 @@ func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 		}
 		if err == nil && open >= MaxOpenBatches {
 			err = ErrTooManyBatches
+		}
+		if err == nil {
+			err = tx.makeRoom(ctx, n.Owner)
 		}
 		if err != nil {
 			return err
@@ -118,6 +132,27 @@ func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 		return Batch{}, fmt.Errorf("create a batch: %w", err)
 	}
 	return s.Batch(ctx, n.Owner, id)
+}
+
+// makeRoom removes an owner's oldest batches without files beyond MaxBatchesWithoutFiles. It
+// returns ErrTooManyLines if the others have too many lines. An input has at most 50,000 lines,
+// which count when it has been read, so MaxOpenBatches batches may exceed the limit.
+func (tx *Tx) makeRoom(ctx context.Context, owner uuid.UUID) error {
+	_, err := tx.Exec(ctx, `
+		delete from batches where id in (
+			select id from batches b where owner = $1 and ended_at is not null and not exists (select from files where batch = b.id)
+			order by id desc offset $2)`, owner, MaxBatchesWithoutFiles)
+	if err != nil {
+		return err
+	}
+	var lines int
+	err = tx.QueryRow(ctx, `
+		select coalesce(sum(case when ended_at is null then cardinality(ranks) else next_line - 1 end), 0) from batches b
+		where owner = $1 and (ended_at is null or exists (select from files where batch = b.id))`, owner).Scan(&lines)
+	if err == nil && lines >= MaxBatchLines {
+		err = ErrTooManyLines
+	}
+	return err
 }
 
 const batchColumns = `b.id, b.owner, b.input, b.endpoint, b.api_key, b.api_key_tokens, b.state, b.expires_at <= clock_timestamp(), b.faults, cardinality(b.ranks), b.next_line,

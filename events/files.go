@@ -218,10 +218,17 @@ func (s *Store) Files(ctx context.Context, owner, after uuid.UUID, uploaded, mad
 }
 
 // DeleteFile deletes a file of an owner. It returns ErrFileInUse while a batch reads it, and
-// ErrNotFound if the owner has no such file. The jobs of a batch outlive its files.
+// ErrNotFound if the owner has no such file. The jobs of a batch outlive its files. Its lines do
+// not: they are removed with the last file that is made from them.
 func (s *Store) DeleteFile(ctx context.Context, owner, id uuid.UUID) error {
 	err := s.Write(ctx, func(tx *Tx) error {
-		err := tx.QueryRow(ctx, `select id from files where id = $1 and owner = $2 and stored_at is not null for update`, id, owner).Scan(&id)
+		// The batch is locked before its file, as by what removes batches. Of two deletions at the
+		// same time, the later one finds no file any more.
+		var batch *uuid.UUID
+		_, err := tx.Exec(ctx, `select from batches where id = (select batch from files where id = $1 and owner = $2) for no key update`, id, owner)
+		if err == nil {
+			err = tx.QueryRow(ctx, `select batch from files where id = $1 and owner = $2 and stored_at is not null for update`, id, owner).Scan(&batch)
+		}
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNotFound
 		}
@@ -232,6 +239,10 @@ func (s *Store) DeleteFile(ctx context.Context, owner, id uuid.UUID) error {
 		if err == nil && tag.RowsAffected() == 0 {
 			err = ErrFileInUse
 		}
+		if err != nil || batch == nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `delete from batch_lines where batch = $1 and number > 0 and not exists (select from files where batch = $1)`, batch)
 		return err
 	})
 	if err != nil {
