@@ -149,6 +149,14 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 		"a text in a query":     "hoopoe ä&b",
 		"a text in a header":    "kookaburra=b/c",
 		"half a JSON text":      "flamingö \"c",
+		"the name of a file":    "oystercatcher's ö & plume.jsonl",
+		"a custom id":           "corncrake's é & plume",
+		"a line's prompt":       "a nuthatch's ö & plume",
+		"a refused line":        "a bluethroat's ä\u0000& plume",
+		"a malformed line":      "lapwing ö {b",
+		"a batch's metadata":    "goosander's ü & plume",
+		"a response's metadata": "merganser's ö & plume",
+		"instructions":          "a redshank's ü & plume",
 		"a webhook's URL":       "bittern-ä/ü&b",
 		"an unknown token":      "crt_pelicanpelicanpelicanpelicanpelicanpelicanpel",
 		"an access token's sig": "shoebill-shoebill-shoebill",
@@ -226,6 +234,7 @@ func TestSecretsAreStoredAndLoggedNowhere(t *testing.T) {
 	c.Do("GET", "/jobs/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 422)
 	c.Do("GET", "/"+url.PathEscape(secrets["a text in a path"]), "").Must(t, 404)
 	c.Do("GET", "/history?x="+url.QueryEscape(secrets["a text in a query"]), "").Must(t, 422)
+	sendOpenAI(t, c, secrets)
 	stop(p)
 
 	// A process with a broken model continues on the same data, so that its job fails.
