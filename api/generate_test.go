@@ -190,6 +190,16 @@ func TestLogprobsOfAPastText(t *testing.T) {
 	if a := key.Do("POST", path+"/logprobs", body).Must(t, 202); strings.Contains(string(a.Body), "light") || strings.Contains(string(a.Body), "params") {
 		t.Errorf("a key that may not read gets %s", a.Body)
 	}
+	// The job of a repeated request has a copy of the text, and its client may not know of it.
 	f.Do("DELETE", path, "").Must(t, 204)
 	f.Do("POST", path+"/logprobs", body).Refused(t, 410, "job_erased")
+	f.Do("POST", path+"/logprobs", body, "Idempotency-Key", "another").Refused(t, 410, "job_erased")
+	f.Do("POST", path+"/logprobs", `{"logprobs":4}`, "Idempotency-Key", "k").Refused(t, 422, "idempotency_key_reused")
+	if f.Do("POST", path+"/logprobs", body, "Idempotency-Key", "k").Must(t, 202).Into(t, &again); again.ID != made.ID {
+		t.Errorf("repeated after the erasure: job %s, want %s", again.ID, made.ID)
+	}
+	f.Do("DELETE", "/jobs/"+made.ID, "").Must(t, 204)
+	if a := f.Do("POST", path+"/logprobs", body, "Idempotency-Key", "k").Must(t, 202); !strings.Contains(string(a.Body), made.ID) || !strings.Contains(string(a.Body), "erased_at") || strings.Contains(string(a.Body), "light") {
+		t.Errorf("repeated after both erasures: %s", a.Body)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 
+	"colophon/events"
 	"colophon/internal/auth"
 	"colophon/jobs"
 )
@@ -46,9 +47,6 @@ func (s *server) submitLogprobs(ctx context.Context, in *logprobsInput) (*logpro
 	if err != nil {
 		return nil, err
 	}
-	if !of.ErasedAt.IsZero() {
-		return nil, newProblem(http.StatusGone, "job_erased", "the job was erased")
-	}
 	payload, err := json.Marshal(in.Body)
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
@@ -61,10 +59,20 @@ func (s *server) submitLogprobs(ctx context.Context, in *logprobsInput) (*logpro
 	// job exists.
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
-	job, err := s.Queue.SubmitLogprobs(undisturbed, of, in.Body.Logprobs, byAPIKey(ctx, jobs.Request{Key: key}))
+	// A repetition gets its job even if the first text was erased meanwhile. The job has a copy of
+	// the text, and a client that lost the answer could not erase it otherwise.
+	group, repeated, err := s.Queue.Repeated(undisturbed, key)
+	if !repeated {
+		if !of.ErasedAt.IsZero() {
+			return nil, newProblem(http.StatusGone, "job_erased", "the job was erased")
+		}
+		group = make([]events.Job, 1)
+		group[0], err = s.Queue.SubmitLogprobs(undisturbed, of, in.Body.Logprobs, byAPIKey(ctx, jobs.Request{Key: key}))
+	}
 	if err != nil {
 		return nil, err
 	}
+	job := group[0]
 	out := &logprobsOutput{Location: jobPath(job.ID), Body: s.jobBody(job)}
 	if !job.State.Final() {
 		out.RetryAfter = seconds(s.Queue.PollAfter(job))

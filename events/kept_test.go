@@ -25,6 +25,8 @@ func (f *fixture) endedBatch(t *testing.T, file events.File) events.Batch {
 
 // TestLinesOnRecordAreBounded creates batches up to the limit of lines on record. Deleting the files
 // of an ended batch must make room, and remove its lines.
+//
+// security: LLM10:2025
 func TestLinesOnRecordAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
