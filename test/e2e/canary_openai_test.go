@@ -84,7 +84,9 @@ func sendOpenAI(t *testing.T, c apitest.Client, secrets canaries) {
 	}
 	id := quoted("a custom id")
 	output, failed := batch(false, line("a line's prompt", id, 20), line("a refused line", `"refused"`, 20))
-	var answered struct{ Response struct{ Body json.RawMessage } }
+	var answered struct {
+		Response struct{ Body json.RawMessage }
+	}
 	if err := json.Unmarshal([]byte(output), &answered); err != nil || json.Unmarshal(answered.Response.Body, &made) != nil || !strings.Contains(failed, "prompt_control") {
 		t.Fatalf("%v: %s, %s", err, output, failed)
 	}
