@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"colophon/api/openai"
 	"colophon/events"
 	"colophon/internal/periodic"
@@ -20,9 +22,8 @@ const (
 	// batchesEvery is the interval of the search for batches that have something to do.
 	batchesEvery = 250 * time.Millisecond
 
-	openBatches   = 1000 // maximum number of batches that one search looks at
-	linesInFlight = 32   // maximum number of lines of one owner that have jobs and no result
-	linesToFail   = 200  // lines without jobs that get their results in one transaction
+	openBatches = 1000 // maximum number of batches that one search looks at
+	linesToFail = 200  // lines without jobs that get their results in one step
 )
 
 // Batches moves batches on. The rows of a batch say what is to be done next, and each step is one
@@ -33,6 +34,7 @@ type Batches struct {
 	lines *lineReader
 	waits budgetWaits
 	now   func() time.Time
+	begun map[uuid.UUID]int // number of lines of each owner that the current pass has begun
 }
 
 // NewBatches returns what moves the batches of an API with the same options on.
@@ -45,7 +47,7 @@ func NewBatches(o Options) (*Batches, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Batches{s, lines, budgetWaits{}, time.Now}, nil
+	return &Batches{server: s, lines: lines, waits: budgetWaits{}, now: time.Now}, nil
 }
 
 // Run moves batches on until ctx is done.
@@ -58,9 +60,10 @@ func (b *Batches) Run(ctx context.Context) {
 	periodic.Run(ctx, batchesEvery, b.Log, "batches not advanced, retrying", b.pass)
 }
 
-// pass moves each open batch on. It goes on after an error, so that one batch does not hold up
-// the others.
+// pass moves each open batch on by one step, so that a long batch does not hold up the others.
+// For the same reason it goes on after an error.
 func (b *Batches) pass(ctx context.Context) error {
+	b.begun = map[uuid.UUID]int{}
 	open, err := b.Store.OpenBatches(ctx, openBatches)
 	b.waits.keep(open)
 	for _, batch := range open {
@@ -109,7 +112,7 @@ func (b *Batches) advance(ctx context.Context, open events.OpenBatch) error {
 
 // endLines puts the results of lines whose jobs have ended on record.
 func (b *Batches) endLines(ctx context.Context, batch events.Batch) error {
-	lines, err := b.Store.RunningLines(ctx, batch, true, linesInFlight)
+	lines, err := b.Store.RunningLines(ctx, batch, true, events.MaxRunningLines)
 	if err != nil {
 		return err
 	}
@@ -179,7 +182,8 @@ func rank(ids []string) (ranks []int32, faults []events.BatchFault) {
 // errWait means that the next line of a batch has to wait for room or for a budget.
 var errWait = errors.New("the line has to wait")
 
-// submit makes jobs for the next lines of a batch, as long as the owner has room.
+// submit makes jobs for the next lines of a batch, as long as the owner has room. Lines that are
+// refused leave room, so the lines that a pass begins are bounded as well.
 func (b *Batches) submit(ctx context.Context, batch events.Batch) error {
 	if b.waits.waiting(batch.ID, b.now()) {
 		return nil
@@ -188,8 +192,12 @@ func (b *Batches) submit(ctx context.Context, batch events.Batch) error {
 	if err != nil {
 		return err
 	}
-	err = b.eachLine(ctx, &batch, linesInFlight-running, func(r openai.BatchRequest) error { return b.submitLine(ctx, batch, r) })
-	if errors.Is(err, errWait) || errors.Is(err, events.ErrLineTaken) { // by another process
+	most := events.MaxRunningLines - max(running, b.begun[batch.Owner])
+	err = b.eachLine(ctx, &batch, most, func(r openai.BatchRequest) error {
+		b.begun[batch.Owner]++
+		return b.submitLine(ctx, batch, r)
+	})
+	if errors.Is(err, errWait) || errors.Is(err, events.ErrLinesRunning) || errors.Is(err, events.ErrLineTaken) { // by another process
 		return nil
 	}
 	return err
@@ -238,7 +246,7 @@ func (b *Batches) submitLine(ctx context.Context, batch events.Batch, r openai.B
 			delete(b.waits, batch.ID)
 			return nil
 		}
-		if errors.Is(err, events.ErrLineTaken) {
+		if errors.Is(err, events.ErrLineTaken) || errors.Is(err, events.ErrLinesRunning) {
 			return err
 		}
 		problem := lasting(err)
@@ -274,28 +282,25 @@ func (b *Batches) failed(ctx context.Context, batch events.Batch, number int, re
 	return line, err
 }
 
-// cut cancels the lines of a batch that have not ended. The reason is the error of the lines.
+// cut cancels the lines of a batch that have not ended, as many as one step may. The reason is
+// the error of the lines.
 func (b *Batches) cut(ctx context.Context, batch events.Batch, reason error) error {
-	if err := b.Queue.EndLines(ctx, batch, linesInFlight); err != nil {
+	if err := b.Queue.EndLines(ctx, batch, events.MaxRunningLines); err != nil {
 		return err
 	}
-	for batch.Next <= batch.Total {
-		first := batch.Next
-		var lines []events.FailedLine
-		err := b.eachLine(ctx, &batch, linesToFail, func(r openai.BatchRequest) error {
-			line, err := b.failed(ctx, batch, batch.Next, openai.LineRecord{CustomID: r.CustomID, Failure: &openai.LineFailure{Error: lineError(reason)}})
-			lines = append(lines, line)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if err := b.Store.FailLines(ctx, batch, first, lines, nil); err != nil {
-			if errors.Is(err, events.ErrLineTaken) { // by another process
-				return nil
-			}
-			return err
-		}
+	first := batch.Next
+	var lines []events.FailedLine
+	err := b.eachLine(ctx, &batch, linesToFail, func(r openai.BatchRequest) error {
+		line, err := b.failed(ctx, batch, batch.Next, openai.LineRecord{CustomID: r.CustomID, Failure: &openai.LineFailure{Error: lineError(reason)}})
+		lines = append(lines, line)
+		return err
+	})
+	if err != nil || len(lines) == 0 {
+		return err
 	}
-	return nil
+	err = b.Store.FailLines(ctx, batch, first, lines, nil)
+	if errors.Is(err, events.ErrLineTaken) { // by another process
+		return nil
+	}
+	return err
 }

@@ -29,3 +29,6 @@ func (b *Batches) Pauses() (all []time.Duration) {
 	}
 	return all
 }
+
+// Pass moves all open batches on by one step.
+func (b *Batches) Pass(ctx context.Context) error { return b.pass(ctx) }

@@ -126,7 +126,7 @@ func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 		if err != nil {
 			return err
 		}
-		return tx.addLine(ctx, Batch{ID: id, Owner: n.Owner}, 0, "completed", nil, metadata)
+		return tx.addLines(ctx, Batch{ID: id, Owner: n.Owner}, 0, "completed", nil, metadata)
 	})
 	if err != nil {
 		return Batch{}, fmt.Errorf("create a batch: %w", err)

@@ -7,11 +7,22 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"colophon/internal/vault"
 )
 
-// ErrLineTaken occurs when a line of a batch has jobs or a result already, or when the batch
-// takes no more jobs.
-var ErrLineTaken = errors.New("the line was taken before")
+// MaxRunningLines is the maximum number of lines of an owner, in all batches, that have jobs and
+// no result.
+const MaxRunningLines = 32
+
+var (
+	// ErrLineTaken occurs when a line of a batch has jobs or a result already, or when the batch
+	// takes no more jobs.
+	ErrLineTaken = errors.New("the line was taken before")
+
+	// ErrLinesRunning occurs when MaxRunningLines lines of the owner have jobs.
+	ErrLinesRunning = errors.New("the owner has no room for another line")
+)
 
 // Line is a line of a batch that has jobs or a result.
 type Line struct {
@@ -23,25 +34,41 @@ type Line struct {
 
 func lineAAD(batch uuid.UUID, number int) string { return fmt.Sprintf("batch %s %d", batch, number) }
 
-// addLine stores a line with its sealed record.
-func (tx *Tx) addLine(ctx context.Context, b Batch, number int, state string, jobs []uuid.UUID, record []byte) error {
-	sealed, key, err := tx.store.box(ctx, tx, b.Owner, record, lineAAD(b.ID, number))
-	if err != nil {
-		return err
-	}
+// addLines stores successive lines with their sealed records, in one round trip. All of them have
+// the same state and jobs.
+func (tx *Tx) addLines(ctx context.Context, b Batch, first int, state string, jobs []uuid.UUID, records ...[]byte) error {
 	var batch pgx.Batch
 	queueOpenCheck(&batch, b.Owner)
-	batch.Queue(`
-		insert into batch_lines (batch, number, owner, rank, state, jobs, sealed)
-		select $1, $2, $3, coalesce(ranks[$2], 0), $4, $5::uuid[], sealed_by($3, $7::integer, $6) from batches where id = $1`,
-		b.ID, number, b.Owner, state, texts(jobs), sealed, key)
+	for i, record := range records {
+		number := first + i
+		sealed, key, err := tx.store.box(ctx, tx, b.Owner, record, lineAAD(b.ID, number))
+		if err != nil {
+			return err
+		}
+		batch.Queue(`
+			insert into batch_lines (batch, number, owner, rank, state, jobs, sealed)
+			select $1, $2, $3, coalesce(ranks[$2], 0), $4, $5::uuid[], sealed_by($3, $7::integer, $6) from batches where id = $1`,
+			b.ID, number, b.Owner, state, texts(jobs), sealed, key)
+	}
 	return tx.store.refused(tx.SendBatch(ctx, &batch).Close(), b.Owner)
 }
 
 // TakeLine records that jobs are made for the next line of a batch, in the transaction that
 // makes them. It returns ErrLineTaken if the line is not the next one any more, or if the batch
-// is not in progress. So each line gets its jobs once. It is the first write of its transaction.
+// is not in progress. So each line gets its jobs once. It returns ErrLinesRunning if the owner has
+// no room for another line. Transactions of one owner wait for each other, so no number of
+// processes exceeds MaxRunningLines. It is the first write of its transaction.
 func (tx *Tx) TakeLine(ctx context.Context, b Batch, number int, jobs []uuid.UUID, record []byte) error {
+	if err := tx.lockOwner(ctx, "lines", b.Owner); err != nil {
+		return err
+	}
+	running, err := runningOf(ctx, tx, b.Owner)
+	if err == nil && running >= MaxRunningLines {
+		err = ErrLinesRunning
+	}
+	if err != nil {
+		return err
+	}
 	tag, err := tx.Exec(ctx, `
 		update batches set next_line = next_line + 1
 		where id = $1 and next_line = $2 and state = 'in_progress' and expires_at > clock_timestamp()`, b.ID, number)
@@ -51,7 +78,7 @@ func (tx *Tx) TakeLine(ctx context.Context, b Batch, number int, jobs []uuid.UUI
 	if err != nil {
 		return err
 	}
-	return tx.addLine(ctx, b, number, "running", jobs, record)
+	return tx.addLines(ctx, b, number, "running", jobs, record)
 }
 
 // FailedLine is the result of a line without jobs.
@@ -65,8 +92,10 @@ type FailedLine struct {
 // account, unless the fact is nil.
 func (s *Store) FailLines(ctx context.Context, b Batch, first int, lines []FailedLine, fact Fact) error {
 	size := 0
+	var records [][]byte
 	for _, line := range lines {
 		size += line.Bytes
+		records = append(records, line.Record)
 	}
 	err := s.writeSealed(ctx, func(tx *Tx) error {
 		tag, err := tx.Exec(ctx, `
@@ -75,8 +104,8 @@ func (s *Store) FailLines(ctx context.Context, b Batch, first int, lines []Faile
 		if err == nil && tag.RowsAffected() == 0 {
 			err = ErrLineTaken
 		}
-		for i := 0; err == nil && i < len(lines); i++ {
-			err = tx.addLine(ctx, b, first+i, "failed", nil, lines[i].Record)
+		if err == nil {
+			err = tx.addLines(ctx, b, first, "failed", nil, records...)
 		}
 		if err == nil && fact != nil {
 			err = tx.AppendAccount(ctx, b.Owner, fact)
@@ -148,7 +177,11 @@ func (s *Store) lines(ctx context.Context, b Batch, where string, args ...any) (
 // RunningOf returns the number of lines of all batches of an owner whose jobs run or whose result
 // is not on record yet.
 func (s *Store) RunningOf(ctx context.Context, owner uuid.UUID) (n int, err error) {
-	if err = s.pool.QueryRow(ctx, `select count(*) from batch_lines where owner = $1 and state = 'running'`, owner).Scan(&n); err != nil {
+	return runningOf(ctx, s.pool, owner)
+}
+
+func runningOf(ctx context.Context, db vault.DB, owner uuid.UUID) (n int, err error) {
+	if err = db.QueryRow(ctx, `select count(*) from batch_lines where owner = $1 and state = 'running'`, owner).Scan(&n); err != nil {
 		err = fmt.Errorf("count the running lines of %s: %w", owner, err)
 	}
 	return n, err

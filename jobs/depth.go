@@ -49,8 +49,9 @@ func (d *depthLimit) endCount(queued int) {
 }
 
 // reserve reserves room for one job, or returns ErrQueueFull. It waits for the first count.
-// After a reservation the caller must call settle.
-func (d *depthLimit) reserve(ctx context.Context) error {
+// After a reservation the caller must call settle. If yields is set, the room is that of half of
+// the limit, so that jobs that can wait leave the other half to those that cannot.
+func (d *depthLimit) reserve(ctx context.Context, yields bool) error {
 	if d.limit == 0 {
 		return nil
 	}
@@ -61,7 +62,11 @@ func (d *depthLimit) reserve(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.counted+d.added >= d.limit {
+	limit := d.limit
+	if yields {
+		limit = (limit + 1) / 2
+	}
+	if d.counted+d.added >= limit {
 		return ErrQueueFull
 	}
 	d.added++

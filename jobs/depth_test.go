@@ -36,7 +36,7 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 			steps := []string{"reserve", "reserve", "queue", "give up", "start", "begin a count", "count", "end a count"}
 			switch step := rapid.SampledFrom(steps).Draw(rt, "step"); {
 			case step == "reserve":
-				if err := p.reserve(t.Context()); err == nil {
+				if err := p.reserve(t.Context(), false); err == nil {
 					p.open++
 				} else if !errors.Is(err, ErrQueueFull) {
 					rt.Fatal(err)
@@ -70,7 +70,7 @@ func TestDepthNeverExceedsItsLimit(t *testing.T) {
 			}
 			p.beginCount()
 			p.endCount(0)
-			if err := p.reserve(t.Context()); err != nil {
+			if err := p.reserve(t.Context(), false); err != nil {
 				rt.Fatalf("reserve in an empty queue: %v", err)
 			}
 		}
@@ -82,8 +82,8 @@ func TestSubmitWaitsForTheFirstCount(t *testing.T) {
 		d := newDepthLimit(1)
 		left, leave := context.WithCancel(t.Context())
 		gone, reserved := make(chan error), make(chan error)
-		go func() { gone <- d.reserve(left) }()
-		go func() { reserved <- d.reserve(t.Context()) }()
+		go func() { gone <- d.reserve(left, false) }()
+		go func() { reserved <- d.reserve(t.Context(), false) }()
 		synctest.Wait()
 		leave()
 		if err := <-gone; !errors.Is(err, context.Canceled) {

@@ -198,7 +198,10 @@ func (q *Queue) put(ctx context.Context, owner uuid.UUID, group []draft, first f
 		}
 	}()
 	for i, d := range group {
-		if err := q.depth.reserve(ctx); err != nil {
+		// A line of a batch begins only while half of the queue is free. Its other jobs follow,
+		// so that a line with many texts does not wait for more room than a small queue has.
+		yields := i == 0 && d.request.Batch != (events.BatchLine{})
+		if err := q.depth.reserve(ctx, yields); err != nil {
 			return nil, err
 		}
 		reserved++
