@@ -66,7 +66,7 @@ func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 	if n.Untied {
 		l.rows(outputName, n.Vocab, 1024, n.lmHead.SetOutputs)
 	}
-	l.vector("wpe.weight", n.positions)
+	l.vector("wpe.weight", into(n.positions))
 	for i, b := range n.blocks {
 		l.norm(i, "ln_1", b.attentionNorm)
 		l.matrix(i, "attn.c_attn", b.qkv)
@@ -75,8 +75,8 @@ func load(c *Checkpoint, f kernel.Format, threads int) (*network, error) {
 		l.matrix(i, "mlp.c_fc", b.up)
 		l.matrix(i, "mlp.c_proj", b.down)
 	}
-	l.vector("ln_f.weight", n.finalNorm.gain)
-	l.vector("ln_f.bias", n.finalNorm.bias)
+	l.vector("ln_f.weight", into(n.finalNorm.gain))
+	l.vector("ln_f.bias", into(n.finalNorm.bias))
 	return n, runAll(threads, l.tasks)
 }
 
@@ -143,30 +143,35 @@ func (l *loader) rows(name string, rows, step int, set func(i int, rows []float3
 	}
 }
 
-// vector adds a task that reads a tensor.
-func (l *loader) vector(name string, to []float32) {
+// vector adds a task that reads a tensor and passes it to set. Like a matrix, it must be finite: a single
+// other value makes all logits those of no text.
+func (l *loader) vector(name string, set func([]float32)) {
 	l.tasks = append(l.tasks, func(*buffer) error {
-		v, err := l.checkpoint.Tensor(name)
-		copy(to, v)
-		return err
+		values, err := l.checkpoint.Tensor(name)
+		if err != nil {
+			return err
+		}
+		for _, v := range values {
+			if v-v != 0 { // infinite or NaN
+				return fmt.Errorf("tensor %q: value %g is not finite", name, v)
+			}
+		}
+		set(values)
+		return nil
 	})
 }
 
+// into returns a function for vector that copies the values.
+func into(to []float32) func([]float32) { return func(values []float32) { copy(to, values) } }
+
 // norm adds tasks that read one layer norm of a block.
 func (l *loader) norm(layer int, name string, to norm) {
-	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), to.gain)
-	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), to.bias)
+	l.vector(fmt.Sprintf("h.%d.%s.weight", layer, name), into(to.gain))
+	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), into(to.bias))
 }
 
 // matrix adds tasks that read and pack a matrix of a block, and its bias.
 func (l *loader) matrix(layer int, name string, m *kernel.Matrix) {
 	l.rows(fmt.Sprintf("h.%d.%s.weight", layer, name), m.Inputs(), m.Inputs(), m.SetInputs)
-	bias := fmt.Sprintf("h.%d.%s.bias", layer, name)
-	l.tasks = append(l.tasks, func(*buffer) error {
-		v, err := l.checkpoint.Tensor(bias)
-		if err == nil {
-			m.SetBias(v)
-		}
-		return err
-	})
+	l.vector(fmt.Sprintf("h.%d.%s.bias", layer, name), m.SetBias)
 }

@@ -230,8 +230,9 @@ func TestVocabularyMayDifferFromTheNetwork(t *testing.T) {
 // FuzzTokenizerJSON reads any bytes as tokenizer.json. A tokenizer that is accepted must
 // give back every text that it can encode.
 func FuzzTokenizerJSON(f *testing.F) {
-	f.Add(modeltest.TokenizerJSON(300, nil), "the <user>")
-	f.Add(modeltest.TokenizerJSON(270, map[string]any{"added_tokens": []any{map[string]any{"id": 300, "content": "<user>"}}}), "the <user>the")
+	// Short seeds, because fuzzing tries to leave out each part of an input.
+	f.Add([]byte(`{"pre_tokenizer":{"type":"ByteLevel"},"post_processor":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":[["a","b"]]},`+
+		`"added_tokens":[{"id":3,"content":"<b>"},{"id":4,"content":"<b>a","normalized":true},{"id":5,"content":"<s>","special":true}]}`), "a<b>ab<b>a<s>")
 	f.Add([]byte(`{"pre_tokenizer":{"type":"ByteLevel"},"model":{"vocab":{"a":0,"aa":5},"merges":["a a"]}}`), "aaa")
 	f.Fuzz(func(t *testing.T, b []byte, text string) {
 		tok, err := parseTokenizerJSON(b)
