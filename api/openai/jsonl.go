@@ -84,14 +84,6 @@ type BatchRequest struct {
 	Body     json.RawMessage `json:"body"`
 }
 
-// batchRequest is a BatchRequest whose missing members are nil.
-type batchRequest struct {
-	CustomID *string          `json:"custom_id"`
-	Method   *string          `json:"method"`
-	URL      *string          `json:"url"`
-	Body     *json.RawMessage `json:"body"`
-}
-
 // ReadBatchRequest reads a line of the input of a batch for an endpoint. The fault is nil for a
 // valid line. It repeats nothing of the line. The body is a JSON object that is not read further.
 func ReadBatchRequest(line []byte, endpoint string) (BatchRequest, *events.BatchFault) {
@@ -101,10 +93,19 @@ func ReadBatchRequest(line []byte, endpoint string) (BatchRequest, *events.Batch
 	if err := strictjson.Check(line, strictjson.MaxDepth+1); err != nil {
 		return fault("invalid_json_line", "", "the line is not a JSON object: "+err.Error())
 	}
-	var r batchRequest
-	decoder := json.NewDecoder(bytes.NewReader(line))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&r); err != nil || bytes.TrimLeft(line, " \t\r")[0] != '{' {
+	var r struct { // a missing member is nil
+		CustomID, Method, URL *string
+		Body                  *json.RawMessage
+	}
+	members := map[string]any{"custom_id": &r.CustomID, "method": &r.Method, "url": &r.URL, "body": &r.Body}
+	// Package encoding/json would also take names in another case, and so the last of two ids.
+	err := strictjson.Object(bytes.NewReader(line), func(name string, value []byte) error {
+		if members[name] == nil {
+			return errForm
+		}
+		return json.Unmarshal(value, members[name])
+	})
+	if err != nil {
 		return fault("invalid_json_line", "", "the line is not an object with the members custom_id, method, url and body alone")
 	}
 	missing := ""

@@ -38,6 +38,21 @@ func chunked(t *testing.T, file []byte, one bool) (chunks [][]byte, err error) {
 	return chunks, err
 }
 
+// TestNamesOfMembersAreExact reads lines whose members have names in another case. They are
+// refused, so no line has two ids of which one counts.
+func TestNamesOfMembersAreExact(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{
+		`{"custom_id":"a","CUSTOM_ID":"b","method":"POST","url":"/v1/completions","body":{}}`,
+		`{"Custom_Id":"a","method":"POST","url":"/v1/completions","body":{}}`,
+		`{"custom_id":"a","method":"POST","url":"/v1/completions","body":{},"Body":{}}`,
+	} {
+		if r, fault := ReadBatchRequest([]byte(line), EndpointCompletions); fault == nil || fault.Code != "invalid_json_line" {
+			t.Errorf("%s is read as %+v, %+v", line, r, fault)
+		}
+	}
+}
+
 // TestLargeFilesAreRefused reads files at the limits and beyond them.
 func TestLargeFilesAreRefused(t *testing.T) {
 	t.Parallel()
