@@ -20,7 +20,10 @@ import (
 
 const batchesPath = "/v1/batches"
 
-type createBatchInput struct{ Body openai.BatchBody }
+type createBatchInput struct {
+	Idempotent
+	Body openai.BatchBody
+}
 
 // BatchPath is the path of a batch. It is exported because Huma reads only exported types inside
 // others.
@@ -89,7 +92,11 @@ func (s *server) createBatch(ctx context.Context, in *createBatchInput) (*batchO
 	if !ok {
 		return nil, events.ErrNotFound
 	}
-	n := events.NewBatch{Owner: caller(ctx).Account, Input: input, Endpoint: b.Endpoint, Metadata: b.Metadata}
+	key, err := openAIKey(ctx, &in.Idempotent, batchesPath, b)
+	if err != nil {
+		return nil, err
+	}
+	n := events.NewBatch{Owner: caller(ctx).Account, Input: input, Endpoint: b.Endpoint, Metadata: b.Metadata, Key: key}
 	if key := caller(ctx).Key; key != nil {
 		n.APIKey, n.APIKeyTokens = key.ID, key.Tokens
 	}

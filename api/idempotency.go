@@ -15,7 +15,7 @@ const maxKey = 255
 // Idempotent is the part of an operation's input that reads the Idempotency-Key header
 // (draft-ietf-httpapi-idempotency-key-header).
 type Idempotent struct {
-	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, such as a UUID: 1 to 255 visible characters in double quotes, or a bare token. A request that is sent again under the same key within a day is carried out once. The answer is that of the first time, with the job as it is now. The same key with another request is answered with 422 (400 by the operations of OpenAI's API), and with a request that is still being accepted with 409."`
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"512" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name of your choice for this request, such as a UUID: 1 to 255 visible characters in double quotes, or a bare token. A request that is sent again under the same key within a day is carried out once. The answer is that of the first time, with the job or the batch as it is now. The same key with another request is answered with 422 (400 by the operations of OpenAI's API), and with a request that is still being accepted with 409."`
 
 	sent []string // the lines of the header as the client sent them
 }

@@ -89,15 +89,26 @@ type NewBatch struct {
 	Metadata     map[string]string
 	APIKey       uuid.UUID
 	APIKeyTokens int
+	Key          *IdempotencyKey // if nil, a repeated request makes another batch
 }
 
+// batchStream names a batch in the row of an idempotency key. It has no events.
+func batchStream(id uuid.UUID) Stream { return Stream("batch/" + id.String()) }
+
 // CreateBatch creates a batch of the lines of an uploaded file. It returns ErrNotFound if the
-// owner has no such file, ErrTooManyBatches, and ErrTooManyLines.
+// owner has no such file, ErrTooManyBatches, and ErrTooManyLines. If an earlier request had the
+// same idempotency key, CreateBatch returns that request's batch in its current state, or
+// ErrNotFound if it was removed. With a key, it can also return ErrKeyReused or ErrInFlight.
 func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 	id := s.NewID()
 	err := s.writeSealed(ctx, func(tx *Tx) error {
 		if err := tx.lockOwner(ctx, "batches", n.Owner); err != nil {
 			return err
+		}
+		if n.Key != nil {
+			if err := tx.Claim(ctx, *n.Key, n.Owner, batchStream(id)); err != nil {
+				return err
+			}
 		}
 		err := tx.QueryRow(ctx, `select id from files where id = $1 and owner = $2 and batch is null and stored_at is not null for key share`, n.Input, n.Owner).Scan(&n.Input)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -128,6 +139,11 @@ func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 		}
 		return tx.addLines(ctx, Batch{ID: id, Owner: n.Owner}, 0, "completed", nil, metadata)
 	})
+	if errors.Is(err, ErrClaimed) {
+		var first Stream
+		first, err = s.Opened(ctx, *n.Key)
+		id = first.ID()
+	}
 	if err != nil {
 		return Batch{}, fmt.Errorf("create a batch: %w", err)
 	}

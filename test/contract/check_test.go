@@ -102,7 +102,7 @@ var refusals = map[string][]string{
 	"create-completion":           {"model_not_found", "context_length_exceeded", "token_ids_not_text", "too_many_choices", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "unsupported_parameter"},
 	"create-chat-completion":      {"model_not_found", "context_length_exceeded", "min_tokens_above_maximum", "unknown_token", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "top_logprobs_alone"},
 	"get-model":                   {"model_not_found"},
-	"create-batch":                {"too_many_batches", "too_many_batch_lines", "metadata_form"},
+	"create-batch":                {"too_many_batches", "too_many_batch_lines", "metadata_form", "invalid_idempotency_key", "idempotency_key_reused"},
 	"upload-file":                 {"too_many_files"},
 	"create-response":             {"model_not_found", "context_length_exceeded", "prompt_blank", "prompt_word", "invalid_idempotency_key", "idempotency_key_reused", "job_cancelled", "job_erased", "response_erased", "background_not_stored", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
 	"count-response-input-tokens": {"model_not_found", "prompt_blank", "prompt_word", "previous_response_not_found", "previous_response_erased", "previous_response_unfinished"},
