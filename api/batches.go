@@ -140,7 +140,7 @@ func (s *server) cancelBatch(ctx context.Context, in *BatchPath) (*batchOutput, 
 
 const (
 	outputPage = 100 // lines that are read at a time
-	jobsAtOnce = 64  // jobs that are read at a time, unless one line has more
+	jobsAtOnce = 16  // jobs that are read at a time, unless one line has more: with log probabilities, one can have megabytes
 )
 
 // writeOutput writes a file that a batch has made.
