@@ -120,6 +120,9 @@ func (s *sequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]floa
 	return jobs.EachByNext(ctx, s, n, tokens)
 }
 
+// Expect implements model.Sequence.
+func (s *sequence) Expect([]model.Guess) bool { return false }
+
 func (s *sequence) Close() { s.engine.open.Add(-1) }
 
 var errBroken = errors.New("the engine is broken")

@@ -68,3 +68,6 @@ func (s *foreseen) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	s.logits = s.logits[1:]
 	return next, nil
 }
+
+// Expect implements [model.Sequence]. The recorded tokens are better than guesses.
+func (s *foreseen) Expect([]model.Guess) bool { return false }

@@ -75,6 +75,9 @@ func eachByNext(ctx context.Context, s model.Sequence, n int, tokens []int) (eac
 	return each, nil
 }
 
+// Expect implements model.Sequence.
+func (s *scriptSequence) Expect([]model.Guess) bool { return false }
+
 func (s *scriptSequence) Close() {}
 
 var errKilled = errors.New("killed")

@@ -96,9 +96,16 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	defer seq.Close()
 	next := append(slices.Clone(prompt), past...)
 	generated := slices.Clone(past)
+	var guesses *drafter
+	if seq.Expect(nil) {
+		guesses = newDrafter(sampler, info.Ends, prompt, past)
+	}
 	for result.FinishReason == "" {
 		if err := ctx.Err(); err != nil {
 			return result, err
+		}
+		if guesses != nil {
+			seq.Expect(guesses.draft(p.MaxTokens - result.CompletionTokens - 1))
 		}
 		logits, err := seq.Next(ctx, next...)
 		if err != nil {
@@ -117,6 +124,9 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 			probs = new(Logprobs(logits, token, *n))
 		}
 		next, generated = append(next[:0], token), append(generated, token)
+		if guesses != nil {
+			guesses.add(token)
+		}
 		result.CompletionTokens++
 		switch {
 		case held.add(token, e.Decode(next), probs):

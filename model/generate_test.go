@@ -77,6 +77,8 @@ func (s *fakeSequence) NextEach(context.Context, int, ...int) ([][]float32, erro
 	return nil, errors.New("Generate does not call NextEach")
 }
 
+func (s *fakeSequence) Expect([]Guess) bool { return false }
+
 func (s *fakeSequence) Close() {
 	if !s.closed {
 		s.engine.open--

@@ -114,6 +114,12 @@ type Sequence interface {
 	// texts are computed in parts. n must be from 1 to the number of tokens.
 	NextEach(ctx context.Context, n int, tokens ...int) ([][]float32, error)
 
+	// Expect passes guesses of the tokens that will follow those of the next call. The sequence
+	// may compute the logits after some of them in the same step, so that a caller that goes on
+	// with a guess gets its logits at once. Guesses make no other difference. Expect keeps no slice.
+	// It returns false if the sequence never uses guesses.
+	Expect(guesses []Guess) bool
+
 	// Close frees the sequence. It is safe to call twice.
 	Close()
 }

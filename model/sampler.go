@@ -69,6 +69,9 @@ type Sampler struct {
 	params     Params
 	adjuster   *adjuster // nil if step 1 changes nothing
 	candidates []Candidate
+
+	kept  []Candidate // candidates of the last call of Sample after step 6; nil at temperature 0
+	total uint64      // sum of their weights
 }
 
 // A Chooser may choose the next token of a text in place of a sampler's random numbers.
@@ -132,6 +135,7 @@ func (s *Sampler) Sample(logits []float32, generated []int) (int, error) {
 		n, total = selectFirst(kept, max(need, 1))
 		kept = kept[:n]
 	}
+	s.kept, s.total = kept, total
 	if s.params.Choose != nil {
 		if token, ok := s.params.Choose(generated, kept); ok {
 			return token, nil

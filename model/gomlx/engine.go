@@ -217,6 +217,9 @@ func (s *sequence) append(ctx context.Context, id int) error {
 	return errors.Join(err, out[0].FinalizeAll())
 }
 
+// Expect implements [model.Sequence]. A token is computed when it is known.
+func (s *sequence) Expect([]model.Guess) bool { return false }
+
 // Close implements [model.Sequence].
 func (s *sequence) Close() {
 	s.free()

@@ -25,6 +25,7 @@ type Options struct {
 	Threads   int           // number of threads; 0 means GOMAXPROCS
 	Sequences int           // largest number of open sequences; 0 means 16
 	Prefixes  int64         // number of bytes of unused pages that the prefix cache may keep; 0 means no cache
+	Speculate bool          // guess tokens that may follow, and compute them in the same step where that is faster
 }
 
 // An Engine runs a GPT-2 network. It implements [model.Engine] with continuous
@@ -66,6 +67,8 @@ type Engine struct {
 	prefixes *prefixCache
 	expiry   *time.Timer // calls expire when the next unused page expires
 	claims   []claim     // pages that sequences with a scope compute in the step being planned
+
+	speculation speculation
 }
 
 var _ model.Engine = (*Engine)(nil)
@@ -148,6 +151,7 @@ func newEngine(n *network, tok *Tokenizer, opts Options) *Engine {
 		stopped:   make(chan struct{}),
 	}
 	e.prefixes = newPrefixCache(opts.Prefixes, l.pageBytes(), func(p *kernel.Panels) { e.free = append(e.free, p) })
+	e.speculation.on = opts.Speculate
 	e.expiry = time.AfterFunc(keepPrefixes, e.expire)
 	return e
 }
@@ -285,9 +289,13 @@ func (e *Engine) plan(f *forward, only *sequence) {
 	f.rows = f.rows[:0]
 	ready := 0 // number of decoding sequences with a token in this step
 	for _, s := range e.queue {
+		s.draft = s.draft[:0]
 		if len(s.tokens) == 1 {
 			ready++
 		}
+	}
+	if ready == len(e.queue) && only == nil { // rows of a prompt would make a draft as expensive as a step
+		e.speculation.choose(e.queue)
 	}
 	budget := e.budget.tokens(e.decoding, ready)
 	for _, s := range e.queue {
@@ -304,18 +312,31 @@ func (e *Engine) plan(f *forward, only *sequence) {
 			budget -= n
 		}
 		s.inStep = n
-		for i := range n {
-			position := s.cache.tokens + i
-			if position == len(s.cache.pages)*pageTokens {
-				s.cache.pages = append(s.cache.pages, e.page(&f.layout))
-			}
-			r := row{cache: &s.cache, position: position, token: s.tokens[s.computed+i]}
-			if w := s.computed + i - (len(s.tokens) - s.wanted); w >= 0 {
-				r.logits = s.logits[w]
-			}
-			f.rows = append(f.rows, r)
+		for i, token := range s.tokens[s.computed:][:n] {
+			w := s.computed + i - (len(s.tokens) - s.wanted)
+			e.addRow(f, s, i, token, w)
+		}
+		for i, token := range s.draft {
+			e.addRow(f, s, n+i, token, s.wanted+i)
 		}
 	}
+}
+
+// addRow adds a row to a step, for the token that is ahead tokens after those in the cache. The
+// row's logits are those with index wanted, or none if wanted is negative. The mutex must be held.
+func (e *Engine) addRow(f *forward, s *sequence, ahead, token, wanted int) {
+	position := s.cache.tokens + ahead
+	if position == len(s.cache.pages)*pageTokens {
+		s.cache.pages = append(s.cache.pages, e.page(&f.layout))
+	}
+	r := row{cache: &s.cache, position: position, token: token}
+	if wanted >= 0 {
+		if wanted == len(s.logits) {
+			s.logits = append(s.logits, make([]float32, e.info.Vocab))
+		}
+		r.logits = s.logits[wanted]
+	}
+	f.rows = append(f.rows, r)
 }
 
 // page returns a page of the KV cache with undefined contents. The mutex must be held.
@@ -334,13 +355,20 @@ func (e *Engine) finish(took time.Duration, times Times) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.times = times
-	decoded, prompt := 0, 0
+	decoded, prompt, drafts := 0, 0, 0
 	for _, s := range e.queue {
+		drafts += len(s.draft)
 		if len(s.tokens) == 1 {
 			decoded += s.inStep
 		} else {
 			prompt += s.inStep
 		}
+	}
+	if prompt == 0 && decoded > 0 {
+		e.speculation.observe(decoded, drafts, took)
+	}
+	if drafts > 0 { // the budget counts with steps without
+		took = e.speculation.plain(decoded)
 	}
 	e.budget.observe(decoded, prompt, took)
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {
@@ -353,7 +381,7 @@ func (e *Engine) finish(took time.Duration, times Times) {
 			}
 			return true
 		case stepped && s.computed == len(s.tokens):
-			s.finishedStep = e.step
+			s.finishedStep, s.guesses = e.step, s.guesses[:0]
 			e.expected++
 			if s.wanted == 1 && !s.decoding {
 				s.decoding = true
@@ -372,6 +400,7 @@ func (e *Engine) release(s *sequence) {
 	if s.decoding {
 		e.decoding--
 	}
+	s.takeBack()
 	e.free = append(e.free, s.cache.pages[s.sharedPages():]...)
 	s.cache.pages = nil
 	e.prefixes.close(s.prefix, time.Now())

@@ -124,7 +124,7 @@ func TestPagesAreReused(t *testing.T) {
 	ids := randomIDs(rand.New(rand.NewPCG(1, 2)), c.Context, c.Vocab)
 	want := alone(t, e, ids)
 	for range 3 {
-		if err := compare(e, "", ids, []int{70, len(ids)}, want); err != nil {
+		if err := compare(e, "", ids, []int{70, len(ids)}, want, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,7 +153,7 @@ func TestNextCanBeCancelled(t *testing.T) {
 				return
 			default:
 			}
-			if err := compare(e, "", ids, []int{1, 2, 3, 40, 41, 42, 100}, want); err != nil {
+			if err := compare(e, "", ids, []int{1, 2, 3, 40, 41, 42, 100}, want, nil); err != nil {
 				t.Error(err)
 				return
 			}
@@ -207,7 +207,7 @@ func TestCloseDuringStepReleasesAfterIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := opened.(*sequence)
-	if err := s.submit(1, make([]int, maxPromptTokens+1)); err != nil {
+	if _, err := s.submit(1, make([]int, maxPromptTokens+1)); err != nil {
 		t.Fatal(err)
 	}
 	e.plan(f, nil)
@@ -286,7 +286,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.(*sequence).submit(1, make([]int, tokens)); err != nil {
+		if _, err := s.(*sequence).submit(1, make([]int, tokens)); err != nil {
 			t.Fatal(err)
 		}
 		return s.(*sequence)
@@ -305,7 +305,7 @@ func TestPlanMixesPromptsAndDecoding(t *testing.T) {
 		default:
 			t.Fatal("a step left out a decoding sequence")
 		}
-		if err := s.submit(1, []int{1}); err != nil {
+		if _, err := s.submit(1, []int{1}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"colophon/model"
 	"colophon/model/kernel"
 )
 
@@ -74,8 +75,8 @@ func forEveryFormat(t *testing.T, f func(*testing.T, kernel.Format)) {
 }
 
 // The logits of a sequence must have the same bits alone and together with any other
-// sequences. The number of threads, the split of the tokens between calls, and the contents of
-// the prefix cache must make no difference.
+// sequences. The number of threads, the split of the tokens between calls, the contents of the
+// prefix cache, and guesses of later tokens must make no difference.
 func TestLogitsAreInvariant(t *testing.T) {
 	forEveryFormat(t, func(t *testing.T, weights kernel.Format) {
 		engines, texts := enginesAndTexts(t, weights)
@@ -86,6 +87,14 @@ func TestLogitsAreInvariant(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+		drafts := DraftStats{}
+		for _, e := range engines {
+			d := e.DraftStats()
+			drafts.Accepted, drafts.Rejected = drafts.Accepted+d.Accepted, drafts.Rejected+d.Rejected
+		}
+		if drafts.Accepted == 0 || drafts.Rejected == 0 {
+			t.Errorf("%+v, want some of both", drafts)
+		}
 	})
 }
 
@@ -114,7 +123,7 @@ func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	var engines []*Engine
 	for _, threads := range []int{1, 2, 4} {
 		// The cache is smaller than the texts, so that pages are evicted too.
-		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights, Prefixes: 5 * pageBytesOf(c, weights)}))
+		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights, Prefixes: 5 * pageBytesOf(c, weights), Speculate: true}))
 	}
 	return engines, someTexts(t, c, weights)
 }
@@ -130,7 +139,11 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 		cuts := rnd.Perm(len(x.ids))[:rnd.IntN(len(x.ids))]
 		slices.Sort(cuts)
 		scope := []string{"", "one", "two"}[rnd.IntN(3)]
-		running.Go(func() { failures[i] = compare(e, scope, x.ids, append(cuts, len(x.ids)), x.want) })
+		guesses := rand.New(rand.NewPCG(seed, 1+uint64(i)))
+		if rnd.IntN(3) == 0 {
+			guesses = nil
+		}
+		running.Go(func() { failures[i] = compare(e, scope, x.ids, append(cuts, len(x.ids)), x.want, guesses) })
 	}
 	running.Wait()
 	return errors.Join(failures...)
@@ -138,8 +151,8 @@ func together(e *Engine, texts []text, sequences int, seed uint64) error {
 
 // compare runs ids through the engine in parts that end at the cuts. It returns an error if
 // the logits before a cut differ from want. It looks at the last logits of a part, or at
-// more, up to all of the part.
-func compare(e *Engine, scope string, ids, cuts []int, want [][]float32) error {
+// more, up to all of the part. If rnd is not nil, it guesses later tokens.
+func compare(e *Engine, scope string, ids, cuts []int, want [][]float32, rnd *rand.Rand) error {
 	s, err := e.Open(context.Background(), scope)
 	if err != nil {
 		return err
@@ -151,6 +164,9 @@ func compare(e *Engine, scope string, ids, cuts []int, want [][]float32) error {
 			continue
 		}
 		n := 1 + cut%(cut-at)
+		if rnd != nil {
+			s.Expect(someGuesses(rnd, ids[cut:], e.info.Vocab))
+		}
 		logits, err := s.NextEach(context.Background(), n, ids[at:cut]...)
 		if err != nil {
 			return err
@@ -161,6 +177,20 @@ func compare(e *Engine, scope string, ids, cuts []int, want [][]float32) error {
 		at = cut
 	}
 	return nil
+}
+
+// someGuesses returns guesses of the tokens in next. Some are wrong, and there may be more of
+// them. Their chances are so high that the engine computes them whatever a step takes, unless
+// there are too many sequences.
+func someGuesses(rnd *rand.Rand, next []int, vocab int) []model.Guess {
+	guesses := make([]model.Guess, rnd.IntN(10))
+	for i := range guesses {
+		guesses[i] = model.Guess{Token: rnd.IntN(vocab), Chance: math.Pow(10, float64(20-i))}
+		if i < len(next) && rnd.IntN(5) > 0 {
+			guesses[i].Token = next[i]
+		}
+	}
+	return guesses
 }
 
 // TestForwardIsInvariant computes steps with random rows of several sequences, also with

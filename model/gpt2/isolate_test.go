@@ -88,7 +88,7 @@ func TestPanicReleasesAbandonedSequences(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.(*sequence).submit(1, ids); err != nil {
+		if _, err := s.(*sequence).submit(1, ids); err != nil {
 			t.Fatal(err)
 		}
 		return s.(*sequence)

@@ -253,13 +253,18 @@ func (e *Engine) waits(s *sequence) bool {
 	return false
 }
 
-// advance counts the tokens of a step as computed, and adds the pages that they have filled to
-// the prefix cache. The engine's mutex must be held.
+// advance counts the tokens of a step as computed. The engine's mutex must be held.
 func (s *sequence) advance() {
 	done := s.tokens[s.computed:][:s.inStep]
-	s.cache.tokens += s.inStep
 	s.computed += s.inStep
 	s.inStep = 0
+	s.keep(done)
+}
+
+// keep counts tokens whose keys and values are in the pages, and adds the pages that they have
+// filled to the prefix cache. The engine's mutex must be held.
+func (s *sequence) keep(done []int) {
+	s.cache.tokens += len(done)
 	if s.prefix == nil {
 		return
 	}

@@ -194,7 +194,7 @@ func TestPanicSharesNoPage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.(*sequence).submit(1, ids); err != nil {
+		if _, err := s.(*sequence).submit(1, ids); err != nil {
 			t.Fatal(err)
 		}
 		return s.(*sequence)

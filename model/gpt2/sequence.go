@@ -1,6 +1,7 @@
 package gpt2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -15,19 +16,22 @@ import (
 type sequence struct {
 	engine *Engine
 	logits [][]float32 // as many as a call has wanted so far, each of shape [Vocab]
-	done   chan error  // receives the error of each call of NextEach, or nil
+	done   chan error  // receives the error of each call of NextEach that needs a step, or nil
 	err    error       // the first error of NextEach, which every later call returns too
 
 	cache        cache
-	prefix       *prefix // last shared page of the cache, or the root of the scope; nil if the sequence uses no prefix cache
-	tail         []int   // tokens in the cache after the shared pages; unused if prefix is nil
-	tokens       []int   // tokens passed to the last call of NextEach
-	wanted       int     // number of the last of these tokens whose logits the caller wants
-	computed     int     // number of elements of tokens that are in the cache
-	inStep       int     // number of elements of tokens that the current step computes
-	finishedStep uint64  // number of the step that computed the last element of tokens
-	decoding     bool    // true if a call that wanted only the last logits has returned
-	abandoned    bool    // true if the caller no longer waits for logits
+	prefix       *prefix       // last shared page of the cache, or the root of the scope; nil if the sequence uses no prefix cache
+	tail         []int         // tokens in the cache after the shared pages; unused if prefix is nil
+	tokens       []int         // tokens passed to the last call of NextEach
+	wanted       int           // number of the last of these tokens whose logits the caller wants
+	computed     int           // number of elements of tokens that are in the cache
+	inStep       int           // number of elements of tokens that the current step computes
+	guesses      []model.Guess // of the tokens after those of the next call
+	draft        []int         // draft tokens of the last step
+	accepted     int           // number of these tokens that the sequence has gone on with
+	finishedStep uint64        // number of the step that computed the last element of tokens
+	decoding     bool          // true if a call that wanted only the last logits has returned
+	abandoned    bool          // true if the caller no longer waits for logits
 	closed       bool
 }
 
@@ -48,14 +52,14 @@ func (s *sequence) NextEach(ctx context.Context, n int, tokens ...int) ([][]floa
 	if s.err != nil {
 		return nil, s.err
 	}
-	return s.logits[:n], nil
+	return s.logits[s.accepted:][:n], nil
 }
 
 func (s *sequence) next(ctx context.Context, n int, tokens []int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.submit(n, tokens); err != nil {
+	if ready, err := s.submit(n, tokens); ready || err != nil {
 		return err
 	}
 	select {
@@ -68,30 +72,31 @@ func (s *sequence) next(ctx context.Context, n int, tokens []int) error {
 }
 
 // submit queues the sequence with tokens to compute. The caller wants the logits of the last
-// n of them.
-func (s *sequence) submit(n int, tokens []int) error {
+// n of them. If these logits are there already, submit returns true.
+func (s *sequence) submit(n int, tokens []int) (ready bool, err error) {
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
 	case s.closed:
-		return errors.New("sequence is closed")
+		return false, errors.New("sequence is closed")
 	case e.closed:
-		return ErrClosed
+		return false, ErrClosed
 	}
-	if err := e.info.CheckTokens(s.cache.tokens, tokens); err != nil {
-		return err
+	if err := cmp.Or(e.info.CheckTokens(s.cache.tokens, tokens), model.CheckWanted(n, tokens)); err != nil {
+		return false, err
 	}
-	if err := model.CheckWanted(n, tokens); err != nil {
-		return err
+	if s.goesOn(tokens) {
+		return true, nil
 	}
+	s.takeBack()
 	for len(s.logits) < n {
 		s.logits = append(s.logits, make([]float32, e.info.Vocab))
 	}
 	s.tokens, s.computed, s.wanted = append(s.tokens[:0], tokens...), 0, n
 	e.queue = append(e.queue, s)
 	s.returned()
-	return nil
+	return false, nil
 }
 
 // returned tells the computing goroutine that the sequence is no longer expected to

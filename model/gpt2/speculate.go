@@ -1,0 +1,217 @@
+package gpt2
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"colophon/model"
+)
+
+const (
+	// maxDraftedRows is the largest number of rows of a step with draft tokens. A step with
+	// more rows is bound by its arithmetic, so a draft token takes as long as a step of its own.
+	maxDraftedRows = 16
+
+	// draftGain is the smallest ratio between the expected tokens by time of a step with draft
+	// tokens and of one without.
+	draftGain = 1.02
+
+	// draftLoss is the same ratio for each sequence of the step, also for one that has no draft.
+	draftLoss = 0.98
+)
+
+// A speculation decides which guesses of the tokens after those of a step are computed in the
+// step too, as its draft tokens. If the caller goes on with a draft token, the logits after it
+// are there already. Otherwise the draft tokens have cost time and nothing else, because
+// the caller never sees their logits.
+//
+// A few more rows cost little while a step is bound by memory. The decision rests on the
+// chances of the guesses and on the measured duration of steps, so it fits any machine,
+// network and text. It changes when logits are computed, and never their bits.
+//
+// The engine's mutex guards all fields.
+type speculation struct {
+	on    bool
+	costs [maxDraftedRows + 1]stepCost // by the number of rows
+	stats DraftStats
+
+	drafters []drafter   // working memory of choose
+	chosen   []*sequence // working memory of choose
+}
+
+// DraftStats counts the draft tokens that an engine has computed.
+type DraftStats struct {
+	Accepted int // number of draft tokens that their text went on with
+	Rejected int // number of other draft tokens
+}
+
+// A drafter is a sequence that may get another draft token.
+type drafter struct {
+	*sequence
+	planned  int     // number of draft tokens that it has so far
+	expected float64 // expected number of its tokens whose logits the step computes
+}
+
+// chance returns the probability that the next draft token is accepted, or 0 if there is none.
+func (d *drafter) chance() float64 {
+	if d.planned >= d.room() {
+		return 0
+	}
+	return d.guesses[d.planned].Chance
+}
+
+// choose sets the draft tokens of the sequences of a step. Each of them has one token in the
+// step. choose adds the likeliest draft token, then the next likeliest, and keeps the
+// number of them with the most expected tokens by time.
+func (p *speculation) choose(step []*sequence) {
+	if !p.on || len(step) == 0 || len(step) >= maxDraftedRows || p.due(len(step)) {
+		return
+	}
+	p.drafters, p.chosen = p.drafters[:0], p.chosen[:0]
+	for _, s := range step {
+		p.drafters = append(p.drafters, drafter{sequence: s, expected: 1})
+	}
+	plain, expected := p.cost(len(step)), float64(len(step))
+	best, kept := draftGain*expected/plain, 0
+	for rows := len(step) + 1; rows <= maxDraftedRows; rows++ {
+		likeliest := 0
+		for i := range p.drafters {
+			if p.drafters[i].chance() > p.drafters[likeliest].chance() {
+				likeliest = i
+			}
+		}
+		d := &p.drafters[likeliest]
+		chance := d.chance()
+		if chance == 0 {
+			break
+		}
+		p.chosen = append(p.chosen, d.sequence)
+		d.planned++
+		d.expected += chance
+		expected += chance
+		least := math.Inf(1)
+		for _, d := range p.drafters {
+			least = min(least, d.expected)
+		}
+		if cost := p.cost(rows); expected/cost > best && least/cost >= draftLoss/plain {
+			best, kept = expected/cost, len(p.chosen)
+		}
+	}
+	for _, s := range p.chosen[:kept] {
+		s.draft = append(s.draft, s.guesses[len(s.draft)].Token)
+	}
+}
+
+const (
+	// costSamples is the number of steps from which a cost is computed, and leastSamples is the
+	// number from which on it is trusted.
+	costSamples, leastSamples = 8, 4
+
+	// plainEvery is the number of steps after which the duration of a step without draft tokens
+	// is measured again.
+	plainEvery = 64
+
+	// forgetEvery is the number of steps after which a cost that was not measured again is
+	// forgotten, so that a decision against a number of rows is tried again.
+	forgetEvery = 512
+)
+
+// A stepCost is the duration of steps with one number of rows.
+type stepCost struct {
+	took [costSamples]time.Duration // of the last such steps
+	n    int                        // number of such steps since the cost was forgotten
+	age  int                        // number of steps with fewer or more rows since the last such step
+}
+
+// add adds the duration of a step.
+func (c *stepCost) add(took time.Duration) {
+	c.took[c.n%costSamples] = max(took, 1)
+	c.n++
+	c.age = 0
+}
+
+// seconds returns the shortest of the durations. Steps that other processes have delayed do not
+// change it.
+func (c *stepCost) seconds() float64 { return slices.Min(c.took[:min(c.n, costSamples)]).Seconds() }
+
+// due reports whether the duration of a step with the given number of sequences and without
+// draft tokens must be measured.
+func (p *speculation) due(sequences int) bool {
+	c := &p.costs[sequences]
+	return c.n < leastSamples || c.age >= plainEvery
+}
+
+// cost returns the duration of a step with the given number of rows in seconds. If it is not
+// known, that of the next smaller number counts, so that such a step is tried.
+func (p *speculation) cost(rows int) float64 {
+	for p.costs[rows].n < leastSamples {
+		rows--
+	}
+	return p.costs[rows].seconds()
+}
+
+// plain returns the duration of a step for the given number of sequences without draft tokens.
+func (p *speculation) plain(sequences int) time.Duration {
+	return time.Duration(p.cost(sequences) * float64(time.Second))
+}
+
+// observe updates the costs with the duration of a step with one token for each of the given
+// number of sequences, and some draft tokens.
+func (p *speculation) observe(sequences, drafts int, took time.Duration) {
+	rows := sequences + drafts
+	if rows > maxDraftedRows {
+		return
+	}
+	for r := sequences; r <= maxDraftedRows; r++ {
+		c := &p.costs[r]
+		if c.age++; c.age >= forgetEvery {
+			*c = stepCost{}
+		}
+	}
+	p.costs[rows].add(took)
+}
+
+// room returns the largest number of draft tokens that the sequence may have in a step with its
+// next token.
+func (s *sequence) room() int { return min(len(s.guesses), s.engine.info.Context-s.cache.tokens-1) }
+
+// Expect implements [model.Sequence].
+func (s *sequence) Expect(guesses []model.Guess) bool {
+	e := s.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.guesses = append(s.guesses[:0], guesses...)
+	return e.speculation.on
+}
+
+// goesOn reports whether the sequence goes on with the next draft token, whose logits have been
+// computed. If so, it counts the token as computed. The engine's mutex must be held.
+func (s *sequence) goesOn(tokens []int) bool {
+	if len(tokens) != 1 || s.accepted == len(s.draft) || s.draft[s.accepted] != tokens[0] {
+		return false
+	}
+	s.accepted++
+	s.guesses = s.guesses[:0]
+	s.engine.speculation.stats.Accepted++
+	s.keep(tokens)
+	return true
+}
+
+// takeBack drops the other draft tokens, and the pages that have nothing but them. The engine's
+// mutex must be held.
+func (s *sequence) takeBack() {
+	e := s.engine
+	e.speculation.stats.Rejected += len(s.draft) - s.accepted
+	s.draft, s.accepted = s.draft[:0], 0
+	pages := (s.cache.tokens + pageTokens - 1) / pageTokens
+	e.free = append(e.free, s.cache.pages[pages:]...)
+	s.cache.pages = slices.Delete(s.cache.pages, pages, len(s.cache.pages))
+}
+
+// DraftStats returns how many draft tokens have been computed so far.
+func (e *Engine) DraftStats() DraftStats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.speculation.stats
+}
