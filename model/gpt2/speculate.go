@@ -181,7 +181,13 @@ func (s *sequence) Expect(guesses []model.Guess) bool {
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.guesses = append(s.guesses[:0], guesses...)
+	s.guesses = s.guesses[:0]
+	for _, g := range guesses {
+		if g.Token < 0 || g.Token >= e.info.Vocab {
+			break
+		}
+		s.guesses = append(s.guesses, g)
+	}
 	return e.speculation.on
 }
 
