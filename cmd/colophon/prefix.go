@@ -24,8 +24,9 @@ func (f *prefixFlags) bytes() int64 { return int64(f.PrefixCacheMiB) << 20 }
 // the prefix cache.
 const forgetEvery = 5 * time.Second
 
-// watchPrefixes adds the figures of the engine's prefix cache to the metrics, and drops what
-// the cache has of closed accounts until stop is called. Only the native engine has a cache.
+// watchPrefixes adds the figures of the engine's prefix cache and of its draft tokens to the
+// metrics, and drops what the cache has of closed accounts until stop is called. Only the native
+// engine has these.
 func (b *base) watchPrefixes(ctx context.Context, e model.Engine) (stop func()) {
 	native, ok := e.(*gpt2.Engine)
 	if !ok {
@@ -34,6 +35,10 @@ func (b *base) watchPrefixes(ctx context.Context, e model.Engine) (stop func()) 
 	b.metrics.PrefixCache(func() (computed, found int, unused int64) {
 		s := native.PrefixStats()
 		return s.Looked - s.Found, s.Found, s.Unused
+	})
+	b.metrics.Drafts(func() (accepted, rejected int) {
+		s := native.DraftStats()
+		return s.Accepted, s.Rejected
 	})
 	return background(ctx, func(ctx context.Context) {
 		periodic.Run(ctx, forgetEvery, b.log, "prefixes of closed accounts not forgotten, retrying", func(ctx context.Context) error {

@@ -93,6 +93,7 @@ type stopFlags struct {
 type workFlags struct {
 	Slots slots `default:"8" help:"Number of jobs to run at the same time, 1 to 256 ($COLOPHON_SLOTS)."`
 	prefixFlags
+	Speculate    bool  `default:"true" negatable:"" help:"Guess the next tokens of a text from its earlier ones, and compute them in advance where that is faster. Texts are the same with and without; the times at which tokens come tell more about them with it ($COLOPHON_SPECULATE)."`
 	WebhookSlots uint8 `group:"Webhooks:" default:"16" help:"Number of messages to webhooks to send at the same time, up to 255. With 0 this process sends none and makes no connections for them; other workers send them ($COLOPHON_WEBHOOK_SLOTS)."`
 	logFlags     `group:"Log:"`
 }
@@ -255,7 +256,7 @@ func (f *processFlags) run(ctx context.Context, r roles, t *terminal, known cata
 		}
 		if r.work != nil {
 			o := f.loadOptions()
-			o.Sequences, o.Prefixes = int(r.work.Slots), r.work.bytes()
+			o.Sequences, o.Prefixes, o.Speculate = int(r.work.Slots), r.work.bytes(), r.work.Speculate
 			engine, err := source.Load(o)
 			if err != nil {
 				return err

@@ -107,6 +107,21 @@ func (m *Metrics) PrefixCache(read func() (computed, found int, unused int64)) {
 		}, func() float64 { _, _, unused := read(); return float64(unused) }))
 }
 
+// Drafts adds the number of a worker's draft tokens that were accepted and rejected so far, which
+// read returns. It may be called once.
+func (m *Metrics) Drafts(read func() (accepted, rejected int)) {
+	tokens := func(result string, n func() int) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "colophon_draft_tokens_total",
+			Help:        "Tokens of texts that this process has guessed and computed in advance, by result: accepted if the text went on with them, or rejected.",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(n()) })
+	}
+	m.registry.MustRegister(
+		tokens("accepted", func() int { accepted, _ := read(); return accepted }),
+		tokens("rejected", func() int { _, rejected := read(); return rejected }))
+}
+
 // Handler serves all metrics. If the database does not answer, the metrics that need a
 // query are missing.
 func (m *Metrics) Handler() http.Handler {

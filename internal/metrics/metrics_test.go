@@ -30,6 +30,7 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 	m.Delivery("", 30*time.Millisecond)
 	m.Delivery("timeout", 20*time.Second)
 	m.PrefixCache(func() (computed, found int, unused int64) { return 3, 64, 4096 })
+	m.Drafts(func() (accepted, rejected int) { return 7, 8 })
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	all := w.Body.String()
@@ -42,6 +43,8 @@ func TestMetricsWorkWithoutADatabase(t *testing.T) {
 		`colophon_prefix_cache_tokens_total{result="computed"} 3` + "\n",
 		`colophon_prefix_cache_tokens_total{result="found"} 64` + "\n",
 		"colophon_prefix_cache_bytes 4096\n",
+		`colophon_draft_tokens_total{result="accepted"} 7` + "\n",
+		`colophon_draft_tokens_total{result="rejected"} 8` + "\n",
 		`colophon_webhook_attempt_duration_seconds_bucket{result="delivered",le="0.05"} 1` + "\n",
 		`colophon_webhook_attempt_duration_seconds_count{result="timeout"} 1` + "\n",
 	} {

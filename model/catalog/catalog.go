@@ -176,6 +176,7 @@ type LoadOptions struct {
 	Weights   kernel.Format // format in which the native engine stores the weights
 	Sequences int           // largest number of open sequences of the native engine; 0 means 16
 	Prefixes  int64         // size in bytes of the native engine's prefix cache; 0 means none
+	Speculate bool          // let the native engine compute guessed tokens in advance
 }
 
 // Load starts an engine with the tokenizer and the weights. It returns an error if the
@@ -202,7 +203,7 @@ func (m Model) load(o LoadOptions, tokenizer *gpt2.Tokenizer) (e Engine, err err
 	if o.GoMLX {
 		e, err = gomlx.New(m.Name, checkpoint, tokenizer)
 	} else {
-		e, err = m.native(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences, Prefixes: o.Prefixes})
+		e, err = m.native(checkpoint, tokenizer, gpt2.Options{Name: m.Name, Weights: o.Weights, Sequences: o.Sequences, Prefixes: o.Prefixes, Speculate: o.Speculate})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load model %s: %w", m.From, err)
