@@ -5,8 +5,8 @@
 // invalid file says what is wrong with the file.
 //
 // An [Engine] keeps the promise of [model.Engine]: the bits of the logits depend only
-// on the tokens of the sequence. Other sequences, the number of threads and the split
-// of the tokens between calls make no difference. The engine computes in float32 with
+// on the tokens of the sequence. Other sequences, the number of threads, the split
+// of the tokens between calls and guesses make no difference. The engine computes in float32 with
 // weights in the format of [Options]. It adds the terms of every sum in a fixed order.
 // So the bits are the same on all machines with the same kernels, which model.Info
 // names. With int8 weights, all kernels give the same bits.

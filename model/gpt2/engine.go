@@ -44,6 +44,9 @@ type Options struct {
 // Besides the weights, an Engine needs memory for the keys and values of open
 // sequences: at most Sequences times Context tokens. Later sequences reuse this memory.
 //
+// With speculation, a step may also compute guesses of the tokens after its own, see
+// [model.Sequence].
+//
 // With a prefix cache, a sequence also reuses keys and values that sequences of the same
 // scope have computed for the same first tokens. A sequence computes no page that another one
 // of its scope is computing, but waits for it.
@@ -364,11 +367,12 @@ func (e *Engine) finish(took time.Duration, times Times) {
 			prompt += s.inStep
 		}
 	}
-	if prompt == 0 && decoded > 0 {
-		e.speculation.observe(decoded, drafts, took)
-	}
-	if drafts > 0 { // the budget counts with steps without
-		took = e.speculation.plain(decoded)
+	if prompt == 0 && decoded > 0 && decoded < maxDraftedRows {
+		costs := &e.speculation.costs[decoded]
+		costs.observe(drafts, took)
+		if drafts > 0 { // the budget counts with steps without
+			took = costs.step()
+		}
 	}
 	e.budget.observe(decoded, prompt, took)
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {

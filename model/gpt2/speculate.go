@@ -33,7 +33,7 @@ const (
 // The engine's mutex guards all fields.
 type speculation struct {
 	on    bool
-	costs [maxDraftedRows + 1]stepCost // by the number of rows
+	costs [maxDraftedRows]stepCosts // by the number of sequences in the step
 	stats DraftStats
 
 	drafters []drafter   // working memory of choose
@@ -65,15 +65,16 @@ func (d *drafter) chance() float64 {
 // step. choose adds the likeliest draft token, then the next likeliest, and keeps the
 // number of them with the most expected tokens by time.
 func (p *speculation) choose(step []*sequence) {
-	if !p.on || len(step) == 0 || len(step) >= maxDraftedRows || p.due(len(step)) {
+	if !p.on || len(step) == 0 || len(step) >= maxDraftedRows || p.costs[len(step)].due() {
 		return
 	}
+	costs := &p.costs[len(step)]
 	p.drafters, p.chosen = p.drafters[:0], p.chosen[:0]
 	for _, s := range step {
 		p.drafters = append(p.drafters, drafter{sequence: s, expected: 1})
 	}
-	plain, expected := p.cost(len(step)), float64(len(step))
-	best, kept := draftGain*expected/plain, 0
+	expected := float64(len(step))
+	best, kept := draftGain*expected, 0
 	for rows := len(step) + 1; rows <= maxDraftedRows; rows++ {
 		likeliest := 0
 		for i := range p.drafters {
@@ -94,7 +95,7 @@ func (p *speculation) choose(step []*sequence) {
 		for _, d := range p.drafters {
 			least = min(least, d.expected)
 		}
-		if cost := p.cost(rows); expected/cost > best && least/cost >= draftLoss/plain {
+		if cost := costs.of(len(p.chosen)); expected/cost > best && least/cost >= draftLoss {
 			best, kept = expected/cost, len(p.chosen)
 		}
 	}
@@ -106,70 +107,79 @@ func (p *speculation) choose(step []*sequence) {
 const (
 	// costSamples is the number of steps from which a cost is computed, and leastSamples is the
 	// number from which on it is trusted.
-	costSamples, leastSamples = 8, 4
+	costSamples, leastSamples = 16, 4
 
 	// plainEvery is the number of steps after which the duration of a step without draft tokens
 	// is measured again.
 	plainEvery = 64
 
 	// forgetEvery is the number of steps after which a cost that was not measured again is
-	// forgotten, so that a decision against a number of rows is tried again.
+	// forgotten, so that a decision against a number of draft tokens is tried again.
 	forgetEvery = 512
 )
 
-// A stepCost is the duration of steps with one number of rows.
-type stepCost struct {
-	took [costSamples]time.Duration // of the last such steps
-	n    int                        // number of such steps since the cost was forgotten
-	age  int                        // number of steps with fewer or more rows since the last such step
+// stepCosts has the durations of steps with one token for each of some number of sequences.
+// The costs of draft tokens are ratios of steps that follow each other closely, because the
+// other processes of the machine make all steps longer for a time.
+type stepCosts struct {
+	plain  [3]time.Duration // of the last steps without draft tokens
+	plains int              // number of steps without draft tokens
+	age    int              // number of steps since the last of them
+	drafts [maxDraftedRows]draftCost
 }
 
-// add adds the duration of a step.
-func (c *stepCost) add(took time.Duration) {
-	c.took[c.n%costSamples] = max(took, 1)
-	c.n++
-	c.age = 0
+// A draftCost is the cost of a number of draft tokens: the duration of a step with them, divided by
+// that of a step without.
+type draftCost struct {
+	samples [costSamples]float64 // of the last such steps
+	n       int                  // number of such steps since the cost was forgotten
+	age     int                  // number of steps since the last of them
+	median  float64
 }
 
-// seconds returns the shortest of the durations. Steps that other processes have delayed do not
-// change it.
-func (c *stepCost) seconds() float64 { return slices.Min(c.took[:min(c.n, costSamples)]).Seconds() }
+// due reports whether the duration of a step without draft tokens must be measured.
+func (c *stepCosts) due() bool { return c.plains < len(c.plain) || c.age >= plainEvery }
 
-// due reports whether the duration of a step with the given number of sequences and without
-// draft tokens must be measured.
-func (p *speculation) due(sequences int) bool {
-	c := &p.costs[sequences]
-	return c.n < leastSamples || c.age >= plainEvery
-}
-
-// cost returns the duration of a step with the given number of rows in seconds. If it is not
-// known, that of the next smaller number counts, so that such a step is tried.
-func (p *speculation) cost(rows int) float64 {
-	for p.costs[rows].n < leastSamples {
-		rows--
-	}
-	return p.costs[rows].seconds()
-}
-
-// plain returns the duration of a step for the given number of sequences without draft tokens.
-func (p *speculation) plain(sequences int) time.Duration {
-	return time.Duration(p.cost(sequences) * float64(time.Second))
-}
-
-// observe updates the costs with the duration of a step with one token for each of the given
-// number of sequences, and some draft tokens.
-func (p *speculation) observe(sequences, drafts int, took time.Duration) {
-	rows := sequences + drafts
-	if rows > maxDraftedRows {
-		return
-	}
-	for r := sequences; r <= maxDraftedRows; r++ {
-		c := &p.costs[r]
-		if c.age++; c.age >= forgetEvery {
-			*c = stepCost{}
+// of returns the cost of a number of draft tokens. If it is not known, that of the next smaller
+// number counts, so that such a step is tried.
+func (c *stepCosts) of(drafts int) float64 {
+	for ; drafts > 0; drafts-- {
+		if d := &c.drafts[drafts]; d.n >= leastSamples {
+			return d.median
 		}
 	}
-	p.costs[rows].add(took)
+	return 1
+}
+
+// step returns the duration of a step without draft tokens.
+func (c *stepCosts) step() time.Duration {
+	x, y, z := c.plain[0], c.plain[1], c.plain[2]
+	return max(min(x, y), min(max(x, y), z)) // the median
+}
+
+// observe updates the costs with the duration of a step.
+func (c *stepCosts) observe(drafts int, took time.Duration) {
+	for i := range c.drafts {
+		d := &c.drafts[i]
+		if d.age++; d.age >= forgetEvery {
+			*d = draftCost{}
+		}
+	}
+	c.age++
+	if drafts == 0 {
+		c.plain[c.plains%len(c.plain)] = max(took, 1)
+		c.plains++
+		c.age = 0
+		return
+	}
+	d := &c.drafts[drafts]
+	d.samples[d.n%costSamples] = took.Seconds() / c.step().Seconds()
+	d.n++
+	d.age = 0
+	sorted := d.samples
+	last := sorted[:min(d.n, costSamples)]
+	slices.Sort(last)
+	d.median = last[len(last)/2]
 }
 
 // room returns the largest number of draft tokens that the sequence may have in a step with its

@@ -124,7 +124,6 @@ func turns(b *testing.B, e *Engine, text func(i int) []int) {
 		tokens += len(texts[0])
 	}
 	slices.Sort(ratios)
-	b.Log(e.dump())
 	d := e.DraftStats()
 	accepted, rejected := d.Accepted-before.Accepted, d.Rejected-before.Rejected
 	b.ReportMetric(took[0].Seconds()/took[1].Seconds(), "ratio")
@@ -141,14 +140,4 @@ func cpuTime() time.Duration {
 		panic(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func (e *Engine) dump() string {
-	s := ""
-	for i, c := range e.speculation.costs {
-		if c.n > 0 {
-			s += fmt.Sprintf(" %d:%.0f(%d)", i, c.seconds()*1e6, c.n)
-		}
-	}
-	return s
 }

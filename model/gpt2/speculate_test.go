@@ -45,10 +45,11 @@ func TestDraftsFollowTheCosts(t *testing.T) {
 	} {
 		e := &Engine{info: model.Info{Context: c.context}}
 		e.speculation.on = true
-		for rows, cost := range c.costs {
+		sequences := len(c.step)
+		for rows := sequences; rows < len(c.costs); rows++ {
 			for range leastSamples {
-				if cost > 0 {
-					e.speculation.costs[rows].add(time.Duration(cost) * time.Microsecond)
+				if cost := c.costs[rows]; cost > 0 {
+					e.speculation.costs[sequences].observe(rows-sequences, time.Duration(cost)*time.Microsecond)
 				}
 			}
 		}
@@ -69,29 +70,34 @@ func TestDraftsFollowTheCosts(t *testing.T) {
 
 // A cost that other processes have raised, or that was high once, must not hold for ever.
 func TestCostsAreMeasuredAgain(t *testing.T) {
-	var p speculation
-	for i := range 5 * forgetEvery {
-		drafts := 0
-		if i < 10 {
-			drafts = 1
+	var c stepCosts
+	const ms = time.Millisecond
+	for i := range 20 * leastSamples {
+		slow := time.Duration(1 + 9*(i/20%2)) // the machine is slow half of the time
+		c.observe(0, slow*ms)
+		c.observe(0, slow*ms)
+		if i%7 == 0 {
+			c.observe(0, time.Second) // another process was running
 		}
-		took := time.Millisecond
-		if i%2 == 1 || drafts == 1 {
-			took = time.Second // another process was running
-		}
-		p.observe(1, drafts, took)
+		c.observe(1, slow*ms*5/4)
 	}
-	if p.cost(1) != 0.001 || p.costs[2].n != 0 || p.cost(2) != 0.001 {
-		t.Errorf("a step takes %g s, and with a draft token %g s", p.cost(1), p.cost(2))
+	if cost := c.of(1); cost != 1.25 {
+		t.Errorf("a draft token costs %g, want 1.25", cost)
+	}
+	for range forgetEvery {
+		c.observe(0, ms)
+	}
+	if cost := c.of(1); cost != 1 || c.due() {
+		t.Errorf("after a long time, a draft token costs %g, and due is %v", cost, c.due())
 	}
 	for i := range plainEvery {
-		if p.due(1) != (i == plainEvery) {
-			t.Errorf("after %d steps with drafts, due is %v", i, p.due(1))
+		if c.due() {
+			t.Errorf("a step without draft tokens is due after %d with", i)
 		}
-		p.observe(1, 1, 2*time.Millisecond)
+		c.observe(1, 2*ms)
 	}
-	if !p.due(1) || p.cost(2) != 0.002 {
-		t.Errorf("after %d steps with drafts: due is %v, and such a step takes %g s", plainEvery, p.due(1), p.cost(2))
+	if cost := c.of(1); cost != 2 || !c.due() {
+		t.Errorf("a draft token costs %g, want 2, and due is %v", cost, c.due())
 	}
 }
 
@@ -111,9 +117,9 @@ func newSteps(t *testing.T, opts Options) *steps {
 	t.Cleanup(func() { e.expiry.Stop() })
 	pool := kernel.NewPool(1)
 	t.Cleanup(pool.Close)
-	for rows := range e.speculation.costs {
+	for i := range e.speculation.costs {
 		for range leastSamples {
-			e.speculation.costs[rows].add(time.Millisecond)
+			e.speculation.costs[i].observe(0, time.Millisecond)
 		}
 	}
 	return &steps{e, newForward(n, pool, 4+maxPromptTokens, 4)}
