@@ -15,8 +15,8 @@ const (
 	maxGuesses = 8
 
 	// leastChance is the smallest chance of a guess that may be worth a step's time. If memory limits
-	// the steps of an engine, another token makes a step a few hundredths longer.
-	leastChance = 0.04
+	// the steps of an engine, another token makes a step some hundredths longer.
+	leastChance = 0.08
 
 	// maxMatch is the largest number of tokens by which a drafter tells matches apart. Longer
 	// matches are hardly more often right.

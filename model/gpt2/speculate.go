@@ -15,7 +15,7 @@ const (
 
 	// draftGain is the smallest ratio between the expected tokens by time of a step with draft
 	// tokens and of one without.
-	draftGain = 1.02
+	draftGain = 1.04
 
 	// draftLoss is the same ratio for each sequence of the step, also for one that has no draft.
 	draftLoss = 0.98
