@@ -49,7 +49,7 @@ func TestRepeatedBatchIsCreatedOnce(t *testing.T) {
 	if n := f.count(`select count(*) from batches`); n != 1 {
 		t.Errorf("%d batches", n)
 	}
-	f.Do("POST", "/v1/batches", body(file, `,"metadata":{"a":"b"}`), "Idempotency-Key", `"once"`).Refused(t, 422, "idempotency_key_reused")
+	f.Do("POST", "/v1/batches", body(file, `,"metadata":{"a":"b"}`), "Idempotency-Key", `"once"`).Refused(t, 400, "idempotency_key_reused")
 	f.Do("POST", "/v1/batches", body(file, ""), "Idempotency-Key", "").Refused(t, 400, "invalid_idempotency_key")
 	_, stranger := f.user("stranger")
 	c := f.As(stranger)
