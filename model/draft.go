@@ -61,14 +61,17 @@ func newDrafter(s *Sampler, ends func(token int) bool, prompt, past []int) *draf
 	return d
 }
 
-// add adds the token that the sampler has just chosen.
-func (d *drafter) add(token int) {
+// add adds the token that the sampler has just chosen. Unless a guess is useful, the next token
+// is not guessed.
+func (d *drafter) add(token int, useful bool) {
 	if d.match > 0 {
 		d.hits[d.match].count(d.next == token)
 	}
 	d.text = append(d.text, token)
 	d.looks = append(d.looks, d.sampler.outlook())
-	d.match, d.next = d.guess(d.text)
+	if d.match = 0; useful {
+		d.match, d.next = d.guess(d.text)
+	}
 }
 
 // draft returns up to n guesses. They are valid until the next call.

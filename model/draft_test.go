@@ -145,7 +145,7 @@ func TestDraftsFollowTheHits(t *testing.T) {
 	}
 	for range 20 {
 		for _, token := range []int{1, 2, 3} {
-			d.add(token)
+			d.add(token, true)
 		}
 	}
 	var tokens []int
@@ -156,10 +156,10 @@ func TestDraftsFollowTheHits(t *testing.T) {
 		t.Errorf("after a loop: %v", tokens)
 	}
 	for i := range 60 {
-		d.add(1)
-		d.add(100 + i) // what follows 1 is always new
+		d.add(1, true)
+		d.add(100+i, true) // what follows 1 is always new
 	}
-	d.add(1)
+	d.add(1, true)
 	if g := d.draft(8); len(g) > 1 || len(g) == 1 && g[0].Chance > 0.1 {
 		t.Errorf("after wrong guesses: %v", g)
 	}

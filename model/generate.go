@@ -96,16 +96,16 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 	defer seq.Close()
 	next := append(slices.Clone(prompt), past...)
 	generated := slices.Clone(past)
-	var guesses *drafter
-	if seq.Expect(nil) {
-		guesses = newDrafter(sampler, info.Ends, prompt, past)
-	}
+	guesses := newDrafter(sampler, info.Ends, prompt, past)
+	useful := seq.Expect(nil)
 	for result.FinishReason == "" {
 		if err := ctx.Err(); err != nil {
 			return result, err
 		}
-		if guesses != nil {
-			seq.Expect(guesses.draft(p.MaxTokens - result.CompletionTokens - 1))
+		if useful {
+			useful = seq.Expect(guesses.draft(p.MaxTokens - result.CompletionTokens - 1))
+		} else {
+			useful = seq.Expect(nil)
 		}
 		logits, err := seq.Next(ctx, next...)
 		if err != nil {
@@ -124,9 +124,7 @@ func Generate(ctx context.Context, e Engine, prompt, past []int, p Params, emit 
 			probs = new(Logprobs(logits, token, *n))
 		}
 		next, generated = append(next[:0], token), append(generated, token)
-		if guesses != nil {
-			guesses.add(token)
-		}
+		guesses.add(token, useful)
 		result.CompletionTokens++
 		switch {
 		case held.add(token, e.Decode(next), probs):

@@ -117,7 +117,7 @@ type Sequence interface {
 	// Expect passes guesses of the tokens that will follow those of the next call. The sequence
 	// may compute the logits after some of them in the same step, so that a caller that goes on
 	// with a guess gets its logits at once. Guesses make no other difference. Expect keeps no slice.
-	// It returns false if the sequence never uses guesses.
+	// It returns false while the sequence would use no guesses.
 	Expect(guesses []Guess) bool
 
 	// Close frees the sequence. It is safe to call twice.

@@ -367,14 +367,12 @@ func (e *Engine) finish(took time.Duration, times Times) {
 			prompt += s.inStep
 		}
 	}
-	if prompt == 0 && decoded > 0 && decoded < maxDraftedRows {
-		costs := &e.speculation.costs[decoded]
-		costs.observe(drafts, took)
-		if drafts > 0 { // the budget counts with steps without
-			took = costs.step()
-		}
+	sequences := decoded
+	if prompt > 0 || decoded >= maxDraftedRows {
+		sequences = 0
 	}
-	e.budget.observe(decoded, prompt, took)
+	// The budget counts with steps without draft tokens.
+	e.budget.observe(decoded, prompt, e.speculation.observe(sequences, drafts, took, time.Now()))
 	e.queue = slices.DeleteFunc(e.queue, func(s *sequence) bool {
 		stepped := s.inStep > 0
 		s.advance()

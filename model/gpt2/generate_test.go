@@ -67,6 +67,7 @@ func testGenerateIsInvariant(t *testing.T, weights kernel.Format) {
 		return e
 	}
 	one, many := load(Options{Threads: 1, Sequences: 1, Weights: weights}), load(Options{Threads: 4, Sequences: 5, Weights: weights, Speculate: true})
+	many.alwaysDraft()
 	run := func(e *Engine, past []int, seed uint64) ([]model.Delta, error) {
 		var deltas []model.Delta
 		p := model.Params{MaxTokens: 40, Temperature: 1.2, TopK: 60, TopP: 0.97, Seed: seed, Stop: []string{"zq", "éa", "\x01"}}

@@ -123,7 +123,9 @@ func enginesAndTexts(t testing.TB, weights kernel.Format) ([]*Engine, []text) {
 	var engines []*Engine
 	for _, threads := range []int{1, 2, 4} {
 		// The cache is smaller than the texts, so that pages are evicted too.
-		engines = append(engines, randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights, Prefixes: 5 * pageBytesOf(c, weights), Speculate: true}))
+		e := randomEngine(t, c, Options{Threads: threads, Sequences: 16, Weights: weights, Prefixes: 5 * pageBytesOf(c, weights), Speculate: true})
+		e.alwaysDraft()
+		engines = append(engines, e)
 	}
 	return engines, someTexts(t, c, weights)
 }

@@ -28,13 +28,19 @@ const (
 //
 // A few more rows cost little while a step is bound by memory. The decision rests on the
 // chances of the guesses and on the measured duration of steps, so it fits any machine,
-// network and text. It changes when logits are computed, and never their bits.
+// network and text. It changes when logits are computed, and never their bits. A [trial] checks the
+// decisions by the speed of the texts.
 //
 // The engine's mutex guards all fields.
 type speculation struct {
-	on    bool
-	costs [maxDraftedRows]stepCosts // by the number of sequences in the step
-	stats DraftStats
+	on     bool
+	costs  [maxDraftedRows]stepCosts // by the number of sequences in the step
+	trials [maxDraftedRows]trial     // by the number of sequences in the step
+	stats  DraftStats
+
+	sequences int       // number of sequences in the last step; 0 if it had tokens of a prompt
+	ended     time.Time // end of the last step
+	accepted  int       // stats.Accepted at that time
 
 	drafters []drafter   // working memory of choose
 	chosen   []*sequence // working memory of choose
@@ -61,11 +67,36 @@ func (d *drafter) chance() float64 {
 	return d.guesses[d.planned].Chance
 }
 
+// useful reports whether a step with one token for each of so many sequences may have draft
+// tokens.
+func (p *speculation) useful(sequences int) bool {
+	return p.on && sequences > 0 && sequences < maxDraftedRows && p.trials[sequences].mode == drafting
+}
+
+// observe updates the costs and the trial of steps with one token for each of so many sequences.
+// If there are none, the step had tokens of a prompt. observe returns the duration of such a step
+// without draft tokens.
+func (p *speculation) observe(sequences, drafts int, took time.Duration, now time.Time) time.Duration {
+	usual := took
+	if sequences > 0 {
+		costs := &p.costs[sequences]
+		costs.observe(drafts, took)
+		if drafts > 0 {
+			usual = costs.step()
+		}
+		if p.on && sequences == p.sequences {
+			p.trials[sequences].observe(sequences+p.stats.Accepted-p.accepted, now.Sub(p.ended), usual)
+		}
+	}
+	p.sequences, p.ended, p.accepted = sequences, now, p.stats.Accepted
+	return usual
+}
+
 // choose sets the draft tokens of the sequences of a step. Each of them has one token in the
 // step. choose adds the likeliest draft token, then the next likeliest, and keeps the
 // number of them with the most expected tokens by time.
 func (p *speculation) choose(step []*sequence) {
-	if !p.on || len(step) == 0 || len(step) >= maxDraftedRows || p.costs[len(step)].due() {
+	if !p.useful(len(step)) || p.costs[len(step)].due() {
 		return
 	}
 	costs := &p.costs[len(step)]
@@ -198,7 +229,7 @@ func (s *sequence) Expect(guesses []model.Guess) bool {
 		}
 		s.guesses = append(s.guesses, g)
 	}
-	return e.speculation.on
+	return e.speculation.useful(max(1, e.decoding))
 }
 
 // goesOn reports whether the sequence goes on with the next draft token, whose logits have been

@@ -45,6 +45,7 @@ func TestDraftsFollowTheCosts(t *testing.T) {
 	} {
 		e := &Engine{info: model.Info{Context: c.context}}
 		e.speculation.on = true
+		e.alwaysDraft()
 		sequences := len(c.step)
 		for rows := sequences; rows < len(c.costs); rows++ {
 			for range leastSamples {
@@ -114,6 +115,7 @@ func newSteps(t *testing.T, opts Options) *steps {
 	}
 	opts.Speculate = true
 	e := newEngine(n, nil, opts)
+	e.alwaysDraft()
 	t.Cleanup(func() { e.expiry.Stop() })
 	pool := kernel.NewPool(1)
 	t.Cleanup(pool.Close)
