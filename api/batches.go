@@ -46,7 +46,7 @@ func (s *server) batches() {
 		OperationID: "create-batch", Method: http.MethodPost, Path: batchesPath, Tags: []string{"openai"},
 		DefaultStatus: http.StatusOK,
 		Summary:       "Begin a batch, as OpenAI's API does",
-		Description: "Makes the jobs of a file of requests, over time: at most 32 lines of an account have jobs at once. The jobs go after those of other requests. They do not count against the limits of calls and of outstanding jobs, but against the token budgets: when a budget of the day is spent, the lines wait for the next day. " +
+		Description: "Makes the jobs of a file of requests, over time: at most 32 lines of an account have jobs at once. The jobs have the lowest priority. They do not count against the limits of calls and of outstanding jobs, but against the token budgets: when a budget of the day is spent, the lines wait for the next day. " +
 			"Each line is answered as its operation answers the same request alone, and has its own failure. stream, background, store: false and previous_response_id are refused in lines. " +
 			"Lines that have not ended after 24 hours are cancelled. An account has at most 8 batches that have not ended, beyond which the answer is 409 too_many_batches. " +
 			"When its batches have 500000 lines, the answer is 409 too_many_batch_lines until files of ended batches are deleted.",
@@ -139,8 +139,12 @@ func (s *server) cancelBatch(ctx context.Context, in *BatchPath) (*batchOutput, 
 }
 
 const (
-	outputPage = 100 // lines that are read at a time
-	jobsAtOnce = 16  // jobs that are read at a time, unless one line has more: with log probabilities, one can have megabytes
+	// outputPage is the number of lines that are read at a time.
+	outputPage = 100
+
+	// jobsAtOnce is the number of jobs that are read at a time, unless one line has more. It is small
+	// because a job with log probabilities can have megabytes.
+	jobsAtOnce = 16
 )
 
 // writeOutput writes a file that a batch has made.
@@ -156,7 +160,8 @@ func (s *server) writeOutput(ctx context.Context, to timedWriter, batch events.B
 			if failed {
 				file = batch.Errors
 			}
-			if _, err := s.Store.File(ctx, batch.Owner, file); err != nil { // the lines go with the file
+			// A deletion meanwhile has removed the lines too, and the output is not complete.
+			if _, err := s.Store.File(ctx, batch.Owner, file); err != nil {
 				return err
 			}
 			return w.Flush()
@@ -172,8 +177,8 @@ func (s *server) writeOutput(ctx context.Context, to timedWriter, batch events.B
 	}
 }
 
-// outputs calls each with the output of each ended line; see outputOf. It reads the jobs of many
-// lines at a time, but not of all, because texts can be long.
+// outputs calls each with the output of each ended line, as outputOf returns it. It reads up to
+// jobsAtOnce jobs in one query.
 func (s *server) outputs(ctx context.Context, batch events.Batch, lines []events.Line, each func(line events.Line, text []byte, failed bool) error) error {
 	for len(lines) > 0 {
 		var ids []uuid.UUID
@@ -199,8 +204,8 @@ func (s *server) outputs(ctx context.Context, batch events.Batch, lines []events
 }
 
 // outputOf returns the output of an ended line, with its line feed. It reports whether the line
-// has failed. The output is what the operation would have answered about the jobs. Those that
-// found lacks are read.
+// has failed. The output is what the operation would have answered about the jobs. A job that is
+// missing in found is read on its own, for the error that says why it was not read.
 func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.Line, found map[uuid.UUID]events.Job) (text []byte, failed bool, err error) {
 	var record openai.LineRecord
 	if err := json.Unmarshal(line.Record, &record); err != nil {
@@ -254,8 +259,8 @@ func (s *server) answerLine(ctx context.Context, batch events.Batch, record open
 	return response, nil, nil
 }
 
-// lasting returns the problem of a line for an error that another try does not change, and
-// otherwise nil.
+// lasting returns the problem with which a line fails. It returns nil for an error that may not
+// occur at another try.
 func lasting(err error) *Problem {
 	p, ok := errors.AsType[*Problem](err)
 	if known, isCoded := errors.AsType[coded](err); !ok && isCoded {

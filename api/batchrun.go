@@ -23,7 +23,7 @@ const (
 	batchesEvery = 250 * time.Millisecond
 
 	openBatches = 1000 // maximum number of batches that one search looks at
-	linesToFail = 200  // lines without jobs that get their results in one step
+	linesToFail = 200  // maximum number of lines of a stopped batch that fail in one step
 )
 
 // Batches moves batches on. The rows of a batch say what is to be done next, and each step is one
@@ -37,7 +37,7 @@ type Batches struct {
 	begun map[uuid.UUID]int // number of lines of each owner that the current pass has begun
 }
 
-// NewBatches returns what moves the batches of an API with the same options on.
+// NewBatches returns the Batches of an API with these options.
 func NewBatches(o Options) (*Batches, error) {
 	s, err := newServer(o)
 	if err != nil {
@@ -77,7 +77,8 @@ func (b *Batches) pass(ctx context.Context) error {
 	return err
 }
 
-// advance does what is to be done for a batch now.
+// advance moves a batch on by one step: it records ended lines, and then begins more or cancels
+// the rest, as the state of the batch demands.
 func (b *Batches) advance(ctx context.Context, open events.OpenBatch) error {
 	batch, err := b.Store.Batch(ctx, open.Owner, open.ID)
 	if err != nil {
@@ -110,7 +111,7 @@ func (b *Batches) advance(ctx context.Context, open events.OpenBatch) error {
 	return err
 }
 
-// endLines puts the results of lines whose jobs have ended on record.
+// endLines records the results of lines whose jobs have ended.
 func (b *Batches) endLines(ctx context.Context, batch events.Batch) error {
 	lines, err := b.Store.RunningLines(ctx, batch, true, events.MaxRunningLines)
 	if err != nil {
@@ -122,7 +123,7 @@ func (b *Batches) endLines(ctx context.Context, batch events.Batch) error {
 	})
 }
 
-// validate reads the input of a batch. It puts the order of the lines on record, or the faults.
+// validate reads the input of a batch, and records the order of its lines or its first faults.
 func (b *Batches) validate(ctx context.Context, batch events.Batch) error {
 	var ids []string
 	var faults []events.BatchFault
@@ -182,8 +183,9 @@ func rank(ids []string) (ranks []int32, faults []events.BatchFault) {
 // errWait means that the next line of a batch has to wait for room or for a budget.
 var errWait = errors.New("the line has to wait")
 
-// submit makes jobs for the next lines of a batch, as long as the owner has room. Lines that are
-// refused leave room, so the lines that a pass begins are bounded as well.
+// submit makes jobs for the next lines of a batch, as long as the owner has room. A refused line
+// takes no room, so the number of lines that a pass begins is bounded as well: a batch of refused
+// lines must not hold up the others.
 func (b *Batches) submit(ctx context.Context, batch events.Batch) error {
 	if b.waits.waiting(batch.ID, b.now()) {
 		return nil
@@ -228,8 +230,8 @@ func (b *Batches) eachLine(ctx context.Context, batch *events.Batch, most int, f
 	return ctx.Err()
 }
 
-// submitLine makes the jobs of the next line of a batch, or puts its refusal on record. It
-// returns errWait if neither is possible now.
+// submitLine makes the jobs of the next line of a batch, or records its refusal. It returns
+// errWait if the queue or a budget has no room for it now.
 func (b *Batches) submitLine(ctx context.Context, batch events.Batch, r openai.BatchRequest) error {
 	p, failure, err := b.lines.read(ctx, batch.Endpoint, r.Body)
 	if err != nil {

@@ -18,10 +18,10 @@ type budgetWait struct {
 	pause time.Duration // before the next try
 }
 
-// budgetWaits are the waits of batches. Each process has its own. A budget grows at midnight and
-// when a job ends that used less than was reserved. The process that puts such an end of a line on
-// record ends the wait of its batch. No event tells of all other changes, so a line is tried at
-// growing intervals up to longestWait too.
+// budgetWaits are the waits of batches. Each process has its own. A budget grows at midnight, and
+// when a job ends that used less than it reserved. The process that records such an end of a line
+// ends the wait of its batch. Other processes, and the other batches of the owner, do not hear of
+// it. So a line is also tried at growing intervals of up to longestWait.
 type budgetWaits map[uuid.UUID]budgetWait
 
 // add makes a batch wait after a try at the time now. The parameter midnight is the time until the

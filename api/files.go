@@ -178,7 +178,7 @@ func (s *server) receive(ctx context.Context, r *http.Request, account, id uuid.
 		}
 		switch {
 		case part.FormName() == "purpose" && purpose == "":
-			value, err := io.ReadAll(io.LimitReader(part, maxFilename))
+			value, err := io.ReadAll(io.LimitReader(part, int64(len("batch")+1))) // enough to tell it from others
 			if err != nil {
 				return "", 0, bodyProblem(err, maxUpload)
 			}
@@ -203,7 +203,7 @@ func (s *server) receive(ctx context.Context, r *http.Request, account, id uuid.
 	return name, size, nil
 }
 
-// received marks the errors of reading what a client sends.
+// received marks the errors of reading from a client as receiveError.
 type received struct{ io.Reader }
 
 type receiveError struct{ error }
@@ -216,7 +216,8 @@ func (r received) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receiveFile stores the contents of a file in chunks and returns its size.
+// receiveFile stores the contents of a file in chunks and returns its size. Errors of the client
+// and of the database need different answers, so received marks the former.
 func (s *server) receiveFile(ctx context.Context, part io.Reader, account, id uuid.UUID) (int64, error) {
 	number := 0
 	size, err := openai.Chunks(received{part}, func(firstLine int, lines []byte) error {

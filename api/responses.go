@@ -121,8 +121,8 @@ func (s *server) responses() {
 	}, s.inputTokens)
 }
 
-// historyOf returns the conversation before an input. Its errors are those of conversation,
-// and problems of a service without chat and of an API key that may not read.
+// historyOf returns the conversation before an input. Its errors are those of conversation, and
+// the problems of a service without chat and of an API key without the scope read.
 func (s *server) historyOf(ctx context.Context, in *openai.ResponseInput) ([]openai.Message, error) {
 	if s.ChatTemplate == "" {
 		return nil, errChatOff()
@@ -133,9 +133,9 @@ func (s *server) historyOf(ctx context.Context, in *openai.ResponseInput) ([]ope
 	return s.conversation(ctx, in.PreviousResponseID)
 }
 
-// The conversation before an input has at most maxResponses responses, with maxConversation
-// bytes of texts. Each prompt had the conversation before it, so the model's context bounds it
-// too, but not the characters that the text policy removes.
+// The conversation before an input has at most maxResponses responses, and is not read further
+// once it has more than maxConversation bytes. The model's context bounds the prompts alone: the
+// text policy has removed characters from them that the conversation still has.
 const (
 	maxResponses    = 100
 	maxConversation = 64 << 10
@@ -172,9 +172,14 @@ func (s *server) conversation(ctx context.Context, id string) (turns []openai.Me
 }
 
 // ownResponse returns the job of a response of the caller. The error is openai.ErrErased or
-// one of own.
+// one of own. The record of an erased job does not say whether it was a response, so any erased
+// job counts as an erased response.
 func (s *server) ownResponse(ctx context.Context, id string) (events.Job, error) {
-	job, err := s.ownJob(ctx, id)
+	jobID, ok := openai.JobOfResponse(id)
+	if !ok {
+		return events.Job{}, events.ErrNotFound
+	}
+	job, err := s.own(ctx, jobID)
 	switch {
 	case err != nil:
 		return job, err
@@ -184,16 +189,6 @@ func (s *server) ownResponse(ctx context.Context, id string) (events.Job, error)
 		return job, events.ErrNotFound
 	}
 	return job, nil
-}
-
-// ownJob is ownResponse for responses that may be erased. The record of an erased job does
-// not say whether it was a response.
-func (s *server) ownJob(ctx context.Context, id string) (events.Job, error) {
-	job, ok := openai.JobOfResponse(id)
-	if !ok {
-		return events.Job{}, events.ErrNotFound
-	}
-	return s.own(ctx, job)
 }
 
 func (s *server) createResponse(ctx context.Context, in *createResponseInput) (*openAIOutput, error) {
@@ -252,7 +247,8 @@ func (s *server) responseAnswer(ctx context.Context, job events.Job) (*openAIOut
 	return s.json(ctx, openai.NewResponse(job, s.Queue.Logprobs)), nil
 }
 
-// forget erases an ended job that is not to be kept. If that fails, the queue does it later.
+// forget erases an ended job that is not to be kept. If that fails, some API process does it within
+// two minutes, see jobs.Queue.
 func (s *server) forget(ctx context.Context, job events.Job) {
 	if !job.EraseAtEnd || !job.State.Final() {
 		return

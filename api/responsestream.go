@@ -81,7 +81,7 @@ func (s *server) sendResponse(ctx context.Context, to http.ResponseWriter, job e
 				}
 			}
 			if seen.State.Final() {
-				break // the erasure may follow
+				break // an erasure after the end must not end the stream with an error
 			}
 		}
 		if err != nil {

@@ -17,8 +17,8 @@ const (
 	// MaxOpenBatches is the maximum number of batches of an owner that have not ended.
 	MaxOpenBatches = 8
 
-	// MaxBatchLines is the number of lines of an owner's batches from which on they may begin no
-	// more. The lines of an ended batch count until its files are deleted.
+	// MaxBatchLines is the number of lines of an owner's batches that lets the owner begin no other
+	// batch. The lines of an ended batch count until its files are deleted.
 	MaxBatchLines = 500_000
 
 	// MaxBatchesWithoutFiles is the maximum number of an owner's ended batches without files.
@@ -50,7 +50,7 @@ const (
 	BatchCancelled  BatchState = "cancelled"
 )
 
-// BatchFault says why the input of a batch cannot be processed. It has nothing of the input.
+// BatchFault says why the input of a batch cannot be processed. It repeats nothing of the input.
 type BatchFault struct {
 	Code    string `json:"code"`
 	Line    int    `json:"line"` // number of the line, from 1, or 0 for the whole input
@@ -137,7 +137,7 @@ func (s *Store) CreateBatch(ctx context.Context, n NewBatch) (Batch, error) {
 		if err != nil {
 			return err
 		}
-		return tx.addLines(ctx, Batch{ID: id, Owner: n.Owner}, 0, "completed", nil, metadata)
+		return tx.addLines(ctx, Batch{ID: id, Owner: n.Owner}, metadataNumber, "completed", nil, metadata)
 	})
 	if errors.Is(err, ErrClaimed) {
 		var first Stream
@@ -198,7 +198,7 @@ func (s *Store) batches(ctx context.Context, where string, args ...any) ([]Batch
 		})
 		for i := 0; err == nil && i < len(all); i++ {
 			var plain []byte
-			if plain, err = s.unbox(ctx, all[i].Owner, sealed[i], lineAAD(all[i].ID, 0)); err == nil {
+			if plain, err = s.unbox(ctx, all[i].Owner, sealed[i], lineAAD(all[i].ID, metadataNumber)); err == nil {
 				err = json.Unmarshal(plain, &all[i].Metadata)
 			}
 		}
@@ -234,8 +234,8 @@ func (s *Store) Batches(ctx context.Context, owner, before uuid.UUID, limit int)
 // OpenBatch names a batch that has not ended.
 type OpenBatch struct{ ID, Owner uuid.UUID }
 
-// OpenBatches returns up to limit batches that have not ended, in a random order. Those of closed
-// owners are left out.
+// OpenBatches returns up to limit batches that have not ended. The order is random, so that none
+// waits for long if there are more. Batches of closed owners are left out.
 func (s *Store) OpenBatches(ctx context.Context, limit int) ([]OpenBatch, error) {
 	rows, _ := s.pool.Query(ctx, `
 		select id, owner from batches b
@@ -286,7 +286,7 @@ func (s *Store) changeBatch(ctx context.Context, what string, id uuid.UUID, set,
 // as it is.
 func (s *Store) EndBatch(ctx context.Context, id, owner uuid.UUID) error {
 	err := s.Write(ctx, func(tx *Tx) error {
-		if _, err := tx.Exec(ctx, `select admit($1)`, owner); err != nil {
+		if _, err := tx.Exec(ctx, `select admit($1)`, owner); err != nil { // a closed owner gets no more files
 			return sealRefused(err)
 		}
 		var output, failed int64

@@ -24,14 +24,18 @@ var (
 	ErrLinesRunning = errors.New("the owner has no room for another line")
 )
 
+// metadataNumber is the number of the row that holds the metadata of a batch. It is no line.
+const metadataNumber = 0
+
 // Line is a line of a batch that has jobs or a result.
 type Line struct {
 	Number int         // number of the line in the input, from 1
 	Rank   int         // place in the order of the custom ids, from 1
 	Jobs   []uuid.UUID // jobs of the line, or none if it has failed without a job
-	Record []byte      // what the answer about the line needs beside the jobs
+	Record []byte      // what the output of the line needs beside the jobs; its form is the caller's
 }
 
+// lineAAD is the associated data of a line's record, so that no record opens in place of another.
 func lineAAD(batch uuid.UUID, number int) string { return fmt.Sprintf("batch %s %d", batch, number) }
 
 // addLines stores successive lines with their sealed records, in one round trip. All of them have
@@ -55,9 +59,10 @@ func (tx *Tx) addLines(ctx context.Context, b Batch, first int, state string, jo
 
 // TakeLine records that jobs are made for the next line of a batch, in the transaction that
 // makes them. It returns ErrLineTaken if the line is not the next one any more, or if the batch
-// is not in progress. So each line gets its jobs once. It returns ErrLinesRunning if the owner has
-// no room for another line. Transactions of one owner wait for each other, so no number of
-// processes exceeds MaxRunningLines. It is the first write of its transaction.
+// is not in progress or past its deadline. So each line gets its jobs once. It returns
+// ErrLinesRunning if the owner has no room for another line. Transactions of one owner wait for each
+// other, so no number of processes exceeds MaxRunningLines. It must be the first write of its
+// transaction.
 func (tx *Tx) TakeLine(ctx context.Context, b Batch, number int, jobs []uuid.UUID, record []byte) error {
 	if err := tx.lockOwner(ctx, "lines", b.Owner); err != nil {
 		return err

@@ -19,7 +19,8 @@ const (
 	// MaxFiles is the maximum number of uploaded files of an owner, those under way included.
 	MaxFiles = 20
 
-	// uploadTime bounds an upload. A file that is older and not stored is removed.
+	// uploadTime is the age at which a file that is not stored is removed. No upload takes as long,
+	// because package api ends it much earlier.
 	uploadTime = time.Hour
 )
 
@@ -38,7 +39,7 @@ type File struct {
 	Batch     uuid.UUID // batch that made the file, or zero for an uploaded one
 	Failed    bool      // the file has the lines of Batch that failed, and otherwise those that were completed
 	Name      string    // name that the owner gave an uploaded file
-	Bytes     int64     // size, for the file of a batch that at the batch's end
+	Bytes     int64     // size; of a file that a batch made, the size at the batch's end
 	CreatedAt time.Time
 }
 
@@ -151,10 +152,10 @@ func (s *Store) StoreFile(ctx context.Context, owner, id uuid.UUID, name string,
 	return s.File(ctx, owner, id)
 }
 
-// fileColumns are the columns that scanFile expects.
+// fileColumns are the columns that files scans.
 const fileColumns = `f.id, f.owner, f.batch, f.failed, f.bytes, f.created_at, c.sealed`
 
-// ofFiles are the stored files with their names.
+// ofFiles selects the stored files of an owner, with their names.
 const ofFiles = ` from files f left join file_chunks c on c.file = f.id and c.number = 0 where f.stored_at is not null and f.owner = $1 `
 
 func (s *Store) files(ctx context.Context, where string, args ...any) ([]File, error) {
@@ -202,9 +203,10 @@ func (s *Store) File(ctx context.Context, owner, id uuid.UUID) (File, error) {
 	return found[0], nil
 }
 
-// Files returns up to limit stored files of an owner in the order of their ids, which is that of
-// their creation. If descending is set, the order is the opposite. The parameter after is the
-// last file of the previous page. Before the first page, it is the zero UUID, or uuid.Max.
+// Files returns up to limit stored files of an owner: uploaded ones if uploaded is set, and those
+// that batches made if made is set. They are in the order of their ids, which is that of their
+// creation, or in the opposite order if descending is set. The parameter after is the last file of
+// the previous page. Before the first page, it is the zero UUID, or uuid.Max if descending is set.
 func (s *Store) Files(ctx context.Context, owner, after uuid.UUID, uploaded, made, descending bool, limit int) ([]File, error) {
 	where := `and f.id > $2 and (f.batch is null and $3 or f.batch is not null and $4) order by f.id limit $5`
 	if descending {

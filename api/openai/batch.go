@@ -11,7 +11,7 @@ import (
 	"colophon/events"
 )
 
-// The endpoints of batches.
+// The operations that make texts. A batch has one of them as its endpoint.
 const (
 	EndpointCompletions = "/v1/completions"
 	EndpointChat        = "/v1/chat/completions"
@@ -35,7 +35,7 @@ func ParseID(prefix, id string) (uuid.UUID, bool) {
 type File struct {
 	ID        string `json:"id" doc:"The id of the file."`
 	Object    string `json:"object" enum:"file" doc:"The kind of object."`
-	Bytes     int64  `json:"bytes" doc:"The size. Of a file that a batch has made: when the batch ended."`
+	Bytes     int64  `json:"bytes" doc:"The size in bytes. For a file that a batch has made, that at the end of the batch."`
 	CreatedAt int64  `json:"created_at" doc:"When the file was created, in Unix seconds."`
 	Filename  string `json:"filename" doc:"The name that the client gave the file, or one with the id of the batch."`
 	Purpose   string `json:"purpose" enum:"batch,batch_output" doc:"The input of batches (batch), or what a batch has made (batch_output)."`
@@ -67,7 +67,7 @@ type FileList struct {
 	Object  string  `json:"object" enum:"list" doc:"The kind of object."`
 	Data    []File  `json:"data" nullable:"false" doc:"The files."`
 	FirstID *string `json:"first_id" nullable:"true" doc:"The id of the first file."`
-	LastID  *string `json:"last_id" nullable:"true" doc:"The id of the last file, with which the next page begins."`
+	LastID  *string `json:"last_id" nullable:"true" doc:"The id of the last file, after which the next page begins."`
 	HasMore bool    `json:"has_more" doc:"Whether more files follow."`
 }
 

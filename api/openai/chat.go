@@ -17,7 +17,7 @@ type ChatBody struct {
 	Model               string   `json:"model" minLength:"1" maxLength:"200" example:"opticks" doc:"The name of the served model, as GET /v1/models has it."`
 	Messages            Messages `json:"messages" doc:"The conversation. The chat template of the model makes a prompt of it; GET /v1/models says which. The text policy applies to the prompt."`
 	MaxTokens           int      `json:"max_tokens,omitempty" minimum:"1" maximum:"1048576" doc:"The largest number of tokens of each answer. The model's context may leave room for fewer. Without it, the length is that of POST /generate: 50."`
-	MaxCompletionTokens int      `json:"max_completion_tokens,omitempty" minimum:"1" maximum:"1048576" doc:"The same. It precedes max_tokens."`
+	MaxCompletionTokens int      `json:"max_completion_tokens,omitempty" minimum:"1" maximum:"1048576" doc:"As max_tokens, and used in its place if a request has both."`
 	Logprobs            bool     `json:"logprobs,omitempty" doc:"Answer with the log probability of each token of the text."`
 	TopLogprobs         int      `json:"top_logprobs,omitempty" minimum:"0" maximum:"20" doc:"With logprobs: the number of the likeliest tokens at each position whose log probabilities to answer with."`
 	Sampling

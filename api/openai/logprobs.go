@@ -59,8 +59,9 @@ type CompletionLogprobs struct {
 	TextOffset    []int                `json:"text_offset" nullable:"false" doc:"Where each token begins in the whole text: the number of Unicode characters before it. A token that begins inside a character has the offset of that character."`
 }
 
-// tokenText returns the wire form of a token's bytes. Other bytes have another form, so the
-// forms can be names of an object.
+// tokenText returns the wire form of a token's bytes. Different tokens have different forms, so
+// that the forms can be names of an object. The exception would be a token that spells the form
+// of another one, such as `bytes:\xe2` in ASCII.
 func tokenText(b []byte) string {
 	if utf8.Valid(b) {
 		return string(b)

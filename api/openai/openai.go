@@ -5,8 +5,8 @@
 //
 //   - A field of OpenAI's specification is either honoured, a hint without effect, or refused
 //     by its name (see [Operation]). No field is dropped silently.
-//   - Answers and chunks have exactly the members of OpenAI's specification. Only a model has
-//     more.
+//   - Answers and chunks have no members but those of OpenAI's specification, and responses also
+//     those that OpenResponses demands. Only a model has more.
 //   - No chunk has a top-level member "error", and no event of a response but the last one of
 //     an interrupted stream: clients take it for the end of a stream. A Response has one, as its
 //     specification demands.
@@ -22,7 +22,8 @@ import (
 )
 
 // Hints are fields that only help OpenAI's own service: to find abuse, and to find a cached
-// prompt sooner. They change no text, so they are accepted and have no effect.
+// prompt sooner. They are accepted because they change no text. A response shows them again; they
+// have no other effect.
 type Hints struct {
 	User             string `json:"user,omitempty" maxLength:"512" doc:"A hint, without effect: the id of the client's own user."`
 	SafetyIdentifier string `json:"safety_identifier,omitempty" maxLength:"512" doc:"A hint, without effect: the id of the client's own user."`
@@ -51,8 +52,8 @@ type Sampling struct {
 // LogitBias has the biases of tokens by their ids in decimal.
 type LogitBias map[string]float64
 
-// ByToken returns the biases by token. A name that is no id in its only form becomes the id
-// -1, which no model has.
+// ByToken returns the biases by token. A name that is not an id in decimal, without sign and
+// leading zeros, becomes the id -1, which no model has.
 func (b LogitBias) ByToken() map[int]float64 {
 	if len(b) == 0 {
 		return nil

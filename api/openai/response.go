@@ -88,7 +88,7 @@ var ResponseTokens = Operation{
 	Inner:    responseInner,
 }.unique()
 
-// neverInResponses are the fields that both operations refuse.
+// neverInResponses are the fields that both /v1/responses and its input_tokens refuse.
 var neverInResponses = []Refused{
 	{"conversation", nil, "the service has no conversations beside responses: send previous_response_id"},
 	{"parallel_tool_calls", []string{"true", "false"}, noTools},
@@ -99,7 +99,7 @@ var neverInResponses = []Refused{
 	{"truncation", []string{`"disabled"`}, notShortened},
 }
 
-// responseInner has the readers of the fields with members of their own.
+// responseInner has the readers of both operations for the fields with members of their own.
 var responseInner = map[string]func(json.RawMessage, string) (json.RawMessage, error){
 	"include":        readInclude,
 	"input":          each(readItem),

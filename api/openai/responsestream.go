@@ -29,8 +29,9 @@ type responseEvent struct {
 }
 
 // A ResponseStream makes the events of a response from those of its job. The events and their
-// numbers are a function of the job's events alone, so every process makes the same ones,
-// whenever it begins. Only a process with another model leaves the log probabilities out.
+// numbers are a function of the job's events alone, so every process of a release makes
+// the same ones, whenever it begins. Only a process with another model leaves the log probabilities
+// out.
 type ResponseStream struct {
 	job      events.Job
 	record   responseRecord

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// errForm means that a value has none of the forms of its field. The service answers before
-// it is used, because the schema of the field refuses such a value.
+// errForm means that a value has none of the forms of its field. No client sees it: the schema of
+// the field refuses such a value, and a line of a batch has a fault in its place.
 var errForm = errors.New("the value has another form")
 
 // Stop are stop strings: one string, or a list.

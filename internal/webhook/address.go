@@ -26,13 +26,13 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 // notPublic4 are the IPv4 networks of IANA's registry of special addresses that lead to no
-// public host.
+// public host, and one public address that only machines of a cloud reach.
 var notPublic4 = prefixes(
 	"0.0.0.0/8",        // this network
 	"10.0.0.0/8",       // private
 	"100.64.0.0/10",    // between a provider and its customers (CGNAT)
 	"127.0.0.0/8",      // loopback
-	"168.63.129.16/32", // the metadata service of Azure, which is no special address
+	"168.63.129.16/32", // services of Azure's platform, not in the registry
 	"169.254.0.0/16",   // link-local, and the metadata services of most clouds
 	"172.16.0.0/12",    // private
 	"192.0.0.0/24",     // protocols, and the metadata service of Oracle's cloud
@@ -63,7 +63,7 @@ var notPublic6 = prefixes(
 // private are the networks that Policy.Private allows.
 var private = prefixes("10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
 
-// metadata are the services of clouds that have unique local addresses.
+// metadata are the metadata services of clouds that have unique local addresses.
 var metadata = prefixes("fd00:ec2::254/128", "fd20:ce::254/128")
 
 // check returns ErrAddress unless the policy allows connections to the address.

@@ -95,8 +95,8 @@ func (s *Sender) Send(ctx context.Context, url string, m Message, at time.Time, 
 	if err != nil {
 		return Result{Reason: Forbidden}, nil // the URL is no URL
 	}
-	// GetBody would let the transport send the message again on its own, when a connection that
-	// waited was closed. That is wanted: the receiver has seen nothing of it.
+	// The request has GetBody, so the transport itself sends it again if an idle connection turns out
+	// to be closed before a byte was written. That is wanted: the receiver has seen nothing of it.
 	if req.Header, err = m.headers(at, keys); err != nil {
 		return r, err
 	}

@@ -18,7 +18,7 @@ import (
 	"colophon/model/kernel"
 )
 
-// A file of packed weights has the memory of a network, so that loading is reading. Its
+// A file of packed weights has the memory of a network as it is, so that a load only reads it. Its
 // parts are
 //
 //	one line of text, which packedLine describes
@@ -87,7 +87,7 @@ func (n *network) chunks() (chunks [][]byte) {
 
 // NewPacked is like [New], but it reads the weights from a file that [Engine.WritePacked]
 // has written. The weights of the checkpoint must have the given digest. NewPacked does not
-// read them. It returns an error that wraps [fs.ErrNotExist] if there is no such file, and
+// read them. It returns an error that wraps [os.ErrNotExist] if there is no such file, and
 // another error if the file has other weights, or was written for another format or by
 // another version, or is damaged.
 func NewPacked(ck *Checkpoint, tok *Tokenizer, opts Options, path, digest string) (*Engine, error) {
@@ -139,7 +139,7 @@ func (n *network) read(path, info string, threads int) error {
 		at += int64(len(chunk))
 	}
 	err = runAll(threads, tasks)
-	runtime.KeepAlive(n)
+	runtime.KeepAlive(n) // the chunks may be outside Go's heap, and go with the network
 	return err
 }
 
@@ -160,7 +160,8 @@ func (e *Engine) WritePacked(path string) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	left, _ := filepath.Glob(filepath.Join(dir, "*"+unfinished)) // the pattern is right
+	// If the name of the directory is a pattern itself, nothing is found and the files stay.
+	left, _ := filepath.Glob(filepath.Join(dir, "*"+unfinished))
 	for _, name := range left {
 		if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > time.Hour {
 			_ = os.Remove(name) // another process may have removed it
@@ -182,7 +183,7 @@ func (e *Engine) WritePacked(path string) (err error) {
 
 // write writes the file of a network.
 func (n *network) write(w io.Writer, info string) error {
-	defer runtime.KeepAlive(n)
+	defer runtime.KeepAlive(n) // as in read
 	chunks := n.chunks()
 	var digests []byte
 	for _, chunk := range chunks {

@@ -13,18 +13,18 @@ const (
 	// more rows is bound by its arithmetic, so a draft token takes as long as a step of its own.
 	maxDraftedRows = 16
 
-	// draftGain is the smallest ratio between the expected tokens by time of a step with draft
-	// tokens and of one without.
+	// draftGain is the smallest worthwhile ratio between the expected tokens per second of a step
+	// with draft tokens and those of one without.
 	draftGain = 1.04
 
 	// draftLoss is the same ratio for each sequence of the step, also for one that has no draft.
 	draftLoss = 0.98
 )
 
-// A speculation decides which guesses of the tokens after those of a step are computed in the
-// step too, as its draft tokens. If the caller goes on with a draft token, the logits after it
-// are there already. Otherwise the draft tokens have cost time and nothing else, because
-// the caller never sees their logits.
+// A speculation decides which guessed tokens a step computes beside the next token of each
+// sequence. These are the draft tokens of the step. If the caller goes on with a draft token, the
+// logits after it are there already. Otherwise the draft tokens have cost time and nothing else,
+// because the caller never sees their logits.
 //
 // A few more rows cost little while a step is bound by memory. The decision rests on the
 // chances of the guesses and on the measured duration of steps, so it fits any machine,
@@ -42,8 +42,8 @@ type speculation struct {
 	ended     time.Time // end of the last step
 	accepted  int       // stats.Accepted at that time
 
-	drafters []drafter   // working memory of choose
-	chosen   []*sequence // working memory of choose
+	plans  []draftPlan // working memory of choose
+	chosen []*sequence // working memory of choose
 }
 
 // DraftStats counts the draft tokens that an engine has computed.
@@ -52,15 +52,15 @@ type DraftStats struct {
 	Rejected int // number of other draft tokens
 }
 
-// A drafter is a sequence that may get another draft token.
-type drafter struct {
+// A draftPlan is a sequence with the draft tokens that choose has planned for it.
+type draftPlan struct {
 	*sequence
-	planned  int     // number of draft tokens that it has so far
-	expected float64 // expected number of its tokens whose logits the step computes
+	planned  int     // number of draft tokens so far
+	expected float64 // expected number of tokens that the sequence gains by the step
 }
 
 // chance returns the probability that the next draft token is accepted, or 0 if there is none.
-func (d *drafter) chance() float64 {
+func (d *draftPlan) chance() float64 {
 	if d.planned >= d.room() {
 		return 0
 	}
@@ -93,27 +93,27 @@ func (p *speculation) observe(sequences, drafts int, took time.Duration, now tim
 }
 
 // choose sets the draft tokens of the sequences of a step. Each of them has one token in the
-// step. choose adds the likeliest draft token, then the next likeliest, and keeps the
-// number of them with the most expected tokens by time.
+// step. choose adds the likeliest draft token, then the next likeliest, and keeps the number of
+// them with the most expected tokens per second, unless that gains too little.
 func (p *speculation) choose(step []*sequence) {
 	if !p.useful(len(step)) || p.costs[len(step)].due() {
 		return
 	}
 	costs := &p.costs[len(step)]
-	p.drafters, p.chosen = p.drafters[:0], p.chosen[:0]
+	p.plans, p.chosen = p.plans[:0], p.chosen[:0]
 	for _, s := range step {
-		p.drafters = append(p.drafters, drafter{sequence: s, expected: 1})
+		p.plans = append(p.plans, draftPlan{sequence: s, expected: 1})
 	}
 	expected := float64(len(step))
 	best, kept := draftGain*expected, 0
 	for rows := len(step) + 1; rows <= maxDraftedRows; rows++ {
 		likeliest := 0
-		for i := range p.drafters {
-			if p.drafters[i].chance() > p.drafters[likeliest].chance() {
+		for i := range p.plans {
+			if p.plans[i].chance() > p.plans[likeliest].chance() {
 				likeliest = i
 			}
 		}
-		d := &p.drafters[likeliest]
+		d := &p.plans[likeliest]
 		chance := d.chance()
 		if chance == 0 {
 			break
@@ -123,7 +123,7 @@ func (p *speculation) choose(step []*sequence) {
 		d.expected += chance
 		expected += chance
 		least := math.Inf(1)
-		for _, d := range p.drafters {
+		for _, d := range p.plans {
 			least = min(least, d.expected)
 		}
 		if cost := costs.of(len(p.chosen)); expected/cost > best && least/cost >= draftLoss {
