@@ -252,14 +252,14 @@ func (b *Batches) submitLine(ctx context.Context, batch events.Batch, r openai.B
 			return err
 		}
 		problem := lasting(err)
-		var budget *jobs.BudgetError
-		switch {
-		case problem == nil && errors.Is(err, jobs.ErrQueueFull):
-			return errWait
-		case problem == nil && errors.As(err, &budget):
-			b.waits.add(batch.ID, b.now(), budget.Reset)
-			return errWait
-		case problem == nil:
+		if problem == nil {
+			if errors.Is(err, jobs.ErrQueueFull) {
+				return errWait
+			}
+			if budget, ok := errors.AsType[*jobs.BudgetError](err); ok {
+				b.waits.add(batch.ID, b.now(), budget.Reset)
+				return errWait
+			}
 			return err
 		}
 		fact = b.Queue.Refused(err)
