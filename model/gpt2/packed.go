@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"colophon/model/kernel"
@@ -161,10 +162,14 @@ func (e *Engine) WritePacked(path string) (err error) {
 		return err
 	}
 	// If the name of the directory is a pattern itself, nothing is found and the files stay.
-	left, _ := filepath.Glob(filepath.Join(dir, "*"+unfinished))
-	for _, name := range left {
-		if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > time.Hour {
-			_ = os.Remove(name) // another process may have removed it
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err == nil && strings.HasSuffix(entry.Name(), unfinished) && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(filepath.Join(dir, entry.Name())) // another process may have removed it
 		}
 	}
 	f, err := os.CreateTemp(dir, filepath.Base(path)+".*"+unfinished)

@@ -20,7 +20,7 @@ import (
 func packedEngines(t testing.TB, c Config, weights kernel.Format) (*Engine, string) {
 	t.Helper()
 	e := randomEngine(t, c, Options{Weights: weights})
-	path := filepath.Join(t.TempDir(), "new", "small."+weights.String())
+	path := filepath.Join(t.TempDir(), "models[", "small."+weights.String())
 	if err := e.WritePacked(path); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,11 @@ func TestPackedWeightsAreReplacedAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	names, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
+	entries, err := os.ReadDir(filepath.Dir(path))
+	var names []string
+	for _, entry := range entries {
+		names = append(names, filepath.Join(filepath.Dir(path), entry.Name()))
+	}
 	if want := []string{path, fresh}; err != nil || !reflect.DeepEqual(names, want) {
 		t.Errorf("files %q, %v, want %q", names, err, want)
 	}
