@@ -13,9 +13,12 @@ const (
 	// more rows is bound by its arithmetic, so a draft token takes as long as a step of its own.
 	maxDraftedRows = 16
 
-	// draftGain is the smallest worthwhile ratio between the expected tokens per second of a step
-	// with draft tokens and those of one without.
-	draftGain = 1.04
+	// eagerGain and cautiousGain are the smallest worthwhile ratios between the expected tokens per
+	// second of a step with draft tokens and those of one without, by the mode of the trial.
+	eagerGain, cautiousGain = 1.04, 1.25
+
+	// longStep is the duration of a step from which on the time for guesses does not matter.
+	longStep = 500 * time.Microsecond
 
 	// draftLoss is the same ratio for each sequence of the step, also for one that has no draft.
 	draftLoss = 0.98
@@ -67,10 +70,13 @@ func (d *draftPlan) chance() float64 {
 	return d.guesses[d.planned].Chance
 }
 
-// useful reports whether a step with one token for each of so many sequences may have draft
-// tokens.
+// useful reports whether guesses are worth their time for a step with one token for each of so
+// many sequences.
 func (p *speculation) useful(sequences int) bool {
-	return p.on && sequences > 0 && sequences < maxDraftedRows && p.trials[sequences].mode == drafting
+	if !p.on || sequences == 0 || sequences >= maxDraftedRows {
+		return false
+	}
+	return p.trials[sequences].mode == eager || p.costs[sequences].step() > longStep
 }
 
 // observe updates the costs and the trial of steps with one token for each of so many sequences.
@@ -105,7 +111,11 @@ func (p *speculation) choose(step []*sequence) {
 		p.plans = append(p.plans, draftPlan{sequence: s, expected: 1})
 	}
 	expected := float64(len(step))
-	best, kept := draftGain*expected, 0
+	gain := cautiousGain
+	if p.trials[len(step)].mode == eager {
+		gain = eagerGain
+	}
+	best, kept := gain*expected, 0
 	for rows := len(step) + 1; rows <= maxDraftedRows; rows++ {
 		likeliest := 0
 		for i := range p.plans {

@@ -23,13 +23,13 @@ const (
 
 // The modes of a trial.
 const (
-	plain    = iota // steps have no draft tokens
-	drafting        // steps may have draft tokens
+	cautious = iota // draft tokens must be expected to make texts clearly faster
+	eager           // draft tokens need only be expected to make texts faster
 )
 
-// A trial finds out whether draft tokens make texts faster. The choice of draft tokens rests on
+// A trial finds out how much the expected gain of draft tokens must be. What is expected rests on
 // estimates of their costs and chances, and leaves out what it takes to guess. A trial counts
-// the tokens by time in both modes, in windows that follow each other. It stays with the faster
+// the tokens by time in two modes, in windows that follow each other. It stays with the faster
 // mode, and tries the other one from time to time.
 type trial struct {
 	mode   int           // mode of the current window
@@ -40,7 +40,7 @@ type trial struct {
 	better  int        // the faster mode so far
 	windows int        // number of windows of it since the other one was tried
 	rates   [2]float64 // tokens by time of the last window of each mode
-	score   float64    // about the mean logarithm of the ratio between the rates of drafting and of plain
+	score   float64    // about the mean logarithm of the ratio between the rates of eager and of cautious
 	pairs   int        // number of these ratios
 }
 
@@ -63,11 +63,11 @@ func (t *trial) observe(tokens int, period, usual time.Duration) {
 		return
 	}
 	t.pairs++
-	gain := min(max(-clearScore, math.Log(t.rates[drafting]/t.rates[plain])), clearScore)
+	gain := min(max(-clearScore, math.Log(t.rates[eager]/t.rates[cautious])), clearScore)
 	t.score += (gain - t.score) / float64(min(t.pairs, scoredPairs))
-	t.better = plain
+	t.better = cautious
 	if t.score > 0 {
-		t.better = drafting
+		t.better = eager
 	}
 	t.mode, t.windows = t.better, 0
 }
@@ -75,7 +75,7 @@ func (t *trial) observe(tokens int, period, usual time.Duration) {
 // calmWindows returns the number of windows of the better mode after which the other one is
 // tried. Draft tokens that do not pay can cost more than their absence.
 func (t *trial) calmWindows() int {
-	if t.better == plain {
+	if t.better == cautious {
 		return 32
 	}
 	return 16

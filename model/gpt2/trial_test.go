@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// alwaysDraft makes the trials of an engine stay with draft tokens.
+// alwaysDraft makes the trials of an engine stay eager.
 func (e *Engine) alwaysDraft() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range e.speculation.trials {
-		e.speculation.trials[i] = trial{mode: drafting, better: drafting, pairs: firstPairs, windows: math.MinInt}
+		e.speculation.trials[i] = trial{mode: eager, better: eager, pairs: firstPairs, windows: math.MinInt}
 	}
 }
 
 // TestTrialFindsTheFasterMode runs steps whose draft tokens make texts faster or slower by a known
 // factor, which changes halfway. The times vary, and some steps are stalled. When it has had time to
-// find the factor, a trial must be nearly as fast as the better mode alone, and not slower than without draft tokens.
+// find the factor, a trial must be nearly as fast as the better mode alone, and not slower than the cautious one.
 func TestTrialFindsTheFasterMode(t *testing.T) {
 	t.Parallel()
 	const usual, steps = 100 * time.Microsecond, 40_000
@@ -32,7 +32,7 @@ func TestTrialFindsTheFasterMode(t *testing.T) {
 					tokens, took = 0, 0
 				}
 				n, period := 1, usual.Seconds()*(0.8+0.4*rnd.Float64())
-				if tr.mode == drafting {
+				if tr.mode == eager {
 					n = 1 + rnd.IntN(3) // 2 on average
 					period *= 2 / gain
 				}
@@ -45,7 +45,7 @@ func TestTrialFindsTheFasterMode(t *testing.T) {
 			}
 			speed := tokens / took
 			if speed < 0.98 || speed < 0.96*gain {
-				t.Errorf("gains %v: half %d has %.3f of the speed without draft tokens, want 0.98 and %.3f", gains, half+1, speed, 0.96*gain)
+				t.Errorf("gains %v: half %d has %.3f of the speed of the cautious mode, want 0.98 and %.3f", gains, half+1, speed, 0.96*gain)
 			}
 		}
 	}
