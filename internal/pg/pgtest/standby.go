@@ -82,7 +82,7 @@ func (s *Server) Set(setting, value string) {
 // Promote makes a standby a primary. It returns when the server accepts writes.
 func (s *Server) Promote() {
 	s.t.Helper()
-	s.until(`select pg_promote()`)
+	s.until(fmt.Sprintf(`select pg_promote(true, %d)`, int(patience.Seconds())))
 }
 
 // Query reads one row, as the owner of the server.
@@ -113,9 +113,13 @@ func (s *Server) until(sql string) {
 	})
 }
 
+// patience is the limit of a statement or a wait. It only ends tests that hang: beside other
+// tests with the race detector, a promotion can take more than a minute.
+const patience = 5 * time.Minute
+
 func (s *Server) connected(fn func(context.Context, *pgx.Conn) error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.URL())
 	if err != nil {
