@@ -197,7 +197,7 @@ func config() huma.Config {
 	c.Formats = formats()
 	c.RejectUnknownQueryParameters = true
 	c.Transformers = []huma.Transformer{identify}
-	c.OnAddOperation = append(c.OnAddOperation, documentHeaders, documentBad, documentOAuth, strict)
+	c.OnAddOperation = append(c.OnAddOperation, documentHeaders, document400, documentOAuth, strict)
 	c.Components.Headers = commonHeaders()
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer:       {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token from POST /token."},

@@ -203,9 +203,9 @@ func (s *server) outputs(ctx context.Context, batch events.Batch, lines []events
 	return nil
 }
 
-// outputOf returns the output of an ended line, with its line feed. It reports whether the line
-// has failed. The output is what the operation would have answered about the jobs. A job that is
-// missing in found is read on its own, for the error that says why it was not read.
+// outputOf returns the output of an ended line, with its line feed, and reports whether the line
+// has failed. The output has the answer that the operation gives about these jobs. A job that
+// found lacks is read on its own, so that the error says what is wrong with it.
 func (s *server) outputOf(ctx context.Context, batch events.Batch, line events.Line, found map[uuid.UUID]events.Job) (text []byte, failed bool, err error) {
 	var record openai.LineRecord
 	if err := json.Unmarshal(line.Record, &record); err != nil {

@@ -10,9 +10,10 @@ import (
 	"colophon/test/apitest"
 )
 
-// TestRepeatedBatchIsCreatedOnce sends the request for a batch many times with one idempotency key,
-// also at the same time and when its input is gone. There must be one batch. The same key makes
-// another batch for another account, and is refused with another request.
+// TestRepeatedBatchIsCreatedOnce sends one request for a batch many times with one idempotency key:
+// one after the other, at the same time, and after the input was deleted. There must be one batch.
+// Another account's request with the same key must make another batch, and another request of
+// the same account must be refused.
 func TestRepeatedBatchIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -284,8 +284,8 @@ func (b *Batches) failed(ctx context.Context, batch events.Batch, number int, re
 	return line, err
 }
 
-// cut cancels the lines of a batch that have not ended, as many as one step may. The reason is
-// the error of the lines.
+// cut cancels lines of a batch that have not ended, up to the limit of one step. The lines get
+// reason as their error.
 func (b *Batches) cut(ctx context.Context, batch events.Batch, reason error) error {
 	if err := b.Queue.EndLines(ctx, batch, events.MaxRunningLines); err != nil {
 		return err

@@ -19,13 +19,13 @@ type budgetWait struct {
 }
 
 // budgetWaits are the waits of batches. Each process has its own. A budget grows at midnight, and
-// when a job ends that used less than it reserved. The process that records such an end of a line
-// ends the wait of its batch. Other processes, and the other batches of the owner, do not hear of
+// when a job ends that used less than it reserved. The process that records the end of a line
+// also ends the wait of its batch. Other processes, and the other batches of the owner, do not hear of
 // it. So a line is also tried at growing intervals of up to longestWait.
 type budgetWaits map[uuid.UUID]budgetWait
 
-// add makes a batch wait after a try at the time now. The parameter midnight is the time until the
-// budgets of the next day begin.
+// add makes a batch wait after a try at the time now. The budgets of the next day begin after the
+// duration midnight, which ends every wait.
 func (w budgetWaits) add(batch uuid.UUID, now time.Time, midnight time.Duration) {
 	pause := min(max(2*w[batch].pause, 2*batchesEvery), longestWait)
 	w[batch] = budgetWait{now.Add(min(pause, midnight)), pause}

@@ -9,7 +9,8 @@ import (
 )
 
 // TestLinesTryAgainLessAndLess moves a batch on, whose second line waits for the budget of the day.
-// The line must be tried at growing intervals, and at once when the first line has ended.
+// The intervals between its tries must grow. When the first line has ended, the second one must be
+// tried at once.
 func TestLinesTryAgainLessAndLess(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -190,7 +190,8 @@ func TestLogprobsOfAPastText(t *testing.T) {
 	if a := key.Do("POST", path+"/logprobs", body).Must(t, 202); strings.Contains(string(a.Body), "light") || strings.Contains(string(a.Body), "params") {
 		t.Errorf("a key that may not read gets %s", a.Body)
 	}
-	// The job of a repeated request has a copy of the text, and its client may not know of it.
+	// After the erasure, new requests must be refused. A repeated request must get its job, which
+	// has a copy of the text.
 	f.Do("DELETE", path, "").Must(t, 204)
 	f.Do("POST", path+"/logprobs", body).Refused(t, 410, "job_erased")
 	f.Do("POST", path+"/logprobs", body, "Idempotency-Key", "another").Refused(t, 410, "job_erased")

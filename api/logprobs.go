@@ -59,8 +59,8 @@ func (s *server) submitLogprobs(ctx context.Context, in *logprobsInput) (*logpro
 	// job exists.
 	undisturbed, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
 	defer cancel()
-	// A repetition gets its job even if the first text was erased meanwhile. The job has a copy of
-	// the text, and a client that lost the answer could not erase it otherwise.
+	// A repeated request gets its job, also after the erasure of the first text. That job has a copy
+	// of the text, and a client that lost the answer needs the id to erase the copy.
 	group, repeated, err := s.Queue.Repeated(undisturbed, key)
 	if !repeated {
 		if !of.ErasedAt.IsZero() {

@@ -27,15 +27,15 @@ type OAuthProblem struct {
 // isOAuth reports whether a path belongs to an OAuth2 endpoint.
 func isOAuth(path string) bool { return path == "/token" || path == "/revoke" }
 
-// bad reports whether the operation at a path answers a request with wrong values with 400
+// answers400 reports whether the operation at a path answers a request with wrong values with 400
 // instead of 422. RFC 6749 requires that for OAuth2 endpoints. Clients of OpenAI's API expect it:
 // some of them send a request again after 422.
-func bad(path string) bool { return isOAuth(path) || isOpenAI(path) }
+func answers400(path string) bool { return isOAuth(path) || isOpenAI(path) }
 
-// on makes p the problem of an operation with the given path. The problems of OpenAI's
-// operations are for its clients; see openAI.
+// on adapts a problem to the operation at a path, and returns it. The operations of OpenAI's API
+// have members of their own; see openAI.
 func (p *Problem) on(path string) *Problem {
-	if bad(path) && p.Status == http.StatusUnprocessableEntity {
+	if answers400(path) && p.Status == http.StatusUnprocessableEntity {
 		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
 	}
 	if isOpenAI(path) {
@@ -69,9 +69,9 @@ func (p *Problem) oauth() *OAuthProblem {
 	return o
 }
 
-// documentBad removes the status 422 from the operations that never answer with it.
-func documentBad(_ *huma.OpenAPI, op *huma.Operation) {
-	if bad(op.Path) {
+// document400 removes the status 422 from the operations that never answer with it.
+func document400(_ *huma.OpenAPI, op *huma.Operation) {
+	if answers400(op.Path) {
 		delete(op.Responses, "422") // Huma documents 422 for every body; see Problem.on
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"colophon/events"
 )
 
-// The operations that make texts. A batch has one of them as its endpoint.
+// These operations make texts. One of them is the endpoint of a batch.
 const (
 	EndpointCompletions = "/v1/completions"
 	EndpointChat        = "/v1/chat/completions"

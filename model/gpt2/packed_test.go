@@ -49,25 +49,11 @@ func TestPackedWeightsAreTheSame(t *testing.T) {
 				t.Errorf("%s: other weights", weights)
 			}
 			other := randomEngine(t, c, Options{Weights: weights})
-			if got, want := nextLogits(t, again, 1, 2, 3), nextLogits(t, other, 1, 2, 3); !reflect.DeepEqual(got, want) {
+			if got, want := run(t, again, "", []int{1, 2, 3}), run(t, other, "", []int{1, 2, 3}); !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: other logits", weights)
 			}
 		}
 	}
-}
-
-func nextLogits(t *testing.T, e *Engine, ids ...int) []float32 {
-	t.Helper()
-	s, err := e.Open(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	logits, err := s.Next(t.Context(), ids...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return logits
 }
 
 // TestUnfitPackedWeightsAreRefused changes files of packed weights, and asks for other
